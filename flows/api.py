@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from html import escape
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ except ImportError as error:
 Picture = NDArray[np.uint8] | Image.Image | str | Path  # of one cell: pixels, or their address
 SHARD_ROWS = 512  # images from which the network's batches are filled, as for a night
 SHOWN = 20  # rows with a thumbnail
+SPACED = 'style="border-collapse: separate; border-spacing: .6em 0"'  # marimo leaves no space
 FIRST = ("slide_id", "diagnosis", "abnormality", "p_value", "compared_with", "verdict")
 LAST = ("review_reason", "failure")
 
@@ -89,11 +91,12 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
         ]
         head = "".join(f"<th>{escape(name)}</th>" for name in ("", "image", *columns))
         more = f"{counted(len(self), 'image')}, {counted(len(self.columns), 'column')}"
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>{more}"
+        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
+        return f"<table {SPACED}>{body}</table>{more}"
 
-    def _mime_(self) -> tuple[str, str]:
-        """Show the same in marimo."""
-        return "text/html", self._repr_html_()
+    def _display_(self) -> SimpleNamespace:
+        """Show the same in marimo, which otherwise draws its own table of a data frame."""
+        return SimpleNamespace(_mime_=lambda: ("text/html", self._repr_html_()))
 
 
 def open_store(address: str | Path = "store") -> "OpenStore":
@@ -150,6 +153,10 @@ class Detector:
         self._numbers = count(1)
         borrow(store, self._store, card, site)
 
+    def __repr__(self) -> str:
+        """Name the detector and its site."""
+        return f"Detector({self.name!r}, site={self.site and self.site.label!r})"
+
     @property
     def name(self) -> str:
         """Return the detector's name."""
@@ -205,7 +212,7 @@ class Detector:
         """Screen images like a night, and return the rows of its report."""
         store, card, detector = self._store, self.model, self.card
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        of = Screened(store, batch, card, detector, self.site)
+        of = Screened(store, batch, card, detector, site=self.site)
         try:
             with _one_thread():
                 prepare_features(store, batch, card)
@@ -318,5 +325,5 @@ def _shown(picture: Image.Image | ImageRef | None) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.3g}"
+        return "" if np.isnan(value) else f"{value if abs(value) >= 5e-4 else 0:.3g}"
     return "" if value is None or value is pd.NA or value is pd.NaT else str(value)

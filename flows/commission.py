@@ -37,7 +37,7 @@ from tasks.images.listing import as_given
 @takes(Commission, run_name="commission {site}")
 @observed()
 def commission(options: Commission, settings: Settings) -> SiteOutcome:
-    """Learn a laboratory's own normal from a batch, and report what can be trusted there.
+    """A batch that is in the site already counts once.
 
     Raises:
         SiteError: the night adds nothing, the detector knows of no slides, or the night has no such

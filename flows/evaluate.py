@@ -78,7 +78,6 @@ class EvaluationOutcome(Outcome):
 @takes(Evaluate)
 @observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
-    """Compare a detector with others on other images, corruptions and attacks."""
     store = Store(settings.store)
     started = time.monotonic()
     first, place = detector_at(store, options.detector, options.site, warn)

@@ -94,10 +94,10 @@ class ExportOutcome(Outcome):
 
 @takes(SiteExport)
 def export(options: SiteExport, settings: Settings) -> ExportOutcome:
-    """Write a laboratory, or a model's statistics, into a file for another store: no images.
+    """The file says nothing of a single cell.
 
     Raises:
-        StoreError: they do not exist, or cannot be shared without telling a single cell.
+        StoreError: there is nothing to export, or it cannot be shared without a single cell.
     """
     store = Store(settings.store)
     if options.site is not None:
@@ -186,9 +186,7 @@ def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
 
 @takes(SiteImport)
 def import_file(options: SiteImport, settings: Settings) -> FitOutcome | SiteOutcome | Offer:
-    """Take a laboratory, or statistics, from another store's file; each batch counts once.
-
-    Every field of the file is checked before anything is written. Without ``accept`` nothing is
+    """Every field of the file is checked before anything is written. Without ``accept`` nothing is
     written at all, and the outcome says what the file would change.
 
     Raises:

@@ -95,11 +95,10 @@ class FitOutcome(Outcome):
 @takes(Fit, run_name="fit {batch}")
 @observed()
 def fit(options: Fit, settings: Settings) -> FitOutcome:
-    """Add a labelled batch to a model's class statistics, and calibrate a new detector.
+    """Verdicts on a screened batch count once.
 
     Raises:
-        StoreError: verdicts on a screened batch are to be added while earlier ones on the same
-            batch count already (see `flows.commands.review`).
+        StoreError: earlier verdicts on the same batch count already (see `flows.commands.review`).
     """
     store = Store(settings.store)
     card = find_card(store, options.model, warn)
@@ -149,7 +148,6 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
 @takes(Retract)
 @observed()
 def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
-    """Take a batch, slide or patient out of the detector, or a batch out of a laboratory."""
     store = Store(settings.store)
     if options.site is not None and options.site_night is None:
         gone, changed = retract_site(store, options.site)

@@ -63,7 +63,7 @@ def run_name() -> str:
 @ends_by_light
 @observed(night=True)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
-    """Screen the new images of an inbox, and publish the night's report.
+    """A second run of a night resumes with the same images.
 
     Raises:
         ImagesFailedError: the report is published, but is worth nothing (see `screen`), or there

@@ -79,7 +79,7 @@ class PruneOutcome(Outcome):
 @takes(Prune)
 @observed()
 def prune(options: Prune, settings: Settings) -> PruneOutcome:
-    """List features and reports that are old enough to go, and with --apply remove them.
+    """Nothing is removed of a batch that a run works on.
 
     Raises:
         PolicyError: reports are to go before features.

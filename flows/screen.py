@@ -139,10 +139,8 @@ class PageFailedError(Exception):
 @ends_by_light
 @observed(night=True)
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
-    """Diagnose and score a batch of cells, photographs or slides, and publish the report.
-
-    In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome says
-    what failed.
+    """In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome
+    says what failed.
 
     Raises:
         ImagesFailedError: the report is published, but most of what it is about is lost: no image
@@ -189,7 +187,7 @@ def screen_sources(
                 force=force,
                 listed=taken.listed,
             )
-        of = Screened(store, frozen, card, detector, site)
+        of = Screened(store, frozen, card, detector, site=site)
         seal = valid_seal(store, frozen, of.key)
         repeated = seal is not None
         if repeated:

@@ -87,7 +87,7 @@ def _refuse_foreign_code(finder: str) -> None:
 @takes(Segment, run_name="segment {name}")
 @observed()
 def segment(options: Segment, settings: Settings) -> SegmentOutcome:
-    """Cut photographs and slides into cells or tiles, and list these in a manifest.
+    """Sources that cannot be read have a row in the manifest that says why.
 
     Raises:
         SourcesFailedError: the manifest is made, but not everything could be read.

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.jobs.networks import refuse_foreign_network
 from flows.jobs.worker import keep_freed_memory
-from flows.monitoring.console import tell, warn
+from flows.monitoring.console import tell, warn, working
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Train
@@ -85,7 +85,6 @@ def _figure(value: float | None) -> str:
 @takes(Train)
 @observed()
 def train(options: Train, settings: Settings) -> TrainOutcome:
-    """Train a classifier on labelled images, splitting them by patient."""
     refuse_foreign_network(options.network)
     if options.model is not None:
         refuse_existing(Store(settings.store), options.model)
@@ -129,6 +128,7 @@ def train_by(
     store = Store(settings.store)
     keep_freed_memory()
     tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none
+    working("reading the images")
     data = load_labelled_images(recipe.images, recipe.network.side, limit=recipe.limit)
     for uri, failure in list(data.unreadable.items())[:20]:
         log(logging.WARNING, f"left out {uri}: {failure}")
@@ -139,6 +139,7 @@ def train_by(
         )
     parts = fold_rows(recipe, data, folds) if folds else []
     training = training_digest(recipe, data)
+    working("training the network")
     with lease(store, TRAININGS, training, wait=True, on_wait=tell) as held:
         card, content = train_model(held.store, training, recipe, data, model)
         found = None

@@ -61,10 +61,8 @@ def close_others(store: Store, what: tuple[str, ...], number: int, stage: str) -
 def sweep(store: Store, is_held: Callable[[tuple[str, ...], int], bool]) -> int:
     """Remove old stages left by killed runs, and count them.
 
-    Args:
-        store: where they are.
-        is_held: returns whether the holder with a number still holds a lease; it may work for
-            longer than `OLD`.
+    ``is_held`` says whether the holder with a number still holds a lease; it may work for longer
+    than `OLD`.
     """
     count = 0
     for path in _stages(store):

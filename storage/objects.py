@@ -42,14 +42,8 @@ def put_fenced(fs: Any, stage: Path, target: str, once: bool, check: Callable[[]
     First the object's tag is read, then the lease is checked, then the PUT is made conditional on
     that tag. The lease was still held after the tag was read, so anything a successor has written
     since has a different tag, and a PUT that arrives too late is refused. Other filesystems have no
-    conditional PUT: there the lease is checked right before the PUT.
-
-    Args:
-        fs: the filesystem.
-        stage: the file.
-        target: its path there.
-        once: raise FileExistsError if the target exists.
-        check: raises if the lease is lost.
+    conditional PUT: there the lease is checked right before the PUT. With ``once``, FileExistsError
+    if the target exists; ``check`` raises if the lease is lost.
     """
     if once or not is_conditional(fs):
         check()

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from storage.store import MissingError, Store, StoreError, digest_of_file
 
+ROWS = 2**11  # in memory together
 _WRITE: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
@@ -31,12 +32,7 @@ def write_table(
 ) -> None:
     """Write a table, complete or not at all.
 
-    Args:
-        store: where to.
-        table: the rows.
-        path: of the file, in parts.
-        group_rows: rows of a row group.
-        once: raise AlreadyExistsError if the file is there.
+    The file has row groups of ``group_rows``; with ``once``, AlreadyExistsError if it is there.
     """
     with store.staged(*path, once=once) as stage:
         pq.write_table(table, stage, row_group_size=group_rows, **_WRITE)
@@ -51,12 +47,8 @@ def write_parts(
 ) -> str:
     """Write a table part by part, a row group each, complete or not at all; return its sha256.
 
-    Args:
-        store: where to.
-        schema: of the table.
-        parts: its rows; an empty part makes no row group.
-        path: of the file, in parts.
-        bloom: options of the Bloom filters, by column; readers use these to find single values.
+    An empty part makes no row group. ``bloom`` has options of Bloom filters, by column; readers use
+    these to find single values.
     """
     with store.staged(*path) as stage:
         return stage_parts(stage, schema, parts, bloom)
@@ -70,8 +62,21 @@ def stage_parts(
         for part in parts:
             if part.num_rows:
                 writer.write_table(part, row_group_size=part.num_rows)
+            del part  # before the next one is made
     with stage.open("rb") as file:
         return digest_of_file(file)
+
+
+def groups_of(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Divide parts, at least one, anew into groups of so many rows; the last may have fewer."""
+    waiting: pa.Table | None = None
+    for part in parts:
+        waiting = part if waiting is None else pa.concat_tables([waiting, part])
+        while waiting.num_rows >= rows:
+            yield waiting.slice(0, rows).combine_chunks()
+            waiting = waiting.slice(rows)
+    if waiting is not None and waiting.num_rows:
+        yield waiting.combine_chunks()
 
 
 def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:
@@ -82,7 +87,7 @@ def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa
         StoreError: the file is damaged.
     """
     with open_table(store, *path) as file:
-        return file.read(columns=columns)
+        return file.read(columns=columns, use_threads=False)
 
 
 def table_from_bytes(content: bytes, columns: list[str] | None = None) -> pa.Table:
@@ -150,7 +155,15 @@ def iterate_groups(
     """Yield the row groups of a table, which may be larger than memory."""
     with open_table(store, *path) as file:
         for number in range(file.num_row_groups):
-            yield file.read_row_group(number, columns=columns)
+            # Threads would each keep memory of their own, and take more time in all.
+            yield file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def iterate_rows(store: Store, *path: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a table in parts of `ROWS`, whatever its row groups are."""
+    with open_table(store, *path) as file:
+        for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
 
 
 @contextmanager
@@ -159,10 +172,7 @@ def open_table(
 ) -> Iterator[pq.ParquetFile]:
     """Open a file to read row groups of it.
 
-    Args:
-        store: where it is.
-        path: of the file, in parts.
-        footer: the result of `read_footer`, if it was read already.
+    ``footer`` is the result of `read_footer`, if it was read already.
 
     Raises:
         MissingError: the file does not exist.
@@ -172,7 +182,7 @@ def open_table(
         naming_damage(store, *path),
         store.open(*path) as opened,
         pq.ParquetFile(
-            opened, metadata=footer, pre_buffer=True, page_checksum_verification=True
+            opened, metadata=footer, pre_buffer=store.is_far, page_checksum_verification=True
         ) as file,
     ):
         yield file

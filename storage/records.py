@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -131,10 +132,7 @@ def read_readable(
 ) -> list[Found]:
     """Read things by their names, and skip damaged ones.
 
-    Args:
-        read: reads one by its name.
-        names: of all of them.
-        on_damage: called with a message for each one skipped; without it damage is raised.
+    ``on_damage`` is called with a message for each one skipped; without it damage is raised.
 
     Raises:
         NewerError: one was written by a newer slidewatch.
@@ -168,7 +166,7 @@ def save_described(
 
 def freeze(
     store: Store,
-    content: bytes,
+    content: bytes | Path,
     record: Record,
     *folder: str,
     file: str,
@@ -177,14 +175,8 @@ def freeze(
 ) -> None:
     """Write a file and, last, its record; neither is ever replaced.
 
-    Args:
-        store: where to.
-        content: of the file.
-        record: says that the file is complete.
-        folder: of both, in parts.
-        file: its name.
-        record_file: the record's.
-        anew: replace an earlier file, if the caller knows that nothing builds on it.
+    The record marks the file as complete. ``anew`` replaces an earlier file: the caller
+    knows that nothing builds on it. ``content`` may be the file's stage (`Store.stage`).
 
     Raises:
         AlreadyExistsError: there is a record already, perhaps written by another run just now; it
@@ -193,7 +185,10 @@ def freeze(
     # Checked before anything is written: a frozen file must survive a second start.
     if not anew and store.exists(*folder, record_file):
         raise AlreadyExistsError(f"{store.address(*folder)} exists already")
-    store.write_bytes(content, *folder, file)
+    if isinstance(content, Path):
+        store.reveal(content, *folder, file)
+    else:
+        store.write_bytes(content, *folder, file)
     try:
         record.write(store, *folder, record_file, once=not anew)
     except AlreadyExistsError:

@@ -26,7 +26,7 @@ FOLDERS = frozenset(
 )  # fmt: skip
 REQUESTS = 16  # sent to an object store at once
 SHOWN = 10  # names that an error lists
-PIECE = 2**24  # bytes of a file that are in memory at once
+PIECE = 2**20  # bytes of a file that are in memory at once
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

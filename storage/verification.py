@@ -169,6 +169,12 @@ def _attempts(store: Store, name: str) -> list[str]:
     return [key for key in keys if key.partition("~")[0] == name]
 
 
+def _seals(store: Store, name: str) -> list[Seal]:
+    """List the seals of all attempts at a batch."""
+    batches = [load_batch_of_key(store, key) for key in _attempts(store, name)]
+    return [seal for batch in batches for seal in list_seals(store, batch)]
+
+
 def _model(store: Store, name: str) -> None:
     card = load_card(store, name)
     load_weights(store, card)
@@ -336,8 +342,7 @@ def _page(store: Store, batch: str) -> None:
     content = check_page(store, *page_path(batch))
     if content == withdrawn_page(batch):
         return
-    keys = _attempts(store, batch)
-    seals = [seal for key in keys for seal in list_seals(store, load_batch_of_key(store, key))]
+    seals = _seals(store, batch)
     if seals and not any(made_from(seal).encode() in content[:HEAD] for seal in seals):
         raise StoreError(f"it shows other reports than those that are sealed: {ANEW}")
 
@@ -357,12 +362,7 @@ def _report(store: Store, kind: str, name: str, path: tuple[str, ...]) -> None:
 
     While a batch is being republished, its reports have no seal.
     """
-    seals = [
-        seal
-        for key in _attempts(store, name)
-        for seal in list_seals(store, load_batch_of_key(store, key))
-    ]
-    sealed = {SEALED_AS[kind](seal) for seal in seals} - {None}
+    sealed = {SEALED_AS[kind](seal) for seal in _seals(store, name)} - {None}
     day = date.fromisoformat(path[-2].removeprefix("batch_date="))
     if not sealed or is_withdrawn(store, name, day):
         read_table(store, *path)

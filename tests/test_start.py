@@ -1,8 +1,11 @@
-"""Tests of a formula start in a second: what they would have to wait for is not imported."""
+"""Tests of a formula and commands start soon: what they would have to wait for is not imported."""
 
+import json
 import re
 import subprocess
 import sys
+
+import pytest
 
 from tests.support.paths import ROOT
 
@@ -12,6 +15,54 @@ failed = pytest.main(["-q", "--setup-only", "-p", "no:cacheprovider", "tests/tas
 heavy = {"torch", "prefect", "distributed", "moto"} & sys.modules.keys()
 sys.exit(f"imported {sorted(heavy)}" if heavy else failed)
 """
+
+NETWORKS = {"torch", "torchvision", "timm", "openvino", "sklearn"}
+SLOW = NETWORKS | {"scipy", "distributed", "dask", "zarr", "matplotlib", "prefect", "pandas"}
+# A command's module, and what it does not import.
+SPARED = {
+    "flows.commands.main": SLOW | {"duckdb", "numpy", "pyarrow", "rich"},
+    "flows.commands.status": SLOW | {"duckdb"},
+    "flows.commands.query": SLOW | {"duckdb"},  # which runs in a process of its own
+}
+# What neither a command that screens nor its workers import.
+UNUSED = {"prefect", "pandas", "scipy.stats", "pydicom", "duckdb", "sklearn"}
+SCREENING = """
+import json, sys
+import flows.screen
+from flows.cluster.client import open_client
+from flows.jobs.worker import leave_pandas_out
+from flows.settings import Settings
+import pyarrow as pa
+
+leave_pandas_out()
+
+def modules():
+    pa.array([1]).to_pylist()
+    return sorted(sys.modules)
+
+if __name__ == "__main__":
+    with open_client(Settings(workers=1)) as client:
+        print(json.dumps([modules(), *client.run(modules).values()]))
+    assert len(pa.table({"a": [1, 2]}).to_pandas()) == 2
+"""
+
+
+@pytest.mark.parametrize("module", SPARED)
+def test_a_command_imports_only_what_it_needs(module: str) -> None:
+    program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
+    assert SPARED[module] & set(json.loads(output(program))) == set()
+
+
+def test_a_command_that_screens_and_its_workers_import_only_what_they_need() -> None:
+    command, worker = map(set, json.loads(output(SCREENING)))
+    assert command & (UNUSED | NETWORKS) == worker & UNUSED == set()
+    assert "torch" in worker
+
+
+def output(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_tests_of_the_detector_import_no_network_flow_cluster_or_server() -> None:

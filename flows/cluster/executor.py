@@ -21,7 +21,9 @@ from flows.cluster.requirements import ClusterError
 from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
+from flows.monitoring.console import ProgressBar
 from flows.monitoring.events import Event, Kind, Listener
+from flows.monitoring.telemetry import measure_queue
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -93,6 +95,19 @@ def run_in_order(
             client.cancel([flight.future for flight in in_flight], force=True)
         in_flight.clear()
         tell(Kind.ENDED)
+
+
+def run_jobs(
+    client: Client,
+    work: Callable[[Work], Result],
+    jobs: Iterable[Work],
+    *,
+    title: str,
+    again: Callable[[Work], Work] = lambda job: job,
+) -> Iterator[Result]:
+    """Run jobs like `run_in_order`, with a progress bar and metrics of the stage's queue."""
+    listeners = (ProgressBar(), measure_queue)
+    return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)
 
 
 def _settle(

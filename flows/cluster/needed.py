@@ -3,7 +3,12 @@
 import gc
 from importlib import import_module
 
+from flows.jobs.worker import leave_pandas_out
+
 NEEDED = (
+    # Each worker imports the command's own module, which imports these.
+    "flows.monitoring.console",
+    "flows.options.commands",
     "distributed",
     "zarr",
     "flows.jobs.networks",
@@ -21,5 +26,6 @@ NEEDED = (
 gc.disable()
 for module in NEEDED:
     import_module(module)
+leave_pandas_out()
 gc.freeze()
 gc.enable()

@@ -59,9 +59,7 @@ class CertificatesOutcome(Outcome):
 
 @takes(Certificates)
 def certificates(options: Certificates, settings: Settings) -> CertificatesOutcome:
-    """Make a certificate authority and TLS certificates for Dask, or renew these with it.
-
-    An authority that is there stays, so that certificates from before and after work together.
+    """An authority that is there stays, so that certificates from before and after work together.
 
     Raises:
         CertificateError: the authority that is there cannot be used.

@@ -49,10 +49,7 @@ class CompletionOutcome(Outcome):
 
 @takes(Config)
 def config(options: Config, settings: Settings) -> ConfigOutcome:
-    """Print the settings in force, and where each of them comes from.
-
-    Passwords and tokens in addresses are left out.
-    """
+    """Passwords and tokens in addresses are left out."""
     values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
     return ConfigOutcome(
         settings=[
@@ -76,9 +73,7 @@ def _completed(destination: str) -> Any:
 
 @takes(Completion)
 def completion(options: Completion, settings: Settings) -> CompletionOutcome:
-    """Print a script by which a shell completes slidewatch's commands and options with Tab.
-
-    Bash: ``eval "$(slidewatch completion bash)"``; zsh: write it to a file ``_slidewatch`` of a
+    """Bash: ``eval "$(slidewatch completion bash)"``; zsh: write it to a file ``_slidewatch`` of a
     folder in ``fpath``; fish: ``slidewatch completion fish | source``.
     """
     root = argparse.ArgumentParser(prog="slidewatch")

@@ -81,7 +81,6 @@ class DemoOutcome(Outcome):
 
 @takes(Demo)
 def demo(options: Demo, settings: Settings) -> DemoOutcome:
-    """Render cells, train, fit in two increments, screen a batch with planted images, query."""
     started = time.monotonic()
     refuse_incomplete(settings)
     root = _clean(Path(options.folder))

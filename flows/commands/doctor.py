@@ -64,7 +64,6 @@ class DoctorOutcome(Outcome):
 
 @takes(Doctor)
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
-    """Check Python, torch, CUDA, the store, the disk, certificates and the cluster."""
     looks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
         "python": _python,
         "packages": _packages,

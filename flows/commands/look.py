@@ -63,7 +63,7 @@ class LookOutcome(Outcome):
 
 @takes(Look)
 def look(options: Look, settings: Settings) -> LookOutcome:
-    """Screen one photograph, slide or cell by itself, and open its page.
+    """The store stays as it is.
 
     Raises:
         SourceError: there is no such photograph.

@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, option_name, read
+from flows.jobs.worker import leave_pandas_out
 from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
 from flows.monitoring.prefect_runs import has_server, run_flow, server
@@ -144,11 +145,12 @@ def _run(name: str, arguments: list[str]) -> int:
 
     be_quiet(settings.quiet)
     with moving("getting ready") if command.flow else nullcontext():
-        # Mistakes that show at once are refused before anything starts.
-        _prepare(command, values, settings)
-        if command.workers:
-            import_for_workers()  # they get ready while the flow is imported
-        function = _load(command.function)
+        with _importing():
+            # Mistakes that show at once are refused before anything starts.
+            _prepare(command, values, settings)
+            if command.workers:
+                import_for_workers()  # they get ready while the flow is imported
+            function = _load(command.function)
         if command.flow:
             function = partial(run_flow, function)
         outcome, failure = _call(function, values, settings)
@@ -184,12 +186,23 @@ def _call(
 
 
 def _load(place: str) -> Callable[..., Any]:
-    """Import a command's function, without looking for garbage meanwhile."""
+    """Import a command's function, and no pandas for it."""
     module, _, function = place.partition(":")
-    gc.disable()
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    gc.enable()
+    if "pyarrow" in sys.modules:
+        leave_pandas_out()
     return found
+
+
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Look for no garbage in the block, and never again among what it imports."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _settings(given: Given) -> Settings:

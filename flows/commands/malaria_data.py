@@ -35,10 +35,8 @@ class DataOutcome(Outcome):
 
 @takes(Malaria)
 def malaria(options: Malaria, settings: Settings) -> DataOutcome:
-    """Fetch the National Library of Medicine's malaria cell images, or verify them.
-
-    The archive is not unpacked: slidewatch reads it as it is. Its checksum is recorded next to it
-    when it is first fetched, and verified from then on.
+    """The archive is not unpacked: slidewatch reads it as it is. Its checksum is recorded next to
+    it when it is first fetched, and verified from then on.
 
     Raises:
         SourceError: the archive cannot be fetched, or is not the one that was fetched before.

@@ -18,8 +18,7 @@ from flows.options.taking import takes
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from storage.reports.confined import confined_answer
-from storage.reports.query_limits import SECONDS
+from storage.reports.confined import SECONDS, confined_answer
 from storage.store import Store
 from tasks.reports.spreadsheet import csv_lines
 
@@ -87,7 +86,6 @@ class SchemaOutcome(Outcome):
 
 @takes(Query)
 def query(options: Query, settings: Settings) -> QueryOutcome:
-    """Ask all batches in SQL: tables images, fields, slides, patients, batches and sites."""
     return QueryOutcome(
         store=settings.store, sql=options.sql, format=options.format, seconds=options.seconds
     )
@@ -95,7 +93,6 @@ def query(options: Query, settings: Settings) -> QueryOutcome:
 
 @takes(Schema)
 def schema(options: Schema, settings: Settings) -> SchemaOutcome:
-    """List the columns of the tables, with their types, units and meanings."""
     from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
 
     tables = {}

@@ -14,7 +14,6 @@ from flows.options.taking import takes
 from flows.options.tools import Kind, Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from flows.sites.rechecked import foreign_checks
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
@@ -42,7 +41,7 @@ OF_A_LABORATORY = {
 OF_A_BATCH = {
     "batch": "batch", "date": "day", "images": "images", "light": "light",
     "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
-    "report": "screened", "learned": "learned",
+    "site": "laboratory", "learned": "learned",
 }  # fmt: skip
 
 
@@ -109,7 +108,6 @@ class NamesOutcome(Outcome):
 
 @takes(Status)
 def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
-    """List the detectors, laboratories and batches of a store."""
     store = Store(settings.store)
     refuse_absent(store)
     if options.names is not None:
@@ -179,7 +177,7 @@ def _text(value: Any) -> str:
 
 def _of_a_batch(row: Row) -> Row:
     shown = _shown(row, OF_A_BATCH)
-    return shown if row["complete"] else shown | {"screened": "unfinished"}
+    return shown if row["complete"] else shown | {"light": "unfinished"}
 
 
 def _shown(row: Row, columns: dict[str, str]) -> Row:
@@ -250,6 +248,7 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
         "report": f"by {seals[-1].key}" if seals else None,
+        "site": site_name(seals[-1].site) if seals and seals[-1].site else None,
         "learned": _learned(store, batch, seals[-1]) if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
@@ -305,7 +304,8 @@ class VerifyOutcome(Outcome):
 
 @takes(Verify)
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:
-    """Compare everything in a store with its digests, and name damaged files."""
+    from flows.sites.rechecked import foreign_checks  # status does without its mathematics
+
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []

@@ -1,15 +1,16 @@
 """Draw fields with their cells, cells at their places, and slides with fields, as units of work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.jobs.quarantine import Sparing
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import ModelCard
-from storage.parquet import iterate_groups
+from storage.parquet import iterate_rows
 from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.images.access.files import ChangedError
@@ -30,12 +31,11 @@ from tasks.visualisation.viewer.overlays import FieldPicture, contour_of, field_
 
 
 @dataclass(frozen=True)
-class SlidePictureJob:
+class SlidePictureJob(Sparing):
     """A slide to draw at low resolution, with its rows of the report on fields."""
 
     source_uri: str
     fields: tuple[Mapping[str, Any], ...]
-    kills: bool = False
 
     def rows(self) -> int:
         """Count the slide itself."""
@@ -45,13 +45,9 @@ class SlidePictureJob:
         """Draw the slide, and keep nothing."""
         draw_slide(self)
 
-    def quarantine(self, rows: list[int]) -> Self:
-        """Leave the slide undrawn if it kills workers."""
-        return replace(self, kills=bool(rows))
-
 
 @dataclass(frozen=True)
-class FieldPictureJob:
+class FieldPictureJob(Sparing):
     """A field to draw: its row of the report on fields, and its cells' rows of that on images.
 
     ``refs`` are the places of the cells, by address.
@@ -60,7 +56,6 @@ class FieldPictureJob:
     field: Mapping[str, Any]
     cells: tuple[Mapping[str, Any], ...]
     refs: Mapping[str, ImageRef]
-    kills: bool = False
 
     def rows(self) -> int:
         """Count the field itself."""
@@ -70,23 +65,18 @@ class FieldPictureJob:
         """Draw the field, and keep nothing."""
         draw_field(self)
 
-    def quarantine(self, rows: list[int]) -> Self:
-        """Leave the field undrawn if it kills workers."""
-        return replace(self, kills=bool(rows))
-
 
 @dataclass(frozen=True)
-class PlacesJob:
+class PlacesJob(Sparing):
     """Cells of one source to draw at their places: rows of the image report.
 
     ``around`` are the rows of the cells near each. ``refs`` are the places of all cells, by
-    address; ``killers`` are the positions in ``cells`` of those that kill workers.
+    address.
     """
 
     cells: tuple[Mapping[str, Any], ...]
     around: tuple[tuple[Mapping[str, Any], ...], ...]
     refs: Mapping[str, ImageRef]
-    killers: frozenset[int] = frozenset()
 
     def rows(self) -> int:
         """Count the cells."""
@@ -95,10 +85,6 @@ class PlacesJob:
     def probe(self, row: int) -> None:
         """Draw one cell, and keep nothing."""
         _draw_place(self, row)
-
-    def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that leaves out these cells."""
-        return replace(self, killers=frozenset(rows))
 
 
 def places_jobs(
@@ -121,7 +107,7 @@ def places_jobs(
     }
     sources = pa.array(list(by_source), pa.string())
     images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *images, columns=of_contours(card)) if near else ():
+    for rows in iterate_rows(store, *images, columns=of_contours(card)) if near else ():
         there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
         for row in there.to_pylist():
             for cell in by_source[row["source_uri"]]:
@@ -172,7 +158,7 @@ def _draw_place(job: PlacesJob, row: int) -> bytes | str:
 
 def draw_field(job: FieldPictureJob) -> FieldPicture | str:
     """Make the picture of a field, or return why it cannot be made; never raise."""
-    if job.kills:
+    if job.killers:
         return "this field alone kills the worker that draws it"
     field = job.field
     region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
@@ -192,7 +178,7 @@ def draw_field(job: FieldPictureJob) -> FieldPicture | str:
 
 def draw_slide(job: SlidePictureJob) -> bytes | str:
     """Draw a slide as a PNG file, or return why it cannot be drawn; never raise."""
-    if job.kills:
+    if job.killers:
         return "this slide alone kills the worker that draws it"
     try:
         slide = open_slide(job.source_uri)

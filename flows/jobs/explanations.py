@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flows.jobs.quarantine import Sparing
 from flows.jobs.verified import load_fitted_detector
 from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
@@ -24,17 +24,13 @@ AT_ONCE = 16  # images with maps in memory at the same time
 
 
 @dataclass(frozen=True)
-class ExhibitJob:
-    """Cells to read again: their places, and their digests when they were screened.
-
-    ``killers`` are rows of ``cells`` that kill workers.
-    """
+class ExhibitJob(Sparing):
+    """Cells to read again: their places, and their digests when they were screened."""
 
     store: Store
     model: ModelCard
     detector: DetectorCard
     cells: tuple[tuple[ImageRef, str], ...]
-    killers: frozenset[int] = frozenset()
 
     def rows(self) -> int:
         """Count the cells."""
@@ -43,10 +39,6 @@ class ExhibitJob:
     def probe(self, row: int) -> None:
         """Make an exhibit of one cell, and keep nothing."""
         make_exhibits(replace(self, cells=self.cells[row : row + 1], killers=frozenset()))
-
-    def quarantine(self, rows: list[int]) -> Self:
-        """Return the job without these cells."""
-        return replace(self, killers=frozenset(rows))
 
 
 @dataclass(frozen=True)

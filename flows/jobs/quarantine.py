@@ -1,6 +1,7 @@
 """Find the rows of a job that kill its worker, and continue without them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, TypeVar, runtime_checkable
 
 
@@ -16,6 +17,17 @@ class Job(Protocol):
 
     def quarantine(self, rows: list[int]) -> Self:
         """Return the job to run next, which skips these rows and says why."""
+
+
+@dataclass(frozen=True)
+class Sparing:
+    """A job that can leave out those of its rows that kill workers."""
+
+    killers: frozenset[int] = field(default=frozenset(), kw_only=True)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Return the job without these rows."""
+        return replace(self, killers=frozenset(rows))
 
 
 AnyJob = TypeVar("AnyJob", bound=Job)

@@ -3,22 +3,20 @@
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.jobs.fitting.altered import Image
+from flows.jobs.quarantine import Sparing
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adapted_logits, load_detector_at
 from flows.jobs.worker import settle_worker
 from storage.batches.ledger import looks_path, scores_path
-from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
 from storage.parquet import read_table, write_table
 from storage.store import Store
 from tasks.detector.calibration import abnormality, p_values
@@ -46,23 +44,15 @@ KILLER = BadImageError("killed_worker", "this image alone kills the worker that 
 
 
 @dataclass(frozen=True)
-class LookJob:
+class LookJob(Screened, Sparing):
     """Images of a part for a second look, by their ``places`` in the batch.
 
-    ``start`` is the first row of the part. ``killers`` are indices of places whose images kill
-    workers. Diagnoses are adapted to the ``site``.
+    ``start`` is the first row of the part. Diagnoses are adapted to the ``site``.
     """
 
-    store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
-    key: str
     part: int
     start: int
     places: tuple[int, ...]
-    killers: frozenset[int] = frozenset()
-    site: SiteCard | None = None
 
     def rows(self) -> int:
         """Count the images."""
@@ -71,10 +61,6 @@ class LookJob:
     def probe(self, row: int) -> None:
         """Look at one image like the job, without writing anything."""
         _look(replace(self, places=self.places[row : row + 1], killers=frozenset()))
-
-    def quarantine(self, rows: list[int]) -> Self:
-        """Return the job that skips these images and records why."""
-        return replace(self, killers=frozenset(rows))
 
 
 def look_jobs(of: Screened, parts: int, done: Container[int] = ()) -> list[LookJob]:
@@ -90,10 +76,9 @@ def look_jobs(of: Screened, parts: int, done: Container[int] = ()) -> list[LookJ
         found = doubtful(rows, classes, rule, part=part, start=starts[part])
         chosen = chosen.beside(found).first(most)
         starts.append(starts[part] + rows.num_rows)
-    about = (of.store, of.batch, of.model, of.detector, of.key)
     wanted = {part: chosen.of_part(part).tolist() for part in range(parts) if part not in done}
     return [
-        LookJob(*about, part, starts[part], tuple(rows), site=of.site)
+        LookJob(**vars(of), part=part, start=starts[part], places=tuple(rows))
         for part, rows in wanted.items()
         if rows
     ]

@@ -1,10 +1,11 @@
 """Refuse photographs of many cells as single cells, and count the cells in pictures."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flows.jobs.quarantine import Sparing
 from flows.jobs.worker import settle_finder
 from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb
@@ -23,11 +24,10 @@ def refuse_photograph(picture: "Image.Image") -> None:
 
 
 @dataclass(frozen=True)
-class CountJob:
-    """Pictures in which to count whole cells; ``killers`` are those that kill workers."""
+class CountJob(Sparing):
+    """Pictures in which to count whole cells."""
 
     uris: tuple[str, ...]
-    killers: frozenset[int] = frozenset()
 
     def rows(self) -> int:
         """Count the pictures."""
@@ -36,10 +36,6 @@ class CountJob:
     def probe(self, row: int) -> None:
         """Count the cells of one picture as in the job, and keep nothing."""
         _count(self.uris[row])
-
-    def quarantine(self, rows: list[int]) -> Self:
-        """Return the job without these pictures."""
-        return replace(self, killers=frozenset(rows))
 
 
 def count_cells(job: CountJob) -> list[int | None]:

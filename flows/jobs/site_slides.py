@@ -12,6 +12,7 @@ from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.scoring.feature_rows import Features, judged_classes
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.scores import ScoreJob
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_fitted_detector
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch, read_manifest
@@ -53,17 +54,13 @@ WHITE = "white cells of the slides, by their nucleus"
 
 
 @dataclass(frozen=True)
-class SlidesJob:
+class SlidesJob(Screened):
     """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones.
 
     ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may be
     learned; None for all.
     """
 
-    store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
     slides: tuple[SlideRows, ...]
     night: NightNormal | None
     accepted: Mask | None = None
@@ -87,18 +84,14 @@ def slides_statistics(job: SlidesJob) -> GroupStatistics:
 
 
 @dataclass(frozen=True)
-class EvidenceJob:
-    """Slides of a site's night, each to be judged by the site without it.
+class EvidenceJob(Screened):
+    """Slides of a night of the site ``name``, each to be judged by the site without it.
 
     ``planted`` are other things by name, taps (m, d) and classes (m,), to judge as if they were
     cells of the slides; with ``spoil``, so are spoilt copies of the slides' own cells.
     """
 
-    store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
-    site: str
+    name: str
     nights: tuple[SiteNight, ...]
     slides: tuple[SlideRows, ...]
     planted: tuple[tuple[str, Taps, NDArray[np.intp]], ...] = ()
@@ -122,7 +115,7 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
     settle_worker()
     detector = load_fitted_detector(job.store, job.detector)
     own = _population(job.store, job.detector)
-    statistics = site_statistics(job.store, job.site, job.nights, job.detector)
+    statistics = site_statistics(job.store, job.name, job.nights, job.detector)
     night = _night_of(job)
     features = Features(job.store, job.batch, job.model)
     found = []
@@ -192,7 +185,7 @@ def seen_by_witnesses(
 def _night_of(job: EvidenceJob) -> NightNormal | None:
     """Read the reference by which small slides of the batch were learned."""
     (night,) = (night for night in job.nights if night.batch == job.batch.name)
-    return Added.from_arrays(load_night(job.store, job.site, night)).normal
+    return Added.from_arrays(load_night(job.store, job.name, night)).normal
 
 
 @dataclass(frozen=True)

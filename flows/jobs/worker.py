@@ -1,11 +1,15 @@
-"""Set up a worker's process."""
+"""Set up a process: a worker's, which keeps the memory that it frees, or a command's."""
 
 import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 # Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes
+RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 
 
 @cache
@@ -41,3 +45,49 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, KEPT)
+
+
+def return_freed_memory() -> None:
+    """Return the memory that this process has freed, because it may not need it again.
+
+    Tables share it with everything else: Arrow's own allocator keeps most of a night's.
+    """
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        # Otherwise the limit rises to the largest block that was freed, and holes stay below it.
+        library.mallopt(M_MMAP_THRESHOLD, RETURNED)
+        library.malloc_trim(0)
+
+
+def leave_pandas_out() -> None:
+    """Keep pyarrow from importing pandas where it is installed, which takes half a second.
+
+    pyarrow tries to import it once, before it converts the first values from Python. Whoever asks
+    for a data frame still gets one.
+    """
+    import pyarrow as pa
+
+    with without_pandas():
+        pa.array([0])
+
+
+@contextmanager
+def without_pandas() -> Iterator[None]:
+    """Refuse to import pandas in the block, as if it were not installed."""
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """A finder of modules that finds no pandas, and leaves all others to the next finder."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)

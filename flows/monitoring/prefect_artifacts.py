@@ -23,11 +23,12 @@ from flows.monitoring.states import by_call, by_name
 from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import sources_of
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import iterate_rows, read_table
 from storage.reports.pages import page_path
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
 from tasks.counting.call import Call
+from tasks.counting.sentences import density_text
 from tasks.images.listing import named
 from tasks.reports.night.summary import BatchSummary
 from tasks.types import Light
@@ -116,7 +117,7 @@ def announce(
 def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
     """Find the most abnormal rows of a report, in the columns `COLUMNS`, without failed images."""
     best: list[tuple[float, str, dict[str, Any]]] = []
-    for part in iterate_groups(
+    for part in iterate_rows(
         store, *report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
     ):
         scored = part.filter(part["abnormality"].is_valid())
@@ -173,8 +174,6 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
     diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
-        "light": night.light,
-        "why": "; ".join(night.reasons) or "nothing is unusual",
         "images": f"{seal.rows:,} of {named(sources_of(store, batch))}",
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
         "diagnoses": diagnoses,
@@ -193,6 +192,9 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
             f"# {markdown_text(batch.name)}: {night.light}",
             "",
             *_patients(store, batch, night),
+            "",
+            # A long cell of a table is cut off on Prefect's page.
+            *[f"- {markdown_text(reason)}" for reason in night.reasons or ("nothing is unusual",)],
             "",
             "| | |",
             "|---|---|",
@@ -227,38 +229,34 @@ def _density(row: dict[str, Any]) -> str:
     names = [f"parasites_per_microlitre{bound}" for bound in ("", "_low", "_high")]
     if any(row[name] is None for name in names):
         return ""
-    count, low, high = (f"{row[name]:,.0f}" for name in names)
+    count, low, high = (density_text(row[name]) for name in names)
     return f"{count} ({low} to {high})"
 
 
 def _emit_all(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
-    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
-        _emit(name, store, batch, seal, night)
-
-
-def _emit(name: str, store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
     from prefect.events import emit_event
 
-    emit_event(
-        name,
-        resource={
-            "prefect.resource.id": f"slidewatch.batch.{batch.name}",
-            "prefect.resource.name": batch.name,
-            "slidewatch.light": night.light.value,
-        },
-        payload={
-            "batch_date": batch.batch_date.isoformat(),
-            "light": night.light.value,
-            "reasons": list(night.reasons),
-            "images": seal.rows,
-            "failed": seal.failed,
-            "failures": seal.failures,
-            "abnormal": seal.abnormal,
-            "review": seal.review,
-            "detector": seal.detector,
-            "report": store.address(*seal.report.split("/")),
-        },
-    )
+    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
+        emit_event(
+            name,
+            resource={
+                "prefect.resource.id": f"slidewatch.batch.{batch.name}",
+                "prefect.resource.name": batch.name,
+                "slidewatch.light": night.light.value,
+            },
+            payload={
+                "batch_date": batch.batch_date.isoformat(),
+                "light": night.light.value,
+                "reasons": list(night.reasons),
+                "images": seal.rows,
+                "failed": seal.failed,
+                "failures": seal.failures,
+                "abnormal": seal.abnormal,
+                "review": seal.review,
+                "detector": seal.detector,
+                "report": store.address(*seal.report.split("/")),
+            },
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from functools import wraps
 from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
+from flows.jobs.worker import return_freed_memory
 from flows.monitoring.console import warn, working
 from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
@@ -63,6 +64,7 @@ def observed(
             with bind(batch=batch):
                 if _OBSERVED.get():  # a flow called by another, which logs both
                     return function(options, settings)
+                return_freed_memory()
                 use_logs(settings.logs)
                 wait_at_most(settings.read_seconds)
                 series = getattr(options, "series", None) or series_of(batch or "")
@@ -125,6 +127,7 @@ def stage(name: str) -> Iterator[None]:
     begun, event = time.monotonic(), "end"
     log(logging.INFO, f"{name}: begin", stage=name, event="begin")
     working(DOING.get(name, name))
+    return_freed_memory()
     try:
         with _set(_STAGE, name):
             yield

@@ -48,6 +48,7 @@ def takes(
 
     Callers give the options one by one, by name: ``screen(images=..., batch=..., settings=...)``.
     Python and Prefect see these as the function's parameters, with descriptions and limits.
+    The function says what the options do not say already: both make its documentation.
     ``run_name`` names the runs of a flow in Prefect, which otherwise does so itself.
 
     Raises:
@@ -78,6 +79,8 @@ def takes(
             settings = given.pop(SETTINGS, None) or Settings()
             return function(options.model_validate(given), settings)
 
+        said = (options.__doc__, inspect.getdoc(function))
+        call.__doc__ = "\n\n".join(filter(None, said))
         vars(call).update({"__signature__": signature, RUN_NAME: run_name})
         return call
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.unseen import key_of
 from flows.jobs.scoring.scores import ScoreJob, scored_rows
 from flows.jobs.scoring.screened import Screened

@@ -3,7 +3,7 @@
 import numpy as np
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import NightJob, learned_night
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.site_slides import Added, SlidesJob, site_statistics, slides_statistics
@@ -55,16 +55,15 @@ def learn_slides(client: Client, of: Screened, accepted: Mask | None = None) -> 
     """
     total, night = merged([], population(of.store, of.detector)), None
     groups = slides_in_parts(of.store, of.batch)
-    about = (of.store, of.batch, of.model, of.detector)
     if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
-        job, title = NightJob(*about), f"normal of {of.batch.name}"
-        (found,) = run_jobs(client, learned_night, [job], title=title)
+        job = NightJob(**vars(of))
+        (found,) = run_jobs(client, learned_night, [job], title=f"normal of {of.batch.name}")
         night = NightNormal(found.normal, found.rows)
     jobs = []
     for slides in groups:
         rows = slice(slides[0].start, slides[-1].stop)
         wanted = None if accepted is None else accepted[rows]
-        jobs.append(SlidesJob(*about, slides, night, wanted))
+        jobs.append(SlidesJob(**vars(of), slides=slides, night=night, accepted=wanted))
     for part in run_jobs(client, slides_statistics, jobs, title=f"learn {of.batch.name}"):
         total = merge_groups(total, part)
     return Added(total, night)

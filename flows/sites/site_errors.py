@@ -17,7 +17,7 @@ import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.unseen import key_of
 from flows.jobs.scoring.plan import parts_of
 from flows.jobs.scoring.scores import ScoreJob, scored_rows

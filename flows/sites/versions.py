@@ -9,7 +9,7 @@ import numpy as np
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened
@@ -240,8 +240,8 @@ def _evidence_jobs(
             of_job.setdefault((batch.key, tried), []).append((batch, slide))
         for (_, tried), mine in of_job.items():
             jobs.append(EvidenceJob(
-                lab.store, mine[0][0], lab.model, lab.detector, lab.name, tuple(nights),
-                tuple(slide for _, slide in mine), tuple(planted), spoil=tried,
+                **vars(lab.screened(mine[0][0])), name=lab.name, nights=tuple(nights),
+                slides=tuple(slide for _, slide in mine), planted=tuple(planted), spoil=tried,
             ))  # fmt: skip
     return jobs
 

@@ -8,11 +8,10 @@ from dataclasses import replace
 from datetime import date
 
 import numpy as np
-import pyarrow as pa
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
@@ -38,8 +37,9 @@ from storage.models.classifiers import ModelCard
 from storage.records import now
 from storage.reports.reviews import reviewed_batch
 from storage.store import Store, StoreError, check_name
-from tasks.images.listing import as_given, list_images, named
+from tasks.images.listing import as_given, named, sorted_images
 from tasks.images.regions import ImageRef, image_refs
+from tasks.images.sorted_rows import SortedRows
 
 EARLIER = 8  # batches that are searched for images seen before
 
@@ -60,7 +60,7 @@ def start_or_resume(
     limit: int | None,
     batch_date: date | None = None,
     force: bool = False,
-    listed: pa.Table | None = None,
+    listed: SortedRows | None = None,
 ) -> Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
@@ -95,7 +95,7 @@ def start_or_resume(
             sequence=1 + max((b.sequence for b in others), default=0),
         )
         if listed is None:
-            listed = list_images(
+            listed = sorted_images(
                 images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
             )
         return freeze_batch(store, plan, listed)

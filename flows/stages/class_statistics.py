@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
@@ -27,6 +27,7 @@ from storage.models.statistics import (
     load_foreign,
     load_moments,
     save_statistics,
+    version_name,
 )
 from storage.records import now
 from storage.reports.reviews import fitted_from, reviewed_batch
@@ -65,37 +66,33 @@ def statistics_of_rows(to: Fitting, taken: list[Rows], title: str) -> ClassStati
     return merge_tree(run_jobs(to.client, rows_statistics, jobs, title=title))
 
 
-def statistics_with_slides(to: Fitting, lineage: Lineage) -> ClassStatistics:
-    """Load a version's statistics; if it has none by slide, compute these from the features."""
-    statistics = ClassStatistics.from_arrays(load_moments(to.store, lineage))
-    if statistics.slides is not None:
-        return statistics
-    rows = [contributed(to.store, to.model, contribution) for contribution in lineage.own]
-    found = statistics_of_rows(to, rows, "slides of earlier batches")
-    return replace(statistics, slides=found.slides)
-
-
 def add_what_is_new(to: Fitting) -> Lineage:
-    """Return a model's newest version, with the parts that older versions lack.
-
-    Versions written before 0.2 have no statistics by slide, before 0.3 no counts of errors.
-    """
+    """Return a model's newest version, with the counts of errors that those before 0.3 lack."""
     with statistics_lease(to.store, to.model) as held:
         to = replace(to, store=held.store)
         latest = latest_statistics(to.store, to.model.name)
         assert latest is not None
         if kept_errors(to.store, latest) is not None:
             return latest
-        operation = "slides" if latest.schema_version == 1 else "errors"
-        return save_version(to, latest, *totals(to, latest), operation, latest.contributions)
+        return save_version(to, latest, *totals(to, latest), "errors", latest.contributions)
 
 
 def totals(to: Fitting, lineage: Lineage | None) -> tuple[ClassStatistics, ErrorCounts]:
-    """Load the statistics and the error counts of a version; empty ones before the first."""
+    """Load the statistics and the error counts of a version; empty ones before the first.
+
+    Raises:
+        StoreError: slidewatch 0.1 wrote the version, which has no statistics by slide.
+    """
     if lineage is None:
         empty = ClassStatistics.empty(to.model.tap_widths, len(to.model.classes))
         return empty, ErrorCounts.empty()
-    return statistics_with_slides(to, lineage), errors_of_version(to.store, to.model, lineage)
+    statistics = ClassStatistics.from_arrays(load_moments(to.store, lineage))
+    if statistics.slides is None:
+        raise StoreError(
+            f"statistics {version_name(lineage.version)} of model {to.model.name} are of "
+            "slidewatch 0.1, which kept none by slide: train another model, and fit its batches"
+        )
+    return statistics, errors_of_version(to.store, to.model, lineage)
 
 
 def as_before(

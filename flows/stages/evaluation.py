@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from distributed import Client
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.compared import FitJob, fit_tap, score_part
 from flows.jobs.evaluation.treated import (
     FalseAlarmJob,
@@ -167,10 +167,9 @@ def _treated(run: Run, attacks: list[str], healthy: list[str]) -> dict[Key, list
 def _metrics(
     client: Client, run: Run, findings: Findings, clean: dict[str, list[PartJob]]
 ) -> list[Metric]:
-    unseen_rows = findings.scored[TEST, CLEAN].forms[FILE].rows
     return [
         *diagnosis_rows(findings),
-        *false_alarm_rows(client, run, clean, unseen_rows, findings.model, findings.seed),
+        *false_alarm_rows(client, run, findings, clean),
         *covariate_rows(findings),
         *attack_rows(findings),
         *(metric for found in compare_all(client, comparisons(findings)) for metric in found),
@@ -360,21 +359,19 @@ def compare_all(client: Client, jobs: list[Comparison]) -> list[list[Metric]]:
 
 @task
 def false_alarm_rows(
-    client: Client,
-    run: Run,
-    clean: dict[str, list[PartJob]],
-    unseen_rows: Rows,
-    model: str,
-    seed: int,
+    client: Client, run: Run, findings: Findings, clean: dict[str, list[PartJob]]
 ) -> list[Metric]:
     """Measure realised false-alarm rates by method of calibration and number of patients."""
     patients = len(set(_read_images(run, "fitted")["group"].to_pylist()))
     counts = [count for count in CALIBRATING if count < patients] or [patients]
     fitted, unseen = tuple(clean["fitted"]), tuple(clean[TEST])
-    jobs = [FalseAlarmJob(run, n, unseen_rows, fitted, unseen, ALPHAS) for n in counts]
+    rows = findings.scored[TEST, CLEAN].forms[FILE].rows
+    jobs = [FalseAlarmJob(run, n, rows, fitted, unseen, ALPHAS) for n in counts]
     return [
         Metric(
-            Subject(model, seed, "false alarms", found.method, float(found.patients)),
+            Subject(
+                findings.model, findings.seed, "false alarms", found.method, float(found.patients)
+            ),
             OWN,
             f"by {unit} at {found.alpha:g}",
             rate,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Set
 import numpy as np
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.planted_slides import (
     AlarmJob,
     Chosen,

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import (
     IMAGE_FOLDS,
     GroupJob,

@@ -7,7 +7,7 @@ again.
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.second_look import OrdinaryJob, ordinary_losses
 from flows.jobs.verified import load_fitted_detector

@@ -100,9 +100,8 @@ def publish(of: Screened, settings: Settings, parts: int) -> Seal:
     A resumed run writes the same bytes, because only earlier nights are compared with.
     """
     store, batch = of.store, of.batch
-    scored_at = screening_start(store, batch, of.key)
     made_by = replace(
-        provenance_of(batch, of.model.name, of.detector.name, scored_at, of.site),
+        provenance_of(of, screening_start(store, batch, of.key)),
         imported=imported(of),
         arithmetic=of.model.arithmetic,
     )

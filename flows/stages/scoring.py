@@ -1,11 +1,11 @@
-"""Score cells against their own slide, on workers, and look twice at what goes to a person."""
+"""Score cells against their own slide, on workers, and look twice at cells for review."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.night import Night, NightJob, describe_night
 from flows.jobs.scoring.plan import Part, parts_of, score_jobs
 from flows.jobs.scoring.scores import ScoreJob, score_part

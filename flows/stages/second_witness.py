@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.fitting.unseen import out_of_fold
 from flows.jobs.fitting.unseen_cells import Evidence, WitnessJob, unseen_evidence

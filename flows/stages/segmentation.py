@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.cluster.client import open_client
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import log
@@ -95,9 +95,22 @@ def cut_up(
     store = Store(settings.store)
     with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:
         store = held.store
-        frozen = _start_or_resume(
-            store, name, images, cutting, root, slide_is, limit, sources, taken_as
-        )
+        images, frozen = as_given(images), find_segmentation(store, name)
+        if frozen is None:
+            listed = _listed(store, images, limit) if sources is None else sources
+            frozen = freeze_segmentation(
+                store,
+                name,
+                _with_slides(one_file_a_slide(listed, warn), root, slide_is),
+                images=images,
+                limit=limit,
+                slide_is=slide_is,
+                cutting=cutting,
+                started_at=now(),
+                taken_as=taken_as,
+            )
+        else:
+            _refuse_other_options(frozen, (images, limit, slide_is, cutting))
         done = read_segmented(store, name)
         if done is not None:
             discard_parts(store, name)  # a run may die right after declaring it complete
@@ -113,55 +126,30 @@ def cut_up(
         return _publish(store, frozen)
 
 
-def _start_or_resume(
-    store: Store,
-    name: str,
-    images: str | list[str],
-    cutting: Cutting,
-    root: str | list[str],
-    slide_is: SlideIs,
-    limit: int | None,
-    sources: pa.Table | None,
-    taken_as: TakenAs | None,
-) -> Segmentation:
-    frozen, images = find_segmentation(store, name), as_given(images)
-    if frozen is None:
-        if sources is None:
-            sources = list_images(
-                images,
-                limit=limit,
-                extensions=EXTENSIONS | SLIDE_EXTENSIONS,
-                trusted=store.holds,
-                on_skip=warn,
-            )
-            _refuse_regions(sources, images)
-        sources = one_file_a_slide(sources, warn)
-        return freeze_segmentation(
-            store,
-            name,
-            _with_slides(sources, root, slide_is),
-            images=images,
-            limit=limit,
-            slide_is=slide_is,
-            cutting=cutting,
-            started_at=now(),
-            taken_as=taken_as,
-        )
-    before = (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting)
-    if before != (images, limit, slide_is, cutting):
+def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Table:
+    """List photographs and slides; StoreError where a manifest lists regions of them already."""
+    sources = list_images(
+        images,
+        limit=limit,
+        extensions=EXTENSIONS | SLIDE_EXTENSIONS,
+        trusted=store.holds,
+        on_skip=warn,
+    )
+    if sources["x"].null_count < sources.num_rows:
+        raise StoreError(f"{named(images)} lists regions already: screen them as they are")
+    return sources
+
+
+def _refuse_other_options(frozen: Segmentation, given: tuple[object, ...]) -> None:
+    """Raise StoreError where a segmentation was started with other options than are given."""
+    if given != (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting):
         raise StoreError(
-            f"segmentation {name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
+            f"segmentation {frozen.name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
             f"{named(frozen.images)} with other options ({frozen.cutting.model_dump_json()}, slide "
             f"is {frozen.slide_is}, limit {frozen.limit}): give the same to resume it, or "
             "choose another name, or for a night another --series"
         )
-    log(logging.INFO, f"segmentation {name} resumes with {frozen.sources:,} sources")
-    return frozen
-
-
-def _refuse_regions(sources: pa.Table, images: str | list[str]) -> None:
-    if sources["x"].null_count < sources.num_rows:
-        raise StoreError(f"{named(images)} lists regions already: screen them as they are")
+    log(logging.INFO, f"segmentation {frozen.name} resumes with {frozen.sources:,} sources")
 
 
 def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) -> pa.Table:

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
 from flows.stages.batch import images_of
 from flows.stages.class_statistics import Fitting

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
 
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.drawings import (
     FieldPictureJob,
     SlidePictureJob,
@@ -35,7 +35,7 @@ from storage.batches.segmentations import segmentation_for, sources_of
 from storage.leases import LeaseLostError, lease
 from storage.models.detectors import CountingCard
 from storage.models.sites import load_site_of
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import iterate_rows, read_table
 from storage.reports.pages import (
     index_path,
     made_from,
@@ -87,7 +87,7 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
     cells = _called_cells(patients, slides)
     wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, FIRST, *COLUMNS])
     images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *images, columns=list(wanted)):
+    for rows in iterate_rows(store, *images, columns=list(wanted)):
         highlights.count(rows)
         cells.count(rows)
     called = _called(client, of, cells, patients)
@@ -214,7 +214,7 @@ def _fields(client: Client, of: Screened, report: pa.Table) -> list[ShownField]:
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
-    for rows in iterate_groups(store, *path, columns=of_contours(of.model)):
+    for rows in iterate_rows(store, *path, columns=of_contours(of.model)):
         for field, found in zip(fields, cells, strict=True):
             found += cells_of(rows, field)
     jobs = []

@@ -4,26 +4,30 @@ Both are written once, when the batch starts; ``storage.batches.ledger`` records
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
+from itertools import chain
+from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.parquet import open_table, read_footer, read_known_group, table_to_bytes
+from storage.parquet import groups_of, open_table, read_footer, read_known_group, stage_parts
 from storage.records import Part, Record, Tell, freeze, once, read_readable
 from storage.store import (
     MissingError,
     Store,
     StoreError,
     check_name,
-    digest_of,
     which,
 )
 
 Sources = str | tuple[str, ...]  # of the images: one source, or several
+GROUPS = 256  # row groups of a manifest at most; each takes 17 KiB in every process
 
 
 def key_of(name: str, attempt: int) -> str:
@@ -89,15 +93,37 @@ class Shard:
     stop: int
 
 
-def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table) -> Batch:
+class Listed(Protocol):
+    """A table that may be longer than memory, such as `tasks.images.sorted_rows.SortedRows`."""
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+
+    def parts(self) -> Iterator[pa.Table]:
+        """Yield the rows part by part; at least one part."""
+
+
+def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> Batch:
     """Write a batch's manifest (a table of `tasks.images.manifest.SCHEMA`), which never changes."""
     check_name("batch", plan.name)
-    # One row group a shard, so that a worker reads its own rows and nothing else.
-    content = table_to_bytes(manifest, plan.shard_rows)
-    batch = Batch(**plan.model_dump(), rows=manifest.num_rows, manifest_digest=digest_of(content))
-    with once(f"batch {plan.name} exists already, and its manifest is frozen"):
+    if isinstance(manifest, pa.Table):
+        rows, parts = manifest.num_rows, iter([manifest])
+    else:
+        rows, parts = manifest.rows, manifest.parts()
+    first = next(parts)
+    # A worker reads the row group of its shard. The footer describes each, and all processes keep
+    # it, so there are only so many.
+    shards = -(-rows // (GROUPS * plan.shard_rows))
+    groups = groups_of(chain([first], parts), max(1, shards) * plan.shard_rows)
+    with (
+        store.stage() as stage,
+        once(f"batch {plan.name} exists already, and its manifest is frozen"),
+    ):
+        digest = stage_parts(stage, first.schema, groups)
+        batch = Batch(**plan.model_dump(), rows=rows, manifest_digest=digest)
         freeze(
-            store, content, batch, "batches", batch.key,
+            store, stage, batch, "batches", batch.key,
             file="manifest.parquet", record_file="batch.json",
         )  # fmt: skip
     return batch
@@ -156,27 +182,46 @@ def read_manifest(
     store: Store, batch: Batch, shard: Shard | None = None, columns: list[str] | None = None
 ) -> pa.Table:
     """Read the manifest's rows: all, or one shard's."""
-    parts = ("batches", batch.key, "manifest.parquet")
+    with _reading(store, batch) as (path, footer):
+        if shard is None:
+            with open_table(store, *path, footer=footer) as file:
+                return file.read(columns=columns)
+        size = footer.row_group(0).num_rows
+        group = read_known_group(store, footer, shard.start // size, *path, columns=columns)
+        return group.slice(shard.start % size, shard.stop - shard.start)
+
+
+def iterate_manifest(
+    store: Store, batch: Batch, columns: list[str] | None = None
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the manifest's rows in parts, each with the number of its first row."""
+    with _reading(store, batch) as (path, footer):
+        start = 0
+        for number in range(footer.num_row_groups):
+            part = read_known_group(store, footer, number, *path, columns=columns)
+            yield start, part
+            start += part.num_rows
+
+
+@contextmanager
+def _reading(store: Store, batch: Batch) -> Iterator[tuple[tuple[str, str, str], pq.FileMetaData]]:
+    """Give the path and the footer of a manifest; StoreError if it is lost."""
+    path = ("batches", batch.key, "manifest.parquet")
     try:
-        footer = _manifest_footer(store, batch.key, batch.manifest_digest)
-        if shard is not None:
-            return read_known_group(store, footer, shard.number, *parts, columns=columns)
-        with open_table(store, *parts, footer=footer) as file:
-            return file.read(columns=columns)
+        yield path, _manifest_footer(store, batch.key, batch.manifest_digest)
     except MissingError:
-        address = store.address(*parts)
+        address = store.address(*path)
         raise StoreError(f"batch {batch.name} has lost its manifest {address}") from None
 
 
 def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
     """Find the manifest's rows with these addresses, in the manifest's order."""
     wanted = pa.array(sorted(set(uris)), pa.string())
-    found = []
-    for shard in batch.shards() if len(wanted) else ():
-        there = pc.is_in(read_manifest(store, batch, shard, ["uri"])["uri"], value_set=wanted)
-        if pc.any(there).as_py():
-            found.append(read_manifest(store, batch, shard).filter(there))
-    return pa.concat_tables(found) if found else pa.table({"uri": pa.array([], pa.string())})
+    numbers: list[int] = []
+    for start, part in iterate_manifest(store, batch, ["uri"]) if len(wanted) else ():
+        there = pc.is_in(part["uri"], value_set=wanted)
+        numbers += (start + np.flatnonzero(there)).tolist()
+    return rows_at(store, batch, numbers)
 
 
 def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
@@ -200,7 +245,7 @@ def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
 def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
     """Read the footer of the manifest with this digest, once a process.
 
-    It describes every row group, one per shard, so reading it for each shard would take time
-    quadratic in their number.
+    It describes every row group, so reading it for each shard would take time quadratic in their
+    number.
     """
     return read_footer(store, "batches", key, "manifest.parquet")

@@ -108,12 +108,8 @@ def refuse_newer_damage(store: Store, lost: Collection[str], cards: Sequence[Mod
     """Raise the StoreError of a damaged model that may be newer than all readable ones.
 
     Models are numbered from 1 as they are made, so a damaged one is older if a number below the
-    highest is missing.
-
-    Args:
-        store: where they are.
-        lost: names of models with a damaged card.
-        cards: of the others.
+    highest is missing. ``lost`` are names of models with a damaged card, ``cards`` those of the
+    others.
     """
     numbers = {card.sequence for card in cards if card.sequence > 0}
     if len(lost) > max(numbers, default=0) - len(numbers):
@@ -136,10 +132,8 @@ def load_card(store: Store, name: str) -> ModelCard:
 def find_card(store: Store, name: str | None, on_damage: Tell | None = None) -> ModelCard:
     """Load the card of the named model, by default the newest.
 
-    Args:
-        store: where it is.
-        name: of the model.
-        on_damage: called with a message for each damaged older model; without it damage is raised.
+    ``on_damage`` is called with a message for each damaged older model; without it damage is
+    raised.
 
     Raises:
         StoreError: there is no such model, or it, or a model that may be newer, is damaged.

@@ -103,14 +103,8 @@ def repeated_rows(
     """List the rows of a contribution whose images another one, or an earlier row, already has.
 
     The images in batches of other stores are not known here. Only 16 bytes of each digest are held
-    in memory, enough to distinguish a billion images.
-
-    Args:
-        store: where the batches are.
-        card: of the model.
-        contribution: the batch.
-        others: the batches before it.
-        held_out: list rows that are held out instead of rows that are fitted.
+    in memory, enough to distinguish a billion images. ``others`` are the contributions before it.
+    With ``held_out``, list rows that are held out instead of rows that are fitted.
     """
     rows_of = held_out_rows if held_out else contributed
     here = [other for other in others if other.foreign is None]

@@ -164,12 +164,8 @@ def list_detectors(
 ) -> list[DetectorCard]:
     """List the cards of all detectors, oldest first: by model, then by statistics version.
 
-    Dates do not count, because a clock may have been ahead once.
-
-    Args:
-        store: where they are.
-        on_damage: see `read_readable`.
-        models: all models, oldest first, if known.
+    Dates do not count, because a clock may have been ahead once. ``models`` are all models, oldest
+    first, if known; see `read_readable` for ``on_damage``.
     """
     cards = read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
     order = _ages(list_models(store, on_damage) if models is None else models)
@@ -198,11 +194,8 @@ def load_detector_card(
 ) -> DetectorCard:
     """Load the card of a detector, by default the newest.
 
-    Args:
-        store: where it is.
-        name: of the detector.
-        on_damage: called with a message for each damaged older detector or model; without it damage
-            is raised.
+    ``on_damage`` is called with a message for each damaged older detector or model; without it
+    damage is raised.
 
     Raises:
         StoreError: there is no such detector (the message lists the others), or its card, or that

@@ -79,10 +79,7 @@ def refuse_taken_name(
 def check_site(card: SiteCard, model: ModelCard, detector: DetectorCard) -> None:
     """Raise StoreError if a field of a site's card is beyond its limit.
 
-    Args:
-        card: of the imported site.
-        model: the model of this store that the site names.
-        detector: the detector of this store that the site names.
+    ``model`` and ``detector`` are those of this store that the site names.
     """
     for kind, name in (("site", card.name), ("detector", card.detector), ("model", card.model)):
         check_name(kind, name)

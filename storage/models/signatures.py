@@ -27,10 +27,7 @@ BEGIN, END = b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----"
 def signer_of(store: Store, path: str, content: bytes) -> str | None:
     """Return the name of a file's signer; None if the store asks for no signature.
 
-    Args:
-        store: the importing store.
-        path: of the file; its signature is in ``<path>.sig``.
-        content: of the file.
+    The file's signature is in ``<path>.sig``.
 
     Raises:
         StoreError: the file is not signed, or its signer is not allowed.
@@ -103,7 +100,8 @@ def _signing_key(armoured: bytes, content: bytes) -> bytes:
     if (kind, signed_as) != (KEY, KEY) or hashed not in HASHES:
         raise ValueError(f"it was not made with an {KEY.decode()} key (ssh-keygen -t ed25519)")
     digest = HASHES[hashed](content).digest()
-    message = MAGIC + b"".join(map(_packed, (namespace, reserved, hashed, digest)))
+    parts = (namespace, reserved, hashed, digest)
+    message = MAGIC + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     Ed25519PublicKey.from_public_bytes(raw).verify(by, message)
     return public
 
@@ -118,7 +116,3 @@ def _strings(blob: bytes, count: int) -> list[bytes]:
     if at != len(blob):
         raise ValueError("it is cut short or too long")
     return found
-
-
-def _packed(text: bytes) -> bytes:
-    return len(text).to_bytes(4, "big") + text

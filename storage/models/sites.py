@@ -206,11 +206,8 @@ def detector_at(
 ) -> tuple[DetectorCard, SiteCard | None]:
     """Load the detector to screen with, and the site, if any.
 
-    Args:
-        store: where they are.
-        detector: its name; by default the site's, or the newest without a site.
-        site: its name.
-        tell: called with a message for each damaged detector, and if one is newer than the site's.
+    By default the detector is the site's, or the newest without a site. ``tell`` is called with a
+    message for each damaged detector, and if one is newer than the site's.
 
     Raises:
         StoreError: one of them is missing or damaged, or the site belongs to another detector.

@@ -95,12 +95,8 @@ def read_readings(
 ) -> Iterator[tuple[str, Reading]]:
     """Read the readings of a batch, except those in known files.
 
-    Args:
-        store: where they are.
-        batch: its key.
-        known: names of files to skip.
-        on_damage: called with the name of each damaged file and the error; without it the error is
-            raised.
+    ``on_damage`` is called with the name of each damaged file and the error; without it the error
+    is raised.
     """
     for name in _files(store, batch):
         if name in known:

@@ -21,7 +21,7 @@ from storage.models.sites import FOLDER as SITES
 from storage.models.sites import SiteCard, list_sites
 from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
-from storage.reports.query_limits import MEMORY, SECONDS, SPILL, QueryError
+from storage.reports.confined import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
@@ -44,13 +44,9 @@ def answer(
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
     Columns that only some reports have (of another model's classes and taps) are null elsewhere.
-    ``batch_date`` is text, as in the reports, so it can be compared with '2026-03-01'.
-
-    Args:
-        store: with the reports.
-        sql: the query.
-        seconds: the time limit, which includes reading the answer.
-        on_damage: called with a message for each report left out; without it damage is raised.
+    ``batch_date`` is text, as in the reports, so it can be compared with '2026-03-01'. ``seconds``
+    include reading the answer. ``on_damage`` is called with a message for each report left out;
+    without it damage is raised.
 
     Raises:
         QueryError: the SQL is wrong, changes something, wants another file, or takes too much. The

@@ -93,11 +93,17 @@ def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     for part in parts:
         waiting.append(part)
         if sum(map(len, waiting)) >= GROUP_ROWS:
-            # Whole columns, because otherwise every part would bring its own dictionary.
-            yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
-            waiting = []
+            yield _taken(waiting)
     if waiting:
-        yield pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
+        yield _taken(waiting)
+
+
+def _taken(waiting: list[pa.Table]) -> pa.Table:
+    """Empty a list of parts, and join these."""
+    # Whole columns, because otherwise every part would bring its own dictionary.
+    joined = pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
+    waiting.clear()
+    return joined
 
 
 def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> str:

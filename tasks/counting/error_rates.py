@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.types import Arrays, Float
+from tasks.bundles import Bundle, take
+from tasks.types import Float
 
 # Log-odds of "parasitized", after the temperature. Beyond the last a network is certain.
 THRESHOLDS: Float = np.arange(-4.0, 12.25, 0.25)
@@ -19,7 +20,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ErrorCounts:
+class ErrorCounts(Bundle):
     """The numbers of cells of S slides, and of those that pass each of K thresholds.
 
     ``slides`` (S,) are sorted keys; ``negatives`` and ``positives`` (S,) count cells without and
@@ -37,28 +38,6 @@ class ErrorCounts:
         """Make empty counts."""
         none, table = np.zeros(0, np.int64), np.zeros((0, len(THRESHOLDS)), np.int64)
         return cls((), none, none, table, table)
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        return {
-            "slides": np.frombuffer("\n".join(self.slides).encode(), np.uint8),
-            "negatives": self.negatives,
-            "positives": self.positives,
-            "false": self.false,
-            "found": self.found,
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "ErrorCounts":
-        """Read counts back from `to_arrays`."""
-        text = arrays["slides"].tobytes().decode()
-        return cls(
-            tuple(text.split("\n")) if text else (),
-            arrays["negatives"],
-            arrays["positives"],
-            arrays["false"],
-            arrays["found"],
-        )
 
 
 def count_errors(
@@ -106,14 +85,7 @@ def retract_errors(total: ErrorCounts, part: ErrorCounts) -> ErrorCounts:
     arrays = (left.negatives, left.positives, left.false, left.found)
     if any((array < 0).any() for array in arrays):
         raise ValueError("more cells of a slide were to be taken out than it has")
-    kept = np.flatnonzero(left.negatives + left.positives)
-    return ErrorCounts(
-        tuple(left.slides[i] for i in kept),
-        left.negatives[kept],
-        left.positives[kept],
-        left.false[kept],
-        left.found[kept],
-    )
+    return take(left, np.flatnonzero(left.negatives + left.positives))
 
 
 def _combined(a: ErrorCounts, b: ErrorCounts, sign: int) -> ErrorCounts:

@@ -15,8 +15,9 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betainc, betaln, xlog1py, xlogy
 
+from tasks.bundles import Bundle
 from tasks.counting.rates import NODES, Rate
-from tasks.types import Arrays, Float, below, nested
+from tasks.types import Float
 
 LEVEL = 0.95
 TURNS = 3  # pairs of each false-positive rate with different sensitivities
@@ -27,26 +28,12 @@ DENSE = 0.05
 
 
 @dataclass(frozen=True)
-class ErrorRates:
+class ErrorRates(Bundle):
     """The error rates of a counting threshold, the ``log_odds`` of "parasitized"."""
 
     log_odds: float
     false: Rate
     found: Rate
-
-    def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
-        return {
-            "log_odds": np.asarray([self.log_odds]),
-            **nested("false", self.false.to_arrays()),
-            **nested("found", self.found.to_arrays()),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "ErrorRates":
-        """Read rates back from `to_arrays`."""
-        false, found = (Rate.from_arrays(below(name, arrays)) for name in ("false", "found"))
-        return cls(float(arrays["log_odds"][0]), false, found)
 
     @property
     def tell(self) -> bool:
@@ -63,7 +50,7 @@ class ErrorRates:
 
 
 @dataclass(frozen=True)
-class KnownRates:
+class KnownRates(Bundle):
     """The error rates of the counting thresholds: one for few parasites, one for many.
 
     ``counting`` distinguishes few parasites from none. ``dense``, a lower threshold, counts many
@@ -72,16 +59,6 @@ class KnownRates:
 
     counting: ErrorRates
     dense: ErrorRates
-
-    def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
-        counting, dense = self.counting.to_arrays(), self.dense.to_arrays()
-        return nested("counting", counting) | nested("dense", dense)
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "KnownRates":
-        """Read rates back from `to_arrays`."""
-        return cls(*(ErrorRates.from_arrays(below(name, arrays)) for name in ("counting", "dense")))
 
 
 def corrected(called: int, cells: int, rates: ErrorRates) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import Bundle
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import Moments, moments, retract
 from tasks.types import Float
@@ -20,7 +21,7 @@ LEAST_DEVIATION = 1e-9
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Bundle):
     """The parameters that turn log distances into scores and p-values.
 
     ``mean`` and ``deviation`` (T,) are by tap; ``scores`` (n,) are the calibration images' fused

@@ -1,11 +1,12 @@
 """Score images by a detector: Gaussians of its taps, and the calibration that joins them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import KEPT_AS, Bundle
 from tasks.detector.calibration import (
     Calibration,
     abnormality,
@@ -18,11 +19,11 @@ from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.slides.references import POPULATION
 from tasks.detector.witnesses import Witnesses
-from tasks.types import Arrays, Float, below, nested
+from tasks.types import Float
 
 
 @dataclass(frozen=True)
-class Detector:
+class Detector(Bundle):
     """Gaussians by tap, and the calibration of their distances in the order of the taps.
 
     ``own`` scores cells by their own slide; None if too few slides were fitted to know how slides
@@ -31,7 +32,7 @@ class Detector:
     only the network does.
     """
 
-    gaussians: dict[str, TiedGaussian]
+    gaussians: dict[str, TiedGaussian] = field(metadata={KEPT_AS: "tap"})
     calibration: Calibration
     own: OwnNormal | None = None
     stability: Calibration | None = None
@@ -55,34 +56,6 @@ class Detector:
         """
         return threshold(
             self.calibration if self.own is None else self.own.calibration.cells, alpha
-        )
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        arrays = nested("calibration", vars(self.calibration))
-        for tap, gaussian in self.gaussians.items():
-            arrays |= nested(f"tap/{tap}", gaussian.to_arrays())
-        if self.own is not None:
-            arrays |= nested("own", self.own.to_arrays())
-        if self.stability is not None:
-            arrays |= nested("stability", vars(self.stability))
-        if self.witnesses is not None:
-            arrays |= nested("witnesses", self.witnesses.to_arrays())
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Detector":
-        """Read a detector back from `to_arrays`."""
-        names = sorted(key.split("/")[1] for key in arrays if key.endswith("/factor"))
-        own, stability, witnesses = (
-            below(name, arrays) for name in ("own", "stability", "witnesses")
-        )
-        return cls(
-            {tap: TiedGaussian.from_arrays(below(f"tap/{tap}", arrays)) for tap in names},
-            Calibration(**below("calibration", arrays)),
-            OwnNormal.from_arrays(own) if own else None,
-            Calibration(**stability) if stability else None,
-            Witnesses.from_arrays(witnesses) if witnesses else None,
         )
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
+from tasks.bundles import Bundle
 from tasks.detector.moments import Moments
-from tasks.types import Arrays, Float
+from tasks.types import Float
 
 # The least shrinkage: with it, a feature that never varied in the fitted images has at most a
 # thousand times the weight of an average one, in standard deviations, however many were fitted.
@@ -20,7 +21,7 @@ LEAST_SHRINKAGE = 1e-6
 
 
 @dataclass(frozen=True)
-class TiedGaussian:
+class TiedGaussian(Bundle):
     """Class means and the Cholesky factor of the shared covariance.
 
     ``means`` is (C, d), NaN for a class without images; ``factor`` is lower triangular (d, d)
@@ -30,16 +31,6 @@ class TiedGaussian:
     means: Float
     factor: Float
     shrinkage: float
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        shrinkage = np.asarray([self.shrinkage])
-        return {"means": self.means, "factor": self.factor, "shrinkage": shrinkage}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "TiedGaussian":
-        """Read a Gaussian back from `to_arrays`."""
-        return cls(arrays["means"], arrays["factor"], float(arrays["shrinkage"][0]))
 
 
 def tied_covariance(moments: Moments) -> Float:

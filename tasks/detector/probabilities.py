@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit, logsumexp, softmax
 
 from tasks.types import Float, Mask
@@ -77,6 +76,8 @@ def as_logits(log_odds: Float, temperature: float, place: int) -> Float:
 
 def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
     """Fit a scale and a bias to labelled cells (n,) of both kinds, which have equal weights."""
+    from scipy.optimize import minimize  # screening fits nothing
+
     weights = balanced(parasitized) * len(log_odds)
     targets = parasitized.astype(np.float64)
 

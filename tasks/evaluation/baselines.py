@@ -13,6 +13,7 @@ from scipy.linalg import eigh
 from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 
+from tasks.bundles import KEPT_AS, Bundle
 from tasks.detector.calibration import log_distance
 from tasks.detector.detector import Detector
 from tasks.detector.detector import score as score_images
@@ -21,7 +22,7 @@ from tasks.detector.moments import Moments
 from tasks.detector.probabilities import probabilities
 from tasks.second_look.both import Ordinary, Seen, both_scores, stability_score
 from tasks.second_look.views import FILTERS
-from tasks.types import Arrays, Float, below, nested
+from tasks.types import Float
 
 ODIN_TEMPERATURE = 1000.0
 NEIGHBOURS = 50
@@ -29,20 +30,15 @@ STABILITY, BOTH = "stability", "distance and stability"
 
 
 @dataclass(frozen=True)
-class Filtered:
+class Filtered(Bundle):
     """Logits (n, C) of n images under a filter, and the detector's taps (n, d)."""
 
     logits: NDArray[np.float32]
-    taps: Mapping[str, NDArray[np.float32]]
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Filtered":
-        """Read the results of a filter back from `Evidence.to_arrays`."""
-        return cls(arrays["logits"], below("tap", arrays))
+    taps: Mapping[str, NDArray[np.float32]] = field(metadata={KEPT_AS: "tap"})
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(Bundle):
     """The evidence on n images.
 
     ``taps`` are pooled features (n, d) of the network's stages, including `PENULTIMATE`;
@@ -51,46 +47,16 @@ class Evidence:
     magnitude; ``filtered`` the results of a second look, by filter.
     """
 
-    taps: Mapping[str, NDArray[np.float32]]
+    taps: Mapping[str, NDArray[np.float32]] = field(metadata={KEPT_AS: "tap"})
     logits: NDArray[np.float32]
     border: NDArray[np.float32]
     odin: Mapping[float, NDArray[np.float32]]
     moved: Mapping[float, Mapping[str, NDArray[np.float32]]]
     filtered: Mapping[str, Filtered] = field(default_factory=dict)
 
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        arrays = nested("tap", self.taps) | {"logits": self.logits, "border": self.border}
-        for magnitude, logits in self.odin.items():
-            arrays[f"odin/{magnitude}"] = logits
-        for magnitude, taps in self.moved.items():
-            arrays |= nested(f"moved/{magnitude}", taps)
-        for name, seen in self.filtered.items():
-            arrays[f"filtered/{name}/logits"] = seen.logits
-            arrays |= nested(f"filtered/{name}/tap", seen.taps)
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Evidence":
-        """Read evidence back from `to_arrays`, magnitudes in ascending order."""
-        odin = below("odin", arrays)
-        names = sorted(odin, key=float)
-        return cls(
-            taps=below("tap", arrays),
-            logits=arrays["logits"],
-            border=arrays["border"],
-            odin={float(name): odin[name] for name in names},
-            moved={float(name): below(f"moved/{name}", arrays) for name in names},
-            filtered={
-                name: Filtered.from_arrays(below(f"filtered/{name}", arrays))
-                for name in FILTERS
-                if f"filtered/{name}/logits" in arrays
-            },
-        )
-
 
 @dataclass(frozen=True)
-class Residual:
+class Residual(Bundle):
     """The directions outside the principal subspace of fitted features (Wang et al. 2022).
 
     ``origin`` (d,) is where the logits are zero, ``directions`` (d, k) span the complement of the
@@ -100,15 +66,6 @@ class Residual:
     origin: Float
     directions: Float
     scale: float
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        return vars(self) | {"scale": np.asarray([self.scale])}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Residual":
-        """Read a residual back from `to_arrays`."""
-        return cls(arrays["origin"], arrays["directions"], float(arrays["scale"][0]))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Abnormal images are separated from ordinary ones of unseen patients. An attack c
 image and the image with matched noise are diagnosed correctly, and the attacked image is not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,15 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tasks.evaluation.metrics import Metric, Subject, detection, interval, resampled
+from tasks.evaluation.metrics import (
+    Interval,
+    Metric,
+    Subject,
+    detection,
+    interval,
+    resampled,
+    share,
+)
 from tasks.types import Float
 
 REPEATS = 1000
@@ -26,6 +34,7 @@ KNOWN_ATTACK = "mahalanobis, all layers (known-attack)"
 KNOWN_STACK = "layers and margin (known-attack)"
 KNOWN_LOOK = "layers and second look (known-attack)"
 UNSEEN_LOOK = "layers and second look (unseen-attack)"
+LEARNED = (KNOWN_ATTACK, KNOWN_STACK, UNSEEN_ATTACK, KNOWN_LOOK, UNSEEN_LOOK)  # in this order
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,22 @@ class Side:
     verdict: NDArray[np.bool_]
     clusters: NDArray[np.str_]
     looked: Float | None = None
+
+
+def _with_margin(side: Side) -> Float:
+    return np.hstack([side.layers, side.margin[:, None]])
+
+
+def _with_second_look(side: Side) -> Float | None:
+    return None if side.looked is None else np.hstack([side.layers, side.looked])
+
+
+# The features of regressions, and the names of those that know the attack and that do not.
+SEEN: tuple[tuple[str, str | None, Callable[[Side], Any]], ...] = (
+    (KNOWN_ATTACK, UNSEEN_ATTACK, lambda side: side.layers),
+    (KNOWN_STACK, None, _with_margin),
+    (KNOWN_LOOK, UNSEEN_LOOK, _with_second_look),
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +96,8 @@ def compare(comparison: Comparison) -> list[Metric]:
     weights = resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
     alarms = float(ordinary.verdict.mean())
 
-    def metric(detector: str, name: str, value: float, draws: Float) -> Metric:
-        return Metric(comparison.subject, detector, name, interval(value, draws), m, n)
+    def metric(detector: str, name: str, measured: Interval) -> Metric:
+        return Metric(comparison.subject, detector, name, measured, m, n)
 
     scores = {
         name: np.r_[ordinary.scores[name], values]
@@ -83,26 +108,22 @@ def compare(comparison: Comparison) -> list[Metric]:
     found: list[Metric] = []
     for name, values in scores.items():
         whole, draws = detection(truth, values), detection(truth, values, weights)
-        found += [metric(name, kind, float(value[0]), draws[kind]) for kind, value in whole.items()]
-        caught = _caught(values[truth], values[~truth], alarms, weights[:, truth])
-        found.append(metric(name, "caught", *caught))
+        found += [
+            metric(name, kind, interval(float(value[0]), draws[kind]))
+            for kind, value in whole.items()
+        ]
+        caught = values[truth] > _limit(values[~truth], alarms)
+        found.append(metric(name, "caught", share(caught, weights[:, truth])))
     return [
         *found,
-        metric(VERDICT, "caught", *_share(abnormal.verdict, weights[:, truth])),
-        metric(VERDICT, "false alarms", *_share(ordinary.verdict, weights[:, ~truth])),
+        metric(VERDICT, "caught", share(abnormal.verdict, weights[:, truth])),
+        metric(VERDICT, "false alarms", share(ordinary.verdict, weights[:, ~truth])),
     ]
 
 
-def _caught(abnormal: Float, ordinary: Float, alarms: float, weights: Float) -> tuple[float, Float]:
-    """Compute the share of abnormal scores above the threshold for a share of ordinary ones."""
-    allowed = round(alarms * len(ordinary))
-    limit = np.append(np.sort(ordinary)[::-1], -np.inf)[allowed]
-    return _share(abnormal > limit, weights)
-
-
-def _share(hit: NDArray[np.bool_], weights: Float) -> tuple[float, Float]:
-    with np.errstate(invalid="ignore"):
-        return float(hit.mean()), (weights @ hit) / weights.sum(axis=1)
+def _limit(ordinary: Float, alarms: float) -> float:
+    """Compute the score above which there are a share of ordinary ones."""
+    return float(np.append(np.sort(ordinary)[::-1], -np.inf)[round(alarms * len(ordinary))])
 
 
 def _regressions(
@@ -113,49 +134,24 @@ def _regressions(
     ``known-attack`` learns from the kind of images it is tried on, ``unseen-attack`` only from
     FGSM; neither learns from images of a patient whose images it scores.
     """
-    ordinary, abnormal = comparison.ordinary, comparison.abnormal
-    layers = np.concatenate([ordinary.layers, abnormal.layers])
-    margin = np.concatenate([ordinary.margin, abnormal.margin])[:, None]
-    both = np.hstack([layers, margin])
-    scores = {
-        KNOWN_ATTACK: _cross_fitted(layers, clusters, layers, truth, clusters),
-        KNOWN_STACK: _cross_fitted(both, clusters, both, truth, clusters),
-    }
-    if comparison.teachers:
-        clean, attacked = comparison.teachers
-        taught = np.r_[np.zeros(len(clean.layers), bool), np.ones(len(attacked.layers), bool)]
-        scores[UNSEEN_ATTACK] = _cross_fitted(
-            layers,
-            clusters,
-            np.concatenate([clean.layers, attacked.layers]),
-            taught,
-            np.r_[clean.clusters, attacked.clusters],
-        )
-    return scores | _with_second_look(comparison, truth, clusters)
-
-
-def _with_second_look(
-    comparison: Comparison, truth: NDArray[np.bool_], clusters: NDArray[np.str_]
-) -> dict[str, Float]:
-    """Score by the same regressions over stages and features of a second look, if there was one."""
-    sides = (comparison.ordinary, comparison.abnormal)
-    if any(side.looked is None for side in sides):
-        return {}
-    both = np.concatenate([_all_looks(side) for side in sides])
-    scores = {KNOWN_LOOK: _cross_fitted(both, clusters, both, truth, clusters)}
-    if comparison.teachers:
-        taught = np.concatenate(
-            [np.full(len(side.layers), k, bool) for k, side in enumerate(comparison.teachers)]
-        )
-        teachers = np.concatenate([_all_looks(side) for side in comparison.teachers])
-        theirs = np.concatenate([side.clusters for side in comparison.teachers])
-        scores[UNSEEN_LOOK] = _cross_fitted(both, clusters, teachers, taught, theirs)
-    return scores
-
-
-def _all_looks(side: Side) -> Float:
-    assert side.looked is not None
-    return np.hstack([side.layers, side.looked])
+    sides, teachers = (comparison.ordinary, comparison.abnormal), comparison.teachers or ()
+    kinds = [np.full(len(side.layers), kind, bool) for kind, side in enumerate(teachers)]
+    scores = {}
+    for known, unseen, seen in SEEN:
+        parts = [seen(side) for side in sides]
+        if any(part is None for part in parts):
+            continue  # there was no second look
+        x = np.concatenate(parts)
+        scores[known] = _cross_fitted(x, clusters, x, truth, clusters)
+        if teachers and unseen:
+            scores[unseen] = _cross_fitted(
+                x,
+                clusters,
+                np.concatenate([seen(side) for side in teachers]),
+                np.concatenate(kinds),
+                np.concatenate([side.clusters for side in teachers]),
+            )
+    return {name: scores[name] for name in LEARNED if name in scores}
 
 
 def _cross_fitted(
@@ -174,11 +170,7 @@ def _cross_fitted(
         learn = ~np.isin(teaching_clusters, clusters[test])
         if len(np.unique(taught[learn])) < 2:
             continue  # images of both kinds are not left to learn from
-        model = _regression().fit(teachers[learn], taught[learn])
+        weighted = LogisticRegression(class_weight="balanced", max_iter=1000)
+        model = make_pipeline(StandardScaler(), weighted).fit(teachers[learn], taught[learn])
         scores[test] = model.decision_function(x[test])
     return scores
-
-
-def _regression() -> Any:
-    weighted = LogisticRegression(class_weight="balanced", max_iter=1000)
-    return make_pipeline(StandardScaler(), weighted)

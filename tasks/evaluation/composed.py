@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.bundles import take
 from tasks.counting.call import Answers, Call
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors
 from tasks.counting.interpretation import KnownRates, blank_count, corrected, detection_limit
@@ -57,11 +58,8 @@ class _Patient:
 def compose(cells: KnownCells, counts: ErrorCounts, cells_best: int, seed: int) -> pa.Table:
     """Compose slides and count parasites on each; one row per slide.
 
-    Args:
-        cells: of the patients to compose slides of.
-        counts: error counts by patient; a slide is judged without those of its patient's fold.
-        cells_best: number of red cells for which the counting threshold is chosen.
-        seed: of folds and draws.
+    A slide is judged without the error counts of its patient's fold; the counting threshold is
+    chosen for ``cells_best`` red cells.
     """
     rng = np.random.default_rng(seed)
     own = count_errors(cells.log_odds, cells.parasitized, cells.patients)
@@ -81,14 +79,7 @@ def compose(cells: KnownCells, counts: ErrorCounts, cells_best: int, seed: int) 
 
 def without(counts: ErrorCounts, slides: set[str]) -> ErrorCounts:
     """Remove some slides from error counts."""
-    kept = np.asarray([name not in slides for name in counts.slides], bool)
-    return ErrorCounts(
-        tuple(name for name in counts.slides if name not in slides),
-        counts.negatives[kept],
-        counts.positives[kept],
-        counts.false[kept],
-        counts.found[kept],
-    )
+    return take(counts, np.flatnonzero([name not in slides for name in counts.slides]))
 
 
 SLIDES = pa.schema(
@@ -184,12 +175,8 @@ def composed_metrics(
 ) -> list[Metric]:
     """Measure counts on composed slides by our way and by today's, cells over cells with Wilson.
 
-    Args:
-        slides: rows of `compose`.
-        counts: all error counts, for the diagnosis' rates.
-        rates: of the detector's thresholds.
-        model: its name.
-        seed: of the evaluation.
+    ``counts`` are all error counts, for the diagnosis' rates; ``rates`` are those of the detector's
+    thresholds.
     """
     found: list[Metric] = []
     columns = {name: np.asarray(slides[name].to_pylist()) for name in SLIDES.names}

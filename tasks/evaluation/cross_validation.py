@@ -1,6 +1,5 @@
 """Measure cross-validated diagnoses, in all and by stain, with intervals over patients."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +60,7 @@ def _rows(stain: int | None, found: Diagnosed, repeats: int) -> list[dict[str, A
         "images": len(found.positive),
     }
     return [
-        {**about, "metric": name, **_finite(interval(value[0], draws[name])._asdict())}
+        {**about, "metric": name, **interval(value[0], draws[name]).finite()}
         for name, value in values.items()
     ]
 
@@ -131,7 +130,3 @@ def calibration_error(probability: Float, right: NDArray[np.bool_], weights: Flo
     excess[np.arange(len(probability)), bins] = confidence - right
     found: Float = np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1)
     return found
-
-
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}

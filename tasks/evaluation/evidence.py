@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tasks.bundles import join
 from tasks.evaluation.baselines import ODIN_TEMPERATURE, Evidence, Filtered
-from tasks.evaluation.parts import join
 from tasks.evaluation.treatments.attacks import Target, differentiable_abnormality, preprocess
 from tasks.network.classifier import to_pixels
 from tasks.second_look.views import filtered

@@ -58,11 +58,8 @@ def realised(
 ) -> list[Realised]:
     """Measure realised false-alarm rates when some of the fitted patients calibrate.
 
-    Args:
-        fitted: images for the statistics.
-        unseen: ordinary images of other patients.
-        patients: number of fitted patients that calibrate; at least one other remains.
-        alphas: nominal levels.
+    ``unseen`` are ordinary images of other patients. ``patients`` fitted ones calibrate; at least
+    one other remains.
     """
     fitted = _labelled(fitted)
     names = np.unique(fitted.patients)

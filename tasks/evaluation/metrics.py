@@ -4,7 +4,7 @@ Cells of one patient resemble each other, so intervals from resampled cells woul
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -24,6 +24,10 @@ class Interval(NamedTuple):
     value: float
     low: float = math.nan
     high: float = math.nan
+
+    def finite(self) -> dict[str, float | None]:
+        """Return the three by name, None where one is not finite."""
+        return {k: v if math.isfinite(v) else None for k, v in self._asdict().items()}
 
 
 @dataclass(frozen=True)
@@ -94,14 +98,17 @@ METRICS = pa.schema(
 
 
 def metrics_table(metrics: Iterable[Metric]) -> pa.Table:
-    """Make a table of `METRICS`; NaN becomes null."""
-    rows = [metric.row() for metric in metrics]
-    # A missing value is null, because most readers treat NaN as a number.
+    """Make a table of `METRICS`."""
+    return nullable([metric.row() for metric in metrics], METRICS)
+
+
+def nullable(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Make a table of rows; NaN becomes null, because most readers treat it as a number."""
     columns = [
         pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
-        for field in METRICS
+        for field in schema
     ]
-    return pa.Table.from_arrays(columns, schema=METRICS)
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def accuracy(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
@@ -208,6 +215,12 @@ def interval(value: float, draws: Float) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
+def share(hit: NDArray[np.bool_], weights: Float) -> Interval:
+    """Compute the share of hits among images (n,), with the interval of `resampled` (R, n)."""
+    with np.errstate(invalid="ignore"):
+        return interval(float(hit.mean()), (weights @ hit) / weights.sum(axis=1))
+
+
 def patient_bootstrap(
     statistic: Callable[[NDArray[np.intp]], float],
     patients: NDArray[np.integer],
@@ -248,10 +261,4 @@ def diagnosis_metrics(
         "sensitivity": lambda rows: sensitivity(truth[rows], margin[rows] > 0),
         "specificity": lambda rows: specificity(truth[rows], margin[rows] > 0),
     }
-    return {
-        name: {
-            bound: value if math.isfinite(value) else None
-            for bound, value in patient_bootstrap(statistic, patients)._asdict().items()
-        }
-        for name, statistic in statistics.items()
-    }
+    return {name: patient_bootstrap(each, patients).finite() for name, each in statistics.items()}

@@ -3,9 +3,9 @@
 One file holds a `Part`, as named arrays from `Part.to_arrays`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ FILE = "file"  # an image as stored in a lossless file
 COMPUTED = "computed"  # as an attack computed it, not rounded to 8 bits
 NOISE = "noise"  # the clean image with noise as large as the attack's change
 FORMS = (FILE, COMPUTED, NOISE)
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -105,29 +103,3 @@ class Part:
             Transfer(**other) if other else None,
             Pictures(**below("pictures", arrays)),
         )
-
-
-def take(record: Record, chosen: NDArray[np.intp]) -> Record:
-    """Return some rows of every array in a record, its nested records and its mappings."""
-    taken: Record = _row_by_row([record], lambda pieces: pieces[0][chosen])
-    return taken
-
-
-def join(records: Sequence[Record]) -> Record:
-    """Join records with the same arrays by rows."""
-    joined: Record = _row_by_row(records, np.concatenate)
-    return joined
-
-
-def _row_by_row(records: Sequence[Any], combine: Callable[[Sequence[Any]], Any]) -> Any:
-    first = records[0]
-    if first is None:
-        return None
-    if isinstance(first, np.ndarray):
-        return combine(records)
-    if isinstance(first, Mapping):
-        return {key: _row_by_row([record[key] for record in records], combine) for key in first}
-    names = [each.name for each in fields(first)]
-    return type(first)(
-        **{n: _row_by_row([getattr(record, n) for record in records], combine) for n in names}
-    )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.detector.detector import Detector, score
 from tasks.detector.slides.distance import SlideNormal
 from tasks.detector.slides.normal import reference_rows
@@ -29,8 +30,15 @@ from tasks.detector.slides.references import (
     score_cells,
 )
 from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
-from tasks.evaluation.metrics import Interval, Metric, Subject, detection, interval, resampled
-from tasks.evaluation.parts import join, take
+from tasks.evaluation.metrics import (
+    Interval,
+    Metric,
+    Subject,
+    detection,
+    interval,
+    resampled,
+    share,
+)
 from tasks.types import Float
 
 OWN_NORMAL, SITE_NORMAL, POPULATION = "own normal", "site normal", "population"
@@ -87,14 +95,9 @@ def plant(
 ) -> Judged:
     """Plant things into every slide of some hosts, and score these slides.
 
-    Args:
-        detector: with a normal of slides.
-        hosts: ordinary cells.
-        things: the abnormal ones.
-        share: the largest planted share of a slide, in (0, 1); less if there are too few things.
-        own: the things are changed cells of the same slides, which replace the originals;
-            otherwise things are drawn for every slide.
-        site: the normal of a site, to judge slides there too.
+    ``share`` is the largest planted share of a slide, in (0, 1); less if there are too few things.
+    If they are the slides' ``own`` cells, changed, they replace the originals; otherwise things are
+    drawn for every slide. With the normal of a ``site``, slides are judged there too.
     """
     slides, truth = [], []
     for number, name in enumerate(np.unique(hosts.slides)):
@@ -210,8 +213,9 @@ def planted_metrics(subject: Subject, judged: Judged) -> list[Metric]:
         found.append(Metric(subject, name, "AUROC", interval(float(whole[0]), draws), m, n))
         for alpha in ALPHAS:
             alarm = judged.p_values[name] <= alpha
-            caught = _share(alarm, judged.planted, weights)
-            false = _share(alarm, ~judged.planted, weights)
+            caught, false = (
+                share(alarm[kind], weights[:, kind]) for kind in (judged.planted, ~judged.planted)
+            )
             found.append(Metric(subject, name, f"caught at {alpha:g}", caught, m, n))
             found.append(Metric(subject, name, f"false alarms at {alpha:g}", false, m, n))
     return found
@@ -258,9 +262,3 @@ def _shifted(subject: Subject, judged: Judged) -> list[Metric]:
         Metric(subject, name, "slides shifted", Interval(float(shifted.mean())), len(shifted))
         for name, shifted in judged.shifted.items()
     ]
-
-
-def _share(alarm: NDArray[np.bool_], among: NDArray[np.bool_], weights: Float) -> Interval:
-    with np.errstate(invalid="ignore"):
-        draws = (weights @ (alarm & among)) / (weights @ among)
-    return interval(float(alarm[among].mean()), draws)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.detector.calibration import p_values
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances, seen_of
-from tasks.evaluation.parts import Norms, Part, Pictures, Transfer, join, take
+from tasks.evaluation.parts import Norms, Part, Pictures, Transfer
 from tasks.types import Float
 
 OWN = "slidewatch"
@@ -85,11 +86,7 @@ def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
 def score(part: Part, fitted: Fitted, temperature: float, leans: Float) -> ScoredPart:
     """Compute all scores of every form of a part's images.
 
-    Args:
-        part: of a set, n images.
-        fitted: the compared detectors.
-        temperature: of the network.
-        leans: (n,) of the images' slides, for a second witness.
+    ``leans`` (n,) are of the images' slides, for a second witness.
     """
     forms = {
         form: _scored(part, evidence, fitted, temperature, leans)

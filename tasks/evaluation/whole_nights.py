@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.slides.references import (
@@ -22,7 +23,6 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE, Group
 from tasks.evaluation.metrics import Interval, Metric, Subject, auroc
-from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import OWN_NORMAL, Cells
 from tasks.types import Float
 
@@ -56,11 +56,7 @@ class NightFound(NamedTuple):
 def companies(ordinary: int, strange: int, host: str, seed: int = 0) -> Iterator[Company]:
     """Yield the companies in which images are tried.
 
-    Args:
-        ordinary: number of ordinary cells; without any no night is mixed.
-        strange: number of strange images.
-        host: the name of the ordinary cells.
-        seed: of all draws.
+    Without ordinary cells no night is mixed; ``host`` is their name.
     """
     rng = np.random.default_rng(seed)
     none = np.zeros(0, np.intp)
@@ -90,11 +86,8 @@ def night_metrics(
 ) -> list[Metric]:
     """Measure the shares of strange and of ordinary images called abnormal, in every company.
 
-    Args:
-        subject: describes the images; ``against`` is the name of the ordinary cells.
-        own: the calibration on fitted slides.
-        ordinary: cells for mixed nights; None: there are none.
-        strange: the images.
+    ``subject.against`` is the name of the ordinary cells, of which mixed nights are made; without
+    these there are none.
     """
     found = []
     hosts = 0 if ordinary is None else len(ordinary)

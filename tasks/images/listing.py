@@ -5,9 +5,9 @@ its bytes (`tasks.images.access.files`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -30,13 +30,14 @@ from tasks.images.access.folders import Listed, list_files
 from tasks.images.labels import FolderLabels
 from tasks.images.manifest import SCHEMA, read_manifest
 from tasks.images.names import parse_name
+from tasks.images.sorted_rows import RowSorter, SortedRows, repeated_rows
 from tasks.words import counted
 
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
 HIDDEN, HIDDEN_IMAGES = "hidden", "hidden images"
 KINDS_NAMED = 5  # of omitted files
-PART = 2**14  # files
+PART = 2**11  # files
 Sources = str | Sequence[str]  # one source or several
 
 
@@ -109,19 +110,35 @@ def list_images(
     Raises:
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
+    return sorted_images(
+        source,
+        classes=classes,
+        limit=limit,
+        extensions=extensions,
+        trusted=trusted,
+        on_skip=on_skip,
+    ).table()
+
+
+def sorted_images(
+    source: Sources,
+    *,
+    classes: Iterable[str] = (),
+    limit: int | None = None,
+    extensions: frozenset[str] = EXTENSIONS,
+    trusted: Callable[[str], bool] = lambda source: False,
+    on_skip: Callable[[str], None] = lambda message: None,
+) -> SortedRows:
+    """List the images of a source with few of them in memory; see `list_images`."""
     labels = FolderLabels(classes)
-    # The unsorted table gets no name, which would keep it in memory.
-    table = _in_order(
-        pa.concat_tables(
-            _read(one, labels, extensions, trusted, on_skip) for one in each_source(source)
-        )
-    )
+    sorter = RowSorter(SCHEMA, _order)
+    for one in each_source(source):
+        _read(one, sorter.add, labels, extensions, trusted, on_skip)
+    images = sorter.sorted()
     for folder, label in sorted(labels.renamed.items()):
         on_skip(f"folders called {folder!r} are taken as class {label}: only capitals differ")
-    _refuse_repeats(table, named(source))
-    if limit is not None and limit < table.num_rows:
-        table = table.take([i * table.num_rows // limit for i in range(limit)])
-    return table
+    _refuse_repeats(images, named(source))
+    return images if limit is None else images.spread(limit)
 
 
 def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
@@ -130,67 +147,64 @@ def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
     return np.asarray([numbers.get(label, -1) for label in table["label"].to_pylist()], np.int8)
 
 
-def _in_order(table: pa.Table) -> pa.Table:
+def _order(table: pa.Table) -> pa.Table:
     """Sort by patient, slide and URL; regions of one source stay in the order of their manifest.
 
     In it neighbours are consecutive, and are read from the same tiles of a slide.
     """
-    keys = pa.table(
+    return pa.table(
         {
             "patient": table["patient_id"],
             "slide": table["slide_id"],
             "source": pc.coalesce(table["source_uri"], table["uri"]),
-            "row": pa.array(np.arange(table.num_rows)),
         }
-    )
-    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
-    # A column without values needs no sorting, and its parts can share memory.
-    return pa.Table.from_arrays(
-        [
-            column if column.null_count == len(column) else column.take(order)
-            for column in table.columns
-        ],
-        schema=table.schema,
     )
 
 
 def _read(
     source: str,
+    add: Callable[[pa.Table], None],
     classes: FolderLabels,
     extensions: frozenset[str],
     trusted: Callable[[str], bool],
     on_skip: Callable[[str], None],
-) -> pa.Table:
+) -> None:
+    """Add the images of a source, part by part."""
     try:
         if source.lower().endswith((".parquet", ".csv")):
-            return read_manifest(source, trusted=trusted(source))
-        return _files(source, classes, extensions, on_skip)
+            for part in read_manifest(source, trusted=trusted(source)):
+                add(part)
+        else:
+            _add_files(source, add, classes, extensions, on_skip)
     except FileNotFoundError:
         raise SourceError(f"{source} does not exist") from None
     except PermissionError:
         raise SourceError(f"{source} may not be read: permission denied") from None
 
 
-def _files(
+def _add_files(
     source: str,
+    add: Callable[[pa.Table], None],
     classes: FolderLabels,
     extensions: frozenset[str],
     on_skip: Callable[[str], None],
-) -> pa.Table:
+) -> None:
     archive = archive_kind(source)
     kind, _, inside = source.partition("://")
     if in_archive(source) and "::" in inside:
         folder, address = split_link(inside)
-        return _table(_list_archive(address, kind, extensions, on_skip, folder.strip("/")), classes)
+        _add(add, _list_archive(address, kind, extensions, on_skip, folder.strip("/")), classes)
+        return
     if archive:
-        return _table(_list_archive(source, archive, extensions, on_skip), classes)
+        _add(add, _list_archive(source, archive, extensions, on_skip), classes)
+        return
     told: list[str] = []  # because on_skip may belong to this thread
-    found = list_files(
-        source, lambda listed: _table(_images_of(listed, source, extensions, told.append), classes)
+    list_files(
+        source,
+        lambda listed: _add(add, _images_of(listed, source, extensions, told.append), classes),
     )
     for message in told:
         on_skip(message)
-    return found
 
 
 def _images_of(
@@ -275,18 +289,17 @@ def _is_hidden(path: str) -> bool:
     return any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in PurePosixPath(path).parts)
 
 
-def _table(files: Iterable[tuple[str, str, int | None]], classes: FolderLabels) -> pa.Table:
+def _add(
+    add: Callable[[pa.Table], None],
+    files: Iterable[tuple[str, str, int | None]],
+    classes: FolderLabels,
+) -> None:
     left = iter(files)
-    parts = [SCHEMA.empty_table()]
-    # All parts share the empty columns, which would take more memory than the rest.
-    nothing = {each.name: pa.nulls(PART, each.type) for each in SCHEMA if each.name not in LISTED}
     # By parts, because a Python str takes several times the memory of one in a table.
     while some := list(islice(left, PART)):
-        arrays = {name: array[: len(some)] for name, array in nothing.items()} | _part(
-            some, classes
-        )
-        parts.append(pa.Table.from_arrays([arrays[name] for name in SCHEMA.names], schema=SCHEMA))
-    return pa.concat_tables(parts)
+        found = _part(some, classes)
+        nothing = {each.name: pa.nulls(len(some), each.type) for each in SCHEMA}
+        add(pa.Table.from_pydict(nothing | found, schema=SCHEMA))
 
 
 def _part(
@@ -311,12 +324,20 @@ def _part(
     return {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
 
 
-def _refuse_repeats(table: pa.Table, source: str) -> None:
-    counts = pc.value_counts(table["uri"])
-    repeated = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
-    if len(repeated):
-        first = repeated[0].as_py()
+def _refuse_repeats(images: SortedRows, source: str) -> None:
+    def each() -> Iterator[list[str]]:
+        return (part["uri"].to_pylist() for part in images.parts(["uri"]))
+
+    hashed = (np.asarray([hash(uri) for uri in uris], np.int64).view(np.uint64) for uris in each())
+    again = repeated_rows(hashed)
+    if not len(again):
+        return
+    every, rows = chain.from_iterable(each()), set(again.tolist())
+    suspects = {uri for row, uri in enumerate(every) if row in rows}
+    counts = Counter(uri for uris in each() for uri in uris if uri in suspects)
+    repeated = {uri: times for uri, times in counts.items() if times > 1}
+    for uri, times in islice(repeated.items(), 1):
         raise SourceError(
-            f"{source} names {first['values']} {first['counts']} times "
+            f"{source} names {uri} {times} times "
             f"({counted(len(repeated), 'image')} named more than once): keep one row each"
         )

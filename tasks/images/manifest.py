@@ -1,5 +1,6 @@
 """Read a manifest: a table with a row for each image."""
 
+from collections.abc import Iterator
 from functools import partial
 
 import pyarrow as pa
@@ -38,23 +39,26 @@ SCHEMA = pa.schema(
 TEXT = ("uri", "label", "slide_id", "patient_id", "source_uri", "source_id", "kind", "failure")
 HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
+PART = 2**11  # rows that are checked together
 
 
-def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
-    """Read a manifest as a table of `SCHEMA`.
+def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:
+    """Read a manifest as tables of `SCHEMA`, part by part.
 
     A row on a filesystem that manifests may not name becomes a failed one, unless the manifest is
     ``trusted``.
     """
-    table = asked(source, partial(_read_table, source))
-    twice = {name for name in table.column_names if table.column_names.count(name) > 1}
-    if twice:
-        raise SourceError(f"{source} has two columns of one name: {', '.join(sorted(twice))}")
-    if not {"uri", "source_uri"} & set(table.column_names):
-        raise SourceError(
-            f"{source} has no column 'uri' and no 'source_uri'; it has: "
-            f"{' '.join(', '.join(table.column_names).split())}"
-        )
+    fs, path = filesystem(source)
+    folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
+    start = 0
+    parts = _read_parts(source)
+    while (part := asked(source, partial(next, parts, None))) is not None:
+        yield _checked(part, source, folder, start, trusted=trusted)
+        start += part.num_rows
+
+
+def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: bool) -> pa.Table:
+    """Make rows of `SCHEMA` of rows of a manifest, the first of which is ``start``."""
     columns = []
     for field in SCHEMA:
         try:
@@ -66,19 +70,17 @@ def read_manifest(source: str, *, trusted: bool = False) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise SourceError(f"{source}, column {field.name!r}: {error}") from None
     made = pa.Table.from_arrays(columns, schema=SCHEMA)
-    fs, path = filesystem(source)
-    folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
     for name in ("uri", "source_uri"):
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
         made = _with(made, name, addresses)
     made = _refuse_secrets(made)
     if not trusted:
         made = _refuse_foreign(made, source)
-    return _with_names_of_regions(made, source)
+    return _with_names_of_regions(made, source, start)
 
 
-def _read_table(source: str) -> pa.Table:
-    """Read the file of a manifest, unchanged."""
+def _read_parts(source: str) -> Iterator[pa.Table]:
+    """Read the file of a manifest, unchanged; CSV at once, because its types depend on all rows."""
     fs, path = filesystem(source)
     if fs.isdir(path):
         raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
@@ -87,14 +89,31 @@ def _read_table(source: str) -> pa.Table:
             if source.lower().endswith(".csv"):
                 # Ids such as 007 are text, not numbers.
                 text = {name: pa.string() for name in TEXT}
-                return csv.read_csv(
+                table = csv.read_csv(
                     file,
                     parse_options=csv.ParseOptions(newlines_in_values=True),
                     convert_options=csv.ConvertOptions(column_types=text, strings_can_be_null=True),
                 )
-            return pq.read_table(file)
+                _refuse_columns(table.column_names, source)
+                yield from (table.slice(start, PART) for start in range(0, len(table), PART))
+                return
+            manifest = pq.ParquetFile(file)
+            _refuse_columns(manifest.schema_arrow.names, source)
+            for batch in manifest.iter_batches(PART):
+                yield pa.Table.from_batches([batch])
         except (pa.ArrowInvalid, OSError) as error:
             raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
+
+
+def _refuse_columns(names: list[str], source: str) -> None:
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise SourceError(f"{source} has two columns of one name: {', '.join(sorted(twice))}")
+    if not {"uri", "source_uri"} & set(names):
+        raise SourceError(
+            f"{source} has no column 'uri' and no 'source_uri'; it has: "
+            f"{' '.join(', '.join(names).split())}"
+        )
 
 
 def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
@@ -128,13 +147,13 @@ def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:
     return table.set_column(place, SCHEMA.field(name), pa.array(values, pa.string()))
 
 
-def _with_names_of_regions(table: pa.Table, source: str) -> pa.Table:
+def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table:
     """Name each unnamed region by its source and box; refuse incomplete regions."""
     if table["uri"].null_count == 0 and table["x"].null_count == table.num_rows:
         return table
     rows = table.select(["uri", "source_uri", *BOX, "level"]).to_pylist()
     uris: list[str | None] = []
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, start + 1):
         box = [row[name] for name in BOX]
         if row["uri"] is None and row["source_uri"] is None:
             raise SourceError(f"{source}, row {number}: it has no uri")

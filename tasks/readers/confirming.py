@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from tasks.counting.call import Call
 from tasks.counting.interpretation import (
@@ -28,6 +28,7 @@ from tasks.reports.parasitaemia import wilson_interval
 
 MOST_READ = 10  # cells of a patient: one key press each
 FIRST = 5  # of these, the most probable parasites
+NEVER = Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))  # of an error that does not happen
 
 
 class Answer(StrEnum):
@@ -87,13 +88,9 @@ def confirm(
     positives remain. Misses stay the same, because nobody has read the cells that were not called.
     Among called cells that nobody has read, the share of parasites is assumed to be that of the
     randomly drawn ones; the bounds combine those of that share (95%, Jeffreys) and of the count.
-
-    Args:
-        suspect: the patient.
-        said: the verdict of the majority on each cell, by digest.
-        positive: the verdict that a cell has a parasite.
-        rates: of the counting threshold; None if they are unknown.
-        wanted: the parasitaemia (a share) that a negative call excludes.
+    ``said`` is the majority's verdict on each cell, by digest, and ``positive`` that of a parasite.
+    ``rates`` are of the counting threshold; ``wanted`` is the parasitaemia (a share) that a
+    negative call excludes.
     """
     order = suspect.order
     read = [image for image in order if image in said]
@@ -108,7 +105,7 @@ def confirm(
     if answer not in (Answer.CONFIRMED, Answer.REFUSED) or rates is None or not suspect.cells:
         return found
     count, low, high = _true_calls(suspect, said, positive)
-    sure = replace(rates, false=_never())
+    sure = replace(rates, false=NEVER)
     share = corrected(count, suspect.cells, sure)
     bounds = interval(low, suspect.cells, sure)[0], interval(high, suspect.cells, sure)[1]
     call = Call.POSITIVE
@@ -130,17 +127,12 @@ def _true_calls(suspect: Suspect, said: Verdicts, positive: str) -> tuple[int, i
     hits = sum(said[image] == positive for image in drawn)
     tail = (1 - LEVEL) / 2
     a, b = hits + 0.5, len(drawn) - hits + 0.5
-    low, middle, high = beta.ppf([tail, 0.5, 1 - tail], a, b)
+    low, middle, high = betaincinv(a, b, [tail, 0.5, 1 - tail])
     return (
         known + round(unread * float(middle)),
         known + int(unread * float(low)),
         known + int(np.ceil(unread * float(high))),
     )
-
-
-def _never() -> Rate:
-    """Make the rate of an error that never happens."""
-    return Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))
 
 
 @dataclass(frozen=True)
@@ -156,11 +148,8 @@ class Share:
 def together(suspects: Sequence[Suspect], answers: Mapping[str, Answer]) -> dict[str, Share | None]:
     """Measure the machine alone, and with persons who refuse some of its positive patients.
 
-    Only labelled patients count. Without a refusal the machine's call stays.
-
-    Args:
-        suspects: patients of every call.
-        answers: of persons, by patient's name.
+    Only labelled patients count. Without a refusal the machine's call stays. ``answers`` of persons
+    are by patient's name.
     """
     known = [each for each in suspects if each.positive is not None]
     machine = {each.name: each.call == Call.POSITIVE for each in known}

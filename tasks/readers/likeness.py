@@ -60,7 +60,9 @@ def learn_likeness(gaussians: Mapping[str, TiedGaussian], sample: Taps) -> Liken
     centre = {tap: np.asarray(np.nanmean(tied[tap].means, axis=0)) for tap in taps}
     white = [_solve(tied[tap].factor, (sample[tap] - centre[tap]).T) for tap in taps]
     together = np.concatenate(white)
-    _, vectors = np.linalg.eigh(together @ together.T - _outer_mean(together))
+    mean = together.mean(axis=1)
+    scatter = together @ together.T - np.outer(mean, mean) * together.shape[1]
+    _, vectors = np.linalg.eigh(scatter)
     leading = vectors[:, ::-1][:, :DIRECTIONS]
     edges = np.cumsum([len(part) for part in white])[:-1]
     return Likeness(
@@ -75,10 +77,8 @@ def learn_likeness(gaussians: Mapping[str, TiedGaussian], sample: Taps) -> Liken
 def nearest(nights: Sequence[Points], point: Points, count: int) -> list[tuple[int, int]]:
     """Find the points nearest to one (k,), as pairs of night and row.
 
-    Args:
-        nights: points (n, k) of each.
-        point: the one to compare with.
-        count: the most to return, nearest first, including the point itself.
+    The nearest of ``count`` comes first, and may be the point itself; nights are points (n, k)
+    each.
     """
     found: list[tuple[float, int, int]] = []
     for number, points in enumerate(nights):
@@ -97,11 +97,6 @@ def _standardised(features: NDArray[np.floating]) -> TiedGaussian:
     deviation = np.asarray(np.std(features, axis=0, dtype=np.float64))
     mean = np.asarray(np.mean(features, axis=0, dtype=np.float64))
     return TiedGaussian(mean[None], np.diag(np.where(deviation > 0, deviation, 1.0)), 0.0)
-
-
-def _outer_mean(rows: Float) -> Float:
-    mean = rows.mean(axis=1)
-    return np.asarray(np.outer(mean, mean) * rows.shape[1])
 
 
 def _solve(factor: Float, columns: NDArray[np.floating], *, transposed: bool = False) -> Float:

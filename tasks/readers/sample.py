@@ -39,13 +39,9 @@ class Sample:
 def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> Sample:
     """Choose cells for review, the most abnormal first, and a random share of others.
 
-    The choice depends only on the batch, so all readers get the same cells at any time.
-
-    Args:
-        scored: from `scored_cells`.
-        limit: of cells for review.
-        per_slide: limit of cells for review per slide.
-        unmarked: the share of cells not for review among all chosen, in [0, 1).
+    The choice depends only on the batch, so all readers get the same cells at any time. ``scored``
+    is from `scored_cells`. At most ``limit`` cells are for review, ``per_slide`` of a slide;
+    ``unmarked`` is the share of others among all chosen, in [0, 1).
     """
     keys = zip(scored["flagged"].to_pylist(), scored["diagnosis"].to_pylist(), strict=True)
     of: dict[tuple[bool, str], int] = {}
@@ -69,8 +65,7 @@ def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:
 def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
     """Collect the scored cells of a report, each once, and mark those for review as ``flagged``.
 
-    Args:
-        parts: image rows of `COLUMNS`, all rows of a batch in order.
+    The parts are image rows of `COLUMNS`, all rows of a batch in order.
 
     Returns:
         Their rows, with ``flagged``, and ``row``: the number in the batch.

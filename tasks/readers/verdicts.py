@@ -95,12 +95,8 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
 
     An image that is in the batch under two names is one cell. The number of cells per slide is
     limited, because a slide out of focus would otherwise fill the list; images without a slide are
-    not limited.
-
-    Args:
-        parts: image rows of `FROM_REPORT`, ``verdict`` and ``status``.
-        done: digests of images that have a verdict already.
-        per_slide: the most cells of a slide.
+    not limited. The parts are image rows of `FROM_REPORT`, ``verdict`` and ``status``; ``done`` are
+    digests of images that have a verdict already.
     """
     # A night without images has no parts.
     chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
@@ -264,12 +260,8 @@ def corrected(
 ) -> pa.Table:
     """Replace labels by verdicts; ``published_label`` keeps the old ones.
 
-    Args:
-        manifest: images with the column ``label``.
-        image_ids: of its rows.
-        verdicts: by digest; a verdict that is not a class removes the label, so that nothing is
-            learned from the image.
-        classes: of the model.
+    Verdicts are by digest. One that is not a class removes the label, so that nothing is learned
+    from the image.
     """
     published = manifest["label"].to_pylist()
     labels = [verdicts.get(i, label) for i, label in zip(image_ids, published, strict=True)]
@@ -282,9 +274,8 @@ def corrected(
 def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precision:
     """Measure the precision of a report's abnormal images by a person's verdicts.
 
-    Args:
-        parts: image rows with ``image_id``, ``diagnosis`` and ``abnormal``.
-        verdicts: a class or `OTHER`, by digest.
+    The parts are image rows with ``image_id``, ``diagnosis`` and ``abnormal``; verdicts are by
+    digest.
     """
     seen: set[str] = set()
     other = wrong = 0

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.counting.call import called_cells
-from tasks.reports.image_columns import PARASITIZED, coded, numbers_of, rank_within
+from tasks.reports.image_columns import PARASITIZED, numbers_of, pairs_of, plain, rank_within
 from tasks.reports.parasite_counts import is_read
 from tasks.types import Float
 
@@ -35,13 +35,9 @@ class CalledCells:
     The counting threshold is on log-odds, which rise with the probability at the first look. So a
     patient's called cells are the most probable ones read, as many as the report on patients has
     counted; if these are few, the next most probable follow. Memory grows with the number of
-    patients, not of images.
-
-    Args:
-        called: number of called cells, by patient.
-        unreadable: slides whose cells do not count.
-        most: cells kept per patient.
-        least: cells kept of a patient with fewer called ones.
+    patients, not of images. ``called`` counts called cells by patient; the cells of ``unreadable``
+    slides do not count. At most ``most`` cells are kept of a patient, and ``least`` of one with
+    fewer called ones.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class CalledCells:
         places = self._places_of(rows)
         kept = (places >= 0) & is_read(rows)
         mine = rows.filter(pa.array(kept)).append_column("place", pa.array(places[kept]))
-        mine = _plain(mine.append_column("chance", pa.array(chance[kept])))
+        mine = plain(mine.append_column("chance", pa.array(chance[kept])))
         self._found = self._best(
             mine if self._found is None else pa.concat_tables([self._found, mine])
         )
@@ -85,16 +81,8 @@ class CalledCells:
 
     def _places_of(self, rows: pa.Table) -> NDArray[np.int64]:
         """Number the patients of image rows (n,); -1 for cells of other patients."""
-        slides, slide_names = coded(rows["slide_id"])
-        patients, patient_names = coded(rows["patient_id"])
-        pairs, group = np.unique(slides * len(patient_names) + patients, return_inverse=True)
-        places = [
-            self._place(
-                slide_names[pair // len(patient_names)], patient_names[pair % len(patient_names)]
-            )
-            for pair in pairs.tolist()
-        ]
-        return np.asarray(places, np.int64)[group]
+        pairs, group = pairs_of(rows)
+        return np.asarray([self._place(*pair) for pair in pairs], np.int64)[group]
 
     def _place(self, slide: str | None, patient: str | None) -> int:
         if slide in self._unreadable:
@@ -118,12 +106,3 @@ def wanted_patients(
 ) -> dict[Patient, int]:
     """Count the called cells of the patients with certain calls, from rows of their report."""
     return {patient_of(row): called_cells(row) for row in patients if row["call"] in calls}
-
-
-def _plain(rows: pa.Table) -> pa.Table:
-    """Decode dictionaries, which differ between parts."""
-    columns = {
-        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-        for name, column in zip(rows.column_names, rows.columns, strict=True)
-    }
-    return pa.table(columns)

@@ -29,10 +29,6 @@ def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
 
     Places of a slide that are empty or too thick need no person. A measure that is missing (focus
     and overlap, without cells) is not beyond a limit.
-
-    Args:
-        row: of the report on fields, by column.
-        limits: that a field must keep.
     """
     if row["failure"] is not None:
         return FieldReason.FAILED

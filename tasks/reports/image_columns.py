@@ -1,7 +1,7 @@
 """Read columns of image rows as arrays, and make columns of counts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.detector.verdict import Reason, parse_reasons
+from tasks.images.sorted_rows import repeated_rows
 from tasks.types import CellKind, Float, Status, Verdict
 
 COLOURS = ("red", "green", "blue")
@@ -19,6 +20,8 @@ PARASITIZED = "Parasitized"
 
 REPEATED = "repeated"  # a column only for tallies, in no report
 HEAD = 16  # letters of a digest in hexadecimal
+
+Pair = tuple[str | None, str | None]  # slide and patient
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,24 @@ def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
+def pairs_of(rows: pa.Table) -> tuple[list[Pair], NDArray[np.intp]]:
+    """List the pairs of slide and patient in image rows, and number the pair of each row (n,)."""
+    slides, slide_names = coded(rows["slide_id"])
+    patients, patient_names = coded(rows["patient_id"])
+    many = len(patient_names)
+    pairs, group = np.unique(slides * many + patients, return_inverse=True)
+    return [(slide_names[n // many], patient_names[n % many]) for n in pairs.tolist()], group
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """Decode dictionaries, which differ between parts."""
+    columns = {
+        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+        for name, column in zip(rows.column_names, rows.columns, strict=True)
+    }
+    return pa.table(columns)
+
+
 def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count, for each of n rows, the earlier rows with the same code, (n,).
 
@@ -114,19 +135,22 @@ def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
 def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
     """Mark the images (n,) with the digest of an earlier one; images without a digest are not.
 
-    Half of a digest, 16 bytes, distinguishes a billion images.
-
-    Args:
-        image_ids: digests in hexadecimal, in parts.
+    The first 16 letters of a digest distinguish a hundred million images. Digests are in
+    hexadecimal.
     """
-    heads = [
-        np.asarray(pc.fill_null(pc.utf8_slice_codeunits(part, 0, HEAD), "").to_numpy(False), "S16")
-        for part in image_ids
-    ]
-    every = np.concatenate([np.empty(0, "S16"), *heads])
-    repeated = np.asarray(every != b"", bool)
-    repeated[np.unique(every, return_index=True)[1]] = False
-    return repeated
+    known: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
+
+    def heads() -> Iterator[NDArray[np.uint64]]:
+        for part in image_ids:
+            known.append(np.asarray(part.is_valid()))
+            letters = pc.utf8_slice_codeunits(pc.fill_null(part, HEAD * "0"), 0, HEAD)
+            digits = bytes.fromhex("".join(letters.to_pylist()))
+            yield np.frombuffer(digits, ">u8").astype(np.uint64)
+
+    again = repeated_rows(heads())
+    repeated = np.zeros(sum(map(len, known)), bool)
+    repeated[again] = True
+    return repeated & np.concatenate(known)
 
 
 def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:

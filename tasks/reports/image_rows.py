@@ -1,6 +1,6 @@
 """Make the rows of the report on images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import expit
-from scipy.stats import false_discovery_control
 
 from tasks.detector.detector import Scores
 from tasks.detector.probabilities import probabilities
@@ -81,16 +80,8 @@ def image_rows(
 ) -> pa.Table:
     """Make the report's rows of one shard, without ``q_value``, which needs the whole batch.
 
-    A red cell that the border of its field cuts is diagnosed, but has no abnormality.
-
-    Args:
-        manifest: n rows of the manifest.
-        read: of the n images.
-        diagnoses: of the n images; ignored for failed ones.
-        scores: of the n images; ignored for failed ones.
-        taps: the names of the scores' T taps.
-        rule: decides which images a person looks at.
-        made_by: the same in all rows.
+    A red cell that the border of its field cuts is diagnosed, but has no abnormality. Diagnoses and
+    scores of failed images are ignored; ``rule`` decides which images a person looks at.
     """
     failed = read.failed
     # Half a cell is unlike every whole one, so its abnormality would mean nothing.
@@ -191,15 +182,27 @@ def is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
     return np.asarray(pc.fill_null(cut, False).to_numpy(), bool)
 
 
-def q_values(p_values: Float) -> Float:
-    """Compute Benjamini-Hochberg q-values (n,) of p-values (n,); NaN (failed images) stays NaN.
+class QValues:
+    """Compute the q-values of a night (Benjamini & Hochberg 1995) from its p-values, in parts.
 
     Among images whose q-value is at most q, the expected share of false alarms is at most q where
     p-values depend on each other positively or not at all (Benjamini & Yekutieli 2001); cells of
-    one patient do, but no theorem covers them all.
+    one patient do, but no theorem covers them all. A p-value is a count of calibration images, so
+    memory grows with their number, not with that of the night's images.
     """
-    found = np.full(len(p_values), np.nan)
-    scored = np.isfinite(p_values)
-    if scored.any():
-        found[scored] = false_discovery_control(p_values[scored], method="bh")
-    return found
+
+    def __init__(self, p_values: Iterable[Float]) -> None:
+        values: Float = np.zeros(0)
+        times: Float = np.zeros(0)
+        for part in p_values:
+            found, n = np.unique(part[np.isfinite(part)], return_counts=True)
+            values, place = np.unique(np.concatenate([values, found]), return_inverse=True)
+            times = np.bincount(place, np.concatenate([times, n]), len(values)).astype(np.float64)
+        rank = np.cumsum(times)
+        least = np.minimum.accumulate((values * (times.sum() / rank))[::-1])[::-1]
+        self._values, self._q = np.append(values, np.inf), np.append(np.clip(least, 0, 1), np.nan)
+
+    def of(self, p_values: Float) -> Float:
+        """Look up the q-values (n,) of p-values (n,) of the night; NaN (no p-value) stays NaN."""
+        places = np.searchsorted(self._values, np.where(np.isfinite(p_values), p_values, np.inf))
+        return np.asarray(self._q[places])

@@ -6,7 +6,7 @@ from enum import StrEnum
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.stats import binom, norm
+from scipy.special import betainc, ndtri
 
 from tasks.types import Float
 
@@ -105,16 +105,14 @@ def cells_needed(percent: float) -> int:
 def negative_call(cells: int, percent: float) -> NegativeCall:
     """Decide whether a slide without parasites has enough red cells for a negative call.
 
-    Args:
-        cells: red cells of a slide.
-        percent: the parasitaemia that the cells must be able to show.
+    ``percent`` is the parasitaemia that the cells must be able to show.
     """
     return NegativeCall.ENOUGH if cells >= cells_needed(percent) else NegativeCall.TOO_FEW
 
 
 def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Float, Float]:
     """Compute the 95% interval of shares count / total (Wilson 1927); NaN where the total is 0."""
-    z = float(norm.ppf(0.975))
+    z = float(ndtri(0.975))
     with np.errstate(divide="ignore", invalid="ignore"):
         p, n = count / total, total.astype(np.float64)
         middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -129,7 +127,7 @@ def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple
 
 def binomial_p_value(count: NDArray[np.int64], total: NDArray[np.int64], level: float) -> Float:
     """Compute the exact one-sided binomial p-value of a count at a level; NaN for total 0."""
-    return np.where(total > 0, binom.sf(count - 1, total, level), np.nan)
+    return np.where(total > 0, betainc(count, total - count + 1, level), np.nan)
 
 
 def parasitaemia(

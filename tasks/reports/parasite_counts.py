@@ -19,11 +19,12 @@ from tasks.counting.threshold import DIAGNOSIS
 from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.reports.image_columns import (
     PARASITIZED,
+    Pair,
     Provenance,
-    coded,
     flags,
     is_red_cell,
     numbers_of,
+    pairs_of,
 )
 from tasks.reports.parasitaemia import DensityClass, density_of_percent
 from tasks.reports.slide_reasons import SlideReason
@@ -43,8 +44,6 @@ UNREADABLE = (
 
 # A site's own error rates were counted on slides with as many uncertain cells.
 UNREADABLE_AT_SITE = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
-
-Pair = tuple[str | None, str | None]  # slide and patient
 
 
 @dataclass(frozen=True)
@@ -140,19 +139,9 @@ class CountTally:
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows, with their log-odds; rows without a slide count as one slide."""
-        slides, slide_names = coded(rows["slide_id"])
-        patients, patient_names = coded(rows["patient_id"])
-        pairs, group = np.unique(slides * len(patient_names) + patients, return_inverse=True)
-        places = np.asarray(
-            [
-                self._numbers.setdefault(
-                    (slide_names[p // len(patient_names)], patient_names[p % len(patient_names)]),
-                    len(self._numbers),
-                )
-                for p in pairs.tolist()
-            ],
-            np.intp,
-        )
+        pairs, group = pairs_of(rows)
+        numbers = [self._numbers.setdefault(pair, len(self._numbers)) for pair in pairs]
+        places = np.asarray(numbers, np.intp)
         log_odds = log_odds_of(rows)
         read = is_read(rows) & np.isfinite(log_odds)
         thresholds, adaptation = self._counting.thresholds, self._counting.adaptation
@@ -180,10 +169,6 @@ class CountTally:
         """Make one row per patient, sorted by name, from the readable slides.
 
         A slide without a patient counts as one; images with neither are the last row.
-
-        Args:
-            slides: the rows of the report on slides.
-            made_by: the same in all rows.
         """
         self._add_without_cells(slides)
         wrong = dict(zip(slides["slide_id"].to_pylist(), self._unreadable(slides), strict=True))

@@ -41,6 +41,7 @@ from tasks.reports.parasitaemia import (
     parasitaemia,
     per_1000,
 )
+from tasks.reports.slide_medians import SlideMedians
 from tasks.reports.slide_reasons import OF_SHIFT, SHIFTS, SlideReason
 from tasks.types import FieldKind, Float
 
@@ -79,8 +80,6 @@ class _Slide:
 
     patients: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
-    abnormality: Counter[int] = field(default_factory=Counter)
-    p_value: Counter[int] = field(default_factory=Counter)
     exclusions: Counter[str] = field(default_factory=Counter)
     beyond: Counter[str] = field(default_factory=Counter)
     shift: dict[str, Any] = field(default_factory=dict)  # a row of `SHIFTS`
@@ -99,14 +98,10 @@ class _Slide:
 class SlideTally:
     """Count image rows by slide; the rows may come in any order and in any parts.
 
-    Memory grows with the number of slides, not of images.
-
-    Args:
-        alpha: the detector's level.
-        detectable: parasitaemia in percent that a slide must have enough red cells to show, for a
-            negative call.
-        tolerated: share of a slide's fields that may be beyond a limit, or have failed, before the
-            slide goes to review. Empty and thick fields do not count.
+    Memory grows with the number of slides, not of images. ``detectable`` is the parasitaemia in
+    percent that a slide must have enough red cells to show, for a negative call. ``tolerated`` is
+    the share of a slide's fields that may be beyond a limit, or have failed, before the slide goes
+    to review; empty and thick fields do not count.
     """
 
     def __init__(
@@ -121,6 +116,8 @@ class SlideTally:
         self._slides: list[_Slide] = []
         self._counts = np.zeros((0, len(COUNTED)), np.int64)
         self._colours = np.zeros((0, len(COLOURS)))  # sums over cells
+        self._abnormality = SlideMedians(ABNORMALITY_BIN)
+        self._p_value = SlideMedians(1 / P_VALUE_BINS_A_DECADE)  # its decade
 
     def count(self, rows: pa.Table) -> None:
         """Count image rows; rows without a slide count as one slide."""
@@ -139,13 +136,12 @@ class SlideTally:
         for code, reason in zip(codes.tolist(), failure_reasons(rows), strict=True):
             if reason is not None:
                 slides[code].failures[reason] += 1
+        of_rows = np.asarray(numbers, np.int64)[codes]
         p, score = numbers_of(rows, "p_value"), numbers_of(rows, "abnormality")
         with np.errstate(divide="ignore", invalid="ignore"):
             decades = np.floor(np.log10(p) * P_VALUE_BINS_A_DECADE)
-        for code, place, n in _binned(codes, decades):
-            slides[code].p_value[place] += n
-        for code, place, n in _binned(codes, np.floor(score / ABNORMALITY_BIN)):
-            slides[code].abnormality[place] += n
+        self._p_value.count(of_rows, decades)
+        self._abnormality.count(of_rows, np.floor(score / ABNORMALITY_BIN))
 
     def count_fields(self, rows: pa.Table) -> None:
         """Count rows of the report on fields; a slide may have fields and no cells."""
@@ -197,7 +193,7 @@ class SlideTally:
                 **_of_cells(counts, surprise),
                 **_of_fields(slides, counts),
                 **self._of_density(counts),
-                **_of_scores(slides),
+                **self._of_scores(order),
                 **_of_shifts(slides),
                 **_of_colours(self._colours[order], counts["coloured"]),
                 "verdict": verdicts(reasons),
@@ -216,6 +212,17 @@ class SlideTally:
             more = ((0, new + len(self._slides)), (0, 0))
             self._counts, self._colours = np.pad(self._counts, more), np.pad(self._colours, more)
         return numbers
+
+    def _of_scores(self, order: list[int]) -> dict[str, pa.Array]:
+        """Make columns of medians of slides in this order."""
+        abnormality, decade = (
+            each.of(len(self._slides)) for each in (self._abnormality, self._p_value)
+        )
+        p_value = [None if each is None else min(1.0, 10.0**each) for each in decade]
+        return {
+            "abnormality_median": pa.array([abnormality[n] for n in order], pa.float64()),
+            "p_value_median": pa.array([p_value[n] for n in order], pa.float64()),
+        }
 
     def _of_density(self, counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
         """Make columns that interpret the parasitaemia, or the absence of parasites."""
@@ -292,14 +299,6 @@ def _counted(rows: pa.Table, coloured: NDArray[np.bool_]) -> list[NDArray[np.boo
     return [counted[name] for name in OF_CELLS]
 
 
-def _binned(codes: NDArray[np.int64], places: Float) -> list[tuple[int, int, int]]:
-    """List slide, bin and number of cells for each non-empty bin of each slide."""
-    known = np.isfinite(places)
-    pairs = np.stack([codes[known], places[known].astype(np.int64)])
-    found, times = np.unique(pairs, axis=1, return_counts=True)
-    return list(zip(*found.tolist(), times.tolist(), strict=True))
-
-
 def _of_cells(counts: dict[str, NDArray[np.int64]], surprise: Float) -> dict[str, pa.Array]:
     """Make columns of counts and shares of cells."""
     same = ("cells", "scored", "red_cells", "white_cells", "parasitized", "abnormal", "uncertain")
@@ -328,18 +327,6 @@ def _of_fields(slides: list[_Slide], counts: dict[str, NDArray[np.int64]]) -> di
     }
 
 
-def _of_scores(slides: list[_Slide]) -> dict[str, pa.Array]:
-    """Make columns of medians."""
-    return {
-        "abnormality_median": pa.array(
-            [_median(slide.abnormality, ABNORMALITY_BIN) for slide in slides], pa.float64()
-        ),
-        "p_value_median": pa.array(
-            [_median_p_value(slide.p_value) for slide in slides], pa.float64()
-        ),
-    }
-
-
 def _of_shifts(slides: list[_Slide]) -> dict[str, pa.Array]:
     """Make columns on how far slides are from fitted ones; null if unknown."""
     return {
@@ -356,20 +343,3 @@ def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:
         name: pa.array(means[:, k].astype(np.float32), mask=cells == 0)
         for k, name in enumerate(COLOURS)
     }
-
-
-def _median(bins: Counter[int], width: float) -> float | None:
-    """Compute the median of binned values; between two bins, their middle."""
-    total, seen = sum(bins.values()), 0
-    if not total:
-        return None
-    middle: list[int] = []
-    for place in sorted(bins):
-        before, seen = seen, seen + bins[place]
-        middle += [place for rank in ((total - 1) // 2, total // 2) if before <= rank < seen]
-    return (sum(middle) / 2 + 0.5) * width
-
-
-def _median_p_value(bins: Counter[int]) -> float | None:
-    exponent = _median(bins, 1 / P_VALUE_BINS_A_DECADE)
-    return None if exponent is None else min(1.0, 10.0**exponent)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import Bundle
 from tasks.detector.calibration import Calibration, abnormality, calibrate, log_distance
 from tasks.second_look.stability import log_odds, losses
-from tasks.types import Arrays, Float, below, nested
+from tasks.types import Float
 
 RIDGE = 1e-3  # of each variance
 
@@ -54,7 +55,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Ordinary:
+class Ordinary(Bundle):
     """The ordinary results under K conditions: clean, and with noise of several sizes.
 
     ``means`` (K, d) and ``precisions`` (K, d, d) are of `Seen.vectors`; calibrations are of the
@@ -68,30 +69,11 @@ class Ordinary:
     doubt: Calibration
     joint: Calibration
 
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        arrays: Arrays = {"means": self.means, "precisions": self.precisions}
-        for name in ("stability", "distance", "doubt", "joint"):
-            arrays |= nested(name, vars(getattr(self, name)))
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Ordinary":
-        """Read the results back from `to_arrays`."""
-        names = ("stability", "distance", "doubt", "joint")
-        return cls(
-            arrays["means"],
-            arrays["precisions"],
-            *(Calibration(**below(name, arrays)) for name in names),
-        )
-
 
 def fit_ordinary(conditions: Sequence[Seen], groups: Sequence[NDArray[np.integer]]) -> Ordinary:
     """Learn the ordinary results.
 
-    Args:
-        conditions: results for ordinary images, under each condition.
-        groups: the patient of each image, (n,) under each condition.
+    ``groups`` are the patients of the images (n,) under each condition.
     """
     vectors = [seen.vectors for seen in conditions]
     means = np.stack([each.mean(axis=0) for each in vectors])

@@ -5,12 +5,13 @@ slides are counted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.bundles import take
 from tasks.detector.verdict import Reason, VerdictRule, format_reasons, parse_reasons
 from tasks.reports.image_columns import flags, is_for_review
 from tasks.types import Float
@@ -62,31 +63,15 @@ class Looked:
         )
 
     @staticmethod
-    def joined(parts: Sequence["Looked"], classes: int) -> "Looked":
-        """Join the results of several parts, if any."""
+    def none(classes: int) -> "Looked":
+        """Make the results of a look at no image."""
         nothing = np.zeros(0)
-        empty = Looked(
-            np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool)
-        )
-        parts = [empty, *parts]
-        return Looked(
-            np.concatenate([part.rows for part in parts]),
-            [each for part in parts for each in part.outcome],
-            np.concatenate([part.probabilities for part in parts]),
-            np.concatenate([part.stability for part in parts]),
-            np.concatenate([part.unstable for part in parts]),
-        )
+        return Looked(np.zeros(0, np.int64), [], np.zeros((0, classes)), nothing, np.zeros(0, bool))
 
     def within(self, start: int, stop: int) -> "Looked":
         """Return the images in rows ``start`` to ``stop``, counted from ``start``."""
-        chosen = np.flatnonzero((self.rows >= start) & (self.rows < stop))
-        return Looked(
-            self.rows[chosen] - start,
-            [self.outcome[k] for k in chosen.tolist()],
-            self.probabilities[chosen],
-            self.stability[chosen],
-            self.unstable[chosen],
-        )
+        found = take(self, np.flatnonzero((self.rows >= start) & (self.rows < stop)))
+        return replace(found, rows=found.rows - start)
 
 
 def with_second_look(
@@ -94,11 +79,8 @@ def with_second_look(
 ) -> pa.Table:
     """Add the columns of a second look to image rows, and update diagnoses.
 
-    Args:
-        rows: of the first pass.
-        classes: of the network.
-        rule: decides whether a diagnosis is uncertain.
-        looked: the results for some of the rows; None if the detector cannot look twice.
+    ``looked`` has the results for some of the rows of the first pass; None if the detector cannot
+    look twice.
     """
     n = rows.num_rows
     first = np.stack([rows[f"probability_{name}"].to_numpy() for name in classes], axis=1)

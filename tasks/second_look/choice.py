@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.detector.verdict import VerdictRule
 from tasks.reports.image_columns import coded, flags, is_for_review, numbers_of, rank_within
 from tasks.second_look.settling import margins, settled_from
@@ -49,7 +50,7 @@ class Doubtful:
     def first(self, count: int) -> "Doubtful":
         """Return the first ``count``, of every slide in turn."""
         order = np.lexsort((self.rows, -self.abnormality, self.doubt, self.place))
-        return self._take(order[:count])
+        return take(self, order[:count])
 
     def of_part(self, part: int) -> NDArray[np.int64]:
         """List the rows of one part in ascending order."""
@@ -57,11 +58,7 @@ class Doubtful:
 
     def beside(self, other: "Doubtful") -> "Doubtful":
         """Join the images of two parts."""
-        mine, theirs = vars(self), vars(other)
-        return Doubtful(**{name: np.concatenate([mine[name], theirs[name]]) for name in mine})
-
-    def _take(self, chosen: NDArray[np.intp]) -> "Doubtful":
-        return Doubtful(**{name: values[chosen] for name, values in vars(self).items()})
+        return join([self, other])
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -86,14 +83,8 @@ def doubtful(
     """List the scored images of a part that are for review.
 
     Doubt is the margin of a diagnosis as a share of that from which it is settled, or, where it is
-    settled, the p-value as a share of alpha.
-
-    Args:
-        rows: `columns` of the part's image rows, in order.
-        classes: of the network.
-        rule: decides which are for review.
-        part: its number.
-        start: its first row in the batch.
+    settled, the p-value as a share of alpha. ``rows`` are `columns` of the part's image rows, the
+    first of which is row ``start`` of the batch.
     """
     scored, _, _ = flags(rows)
     chosen = np.flatnonzero(scored & is_for_review(rows))

@@ -8,10 +8,11 @@ some of the pictures.
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from itertools import islice
 from math import inf
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from PIL import Image
 
@@ -28,6 +29,7 @@ Glance = Sort | Size | None  # from a header: a size if the kind is still open; 
 
 HEAD = 2**16  # bytes that contain nearly every header
 IN_A_ROW = 64  # files of one format that are cells, after which smaller ones are not opened
+KEPT = 4096  # of the largest files, in memory together
 TRIED = 8  # pictures of one size in which the finder counts cells
 MOST_TRIED = 128  # pictures in which it does in all; others are checked when read
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly
@@ -59,39 +61,54 @@ def _size(content: bytes) -> Size | None:
         return None
 
 
+class File(NamedTuple):
+    """A file of a batch: its row, its URL, and its size in bytes, None if unknown."""
+
+    row: int
+    uri: str
+    size: int | None
+
+
 def glances(
-    uris: Sequence[str],
-    sizes: Sequence[int | None],
-    look: Callable[[Sequence[str]], Iterable[Glance]],
-) -> list[Glance]:
+    files: Callable[[], Iterable[File]], look: Callable[[Sequence[str]], Iterable[Glance]]
+) -> dict[int, Glance]:
     """Glance at files, the largest first, until `IN_A_ROW` of a format are cells.
 
     Args:
-        uris: of the files (n,).
-        sizes: of the files in bytes; None if unknown.
-        look: glances at some files.
+        files: goes over all files, each time it is called.
+        look: glances at some files, by their URLs.
 
     Returns:
-        The kind of each file (n,); files smaller than the opened ones are cells.
+        What was seen, by row; all others are cells.
     """
-    found: list[Glance] = ["cells"] * len(uris)
-    formats = defaultdict[str, list[int]](list)
-    for row, uri in enumerate(uris):
-        formats[extension_of(uri)].append(row)
-    for rows in formats.values():
-        # If sizes are unknown, from everywhere in the source, because folders may differ.
-        rows.sort(key=lambda row: (-(sizes[row] or inf), row * GOLDEN % 1))
-        left = iter(rows)
+    found: dict[int, Glance] = {}
+    for kind in dict.fromkeys(extension_of(file.uri) for file in files()):
+        left = _largest_first(files, kind)
         while some := list(islice(left, IN_A_ROW)):
-            seen = list(look([uris[row] for row in some]))
-            for row, each in zip(some, seen, strict=True):
-                found[row] = each
+            seen = list(look([file.uri for file in some]))
+            pairs = zip(some, seen, strict=True)
+            found |= {file.row: each for file, each in pairs if each != "cells"}
             if all(each == "cells" for each in seen):
                 break
     return found
 
 
-def to_try(seen: Sequence[Glance]) -> list[int]:
+def _largest_first(files: Callable[[], Iterable[File]], kind: str) -> Iterator[File]:
+    """Yield the files of a format; those of unknown size first, and equal ones from everywhere."""
+    done: tuple[float, ...] = ()
+    while True:
+        mine = (file for file in files() if extension_of(file.uri) == kind)
+        # If sizes are unknown, from everywhere in the source, because folders may differ.
+        keyed = ((-(file.size or inf), file.row * GOLDEN % 1, file.row, file) for file in mine)
+        some = nsmallest(KEPT, (each for each in keyed if each[:3] > done))
+        for each in some:
+            yield each[3]
+        if len(some) < KEPT:
+            return
+        done = some[-1][:3]
+
+
+def to_try(seen: Mapping[int, Glance]) -> list[int]:
     """Choose files (k,) in which to count cells: some of each size, commonest sizes first."""
     of_size = _by_size(seen)
     chosen: list[int] = []
@@ -101,15 +118,18 @@ def to_try(seen: Sequence[Glance]) -> list[int]:
     return chosen[:MOST_TRIED]
 
 
-def settle(seen: Sequence[Glance], tried: dict[int, int | None]) -> list[Sort | None]:
-    """Decide the kind of every file (n,) that its header left open.
+def settle(seen: Mapping[int, Glance], tried: Mapping[int, int | None]) -> dict[int, Sort | None]:
+    """Decide the kind of every file that its header left open.
 
     Pictures of one size come from one camera: they are fields if half of those tried show several
     cells. Sizes that were not tried count as cells, and are checked again when they are read.
 
     Args:
-        seen: from the headers.
+        seen: from the headers, by row.
         tried: numbers of whole cells that the finder counted in some files; None if it could not.
+
+    Returns:
+        The kinds by row; all other files are cells.
     """
     votes = defaultdict[Size, Counter[bool]](Counter)
     for row, cells in tried.items():
@@ -117,15 +137,18 @@ def settle(seen: Sequence[Glance], tried: dict[int, int | None]) -> list[Sort | 
         if isinstance(size, tuple) and cells is not None:
             votes[size][cells >= SEVERAL] += 1
     fields = {size for size, vote in votes.items() if vote[True] >= max(1, vote[False])}
-    return [
-        ("fields" if each in fields else "cells") if isinstance(each, tuple) else each
-        for each in seen
-    ]
+    found: dict[int, Sort | None] = {}
+    for row, each in seen.items():
+        if not isinstance(each, tuple):
+            found[row] = each
+        elif each in fields:
+            found[row] = "fields"
+    return found
 
 
-def _by_size(seen: Sequence[Glance]) -> dict[Size, list[int]]:
+def _by_size(seen: Mapping[int, Glance]) -> dict[Size, list[int]]:
     found = defaultdict[Size, list[int]](list)
-    for row, each in enumerate(seen):
+    for row, each in sorted(seen.items(), key=lambda item: item[0]):
         if isinstance(each, tuple):
             found[each].append(row)
     return found

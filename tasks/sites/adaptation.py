@@ -195,11 +195,8 @@ def try_adaptation(labelled: Labelled, fitted: Fitted | None = None) -> Trial | 
 
     Whole slides are held back and resampled if enough are labelled, otherwise cells. The accepted
     change with the largest gain is returned, or of all if none is accepted. None if fewer than
-    `LEAST_CELLS` are labelled, or too few of a kind.
-
-    Args:
-        labelled: the cells of a site.
-        fitted: of two witnesses; None where the network alone diagnoses.
+    `LEAST_CELLS` are labelled, or too few of a kind. ``fitted`` is that of two witnesses; None
+    where the network alone diagnoses.
     """
     kinds = np.bincount(labelled.parasitized.astype(np.intp), minlength=2)
     if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:

@@ -153,12 +153,8 @@ def groups(
 ) -> GroupStatistics:
     """Check statistics by slide, and return them.
 
-    Args:
-        field: the prefix of the arrays' names.
-        arrays: of the whole file.
-        widths: d of each tap.
-        classes: C.
-        batches: names that a slide's batch may have.
+    Names in ``arrays`` begin with ``field``; ``widths`` are d of each tap, and a slide's batch is
+    one of ``batches``.
 
     Raises:
         UnfitError: a field is beyond its limit.

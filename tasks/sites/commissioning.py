@@ -17,7 +17,7 @@ from tasks.detector.slides.distance import SlideNormal
 from tasks.detector.slides.floor import implausible_shifts
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.evaluation.metrics import Interval, interval, resampled
+from tasks.evaluation.metrics import Interval, interval, nullable, resampled
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.sites.learning import Distances, SlideEvidence, fused, mixed
 from tasks.types import Float
@@ -71,13 +71,8 @@ class Figure:
 
 
 def figures_table(figures: Sequence[Figure], site: str) -> pa.Table:
-    """Make a table of `FIGURES`; NaN becomes null."""
-    rows = [figure.row() | {"site": site} for figure in figures]
-    columns = [
-        pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
-        for field in FIGURES
-    ]
-    return pa.Table.from_arrays(columns, schema=FIGURES)
+    """Make a table of `FIGURES`."""
+    return nullable([figure.row() | {"site": site} for figure in figures], FIGURES)
 
 
 def leave_out_p_values(
@@ -88,11 +83,7 @@ def leave_out_p_values(
 ) -> list[Float]:
     """Compute p-values (n,) for each slide, by a calibration on the other slides.
 
-    Args:
-        own: the population.
-        reference: of the site.
-        slides: of the site.
-        others: the cells to judge for each slide, if any; by default its own.
+    ``others`` are the cells to judge for each slide, if any; by default its own.
     """
     scores = [fused(own, reference, slide.cells) for slide in slides]
     judged: Sequence[Distances | None]
@@ -138,11 +129,7 @@ def caught(
 ) -> list[Figure]:
     """Measure the share of planted things called abnormal, a mean over slides.
 
-    Args:
-        own: the population.
-        reference: of the site.
-        slides: of the site.
-        planted: for each slide, things that are not ordinary there, by name.
+    ``planted`` has, for each slide, things that are not ordinary there, by name.
     """
     found = []
     for name in dict.fromkeys(name for each in planted for name in each):

@@ -46,7 +46,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc, ndtr
 
 from tasks.detector.slides.distance import Prior
 from tasks.detector.slides.groups import GroupStatistics
@@ -65,11 +65,8 @@ def drift_p_value(
 ) -> float:
     """Compute the p-value of a drift of a site's nights over all taps and contrasts.
 
-    Args:
-        priors: of the site's slides, as commissioned.
-        commissioned: statistics of the commissioned nights.
-        running: statistics of each night learned since, in order, tonight's last.
-        population: priors of fitted slides.
+    ``running`` are statistics of each night learned since commissioning, in order, tonight's last;
+    ``population`` are priors of fitted slides.
 
     Raises:
         ValueError: there is no commissioned or no learned night.
@@ -87,9 +84,9 @@ def drift_p_value(
         deviation = np.sqrt(np.einsum("md,de,me->m", directions, between, directions))
         for contrast in _contrasts(fixed, recent):
             white = np.asarray(solve_triangular(factor, contrast, lower=True))
-            found.append(float(chi2.sf(white @ white, len(white))))
+            found.append(float(chdtrc(len(white), white @ white)))
             largest = float(np.abs(directions @ contrast / deviation).max())
-            found.append(len(directions) * 2 * float(norm.sf(largest)))
+            found.append(len(directions) * 2 * float(ndtr(-largest)))
     return min(1.0, min(found) * len(found))
 
 

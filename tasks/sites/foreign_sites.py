@@ -82,11 +82,9 @@ def checked_site(
 ) -> None:
     """Raise UnfitError if a site's normal has a field beyond its limit.
 
-    Args:
-        arrays: of the site, after `with_detector`.
-        population: of its detector.
-        counting: whether the site has error rates of its own.
-        discriminant: the detector's, where the site has one of its own.
+    The arrays are those after `with_detector`; ``population`` is that of the detector. ``counting``
+    says whether the site has error rates of its own, ``discriminant`` is the detector's, where the
+    site has one of its own.
     """
     own = below("own", arrays)
     wanted = {f"own/{name}" for name in population.to_arrays()}
@@ -223,13 +221,8 @@ def checked_night(
 ) -> tuple[GroupStatistics, ErrorCounts]:
     """Check a night's contribution to its site, and return it.
 
-    Args:
-        field: names the night in messages.
-        arrays: of the night.
-        population: of the site's detector.
-        batches: names that its slides' batch may have.
-        slides: their number on the card; the file may leave single cells out.
-        cells: likewise.
+    ``field`` names the night in messages. ``slides`` and ``cells`` are their numbers on the card;
+    the file may leave single cells out.
 
     Raises:
         UnfitError: a field is beyond its limit.

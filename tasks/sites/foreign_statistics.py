@@ -62,13 +62,9 @@ def checked_statistics(
 ) -> ClassStatistics:
     """Check the contribution of another store's batch, and return it.
 
-    Args:
-        field: names the batch in messages.
-        arrays: of the batch, as `ClassStatistics.to_arrays` names them.
-        classes: of the model.
-        batch: its name, which its slides have.
-        images: the number of cells in the file's header.
-        local: the statistics fitted here.
+    ``field`` names the batch in messages. The arrays are named as by `ClassStatistics.to_arrays`,
+    ``images`` is the number of cells in the file's header, and ``local`` are the statistics fitted
+    here.
 
     Raises:
         UnfitError: a field is beyond its limit; the message states both.

@@ -163,12 +163,8 @@ def kept_statistics(
 ) -> GroupStatistics:
     """Compute the statistics of the cells that a site learns from a slide.
 
-    Args:
-        own: the population.
-        slide: its cells.
-        classes: C.
-        night: the reference of its night, for a slide of few cells; without it they add nothing.
-        wanted: (n,) if given, use only these cells.
+    ``night`` is the reference of its night, for a slide of few cells; without it they add nothing.
+    If ``wanted`` (n,) is given, only these cells are used.
     """
     normal = slide_normal(own.priors, slide.taps, slide.predicted)
     kept = normal.kept
@@ -230,13 +226,8 @@ def slide_evidence(
 ) -> SlideEvidence | None:
     """Judge a slide in a site's statistics by these statistics without it.
 
-    None if they are empty without it, or if it has no ordinary cell.
-
-    Args:
-        detector: with a population's own normal.
-        statistics: of the site, including this slide.
-        slide: its cells.
-        night: the reference of its night, with which a slide of few cells was learned.
+    None if they are empty without it, or if it has no ordinary cell. The statistics include this
+    slide; ``night`` is the reference of its night, with which a slide of few cells was learned.
     """
     own = detector.own
     assert own is not None
@@ -268,12 +259,8 @@ def planted_distances(
 ) -> dict[str, Distances]:
     """Judge other things as cells of a slide, by its site's statistics without it.
 
-    Args:
-        own: the population.
-        statistics: of the site, including this slide.
-        slide: its cells, for its reference.
-        night: as in `slide_evidence`.
-        planted: by name, taps (m, d) and classes (m,) as diagnosed.
+    ``planted`` has, by name, taps (m, d) and classes (m,) as diagnosed; the other arguments are as
+    in `slide_evidence`.
     """
     others = without(own, statistics, slide, night)
     priors = site_priors(own, others)
@@ -332,10 +319,7 @@ def site_normal(
 ) -> SiteNormal:
     """Compute the parameters for scoring a site's cells and slides.
 
-    Args:
-        own: the population.
-        statistics: of the site.
-        slides: each judged without itself.
+    Each slide is judged without itself.
     """
     population, priors = own.calibration, site_priors(own, statistics)
     reference = site_reference(priors, slides)

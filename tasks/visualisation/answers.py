@@ -21,7 +21,7 @@ from tasks.words import counted
 WORDS = {
     Call.POSITIVE: "patients with parasites",
     Call.NEGATIVE: "patients with none above the stated limit",
-    Call.INDETERMINATE: "patients with too few cells to decide",
+    Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",
 }
 PATIENTS_SHOWN = 500
@@ -59,10 +59,7 @@ def patient_rows(
 ) -> list[dict[str, Any]]:
     """Describe patients for the page.
 
-    Args:
-        rows: of the report on patients, `in_order`.
-        places: what a click on a patient leads to.
-        answers: of persons on some of them.
+    ``rows`` are `in_order`; ``places`` has what a click on a patient leads to.
     """
     return [
         _patient(row, places) | {"persons": persons_answer(answers.get(patient_of(row)))}

@@ -37,7 +37,6 @@ from tasks.visualisation.highlights import (
     Highlights,
 )
 from tasks.visualisation.index_page import night_row, trends
-from tasks.visualisation.odd_slides import odd_slides
 from tasks.visualisation.overlay import COLOURS as CONTOURS
 from tasks.visualisation.overlay import ShownSlide, counted_fields, describe_slide
 from tasks.visualisation.page import (
@@ -60,6 +59,7 @@ from tasks.visualisation.viewer.descriptions import ShownField, describe_field
 from tasks.words import counted, verb
 
 SLIDES_SHOWN = 500
+ODD_SHOWN = 20  # slides of each kind to look at as a whole
 NIGHTS_SHOWN = 14
 
 LIGHTS = {
@@ -295,6 +295,23 @@ def _slide_rows(
         }
         for row in rows
     ]
+
+
+def odd_slides(slides: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Divide described slides into those that are no smear, shifted, and abnormal together.
+
+    A slide that cannot be a smear is not also listed as shifted. ``more_<kind>`` counts the slides
+    of a kind beyond those shown.
+    """
+    no_smear = [each for each in slides if SlideReason.IMPLAUSIBLE in each["reasons"]]
+    others = [each for each in slides if SlideReason.IMPLAUSIBLE not in each["reasons"]]
+    kinds = {
+        "implausible": no_smear,
+        "shifted": [each for each in others if SlideReason.SHIFTED in each["reasons"]],
+        "together": [each for each in others if SlideReason.TOGETHER in each["reasons"]],
+    }
+    shown = {kind: found[:ODD_SHOWN] for kind, found in kinds.items()}
+    return {**shown, **{f"more_{kind}": max(0, len(v) - ODD_SHOWN) for kind, v in kinds.items()}}
 
 
 def _fields_read(row: Mapping[str, Any]) -> str | None:

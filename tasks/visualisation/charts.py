@@ -142,12 +142,7 @@ def histogram(
             axes.set_ylim(0, 1.05)
             axes.yaxis.set_visible(False)
             axes.spines["left"].set_visible(False)
-        bottom = rows[-1]
-        bottom.set_xscale("asinh", linear_width=width)
-        bottom.set_xlim(edges[0], edges[-1])
-        bottom.xaxis.set_major_locator(FixedLocator(_ticks(edges, width)))
-        bottom.xaxis.set_minor_locator(NullLocator())
-        bottom.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
+        _scale(rows[-1], edges, width)
         line = "" if threshold is None else f"Threshold {decimals(threshold)}. "
         return _svg(figure, title, line + "; ".join(said))
 
@@ -169,6 +164,7 @@ def binned(
     both = counts.sum(axis=0)
     total, known = int(both.sum()), np.flatnonzero(both)
     above = int(counts[1].sum())
+    first_above = 0 if threshold is None else int(np.searchsorted(edges, threshold * (1 - 1e-9)))
     with mpl.rc_context():
         figure = _figure(PLOT_HEIGHT, 0)
         if not total:
@@ -177,7 +173,7 @@ def binned(
         axes = figure.add_subplot()
         low, high = (
             max(known[0] - 2, 0),
-            min(max(known[-1], _bin_of(threshold, edges)) + 3, len(both)),
+            min(max(known[-1], first_above) + 3, len(both)),
         )
         ordinary, stops = counts[0, low:high], edges[low : high + 1]
         axes.stairs(ordinary, stops, fill=True, color=_colour(0))
@@ -188,11 +184,7 @@ def binned(
             said += f"; the threshold is {decimals(threshold)}"
             axes.set_title(f"{above:,} abnormal", loc="right", fontsize=10, color=_colour(1))
             axes.set_title(f"{total - above:,} ordinary", loc="left", fontsize=10, color=_colour(0))
-        axes.set_xscale("asinh", linear_width=1.0)
-        axes.set_xlim(edges[low], edges[high])
-        axes.xaxis.set_major_locator(FixedLocator(_ticks(edges[low : high + 1], 1.0)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
+        _scale(axes, stops, 1.0)
         axes.set_yscale("function", functions=(np.sqrt, np.square))
         axes.set_ylim(0, both.max() * 1.05)
         axes.yaxis.set_major_locator(FixedLocator(_round_counts(int(both.max()))))
@@ -315,6 +307,15 @@ def _label(axes: Axes, x_label: str, y_label: str) -> None:
     axes.grid(visible=True)
 
 
+def _scale(axes: Axes, edges: Float, width: float) -> None:
+    """Return an asinh axis, linear within ``width`` of zero, its limits and ticks."""
+    axes.set_xscale("asinh", linear_width=width)
+    axes.set_xlim(edges[0], edges[-1])
+    axes.xaxis.set_major_locator(FixedLocator(_ticks(edges, width)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
+
+
 def _drawn(series: Mapping[str, tuple[Float, Float]]) -> dict[int, tuple[Float, Float]]:
     """Select the series that have points, by their place."""
     return {i: pair for i, pair in enumerate(series.values()) if len(pair[0])}
@@ -343,10 +344,6 @@ def _edges(scores: Mapping[str, Float], threshold: float | None, width: float) -
     below, above = int(np.ceil((middle - low) / step)), int(np.ceil((high - middle) / step)) + 1
     edges = width * np.sinh(middle + step * np.arange(-below - 1, above + 1))
     return edges, len(edges) - 1 if threshold is None else below + 1
-
-
-def _bin_of(threshold: float | None, edges: Float) -> int:
-    return 0 if threshold is None else int(np.searchsorted(edges, threshold * (1 - 1e-9)))
 
 
 def _round_counts(most: int) -> list[float]:

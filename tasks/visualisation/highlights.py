@@ -16,6 +16,7 @@ from tasks.reports.image_columns import (
     failure_reasons,
     flags,
     numbers_of,
+    plain,
     rank_within,
 )
 from tasks.types import Float
@@ -44,9 +45,7 @@ def columns(classes: Sequence[str]) -> list[str]:
 class Highlights:
     """Collect the images to show and the counts of a batch.
 
-    Args:
-        classes: the C class names.
-        threshold: the abnormality from which on an image is abnormal; infinite where none is.
+    ``threshold`` is the abnormality from which on an image is abnormal; infinite where none is.
     """
 
     def __init__(self, classes: Sequence[str], threshold: float) -> None:
@@ -60,7 +59,7 @@ class Highlights:
 
     def count(self, rows: pa.Table) -> None:
         """Count rows that have `columns`."""
-        rows = _plain(rows.select(self._columns))
+        rows = plain(rows.select(self._columns))
         self._count_failures(rows)
         scored, abnormal, _ = flags(rows)
         score = numbers_of(rows, "abnormality")
@@ -117,15 +116,6 @@ class Highlights:
             if len(known) < EXAMPLES:
                 message = rows["failure"][row].as_py().partition(":")[2].strip()
                 known.append((rows["uri"][row].as_py(), message))
-
-
-def _plain(rows: pa.Table) -> pa.Table:
-    """Decode dictionaries, which differ from part to part."""
-    columns = {
-        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-        for name, column in zip(rows.column_names, rows.columns, strict=True)
-    }
-    return pa.table(columns)
 
 
 def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | None) -> pa.Table:

@@ -1,6 +1,7 @@
 """Make the page that lists the screened batches and links to the page of each."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,7 @@ from tasks.visualisation.page import percent, render
 def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
     """Make the page, HTML.
 
-    Args:
-        nights: summaries of batches, oldest first.
-        pages: file names of the batches' pages, by batch.
+    Nights are oldest first; ``pages`` are file names of the batches' pages, by batch.
     """
     detector = nights[-1].detector if nights else ""
     return render(
@@ -32,13 +31,15 @@ def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
 def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
     """Draw what changes from batch to batch, as captions and charts; none for fewer than two.
 
-    Args:
-        nights: summaries of batches, oldest first; those without images are skipped.
+    Nights are oldest first; those without images are skipped.
     """
     shown = [row for row in nights if row.images]
     if len(shown) < 2:
         return []
-    of_patients = {"positive": _shares(shown, _positive), "unreadable": _shares(shown, _unreadable)}
+    of_patients = {
+        str(call): _shares(shown, partial(_called, call=call))
+        for call in (Call.POSITIVE, Call.UNREADABLE)
+    }
     of_work = {
         "images for review": _shares(shown, lambda row: row.review / row.images),
         "slides shifted": _shares(shown, _shifted),
@@ -72,14 +73,9 @@ def _shares(
 _NONE = (np.empty(0), np.empty(0))
 
 
-def _positive(row: BatchSummary) -> float | None:
-    patients = sum((row.patient_calls or {}).values())
-    return positives(row) / patients if patients else None
-
-
-def _unreadable(row: BatchSummary) -> float | None:
+def _called(row: BatchSummary, call: Call) -> float | None:
     calls = row.patient_calls or {}
-    return calls.get(Call.UNREADABLE, 0) / sum(calls.values()) if calls else None
+    return calls.get(call, 0) / sum(calls.values()) if any(calls.values()) else None
 
 
 def _shifted(row: BatchSummary) -> float | None:

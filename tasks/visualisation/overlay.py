@@ -121,10 +121,7 @@ def slide_picture(
 def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
     """Draw contours over a picture, RGB uint8 (h, w, 3).
 
-    Args:
-        pixels: RGB uint8 (h, w, 3).
-        outlines: n closed outlines in its pixels; parts outside are not drawn.
-        pens: how each of them is drawn.
+    Closed outlines are in pixels of the picture; parts outside are not drawn.
     """
     height, width = pixels.shape[:2]
     size = width * SMOOTHING, height * SMOOTHING
@@ -134,7 +131,9 @@ def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) ->
     # Abnormal cells are drawn last, because a person looks for them.
     for outline, pen in sorted(zip(outlines, pens, strict=True), key=lambda pair: pair[1].dashed):
         points = rescaled(outline, SMOOTHING)
-        for stroke in _dashes(points, DASH * line) if pen.dashed else [_closed(points)]:
+        # The first stretch of a closed line twice, so that its ends join as the other points do.
+        closed = np.concatenate([points, points[:2]])
+        for stroke in _dashes(points, DASH * line) if pen.dashed else [closed]:
             path = [(x, y) for x, y in stroke.tolist()]
             ImageDraw.Draw(halos).line(path, 255, round(2 * line), joint="curve")
             ImageDraw.Draw(lines[pen.name]).line(path, 255, round(line), joint="curve")
@@ -171,10 +170,6 @@ def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
 
     Fields with the most parasitized cells come first, then fields with the most abnormal cells,
     fields for review, and fields with the most cells.
-
-    Args:
-        fields: rows of the report on fields.
-        most: how many to show.
     """
     read = [
         (-row["parasitized"], -row["abnormal"], row["review_reason"] is None, -row["images"], i)
@@ -206,11 +201,6 @@ def _png(picture: Image.Image) -> bytes:
     few = picture.quantize(palette=colours, dither=Image.Dither.NONE)
     few.save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-def _closed(points: Outline) -> Outline:
-    # The first stretch twice, so that the ends join as the other points do.
-    return np.concatenate([points, points[:2]])
 
 
 def _dashes(points: Outline, length: float) -> list[Outline]:
@@ -288,8 +278,5 @@ def counted_fields(slides: pa.Table) -> list[str]:
         **dict(sorted(left_out.items())),
     }
     words: dict[str, str] = {FieldKind.FIELD: "read"}
-    return (
-        [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
-        if rows
-        else []
-    )
+    told = [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
+    return told if rows else []

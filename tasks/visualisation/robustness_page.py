@@ -96,13 +96,9 @@ def robustness_page(
 ) -> str:
     """Make a page that needs no other file.
 
-    Args:
-        title: of the page.
-        facts: headline facts, by name, in order.
-        metrics: as ``METRICS``, any further columns ignored.
-        scores: as ``SCORES``, any further columns ignored; up to a million rows.
-        examples: changed cells; their images are embedded as they are.
-        composed: tables of composed slides, as ``SLIDES`` of `tasks.evaluation.composed`.
+    ``metrics`` and ``scores`` are tables of ``METRICS`` and ``SCORES``, further columns ignored; up
+    to a million rows. Images of examples are embedded as they are; ``composed`` are tables of
+    composed slides, as ``SLIDES`` of `tasks.evaluation.composed`.
     """
     means = means_over_seeds(metrics)
     drawn = _scores_by_detector(scores)

@@ -1,11 +1,14 @@
 """What the benchmarks share: images, a store with a fitted model, a clock and a way to tell.
 
 ``SLIDEWATCH_BENCH_QUICK=1`` makes everything small, to see that it runs; its figures mean nothing.
-``SLIDEWATCH_BENCH_JSON`` names a file that every figure is added to, one JSON object a line.
+``SLIDEWATCH_BENCH_JSON`` names a file that every figure is added to, one JSON object per line. Such
+files are kept in ``results/``, and `tests.benchmarks.results` makes the tables of them.
 """
 
 import json
 import os
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from flows.fit import fit
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.rendered_cells import write_collection
-from tests.support.measuring import QUICK, Record, figure, line, ratio_table
+from tests.support.measuring import QUICK, Record, beyond_bound, figure, line, ratio_table
 from tests.support.paths import DATA
 
 FIGURES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
@@ -29,12 +32,15 @@ def record(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -
         row = {"file": request.node.path.name, "benchmark": request.node.name}
         row |= figure(name, unit, **measured)
         row |= {"quick": QUICK, "cpus": os.cpu_count(), "load": os.getloadavg()[0]}
+        row |= {"version": version("slidewatch"), "day": date.today().isoformat(), "seed": 0}
         request.config.stash.setdefault(FIGURES, []).append(row)
         with capsys.disabled():
             print(f"\n{line(row)}", end="", flush=True)
         if path := os.environ.get("SLIDEWATCH_BENCH_JSON"):
             with Path(path).open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        if not QUICK and (problem := beyond_bound(row)):
+            pytest.fail(problem)
         return row
 
     return tell

@@ -54,6 +54,7 @@ def test_the_forward_pass_in_bfloat16_beside_float32(
         "images/s",
         ours=speeds["bfloat16"],
         rival=speeds["float32"],
+        bound=1.0,
         higher_is_better=True,
     )
     fine, coarse = (outputs_of(networks[name], pixels, rows)[0] for name in networks)

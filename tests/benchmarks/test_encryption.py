@@ -50,7 +50,7 @@ def test_cost_of_encryption_for_a_job(record: Record) -> None:
             run(client)
         taken = in_turn(ROUNDS, {way: lambda c=c: run(c) for way, c in clients.items()})
     each = {way: [1000 * seconds / JOBS for seconds in taken[way]] for way in WAYS}
-    record("a job that does nothing, with TLS / without", "ms", **each)
+    record("a job that does nothing, with TLS / without", "ms", **each, bound=0.3)
 
 
 def test_cost_of_encryption_for_a_cluster(record: Record) -> None:
@@ -60,4 +60,4 @@ def test_cost_of_encryption_for_a_cluster(record: Record) -> None:
 
     start("ours")  # the workers' parent stays
     taken = in_turn(STARTS, {way: lambda way=way: start(way) for way in WAYS})
-    record("start and end of 2 workers, with TLS / without", "s", **taken)
+    record("start and end of 2 workers, with TLS / without", "s", **taken, bound=0.3)

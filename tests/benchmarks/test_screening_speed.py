@@ -108,21 +108,27 @@ def test_screening_speed_against_the_bare_forward_pass(
         name: [(ALONE if name in {"decode", "forward"} else len(pixels)) / each for each in seconds]
         for name, seconds in taken.items()
     }
-    for name in ("eager", "eager, keeping memory", "channels-last, keeping memory"):
+    for name, least in (
+        ("eager", 1.0),
+        ("eager, keeping memory", 1.0),
+        ("channels-last, keeping memory", 0.6),
+    ):
         record(
             f"screen, against the bare pass, {name}",
             "images/s",
             ours=speed["screen"],
             rival=speed[name],
+            bound=least,
             higher_is_better=True,
         )
     for part in ("decode", "forward"):
         record(f"{part} alone, one core", "images/s", ours=speed[part], higher_is_better=True)
-    bound = [2 / (1 / d + 1 / f) for d, f in zip(speed["decode"], speed["forward"], strict=True)]
+    both = [2 / (1 / d + 1 / f) for d, f in zip(speed["decode"], speed["forward"], strict=True)]
     record(
         "screen, against the bound of both cores",
         "images/s",
         ours=speed["screen"],
-        rival=bound,
+        rival=both,
+        bound=0.4,
         higher_is_better=True,
     )

@@ -5,6 +5,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+import marimo
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,11 +60,14 @@ def test_pixels_are_scored_as_their_files_in_the_order_given(
         np.testing.assert_allclose(found[name], chosen[name], rtol=1e-4, atol=1e-5)
 
 
-def test_notebooks_show_pictures_that_stay_with_their_rows(night: Scored) -> None:
+def test_notebooks_show_pictures_that_stay_with_their_rows(
+    night: Scored, detector: Detector
+) -> None:
+    assert repr(detector) == f"Detector({detector.name!r}, site=None)"
     html = night._repr_html_()
     assert html.count("<img") == 20
     assert f"{len(night)} images" in html
-    assert night._mime_() == ("text/html", html)
+    assert marimo.as_html(night).text == html
     last = night[night["status"] == "scored"].tail(1).reset_index(drop=True)
     assert isinstance(last, Scored)
     (picture,) = [part for part in last._repr_html_().split('"') if part.startswith("data:")]
@@ -73,6 +77,9 @@ def test_notebooks_show_pictures_that_stay_with_their_rows(night: Scored) -> Non
     hostile = night.head(1).copy()
     hostile["slide_id"] = pd.Series(["<script>"], dtype=object)
     assert "<script>" not in hostile._repr_html_()
+    tiny = Scored(pd.DataFrame(night).assign(probability_Parasitized=1e-36))
+    assert "<td>0</td>" in tiny._repr_html_()
+    assert "e-" not in tiny[["uri", "probability_Parasitized"]]._repr_html_()
 
 
 def test_neither_prefect_nor_dask_is_imported(

@@ -191,31 +191,17 @@ def latest_of(settings: Settings) -> Lineage:
     return latest
 
 
-def test_statistics_that_an_older_version_wrote_are_built_on_and_taken_from(
-    ready: Settings, tmp_path: Path
-) -> None:
-    """Up to 0.1 moments of normalised features lay beside the others, and nothing on slides."""
+def test_statistics_of_the_first_version_are_refused_in_a_line(ready: Settings) -> None:
+    """Version 0.1 kept nothing on slides."""
     store, before = Store(ready.store), statistics(ready)
-    raw = {name: values for name, values in before.items() if "/raw/" in name}
-    of_unit = {name.replace("/raw/", "/unit/"): values + 1 for name, values in raw.items()}
-    content = arrays_to_bytes(raw | of_unit)
+    content = arrays_to_bytes({name: each for name, each in before.items() if "/raw/" in name})
     lineage = load_statistics(store, "m", 1).model_copy(
         update={"digest": digest_of(content), "schema_version": 1}
     )
     store.write_bytes(content, "statistics", "m", "v0001", "moments.safetensors")
     lineage.write(store, "statistics", "m", "v0001", "lineage.json")
-    extra = tmp_path / "extra"
-    write_collection(
-        extra, patients=3, cells_per_patient=9, parasitized_fraction=0.4, seed=9, first_patient=50
-    )
-    added = fit(str(extra), batch="second", settings=ready)
-    assert (added.statistics, added.failed) == ("v0002", False)
-    assert statistics(ready).keys() == before.keys()
-    outcome = retract(batch="second", settings=ready)
-    assert (outcome.statistics, outcome.images) == ("v0003", lineage.images)
-    assert_close(statistics(ready), before, 1e-10)
-    outcome = retract(batch="first", settings=ready)
-    assert not any(ClassStatistics.from_arrays(statistics(ready)).n)
+    with pytest.raises(StoreError, match=r"v0001 of model m are of slidewatch 0\.1, which kept"):
+        retract(batch="first", settings=ready)
 
 
 @pytest.mark.parametrize("kind", ["patient", "slide"])

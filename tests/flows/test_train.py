@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
+from flows import train as flow
 from flows.jobs.networks import load_inference
 from flows.settings import Settings
 from flows.stages.training import recipes as stages
@@ -89,8 +90,11 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
         train(smears, model="resumed", **options)
     monkeypatch.setattr(stages, "save_state", keep)
     monkeypatch.setattr(stages, "tell", lambda text: epochs.append(int(text.split()[1])))
+    doing: list[str] = []
+    monkeypatch.setattr(flow, "working", doing.append)
     train(smears, model="resumed", **options)
     assert epochs == [2, 3]
+    assert doing[-1] == "training the network"
     cards = [load_card(store, name) for name in ("undisturbed", "resumed")]
     assert cards[0].digest == cards[1].digest
     assert cards[0].temperature == cards[1].temperature

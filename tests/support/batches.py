@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
+from storage.batches.manifests import Batch, BatchPlan, Listed, freeze_batch
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tests.support.models import WHEN
@@ -16,7 +16,7 @@ def manifest(rows: int, folder: str = "night") -> pa.Table:
     return pa.Table.from_pylist([{"uri": name} for name in names], SCHEMA)
 
 
-def freeze(store: Store, table: pa.Table, name: str = "night", **options: Any) -> Batch:
+def freeze(store: Store, table: pa.Table | Listed, name: str = "night", **options: Any) -> Batch:
     usual = {
         "images": "night/",
         "limit": None,

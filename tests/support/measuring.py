@@ -20,6 +20,7 @@ class Record(Protocol):
         ours: Sequence[float],
         rival: Sequence[float] | None = None,
         limit: float | None = None,
+        bound: float | None = None,
         higher_is_better: bool = False,
     ) -> dict[str, Any]: ...
 
@@ -46,11 +47,14 @@ def figure(
     ours: Sequence[float],
     rival: Sequence[float] | None = None,
     limit: float | None = None,
+    bound: float | None = None,
     higher_is_better: bool = False,
 ) -> dict[str, Any]:
     """Sum up a figure; its ratios say by how much ours is better than the rival or the limit.
 
     ``ours`` and ``rival`` are measured in the same rounds, so their ratio is taken round by round.
+    ``limit`` is an aim, which the table states. ``bound`` is the least ratio to the rival or,
+    without a rival, to the limit; see `beyond_bound`.
     """
     row: dict[str, Any] = {"name": name, "unit": unit, "ours": _spread(ours)}
     row["higher_is_better"] = higher_is_better
@@ -64,7 +68,21 @@ def figure(
         row["met"] = bool(value >= limit if higher_is_better else value <= limit)
         above, below = (value, limit) if higher_is_better else (limit, value)
         row["limit_ratio"] = above / below if below else None
+    if bound is not None:
+        row["bound"] = bound
     return row
+
+
+def beyond_bound(row: Mapping[str, Any]) -> str | None:
+    """Say that a figure's ratio is below its bound; None if it is not, or has no bound.
+
+    A bound is generous: whatever else the machine does slows ours and the rival alike, so only a
+    real loss goes beyond it.
+    """
+    ratio = row["ratio"]["median"] if "rival" in row else row.get("limit_ratio")
+    if "bound" not in row or ratio is None or ratio >= row["bound"]:
+        return None
+    return f"{row['name']}: ratio {ratio:.3g}, at least {row['bound']:g} wanted ({line(row)})"
 
 
 def line(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,11 @@ from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
+from tasks.network.classifier import NetworkSpec
+from tasks.network.inference import fastest_arithmetic
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
+from tests.support.models import store_with_tiny
 from tests.support.needs import lacking, needs
 from tests.support.reports import comparable, summaries_in
 
@@ -171,17 +175,26 @@ def test_an_image_that_kills_whoever_looks_at_it_again_is_missing_from_the_page(
 
 
 def test_a_killed_worker_costs_nothing_but_time(
-    night: tuple[Settings, Path], undisturbed: pa.Table, scheduler: str
+    night: tuple[Settings, Path],
+    undisturbed: pa.Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings, images = night
-    with Client(scheduler, set_as_default=False) as client:
-        victims = iter(client.run(os.getpid).values())
-    killer = subprocess.Popen(
-        [sys.executable, "-c", f"import os,time; time.sleep(.4); os.kill({next(victims)}, 9)"]
-    )
-    outcome = screen(str(images), batch="night", settings=settings)
-    assert killer.wait() == 0
+    outcome = screen_with_a_killed_worker(images, settings, tmp_path / "killed", monkeypatch)
     assert comparable(outcome.report).equals(undisturbed)
+
+
+def screen_with_a_killed_worker(
+    images: Path, settings: Settings, marker: Path, patch: pytest.MonkeyPatch
+) -> ScreenOutcome:
+    """Screen a night of which one worker dies with its shard done, and nobody told."""
+    from flows.stages import batch
+
+    patch.setattr(batch, "run_shard", partial(_die_once, batch.run_shard, str(marker)))
+    outcome = screen(str(images), batch="night", settings=settings)
+    assert marker.exists()
+    return outcome
 
 
 @pytest.mark.parametrize("stage", ["extract", "calibrate"])
@@ -349,6 +362,43 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
     print(f"{3 * len(writes)} kill points, {survived} runs survived, {lost} images lost, ", end="")
     print(f"{repeated} complete shards computed again")
     assert (survived, lost, repeated) == (3 * len(writes), 0, 0)
+
+
+@pytest.mark.slow
+@needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
+def test_a_night_in_bfloat16_is_the_same_after_a_worker_or_the_coordinator_was_killed(
+    prepared: Settings,
+    spec: NetworkSpec,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ready = prepared.model_copy(update={"store": str(tmp_path / "ready")})
+    store_with_tiny(Path(ready.store), replace(spec, arithmetic="bfloat16"))
+    fit(str(images / "smears"), batch="first", settings=ready)
+    night = Path(prepared.store).parent / "night"
+    calm = copied(ready, tmp_path / "calm")
+    code, out, err = drive((calm, night), tmp_path)
+    assert code == 0, err
+    expected, writes = comparable(report_in(calm)), writes_of(out)
+    for at in (len(writes) // 3, 2 * len(writes) // 3):
+        killed = copied(ready, tmp_path / f"killed-at-{at}")
+        assert drive((killed, night), tmp_path, when="during", point=at)[0] == -signal.SIGKILL
+        outcome = screen(str(night), batch="night", settings=killed)
+        assert comparable(outcome.report).equals(expected), writes[at - 1]
+        assert features_in(killed) == features_in(calm)
+    killed = copied(ready, tmp_path / "killed-worker")
+    outcome = screen_with_a_killed_worker(night, killed, tmp_path / "killed", monkeypatch)
+    assert comparable(outcome.report).equals(expected)
+    assert features_in(killed) == features_in(calm)
+
+
+def features_in(settings: Settings) -> dict[str, bytes]:
+    """The files with features of the night, by path."""
+    root = Path(settings.store) / "features" / "tiny" / "night.zarr"
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
 
 
 def arrays_in(settings: Settings, *versions: str) -> dict[str, bytes]:

@@ -45,7 +45,6 @@ class CellsOutcome(Outcome):
 
 @takes(Export)
 def export(options: Export, settings: Settings) -> CellsOutcome:
-    """Write a batch's features, logits and report as an AnnData file, for scanpy and the like."""
     store = Store(settings.store)
     path = Path(options.to)
     if "://" in options.to or path.suffix != ENDING:

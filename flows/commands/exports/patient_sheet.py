@@ -48,7 +48,6 @@ class PatientOutcome(Outcome):
 
 @takes(PatientSheet)
 def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
-    """Write the call of one patient, the slides and the cells behind it as a page or a table."""
     store = Store(settings.store)
     path = Path(options.to)
     if "://" in options.to or path.suffix not in ENDINGS:

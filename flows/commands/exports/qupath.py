@@ -44,7 +44,6 @@ class ContoursOutcome(Outcome):
 
 @takes(Contours)
 def contours(options: Contours, settings: Settings) -> ContoursOutcome:
-    """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
     store = Store(settings.store)
     if "://" in options.to:
         raise SourceError(

@@ -52,10 +52,7 @@ class AppliedOutcome(Outcome):
 
 @takes(ReviewApply)
 def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
-    """Write a batch as a manifest with its imported answers as labels, to commission or train.
-
-    Images that persons call no such cell are left out, so that no laboratory learns them.
-    """
+    """Images that persons call no such cell are left out, so that no laboratory learns them."""
     store = Store(settings.store)
     manifest = new_manifest(options.to)
     frozen = published_batch(store, options.batch)

@@ -116,10 +116,7 @@ class ApplyOutcome(Outcome):
 
 @takes(LabelsExport)
 def export(options: LabelsExport, settings: Settings) -> ExportOutcome:
-    """Write the labels of training images, the least probable first, and a sheet for a person.
-
-    All of them go to a Parquet file; the worst, with their images, to the sheet of `review`.
-    """
+    """All of them go to a Parquet file; the worst, with their images, to the sheet of `review`."""
     store = Store(settings.store)
     folder = new_folder(options.to)
     card = find_card(store, options.model, warn)
@@ -154,7 +151,6 @@ def export(options: LabelsExport, settings: Settings) -> ExportOutcome:
 
 @takes(LabelsApply)
 def apply(options: LabelsApply, settings: Settings) -> ApplyOutcome:
-    """Write a manifest to train on, in which a person's answers replace the labels."""
     store = Store(settings.store)
     manifest_file = new_manifest(options.to)
     try:

@@ -85,9 +85,7 @@ class ExportOutcome(Outcome):
 
 @takes(ReviewExport)
 def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
-    """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures.
-
-    The pictures are the original files, or PNG files of cells cut out of a larger file, named by
+    """The pictures are the original files, or PNG files of cells cut out of a larger file, named by
     their digest. Cells that have an answer already are left out.
     """
     store = Store(settings.store)
@@ -145,10 +143,8 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
 
 @takes(ReviewImport)
 def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
-    """Keep a person's answers in the store, all or none, and list the commands that fit them.
-
-    An answer is a class of the model, ``other`` if the image shows no such cell, or empty if nobody
-    looked at it. A later answer on a cell replaces the earlier one.
+    """An answer is a class of the model, ``other`` if the image shows no such cell, or empty if
+    nobody looked at it. A later answer on a cell replaces the earlier one.
     """
     store = Store(settings.store)
     if options.geojson is not None and options.batch is not None:
@@ -193,7 +189,6 @@ class ReportOutcome(ReviewOutcome):
 
 @takes(ReviewReport)
 def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
-    """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
     frozen = published_batch(store, options.batch)
     told: list[ToldFigure] = []

@@ -46,7 +46,6 @@ class ReadOutcome(Outcome):
 
 @takes(ReviewServe)
 def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
-    """Serve pages on which persons read a batch's cells, until Ctrl-C; every answer is kept."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
     if options.reader is not None:
         check_name("reader", options.reader)

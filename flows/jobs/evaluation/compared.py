@@ -26,6 +26,7 @@ from storage.reports.evaluations import (
     read_arrays,
     write_arrays,
 )
+from tasks.bundles import join
 from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.detector.moments import Moments, partial_fit
 from tasks.evaluation.baselines import (
@@ -38,7 +39,7 @@ from tasks.evaluation.baselines import (
     whole_gaussian,
 )
 from tasks.evaluation.evidence import to_numpy
-from tasks.evaluation.parts import CLEAN, FILE, Part, join
+from tasks.evaluation.parts import CLEAN, FILE, Part
 from tasks.evaluation.results.findings import TEST
 from tasks.evaluation.scored import ScoredPart, score
 from tasks.network.classifier import PENULTIMATE, Classifier, last_layer

@@ -30,23 +30,13 @@ from storage.reports.evaluations import (
     write_arrays,
 )
 from storage.store import Store
+from tasks.bundles import join, take
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
 from tasks.evaluation.baselines import Filtered
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
-from tasks.evaluation.parts import (
-    COMPUTED,
-    FILE,
-    NOISE,
-    Norms,
-    Part,
-    Pictures,
-    Transfer,
-    Treatment,
-    join,
-    take,
-)
+from tasks.evaluation.parts import COMPUTED, FILE, NOISE, Norms, Part, Pictures, Transfer, Treatment
 from tasks.evaluation.treatments.attacks import (
     Target,
     attack,

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import (
     hearing,
     load_detector_at,
@@ -15,8 +16,6 @@ from flows.jobs.verified import (
 )
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
 from storage.models.sites import SiteCard
 from storage.store import Store
 from tasks.detector.detector import Detector
@@ -43,7 +42,7 @@ class SlideRows:
 
 
 @dataclass(frozen=True)
-class NightJob:
+class NightJob(Screened):
     """A batch whose own normals are wanted, for slides and patients with too few cells.
 
     Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
@@ -51,12 +50,7 @@ class NightJob:
     where it is not the detector's or the site's.
     """
 
-    store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
     unnamed: tuple[tuple[int, int], ...] = ()
-    site: SiteCard | None = None
     discriminant: Discriminant | None = None
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import numpy as np
+import pyarrow as pa
 
 from flows.jobs.scoring.night import Night, NightJob, SlideRows
 from flows.jobs.scoring.scores import FEW, Range, ScoreJob, Span
 from flows.jobs.scoring.screened import Screened
-from storage.batches.manifests import Batch, read_manifest
+from storage.batches.manifests import Batch, iterate_manifest
 from storage.store import Store
 from tasks.detector.slides.normal import Choices
 from tasks.detector.witnesses import Discriminant
@@ -38,7 +39,7 @@ def score_jobs(
 
     A ``discriminant`` is heard in the place of the detector's or the site's.
     """
-    night, about = None, (of.store, of.batch, of.model, of.detector)
+    night, about = None, vars(of) | {"discriminant": discriminant}
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)
     if leans and of.detector.slides is not None:
         unnamed = tuple(
@@ -47,14 +48,9 @@ def score_jobs(
             for slide in part.slides
             if slide.slide is None and slide.patient is None
         )
-        night = describe(NightJob(*about, unnamed, of.site, discriminant))
-    return [
-        ScoreJob(
-            *about, number, parts[number].slides, parts[number].spans, scored_at, night, of.site,
-            discriminant,
-        )
-        for number in wanted
-    ]  # fmt: skip
+        night = describe(NightJob(**about, unnamed=unnamed))
+    about |= {"scored_at": scored_at, "night": night}
+    return [ScoreJob(**about, part=number, **vars(parts[number])) for number in wanted]
 
 
 def parts_of(of: Screened) -> list[Part]:
@@ -86,21 +82,36 @@ def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
 
 def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
     """List the slides of a batch in order; cells without one come in runs of a shard's size."""
-    table = read_manifest(store, batch, columns=["patient_id", "slide_id"])
-    # As numbers: the text of an image would take a hundred bytes.
-    numbered = [
-        table[name].dictionary_encode(null_encoding="encode") for name in table.column_names
+    names: tuple[str | None, str | None] | None = None
+    begun = 0
+    for first, part in iterate_manifest(store, batch, ["patient_id", "slide_id"]):
+        for place, found in _changes(part):
+            if found != names:
+                if names is not None:
+                    yield from _pieces(batch, *names, begun, first + place)
+                names, begun = found, first + place
+    if names is not None:
+        yield from _pieces(batch, *names, begun, batch.rows)
+
+
+def _changes(part: pa.Table) -> list[tuple[int, tuple[str | None, str | None]]]:
+    """List the rows at which patient or slide is another, with both; the first row among them."""
+    coded = [
+        part[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        for name in ("patient_id", "slide_id")
     ]
-    numbers = np.stack([column.combine_chunks().indices for column in numbered])
-    starts = np.flatnonzero((np.diff(numbers, prepend=-1) != 0).any(axis=0)).tolist()
-    for start, stop in pairwise([*starts, table.num_rows]):
-        patient, slide = (table[name][start].as_py() for name in table.column_names)
-        if patient is None and slide is None:
-            cuts = [*range(start, stop, batch.shard_rows), stop]
-            for a, b in pairwise(cuts):
-                yield SlideRows(None, None, a, b)
-        else:
-            yield SlideRows(slide, patient, start, stop)
+    numbers = np.stack([column.indices for column in coded])
+    places = np.flatnonzero((np.diff(numbers, prepend=-1) != 0).any(axis=0)).tolist()
+    return [(place, (coded[0][place].as_py(), coded[1][place].as_py())) for place in places]
+
+
+def _pieces(
+    batch: Batch, patient: str | None, slide: str | None, start: int, stop: int
+) -> Iterator[SlideRows]:
+    whole = patient is not None or slide is not None
+    size = stop - start if whole else batch.shard_rows
+    for first in range(start, stop, size):
+        yield SlideRows(slide, patient, first, min(first + size, stop))
 
 
 def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:

@@ -26,6 +26,7 @@ from flows.jobs.scoring.night import (
     site_reference,
     taps_of,
 )
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import (
     adapted_logits,
     hearing,
@@ -33,13 +34,8 @@ from flows.jobs.verified import (
 )
 from flows.jobs.worker import settle_worker
 from storage.batches.features import FeatureBlock, image_ids
-from storage.batches.ledger import ShardRecord, scores_path, screening_key, shifts_path
-from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
+from storage.batches.ledger import ShardRecord, scores_path, shifts_path
 from storage.parquet import write_parts, write_table
-from storage.store import Store
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
 from tasks.detector.slides.distance import Taps
@@ -78,7 +74,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class ScoreJob:
+class ScoreJob(Screened):
     """Consecutive rows of whole slides to be scored.
 
     ``part`` is its number in the batch; ``night`` the reference for slides and patients with too
@@ -86,29 +82,18 @@ class ScoreJob:
     ``discriminant`` is that of the second witness, where it is not the detector's or the site's.
     """
 
-    store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
     part: int
     slides: tuple[SlideRows, ...]
     spans: tuple[Span, ...]
     scored_at: datetime
     night: Night | None
-    site: SiteCard | None = None
     discriminant: Discriminant | None = None
 
-    @property
-    def key(self) -> str:
-        """Return the key of the screening, under which the part is stored."""
-        return screening_key(self.detector.name, self.site.name if self.site else None)
 
-
-def provenance_of(
-    batch: Batch, model: str, detector: str, scored_at: datetime, site: SiteCard | None = None
-) -> Provenance:
+def provenance_of(of: Screened, scored_at: datetime) -> Provenance:
     """Make the provenance of a batch's rows: model, detector, batch, day, start, and site."""
-    label = site.label if site else None
+    model, detector, batch = of.model.name, of.detector.name, of.batch
+    label = of.site.label if of.site else None
     return Provenance(model, detector, batch.name, batch.batch_date, scored_at, label)
 
 
@@ -180,7 +165,7 @@ class _Scorer:
             scores,
             taps=self.detector.taps,
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
-            made_by=self._made_by(),
+            made_by=provenance_of(self.job, self.job.scored_at),
         )
         for name, values in ((LOG_ODDS, found), (LEAN, lean if said else None)):
             if values is not None:
@@ -197,10 +182,6 @@ class _Scorer:
             return found, None
         said = witnesses.scales.testify(found, witnesses.discriminant.scores(block.taps) - lean)
         return said.both, said
-
-    def _made_by(self) -> Provenance:
-        job = self.job
-        return provenance_of(job.batch, job.model.name, job.detector.name, job.scored_at, job.site)
 
     def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> tuple[Scores, Float]:
         """Score a block whose first row in the batch is ``start``, and find its cells' leans (n,).

@@ -1,6 +1,6 @@
 """Name all by which the cells of a batch are judged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from storage.batches.ledger import screening_key
 from storage.batches.manifests import Batch
@@ -18,7 +18,7 @@ class Screened:
     batch: Batch
     model: ModelCard
     detector: DetectorCard
-    site: SiteCard | None = None
+    site: SiteCard | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.sites import load_site_of
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import iterate_rows, read_table
 from storage.reports.tables import PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
@@ -142,7 +142,7 @@ class Suspects:
         cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)
         labels: dict[Patient, bool] = {}
         images = report_path(batch.name, batch.batch_date)
-        for part in iterate_groups(store, *images, columns=[*COLUMNS, "label", FIRST, SECOND]):
+        for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", FIRST, SECOND]):
             cells.count(part)
             for row in _labelled(part):
                 of = patient_of(row)

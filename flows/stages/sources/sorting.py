@@ -1,17 +1,19 @@
 """Recognise the kinds of a batch's sources, and cut up photographs and slides."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.cluster.client import open_client
-from flows.cluster.running import run_jobs
+from flows.cluster.executor import run_jobs
 from flows.jobs.single_cells import CountJob, count_cells
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
@@ -41,8 +43,9 @@ from tasks.images.access.addresses import (
     in_archive,
 )
 from tasks.images.access.files import SourceError
-from tasks.images.listing import as_given, list_images, named
-from tasks.segmentation.sorts import TRIED, Glance, Sort, glance, glances, settle, to_try
+from tasks.images.listing import as_given, named, sorted_images
+from tasks.images.sorted_rows import SortedRows
+from tasks.segmentation.sorts import TRIED, File, Sort, glance, glances, settle, to_try
 
 AT_ONCE = 16  # files looked at simultaneously
 WORDS: dict[str, tuple[str, str]] = {
@@ -79,7 +82,7 @@ class Taken:
 
     images: str | list[str]
     limit: int | None
-    listed: pa.Table | None = None
+    listed: SortedRows | None = None
     sorts: dict[str, int] = field(default_factory=dict)
 
 
@@ -125,11 +128,11 @@ def take(
     if made is None:
         listed = _list(store, wanted, classes)
         sorts = _sorts(settings, listed, wanted.taken_as, work)
-        _tell(images, sorts)
+        _tell(images, listed.rows, sorts)
         _refuse_archived(images, listed, sorts)
-        if not {"fields", "slides"} & set(sorts):
+        if not any(sorts.values()):
             return Taken(images, wanted.limit, listed)
-        sources = _cells_last(listed, sorts)
+        sources = _cells_last(listed.table(), sorts)
     if read_segmented(store, key) is None:
         work.enter_context(open_client(settings))
     cut_up(
@@ -146,9 +149,9 @@ def take(
     return Taken(manifest_address(store, key), None, sorts=count_sorts(store, key))
 
 
-def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> pa.Table:
+def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> SortedRows:
     cells = wanted.taken_as == "cells"
-    return list_images(
+    return sorted_images(
         wanted.images,
         classes=classes,
         limit=wanted.limit,
@@ -159,23 +162,37 @@ def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> pa.Table:
 
 
 def _sorts(
-    settings: Settings, listed: pa.Table, taken_as: TakenAs | None, work: ExitStack
-) -> list[Sort | None]:
-    """Return the kind of each row; a region is one image, and None is for rows that failed."""
-    whole = pc.and_(pc.is_null(listed["x"]), pc.is_null(listed["failure"]))
-    rows = [row for row, is_whole in enumerate(whole.to_pylist()) if is_whole]
-    some = listed.take(pa.array(rows, pa.int64()))
-    uris = pc.coalesce(some["source_uri"], some["uri"]).to_pylist()
-    found: list[Sort | None] = ["cells" if x is not None else None for x in listed["x"].to_pylist()]
-    seen: list[Sort | None]
+    settings: Settings, listed: SortedRows, taken_as: TakenAs | None, work: ExitStack
+) -> dict[int, Sort | None]:
+    """Return the kinds by row, None for rows that failed; all other rows are single cells.
+
+    A region is one image.
+    """
+    failed: dict[int, Sort | None] = {}
+    start = 0
+    for part in listed.parts(["x", "failure"]):
+        lost = pc.and_(pc.is_null(part["x"]), pc.is_valid(part["failure"]))
+        failed |= dict.fromkeys((start + np.flatnonzero(lost)).tolist())
+        start += part.num_rows
+    if taken_as == "cells":
+        return failed
+    files = partial(_files, listed)
     if taken_as is not None:
-        seen = [_said(taken_as, uri) for uri in uris]
-    else:
-        with stage("look"):
-            seen = _look(settings, uris, some["size"].to_pylist(), work)
-    for row, sort in zip(rows, seen, strict=True):
-        found[row] = sort
-    return found
+        return failed | {file.row: _said(taken_as, file.uri) for file in files()}
+    with stage("look"):
+        return failed | _look(settings, files, work)
+
+
+def _files(listed: SortedRows) -> Iterator[File]:
+    """Go over the rows that are whole files."""
+    start = 0
+    for part in listed.parts(["uri", "source_uri", "size", "x", "failure"]):
+        whole = pc.and_(pc.is_null(part["x"]), pc.is_null(part["failure"]))
+        rows = np.flatnonzero(whole)
+        some = part.take(pa.array(rows))
+        uris = pc.coalesce(some["source_uri"], some["uri"]).to_pylist()
+        yield from map(File, (start + rows).tolist(), uris, some["size"].to_pylist())
+        start += part.num_rows
 
 
 def _said(taken_as: TakenAs, uri: str) -> Sort:
@@ -185,15 +202,17 @@ def _said(taken_as: TakenAs, uri: str) -> Sort:
 
 
 def _look(
-    settings: Settings, uris: Sequence[str], sizes: Sequence[int | None], work: ExitStack
-) -> list[Sort | None]:
+    settings: Settings, files: Callable[[], Iterator[File]], work: ExitStack
+) -> dict[int, Sort | None]:
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
-        seen: list[Glance] = glances(uris, sizes, lambda some: pool.map(glance, some))
+        seen = glances(files, lambda some: pool.map(glance, some))
     chosen = to_try(seen)
     tried: dict[int, int | None] = {}
     if chosen:
         # On workers: a stranger's file may kill the process that decodes it.
         client = work.enter_context(open_client(settings))
+        wanted = frozenset(chosen)
+        uris = {file.row: file.uri for file in files() if file.row in wanted}
         pictures = [uris[row] for row in chosen]
         jobs = [CountJob(tuple(pictures[i : i + TRIED])) for i in range(0, len(pictures), TRIED)]
         found = run_jobs(client, count_cells, jobs, title="look at the pictures")
@@ -201,22 +220,23 @@ def _look(
     return settle(seen, tried)
 
 
-def _tell(images: str | list[str], sorts: Sequence[Sort | None]) -> None:
+def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) -> None:
     """Report the kinds of the sources, unless all are single cells."""
-    counts = Counter[str](sort for sort in sorts if sort)
-    if set(counts) <= {"cells"}:
+    counts = Counter[str](sort for sort in sorts.values() if sort)
+    if not counts:
         return
-    bad = sorts.count(None)
+    counts["cells"] += rows - len(sorts)
+    bad = len(sorts) - (counts.total() - counts["cells"])
     said = counted_sorts(counts) + (f", {bad:,} that cannot be read" if bad else "")
     tell(f"{named(images)}: {said}; cells are cut out of files with many ({OVERRULE})")
 
 
 def _refuse_archived(
-    images: str | list[str], listed: pa.Table, sorts: Sequence[Sort | None]
+    images: str | list[str], listed: SortedRows, sorts: Mapping[int, Sort | None]
 ) -> None:
     """Raise SourceError if all sources are slides in archives: none of them could be read."""
-    uris = pc.coalesce(listed["source_uri"], listed["uri"]).to_pylist()
-    if uris and set(sorts) == {"slides"} and all(in_archive(uri) for uri in uris):
+    slides = len(sorts) == listed.rows and set(sorts.values()) == {"slides"}
+    if slides and all(in_archive(file.uri) for file in _files(listed)):
         raise SourceError(
             f"{named(images)}: a slide is read by region, which archives do not allow: unpack it, "
             "and give the folder"
@@ -236,13 +256,13 @@ def counted_sorts(counts: Mapping[str, int]) -> str:
     )
 
 
-def _cells_last(listed: pa.Table, sorts: Sequence[Sort | None]) -> pa.Table:
+def _cells_last(listed: pa.Table, sorts: Mapping[int, Sort | None]) -> pa.Table:
     """Sort files to cut up before single cells; unreadable ones go with the former."""
-    cut = [row for row, sort in enumerate(sorts) if sort != "cells"]
-    cells = [row for row, sort in enumerate(sorts) if sort == "cells"]
-    order = cut + cells
-    column = pa.array([sorts[row] for row in order], pa.string())
-    return listed.take(order).append_column(SORT, column)
+    cut = sorted(sorts)
+    cells = np.setdiff1d(np.arange(listed.num_rows), cut)
+    column = [*(sorts[row] for row in cut), *["cells"] * len(cells)]
+    ordered = listed.take(pa.array([*cut, *cells.tolist()], pa.int64()))
+    return ordered.append_column(SORT, pa.array(column, pa.string()))
 
 
 def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:

@@ -226,12 +226,7 @@ def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Cho
 
     The population counts as one more slide in the site's shift, unless the site is further away
     than slides of the population; it counts as ``v`` cells in W and ``slides`` slides in B.
-
-    Args:
-        prior: the population.
-        statistics: of the cells in the references of the site's slides, by slide.
-        tap: its name.
-        choices: the weights of the population.
+    ``statistics`` are those of the cells in the references of the site's slides, by slide.
     """
     count, residuals = residual_means(statistics, tap, prior.means)
     weights = count / (count + prior.k)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import Bundle
 from tasks.detector.calibration import (
     Calibration,
     abnormality,
@@ -49,7 +50,7 @@ class FittedSlide:
 
 
 @dataclass(frozen=True)
-class OwnCalibration:
+class OwnCalibration(Bundle):
     """The calibrations of cells by their slide, of cells by the prior, and of slides.
 
     ``location`` and ``scale`` (T,) come from fitted slides, for `Prior`.
@@ -75,12 +76,7 @@ class OwnNormal:
 
     def to_arrays(self) -> Arrays:
         """Return named arrays to be stored."""
-        arrays: Arrays = {
-            "location": self.calibration.location,
-            "scale": self.calibration.scale,
-        }
-        for name in ("cells", "population", "slides"):
-            arrays |= nested(name, vars(getattr(self.calibration, name)))
+        arrays = self.calibration.to_arrays()
         for tap, prior in self.priors.items():
             arrays |= nested(
                 f"prior/{tap}",
@@ -100,13 +96,7 @@ class OwnNormal:
         """Read the parameters back from `to_arrays`."""
         found = below("prior", arrays)
         taps = sorted(name.removesuffix("/means") for name in found if name.endswith("/means"))
-        calibration = OwnCalibration(
-            cells=Calibration(**below("cells", arrays)),
-            population=Calibration(**below("population", arrays)),
-            slides=Calibration(**below("slides", arrays)),
-            location=arrays["location"],
-            scale=arrays["scale"],
-        )
+        calibration = OwnCalibration.from_arrays(arrays)
         priors = {
             tap: Prior(
                 found[f"{tap}/means"],
@@ -142,13 +132,8 @@ def fitted_slide(
     """Score a fitted slide.
 
     This is done twice for all slides: first with priors without location and scale, from which
-    `slides_spread` estimates these, then with priors that have them (`with_spread`).
-
-    Args:
-        priors: from the statistics without the slide and its patient.
-        taps: features (n, d).
-        predicted: (n,) classes as diagnosed, as in scoring.
-        choices: as in scoring.
+    `slides_spread` estimates these, then with priors that have them (`with_spread`). The priors are
+    from the statistics without the slide and its patient.
     """
     normal = slide_normal(priors, taps, predicted, choices)
     usable = usable_rows(priors, taps, predicted)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.evaluation.parts import CLEAN, FILE, take
+from tasks.bundles import take
+from tasks.evaluation.parts import CLEAN, FILE
 from tasks.evaluation.results.findings import SAMPLED, Findings
 from tasks.evaluation.scored import OWN, Scored
 

@@ -15,6 +15,7 @@ from tasks.evaluation.metrics import (
     auroc,
     interval,
     resampled,
+    share,
 )
 from tasks.evaluation.parts import CLEAN, COMPUTED, FILE
 from tasks.evaluation.results.findings import ATTACKED, SAMPLED, TEST, Findings
@@ -114,9 +115,7 @@ def _rate(
     hit: NDArray[np.bool_],
     clusters: NDArray[np.intp],
 ) -> Metric:
-    weights = resampled(clusters, REPEATS)
-    draws = (weights @ hit) / weights.sum(axis=1)
-    return Metric(subject, detector, metric, interval(float(hit.mean()), draws), len(hit))
+    return Metric(subject, detector, metric, share(hit, resampled(clusters, REPEATS)), len(hit))
 
 
 def _numbers(keys: NDArray[np.str_]) -> NDArray[np.intp]:

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import join, take
 from tasks.evaluation.comparison import Comparison, Side
 from tasks.evaluation.metrics import AS_COMPUTED, AS_FILES
-from tasks.evaluation.parts import CLEAN, COMPUTED, FILE, NOISE, Treatment, join, take
+from tasks.evaluation.parts import CLEAN, COMPUTED, FILE, NOISE, Treatment
 from tasks.evaluation.results.findings import ATTACKED, TEST, Findings
 
 FEWEST = 2  # successful attacks that a comparison needs

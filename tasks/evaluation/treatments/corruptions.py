@@ -39,13 +39,8 @@ def corrupt(image: NDArray[np.uint8], name: str, level: int, seed: int = 0) -> N
     """Make a shifted copy of an image.
 
     Random choices (grain, direction, place) depend on the seed and the image but not on the level:
-    a higher level is more of the same.
-
-    Args:
-        image: (H, W, 3), at its own size.
-        name: one of `CORRUPTIONS`.
-        level: from 1, barely visible, to 5, gross.
-        seed: of the random choices.
+    a higher level is more of the same. The image (H, W, 3) has its own size; a level is from 1,
+    barely visible, to 5, gross.
 
     Raises:
         ValueError: there is no such corruption or level.

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
-from pydicom import dcmread
 
 from tasks.images.access.addresses import DICOM, extension_of, in_archive
 from tasks.images.access.files import asked, filesystem
@@ -60,6 +59,8 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
 
 def read_header(row: int, uri: str) -> DicomFile | None:
     """Read the slide of a file; None if the file is not local, or no DICOM slide."""
+    from pydicom import dcmread  # few nights have such slides
+
     fs, path = filesystem(uri)
     if not isinstance(fs, LocalFileSystem):
         return None

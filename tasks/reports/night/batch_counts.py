@@ -28,11 +28,8 @@ DISCOVERY_LEVEL = 0.1
 class NightTally:
     """Count image rows, which come in parts, for `judge`.
 
-    Memory grows with the number of patients (or slides without one), not of images.
-
-    Args:
-        taps: by name, the mean and deviation of the tap's log distance over calibration images.
-        alpha: the detector's level.
+    Memory grows with the number of patients (or slides without one), not of images. ``taps`` has,
+    by name, the mean and deviation of the tap's log distance over calibration images.
     """
 
     def __init__(self, taps: Mapping[str, tuple[float, float]], alpha: float) -> None:

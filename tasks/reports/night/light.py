@@ -82,16 +82,10 @@ def judge(
 ) -> Drift:
     """Compare a night with the calibration and with earlier nights, and give it a light.
 
-    Args:
-        night: its counts.
-        earlier: summaries of earlier nights, oldest first. Only nights of the same detector count,
-            because scores of another mean something else, and no red ones, so that bad nights do
-            not become the norm. Nights whose histograms have other bins are compared only by
-            shares.
-        detector: the night's.
-        alpha: its level.
-        strangeness: of the night as a whole.
-        unlearned: why the night's site did not learn the night before, if it drifts.
+    Of earlier nights, oldest first, only those of the same detector count, because scores of
+    another mean something else, and no red ones, so that bad nights do not become the norm. Nights
+    whose histograms have other bins are compared only by shares. ``unlearned`` is why the night's
+    site did not learn the night before, if it drifts.
     """
     usual = _usual(earlier, detector)
     if not night.scored:

@@ -14,9 +14,6 @@ BINS = 20  # of p-values; the first holds images abnormal at the default alpha o
 P_VALUE_EDGES = tuple(place / BINS for place in range(BINS + 1))
 # Of a tap's standardised log distances; the outermost bins are open.
 TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
-# Reports made before 0.2.0 do not state the edges of their bins, which were these.
-FIRST_P_VALUE_EDGES = tuple(place / 20 for place in range(21))
-FIRST_TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 EXPECTED = tuple(each.name for each in fields(ExpectedErrors))
 _COUNTS, _EDGES = pa.list_(pa.int64()), pa.list_(pa.float64())
@@ -85,8 +82,8 @@ class BatchSummary:
     batch: str
     batch_date: str
     scored_at: datetime
-    p_value_edges: tuple[float, ...] = FIRST_P_VALUE_EDGES
-    tap_edges: tuple[float, ...] = FIRST_TAP_EDGES
+    p_value_edges: tuple[float, ...] = P_VALUE_EDGES
+    tap_edges: tuple[float, ...] = TAP_EDGES
     slides_shifted: int | None = None
     slides_implausible: int | None = None
     implausible_cells: int | None = None

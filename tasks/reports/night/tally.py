@@ -22,11 +22,7 @@ from tasks.types import Verdict
 class BatchTally:
     """Count and judge a batch, and make its row of the report on batches.
 
-    Args:
-        night: counts its image rows.
-        earlier: summaries of earlier nights, oldest first.
-        alpha: the detector's level.
-        unlearned: why the night's site did not learn the night before, if it drifts.
+    Earlier nights are oldest first; ``unlearned`` is as in `judge`.
     """
 
     def __init__(

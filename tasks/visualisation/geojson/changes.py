@@ -89,13 +89,9 @@ def find_changes(
 ) -> Changes:
     """Compare objects with the cells and fields that were written.
 
-    An unchanged class is no answer, because nobody may have looked.
-
-    Args:
-        objects: of a file.
-        cells: of its photograph or slide, by the identifier of their objects.
-        fields: rows of the report on fields, of the same.
-        classes: of the model.
+    An unchanged class is no answer, because nobody may have looked. Cells are those of the
+    photograph or slide by the identifier of their objects, and ``fields`` its rows of the report on
+    fields.
 
     Raises:
         VerdictError: a class is unknown, or an outline is none of a cell in a field.

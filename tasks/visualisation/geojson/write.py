@@ -107,8 +107,7 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
 def object_id(identity: str) -> str:
     """Name an object, so that QuPath recognises it and does not add it twice.
 
-    Args:
-        identity: the ``uri`` of a cell, or the `field_identity` of a field.
+    ``identity`` is the ``uri`` of a cell, or the `field_identity` of a field.
     """
     return str(uuid5(NAMESPACE_URL, identity))
 

@@ -52,12 +52,8 @@ def place_picture(
 ) -> bytes:
     """Draw a window of a field with contours, and marks at the corners of one cell; a WebP file.
 
-    Args:
-        pixels: of the window, RGB uint8 (h, w, 3), at whatever scale.
-        window: their place in the source, in its pixels.
-        cell: its row of the image report, which is marked.
-        rows: of the image report: the n cells with contours.
-        outlines: of these, as `outline_of` takes them.
+    ``pixels`` are of the window, RGB uint8 (h, w, 3), at whatever scale; the window is in pixels of
+    the source. ``cell`` is marked; the cells ``rows`` have contours, `outline_of` their outlines.
     """
     picture = Image.fromarray(pixels)
     shrink = SIDE / max(picture.size)

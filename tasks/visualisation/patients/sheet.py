@@ -26,13 +26,9 @@ def patient_sheet(
 ) -> str:
     """Make the sheet, HTML, which prints on one page.
 
-    Args:
-        patient: the patient's row of the report on patients.
-        slides: the rows of the slides.
-        cells: the most probable cells, rows of the image report with ``chance`` and ``called``.
-        places: pictures of these in their fields by address, or why one is missing.
-        exhibits: thumbnails of these by address.
-        persons: the readers' answer, `persons_answer`; None if nobody has read a cell.
+    ``cells`` are rows of the image report with ``chance`` and ``called``, the most probable first.
+    Pictures in fields, or why one is missing, and thumbnails are by address; ``persons`` is
+    `persons_answer`.
     """
     shown = slides[:SLIDES]
     return render(

@@ -52,10 +52,8 @@ def contour_of(
 ) -> Contour:
     """Describe the contour of a cell; without an outline it is the cell's box.
 
-    Args:
-        row: of the image report.
-        flat: its outline, as `outline_of` takes it, or None.
-        corner: of the picture in its source, in pixels.
+    ``flat`` is its outline, as `outline_of` takes it; ``corner`` is that of the picture in its
+    source, in pixels.
     """
     if flat is None:
         box = [(0, 0), (1, 0), (1, 1), (0, 1)]
@@ -76,10 +74,8 @@ def field_picture(
 ) -> FieldPicture:
     """Make the picture of a field, no side longer than `LONGEST`.
 
-    Args:
-        pixels: of the field, RGB uint8 (h, w, 3), at whatever scale.
-        field: its row of the report on fields.
-        contours: in pixels of the field at full resolution.
+    ``pixels`` are RGB uint8 (h, w, 3), at whatever scale; contours are in pixels of the field at
+    full resolution.
     """
     picture = Image.fromarray(pixels)
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)

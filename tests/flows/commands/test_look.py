@@ -22,7 +22,11 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
-    photo: Path, tiny_ready: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photo: Path,
+    tiny_ready: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
@@ -35,6 +39,7 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     assert opened == [page.as_uri()]
     assert "a-field-seen" in page.read_text()
     assert sorted(path.name for path in Path(tiny_ready.store).rglob("*")) == before
+    assert "not known" not in capsys.readouterr().err
 
 
 def test_without_a_store_it_says_what_to_do(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def detector(night: Night) -> DetectorCard:
 def look(
     night: Night, card: DetectorCard, places: tuple[int, ...] = PLACES, **other: object
 ) -> Looked:
-    job = LookJob(night.store, night.batch, night.card, card, "d", 0, 0, places, **other)  # type: ignore[arg-type]
+    job = LookJob(night.store, night.batch, night.card, card, 0, 0, places, **other)  # type: ignore[arg-type]
     look_twice(job)
     path = looks_path(night.batch, "d", 0)
     return Looked.from_table(read_table(night.store, *path), CLASSES)
@@ -121,7 +121,7 @@ def test_an_image_that_is_not_the_same_any_more_says_so_and_the_others_are_looke
     assert np.isnan(found.probabilities[:4]).all()
     assert not found.unstable[:4].any()
     np.testing.assert_allclose(found.probabilities[4], whole.probabilities[4], atol=1e-5)
-    probed = LookJob(night.store, night.batch, night.card, detector, "d", 0, 0, PLACES)
+    probed = LookJob(night.store, night.batch, night.card, detector, 0, 0, PLACES)
     assert (probed.rows(), probed.quarantine([1]).killers) == (5, {1})
     probed.probe(4)
 

@@ -1,5 +1,7 @@
+from collections.abc import Iterator
 from datetime import date, timedelta
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -9,11 +11,14 @@ from storage.batches.manifests import (
     Batch,
     Shard,
     find_batch,
+    find_rows,
+    iterate_manifest,
     list_batches,
     load_batch,
     read_manifest,
     rows_at,
 )
+from storage.parquet import table_to_bytes
 from storage.store import Store, StoreError
 from tests.support.batches import freeze, manifest
 from tests.support.models import WHEN
@@ -128,6 +133,41 @@ def test_a_manifest_has_one_row_group_a_shard(store: Store) -> None:
     batch = freeze(store, manifest(10))
     file = pq.ParquetFile(store.path("batches", "night", "manifest.parquet"))
     assert file.num_row_groups == len(list(batch.shards())) == 3
+
+
+class InParts:
+    """A table in parts of three rows."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.rows, self._table = table.num_rows, table
+
+    def parts(self) -> Iterator[pa.Table]:
+        return (self._table.slice(start, 3) for start in range(0, max(1, self.rows), 3))
+
+
+@pytest.mark.parametrize("rows", [1, 8, 11])
+def test_a_manifest_in_parts_is_the_file_that_the_whole_is(store: Store, rows: int) -> None:
+    batch = freeze(store, InParts(manifest(rows)))
+    content = store.read_bytes("batches", "night", "manifest.parquet")
+    assert content == table_to_bytes(manifest(rows), batch.shard_rows)
+    assert batch.rows == rows
+    assert freeze(store, InParts(manifest(0)), "none").rows == 0
+
+
+def test_a_long_manifest_has_few_row_groups_of_whole_shards(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.batches.manifests.GROUPS", 3)
+    table = manifest(25)  # seven shards of four rows
+    batch = freeze(store, InParts(table))
+    file = pq.ParquetFile(store.path("batches", "night", "manifest.parquet"))
+    assert [file.metadata.row_group(i).num_rows for i in range(3)] == [12, 12, 1]
+    parts = [read_manifest(store, batch, shard) for shard in batch.shards()]
+    assert [part.num_rows for part in parts] == [4] * 6 + [1]
+    assert pa.concat_tables(parts).equals(table)
+    assert [start for start, _ in iterate_manifest(store, batch)] == [0, 12, 24]
+    uris = table["uri"].to_pylist()
+    assert find_rows(store, batch, [uris[24], uris[3]])["uri"].to_pylist() == [uris[3], uris[24]]
 
 
 def test_rows_are_found_by_their_numbers_in_any_order(store: Store) -> None:

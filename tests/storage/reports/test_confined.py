@@ -1,14 +1,17 @@
 """Queries in a process of their own, whose limits no statement passes."""
 
+import json
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pytest
 
-from storage.reports.confined import DATA, confined_answer
-from storage.reports.query_limits import QueryError
+from storage.reports.confined import DATA, QueryError, confined_answer
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 
@@ -91,3 +94,16 @@ def test_python_files_in_the_working_folder_are_not_run(
     monkeypatch.chdir(tmp_path)
     assert ask(store, "SELECT 1 AS one") == [(1,)]
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_process_leaves_at_once_when_it_has_answered(store: Store) -> None:
+    """Threads that still read reports after a LIMIT kept one in five from its end."""
+    code = (
+        "import atexit, sys; from storage.reports import confined\n"
+        "atexit.register(print, 'lingers', file=sys.stderr); confined._main()"
+    )
+    asked = {"store": store.url, "sql": "FROM images LIMIT 1", "seconds": 60, "raises": True}
+    question = json.dumps(asked).encode()
+    done = subprocess.run([sys.executable, "-c", code], input=question, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert pa.ipc.open_stream(done.stdout).read_all().num_rows == 1

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.reports.query_limits import QueryError
+from storage.reports.confined import QueryError
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.sql import TABLES, answer, column_types
 from storage.store import Store, StoreError

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from tasks.bundles import join
 from tasks.evaluation import comparison
 from tasks.evaluation.comparison import (
     KNOWN_ATTACK,
@@ -21,7 +22,6 @@ from tasks.evaluation.comparison import (
     compare,
 )
 from tasks.evaluation.metrics import DETECTION, Subject
-from tasks.evaluation.parts import join
 
 Array = NDArray[np.floating]
 PATIENTS = np.array([f"C{number}" for number in np.repeat(np.arange(12), 8)])

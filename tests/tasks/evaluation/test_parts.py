@@ -4,19 +4,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from tasks.bundles import join, take
 from tasks.evaluation.baselines import Evidence, Residual
-from tasks.evaluation.parts import (
-    COMPUTED,
-    FILE,
-    FORMS,
-    NOISE,
-    Norms,
-    Part,
-    Pictures,
-    Transfer,
-    join,
-    take,
-)
+from tasks.evaluation.parts import COMPUTED, FILE, FORMS, NOISE, Norms, Part, Pictures, Transfer
 
 RNG = np.random.default_rng(0)
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tasks.bundles import join, take
 from tasks.detector.calibration import calibrate, log_distance
 from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
@@ -8,7 +9,6 @@ from tasks.detector.moments import moments
 from tasks.detector.slides.normal import slide_normal
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.evaluation.metrics import Metric, Subject
-from tasks.evaluation.parts import join, take
 from tasks.evaluation.planted import (
     OWN_NORMAL,
     POPULATION,

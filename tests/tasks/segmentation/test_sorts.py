@@ -11,6 +11,7 @@ from tasks.segmentation.sorts import (
     IN_A_ROW,
     MOST_TRIED,
     TRIED,
+    File,
     Glance,
     glance,
     glances,
@@ -59,7 +60,9 @@ def looked(seen: dict[str, Glance], sizes: dict[str, int | None]) -> tuple[list[
         asked.extend(uris)
         return [seen[uri] for uri in uris]
 
-    return glances(list(seen), list(sizes.values()), look), asked  # type: ignore[arg-type]
+    files = [File(row, uri, sizes[uri]) for row, uri in enumerate(seen)]
+    found = glances(lambda: files, look)  # type: ignore[arg-type]
+    return [found.get(row, "cells") for row in range(len(files))], asked
 
 
 def test_the_largest_are_looked_at_until_many_in_a_row_are_cells() -> None:
@@ -90,17 +93,26 @@ def test_where_sizes_are_unknown_files_from_everywhere_are_looked_at() -> None:
     assert found == list(seen.values())
 
 
+def test_more_files_than_are_kept_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Glance] = {f"{n}.png": "fields" for n in range(200)}
+    sizes: dict[str, int | None] = {name: n % 5 or None for n, name in enumerate(seen)}
+    _, once = looked(seen, sizes)
+    monkeypatch.setattr("tasks.segmentation.sorts.KEPT", 7)
+    _, asked = looked(seen, sizes)
+    assert asked == once
+    assert sorted(asked) == sorted(seen)
+
+
 def test_some_of_each_size_are_tried_the_commonest_first() -> None:
     seen: list[Glance] = ["cells", CAMERA, *[(500, 500 - n) for n in range(300)], *[CAMERA] * 99]
-    chosen = to_try(seen)
+    chosen = to_try(dict(enumerate(seen)))
     assert [seen[row] for row in chosen[:TRIED]] == [CAMERA] * TRIED
     assert chosen[:TRIED] == sorted(set(chosen[:TRIED]))
     assert len(chosen) == MOST_TRIED
-    assert to_try(["cells", "fields", None]) == []
+    assert to_try({1: "fields", 2: None}) == []
 
 
 def test_pictures_of_one_size_are_what_most_of_them_show() -> None:
-    seen: list[Glance] = [CAMERA, CAMERA, CAMERA, CAMERA, (500, 500), None, "cells", (450, 450)]
+    seen: list[Glance] = [CAMERA, CAMERA, CAMERA, CAMERA, (500, 500), None, (450, 450)]
     tried = {0: SEVERAL, 1: 0, 2: 20, 3: None, 4: SEVERAL - 1}
-    expected = [*["fields"] * 4, "cells", None, "cells", "cells"]
-    assert settle(seen, tried) == expected
+    assert settle(dict(enumerate(seen)), tried) == {**dict.fromkeys(range(4), "fields"), 5: None}

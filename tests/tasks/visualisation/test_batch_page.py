@@ -9,8 +9,15 @@ import pyarrow as pa
 import pytest
 
 from tasks.detector.explanation import Explanation
+from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light
-from tasks.visualisation.batch_page import NIGHTS_SHOWN, SLIDES_SHOWN, batch_page
+from tasks.visualisation.batch_page import (
+    NIGHTS_SHOWN,
+    ODD_SHOWN,
+    SLIDES_SHOWN,
+    batch_page,
+    odd_slides,
+)
 from tasks.visualisation.highlights import CELLS_SHOWN
 from tasks.visualisation.overlay import COLOURS, ShownSlide
 from tasks.visualisation.page import file_name, p_text, shortened
@@ -328,3 +335,22 @@ def test_hostile_names_of_fields_stay_text() -> None:
 def test_a_diagnosis_that_does_not_survive_a_blur_is_told() -> None:
     rows = image_rows(200, review_reason=["abnormal, unstable"] * 200)
     assert "abnormal, the diagnosis changes when the image is blurred" in batch_page(night_of(rows))
+
+
+def odd(*reasons: SlideReason) -> dict[str, object]:
+    return {"reasons": list(reasons)}
+
+
+def test_a_slide_that_is_no_smear_is_listed_once() -> None:
+    wrong = odd(SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER)
+    far, both = odd(SlideReason.SHIFTED), odd(SlideReason.SHIFTED, SlideReason.TOGETHER)
+    found = odd_slides([wrong, far, odd(), both])
+    assert found["implausible"] == [wrong]
+    assert found["shifted"] == [far, both]
+    assert found["together"] == [both]
+
+
+def test_what_is_not_shown_is_counted() -> None:
+    found = odd_slides([odd(SlideReason.SHIFTED)] * (ODD_SHOWN + 3))
+    assert len(found["shifted"]) == ODD_SHOWN
+    assert (found["more_shifted"], found["more_implausible"]) == (3, 0)

@@ -11,7 +11,7 @@ from scipy.stats import chisquare, kstest, norm
 
 from storage.reports.schemas.batches import batch_schema
 from tasks.reports.image_columns import REPEATED, Provenance
-from tasks.reports.image_rows import q_values
+from tasks.reports.image_rows import QValues
 from tasks.reports.night.batch_counts import NightTally
 from tasks.reports.night.light import Drift, judge
 from tasks.reports.night.shift import (
@@ -55,7 +55,8 @@ def cells(
     score[rng.random(n) < other] = 12.0
     p = (1 + np.round(CALIBRATED * norm.sf(score))) / (CALIBRATED + 1)
     bad = rng.random(n) < failed
-    q = q_values(np.where(bad, np.nan, p))
+    p = np.where(bad, np.nan, p)
+    q = QValues([p]).of(p)
     abnormal = p <= ALPHA
     names = [f"P{i}" for i in who]
     return pa.table(

@@ -1,21 +1,24 @@
-"""Which detector is the default, decided by calibration images and synthetic corruptions alone.
+"""Compare detectors by calibration images and synthetic corruptions alone, to choose the default.
+
+    python -m tests.benchmarks.detector_trial choices|training
 
 Only patients that a model was fitted on are looked at, each by statistics and by a calibration that
 never saw that patient. No test patient, foreign image or attack is read, so that the figures which
 are reported on those stay honest.
 
-A seed of `test_choices` takes about eight minutes on one core, five of them for features; one of
-`test_training` about twenty. ``SLIDEWATCH_SEEDS=0`` does one seed instead of three.
+A seed of `choices` takes about eight minutes on one core, five of them for features; one of
+`training` about twenty. ``SLIDEWATCH_SEEDS=0`` does one seed instead of three. It reads
+cell_images.zip in ``$SLIDEWATCH_DATA``, and prints tables.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -44,18 +47,12 @@ from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.split import split
 from tasks.network.training import TrainingPlan, predict, train
 from tasks.types import Float
-from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 SEEDS = tuple(int(seed) for seed in os.environ.get("SLIDEWATCH_SEEDS", "0,1,2").split(","))
 CLASSES = ("Parasitized", "Uninfected")
 SPACES = ("raw", "unit")  # features as they are, and on the unit sphere
 FRACTIONS = (0.75, 0.10, 0.15)  # of patients, as `flows.train` has them
-
-pytestmark = [
-    pytest.mark.experiment,
-    needs_data("cell_images.zip"),
-]
 
 
 @dataclass(frozen=True)
@@ -92,8 +89,8 @@ class Cells:
         return np.stack([cut.of(decode_rgb(read_bytes(uri))) for uri in self.uris])
 
 
-@pytest.fixture(scope="module")
-def cells() -> Cells:
+def all_cells() -> Cells:
+    """Read the list of all cells."""
     keep_freed_memory()
     table = list_images(str(DATA / "cell_images.zip"), classes=CLASSES)
     return Cells(
@@ -764,7 +761,8 @@ QUESTIONS: dict[str, dict[str, Choice]] = {
 FOLDS = 7
 
 
-def test_choices(cells: Cells) -> None:
+def choices(cells: Cells) -> None:
+    """Print how each choice does, a table for each question."""
     rows: dict[str, dict[str, list[Found]]] = {title: {} for title in QUESTIONS}
     reference: list[Found] = []
     for seed in SEEDS:
@@ -781,8 +779,8 @@ def test_choices(cells: Cells) -> None:
         features = extract(views, cells.of(parts["train"]), FOLDS, seed)
         memory: dict[Tap, Distances] = {}
         reference.append(evaluate(features, DEFAULT, memory))
-        for title, choices in QUESTIONS.items():
-            for name, choice in choices.items():
+        for title, tried in QUESTIONS.items():
+            for name, choice in tried.items():
                 rows[title].setdefault(name, []).append(evaluate(features, choice, memory))
     for title, table in rows.items():
         print_table(title, table, reference)
@@ -790,7 +788,8 @@ def test_choices(cells: Cells) -> None:
     print_kinds({name: found[name] for name in ("blocks.2", "blocks.3", "2 at 128", "2 of 64")})
 
 
-def test_training(cells: Cells) -> None:
+def training(cells: Cells) -> None:
+    """Print how the default detector and the diagnosis do after each recipe of training."""
     rows: dict[str, list[Found]] = {name: [] for name in RECIPES}
     diagnosis: dict[str, list[tuple[float, float]]] = {name: [] for name in RECIPES}
     for seed in SEEDS:
@@ -815,3 +814,7 @@ def diagnose(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[f
     """Accuracy and AUROC."""
     truth, margin = labels == 0, np.asarray(logits[:, 0] - logits[:, 1], np.float64)
     return accuracy(truth, margin > 0), auroc(truth, margin)
+
+
+if __name__ == "__main__":
+    {"choices": choices, "training": training}[sys.argv[1]](all_cells())

@@ -1,0 +1,31 @@
+"""List, recognise and freeze a night, and plan its scoring; print the MiB that it took at most.
+
+``python -m tests.support.long_list STORE IMAGES``, in a process of its own.
+"""
+
+import sys
+from contextlib import ExitStack
+from datetime import date
+
+from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.worker import return_freed_memory
+from flows.settings import Settings
+from flows.stages.batch import start_or_resume
+from flows.stages.sources.sorting import Wanted, take
+from storage.store import Store
+from tests.support.models import CLASSES
+from tests.support.peak import peak, start_peak
+
+if __name__ == "__main__":
+    url, images = sys.argv[1:]
+    store, settings, classes = Store(url), Settings(store=url), list(CLASSES)
+    return_freed_memory()
+    before = start_peak()
+    with ExitStack() as stack:
+        taken = take(store, settings, "night", Wanted(images), classes, stack)
+    batch = start_or_resume(
+        store, settings, "night", images, classes, limit=None,
+        batch_date=date(2026, 1, 3), listed=taken.listed,
+    )  # fmt: skip
+    plan_parts(store, batch, by_slide=True)
+    print(peak() - before)

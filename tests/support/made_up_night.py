@@ -1,0 +1,151 @@
+"""A night whose features are made up: everything that screening does beside reading and network.
+
+``python -m tests.support.made_up_night STORE IMAGES`` screens so many images in a store that
+`prepare` made, and prints as JSON, in MiB, what the coordinator took at most in each stage and
+what the worker took at most.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client
+
+import flows.screen
+from flows.cluster.client import open_client
+from flows.fit import fit
+from flows.jobs import second_look, shard
+from flows.screen import screen
+from flows.settings import Settings
+from storage.batches.features import read_block
+from storage.batches.manifests import load_batch
+from storage.store import Store
+from tasks.images.regions import ImageRef
+from tasks.network.extraction import Features, Loaded
+from tasks.synthetic.rendered_cells import write_collection
+from tests.support.peak import peak, resident, start_peak
+
+MODEL, FITTED = "tiny", "fitted"
+LINKS = 50_000  # names of one file; a filesystem allows 65,000
+A_PATIENT, A_SLIDE, A_FIELD = 1_000, 500, 100  # images
+
+
+def prepare(store: Store, cells: Path) -> Settings:
+    """Fit a detector for the model ``tiny`` of a store on rendered cells."""
+    write_collection(cells, patients=30, cells_per_patient=30, parasitized_fraction=0.5, seed=3)
+    settings = Settings(store=store.url, workers=1)
+    fit(str(cells), batch=FITTED, settings=settings)
+    return settings
+
+
+def folder_of(image: Path, number: int, to: Path) -> Path:
+    """Give an image so many names, as the NIH gives them, a thousand to the folder of a patient."""
+    source = image
+    for i in range(number):
+        patient, field = i // A_PATIENT, i // A_FIELD
+        folder = to / f"C{patient}"
+        if i % A_PATIENT == 0:
+            folder.mkdir(parents=True)
+        when = f"2026010{1 + i // A_SLIDE % 2}_{field % 24:02}{field % 60:02}00"
+        name = folder / f"C{patient}P{patient}thinF_IMG_{when}_cell_{i}.png"
+        if i % LINKS == 0:
+            source = name
+            source.write_bytes(image.read_bytes())
+        else:
+            name.hardlink_to(source)
+    return to
+
+
+class _Bank:
+    """Features of fitted cells, from which those of a night are drawn."""
+
+    def __init__(self, store: str) -> None:
+        batch = load_batch(Store(store), FITTED)
+        self.block = read_block(Store(store), MODEL, batch.key, 0, batch.rows)
+
+    def extract(self, _: Any, refs: list[ImageRef], **__: Any) -> Features:
+        """Stand in for `tasks.network.extraction.extract`."""
+        digests = [sha256(ref.uri.encode()).digest() for ref in refs]
+        drawn = np.asarray([int.from_bytes(each[:4]) for each in digests]) % len(self.block)
+        rng = np.random.default_rng(drawn[0])
+        taps = {
+            name: values[drawn] + 0.1 * values.std(axis=0) * rng.standard_normal(
+                (len(refs), values.shape[1]), np.float32)
+            for name, values in self.block.taps.items()
+        }  # fmt: skip
+        images = [Loaded(each, (50, 50), (200.0, 150.0, 170.0)) for each in digests]
+        return Features(taps, self.block.logits[drawn], images)
+
+    def load(self, _: Any, refs: list[ImageRef], *__: Any) -> Iterator[Loaded]:
+        """Stand in for `load_for`: pixels that are noise, of an image that has not changed."""
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+        for ref in refs:
+            yield Loaded(sha256(ref.uri.encode()).digest(), (50, 50), (1.0, 2.0, 3.0), pixels)
+
+
+def stand_in(store: str) -> None:
+    """Let this worker read no image and run no network, until it ends."""
+    bank = _Bank(store)
+    shard.extract = bank.extract  # type: ignore[assignment]
+    shard._network = lambda job: None  # type: ignore[assignment]
+    second_look.load_for = bank.load  # type: ignore[assignment]
+
+
+def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
+    """Screen a night by the flow's own function; tell MiB, seconds, and figures of the report."""
+    coordinator: list[tuple[str, float]] = []
+    seconds: list[tuple[str, float, float]] = []
+    workers: list[float] = []
+
+    @contextmanager
+    def opened(chosen: Settings) -> Iterator[Client]:
+        with open_client(chosen) as client:
+            client.run(stand_in, chosen.store)
+            yield client
+            workers.extend(client.run(peak).values())
+
+    @contextmanager
+    def measured(stage: str) -> Iterator[None]:
+        coordinator.append((f"before {stage}", peak()))
+        start_peak()
+        begun, cpu = time.monotonic(), time.process_time()
+        with whole(stage):
+            yield
+        seconds.append((stage, time.monotonic() - begun, time.process_time() - cpu))
+        coordinator.append((stage, peak()))
+
+    whole = flows.screen.stage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.screen.open_client", opened)
+        for module in (
+            "flows.screen",
+            "flows.stages.written_pages",
+            "flows.stages.sources.sorting",
+        ):
+            patch.setattr(f"{module}.stage", measured)
+        outcome = screen(str(images), batch=name, settings=settings)
+    coordinator.append(("after", peak()))
+    cpu = os.times()
+    return {
+        "coordinator": coordinator,
+        "worker": max(workers),
+        "seconds": seconds,
+        "cpu": cpu.user + cpu.system,
+        "scored": outcome.scored,
+        "report": outcome.report,
+        "page": outcome.page,
+        "now": resident(),
+    }
+
+
+if __name__ == "__main__":
+    url, images, name = sys.argv[1:]
+    print(json.dumps(screened(Settings(store=url, workers=1), Path(images), name)))
