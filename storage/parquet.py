@@ -68,7 +68,7 @@ def stage_parts(
 
 
 def groups_of(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Divide parts, at least one, anew into groups of so many rows; the last may have fewer."""
+    """Join and divide parts (at least one) into groups of ``rows``; the last may have fewer."""
     waiting: pa.Table | None = None
     for part in parts:
         waiting = part if waiting is None else pa.concat_tables([waiting, part])

@@ -171,26 +171,26 @@ def freeze(
     *folder: str,
     file: str,
     record_file: str,
-    anew: bool = False,
+    replace: bool = False,
 ) -> None:
-    """Write a file and, last, its record; neither is ever replaced.
+    """Write a file and, last, its record, which marks the file as complete.
 
-    The record marks the file as complete. ``anew`` replaces an earlier file: the caller
-    knows that nothing builds on it. ``content`` may be the file's stage (`Store.stage`).
+    Both are written once. Only a caller who knows that nothing builds on them may ``replace`` them.
+    ``content`` may be the file's stage (`Store.stage`).
 
     Raises:
         AlreadyExistsError: there is a record already, perhaps written by another run just now; it
             stays unchanged.
     """
     # Checked before anything is written: a frozen file must survive a second start.
-    if not anew and store.exists(*folder, record_file):
+    if not replace and store.exists(*folder, record_file):
         raise AlreadyExistsError(f"{store.address(*folder)} exists already")
     if isinstance(content, Path):
         store.reveal(content, *folder, file)
     else:
         store.write_bytes(content, *folder, file)
     try:
-        record.write(store, *folder, record_file, once=not anew)
+        record.write(store, *folder, record_file, once=not replace)
     except AlreadyExistsError:
         if store.fence is None or store.is_local:
             raise

@@ -112,8 +112,8 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> 
     else:
         rows, parts = manifest.rows, manifest.parts()
     first = next(parts)
-    # A worker reads the row group of its shard. The footer describes each, and all processes keep
-    # it, so there are only so many.
+    # A worker reads the row group of its shard. The footer describes every group, and all processes
+    # keep it, so the number of groups is limited.
     shards = -(-rows // (GROUPS * plan.shard_rows))
     groups = groups_of(chain([first], parts), max(1, shards) * plan.shard_rows)
     with (
@@ -205,7 +205,7 @@ def iterate_manifest(
 
 @contextmanager
 def _reading(store: Store, batch: Batch) -> Iterator[tuple[tuple[str, str, str], pq.FileMetaData]]:
-    """Give the path and the footer of a manifest; StoreError if it is lost."""
+    """Yield the path and the footer of a manifest; StoreError if it is lost."""
     path = ("batches", batch.key, "manifest.parquet")
     try:
         yield path, _manifest_footer(store, batch.key, batch.manifest_digest)

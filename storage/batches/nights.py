@@ -74,9 +74,14 @@ def freeze_night(
         digest=digest_of(content),
     )
     # An empty night is replaced: images may have arrived since.
-    anew = found is not None
     freeze(
-        store, content, night, *_folder(series, day), file=MANIFEST, record_file=NIGHT, anew=anew
+        store,
+        content,
+        night,
+        *_folder(series, day),
+        file=MANIFEST,
+        record_file=NIGHT,
+        replace=found is not None,
     )
     return night
 

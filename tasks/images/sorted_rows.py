@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 MOST = 2**12  # rows that are sorted in memory
 PIECE = 2**14  # rows that are divided together
-SAMPLED = 2**8  # one row in so many decides where the rows are divided
+SAMPLED = 2**8  # every 256th row decides where the rows are divided
 MOST_BATCHES = 2**7  # into which a piece of the rows is divided
 KEYS = 2**16  # in memory together
 ROW = "row"
@@ -46,7 +46,7 @@ class SortedRows:
         return pa.concat_tables([self.schema.empty_table(), *self.parts()])
 
     def spread(self, count: int) -> "SortedRows":
-        """Take so many of the rows, spread evenly; all if there are no more."""
+        """Take ``count`` of the rows, spread evenly; all if there are no more."""
         if count >= self.rows:
             return self
         return SortedRows(count, self.schema, lambda: _spread(self.parts(), self.rows, count))
@@ -103,7 +103,7 @@ class RowSorter:
         return SortedRows(self._rows, schema, made.read)
 
     def _divide(self, rows: "_Rows") -> "tuple[_Rows, int]":
-        """Sort rows by pieces, and divide each piece where all are divided, in so many batches."""
+        """Sort rows by pieces, and divide all pieces at the same rows; return how many batches."""
         count = -(-self._rows // max(MOST // 2, self._rows // MOST_BATCHES))
         sample = self._ordered(pa.concat_tables(self._sample))
         ends = sample.take(pa.array(np.arange(1, count) * len(sample) // count))
@@ -133,7 +133,7 @@ class RowSorter:
 
 
 def _joined(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Join parts to at least so many rows each, except the last."""
+    """Join parts until each has at least ``rows`` rows; the last may have fewer."""
     waiting: list[pa.Table] = []
     for part in parts:
         waiting.append(part)

@@ -1,9 +1,16 @@
 """Count the values of cells by slide and bin, and find each slide's median."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.types import Float
+
+TOGETHER = 2**14  # values that are counted at once
+# Numbers of slides, of bins, and of values in each, all (k,).
+Counts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 
 
 class SlideMedians:
@@ -17,9 +24,9 @@ class SlideMedians:
 
     def __init__(self, width: float) -> None:
         self._width = width
-        nothing = np.zeros(0, np.int64)
-        self._slides, self._places, self._times = nothing, nothing, nothing
         self._waiting: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        self._counted: list[Counts] = []
+        self._merged = 0
 
     def count(self, slides: NDArray[np.int64], places: Float) -> None:
         """Count cells (n,) of slides (n,) by number, in bins (n,); NaN and infinity do not count.
@@ -28,49 +35,53 @@ class SlideMedians:
         """
         known = np.isfinite(places)
         self._waiting.append((slides[known], places[known].astype(np.int64)))
-        # Seldom enough that counting takes linear time in the number of values.
-        if sum(len(each) for each, _ in self._waiting) > max(2**14, len(self._slides)):
-            self._merge()
+        if sum(len(each) for each, _ in self._waiting) > TOGETHER:
+            self._count_waiting()
 
     def of(self, slides: int) -> list[float | None]:
-        """Return the medians of so many slides, None without values; between two bins, the middle.
+        """Return the median of each slide, None without values; between two bins, the middle.
 
         >>> medians = SlideMedians(1.0)
         >>> medians.count(np.asarray([0, 0, 2]), np.asarray([3.0, 4.0, 7.0]))
         >>> medians.of(3)
         [4.0, None, 7.5]
         """
-        self._merge()
-        ends = np.searchsorted(self._slides, np.arange(slides + 1))
+        self._count_waiting()
+        found, places, times = _merged(self._counted)
+        ends = np.searchsorted(found, np.arange(slides + 1)).tolist()
         return [
-            self._median(slice(start, stop))
-            for start, stop in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+            self._median(places[start:stop], times[start:stop]) for start, stop in pairwise(ends)
         ]
 
-    def _median(self, rows: slice) -> float | None:
-        places, upto = self._places[rows], np.cumsum(self._times[rows])
+    def _median(self, places: NDArray[np.int64], times: NDArray[np.int64]) -> float | None:
+        upto = np.cumsum(times)
         if not len(upto):
             return None
         ranks = [(upto[-1] - 1) // 2, upto[-1] // 2]
         middle = places[np.searchsorted(upto, ranks, side="right")]
         return float((int(middle.sum()) / 2 + 0.5) * self._width)
 
-    def _merge(self) -> None:
-        if not self._waiting:
-            return
-        slides, places = (
-            np.concatenate([known, *new])
-            for known, new in zip(
-                (self._slides, self._places), zip(*self._waiting, strict=True), strict=True
-            )
-        )
-        times = np.ones(len(slides), np.int64)
-        times[: len(self._times)] = self._times
+    def _count_waiting(self) -> None:
+        for slides, places in self._waiting:
+            self._counted.append(_merged([(slides, places, np.ones(len(slides), np.int64))]))
         self._waiting.clear()
-        order = np.lexsort((places, slides))
-        slides, places, times = slides[order], places[order], times[order]
-        changed = (np.diff(slides, prepend=-1) != 0) | (np.diff(places, prepend=0) != 0)
-        changed[:1] = True
-        starts = np.flatnonzero(changed)
-        self._slides, self._places = slides[starts], places[starts]
-        self._times = np.add.reduceat(times, starts) if len(starts) else times
+        # The cells of a slide mostly come together, so there is hardly anything to merge.
+        if sum(len(each) for each, *_ in self._counted) > max(TOGETHER, 2 * self._merged):
+            self._counted = [_merged(self._counted)]
+            self._merged = len(self._counted[0][0])
+
+
+def _merged(parts: Sequence[Counts]) -> Counts:
+    """Sort counts by slide and bin, and add up those of the same."""
+    nothing = np.zeros(0, np.int64)
+    slides, places, times = (
+        np.concatenate(each) for each in zip((nothing,) * 3, *parts, strict=True)
+    )
+    order = np.lexsort((places, slides))
+    slides, places, times = slides[order], places[order], times[order]
+    changed = (np.diff(slides, prepend=-1) != 0) | (np.diff(places, prepend=0) != 0)
+    changed[:1] = True
+    starts = np.flatnonzero(changed)
+    if not len(starts):
+        return nothing, nothing, nothing
+    return slides[starts], places[starts], np.add.reduceat(times, starts)

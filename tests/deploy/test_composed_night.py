@@ -66,7 +66,7 @@ class Composed:
 
     def inside(self, *words: str) -> str:
         """Return what a command says in the container of the Prefect worker."""
-        return self.compose("exec", "-T", "prefect-worker", *words)
+        return self.engine.run("exec", f"{PROJECT}-prefect-worker-1", *words, minutes=20)
 
     def logged(self) -> list[dict[str, Any]]:
         """Read the lines of the log that the Prefect worker and its runs have written."""
@@ -218,10 +218,5 @@ def test_a_change_of_source_installs_slidewatch_alone(engine: Podman, tmp_path: 
     begun = time.monotonic()
     steps = re.findall(r"STEP \S+: (.+)\n(--> Using cache)?", build(engine, tmp_path))
     print(f"built with a changed source in {time.monotonic() - begun:.0f} s")
-    done = [step for step, cached in steps if not cached and not step.startswith("FROM ")]
-    assert [" ".join(step.split()[:2]) for step in done] == [
-        "COPY tasks",
-        "COPY storage",
-        "RUN --mount=type=cache,target=/root/.cache/pip",
-        "COPY --from=slidewatch",
-    ]
+    (run,) = [step for step, cached in steps if step.startswith("RUN ") and not cached]
+    assert run.endswith("install --no-deps --root /installed .")

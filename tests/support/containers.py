@@ -114,7 +114,7 @@ def said(*command: str, env: dict[str, str] | None = None, timeout: float) -> st
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-20_000:]}"
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout[-20_000:]}"
     return done.stdout
 
 

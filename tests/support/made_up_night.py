@@ -104,13 +104,17 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
     coordinator: list[tuple[str, float]] = []
     seconds: list[tuple[str, float, float]] = []
     workers: list[float] = []
+    by_stage: list[tuple[str, float]] = []
+    clients: list[Client] = []
 
     @contextmanager
     def opened(chosen: Settings) -> Iterator[Client]:
         with open_client(chosen) as client:
             client.run(stand_in, chosen.store)
+            clients.append(client)
             yield client
             workers.extend(client.run(peak).values())
+            clients.clear()
 
     @contextmanager
     def measured(stage: str) -> Iterator[None]:
@@ -121,6 +125,8 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
             yield
         seconds.append((stage, time.monotonic() - begun, time.process_time() - cpu))
         coordinator.append((stage, peak()))
+        for client in clients:
+            by_stage.append((stage, max(client.run(resident).values())))
 
     whole = flows.screen.stage
     with pytest.MonkeyPatch.context() as patch:
@@ -137,6 +143,7 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
     return {
         "coordinator": coordinator,
         "worker": max(workers),
+        "worker_by_stage": by_stage,
         "seconds": seconds,
         "cpu": cpu.user + cpu.system,
         "scored": outcome.scored,

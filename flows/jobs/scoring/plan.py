@@ -95,7 +95,7 @@ def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
 
 
 def _changes(part: pa.Table) -> list[tuple[int, tuple[str | None, str | None]]]:
-    """List the rows at which patient or slide is another, with both; the first row among them."""
+    """List the first row, and rows whose patient or slide differs from the last, with both."""
     coded = [
         part[name].combine_chunks().dictionary_encode(null_encoding="encode")
         for name in ("patient_id", "slide_id")
