@@ -8,7 +8,7 @@ STORE has a screened batch named ``vivax`` of photographs at PHOTOS, the unpacke
 fields as labels, half of them parasites, and measures the other half as `commission` would have
 them diagnosed: by a scale and a bias of the log-odds, by class statistics, and by both. Its figures
 are means over draws. The third does the same at the model's own laboratory, where labels have
-nothing to add: STORE has a screened batch named ``home`` of labelled cells of unseen patients.
+nothing to add: STORE has a screened batch named ``home`` of all labelled cells of its model.
 """
 
 import json
@@ -193,10 +193,12 @@ def of_labelled_cells(store: Store, name: str, truth: Truth, witnesses: Witnesse
 
 
 def at_home(store: Store) -> Truth:
-    """Return the cells of the model's own laboratory, where patients stand for fields."""
-    table = read_manifest(store, load_batch(store, "home"))
+    """Return the cells of patients that training has not seen; patients stand for fields."""
+    table, split = read_manifest(store, load_batch(store, "home")), find_card(store, None).split
+    patients = np.asarray(table["patient_id"].to_pylist())
     kinds = np.where(np.asarray(table["label"].to_pylist()) == "Parasitized", "ring", HEALTHY)
-    return Truth(np.arange(len(table)), np.asarray(table["patient_id"].to_pylist()), kinds)
+    rows = np.flatnonzero(np.isin(patients, [*split["validation"], *split["test"]]))
+    return Truth(rows, patients[rows], kinds[rows])
 
 
 def less_shifts(
