@@ -30,6 +30,7 @@ from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
+from tasks.images.sorted_rows import SortedRows
 from tasks.network.classifier import NetworkSpec
 from tasks.network.inference import fastest_arithmetic
 from tasks.synthetic.rendered_cells import write_collection
@@ -239,14 +240,14 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         from flows.stages.sources import sorting as module
 
-        honest = module.list_images
+        honest = module.sorted_images
 
-        def list_then_lose(*arguments: object, **options: object) -> pa.Table:
-            table = honest(*arguments, **options)  # type: ignore[arg-type]
+        def list_then_lose(*arguments: object, **options: object) -> SortedRows:
+            rows = honest(*arguments, **options)  # type: ignore[arg-type]
             listed[3].unlink()
-            return table
+            return rows
 
-        patch.setattr(module, "list_images", list_then_lose)
+        patch.setattr(module, "sorted_images", list_then_lose)
         outcome = failures_of(frozen, images)
     assert outcome.failures == {"unreadable": 1}
     assert outcome.images == len(listed)
