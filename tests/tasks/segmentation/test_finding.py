@@ -197,12 +197,12 @@ def test_a_rough_search_finds_most_of_the_cells_and_their_diameter() -> None:
 def test_parasitaemia_of_the_found_cells_is_that_of_the_drawn_ones() -> None:
     """By true labels: only a cell that is lost or found twice can change it."""
     holds = 0
-    for seed in range(100):
+    for seed in range(30):
         field = rendered(seed, cells=25)
         infected = [bool(stage) for stage in labels(find_cells(field.pixels).cells, field)]
         low, high = wilson_interval(np.array([sum(infected)]), np.array([len(infected)]))
         holds += bool(low[0] <= 6 / 25 <= high[0])
-    assert holds >= 90
+    assert holds >= 27
 
 
 def labels(cells: tuple[Cell, ...], field: RenderedField) -> list[str | None]:
