@@ -148,8 +148,8 @@ class Share:
 def together(suspects: Sequence[Suspect], answers: Mapping[str, Answer]) -> dict[str, Share | None]:
     """Measure the machine alone, and with persons who refuse some of its positive patients.
 
-    Only labelled patients count. Without a refusal the machine's call stays. ``answers`` of persons
-    are by patient's name.
+    Only labelled patients count. Without a refusal the machine's call stays. ``answers`` has
+    the persons' answers by the patient's name.
     """
     known = [each for each in suspects if each.positive is not None]
     machine = {each.name: each.call == Call.POSITIVE for each in known}

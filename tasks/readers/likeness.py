@@ -77,8 +77,8 @@ def learn_likeness(gaussians: Mapping[str, TiedGaussian], sample: Taps) -> Liken
 def nearest(nights: Sequence[Points], point: Points, count: int) -> list[tuple[int, int]]:
     """Find the points nearest to one (k,), as pairs of night and row.
 
-    The nearest of ``count`` comes first, and may be the point itself; nights are points (n, k)
-    each.
+    ``nights`` has the points (n, k) of each. At most ``count`` are returned, nearest first; the
+    point itself may be among them.
     """
     found: list[tuple[float, int, int]] = []
     for number, points in enumerate(nights):

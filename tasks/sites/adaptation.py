@@ -195,7 +195,7 @@ def try_adaptation(labelled: Labelled, fitted: Fitted | None = None) -> Trial | 
 
     Whole slides are held back and resampled if enough are labelled, otherwise cells. The accepted
     change with the largest gain is returned, or of all if none is accepted. None if fewer than
-    `LEAST_CELLS` are labelled, or too few of a kind. ``fitted`` is that of two witnesses; None
+    `LEAST_CELLS` are labelled, or too few of a kind. ``fitted`` is the second witness; None
     where the network alone diagnoses.
     """
     kinds = np.bincount(labelled.parasitized.astype(np.intp), minlength=2)
