@@ -12,6 +12,7 @@ from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.segmentations import Cutting, manifest_address, read_segmented
 from storage.store import Store
 from tasks.segmentation.field_of_view import OUTLINES
+from tasks.types import FieldKind
 
 
 class SegmentOutcome(Outcome):
@@ -33,7 +34,8 @@ class SegmentOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        fields = ", ".join(f"{n:,} {kind}" for kind, n in self.fields.items())
+        kinds = self.fields.items()
+        fields = ", ".join(f"{n:,}" + f" {kind}" * (kind != FieldKind.FIELD) for kind, n in kinds)
         rows: list[tuple[str, object]] = [
             ("sources", f"{self.sources:,}"),
             ("fields", fields or "none"),

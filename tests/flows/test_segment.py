@@ -80,6 +80,7 @@ def fields_of(settings: Settings, name: str) -> list[dict[str, Any]]:
 def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> None:
     outcome = segment(str(fields), "night", settings=settings)
     assert outcome.fields == {"field": 4}
+    assert "fields     4\n" in outcome.text()
     table = manifest_of(outcome)
     assert table.num_rows == outcome.images
     assert outcome.images == pytest.approx(3 * CELLS, abs=2)
