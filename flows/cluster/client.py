@@ -36,7 +36,11 @@ from tasks.words import counted
 
 REACH = 10  # seconds within which a scheduler must answer
 # A job is handed back when its worker dies, instead of being retried by Dask.
-HANDED_BACK = {"distributed.scheduler.allowed-failures": 0}
+HANDED_BACK = {
+    "distributed.scheduler.allowed-failures": 0,
+    # Dask would give up a killed worker that takes longer to start again, and the night with it.
+    "distributed.deploy.lost-worker-timeout": "10 minutes",
+}
 # Dask samples the stack of each worker every 10 ms and wakes all its processes every 20 ms, which
 # costs an idle coordinator and its workers 3% of a core each.
 QUIET = {
