@@ -23,7 +23,7 @@ def draw(seed: int = 0, *, cells: int = 20, overlapping: float = 0.0) -> Rendere
 
 
 def lies_over(field: RenderedField) -> int:
-    """How many pairs of cells touch or overlap."""
+    """Count the pairs of cells that touch or overlap."""
     x, y, width, height = np.array([cell.box for cell in field.cells], float).T
     middle = x + width / 2 + 1j * (y + height / 2)
     radius = (width + height) / 4

@@ -24,7 +24,7 @@ SPARED = {
     "flows.commands.status": SLOW | {"duckdb"},
     "flows.commands.query": SLOW | {"duckdb"},  # which runs in a process of its own
 }
-# What neither a command that screens nor its workers import.
+# Modules that neither a command that screens nor its workers import.
 UNUSED = {"prefect", "pandas", "scipy.stats", "pydicom", "duckdb", "sklearn"}
 SCREENING = """
 import json, sys

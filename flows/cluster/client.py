@@ -252,7 +252,7 @@ def _slurm(settings: Settings) -> Iterator[Client]:
                 yield client
 
 
-# How each kind is opened, and the words for it.
+# The function that opens each kind, and the words for it.
 KINDS: dict[str, tuple[Callable[[Settings], AbstractContextManager[Client]], str]] = {
     "local": (_local, "starting {workers}"),
     "cuda": (_cuda, "starting a worker for each GPU"),

@@ -227,7 +227,7 @@ def _recalled(
         scores.append(_scores(witnesses, {tap: v[row] for tap, v in block.taps.items()}, 1))
         known.append(block.image_id[place % size].tobytes())
         rows.append(manifest.slice(place % size, 1))
-        platelet.append(block.platelet is not None and block.platelet[place % size] > 0)
+        platelet.append(block.has_platelet[place % size])
     refs = image_refs(pa.concat_tables(rows))
     return np.stack(logits), np.concatenate(scores), known, refs, np.asarray(platelet, bool)
 

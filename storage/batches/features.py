@@ -61,6 +61,11 @@ class FeatureBlock:
     def __len__(self) -> int:
         return len(self.status)
 
+    @property
+    def has_platelet(self) -> NDArray[np.bool_]:
+        """Mark the rows (n,) with a platelet at the rim; none up to schema version 3."""
+        return np.zeros(len(self), bool) if self.platelet is None else self.platelet > 0
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Map paths in the zarr group to the arrays, in a fixed order."""
         return {

@@ -13,7 +13,7 @@ FILES = sorted(Path(__file__).parent.glob("test_*.py"))
 
 
 def can_fail(node: ast.AST, functions: dict[str, ast.FunctionDef], seen: frozenset[str]) -> bool:
-    """Whether code asserts or bounds a ratio; asserts of functions within it prove little."""
+    """Return whether code asserts or bounds a ratio; its inner functions prove little."""
     for each in ast.iter_child_nodes(node):
         if isinstance(each, ast.FunctionDef | ast.Lambda):
             continue

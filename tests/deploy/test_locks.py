@@ -59,7 +59,7 @@ def test_a_lock_has_all_that_is_asked_for(name: str, python: str) -> None:
 
 @by_lock
 def test_what_is_locked_has_all_that_it_asks_for(name: str) -> None:
-    """What is installed here was resolved by pip, and asks no more than what is locked has."""
+    """Packages installed here were resolved by pip, and ask for no more than is locked."""
     found = pins(name, ".".join(default_environment()["python_version"].split(".")[:2]))
     for package in ("prefect", "distributed", "dask-kubernetes", "s3fs", "torchvision"):
         for asked in map(Requirement, requires(package) or []):

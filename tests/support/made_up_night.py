@@ -1,6 +1,6 @@
 """A night whose features are made up: everything that screening does beside reading and network.
 
-``python -m tests.support.made_up_night STORE IMAGES`` screens so many images in a store that
+``python -m tests.support.made_up_night STORE IMAGES`` screens images in a store that
 `prepare` made, and prints as JSON, in MiB, what the coordinator took at most in each stage and
 what the worker took at most.
 """
@@ -47,7 +47,7 @@ def prepare(store: Store, cells: Path) -> Settings:
 
 
 def folder_of(image: Path, number: int, to: Path) -> Path:
-    """Give an image so many names, as the NIH gives them, a thousand to the folder of a patient."""
+    """Give an image many names, as the NIH gives them, a thousand to the folder of a patient."""
     source = image
     for i in range(number):
         patient, field = i // A_PATIENT, i // A_FIELD

@@ -1,4 +1,4 @@
-"""What some tests need and not every machine has: they are skipped by its name, and counted.
+"""Name the needs that not every machine meets: tests that lack one are skipped by it, and counted.
 
 ``SLIDEWATCH_REQUIRE=chromium,data`` makes a test that is skipped for want of one of these fail, so
 that a machine that should have it cannot lose it unnoticed.
@@ -61,7 +61,7 @@ def needs_data(archive: str) -> pytest.MarkDecorator:
 
 
 def told(report: pytest.TestReport) -> str:
-    """Why a test was skipped."""
+    """Return the reason why a test was skipped."""
     where = report.longrepr
     return str(where[2] if isinstance(where, (tuple, list)) else where).removeprefix("Skipped: ")
 

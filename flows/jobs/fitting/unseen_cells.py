@@ -11,6 +11,7 @@ from flows.jobs.fitting.unseen import key_of, unseen
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows
 from storage.store import Store
+from tasks.bundles import join
 from tasks.detector.witnesses import discriminant
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import Float
@@ -31,9 +32,9 @@ class WitnessJob:
 class Evidence:
     """The scores of two witnesses for cells (n,) that neither has seen.
 
-    ``platelet`` marks those with one at their rim.
     ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
-    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients.
+    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients;
+    ``platelet`` marks cells with one at their rim.
     """
 
     network: Float
@@ -50,14 +51,7 @@ class Evidence:
     @classmethod
     def joined(cls, parts: list["Evidence"]) -> "Evidence":
         """Join the evidence of several patients."""
-        parts = [cls.none(), *parts]
-        return cls(
-            np.concatenate([part.network for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.parasitized for part in parts]),
-            np.concatenate([part.platelet for part in parts]),
-            tuple(key for part in parts for key in part.keys),
-        )
+        return join([cls.none(), *parts])
 
 
 def unseen_evidence(job: WitnessJob) -> Evidence:
@@ -83,14 +77,13 @@ def unseen_evidence(job: WitnessJob) -> Evidence:
         scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)
         network, scores = unseen(job.store, card, part, block, scores)
         chosen = np.flatnonzero(np.isfinite(network) & np.isfinite(scores))
-        platelet = np.zeros(len(block), bool) if block.platelet is None else block.platelet > 0
         names = list(zip(part.patients, part.slides, strict=True))
         parts.append(
             Evidence(
                 network[chosen],
                 scores[chosen],
                 np.asarray(block.label == place)[chosen],
-                platelet[chosen],
+                block.has_platelet[chosen],
                 tuple(key_of(*names[row], part.batch) for row in chosen.tolist()),
             )
         )

@@ -156,9 +156,9 @@ class _Scorer:
         scores, lean = self._scores(block, manifest, first + piece.start)
         raw, said = self._diagnosed(block, lean)
         found, platelet = raw, None
-        if raw is not None and block.platelet is not None:
-            found = without_platelets(raw, block.platelet)
-            platelet = (block.platelet > 0) & (raw > DIAGNOSIS)
+        if raw is not None:
+            found = without_platelets(raw, block.has_platelet)
+            platelet = block.has_platelet & (raw > DIAGNOSIS)
         logits: NDArray[np.floating] = block.logits
         if found is not None and len(card.classes) == 2:
             logits = as_logits(found, card.temperature, card.classes.index(PARASITIZED))

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from tasks.images.platelets import PLATELET, has_platelet, without_platelets
 from tasks.synthetic.rendered_cells import draw_patient, red_cell
 
-SIDE, LARGE = 96, 8  # pixels of a cell, drawn so many times larger
+SIDE, LARGE = 96, 8  # pixels of a cell, and the factor by which it is drawn larger
 PINK, GREY = (222, 170, 172), (178, 180, 190)
 PURPLE = (170, 60, 190)
 Disc = tuple[float, float, float]  # x, y and radius, of the side

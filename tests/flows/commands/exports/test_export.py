@@ -49,7 +49,7 @@ def test_the_file_holds_features_logits_and_the_report(
     assert obs.columns.tolist() == report.column_names
     for name in ("image_id", "diagnosis", "p_value", "abnormal", "width"):
         assert obs[name].tolist() == report[name].to_pylist()
-    # Where something is missing there is a mask, no category, NaN, or an empty text.
+    # A missing value is a mask, no category, NaN, or an empty text.
     for name in ("touches_border", "label", "q_value"):
         assert obs[name].isna().all()
     assert set(obs["acquired_at"]) == {""}
