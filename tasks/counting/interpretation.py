@@ -3,8 +3,10 @@
 Of n red cells, k are called parasitized. With parasitaemia x each is called with probability
 q = x s + (1 - x) f, where the slide's sensitivity s and false-positive rate f are not known but
 predicted (`tasks.counting.rates`): k is a mixture of binomials over their nodes. The interval
-contains every parasitaemia for which k is neither improbably large nor small; the limit of blank is
-the count that 95% of slides without parasites do not exceed, the limit of detection the least
+contains every parasitaemia for which k is neither improbably large nor small. A count so small that
+it is improbable even without parasites says that this slide has few false positives, and no more:
+upper bounds are relative to the probability without parasites (CLs, Read 2002). The limit of blank
+is the count that 95% of slides without parasites do not exceed, the limit of detection the least
 parasitaemia at which 95% of slides exceed it (Armbruster & Pry 2008; CLSI EP17).
 """
 
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betainc, betaln, xlog1py, xlogy
+from scipy.special import bdtr, betainc
 
 from tasks.bundles import Bundle
 from tasks.counting.rates import NODES, Rate
@@ -77,23 +79,38 @@ def interval(called: int, cells: int, rates: ErrorRates) -> tuple[float, float]:
     """Compute the 95% interval of the parasitaemia, a share in [0, 1].
 
     It contains every parasitaemia at which both tails of ``called`` have a probability of at least
-    2.5%; ``called`` itself counts half, so that the interval is not too wide (mid-p, Lancaster
-    1961). The rates are those of an unseen slide, so it covers the chance of counting, the
-    variation of both rates between slides, and the uncertainty about it.
+    2.5%, the lower tail relative to its probability without parasites; ``called`` itself counts
+    half, so that the interval is not too wide (mid-p, Lancaster 1961). The rates are those of an
+    unseen slide, so it covers the chance of counting, the variation of both rates between slides,
+    and the uncertainty about it.
     """
     tail = (1 - LEVEL) / 2
-    return _bound(called, cells, rates, tail), _bound(called, cells, rates, 1 - tail)
+    false, found = rates.joint()
+
+    def rises(x: float) -> float:
+        q = x * found + (1 - x) * false
+        return 1 - _at_most(called, cells, q) - tail
+
+    return _root(rises), _upper(called, cells, rates, tail)
 
 
 def upper_bound(called: int, cells: int, rates: ErrorRates) -> float:
     """Compute the one-sided 95% upper bound of the parasitaemia, a share."""
-    return _bound(called, cells, rates, LEVEL)
+    return _upper(called, cells, rates, 1 - LEVEL)
 
 
-def _bound(called: int, cells: int, rates: ErrorRates, level: float) -> float:
-    """Find the parasitaemia at which more than ``called`` cells have a given probability."""
+def _upper(called: int, cells: int, rates: ErrorRates, tail: float) -> float:
+    """Find the parasitaemia at which so few calls have a given share of their probability at 0."""
     false, found = rates.joint()
-    return _root(lambda x: _more(called, cells, x, false, found) - level)
+    without = _at_most(called, cells, false)
+    if not without:  # nothing known of the rates allows this count
+        return 1.0
+
+    def rises(x: float) -> float:
+        q = x * found + (1 - x) * false
+        return tail - _at_most(called, cells, q) / without
+
+    return _root(rises)
 
 
 def expected_width(rates: ErrorRates, share: float, cells: int) -> float:
@@ -160,12 +177,10 @@ def _at_least(count: int, cells: int, q: Float) -> float:
     return float(betainc(count, cells - count + 1, q).mean())
 
 
-def _more(called: int, cells: int, x: float, false: Float, found: Float) -> float:
-    """Compute the probability of more than ``called`` plus half that of equality."""
-    q = x * found + (1 - x) * false
-    logs = xlogy(called, q) + xlog1py(cells - called, -q)
-    logs -= betaln(called + 1, cells - called + 1) + np.log(cells + 1)
-    return _at_least(called + 1, cells, q) + 0.5 * float(np.exp(logs).mean())
+def _at_most(called: int, cells: int, q: Float) -> float:
+    """Compute the probability of fewer than ``called`` plus half that of equality, mean over q."""
+    fewer = bdtr(called - 1, cells, q) if called else np.zeros(())
+    return float((fewer + bdtr(called, cells, q)).mean() / 2)
 
 
 def _root(rises: Callable[[float], float]) -> float:

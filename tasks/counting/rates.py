@@ -12,6 +12,7 @@ without slides with known cells gets that wide prediction; its first slides dete
 mean, and many slides also show how they differ.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,24 @@ def predict_rate(
     )
 
 
+def slide_rates(hits: NDArray[np.int64], cells: NDArray[np.int64], wanted: Sequence[int]) -> Float:
+    """Find the rates that known slides may have, given their own cells and those of the others.
+
+    One error among 70 cells does not make a slide's rate 1/70: it is drawn towards the other
+    slides', the more the fewer its cells.
+
+    Args:
+        hits: (S,), as in `predict_rate`.
+        cells: (S,), likewise.
+        wanted: the slides, at least one, whose rates are found.
+
+    Returns:
+        (len(wanted), NODES): equally probable rates of each, ascending.
+    """
+    weights = _posterior(hits[cells > 0], cells[cells > 0], None)
+    return np.stack([_quantiles(weights, int(hits[s]), int(cells[s])) for s in wanted])
+
+
 def laboratory_prior(hits: NDArray[np.int64], cells: NDArray[np.int64]) -> Float:
     """Compute weights of every mean and precision (M, R) of another laboratory from these slides.
 
@@ -124,11 +143,14 @@ def _posterior(hits: NDArray[np.int64], cells: NDArray[np.int64], prior: Float |
     return np.asarray(weights / weights.sum())
 
 
-def _quantiles(weights: Float) -> Float:
-    """Find the quantiles of a mixture of betas, at the middles of NODES equal shares."""
+def _quantiles(weights: Float, hits: int = 0, cells: int = 0) -> Float:
+    """Find the quantiles of a mixture of betas, at the middles of NODES equal shares.
+
+    It is that of a slide with so many hits among its cells, by default of one without known cells.
+    """
     kept = weights > weights.max() * LEAST_WEIGHT
-    a = (MEANS[:, None] * PRECISIONS)[kept]
-    b = ((1 - MEANS[:, None]) * PRECISIONS)[kept]
+    a = (MEANS[:, None] * PRECISIONS)[kept] + hits
+    b = ((1 - MEANS[:, None]) * PRECISIONS)[kept] + cells - hits
     below = betainc(a, b, RATES[:, None]) @ (weights[kept] / weights[kept].sum())
     middles = (np.arange(NODES) + 0.5) / NODES
     return np.asarray(expit(np.interp(middles, below, logit(RATES))))

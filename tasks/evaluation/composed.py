@@ -2,9 +2,11 @@
 
 A slide is composed of one patient's cells. Its number of parasites is drawn from its parasitaemia;
 each is found with the probability that one of that patient's parasites passes the threshold, and
-likewise for other cells. This resamples cells with replacement, which is all that a hundred cells
-of a patient allow: it shows how patients differ, but not how slides of one patient do. Error rates
-always come from other patients.
+likewise for other cells. A hundred cells of a patient do not determine these probabilities, so each
+slide draws them from what the patient's cells and those of others allow
+(`tasks.counting.rates.slide_rates`). Cells drawn again and again instead would make one false call
+among 70 cells a rate of 1.4%, and none a rate of 0: patients would differ more than they do. The
+error rates by which a slide is judged always come from other patients.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from tasks.bundles import take
 from tasks.counting.call import Answers, Call
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, count_errors
 from tasks.counting.interpretation import KnownRates, blank_count, corrected, detection_limit
+from tasks.counting.rates import NODES, slide_rates
 from tasks.counting.threshold import DIAGNOSIS, are_enough, known_rates, rates_at
 from tasks.evaluation.metrics import Interval, Metric, Subject
 from tasks.evaluation.scored import OWN
@@ -48,11 +51,11 @@ class KnownCells:
 
 @dataclass(frozen=True)
 class _Patient:
-    """The shares of a patient's cells that pass the thresholds: diagnosis, dense, counting."""
+    """A patient's equally probable error rates (3, NODES): at diagnosis, dense and counting."""
 
     name: str
-    false: tuple[float, ...]
-    found: tuple[float, ...] | None
+    false: Float
+    found: Float | None
 
 
 def compose(cells: KnownCells, counts: ErrorCounts, cells_best: int, seed: int) -> pa.Table:
@@ -117,13 +120,18 @@ def _patients(own: ErrorCounts, fold: NDArray[np.intp], rates: KnownRates) -> It
     places = [
         int(np.argmin(np.abs(THRESHOLDS - each))) for each in np.maximum.accumulate(thresholds)
     ]
-    for row in fold.tolist():
-        negatives, positives = int(own.negatives[row]), int(own.positives[row])
-        if negatives < LEAST_CELLS or 0 < positives < LEAST_CELLS:
-            continue
-        false = [own.false[row, place] / negatives for place in places]
-        found = [own.found[row, place] / positives for place in places] if positives else None
-        yield _Patient(own.slides[row], tuple(false), tuple(found) if found else None)
+    rows = [
+        row
+        for row in fold.tolist()
+        if own.negatives[row] >= LEAST_CELLS and not 0 < own.positives[row] < LEAST_CELLS
+    ]
+    if not rows:
+        return
+    false = [slide_rates(own.false[:, place], own.negatives, rows) for place in places]
+    found = [slide_rates(own.found[:, place], own.positives, rows) for place in places]
+    for number, row in enumerate(rows):
+        of = [np.stack([rates[number] for rates in kind]) for kind in (false, found)]
+        yield _Patient(own.slides[row], of[0], of[1] if own.positives[row] else None)
 
 
 def _slides(
@@ -161,10 +169,13 @@ def _counts(
 ) -> list[int]:
     """Draw the number of cells that pass each threshold, among those that passed the one before."""
     total = np.zeros(len(patient.false), np.int64)
-    for cells, shares in ((negatives, patient.false), (parasites, patient.found)):
+    for cells, rates in ((negatives, patient.false), (parasites, patient.found)):
+        if rates is None:
+            continue
+        shares = np.minimum.accumulate(rates[:, rng.integers(NODES)])
         left, before = cells, 1.0
-        for place, share in enumerate(shares or ()):
-            left = int(rng.binomial(left, min(share / before, 1.0))) if before else 0
+        for place, share in enumerate(shares.tolist()):
+            left = int(rng.binomial(left, share / before)) if before else 0
             before = share
             total[place] += left
     return [int(n) for n in total]

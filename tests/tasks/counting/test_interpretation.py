@@ -58,8 +58,15 @@ def test_intervals_cover_the_truth_in_nineteen_of_twenty_cases() -> None:
         for mean, precision in ((0.002, 60.0), (0.01, 60.0), (0.005, 500.0))
         for share in (0.003, 0.01, 0.03, 0.3)
     }
-    assert 0.93 <= np.mean(list(found.values())) <= 0.97
+    assert 0.93 <= np.mean(list(found.values())) <= 0.98
     assert min(map(np.mean, found.values())) >= 0.85
+
+
+def test_intervals_cover_fewer_parasites_than_can_be_told_from_none() -> None:
+    for mean, precision in ((0.002, 60.0), (0.01, 60.0), (0.005, 500.0)):
+        for share in (0.0001, 0.0003, 0.001):
+            # Only too high a count can miss it.
+            assert np.mean(covered(mean, precision, share, 60)) >= 0.93
 
 
 def test_the_interval_of_a_slide_without_parasites_holds_zero() -> None:
@@ -116,6 +123,23 @@ def test_a_few_slides_of_many_errors_do_not_pull_the_count_of_all_others_down() 
 
 def test_no_call_bounds_what_may_be_there() -> None:
     known = ErrorRates(0.0, fixed(1e-7), fixed(1.0))
-    assert upper_bound(0, CELLS, known) == pytest.approx(0.0005 * np.log(10) / 2.3, rel=0.2)
+    # The rule of three.
+    assert upper_bound(0, CELLS, known) == pytest.approx(3 / CELLS, rel=0.01)
     assert interval(0, CELLS, known)[0] == 0.0
     assert interval(CELLS, CELLS, known)[1] == 1.0
+
+
+def test_fewer_calls_than_healthy_slides_have_do_not_exclude_more_parasites() -> None:
+    expected = ErrorRates(0.0, fixed(0.002), fixed(0.8))
+    none = ErrorRates(0.0, fixed(1e-9), fixed(0.8))
+    # Such counts are improbable at any parasitaemia, none included.
+    for called in (0, 1, 3, 10):
+        assert upper_bound(called, CELLS, expected) >= 0.999 * upper_bound(0, CELLS, none)
+    assert upper_bound(0, CELLS, expected) == pytest.approx(3 / 0.8 / CELLS, rel=0.01)
+    assert interval(0, CELLS, expected)[0] == 0.0
+
+
+def test_a_count_that_no_rate_allows_excludes_nothing() -> None:
+    known = ErrorRates(0.0, fixed(0.5), fixed(0.9))
+    assert upper_bound(0, 5000, known) == 1.0
+    assert interval(0, 5000, known) == (0.0, 1.0)
