@@ -44,7 +44,8 @@ class Evidence(Bundle):
     ``taps`` are pooled features (n, d) of the network's stages, including `PENULTIMATE`;
     ``logits`` (n, C); ``border`` (n,) the mean brightness in [0, 1] of the outermost pixels;
     ``odin`` the logits and ``moved`` the detector's taps after input pre-processing, by its
-    magnitude; ``filtered`` the results of a second look, by filter.
+    magnitude; ``filtered`` the results of a second look, by filter; ``platelet`` (n,) marks
+    suspected cells with a platelet at their rim, None if no class is called "Parasitized".
     """
 
     taps: Mapping[str, NDArray[np.float32]] = field(metadata={KEPT_AS: "tap"})
@@ -53,6 +54,7 @@ class Evidence(Bundle):
     odin: Mapping[float, NDArray[np.float32]]
     moved: Mapping[float, Mapping[str, NDArray[np.float32]]]
     filtered: Mapping[str, Filtered] = field(default_factory=dict)
+    platelet: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from tasks.bundles import join
 from tasks.evaluation.baselines import ODIN_TEMPERATURE, Evidence, Filtered
 from tasks.evaluation.treatments.attacks import Target, differentiable_abnormality, preprocess
 from tasks.network.classifier import to_pixels
+from tasks.network.extraction import platelets
+from tasks.reports.image_columns import PARASITIZED
 from tasks.second_look.views import filtered
 
 BATCH = 32
@@ -24,6 +26,10 @@ def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> 
     pixels = pixels.detach().requires_grad_(bool(magnitudes))
     with torch.set_grad_enabled(bool(magnitudes)), classifier.computing():
         taps, logits = classifier.features(pixels)
+    images, classes = to_images(pixels.detach()), classifier.spec.classes
+    platelet = None
+    if PARASITIZED in classes:
+        platelet = platelets(to_numpy(logits), images, classes.index(PARASITIZED))
     border = torch.ones(pixels.shape[2:], dtype=torch.bool)
     border[2:-2, 2:-2] = False
     odin, moved = {}, {}
@@ -44,9 +50,9 @@ def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> 
         odin=odin,
         moved=moved,
         filtered={
-            name: _under_filter(images, target)
-            for name, images in filtered(to_images(pixels.detach())).items()
+            name: _under_filter(changed, target) for name, changed in filtered(images).items()
         },
+        platelet=platelet,
     )
 
 

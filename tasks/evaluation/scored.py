@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from tasks.bundles import join, take
 from tasks.detector.calibration import p_values
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
+from tasks.detector.witnesses import Witnesses
 from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances, seen_of
 from tasks.evaluation.parts import Norms, Part, Pictures, Transfer
+from tasks.images.platelets import without_platelets
 from tasks.types import Float
 
 OWN = "slidewatch"
@@ -99,13 +101,7 @@ def _scored(
     part: Part, evidence: Evidence, fitted: Fitted, temperature: float, leans: Float
 ) -> Scored:
     scores = all_scores(evidence, fitted)
-    logits, disagree = np.asarray(evidence.logits, np.float64), np.zeros(len(part.rows), bool)
-    if (known := fitted.detector.witnesses) is not None:
-        said = known.scales.testify(
-            log_odds(logits, temperature, known.positive),
-            known.discriminant.scores(evidence.taps) - leans,
-        )
-        logits, disagree = as_logits(said.both, temperature, known.positive), said.disagree
+    logits, disagree = diagnosis_of(evidence, fitted.detector.witnesses, temperature, leans)
     chances = probabilities(logits, temperature)
     return Scored(
         rows=part.rows,
@@ -120,3 +116,22 @@ def _scored(
         disagree=disagree,
         looked=seen_of(evidence, fitted.detector).vectors if fitted.ordinary else None,
     )
+
+
+def diagnosis_of(
+    evidence: Evidence, known: Witnesses | None, temperature: float, leans: Float
+) -> tuple[Float, NDArray[np.bool_]]:
+    """Compute logits (n, C) of the diagnosis, and mark the images on which its witnesses disagree.
+
+    With two witnesses, a platelet at the rim counts as it does in a night; ``leans`` (n,) are of
+    the images' slides.
+    """
+    logits = np.asarray(evidence.logits, np.float64)
+    if known is None:
+        return logits, np.zeros(len(logits), bool)
+    said = known.scales.testify(
+        log_odds(logits, temperature, known.positive),
+        known.discriminant.scores(evidence.taps) - leans,
+    )
+    both = without_platelets(said.both, evidence.platelet)
+    return as_logits(both, temperature, known.positive), said.disagree
