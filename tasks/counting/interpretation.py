@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import bdtr, betainc
+from scipy.special import bdtr, betainc, betaln, xlog1py, xlogy
 
 from tasks.bundles import Bundle
 from tasks.counting.rates import NODES, Rate
@@ -127,11 +127,10 @@ def chance_of_blank(called: int, cells: int, rates: ErrorRates) -> float:
 
 def blank_count(cells: int, rates: ErrorRates) -> int:
     """Compute the limit of blank: the count that 95% of slides without parasites do not exceed."""
-    false, _ = rates.joint()
     low, high = -1, cells
     while high - low > 1:
         middle = (low + high) // 2
-        if _at_least(middle + 1, cells, false) <= 1 - LEVEL:
+        if _at_least(middle + 1, cells, rates.false.nodes) <= 1 - LEVEL:
             high = middle
         else:
             low = middle
@@ -179,17 +178,19 @@ def _at_least(count: int, cells: int, q: Float) -> float:
 
 def _at_most(called: int, cells: int, q: Float) -> float:
     """Compute the probability of fewer than ``called`` plus half that of equality, mean over q."""
-    fewer = bdtr(called - 1, cells, q) if called else np.zeros(())
-    return float((fewer + bdtr(called, cells, q)).mean() / 2)
+    logs = xlogy(called, q) + xlog1py(cells - called, -q)
+    logs -= betaln(called + 1, cells - called + 1) + np.log(cells + 1)
+    fewer = float(bdtr(called - 1, cells, q).mean()) if called else 0.0
+    return fewer + 0.5 * float(np.exp(logs).mean())
 
 
 def _root(rises: Callable[[float], float]) -> float:
     """Find the zero of a function that rises over [0, 1]: 0 if it is never below, 1 if never above.
 
-    The relative tolerance is 1e-7, the absolute one 1e-10.
+    The relative tolerance is 1e-5, the absolute one 1e-10.
     """
     if rises(0.0) >= 0:
         return 0.0
     if rises(1.0) <= 0:
         return 1.0
-    return float(brentq(rises, 0.0, 1.0, xtol=1e-10, rtol=1e-7))
+    return float(brentq(rises, 0.0, 1.0, xtol=1e-10, rtol=1e-5))
