@@ -100,7 +100,7 @@ def upper_bound(called: int, cells: int, rates: ErrorRates) -> float:
 
 
 def _upper(called: int, cells: int, rates: ErrorRates, tail: float) -> float:
-    """Find the parasitaemia at which so few calls have a given share of their probability at 0."""
+    """Find the parasitaemia at which the lower tail is ``tail`` times that without parasites."""
     false, found = rates.joint()
     without = _at_most(called, cells, false)
     if not without:  # nothing known of the rates allows this count

@@ -146,7 +146,7 @@ def _posterior(hits: NDArray[np.int64], cells: NDArray[np.int64], prior: Float |
 def _quantiles(weights: Float, hits: int = 0, cells: int = 0) -> Float:
     """Find the quantiles of a mixture of betas, at the middles of NODES equal shares.
 
-    It is that of a slide with so many hits among its cells, by default of one without known cells.
+    They are the rates of a slide with ``hits`` among ``cells`` known ones, by default with none.
     """
     kept = weights > weights.max() * LEAST_WEIGHT
     a = (MEANS[:, None] * PRECISIONS)[kept] + hits

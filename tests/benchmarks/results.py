@@ -37,13 +37,22 @@ def table_of(rows: Sequence[dict[str, Any]]) -> str:
         if not {"rival", "limit"} & row.keys():
             continue
         unit, ratio = row["unit"], row.get("limit_ratio")
-        other = f"limit {row['limit']:g}" if "limit" in row else ""
+        other = f"limit {shown_number(row['limit'])}" if "limit" in row else ""
         if "rival" in row:
-            other, ratio = f"{row['rival']['median']:.3g}", row["ratio"]["median"]
+            other, ratio = shown_number(row["rival"]["median"]), row["ratio"]["median"]
         shown = "–" if ratio is None else f"{ratio:.2f}"
-        ours = f"{row['ours']['median']:.3g} {unit}".rstrip()
+        ours = f"{shown_number(row['ours']['median'])} {unit}".rstrip()
         lines.append(f"| {row['name']} | {ours} | {other} | {shown} |")
     return "\n".join(lines) + "\n"
+
+
+def shown_number(value: float) -> str:
+    """Write a number with three digits, or all of those before the point.
+
+    >>> shown_number(1282.4), shown_number(0.03125)
+    ('1,282', '0.0312')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def with_tables(document: str, kept: Path = KEPT) -> str:
