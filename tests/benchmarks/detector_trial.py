@@ -42,7 +42,7 @@ from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb, resize
 from tasks.images.listing import list_images
 from tasks.network.augmentation import MILD, Augmentation
-from tasks.network.backbones import build, network_spec
+from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.split import split
 from tasks.network.training import TrainingPlan, predict, train
@@ -126,7 +126,7 @@ RECIPES = {
 
 def train_by(recipe: Recipe, cells: Cells, parts: dict[str, list[str]], seed: int) -> Classifier:
     """A classifier of the patients in ``parts``, made as `flows.train` makes one."""
-    spec = network_spec("efficientnet_lite0", CLASSES, recipe.side, frozen=recipe.frozen)
+    spec = network_spec(DEFAULT_NETWORK, CLASSES, recipe.side, frozen=recipe.frozen)
     torch.manual_seed(seed)
     classifier = build(spec, "imagenet")
     seen = cells.of(parts["train"] + parts["validation"])

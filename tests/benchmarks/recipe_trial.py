@@ -29,7 +29,7 @@ from tasks.evaluation.metrics import auroc
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
 from tasks.network.augmentation import MILD, Augmentation
-from tasks.network.backbones import build, network_spec
+from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier
 from tasks.network.extraction import load_images
 from tasks.network.split import deal
@@ -179,7 +179,7 @@ def one_trial(recipe: Recipe, stain: int, manifest: Path) -> dict[str, float]:
     rows = {name: seen[np.isin(data.patients[seen], keys)] for name, keys in parts.items()}
     keep_freed_memory()
     torch.manual_seed(0)
-    spec = network_spec("efficientnet_lite0", CLASSES, recipe.side, frozen=recipe.frozen)
+    spec = network_spec(DEFAULT_NETWORK, CLASSES, recipe.side, frozen=recipe.frozen)
     classifier = build(spec, "imagenet")
     recipe.rebuilt(classifier)
     started = time.process_time()

