@@ -24,7 +24,7 @@ from tasks.images.listing import list_images
 from tests.support.measuring import QUICK, Record
 from tests.support.screening import freeze
 
-LIMIT = 0.15  # of a night of which every cell is for review
+LIMIT = 0.12  # of a night of which every cell is for review
 
 
 def here(_: object, work: Callable[[Any], Any], jobs: list[Any], **__: object) -> Iterator[Any]:
