@@ -22,7 +22,9 @@ from tasks.counting.rates import NODES, Rate
 from tasks.types import Float
 
 LEVEL = 0.95
-TURNS = 3  # pairs of each false-positive rate with different sensitivities
+TURNS = 3  # sensitivities that each false-positive rate is paired with
+# Its multiples, less their whole parts, fill [0, 1] evenly, however many follow each other.
+GOLDEN = (5**0.5 - 1) / 2
 MOST_CELLS = 10_000_000
 # From this parasitaemia on there are many parasites: a lower threshold finds more of them, and its
 # false positives (none on some slides, a few percent on others) matter less.
@@ -43,12 +45,14 @@ class ErrorRates(Bundle):
         return self.found.median > self.false.median
 
     def joint(self) -> tuple[Float, Float]:
-        """Pair nodes of both rates, (J,) each, as if independent, with equal probabilities."""
-        order = np.arange(NODES)
-        # Steps that do not divide NODES visit every sensitivity, each turn in another order.
-        steps = (37, 61, 89)[:TURNS]
-        found = np.concatenate([self.found.nodes[order * step % NODES] for step in steps])
-        return np.tile(self.false.nodes, TURNS), found
+        """Pair nodes of both rates, (J,) each, as if independent, with equal probabilities.
+
+        Rates that follow each other are paired with sensitivities from everywhere, so that a count
+        that only a few rates explain is still averaged over all sensitivities.
+        """
+        spread = (np.arange(TURNS * NODES) + 0.5) * GOLDEN % 1
+        found = self.found.nodes[(spread * NODES).astype(np.intp)]
+        return np.repeat(self.false.nodes, TURNS), found
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def interval(called: int, cells: int, rates: ErrorRates) -> tuple[float, float]:
         q = x * found + (1 - x) * false
         return 1 - _at_most(called, cells, q) - tail
 
-    return _root(rises), _upper(called, cells, rates, tail)
+    return _root(rises, called / cells), _upper(called, cells, rates, tail)
 
 
 def upper_bound(called: int, cells: int, rates: ErrorRates) -> float:
@@ -110,7 +114,8 @@ def _upper(called: int, cells: int, rates: ErrorRates, tail: float) -> float:
         q = x * found + (1 - x) * false
         return tail - _at_most(called, cells, q) / without
 
-    return _root(rises)
+    # No rate is known better than to a few called cells.
+    return _root(rises, (called + 4) / cells)
 
 
 def expected_width(rates: ErrorRates, share: float, cells: int) -> float:
@@ -147,7 +152,7 @@ def detection_limit(cells: int, rates: ErrorRates) -> float | None:
     def seen(x: float) -> float:
         return _at_least(count, cells, x * found + (1 - x) * false) - LEVEL
 
-    return _root(seen) if count <= cells and seen(1.0) >= 0 else None
+    return _root(seen, 2 * count / cells) if count <= cells and seen(1.0) >= 0 else None
 
 
 def cells_needed(limit: float, rates: ErrorRates) -> int | None:
@@ -184,13 +189,16 @@ def _at_most(called: int, cells: int, q: Float) -> float:
     return fewer + 0.5 * float(np.exp(logs).mean())
 
 
-def _root(rises: Callable[[float], float]) -> float:
+def _root(rises: Callable[[float], float], near: float) -> float:
     """Find the zero of a function that rises over [0, 1]: 0 if it is never below, 1 if never above.
 
-    The relative tolerance is 1e-5, the absolute one 1e-10.
+    It is sought from ``near`` on. The relative tolerance is 1e-5, the absolute one 1e-10.
     """
-    if rises(0.0) >= 0:
+    low, high = 0.0, min(max(near, 1e-6), 1.0)
+    if rises(low) >= 0:
         return 0.0
-    if rises(1.0) <= 0:
-        return 1.0
-    return float(brentq(rises, 0.0, 1.0, xtol=1e-10, rtol=1e-5))
+    while rises(high) <= 0:
+        if high == 1.0:
+            return 1.0
+        low, high = high, min(1.0, 4 * high)
+    return float(brentq(rises, low, high, xtol=1e-10, rtol=1e-5))

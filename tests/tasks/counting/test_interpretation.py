@@ -143,3 +143,20 @@ def test_a_count_that_no_rate_allows_excludes_nothing() -> None:
     known = ErrorRates(0.0, fixed(0.5), fixed(0.9))
     assert upper_bound(0, 5000, known) == 1.0
     assert interval(0, 5000, known) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("called", [0, 5, 40])
+def test_rates_are_paired_as_if_independent_even_where_few_of_them_explain_a_count(
+    called: int,
+) -> None:
+    for mean, precision in ((0.002, 60.0), (0.01, 60.0), (0.005, 500.0)):
+        known = rates(mean, precision, 0)
+        false, found = np.meshgrid(known.false.nodes, known.found.nodes)
+        x = upper_bound(called, CELLS, known)
+
+        def chance(x: float, false: np.ndarray = false, found: np.ndarray = found) -> float:
+            q = x * found + (1 - x) * false
+            fewer = binom.cdf(called - 1, CELLS, q) + binom.cdf(called, CELLS, q)
+            return float(fewer.mean())
+
+        assert chance(x) / chance(0.0) == pytest.approx(0.05, abs=0.006)
