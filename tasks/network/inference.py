@@ -153,12 +153,12 @@ def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs
     spec, side = network.classifier.spec, network.classifier.spec.side
     with torch.inference_mode():
         example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-        # Not `openvino.convert_model`, which sends telemetry.
-        traced = TorchScriptPythonDecoder(
-            network, example_input=example, trace_kwargs={"check_trace": False}
-        )
+        # A function: of a module, PyTorch would first make one of TorchScript for each part.
+        traced = torch.jit.trace(lambda pixels: network(pixels), example, check_trace=False)
+        # Not `openvino.convert_model`, which sends telemetry. It has to live until the conversion.
+        decoder = TorchScriptPythonDecoder(traced)
     frontend = FrontEndManager().load_by_framework("pytorch")
-    graph = frontend.convert(frontend.load(traced))
+    graph = frontend.convert(frontend.load(decoder))
     source = graph.inputs[0].get_node()
     source.set_element_type(Type.u8)
     source.set_partial_shape(PartialShape([-1, side, side, 3]))
