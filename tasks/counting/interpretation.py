@@ -23,7 +23,7 @@ from tasks.types import Float
 
 LEVEL = 0.95
 TURNS = 3  # sensitivities that each false-positive rate is paired with
-# Its multiples, less their whole parts, fill [0, 1] evenly, however many follow each other.
+# Its multiples, less their whole parts, fill [0, 1] evenly, in any run of them (Kronecker).
 GOLDEN = (5**0.5 - 1) / 2
 MOST_CELLS = 10_000_000
 # From this parasitaemia on there are many parasites: a lower threshold finds more of them, and its
@@ -114,7 +114,7 @@ def _upper(called: int, cells: int, rates: ErrorRates, tail: float) -> float:
         q = x * found + (1 - x) * false
         return tail - _at_most(called, cells, q) / without
 
-    # No rate is known better than to a few called cells.
+    # Seldom below four calls more than there are, if every parasite were called.
     return _root(rises, (called + 4) / cells)
 
 

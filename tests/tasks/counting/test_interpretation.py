@@ -58,7 +58,7 @@ def test_intervals_cover_the_truth_in_nineteen_of_twenty_cases() -> None:
         for mean, precision in ((0.002, 60.0), (0.01, 60.0), (0.005, 500.0))
         for share in (0.003, 0.01, 0.03, 0.3)
     }
-    assert 0.93 <= np.mean(list(found.values())) <= 0.98
+    assert 0.93 <= np.mean(list(found.values())) <= 0.97
     assert min(map(np.mean, found.values())) >= 0.85
 
 
