@@ -115,8 +115,8 @@ def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[Si
     for night in without_replaced(store, lab.model, known, batch):
         if known is not None and known.detector_digest != lab.detector.digest:
             earlier = load_batch(store, night.batch, night.attempt)
-            # Which cells were accepted is for the other detector to say: only nights count that a
-            # person chose.
+            # Only nights that a person chose count: the other detector chose the cells of a learned
+            # one.
             if night.learned:
                 continue
             night = learned_anew(earlier, night.negative)

@@ -161,7 +161,7 @@ def _site_transfer(store: Store, card: SiteCard) -> tuple[Transfer, Arrays]:
     """Make a file of a site: its normal, and what its nights added, without single cells."""
     key, nights = pseudonym_key(store), []
     normal = load_site_arrays(store, card)
-    # What an imported site has was made fit to be shared where it comes from.
+    # The laboratory that an imported site comes from has made it fit to be shared.
     ready = without_detector(normal) if card.imported else shareable_site(normal)
     arrays = nested("site", ready)
     for number, night in enumerate(card.nights):

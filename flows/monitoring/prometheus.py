@@ -42,7 +42,7 @@ LOOK_BACK = 400  # nights among which the last good one is looked for
 LIGHTS = {light: number for number, light in enumerate(Light)}
 SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 
-# When each counter was made says nothing: they all begin with the run.
+# The time at which a counter was made says nothing: they all begin with the run.
 disable_created_metrics()
 
 
@@ -57,7 +57,7 @@ class NightMetrics:
         self.registry = CollectorRegistry()
         self._reasons: set[str] = set()
         count, gauge = partial(self._make, Counter), partial(self._make, Gauge)
-        # How far the run is.
+        # The progress of the run.
         self.images = count("images", "Images that this run is done with", "status")
         self.failures = count("failures", "Images that failed in this run", "reason")
         self.stage_seconds = self._make(Summary, "stage_seconds", "Time of a stage", "stage")
@@ -66,11 +66,11 @@ class NightMetrics:
         )
         self.in_flight = gauge("jobs_in_flight", "Shards or cells with the workers", "stage")
         self.waiting = gauge("jobs_waiting", "Shards or cells not given to them yet", "stage")
-        # Whether it runs, and how it ended.
+        # Its state, and its end.
         self.running = gauge("run_in_progress", "1 while a run works")
         self.succeeded = gauge("last_run_success", "1 if the last run ended in a report, else 0")
         self.updated = gauge("updated_timestamp_seconds", "When a run last told its metrics")
-        # What the store knows.
+        # The knowledge of the store.
         self.last_success = gauge(
             "last_success_timestamp_seconds", "When the last night with scored images was published"
         )
@@ -118,7 +118,7 @@ class NightMetrics:
     def _show_night(self, night: BatchSummary) -> None:
         self.night_images(Status.SCORED).set(night.scored)
         self.night_images(Status.FAILED).set(night.failed)
-        # What the night before it had may not have happened in this one.
+        # A reason of the night before may not have happened in this one.
         failures = dict.fromkeys(self._reasons, 0) | dict(night.failures)
         self._reasons |= failures.keys()
         for reason, count in failures.items():

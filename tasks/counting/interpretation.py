@@ -12,6 +12,7 @@ parasitaemia at which 95% of slides exceed it (Armbruster & Pry 2008; CLSI EP17)
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import brentq
@@ -44,7 +45,8 @@ class ErrorRates(Bundle):
         """Return whether parasites are called more often than healthy cells."""
         return self.found.median > self.false.median
 
-    def joint(self) -> tuple[Float, Float]:
+    @cached_property
+    def _pairs(self) -> tuple[Float, Float]:
         """Pair nodes of both rates, (J,) each, as if independent, with equal probabilities.
 
         Rates that follow each other are paired with sensitivities from everywhere, so that a count
@@ -53,6 +55,11 @@ class ErrorRates(Bundle):
         spread = (np.arange(TURNS * NODES) + 0.5) * GOLDEN % 1
         found = self.found.nodes[(spread * NODES).astype(np.intp)]
         return np.repeat(self.false.nodes, TURNS), found
+
+    def called(self, share: float) -> Float:
+        """Compute the probabilities (J,) that a cell is called, at a parasitaemia."""
+        false, found = self._pairs
+        return share * found + (1 - share) * false
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,9 @@ def interval(called: int, cells: int, rates: ErrorRates) -> tuple[float, float]:
     and the uncertainty about it.
     """
     tail = (1 - LEVEL) / 2
-    false, found = rates.joint()
 
     def rises(x: float) -> float:
-        q = x * found + (1 - x) * false
-        return 1 - _at_most(called, cells, q) - tail
+        return 1 - _at_most(called, cells, rates.called(x)) - tail
 
     return _root(rises, called / cells), _upper(called, cells, rates, tail)
 
@@ -105,14 +110,12 @@ def upper_bound(called: int, cells: int, rates: ErrorRates) -> float:
 
 def _upper(called: int, cells: int, rates: ErrorRates, tail: float) -> float:
     """Find the parasitaemia at which the lower tail is ``tail`` times that without parasites."""
-    false, found = rates.joint()
-    without = _at_most(called, cells, false)
+    without = _at_most(called, cells, rates.called(0.0))
     if not without:  # nothing known of the rates allows this count
         return 1.0
 
     def rises(x: float) -> float:
-        q = x * found + (1 - x) * false
-        return tail - _at_most(called, cells, q) / without
+        return tail - _at_most(called, cells, rates.called(x)) / without
 
     # Seldom below four calls more than there are, if every parasite were called.
     return _root(rises, (called + 4) / cells)
@@ -146,11 +149,10 @@ def detection_limit(cells: int, rates: ErrorRates) -> float | None:
     """Compute the limit of detection for ``cells`` cells, a share; None if there is none."""
     if cells < 1:
         return None
-    false, found = rates.joint()
     count = blank_count(cells, rates) + 1
 
     def seen(x: float) -> float:
-        return _at_least(count, cells, x * found + (1 - x) * false) - LEVEL
+        return _at_least(count, cells, rates.called(x)) - LEVEL
 
     return _root(seen, 2 * count / cells) if count <= cells and seen(1.0) >= 0 else None
 

