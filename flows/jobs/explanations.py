@@ -56,24 +56,22 @@ class _Seen:
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     """Make an exhibit of each cell, in order; if a cell is unreadable it says why; never raise."""
     # Imported here so that the coordinator does not wait for modules that only workers need.
-    from flows.jobs.networks import load_classifier
-    from tasks.network.inference import taps_and_maps
+    from flows.jobs.networks import load_inference
 
     settle_worker()
-    classifier = load_classifier(job.store, job.model)
+    network = load_inference(job.store, job.model)
     detector = load_fitted_detector(job.store, job.detector)
-    blocks, exhibits = classifier.blocks, list[Exhibit]()
+    exhibits = list[Exhibit]()
     for start in range(0, len(job.cells), AT_ONCE):
         rows = range(start, min(start + AT_ONCE, len(job.cells)))
-        found = [_see(job, row, classifier.spec.side, blocks) for row in rows]
+        found = [_see(job, row, network.spec.side, network.blocks) for row in rows]
         seen = [each for each in found if isinstance(each, _Seen)]
         explanations: Iterator[Explanation] = iter(())
         if seen:
+            pixels = np.stack([each.pixels for each in seen])
             cut = np.asarray([each.cut for each in seen])
-            taps, maps = (
-                without_shift(arrays, classifier.cutting, cut)
-                for arrays in taps_and_maps(classifier, np.stack([each.pixels for each in seen]))
-            )
+            taps, _ = network.compared(pixels, cut)
+            maps = without_shift(network.maps(pixels), network.cutting, cut)
             explanations = iter(explain(detector, taps, maps))
         exhibits += [
             Exhibit(missing=each)

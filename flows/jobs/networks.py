@@ -1,17 +1,19 @@
 """Read networks from the store and verify them, once per process."""
 
 from functools import lru_cache
-
-import torch
+from typing import TYPE_CHECKING
 
 from storage.models.classifiers import ModelCard, load_weights
 from storage.store import Store
-from tasks.network.backbones import build, is_own
-from tasks.network.classifier import Classifier, NetworkSpec
-from tasks.network.inference import Inference, inference, refuse_other_arithmetic
-from tasks.types import below
+from tasks.network.inference import Inference, by_openvino, has_gpu, refuse_other_arithmetic
+from tasks.network.spec import NetworkSpec, is_own
+from tasks.types import Arrays, below
 
-CUTTING = "cutting"  # the names of `cutting_shift` begin so in a model's file
+if TYPE_CHECKING:
+    from tasks.network.classifier import Classifier
+
+# What a model's file has besides weights; the names of `cutting_shift` and of `graph_of` are below.
+CUTTING, GRAPH = "cutting", "graph"
 
 
 class ForeignNetworkError(Exception):
@@ -37,29 +39,56 @@ def refuse_foreign_network(network: str) -> None:
 
 
 @lru_cache(maxsize=2)
-def load_classifier(store: Store, card: ModelCard) -> Classifier:
+def load_classifier(store: Store, card: ModelCard) -> "Classifier":
     """Read and verify the classifier of a model, and move it to the GPU if there is one.
 
     Raises:
+        ForeignNetworkError: its code is not allowed here.
         NetworkError: it is computed in an arithmetic that this machine does not have.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
     refuse_other_arithmetic(spec)
+    return _classifier(spec, load_weights(store, card))
+
+
+def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
+    # PyTorch and its networks take longer to import than everything else that a worker does.
+    import torch
+
+    from tasks.network.backbones import build
+
+    torch.set_num_threads(1)
     classifier = build(spec)
-    arrays = load_weights(store, card)
     classifier.cutting = below(CUTTING, arrays) or None
     weights = {
         name: torch.from_numpy(array)
         for name, array in arrays.items()
-        if not name.startswith(f"{CUTTING}/")
+        if not name.startswith((f"{CUTTING}/", f"{GRAPH}/"))
     }
     classifier.load_state_dict(weights)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return classifier.to(device).eval()
+    return classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
-    """Load the classifier of a model, and prepare it for inference."""
-    return inference(load_classifier(store, card))
+    """Prepare the network of a model for inference.
+
+    PyTorch is imported for a GPU, and for models made before 0.4, which keep no graph.
+
+    Raises:
+        ForeignNetworkError: its code is needed, and not allowed here.
+        NetworkError: it is computed in an arithmetic that this machine does not have.
+    """
+    spec = NetworkSpec.from_dict(card.network)
+    refuse_other_arithmetic(spec)
+    arrays = load_weights(store, card)
+    graph = below(GRAPH, arrays)
+    if graph and not has_gpu():
+        found = by_openvino(spec, graph, below(CUTTING, arrays) or None)
+        if found is not None:
+            return found
+    refuse_foreign_network(spec.network)
+    from tasks.network.conversion import inference
+
+    return inference(_classifier(spec, arrays))

@@ -285,7 +285,7 @@ def _losses(network: "Inference", pixels: NDArray[np.uint8]) -> Float:
 
 def _logits(network: "Inference", pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     _, logits = network.run(pixels)
-    return np.asarray(logits.cpu().numpy(), np.float32)
+    return logits
 
 
 def _network(store: Store, model: ModelCard) -> "Inference":

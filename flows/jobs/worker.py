@@ -16,11 +16,8 @@ RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 def settle_worker() -> None:
     """Set this process up to run one piece of work at a time.
 
-    It uses one thread, so that features do not depend on a worker's number of cores.
+    Where it uses PyTorch, it does so on one thread, so that features do not depend on its cores.
     """
-    import torch
-
-    torch.set_num_threads(1)
     keep_freed_memory()
 
 

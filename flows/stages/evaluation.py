@@ -48,7 +48,7 @@ from tasks.evaluation.treatments.corruptions import CORRUPTIONS
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images, named
 from tasks.network.backbones import every_stage
-from tasks.network.classifier import NetworkSpec
+from tasks.network.spec import NetworkSpec
 from tasks.network.split import split_by
 from tasks.second_look.choice import spread_over
 from tasks.second_look.stability import NOISE

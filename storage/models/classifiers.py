@@ -1,4 +1,7 @@
-"""Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once."""
+"""Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once.
+
+The first file has the weights and, since 0.4, the network as a graph that runs without PyTorch.
+"""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -28,11 +31,11 @@ class ModelCard(Card):
     """The card of a model: its network, its training and its metrics.
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
-    ``split_by`` says) of each part; ``digest`` the sha256 of the weights' file, which names the
-    arithmetic if it is not float32, so models that differ in it have other features. ``sequence``
-    counts the models of a store as they are made, because clocks go wrong; it is 0 in models made
-    before 0.2, and `REPETITION` sorts before all. ``cross_validation`` is set if the model was
-    trained with folds.
+    ``split_by`` says) of each part; ``digest`` the sha256 of the file of weights and graph, which
+    names the arithmetic if it is not float32, so models that differ in it have other features.
+    ``sequence`` counts the models of a store as they are made, because clocks go wrong; it is 0 in
+    models made before 0.2, and `REPETITION` sorts before all. ``cross_validation`` is set if the
+    model was trained with folds.
     """
 
     schema_version: int = 2  # 1 knew no arithmetic but float32

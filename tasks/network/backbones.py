@@ -11,14 +11,8 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tasks.network.classifier import (
-    PENULTIMATE,
-    Arithmetic,
-    Classifier,
-    NetworkError,
-    NetworkSpec,
-    last_linear,
-)
+from tasks.network.classifier import Classifier, last_linear
+from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkError, NetworkSpec
 
 # Their ImageNet weights come in packages of the same names; that of the default is installed.
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -180,15 +174,6 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
     elif weights and not published:
         _load_matching(backbone, _renamed(backbone, _read_weights(weights)))
     return backbone
-
-
-def is_own(network: str) -> bool:
-    """Return whether a network is a user's code, ``module:function``.
-
-    >>> is_own("timm:resnet18"), is_own("lab.networks:small")
-    (False, True)
-    """
-    return network.rpartition(":")[0] not in {"", "timm", "torchvision"}
 
 
 def _own(module: str, function: str, classes: int) -> nn.Module:

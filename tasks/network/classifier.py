@@ -3,62 +3,19 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tasks.network.spec import PENULTIMATE, Computed, NetworkError, NetworkSpec
+
 _TAPPING = Lock()  # a hook at a tap is called for the passes of every thread
-PENULTIMATE = "penultimate"  # a tap of every network: the input of its last layer
-
-
-# The numbers that a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits.
-Arithmetic = Literal["float32", "bfloat16"]
 Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
-
-
-class NetworkError(Exception):
-    """A network, tap or weights do not exist; the message lists the valid choices."""
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """The description that rebuilds a network, without its weights.
-
-    ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
-    names of modules whose output maps, or tokens (`located`), are averaged over height and width,
-    or `PENULTIMATE`; modules in ``frozen``, and those inside them, keep their initial weights.
-    Distances are measured at ``distance_taps``, or at all taps if none is named; the others serve
-    the diagnosis only.
-    ``side`` is that of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
-    ``arithmetic`` is that of every pass but those of training; specs that do not say mean float32.
-    """
-
-    network: str
-    classes: tuple[str, ...]
-    taps: tuple[str, ...]
-    frozen: tuple[str, ...]
-    side: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    distance_taps: tuple[str, ...] = ()
-    arithmetic: Arithmetic = "float32"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Convert to plain data, for a model's card."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
-        """Read a spec from `as_dict`."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
-        return cls(**fields)
 
 
 class Classifier(nn.Module):
@@ -167,6 +124,17 @@ def located(output: Tensor, prefix: int) -> Tensor:
 def pooled(output: Tensor) -> Tensor:
     """Average a tap's map over locations to features (B, d), or return its vector unchanged."""
     return output.mean(dim=(2, 3)) if output.ndim == 4 else output
+
+
+def computed(outputs: Outputs) -> Computed:
+    """Return taps and logits as arrays, in memory and in float32."""
+    taps, logits = outputs
+    return {name: as_array(values) for name, values in taps.items()}, as_array(logits)
+
+
+def as_array(values: Tensor) -> NDArray[np.float32]:
+    """Return a tensor as an array of float32, in memory."""
+    return np.asarray(values.float().cpu().numpy())
 
 
 def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:

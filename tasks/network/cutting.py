@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.network.spec import Computed
+
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.intp]
 Shift = Mapping[str, NDArray[np.float32]]
-# Taps and logits of some rows of images: `tasks.network.inference.outputs_of` a network.
-Seen = Callable[[Pixels, Rows], tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]]
+# Computes some rows of images: `tasks.network.inference.outputs_of` a network.
+Seen = Callable[[Pixels, Rows], Computed]
 
 LOGITS = "logits"  # their name among taps
 MEASURED = 2000  # cells: more change nothing

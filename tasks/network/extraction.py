@@ -18,10 +18,8 @@ from tasks.images.regions import ImageRef, find, refuse_slide
 from tasks.network.cutting import LOGITS, without_shift
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tasks.network.classifier import Outputs
     from tasks.network.inference import Inference
+    from tasks.network.spec import Computed
 
 
 NEAR = 8  # images that a thread loads before it is given more
@@ -172,26 +170,35 @@ class Features:
 
 
 @dataclass
-class _Examined:
-    """Examines suspected cells for platelets, a batch behind the network: a GPU computes meanwhile.
+class _Passes:
+    """Keeps what the network computes, a batch behind it: a GPU computes meanwhile.
 
-    ``platelet`` (n,) marks the images that have one.
+    Suspected cells are examined for platelets, and ``platelet`` (n,) marks those that have one.
     """
 
-    parasitized: int | None
+    taps: dict[str, NDArray[np.float32]]
+    logits: NDArray[np.float32]
     platelet: NDArray[np.bool_]
-    last: "tuple[list[int], Tensor, NDArray[np.uint8]] | None" = None
+    parasitized: int | None
+    last: "tuple[list[int], NDArray[np.uint8], Callable[[], Computed]] | None" = None
 
-    def take(self, rows: list[int], logits: "Tensor", pixels: NDArray[np.uint8]) -> None:
-        """Take the logits (B, C) and pixels of some rows, and examine the batch before."""
+    def take(
+        self, rows: list[int], pixels: NDArray[np.uint8], wait: "Callable[[], Computed]"
+    ) -> None:
+        """Take the pixels of some rows and the pass over them, and keep the results of the last."""
         self.finish()
-        self.last = rows, logits, pixels
+        self.last = rows, pixels, wait
 
     def finish(self) -> None:
-        """Examine the last batch."""
-        if self.last is not None and self.parasitized is not None:
-            rows, logits, pixels = self.last
-            self.platelet[rows] = platelets(logits.cpu().numpy(), pixels, self.parasitized)
+        """Wait for the last pass, and keep its results."""
+        if self.last is None:
+            return
+        rows, pixels, wait = self.last
+        taps, self.logits[rows] = wait()
+        for name, values in taps.items():
+            self.taps[name][rows] = values
+        if self.parasitized is not None:
+            self.platelet[rows] = platelets(self.logits[rows], pixels, self.parasitized)
         self.last = None
 
 
@@ -222,14 +229,14 @@ def extract(
     spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
     images: list[Loaded] = []
-    passed: list[tuple[list[int], Outputs]] = []
-    examined = _Examined(parasitized, np.zeros(len(refs), bool))
+    taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
+    logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
+    passes = _Passes(taps, logits, np.zeros(len(refs), bool), parasitized)
 
     def forward() -> None:
         rows = [row for row, _ in waiting]
         pixels = np.stack([each for _, each in waiting])
-        passed.append((rows, inference.run(pixels)))
-        examined.take(rows, passed[-1][1][1], pixels)
+        passes.take(rows, pixels, inference.begin(pixels))
         waiting.clear()
 
     for row, loaded in enumerate(load_for(inference, refs, failed, known, check)):
@@ -240,16 +247,9 @@ def extract(
             forward()
     if waiting:
         forward()
-    examined.finish()
-    taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
-    logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
-    # Only now, because reading results of a GPU waits for it.
-    for rows, (pooled, scores) in passed:
-        logits[rows] = scores.cpu().numpy()
-        for name, values in pooled.items():
-            taps[name][rows] = values.cpu().numpy()
+    passes.finish()
     found = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
-    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images, examined.platelet)
+    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images, passes.platelet)
 
 
 def platelets(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from tasks.network.classifier import Classifier, Outputs
+from tasks.network.classifier import Classifier, computed
+from tasks.network.spec import agree
 
 
 def folded(classifier: Classifier) -> Classifier:
@@ -32,18 +33,8 @@ def folded(classifier: Classifier) -> Classifier:
     side, generator = made.spec.side, torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, side, side, generator=generator).to(made.mean.device)
     with torch.inference_mode():
-        same = agree(classifier.features(pixels), made.features(pixels))
+        same = agree(computed(classifier.features(pixels)), computed(made.features(pixels)))
     return made if same else copy.deepcopy(classifier).requires_grad_(False)
-
-
-def agree(a: Outputs, b: Outputs, tolerance: float = 1e-3) -> bool:
-    """Return whether taps and logits agree within a tolerance for rounding."""
-    (taps_a, logits_a), (taps_b, logits_b) = a, b
-    pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
-    return all(
-        torch.allclose(x, y, rtol=tolerance, atol=tolerance * float(x.abs().max()))
-        for x, y in pairs
-    )
 
 
 def _normalised_convolutions(classifier: Classifier) -> list[tuple[str, str]]:

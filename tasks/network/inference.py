@@ -1,7 +1,9 @@
 """Run the forward pass over images: decoded pixels -> taps and logits.
 
 On a processor OpenVINO runs the network: it keeps maps in the layout of the next convolution, and
-fuses activations. On a GPU PyTorch runs it, in float32 as on the processor, so a detector that was
+fuses activations. A model keeps its network as OpenVINO's graph, so that a worker need not import
+PyTorch, which takes longer than all else that it does before its first image. On a GPU PyTorch runs
+the network (`tasks.network.conversion`), in float32 as on the processor, so a detector that was
 calibrated on one also scores on the other.
 
 A network may be computed in bfloat16 where the processor multiplies in it: twice as fast, and
@@ -10,30 +12,25 @@ whoever lacks it is refused.
 """
 
 import logging
-import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from openvino import Core, PartialShape, Type
-from openvino.frontend import FrontEndManager
-from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-from torch import Tensor, nn
+from openvino import CompiledModel, Core
 
-from tasks.network.classifier import (
-    Arithmetic,
-    Classifier,
-    NetworkError,
-    NetworkSpec,
-    Outputs,
-    pooled,
-    to_pixels,
-)
 from tasks.network.cutting import LOGITS, Shift, without_shift
-from tasks.network.folding import agree, folded
+from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec, agree
+from tasks.types import Arrays, below
+
+Pixels = NDArray[np.uint8]
+
+# The arrays of a graph: OpenVINO's description, its weights, and what PyTorch computes of `noise`.
+DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"
+TAP, MAP = "tap", "map"  # a graph names its outputs `tap/<tap>`, `map/<tap>` and `LOGITS`
 
 # One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
 # all workers of a machine would be pinned to the same one.
@@ -46,14 +43,31 @@ _HINTS: dict[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
 # The largest difference of OpenVINO from PyTorch, as a share of the largest value: both round, at
 # other places.
 _TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "bfloat16": 5e-2}
+# Where Linux shows the GPUs that PyTorch can use: NVIDIA's, those of Windows below it, and AMD's.
+_GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 log = logging.getLogger(__name__)
 
 
+@cache
+def has_gpu() -> bool:
+    """Return whether PyTorch can use a GPU; it is imported only where there may be one."""
+    if not any(Path(device).exists() for device in _GPUS):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+@cache
+def _openvino() -> Core:
+    return Core()
+
+
 def fastest_arithmetic() -> Arithmetic:
-    """Choose bfloat16 where the processor multiplies in it and there is no GPU, else float32."""
-    coarse = torch.cpu._is_avx512_bf16_supported() and not torch.cuda.is_available()
-    return "bfloat16" if coarse else "float32"
+    """Choose bfloat16 where OpenVINO multiplies in it and there is no GPU, else float32."""
+    able = "BF16" in _openvino().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bfloat16" if able and not has_gpu() else "float32"
 
 
 def refuse_other_arithmetic(spec: NetworkSpec) -> None:
@@ -64,7 +78,7 @@ def refuse_other_arithmetic(spec: NetworkSpec) -> None:
     if spec.arithmetic not in ("float32", fastest_arithmetic()):
         raise NetworkError(
             f"{spec.network} is to be computed in {spec.arithmetic}, and this machine's "
-            f"{'GPU' if torch.cuda.is_available() else 'processor'} does not: run it where the "
+            f"{'GPU' if has_gpu() else 'processor'} does not: run it where the "
             "processor has AVX512-BF16 or AMX, or train a model with --arithmetic float32"
         )
 
@@ -73,20 +87,26 @@ def refuse_other_arithmetic(spec: NetworkSpec) -> None:
 class Inference:
     """A network that is ready for many passes.
 
-    ``run`` maps pixels, uint8 (B, side, side, 3), to taps, each (B, d), and logits (B, C), float32.
-    With a GPU they are on it, and may still be in computation. ``batch`` is a good number of images
-    per pass, and ``threads`` of reading threads to keep the network busy. ``cutting`` is taken from
-    the taps of cells that slidewatch cuts out (`tasks.network.cutting`).
+    ``begin`` maps pixels, uint8 (B, side, side, 3), to a function that waits for their taps, each
+    (B, d), and logits (B, C). ``maps`` gives taps before pooling, each (B, d, h, w); a tap with one
+    vector for an image has none. ``batch`` is a good number of images per pass, and ``threads`` of
+    reading threads to keep the network busy. ``cutting`` is taken from the taps of cells that
+    slidewatch cuts out (`tasks.network.cutting`).
     """
 
     spec: NetworkSpec
-    run: Callable[[NDArray[np.uint8]], Outputs]
+    begin: Callable[[Pixels], Callable[[], Computed]]
+    maps: Callable[[Pixels], dict[str, NDArray[np.float32]]]
     batch: int = 32  # so that data between layers stay in a core's cache
     threads: int = 2
     cutting: Shift | None = None
 
+    def run(self, pixels: Pixels) -> Computed:
+        """Compute taps, each (B, d), and logits (B, C) of pixels (B, side, side, 3)."""
+        return self.begin(pixels)()
+
     def compared(
-        self, pixels: NDArray[np.uint8], cut: NDArray[np.bool_]
+        self, pixels: Pixels, cut: NDArray[np.bool_]
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
         """Compute taps and logits that may be compared with those of fitted cells.
 
@@ -95,7 +115,7 @@ class Inference:
             cut: (B,) which of them slidewatch has cut out of a photograph.
         """
         taps, logits = self.run(pixels)
-        found = without_shift(_arrays({**taps, LOGITS: logits}), self.cutting, cut)
+        found = without_shift({**taps, LOGITS: logits}, self.cutting, cut)
         return found, found.pop(LOGITS)
 
     @property
@@ -104,117 +124,70 @@ class Inference:
         return self.cutting is None
 
 
-def inference(classifier: Classifier) -> Inference:
-    """Prepare the fastest known way to run a classifier on its device.
+def by_openvino(spec: NetworkSpec, graph: Arrays, cutting: Shift | None) -> Inference | None:
+    """Prepare to run a graph of `tasks.network.conversion.graph_of` on the processor.
 
-    PyTorch runs a network that OpenVINO cannot convert, or computes differently.
+    It is None, and the log says so, if OpenVINO computes otherwise here than PyTorch did where the
+    graph was made.
     """
-    made = folded(classifier)
-    if classifier.mean.is_cuda:
-        cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
-        run, threads = _on_gpu(made), max(2, cores)
-        return Inference(classifier.spec, run, 512, threads, classifier.cutting)
-    network = _FromPixels(made)
-    try:
-        run = _on_processor(network)
-    except Exception as error:  # any error of the converter
-        log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
-        return Inference(classifier.spec, network.run, cutting=classifier.cutting)
-    generator = np.random.default_rng(0)
-    noise = generator.integers(0, 256, (2, classifier.spec.side, classifier.spec.side, 3), np.uint8)
-    if not agree(run(noise), network.run(noise), _TOLERANCES[classifier.spec.arithmetic]):
-        log.warning("OpenVINO computes %s otherwise than PyTorch", classifier.spec.network)
-        return Inference(classifier.spec, network.run, cutting=classifier.cutting)
-    return Inference(classifier.spec, run, cutting=classifier.cutting)
+    run = _passes(_compiled(spec, graph, LOGITS, TAP))
+
+    def computed(pixels: Pixels) -> Computed:
+        found = run(pixels)
+        return below(TAP, found), found[LOGITS]
+
+    def begin(pixels: Pixels) -> Callable[[], Computed]:
+        found = computed(pixels)
+        return lambda: found
+
+    @cache
+    def of_maps() -> Callable[[Pixels], Arrays]:
+        return _passes(_compiled(spec, graph, MAP))
+
+    expected = below(EXPECTED, graph)
+    wanted = below(TAP, expected), expected[LOGITS]
+    if not agree(computed(noise(spec)), wanted, _TOLERANCES[spec.arithmetic]):
+        log.warning("OpenVINO computes %s otherwise than PyTorch", spec.network)
+        return None
+    return Inference(spec, begin, lambda pixels: below(MAP, of_maps()(pixels)), cutting=cutting)
 
 
-class _FromPixels(nn.Module):
-    """Wrap a classifier to take decoded pixels and return a flat tuple."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        taps, logits = self.classifier.features(pixels.permute(0, 3, 1, 2).float() / 255.0)
-        return (*(taps[name] for name in self.classifier.spec.taps), logits)
-
-    def run(self, pixels: NDArray[np.uint8]) -> Outputs:
-        with torch.inference_mode(), self.classifier.computing():
-            outputs = self(torch.from_numpy(pixels).to(self.classifier.mean.device))
-        return self.named(tuple(output.float() for output in outputs))
-
-    def named(self, outputs: tuple[Tensor, ...]) -> Outputs:
-        *taps, logits = outputs
-        return dict(zip(self.classifier.spec.taps, taps, strict=True)), logits
+def noise(spec: NetworkSpec) -> Pixels:
+    """Make the images (2, side, side, 3) by which two ways to compute a network are compared."""
+    return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
 
 
-def _on_processor(network: _FromPixels) -> Callable[[NDArray[np.uint8]], Outputs]:
-    spec, side = network.classifier.spec, network.classifier.spec.side
-    with torch.inference_mode():
-        example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
-        # A function: of a module, PyTorch would first make one of TorchScript for each part.
-        traced = torch.jit.trace(lambda pixels: network(pixels), example, check_trace=False)
-        # Not `openvino.convert_model`, which sends telemetry. It has to live until the conversion.
-        decoder = TorchScriptPythonDecoder(traced)
-    frontend = FrontEndManager().load_by_framework("pytorch")
-    graph = frontend.convert(frontend.load(decoder))
-    source = graph.inputs[0].get_node()
-    source.set_element_type(Type.u8)
-    source.set_partial_shape(PartialShape([-1, side, side, 3]))
-    graph.validate_nodes_and_infer_types()
-    precision = {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
-    compiled = Core().compile_model(graph, "CPU", _ON_PROCESSOR | precision)
+def _compiled(spec: NetworkSpec, graph: Arrays, *outputs: str) -> CompiledModel:
+    """Compile the part of a graph that computes outputs whose names begin as given."""
+    core = _openvino()
+    model = core.read_model(graph[DESCRIPTION].tobytes(), graph[WEIGHTS].tobytes())
+    for result in model.get_results():
+        (name,) = result.output(0).get_names()
+        if name.partition("/")[0] not in outputs:
+            model.remove_result(result)
+    return core.compile_model(
+        model, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
+    )
+
+
+def _passes(compiled: CompiledModel) -> Callable[[Pixels], Arrays]:
     of_thread = threading.local()  # a request belongs to one thread at a time
 
-    def run(pixels: NDArray[np.uint8]) -> Outputs:
+    def run(pixels: Pixels) -> Arrays:
+        if not compiled.outputs:
+            return {}
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
         found = of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
-        return network.named(
-            tuple(torch.from_numpy(np.array(found[k])) for k in range(len(graph.outputs)))
-        )
+        # Copied, because the next pass writes there.
+        return {output.any_name: np.array(found[output]) for output in compiled.outputs}
 
     return run
 
 
-def _on_gpu(classifier: Classifier) -> Callable[[NDArray[np.uint8]], Outputs]:
-    # TF32 keeps ten bits of a float32: early taps, with their small variance, would change by more
-    # than the detector's scale.
-    torch.backends.cudnn.allow_tf32 = False
-    network = _FromPixels(classifier)
-
-    def run(pixels: NDArray[np.uint8]) -> Outputs:
-        waiting = torch.from_numpy(pixels).pin_memory()
-        with torch.inference_mode():
-            moved = waiting.to(classifier.mean.device, non_blocking=True)
-            return network.named(network(moved))
-
-    return run
-
-
-def outputs_of(
-    network: Inference, pixels: NDArray[np.uint8], rows: NDArray[np.intp]
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+def outputs_of(network: Inference, pixels: Pixels, rows: NDArray[np.intp]) -> Computed:
     """Compute taps, each (k, d), and logits (k, C) of some rows of images (n, side, side, 3)."""
     starts = range(0, len(rows), network.batch)
     parts = [network.run(pixels[rows[start : start + network.batch]]) for start in starts]
-    taps = {name: torch.cat([found[name] for found, _ in parts]) for name in network.spec.taps}
-    return _arrays(taps), torch.cat([logits for _, logits in parts]).cpu().numpy()
-
-
-def taps_and_maps(
-    classifier: Classifier, pixels: NDArray[np.uint8]
-) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]:
-    """Compute pooled taps (n, d) of images (n, side, side, 3), and maps (n, d, h, w), in one pass.
-
-    A tap with one vector per image has no map.
-    """
-    with torch.inference_mode(), classifier.computing():
-        outputs, _ = classifier.maps(to_pixels(pixels).to(classifier.mean.device))
-        taps = {name: pooled(output) for name, output in outputs.items()}
-    return _arrays(taps), _arrays({name: o for name, o in outputs.items() if o.ndim == 4})
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-    return {name: values.float().cpu().numpy() for name, values in tensors.items()}
+    taps = {name: np.concatenate([found[name] for found, _ in parts]) for name in network.spec.taps}
+    return taps, np.concatenate([logits for _, logits in parts])

@@ -18,8 +18,9 @@ from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
+from tasks.network.conversion import inference
 from tasks.network.extraction import load_images
-from tasks.network.inference import Inference, fastest_arithmetic, inference, outputs_of
+from tasks.network.inference import Inference, fastest_arithmetic, outputs_of
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.needs import needs
 

@@ -20,7 +20,8 @@ from storage.parquet import read_table
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.network.backbones import build
-from tasks.network.classifier import Classifier, NetworkSpec
+from tasks.network.classifier import Classifier
+from tasks.network.spec import NetworkSpec
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.plain_pytorch import Scorer, Screener, dataset
 from tests.support.screening import screen_anew

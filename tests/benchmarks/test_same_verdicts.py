@@ -18,8 +18,8 @@ from tasks.detector.verdict import VerdictRule
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
 from tasks.network.classifier import to_pixels
+from tasks.network.conversion import inference
 from tasks.network.extraction import extract
-from tasks.network.inference import inference
 from tasks.reports.image_columns import Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
 from tests.support.measuring import QUICK, Record

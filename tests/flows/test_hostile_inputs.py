@@ -29,8 +29,8 @@ from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import image_refs
 from tasks.network.backbones import build
-from tasks.network.classifier import NetworkError, NetworkSpec
 from tasks.network.extraction import load_image
+from tasks.network.spec import NetworkError, NetworkSpec
 from tasks.readers.verdicts import VerdictError
 from tests.support.crafted import bytes_of
 from tests.support.hostile import changed_document

@@ -131,8 +131,8 @@ def test_a_second_look_hears_both_witnesses(made: Settings) -> None:
     assert loaded.pixels is not None
     one = loaded.pixels[np.newaxis]
     taps, logits = network.run(turned(one, range(VIEWS)))
-    scores = known.discriminant.scores({tap: v.numpy() for tap, v in taps.items()})
-    odds = (logits[:, 0] - logits[:, 1]).numpy() / model.temperature
+    scores = known.discriminant.scores(taps)
+    odds = (logits[:, 0] - logits[:, 1]) / model.temperature
 
     first = logit(found["statistics_probability"][looked[0]])
     lean = scores[0] - (first - known.scales.statistics.bias) / known.scales.statistics.scale

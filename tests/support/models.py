@@ -10,7 +10,7 @@ import pytest
 from storage.store import Store, digest_of
 
 if TYPE_CHECKING:
-    from tasks.network.classifier import NetworkSpec
+    from tasks.network.spec import NetworkSpec
 
 CLASSES = ("Parasitized", "Uninfected")
 HELD_OUT = "C104P4"

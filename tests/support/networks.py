@@ -7,8 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
-from tasks.network.classifier import Arithmetic, Classifier
-from tasks.network.inference import Inference, inference
+from tasks.network.classifier import Classifier
+from tasks.network.conversion import inference
+from tasks.network.inference import Inference
+from tasks.network.spec import Arithmetic
 
 
 def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:

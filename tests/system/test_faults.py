@@ -31,8 +31,8 @@ from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
 from tasks.images.sorted_rows import SortedRows
-from tasks.network.classifier import NetworkSpec
 from tasks.network.inference import fastest_arithmetic
+from tasks.network.spec import NetworkSpec
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
 from tests.support.models import store_with_tiny

@@ -42,7 +42,8 @@ from tasks.evaluation.evidence import to_numpy
 from tasks.evaluation.parts import CLEAN, FILE, Part
 from tasks.evaluation.results.findings import TEST
 from tasks.evaluation.scored import ScoredPart, score
-from tasks.network.classifier import PENULTIMATE, Classifier, last_layer
+from tasks.network.classifier import Classifier, last_layer
+from tasks.network.spec import PENULTIMATE
 from tasks.second_look.both import Ordinary, fit_ordinary
 from tasks.types import Float, below, nested
 

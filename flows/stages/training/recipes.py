@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from flows.jobs.libraries import OF_A_MODEL, exact
-from flows.jobs.networks import CUTTING
+from flows.jobs.networks import CUTTING, GRAPH
 from flows.monitoring.console import tell, warn
 from flows.stages.training.labelled_images import LabelledImages
 from storage.arrays import arrays_to_bytes
@@ -25,9 +25,11 @@ from storage.store import Store, StoreError, digest_of
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network.backbones import build
-from tasks.network.classifier import Classifier, NetworkSpec, tap_widths
+from tasks.network.classifier import Classifier, tap_widths
+from tasks.network.conversion import graph_of, inference
 from tasks.network.cutting import cutting_shift
-from tasks.network.inference import Inference, inference, outputs_of
+from tasks.network.inference import Inference, outputs_of
+from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
 from tasks.types import nested
@@ -171,12 +173,12 @@ def train_rows(
 
 
 def weights_to_bytes(classifier: Classifier) -> bytes:
-    """Serialise weights, the shift by cutting and, unless it is float32, the arithmetic.
+    """Serialise weights, graph, the shift by cutting and, unless it is float32, the arithmetic.
 
-    Features, statistics and detectors name the digest of all three.
+    Features, statistics and detectors name the digest of all four.
     """
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
-    weights |= nested(CUTTING, classifier.cutting or {})
+    weights |= nested(CUTTING, classifier.cutting or {}) | nested(GRAPH, graph_of(classifier))
     arithmetic = classifier.spec.arithmetic
     return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
 

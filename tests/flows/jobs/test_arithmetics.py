@@ -14,8 +14,8 @@ from storage.models.classifiers import load_card
 from storage.models.detectors import load_model_of
 from storage.store import Store, StoreError
 from tasks.network import inference
-from tasks.network.classifier import NetworkError, NetworkSpec
 from tasks.network.inference import fastest_arithmetic
+from tasks.network.spec import NetworkError, NetworkSpec
 from tests.support.models import store_with_tiny
 from tests.support.needs import needs
 from tests.support.shards import Night, add_detector, start

@@ -1,14 +1,25 @@
-"""Networks of a user's own are code, which only this machine's settings allow."""
+"""Models are run from their graph; a user's own network is code, which the settings allow."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from flows.jobs.networks import ForeignNetworkError, refuse_foreign_network
+from flows.jobs import networks
+from flows.jobs.networks import GRAPH, ForeignNetworkError, load_inference, refuse_foreign_network
 from flows.train import train
+from storage.arrays import arrays_from_bytes, arrays_to_bytes
+from storage.models.classifiers import load_card
+from storage.store import Store, digest_of
+from tasks.network import conversion
 from tasks.network.backbones import build, network_spec
-from tasks.network.classifier import NetworkError, tap_widths
+from tasks.network.classifier import Classifier, tap_widths
+from tasks.network.inference import Inference
+from tasks.network.spec import NetworkError
 
 OWN = "tests.support.own_networks:small"
 
@@ -41,3 +52,65 @@ def test_no_code_is_imported_that_the_settings_do_not_name(monkeypatch: pytest.M
         train("cells", network=OWN)
     monkeypatch.setenv("SLIDEWATCH_NETWORKS", json.dumps([OWN]))
     refuse_foreign_network(OWN)
+
+
+PASS = """
+import sys
+import numpy as np
+from flows.jobs.networks import load_inference
+from storage.models.classifiers import load_card
+from storage.store import Store
+
+store = Store(sys.argv[1])
+network = load_inference(store, load_card(store, "tiny"))
+pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+print(network.run(pixels)[1].tobytes().hex(), sorted({"torch", "timm"} & sys.modules.keys()))
+"""
+
+
+def passed(store: Store) -> list[str]:
+    """Run the model of a store in a process of its own: the logits' bytes, and what it imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", PASS, store.url], capture_output=True, text=True, check=True
+    )
+    logits, _, imported = done.stdout.strip().partition(" ")
+    return [logits, imported]
+
+
+def test_a_model_runs_without_pytorch_and_one_made_before_it_had_a_graph_to_the_same_bits(
+    store_with_model: Store,
+) -> None:
+    logits, imported = passed(store_with_model)
+    assert imported == "[]"
+    path = Path(store_with_model.path("models", "tiny", "model.safetensors"))
+    arrays = arrays_from_bytes(path.read_bytes())
+    weights = arrays_to_bytes({n: a for n, a in arrays.items() if not n.startswith(f"{GRAPH}/")})
+    path.write_bytes(weights)
+    card = load_card(store_with_model, "tiny")
+    card.model_copy(update={"digest": digest_of(weights)}).write(
+        store_with_model, "models", "tiny", "card.json"
+    )
+    assert passed(store_with_model) == [logits, "['timm', 'torch']"]
+
+
+def test_pytorch_runs_a_model_where_there_is_a_gpu(
+    store_with_model: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, its passes are on the processor, which is as far as a test goes."""
+    card = load_card(store_with_model, "tiny")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    _, wanted = load_inference(store_with_model, card).run(pixels)
+    made: list[str] = []
+    honest = conversion.inference
+
+    def inference(classifier: Classifier) -> Inference:
+        made.append(classifier.spec.network)
+        return honest(classifier)
+
+    monkeypatch.setattr(networks, "has_gpu", lambda: True)
+    monkeypatch.setattr(conversion, "inference", inference)
+    load_inference.cache_clear()
+    _, found = load_inference(store_with_model, card).run(pixels)
+    load_inference.cache_clear()
+    assert made == [card.network["network"]]
+    assert np.array_equal(found, wanted)

@@ -143,6 +143,7 @@ def test_features_of_another_model_of_the_same_name_are_not_used(
     store = store_with_model
     arrays = arrays_from_bytes(store.read_bytes("models", "tiny", "model.safetensors"))
     arrays["backbone.fc.bias"] = arrays["backbone.fc.bias"] + 1
+    arrays = {name: a for name, a in arrays.items() if not name.startswith("graph/")}
     content = arrays_to_bytes(arrays)
     card = load_card(store, "tiny").model_copy(update={"digest": digest_of(content)})
     store.remove("models", "tiny")

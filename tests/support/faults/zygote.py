@@ -158,19 +158,14 @@ def _warm_up() -> None:
 
 def _run_by_pytorch() -> None:
     """Let PyTorch run networks: the threads of OpenVINO would not be there after a fork."""
-    import torch
+    from tasks.network import conversion
 
-    torch.set_num_threads(1)
+    networks.by_openvino = lambda *_: None
 
     def inference(classifier: Any) -> Inference:
-        def run(pixels: Any) -> Any:
-            with torch.inference_mode():
-                found = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255.0
-                return classifier.features(found)
+        return conversion._by_pytorch(classifier, threads=1)
 
-        return Inference(classifier.spec, run, threads=1)
-
-    networks.inference = inference
+    conversion.inference = inference
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tasks.evaluation.scored import diagnosis_of
 from tasks.evaluation.treatments.attacks import Target
 from tasks.images.platelets import PLATELET
 from tasks.network.backbones import build
-from tasks.network.classifier import NetworkSpec
+from tasks.network.spec import NetworkSpec
 from tests.support.crafted import statistics_at
 from tests.support.sites import WIDTHS, detector
 

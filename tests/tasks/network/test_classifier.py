@@ -11,18 +11,10 @@ from torch import nn
 
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from tasks.network.backbones import DEFAULT_NETWORK, LITES, build, every_stage, network_spec
-from tasks.network.classifier import (
-    PENULTIMATE,
-    Classifier,
-    NetworkError,
-    NetworkSpec,
-    last_layer,
-    tap_widths,
-    to_pixels,
-    with_taps,
-)
+from tasks.network.classifier import Classifier, last_layer, tap_widths, to_pixels, with_taps
+from tasks.network.conversion import inference
 from tasks.network.folding import folded
-from tasks.network.inference import inference
+from tasks.network.spec import PENULTIMATE, NetworkError, NetworkSpec
 from tests.support.models import CLASSES
 
 THOUSAND = tuple(map(str, range(1000)))
@@ -474,7 +466,7 @@ def test_a_transformer_runs_where_nights_are_screened() -> None:
     with torch.inference_mode():
         own, _ = classifier.features(to_pixels(images))
     for name, values in own.items():
-        torch.testing.assert_close(taps[name], values, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(taps[name], values, rtol=1e-3, atol=1e-4)
 
 
 def test_a_transformer_takes_whole_patches() -> None:

@@ -11,9 +11,10 @@ from PIL import Image
 from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.backbones import build
-from tasks.network.classifier import NetworkSpec
+from tasks.network.conversion import inference
 from tasks.network.extraction import Features, extract, load_image
-from tasks.network.inference import Inference, inference
+from tasks.network.inference import Inference
+from tasks.network.spec import NetworkSpec
 from tasks.segmentation.many_cells import refuse_many_cells
 from tests.support.fields import rendered
 
@@ -126,7 +127,7 @@ def test_a_wrong_extension_deceives_nobody(tmp_path: Path, uris: list[str]) -> N
 def test_nothing_but_bad_images_is_extracted_without_a_forward_pass(
     network: Inference, bad: str, count: int
 ) -> None:
-    idle = Inference(network.spec, lambda _: pytest.fail("forward pass"))
+    idle = replace(network, begin=lambda _: pytest.fail("forward pass"))
     features = run(idle, [bad] * count, batch=2)
     assert features.taps.keys() == WIDTHS.keys()
     assert all(features.taps[name].shape == (count, width) for name, width in WIDTHS.items())
@@ -138,7 +139,7 @@ def test_passes_are_filled_with_good_images_in_order(
     network: Inference, uris: list[str], bad: str
 ) -> None:
     sizes: list[int] = []
-    counting = Inference(network.spec, lambda p: sizes.append(len(p)) or network.run(p))
+    counting = replace(network, begin=lambda p: sizes.append(len(p)) or network.begin(p))
     run(counting, [bad, *uris[:3], bad, *uris[3:7], bad, *uris[7:11]], batch=4)
     assert sizes == [4, 4, 3]
 

@@ -3,23 +3,18 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-import tasks.network.inference
+from tasks.network import conversion
 from tasks.network.backbones import DEFAULT_NETWORK, build
-from tasks.network.classifier import (
-    PENULTIMATE,
-    Arithmetic,
-    NetworkSpec,
-    tap_widths,
-    to_pixels,
-    with_taps,
-)
-from tasks.network.inference import fastest_arithmetic, inference, taps_and_maps
+from tasks.network.classifier import as_array, computed, tap_widths, to_pixels, with_taps
+from tasks.network.conversion import graph_of, inference
+from tasks.network.inference import DESCRIPTION, EXPECTED, by_openvino, fastest_arithmetic
+from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkSpec
 from tests.support.needs import needs
 from tests.support.networks import classifier, computing_in, images
 
@@ -53,44 +48,50 @@ def test_it_gives_what_the_classifier_gives(
     found_taps, found_logits = inference(wanted_from).run(images(count))
     assert not caplog.records  # OpenVINO took it
     with torch.inference_mode():
-        taps_wanted, logits = wanted_from.features(to_pixels(images(count)))
+        taps_wanted, logits = computed(wanted_from.features(to_pixels(images(count))))
     assert found_taps.keys() == taps_wanted.keys() == set(wanted_from.spec.taps)
     for found, wanted in [
         (found_logits, logits),
         *((found_taps[name], values) for name, values in taps_wanted.items()),
     ]:
-        assert found.dtype == torch.float32
-        scale = float(wanted.abs().max())
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5 * scale)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_maps_have_the_pooled_features_as_their_mean(spec: NetworkSpec) -> None:
+@pytest.mark.parametrize("by_pytorch", [False, True])
+def test_maps_have_the_pooled_features_as_their_mean(
+    spec: NetworkSpec, by_pytorch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    made = build(spec).eval()
+    made = build(replace(spec, taps=("layer1", "layer2", PENULTIMATE))).eval()
     # Noise, smooth at the left: every place differs from every other.
     pixels = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
     pixels[:, :, :16] = pixels[:, :1, :1, :1]
-    pooled, maps = taps_and_maps(made, pixels)
-    features, _ = inference(made).run(pixels)
-    assert pooled.keys() == maps.keys() == features.keys()
-    for name, width in tap_widths(made).items():
-        assert maps[name].shape[:2] == (5, width)
-        assert np.allclose(pooled[name], features[name], rtol=1e-4, atol=1e-5)
-        assert np.allclose(maps[name].mean(axis=(2, 3)), features[name], rtol=1e-4, atol=1e-5)
+    if by_pytorch:
+        monkeypatch.setattr(conversion, "_converted", refuse)
+    network = inference(made)
+    features, _ = network.run(pixels)
+    maps = network.maps(pixels)
+    assert features.keys() - maps.keys() == {PENULTIMATE}  # one vector for an image
+    for name, found in maps.items():
+        assert found.shape[:2] == features[name].shape == (5, tap_widths(made)[name])
+        assert np.allclose(found.mean(axis=(2, 3)), features[name], rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():
+        wanted, _ = made.maps(to_pixels(pixels))
+    assert np.allclose(maps["layer1"], as_array(wanted["layer1"]), rtol=1e-4, atol=1e-4)
 
 
-def test_a_tap_of_one_vector_an_image_has_no_map(spec: NetworkSpec) -> None:
-    pooled, maps = taps_and_maps(with_taps(build(spec).eval(), (PENULTIMATE,)), images(2))
-    assert pooled[PENULTIMATE].ndim == 2
-    assert maps == {}
+def test_a_network_whose_taps_are_vectors_has_no_maps(spec: NetworkSpec) -> None:
+    network = inference(with_taps(build(spec).eval(), (PENULTIMATE,)))
+    assert network.maps(images(2)[:, :32, :32]) == {}
 
 
 def test_results_do_not_change_when_the_next_pass_is_run() -> None:
     network = inference(classifier(DEFAULT_NETWORK))
     _, first = network.run(images(3))
-    before = first.clone()
+    before = first.copy()
     network.run(255 - images(3))
-    assert torch.equal(first, before)
+    assert np.array_equal(first, before)
 
 
 @pytest.mark.parametrize("by_pytorch", [False, True])
@@ -99,15 +100,15 @@ def test_threads_of_a_worker_do_not_disturb_each_other(
 ) -> None:
     """As on a scheduler whose workers somebody else has started."""
     if by_pytorch:
-        monkeypatch.setattr(tasks.network.inference, "_on_processor", refuse)
+        monkeypatch.setattr(conversion, "_converted", refuse)
     network = inference(classifier(DEFAULT_NETWORK))
     batches = [np.roll(images(4), shift, axis=0)[: 2 + shift % 3] for shift in range(40)]
     wanted = [network.run(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(network.run, batches))
     for (taps, logits), (taps_wanted, logits_wanted) in zip(found, wanted, strict=True):
-        assert torch.equal(logits, logits_wanted)
-        assert all(torch.equal(taps[name], taps_wanted[name]) for name in taps_wanted)
+        assert np.array_equal(logits, logits_wanted)
+        assert all(np.array_equal(taps[name], taps_wanted[name]) for name in taps_wanted)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -116,19 +117,19 @@ def test_an_image_has_the_same_bits_in_every_batch(arithmetic: Arithmetic) -> No
     taps, logits = network.run(pixels)
     for size in (1, 5, 16):
         parts = [network.run(pixels[start : start + size]) for start in range(0, 37, size)]
-        assert torch.equal(torch.cat([part for _, part in parts]), logits)
+        assert np.array_equal(np.concatenate([part for _, part in parts]), logits)
         for name, values in taps.items():
-            assert torch.equal(torch.cat([part[name] for part, _ in parts]), values)
+            assert np.array_equal(np.concatenate([part[name] for part, _ in parts]), values)
 
 
 @needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
 def test_bfloat16_is_near_float32_and_is_not_float32() -> None:
     fine, fine_logits = computing_in("float32").run(images(5))
     found, logits = computing_in("bfloat16").run(images(5))
-    assert logits.dtype == torch.float32
+    assert logits.dtype == np.float32
     for name, values in found.items():
-        assert 0 < (values - fine[name]).abs().mean() < 0.01 * values.abs().max()
-    assert not torch.equal(logits, fine_logits)
+        assert 0 < np.abs(values - fine[name]).mean() < 0.01 * np.abs(values).max()
+    assert not np.array_equal(logits, fine_logits)
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -140,47 +141,50 @@ def test_the_same_batch_gives_the_same_bits_again_and_in_another_process(
         "import torch\n"
         "from tests.support.networks import computing_in, images\n"
         "torch.set_num_threads(1)\n"
-        f"print(computing_in({arithmetic!r}).run(images(5))[1].numpy().tobytes().hex())"
+        f"print(computing_in({arithmetic!r}).run(images(5))[1].tobytes().hex())"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     other = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
     )
-    assert other.stdout.split()[-1] == logits.numpy().tobytes().hex()
+    assert other.stdout.split()[-1] == logits.tobytes().hex()
 
 
 def test_a_network_that_openvino_does_not_take_is_run_by_pytorch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tasks.network.inference, "_on_processor", refuse)
+    monkeypatch.setattr(conversion, "_converted", refuse)
     made = classifier(DEFAULT_NETWORK)
     _, logits = inference(made).run(images(2))
     assert "OpenVINO does not take efficientnet_lite0: no such operation" in caplog.text
     with torch.inference_mode():
-        torch.testing.assert_close(logits, made(to_pixels(images(2))), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits, made(to_pixels(images(2))), rtol=1e-4, atol=1e-4)
 
 
 def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = tasks.network.inference._on_processor
-
-    def wrong(network: object) -> object:
-        run = right(network)  # type: ignore[arg-type]
-
-        def shifted(pixels: NDArray[np.uint8]) -> object:
-            taps, logits = run(pixels)
-            return {name: 1.1 * values for name, values in taps.items()}, logits
-
-        return shifted
-
-    monkeypatch.setattr(tasks.network.inference, "_on_processor", wrong)
     made = classifier(DEFAULT_NETWORK)
-    taps, _ = inference(made).run(images(2))
+    moved = {
+        name: np.float32(1.1) * array if name.startswith(EXPECTED) else array
+        for name, array in graph_of(made).items()
+    }
+    assert by_openvino(made.spec, moved, None) is None
     assert "OpenVINO computes efficientnet_lite0 otherwise" in caplog.text
+    monkeypatch.setattr(conversion, "graph_of", lambda _: moved)
+    taps, _ = inference(made).run(images(2))
     with torch.inference_mode():
         wanted, _ = made.features(to_pixels(images(2)))
-    torch.testing.assert_close(taps["blocks.2"], wanted["blocks.2"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(taps["blocks.2"], wanted["blocks.2"], rtol=1e-4, atol=1e-4)
+
+
+def test_equal_networks_have_equal_graphs_of_data_alone(spec: NetworkSpec) -> None:
+    torch.manual_seed(0)
+    made = build(spec).eval()
+    first, second = graph_of(made), graph_of(made)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(values, second[name]) for name, values in first.items())
+    assert first[DESCRIPTION].tobytes().startswith(b"<?xml")
 
 
 @needs("gpu", torch.cuda.is_available(), "there is none")
@@ -188,6 +192,6 @@ def test_a_gpu_gives_what_the_processor_gives() -> None:
     made = classifier(DEFAULT_NETWORK)
     wanted, wanted_logits = inference(made).run(images(64))
     found, logits = inference(made.cuda()).run(images(64))
-    torch.testing.assert_close(logits.cpu(), wanted_logits, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits, wanted_logits, rtol=1e-3, atol=1e-4)
     for name, values in wanted.items():
-        torch.testing.assert_close(found[name].cpu(), values, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,8 @@ from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from tasks.network import training
 from tasks.network.augmentation import MILD, Augmentation, augment
 from tasks.network.backbones import build, network_spec
-from tasks.network.classifier import Classifier, NetworkSpec, to_pixels
+from tasks.network.classifier import Classifier, to_pixels
+from tasks.network.spec import NetworkSpec
 from tasks.network.training import (
     DivergedError,
     Epoch,

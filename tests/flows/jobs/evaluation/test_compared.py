@@ -14,7 +14,7 @@ from storage.reports.evaluations import images_path
 from tasks.evaluation.baselines import BOTH, SCORES, STABILITY, seen_of
 from tasks.evaluation.parts import CLEAN, FILE, Treatment
 from tasks.network.backbones import every_stage
-from tasks.network.classifier import NetworkSpec
+from tasks.network.spec import NetworkSpec
 from tasks.second_look.stability import losses
 from tests.support.shards import add_detector, start
 

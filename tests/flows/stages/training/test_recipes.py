@@ -11,7 +11,7 @@ from flows.stages.training.recipes import TrainingRecipe, training_digest
 from storage.models.classifiers import ModelCard
 from storage.store import StoreError
 from tasks.network.augmentation import MILD
-from tasks.network.classifier import NetworkSpec
+from tasks.network.spec import NetworkSpec
 from tasks.network.training import TrainingPlan
 
 RECIPE = TrainingRecipe(

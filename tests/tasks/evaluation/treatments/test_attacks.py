@@ -40,7 +40,8 @@ from tasks.evaluation.treatments.attacks import (
 )
 from tasks.images.decoding import decode_rgb
 from tasks.network.backbones import build
-from tasks.network.classifier import Classifier, NetworkSpec, to_pixels
+from tasks.network.classifier import Classifier, to_pixels
+from tasks.network.spec import NetworkSpec
 from tasks.second_look.views import filtered
 
 SIDE = 32

@@ -1,0 +1,144 @@
+"""Make a classifier ready for many passes: as OpenVINO's graph, or by PyTorch."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from openvino import Model, PartialShape, Type, save_model
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from torch import Tensor, nn
+
+from tasks.network.classifier import Classifier, Outputs, as_array, computed, pooled
+from tasks.network.cutting import LOGITS
+from tasks.network.folding import folded
+from tasks.network.inference import (
+    DESCRIPTION,
+    EXPECTED,
+    MAP,
+    TAP,
+    WEIGHTS,
+    Inference,
+    Pixels,
+    by_openvino,
+    noise,
+)
+from tasks.network.spec import Computed
+from tasks.types import Arrays, nested
+
+log = logging.getLogger(__name__)
+
+
+def inference(classifier: Classifier) -> Inference:
+    """Prepare the fastest known way to run a classifier on its device.
+
+    PyTorch runs a network that OpenVINO cannot convert, or computes differently.
+    """
+    if classifier.mean.is_cuda:
+        cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
+        return _by_pytorch(folded(classifier), batch=512, threads=max(2, cores))
+    graph = graph_of(classifier)
+    found = by_openvino(classifier.spec, graph, classifier.cutting) if graph else None
+    return found or _by_pytorch(folded(classifier))
+
+
+def graph_of(classifier: Classifier) -> Arrays:
+    """Convert a classifier to arrays that `by_openvino` runs; none if OpenVINO does not take it.
+
+    Batch-norms are folded into convolutions. Equal classifiers have equal arrays.
+    """
+    made = _FromPixels(folded(classifier).cpu())
+    try:
+        graph = _converted(made)
+    except Exception as error:  # any error of the converter
+        log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
+        return {}
+    taps, logits = made.run(noise(classifier.spec))
+    return _serialised(graph) | nested(EXPECTED, nested(TAP, taps) | {LOGITS: logits})
+
+
+class _FromPixels(nn.Module):
+    """Wrap a classifier to take decoded pixels and return taps, logits and maps as a flat tuple."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        outputs, logits = self.classifier.maps(pixels.permute(0, 3, 1, 2).float() / 255.0)
+        taps = [pooled(outputs[name]) for name in self.classifier.spec.taps]
+        return (*taps, logits, *(output for output in outputs.values() if output.ndim == 4))
+
+    def run(self, pixels: Pixels) -> Computed:
+        """Compute taps, each (B, d), and logits (B, C)."""
+        with torch.inference_mode(), self.classifier.computing():
+            *taps, logits = self(torch.from_numpy(pixels))[: len(self.classifier.spec.taps) + 1]
+        return computed((dict(zip(self.classifier.spec.taps, taps, strict=True)), logits))
+
+
+def _converted(network: _FromPixels) -> Model:
+    side = network.classifier.spec.side
+    with torch.inference_mode():
+        example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+        # A function: of a module, PyTorch would first make one of TorchScript for each part.
+        traced = torch.jit.trace(lambda pixels: network(pixels), example, check_trace=False)
+        # Not `openvino.convert_model`, which sends telemetry. It has to live until the conversion.
+        decoder = TorchScriptPythonDecoder(traced)
+        outputs, _ = network.classifier.maps(example.permute(0, 3, 1, 2).float())
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    graph = frontend.convert(frontend.load(decoder))
+    source = graph.inputs[0].get_node()
+    source.set_element_type(Type.u8)
+    source.set_partial_shape(PartialShape([-1, side, side, 3]))
+    graph.validate_nodes_and_infer_types()
+    mapped = [name for name, output in outputs.items() if output.ndim == 4]
+    names = [
+        *(f"{TAP}/{name}" for name in network.classifier.spec.taps),
+        LOGITS,
+        *(f"{MAP}/{name}" for name in mapped),
+    ]
+    for output, name in zip(graph.outputs, names, strict=True):
+        output.get_tensor().set_names({name})
+    return graph
+
+
+def _serialised(graph: Model) -> Arrays:
+    # The converter numbers graphs and nodes through all conversions of a process.
+    graph.set_friendly_name("network")
+    for number, node in enumerate(graph.get_ordered_ops()):
+        node.set_friendly_name(str(number))
+    with TemporaryDirectory(prefix="slidewatch-") as folder:
+        path = Path(folder) / "graph.xml"
+        save_model(graph, path, compress_to_fp16=False)
+        files = {DESCRIPTION: path, WEIGHTS: path.with_suffix(".bin")}
+        return {name: np.fromfile(file, np.uint8) for name, file in files.items()}
+
+
+def _by_pytorch(classifier: Classifier, **size: int) -> Inference:
+    # TF32 keeps ten bits of a float32: early taps, with their small variance, would change by more
+    # than the detector's scale.
+    torch.backends.cudnn.allow_tf32 = False
+    device = classifier.mean.device
+
+    def on_device(pixels: Pixels) -> Tensor:
+        waiting = torch.from_numpy(pixels)
+        if device.type == "cuda":
+            waiting = waiting.pin_memory().to(device, non_blocking=True)
+        return waiting.permute(0, 3, 1, 2).float() / 255.0
+
+    def begin(pixels: Pixels) -> Callable[[], Computed]:
+        with torch.inference_mode(), classifier.computing():
+            outputs: Outputs = classifier.features(on_device(pixels))
+        return lambda: computed(outputs)
+
+    def maps(pixels: Pixels) -> dict[str, NDArray[np.float32]]:
+        with torch.inference_mode(), classifier.computing():
+            outputs, _ = classifier.maps(on_device(pixels))
+        return {name: as_array(output) for name, output in outputs.items() if output.ndim == 4}
+
+    return Inference(classifier.spec, begin, maps, cutting=classifier.cutting, **size)
