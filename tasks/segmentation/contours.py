@@ -8,6 +8,8 @@ overlap belongs to both.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -87,24 +89,48 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -
     margin = int(radii.max() * 0.5)
     height, width = (n + 2 * margin for n in edge.shape)
     longest = 2 * int(1.5 * radii.max()) + 1
-    shape = [fft.next_fast_len(n + longest, real=True) for n in (height, width)]
+    shape = tuple(fft.next_fast_len(n + longest, real=True) for n in (height, width))
     right, down = (fft.rfft2(np.pad(part, margin), shape) for part in (edge.real, edge.imag))
     near = np.ones((2 * int(apart / 2) + 1,) * 2, np.uint8)
     found, shares = [], []
-    for r in radii:
-        ring, half = _ring(float(r))
-        # Correlation with outward unit vectors: the kernel is turned by half a turn.
-        turned = ring[::-1, ::-1]
-        towards = right * fft.rfft2(turned.real, shape)
-        towards += down * fft.rfft2(turned.imag, shape)
+    for r in radii.tolist():
+        ring = _sought(r, edge.shape, margin, shape)
+        towards = right * ring.right
+        towards += down * ring.down
+        half = ring.half
         share = fft.irfft2(towards, shape)[half : half + height, half : half + width]
-        rows, columns = (_inside(n, margin, half) for n in edge.shape)
-        share /= np.maximum(rows @ np.abs(ring) @ columns.T, SEEN)
+        share /= ring.seen
         y, x = np.nonzero((share == cv2.dilate(share, near)) & (share > least))
         found.append(np.stack([x - margin, y - margin, np.full(len(x), r)], axis=1))
         shares.append(share[y, x])
     chosen = np.argsort(-np.concatenate(shares), kind="stable")[:most]
     return np.concatenate(found)[np.sort(chosen)].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """A ring to be found in fields of one size.
+
+    ``right`` and ``down`` are the spectra of its parts, turned by half a turn for a correlation;
+    ``half`` is half of the side of its square in pixels, and ``seen`` the share of a ring around
+    each place that lies in the field, at least `SEEN`.
+    """
+
+    right: Edges
+    down: Edges
+    half: int
+    seen: Gain
+
+
+# Photographs of a night have one size and one magnification, so all have the same rings.
+@lru_cache(maxsize=8)
+def _sought(radius: float, field: tuple[int, int], margin: int, shape: tuple[int, int]) -> _Sought:
+    """Prepare a ring for fields (h, w) with a margin, padded to a shape."""
+    ring, half = _ring(radius)
+    turned = ring[::-1, ::-1]
+    right, down = (fft.rfft2(part, shape) for part in (turned.real, turned.imag))
+    rows, columns = (_inside(n, margin, half) for n in field)
+    return _Sought(right, down, half, np.maximum(rows @ np.abs(ring) @ columns.T, SEEN))
 
 
 def _inside(length: int, margin: int, half: int) -> Gain:
