@@ -150,7 +150,7 @@ def _workers_that_start() -> Iterator[None]:
         if "failed to start" not in str(error):
             raise
         raise ClusterError(
-            f"this machine's workers do not start ({error}): each needs about 700 MiB of memory "
+            f"this machine's workers do not start ({error}): each needs about 400 MiB of memory "
             "and a place among the processes that you may have; give fewer --workers"
         ) from error
 
