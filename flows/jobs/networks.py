@@ -58,7 +58,6 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
     from tasks.network.backbones import build
 
-    torch.set_num_threads(1)
     classifier = build(spec)
     classifier.cutting = below(CUTTING, arrays) or None
     weights = {

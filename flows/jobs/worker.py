@@ -1,6 +1,7 @@
 """Set up a process: a worker's, which keeps the memory that it frees, or a command's."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,11 @@ RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 def settle_worker() -> None:
     """Set this process up to run one piece of work at a time.
 
-    Where it uses PyTorch, it does so on one thread, so that features do not depend on its cores.
+    It uses one thread, so that features do not depend on a worker's number of cores.
     """
+    os.environ["OMP_NUM_THREADS"] = "1"  # for PyTorch, which few pieces of work import
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     keep_freed_memory()
 
 

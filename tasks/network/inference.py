@@ -127,10 +127,14 @@ class Inference:
 def by_openvino(spec: NetworkSpec, graph: Arrays, cutting: Shift | None) -> Inference | None:
     """Prepare to run a graph of `tasks.network.conversion.graph_of` on the processor.
 
-    It is None, and the log says so, if OpenVINO computes otherwise here than PyTorch did where the
-    graph was made.
+    It is None, and the log says so, if OpenVINO does not take the graph here, or computes otherwise
+    than PyTorch did where it was made.
     """
-    run = _passes(_compiled(spec, graph, LOGITS, TAP))
+    try:
+        run = _passes(_compiled(spec, graph, LOGITS, TAP))
+    except Exception as error:  # OpenVINO raises RuntimeError and its own
+        log.warning("OpenVINO does not take %s: %s", spec.network, error)
+        return None
 
     def computed(pixels: Pixels) -> Computed:
         found = run(pixels)

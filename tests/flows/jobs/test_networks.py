@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from flows.fit import FitOutcome
 from flows.jobs import networks
 from flows.jobs.networks import GRAPH, ForeignNetworkError, load_inference, refuse_foreign_network
+from flows.settings import Settings
 from flows.train import train
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from storage.models.classifiers import load_card
@@ -20,6 +22,7 @@ from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import Classifier, tap_widths
 from tasks.network.inference import Inference
 from tasks.network.spec import NetworkError
+from tests.support.fitted import copied
 
 OWN = "tests.support.own_networks:small"
 
@@ -114,3 +117,33 @@ def test_pytorch_runs_a_model_where_there_is_a_gpu(
     load_inference.cache_clear()
     assert made == [card.network["network"]]
     assert np.array_equal(found, wanted)
+
+
+NIGHT = """
+import sys
+from flows.cluster.client import open_client
+from flows.screen import screen
+from flows.settings import Settings
+
+def imported():
+    return sorted({"torch", "timm"} & sys.modules.keys())
+
+if __name__ == "__main__":
+    settings = Settings(store=sys.argv[1], workers=1)
+    with open_client(settings) as client:
+        outcome = screen(sys.argv[2], batch="night", settings=settings)
+        print(outcome.scored, outcome.page_failure, *client.run(imported).values())
+"""
+
+
+def test_no_worker_imports_pytorch_in_a_whole_night(
+    fitted: tuple[Settings, FitOutcome], images: Path, tmp_path: Path
+) -> None:
+    settings = copied(fitted[0], tmp_path / "store")
+    done = subprocess.run(
+        [sys.executable, "-c", NIGHT, settings.store, images / "night"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "40 None []"

@@ -178,6 +178,16 @@ def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
     np.testing.assert_allclose(taps["blocks.2"], wanted["blocks.2"], rtol=1e-4, atol=1e-4)
 
 
+def test_a_graph_that_openvino_does_not_read_is_left_to_pytorch(
+    spec: NetworkSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    graph = graph_of(build(spec).eval())
+    cut = graph | {DESCRIPTION: graph[DESCRIPTION][:-100]}
+    assert by_openvino(spec, cut, None) is None
+    assert "OpenVINO does not take timm:test_resnet" in caplog.text
+
+
 def test_equal_networks_have_equal_graphs_of_data_alone(spec: NetworkSpec) -> None:
     torch.manual_seed(0)
     made = build(spec).eval()
