@@ -58,8 +58,8 @@ def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     # Imported here so that the coordinator does not wait for modules that only workers need.
     from flows.jobs.networks import load_inference
 
-    settle_worker()
     network = load_inference(job.store, job.model)
+    settle_worker()
     detector = load_fitted_detector(job.store, job.detector)
     exhibits = list[Exhibit]()
     for start in range(0, len(job.cells), AT_ONCE):

@@ -292,7 +292,9 @@ def _network(store: Store, model: ModelCard) -> "Inference":
     # The coordinator has this module too, and need not wait for what only workers run.
     from flows.jobs.networks import load_inference
 
-    return load_inference(store, model)
+    network = load_inference(store, model)
+    settle_worker()
+    return network
 
 
 def _batched(values: Iterable[Each], size: int) -> Iterator[list[Each]]:

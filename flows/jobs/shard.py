@@ -238,7 +238,9 @@ def _network(job: ShardJob) -> "Inference":
     # The coordinator also imports this module, and should not wait for imports of workers.
     from flows.jobs.networks import load_inference
 
-    return load_inference(job.store, job.model)
+    network = load_inference(job.store, job.model)
+    settle_worker()
+    return network
 
 
 def _failed_images(

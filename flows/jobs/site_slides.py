@@ -297,6 +297,7 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
     inference = load_inference(job.store, job.model)
+    settle_worker()
     pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
     cut: list[bool] = []
     for number in np.unique(chosen // job.batch.shard_rows).tolist():

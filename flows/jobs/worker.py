@@ -1,7 +1,6 @@
 """Set up a process: a worker's, which keeps the memory that it frees, or a command's."""
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +12,12 @@ KEPT = 2**30  # bytes
 RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 
 
-@cache
 def settle_worker() -> None:
     """Set this process up to run one piece of work at a time.
 
-    It uses one thread, so that features do not depend on a worker's number of cores.
+    PyTorch uses one thread, so that features do not depend on a worker's number of cores. Most work
+    does without it; whatever imports it settles again.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"  # for PyTorch, which few pieces of work import
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     keep_freed_memory()

@@ -1,9 +1,6 @@
 import ctypes
-import os
 import subprocess
 import sys
-
-import pytest
 
 from tests.support.needs import needs
 
@@ -33,22 +30,6 @@ def page_faults(how: str) -> int:
         env={"MALLOC_TRIM_THRESHOLD_": "65536"},  # as Dask starts its workers
     )
     return int(ran.stdout)
-
-
-@pytest.mark.parametrize("first", ["import torch", ""])
-def test_pytorch_has_one_thread_on_a_worker_whenever_it_is_imported(first: str) -> None:
-    program = f"""
-{first}
-from flows.jobs.worker import settle_worker
-settle_worker()
-import torch
-print(torch.get_num_threads())
-"""
-    environment = {name: each for name, each in os.environ.items() if name != "OMP_NUM_THREADS"}
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
-    )
-    assert ran.stdout.strip() == "1"
 
 
 @needs("glibc", hasattr(ctypes.CDLL(None), "mallopt"), "this is another allocator")
