@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from storage.models.classifiers import ModelCard, load_weights
 from storage.store import Store
-from tasks.network.inference import Inference, by_openvino, has_gpu, refuse_other_arithmetic
+from tasks.network.inference import Graph, Inference, by_openvino, has_gpu, refuse_other_arithmetic
 from tasks.network.spec import NetworkSpec, is_own
 from tasks.types import Arrays, below
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Classifier
 
-# What a model's file has besides weights; the names of `cutting_shift` and of `graph_of` are below.
+# In a model's file, the names of `cutting_shift` and of `graph_arrays` are below these.
 CUTTING, GRAPH = "cutting", "graph"
 
 
@@ -84,7 +84,7 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     arrays = load_weights(store, card)
     graph = below(GRAPH, arrays)
     if graph and not has_gpu():
-        found = by_openvino(spec, graph, below(CUTTING, arrays) or None)
+        found = by_openvino(spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays) or None)
         if found is not None:
             return found
     refuse_foreign_network(spec.network)

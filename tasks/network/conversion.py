@@ -23,6 +23,7 @@ from tasks.network.inference import (
     MAP,
     TAP,
     WEIGHTS,
+    Graph,
     Inference,
     Pixels,
     by_openvino,
@@ -42,24 +43,28 @@ def inference(classifier: Classifier) -> Inference:
     if classifier.mean.is_cuda:
         cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
         return _by_pytorch(folded(classifier), batch=512, threads=max(2, cores))
-    graph = graph_of(classifier)
-    found = by_openvino(classifier.spec, graph, classifier.cutting) if graph else None
+    found = by_openvino(classifier.spec, lambda: graph_of(classifier), classifier.cutting)
     return found or _by_pytorch(folded(classifier))
 
 
-def graph_of(classifier: Classifier) -> Arrays:
-    """Convert a classifier to arrays that `by_openvino` runs; none if OpenVINO does not take it.
-
-    Batch-norms are folded into convolutions. Equal classifiers have equal arrays.
-    """
+def graph_of(classifier: Classifier) -> Graph:
+    """Convert a classifier for OpenVINO, with batch-norms folded into convolutions."""
     made = _FromPixels(folded(classifier).cpu())
+    return Graph(_converted(made), made.run(noise(classifier.spec)))
+
+
+def graph_arrays(classifier: Classifier) -> Arrays:
+    """Make the arrays of a classifier's graph, for a model's file; none if OpenVINO has no graph.
+
+    Equal classifiers have equal arrays.
+    """
     try:
-        graph = _converted(made)
+        graph = graph_of(classifier)
     except Exception as error:  # any error of the converter
         log.warning("OpenVINO does not take %s: %s", classifier.spec.network, error)
         return {}
-    taps, logits = made.run(noise(classifier.spec))
-    return _serialised(graph) | nested(EXPECTED, nested(TAP, taps) | {LOGITS: logits})
+    taps, logits = graph.expected
+    return _serialised(graph.network) | nested(EXPECTED, nested(TAP, taps) | {LOGITS: logits})
 
 
 class _FromPixels(nn.Module):

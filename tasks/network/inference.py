@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from openvino import CompiledModel, Core
+from openvino import CompiledModel, Core, Model
 
 from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec, agree
@@ -28,8 +28,7 @@ from tasks.types import Arrays, below
 
 Pixels = NDArray[np.uint8]
 
-# The arrays of a graph: OpenVINO's description, its weights, and what PyTorch computes of `noise`.
-DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"
+DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"  # the arrays of a graph
 TAP, MAP = "tap", "map"  # a graph names its outputs `tap/<tap>`, `map/<tap>` and `LOGITS`
 
 # One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
@@ -124,15 +123,34 @@ class Inference:
         return self.cutting is None
 
 
-def by_openvino(spec: NetworkSpec, graph: Arrays, cutting: Shift | None) -> Inference | None:
-    """Prepare to run a graph of `tasks.network.conversion.graph_of` on the processor.
+@dataclass(frozen=True)
+class Graph:
+    """A network for OpenVINO, and what PyTorch computes of `noise`."""
+
+    network: Model
+    expected: Computed
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Graph":
+        """Read a graph from the arrays of `tasks.network.conversion.graph_arrays`."""
+        description, weights = (arrays[name].tobytes() for name in (DESCRIPTION, WEIGHTS))
+        expected = below(EXPECTED, arrays)
+        network = _openvino().read_model(description, weights)
+        return cls(network, (below(TAP, expected), expected[LOGITS]))
+
+
+def by_openvino(
+    spec: NetworkSpec, read: Callable[[], Graph], cutting: Shift | None
+) -> Inference | None:
+    """Prepare to run a graph on the processor.
 
     It is None, and the log says so, if OpenVINO does not take the graph here, or computes otherwise
     than PyTorch did where it was made.
     """
     try:
+        graph = read()
         run = _passes(_compiled(spec, graph, LOGITS, TAP))
-    except Exception as error:  # OpenVINO raises RuntimeError and its own
+    except Exception as error:  # any error of the converter and the compiler
         log.warning("OpenVINO does not take %s: %s", spec.network, error)
         return None
 
@@ -148,9 +166,7 @@ def by_openvino(spec: NetworkSpec, graph: Arrays, cutting: Shift | None) -> Infe
     def of_maps() -> Callable[[Pixels], Arrays]:
         return _passes(_compiled(spec, graph, MAP))
 
-    expected = below(EXPECTED, graph)
-    wanted = below(TAP, expected), expected[LOGITS]
-    if not agree(computed(noise(spec)), wanted, _TOLERANCES[spec.arithmetic]):
+    if not agree(computed(noise(spec)), graph.expected, _TOLERANCES[spec.arithmetic]):
         log.warning("OpenVINO computes %s otherwise than PyTorch", spec.network)
         return None
     return Inference(spec, begin, lambda pixels: below(MAP, of_maps()(pixels)), cutting=cutting)
@@ -161,15 +177,14 @@ def noise(spec: NetworkSpec) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
 
 
-def _compiled(spec: NetworkSpec, graph: Arrays, *outputs: str) -> CompiledModel:
+def _compiled(spec: NetworkSpec, graph: Graph, *outputs: str) -> CompiledModel:
     """Compile the part of a graph that computes outputs whose names begin as given."""
-    core = _openvino()
-    model = core.read_model(graph[DESCRIPTION].tobytes(), graph[WEIGHTS].tobytes())
+    model = graph.network.clone()
     for result in model.get_results():
         (name,) = result.output(0).get_names()
         if name.partition("/")[0] not in outputs:
             model.remove_result(result)
-    return core.compile_model(
+    return _openvino().compile_model(
         model, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
     )
 

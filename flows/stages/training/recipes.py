@@ -26,7 +26,7 @@ from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, tap_widths
-from tasks.network.conversion import graph_of, inference
+from tasks.network.conversion import graph_arrays, inference
 from tasks.network.cutting import cutting_shift
 from tasks.network.inference import Inference, outputs_of
 from tasks.network.spec import NetworkSpec
@@ -178,7 +178,7 @@ def weights_to_bytes(classifier: Classifier) -> bytes:
     Features, statistics and detectors name the digest of all four.
     """
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
-    weights |= nested(CUTTING, classifier.cutting or {}) | nested(GRAPH, graph_of(classifier))
+    weights |= nested(CUTTING, classifier.cutting or {}) | nested(GRAPH, graph_arrays(classifier))
     arithmetic = classifier.spec.arithmetic
     return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
 
