@@ -23,6 +23,7 @@ from tasks.segmentation.contours import (
     depths,
     edges,
     enclosed_area,
+    layers,
     seeds,
     trace,
 )
@@ -60,8 +61,6 @@ LEAST_EDGE_COVERED = 0.58
 PREFERRED_SIZE = 1.2  # in diameters; the smaller of two outlines is more often a part of the cell
 SIZE_PRIOR = 0.7  # edge that a cell e times as wide as `PREFERRED_SIZE` loses
 CUT_PRIOR = 0.35  # edge that a completely invisible cell would lose
-HALF_PIXEL = 0.5
-FRACTION = 4  # bits of a pixel in which OpenCV takes an outline
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
 
 
@@ -246,10 +245,9 @@ def _uncovered(
 
 def _cover(picture: NDArray[np.uint8], outline: Float) -> None:
     """Set the pixels of an outline in a picture (h, w) to 1."""
-    away = outline - outline.mean(axis=0)
-    # OpenCV also fills the pixels that the outline only touches.
-    inner = outline - HALF_PIXEL * away / np.linalg.norm(away, axis=1, keepdims=True)
-    cv2.fillPoly(picture, [np.rint(inner * 2**FRACTION).astype(np.int32)], 1, shift=FRACTION)
+    x, y, width, height = box_around(outline, picture.shape[::-1])
+    part = picture[y : y + height, x : x + width]
+    part |= layers([outline - (x, y)], part.shape) > 0
 
 
 def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
