@@ -9,7 +9,7 @@ from PIL import Image
 
 from flows.jobs.quarantine import Sparing
 from flows.jobs.verified import load_fitted_detector
-from flows.jobs.worker import settle_worker
+from flows.jobs.worker import network_of
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.store import Store
@@ -55,11 +55,7 @@ class _Seen:
 
 def make_exhibits(job: ExhibitJob) -> list[Exhibit]:
     """Make an exhibit of each cell, in order; if a cell is unreadable it says why; never raise."""
-    # Imported here so that the coordinator does not wait for modules that only workers need.
-    from flows.jobs.networks import load_inference
-
-    network = load_inference(job.store, job.model)
-    settle_worker()
+    network = network_of(job.store, job.model)
     detector = load_fitted_detector(job.store, job.detector)
     exhibits = list[Exhibit]()
     for start in range(0, len(job.cells), AT_ONCE):

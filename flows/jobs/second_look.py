@@ -14,7 +14,7 @@ from flows.jobs.quarantine import Sparing
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adapted_logits, load_detector_at
-from flows.jobs.worker import settle_worker
+from flows.jobs.worker import network_of, settle_worker
 from storage.batches.ledger import looks_path, scores_path
 from storage.models.classifiers import ModelCard
 from storage.parquet import read_table, write_table
@@ -98,7 +98,7 @@ def _look(job: LookJob) -> Looked:
     detector = load_detector_at(job.store, job.detector, job.site)
     calibration = detector.stability
     assert calibration is not None
-    eye = _Eye(job, _network(job.store, job.model), detector.witnesses)
+    eye = _Eye(job, network_of(job.store, job.model), detector.witnesses)
     first, scores, known, refs, platelet = _recalled(job, detector.witnesses)
     leans = _leans(job) if detector.witnesses else np.zeros(len(first))
     n, classes = first.shape
@@ -261,7 +261,7 @@ def ordinary_losses(job: OrdinaryJob) -> tuple[NDArray[np.bool_], Float]:
         Whether each image (n,) still exists, and the losses (k, 1 + sizes of noise, F) of these.
     """
     settle_worker()
-    network = _network(job.store, job.model)
+    network = network_of(job.store, job.model)
     refs = [ref for ref, _ in job.images]
     there, found = [], []
     loading = zip(load_for(network, refs), job.images, strict=True)
@@ -279,22 +279,8 @@ def ordinary_losses(job: OrdinaryJob) -> tuple[NDArray[np.bool_], Float]:
 
 
 def _losses(network: "Inference", pixels: NDArray[np.uint8]) -> Float:
-    after = [_logits(network, images) for images in filtered(pixels).values()]
-    return losses(_logits(network, pixels), np.stack(after, axis=1))
-
-
-def _logits(network: "Inference", pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    _, logits = network.run(pixels)
-    return logits
-
-
-def _network(store: Store, model: ModelCard) -> "Inference":
-    # The coordinator has this module too, and need not wait for what only workers run.
-    from flows.jobs.networks import load_inference
-
-    network = load_inference(store, model)
-    settle_worker()
-    return network
+    (_, first), *after = map(network.run, [pixels, *filtered(pixels).values()])
+    return losses(first, np.stack([logits for _, logits in after], axis=1))
 
 
 def _batched(values: Iterable[Each], size: int) -> Iterator[list[Each]]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from flows.jobs.libraries import made_with
 from flows.jobs.single_cells import refuse_photograph
-from flows.jobs.worker import settle_worker
+from flows.jobs.worker import network_of, settle_worker
 from storage.batches.features import (
     FAILED,
     SCORED,
@@ -235,12 +235,7 @@ def _place_of(classes: list[str]) -> int | None:
 
 
 def _network(job: ShardJob) -> "Inference":
-    # The coordinator also imports this module, and should not wait for imports of workers.
-    from flows.jobs.networks import load_inference
-
-    network = load_inference(job.store, job.model)
-    settle_worker()
-    return network
+    return network_of(job.store, job.model)
 
 
 def _failed_images(

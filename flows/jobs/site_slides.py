@@ -14,7 +14,7 @@ from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.scores import ScoreJob
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_fitted_detector
-from flows.jobs.worker import settle_worker
+from flows.jobs.worker import network_of, settle_worker
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -291,13 +291,11 @@ def _confusion(
 def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArray[np.intp]]]:
     """Spoil some of a slide's own cells, and run the network on them."""
     # Only workers run this, and PyTorch takes seconds to import.
-    from flows.jobs.networks import load_inference
     from tasks.evaluation.treatments.corruptions import corrupt
 
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
-    inference = load_inference(job.store, job.model)
-    settle_worker()
+    inference = network_of(job.store, job.model)
     pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
     cut: list[bool] = []
     for number in np.unique(chosen // job.batch.shard_rows).tolist():

@@ -5,6 +5,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from storage.models.classifiers import ModelCard
+    from storage.store import Store
+    from tasks.network.inference import Inference
 
 # Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -21,6 +27,16 @@ def settle_worker() -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     keep_freed_memory()
+
+
+def network_of(store: "Store", model: "ModelCard") -> "Inference":
+    """Load the network of a model, and settle this process again."""
+    # The coordinator also imports this module, and should not wait for imports of workers.
+    from flows.jobs.networks import load_inference
+
+    network = load_inference(store, model)
+    settle_worker()
+    return network
 
 
 @cache

@@ -54,7 +54,7 @@ def graph_of(classifier: Classifier) -> Graph:
 
 
 def graph_arrays(classifier: Classifier) -> Arrays:
-    """Make the arrays of a classifier's graph, for a model's file; none if OpenVINO has no graph.
+    """Make the arrays of a classifier's graph that a model's file keeps; none if there is no graph.
 
     Equal classifiers have equal arrays.
     """

@@ -42,7 +42,7 @@ _HINTS: dict[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
 # The largest difference of OpenVINO from PyTorch, as a share of the largest value: both round, at
 # other places.
 _TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "bfloat16": 5e-2}
-# Where Linux shows the GPUs that PyTorch can use: NVIDIA's, those of Windows below it, and AMD's.
+# Linux shows the GPUs that PyTorch can use here: NVIDIA's, those of Windows below it, and AMD's.
 _GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 log = logging.getLogger(__name__)
@@ -104,9 +104,7 @@ class Inference:
         """Compute taps, each (B, d), and logits (B, C) of pixels (B, side, side, 3)."""
         return self.begin(pixels)()
 
-    def compared(
-        self, pixels: Pixels, cut: NDArray[np.bool_]
-    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    def compared(self, pixels: Pixels, cut: NDArray[np.bool_]) -> Computed:
         """Compute taps and logits that may be compared with those of fitted cells.
 
         Args:

@@ -43,7 +43,7 @@ class NetworkSpec:
     arithmetic: Arithmetic = "float32"
 
     def as_dict(self) -> dict[str, Any]:
-        """Convert to plain data, for a model's card."""
+        """Convert to the plain data of a model's card."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.jobs.worker import settle_worker
+from flows.jobs.worker import network_of
 from storage.models.classifiers import ModelCard
 from storage.store import Store
 from tasks.images.regions import ImageRef
@@ -33,12 +33,10 @@ def altered_features(job: AlteredJob) -> Features | None:
     # Imported here so that the coordinator does not wait for modules that only workers need.
     import torch
 
-    from flows.jobs.networks import load_inference
     from tasks.network.classifier import to_pixels
     from tasks.network.laboratories import as_elsewhere
 
-    settle_worker()
-    network = load_inference(job.store, job.model)
+    network = network_of(job.store, job.model)
     refs = [ref for ref, _ in job.images]
     loading = load_for(network, refs)
     rows, pixels = [], []
