@@ -118,17 +118,16 @@ class Answers:
         blank, limit = _once(
             self._limits, cells, lambda: (blank_count(cells, rates), detection_limit(cells, rates))
         )
-        low, high = interval(called, cells, rates)
         bound = upper_bound(called, cells, rates)
-        estimate, by = corrected(called, cells, rates), CountedBy.COUNTING
+        by, counted, of = CountedBy.COUNTING, called, rates
         call, reasons = Call.POSITIVE, tuple[str, ...]()
         if called <= blank:
             call = Call.NEGATIVE if bound <= self.wanted else Call.INDETERMINATE
         elif cells < LEAST_CELLS:
             call, reasons = Call.INDETERMINATE, (CallReason.TOO_FEW,)
-        elif estimate >= DENSE and known.dense.tell:
-            by, estimate = CountedBy.DENSE, corrected(dense, cells, known.dense)
-            low, high = interval(dense, cells, known.dense)
+        elif corrected(called, cells, rates) >= DENSE and known.dense.tell:
+            by, counted, of = CountedBy.DENSE, dense, known.dense
+        low, high = interval(counted, cells, of)
         if call == Call.INDETERMINATE and not reasons:
             # With the needed number of cells no count at the limit of blank is in doubt.
             few = self.needed is not None
@@ -136,7 +135,7 @@ class Answers:
         return Answer(
             call,
             reasons,
-            min(max(estimate, low), high),
+            min(max(corrected(counted, cells, of), low), high),
             low,
             high,
             corrected(blank, cells, rates),

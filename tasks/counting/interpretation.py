@@ -12,7 +12,7 @@ parasitaemia at which 95% of slides exceed it (Armbruster & Pry 2008; CLSI EP17)
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from scipy.optimize import brentq
@@ -95,30 +95,37 @@ def interval(called: int, cells: int, rates: ErrorRates) -> tuple[float, float]:
     unseen slide, so it covers the chance of counting, the variation of both rates between slides,
     and the uncertainty about it.
     """
-    tail = (1 - LEVEL) / 2
-
-    def rises(x: float) -> float:
-        return 1 - _at_most(called, cells, rates.called(x)) - tail
-
-    return _root(rises, called / cells), _upper(called, cells, rates, tail)
+    tail, at_most = (1 - LEVEL) / 2, _lower_tail(called, cells, rates)
+    low = _falls_to(1 - tail, at_most, called / cells)
+    return low, _upper(called, cells, at_most, tail)
 
 
 def upper_bound(called: int, cells: int, rates: ErrorRates) -> float:
     """Compute the one-sided 95% upper bound of the parasitaemia, a share."""
-    return _upper(called, cells, rates, 1 - LEVEL)
+    return _upper(called, cells, _lower_tail(called, cells, rates), 1 - LEVEL)
 
 
-def _upper(called: int, cells: int, rates: ErrorRates, tail: float) -> float:
+def _lower_tail(called: int, cells: int, rates: ErrorRates) -> Callable[[float], float]:
+    """Make the function from a parasitaemia to `_at_most`."""
+    return cache(lambda x: _at_most(called, cells, rates.called(x)))
+
+
+def _upper(called: int, cells: int, at_most: Callable[[float], float], tail: float) -> float:
     """Find the parasitaemia at which the lower tail is ``tail`` times that without parasites."""
-    without = _at_most(called, cells, rates.called(0.0))
+    without = at_most(0.0)
     if not without:  # nothing known of the rates allows this count
         return 1.0
-
-    def rises(x: float) -> float:
-        return tail - _at_most(called, cells, rates.called(x)) / without
-
     # Seldom below four calls more than there are, if every parasite were called.
-    return _root(rises, (called + 4) / cells)
+    return _falls_to(tail * without, at_most, (called + 4) / cells)
+
+
+def _falls_to(goal: float, at_most: Callable[[float], float], near: float) -> float:
+    """Find the parasitaemia at which a lower tail is ``goal``; see `_root`.
+
+    A tail falls nearly as an exponential does, so its logarithm takes fewer steps.
+    """
+    least = np.finfo(np.float64).tiny
+    return _root(lambda x: float(np.log(goal / max(at_most(x), least))), near)
 
 
 def expected_width(rates: ErrorRates, share: float, cells: int) -> float:

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from math import inf
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.images.access.addresses import as_text, in_archive, slide_folder, split_link
-from tasks.images.access.patience import Answer, Progress, answered
+from tasks.images.access.patience import Answer, Progress, answered, is_reading
 
 BLOCK = 2**22  # bytes in memory at once
 # A single request to an object store is given up, and repeated, long before the whole read.
@@ -98,6 +98,8 @@ def is_far(uri: str) -> bool:
 
 def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None) -> Answer:
     """Return the result of reading a file or folder; TimedOutError if nothing answers."""
+    if is_reading():
+        return work()
     return answered(work, name=uri, place=place_of(uri), progress=progress)
 
 
@@ -203,15 +205,23 @@ def known_stamp(uri: str) -> str:
 def _stamp(uri: str) -> str:
     if in_archive(uri):
         return stamp(split_link(uri.partition("://")[2])[1])
+    path = _local_file(uri)
+    if path is not None:
+        status = os.stat(path)  # noqa: PTH116  (asked of an archive for each of its images)
+        _refuse_devices(path, status)
+        return f"{status.st_mtime_ns}-{status.st_size}"
     fs, path = filesystem(uri)
     if slide_folder(path) == path:
         kept = {n: (i.get("size"), i.get("mtime"), i.get("ETag")) for n, i in _files_of(fs, path)}
         return sha256(repr(kept).encode()).hexdigest()
-    if not isinstance(fs, LocalFileSystem):
-        return str(fs.ukey(path))
-    status = os.stat(path)  # noqa: PTH116  (asked of an archive for each of its images)
-    _refuse_devices(path, status)
-    return f"{status.st_mtime_ns}-{status.st_size}"
+    return str(fs.ukey(path))
+
+
+@lru_cache(maxsize=SOURCES)
+def _local_file(uri: str) -> str | None:
+    """Return the path of a file on this machine; None if it is a slide's folder, or elsewhere."""
+    fs, path = filesystem(uri)
+    return path if isinstance(fs, LocalFileSystem) and slide_folder(path) != path else None
 
 
 def digest_of_file(uri: str) -> bytes:
@@ -303,9 +313,9 @@ def _size(member: Member) -> int:
 
 def _refusal(member: Member) -> str | None:
     """Return why a member must not be read, such as a path out of the archive; None if it may."""
-    path = PurePosixPath(_name(member))
-    if path.is_absolute() or ".." in path.parts:
-        return f"the name {_name(member)!r} leads out of the archive"
+    name = _name(member)
+    if name.startswith("/") or ".." in name.split("/"):
+        return f"the name {name!r} leads out of the archive"
     if isinstance(member, zipfile.ZipInfo):
         kind = stat.S_IFMT(member.external_attr >> 16)
         return None if kind in {0, stat.S_IFREG} else "it is a link or a device, not a file"

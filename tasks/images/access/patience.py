@@ -42,6 +42,11 @@ def wait_at_most(seconds: float) -> None:
     _LIMIT.seconds = seconds
 
 
+def is_reading() -> bool:
+    """Return whether this thread is one that reads, so that its reads are parts of another."""
+    return getattr(_HERE, "is_reader", False)
+
+
 def answered(
     work: Callable[[], Answer], *, name: str, place: str, progress: Progress | None = None
 ) -> Answer:
@@ -56,7 +61,7 @@ def answered(
     Raises:
         TimedOutError: there is no answer within the limit, or the place did not answer lately.
     """
-    if getattr(_HERE, "is_reader", False):
+    if is_reading():
         return work()
     limit, silence = _LIMIT.seconds, _SILENT.get(place)
     left = silence.until - time.monotonic() if silence else 0.0

@@ -1,14 +1,14 @@
-"""Decode plain PNG files with libdeflate and libpng, to Pillow's pixels in half the time.
+"""Decode plain PNG files with libdeflate and libspng, to Pillow's pixels in half the time.
 
 Cut-out cells are such files: eight bits of red, green and blue, complete and not interlaced.
-libdeflate unpacks their rows in a third of the time that libpng's own zlib takes, and libpng then
+libdeflate unpacks their rows in a third of the time that libspng's own zlib takes, and libspng then
 reverses the filters of the unpacked rows.
 """
 
 from struct import Struct
 
 import numpy as np
-from imagecodecs import deflate_crc32, deflate_decode, deflate_encode, png_decode
+from imagecodecs import deflate_crc32, deflate_decode, deflate_encode, spng_decode
 from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -43,7 +43,7 @@ def decode_plain(content: bytes, longest: int) -> NDArray[np.uint8] | None:
         rows = deflate_decode(packed, out=size)
         if len(rows) != size:
             return None
-        pixels = png_decode(_with_rows(content, rows))
+        pixels = spng_decode(_with_rows(content, rows))
     except Exception:  # Pillow reports any error
         return None
     return pixels if pixels.shape == (height, width, 3) else None
