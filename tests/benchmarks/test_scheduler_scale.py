@@ -1,7 +1,7 @@
-"""A hundred thousand jobs that sleep, on many worker threads: is a job's cost the same for all?
+"""Jobs that sleep: a hundred thousand on one worker, and a night of a million cells on 64 workers.
 
-Coordinator, scheduler and worker are one process here, a new one for every number of jobs, so its
-growth is that of all three.
+Coordinator, scheduler and workers are one process here, a new one for every measurement, so its
+growth is that of all of them, and they wait for each other more than processes of their own would.
 """
 
 import json
@@ -16,6 +16,7 @@ from tests.support.paths import ROOT
 SIZES = (1_000, 10_000) if QUICK else (1_000, 10_000, 100_000)
 LIMIT = 0.005  # seconds a job
 PARTS = 10
+WORKERS, CELLS, SHARD, CELL = 64, 50_000 if QUICK else 1_000_000, 512, 0.001  # seconds a cell
 
 SCRIPT = """
 import json, sys, time
@@ -29,13 +30,14 @@ class Job:
     number: int
 
 def work(job):
-    time.sleep(0.01)
+    time.sleep(asleep)
     return job.number
 
-jobs, parts = int(sys.argv[1]), int(sys.argv[2])
+jobs, parts, workers, threads = map(int, sys.argv[1:5])
+asleep = float(sys.argv[5])
 with (
-    LocalCluster(processes=False, n_workers=1, threads_per_worker=64, dashboard_address=None)
-    as cluster,
+    LocalCluster(processes=False, n_workers=workers, threads_per_worker=threads,
+                 dashboard_address=None) as cluster,
     Client(cluster, set_as_default=False) as client,
 ):
     list(run_in_order(client, work, [Job(i) for i in range(300)], title="warm-up"))
@@ -48,9 +50,12 @@ with (
 """
 
 
-def simulate(jobs: int) -> dict[str, list[float]]:
+def simulate(
+    jobs: int, *, workers: int = 1, threads: int = 64, asleep: float = 0.01
+) -> dict[str, list[float]]:
+    wanted = map(str, (jobs, PARTS, workers, threads, asleep))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(jobs), str(PARTS)],
+        [sys.executable, "-c", SCRIPT, *wanted],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -73,3 +78,17 @@ def test_cost_of_a_job_against_the_number_of_jobs(record: Record) -> None:
     few, many = SIZES[-2:]
     record(f"a job among {many} / among {few}", "ms", ours=[cost[many]], rival=[cost[few]],
            bound=0.5)  # fmt: skip
+
+
+@pytest.mark.benchmark
+def test_the_share_of_their_time_that_many_workers_compute(record: Record) -> None:
+    """What a worker does beside a shard's cells is a part of the shard's time here."""
+    jobs, asleep = CELLS // SHARD, SHARD * CELL
+    seconds = sum(simulate(jobs, workers=WORKERS, threads=1, asleep=asleep)["seconds"])
+    record(
+        f"{WORKERS} workers, {CELLS} cells, share of their time in which they extract",
+        "",
+        ours=[jobs * asleep / WORKERS / seconds],
+        limit=0.9,
+        higher_is_better=True,
+    )
