@@ -35,11 +35,15 @@ from tasks.images.access.patience import wait_at_most
 from tasks.words import counted
 
 REACH = 10  # seconds within which a scheduler must answer
-# A job is handed back when its worker dies, instead of being retried by Dask.
-HANDED_BACK = {
+# For clusters that start here; `deploy/` sets the first and the last for those elsewhere.
+STARTED = {
+    # A job is handed back when its worker dies, instead of being retried by Dask.
     "distributed.scheduler.allowed-failures": 0,
     # Dask would give up a killed worker that takes longer to start again, and the night with it.
     "distributed.deploy.lost-worker-timeout": "10 minutes",
+    # Dask would keep the last thousand messages to every worker, with their jobs: 20 KiB of memory
+    # for each shard of a night.
+    "distributed.admin.low-level-log-length": 0,
 }
 # Dask samples the stack of each worker every 10 ms and wakes all its processes every 20 ms, which
 # costs an idle coordinator and its workers 3% of a core each.
@@ -123,7 +127,7 @@ def _local(settings: Settings) -> Iterator[Client]:
     with (
         _for_us_alone() as own,
         _workers_that_start(),
-        dask.config.set(HANDED_BACK | QUIET | FORKED),
+        dask.config.set(STARTED | QUIET | FORKED),
         LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,
@@ -169,7 +173,7 @@ def _for_us_alone() -> Iterator[dict[str, Any]]:
 @contextmanager
 def _cuda(_: Settings) -> Iterator[Client]:
     dask_cuda = _import("dask_cuda", extra="cuda")
-    with dask.config.set(HANDED_BACK), _for_us_alone() as own:
+    with dask.config.set(STARTED), _for_us_alone() as own:
         try:
             cluster = dask_cuda.LocalCUDACluster(
                 threads_per_worker=1,
@@ -236,7 +240,7 @@ def _slurm(settings: Settings) -> Iterator[Client]:
     jobqueue = _import("dask_jobqueue", extra="slurm")
     # Without certificates in the settings, temporary ones that only this run knows.
     tls = security(settings) or Security.temporary()
-    with dask.config.set(HANDED_BACK):
+    with dask.config.set(STARTED):
         try:
             cluster = jobqueue.SLURMCluster(security=tls, silence_logs=logging.CRITICAL)
         except ValueError as error:

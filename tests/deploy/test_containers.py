@@ -23,6 +23,7 @@ from distributed.cli import dask_scheduler, dask_worker
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
+from flows.cluster.client import STARTED
 from flows.commands.parser import read
 from flows.options.tools import Certificates
 from flows.settings import Settings
@@ -62,6 +63,12 @@ def stages() -> dict[str, list[str]]:
         elif line and not line.startswith("#"):
             own.append(line)
     return found
+
+
+def test_a_scheduler_in_the_image_keeps_as_few_messages_as_one_that_is_started() -> None:
+    name = "distributed.admin.low-level-log-length"
+    variable = f"DASK_{name.upper().replace('.', '__').replace('-', '_')}"
+    assert f"{variable}={STARTED[name]} " in DOCKERFILE
 
 
 def test_base_images_are_pinned_and_one() -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 from distributed import Client, LocalCluster, WorkerPlugin
 
-from flows.cluster.client import HANDED_BACK
+from flows.cluster.client import STARTED
 from flows.fit import FitOutcome, fit
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
@@ -74,7 +74,7 @@ class Poison(WorkerPlugin):
 def poisonable() -> Iterator[str]:
     # One that a coordinator in a process of its own can reach, and so without a key of this one's.
     with (
-        dask.config.set(HANDED_BACK),
+        dask.config.set(STARTED),
         LocalCluster(
             n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
         ) as cluster,

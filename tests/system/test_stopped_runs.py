@@ -16,7 +16,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
-from flows.cluster.client import HANDED_BACK
+from flows.cluster.client import STARTED
 from flows.cluster.executor import run_in_order
 from tests.support.faults.calls import Fault
 from tests.support.faults.counts import Counts
@@ -168,7 +168,7 @@ def test_a_worker_that_is_stopped_is_given_up_and_its_job_is_done_elsewhere(tmp_
     """The scheduler waits for as long as Dask's `worker-ttl` says: by default five minutes."""
     marker = tmp_path / "stopped"
     with (
-        dask.config.set(HANDED_BACK | {"distributed.scheduler.worker-ttl": "15s"}),
+        dask.config.set(STARTED | {"distributed.scheduler.worker-ttl": "15s"}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -1,11 +1,14 @@
 """Work on a cluster whose workers die, as scripted, in the manner of cubed's executor tests."""
 
 import errno
+import gc
 import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Self
+from weakref import WeakSet
 
 import pytest
 from distributed import Client, LocalCluster
@@ -210,6 +213,33 @@ def test_work_comes_back_in_order_and_a_bounded_number_is_in_flight() -> None:
         assert next(results) == 0
         assert len(taken) <= 10
         assert list(results) == [i * i for i in range(1, 40)]
+
+
+class Counted:
+    """A job that knows how many of its kind this process has, unpickled ones included."""
+
+    alive: ClassVar[WeakSet["Counted"]] = WeakSet()
+
+    def __new__(cls) -> Self:
+        made = super().__new__(cls)
+        cls.alive.add(made)
+        return made
+
+
+def _nothing(_: Counted) -> None:
+    pass
+
+
+def test_nothing_keeps_a_job_that_is_done() -> None:
+    """A scheduler of Dask keeps a thousand for each worker by default."""
+    with open_client(Settings(workers=1)) as client:
+        results = run_in_order(client, _nothing, (Counted() for _ in range(40)), title="counted")
+        for _ in range(30):
+            next(results)
+        gc.collect()
+        # Four are in flight, here and at the scheduler, and one was just taken.
+        assert len(Counted.alive) <= 10
+        assert len(list(results)) == 10
 
 
 def _square(i: int) -> int:
