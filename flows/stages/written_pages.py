@@ -128,9 +128,10 @@ def _slides(store: Store, batch: Batch) -> pa.Table:
 def _called_cells(patients: pa.Table | None, slides: pa.Table) -> CalledCells:
     """Make the collector of cells behind the calls of the patients that the page opens."""
     rows = opened(in_order(patients)) if patients is not None else []
-    unreadable = {
-        row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
-    }
+    unreadable: set[str | None] = set()
+    if "call" in slides.column_names:  # not in reports made before 0.3
+        lost = slides.filter(pc.equal(slides["call"], Call.UNREADABLE.value))
+        unreadable = set(lost["slide_id"].to_pylist())
     counts = wanted_patients(rows, OPENED)
     return CalledCells(counts, unreadable, most=cells_each(len(rows)), least=LEAST)
 

@@ -1,8 +1,9 @@
 """Make the page of a batch, which a person reads in the morning: one file that needs no other."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -60,6 +61,8 @@ from tasks.words import counted, verb
 
 SLIDES_SHOWN = 500
 ODD_SHOWN = 20  # slides of each kind to look at as a whole
+# Columns by which slides are sorted; older reports have no shift.
+DECIDING = ("verdict", "review_reasons", "shift", "abnormal_p_value", "slide_id")
 NIGHTS_SHOWN = 14
 
 LIGHTS = {
@@ -133,10 +136,12 @@ def batch_page(view: BatchView) -> str:
     """Make the page, HTML; the same night gives the same text."""
     row, fields = view.row, _fields(view)
     scripts = _scripts(fields)
-    sorted_slides = _sorted(view.slides)
-    slides = _slide_rows(sorted_slides, {each["slide_key"]: each["id"] for each in fields[::-1]})
+    slides = _sorted(view.slides)
+    describe = partial(_slide_rows, {each["slide_key"]: each["id"] for each in fields[::-1]})
+    odd = odd_slides(slides["review_reasons"].to_pylist())
     patients = [] if view.patients is None else in_order(view.patients)
-    places = places_of_slides(sorted_slides[:SLIDES_SHOWN])
+    shown = _rows(slides, range(min(SLIDES_SHOWN, slides.num_rows)))
+    places = places_of_slides(shown)
     places |= {patient_of(each): place_of(number) for number, each in enumerate(opened(patients))}
     return render(
         "batch.html",
@@ -148,7 +153,8 @@ def batch_page(view: BatchView) -> str:
         day=day_text(row.batch_date),
         light=LIGHTS[row.light],
         facts=_facts(row),
-        **odd_slides(slides),
+        **{kind: describe(_rows(slides, own[:ODD_SHOWN])) for kind, own in odd.items()},
+        **{f"more_{kind}": max(0, len(own) - ODD_SHOWN) for kind, own in odd.items()},
         sheets=[(name, *told, _cells(view, name)) for name, told in SHEETS.items()],
         fields=fields,
         calls=[] if view.patients is None else calls_of(view.patients),
@@ -163,8 +169,8 @@ def batch_page(view: BatchView) -> str:
         viewer_style=Markup(VIEWER.joinpath("viewer.css").read_text()) if fields else "",
         gradient=_gradient(),
         threshold=number_text(view.threshold),
-        slides=slides[:SLIDES_SHOWN],
-        all_slides=len(slides),
+        slides=describe(shown),
+        all_slides=slides.num_rows,
         charts=_charts(view),
         nights=_nights(view),
         failures=_failures(view),
@@ -250,11 +256,17 @@ def _fields(view: BatchView) -> list[dict[str, Any]]:
     ]
 
 
-def _sorted(slides: pa.Table) -> list[dict[str, Any]]:
-    """Sort the slides for the page: those under review first, the most abnormal before."""
-    rows: list[dict[str, Any]] = slides.to_pylist()
-    rows.sort(
-        key=lambda row: (
+def _sorted(slides: pa.Table) -> pa.Table:
+    """Sort the slides for the page: those under review first, the most abnormal before.
+
+    Only what decides is converted: a night may have ten thousand slides, of which few are shown.
+    """
+    deciding = [name for name in DECIDING if name in slides.column_names]
+    rows = slides.select(deciding).to_pylist()
+
+    def place(number: int) -> tuple[bool, bool, bool, float, float, str]:
+        row = rows[number]
+        return (
             row["verdict"] != Verdict.REVIEW,
             SlideReason.IMPLAUSIBLE not in row["review_reasons"],
             SlideReason.TOGETHER not in row["review_reasons"],
@@ -262,14 +274,19 @@ def _sorted(slides: pa.Table) -> list[dict[str, Any]]:
             1.0 if row["abnormal_p_value"] is None else row["abnormal_p_value"],
             row["slide_id"] or "",
         )
-    )
+
+    return slides.take(pa.array(sorted(range(len(rows)), key=place), pa.int64()))
+
+
+def _rows(slides: pa.Table, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = slides.take(pa.array(numbers, pa.int64())).to_pylist()
     return rows
 
 
 def _slide_rows(
-    rows: Sequence[Mapping[str, Any]], fields: Mapping[str | None, str]
+    fields: Mapping[str | None, str], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Describe the slides for the page, with the first of the fields that are shown of each."""
+    """Describe slides for the page, with the first of the fields that are shown of each."""
     return [
         {
             "field": fields.get(row["slide_id"]),
@@ -297,21 +314,18 @@ def _slide_rows(
     ]
 
 
-def odd_slides(slides: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Divide described slides into those that are no smear, shifted, and abnormal together.
+def odd_slides(reasons: Sequence[Collection[str]]) -> dict[str, list[int]]:
+    """Number the slides that are no smear, shifted, or abnormal together, by their reasons.
 
-    A slide that cannot be a smear is not also listed as shifted. ``more_<kind>`` counts the slides
-    of a kind beyond those shown.
+    A slide that cannot be a smear is not also listed as shifted.
     """
-    no_smear = [each for each in slides if SlideReason.IMPLAUSIBLE in each["reasons"]]
-    others = [each for each in slides if SlideReason.IMPLAUSIBLE not in each["reasons"]]
-    kinds = {
+    no_smear = [n for n, own in enumerate(reasons) if SlideReason.IMPLAUSIBLE in own]
+    others = [(n, own) for n, own in enumerate(reasons) if SlideReason.IMPLAUSIBLE not in own]
+    return {
         "implausible": no_smear,
-        "shifted": [each for each in others if SlideReason.SHIFTED in each["reasons"]],
-        "together": [each for each in others if SlideReason.TOGETHER in each["reasons"]],
+        "shifted": [n for n, own in others if SlideReason.SHIFTED in own],
+        "together": [n for n, own in others if SlideReason.TOGETHER in own],
     }
-    shown = {kind: found[:ODD_SHOWN] for kind, found in kinds.items()}
-    return {**shown, **{f"more_{kind}": max(0, len(v) - ODD_SHOWN) for kind, v in kinds.items()}}
 
 
 def _fields_read(row: Mapping[str, Any]) -> str | None:

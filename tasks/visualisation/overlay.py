@@ -269,7 +269,8 @@ def counted_fields(slides: pa.Table) -> list[str]:
     """Count the fields that were read, and the others by reason; empty without fields."""
     if "fields" not in slides.column_names:  # in reports made before fields were counted
         return []
-    rows = [row for row in slides.to_pylist() if row["fields"]]
+    wanted = ["fields", "fields_read", "exclusions"]
+    rows = [row for row in slides.select(wanted).to_pylist() if row["fields"]]
     left_out = Counter[str]()
     for row in rows:
         left_out.update(dict(row["exclusions"]))

@@ -337,20 +337,21 @@ def test_a_diagnosis_that_does_not_survive_a_blur_is_told() -> None:
     assert "abnormal, the diagnosis changes when the image is blurred" in batch_page(night_of(rows))
 
 
-def odd(*reasons: SlideReason) -> dict[str, object]:
-    return {"reasons": list(reasons)}
-
-
 def test_a_slide_that_is_no_smear_is_listed_once() -> None:
-    wrong = odd(SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER)
-    far, both = odd(SlideReason.SHIFTED), odd(SlideReason.SHIFTED, SlideReason.TOGETHER)
-    found = odd_slides([wrong, far, odd(), both])
-    assert found["implausible"] == [wrong]
-    assert found["shifted"] == [far, both]
-    assert found["together"] == [both]
+    wrong = [SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER]
+    far, both = [SlideReason.SHIFTED], [SlideReason.SHIFTED, SlideReason.TOGETHER]
+    found = odd_slides([wrong, far, [], both])
+    assert found == {"implausible": [0], "shifted": [1, 3], "together": [3]}
 
 
 def test_what_is_not_shown_is_counted() -> None:
-    found = odd_slides([odd(SlideReason.SHIFTED)] * (ODD_SHOWN + 3))
-    assert len(found["shifted"]) == ODD_SHOWN
-    assert (found["more_shifted"], found["more_implausible"]) == (3, 0)
+    reasons = [[SlideReason.SHIFTED]] * (ODD_SHOWN + 3)
+    names = [f"slide {n}" for n in range(len(reasons))]
+    night = night_of(image_rows(len(names), slide_id=names))
+    column = night.slides.schema.get_field_index("review_reasons")
+    kind = night.slides.schema.field(column)
+    slides = night.slides.set_column(column, kind, pa.array(reasons, kind.type))
+    page = batch_page(replace(night, slides=slides))
+    section = page[page.index('<section id="shifted">') :].partition("</section>")[0]
+    assert section.count("<tr>") == 1 + ODD_SHOWN
+    assert "3 more are in the slide report." in section
