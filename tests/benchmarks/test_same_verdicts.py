@@ -1,5 +1,6 @@
 """What is fast says the same: scores and verdicts of real cells beside those of plain PyTorch."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
@@ -20,6 +21,7 @@ from tasks.images.regions import image_refs
 from tasks.network.classifier import to_pixels
 from tasks.network.conversion import inference
 from tasks.network.extraction import extract
+from tasks.network.spec import Computed
 from tasks.reports.image_columns import Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
 from tests.support.measuring import QUICK, Record
@@ -41,12 +43,13 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
     manifest = list_images(cells, limit=IMAGES)
     network = inference(classifier)
 
-    def plain(pixels: np.ndarray) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    def plain(pixels: np.ndarray) -> Callable[[], Computed]:
         with torch.inference_mode():
-            return classifier.features(to_pixels(pixels))
+            taps, logits = classifier.features(to_pixels(pixels))
+        return lambda: ({tap: values.numpy() for tap, values in taps.items()}, logits.numpy())
 
     rows = []
-    for each in (network, replace(network, run=plain)):
+    for each in (network, replace(network, begin=plain)):
         features = extract(each, image_refs(manifest), tap_widths=card.tap_widths)
         rows.append(
             image_rows(
