@@ -24,7 +24,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.images.access.addresses import as_text, in_archive, slide_folder, split_link
-from tasks.images.access.patience import Answer, Progress, answered, is_reading
+from tasks.images.access.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes in memory at once
 # A single request to an object store is given up, and repeated, long before the whole read.
@@ -98,9 +98,7 @@ def is_far(uri: str) -> bool:
 
 def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None) -> Answer:
     """Return the result of reading a file or folder; TimedOutError if nothing answers."""
-    if is_reading():
-        return work()
-    return answered(work, name=uri, place=place_of(uri), progress=progress)
+    return answered(work, name=uri, place=partial(place_of, uri), progress=progress)
 
 
 def place_of(uri: str) -> str:

@@ -42,47 +42,47 @@ def wait_at_most(seconds: float) -> None:
     _LIMIT.seconds = seconds
 
 
-def is_reading() -> bool:
-    """Return whether this thread is one that reads, so that its reads are parts of another."""
-    return getattr(_HERE, "is_reader", False)
-
-
 def answered(
-    work: Callable[[], Answer], *, name: str, place: str, progress: Progress | None = None
+    work: Callable[[], Answer],
+    *,
+    name: str,
+    place: Callable[[], str],
+    progress: Progress | None = None,
 ) -> Answer:
     """Run a read, and return its result or raise its error.
 
     Args:
         work: runs in another thread; nested calls of this function count as a part of it.
         name: of the file or folder, for messages.
-        place: the mount, archive or server that answers.
+        place: names the mount, archive or server that answers; a nested call does not ask.
         progress: of work that may take longer than the limit, but must advance within it.
 
     Raises:
         TimedOutError: there is no answer within the limit, or the place did not answer lately.
     """
-    if is_reading():
+    if getattr(_HERE, "is_reader", False):
         return work()
-    limit, silence = _LIMIT.seconds, _SILENT.get(place)
+    there = place()
+    limit, silence = _LIMIT.seconds, _SILENT.get(there)
     left = silence.until - time.monotonic() if silence else 0.0
     if silence and left > 0:
         raise TimedOutError(
-            f"{name} is not asked for, because {place} has not answered {silence.times} times in a "
+            f"{name} is not asked for, because {there} has not answered {silence.times} times in a "
             f"row; it is asked again in {left:.0f} s"
         )
     try:
         answer = _wait(_ask(work), limit, progress)
     except _NoAnswerError:
         if progress is None or not progress.made:
-            _note_silence(place, limit)
+            _note_silence(there, limit)
         raise TimedOutError(
-            f"{name} has not answered for {limit:g} s: see whether {place} is there, or wait "
+            f"{name} has not answered for {limit:g} s: see whether {there} is there, or wait "
             "longer with --read-seconds"
         ) from None
     finally:
         # Any reply counts as an answer, even that there is no such file.
-        if silence is not None and _SILENT.get(place) is silence:
-            del _SILENT[place]
+        if silence is not None and _SILENT.get(there) is silence:
+            del _SILENT[there]
     return answer
 
 

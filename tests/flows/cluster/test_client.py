@@ -324,7 +324,7 @@ def test_a_machine_without_slurm_is_said_so(slurm: Path, monkeypatch: pytest.Mon
 def hang(pipe: str) -> str:
     """Read a pipe that nobody writes to, as the kernel reads a dead mount."""
     with pytest.raises(TimedOutError) as failure:
-        answered(lambda: Path(pipe).read_bytes(), name="1.png", place="/")
+        answered(lambda: Path(pipe).read_bytes(), name="1.png", place=lambda: "/")
     return str(failure.value)
 
 

@@ -30,7 +30,7 @@ def silence() -> Iterator[Callable[[], None]]:
 
 
 def ask(work: Callable[[], object], progress: Progress | None = None) -> object:
-    return answered(work, name="1.png", place="/ward/", progress=progress)
+    return answered(work, name="1.png", place=lambda: "/ward/", progress=progress)
 
 
 def test_an_answer_or_an_error_comes_through(silence: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ def test_a_place_that_is_silent_again_and_again_is_left_alone_for_a_while(
     now += 0.9 * LIMIT
     with pytest.raises(TimedOutError, match="/ward/ has not answered 3 times in a row"):
         ask(lambda: pytest.fail("it was asked"))
-    assert answered(lambda: "others", name="2.png", place="/other/") == "others"
+    assert answered(lambda: "others", name="2.png", place=lambda: "/other/") == "others"
     now += 0.2 * LIMIT
     assert ask(lambda: "pixels") == "pixels"
     assert "/ward/" not in patience._SILENT
@@ -108,7 +108,7 @@ import sys
 from tasks.images.access.patience import answered, wait_at_most
 wait_at_most(0.2)
 try:
-    answered(lambda: open(sys.argv[1]).read(), name="pipe", place="/")
+    answered(lambda: open(sys.argv[1]).read(), name="pipe", place=lambda: "/")
 except TimeoutError as error:
     print(error)
 """
