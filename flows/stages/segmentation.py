@@ -52,7 +52,7 @@ from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
-from tasks.reports.image_columns import failure_reasons
+from tasks.reports.image_columns import failed_rows
 from tasks.segmentation.field_of_view import OUTLINES, try_finder
 from tasks.segmentation.magnification import measured_every, typical_diameters
 
@@ -272,7 +272,7 @@ def _publish(store: Store, frozen: Segmentation) -> Segmented:
         images=whole["failure"].null_count
         + sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
         fields={each["values"]: each["counts"] for each in kinds},
-        failures=dict(Counter(reason for reason in failure_reasons(found) if reason)),
+        failures=dict(Counter(reason for _, reason in failed_rows(found))),
     )
     seal_segmentation(store, name, done)
     return done

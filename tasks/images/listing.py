@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +20,10 @@ from tasks.images.access.addresses import (
     GLOB,
     archive_kind,
     as_text,
+    extension,
     holds_link,
     in_archive,
+    parts_of,
     split_link,
 )
 from tasks.images.access.files import SourceError, asked, filesystem, list_members
@@ -35,6 +36,7 @@ from tasks.words import counted
 
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
+MACOSX = "__MACOSX"  # a folder of an archive
 HIDDEN, HIDDEN_IMAGES = "hidden", "hidden images"
 KINDS_NAMED = 5  # of omitted files
 PART = 2**11  # files
@@ -213,13 +215,13 @@ def _images_of(
     """List (URL, path for its name, size) of an image, or of the images of a folder or glob."""
     others: Counter[str] = Counter()
     for path, size, _ in listed.files:
-        if listed.is_file and not _is_image(PurePosixPath(path).name, extensions):
+        if listed.is_file and not _is_image(parts_of(path)[-1], extensions):
             raise SourceError(
                 f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
                 f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
             )
         # A hidden file that a pattern names is wanted, and so is a source in a hidden folder.
-        below = path.removeprefix(listed.above) if listed.above else PurePosixPath(path).name
+        below = path.removeprefix(listed.above) if listed.above else parts_of(path)[-1]
         if _is_image(below, extensions):
             yield str(listed.fs.unstrip_protocol(path)), path, size
         else:
@@ -241,8 +243,9 @@ def _list_archive(
     if holds_link(address):
         raise SourceError(f"{source} has '::' and a URL in its name: rename the archive")
     others: Counter[str] = Counter()
+    inside = parts_of(folder)
     for name, size in list_members(kind, address):
-        if folder and not PurePosixPath(name).is_relative_to(folder):
+        if parts_of(name)[: len(inside)] != inside:
             continue
         if _is_image(name, extensions):
             yield f"{kind}://{name}::{address}", name, size
@@ -271,22 +274,23 @@ def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], 
 
 def _kind(path: str, extensions: frozenset[str]) -> str:
     """Return the kind of an omitted file: its extension, unless it is hidden."""
-    suffix = PurePosixPath(path).suffix.lower()
+    suffix = extension(path)
     if not _is_hidden(path):
         return suffix or "no extension"
     # For each file macOS adds a ._name to an archive, which is no image despite its name.
-    shadow = "__MACOSX" in PurePosixPath(path).parts or PurePosixPath(path).name.startswith("._")
+    parts = parts_of(path)
+    shadow = MACOSX in parts or parts[-1].startswith("._")
     return HIDDEN_IMAGES if suffix in extensions and not shadow else HIDDEN
 
 
 def _is_image(path: str, extensions: frozenset[str]) -> bool:
     """Return whether a path below a source is an image that is not hidden."""
-    return PurePosixPath(path).suffix.lower() in extensions and not _is_hidden(path)
+    return extension(path) in extensions and not _is_hidden(path)
 
 
 def _is_hidden(path: str) -> bool:
     # A member called ../x.png is not hidden: it is listed, and refused when it is read.
-    return any(p == "__MACOSX" or (p[0] == "." and p != "..") for p in PurePosixPath(path).parts)
+    return any(p == MACOSX or (p[0] == "." and p != "..") for p in parts_of(path))
 
 
 def _add(
@@ -308,13 +312,13 @@ def _part(
     # By column: a dictionary for each row would take a kilobyte.
     columns: dict[str, list[object]] = {name: [] for name in LISTED}
     for uri, path, size in files:
-        parts = PurePosixPath(path)
-        name = parse_name(as_text(parts.name))
+        *_, folder, file = ["", *parts_of(path)]
+        name, readable = parse_name(as_text(file)), as_text(uri)
         row = (
-            as_text(uri),
-            None if as_text(uri) == uri else NOT_UTF_8,
+            readable,
+            None if readable == uri else NOT_UTF_8,
             size,
-            classes.of(as_text(parts.parent.name)),
+            classes.of(as_text(folder)),
             name.slide_id,
             name.patient_id,
             name.acquired_at,

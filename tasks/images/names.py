@@ -75,7 +75,7 @@ def parse_name(name: str) -> Name:
         return Name()
     patient = found["patient"]
     try:
-        acquired_at = datetime.strptime(found["time"], "%Y%m%d_%H%M%S")
+        acquired_at = datetime.fromisoformat(found["time"].replace("_", "T"))
     except ValueError:
         acquired_at = None
     return Name(patient, f"{patient}_{found['field']}", acquired_at)

@@ -170,18 +170,20 @@ def is_for_review(rows: pa.Table) -> NDArray[np.bool_]:
     return _is_value(rows["verdict"], Verdict.REVIEW)
 
 
-def failure_reasons(rows: pa.Table) -> list[str | None]:
-    """List why each of n image rows failed, without details; None if it did not."""
-    return [failure_reason(text) for text in rows["failure"].to_pylist()]
+def failed_rows(rows: pa.Table) -> list[tuple[int, str]]:
+    """List the numbers of the image rows that failed, with the reason without details."""
+    failed = np.flatnonzero(_is(rows["failure"].is_valid())).tolist()
+    texts = rows["failure"].drop_null().to_pylist()
+    return [(row, failure_reason(text)) for row, text in zip(failed, texts, strict=True)]
 
 
-def failure_reason(text: str | None) -> str | None:
+def failure_reason(text: str) -> str:
     """Return the reason in ``reason: details``.
 
-    >>> failure_reason("damaged: it ends too soon"), failure_reason(None)
-    ('damaged', None)
+    >>> failure_reason("damaged: it ends too soon")
+    'damaged'
     """
-    return None if text is None else text.partition(":")[0]
+    return text.partition(":")[0]
 
 
 def verdicts(reasons: Sequence[object]) -> pa.Array:

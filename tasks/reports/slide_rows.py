@@ -21,8 +21,8 @@ from tasks.reports.image_columns import (
     Provenance,
     as_map,
     coded,
+    failed_rows,
     failure_reason,
-    failure_reasons,
     flags,
     is_parasitized,
     is_red_cell,
@@ -133,9 +133,8 @@ class SlideTally:
         patients, known = coded(rows["patient_id"])
         for pair in np.unique(codes * len(known) + patients).tolist():
             slides[pair // len(known)].name_patient(known[pair % len(known)])
-        for code, reason in zip(codes.tolist(), failure_reasons(rows), strict=True):
-            if reason is not None:
-                slides[code].failures[reason] += 1
+        for row, reason in failed_rows(rows):
+            slides[codes[row]].failures[reason] += 1
         of_rows = np.asarray(numbers, np.int64)[codes]
         p, score = numbers_of(rows, "p_value"), numbers_of(rows, "abnormality")
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -160,7 +159,7 @@ class SlideTally:
             slide.name_patient(patient)
             slide.beyond.update(parse_reasons(reason))
             if kind != FieldKind.FIELD:
-                slide.exclusions[kind or failure_reason(failure) or FieldReason.FAILED] += 1
+                slide.exclusions[kind or failure_reason(failure or "") or FieldReason.FAILED] += 1
 
     def count_shifts(self, rows: pa.Table) -> None:
         """Keep rows of `SHIFTS`; of a slide of several patients, the one with the largest shift."""

@@ -13,7 +13,7 @@ from tasks.detector.verdict import Reason, parse_reasons
 from tasks.reports.image_columns import (
     PARASITIZED,
     coded,
-    failure_reasons,
+    failed_rows,
     flags,
     numbers_of,
     plain,
@@ -109,9 +109,7 @@ class Highlights:
         return _ordered(filled)
 
     def _count_failures(self, rows: pa.Table) -> None:
-        for row, reason in enumerate(failure_reasons(rows)):
-            if reason is None:
-                continue
+        for row, reason in failed_rows(rows):
             known = self.failures.setdefault(reason, [])
             if len(known) < EXAMPLES:
                 message = rows["failure"][row].as_py().partition(":")[2].strip()

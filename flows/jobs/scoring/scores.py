@@ -35,7 +35,7 @@ from flows.jobs.verified import (
 from flows.jobs.worker import settle_worker
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path
-from storage.parquet import write_parts, write_table
+from storage.parquet import ROWS, groups_of, write_parts, write_table
 from tasks.counting.threshold import DIAGNOSIS
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
@@ -112,7 +112,8 @@ def score_part(job: ScoreJob) -> int:
     rows = scorer.rows()
     first = next(rows)
     path = scores_path(job.batch, job.key, job.part)
-    write_parts(job.store, first.schema, chain([first], rows), *path)
+    # Shards' pieces are joined: whoever reads the rows spends time on each piece.
+    write_parts(job.store, first.schema, groups_of(chain([first], rows), ROWS), *path)
     # The shifts come last: they mark the part as complete.
     write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.key, job.part))
     return job.spans[-1].stop - job.spans[0].start

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from tasks.detector.calibration import log_distance
 from tasks.reports.image_columns import (
-    coded,
-    failure_reasons,
+    failed_rows,
     flags,
     is_parasitized,
     is_red_cell,
     is_repeated,
     numbers_of,
+    pairs_of,
 )
 from tasks.reports.night.summary import BINS, TAP_EDGES
 from tasks.types import Verdict
@@ -56,7 +56,7 @@ class NightTally:
         self.discoveries += int((numbers_of(rows, "q_value") <= DISCOVERY_LEVEL).sum())
         self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
         self.verdicts.update(rows["verdict"].to_pylist())
-        self.failures.update(reason for reason in failure_reasons(rows) if reason is not None)
+        self.failures.update(reason for _, reason in failed_rows(rows))
         for tap, (mean, deviation) in self._taps.items():
             distances = numbers_of(rows, f"distance_{tap}")
             standardised = (log_distance(distances[~np.isnan(distances)]) - mean) / deviation
@@ -68,13 +68,12 @@ class NightTally:
         p = numbers_of(rows, "p_value")
         known = ~np.isnan(p)
         places = np.clip(np.ceil(p[known] * BINS) - 1, 0, BINS - 1).astype(np.int64)
-        (patient, patients), (slide, slides) = coded(rows["patient_id"]), coded(rows["slide_id"])
-        keys = [
-            f"patient {patients[i]}" if patients[i] is not None else f"slide {slides[j]}"
-            for i, j in zip(patient[known], slide[known], strict=True)
-        ]
-        for key, place in zip(keys, places, strict=True):
-            self._clusters.setdefault(key, np.zeros(BINS, np.int64))[place] += 1
+        pairs, group = pairs_of(rows)
+        counts = np.bincount(group[known] * BINS + places, minlength=len(pairs) * BINS)
+        for (slide, patient), found in zip(pairs, counts.reshape(-1, BINS), strict=True):
+            if found.any():
+                key = f"slide {slide}" if patient is None else f"patient {patient}"
+                self._clusters[key] = self._clusters.get(key, 0) + found
 
     @property
     def clusters(self) -> Counts:
