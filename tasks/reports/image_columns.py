@@ -108,9 +108,14 @@ def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Mark the image rows (n,) that are scored, abnormal, and uncertain."""
+    scored, abnormal = _is_value(rows["status"], Status.SCORED), _is(rows["abnormal"])
+    return scored, abnormal, has_reason(rows, Reason.UNCERTAIN)
+
+
+def has_reason(rows: pa.Table, reason: Reason) -> NDArray[np.bool_]:
+    """Mark the image rows (n,) that are for review for a reason."""
     codes, reasons = coded(rows["review_reason"])
-    uncertain = np.asarray([Reason.UNCERTAIN in parse_reasons(each) for each in reasons], bool)
-    return _is_value(rows["status"], Status.SCORED), _is(rows["abnormal"]), uncertain[codes]
+    return np.asarray([reason in parse_reasons(each) for each in reasons], bool)[codes]
 
 
 def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.detector.verdict import Reason, parse_reasons
+from tasks.detector.verdict import Reason
 from tasks.reports.image_columns import (
     PARASITIZED,
     coded,
     failed_rows,
     flags,
+    has_reason,
     numbers_of,
     plain,
     rank_within,
@@ -70,10 +71,7 @@ class Highlights:
             self.scores[row] += counts
         chances = np.stack([numbers_of(rows, f"probability_{name}") for name in self._classes])
         # Cells unlike any smear are rubbish, not parasites that the count has left out.
-        odd = np.asarray(
-            [Reason.UNLIKE in parse_reasons(each) for each in rows["review_reason"].to_pylist()],
-            bool,
-        )
+        odd = has_reason(rows, Reason.UNLIKE)
         sheets = {
             PERSON: (judged & abnormal & ~odd, -self._parasites(rows)),
             UNCERTAIN: (scored, chances.max(axis=0)),
@@ -81,10 +79,13 @@ class Highlights:
             SAMPLE: (scored, np.zeros(len(score))),
         }
         for sheet, (shown, key) in sheets.items():
-            seen = rows.append_column("key", pa.array(key)).filter(pa.array(shown))
-            self._beyond[sheet] = _first(self._beyond.get(sheet), seen, sheet, None)
-            if sheet != SAMPLE:
-                self._within[sheet] = _first(self._within.get(sheet), seen, sheet, MOST_OF_A_SLIDE)
+            keyed = rows.append_column("key", pa.array(key))
+            for kept, a_slide in ((self._beyond, None), (self._within, MOST_OF_A_SLIDE)):
+                if sheet == SAMPLE and a_slide is not None:
+                    continue
+                known = kept.get(sheet)
+                near = keyed.filter(pa.array(shown & (key <= _last(known, sheet))))
+                kept[sheet] = _first(known, near, sheet, a_slide)
 
     def _parasites(self, rows: pa.Table) -> Float:
         """Read the probability (n,) of "parasitized", or of the first class where there is none."""
@@ -114,6 +115,12 @@ class Highlights:
             if len(known) < EXAMPLES:
                 message = rows["failure"][row].as_py().partition(":")[2].strip()
                 known.append((rows["uri"][row].as_py(), message))
+
+
+def _last(known: pa.Table | None, sheet: str) -> float:
+    """Return the key beyond which no row can come on a sheet; infinite while it has room."""
+    full = known is not None and known.num_rows == CELLS_SHOWN[sheet]
+    return float(known["key"][-1].as_py()) if known is not None and full else float("inf")
 
 
 def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | None) -> pa.Table:
