@@ -185,7 +185,7 @@ def read_manifest(
     with _reading(store, batch) as (path, footer):
         if shard is None:
             with open_table(store, *path, footer=footer) as file:
-                return file.read(columns=columns)
+                return file.read(columns=columns, use_threads=False)
         size = footer.row_group(0).num_rows
         group = read_known_group(store, footer, shard.start // size, *path, columns=columns)
         return group.slice(shard.start % size, shard.stop - shard.start)

@@ -26,6 +26,7 @@ LEVEL = 0.95
 TURNS = 3  # sensitivities that each false-positive rate is paired with
 # Its multiples, less their whole parts, fill [0, 1] evenly, in any run of them (Kronecker).
 GOLDEN = (5**0.5 - 1) / 2
+FEW = 12  # calls
 MOST_CELLS = 10_000_000
 # From this parasitaemia on there are many parasites: a lower threshold finds more of them, and its
 # false positives (none on some slides, a few percent on others) matter less.
@@ -192,10 +193,16 @@ def _at_least(count: int, cells: int, q: Float) -> float:
 
 def _at_most(called: int, cells: int, q: Float) -> float:
     """Compute the probability of fewer than ``called`` plus half that of equality, mean over q."""
+    if called <= FEW:
+        # Term by term: an incomplete beta function takes as long as a dozen of them.
+        chance, fewer, odds = (1 - q) ** cells, np.zeros(len(q)), q / (1 - q)
+        for count in range(called):
+            fewer += chance
+            chance *= (cells - count) / (count + 1) * odds
+        return float((fewer + 0.5 * chance).mean())
     logs = xlogy(called, q) + xlog1py(cells - called, -q)
     logs -= betaln(called + 1, cells - called + 1) + np.log(cells + 1)
-    fewer = float(bdtr(called - 1, cells, q).mean()) if called else 0.0
-    return fewer + 0.5 * float(np.exp(logs).mean())
+    return float((bdtr(called - 1, cells, q) + 0.5 * np.exp(logs)).mean())
 
 
 def _root(rises: Callable[[float], float], near: float) -> float:

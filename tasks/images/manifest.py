@@ -99,7 +99,7 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
                 return
             manifest = pq.ParquetFile(file)
             _refuse_columns(manifest.schema_arrow.names, source)
-            for batch in manifest.iter_batches(PART):
+            for batch in manifest.iter_batches(PART, use_threads=False):
                 yield pa.Table.from_batches([batch])
         except (pa.ArrowInvalid, OSError) as error:
             raise SourceError(f"{source} cannot be read as a manifest: {error}") from None

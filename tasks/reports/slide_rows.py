@@ -74,7 +74,7 @@ OF_FIELDS = ("fields", "fields_read", "fields_excluded", "fields_for_review", "c
 COUNTED = (*OF_CELLS, *OF_FIELDS)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Slide:
     """Hold a slide's names, reasons and other data that are not counts."""
 

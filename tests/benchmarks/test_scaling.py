@@ -23,7 +23,7 @@ from tasks.images.listing import list_images
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.screening import screen_anew
 
-IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (2048, 1024, 3)
+IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (8192, 1024, 3)
 BATCHES = 8 if QUICK else 40
 
 

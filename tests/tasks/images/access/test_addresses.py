@@ -1,10 +1,10 @@
 """Addresses: their parts, and the part that nobody is shown."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tasks.images.access.addresses import holds_secret, redact
+from tasks.images.access.addresses import extension, holds_secret, parts_of, redact
 from tasks.images.listing import list_images
 
 
@@ -70,3 +70,16 @@ def test_a_row_of_a_manifest_with_a_password_fails_and_the_password_is_not_kept(
     failures = {row["uri"].rpartition("/")[2]: row["failure"] for row in table.to_pylist()}
     assert failures["a.png"].startswith("unreadable: refused: no address may hold a password")
     assert failures["b.png"] is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("cell.png", "/a/b/cell.PNG", "a//./b/cell.png", "./cell.png", "a.zarr/", "../cell.png"),
+        *("cell", "cell.", ".png", "..png", ".a.png", "a.b/cell", "two.dots.jpeg", "..", "", "/"),
+    ],
+)
+def test_paths_are_divided_as_by_pathlib(path: str) -> None:
+    known = PurePosixPath(path)
+    assert parts_of(path) == [part for part in known.parts if part != "/"]
+    assert extension(path) == known.suffix.lower()
