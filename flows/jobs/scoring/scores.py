@@ -287,8 +287,8 @@ class _Scorer:
             found = self.compared.get(wanted)
             group = found.references if found else None
             kept = None
-            if group is not None and group.known:
-                kept = np.isin(chosen, group.rows)
+            if group is not None and group.own:
+                kept = np.isin(chosen, group.rows) if group.known else None
             else:
                 group = references_of(own, taps, classes, chosen, "slide", ONE_SLIDE)
             rows.append(shift_row(own, slide, taps, classes, kept, group))
