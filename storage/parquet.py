@@ -112,14 +112,37 @@ def read_known_group(
         MissingError: there is no such table.
         StoreError: it is damaged.
     """
+    with _open_group(store, footer, number, *path, columns=columns) as file:
+        return file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def iterate_known_group(
+    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
+    """Yield the rows of a group in parts of `ROWS`; see `read_known_group`."""
+    with _open_group(store, footer, number, *path, columns=columns) as file:
+        for batch in file.iter_batches(ROWS, [number], columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+@contextmanager
+def _open_group(
+    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None
+) -> Iterator[pq.ParquetFile]:
+    """Read some columns of a row group by one request, and open what was read as a table."""
     group = footer.row_group(number)
-    chunks = [group.column(i) for i in range(group.num_columns)]
+    every = [group.column(i) for i in range(group.num_columns)]
+    chunks = [
+        each
+        for each in every
+        if columns is None or each.path_in_schema.partition(".")[0] in columns
+    ]
     starts = [c.dictionary_page_offset or c.data_page_offset for c in chunks]
     ends = [s + c.total_compressed_size for s, c in zip(starts, chunks, strict=True)]
     with naming_damage(store, *path):
         piece = _Piece(store.read_range(min(starts), max(ends), *path), min(starts))
         with pq.ParquetFile(piece, metadata=footer, page_checksum_verification=True) as file:
-            return file.read_row_group(number, columns=columns, use_threads=False)
+            yield file
 
 
 class _Piece(RawIOBase):

@@ -16,7 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.parquet import groups_of, open_table, read_footer, read_known_group, stage_parts
+from storage.parquet import (
+    groups_of,
+    iterate_known_group,
+    open_table,
+    read_footer,
+    read_known_group,
+    stage_parts,
+)
 from storage.records import Part, Record, Tell, freeze, once, read_readable
 from storage.store import (
     MissingError,
@@ -198,9 +205,9 @@ def iterate_manifest(
     with _reading(store, batch) as (path, footer):
         start = 0
         for number in range(footer.num_row_groups):
-            part = read_known_group(store, footer, number, *path, columns=columns)
-            yield start, part
-            start += part.num_rows
+            for part in iterate_known_group(store, footer, number, *path, columns=columns):
+                yield start, part
+                start += part.num_rows
 
 
 @contextmanager

@@ -26,7 +26,7 @@ LEVEL = 0.95
 TURNS = 3  # sensitivities that each false-positive rate is paired with
 # Its multiples, less their whole parts, fill [0, 1] evenly, in any run of them (Kronecker).
 GOLDEN = (5**0.5 - 1) / 2
-FEW = 12  # calls
+FEW = 12  # calls, up to which a tail is summed
 MOST_CELLS = 10_000_000
 # From this parasitaemia on there are many parasites: a lower threshold finds more of them, and its
 # false positives (none on some slides, a few percent on others) matter less.
@@ -195,7 +195,8 @@ def _at_most(called: int, cells: int, q: Float) -> float:
     """Compute the probability of fewer than ``called`` plus half that of equality, mean over q."""
     if called <= FEW:
         # Term by term: an incomplete beta function takes as long as a dozen of them.
-        chance, fewer, odds = (1 - q) ** cells, np.zeros(len(q)), q / (1 - q)
+        others = np.maximum(1 - q, np.finfo(np.float64).eps)
+        chance, fewer, odds = others**cells, np.zeros(len(q)), q / others
         for count in range(called):
             fewer += chance
             chance *= (cells - count) / (count + 1) * odds

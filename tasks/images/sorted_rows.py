@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 MOST = 2**12  # rows that are sorted in memory
-PIECE = 2**14  # rows that are divided together
+PIECE = 2**13  # rows that are divided together
 SAMPLED = 2**8  # every 256th row decides where the rows are divided
 MOST_BATCHES = 2**7  # into which a piece of the rows is divided
 KEYS = 2**16  # in memory together

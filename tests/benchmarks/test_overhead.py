@@ -147,7 +147,7 @@ def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record
     torch.set_num_threads(threads)
     beside = [a - b for a, b in zip(taken["new"], taken["image"], strict=True)]
     record("1 process, shard of one new image, beside that image alone", "ms", ours=taken["new"],
-           rival=taken["image"], bound=0.2)  # fmt: skip
+           rival=taken["image"], bound=0.1)  # fmt: skip
     record("1 process, new shard beside its image", "ms", ours=beside, limit=SHARD_LIMIT)
     record("1 process, shard that is kept, beside a new one", "ms", ours=taken["kept"],
            rival=taken["new"], limit=SHARD_LIMIT, bound=1.0)  # fmt: skip
