@@ -129,7 +129,7 @@ def iterate_known_group(
 def _open_group(
     store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None
 ) -> Iterator[pq.ParquetFile]:
-    """Read some columns of a row group by one request, and open what was read as a table."""
+    """Read some columns of a row group by one request, and open the bytes as a table."""
     group = footer.row_group(number)
     every = [group.column(i) for i in range(group.num_columns)]
     chunks = [
