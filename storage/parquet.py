@@ -131,12 +131,9 @@ def _open_group(
 ) -> Iterator[pq.ParquetFile]:
     """Read some columns of a row group by one request, and open the bytes as a table."""
     group = footer.row_group(number)
-    every = [group.column(i) for i in range(group.num_columns)]
-    chunks = [
-        each
-        for each in every
-        if columns is None or each.path_in_schema.partition(".")[0] in columns
-    ]
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    if columns is not None:
+        chunks = [each for each in chunks if each.path_in_schema.partition(".")[0] in columns]
     starts = [c.dictionary_page_offset or c.data_page_offset for c in chunks]
     ends = [s + c.total_compressed_size for s, c in zip(starts, chunks, strict=True)]
     with naming_damage(store, *path):

@@ -119,8 +119,9 @@ class Highlights:
 
 def _last(known: pa.Table | None, sheet: str) -> float:
     """Return the key beyond which no row can come on a sheet; infinite while it has room."""
-    full = known is not None and known.num_rows == CELLS_SHOWN[sheet]
-    return float(known["key"][-1].as_py()) if known is not None and full else float("inf")
+    if known is None or known.num_rows < CELLS_SHOWN[sheet]:
+        return float("inf")
+    return float(known["key"][-1].as_py())
 
 
 def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | None) -> pa.Table:
