@@ -15,11 +15,12 @@ IN_MEMORY = 0.6 / 1024  # MiB an image; as a list in memory each takes more than
 
 def test_a_list_of_many_images_takes_no_more_memory_than_one_of_few(tmp_path: Path) -> None:
     Image.new("RGB", (50, 50)).save(tmp_path / "cell.png")
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.support.long_list"]
     taken = {}
     for rows in (FEW, MANY):
         images = folder_of(tmp_path / "cell.png", rows, tmp_path / f"{rows}")
         done = subprocess.run(
-            [sys.executable, "-m", "tests.support.long_list", tmp_path / f"store-{rows}", images],
+            [*command, tmp_path / f"store-{rows}", images],
             check=True,
             stdout=subprocess.PIPE,
             text=True,
