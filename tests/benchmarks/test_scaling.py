@@ -7,7 +7,6 @@ machine share memory and often more, so the limit is what they bring the network
 
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from distributed import Client
 
 from flows.cluster.client import open_client
 from flows.jobs.networks import load_inference
+from flows.jobs.worker import stay_on
 from flows.settings import Settings
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -27,15 +27,9 @@ IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (8192, 1024, 3)
 BATCHES = 8 if QUICK else 40
 
 
-def bind(core: int) -> None:
-    """Bind all threads of this process, and so those that they start, to a core."""
-    for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {core})
-
-
 def bind_workers(client: Client) -> None:
     for core, worker in zip(sorted(os.sched_getaffinity(0)), client.nthreads(), strict=False):
-        client.run(bind, core, workers=[worker])
+        client.run(stay_on, core, workers=[worker])
 
 
 def passes(store: Store, model: str) -> float:

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import re
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import LocalCluster
+from distributed import KilledWorker, LocalCluster
 from distributed.security import Security
 
 from flows.cluster import client as module
@@ -404,3 +405,31 @@ def test_workers_that_do_not_start_are_said_to_need_memory(monkeypatch: pytest.M
         open_client(Settings(workers=1)),
     ):
         pass
+
+
+def _my_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))  # of the thread that a job has
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not Linux: cores are not bound")
+@pytest.mark.parametrize("more", [0, 1])
+def test_each_local_worker_has_a_core_of_its_own_if_there_is_one_for_each(more: int) -> None:
+    cores = _my_cores()
+    with open_client(Settings(workers=len(cores) + more)) as client:
+
+        def of_workers() -> list[list[int]]:
+            client.wait_for_workers(len(cores) + more)
+            workers = list(client.nthreads())
+            jobs = [client.submit(_my_cores, workers=[who], pure=False) for who in workers]
+            return sorted(client.gather(jobs))
+
+        expected = [cores] * len(of_workers()) if more else [[core] for core in cores]
+        assert of_workers() == expected
+        killed, *_ = client.nthreads()
+        with pytest.raises(KilledWorker):
+            client.submit(_die, workers=[killed]).result()
+        assert of_workers() == expected
