@@ -82,7 +82,7 @@ class OwnCore(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Bind the worker's process; a worker's name is its number."""
-        with suppress(PermissionError):  # a container may forbid it
+        with suppress(OSError):  # a container may forbid it, or have lost the core
             stay_on(self._cores[worker.name])
 
 
