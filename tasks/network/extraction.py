@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tasks.network.spec import Computed
 
 
-NEAR = 32  # images that a thread loads before it is given more
+NEAR = 8  # images that a thread loads before it is given more
 AT_ONCE = 16  # simultaneous requests to a server; each takes tens of milliseconds
 
 
