@@ -93,6 +93,7 @@ def test_screening_speed_against_the_bare_forward_pass(
             network.run(pixels[start : start + network.batch])
         return time.process_time() - started
 
+    alone = {"decode": decode, "Pillow": pillow, "forward": forward}
     own = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
     with open_client(fitted) as client, own() as plain, own() as keeping:
 
@@ -113,16 +114,11 @@ def test_screening_speed_against_the_bare_forward_pass(
                 "eager": lambda: rival(plain, torch.contiguous_format),
                 "eager, keeping memory": lambda: rival(keeping, torch.contiguous_format),
                 "channels-last, keeping memory": lambda: rival(keeping, torch.channels_last),
-                "decode": decode,
-                "Pillow": pillow,
-                "forward": forward,
-            },
+            }
+            | alone,
         )
     speed = {
-        name: [
-            (ALONE if name in {"decode", "Pillow", "forward"} else len(pixels)) / each
-            for each in seconds
-        ]
+        name: [(ALONE if name in alone else len(pixels)) / each for each in seconds]
         for name, seconds in taken.items()
     }
     for name, least in (

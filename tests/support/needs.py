@@ -18,6 +18,7 @@ NEEDS = {
     "chromium": "a browser, for the pages",
     "condition": "a store that refuses a write on this condition",
     "containers": "root, podman, docker-compose and debootstrap",
+    "cores": "Linux, which binds threads to them",
     "data": "the real images, in SLIDEWATCH_DATA",
     "disks": "root, who may mount disks, and the programs that make them",
     "glibc": "the allocator of glibc",

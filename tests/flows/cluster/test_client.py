@@ -26,6 +26,7 @@ from flows.commands.certificates import certificates
 from flows.jobs import libraries
 from flows.settings import Settings
 from tasks.images.access.patience import TimedOutError, answered
+from tests.support.needs import needs
 from tests.support.strangers import knock
 
 ANOTHER = "tcp://10.0.0.1:8786"
@@ -415,7 +416,7 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not Linux: cores are not bound")
+@needs("cores", hasattr(os, "sched_getaffinity"), "threads move freely here")
 @pytest.mark.parametrize("more", [0, 1])
 def test_each_local_worker_has_a_core_of_its_own_if_there_is_one_for_each(more: int) -> None:
     cores = _my_cores()
