@@ -1,6 +1,7 @@
 """Write the page of a batch from its published reports, and the index that lists it."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -84,13 +85,14 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
     limit = fitted.abnormal_from(detector.alpha)
     highlights = Highlights(card.classes, limit)
     patients, slides = _patients(store, batch, seal), _slides(store, batch)
-    cells = _called_cells(patients, slides)
+    shown = opened(in_order(patients)) if patients is not None else []
+    cells = _called_cells(shown, slides)
     wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, FIRST, *COLUMNS])
     images = report_path(batch.name, batch.batch_date)
     for rows in iterate_rows(store, *images, columns=list(wanted)):
         highlights.count(rows)
         cells.count(rows)
-    called = _called(client, of, cells, patients)
+    called = _called(client, of, cells, shown)
     answered = digest_of_readings(store, batch.key)
     wanted_share = settings.negative_percent / 100
     fields = None
@@ -125,21 +127,21 @@ def _slides(store: Store, batch: Batch) -> pa.Table:
     return read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
 
 
-def _called_cells(patients: pa.Table | None, slides: pa.Table) -> CalledCells:
+def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> CalledCells:
     """Make the collector of cells behind the calls of the patients that the page opens."""
-    rows = opened(in_order(patients)) if patients is not None else []
     unreadable: set[str | None] = set()
     if "call" in slides.column_names:  # not in reports made before 0.3
         lost = slides.filter(pc.equal(slides["call"], Call.UNREADABLE.value))
         unreadable = set(lost["slide_id"].to_pylist())
-    counts = wanted_patients(rows, OPENED)
-    return CalledCells(counts, unreadable, most=cells_each(len(rows)), least=LEAST)
+    counts = wanted_patients(patients, OPENED)
+    return CalledCells(counts, unreadable, most=cells_each(len(patients)), least=LEAST)
 
 
-def _called(client: Client, of: Screened, cells: CalledCells, patients: pa.Table | None) -> Called:
-    """Draw the cells behind calls in their fields, on the workers."""
-    rows = opened(in_order(patients)) if patients is not None else []
-    found = {patient_of(row): cells.of(patient_of(row)) for row in rows}
+def _called(
+    client: Client, of: Screened, cells: CalledCells, patients: Sequence[Mapping[str, Any]]
+) -> Called:
+    """Draw the cells behind the calls of these patients in their fields, on the workers."""
+    found = {patient_of(row): cells.of(patient_of(row)) for row in patients}
     every = [cell for some in found.values() for cell in some]
     jobs = places_jobs(of.store, of.batch, of.model, every)
     drawn = run_jobs(client, draw_places, jobs, title=f"places {of.batch.name}")
