@@ -5,12 +5,12 @@ cells count for parasitaemia; for cells cut out of fields of view, the column ``
 are red.
 """
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.detector.verdict import parse_reasons
@@ -74,27 +74,6 @@ OF_FIELDS = ("fields", "fields_read", "fields_excluded", "fields_for_review", "c
 COUNTED = (*OF_CELLS, *OF_FIELDS)
 
 
-@dataclass(slots=True)
-class _Slide:
-    """Hold a slide's names, reasons and other data that are not counts."""
-
-    patients: set[str] = field(default_factory=set)
-    failures: Counter[str] = field(default_factory=Counter)
-    exclusions: Counter[str] = field(default_factory=Counter)
-    beyond: Counter[str] = field(default_factory=Counter)
-    shift: dict[str, Any] = field(default_factory=dict)  # a row of `SHIFTS`
-
-    def name_patient(self, patient: str | None) -> None:
-        # Two names are enough to know that there are several.
-        if patient is not None and len(self.patients) < 2:
-            self.patients.add(patient)
-
-    @property
-    def patient(self) -> str | None:
-        """Return the one patient of the slide; None if there are none or several."""
-        return next(iter(self.patients)) if len(self.patients) == 1 else None
-
-
 class SlideTally:
     """Count image rows by slide; the rows may come in any order and in any parts.
 
@@ -113,7 +92,11 @@ class SlideTally:
     ) -> None:
         self._alpha, self._detectable, self._tolerated = alpha, detectable, tolerated
         self._numbers: dict[str | None, int] = {}
-        self._slides: list[_Slide] = []
+        self._patients: list[tuple[str, ...]] = []  # two are enough to know that there are several
+        self._failures: dict[int, Counter[str]] = defaultdict(Counter)  # by number of the slide
+        self._exclusions: dict[int, Counter[str]] = defaultdict(Counter)
+        self._beyond: dict[int, Counter[str]] = defaultdict(Counter)
+        self._shifts = [SHIFTS.empty_table()]
         self._counts = np.zeros((0, len(COUNTED)), np.int64)
         self._colours = np.zeros((0, len(COLOURS)))  # sums over cells
         self._abnormality = SlideMedians(ABNORMALITY_BIN)
@@ -123,7 +106,6 @@ class SlideTally:
         """Count image rows; rows without a slide count as one slide."""
         codes, names = coded(rows["slide_id"])
         numbers = self._numbers_of(names)
-        slides = [self._slides[number] for number in numbers]
         colours = np.stack([numbers_of(rows, name) for name in COLOURS], axis=1)
         coloured = np.asarray(~np.isnan(colours).any(axis=1))
         for column, which in enumerate(_counted(rows, coloured)):
@@ -132,9 +114,9 @@ class SlideTally:
             self._colours[numbers, column] += np.bincount(codes[coloured], each, len(names))
         patients, known = coded(rows["patient_id"])
         for pair in np.unique(codes * len(known) + patients).tolist():
-            slides[pair // len(known)].name_patient(known[pair % len(known)])
+            self._name_patient(numbers[pair // len(known)], known[pair % len(known)])
         for row, reason in failed_rows(rows):
-            slides[codes[row]].failures[reason] += 1
+            self._failures[numbers[codes[row]]][reason] += 1
         of_rows = np.asarray(numbers, np.int64)[codes]
         p, score = numbers_of(rows, "p_value"), numbers_of(rows, "abnormality")
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -155,20 +137,16 @@ class SlideTally:
         np.add.at(self._counts[:, -len(OF_FIELDS) :], numbers, added)
         told = zip(numbers.tolist(), patients, kinds, failures, reasons, strict=True)
         for number, patient, kind, failure, reason in told:
-            slide = self._slides[number]
-            slide.name_patient(patient)
-            slide.beyond.update(parse_reasons(reason))
+            self._name_patient(number, patient)
+            if found := parse_reasons(reason):
+                self._beyond[number].update(found)
             if kind != FieldKind.FIELD:
-                slide.exclusions[kind or failure_reason(failure or "") or FieldReason.FAILED] += 1
+                why = kind or failure_reason(failure or "") or FieldReason.FAILED
+                self._exclusions[number][why] += 1
 
     def count_shifts(self, rows: pa.Table) -> None:
-        """Keep rows of `SHIFTS`; of a slide of several patients, the one with the largest shift."""
-        for row in rows.to_pylist():
-            (number,) = self._numbers_of([row["slide_id"]])
-            slide = self._slides[number]
-            known = slide.shift.get("shift")
-            if row["shift"] is not None and (known is None or row["shift"] > known):
-                slide.shift = row
+        """Keep rows of `SHIFTS`."""
+        self._shifts.append(rows.filter(pc.is_valid(rows["shift"])))
 
     def table(self, made_by: Provenance) -> pa.Table:
         """Make one row per slide, sorted by name; images without a slide are the last row.
@@ -180,42 +158,66 @@ class SlideTally:
         """
         names = sorted(self._numbers, key=lambda name: (name is None, name or ""))
         order = [self._numbers[name] for name in names]
-        slides = [self._slides[number] for number in order]
+        patients = [self._patients[number] for number in order]
+        none: Counter[str] = Counter()
+        failures, exclusions, beyond = (
+            [every.get(number, none) for number in order]
+            for every in (self._failures, self._exclusions, self._beyond)
+        )
+        shifts = self._largest_shifts(names)
         counts = dict(zip(COUNTED, self._counts[order].T, strict=True))
         surprise = binomial_p_value(counts["abnormal"], counts["scored"], self._alpha)
-        reasons = self._reasons(names, slides, counts, surprise)
+        several = [
+            name is not None and len(own) > 1 for name, own in zip(names, patients, strict=True)
+        ]
+        reasons = self._reasons(counts, surprise, shifts, np.asarray(several, bool), beyond)
         return pa.table(
             {
                 "slide_id": pa.array(names, pa.string()),
-                "patient_id": pa.array([slide.patient for slide in slides], pa.string()),
-                "failures": as_map(slide.failures for slide in slides),
+                "patient_id": pa.array(
+                    [own[0] if len(own) == 1 else None for own in patients], pa.string()
+                ),
+                "failures": as_map(failures),
                 **_of_cells(counts, surprise),
-                **_of_fields(slides, counts),
+                **_of_fields(exclusions, counts),
                 **self._of_density(counts),
                 **self._of_scores(order),
-                **_of_shifts(slides),
+                **{name: shifts[name] for name in OF_SHIFT},
                 **_of_colours(self._colours[order], counts["coloured"]),
                 "verdict": verdicts(reasons),
                 "review_reasons": pa.array(reasons, pa.list_(pa.string())),
-                **made_by.to_columns(len(slides)),
+                **made_by.to_columns(len(names)),
             }
         )
 
     def _numbers_of(self, names: list[str | None]) -> list[int]:
         """Return the rows of slides in the arrays, and enlarge the arrays for new slides."""
         numbers = [self._numbers.setdefault(name, len(self._numbers)) for name in names]
-        new = len(self._numbers) - len(self._slides)
-        self._slides += [_Slide() for _ in range(new)]
+        new = len(self._numbers) - len(self._patients)
+        self._patients += [()] * new
         # At least doubled, so that growing takes linear time in the number of slides.
-        if len(self._counts) < len(self._slides):
-            more = ((0, new + len(self._slides)), (0, 0))
+        if len(self._counts) < len(self._patients):
+            more = ((0, new + len(self._patients)), (0, 0))
             self._counts, self._colours = np.pad(self._counts, more), np.pad(self._colours, more)
         return numbers
+
+    def _name_patient(self, number: int, patient: str | None) -> None:
+        known = self._patients[number]
+        if patient is not None and len(known) < 2 and patient not in known:
+            self._patients[number] = (*known, patient)
+
+    def _largest_shifts(self, names: Sequence[str | None]) -> pa.Table:
+        """Return a row of `SHIFTS` for each slide: of several patients, the most shifted one's."""
+        rows = pa.concat_tables(self._shifts)
+        rows = rows.take(pc.sort_indices(rows, [("shift", "descending")]))
+        places = [*enumerate(rows["slide_id"].to_pylist())]
+        first = {name: place for place, name in places[::-1]}
+        return rows.take(pa.array([first.get(name) for name in names], pa.int64())).combine_chunks()
 
     def _of_scores(self, order: list[int]) -> dict[str, pa.Array]:
         """Make columns of medians of slides in this order."""
         abnormality, decade = (
-            each.of(len(self._slides)) for each in (self._abnormality, self._p_value)
+            each.of(len(self._patients)) for each in (self._abnormality, self._p_value)
         )
         p_value = [None if each is None else min(1.0, 10.0**each) for each in decade]
         return {
@@ -238,29 +240,24 @@ class SlideTally:
 
     def _reasons(
         self,
-        names: list[str | None],
-        slides: list[_Slide],
         counts: dict[str, NDArray[np.int64]],
         surprise: Float,
+        shifts: pa.Table,
+        several: NDArray[np.bool_],
+        beyond: Sequence[Counter[str]],
     ) -> list[list[str]]:
         """List the reasons for a person to look at each slide."""
         cells, scored, abnormal = (counts[name] for name in ("cells", "scored", "abnormal"))
         limit = max(ABNORMAL_TOGETHER, self._alpha)
-        several = [
-            name is not None and len(slide.patients) > 1
-            for name, slide in zip(names, slides, strict=True)
-        ]
         found = {
-            SlideReason.IMPLAUSIBLE: np.asarray(
-                [bool(slide.shift.get("implausible")) for slide in slides], bool
-            ),
-            SlideReason.SHIFTED: np.asarray([bool(s.shift.get("shifted")) for s in slides], bool),
+            SlideReason.IMPLAUSIBLE: _is_true(shifts["implausible"]),
+            SlideReason.SHIFTED: _is_true(shifts["shifted"]),
             SlideReason.TOGETHER: (surprise <= ABNORMAL_P_VALUE) & (abnormal >= limit * scored),
             SlideReason.MANY_FAILED: (cells > 0) & (cells - scored >= MANY_FAILED * cells),
             SlideReason.FEW_CELLS: scored < FEW_CELLS,
             SlideReason.MANY_UNCERTAIN: (counts["uncertain"] > 0)
             & (counts["uncertain"] >= MANY_UNCERTAIN * scored),
-            SlideReason.SEVERAL_PATIENTS: np.asarray(several, bool),
+            SlideReason.SEVERAL_PATIENTS: several,
             # The slide has fewer cells than it seems to have.
             SlideReason.REPEATED: counts["repeated"] > 0,
             # If cells were cut out elsewhere, the number left out is unknown.
@@ -268,13 +265,13 @@ class SlideTally:
             & (counts["parasitized"] == 0)
             & (counts["red_cells"] < cells_needed(self._detectable)),
         }
-        reasons: list[list[str]] = [[] for _ in slides]
+        reasons: list[list[str]] = [[] for _ in beyond]
         for reason, which in found.items():
             for number in np.flatnonzero(which).tolist():
                 reasons[number].append(reason)
-        for slide, read, told in zip(slides, counts["fields_read"].tolist(), reasons, strict=True):
-            few = self._tolerated * (read + slide.beyond[FieldReason.FAILED])
-            told += [f"fields {each}" for each, n in sorted(slide.beyond.items()) if n > few]
+        for fields, read, told in zip(beyond, counts["fields_read"].tolist(), reasons, strict=True):
+            few = self._tolerated * (read + fields[FieldReason.FAILED])
+            told += [f"fields {each}" for each, n in sorted(fields.items()) if n > few]
         return reasons
 
 
@@ -314,24 +311,21 @@ def _of_cells(counts: dict[str, NDArray[np.int64]], surprise: Float) -> dict[str
     }
 
 
-def _of_fields(slides: list[_Slide], counts: dict[str, NDArray[np.int64]]) -> dict[str, pa.Array]:
+def _of_fields(
+    exclusions: Sequence[Counter[str]], counts: dict[str, NDArray[np.int64]]
+) -> dict[str, pa.Array]:
     """Make columns on fields of view; null for slides without fields."""
     there = counts["fields"] > 0
-    exclusions = [
-        slide.exclusions if has else None for slide, has in zip(slides, there, strict=True)
-    ]
     return {
         **{name: pa.array(counts[name], mask=~there) for name in OF_FIELDS},
-        "exclusions": as_map(exclusions),
+        "exclusions": as_map(
+            own if has else None for own, has in zip(exclusions, there, strict=True)
+        ),
     }
 
 
-def _of_shifts(slides: list[_Slide]) -> dict[str, pa.Array]:
-    """Make columns on how far slides are from fitted ones; null if unknown."""
-    return {
-        name: pa.array([slide.shift.get(name) for slide in slides], SHIFTS.field(name).type)
-        for name in OF_SHIFT
-    }
+def _is_true(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(column.fill_null(False).to_numpy(), bool)
 
 
 def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:
