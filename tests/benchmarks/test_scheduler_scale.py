@@ -1,7 +1,7 @@
 """Jobs that sleep: a hundred thousand on one worker, and a night of a million cells on 64 workers.
 
-Coordinator, scheduler and workers are one process here, a new one for every measurement, so its
-growth is that of all of them, and they wait for each other more than processes of their own would.
+For every measurement coordinator and scheduler are one new process, and all workers another, so
+that workers wait for each other more than processes of their own would.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.support import sleepers
 from tests.support.measuring import QUICK, Record
 from tests.support.paths import ROOT
 
@@ -18,44 +19,13 @@ LIMIT = 0.005  # seconds a job
 PARTS = 10
 WORKERS, CELLS, SHARD, CELL = 64, 50_000 if QUICK else 1_000_000, 512, 0.001  # seconds a cell
 
-SCRIPT = """
-import json, sys, time
-from dataclasses import dataclass
-from distributed import Client, LocalCluster
-from flows.cluster.executor import run_in_order
-from tests.support.peak import resident
-
-@dataclass(frozen=True)
-class Job:
-    number: int
-
-def work(job):
-    time.sleep(asleep)
-    return job.number
-
-jobs, parts, workers, threads = map(int, sys.argv[1:5])
-asleep = float(sys.argv[5])
-with (
-    LocalCluster(processes=False, n_workers=workers, threads_per_worker=threads,
-                 dashboard_address=None) as cluster,
-    Client(cluster, set_as_default=False) as client,
-):
-    list(run_in_order(client, work, [Job(i) for i in range(300)], title="warm-up"))
-    before, started, seconds = resident(), time.perf_counter(), []
-    for done in run_in_order(client, work, (Job(i) for i in range(jobs)), title="scale"):
-        if (done + 1) % (jobs // parts) == 0:
-            seconds.append(time.perf_counter() - started)
-            started = time.perf_counter()
-    print(json.dumps({"seconds": seconds, "grown": [resident() - before]}))
-"""
-
 
 def simulate(
     jobs: int, *, workers: int = 1, threads: int = 64, asleep: float = 0.01
 ) -> dict[str, list[float]]:
-    wanted = map(str, (jobs, PARTS, workers, threads, asleep))
+    wanted = map(str, (workers, threads, jobs, asleep, PARTS))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *wanted],
+        [sys.executable, "-m", sleepers.__name__, *wanted],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -90,6 +60,6 @@ def test_the_share_of_their_time_that_many_workers_compute(record: Record) -> No
         "",
         ours=[jobs * asleep / WORKERS / seconds],
         limit=0.9,
-        bound=0.9,
+        bound=0.7,
         higher_is_better=True,
     )
