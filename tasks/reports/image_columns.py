@@ -108,7 +108,7 @@ def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Mark the image rows (n,) that are scored, abnormal, and uncertain."""
-    scored, abnormal = _is_value(rows["status"], Status.SCORED), _is(rows["abnormal"])
+    scored, abnormal = _is_value(rows["status"], Status.SCORED), is_true(rows["abnormal"])
     return scored, abnormal, has_reason(rows, Reason.UNCERTAIN)
 
 
@@ -126,7 +126,7 @@ def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
     once = ~is_repeated(rows)
     if "kind" not in rows.column_names:
         return once
-    is_red = _is_value(rows["kind"], CellKind.RED) | ~_is(rows["kind"].is_valid())
+    is_red = _is_value(rows["kind"], CellKind.RED) | ~is_true(rows["kind"].is_valid())
     return once & is_red
 
 
@@ -134,7 +134,7 @@ def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
     """Mark the image rows (n,) that are copies of earlier ones; none without `REPEATED`."""
     if REPEATED not in rows.column_names:
         return np.zeros(rows.num_rows, bool)
-    return _is(rows[REPEATED])
+    return is_true(rows[REPEATED])
 
 
 def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
@@ -177,7 +177,7 @@ def is_for_review(rows: pa.Table) -> NDArray[np.bool_]:
 
 def failed_rows(rows: pa.Table) -> list[tuple[int, str]]:
     """List the numbers of the image rows that failed, with the reason without details."""
-    failed = np.flatnonzero(_is(rows["failure"].is_valid())).tolist()
+    failed = np.flatnonzero(is_true(rows["failure"].is_valid())).tolist()
     texts = rows["failure"].drop_null().to_pylist()
     return [(row, failure_reason(text)) for row, text in zip(failed, texts, strict=True)]
 
@@ -203,8 +203,9 @@ def numbers_of(rows: pa.Table, column: str) -> Float:
 
 
 def _is_value(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
-    return _is(pc.equal(column.cast(pa.string()), value))
+    return is_true(pc.equal(column.cast(pa.string()), value))
 
 
-def _is(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+def is_true(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Mark the rows (n,) whose value is true; null is not."""
     return np.asarray(pc.fill_null(column.cast(pa.bool_()), False).to_numpy(), bool)

@@ -27,6 +27,7 @@ from tasks.reports.image_columns import (
     is_parasitized,
     is_red_cell,
     is_repeated,
+    is_true,
     is_white_cell,
     numbers_of,
     share,
@@ -250,8 +251,8 @@ class SlideTally:
         cells, scored, abnormal = (counts[name] for name in ("cells", "scored", "abnormal"))
         limit = max(ABNORMAL_TOGETHER, self._alpha)
         found = {
-            SlideReason.IMPLAUSIBLE: _is_true(shifts["implausible"]),
-            SlideReason.SHIFTED: _is_true(shifts["shifted"]),
+            SlideReason.IMPLAUSIBLE: is_true(shifts["implausible"]),
+            SlideReason.SHIFTED: is_true(shifts["shifted"]),
             SlideReason.TOGETHER: (surprise <= ABNORMAL_P_VALUE) & (abnormal >= limit * scored),
             SlideReason.MANY_FAILED: (cells > 0) & (cells - scored >= MANY_FAILED * cells),
             SlideReason.FEW_CELLS: scored < FEW_CELLS,
@@ -322,10 +323,6 @@ def _of_fields(
             own if has else None for own, has in zip(exclusions, there, strict=True)
         ),
     }
-
-
-def _is_true(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    return np.asarray(column.fill_null(False).to_numpy(), bool)
 
 
 def _of_colours(sums: Float, cells: NDArray[np.int64]) -> dict[str, pa.Array]:

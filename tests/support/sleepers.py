@@ -31,6 +31,10 @@ class Nap:
     seconds: float
 
 
+def naps(count: int, seconds: float) -> Iterator[Nap]:
+    return (Nap(number, seconds) for number in range(count))
+
+
 def sleep(nap: Nap) -> int:
     time.sleep(nap.seconds)
     return nap.number
@@ -58,11 +62,9 @@ def opened(workers: int, threads: int) -> Iterator[Client]:
 
 def run(workers: int, threads: int, jobs: int, asleep: float, parts: int) -> None:
     with opened(workers, threads) as client:
-        naps = (Nap(number, asleep) for number in range(WARM_UP))
-        list(run_in_order(client, sleep, naps, title="warm-up"))
+        list(run_in_order(client, sleep, naps(WARM_UP, asleep), title="warm-up"))
         before, started, seconds = resident(), time.perf_counter(), []
-        naps = (Nap(number, asleep) for number in range(jobs))
-        for done in run_in_order(client, sleep, naps, title="scale"):
+        for done in run_in_order(client, sleep, naps(jobs, asleep), title="scale"):
             if (done + 1) % (jobs // parts) == 0:
                 seconds.append(time.perf_counter() - started)
                 started = time.perf_counter()
