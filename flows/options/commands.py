@@ -93,7 +93,6 @@ COMMANDS = {
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
     "contours": Command(tools.Contours, "flows.commands.exports.qupath:contours", STORE + READ),
-    "export": Command(tools.Export, "flows.commands.exports.export:export", STORE),
     "patient": Command(
         tools.PatientSheet,
         "flows.commands.exports.patient_sheet:patient",

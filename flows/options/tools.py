@@ -83,13 +83,6 @@ class Contours(Options):
     to: Annotated[str, Field(description="folder for the files")]
 
 
-class Export(Options):
-    """Write a batch's features, logits and report as an AnnData file, for scanpy and the like."""
-
-    batch: Screened
-    to: Annotated[str, Field(description="the .h5ad file to write")]
-
-
 class PatientSheet(Options):
     """Write the call of one patient, the slides and the cells behind it as a page or a table."""
 

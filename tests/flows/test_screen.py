@@ -6,6 +6,7 @@ import shutil
 from datetime import date
 from pathlib import Path
 
+import anndata
 import duckdb
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from flows.jobs.shard import run_shard
 from flows.screen import ImagesFailedError, ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import batch as batch_module
+from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
 from storage.models.classifiers import load_card
 from storage.parquet import read_table
@@ -395,14 +397,19 @@ def test_another_detector_scores_the_same_features_again_without_the_images(
     assert b.abnormal <= a.abnormal
 
 
-def test_the_queries_of_the_guides_work(
+def test_the_queries_of_the_guides_work_and_their_ann_data_has_the_features_of_scored_cells(
     images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    screen_night(images, ready)
+    outcome = screen_night(images, ready)
     monkeypatch.chdir(Path(ready.store).parent)
     guides = "".join((ROOT / room / "README.md").read_text() for room in ("storage", "flows"))
     blocks = re.findall(r"```(sql|python)\n(.*?)```", guides, re.DOTALL)
-    assert [language for language, _ in blocks] == ["sql", *["python"] * 3]
+    assert [language for language, _ in blocks] == ["sql", *["python"] * 4]
     assert duckdb.sql(blocks[0][1]).fetchall()
     for _, code in blocks[1:]:
         exec(code, {})
+    block = read_block(Store(ready.store), "m", "night", 0, outcome.images)
+    cells = anndata.read_h5ad("night.h5ad")
+    assert cells.obs_names.tolist() == [r["uri"] for r in rows_of(outcome) if not r["failure"]]
+    for tap, values in block.taps.items():
+        assert (values[block.status == SCORED] == cells[:, cells.var["tap"] == tap].X).all()
