@@ -38,8 +38,7 @@ class ReadingSample(Record):
 class Reading(Record):
     """A reader's verdict on an image; None takes back the reader's last one on it.
 
-    ``seconds`` is how long the reader looked. Verdicts given at once on several images share an
-    ``act``, which is None in a single verdict.
+    ``seconds`` is how long the reader looked.
     """
 
     reader: str
@@ -47,7 +46,6 @@ class Reading(Record):
     verdict: str | None
     at: datetime
     seconds: float = Field(ge=0, allow_inf_nan=False)
-    act: str | None = None
 
 
 def find_sample(store: Store, batch: str) -> ReadingSample | None:

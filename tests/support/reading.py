@@ -10,7 +10,6 @@ import pyarrow as pa
 from PIL import Image
 from tifffile import TiffWriter
 
-from storage.batches.features import SCORED, create_features, empty_block, write_block
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
 from storage.models.classifiers import load_card
 from storage.reports.schemas.batches import batch_schema
@@ -26,7 +25,6 @@ from storage.reports.tables import (
 )
 from storage.store import Store, digest_of
 from tasks.images.access.files import digest_of_file
-from tasks.images.decoding import DECODING
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import Region, address_of, find, image_refs
 from tests.support.reports import publish_report
@@ -159,26 +157,3 @@ def slide_night(store: Store, path: Path, cells: list[tuple[int, int]]) -> Batch
     row = pa.Table.from_pylist([{"batch": "night"}], columns)
     publish_report(store, report_path("night", DAY, BATCHES), of_attempt(columns, 1), [row])
     return batch
-
-
-def add_features(store: Store, batch: Batch) -> None:
-    """Give the cells of a night features in which every third cell is like the others of these."""
-    card = load_card(store, "tiny")
-    create_features(
-        store, "tiny", batch.key, rows=batch.rows, shard_rows=batch.shard_rows,
-        tap_widths=card.tap_widths, classes=len(card.classes), digests={"model": card.digest},
-        decoding=DECODING,
-    )  # fmt: skip
-    rng = np.random.default_rng(0)
-    ids = [
-        digest_of(Path(uri).read_bytes()) for uri in read_manifest(store, batch)["uri"].to_pylist()
-    ]
-    for shard in batch.shards():
-        rows = np.arange(shard.start, shard.stop)
-        block = empty_block(len(rows), card.tap_widths, len(card.classes))
-        for values in block.taps.values():
-            values[:] = rng.standard_normal(values.shape) + 20 * (rows % 3)[:, None]
-        block.status[:] = SCORED
-        block.logits[:] = 0
-        block.image_id[:] = [np.frombuffer(bytes.fromhex(ids[row]), np.uint8) for row in rows]
-        write_block(store, "tiny", batch.key, shard.start, block)

@@ -16,7 +16,6 @@ from starlette.responses import (
 from starlette.routing import Route
 
 from flows.commands.review.figures import figures, patient_figures
-from flows.commands.review.nearness import Like, Nearness
 from flows.commands.review.pages.patient_calls import PatientPages
 from flows.commands.review.pages.pictures import FILES, PicturePages
 from flows.commands.review.pages.viewer import ViewerPages
@@ -61,7 +60,6 @@ class Bench:
     ) -> None:
         self._session = session
         self._blind, self._reader = blind, reader
-        self._nearness = Nearness(session.store, session.batch, session.card, detector)
         self._pictures = PicturePages(session, detector)
         self._viewer = ViewerPages(session, self._page, _reader, blind=blind)
         self._patients = PatientPages(Suspects(session, detector, wanted), self._page, _reader)
@@ -81,8 +79,6 @@ class Bench:
                 Route("/by/{reader}/undo", self.undo, methods=["POST"]),
                 Route("/by/{reader}/{image_id}", self.cell, methods=["GET"]),
                 Route("/by/{reader}/{image_id}", self.say, methods=["POST"]),
-                Route("/by/{reader}/{image_id}/like", self.like, methods=["GET"]),
-                Route("/by/{reader}/{image_id}/like", self.mark, methods=["POST"]),
             ],
             exception_handlers={
                 **dict.fromkeys((StoreError, OSError, VerdictError), self._problem),
@@ -224,55 +220,10 @@ class Bench:
         # No comparison holds for NaN, and JSON has none.
         return verdict, 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_LOOK)
 
-    def like(self, request: Request) -> Response:
-        """Show the cells most similar to one by their features, without the machine's diagnoses.
-
-        ``?nights=all`` looks among other nights too, and ``?ticked=all`` ticks all boxes.
-        """
-        reader, image_id = _reader(request), self._known(request)
-        all_nights = request.query_params.get("nights") == "all"
-        ready, found = self._nearness.ready(all_nights=all_nights), list[Like]()
-        problem = self._nearness.problem
-        if ready:
-            try:
-                found = self._nearness.like(image_id, all_nights=all_nights)
-            except StoreError as error:
-                problem = str(error)
-        self._session.show({each.image_id: each.ref for each in found})
-        said = self._session.standing(reader)
-        return self._page(
-            request,
-            "like.html",
-            reader=reader,
-            image_id=image_id,
-            verdicts=self._verdicts,
-            said=said,
-            found=found,
-            all_nights=all_nights,
-            ticked=request.query_params.get("ticked") == "all",
-            reading=None if ready or problem else self._nearness,
-            problem=problem,
-        )
-
-    async def mark(self, request: Request) -> Response:
-        """Keep one answer on all ticked cells."""
-        reader, image_id = _reader(request), self._known(request)
-        fields = await _fields(request)
-        verdict, seconds = self._given(dict(fields))
-        cells = list(dict.fromkeys(value for name, value in fields if name == "cell"))
-        if not all(self._session.row(each) for each in cells):
-            raise HTTPException(400, "a ticked cell is not of this batch")
-        if cells:
-            self._session.mark(reader, cells, verdict, seconds)
-        nights = "?nights=all" if request.query_params.get("nights") == "all" else ""
-        return _to(request, f"/by/{reader}/{image_id}/like{nights}")
-
-    async def undo(self, request: Request) -> Response:
-        """Take back the last answer, and show its cell, or the cells that were ticked."""
-        reader, form = _reader(request), await _form(request)
+    def undo(self, request: Request) -> Response:
+        """Take back the last answer, and show its cell."""
+        reader = _reader(request)
         image_id = self._session.undo(reader)
-        if "like" in form and self._session.row(form["like"]):
-            return _to(request, f"/by/{reader}/{form['like']}/like")
         return _to(request, f"/by/{reader}" + (f"/{image_id}{_query(request)}" if image_id else ""))
 
     def report(self, request: Request) -> Response:
@@ -337,12 +288,8 @@ def _query(request: Request) -> str:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    return dict(await _fields(request))
-
-
-async def _fields(request: Request) -> list[tuple[str, str]]:
     try:
-        return parse_qsl((await request.body()).decode())
+        return dict(parse_qsl((await request.body()).decode()))
     except ValueError:
         raise HTTPException(400, "this form is not from these pages") from None
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 
@@ -72,7 +71,7 @@ class Session(Readings):
         return chosen
 
     def ref(self, image_id: str) -> ImageRef | None:
-        """Find the image of a cell of the batch, or of a cell shown from another; else None."""
+        """Find the image of a cell of the batch; None of another."""
         if image_id not in self._refs:
             row = self.row(image_id)
             self._find({} if row is None else {image_id: row["row"]})
@@ -83,10 +82,6 @@ class Session(Readings):
         self._find(rows)
         return {image_id: self._refs[image_id] for image_id in rows}
 
-    def show(self, refs: Mapping[str, ImageRef]) -> None:
-        """Remember the images of cells that a page shows."""
-        self._refs |= refs
-
     def _find(self, rows: Mapping[str, Any]) -> None:
         """Look up the images of cells that are not known yet, given their rows in the manifest."""
         missing = {image_id: row for image_id, row in rows.items() if image_id not in self._refs}
@@ -96,7 +91,7 @@ class Session(Readings):
     def said(self, reader: str) -> dict[str, str]:
         """Return a reader's current answers on the random sample that every reader sees.
 
-        Cells that were looked up because they resemble another one would bias every figure.
+        Cells that were chosen in a picture would bias every figure.
         """
         return {
             image: verdict
@@ -124,52 +119,23 @@ class Session(Readings):
         order = [*ordered(discordant(others), reader), *ordered(self.cells, reader)]
         return [image for image in dict.fromkeys(order) if image not in mine]
 
-    def say(self, reader: str, image_id: str, verdict: str, seconds: float) -> None:
-        """Keep a reader's answer on a cell."""
-        self._keep(reader, [image_id], verdict, seconds, None)
-
-    def mark(self, reader: str, image_ids: list[str], verdict: str, seconds: float) -> None:
-        """Keep one answer on several cells; one undo takes it back from all of them."""
-        self._keep(reader, image_ids, verdict, seconds / len(image_ids), uuid4().hex)
-
-    def _keep(
-        self,
-        reader: str,
-        image_ids: list[str],
-        verdict: str | None,
-        seconds: float,
-        act: str | None,
-    ) -> None:
-        """Write an answer on each cell; None takes the last one back."""
+    def say(self, reader: str, image_id: str, verdict: str | None, seconds: float) -> None:
+        """Keep a reader's answer on a cell; None takes the last one back."""
         with self._lock:
             # Others may have written since: this answer must count as later than theirs.
-            first = next_number(self.store, self.batch.key)
-            for number, image_id in enumerate(image_ids, first):
-                reading = Reading(
-                    reader=reader,
-                    image_id=image_id,
-                    verdict=verdict,
-                    at=now(),
-                    seconds=seconds,
-                    act=act,
-                )
-                name = add_reading(self.store, self.batch.key, reading, number)
-                self._readings[name] = reading
+            number = next_number(self.store, self.batch.key)
+            reading = Reading(
+                reader=reader, image_id=image_id, verdict=verdict, at=now(), seconds=seconds
+            )
+            self._readings[add_reading(self.store, self.batch.key, reading, number)] = reading
 
     def undo(self, reader: str) -> str | None:
-        """Take back a reader's last answer, and return the digest of its image, or of one."""
+        """Take back a reader's last answer, and return the digest of its image."""
         self.refresh()  # the last may have been given at another server
-        last = self._last(reader)
-        if not last:
-            return None
-        *_, (image_id, said) = last.items()
-        together = [
-            each
-            for each, reading in last.items()
-            if each == image_id or (said.act is not None and reading.act == said.act)
-        ]
-        self._keep(reader, together, None, 0.0, None)
-        return image_id
+        last = next(reversed(self._last(reader)), None)
+        if last is not None:
+            self.say(reader, last, None, 0.0)
+        return last
 
     def lines(self) -> list[Line]:
         """List the majority's answers as lines of a sheet, without unsure ones."""

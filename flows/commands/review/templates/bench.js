@@ -3,7 +3,7 @@
 // Cells to come are fetched while one is read, and answers are sent while the next is shown: a page
 // that loads between two keys would lose the keys typed meanwhile.
 const AHEAD = 40, AT_ONCE = 3;
-const press = { z: "undo", ArrowLeft: "before", ArrowRight: "next", l: "like", a: "all", v: "view" };
+const press = { z: "undo", ArrowLeft: "before", ArrowRight: "next", v: "view" };
 const toggle = { f: "field", h: "heat" };
 const byId = (id) => document.getElementById(id);
 let shown = performance.now(), sent = false;
@@ -116,12 +116,6 @@ if (bench()) {
     if (!target || !unsent.length) return;
     event.preventDefault();
     leave(() => target.click());
-  });
-} else if (byId("say")) {
-  byId("say").addEventListener("submit", (event) => {
-    if (sent) event.preventDefault();
-    sent = true;
-    byId("say").elements.seconds.value = ((performance.now() - shown) / 1000).toFixed(1);
   });
 }
 // The person came back to a page that the browser has kept.

@@ -9,10 +9,10 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from flows.commands.review.session import Session, open_session
-from storage.store import Store, digest_of
+from storage.store import Store
 from tests.support.bench import HOST, OWN, ask, client_of, send
 from tests.support.pages import EVIL, Page
-from tests.support.reading import add_features, night
+from tests.support.reading import night
 
 Open = Callable[..., TestClient]
 
@@ -170,74 +170,3 @@ def test_a_websocket_is_refused(client: TestClient) -> None:
         with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(path):
             pass
         assert refused.value.code == 1008
-
-
-def liked(client: TestClient, path: str) -> list[dict[str, str | None]]:
-    return [each for each in Page(ask(client, path).text).of("input") if each.get("name") == "cell"]
-
-
-def test_cells_like_one_are_found_and_marked_at_once(client: TestClient, session: Session) -> None:
-    add_features(session.store, session.batch)
-    ids = session.scored["image_id"].to_pylist()
-    image_id = session.queue("Ada")[0]
-    path = f"/by/Ada/{image_id}/like"
-    found = liked(client, path)
-    assert len(found) == len(ids) - 1
-    kinds = [ids.index(each["value"]) % 3 for each in found]
-    assert kinds[:7] == [ids.index(image_id) % 3] * 7
-    assert not any("checked" in each for each in found)
-    assert all("checked" in each for each in liked(client, f"{path}?ticked=all"))
-    marked = [str(each["value"]) for each in found[:7]]
-    answer = client.post(
-        f"/secret{path}", data={"verdict": "other", "cell": marked}, headers=OWN,
-        follow_redirects=False,
-    )  # fmt: skip
-    assert answer.headers["location"] == f"/secret{path}"
-    assert session.standing("Ada") == dict.fromkeys(marked, "other")
-    assert ask(client, path).text.count("you said <b>other</b>") == 7
-    assert send(client, "/by/Ada/undo", {"like": image_id}).headers["location"].endswith("/like")
-    assert session.standing("Ada") == {}
-
-
-def test_what_the_machine_says_of_cells_that_are_alike_stays_hidden(
-    client: TestClient, session: Session
-) -> None:
-    add_features(session.store, session.batch)
-    image_id = session.queue("Ada")[0]
-    session.say("Ben", session.queue("Ben")[0], "unsure", 1.0)
-    text = ask(client, f"/by/Ada/{image_id}/like").text
-    assert "not read" in text
-    for hidden in ("machine", "p-value", "abnormal", "flagged", "you said", "Ben"):
-        assert hidden not in text
-    extra = next(each for each in liked(client, f"/by/Ada/{image_id}/like")
-                 if each["value"] not in session.cells)["value"]  # fmt: skip
-    assert "The machine says" not in ask(client, f"/by/Ada/{extra}").text
-    send(client, f"/by/Ada/{extra}", {"verdict": "other"})
-    assert "The machine says" in ask(client, f"/by/Ada/{extra}").text
-
-
-def test_cells_of_other_nights_are_shown_and_not_marked(
-    client: TestClient, session: Session, tmp_path: Path
-) -> None:
-    add_features(session.store, session.batch)
-    before = night(session.store, tmp_path / "before", cells=30, name="before")
-    add_features(session.store, before)
-    path = f"/by/Ada/{session.queue('Ada')[0]}/like"
-    page = ask(client, f"{path}?nights=all")
-    assert page.text.count("from before: answer there") == 6  # the others lie in both nights
-    assert len(liked(client, f"{path}?nights=all")) == 23
-    (shown,) = {str(each["src"]) for each in Page(page.text).of("img")[-1:]}
-    assert client.get(shown, headers={"host": HOST}).status_code == 200
-    strange = Path(str(tmp_path / "before" / "29.png")).read_bytes()
-    form = {"verdict": "other", "cell": digest_of(strange)}
-    assert send(client, path, form).status_code == 400
-    assert session.all_standing() == {}
-
-
-def test_a_page_says_why_nothing_like_a_cell_can_be_found(
-    client: TestClient, session: Session
-) -> None:
-    page = ask(client, f"/by/Ada/{session.queue('Ada')[0]}/like")
-    assert page.status_code == 200
-    assert "Similar cells cannot be found" in page.text
-    assert "were never extracted" in page.text

@@ -151,28 +151,19 @@ def test_the_report_tells_how_far_readers_agree(session: Session) -> None:
     assert "Ada: seconds per cell, 12 of 12 read" in told.text()
 
 
-def test_what_is_marked_at_once_is_a_verdict_each_and_undone_at_once(session: Session) -> None:
-    first = session.queue("Ada")[0]
-    session.say("Ada", first, "unsure", 1.0)
-    others = [str(row["image_id"]) for row in session.scored.to_pylist()]
-    sought = [image for image in others if image not in session.cells][:3]
-    session.mark("Ada", [*sought, first], "other", 8.0)
-    again = opened(session.store, session.batch)
-    assert again.standing("Ada") == dict.fromkeys([*sought, first], "other")
-    assert again.said("Ada") == {first: "other"}  # figures are of the cells of all alone
-    assert {line.image_id for line in again.lines()} == {*sought, first}
-    assert again.undo("Ada") == first
-    assert opened(session.store, session.batch).standing("Ada") == {}
-
-
-def test_readers_who_differ_on_a_cell_that_one_sought_send_it_to_a_third(session: Session) -> None:
+def test_a_cell_chosen_in_a_picture_is_in_no_figure_and_goes_to_a_third_where_two_differ(
+    session: Session,
+) -> None:
     image = next(
         str(row["image_id"])
         for row in session.scored.to_pylist()
         if row["image_id"] not in session.cells
     )
-    session.mark("Ada", [image], "other", 1.0)
-    session.mark("Ben", [image], "Parasitized", 1.0)
+    session.say("Ada", image, "other", 1.0)
+    assert session.standing("Ada") == {image: "other"}
+    assert session.said("Ada") == {}
+    assert [line.image_id for line in session.lines()] == [image]
+    session.say("Ben", image, "Parasitized", 1.0)
     assert session.queue("Cleo")[0] == image
     assert image not in session.queue("Ada")
     assert session.lines() == []
