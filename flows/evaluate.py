@@ -39,7 +39,7 @@ from tasks.visualisation.robustness_tables import robustness_markdown
 
 MAGNITUDES = (0.0014,)  # of input pre-processing, in pixel units, as in the paper
 # Options that the record of an evaluation has as they are given.
-ASKED = {"limit", "planted", "slides", "attacks", "attacked", "save_attacks"}
+ASKED = {"limit", "planted", "attacks", "attacked", "save_attacks"}
 
 
 class EvaluationOutcome(Outcome):
@@ -153,9 +153,6 @@ def _publish(
     scores = pa.concat_tables([table for result in results for table in result.scores])
     write_table(store, metrics, *folder, "metrics.parquet")
     write_table(store, scores, *folder, "scores.parquet")
-    composed = [result.composed for result in results if result.composed is not None]
-    if composed:
-        write_table(store, pa.concat_tables(composed), *folder, "slides.parquet")
     left_out = sum(result.left_out for result in results)
     facts = {
         "Evaluation": evaluation.name,
@@ -171,7 +168,7 @@ def _publish(
     examples = [example for result in results for example in result.examples]
     title = "Robustness of " + cards[0].name
     store.write_bytes(
-        robustness_page(title, facts, metrics, scores, examples, composed[:1]).encode(),
+        robustness_page(title, facts, metrics, scores, examples).encode(),
         *folder,
         "report.html",
     )

@@ -297,13 +297,6 @@ class Evaluate(Options):
         AfterValidator(_shares),
         Field(description="shares of each slide that abnormal cells are planted as"),
     ] = PLANTED
-    slides: Annotated[
-        bool,
-        Field(
-            description="compose slides of known parasitaemia from cells of unseen patients, and "
-            "judge how they are counted and called"
-        ),
-    ] = False
     attacks: Annotated[
         list[Attack], Field(description="attacks, by default all; repeat it or use commas")
     ] = ATTACKS

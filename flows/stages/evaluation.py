@@ -24,7 +24,6 @@ from flows.jobs.evaluation.treated import (
 )
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
-from flows.stages.counting.composed_slides import composed_slides
 from flows.stages.full_spectrum import PLANTED_LEVELS, is_healthy, planted_metrics, some_of
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import ModelCard
@@ -72,7 +71,6 @@ class SeedResult:
     unseen: int
     left_out: int
     left_out_of_nights: int
-    composed: pa.Table | None = None
 
 
 def evaluate_seed(
@@ -120,13 +118,8 @@ def evaluate_seed(
     planted = planted_metrics(
         client, run, findings, scored, wanted, healthy, asked.planted, of_site
     )
-    counted, composed = (
-        composed_slides(run, scored[TEST, CLEAN], _read_images(run, TEST), seed)
-        if asked.slides
-        else ([], None)
-    )
     return SeedResult(
-        [*planted, *_metrics(client, run, findings, clean), *counted],
+        [*planted, *_metrics(client, run, findings, clean)],
         score_tables(findings),
         examples(findings) if seed == 0 else [],
         unseen=len(scored[TEST, CLEAN]),
@@ -134,7 +127,6 @@ def evaluate_seed(
         left_out_of_nights=sum(
             row.tobytes() in of_site for name in sets[1:] for row in scored[name, CLEAN].image_ids
         ),
-        composed=composed,
     )
 
 

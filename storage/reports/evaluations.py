@@ -25,9 +25,8 @@ class Evaluation(Record):
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
     ``planted`` are shares of a slide, empty in older evaluations; ``site`` is the version of a site
-    at which the first detector is tried; ``slides``: whether slides of known parasitaemia are
-    composed; ``attacked`` is the number of images attacked; ``magnitudes`` are those of input
-    pre-processing.
+    at which the first detector is tried; ``attacked`` is the number of images attacked;
+    ``magnitudes`` are those of input pre-processing.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Evaluation(Record):
     ood: dict[str, str]
     planted: list[float] = Field(default_factory=list)
     site: str | None = None
-    slides: bool = False
     attacks: list[str]
     attacked: int
     magnitudes: list[float]

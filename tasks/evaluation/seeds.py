@@ -12,12 +12,11 @@ COVARIATE, ATTACK, ALARMS, DIAGNOSIS = "covariate", "attack", "false alarms", "d
 # The full spectrum: ordinary slides, slides with something planted, slides of only one kind.
 BY_SLIDE, PLANTED, WHOLE = "slides as they are", "planted in slides", "slides of one kind"
 WHOLE_NIGHTS = "whole nights"  # strange as a whole or in part, in different company
-COMPOSED = "composed slides"  # of known parasitaemia
 NIGHTS = (BY_SLIDE, PLANTED, WHOLE, WHOLE_NIGHTS)
 # The order of groups; all others, of foreign images, come between the two lists.
 FIRST = (*NIGHTS, "near", "near, masked", "far")
-LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)
-ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS, COMPOSED)  # calling such a cell abnormal is a false alarm
+LAST = (ATTACK, COVARIATE, ALARMS, DIAGNOSIS)
+ORDINARY = (COVARIATE, ALARMS, DIAGNOSIS)  # calling such a cell abnormal is a false alarm
 THRESHOLD = "threshold"  # a metric that is plotted, not tabulated: the own detector's, by seed
 
 _COMPARED = ["group", "set", "strength", "images", "against"]

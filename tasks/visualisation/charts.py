@@ -236,28 +236,6 @@ def lines(
         return _svg(figure, title, f"{y_label} by {x_label}: " + "; ".join(said))
 
 
-def agreement(points: Mapping[str, tuple[Float, Float]]) -> str:
-    """Draw differences against means of two counts, with the 95% limits of agreement of each.
-
-    Args:
-        points: by way of counting, means and differences, two arrays (n,).
-    """
-    with mpl.rc_context():
-        figure = _figure(PLOT_HEIGHT, len(_drawn(points)))
-        axes, said = figure.add_subplot(), []
-        axes.axhline(0, color=INK, alpha=0.35, linewidth=0.8)
-        for i, (name, (_, y)) in enumerate(points.items()):
-            middle, half = float(y.mean()), 1.96 * float(y.std())
-            for value in (middle - half, middle, middle + half):
-                axes.axhline(value, color=_colour(i), linewidth=1.0, linestyle=DASHES[i % 4])
-            said.append(f"{name} {middle:.0f}, {middle - half:.0f} to {middle + half:.0f}")
-        for i, (x, y) in enumerate(points.values()):
-            axes.plot(x, y, linestyle="", marker=MARKERS[i], ms=3, alpha=0.5, color=_colour(i))
-        _label(axes, "mean square root of parasites per microlitre", "difference of roots")
-        _legend(figure, points)
-        return _svg(figure, "Limits of agreement", "; ".join(said))
-
-
 def decimals(value: float | None) -> str:
     """Format a share as the field writes it, with four places where three would hide a difference.
 

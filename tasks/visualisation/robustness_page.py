@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from tasks.evaluation.composed import agreements
 from tasks.evaluation.metrics import AS_FILES, METRICS
 from tasks.evaluation.results.examples import Example
 from tasks.evaluation.scored import OWN
 from tasks.evaluation.seeds import (
     ALARMS,
     ATTACK,
-    COMPOSED,
     COVARIATE,
     NIGHTS,
     ORDINARY,
@@ -92,13 +90,11 @@ def robustness_page(
     metrics: pa.Table,
     scores: pa.Table,
     examples: Sequence[Example],
-    composed: Sequence[pa.Table] = (),
 ) -> str:
     """Make a page that needs no other file.
 
     ``metrics`` and ``scores`` are tables of ``METRICS`` and ``SCORES``, further columns ignored; up
-    to a million rows. Images of examples are embedded as they are; ``composed`` are tables of
-    composed slides, as ``SLIDES`` of `tasks.evaluation.composed`.
+    to a million rows. Images of examples are embedded as they are.
     """
     means = means_over_seeds(metrics)
     drawn = _scores_by_detector(scores)
@@ -115,18 +111,12 @@ def robustness_page(
         rocs=_roc_charts(drawn, main_detectors(detectors_of(means))),
         strengths=_strength_charts(means),
         covariates=_covariate_charts(means),
-        composed=group_tables(means, COMPOSED),
-        agreements=[
-            (f"Agreement, {cells:,} cells", Markup(charts.agreement(pairs)))
-            for table in composed
-            for cells, pairs in agreements(table).items()
-        ],
         alarms=group_tables(means, ALARMS),
         alarm_charts=_alarm_charts(means),
         groups=[
             (g, group_tables(means, g))
             for g in groups_of(means)
-            if g not in (ALARMS, COMPOSED, *NIGHTS)
+            if g not in (ALARMS, *NIGHTS)
         ],
         examples=[_pictures(example) for example in examples],
     )

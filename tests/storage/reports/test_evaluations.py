@@ -63,7 +63,6 @@ CHANGES: dict[str, Any] = {
     "ood": {"near/white": "elsewhere"},
     "planted": [0.1],
     "site": "kampala/v0001",
-    "slides": True,
     "attacks": ["fgsm"],
     "attacked": 501,
     "magnitudes": [0.0],

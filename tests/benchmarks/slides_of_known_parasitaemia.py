@@ -1,0 +1,198 @@
+"""Compose slides of known parasitaemia, and judge how a detector counts and calls them.
+
+    python -m tests.benchmarks.slides_of_known_parasitaemia STORE [DETECTOR]
+
+A slide is composed of one patient's cells that training has not seen. Its number of parasites is
+drawn from its parasitaemia; each is found with the probability that one of that patient's parasites
+passes the threshold, and likewise for other cells. A hundred cells of a patient do not determine
+these probabilities, so each slide draws them from what the patient's cells and those of others
+allow (`tasks.counting.rates.slide_rates`). Cells drawn again and again instead would make one false
+call among 70 cells a rate of 1.4%, and none a rate of 0: patients would differ more than they do.
+The error rates by which a slide is judged always come from other patients.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.stages.counting.chosen_thresholds import errors_of_detector, load_error_rates
+from storage.models.detectors import load_detector_card
+from storage.store import Store
+from tasks.bundles import take
+from tasks.counting.call import Answers, Call
+from tasks.counting.error_rates import THRESHOLDS, ErrorCounts
+from tasks.counting.interpretation import KnownRates, blank_count, corrected, detection_limit
+from tasks.counting.rates import NODES, slide_rates
+from tasks.counting.threshold import DIAGNOSIS, are_enough, known_rates, rates_at
+from tasks.reports.parasitaemia import wilson_interval
+
+Float = NDArray[np.float64]
+Columns = dict[str, NDArray[Any]]
+
+SHARES = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1)
+SIZES = (1000, 5000, 20_000)  # red cells
+FOLDS = 5
+LEAST_CELLS = 20  # of a kind, for slides of a patient to be composed: fewer give no rate
+HEALTHY_SLIDES, INFECTED_SLIDES = 12, 2  # per patient, size and parasitaemia
+WITHIN = 0.25  # of the true count, as the WHO asks of microscopists of the first level
+COUNTED_BY_IT = 0.01  # least parasitaemia at which counts are compared in this way
+OWN, TODAY = "slidewatch", "cells over cells"  # the latter with its Wilson interval
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A patient's equally probable error rates (3, NODES): at diagnosis, dense and counting."""
+
+    name: str
+    false: Float
+    found: Float | None
+
+
+def compose(counts: ErrorCounts, cells_best: int, seed: int) -> Columns:
+    """Compose slides and count parasites on each; one row per slide.
+
+    A slide is judged without the error counts of its patient's fold; the counting threshold is
+    chosen for ``cells_best`` red cells.
+    """
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, Any]] = []
+    for fold in folds(counts.positives == 0, rng):
+        others = take(counts, np.setdiff1d(np.arange(len(counts.slides)), fold))
+        if not are_enough(others):
+            continue
+        rates = known_rates(others, cells_best)
+        answers = Answers(rates, wanted=COUNTED_BY_IT)
+        for patient in patients(counts, fold, rates):
+            rows += slides(patient, answers, rng)
+    return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
+
+
+def folds(healthy: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
+    """Divide patients into folds with equal numbers of healthy ones."""
+    fold = np.zeros(len(healthy), np.intp)
+    for kind in (healthy, ~healthy):
+        places = rng.permutation(np.flatnonzero(kind))
+        fold[places] = np.arange(len(places)) % FOLDS
+    for number in range(FOLDS):
+        yield np.flatnonzero(fold == number)
+
+
+def patients(counts: ErrorCounts, fold: NDArray[np.intp], rates: KnownRates) -> Iterator[Patient]:
+    thresholds = (DIAGNOSIS, rates.dense.log_odds, rates.counting.log_odds)
+    # In ascending order, so that a cell that passes one has passed those before.
+    places = [
+        int(np.argmin(np.abs(THRESHOLDS - each))) for each in np.maximum.accumulate(thresholds)
+    ]
+    rows = [
+        row
+        for row in fold.tolist()
+        if counts.negatives[row] >= LEAST_CELLS and not 0 < counts.positives[row] < LEAST_CELLS
+    ]
+    if not rows:
+        return
+    false = [slide_rates(counts.false[:, place], counts.negatives, rows) for place in places]
+    found = [slide_rates(counts.found[:, place], counts.positives, rows) for place in places]
+    for number, row in enumerate(rows):
+        of = [np.stack([rates[number] for rates in kind]) for kind in (false, found)]
+        yield Patient(counts.slides[row], of[0], of[1] if counts.positives[row] else None)
+
+
+def slides(
+    patient: Patient, answers: Answers, rng: np.random.Generator
+) -> Iterator[dict[str, object]]:
+    """Compose slides: without parasites for a healthy patient, with some for others."""
+    shares = (0.0,) if patient.found is None else SHARES[1:]
+    each = HEALTHY_SLIDES if patient.found is None else INFECTED_SLIDES
+    for cells in SIZES:
+        for share in shares:
+            for _ in range(each):
+                parasites = int(rng.binomial(cells, share))
+                diagnosed, dense, called = draw(patient, cells - parasites, parasites, rng)
+                answer = answers.of(called, dense, cells)
+                yield {
+                    "patient": patient.name,
+                    "cells": cells,
+                    "parasitaemia": share,
+                    "called": called,
+                    "diagnosed": diagnosed,
+                    "corrected": answer.parasitaemia,
+                    "low": answer.low,
+                    "high": answer.high,
+                    "positive": answer.call == Call.POSITIVE,
+                }
+
+
+def draw(patient: Patient, negatives: int, parasites: int, rng: np.random.Generator) -> list[int]:
+    """Draw the number of cells that pass each threshold, among those that passed the one before."""
+    total = np.zeros(len(patient.false), np.int64)
+    for cells, rates in ((negatives, patient.false), (parasites, patient.found)):
+        if rates is None:
+            continue
+        shares = np.minimum.accumulate(rates[:, rng.integers(NODES)])
+        left, before = cells, 1.0
+        for place, share in enumerate(shares.tolist()):
+            left = int(rng.binomial(left, share / before)) if before else 0
+            before = share
+            total[place] += left
+    return [int(n) for n in total]
+
+
+def measured(columns: Columns) -> Iterator[tuple[int, str, float, str, tuple[float, ...]]]:
+    """Yield size, way of counting, parasitaemia, measure and its value with an interval."""
+    truth, diagnosed, cells = columns["parasitaemia"], columns["diagnosed"], columns["cells"]
+    low, high = wilson_interval(diagnosed, cells)
+    ways: Mapping[str, tuple[NDArray[Any], ...]] = {
+        OWN: tuple(columns[name] for name in ("corrected", "low", "high", "positive")),
+        TODAY: (diagnosed / cells, low, high, diagnosed > 0),
+    }
+    for size in SIZES:
+        for name, (estimate, low, high, positive) in ways.items():
+            for share in SHARES:
+                measures = {"covered": (low <= truth) & (truth <= high), "positive": positive}
+                if share >= COUNTED_BY_IT:
+                    measures["within 25%"] = np.abs(estimate - truth) <= WITHIN * truth
+                which = (cells == size) & (truth == share)
+                for measure, hits in measures.items():
+                    value = over_patients(hits[which], columns["patient"][which])
+                    yield size, name, share, measure, value
+
+
+def over_patients(values: NDArray[Any], names: NDArray[Any]) -> tuple[float, ...]:
+    """Average over patients, with the normal 95% interval of their means."""
+    if not len(values):
+        return (np.nan, np.nan, np.nan)
+    _, index = np.unique(names.astype(str), return_inverse=True)
+    means = np.bincount(index, values.astype(np.float64)) / np.bincount(index)
+    middle = float(means.mean())
+    half = 1.96 * float(means.std(ddof=1)) / len(means) ** 0.5 if len(means) > 1 else np.nan
+    return middle, max(0.0, middle - half), min(1.0, middle + half)
+
+
+def main(url: str, detector: str | None = None) -> None:
+    store = Store(url)
+    card = load_detector_card(store, detector)
+    counts, rates = errors_of_detector(store, card), load_error_rates(store, card)
+    if counts is None or rates is None or card.counting is None:
+        raise SystemExit(f"detector {card.name} knows no error rates: no slide is composed")
+    for name, each in ((OWN, rates.counting), (TODAY, rates_at(counts, DIAGNOSIS))):
+        for cells in SIZES:
+            blank = corrected(blank_count(cells, each), cells, each)
+            limit = detection_limit(cells, each)
+            detection = "none" if limit is None else f"{limit:.2%}"
+            print(f"{name}, {cells:,} cells: limit of blank {blank:.2%}, of detection {detection}")
+        print(f"{name}: false positives {each.false.mean:.2%}, sensitivity {each.found.mean:.3f}")
+    for size, name, share, measure, (value, low, high) in measured(
+        compose(counts, card.counting.cells, seed=0)
+    ):
+        print(
+            f"{size:>6,} cells  {name:<17}{share:>8.2%}  {measure:<11}"
+            f"{value:>6.3f} ({low:.3f} to {high:.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
