@@ -114,9 +114,7 @@ def robustness_page(
         alarms=group_tables(means, ALARMS),
         alarm_charts=_alarm_charts(means),
         groups=[
-            (g, group_tables(means, g))
-            for g in groups_of(means)
-            if g not in (ALARMS, *NIGHTS)
+            (g, group_tables(means, g)) for g in groups_of(means) if g not in (ALARMS, *NIGHTS)
         ],
         examples=[_pictures(example) for example in examples],
     )
