@@ -34,7 +34,6 @@ from flows.jobs.scoring.plan import parts_of, score_jobs
 from flows.jobs.scoring.report_rows import finished_rows
 from flows.jobs.scoring.scores import score_part
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.second_look import look_jobs, look_twice
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.borrowed import borrow
@@ -222,11 +221,9 @@ class Detector:
                 every, started = range(len(parts)), batch.started_at
                 for scoring in score_jobs(of, parts, every, started, describe_night):
                     score_part(scoring)
-                for looking in look_jobs(of, len(parts)) if detector.second_look else ():
-                    look_twice(looking)
             found = finished_rows(of, len(parts), lambda _: None)
             schema = image_schema(card.classes, list(detector.taps))
-            rows = [rows.select(schema.names).cast(schema) for _, rows in found]
+            rows = [rows.select(schema.names).cast(schema) for rows in found]
             return pa.concat_tables([schema.empty_table(), *rows])
         finally:
             store.remove("batches", batch.key)

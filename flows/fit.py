@@ -36,7 +36,6 @@ from flows.stages.counting.error_counts import (
     without_repeated_errors,
 )
 from flows.stages.leaving_out import CalibrationError, calibrate_detector
-from flows.stages.ordinary_looks import ordinary_stability
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
 from storage.models.contributions import Rows
@@ -279,7 +278,7 @@ def fitted_outcome(to: Fitting, lineage: Lineage, changed: str, unreadable: int 
     """Calibrate a detector on the statistics, or say in the outcome why none is possible."""
     detector: DetectorCard | None = None
     try:
-        detector = calibrate_detector(to, lineage, ordinary_stability(to, lineage))
+        detector = calibrate_detector(to, lineage)
         warnings = detector.warnings
     except CalibrationError as error:
         warnings = [f"no detector: {error}"]

@@ -22,7 +22,7 @@ from flows.settings import Settings
 from flows.sites.learned_nights import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, publish, valid_seal
-from flows.stages.scoring import look_at_doubtful, score_slides
+from flows.stages.scoring import score_slides
 from flows.stages.sources.sorting import Wanted, counted_sorts, take
 from flows.stages.written_pages import has_page, try_page
 from storage.batches.ledger import (
@@ -240,14 +240,12 @@ def screen_sources(
 
 
 def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> Seal:
-    """Extract, score, look twice and publish, at the newest version of a site that begins now."""
+    """Extract, score and publish, at the newest version of a site that begins now."""
     with stage("extract"):
         extract(client, newest)
     with stage("score"):
         of = _as_begun(newest)
         parts = score_slides(client, of)
-    with stage("look"):
-        look_at_doubtful(client, of, parts)
     held.check()
     with stage("publish"):
         return publish(of, settings, parts)

@@ -155,7 +155,6 @@ def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
                 "created": f"{card.created_at:%Y-%m-%d %H:%M}",
                 "calibrated by": f"{card.calibrating_groups} {card.calibrated_by}s",
                 "alpha": card.alpha,
-                "second look": f"{card.second_look:,} images" if card.second_look else LEARN_IT,
                 "limits of a smear": limits_of(card),
                 "witnesses": witnesses_of(card),
                 "of other stores": origins.get((card.model, card.statistics_version)),

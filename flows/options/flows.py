@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from flows.options.taking import SPELT, Options, named_source
 from flows.settings import without_secret
 
-Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive-filters", "adaptive"]
+Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NONE: list[str] = []
 PLANTED = [0.1]

@@ -49,15 +49,12 @@ from tasks.images.listing import list_images, named
 from tasks.network.backbones import every_stage
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split_by
-from tasks.second_look.choice import spread_over
-from tasks.second_look.stability import NOISE
 
 Key = tuple[str, Treatment]
 Rows = NDArray[np.int64]
 
 ROWS, ATTACKED_ROWS = 512, 64  # images per part
 CALIBRATING = (5, 10, 20, 40)  # patients
-ORDINARY, MOST_ORDINARY = "ordinary", 400  # images, each clean and with noise of three sizes
 ALPHAS = (0.01, 0.05)
 
 
@@ -100,7 +97,8 @@ def evaluate_seed(
     wanted |= _treated(run, asked.attacks, some)
     title = f"{card.name}: corruptions and attacks"
     extract(client, [job for jobs in wanted.values() for job in jobs], title)
-    _fit_all(client, run, tuple(clean["fitted"]))
+    stages = every_stage(NetworkSpec.from_dict(model.network))
+    fit_compared(client, [FitJob(run, tap, tuple(clean["fitted"])) for tap in reversed(stages)])
     scored = {key: join_parts(found) for key, found in score(client, wanted).items()}
     before = sum(map(len, scored.values()))
     scored |= {(name, CLEAN): scored[name, CLEAN].without(seen) for name in sets[1:]}
@@ -130,15 +128,6 @@ def evaluate_seed(
     )
 
 
-def _fit_all(client: Client, run: Run, fitted: tuple[PartJob, ...]) -> None:
-    """Fit the compared detectors at every stage, and the ordinary results of a second look."""
-    stages = every_stage(NetworkSpec.from_dict(run.model.network))
-    ordinary = tuple(tuple(jobs) for jobs in ordinary_parts(run).values())
-    title = f"{run.detector.name}: ordinary images"
-    extract(client, [job for jobs in ordinary for job in jobs], title)
-    fit_compared(client, [FitJob(run, tap, fitted, ordinary) for tap in reversed(stages)])
-
-
 def _treated(run: Run, attacks: list[str], healthy: list[str]) -> dict[Key, list[PartJob]]:
     """List the parts of sampled images under every corruption, and of attacked ones by attack.
 
@@ -166,13 +155,6 @@ def _metrics(
         *attack_rows(findings),
         *(metric for found in compare_all(client, comparisons(findings)) for metric in found),
     ]
-
-
-def ordinary_parts(run: Run) -> dict[Treatment, list[PartJob]]:
-    """List the parts of ordinary reference images, if any, clean and with noise."""
-    noisy = [Treatment("noise", "noise", float(size)) for size in NOISE]
-    found = {each: _parts(run, ORDINARY, each, ROWS) for each in (CLEAN, *noisy)}
-    return {each: jobs for each, jobs in found.items() if jobs}
 
 
 def _set_name(given: str) -> str:
@@ -243,28 +225,11 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
             f"{model.name} has not seen: give images of others"
         )
     freeze("test", test, _by(test))
-    freeze(ORDINARY, _ordinary(run, evaluation), _by(test))
     for name, url in evaluation.ood.items():
         found = list_images(url, classes=model.classes, on_skip=warn)
         if not found.num_rows:
             raise SourceError(f"{url} holds no images")
         freeze(_set_name(name), *(_with_slides(name, found) if is_healthy(name) else (found,)))
-
-
-def _ordinary(run: Run, evaluation: Evaluation) -> pa.Table:
-    """List images that are used neither for training nor for measurements.
-
-    They come from the validation part; without any, a second look is not tried.
-    """
-    model = run.model
-    table = list_images(evaluation.images, classes=model.classes, limit=evaluation.limit)
-    if model.split_by == "image":
-        return table.slice(0, 0)
-    keys = table[f"{model.split_by}_id"]
-    chosen = pc.is_in(keys, pa.array(model.split["validation"], pa.string()))
-    table = table.filter(pc.and_(chosen, pc.is_in(table["label"], pa.array(model.classes))))
-    _, patients = np.unique(table[f"{model.split_by}_id"].to_pylist(), return_inverse=True)
-    return table.take(spread_over(patients, MOST_ORDINARY))
 
 
 def _with_slides(name: str, table: pa.Table) -> tuple[pa.Table, str]:

@@ -35,7 +35,7 @@ from storage.models.detectors import (
 from storage.models.statistics import Lineage, load_moments, version_name
 from storage.records import now
 from storage.store import Store, digest_of
-from tasks.detector.calibration import Calibration, calibrate
+from tasks.detector.calibration import calibrate
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.mahalanobis import TiedGaussian, condition_number
 from tasks.detector.moments import ClassStatistics
@@ -60,21 +60,15 @@ class CalibrationError(Exception):
     """A detector cannot be calibrated on the statistics."""
 
 
-def calibrate_detector(
-    to: Fitting, lineage: Lineage, stability: tuple[Calibration | None, list[str]]
-) -> DetectorCard:
+def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
     """Make the detector of a version of the statistics, or find the existing one.
-
-    ``stability`` is the calibration of second looks, or None, and warnings.
 
     Raises:
         CalibrationError: a class is missing, or there are too few images.
     """
     settings, store, card = to.settings, to.store, to.model
     others = list_detectors(store, on_damage=warn)
-    calibrates_looks, cannot_look = stability
-    looks = len(calibrates_looks.scores) if calibrates_looks else None
-    made = [d for d in others if _same(d, settings, card, lineage) and d.second_look == looks]
+    made = [d for d in others if _same(d, settings, card, lineage)]
     if made and made[-1].schema_version >= KNOWS_WITNESSES:
         return made[-1]
     statistics, gaussians = _fitted(store, card, lineage)
@@ -88,7 +82,6 @@ def calibrate_detector(
         gaussians,
         calibrate(np.concatenate(distances), number),
         own,
-        calibrates_looks,
         second.witnesses if second else None,
     )
     errors = second.errors if second else kept_errors(store, lineage)
@@ -114,9 +107,8 @@ def calibrate_detector(
         slides=len(own.calibration.slides.scores) if own else None,
         floor=_floor_card(own),
         witnesses=second.card if second else None,
-        warnings=[*warnings, *without, *cannot_look, *alone, *unknown],
+        warnings=[*warnings, *without, *alone, *unknown],
         sequence=1 + max((made.sequence for made in others), default=0),
-        second_look=looks,
         counting=counting,
     )
     save_detector(store, detector_card, content)

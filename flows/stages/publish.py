@@ -209,13 +209,10 @@ def counting_at(of: Screened, settings: Settings) -> Counting:
 
 
 def _counted(of: Screened, parts: int, tallies: Sequence[Tally]) -> Iterator[pa.Table]:
-    """Read the rows of the batch's parts, count them in all tallies, and apply second looks.
-
-    Tallies count the first pass, for which the error rates of a count are known.
-    """
-    for marked, rows in finished_rows(of, parts, warn):
+    """Read the rows of the batch's parts, and count them in all tallies."""
+    for rows in finished_rows(of, parts, warn):
         for tally in tallies:
-            tally.count(marked)
+            tally.count(rows)
         yield rows
 
 

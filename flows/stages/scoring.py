@@ -1,4 +1,4 @@
-"""Score cells against their own slide, on workers, and look twice at cells for review."""
+"""Score cells against their own slide, on workers."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,10 +10,8 @@ from flows.jobs.scoring.night import Night, NightJob, describe_night
 from flows.jobs.scoring.plan import Part, parts_of, score_jobs
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.second_look import look_jobs, look_twice
-from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
-from storage.batches.ledger import complete_looks, complete_scores, screening_start
+from storage.batches.ledger import complete_scores, screening_start
 from tasks.detector.witnesses import Discriminant
 
 
@@ -48,20 +46,3 @@ def plan_jobs(
         return night
 
     return score_jobs(of, parts, wanted, scored_at, describe, discriminant)
-
-
-@task
-def look_at_doubtful(client: Client, of: Screened, parts: int) -> None:
-    """Have a second look at the most doubtful images of a batch whose parts are all scored.
-
-    Parts that an earlier run has finished are skipped.
-    """
-    if of.detector.second_look is None:
-        warn(
-            f"no image gets a second look: detector {of.detector.name} was fitted without "
-            "calibrating it; fit again to enable it"
-        )
-        return
-    jobs = look_jobs(of, parts, complete_looks(of.store, of.batch, of.key))
-    for _ in run_jobs(client, look_twice, jobs, title=f"look twice {of.batch.name}"):
-        pass

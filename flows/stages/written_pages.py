@@ -51,7 +51,7 @@ from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
 from tasks.reports.called_cells import COLUMNS as OF_CALLED
-from tasks.reports.called_cells import FIRST, CalledCells, patient_of, wanted_patients
+from tasks.reports.called_cells import CalledCells, patient_of, wanted_patients
 from tasks.reports.field_rows import COLUMNS, cells_of
 from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
@@ -87,7 +87,7 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
     patients, slides = _patients(store, batch, seal), _slides(store, batch)
     shown = opened(in_order(patients)) if patients is not None else []
     cells = _called_cells(shown, slides)
-    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, FIRST, *COLUMNS])
+    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, *COLUMNS])
     images = report_path(batch.name, batch.batch_date)
     for rows in iterate_rows(store, *images, columns=list(wanted)):
         highlights.count(rows)

@@ -2,10 +2,9 @@
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
 ``scores/<screening>/<part>.parquet`` and ``shifts/<screening>/<part>.parquet`` hold the scored rows
-of a part and of its slides until the report is published, and ``looks/<screening>/<part>.parquet``
-the results of second looks at some of its images; ``sealed/<screening>.json`` says that the report
-is published. All are in ``batches/<batch>/``. A screening is named by its detector, and its site if
-it has one (`screening_key`).
+of a part and of its slides until the report is published; ``sealed/<screening>.json`` says that the
+report is published. All are in ``batches/<batch>/``. A screening is named by its detector, and its
+site if it has one (`screening_key`).
 """
 
 from contextlib import suppress
@@ -146,22 +145,10 @@ def complete_scores(store: Store, batch: Batch, key: str) -> set[int]:
     return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
 
 
-def looks_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
-    """Return the file with a part's second looks."""
-    return ("batches", batch.key, "looks", key, f"{part:06d}.parquet")
-
-
-def complete_looks(store: Store, batch: Batch, key: str) -> set[int]:
-    """List the parts of a batch in which a screening had a second look at some images."""
-    names = store.names("batches", batch.key, "looks", key)
-    return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
-
-
 def discard_scores(store: Store, batch: Batch, key: str) -> None:
     """Remove the scored rows of a report that is now published."""
     # The markers of complete parts go first.
     store.remove("batches", batch.key, "shifts", key)
-    store.remove("batches", batch.key, "looks", key)
     store.remove("batches", batch.key, "scores", key)
     store.remove("batches", batch.key, "rows", key)  # written by 0.1
 

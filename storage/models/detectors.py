@@ -115,10 +115,9 @@ class DetectorCard(Card):
 
     ``slides`` counts the slides that calibrate scores by a cell's own slide; None without such
     scores, as in schema version 1. ``sequence`` counts the detectors of a store as they are made;
-    it is 0 in detectors made before 0.2. ``second_look`` counts the images that calibrate a second
-    look; None if the detector cannot look twice. ``counting`` is None if the error rates of a count
-    are not known. Both are None before schema version 3. Without a ``floor`` (before version 4) any
-    slide passes for a smear; without ``witnesses`` (before version 5) only the network diagnoses.
+    it is 0 in detectors made before 0.2. ``counting`` is None if the error rates of a count are not
+    known, as before schema version 3. Without a ``floor`` (before version 4) any slide passes for a
+    smear; without ``witnesses`` (before version 5) only the network diagnoses.
     """
 
     digest_since: ClassVar[int] = 2
@@ -138,7 +137,6 @@ class DetectorCard(Card):
     warnings: list[str]
     slides: int | None = None
     sequence: int = 0
-    second_look: int | None = None
     counting: CountingCard | None = None
     floor: FloorCard | None = None
     witnesses: WitnessCard | None = None

@@ -27,15 +27,12 @@ class Detector(Bundle):
     """Gaussians by tap, and the calibration of their distances in the order of the taps.
 
     ``own`` scores cells by their own slide; None if too few slides were fitted to know how slides
-    differ. ``stability`` has the ordinary losses of a diagnosis under filters
-    (`tasks.second_look.stability`); None if they were not measured. ``witnesses`` diagnose; None if
-    only the network does.
+    differ. ``witnesses`` diagnose; None if only the network does.
     """
 
     gaussians: dict[str, TiedGaussian] = field(metadata={KEPT_AS: "tap"})
     calibration: Calibration
     own: OwnNormal | None = None
-    stability: Calibration | None = None
     witnesses: Witnesses | None = None
 
     @property

@@ -20,7 +20,6 @@ class Reason(StrEnum):
     UNCERTAIN = "uncertain"
     DISAGREE = "network and statistics disagree"
     PLATELET = "platelet at the rim"  # of a cell that is a parasite's to the network
-    UNSTABLE = "unstable"  # never the only reason: only images with another one get a second look
     FAILED = "failed"
 
 

@@ -20,21 +20,10 @@ from tasks.detector.detector import score as score_images
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import Moments
 from tasks.detector.probabilities import probabilities
-from tasks.second_look.both import Ordinary, Seen, both_scores, stability_score
-from tasks.second_look.views import FILTERS
 from tasks.types import Float
 
 ODIN_TEMPERATURE = 1000.0
 NEIGHBOURS = 50
-STABILITY, BOTH = "stability", "distance and stability"
-
-
-@dataclass(frozen=True)
-class Filtered(Bundle):
-    """Logits (n, C) of n images under a filter, and the detector's taps (n, d)."""
-
-    logits: NDArray[np.float32]
-    taps: Mapping[str, NDArray[np.float32]] = field(metadata={KEPT_AS: "tap"})
 
 
 @dataclass(frozen=True)
@@ -44,8 +33,8 @@ class Evidence(Bundle):
     ``taps`` are pooled features (n, d) of the network's stages, including `PENULTIMATE`;
     ``logits`` (n, C); ``border`` (n,) the mean brightness in [0, 1] of the outermost pixels;
     ``odin`` the logits and ``moved`` the detector's taps after input pre-processing, by its
-    magnitude; ``filtered`` the results of a second look, by filter; ``platelet`` (n,) marks
-    suspected cells with a platelet at their rim, None if no class is called "Parasitized".
+    magnitude; ``platelet`` (n,) marks suspected cells with a platelet at their rim, None if no
+    class is called "Parasitized".
     """
 
     taps: Mapping[str, NDArray[np.float32]] = field(metadata={KEPT_AS: "tap"})
@@ -53,7 +42,6 @@ class Evidence(Bundle):
     border: NDArray[np.float32]
     odin: Mapping[float, NDArray[np.float32]]
     moved: Mapping[float, Mapping[str, NDArray[np.float32]]]
-    filtered: Mapping[str, Filtered] = field(default_factory=dict)
     platelet: NDArray[np.bool_] | None = None
 
 
@@ -76,8 +64,7 @@ class Fitted:
 
     ``layers`` has a Gaussian for each stage; ``unit_last`` is one for the last features on the unit
     sphere, ``whole`` one around a single mean; ``bank`` (m, d) are some last features on the unit
-    sphere; ``last`` is the tap of these features. ``ordinary`` are the results of a second look at
-    images outside the training set; None if none were given.
+    sphere; ``last`` is the tap of these features.
     """
 
     detector: Detector
@@ -87,7 +74,6 @@ class Fitted:
     whole: TiedGaussian
     residual: Residual
     bank: Float
-    ordinary: Ordinary | None = None
 
 
 Score = Callable[[Evidence, Fitted], Float]
@@ -179,17 +165,6 @@ def preprocessed(evidence: Evidence, fitted: Fitted, magnitude: float) -> Float:
     return score_images(fitted.detector, evidence.moved[magnitude]).abnormality
 
 
-def seen_of(evidence: Evidence, detector: Detector) -> Seen:
-    """Join the results of the first look and of the filters."""
-    looks = [evidence.taps, *(evidence.filtered[name].taps for name in FILTERS)]
-    distances = [log_distance(score_images(detector, taps).distances) for taps in looks]
-    return Seen(
-        evidence.logits,
-        np.stack([evidence.filtered[name].logits for name in FILTERS], axis=1),
-        np.stack(distances, axis=1),
-    )
-
-
 def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
     """Compute every score (n,) by detector; pre-processed ones if the evidence has them."""
     scores = {name: function(evidence, fitted) for name, function in SCORES.items()}
@@ -198,10 +173,6 @@ def all_scores(evidence: Evidence, fitted: Fitted) -> dict[str, Float]:
         scores[f"slidewatch, pre-processed {magnitude:g}"] = preprocessed(
             evidence, fitted, magnitude
         )
-    if fitted.ordinary is not None:
-        seen = seen_of(evidence, fitted.detector)
-        scores[STABILITY] = stability_score(fitted.ordinary, seen)
-        scores[BOTH] = both_scores(fitted.ordinary, seen)
     return scores
 
 

@@ -6,7 +6,6 @@ image and the image with matched noise are diagnosed correctly, and the attacked
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +31,7 @@ VERDICT = "slidewatch verdict"
 UNSEEN_ATTACK = "mahalanobis, all layers (unseen-attack)"
 KNOWN_ATTACK = "mahalanobis, all layers (known-attack)"
 KNOWN_STACK = "layers and margin (known-attack)"
-KNOWN_LOOK = "layers and second look (known-attack)"
-UNSEEN_LOOK = "layers and second look (unseen-attack)"
-LEARNED = (KNOWN_ATTACK, KNOWN_STACK, UNSEEN_ATTACK, KNOWN_LOOK, UNSEEN_LOOK)  # in this order
+LEARNED = (KNOWN_ATTACK, KNOWN_STACK, UNSEEN_ATTACK)  # in this order
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Side:
 
     ``scores`` (n,) by detector; ``layers`` (n, L) log distances by stage; ``margin`` (n,) the
     largest logit minus the next; ``verdict`` (n,) whether a person would be asked; ``clusters``
-    (n,) of images resampled together; ``looked`` (n, d) features of both looks, or None.
+    (n,) of images resampled together.
     """
 
     scores: Mapping[str, Float]
@@ -51,22 +48,16 @@ class Side:
     margin: Float
     verdict: NDArray[np.bool_]
     clusters: NDArray[np.str_]
-    looked: Float | None = None
 
 
 def _with_margin(side: Side) -> Float:
     return np.hstack([side.layers, side.margin[:, None]])
 
 
-def _with_second_look(side: Side) -> Float | None:
-    return None if side.looked is None else np.hstack([side.layers, side.looked])
-
-
 # The features of regressions, and the names of those that know the attack and that do not.
-SEEN: tuple[tuple[str, str | None, Callable[[Side], Any]], ...] = (
+SEEN: tuple[tuple[str, str | None, Callable[[Side], Float]], ...] = (
     (KNOWN_ATTACK, UNSEEN_ATTACK, lambda side: side.layers),
     (KNOWN_STACK, None, _with_margin),
-    (KNOWN_LOOK, UNSEEN_LOOK, _with_second_look),
 )
 
 
@@ -138,10 +129,7 @@ def _regressions(
     kinds = [np.full(len(side.layers), kind, bool) for kind, side in enumerate(teachers)]
     scores = {}
     for known, unseen, seen in SEEN:
-        parts = [seen(side) for side in sides]
-        if any(part is None for part in parts):
-            continue  # there was no second look
-        x = np.concatenate(parts)
+        x = np.concatenate([seen(side) for side in sides])
         scores[known] = _cross_fitted(x, clusters, x, truth, clusters)
         if teachers and unseen:
             scores[unseen] = _cross_fitted(

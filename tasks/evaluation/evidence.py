@@ -6,12 +6,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.bundles import join
-from tasks.evaluation.baselines import ODIN_TEMPERATURE, Evidence, Filtered
+from tasks.evaluation.baselines import ODIN_TEMPERATURE, Evidence
 from tasks.evaluation.treatments.attacks import Target, differentiable_abnormality, preprocess
-from tasks.network.classifier import to_pixels
 from tasks.network.extraction import platelets
 from tasks.reports.image_columns import PARASITIZED
-from tasks.second_look.views import filtered
 
 BATCH = 32
 
@@ -49,18 +47,8 @@ def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> 
         border=to_numpy(pixels[:, :, border].mean(dim=(1, 2))),
         odin=odin,
         moved=moved,
-        filtered={
-            name: _under_filter(changed, target) for name, changed in filtered(images).items()
-        },
         platelet=platelet,
     )
-
-
-def _under_filter(images: NDArray[np.uint8], target: Target) -> Filtered:
-    with torch.inference_mode(), target.classifier.computing():
-        pixels = to_pixels(images).to(target.classifier.mean.device)
-        taps, logits = target.classifier.features(pixels)
-    return Filtered(to_numpy(logits), {tap: to_numpy(taps[tap]) for tap in target.detector.taps})
 
 
 def to_numpy(values: Tensor) -> NDArray[np.float32]:

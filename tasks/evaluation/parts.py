@@ -23,7 +23,7 @@ FORMS = (FILE, COMPUTED, NOISE)
 class Treatment:
     """A treatment of images before they are scored; ``strength`` is in the name's unit."""
 
-    kind: Literal["none", "noise", "corruption", "attack"] = "none"
+    kind: Literal["none", "corruption", "attack"] = "none"
     name: str = "clean"
     strength: float | None = None
 

@@ -10,7 +10,7 @@ from tasks.bundles import join, take
 from tasks.detector.calibration import p_values
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.detector.witnesses import Witnesses
-from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances, seen_of
+from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances
 from tasks.evaluation.parts import Norms, Part, Pictures, Transfer
 from tasks.images.platelets import without_platelets
 from tasks.types import Float
@@ -26,8 +26,7 @@ class Scored:
     distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and ``probability``
     (n,) its probability; ``label`` (n,), -1 if unknown; ``logits`` (n, C) of the diagnosis;
     ``by_network`` (n,) the likeliest class by the network alone, and ``disagree`` (n,) whether two
-    witnesses differ; ``looked`` (n, d) features of a first and a second look, None without a
-    second.
+    witnesses differ.
     """
 
     rows: NDArray[np.int64]
@@ -40,7 +39,6 @@ class Scored:
     logits: Float
     by_network: NDArray[np.int8]
     disagree: NDArray[np.bool_]
-    looked: Float | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -114,7 +112,6 @@ def _scored(
         logits=logits,
         by_network=evidence.logits.argmax(axis=1).astype(np.int8),
         disagree=disagree,
-        looked=seen_of(evidence, fitted.detector).vectors if fitted.ordinary else None,
     )
 
 

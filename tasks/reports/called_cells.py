@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from tasks.counting.call import called_cells
 from tasks.reports.image_columns import PARASITIZED, numbers_of, pairs_of, plain, rank_within
 from tasks.reports.parasite_counts import is_read
-from tasks.types import Float
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
 
-FIRST = f"first_probability_{PARASITIZED}"  # by which cells are counted, since 0.3
-SECOND = f"probability_{PARASITIZED}"
+CHANCE = f"probability_{PARASITIZED}"
 # Columns to read of image rows, including those that pages and readers need.
 COLUMNS = (
     "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
@@ -32,12 +30,11 @@ def patient_of(row: Mapping[str, Any]) -> Patient:
 class CalledCells:
     """Collect the called cells of some patients; image rows may come in any parts.
 
-    The counting threshold is on log-odds, which rise with the probability at the first look. So a
-    patient's called cells are the most probable ones read, as many as the report on patients has
-    counted; if these are few, the next most probable follow. Memory grows with the number of
-    patients, not of images. ``called`` counts called cells by patient; the cells of ``unreadable``
-    slides do not count. At most ``most`` cells are kept of a patient, and ``least`` of one with
-    fewer called ones.
+    The counting threshold is on log-odds, which rise with the probability. So a patient's called
+    cells are the most probable ones read, as many as the report on patients has counted; if these
+    are few, the next most probable follow. Memory grows with the number of patients, not of images.
+    ``called`` counts called cells by patient; the cells of ``unreadable`` slides do not count. At
+    most ``most`` cells are kept of a patient, and ``least`` of one with fewer called ones.
     """
 
     def __init__(
@@ -55,9 +52,9 @@ class CalledCells:
 
     def count(self, rows: pa.Table) -> None:
         """Collect from rows that have `COLUMNS` and a probability of "parasitized"."""
-        chance = self._chance(rows)
-        if chance is None:
+        if CHANCE not in rows.column_names:
             return
+        chance = numbers_of(rows, CHANCE)
         places = self._places_of(rows)
         kept = (places >= 0) & is_read(rows)
         mine = rows.filter(pa.array(kept)).append_column("place", pa.array(places[kept]))
@@ -74,10 +71,6 @@ class CalledCells:
         called = self._called[patient]
         rows = own.slice(0, max(called, self._least)).to_pylist()
         return [row | {"called": number < called} for number, row in enumerate(rows)]
-
-    def _chance(self, rows: pa.Table) -> Float | None:
-        name = next((each for each in (FIRST, SECOND) if each in rows.column_names), None)
-        return None if name is None else numbers_of(rows, name)
 
     def _places_of(self, rows: pa.Table) -> NDArray[np.int64]:
         """Number the patients of image rows (n,); -1 for cells of other patients."""

@@ -1,8 +1,8 @@
 """Count parasites by slide and by patient, and make columns of the results.
 
-Whole red cells that are not abnormal for their slide count, by their first look: those whose
-log-odds of "parasitized" reach the counting threshold, whose error rates are known. Abnormal cells,
-white cells, cells cut by a border and copies of images do not count.
+Whole red cells that are not abnormal for their slide count: those whose log-odds of "parasitized"
+reach the counting threshold, whose error rates are known. Abnormal cells, white cells, cells cut by
+a border and copies of images do not count.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,8 +30,7 @@ from tasks.reports.parasitaemia import DensityClass, density_of_percent
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Float
 
-# Log-odds of "parasitized" at the first look, and the slide's lean: columns of no report.
-LOG_ODDS, LEAN = "log_odds", "lean"
+LOG_ODDS = "log_odds"  # of "parasitized", a column of no report
 SHIFTED = "shifted"  # the reason not to believe expected errors
 OTHER_LABORATORY = "other laboratory"
 SHIFTED_SHARE = 0.1  # of a night's cells

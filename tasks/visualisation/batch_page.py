@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.detector.verdict import Reason, parse_reasons
 from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.image_columns import COLOURS
@@ -70,7 +69,6 @@ LIGHTS = {
     Light.AMBER: "Amber: something needs a look",
     Light.RED: "Red: look before using any result",
 }
-REASONS: Mapping[str, str] = {Reason.UNSTABLE: "the diagnosis changes when the image is blurred"}
 # Heading, words, and whether the sheet is folded: sheets that say nothing about a patient are last.
 SHEETS = {
     PERSON: (
@@ -231,21 +229,12 @@ def _cell(view: BatchView, row: Mapping[str, Any]) -> dict[str, Any]:
         "probability": f"{probability:.0%}",
         "abnormality": number_text(row["abnormality"]),
         "p_value": p_text(row["p_value"]),
-        "reason": _reasons_text(row["review_reason"]),
+        "reason": row["review_reason"],
         "missing": exhibit.missing,
         "thumbnail": exhibit.thumbnail and data_uri(exhibit.thumbnail, "webp"),
         "heat": exhibit.heat and data_uri(exhibit.heat, "webp"),
         "nearest": why and shortened(view.classes[why.nearest]),
     }
-
-
-def _reasons_text(reasons: str | None) -> str:
-    """Say why a person looks at a cell.
-
-    >>> _reasons_text("abnormal, unstable")
-    'abnormal, the diagnosis changes when the image is blurred'
-    """
-    return ", ".join(REASONS.get(reason, reason) for reason in parse_reasons(reasons))
 
 
 def _fields(view: BatchView) -> list[dict[str, Any]]:

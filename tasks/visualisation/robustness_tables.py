@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from tasks.evaluation.baselines import BOTH
 from tasks.evaluation.comparison import VERDICT
 from tasks.evaluation.metrics import AS_FILES
 from tasks.evaluation.scored import OWN
@@ -37,7 +36,7 @@ ALARM, ACCURACY = "called abnormal", "accuracy"
 RANKED = ("AUROC", "TNR at 95% TPR", "detection accuracy", "AUPR in", "AUPR out", "caught")
 SHOWN = len(charts.PALETTE)  # detectors in a summary, series in a chart
 # The first detector whose name begins so goes into summaries and charts before others do.
-MAIN = (OWN, VERDICT, BOTH, "maximum softmax", "energy", "ODIN", "k nearest", "mahalanobis")
+MAIN = (OWN, VERDICT, "maximum softmax", "energy", "ODIN", "k nearest", "mahalanobis")
 LEARNED = "known-attack"
 
 

@@ -121,8 +121,7 @@ def of_the_report(store: Store, truth: Truth) -> None:
     names = {
         "network": "network_probability",
         "statistics": "statistics_probability",
-        "both": "first_probability_Parasitized",
-        "both, after the second look": "probability_Parasitized",
+        "both": "probability_Parasitized",
     }
     for name, column in names.items():
         print(line(name, [(odds(column), truth.parasitized)]))

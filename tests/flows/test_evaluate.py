@@ -22,7 +22,7 @@ from storage.parquet import read_table
 from storage.reports.evaluations import part_path, read_arrays
 from storage.reports.tables import report_path
 from storage.store import Store, StoreError
-from tasks.evaluation.baselines import BOTH, SCORES, STABILITY
+from tasks.evaluation.baselines import SCORES
 from tasks.evaluation.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
 from tasks.images.access.files import SourceError
 from tasks.synthetic.rendered_cells import write_collection, write_night
@@ -114,7 +114,7 @@ def test_every_detector_is_measured_on_every_set(outcome: EvaluationOutcome) -> 
     assert set(metrics.seed) == {0, 1}
     assert outcome.detectors == ["m-v0001", "m-seed-1-v0001"]
     compared = metrics[metrics.metric == "AUROC"].dropna(subset=["detector"])
-    wanted = {*SCORES, STABILITY, BOTH, KNOWN_ATTACK, UNSEEN_ATTACK, "ODIN 0.0014"}
+    wanted = {*SCORES, KNOWN_ATTACK, UNSEEN_ATTACK, "ODIN 0.0014"}
     for name in (*OTHER, "bim"):
         rows = compared[compared.set == name.split("/")[-1]]
         assert wanted <= set(rows.detector), name

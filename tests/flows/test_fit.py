@@ -16,10 +16,9 @@ from storage.arrays import arrays_to_bytes
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import load_card
-from storage.models.detectors import load_detector, load_detector_card
+from storage.models.detectors import load_detector_card
 from storage.models.statistics import Lineage, latest_statistics, load_moments, load_statistics
 from storage.store import Store, StoreError, digest_of
-from tasks.detector.detector import Detector
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.groups import by_slide, coarser
 from tasks.images.access.files import SourceError
@@ -65,35 +64,6 @@ def test_a_detector_says_who_calibrated_it(fitted: tuple[Settings, FitOutcome]) 
     assert detector.calibrating_groups == len(load_card(store, "m").split["train"])
     assert detector.calibrating_images == sum(outcome.images.values())
     assert any("is a guess" in warning for warning in detector.warnings)
-
-
-def test_a_fit_learns_what_a_second_look_finds_of_images_that_were_not_trained_on(
-    fitted: tuple[Settings, FitOutcome],
-) -> None:
-    settings, outcome = fitted
-    store = Store(settings.store)
-    detector = load_detector_card(store, outcome.detector)
-    assert detector.second_look == len(load_card(store, "m").split["validation"]) * CELLS
-    stability = Detector.from_arrays(load_detector(store, detector)).stability
-    assert stability is not None
-    assert len(stability.scores) == detector.second_look
-
-
-def test_a_detector_of_before_is_made_anew_with_a_second_look_by_fitting_again(
-    images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr("flows.fit.ordinary_stability", lambda *_: (None, ["no second look"]))
-        before = fit(str(images / "smears"), batch="first", settings=settings)
-        assert "no second look" in before.warnings
-    after = fit(str(images / "smears"), batch="first", settings=settings)
-    again = fit(str(images / "smears"), batch="first", settings=settings)
-    assert (before.detector, after.detector) == ("m-v0001", "m-v0001-2")
-    assert again.detector == after.detector
-    store = Store(settings.store)
-    looks = [load_detector_card(store, each.detector).second_look for each in (before, after)]
-    assert looks[0] is None
-    assert looks[1]
 
 
 def test_a_batch_merged_twice_counts_once(images: Path, ready: Settings) -> None:

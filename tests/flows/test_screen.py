@@ -61,26 +61,8 @@ def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -
     assert pq.ParquetFile(outcome.report).schema_arrow.equals(schema, check_metadata=True)
     row = next(row for row in rows_of(outcome) if row["status"] == "scored")
     empty = {name for name, value in row.items() if value is None}
-    looked = {"stability", "unstable", "second_look"}
     alone = {"network_probability", "statistics_probability"}  # too few cells are unseen for two
-    assert empty <= {"label", "failure", "review_reason", "site", *PIECE, *looked, *alone}
-
-
-def test_cells_for_review_are_looked_at_twice_and_slides_are_counted_by_the_first_pass(
-    images: Path, ready: Settings
-) -> None:
-    outcome = screen_night(images, ready)
-    rows = [row for row in rows_of(outcome) if row["status"] == "scored"]
-    looked = {row["uri"] for row in rows if row["second_look"] == "made"}
-    assert looked == {row["uri"] for row in rows if row["verdict"] == "review"} != set()
-    assert {row["uri"] for row in rows if row["stability"] is not None} == looked
-    for row in rows:
-        moved = row["probability_Parasitized"] != row["first_probability_Parasitized"]
-        assert moved <= (row["uri"] in looked)
-        assert ("unstable" in (row["review_reason"] or "")) == bool(row["unstable"])
-    first = [float(str(row["first_probability_Parasitized"])) > 0.5 for row in rows]
-    slides = pq.ParquetFile(reports_of(ready, "night")["slides"]).read()["parasitized"]
-    assert sum(slides.to_pylist()) == sum(first)
+    assert empty <= {"label", "failure", "review_reason", "site", *PIECE, *alone}
 
 
 def test_planted_images_are_more_abnormal_than_cells(images: Path, ready: Settings) -> None:
@@ -185,7 +167,7 @@ def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Setting
     outcome = screen_night(images, ready)
     cells = duckdb.sql(
         f"SELECT slide_id, count(*), count(*) FILTER (abnormal), count(*) FILTER "
-        f"(first_probability_Parasitized > 0.5) FROM '{outcome.report}' GROUP BY 1 ORDER BY 1"
+        f"(probability_Parasitized > 0.5) FROM '{outcome.report}' GROUP BY 1 ORDER BY 1"
     ).fetchall()
     paths = reports_of(ready, "night")
     schemas = {"slides": slide_schema(), "batches": batch_schema()}

@@ -14,7 +14,6 @@ from flows.commission import commission
 from flows.federation import export, import_file
 from flows.fit import fit, retract
 from flows.jobs.fitting.fitted_rows import slides_of_version
-from flows.jobs.networks import load_inference
 from flows.jobs.verified import load_site_normal
 from flows.screen import screen
 from flows.settings import Settings
@@ -32,10 +31,6 @@ from tasks.detector.detector import Detector
 from tasks.detector.verdict import Reason
 from tasks.detector.witnesses import Witnesses, discriminant
 from tasks.evaluation.metrics import Interval
-from tasks.images.regions import image_refs
-from tasks.network.extraction import load_images
-from tasks.second_look.settling import is_settled
-from tasks.second_look.views import VIEWS, turned
 from tasks.sites.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
@@ -117,34 +112,6 @@ def test_a_night_says_what_each_witness_says_and_where_they_disagree(made: Setti
     assert (found["verdict"][apart] == "review").all()
 
 
-def test_a_second_look_hears_both_witnesses(made: Settings) -> None:
-    store, known, found = Store(made.store), of(made), rows(made)
-    model, batch = find_card(store, "m"), load_batch(store, "night")
-    changed = found["probability_Parasitized"] != found["first_probability_Parasitized"]
-    looked = np.flatnonzero((found["second_look"] == "made") & changed)
-    assert len(looked)
-    manifest = read_manifest(store, batch)
-    place = {uri: row for row, uri in enumerate(manifest["uri"].to_pylist())}
-    row = place[found["uri"][looked[0]]]
-    network = load_inference(store, model)
-    (loaded,) = load_images(image_refs(manifest.slice(row, 1)), network.spec.side, 1)
-    assert loaded.pixels is not None
-    one = loaded.pixels[np.newaxis]
-    taps, logits = network.run(turned(one, range(VIEWS)))
-    scores = known.discriminant.scores(taps)
-    odds = (logits[:, 0] - logits[:, 1]) / model.temperature
-
-    first = logit(found["statistics_probability"][looked[0]])
-    lean = scores[0] - (first - known.scales.statistics.bias) / known.scales.statistics.scale
-    for views in (2, 3, 4, 6, 8):
-        score = scores[:views].mean() - lean
-        both = known.scales.testify(np.asarray([odds[:views].mean()]), np.asarray([score])).both
-        chance = float(1 / (1 + np.exp(-both[0])))
-        if is_settled(np.asarray([[chance, 1 - chance]]), views):
-            break
-    assert found["probability_Parasitized"][looked[0]] == pytest.approx(chance, abs=1e-3)
-
-
 def test_a_fitted_batch_changes_the_diagnosis_and_taking_it_out_changes_it_back(
     made: Settings, tmp_path: Path
 ) -> None:
@@ -217,7 +184,7 @@ def test_labelled_cells_of_a_site_are_class_statistics_there(
     assert (there["statistics_probability"] != before["statistics_probability"]).any()
     said = [logit(there[f"{name}_probability"].astype(float)) for name in ("network", "statistics")]
     both = fitted.scales.both.of(said[0] + said[1])
-    told = logit(there["first_probability_Parasitized"].astype(float))
+    told = logit(there["probability_Parasitized"].astype(float))
     expected = first.adaptation.scale * both
     rounded = np.abs(expected) > 6  # a probability near 1 is rounded to float32
     np.testing.assert_allclose(told[~rounded], expected[~rounded], atol=2e-3)

@@ -58,7 +58,7 @@ def night(
                 "model": "tiny",
                 "status": "scored",
                 "diagnosis": load_card(store, "tiny").classes[(i + 1) % 2],
-                "first_probability_Parasitized": 0.99 - 0.01 * i,
+                "probability_Parasitized": 0.99 - 0.01 * i,
                 "abnormal": i < flagged,
                 "verdict": "review" if i < flagged else "accept",
                 "review_reason": "abnormal" if i < flagged else None,

@@ -106,7 +106,6 @@ def keep_detector(
         created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
         statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=9, alpha=alpha, uncertain_below=0.75, warnings=[], slides=slides,
-        second_look=None if detector.stability is None else 25,
         taps={
             name: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0)
             for name in detector.gaussians

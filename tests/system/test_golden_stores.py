@@ -160,12 +160,10 @@ def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
     assert card.taps["layer1"].shrinkage == 0.125
     arrays = load_detector(old, card)
     own = slides.OWN if old.exists("sites") else {}
-    looks = golden.STABILITY if card.second_look else {}
     own |= counts.RATES if card.counting else {}
     own |= floors.FLOOR if card.floor else {}
     own |= witnesses.WITNESSES if card.witnesses else {}
-    assert_same(arrays, golden.DETECTOR | own | looks)
-    assert (Detector.from_arrays(arrays).stability is None) == (card.second_look is None)
+    assert_same(arrays, golden.DETECTOR | own)
     scores = score(Detector.from_arrays(arrays), {t: v[:4] for t, v in golden.BLOCK.taps.items()})
     # By hand: squared distances to the nearer mean, in units of the factor's diagonal.
     np.testing.assert_allclose(
@@ -225,8 +223,6 @@ def test_the_newest_golden_store_has_the_columns_of_today(newest: Store) -> None
     for kind, schema in schemas.items():
         path = report_path("night", golden.DAY, kind)
         assert read_footer(newest, *path).schema.to_arrow_schema().equals(schema), kind
-    looked = read_table(newest, *PATH, columns=list(golden.LOOKED)).to_pydict()
-    assert looked == golden.LOOKED
     manifest = read_manifest(newest, load_batch(newest, "night"))
     assert manifest.schema.equals(SCHEMA)
     attributes = newest.read_json("features/golden/night.zarr/zarr.json")["attributes"]

@@ -26,7 +26,6 @@ from storage.reports.evaluations import (
     read_arrays,
     write_arrays,
 )
-from tasks.bundles import join
 from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
 from tasks.detector.moments import Moments, partial_fit
 from tasks.evaluation.baselines import (
@@ -34,7 +33,6 @@ from tasks.evaluation.baselines import (
     Residual,
     residual_directions,
     residual_norm,
-    seen_of,
     unit,
     whole_gaussian,
 )
@@ -44,7 +42,6 @@ from tasks.evaluation.results.findings import TEST
 from tasks.evaluation.scored import ScoredPart, score
 from tasks.network.classifier import Classifier, last_layer
 from tasks.network.spec import PENULTIMATE
-from tasks.second_look.both import Ordinary, fit_ordinary
 from tasks.types import Float, below, nested
 
 BANK = 5000  # images to search for nearest neighbours
@@ -52,15 +49,11 @@ BANK = 5000  # images to search for nearest neighbours
 
 @dataclass(frozen=True)
 class FitJob:
-    """The compared detectors at one tap, fitted on a set of images.
-
-    ``ordinary`` are images that the network was not trained on, clean and with noise.
-    """
+    """The compared detectors at one tap, fitted on a set of images."""
 
     run: Run
     tap: str
     parts: tuple[PartJob, ...]
-    ordinary: tuple[tuple[PartJob, ...], ...] = ()
 
 
 def fit_tap(job: FitJob) -> None:
@@ -87,8 +80,6 @@ def fit_tap(job: FitJob) -> None:
         arrays |= nested("whole", whole_gaussian(raw).to_arrays())
         residual, bank = _residual_and_bank(job, classifier, raw)
         arrays |= nested("residual", residual.to_arrays()) | {"bank": bank}
-        if job.ordinary:
-            arrays |= nested("ordinary", _ordinary(job).to_arrays())
     write_arrays(run.store, arrays, *path)
 
 
@@ -112,20 +103,6 @@ def _residual_and_bank(job: FitJob, classifier: Classifier, raw: Moments) -> tup
         largest += float(logits.max(axis=1).sum())
         bank.append(unit(features[::every]))
     return Residual(origin, directions, largest / lengths), np.concatenate(bank)
-
-
-def _ordinary(job: FitJob) -> Ordinary:
-    """Learn the results of both looks at images that the network was not trained on."""
-    run, detector = job.run, load_detector(job.run)
-    seen, groups = [], []
-    for condition in job.ordinary:
-        path = images_path(run.evaluation, run.detector.name, condition[0].images)
-        names = np.asarray(read_table(run.store, *path, columns=["group"])["group"].to_pylist())
-        numbers = np.unique(names, return_inverse=True)[1]
-        found = [part for part in map(read_part, condition) if len(part.rows)]
-        seen.append(seen_of(join([part.forms[FILE] for part in found]), detector))
-        groups.append(numbers[np.concatenate([part.rows for part in found])])
-    return fit_ordinary(seen, groups)
 
 
 def score_part(job: PartJob) -> ScoredPart:
@@ -170,7 +147,6 @@ def _fitted(run: Run) -> Fitted:
         for tap in target.classifier.spec.taps
     }
     last = arrays[PENULTIMATE]
-    ordinary = below("ordinary", last)
     return Fitted(
         detector=target.detector,
         last=PENULTIMATE,
@@ -181,5 +157,4 @@ def _fitted(run: Run) -> Fitted:
         whole=TiedGaussian.from_arrays(below("whole", last)),
         residual=Residual.from_arrays(below("residual", last)),
         bank=last["bank"],
-        ordinary=Ordinary.from_arrays(ordinary) if ordinary else None,
     )

@@ -33,7 +33,6 @@ from storage.store import Store
 from tasks.bundles import join, take
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
-from tasks.evaluation.baselines import Filtered
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
 from tasks.evaluation.parts import COMPUTED, FILE, NOISE, Norms, Part, Pictures, Transfer, Treatment
@@ -55,7 +54,6 @@ from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
 from tasks.network.extraction import cut_out_by_us
 from tasks.network.folding import folded
-from tasks.second_look.stability import with_noise
 
 PICTURES = 2  # images of each part that are kept for display
 
@@ -141,10 +139,6 @@ def _compared(part: Part, classifier: Classifier, cut: NDArray[np.bool_]) -> Par
             logits=moved({LOGITS: each.logits})[LOGITS],
             odin={m: moved({LOGITS: logits})[LOGITS] for m, logits in each.odin.items()},
             moved={m: moved(taps) for m, taps in each.moved.items()},
-            filtered={
-                name: Filtered(moved({LOGITS: seen.logits})[LOGITS], moved(seen.taps))
-                for name, seen in each.filtered.items()
-            },
         )
     return replace(part, forms=forms)
 
@@ -170,13 +164,9 @@ def _load(
                 np.asarray(image), treatment.name, int(treatment.strength or 0), seed=row
             )
             image = Image.fromarray(changed)
-        small = resize(image, side)
-        if treatment.kind == "noise":
-            seeds = np.frombuffer(found.image_id[:4], ">u4")
-            (small,) = with_noise(small[np.newaxis], int(treatment.strength or 0), seeds)
         rows.append(row)
         image_ids.append(np.frombuffer(found.image_id, np.uint8))
-        pixels.append(small)
+        pixels.append(resize(image, side))
     return (
         np.asarray(rows, np.int64),
         np.asarray(image_ids, np.uint8).reshape(-1, 32),

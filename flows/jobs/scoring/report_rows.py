@@ -6,24 +6,18 @@ import numpy as np
 import pyarrow as pa
 
 from flows.jobs.scoring.screened import Screened
-from storage.batches.ledger import complete_looks, looks_path, scores_path
+from storage.batches.ledger import scores_path
 from storage.parquet import iterate_groups, read_table
-from tasks.detector.verdict import VerdictRule
 from tasks.reports.image_columns import REPEATED, numbers_of, repeats
 from tasks.reports.image_rows import QValues
-from tasks.second_look.changed_rows import Looked, with_second_look
 
 
-def finished_rows(
-    of: Screened, parts: int, tell: Callable[[str], None]
-) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Yield the rows of a scored batch in pieces, after the first pass and after both.
+def finished_rows(of: Screened, parts: int, tell: Callable[[str], None]) -> Iterator[pa.Table]:
+    """Yield the rows of a scored batch in pieces, with q-values; copies of images are marked.
 
-    The first ones have q-values, and mark copies of other images; ``tell`` reports their number.
-    The others are the rows of the report.
+    ``tell`` reports the number of copies.
     """
-    store, batch, key, card, detector = of.store, of.batch, of.key, of.model, of.detector
-    paths = [scores_path(batch, key, part) for part in range(parts)]
+    store, paths = of.store, [scores_path(of.batch, of.key, part) for part in range(parts)]
 
     def columns(name: str) -> Iterator[pa.Array]:
         return (read_table(store, *path, columns=[name])[name].combine_chunks() for path in paths)
@@ -35,21 +29,10 @@ def finished_rows(
             f"{repeated.sum():,} of {len(repeated):,} images are copies of others of the batch: "
             "they count once, and their slides are for review"
         )
-    rule = VerdictRule(detector.alpha, detector.uncertain_below)
-    looks = complete_looks(store, batch, key)
     start = 0
-    for part, path in enumerate(paths):
-        looked = None
-        if detector.second_look:
-            looked = Looked.none(len(card.classes))
-        if part in looks:
-            table = read_table(store, *looks_path(batch, key, part))
-            looked = Looked.from_table(table, card.classes)
-        for rows in iterate_groups(store, *path):
-            stop = start + rows.num_rows
-            of_rows = q.of(numbers_of(rows, "p_value"))
-            rows = rows.append_column("q_value", pa.array(of_rows, mask=np.isnan(of_rows)))
-            marked = rows.append_column(REPEATED, pa.array(repeated[start:stop]))
-            found = looked.within(start, stop) if looked else None
-            yield marked, with_second_look(rows, card.classes, rule, found)
-            start = stop
+    for rows in (rows for path in paths for rows in iterate_groups(store, *path)):
+        stop = start + rows.num_rows
+        q_values = q.of(numbers_of(rows, "p_value"))
+        rows = rows.append_column("q_value", pa.array(q_values, mask=np.isnan(q_values)))
+        yield rows.append_column(REPEATED, pa.array(repeated[start:stop]))
+        start = stop

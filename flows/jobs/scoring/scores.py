@@ -55,7 +55,7 @@ from tasks.detector.witnesses import Discriminant, Statement
 from tasks.images.platelets import without_platelets
 from tasks.reports.image_columns import PARASITIZED, Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
-from tasks.reports.parasite_counts import LEAN, LOG_ODDS
+from tasks.reports.parasite_counts import LOG_ODDS
 from tasks.reports.slide_reasons import SHIFTS
 from tasks.types import Float
 
@@ -178,9 +178,8 @@ class _Scorer:
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
             made_by=provenance_of(self.job, self.job.scored_at),
         )
-        for name, values in ((LOG_ODDS, found), (LEAN, lean if said else None)):
-            if values is not None:
-                rows = rows.append_column(name, pa.array(values, pa.float64()))
+        if found is not None:
+            rows = rows.append_column(LOG_ODDS, pa.array(found, pa.float64()))
         return rows
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, Statement | None]:

@@ -20,7 +20,7 @@ from tasks.counting.call import Call
 from tasks.counting.interpretation import ErrorRates
 from tasks.readers.agreement import consensus
 from tasks.readers.confirming import MOST_READ, Confirmation, Suspect, confirm
-from tasks.reports.called_cells import COLUMNS, FIRST, SECOND, CalledCells, Patient, patient_of
+from tasks.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
 from tasks.visualisation.answers import in_order, patient_name
 
 ASKED = (Call.POSITIVE, Call.INDETERMINATE)
@@ -142,7 +142,7 @@ class Suspects:
         cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)
         labels: dict[Patient, bool] = {}
         images = report_path(batch.name, batch.batch_date)
-        for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", FIRST, SECOND]):
+        for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", CHANCE]):
             cells.count(part)
             for row in _labelled(part):
                 of = patient_of(row)

@@ -20,7 +20,7 @@ def counts(whose: str) -> list[pa.Field]:
         column(
             "cells_called",
             COUNT,
-            "of these, those whose log-odds reach the counting threshold, at the first look",
+            "of these, those whose log-odds reach the counting threshold",
             "cells",
         ),
         column(

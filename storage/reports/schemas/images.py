@@ -51,30 +51,21 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             column(
                 f"probability_{name}",
                 pa.float32(),
-                f"calibrated probability of {name} by both witnesses; of an image that was looked "
-                "at twice, by the means over its eight turns and flips",
-            )
-            for name in classes
-        ),
-        *(
-            column(
-                f"first_probability_{name}",
-                pa.float32(),
-                f"calibrated probability of {name} in the first pass, by which slides are counted",
+                f"calibrated probability of {name} by both witnesses",
             )
             for name in classes
         ),
         column(
             "network_probability",
             pa.float32(),
-            "calibrated probability of Parasitized by the network alone, in the first pass; null: "
-            "it is the only witness",
+            "calibrated probability of Parasitized by the network alone; null: it is the only "
+            "witness",
         ),
         column(
             "statistics_probability",
             pa.float32(),
             "calibrated probability of Parasitized by the class statistics alone, relative to the "
-            "slide's healthy cells, in the first pass; null: they are no witness",
+            "slide's healthy cells; null: they are no witness",
         ),
         *(
             column(
@@ -111,28 +102,13 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             "whether p_value is at most the detector's alpha, or the cell is unlike any smear; "
             "false for cells not judged: failed images, and cells cut by the border of a field",
         ),
-        column(
-            "stability",
-            pa.float64(),
-            "loss of the diagnosis' log-odds when the image is blurred or median-filtered, the "
-            "larger one; higher is less stable; null: not looked at twice",
-            "deviations over ordinary images and their noisy copies",
-        ),
-        column("unstable", pa.bool_(), "whether the diagnosis does not survive a blur"),
-        column(
-            "second_look",
-            TEXT,
-            "of images for review: made; beyond the night's share; or why not: a reason, a colon "
-            "and the details",
-        ),
         column("verdict", TEXT, "accept, or review by a person"),
         column(
             "review_reason",
             TEXT,
             "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
             "what it is compared with), uncertain, network and statistics disagree (on which class "
-            "is more probable), platelet at the rim (else parasitized), unstable, or "
-            "several; or failed",
+            "is more probable), platelet at the rim (else parasitized), or several; or failed",
         ),
         *made_by(),
     ]

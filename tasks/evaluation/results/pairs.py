@@ -70,7 +70,6 @@ def _side(
         ordered[:, -1] - ordered[:, -2],
         findings.verdicts(scored).review,
         findings.clusters(images, scored),
-        scored.looked,
     )
 
 

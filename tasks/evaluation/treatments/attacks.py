@@ -4,9 +4,8 @@ Known attacks come from foolbox (Rauber et al. 2020); the adaptive one is ours a
 detector. Pixels are in [0, 1], and strengths are L-infinity bounds in these units.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ CLIPPED_ROUNDS = 5
 ADAPTIVE_STEPS = 30
 # The weights of the detector against the classifier in the adaptive attack; each is tried.
 ADAPTIVE_WEIGHTS = (0.1, 1.0)
-SEEN_THROUGH = 1e6  # cost, in abnormality, of a filter that restores the true class
 
 
 class AttackError(Exception):
@@ -163,31 +161,16 @@ def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
     return (pixels - magnitude * gradient.sign()).detach()
 
 
-def blur(pixels: Tensor) -> Tensor:
-    """Average pixels (B, 3, S, S) over 3 x 3, as a second look does, differentiably."""
-    return nn.functional.avg_pool2d(nn.functional.pad(pixels, (1, 1, 1, 1), "replicate"), 3, 1)
-
-
-def median(pixels: Tensor) -> Tensor:
-    """Take the median of pixels (B, 3, S, S) over 3 x 3; only the chosen pixel has a gradient."""
-    padded = nn.functional.pad(pixels, (1, 1, 1, 1), "replicate")
-    windows = padded.unfold(2, 3, 1).unfold(3, 3, 1).flatten(4)
-    return windows.median(dim=4).values
-
-
 def _adaptive(
     target: Target,
     pixels: Tensor,
     labels: Tensor,
     strength: float | None,
-    filters: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Tensor:
     """Attack classifier and detector together; keep the least abnormal image that fools.
 
     For each weight w this is a signed projected ascent of the cross-entropy minus w times the
-    abnormality above the alarm's threshold, in steps that shrink to 0. With filters the
-    cross-entropy is the mean over the image and all of them (expectation over transformations,
-    Athalye et al. 2018), and fooling more filters matters more than a lower abnormality.
+    abnormality above the alarm's threshold, in steps that shrink to 0.
     """
     assert strength is not None
     best = pixels.clone()
@@ -200,15 +183,12 @@ def _adaptive(
             moved = round_to_8_bits(moved.clamp(0, 1)).detach().requires_grad_(True)
             taps, logits = diagnosed(target, moved)
             abnormality = differentiable_abnormality(target.detector, taps)
-            seen = [logits, *(diagnosed(target, each(moved))[1] for each in filters)]
-            wrong = torch.stack([each.argmax(dim=1) != labels for each in seen])
-            cost = abnormality.detach() + SEEN_THROUGH * (~wrong).sum(dim=0)
-            better = wrong[0] & (cost < best_abnormality)
+            better = (logits.argmax(dim=1) != labels) & (abnormality.detach() < best_abnormality)
             best[better] = moved.detach()[better]
-            best_abnormality[better] = cost[better]
-            losses = [nn.functional.cross_entropy(each, labels, reduction="none") for each in seen]
+            best_abnormality[better] = abnormality.detach()[better]
+            loss = nn.functional.cross_entropy(logits, labels, reduction="none")
             # An image that is certainly misclassified is pushed no further.
-            loss = torch.stack(losses).clamp_max(1.0).mean(dim=0).double() - weight * (
+            loss = loss.clamp_max(1.0).double() - weight * (
                 abnormality - target.threshold
             ).clamp_min(-0.5)
             (gradient,) = torch.autograd.grad(loss.sum(), moved)
@@ -259,6 +239,5 @@ ATTACKS: dict[str, Attack] = {
         ),
         (None,),
     ),
-    "adaptive-filters": Attack(partial(_adaptive, filters=(blur, median)), (8 / 255,)),
     "adaptive": Attack(_adaptive, (8 / 255,)),
 }

@@ -103,19 +103,6 @@ DETECTOR: Arrays = {
     "tap/layer2/factor": np.asarray([[0.5]]),
     "tap/layer2/shrinkage": np.asarray([0.25]),
 }
-# From v5 on.
-STABILITY: Arrays = {
-    "stability/mean": np.asarray([0.0, 0.5]),
-    "stability/deviation": np.asarray([1.0, 2.0]),
-    "stability/scores": np.asarray([-1.0, 0.0, 1.0, 2.0]),
-    "stability/weights": np.asarray([0.25, 0.25, 0.25, 0.25]),
-}
-LOOKED = {
-    "first_probability_Uninfected": [0.625, 0.625, 0.75, 0.5, None],
-    "stability": [None, None, None, 2.5, None],
-    "unstable": [None, None, None, True, None],
-    "second_look": [None, None, None, "made", None],
-}
 REPORT = {
     "uri": URIS,
     "label": ["Parasitized", "Uninfected", None, "Uninfected", "Parasitized"],
@@ -214,7 +201,7 @@ def write_statistics(store: Store, batch: Batch) -> Lineage:
 def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> DetectorCard:
     """A detector that knows how slides differ."""
     content = arrays_to_bytes(
-        DETECTOR | slides.OWN | floors.FLOOR | counts.RATES | STABILITY | witnesses.WITNESSES
+        DETECTOR | slides.OWN | floors.FLOOR | counts.RATES | witnesses.WITNESSES
     )
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="golden", model="golden",
@@ -223,7 +210,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
               "layer2": TapCard(width=1, shrinkage=0.25, condition_number=1, dead_units=0)},
         images=lineage.images, calibrated_by="patient", calibrating_groups=3,
         calibrating_images=3, alpha=0.05, uncertain_below=0.75, warnings=["it is tiny"],
-        slides=3, sequence=1, second_look=4, counting=counts.CARD,
+        slides=3, sequence=1, counting=counts.CARD,
         floor=floors.CARD, witnesses=witnesses.CARD,
     )  # fmt: skip
     save_detector(store, card, content)
@@ -260,7 +247,7 @@ def write_reports(store: Store, batch: Batch) -> None:
         reports.add(
             IMAGES,
             images,
-            [table_of(images, REPORT | slides.IMAGES | LOOKED | witnesses.IMAGE, ROWS)],
+            [table_of(images, REPORT | slides.IMAGES | witnesses.IMAGE, ROWS)],
         )
         values_of = {
             SLIDES: slides.SLIDE | counts.COUNTED | floors.SLIDE,

@@ -23,7 +23,7 @@ def rows_of(n: int = N) -> pa.Table:
             "abnormal": [i % 20 == 3 for i in range(n)],
             "review_reason": pa.nulls(n, pa.string()),
             "kind": ["white" if i % 33 == 5 else "red" for i in range(n)],
-            "first_probability_Parasitized": np.concatenate([chance[:-10], chance[:10]]),
+            "probability_Parasitized": np.concatenate([chance[:-10], chance[:10]]),
         }
     )
 
@@ -45,7 +45,7 @@ def test_they_are_the_most_probable_that_were_read_as_many_as_were_called(length
             and row["slide_id"] != "s1"
             and (row["status"], row["abnormal"], row["kind"]) == ("scored", False, "red")
         ]
-        expected.sort(key=lambda row: -row["first_probability_Parasitized"])
+        expected.sort(key=lambda row: -row["probability_Parasitized"])
         shown = found.of(patient)
         assert [row["image_id"] for row in shown] == [
             row["image_id"] for row in expected[: max(called, 3)]
@@ -62,7 +62,7 @@ def test_no_more_are_kept_than_wanted() -> None:
 
 def test_rows_without_such_a_class_have_none() -> None:
     found = CalledCells(CALLED, (), most=6)
-    found.count(rows_of().drop_columns(["first_probability_Parasitized"]))
+    found.count(rows_of().drop_columns(["probability_Parasitized"]))
     assert found.of((None, "p0")) == []
 
 

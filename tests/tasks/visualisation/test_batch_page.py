@@ -332,11 +332,6 @@ def test_hostile_names_of_fields_stay_text() -> None:
     assert all(str(image["src"]).startswith("data:") for image in found.of("img"))
 
 
-def test_a_diagnosis_that_does_not_survive_a_blur_is_told() -> None:
-    rows = image_rows(200, review_reason=["abnormal, unstable"] * 200)
-    assert "abnormal, the diagnosis changes when the image is blurred" in batch_page(night_of(rows))
-
-
 def test_a_slide_that_is_no_smear_is_listed_once() -> None:
     wrong = [SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER]
     far, both = [SlideReason.SHIFTED], [SlideReason.SHIFTED, SlideReason.TOGETHER]

@@ -18,7 +18,6 @@ from tasks.detector.moments import moments
 from tasks.detector.probabilities import Adaptation, as_logits, log_odds
 from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import Scales, Witnesses, discriminant
-from tasks.evaluation.evidence import to_images
 from tasks.evaluation.treatments import attacks
 from tasks.evaluation.treatments.attacks import (
     ATTACKS,
@@ -27,14 +26,12 @@ from tasks.evaluation.treatments.attacks import (
     AttackError,
     Target,
     attack,
-    blur,
     diagnosed,
     differentiable_abnormality,
     find_attack,
     l2_norm,
     linf_norm,
     matched_noise,
-    median,
     preprocess,
     round_to_8_bits,
 )
@@ -42,10 +39,9 @@ from tasks.images.decoding import decode_rgb
 from tasks.network.backbones import build
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.spec import NetworkSpec
-from tasks.second_look.views import filtered
 
 SIDE = 32
-OURS = {"adaptive", "adaptive-filters"}  # the others are foolbox's
+OURS = {"adaptive"}  # the others are foolbox's
 # A bound holds but for the rounding of float32.
 ROUNDING = 1e-6
 
@@ -478,29 +474,6 @@ def test_images_that_cannot_be_made_to_fool_come_back_as_far_as_the_attack_got(
     assert (linf_norm(moved - pixels) > 4 / 255).all()
     assert linf_norm(moved - pixels).max() <= 8 / 255 + ROUNDING
     assert moved.equal(round_to_8_bits(moved))
-
-
-def test_filters_that_an_attack_follows_are_those_of_a_second_look() -> None:
-    pixels = blotches(3, seed=5)
-    for ours, name in ((blur, "blur"), (median, "median")):
-        wanted = filtered(to_images(pixels))[name]
-        assert np.abs(to_images(ours(pixels)).astype(int) - wanted).max() <= (name == "blur")
-
-
-def test_an_attack_through_the_filters_fools_more_of_them_than_one_that_knows_of_none(
-    target: Target, images: tuple[Tensor, Tensor], attacked: Callable[[str, float | None], Tensor]
-) -> None:
-    fooled = {}
-    for name in OURS:
-        made = attacked(name, 8 / 255)
-        assert_array_equal(made, round_to_8_bits(made))
-        assert linf_norm(made - images[0]).max() <= 8 / 255 + ROUNDING
-        seen = [made, blur(made), median(made)]
-        fooled[name] = sum(
-            int((margin(target.classifier, each, images[1]) < 0).sum()) for each in seen
-        )
-    assert fooled["adaptive-filters"] >= fooled["adaptive"]
-    assert fooled["adaptive-filters"] > 0
 
 
 def with_witnesses(target: Target, positive: int) -> Target:

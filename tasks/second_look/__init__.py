@@ -1,1 +1,0 @@
-"""Look twice at images that go to a person: turned, flipped and filtered."""
