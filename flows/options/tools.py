@@ -124,28 +124,8 @@ class ReviewServe(Options):
 class ReviewImport(Options):
     """Keep a person's answers in the store, all or none, and list the commands that fit them."""
 
-    file: Annotated[str | None, POSITIONAL, Field(description="the sheet with its answers")] = None
-    geojson: Annotated[
-        str | None,
-        Field(description="instead of a sheet: what `contours` wrote, as QuPath exports it again"),
-    ] = None
-    batch: Annotated[str | None, Field(description="the batch of the GeoJSON")] = None
-    reader: Annotated[str | None, Field(description="who has edited the GeoJSON")] = None
-    cells: Annotated[
-        str | None,
-        Field(description="a manifest to write of its moved and new outlines, a .parquet file"),
-    ] = None
+    file: Annotated[str, POSITIONAL, Field(description="the sheet with its answers")]
     dry_run: Annotated[bool, Field(description="say what would change, and change nothing")] = False
-
-    @model_validator(mode="after")
-    def _one_file(self) -> Self:
-        if (self.file is None) == (self.geojson is None):
-            raise ValueError("give a sheet, or --geojson")
-        if self.geojson is None and (self.batch or self.reader or self.cells):
-            raise ValueError("--batch, --reader and --cells are of --geojson; a sheet has its own")
-        if self.geojson is not None and self.batch is None:
-            raise ValueError("--geojson needs the --batch whose cells it has")
-        return self
 
 
 class ReviewApply(Options):

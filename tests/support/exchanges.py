@@ -1,7 +1,6 @@
 """A store that exchanges sites and verdicts with others, the files that come, and what is done."""
 
 import csv
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from flows.commands.exports.qupath import contours
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import import_verdicts
 from flows.federation import export, import_file
@@ -53,14 +51,6 @@ class Exchange:
             rows.writerows([cell, "night", verdict] for cell, verdict in verdicts.items())
         return str(path)
 
-    def outlines(self, cell: int, word: str) -> str:
-        """Write the objects of the night, one of which has another class."""
-        made = json.loads((self.folder / "to" / "field.png.geojson").read_text())
-        made["features"][cell + 1]["properties"]["classification"] = {"name": word}
-        path = self.folder / "objects.geojson"
-        path.write_text(json.dumps(made))
-        return str(path)
-
     def put(self, url: str) -> Store:
         """Copy the template to a place on a disk or on an object store."""
         store = Store(url)
@@ -83,7 +73,6 @@ def exchange_in(folder: Path) -> Exchange:
     store = store_at(folder / "template")
     freeze(store, manifest(2), "first")  # which was fitted
     screened_photograph(store, folder)
-    contours("night", str(folder / "to"), settings=Settings(store=store.url))
     (report,) = Path(store.root, "reports", "images").rglob("*.parquet")
     return Exchange(folder, tuple(pq.read_table(report, partitioning=None)["image_id"].to_pylist()))
 
@@ -111,9 +100,6 @@ def doings(exchange: Exchange, to: Path) -> dict[str, Callable[[Settings], objec
         "a site is taken out": lambda settings: retract_site(Store(settings.store), "lab"),
         "a sheet is imported": lambda settings: import_verdicts(
             exchange.sheet(some), settings=settings
-        ),
-        "GeoJSON is imported": lambda settings: import_verdicts(
-            geojson=exchange.outlines(4, "p"), batch="night", reader="Ada", settings=settings
         ),
         "verdicts are applied": lambda settings: apply("night", str(to), settings=settings),
     }

@@ -1,4 +1,4 @@
-"""Sites, verdicts and GeoJSON come and go: histories against a model, and a death at each write.
+"""Sites and verdicts come and go: histories against a model, and a death at each write.
 
 On a disk and on S3, in one process that dies by an exception; `test_site_faults` kills processes.
 """
@@ -134,24 +134,6 @@ class Exchanges(RuleBasedStateMachine):
         sheet = self.exchange.sheet({ids[0]: "other", ids[cell]: word})
         self.refused(VerdictError, lambda: import_verdicts(sheet, settings=self.settings))
 
-    @rule(cell=st.integers(0, CELLS - 1), word=st.sampled_from(["p", "u", "w", "?", "Tumour"]))
-    def geojson_is_imported(self, cell: int, word: str) -> None:
-        file = self.exchange.outlines(cell, word)
-
-        def do() -> Any:
-            return import_verdicts(
-                geojson=file, batch="night", reader="Ada", settings=self.settings
-            )
-
-        if word == "Tumour":
-            self.refused(VerdictError, do)
-            return
-        do()
-        said = {"p": "Parasitized", "u": "Uninfected", "w": "other"}.get(word)
-        # The first cell was called abnormal, and its class says so: "u" is another.
-        self.verdicts |= {self.exchange.cells[cell]: said} if said else {}
-        self.counted["GeoJSON"] += 1
-
     @rule()
     def verdicts_are_applied(self) -> None:
         to = self.exchange.folder / "applied.parquet"
@@ -268,7 +250,6 @@ class Writes:
 
 BEFORE = {
     "a site is taken out": ["a site is imported"],
-    "GeoJSON is imported": ["a sheet is imported"],
     "verdicts are applied": ["a sheet is imported"],
 }
 DONE = (StoreError, SourceError)  # which say that it is done already

@@ -19,7 +19,7 @@ from storage.reports.tables import FIELDS, published_batch, report_path, rows_by
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import path_of
 from tasks.images.access.files import SourceError
-from tasks.visualisation.geojson.write import feature_collection
+from tasks.visualisation.geojson import feature_collection
 
 Part = tuple[str | None, pa.Table, list[Any]]  # a source, rows of its cells, and their outlines
 LONGEST_NAME = 220  # bytes of a file's name that are kept; filesystems take 255
@@ -50,7 +50,13 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
             f"{options.to} is no folder of this machine: contours are opened in QuPath here"
         )
     frozen = published_batch(store, options.batch)
-    fields = read_fields(store, frozen)
+    path = report_path(frozen.name, frozen.batch_date, FIELDS)
+    if not store.exists(*path):
+        raise StoreError(
+            f"batch {frozen.name} has no report on fields of view: that is made where `slidewatch "
+            "segment`, or a night with --fields, has cut its images out of photographs or slides"
+        )
+    fields = read_table(store, *path)
     folder = Path(options.to)
     folder.mkdir(parents=True, exist_ok=True)
     cells, names = 0, set[str]()
@@ -66,17 +72,6 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
         stage.replace(folder / name)
         cells += sum(counted)
     return ContoursOutcome(batch=options.batch, folder=str(folder), files=len(names), cells=cells)
-
-
-def read_fields(store: Store, batch: Batch) -> pa.Table:
-    """Read a batch's report on fields; StoreError where there is none."""
-    path = report_path(batch.name, batch.batch_date, FIELDS)
-    if not store.exists(*path):
-        raise StoreError(
-            f"batch {batch.name} has no report on fields of view: that is made where `slidewatch "
-            "segment`, or a night with --fields, has cut its images out of photographs or slides"
-        )
-    return read_table(store, *path)
 
 
 def _parts(store: Store, batch: Batch) -> Iterator[Part]:

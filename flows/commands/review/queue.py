@@ -16,7 +16,6 @@ from flows.commands.review.imports import (
     judged,
     report_rows,
 )
-from flows.commands.review.outlines import import_outlines
 from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
 from flows.options.taking import takes
@@ -147,16 +146,6 @@ def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
     nobody looked at it. A later answer on a cell replaces the earlier one.
     """
     store = Store(settings.store)
-    if options.geojson is not None and options.batch is not None:
-        return import_outlines(
-            store,
-            options.geojson,
-            options.batch,
-            options.reader,
-            options.cells,
-            keep=not options.dry_run,
-        )
-    assert options.file is not None  # as the options have it
     try:
         named, lines = read_verdicts(read_bytes(options.file))
     except FileNotFoundError:

@@ -26,15 +26,15 @@ def new_folder(to: str) -> Path:
     return folder
 
 
-def new_manifest(to: str, option: str = "--to") -> Path:
+def new_manifest(to: str) -> Path:
     """Return the path of a manifest to write; SourceError where it is none, or one is there."""
     path = Path(to)
     if "://" in to or path.suffix != ".parquet":
         raise SourceError(f"{to} is no .parquet file on this machine, which a manifest is")
     if path.exists():
-        raise SourceError(f"{to} is there already: give another {option}")
+        raise SourceError(f"{to} is there already: give another --to")
     if not path.parent.is_dir():
-        raise SourceError(f"{path.parent} is no folder: make it, or give another {option}")
+        raise SourceError(f"{path.parent} is no folder: make it, or give another --to")
     return path
 
 

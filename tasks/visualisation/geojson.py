@@ -79,7 +79,8 @@ def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str,
     measured = [column for column in row if column.startswith(MEASURED)]
     return _feature(
         row["uri"],
-        points_of_cell(row, outline),
+        # The middle of the first pixel is at 0 in outlines, and at a half in QuPath.
+        _box(row) if outline is None else outline_of(row, outline) + 0.5,
         objectType="detection",
         classification={"name": name, "color": colour},
         measurements=_numbers(row, measured),
@@ -94,7 +95,7 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
     kind = row["kind"] if row["kind"] != FieldKind.FIELD else row["review_reason"]
     name = "Field" if kind is None else f"Field: {kind}"
     return _feature(
-        field_identity(row),
+        f"{row['source_uri']}#{row['x']},{row['y']}",
         _box(row),
         objectType="annotation",
         name=f"{row['kind']} at {row['x']}, {row['y']}",
@@ -104,25 +105,6 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
     )
 
 
-def object_id(identity: str) -> str:
-    """Name an object, so that QuPath recognises it and does not add it twice.
-
-    ``identity`` is the ``uri`` of a cell, or the `field_identity` of a field.
-    """
-    return str(uuid5(NAMESPACE_URL, identity))
-
-
-def field_identity(row: Mapping[str, Any]) -> str:
-    """Identify a field, given its row of the field report."""
-    return f"{row['source_uri']}#{row['x']},{row['y']}"
-
-
-def points_of_cell(row: Mapping[str, Any], outline: ArrayLike | None) -> Outline:
-    """Compute the corners (n, 2) of a cell's outline, or of its box, where QuPath has them."""
-    # The middle of the first pixel is at 0 in outlines, and at a half in QuPath.
-    return _box(row) if outline is None else outline_of(row, outline) + 0.5
-
-
 def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any]:
     x, y = points.T
     # RFC 7946, 3.1.6: an exterior ring goes counterclockwise in its own coordinates, and closes.
@@ -130,7 +112,7 @@ def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any
     ring = (points if turn >= 0 else points[::-1]).round(DECIMALS).tolist()
     return {
         "type": "Feature",
-        "id": object_id(identity),
+        "id": str(uuid5(NAMESPACE_URL, identity)),  # by which QuPath does not add it twice
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": properties,
     }
