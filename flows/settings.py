@@ -11,7 +11,7 @@ from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -53,16 +53,6 @@ def without_secret(given: Given) -> Given:
                 "that in the environment or in a profile, such as AWS_PROFILE"
             )
     return given
-
-
-# Options and settings of earlier versions that nobody set, and what holds in their place.
-REMOVED = {
-    "training_memory": "training keeps 2 GiB of pixels in memory, and more in a temporary file",
-    "rate": "training's peak learning rate is 0.001",
-    "fractions": "75%, 10% and 15% of patients are for training, validation and test",
-    "magnitudes": "input pre-processing moves pixels by 0.0014",
-    "authority_days": "an authority holds for ten years",
-}
 
 
 def _processors() -> int:
@@ -184,15 +174,6 @@ class Settings(BaseSettings):
     )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any) -> Any:
-        """Raise UsageError where a setting of an earlier version is still given."""
-        for name, instead in REMOVED.items():
-            if name in given or f"{PREFIX}{name.upper()}" in os.environ:
-                raise UsageError(f"{name} is no setting any more: {instead}; remove it")
-        return given
 
     @field_validator("store")
     @classmethod

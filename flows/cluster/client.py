@@ -220,7 +220,7 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
     encrypted = urlsplit(address).scheme == "tls"
     if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
         raise ClusterError(
-            f"{address} needs certificates: give --tls-ca, --tls-certificate and --tls-key; "
+            f"{address} needs certificates: set tls_ca, tls_certificate and tls_key; "
             + CERTIFICATES
         )
     if tls.require_encryption and not encrypted:
@@ -308,7 +308,7 @@ def _wait_for_first(client: Client, settings: Settings, see: str) -> None:
     except TimeoutError:
         raise ClusterError(
             f"no worker has come in {settings.first_worker:g} seconds: see {see} and the workers' "
-            "logs, or wait longer with --first-worker"
+            "logs, or wait longer: set first_worker"
         ) from None
 
 

@@ -43,8 +43,8 @@ def refuse_unencrypted(settings: Settings, scheduler: str) -> None:
     address = urlsplit(scheduler)
     if address.scheme != "tls" and address.hostname not in LOOPBACK and not settings.unencrypted:
         raise ClusterError(
-            f"{scheduler} is not encrypted, and {ANY_CODE}: use a tls:// address, or give "
-            "--unencrypted if that network is yours alone"
+            f"{scheduler} is not encrypted, and {ANY_CODE}: use a tls:// address, or set "
+            "unencrypted if that network is yours alone"
         )
 
 
@@ -57,13 +57,13 @@ def cluster_spec(settings: Settings) -> str:
     spec = settings.cluster_spec
     if spec is None or not Path(spec).is_file():
         raise ClusterError(
-            "cluster = kubernetes needs the YAML file of a DaskCluster: give --cluster-spec"
+            "cluster = kubernetes needs the YAML file of a DaskCluster: set cluster_spec"
             + ("" if spec is None else f"; {spec} does not exist")
         )
     if not settings.unencrypted:
         raise ClusterError(
             "Dask's Kubernetes operator has no TLS, and " + ANY_CODE + ": keep others away from "
-            "its pods by a NetworkPolicy and give --unencrypted, or start a scheduler with TLS and "
+            "its pods by a NetworkPolicy and set unencrypted, or start a scheduler with TLS and "
             "use cluster = scheduler"
         )
     return spec
@@ -76,9 +76,9 @@ def tls_files(settings: Settings) -> tuple[str, str, str] | None:
         ClusterError: a file is not named, or cannot be read.
     """
     named = {
-        "--tls-ca": settings.tls_ca,
-        "--tls-certificate": settings.tls_certificate,
-        "--tls-key": settings.tls_key,
+        "tls_ca": settings.tls_ca,
+        "tls_certificate": settings.tls_certificate,
+        "tls_key": settings.tls_key,
     }
     paths = [path for path in named.values() if path is not None]
     if not paths:

@@ -70,7 +70,7 @@ def _why_in_vain(error: Exception) -> str:
     if isinstance(error, KilledWorker):
         return (
             "it kills every worker that takes it, though none of its images does so alone: "
-            "memory? Give workers more of it, or --shard-rows fewer images"
+            "memory? Give workers more of it, or set shard_rows to fewer images"
         )
     if isinstance(error, LOST):
         return NO_SCHEDULER

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 from distributed.system import MEMORY_LIMIT
+from pydantic import BaseModel
 
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
@@ -20,7 +21,7 @@ from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
 from flows.options.taking import takes
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
-from flows.settings import Settings
+from flows.settings import Settings, leaves, origin
 from storage import objects
 from storage.leases import BEAT, LIFETIME
 from storage.models.classifiers import list_models
@@ -47,10 +48,19 @@ class Check(Outcome):
         return f"{'ok  ' if self.well else 'BAD '} {self.found}"
 
 
+class Setting(BaseModel):
+    """A setting in force, and where it comes from."""
+
+    name: str
+    value: str | int | float | bool | list[str] | None
+    origin: str
+
+
 class DoctorOutcome(Outcome):
-    """The results of all checks."""
+    """The results of all checks, and the settings in force."""
 
     checks: list[Check]
+    settings: list[Setting]
 
     @property
     def failed(self) -> bool:
@@ -59,11 +69,14 @@ class DoctorOutcome(Outcome):
 
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
-        return table([(check.name, check.text()) for check in self.checks])
+        settings = [(each.name, f"{each.value}  ({each.origin})") for each in self.settings]
+        checks = table([(check.name, check.text()) for check in self.checks])
+        return f"{checks}\n\nsettings:\n{table(list(settings))}"
 
 
 @takes(Doctor)
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
+    """Passwords and tokens in addresses are left out."""
     looks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
         "python": _python,
         "packages": _packages,
@@ -86,7 +99,18 @@ def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
         except Exception as error:  # a check that breaks is a finding, not a crash
             well, found = False, f"{type(error).__name__}: {error}"
         checks.append(Check(name=name, well=well, found=found))
-    return DoctorOutcome(checks=checks)
+    values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
+    return DoctorOutcome(
+        checks=checks,
+        settings=[
+            Setting(
+                name=name,
+                value=value,
+                origin=origin(name) if value == others[name] else "command line",
+            )
+            for name, value in values.items()
+        ],
+    )
 
 
 def _python(_: Settings) -> tuple[bool, str]:

@@ -15,16 +15,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from difflib import get_close_matches
 from functools import partial
-from importlib.metadata import version
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
-from flows.commands.parser import Given, option_name, read
+from flows.commands.parser import Given, in_order, make_app, option_name, read
 from flows.jobs.worker import leave_pandas_out
 from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
@@ -41,21 +39,23 @@ STOPPED = 130
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
-    name, rest = _command(list(sys.argv[1:] if arguments is None else arguments))
-    debug = "--debug" in rest or os.environ.get("SLIDEWATCH_DEBUG", "") in {"1", "true"}
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or os.environ.get("SLIDEWATCH_DEBUG", "") in {"1", "true"}
     _quiet_prefect(debug)
     signal.signal(signal.SIGTERM, _stop)
     if arguments is None:  # the process is this command's alone
         end_after_signals(STOPPED, _say_stopped)
+    app, words = make_app(), in_order(words)
+    name = " ".join(app.parse_commands(words)[0])
     try:
-        code = _run(name, rest)
+        code = _run(name, read(app, words))
     except BrokenPipeError:  # the reader of the answer, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _complain(f"slidewatch {name}: {_one_line(error)}")
+        _complain(f"slidewatch {name}".rstrip() + f": {_one_line(error)}")
         code = MISSPELT if isinstance(error, ValidationError | UsageError) else 1
     except SystemExit:
         raise
@@ -84,60 +84,10 @@ def _complain(text: str) -> None:
     complain(text)
 
 
-def _command(arguments: list[str]) -> tuple[str, list[str]]:
-    """Split a command's name from its arguments; help, the version or an error ends the program."""
-    start = next((i for i, word in enumerate(arguments) if not word.startswith("-")), None)
-    first = arguments[:start]
-    if "--version" in first:
-        print(f"slidewatch {version('slidewatch')}")
-        sys.exit(0)
-    if start is None or {"-h", "--help"} & set(first) or arguments[start] == "help":
-        print(_overview())
-        sys.exit(0 if arguments else MISSPELT)
-    for words in (2, 1):
-        name = " ".join(arguments[start : start + words])
-        if name in COMMANDS:
-            return name, [*first, *arguments[start + words :]]
-    wrong = arguments[start]
-    if any(name.split()[0] == wrong for name in COMMANDS):
-        wrong = " ".join(arguments[start : start + 2])
-    print(f"slidewatch: no command {wrong!r}; {_meant(arguments[start:])}", file=sys.stderr)
-    sys.exit(MISSPELT)
-
-
-def _meant(words: list[str]) -> str:
-    """Write which command may be meant, or else which there are."""
-    parts = [name for name in COMMANDS if name.split()[0] == words[0]]
-    if parts and len(words) == 1:
-        return f"there are: {', '.join(parts)}"
-    for typed in (" ".join(words[:2]), words[0]):
-        close = get_close_matches(typed, parts or COMMANDS, n=1, cutoff=0.7)
-        if close:
-            return f"did you mean {close[0]}?"
-    return f"there are: {', '.join(parts or COMMANDS)}"
-
-
-def _overview() -> str:
-    lines = ["usage: slidewatch COMMAND [options]      (slidewatch COMMAND --help lists them)", ""]
-    lines += [f"  {name:<13}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "With any command, --json prints the outcome for machines, --quiet only the outcome,",
-            "and --debug shows tracebacks. --version prints the version.",
-            "Settings can also come from the environment (SLIDEWATCH_STORE) or slidewatch.toml;",
-            "slidewatch config prints them, and where each comes from.",
-            "",
-            "Exit codes: 0 done; 1 nothing was done, and one line says why; 2 misspelt; 3 done and",
-            "kept, but something needs a person, such as images that failed; 130 stopped.",
-        ]
-    )
-
-
-def _run(name: str, arguments: list[str]) -> int:
-    own, given, as_json = read(name, arguments)
-    command = COMMANDS[name]
+def _run(name: str, given: Given) -> int:
+    """Run a command with the values given to it and to settings."""
+    command, as_json = COMMANDS[name], given.pop("json", False)
+    own = {key: given.pop(key) for key in command.options.model_fields if key in given}
     options = command.options.model_validate(own)
     settings = _settings(given)
     values = {field: getattr(options, field) for field in command.options.model_fields}

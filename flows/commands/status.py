@@ -1,6 +1,5 @@
 """Run the commands `status` and `verify`: list the contents of a store, and check them."""
 
-from collections.abc import Callable
 from io import StringIO
 from itertools import chain
 from typing import Any
@@ -11,13 +10,13 @@ from rich.table import Table
 
 from flows.monitoring.console import warn
 from flows.options.taking import takes
-from flows.options.tools import Kind, Status, Verify
+from flows.options.tools import Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
 from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, detector_names, list_detectors
+from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, list_detectors
 from storage.models.sites import SiteCard, find_learning, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
@@ -96,22 +95,10 @@ class StatusOutcome(Outcome):
         return found
 
 
-class NamesOutcome(Outcome):
-    """The names of all models, detectors, sites or batches of a store."""
-
-    names: list[str]
-
-    def text(self) -> str:
-        """Write one name per line."""
-        return "\n".join(self.names)
-
-
 @takes(Status)
-def status(options: Status, settings: Settings) -> StatusOutcome | NamesOutcome:
+def status(options: Status, settings: Settings) -> StatusOutcome:
     store = Store(settings.store)
     refuse_absent(store)
-    if options.names is not None:
-        return NamesOutcome(names=NAMES[options.names](store))
     damaged: list[str] = []
 
     def leave_out(text: str) -> None:
@@ -181,14 +168,6 @@ def _of_a_batch(row: Row) -> Row:
 
 def _shown(row: Row, columns: dict[str, str]) -> Row:
     return {title: row.get(name) for name, title in columns.items()}
-
-
-NAMES: dict[Kind, Callable[[Store], list[str]]] = {
-    "models": lambda store: [card.name for card in list_models(store, warn)],
-    "detectors": detector_names,
-    "sites": lambda store: [card.name for card in list_sites(store, warn)],
-    "batches": lambda store: [batch.name for batch in list_batches(store, warn)],
-}
 
 
 def limits_of(card: DetectorCard) -> str | None:

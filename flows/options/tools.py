@@ -5,11 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from flows.options.flows import SAFE, As, Detector, Microns, Site
-from flows.options.taking import POSITIONAL, Options
+from flows.options.taking import POSITIONAL, SPELT, Options
 
 Format = Literal["table", "csv"]
-Kind = Literal["models", "detectors", "sites", "batches"]
-Shell = Literal["bash", "zsh", "fish"]
 Table = Literal["images", "fields", "slides", "patients", "batches", "sites"]
 
 # Options that several commands have.
@@ -38,10 +36,6 @@ class Look(Options):
 
 class Status(Options):
     """List the detectors, laboratories and batches of a store."""
-
-    names: Annotated[
-        Kind | None, Field(description="print the names of these alone, for a shell that completes")
-    ] = None
 
 
 class Verify(Options):
@@ -179,14 +173,14 @@ class SiteExport(Options):
 class SiteImport(Options):
     """Take a laboratory, or statistics, from another store's file; each batch counts once."""
 
-    from_file: Annotated[str, Field(validation_alias="from", description="the file")]
+    from_file: Annotated[str, f"{SPELT}from", Field(description="the file")]
     accept: Annotated[
         bool, Field(description="import it; without this, say what it would change")
     ] = False
 
 
 class Doctor(Options):
-    """Check Python, torch, CUDA, the store, the disk, certificates and the cluster."""
+    """Check this machine, the store and the cluster; list all settings and where they come from."""
 
 
 class Certificates(Options):
@@ -212,15 +206,6 @@ class Malaria(Options):
     to: Annotated[str, Field(description="folder to keep the archive in")]
     from_file: Annotated[
         str | None,
-        Field(validation_alias="from", description="take the archive from this file instead"),
+        f"{SPELT}from",
+        Field(description="take the archive from this file instead"),
     ] = None
-
-
-class Config(Options):
-    """Print the settings in force, and where each of them comes from."""
-
-
-class Completion(Options):
-    """Print a script by which a shell completes slidewatch's commands and options with Tab."""
-
-    shell: Annotated[Shell, POSITIONAL, Field(description="the shell")]

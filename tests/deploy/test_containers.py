@@ -24,7 +24,7 @@ from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
 from flows.cluster.client import STARTED
-from flows.commands.parser import read
+from flows.commands.parser import make_app, read
 from flows.options.tools import Certificates
 from flows.settings import Settings
 from tests.support.paths import ROOT
@@ -310,7 +310,7 @@ def test_dask_takes_its_commands_and_has_tls(name: str, tmp_path: Path) -> None:
 def test_the_command_for_certificates_is_understood_and_names_the_scheduler() -> None:
     words = shlex.split(SERVICES["certificates"]["command"])
     assert words[:2] == ["slidewatch", "certificates"]
-    options = Certificates.model_validate(read("certificates", words[2:])[0])
+    options = Certificates.model_validate(read(make_app(), words[1:]))
     assert options.model_dump() == {
         "folder": "/tls",
         "names": ["dask-scheduler"],

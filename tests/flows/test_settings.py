@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flows.settings import Settings, UsageError
+from flows.settings import Settings
 from tasks.limits import FieldLimits
 from tests.support.paths import ROOT
 
@@ -62,19 +62,4 @@ def test_limits_of_fields_stand_in_the_file_and_in_the_environment(
     assert limits.least_cells == Settings(field_limits=FieldLimits()).field_limits.least_cells
     monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_OVERLAP", "2")
     with pytest.raises(ValidationError, match="most_overlap"):
-        Settings()
-
-
-def test_a_setting_of_an_earlier_version_is_refused_with_what_holds_now(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    said = "training_memory is no setting any more: training keeps 2 GiB .* remove it"
-    file = tmp_path / "slidewatch.toml"
-    file.write_text("training_memory = 4.0\n")
-    monkeypatch.setenv("SLIDEWATCH_CONFIG", str(file))
-    with pytest.raises(UsageError, match=said):
-        Settings()
-    monkeypatch.delenv("SLIDEWATCH_CONFIG")
-    monkeypatch.setenv("SLIDEWATCH_TRAINING_MEMORY", "4")
-    with pytest.raises(UsageError, match=said):
         Settings()

@@ -545,10 +545,10 @@ def test_a_stopped_run_ends_soon_and_leaves_nothing_behind(
         to = many / f"{i}-{path.name}"
         to.parent.mkdir(exist_ok=True)
         os.link(path, to)
-    environment = os.environ | {"SLIDEWATCH_WORKERS": "1"}
+    environment = os.environ | {"SLIDEWATCH_WORKERS": "1", "SLIDEWATCH_SHARD_ROWS": "16"}
     command = [sys.executable, "-m", "flows.commands.main", "screen", "--batch", "many"]
     process = subprocess.Popen(
-        [*command, "--images", many, "--store", settings.store, "--shard-rows", "16"],
+        [*command, "--images", many, "--store", settings.store],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -77,7 +77,7 @@ def answered(
             _note_silence(there, limit)
         raise TimedOutError(
             f"{name} has not answered for {limit:g} s: see whether {there} is there, or wait "
-            "longer with --read-seconds"
+            "longer: set read_seconds"
         ) from None
     finally:
         # Any reply counts as an answer, even that there is no such file.

@@ -101,7 +101,7 @@ def test_an_address_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"tls_key": None}, "TLS needs all of --tls-ca, --tls-certificate, --tls-key"),
+        ({"tls_key": None}, "TLS needs all of tls_ca, tls_certificate, tls_key"),
         ({"tls_ca": "no/such.pem"}, "no/such.pem cannot be read; make certificates with"),
         ({"tls_key": "worker-key.pem"}, "are not an authority, a certificate and the key"),
         ({"tls_certificate": "client-key.pem"}, "are not an authority, a certificate and the key"),
@@ -218,7 +218,7 @@ def test_the_kubernetes_of_dask_takes_what_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"cluster_spec": None}, "give --cluster-spec"),
+        ({"cluster_spec": None}, "set cluster_spec"),
         ({"cluster_spec": "no/such.yaml"}, "no/such.yaml does not exist"),
         ({"unencrypted": False}, "has no TLS.*can run any code.*NetworkPolicy"),
     ],

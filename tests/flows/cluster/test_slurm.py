@@ -145,10 +145,10 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     expected = screen(str(cells), batch="night", settings=local)
 
     command = [sys.executable, "-m", "flows.commands.main", "screen", "--images", str(cells)]
-    command += ["--batch", "night", "--store", settings.store, "--shard-rows", "1"]
+    command += ["--batch", "night", "--store", settings.store]
     night = subprocess.Popen(
         [*command, "--cluster", "slurm", "--workers", "2", "--json"],
-        env=slurm.environment,
+        env=slurm.environment | {"SLIDEWATCH_SHARD_ROWS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

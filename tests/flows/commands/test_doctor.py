@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,8 @@ import s3fs
 
 from flows.commands import doctor as module
 from flows.commands.certificates import certificates
-from flows.commands.doctor import doctor
+from flows.commands.doctor import DoctorOutcome, doctor
+from flows.commands.main import main
 from flows.settings import Settings
 from storage.store import Store
 
@@ -122,3 +124,35 @@ def test_who_names_no_certificates_needs_none(tmp_path: Path) -> None:
 def test_the_cluster_answers(tmp_path: Path) -> None:
     well, says = found(Settings(store=str(tmp_path), workers=1))["cluster"]
     assert (well, says) == (True, "local: 1 worker answers")
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_every_setting_has_a_value_and_an_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "slidewatch.toml"
+    file.write_text(
+        'scheduler = "tls://night:8786"\nalpha = 0.1\n[field_limits]\nleast_cells = 2\n'
+    )
+    monkeypatch.setenv("SLIDEWATCH_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("SLIDEWATCH_METRICS", "http://me:secret@gateway:9091")
+    monkeypatch.setenv("SLIDEWATCH_ALPHA", "0.2")
+    monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_DARK", "0.3")
+    with pytest.raises(SystemExit):
+        main(["doctor", "--json", "--workers", "3"])
+    outcome = DoctorOutcome.model_validate(json.loads(capsys.readouterr().out))
+    found = {each.name: (each.value, each.origin) for each in outcome.settings}
+    assert found["store"] == (str(tmp_path / "store"), "environment, SLIDEWATCH_STORE")
+    assert found["metrics"] == ("http://***@gateway:9091", "environment, SLIDEWATCH_METRICS")
+    assert found["alpha"] == (0.2, "environment, SLIDEWATCH_ALPHA")
+    assert found["scheduler"] == ("tls://night:8786", str(file))
+    assert found["field_limits.least_cells"] == (2, str(file))
+    dark = (0.3, "environment, SLIDEWATCH_FIELD_LIMITS__MOST_DARK")
+    assert found["field_limits.most_dark"] == dark
+    assert found["workers"] == (3, "command line")
+    assert found["shard_rows"] == (512, "default")
+    assert found["tls_ca"] == (None, "default")
+    lines = outcome.text().partition("settings:\n")[2].splitlines()
+    assert len(lines) == len(found)
+    assert ["alpha", "0.2", "(environment,", "SLIDEWATCH_ALPHA)"] in [x.split() for x in lines]

@@ -1,98 +1,125 @@
 """Words behind a command, taken apart."""
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.commands.parser import command_parser, read
-from flows.options.commands import COMMANDS, SELDOM
-from flows.settings import Settings, UsageError
+from flows.commands.parser import in_order, make_app, read
+from flows.options.commands import COMMANDS, PARTS
+from flows.settings import UsageError
+from storage.store import Store
+from tests.support.batches import freeze, manifest
+from tests.support.options import options_of
 
 
 @pytest.mark.parametrize(
-    ("name", "typed", "own", "settings"),
+    ("typed", "given"),
     [
         (
-            "fit",
-            ["--images", "a,b", "--images=c", "--batch", "x", "--workers", "3"],
-            {"images": ["a,b", "c"], "batch": "x"},
-            {"workers": "3"},
+            "fit --images a,b --images=c --batch x --workers 3",
+            {"images": ["a,b", "c"], "batch": "x", "workers": "3"},
         ),
-        ("train", ["--taps", "a,b", "--taps", "c"], {"taps": ["a", "b", "c"]}, {}),
-        ("screen", ["--force", "--no-wait"], {"force": True, "wait": False}, {}),
-        (
-            "screen",
-            ["--field-limits.least-cells", "3", "--field-limits.most-dark", ".1"],
-            {},
-            {"field_limits": {"least_cells": "3", "most_dark": ".1"}},
-        ),
-        ("query", ["--format", "csv", "SELECT 1"], {"format": "csv", "sql": "SELECT 1"}, {}),
-        ("review import", ["sheet.csv", "--quiet"], {"file": "sheet.csv"}, {"quiet": True}),
-        ("data malaria", ["--to", "d", "--from", "f"], {"to": "d", "from": "f"}, {}),
-        ("status", [], {}, {}),
+        ("train --images i --taps a --taps b", {"images": ["i"], "taps": ["a", "b"]}),
+        ("screen --images i --batch b --as cells --force", {"taken_as": "cells", "force": True}),
+        ("look p.jpg --no-browser", {"photo": "p.jpg", "browser": False}),
+        ("query --format csv FROM", {"format": "csv", "sql": "FROM"}),
+        ("review import sheet.csv --quiet", {"file": "sheet.csv", "quiet": True}),
+        ("data malaria --to d --from f", {"to": "d", "from_file": "f"}),
+        ("status", {}),
     ],
 )
-def test_options_are_those_of_the_command_and_settings(
-    name: str, typed: list[str], own: dict[str, Any], settings: dict[str, Any]
-) -> None:
-    assert read(name, typed) == (own, settings, False)
-    assert read(name, ["--json", *typed])[2]
+def test_options_are_those_of_the_command_and_settings(typed: str, given: dict[str, Any]) -> None:
+    found = read(make_app(), typed.split())
+    assert {name: found[name] for name in given} == given
+    assert read(make_app(), in_order(["--json", *typed.split()])) == found | {"json": True}
+
+
+def test_a_word_that_begins_with_a_dash_stands_behind_two() -> None:
+    assert read(make_app(), ["patient", "--batch", "b", "--to", "t", "--", "-9"])["name"] == "-9"
 
 
 @pytest.mark.parametrize(
-    ("name", "typed", "says"),
+    ("typed", "says"),
     [
-        ("screen", "--imges x", "unknown option --imges; did you mean --images?"),
-        ("screen", "--imag x", "unknown option --imag; did you mean --images?"),
-        ("train", "--workers 3", "unknown option --workers; see slidewatch train --help"),
-        ("train", "--rate 0.1", "--rate is no option any more: training's peak learning rate is"),
-        ("query", "a b", "unexpected 'b'; see slidewatch query --help"),
-        ("query", "", "the following arguments are required: SQL"),
-        ("segment", "--into cell", "--into: invalid choice: 'cell'"),
-        ("fit", "--images", "--images: expected one argument"),
+        ("schema --quite", "Unknown option: --quite. Did you mean --quiet?"),
+        ("screen --imges x --batch b", "Did you mean --images instead of --imges?"),
+        ("screen --imag x --batch b", "Did you mean --images instead of --imag?"),
+        ("train --images i --workers 3", "Unknown option: --workers"),
+        ("query a b", "Unused Tokens: ['b']"),
+        ("query", 'parameter SQL requires an argument'),
+        ("segment --images i --name n --into cell", '"cell" for --into. Choose from: "cells"'),
+        ("fit --images", 'parameter --images requires an argument'),
+        ("query a --seconds 3 --seconds 4", "--seconds specified multiple times"),
     ],
 )
-def test_what_cannot_be_understood_is_one_line(name: str, typed: str, says: str) -> None:
+def test_what_cannot_be_understood_is_one_line(typed: str, says: str) -> None:
     with pytest.raises(UsageError) as found:
-        read(name, typed.split())
-    assert str(found.value).startswith(says)
+        read(make_app(), typed.split())
+    assert says in str(found.value)
     assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize(
     ("name", "shown", "hidden"),
     [
-        ("train", ["--images", "--store"], ["--workers", "--alpha", "--field-limits.least-cells"]),
-        ("query", ["--format", "--store"], ["--cluster", "--shard-rows"]),
-        ("schema", ["--json"], ["--store"]),
-        ("fit", ["--alpha", "--cluster", "--shard-rows"], ["--metrics", "--detectable-percent"]),
-        ("segment", ["--field-limits.most-packed"], ["--field-limits.most-dark", "--shard-rows"]),
-        ("screen", ["--field-limits.most-dark", "--metrics"], ["--alpha"]),
+        ("train", {"--images", "--store"}, {"--workers", "--alpha"}),
+        ("query", {"--format", "--store"}, {"--cluster", "--shard-rows"}),
+        ("schema", {"--json", "--quiet", "--debug", "--logs"}, {"--store"}),
+        ("fit", {"--alpha", "--cluster", "--scheduler"}, {"--shard-rows", "--tls-key"}),
     ],
 )
-def test_a_command_shows_the_options_that_it_uses(
-    name: str, shown: list[str], hidden: list[str]
+def test_a_command_has_its_own_options_and_the_settings_that_change_from_call_to_call(
+    name: str, shown: set[str], hidden: set[str]
 ) -> None:
-    text = command_parser(name).format_help()
-    assert all(option in text for option in shown)
-    assert not any(option in text for option in hidden)
+    assert shown <= options_of(name)
+    assert not hidden & options_of(name)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_begins_with_the_options_of_the_command(name: str) -> None:
-    text = command_parser(name).format_help()
-    titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
-    own = ["options of this command:"] if COMMANDS[name].options.model_fields else []
-    assert titles[: len(own)] == own
-    # Options that nearly nobody sets come last.
-    assert titles[-1] in {"messages:", "for experts:"}
+def test_commands_of_two_words_have_a_first_word_with_a_meaning() -> None:
+    assert set(PARTS) == {name.split()[0] for name in COMMANDS if " " in name}
 
 
-def test_what_is_seldom_needed_comes_last() -> None:
-    common, _, seldom = command_parser("screen").format_help().partition("for experts:")
-    assert "--site" in common
-    assert "--json" in common
-    assert {"--shard-rows", "--field-limits.most-dark"} <= set(seldom.split())
-    assert "--shard-rows" not in common
-    known = {name for command in COMMANDS.values() for name in command.options.model_fields}
-    assert known | set(Settings.model_fields) >= SELDOM
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_for_a_shell_knows_every_command_and_option(shell: Any) -> None:
+    script = make_app().generate_completion(shell=shell)
+    for name in COMMANDS:
+        assert all(word in script for word in name.split())
+        # fish writes an option without its dashes.
+        assert all(option.removeprefix("--") in script for option in options_of(name))
+    assert "kubernetes" in script  # a word to choose from
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["scr"], {"screen"}),
+        (["review", ""], {name.split()[1] for name in COMMANDS if name.startswith("review")}),
+        (["screen", "--det"], {"--detector"}),
+        (["segment", "--into", ""], {"cells", "tiles"}),
+    ],
+)
+def test_bash_completes_commands_options_and_words(typed: list[str], offered: set[str]) -> None:
+    words = " ".join(f"'{word}'" for word in ["slidewatch", *typed])
+    program = f"""{make_app().generate_completion(shell="bash")}
+COMP_WORDS=({words}); COMP_CWORD={len(typed)}; COMP_LINE="{" ".join(["slidewatch", *typed])}"
+_slidewatch 2>/dev/null; printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+    done = subprocess.run(["bash"], input=program, capture_output=True, text=True, check=True)
+    assert {line.strip() for line in done.stdout.split()} - {"--help", "-h"} == offered
+
+
+def test_a_shell_completes_names_in_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    freeze(store, manifest(1), "night-7")
+    store.write_bytes(b"{}", "detectors", "net-v0001", "card.json")
+    monkeypatch.setenv("SLIDEWATCH_STORE", store.url)
+    for option, name in {"--batch": "night-7", "--detector": "net-v0001", "--model": None}.items():
+        with pytest.raises(SystemExit) as end:
+            read(make_app(), ["__complete", "fit" if option == "--model" else "screen", option, ""])
+        assert end.value.code == 0
+        lines = capsys.readouterr().out.split("begin\n")[1].splitlines()
+        assert lines == ([name] if name else [])

@@ -103,11 +103,3 @@ def test_a_terminal_shows_what_a_newcomer_knows(
     text = found.text()
     assert "unfinished" in text
     assert "none of model golden: slidewatch fit" in " ".join(text.split())
-
-
-def test_a_shell_gets_the_names_of_one_kind(store: Store) -> None:
-    write_store(store)
-    settings = Settings(store=store.url)
-    assert status("detectors", settings).text() == "golden"
-    assert status("batches", settings).text() == "night"
-    assert status("sites", settings).text() == "kampala"

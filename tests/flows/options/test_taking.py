@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from flows.monitoring.prefect_runs import prefect_flow
-from flows.options.commands import COMMANDS, GROUPS, TOLD
+from flows.options.commands import COMMANDS, TOLD
 from flows.options.flows import Attack
 from flows.options.taking import Options, takes
 from flows.settings import Settings
@@ -82,13 +82,12 @@ def test_a_command_is_a_function_of_its_options_and_says_what_they_say_once(name
         assert parameters[option].annotation != field.annotation  # it is described
 
 
-def test_every_setting_is_in_one_group_and_used_by_a_command() -> None:
-    grouped = [*TOLD, *(name for names in GROUPS.values() for name in names)]
-    # The settings of a worker's machine say what deployments may name; that is no option.
-    options = set(Settings.model_fields) - {"finders", "networks"}
-    assert sorted(grouped) == sorted(options)
-    used = {name for command in COMMANDS.values() for name in command.settings}
-    assert {name.partition(".")[0] for name in used} | set(TOLD) == options
+def test_settings_that_are_options_have_a_meaning_and_no_second_one() -> None:
+    for command in COMMANDS.values():
+        options = {*command.settings, *TOLD}
+        assert options <= set(Settings.model_fields)
+        assert not options & set(command.options.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
 
 
 def test_the_attacks_to_choose_from_are_those_that_there_are() -> None:
