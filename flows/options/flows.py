@@ -297,9 +297,9 @@ class Evaluate(Options):
         AfterValidator(_shares),
         Field(description="shares of each slide that abnormal cells are planted as"),
     ] = PLANTED
-    attacks: Annotated[
-        list[Attack], Field(description="attacks, by default all; repeat it")
-    ] = ATTACKS
+    attacks: Annotated[list[Attack], Field(description="attacks, by default all; repeat it")] = (
+        ATTACKS
+    )
     attacked: Annotated[int, Field(ge=1, description="images to attack and to corrupt")] = 500
     limit: Annotated[int | None, Field(ge=1, description="use at most N of --images")] = None
     name: Annotated[str | None, Field(description="name of the evaluation")] = None

@@ -48,9 +48,9 @@ def test_a_word_that_begins_with_a_dash_stands_behind_two() -> None:
         ("screen --imag x --batch b", "Did you mean --images instead of --imag?"),
         ("train --images i --workers 3", "Unknown option: --workers"),
         ("query a b", "Unused Tokens: ['b']"),
-        ("query", 'parameter SQL requires an argument'),
+        ("query", "parameter SQL requires an argument"),
         ("segment --images i --name n --into cell", '"cell" for --into. Choose from: "cells"'),
-        ("fit --images", 'parameter --images requires an argument'),
+        ("fit --images", "parameter --images requires an argument"),
         ("query a --seconds 3 --seconds 4", "--seconds specified multiple times"),
     ],
 )
