@@ -11,7 +11,6 @@ which run here, one after another. Nothing is written to the store. It needs pan
 """
 
 import base64
-import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -314,9 +313,7 @@ def _shown(picture: Image.Image | ImageRef | None) -> str:
         image = find(picture).image() if isinstance(picture, ImageRef) else picture
     except Exception:  # its row says why
         return ""
-    file = io.BytesIO()
-    thumbnail(image).save(file, "WEBP", quality=85)
-    data = base64.b64encode(file.getvalue()).decode()
+    data = base64.b64encode(thumbnail(image)).decode()
     return f'<img alt="" width="64" src="data:image/webp;base64,{data}">'
 
 

@@ -16,7 +16,6 @@ NEEDED = (
     "tasks.network.inference",
     "flows.jobs.scoring.scores",
     "flows.jobs.fitting.fitted_rows",
-    "flows.jobs.explanations",
     "flows.jobs.photographs",
     "flows.jobs.drawings",
 )

@@ -1,7 +1,7 @@
-"""Draw fields with their cells, cells at their places, and slides with fields, as units of work."""
+"""Draw cells, alone and at their places, and fields and slides, as units of work."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +27,23 @@ from tasks.images.regions import (
 from tasks.reports.field_rows import COLUMNS
 from tasks.visualisation.overlay import encode_png, from_afar, slide_picture
 from tasks.visualisation.patients.places import WIDTHS, lies_in, place_picture, window_around
+from tasks.visualisation.thumbnails import thumbnail
 from tasks.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
+
+
+@dataclass(frozen=True)
+class ThumbnailJob(Sparing):
+    """Cells to draw small: their places, and their digests when they were screened."""
+
+    cells: tuple[tuple[ImageRef, str], ...]
+
+    def rows(self) -> int:
+        """Count the cells."""
+        return len(self.cells)
+
+    def probe(self, row: int) -> None:
+        """Draw one cell, and keep nothing."""
+        draw_thumbnails(replace(self, cells=self.cells[row : row + 1], killers=frozenset()))
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,20 @@ def of_contours(card: ModelCard) -> list[str]:
     return [*COLUMNS, *(f"probability_{name}" for name in card.classes), "abnormality", "p_value"]
 
 
+def draw_thumbnails(job: ThumbnailJob) -> list[bytes | str]:
+    """Draw each cell as a WebP file, or return why it cannot be drawn; never raise."""
+    return [_draw_thumbnail(job, row) for row in range(len(job.cells))]
+
+
+def _draw_thumbnail(job: ThumbnailJob, row: int) -> bytes | str:
+    if row in job.killers:
+        return "this image alone kills the worker that decodes it"
+    try:
+        return thumbnail(find_unchanged(*job.cells[row]).image())
+    except Exception as error:  # a page must not depend on what a source raises
+        return _said("image", error)
+
+
 def draw_places(job: PlacesJob) -> list[bytes | str]:
     """Draw each cell in its field as a WebP file, or return why it cannot be drawn; never raise."""
     return [_draw_place(job, row) for row in range(len(job.cells))]
@@ -189,7 +219,7 @@ def draw_slide(job: SlidePictureJob) -> bytes | str:
 
 
 def _said(what: str, error: Exception) -> str:
-    """Return why a picture of a field or a slide cannot be made."""
+    """Return why a cell, a field or a slide cannot be drawn."""
     if isinstance(error, ChangedError):
         return "the file has changed since it was screened"
     reason = f": {error.reason}" if isinstance(error, BadImageError) else ""

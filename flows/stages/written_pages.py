@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +14,14 @@ from flows.cluster.executor import run_jobs
 from flows.jobs.drawings import (
     FieldPictureJob,
     SlidePictureJob,
+    ThumbnailJob,
     draw_field,
     draw_places,
     draw_slide,
+    draw_thumbnails,
     of_contours,
     places_jobs,
 )
-from flows.jobs.explanations import ExhibitJob, make_exhibits
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_fitted_detector
@@ -59,7 +61,6 @@ from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.visualisation.patients.called import LEAST, OPENED, Called, cells_each, opened
-from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.descriptions import ShownField
 
 LISTED = 120  # batches on the index; a file of each is read every night
@@ -104,7 +105,7 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
         earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        exhibits=_exhibits(client, of, highlights, called),
+        thumbnails=_thumbnails(client, of, highlights, called),
         fields=_fields(client, of, fields) if fields is not None else (),
         whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
         classes=card.classes,
@@ -189,10 +190,10 @@ def _write_index(store: Store, batch: Batch) -> None:
         write_page_file(held.store, index_page(nights, pages), *index_path())
 
 
-def _exhibits(
+def _thumbnails(
     client: Client, of: Screened, highlights: Highlights, called: Called
-) -> dict[str, Exhibit]:
-    """Make the exhibits of the cells on all sheets and of called cells, on the workers."""
+) -> dict[str, bytes | str]:
+    """Draw the cells on all sheets and the called cells, on the workers."""
     sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
     image_ids = {
         uri: image_id
@@ -203,12 +204,10 @@ def _exhibits(
     refs = find_refs(of.store, of.batch, list(image_ids))
     cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
-        ExhibitJob(of.store, of.model, of.detector, tuple(cells[i : i + CELLS_A_JOB]))
-        for i in range(0, len(cells), CELLS_A_JOB)
+        ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB])) for i in range(0, len(cells), CELLS_A_JOB)
     ]
-    found = run_jobs(client, make_exhibits, jobs, title=f"page {of.batch.name}")
-    exhibits = (exhibit for some in found for exhibit in some)
-    return dict(zip(image_ids, exhibits, strict=True))
+    drawn = run_jobs(client, draw_thumbnails, jobs, title=f"page {of.batch.name}")
+    return dict(zip(image_ids, chain.from_iterable(drawn), strict=True))
 
 
 def _fields(client: Client, of: Screened, report: pa.Table) -> list[ShownField]:

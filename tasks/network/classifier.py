@@ -1,7 +1,7 @@
 """Wrap a network as a classifier with normalisation, and pooled taps after chosen stages."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from threading import Lock
@@ -61,26 +61,19 @@ class Classifier(nn.Module):
 
     def features(self, pixels: Tensor) -> Outputs:
         """Compute taps, each (B, d), and logits (B, C), in one pass."""
-        return self._tapped(pixels, pooled)
-
-    def maps(self, pixels: Tensor) -> Outputs:
-        """Compute `features` with taps not pooled: (B, d, h, w) for a tap with locations."""
-        return self._tapped(pixels, lambda output: output)
-
-    def _tapped(self, pixels: Tensor, keep: Callable[[Tensor], Tensor]) -> Outputs:
-        with _TAPPING, self._listening(keep) as taps:
+        with _TAPPING, self._listening() as taps:
             logits = self(pixels)
         return taps, logits
 
     @contextmanager
-    def _listening(self, keep: Callable[[Tensor], Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Collect ``keep`` of every tap's output; the output itself is released."""
+    def _listening(self) -> Iterator[dict[str, Tensor]]:
+        """Collect every tap's output, pooled; the output itself is released."""
         kept: dict[str, Tensor] = {}
         prefix = int(getattr(self.backbone, "num_prefix_tokens", 1))
 
         def keep_as(name: str) -> Any:
             def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                kept[name] = keep(located(output, prefix))
+                kept[name] = pooled(located(output, prefix))
 
             return hook
 

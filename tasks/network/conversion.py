@@ -8,19 +8,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from openvino import Model, PartialShape, Type, save_model
 from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
-from tasks.network.classifier import Classifier, Outputs, as_array, computed, pooled
+from tasks.network.classifier import Classifier, Outputs, computed
 from tasks.network.cutting import LOGITS
 from tasks.network.folding import folded
 from tasks.network.inference import (
     DESCRIPTION,
     EXPECTED,
-    MAP,
     TAP,
     WEIGHTS,
     Graph,
@@ -68,21 +66,20 @@ def graph_arrays(classifier: Classifier) -> Arrays:
 
 
 class _FromPixels(nn.Module):
-    """Wrap a classifier to take decoded pixels and return taps, logits and maps as a flat tuple."""
+    """Wrap a classifier to take decoded pixels and return taps and logits as a flat tuple."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        outputs, logits = self.classifier.maps(pixels.permute(0, 3, 1, 2).float() / 255.0)
-        taps = [pooled(outputs[name]) for name in self.classifier.spec.taps]
-        return (*taps, logits, *(output for output in outputs.values() if output.ndim == 4))
+        taps, logits = self.classifier.features(pixels.permute(0, 3, 1, 2).float() / 255.0)
+        return (*(taps[name] for name in self.classifier.spec.taps), logits)
 
     def run(self, pixels: Pixels) -> Computed:
         """Compute taps, each (B, d), and logits (B, C)."""
         with torch.inference_mode(), self.classifier.computing():
-            *taps, logits = self(torch.from_numpy(pixels))[: len(self.classifier.spec.taps) + 1]
+            *taps, logits = self(torch.from_numpy(pixels))
         return computed((dict(zip(self.classifier.spec.taps, taps, strict=True)), logits))
 
 
@@ -94,19 +91,13 @@ def _converted(network: _FromPixels) -> Model:
         traced = torch.jit.trace(lambda pixels: network(pixels), example, check_trace=False)
         # Not `openvino.convert_model`, which sends telemetry. It has to live until the conversion.
         decoder = TorchScriptPythonDecoder(traced)
-        outputs, _ = network.classifier.maps(example.permute(0, 3, 1, 2).float())
     frontend = FrontEndManager().load_by_framework("pytorch")
     graph = frontend.convert(frontend.load(decoder))
     source = graph.inputs[0].get_node()
     source.set_element_type(Type.u8)
     source.set_partial_shape(PartialShape([-1, side, side, 3]))
     graph.validate_nodes_and_infer_types()
-    mapped = [name for name, output in outputs.items() if output.ndim == 4]
-    names = [
-        *(f"{TAP}/{name}" for name in network.classifier.spec.taps),
-        LOGITS,
-        *(f"{MAP}/{name}" for name in mapped),
-    ]
+    names = [*(f"{TAP}/{name}" for name in network.classifier.spec.taps), LOGITS]
     for output, name in zip(graph.outputs, names, strict=True):
         output.get_tensor().set_names({name})
     return graph
@@ -141,9 +132,4 @@ def _by_pytorch(classifier: Classifier, **size: int) -> Inference:
             outputs: Outputs = classifier.features(on_device(pixels))
         return lambda: computed(outputs)
 
-    def maps(pixels: Pixels) -> dict[str, NDArray[np.float32]]:
-        with torch.inference_mode(), classifier.computing():
-            outputs, _ = classifier.maps(on_device(pixels))
-        return {name: as_array(output) for name, output in outputs.items() if output.ndim == 4}
-
-    return Inference(classifier.spec, begin, maps, cutting=classifier.cutting, **size)
+    return Inference(classifier.spec, begin, cutting=classifier.cutting, **size)

@@ -75,11 +75,11 @@ def cut_again(cell: Pixels) -> Pixels:
 def without_shift(
     outputs: Mapping[str, NDArray[np.float32]], shift: Shift | None, cut: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.float32]]:
-    """Take the shift from what a network gives of cells that slidewatch has cut out.
+    """Subtract the cutting shift from the outputs for cells that slidewatch cut out.
 
     Args:
-        outputs: taps (n, d) by name, or their maps (n, d, h, w), and `LOGITS` (n, C); those without
-            a shift are left as they are.
+        outputs: taps (n, d) by name, and `LOGITS` (n, C); those without a shift are left as they
+            are.
         shift: of `cutting_shift`; None for a model made before 0.4.
         cut: (n,) which cells are cut out.
     """
@@ -87,5 +87,5 @@ def without_shift(
     if shift is not None and cut.any():
         for name in moved.keys() & shift.keys():
             moved[name] = moved[name].copy()
-            moved[name][cut] -= shift[name].reshape(-1, *[1] * (moved[name].ndim - 2))
+            moved[name][cut] -= shift[name]
     return moved

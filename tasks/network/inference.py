@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from openvino import CompiledModel, Core, Model
+from openvino import Core, Model
 
 from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec, agree
@@ -29,7 +29,7 @@ from tasks.types import Arrays, below
 Pixels = NDArray[np.uint8]
 
 DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"  # the arrays of a graph
-TAP, MAP = "tap", "map"  # a graph names its outputs `tap/<tap>`, `map/<tap>` and `LOGITS`
+TAP = "tap"  # a graph names its outputs `tap/<tap>` and `LOGITS`
 
 # One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
 # all workers of a machine would be pinned to the same one.
@@ -87,15 +87,13 @@ class Inference:
     """A network that is ready for many passes.
 
     ``begin`` maps pixels, uint8 (B, side, side, 3), to a function that waits for their taps, each
-    (B, d), and logits (B, C). ``maps`` gives taps before pooling, each (B, d, h, w); a tap with one
-    vector for an image has none. ``batch`` is a good number of images per pass, and ``threads`` of
+    (B, d), and logits (B, C). ``batch`` is a good number of images per pass, and ``threads`` of
     reading threads to keep the network busy. ``cutting`` is taken from the taps of cells that
     slidewatch cuts out (`tasks.network.cutting`).
     """
 
     spec: NetworkSpec
     begin: Callable[[Pixels], Callable[[], Computed]]
-    maps: Callable[[Pixels], dict[str, NDArray[np.float32]]]
     batch: int = 32  # so that data between layers stay in a core's cache
     threads: int = 2
     cutting: Shift | None = None
@@ -147,7 +145,7 @@ def by_openvino(
     """
     try:
         graph = read()
-        run = _passes(_compiled(spec, graph, LOGITS, TAP))
+        run = _passes(spec, graph.network)
     except Exception as error:  # any error of the converter and the compiler
         log.warning("OpenVINO does not take %s: %s", spec.network, error)
         return None
@@ -160,14 +158,10 @@ def by_openvino(
         found = computed(pixels)
         return lambda: found
 
-    @cache
-    def of_maps() -> Callable[[Pixels], Arrays]:
-        return _passes(_compiled(spec, graph, MAP))
-
     if not agree(computed(noise(spec)), graph.expected, _TOLERANCES[spec.arithmetic]):
         log.warning("OpenVINO computes %s otherwise than PyTorch", spec.network)
         return None
-    return Inference(spec, begin, lambda pixels: below(MAP, of_maps()(pixels)), cutting=cutting)
+    return Inference(spec, begin, cutting=cutting)
 
 
 def noise(spec: NetworkSpec) -> Pixels:
@@ -175,24 +169,14 @@ def noise(spec: NetworkSpec) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
 
 
-def _compiled(spec: NetworkSpec, graph: Graph, *outputs: str) -> CompiledModel:
-    """Compile the part of a graph that computes outputs whose names begin as given."""
-    model = graph.network.clone()
-    for result in model.get_results():
-        (name,) = result.output(0).get_names()
-        if name.partition("/")[0] not in outputs:
-            model.remove_result(result)
-    return _openvino().compile_model(
-        model, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
+def _passes(spec: NetworkSpec, network: Model) -> Callable[[Pixels], Arrays]:
+    """Compile a graph, and return what computes its outputs by name."""
+    compiled = _openvino().compile_model(
+        network, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
     )
-
-
-def _passes(compiled: CompiledModel) -> Callable[[Pixels], Arrays]:
     of_thread = threading.local()  # a request belongs to one thread at a time
 
     def run(pixels: Pixels) -> Arrays:
-        if not compiled.outputs:
-            return {}
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
         found = of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)

@@ -7,7 +7,6 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
@@ -43,7 +42,6 @@ from tasks.visualisation.page import (
     LONGEST_TEXT,
     TEMPLATES,
     VIEWER,
-    data_uri,
     day_text,
     file_name,
     number_text,
@@ -52,9 +50,14 @@ from tasks.visualisation.page import (
     render,
     shortened,
 )
-from tasks.visualisation.patients.called import Called, opened, opened_patients, place_of
+from tasks.visualisation.patients.called import (
+    Called,
+    describe_thumbnail,
+    opened,
+    opened_patients,
+    place_of,
+)
 from tasks.visualisation.patients.persons import confirmed_text
-from tasks.visualisation.thumbnails import HEAT_COLOURS, Exhibit
 from tasks.visualisation.viewer.descriptions import ShownField, describe_field
 from tasks.words import counted, verb
 
@@ -105,7 +108,7 @@ class BatchView:
     """Hold everything that a batch's page is made from.
 
     ``row`` is the summary of the batch, ``earlier`` those of nights before, oldest first;
-    ``slides`` is the report on slides; ``exhibits`` are by address of the image; ``made_by`` are
+    ``slides`` is the report on slides; ``thumbnails`` are by address of the image; ``made_by`` are
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
     to show of a batch whose cells were cut out of them; ``patients`` is the report on patients,
     None in batches screened before 0.3; ``called`` are the cells behind their calls; ``answers``
@@ -116,7 +119,7 @@ class BatchView:
     earlier: Sequence[BatchSummary]
     slides: pa.Table
     highlights: Highlights
-    exhibits: Mapping[str, Exhibit]
+    thumbnails: Mapping[str, bytes | str]
     classes: Sequence[str]
     threshold: float
     made_by: Mapping[str, str]
@@ -158,14 +161,13 @@ def batch_page(view: BatchView) -> str:
         calls=[] if view.patients is None else calls_of(view.patients),
         patients=patient_rows(patients, places, view.answers),
         all_patients=len(patients),
-        opened=opened_patients(patients, view.called, view.exhibits, view.answers),
+        opened=opened_patients(patients, view.called, view.thumbnails, view.answers),
         axis=axis(),
         expected=expected_text(row),
         whole_slides=[describe_slide(each) for each in view.whole_slides],
         counted_fields=counted_fields(view.slides),
         contours=list(CONTOURS),
         viewer_style=Markup(VIEWER.joinpath("viewer.css").read_text()) if fields else "",
-        gradient=_gradient(),
         threshold=number_text(view.threshold),
         slides=describe(shown),
         all_slides=slides.num_rows,
@@ -218,11 +220,9 @@ def _cells(view: BatchView, sheet: str) -> list[dict[str, Any]]:
 
 
 def _cell(view: BatchView, row: Mapping[str, Any]) -> dict[str, Any]:
-    exhibit = view.exhibits.get(row["uri"], Exhibit("no picture was made"))
-    why, name = exhibit.explanation, file_name(row["uri"])
     probability = row[f"probability_{row['diagnosis']}"]
     return {
-        "name": name,
+        "name": file_name(row["uri"]),
         "uri": shortened(row["uri"], 2 * LONGEST_TEXT),
         "slide": shortened(row["slide_id"]) if row["slide_id"] is not None else None,
         "diagnosis": shortened(row["diagnosis"]),
@@ -230,10 +230,7 @@ def _cell(view: BatchView, row: Mapping[str, Any]) -> dict[str, Any]:
         "abnormality": number_text(row["abnormality"]),
         "p_value": p_text(row["p_value"]),
         "reason": row["review_reason"],
-        "missing": exhibit.missing,
-        "thumbnail": exhibit.thumbnail and data_uri(exhibit.thumbnail, "webp"),
-        "heat": exhibit.heat and data_uri(exhibit.heat, "webp"),
-        "nearest": why and shortened(view.classes[why.nearest]),
+        **describe_thumbnail(view.thumbnails.get(row["uri"])),
     }
 
 
@@ -371,9 +368,3 @@ def _failures(view: BatchView) -> list[dict[str, Any]]:
         }
         for reason, count in counts
     ]
-
-
-def _gradient() -> str:
-    """List the colours of the heat maps as CSS, from nothing to the most."""
-    stops = mpl.colormaps[HEAT_COLOURS](np.linspace(0, 1, 9))
-    return ",".join(mpl.colors.to_hex(stop) for stop in stops)

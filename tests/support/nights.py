@@ -14,7 +14,6 @@ from PIL import Image
 from storage.reports.schemas.slides import slide_schema
 from tasks.counting.call import Answers
 from tasks.counting.interpretation import KnownRates
-from tasks.detector.explanation import Explanation
 from tasks.reports.image_columns import Provenance
 from tasks.reports.night.batch_counts import NightTally
 from tasks.reports.night.summary import BatchSummary
@@ -26,7 +25,6 @@ from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
 from tasks.visualisation.overlay import Pen, encode_png, overlay
 from tasks.visualisation.patients.called import Called
-from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.descriptions import ShownField
 from tasks.visualisation.viewer.overlays import Contour, FieldPicture
 from tasks.visualisation.viewer.overlays import field_picture as plain_picture
@@ -115,14 +113,6 @@ def picture(seed: int, side: int = 128) -> bytes:
     return file.getvalue()
 
 
-def exhibit(seed: int) -> Exhibit:
-    deviations = np.asarray([3.0 + seed % 5, -0.5])
-    shares = np.ones((3, 3))
-    return Exhibit(
-        None, picture(seed), picture(seed + 1), Explanation(deviations, TAPS[0], 1, shares)
-    )
-
-
 def field_row(number: int, slide: str | None = None, **other: Any) -> dict[str, Any]:
     """What the page needs of a row of the report on fields."""
     row = {
@@ -184,7 +174,7 @@ def night_of(
     *,
     nights: int = 4,
     classes: tuple[str, ...] = CLASSES,
-    see: Callable[[int], Exhibit] = exhibit,
+    see: Callable[[int], bytes | str] = picture,
     fields: Sequence[dict[str, Any]] = (),
     shown: Sequence[ShownField] = (),
     rates: KnownRates | None = None,
@@ -220,7 +210,7 @@ def night_of(
         ],
         slides=slide_rows.cast(slide_schema()),
         highlights=highlights,
-        exhibits={uri: see(i) for i, uri in enumerate(uris)},
+        thumbnails={uri: see(i) for i, uri in enumerate(uris)},
         classes=classes,
         threshold=THRESHOLD,
         made_by={"model": "m, sha256 " + 64 * "a"},

@@ -41,7 +41,7 @@ def test_workers_never_talk_to_prefect() -> None:
 @pytest.mark.parametrize("flow", ["screen", "fit"])
 def test_a_coordinator_need_not_wait_for_what_only_workers_run(flow: str) -> None:
     """It imports all that comes back from a worker, too."""
-    program = f"import sys, flows.{flow}, flows.jobs.explanations; print(*sys.modules)"
+    program = f"import sys, flows.{flow}, flows.jobs.drawings; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )

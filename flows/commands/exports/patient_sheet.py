@@ -1,10 +1,9 @@
 """Run the command `patient`: write the sheet of one patient, to print or for a spreadsheet."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-from flows.jobs.drawings import draw_places, places_jobs
+from flows.jobs.drawings import ThumbnailJob, draw_places, draw_thumbnails, places_jobs
 from flows.options.taking import takes
 from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
@@ -17,14 +16,11 @@ from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError
 from tasks.counting.call import Call, called_cells
-from tasks.images.access.files import SourceError
-from tasks.images.decoding import BadImageError
-from tasks.images.regions import find_unchanged, image_refs
+from tasks.images.regions import image_refs
 from tasks.reports.called_cells import CalledCells, patient_of
 from tasks.visualisation.answers import patient_name
 from tasks.visualisation.patients.persons import persons_answer
 from tasks.visualisation.patients.sheet import CELLS, patient_sheet, patient_table
-from tasks.visualisation.thumbnails import Exhibit, thumbnail
 
 ENDINGS = (".html", ".csv")
 
@@ -120,20 +116,8 @@ def _page(
         for job in jobs
         for cell, picture in zip(job.cells, draw_places(job), strict=True)
     }
-    return patient_sheet(row, slides, own, places, _exhibits(store, batch, own), persons)
-
-
-def _exhibits(store: Store, batch: Batch, cells: list[dict[str, Any]]) -> dict[str, Exhibit]:
-    """Read the cells again, small."""
-    refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, [c["uri"] for c in cells]))}
-    found = {}
-    for cell in cells:
-        try:
-            small = thumbnail(find_unchanged(refs[cell["uri"]], cell["image_id"]).image())
-        except (BadImageError, SourceError, OSError) as error:
-            found[cell["uri"]] = Exhibit(f"the image cannot be read: {error}")
-            continue
-        file = io.BytesIO()
-        small.save(file, "WEBP", quality=85)
-        found[cell["uri"]] = Exhibit(thumbnail=file.getvalue())
-    return found
+    uris = [cell["uri"] for cell in own]
+    refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
+    drawn = draw_thumbnails(ThumbnailJob(tuple((refs[c["uri"]], c["image_id"]) for c in own)))
+    thumbnails = dict(zip(uris, drawn, strict=True))
+    return patient_sheet(row, slides, own, places, thumbnails, persons)

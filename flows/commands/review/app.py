@@ -60,7 +60,7 @@ class Bench:
     ) -> None:
         self._session = session
         self._blind, self._reader = blind, reader
-        self._pictures = PicturePages(session, detector)
+        self._pictures = PicturePages(session)
         self._viewer = ViewerPages(session, self._page, _reader, blind=blind)
         self._patients = PatientPages(Suspects(session, detector, wanted), self._page, _reader)
 

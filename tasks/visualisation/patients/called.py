@@ -17,7 +17,6 @@ from tasks.visualisation.page import (
     shortened,
 )
 from tasks.visualisation.patients.persons import persons_answer
-from tasks.visualisation.thumbnails import Exhibit
 
 OPENED = (Call.POSITIVE, Call.INDETERMINATE)  # patients of these calls have their cells shown
 PATIENTS_OPENED = 32
@@ -54,7 +53,7 @@ def cells_each(patients: int) -> int:
 def opened_patients(
     rows: Sequence[Mapping[str, Any]],
     called: Called,
-    exhibits: Mapping[str, Exhibit],
+    thumbnails: Mapping[str, bytes | str],
     answers: Mapping[Patient, Confirmation],
 ) -> list[dict[str, Any]]:
     """Describe for the page the patients whose cells are shown, each with cells and answer."""
@@ -65,7 +64,7 @@ def opened_patients(
             **answer_of(row),
             "persons": persons_answer(answers.get(patient_of(row))),
             "cells": [
-                describe_cell(cell, called.places.get(cell["uri"]), exhibits.get(cell["uri"]))
+                describe_cell(cell, called.places.get(cell["uri"]), thumbnails.get(cell["uri"]))
                 for cell in called.cells.get(patient_of(row), ())
             ],
         }
@@ -79,10 +78,9 @@ def place_of(number: int) -> str:
 
 
 def describe_cell(
-    row: Mapping[str, Any], place: bytes | str | None, exhibit: Exhibit | None
+    row: Mapping[str, Any], place: bytes | str | None, thumbnail: bytes | str | None
 ) -> dict[str, Any]:
     """Describe one of a patient's cells for a page: its figures, its picture, and its place."""
-    shown = exhibit or Exhibit("no picture was made")
     return {
         "name": file_name(row["uri"]),
         "uri": shortened(row["uri"], 2 * LONGEST_TEXT),
@@ -92,12 +90,17 @@ def describe_cell(
         "called": row["called"],
         "abnormality": number_text(row["abnormality"]),
         "p_value": p_text(row["p_value"]),
-        "missing": shown.missing,
-        "thumbnail": shown.thumbnail and data_uri(shown.thumbnail, "webp"),
-        "heat": shown.heat and data_uri(shown.heat, "webp"),
+        **describe_thumbnail(thumbnail),
         "place": data_uri(place, "webp") if isinstance(place, bytes) else None,
         "no_place": place if isinstance(place, str) else None,
     }
+
+
+def describe_thumbnail(thumbnail: bytes | str | None) -> dict[str, str | None]:
+    """Describe the picture of a cell, a WebP file, or why there is none."""
+    if isinstance(thumbnail, bytes):
+        return {"thumbnail": data_uri(thumbnail, "webp"), "missing": None}
+    return {"thumbnail": None, "missing": thumbnail or "no picture was made"}
 
 
 def chance_text(chance: float) -> str:

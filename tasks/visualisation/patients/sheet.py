@@ -7,7 +7,6 @@ from tasks.reports.spreadsheet import csv_lines
 from tasks.visualisation.answers import answer_of, patient_name
 from tasks.visualisation.page import day_text, render, shortened
 from tasks.visualisation.patients.called import describe_cell
-from tasks.visualisation.thumbnails import Exhibit
 
 CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
 FIGURES = (
@@ -21,14 +20,14 @@ def patient_sheet(
     slides: Sequence[Mapping[str, Any]],
     cells: Sequence[Mapping[str, Any]],
     places: Mapping[str, bytes | str],
-    exhibits: Mapping[str, Exhibit],
+    thumbnails: Mapping[str, bytes | str],
     persons: Mapping[str, Any] | None,
 ) -> str:
     """Make the sheet, HTML, which prints on one page.
 
     ``cells`` are rows of the image report with ``chance`` and ``called``, the most probable first.
-    Pictures in fields, or why one is missing, and thumbnails are by address; ``persons`` is
-    `persons_answer`.
+    Pictures in fields and thumbnails are by address, with the reason where one is missing;
+    ``persons`` is `persons_answer`.
     """
     shown = slides[:SLIDES]
     return render(
@@ -39,7 +38,7 @@ def patient_sheet(
         answer=answer_of(patient),
         persons=persons,
         cells=[
-            describe_cell(cell, places.get(cell["uri"]), exhibits.get(cell["uri"]))
+            describe_cell(cell, places.get(cell["uri"]), thumbnails.get(cell["uri"]))
             for cell in cells[:CELLS]
         ],
         slides=[

@@ -49,7 +49,7 @@
   review.addEventListener("change", filter);
   controls.hidden = false;
 })();
-// A link to a patient opens his cells, and h changes their fields for heat maps.
+// A link to a patient opens his cells.
 (() => {
   const show = () => {
     const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
@@ -64,13 +64,6 @@
     if (link && link.hash === location.hash) setTimeout(show);
   });
   show();
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "h" || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.matches("input:not([type=range], [type=checkbox])")) return;
-    document.body.classList.toggle("heat");
-    const heat = document.querySelector("#viewer .heat-map");
-    if (heat) heat.hidden = !document.body.classList.contains("heat");
-  });
 })();
 // A field opens with pan and zoom; without script its contours lie over it.
 (() => {
@@ -85,12 +78,6 @@
     Object.assign(canvas, { width: Math.max(1, width * by), height: Math.max(1, height * by) });
     canvas.getContext("2d").drawImage(image, cell.box.x * by, cell.box.y * by, width * by, height * by, 0, 0, canvas.width, canvas.height);
     panel.replaceChildren(canvas, element("p", cell.said));
-    const heat = document.querySelector(`.cell[data-id="${CSS.escape(cell.image_id)}"] .by-heat`);
-    if (!heat) return;
-    const copy = heat.cloneNode();
-    copy.className = "heat-map";
-    copy.hidden = !document.body.classList.contains("heat");
-    panel.append(copy, element("p", "h shows where it differs from ordinary cells"));
   }
 
   for (const field of document.querySelectorAll(".field[data-width]")) {

@@ -2,8 +2,13 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from flows.jobs.drawings import FieldPictureJob, SlidePictureJob, draw_field, draw_slide
-from flows.jobs.explanations import ExhibitJob
+from flows.jobs.drawings import (
+    FieldPictureJob,
+    SlidePictureJob,
+    ThumbnailJob,
+    draw_field,
+    draw_slide,
+)
 from flows.jobs.fitting.fitted_rows import RowsJob
 from flows.jobs.photographs import SearchJob, SurveyJob
 from flows.jobs.quarantine import Job, probe, quarantine
@@ -43,7 +48,7 @@ def test_a_probe_is_the_jobs_own() -> None:
 
 
 def test_jobs_that_read_what_others_made_can_be_probed() -> None:
-    kinds = [ShardJob, SurveyJob, SearchJob, ExhibitJob, FieldPictureJob, SlidePictureJob]
+    kinds = [ShardJob, SurveyJob, SearchJob, ThumbnailJob, FieldPictureJob, SlidePictureJob]
     assert all(issubclass(kind, Job) for kind in kinds)
     assert not issubclass(RowsJob, Job)
 

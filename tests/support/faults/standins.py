@@ -104,7 +104,7 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     screen: Any = importlib.import_module("flows.screen")
     screen.announce, screen.progress_artifact = announce, progress
     pages: Any = importlib.import_module("flows.stages.written_pages")
-    pages.batch_page, pages._exhibits = _plain_page, lambda *_: {}
+    pages.batch_page, pages._thumbnails = _plain_page, lambda *_: {}
     segmentation: Any = importlib.import_module("flows.stages.segmentation")
     segmentation.SOURCES_A_JOB = segmentation.FIELDS_A_JOB = 1
     executor: Any = importlib.import_module("flows.cluster.executor")

@@ -11,7 +11,7 @@ import torch
 
 from tasks.network import conversion
 from tasks.network.backbones import DEFAULT_NETWORK, build
-from tasks.network.classifier import as_array, computed, tap_widths, to_pixels, with_taps
+from tasks.network.classifier import computed, to_pixels
 from tasks.network.conversion import graph_arrays, graph_of, inference
 from tasks.network.inference import DESCRIPTION, Graph, by_openvino, fastest_arithmetic
 from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkSpec
@@ -56,34 +56,6 @@ def test_it_gives_what_the_classifier_gives(
     ]:
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
-
-
-@pytest.mark.parametrize("by_pytorch", [False, True])
-def test_maps_have_the_pooled_features_as_their_mean(
-    spec: NetworkSpec, by_pytorch: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    made = build(replace(spec, taps=("layer1", "layer2", PENULTIMATE))).eval()
-    # Noise, smooth at the left: every place differs from every other.
-    pixels = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
-    pixels[:, :, :16] = pixels[:, :1, :1, :1]
-    if by_pytorch:
-        monkeypatch.setattr(conversion, "_converted", refuse)
-    network = inference(made)
-    features, _ = network.run(pixels)
-    maps = network.maps(pixels)
-    assert features.keys() - maps.keys() == {PENULTIMATE}  # one vector for an image
-    for name, found in maps.items():
-        assert found.shape[:2] == features[name].shape == (5, tap_widths(made)[name])
-        assert np.allclose(found.mean(axis=(2, 3)), features[name], rtol=1e-4, atol=1e-5)
-    with torch.inference_mode():
-        wanted, _ = made.maps(to_pixels(pixels))
-    assert np.allclose(maps["layer1"], as_array(wanted["layer1"]), rtol=1e-4, atol=1e-4)
-
-
-def test_a_network_whose_taps_are_vectors_has_no_maps(spec: NetworkSpec) -> None:
-    network = inference(with_taps(build(spec).eval(), (PENULTIMATE,)))
-    assert network.maps(images(2)[:, :32, :32]) == {}
 
 
 def test_results_do_not_change_when_the_next_pass_is_run() -> None:

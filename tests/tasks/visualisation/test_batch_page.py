@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.detector.explanation import Explanation
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light
 from tasks.visualisation.batch_page import (
@@ -21,16 +20,12 @@ from tasks.visualisation.batch_page import (
 from tasks.visualisation.highlights import CELLS_SHOWN
 from tasks.visualisation.overlay import COLOURS, ShownSlide
 from tasks.visualisation.page import file_name, p_text, shortened
-from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.descriptions import ShownField
 from tests.support.nights import (
-    TAPS,
-    exhibit,
     field_picture,
     field_row,
     image_rows,
     night_of,
-    picture,
     shown_field,
 )
 from tests.support.pages import EVIL, Page
@@ -133,21 +128,13 @@ def test_the_same_night_gives_the_same_page() -> None:
 
 
 def test_a_cell_that_cannot_be_seen_again_has_a_placeholder() -> None:
-    night = night_of(image_rows(900), see=lambda i: Exhibit(missing="the image cannot be read"))
+    night = night_of(image_rows(900), see=lambda i: "the image cannot be read")
     found = Page(batch_page(night))
     assert not found.of("img")
     labels = [str(each.get("aria-label")) for each in found.of("div") if each.get("role") == "img"]
     assert len(labels) == sum(CELLS_SHOWN.values())
     assert all("the image cannot be read" in label for label in labels)
-    assert "no picture was made" in batch_page(replace(night, exhibits={}))
-
-
-def test_a_tap_without_locations_has_no_heat_map() -> None:
-    why = Explanation(np.asarray([2.0, 5.0]), TAPS[1], 0, None)
-    night = night_of(image_rows(900), see=lambda i: Exhibit(None, picture(i), None, why))
-    page = batch_page(night)
-    assert len(Page(page).of("img")) == sum(CELLS_SHOWN.values())
-    assert "no heat map for this cell" in page
+    assert "no picture was made" in batch_page(replace(night, thumbnails={}))
 
 
 def test_slides_abnormal_together_are_named_first_and_once() -> None:
@@ -173,7 +160,7 @@ def test_slides_abnormal_together_are_named_first_and_once() -> None:
 
 def test_many_slides_are_cut_and_the_page_says_how_many_are_left_out() -> None:
     rows = image_rows(6000, slide_id=[f"slide {i // 5}" for i in range(6000)])
-    page = batch_page(night_of(rows, see=lambda i: Exhibit("none")))
+    page = batch_page(night_of(rows, see=lambda i: "none"))
     assert f"The first {SLIDES_SHOWN} of 1,200 slides" in words(page)
     assert f"the other {1200 - SLIDES_SHOWN} are in the slide report" in words(page)
     reviewed = re.findall(r'<tr data-review="(yes|no)">', page)
@@ -244,7 +231,6 @@ def test_p_values_are_never_shown_as_zero(value: float) -> None:
 def test_long_texts_keep_their_ends() -> None:
     assert shortened("a" * 500 + "end").endswith("end")
     assert len(shortened("a" * 500)) <= 160
-    assert exhibit(0).thumbnail != exhibit(1).thumbnail
 
 
 def test_numbers_of_a_slide_sort_as_numbers(page: str) -> None:

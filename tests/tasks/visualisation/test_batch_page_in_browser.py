@@ -15,11 +15,9 @@ from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide
 from tasks.visualisation.patients.called import Called, opened
-from tasks.visualisation.thumbnails import Exhibit
 from tasks.visualisation.viewer.descriptions import ShownField
 from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.nights import (
-    exhibit,
     field_picture,
     field_row,
     image_rows,
@@ -62,17 +60,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fields = [*(each.row for each in shown), field_row(9, "C0P1_IMG_1", kind="empty")]
     night = night_of(
         image_rows(3000),
-        see=lambda i: exhibit(i) if i % 5 else Exhibit("it is gone"),
+        see=lambda i: picture(i) if i % 5 else "it is gone",
         fields=fields,
         shown=[*shown, ShownField(fields[-1], missing="it is gone")],
         rates=RATES,
         called=called_of,
     )
-    exhibits = dict(night.exhibits)
+    thumbnails = dict(night.thumbnails)
     for number, uri in enumerate(each["uri"] for some in night.called.cells.values()
                                  for each in some):  # fmt: skip
-        exhibits[uri] = exhibit(number)
-    night = replace(night, exhibits=exhibits)
+        thumbnails[uri] = picture(number)
+    night = replace(night, thumbnails=thumbnails)
     afar = ShownSlide("/slides/a.svs", fields, field_picture())
     night = replace(night, whole_slides=[afar])
     row = replace(night.row, light=Light.AMBER, reasons=("a reason", "another " * 20))
@@ -257,10 +255,6 @@ def test_a_link_opens_a_patient_below_whatever_sticks_to_the_top(
         assert target.is_visible()
         top = target.evaluate("element => element.getBoundingClientRect().top")
         assert 0 <= top < 844
-        heats, places = (target.locator(f".by-{kind}").first for kind in ("heat", "place"))
-        assert (heats.is_visible(), places.is_visible()) == (False, True)
-        visit.page.keyboard.press("h")
-        assert (heats.is_visible(), places.is_visible()) == (True, False)
 
 
 def test_a_field_can_be_panned_zoomed_switched_and_clicked(browser: Any, folder: Path) -> None:

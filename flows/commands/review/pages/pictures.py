@@ -12,8 +12,6 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from flows.commands.review.session import Session
-from flows.jobs.explanations import ExhibitJob, make_exhibits
-from storage.models.detectors import DetectorCard
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, find_unchanged, read_around
@@ -31,8 +29,8 @@ SENT = {
 class PicturePages:
     """The pictures of a session's cells."""
 
-    def __init__(self, session: Session, detector: DetectorCard | None) -> None:
-        self._session, self._detector = session, detector
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._picture = lru_cache(maxsize=512)(self._read_picture)
 
     def routes(self) -> list[Route]:
@@ -41,7 +39,6 @@ class PicturePages:
             Route("/files/{name}", self.file, methods=["GET"]),
             Route("/picture/{image_id}", self.picture, methods=["GET"]),
             Route("/field/{image_id}", self.field, methods=["GET"]),
-            Route("/heat/{image_id}", self.heat, methods=["GET"]),
         ]
 
     def width(self, image_id: str) -> int:
@@ -56,10 +53,6 @@ class PicturePages:
         """Send the cell within its field."""
         return self._image(self._read_field, request)
 
-    def heat(self, request: Request) -> Response:
-        """Send the map of what makes a cell abnormal."""
-        return self._image(self._read_heat, request)
-
     def file(self, request: Request) -> Response:
         """Send the style or the script."""
         name = request.path_params["name"]
@@ -73,8 +66,7 @@ class PicturePages:
             content = read(image_id)
         except (BadImageError, SourceError, OSError) as error:
             return Response(f"{error}\n", 404, media_type="text/plain")
-        kind = "image/webp" if content[:4] == b"RIFF" else "image/png"
-        return Response(content, media_type=kind, headers={"Cache-Control": "private"})
+        return Response(content, media_type="image/png", headers={"Cache-Control": "private"})
 
     def _read_picture(self, image_id: str) -> tuple[bytes, int]:
         """Read the image of a cell as PNG, with its width in pixels."""
@@ -92,16 +84,6 @@ class PicturePages:
         box = [scale * each for each in (*corner, *opposite)]
         ImageDraw.Draw(image).rectangle(box, outline=COLOURS["parasitized"], width=2)
         return _png(image)
-
-    def _read_heat(self, image_id: str) -> bytes:
-        if self._detector is None:
-            raise BadImageError("unreadable", "the batch was screened without a detector")
-        session = self._session
-        cells = ((self.ref(image_id), image_id),)
-        (shown,) = make_exhibits(ExhibitJob(session.store, session.card, self._detector, cells))
-        if shown.heat is None:
-            raise BadImageError("unreadable", shown.missing or "there is no heat map for this cell")
-        return shown.heat
 
     def ref(self, image_id: str) -> ImageRef:
         """Find where a cell lies; 404 where there is no such."""

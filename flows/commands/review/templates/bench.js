@@ -4,7 +4,6 @@
 // that loads between two keys would lose the keys typed meanwhile.
 const AHEAD = 40, AT_ONCE = 3;
 const press = { z: "undo", ArrowLeft: "before", ArrowRight: "next", v: "view" };
-const toggle = { f: "field", h: "heat" };
 const byId = (id) => document.getElementById(id);
 let shown = performance.now(), sent = false;
 let early = 0;  // keys that came before a cell was there, which are for none
@@ -126,10 +125,10 @@ document.addEventListener("keydown", (event) => {
   if (stuck && verdict) { flush(); return; }
   if (sent) { if (verdict && bench()) { early += 1; tell(); } return; }
   const target = verdict || byId(press[event.key]);
-  const details = byId(toggle[event.key]);
+  const field = event.key === "f" && byId("field");
   if (target && !target.disabled && !target.hidden) {
     event.preventDefault();
     target.click();
     sent ||= target !== verdict;
-  } else if (details) details.open = !details.open;
+  } else if (field) field.open = !field.open;
 });

@@ -5,7 +5,7 @@
   const picture = JSON.parse(root.dataset.picture);
   const viewer = makeViewer(root);
   const element = (name, given) => Object.assign(document.createElement(name), given);
-  let chosen = null, shown = 0, heat = false;
+  let chosen = null, shown = 0;
 
   async function load(box) {
     const query = new URLSearchParams(Object.entries(box));
@@ -29,13 +29,6 @@
       if (button) say(button.value, panel);
     });
     panel.replaceChildren(element("img", { src: `${base}/picture/${cell.image_id}`, alt: "the cell" }), element("p", { textContent: words(cell), className: "told" }), form);
-    showHeat(panel);
-  }
-
-  function showHeat(panel) {
-    panel.querySelector(".heat-map")?.remove();
-    if (!heat || !chosen || !chosen.said) return;
-    panel.querySelector("img").after(element("img", { className: "heat-map", src: `${base}/heat/${chosen.image_id}`, alt: "where the cell differs from other cells" }));
   }
 
   async function say(verdict, panel) {
@@ -66,6 +59,5 @@
     const panel = root.querySelector(".chosen");
     const button = panel.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
     if (button) button.click();
-    else if (event.key === "h") { heat = !heat; showHeat(panel); }
   });
 })();

@@ -18,7 +18,6 @@ from tasks.visualisation.patients.called import (
     cells_each,
     opened,
 )
-from tasks.visualisation.thumbnails import Exhibit
 from tests.support.nights import image_rows, night_of, shown_field
 from tests.support.pages import EVIL, Page
 from tests.support.rates import RATES
@@ -96,8 +95,11 @@ def test_a_page_of_100_000_cells_with_all_it_can_show_stays_below_5_megabytes(
     patients: int,
 ) -> None:
     shown = [shown_field(i) for i in range(2)]
-    exhibit = Exhibit(None, smooth(128), smooth(128))
     page = page_of(
-        100_000, patients, fields=[each.row for each in shown], shown=shown, see=lambda _: exhibit
+        100_000,
+        patients,
+        fields=[each.row for each in shown],
+        shown=shown,
+        see=lambda _: smooth(128),
     )
     assert len(page.encode()) < 5 * MB

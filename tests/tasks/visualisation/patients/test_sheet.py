@@ -6,7 +6,6 @@ import pytest
 
 from tasks.reports.spreadsheet import read_csv
 from tasks.visualisation.patients.sheet import CELLS, SLIDES, patient_sheet, patient_table
-from tasks.visualisation.thumbnails import Exhibit
 from tests.support.browser import chromium
 from tests.support.nights import picture
 from tests.support.pages import EVIL, Page
@@ -31,10 +30,9 @@ def sheet(name: str = EVIL) -> str:
          "abnormality": 0.1, "p_value": 0.5}
         for i in range(20)
     ]  # fmt: skip
-    exhibits = {each["uri"]: Exhibit(thumbnail=picture(1)) for each in cells}
-    places: dict[str, bytes | str] = {each["uri"]: picture(2) for each in cells}
+    thumbnails, places = ({each["uri"]: picture(seed) for each in cells} for seed in (1, 2))
     own = row(patient_id=name, slide_id=name)
-    return patient_sheet(own, [own] * 40, cells, places, exhibits, PERSONS)
+    return patient_sheet(own, [own] * 40, cells, places, thumbnails, PERSONS)
 
 
 def test_the_sheet_has_the_answers_of_both_and_no_name_breaks_out() -> None:
