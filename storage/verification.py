@@ -97,10 +97,10 @@ FIGURES = ("scored", "failed", "abnormal", "review")  # in a seal and in a batch
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to compare, by its path in the store; ``look`` raises if it is damaged."""
+    """One thing to compare, by its path in the store; ``verify`` raises if it is damaged."""
 
     path: str
-    look: Callable[[], object]
+    verify: Callable[[], object]
 
 
 def all_checks(store: Store) -> Iterator[Check]:

@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 PATIENCE = 30.0  # seconds between checks for any remaining worker
 GO_ON = "Finished work is kept: run the same command again to resume"
-LOOK = 5.0  # seconds between counts of the workers
+COUNTED_EVERY = 5.0  # seconds between counts of the workers
 
 
 @dataclass
@@ -163,17 +163,17 @@ class _Window:
     """The limit of jobs in flight: four per thread of the present workers."""
 
     def __init__(self, client: Client) -> None:
-        self._client, self._looked, self._size = client, -math.inf, 0
+        self._client, self._counted, self._size = client, -math.inf, 0
 
     def size(self) -> int:
-        """Return the limit, computed again after `LOOK` seconds."""
-        if time.monotonic() - self._looked > LOOK:
+        """Return the limit, computed again after `COUNTED_EVERY` seconds."""
+        if time.monotonic() - self._counted > COUNTED_EVERY:
             try:
                 threads: dict[str, int] = self._client.nthreads()
             except LOST as error:
                 raise ClusterError(NO_SCHEDULER) from error
             self._size = 4 * max(1, sum(threads.values()))
-            self._looked = time.monotonic()
+            self._counted = time.monotonic()
         return self._size
 
 

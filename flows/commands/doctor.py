@@ -77,7 +77,7 @@ class DoctorOutcome(Outcome):
 @takes(Doctor)
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     """Passwords and tokens in addresses are left out."""
-    looks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
+    checks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
         "python": _python,
         "packages": _packages,
         "processors": _processors,
@@ -92,16 +92,16 @@ def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
         "certificates": _certificates,
         "cluster": _cluster,
     }
-    checks = []
-    for name, look in looks.items():
+    results = []
+    for name, check in checks.items():
         try:
-            well, found = look(settings)
+            well, found = check(settings)
         except Exception as error:  # a check that breaks is a finding, not a crash
             well, found = False, f"{type(error).__name__}: {error}"
-        checks.append(Check(name=name, well=well, found=found))
+        results.append(Check(name=name, well=well, found=found))
     values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
     return DoctorOutcome(
-        checks=checks,
+        checks=results,
         settings=[
             Setting(
                 name=name,

@@ -291,7 +291,7 @@ def verify(options: Verify, settings: Settings) -> VerifyOutcome:
     for check in batch_checks(store, options.batch) if options.batch else everything:
         compared += 1
         try:
-            check.look()
+            check.verify()
         except Exception as error:  # a check that breaks is a finding, not a crash
             damaged.append(f"{check.path}: {' '.join(str(error).split())}")
     return VerifyOutcome(store=settings.store, compared=compared, damaged=damaged)

@@ -31,7 +31,7 @@ Value = TypeVar("Value")
 # Words for a stage at a terminal.
 DOING = {
     "take": "listing new files in the inbox",
-    "look": "looking closer",
+    "recognise": "recognising the files",
     "survey": "finding the fields",
     "segment": "finding the cells",
     "freeze": "listing the images",

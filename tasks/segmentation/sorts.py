@@ -70,13 +70,13 @@ class File(NamedTuple):
 
 
 def glances(
-    files: Callable[[], Iterable[File]], look: Callable[[Sequence[str]], Iterable[Glance]]
+    files: Callable[[], Iterable[File]], glance_at: Callable[[Sequence[str]], Iterable[Glance]]
 ) -> dict[int, Glance]:
     """Glance at files, the largest first, until `IN_A_ROW` of a format are cells.
 
     Args:
         files: goes over all files, each time it is called.
-        look: glances at some files, by their URLs.
+        glance_at: glances at some files, by their URLs.
 
     Returns:
         What was seen, by row; all others are cells.
@@ -85,7 +85,7 @@ def glances(
     for kind in dict.fromkeys(extension_of(file.uri) for file in files()):
         left = _largest_first(files, kind)
         while some := list(islice(left, IN_A_ROW)):
-            seen = list(look([file.uri for file in some]))
+            seen = list(glance_at([file.uri for file in some]))
             pairs = zip(some, seen, strict=True)
             found |= {file.row: each for file, each in pairs if each != "cells"}
             if all(each == "cells" for each in seen):

@@ -33,7 +33,7 @@ KILLED_AFTER = MANY // SHARD // 2  # shards
 GROWTH = 1.05  # of memory, against the night of few
 SERIAL = 0.05  # the share of a night in which the workers wait
 BOOKKEEPING = 30.0  # seconds from a command to its first new shard, after a kill
-STAGES = ("freeze", "extract", "score", "look", "publish", "page")
+STAGES = ("recognise", "freeze", "extract", "score", "publish", "page")
 
 
 @dataclass

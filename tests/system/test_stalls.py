@@ -84,5 +84,5 @@ def test_a_coordinator_that_is_stopped_as_it_publishes_changes_nothing_when_it_g
     assert {read_footer(store, *path).metadata[ATTEMPT] for path in paths} == {b"2"}
     assert read_table(store, *paths[0]).num_rows == second.images
     for check in batch_checks(store, "night"):
-        check.look()
+        check.verify()
     assert screen(other, batch="night", settings=settings).repeated

@@ -37,7 +37,7 @@ class Arrivals:
     rewritten: int
 
 
-def look(inbox: str) -> dict[str, Seen]:
+def list_inbox(inbox: str) -> dict[str, Seen]:
     """List every file below a folder or matching a pattern by URL, with size and time.
 
     Raises:
@@ -81,12 +81,12 @@ def arrivals(
     """Find the images of an inbox that no earlier night took and that are completely written.
 
     An image waits if it was modified in the last ``settle`` seconds, or if its size differs between
-    two looks; without times, the looks are ``settle`` seconds apart. An image with another size
+    two listings; without times, these are ``settle`` seconds apart. An image with another size
     than when it was taken is a new image. ``on_skip`` is called with a message for each skipped
     folder.
     """
     before = datetime.now(UTC) - timedelta(seconds=settle)
-    first = look(inbox)
+    first = list_inbox(inbox)
     if any(seen.modified is None for seen in first.values()):
         time.sleep(settle)
     listed = list_images(inbox, classes=classes, extensions=extensions, on_skip=on_skip)

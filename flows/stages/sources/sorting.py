@@ -47,7 +47,7 @@ from tasks.images.listing import as_given, named, sorted_images
 from tasks.images.sorted_rows import SortedRows
 from tasks.segmentation.sorts import TRIED, File, Sort, glance, glances, settle, to_try
 
-AT_ONCE = 16  # files looked at simultaneously
+AT_ONCE = 16  # files read simultaneously
 WORDS: dict[str, tuple[str, str]] = {
     "fields": ("photograph of a field", "photographs of fields"),
     "slides": ("slide", "slides"),
@@ -98,7 +98,7 @@ def take(
 ) -> Taken:
     """Recognise the kinds of a batch's sources, and cut out the cells of those with many.
 
-    The decision is kept when the batch begins: a resumed run does not look again. Workers are
+    The decision is kept when the batch begins: a resumed run does not decide again. Workers are
     started only if needed, and stay until ``work`` ends.
 
     Raises:
@@ -179,8 +179,8 @@ def _sorts(
     files = partial(_files, listed)
     if taken_as is not None:
         return failed | {file.row: _said(taken_as, file.uri) for file in files()}
-    with stage("look"):
-        return failed | _look(settings, files, work)
+    with stage("recognise"):
+        return failed | _recognised(settings, files, work)
 
 
 def _files(listed: SortedRows) -> Iterator[File]:
@@ -201,10 +201,10 @@ def _said(taken_as: TakenAs, uri: str) -> Sort:
     return "slides" if taken_as == "fields" and only_slides else taken_as
 
 
-def _look(
+def _recognised(
     settings: Settings, files: Callable[[], Iterator[File]], work: ExitStack
 ) -> dict[int, Sort | None]:
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="look") as pool:
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="recognise") as pool:
         seen = glances(files, lambda some: pool.map(glance, some))
     chosen = to_try(seen)
     tried: dict[int, int | None] = {}
@@ -215,7 +215,7 @@ def _look(
         uris = {file.row: file.uri for file in files() if file.row in wanted}
         pictures = [uris[row] for row in chosen]
         jobs = [CountJob(tuple(pictures[i : i + TRIED])) for i in range(0, len(pictures), TRIED)]
-        found = run_jobs(client, count_cells, jobs, title="look at the pictures")
+        found = run_jobs(client, count_cells, jobs, title="recognise the pictures")
         tried = dict(zip(chosen, chain.from_iterable(found), strict=True))
     return settle(seen, tried)
 

@@ -34,7 +34,7 @@ S3_CLIENT = {
     "retries": {"max_attempts": 2},
     "max_pool_connections": 32,
 }
-LOOK = 10.0  # seconds for which a process assumes that a source is unchanged
+ASSUMED = 10.0  # seconds for which a process assumes that a source is unchanged
 SOURCES = 64  # whose stamps are kept for this time
 # For a remote archive: one block is read while the images of the previous one are decoded.
 AHEAD = {"block_size": 2**20, "cache_type": "background", "cache_options": {"maxblocks": 16}}
@@ -179,9 +179,9 @@ def stamp(uri: str) -> str:
 
 
 def lately_stamped(uri: str) -> str:
-    """Return the stamp of a file; it may be `LOOK` seconds old."""
-    looked, found = _LATELY.get(uri, (-inf, ""))
-    return found if time.monotonic() - looked < LOOK else _stamp_anew(uri)
+    """Return the stamp of a file; it may be `ASSUMED` seconds old."""
+    stamped, found = _LATELY.get(uri, (-inf, ""))
+    return found if time.monotonic() - stamped < ASSUMED else _stamp_anew(uri)
 
 
 _LATELY: dict[str, tuple[float, str]] = {}
@@ -196,7 +196,7 @@ def _stamp_anew(uri: str) -> str:
 
 
 def known_stamp(uri: str) -> str:
-    """Return the stamp of a file; that of a remote file may be `LOOK` seconds old."""
+    """Return the stamp of a file; that of a remote file may be `ASSUMED` seconds old."""
     return lately_stamped(uri) if is_far(uri) else stamp(uri)
 
 

@@ -253,7 +253,7 @@ def test_more_jobs_are_in_flight_when_more_workers_have_come(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Kubernetes and SLURM the first worker is there long before the last."""
-    monkeypatch.setattr(module, "LOOK", 0.0)
+    monkeypatch.setattr(module, "COUNTED_EVERY", 0.0)
     workers = iter([1, 2, *[10] * 100])
     monkeypatch.setattr(client, "nthreads", lambda: dict.fromkeys(range(next(workers)), 1))
     taken: list[int] = []

@@ -247,7 +247,7 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
     assert [row["report"] for row in status(settings=settings).batches] == [None]
     for check in batch_checks(store, "night"):
         if check.path.startswith("reports/"):
-            check.look()
+            check.verify()
     publish_attempt(store, 2)
     assert published_batch(store, "night").attempt == 2
 

@@ -53,7 +53,7 @@ def test_another_table_is_refused_and_verify_names_it(store_with_model: Store) -
         load_out_of_fold(store_with_model, card)
     (check,) = [c for c in all_checks(store_with_model) if c.path == "models/folded"]
     with pytest.raises(StoreError, match="sha256 differs"):
-        check.look()
+        check.verify()
     store_with_model.remove("models", "folded", FILE)
     with pytest.raises(MissingError):
         load_out_of_fold(store_with_model, card)

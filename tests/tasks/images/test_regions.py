@@ -116,7 +116,7 @@ def test_a_source_is_not_read_for_the_digest_that_its_stamp_stands_for(photograp
 def test_a_source_that_was_replaced_makes_another_image(
     photograph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.images.access.files.LOOK", 1e-9)
+    monkeypatch.setattr("tasks.images.access.files.ASSUMED", 1e-9)
     uri, region = f"file://{photograph}", Region(0, 0, 9, 9)
     ref = ref_of(photograph, region, source_id=digest_of_file(uri), source_stamp=stamp(uri))
     before = find(ref)

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from flows.stages.sources import inbox as module
-from flows.stages.sources.inbox import Arrivals, arrivals, look
+from flows.stages.sources.inbox import Arrivals, arrivals, list_inbox
 from storage.batches.nights import Night, freeze_night
 from storage.store import Store
 from tasks.images.access.files import SourceError
@@ -141,7 +141,7 @@ def test_an_inbox_on_s3_tells_times(s3_bucket: str, store: Store, tmp_path: Path
     inbox = f"{s3_bucket}/{tmp_path.name}"
     fs = fsspec.filesystem("s3")
     fs.pipe(f"{inbox}/a.png", b"image")
-    (seen,) = look(inbox).values()
+    (seen,) = list_inbox(inbox).values()
     assert seen.modified is not None
     assert names(arrivals_of := take(store, inbox, settle=60)[0]) == []
     assert arrivals_of.unsettled == 1

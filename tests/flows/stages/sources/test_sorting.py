@@ -128,7 +128,7 @@ def test_another_word_on_a_batch_that_was_begun_is_refused_and_force_begins_anew
     for key in ("night", "night~2"):
         assert find_segmentation(store, key) is not None
     for check in all_checks(store):
-        check.look()
+        check.verify()
     assert manifest_address(store, "night~2").endswith("night~2/manifest.parquet")
     assert screen(str(mixed), batch="night", settings=tiny_ready).repeated
 
