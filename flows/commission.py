@@ -12,15 +12,13 @@ from flows.screen import extract
 from flows.settings import Settings
 from flows.sites.counting import labelled_of_night, negative_of, refuse_positive
 from flows.sites.description import SiteOutcome, site_outcome
-from flows.sites.learned_nights import keep_night, learn_slides
-from flows.sites.repeats import without_replaced
+from flows.sites.nights import keep_night, learn_slides, without_replaced
 from flows.sites.report import SPOILT_SLIDES, other_cells, write_report
 from flows.sites.site_errors import errors_of_night
 from flows.sites.versions import (
     Laboratory,
     make_version,
     population,
-    refuse_imported,
     refuse_unknown,
     save_version,
     site_lease,
@@ -73,8 +71,6 @@ def commission(options: Commission, settings: Settings) -> SiteOutcome:
             if known is not None and unchanged(known, frozen, detector_card, said):
                 changed = f"batch {name} is in site {options.site} already: it counts once"
                 return site_outcome(store, known, changed)
-            if known is not None:
-                refuse_imported(known)
             lab = Laboratory(client, held, options.site, known, detector_card)
             made, diagnosis = _make(lab, frozen, _nights(lab, frozen, said))
     for warning in made.warnings:
@@ -109,24 +105,15 @@ def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[Si
         errors = errors_of_night(lab.client, of, negative)
         refuse_positive(store, night, lab.detector, errors, negative)
         added = replace(added, errors=errors, labelled=labelled_of_night(lab.client, of))
-        return keep_night(lab, night, added, learned=False, negative=negative)
+        return keep_night(lab, night, added, negative)
 
     found = []
     for night in without_replaced(store, lab.model, known, batch):
         if known is not None and known.detector_digest != lab.detector.digest:
             earlier = load_batch(store, night.batch, night.attempt)
-            # Only nights that a person chose count: the other detector chose the cells of a learned
-            # one.
-            if night.learned:
-                continue
             night = learned_anew(earlier, night.negative)
         found.append(night)
-    tonight = learned_anew(batch, negative)
-    return (
-        [night for night in found if not night.learned]
-        + [tonight]
-        + [night for night in found if night.learned]
-    )
+    return [*found, learned_anew(batch, negative)]
 
 
 def _make(lab: Laboratory, batch: Batch, nights: list[SiteNight]) -> tuple[SiteCard, str]:
@@ -135,7 +122,6 @@ def _make(lab: Laboratory, batch: Batch, nights: list[SiteNight]) -> tuple[SiteC
         lab,
         nights,
         f"commission {batch.name}",
-        commissioned=True,
         planted=other_cells(lab, nights),
         spoilt_slides=SPOILT_SLIDES,
     )

@@ -3,7 +3,6 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -25,7 +24,7 @@ from storage.batches.manifests import load_batch
 from storage.leases import lease
 from storage.models.classifiers import load_card, model_names
 from storage.models.detectors import DetectorCard, list_detectors, load_model_of
-from storage.models.sites import SiteImages, detector_at, images_of_site
+from storage.models.sites import detector_at, images_of_site
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.records import now
@@ -97,10 +96,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     with lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
-        known = images_of_site(store, place) if place else SiteImages(frozenset(), ())
-        if known.unknown:
-            nights = ", ".join(known.unknown)
-            warn(f"the images of {nights} are not known here: none of them is left out of nights")
+        known = images_of_site(store, place) if place else frozenset()
         results = []
         models = [load_model_of(store, card) for card in cards]
         with open_client(settings) as client:
@@ -109,8 +105,8 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
                 at = place if seed == 0 else None  # a site is of one detector
                 saved = options.save_attacks
                 run = Run(store, asked.name, card, model, MAGNITUDES, other, saved, at)
-                results.append(evaluate_seed(client, run, asked, seed, known.image_ids))
-        return _publish(store, asked, cards, results, known.unknown, time.monotonic() - started)
+                results.append(evaluate_seed(client, run, asked, seed, known))
+        return _publish(store, asked, cards, results, time.monotonic() - started)
 
 
 def _digest_name(wanted: Evaluation) -> str:
@@ -133,7 +129,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
         update={"alpha": first.alpha, "uncertain_below": first.uncertain_below}
     )
     lineage = load_statistics(store, first.model, first.statistics_version)
-    for contribution in lineage.own:
+    for contribution in lineage.contributions:
         batch = load_batch(store, contribution.batch, contribution.attempt)
         fit(as_given(batch.images), batch=batch.name, model=name, limit=batch.limit, settings=alike)
     return [made for made in list_detectors(store, warn) if made.model == name][-1]
@@ -144,7 +140,6 @@ def _publish(
     evaluation: Evaluation,
     cards: list[DetectorCard],
     results: list[SeedResult],
-    unknown: Sequence[str],
     seconds: float,
 ) -> EvaluationOutcome:
     """Write the tables of metrics and scores, and the report as HTML and Markdown."""
@@ -162,7 +157,7 @@ def _publish(
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
         "Left out because the detector was fitted on them": f"{left_out:,}",
-        **_site_facts(evaluation, cards[0], results[0], unknown),
+        **_site_facts(evaluation, cards[0], results[0]),
         "Time of the last run": f"{seconds:,.0f} s",
     }
     examples = [example for result in results for example in result.examples]
@@ -189,17 +184,14 @@ def _publish(
 
 
 def _site_facts(
-    evaluation: Evaluation, detector: DetectorCard, first: SeedResult, unknown: Sequence[str]
+    evaluation: Evaluation, detector: DetectorCard, first: SeedResult
 ) -> dict[str, str]:
     """State the site of the evaluation, and the number of images left out because of it."""
     if evaluation.site is None:
         return {}
-    left_out = f"{first.left_out_of_nights:,}"
-    if unknown:
-        left_out += f"; the images of {', '.join(unknown)} are not known here"
     return {
         "Site": f"{evaluation.site}, of {detector.name}",
-        "Left out of nights because the site has them": left_out,
+        "Left out of nights because the site has them": f"{first.left_out_of_nights:,}",
     }
 
 

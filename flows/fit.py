@@ -14,7 +14,7 @@ from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.sites.description import SiteOutcome, site_outcome
-from flows.sites.versions import retract_night, retract_site
+from flows.sites.versions import retract_night
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.class_statistics import (
     Fitting,
@@ -44,7 +44,6 @@ from storage.models.statistics import (
     Contribution,
     Lineage,
     latest_statistics,
-    load_foreign,
     version_name,
 )
 from storage.store import Store, StoreError
@@ -148,15 +147,11 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
 @observed()
 def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
     store = Store(settings.store)
-    if options.site is not None and options.site_night is None:
-        gone, changed = retract_site(store, options.site)
-        return site_outcome(store, gone, changed)
-    if options.site is not None and options.site_night is not None:
+    if options.site is not None and options.batch is not None:
         with open_client(settings) as client:
-            made = retract_night(client, store, options.site, options.site_night)
-        return site_outcome(
-            store, made, f"batch {options.site_night} taken out of laboratory {options.site}"
-        )
+            made = retract_night(client, store, options.site, options.batch)
+        changed = f"batch {options.batch} taken out of laboratory {options.site}"
+        return site_outcome(store, made, changed)
     chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
     ((kind, name),) = given.items()
@@ -166,9 +161,9 @@ def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
         latest = latest_statistics(store, card.name)
         if latest is None:
             raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
-        taken, held_out, foreign, kept = _found(store, card, latest, kind, name)
+        taken, held_out, kept = _found(store, card, latest, kind, name)
         operation = f"retract {kind} {name}"
-        if not taken and not held_out and not foreign:
+        if not taken and not held_out:
             if latest.operation == operation and not _has_detector(store, latest):
                 # An earlier run ended between the statistics and their detector.
                 changed = f"{kind} {name} was taken out of the statistics before"
@@ -176,58 +171,45 @@ def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
                     to = Fitting(client, settings, store, card)
                     return _warned(fitted_outcome(to, latest, changed))
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
-        count = sum(map(len, taken)) + sum(each.images for each in foreign)
-        changed = f"{kind} {name}: {words.counted(count, 'image')} taken out of the statistics"
+        images = words.counted(sum(map(len, taken)), "image")
+        changed = f"{kind} {name}: {images} taken out of the statistics"
         if held_out:
             changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
         with open_client(settings) as client:
             to = Fitting(client, settings, store, card)
             refuse_damage(to, latest.contributions)
             before = as_before(store, card, kept)
-            total, errors = before or _without(to, latest, taken, held_out, foreign)
+            total, errors = before or _without(to, latest, taken, held_out)
             held.check()
             lineage = save_version(to, latest, total, errors, operation, kept)
             return _warned(fitted_outcome(to, lineage, changed))
 
 
 def _without(
-    to: Fitting,
-    latest: Lineage,
-    taken: list[Rows],
-    held_out: list[Rows],
-    foreign: list[Contribution],
+    to: Fitting, latest: Lineage, taken: list[Rows], held_out: list[Rows]
 ) -> tuple[ClassStatistics, ErrorCounts]:
-    """Take rows, and what other stores gave, out of a version's statistics and error counts."""
+    """Take rows out of a version's statistics and error counts."""
     total, errors = totals(to, latest)
     for rows in (*taken, *held_out):
         errors = retract_errors(errors, errors_of_rows(to.store, to.model, rows))
     if taken:
         total = retract_statistics(total, statistics_of_rows(to, taken, "take out"))
-    for each in foreign:
-        given_by = load_foreign(to.store, to.model.name, each)
-        total = retract_statistics(total, ClassStatistics.from_arrays(given_by))
     return total, errors
 
 
 def _found(
     store: Store, card: ModelCard, latest: Lineage, kind: str, name: str
-) -> tuple[list[Rows], list[Rows], list[Contribution], list[Contribution]]:
-    """Find rows to take out, fitted and held out; other stores' statistics to remove; the rest."""
+) -> tuple[list[Rows], list[Rows], list[Contribution]]:
+    """Find rows to take out, fitted and held out, and the contributions that remain."""
     taken: list[Rows] = []
     held_out: list[Rows] = []
-    foreign: list[Contribution] = []
     kept: list[Contribution] = []
     for contribution in latest.contributions:
-        if contribution.foreign is not None:
-            # Only the other store knows its patients: it is removed as a whole, or stays.
-            goes = (kind, name) == ("batch", contribution.batch)
-            (foreign if goes else kept).append(contribution)
-            continue
         found = take_out(store, card, contribution, kind, name)
         taken += [found.fitted] if len(found.fitted) else []
         held_out += [found.held_out] if len(found.held_out) else []
         kept += [found.left] if found.left else []
-    return taken, held_out, foreign, kept
+    return taken, held_out, kept
 
 
 def _has_detector(store: Store, lineage: Lineage) -> bool:

@@ -19,7 +19,6 @@ from flows.options.flows import Screen
 from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.sites.learned_nights import is_undecided, try_learning
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
@@ -52,7 +51,6 @@ class ScreenOutcome(Outcome):
     model: str
     detector: str
     site: str | None
-    learned: str | None = None
     taken_for: dict[str, int] = Field(default_factory=dict)
     images: int
     scored: int
@@ -96,8 +94,6 @@ class ScreenOutcome(Outcome):
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]
-        if self.learned:
-            rows.insert(-2, ("learned", self.learned))
         if failures:
             rows.insert(1, ("failed", failures))
         if self.taken_for.keys() - {"cells"}:
@@ -192,16 +188,13 @@ def screen_sources(
         repeated = seal is not None
         if repeated:
             discard_scores(store, frozen, of.key)  # a run may die right after its seal
-        page_failure = learned = None
-        undecided = options.learn and site is not None and is_undecided(store, site.name, frozen)
-        if seal is None or not has_page(store, frozen, seal) or undecided:
+        page_failure = None
+        if seal is None or not has_page(store, frozen, seal):
             with open_client(settings) as client:
                 if seal is None:
                     seal = _publish(client, held, settings, of)
                 if not has_page(store, frozen, seal):
                     page_failure = try_page(client, of, settings, seal)
-                if undecided and site is not None:
-                    learned = try_learning(client, store, frozen, seal, site.name)
         _refuse_other_attempt(held, frozen)
         night = batch_report(store, frozen)
         _refuse_other_figures(store, frozen, seal, night)
@@ -216,7 +209,6 @@ def screen_sources(
         model=seal.model,
         detector=seal.detector,
         site=seal.site,
-        learned=learned,
         taken_for=taken.sorts,
         images=seal.rows,
         scored=seal.scored,

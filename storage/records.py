@@ -226,15 +226,6 @@ def read_verified(
     return content
 
 
-def save_by_digest(store: Store, content: bytes, *folder: str) -> str:
-    """Write arrays into a file that is named by their digest, and return that."""
-    digest = digest_of(content)
-    path = (*folder, f"{digest}.safetensors")
-    if not store.exists(*path):
-        store.write_bytes(content, *path)
-    return digest
-
-
 def now() -> datetime:
     """Return the current time in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

@@ -43,8 +43,8 @@ def expired_features(
 
     def of_model(model: str) -> list[Removable]:
         latest = latest_statistics(store, model)
-        fitted = {(c.batch, c.attempt) for c in latest.own} if latest else set()
-        fitted |= {(n.batch, n.attempt) for s in list_sites(store) for n in s.commissioned_nights}
+        fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
+        fitted |= {(n.batch, n.attempt) for s in list_sites(store) for n in s.nights}
 
         def of_batch(name: str) -> Removable | None:
             batch = load_batch_of_key(store, name.removesuffix(".zarr"))

@@ -35,8 +35,6 @@ from storage.models.detectors import detector_names, load_detector, load_detecto
 from storage.models.out_of_fold import load_out_of_fold
 from storage.models.sites import FOLDER as SITES
 from storage.models.sites import (
-    LEARNED,
-    find_learning,
     load_night,
     load_site_arrays,
     load_site_version,
@@ -44,7 +42,6 @@ from storage.models.sites import (
 )
 from storage.models.statistics import (
     latest_statistics,
-    load_foreign,
     load_moments,
     load_statistics,
     version_name,
@@ -117,9 +114,6 @@ def all_checks(store: Store) -> Iterator[Check]:
         for number in site_versions(store, name):
             path = f"{SITES}/{name}/{version_name(number)}"
             yield Check(path, partial(_site, store, name, number))
-        for file in store.names(SITES, name, LEARNED):
-            path, key = f"{SITES}/{name}/{LEARNED}/{file}", file.removesuffix(".json")
-            yield Check(path, partial(find_learning, store, name, key))
     for name in store.names(TRAININGS):
         yield Check(f"{TRAININGS}/{name}", partial(verify_states, store, name))
     for name in store.names(EVALUATIONS):
@@ -182,11 +176,7 @@ def _model(store: Store, name: str) -> None:
 
 
 def _statistics(store: Store, model: str, version: str) -> None:
-    lineage = load_statistics(store, model, int(version.removeprefix("v")))
-    load_moments(store, lineage)
-    for contribution in lineage.contributions:
-        if contribution.foreign is not None:
-            load_foreign(store, model, contribution)
+    load_moments(store, load_statistics(store, model, int(version.removeprefix("v"))))
 
 
 def _detector(store: Store, name: str) -> None:

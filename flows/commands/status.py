@@ -1,7 +1,6 @@
 """Run the commands `status` and `verify`: list the contents of a store, and check them."""
 
 from io import StringIO
-from itertools import chain
 from typing import Any
 
 from rich import box
@@ -13,11 +12,11 @@ from flows.options.taking import takes
 from flows.options.tools import Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from storage.batches.ledger import Seal, complete_shards, list_seals, site_name
+from storage.batches.ledger import complete_shards, list_seals, site_name
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
 from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, list_detectors
-from storage.models.sites import SiteCard, find_learning, list_sites
+from storage.models.sites import SiteCard, list_sites
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn, newest_batches
@@ -40,7 +39,7 @@ OF_A_LABORATORY = {
 OF_A_BATCH = {
     "batch": "batch", "date": "day", "images": "images", "light": "light",
     "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
-    "site": "laboratory", "learned": "learned",
+    "site": "laboratory",
 }  # fmt: skip
 
 
@@ -109,7 +108,6 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
     versions = [
         version for card in models for version in list_statistics(store, card.name, leave_out)
     ]
-    origins = {(each.model, each.version): each.origin for each in versions}
     return StatusOutcome(
         store=settings.store,
         models=[
@@ -131,7 +129,6 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "created": f"{version.created_at:%Y-%m-%d %H:%M}",
                 "made by": version.operation,
                 "images": ", ".join(f"{n:,} {name}" for name, n in version.images.items()),
-                "of other stores": origins[version.model, version.version],
             }
             for version in versions
         ],
@@ -144,7 +141,6 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "alpha": card.alpha,
                 "limits of a smear": limits_of(card),
                 "witnesses": witnesses_of(card),
-                "of other stores": origins.get((card.model, card.statistics_version)),
                 "warnings": len(card.warnings) or None,
             }
             for card in list_detectors(store, leave_out, models)
@@ -185,13 +181,12 @@ def witnesses_of(card: DetectorCard) -> str:
 
 
 def _site_row(card: SiteCard) -> Row:
-    learned = sum(night.learned for night in card.nights)
     return {
         "site": card.name,
         "version": version_name(card.version),
-        "made by": card.origin or card.operation,
+        "made by": card.operation,
         "detector": card.detector,
-        "nights": f"{len(card.nights)}" + (f", {learned} of them learned" if learned else ""),
+        "nights": f"{len(card.nights)}",
         "slides": f"{card.slides:,}",
         "cells": f"{card.cells:,}",
         "called abnormal": card.alarms_text,
@@ -227,7 +222,6 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
         "complete": extracted == shards,
         "report": f"by {seals[-1].key}" if seals else None,
         "site": site_name(seals[-1].site) if seals and seals[-1].site else None,
-        "learned": _learned(store, batch, seals[-1]) if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
         "light": night["light"] if night and seals else None,
@@ -241,16 +235,6 @@ def _positive(night: Row) -> str | None:
         return None
     calls = dict(night["patient_calls"])
     return f"{calls.get('positive', 0):,} of {sum(calls.values()):,}"
-
-
-def _learned(store: Store, batch: Batch, seal: Seal) -> str | None:
-    """Write which version of a site learned a batch, or why none did; None if undecided."""
-    found = find_learning(store, site_name(seal.site), batch.key) if seal.site else None
-    if found is None:
-        return None
-    if found.version is not None:
-        return f"as {version_name(found.version)}"
-    return f"no, it drifts (p = {found.drift_p_value:.2g})" if found.drifts else "no"
 
 
 def _figure(metric: dict[str, float | None] | None) -> str | None:
@@ -282,13 +266,10 @@ class VerifyOutcome(Outcome):
 
 @takes(Verify)
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:
-    from flows.sites.rechecked import foreign_checks  # status does without its mathematics
-
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []
-    everything = chain(all_checks(store), foreign_checks(store))
-    for check in batch_checks(store, options.batch) if options.batch else everything:
+    for check in batch_checks(store, options.batch) if options.batch else all_checks(store):
         compared += 1
         try:
             check.verify()

@@ -44,7 +44,7 @@ from tasks.sites.learning import (
     planted_distances,
     slide_evidence,
 )
-from tasks.types import Arrays, Float, Mask, below, nested
+from tasks.types import Arrays, Float, below, nested
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -55,15 +55,10 @@ WHITE = "white cells of the slides, by their nucleus"
 
 @dataclass(frozen=True)
 class SlidesJob(Screened):
-    """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones.
-
-    ``accepted`` (n,) marks the rows from the first slide's start to the last one's stop that may be
-    learned; None for all.
-    """
+    """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones."""
 
     slides: tuple[SlideRows, ...]
     night: NightNormal | None
-    accepted: Mask | None = None
 
 
 def slides_statistics(job: SlidesJob) -> GroupStatistics:
@@ -76,10 +71,7 @@ def slides_statistics(job: SlidesJob) -> GroupStatistics:
     total = merged([], own)
     for slide in job.slides:
         cells, _ = _cells(features, job.batch, slide, sorted(own.priors))
-        first = job.slides[0].start
-        wanted = None if job.accepted is None else job.accepted[cells.rows - first]
-        part = kept_statistics(own, cells, total.classes, job.night, wanted)
-        total = merge_groups(total, part)
+        total = merge_groups(total, kept_statistics(own, cells, total.classes, job.night))
     return total
 
 
@@ -214,7 +206,7 @@ class Added:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "Added":
-        """Read a night back from `to_arrays`; nights learned before 0.3 have no errors."""
+        """Read a night back from `to_arrays`."""
         errors, labelled = below("errors", arrays), below("labelled", arrays)
         lent = None
         if "rows" in arrays:

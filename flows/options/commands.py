@@ -81,10 +81,6 @@ COMMANDS = {
     "labels apply": Command(
         tools.LabelsApply, "flows.commands.review.doubted_labels:apply", STORE
     ),
-    "site export": Command(tools.SiteExport, "flows.federation:export", STORE),
-    "site import": Command(
-        tools.SiteImport, "flows.federation:import_file", STORE + DETECTOR + CLUSTER, workers=True
-    ),
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
     "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
     "demo": Command(tools.Demo, "flows.commands.demo:demo", CLUSTER),

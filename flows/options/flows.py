@@ -151,19 +151,15 @@ class Retract(Options):
     model: Model = None
     site: Annotated[
         str | None,
-        Field(description="take out this imported laboratory, or one of its batches"),
-    ] = None
-    site_night: Annotated[
-        str | None, Field(description="only this batch of the laboratory, which otherwise stays")
+        Field(description="take the batch out of this laboratory, instead of the detector"),
     ] = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        given = 3 - (self.batch, self.slide, self.patient).count(None)
-        if self.site_night is not None and self.site is None:
-            raise ValueError("--site-night needs the --site that it is a night of")
-        if given != (self.site is None):
-            raise ValueError("say what to take out: one of --batch, --slide, --patient and --site")
+        if (self.batch, self.slide, self.patient).count(None) != 2:
+            raise ValueError("say what to take out: one of --batch, --slide and --patient")
+        if self.site is not None and self.batch is None:
+            raise ValueError("--site needs the --batch to take out of it")
         return self
 
 
@@ -220,17 +216,7 @@ class OfANight(Options):
     microns_per_pixel: Microns = None
     detector: Detector = None
     site: Site = None
-    learn: Annotated[
-        bool,
-        Field(description="let accepted cells join the laboratory, unless it drifts; needs --site"),
-    ] = False
     wait: Wait = False
-
-    @model_validator(mode="after")
-    def _somewhere(self) -> Self:
-        if self.learn and self.site is None:
-            raise ValueError("--learn needs the --site that learns")
-        return self
 
 
 class Screen(OfANight):

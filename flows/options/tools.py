@@ -1,8 +1,8 @@
 """Define the options of the commands that run no flow."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from flows.options.flows import SAFE, As, Detector, Microns, Site
 from flows.options.taking import POSITIONAL, SPELT, Options
@@ -154,29 +154,6 @@ class LabelsApply(Options):
 
     file: Annotated[str, POSITIONAL, Field(description="the sheet with its answers")]
     to: Manifest
-
-
-class SiteExport(Options):
-    """Write a laboratory, or a model's statistics, into a file for another store: no images."""
-
-    to: Annotated[str, Field(description="the file to write")]
-    site: Annotated[str | None, Field(description="this site")] = None
-    model: Annotated[str | None, Field(description="or the class statistics of this model")] = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.site is None) == (self.model is None):
-            raise ValueError("say what to export: one of --site and --model")
-        return self
-
-
-class SiteImport(Options):
-    """Take a laboratory, or statistics, from another store's file; each batch counts once."""
-
-    from_file: Annotated[str, f"{SPELT}from", Field(description="the file")]
-    accept: Annotated[
-        bool, Field(description="import it; without this, say what it would change")
-    ] = False
 
 
 class Doctor(Options):

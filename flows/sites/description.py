@@ -1,6 +1,6 @@
 """Describe a version of a site, and what can be trusted there."""
 
-from flows.outcome import Outcome, shell_command, table
+from flows.outcome import Outcome, table
 from storage.models.detectors import CountingCard
 from storage.models.sites import SiteCard
 from storage.store import Store
@@ -43,25 +43,6 @@ class SiteOutcome(Outcome):
         rows += [("warning", warning) for warning in self.warnings]
         rows += [("report", self.report)] if self.report else []
         return f"{self.changed}\n{table(rows)}"
-
-
-class Offer(Outcome):
-    """The changes that a file from another store would make; nothing was changed."""
-
-    what: str
-    file: str
-    would: dict[str, str]
-
-    @property
-    def failed(self) -> bool:
-        """Return True: a person decides whether the file is accepted."""
-        return True
-
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
-        rows = table(list(self.would.items()))
-        again = shell_command("site import", "--from", self.file, "--accept")
-        return f"{self.what} of another store: nothing was changed\n{rows}\nto import it: {again}"
 
 
 def false_positives_text(counting: CountingCard) -> str:

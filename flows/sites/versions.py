@@ -22,12 +22,11 @@ from flows.jobs.site_slides import (
     site_statistics,
 )
 from flows.jobs.verified import load_fitted_detector
-from flows.monitoring.console import tell, warn
+from flows.monitoring.console import tell
 from flows.sites.site_errors import errors_of_night
 from flows.stages.counting.chosen_thresholds import COUNTING, site_counting
 from storage.arrays import arrays_to_bytes
-from storage.batches.ledger import list_seals, site_name
-from storage.batches.manifests import Batch, list_batches, load_batch
+from storage.batches.manifests import Batch, load_batch
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
@@ -37,7 +36,6 @@ from storage.models.sites import (
     SiteCard,
     SiteNight,
     load_site,
-    remove_site,
     save_site,
 )
 from storage.records import now
@@ -137,23 +135,16 @@ def make_version(
     nights: Sequence[SiteNight],
     operation: str,
     *,
-    commissioned: bool,
     planted: Sequence[Other] = (),
     spoilt_slides: int = 0,
 ) -> Version:
-    """Make the next version of a site; features of its commissioned nights are read again.
+    """Make the next version of a site; features of its nights are read again.
 
-    A person chose the nights of a ``commissioned`` version. Things ``planted`` are tried on its
-    slides, and on ``spoilt_slides`` of them spoilt cells.
+    Things ``planted`` are tried on its slides, and on ``spoilt_slides`` of them spoilt cells.
     """
     store, site, known, detector, own = lab.store, lab.name, lab.known, lab.detector, lab.own
     statistics = site_statistics(store, site, tuple(nights), detector)
-    # Accepted cells cannot calibrate: rejected ones are missing among them.
-    examined = [night for night in nights if not night.learned]
-    jobs = [
-        replace(job, nights=tuple(nights))
-        for job in _evidence_jobs(lab, examined, planted, spoilt_slides)
-    ]
+    jobs = _evidence_jobs(lab, nights, planted, spoilt_slides)
     judged = [each for some in run_jobs(lab.client, judge_slides, jobs, title=f"site {site}")
               for each in some]  # fmt: skip
     evidence = [each.evidence for each in judged]
@@ -164,7 +155,7 @@ def make_version(
     if (found := trial.change.discriminant if trial and trial.accepted else None) is not None:
         normal = replace(normal, discriminant=found)
         errors = ErrorCounts.empty()
-        for night, batch in zip(examined, lab.batches(examined), strict=True):
+        for night, batch in zip(nights, lab.batches(nights), strict=True):
             again = errors_of_night(lab.client, lab.screened(batch), night.negative, found)
             errors = merge_errors(errors, again)
     rates, counting, unsure = site_counting(store, detector, errors)
@@ -178,7 +169,6 @@ def make_version(
         version=version,
         parent=known.version if known else None,
         operation=operation,
-        commissioned=version if commissioned or known is None else known.commissioned,
         detector=detector.name,
         detector_digest=detector.digest,
         model=lab.model.name,
@@ -258,66 +248,23 @@ def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCa
 
     Raises:
         StoreError: there is no such site.
-        SiteError: the night is not in it, or is its only commissioned one.
+        SiteError: the night is not in it, or is its only one.
     """
     with site_lease(store, site) as held:
         store = held.store
         known = load_site(store, site)
-        refuse_imported(known)
         left = [night for night in known.nights if night.batch != batch]
         if len(left) == len(known.nights):
             have = ", ".join(night.batch for night in known.nights)
             raise SiteError(f"night {batch} is not in {known.label}; there are: {have}")
-        if all(night.learned for night in left):
+        if not left:
             raise SiteError(
-                f"{batch} is the only commissioned night of site {site}: commission another one "
-                "before it is taken out"
+                f"{batch} is the only night of site {site}: commission another one before it is "
+                "taken out"
             )
         lab = Laboratory(client, held, site, known, load_detector_card(store, known.detector))
-        version = make_version(lab, left, f"retract {batch}", commissioned=True)
+        version = make_version(lab, left, f"retract {batch}")
         return save_version(held, version)
-
-
-def refuse_imported(site: SiteCard) -> None:
-    """Raise SiteError if features of a site's nights are in another store."""
-    if site.imported:
-        raise SiteError(
-            f"site {site.name} was imported, and the features of its nights are not in this "
-            f"store: take it out (slidewatch retract --site {site.name}) and import a later "
-            "version of it, or commission another --site here"
-        )
-
-
-def retract_site(store: Store, site: str) -> tuple[SiteCard, str]:
-    """Remove an imported site exactly; return its card and a description of the change.
-
-    Raises:
-        StoreError: there is no such site.
-        SiteError: it was commissioned here.
-    """
-    with site_lease(store, site) as held:
-        known = load_site(held.store, site)
-        if not known.imported:
-            raise SiteError(
-                f"site {site} was commissioned here, and reports build on it: take out a night of "
-                "it with --site-night"
-            )
-        held.check()
-        remove_site(held.store, site)
-    changed = f"{known.label} taken out: no night is screened with it any more"
-    if named := screened_at(store, site):
-        changed += f"; {', '.join(named)} were, so screen them again without --site"
-    return known, changed
-
-
-def screened_at(store: Store, site: str) -> dict[str, str]:
-    """List the batches whose reports name a site, with the version they name."""
-    found = {}
-    for batch in list_batches(store, on_damage=warn):
-        for seal in list_seals(store, batch, warn)[-1:]:
-            if seal.site and site_name(seal.site) == site:
-                found[batch.name] = seal.site
-    return found
 
 
 def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
@@ -334,7 +281,7 @@ def unchanged(
 ) -> bool:
     """Return whether a site has already learned this batch in the same way with this detector."""
     night = known.night(batch.name)
-    if night is None or night.learned or known.detector_digest != detector.digest:
+    if night is None or known.detector_digest != detector.digest:
         return False
     kept = night.attempt, night.manifest_digest, night.negative
     return kept == (batch.attempt, batch.manifest_digest, negative)

@@ -24,7 +24,6 @@ from storage.models.statistics import (
     Lineage,
     latest_statistics,
     list_statistics,
-    load_foreign,
     load_moments,
     save_statistics,
     version_name,
@@ -153,9 +152,6 @@ def refuse_damage(to: Fitting, contributions: list[Contribution]) -> None:
     """
     store, card, jobs = to.store, to.model, []
     for contribution in contributions:
-        if contribution.foreign is not None:
-            load_foreign(store, card.name, contribution)
-            continue
         contributed(store, card, contribution)
         batch = load_batch(store, contribution.batch, contribution.attempt)
         jobs += [CheckJob(store, card, batch, shard) for shard in batch.shards()]

@@ -204,7 +204,7 @@ def freeze_images(run: Run, evaluation: Evaluation, card: DetectorCard, model: M
 
     lineage = load_statistics(run.store, card.model, card.statistics_version)
     fitted = []
-    for contribution in lineage.own:
+    for contribution in lineage.contributions:
         given = contributed(run.store, model, contribution)
         batch = load_batch(run.store, contribution.batch, contribution.attempt)
         fitted.append(read_manifest(run.store, batch).take(given.rows))

@@ -20,13 +20,10 @@ from storage.batches.ledger import (
     read_seal,
     screening_start,
     shifts_path,
-    site_name,
     write_seal,
 )
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import read_fields, segmentation_of
-from storage.models.sites import find_learning
-from storage.models.statistics import load_statistics
 from storage.parquet import read_table
 from storage.reports.publication import SCHEMAS, Publication, publication
 from storage.reports.schemas.images import image_schema
@@ -36,12 +33,11 @@ from storage.reports.tables import (
     IMAGES,
     PATIENTS,
     SLIDES,
-    published_batch,
     read_batches_before,
     report_digest,
     report_path,
 )
-from storage.store import Store, StoreError
+from storage.store import Store
 from tasks.counting.call import Answers
 from tasks.reports.field_rows import FieldTally
 from tasks.reports.image_columns import Provenance
@@ -102,7 +98,6 @@ def publish(of: Screened, settings: Settings, parts: int) -> Seal:
     store, batch = of.store, of.batch
     made_by = replace(
         provenance_of(of, screening_start(store, batch, of.key)),
-        imported=imported(of),
         arithmetic=of.model.arithmetic,
     )
     with publication(store, batch) as reports:
@@ -114,19 +109,6 @@ def publish(of: Screened, settings: Settings, parts: int) -> Seal:
     write_seal(store, batch, seal)
     discard_scores(store, batch, of.key)
     return seal
-
-
-def imported(of: Screened) -> str | None:
-    """Describe the parts of a detector and a site that came from other stores; None without any."""
-    detector, site = of.detector, of.site
-    try:
-        given = load_statistics(of.store, detector.model, detector.statistics_version).origin
-    except StoreError as error:  # a night does not need them
-        warn(f"what other stores gave to detector {detector.name} is not known: {error}")
-        given = "not known"
-    found = [f"detector {detector.name}: {given}"] if given else []
-    found += [f"site {site.label}: {site.origin}"] if site and site.origin else []
-    return "; ".join(found) or None
 
 
 def _stage(
@@ -146,9 +128,8 @@ def _stage(
         tolerated=settings.field_limits.tolerated,
     )
     earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
-    unlearned = not_learned(store, of.site.name, earlier) if of.site else None
     counts = NightTally(load_fitted_detector(store, detector).scales, detector.alpha)
-    night = BatchTally(counts, earlier, detector.alpha, unlearned)
+    night = BatchTally(counts, earlier, detector.alpha)
     parasites = CountTally(counting_at(of, settings))
 
     every: list[Tally] = [slides, night, parasites, *([fields] if fields else [])]
@@ -172,24 +153,6 @@ def _stage(
     for kind, table in made.items():
         reports.add(kind, SCHEMAS[kind](), [table])
     return counts
-
-
-def not_learned(store: Store, site: str, earlier: Sequence[BatchSummary]) -> str | None:
-    """Say why a site that drifts has not learned its last night; None if it has.
-
-    A night is learned after its publication, so the next night reports it.
-    """
-    here = [each for each in earlier if each.site and site_name(each.site) == site]
-    if not here:
-        return None
-    try:
-        last = published_batch(store, here[-1].batch)
-    except StoreError:  # it is being screened again
-        return None
-    learning = find_learning(store, site, last.key)
-    if learning is None or not learning.drifts:
-        return None
-    return f"site {site} has not learned the night before, {last.name}: {learning.reason}"
 
 
 def counting_at(of: Screened, settings: Settings) -> Counting:

@@ -79,8 +79,8 @@ def fitted_witnesses(
 
 def _jobs(store: Store, card: ModelCard, lineage: Lineage, by: SplitBy) -> list[WitnessJob]:
     """List the patients or slides with cells that the network, or a fold's, has not seen."""
-    fitted = grouped([contributed(store, card, each) for each in lineage.own], by)
-    held_out = grouped([held_out_rows(store, card, each) for each in lineage.own], by)
+    fitted = grouped([contributed(store, card, each) for each in lineage.contributions], by)
+    held_out = grouped([held_out_rows(store, card, each) for each in lineage.contributions], by)
     seen: set[object] = set()
     if card.split_by == by and out_of_fold(store, card) is None:
         seen.update(card.split["train"])

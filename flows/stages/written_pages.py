@@ -110,7 +110,7 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
         whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
         classes=card.classes,
         threshold=limit,
-        made_by=_made_by(of, seal) | ({"of other stores": row.imported} if row.imported else {}),
+        made_by=_made_by(of, seal),
         command=_command(settings, store, batch, seal),
         made_from=made_from(seal),
         patients=patients,

@@ -2,7 +2,6 @@
 
 from storage.models.detectors import DetectorCard, load_model_of
 from storage.models.sites import SiteCard
-from storage.models.statistics import version_name
 from storage.store import Store
 
 
@@ -17,7 +16,3 @@ def borrow(store: Store, into: Store, detector: DetectorCard, site: SiteCard | N
     for parts in folders:
         for name in store.names(*parts):
             into.write_bytes(store.read_bytes(*parts, name), *parts, name)
-    version = version_name(detector.statistics_version)
-    lineage = "statistics", detector.model, version, "lineage.json"  # names the origin
-    if store.exists(*lineage):
-        into.write_bytes(store.read_bytes(*lineage), *lineage)

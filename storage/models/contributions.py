@@ -102,13 +102,12 @@ def repeated_rows(
 ) -> list[int]:
     """List the rows of a contribution whose images another one, or an earlier row, already has.
 
-    The images in batches of other stores are not known here. Only 16 bytes of each digest are held
-    in memory, enough to distinguish a billion images. ``others`` are the contributions before it.
-    With ``held_out``, list rows that are held out instead of rows that are fitted.
+    Only 16 bytes of each digest are held in memory, enough to distinguish a billion images.
+    ``others`` are the contributions before it. With ``held_out``, list rows that are held out
+    instead of rows that are fitted.
     """
     rows_of = held_out_rows if held_out else contributed
-    here = [other for other in others if other.foreign is None]
-    known = [_heads(store, card, rows_of(store, card, other)) for other in here]
+    known = [_heads(store, card, rows_of(store, card, other)) for other in others]
     rows = rows_of(store, card, contribution)
     heads = _heads(store, card, rows)
     repeated = np.ones(len(heads), bool)

@@ -4,8 +4,6 @@ A version is written once. Each night's contribution is in ``sites/<site>/nights
 digest: versions share it, and it can be taken out again exactly.
 """
 
-from typing import NamedTuple
-
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import Batch, load_batch
@@ -14,28 +12,24 @@ from storage.models.statistics import version_name
 from storage.records import (
     Card,
     Part,
-    Record,
     Tell,
     load_described,
     once,
     read_readable,
     read_verified,
-    save_by_digest,
     save_described,
 )
-from storage.store import Store, StoreError, check_name, which
+from storage.store import Store, StoreError, check_name, digest_of, which
 
 FOLDER = "sites"
-NIGHTS, LEARNED = "nights", "learned"
+NIGHTS = "nights"
 ALL, NONE = "all", "none"  # of a night's slides that are known to be negative
 
 
 class SiteNight(Part):
     """A night of a site: a batch, and the digest of the file with its contribution.
 
-    ``learned`` nights joined by themselves, the others were commissioned. The features of
-    ``imported`` nights are not in this store. ``negative`` names the slides and patients known to
-    be negative, or is "all".
+    ``negative`` names the slides and patients known to be negative, or is "all".
     """
 
     batch: str
@@ -44,16 +38,13 @@ class SiteNight(Part):
     slides: int
     cells: int
     digest: str
-    learned: bool = False
-    imported: bool = False
     negative: tuple[str, ...] = ()
 
 
 class AdaptationCard(Part):
     """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
 
-    They are those of the site's own discriminant if the ``statistics`` were also adapted; before
-    schema version 3 they never were.
+    They are those of the site's own discriminant if the ``statistics`` were also adapted.
 
     ``gain`` is the fall of the log loss on held-back cells. The adaptation is used if ``accepted``:
     ``gain_low``, the lower end of the gain's 95% interval, is above 0 (``gain``, if the statistics
@@ -95,18 +86,15 @@ class SiteCard(Card):
     """The card of a version of a site: its origin and its error rates.
 
     ``false_alarms`` maps levels to the share of ordinary cells called abnormal, a mean over slides
-    that were each left out; empty if no slide could be left out. ``commissioned`` is the version
-    that a person commissioned last. ``counting`` has the site's own error rates at the detector's
-    thresholds; None without slides known to be negative. ``adaptation`` is None without enough
-    labelled cells. Both are None before schema version 2.
+    that were each left out; empty if no slide could be left out. ``counting`` has the site's own
+    error rates at the detector's thresholds; None without slides known to be negative.
+    ``adaptation`` is None without enough labelled cells.
     """
 
-    schema_version: int = 3
     name: str
     version: int
     parent: int | None
     operation: str
-    commissioned: int
     detector: str
     detector_digest: str
     model: str
@@ -136,23 +124,6 @@ class SiteCard(Card):
     def folder(self) -> tuple[str, ...]:
         """Locate the version, relative to the store."""
         return (FOLDER, self.name, version_name(self.version))
-
-    @property
-    def imported(self) -> bool:
-        """Return whether the site came from another store."""
-        return any(night.imported for night in self.nights)
-
-    @property
-    def origin(self) -> str | None:
-        """Say that another store gave the site, and who signed it; None if it is this store's."""
-        if not self.imported:
-            return None
-        return "another store" + self.operation.removeprefix("import")
-
-    @property
-    def commissioned_nights(self) -> list[SiteNight]:
-        """List the nights that a person commissioned; these calibrate."""
-        return [night for night in self.nights if not night.learned]
 
     def night(self, batch: str) -> SiteNight | None:
         """Find a batch among the nights, or None."""
@@ -247,19 +218,6 @@ def save_site(store: Store, card: SiteCard, content: bytes) -> None:
         )
 
 
-def remove_site(store: Store, name: str) -> None:
-    """Remove a site, its newest card last, so that a killed run can be repeated."""
-    folders = [version_name(number) for number in site_versions(store, name)]
-    for other in store.names(FOLDER, name):
-        if other not in {*folders, "lease"}:
-            store.remove(FOLDER, name, other)
-    for folder in folders:
-        for file in store.names(FOLDER, name, folder):
-            if file != "card.json":
-                store.remove(FOLDER, name, folder, file)
-        store.remove(FOLDER, name, folder)
-
-
 def load_site_arrays(store: Store, card: SiteCard) -> Arrays:
     """Load the arrays of a version and verify their digest."""
     return arrays_from_bytes(load_described(store, card, *card.folder, "site.safetensors"))
@@ -267,7 +225,11 @@ def load_site_arrays(store: Store, card: SiteCard) -> Arrays:
 
 def save_night(store: Store, site: str, content: bytes) -> str:
     """Write a night's contribution to a site, and return its digest."""
-    return save_by_digest(store, content, FOLDER, site, NIGHTS)
+    digest = digest_of(content)
+    path = (FOLDER, site, NIGHTS, f"{digest}.safetensors")
+    if not store.exists(*path):
+        store.write_bytes(content, *path)
+    return digest
 
 
 def load_night(store: Store, site: str, night: SiteNight) -> Arrays:
@@ -278,61 +240,18 @@ def load_night(store: Store, site: str, night: SiteNight) -> Arrays:
     return arrays_from_bytes(content)
 
 
-class SiteImages(NamedTuple):
-    """The sha256 digests of the images of a site's nights, and the nights without any here."""
-
-    image_ids: frozenset[bytes]
-    unknown: tuple[str, ...]
-
-
-def images_of_night(store: Store, model: str, night: SiteNight) -> frozenset[bytes] | None:
-    """Collect the images of a night from its features; None if this store lacks these."""
-    if night.imported:
-        return None
-    try:
-        batch = load_batch(store, night.batch, night.attempt)
-        return images_of_batch(store, model, batch)
-    except StoreError:  # a learned night's features may have been removed
-        return None
+def images_of_night(store: Store, model: str, night: SiteNight) -> frozenset[bytes]:
+    """Collect the sha256 digests of the images of a night, from its features."""
+    return images_of_batch(store, model, load_batch(store, night.batch, night.attempt))
 
 
 def images_of_batch(store: Store, model: str, batch: Batch) -> frozenset[bytes]:
-    """Collect the images of a batch that have features."""
+    """Collect the sha256 digests of the images of a batch that have features."""
     block = read_block(store, model, batch.key, 0, batch.rows, taps=False)
     return frozenset(row.tobytes() for row in block.image_id[block.status == SCORED])
 
 
-def images_of_site(store: Store, card: SiteCard) -> SiteImages:
-    """Collect the images of a site's nights, from their features."""
-    found: set[bytes] = set()
-    unknown = []
-    for night in card.nights:
-        images = images_of_night(store, card.model, night)
-        if images is None:
-            unknown.append(night.batch)
-        else:
-            found |= images
-    return SiteImages(frozenset(found), tuple(unknown))
-
-
-class Learning(Record):
-    """The decision on a screened night: the version it joined, or why it joined none."""
-
-    version: int | None
-    drift_p_value: float | None
-    reason: str | None = None
-
-    @property
-    def drifts(self) -> bool:
-        """Return whether the night was rejected because the site would have drifted with it."""
-        return self.version is None and self.drift_p_value is not None
-
-
-def find_learning(store: Store, site: str, batch: str) -> Learning | None:
-    """Load the decision on a batch, by its key; None if there is none yet."""
-    return Learning.find(store, FOLDER, site, LEARNED, f"{batch}.json")
-
-
-def note_learning(store: Store, site: str, batch: str, learning: Learning) -> None:
-    """Record the decision on a batch, so that no later run decides again."""
-    learning.write(store, FOLDER, site, LEARNED, f"{batch}.json")
+def images_of_site(store: Store, card: SiteCard) -> frozenset[bytes]:
+    """Collect the sha256 digests of the images of a site's nights, from their features."""
+    found = [images_of_night(store, card.model, night) for night in card.nights]
+    return frozenset[bytes]().union(*found)

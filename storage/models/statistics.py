@@ -4,8 +4,6 @@ A version is written once and lists its contributions, so that a batch is merged
 be taken out again.
 """
 
-from typing import ClassVar
-
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.records import (
     Card,
@@ -14,21 +12,16 @@ from storage.records import (
     load_described,
     once,
     read_readable,
-    read_verified,
-    save_by_digest,
     save_described,
 )
 from storage.store import Store
-
-FOREIGN = "foreign"
 
 
 class Contribution(Part):
     """The contribution of one batch to the statistics, and the parts removed since.
 
     ``repeated`` are rows left out because their images were already in; ``repeated_held_out`` are
-    rows whose errors are not counted for the same reason. ``foreign`` is the digest of the
-    contribution of another store's batch, whose features are not here; None for this store's.
+    rows whose errors are not counted for the same reason.
     """
 
     batch: str
@@ -40,15 +33,11 @@ class Contribution(Part):
     without_slides: tuple[str, ...] = ()
     repeated: tuple[int, ...] = ()
     repeated_held_out: tuple[int, ...] = ()
-    foreign: str | None = None
 
 
 class Lineage(Card):
     """The origin of a version of the statistics; ``images`` are counts by class."""
 
-    digest_since: ClassVar[int] = 3
-
-    schema_version: int = 4  # 1 knew of no slides, 2 of no other stores, 3 of no error counts
     model: str
     version: int
     parent: int | None
@@ -59,18 +48,6 @@ class Lineage(Card):
     def contribution(self, batch: str) -> Contribution | None:
         """Find the batch's contribution to this version, or None."""
         return next((each for each in self.contributions if each.batch == batch), None)
-
-    @property
-    def own(self) -> list[Contribution]:
-        """List the contributions of batches of this store, whose features are here."""
-        return [each for each in self.contributions if each.foreign is None]
-
-    @property
-    def origin(self) -> str | None:
-        """Describe the images that other stores gave, by batch; None if there are none."""
-        foreign = [each for each in self.contributions if each.foreign is not None]
-        names = ", ".join(each.batch for each in foreign)
-        return f"{sum(each.images for each in foreign):,} images: {names}" if foreign else None
 
 
 def version_name(version: int) -> str:
@@ -117,16 +94,3 @@ def load_moments(store: Store, lineage: Lineage) -> Arrays:
     """Load the moments of a version and verify their digest."""
     folder = ("statistics", lineage.model, version_name(lineage.version))
     return arrays_from_bytes(load_described(store, lineage, *folder, "moments.safetensors"))
-
-
-def save_foreign(store: Store, model: str, content: bytes) -> str:
-    """Write the contribution of another store's batch, and return its digest."""
-    return save_by_digest(store, content, "statistics", model, FOREIGN)
-
-
-def load_foreign(store: Store, model: str, contribution: Contribution) -> Arrays:
-    """Load the contribution of another store's batch and verify its digest."""
-    path = ("statistics", model, FOREIGN, f"{contribution.foreign}.safetensors")
-    what = f"what batch {contribution.batch} of another store gave"
-    content = read_verified(store, path, contribution.foreign or "", what, ", or import it again")
-    return arrays_from_bytes(content)

@@ -111,6 +111,6 @@ def fitted_from(store: Store, model: str, night: str) -> list[str]:
     latest = latest_statistics(store, model)
     return [
         each.batch
-        for each in (latest.own if latest else [])
+        for each in (latest.contributions if latest else [])
         if reviewed_batch(store, load_batch(store, each.batch, each.attempt).images) == night
     ]

@@ -140,7 +140,6 @@ def _sites(store: Store, on_damage: Tell | None) -> pa.Table:
         | {
             "site": card.label,
             "nights": len(card.nights),
-            "nights_learned": len(card.nights) - len(card.commissioned_nights),
             "false_alarms_05": card.false_alarms.get("0.05"),
             "false_alarms_01": card.false_alarms.get("0.01"),
             **_false_positives(card),

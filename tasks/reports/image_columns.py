@@ -28,9 +28,8 @@ Pair = tuple[str | None, str | None]  # slide and patient
 class Provenance:
     """Hold the values shared by all rows of a batch's reports; ``scored_at`` is in UTC.
 
-    ``site`` names the site and its version; None without one. ``imported`` says which parts of
-    detector and site came from other stores, and ``arithmetic`` how the network multiplied; only
-    the report on batches has these two.
+    ``site`` names the site and its version; None without one. ``arithmetic`` says how the network
+    multiplied; only the report on batches has it.
     """
 
     model: str
@@ -39,7 +38,6 @@ class Provenance:
     batch_date: date
     scored_at: datetime
     site: str | None = None
-    imported: str | None = None
     arithmetic: str | None = None
 
     def to_columns(self, n: int) -> dict[str, pa.Array]:

@@ -159,12 +159,10 @@ def kept_statistics(
     slide: SlideCells,
     classes: int,
     night: NightNormal | None,
-    wanted: Mask | None = None,
 ) -> GroupStatistics:
     """Compute the statistics of the cells that a site learns from a slide.
 
     ``night`` is the reference of its night, for a slide of few cells; without it they add nothing.
-    If ``wanted`` (n,) is given, only these cells are used.
     """
     normal = slide_normal(own.priors, slide.taps, slide.predicted)
     kept = normal.kept
@@ -172,8 +170,6 @@ def kept_statistics(
         weighs = np.isin(slide.rows, night.rows)
         z = standardised_distances(night.normal, slide.taps, slide.predicted, weighs)
         kept = np.nan_to_num(fuse(z), nan=np.inf) <= Choices.cut
-    if wanted is not None:
-        kept = kept & wanted
     labels = np.where(kept, slide.predicted, -1)
     taps = {tap: slide.taps[tap] for tap in sorted(own.priors)}
     return group_statistics(taps, labels, [slide.key] * len(labels), classes)

@@ -14,21 +14,16 @@ from scipy.special import logit
 from flows.commands.status import status, verify
 from flows.commission import commission
 from flows.evaluate import evaluate
-from flows.federation import export, import_file
 from flows.fit import fit, retract
 from flows.jobs.site_slides import Added
 from flows.screen import screen
 from flows.settings import Settings
-from flows.sites.description import Offer, SiteOutcome
 from flows.sites.versions import SiteError
 from flows.stages import full_spectrum as planted_stage
-from flows.stages.counting.chosen_thresholds import load_site_rates
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
 from storage.models.sites import (
-    SiteCard,
-    find_learning,
     find_site,
     load_night,
     load_site,
@@ -96,10 +91,8 @@ def test_a_site_is_commissioned_screened_at_and_loses_a_night(nights: Path, lab:
     second = commission(str(nights / "june"), site="lab", batch="june", settings=lab)
     assert (second.site, second.nights, second.slides) == ("lab/v0002", 2, 16)
 
-    night = screen(str(nights / "july"), batch="july", site="lab", learn=True, settings=lab)
+    night = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
     assert night.site == "lab/v0002"
-    assert night.learned == "the night, as v0003 of the site"
-    assert [n.learned for n in load_site(store, "lab").nights] == [False, False, True]
     for kind in ("images", "slides", "batches"):
         (file,) = (Path(lab.store) / "reports" / kind).rglob("july.parquet")
         assert set(pq.ParquetFile(file).read()["site"].to_pylist()) == {"lab/v0002"}
@@ -107,33 +100,24 @@ def test_a_site_is_commissioned_screened_at_and_loses_a_night(nights: Path, lab:
     assert seal.site == "lab/v0002"
     assert "--site lab" in Path(night.page).read_text()
 
-    left = retract(site="lab", site_night="june", settings=lab)
+    left = retract(site="lab", batch="june", settings=lab)
     assert left.text().startswith("batch june taken out of laboratory lab")
-    retract(site="lab", site_night="july", settings=lab)
-    before, after = (load_site_arrays(store, card(store, n)) for n in (1, 5))
+    before, after = (load_site_arrays(store, card(store, n)) for n in (1, 3))
     assert before.keys() == after.keys()
     for name in before:
         assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
     # A repeated night keeps the version that it was screened with.
-    repeated = screen(str(nights / "july"), batch="july", site="lab", learn=True, settings=lab)
+    repeated = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
     assert repeated.repeated
-    assert repeated.learned is None
     assert repeated.site == "lab/v0002"
     (row,) = status(settings=lab).sites
-    assert (row["site"], row["version"], row["nights"]) == ("lab", "v0005", "1")
+    assert (row["site"], row["version"], row["nights"]) == ("lab", "v0003", "1")
     assert verify(settings=lab).damaged == []
     kept = {found.batch.name for found in expired_features(store, now())}
     assert "may" not in kept
 
 
-def added(settings: Settings, site: SiteCard, night: int) -> Added:
-    """What a night added to a site."""
-    return Added.from_arrays(load_night(Store(settings.store), "lab", site.nights[night]))
-
-
-def test_negative_slides_give_a_site_error_rates_of_its_own(
-    nights: Path, lab: Settings, with_slides: Settings, tmp_path: Path
-) -> None:
+def test_negative_slides_give_a_site_error_rates_of_its_own(nights: Path, lab: Settings) -> None:
     store, healthy = Store(lab.store), str(nights / "healthy")
     for wrong, said in (("all", "labelled Parasitized"), ("nobody", "no slide or patient nobody")):
         with pytest.raises(SiteError, match=said):
@@ -170,23 +154,13 @@ def test_negative_slides_give_a_site_error_rates_of_its_own(
     assert "error rates unknown" not in str(pq.read_table(file)["call_reasons"].to_pylist())
     assert "2 negative slides of the site" in Path(night.page).read_text()
 
-    file = str(tmp_path / "lab.sw")
-    export(file, site="lab", settings=lab)
-    there = copied(with_slides, tmp_path / "there")
-    import_file(file, accept=True, settings=there)
-    taken = load_site(Store(there.store), "lab")
-    assert taken.counting == site.counting
-    assert load_site_rates(Store(there.store), taken) is not None
-    assert all(len(name) == 16 for name in added(there, taken, 1).errors.slides)
-    assert not added(there, taken, 0).labelled.slides
-
     same = commission(healthy, "lab", "healthy", settings=lab)
     assert "counts once" in same.changed
     commission(healthy, "lab", "healthy", negative="none", settings=lab)
     assert load_site(store, "lab").counting is None
     commission(healthy, "lab", "healthy", negative="all", settings=lab)
     assert load_site(store, "lab").counting == site.counting
-    retract(site="lab", site_night="healthy", settings=lab)
+    retract(site="lab", batch="healthy", settings=lab)
     assert load_site(store, "lab").counting is None
     assert verify(settings=lab).damaged == []
 
@@ -206,7 +180,7 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_sites_nights_and_not_its_counts
     both = load_site(store, "lab").adaptation
     assert both is not None
     assert (both.cells, both.slides) == (144, 4)
-    retract(site="lab", site_night="june", settings=lab)
+    retract(site="lab", batch="june", settings=lab)
     assert load_site(store, "lab").adaptation == site.adaptation
 
     def at(version: int, **changed: Any) -> pa.Table:
@@ -250,42 +224,7 @@ def test_an_image_counts_once_at_a_site_whatever_its_batch(
     assert [night.batch for night in load_site(store, "lab").nights] == ["again"]
     with pytest.raises(SiteError, match="40 of 40 images of batch part are in night again"):
         commission(str(tmp_path / "part"), site="lab", batch="part", settings=lab)
-    night = screen(str(tmp_path / "part"), batch="seen", site="lab", learn=True, settings=lab)
-    assert night.learned is not None
-    assert "that the site has not learned before" in night.learned
     assert load_site(store, "lab").version == 2
-
-
-def test_a_site_travels_without_its_cells(
-    nights: Path, lab: Settings, with_slides: Settings, tmp_path: Path
-) -> None:
-    here, there = lab, copied(with_slides, tmp_path / "there")
-    commission(str(nights / "may"), site="lab", batch="may", settings=here)
-    file = str(tmp_path / "lab.sw")
-    assert "site lab/v0001 written" in export(file, site="lab", settings=here).text()
-    assert isinstance(import_file(file, settings=there), Offer)
-    assert find_site(Store(there.store), "lab") is None
-    taken = import_file(file, accept=True, settings=there)
-    assert isinstance(taken, SiteOutcome)
-    assert (taken.site, taken.slides, taken.report) == ("lab/v0001", 8, None)
-    same = [
-        load_site_arrays(Store(s.store), load_site(Store(s.store), "lab")) for s in (here, there)
-    ]
-    assert same[0].keys() == same[1].keys()
-    for name in same[0].keys() - {"own/cells/scores", "own/cells/weights"}:
-        np.testing.assert_array_equal(same[1][name], same[0][name])
-    scores = [len(arrays["own/cells/scores"]) for arrays in same]
-    assert scores[1] == scores[0] // 5
-    (night,) = load_site(Store(there.store), "lab").nights
-    kept = load_night(Store(there.store), "lab", night)
-    groups = Added.from_arrays(kept).statistics
-    assert not (groups.n == 1).any()
-    assert all(len(key.patient) in {0, 16} for key in groups.keys)
-    with pytest.raises(StoreError, match="there is a site lab"):
-        import_file(file, accept=True, settings=there)
-    with pytest.raises(SiteError, match="was imported"):
-        retract(site="lab", site_night="may", settings=there)
-    assert verify(settings=there).damaged == []
 
 
 def test_an_evaluation_judges_slides_at_a_site_without_the_images_of_its_nights(
@@ -349,10 +288,10 @@ def test_a_site_of_another_detector_or_model_is_refused(nights: Path, lab: Setti
     store = Store(lab.store)
     commission(str(nights / "may"), site="lab", batch="may", settings=lab)
     known = load_site(store, "lab")
-    with pytest.raises(SiteError, match="only commissioned night"):
-        retract(site="lab", site_night="may", settings=lab)
+    with pytest.raises(SiteError, match="the only night of site lab"):
+        retract(site="lab", batch="may", settings=lab)
     with pytest.raises(SiteError, match="night never is not in lab/v0001; there are: may"):
-        retract(site="lab", site_night="never", settings=lab)
+        retract(site="lab", batch="never", settings=lab)
     later = fit(str(nights / "june"), batch="more", settings=lab)
     assert later.detector is not None
     with pytest.raises(StoreError, match="was commissioned with detector"):
@@ -371,5 +310,4 @@ def test_a_site_of_another_detector_or_model_is_refused(nights: Path, lab: Setti
     save_site(store, other, store.read_bytes(*known.folder, "site.safetensors"))
     with pytest.raises(StoreError, match="choose another --site for another model"):
         commission(str(nights / "june"), site="lab", batch="june", settings=lab)
-    assert find_learning(store, "lab", "july") is None
     assert np.isfinite(list(both.false_alarms.values())).all()

@@ -1,7 +1,4 @@
-"""Files that people hand over, each field of them changed: refused in a sentence, or harmless.
-
-Those of other stores are in `test_hostile_files`.
-"""
+"""Files that people hand over, each field of them changed: refused in a sentence, or harmless."""
 
 import copy
 import json
@@ -31,7 +28,7 @@ from tasks.network.backbones import build
 from tasks.network.extraction import load_image
 from tasks.network.spec import NetworkError, NetworkSpec
 from tasks.readers.verdicts import VerdictError
-from tests.support.crafted import bytes_of
+from tests.support.exchanges import contents
 from tests.support.hostile import changed_document
 from tests.support.photographs import CELLS, screened_photograph
 from tests.support.reading import WHEN
@@ -56,13 +53,13 @@ def assert_sentence(error: Exception) -> None:
 
 def assert_refused_or_sound(store: Store, sheet: Path) -> None:
     """Import verdicts; where they are refused nothing is written, and others are what they say."""
-    before = bytes_of(store, without="lease")
+    before = contents(store)
     told = Settings(store=store.url)
     try:
         import_verdicts(str(sheet), settings=told)
     except (VerdictError, SourceError, StoreError) as error:
         assert_sentence(error)
-        assert bytes_of(store, without="lease") == before
+        assert contents(store) == before
         return
     rows = latest_review(store, "night").rows.to_pylist()
     assert {row["verdict"] for row in rows} <= SAYABLE

@@ -1,4 +1,4 @@
-"""A store that exchanges sites and verdicts with others, the files that come, and what is done."""
+"""A store whose night readers judge elsewhere, the files that come back, and what is done."""
 
 import csv
 import shutil
@@ -6,31 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import import_verdicts
-from flows.federation import export, import_file
 from flows.settings import Settings
-from flows.sites.versions import retract_site
 from storage.store import Store
-from tests.support.batches import freeze, manifest
-from tests.support.crafted import Header, add_site, crafted, store_at
 from tests.support.photographs import screened_photograph
-
-SITES = ("lab", "far")
-
-
-def named(name: str) -> Callable[[Header, Any], object]:
-    """Give the site of a file another name."""
-    return lambda header, _: header["site"].update(name=name)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A store without sites and verdicts in ``template``, and files for it beside it."""
+    """A store without verdicts in ``template``, and files for it beside it."""
 
     folder: Path
     cells: tuple[str, ...]
@@ -38,9 +26,6 @@ class Exchange:
     @property
     def template(self) -> Path:
         return self.folder / "template"
-
-    def file(self, site: str) -> Path:
-        return self.folder / f"{site}.site"
 
     def sheet(self, verdicts: Mapping[str, str]) -> str:
         """Write a sheet of verdicts by digest."""
@@ -64,15 +49,10 @@ class Exchange:
         return store
 
 
-def exchange_in(folder: Path) -> Exchange:
-    """Make the store and the files."""
-    there = store_at(folder / "there")
-    add_site(there)
-    export(str(folder / "lab.site"), site="lab", settings=Settings(store=there.url))
-    crafted(folder / "lab.site", folder / "far.site", named("far"))
-    store = store_at(folder / "template")
-    freeze(store, manifest(2), "first")  # which was fitted
-    screened_photograph(store, folder)
+def exchange_in(folder: Path, with_model: Store) -> Exchange:
+    """Make the store from one with a model, and the files."""
+    shutil.copytree(with_model.root, folder / "template")
+    store = screened_photograph(Store(str(folder / "template")), folder)
     (report,) = Path(store.root, "reports", "images").rglob("*.parquet")
     return Exchange(folder, tuple(pq.read_table(report, partitioning=None)["image_id"].to_pylist()))
 
@@ -94,10 +74,6 @@ def doings(exchange: Exchange, to: Path) -> dict[str, Callable[[Settings], objec
     """Name what persons do with what comes from outside."""
     some = dict(zip(exchange.cells, ("Uninfected", "Parasitized", "other"), strict=False))
     return {
-        "a site is imported": lambda settings: import_file(
-            str(exchange.file("lab")), accept=True, settings=settings
-        ),
-        "a site is taken out": lambda settings: retract_site(Store(settings.store), "lab"),
         "a sheet is imported": lambda settings: import_verdicts(
             exchange.sheet(some), settings=settings
         ),

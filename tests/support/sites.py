@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.detector.calibration import calibrate, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians
-from tasks.detector.moments import statistics_of
+from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
 from tasks.detector.slides.own_normal import (
     OwnNormal,
@@ -54,6 +54,15 @@ def of_site(
     return [
         slide(rng, f"{batch}-{i:02d}", n, batch=batch, away=away, shift=0.3) for i in range(count)
     ]
+
+
+def statistics_at(seed: int, batch: str, slides: int = 12) -> ClassStatistics:
+    """Statistics of simulated slides of the population."""
+    rng = np.random.default_rng(seed)
+    cells = [slide(rng, f"{batch}-{i:02d}", batch=batch) for i in range(slides)]
+    taps = {tap: np.concatenate([s.taps[tap] for s in cells]) for tap in WIDTHS}
+    labels = np.concatenate([s.predicted for s in cells])
+    return statistics_of(taps, labels, 2, [s.key for s in cells for _ in s.rows])
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
-"""Sites and verdicts come and go: histories against a model, and a death at each write.
+"""Verdicts come in by sheets: histories against a model, and a death at each write.
 
-On a disk and on S3, in one process that dies by an exception; `test_site_faults` kills processes.
+On a disk and on S3, in one process that dies by an exception.
 """
 
 from collections import Counter
@@ -24,19 +24,13 @@ from hypothesis.stateful import (
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import import_verdicts
 from flows.commands.status import verify
-from flows.federation import import_file
 from flows.settings import Settings
-from flows.sites.description import Offer, SiteOutcome
-from flows.sites.versions import retract_site
-from storage.models.sites import list_sites
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError
 from tasks.images.access.files import SourceError
 from tasks.readers.verdicts import VerdictError
-from tests.support.crafted import crafted
-from tests.support.exchanges import SITES, Exchange, contents, doings, exchange_in, named
+from tests.support.exchanges import Exchange, contents, doings, exchange_in
 from tests.support.faults.counts import Counts
-from tests.support.hostile import SITE
 from tests.support.photographs import CELLS
 
 WHEN = datetime(2026, 3, 1, 6, tzinfo=UTC)
@@ -45,21 +39,20 @@ WORDS = ("Parasitized", "Uninfected", "other")
 
 
 @pytest.fixture(scope="module")
-def exchange(tmp_path_factory: pytest.TempPathFactory) -> Exchange:
-    return exchange_in(tmp_path_factory.mktemp("exchange"))
+def exchange(_store_with_model: Store, tmp_path_factory: pytest.TempPathFactory) -> Exchange:
+    return exchange_in(tmp_path_factory.mktemp("exchange"), _store_with_model)
 
 
 @pytest.fixture(autouse=True)
 def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("flows.federation", "flows.commands.review.imports"):
-        monkeypatch.setattr(f"{module}.now", lambda: WHEN)
+    monkeypatch.setattr("flows.commands.review.imports.now", lambda: WHEN)
 
 
 # Histories
 
 
 class Exchanges(RuleBasedStateMachine):
-    """A store, beside what is known of it: its sites, and the verdicts on its night."""
+    """A store, beside what is known of it: the verdicts on its night."""
 
     exchange: ClassVar[Exchange]
     place: ClassVar[Callable[[], str]]
@@ -70,7 +63,6 @@ class Exchanges(RuleBasedStateMachine):
         self.store = self.exchange.put(self.place())
         self.settings = Settings(store=self.store.url)
         self.empty = contents(self.store)
-        self.sites: set[str] = set()
         self.verdicts: dict[str, str] = {}
         self.counted["histories"] += 1
 
@@ -81,41 +73,6 @@ class Exchanges(RuleBasedStateMachine):
         assert "\n" not in str(error.value)
         assert contents(self.store) == before
         self.counted["refused"] += 1
-
-    @rule(site=st.sampled_from(SITES), accept=st.booleans())
-    def a_site_is_imported(self, site: str, accept: bool) -> None:
-        def do() -> object:
-            file = str(self.exchange.file(site))
-            return import_file(file, accept=accept, settings=self.settings)
-
-        if site in self.sites:
-            self.refused(StoreError, do)
-            return
-        outcome = do()
-        assert isinstance(outcome, SiteOutcome if accept else Offer)
-        self.sites |= {site} if accept else set()
-        self.counted["imports"] += 1
-
-    @rule(name=st.sampled_from(sorted(SITE)))
-    def a_hostile_site_is_refused(self, name: str) -> None:
-        change, _ = SITE[name]
-        bad = self.exchange.folder / "bad.site"
-
-        def both(header: Any, arrays: Any) -> None:
-            named("bad")(header, arrays)
-            change(header, arrays)
-
-        crafted(self.exchange.file("lab"), bad, both)
-        self.refused(StoreError, lambda: import_file(str(bad), accept=True, settings=self.settings))
-
-    @rule(site=st.sampled_from(SITES))
-    def a_site_is_taken_out(self, site: str) -> None:
-        if site not in self.sites:
-            self.refused(StoreError, lambda: retract_site(self.store, site))
-            return
-        retract_site(self.store, site)
-        self.sites.discard(site)
-        self.counted["sites taken out"] += 1
 
     @rule(said=st.dictionaries(st.integers(0, CELLS - 1), st.sampled_from(WORDS), min_size=1))
     def a_sheet_is_imported(self, said: dict[int, str]) -> None:
@@ -150,18 +107,16 @@ class Exchanges(RuleBasedStateMachine):
 
     @invariant()
     def the_store_is_what_the_model_says(self) -> None:
-        assert {card.name for card in list_sites(self.store)} == self.sites
         rows = latest_review(self.store, "night").rows.to_pylist()
         assert {row["image_id"]: row["verdict"] for row in rows} == self.verdicts
         self.counted["steps"] += 1
 
     @invariant()
-    def nothing_but_sites_and_verdicts_has_changed(self) -> None:
+    def nothing_but_verdicts_has_changed(self) -> None:
         kept = contents(self.store)
         more = {path for path in kept if path not in self.empty}
         assert {path: kept[path] for path in self.empty} == self.empty
-        assert {path.split("/")[1] for path in more if path.startswith("sites/")} == self.sites
-        assert all(path.startswith(("sites/", "reviews/night/")) for path in more)
+        assert all(path.startswith("reviews/night/") for path in more)
 
     def teardown(self) -> None:
         assert verify(settings=self.settings).damaged == []
@@ -249,7 +204,6 @@ class Writes:
 
 
 BEFORE = {
-    "a site is taken out": ["a site is imported"],
     "verdicts are applied": ["a sheet is imported"],
 }
 DONE = (StoreError, SourceError)  # which say that it is done already
@@ -279,7 +233,7 @@ def _die_everywhere(exchange: Exchange, place: Callable[[], str], every: int) ->
                 try:
                     do(settings)
                 except DONE as error:
-                    assert "already" in str(error) or "no site" in str(error)  # noqa: PT017
+                    assert "already" in str(error)  # noqa: PT017
                 found = contents(Store(settings.store)), to.exists() and to.read_bytes()
                 counts.add(name, f"{when} write {at}", *([] if found == wanted else ["mixed"]))
     counts.check()

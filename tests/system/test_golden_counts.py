@@ -1,4 +1,4 @@
-"""Golden stores from v5 on count errors, whose values must open for ever; older ones know none."""
+"""The golden store counts errors, whose values must open for ever."""
 
 from pathlib import Path
 
@@ -20,23 +20,8 @@ from tests.system.golden import counts, slides
 from tests.system.golden import make_golden as golden
 from tests.system.golden.stores import VERSIONS, copied
 
-COUNTING = VERSIONS.index("v5")
 
-
-@pytest.mark.parametrize("version", VERSIONS[:COUNTING])
-def test_an_older_store_opens_and_its_error_rates_are_unknown(version: str, tmp_path: Path) -> None:
-    store = copied(version, tmp_path)
-    lineage = latest_statistics(store, "golden")
-    assert lineage is not None
-    assert kept_errors(store, lineage) is None
-    card = load_detector_card(store)
-    assert card.counting is None
-    assert load_error_rates(store, card) is None
-    with answer(store, "select count(*) as n from patients") as found:
-        assert found.read_all().to_pylist() == [{"n": 0}]
-
-
-@pytest.mark.parametrize("version", VERSIONS[COUNTING:])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_error_counts_and_rates_open(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
     lineage = latest_statistics(store, "golden")
@@ -55,7 +40,7 @@ def test_error_counts_and_rates_open(version: str, tmp_path: Path) -> None:
     assert rates.dense.log_odds == 1.5
 
 
-@pytest.mark.parametrize("version", VERSIONS[VERSIONS.index("v4") :])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_what_a_site_knows_of_its_errors_opens(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
     site = load_site(store, slides.SITE)
@@ -63,20 +48,16 @@ def test_what_a_site_knows_of_its_errors_opens(version: str, tmp_path: Path) -> 
     added = Added.from_arrays(load_night(store, slides.SITE, night))
     errors, labelled = added.errors, added.labelled
     rates = load_site_rates(store, site)
-    if version in VERSIONS[:COUNTING]:
-        assert (site.counting, night.negative, errors.slides, rates) == (None, (), (), None)
-        assert (site.adaptation, labelled.slides) == (None, ())
-    else:
-        assert (site.counting, night.negative) == (counts.CARD, ("S1",))
-        assert errors.negatives.tolist() == [40, 60]
-        assert rates is not None
-        assert rates.counting.log_odds == 2.5
-        assert site.adaptation is not None
-        assert site.adaptation.model_copy(update={"statistics": False}) == counts.ADAPTATION
-        assert (labelled.log_odds.tolist(), labelled.slides) == ([-1.0, 0.5], errors.slides)
+    assert (site.counting, night.negative) == (counts.CARD, ("S1",))
+    assert errors.negatives.tolist() == [40, 60]
+    assert rates is not None
+    assert rates.counting.log_odds == 2.5
+    assert site.adaptation is not None
+    assert site.adaptation.model_copy(update={"statistics": False}) == counts.ADAPTATION
+    assert (labelled.log_odds.tolist(), labelled.slides) == ([-1.0, 0.5], errors.slides)
 
 
-@pytest.mark.parametrize("version", VERSIONS[COUNTING:])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_reports_with_calls_open(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
     seal = read_seal(store, load_batch(store, "night"), slides.KEY)

@@ -1,11 +1,10 @@
-"""Golden stores from v6 on know what a smear can be; older ones say what to do."""
+"""The golden store knows what a smear can be."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flows.commands.status import LEARN_IT, limits_of
 from storage.models.detectors import load_detector, load_detector_card
 from storage.parquet import read_table
 from storage.reports.tables import BATCHES, SLIDES, report_path
@@ -15,23 +14,8 @@ from tests.system.golden import floors
 from tests.system.golden import make_golden as golden
 from tests.system.golden.stores import VERSIONS, copied
 
-LIMITED = VERSIONS.index("v6")
-OF_SLIDES = VERSIONS.index("v4")
 
-
-@pytest.mark.parametrize("version", VERSIONS[:LIMITED])
-def test_an_older_detector_opens_and_any_slide_is_a_smear_to_it(
-    version: str, tmp_path: Path
-) -> None:
-    store = copied(version, tmp_path)
-    card = load_detector_card(store)
-    assert card.floor is None
-    own = Detector.from_arrays(load_detector(store, card)).own
-    assert own is None or own.floor is None
-    assert limits_of(card) == (LEARN_IT if VERSIONS.index(version) >= OF_SLIDES else None)
-
-
-@pytest.mark.parametrize("version", VERSIONS[LIMITED:])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_limits_of_a_smear_open_and_measure_as_they_did(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
     card = load_detector_card(store)

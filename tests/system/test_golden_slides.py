@@ -1,4 +1,4 @@
-"""Golden stores from v4 on know slides and a site, whose values must open for ever, too."""
+"""The golden store knows slides and a site, whose values must open for ever, too."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +19,11 @@ from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector, load_detector_card
 from storage.models.sites import (
     detector_at,
-    find_learning,
     load_night,
     load_site,
     load_site_arrays,
 )
-from storage.models.statistics import latest_statistics, load_foreign, load_moments
+from storage.models.statistics import latest_statistics, load_moments
 from storage.parquet import read_table
 from storage.reports.sql import answer
 from storage.reports.tables import BATCHES, SLIDES, report_digest, report_path
@@ -50,7 +49,7 @@ from tests.system.golden.stores import (
 )
 
 # Their detectors know how slides differ, and they have a site.
-of_slides = copies(VERSIONS[VERSIONS.index("v4") :])
+of_slides = copies(VERSIONS)
 
 TAPS = {tap: values[:4] for tap, values in golden.BLOCK.taps.items()}
 CLASSES = np.ones(4, np.intp)
@@ -72,11 +71,6 @@ def test_statistics_by_slide_open(of_slides: Store) -> None:
     assert found.n.tolist() == [[1, 1], [1, 2]]
     assert found.means["layer2"].tolist() == [[[0], [1]], [[2], [3]]]
     assert found.scatter["layer1"][1].tolist() == [[0.5, 0], [0, 0.5]]
-    far = lineage.contribution("far")
-    assert far is not None
-    assert lineage.own == [lineage.contribution("night")]
-    given = load_foreign(of_slides, "golden", far)  # the newest one has slides, too
-    assert_same({name: given[name] for name in golden.MOMENTS}, golden.MOMENTS)
 
 
 def test_features_know_how_they_were_made(of_slides: Store) -> None:
@@ -107,9 +101,8 @@ def test_a_detector_that_knows_slides_scores_as_it_did(of_slides: Store) -> None
 def test_a_site_opens_and_scores_as_it_did(of_slides: Store) -> None:
     card, site = detector_at(of_slides, None, slides.SITE)
     assert site == load_site(of_slides, slides.SITE)
-    assert (site.label, site.detector, site.commissioned) == (slides.LABEL, card.name, 1)
+    assert (site.label, site.detector) == (slides.LABEL, card.name)
     assert (site.slides, site.cells, site.false_alarms) == (2, 5, {"0.05": 0.0625})
-    assert site.commissioned_nights == site.nights
     arrays = load_site_arrays(of_slides, site)
     assert_same({name: arrays[name] for name in slides.AT_SITE}, slides.AT_SITE)
     normal = SiteNormal.from_arrays(arrays)
@@ -126,16 +119,13 @@ def test_the_night_of_a_site_opens(of_slides: Store) -> None:
     (night,) = load_site(of_slides, slides.SITE).nights
     batch = load_batch(of_slides, night.batch, night.attempt)
     assert night.manifest_digest == batch.manifest_digest
-    assert (night.slides, night.cells, night.learned, night.imported) == (2, 5, False, False)
+    assert (night.slides, night.cells) == (2, 5)
     arrays = load_night(of_slides, slides.SITE, night)
     assert_same({name: arrays[name] for name in slides.NIGHT}, slides.NIGHT)
     added = Added.from_arrays(arrays)
     assert added.statistics.n.tolist() == [[1, 1], [1, 2]]
     assert added.normal is not None
     assert added.normal.rows.tolist() == [0, 1, 3]
-    learning = find_learning(of_slides, slides.SITE, "night")
-    assert learning is not None
-    assert (learning.version, learning.reason) == (None, "it was commissioned")
 
 
 def test_the_reports_of_a_site_open(of_slides: Store) -> None:
@@ -160,16 +150,15 @@ def test_the_reports_of_a_site_open(of_slides: Store) -> None:
     sql = "select i.site, s.shift from images i join slides s using (slide_id) where i.abnormal"
     with answer(of_slides, sql) as found:
         assert found.read_all().to_pylist() == [{"site": slides.LABEL, "shift": -2.0}]
-    sql = "select name, nights, nights_learned, cells, false_alarms_05, false_alarms_01 from sites"
+    sql = "select name, nights, cells, false_alarms_05, false_alarms_01 from sites"
     with answer(of_slides, sql) as found:
         assert [tuple(row.values()) for row in found.read_all().to_pylist()] == [
-            (slides.SITE, 1, 0, 5, 0.0625, None)
+            (slides.SITE, 1, 5, 0.0625, None)
         ]
 
 
 OF_SLIDES: dict[str, Callable[[Store], object]] = {
     "sites/kampala/v0001/card.json": lambda store: load_site(store, slides.SITE),
-    "sites/kampala/learned/night.json": lambda store: find_learning(store, slides.SITE, "night"),
     "batches/night/announced/{key}.json": lambda store: [
         is_announced(store, load_batch(store, "night"), seal)
         for seal in list_seals(store, load_batch(store, "night"))

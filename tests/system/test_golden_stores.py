@@ -31,10 +31,7 @@ from storage.batches.ledger import (
 from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
 from storage.models.classifiers import ModelCard, find_card, load_weights
 from storage.models.detectors import DetectorCard, load_detector, load_detector_card
-from storage.models.sites import (
-    Learning,
-    SiteCard,
-)
+from storage.models.sites import SiteCard
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.parquet import read_footer, read_table
 from storage.records import OWN_DIGEST, Record
@@ -145,8 +142,7 @@ def test_the_statistics_open(old: Store) -> None:
     assert part.manifest_digest == load_batch(old, "night").manifest_digest
     assert (part.attempt, part.images, part.held_out) == (1, 5, 0)
     assert (part.without_patients, part.without_slides) == (("P9",), ("S9",))
-    own = nested("slides", slides.SLIDES) if old.exists("sites") else {}
-    own |= counts.ERRORS if lineage.schema_version > 3 else {}
+    own = nested("slides", slides.SLIDES) | counts.ERRORS
     assert_same(load_moments(old, lineage), golden.MOMENTS | own)
     statistics = ClassStatistics.from_arrays(load_moments(old, lineage))
     assert statistics.taps["layer1"].mean.tolist() == [[0, 1], [2, 3]]
@@ -199,7 +195,6 @@ WRITTEN: dict[str, type[Record]] = {
     "statistics/golden/v0001/lineage.json": Lineage,
     "detectors/golden/card.json": DetectorCard,
     "sites/kampala/v0001/card.json": SiteCard,
-    "sites/kampala/learned/night.json": Learning,
 }
 
 

@@ -1,4 +1,4 @@
-"""Golden stores from v7 on have two witnesses; in older ones the network alone diagnoses."""
+"""The golden store has two witnesses, at a site too."""
 
 from pathlib import Path
 
@@ -18,19 +18,8 @@ from tests.system.golden import make_golden as golden
 from tests.system.golden import slides, witnesses
 from tests.system.golden.stores import VERSIONS, copied
 
-TWO, AT_SITE = VERSIONS.index("v7"), VERSIONS.index("v8")
 
-
-@pytest.mark.parametrize("version", VERSIONS[:TWO])
-def test_an_older_detector_opens_and_hears_the_network_alone(version: str, tmp_path: Path) -> None:
-    store = copied(version, tmp_path)
-    card = load_detector_card(store)
-    assert card.witnesses is None
-    assert Detector.from_arrays(load_detector(store, card)).witnesses is None
-    assert witnesses_of(card) == "network; fit again to use the statistics too"
-
-
-@pytest.mark.parametrize("version", VERSIONS[TWO:])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_witnesses_open_and_say_what_they_said(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
     card = load_detector_card(store)
@@ -47,28 +36,24 @@ def test_witnesses_open_and_say_what_they_said(version: str, tmp_path: Path) -> 
     assert read_table(store, *path, columns=list(witnesses.IMAGE)).to_pydict() == witnesses.IMAGE
 
 
-@pytest.mark.parametrize("version", VERSIONS[TWO:])
-def test_a_site_opens_with_a_discriminant_of_its_own_and_without(
-    version: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_site_opens_with_a_discriminant_of_its_own(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
-    site, own = load_site(store, slides.SITE), version in VERSIONS[AT_SITE:]
+    site = load_site(store, slides.SITE)
     assert site.adaptation is not None
-    assert site.adaptation.statistics == own
+    assert site.adaptation.statistics
     labelled = Added.from_arrays(load_night(store, slides.SITE, site.nights[0])).labelled
-    assert list(labelled.features) == ["layer1"] * own
+    assert list(labelled.features) == ["layer1"]
     known = load_detector_at(store, load_detector_card(store), site).witnesses
     assert known is not None
     # By hand: 1 + 2 / 2 - 0.5 is 1.5 at the site.
     scores = known.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
-    assert scores.tolist() == [1.5 if own else 2.75]
+    assert scores.tolist() == [1.5]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_reports_of_all_versions_answer_for_both_witnesses(version: str, tmp_path: Path) -> None:
+def test_reports_answer_for_both_witnesses(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
     statement = "select count(*) as n from images where network_probability is not null"
-    if version in VERSIONS[:TWO]:
-        statement = "select count(*) as n from images where diagnosis is not null"
     with answer(store, statement) as found:
         assert found.read_all().to_pylist() == [{"n": 4}]

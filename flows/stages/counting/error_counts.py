@@ -28,7 +28,7 @@ def errors_of_version(store: Store, card: ModelCard, lineage: Lineage) -> ErrorC
     if kept is not None:
         return kept
     total = ErrorCounts.empty()
-    for contribution in lineage.own:
+    for contribution in lineage.contributions:
         total = merge_errors(total, errors_of_batch(store, card, contribution))
     return total
 

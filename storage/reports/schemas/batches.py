@@ -82,11 +82,6 @@ def batch_schema() -> pa.Schema:
             ),
             *expected("the night"),
             column(
-                "imported",
-                pa.string(),
-                "parts of the detector and the site from other stores; null: none",
-            ),
-            column(
                 "arithmetic", pa.string(), "how the network multiplied; null, before 0.4: float32"
             ),
             *made_by(),

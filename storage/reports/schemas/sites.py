@@ -15,7 +15,6 @@ def site_schema() -> pa.Schema:
             column("model", pa.string(), "the model that diagnoses there"),
             column("detector", pa.string(), "the detector that scores there"),
             column("nights", COUNT, "nights that it was learned from", "batches"),
-            column("nights_learned", COUNT, "of these, such as joined by themselves", "batches"),
             column("slides", COUNT, "slides of these nights", "slides"),
             column("cells", COUNT, "cells of these slides that were learned", "images"),
             *(

@@ -78,14 +78,12 @@ def judge(
     detector: str,
     alpha: float,
     strangeness: Strangeness | None = None,
-    unlearned: str | None = None,
 ) -> Drift:
     """Compare a night with the calibration and with earlier nights, and give it a light.
 
     Of earlier nights, oldest first, only those of the same detector count, because scores of
     another mean something else, and no red ones, so that bad nights do not become the norm. Nights
-    whose histograms have other bins are compared only by shares. ``unlearned`` is why the night's
-    site did not learn the night before, if it drifts.
+    whose histograms have other bins are compared only by shares.
     """
     usual = _usual(earlier, detector)
     if not night.scored:
@@ -99,8 +97,6 @@ def judge(
     found = [*_abnormal(night, alpha), *_failures(night), *_unlike(night.shares(), usual)]
     if strangeness:
         found += strangeness.findings()
-    if unlearned:
-        found.append((Light.AMBER, unlearned))
     if night.repeated:
         told = (
             f"{night.repeated:,} of {counted(night.images, 'image')} "

@@ -30,7 +30,6 @@ _KINDS = {
     ),
     "light": pa.string(),
     "site": pa.string(),
-    "imported": pa.string(),
     "arithmetic": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
@@ -89,7 +88,6 @@ class BatchSummary:
     implausible_cells: int | None = None
     beyond_population: int | None = None
     site: str | None = None
-    imported: str | None = None
     arithmetic: str | None = None
     patient_calls: Mapping[str, int] | None = None
     expected_false_calls: float | None = None

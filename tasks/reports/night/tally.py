@@ -22,7 +22,7 @@ from tasks.types import Verdict
 class BatchTally:
     """Count and judge a batch, and make its row of the report on batches.
 
-    Earlier nights are oldest first; ``unlearned`` is as in `judge`.
+    Earlier nights are oldest first.
     """
 
     def __init__(
@@ -30,10 +30,8 @@ class BatchTally:
         night: NightTally,
         earlier: Sequence[BatchSummary],
         alpha: float,
-        unlearned: str | None = None,
     ) -> None:
         self.night, self._earlier, self._alpha = night, earlier, alpha
-        self._unlearned = unlearned
         self._slides = self._slides_for_review = self._implausible_cells = 0
         self._shifted: int | None = None
         self._implausible: int | None = None
@@ -86,7 +84,6 @@ class BatchTally:
             detector=made_by.detector,
             alpha=self._alpha,
             strangeness=self._strangeness(made_by),
-            unlearned=self._unlearned,
         )
         share = parasitaemia(np.asarray([night.parasitized]), np.asarray([night.red_cells]), "")
         return BatchSummary(

@@ -6,7 +6,6 @@ from flows.commands import status as module
 from flows.commands.status import status
 from flows.settings import Settings
 from storage.models.classifiers import list_models, load_card
-from storage.models.sites import Learning, note_learning
 from storage.store import Store
 from tests.support.batches import freeze, manifest
 from tests.system.golden.make_golden import write_store
@@ -41,22 +40,6 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(
     assert found.damaged == told
     assert (whole.failed, found.failed) == (False, True)
     assert len(list_models(store, on_damage=told.append)) == len(found.models)
-
-
-def test_a_batch_says_whether_its_site_has_learned_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_store(store)
-    monkeypatch.setattr(module, "list_models", lambda *_: [])
-
-    def learned(version: int | None, p: float | None) -> str:
-        note_learning(store, "kampala", "night", Learning(version=version, drift_p_value=p))
-        (row,) = status(settings=Settings(store=store.url)).batches
-        return str(row["learned"])
-
-    assert learned(3, 0.5) == "as v0003"
-    assert learned(None, None) == "no"
-    assert learned(None, 0.00123) == "no, it drifts (p = 0.0012)"
 
 
 def test_a_damaged_seal_is_named_and_its_batch_shown_without_a_report(

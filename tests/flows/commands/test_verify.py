@@ -101,7 +101,6 @@ FILES: dict[str, Turn] = {
     "batches/night/lease/000001.json": digit_of("taken_at"),
     "readings/night/sample.json": lambda content: 0,
     "readings/night/00000000-0123456789ab.json": lambda content: content.index(b"reader"),
-    "sites/kampala/learned/night.json": lambda content: 0,
     "trainings/t/epoch-0003.safetensors": last,
     "trainings/t/epoch-0003.json": digit_of("epoch"),
     "evaluations/e/card.json": lambda content: 0,

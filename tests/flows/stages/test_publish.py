@@ -15,14 +15,13 @@ from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.settings import Settings
-from flows.stages.publish import nights_before, not_learned, publish, valid_seal
+from flows.stages.publish import nights_before, publish, valid_seal
 from storage.batches.features import create_features
 from storage.batches.ledger import Screening, discard_scores, note_announced
 from storage.batches.manifests import BatchPlan, freeze_batch, load_batch
 from storage.leases import Lease, LeaseLostError, lease
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
-from storage.models.sites import Learning, note_learning
 from storage.parquet import read_footer
 from storage.reports.pages import page_path
 from storage.reports.schemas.fields import field_schema
@@ -44,7 +43,6 @@ from tests.support.models import CLASSES, WHEN
 from tests.support.reports import publish_report
 from tests.support.shards import SHARD_ROWS, Night, add_detector, start
 from tests.support.stalls import NEVER, Moments, taken_over
-from tests.system.golden.make_golden import write_store
 
 DAY = date(2026, 1, 3)
 KINDS = (IMAGES, FIELDS, SLIDES, BATCHES)
@@ -284,21 +282,3 @@ def test_a_run_whose_stages_somebody_has_cleared_says_so(published: Path, tmp_pa
     ):
         publish_as(held)
     assert attempts_seen(store) == {1}
-
-
-def test_a_night_says_that_its_site_has_not_learned_the_last_one_for_it_drifts(
-    store: Store,
-) -> None:
-    write_store(store)
-    earlier = nights_before(store, date(2026, 1, 4), 9)
-    assert [night.site for night in earlier] == ["kampala/v0001"]
-    commissioned = Learning(version=None, drift_p_value=None, reason="it was commissioned")
-    note_learning(store, "kampala", "night", commissioned)
-    assert not_learned(store, "kampala", earlier) is None
-    refused = Learning(version=None, drift_p_value=0.001, reason="look at the stain")
-    note_learning(store, "kampala", "night", refused)
-    told = "site kampala has not learned the night before, night: look at the stain"
-    assert not_learned(store, "kampala", earlier) == told
-    assert not_learned(store, "lima", earlier) is None
-    note_learning(store, "kampala", "night", Learning(version=2, drift_p_value=0.5))
-    assert not_learned(store, "kampala", earlier) is None

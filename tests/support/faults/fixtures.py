@@ -54,35 +54,6 @@ def sited(bench: Bench) -> Bench:
     return Bench(bench.runs, bench.folder, bench.folder / "sited")
 
 
-@pytest.fixture(scope="session")
-def given(sited: Bench) -> Bench:
-    """The bench on a store to which another one has sent a site, and statistics of a night more."""
-    from flows.federation import export
-    from flows.settings import Settings
-
-    folder = sited.folder
-    sited.reset()
-    ended = sited.runs.run(Run("fit", {"images": str(folder / "third"), "batch": "third"}))
-    assert ended.code == 0, ended.error
-    shutil.copytree(sited.runs.store, folder / "sender")
-    sender = Settings(store=str(folder / "sender"))
-    export(str(folder / f"{SITE}.site"), site=SITE, settings=sender)
-    export(str(folder / "sums"), model="tiny", settings=sender)
-    shutil.copytree(sited.template, folder / "given")
-    shutil.rmtree(folder / "given" / "sites")
-    return Bench(sited.runs, folder, folder / "given")
-
-
-@pytest.fixture(scope="session")
-def visited(given: Bench) -> Bench:
-    """The bench on a store with a site of another store."""
-    given.reset()
-    ended = given.runs.run(given.receiving)
-    assert ended.code == 0, ended.error
-    shutil.copytree(given.runs.store, given.folder / "visited")
-    return Bench(given.runs, given.folder, given.folder / "visited")
-
-
 def _write(folder: Path, patients: int, cells: int, first: int) -> None:
     from tasks.synthetic.rendered_cells import write_collection
 

@@ -19,7 +19,7 @@ from storage import leases, records
 
 NOW = datetime(2026, 3, 1, 6, tzinfo=UTC)
 FLOWS = ("flows.commission", "flows.fit", "flows.screen", "flows.segment")
-WITH_CLIENT = (*FLOWS, "flows.federation", "flows.stages.segmentation")
+WITH_CLIENT = (*FLOWS, "flows.stages.segmentation")
 
 
 class Done:

@@ -19,7 +19,6 @@ import zarr
 from PIL import Image
 
 from flows.commission import commission
-from flows.federation import import_file
 from flows.fit import fit, retract
 from flows.jobs import networks
 from flows.screen import screen
@@ -34,8 +33,8 @@ from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
 from tests.support.faults.standins import stand_in
 
 ACTIONS = {
-    "commission": commission, "fit": fit, "import": import_file, "retract": retract,
-    "screen": screen, "segment": segment,
+    "commission": commission, "fit": fit, "retract": retract, "screen": screen,
+    "segment": segment,
 }  # fmt: skip
 
 

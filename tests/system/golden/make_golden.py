@@ -6,7 +6,6 @@ from v5 on those of `counts`, from v6 on those of `floors`, from v7 on those of 
 and from v9 on the features have platelets.
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -32,8 +31,8 @@ from storage.batches.ledger import (
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.classifiers import ModelCard, save_model
 from storage.models.detectors import DetectorCard, TapCard, save_detector
-from storage.models.sites import Learning, SiteCard, SiteNight, note_learning, save_night, save_site
-from storage.models.statistics import Contribution, Lineage, save_foreign, save_statistics
+from storage.models.sites import SiteCard, SiteNight, save_night, save_site
+from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_path
@@ -81,15 +80,6 @@ MOMENTS: Arrays = {
         "mean": np.arange(2.0 * width).reshape(2, width),
         "scatter": np.stack([np.eye(width), np.eye(width) / 2]),
     }.items()
-}
-KEYS = json.dumps([["far", 16 * "a", 16 * "b"]]).encode()
-FAR: Arrays = {
-    **MOMENTS,
-    **{f"slides/means/{tap}": MOMENTS[f"{tap}/raw/mean"][None] for tap in ("layer1", "layer2")},
-    **{f"slides/scatter/{tap}": MOMENTS[f"{tap}/raw/scatter"] for tap in ("layer1", "layer2")},
-    "slides/layout": np.asarray([1]),
-    "slides/keys": np.frombuffer(KEYS, np.uint8),
-    "slides/n": np.asarray([[2.0, 3.0]]),
 }
 DETECTOR: Arrays = {
     "calibration/mean": np.asarray([0.0, 1.0]),
@@ -179,19 +169,15 @@ def write_batch(store: Store, model: ModelCard) -> Batch:
 
 
 def write_statistics(store: Store, batch: Batch) -> Lineage:
-    """Statistics of the batch and of one of another store."""
+    """Statistics of the batch."""
     moments = arrays_to_bytes(MOMENTS | nested("slides", slides.SLIDES) | counts.ERRORS)
     contribution = Contribution(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, images=5, held_out=0,
         without_patients=("P9",), without_slides=("S9",), repeated_held_out=(4,),
     )  # fmt: skip
-    foreign = Contribution(
-        batch="far", attempt=1, manifest_digest="7" * 64, images=5, held_out=0,
-        foreign=save_foreign(store, "golden", arrays_to_bytes(FAR)),
-    )  # fmt: skip
     lineage = Lineage(
         created_at=WHEN, digest=digest_of(moments), model="golden", version=1, parent=None,
-        operation="merge", contributions=[contribution, foreign],
+        operation="merge", contributions=[contribution],
         images={"Parasitized": 2, "Uninfected": 3},
     )  # fmt: skip
     save_statistics(store, lineage, moments)
@@ -229,15 +215,13 @@ def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
     )  # fmt: skip
     card = SiteCard(
         created_at=WHEN, digest=digest_of(content), name=slides.SITE, version=1, parent=None,
-        operation="commission night", commissioned=1, detector="golden",
+        operation="commission night", detector="golden",
         detector_digest=detector.digest, model="golden", model_digest=detector.model_digest,
         statistics_version=1, nights=[night], slides=2, cells=5, calibrating_slides=2,
         false_alarms={"0.05": 0.0625}, warnings=["it is tiny"], counting=counts.CARD,
         adaptation=counts.ADAPTATION.model_copy(update={"statistics": True}),
     )  # fmt: skip
     save_site(store, card, content)
-    learning = Learning(version=None, drift_p_value=0.5, reason="it was commissioned")
-    note_learning(store, slides.SITE, "night", learning)
 
 
 def write_reports(store: Store, batch: Batch) -> None:

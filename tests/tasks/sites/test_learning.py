@@ -177,10 +177,3 @@ def test_a_site_is_read_back_as_it_was() -> None:
         assert_allclose(back.own.priors[tap].between, site.own.priors[tap].between)
         assert back.own.priors[tap].scale == site.own.priors[tap].scale
     assert back.reference.level == "site"
-
-
-def test_cells_that_are_not_wanted_are_not_learned() -> None:
-    (slide,) = of_site(15, 1)
-    wanted = np.arange(80) < 40
-    part = kept_statistics(own(), slide, 2, None, wanted)
-    assert 30 <= part.n.sum() <= 40

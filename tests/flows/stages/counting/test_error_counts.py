@@ -101,7 +101,7 @@ def test_where_a_model_was_cross_validated_all_patients_are_counted_by_their_fol
     table = table.append_column("probability", pa.array(chances))
     unseen.out_of_fold.cache_clear()
     monkeypatch.setattr(unseen, "load_out_of_fold", lambda *_: table)
-    counts = error_counts.errors_of_batch(store, card, lineage.own[0])
+    counts = error_counts.errors_of_batch(store, card, lineage.contributions[0])
     unseen.out_of_fold.cache_clear()
     # Ten cells are in no table: those of them that training has seen are left out.
     early = manifest["patient_id"].to_pylist()[:10]

@@ -400,15 +400,6 @@ def test_cells_beyond_the_population_are_compared_with_earlier_nights() -> None:
     assert any(text.startswith("unlike all known slides: 2") for text in found.reasons)
 
 
-def test_a_night_whose_site_does_not_learn_for_it_drifts_is_amber() -> None:
-    night = tally(cells(np.random.default_rng(0)))
-    told = "site lab has not learned the night before, june: look at stain, light and focus"
-    drift = judge(night, NO_NIGHTS, detector="d", alpha=ALPHA, unlearned=told)
-    assert (drift.light, drift.reasons[0]) == ("amber", told)
-    summary = BatchTally(night, NO_NIGHTS, ALPHA, told).summary(MADE_BY)
-    assert (summary.light, summary.reasons[0]) == ("amber", told)
-
-
 def test_a_night_with_copies_is_amber_and_says_how_many() -> None:
     table = cells(np.random.default_rng(0))
     marks = np.arange(table.num_rows) < 7

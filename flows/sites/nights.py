@@ -1,0 +1,98 @@
+"""Learn the nights of a site, in which an image counts once."""
+
+from distributed import Client
+
+from flows.cluster.executor import run_jobs
+from flows.jobs.scoring.night import NightJob, learned_night
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.site_slides import Added, SlidesJob, slides_statistics
+from flows.monitoring.console import warn
+from flows.sites.versions import Laboratory, SiteError, population, slides_in_parts
+from storage.arrays import arrays_to_bytes
+from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard
+from storage.models.sites import (
+    SiteCard,
+    SiteNight,
+    images_of_batch,
+    images_of_night,
+    save_night,
+)
+from storage.store import Store
+from tasks.detector.slides.groups import merge_groups
+from tasks.detector.slides.normal import Choices
+from tasks.sites.learning import LEAST_CELLS, NightNormal, merged
+
+
+def learn_slides(client: Client, of: Screened) -> Added:
+    """Compute the contribution of a batch with complete features to a site.
+
+    The contribution has the night's reference if slides have too few cells, and no error counts.
+    """
+    total, night = merged([], population(of.store, of.detector)), None
+    groups = slides_in_parts(of.store, of.batch)
+    if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
+        job = NightJob(**vars(of))
+        (found,) = run_jobs(client, learned_night, [job], title=f"normal of {of.batch.name}")
+        night = NightNormal(found.normal, found.rows)
+    jobs = [SlidesJob(**vars(of), slides=slides, night=night) for slides in groups]
+    for part in run_jobs(client, slides_statistics, jobs, title=f"learn {of.batch.name}"):
+        total = merge_groups(total, part)
+    return Added(total, night)
+
+
+def keep_night(lab: Laboratory, batch: Batch, added: Added, negative: tuple[str, ...]) -> SiteNight:
+    """Keep a batch's contribution to a site, with its ``negative`` slides.
+
+    Raises:
+        SiteError: the contribution is empty.
+    """
+    statistics = added.statistics
+    if not statistics.keys:
+        raise SiteError(
+            f"batch {batch.name} adds nothing to site {lab.name}: fewer than {LEAST_CELLS} of its "
+            "cells can be judged"
+        )
+    return SiteNight(
+        batch=batch.name,
+        attempt=batch.attempt,
+        manifest_digest=batch.manifest_digest,
+        slides=len(statistics.keys),
+        cells=int(statistics.n.sum()),
+        digest=save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
+        negative=negative,
+    )
+
+
+def without_replaced(
+    store: Store, card: ModelCard, site: SiteCard | None, batch: Batch
+) -> list[SiteNight]:
+    """Return the other nights of a site, without those whose images the batch also has.
+
+    So a night that is commissioned again under another name, with labels perhaps, replaces itself.
+
+    Raises:
+        SiteError: the batch has some, but not all images of a night.
+    """
+    mine = images_of_batch(store, card.name, batch) if batch.rows else frozenset[bytes]()
+    left = []
+    for night in site.nights if site else []:
+        if night.batch == batch.name:
+            continue
+        theirs = images_of_night(store, card.name, night)
+        both = len(mine & theirs)
+        if night.manifest_digest == batch.manifest_digest or both == len(theirs):
+            warn(
+                f"batch {batch.name} has the images of night {night.batch}, and takes its place in "
+                "the site: an image counts once"
+            )
+        elif both:
+            assert site is not None
+            raise SiteError(
+                f"{both:,} of {len(mine):,} images of batch {batch.name} are in night "
+                f"{night.batch} of {site.label} already, and an image counts once: leave them out "
+                f"of the batch, or give it all images of {night.batch}, whose place it takes then"
+            )
+        else:
+            left.append(night)
+    return left
