@@ -75,12 +75,6 @@ COMMANDS = {
     ),
     "review apply": Command(tools.ReviewApply, "flows.commands.review.apply:apply", STORE),
     "review report": Command(tools.ReviewReport, "flows.commands.review.queue:report", STORE),
-    "labels export": Command(
-        tools.LabelsExport, "flows.commands.review.doubted_labels:export", STORE
-    ),
-    "labels apply": Command(
-        tools.LabelsApply, "flows.commands.review.doubted_labels:apply", STORE
-    ),
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
     "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
     "demo": Command(tools.Demo, "flows.commands.demo:demo", CLUSTER),

@@ -1,8 +1,8 @@
 """Define the options of the commands that run no flow."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from flows.options.flows import SAFE, As, Detector, Microns, Site
 from flows.options.taking import POSITIONAL, SPELT, Options
@@ -12,8 +12,6 @@ Table = Literal["images", "fields", "slides", "patients", "batches", "sites"]
 
 # Options that several commands have.
 Screened = Annotated[str, Field(description="the screened batch")]
-ReviewedBatch = Annotated[str, Field(description="the reviewed batch")]
-Manifest = Annotated[str, Field(description="the manifest to write, a .parquet file")]
 PerSlide = Annotated[int, Field(ge=1, description="and at most N of one slide")]
 
 LIMIT, PER_SLIDE = 100, 10
@@ -86,12 +84,24 @@ class PatientSheet(Options):
 
 
 class ReviewExport(Options):
-    """Write a batch's slides and cells for review, most abnormal first, as sheets and pictures."""
+    """Write cells for review, or labels that may be wrong, as a sheet with pictures."""
 
-    batch: Screened
     to: Annotated[str, Field(description="folder for the sheet and the images")]
+    batch: Annotated[
+        str | None, Field(description="the screened batch: its slides too, most abnormal first")
+    ] = None
+    model: Annotated[
+        str | None,
+        Field(description="or a model trained with --folds: its labels, the least probable first"),
+    ] = None
     limit: Annotated[int, Field(ge=1, description="export at most N cells")] = LIMIT
     per_slide: PerSlide = PER_SLIDE
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.batch is None) == (self.model is None):
+            raise ValueError("say what to export: one of --batch and --model")
+        return self
 
 
 class ReviewServe(Options):
@@ -123,37 +133,32 @@ class ReviewImport(Options):
 
 
 class ReviewApply(Options):
-    """Write a batch as a manifest with its imported answers as labels, to commission or train."""
+    """Write images as a manifest with answers as labels, to commission or train."""
 
-    batch: ReviewedBatch
-    to: Manifest
+    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
+    sheet: Annotated[
+        str | None,
+        POSITIONAL,
+        Field(description="a sheet of a model's labels, with its answers"),
+    ] = None
+    batch: Annotated[
+        str | None, Field(description="or the reviewed batch, whose answers were imported")
+    ] = None
     dry_run: Annotated[bool, Field(description="say what would be in it, and write nothing")] = (
         False
     )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.sheet is None) == (self.batch is None):
+            raise ValueError("give a sheet of labels, or --batch")
+        return self
 
 
 class ReviewReport(Options):
     """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
 
-    batch: ReviewedBatch
-
-
-class LabelsExport(Options):
-    """Write the labels of training images, the least probable first, and a sheet for a person."""
-
-    to: Annotated[str, Field(description="folder for the table, the sheet and the images")]
-    model: Annotated[
-        str | None,
-        Field(description="the model, trained with --folds; by default the newest"),
-    ] = None
-    limit: Annotated[int, Field(ge=1, description="at most N labels on the sheet")] = LIMIT
-
-
-class LabelsApply(Options):
-    """Write a manifest to train on, in which a person's answers replace the labels."""
-
-    file: Annotated[str, POSITIONAL, Field(description="the sheet with its answers")]
-    to: Manifest
+    batch: Annotated[str, Field(description="the reviewed batch")]
 
 
 class Doctor(Options):

@@ -29,9 +29,8 @@ FROM_REPORT = (
     "review_reason",
 )
 FROM_PERSON = ("verdict", "note", "reviewer")
-SUSPECTS = (
-    "rank", "label_probability", "label", "diagnosis", "image_id", "uri", "patient_id", "slide_id",
-    "log_odds", "fold", "stain",
+DOUBTED = (
+    "image_id", "uri", "slide_id", "patient_id", "label", "diagnosis", "label_probability",
 )  # fmt: skip
 PROBLEMS_SHOWN = 5
 
@@ -133,11 +132,11 @@ def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
 
     Args:
         out_of_fold: ``probability`` is that of the first class by a network that has not seen the
-            image's patient; also ``label``, ``log_odds`` and the other columns of `SUSPECTS`.
+            image's patient; also ``label``, ``log_odds`` and the other columns of `DOUBTED`.
         classes: the two, in the order of logits.
 
     Returns:
-        A table of `SUSPECTS`: ``label_probability`` is that of the label, ``rank`` begins at 1.
+        A table of `DOUBTED`: ``label_probability`` is that of the label.
     """
     first = np.asarray(pc.equal(out_of_fold["label"], classes[0]))
     probability = out_of_fold["probability"].to_numpy()
@@ -150,9 +149,7 @@ def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
     )
     found = found.take(pa.array(order))
     _, once = np.unique(found["image_id"].to_pylist(), return_index=True)
-    found = found.take(pa.array(np.sort(once)))
-    rank = pa.array(np.arange(1, found.num_rows + 1))
-    return found.append_column("rank", rank).select(SUSPECTS)
+    return found.take(pa.array(np.sort(once))).select(DOUBTED)
 
 
 def image_name(image_id: str, uri: str) -> str:
@@ -177,15 +174,17 @@ class Line:
     reviewer: str
 
 
-def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
+def read_verdicts(content: bytes, subject: str = "batch") -> tuple[str, list[Line]]:
     """Read the batch of a file of verdicts, and the rows that have a verdict.
+
+    The ``subject`` is the column that names the batch, or the model for a sheet of its labels.
 
     Raises:
         VerdictError: it is not a file of verdicts, has no verdict, or names several batches.
     """
     try:
         columns, rows = read_csv(content)
-        missing = {"image_id", "batch", "verdict"} - set(columns)
+        missing = {"image_id", subject, "verdict"} - set(columns)
         if missing:
             raise VerdictError(
                 f"it has no column {', '.join(sorted(missing))}; it has: {', '.join(columns)}"
@@ -194,7 +193,7 @@ def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
             Line(
                 number,
                 row["image_id"].lower(),
-                row["batch"],
+                row[subject],
                 row["verdict"],
                 row.get("note", ""),
                 row.get("reviewer", ""),
@@ -207,8 +206,10 @@ def read_verdicts(content: bytes) -> tuple[str, list[Line]]:
     if not lines:
         raise VerdictError("no row has a verdict yet: fill in the column 'verdict'")
     batch = lines[0].batch
-    others = [f"line {line.number}: batch {line.batch!r}" for line in lines if line.batch != batch]
-    refuse(others, f"its first verdict is on batch {batch!r}, but not all are")
+    others = [
+        f"line {line.number}: {subject} {line.batch!r}" for line in lines if line.batch != batch
+    ]
+    refuse(others, f"its first verdict is on {subject} {batch!r}, but not all are")
     return batch, lines
 
 

@@ -77,5 +77,5 @@ def doings(exchange: Exchange, to: Path) -> dict[str, Callable[[Settings], objec
         "a sheet is imported": lambda settings: import_verdicts(
             exchange.sheet(some), settings=settings
         ),
-        "verdicts are applied": lambda settings: apply("night", str(to), settings=settings),
+        "verdicts are applied": lambda settings: apply(str(to), batch="night", settings=settings),
     }

@@ -96,10 +96,10 @@ class Exchanges(RuleBasedStateMachine):
         to = self.exchange.folder / "applied.parquet"
         to.unlink(missing_ok=True)
         if not self.verdicts:
-            self.refused(StoreError, lambda: apply("night", str(to), settings=self.settings))
+            self.refused(StoreError, lambda: apply(str(to), batch="night", settings=self.settings))
             assert not to.exists()
             return
-        apply("night", str(to), settings=self.settings)
+        apply(str(to), batch="night", settings=self.settings)
         labels = pq.read_table(to)["label"].to_pylist()
         said = [self.verdicts.get(cell) for cell in self.exchange.cells]
         assert labels == [word for word in said if word != "other"]

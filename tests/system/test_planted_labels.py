@@ -1,5 +1,6 @@
 """Labels that were turned round on purpose are what folds find least probable."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.commands.review.doubted_labels import export
+from flows.commands.review.queue import export
 from flows.settings import Settings
 from flows.train import train
 from tasks.images.listing import list_images
@@ -32,10 +33,11 @@ def test_planted_wrong_labels_are_among_the_worst(tmp_path: Path) -> None:
     manifest = tmp_path / "flipped.parquet"
     pq.write_table(listed.set_column(place, "label", pa.array(labels)), manifest)
     settings = Settings(store=str(tmp_path / "store"))
-    train(str(manifest), folds=4, epochs=4, side=48, settings=settings)
-    ranked = pq.read_table(export(to=str(tmp_path / "out"), settings=settings).ranked)
+    train(str(manifest), folds=4, epochs=4, side=48, model="m", settings=settings)
     planted = {uri for uri, own in zip(listed["uri"].to_pylist(), wrong, strict=True) if own}
-    worst = set(ranked["uri"].to_pylist()[: len(planted)])
+    out = export(str(tmp_path / "out"), model="m", limit=len(planted), settings=settings)
+    with Path(out.sheet).open(encoding="utf-8-sig", newline="") as sheet:
+        worst = {row["uri"] for row in csv.DictReader(sheet)}
     recall = len(worst & planted) / len(planted)
     print(f"{len(planted)} planted, {recall:.2f} of them among the {len(worst)} worst")
     assert recall > 0.8

@@ -110,7 +110,7 @@ def abnormality(settings: Settings, night: Path) -> dict[str, float]:
 
 
 def review_all(settings: Settings, folder: Path, **said: Any) -> ImportOutcome:
-    out = export("night", str(folder), limit=1000, per_slide=1000, settings=settings)
+    out = export(str(folder), "night", limit=1000, per_slide=1000, settings=settings)
     return import_verdicts(str(fill_in(Path(out.sheet), **said)), settings=settings)
 
 
@@ -151,7 +151,7 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
 def test_the_images_of_an_export_are_the_originals_under_safe_names(
     screened: Settings, tmp_path: Path
 ) -> None:
-    out = export("night", str(tmp_path / "out"), limit=4, per_slide=1, settings=screened)
+    out = export(str(tmp_path / "out"), "night", limit=4, per_slide=1, settings=screened)
     with Path(out.sheet).open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == out.cells == 4
@@ -170,10 +170,10 @@ def test_the_images_of_an_export_are_the_originals_under_safe_names(
 def test_a_sheet_that_may_hold_verdicts_is_never_overwritten(
     screened: Settings, tmp_path: Path
 ) -> None:
-    export("night", str(tmp_path / "out"), settings=screened)
+    export(str(tmp_path / "out"), "night", settings=screened)
     before = (tmp_path / "out" / "review.csv").read_bytes()
     with pytest.raises(SourceError, match="may hold verdicts"):
-        export("night", str(tmp_path / "out"), settings=screened)
+        export(str(tmp_path / "out"), "night", settings=screened)
     assert (tmp_path / "out" / "review.csv").read_bytes() == before
 
 
@@ -186,7 +186,7 @@ def test_an_image_that_is_gone_or_changed_is_named_and_left_out(
     first, second = sorted(copy.iterdir())[:2]
     first.unlink()
     second.write_bytes(b"another image")
-    out = export("copy", str(tmp_path / "out"), per_slide=100, settings=screened)
+    out = export(str(tmp_path / "out"), "copy", per_slide=100, settings=screened)
     assert out.failed
     assert len(out.unreadable) == 2
     assert any("was changed" in each for each in out.unreadable)
@@ -233,7 +233,7 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
 
 def test_reviewed_cells_are_not_exported_again(screened: Settings, tmp_path: Path) -> None:
     found = review_all(screened, tmp_path / "out")
-    out = export("night", str(tmp_path / "more"), settings=screened)
+    out = export(str(tmp_path / "more"), "night", settings=screened)
     assert out.cells == 0
     assert out.left_out == {"reviewed before": sum(found.verdicts.values())}
 
@@ -243,7 +243,7 @@ def test_a_cell_of_two_nights_is_a_label_in_one(
 ) -> None:
     first = review_all(screened, tmp_path / "out")
     screen(str(night / "stained"), batch="dusk", settings=screened)
-    out = export("dusk", str(tmp_path / "dusk"), limit=1000, per_slide=1000, settings=screened)
+    out = export(str(tmp_path / "dusk"), "dusk", limit=1000, per_slide=1000, settings=screened)
     second = import_verdicts(str(fill_in(Path(out.sheet))), settings=screened)
     assert second.elsewhere == sum(second.verdicts.values()) == 12 + HELD
     assert second.labels < first.labels
@@ -266,7 +266,7 @@ def test_a_cell_of_two_nights_is_a_label_in_one(
 def test_a_wrong_file_imports_nothing(
     screened: Settings, tmp_path: Path, change: Callable[[str], str], says: str
 ) -> None:
-    out = export("night", str(tmp_path / "out"), limit=1000, per_slide=1000, settings=screened)
+    out = export(str(tmp_path / "out"), "night", limit=1000, per_slide=1000, settings=screened)
     done = fill_in(Path(out.sheet))
     done.write_text(change(done.read_text()))
     with pytest.raises((VerdictError, StoreError), match=says):
@@ -300,7 +300,7 @@ def test_labels_without_a_patient_are_warned_of(screened: Settings, tmp_path: Pa
     for number in range(4):
         Image.fromarray(other_stain(red_cell(smear, rng, None))).save(folder / f"{number}.png")
     screen(str(folder), batch="anonymous", settings=screened)
-    out = export("anonymous", str(tmp_path / "out"), settings=screened)
+    out = export(str(tmp_path / "out"), "anonymous", settings=screened)
     found = import_verdicts(
         str(fill_in(Path(out.sheet), lambda row: "Uninfected")), settings=screened
     )

@@ -1,4 +1,10 @@
-"""Run the command `review apply`: write a batch as a manifest, with answers as labels."""
+"""Run the command `review apply`: write a manifest with answers as labels.
+
+The images are a batch's, or those that a model was trained on with folds. The labels of their
+source are kept too, so figures on both are reported separately.
+"""
+
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,19 +14,22 @@ from flows.options.taking import takes
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
-from storage.batches.manifests import Batch, read_manifest
+from storage.batches.manifests import read_manifest
 from storage.models.classifiers import ModelCard, load_card
+from storage.models.out_of_fold import load_out_of_fold
 from storage.reports.reviews import latest_review
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
-from tasks.readers.verdicts import OTHER, corrected
+from tasks.images.access.files import SourceError, read_bytes
+from tasks.images.listing import list_images
+from tasks.readers.verdicts import OTHER, VerdictError, check_verdicts, corrected, read_verdicts
 from tasks.words import counted
 
 
 class AppliedOutcome(Outcome):
-    """A batch with its answers as labels, and the commands that learn from it."""
+    """Images with their answers as labels, and the commands that learn from them."""
 
-    batch: str
+    source: str  # the batch, or the model whose labels they are
     manifest: str
     kept: bool
     images: int
@@ -43,11 +52,12 @@ class AppliedOutcome(Outcome):
         if self.kept:
             rows.append(("manifest", self.manifest))
             rows += [("next", command) for command in self.commands]
-            rows.append(("", "add --negative SLIDE for each slide known to have no parasites"))
+            if any("commission" in command for command in self.commands):
+                rows.append(("", "add --negative SLIDE for each slide known to have no parasites"))
         else:
             rows.append(("next", "to write it, run the same command without --dry-run"))
         would = "" if self.kept else "would have "
-        return f"batch {self.batch}: {would}{counted(self.images, 'image')}\n{table(rows)}"
+        return f"{self.source}: {would}{counted(self.images, 'image')}\n{table(rows)}"
 
 
 @takes(ReviewApply)
@@ -55,27 +65,23 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     """Images that persons call no such cell are left out, so that no laboratory learns them."""
     store = Store(settings.store)
     manifest = new_manifest(options.to)
-    frozen = published_batch(store, options.batch)
-    said = latest_review(store, frozen.name).rows
-    if not said.num_rows:
-        raise StoreError(
-            f"no answer on batch {frozen.name} has been saved: import a sheet with review import, "
-            "or save the agreed answers on the report page of review serve"
-        )
-    pairs = zip(said["image_id"].to_pylist(), said["verdict"].to_pylist(), strict=True)
-    rows = _labelled(store, frozen, dict(pairs))
+    more = ("--images", options.to, "--store", store.url)
+    commands: list[str] = []
+    if options.batch is not None:
+        source, rows = f"batch {options.batch}", _of_batch(store, options.batch)
+        commands.append(shell_command("commission", "--site", "NAME", *more))
+    else:
+        source, rows = _of_sheet(store, options.sheet or "")
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
     if not options.dry_run:
         write_manifest(manifest, made)
     published = made["published_label"].is_valid()
     differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
-    more = ("--images", options.to, "--store", store.url)
-    commands = [shell_command("commission", "--site", "NAME", *more)]
     if pc.any(published).as_py():
         commands.append(shell_command("train", *more))
     return AppliedOutcome(
-        batch=frozen.name,
+        source=source,
         manifest=options.to,
         kept=not options.dry_run,
         images=made.num_rows,
@@ -87,16 +93,66 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     )
 
 
-def _labelled(store: Store, batch: Batch, verdicts: dict[str, str]) -> pa.Table:
-    """Put answers into the manifest, and mark those of persons and images of no cell."""
+def _of_batch(store: Store, name: str) -> pa.Table:
+    """Read the manifest of a batch with its imported answers."""
+    frozen = published_batch(store, name)
+    review = latest_review(store, frozen.name).rows
+    if not review.num_rows:
+        raise StoreError(
+            f"no answer on batch {frozen.name} has been saved: import a sheet with review import, "
+            "or save the agreed answers on the report page of review serve"
+        )
+    answers = dict(zip(review["image_id"].to_pylist(), review["verdict"].to_pylist(), strict=True))
     parts: list[pa.Table] = []
     card: ModelCard | None = None
-    for shard, rows in rows_by_shard(store, batch):
+    for shard, rows in rows_by_shard(store, frozen):
         card = card or load_card(store, str(rows["model"][0]))
         ids = rows["image_id"].to_pylist()
-        part = corrected(read_manifest(store, batch, shard), ids, verdicts, card.classes)
-        said = [verdicts.get(each) for each in ids]
-        part = part.append_column("no_cell", pa.array([each == OTHER for each in said]))
-        by_person = pa.array([each in card.classes for each in said])
-        parts.append(part.append_column("by_person", by_person))
+        parts.append(_labelled(read_manifest(store, frozen, shard), ids, answers, card))
     return pa.concat_tables(parts)
+
+
+def _of_sheet(store: Store, file: str) -> tuple[str, pa.Table]:
+    """Read the images that a model was trained on, with the answers of a sheet of its labels."""
+    try:
+        model, lines = read_verdicts(read_bytes(file), "model")
+        card = load_card(store, model)
+        folds = labels_of_folds(store, card)
+        ids = dict(zip(folds["uri"].to_pylist(), folds["image_id"].to_pylist(), strict=True))
+        known = set(ids.values())
+        checked = check_verdicts(lines, batch=model, known=known, classes=card.classes)
+    except FileNotFoundError:
+        raise SourceError(f"{file} does not exist") from None
+    except VerdictError as error:
+        raise VerdictError(f"{file}: {error}") from None
+    listed = trained_images(card)
+    image_ids = [ids.get(uri, "") for uri in listed["uri"].to_pylist()]
+    answers = {each.image_id: each.verdict for each in checked}
+    return f"labels of model {model}", _labelled(listed, image_ids, answers, card)
+
+
+def _labelled(
+    manifest: pa.Table, ids: list[str], answers: Mapping[str, str], card: ModelCard
+) -> pa.Table:
+    """Put answers into a manifest, and mark those of persons and images of no cell."""
+    rows = corrected(manifest, ids, answers, card.classes)
+    given = [answers.get(each) for each in ids]
+    rows = rows.append_column("no_cell", pa.array([each == OTHER for each in given]))
+    return rows.append_column("by_person", pa.array([each in card.classes for each in given]))
+
+
+def labels_of_folds(store: Store, card: ModelCard) -> pa.Table:
+    """Read the labels that a model was trained on, as its folds diagnose them."""
+    table = load_out_of_fold(store, card)
+    if table is None:
+        raise StoreError(
+            f"model {card.name} was trained without folds, so its labels cannot be checked: "
+            "train it with --folds 5"
+        )
+    return table
+
+
+def trained_images(card: ModelCard) -> pa.Table:
+    """List the images that a model was trained on."""
+    images, limit = card.training["images"], card.training["limit"]
+    return list_images(images, classes=card.classes, limit=limit)

@@ -1,7 +1,11 @@
 """Run the commands `review`: give a person cells to look at, and make answers labels."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pyarrow as pa
 
+from flows.commands.review.apply import labels_of_folds, trained_images
 from flows.commands.review.figures import (
     PatientReading,
     ToldFigure,
@@ -25,6 +29,7 @@ from flows.settings import Settings
 from flows.stages.batch import find_refs
 from flows.stages.readings.suspects import Suspects
 from storage.batches.manifests import Batch
+from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import read_table
 from storage.reports.readings import find_sample
 from storage.reports.reviews import latest_review
@@ -33,11 +38,13 @@ from storage.store import Store
 from tasks.detector.verdict import format_reasons
 from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.decoding import BadImageError
+from tasks.images.regions import ImageRef, image_refs
 from tasks.readers.verdicts import (
     FROM_PERSON,
     FROM_REPORT,
     VerdictError,
     candidates,
+    ranked_labels,
     read_verdicts,
 )
 from tasks.reports.image_columns import is_for_review
@@ -50,12 +57,13 @@ OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap"
 class ExportOutcome(Outcome):
     """The sheet of cells for a person, and the cells left out of it."""
 
-    batch: str
+    source: str  # the batch, or the model whose labels they are
     sheet: str
-    slides: int
+    slides: int | None  # of a batch
     cells: int
     left_out: dict[str, int]
     unreadable: list[str]
+    command: str
 
     @property
     def failed(self) -> bool:
@@ -67,19 +75,14 @@ class ExportOutcome(Outcome):
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
         rows: list[tuple[str, object]] = [
             ("left out", left_out or "none"),
-            (
-                "slides",
-                f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} in the same folder",
-            ),
+            *(("unreadable", each) for each in self.unreadable),
             ("sheet", self.sheet),
-            (
-                "next",
-                "fill in the column 'verdict', then run "
-                + shell_command("review import", self.sheet),
-            ),
+            ("next", "fill in the column 'verdict', then run " + self.command),
         ]
-        rows[1:1] = [("unreadable", each) for each in self.unreadable]
-        return f"batch {self.batch}: {counted(self.cells, 'cell')} to look at\n{table(rows)}"
+        if self.slides is not None:
+            text = f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} in the same folder"
+            rows.insert(-2, ("slides", text))
+        return f"{self.source}: {counted(self.cells, 'cell')} to look at\n{table(rows)}"
 
 
 @takes(ReviewExport)
@@ -89,6 +92,8 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     """
     store = Store(settings.store)
     folder = new_folder(options.to)
+    if options.batch is None:
+        return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
     frozen = published_batch(store, options.batch)
     reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
     found = candidates(
@@ -96,32 +101,65 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
         done=reviewed,
         per_slide=options.per_slide,
     )
+    rows = found.rows.select(FROM_REPORT)
+    refs = find_refs(store, frozen, rows["uri"].to_pylist())
+    cells, unreadable = _write_cells(folder, rows, refs, options.limit)
+    found.left_out["beyond the limit"] += rows.num_rows - cells - len(unreadable)
+    slides = _slides_for_review(store, frozen)
+    write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
+    return ExportOutcome(
+        source=f"batch {frozen.name}",
+        sheet=str(folder / SHEET),
+        slides=len(slides),
+        cells=cells,
+        left_out={reason: n for reason, n in found.left_out.items() if n},
+        unreadable=unreadable,
+        command=shell_command("review import", str(folder / SHEET)),
+    )
+
+
+def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> ExportOutcome:
+    """Write the labels that a model was trained on, the least probable by its folds first."""
+    ranked = ranked_labels(labels_of_folds(store, card), card.classes)
+    rows = ranked.add_column(1, "model", pa.array([card.name] * ranked.num_rows))
+    refs = {ref.uri: ref for ref in image_refs(trained_images(card))}
+    cells, unreadable = _write_cells(folder, rows, refs, limit)
+    beyond = rows.num_rows - cells - len(unreadable)
+    return ExportOutcome(
+        source=f"labels of model {card.name}",
+        sheet=str(folder / SHEET),
+        slides=None,
+        cells=cells,
+        left_out={"beyond the limit": beyond} if beyond else {},
+        unreadable=unreadable,
+        command=shell_command("review apply", str(folder / SHEET), "--to", "corrected.parquet"),
+    )
+
+
+def _write_cells(
+    folder: Path, rows: pa.Table, refs: Mapping[str, ImageRef], limit: int
+) -> tuple[int, list[str]]:
+    """Write a sheet of at most ``limit`` cells, and their pictures.
+
+    Returns:
+        The number of cells on the sheet, and those whose image could not be read.
+    """
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     sheet: list[list[object]] = []
     unreadable: list[str] = []
-    rows = found.rows.select(FROM_REPORT).to_pylist()
-    refs = find_refs(store, frozen, [row["uri"] for row in rows])
-    for row in rows:
-        if len(sheet) == options.limit:
+    for row in rows.to_pylist():
+        if len(sheet) == limit:
             break
         try:
+            if row["uri"] not in refs:
+                raise SourceError("it is no longer among the training images")
             name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
         except (OSError, SourceError, BadImageError) as error:
             unreadable.append(f"{row['uri']}: {error}")
             continue
         sheet.append([*row.values(), *("" for _ in FROM_PERSON), f"{PICTURES}/{name}"])
-    found.left_out["beyond the limit"] += len(rows) - len(sheet) - len(unreadable)
-    slides = _slides_for_review(store, frozen)
-    write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
-    write_sheet(folder / SHEET, [*FROM_REPORT, *FROM_PERSON, "image"], sheet)
-    return ExportOutcome(
-        batch=frozen.name,
-        sheet=str(folder / SHEET),
-        slides=len(slides),
-        cells=len(sheet),
-        left_out={reason: n for reason, n in found.left_out.items() if n},
-        unreadable=unreadable,
-    )
+    write_sheet(folder / SHEET, [*rows.column_names, *FROM_PERSON, "image"], sheet)
+    return len(sheet), unreadable
 
 
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:

@@ -16,7 +16,7 @@ from tests.support.reading import night
 
 
 def applied(store: Store, to: Path, **given: Any) -> AppliedOutcome:
-    return apply("night", str(to), settings=Settings(store=store.url), **given)
+    return apply(str(to), batch="night", settings=Settings(store=store.url), **given)
 
 
 def test_a_site_learns_the_night_without_what_is_no_cell(

@@ -75,7 +75,7 @@ def test_cells_for_review_are_of_the_attempt_that_is_published(
 ) -> None:
     published_and_forced(store, tmp_path / "cell.png")
     monkeypatch.setattr("flows.commands.review.queue.write_picture", lambda *_: "cell.png")
-    out = export("night", str(tmp_path / "out"), settings=Settings(store=store.url))
+    out = export(str(tmp_path / "out"), "night", settings=Settings(store=store.url))
     assert out.cells == 1
 
 
@@ -98,7 +98,7 @@ def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
     publish_report(
         store, report_path("night", DAY, SLIDES), schema, [pa.Table.from_pylist(rows, schema)]
     )
-    out = export("night", str(tmp_path / "out"), settings=Settings(store=store.url))
+    out = export(str(tmp_path / "out"), "night", settings=Settings(store=store.url))
     assert out.slides == 2
     assert "2 to look at as a whole" in out.text()
     with (tmp_path / "out" / "slides.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -111,7 +111,7 @@ def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
 def test_a_night_without_images_has_nothing_to_review(store: Store, tmp_path: Path) -> None:
     publish(store, freeze(store, [], 1), [])
     settings = Settings(store=store.url)
-    out = export("night", str(tmp_path / "out"), settings=settings)
+    out = export(str(tmp_path / "out"), "night", settings=settings)
     assert (out.cells, out.left_out, out.failed) == (0, {}, False)
     assert report("night", settings=settings).precision is None
     sheet = Path(out.sheet)

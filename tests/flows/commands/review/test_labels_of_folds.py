@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.commands.review.doubted_labels import apply, export
+from flows.commands.review.apply import apply
+from flows.commands.review.queue import export
 from flows.settings import Settings
 from storage.models.classifiers import CrossValidation, load_card, save_model
 from storage.models.out_of_fold import OUT_OF_FOLD, save_out_of_fold
@@ -83,7 +84,7 @@ def fill_in(path: str, verdicts: list[str]) -> None:
 def test_labels_that_look_wrong_come_first_with_their_pictures(
     settings: Settings, smears: Path, tmp_path: Path
 ) -> None:
-    found = export(to=str(tmp_path / "out"), limit=3, settings=settings)
+    found = export(str(tmp_path / "out"), model="folded", limit=3, settings=settings)
     uris = list_images(str(smears), classes=CLASSES)["uri"].to_pylist()
     rows = sheet(found.sheet)
     assert [row["uri"] for row in rows[:2]] == [uris[3], uris[6]]
@@ -92,51 +93,39 @@ def test_labels_that_look_wrong_come_first_with_their_pictures(
     assert [(tmp_path / "out" / row["image"]).read_bytes() for row in rows] == [
         Path(row["uri"][7:]).read_bytes() for row in rows
     ]
-    ranked = pq.read_table(found.ranked)
-    assert ranked["rank"].to_pylist() == [*range(1, 4 * CELLS + 1)]
-    assert ranked["label_probability"].to_pylist() == sorted(
-        ranked["label_probability"].to_pylist()
-    )
-    assert (found.labels, found.doubted, found.cells) == (4 * CELLS, 2, 3)
+    assert (found.cells, found.left_out) == (3, {"beyond the limit": 4 * CELLS - 3})
     with pytest.raises(SourceError, match="may hold verdicts"):
-        export(to=str(tmp_path / "out"), settings=settings)
+        export(str(tmp_path / "out"), model="folded", settings=settings)
 
 
-def test_verdicts_make_a_manifest_with_both_labels_and_figures_on_both(
+def test_answers_make_a_manifest_with_both_labels(
     settings: Settings, smears: Path, tmp_path: Path
 ) -> None:
-    found = export(to=str(tmp_path / "out"), limit=3, settings=settings)
+    found = export(str(tmp_path / "out"), model="folded", limit=3, settings=settings)
     rows = sheet(found.sheet)
     fill_in(found.sheet, [rows[0]["diagnosis"], "other", rows[2]["label"]])
-    made = apply(found.sheet, to=str(tmp_path / "corrected.parquet"), settings=settings)
-    assert (made.verdicts, made.changed, made.without_label) == (3, 1, 1)
+    corrected = tmp_path / "corrected.parquet"
+    made = apply(str(corrected), found.sheet, settings=settings)
+    assert (made.by_persons, made.differing, made.no_cells) == (2, 1, 1)
+    assert [command.split()[1] for command in made.commands] == ["train"]
     before = list_images(str(smears), classes=CLASSES)
-    after = list_images(made.manifest, classes=CLASSES)
-    assert after["uri"].to_pylist() == before["uri"].to_pylist()
-    labels, published = after["label"].to_pylist(), before["label"].to_pylist()
-    assert labels[3] == rows[0]["diagnosis"] != published[3]
-    assert labels[6] is None
-    assert [x for i, x in enumerate(labels) if i not in (3, 6)] == [
-        x for i, x in enumerate(published) if i not in (3, 6)
-    ]
-    assert pq.read_table(made.manifest)["published_label"].to_pylist() == published
-    accuracy = [
-        next(row["value"] for row in rows if row["metric"] == "accuracy")
-        for rows in (made.published, made.corrected)
-    ]
-    assert accuracy == [pytest.approx(1 - 2 / (4 * CELLS)), 1.0]
-    assert "by published labels" in made.text()
+    published = before["label"].to_pylist()
+    labels = [*published[:3], rows[0]["diagnosis"], *published[4:6], *published[7:]]
+    assert list_images(str(corrected), classes=CLASSES)["label"].to_pylist() == labels
+    assert rows[0]["diagnosis"] != published[3]
+    published.pop(6)
+    assert pq.read_table(corrected)["published_label"].to_pylist() == published
 
 
 def test_what_cannot_be_corrected_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"model tiny was trained without folds.*--folds 5"):
-        export(to=str(tmp_path / "out"), model="tiny", settings=settings)
-    found = export(to=str(tmp_path / "out"), limit=1, settings=settings)
+        export(str(tmp_path / "out"), model="tiny", settings=settings)
+    found = export(str(tmp_path / "out"), model="folded", limit=1, settings=settings)
     with pytest.raises(VerdictError, match="no row has a verdict yet"):
-        apply(found.sheet, to=str(tmp_path / "c.parquet"), settings=settings)
+        apply(str(tmp_path / "c.parquet"), found.sheet, settings=settings)
     fill_in(found.sheet, ["Infected"])
     with pytest.raises(VerdictError, match="no verdict 'Infected'"):
-        apply(found.sheet, to=str(tmp_path / "c.parquet"), settings=settings)
+        apply(str(tmp_path / "c.parquet"), found.sheet, settings=settings)
     with pytest.raises(SourceError, match=r"is no \.parquet file"):
-        apply(found.sheet, to=str(tmp_path / "c.csv"), settings=settings)
+        apply(str(tmp_path / "c.csv"), found.sheet, settings=settings)
     assert not (tmp_path / "c.parquet").exists()
