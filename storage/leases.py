@@ -32,7 +32,7 @@ import psutil
 from pydantic import AwareDatetime
 
 from storage import fences
-from storage.records import Part, Record
+from storage.records import Entry, Record
 from storage.store import AlreadyExistsError, Store, StoreError
 
 # Seconds until a lease that is not renewed runs out, and between renewals; several may fail.
@@ -48,7 +48,7 @@ class LeaseLostError(StoreError):
     """A run has lost its lease, and could now spoil another run's work."""
 
 
-class Holder(Part):
+class Holder(Entry):
     """The process that holds a lease; each request for a lease gets a new ``owner``.
 
     Pids are reused, so one is unique only within ``processes`` and together with

@@ -21,13 +21,13 @@ class NewerError(StoreError):
     """A record was written by a newer slidewatch, so it is not damaged."""
 
 
-class Part(BaseModel):
-    """A piece of a record; an unknown or missing field is an error."""
+class Entry(BaseModel):
+    """An entry of a record; an unknown or missing field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Record(Part):
+class Record(Entry):
     """An immutable JSON document in the store."""
 
     schema_version: int = 1

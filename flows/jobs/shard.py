@@ -26,7 +26,7 @@ from storage.batches.features import (
     image_ids,
     write_block,
 )
-from storage.batches.known_features import copy_features, seen_before, verified_block
+from storage.batches.known_features import copy_features, index_images, verified_block
 from storage.batches.ledger import (
     Failure,
     ShardRecord,
@@ -159,15 +159,15 @@ def _extract_shard(
     job: ShardJob, manifest: pa.Table, killers: list[int]
 ) -> tuple[FeatureBlock, ShardRecord]:
     card = job.model
-    seen = seen_before(job.store, card.name, card.digest, job.batch.earlier, DECODING)
-    features = _extract(job, manifest, killers, seen)
+    index = index_images(job.store, card.name, card.digest, job.batch.earlier, DECODING)
+    features = _extract(job, manifest, killers, index)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     known = {
         row: image.image_id
         for row, image in enumerate(features.images)
         if image.known and image.image_id is not None
     }
-    if not copy_features(job.store, card.name, seen, known, block):
+    if not copy_features(job.store, card.name, index, known, block):
         features = _extract(job, manifest, killers, ())
         known = {}
     failures = _fill(block, features, known)

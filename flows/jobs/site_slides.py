@@ -54,9 +54,10 @@ WHITE = "white cells of the slides, by their nucleus"
 
 
 @dataclass(frozen=True)
-class SlidesJob(Screened):
+class SlidesJob:
     """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones."""
 
+    screened: Screened
     slides: tuple[SlideRows, ...]
     night: NightNormal | None
 
@@ -66,23 +67,24 @@ def slides_statistics(job: SlidesJob) -> GroupStatistics:
     references.
     """
     settle_worker()
-    own = _population(job.store, job.detector)
-    features = Features(job.store, job.batch, job.model)
+    own = _population(job.screened.store, job.screened.detector)
+    features = Features(job.screened.store, job.screened.batch, job.screened.model)
     total = merged([], own)
     for slide in job.slides:
-        cells, _ = _cells(features, job.batch, slide, sorted(own.priors))
+        cells, _ = _cells(features, job.screened.batch, slide, sorted(own.priors))
         total = merge_groups(total, kept_statistics(own, cells, total.classes, job.night))
     return total
 
 
 @dataclass(frozen=True)
-class EvidenceJob(Screened):
+class EvidenceJob:
     """Slides of a night of the site ``name``, each to be judged by the site without it.
 
     ``planted`` are other things by name, taps (m, d) and classes (m,), to judge as if they were
     cells of the slides; with ``spoil``, so are spoilt copies of the slides' own cells.
     """
 
+    screened: Screened
     name: str
     nights: tuple[SiteNight, ...]
     slides: tuple[SlideRows, ...]
@@ -105,14 +107,14 @@ class Judged:
 def judge_slides(job: EvidenceJob) -> list[Judged]:
     """Judge slides by their site without them; slides that cannot be judged are left out."""
     settle_worker()
-    detector = load_fitted_detector(job.store, job.detector)
-    own = _population(job.store, job.detector)
-    statistics = site_statistics(job.store, job.name, job.nights, job.detector)
+    detector = load_fitted_detector(job.screened.store, job.screened.detector)
+    own = _population(job.screened.store, job.screened.detector)
+    statistics = site_statistics(job.screened.store, job.name, job.nights, job.screened.detector)
     night = _night_of(job)
-    features = Features(job.store, job.batch, job.model)
+    features = Features(job.screened.store, job.screened.batch, job.screened.model)
     found = []
     for slide in job.slides:
-        cells, labels = _cells(features, job.batch, slide, sorted(own.priors))
+        cells, labels = _cells(features, job.screened.batch, slide, sorted(own.priors))
         evidence = slide_evidence(detector, statistics, cells, night)
         if evidence is None:
             continue
@@ -124,7 +126,9 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
         if job.spoil:
             planted |= _spoilt(job, cells)
         distances = planted_distances(own, statistics, cells, night, planted)
-        found.append(Judged(evidence, _confusion(job.model, labels, cells.predicted), distances))
+        found.append(
+            Judged(evidence, _confusion(job.screened.model, labels, cells.predicted), distances)
+        )
     return found
 
 
@@ -146,11 +150,11 @@ def seen_by_witnesses(
         The network's log-odds (n,), and by tap features (n, d) less their slide's shift; nothing
         where the network alone diagnoses.
     """
-    known = load_fitted_detector(job.store, job.detector).witnesses
+    known = load_fitted_detector(job.screened.store, job.screened.detector).witnesses
     if known is None or not len(rows):
         return np.empty(0), {}
-    normal = fitted_classes(job.store, job.detector, known.positive).healthy
-    features = Features(job.store, job.batch, job.model)
+    normal = fitted_classes(job.screened.store, job.screened.detector, known.positive).healthy
+    features = Features(job.screened.store, job.screened.batch, job.screened.model)
 
     def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
         taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
@@ -166,18 +170,18 @@ def seen_by_witnesses(
             parts.append(
                 {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
             )
-    size = job.batch.shard_rows
+    size = job.screened.batch.shard_rows
     logits = np.stack([features.shard(row // size)[0].logits[row % size] for row in rows.tolist()])
     return (
-        log_odds(logits, job.model.temperature, known.positive),
+        log_odds(logits, job.screened.model.temperature, known.positive),
         {tap: np.concatenate([part[tap] for part in parts]) for tap in normal},
     )
 
 
 def _night_of(job: EvidenceJob) -> NightNormal | None:
     """Read the reference by which small slides of the batch were learned."""
-    (night,) = (night for night in job.nights if night.batch == job.batch.name)
-    return Added.from_arrays(load_night(job.store, job.name, night)).normal
+    (night,) = (night for night in job.nights if night.batch == job.screened.batch.name)
+    return Added.from_arrays(load_night(job.screened.store, job.name, night)).normal
 
 
 @dataclass(frozen=True)
@@ -287,13 +291,13 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
 
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
-    inference = network_of(job.store, job.model)
+    inference = network_of(job.screened.store, job.screened.model)
     pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
     cut: list[bool] = []
-    for number in np.unique(chosen // job.batch.shard_rows).tolist():
-        shard = job.batch.shard(number)
-        own = chosen[chosen // job.batch.shard_rows == number] - shard.start
-        manifest = read_manifest(job.store, job.batch, shard).take(own)
+    for number in np.unique(chosen // job.screened.batch.shard_rows).tolist():
+        shard = job.screened.batch.shard(number)
+        own = chosen[chosen // job.screened.batch.shard_rows == number] - shard.start
+        manifest = read_manifest(job.screened.store, job.screened.batch, shard).take(own)
         for ref in image_refs(manifest):
             try:
                 image = np.asarray(find(ref).image(blocks=inference.blocks))

@@ -22,7 +22,7 @@ CALLS = (Call.POSITIVE, Call.INDETERMINATE, Call.NEGATIVE, Call.UNREADABLE)
 OURS = ("flows.", "tasks.", "storage.")  # modules whose errors are one clear sentence
 
 
-class Night(Protocol):
+class NightOutcome(Protocol):
     """The outcome of a batch, as far as its state shows it."""
 
     light: str
@@ -34,7 +34,7 @@ class Night(Protocol):
 
 
 Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result", bound=Night)
+Result = TypeVar("Result", bound=NightOutcome)
 
 
 def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -49,7 +49,7 @@ def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters
         try:
             outcome = function(*args, **kwargs)
         except Exception as error:
-            night: Night | None = getattr(error, "outcome", None)
+            night: NightOutcome | None = getattr(error, "outcome", None)
             published = night is not None and not is_lost(night)
             if in_prefect_run() and not published and type(error).__module__.startswith(OURS):
                 from prefect.states import Failed
@@ -73,12 +73,12 @@ def _ended(least: Light, night: Any) -> Any:
     return Completed(name=_name(least, night), message=told(night), data=night)
 
 
-def is_lost(night: Night) -> bool:
+def is_lost(night: NightOutcome) -> bool:
     """Return whether a batch is lost because too many of its images failed."""
     return not night.scored or 1 - night.scored / night.images >= FAILED_RED
 
 
-def told(night: Night) -> str:
+def told(night: NightOutcome) -> str:
     """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
     parts = [f"patients: {by_name(by_call(night.patients))}"] if night.patients else []
@@ -107,7 +107,7 @@ def by_name(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in counts.items())
 
 
-def _name(least: Light, night: Night) -> str | None:
+def _name(least: Light, night: NightOutcome) -> str | None:
     """Name a state after the light, which is at least one; None is Prefect's own Completed."""
     lights = list(Light)
     light = max(least, Light(night.light), key=lights.index)

@@ -123,13 +123,13 @@ def labelled_cells(job: ScoreJob) -> LabelledPart:
     for rows in scored_rows(job):
         label = rows["label"].to_pylist()
         scored, _, _ = flags(rows)
-        known = np.asarray([each in job.model.classes for each in label], bool)
+        known = np.asarray([each in job.screened.model.classes for each in label], bool)
         chosen = np.flatnonzero(known & scored & ~is_cut(rows)).tolist()
         patients, slides = rows["patient_id"].to_pylist(), rows["slide_id"].to_pylist()
         total += Labelled(
             log_odds_of(rows)[chosen],
             np.asarray([label[row] == PARASITIZED for row in chosen], bool),
-            tuple(key_of(patients[row], slides[row], job.batch.key) for row in chosen),
+            tuple(key_of(patients[row], slides[row], job.screened.batch.key) for row in chosen),
         )
         ids += rows["image_id"].take(pa.array(chosen, pa.int64())).to_pylist()
         places += [start + row for row in chosen]

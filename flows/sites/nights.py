@@ -3,7 +3,7 @@
 from distributed import Client
 
 from flows.cluster.executor import run_jobs
-from flows.jobs.scoring.night import NightJob, learned_night
+from flows.jobs.scoring.night import learned_night
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.site_slides import Added, SlidesJob, slides_statistics
 from flows.monitoring.console import warn
@@ -32,10 +32,9 @@ def learn_slides(client: Client, of: Screened) -> Added:
     total, night = merged([], population(of.store, of.detector)), None
     groups = slides_in_parts(of.store, of.batch)
     if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
-        job = NightJob(**vars(of))
-        (found,) = run_jobs(client, learned_night, [job], title=f"normal of {of.batch.name}")
+        (found,) = run_jobs(client, learned_night, [of], title=f"normal of {of.batch.name}")
         night = NightNormal(found.normal, found.rows)
-    jobs = [SlidesJob(**vars(of), slides=slides, night=night) for slides in groups]
+    jobs = [SlidesJob(of, slides, night) for slides in groups]
     for part in run_jobs(client, slides_statistics, jobs, title=f"learn {of.batch.name}"):
         total = merge_groups(total, part)
     return Added(total, night)

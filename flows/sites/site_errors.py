@@ -99,7 +99,7 @@ def known_errors(job: KnownJob) -> ErrorCounts:
     negative, parasite = is_negative(table, job.negative), is_parasite(table)
     chosen = table["read"].to_numpy() & once & (negative | parasite)
     names = zip(table["patient_id"].to_pylist(), table["slide_id"].to_pylist(), strict=True)
-    keys = [key_of(patient, slide, job.scored.batch.key) for patient, slide in names]
+    keys = [key_of(patient, slide, job.scored.screened.batch.key) for patient, slide in names]
     return count_errors(
         table["log_odds"].to_numpy()[chosen],
         (parasite & ~negative)[chosen],

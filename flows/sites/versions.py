@@ -230,7 +230,7 @@ def _evidence_jobs(
             of_job.setdefault((batch.key, tried), []).append((batch, slide))
         for (_, tried), mine in of_job.items():
             jobs.append(EvidenceJob(
-                **vars(lab.screened(mine[0][0])), name=lab.name, nights=tuple(nights),
+                lab.screened(mine[0][0]), name=lab.name, nights=tuple(nights),
                 slides=tuple(slide for _, slide in mine), planted=tuple(planted), spoil=tried,
             ))  # fmt: skip
     return jobs

@@ -6,7 +6,7 @@ from datetime import datetime
 from distributed import Client
 
 from flows.cluster.executor import run_jobs
-from flows.jobs.scoring.night import Night, NightJob, describe_night
+from flows.jobs.scoring.night import NightJob, NightReference, describe_night
 from flows.jobs.scoring.plan import Part, parts_of, score_jobs
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
@@ -41,7 +41,7 @@ def plan_jobs(
 ) -> list[ScoreJob]:
     """Make the jobs that score some parts of a batch, after describing the night on a worker."""
 
-    def describe(job: NightJob) -> Night:
+    def describe(job: NightJob) -> NightReference:
         (night,) = run_jobs(client, describe_night, [job], title=f"normal of {of.batch.name}")
         return night
 

@@ -15,7 +15,7 @@ from storage.store import Store, StoreError
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageIndex:
     """The positions of some batches' images: ``heads`` (n,) sorted, and ``image_ids`` (n, 32).
 
     ``heads`` are the first eight bytes of the digests, as numbers; ``batch`` (n,) indexes
@@ -43,9 +43,9 @@ class Seen:
 
 
 @lru_cache(maxsize=2)
-def seen_before(
+def index_images(
     store: Store, model: str, model_digest: str, keys: tuple[str, ...], decoding: int
-) -> Seen:
+) -> ImageIndex:
     """Index the images in batches with these keys that have features under a model.
 
     Batches decoded by another version are skipped: their features differ.
@@ -71,7 +71,7 @@ def seen_before(
     ids = np.concatenate(image_ids)
     heads = np.ascontiguousarray(ids[:, :8]).view(np.uint64)[:, 0]
     order = np.argsort(heads, kind="stable")
-    return Seen(
+    return ImageIndex(
         tuple(batches),
         heads[order],
         ids[order],
@@ -81,26 +81,26 @@ def seen_before(
 
 
 def copy_features(
-    store: Store, model: str, seen: Seen, wanted: Mapping[int, bytes], block: FeatureBlock
+    store: Store, model: str, index: ImageIndex, wanted: Mapping[int, bytes], block: FeatureBlock
 ) -> bool:
     """Fill rows of a block from earlier batches; False where they are damaged there.
 
     Args:
         store: where the batches are.
         model: that made the features.
-        seen: positions of the images.
-        wanted: digests of images in ``seen``, by row of the block.
+        index: positions of the images.
+        wanted: digests of images in ``index``, by row of the block.
         block: to be filled; its labels are left alone.
     """
     places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for row, image_id in wanted.items():
-        at = seen.find(image_id)
+        at = index.find(image_id)
         assert at is not None
-        number, source = int(seen.batch[at]), int(seen.row[at])
-        shard, offset = divmod(source, seen.batches[number].shard_rows)
+        number, source = int(index.batch[at]), int(index.row[at])
+        shard, offset = divmod(source, index.batches[number].shard_rows)
         places[number, shard].append((row, offset))
     for (number, shard), pairs in places.items():
-        batch = seen.batches[number]
+        batch = index.batches[number]
         found = verified_block(store, model, batch, batch.shard(shard))
         if found is None:
             return False

@@ -11,11 +11,11 @@ from contextlib import suppress
 from datetime import datetime
 
 from storage.batches.manifests import Batch, Shard
-from storage.records import Part, Record, Tell, now, read_readable
+from storage.records import Entry, Record, Tell, now, read_readable
 from storage.store import AlreadyExistsError, Store
 
 
-class Failure(Part):
+class Failure(Entry):
     """The failure of an image: its row, a reason from a fixed list, and the details."""
 
     row: int

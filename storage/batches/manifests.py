@@ -24,7 +24,7 @@ from storage.parquet import (
     read_known_group,
     stage_parts,
 )
-from storage.records import Part, Record, Tell, freeze, once, read_readable
+from storage.records import Entry, Record, Tell, freeze, once, read_readable
 from storage.store import (
     MissingError,
     Store,
@@ -46,7 +46,7 @@ def key_of(name: str, attempt: int) -> str:
     return name if attempt == 1 else f"{name}~{attempt}"
 
 
-class BatchPlan(Part):
+class BatchPlan(Entry):
     """The plan of a batch; ``images`` says where its manifest comes from.
 
     A forced batch starts again as its next ``attempt``, and leaves the results of the last one in

@@ -27,7 +27,7 @@ from storage.parquet import (
     write_parts,
     write_table,
 )
-from storage.records import Part, Record, freeze, once
+from storage.records import Entry, Record, freeze, once
 from storage.store import Store, StoreError, check_name, digest_of
 
 FOLDER = "segmentations"
@@ -41,7 +41,7 @@ TakenAs = Literal["cells", "fields", "slides"]
 SORT = "sort"  # column of the sources with the kind of each, if known
 
 
-class Cutting(Part):
+class Cutting(Entry):
     """The settings for cutting up sources; lengths are pixels of a source's full size.
 
     ``microns_per_pixel`` applies to slides whose file does not state it. ``tile`` and ``overlap``

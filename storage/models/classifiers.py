@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import Card, Part, Tell, load_described, read_readable, save_described
+from storage.records import Card, Entry, Tell, load_described, read_readable, save_described
 from storage.store import Store, StoreError, check_name, which
 
 
-class CrossValidation(Part):
+class CrossValidation(Entry):
     """The metrics of a model's recipe on patients it was not trained on, over all folds.
 
     ``digest`` is the sha256 of the table of `storage.models.out_of_fold`; ``metrics`` are rows of

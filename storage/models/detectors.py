@@ -18,7 +18,7 @@ from storage.models.classifiers import (
 )
 from storage.records import (
     Card,
-    Part,
+    Entry,
     Tell,
     load_described,
     once,
@@ -28,7 +28,7 @@ from storage.records import (
 from storage.store import Store, StoreError, check_name, which
 
 
-class TapCard(Part):
+class TapCard(Entry):
     """Figures that show how well one tap's covariance is known.
 
     ``condition_number`` is that of the shrunk covariance; ``dead_units`` never varied.
@@ -40,7 +40,7 @@ class TapCard(Part):
     dead_units: int
 
 
-class RateCard(Part):
+class RateCard(Entry):
     """An error rate of cells (a share): its mean, its deviation between slides, its uncertainty.
 
     ``low`` and ``high`` bound the mean (95%), counted on ``slides`` and ``cells``.
@@ -54,7 +54,7 @@ class RateCard(Part):
     cells: int
 
 
-class ThresholdCard(Part):
+class ThresholdCard(Entry):
     """Describe a threshold on a cell's log-odds of "parasitized", and its error rates.
 
     ``limit_of_detection`` is a share, for a slide of `CountingCard.cells` red cells; None if no
@@ -67,7 +67,7 @@ class ThresholdCard(Part):
     sensitivity: RateCard
 
 
-class CountingCard(Part):
+class CountingCard(Entry):
     """The thresholds for counting parasites, chosen for ``cells`` red cells, and the diagnosis'.
 
     ``counting`` is for few parasites, ``dense`` for many.
@@ -79,7 +79,7 @@ class CountingCard(Part):
     diagnosis: ThresholdCard
 
 
-class FloorCard(Part):
+class FloorCard(Entry):
     """Limits of what can be a smear, from fitted slides altered as laboratories differ.
 
     ``shift`` is the largest allowed for a group of cells, ``spread`` for the cells of a group among
@@ -95,7 +95,7 @@ class FloorCard(Part):
 KNOWS_WITNESSES = 5  # the first schema version with two witnesses
 
 
-class WitnessCard(Part):
+class WitnessCard(Entry):
     """The calibration of two witnesses of a diagnosis on cells that neither has seen.
 
     The discriminant uses ``taps``; ``cells`` and ``slides`` (or patients) count its calibration

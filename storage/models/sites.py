@@ -11,7 +11,7 @@ from storage.models.detectors import CountingCard, DetectorCard, load_detector_c
 from storage.models.statistics import version_name
 from storage.records import (
     Card,
-    Part,
+    Entry,
     Tell,
     load_described,
     once,
@@ -26,7 +26,7 @@ NIGHTS = "nights"
 ALL, NONE = "all", "none"  # of a night's slides that are known to be negative
 
 
-class SiteNight(Part):
+class SiteNight(Entry):
     """A night of a site: a batch, and the digest of the file with its contribution.
 
     ``negative`` names the slides and patients known to be negative, or is "all".
@@ -41,7 +41,7 @@ class SiteNight(Part):
     negative: tuple[str, ...] = ()
 
 
-class AdaptationCard(Part):
+class AdaptationCard(Entry):
     """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
 
     They are those of the site's own discriminant if the ``statistics`` were also adapted.

@@ -7,7 +7,7 @@ be taken out again.
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.records import (
     Card,
-    Part,
+    Entry,
     Tell,
     load_described,
     once,
@@ -17,7 +17,7 @@ from storage.records import (
 from storage.store import Store
 
 
-class Contribution(Part):
+class Contribution(Entry):
     """The contribution of one batch to the statistics, and the parts removed since.
 
     ``repeated`` are rows left out because their images were already in; ``repeated_held_out`` are

@@ -14,13 +14,13 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from storage.records import NewerError, Part, Record
+from storage.records import Entry, NewerError, Record
 from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
 FOLDER, SAMPLE = "readings", "sample.json"
 
 
-class Stratum(Part):
+class Stratum(Entry):
     """The number of a batch's cells with one diagnosis that were flagged, or were not."""
 
     flagged: bool

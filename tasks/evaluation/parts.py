@@ -1,6 +1,6 @@
 """Keep the images of a part of an evaluation: their treatment and the evidence on them.
 
-One file holds a `Part`, as named arrays from `Part.to_arrays`.
+One file holds a `TreatedPart`, as named arrays from `TreatedPart.to_arrays`.
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Part:
+class TreatedPart:
     """A part of a set: n images under one treatment.
 
     ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
@@ -90,7 +90,7 @@ class Part:
         return arrays | nested("pictures", kept)
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Part":
+    def from_arrays(cls, arrays: Arrays) -> "TreatedPart":
         """Read a part back from `to_arrays`."""
         forms = {form: below(form, arrays) for form in FORMS}
         other = below("other", arrays)

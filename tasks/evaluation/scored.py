@@ -11,7 +11,7 @@ from tasks.detector.calibration import p_values
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.detector.witnesses import Witnesses
 from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances
-from tasks.evaluation.parts import Norms, Part, Pictures, Transfer
+from tasks.evaluation.parts import Norms, Pictures, Transfer, TreatedPart
 from tasks.images.platelets import without_platelets
 from tasks.types import Float
 
@@ -48,7 +48,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class ScoredPart:
-    """Images under one treatment, scored by form; other fields are as in `Part`."""
+    """Images under one treatment, scored by form; other fields are as in `TreatedPart`."""
 
     forms: Mapping[str, Scored]
     image_ids: NDArray[np.uint8]
@@ -83,7 +83,7 @@ def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
     )
 
 
-def score(part: Part, fitted: Fitted, temperature: float, leans: Float) -> ScoredPart:
+def score(part: TreatedPart, fitted: Fitted, temperature: float, leans: Float) -> ScoredPart:
     """Compute all scores of every form of a part's images.
 
     ``leans`` (n,) are of the images' slides, for a second witness.
@@ -96,7 +96,7 @@ def score(part: Part, fitted: Fitted, temperature: float, leans: Float) -> Score
 
 
 def _scored(
-    part: Part, evidence: Evidence, fitted: Fitted, temperature: float, leans: Float
+    part: TreatedPart, evidence: Evidence, fitted: Fitted, temperature: float, leans: Float
 ) -> Scored:
     scores = all_scores(evidence, fitted)
     logits, disagree = diagnosis_of(evidence, fitted.detector.witnesses, temperature, leans)

@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 Rows = NDArray[np.intp]
 Shift = Mapping[str, NDArray[np.float32]]
 # Computes some rows of images: `tasks.network.inference.outputs_of` a network.
-Seen = Callable[[Pixels, Rows], Computed]
+Compute = Callable[[Pixels, Rows], Computed]
 
 LOGITS = "logits"  # their name among taps
 MEASURED = 2000  # cells: more change nothing
@@ -27,13 +27,13 @@ SMOOTHED = 3 / 96  # of the side: deviation of the blur that rounds off blocks
 RIM = 2 / 96  # of the side: removed from the rim, as wide as the ground there
 
 
-def cutting_shift(see: Seen, pixels: Pixels, rows: Rows) -> Shift:
+def cutting_shift(compute: Compute, pixels: Pixels, rows: Rows) -> Shift:
     """Measure the mean change (d,) of each tap, and of `LOGITS`, where cells are cut out again.
 
     It is 0 if fewer than `LEAST_MEASURED` cells have black surroundings.
 
     Args:
-        see: computes what a network gives of images.
+        compute: computes what a network gives of images.
         pixels: of images, (n, side, side, 3).
         rows: the training cells that were given as files; a part of them is read.
     """
@@ -42,7 +42,7 @@ def cutting_shift(see: Seen, pixels: Pixels, rows: Rows) -> Shift:
     chosen = np.stack(on_black or [np.zeros(pixels.shape[1:], np.uint8)])
     again = np.stack([cut_again(cell) for cell in chosen])
     (taps, logits), (taps_again, logits_again) = (
-        see(images, np.arange(len(images))) for images in (chosen, again)
+        compute(images, np.arange(len(images))) for images in (chosen, again)
     )
     before, after = taps | {LOGITS: logits}, taps_again | {LOGITS: logits_again}
     known = len(chosen) >= LEAST_MEASURED

@@ -20,6 +20,7 @@ import pytest
 from flows.jobs import shard as jobs
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import run_shard
 from storage.models.classifiers import load_card
 from storage.store import Store
@@ -88,9 +89,8 @@ def test_requests_of_a_shard(night: Night, record: Record) -> None:
 def test_requests_of_a_slides_job(night: Night, record: Record) -> None:
     card, _ = add_detector(night)
     (part,) = plan_parts(night.store, night.batch, by_slide=False)
-    job = ScoreJob(
-        night.store, night.batch, night.card, card, 0, part.slides, part.spans, WHEN, None
-    )
+    screened = Screened(night.store, night.batch, night.card, card)
+    job = ScoreJob(screened, 0, part.slides, part.spans, WHEN, None)
     score_part(job)
     requests()
     seconds = in_turn(1, {"": lambda: score_part(job)})[""]

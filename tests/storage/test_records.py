@@ -2,14 +2,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from storage.records import Card, Part, Record, load_described, now, save_described
+from storage.records import Card, Entry, Record, load_described, now, save_described
 from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
 CONTENT = b"the file that the card describes"
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 
 
-class Leaf(Part):
+class Leaf(Entry):
     count: int
 
 

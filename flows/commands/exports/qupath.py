@@ -21,7 +21,8 @@ from tasks.images.access.addresses import path_of
 from tasks.images.access.files import SourceError
 from tasks.visualisation.geojson import feature_collection
 
-Part = tuple[str | None, pa.Table, list[Any]]  # a source, rows of its cells, and their outlines
+# A source, rows of its cells, and their outlines.
+SourceCells = tuple[str | None, pa.Table, list[Any]]
 LONGEST_NAME = 220  # bytes of a file's name that are kept; filesystems take 255
 
 
@@ -74,7 +75,7 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
     return ContoursOutcome(batch=options.batch, folder=str(folder), files=len(names), cells=cells)
 
 
-def _parts(store: Store, batch: Batch) -> Iterator[Part]:
+def _parts(store: Store, batch: Batch) -> Iterator[SourceCells]:
     """Yield the rows of a batch's report by source, in order, with their outlines."""
     for shard, rows in rows_by_shard(store, batch):
         told = read_manifest(store, batch, shard, ["source_uri", "outline"])
@@ -87,7 +88,9 @@ def _parts(store: Store, batch: Batch) -> Iterator[Part]:
             start = stop
 
 
-def _counting(parts: Iterator[Part], counted: list[int]) -> Iterator[tuple[pa.Table, list[Any]]]:
+def _counting(
+    parts: Iterator[SourceCells], counted: list[int]
+) -> Iterator[tuple[pa.Table, list[Any]]]:
     for _, rows, outlines in parts:
         counted.append(rows.num_rows)
         yield rows, outlines

@@ -37,7 +37,7 @@ from tasks.evaluation.baselines import (
     whole_gaussian,
 )
 from tasks.evaluation.evidence import to_numpy
-from tasks.evaluation.parts import CLEAN, FILE, Part
+from tasks.evaluation.parts import CLEAN, FILE, TreatedPart
 from tasks.evaluation.results.findings import TEST
 from tasks.evaluation.scored import ScoredPart, score
 from tasks.network.classifier import Classifier, last_layer
@@ -113,7 +113,7 @@ def score_part(job: PartJob) -> ScoredPart:
     return score(part, _fitted(run), run.model.temperature, _leans(job, part))
 
 
-def _leans(job: PartJob, part: Part) -> Float:
+def _leans(job: PartJob, part: TreatedPart) -> Float:
     """Compute the leans (n,) of the slides or patients of a part's images, from clean cells."""
     run = job.run
     path = images_path(run.evaluation, run.detector.name, job.images)

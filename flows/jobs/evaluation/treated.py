@@ -35,7 +35,16 @@ from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
 from tasks.evaluation.false_alarms import Images, Realised, realised
-from tasks.evaluation.parts import COMPUTED, FILE, NOISE, Norms, Part, Pictures, Transfer, Treatment
+from tasks.evaluation.parts import (
+    COMPUTED,
+    FILE,
+    NOISE,
+    Norms,
+    Pictures,
+    Transfer,
+    TreatedPart,
+    Treatment,
+)
 from tasks.evaluation.treatments.attacks import (
     Target,
     attack,
@@ -115,7 +124,7 @@ def make_part(job: PartJob) -> None:
     table = table.slice(job.start, job.stop - job.start)
     rows, image_ids, pixels = _load(table, job.treatment, target.classifier, job.start)
     table = table.take(rows - job.start)
-    part = Part(rows, image_ids, class_numbers(table, target.classifier.spec.classes))
+    part = TreatedPart(rows, image_ids, class_numbers(table, target.classifier.spec.classes))
     if len(rows):
         start = to_pixels(pixels).to(target.classifier.mean.device)
         if job.treatment.kind == "attack":
@@ -128,7 +137,7 @@ def make_part(job: PartJob) -> None:
     write_arrays(run.store, part.to_arrays(), *job.path)
 
 
-def _compared(part: Part, classifier: Classifier, cut: NDArray[np.bool_]) -> Part:
+def _compared(part: TreatedPart, classifier: Classifier, cut: NDArray[np.bool_]) -> TreatedPart:
     """Take from the outputs of cells that slidewatch cut out (n,) what the cutting adds to them."""
     forms = {}
     for form, each in part.forms.items():
@@ -143,9 +152,9 @@ def _compared(part: Part, classifier: Classifier, cut: NDArray[np.bool_]) -> Par
     return replace(part, forms=forms)
 
 
-def read_part(job: PartJob) -> Part:
+def read_part(job: PartJob) -> TreatedPart:
     """Read a part that `make_part` has written."""
-    return Part.from_arrays(read_arrays(job.run.store, *job.path))
+    return TreatedPart.from_arrays(read_arrays(job.run.store, *job.path))
 
 
 def _load(
@@ -174,7 +183,9 @@ def _load(
     )
 
 
-def _attack(job: PartJob, target: Target, pixels: Tensor, part: Part, table: pa.Table) -> Part:
+def _attack(
+    job: PartJob, target: Target, pixels: Tensor, part: TreatedPart, table: pa.Table
+) -> TreatedPart:
     """Attack the images of a part, and keep them as files if requested."""
     run, treatment, seed = job.run, job.treatment, job.number
     truth = torch.as_tensor(part.label.astype(np.int64), device=pixels.device)

@@ -42,14 +42,15 @@ class SlideRows:
 
 
 @dataclass(frozen=True)
-class NightJob(Screened):
+class NightJob:
     """A batch whose own normals are wanted, for slides and patients with too few cells.
 
     Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
-    group, as expected at the ``site``. A ``discriminant`` is that of the second witness,
+    group, as expected at the site. A ``discriminant`` is that of the second witness,
     where it is not the detector's or the site's.
     """
 
+    screened: Screened
     unnamed: tuple[tuple[int, int], ...] = ()
     discriminant: Discriminant | None = None
 
@@ -72,7 +73,7 @@ NOTHING_NEARER = Compared(alone(None))
 
 
 @dataclass(frozen=True)
-class Night:
+class NightReference:
     """The reference (``compared``) for slides and patients with too few cells.
 
     ``unnamed`` is the row of `SHIFTS` of the images that name neither; None if there are none.
@@ -82,13 +83,13 @@ class Night:
     unnamed: dict[str, Any] | None = None
 
 
-def describe_night(job: NightJob) -> Night:
+def describe_night(job: NightJob) -> NightReference:
     """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
     settle_worker()
-    features = Features(job.store, job.batch, job.model)
-    detector = load_detector_at(job.store, job.detector, job.site)
-    detector = hearing(detector, job.discriminant)
-    own, rows = detector.own, night_rows(job.batch)
+    store, batch, site = job.screened.store, job.screened.batch, job.screened.site
+    features = Features(store, batch, job.screened.model)
+    detector = hearing(load_detector_at(store, job.screened.detector, site), job.discriminant)
+    own, rows = detector.own, night_rows(batch)
     assert own is not None
     taps, classes = features.take(rows, taps_of(detector))
     ranges = [(rows >= start) & (rows < stop) for start, stop in job.unnamed]
@@ -101,13 +102,13 @@ def describe_night(job: NightJob) -> Night:
         theirs, places = classes[unnamed], rows[unnamed]
         group = references_of(own, some, theirs, places, "night", A_NIGHT)
         row = shift_row(own, SlideRows(None, None, 0, 0), some, theirs, None, group)
-    if job.site is not None:
-        group = alone(site_reference(job.store, job.site))
-        return Night(compared_with(detector, group, taps, classes, rows), row)
+    if site is not None:
+        group = alone(site_reference(store, site))
+        return NightReference(compared_with(detector, group, taps, classes, rows), row)
     if group is None or len(unnamed) < len(rows):
         some, theirs, places = taps, classes, rows
         group = references_of(own, taps, classes, rows, "night", A_NIGHT)
-    return Night(compared_with(detector, group, some, theirs, places), row)
+    return NightReference(compared_with(detector, group, some, theirs, places), row)
 
 
 def compared_with(
@@ -141,13 +142,14 @@ def night_rows(batch: Batch) -> NDArray[np.intp]:
     return np.concatenate([np.arange(shard.start, shard.stop, every) for shard in chosen])
 
 
-def learned_night(job: NightJob) -> Reference:
+def learned_night(screened: Screened) -> Reference:
     """Make one normal, perhaps from few cells, of a night that a person vouches for."""
     settle_worker()
-    detector = load_fitted_detector(job.store, job.detector)
+    detector = load_fitted_detector(screened.store, screened.detector)
     assert detector.own is not None
-    rows = night_rows(job.batch)
-    taps, classes = Features(job.store, job.batch, job.model).take(rows, detector.taps)
+    rows = night_rows(screened.batch)
+    features = Features(screened.store, screened.batch, screened.model)
+    taps, classes = features.take(rows, detector.taps)
     normal = slide_normal(detector.own.priors, taps, classes, Choices(least=LEAST_CELLS))
     return Reference(normal, rows[normal.kept], "night")
 

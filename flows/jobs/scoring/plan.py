@@ -8,7 +8,7 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs.scoring.night import Night, NightJob, SlideRows
+from flows.jobs.scoring.night import NightJob, NightReference, SlideRows
 from flows.jobs.scoring.scores import FEW, Range, ScoreJob, Span
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, iterate_manifest
@@ -32,14 +32,14 @@ def score_jobs(
     parts: Sequence[Part],
     wanted: Sequence[int],
     scored_at: datetime,
-    describe: Callable[[NightJob], Night],
+    describe: Callable[[NightJob], NightReference],
     discriminant: Discriminant | None = None,
 ) -> list[ScoreJob]:
     """Make the jobs that score some parts of a batch, after describing the night if they need it.
 
     A ``discriminant`` is heard in the place of the detector's or the site's.
     """
-    night, about = None, vars(of) | {"discriminant": discriminant}
+    night = None
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)
     if leans and of.detector.slides is not None:
         unnamed = tuple(
@@ -48,9 +48,13 @@ def score_jobs(
             for slide in part.slides
             if slide.slide is None and slide.patient is None
         )
-        night = describe(NightJob(**about, unnamed=unnamed))
-    about |= {"scored_at": scored_at, "night": night}
-    return [ScoreJob(**about, part=number, **vars(parts[number])) for number in wanted]
+        night = describe(NightJob(of, unnamed, discriminant))
+    return [
+        ScoreJob(
+            of, number, parts[number].slides, parts[number].spans, scored_at, night, discriminant
+        )
+        for number in wanted
+    ]
 
 
 def parts_of(of: Screened) -> list[Part]:

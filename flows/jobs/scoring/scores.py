@@ -19,7 +19,7 @@ from flows.jobs.scoring.feature_rows import Features, judged_classes
 from flows.jobs.scoring.night import (
     NOTHING_NEARER,
     Compared,
-    Night,
+    NightReference,
     SlideRows,
     compared_with,
     shift_row,
@@ -76,19 +76,20 @@ class Span:
 
 
 @dataclass(frozen=True)
-class ScoreJob(Screened):
+class ScoreJob:
     """Consecutive rows of whole slides to be scored.
 
     ``part`` is its number in the batch; ``night`` the reference for slides and patients with too
-    few cells, None if all have enough. Slides are expected to be like those of the ``site``. A
+    few cells, None if all have enough. Slides are expected to be like those of the site. A
     ``discriminant`` is that of the second witness, where it is not the detector's or the site's.
     """
 
+    screened: Screened
     part: int
     slides: tuple[SlideRows, ...]
     spans: tuple[Span, ...]
     scored_at: datetime
-    night: Night | None
+    night: NightReference | None
     discriminant: Discriminant | None = None
 
 
@@ -108,21 +109,23 @@ def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
 def score_part(job: ScoreJob) -> int:
     """Score a part's cells and slides; return the number of cells."""
     settle_worker()
-    scorer = _scorer(job)
+    scorer, store = _scorer(job), job.screened.store
+    part = job.screened.batch, job.screened.key, job.part
     rows = scorer.rows()
     first = next(rows)
-    path = scores_path(job.batch, job.key, job.part)
     # Shards' pieces are joined: whoever reads the rows spends time on each piece.
-    write_parts(job.store, first.schema, groups_of(chain([first], rows), ROWS), *path)
+    groups = groups_of(chain([first], rows), ROWS)
+    write_parts(store, first.schema, groups, *scores_path(*part))
     # The shifts come last: they mark the part as complete.
-    write_table(job.store, scorer.shifts(), *shifts_path(job.batch, job.key, job.part))
+    write_table(store, scorer.shifts(), *shifts_path(*part))
     return job.spans[-1].stop - job.spans[0].start
 
 
 def _scorer(job: ScoreJob) -> "_Scorer":
-    detector = load_detector_at(job.store, job.detector, job.site)
-    detector = hearing(detector, job.discriminant)
-    return _Scorer(job, detector, Features(job.store, job.batch, job.model))
+    screened = job.screened
+    detector = load_detector_at(screened.store, screened.detector, screened.site)
+    features = Features(screened.store, screened.batch, screened.model)
+    return _Scorer(job, hearing(detector, job.discriminant), features)
 
 
 @dataclass
@@ -140,14 +143,14 @@ class _Scorer:
         pieces = list(self.features.pieces(spans[0].start, spans[-1].stop))
         shards = self.features.shards(number for number, _ in pieces)
         for (number, piece), (block, record, manifest) in zip(pieces, shards, strict=True):
-            first = number * self.job.batch.shard_rows
+            first = number * self.job.screened.batch.shard_rows
             places = np.arange(piece.start, piece.stop)
             yield self._image_rows(block.take(places), record, manifest, first, piece)
 
     def _image_rows(
         self, block: FeatureBlock, record: ShardRecord, manifest: pa.Table, first: int, piece: slice
     ) -> pa.Table:
-        card, detector = self.job.model, self.job.detector
+        card, detector = self.job.screened.model, self.job.screened.detector
         manifest = manifest.slice(piece.start, piece.stop - piece.start)
         failures = {
             f.row - piece.start: f"{f.reason}: {f.message}"
@@ -168,7 +171,7 @@ class _Scorer:
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(
                 card.classes,
-                adapted_logits(logits, card, self.job.site),
+                adapted_logits(logits, card, self.job.screened.site),
                 card.temperature,
                 said,
                 platelet,
@@ -176,7 +179,7 @@ class _Scorer:
             scores,
             taps=self.detector.taps,
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
-            made_by=provenance_of(self.job, self.job.scored_at),
+            made_by=provenance_of(self.job.screened, self.job.scored_at),
         )
         if found is not None:
             rows = rows.append_column(LOG_ODDS, pa.array(found, pa.float64()))
@@ -187,7 +190,7 @@ class _Scorer:
 
         They do not consider platelets.
         """
-        card, witnesses = self.job.model, self.detector.witnesses
+        card, witnesses = self.job.screened.model, self.detector.witnesses
         if PARASITIZED not in card.classes:
             return None, None
         found = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
@@ -249,7 +252,7 @@ class _Scorer:
     ) -> tuple[Reference, float]:
         """Find the reference for few cells: the site's, the night's or the fitted one."""
         known = self._night.known
-        if self.job.site is not None or not known:
+        if self.job.screened.site is not None or not known:
             return self._fitted, self._night.leans[0]
         assert self.detector.own is not None
         candidates = [*known, (self._fitted, 0.0)]
@@ -266,8 +269,8 @@ class _Scorer:
     def _fitted(self) -> Reference:
         """Make the reference of cells without a nearer one, once for the whole job."""
         assert self.detector.own is not None
-        if self.job.site is not None:
-            return site_reference(self.job.store, self.job.site)
+        if self.job.screened.site is not None:
+            return site_reference(self.job.screened.store, self.job.screened.site)
         return fitted_reference(self.detector.own)
 
     def shifts(self) -> pa.Table:

@@ -17,7 +17,7 @@ from tasks.images.access.folders import Listed, list_files
 from tasks.images.listing import list_images
 
 
-class Seen(NamedTuple):
+class FileStamp(NamedTuple):
     """A listed file; ``modified`` is None if the filesystem does not say."""
 
     size: int | None
@@ -37,7 +37,7 @@ class Arrivals:
     rewritten: int
 
 
-def list_inbox(inbox: str) -> dict[str, Seen]:
+def list_inbox(inbox: str) -> dict[str, FileStamp]:
     """List every file below a folder or matching a pattern by URL, with size and time.
 
     Raises:
@@ -57,13 +57,13 @@ def list_inbox(inbox: str) -> dict[str, Seen]:
     return seen
 
 
-def _seen(listed: Listed) -> dict[str, Seen] | None:
+def _seen(listed: Listed) -> dict[str, FileStamp] | None:
     """Map the URL of each file to its entry; None for a source that is one file."""
     if listed.is_file:
         return None
     now = datetime.now(UTC)
     return {
-        as_text(str(listed.fs.unstrip_protocol(path))): Seen(size, _modified(changed, now))
+        as_text(str(listed.fs.unstrip_protocol(path))): FileStamp(size, _modified(changed, now))
         for path, size, changed in listed.files
     }
 
@@ -102,7 +102,7 @@ def arrivals(
 
 
 def without_taken(
-    store: Store, nights: Iterable[Night], listed: pa.Table, seen: dict[str, Seen]
+    store: Store, nights: Iterable[Night], listed: pa.Table, seen: dict[str, FileStamp]
 ) -> tuple[pa.Table, int]:
     """Remove images that earlier nights took, and count those changed since the last night.
 

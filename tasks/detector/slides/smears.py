@@ -40,7 +40,7 @@ A_NIGHT = Group(share=0.05, alike=0.85)  # possibly several smears
 
 
 @dataclass(frozen=True)
-class Part:
+class GroupPart:
     """One part of a group; its median residual is ``middle`` (D,).
 
     Its cells are compared with ``reference``; None if they are not a smear. A part of too few
@@ -61,7 +61,7 @@ class Smears:
     """
 
     whole: Smear
-    parts: tuple[Part, ...]
+    parts: tuple[GroupPart, ...]
     outside: float
 
     @property
@@ -105,7 +105,7 @@ def find_smears(
         return _too_few(floor, cells)
     whole = Smear(0.0, 0.0) if floor is None else smear_of(floor, cells)
     least = max(LEAST_PART, group.share * len(places))
-    waiting, parts, outside = [np.arange(len(places))], list[Part](), 0
+    waiting, parts, outside = [np.arange(len(places))], list[GroupPart](), 0
     for part in waiting:  # it grows
         everything = len(part) == len(places)
         smear = whole if everything or floor is None else smear_of(floor, cells[part])
@@ -122,7 +122,7 @@ def find_smears(
             waiting += _halves(floor, cells, part)
             continue
         outside += 0 if smear.plausible else len(part)
-        parts.append(Part(np.median(cells[part], axis=0), reference, small))
+        parts.append(GroupPart(np.median(cells[part], axis=0), reference, small))
     return Smears(whole, tuple(parts), outside / len(places))
 
 
@@ -134,7 +134,7 @@ def _too_few(floor: Floor | None, cells: Float) -> Smears:
     return Smears(smear, (), float(smear.shift > 1.0))
 
 
-def nearest_part(floor: Floor, parts: tuple[Part, ...], cells: Float) -> NDArray[np.intp]:
+def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> NDArray[np.intp]:
     """Return the number (n,) of the part nearest to each cell, by residuals (n, D)."""
     own = whitened(floor.whitening, cells)
     middles = whitened(floor.whitening, np.stack([part.middle for part in parts]))

@@ -12,6 +12,7 @@ import pytest
 
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import run_shard
 from storage.store import Store
 from tests.support.models import WHEN
@@ -56,9 +57,8 @@ def test_a_shard_that_is_kept_is_read_by_five_requests(night: Night) -> None:
 def test_a_job_of_slides_reads_four_times_a_shard_and_writes_twice(night: Night) -> None:
     card, _ = add_detector(night)
     (part,) = plan_parts(night.store, night.batch, by_slide=False)
-    job = ScoreJob(
-        night.store, night.batch, night.card, card, 0, part.slides, part.spans, WHEN, None
-    )
+    screened = Screened(night.store, night.batch, night.card, card)
+    job = ScoreJob(screened, 0, part.slides, part.spans, WHEN, None)
     score_part(job)  # opens the model, the detector and the arrays
     REQUESTS.seen.clear()
     score_part(job)

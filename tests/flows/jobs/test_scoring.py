@@ -16,6 +16,7 @@ from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
+from flows.jobs.scoring.screened import Screened
 from storage.batches.features import SCORED, create_features, empty_block, read_block, write_block
 from storage.batches.ledger import (
     ShardRecord,
@@ -66,14 +67,11 @@ def unnamed(parts: Any) -> tuple[tuple[int, int], ...]:
 def score_night(night: Night, card: DetectorCard) -> int:
     """Score all parts of a night, as the stage does on a cluster."""
     parts = plan_parts(night.store, night.batch, by_slide=card.slides is not None)
-    whole = None
+    screened, whole = Screened(night.store, night.batch, night.card, card), None
     if card.slides is not None:
-        whole = describe_night(NightJob(night.store, night.batch, night.card, card, unnamed(parts)))
+        whole = describe_night(NightJob(screened, unnamed(parts)))
     for number, part in enumerate(parts):
-        score_part(ScoreJob(
-            night.store, night.batch, night.card, card, number, part.slides, part.spans, WHEN,
-            whole,
-        ))  # fmt: skip
+        score_part(ScoreJob(screened, number, part.slides, part.spans, WHEN, whole))
     return len(parts)
 
 

@@ -57,9 +57,8 @@ def score(store: Store, attempt: int) -> None:
     for shard in batch.shards():
         run_shard(ShardJob(store, batch, shard, card))
     for number, part in enumerate(plan_parts(store, batch, by_slide=False)):
-        score_part(
-            ScoreJob(store, batch, card, detector, number, part.slides, part.spans, WHEN, None)
-        )
+        screened = Screened(store, batch, card, detector)
+        score_part(ScoreJob(screened, number, part.slides, part.spans, WHEN, None))
     parts = ("batches", batch.key, "screenings", "d.json")
     Screening(scored_at=WHEN).write(store, *parts)
 

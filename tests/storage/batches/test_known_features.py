@@ -11,7 +11,7 @@ import pytest
 from flows.jobs.shard import ShardJob, run_shard
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from storage.batches.features import FeatureBlock, create_features, read_block
-from storage.batches.known_features import seen_before
+from storage.batches.known_features import index_images
 from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch, load_batch
 from storage.models.classifiers import load_card, save_model
@@ -63,7 +63,7 @@ def _run(store: Store, batch: Batch) -> None:
 
 @pytest.fixture
 def first(store_with_model: Store, cells: Path) -> FeatureBlock:
-    seen_before.cache_clear()
+    index_images.cache_clear()
     return extracted(store_with_model, cells, "first", [])
 
 
@@ -121,16 +121,16 @@ def test_a_batch_without_features_under_this_model_is_passed_over(
     extracted(store_with_model, cells, "again", ["gone", "first"])
     assert not decoded
     digest = load_card(store_with_model, "tiny").digest
-    seen = seen_before(store_with_model, "tiny", digest, ("gone", "first"), DECODING)
-    assert [batch.name for batch in seen.batches] == ["first"]
-    assert bytes(32) not in seen
-    assert "text" not in seen
+    index = index_images(store_with_model, "tiny", digest, ("gone", "first"), DECODING)
+    assert [batch.name for batch in index.batches] == ["first"]
+    assert bytes(32) not in index
+    assert "text" not in index
 
 
 def test_features_of_images_that_were_decoded_otherwise_are_not_used(
     store_with_model: Store, cells: Path, decoded: list[bytes]
 ) -> None:
-    seen_before.cache_clear()
+    index_images.cache_clear()
     extracted(store_with_model, cells, "first", [], decoding=DECODING - 1)
     decoded.clear()
     extracted(store_with_model, cells, "again", ["first"])

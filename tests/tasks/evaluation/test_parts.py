@@ -6,7 +6,16 @@ from numpy.testing import assert_array_equal
 
 from tasks.bundles import join, take
 from tasks.evaluation.baselines import Evidence, Residual
-from tasks.evaluation.parts import COMPUTED, FILE, FORMS, NOISE, Norms, Part, Pictures, Transfer
+from tasks.evaluation.parts import (
+    COMPUTED,
+    FILE,
+    FORMS,
+    NOISE,
+    Norms,
+    Pictures,
+    Transfer,
+    TreatedPart,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -25,8 +34,8 @@ def evidence(n: int, magnitudes: tuple[float, ...] = ()) -> Evidence:
     )
 
 
-def attacked(n: int) -> Part:
-    return Part(
+def attacked(n: int) -> TreatedPart:
+    return TreatedPart(
         rows=np.arange(n),
         image_ids=RNG.integers(0, 256, (n, 32), np.uint8),
         label=np.arange(n, dtype=np.int8) % 2,
@@ -41,7 +50,7 @@ def attacked(n: int) -> Part:
     )
 
 
-def same(a: Part, b: Part) -> None:
+def same(a: TreatedPart, b: TreatedPart) -> None:
     one, other = a.to_arrays(), b.to_arrays()
     assert one.keys() == other.keys()
     for name, values in one.items():
@@ -50,7 +59,7 @@ def same(a: Part, b: Part) -> None:
 
 def test_a_part_comes_back_from_its_arrays() -> None:
     part = attacked(5)
-    again = Part.from_arrays(dict(sorted(part.to_arrays().items(), reverse=True)))
+    again = TreatedPart.from_arrays(dict(sorted(part.to_arrays().items(), reverse=True)))
     same(part, again)
     assert list(again.forms) == list(FORMS)
     assert list(again.forms[FILE].odin) == [1e-05, 0.0014]
@@ -60,8 +69,8 @@ def test_a_part_comes_back_from_its_arrays() -> None:
 
 
 def test_a_part_without_one_good_image_has_no_forms() -> None:
-    empty = Part(np.empty(0, np.int64), np.empty((0, 32), np.uint8), np.empty(0, np.int8))
-    again = Part.from_arrays(empty.to_arrays())
+    empty = TreatedPart(np.empty(0, np.int64), np.empty((0, 32), np.uint8), np.empty(0, np.int8))
+    again = TreatedPart.from_arrays(empty.to_arrays())
     assert (again.forms, again.norms, again.transfer) == ({}, {}, None)
     assert again.pictures == Pictures()
 
