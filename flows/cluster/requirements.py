@@ -8,7 +8,7 @@ from flows.settings import Settings
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 ANY_CODE = "whoever reaches or overhears a Dask scheduler can run any code on its workers"
-CERTIFICATES = "make certificates with: slidewatch certificates FOLDER"
+CERTIFICATES = "deploy/certificates.md makes certificates"
 
 
 class ClusterError(Exception):

@@ -11,25 +11,16 @@ from flows.cluster.requirements import ClusterError, tls_files
 from flows.settings import Settings
 
 
-class CertificateError(Exception):
-    """Certificates cannot be made or read."""
-
-
 def expiry(path: Path) -> datetime:
     """Read the time at which a certificate expires.
 
     Raises:
-        CertificateError: the file cannot be read, or has no certificate.
+        ClusterError: the file cannot be read, or has no certificate.
     """
-    return read_certificate(path).not_valid_after_utc
-
-
-def read_certificate(path: Path) -> x509.Certificate:
-    """Read a PEM certificate; CertificateError if the file cannot be read or has none."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError) as error:
-        raise CertificateError(f"{path} is no certificate that can be read: {error}") from None
+        raise ClusterError(f"{path} is no certificate that can be read: {error}") from None
 
 
 def security(settings: Settings) -> Security | None:

@@ -76,7 +76,6 @@ COMMANDS = {
     "review apply": Command(tools.ReviewApply, "flows.commands.review.apply:apply", STORE),
     "review report": Command(tools.ReviewReport, "flows.commands.review.queue:report", STORE),
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
-    "certificates": Command(tools.Certificates, "flows.commands.certificates:certificates"),
     "demo": Command(tools.Demo, "flows.commands.demo:demo", CLUSTER),
     "data malaria": Command(tools.Malaria, "flows.commands.malaria_data:malaria"),
 }  # fmt: skip

@@ -165,17 +165,6 @@ class Doctor(Options):
     """Check this machine, the store and the cluster; list all settings and where they come from."""
 
 
-class Certificates(Options):
-    """Make a certificate authority and TLS certificates for Dask, or renew these with it."""
-
-    folder: Annotated[str, POSITIONAL, Field(description="where they are kept")]
-    names: Annotated[
-        list[str],
-        Field(min_length=1, description="host names and addresses of the scheduler and workers"),
-    ]
-    days: Annotated[int, Field(ge=1, le=3650, description="how long certificates hold")] = 90
-
-
 class Demo(Options):
     """Render cells, train, fit in two increments, screen a batch with planted images, query."""
 

@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from tasks.synthetic.rendered_cells import write_collection
+from tests.support.certificates import make_certificates
 from tests.support.containers import (
     MINUTES,
     PYTHON,
@@ -137,12 +138,11 @@ def composed(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )  # fmt: skip
     for path in night.rglob("*.png"):  # long there, so that the night takes them
         os.utime(path, (0, 0))
-    tls = folder / "tls"
-    tls.mkdir(mode=0o700)
-    os.chown(tls, 10001, 10001)
+    tls = make_certificates(folder)
+    for path in (tls, *tls.iterdir()):
+        os.chown(path, 10001, 10001)
     site = Composed(engine, folder, port)
     try:
-        site.compose("run", "--rm", "-T", "certificates")
         with health_checks(engine, PROJECT):
             site.compose("up", "--detach", "--wait")
             pool = ("slidewatch", "--type", "process", "--overwrite")
@@ -155,7 +155,7 @@ def composed(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             site.inside("slidewatch", "fit", *labelled, "--batch", "first")
             yield site
     finally:
-        site.compose("--profile", "setup", "down", "--volumes", "--timeout", "5")
+        site.compose("down", "--volumes", "--timeout", "5")
 
 
 def screen(site: Composed, series: str) -> str:

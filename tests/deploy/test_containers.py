@@ -24,8 +24,6 @@ from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
 from flows.cluster.client import STARTED
-from flows.commands.parser import make_app, read
-from flows.options.tools import Certificates
 from flows.settings import Settings
 from tests.support.paths import ROOT
 
@@ -190,9 +188,6 @@ def test_a_service_may_do_no_more_than_it_must(name: str) -> None:
 @by_service
 def test_a_service_starts_again_and_is_asked_how_it_is(name: str) -> None:
     service = SERVICES[name]
-    if name == "certificates":  # it runs once
-        assert service["restart"] == "no"
-        return
     assert service["restart"] == "unless-stopped"
     if name in OURS:
         url = urlsplit(service["environment"]["HEALTH_URL"])
@@ -305,18 +300,6 @@ def test_dask_takes_its_commands_and_has_tls(name: str, tmp_path: Path) -> None:
         assert SERVICES[name]["environment"]["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] == "0"
     else:
         assert given["nthreads"] == 1
-
-
-def test_the_command_for_certificates_is_understood_and_names_the_scheduler() -> None:
-    words = shlex.split(SERVICES["certificates"]["command"])
-    assert words[:2] == ["slidewatch", "certificates"]
-    options = Certificates.model_validate(read(make_app(), words[1:]))
-    assert options.model_dump() == {
-        "folder": "/tls",
-        "names": ["dask-scheduler"],
-        "days": 90,
-    }
-    assert SERVICES["certificates"]["volumes"] == ["./tls:/tls"]
 
 
 def test_services_meet_in_a_network() -> None:

@@ -25,6 +25,7 @@ NEEDS = {
     "gpu": "a GPU that PyTorch can use",
     "names": "a filesystem on which names need not be UTF-8",
     "namespaces": "root, who may make network namespaces",
+    "openssl": "OpenSSL 3, for certificates",
     "registry": "a package registry to install from",
     "slurm": "root and the daemons of SLURM",
     "ssh-keygen": "OpenSSH",

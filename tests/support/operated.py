@@ -14,8 +14,8 @@ from uuid import uuid4
 
 import psutil
 
-from flows.commands.certificates import certificates
 from flows.settings import Settings
+from tests.support.certificates import make_certificates
 from tests.support.paths import ROOT
 
 
@@ -94,7 +94,7 @@ class Operated:
 
     def tls(self, role: str, folder: str = "certificates") -> dict[str, str]:
         """The settings of a role's certificate."""
-        at = self.folder / folder
+        at = self.folder / folder / "tls"
         return {
             "tls_ca": str(at / "ca.pem"),
             "tls_certificate": str(at / f"{role}.pem"),
@@ -142,8 +142,7 @@ def operated(folder: Path, *, workers: int, **scheduler_environment: str) -> Ite
     folder.mkdir(parents=True, exist_ok=True)
     with namespaces(workers + 2) as apart:
         places = apart or [Place()] * (workers + 2)
-        names = sorted({place.address for place in places})
-        certificates(str(folder / "certificates"), names=names)
+        make_certificates(folder / "certificates")
         found = Operated(folder, places, apart is not None)
         try:
             file = ["--scheduler-file", str(folder / "scheduler.json"), "--port", "0"]

@@ -22,10 +22,10 @@ from flows.cluster import client as module
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.cluster.requirements import ClusterError
-from flows.commands.certificates import certificates
 from flows.jobs import libraries
 from flows.settings import Settings
 from tasks.images.access.patience import TimedOutError, answered
+from tests.support.certificates import make_certificates
 from tests.support.needs import needs
 from tests.support.strangers import knock
 
@@ -102,7 +102,7 @@ def test_an_address_is_asked_for() -> None:
     ("change", "says"),
     [
         ({"tls_key": None}, "TLS needs all of tls_ca, tls_certificate, tls_key"),
-        ({"tls_ca": "no/such.pem"}, "no/such.pem cannot be read; make certificates with"),
+        ({"tls_ca": "no/such.pem"}, "no/such.pem cannot be read; deploy/certificates.md makes"),
         ({"tls_key": "worker-key.pem"}, "are not an authority, a certificate and the key"),
         ({"tls_certificate": "client-key.pem"}, "are not an authority, a certificate and the key"),
         ({"scheduler": "tcp://127.0.0.1:1"}, "there are certificates, but tcp://127.0.0.1:1 is"),
@@ -112,8 +112,7 @@ def test_an_address_is_asked_for() -> None:
 def test_certificates_that_cannot_serve_are_named_before_anything_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], says: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    certificates(".", names=["localhost"])
+    monkeypatch.chdir(make_certificates(tmp_path))
     well = {"tls_ca": "ca.pem", "tls_certificate": "client.pem", "tls_key": "client-key.pem"}
     made = {"cluster": "scheduler", "scheduler": "tls://127.0.0.1:1"} | well | change
     with pytest.raises(ClusterError, match=says), open_client(Settings(**made)):  # type: ignore[arg-type]
@@ -301,7 +300,7 @@ def test_keys_that_were_made_for_a_run_are_private_and_go_with_it(
 def test_the_workers_job_has_the_certificates_of_the_settings(
     slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = certificates(str(slurm / "tls"), names=["localhost"]).folder
+    made = make_certificates(slurm)
     sbatch(slurm, monkeypatch, f"cat > {slurm}/script; exit 1")
     pair = {"tls_certificate": f"{made}/scheduler.pem", "tls_key": f"{made}/scheduler-key.pem"}
     with pytest.raises(ClusterError, match="SLURM refuses"):

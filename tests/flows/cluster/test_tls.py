@@ -22,13 +22,13 @@ from distributed.security import Security
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.cluster.requirements import ClusterError
-from flows.commands.certificates import certificates
 from flows.commands.doctor import doctor
 from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
 from flows.stages import batch
 from storage.store import Store
+from tests.support.certificates import make_certificates
 from tests.support.needs import lacking
 from tests.support.operated import Operated, operated
 from tests.support.reports import comparable, summaries_in
@@ -38,7 +38,7 @@ from tests.support.strangers import knock
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     with operated(tmp_path_factory.mktemp("operated"), workers=2) as cluster:
-        certificates(str(cluster.folder / "other"), names=["localhost"])
+        make_certificates(cluster.folder / "other")
         yield cluster
 
 
@@ -182,7 +182,7 @@ def test_renewed_certificates_work_beside_old_ones_and_other_versions_do_not(
     """A worker joins a running scheduler, whose certificate is older, while a client is open."""
     with open_client(cluster.settings("store")) as early:
         before = set(early.nthreads())
-        certificates(str(cluster.folder / "certificates"), names=["localhost"])
+        make_certificates(cluster.folder / "certificates")
         odd = tmp_path / "timm-0.0.1.dist-info"
         odd.mkdir()
         (odd / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")

@@ -10,11 +10,11 @@ import pytest
 import s3fs
 
 from flows.commands import doctor as module
-from flows.commands.certificates import certificates
 from flows.commands.doctor import DoctorOutcome, doctor
 from flows.commands.main import main
 from flows.settings import Settings
 from storage.store import Store
+from tests.support.certificates import make_certificates
 
 
 def found(settings: Settings) -> dict[str, tuple[bool, str]]:
@@ -102,7 +102,7 @@ def test_a_full_disk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("no_cluster")
 @pytest.mark.parametrize(("days", "well"), [(module.LEAST_DAYS + 1, True), (3, False)])
 def test_certificates_that_end_soon_are_found(tmp_path: Path, days: int, well: bool) -> None:
-    tls = Path(certificates(str(tmp_path / "tls"), names=["localhost"], days=days).folder)
+    tls = make_certificates(tmp_path, days)
     settings = Settings(
         store=str(tmp_path / "store"),
         tls_ca=str(tls / "ca.pem"),

@@ -225,18 +225,6 @@ def test_a_scheduler_that_a_file_of_settings_names_is_said(
     ]
 
 
-def test_certificates_are_made_for_names(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["certificates", str(tmp_path / "tls"), "--names", "night.example"]
-    code, out, _ = run(*command, "--json", capsys=capsys)
-    assert code == 0
-    assert json.loads(out)["made_authority"]
-    code, out, _ = run(*command, capsys=capsys)
-    assert "renewed" in out
-    assert {path.suffix for path in (tmp_path / "tls").iterdir()} == {".pem"}
-
-
 @pytest.mark.parametrize("logs", ["text", "json"])
 def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it."""
