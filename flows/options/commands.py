@@ -13,7 +13,6 @@ TOLD = ("quiet", "debug", "logs")  # every command has these
 PARTS = {
     "review": "have persons read the cells of a batch",
     "labels": "check the labels of training images",
-    "site": "carry a laboratory to another store",
     "data": "fetch public images",
 }
 
