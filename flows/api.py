@@ -38,7 +38,7 @@ from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.borrowed import borrow
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, detector_names, load_model_of
-from storage.models.sites import SiteCard, detector_at
+from storage.models.laboratories import LaboratoryCard, detector_at
 from storage.reports.schemas.images import image_schema
 from storage.store import Store, refuse_absent
 from tasks.images.listing import list_images
@@ -122,38 +122,40 @@ class OpenStore:
         """List the names of the detectors."""
         return detector_names(self.store)
 
-    def detector(self, name: str | None = None, site: str | None = None) -> "Detector":
+    def detector(self, name: str | None = None, laboratory: str | None = None) -> "Detector":
         """Load a detector.
 
         Args:
-            name: of the detector; by default that of the site, or the newest.
-            site: a commissioned laboratory, whose slides the images are compared with.
+            name: of the detector; by default that of the laboratory, or the newest.
+            laboratory: a commissioned laboratory, whose slides the images are compared with.
 
         Raises:
             StoreError: there is no detector of that name, or it is damaged.
         """
-        card, site_card = detector_at(self.store, name, site)
-        return Detector(self.store, card, site_card)
+        card, laboratory_card = detector_at(self.store, name, laboratory)
+        return Detector(self.store, card, laboratory_card)
 
 
 class Detector:
-    """A detector with its model and a site; it scores images in this process.
+    """A detector with its model and a laboratory; it scores images in this process.
 
     The network runs on one core, or on the GPU if there is one.
     """
 
-    def __init__(self, store: Store, card: DetectorCard, site: SiteCard | None = None) -> None:
-        self.card, self.site = card, site
+    def __init__(
+        self, store: Store, card: DetectorCard, laboratory: LaboratoryCard | None = None
+    ) -> None:
+        self.card, self.laboratory = card, laboratory
         self.model: ModelCard = load_model_of(store, card)
         # The jobs write their results to the store of their model, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
         self._store = Store(self._folder.name)
         self._numbers = count(1)
-        borrow(store, self._store, card, site)
+        borrow(store, self._store, card, laboratory)
 
     def __repr__(self) -> str:
-        """Name the detector and its site."""
-        return f"Detector({self.name!r}, site={self.site and self.site.label!r})"
+        """Name the detector and its laboratory."""
+        return f"Detector({self.name!r}, laboratory={self.laboratory and self.laboratory.label!r})"
 
     @property
     def name(self) -> str:
@@ -210,7 +212,7 @@ class Detector:
         """Screen images like a night, and return the rows of its report."""
         store, card, detector = self._store, self.model, self.card
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        of = Screened(store, batch, card, detector, site=self.site)
+        of = Screened(store, batch, card, detector, laboratory=self.laboratory)
         try:
             with _one_thread():
                 prepare_features(store, batch, card)

@@ -3,6 +3,20 @@
 from dataclasses import replace
 
 from flows.cluster.client import open_client
+from flows.commissioning.counting import labelled_of_night, negative_of, refuse_positive
+from flows.commissioning.description import LaboratoryOutcome, laboratory_outcome
+from flows.commissioning.errors import errors_of_night
+from flows.commissioning.nights import keep_night, learn_slides, without_replaced
+from flows.commissioning.report import SPOILT_SLIDES, other_cells, write_report
+from flows.commissioning.versions import (
+    Laboratory,
+    laboratory_lease,
+    make_version,
+    population,
+    refuse_unknown,
+    save_version,
+    unchanged,
+)
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
@@ -10,47 +24,35 @@ from flows.options.flows import Commission
 from flows.options.taking import takes
 from flows.screen import extract
 from flows.settings import Settings
-from flows.sites.counting import labelled_of_night, negative_of, refuse_positive
-from flows.sites.description import SiteOutcome, site_outcome
-from flows.sites.nights import keep_night, learn_slides, without_replaced
-from flows.sites.report import SPOILT_SLIDES, other_cells, write_report
-from flows.sites.site_errors import errors_of_night
-from flows.sites.versions import (
-    Laboratory,
-    make_version,
-    population,
-    refuse_unknown,
-    save_version,
-    site_lease,
-    unchanged,
-)
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from storage.batches.manifests import Batch, load_batch
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
-from storage.models.sites import SiteCard, SiteNight, find_site
+from storage.models.laboratories import LaboratoryCard, LaboratoryNight, find_laboratory
 from storage.store import Store, check_name, digest_of
 from tasks.images.listing import as_given
 
 
-@takes(Commission, run_name="commission {site}")
+@takes(Commission, run_name="commission {laboratory}")
 @observed()
-def commission(options: Commission, settings: Settings) -> SiteOutcome:
-    """A batch that is in the site already counts once.
+def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
+    """A batch that is in the laboratory already counts once.
 
     Raises:
-        SiteError: the night adds nothing, the detector knows of no slides, or the night has no such
+        LaboratoryError: the night adds nothing, the detector knows of no slides, or the night has
+        no such
             negative ones.
-        StoreError: the site was learned with another model.
+        StoreError: the laboratory was learned with another model.
     """
     store = Store(settings.store)
-    check_name("site", options.site)
-    known = find_site(store, options.site)
+    check_name("laboratory", options.laboratory)
+    known = find_laboratory(store, options.laboratory)
     detector_card = _detector(store, options.detector, known)
     card = load_model_of(store, detector_card)
     warn_of_model(card)
     population(store, detector_card)
     name = (
-        options.batch or f"{options.site}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
+        options.batch
+        or f"{options.laboratory}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
     )
     with lease_batch(store, name, wait=options.wait) as working, open_client(settings) as client:
         frozen = start_or_resume(
@@ -64,28 +66,32 @@ def commission(options: Commission, settings: Settings) -> SiteOutcome:
         )
         if frozen.rows:
             extract(client, Screened(working.store, frozen, card, detector_card))
-        with site_lease(store, options.site) as held:
+        with laboratory_lease(store, options.laboratory) as held:
             store = held.store
-            known = find_site(store, options.site)
-            refuse_unknown(options.site, known, card)
+            known = find_laboratory(store, options.laboratory)
+            refuse_unknown(options.laboratory, known, card)
             if known is not None and unchanged(known, frozen, detector_card, said):
-                changed = f"batch {name} is in site {options.site} already: it counts once"
-                return site_outcome(store, known, changed)
-            lab = Laboratory(client, held, options.site, known, detector_card)
+                changed = (
+                    f"batch {name} is in laboratory {options.laboratory} already: it counts once"
+                )
+                return laboratory_outcome(store, known, changed)
+            lab = Laboratory(client, held, options.laboratory, known, detector_card)
             made, diagnosis = _make(lab, frozen, _nights(lab, frozen, said))
     for warning in made.warnings:
         warn(warning)
-    changed = f"batch {name}: learned as a night of site {options.site}"
-    return site_outcome(store, made, changed, diagnosis)
+    changed = f"batch {name}: learned as a night of laboratory {options.laboratory}"
+    return laboratory_outcome(store, made, changed, diagnosis)
 
 
-def _detector(store: Store, name: str | None, known: SiteCard | None) -> DetectorCard:
-    """Load the detector that is asked for, by default the site's, or the newest for a new site."""
+def _detector(store: Store, name: str | None, known: LaboratoryCard | None) -> DetectorCard:
+    """Load the detector that is asked for, by default the laboratory's, or the newest for a new
+    laboratory.
+    """
     return load_detector_card(store, name or (known.detector if known else None), on_damage=warn)
 
 
 def _negative(
-    store: Store, known: SiteCard | None, batch: Batch, given: list[str]
+    store: Store, known: LaboratoryCard | None, batch: Batch, given: list[str]
 ) -> tuple[str, ...]:
     """Return the given negative slides, or those named when the night was commissioned."""
     if given:
@@ -95,11 +101,11 @@ def _negative(
     return night.negative if night is not None and same else ()
 
 
-def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[SiteNight]:
+def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[LaboratoryNight]:
     """Learn a batch, and relearn earlier nights that were learned with another detector."""
     store, known = lab.store, lab.known
 
-    def learned_anew(night: Batch, negative: tuple[str, ...]) -> SiteNight:
+    def learned_anew(night: Batch, negative: tuple[str, ...]) -> LaboratoryNight:
         of = lab.screened(night)
         added = learn_slides(lab.client, of)
         errors = errors_of_night(lab.client, of, negative)
@@ -116,7 +122,9 @@ def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[Si
     return [*found, learned_anew(batch, negative)]
 
 
-def _make(lab: Laboratory, batch: Batch, nights: list[SiteNight]) -> tuple[SiteCard, str]:
+def _make(
+    lab: Laboratory, batch: Batch, nights: list[LaboratoryNight]
+) -> tuple[LaboratoryCard, str]:
     """Make a version and its report, which is there before the version counts."""
     version = make_version(
         lab,

@@ -24,7 +24,7 @@ from storage.batches.manifests import load_batch
 from storage.leases import lease
 from storage.models.classifiers import load_card, model_names
 from storage.models.detectors import DetectorCard, list_detectors, load_model_of
-from storage.models.sites import detector_at, images_of_site
+from storage.models.laboratories import detector_at, images_of_laboratory
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.records import now
@@ -51,7 +51,7 @@ class EvaluationOutcome(Outcome):
     scores: str
     unseen_images: int
     left_out: int
-    site: str | None = None
+    laboratory: str | None = None
     left_out_of_nights: int = 0
     auroc: dict[str, float]
     seconds: float
@@ -64,9 +64,9 @@ class EvaluationOutcome(Outcome):
             f"evaluation {self.evaluation} of {', '.join(self.detectors)}: "
             f"{self.unseen_images:,} images of unseen patients, {self.seconds:.0f} s"
         )
-        if self.site:
+        if self.laboratory:
             head += (
-                f"\n  slides judged at site {self.site}, too, without "
+                f"\n  slides judged at laboratory {self.laboratory}, too, without "
                 f"{self.left_out_of_nights:,} images of its nights"
             )
         return "\n".join(
@@ -79,7 +79,7 @@ class EvaluationOutcome(Outcome):
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     store = Store(settings.store)
     started = time.monotonic()
-    first, place = detector_at(store, options.detector, options.site, warn)
+    first, place = detector_at(store, options.detector, options.laboratory, warn)
     sets = dict(named_set(given) for given in options.ood)
     cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, options.seeds))]
     asked = Evaluation(
@@ -88,7 +88,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         detectors=[card.name for card in cards],
         images=as_given(options.images),
         ood=sets,
-        site=place.label if place else None,
+        laboratory=place.label if place else None,
         magnitudes=list(MAGNITUDES),
         **options.model_dump(include=ASKED),
     )
@@ -96,13 +96,13 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     with lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
-        known = images_of_site(store, place) if place else frozenset()
+        known = images_of_laboratory(store, place) if place else frozenset()
         results = []
         models = [load_model_of(store, card) for card in cards]
         with open_client(settings) as client:
             for seed, (card, model) in enumerate(zip(cards, models, strict=True)):
                 other = models[(seed + 1) % len(models)] if len(models) > 1 else None
-                at = place if seed == 0 else None  # a site is of one detector
+                at = place if seed == 0 else None  # a laboratory is of one detector
                 saved = options.save_attacks
                 run = Run(store, asked.name, card, model, MAGNITUDES, other, saved, at)
                 results.append(evaluate_seed(client, run, asked, seed, known))
@@ -111,7 +111,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
 
 def _digest_name(wanted: Evaluation) -> str:
     """Name an evaluation by a digest of its options, so that the same command resumes it."""
-    left = {"started_at", "name"} | (set() if wanted.site else {"site"})
+    left = {"started_at", "name"} | (set() if wanted.laboratory else {"laboratory"})
     asked = wanted.model_dump(mode="json", exclude=left)
     digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return f"{wanted.detectors[0]}-{digest[:8]}"
@@ -157,7 +157,7 @@ def _publish(
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
         "Left out because the detector was fitted on them": f"{left_out:,}",
-        **_site_facts(evaluation, cards[0], results[0]),
+        **_laboratory_facts(evaluation, cards[0], results[0]),
         "Time of the last run": f"{seconds:,.0f} s",
     }
     examples = [example for result in results for example in result.examples]
@@ -176,22 +176,22 @@ def _publish(
         scores=store.address(*folder, "scores.parquet"),
         unseen_images=sum(result.unseen for result in results),
         left_out=left_out,
-        site=evaluation.site,
+        laboratory=evaluation.laboratory,
         left_out_of_nights=results[0].left_out_of_nights,
         auroc=_mean_auroc(metrics),
         seconds=seconds,
     )
 
 
-def _site_facts(
+def _laboratory_facts(
     evaluation: Evaluation, detector: DetectorCard, first: SeedResult
 ) -> dict[str, str]:
-    """State the site of the evaluation, and the number of images left out because of it."""
-    if evaluation.site is None:
+    """State the laboratory of the evaluation, and the number of images left out because of it."""
+    if evaluation.laboratory is None:
         return {}
     return {
-        "Site": f"{evaluation.site}, of {detector.name}",
-        "Left out of nights because the site has them": f"{first.left_out_of_nights:,}",
+        "Laboratory": f"{evaluation.laboratory}, of {detector.name}",
+        "Left out of nights because the laboratory has them": f"{first.left_out_of_nights:,}",
     }
 
 

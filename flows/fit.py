@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from flows.cluster.client import open_client
+from flows.commissioning.description import LaboratoryOutcome, laboratory_outcome
+from flows.commissioning.versions import retract_night
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.monitoring.console import warn
 from flows.monitoring.logs import log
@@ -13,8 +15,6 @@ from flows.options.flows import Fit, Retract
 from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
-from flows.sites.description import SiteOutcome, site_outcome
-from flows.sites.versions import retract_night
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.class_statistics import (
     Fitting,
@@ -145,13 +145,13 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
 
 @takes(Retract)
 @observed()
-def retract(options: Retract, settings: Settings) -> FitOutcome | SiteOutcome:
+def retract(options: Retract, settings: Settings) -> FitOutcome | LaboratoryOutcome:
     store = Store(settings.store)
-    if options.site is not None and options.batch is not None:
+    if options.laboratory is not None and options.batch is not None:
         with open_client(settings) as client:
-            made = retract_night(client, store, options.site, options.batch)
-        changed = f"batch {options.batch} taken out of laboratory {options.site}"
-        return site_outcome(store, made, changed)
+            made = retract_night(client, store, options.laboratory, options.batch)
+        changed = f"batch {options.batch} taken out of laboratory {options.laboratory}"
+        return laboratory_outcome(store, made, changed)
     chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
     ((kind, name),) = given.items()

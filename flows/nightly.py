@@ -30,7 +30,7 @@ from storage.batches.nights import (
     series_lease,
 )
 from storage.models.classifiers import load_card
-from storage.models.sites import detector_at
+from storage.models.laboratories import detector_at
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
@@ -103,7 +103,7 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
 def _take_what_is_new(store: Store, options: Nightly, day: date) -> Night:
     """Freeze the new images of an inbox as a night's, unless another run has just done so."""
     series, inbox = options.series, options.inbox
-    detector, _ = detector_at(store, options.detector, options.site, warn)
+    detector, _ = detector_at(store, options.detector, options.laboratory, warn)
     card = load_card(store, detector.model)
     with series_lease(store, series, on_wait=tell) as held:
         night = find_night(store, series, day)

@@ -34,7 +34,7 @@ from storage.batches.ledger import (
 from storage.batches.manifests import Batch
 from storage.leases import Lease, LeaseLostError
 from storage.models.detectors import load_model_of
-from storage.models.sites import detector_at, load_site_version
+from storage.models.laboratories import detector_at, load_laboratory_version
 from storage.reports.pages import page_path
 from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
@@ -50,7 +50,7 @@ class ScreenOutcome(Outcome):
     page: str
     model: str
     detector: str
-    site: str | None
+    laboratory: str | None
     taken_for: dict[str, int] = Field(default_factory=dict)
     images: int
     scored: int
@@ -89,7 +89,9 @@ class ScreenOutcome(Outcome):
             ("light", [self.light, *self.reasons]),
             (
                 "detector",
-                f"{self.detector}, at laboratory {self.site}" if self.site else self.detector,
+                f"{self.detector}, at laboratory {self.laboratory}"
+                if self.laboratory
+                else self.detector,
             ),
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
@@ -164,7 +166,7 @@ def screen_sources(
         options.limit,
         root,
     )
-    detector, site = detector_at(store, options.detector, options.site, warn)
+    detector, laboratory = detector_at(store, options.detector, options.laboratory, warn)
     card = load_model_of(store, detector)
     warn_of_model(card)
     started = time.monotonic()
@@ -183,7 +185,7 @@ def screen_sources(
                 force=force,
                 listed=taken.listed,
             )
-        of = Screened(store, frozen, card, detector, site=site)
+        of = Screened(store, frozen, card, detector, laboratory=laboratory)
         seal = valid_seal(store, frozen, of.key)
         repeated = seal is not None
         if repeated:
@@ -208,7 +210,7 @@ def screen_sources(
         page=store.address(*page_path(batch)),
         model=seal.model,
         detector=seal.detector,
-        site=seal.site,
+        laboratory=seal.laboratory,
         taken_for=taken.sorts,
         images=seal.rows,
         scored=seal.scored,
@@ -232,7 +234,7 @@ def screen_sources(
 
 
 def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> Seal:
-    """Extract, score and publish, at the newest version of a site that begins now."""
+    """Extract, score and publish, at the newest version of a laboratory that begins now."""
     with stage("extract"):
         extract(client, newest)
     with stage("score"):
@@ -275,14 +277,16 @@ def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSu
 
 
 def _as_begun(newest: Screened) -> Screened:
-    """Return the version of the site with which the screening began, by default the newest."""
-    site = newest.site
-    if site is None:
+    """Return the laboratory at the version with which the screening began, or at the newest."""
+    laboratory = newest.laboratory
+    if laboratory is None:
         return newest
-    version = screening_version(newest.store, newest.batch, newest.key, site.version)
-    if version == site.version:
+    version = screening_version(newest.store, newest.batch, newest.key, laboratory.version)
+    if version == laboratory.version:
         return newest
-    return replace(newest, site=load_site_version(newest.store, site.name, version))
+    return replace(
+        newest, laboratory=load_laboratory_version(newest.store, laboratory.name, version)
+    )
 
 
 @task

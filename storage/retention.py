@@ -1,8 +1,8 @@
 """Find files that are old enough to be removed from a store, and remove them.
 
-Models, statistics, detectors, sites, manifests, seals, reviews, the lists of what nights took and
-each batch's row in ``reports/batches`` are never removed: they are small, and other files refer to
-them. Features take most of a store's space, and can be computed again from the images.
+Models, statistics, detectors, laboratories, manifests, seals, reviews, the lists of what nights
+took and each batch's row in ``reports/batches`` are never removed: they are small, and other files
+refer to them. Features take most of a store's space, and can be computed again from the images.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from datetime import date, datetime
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import Batch, list_batches, load_batch_of_key
 from storage.models.classifiers import list_models
-from storage.models.sites import list_sites
+from storage.models.laboratories import list_laboratories
 from storage.models.statistics import latest_statistics
 from storage.records import Tell, read_readable
 from storage.reports.pages import page_path
@@ -32,10 +32,11 @@ class Removable:
 def expired_features(
     store: Store, before: datetime, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find features that neither statistics nor sites need, of batches published before a time.
+    """Find features that neither statistics nor laboratories need, of batches published before a
+    time.
 
-    Every later fit and retract reads the features in the newest statistics again; a site's next
-    version reads those of its commissioned nights. A batch without a report belongs to an
+    Every later fit and retract reads the features in the newest statistics again; a laboratory's
+    next version reads those of its commissioned nights. A batch without a report belongs to an
     unfinished night. ``only`` names one batch. If a record that decides this is damaged, the
     features stay; see `read_readable`.
     """
@@ -44,7 +45,7 @@ def expired_features(
     def of_model(model: str) -> list[Removable]:
         latest = latest_statistics(store, model)
         fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
-        fitted |= {(n.batch, n.attempt) for s in list_sites(store) for n in s.nights}
+        fitted |= {(n.batch, n.attempt) for s in list_laboratories(store) for n in s.nights}
 
         def of_batch(name: str) -> Removable | None:
             batch = load_batch_of_key(store, name.removesuffix(".zarr"))

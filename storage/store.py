@@ -22,7 +22,7 @@ from storage import disk, objects
 STAGED = ".staged"  # at the root: next to its target a stage would break Polars, which reads all
 FOLDERS = frozenset(
     ("batches", "detectors", "evaluations", "features", "models", "nights", "readings", "reports",
-     "reviews", "segmentations", "sites", "statistics", "trainings")
+     "reviews", "segmentations", "laboratories", "statistics", "trainings")
 )  # fmt: skip
 REQUESTS = 16  # sent to an object store at once
 SHOWN = 10  # names that an error lists

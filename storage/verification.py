@@ -32,14 +32,14 @@ from storage.batches.segmentations import verify_segmentation
 from storage.leases import LeaseRecord
 from storage.models.classifiers import load_card, load_weights
 from storage.models.detectors import detector_names, load_detector, load_detector_card
-from storage.models.out_of_fold import load_out_of_fold
-from storage.models.sites import FOLDER as SITES
-from storage.models.sites import (
+from storage.models.laboratories import FOLDER as LABORATORIES
+from storage.models.laboratories import (
+    laboratory_versions,
+    load_laboratory_arrays,
+    load_laboratory_version,
     load_night,
-    load_site_arrays,
-    load_site_version,
-    site_versions,
 )
+from storage.models.out_of_fold import load_out_of_fold
 from storage.models.statistics import (
     latest_statistics,
     load_moments,
@@ -87,7 +87,7 @@ SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
 }
 
 # Folders whose entries may each have a lease.
-LEASED = ("batches", EVALUATIONS, "nights", SEGMENTATIONS, SITES, "statistics", TRAININGS)
+LEASED = ("batches", EVALUATIONS, "nights", SEGMENTATIONS, LABORATORIES, "statistics", TRAININGS)
 
 FIGURES = ("scored", "failed", "abnormal", "review")  # in a seal and in a batch's row
 
@@ -110,10 +110,10 @@ def all_checks(store: Store) -> Iterator[Check]:
             yield Check(path, partial(_statistics, store, model, version))
     for name in detector_names(store):
         yield Check(f"detectors/{name}", partial(_detector, store, name))
-    for name in store.names(SITES):
-        for number in site_versions(store, name):
-            path = f"{SITES}/{name}/{version_name(number)}"
-            yield Check(path, partial(_site, store, name, number))
+    for name in store.names(LABORATORIES):
+        for number in laboratory_versions(store, name):
+            path = f"{LABORATORIES}/{name}/{version_name(number)}"
+            yield Check(path, partial(_laboratory, store, name, number))
     for name in store.names(TRAININGS):
         yield Check(f"{TRAININGS}/{name}", partial(verify_states, store, name))
     for name in store.names(EVALUATIONS):
@@ -183,9 +183,9 @@ def _detector(store: Store, name: str) -> None:
     load_detector(store, load_detector_card(store, name))
 
 
-def _site(store: Store, name: str, version: int) -> None:
-    card = load_site_version(store, name, version)
-    load_site_arrays(store, card)
+def _laboratory(store: Store, name: str, version: int) -> None:
+    card = load_laboratory_version(store, name, version)
+    load_laboratory_arrays(store, card)
     for night in card.nights:
         load_night(store, name, night)
 

@@ -1,7 +1,7 @@
 """Run the command `look`: screen one photograph, and open its page.
 
 It works in a store of its own that is thrown away: a single photograph is not a batch, and later
-batches must not be compared with it. Model, detector and site are those of the user's store.
+batches must not be compared with it. Model, detector and laboratory are those of the user's store.
 """
 
 import os
@@ -20,7 +20,7 @@ from flows.outcome import Outcome, table
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
 from storage.models.borrowed import borrow
-from storage.models.sites import detector_at
+from storage.models.laboratories import detector_at
 from storage.store import Store, StoreError
 from tasks.images.listing import refuse_missing
 
@@ -78,9 +78,9 @@ def look(options: Look, settings: Settings) -> LookOutcome:
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
         own = Store(folder)
         store = Store(settings.store)
-        refuse_no_detector(store, options.detector, options.site)
-        card, site_card = detector_at(store, options.detector, options.site, warn)
-        borrow(store, own, card, site_card)
+        refuse_no_detector(store, options.detector, options.laboratory)
+        card, laboratory_card = detector_at(store, options.detector, options.laboratory, warn)
+        borrow(store, own, card, laboratory_card)
         try:
             found = screen(
                 options.photo,
@@ -88,7 +88,7 @@ def look(options: Look, settings: Settings) -> LookOutcome:
                 taken_as=options.taken_as,
                 microns_per_pixel=options.microns_per_pixel,
                 detector=card.name,
-                site=options.site,
+                laboratory=options.laboratory,
                 settings=settings.model_copy(update={"store": folder, "metrics": None}),
             )
         except ImagesFailedError as error:  # the photograph itself cannot be read

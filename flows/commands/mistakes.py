@@ -17,7 +17,7 @@ from storage.batches.nights import find_night
 from storage.batches.segmentations import find_segmentation
 from storage.models.classifiers import find_card, refuse_existing
 from storage.models.detectors import load_detector_card
-from storage.models.sites import detector_at, load_site
+from storage.models.laboratories import detector_at, load_laboratory
 from storage.store import Store, StoreError, check_name, refuse_absent
 from tasks.images.listing import refuse_missing
 
@@ -70,12 +70,12 @@ def _model(store: Store, values: Values) -> None:
 
 
 def _detector(store: Store, values: Values) -> None:
-    detector_at(store, values["detector"], values["site"], _told_later)
+    detector_at(store, values["detector"], values["laboratory"], _told_later)
 
 
 def _retract(store: Store, values: Values) -> None:
-    if values["site"] is not None:
-        load_site(store, values["site"])
+    if values["laboratory"] is not None:
+        load_laboratory(store, values["laboratory"])
     else:
         _model(store, values)
 
@@ -85,8 +85,8 @@ def _segment(store: Store, values: Values) -> None:
         refuse_missing(values["images"])
 
 
-def _site(store: Store, values: Values) -> None:
-    check_name("site", values["site"])
+def _laboratory(store: Store, values: Values) -> None:
+    check_name("laboratory", values["laboratory"])
     load_detector_card(store, values["detector"], _told_later)
 
 
@@ -103,7 +103,7 @@ def _evaluate(store: Store, values: Values) -> None:
             refuse_missing([named_set(each)[1] for each in values["ood"]])
 
 
-def refuse_no_detector(store: Store, detector: str | None, site: str | None) -> None:
+def refuse_no_detector(store: Store, detector: str | None, laboratory: str | None) -> None:
     """Raise StoreError where there is no store, or no detector in it, and say what to do."""
     try:
         refuse_absent(store)
@@ -112,18 +112,18 @@ def refuse_no_detector(store: Store, detector: str | None, site: str | None) -> 
             f"there is no store in {store.url} to take a detector from: name the one that has it "
             "with --store, or make one with slidewatch train and then slidewatch fit"
         ) from None
-    detector_at(store, detector, site, _told_later)
+    detector_at(store, detector, laboratory, _told_later)
 
 
 def _look(store: Store, values: Values) -> None:
     refuse_missing(values["photo"])
-    refuse_no_detector(store, values["detector"], values["site"])
+    refuse_no_detector(store, values["detector"], values["laboratory"])
 
 
 CHECKS: dict[type[Options], tuple[Callable[[Store, Values], None], ...]] = {
     flows.Train: (_train,),
     flows.Fit: (_model, _images),
-    flows.Commission: (_site, _images),
+    flows.Commission: (_laboratory, _images),
     flows.Retract: (_retract,),
     flows.Segment: (_segment,),
     flows.Screen: (_detector, _images),

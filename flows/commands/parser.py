@@ -177,6 +177,7 @@ def _names(kind: str, _: Any) -> Iterable[str]:
 COMPLETED = {
     name: partial(_names, kind)
     for name, kind in {
-        "batch": "batches", "detector": "detectors", "model": "models", "site": "sites",
+        "batch": "batches", "detector": "detectors", "model": "models",
+        "laboratory": "laboratories",
     }.items()
 }  # fmt: skip

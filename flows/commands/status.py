@@ -12,11 +12,11 @@ from flows.options.taking import takes
 from flows.options.tools import Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from storage.batches.ledger import complete_shards, list_seals, site_name
+from storage.batches.ledger import complete_shards, laboratory_name, list_seals
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
 from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, list_detectors
-from storage.models.sites import SiteCard, list_sites
+from storage.models.laboratories import LaboratoryCard, list_laboratories
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn, newest_batches
@@ -33,24 +33,24 @@ OF_A_DETECTOR = {
     "accuracy": "accuracy", "calibrated by": "calibrated by", "warnings": "warnings",
 }  # fmt: skip
 OF_A_LABORATORY = {
-    "site": "laboratory", "version": "version", "detector": "detector", "nights": "batches",
+    "laboratory": "laboratory", "version": "version", "detector": "detector", "nights": "batches",
     "slides": "slides", "cells": "cells", "warnings": "warnings",
 }  # fmt: skip
 OF_A_BATCH = {
     "batch": "batch", "date": "day", "images": "images", "light": "light",
     "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
-    "site": "laboratory",
+    "laboratory": "laboratory",
 }  # fmt: skip
 
 
 class StatusOutcome(Outcome):
-    """The models, statistics, detectors, sites and batches of a store, oldest first."""
+    """The models, statistics, detectors, laboratories and batches of a store, oldest first."""
 
     store: str
     models: list[Row]
     statistics: list[Row]
     detectors: list[Row]
-    sites: list[Row]
+    laboratories: list[Row]
     batches: list[Row]
     damaged: list[str]
 
@@ -65,7 +65,7 @@ class StatusOutcome(Outcome):
         console = Console(file=out, width=shown_width())
         for title, rows in (
             ("detectors", self._detectors()),
-            ("laboratories", [_shown(row, OF_A_LABORATORY) for row in self.sites]),
+            ("laboratories", [_shown(row, OF_A_LABORATORY) for row in self.laboratories]),
             ("batches", [_of_a_batch(row) for row in self.batches]),
         ):
             if not rows:
@@ -145,7 +145,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
             }
             for card in list_detectors(store, leave_out, models)
         ],
-        sites=[_site_row(card) for card in list_sites(store, leave_out)],
+        laboratories=[_laboratory_row(card) for card in list_laboratories(store, leave_out)],
         batches=_batch_rows(store, leave_out),
         damaged=damaged,
     )
@@ -180,9 +180,9 @@ def witnesses_of(card: DetectorCard) -> str:
     return "network" if card.witnesses is None else "network, statistics"
 
 
-def _site_row(card: SiteCard) -> Row:
+def _laboratory_row(card: LaboratoryCard) -> Row:
     return {
-        "site": card.name,
+        "laboratory": card.name,
         "version": version_name(card.version),
         "made by": card.operation,
         "detector": card.detector,
@@ -221,7 +221,9 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
         "report": f"by {seals[-1].key}" if seals else None,
-        "site": site_name(seals[-1].site) if seals and seals[-1].site else None,
+        "laboratory": laboratory_name(seals[-1].laboratory)
+        if seals and seals[-1].laboratory
+        else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
         "light": night["light"] if night and seals else None,

@@ -1,4 +1,4 @@
-"""Read detectors and sites from the store and verify them, once per process."""
+"""Read detectors and laboratories from the store and verify them, once per process."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector
-from storage.models.sites import SiteCard, load_site_arrays
+from storage.models.laboratories import LaboratoryCard, load_laboratory_arrays
 from storage.store import Store
 from tasks.detector.detector import Detector
 from tasks.detector.probabilities import Adaptation
 from tasks.detector.witnesses import Discriminant
+from tasks.laboratories.learning import LaboratoryNormal
 from tasks.reports.image_columns import PARASITIZED
-from tasks.sites.learning import SiteNormal
 
 
 @lru_cache(maxsize=4)
@@ -23,15 +23,19 @@ def load_fitted_detector(store: Store, card: DetectorCard) -> Detector:
     return Detector.from_arrays(load_detector(store, card))
 
 
-def load_detector_at(store: Store, card: DetectorCard, site: SiteCard | None) -> Detector:
-    """Read a detector for a site, at which slides and cells are compared with the site's.
+def load_detector_at(
+    store: Store, card: DetectorCard, laboratory: LaboratoryCard | None
+) -> Detector:
+    """Read a detector for a laboratory, at which slides and cells are compared with the
+    laboratory's.
 
-    The site's discriminant diagnoses there, if it has one. Without a site it is the plain detector.
+    The laboratory's discriminant diagnoses there, if it has one. Without a laboratory it is the
+    plain detector.
     """
     detector = load_fitted_detector(store, card)
-    if site is None:
+    if laboratory is None:
         return detector
-    normal = load_site_normal(store, site)
+    normal = load_laboratory_normal(store, laboratory)
     return hearing(replace(detector, own=normal.own), normal.discriminant)
 
 
@@ -42,17 +46,17 @@ def hearing(detector: Detector, discriminant: Discriminant | None) -> Detector:
     return replace(detector, witnesses=replace(detector.witnesses, discriminant=discriminant))
 
 
-def adaptation_at(site: SiteCard | None) -> Adaptation | None:
-    """Return a site's adaptation of the diagnosis; None without one."""
-    card = site and site.adaptation
+def adaptation_at(laboratory: LaboratoryCard | None) -> Adaptation | None:
+    """Return a laboratory's adaptation of the diagnosis; None without one."""
+    card = laboratory and laboratory.adaptation
     return Adaptation(card.scale, card.bias) if card and card.accepted else None
 
 
 def adapted_logits(
-    logits: NDArray[np.floating], model: ModelCard, site: SiteCard | None
+    logits: NDArray[np.floating], model: ModelCard, laboratory: LaboratoryCard | None
 ) -> NDArray[np.floating]:
-    """Adapt logits (n, C) of a model to a site, only for diagnoses and probabilities."""
-    adaptation = adaptation_at(site)
+    """Adapt logits (n, C) of a model to a laboratory, only for diagnoses and probabilities."""
+    adaptation = adaptation_at(laboratory)
     if adaptation is None:
         return logits
     place = model.classes.index(PARASITIZED)
@@ -60,6 +64,6 @@ def adapted_logits(
 
 
 @lru_cache(maxsize=4)
-def load_site_normal(store: Store, card: SiteCard) -> SiteNormal:
-    """Read and verify the normal of a site, once per process."""
-    return SiteNormal.from_arrays(load_site_arrays(store, card))
+def load_laboratory_normal(store: Store, card: LaboratoryCard) -> LaboratoryNormal:
+    """Read and verify the normal of a laboratory, once per process."""
+    return LaboratoryNormal.from_arrays(load_laboratory_arrays(store, card))

@@ -43,7 +43,7 @@ Microns = Annotated[
 Detector = Annotated[
     str | None, Field(description="the detector; by default the laboratory's, or the newest")
 ]
-Site = Annotated[
+Laboratory = Annotated[
     str | None,
     Field(
         description="the laboratory, as it was commissioned: its slides are expected to be like "
@@ -149,7 +149,7 @@ class Retract(Options):
     slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None
     patient: Annotated[str | None, Field(description="take out this patient")] = None
     model: Model = None
-    site: Annotated[
+    laboratory: Annotated[
         str | None,
         Field(description="take the batch out of this laboratory, instead of the detector"),
     ] = None
@@ -158,8 +158,8 @@ class Retract(Options):
     def _one(self) -> Self:
         if (self.batch, self.slide, self.patient).count(None) != 2:
             raise ValueError("say what to take out: one of --batch, --slide and --patient")
-        if self.site is not None and self.batch is None:
-            raise ValueError("--site needs the --batch to take out of it")
+        if self.laboratory is not None and self.batch is None:
+            raise ValueError("--laboratory needs the --batch to take out of it")
         return self
 
 
@@ -167,9 +167,10 @@ class Commission(Options):
     """Learn a laboratory's own normal from a batch, and report what can be trusted there."""
 
     images: Annotated[Images, Field(description=f"a batch of images, labelled or not: {SOURCES}")]
-    site: Annotated[str, Field(description="name of the laboratory; its batches add up")]
+    laboratory: Annotated[str, Field(description="name of the laboratory; its batches add up")]
     batch: Annotated[
-        str | None, Field(description="name of this batch; by default made of site and images")
+        str | None,
+        Field(description="name of this batch; by default made of laboratory and images"),
     ] = None
     negative: Annotated[
         str | list[str],
@@ -215,7 +216,7 @@ class OfANight(Options):
     slide_is: SlideAs = "file"
     microns_per_pixel: Microns = None
     detector: Detector = None
-    site: Site = None
+    laboratory: Laboratory = None
     wait: Wait = False
 
 
@@ -263,7 +264,7 @@ class Evaluate(Options):
         Field(description=f"labelled images, of which those of unseen patients count: {SOURCES}"),
     ]
     detector: Detector = None
-    site: Annotated[
+    laboratory: Annotated[
         str | None,
         Field(
             description="a commissioned laboratory, by whose normal slides are judged too; with "

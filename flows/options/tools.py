@@ -4,11 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.flows import SAFE, As, Detector, Microns, Site
+from flows.options.flows import SAFE, As, Detector, Laboratory, Microns
 from flows.options.taking import POSITIONAL, SPELT, Options
 
 Format = Literal["table", "csv"]
-Table = Literal["images", "fields", "slides", "patients", "batches", "sites"]
+Table = Literal["images", "fields", "slides", "patients", "batches", "laboratories"]
 
 # Options that several commands have.
 Screened = Annotated[str, Field(description="the screened batch")]
@@ -29,7 +29,7 @@ class Look(Options):
     taken_as: As = None
     microns_per_pixel: Microns = None
     detector: Detector = None
-    site: Site = None
+    laboratory: Laboratory = None
 
 
 class Status(Options):
@@ -45,12 +45,14 @@ class Verify(Options):
 
 
 class Query(Options):
-    """Ask all batches in SQL: tables images, fields, slides, patients, batches and sites."""
+    """Ask all batches in SQL: tables images, fields, slides, patients, batches and laboratories."""
 
     sql: Annotated[
         str,
         POSITIONAL,
-        Field(description="a query over images, fields, slides, patients, batches and sites"),
+        Field(
+            description="a query over images, fields, slides, patients, batches and laboratories"
+        ),
     ]
     format: Annotated[
         Format, Field(description="a table to read, or CSV in which no text is a formula")

@@ -71,11 +71,11 @@ class SeedResult:
 
 
 def evaluate_seed(
-    client: Client, run: Run, asked: Evaluation, seed: int, of_site: frozenset[bytes]
+    client: Client, run: Run, asked: Evaluation, seed: int, of_laboratory: frozenset[bytes]
 ) -> SeedResult:
     """Evaluate the detector of one seed: freeze images, extract, fit, score and compare.
 
-    Images with digests in ``of_site`` are left out of slides and of planted images.
+    Images with digests in ``of_laboratory`` are left out of slides and of planted images.
     """
     card, model = run.detector, run.model
     freeze_images(run, asked, card, model)
@@ -92,7 +92,7 @@ def evaluate_seed(
     some = [some_of(images) for images in healthy.values()]
     for name, images in zip(some, healthy.values(), strict=True):
         table = _read_images(run, images)
-        table = table.take(_good(clean[images], seen | of_site)[0])
+        table = table.take(_good(clean[images], seen | of_laboratory)[0])
         _write_some(run, name, table, asked.attacked)
     wanted |= _treated(run, asked.attacks, some)
     title = f"{card.name}: corruptions and attacks"
@@ -114,7 +114,7 @@ def evaluate_seed(
         other_sets={name: images for name, images in others.items() if name not in healthy},
     )
     planted = planted_metrics(
-        client, run, findings, scored, wanted, healthy, asked.planted, of_site
+        client, run, findings, scored, wanted, healthy, asked.planted, of_laboratory
     )
     return SeedResult(
         [*planted, *_metrics(client, run, findings, clean)],
@@ -123,7 +123,9 @@ def evaluate_seed(
         unseen=len(scored[TEST, CLEAN]),
         left_out=before - sum(map(len, scored.values())),
         left_out_of_nights=sum(
-            row.tobytes() in of_site for name in sets[1:] for row in scored[name, CLEAN].image_ids
+            row.tobytes() in of_laboratory
+            for name in sets[1:]
+            for row in scored[name, CLEAN].image_ids
         ),
     )
 

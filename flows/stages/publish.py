@@ -13,7 +13,7 @@ from flows.jobs.verified import adaptation_at, load_fitted_detector
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
 from flows.settings import Settings
-from flows.stages.counting.chosen_thresholds import load_error_rates, load_site_rates
+from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
 from storage.batches.ledger import (
     Seal,
     discard_scores,
@@ -44,7 +44,7 @@ from tasks.reports.image_columns import Provenance
 from tasks.reports.night.batch_counts import NightTally
 from tasks.reports.night.summary import BatchSummary
 from tasks.reports.night.tally import BatchTally
-from tasks.reports.parasite_counts import UNREADABLE, UNREADABLE_AT_SITE, Counting, CountTally
+from tasks.reports.parasite_counts import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting, CountTally
 from tasks.reports.slide_rows import SlideTally
 from tasks.types import Verdict
 
@@ -156,18 +156,22 @@ def _stage(
 
 
 def counting_at(of: Screened, settings: Settings) -> Counting:
-    """Return how parasites are counted: at a site with its own error rates, or without any.
+    """Return how parasites are counted: at a laboratory with its own error rates, or without any.
 
     A detector's error rates are those of the fitted laboratories.
     """
-    store, site = of.store, of.site
-    rates = load_site_rates(store, site) if site else load_error_rates(store, of.detector)
+    store, laboratory = of.store, of.laboratory
+    rates = (
+        load_laboratory_rates(store, laboratory)
+        if laboratory
+        else load_error_rates(store, of.detector)
+    )
     answers = Answers(rates, settings.negative_percent / 100)
     return Counting(
         answers,
         settings.red_cells_per_microlitre,
-        adaptation_at(site),
-        UNREADABLE_AT_SITE if site and rates else UNREADABLE,
+        adaptation_at(laboratory),
+        UNREADABLE_AT_LABORATORY if laboratory and rates else UNREADABLE,
     )
 
 
@@ -201,5 +205,5 @@ def _seal(
         review=counts.verdicts[Verdict.REVIEW],
         failures=dict(counts.failures),
         scored_at=made_by.scored_at,
-        site=made_by.site,
+        laboratory=made_by.laboratory,
     )

@@ -19,8 +19,8 @@ from tasks.detector.witnesses import Discriminant
 def score_slides(client: Client, of: Screened) -> int:
     """Score all cells of a batch with complete features; return the number of parts.
 
-    Parts that an earlier run has scored are skipped. At a site, slides are expected to be like the
-    site's, and slides with too few cells are compared with it.
+    Parts that an earlier run has scored are skipped. At a laboratory, slides are expected to be
+    like the laboratory's, and slides with too few cells are compared with it.
     """
     parts, done = parts_of(of), complete_scores(of.store, of.batch, of.key)
     left = [number for number in range(len(parts)) if number not in done]

@@ -32,12 +32,12 @@ from flows.settings import Settings
 from flows.stages.batch import find_refs
 from flows.stages.publish import batch_report, nights_before
 from flows.stages.readings.suspects import answers_on
-from storage.batches.ledger import Seal, site_name
+from storage.batches.ledger import Seal, laboratory_name
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import segmentation_for, sources_of
 from storage.leases import LeaseLostError, lease
 from storage.models.detectors import CountingCard
-from storage.models.sites import load_site_of
+from storage.models.laboratories import load_laboratory_of
 from storage.parquet import iterate_rows, read_table
 from storage.reports.pages import (
     index_path,
@@ -253,9 +253,9 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
 
 def _made_by(of: Screened, seal: Seal) -> dict[str, str]:
     store, batch, card, detector = of.store, of.batch, of.model, of.detector
-    site = load_site_of(store, seal.site) if seal.site else None
-    counting = site.counting if site else detector.counting
-    adaptation = site and site.adaptation
+    laboratory = load_laboratory_of(store, seal.laboratory) if seal.laboratory else None
+    counting = laboratory.counting if laboratory else detector.counting
+    adaptation = laboratory and laboratory.adaptation
     return {
         "images": named(sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
@@ -263,9 +263,9 @@ def _made_by(of: Screened, seal: Seal) -> dict[str, str]:
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
-        **({"counting": _counting(counting, seal.site)} if counting else {}),
+        **({"counting": _counting(counting, seal.laboratory)} if counting else {}),
         **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
-        **({"site": seal.site} if seal.site else {}),
+        **({"laboratory": seal.laboratory} if seal.laboratory else {}),
         **({"diagnosis": adaptation.text} if adaptation else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
@@ -273,12 +273,16 @@ def _made_by(of: Screened, seal: Seal) -> dict[str, str]:
     }
 
 
-def _counting(card: CountingCard, site: str | None) -> str:
-    """Describe the counting threshold of a detector or at a site."""
+def _counting(card: CountingCard, laboratory: str | None) -> str:
+    """Describe the counting threshold of a detector or at a laboratory."""
     used = card.counting
     limit = used.limit_of_detection
     slides = used.false_positives.slides
-    of = f"{slides} negative slides of the site" if site else f"{slides} patients or slides"
+    of = (
+        f"{slides} negative slides of the laboratory"
+        if laboratory
+        else f"{slides} patients or slides"
+    )
     return (
         f"a cell counts from log-odds {used.log_odds:g} on, where parasites are many from "
         f"{card.dense.log_odds:g} on: sensitivity "
@@ -301,7 +305,7 @@ def _command(settings: Settings, store: Store, batch: Batch, seal: Seal) -> str:
     words += ["--store", settings.store]
     words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
     words += ["--detector", seal.detector]
-    words += ["--site", site_name(seal.site)] if seal.site else []
+    words += ["--laboratory", laboratory_name(seal.laboratory)] if seal.laboratory else []
     limit = made.limit if made else batch.limit
     words += ["--limit", str(limit)] if limit else []
     return shlex.join(words)

@@ -4,7 +4,7 @@
 ``scores/<screening>/<part>.parquet`` and ``shifts/<screening>/<part>.parquet`` hold the scored rows
 of a part and of its slides until the report is published; ``sealed/<screening>.json`` says that the
 report is published. All are in ``batches/<batch>/``. A screening is named by its detector, and its
-site if it has one (`screening_key`).
+laboratory if it has one (`screening_key`).
 """
 
 from contextlib import suppress
@@ -43,8 +43,8 @@ class Seal(Record):
     """The record of a batch's published reports: their digests, counts, makers and time.
 
     Schema version 2 added the reports on slides and the batch, 3 the report on fields, which only
-    batches of a segmentation have, 4 records whether it was announced, 5 the site and its version,
-    if any, and 6 the report on patients.
+    batches of a segmentation have, 4 records whether it was announced, 5 the laboratory and its
+    version, if any, and 6 the report on patients.
     """
 
     schema_version: int = 6
@@ -64,33 +64,33 @@ class Seal(Record):
     review: int
     failures: dict[str, int]
     scored_at: datetime
-    site: str | None = None
+    laboratory: str | None = None
     patients_digest: str | None = None
 
     @property
     def key(self) -> str:
         """Return the key of the sealed screening."""
-        return screening_key(self.detector, self.site and site_name(self.site))
+        return screening_key(self.detector, self.laboratory and laboratory_name(self.laboratory))
 
 
-def site_name(label: str) -> str:
-    """Return the site's name from a version's label.
+def laboratory_name(label: str) -> str:
+    """Return the laboratory's name from a version's label.
 
-    >>> site_name("kampala/v0003")
+    >>> laboratory_name("kampala/v0003")
     'kampala'
     """
     return label.partition("/")[0]
 
 
-def screening_key(detector: str, site: str | None) -> str:
-    """Return the key of a screening of a batch by a detector, at a site or at none.
+def screening_key(detector: str, laboratory: str | None) -> str:
+    """Return the key of a screening of a batch by a detector, at a laboratory or at none.
 
     Neither name can contain a plus sign.
 
     >>> screening_key("m-v0001", None), screening_key("m-v0001", "kampala")
     ('m-v0001', 'm-v0001+kampala')
     """
-    return f"{detector}+{site}" if site else detector
+    return f"{detector}+{laboratory}" if laboratory else detector
 
 
 def write_shard_record(store: Store, batch: Batch, model: str, record: ShardRecord) -> None:
@@ -156,11 +156,11 @@ def discard_scores(store: Store, batch: Batch, key: str) -> None:
 class Screening(Record):
     """The time at which a detector first scored a batch, which resumed runs keep.
 
-    ``site_version`` is its site's version; None without a site.
+    ``laboratory_version`` is its laboratory's version; None without a laboratory.
     """
 
     scored_at: datetime
-    site_version: int | None = None
+    laboratory_version: int | None = None
 
 
 def screening_start(store: Store, batch: Batch, key: str) -> datetime:
@@ -169,20 +169,21 @@ def screening_start(store: Store, batch: Batch, key: str) -> datetime:
 
 
 def screening_version(store: Store, batch: Batch, key: str, newest: int) -> int:
-    """Return the version of its site that a screening uses; the first call sets it to the newest.
+    """Return the version of its laboratory that a screening uses; the first call sets it to the
+    newest.
 
     A resumed or repeated run therefore uses the version of the first run.
     """
-    version = _screening(store, batch, key, newest).site_version
+    version = _screening(store, batch, key, newest).laboratory_version
     return newest if version is None else version
 
 
-def _screening(store: Store, batch: Batch, key: str, site_version: int | None) -> Screening:
+def _screening(store: Store, batch: Batch, key: str, laboratory_version: int | None) -> Screening:
     parts = ("batches", batch.key, "screenings", f"{key}.json")
     if begun := Screening.find(store, *parts):
         return begun
     with suppress(AlreadyExistsError):
-        begun = Screening(scored_at=now(), site_version=site_version)
+        begun = Screening(scored_at=now(), laboratory_version=laboratory_version)
         begun.write(store, *parts, once=True)
     return Screening.read(store, *parts)
 

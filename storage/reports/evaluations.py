@@ -24,9 +24,9 @@ class Evaluation(Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
-    ``planted`` are shares of a slide, empty in older evaluations; ``site`` is the version of a site
-    at which the first detector is tried; ``attacked`` is the number of images attacked;
-    ``magnitudes`` are those of input pre-processing.
+    ``planted`` are shares of a slide, empty in older evaluations; ``laboratory`` is the version of
+    a laboratory at which the first detector is tried; ``attacked`` is the number of images
+    attacked; ``magnitudes`` are those of input pre-processing.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Evaluation(Record):
     limit: int | None
     ood: dict[str, str]
     planted: list[float] = Field(default_factory=list)
-    site: str | None = None
+    laboratory: str | None = None
     attacks: list[str]
     attacked: int
     magnitudes: list[float]

@@ -1,5 +1,5 @@
 """Answer SQL over the reports on images, fields, slides, patients and batches, and a table of
-sites.
+laboratories.
 
 DuckDB is given Arrow data sets that this module opens through the store's own filesystem, so a
 query runs on any store. DuckDB itself must not open any file: SQL can neither write nor read
@@ -17,22 +17,22 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from storage.models.sites import FOLDER as SITES
-from storage.models.sites import SiteCard, list_sites
+from storage.models.laboratories import FOLDER as LABORATORIES
+from storage.models.laboratories import LaboratoryCard, list_laboratories
 from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
 from storage.reports.confined import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.laboratories import laboratory_schema
 from storage.reports.schemas.patients import patient_schema
-from storage.reports.schemas.sites import site_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import BATCHES, FIELDS, IMAGES, PATIENTS, SLIDES
 from storage.store import Store, StoreError
 
 REPORTS = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
-TABLES = (*REPORTS, SITES)
+TABLES = (*REPORTS, LABORATORIES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
 
@@ -56,7 +56,7 @@ def answer(
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
         for name in REPORTS:
             database.register(name, _table(store, name, on_damage))
-        database.register(SITES, _sites(store, on_damage))
+        database.register(LABORATORIES, _laboratories(store, on_damage))
         database.execute("SET temp_directory = $1", [spill])
         database.execute("SET max_temp_directory_size = $1", [SPILL])
         database.execute("SET memory_limit = $1", [MEMORY])
@@ -99,7 +99,7 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
         SLIDES: slide_schema(),
         PATIENTS: patient_schema(),
         BATCHES: batch_schema(),
-        SITES: site_schema(),
+        LABORATORIES: laboratory_schema(),
     }
 
 
@@ -133,24 +133,24 @@ def checked_format() -> ds.ParquetFileFormat:
     return ds.ParquetFileFormat(default_fragment_scan_options=options)
 
 
-def _sites(store: Store, on_damage: Tell | None) -> pa.Table:
-    """Make a row for each site, of its newest version."""
+def _laboratories(store: Store, on_damage: Tell | None) -> pa.Table:
+    """Make a row for each laboratory, of its newest version."""
     rows = [
         card.model_dump(include={"name", "operation", "model", "detector", "slides", "cells"})
         | {
-            "site": card.label,
+            "laboratory": card.label,
             "nights": len(card.nights),
             "false_alarms_05": card.false_alarms.get("0.05"),
             "false_alarms_01": card.false_alarms.get("0.01"),
             **_false_positives(card),
             "created_at": card.created_at,
         }
-        for card in list_sites(store, on_damage)
+        for card in list_laboratories(store, on_damage)
     ]
-    return pa.Table.from_pylist(rows, site_schema())
+    return pa.Table.from_pylist(rows, laboratory_schema())
 
 
-def _false_positives(card: SiteCard) -> dict[str, float]:
+def _false_positives(card: LaboratoryCard) -> dict[str, float]:
     if card.counting is None:
         return {}
     rate = card.counting.counting.false_positives

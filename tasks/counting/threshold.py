@@ -43,12 +43,12 @@ def rates_at(counts: ErrorCounts, log_odds: float) -> ErrorRates:
     return _Predictions(counts).at(int(np.argmin(np.abs(THRESHOLDS - log_odds))))
 
 
-def site_rates(fitted: ErrorCounts, site: ErrorCounts, log_odds: float) -> ErrorRates:
+def laboratory_rates(fitted: ErrorCounts, laboratory: ErrorCounts, log_odds: float) -> ErrorRates:
     """Predict the error rates of a slide of one laboratory at one of `THRESHOLDS`.
 
     Args:
         fitted: counts of slides of fitted laboratories, which supply the prior.
-        site: counts of its slides; it may have known cells of only one kind, or of none.
+        laboratory: counts of its slides; it may have known cells of only one kind, or of none.
         log_odds: the threshold.
     """
     place = int(np.argmin(np.abs(THRESHOLDS - log_odds)))
@@ -56,8 +56,8 @@ def site_rates(fitted: ErrorCounts, site: ErrorCounts, log_odds: float) -> Error
     found = laboratory_prior(fitted.found[:, place], fitted.positives)
     return ErrorRates(
         float(THRESHOLDS[place]),
-        predict_rate(site.false[:, place], site.negatives, false),
-        predict_rate(site.found[:, place], site.positives, found),
+        predict_rate(laboratory.false[:, place], laboratory.negatives, false),
+        predict_rate(laboratory.found[:, place], laboratory.positives, found),
     )
 
 

@@ -2,7 +2,7 @@
 
 This is the full spectrum (OpenOOD 1.5, Zhang et al. 2023, arXiv 2306.09301): healthy cells of
 another laboratory are ordinary, and only planted cells are abnormal. Every slide is scored as
-`screen` scores it: by its own normal, at a site if one is given, and by the distance to the
+`screen` scores it: by its own normal, at a laboratory if one is given, and by the distance to the
 population.
 """
 
@@ -41,7 +41,7 @@ from tasks.evaluation.metrics import (
 )
 from tasks.types import Float
 
-OWN_NORMAL, SITE_NORMAL, POPULATION = "own normal", "site normal", "population"
+OWN_NORMAL, LABORATORY_NORMAL, POPULATION = "own normal", "laboratory normal", "population"
 ALPHAS = (0.05, 0.01)
 REPEATS = 200
 TRIALS = 20  # slides of only one kind
@@ -74,7 +74,7 @@ class Judged:
 
     ``slide`` (n,) numbers the slides, ``planted`` (n,) marks planted cells. ``scores`` and
     ``p_values`` (n,) are by detector; so is ``shifted`` (S,), which marks slides further away than
-    all fitted ones, or than all slides that calibrated the site.
+    all fitted ones, or than all slides that calibrated the laboratory.
     """
 
     slide: NDArray[np.intp]
@@ -91,13 +91,13 @@ def plant(
     share: float,
     *,
     own: bool,
-    site: Normal | None = None,
+    laboratory: Normal | None = None,
 ) -> Judged:
     """Plant things into every slide of some hosts, and score these slides.
 
     ``share`` is the largest planted share of a slide, in (0, 1); less if there are too few things.
     If they are the slides' ``own`` cells, changed, they replace the originals; otherwise things are
-    drawn for every slide. With the normal of a ``site``, slides are judged there too.
+    drawn for every slide. With the normal of a ``laboratory``, slides are judged there too.
     """
     slides, truth = [], []
     for number, name in enumerate(np.unique(hosts.slides)):
@@ -112,24 +112,24 @@ def plant(
             host = take(host, np.flatnonzero(~np.isin(host.image_ids, planted.image_ids)))
         slides.append(join([host, planted]))
         truth.append(np.arange(len(slides[-1])) >= len(host))
-    return judge(detector, slides, truth, site)
+    return judge(detector, slides, truth, laboratory)
 
 
 def judge(
     detector: Detector,
     slides: Sequence[Cells],
     planted: Sequence[NDArray[np.bool_]],
-    site: Normal | None = None,
+    laboratory: Normal | None = None,
 ) -> Judged:
-    """Score slides, each by its own normal, with and without a site, and by the population.
+    """Score slides, each by its own normal, with and without a laboratory, and by the population.
 
     They are one night: as in `screen`, a slide of too few cells is compared with all of them or
-    with fitted slides, whichever are nearer, or, at a site, with the site.
+    with fitted slides, whichever are nearer, or, at a laboratory, with the laboratory.
     """
     assert detector.own is not None
     normals = {OWN_NORMAL: Normal(detector.own, None)}
-    if site is not None:
-        normals[SITE_NORMAL] = site
+    if laboratory is not None:
+        normals[LABORATORY_NORMAL] = laboratory
     found: dict[str, list[Float]] = {name: [] for name in (*normals, POPULATION)}
     chances: dict[str, list[Float]] = {name: [] for name in found}
     shifted: dict[str, list[bool]] = {name: [] for name in normals}
@@ -157,7 +157,7 @@ def screened(normal: Normal, slides: Sequence[Cells]) -> Iterator[tuple[CellScor
     own, reference = normal
     fitted = fitted_reference(own)
     if reference is not None:
-        fitted = Reference(reference, NO_ROWS, "site")
+        fitted = Reference(reference, NO_ROWS, "laboratory")
     night = alone(None) if reference is not None else night_references(own, slides)
     start = 0
     for cells in slides:

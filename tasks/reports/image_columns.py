@@ -28,8 +28,8 @@ Pair = tuple[str | None, str | None]  # slide and patient
 class Provenance:
     """Hold the values shared by all rows of a batch's reports; ``scored_at`` is in UTC.
 
-    ``site`` names the site and its version; None without one. ``arithmetic`` says how the network
-    multiplied; only the report on batches has it.
+    ``laboratory`` names the laboratory and its version; None without one. ``arithmetic`` says how
+    the network multiplied; only the report on batches has it.
     """
 
     model: str
@@ -37,13 +37,13 @@ class Provenance:
     batch: str
     batch_date: date
     scored_at: datetime
-    site: str | None = None
+    laboratory: str | None = None
     arithmetic: str | None = None
 
     def to_columns(self, n: int) -> dict[str, pa.Array]:
         """Repeat the values in n rows, by column."""
         scalars = {
-            "site": pa.scalar(self.site, pa.string()),
+            "laboratory": pa.scalar(self.laboratory, pa.string()),
             "model": pa.scalar(self.model),
             "detector": pa.scalar(self.detector),
             "batch": pa.scalar(self.batch),

@@ -41,17 +41,17 @@ UNREADABLE = (
     *(SlideReason.MANY_FAILED, SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
 )
 
-# A site's own error rates were counted on slides with as many uncertain cells.
-UNREADABLE_AT_SITE = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
+# A laboratory's own error rates were counted on slides with as many uncertain cells.
+UNREADABLE_AT_LABORATORY = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
 
 
 @dataclass(frozen=True)
 class Counting:
     """Hold how cells are counted: error rates, and the red-cell count for densities.
 
-    Thresholds and their error rates apply to log-odds before a site adapts them; expected errors
-    use the site's adapted probabilities, if it has any. ``unreadable`` are the reasons that exclude
-    a slide.
+    Thresholds and their error rates apply to log-odds before a laboratory adapts them; expected
+    errors use the laboratory's adapted probabilities, if it has any. ``unreadable`` are the reasons
+    that exclude a slide.
     """
 
     answers: Answers
@@ -234,10 +234,10 @@ class CountTally:
     def _doubt(self, made_by: Provenance, *, shifted: bool) -> str | None:
         """Return why expected errors cannot be believed; None if they can.
 
-        Probabilities were calibrated on cells of fitted laboratories, unless the site has adapted
-        them.
+        Probabilities were calibrated on cells of fitted laboratories, unless the laboratory has
+        adapted them.
         """
-        if made_by.site is not None and self._counting.adaptation is None:
+        if made_by.laboratory is not None and self._counting.adaptation is None:
             return OTHER_LABORATORY
         return SHIFTED if shifted else None
 

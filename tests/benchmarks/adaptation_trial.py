@@ -21,8 +21,8 @@ from storage.models.classifiers import find_card
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
+from tasks.laboratories.adaptation import Labelled, try_adaptation
 from tasks.network.extraction import load_images
-from tasks.sites.adaptation import Labelled, try_adaptation
 from tests.support.paths import DATA
 
 Pixels = NDArray[np.uint8]

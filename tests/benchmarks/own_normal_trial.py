@@ -185,8 +185,10 @@ def home(today: Today, own: Own, test: Cells) -> None:
         row(name, *(spread([float(np.mean(x <= alpha)) for x in p]) for alpha in (0.05, 0.01)))
 
 
-def score(own: Own, cells: Cells, site: SlideNormal | None = None) -> Any:
-    return score_slide(own.priors, own.calibration, cells.taps, cells.predicted, own.choices, site)
+def score(own: Own, cells: Cells, laboratory: SlideNormal | None = None) -> Any:
+    return score_slide(
+        own.priors, own.calibration, cells.taps, cells.predicted, own.choices, laboratory
+    )
 
 
 def planted(today: Today, own: Own, test: Cells, sets: dict[str, Cells]) -> None:
@@ -241,10 +243,12 @@ def fields(today: Today, own: Own, cells: Cells) -> None:
     white, none = truth == "white", truth == "none"
     names = np.unique(cells.about["fields"])
 
-    def tell(name: str, slides: list[Rows], sites: Callable[[int], SlideNormal | None]) -> None:
+    def tell(
+        name: str, slides: list[Rows], laboratories: Callable[[int], SlideNormal | None]
+    ) -> None:
         p, flagged, levels, by_slide = np.full(len(cells), np.nan), [], [], []
         for number, rows in enumerate(slides):
-            found = score(own, cells.at(rows), sites(number))
+            found = score(own, cells.at(rows), laboratories(number))
             p[rows] = found.p_value
             flagged.append(found.shift_p_value <= 0.05)
             levels.append(found.level == "slide")
@@ -273,13 +277,15 @@ def fields(today: Today, own: Own, cells: Cells) -> None:
     rng = np.random.default_rng(0)
     every = [np.flatnonzero(cells.about["fields"] == name) for name in names]
     for size in (1, 3, 10, 30):
-        sites: list[SlideNormal] = []
+        laboratories: list[SlideNormal] = []
         for number in range(len(names)):
             others = rng.permutation(np.delete(np.arange(len(names)), number))
-            site = cells.at(np.concatenate([every[k] for k in others[:size]]))
+            laboratory = cells.at(np.concatenate([every[k] for k in others[:size]]))
             enough = replace(own.choices, least=8)
-            sites.append(slide_normal(own.priors, site.taps, site.predicted, enough))
-        tell(f"1 field, on {size} others commissioned", every, sites.__getitem__)
+            laboratories.append(
+                slide_normal(own.priors, laboratory.taps, laboratory.predicted, enough)
+            )
+        tell(f"1 field, on {size} others commissioned", every, laboratories.__getitem__)
 
 
 def rubbish(own: Own, sets: dict[str, Cells], test: Cells, trials: int = 20) -> None:

@@ -1,7 +1,7 @@
 """Score a night of slides whose features are made up, and tell what it took as one JSON object.
 
 ``python -m tests.benchmarks.second_stage STORE SLIDES CELLS``. The night lies in the store as the
-first stage leaves one; the detector is that of `tests.support.sites`.
+first stage leaves one; the detector is that of `tests.support.laboratories`.
 """
 
 import json
@@ -24,26 +24,26 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
-from tests.support import sites
+from tests.support import laboratories
 from tests.support.models import CLASSES, WHEN
 from tests.support.peak import peak, resident
 
 MODEL = ModelCard(
     created_at=WHEN, digest="m", name="m", network={"classes": list(CLASSES)},
-    preprocessing="RGB", tap_widths=sites.WIDTHS, temperature=1.0, split_by="patient",
+    preprocessing="RGB", tap_widths=laboratories.WIDTHS, temperature=1.0, split_by="patient",
     split={"train": [], "validation": [], "test": []}, training={}, metrics={}, versions={},
 )  # fmt: skip
 
 
 def keep_detector(store: Store) -> DetectorCard:
     """Keep a detector of 30 simulated slides, which knows how slides differ."""
-    content = arrays_to_bytes(sites.detector().to_arrays())
+    content = arrays_to_bytes(laboratories.detector().to_arrays())
     card = DetectorCard(
         created_at=WHEN, digest=digest_of(content), name="d", model=MODEL.name,
         model_digest=MODEL.digest, statistics_version=1,
         taps={
             tap: TapCard(width=width, shrinkage=0.0, condition_number=1.0, dead_units=0)
-            for tap, width in sites.WIDTHS.items()
+            for tap, width in laboratories.WIDTHS.items()
         },
         images=dict.fromkeys(CLASSES, 1_000), calibrated_by="patient", calibrating_groups=30,
         calibrating_images=2_000, alpha=0.05, uncertain_below=0.75, warnings=[], slides=30,
@@ -70,11 +70,11 @@ def make_night(store: Store, slides: int, cells: int, shard_rows: int) -> Batch:
     batch = freeze_batch(store, plan, pa.Table.from_arrays(columns, schema=SCHEMA))
     create_features(
         store, MODEL.name, batch.key, rows=rows, shard_rows=shard_rows,
-        tap_widths=sites.WIDTHS, classes=len(CLASSES),
+        tap_widths=laboratories.WIDTHS, classes=len(CLASSES),
         digests={"manifest": batch.manifest_digest, "model": MODEL.digest},
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    shifts = {tap: rng.normal(size=(slides, width)) for tap, width in sites.WIDTHS.items()}
+    shifts = {tap: rng.normal(size=(slides, width)) for tap, width in laboratories.WIDTHS.items()}
     for shard in batch.shards():
         own = number[shard.start : shard.stop]
         block = some_cells(rng, {tap: shift[own] for tap, shift in shifts.items()})
@@ -87,12 +87,16 @@ def make_night(store: Store, slides: int, cells: int, shard_rows: int) -> Batch:
 
 
 def some_cells(rng: np.random.Generator, shifts: dict[str, np.ndarray]) -> FeatureBlock:
-    """Make cells of the population of `tests.support.sites`, each shifted (n, d) as its slide."""
+    """Make cells of the population of `tests.support.laboratories`, each shifted (n, d) as its
+    slide.
+    """
     n = len(next(iter(shifts.values())))
     classes = rng.integers(0, len(CLASSES), n)
     return FeatureBlock(
         taps={
-            tap: (sites.MEANS[tap][classes] + shift + rng.normal(size=shift.shape)).astype("f4")
+            tap: (laboratories.MEANS[tap][classes] + shift + rng.normal(size=shift.shape)).astype(
+                "f4"
+            )
             for tap, shift in shifts.items()
         },
         logits=np.where(classes[:, np.newaxis] == [0, 1], 4, -4).astype(np.float32),

@@ -43,7 +43,7 @@ def hexadecimal(digests: bytes) -> pa.Array:
 def night(number: int, day: date, rows: int = ROWS) -> pa.Table:
     """Make a night's report as plausible as random numbers make it, sorted by slide.
 
-    Its cells are whole files, so what tells of a region is null, and so is the site.
+    Its cells are whole files, so what tells of a region is null, and so is the laboratory.
     """
     rng = np.random.default_rng(number)
     slide = (np.arange(rows) // CELLS_PER_SLIDE).astype(np.int32)

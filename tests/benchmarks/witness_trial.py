@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
-from flows.jobs.site_slides import fitted_classes
+from flows.jobs.laboratory_slides import fitted_classes
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card
@@ -34,7 +34,7 @@ from tasks.detector.detector import Detector
 from tasks.detector.probabilities import UNCHANGED, log_odds
 from tasks.detector.slides.distance import Taps
 from tasks.detector.witnesses import Discriminant, Witnesses, shifts
-from tasks.sites.adaptation import Change, Fitted, Labelled, try_adaptation
+from tasks.laboratories.adaptation import Change, Fitted, Labelled, try_adaptation
 from tests.support.boxes import overlap
 
 STAGES = ("ring", "trophozoite", "schizont", "gametocyte")

@@ -1,4 +1,4 @@
-"""Commissioning a site, screening there, and taking a night out, on real Dask workers."""
+"""Commissioning a laboratory, screening there, and taking a night out, on real Dask workers."""
 
 import shutil
 from pathlib import Path
@@ -13,28 +13,28 @@ from scipy.special import logit
 
 from flows.commands.status import status, verify
 from flows.commission import commission
+from flows.commissioning.versions import LaboratoryError
 from flows.evaluate import evaluate
 from flows.fit import fit, retract
-from flows.jobs.site_slides import Added
+from flows.jobs.laboratory_slides import Added
 from flows.screen import screen
 from flows.settings import Settings
-from flows.sites.versions import SiteError
 from flows.stages import full_spectrum as planted_stage
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
-from storage.models.sites import (
-    find_site,
+from storage.models.laboratories import (
+    find_laboratory,
+    load_laboratory,
+    load_laboratory_arrays,
+    load_laboratory_version,
     load_night,
-    load_site,
-    load_site_arrays,
-    load_site_version,
-    save_site,
+    save_laboratory,
 )
 from storage.records import now
 from storage.retention import expired_features
 from storage.store import Store, StoreError
-from tasks.evaluation.planted import OWN_NORMAL, POPULATION, SITE_NORMAL
+from tasks.evaluation.planted import LABORATORY_NORMAL, OWN_NORMAL, POPULATION
 from tasks.images.listing import SourceError
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
@@ -73,10 +73,12 @@ def lab(with_slides: Settings, tmp_path: Path) -> Settings:
     return copied(with_slides, tmp_path / "store")
 
 
-def test_a_site_is_commissioned_screened_at_and_loses_a_night(nights: Path, lab: Settings) -> None:
+def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
+    nights: Path, lab: Settings
+) -> None:
     store = Store(lab.store)
-    first = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
-    assert (first.site, first.nights, first.slides) == ("lab/v0001", 1, 8)
+    first = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    assert (first.laboratory, first.nights, first.slides) == ("lab/v0001", 1, 8)
     assert "guess" in first.warnings[0]
     assert first.diagnosis in {"accepted", "not accepted"}
     assert first.report is not None
@@ -84,112 +86,116 @@ def test_a_site_is_commissioned_screened_at_and_loses_a_night(nights: Path, lab:
     assert "lab/v0001" in page
     figures = pq.read_table(first.report.replace(".html", ".parquet")).to_pylist()
     assert {row["part"] for row in figures} == {"false alarms", "caught", "diagnosis"}
-    again = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    again = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
     assert "counts once" in again.changed
-    assert again.site == "lab/v0001"
+    assert again.laboratory == "lab/v0001"
 
-    second = commission(str(nights / "june"), site="lab", batch="june", settings=lab)
-    assert (second.site, second.nights, second.slides) == ("lab/v0002", 2, 16)
+    second = commission(str(nights / "june"), laboratory="lab", batch="june", settings=lab)
+    assert (second.laboratory, second.nights, second.slides) == ("lab/v0002", 2, 16)
 
-    night = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
-    assert night.site == "lab/v0002"
+    night = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
+    assert night.laboratory == "lab/v0002"
     for kind in ("images", "slides", "batches"):
         (file,) = (Path(lab.store) / "reports" / kind).rglob("july.parquet")
-        assert set(pq.ParquetFile(file).read()["site"].to_pylist()) == {"lab/v0002"}
+        assert set(pq.ParquetFile(file).read()["laboratory"].to_pylist()) == {"lab/v0002"}
     (seal,) = list_seals(store, load_batch(store, "july"))
-    assert seal.site == "lab/v0002"
-    assert "--site lab" in Path(night.page).read_text()
+    assert seal.laboratory == "lab/v0002"
+    assert "--laboratory lab" in Path(night.page).read_text()
 
-    left = retract(site="lab", batch="june", settings=lab)
+    left = retract(laboratory="lab", batch="june", settings=lab)
     assert left.text().startswith("batch june taken out of laboratory lab")
-    before, after = (load_site_arrays(store, card(store, n)) for n in (1, 3))
+    before, after = (load_laboratory_arrays(store, card(store, n)) for n in (1, 3))
     assert before.keys() == after.keys()
     for name in before:
         assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
     # A repeated night keeps the version that it was screened with.
-    repeated = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
+    repeated = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
     assert repeated.repeated
-    assert repeated.site == "lab/v0002"
-    (row,) = status(settings=lab).sites
-    assert (row["site"], row["version"], row["nights"]) == ("lab", "v0003", "1")
+    assert repeated.laboratory == "lab/v0002"
+    (row,) = status(settings=lab).laboratories
+    assert (row["laboratory"], row["version"], row["nights"]) == ("lab", "v0003", "1")
     assert verify(settings=lab).damaged == []
     kept = {found.batch.name for found in expired_features(store, now())}
     assert "may" not in kept
 
 
-def test_negative_slides_give_a_site_error_rates_of_its_own(nights: Path, lab: Settings) -> None:
+def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
+    nights: Path, lab: Settings
+) -> None:
     store, healthy = Store(lab.store), str(nights / "healthy")
     for wrong, said in (("all", "labelled Parasitized"), ("nobody", "no slide or patient nobody")):
-        with pytest.raises(SiteError, match=said):
+        with pytest.raises(LaboratoryError, match=said):
             commission(str(nights / "may"), "lab", "may", negative=wrong, settings=lab)
-    first = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    first = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
     assert first.false_positives is None
-    assert load_site(store, "lab").counting is None
-    without = screen(str(nights / "july"), batch="before", site="lab", settings=lab)
+    assert load_laboratory(store, "lab").counting is None
+    without = screen(str(nights / "july"), batch="before", laboratory="lab", settings=lab)
     assert set(without.patients) == {"indeterminate"}
 
     outcome = commission(healthy, "lab", "healthy", negative="all", settings=lab)
-    site = load_site(store, "lab")
-    (known,) = (Added.from_arrays(load_night(store, "lab", n)).errors for n in site.nights[1:])
+    laboratory = load_laboratory(store, "lab")
+    (known,) = (
+        Added.from_arrays(load_night(store, "lab", n)).errors for n in laboratory.nights[1:]
+    )
     assert (len(known.slides), known.positives.sum()) == (2, 0)
     # As many as a screened night would read.
     night = screen(healthy, batch="screened", settings=lab)
     (file,) = (Path(lab.store) / "reports" / "slides").rglob("screened.parquet")
     assert known.negatives.sum() == sum(pq.read_table(file)["cells_read"].to_pylist())
-    detector = load_detector_card(store, site.detector)
-    assert site.counting is not None
+    detector = load_detector_card(store, laboratory.detector)
+    assert laboratory.counting is not None
     assert detector.counting is not None
-    used, fitted = site.counting.counting, detector.counting.counting
+    used, fitted = laboratory.counting.counting, detector.counting.counting
     assert used.log_odds == fitted.log_odds
     assert used.false_positives.slides == 2
-    assert "2 slides are known to be negative" in site.warnings[-1]
+    assert "2 slides are known to be negative" in laboratory.warnings[-1]
     assert "by 2 negative slides" in outcome.text()
     # Labelled parasites of the first night tell the sensitivity.
     assert used.sensitivity.slides == 2
     assert outcome.report is not None
-    assert "false positives, the site" in Path(outcome.report).read_text()
+    assert "false positives, the laboratory" in Path(outcome.report).read_text()
 
-    night = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
+    night = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
     (file,) = (Path(lab.store) / "reports" / "patients").rglob("july.parquet")
     assert "error rates unknown" not in str(pq.read_table(file)["call_reasons"].to_pylist())
-    assert "2 negative slides of the site" in Path(night.page).read_text()
+    assert "2 negative slides of the laboratory" in Path(night.page).read_text()
 
     same = commission(healthy, "lab", "healthy", settings=lab)
     assert "counts once" in same.changed
     commission(healthy, "lab", "healthy", negative="none", settings=lab)
-    assert load_site(store, "lab").counting is None
+    assert load_laboratory(store, "lab").counting is None
     commission(healthy, "lab", "healthy", negative="all", settings=lab)
-    assert load_site(store, "lab").counting == site.counting
-    retract(site="lab", batch="healthy", settings=lab)
-    assert load_site(store, "lab").counting is None
+    assert load_laboratory(store, "lab").counting == laboratory.counting
+    retract(laboratory="lab", batch="healthy", settings=lab)
+    assert load_laboratory(store, "lab").counting is None
     assert verify(settings=lab).damaged == []
 
 
-def test_labelled_cells_adapt_the_diagnosis_of_a_sites_nights_and_not_its_counts(
+def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its_counts(
     nights: Path, lab: Settings
 ) -> None:
     store = Store(lab.store)
-    outcome = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
-    site = load_site(store, "lab")
-    assert site.adaptation is not None
-    assert (site.adaptation.cells, site.adaptation.slides) == (72, 2)
+    outcome = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    laboratory = load_laboratory(store, "lab")
+    assert laboratory.adaptation is not None
+    assert (laboratory.adaptation.cells, laboratory.adaptation.slides) == (72, 2)
     assert "adapted by 72 labelled cells" in outcome.text()
     assert outcome.report is not None
     assert "adapted by 72 labelled cells" in Path(outcome.report).read_text()
-    commission(str(nights / "june"), site="lab", batch="june", settings=lab)
-    both = load_site(store, "lab").adaptation
+    commission(str(nights / "june"), laboratory="lab", batch="june", settings=lab)
+    both = load_laboratory(store, "lab").adaptation
     assert both is not None
     assert (both.cells, both.slides) == (144, 4)
-    retract(site="lab", batch="june", settings=lab)
-    assert load_site(store, "lab").adaptation == site.adaptation
+    retract(laboratory="lab", batch="june", settings=lab)
+    assert load_laboratory(store, "lab").adaptation == laboratory.adaptation
 
     def at(version: int, **changed: Any) -> pa.Table:
-        """Screen July at the site, had its labels told this."""
-        assert site.adaptation is not None
-        told = site.adaptation.model_copy(update=changed)
+        """Screen July at the laboratory, had its labels told this."""
+        assert laboratory.adaptation is not None
+        told = laboratory.adaptation.model_copy(update=changed)
         made = card(store, 1).model_copy(update={"version": version, "adaptation": told})
-        save_site(store, made, store.read_bytes(*site.folder, "site.safetensors"))
-        screen(str(nights / "july"), batch=f"july{version}", site="lab", settings=lab)
+        save_laboratory(store, made, store.read_bytes(*laboratory.folder, "laboratory.safetensors"))
+        screen(str(nights / "july"), batch=f"july{version}", laboratory="lab", settings=lab)
         (file,) = (Path(lab.store) / "reports" / "images").rglob(f"july{version}.parquet")
         return pq.ParquetFile(file).read().sort_by("uri")
 
@@ -210,104 +216,108 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_sites_nights_and_not_its_counts
     assert "other laboratory" not in slides[1]["expected_doubt"].to_pylist()
 
 
-def test_an_image_counts_once_at_a_site_whatever_its_batch(
+def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(
     nights: Path, lab: Settings, tmp_path: Path
 ) -> None:
     store = Store(lab.store)
-    first = commission(str(nights / "may"), site="lab", batch="may", settings=lab)
+    first = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
     for name, size in (("again", 72), ("part", 40)):
         for file in sorted((nights / "may").rglob("*.png"))[:size]:
             (tmp_path / name / file.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, tmp_path / name / file.parent.name)
-    again = commission(str(tmp_path / "again"), site="lab", batch="again", settings=lab)
+    again = commission(str(tmp_path / "again"), laboratory="lab", batch="again", settings=lab)
     assert (again.nights, again.slides, again.cells) == (1, first.slides, first.cells)
-    assert [night.batch for night in load_site(store, "lab").nights] == ["again"]
-    with pytest.raises(SiteError, match="40 of 40 images of batch part are in night again"):
-        commission(str(tmp_path / "part"), site="lab", batch="part", settings=lab)
-    assert load_site(store, "lab").version == 2
+    assert [night.batch for night in load_laboratory(store, "lab").nights] == ["again"]
+    with pytest.raises(LaboratoryError, match="40 of 40 images of batch part are in night again"):
+        commission(str(tmp_path / "part"), laboratory="lab", batch="part", settings=lab)
+    assert load_laboratory(store, "lab").version == 2
 
 
-def test_an_evaluation_judges_slides_at_a_site_without_the_images_of_its_nights(
+def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_nights(
     nights: Path, lab: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(planted_stage, "warn", told.append)
-    commission(str(nights / "may"), site="lab", batch="may", settings=lab)
-    screened = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
+    commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    screened = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
     for name in ("may", "july"):
         shutil.copytree(nights / name, tmp_path / "ward", dirs_exist_ok=True)
     outcome = evaluate(
         str(nights / "june"),
-        site="lab",
+        laboratory="lab",
         ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
         attacks=["fgsm"],
         attacked=2,
         settings=lab,
     )
-    assert (outcome.site, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)
+    assert (outcome.laboratory, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)
     assert "without 144 images of its nights" in outcome.text()
     assert told == ["known: no image is left to judge, so nothing is said of its slides"]
     metrics = pq.read_table(outcome.metrics).to_pandas()
     by_slide = metrics[metrics.group == "slides as they are"]
     assert set(by_slide.set) == {"unseen patients", "ward"}
     alarms = by_slide[(by_slide.metric == "mean at 0.05") & (by_slide.set == "ward")]
-    assert set(alarms.detector) == {OWN_NORMAL, SITE_NORMAL, POPULATION}
+    assert set(alarms.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
     assert set(alarms.negatives) == {2}
-    # It is what `screen --site` says of the patients that are not of the site's night.
+    # It is what `screen --laboratory` says of the patients that are not of the laboratory's night.
     report = pq.read_table(screened.report).to_pandas()
     called = (report.p_value <= 0.05).groupby(report.patient_id.astype(str)).mean()
-    (at_site,) = alarms.value[alarms.detector == SITE_NORMAL]
-    assert at_site == pytest.approx(called.mean())
+    (at_laboratory,) = alarms.value[alarms.detector == LABORATORY_NORMAL]
+    assert at_laboratory == pytest.approx(called.mean())
     shifted = by_slide[(by_slide.metric == "slides shifted") & (by_slide.set == "ward")]
-    assert set(shifted.detector) == {OWN_NORMAL, SITE_NORMAL}
+    assert set(shifted.detector) == {OWN_NORMAL, LABORATORY_NORMAL}
     planted = metrics[(metrics.group == "planted in slides") & (metrics.against == "10% of ward")]
-    assert set(planted.detector) == {OWN_NORMAL, SITE_NORMAL, POPULATION}
+    assert set(planted.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
     for text in (Path(outcome.report), Path(outcome.report).with_suffix(".md")):
         assert "lab/v0001" in text.read_text()
         assert "144" in text.read_text()
     with pytest.raises(StoreError, match="was commissioned with detector"):
-        evaluate(str(nights / "june"), site="lab", detector="tiny-v0001", settings=lab)
+        evaluate(str(nights / "june"), laboratory="lab", detector="tiny-v0001", settings=lab)
 
 
 def card(store: Store, version: int) -> Any:
-    return load_site_version(store, "lab", version)
+    return load_laboratory_version(store, "lab", version)
 
 
 def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"no site .moon. in .*slidewatch commission"):
-        screen(str(nights / "july"), batch="july", site="moon", settings=lab)
-    with pytest.raises(StoreError, match="is no site name"):
-        commission(str(nights / "may"), site="../lab", settings=lab)
+    with pytest.raises(StoreError, match=r"no laboratory .moon. in .*slidewatch commission"):
+        screen(str(nights / "july"), batch="july", laboratory="moon", settings=lab)
+    with pytest.raises(StoreError, match="is no laboratory name"):
+        commission(str(nights / "may"), laboratory="../lab", settings=lab)
     (tmp_path / "empty").mkdir()
-    with pytest.raises((SiteError, SourceError)):
-        commission(str(tmp_path / "empty"), site="lab", settings=lab)
-    assert find_site(Store(lab.store), "lab") is None
+    with pytest.raises((LaboratoryError, SourceError)):
+        commission(str(tmp_path / "empty"), laboratory="lab", settings=lab)
+    assert find_laboratory(Store(lab.store), "lab") is None
 
 
-def test_a_site_of_another_detector_or_model_is_refused(nights: Path, lab: Settings) -> None:
+def test_a_laboratory_of_another_detector_or_model_is_refused(nights: Path, lab: Settings) -> None:
     store = Store(lab.store)
-    commission(str(nights / "may"), site="lab", batch="may", settings=lab)
-    known = load_site(store, "lab")
-    with pytest.raises(SiteError, match="the only night of site lab"):
-        retract(site="lab", batch="may", settings=lab)
-    with pytest.raises(SiteError, match="night never is not in lab/v0001; there are: may"):
-        retract(site="lab", batch="never", settings=lab)
+    commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    known = load_laboratory(store, "lab")
+    with pytest.raises(LaboratoryError, match="the only night of laboratory lab"):
+        retract(laboratory="lab", batch="may", settings=lab)
+    with pytest.raises(LaboratoryError, match="night never is not in lab/v0001; there are: may"):
+        retract(laboratory="lab", batch="never", settings=lab)
     later = fit(str(nights / "june"), batch="more", settings=lab)
     assert later.detector is not None
     with pytest.raises(StoreError, match="was commissioned with detector"):
         screen(
-            str(nights / "july"), batch="july", site="lab", detector=later.detector, settings=lab
+            str(nights / "july"),
+            batch="july",
+            laboratory="lab",
+            detector=later.detector,
+            settings=lab,
         )
-    night = screen(str(nights / "july"), batch="july", site="lab", settings=lab)
+    night = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
     assert night.detector == known.detector
     # Commissioned again, earlier nights are learned anew with the newer detector.
     both = commission(
-        str(nights / "july"), site="lab", batch="july", detector=later.detector, settings=lab
+        str(nights / "july"), laboratory="lab", batch="july", detector=later.detector, settings=lab
     )
-    assert (both.site, both.nights) == ("lab/v0002", 2)
-    assert load_site(store, "lab").detector == later.detector
+    assert (both.laboratory, both.nights) == ("lab/v0002", 2)
+    assert load_laboratory(store, "lab").detector == later.detector
     other = known.model_copy(update={"version": 3, "model_digest": "other"})
-    save_site(store, other, store.read_bytes(*known.folder, "site.safetensors"))
-    with pytest.raises(StoreError, match="choose another --site for another model"):
-        commission(str(nights / "june"), site="lab", batch="june", settings=lab)
+    save_laboratory(store, other, store.read_bytes(*known.folder, "laboratory.safetensors"))
+    with pytest.raises(StoreError, match="choose another --laboratory for another model"):
+        commission(str(nights / "june"), laboratory="lab", batch="june", settings=lab)
     assert np.isfinite(list(both.false_alarms.values())).all()

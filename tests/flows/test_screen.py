@@ -62,7 +62,7 @@ def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -
     row = next(row for row in rows_of(outcome) if row["status"] == "scored")
     empty = {name for name, value in row.items() if value is None}
     alone = {"network_probability", "statistics_probability"}  # too few cells are unseen for two
-    assert empty <= {"label", "failure", "review_reason", "site", *PIECE, *alone}
+    assert empty <= {"label", "failure", "review_reason", "laboratory", *PIECE, *alone}
 
 
 def test_planted_images_are_more_abnormal_than_cells(images: Path, ready: Settings) -> None:

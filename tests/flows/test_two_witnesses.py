@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from flows.commission import commission
+from flows.commissioning import versions
 from flows.fit import fit, retract
 from flows.jobs.fitting.fitted_rows import slides_of_version
-from flows.jobs.verified import load_site_normal
+from flows.jobs.verified import load_laboratory_normal
 from flows.screen import screen
 from flows.settings import Settings
-from flows.sites import versions
 from flows.train import train
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card
 from storage.models.detectors import load_detector, load_detector_card
-from storage.models.sites import load_site
+from storage.models.laboratories import load_laboratory
 from storage.reports.sql import answer
 from storage.store import Store
 from tasks.detector.detector import Detector
 from tasks.detector.verdict import Reason
 from tasks.detector.witnesses import Witnesses, discriminant
-from tasks.sites.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
+from tasks.laboratories.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
 
@@ -146,15 +146,15 @@ def lab(made: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sett
     return copied(made, tmp_path / "lab")
 
 
-def test_labelled_cells_of_a_site_are_class_statistics_there(
+def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
     made: Settings, lab: Settings, tmp_path: Path
 ) -> None:
     store, fitted = Store(lab.store), of(made)
     may = cells(tmp_path / "may", 3, 100, 11)
-    outcome = commission(may, site="lab", batch="may", settings=lab)
+    outcome = commission(may, laboratory="lab", batch="may", settings=lab)
     assert "adapted by the class statistics of 120 labelled cells" in outcome.text()
-    first = load_site(store, "lab")
-    known = load_site_normal(store, first).discriminant
+    first = load_laboratory(store, "lab")
+    known = load_laboratory_normal(store, first).discriminant
     assert known is not None
     assert first.adaptation is not None
     assert first.adaptation.statistics
@@ -162,18 +162,18 @@ def test_labelled_cells_of_a_site_are_class_statistics_there(
         mine, theirs = (w / np.linalg.norm(w) for w in (weights, fitted.discriminant.weights[tap]))
         assert 0.5 < mine @ theirs < 1 - 1e-6
     # A night of its own adds its cells, and takes them out again to the last bit.
-    commission(cells(tmp_path / "june", 3, 200, 12), site="lab", batch="june", settings=lab)
-    other = load_site_normal(store, load_site(store, "lab")).discriminant
+    commission(cells(tmp_path / "june", 3, 200, 12), laboratory="lab", batch="june", settings=lab)
+    other = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
     assert other is not None
     assert other.offset != known.offset
-    retract(site="lab", batch="june", settings=lab)
-    last = load_site_normal(store, load_site(store, "lab")).discriminant
+    retract(laboratory="lab", batch="june", settings=lab)
+    last = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
     assert last is not None
     for name, values in known.to_arrays().items():
         np.testing.assert_array_equal(last.to_arrays()[name], values)
 
     before = rows(lab)
-    screen(str(Path(made.store).parent / "night"), batch="there", site="lab", settings=lab)
+    screen(str(Path(made.store).parent / "night"), batch="there", laboratory="lab", settings=lab)
     there = rows(lab, "there")
     np.testing.assert_array_equal(there["network_probability"], before["network_probability"])
     assert (there["statistics_probability"] != before["statistics_probability"]).any()

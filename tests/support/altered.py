@@ -7,8 +7,8 @@ import numpy as np
 
 from tasks.detector.slides.floor import Floor, fit_floor, residuals
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.sites.learning import SlideCells
-from tests.support.sites import WIDTHS, detector, slide
+from tasks.laboratories.learning import SlideCells
+from tests.support.laboratories import WIDTHS, detector, slide
 
 FEATURES = sum(WIDTHS.values())
 # Laboratories differ in three directions, by a deviation of 8 where cells vary by 1.

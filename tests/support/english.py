@@ -33,8 +33,8 @@ ASKING = ("ask", "asks", "change", "changes", "check", "checks", "decide", "deci
           "record", "records", "said", "say", "says", "see", "sees", "show", "shows",
           "understand")  # fmt: skip
 QUESTION = "".join(rf"(?<!\b{word} )" for word in ASKING)
-PLURALS = "slides|images|cells|patients|batches|fields|sites|rows|files|nights"
-ONES = "cell|slide|file|worker|thread|shard|class|tap|patient|batch|field|row|image|line|site"
+PLURALS = "slides|images|cells|patients|batches|fields|laboratories|rows|files|nights"
+ONES = "cell|slide|file|worker|thread|shard|class|tap|patient|batch|field|row|image|line|laboratory"
 MORE = "more|less|fewer|larger|smaller|higher|lower|longer|shorter|better|worse"
 OLD = r"lest|whence|anew(?!:)|therein|thereof|whereof|thereby|nought"
 

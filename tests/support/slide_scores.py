@@ -35,10 +35,10 @@ def score_slide(
     taps: Taps,
     predicted: NDArray[np.integer],
     choices: Choices | None = None,
-    site: SlideNormal | None = None,
+    laboratory: SlideNormal | None = None,
 ) -> SlideScores:
     """Score the cells of a slide, and the slide."""
-    normal = slide_normal(priors, taps, predicted, choices, site)
+    normal = slide_normal(priors, taps, predicted, choices, laboratory)
     deviations = standardised_distances(normal, taps, predicted, normal.kept)
     scores, p = cell_scores(calibration, normal, deviations)
     t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.jobs.site_slides import Added
-from flows.stages.counting.chosen_thresholds import load_error_rates, load_site_rates
+from flows.jobs.laboratory_slides import Added
+from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
 from flows.stages.counting.error_counts import kept_errors
 from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
-from storage.models.sites import load_night, load_site
+from storage.models.laboratories import load_laboratory, load_night
 from storage.models.statistics import latest_statistics
 from storage.parquet import read_table
 from storage.reports.sql import answer
@@ -41,19 +41,19 @@ def test_error_counts_and_rates_open(version: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_a_site_knows_of_its_errors_opens(version: str, tmp_path: Path) -> None:
+def test_what_a_laboratory_knows_of_its_errors_opens(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
-    site = load_site(store, slides.SITE)
-    (night,) = site.nights
-    added = Added.from_arrays(load_night(store, slides.SITE, night))
+    laboratory = load_laboratory(store, slides.LABORATORY)
+    (night,) = laboratory.nights
+    added = Added.from_arrays(load_night(store, slides.LABORATORY, night))
     errors, labelled = added.errors, added.labelled
-    rates = load_site_rates(store, site)
-    assert (site.counting, night.negative) == (counts.CARD, ("S1",))
+    rates = load_laboratory_rates(store, laboratory)
+    assert (laboratory.counting, night.negative) == (counts.CARD, ("S1",))
     assert errors.negatives.tolist() == [40, 60]
     assert rates is not None
     assert rates.counting.log_odds == 2.5
-    assert site.adaptation is not None
-    assert site.adaptation.model_copy(update={"statistics": False}) == counts.ADAPTATION
+    assert laboratory.adaptation is not None
+    assert laboratory.adaptation.model_copy(update={"statistics": False}) == counts.ADAPTATION
     assert (labelled.log_odds.tolist(), labelled.slides) == ([-1.0, 0.5], errors.slides)
 
 

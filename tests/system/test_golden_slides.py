@@ -1,4 +1,4 @@
-"""The golden store knows slides and a site, whose values must open for ever, too."""
+"""The golden store knows slides and a laboratory, whose values must open for ever, too."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.jobs.site_slides import Added
+from flows.jobs.laboratory_slides import Added
 from storage.batches.features import decoded_by
 from storage.batches.ledger import (
     is_announced,
@@ -17,11 +17,11 @@ from storage.batches.ledger import (
 )
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector, load_detector_card
-from storage.models.sites import (
+from storage.models.laboratories import (
     detector_at,
+    load_laboratory,
+    load_laboratory_arrays,
     load_night,
-    load_site,
-    load_site_arrays,
 )
 from storage.models.statistics import latest_statistics, load_moments
 from storage.parquet import read_table
@@ -34,8 +34,8 @@ from tasks.detector.slides.distance import SlideNormal, standardised_distances
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import slide_normal
 from tasks.detector.slides.own_normal import Shift, cell_scores, slide_shift
+from tasks.laboratories.learning import LaboratoryNormal
 from tasks.reports.night.summary import BatchSummary
-from tasks.sites.learning import SiteNormal
 from tasks.types import Light
 from tests.system.golden import make_golden as golden
 from tests.system.golden import slides
@@ -48,7 +48,7 @@ from tests.system.golden.stores import (
     copies,
 )
 
-# Their detectors know how slides differ, and they have a site.
+# Their detectors know how slides differ, and they have a laboratory.
 of_slides = copies(VERSIONS)
 
 TAPS = {tap: values[:4] for tap, values in golden.BLOCK.taps.items()}
@@ -98,14 +98,18 @@ def test_a_detector_that_knows_slides_scores_as_it_did(of_slides: Store) -> None
     assert shift == Shift(4, pytest.approx(np.log(1 / 20)), 10 / 16, False, "layer1")
 
 
-def test_a_site_opens_and_scores_as_it_did(of_slides: Store) -> None:
-    card, site = detector_at(of_slides, None, slides.SITE)
-    assert site == load_site(of_slides, slides.SITE)
-    assert (site.label, site.detector) == (slides.LABEL, card.name)
-    assert (site.slides, site.cells, site.false_alarms) == (2, 5, {"0.05": 0.0625})
-    arrays = load_site_arrays(of_slides, site)
-    assert_same({name: arrays[name] for name in slides.AT_SITE}, slides.AT_SITE)
-    normal = SiteNormal.from_arrays(arrays)
+def test_a_laboratory_opens_and_scores_as_it_did(of_slides: Store) -> None:
+    card, laboratory = detector_at(of_slides, None, slides.LABORATORY)
+    assert laboratory == load_laboratory(of_slides, slides.LABORATORY)
+    assert (laboratory.label, laboratory.detector) == (slides.LABEL, card.name)
+    assert (laboratory.slides, laboratory.cells, laboratory.false_alarms) == (
+        2,
+        5,
+        {"0.05": 0.0625},
+    )
+    arrays = load_laboratory_arrays(of_slides, laboratory)
+    assert_same({name: arrays[name] for name in slides.AT_LABORATORY}, slides.AT_LABORATORY)
+    normal = LaboratoryNormal.from_arrays(arrays)
     # By hand: S is I / 4 at layer1 and 1 at layer2.
     found, p = chances(normal.own, normal.reference)
     np.testing.assert_allclose(found, [1 / 4, 5 / 4, 1 / 4, 13 / 4])
@@ -115,12 +119,12 @@ def test_a_site_opens_and_scores_as_it_did(of_slides: Store) -> None:
     assert shift == Shift(4, pytest.approx(np.log(1 / 8)), 1 / 4, True, "layer1")
 
 
-def test_the_night_of_a_site_opens(of_slides: Store) -> None:
-    (night,) = load_site(of_slides, slides.SITE).nights
+def test_the_night_of_a_laboratory_opens(of_slides: Store) -> None:
+    (night,) = load_laboratory(of_slides, slides.LABORATORY).nights
     batch = load_batch(of_slides, night.batch, night.attempt)
     assert night.manifest_digest == batch.manifest_digest
     assert (night.slides, night.cells) == (2, 5)
-    arrays = load_night(of_slides, slides.SITE, night)
+    arrays = load_night(of_slides, slides.LABORATORY, night)
     assert_same({name: arrays[name] for name in slides.NIGHT}, slides.NIGHT)
     added = Added.from_arrays(arrays)
     assert added.statistics.n.tolist() == [[1, 1], [1, 2]]
@@ -128,11 +132,11 @@ def test_the_night_of_a_site_opens(of_slides: Store) -> None:
     assert added.normal.rows.tolist() == [0, 1, 3]
 
 
-def test_the_reports_of_a_site_open(of_slides: Store) -> None:
+def test_the_reports_of_a_laboratory_open(of_slides: Store) -> None:
     batch = load_batch(of_slides, "night")
     seal = read_seal(of_slides, batch, slides.KEY)
     assert seal is not None
-    assert (seal.site, seal.key) == (slides.LABEL, slides.KEY)
+    assert (seal.laboratory, seal.key) == (slides.LABEL, slides.KEY)
     assert screening_version(of_slides, batch, slides.KEY, 9) == 1
     assert is_announced(of_slides, batch, seal)
     images = read_table(of_slides, *PATH, columns=list(slides.IMAGES)).to_pydict()
@@ -144,21 +148,23 @@ def test_the_reports_of_a_site_open(of_slides: Store) -> None:
         assert read_table(of_slides, *path, columns=list(values)).to_pydict() == values
     row = read_table(of_slides, *report_path("night", golden.DAY, BATCHES)).to_pylist()[0]
     night = BatchSummary.parse(row)
-    assert (night.light, night.site, night.slides_shifted) == (Light.AMBER, slides.LABEL, 1)
+    assert (night.light, night.laboratory, night.slides_shifted) == (Light.AMBER, slides.LABEL, 1)
     assert night.tap_scores == {"layer1": (1, 3), "layer2": (4, 0)}
     assert night.bins == ((0, 0.25, 0.5, 0.75, 1), (-1, 0, 1))
-    sql = "select i.site, s.shift from images i join slides s using (slide_id) where i.abnormal"
+    sql = (
+        "select i.laboratory, s.shift from images i join slides s using (slide_id) where i.abnormal"
+    )
     with answer(of_slides, sql) as found:
-        assert found.read_all().to_pylist() == [{"site": slides.LABEL, "shift": -2.0}]
-    sql = "select name, nights, cells, false_alarms_05, false_alarms_01 from sites"
+        assert found.read_all().to_pylist() == [{"laboratory": slides.LABEL, "shift": -2.0}]
+    sql = "select name, nights, cells, false_alarms_05, false_alarms_01 from laboratories"
     with answer(of_slides, sql) as found:
         assert [tuple(row.values()) for row in found.read_all().to_pylist()] == [
-            (slides.SITE, 1, 5, 0.0625, None)
+            (slides.LABORATORY, 1, 5, 0.0625, None)
         ]
 
 
 OF_SLIDES: dict[str, Callable[[Store], object]] = {
-    "sites/kampala/v0001/card.json": lambda store: load_site(store, slides.SITE),
+    "laboratories/kampala/v0001/card.json": lambda store: load_laboratory(store, slides.LABORATORY),
     "batches/night/announced/{key}.json": lambda store: [
         is_announced(store, load_batch(store, "night"), seal)
         for seal in list_seals(store, load_batch(store, "night"))
@@ -168,7 +174,7 @@ OF_SLIDES: dict[str, Callable[[Store], object]] = {
 
 @pytest.mark.parametrize("path", OF_SLIDES)
 @STRANGE
-def test_what_a_newer_slidewatch_wrote_of_slides_and_sites_is_refused(
+def test_what_a_newer_slidewatch_wrote_of_slides_and_laboratories_is_refused(
     of_slides: Store, path: str, strange: dict[str, int]
 ) -> None:
     assert_newer_is_refused(of_slides, path, OF_SLIDES[path], strange)

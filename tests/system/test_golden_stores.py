@@ -31,7 +31,7 @@ from storage.batches.ledger import (
 from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
 from storage.models.classifiers import ModelCard, find_card, load_weights
 from storage.models.detectors import DetectorCard, load_detector, load_detector_card
-from storage.models.sites import SiteCard
+from storage.models.laboratories import LaboratoryCard
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.parquet import read_footer, read_table
 from storage.records import OWN_DIGEST, Record
@@ -155,7 +155,7 @@ def test_the_detector_opens_and_scores_as_it_did(old: Store) -> None:
     assert (card.alpha, card.uncertain_below, card.warnings) == (0.05, 0.75, ["it is tiny"])
     assert card.taps["layer1"].shrinkage == 0.125
     arrays = load_detector(old, card)
-    own = slides.OWN if old.exists("sites") else {}
+    own = slides.OWN if old.exists("laboratories") else {}
     own |= counts.RATES if card.counting else {}
     own |= floors.FLOOR if card.floor else {}
     own |= witnesses.WITNESSES if card.witnesses else {}
@@ -194,7 +194,7 @@ WRITTEN: dict[str, type[Record]] = {
     f"batches/night/announced/{slides.KEY}.json": Announced,
     "statistics/golden/v0001/lineage.json": Lineage,
     "detectors/golden/card.json": DetectorCard,
-    "sites/kampala/v0001/card.json": SiteCard,
+    "laboratories/kampala/v0001/card.json": LaboratoryCard,
 }
 
 

@@ -1,4 +1,4 @@
-"""The golden store has two witnesses, at a site too."""
+"""The golden store has two witnesses, at a laboratory too."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from flows.commands.status import witnesses_of
-from flows.jobs.site_slides import Added
+from flows.jobs.laboratory_slides import Added
 from flows.jobs.verified import load_detector_at
 from storage.models.detectors import load_detector, load_detector_card
-from storage.models.sites import load_night, load_site
+from storage.models.laboratories import load_laboratory, load_night
 from storage.parquet import read_table
 from storage.reports.sql import answer
 from storage.reports.tables import report_path
@@ -37,16 +37,18 @@ def test_witnesses_open_and_say_what_they_said(version: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_site_opens_with_a_discriminant_of_its_own(version: str, tmp_path: Path) -> None:
+def test_a_laboratory_opens_with_a_discriminant_of_its_own(version: str, tmp_path: Path) -> None:
     store = copied(version, tmp_path)
-    site = load_site(store, slides.SITE)
-    assert site.adaptation is not None
-    assert site.adaptation.statistics
-    labelled = Added.from_arrays(load_night(store, slides.SITE, site.nights[0])).labelled
+    laboratory = load_laboratory(store, slides.LABORATORY)
+    assert laboratory.adaptation is not None
+    assert laboratory.adaptation.statistics
+    labelled = Added.from_arrays(
+        load_night(store, slides.LABORATORY, laboratory.nights[0])
+    ).labelled
     assert list(labelled.features) == ["layer1"]
-    known = load_detector_at(store, load_detector_card(store), site).witnesses
+    known = load_detector_at(store, load_detector_card(store), laboratory).witnesses
     assert known is not None
-    # By hand: 1 + 2 / 2 - 0.5 is 1.5 at the site.
+    # By hand: 1 + 2 / 2 - 0.5 is 1.5 at the laboratory.
     scores = known.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
     assert scores.tolist() == [1.5]
 

@@ -69,7 +69,7 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     commands: list[str] = []
     if options.batch is not None:
         source, rows = f"batch {options.batch}", _of_batch(store, options.batch)
-        commands.append(shell_command("commission", "--site", "NAME", *more))
+        commands.append(shell_command("commission", "--laboratory", "NAME", *more))
     else:
         source, rows = _of_sheet(store, options.sheet or "")
     kept = rows.filter(pc.invert(rows["no_cell"]))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.jobs.evaluation.treated import PartJob, load_detector, read_rows
-from flows.jobs.verified import load_site_normal
+from flows.jobs.verified import load_laboratory_normal
 from flows.jobs.worker import settle_worker
 from tasks.evaluation.metrics import Interval, Metric, Subject
 from tasks.evaluation.planted import (
@@ -83,29 +83,29 @@ def measure(job: Job) -> list[Metric]:
     if isinstance(job, PlantJob):
         detector = load_detector(job.hosts.parts[0].run)
         hosts, things = _cells(job.hosts), _cells(job.things)
-        site = _site(job.hosts)
-        judged = plant(detector, hosts, things, job.share, own=job.own, site=site)
+        laboratory = _laboratory(job.hosts)
+        judged = plant(detector, hosts, things, job.share, own=job.own, laboratory=laboratory)
         return planted_metrics(job.subject, judged)
     if isinstance(job, WholeJob):
         slides = whole_slides(_cells(job.things))
         detector = load_detector(job.things.parts[0].run)
-        judged = judge(detector, slides, _none(slides), _site(job.things))
+        judged = judge(detector, slides, _none(slides), _laboratory(job.things))
         return whole_metrics(job.subject, judged)
     hosts = _cells(job.hosts)
     slides = by_slide(hosts)
     detector = load_detector(job.hosts.parts[0].run)
-    judged = judge(detector, slides, _none(slides), _site(job.hosts))
+    judged = judge(detector, slides, _none(slides), _laboratory(job.hosts))
     called = Interval(float(np.mean(hosts.predicted == 0)))
     diagnosed = Metric(job.subject, None, f"called {job.positive}", called, negatives=len(hosts))
     return [*alarm_metrics(job.subject, judged), diagnosed]
 
 
-def _site(chosen: Chosen) -> Normal | None:
-    """Load the normal of a run's site, if it has one."""
+def _laboratory(chosen: Chosen) -> Normal | None:
+    """Load the normal of a run's laboratory, if it has one."""
     run = chosen.parts[0].run
-    if run.site is None:
+    if run.laboratory is None:
         return None
-    found = load_site_normal(run.store, run.site)
+    found = load_laboratory_normal(run.store, run.laboratory)
     return Normal(found.own, found.reference)
 
 

@@ -20,7 +20,7 @@ from flows.jobs.verified import load_fitted_detector
 from flows.jobs.worker import settle_worker
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
+from storage.models.laboratories import LaboratoryCard
 from storage.parquet import read_table
 from storage.reports.evaluations import (
     attacked_path,
@@ -72,7 +72,7 @@ class Run:
     """An evaluation of one detector, with the data that its units of work share.
 
     ``model`` is the detector's, and ``other`` a model for the transfer of attacks; slides are also
-    judged at ``site``, if there is one.
+    judged at ``laboratory``, if there is one.
     """
 
     store: Store
@@ -82,7 +82,7 @@ class Run:
     magnitudes: tuple[float, ...]
     other: ModelCard | None = None
     save_attacks: bool = False
-    site: SiteCard | None = None
+    laboratory: LaboratoryCard | None = None
 
 
 @dataclass(frozen=True)

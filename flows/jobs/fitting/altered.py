@@ -33,8 +33,8 @@ def altered_features(job: AlteredJob) -> Features | None:
     # Imported here so that the coordinator does not wait for modules that only workers need.
     import torch
 
+    from tasks.network.alterations import as_elsewhere
     from tasks.network.classifier import to_pixels
-    from tasks.network.laboratories import as_elsewhere
 
     network = network_of(job.store, job.model)
     refs = [ref for ref, _ in job.images]

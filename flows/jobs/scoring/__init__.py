@@ -1,1 +1,1 @@
-"""Score cells against their slide, patient, night or site."""
+"""Score cells against their slide, patient, night or laboratory."""

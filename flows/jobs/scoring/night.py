@@ -12,11 +12,11 @@ from flows.jobs.verified import (
     hearing,
     load_detector_at,
     load_fitted_detector,
-    load_site_normal,
+    load_laboratory_normal,
 )
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch
-from storage.models.sites import SiteCard
+from storage.models.laboratories import LaboratoryCard
 from storage.store import Store
 from tasks.detector.detector import Detector
 from tasks.detector.slides.distance import Taps
@@ -26,7 +26,7 @@ from tasks.detector.slides.own_normal import OwnNormal, slide_shift
 from tasks.detector.slides.references import NO_ROWS, Reference, References, alone, references_of
 from tasks.detector.slides.smears import A_NIGHT
 from tasks.detector.witnesses import Discriminant
-from tasks.sites.learning import LEAST_CELLS
+from tasks.laboratories.learning import LEAST_CELLS
 
 SHARDS_OF_A_NIGHT = 40  # that say what a night is like
 
@@ -46,8 +46,8 @@ class NightJob:
     """A batch whose own normals are wanted, for slides and patients with too few cells.
 
     Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
-    group, as expected at the site. A ``discriminant`` is that of the second witness,
-    where it is not the detector's or the site's.
+    group, as expected at the laboratory. A ``discriminant`` is that of the second witness,
+    where it is not the detector's or the laboratory's.
     """
 
     screened: Screened
@@ -86,9 +86,9 @@ class NightReference:
 def describe_night(job: NightJob) -> NightReference:
     """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
     settle_worker()
-    store, batch, site = job.screened.store, job.screened.batch, job.screened.site
+    store, batch, laboratory = job.screened.store, job.screened.batch, job.screened.laboratory
     features = Features(store, batch, job.screened.model)
-    detector = hearing(load_detector_at(store, job.screened.detector, site), job.discriminant)
+    detector = hearing(load_detector_at(store, job.screened.detector, laboratory), job.discriminant)
     own, rows = detector.own, night_rows(batch)
     assert own is not None
     taps, classes = features.take(rows, taps_of(detector))
@@ -102,8 +102,8 @@ def describe_night(job: NightJob) -> NightReference:
         theirs, places = classes[unnamed], rows[unnamed]
         group = references_of(own, some, theirs, places, "night", A_NIGHT)
         row = shift_row(own, SlideRows(None, None, 0, 0), some, theirs, None, group)
-    if site is not None:
-        group = alone(site_reference(store, site))
+    if laboratory is not None:
+        group = alone(laboratory_reference(store, laboratory))
         return NightReference(compared_with(detector, group, taps, classes, rows), row)
     if group is None or len(unnamed) < len(rows):
         some, theirs, places = taps, classes, rows
@@ -154,9 +154,9 @@ def learned_night(screened: Screened) -> Reference:
     return Reference(normal, rows[normal.kept], "night")
 
 
-def site_reference(store: Store, site: SiteCard) -> Reference:
-    """Read the reference of a site, for slides and patients with too few cells."""
-    return Reference(load_site_normal(store, site).reference, NO_ROWS, "site")
+def laboratory_reference(store: Store, laboratory: LaboratoryCard) -> Reference:
+    """Read the reference of a laboratory, for slides and patients with too few cells."""
+    return Reference(load_laboratory_normal(store, laboratory).reference, NO_ROWS, "laboratory")
 
 
 def shift_row(

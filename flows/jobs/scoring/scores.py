@@ -22,8 +22,8 @@ from flows.jobs.scoring.night import (
     NightReference,
     SlideRows,
     compared_with,
+    laboratory_reference,
     shift_row,
-    site_reference,
     taps_of,
 )
 from flows.jobs.scoring.screened import Screened
@@ -80,8 +80,9 @@ class ScoreJob:
     """Consecutive rows of whole slides to be scored.
 
     ``part`` is its number in the batch; ``night`` the reference for slides and patients with too
-    few cells, None if all have enough. Slides are expected to be like those of the site. A
-    ``discriminant`` is that of the second witness, where it is not the detector's or the site's.
+    few cells, None if all have enough. Slides are expected to be like those of the laboratory. A
+    ``discriminant`` is that of the second witness, where it is not the detector's or the
+    laboratory's.
     """
 
     screened: Screened
@@ -94,9 +95,9 @@ class ScoreJob:
 
 
 def provenance_of(of: Screened, scored_at: datetime) -> Provenance:
-    """Make the provenance of a batch's rows: model, detector, batch, day, start, and site."""
+    """Make the provenance of a batch's rows: model, detector, batch, day, start, and laboratory."""
     model, detector, batch = of.model.name, of.detector.name, of.batch
-    label = of.site.label if of.site else None
+    label = of.laboratory.label if of.laboratory else None
     return Provenance(model, detector, batch.name, batch.batch_date, scored_at, label)
 
 
@@ -123,7 +124,7 @@ def score_part(job: ScoreJob) -> int:
 
 def _scorer(job: ScoreJob) -> "_Scorer":
     screened = job.screened
-    detector = load_detector_at(screened.store, screened.detector, screened.site)
+    detector = load_detector_at(screened.store, screened.detector, screened.laboratory)
     features = Features(screened.store, screened.batch, screened.model)
     return _Scorer(job, hearing(detector, job.discriminant), features)
 
@@ -171,7 +172,7 @@ class _Scorer:
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(
                 card.classes,
-                adapted_logits(logits, card, self.job.screened.site),
+                adapted_logits(logits, card, self.job.screened.laboratory),
                 card.temperature,
                 said,
                 platelet,
@@ -250,9 +251,9 @@ class _Scorer:
     def _leaning(
         self, taps: Taps, classes: NDArray[np.intp], rows: NDArray[np.intp]
     ) -> tuple[Reference, float]:
-        """Find the reference for few cells: the site's, the night's or the fitted one."""
+        """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
         known = self._night.known
-        if self.job.screened.site is not None or not known:
+        if self.job.screened.laboratory is not None or not known:
             return self._fitted, self._night.leans[0]
         assert self.detector.own is not None
         candidates = [*known, (self._fitted, 0.0)]
@@ -269,8 +270,8 @@ class _Scorer:
     def _fitted(self) -> Reference:
         """Make the reference of cells without a nearer one, once for the whole job."""
         assert self.detector.own is not None
-        if self.job.screened.site is not None:
-            return site_reference(self.job.screened.store, self.job.screened.site)
+        if self.job.screened.laboratory is not None:
+            return laboratory_reference(self.job.screened.store, self.job.screened.laboratory)
         return fitted_reference(self.detector.own)
 
     def shifts(self) -> pa.Table:

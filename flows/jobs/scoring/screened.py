@@ -6,21 +6,21 @@ from storage.batches.ledger import screening_key
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard
+from storage.models.laboratories import LaboratoryCard
 from storage.store import Store
 
 
 @dataclass(frozen=True)
 class Screened:
-    """A batch, and the model, the detector and the site by which its cells are judged."""
+    """A batch, and the model, the detector and the laboratory by which its cells are judged."""
 
     store: Store
     batch: Batch
     model: ModelCard
     detector: DetectorCard
-    site: SiteCard | None = field(default=None, kw_only=True)
+    laboratory: LaboratoryCard | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> str:
         """Return the key under which the ledger keeps the scores."""
-        return screening_key(self.detector.name, self.site.name if self.site else None)
+        return screening_key(self.detector.name, self.laboratory.name if self.laboratory else None)

@@ -1,6 +1,6 @@
 """Choose the counting thresholds, write them on a detector's card, and read them back.
 
-A site uses its detector's thresholds, with its own error rates.
+A laboratory uses its detector's thresholds, with its own error rates.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ from storage.models.detectors import (
     ThresholdCard,
     load_detector,
 )
-from storage.models.sites import SiteCard, load_site_arrays
+from storage.models.laboratories import LaboratoryCard, load_laboratory_arrays
 from storage.models.statistics import load_statistics
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts
@@ -25,8 +25,8 @@ from tasks.counting.threshold import (
     LEAST_SLIDES,
     are_enough,
     known_rates,
+    laboratory_rates,
     rates_at,
-    site_rates,
 )
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import below
@@ -53,13 +53,13 @@ def counting_of(
     return rates, _card(rates, rates_at(counts, DIAGNOSIS), cells), []
 
 
-def site_counting(
+def laboratory_counting(
     store: Store, detector: DetectorCard, counts: ErrorCounts
 ) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
-    """Predict the error rates of a site's slides; warn if this is impossible or uncertain.
+    """Predict the error rates of a laboratory's slides; warn if this is impossible or uncertain.
 
-    ``counts`` are of the site's slides with known cells; without negative ones it has no rates.
-    The error counts of the detector's statistics replace missing ones.
+    ``counts`` are of the laboratory's slides with known cells; without negative ones it has no
+    rates. The error counts of the detector's statistics replace missing ones.
     """
     slides = int((counts.negatives > 0).sum())
     if not slides:
@@ -68,20 +68,21 @@ def site_counting(
     fitted = errors_of_detector(store, detector)
     if known is None or fitted is None or detector.counting is None:
         return None, None, [
-            f"the site has {slides} negative slides, but detector {detector.name} knows no error "
-            "rates to begin with: fit labelled images once more, and commission the site again"
+            f"the laboratory has {slides} negative slides, but detector {detector.name} knows no "
+            "error rates to begin with: fit labelled images once more, and commission the "
+            "laboratory again"
         ]  # fmt: skip
     rates = KnownRates(
-        *(site_rates(fitted, counts, each.log_odds) for each in (known.counting, known.dense))
+        *(laboratory_rates(fitted, counts, each.log_odds) for each in (known.counting, known.dense))
     )
-    told = _card(rates, site_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
+    told = _card(rates, laboratory_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
     warnings = [] if slides >= LEAST_SLIDES else [_few(slides)]
     mine, fitted_rate = told.counting.false_positives, known.counting.false
     if mine.low > fitted_rate.high:
         warnings.append(
             f"healthy cells are counted more often than on fitted slides ({mine.mean:.2%}, not "
             f"{fitted_rate.mean:.2%}): if slides that are said to be negative have parasites, few "
-            "slides of this site will be called positive"
+            "slides of this laboratory will be called positive"
         )
     return rates, told, warnings
 
@@ -105,9 +106,9 @@ def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts | None:
     return kept_errors(store, load_statistics(store, card.model, card.statistics_version))
 
 
-def load_site_rates(store: Store, site: SiteCard) -> KnownRates | None:
-    """Read the error rates of a site; None if it has no slide known to be negative."""
-    arrays = below(COUNTING, load_site_arrays(store, site))
+def load_laboratory_rates(store: Store, laboratory: LaboratoryCard) -> KnownRates | None:
+    """Read the error rates of a laboratory; None if it has no slide known to be negative."""
+    arrays = below(COUNTING, load_laboratory_arrays(store, laboratory))
     return KnownRates.from_arrays(arrays) if arrays else None
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.stages.counting.chosen_thresholds import load_error_rates, load_site_rates
+from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
 from flows.stages.readings.standing import Readings
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.models.sites import load_site_of
+from storage.models.laboratories import load_laboratory_of
 from storage.parquet import iterate_rows, read_table
 from storage.reports.tables import PATIENTS, SLIDES, report_path
 from storage.store import Store
@@ -32,8 +32,8 @@ def answers_on(
 ) -> dict[Patient, Confirmation]:
     """Return what persons answer on the patients of a batch, where somebody has read a cell.
 
-    The batch was counted by the error rates of the detector, unless a site has its own. A negative
-    call rules out the parasitaemia ``wanted``, in [0, 1].
+    The batch was counted by the error rates of the detector, unless a laboratory has its own. A
+    negative call rules out the parasitaemia ``wanted``, in [0, 1].
     """
     readings = Readings(store=store, batch=batch, card=card)
     readings.refresh()
@@ -124,9 +124,11 @@ class Suspects:
     @cached_property
     def _rates(self) -> ErrorRates | None:
         """Read the error rates by which the batch was counted."""
-        site = next((row["site"] for row in self.rows), None)
-        if site is not None:
-            known = load_site_rates(self.readings.store, load_site_of(self.readings.store, site))
+        laboratory = next((row["laboratory"] for row in self.rows), None)
+        if laboratory is not None:
+            known = load_laboratory_rates(
+                self.readings.store, load_laboratory_of(self.readings.store, laboratory)
+            )
         else:
             known = load_error_rates(self.readings.store, self.detector) if self.detector else None
         return None if known is None else known.counting

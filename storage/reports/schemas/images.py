@@ -85,9 +85,9 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
         column(
             "compared_with",
             TEXT,
-            "cells that the abnormality is relative to: of its slide, patient, site, night, or the "
-            "population, which are all cells that were fitted: so are cells of a group that is no "
-            "smear, and those unlike any smear",
+            "cells that the abnormality is relative to: of its slide, patient, laboratory, night, "
+            "or the population, which are all cells that were fitted: so are cells of a group that "
+            "is no smear, and those unlike any smear",
         ),
         column("p_value", pa.float64(), "conformal p-value of the abnormality"),
         column(

@@ -46,9 +46,9 @@ def made_by() -> list[pa.Field]:
     """Define the columns for the model, detector and batch that made a row, and the time."""
     return [
         column(
-            "site",
+            "laboratory",
             TEXT,
-            "the site and its version with which slides were compared; null: fitted slides",
+            "the laboratory and its version with which slides were compared; null: fitted slides",
         ),
         column("model", TEXT, "the model that diagnosed"),
         column("detector", TEXT, "the detector that scored"),

@@ -13,12 +13,12 @@ from tasks.types import Float
 
 Flags = NDArray[np.bool_]
 Taps = Mapping[str, NDArray[np.floating]]
-Level = Literal["slide", "site", "population"]
+Level = Literal["slide", "laboratory", "population"]
 
 
 @dataclass(frozen=True)
 class Prior:
-    """The prior of a slide at one tap: from the population, or from its site.
+    """The prior of a slide at one tap: from the population, or from its laboratory.
 
     ``means`` (C, d) are those of the classes, NaN for a class without cells; ``within`` W and
     ``between`` B (d, d); the population counts as ``k`` cells in the shift. ``location`` and
@@ -55,8 +55,8 @@ class TapNormal:
 class SlideNormal:
     """A slide's reference at all taps.
 
-    ``level`` is its kind: the slide's own, its site's, or the population's. ``kept`` (n,) marks the
-    cells in the reference.
+    ``level`` is its kind: the slide's own, its laboratory's, or the population's. ``kept`` (n,)
+    marks the cells in the reference.
     """
 
     taps: dict[str, TapNormal]

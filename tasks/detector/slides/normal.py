@@ -54,7 +54,7 @@ class Choices:
         core: share of the cells that the first rounds keep; later ones keep at least as many.
         lean_location: cells as which fitted slides count in the location of log distances.
         lean_scale: the same for their scale, which differs less between slides.
-        slides: as which the population counts in how a site's slides differ.
+        slides: as which the population counts in how a laboratory's slides differ.
         least: cells below which a slide has no normal of its own.
     """
 
@@ -89,7 +89,7 @@ def slide_normal(
     taps: Taps,
     predicted: NDArray[np.integer],
     choices: Choices | None = None,
-    site: SlideNormal | None = None,
+    laboratory: SlideNormal | None = None,
 ) -> SlideNormal:
     """Fit the reference of a slide's cells, without outliers.
 
@@ -101,13 +101,13 @@ def slide_normal(
         taps: features (n, d) of every tap in ``priors``; a cell with one not finite is left out.
         predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
         choices: of the trimming.
-        site: the reference for a slide of few cells, made by this function from the site's cells;
-            without it the prior is used.
+        laboratory: the reference for a slide of few cells, made by this function from the
+            laboratory's cells; without it the prior is used.
     """
     choices = choices or Choices()
     usable = usable_rows(priors, taps, predicted)
     if int(usable.sum()) < choices.least:
-        return leaning(priors, taps, predicted, usable, site)
+        return leaning(priors, taps, predicted, usable, laboratory)
     features = {tap: np.asarray(taps[tap][usable], np.float64) for tap in sorted(priors)}
     normals, kept = _trimmed(priors, features, np.asarray(predicted)[usable], choices)
     everywhere = np.zeros(len(usable), bool)
@@ -177,9 +177,9 @@ def leaning(
     taps: Taps,
     predicted: NDArray[np.integer],
     usable: Flags,
-    site: SlideNormal | None = None,
+    laboratory: SlideNormal | None = None,
 ) -> SlideNormal:
-    """Make the reference of a slide of few cells: its site's, or the prior with W + B."""
+    """Make the reference of a slide of few cells: its laboratory's, or the prior with W + B."""
     normals = {}
     for tap, prior in sorted(priors.items()):
         t2 = float("nan")
@@ -187,12 +187,14 @@ def leaning(
             rows = np.asarray(taps[tap][usable], np.float64)
             mean = (rows - prior.means[np.asarray(predicted)[usable]]).mean(axis=0)
             t2 = shift_distance(prior, float(usable.sum()), mean)
-        if site is None:
+        if laboratory is None:
             factor = cholesky(prior.within + prior.between, lower=True)
             normals[tap] = TapNormal(prior.means, factor, 1.0, np.inf, 0.0, 1.0, t2)
         else:
-            normals[tap] = replace(site.taps[tap], t2=t2)
-    return SlideNormal(normals, "site" if site else "population", np.zeros(len(usable), bool))
+            normals[tap] = replace(laboratory.taps[tap], t2=t2)
+    return SlideNormal(
+        normals, "laboratory" if laboratory else "population", np.zeros(len(usable), bool)
+    )
 
 
 def shortest_half(values: Float) -> tuple[float, float]:
@@ -221,12 +223,14 @@ def leaning_spread(prior: Prior, values: Float, choices: Choices) -> tuple[float
     return by_place * location + (1 - by_place) * prior.location, float(np.exp(drawn))
 
 
-def site_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
-    """Compute the prior of a site's slides: the posterior one level up, from the site's statistics.
+def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
+    """Compute the prior of a laboratory's slides: the posterior one level up, from the laboratory's
+    statistics.
 
-    The population counts as one more slide in the site's shift, unless the site is further away
-    than slides of the population; it counts as ``v`` cells in W and ``slides`` slides in B.
-    ``statistics`` are those of the cells in the references of the site's slides, by slide.
+    The population counts as one more slide in the laboratory's shift, unless the laboratory is
+    further away than slides of the population; it counts as ``v`` cells in W and ``slides`` slides
+    in B. ``statistics`` are those of the cells in the references of the laboratory's slides, by
+    slide.
     """
     count, residuals = residual_means(statistics, tap, prior.means)
     weights = count / (count + prior.k)

@@ -35,8 +35,8 @@ class Strangeness:
     Of the ``slides``, ``implausible`` ones cannot be a smear, and have ``implausible_cells`` of the
     ``scored`` cells; ``shifted`` ones are further away than every fitted slide. ``beyond`` counts
     cells beyond the fitted population. Of the ``patients``, ``unreadable`` counts, by reason, those
-    whose slides cannot be read because of their images. ``site`` is the site at which the night is
-    judged. Without ``limits`` the detector accepts any slide as a smear.
+    whose slides cannot be read because of their images. ``laboratory`` is the laboratory at which
+    the night is judged. Without ``limits`` the detector accepts any slide as a smear.
     """
 
     slides: int
@@ -47,7 +47,7 @@ class Strangeness:
     beyond: int
     unreadable: Mapping[str, int]
     patients: int
-    site: str | None
+    laboratory: str | None
     limits: bool = True
 
     def findings(self) -> list[Finding]:
@@ -68,7 +68,7 @@ class Strangeness:
                 "each other: look at each as a whole; its cells are compared with each other"
             )
             found.append((Light.AMBER, told))
-        if self.scored and self.site is None and not self.implausible:
+        if self.scored and self.laboratory is None and not self.implausible:
             share = self.beyond / self.scored
             if share >= UNKNOWN_LABORATORY:
                 told = (

@@ -29,7 +29,7 @@ _KINDS = {
         pa.int64(),
     ),
     "light": pa.string(),
-    "site": pa.string(),
+    "laboratory": pa.string(),
     "arithmetic": pa.string(),
     "reasons": pa.list_(pa.string()),
     "scored_at": pa.timestamp("us", "UTC"),
@@ -87,7 +87,7 @@ class BatchSummary:
     slides_implausible: int | None = None
     implausible_cells: int | None = None
     beyond_population: int | None = None
-    site: str | None = None
+    laboratory: str | None = None
     arithmetic: str | None = None
     patient_calls: Mapping[str, int] | None = None
     expected_false_calls: float | None = None

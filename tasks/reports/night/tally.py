@@ -125,6 +125,6 @@ class BatchTally:
             beyond=self.night.beyond,
             unreadable=dict(self._unreadable),
             patients=sum((self._calls or Counter[str]()).values()),
-            site=made_by.site,
+            laboratory=made_by.laboratory,
             limits=self._shifted is None or self._implausible is not None,
         )

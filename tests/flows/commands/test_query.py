@@ -162,7 +162,7 @@ def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
         "slides",
         "patients",
         "batches",
-        "sites",
+        "laboratories",
     ]
     assert "| `width` | INTEGER | pixels | width in its file |" in out
     lines = [line for line in out.splitlines() if line.startswith("|")]

@@ -62,7 +62,7 @@ CHANGES: dict[str, Any] = {
     "limit": 100,
     "ood": {"near/white": "elsewhere"},
     "planted": [0.1],
-    "site": "kampala/v0001",
+    "laboratory": "kampala/v0001",
     "attacks": ["fgsm"],
     "attacked": 501,
     "magnitudes": [0.0],

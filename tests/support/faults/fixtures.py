@@ -8,7 +8,7 @@ import pytest
 
 from storage.store import Store
 from tests.support.faults.runs import Run, forking
-from tests.support.faults.trials import SITE, Bench
+from tests.support.faults.trials import LABORATORY, Bench
 
 SHARD = 6
 
@@ -38,20 +38,20 @@ def bench(_store_with_model: Store, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def sited(bench: Bench) -> Bench:
-    """The bench on a store with a site of two nights."""
+def commissioned(bench: Bench) -> Bench:
+    """The bench on a store with a laboratory of two nights."""
     _write(bench.folder / "many", 8, 36, 100)
     _write(bench.folder / "third", 2, 12, 70)
     bench.reset()
     for action, night, options in (
-        ("fit", "many", {}), ("commission", "third", {"site": SITE}),
-        ("commission", "more", {"site": SITE}),
+        ("fit", "many", {}), ("commission", "third", {"laboratory": LABORATORY}),
+        ("commission", "more", {"laboratory": LABORATORY}),
     ):  # fmt: skip
         given = {"images": str(bench.folder / night), "batch": night, **options}
         ended = bench.runs.run(Run(action, given))
         assert ended.code == 0, ended.error
-    shutil.copytree(bench.runs.store, bench.folder / "sited")
-    return Bench(bench.runs, bench.folder, bench.folder / "sited")
+    shutil.copytree(bench.runs.store, bench.folder / "commissioned")
+    return Bench(bench.runs, bench.folder, bench.folder / "commissioned")
 
 
 def _write(folder: Path, patients: int, cells: int, first: int) -> None:

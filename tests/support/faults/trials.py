@@ -8,11 +8,11 @@ from tests.support.faults.calls import NO_FAULT, Fault
 from tests.support.faults.counts import Counts
 from tests.support.faults.runs import Ended, Files, Run, Runs, differing, files_of
 
-SITE = "there"
+LABORATORY = "there"
 # What no one reads before it has its name, so that dying there leaves nothing to recover from.
 _UNSEEN = ("fsync", "open")
 _DONE_BEFORE = (
-    "is not in statistics", f"is not in {SITE}/",
+    "is not in statistics", f"is not in {LABORATORY}/",
 )  # fmt: skip
 
 
@@ -60,12 +60,12 @@ class Bench:
 
     @property
     def commissioning(self) -> Run:
-        options = {"images": str(self.folder / "night"), "site": SITE, "batch": "night"}
+        options = {"images": str(self.folder / "night"), "laboratory": LABORATORY, "batch": "night"}
         return Run("commission", options)
 
     @property
     def withdrawing(self) -> Run:
-        return Run("retract", {"site": SITE, "batch": "more"})
+        return Run("retract", {"laboratory": LABORATORY, "batch": "more"})
 
     @property
     def segmenting(self) -> Run:

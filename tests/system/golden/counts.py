@@ -4,7 +4,7 @@ import numpy as np
 
 from storage.arrays import Arrays
 from storage.models.detectors import CountingCard, RateCard, ThresholdCard
-from storage.models.sites import AdaptationCard
+from storage.models.laboratories import AdaptationCard
 from tasks.types import nested
 
 SLIDES = b'["patient", "P2"]\n["patient", "P3"]'
@@ -44,7 +44,7 @@ CARD = CountingCard(
     diagnosis=THRESHOLD.model_copy(update={"log_odds": 0.0}),
 )
 
-# An adaptation of a diagnosis by labelled cells of a site.
+# An adaptation of a diagnosis by labelled cells of a laboratory.
 LABELLED: Arrays = nested(
     "labelled",
     {
@@ -75,7 +75,7 @@ PATIENT = {
     "slides": [1],
     "slides_read": [0],
     **COUNTED,
-    "site": ["kampala/v0001"],
+    "laboratory": ["kampala/v0001"],
     "batch": ["night"],
     "batch_date": ["2026-01-03"],
 }

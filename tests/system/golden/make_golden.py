@@ -31,7 +31,7 @@ from storage.batches.ledger import (
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.classifiers import ModelCard, save_model
 from storage.models.detectors import DetectorCard, TapCard, save_detector
-from storage.models.sites import SiteCard, SiteNight, save_night, save_site
+from storage.models.laboratories import LaboratoryCard, LaboratoryNight, save_laboratory, save_night
 from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.images import image_schema
@@ -114,12 +114,12 @@ REPORT = {
 
 
 def write_store(store: Store) -> None:
-    """A model, a batch with its features, statistics, a detector, a site and sealed reports."""
+    """A model, a batch with features, statistics, a detector, a laboratory and sealed reports."""
     model = write_model(store)
     batch = write_batch(store, model)
     lineage = write_statistics(store, batch)
     detector = write_detector(store, model, lineage)
-    write_site(store, batch, detector)
+    write_laboratory(store, batch, detector)
     write_reports(store, batch)
 
 
@@ -203,29 +203,29 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
     return card
 
 
-def write_site(store: Store, batch: Batch, detector: DetectorCard) -> None:
-    """A version of a site with one night, which a person commissioned."""
-    normal = slides.AT_SITE | floors.FLOOR | counts.RATES | witnesses.AT_SITE
+def write_laboratory(store: Store, batch: Batch, detector: DetectorCard) -> None:
+    """A version of a laboratory with one night, which a person commissioned."""
+    normal = slides.AT_LABORATORY | floors.FLOOR | counts.RATES | witnesses.AT_LABORATORY
     content = arrays_to_bytes(normal)
     added = slides.NIGHT | counts.ERRORS | counts.LABELLED | witnesses.SEEN
-    night = SiteNight(
+    night = LaboratoryNight(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, slides=2, cells=5,
-        digest=save_night(store, slides.SITE, arrays_to_bytes(added)),
+        digest=save_night(store, slides.LABORATORY, arrays_to_bytes(added)),
         negative=("S1",),
     )  # fmt: skip
-    card = SiteCard(
-        created_at=WHEN, digest=digest_of(content), name=slides.SITE, version=1, parent=None,
+    card = LaboratoryCard(
+        created_at=WHEN, digest=digest_of(content), name=slides.LABORATORY, version=1, parent=None,
         operation="commission night", detector="golden",
         detector_digest=detector.digest, model="golden", model_digest=detector.model_digest,
         statistics_version=1, nights=[night], slides=2, cells=5, calibrating_slides=2,
         false_alarms={"0.05": 0.0625}, warnings=["it is tiny"], counting=counts.CARD,
         adaptation=counts.ADAPTATION.model_copy(update={"statistics": True}),
     )  # fmt: skip
-    save_site(store, card, content)
+    save_laboratory(store, card, content)
 
 
 def write_reports(store: Store, batch: Batch) -> None:
-    """The reports of the batch at the site, which are sealed and announced."""
+    """The reports of the batch at the laboratory, which are sealed and announced."""
     images = image_schema(CLASSES, ["layer1", "layer2"])
     with publication(store, batch) as reports:
         reports.add(
@@ -248,9 +248,9 @@ def write_reports(store: Store, batch: Batch) -> None:
         slides_digest=reports.digests[SLIDES], batch_digest=reports.digests[BATCHES],
         patients_digest=reports.digests[PATIENTS],
         rows=ROWS, scored=4, failed=1, diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1,
-        review=2, failures={"killed_worker": 1}, scored_at=WHEN, site=slides.LABEL,
+        review=2, failures={"killed_worker": 1}, scored_at=WHEN, laboratory=slides.LABEL,
     )  # fmt: skip
-    begun = Screening(scored_at=WHEN, site_version=1)
+    begun = Screening(scored_at=WHEN, laboratory_version=1)
     begun.write(store, "batches", "night", "screenings", f"{seal.key}.json")
     write_seal(store, batch, seal)
     note_announced(store, batch, seal)

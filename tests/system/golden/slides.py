@@ -1,14 +1,14 @@
-"""Values of slides, of their own normal and of a site, which golden stores have from v4 on."""
+"""Values of slides, of their own normal and of a laboratory."""
 
 import numpy as np
 
 from storage.arrays import Arrays
 from tasks.types import nested
 
-SITE, LABEL = "kampala", "kampala/v0001"
-KEY = "golden+kampala"  # of the screening at the site
+LABORATORY, LABEL = "kampala", "kampala/v0001"
+KEY = "golden+kampala"  # of the screening at the laboratory
 
-# Statistics by slide, and what a night of the site adds to it.
+# Statistics by slide, and what a night of the laboratory adds to it.
 SLIDES: Arrays = {
     "layout": np.asarray([1]),
     "keys": np.frombuffer(b'[["night", "P1", "S1"], ["night", "P2", "S2"]]', np.uint8),
@@ -68,18 +68,18 @@ def own_normal(cells: list[float], means: list[float], between: float) -> Arrays
 
 
 OWN = nested("own", own_normal([0.5, 1.0, 2.0], [1.0, 1.0], 1.0))
-AT_SITE: Arrays = {
+AT_LABORATORY: Arrays = {
     **nested("own", own_normal([1 / 8, 1 / 2, 2.0], [0.5, 1.0], 0.25)),
     **nested("reference", REFERENCE),
 }
 
 # Columns that reports have from v4 on.
 IMAGES = {
-    "compared_with": ["site"] * 4 + [None],
+    "compared_with": ["laboratory"] * 4 + [None],
     "population_p_value": [1.0, 0.5, 0.5, 0.25, None],
     "slide_id": ["S1"] * 5,
     "patient_id": ["P1"] * 5,
-    "site": [LABEL] * 5,
+    "laboratory": [LABEL] * 5,
     "model": ["golden"] * 5,
     "detector": ["golden"] * 5,
     "batch": ["night"] * 5,
@@ -102,7 +102,7 @@ SLIDE = {
     "shift_tap": ["layer1"],
     "verdict": ["review"],
     "review_reasons": [["shifted", "few cells"]],
-    "site": [LABEL],
+    "laboratory": [LABEL],
     "batch": ["night"],
     "batch_date": ["2026-01-03"],
 }
@@ -129,7 +129,7 @@ BATCH = {
     "nights": [0],
     "light": ["amber"],
     "reasons": [["1 of 5 images failed"]],
-    "site": [LABEL],
+    "laboratory": [LABEL],
     "model": ["golden"],
     "detector": ["golden"],
     "batch": ["night"],

@@ -41,7 +41,7 @@ def copies(versions: Sequence[str]) -> Any:
 
 def key(old: Store) -> str:
     """The key of the screening that a golden store holds."""
-    return slides.KEY if old.exists("sites") else "golden"
+    return slides.KEY if old.exists("laboratories") else "golden"
 
 
 def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:

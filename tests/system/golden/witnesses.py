@@ -1,6 +1,6 @@
 """Values of two witnesses of a diagnosis, which golden stores have from v7 on.
 
-From v8 on the site has a discriminant of its own.
+From v8 on the laboratory has a discriminant of its own.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ WITNESSES: Arrays = nested(
         "scales": np.asarray([[0.5, 0.0], [2.0, 1.0], [1.0, -0.5]]),
     },
 )
-# At the site f scores f_0 + f_1 / 2 - 0.5.
-AT_SITE: Arrays = nested(
+# At the laboratory f scores f_0 + f_1 / 2 - 0.5.
+AT_LABORATORY: Arrays = nested(
     "discriminant",
     {"weights/layer1": np.asarray([1.0, 0.5]), "numbers": np.asarray([-0.5, -1.5])},
 )

@@ -112,9 +112,9 @@ def test_negative_slides_of_a_laboratory_stay_below_its_limit_of_blank() -> None
             counts = rng.binomial(3000, rng.beta(mean * 150, (1 - mean) * 150, known + 50))
             own = predict_rate(counts[:known], np.full(known, 3000), prior)
             above.append([np.mean(counts[known:] > blank_of(rate)) for rate in (own, fitted)])
-        by_site, by_fitted = np.mean(above, axis=0)
-        assert by_site <= 0.05
-        assert by_fitted > 3 * by_site
+        by_laboratory, by_fitted = np.mean(above, axis=0)
+        assert by_laboratory <= 0.05
+        assert by_fitted > 3 * by_laboratory
 
 
 def blank_of(false: Rate) -> int:

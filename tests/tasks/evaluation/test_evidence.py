@@ -16,7 +16,7 @@ from tasks.evaluation.treatments.attacks import Target
 from tasks.images.platelets import PLATELET
 from tasks.network.backbones import build
 from tasks.network.spec import NetworkSpec
-from tests.support.sites import WIDTHS, detector, statistics_at
+from tests.support.laboratories import WIDTHS, detector, statistics_at
 
 IMAGES = 40
 

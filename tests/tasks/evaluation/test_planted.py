@@ -10,9 +10,9 @@ from tasks.detector.slides.normal import slide_normal
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.planted import (
+    LABORATORY_NORMAL,
     OWN_NORMAL,
     POPULATION,
-    SITE_NORMAL,
     Cells,
     Normal,
     alarm_metrics,
@@ -23,8 +23,8 @@ from tasks.evaluation.planted import (
     whole_metrics,
     whole_slides,
 )
-from tasks.sites.learning import kept_statistics, merged, site_normal, slide_evidence
-from tests.support import sites
+from tasks.laboratories.learning import kept_statistics, laboratory_normal, merged, slide_evidence
+from tests.support import laboratories
 from tests.support.simulated import WIDTHS, fitted, slide_of, strangers
 from tests.support.slide_scores import score_slide
 
@@ -120,23 +120,23 @@ def test_slides_of_few_cells_of_another_stain_than_their_nights_lean_on_fitted_o
     night = slide_normal(detector.own.priors, slides[0].taps, slides[0].predicted)
     leaning = [
         score_slide(
-            detector.own.priors, detector.own.calibration, s.taps, s.predicted, site=night
+            detector.own.priors, detector.own.calibration, s.taps, s.predicted, laboratory=night
         ).p_value
         for s in slides[1:]
     ]
     assert np.mean(np.concatenate(leaning) <= 0.05) > 0.3
 
 
-def test_slides_are_judged_at_a_site_beside() -> None:
-    detector = sites.detector()
+def test_slides_are_judged_at_a_laboratory_beside() -> None:
+    detector = laboratories.detector()
     own = detector.own
     assert own is not None
-    nights = sites.of_site(1, 20)
+    nights = laboratories.of_laboratory(1, 20)
     statistics = merged([kept_statistics(own, s, 2, None) for s in nights], own)
     evidence = [slide_evidence(detector, statistics, s, None) for s in nights]
-    made = site_normal(own, statistics, [each for each in evidence if each])
+    made = laboratory_normal(own, statistics, [each for each in evidence if each])
     there = Normal(made.own, made.reference)
-    hosts = [*sites.of_site(2, 12), *sites.of_site(3, 12, n=12)]
+    hosts = [*laboratories.of_laboratory(2, 12), *laboratories.of_laboratory(3, 12, n=12)]
     slides = [
         Cells(
             s.taps,
@@ -151,26 +151,31 @@ def test_slides_are_judged_at_a_site_beside() -> None:
     for host, slide in enumerate(slides):
         reference = made.reference
         alone = score_slide(
-            made.own.priors, made.own.calibration, slide.taps, slide.predicted, site=reference
+            made.own.priors, made.own.calibration, slide.taps, slide.predicted, laboratory=reference
         )
-        assert alone.level == ("slide" if len(slide) > 12 else "site")
+        assert alone.level == ("slide" if len(slide) > 12 else "laboratory")
         np.testing.assert_array_equal(
-            judged.p_values[SITE_NORMAL][judged.slide == host], alone.p_value
+            judged.p_values[LABORATORY_NORMAL][judged.slide == host], alone.p_value
         )
     without = judge(detector, slides, none)
     np.testing.assert_array_equal(judged.p_values[OWN_NORMAL], without.p_values[OWN_NORMAL])
-    assert SITE_NORMAL not in without.p_values
+    assert LABORATORY_NORMAL not in without.p_values
     metrics = alarm_metrics(SUBJECT, judged)
-    here, alone = values(metrics, SITE_NORMAL), values(metrics, OWN_NORMAL)
+    here, alone = values(metrics, LABORATORY_NORMAL), values(metrics, OWN_NORMAL)
     assert 0.02 < here["mean at 0.05"] < 0.1
     assert here["slides shifted"] < 0.2
     assert alone["slides shifted"] == 1.0
     whole = whole_metrics(SUBJECT, judged)
-    assert {m.detector for m in whole} == {OWN_NORMAL, SITE_NORMAL, POPULATION}
+    assert {m.detector for m in whole} == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
     planted = plant(
-        detector, join(slides), rubbish(np.random.default_rng(8), 50), 0.1, own=False, site=there
+        detector,
+        join(slides),
+        rubbish(np.random.default_rng(8), 50),
+        0.1,
+        own=False,
+        laboratory=there,
     )
-    assert values(planted_metrics(SUBJECT, planted), SITE_NORMAL)["caught at 0.05"] > 0.95
+    assert values(planted_metrics(SUBJECT, planted), LABORATORY_NORMAL)["caught at 0.05"] > 0.95
 
 
 def test_nothing_to_plant_is_nothing_measured(detector: Detector) -> None:

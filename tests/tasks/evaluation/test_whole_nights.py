@@ -5,7 +5,7 @@ from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
 from tasks.evaluation.metrics import Metric, Subject
 from tasks.evaluation.planted import Cells
 from tasks.evaluation.whole_nights import companies, judge_night, night_metrics
-from tasks.sites.learning import SlideCells
+from tasks.laboratories.learning import SlideCells
 from tests.support.altered import AWAY, NOWHERE, own, smear
 
 FAR = 2 * AWAY * NOWHERE

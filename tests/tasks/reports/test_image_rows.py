@@ -110,7 +110,7 @@ def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
     good, failed, _ = table.to_pylist()
     assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
     alone = {"network_probability", "statistics_probability"}  # of two witnesses
-    unknown = {"label", "acquired_at", "failure", "review_reason", "site", *alone, *PIECE}
+    unknown = {"label", "acquired_at", "failure", "review_reason", "laboratory", *alone, *PIECE}
     assert {name for name, value in good.items() if value is None} == unknown
     assert table["slide_id"].to_pylist() == ["slide 0", "slide 1", "slide 2"]
 
@@ -127,7 +127,7 @@ def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> 
         *("network_probability", "statistics_probability"),
         *("distance_blocks.2", "distance_blocks.3"),
         *("abnormality", "p_value", "population_p_value", "compared_with"),
-        *("abnormal", "verdict", "review_reason", "site"),
+        *("abnormal", "verdict", "review_reason", "laboratory"),
         *NAMES,
     ]
     assert not n or table.schema == rows([SURE], [0.5]).schema

@@ -16,7 +16,7 @@ from tasks.reports.image_columns import REPEATED
 from tasks.reports.parasite_counts import (
     LOG_ODDS,
     UNREADABLE,
-    UNREADABLE_AT_SITE,
+    UNREADABLE_AT_LABORATORY,
     Counting,
     CountTally,
 )
@@ -152,9 +152,9 @@ def test_a_slide_that_has_fields_and_no_cells_is_a_patient_of_its_own_too() -> N
     assert patient["call_reasons"] == ["no red cells"]
 
 
-def test_a_site_that_knows_its_error_rates_reads_slides_of_which_many_cells_are_in_doubt() -> None:
+def test_a_laboratory_that_knows_its_error_rates_reads_slides_with_many_cells_in_doubt() -> None:
     doubted = [healthy(**UNCERTAIN)] * 60 + [healthy()] * 40
-    for unreadable, call in ((UNREADABLE, "unreadable"), (UNREADABLE_AT_SITE, "negative")):
+    for unreadable, call in ((UNREADABLE, "unreadable"), (UNREADABLE_AT_LABORATORY, "negative")):
         (slide,), (patient,) = tables(doubted, wanted=0.5, unreadable=unreadable)
         assert slide["review_reasons"] == ["many uncertain"]
         assert slide["call"] == patient["call"] == call
@@ -168,7 +168,7 @@ def test_without_error_rates_the_count_stands_alone() -> None:
         assert row["corrected_percent"] is row["cells_needed"] is None
 
 
-def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_site() -> None:
+def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_laboratory() -> None:
     night = [parasite(2.0)] * 10 + [healthy(-2.0)] * 30
     (slide,), _ = tables(night)
     wrong = 1 / (1 + np.exp(2.0))
@@ -177,7 +177,7 @@ def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_site() -> No
     assert slide["expected_accuracy"] == pytest.approx(1 - wrong)
     assert slide["expected_accuracy_low"] < 1 - wrong < slide["expected_accuracy_high"]
     assert slide["expected_doubt"] is None
-    (slide,), _ = tables(night, made_by=replace(MADE_BY, site="far/v0001"))
+    (slide,), _ = tables(night, made_by=replace(MADE_BY, laboratory="far/v0001"))
     assert slide["expected_doubt"] == "other laboratory"
 
 

@@ -157,7 +157,7 @@ def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
         *("red", "green", "blue"),
         *("shift", "shift_p_value", "shifted", "shift_tap"),
         *("smear_shift", "smear_spread", "implausible"),
-        "site",
+        "laboratory",
     }
 
 

@@ -19,7 +19,7 @@ def applied(store: Store, to: Path, **given: Any) -> AppliedOutcome:
     return apply(str(to), batch="night", settings=Settings(store=store.url), **given)
 
 
-def test_a_site_learns_the_night_without_what_is_no_cell(
+def test_a_laboratory_learns_the_night_without_what_is_no_cell(
     store_with_model: Store, tmp_path: Path
 ) -> None:
     batch = night(store_with_model, tmp_path / "cells")
@@ -36,7 +36,7 @@ def test_a_site_learns_the_night_without_what_is_no_cell(
     assert "would have 23 images" in told.text()
     assert not (tmp_path / "night.parquet").exists()
     done = applied(store_with_model, tmp_path / "night.parquet")
-    assert "commission --site NAME" in done.text()
+    assert "commission --laboratory NAME" in done.text()
     assert len(done.commands) == 1  # labels of the source, to train on, there were none
     classes = list(session.card.classes)
     listed = list_images(str(tmp_path / "night.parquet"), classes=classes)

@@ -66,7 +66,13 @@ def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
     assert sum(row["images"] for row in fields) == len(rows) - 3
     again = screen(str(mixed), batch="night", date=DAY, settings=tiny_ready)
     assert (again.repeated, again.taken_for) == (True, outcome.taken_for)
-    command = {"batch": "night", "detector": None, "site": None, "force": False, "limit": None}
+    command = {
+        "batch": "night",
+        "detector": None,
+        "laboratory": None,
+        "force": False,
+        "limit": None,
+    }
     for images in (str(mixed), manifest_address(Store(tiny_ready.store), "night")):
         refuse_mistakes(COMMANDS["screen"], command | {"images": images}, tiny_ready)
     with pytest.raises(StoreError, match="give the same --images"):

@@ -16,10 +16,10 @@ from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.slides.normal import (
     Choices,
     _posterior,
+    learned_prior,
     reference_rows,
     shift_distance,
     shortest_half,
-    site_prior,
     slide_normal,
 )
 from tasks.detector.slides.own_normal import cell_scores, fitted_slide, own_calibration
@@ -150,17 +150,19 @@ def test_few_cells_lean_on_the_population(n: int) -> None:
     assert (stranger.p_value < 0.05).all()  # never normal to itself
 
 
-def test_few_cells_lean_on_their_site() -> None:
+def test_few_cells_lean_on_their_laboratory() -> None:
     priors, calibration = fitted()
     rng = np.random.default_rng(6)
     taps, classes = slide_of(rng, 600, shift=20.0)
-    site = slide_normal(priors, {t: x[:500] for t, x in taps.items()}, classes[:500])
+    laboratory = slide_normal(priors, {t: x[:500] for t, x in taps.items()}, classes[:500])
     rest = {t: x[500:] for t, x in taps.items()}
     alarms = []
     for start in range(0, 100, 10):
         few = {t: x[start : start + 10] for t, x in rest.items()}
-        found = score_slide(priors, calibration, few, classes[500 + start : 510 + start], site=site)
-        assert found.level == "site"
+        found = score_slide(
+            priors, calibration, few, classes[500 + start : 510 + start], laboratory=laboratory
+        )
+        assert found.level == "laboratory"
         alarms.append(np.mean(found.p_value <= 0.05))
     assert np.mean(alarms) < 0.15
     few = {t: x[:10] for t, x in rest.items()}
@@ -222,10 +224,10 @@ def test_the_same_slide_gives_the_same_bytes() -> None:
     assert first.p_value.tobytes() == second.p_value.tobytes()
 
 
-# --- Sites ---------------------------------------------------------------------------------------
+# --- Laboratories --------------------------------------------------------------------------------
 
 
-def test_a_sites_prior_is_where_its_slides_are() -> None:
+def test_a_laboratories_prior_is_where_its_slides_are() -> None:
     priors, _ = fitted()
     rng = np.random.default_rng(11)
     taps, labels, keys = [], [], []
@@ -237,11 +239,11 @@ def test_a_sites_prior_is_where_its_slides_are() -> None:
     statistics = group_statistics(
         {t: np.concatenate([x[t] for x in taps]) for t in WIDTHS}, np.concatenate(labels), keys, 2
     )
-    site = site_prior(priors["late"], statistics, "late", Choices())
-    assert_allclose(site.means, MEANS["late"] + 10.0, atol=0.3)
-    assert np.trace(site.within) / WIDTHS["late"] == pytest.approx(1.96, rel=0.1)
-    assert np.trace(site.between) < 0.5 * np.trace(priors["late"].between)
-    one = site_prior(priors["late"], statistics, "late", replace(Choices(), v=1e12, slides=1e12))
+    laboratory = learned_prior(priors["late"], statistics, "late", Choices())
+    assert_allclose(laboratory.means, MEANS["late"] + 10.0, atol=0.3)
+    assert np.trace(laboratory.within) / WIDTHS["late"] == pytest.approx(1.96, rel=0.1)
+    assert np.trace(laboratory.between) < 0.5 * np.trace(priors["late"].between)
+    one = learned_prior(priors["late"], statistics, "late", replace(Choices(), v=1e12, slides=1e12))
     assert_allclose(one.within, priors["late"].within, rtol=1e-3, atol=1e-3)
 
 

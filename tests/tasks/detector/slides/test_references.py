@@ -13,7 +13,7 @@ from tasks.detector.slides.references import (
     score_cells,
 )
 from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE, Group
-from tasks.sites.learning import SlideCells
+from tasks.laboratories.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, own, smear, together
 
 ALPHA = 0.05

@@ -9,7 +9,7 @@ from tasks.detector.slides.smears import (
     find_smears,
     nearest_part,
 )
-from tasks.sites.learning import SlideCells
+from tasks.laboratories.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, floor, own, smear, together
 
 FAR = 2 * AWAY * NOWHERE

@@ -353,7 +353,7 @@ def test_white_cells_are_no_part_of_parasitaemia() -> None:
 def strange(**counts: Any) -> Strangeness:
     """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
     nothing = dict.fromkeys(("shifted", "implausible", "implausible_cells", "beyond"), 0)
-    whole = {"unreadable": {}, "slides": 20, "scored": 1000, "patients": 20, "site": None}
+    whole = {"unreadable": {}, "slides": 20, "scored": 1000, "patients": 20, "laboratory": None}
     return Strangeness(**(nothing | whole | counts))
 
 
@@ -381,7 +381,7 @@ def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
     assert found.light == "amber"
     assert "70% of the scored images are unlike all known slides" in found.reasons[0]
     assert "slidewatch commission" in found.reasons[0]
-    assert drift(beyond=700, site="laboratory-2, v0001").light == "green"
+    assert drift(beyond=700, laboratory="laboratory-2, v0001").light == "green"
 
 
 def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:

@@ -9,23 +9,23 @@ from tasks.detector.slides.distance import standardised_distances
 from tasks.detector.slides.groups import GroupStatistics, merge_groups, retract_groups
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.sites.learning import (
+from tasks.laboratories.learning import (
     LEAST_CELLS,
+    LaboratoryNormal,
     NightNormal,
-    SiteNormal,
     SlideCells,
     expected_normal,
     fused,
     kept_statistics,
+    laboratory_normal,
+    learned_priors,
     merged,
     mixed,
     planted_distances,
-    site_normal,
-    site_priors,
     slide_evidence,
     without,
 )
-from tests.support.sites import detector, of_site
+from tests.support.laboratories import detector, of_laboratory
 from tests.support.slide_scores import score_slide
 
 
@@ -52,55 +52,62 @@ def learned(slides: list[SlideCells], night: NightNormal | None = None) -> Group
     return merged([kept_statistics(own(), s, 2, night) for s in slides], own())
 
 
-def made(slides: list[SlideCells], night: NightNormal | None = None) -> SiteNormal:
+def made(slides: list[SlideCells], night: NightNormal | None = None) -> LaboratoryNormal:
     statistics = learned(slides, night)
     evidence = [slide_evidence(detector(), statistics, s, night) for s in slides]
-    return site_normal(own(), statistics, [e for e in evidence if e is not None])
+    return laboratory_normal(own(), statistics, [e for e in evidence if e is not None])
 
 
-def alarms(site: SiteNormal, slides: list[SlideCells]) -> float:
-    found = [score_slide(site.own.priors, site.own.calibration, s.taps, s.predicted)
+def alarms(laboratory: LaboratoryNormal, slides: list[SlideCells]) -> float:
+    found = [score_slide(laboratory.own.priors, laboratory.own.calibration, s.taps, s.predicted)
              for s in slides]  # fmt: skip
     return float(np.mean([np.mean(f.p_value <= 0.05) for f in found]))
 
 
-def test_a_slide_of_a_site_is_no_longer_shifted_and_a_slide_of_elsewhere_is() -> None:
-    site, new = made(of_site(1, 30)), of_site(2, 20, batch="later")
+def test_a_slide_of_a_laboratory_is_no_longer_shifted_and_a_slide_of_elsewhere_is() -> None:
+    laboratory, new = made(of_laboratory(1, 30)), of_laboratory(2, 20, batch="later")
     at_home = [score_slide(own().priors, own().calibration, s.taps, s.predicted) for s in new]
     assert all(found.beyond for found in at_home)
-    here = [score_slide(site.own.priors, site.own.calibration, s.taps, s.predicted) for s in new]
+    here = [
+        score_slide(laboratory.own.priors, laboratory.own.calibration, s.taps, s.predicted)
+        for s in new
+    ]
     assert np.mean([found.shift_p_value <= 0.05 for found in here]) <= 0.15
-    for slide in of_site(3, 5, drift=3.0):
-        found = score_slide(site.own.priors, site.own.calibration, slide.taps, slide.predicted)
+    for slide in of_laboratory(3, 5, drift=3.0):
+        found = score_slide(
+            laboratory.own.priors, laboratory.own.calibration, slide.taps, slide.predicted
+        )
         assert found.beyond
 
 
 @pytest.mark.parametrize("count", [1, 3, 30])
 def test_ordinary_cells_of_new_slides_are_abnormal_at_the_level(count: int) -> None:
-    assert 0.02 <= alarms(made(of_site(4, count)), of_site(5, 30, batch="later")) <= 0.08
+    assert (
+        0.02 <= alarms(made(of_laboratory(4, count)), of_laboratory(5, 30, batch="later")) <= 0.08
+    )
 
 
 @pytest.mark.parametrize(("count", "least"), [(1, 0.0), (6, 0.0), (60, 0.02)])
 def test_cells_of_small_slides_are_abnormal_at_the_level_and_strangers_are_caught(
     count: int, least: float
 ) -> None:
-    """Slides of 12 cells have no normal of their own: they lean on that of their site."""
-    slides = numbered(of_site(6, count, 12))
+    """Slides of 12 cells have no normal of their own: they lean on that of their laboratory."""
+    slides = numbered(of_laboratory(6, count, 12))
     night = night_of(slides)
-    site = made(slides, night)
+    laboratory = made(slides, night)
     assert learned(slides).keys == ()
     p, strange = [], []
-    for slide in of_site(7, 60, 12, batch="later"):
+    for slide in of_laboratory(7, 60, 12, batch="later"):
         for found, taps in (
             (p, slide.taps),
             (strange, {tap: x + 4.0 for tap, x in slide.taps.items()}),
         ):
             none = np.zeros(len(slide.rows), bool)
-            z = standardised_distances(site.reference, taps, slide.predicted, none)
+            z = standardised_distances(laboratory.reference, taps, slide.predicted, none)
             assert np.isfinite(z).all()
-            scores = np.max((z - site.own.calibration.cells.mean)
-                            / site.own.calibration.cells.deviation, axis=1)  # fmt: skip
-            found.append(np.mean(p_values(site.own.calibration.cells, scores) <= 0.05))
+            scores = np.max((z - laboratory.own.calibration.cells.mean)
+                            / laboratory.own.calibration.cells.deviation, axis=1)  # fmt: skip
+            found.append(np.mean(p_values(laboratory.own.calibration.cells, scores) <= 0.05))
     assert least <= np.mean(p) <= 0.08
     assert np.mean(strange) > 0.9
 
@@ -117,9 +124,9 @@ def test_what_a_few_slides_say_leans_on_the_population() -> None:
     assert_allclose(nothing.weights, population.weights)
 
 
-def test_the_reference_of_small_slides_expects_a_slide_of_the_site() -> None:
-    """Cells of a slide never seen vary as cells do, and as slides of the site do."""
-    priors = site_priors(own(), learned(of_site(8, 40)))
+def test_the_reference_of_small_slides_expects_a_slide_of_the_laboratory() -> None:
+    """Cells of a slide never seen vary as cells do, and as slides of the laboratory do."""
+    priors = learned_priors(own(), learned(of_laboratory(8, 40)))
     for tap, normal in expected_normal(priors).taps.items():
         covariance = normal.factor @ normal.factor.T / normal.nu
         assert_allclose(covariance, priors[tap].within + priors[tap].between, rtol=1e-10)
@@ -129,16 +136,16 @@ def test_the_reference_of_small_slides_expects_a_slide_of_the_site() -> None:
 
 
 def test_a_night_that_is_taken_out_might_never_have_been_there() -> None:
-    first, second = learned(of_site(9, 5)), learned(of_site(10, 4, batch="second"))
+    first, second = learned(of_laboratory(9, 5)), learned(of_laboratory(10, 4, batch="second"))
     left = retract_groups(merge_groups(first, second), second)
-    for tap, prior in site_priors(own(), left).items():
-        expected = site_priors(own(), first)[tap]
+    for tap, prior in learned_priors(own(), left).items():
+        expected = learned_priors(own(), first)[tap]
         for name in ("means", "within", "between", "k"):
             assert_allclose(getattr(prior, name), getattr(expected, name), rtol=1e-10, atol=1e-10)
 
 
-def test_a_slide_is_judged_by_a_site_without_it() -> None:
-    slides = of_site(11, 4)
+def test_a_slide_is_judged_by_a_laboratory_without_it() -> None:
+    slides = of_laboratory(11, 4)
     others = without(own(), learned(slides), slides[1], None)
     expected = learned([s for s in slides if s is not slides[1]])
     assert others.keys == expected.keys
@@ -146,15 +153,15 @@ def test_a_slide_is_judged_by_a_site_without_it() -> None:
         assert_allclose(others.scatter[tap], expected.scatter[tap], rtol=1e-10, atol=1e-8)
 
 
-def test_of_a_site_of_one_slide_nothing_is_known_without_it() -> None:
-    (slide,) = of_site(12, 1)
+def test_of_a_laboratory_of_one_slide_nothing_is_known_without_it() -> None:
+    (slide,) = of_laboratory(12, 1)
     assert slide_evidence(detector(), learned([slide]), slide, None) is None
-    site = made([slide])
-    assert len(site.own.calibration.cells.scores) == len(own().calibration.cells.scores)
+    laboratory = made([slide])
+    assert len(laboratory.own.calibration.cells.scores) == len(own().calibration.cells.scores)
 
 
 def test_planted_things_have_higher_scores_than_a_slides_own_cells() -> None:
-    slides = of_site(13, 6)
+    slides = of_laboratory(13, 6)
     statistics = learned(slides)
     thing = {tap: x[:20] + 5.0 for tap, x in slides[0].taps.items()}
     things = {"things": (thing, slides[0].predicted[:20])}
@@ -167,13 +174,13 @@ def test_planted_things_have_higher_scores_than_a_slides_own_cells() -> None:
     )
 
 
-def test_a_site_is_read_back_as_it_was() -> None:
-    slides = numbered(of_site(14, 5, 12))
-    site = made(slides, night_of(slides))
-    back = SiteNormal.from_arrays(site.to_arrays())
-    for tap in site.reference.taps:
-        assert_allclose(back.reference.taps[tap].means, site.reference.taps[tap].means)
-        assert back.reference.taps[tap].location == site.reference.taps[tap].location
-        assert_allclose(back.own.priors[tap].between, site.own.priors[tap].between)
-        assert back.own.priors[tap].scale == site.own.priors[tap].scale
-    assert back.reference.level == "site"
+def test_a_laboratory_is_read_back_as_it_was() -> None:
+    slides = numbered(of_laboratory(14, 5, 12))
+    laboratory = made(slides, night_of(slides))
+    back = LaboratoryNormal.from_arrays(laboratory.to_arrays())
+    for tap in laboratory.reference.taps:
+        assert_allclose(back.reference.taps[tap].means, laboratory.reference.taps[tap].means)
+        assert back.reference.taps[tap].location == laboratory.reference.taps[tap].location
+        assert_allclose(back.own.priors[tap].between, laboratory.own.priors[tap].between)
+        assert back.own.priors[tap].scale == laboratory.own.priors[tap].scale
+    assert back.reference.level == "laboratory"

@@ -6,12 +6,12 @@ from sklearn.metrics import roc_auc_score
 
 from tasks.detector.probabilities import Adaptation
 from tasks.detector.witnesses import Classes, Scales
-from tasks.sites.adaptation import (
+from tasks.laboratories.adaptation import (
     SHARE,
     Fitted,
     Labelled,
     fit_adaptation,
-    site_discriminant,
+    laboratory_discriminant,
     try_adaptation,
 )
 from tasks.types import Float
@@ -123,9 +123,9 @@ def seen(n: int, *, lower: float, seed: int = 0) -> Labelled:
     return Labelled(said.both, parasitized, slides, network, features)
 
 
-def test_the_discriminant_of_a_site_is_that_of_moved_class_means() -> None:
+def test_the_discriminant_of_a_laboratory_is_that_of_moved_class_means() -> None:
     cells = seen(200, lower=-3.0)
-    found = site_discriminant(CLASSES, cells)
+    found = laboratory_discriminant(CLASSES, cells)
     values = cells.features["a"].astype(np.float64)
     mine = np.stack([values[kind].mean(axis=0) for kind in (cells.parasitized, ~cells.parasitized)])
     moved = (1 - SHARE) * CLASSES.means["a"] + SHARE * mine
@@ -136,7 +136,7 @@ def test_the_discriminant_of_a_site_is_that_of_moved_class_means() -> None:
     assert found.healthy == pytest.approx(w @ CLASSES.means["a"][U] + found.offset)
 
 
-def test_labelled_cells_of_other_parasites_give_a_site_its_own_discriminant() -> None:
+def test_labelled_cells_of_other_parasites_give_a_laboratory_its_own_discriminant() -> None:
     trial = try_adaptation(seen(300, lower=-3.0), FITTED)
     assert trial is not None
     assert trial.accepted

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from tasks.network.laboratories import as_elsewhere
+from tasks.network.alterations import as_elsewhere
 
 
 def generator(seed: int = 0) -> torch.Generator:

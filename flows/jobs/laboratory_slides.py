@@ -1,4 +1,4 @@
-"""Do units of work on a site's slides: learn from them, and judge them without themselves."""
+"""Do units of work on a laboratory's slides: learn from them, and judge them without themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from flows.jobs.worker import network_of, settle_worker
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteNight, load_night
+from storage.models.laboratories import LaboratoryNight, load_night
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.detector.probabilities import log_odds
@@ -30,9 +30,8 @@ from tasks.detector.witnesses import Classes, shifts
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import find, image_refs
-from tasks.reports.image_columns import is_white_cell
-from tasks.sites.adaptation import Labelled
-from tasks.sites.learning import (
+from tasks.laboratories.adaptation import Labelled
+from tasks.laboratories.learning import (
     Distances,
     NightNormal,
     SlideCells,
@@ -44,6 +43,7 @@ from tasks.sites.learning import (
     planted_distances,
     slide_evidence,
 )
+from tasks.reports.image_columns import is_white_cell
 from tasks.types import Arrays, Float, below, nested
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
@@ -63,7 +63,7 @@ class SlidesJob:
 
 
 def slides_statistics(job: SlidesJob) -> GroupStatistics:
-    """Compute the contribution of slides to their site: statistics of the cells in their
+    """Compute the contribution of slides to their laboratory: statistics of the cells in their
     references.
     """
     settle_worker()
@@ -78,7 +78,7 @@ def slides_statistics(job: SlidesJob) -> GroupStatistics:
 
 @dataclass(frozen=True)
 class EvidenceJob:
-    """Slides of a night of the site ``name``, each to be judged by the site without it.
+    """Slides of a night of the laboratory ``name``, each to be judged by the laboratory without it.
 
     ``planted`` are other things by name, taps (m, d) and classes (m,), to judge as if they were
     cells of the slides; with ``spoil``, so are spoilt copies of the slides' own cells.
@@ -86,7 +86,7 @@ class EvidenceJob:
 
     screened: Screened
     name: str
-    nights: tuple[SiteNight, ...]
+    nights: tuple[LaboratoryNight, ...]
     slides: tuple[SlideRows, ...]
     planted: tuple[tuple[str, Taps, NDArray[np.intp]], ...] = ()
     spoil: bool = False
@@ -105,11 +105,13 @@ class Judged:
 
 
 def judge_slides(job: EvidenceJob) -> list[Judged]:
-    """Judge slides by their site without them; slides that cannot be judged are left out."""
+    """Judge slides by their laboratory without them; slides that cannot be judged are left out."""
     settle_worker()
     detector = load_fitted_detector(job.screened.store, job.screened.detector)
     own = _population(job.screened.store, job.screened.detector)
-    statistics = site_statistics(job.screened.store, job.name, job.nights, job.screened.detector)
+    statistics = laboratory_statistics(
+        job.screened.store, job.name, job.nights, job.screened.detector
+    )
     night = _night_of(job)
     features = Features(job.screened.store, job.screened.batch, job.screened.model)
     found = []
@@ -186,7 +188,7 @@ def _night_of(job: EvidenceJob) -> NightNormal | None:
 
 @dataclass(frozen=True)
 class Added:
-    """A night's contribution to its site: statistics of slides, known errors, labelled cells.
+    """A night's contribution to its laboratory: statistics of slides, known errors, labelled cells.
 
     ``normal`` is the reference that small slides used; None if no slide was small.
     """
@@ -225,21 +227,21 @@ class Added:
 
 
 @lru_cache(maxsize=2)
-def site_statistics(
-    store: Store, site: str, nights: tuple[SiteNight, ...], detector: DetectorCard
+def laboratory_statistics(
+    store: Store, laboratory: str, nights: tuple[LaboratoryNight, ...], detector: DetectorCard
 ) -> GroupStatistics:
-    """Merge the contributions of nights to a site in their order, once per process."""
-    parts = [Added.from_arrays(load_night(store, site, night)).statistics for night in nights]
+    """Merge the contributions of nights to a laboratory in their order, once per process."""
+    parts = [Added.from_arrays(load_night(store, laboratory, night)).statistics for night in nights]
     return merged(parts, _population(store, detector))
 
 
-def site_errors(
-    store: Store, site: str, nights: Sequence[SiteNight]
+def laboratory_errors(
+    store: Store, laboratory: str, nights: Sequence[LaboratoryNight]
 ) -> tuple[ErrorCounts, Labelled]:
-    """Merge the known errors of a site's nights, and their labelled cells."""
+    """Merge the known errors of a laboratory's nights, and their labelled cells."""
     errors, labelled = NO_ERRORS, NO_LABELS
     for night in nights:
-        added = Added.from_arrays(load_night(store, site, night))
+        added = Added.from_arrays(load_night(store, laboratory, night))
         errors, labelled = merge_errors(errors, added.errors), labelled + added.labelled
     return errors, labelled
 

@@ -1,8 +1,8 @@
 """Adapt a diagnosis to a laboratory by some of its labelled cells.
 
-Two changes are tried, alone and together. One gives the site its own discriminant: the mean of each
-class moves by `SHARE` of the way to that of the labelled cells, relative to their slides. The
-scatter stays the fitted one, because few cells do not determine it. This changes the order of
+Two changes are tried, alone and together. One gives the laboratory its own discriminant: the mean
+of each class moves by `SHARE` of the way to that of the labelled cells, relative to their slides.
+The scatter stays the fitted one, because few cells do not determine it. This changes the order of
 cells. The other is a scale and a bias of the log-odds, which keep the order: they are fitted as in
 Platt (1999), with equal total weights for both kinds of cells and a prior around no change. Labels
 do not change which cells are abnormal. Refitting the last layer to as many cells did no better
@@ -108,7 +108,7 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """A change by labelled cells: the site's own ``discriminant``, if any, and log-odds."""
+    """A change by labelled cells: the laboratory's own ``discriminant``, if any, and log-odds."""
 
     adaptation: Adaptation
     discriminant: Discriminant | None = None
@@ -126,7 +126,7 @@ class Change:
 
         The discriminant alone changes the order of cells, and not how sure diagnoses are of them.
         """
-        found = site_discriminant(fitted.classes, cells) if statistics and fitted else None
+        found = laboratory_discriminant(fitted.classes, cells) if statistics and fitted else None
         x = cls(UNCHANGED, found).of(cells, fitted)
         if scale:
             return cls(fit_adaptation(x, cells.parasitized), found)
@@ -143,8 +143,8 @@ class Change:
         return self.adaptation.of(fitted.scales.testify(cells.network, scores).both)
 
 
-def site_discriminant(classes: Classes, cells: Labelled) -> Discriminant:
-    """Make the discriminant of a site of the fitted classes and some labelled cells of both."""
+def laboratory_discriminant(classes: Classes, cells: Labelled) -> Discriminant:
+    """Make a laboratory's discriminant of the fitted classes and some labelled cells of both."""
     means = {}
     for tap in classes.means:
         values = np.asarray(cells.features[tap], np.float64)

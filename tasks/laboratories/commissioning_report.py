@@ -1,4 +1,4 @@
-"""Make the commissioning report of a site as an HTML page."""
+"""Make the commissioning report of a laboratory as an HTML page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.counting.sentences import percent_text, range_text
-from tasks.sites.commissioning import (
+from tasks.laboratories.commissioning import (
     ACCEPTED,
     ALARMS,
     CAUGHT,
@@ -23,10 +23,10 @@ from tasks.visualisation.page import render
 
 
 @dataclass(frozen=True)
-class SiteView:
+class LaboratoryView:
     """The content of the page."""
 
-    site: str
+    laboratory: str
     facts: Mapping[str, str]
     warnings: Sequence[str]
     figures: Sequence[Figure]
@@ -36,11 +36,11 @@ class SiteView:
     made_by: Mapping[str, str]
 
 
-def site_page(view: SiteView) -> str:
+def laboratory_page(view: LaboratoryView) -> str:
     """Make a self-contained page."""
     return render(
-        "site.html",
-        title=f"Laboratory {view.site}",
+        "laboratory.html",
+        title=f"Laboratory {view.laboratory}",
         facts=view.facts,
         warnings=view.warnings,
         levels=[f"{level:g}".removeprefix("0") for level in LEVELS],

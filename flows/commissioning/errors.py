@@ -1,12 +1,13 @@
-"""Count the errors of a site's diagnoses: on slides known to be negative, and labelled parasites.
+"""Count the errors of a laboratory's diagnoses: on slides known to be negative, and labelled
+parasites.
 
 On a slide known to be negative, all cells count that a screened night would count: red cells that
-are whole and not abnormal, each once. Cells are judged abnormal as in a night without a site, by
-the slide and the population, so a night's counts do not depend on other nights of its site: they
-are added and removed with the night, exactly. If labelled cells give the site its own discriminant,
-it decides the counts, and all nights of the site are counted again. On other slides, labelled
-parasites count towards the sensitivity. Other labelled cells do not count: a person chose them, so
-they represent no slide.
+are whole and not abnormal, each once. Cells are judged abnormal as in a night without a laboratory,
+by the slide and the population, so a night's counts do not depend on other nights of its
+laboratory: they are added and removed with the night, exactly. If labelled cells give the
+laboratory its own discriminant, it decides the counts, and all nights of the laboratory are counted
+again. On other slides, labelled parasites count towards the sensitivity. Other labelled cells do
+not count: a person chose them, so they represent no slide.
 """
 
 from collections.abc import Collection
@@ -24,7 +25,7 @@ from flows.jobs.scoring.scores import ScoreJob, scored_rows
 from flows.jobs.scoring.screened import Screened
 from flows.stages.scoring import plan_jobs
 from storage.batches.manifests import read_manifest
-from storage.models.sites import ALL
+from storage.models.laboratories import ALL
 from storage.records import now
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
 from tasks.detector.witnesses import Discriminant

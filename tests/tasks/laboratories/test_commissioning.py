@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.detector.slides.groups import group_statistics
-from tasks.sites.commissioning import (
+from tasks.laboratories.commissioning import (
     ACCEPTED,
     ALARMS,
     CAUGHT,
@@ -14,23 +14,23 @@ from tasks.sites.commissioning import (
     diagnosis,
     false_alarms,
     figures_table,
-    site_warnings,
+    laboratory_warnings,
     smear_warnings,
 )
-from tasks.sites.learning import (
+from tasks.laboratories.learning import (
     kept_statistics,
+    laboratory_normal,
     merged,
     planted_distances,
-    site_normal,
     slide_evidence,
 )
 from tests.support import altered
-from tests.support.sites import detector, of_site
+from tests.support.laboratories import detector, of_laboratory
 
 
 @pytest.fixture(scope="module")
-def site():
-    own, slides = detector().own, of_site(1, 12)
+def laboratory():
+    own, slides = detector().own, of_laboratory(1, 12)
     statistics = merged([kept_statistics(own, s, 2, None) for s in slides], own)
     evidence = [slide_evidence(detector(), statistics, s, None) for s in slides]
     things = [
@@ -40,24 +40,26 @@ def site():
         )
         for s in slides
     ]  # fmt: skip
-    return own, site_normal(own, statistics, evidence).reference, evidence, things
+    return own, laboratory_normal(own, statistics, evidence).reference, evidence, things
 
 
-def test_false_alarms_are_near_the_level_with_the_site_and_everything_without_slides(site) -> None:
-    own, reference, evidence, _ = site
+def test_false_alarms_are_near_the_level_with_the_laboratory_and_everything_without_slides(
+    laboratory,
+) -> None:
+    own, reference, evidence, _ = laboratory
     found = {(f.name, f.level): f for f in false_alarms(own, reference, evidence)}
-    here = found["the site", 0.05]
+    here = found["the laboratory", 0.05]
     assert here.part == ALARMS
     assert here.slides == 12
     assert here.cells == 12 * 80
     assert 0.02 <= here.found.value <= 0.08
     assert here.found.low <= here.found.value <= here.found.high <= here.worst
     assert found["the population", 0.05].found.value > 0.9
-    assert found["the site", 0.01].found.value < here.found.value
+    assert found["the laboratory", 0.01].found.value < here.found.value
 
 
-def test_planted_things_are_caught(site) -> None:
-    found = caught(*site)
+def test_planted_things_are_caught(laboratory) -> None:
+    found = caught(*laboratory)
     assert [(f.part, f.name, f.level) for f in found] == [
         (CAUGHT, "far", 0.05),
         (CAUGHT, "far", 0.01),
@@ -66,12 +68,12 @@ def test_planted_things_are_caught(site) -> None:
     assert found[0].cells == 12 * 9
 
 
-def test_figures_are_a_table_without_nan(site) -> None:
-    own, reference, evidence, _ = site
+def test_figures_are_a_table_without_nan(laboratory) -> None:
+    own, reference, evidence, _ = laboratory
     table = figures_table(false_alarms(own, reference, evidence[:1]), "lab/v0001")
     row = table.to_pylist()[0]
     assert row["low"] is None
-    assert row["site"] == "lab/v0001"
+    assert row["laboratory"] == "lab/v0001"
     assert false_alarms(own, reference, []) == []
 
 
@@ -104,11 +106,11 @@ def test_without_labels_of_both_kinds_a_diagnosis_was_not_examined() -> None:
     assert diagnosis(one, 0)[0] == NOT_EXAMINED
 
 
-def test_a_site_of_a_few_slides_says_that_it_is_a_guess() -> None:
-    assert "guess" in site_warnings(1)[0]
-    assert "one slide" in site_warnings(1)[0]
-    assert "only 19 slides" in site_warnings(19)[0]
-    assert site_warnings(20) == []
+def test_a_laboratory_of_a_few_slides_says_that_it_is_a_guess() -> None:
+    assert "guess" in laboratory_warnings(1)[0]
+    assert "one slide" in laboratory_warnings(1)[0]
+    assert "only 19 slides" in laboratory_warnings(19)[0]
+    assert laboratory_warnings(20) == []
 
 
 def test_a_person_who_commissions_rubbish_is_told_what_is_vouched_for() -> None:

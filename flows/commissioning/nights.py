@@ -1,19 +1,19 @@
-"""Learn the nights of a site, in which an image counts once."""
+"""Learn the nights of a laboratory, in which an image counts once."""
 
 from distributed import Client
 
 from flows.cluster.executor import run_jobs
+from flows.commissioning.versions import Laboratory, LaboratoryError, population, slides_in_parts
+from flows.jobs.laboratory_slides import Added, SlidesJob, slides_statistics
 from flows.jobs.scoring.night import learned_night
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.site_slides import Added, SlidesJob, slides_statistics
 from flows.monitoring.console import warn
-from flows.sites.versions import Laboratory, SiteError, population, slides_in_parts
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
-from storage.models.sites import (
-    SiteCard,
-    SiteNight,
+from storage.models.laboratories import (
+    LaboratoryCard,
+    LaboratoryNight,
     images_of_batch,
     images_of_night,
     save_night,
@@ -21,11 +21,11 @@ from storage.models.sites import (
 from storage.store import Store
 from tasks.detector.slides.groups import merge_groups
 from tasks.detector.slides.normal import Choices
-from tasks.sites.learning import LEAST_CELLS, NightNormal, merged
+from tasks.laboratories.learning import LEAST_CELLS, NightNormal, merged
 
 
 def learn_slides(client: Client, of: Screened) -> Added:
-    """Compute the contribution of a batch with complete features to a site.
+    """Compute the contribution of a batch with complete features to a laboratory.
 
     The contribution has the night's reference if slides have too few cells, and no error counts.
     """
@@ -40,19 +40,21 @@ def learn_slides(client: Client, of: Screened) -> Added:
     return Added(total, night)
 
 
-def keep_night(lab: Laboratory, batch: Batch, added: Added, negative: tuple[str, ...]) -> SiteNight:
-    """Keep a batch's contribution to a site, with its ``negative`` slides.
+def keep_night(
+    lab: Laboratory, batch: Batch, added: Added, negative: tuple[str, ...]
+) -> LaboratoryNight:
+    """Keep a batch's contribution to a laboratory, with its ``negative`` slides.
 
     Raises:
-        SiteError: the contribution is empty.
+        LaboratoryError: the contribution is empty.
     """
     statistics = added.statistics
     if not statistics.keys:
-        raise SiteError(
-            f"batch {batch.name} adds nothing to site {lab.name}: fewer than {LEAST_CELLS} of its "
-            "cells can be judged"
+        raise LaboratoryError(
+            f"batch {batch.name} adds nothing to laboratory {lab.name}: fewer than {LEAST_CELLS} "
+            "of its cells can be judged"
         )
-    return SiteNight(
+    return LaboratoryNight(
         batch=batch.name,
         attempt=batch.attempt,
         manifest_digest=batch.manifest_digest,
@@ -64,18 +66,18 @@ def keep_night(lab: Laboratory, batch: Batch, added: Added, negative: tuple[str,
 
 
 def without_replaced(
-    store: Store, card: ModelCard, site: SiteCard | None, batch: Batch
-) -> list[SiteNight]:
-    """Return the other nights of a site, without those whose images the batch also has.
+    store: Store, card: ModelCard, laboratory: LaboratoryCard | None, batch: Batch
+) -> list[LaboratoryNight]:
+    """Return the other nights of a laboratory, without those whose images the batch also has.
 
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
 
     Raises:
-        SiteError: the batch has some, but not all images of a night.
+        LaboratoryError: the batch has some, but not all images of a night.
     """
     mine = images_of_batch(store, card.name, batch) if batch.rows else frozenset[bytes]()
     left = []
-    for night in site.nights if site else []:
+    for night in laboratory.nights if laboratory else []:
         if night.batch == batch.name:
             continue
         theirs = images_of_night(store, card.name, night)
@@ -83,14 +85,15 @@ def without_replaced(
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
             warn(
                 f"batch {batch.name} has the images of night {night.batch}, and takes its place in "
-                "the site: an image counts once"
+                "the laboratory: an image counts once"
             )
         elif both:
-            assert site is not None
-            raise SiteError(
+            assert laboratory is not None
+            raise LaboratoryError(
                 f"{both:,} of {len(mine):,} images of batch {batch.name} are in night "
-                f"{night.batch} of {site.label} already, and an image counts once: leave them out "
-                f"of the batch, or give it all images of {night.batch}, whose place it takes then"
+                f"{night.batch} of {laboratory.label} already, and an image counts once: leave "
+                f"them out of the batch, or give it all images of {night.batch}, whose place it "
+                "takes then"
             )
         else:
             left.append(night)

@@ -1,4 +1,4 @@
-"""Make and keep versions of a site, and remove a night from one."""
+"""Make and keep versions of a laboratory, and remove a night from one."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -10,42 +10,48 @@ from distributed import Client
 from numpy.typing import NDArray
 
 from flows.cluster.executor import run_jobs
-from flows.jobs.scoring.night import SlideRows
-from flows.jobs.scoring.plan import plan_parts
-from flows.jobs.scoring.screened import Screened
-from flows.jobs.site_slides import (
+from flows.commissioning.errors import errors_of_night
+from flows.jobs.laboratory_slides import (
     EvidenceJob,
     Judged,
     fitted_classes,
     judge_slides,
-    site_errors,
-    site_statistics,
+    laboratory_errors,
+    laboratory_statistics,
 )
+from flows.jobs.scoring.night import SlideRows
+from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_fitted_detector
 from flows.monitoring.console import tell
-from flows.sites.site_errors import errors_of_night
-from flows.stages.counting.chosen_thresholds import COUNTING, site_counting
+from flows.stages.counting.chosen_thresholds import COUNTING, laboratory_counting
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, load_batch
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
-from storage.models.sites import (
+from storage.models.laboratories import (
     FOLDER,
     AdaptationCard,
-    SiteCard,
-    SiteNight,
-    load_site,
-    save_site,
+    LaboratoryCard,
+    LaboratoryNight,
+    load_laboratory,
+    save_laboratory,
 )
 from storage.records import now
 from storage.store import Store, StoreError, check_name, digest_of
 from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.counting.interpretation import KnownRates
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.sites.adaptation import Fitted, Trial, try_adaptation
-from tasks.sites.commissioning import OWN, Figure, false_alarms, site_warnings, smear_warnings
-from tasks.sites.learning import SiteNormal, site_normal
+from tasks.laboratories.adaptation import Fitted, Trial, try_adaptation
+from tasks.laboratories.commissioning import (
+    OWN,
+    Figure,
+    false_alarms,
+    laboratory_warnings,
+    smear_warnings,
+)
+from tasks.laboratories.learning import LaboratoryNormal, laboratory_normal
 from tasks.types import nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
@@ -54,17 +60,17 @@ SLIDES_A_JOB = 8
 Other = tuple[str, dict[str, NDArray[np.float32]], NDArray[np.intp]]  # name, taps, classes
 
 
-class SiteError(Exception):
-    """A site cannot be made from these nights."""
+class LaboratoryError(Exception):
+    """A laboratory cannot be made from these nights."""
 
 
 @dataclass(frozen=True)
 class Version:
     """A version to be kept, with the data for its report."""
 
-    card: SiteCard
+    card: LaboratoryCard
     content: bytes
-    normal: SiteNormal
+    normal: LaboratoryNormal
     judged: list[Judged]
     alarms: list[Figure]
     rates: KnownRates | None
@@ -73,7 +79,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Laboratory:
-    """A site under its lease, and the detector of its next version.
+    """A laboratory under its lease, and the detector of its next version.
 
     ``known`` is its newest version, if there is one.
     """
@@ -81,7 +87,7 @@ class Laboratory:
     client: Client
     held: Lease
     name: str
-    known: SiteCard | None
+    known: LaboratoryCard | None
     detector: DetectorCard
 
     @property
@@ -96,31 +102,31 @@ class Laboratory:
 
     @cached_property
     def own(self) -> OwnNormal:
-        """Load the normal of fitted slides; SiteError if the detector has none."""
+        """Load the normal of fitted slides; LaboratoryError if the detector has none."""
         return population(self.store, self.detector)
 
     def screened(self, batch: Batch) -> Screened:
-        """Return a batch as it is judged without the site."""
+        """Return a batch as it is judged without the laboratory."""
         return Screened(self.store, batch, self.model, self.detector)
 
-    def batches(self, nights: Iterable[SiteNight]) -> list[Batch]:
+    def batches(self, nights: Iterable[LaboratoryNight]) -> list[Batch]:
         """Load the batches of nights."""
         return [load_batch(self.store, night.batch, night.attempt) for night in nights]
 
 
-def site_lease(store: Store, site: str) -> AbstractContextManager[Lease]:
-    """Take the lease of a site, after waiting for its present holder."""
-    check_name("site", site)
-    return lease(store, FOLDER, site, wait=True, on_wait=tell)
+def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Lease]:
+    """Take the lease of a laboratory, after waiting for its present holder."""
+    check_name("laboratory", laboratory)
+    return lease(store, FOLDER, laboratory, wait=True, on_wait=tell)
 
 
 def population(store: Store, detector: DetectorCard) -> OwnNormal:
-    """Load the normal of fitted slides; SiteError if the detector has none."""
+    """Load the normal of fitted slides; LaboratoryError if the detector has none."""
     own = load_fitted_detector(store, detector).own
     if own is None:
-        raise SiteError(
-            f"detector {detector.name} does not know how slides differ, so no site can be learned "
-            "with it: fit a batch that names at least 8 patients or slides"
+        raise LaboratoryError(
+            f"detector {detector.name} does not know how slides differ, so no laboratory can be "
+            "learned with it: fit a batch that names at least 8 patients or slides"
         )
     return own
 
@@ -132,25 +138,25 @@ def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
 
 def make_version(
     lab: Laboratory,
-    nights: Sequence[SiteNight],
+    nights: Sequence[LaboratoryNight],
     operation: str,
     *,
     planted: Sequence[Other] = (),
     spoilt_slides: int = 0,
 ) -> Version:
-    """Make the next version of a site; features of its nights are read again.
+    """Make the next version of a laboratory; features of its nights are read again.
 
     Things ``planted`` are tried on its slides, and on ``spoilt_slides`` of them spoilt cells.
     """
-    store, site, known, detector, own = lab.store, lab.name, lab.known, lab.detector, lab.own
-    statistics = site_statistics(store, site, tuple(nights), detector)
+    store, laboratory, known, detector, own = lab.store, lab.name, lab.known, lab.detector, lab.own
+    statistics = laboratory_statistics(store, laboratory, tuple(nights), detector)
     jobs = _evidence_jobs(lab, nights, planted, spoilt_slides)
-    judged = [each for some in run_jobs(lab.client, judge_slides, jobs, title=f"site {site}")
-              for each in some]  # fmt: skip
+    parts = run_jobs(lab.client, judge_slides, jobs, title=f"laboratory {laboratory}")
+    judged = [each for part in parts for each in part]
     evidence = [each.evidence for each in judged]
-    normal = site_normal(own, statistics, evidence)
+    normal = laboratory_normal(own, statistics, evidence)
     alarms = false_alarms(own, normal.reference, evidence)
-    errors, labelled = site_errors(store, site, nights)
+    errors, labelled = laboratory_errors(store, laboratory, nights)
     trial = try_adaptation(labelled, _fitted(store, detector) if labelled.features else None)
     if (found := trial.change.discriminant if trial and trial.accepted else None) is not None:
         normal = replace(normal, discriminant=found)
@@ -158,14 +164,14 @@ def make_version(
         for night, batch in zip(nights, lab.batches(nights), strict=True):
             again = errors_of_night(lab.client, lab.screened(batch), night.negative, found)
             errors = merge_errors(errors, again)
-    rates, counting, unsure = site_counting(store, detector, errors)
+    rates, counting, unsure = laboratory_counting(store, detector, errors)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     content = arrays_to_bytes(normal.to_arrays() | counted)
     version = known.version + 1 if known else 1
-    card = SiteCard(
+    card = LaboratoryCard(
         created_at=now(),
         digest=digest_of(content),
-        name=site,
+        name=laboratory,
         version=version,
         parent=known.version if known else None,
         operation=operation,
@@ -179,7 +185,7 @@ def make_version(
         cells=sum(night.cells for night in nights),
         calibrating_slides=len(evidence),
         false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == OWN},
-        warnings=[*site_warnings(len(evidence)), *smear_warnings(own, statistics), *unsure],
+        warnings=[*laboratory_warnings(len(evidence)), *smear_warnings(own, statistics), *unsure],
         counting=counting,
         adaptation=trial and adaptation_card(trial),
     )
@@ -209,7 +215,7 @@ def adaptation_card(trial: Trial) -> AdaptationCard:
 
 
 def _evidence_jobs(
-    lab: Laboratory, nights: Sequence[SiteNight], planted: Sequence[Other], spoilt_slides: int
+    lab: Laboratory, nights: Sequence[LaboratoryNight], planted: Sequence[Other], spoilt_slides: int
 ) -> list[EvidenceJob]:
     """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
     slides = [
@@ -236,50 +242,52 @@ def _evidence_jobs(
     return jobs
 
 
-def save_version(held: Lease, version: Version) -> SiteCard:
-    """Keep a version, while the run still holds the lease of its site."""
+def save_version(held: Lease, version: Version) -> LaboratoryCard:
+    """Keep a version, while the run still holds the lease of its laboratory."""
     held.check()
-    save_site(held.store, version.card, version.content)
+    save_laboratory(held.store, version.card, version.content)
     return version.card
 
 
-def retract_night(client: Client, store: Store, site: str, batch: str) -> SiteCard:
-    """Remove a night from a site exactly, and calibrate again.
+def retract_night(client: Client, store: Store, laboratory: str, batch: str) -> LaboratoryCard:
+    """Remove a night from a laboratory exactly, and calibrate again.
 
     Raises:
-        StoreError: there is no such site.
-        SiteError: the night is not in it, or is its only one.
+        StoreError: there is no such laboratory.
+        LaboratoryError: the night is not in it, or is its only one.
     """
-    with site_lease(store, site) as held:
+    with laboratory_lease(store, laboratory) as held:
         store = held.store
-        known = load_site(store, site)
+        known = load_laboratory(store, laboratory)
         left = [night for night in known.nights if night.batch != batch]
         if len(left) == len(known.nights):
             have = ", ".join(night.batch for night in known.nights)
-            raise SiteError(f"night {batch} is not in {known.label}; there are: {have}")
+            raise LaboratoryError(f"night {batch} is not in {known.label}; there are: {have}")
         if not left:
-            raise SiteError(
-                f"{batch} is the only night of site {site}: commission another one before it is "
-                "taken out"
+            raise LaboratoryError(
+                f"{batch} is the only night of laboratory {laboratory}: commission another one "
+                "before it is taken out"
             )
-        lab = Laboratory(client, held, site, known, load_detector_card(store, known.detector))
+        lab = Laboratory(client, held, laboratory, known, load_detector_card(store, known.detector))
         version = make_version(lab, left, f"retract {batch}")
         return save_version(held, version)
 
 
-def refuse_unknown(site: str, known: SiteCard | None, model: ModelCard) -> None:
-    """Raise StoreError if a site's nights were extracted by another model."""
+def refuse_unknown(laboratory: str, known: LaboratoryCard | None, model: ModelCard) -> None:
+    """Raise StoreError if a laboratory's nights were extracted by another model."""
     if known is not None and known.model_digest != model.digest:
         raise StoreError(
-            f"site {site} was learned with model {known.model}, not with {model.name}: choose "
-            "another --site for another model"
+            f"laboratory {laboratory} was learned with model {known.model}, not with {model.name}: "
+            "choose another --laboratory for another model"
         )
 
 
 def unchanged(
-    known: SiteCard, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
+    known: LaboratoryCard, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
 ) -> bool:
-    """Return whether a site has already learned this batch in the same way with this detector."""
+    """Return whether a laboratory has already learned this batch in the same way with this
+    detector.
+    """
     night = known.night(batch.name)
     if night is None or known.detector_digest != detector.digest:
         return False

@@ -1,24 +1,23 @@
-"""Write the commissioning report of a site: which results can be believed there."""
+"""Write the commissioning report of a laboratory: which results can be believed there."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from flows.commissioning.versions import Laboratory, Other, Version
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.feature_rows import Features
 from flows.monitoring.console import warn
-from flows.sites.versions import Laboratory, Other, Version
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.models.sites import SiteCard, SiteNight
+from storage.models.laboratories import LaboratoryCard, LaboratoryNight
 from storage.parquet import write_table
 from storage.store import StoreError
 from tasks.counting.sentences import percent_text
-from tasks.reports.image_columns import PARASITIZED
-from tasks.sites.adaptation import PARASITES
-from tasks.sites.commissioning import (
+from tasks.laboratories.adaptation import PARASITES
+from tasks.laboratories.commissioning import (
     NOT_EXAMINED,
     OWN,
     POPULATION,
@@ -28,14 +27,15 @@ from tasks.sites.commissioning import (
     diagnosis,
     figures_table,
 )
-from tasks.sites.commissioning_report import SiteView, site_page
+from tasks.laboratories.commissioning_report import LaboratoryView, laboratory_page
+from tasks.reports.image_columns import PARASITIZED
 
 SPOILT_SLIDES = 10  # on which some cells are spoilt
 OTHERS = 4  # other batches in the store to try cells of
 OTHER_CELLS = 100  # of each
 
 
-def other_cells(lab: Laboratory, nights: Sequence[SiteNight]) -> list[Other]:
+def other_cells(lab: Laboratory, nights: Sequence[LaboratoryNight]) -> list[Other]:
     """Select some cells of the newest other batches that have features under the model."""
     store, own = lab.store, {night.manifest_digest for night in nights}
     taps = sorted(lab.own.priors)
@@ -67,8 +67,8 @@ def write_report(lab: Laboratory, version: Version) -> str:
     fitted = load_error_rates(lab.store, detector)
     figures += counted(version.rates, fitted) if version.rates and fitted else []
     table = figures_table(figures, card.label)
-    view = SiteView(
-        site=card.label,
+    view = LaboratoryView(
+        laboratory=card.label,
         facts={
             "nights": f"{len(card.nights):,}",
             "slides": f"{card.slides:,}",
@@ -85,17 +85,17 @@ def write_report(lab: Laboratory, version: Version) -> str:
             "nights": ", ".join(night.batch for night in card.nights),
             "detector": f"{detector.name}, sha256 {detector.digest}",
             "model": f"{card.model}, sha256 {card.model_digest}",
-            "site": f"{card.label}, sha256 {card.digest}",
+            "laboratory": f"{card.label}, sha256 {card.digest}",
             "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
         },
     )
     write_table(lab.store, table, *card.folder, "report.parquet")
-    lab.store.write_bytes(site_page(view).encode(), *card.folder, "report.html")
+    lab.store.write_bytes(laboratory_page(view).encode(), *card.folder, "report.html")
     return verdict
 
 
-def _limits(card: SiteCard, detector: DetectorCard) -> dict[str, str]:
-    """Describe the limits of detection at the site and elsewhere."""
+def _limits(card: LaboratoryCard, detector: DetectorCard) -> dict[str, str]:
+    """Describe the limits of detection at the laboratory and elsewhere."""
     if card.counting is None or detector.counting is None:
         return {}
     whose = {OWN: card.counting, POPULATION: detector.counting}

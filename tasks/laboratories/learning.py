@@ -1,8 +1,8 @@
-"""Learn a site's own normal: the posterior from its slides, and its calibration.
+"""Learn a laboratory's own normal: the posterior from its slides, and its calibration.
 
-The statistics of a site cover, by slide, the cells in the references of its slides. A slide of few
-cells has no reference: of its cells, those count that resemble the others of its night. The choice
-depends only on the night and the population, so nights merge and retract exactly.
+The statistics of a laboratory cover, by slide, the cells in the references of its slides. A slide
+of few cells has no reference: of its cells, those count that resemble the others of its night. The
+choice depends only on the night and the population, so nights merge and retract exactly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ from tasks.detector.slides.groups import (
 from tasks.detector.slides.normal import (
     Choices,
     leaning_spread,
+    learned_prior,
     reference_rows,
-    site_prior,
     slide_normal,
 )
 from tasks.detector.slides.own_normal import OwnNormal, cell_scores
@@ -75,7 +75,7 @@ class SlideCells:
 
 @dataclass(frozen=True)
 class Distances:
-    """The log distances (n, T) of cells: standardised, from their slide; or from their site."""
+    """The log distances (n, T) of cells: standardised, from their slide; or from the laboratory."""
 
     values: Float
     level: Level
@@ -83,11 +83,11 @@ class Distances:
 
 @dataclass(frozen=True)
 class SlideEvidence:
-    """The distances of a site's slide under statistics without it.
+    """The distances of a laboratory's slide under statistics without it.
 
     ``cells`` are the distances of its ``n`` ordinary cells from the slide or, with too few cells,
-    from the site; ``log_t2`` (T,) is the slide's distance. ``p_population`` and ``p_alone`` (n,)
-    are these cells' p-values without a site, by the population and by their slide.
+    from the laboratory; ``log_t2`` (T,) is the slide's distance. ``p_population`` and ``p_alone``
+    (n,) are these cells' p-values without a laboratory, by the population and by their slide.
     """
 
     key: GroupKey
@@ -98,8 +98,8 @@ class SlideEvidence:
 
 
 @dataclass(frozen=True)
-class SiteNormal:
-    """The parameters for scoring at a site: the prior of its slides, and calibrations.
+class LaboratoryNormal:
+    """The parameters for scoring at a laboratory: the prior of its slides, and calibrations.
 
     ``reference`` is for cells of slides with too few cells. ``discriminant`` is the second witness
     there; None if that is the fitted one.
@@ -119,10 +119,10 @@ class SiteNormal:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "SiteNormal":
+    def from_arrays(cls, arrays: Arrays) -> "LaboratoryNormal":
         """Read the parameters back from `to_arrays`."""
         own, known = OwnNormal.from_arrays(below("own", arrays)), below(DISCRIMINANT, arrays)
-        reference = normal_from_arrays(below("reference", arrays), "site")
+        reference = normal_from_arrays(below("reference", arrays), "laboratory")
         return cls(own, reference, Discriminant.from_arrays(known) if known else None)
 
 
@@ -160,7 +160,7 @@ def kept_statistics(
     classes: int,
     night: NightNormal | None,
 ) -> GroupStatistics:
-    """Compute the statistics of the cells that a site learns from a slide.
+    """Compute the statistics of the cells that a laboratory learns from a slide.
 
     ``night`` is the reference of its night, for a slide of few cells; without it they add nothing.
     """
@@ -184,15 +184,17 @@ def merged(parts: Sequence[GroupStatistics], like: OwnNormal) -> GroupStatistics
     return total
 
 
-def site_priors(own: OwnNormal, statistics: GroupStatistics) -> dict[str, Prior]:
-    """Compute the prior of a site's slides at every tap; without slides, the population's."""
+def learned_priors(own: OwnNormal, statistics: GroupStatistics) -> dict[str, Prior]:
+    """Compute the prior of a laboratory's slides at every tap; without slides, the population's."""
     if not statistics.keys:
         return own.priors
-    return {tap: site_prior(prior, statistics, tap, Choices()) for tap, prior in own.priors.items()}
+    return {
+        tap: learned_prior(prior, statistics, tap, Choices()) for tap, prior in own.priors.items()
+    }
 
 
 def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
-    """Make the reference of cells of an unknown slide at a site: W + B around its means.
+    """Make the reference of cells of an unknown slide at a laboratory: W + B around its means.
 
     Location and scale are those that log distances usually have.
     """
@@ -209,7 +211,7 @@ def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
             )
             for tap, prior in sorted(priors.items())
         },
-        "site",
+        "laboratory",
         np.zeros(0, bool),
     )
 
@@ -220,7 +222,7 @@ def slide_evidence(
     slide: SlideCells,
     night: NightNormal | None,
 ) -> SlideEvidence | None:
-    """Judge a slide in a site's statistics by these statistics without it.
+    """Judge a slide in a laboratory's statistics by these statistics without it.
 
     None if they are empty without it, or if it has no ordinary cell. The statistics include this
     slide; ``night`` is the reference of its night, with which a slide of few cells was learned.
@@ -232,7 +234,7 @@ def slide_evidence(
     rows = rows[reference_rows(len(rows), CELLS_A_SLIDE)]
     if not others.keys or not len(rows):
         return None
-    priors = site_priors(own, others)
+    priors = learned_priors(own, others)
     normal = slide_normal(priors, slide.taps, slide.predicted)
     alone = slide_normal(own.priors, slide.taps, slide.predicted)
     deviations = standardised_distances(alone, slide.taps, slide.predicted, alone.kept)
@@ -253,13 +255,13 @@ def planted_distances(
     night: NightNormal | None,
     planted: Mapping[str, tuple[Taps, NDArray[np.intp]]],
 ) -> dict[str, Distances]:
-    """Judge other things as cells of a slide, by its site's statistics without it.
+    """Judge other things as cells of a slide, by its laboratory's statistics without it.
 
     ``planted`` has, by name, taps (m, d) and classes (m,) as diagnosed; the other arguments are as
     in `slide_evidence`.
     """
     others = without(own, statistics, slide, night)
-    priors = site_priors(own, others)
+    priors = learned_priors(own, others)
     normal = slide_normal(priors, slide.taps, slide.predicted)
     found = {}
     for name, (taps, classes) in planted.items():
@@ -273,7 +275,7 @@ def planted_distances(
 def without(
     own: OwnNormal, statistics: GroupStatistics, slide: SlideCells, night: NightNormal | None
 ) -> GroupStatistics:
-    """Remove a slide from its site's statistics."""
+    """Remove a slide from its laboratory's statistics."""
     mine = kept_statistics(own, slide, statistics.classes, night)
     there = mine.keys and mine.keys[0] in statistics.keys
     return retract_groups(statistics, mine) if there else statistics
@@ -287,7 +289,7 @@ def _distances(
     weighs: Mask,
     rows: NDArray[np.intp],
 ) -> Distances:
-    """Measure cells at ``rows`` from their slide or, if it has no reference, from the site."""
+    """Measure cells at ``rows`` from their slide or, without its reference, from the laboratory."""
     mine = {tap: np.asarray(taps[tap][rows], np.float64) for tap in priors}
     if normal.level == "slide":
         return Distances(
@@ -298,40 +300,42 @@ def _distances(
         log_distance(squared_distances(normal, mine[tap], predicted[rows], none))
         for tap, normal in sorted(expected.taps.items())
     ]
-    return Distances(np.stack(logs, axis=1), "site")
+    return Distances(np.stack(logs, axis=1), "laboratory")
 
 
 def fused(own: OwnNormal, reference: SlideNormal, cells: Distances) -> Float:
     """Join the distances of cells to scores (n,) on the population's scale."""
     values = cells.values
-    if cells.level == "site":
+    if cells.level == "laboratory":
         taps = [reference.taps[tap] for tap in sorted(reference.taps)]
         values = (values - [tap.location for tap in taps]) / [tap.scale for tap in taps]
     return fuse(standardised(own.calibration.cells, values))
 
 
-def site_normal(
+def laboratory_normal(
     own: OwnNormal, statistics: GroupStatistics, slides: Sequence[SlideEvidence]
-) -> SiteNormal:
-    """Compute the parameters for scoring a site's cells and slides.
+) -> LaboratoryNormal:
+    """Compute the parameters for scoring a laboratory's cells and slides.
 
     Each slide is judged without itself.
     """
-    population, priors = own.calibration, site_priors(own, statistics)
-    reference = site_reference(priors, slides)
+    population, priors = own.calibration, learned_priors(own, statistics)
+    reference = laboratory_reference(priors, slides)
     t2 = [fuse(standardised(population.slides, s.log_t2[np.newaxis])) for s in slides]
     calibration = replace(
         population,
         cells=mixed(population.cells, [fused(own, reference, s.cells) for s in slides]),
         slides=mixed(population.slides, t2),
     )
-    return SiteNormal(OwnNormal(priors, calibration, own.floor), reference)
+    return LaboratoryNormal(OwnNormal(priors, calibration, own.floor), reference)
 
 
-def site_reference(priors: Mapping[str, Prior], slides: Sequence[SlideEvidence]) -> SlideNormal:
-    """Make the reference of a site, with the location and scale of its log distances."""
+def laboratory_reference(
+    priors: Mapping[str, Prior], slides: Sequence[SlideEvidence]
+) -> SlideNormal:
+    """Make the reference of a laboratory, with the location and scale of its log distances."""
     expected = expected_normal(priors)
-    logs = [s.cells.values for s in slides if s.cells.level == "site"]
+    logs = [s.cells.values for s in slides if s.cells.level == "laboratory"]
     if not logs:
         return expected
     values = np.concatenate(logs)
@@ -343,9 +347,11 @@ def site_reference(priors: Mapping[str, Prior], slides: Sequence[SlideEvidence])
 
 
 def mixed(population: Calibration, slides: Sequence[Float]) -> Calibration:
-    """Add a site's slides to a calibration in which the population counts as `Choices.slides`.
+    """Add a laboratory's slides to a calibration in which the population counts as
+    `Choices.slides`.
 
-    So the population mostly calibrates a site of few slides, and a site of many calibrates itself.
+    So the population mostly calibrates a laboratory of few slides, and a laboratory of many
+    calibrates itself.
 
     Args:
         population: the calibration that standardised the scores.

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.commissioning import counting
+from flows.commissioning.counting import refuse_positive
+from flows.commissioning.versions import LaboratoryError
 from flows.jobs.fitting.unseen import key_of
-from flows.sites import counting
-from flows.sites.counting import refuse_positive
-from flows.sites.versions import SiteError
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors
 from tasks.counting.interpretation import chance_of_blank
@@ -47,7 +47,9 @@ def test_slides_that_look_positive_are_not_negative_because_all_are_said_to_be(
     store: Store,
 ) -> None:
     night = counts(1, [0.005] * 13 + [0.1, 0.15, 0.3, 0.2, 0.1, 0.12, 0.2])
-    with pytest.raises(SiteError, match=r"7 of 20 patients .*P15 .*%, where 0\.\d+% is usual"):
+    with pytest.raises(
+        LaboratoryError, match=r"7 of 20 patients .*P15 .*%, where 0\.\d+% is usual"
+    ):
         refuse_positive(store, BATCH, DETECTOR, night, ("all",))
     refuse_positive(store, BATCH, DETECTOR, night, tuple(f"P{i}" for i in range(20)))
 

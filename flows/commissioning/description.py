@@ -1,19 +1,19 @@
-"""Describe a version of a site, and what can be trusted there."""
+"""Describe a version of a laboratory, and what can be trusted there."""
 
 from flows.outcome import Outcome, table
 from storage.models.detectors import CountingCard
-from storage.models.sites import SiteCard
+from storage.models.laboratories import LaboratoryCard
 from storage.store import Store
 from tasks.words import counted
 
 
-class SiteOutcome(Outcome):
-    """The outcome for a version of a site; ``report`` and ``diagnosis`` are None without
+class LaboratoryOutcome(Outcome):
+    """The outcome for a version of a laboratory; ``report`` and ``diagnosis`` are None without
     commissioning.
     """
 
     changed: str
-    site: str
+    laboratory: str
     nights: int
     slides: int
     cells: int
@@ -33,7 +33,7 @@ class SiteOutcome(Outcome):
             counted(self.cells, "cell"),
         )
         rows: list[tuple[str, object]] = [
-            ("laboratory", self.site),
+            ("laboratory", self.laboratory),
             ("learned", ", ".join(learned)),
             ("called abnormal", self.alarms or "unknown"),
         ]
@@ -46,7 +46,7 @@ class SiteOutcome(Outcome):
 
 
 def false_positives_text(counting: CountingCard) -> str:
-    """Describe a site's false-positive rate at the counting threshold to a person."""
+    """Describe a laboratory's false-positive rate at the counting threshold to a person."""
     rate = counting.counting.false_positives
     return (
         f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, "
@@ -54,14 +54,14 @@ def false_positives_text(counting: CountingCard) -> str:
     )
 
 
-def site_outcome(
-    store: Store, card: SiteCard, changed: str, diagnosis: str | None = None
-) -> SiteOutcome:
-    """Make the outcome for a version of a site, with a description of the change."""
+def laboratory_outcome(
+    store: Store, card: LaboratoryCard, changed: str, diagnosis: str | None = None
+) -> LaboratoryOutcome:
+    """Make the outcome for a version of a laboratory, with a description of the change."""
     report = (*card.folder, "report.html")
-    return SiteOutcome(
+    return LaboratoryOutcome(
         changed=changed,
-        site=card.label,
+        laboratory=card.label,
         nights=len(card.nights),
         slides=card.slides,
         cells=card.cells,

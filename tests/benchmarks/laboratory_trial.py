@@ -1,6 +1,7 @@
-"""Measure the worth of commissioning a laboratory: fields of fields.zip, with and without a site.
+"""Measure the worth of commissioning a laboratory: fields of fields.zip, with and without a
+laboratory.
 
-    python -m tests.benchmarks.site_trial STORE BATCH
+    python -m tests.benchmarks.laboratory_trial STORE BATCH
 
 BATCH is a screened segmentation of fields.zip with the defaults. Some fields, drawn by chance, are
 commissioned, and all others are screened there. The table goes to standard output, as Markdown.
@@ -28,17 +29,17 @@ from tasks.detector.slides.distance import SlideNormal, standardised_distances
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal, cell_scores
-from tasks.reports.image_columns import is_white_cell
-from tasks.sites.learning import (
+from tasks.laboratories.learning import (
     LEAST_CELLS,
+    LaboratoryNormal,
     NightNormal,
-    SiteNormal,
     SlideCells,
     kept_statistics,
+    laboratory_normal,
     merged,
-    site_normal,
     slide_evidence,
 )
+from tasks.reports.image_columns import is_white_cell
 from tests.support.boxes import overlap
 from tests.support.paths import DATA
 
@@ -110,12 +111,12 @@ def night_of(own: OwnNormal, fields: Sequence[Field], least: int = Choices.least
     return NightNormal(normal, rows[normal.kept])
 
 
-def without_site(own: OwnNormal, fields: Sequence[Field]) -> Judge:
+def without_laboratory(own: OwnNormal, fields: Sequence[Field]) -> Judge:
     night = night_of(own, fields)
     return judge(own, night.normal, night.rows)
 
 
-def at_site(detector: Detector, fields: Sequence[Field]) -> Judge:
+def at_laboratory(detector: Detector, fields: Sequence[Field]) -> Judge:
     """Commission some fields."""
     own = detector.own
     assert own is not None
@@ -123,8 +124,10 @@ def at_site(detector: Detector, fields: Sequence[Field]) -> Judge:
     parts = [kept_statistics(own, f.cells, 2, night) for f in fields]
     statistics = merged(parts, own)
     evidence = [slide_evidence(detector, statistics, f.cells, night) for f in fields]
-    site: SiteNormal = site_normal(own, statistics, [e for e in evidence if e is not None])
-    return judge(site.own, site.reference, np.zeros(0, np.intp))
+    laboratory: LaboratoryNormal = laboratory_normal(
+        own, statistics, [e for e in evidence if e is not None]
+    )
+    return judge(laboratory.own, laboratory.reference, np.zeros(0, np.intp))
 
 
 def judge(own: OwnNormal, nearest: SlideNormal, rows: NDArray[np.intp]) -> Judge:
@@ -169,20 +172,24 @@ def main(store: str, batch: str) -> None:
         "white at .01")  # fmt: skip
     row(*["---"] * 6)
     row("the population", len(fields), *shares([f.population for f in fields], fields))
-    judged = without_site(own, fields)
-    row("no site: field, or night", len(fields), *shares([judged(f.cells) for f in fields], fields))
-    one = [without_site(own, [f])(f.cells) for f in fields]
-    row("no site, one field a night", len(fields), *shares(one, fields))
+    judged = without_laboratory(own, fields)
+    row(
+        "no laboratory: field, or night",
+        len(fields),
+        *shares([judged(f.cells) for f in fields], fields),
+    )
+    one = [without_laboratory(own, [f])(f.cells) for f in fields]
+    row("no laboratory, one field a night", len(fields), *shares(one, fields))
     for size in SIZES:
         found = []
         for draw in range(DRAWS):
             order = np.random.default_rng(draw).permutation(len(fields))
-            judged = at_site(detector, [fields[i] for i in order[:size]])
+            judged = at_laboratory(detector, [fields[i] for i in order[:size]])
             rest = [fields[i] for i in order[size:]]
             found.append(shares([judged(f.cells) for f in rest], rest))
         spread = np.std(found, axis=0)
         texts = [f"{m:.3f} ± {s:.3f}" for m, s in zip(np.mean(found, axis=0), spread, strict=True)]
-        row(f"site of {size} fields", len(fields) - size, *texts)
+        row(f"laboratory of {size} fields", len(fields) - size, *texts)
 
 
 if __name__ == "__main__":

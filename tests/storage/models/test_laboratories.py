@@ -1,16 +1,18 @@
 from pathlib import Path
 
 from storage.batches.features import SCORED
-from storage.models.sites import images_of_site, load_site
+from storage.models.laboratories import images_of_laboratory, load_laboratory
 from tests.system.golden import make_golden as golden
 from tests.system.golden import slides
 from tests.system.golden.stores import VERSIONS, copied
 
 
-def test_the_images_of_a_site_are_those_of_its_nights_that_were_scored(tmp_path: Path) -> None:
+def test_the_images_of_a_laboratory_are_those_of_its_nights_that_were_scored(
+    tmp_path: Path,
+) -> None:
     store = copied(VERSIONS[-1], tmp_path)
-    card = load_site(store, slides.SITE)
+    card = load_laboratory(store, slides.LABORATORY)
     scored = golden.BLOCK.image_id[golden.BLOCK.status == SCORED]
-    found = images_of_site(store, card)
+    found = images_of_laboratory(store, card)
     assert found == {row.tobytes() for row in scored}
     assert len(found) == len(scored) > 0

@@ -1,4 +1,4 @@
-"""Check the statements about a site's slides, and read its labelled cells."""
+"""Check the statements about a laboratory's slides, and read its labelled cells."""
 
 import json
 from collections.abc import Sequence
@@ -10,23 +10,23 @@ import pyarrow as pa
 from distributed import Client
 
 from flows.cluster.executor import run_jobs
+from flows.commissioning.errors import is_negative, is_parasite, known_jobs
+from flows.commissioning.versions import LaboratoryError
 from flows.jobs.fitting.unseen import key_of
+from flows.jobs.laboratory_slides import seen_by_witnesses
 from flows.jobs.scoring.scores import ScoreJob, scored_rows
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.site_slides import seen_by_witnesses
-from flows.sites.site_errors import is_negative, is_parasite, known_jobs
-from flows.sites.versions import SiteError
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.detectors import DetectorCard
-from storage.models.sites import ALL, NONE
+from storage.models.laboratories import ALL, NONE
 from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts
 from tasks.counting.interpretation import chance_of_blank
+from tasks.laboratories.adaptation import Labelled
 from tasks.reports.image_columns import PARASITIZED, flags
 from tasks.reports.image_rows import is_cut
 from tasks.reports.parasite_counts import log_odds_of
-from tasks.sites.adaptation import Labelled
 
 NAMED = 5  # slides that an error message names
 LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
@@ -36,7 +36,7 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
     """Check the slides and patients of a batch that are declared negative.
 
     Raises:
-        SiteError: the batch has no such slide or patient, or labels parasites on one.
+        LaboratoryError: the batch has no such slide or patient, or labels parasites on one.
     """
     if NONE in given:
         return ()
@@ -46,7 +46,7 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
     if unknown:
         have = sorted(there - {ALL})
         listed = ", ".join([*have[:NAMED], *(["..."] if len(have) > NAMED else [])])
-        raise SiteError(
+        raise LaboratoryError(
             f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
             f"negative; there are: {listed or 'none with a name'}, or {ALL} of them"
         )
@@ -55,7 +55,7 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
     if parasites.any():
         slides = table.filter(pa.array(parasites))
         name = next(slides[c][0] for c in ("slide_id", "patient_id") if slides[c][0].is_valid)
-        raise SiteError(
+        raise LaboratoryError(
             f"{parasites.sum():,} cells of batch {batch.name} are labelled {PARASITIZED} on slides "
             f"said to be negative, the first of {name}: leave such slides out of --negative"
         )
@@ -65,7 +65,7 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
 def refuse_positive(
     store: Store, batch: Batch, detector: DetectorCard, errors: ErrorCounts, given: Sequence[str]
 ) -> None:
-    """Raise SiteError if ``all`` slides are declared negative and some look positive.
+    """Raise LaboratoryError if ``all`` slides are declared negative and some look positive.
 
     Slides ``given`` one by one are accepted: a laboratory's healthy cells may be counted more often
     than those of fitted ones; then there is a warning.
@@ -84,7 +84,7 @@ def refuse_positive(
     if strange:
         share, name = max(strange)
         usual = f"{known.counting.false.mean:.2%}"
-        raise SiteError(
+        raise LaboratoryError(
             f"all slides of batch {batch.name} are said to be negative, but {len(strange):,} of "
             f"{slides:,} patients or slides have more cells that count as parasites than healthy "
             f"slides have: {json.loads(name)[-1]} {share:.1%}, where {usual} is usual. Look "

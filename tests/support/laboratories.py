@@ -1,4 +1,6 @@
-"""Simulated slides of a population and of a site, and a detector that was fitted on the first."""
+"""Simulated slides of a population and of a laboratory, and a detector that was fitted on the
+first.
+"""
 
 from functools import lru_cache
 
@@ -16,11 +18,13 @@ from tasks.detector.slides.own_normal import (
     slides_spread,
     with_spread,
 )
-from tasks.sites.learning import SlideCells
+from tasks.laboratories.learning import SlideCells
 
 WIDTHS = {"early": 5, "late": 8}
 MEANS = {tap: np.stack([np.zeros(d), np.full(d, 1.5)]) for tap, d in WIDTHS.items()}
-SITE = {tap: np.linspace(4.0, 6.0, d) for tap, d in WIDTHS.items()}  # how far all its slides are
+LABORATORY = {
+    tap: np.linspace(4.0, 6.0, d) for tap, d in WIDTHS.items()
+}  # how far all its slides are
 
 
 def slide(
@@ -32,7 +36,7 @@ def slide(
     away: dict[str, np.ndarray] | None = None,
     shift: float = 1.0,
 ) -> SlideCells:
-    """Cells of one slide: B is shift^2 I around the population, or around a site, and W is I."""
+    """Cells of one slide: B is shift^2 I around the population or a laboratory, and W is I."""
     classes = rng.integers(0, 2, n)
     taps = {
         tap: means[classes]
@@ -45,12 +49,12 @@ def slide(
     return SlideCells(key, np.arange(n), taps, classes, np.ones(n, bool))
 
 
-def of_site(
+def of_laboratory(
     seed: int, count: int, n: int = 80, *, batch: str = "night", drift: float = 0.0
 ) -> list[SlideCells]:
-    """Slides of the site, each a third as far from each other as slides of the population."""
+    """Slides of the laboratory, each a third as far from each other as slides of the population."""
     rng = np.random.default_rng(seed)
-    away = {tap: shift + drift for tap, shift in SITE.items()}
+    away = {tap: shift + drift for tap, shift in LABORATORY.items()}
     return [
         slide(rng, f"{batch}-{i:02d}", n, batch=batch, away=away, shift=0.3) for i in range(count)
     ]

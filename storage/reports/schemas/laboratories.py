@@ -1,16 +1,16 @@
-"""Define the columns of the table of sites, which queries use like the reports."""
+"""Define the columns of the table of laboratories, which queries use like the reports."""
 
 import pyarrow as pa
 
 from storage.reports.schemas.shared import COUNT, column
 
 
-def site_schema() -> pa.Schema:
-    """Define the columns of a site's one row, with meaning and unit in field metadata."""
+def laboratory_schema() -> pa.Schema:
+    """Define the columns of a laboratory's one row, with meaning and unit in field metadata."""
     return pa.schema(
         [
             column("name", pa.string(), "the laboratory"),
-            column("site", pa.string(), "its newest version, as reports name it"),
+            column("laboratory", pa.string(), "its newest version, as reports name it"),
             column("operation", pa.string(), "how this version came about"),
             column("model", pa.string(), "the model that diagnoses there"),
             column("detector", pa.string(), "the detector that scores there"),

@@ -1,4 +1,4 @@
-"""Measure what can be believed at a site: false alarms, catches and the diagnosis.
+"""Measure what can be believed at a laboratory: false alarms, catches and the diagnosis.
 
 Every slide is judged by statistics without it.
 """
@@ -18,20 +18,20 @@ from tasks.detector.slides.floor import implausible_shifts
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.evaluation.metrics import Interval, interval, nullable, resampled
+from tasks.laboratories.learning import Distances, SlideEvidence, fused, mixed
 from tasks.reports.parasitaemia import wilson_interval
-from tasks.sites.learning import Distances, SlideEvidence, fused, mixed
 from tasks.types import Float
 
 LEVELS = (0.05, 0.01)
-ENOUGH_SLIDES = 20  # with fewer, the calibration of a site is a guess
+ENOUGH_SLIDES = 20  # with fewer, the calibration of a laboratory is a guess
 REPEATS = 1000
 # The diagnosis is accepted if the lower ends of both intervals reach these.
 LEAST_SENSITIVITY, LEAST_SPECIFICITY = 0.80, 0.95
 ACCEPTED, NOT_ACCEPTED = "accepted", "not accepted"
-NOT_EXAMINED = "not examined at this site"
+NOT_EXAMINED = "not examined at this laboratory"
 ALARMS, CAUGHT, DIAGNOSIS = "false alarms", "caught", "diagnosis"
 COUNTED = "counting"
-OWN, ALONE, POPULATION = "the site", "without the site", "the population"
+OWN, ALONE, POPULATION = "the laboratory", "without the laboratory", "the population"
 
 FIGURES = pa.schema(
     [
@@ -44,7 +44,7 @@ FIGURES = pa.schema(
         ("worst", pa.float64()),
         ("slides", pa.int64()),
         ("cells", pa.int64()),
-        ("site", pa.string()),
+        ("laboratory", pa.string()),
     ]
 )
 
@@ -65,14 +65,14 @@ class Figure:
     cells: int
 
     def row(self) -> dict[str, Any]:
-        """Make a row of `FIGURES`, without the site."""
+        """Make a row of `FIGURES`, without the laboratory."""
         row = asdict(self)
         return row | self.found._asdict()
 
 
-def figures_table(figures: Sequence[Figure], site: str) -> pa.Table:
+def figures_table(figures: Sequence[Figure], laboratory: str) -> pa.Table:
     """Make a table of `FIGURES`."""
-    return nullable([figure.row() | {"site": site} for figure in figures], FIGURES)
+    return nullable([figure.row() | {"laboratory": laboratory} for figure in figures], FIGURES)
 
 
 def leave_out_p_values(
@@ -170,10 +170,11 @@ def diagnosis(confusion: NDArray[np.integer], positive: int) -> tuple[str, list[
 
 
 def counted(own: KnownRates, fitted: KnownRates) -> list[Figure]:
-    """Compare a site's error rates at the counting threshold with those of fitted laboratories.
+    """Compare a laboratory's error rates at the counting threshold with those of fitted
+    laboratories.
 
-    The intervals are of the mean over slides. A rate that the site has no slide for is predicted
-    from fitted laboratories.
+    The intervals are of the mean over slides. A rate that the laboratory has no slide for is
+    predicted from fitted laboratories.
     """
     found = []
     for whose, known in ((OWN, own), (POPULATION, fitted)):
@@ -215,17 +216,17 @@ def smear_warnings(own: OwnNormal, statistics: GroupStatistics) -> list[str]:
         return []
     return [
         f"{far} of {len(statistics.keys)} slides cannot be a smear of blood by the limits of the "
-        "detector. Their cells are ordinary at this site because you commissioned them: see what "
-        "was photographed, and take the night out with slidewatch retract if it is not blood"
+        "detector. Their cells are ordinary at this laboratory because you commissioned them: see "
+        "what was photographed, and take the night out with slidewatch retract if it is not blood"
     ]
 
 
-def site_warnings(slides: int) -> list[str]:
-    """Warn of a site with too few slides."""
+def laboratory_warnings(slides: int) -> list[str]:
+    """Warn of a laboratory with too few slides."""
     if slides >= ENOUGH_SLIDES:
         return []
     few = "one slide calibrates" if slides == 1 else f"only {slides} slides calibrate"
     return [
-        f"{few} this site: below {ENOUGH_SLIDES} its false-alarm level is a guess, for the most "
-        "part that of the fitted slides"
+        f"{few} this laboratory: below {ENOUGH_SLIDES} its false-alarm level is a guess, for the "
+        "most part that of the fitted slides"
     ]

@@ -1,0 +1,1 @@
+"""Commission laboratories: learn their nights, and make versions of them."""

@@ -1,1 +1,0 @@
-"""Commission sites, learn their nights, and share sites between stores."""
