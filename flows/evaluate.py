@@ -56,8 +56,7 @@ class EvaluationOutcome(Outcome):
     auroc: dict[str, float]
     seconds: float
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         width = max((len(name) for name in self.auroc), default=0)
         lines = [f"  {name:<{width}}  {value:.4f}" for name, value in self.auroc.items()]
         head = (

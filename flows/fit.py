@@ -72,8 +72,7 @@ class FitOutcome(Outcome):
         """Return whether no detector could be calibrated."""
         return self.detector is None
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         counts = ", ".join(f"{n:,} {name}" for name, n in self.images.items())
         rows: list[tuple[str, object]] = [
             ("statistics", f"{self.statistics} of {self.model}: {counts}")

@@ -19,9 +19,12 @@ class Outcome(BaseModel):
         """Return whether something needs a person, so that the command's exit code is not 0."""
         return False
 
-    @abstractmethod
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
+        return self._text()
+
+    @abstractmethod
+    def _text(self) -> str: ...
 
     def pieces(self, as_json: bool) -> Iterator[str]:
         """Yield the outcome's text in pieces, so that a long answer is never held whole."""

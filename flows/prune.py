@@ -57,8 +57,7 @@ class PruneOutcome(Outcome):
         """Return whether a damaged record hides if something may go."""
         return bool(self.damaged)
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         done = "removed" if self.applied else "would remove"
         rows: list[tuple[str, object]] = [
             (what, f"{counted(len(batches), 'batch')}: {', '.join(batches)}")

@@ -71,8 +71,7 @@ class ScreenOutcome(Outcome):
         """Return whether images could not be scored, there are none, or there is no page."""
         return self.scored < self.images or not self.images or self.page_failure is not None
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
         failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
         share = 100 * self.abnormal / self.scored if self.scored else 0.0

@@ -32,8 +32,7 @@ class SegmentOutcome(Outcome):
         """Return whether a source or a field could not be read, or there are no sources."""
         return bool(self.failures) or not self.sources
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         kinds = self.fields.items()
         fields = ", ".join(f"{n:,}" + f" {kind}" * (kind != FieldKind.FIELD) for kind, n in kinds)
         rows: list[tuple[str, object]] = [

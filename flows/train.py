@@ -49,8 +49,7 @@ class TrainOutcome(Outcome):
     groups: dict[str, int]
     folds: list[dict[str, Any]]
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows: list[tuple[str, object]] = [
             (
                 part,

@@ -56,8 +56,7 @@ class DemoOutcome(Outcome):
         """Return whether every image of a planted kind was missed."""
         return any(not self.caught[kind] for kind in self.planted if kind != ORDINARY)
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows: list[tuple[str, object]] = [
             (kind, f"{self.caught[kind]:>4} of {number:>4} called abnormal, or failed")
             for kind, number in self.planted.items()

@@ -43,8 +43,7 @@ class Check(Outcome):
     well: bool
     found: str
 
-    def text(self) -> str:
-        """Write ok or BAD, and the finding."""
+    def _text(self) -> str:
         return f"{'ok  ' if self.well else 'BAD '} {self.found}"
 
 
@@ -67,8 +66,7 @@ class DoctorOutcome(Outcome):
         """Return whether something would stop a run."""
         return not all(check.well for check in self.checks)
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         settings = [(each.name, f"{each.value}  ({each.origin})") for each in self.settings]
         checks = table([(check.name, check.text()) for check in self.checks])
         return f"{checks}\n\nsettings:\n{table(list(settings))}"

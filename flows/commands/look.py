@@ -46,8 +46,7 @@ class LookOutcome(Outcome):
         """Return whether the photograph, or a cell of it, could not be read."""
         return bool(self.failures)
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows: list[tuple[str, object]] = [
             ("cells", f"{self.cells:,}, of which {self.abnormal:,} abnormal"),
             ("diagnoses", ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())),

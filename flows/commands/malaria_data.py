@@ -25,8 +25,7 @@ class DataOutcome(Outcome):
     sha256: str
     images: int
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         return (
             f"{self.archive}: {self.images:,} images, sha256 {self.sha256}\n"
             f"next: slidewatch train --images {self.archive}"

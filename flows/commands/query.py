@@ -45,7 +45,7 @@ class QueryOutcome(Outcome):
         self.damaged.append(text)
         warn(text)
 
-    def text(self) -> str:
+    def _text(self) -> str:
         """Write the answer as a table, or as CSV."""
         return "".join(self.pieces(as_json=False))
 
@@ -70,7 +70,7 @@ class SchemaOutcome(Outcome):
 
     tables: dict[str, list[dict[str, str | None]]]
 
-    def text(self) -> str:
+    def _text(self) -> str:
         """Write the columns as Markdown tables."""
         blocks = []
         for name, columns in self.tables.items():

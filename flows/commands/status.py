@@ -59,7 +59,7 @@ class StatusOutcome(Outcome):
         """Return whether something damaged is left out."""
         return bool(self.damaged)
 
-    def text(self) -> str:
+    def _text(self) -> str:
         """Write the outcome for a person at a terminal; ``--json`` has all the details."""
         out = StringIO()
         console = Console(file=out, width=shown_width())
@@ -255,8 +255,7 @@ class VerifyOutcome(Outcome):
         """Return whether anything is damaged."""
         return bool(self.damaged)
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         found = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"
         return "\n".join(
             [

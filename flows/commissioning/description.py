@@ -25,8 +25,7 @@ class LaboratoryOutcome(Outcome):
     report: str | None
     warnings: list[str]
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         learned = (
             counted(self.nights, "batch"),
             counted(self.slides, "slide"),

@@ -34,8 +34,7 @@ class PatientOutcome(Outcome):
     persons: str | None
     file: str
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows: list[tuple[str, object]] = [("call", self.call), ("file", self.file)]
         if self.persons is not None:
             rows.insert(1, ("persons", self.persons))

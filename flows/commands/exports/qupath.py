@@ -34,8 +34,7 @@ class ContoursOutcome(Outcome):
     files: int
     cells: int
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows: list[tuple[str, object]] = [
             ("folder", self.folder),
             ("next", "drag a file onto its photograph or slide in QuPath"),

@@ -39,8 +39,7 @@ class AppliedOutcome(Outcome):
     no_cells: int
     commands: list[str]
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows: list[tuple[str, object]] = [
             ("labels", f"{self.labels:,}, of which persons answered {self.by_persons:,}"),
             (

@@ -49,8 +49,7 @@ class ReviewOutcome(Outcome):
     precision_low: float | None
     precision_high: float | None
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         answers = counted(sum(self.verdicts.values()), "answer")
         return f"batch {self.batch}: {answers}\n{table(self.rows())}"
 
@@ -81,8 +80,7 @@ class ImportOutcome(ReviewOutcome):
     review: str
     commands: list[str]
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows = self.rows()
         if self.elsewhere:
             rows.append(

@@ -70,8 +70,7 @@ class ExportOutcome(Outcome):
         """Return whether the image of a cell could not be read."""
         return bool(self.unreadable)
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.left_out.items())
         rows: list[tuple[str, object]] = [
             ("left out", left_out or "none"),

@@ -37,8 +37,7 @@ class ReadOutcome(Outcome):
         """Return whether damaged readings were left out."""
         return bool(self.damaged)
 
-    def text(self) -> str:
-        """Write the outcome for a person at a terminal."""
+    def _text(self) -> str:
         rows: list[tuple[str, object]] = [(each.name, each.text) for each in self.figures]
         rows.append(("next", shell_command("review", "report", "--batch", self.batch)))
         return f"batch {self.batch}: {counted(self.cells, 'cell')} to read\n{table(rows)}"

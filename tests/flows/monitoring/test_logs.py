@@ -157,7 +157,7 @@ def test_nothing_is_imported_for_a_command_that_runs_no_flow(
 class Done(Outcome):
     number: int
 
-    def text(self) -> str:
+    def _text(self) -> str:
         return f"it is {self.number}"
 
 
@@ -250,7 +250,7 @@ def test_nothing_in_a_message_steers_a_terminal(
     assert all("\x1b" not in record.getMessage() for record in caplog.records)
 
     class Named(Outcome):
-        def text(self) -> str:
+        def _text(self) -> str:
             return f"batch {name}\nimages 3"
 
     (piece,) = Named().pieces(as_json=False)
