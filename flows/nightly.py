@@ -13,7 +13,6 @@ from zoneinfo import ZoneInfo
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import bind, log
 from flows.monitoring.prefect_runs import run_parameters, scheduled_start
-from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
 from flows.options.flows import Nightly, OfANight, Screen
 from flows.options.taking import takes
@@ -60,7 +59,6 @@ def run_name() -> str:
 
 
 @takes(Nightly, run_name=run_name)
-@ends_by_light
 @observed(night=True)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
     """A second run of a night resumes with the same images.

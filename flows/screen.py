@@ -13,7 +13,6 @@ from flows.jobs.shard import ShardJob
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.prefect_runs import task
-from flows.monitoring.states import ends_by_light
 from flows.monitoring.telemetry import observed, stage
 from flows.options.flows import Screen
 from flows.options.taking import takes
@@ -22,7 +21,7 @@ from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.scoring import score_slides
-from flows.stages.sources.sorting import Wanted, counted_sorts, take
+from flows.stages.sources.sorting import Taken, Wanted, counted_sorts, take
 from flows.stages.written_pages import has_page, try_page
 from storage.batches.ledger import (
     Seal,
@@ -133,15 +132,14 @@ class PageFailedError(Exception):
 
 
 @takes(Screen, run_name="{batch}")
-@ends_by_light
 @observed(night=True)
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
     """In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome
     says what failed.
 
     Raises:
-        ImagesFailedError: the report is published, but most of what it is about is lost: no image
-            could be scored, or as many failed as make the light red.
+        ImagesFailedError: the report is published, but no image was scored, or so many failed that
+            the light is red.
     """
     return screen_sources(options, settings)
 
@@ -155,58 +153,20 @@ def screen_sources(
         ImagesFailedError: the report is published, but not every image could be scored.
         PageFailedError: the report is published, but its page could not be made.
     """
+    started = time.monotonic()
     store = Store(settings.store)
-    batch, force = options.batch, options.force
-    wanted = Wanted(
-        options.images,
-        options.taken_as,
-        options.slide_is,
-        options.microns_per_pixel,
-        options.limit,
-        root,
-    )
     detector, laboratory = detector_at(store, options.detector, options.laboratory, warn)
     card = load_model_of(store, detector)
     warn_of_model(card)
-    started = time.monotonic()
-    with lease_batch(store, batch, wait=options.wait) as held, ExitStack() as work:
-        store = held.store
-        taken = take(store, settings, batch, wanted, card.classes, work, force=force)
-        with stage("freeze"):
-            frozen = start_or_resume(
-                store,
-                settings,
-                batch,
-                taken.images,
-                card.classes,
-                limit=taken.limit,
-                batch_date=options.date,
-                force=force,
-                listed=taken.listed,
-            )
-        of = Screened(store, frozen, card, detector, laboratory=laboratory)
-        seal = valid_seal(store, frozen, of.key)
-        repeated = seal is not None
-        if repeated:
-            discard_scores(store, frozen, of.key)  # a run may die right after its seal
-        page_failure = None
-        if seal is None or not has_page(store, frozen, seal):
-            with open_client(settings) as client:
-                if seal is None:
-                    seal = _publish(client, held, settings, of)
-                if not has_page(store, frozen, seal):
-                    page_failure = try_page(client, of, settings, seal)
-        _refuse_other_attempt(held, frozen)
-        night = batch_report(store, frozen)
-        _refuse_other_figures(store, frozen, seal, night)
-        if not is_announced(store, frozen, seal):
-            held.check()
-            if announce(store, frozen, seal, night, settings.pages_url):
-                note_announced(store, frozen, seal)
+    with lease_batch(store, options.batch, wait=options.wait) as held, ExitStack() as work:
+        taken, batch = _prepare(held.store, options, settings, card.classes, work, root)
+        screened = Screened(held.store, batch, card, detector, laboratory=laboratory)
+        seal, repeated, page_failure = _run(held, settings, screened)
+        night = _announced(held, batch, seal, settings)
     outcome = ScreenOutcome(
-        batch=batch,
-        report=store.address(*report_path(batch, frozen.batch_date)),
-        page=store.address(*page_path(batch)),
+        batch=batch.name,
+        report=store.address(*report_path(batch.name, batch.batch_date)),
+        page=store.address(*page_path(batch.name)),
         model=seal.model,
         detector=seal.detector,
         laboratory=seal.laboratory,
@@ -230,6 +190,71 @@ def screen_sources(
     if outcome.page_failure:
         raise PageFailedError(outcome)
     return outcome
+
+
+def _prepare(
+    store: Store,
+    options: Screen,
+    settings: Settings,
+    classes: list[str],
+    work: ExitStack,
+    root: str | list[str] | None,
+) -> tuple[Taken, Batch]:
+    """Recognise the sources, cut up those with many cells, and freeze the batch's images."""
+    wanted = Wanted(
+        options.images,
+        options.taken_as,
+        options.slide_is,
+        options.microns_per_pixel,
+        options.limit,
+        root,
+    )
+    taken = take(store, settings, options.batch, wanted, classes, work, force=options.force)
+    with stage("freeze"):
+        batch = start_or_resume(
+            store,
+            settings,
+            options.batch,
+            taken.images,
+            classes,
+            limit=taken.limit,
+            batch_date=options.date,
+            force=options.force,
+            listed=taken.listed,
+        )
+    return taken, batch
+
+
+def _run(held: Lease, settings: Settings, screened: Screened) -> tuple[Seal, bool, str | None]:
+    """Publish a batch and make its page, each unless it is there.
+
+    Returns:
+        The seal, whether the batch was published before, and why there is no page.
+    """
+    store, batch = screened.store, screened.batch
+    seal, page_failure = valid_seal(store, batch, screened.key), None
+    repeated = seal is not None
+    if repeated:
+        discard_scores(store, batch, screened.key)  # a run may die right after its seal
+    if seal is None or not has_page(store, batch, seal):
+        with open_client(settings) as client:
+            if seal is None:
+                seal = _publish(client, held, settings, screened)
+            if not has_page(store, batch, seal):
+                page_failure = try_page(client, screened, settings, seal)
+    return seal, repeated, page_failure
+
+
+def _announced(held: Lease, batch: Batch, seal: Seal, settings: Settings) -> BatchSummary:
+    """Return the batch's row of the report on batches, which people and systems are told once."""
+    _refuse_other_attempt(held, batch)
+    store, night = held.store, batch_report(held.store, batch)
+    _refuse_other_figures(store, batch, seal, night)
+    if not is_announced(store, batch, seal):
+        held.check()
+        if announce(store, batch, seal, night, settings.pages_url):
+            note_announced(store, batch, seal)
+    return night
 
 
 def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> Seal:

@@ -13,7 +13,7 @@ from PIL import Image
 from flows.cluster.requirements import refuse_incomplete
 from flows.fit import fit
 from flows.monitoring.console import tell
-from flows.monitoring.prefect_runs import run_flow, runs_page
+from flows.monitoring.prefect_runs import runnable, runs_page
 from flows.options.taking import takes
 from flows.options.tools import Demo
 from flows.outcome import Outcome, table
@@ -104,13 +104,13 @@ def demo(options: Demo, settings: Settings) -> DemoOutcome:
         first_patient=101,
     )
     _say(f"\n$ slidewatch train --images {root}/smears --epochs 3")
-    _say(run_flow(train, images=str(root / "smears"), epochs=3, settings=settings).text())
+    _say(runnable(train)(images=str(root / "smears"), epochs=3, settings=settings).text())
     for week in ("week-1", "week-2"):
         _say(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
         smears = str(root / "smears" / week)
-        _say(run_flow(fit, images=smears, batch=week, settings=settings).text())
+        _say(runnable(fit)(images=smears, batch=week, settings=settings).text())
     _say(f"\n$ slidewatch screen --images {root}/night --batch night-1")
-    night = run_flow(screen, images=str(root / "night"), batch="night-1", settings=settings)
+    night = runnable(screen)(images=str(root / "night"), batch="night-1", settings=settings)
     _say(night.text())
     return _look_back(root, planted, started)
 

@@ -15,7 +15,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any, NoReturn
 
 from pydantic import ValidationError
@@ -26,7 +25,7 @@ from flows.commands.parser import Given, in_order, make_app, option_name, read
 from flows.jobs.worker import leave_pandas_out
 from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
-from flows.monitoring.prefect_runs import has_server, run_flow, server
+from flows.monitoring.prefect_runs import has_server, runnable, server
 from flows.options.commands import COMMANDS, Command
 from flows.outcome import Outcome
 from flows.settings import Settings, UsageError, leaves, origin, settings_file
@@ -102,7 +101,7 @@ def _run(name: str, given: Given) -> int:
                 import_for_workers()  # they get ready while the flow is imported
             function = _load(command.function)
         if command.flow:
-            function = partial(run_flow, function)
+            function = runnable(function)
         outcome, failure = _call(function, values, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)

@@ -49,10 +49,9 @@ def prefect_flow(function: Callable[Parameters, Result]) -> "Flow[Parameters, Re
     return flow(flow_run_name=vars(function).get(RUN_NAME))(function)
 
 
-def run_flow(function: Callable[Parameters, Result], /, **values: Any) -> Result:
-    """Call a flow's function, by Prefect where a server is configured."""
-    call: Callable[..., Result] = prefect_flow(function) if has_server() else function
-    return call(**values)
+def runnable(function: Callable[Parameters, Result]) -> Callable[..., Result]:
+    """Return what runs a flow's function: Prefect where a server is configured, else itself."""
+    return prefect_flow(function) if has_server() else function
 
 
 def has_server() -> bool:

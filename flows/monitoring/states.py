@@ -5,9 +5,8 @@ light is that, and its message begins with the patients. It is Failed if nothing
 a share of `FAILED_RED` of its images failed.
 """
 
-from collections.abc import Callable, Mapping
-from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from flows.monitoring.prefect_runs import in_prefect_run
 from flows.outcome import printable
@@ -33,44 +32,29 @@ class NightOutcome(Protocol):
     patients: dict[str, int]
 
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result", bound=NightOutcome)
-
-
-def ends_by_light(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Decorate a flow's function, so that a batch with a published report is no error.
-
-    The caller gets the outcome, whose ``failed`` says that images failed, or the error of a lost
-    batch. If Prefect runs the flow, it gets a state.
-    """
-
-    @wraps(function)
-    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
-        try:
-            outcome = function(*args, **kwargs)
-        except Exception as error:
-            night: NightOutcome | None = getattr(error, "outcome", None)
-            published = night is not None and not is_lost(night)
-            if in_prefect_run() and not published and type(error).__module__.startswith(OURS):
-                from prefect.states import Failed
-
-                # The message says what is wrong; a traceback through our code helps nobody.
-                return Failed(message=printable(redact(str(error))), data=error)
-            if not published:
-                raise
-            return _ended(Light.AMBER, night)
-        return _ended(Light.GREEN, outcome)
-
-    return run
-
-
-def _ended(least: Light, night: Any) -> Any:
-    """Return the outcome of a batch; for Prefect, in a state named after its light."""
+def ended(night: Any, least: Light = Light.GREEN) -> Any:
+    """Return the outcome of a published batch; for Prefect, in a state named after its light."""
     if not in_prefect_run():
         return night
     from prefect.states import Completed
 
     return Completed(name=_name(least, night), message=told(night), data=night)
+
+
+def ended_by(error: Exception) -> Any:
+    """Return the outcome of a published batch that an error carries, as `ended` does.
+
+    For Prefect an error of ours that lost the batch is a state; any other is raised again.
+    """
+    night: NightOutcome | None = getattr(error, "outcome", None)
+    if night is not None and not is_lost(night):
+        return ended(night, Light.AMBER)
+    if in_prefect_run() and type(error).__module__.startswith(OURS):
+        from prefect.states import Failed
+
+        # The message says what is wrong; a traceback through our code helps nobody.
+        return Failed(message=printable(redact(str(error))), data=error)
+    raise error
 
 
 def is_lost(night: NightOutcome) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.jobs.worker import return_freed_memory
@@ -18,6 +18,7 @@ from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
+from flows.monitoring.states import ended, ended_by
 from flows.options.taking import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -52,48 +53,71 @@ def observed(
 ) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
     """Decorate a flow's function, so that it logs and waits for files as the settings say.
 
-    The flow of a ``night`` has metrics too.
+    The flow of a ``night`` has metrics too, and a night with a published report is no error: the
+    caller gets its outcome, whose ``failed`` says that images failed, or Prefect a state.
     """
 
     def decorate(
         function: Callable[[Taken, Settings], Result],
     ) -> Callable[[Taken, Settings], Result]:
         @wraps(function)
-        def run(options: Taken, settings: Settings) -> Result:
-            batch = getattr(options, "batch", None)
-            with bind(batch=batch):
-                if _OBSERVED.get():  # a flow called by another, which logs both
-                    return function(options, settings)
-                return_freed_memory()
-                use_logs(settings.logs)
-                wait_at_most(settings.read_seconds)
-                series = getattr(options, "series", None) or series_of(batch or "")
-                with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
-                    return _run(lambda: function(options, settings), told)
+        def run(options: Taken, settings: Settings) -> Any:
+            try:
+                with _observing(options, settings, night=night) as note:
+                    outcome = function(options, settings)
+                    note(outcome)
+            except Exception as error:
+                if not night:
+                    raise
+                return ended_by(error)
+            return ended(outcome) if night else outcome
 
         return run
 
     return decorate
 
 
-def _run(call: Callable[[], Result], metrics: NightMetrics | None) -> Result:
-    """Call a flow's function, note how it ended, and log its outcome, also that of an error."""
-    outcome: Outcome | None = None
+@contextmanager
+def _observing(
+    options: Options, settings: Settings, *, night: bool
+) -> Iterator[Callable[[Outcome], None]]:
+    """Log and measure a flow's function in the block, which notes its outcome."""
+    batch = getattr(options, "batch", None)
+    with bind(batch=batch):
+        if _OBSERVED.get():  # a flow called by another, which logs both
+            yield lambda outcome: None
+            return
+        return_freed_memory()
+        use_logs(settings.logs)
+        wait_at_most(settings.read_seconds)
+        series = getattr(options, "series", None) or series_of(batch or "")
+        with (
+            _set(_OBSERVED, True),
+            _metrics(settings, series if night else None) as metrics,
+            _concluding(metrics) as note,
+        ):
+            yield note
+
+
+@contextmanager
+def _concluding(metrics: NightMetrics | None) -> Iterator[Callable[[Outcome], None]]:
+    """Note how the block ended, and log the outcome that it notes or that its error carries."""
+    noted: list[Outcome] = []
     try:
-        outcome = result = call()
-        conclude(outcome, None)
-        return result
+        yield noted.append
+        conclude(noted[0], None)
     except BaseException as error:
         outcome = getattr(error, "outcome", None)
+        noted += [] if outcome is None else [outcome]
         conclude(outcome, error)
         raise
     finally:
-        if outcome is not None:
+        for outcome in noted:
             level = logging.WARNING if outcome.failed else logging.INFO
             log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
         if metrics is not None:
             # Another metric counts the images that failed.
-            metrics.end(succeeded=bool(getattr(outcome, "scored", 0)))
+            metrics.end(succeeded=any(getattr(outcome, "scored", 0) for outcome in noted))
 
 
 @contextmanager

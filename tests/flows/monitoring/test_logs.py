@@ -12,7 +12,7 @@ from flows.jobs.shard import FailedImage, ShardResult
 from flows.monitoring import logs
 from flows.monitoring.console import complain, progress_bar, tell, warn
 from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, use_logs
-from flows.monitoring.prefect_runs import run_flow
+from flows.monitoring.prefect_runs import runnable
 from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
 from flows.options.taking import Options, takes
 from flows.outcome import Outcome
@@ -186,7 +186,7 @@ def outer(options: Batched, settings: Settings) -> Done:
 def test_a_flow_logs_its_stages_and_one_outcome_with_its_run_and_batch(
     prefect_api: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_flow(outer, batch="b", settings=Settings(store=str(tmp_path), logs="json"))
+    runnable(outer)(batch="b", settings=Settings(store=str(tmp_path), logs="json"))
     ours = [line for line in lines_of(capsys) if "batch" in line]
     assert [(line["message"], line.get("stage"), line.get("event")) for line in ours] == [
         ("work: begin", "work", "begin"),

@@ -32,7 +32,7 @@ from flows.monitoring.prefect_artifacts import (
     markdown_text,
     most_abnormal,
 )
-from flows.monitoring.prefect_runs import run_flow
+from flows.monitoring.prefect_runs import runnable
 from flows.monitoring.states import by_call, by_name
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
@@ -75,7 +75,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def screen_night(night: Path, settings: Settings, batch: str) -> ScreenOutcome:
-    outcome = run_flow(screen, images=str(night), batch=batch, date=DAY, settings=settings)
+    outcome = runnable(screen)(images=str(night), batch=batch, date=DAY, settings=settings)
     assert outcome.failed
     return outcome
 

@@ -9,7 +9,7 @@ import pytest
 from prefect.context import FlowRunContext, TaskRunContext
 
 from flows import deployments
-from flows.monitoring.prefect_runs import run_flow, task
+from flows.monitoring.prefect_runs import runnable, task
 from flows.options.taking import Options, takes
 from flows.settings import Settings
 
@@ -46,11 +46,11 @@ def test_without_a_server_a_flow_and_its_stages_are_functions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("flows.monitoring.prefect_runs.has_server", lambda: False)
-    assert run_flow(staged, number=7) == (7, False, None)
+    assert runnable(staged)(number=7) == (7, False, None)
 
 
 def test_with_a_server_prefect_runs_a_flow_and_its_stages(prefect_api: str) -> None:
-    assert run_flow(staged, number=7) == (7, True, "number 7")
+    assert runnable(staged)(number=7) == (7, True, "number 7")
     assert staged(7) == (7, False, None)  # the function remains one
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 
 from flows.monitoring.prefect_runs import prefect_flow
-from flows.monitoring.states import ends_by_light, is_lost, told
+from flows.monitoring.states import ended, ended_by, is_lost, told
 from flows.nightly import nightly
 from flows.screen import ImagesFailedError, screen
 from flows.settings import Settings
@@ -42,11 +43,8 @@ class PartError(Exception):
 
 def state_of(outcome: Ended, error: Exception | None = None) -> State:
     @flow
-    @ends_by_light
-    def night() -> Ended:
-        if error is not None:
-            raise error
-        return outcome
+    def night() -> Any:
+        return ended(outcome) if error is None else ended_by(error)
 
     return night(return_state=True)  # type: ignore[call-overload, no-any-return]
 
@@ -92,14 +90,10 @@ def test_what_our_code_says_is_a_failure_without_a_traceback(
 def test_without_prefect_the_outcome_comes_back_and_a_lost_night_is_an_error() -> None:
     assert FlowRunContext.get() is None
     published = Ended("amber", scored=440)
-
-    def raises(outcome: Ended) -> Ended:
-        raise PartError(outcome)
-
-    assert ends_by_light(raises)(published) is published
-    assert ends_by_light(lambda: published)() is published
+    assert ended_by(PartError(published)) is published
+    assert ended(published) is published
     with pytest.raises(PartError):
-        ends_by_light(raises)(Ended("red", scored=0))
+        ended_by(PartError(Ended("red", scored=0)))
 
 
 def test_what_is_told_holds_no_secret() -> None:
