@@ -67,12 +67,12 @@ def slides_statistics(job: SlidesJob) -> GroupStatistics:
     references.
     """
     settle_worker()
-    own = _population(job.screened.store, job.screened.detector)
+    population = _population(job.screened.store, job.screened.detector)
     features = Features(job.screened.store, job.screened.batch, job.screened.model)
-    total = merged([], own)
+    total = merged([], population)
     for slide in job.slides:
-        cells, _ = _cells(features, job.screened.batch, slide, sorted(own.priors))
-        total = merge_groups(total, kept_statistics(own, cells, total.classes, job.night))
+        cells, _ = _cells(features, job.screened.batch, slide, sorted(population.priors))
+        total = merge_groups(total, kept_statistics(population, cells, total.classes, job.night))
     return total
 
 
@@ -108,15 +108,15 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
     """Judge slides by their laboratory without them; slides that cannot be judged are left out."""
     settle_worker()
     detector = load_fitted_detector(job.screened.store, job.screened.detector)
-    own = _population(job.screened.store, job.screened.detector)
+    population = _population(job.screened.store, job.screened.detector)
     statistics = laboratory_statistics(
         job.screened.store, job.name, job.nights, job.screened.detector
     )
     night = _night_of(job)
     features = Features(job.screened.store, job.screened.batch, job.screened.model)
-    found = []
+    judged = []
     for slide in job.slides:
-        cells, labels = _cells(features, job.screened.batch, slide, sorted(own.priors))
+        cells, labels = _cells(features, job.screened.batch, slide, sorted(population.priors))
         evidence = slide_evidence(detector, statistics, cells, night)
         if evidence is None:
             continue
@@ -127,11 +127,11 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
             planted[WHITE] = taps, cells.predicted[white]
         if job.spoil:
             planted |= _spoilt(job, cells)
-        distances = planted_distances(own, statistics, cells, night, planted)
-        found.append(
+        distances = planted_distances(population, statistics, cells, night, planted)
+        judged.append(
             Judged(evidence, _confusion(job.screened.model, labels, cells.predicted), distances)
         )
-    return found
+    return judged
 
 
 @lru_cache(maxsize=2)
@@ -247,9 +247,9 @@ def laboratory_errors(
 
 
 def _population(store: Store, detector: DetectorCard) -> OwnNormal:
-    own = load_fitted_detector(store, detector).own
-    assert own is not None
-    return own
+    normals = load_fitted_detector(store, detector).own
+    assert normals is not None
+    return normals
 
 
 def _cells(
@@ -261,12 +261,12 @@ def _cells(
     classes, ordinary, labels = [], [], []
     for number in np.unique(rows // batch.shard_rows).tolist():
         block, _, manifest = features.shard(number)
-        own = rows[rows // batch.shard_rows == number] - number * batch.shard_rows
+        places = rows[rows // batch.shard_rows == number] - number * batch.shard_rows
         for tap in taps:
-            values[tap].append(block.taps[tap][own])
-        classes.append(judged_classes(block, manifest)[own])
-        ordinary.append(~is_white_cell(manifest)[own])
-        labels.append(block.label[own])
+            values[tap].append(block.taps[tap][places])
+        classes.append(judged_classes(block, manifest)[places])
+        ordinary.append(~is_white_cell(manifest)[places])
+        labels.append(block.label[places])
     cells = SlideCells(
         GroupKey(batch.key, slide.patient or "", slide.slide or ""),
         rows,
@@ -298,8 +298,8 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
     cut: list[bool] = []
     for number in np.unique(chosen // job.screened.batch.shard_rows).tolist():
         shard = job.screened.batch.shard(number)
-        own = chosen[chosen // job.screened.batch.shard_rows == number] - shard.start
-        manifest = read_manifest(job.screened.store, job.screened.batch, shard).take(own)
+        places = chosen[chosen // job.screened.batch.shard_rows == number] - shard.start
+        manifest = read_manifest(job.screened.store, job.screened.batch, shard).take(places)
         for ref in image_refs(manifest):
             try:
                 image = np.asarray(find(ref).image(blocks=inference.blocks))
@@ -309,9 +309,9 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
             for name, level in SPOILT.items():
                 spoilt = Image.fromarray(corrupt(image, name, level))
                 pixels[name].append(resize(spoilt, inference.spec.side))
-    found: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
+    features: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
     for name, some in pixels.items():
         if some:
             taps, logits = inference.compared(np.stack(some), np.asarray(cut))
-            found[f"{name} on own cells"] = taps, logits.argmax(axis=1).astype(np.intp)
-    return found
+            features[f"{name} on own cells"] = taps, logits.argmax(axis=1).astype(np.intp)
+    return features

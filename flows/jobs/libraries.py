@@ -62,23 +62,23 @@ def exact(packages: Iterable[str]) -> dict[str, str]:
     >>> exact(["no-such-package"])
     {'no-such-package': 'none'}
     """
-    found = {}
+    versions = {}
     for name in packages:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = MISSING
-    return found
+            versions[name] = MISSING
+    return versions
 
 
-def comparable(found: Mapping[str, str | None]) -> dict[str, str]:
+def comparable(versions: Mapping[str, str | None]) -> dict[str, str]:
     """Reduce versions to the part that must be equal: Python's major and minor, others without
     build.
 
     >>> comparable({"python": "3.11.2.final.0", "torch": "2.6.0+cpu", "timm": None})
     {'python': '3.11', 'torch': '2.6.0', 'timm': 'none'}
     """
-    public = {name: (text or MISSING).partition("+")[0] for name, text in found.items()}
+    public = {name: (text or MISSING).partition("+")[0] for name, text in versions.items()}
     return public | {"python": ".".join(public["python"].split(".")[:2])}
 
 
@@ -88,17 +88,17 @@ def differences(here: Mapping[str, str], elsewhere: Mapping[str, Mapping[str, st
     >>> differences({"timm": "1.0.19"}, {"a": {"timm": "1.0.15"}, "b": {"timm": "1.0.19"}})
     ['timm is 1.0.19 here but 1.0.15 on a']
     """
-    found = []
+    texts = []
     for name, expected in here.items():
         others: dict[str, list[str]] = {}
         for who, theirs in elsewhere.items():
             if name in theirs and theirs[name] != expected:
                 others.setdefault(theirs[name], []).append(who)
-        found += [
+        texts += [
             f"{name} is {expected} here but {text} on {_some(who)}"
             for text, who in sorted(others.items())
         ]
-    return found
+    return texts
 
 
 def _some(who: list[str]) -> str:

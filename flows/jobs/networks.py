@@ -84,9 +84,11 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     arrays = load_weights(store, card)
     graph = below(GRAPH, arrays)
     if graph and not has_gpu():
-        found = by_openvino(spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays) or None)
-        if found is not None:
-            return found
+        network = by_openvino(
+            spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays) or None
+        )
+        if network is not None:
+            return network
     refuse_foreign_network(spec.network)
     from tasks.network.conversion import inference
 

@@ -150,17 +150,17 @@ def _survey_source(
         slide = open_slide(uri)
         if cutting.into == "tiles":
             given = given or slide.microns_per_pixel or TILED_AT
-        found = survey(slide, given)
+        surveyed = survey(slide, given)
     except Exception as error:  # a source must never stop the others, whatever it raises
         yield about | {"failure": _reason(error)}
         return
     about |= {
         "is_slide": True,
-        "level": found.level,
-        "microns_per_pixel": found.microns_per_pixel,
-        "diameter": found.diameter,
+        "level": surveyed.level,
+        "microns_per_pixel": surveyed.microns_per_pixel,
+        "diameter": surveyed.diameter,
     }
-    for place in found.places:
+    for place in surveyed.places:
         box = box_columns((place.x, place.y, place.width, place.height))
         yield about | box | {"kind": place.kind}
 
@@ -173,9 +173,9 @@ def search_places(job: SearchJob) -> int:
     fields: list[Row] = []
     killers = read_quarantine(job.store, job.name, "fields", job.number)
     for row, place in enumerate(read_places(job.store, job.name, job.number).to_pylist()):
-        field, found = _search_place(place, job.cutting, finder, kills=row in killers)
+        field, cells = _search_place(place, job.cutting, finder, kills=row in killers)
         fields.append(field)
-        images += found
+        images += cells
     # The fields last: they say that the part is complete.
     for kind, rows, schema in (("cells", images, SCHEMA), ("fields", fields, FIELD_SCHEMA)):
         write_part(job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema))

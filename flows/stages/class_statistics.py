@@ -105,13 +105,13 @@ def as_before(
         if version.contributions != contributions:
             continue
         try:
-            found = ClassStatistics.from_arrays(load_moments(store, version))
+            statistics = ClassStatistics.from_arrays(load_moments(store, version))
             errors = kept_errors(store, version)
         except StoreError as error:
             warn(str(error))
             continue
-        if found.slides is not None and errors is not None:
-            return found, errors
+        if statistics.slides is not None and errors is not None:
+            return statistics, errors
     return None
 
 

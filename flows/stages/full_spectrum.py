@@ -108,8 +108,8 @@ def _jobs(
                     continue
                 things = chosen(key)
                 if things.rows:  # not every attack succeeds
-                    of = subject(PLANTED, *_label(treatment), against)
-                    yield PlantJob(of, ordinary, things, share, True)
+                    about = subject(PLANTED, *_label(treatment), against)
+                    yield PlantJob(about, ordinary, things, share, True)
     for name, things in others.items():
         yield WholeJob(subject(WHOLE, name), things)
     cells = {host: chosen((images, CLEAN)) for host, images in hosts.items()}
@@ -124,8 +124,8 @@ def _jobs(
             yield CompanyJob(subject(WHOLE_NIGHTS, name, strength), None, things)
             for host, ordinary in cells.items():
                 if ordinary.rows and host != name:
-                    of = subject(WHOLE_NIGHTS, name, strength, host)
-                    yield CompanyJob(of, ordinary, things)
+                    about = subject(WHOLE_NIGHTS, name, strength, host)
+                    yield CompanyJob(about, ordinary, things)
 
 
 def _is_planted(treatment: Treatment) -> bool:

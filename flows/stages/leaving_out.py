@@ -76,12 +76,12 @@ def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
     jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
     distances = list(run_jobs(to.client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
-    own, without = _own_normal(to, lineage, statistics, by, groups)
+    normals, without = _own_normal(to, lineage, statistics, by, groups)
     second, alone = fitted_witnesses(to, lineage, by)
     detector = Detector(
         gaussians,
         calibrate(np.concatenate(distances), number),
-        own,
+        normals,
         second.witnesses if second else None,
     )
     errors = second.errors if second else kept_errors(store, lineage)
@@ -104,8 +104,8 @@ def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
         calibrating_images=len(number),
         alpha=settings.alpha,
         uncertain_below=settings.uncertain_below,
-        slides=len(own.calibration.slides.scores) if own else None,
-        floor=_floor_card(own),
+        slides=len(normals.calibration.slides.scores) if normals else None,
+        floor=_floor_card(normals),
         witnesses=second.card if second else None,
         warnings=[*warnings, *without, *alone, *unknown],
         sequence=1 + max((made.sequence for made in others), default=0),
@@ -165,10 +165,10 @@ def _own_normal(
     return OwnNormal(with_spread(priors, *spread), calibration, floor), without
 
 
-def _floor_card(own: OwnNormal | None) -> FloorCard | None:
-    if own is None or own.floor is None:
+def _floor_card(normals: OwnNormal | None) -> FloorCard | None:
+    if normals is None or normals.floor is None:
         return None
-    floor = own.floor
+    floor = normals.floor
     return FloorCard(shift=floor.shift, spread=floor.spread, reach=floor.reach, slides=SLIDES)
 
 

@@ -16,24 +16,24 @@ from tasks.detector.witnesses import Discriminant
 
 
 @task
-def score_slides(client: Client, of: Screened) -> int:
+def score_slides(client: Client, screened: Screened) -> int:
     """Score all cells of a batch with complete features; return the number of parts.
 
     Parts that an earlier run has scored are skipped. At a laboratory, slides are expected to be
     like the laboratory's, and slides with too few cells are compared with it.
     """
-    parts, done = parts_of(of), complete_scores(of.store, of.batch, of.key)
+    parts, done = parts_of(screened), complete_scores(screened.store, screened.batch, screened.key)
     left = [number for number in range(len(parts)) if number not in done]
-    scored_at = screening_start(of.store, of.batch, of.key)
-    jobs = plan_jobs(client, of, parts, left, scored_at)
-    for _ in run_jobs(client, score_part, jobs, title=f"score {of.batch.name}"):
+    scored_at = screening_start(screened.store, screened.batch, screened.key)
+    jobs = plan_jobs(client, screened, parts, left, scored_at)
+    for _ in run_jobs(client, score_part, jobs, title=f"score {screened.batch.name}"):
         pass
     return len(parts)
 
 
 def plan_jobs(
     client: Client,
-    of: Screened,
+    screened: Screened,
     parts: Sequence[Part],
     wanted: Sequence[int],
     scored_at: datetime,
@@ -42,7 +42,7 @@ def plan_jobs(
     """Make the jobs that score some parts of a batch, after describing the night on a worker."""
 
     def describe(job: NightJob) -> NightReference:
-        (night,) = run_jobs(client, describe_night, [job], title=f"normal of {of.batch.name}")
+        (night,) = run_jobs(client, describe_night, [job], title=f"normal of {screened.batch.name}")
         return night
 
-    return score_jobs(of, parts, wanted, scored_at, describe, discriminant)
+    return score_jobs(screened, parts, wanted, scored_at, describe, discriminant)

@@ -63,9 +63,9 @@ def fitted_witnesses(
             f"{ALONE}: of {LEAST_CELLS} labelled cells that training has not seen, "
             f"{LEAST_OF_A_KIND} of each kind, only {len(evidence.keys)} are there"
         ]
-    said = scales.testify(evidence.network, evidence.scores)
-    both = without_platelets(said.both, evidence.platelet)
-    wrong, disagree = (both > 0) != evidence.parasitized, said.disagree
+    statement = scales.testify(evidence.network, evidence.scores)
+    both = without_platelets(statement.both, evidence.platelet)
+    wrong, disagree = (both > 0) != evidence.parasitized, statement.disagree
     described = WitnessCard(
         taps=list(known.weights),
         slides=len(set(evidence.keys)),

@@ -262,8 +262,8 @@ def _publish(store: Store, frozen: Segmentation) -> Segmented:
     parts = chain(read_parts(store, name, "cells", count), [whole])
     manifest = publish(store, name, MANIFEST, SCHEMA, parts)
     fields = publish(store, name, FIELDS, FIELD_SCHEMA, read_parts(store, name, "fields", count))
-    found = read_fields(store, name)
-    kinds = found["kind"].drop_null().value_counts().to_pylist()
+    table = read_fields(store, name)
+    kinds = table["kind"].drop_null().value_counts().to_pylist()
     done = Segmented(
         digest=frozen.digest,
         sources=frozen.sources,
@@ -272,7 +272,7 @@ def _publish(store: Store, frozen: Segmentation) -> Segmented:
         images=whole["failure"].null_count
         + sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
         fields={each["values"]: each["counts"] for each in kinds},
-        failures=dict(Counter(reason for _, reason in failed_rows(found))),
+        failures=dict(Counter(reason for _, reason in failed_rows(table))),
     )
     seal_segmentation(store, name, done)
     return done

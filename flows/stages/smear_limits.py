@@ -35,15 +35,15 @@ def fitted_floor(
         )
         for number, owner in enumerate(owners)
     ]
-    found, whose = [], []
+    slides, whose = [], []
     for owner, altered in zip(
         owners, run_jobs(to.client, altered_features, jobs, title="alter slides"), strict=True
     ):
         if altered is not None:
-            found.append(residuals(priors, *altered)[0])
+            slides.append(residuals(priors, *altered)[0])
             whose.append(owner)
     try:
-        return fit_floor(found, whose), []
+        return fit_floor(slides, whose), []
     except ValueError as error:
         return None, [f"{WITHOUT}: {error}"]
 
@@ -54,13 +54,13 @@ def _cells(
     """Choose cells of a patient, spread evenly, and different ones for every draw."""
     total = sum(map(len, parts))
     places = np.unique((np.arange(CELLS) * total + draw * total // CELLS) // CELLS % total)
-    found: list[Image] = []
+    images: list[Image] = []
     start = 0
     for part in parts:
-        own = places[(places >= start) & (places < start + len(part))] - start
+        rows = places[(places >= start) & (places < start + len(part))] - start
         start += len(part)
-        if len(own):
+        if len(rows):
             if part.batch not in batches:
                 batches[part.batch] = load_batch_of_key(to.store, part.batch)
-            found += images_of(to.store, to.model, batches[part.batch], part.rows[own])
-    return tuple(found)
+            images += images_of(to.store, to.model, batches[part.batch], part.rows[rows])
+    return tuple(images)

@@ -90,8 +90,8 @@ def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
         by_scale = scale * (slope @ log_odds) + x[0] / SCALES**2
         return float(value), np.asarray([by_scale, slope.sum() + x[1] / BIASES**2])
 
-    found = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 3), (-20, 20)])
-    return Adaptation(float(np.exp(found.x[0])), float(found.x[1]))
+    least = minimize(loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 3), (-20, 20)])
+    return Adaptation(float(np.exp(least.x[0])), float(least.x[1]))
 
 
 def log_losses(log_odds: Float, targets: Float) -> Float:

@@ -72,11 +72,11 @@ class Discriminant:
         self, scores: Float, healthy: NDArray[np.bool_], groups: NDArray[Any]
     ) -> dict[Any, float]:
         """Estimate the `lean` of each of the cells' groups (n,)."""
-        found = {}
+        leans = {}
         for group in np.unique(groups).tolist():
             mine = groups == group
-            found[group] = self.lean(scores[mine], healthy[mine])
-        return found
+            leans[group] = self.lean(scores[mine], healthy[mine])
+        return leans
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,15 @@ class Classes:
         degrees = float((n - 1).clip(min=0).sum())
         known = n[:, negative]
         share = known / (known + SHRINKAGE)
-        found, scatter = {}, {}
+        centres, scatter = {}, {}
         for tap in statistics.taps:
             means = statistics.means[tap]
             common = known @ means[:, negative] / known.sum()
             shifts = share[:, None] * np.where(known[:, None] > 0, means[:, negative] - common, 0.0)
             sums = np.einsum("gc,gcd->cd", n, means - shifts[:, None])
-            found[tap] = sums / n.sum(axis=0)[:, None]
+            centres[tap] = sums / n.sum(axis=0)[:, None]
             scatter[tap] = statistics.scatter[tap].sum(axis=0) / max(degrees, 1.0)
-        return cls(positive, found, scatter, {tap: m[negative] for tap, m in found.items()})
+        return cls(positive, centres, scatter, {tap: m[negative] for tap, m in centres.items()})
 
     def moved(self, means: Mapping[str, Float], share: float) -> "Classes":
         """Move class means by a share of the way to others (2, d), as merging their cells would."""
@@ -176,18 +176,18 @@ def shifts(
     Returns:
         The shift (d,) of each tap.
     """
-    count, found = int(healthy.sum()), {}
+    count, by_tap = int(healthy.sum()), {}
     for tap, expected in normal.items():
         before = np.zeros(len(expected)) if parent is None else parent[tap]
         values = np.asarray(taps[tap][healthy], np.float64)
-        own = np.median(values, axis=0) - expected if count else before
-        found[tap] = _drawn(own, count, before)
-    return found
+        shift = np.median(values, axis=0) - expected if count else before
+        by_tap[tap] = _drawn(shift, count, before)
+    return by_tap
 
 
-def _drawn(own: Estimate, cells: int, parent: Estimate) -> Estimate:
+def _drawn(estimate: Estimate, cells: int, parent: Estimate) -> Estimate:
     """Draw an estimate by some cells towards its parent, which counts as `SHRINKAGE` cells."""
-    return (cells * own + SHRINKAGE * parent) / (cells + SHRINKAGE)
+    return (cells * estimate + SHRINKAGE * parent) / (cells + SHRINKAGE)
 
 
 @dataclass(frozen=True)

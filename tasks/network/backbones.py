@@ -231,8 +231,12 @@ def _renamed(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tenso
 
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load weights; only the last layer may be missing or of other classes."""
-    own = backbone.state_dict()
-    unlike = {name for name in own if name not in weights or own[name].shape != weights[name].shape}
+    initial = backbone.state_dict()
+    unlike = {
+        name
+        for name in initial
+        if name not in weights or initial[name].shape != weights[name].shape
+    }
     head, _ = last_linear(backbone)
     if wrong := unlike - {f"{head}.weight", f"{head}.bias"}:
         missing = sum(name not in weights for name in wrong)
@@ -240,10 +244,10 @@ def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"these weights are of another network: {missing} tensors missing, "
             f"{len(wrong) - missing} of another shape, e.g. {min(wrong)}"
         )
-    for name in sorted(own.keys() - unlike):
+    for name in sorted(initial.keys() - unlike):
         if not torch.isfinite(weights[name]).all():
             raise NetworkError(f"these weights hold a number that is not finite, in {name}")
-    backbone.load_state_dict(own | {name: weights[name] for name in own.keys() - unlike})
+    backbone.load_state_dict(initial | {name: weights[name] for name in initial.keys() - unlike})
 
 
 def _check_side(network: str, backbone: nn.Module, side: int) -> None:

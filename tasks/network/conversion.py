@@ -41,8 +41,8 @@ def inference(classifier: Classifier) -> Inference:
     if classifier.mean.is_cuda:
         cores = len(os.sched_getaffinity(0)) // torch.cuda.device_count()
         return _by_pytorch(folded(classifier), batch=512, threads=max(2, cores))
-    found = by_openvino(classifier.spec, lambda: graph_of(classifier), classifier.cutting)
-    return found or _by_pytorch(folded(classifier))
+    by_graph = by_openvino(classifier.spec, lambda: graph_of(classifier), classifier.cutting)
+    return by_graph or _by_pytorch(folded(classifier))
 
 
 def graph_of(classifier: Classifier) -> Graph:

@@ -59,11 +59,11 @@ def load_image(
     image_id = None
     try:
         refuse_slide(ref)
-        found = find(ref)
-        image_id = found.image_id
+        file = find(ref)
+        image_id = file.image_id
         if image_id in known:
             return Loaded(image_id, known=True)
-        picture = found.picture(side, check, blocks=blocks)
+        picture = file.picture(side, check, blocks=blocks)
     except Exception as error:  # an image must never stop its shard, whatever the error
         return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
@@ -248,8 +248,8 @@ def extract(
     if waiting:
         forward()
     passes.finish()
-    found = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
-    return Features({tap: found[tap] for tap in taps}, found[LOGITS], images, passes.platelet)
+    outputs = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
+    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, passes.platelet)
 
 
 def platelets(
@@ -259,10 +259,10 @@ def platelets(
 ) -> NDArray[np.bool_]:
     """Mark the cells (n,) that logits (n, C) suspect of a parasite and that have a platelet."""
     leads = logits[:, parasitized] - np.delete(logits, parasitized, axis=1).max(axis=1)
-    found = np.zeros(len(logits), bool)
+    marks = np.zeros(len(logits), bool)
     for row in np.flatnonzero(leads > SUSPECTED).tolist():
-        found[row] = has_platelet(pixels[row])
-    return found
+        marks[row] = has_platelet(pixels[row])
+    return marks
 
 
 def cut_out_by_us(refs: Sequence[ImageRef]) -> NDArray[np.bool_]:

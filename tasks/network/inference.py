@@ -110,8 +110,8 @@ class Inference:
             cut: (B,) which of them slidewatch has cut out of a photograph.
         """
         taps, logits = self.run(pixels)
-        found = without_shift({**taps, LOGITS: logits}, self.cutting, cut)
-        return found, found.pop(LOGITS)
+        outputs = without_shift({**taps, LOGITS: logits}, self.cutting, cut)
+        return outputs, outputs.pop(LOGITS)
 
     @property
     def blocks(self) -> bool:
@@ -151,12 +151,12 @@ def by_openvino(
         return None
 
     def computed(pixels: Pixels) -> Computed:
-        found = run(pixels)
-        return below(TAP, found), found[LOGITS]
+        outputs = run(pixels)
+        return below(TAP, outputs), outputs[LOGITS]
 
     def begin(pixels: Pixels) -> Callable[[], Computed]:
-        found = computed(pixels)
-        return lambda: found
+        outputs = computed(pixels)
+        return lambda: outputs
 
     if not agree(computed(noise(spec)), graph.expected, _TOLERANCES[spec.arithmetic]):
         log.warning("OpenVINO computes %s otherwise than PyTorch", spec.network)
@@ -179,9 +179,9 @@ def _passes(spec: NetworkSpec, network: Model) -> Callable[[Pixels], Arrays]:
     def run(pixels: Pixels) -> Arrays:
         if not hasattr(of_thread, "request"):
             of_thread.request = compiled.create_infer_request()
-        found = of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        outputs = of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
         # Copied, because the next pass writes there.
-        return {output.any_name: np.array(found[output]) for output in compiled.outputs}
+        return {output.any_name: np.array(outputs[output]) for output in compiled.outputs}
 
     return run
 
@@ -190,5 +190,7 @@ def outputs_of(network: Inference, pixels: Pixels, rows: NDArray[np.intp]) -> Co
     """Compute taps, each (k, d), and logits (k, C) of some rows of images (n, side, side, 3)."""
     starts = range(0, len(rows), network.batch)
     parts = [network.run(pixels[rows[start : start + network.batch]]) for start in starts]
-    taps = {name: np.concatenate([found[name] for found, _ in parts]) for name in network.spec.taps}
+    taps = {
+        name: np.concatenate([of_part[name] for of_part, _ in parts]) for name in network.spec.taps
+    }
     return taps, np.concatenate([logits for _, logits in parts])

@@ -144,13 +144,16 @@ def folds(
     """
     tested = deal(keys, labels, dict.fromkeys(map(str, range(count)), 1.0), seed=seed)
     everything, classes = np.asarray(keys), len(np.unique(labels))
-    found = []
+    parts_of_folds = []
     for number, names in tested.items():
         test = np.isin(everything, names)
         rest = np.flatnonzero(~test)
         shares = {"train": 1.0 - validation, "validation": validation}
         dealt = deal(everything[rest].tolist(), labels[rest], shares, seed=seed)
-        parts = {part: rest[np.isin(everything[rest], own)] for part, own in dealt.items()}
+        parts = {
+            part: rest[np.isin(everything[rest], names_of_part)]
+            for part, names_of_part in dealt.items()
+        }
         lacking = [part for part, rows in parts.items() if len(np.unique(labels[rows])) < classes]
         if lacking or not names:
             raise SplitError(
@@ -158,5 +161,5 @@ def folds(
                 f"{number} has no {' and no '.join(lacking) or 'test'} part with every class; "
                 f"give images of more {by}s, or fewer folds"
             )
-        found.append({**parts, "test": np.flatnonzero(test)})
-    return found
+        parts_of_folds.append({**parts, "test": np.flatnonzero(test)})
+    return parts_of_folds

@@ -16,13 +16,13 @@ def mean_absorbance(pixels: NDArray[np.uint8], batch: int = 512) -> NDArray[np.f
     It is 0 for an image that is all black.
     """
     table = -np.log(np.maximum(np.arange(256), 1) / 255.0)
-    found = np.zeros((len(pixels), 3))
+    absorbance = np.zeros((len(pixels), 3))
     for start in range(0, len(pixels), batch):
         some = np.asarray(pixels[start : start + batch])
         lit = some.max(axis=3) > 0
         total = (table[some] * lit[..., None]).sum(axis=(1, 2))
-        found[start : start + batch] = total / np.maximum(lit.sum(axis=(1, 2)), 1)[:, None]
-    return found
+        absorbance[start : start + batch] = total / np.maximum(lit.sum(axis=(1, 2)), 1)[:, None]
+    return absorbance
 
 
 def stain_clusters(

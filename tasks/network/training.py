@@ -51,10 +51,10 @@ class TrainingPlan:
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> "TrainingPlan":
         """Read a plan from a card; fields that cards lacked before 0.3 get the values used then."""
-        told = _NOT_TOLD | dict(kept)
-        plan = {each.name: told[each.name] for each in fields(cls)}
+        values = _NOT_TOLD | dict(kept)
+        plan = {each.name: values[each.name] for each in fields(cls)}
         # Cards older than the marks do not have them.
-        how = Augmentation(**{"marked": 0.0} | told["augmentation"])
+        how = Augmentation(**{"marked": 0.0} | values["augmentation"])
         return cls(**plan | {"augmentation": how})
 
 
@@ -256,12 +256,12 @@ def negative_log_likelihood(
 
 def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
     """Fit the temperature in [1/20, 20] of least negative log-likelihood (Guo et al. 2017)."""
-    found = minimize_scalar(
+    least = minimize_scalar(
         lambda log_t: negative_log_likelihood(logits, truth, math.exp(log_t)),
         bounds=(-math.log(20.0), math.log(20.0)),
         method="bounded",
     )
-    return math.exp(found.x)
+    return math.exp(least.x)
 
 
 def calibrated_loss(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:

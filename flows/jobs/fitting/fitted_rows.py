@@ -110,10 +110,10 @@ def without_rows(
     total: GroupStatistics, parts: Sequence[Rows], blocks: Sequence[FeatureBlock]
 ) -> GroupStatistics:
     """Remove fitted rows, with features in ``blocks``, from statistics by patient."""
-    own = FeatureBlock.joined(list(blocks))
+    removed = FeatureBlock.joined(list(blocks))
     keys = [key for part in parts for key in keys_of_rows(part)]
-    taps = {tap: own.taps[tap] for tap in total.taps}
-    mine = group_statistics(taps, own.label, keys, total.classes)
+    taps = {tap: removed.taps[tap] for tap in total.taps}
+    mine = group_statistics(taps, removed.label, keys, total.classes)
     return retract_groups(total, coarser(mine, by_patient))
 
 
@@ -146,10 +146,10 @@ def read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
     batch = load_batch_of_key(store, part.batch)
     blocks = []
     for shard in batch.shards():
-        own = part.rows[(part.rows >= shard.start) & (part.rows < shard.stop)]
-        if len(own):
+        rows = part.rows[(part.rows >= shard.start) & (part.rows < shard.stop)]
+        if len(rows):
             block = fitted_block(store, model.name, batch, shard)
-            blocks.append(block.take(own - shard.start))
+            blocks.append(block.take(rows - shard.start))
     return FeatureBlock.joined(blocks)
 
 

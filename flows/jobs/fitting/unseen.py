@@ -52,8 +52,8 @@ class OutOfFold:
         heads = np.asarray([(each or "")[:HEAD] for each in image_ids], f"S{HEAD}")
         places = np.minimum(np.searchsorted(self.heads, heads), len(self.heads) - 1)
         there = self.heads[places] == heads
-        found = (self.network, self.statistics)
-        return Unseen(*(np.where(there, values[places], np.nan) for values in found))
+        diagnoses = (self.network, self.statistics)
+        return Unseen(*(np.where(there, values[places], np.nan) for values in diagnoses))
 
 
 @lru_cache(maxsize=2)
@@ -84,16 +84,16 @@ def unseen(
     That is the model's own, or that of a fold. With the ``scores`` (n,) of a discriminant of
     statistics without the cell's patient, the network of a fold counts only with its statistics.
     """
-    own = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
+    odds = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
     seen, folds = seen_by_training(card, rows, block), out_of_fold(store, card)
-    found = Unseen(
-        *(np.where(seen, np.nan, each) for each in (own, own if scores is None else scores))
+    by_model = Unseen(
+        *(np.where(seen, np.nan, each) for each in (odds, odds if scores is None else scores))
     )
     if folds is None:
-        return found
+        return by_model
     by_fold = folds.find(image_ids(block))
     there = np.isfinite(by_fold.network if scores is None else by_fold.statistics)
-    return Unseen(*(np.where(there, *pair) for pair in zip(by_fold, found, strict=True)))
+    return Unseen(*(np.where(there, *pair) for pair in zip(by_fold, by_model, strict=True)))
 
 
 def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> NDArray[np.bool_]:

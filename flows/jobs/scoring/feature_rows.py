@@ -45,23 +45,23 @@ class Features:
                 del self._held[oldest]
             with self._store.together() as pool:
                 self._held.update(zip(missing, pool.map(self._read, missing), strict=True))
-            found = [self._held.pop(number) for number in some]
-            self._held.update(zip(some, found, strict=True))
-            while found:
-                yield found.pop(0)
+            shards = [self._held.pop(number) for number in some]
+            self._held.update(zip(some, shards, strict=True))
+            while shards:
+                yield shards.pop(0)
 
     def _read(self, number: int) -> Held:
         shard = self._batch.shard(number)
         with self._store.together() as pool:
             reading = pool.submit(read_manifest, self._store, self._batch, shard)
             looking = pool.submit(verified_block, self._store, self._model.name, self._batch, shard)
-        found = looking.result()
-        if found is None:
+        verified = looking.result()
+        if verified is None:
             raise StoreError(
                 f"features of rows {shard.start} to {shard.stop} of batch {self._batch.name} are "
                 "not those that were extracted: run the same command again to extract them again"
             )
-        return *found, reading.result()
+        return *verified, reading.result()
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
         """Yield the shards of some rows, and the rows within each shard."""
@@ -74,16 +74,18 @@ class Features:
         self, rows: NDArray[np.intp], taps: list[str]
     ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]:
         """Read taps (k, d) and diagnosed classes (k,) of some rows in ascending order."""
-        found: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
+        features: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
         classes: list[NDArray[np.intp]] = []
         numbers = np.unique(rows // self._batch.shard_rows).tolist()
         for number, (block, _, manifest) in zip(numbers, self.shards(numbers), strict=True):
-            own = rows[rows // self._batch.shard_rows == number] - number * self._batch.shard_rows
+            places = (
+                rows[rows // self._batch.shard_rows == number] - number * self._batch.shard_rows
+            )
             for tap in taps:
-                found[tap].append(block.taps[tap][own])
-            classes.append(judged_classes(block, manifest)[own])
+                features[tap].append(block.taps[tap][places])
+            classes.append(judged_classes(block, manifest)[places])
         return (
-            {tap: np.concatenate(parts) for tap, parts in found.items()},
+            {tap: np.concatenate(parts) for tap, parts in features.items()},
             np.concatenate(classes),
         )
 

@@ -89,8 +89,8 @@ def describe_night(job: NightJob) -> NightReference:
     store, batch, laboratory = job.screened.store, job.screened.batch, job.screened.laboratory
     features = Features(store, batch, job.screened.model)
     detector = hearing(load_detector_at(store, job.screened.detector, laboratory), job.discriminant)
-    own, rows = detector.own, night_rows(batch)
-    assert own is not None
+    normals, rows = detector.own, night_rows(batch)
+    assert normals is not None
     taps, classes = features.take(rows, taps_of(detector))
     ranges = [(rows >= start) & (rows < stop) for start, stop in job.unnamed]
     unnamed = np.flatnonzero(np.any(ranges, axis=0)) if ranges else NO_ROWS
@@ -100,14 +100,14 @@ def describe_night(job: NightJob) -> NightReference:
     if len(unnamed):
         some = {tap: values[unnamed] for tap, values in taps.items()}
         theirs, places = classes[unnamed], rows[unnamed]
-        group = references_of(own, some, theirs, places, "night", A_NIGHT)
-        row = shift_row(own, SlideRows(None, None, 0, 0), some, theirs, None, group)
+        group = references_of(normals, some, theirs, places, "night", A_NIGHT)
+        row = shift_row(normals, SlideRows(None, None, 0, 0), some, theirs, None, group)
     if laboratory is not None:
         group = alone(laboratory_reference(store, laboratory))
         return NightReference(compared_with(detector, group, taps, classes, rows), row)
     if group is None or len(unnamed) < len(rows):
         some, theirs, places = taps, classes, rows
-        group = references_of(own, taps, classes, rows, "night", A_NIGHT)
+        group = references_of(normals, taps, classes, rows, "night", A_NIGHT)
     return NightReference(compared_with(detector, group, some, theirs, places), row)
 
 
@@ -160,7 +160,7 @@ def laboratory_reference(store: Store, laboratory: LaboratoryCard) -> Reference:
 
 
 def shift_row(
-    own: OwnNormal,
+    normals: OwnNormal,
     slide: SlideRows,
     taps: Taps,
     classes: NDArray[np.intp],
@@ -172,10 +172,10 @@ def shift_row(
     return {
         "slide_id": slide.slide,
         "patient_id": slide.patient,
-        **vars(slide_shift(own, taps, classes, kept)),
+        **vars(slide_shift(normals, taps, classes, kept)),
         "smear_shift": _known(smears.whole.shift),
         "smear_spread": _known(smears.whole.spread),
-        "implausible": None if own.floor is None else smears.implausible,
+        "implausible": None if normals.floor is None else smears.implausible,
     }
 
 

@@ -28,7 +28,7 @@ class Part:
 
 
 def score_jobs(
-    of: Screened,
+    screened: Screened,
     parts: Sequence[Part],
     wanted: Sequence[int],
     scored_at: datetime,
@@ -41,25 +41,31 @@ def score_jobs(
     """
     night = None
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)
-    if leans and of.detector.slides is not None:
+    if leans and screened.detector.slides is not None:
         unnamed = tuple(
             (slide.start, slide.stop)
             for part in parts
             for slide in part.slides
             if slide.slide is None and slide.patient is None
         )
-        night = describe(NightJob(of, unnamed, discriminant))
+        night = describe(NightJob(screened, unnamed, discriminant))
     return [
         ScoreJob(
-            of, number, parts[number].slides, parts[number].spans, scored_at, night, discriminant
+            screened,
+            number,
+            parts[number].slides,
+            parts[number].spans,
+            scored_at,
+            night,
+            discriminant,
         )
         for number in wanted
     ]
 
 
-def parts_of(of: Screened) -> list[Part]:
+def parts_of(screened: Screened) -> list[Part]:
     """Divide a batch into parts, by what its detector compares cells with; see `plan_parts`."""
-    return plan_parts(of.store, of.batch, by_slide=of.detector.slides is not None)
+    return plan_parts(screened.store, screened.batch, by_slide=screened.detector.slides is not None)
 
 
 def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
@@ -89,11 +95,11 @@ def slides_of(store: Store, batch: Batch) -> Iterator[SlideRows]:
     names: tuple[str | None, str | None] | None = None
     begun = 0
     for first, part in iterate_manifest(store, batch, ["patient_id", "slide_id"]):
-        for place, found in _changes(part):
-            if found != names:
+        for place, pair in _changes(part):
+            if pair != names:
                 if names is not None:
                     yield from _pieces(batch, *names, begun, first + place)
-                names, begun = found, first + place
+                names, begun = pair, first + place
     if names is not None:
         yield from _pieces(batch, *names, begun, batch.rows)
 
@@ -122,9 +128,9 @@ def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
     """Choose the reference of each slide: itself, or its patient, or else the night."""
     spans: list[Span] = []
     for patient, group in groupby(slides, key=lambda slide: slide.patient):
-        own = list(group)
-        for slide in own:
-            reference = _reference(slide, own if patient is not None else [slide])
+        of_patient = list(group)
+        for slide in of_patient:
+            reference = _reference(slide, of_patient if patient is not None else [slide])
             span = Span(slide.start, slide.stop, reference if by_slide else None)
             if spans and spans[-1].reference == span.reference:
                 spans[-1] = Span(spans[-1].start, span.stop, span.reference)

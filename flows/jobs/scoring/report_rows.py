@@ -12,12 +12,15 @@ from tasks.reports.image_columns import REPEATED, numbers_of, repeats
 from tasks.reports.image_rows import QValues
 
 
-def finished_rows(of: Screened, parts: int, tell: Callable[[str], None]) -> Iterator[pa.Table]:
+def finished_rows(
+    screened: Screened, parts: int, tell: Callable[[str], None]
+) -> Iterator[pa.Table]:
     """Yield the rows of a scored batch in pieces, with q-values; copies of images are marked.
 
     ``tell`` reports the number of copies.
     """
-    store, paths = of.store, [scores_path(of.batch, of.key, part) for part in range(parts)]
+    store = screened.store
+    paths = [scores_path(screened.batch, screened.key, part) for part in range(parts)]
 
     def columns(name: str) -> Iterator[pa.Array]:
         return (read_table(store, *path, columns=[name])[name].combine_chunks() for path in paths)

@@ -94,10 +94,10 @@ class ScoreJob:
     discriminant: Discriminant | None = None
 
 
-def provenance_of(of: Screened, scored_at: datetime) -> Provenance:
+def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
     """Make the provenance of a batch's rows: model, detector, batch, day, start, and laboratory."""
-    model, detector, batch = of.model.name, of.detector.name, of.batch
-    label = of.laboratory.label if of.laboratory else None
+    model, detector, batch = screened.model.name, screened.detector.name, screened.batch
+    label = screened.laboratory.label if screened.laboratory else None
     return Provenance(model, detector, batch.name, batch.batch_date, scored_at, label)
 
 
@@ -159,14 +159,14 @@ class _Scorer:
             if piece.start <= f.row < piece.stop
         }
         scores, lean = self._scores(block, manifest, first + piece.start)
-        raw, said = self._diagnosed(block, lean)
-        found, platelet = raw, None
+        raw, statement = self._diagnosed(block, lean)
+        odds, platelet = raw, None
         if raw is not None:
-            found = without_platelets(raw, block.has_platelet)
+            odds = without_platelets(raw, block.has_platelet)
             platelet = block.has_platelet & (raw > DIAGNOSIS)
         logits: NDArray[np.floating] = block.logits
-        if found is not None and len(card.classes) == 2:
-            logits = as_logits(found, card.temperature, card.classes.index(PARASITIZED))
+        if odds is not None and len(card.classes) == 2:
+            logits = as_logits(odds, card.temperature, card.classes.index(PARASITIZED))
         rows = image_rows(
             manifest,
             ImagesRead(image_ids(block), block.size, block.colour, failures),
@@ -174,7 +174,7 @@ class _Scorer:
                 card.classes,
                 adapted_logits(logits, card, self.job.screened.laboratory),
                 card.temperature,
-                said,
+                statement,
                 platelet,
             ),
             scores,
@@ -182,8 +182,8 @@ class _Scorer:
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
             made_by=provenance_of(self.job.screened, self.job.scored_at),
         )
-        if found is not None:
-            rows = rows.append_column(LOG_ODDS, pa.array(found, pa.float64()))
+        if odds is not None:
+            rows = rows.append_column(LOG_ODDS, pa.array(odds, pa.float64()))
         return rows
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, Statement | None]:
@@ -194,11 +194,11 @@ class _Scorer:
         card, witnesses = self.job.screened.model, self.detector.witnesses
         if PARASITIZED not in card.classes:
             return None, None
-        found = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
+        odds = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
         if witnesses is None:
-            return found, None
-        said = witnesses.scales.testify(found, witnesses.discriminant.scores(block.taps) - lean)
-        return said.both, said
+            return odds, None
+        statement = witnesses.scales.testify(odds, witnesses.discriminant.scores(block.taps) - lean)
+        return statement.both, statement
 
     def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> tuple[Scores, Float]:
         """Score a block whose first row in the batch is ``start``, and find its cells' leans (n,).
@@ -214,19 +214,21 @@ class _Scorer:
             low, high = max(span.start, start), min(span.stop, start + len(block))
             if low >= high:
                 continue
-            own = slice(low - start, high - start)
+            places = slice(low - start, high - start)
             compared = self._compared(span.reference)
-            found = score_cells(
+            of_span = score_cells(
                 self.detector.own,
                 compared.references,
                 self._fitted,
-                {tap: block.taps[tap][own] for tap in self.detector.taps},
-                classes[own],
+                {tap: block.taps[tap][places] for tap in self.detector.taps},
+                classes[places],
                 np.arange(low, high),
             )
-            scores.abnormality[own], scores.p_value[own] = found.abnormality, found.p_value
-            scores.compared_with[own], scores.unlike[own] = found.compared_with, found.unlike
-            lean[own] = np.asarray(compared.leans)[found.part]
+            scores.abnormality[places] = of_span.abnormality
+            scores.p_value[places] = of_span.p_value
+            scores.compared_with[places] = of_span.compared_with
+            scores.unlike[places] = of_span.unlike
+            lean[places] = np.asarray(compared.leans)[of_span.part]
         return scores, lean
 
     def _compared(self, wanted: Range | None) -> Compared:
@@ -235,17 +237,19 @@ class _Scorer:
         if wanted not in self.compared:
             start, stop, level = wanted
             rows = start + reference_rows(stop - start)
-            own = self.detector.own
-            assert own is not None
+            normals = self.detector.own
+            assert normals is not None
             taps, classes = self.features.take(rows, taps_of(self.detector))
-            found, parent = None, 0.0
+            references, parent = None, 0.0
             if level != FEW:
-                found = references_of(own, taps, classes, rows, level, ONE_SLIDE)
+                references = references_of(normals, taps, classes, rows, level, ONE_SLIDE)
             # A slide whose cells mostly failed has no normal of its own either.
-            if found is None or not found.own:
+            if references is None or not references.own:
                 reference, parent = self._leaning(taps, classes, rows)
-                found = alone(reference)
-            self.compared[wanted] = compared_with(self.detector, found, taps, classes, rows, parent)
+                references = alone(reference)
+            self.compared[wanted] = compared_with(
+                self.detector, references, taps, classes, rows, parent
+            )
         return self.compared[wanted]
 
     def _leaning(
@@ -276,23 +280,23 @@ class _Scorer:
 
     def shifts(self) -> pa.Table:
         """Make a row for each slide: its distance from the fitted slides, and from any smear."""
-        own = self.detector.own
+        normals = self.detector.own
         rows = []
-        for slide in self.job.slides if own else ():
+        for slide in self.job.slides if normals else ():
             if slide.slide is None:
                 if slide.patient is None and self.job.night and self.job.night.unnamed:
                     rows.append(self.job.night.unnamed)
                 continue
-            assert own is not None
+            assert normals is not None
             chosen = slide.start + reference_rows(slide.stop - slide.start)
             taps, classes = self.features.take(chosen, self.detector.taps)
             wanted = slide.start, slide.stop, "slide"
-            found = self.compared.get(wanted)
-            group = found.references if found else None
+            compared = self.compared.get(wanted)
+            group = compared.references if compared else None
             kept = None
             if group is not None and group.own:
                 kept = np.isin(chosen, group.rows) if group.known else None
             else:
-                group = references_of(own, taps, classes, chosen, "slide", ONE_SLIDE)
-            rows.append(shift_row(own, slide, taps, classes, kept, group))
+                group = references_of(normals, taps, classes, chosen, "slide", ONE_SLIDE)
+            rows.append(shift_row(normals, slide, taps, classes, kept, group))
         return pa.Table.from_pylist(rows, SHIFTS)

@@ -75,16 +75,16 @@ def laboratory_counting(
     rates = KnownRates(
         *(laboratory_rates(fitted, counts, each.log_odds) for each in (known.counting, known.dense))
     )
-    told = _card(rates, laboratory_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
+    card = _card(rates, laboratory_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
     warnings = [] if slides >= LEAST_SLIDES else [_few(slides)]
-    mine, fitted_rate = told.counting.false_positives, known.counting.false
+    mine, fitted_rate = card.counting.false_positives, known.counting.false
     if mine.low > fitted_rate.high:
         warnings.append(
             f"healthy cells are counted more often than on fitted slides ({mine.mean:.2%}, not "
             f"{fitted_rate.mean:.2%}): if slides that are said to be negative have parasites, few "
             "slides of this laboratory will be called positive"
         )
-    return rates, told, warnings
+    return rates, card, warnings
 
 
 def _few(slides: int) -> str:

@@ -41,13 +41,13 @@ class Readings:
 
     def _last(self, reader: str) -> dict[str, Reading]:
         """Return a reader's last reading of each cell, in order, unless it was taken back."""
-        found: dict[str, Reading] = {}
+        latest: dict[str, Reading] = {}
         for reading in in_order(self._readings):
             if reading.reader == reader:
-                found.pop(reading.image_id, None)  # the latest comes last
+                latest.pop(reading.image_id, None)  # the latest comes last
                 if reading.verdict is not None:
-                    found[reading.image_id] = reading
-        return found
+                    latest[reading.image_id] = reading
+        return latest
 
     def readers(self) -> list[str]:
         """List the readers who have answered."""

@@ -66,15 +66,15 @@ class Suspects:
         if not self.rows:
             return []
         cells, labels = self._cells()
-        found = []
+        suspects = []
         for row in self.rows:
-            own = cells.of(patient_of(row))
-            called = tuple(each["image_id"] for each in own if each["called"])
-            others = tuple(each["image_id"] for each in own if not each["called"])
+            read = cells.of(patient_of(row))
+            called = tuple(each["image_id"] for each in read if each["called"])
+            others = tuple(each["image_id"] for each in read if not each["called"])
             truth = labels.get(patient_of(row))
             name = patient_name(row)
-            found.append(Suspect(name, row["call"], called, others, row["cells_read"], truth))
-        return found
+            suspects.append(Suspect(name, row["call"], called, others, row["cells_read"], truth))
+        return suspects
 
     @cached_property
     def asked(self) -> list[Suspect]:
@@ -90,8 +90,8 @@ class Suspects:
 
         A parasite among the most probable cells does not end it: the count needs the others too.
         """
-        said = self.readings.standing(reader)
-        return next((image for image in suspect.order if image not in said), None)
+        answers = self.readings.standing(reader)
+        return next((image for image in suspect.order if image not in answers), None)
 
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
@@ -101,8 +101,8 @@ class Suspects:
 
     def confirmations(self) -> list[Confirmation]:
         """Return the answers of the majority on the patients that persons are asked about."""
-        said = consensus(self.readings.all_standing())
-        return [self._confirmed(each, said) for each in self.asked]
+        answers = consensus(self.readings.all_standing())
+        return [self._confirmed(each, answers) for each in self.asked]
 
     def answers(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
@@ -110,12 +110,12 @@ class Suspects:
             return {}
         pairs = zip(self.rows, self.every, strict=True)
         asked = [patient_of(row) for row, each in pairs if _is_asked(each)]
-        found = zip(asked, self.confirmations(), strict=True)
-        return {patient: said for patient, said in found if said.read}
+        confirmed = zip(asked, self.confirmations(), strict=True)
+        return {patient: confirmation for patient, confirmation in confirmed if confirmation.read}
 
-    def _confirmed(self, suspect: Suspect, said: Mapping[str, str]) -> Confirmation:
+    def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
         positive = self.readings.card.classes[0]
-        return confirm(suspect, said, positive, self._rates, self.wanted)
+        return confirm(suspect, answers, positive, self._rates, self.wanted)
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""
@@ -147,8 +147,10 @@ class Suspects:
         for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", CHANCE]):
             cells.count(part)
             for row in _labelled(part):
-                of = patient_of(row)
-                labels[of] = labels.get(of, False) or row["label"] == self.readings.card.classes[0]
+                patient = patient_of(row)
+                labels[patient] = (
+                    labels.get(patient, False) or row["label"] == self.readings.card.classes[0]
+                )
         return cells, labels
 
 
@@ -162,7 +164,7 @@ def _labelled(rows: pa.Table) -> list[dict[str, Any]]:
     if "label" not in rows.column_names:
         return []
     text = pa.table({name: rows[name].cast(pa.string()) for name in names})
-    found: list[dict[str, Any]] = (
+    labelled: list[dict[str, Any]] = (
         text.filter(text["label"].is_valid()).group_by(names).aggregate([]).to_pylist()
     )
-    return found
+    return labelled

@@ -130,7 +130,7 @@ def _keys(images: pa.Table) -> pa.Array:
 
 def _modified(changed: float | datetime | str | None, now: datetime) -> datetime | None:
     """Parse the time of a file's last change; None if it is unknown or in the future."""
-    told = datetime.fromtimestamp(changed, UTC) if isinstance(changed, int | float) else changed
-    if not isinstance(told, datetime) or told.tzinfo is None:
+    moment = datetime.fromtimestamp(changed, UTC) if isinstance(changed, int | float) else changed
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
         return None
-    return told if told <= now else None
+    return moment if moment <= now else None

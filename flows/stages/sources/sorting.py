@@ -215,8 +215,8 @@ def _recognised(
         uris = {file.row: file.uri for file in files() if file.row in wanted}
         pictures = [uris[row] for row in chosen]
         jobs = [CountJob(tuple(pictures[i : i + TRIED])) for i in range(0, len(pictures), TRIED)]
-        found = run_jobs(client, count_cells, jobs, title="recognise the pictures")
-        tried = dict(zip(chosen, chain.from_iterable(found), strict=True))
+        counts = run_jobs(client, count_cells, jobs, title="recognise the pictures")
+        tried = dict(zip(chosen, chain.from_iterable(counts), strict=True))
     return settle(seen, tried)
 
 
@@ -227,8 +227,8 @@ def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) 
         return
     counts["cells"] += rows - len(sorts)
     bad = len(sorts) - (counts.total() - counts["cells"])
-    said = counted_sorts(counts) + (f", {bad:,} that cannot be read" if bad else "")
-    tell(f"{named(images)}: {said}; cells are cut out of files with many ({OVERRULE})")
+    words = counted_sorts(counts) + (f", {bad:,} that cannot be read" if bad else "")
+    tell(f"{named(images)}: {words}; cells are cut out of files with many ({OVERRULE})")
 
 
 def _refuse_archived(

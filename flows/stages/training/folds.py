@@ -74,7 +74,7 @@ def cross_validate(
     both = _both(fold, network, statistics, data.labels == POSITIVE)
     both = without_platelets(both, platelet)
     stains = stain_clusters(mean_absorbance(data.pixels), data.keys)
-    own = {
+    made_columns = {
         "fold": pa.array(fold),
         "log_odds": pa.array(both),
         "probability": pa.array(expit(both)),
@@ -82,7 +82,10 @@ def cross_validate(
         "statistics": pa.array(statistics),
         "stain": pa.array(stains.astype(np.int16)),
     }
-    columns = [own[name] if name in own else data.rows[name] for name in OUT_OF_FOLD.names]
+    columns = [
+        made_columns[name] if name in made_columns else data.rows[name]
+        for name in OUT_OF_FOLD.names
+    ]
     return pa.table(columns, schema=OUT_OF_FOLD)
 
 
@@ -96,13 +99,13 @@ def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.i
     taps, _ = outputs_of(made.network, data.pixels, rows["train"])
     known = group_statistics(taps, data.labels[rows["train"]], keys, len(CLASSES))
     try:
-        found = discriminant(known, POSITIVE)
+        fisher = discriminant(known, POSITIVE)
     except ValueError:
         return np.full(len(rows["test"]), np.nan)
-    scores = found.scores(outputs_of(made.network, data.pixels, rows["test"])[0])
+    scores = fisher.scores(outputs_of(made.network, data.pixels, rows["test"])[0])
     healthy = made.test_logits.argmax(axis=1) != POSITIVE
     tested = names[rows["test"]]
-    leans = found.leans(scores, healthy, tested)
+    leans = fisher.leans(scores, healthy, tested)
     return np.asarray(scores - [leans[name] for name in tested.tolist()])
 
 

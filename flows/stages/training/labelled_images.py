@@ -51,10 +51,10 @@ def load_labelled_images(
         SourceError: a class has no image, or none can be read.
     """
     manifest = list_images(images, classes=CLASSES, limit=limit, on_skip=warn)
-    found = set(manifest["label"].drop_null().to_pylist())
-    if found != set(CLASSES):
+    labels = set(manifest["label"].drop_null().to_pylist())
+    if labels != set(CLASSES):
         raise SourceError(
-            f"{named(images)} has the labels {', '.join(sorted(found)) or '(none)'} but training "
+            f"{named(images)} has the labels {', '.join(sorted(labels)) or '(none)'} but training "
             f"needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))

@@ -102,15 +102,15 @@ def squared_distances(
     nearest = np.full(len(white), np.inf)
     inside = np.flatnonzero(weighs)
     share = (normal.kappa - 1) / normal.kappa if np.isfinite(normal.kappa) else 1.0
-    own = (white[inside] - targets[np.asarray(predicted)[inside]]) / share
-    squared = np.einsum("ij,ij->i", own, own)
+    offsets = (white[inside] - targets[np.asarray(predicted)[inside]]) / share
+    squared = np.einsum("ij,ij->i", offsets, offsets)
     room = np.maximum(1 - share * squared, np.finfo(np.float64).eps)
     for c in have:
         away = white - targets[c]
         distance = normal.nu * np.einsum("ij,ij->i", away, away)
         if len(inside):
-            left = away[inside] + own / normal.kappa
-            product = np.einsum("ij,ij->i", left, own)
+            left = away[inside] + offsets / normal.kappa
+            product = np.einsum("ij,ij->i", left, offsets)
             plain = np.einsum("ij,ij->i", left, left)
             distance[inside] = (normal.nu - 1) * (plain + share * product**2 / room)
         nearest = np.minimum(nearest, distance)
@@ -129,12 +129,14 @@ def standardised_distances(
         weighs: (n,) whether each cell is in the reference, as in its ``kept``.
     """
     usable = usable_rows(normal.taps, taps, predicted)
-    found = np.full((len(usable), len(normal.taps)), np.nan)
+    standardised = np.full((len(usable), len(normal.taps)), np.nan)
     classes = np.asarray(predicted)[usable]
-    for column, (tap, own) in enumerate(sorted(normal.taps.items())):
-        distances = squared_distances(own, taps[tap][usable], classes, weighs[usable])
-        found[usable, column] = (log_distance(distances) - own.location) / own.scale
-    return found
+    for column, (tap, tap_normal) in enumerate(sorted(normal.taps.items())):
+        distances = squared_distances(tap_normal, taps[tap][usable], classes, weighs[usable])
+        standardised[usable, column] = (
+            log_distance(distances) - tap_normal.location
+        ) / tap_normal.scale
+    return standardised
 
 
 def whitened(factor: Float, rows: Float) -> Float:

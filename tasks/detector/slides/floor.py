@@ -126,10 +126,10 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     middles = np.stack([np.median(cells, axis=0) for cells in slides])
     shifts, spreads, reaches = [], [], []
     for name in dict.fromkeys(names):
-        own = [place for place, each in enumerate(names) if each == name]
+        mine = [place for place, each in enumerate(names) if each == name]
         others = [place for place, each in enumerate(names) if each != name]
         within, between = _covariances([slides[place] for place in others], middles[others])
-        for place in own:
+        for place in mine:
             figures = _figures(slides[place], within, between)
             shifts.append(figures[0])
             spreads.append(figures[1])

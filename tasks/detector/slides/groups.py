@@ -50,7 +50,9 @@ class GroupStatistics:
 
     def of_taps(self, taps: Collection[str]) -> "GroupStatistics":
         """Return the statistics of some taps."""
-        means, scatter = ({tap: of[tap] for tap in taps} for of in (self.means, self.scatter))
+        means, scatter = (
+            {tap: values[tap] for tap in taps} for values in (self.means, self.scatter)
+        )
         return GroupStatistics(self.keys, self.n, means, scatter)
 
     def to_arrays(self) -> Arrays:
@@ -122,19 +124,19 @@ def group_statistics(
     if len(labels) and labels.max() >= classes:
         raise ValueError(f"label {labels.max()} but only {classes} classes")
     counted = np.flatnonzero(labels >= 0)
-    found = sorted({keys[row] for row in counted.tolist()})
-    number = {key: place for place, key in enumerate(found)}
+    names = sorted({keys[row] for row in counted.tolist()})
+    number = {key: place for place, key in enumerate(names)}
     cell = np.asarray([number[keys[row]] * classes for row in counted.tolist()], np.intp)
     cell += np.asarray(labels)[counted]
     order = np.argsort(cell, kind="stable")
     rows, cell = counted[order], cell[order]
-    n = np.bincount(cell, minlength=len(found) * classes).astype(np.float64)
+    n = np.bincount(cell, minlength=len(names) * classes).astype(np.float64)
     means, scatter = {}, {}
     for tap, features in taps.items():
         means[tap], scatter[tap] = _moments(
             np.asarray(features[rows], np.float64), cell, n, classes
         )
-    return GroupStatistics(tuple(found), n.reshape(-1, classes), means, scatter)
+    return GroupStatistics(tuple(names), n.reshape(-1, classes), means, scatter)
 
 
 def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tuple[Float, Float]:
@@ -158,8 +160,8 @@ def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tup
         means += correction
         centred -= correction[cell]
         for c in range(classes):
-            own = centred[cell % classes == c]
-            scatter[c] = own.T @ own
+            of_class = centred[cell % classes == c]
+            scatter[c] = of_class.T @ of_class
     return means.reshape(-1, classes, d), scatter
 
 

@@ -15,7 +15,7 @@ NONE = (0.0,)  # for cells that are compared with fitted ones
 
 def group_leans(
     witnesses: Witnesses,
-    own: OwnNormal,
+    normals: OwnNormal,
     references: References,
     taps: Taps,
     predicted: NDArray[np.integer],
@@ -29,7 +29,7 @@ def group_leans(
 
     Args:
         witnesses: of the diagnosis.
-        own: the calibration on fitted slides.
+        normals: the calibration on fitted slides.
         references: of the group.
         taps: features (n, d) of some cells of the group.
         predicted: (n,) classes as the network diagnoses them; -1 for cells that do not count.
@@ -42,9 +42,9 @@ def group_leans(
     if not parts:
         return (witnesses.discriminant.lean(scores, healthy, parent),)
     number = np.zeros(len(predicted), np.intp)
-    if own.floor is not None and len(parts) > 1:
-        cells, usable = residuals(own.priors, taps, predicted)
-        number[usable] = nearest_part(own.floor, parts, cells)
+    if normals.floor is not None and len(parts) > 1:
+        cells, usable = residuals(normals.priors, taps, predicted)
+        number[usable] = nearest_part(normals.floor, parts, cells)
         number[~usable] = -1
     leans = []
     for place, (part, reference) in enumerate(zip(parts, references.own, strict=True)):

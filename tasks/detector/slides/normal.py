@@ -246,8 +246,8 @@ def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: 
     scatter = (weights[:, None] * centred).T @ centred
     between = (choices.slides * prior.between + scatter) / (choices.slides + len(count) - 1)
     shift = total / (total + 1 / far) * mean
-    found = Components(prior.means + shift, within, between, len(count))
-    return replace(prior_of(found), location=prior.location, scale=prior.scale)
+    posterior = Components(prior.means + shift, within, between, len(count))
+    return replace(prior_of(posterior), location=prior.location, scale=prior.scale)
 
 
 def reference_rows(n: int, most: int = MOST_REFERENCE) -> NDArray[np.intp]:

@@ -94,15 +94,15 @@ class OwnNormal:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "OwnNormal":
         """Read the parameters back from `to_arrays`."""
-        found = below("prior", arrays)
-        taps = sorted(name.removesuffix("/means") for name in found if name.endswith("/means"))
+        of_priors = below("prior", arrays)
+        taps = sorted(name.removesuffix("/means") for name in of_priors if name.endswith("/means"))
         calibration = OwnCalibration.from_arrays(arrays)
         priors = {
             tap: Prior(
-                found[f"{tap}/means"],
-                found[f"{tap}/within"],
-                found[f"{tap}/between"],
-                float(found[f"{tap}/k"][0]),
+                of_priors[f"{tap}/means"],
+                of_priors[f"{tap}/within"],
+                of_priors[f"{tap}/between"],
+                float(of_priors[f"{tap}/k"][0]),
             )
             for tap in taps
         }
@@ -145,14 +145,14 @@ def fitted_slide(
     own_level = normal.level == "slide"
     if own_level:
         deviations = standardised_distances(normal, mine, classes, kept)
-    own = [normal.taps[tap] for tap in sorted(normal.taps)]
+    tap_normals = [normal.taps[tap] for tap in sorted(normal.taps)]
     return FittedSlide(
         deviations,
-        np.asarray([tap.location if own_level else np.nan for tap in own]),
-        np.asarray([tap.scale if own_level else np.nan for tap in own]),
+        np.asarray([tap.location if own_level else np.nan for tap in tap_normals]),
+        np.asarray([tap.scale if own_level else np.nan for tap in tap_normals]),
         int(kept.sum()),
         population,
-        log_distance(np.asarray([tap.t2 for tap in own])),
+        log_distance(np.asarray([tap.t2 for tap in tap_normals])),
     )
 
 
@@ -162,11 +162,11 @@ def slides_spread(slides: Sequence[FittedSlide]) -> tuple[Float, Float]:
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
     """
-    own = [slide for slide in slides if np.isfinite(slide.location).all()]
-    if not own:
+    with_normal = [slide for slide in slides if np.isfinite(slide.location).all()]
+    if not with_normal:
         raise ValueError("no fitted slide has enough cells for a normal of its own")
-    location = np.mean([slide.location for slide in own], axis=0)
-    return location, np.exp(np.mean([np.log(slide.scale) for slide in own], axis=0))
+    location = np.mean([slide.location for slide in with_normal], axis=0)
+    return location, np.exp(np.mean([np.log(slide.scale) for slide in with_normal], axis=0))
 
 
 def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
@@ -176,9 +176,9 @@ def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
         ValueError: no fitted slide has enough cells for a normal of its own.
     """
     location, scale = slides_spread(slides)
-    own = [slide.deviations for slide in slides if np.isfinite(slide.location).all()]
+    deviations = [slide.deviations for slide in slides if np.isfinite(slide.location).all()]
     return OwnCalibration(
-        calibrate(np.concatenate(own), _numbered([len(z) for z in own])),
+        calibrate(np.concatenate(deviations), _numbered([len(z) for z in deviations])),
         calibrate(
             np.concatenate([slide.population for slide in slides]),
             _numbered([len(slide.population) for slide in slides]),
@@ -247,7 +247,7 @@ class Shift:
 
 
 def slide_shift(
-    own: OwnNormal,
+    normals: OwnNormal,
     taps: Taps,
     predicted: NDArray[np.integer],
     kept: NDArray[np.bool_] | None = None,
@@ -255,29 +255,29 @@ def slide_shift(
     """Compare a slide with fitted slides.
 
     Args:
-        own: the calibration on fitted slides.
+        normals: the calibration on fitted slides.
         taps: features (n, d) of its cells.
         predicted: (n,) classes as diagnosed; cells with a negative one are left out.
         kept: (n,) the cells in its reference, if it has one; by default all.
     """
-    judged = usable_rows(own.priors, taps, predicted)
+    judged = usable_rows(normals.priors, taps, predicted)
     if kept is not None and kept.any():
         judged &= kept
     n = int(judged.sum())
     if not n:
         return Shift(0, None, None, None, None)
-    names, classes = sorted(own.priors), np.asarray(predicted)[judged]
+    names, classes = sorted(normals.priors), np.asarray(predicted)[judged]
     t2 = []
     for tap in names:
-        prior = own.priors[tap]
+        prior = normals.priors[tap]
         residuals = np.asarray(taps[tap][judged], np.float64) - prior.means[classes]
         t2.append(shift_distance(prior, n, residuals.mean(axis=0)))
     distances = np.asarray(t2)
-    shift, p_value, beyond = shift_scores(own.calibration, distances)
-    furthest = standardised(own.calibration.slides, log_distance(distances)).argmax()
+    shift, p_value, beyond = shift_scores(normals.calibration, distances)
+    furthest = standardised(normals.calibration.slides, log_distance(distances)).argmax()
     return Shift(n, shift, p_value, beyond, names[int(furthest)])
 
 
-def population_normal(own: OwnNormal) -> SlideNormal:
+def population_normal(normals: OwnNormal) -> SlideNormal:
     """Make the reference of cells of an unknown slide: W + B."""
-    return leaning(own.priors, {}, np.empty(0, np.intp), np.empty(0, bool))
+    return leaning(normals.priors, {}, np.empty(0, np.intp), np.empty(0, bool))

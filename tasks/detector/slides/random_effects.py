@@ -64,9 +64,9 @@ def class_means(statistics: GroupStatistics, tap: str, k: float) -> Float:
     sums = n[:, :, None] * means
     right = sums.sum(axis=0) - np.einsum("gc,gd->cd", weight, sums.sum(axis=1))
     have = n.sum(axis=0) > 0
-    found = np.full(right.shape, np.nan)
-    found[have] = np.linalg.solve(matrix[np.ix_(have, have)], right[have])
-    return found
+    solved = np.full(right.shape, np.nan)
+    solved[have] = np.linalg.solve(matrix[np.ix_(have, have)], right[have])
+    return solved
 
 
 def residual_means(statistics: GroupStatistics, tap: str, means: Float) -> tuple[Float, Float]:
@@ -113,9 +113,9 @@ def components(statistics: GroupStatistics, tap: str) -> Components:
         means = class_means(statistics, tap, k)
         count, residuals = residual_means(statistics, tap, means)
         raw = between_covariance(count, residuals, within, count / (count + k))
-        found = Components(means, within, shrunk_between(raw, within, groups), groups)
-        k = found.k
-    return found
+        model = Components(means, within, shrunk_between(raw, within, groups), groups)
+        k = model.k
+    return model
 
 
 def shrunk_within(covariance: Float, degrees: float) -> Float:

@@ -69,13 +69,13 @@ class CellScores:
     part: Rows
 
 
-def fitted_reference(own: OwnNormal) -> Reference:
+def fitted_reference(normals: OwnNormal) -> Reference:
     """Make the reference of cells without a nearer one: all fitted cells."""
-    return Reference(population_normal(own), NO_ROWS, POPULATION)
+    return Reference(population_normal(normals), NO_ROWS, POPULATION)
 
 
 def references_of(
-    own: OwnNormal,
+    normals: OwnNormal,
     taps: Taps,
     predicted: NDArray[np.integer],
     rows: Rows,
@@ -88,21 +88,26 @@ def references_of(
     fitted cells are a better one than a mixture of its patients.
 
     Args:
-        own: the calibration on fitted slides.
+        normals: the calibration on fitted slides.
         taps: features (n, d) of some cells of the group.
         predicted: (n,) classes as diagnosed.
         rows: (n,) the cells' rows in their batch.
         level: the name of the group's references.
         group: the assumptions about it.
     """
-    smears = find_smears(own.priors, own.floor, taps, predicted, group)
-    found: list[Reference | None] = []
+    smears = find_smears(normals.priors, normals.floor, taps, predicted, group)
+    references: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference
-        if normal is not None and group is A_NIGHT and own.floor and not _is_shifted(own, normal):
+        if (
+            normal is not None
+            and group is A_NIGHT
+            and normals.floor
+            and not _is_shifted(normals, normal)
+        ):
             normal = None
-        found.append(None if normal is None else Reference(normal, rows[normal.kept], level))
-    return References(smears, tuple(found))
+        references.append(None if normal is None else Reference(normal, rows[normal.kept], level))
+    return References(smears, tuple(references))
 
 
 def alone(reference: Reference | None) -> References:
@@ -111,7 +116,7 @@ def alone(reference: Reference | None) -> References:
 
 
 def most_ordinary(
-    own: OwnNormal,
+    normals: OwnNormal,
     candidates: Sequence[Reference],
     taps: Taps,
     predicted: NDArray[np.integer],
@@ -124,13 +129,13 @@ def most_ordinary(
     """
     medians = []
     for reference in candidates:
-        _, p = _scores(own, reference, taps, predicted, rows)
+        _, p = _scores(normals, reference, taps, predicted, rows)
         medians.append(float(np.median(p[~np.isnan(p)])) if np.isfinite(p).any() else 1.0)
     return int(np.argmax(medians))
 
 
 def score_cells(
-    own: OwnNormal,
+    normals: OwnNormal,
     references: References,
     fitted: Reference,
     taps: Taps,
@@ -140,7 +145,7 @@ def score_cells(
     """Score cells by their references.
 
     Args:
-        own: the calibration on fitted slides.
+        normals: the calibration on fitted slides.
         references: of the cells' group.
         fitted: the reference of cells without another.
         taps: features (n, d).
@@ -148,28 +153,28 @@ def score_cells(
         rows: (n,) the cells' rows in their batch.
     """
     n = len(predicted)
-    found = CellScores(
+    scores = CellScores(
         np.full(n, np.nan),
         np.full(n, np.nan),
         np.full(n, fitted.level, object),
         np.zeros(n, bool),
         np.zeros(n, np.intp),
     )
-    residual, usable = residuals(own.priors, taps, predicted)
+    residual, usable = residuals(normals.priors, taps, predicted)
     places = np.flatnonzero(usable)
-    if own.floor is not None:
-        found.unlike[places] = beyond_reach(own.floor, residual)
-    beyond = np.flatnonzero(found.unlike)
+    if normals.floor is not None:
+        scores.unlike[places] = beyond_reach(normals.floor, residual)
+    beyond = np.flatnonzero(scores.unlike)
     compared = []
     for number, (candidates, cells) in enumerate(
-        _candidates(own.floor, references, fitted, residual)
+        _candidates(normals.floor, references, fitted, residual)
     ):
-        found.part[places[cells]] = number
+        scores.part[places[cells]] = number
         compared.append((candidates, places[cells]))
     for candidates, here in [*compared, ([fitted], beyond)]:
         for place, candidate in enumerate(candidates):
-            _score_into(found, own, candidate, taps, predicted, rows, here, first=place == 0)
-    return found
+            _score_into(scores, normals, candidate, taps, predicted, rows, here, first=place == 0)
+    return scores
 
 
 def _candidates(
@@ -191,8 +196,8 @@ def _candidates(
 
 
 def _score_into(
-    found: CellScores,
-    own: OwnNormal,
+    kept: CellScores,
+    normals: OwnNormal,
     reference: Reference,
     taps: Taps,
     predicted: NDArray[np.integer],
@@ -205,21 +210,21 @@ def _score_into(
     if not len(here):
         return
     some = {tap: values[here] for tap, values in taps.items()}
-    scores, p = _scores(own, reference, some, predicted[here], rows[here])
-    better = np.ones(len(here), bool) if first else p > found.p_value[here]
+    scores, p = _scores(normals, reference, some, predicted[here], rows[here])
+    better = np.ones(len(here), bool) if first else p > kept.p_value[here]
     chosen = here[better]
-    found.abnormality[chosen], found.p_value[chosen] = scores[better], p[better]
-    found.compared_with[chosen] = reference.level
+    kept.abnormality[chosen], kept.p_value[chosen] = scores[better], p[better]
+    kept.compared_with[chosen] = reference.level
 
 
 def _scores(
-    own: OwnNormal, reference: Reference, taps: Taps, predicted: NDArray[np.integer], rows: Rows
+    normals: OwnNormal, reference: Reference, taps: Taps, predicted: NDArray[np.integer], rows: Rows
 ) -> tuple[Float, Float]:
     weighs = np.isin(rows, reference.rows)
     deviations = standardised_distances(reference.normal, taps, predicted, weighs)
-    return cell_scores(own.calibration, reference.normal, deviations)
+    return cell_scores(normals.calibration, reference.normal, deviations)
 
 
-def _is_shifted(own: OwnNormal, normal: SlideNormal) -> bool:
+def _is_shifted(normals: OwnNormal, normal: SlideNormal) -> bool:
     t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
-    return shift_scores(own.calibration, t2)[2]
+    return shift_scores(normals.calibration, t2)[2]

@@ -113,8 +113,8 @@ def find_smears(
         reference, alike = None, True
         if smear.plausible and not small:
             rows = places[part]
-            own = replace(choices, least=min(choices.least, len(part)))
-            normal = slide_normal(priors, _at(taps, rows), predicted[rows], own)
+            fewer = replace(choices, least=min(choices.least, len(part)))
+            normal = slide_normal(priors, _at(taps, rows), predicted[rows], fewer)
             reference = _placed(normal, rows, n)
             alike = bool(normal.kept.sum() >= group.alike * len(part))
         divisible = floor is not None and not small and len(part) >= 2 * LEAST_PART
@@ -136,10 +136,10 @@ def _too_few(floor: Floor | None, cells: Float) -> Smears:
 
 def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> NDArray[np.intp]:
     """Return the number (n,) of the part nearest to each cell, by residuals (n, D)."""
-    own = whitened(floor.whitening, cells)
+    white = whitened(floor.whitening, cells)
     middles = whitened(floor.whitening, np.stack([part.middle for part in parts]))
     # |a - b|^2 without |a|^2, which is the same for all parts.
-    away = (middles**2).sum(axis=1) - 2 * own @ middles.T
+    away = (middles**2).sum(axis=1) - 2 * white @ middles.T
     return np.asarray(away.argmin(axis=1))
 
 
