@@ -18,7 +18,6 @@ from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
 from flows.stages.class_statistics import (
     Fitting,
-    add_what_is_new,
     as_before,
     check_labels,
     refuse_damage,
@@ -112,7 +111,7 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
         known = latest_statistics(store, card.name)
         if known and known.contribution(options.batch):
             changed = f"batch {options.batch} is in the statistics already: it counts once"
-            return _warned(fitted_outcome(to, add_what_is_new(to), changed))
+            return _warned(fitted_outcome(to, known, changed))
         part, contribution, failures = _extract_batch(to, frozen)
         with statistics_lease(store, card) as held:
             to = replace(to, store=held.store)

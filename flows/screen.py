@@ -273,7 +273,7 @@ def _refuse_other_attempt(held: Lease, batch: Batch) -> None:
     """Raise LeaseLostError where the report is of a later attempt: this run stalled meanwhile."""
     path = report_path(batch.name, batch.batch_date, BATCHES)
     stated = stated_attempt(held.store, path)
-    if stated is not None and stated > batch.attempt:
+    if stated > batch.attempt:
         successor = held.successor()
         raise LeaseLostError(
             f"attempt {stated} at batch {batch.name} was published since"

@@ -1,7 +1,7 @@
 """Write tables to a store as Parquet files, and read them back.
 
 Every page of a file has a checksum, which is compared when the page is read, so a damaged file
-raises an error instead of returning wrong values. Older files without checksums can still be read.
+raises an error instead of returning wrong values.
 
 Arrow's threads are not used: each would keep memory of its own, and all take more time in sum.
 """

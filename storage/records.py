@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -48,8 +48,9 @@ class Record(Entry):
     def read(cls, store: Store, *parts: str) -> Self:
         """Read the record back; StoreError names the file and the field that is wrong."""
         data = store.read_json(*parts)
-        version, known = _version(data), cls.model_fields["schema_version"].default
-        if version > known:
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        known = cls.model_fields["schema_version"].default
+        if isinstance(version, int) and version > known:
             raise NewerError(
                 f"{store.address(*parts)} was written by a newer slidewatch (schema version "
                 f"{version}, this one knows {known}): update slidewatch"
@@ -73,19 +74,11 @@ class Record(Entry):
             return None
 
 
-def _version(data: Any) -> int:
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    return version if isinstance(version, int) else 0
-
-
 class Card(Record):
     """A record that describes a file of arrays next to it by the file's sha256.
 
-    In the store it also has a digest of its own, from schema version `digest_since` on. A card of
-    that version without a digest was changed; older cards can be read without one.
+    In the store it also has a digest of its own.
     """
-
-    digest_since: ClassVar[int] = 1
 
     created_at: datetime
     digest: str
@@ -99,12 +92,10 @@ class Card(Record):
         if not isinstance(data, dict):
             return data
         if OWN_DIGEST not in data:
-            if cls._had_digest(data):
-                raise StoreError(
-                    f"{address} has no {OWN_DIGEST}, with which it was written: restore it from a "
-                    "backup"
-                )
-            return data
+            raise StoreError(
+                f"{address} has no {OWN_DIGEST}, with which cards are written: restore it from a "
+                "backup"
+            )
         fields = {name: value for name, value in data.items() if name != OWN_DIGEST}
         if _digest_of_fields(fields) != data[OWN_DIGEST]:
             raise StoreError(
@@ -112,11 +103,6 @@ class Card(Record):
                 "backup"
             )
         return fields
-
-    @classmethod
-    def _had_digest(cls, data: dict[str, Any]) -> bool:
-        """Return whether a card with these fields was written with a digest of its own."""
-        return _version(data) >= cls.digest_since
 
     def __hash__(self) -> int:
         """Hash by the digest, which is the key of caches of loaded files."""

@@ -15,7 +15,7 @@ from flows.settings import Settings
 from storage.batches.ledger import complete_shards, laboratory_name, list_seals
 from storage.batches.manifests import Batch, list_batches
 from storage.models.classifiers import list_models
-from storage.models.detectors import KNOWS_WITNESSES, DetectorCard, list_detectors
+from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.laboratories import LaboratoryCard, list_laboratories
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
@@ -175,8 +175,6 @@ def limits_of(card: DetectorCard) -> str | None:
 
 def witnesses_of(card: DetectorCard) -> str:
     """Name the witnesses that diagnose."""
-    if card.schema_version < KNOWS_WITNESSES:
-        return "network; fit again to use the statistics too"
     return "network" if card.witnesses is None else "network, statistics"
 
 

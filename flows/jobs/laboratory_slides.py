@@ -302,7 +302,7 @@ def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArra
         manifest = read_manifest(job.screened.store, job.screened.batch, shard).take(places)
         for ref in image_refs(manifest):
             try:
-                image = np.asarray(find(ref).image(blocks=inference.blocks))
+                image = np.asarray(find(ref).image())
             except (BadImageError, OSError, SourceError):
                 continue  # moved since it was extracted: the others are enough
             cut.append(ref.outline is not None)

@@ -59,7 +59,7 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
     from tasks.network.backbones import build
 
     classifier = build(spec)
-    classifier.cutting = below(CUTTING, arrays) or None
+    classifier.cutting = below(CUTTING, arrays)
     weights = {
         name: torch.from_numpy(array)
         for name, array in arrays.items()
@@ -73,7 +73,7 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 def load_inference(store: Store, card: ModelCard) -> Inference:
     """Prepare the network of a model for inference.
 
-    PyTorch is imported for a GPU, and for models made before 0.4, which keep no graph.
+    PyTorch is imported for a GPU, and for networks that OpenVINO cannot take, which have no graph.
 
     Raises:
         ForeignNetworkError: its code is needed, and not allowed here.
@@ -84,9 +84,7 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     arrays = load_weights(store, card)
     graph = below(GRAPH, arrays)
     if graph and not has_gpu():
-        network = by_openvino(
-            spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays) or None
-        )
+        network = by_openvino(spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays))
         if network is not None:
             return network
     refuse_foreign_network(spec.network)

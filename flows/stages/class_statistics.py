@@ -1,7 +1,7 @@
 """Change class statistics in steps: check labels, compute, remove, save a version."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,7 +13,7 @@ from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_
 from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
 from flows.settings import Settings
-from flows.stages.counting.error_counts import ERRORS, errors_of_version, kept_errors
+from flows.stages.counting.error_counts import ERRORS, errors_of_version
 from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease
@@ -22,11 +22,9 @@ from storage.models.contributions import Rows, contributed, held_out_rows, repea
 from storage.models.statistics import (
     Contribution,
     Lineage,
-    latest_statistics,
     list_statistics,
     load_moments,
     save_statistics,
-    version_name,
 )
 from storage.records import now
 from storage.reports.reviews import fitted_from, reviewed_batch
@@ -65,33 +63,13 @@ def statistics_of_rows(to: Fitting, taken: list[Rows], title: str) -> ClassStati
     return merge_tree(run_jobs(to.client, rows_statistics, jobs, title=title))
 
 
-def add_what_is_new(to: Fitting) -> Lineage:
-    """Return a model's newest version, with the counts of errors that those before 0.3 lack."""
-    with statistics_lease(to.store, to.model) as held:
-        to = replace(to, store=held.store)
-        latest = latest_statistics(to.store, to.model.name)
-        assert latest is not None
-        if kept_errors(to.store, latest) is not None:
-            return latest
-        return save_version(to, latest, *totals(to, latest), "errors", latest.contributions)
-
-
 def totals(to: Fitting, lineage: Lineage | None) -> tuple[ClassStatistics, ErrorCounts]:
-    """Load the statistics and the error counts of a version; empty ones before the first.
-
-    Raises:
-        StoreError: slidewatch 0.1 wrote the version, which has no statistics by slide.
-    """
+    """Load the statistics and the error counts of a version; empty ones before the first."""
     if lineage is None:
         empty = ClassStatistics.empty(to.model.tap_widths, len(to.model.classes))
         return empty, ErrorCounts.empty()
     statistics = ClassStatistics.from_arrays(load_moments(to.store, lineage))
-    if statistics.slides is None:
-        raise StoreError(
-            f"statistics {version_name(lineage.version)} of model {to.model.name} are of "
-            "slidewatch 0.1, which kept none by slide: train another model, and fit its batches"
-        )
-    return statistics, errors_of_version(to.store, to.model, lineage)
+    return statistics, errors_of_version(to.store, lineage)
 
 
 def as_before(
@@ -106,12 +84,9 @@ def as_before(
             continue
         try:
             statistics = ClassStatistics.from_arrays(load_moments(store, version))
-            errors = kept_errors(store, version)
+            return statistics, errors_of_version(store, version)
         except StoreError as error:
             warn(str(error))
-            continue
-        if statistics.slides is not None and errors is not None:
-            return statistics, errors
     return None
 
 

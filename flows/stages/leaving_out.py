@@ -17,14 +17,13 @@ from flows.monitoring.console import warn
 from flows.settings import Settings
 from flows.stages.class_statistics import Fitting
 from flows.stages.counting.chosen_thresholds import COUNTING, counting_of
-from flows.stages.counting.error_counts import ERRORS, kept_errors
+from flows.stages.counting.error_counts import ERRORS, errors_of_version
 from flows.stages.second_witness import fitted_witnesses
 from flows.stages.smear_limits import SLIDES, fitted_floor
 from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, grouped
 from storage.models.detectors import (
-    KNOWS_WITNESSES,
     DetectorCard,
     FloorCard,
     TapCard,
@@ -69,7 +68,7 @@ def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
     settings, store, card = to.settings, to.store, to.model
     others = list_detectors(store, on_damage=warn)
     made = [d for d in others if _same(d, settings, card, lineage)]
-    if made and made[-1].schema_version >= KNOWS_WITNESSES:
+    if made:
         return made[-1]
     statistics, gaussians = _fitted(store, card, lineage)
     by, groups = _groups(store, card, lineage)
@@ -84,7 +83,7 @@ def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
         normals,
         second.witnesses if second else None,
     )
-    errors = second.errors if second else kept_errors(store, lineage)
+    errors = second.errors if second else errors_of_version(store, lineage)
     rates, counting, unknown = counting_of(card, errors, settings.counting_cells)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     counted |= nested(ERRORS, second.errors.to_arrays()) if second else {}
@@ -145,7 +144,7 @@ def _own_normal(
     Every fitted patient, or slide if no patient is known, is treated as one slide and compared with
     all others: first to learn the spread of log distances, then with this spread.
     """
-    if statistics.slides is None or by == "image":
+    if by == "image":
         return None, [f"{WITHOUT_OWN}: the fitted images name neither patient nor slide"]
     if len(groups) < LEAST_SLIDES:
         return None, [f"{WITHOUT_OWN}: {len(groups)} {by}s are fewer than {LEAST_SLIDES}"]

@@ -59,15 +59,11 @@ def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     sealed = {
         IMAGES: seal.report_digest,
         SLIDES: seal.slides_digest,
+        PATIENTS: seal.patients_digest,
         BATCHES: seal.batch_digest,
     }
-    # Seals older than the report on slides have None.
-    if None in sealed.values():
-        return None
     if seal.fields_digest:
         sealed[FIELDS] = seal.fields_digest
-    if seal.patients_digest:
-        sealed[PATIENTS] = seal.patients_digest
     for kind, digest in sealed.items():
         if report_digest(store, report_path(batch.name, batch.batch_date, kind)) != digest:
             return None

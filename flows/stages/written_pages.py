@@ -85,8 +85,11 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
     fitted = load_fitted_detector(store, detector)
     limit = fitted.abnormal_from(detector.alpha)
     highlights = Highlights(card.classes, limit)
-    patients, slides = _patients(store, batch, seal), _slides(store, batch)
-    shown = opened(in_order(patients)) if patients is not None else []
+    patients, slides = (
+        read_table(store, *report_path(batch.name, batch.batch_date, kind))
+        for kind in (PATIENTS, SLIDES)
+    )
+    shown = opened(in_order(patients))
     cells = _called_cells(shown, slides)
     wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, *COLUMNS])
     images = report_path(batch.name, batch.batch_date)
@@ -130,10 +133,8 @@ def _slides(store: Store, batch: Batch) -> pa.Table:
 
 def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> CalledCells:
     """Make the collector of cells behind the calls of the patients that the page opens."""
-    unreadable: set[str | None] = set()
-    if "call" in slides.column_names:  # not in reports made before 0.3
-        lost = slides.filter(pc.equal(slides["call"], Call.UNREADABLE.value))
-        unreadable = set(lost["slide_id"].to_pylist())
+    lost = slides.filter(pc.equal(slides["call"], Call.UNREADABLE.value))
+    unreadable = set(lost["slide_id"].to_pylist())
     counts = wanted_patients(patients, OPENED)
     return CalledCells(counts, unreadable, most=cells_each(len(patients)), least=LEAST)
 
@@ -152,13 +153,6 @@ def _called(
         for cell, picture in zip(job.cells, pictures, strict=True)
     }
     return Called(found, places)
-
-
-def _patients(store: Store, batch: Batch, seal: Seal) -> pa.Table | None:
-    """Read the report on patients; None for a batch older than 0.3."""
-    if seal.patients_digest is None:
-        return None
-    return read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS))
 
 
 def try_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> str | None:

@@ -2,13 +2,12 @@
 
 A shard of the batch owns whole chunks, so that two writers never share one. Completeness of a
 shard is recorded in ``storage.batches.ledger``, because zarr does not write a chunk that equals its
-fill value. `storage.batches.layout` defines how the two arrays of a group hold those of a block; up
-to schema version 2 each of them was an array in the group.
+fill value. `storage.batches.layout` defines how the two arrays of a group hold those of a block.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -25,10 +24,7 @@ from storage.store import Store, StoreError
 if TYPE_CHECKING:  # a command that opens no features does not wait for zarr
     from zarr.storage import FsspecStore, LocalStore
 
-# 1 had no `colour`; 1 and 2 had one array for each of a block; 1 to 3 had no `platelet`
-SCHEMA_VERSION = 4
-PACKED = 3  # the first version with two arrays
-FIRST_DECODING = 1  # the decoding used for groups that do not record it
+SCHEMA_VERSION = 1
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
 GROUPS = 16  # kept open in a process
 
@@ -44,9 +40,8 @@ class FeatureBlock:
     ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
     (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
     file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
-    red, green and blue of the pixels that are not black, or None in batches of schema version 1;
-    ``platelet`` uint8 (n,), 1 where one lies at the rim of a cell, or None up to version 3. Rows
-    that failed have NaN features.
+    red, green and blue of the pixels that are not black; ``platelet`` uint8 (n,), 1 where one lies
+    at the rim of a cell. Rows that failed have NaN features.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -55,16 +50,16 @@ class FeatureBlock:
     status: NDArray[np.uint8]
     image_id: NDArray[np.uint8]
     size: NDArray[np.int32]
-    colour: NDArray[np.float32] | None = None
-    platelet: NDArray[np.uint8] | None = None
+    colour: NDArray[np.float32]
+    platelet: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.status)
 
     @property
     def has_platelet(self) -> NDArray[np.bool_]:
-        """Mark the rows (n,) with a platelet at the rim; none up to schema version 3."""
-        return np.zeros(len(self), bool) if self.platelet is None else self.platelet > 0
+        """Mark the rows (n,) with a platelet at the rim."""
+        return self.platelet > 0
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Map paths in the zarr group to the arrays, in a fixed order."""
@@ -75,22 +70,13 @@ class FeatureBlock:
             "status": self.status,
             "image_id": self.image_id,
             "size": self.size,
-            **({} if self.colour is None else {"colour": self.colour}),
-            **({} if self.platelet is None else {"platelet": self.platelet}),
+            "colour": self.colour,
+            "platelet": self.platelet,
         }
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
         """Take some of the rows as another block."""
-        return FeatureBlock(
-            taps={name: values[rows] for name, values in self.taps.items()},
-            logits=self.logits[rows],
-            label=self.label[rows],
-            status=self.status[rows],
-            image_id=self.image_id[rows],
-            size=self.size[rows],
-            colour=None if self.colour is None else self.colour[rows],
-            platelet=None if self.platelet is None else self.platelet[rows],
-        )
+        return FeatureBlock.of({name: values[rows] for name, values in self.arrays().items()})
 
     @staticmethod
     def joined(blocks: Sequence["FeatureBlock"]) -> "FeatureBlock":
@@ -141,7 +127,7 @@ def create_features(
     tap_widths: dict[str, int],
     classes: int,
     digests: dict[str, str],
-    decoding: int = FIRST_DECODING,
+    decoding: int = 1,
 ) -> None:
     """Preallocate the group from the manifest's length; only the coordinator calls this.
 
@@ -219,11 +205,7 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    if not _has_platelets(attributes):
-        block = replace(block, platelet=None)
-    if _is_of_first(attributes):
-        block = replace(block, colour=None)
-    found = pack(block.arrays()) if ROWS in arrays else block.arrays()
+    found = pack(block.arrays())
 
     def write(name: str) -> None:
         arrays[name][start:stop] = found[name]
@@ -264,13 +246,11 @@ def read_block(
     try:
         opened = _OPENED.get((store, model, batch)) if remembered else None
         arrays, attributes = opened or _open(store, model, batch, "r")
-        wanted = [n for n in sorted(arrays) if taps or not (n == TAPS or n.startswith(TAP))]
+        wanted = (ROWS, TAPS) if taps else (ROWS,)
         with store.together() as pool:
             found = dict(
                 zip(wanted, pool.map(lambda n: arrays[n][start:stop], wanted), strict=True)
             )
-        if ROWS not in found:
-            return FeatureBlock.of(found)
         arrays = unpack(found, attributes)
         for values in arrays.values():
             if values.dtype.kind == "f":
@@ -297,7 +277,7 @@ def made_by(store: Store, model: str, batch: str) -> str | None:
 def decoded_by(store: Store, model: str, batch: str) -> int:
     """Read the decoding version of a batch's features; StoreError if there are none."""
     _, attributes = _open(store, model, batch, "r")
-    return int(attributes.get("decoding", FIRST_DECODING))
+    return int(attributes["decoding"])
 
 
 def _open(
@@ -356,22 +336,7 @@ def _arrays(
     group: Any = zarr.open_group(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
     )
-    if group.attrs.get("schema_version", 0) >= PACKED:
-        return {name: group[name] for name in (TAPS, ROWS)}
-    taps = {f"{TAP}{name}": array for name, array in group["tap"].arrays()}
-    others = ["logits", "label", "status", "image_id", "size"]
-    if not _is_of_first(group.attrs):
-        others.append("colour")
-    return taps | {name: group[name] for name in others}
-
-
-def _is_of_first(attributes: Mapping[str, Any]) -> bool:
-    """Return whether a group has the first schema version, without colour."""
-    return int(attributes.get("schema_version", 0)) < 2
-
-
-def _has_platelets(attributes: Mapping[str, Any]) -> bool:
-    return int(attributes.get("schema_version", 0)) >= 4
+    return {name: group[name] for name in (TAPS, ROWS)}
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecStore":

@@ -107,8 +107,7 @@ def copy_features(
         rows, offsets = (list(column) for column in zip(*pairs, strict=True))
         source_arrays = found[0].arrays()
         for name, values in block.arrays().items():
-            # The label is the image's own batch's; old batches have no colour.
-            if name != "label" and name in source_arrays:
+            if name != "label":  # it is the image's own batch's
                 values[rows] = source_arrays[name][offsets]
     return True
 

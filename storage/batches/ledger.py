@@ -26,7 +26,7 @@ class Failure(Entry):
 class ShardRecord(Record):
     """The record of a shard with complete features; ``digest`` is its FeatureBlock's.
 
-    ``versions`` are of Python and the libraries used; None in records older than 0.2.
+    ``versions`` are of Python and the libraries used.
     """
 
     shard: int
@@ -36,25 +36,23 @@ class ShardRecord(Record):
     failures: list[Failure]
     tries: int
     digest: str
-    versions: dict[str, str] | None = None
+    versions: dict[str, str]
 
 
 class Seal(Record):
     """The record of a batch's published reports: their digests, counts, makers and time.
 
-    Schema version 2 added the reports on slides and the batch, 3 the report on fields, which only
-    batches of a segmentation have, 4 records whether it was announced, 5 the laboratory and its
-    version, if any, and 6 the report on patients.
+    Only batches of a segmentation have a report on fields.
     """
 
-    schema_version: int = 6
     batch: str
     detector: str
     model: str
     report: str
     report_digest: str
-    slides_digest: str | None = None
-    batch_digest: str | None = None
+    slides_digest: str
+    patients_digest: str
+    batch_digest: str
     fields_digest: str | None = None
     rows: int
     scored: int
@@ -65,7 +63,6 @@ class Seal(Record):
     failures: dict[str, int]
     scored_at: datetime
     laboratory: str | None = None
-    patients_digest: str | None = None
 
     @property
     def key(self) -> str:
@@ -150,7 +147,6 @@ def discard_scores(store: Store, batch: Batch, key: str) -> None:
     # The markers of complete parts go first.
     store.remove("batches", batch.key, "shifts", key)
     store.remove("batches", batch.key, "scores", key)
-    store.remove("batches", batch.key, "rows", key)  # written by 0.1
 
 
 class Screening(Record):
@@ -212,13 +208,11 @@ def note_announced(store: Store, batch: Batch, seal: Seal) -> None:
 
 
 def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
-    """Return whether a publication was announced; True for seals older than 0.2.
+    """Return whether a publication was announced.
 
     A run can end between its seal and its announcement; the next run then announces it.
     """
     parts = ("batches", batch.key, "announced", f"{seal.key}.json")
-    if seal.schema_version < 4:
-        return True
     noted = Announced.find(store, *parts)
     return noted is not None and noted.report_digest == seal.report_digest
 

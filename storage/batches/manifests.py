@@ -51,7 +51,7 @@ class BatchPlan(Entry):
 
     A forced batch starts again as its next ``attempt``, and leaves the results of the last one in
     place. ``earlier`` lists the keys of batches whose features may be reused. ``sequence`` counts
-    the batches of a store as they start, because clocks go wrong; it is 0 in batches before 0.2.
+    the batches of a store as they start, because clocks go wrong.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once.
 
-The first file has the weights and, since 0.4, the network as a graph that runs without PyTorch.
+The first file has the weights and the network as a graph that runs without PyTorch.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,12 +33,10 @@ class ModelCard(Card):
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
     ``split_by`` says) of each part; ``digest`` the sha256 of the file of weights and graph, which
     names the arithmetic if it is not float32, so models that differ in it have other features.
-    ``sequence`` counts the models of a store as they are made, because clocks go wrong; it is 0 in
-    models made before 0.2, and `REPETITION` sorts before all. ``cross_validation`` is set if the
-    model was trained with folds.
+    ``sequence`` counts the models of a store as they are made, because clocks go wrong;
+    `REPETITION` sorts before all. ``cross_validation`` is set if the model was trained with folds.
     """
 
-    schema_version: int = 2  # 1 knew no arithmetic but float32
     name: str
     network: dict[str, Any]
     preprocessing: str
@@ -49,13 +47,8 @@ class ModelCard(Card):
     training: dict[str, Any]
     metrics: dict[str, Any]
     versions: dict[str, str]
-    sequence: int = 0
+    sequence: int
     cross_validation: CrossValidation | None = None
-
-    @classmethod
-    def _had_digest(cls, data: dict[str, Any]) -> bool:
-        # Cards got a digest and a sequence together, without a new schema version.
-        return "sequence" in data
 
     @property
     def classes(self) -> list[str]:
@@ -64,8 +57,8 @@ class ModelCard(Card):
 
     @property
     def arithmetic(self) -> str:
-        """Name the arithmetic of the network, which before 0.4 was always float32."""
-        return str(self.network.get("arithmetic", "float32"))
+        """Name the arithmetic of the network."""
+        return str(self.network["arithmetic"])
 
     @property
     def distance_taps(self) -> list[str]:

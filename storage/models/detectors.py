@@ -6,7 +6,6 @@ calibration scores, and the level at which an image is called abnormal.
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
 
 from storage.arrays import Arrays, arrays_from_bytes
 from storage.models.classifiers import (
@@ -92,9 +91,6 @@ class FloorCard(Entry):
     slides: int
 
 
-KNOWS_WITNESSES = 5  # the first schema version with two witnesses
-
-
 class WitnessCard(Entry):
     """The calibration of two witnesses of a diagnosis on cells that neither has seen.
 
@@ -114,15 +110,11 @@ class DetectorCard(Card):
     """The card of a detector: its origin, its level, and what it can do.
 
     ``slides`` counts the slides that calibrate scores by a cell's own slide; None without such
-    scores, as in schema version 1. ``sequence`` counts the detectors of a store as they are made;
-    it is 0 in detectors made before 0.2. ``counting`` is None if the error rates of a count are not
-    known, as before schema version 3. Without a ``floor`` (before version 4) any slide passes for a
-    smear; without ``witnesses`` (before version 5) only the network diagnoses.
+    scores. ``sequence`` counts the detectors of a store as they are made. ``counting`` is None if
+    the error rates of a count are not known. Without a ``floor`` any slide passes for a smear;
+    without ``witnesses`` only the network diagnoses.
     """
 
-    digest_since: ClassVar[int] = 2
-
-    schema_version: int = 5
     name: str
     model: str
     model_digest: str
@@ -136,7 +128,7 @@ class DetectorCard(Card):
     uncertain_below: float
     warnings: list[str]
     slides: int | None = None
-    sequence: int = 0
+    sequence: int
     counting: CountingCard | None = None
     floor: FloorCard | None = None
     witnesses: WitnessCard | None = None

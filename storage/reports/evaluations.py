@@ -24,9 +24,9 @@ class Evaluation(Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
-    ``planted`` are shares of a slide, empty in older evaluations; ``laboratory`` is the version of
-    a laboratory at which the first detector is tried; ``attacked`` is the number of images
-    attacked; ``magnitudes`` are those of input pre-processing.
+    ``planted`` are shares of a slide; ``laboratory`` is the version of a laboratory at which the
+    first detector is tried; ``attacked`` is the number of images attacked; ``magnitudes`` are those
+    of input pre-processing.
     """
 
     name: str

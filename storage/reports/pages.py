@@ -1,7 +1,7 @@
 """Keep pages for people: ``reports/html/<batch>.html``, and ``index.html`` for all nights.
 
 The last line of a page is a comment with the sha256 of everything before it, by which `verify`
-recognises a page that was cut short or changed. Pages written before 0.4 have none.
+recognises a page that was cut short or changed.
 """
 
 import re
@@ -29,26 +29,29 @@ def index_path() -> tuple[str, ...]:
 def withdrawn_page(batch: str) -> bytes:
     """Make the page that says that a batch's reports are being replaced."""
     text = f"The reports of batch {batch} are being replaced"
-    return (
+    return _with_digest(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{text}</title>'
         f"<p>{text}; run slidewatch screen again if this page stays.</p></html>\n"
-    ).encode()
+    )
+
+
+def _with_digest(page: str) -> bytes:
+    content = (page if page.endswith("\n") else f"{page}\n").encode()
+    return content + f"<!-- sha256 {digest_of(content)} -->\n".encode()
 
 
 def write_page_file(store: Store, page: str, *path: str) -> None:
     """Write a page, with its digest as its last line."""
-    content = page.encode()
-    content += b"" if content.endswith(b"\n") else b"\n"
-    store.write_bytes(content + f"<!-- sha256 {digest_of(content)} -->\n".encode(), *path)
+    store.write_bytes(_with_digest(page), *path)
 
 
 def check_page(store: Store, *path: str) -> bytes:
     """Return the content of a page; StoreError if it changed since it was written."""
     content = store.read_bytes(*path)
     found = LAST_LINE.search(content)
-    if found is None and not content.rstrip().endswith(b"</html>"):
+    if found is None:
         raise StoreError(f"it is cut short, or its end was changed: {ANEW}")
-    if found is not None and digest_of(content[: found.start()]) != found[1].decode():
+    if digest_of(content[: found.start()]) != found[1].decode():
         raise StoreError(f"it is not the page that was written (sha256 differs): {ANEW}")
     return content
 
@@ -56,8 +59,8 @@ def check_page(store: Store, *path: str) -> bytes:
 def made_from(seal: Seal) -> str:
     """Compute the digest that identifies the reports of a batch together."""
     digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
-    digests += [each for each in (seal.fields_digest, seal.patients_digest) if each]
-    return digest_of(" ".join(str(digest) for digest in digests).encode())
+    digests += [*([seal.fields_digest] if seal.fields_digest else []), seal.patients_digest]
+    return digest_of(" ".join(digests).encode())
 
 
 def page_is_of(store: Store, batch: str, made_from: str) -> bool:

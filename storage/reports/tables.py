@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.batches.ledger import list_seals
 from storage.batches.manifests import Batch, Shard, load_batch, read_manifest
 from storage.parquet import iterate_groups, read_footer, read_table, stage_parts
 from storage.records import Tell, read_readable
@@ -41,10 +40,9 @@ def of_attempt(schema: pa.Schema, attempt: int) -> pa.Schema:
     return schema.with_metadata({**(schema.metadata or {}), ATTEMPT: str(attempt).encode()})
 
 
-def stated_attempt(store: Store, path: tuple[str, ...]) -> int | None:
-    """Read the number of a report's attempt at its batch; None in reports made before 0.2.0."""
-    stated = (read_footer(store, *path).metadata or {}).get(ATTEMPT)
-    return None if stated is None else int(stated)
+def stated_attempt(store: Store, path: tuple[str, ...]) -> int:
+    """Read the number of a report's attempt at its batch."""
+    return int(read_footer(store, *path).metadata[ATTEMPT])
 
 
 def published_batch(store: Store, name: str) -> Batch:
@@ -62,16 +60,7 @@ def published_batch(store: Store, name: str) -> Batch:
             f"the reports of batch {batch.name} are being replaced: wait for that run, or "
             "run slidewatch screen again if there is none"
         )
-    stated = stated_attempt(store, path)
-    if stated is not None:
-        return load_batch(store, batch.name, stated)
-    # Reports made before 0.2.0 do not state it; the attempt's seal has the report's digest.
-    digest = report_digest(store, path)
-    for attempt in range(batch.attempt, 0, -1):
-        found = load_batch(store, batch.name, attempt)
-        if any(seal.report_digest == digest for seal in list_seals(store, found)):
-            return found
-    return batch
+    return load_batch(store, batch.name, stated_attempt(store, path))
 
 
 def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
@@ -126,19 +115,9 @@ def read_batches_before(
             names = store.names("reports", BATCHES, folder)
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
     files = ["/".join(path) for path in reversed(paths[:limit])]
-    rows = read_readable(lambda file: _as_of_now(read_table(store, file)), files, on_damage)
-    return pa.concat_tables([batch_schema().empty_table(), *rows])
-
-
-def _as_of_now(rows: pa.Table) -> pa.Table:
-    """Convert rows of an older report on batches to today's columns; missing ones are null."""
+    rows = read_readable(lambda file: read_table(store, file), files, on_damage)
     schema = batch_schema()
-    there = set(rows.column_names)
-    columns = [
-        rows[each.name].cast(each.type) if each.name in there else pa.nulls(len(rows), each.type)
-        for each in schema
-    ]
-    return pa.table(columns, schema=schema)
+    return pa.concat_tables([schema.empty_table(), *(each.cast(schema) for each in rows)])
 
 
 def newest_batches(

@@ -22,9 +22,7 @@ from tasks.detector.slides.groups import (
 )
 from tasks.types import Arrays, Float, below, nested
 
-# A tap's moments are kept under this name. Until 0.1 there was also "unit", for normalised
-# features, which nothing ever read.
-_AS_THEY_ARE = "raw"
+_MOMENTS = "raw"  # the name of a tap's moments
 _SLIDES = "slides"  # the name of the statistics by slide
 
 
@@ -54,14 +52,10 @@ class Moments:
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """The moments of every tap of a network, by the tap's name, and the statistics by slide.
-
-    ``slides`` is None if the cells' slides are unknown, as in statistics written by 0.1, or in any
-    merged with them.
-    """
+    """The moments of every tap of a network, by the tap's name, and the statistics by slide."""
 
     taps: Mapping[str, Moments]
-    slides: GroupStatistics | None = None
+    slides: GroupStatistics
 
     @classmethod
     def empty(cls, tap_widths: Mapping[str, int], classes: int) -> "ClassStatistics":
@@ -78,34 +72,30 @@ class ClassStatistics:
 
     def of_taps(self, taps: Collection[str]) -> "ClassStatistics":
         """Return the statistics of some taps."""
-        slides = None if self.slides is None else self.slides.of_taps(taps)
-        return ClassStatistics({tap: self.taps[tap] for tap in taps}, slides)
+        return ClassStatistics({tap: self.taps[tap] for tap in taps}, self.slides.of_taps(taps))
 
     def to_arrays(self) -> Arrays:
         """Return named arrays to be stored."""
         arrays = {
-            f"{tap}/{_AS_THEY_ARE}/{name}": values
+            f"{tap}/{_MOMENTS}/{name}": values
             for tap, state in sorted(self.taps.items())
             for name, values in vars(state).items()
         }
-        if self.slides is not None:
-            arrays |= nested(_SLIDES, self.slides.to_arrays())
-        return arrays
+        return arrays | nested(_SLIDES, self.slides.to_arrays())
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "ClassStatistics":
-        """Read statistics back from `to_arrays`, including those written by 0.1."""
-        suffix = f"/{_AS_THEY_ARE}/n"
+        """Read statistics back from `to_arrays`."""
+        suffix = f"/{_MOMENTS}/n"
         taps = sorted(name.removesuffix(suffix) for name in arrays if name.endswith(suffix))
-        slides = below(_SLIDES, arrays)
         return cls(
             {
                 tap: Moments(
-                    *(arrays[f"{tap}/{_AS_THEY_ARE}/{name}"] for name in ("n", "mean", "scatter"))
+                    *(arrays[f"{tap}/{_MOMENTS}/{name}"] for name in ("n", "mean", "scatter"))
                 )
                 for tap in taps
             },
-            GroupStatistics.from_arrays(slides) if slides else None,
+            GroupStatistics.from_arrays(below(_SLIDES, arrays)),
         )
 
 
@@ -192,7 +182,7 @@ def statistics_of(
     taps: Mapping[str, NDArray[np.floating]],
     labels: NDArray[np.integer],
     classes: int,
-    keys: Sequence[GroupKey] | None = None,
+    keys: Sequence[GroupKey],
 ) -> ClassStatistics:
     """Compute the statistics of every tap, (n, d) each.
 
@@ -200,11 +190,11 @@ def statistics_of(
         taps: features, finite for labelled cells.
         labels: (n,), the class of each cell; cells with a negative label are left out.
         classes: C.
-        keys: the slide of each cell, if known.
+        keys: the slide of each cell.
     """
     return ClassStatistics(
         {tap: moments(features, labels, classes) for tap, features in taps.items()},
-        None if keys is None else group_statistics(taps, labels, keys, classes),
+        group_statistics(taps, labels, keys, classes),
     )
 
 
@@ -248,12 +238,9 @@ def _part_by_part(
     b: ClassStatistics,
 ) -> ClassStatistics:
     names = [*a.taps, *(tap for tap in b.taps if tap not in a.taps)]
-    slides = None
-    if a.slides is not None and b.slides is not None:
-        slides = combine_slides(a.slides, b.slides)
     return ClassStatistics(
         {tap: combine(a.taps[tap], b.taps[tap]) for tap in names},
-        slides,
+        combine_slides(a.slides, b.slides),
     )
 
 

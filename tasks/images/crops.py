@@ -15,7 +15,7 @@ BLOCK = 4  # pixels at the size of the training cells: the NIH cells were cut ou
 Points = NDArray[np.float32]
 
 
-def cut_out(pixels: Field, outline: Points | None, scale: float, *, blocks: bool = False) -> Field:
+def cut_out(pixels: Field, outline: Points | None, scale: float) -> Field:
     """Cut out a region at the training cells' size, (h, w, 3), black outside an outline if given.
 
     Decoding resizes it to a square, as with the training cells: large and small cells then fill it
@@ -25,19 +25,17 @@ def cut_out(pixels: Field, outline: Points | None, scale: float, *, blocks: bool
         pixels: of the region, RGB uint8 (h, w, 3).
         outline: (n, 2), x and y in pixels of the region; the first pixel's middle is at 0.
         scale: output pixels per pixel of the region; see `scale_of`.
-        blocks: cut along blocks of pixels, as for models made before 0.4.
     """
     picture = scaled(pixels, scale)
     if outline is None:
         return picture
     size = picture.shape[1::-1]
-    if not blocks:
-        middle = outline.mean(axis=0)
-        outline = middle + WITHIN * (outline - middle)
+    middle = outline.mean(axis=0)
+    outline = middle + WITHIN * (outline - middle)
     corners = rescaled(outline, np.array(size) / pixels.shape[1::-1])
     inside = Image.new("1", size)
     ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners.tolist()], fill=1)
-    mask = coarsen(np.asarray(inside)) if blocks else np.asarray(inside)
+    mask = np.asarray(inside)
     # A cell overlapped by another is smaller than its region.
     (y,), (x,) = (np.nonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(y):

@@ -20,9 +20,7 @@ LARGE = 4_000_000  # pixels; larger images are decoded one at a time
 STRIP = 2**20  # pixels that are converted at once
 BLACK = 16  # of 255; JPEG and resizing keep black below it
 # The version of a file's pixels: features of images decoded by another version are not reused.
-# 2 rotates pictures as the camera was held, and refuses files with several; 3 refuses files with
-# more than one cell.
-DECODING = 3
+DECODING = 1
 # Pixels of the longer side of a cell. At the finest credible scale, .01 microns a pixel, a red cell
 # is 750 pixels wide.
 LARGEST_CELL = 1000

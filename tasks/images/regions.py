@@ -93,24 +93,23 @@ class Found:
     ref: ImageRef
     content: bytes | None = None
 
-    def image(self, *, blocks: bool = False) -> Image.Image:
+    def image(self) -> Image.Image:
         """Decode the image at its own size; BadImageError says why there is none."""
         if self.content is not None:
             return decode_rgb(self.content)
-        return cut_from_source(self.ref, blocks=blocks)
+        return cut_from_source(self.ref)
 
-    def picture(self, side: int, check: Check | None = None, *, blocks: bool = False) -> Picture:
+    def picture(self, side: int, check: Check | None = None) -> Picture:
         """Decode the image as a square; its size is that in its source.
 
         Args:
             side: the square's side in pixels.
             check: see `decode`; a region was cut out as one image, and is not checked.
-            blocks: see `cut_out`.
         """
         if self.content is not None:
             return decode(self.content, side, check)
         assert self.ref.region is not None
-        pixels = resize(cut_from_source(self.ref, blocks=blocks), side)
+        pixels = resize(cut_from_source(self.ref), side)
         return Picture(pixels, self.ref.region.width, self.ref.region.height)
 
 
@@ -130,9 +129,7 @@ def whole_file(uri: str) -> ImageRef:
 
 
 def image_refs(table: pa.Table) -> list[ImageRef]:
-    """Make references to the images in a manifest; one from before regions has whole files."""
-    if "source_uri" not in table.column_names:
-        return [whole_file(uri) for uri in table["uri"].to_pylist()]
+    """Make references to the images in a manifest."""
     return [_image_ref(row) for row in table.select(COLUMNS).to_pylist()]
 
 
@@ -218,7 +215,7 @@ def find_unchanged(ref: ImageRef, image_id: str) -> Found:
     return found
 
 
-def cut_from_source(ref: ImageRef, *, blocks: bool = False) -> Image.Image:
+def cut_from_source(ref: ImageRef) -> Image.Image:
     """Cut the image of a region out of its source; BadImageError says why it cannot be cut."""
     assert ref.region is not None
     x, y, width, height, level = ref.region
@@ -245,7 +242,7 @@ def cut_from_source(ref: ImageRef, *, blocks: bool = False) -> Image.Image:
             raise BadImageError("damaged", "its outline has no three points in the manifest")
         outline = np.asarray(rescaled(outline, share), np.float32)
     scale = ref.scale / float(share[0])
-    return Image.fromarray(cut_out(pixels, outline, scale, blocks=blocks))
+    return Image.fromarray(cut_out(pixels, outline, scale))
 
 
 def _digest_of_source(ref: ImageRef) -> bytes:

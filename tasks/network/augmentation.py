@@ -63,13 +63,6 @@ class Augmentation:
         return asdict(self)
 
 
-# The augmentation used before 0.3, when model cards did not record it.
-MILD = Augmentation(
-    stain_scale=0.0, stain_shift=0.0, gamma=0.0, mixing=0.0,
-    gain=0.1, channel_gain=0.05, zoom=0.0, degraded=0.0, marked=0.0,
-)  # fmt: skip
-
-
 def augment(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Tensor:
     """Vary each image at random: turn, flip, zoom, stain, light, camera and file.
 

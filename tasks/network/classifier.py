@@ -23,23 +23,20 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
-    # The shift of the taps of cells that slidewatch cuts out; None in models made before 0.4.
-    cutting: Mapping[str, NDArray[np.float32]] | None = None
+    cutting: Mapping[
+        str, NDArray[np.float32]
+    ]  # shift of the taps of cells that slidewatch cuts out
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
         super().__init__()
         self.spec = spec
         self.backbone = backbone
+        self.cutting = {}
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1))
         for name, parameter in backbone.named_parameters():
             if _is_below(name, spec.frozen):
                 parameter.requires_grad_(False)
-
-    @property
-    def blocks(self) -> bool:
-        """Return whether cells are cut out along blocks: the model was made before 0.4."""
-        return self.cutting is None
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute logits (B, C) of pixels (B, 3, side, side) in [0, 1]."""

@@ -73,18 +73,18 @@ def cut_again(cell: Pixels) -> Pixels:
 
 
 def without_shift(
-    outputs: Mapping[str, NDArray[np.float32]], shift: Shift | None, cut: NDArray[np.bool_]
+    outputs: Mapping[str, NDArray[np.float32]], shift: Shift, cut: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.float32]]:
     """Subtract the cutting shift from the outputs for cells that slidewatch cut out.
 
     Args:
         outputs: taps (n, d) by name, and `LOGITS` (n, C); those without a shift are left as they
             are.
-        shift: of `cutting_shift`; None for a model made before 0.4.
+        shift: of `cutting_shift`.
         cut: (n,) which cells are cut out.
     """
     moved = dict(outputs)
-    if shift is not None and cut.any():
+    if cut.any():
         for name in moved.keys() & shift.keys():
             moved[name] = moved[name].copy()
             moved[name][cut] -= shift[name]

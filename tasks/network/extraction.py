@@ -52,8 +52,6 @@ def load_image(
     side: int,
     known: Container[bytes] = (),
     check: Check | None = None,
-    *,
-    blocks: bool = False,
 ) -> Loaded:
     """Read an image and decode it unless it is known; an error becomes its failure."""
     image_id = None
@@ -63,7 +61,7 @@ def load_image(
         image_id = file.image_id
         if image_id in known:
             return Loaded(image_id, known=True)
-        picture = file.picture(side, check, blocks=blocks)
+        picture = file.picture(side, check)
     except Exception as error:  # an image must never stop its shard, whatever the error
         return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
@@ -77,14 +75,11 @@ def load_images(
     failed: Mapping[int, BadImageError] | None = None,
     known: Container[bytes] = (),
     check: Check | None = None,
-    *,
-    blocks: bool = False,
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of their use, in order.
 
     Rows in ``failed`` are skipped; they have already failed. Images with a digest in ``known`` are
-    read but not decoded. ``check`` refuses files that show several cells. Cells are
-    cut out of photographs along ``blocks`` for models made before 0.4.
+    read but not decoded. ``check`` refuses files that show several cells.
     """
     lost, together = failed or {}, NEAR
     if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
@@ -93,7 +88,7 @@ def load_images(
     def load(row: int) -> Loaded:
         if row in lost:
             return Loaded(failure=lost[row])
-        return load_image(refs[row], side, known, check, blocks=blocks)
+        return load_image(refs[row], side, known, check)
 
     def load_some(start: int) -> list[Loaded]:
         rows = range(start, min(start + together, len(refs)))
@@ -137,8 +132,8 @@ def load_for(
     check: Check | None = None,
 ) -> Iterator[Loaded]:
     """Read and decode images as a network takes them; see `load_images`."""
-    side, threads, blocks = inference.spec.side, inference.threads, inference.blocks
-    return load_images(refs, side, threads, failed, known, check, blocks=blocks)
+    side, threads = inference.spec.side, inference.threads
+    return load_images(refs, side, threads, failed, known, check)
 
 
 def _at_one_place(refs: Sequence[ImageRef]) -> bool:

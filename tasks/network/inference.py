@@ -14,7 +14,7 @@ whoever lacks it is refused.
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -96,7 +96,7 @@ class Inference:
     begin: Callable[[Pixels], Callable[[], Computed]]
     batch: int = 32  # so that data between layers stay in a core's cache
     threads: int = 2
-    cutting: Shift | None = None
+    cutting: Shift = field(default_factory=dict)
 
     def run(self, pixels: Pixels) -> Computed:
         """Compute taps, each (B, d), and logits (B, C) of pixels (B, side, side, 3)."""
@@ -112,11 +112,6 @@ class Inference:
         taps, logits = self.run(pixels)
         outputs = without_shift({**taps, LOGITS: logits}, self.cutting, cut)
         return outputs, outputs.pop(LOGITS)
-
-    @property
-    def blocks(self) -> bool:
-        """Return whether cells are cut out along blocks: the model was made before 0.4."""
-        return self.cutting is None
 
 
 @dataclass(frozen=True)
@@ -135,9 +130,7 @@ class Graph:
         return cls(network, (below(TAP, expected), expected[LOGITS]))
 
 
-def by_openvino(
-    spec: NetworkSpec, read: Callable[[], Graph], cutting: Shift | None
-) -> Inference | None:
+def by_openvino(spec: NetworkSpec, read: Callable[[], Graph], cutting: Shift) -> Inference | None:
     """Prepare to run a graph on the processor.
 
     It is None, and the log says so, if OpenVINO does not take the graph here, or computes otherwise

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
 
-from tasks.network.augmentation import MILD, Augmentation, augment
+from tasks.network.augmentation import Augmentation, augment
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.optimisation import (
     Arrays,
@@ -50,20 +50,9 @@ class TrainingPlan:
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> "TrainingPlan":
-        """Read a plan from a card; fields that cards lacked before 0.3 get the values used then."""
-        values = _NOT_TOLD | dict(kept)
-        plan = {each.name: values[each.name] for each in fields(cls)}
-        # Cards older than the marks do not have them.
-        how = Augmentation(**{"marked": 0.0} | values["augmentation"])
-        return cls(**plan | {"augmentation": how})
-
-
-_NOT_TOLD: dict[str, Any] = {
-    "label_smoothing": 0.0,
-    "mixup": 0.0,
-    "averaging": 0.0,
-    "augmentation": MILD.as_dict(),
-}
+        """Read a plan from a card."""
+        plan = {each.name: kept[each.name] for each in fields(cls)}
+        return cls(**plan | {"augmentation": Augmentation(**kept["augmentation"])})
 
 
 @dataclass(frozen=True)

@@ -96,23 +96,13 @@ def image_rows(
     return pa.table(
         {
             "image_id": pa.array(read.image_ids, pa.string()),
-            **_of_manifest(manifest),
+            **{name: manifest[name].combine_chunks() for name in (*SAID, *PIECE)},
             **_of_files(read, failed),
             **_of_network(diagnoses, failed),
             **_of_detector(scores, taps, verdicts, unjudged),
             **made_by.to_columns(manifest.num_rows),
         }
     )
-
-
-def _of_manifest(manifest: pa.Table) -> dict[str, pa.Array]:
-    """Return columns of the manifest; null if it was frozen before there were regions."""
-    there = set(manifest.column_names)
-    absent = {name: pa.nulls(manifest.num_rows) for name in PIECE if name not in there}
-    return {
-        name: absent[name] if name in absent else manifest[name].combine_chunks()
-        for name in (*SAID, *PIECE)
-    }
 
 
 def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
@@ -178,8 +168,6 @@ def _of_detector(
 
 def is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
     """Mark the rows (n,) of a manifest with red cells cut by the border of their field."""
-    if "touches_border" not in manifest.column_names:
-        return np.zeros(manifest.num_rows, bool)
     # A white cell is abnormal even if it is cut.
     cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], CellKind.RED))
     return np.asarray(pc.fill_null(cut, False).to_numpy(), bool)

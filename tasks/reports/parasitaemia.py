@@ -73,8 +73,6 @@ def density_of_percent(percent: float) -> DensityClass:
 def density_text(density: str) -> str:
     """Describe a class of density in words.
 
-    Reports made before 0.2.0 hold such a text themselves; it is returned unchanged.
-
     >>> density_text("2% to 5%"), density_text("none seen")
     ('2% to 5%: high for a patient who is not immune', 'none seen')
     """

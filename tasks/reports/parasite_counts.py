@@ -11,14 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from tasks.counting.call import Answer, Answers, Call
 from tasks.counting.expected import ExpectedErrors, ProbabilitySums
 from tasks.counting.threshold import DIAGNOSIS
 from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.reports.image_columns import (
-    PARASITIZED,
     Pair,
     Provenance,
     flags,
@@ -270,16 +268,10 @@ class CountTally:
 
 
 def log_odds_of(rows: pa.Table) -> Float:
-    """Read log-odds (n,) of "parasitized", or compute them from the probability.
-
-    Rows left by an older run have no log-odds. NaN if there is no such class.
-    """
+    """Read log-odds (n,) of "parasitized"; NaN if there is no such class."""
     if LOG_ODDS in rows.column_names:
         return numbers_of(rows, LOG_ODDS)
-    name = f"probability_{PARASITIZED}"
-    if name not in rows.column_names:
-        return np.full(rows.num_rows, np.nan)
-    return np.asarray(logit(numbers_of(rows, name)))
+    return np.full(rows.num_rows, np.nan)
 
 
 def is_read(rows: pa.Table) -> NDArray[np.bool_]:

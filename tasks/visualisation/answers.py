@@ -84,8 +84,8 @@ def _patient(row: Mapping[str, Any], places: Mapping[Patient, str]) -> dict[str,
 
 
 def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the call of a slide's or patient's row; all None in reports made before 0.3."""
-    if row.get("call") is None:
+    """Describe the call of a slide's or patient's row; all None without a call."""
+    if row["call"] is None:
         names = ("call", "sentence", "corrected", "range", "density", "plot", "called", "read",
                  "meaning")  # fmt: skip
         return dict.fromkeys(names) | {"order": -1.0}

@@ -63,7 +63,7 @@ from tasks.words import counted, verb
 
 SLIDES_SHOWN = 500
 ODD_SHOWN = 20  # slides of each kind to look at as a whole
-# Columns by which slides are sorted; older reports have no shift.
+# Columns by which slides are sorted.
 DECIDING = ("verdict", "review_reasons", "shift", "abnormal_p_value", "slide_id")
 NIGHTS_SHOWN = 14
 
@@ -110,14 +110,15 @@ class BatchView:
     ``row`` is the summary of the batch, ``earlier`` those of nights before, oldest first;
     ``slides`` is the report on slides; ``thumbnails`` are by address of the image; ``made_by`` are
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
-    to show of a batch whose cells were cut out of them; ``patients`` is the report on patients,
-    None in batches screened before 0.3; ``called`` are the cells behind their calls; ``answers``
-    are those of persons on patients, and ``answered`` identifies all readings, None without any.
+    to show of a batch whose cells were cut out of them; ``patients`` is the report on patients;
+    ``called`` are the cells behind their calls; ``answers`` are those of persons on patients, and
+    ``answered`` identifies all readings, None without any.
     """
 
     row: BatchSummary
     earlier: Sequence[BatchSummary]
     slides: pa.Table
+    patients: pa.Table
     highlights: Highlights
     thumbnails: Mapping[str, bytes | str]
     classes: Sequence[str]
@@ -127,7 +128,6 @@ class BatchView:
     made_from: str
     fields: Sequence[ShownField] = ()
     whole_slides: Sequence[ShownSlide] = ()
-    patients: pa.Table | None = None
     called: Called = NONE_CALLED
     answers: Mapping[Patient, Confirmation] = field(default_factory=dict)
     answered: str | None = None
@@ -140,7 +140,7 @@ def batch_page(view: BatchView) -> str:
     slides = _sorted(view.slides)
     describe = partial(_slide_rows, {each["slide_key"]: each["id"] for each in fields[::-1]})
     odd = odd_slides(slides["review_reasons"].to_pylist())
-    patients = [] if view.patients is None else in_order(view.patients)
+    patients = in_order(view.patients)
     shown = _rows(slides, range(min(SLIDES_SHOWN, slides.num_rows)))
     places = places_of_slides(shown)
     places |= {patient_of(each): place_of(number) for number, each in enumerate(opened(patients))}
@@ -158,7 +158,7 @@ def batch_page(view: BatchView) -> str:
         **{f"more_{kind}": max(0, len(own) - ODD_SHOWN) for kind, own in odd.items()},
         sheets=[(name, *told, _cells(view, name)) for name, told in SHEETS.items()],
         fields=fields,
-        calls=[] if view.patients is None else calls_of(view.patients),
+        calls=calls_of(view.patients),
         patients=patient_rows(patients, places, view.answers),
         all_patients=len(patients),
         opened=opened_patients(patients, view.called, view.thumbnails, view.answers),
@@ -247,8 +247,7 @@ def _sorted(slides: pa.Table) -> pa.Table:
 
     Only what decides is converted: a night may have ten thousand slides, of which few are shown.
     """
-    deciding = [name for name in DECIDING if name in slides.column_names]
-    rows = slides.select(deciding).to_pylist()
+    rows = slides.select(DECIDING).to_pylist()
 
     def place(number: int) -> tuple[bool, bool, bool, float, float, str]:
         row = rows[number]
@@ -256,7 +255,7 @@ def _sorted(slides: pa.Table) -> pa.Table:
             row["verdict"] != Verdict.REVIEW,
             SlideReason.IMPLAUSIBLE not in row["review_reasons"],
             SlideReason.TOGETHER not in row["review_reasons"],
-            -(row.get("shift") or -np.inf),
+            -(row["shift"] or -np.inf),
             1.0 if row["abnormal_p_value"] is None else row["abnormal_p_value"],
             row["slide_id"] or "",
         )
@@ -290,9 +289,9 @@ def _slide_rows(
             "abnormality": number_text(row["abnormality_median"]),
             "p_value": row["p_value_median"],
             "p_text": p_text(row["p_value_median"]),
-            "shift": number_text(row.get("shift")),
-            "shift_value": row.get("shift"),
-            "smear": [number_text(row.get(name)) for name in ("smear_shift", "smear_spread")],
+            "shift": number_text(row["shift"]),
+            "shift_value": row["shift"],
+            "smear": [number_text(row[name]) for name in ("smear_shift", "smear_spread")],
             "review": row["verdict"] == Verdict.REVIEW,
             "reasons": row["review_reasons"],
         }
@@ -315,7 +314,7 @@ def odd_slides(reasons: Sequence[Collection[str]]) -> dict[str, list[int]]:
 
 
 def _fields_read(row: Mapping[str, Any]) -> str | None:
-    if not row.get("fields"):  # older reports have no such column
+    if not row["fields"]:
         return None
     return f"{row['fields_read']:,} of {counted(row['fields'], 'field')} read"
 

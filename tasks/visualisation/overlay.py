@@ -267,8 +267,6 @@ def describe_slide(slide: ShownSlide) -> dict[str, Any]:
 
 def counted_fields(slides: pa.Table) -> list[str]:
     """Count the fields that were read, and the others by reason; empty without fields."""
-    if "fields" not in slides.column_names:  # in reports made before fields were counted
-        return []
     wanted = ["fields", "fields_read", "exclusions"]
     rows = [row for row in slides.select(wanted).to_pylist() if row["fields"]]
     left_out = Counter[str]()

@@ -41,12 +41,13 @@ from tasks.evaluation.treatments.corruptions import CORRUPTIONS, corrupt
 from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb, resize
 from tasks.images.listing import list_images
-from tasks.network.augmentation import MILD, Augmentation
+from tasks.network.augmentation import Augmentation
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.split import split
 from tasks.network.training import TrainingPlan, predict, train
 from tasks.types import Float
+from tests.support.networks import MILD
 from tests.support.paths import DATA
 
 SEEDS = tuple(int(seed) for seed in os.environ.get("SLIDEWATCH_SEEDS", "0,1,2").split(","))

@@ -28,13 +28,14 @@ from flows.jobs.worker import keep_freed_memory
 from tasks.evaluation.metrics import auroc
 from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
-from tasks.network.augmentation import MILD, Augmentation
+from tasks.network.augmentation import Augmentation
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier
 from tasks.network.extraction import load_images
 from tasks.network.split import deal
 from tasks.network.stains import mean_absorbance, stain_clusters
 from tasks.network.training import TrainingPlan, predict, train
+from tests.support.networks import MILD
 from tests.support.paths import DATA
 
 CLASSES = ("Parasitized", "Uninfected")

@@ -32,6 +32,7 @@ MODEL = ModelCard(
     created_at=WHEN, digest="m", name="m", network={"classes": list(CLASSES)},
     preprocessing="RGB", tap_widths=laboratories.WIDTHS, temperature=1.0, split_by="patient",
     split={"train": [], "validation": [], "test": []}, training={}, metrics={}, versions={},
+    sequence=0,
 )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def keep_detector(store: Store) -> DetectorCard:
         },
         images=dict.fromkeys(CLASSES, 1_000), calibrated_by="patient", calibrating_groups=30,
         calibrating_images=2_000, alpha=0.05, uncertain_below=0.75, warnings=[], slides=30,
+        sequence=0,
     )  # fmt: skip
     save_detector(store, card, content)
     return card
@@ -81,7 +83,7 @@ def make_night(store: Store, slides: int, cells: int, shard_rows: int) -> Batch:
         digest = write_block(store, MODEL.name, batch.key, shard.start, block)
         write_shard_record(store, batch, MODEL.name, ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=len(block),
-            failures=[], tries=1, digest=digest,
+            failures=[], tries=1, digest=digest, versions={},
         ))  # fmt: skip
     return batch
 

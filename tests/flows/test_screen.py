@@ -230,24 +230,6 @@ def test_a_report_that_is_missing_is_published_again_with_the_same_bytes(
     assert third.slides_for_review == again.slides_for_review
 
 
-def test_a_batch_that_an_older_version_sealed_is_published_again(
-    images: Path, ready: Settings
-) -> None:
-    """Its images are not needed, for its features are kept."""
-    first = screen_night(images, ready)
-    store = Store(ready.store)
-    seal = ("batches", "night", "sealed", f"{first.detector}.json")
-    old = store.read_json(*seal) | {"schema_version": 1}
-    del old["slides_digest"], old["batch_digest"]
-    store.write_json(old, *seal)
-    store.remove("reports", "slides")
-    store.remove("reports", "batches")
-    again = screen_night(images, ready)
-    assert not again.repeated
-    assert all(path.exists() for path in reports_of(ready, "night").values())
-    assert screen_night(images, ready).repeated
-
-
 def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
     images: Path, ready: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def card(name: str, later: int = 0, content: bytes = CONTENT) -> DetectorCard:
         alpha=0.05,
         uncertain_below=0.75,
         warnings=[],
+        sequence=0,
     )
 
 

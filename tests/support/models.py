@@ -57,6 +57,7 @@ def store_with_tiny(root: Path, spec: "NetworkSpec") -> Store:
         training={},
         metrics={},
         versions={},
+        sequence=0,
     )
     made = Store(str(root))
     save_model(made, card, weights)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+from scipy.special import logit
 
 from storage.reports.schemas.slides import slide_schema
 from tasks.counting.call import Answers
@@ -69,6 +70,7 @@ def image_rows(
         "diagnosis": known(np.where(rng.random(n) < 0.2, *classes)),
         f"probability_{classes[0]}": known(chance, pa.float32()),
         f"probability_{classes[1]}": known(1 - chance, pa.float32()),
+        "log_odds": known(logit(chance)),
         **{
             f"distance_{tap}": known(np.exp(mean + sd * deviations[t]))
             for t, (tap, (mean, sd)) in enumerate(CALIBRATION.items())

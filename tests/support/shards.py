@@ -109,7 +109,7 @@ def keep_detector(
         taps={
             name: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0)
             for name in detector.gaussians
-        },
+        }, sequence=0,
     )  # fmt: skip
     save_detector(store, card, content)
     return card

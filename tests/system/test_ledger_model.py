@@ -218,7 +218,7 @@ class Ledger(RuleBasedStateMachine):
         record = ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=len(block) - len(rows),
             failures=[Failure(row=row, reason="killed_worker", message="it did") for row in rows],
-            tries=1, digest=block.digest(),
+            tries=1, digest=block.digest(), versions={},
         )  # fmt: skip
         write_shard_record(self.store, self.batch, "tiny", record)
 
@@ -362,7 +362,7 @@ class Ledger(RuleBasedStateMachine):
             batch="night", detector="d", model="tiny", report="/".join(REPORT),
             report_digest=digest, rows=len(self.published), scored=count["scored"],
             failed=count["failed"], diagnoses={}, abnormal=0, review=0, failures={},
-            scored_at=WHEN,
+            scored_at=WHEN, slides_digest="s", batch_digest="b", patients_digest="p",
         )  # fmt: skip
         write_seal(self.store, self.batch, seal)
         self.latest.sealed = self.published

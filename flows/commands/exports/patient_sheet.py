@@ -104,7 +104,7 @@ def _page(
     slides: list[dict[str, Any]],
     persons: dict[str, Any] | None,
 ) -> str:
-    unreadable = {each["slide_id"] for each in slides if each.get("call") == Call.UNREADABLE}
+    unreadable = {each["slide_id"] for each in slides if each["call"] == Call.UNREADABLE}
     cells = CalledCells({patient_of(row): called_cells(row)}, unreadable, most=CELLS, least=CELLS)
     for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
         cells.count(rows)

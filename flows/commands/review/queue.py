@@ -164,15 +164,12 @@ def _write_cells(
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
     path = report_path(batch.name, batch.batch_date, SLIDES)
-    # The oldest batches have no such report, and later ones no shift.
-    if not store.exists(*path):
-        return []
     rows = read_table(store, *path)
     chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()
-    chosen.sort(key=lambda row: (-(row.get("shift") or 0.0), row["slide_id"] or ""))
+    chosen.sort(key=lambda row: (-(row["shift"] or 0.0), row["slide_id"] or ""))
     reasons = (format_reasons(row["review_reasons"]) for row in chosen)
     return [
-        [*(row.get(name) for name in OF_SLIDES[:-1]), told]
+        [*(row[name] for name in OF_SLIDES[:-1]), told]
         for row, told in zip(chosen, reasons, strict=True)
     ]
 

@@ -165,7 +165,7 @@ def _load(
     for row, ref in enumerate(image_refs(table), start):
         try:
             found = find(ref)
-            image = found.image(blocks=classifier.blocks)
+            image = found.image()
         except (BadImageError, OSError, SourceError):
             continue  # a set's size and the rows of its parts show how many are missing
         if treatment.kind == "corruption":

@@ -34,8 +34,8 @@ class OutOfFold:
     """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds.
 
     ``log_odds`` (n,) are from both witnesses, ``network`` from the network alone, and
-    ``statistics`` are scores of the discriminant, NaN in tables written before 0.4. ``patients``
-    (n,) are None for images without one; ``parasitized`` (n,) are labels.
+    ``statistics`` are scores of the discriminant. ``patients`` (n,) are None for images without
+    one; ``parasitized`` (n,) are labels.
     """
 
     heads: NDArray[np.bytes_]
@@ -67,9 +67,7 @@ def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
     # The log-odds are of the first class, which may be the other one.
     sign = 1.0 if card.classes[0] == PARASITIZED else -1.0
     both = sign * np.clip(logit(table["probability"].to_numpy()), -MOST, MOST)
-    network, statistics = both, np.full(len(both), np.nan)
-    if "statistics" in table.column_names:
-        network, statistics = (sign * table[name].to_numpy() for name in ("network", "statistics"))
+    network, statistics = (sign * table[name].to_numpy() for name in ("network", "statistics"))
     labels = np.asarray([each == PARASITIZED for each in table["label"].to_pylist()], bool)
     patients = np.asarray(table["patient_id"].to_pylist(), object)
     columns = (heads, both, network, statistics, labels, patients)

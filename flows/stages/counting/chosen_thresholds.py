@@ -5,7 +5,7 @@ A laboratory uses its detector's thresholds, with its own error rates.
 
 from functools import lru_cache
 
-from flows.stages.counting.error_counts import ERRORS, kept_errors
+from flows.stages.counting.error_counts import ERRORS, errors_of_version
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import (
     CountingCard,
@@ -95,15 +95,15 @@ def _few(slides: int) -> str:
     )
 
 
-def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts | None:
-    """Read the error counts of a detector's diagnosis; None if none were counted.
+def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts:
+    """Read the error counts of a detector's diagnosis.
 
     They are the statistics' counts if the network is the only witness.
     """
     arrays = below(ERRORS, load_detector(store, card))
     if arrays:
         return ErrorCounts.from_arrays(arrays)
-    return kept_errors(store, load_statistics(store, card.model, card.statistics_version))
+    return errors_of_version(store, load_statistics(store, card.model, card.statistics_version))
 
 
 def load_laboratory_rates(store: Store, laboratory: LaboratoryCard) -> KnownRates | None:

@@ -22,21 +22,9 @@ from tasks.types import below
 ERRORS = "errors"  # prefix of the counts' names in a version of the statistics
 
 
-def errors_of_version(store: Store, card: ModelCard, lineage: Lineage) -> ErrorCounts:
-    """Load a version's error counts, or compute them from its batches' features."""
-    kept = kept_errors(store, lineage)
-    if kept is not None:
-        return kept
-    total = ErrorCounts.empty()
-    for contribution in lineage.contributions:
-        total = merge_errors(total, errors_of_batch(store, card, contribution))
-    return total
-
-
-def kept_errors(store: Store, lineage: Lineage) -> ErrorCounts | None:
-    """Load a version's error counts; None in versions older than 0.3."""
-    arrays = below(ERRORS, load_moments(store, lineage))
-    return ErrorCounts.from_arrays(arrays) if arrays else None
+def errors_of_version(store: Store, lineage: Lineage) -> ErrorCounts:
+    """Load the error counts of a version of the statistics."""
+    return ErrorCounts.from_arrays(below(ERRORS, load_moments(store, lineage)))
 
 
 def errors_of_batch(store: Store, card: ModelCard, contribution: Contribution) -> ErrorCounts:

@@ -138,7 +138,7 @@ class Suspects:
         store, batch = self.readings.store, self.readings.batch
         slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
         unreadable = {
-            row["slide_id"] for row in slides.to_pylist() if row.get("call") == Call.UNREADABLE
+            row["slide_id"] for row in slides.to_pylist() if row["call"] == Call.UNREADABLE
         }
         called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
         cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)

@@ -18,10 +18,10 @@ from flows.jobs.networks import CUTTING, GRAPH
 from flows.monitoring.console import tell, warn
 from flows.stages.training.labelled_images import LabelledImages
 from storage.arrays import arrays_to_bytes
-from storage.models.classifiers import ModelCard
+from storage.models.classifiers import REPETITION, ModelCard
 from storage.models.trainings import load_state, save_state
 from storage.records import now
-from storage.store import Store, StoreError, digest_of
+from storage.store import Store, digest_of
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network.backbones import build
@@ -65,13 +65,8 @@ class TrainingRecipe:
 
     @classmethod
     def from_card(cls, card: ModelCard) -> "TrainingRecipe":
-        """Read the recipe of a model; StoreError if its card is too old to have one."""
+        """Read the recipe of a model."""
         kept = card.training
-        if "fractions" not in kept:
-            raise StoreError(
-                f"the card of model {card.name}, made by an older slidewatch, does not say how it "
-                "was split: train it again to repeat it with other seeds"
-            )
         return cls(
             images=kept["images"],
             limit=kept["limit"],
@@ -79,7 +74,7 @@ class TrainingRecipe:
             weights=kept["weights"],
             fractions=tuple(kept["fractions"]),
             plan=TrainingPlan.from_dict(kept),
-            licence=kept.get("licence"),
+            licence=kept["licence"],
         )
 
     @property
@@ -178,7 +173,7 @@ def weights_to_bytes(classifier: Classifier) -> bytes:
     Features, statistics and detectors name the digest of all four.
     """
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
-    weights |= nested(CUTTING, classifier.cutting or {}) | nested(GRAPH, graph_arrays(classifier))
+    weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph_arrays(classifier))
     arithmetic = classifier.spec.arithmetic
     return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
 
@@ -220,5 +215,6 @@ def train_model(
             [data.keys[row] for row in rows["test"]],
         ),
         versions=exact(OF_A_MODEL) | {"python": platform.python_version()},
+        sequence=REPETITION,  # until the model is kept
     )
     return card, content

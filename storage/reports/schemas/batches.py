@@ -81,9 +81,7 @@ def batch_schema() -> pa.Schema:
                 "patients",
             ),
             *expected("the night"),
-            column(
-                "arithmetic", pa.string(), "how the network multiplied; null, before 0.4: float32"
-            ),
+            column("arithmetic", pa.string(), "how the network multiplied"),
             *made_by(),
         ]
     )

@@ -67,7 +67,7 @@ class OwnCalibration(Bundle):
 class OwnNormal:
     """The parameters for scoring cells by their slide: priors by tap, and calibrations.
 
-    ``floor`` limits what can be a smear; detectors made before 0.4 have none, and accept any slide.
+    ``floor`` limits what can be a smear; without one, any slide is accepted.
     """
 
     priors: dict[str, Prior]

@@ -47,7 +47,7 @@ class BatchSummary:
 
     ``p_values`` are counts in bins between ``p_value_edges``; ``tap_scores`` are counts by tap in
     bins between ``tap_edges``, of which the outermost are open. ``patient_calls`` counts patients
-    by call; it and ``expected`` are None in reports made before 0.3.
+    by call.
     """
 
     images: int

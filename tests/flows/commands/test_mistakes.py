@@ -8,7 +8,7 @@ from flows.commands import main as command_line
 from flows.commands.main import main
 from storage.store import Store
 from tests.support.batches import freeze, manifest
-from tests.system.golden.stores import VERSIONS, copied
+from tests.system.golden.stores import newest
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_a_settings_file_of_random_bytes_is_named(
 def test_a_damaged_card_of_an_older_detector_stops_no_screen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = copied(VERSIONS[-1], tmp_path)
+    store = newest(tmp_path)
     (name,) = store.names("detectors")
     store.write_bytes(b"{", "detectors", f"{name}-v0000", "card.json")
     for typed in ("screen --images cells --batch b", "nightly --inbox cells"):
@@ -129,7 +129,7 @@ def test_a_batch_that_goes_on_needs_its_images_no_more(
 def test_an_evaluation_needs_no_other_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = copied(VERSIONS[-1], tmp_path)
+    store = newest(tmp_path)
     with pytest.raises(SystemExit):
         main(["evaluate", "--images", "cells", "--store", store.url])
     assert "something was started" in capsys.readouterr().err

@@ -251,7 +251,7 @@ def made_up(
         digest = write_block(store, "tiny", "night", shard.start, block)
         write_shard_record(store, batch, "tiny", ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=n, failures=[], tries=1,
-            digest=digest,
+            digest=digest, versions={},
         ))  # fmt: skip
     return Night(store, batch, card)
 

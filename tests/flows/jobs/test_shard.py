@@ -1,6 +1,5 @@
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +7,19 @@ import pytest
 from numpy.typing import NDArray
 
 from flows.jobs import shard as shard_module
-from flows.jobs.fitting.fitted_rows import GroupJob, RowsJob, group_log_distances, rows_statistics
+from flows.jobs.fitting.fitted_rows import (
+    GroupJob,
+    RowsJob,
+    group_log_distances,
+    keys_of_rows,
+    rows_statistics,
+)
 from flows.jobs.networks import load_classifier, load_inference
 from flows.jobs.shard import run_shard
 from storage.arrays import arrays_to_bytes
 from storage.batches.features import (
-    _OPENED,
     FAILED,
     SCORED,
-    _make_group,
-    _zarr_store,
-    empty_block,
     read_block,
     write_block,
 )
@@ -27,7 +28,6 @@ from storage.batches.ledger import (
     Failure,
     complete_shards,
     read_shard_record,
-    write_shard_record,
 )
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import load_card
@@ -105,27 +105,6 @@ def test_features_that_are_not_what_the_ledger_says_are_extracted_again(
     assert read_block(night.store, "tiny", "night", 0, 24).digest() == before
 
 
-def test_features_that_have_another_layout_since_are_not_taken_for_damaged(night: Night) -> None:
-    """A store may be restored from an older backup while a worker lives."""
-    night.run()
-    shard = night.job(0).shard
-    found = verified_block(night.store, "tiny", night.batch, shard)  # remembers the arrays
-    assert found is not None
-    remembered = dict(_OPENED)
-    night.store.remove("features", "tiny", "night.zarr")
-    one = empty_block(1, night.card.tap_widths, 2).arrays()
-    attributes = {"shard_rows": SHARD_ROWS, "schema_version": 2}
-    _make_group(_zarr_store(night.store, "tiny", "night"), one, 24, SHARD_ROWS, attributes)
-    block = replace(found[0], platelet=None)
-    write_block(night.store, "tiny", "night", 0, block)
-    record = read_shard_record(night.store, night.batch, "tiny", shard)
-    assert record is not None
-    old = record.model_copy(update={"digest": block.digest()})
-    write_shard_record(night.store, night.batch, "tiny", old)
-    _OPENED.update(remembered)
-    assert verified_block(night.store, "tiny", night.batch, shard) is not None
-
-
 def test_a_shard_killed_before_its_ledger_entry_is_done_again_to_the_same_bits(
     night: Night,
 ) -> None:
@@ -146,7 +125,7 @@ def test_held_out_patients_are_in_no_statistics(night: Night) -> None:
         rows = np.arange(result.shard.start, result.shard.stop)
         rows = rows[patients[rows] != HELD_OUT]
         taken = block.take(rows)
-        wanted = statistics_of(taken.taps, taken.label, 2)
+        wanted = statistics_of(taken.taps, taken.label, 2, keys_of_rows(rows_of(night, rows)))
         assert result.statistics is not None
         found = result.statistics.to_arrays()
         for name, values in wanted.to_arrays().items():
@@ -166,7 +145,8 @@ def test_statistics_of_rows_equal_those_of_the_features_in_the_store(night: Nigh
     taken = read_block(night.store, "tiny", "night", 0, 24).take(rows)
     part = rows_of(night, rows)
     found = rows_statistics(RowsJob(night.store, night.card, part)).to_arrays()
-    for name, values in statistics_of(taken.taps, taken.label, 2).to_arrays().items():
+    wanted = statistics_of(taken.taps, taken.label, 2, keys_of_rows(part))
+    for name, values in wanted.to_arrays().items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 

@@ -227,6 +227,9 @@ def seal(failed: int) -> Seal:
         review=0,
         failures={"damaged": failed} if failed else {},
         scored_at=datetime(2026, 3, 1, tzinfo=UTC),
+        slides_digest="s",
+        batch_digest="b",
+        patients_digest="p",
     )
 
 

@@ -32,6 +32,7 @@ def record(shard: Shard, digest: str = "d") -> ShardRecord:
         failures=[failure],
         tries=1,
         digest=digest,
+        versions={},
     )
 
 
@@ -39,7 +40,7 @@ def seal(detector: str, scored_at: datetime = WHEN) -> Seal:
     return Seal(
         batch="night", detector=detector, model="tiny", report="r", report_digest="d", rows=10,
         scored=9, failed=1, diagnoses={}, abnormal=0, review=1, failures={"damaged": 1},
-        scored_at=scored_at,
+        scored_at=scored_at, slides_digest="s", batch_digest="b", patients_digest="p",
     )  # fmt: skip
 
 

@@ -2,17 +2,16 @@ from pathlib import Path
 
 from storage.batches.features import SCORED
 from storage.models.laboratories import images_of_laboratory, load_laboratory
-from tests.system.golden import make_golden as golden
-from tests.system.golden import slides
-from tests.system.golden.stores import VERSIONS, copied
+from tests.system.golden import values
+from tests.system.golden.stores import newest
 
 
 def test_the_images_of_a_laboratory_are_those_of_its_nights_that_were_scored(
     tmp_path: Path,
 ) -> None:
-    store = copied(VERSIONS[-1], tmp_path)
-    card = load_laboratory(store, slides.LABORATORY)
-    scored = golden.BLOCK.image_id[golden.BLOCK.status == SCORED]
+    store = newest(tmp_path)
+    card = load_laboratory(store, values.LABORATORY)
+    scored = values.BLOCK.image_id[values.BLOCK.status == SCORED]
     found = images_of_laboratory(store, card)
     assert found == {row.tobytes() for row in scored}
     assert len(found) == len(scored) > 0

@@ -95,15 +95,6 @@ def test_a_model_card_and_a_lineage_that_were_changed_are_refused(
         list_statistics(store, "tiny")
 
 
-def test_a_card_of_before_has_no_digest_of_its_own_and_is_read(store_with_model: Store) -> None:
-    name = add_detector(store_with_model, 1)
-    parts = ("detectors", name, "card.json")
-    old = store_with_model.read_json(*parts)
-    assert len(old.pop("card_digest")) == 64
-    store_with_model.write_json(old | {"alpha": 0.5, "schema_version": 1}, *parts)
-    assert load_detector_card(store_with_model).alpha == 0.5
-
-
 @pytest.mark.parametrize("kind", ["model", "statistics", "detector"])
 def test_a_card_whose_digest_is_removed_is_refused(store_with_model: Store, kind: str) -> None:
     store, name = store_with_model, add_detector(store_with_model, 1)

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.batches.ledger import Seal, write_seal
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.parquet import iterate_groups, read_table, write_table
 from storage.reports.schemas.batches import batch_schema
@@ -266,40 +265,6 @@ def test_a_report_says_which_attempt_it_is_of(any_store: Store) -> None:
     assert published_batch(any_store, "night") == first
     publish_report(any_store, path, of_attempt(SCHEMA, 2), [rows(DAYS[0])])
     assert published_batch(any_store, "night") == second
-
-
-def test_an_old_report_is_of_the_attempt_whose_seal_names_it(any_store: Store) -> None:
-    first = attempt_at(any_store, 1)
-    seal = Seal(
-        batch="night",
-        detector="d",
-        model="m",
-        report="r",
-        report_digest=publish(any_store, DAYS[0]),
-        rows=1,
-        scored=1,
-        failed=0,
-        diagnoses={},
-        abnormal=0,
-        review=0,
-        failures={},
-        scored_at=datetime(2026, 1, 3, tzinfo=UTC),
-    )
-    write_seal(any_store, first, seal)
-    second = attempt_at(any_store, 2)
-    assert published_batch(any_store, "night") == first
-    publish(any_store, DAYS[0], parts=3)  # of the second attempt, and not yet sealed
-    assert published_batch(any_store, "night") == second
-
-
-def test_a_report_on_a_batch_may_lack_columns_of_today(any_store: Store) -> None:
-    names = [name for name in batch_schema().names if not name.endswith("_edges")]
-    old = batch_row("night", DAYS[0]).select(names)
-    publish_report(any_store, report_path("night", DAYS[0], BATCHES), old.schema, [old])
-    found = read_batches_before(any_store, DAYS[1], 9)
-    assert found.schema == batch_schema()
-    assert found["tap_edges"].to_pylist() == [None]
-    assert found["light"].to_pylist() == ["green"]
 
 
 def test_a_report_cut_short_is_named_and_left_out_of_what_a_night_is_compared_with(

@@ -7,10 +7,12 @@ from tasks.detector.calibration import abnormality, calibrate, log_distance, p_v
 from tasks.detector.detector import Detector, fit_gaussians, score
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments, statistics_of
+from tasks.detector.slides.groups import GroupKey
 
 # In rising order, although "layer2.1/raw" comes before "layer2/raw".
 WIDTHS = {"layer2": 3, "layer2.1": 5, "stem": 2}
 FITTED, CLASSES = 120, 2
+ONE_SLIDE = [GroupKey("night", "", "s")]
 
 Taps = dict[str, NDArray[np.float32]]
 
@@ -25,7 +27,7 @@ def draw(n: int, seed: int = 0) -> Taps:
 
 def fitted() -> Detector:
     taps, labels = draw(FITTED), np.arange(FITTED) % CLASSES
-    gaussians = fit_gaussians(statistics_of(taps, labels, CLASSES))
+    gaussians = fit_gaussians(statistics_of(taps, labels, CLASSES, ONE_SLIDE * FITTED))
     columns = [nearest_class_distance(gaussians[name], taps[name]) for name in sorted(taps)]
     distances = log_distance(np.stack(columns, axis=1))
     return Detector(gaussians, calibrate(distances, np.arange(FITTED) // 6))
@@ -33,7 +35,9 @@ def fitted() -> Detector:
 
 def test_gaussians_are_those_of_raw_features_in_the_order_of_the_taps_names() -> None:
     taps, labels = draw(FITTED), np.arange(FITTED) % CLASSES
-    gaussians = fit_gaussians(statistics_of(dict(reversed(taps.items())), labels, CLASSES))
+    gaussians = fit_gaussians(
+        statistics_of(dict(reversed(taps.items())), labels, CLASSES, ONE_SLIDE * FITTED)
+    )
     assert list(gaussians) == list(WIDTHS)
     for name, gaussian in gaussians.items():
         expected = tied_gaussian(moments(taps[name], labels, CLASSES))
@@ -105,4 +109,4 @@ def test_a_tap_that_cannot_be_fitted_is_named(value: float | None, rows: int) ->
         "tap layer2.1: the features are the same" if rows else "tap layer2: there are no images"
     )
     with pytest.raises(ValueError, match=message):
-        fit_gaussians(statistics_of(taps, np.zeros(rows, int), CLASSES))
+        fit_gaussians(statistics_of(taps, np.zeros(rows, int), CLASSES, ONE_SLIDE * rows))

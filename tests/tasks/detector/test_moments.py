@@ -24,6 +24,7 @@ from tasks.detector.moments import (
     retract_statistics,
     statistics_of,
 )
+from tasks.detector.slides.groups import GroupKey, empty_groups
 
 Sample = tuple[NDArray[np.floating], NDArray[np.integer]]
 
@@ -128,8 +129,12 @@ def test_merge_is_associative_and_commutative_to_rounding_and_nothing_is_neutral
         assert as_bytes(same) == as_bytes(a)
 
 
+NO_SLIDES = empty_groups({"tap": WIDTH}, CLASSES)
+ONE = GroupKey("night", "", "s")
+
+
 def shards(n: int) -> list[ClassStatistics]:
-    return [ClassStatistics({"tap": state_of(draw(seed, 7))}) for seed in range(n)]
+    return [ClassStatistics({"tap": state_of(draw(seed, 7))}, NO_SLIDES) for seed in range(n)]
 
 
 def by_recursion(parts: list[ClassStatistics]) -> ClassStatistics:
@@ -151,7 +156,7 @@ def test_a_merge_tree_depends_on_the_order_of_its_parts_alone(n: int, feed: Call
 def test_a_merge_tree_holds_few_of_its_parts_at_once() -> None:
     def parts() -> Iterator[ClassStatistics]:
         for seed in range(256):
-            yield ClassStatistics({"tap": moments(*draw(seed, 9, width=64), CLASSES)})
+            yield ClassStatistics({"tap": moments(*draw(seed, 9, width=64), CLASSES)}, NO_SLIDES)
 
     tracemalloc.start()
     merge_tree(parts())
@@ -271,7 +276,7 @@ def test_moments_of_other_shapes_are_not_combined(combine: Callable, other: Mome
 def test_statistics_of_other_taps_are_not_combined(combine: Callable) -> None:
     other = Moments.empty(CLASSES, WIDTH)
     with pytest.raises(KeyError, match="layer9"):
-        combine(shards(1)[0], ClassStatistics({**shards(1)[0].taps, "layer9": other}))
+        combine(shards(1)[0], ClassStatistics({**shards(1)[0].taps, "layer9": other}, NO_SLIDES))
 
 
 def test_more_than_there_is_cannot_be_retracted() -> None:
@@ -290,7 +295,7 @@ def test_no_parts_cannot_be_merged() -> None:
 
 def test_statistics_come_back_from_arrays_to_the_last_bit() -> None:
     taps = {"stem": draw(7)[0], "layer2.1": draw(8)[0][:, :2]}
-    found = statistics_of(taps, draw(7)[1], CLASSES)
+    found = statistics_of(taps, draw(7)[1], CLASSES, [ONE] * len(draw(7)[1]))
     again = ClassStatistics.from_arrays(found.to_arrays())
     assert set(again.taps) == {"stem", "layer2.1"}
     assert as_bytes(again) == as_bytes(found)
@@ -301,19 +306,6 @@ def test_statistics_come_back_from_arrays_to_the_last_bit() -> None:
 
 def test_statistics_are_those_of_the_features_as_they_are() -> None:
     features, labels = draw(9)
-    found = statistics_of({"tap": features}, labels, CLASSES)
+    found = statistics_of({"tap": features}, labels, CLASSES, [ONE] * len(labels))
     assert_same(found.taps["tap"], state_of((features, labels)), 1e-12)
     assert found.n.tolist() == np.bincount(labels).tolist()
-
-
-def test_statistics_that_hold_those_of_normalised_features_too_are_read_without_them() -> None:
-    """Versions up to 0.1 kept both, and a tap may be called as a space was."""
-    taps = {"stem": draw(7)[0], "unit": draw(8)[0]}
-    found = statistics_of(taps, draw(7)[1], CLASSES)
-    of_unit = {
-        f"{tap}/unit/{name}": values + 1
-        for tap, state in found.taps.items()
-        for name, values in vars(state).items()
-    }
-    again = ClassStatistics.from_arrays(of_unit | found.to_arrays())
-    assert as_bytes(again) == as_bytes(found)

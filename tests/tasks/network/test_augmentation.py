@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.network.augmentation import (
-    MILD,
     Augmentation,
     augment,
     blurred,
@@ -21,6 +20,7 @@ from tasks.network.augmentation import (
     stained,
     zoomed,
 )
+from tests.support.networks import MILD
 
 NONE = Augmentation(**dict.fromkeys((f.name for f in fields(Augmentation)), 0.0))
 ONE_EACH = [replace(NONE, **{f.name: 0.5}) for f in fields(Augmentation)]

@@ -60,4 +60,3 @@ def test_it_is_taken_from_cells_that_were_cut_out_and_from_no_others() -> None:
     found = without_shift(taps, shift, cut)
     np.testing.assert_array_equal(found["tap"], [[0, -1, -2], [1, 1, 1]])
     np.testing.assert_array_equal(found["other"], taps["other"])
-    assert without_shift(taps, None, cut)["tap"].all()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from tasks.network import training
-from tasks.network.augmentation import MILD, Augmentation, augment
+from tasks.network.augmentation import Augmentation, augment
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.spec import NetworkSpec
@@ -31,6 +31,7 @@ from tasks.network.training import (
 )
 from tasks.synthetic import rendered_cells as render
 from tests.support.models import CLASSES
+from tests.support.networks import MILD
 
 SIDE, COUNT = 32, 48
 LABELS = np.arange(COUNT) % 2
@@ -344,10 +345,5 @@ def test_pixels_in_a_file_train_the_same_network(
     assert weights(in_file) == weights(in_memory)
 
 
-def test_a_plan_of_a_card_of_before_has_its_own_recipe() -> None:
-    card = {"epochs": 4, "batch": 128, "peak_rate": 1e-3, "weight_decay": 0.01, "seed": 3}
-    found = TrainingPlan.from_dict(card | {"images": "smears", "history": []})
-    assert found == TrainingPlan(
-        epochs=4, label_smoothing=0.0, mixup=0.0, averaging=0.0, augmentation=MILD, seed=3
-    )
+def test_a_plan_comes_back_from_a_card() -> None:
     assert TrainingPlan.from_dict(RESUMED.as_dict()) == RESUMED

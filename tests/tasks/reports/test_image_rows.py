@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control, norm
 
 from tasks.detector.detector import Scores
 from tasks.detector.verdict import VerdictRule
+from tasks.images.manifest import SCHEMA
 from tasks.reports.image_columns import Provenance
 from tasks.reports.image_rows import PIECE, Diagnoses, ImagesRead, QValues, image_rows
 
@@ -28,17 +29,23 @@ UNREADABLE = {1: "unreadable: FileNotFoundError"}
 ODD = ["s3://b/a b%20ü✓.png", "", "quote \"', comma, \n\t<b>&amp;", "\\\\host\\c$\\image.png"]
 
 
-def manifest(n: int) -> pa.Table:
-    columns: dict[str, Any] = {
-        "uri": pa.array((ODD * n)[:n], pa.string()),
-        "label": pa.array([None] * n, pa.string()),
-        "slide_id": pa.array([f"slide {row}" for row in range(n)], pa.string()),
-        "patient_id": pa.array([f"patient {row}" for row in range(n)], pa.string()),
-        "acquired_at": pa.array([None] * n, pa.timestamp("us", "UTC")),
-        "size": pa.array(range(n)),  # not a column of the report
-    }
+def manifest(n: int, cut: list[bool | None] | None, kind: str) -> pa.Table:
+    files = [
+        {
+            "uri": (ODD * n)[row],
+            "slide_id": f"slide {row}",
+            "patient_id": f"patient {row}",
+            "size": row,
+        }
+        for row in range(n)
+    ]
+    if cut is not None:
+        files = [
+            file | {"touches_border": c, "kind": kind} for file, c in zip(files, cut, strict=True)
+        ]
+    made = pa.Table.from_pylist(files, SCHEMA)
     # Two chunks, as tables that were read in parts have.
-    return pa.concat_tables([pa.table(columns).slice(0, n // 2), pa.table(columns).slice(n // 2)])
+    return pa.concat_tables([made.slice(0, n // 2), made.slice(n // 2)])
 
 
 def rows(
@@ -50,12 +57,8 @@ def rows(
     kind: str = "red",
 ) -> pa.Table:
     n = len(p)
-    told = manifest(n)
-    if touches_border is not None:
-        told = told.append_column("touches_border", pa.array(touches_border, pa.bool_()))
-        told = told.append_column("kind", pa.array([kind] * n))
     return image_rows(
-        told,
+        manifest(n, touches_border, kind),
         ImagesRead(
             [f"{row:064x}" if row not in (failures or {}) else None for row in range(n)],
             np.arange(2 * n, dtype=np.int32).reshape(n, 2),

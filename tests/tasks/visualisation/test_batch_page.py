@@ -293,10 +293,6 @@ def test_a_batch_of_cells_says_nothing_of_fields(page: str) -> None:
     assert "<h2>Fields" not in page
     assert 'id="fields"' not in page
     assert "fields read" not in page
-    without = night_of(image_rows(400))
-    columns = [name for name in without.slides.column_names if not name.startswith("fields")]
-    old = without.slides.select(columns)
-    assert batch_page(replace(without, slides=old)) == batch_page(without)
 
 
 def test_a_page_with_the_largest_pictures_of_fields_stays_small() -> None:

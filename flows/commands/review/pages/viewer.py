@@ -157,10 +157,8 @@ class ViewerPages:
         for part in report_rows(session.store, session.batch, [*COLUMNS, *chances]):
             part = part.append_column("row", pa.array(np.arange(start, start + part.num_rows)))
             start += part.num_rows
-            # Reports made before there were regions lack the column.
-            if "source_uri" in part.column_names:
-                scored = pc.equal(part["status"].cast(pa.string()), Status.SCORED)
-                parts.append(part.filter(pc.and_(scored, part["source_uri"].is_valid())))
+            scored = pc.equal(part["status"].cast(pa.string()), Status.SCORED)
+            parts.append(part.filter(pc.and_(scored, part["source_uri"].is_valid())))
         none = pa.table({name: pa.nulls(0, pa.string()) for name in ("image_id", "source_uri")})
         rows = pa.concat_tables(parts).unify_dictionaries() if parts else none
         place = rows.column_names.index("source_uri")

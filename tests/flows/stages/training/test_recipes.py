@@ -3,14 +3,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from numpy.typing import NDArray
 
 from flows.stages.training.labelled_images import LabelledImages
 from flows.stages.training.recipes import TrainingRecipe, training_digest
 from storage.models.classifiers import ModelCard
-from storage.store import StoreError
-from tasks.network.augmentation import MILD
 from tasks.network.spec import NetworkSpec
 from tasks.network.training import TrainingPlan
 
@@ -36,7 +33,7 @@ def card(**training: object) -> ModelCard:
     made = ModelCard(
         name="m", created_at=datetime(2026, 1, 3, tzinfo=UTC), digest="0" * 64,
         network=RECIPE.network.as_dict(), preprocessing="RGB", tap_widths={}, temperature=1.0,
-        split_by="patient", split={}, training=dict(training), metrics={}, versions={},
+        split_by="patient", split={}, training=dict(training), metrics={}, versions={}, sequence=0,
     )  # fmt: skip
     return ModelCard.model_validate_json(made.model_dump_json())
 
@@ -44,25 +41,6 @@ def card(**training: object) -> ModelCard:
 def test_a_recipe_comes_back_from_the_card_of_its_model() -> None:
     recipe = replace(RECIPE, weights="/weights/blood.pth", licence="apache-2.0")
     assert TrainingRecipe.from_card(card(**recipe.as_dict(), history=[])) == recipe
-
-
-def test_a_card_without_fractions_is_no_recipe() -> None:
-    kept = RECIPE.as_dict()
-    del kept["fractions"]
-    with pytest.raises(StoreError, match=r"model m, made by an older slidewatch.*train it again"):
-        TrainingRecipe.from_card(card(**kept))
-
-
-def test_a_card_of_before_0_3_is_a_recipe_of_its_own_augmentation() -> None:
-    kept = RECIPE.as_dict()
-    for name in ("augmentation", "averaging", "label_smoothing", "mixup"):
-        del kept[name]
-    found = TrainingRecipe.from_card(card(**kept)).plan
-    assert found == replace(RECIPE.plan, augmentation=MILD, averaging=0.0, label_smoothing=0.0)
-    told = RECIPE.as_dict()
-    told["augmentation"].pop("marked")  # as models of before marks
-    found = TrainingRecipe.from_card(card(**told)).plan
-    assert found.augmentation == replace(RECIPE.plan.augmentation, marked=0.0)
 
 
 def test_a_recipe_with_another_seed_differs_in_nothing_else() -> None:
