@@ -43,7 +43,7 @@ from tasks.detector.slides.groups import slide_keys
 from tasks.images.decoding import DECODING, BadImageError
 from tasks.images.listing import class_numbers
 from tasks.images.regions import image_refs
-from tasks.network.extraction import Features, extract
+from tasks.network.extraction import Features, Reading, extract
 from tasks.reports.image_columns import PARASITIZED
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ShardJob:
             _network(self),
             image_refs(manifest),
             tap_widths=self.model.tap_widths,
-            check=refuse_photograph,
+            reading=Reading(check=refuse_photograph),
         )
 
     def quarantine(self, rows: list[int]) -> Self:
@@ -216,16 +216,12 @@ def _fill(block: FeatureBlock, features: Features, known: Mapping[int, bytes]) -
 def _extract(
     job: ShardJob, manifest: pa.Table, killers: list[int], known: Container[bytes]
 ) -> Features:
+    killer = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
     return extract(
         _network(job),
         image_refs(manifest),
         tap_widths=job.model.tap_widths,
-        failed={
-            row: BadImageError("killed_worker", "this image alone kills the worker that decodes it")
-            for row in killers
-        },
-        known=known,
-        check=refuse_photograph,
+        reading=Reading(dict.fromkeys(killers, killer), known, refuse_photograph),
         parasitized=_place_of(job.model.classes),
     )
 

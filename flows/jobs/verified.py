@@ -36,10 +36,10 @@ def load_detector_at(
     if laboratory is None:
         return detector
     normal = load_laboratory_normal(store, laboratory)
-    return hearing(replace(detector, own=normal.own), normal.discriminant)
+    return with_discriminant(replace(detector, own=normal.own), normal.discriminant)
 
 
-def hearing(detector: Detector, discriminant: Discriminant | None) -> Detector:
+def with_discriminant(detector: Detector, discriminant: Discriminant | None) -> Detector:
     """Put a discriminant in the place of a detector's own, unless it is None."""
     if discriminant is None or detector.witnesses is None:
         return detector

@@ -53,7 +53,7 @@ def fitted_witnesses(
         known = discriminant(slides_of_version(store, card.name, lineage.version), place)
         jobs = _jobs(store, card, lineage, by)
         evidence = Evidence.joined(
-            list(run_jobs(to.client, unseen_evidence, jobs, title="hear both witnesses"))
+            list(run_jobs(to.client, unseen_evidence, jobs, title="score unseen cells"))
         )
     except ValueError as error:
         return None, [f"{ALONE}: {error}"]
@@ -63,9 +63,9 @@ def fitted_witnesses(
             f"{ALONE}: of {LEAST_CELLS} labelled cells that training has not seen, "
             f"{LEAST_OF_A_KIND} of each kind, only {len(evidence.keys)} are there"
         ]
-    statement = scales.testify(evidence.network, evidence.scores)
-    both = without_platelets(statement.both, evidence.platelet)
-    wrong, disagree = (both > 0) != evidence.parasitized, statement.disagree
+    by_witness = scales.combine(evidence.network, evidence.scores)
+    both = without_platelets(by_witness.both, evidence.platelet)
+    wrong, disagree = (both > 0) != evidence.parasitized, by_witness.disagree
     described = WitnessCard(
         taps=list(known.weights),
         slides=len(set(evidence.keys)),

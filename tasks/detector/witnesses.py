@@ -81,7 +81,7 @@ class Discriminant:
 
 @dataclass(frozen=True)
 class Classes:
-    """Hold what a discriminant is made of, by tap.
+    """The class means and scatter of a discriminant, by tap.
 
     ``means`` (2, d) of the classes are relative to each slide's healthy cells, the class at place
     ``positive`` has parasites, and ``scatter`` (d, d) is the covariance of cells within their class
@@ -191,7 +191,7 @@ def _drawn(estimate: Estimate, cells: int, parent: Estimate) -> Estimate:
 
 
 @dataclass(frozen=True)
-class Statement:
+class LogOdds:
     """The log-odds (n,) of "parasitized" by each witness, and by ``both``."""
 
     network: Float
@@ -217,7 +217,7 @@ class Scales:
     statistics: Adaptation
     both: Adaptation
 
-    def testify(self, network: Float, scores: Float) -> Statement:
+    def combine(self, network: Float, scores: Float) -> LogOdds:
         """Compute all log-odds (n,).
 
         Args:
@@ -225,7 +225,7 @@ class Scales:
             scores: (n,) of the discriminant, minus the `Discriminant.lean` of each cell's slide.
         """
         first, second = self.network.of(network), self.statistics.of(scores)
-        return Statement(first, second, self.both.of(first + second))
+        return LogOdds(first, second, self.both.of(first + second))
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def calibrated(network: Float, scores: Float, parasitized: NDArray[np.bool_]) ->
 
     Args:
         network: (n,) log-odds of the network.
-        scores: (n,) as in `Scales.testify`, by discriminants without the cells' patients.
+        scores: (n,) as in `Scales.combine`, by discriminants without the cells' patients.
         parasitized: (n,) the labels.
     """
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)

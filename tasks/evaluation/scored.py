@@ -126,7 +126,7 @@ def diagnosis_of(
     logits = np.asarray(evidence.logits, np.float64)
     if known is None:
         return logits, np.zeros(len(logits), bool)
-    said = known.scales.testify(
+    said = known.scales.combine(
         log_odds(logits, temperature, known.positive),
         known.discriminant.scores(evidence.taps) - leans,
     )

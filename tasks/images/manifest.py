@@ -58,7 +58,7 @@ def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:
 
 
 def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: bool) -> pa.Table:
-    """Make rows of `SCHEMA` of rows of a manifest, the first of which is ``start``."""
+    """Convert manifest rows, numbered from ``start``, to `SCHEMA`."""
     columns = []
     for field in SCHEMA:
         try:

@@ -140,7 +140,7 @@ class Change:
             return self.adaptation.of(cells.log_odds)
         assert fitted is not None
         scores = self.discriminant.scores(cells.features)
-        return self.adaptation.of(fitted.scales.testify(cells.network, scores).both)
+        return self.adaptation.of(fitted.scales.combine(cells.network, scores).both)
 
 
 def laboratory_discriminant(classes: Classes, cells: Labelled) -> Discriminant:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,21 +47,32 @@ class Loaded:
         return Loaded(self.image_id, self.size, self.colour, None, self.failure, self.known)
 
 
-def load_image(
-    ref: ImageRef,
-    side: int,
-    known: Container[bytes] = (),
-    check: Check | None = None,
-) -> Loaded:
+@dataclass(frozen=True)
+class Reading:
+    """What is not decoded of some images.
+
+    Rows in ``failed`` have failed already and are skipped. Images with a digest in ``known`` are
+    read but not decoded. ``check`` raises BadImageError for a file that shows several cells.
+    """
+
+    failed: Mapping[int, BadImageError] = field(default_factory=dict)
+    known: Container[bytes] = ()
+    check: Check | None = None
+
+
+EVERYTHING = Reading()
+
+
+def load_image(ref: ImageRef, side: int, reading: Reading = EVERYTHING) -> Loaded:
     """Read an image and decode it unless it is known; an error becomes its failure."""
     image_id = None
     try:
         refuse_slide(ref)
         file = find(ref)
         image_id = file.image_id
-        if image_id in known:
+        if image_id in reading.known:
             return Loaded(image_id, known=True)
-        picture = file.picture(side, check)
+        picture = file.picture(side, reading.check)
     except Exception as error:  # an image must never stop its shard, whatever the error
         return Loaded(image_id, failure=failure_of(error))
     size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
@@ -69,26 +80,17 @@ def load_image(
 
 
 def load_images(
-    refs: Sequence[ImageRef],
-    side: int,
-    threads: int,
-    failed: Mapping[int, BadImageError] | None = None,
-    known: Container[bytes] = (),
-    check: Check | None = None,
+    refs: Sequence[ImageRef], side: int, threads: int, reading: Reading = EVERYTHING
 ) -> Iterator[Loaded]:
-    """Read and decode images in threads, ahead of their use, in order.
-
-    Rows in ``failed`` are skipped; they have already failed. Images with a digest in ``known`` are
-    read but not decoded. ``check`` refuses files that show several cells.
-    """
-    lost, together = failed or {}, NEAR
+    """Read and decode images in threads, ahead of their use, in order."""
+    together = NEAR
     if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
         threads, together = max(threads, AT_ONCE), 1
 
     def load(row: int) -> Loaded:
-        if row in lost:
-            return Loaded(failure=lost[row])
-        return load_image(refs[row], side, known, check)
+        if row in reading.failed:
+            return Loaded(failure=reading.failed[row])
+        return load_image(refs[row], side, reading)
 
     def load_some(start: int) -> list[Loaded]:
         rows = range(start, min(start + together, len(refs)))
@@ -124,18 +126,6 @@ def _load_in_time(first: str, load: Callable[[], Iterator[Loaded]]) -> list[Load
     return loaded
 
 
-def load_for(
-    inference: "Inference",
-    refs: Sequence[ImageRef],
-    failed: Mapping[int, BadImageError] | None = None,
-    known: Container[bytes] = (),
-    check: Check | None = None,
-) -> Iterator[Loaded]:
-    """Read and decode images as a network takes them; see `load_images`."""
-    side, threads = inference.spec.side, inference.threads
-    return load_images(refs, side, threads, failed, known, check)
-
-
 def _at_one_place(refs: Sequence[ImageRef]) -> bool:
     """Return whether images are whole files for which one mount, archive or server answers.
 
@@ -166,7 +156,7 @@ class Features:
 
 @dataclass
 class _Passes:
-    """Keeps what the network computes, a batch behind it: a GPU computes meanwhile.
+    """Collects the network's outputs one batch late, so that a GPU already computes the next batch.
 
     Suspected cells are examined for platelets, and ``platelet`` (n,) marks those that have one.
     """
@@ -202,9 +192,7 @@ def extract(
     refs: Sequence[ImageRef],
     *,
     tap_widths: dict[str, int],
-    failed: Mapping[int, BadImageError] | None = None,
-    known: Container[bytes] = (),
-    check: Check | None = None,
+    reading: Reading = EVERYTHING,
     parasitized: int | None = None,
 ) -> Features:
     """Compute the features of images, in one pass over files and network.
@@ -216,9 +204,7 @@ def extract(
         inference: the network, ready to run.
         refs: addresses of the images.
         tap_widths: d of every tap.
-        failed: rows to skip, and why.
-        known: digests of images that need no features.
-        check: raises BadImageError if a file shows several cells.
+        reading: which images need no features.
         parasitized: place of the class whose suspected cells are examined for platelets.
     """
     spec = inference.spec
@@ -234,7 +220,7 @@ def extract(
         passes.take(rows, pixels, inference.begin(pixels))
         waiting.clear()
 
-    for row, loaded in enumerate(load_for(inference, refs, failed, known, check)):
+    for row, loaded in enumerate(load_images(refs, spec.side, inference.threads, reading)):
         images.append(loaded.without_pixels())
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))

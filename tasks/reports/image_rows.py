@@ -13,7 +13,7 @@ from scipy.special import expit
 from tasks.detector.detector import Scores
 from tasks.detector.probabilities import probabilities
 from tasks.detector.verdict import VerdictRule, Verdicts
-from tasks.detector.witnesses import Statement
+from tasks.detector.witnesses import LogOdds
 from tasks.reports.image_columns import COLOURS, Provenance
 from tasks.types import CellKind, Float, Status, Verdict
 
@@ -48,14 +48,15 @@ class ImagesRead:
 class Diagnoses:
     """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
 
-    ``said`` holds each of two witnesses' log-odds of "parasitized"; None if there is only one.
+    ``by_witness`` holds the log-odds of "parasitized" by each of two witnesses; None if there is
+    only one.
     ``platelet`` (n,) marks cells that would be parasitized without the platelet at their rim.
     """
 
     classes: Sequence[str]
     logits: NDArray[np.floating]
     temperature: float
-    said: Statement | None = None
+    by_witness: LogOdds | None = None
     platelet: NDArray[np.bool_] | None = None
 
     @cached_property
@@ -90,7 +91,7 @@ def image_rows(
     unjudged = failed | is_cut(manifest)
     p_value = np.where(unjudged, np.nan, scores.p_value)
     unlike = scores.unlike & ~unjudged
-    disagree = None if diagnoses.said is None else diagnoses.said.disagree
+    disagree = None if diagnoses.by_witness is None else diagnoses.by_witness.disagree
     probability = diagnoses.probabilities.max(axis=1)
     verdicts = rule.decide(p_value, probability, failed, unlike, disagree, diagnoses.platelet)
     return pa.table(
@@ -141,9 +142,9 @@ def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa
 
 def _chance(diagnoses: Diagnoses, witness: str, failed: NDArray[np.bool_]) -> pa.Array:
     """Make the column of one witness's probability of "parasitized"."""
-    if diagnoses.said is None:
+    if diagnoses.by_witness is None:
         return pa.nulls(len(failed), pa.float32())
-    return pa.array(expit(getattr(diagnoses.said, witness)), pa.float32(), mask=failed)
+    return pa.array(expit(getattr(diagnoses.by_witness, witness)), pa.float32(), mask=failed)
 
 
 def _of_detector(

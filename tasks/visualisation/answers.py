@@ -59,7 +59,7 @@ def patient_rows(
 ) -> list[dict[str, Any]]:
     """Describe patients for the page.
 
-    ``rows`` are `in_order`; ``places`` has what a click on a patient leads to.
+    ``rows`` are `in_order`; ``places`` maps a patient to the element that a click opens.
     """
     return [
         _patient(row, places) | {"persons": persons_answer(answers.get(patient_of(row)))}

@@ -155,7 +155,7 @@ def of_labelled_cells(store: Store, name: str, truth: Truth, witnesses: Witnesse
 
     def said(known: Discriminant) -> Scores:
         scores = relative(known, block.taps, truth, network)
-        return witnesses.scales.testify(network, scores).both
+        return witnesses.scales.combine(network, scores).both
 
     before, parasitized = said(witnesses.discriminant), truth.parasitized
     features = less_shifts(fitted, block.taps, truth, network)

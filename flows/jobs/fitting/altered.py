@@ -9,7 +9,7 @@ from flows.jobs.worker import network_of
 from storage.models.classifiers import ModelCard
 from storage.store import Store
 from tasks.images.regions import ImageRef
-from tasks.network.extraction import cut_out_by_us, load_for
+from tasks.network.extraction import cut_out_by_us, load_images
 
 Image = tuple[ImageRef, bytes]  # its place and its digest
 Features = tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]  # taps (n, d), classes (n,)
@@ -38,7 +38,7 @@ def altered_features(job: AlteredJob) -> Features | None:
 
     network = network_of(job.store, job.model)
     refs = [ref for ref, _ in job.images]
-    loading = load_for(network, refs)
+    loading = load_images(refs, network.spec.side, network.threads)
     rows, pixels = [], []
     for row, (loaded, (_, known)) in enumerate(zip(loading, job.images, strict=True)):
         if loaded.pixels is not None and loaded.image_id == known:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import (
-    hearing,
     load_detector_at,
     load_fitted_detector,
     load_laboratory_normal,
+    with_discriminant,
 )
 from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch
@@ -88,7 +88,8 @@ def describe_night(job: NightJob) -> NightReference:
     settle_worker()
     store, batch, laboratory = job.screened.store, job.screened.batch, job.screened.laboratory
     features = Features(store, batch, job.screened.model)
-    detector = hearing(load_detector_at(store, job.screened.detector, laboratory), job.discriminant)
+    detector = load_detector_at(store, job.screened.detector, laboratory)
+    detector = with_discriminant(detector, job.discriminant)
     normals, rows = detector.own, night_rows(batch)
     assert normals is not None
     taps, classes = features.take(rows, taps_of(detector))

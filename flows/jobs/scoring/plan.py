@@ -37,7 +37,7 @@ def score_jobs(
 ) -> list[ScoreJob]:
     """Make the jobs that score some parts of a batch, after describing the night if they need it.
 
-    A ``discriminant`` is heard in the place of the detector's or the laboratory's.
+    A ``discriminant`` replaces the detector's or the laboratory's.
     """
     night = None
     leans = any(_leans(span) for number in wanted for span in parts[number].spans)

@@ -29,8 +29,8 @@ from flows.jobs.scoring.night import (
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import (
     adapted_logits,
-    hearing,
     load_detector_at,
+    with_discriminant,
 )
 from flows.jobs.worker import settle_worker
 from storage.batches.features import FeatureBlock, image_ids
@@ -51,7 +51,7 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.slides.smears import ONE_SLIDE
 from tasks.detector.verdict import VerdictRule
-from tasks.detector.witnesses import Discriminant, Statement
+from tasks.detector.witnesses import Discriminant, LogOdds
 from tasks.images.platelets import without_platelets
 from tasks.reports.image_columns import PARASITIZED, Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
@@ -126,7 +126,7 @@ def _scorer(job: ScoreJob) -> "_Scorer":
     screened = job.screened
     detector = load_detector_at(screened.store, screened.detector, screened.laboratory)
     features = Features(screened.store, screened.batch, screened.model)
-    return _Scorer(job, hearing(detector, job.discriminant), features)
+    return _Scorer(job, with_discriminant(detector, job.discriminant), features)
 
 
 @dataclass
@@ -159,7 +159,7 @@ class _Scorer:
             if piece.start <= f.row < piece.stop
         }
         scores, lean = self._scores(block, manifest, first + piece.start)
-        raw, statement = self._diagnosed(block, lean)
+        raw, by_witness = self._diagnosed(block, lean)
         odds, platelet = raw, None
         if raw is not None:
             odds = without_platelets(raw, block.has_platelet)
@@ -174,7 +174,7 @@ class _Scorer:
                 card.classes,
                 adapted_logits(logits, card, self.job.screened.laboratory),
                 card.temperature,
-                statement,
+                by_witness,
                 platelet,
             ),
             scores,
@@ -186,8 +186,8 @@ class _Scorer:
             rows = rows.append_column(LOG_ODDS, pa.array(odds, pa.float64()))
         return rows
 
-    def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, Statement | None]:
-        """Compute log-odds (n,) of "parasitized", and the statement of each of two witnesses.
+    def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, LogOdds | None]:
+        """Compute log-odds (n,) of "parasitized", and those of each of two witnesses.
 
         They do not consider platelets.
         """
@@ -197,8 +197,9 @@ class _Scorer:
         odds = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
         if witnesses is None:
             return odds, None
-        statement = witnesses.scales.testify(odds, witnesses.discriminant.scores(block.taps) - lean)
-        return statement.both, statement
+        scores = witnesses.discriminant.scores(block.taps) - lean
+        by_witness = witnesses.scales.combine(odds, scores)
+        return by_witness.both, by_witness
 
     def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> tuple[Scores, Float]:
         """Score a block whose first row in the batch is ``start``, and find its cells' leans (n,).

@@ -122,7 +122,7 @@ def _both(
         others = ~here & np.isfinite(statistics)
         known = calibrated(network[others], statistics[others], positive[others])
         if known is not None and np.isfinite(statistics[here]).all():
-            both[here] = known.testify(network[here], statistics[here]).both
+            both[here] = known.combine(network[here], statistics[here]).both
     return both
 
 

@@ -14,7 +14,7 @@ from flows.monitoring.console import warn
 from tasks.images.access.files import SourceError
 from tasks.images.listing import class_numbers, list_images, named
 from tasks.images.regions import image_refs
-from tasks.network.extraction import cut_out_by_us, load_images
+from tasks.network.extraction import Reading, cut_out_by_us, load_images
 from tasks.network.split import SplitBy, split_by
 
 CLASSES = ("Parasitized", "Uninfected")
@@ -64,7 +64,7 @@ def load_labelled_images(
     good: list[int] = []
     unreadable: dict[str, str] = {}
     refs = image_refs(manifest)
-    loading = load_images(refs, side, threads=torch.get_num_threads(), check=refuse_photograph)
+    loading = load_images(refs, side, torch.get_num_threads(), Reading(check=refuse_photograph))
     for row, image in enumerate(loading):
         if image.pixels is None or image.image_id is None:
             unreadable[uris[row]] = str(image.failure)

@@ -17,7 +17,7 @@ from tasks.detector.witnesses import (
     LEAST_CELLS,
     SHRINKAGE,
     Discriminant,
-    Statement,
+    LogOdds,
     Witnesses,
     calibrated,
     discriminant,
@@ -112,7 +112,7 @@ def test_two_witnesses_see_more_than_either() -> None:
     network, scores = (np.where(truth, 1.0, -1.0) + rng.normal(size=4000) for _ in "ab")
     known = calibrated(4 * network + 1, scores, truth)
     assert known is not None
-    said = known.testify(4 * network + 1, scores)
+    said = known.combine(4 * network + 1, scores)
     single = [roc_auc_score(truth, each) for each in (said.network, said.statistics)]
     assert roc_auc_score(truth, said.both) > max(single) + 0.02
     assert ((said.both > 0) == truth).mean() > 0.9
@@ -126,7 +126,7 @@ def test_two_witnesses_see_more_than_either() -> None:
 
 def test_unknown_scores_neither_agree_nor_disagree() -> None:
     nan = np.asarray([np.nan, 1.0, -1.0])
-    said = Statement(nan, np.asarray([1.0, np.nan, 1.0]), nan)
+    said = LogOdds(nan, np.asarray([1.0, np.nan, 1.0]), nan)
     assert said.disagree.tolist() == [False, False, True]
 
 

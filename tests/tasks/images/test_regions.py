@@ -25,7 +25,7 @@ from tasks.images.regions import (
     image_refs,
     whole_file,
 )
-from tasks.network.extraction import load_image
+from tasks.network.extraction import Reading, load_image
 
 
 @pytest.fixture
@@ -275,7 +275,8 @@ def test_a_region_may_be_larger_than_a_file_that_is_taken_as_one_cell(tmp_path: 
     assert alone.failure is not None
     assert alone.failure.reason == "not_a_cell"
     region = ref_of(tmp_path / "field.png", Region(0, 0, side, side))
-    assert load_image(region, 8, check=lambda _: pytest.fail("checked")).size == (side, side)
+    unchecked = Reading(check=lambda _: pytest.fail("checked"))
+    assert load_image(region, 8, unchecked).size == (side, side)
 
 
 def test_a_file_of_more_bytes_than_a_cell_has_is_not_read() -> None:

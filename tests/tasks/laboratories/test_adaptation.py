@@ -118,7 +118,7 @@ def seen(n: int, *, lower: float, seed: int = 0) -> Labelled:
     middle = np.where(parasitized[:, None], [1.0, lower], [-1.0, 0.0])
     features = {"a": rng.normal(middle, 1.0).astype(np.float32)}
     network = rng.normal(np.where(parasitized, 0.7, -0.7), 1.0)
-    said = FITTED.scales.testify(network, CLASSES.discriminant().scores(features))
+    said = FITTED.scales.combine(network, CLASSES.discriminant().scores(features))
     slides = tuple(f"s{i // 2 % 9}" for i in range(n))
     return Labelled(said.both, parasitized, slides, network, features)
 

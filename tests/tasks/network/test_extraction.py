@@ -12,7 +12,7 @@ from tasks.images.listing import list_images
 from tasks.images.regions import whole_file
 from tasks.network.backbones import build
 from tasks.network.conversion import inference
-from tasks.network.extraction import Features, extract, load_image
+from tasks.network.extraction import Features, Reading, extract, load_image
 from tasks.network.inference import Inference
 from tasks.network.spec import NetworkSpec
 from tasks.segmentation.many_cells import refuse_many_cells
@@ -153,7 +153,7 @@ def test_a_photograph_of_many_cells_is_a_failure_that_names_its_bytes(
 ) -> None:
     Image.fromarray(rendered(0).pixels).resize((900, 640)).save(tmp_path / "field.png")
     refs = [whole_file(uri) for uri in (uris[0], f"file://{tmp_path}/field.png", uris[1])]
-    features = extract(network, refs, tap_widths=WIDTHS, check=refuse_many_cells)
+    features = extract(network, refs, tap_widths=WIDTHS, reading=Reading(check=refuse_many_cells))
     assert [image.failure is None for image in features.images] == [True, False, True]
     refused = features.images[1]
     assert refused.failure is not None

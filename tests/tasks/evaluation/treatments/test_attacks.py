@@ -498,7 +498,7 @@ def test_what_the_adaptive_attack_descends_is_the_diagnosis_of_both_witnesses(
     pixels = blotches(20, 9)
     taps, logits = both.classifier.features(pixels)
     found = diagnosed(both, pixels)[1].numpy()
-    said = known.scales.testify(
+    said = known.scales.combine(
         log_odds(logits.numpy(), 1.75, positive),
         known.discriminant.scores({tap: values.numpy() for tap, values in taps.items()}),
     )
