@@ -37,7 +37,7 @@ from storage.models.laboratories import detector_at, load_laboratory_version
 from storage.reports.pages import page_path
 from storage.reports.tables import BATCHES, report_path, stated_attempt
 from storage.store import Store, StoreError
-from tasks.reports.night.summary import BatchSummary
+from tasks.reports.night.counts import Row
 from tasks.words import counted
 
 
@@ -175,12 +175,12 @@ def screen_sources(
         scored=seal.scored,
         failures=seal.failures,
         diagnoses=seal.diagnoses,
-        patients=dict(night.patient_calls or {}),
+        patients=night["patient_calls"],
         abnormal=seal.abnormal,
         review=seal.review,
-        slides_for_review=night.slides_for_review,
-        light=night.light,
-        reasons=list(night.reasons),
+        slides_for_review=night["slides_for_review"],
+        light=night["light"],
+        reasons=night["reasons"],
         seconds=time.monotonic() - started,
         repeated=repeated,
         page_failure=page_failure,
@@ -245,7 +245,7 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> tuple[Seal, boo
     return seal, repeated, page_failure
 
 
-def _announced(held: Lease, batch: Batch, seal: Seal, settings: Settings) -> BatchSummary:
+def _announced(held: Lease, batch: Batch, seal: Seal, settings: Settings) -> Row:
     """Return the batch's row of the report on batches, which people and systems are told once."""
     _refuse_other_attempt(held, batch)
     store, night = held.store, batch_report(held.store, batch)
@@ -283,16 +283,13 @@ def _refuse_other_attempt(held: Lease, batch: Batch) -> None:
         )
 
 
-def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
+def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: Row) -> None:
     """Raise StoreError where a seal or batch states other figures than the report.
 
     The report has a digest; the records that state its figures again have none of their own.
     """
-    stated = (seal.rows, seal.scored, seal.failed, seal.abnormal, seal.review, seal.failures)
-    counted = (
-        *(night.images, night.scored, night.failed, night.abnormal, night.review),
-        dict(night.failures),
-    )
+    stated = (seal.rows, seal.scored, seal.abnormal, seal.review, seal.failures)
+    counted = tuple(night[each] for each in ("images", "scored", "abnormal", "review", "failures"))
     if stated != counted or batch.rows != seal.rows:
         raise StoreError(
             f"batch.json or the seal in {store.address('batches', batch.key)} states other figures "

@@ -89,7 +89,7 @@ SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
 # Folders whose entries may each have a lease.
 LEASED = ("batches", EVALUATIONS, "nights", SEGMENTATIONS, LABORATORIES, "statistics", TRAININGS)
 
-FIGURES = ("scored", "failed", "abnormal", "review")  # in a seal and in a batch's row
+FIGURES = ("scored", "abnormal", "review", "failures")  # in a seal and in a batch's row
 
 
 @dataclass(frozen=True)
@@ -236,11 +236,9 @@ def _seal(store: Store, batch: Batch, detector: str) -> None:
         raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
     if digest is None or digest != seal.batch_digest:
         return
-    row = read_table(store, *path).to_pylist()[0]
+    (row,) = read_table(store, *path).to_pylist(maps_as_pydicts="strict")
     figures: dict[str, object] = {"images": seal.rows, **seal.model_dump(include=set(FIGURES))}
-    figures["failures"] = sorted(seal.failures.items())
-    stated = row | {"failures": sorted(row["failures"] or [])}
-    if any(stated.get(name) != figure for name, figure in figures.items()):
+    if any(row[name] != figure for name, figure in figures.items()):
         raise StoreError("its figures are not those of its report: restore it from a backup")
 
 

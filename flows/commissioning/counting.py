@@ -24,9 +24,8 @@ from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts
 from tasks.counting.interpretation import chance_of_blank
 from tasks.laboratories.adaptation import Labelled
-from tasks.reports.image_columns import PARASITIZED, flags
+from tasks.reports.image_columns import PARASITIZED, flags, numbers_of
 from tasks.reports.image_rows import is_cut
-from tasks.reports.parasite_counts import log_odds_of
 
 NAMED = 5  # slides that an error message names
 LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
@@ -127,7 +126,7 @@ def labelled_cells(job: ScoreJob) -> LabelledPart:
         chosen = np.flatnonzero(known & scored & ~is_cut(rows)).tolist()
         patients, slides = rows["patient_id"].to_pylist(), rows["slide_id"].to_pylist()
         total += Labelled(
-            log_odds_of(rows)[chosen],
+            numbers_of(rows, "log_odds")[chosen],
             np.asarray([label[row] == PARASITIZED for row in chosen], bool),
             tuple(key_of(patients[row], slides[row], job.screened.batch.key) for row in chosen),
         )

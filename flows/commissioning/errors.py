@@ -29,8 +29,7 @@ from storage.models.laboratories import ALL
 from storage.records import now
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
 from tasks.detector.witnesses import Discriminant
-from tasks.reports.image_columns import PARASITIZED, repeats
-from tasks.reports.parasite_counts import is_read, log_odds_of
+from tasks.reports.image_columns import PARASITIZED, is_read, numbers_of, repeats
 
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
 
@@ -93,7 +92,7 @@ def known_errors(job: KnownJob) -> ErrorCounts:
     kept = []
     for rows in scored_rows(job.scored):
         slides = pa.table({name: rows[name] for name in COLUMNS})
-        slides = slides.append_column("log_odds", pa.array(log_odds_of(rows)))
+        slides = slides.append_column("log_odds", pa.array(numbers_of(rows, "log_odds")))
         kept.append(slides.append_column("read", pa.array(is_read(rows))))
     table = pa.concat_tables(kept)
     once = ~repeats([table["image_id"].combine_chunks()])

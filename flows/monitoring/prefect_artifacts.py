@@ -30,7 +30,7 @@ from storage.store import Store
 from tasks.counting.call import Call
 from tasks.counting.sentences import density_text
 from tasks.images.listing import named
-from tasks.reports.night.summary import BatchSummary
+from tasks.reports.night.counts import Row
 from tasks.types import Light
 from tasks.words import counted
 
@@ -71,7 +71,7 @@ def markdown_text(value: object) -> str:
 
 
 def announce(
-    store: Store, batch: Batch, seal: Seal, night: BatchSummary, pages_url: str | None = None
+    store: Store, batch: Batch, seal: Seal, night: Row, pages_url: str | None = None
 ) -> bool:
     """Emit the events, and make the artifacts, of a batch that has just been published.
 
@@ -93,7 +93,7 @@ def announce(
         "the summary": lambda: create_markdown_artifact(
             _summary(store, batch, seal, night, page),
             key=NIGHT,
-            description=f"{batch.name}: {night.light}",
+            description=f"{batch.name}: {night['light']}",
         ),
         "the most abnormal cells": lambda: create_table_artifact(
             most_abnormal(store, batch),
@@ -170,7 +170,7 @@ class NightProgress:
         self._told = time.monotonic()
 
 
-def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: str | None) -> str:
+def _summary(store: Store, batch: Batch, seal: Seal, night: Row, page: str | None) -> str:
     diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
@@ -179,7 +179,7 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
         "diagnoses": diagnoses,
         "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",
         "for review": f"{counted(seal.review, 'image')}, "
-        f"{counted(night.slides_for_review, 'slide')}",
+        f"{counted(night['slides_for_review'], 'slide')}",
         "detector": seal.detector,
         "report": store.address(*seal.report.split("/")),
         "page": store.address(*page_path(batch.name)),
@@ -189,12 +189,15 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
         cells["page"] = f"<{page}>"
     return "\n".join(
         [
-            f"# {markdown_text(batch.name)}: {night.light}",
+            f"# {markdown_text(batch.name)}: {night['light']}",
             "",
             *_patients(store, batch, night),
             "",
             # A long cell of a table is cut off on Prefect's page.
-            *[f"- {markdown_text(reason)}" for reason in night.reasons or ("nothing is unusual",)],
+            *[
+                f"- {markdown_text(reason)}"
+                for reason in night["reasons"] or ("nothing is unusual",)
+            ],
             "",
             "| | |",
             "|---|---|",
@@ -203,9 +206,9 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: BatchSummary, page: 
     )
 
 
-def _patients(store: Store, batch: Batch, night: BatchSummary) -> list[str]:
+def _patients(store: Store, batch: Batch, night: Row) -> list[str]:
     """Write the calls of the batch, and the patients that a person should see, as Markdown."""
-    calls = night.patient_calls or {}
+    calls = night["patient_calls"]
     if not calls:
         return ["There are no calls of patients."]
     path = report_path(batch.name, batch.batch_date, PATIENTS)
@@ -233,21 +236,21 @@ def _density(row: dict[str, Any]) -> str:
     return f"{count} ({low} to {high})"
 
 
-def _emit_all(store: Store, batch: Batch, seal: Seal, night: BatchSummary) -> None:
+def _emit_all(store: Store, batch: Batch, seal: Seal, night: Row) -> None:
     from prefect.events import emit_event
 
-    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night.light != Light.GREEN):
+    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != Light.GREEN):
         emit_event(
             name,
             resource={
                 "prefect.resource.id": f"slidewatch.batch.{batch.name}",
                 "prefect.resource.name": batch.name,
-                "slidewatch.light": night.light.value,
+                "slidewatch.light": night["light"],
             },
             payload={
                 "batch_date": batch.batch_date.isoformat(),
-                "light": night.light.value,
-                "reasons": list(night.reasons),
+                "light": night["light"],
+                "reasons": night["reasons"],
                 "images": seal.rows,
                 "failed": seal.failed,
                 "failures": seal.failures,

@@ -33,7 +33,7 @@ from storage.models.classifiers import list_models
 from storage.models.detectors import list_detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
-from tasks.reports.night.summary import BatchSummary
+from tasks.reports.night.counts import Row
 from tasks.types import Light, Status
 
 DELIVER_EVERY = 15.0  # seconds: about as often as Prometheus asks
@@ -101,11 +101,10 @@ class NightMetrics:
         nights = newest_batches(
             store, lambda batch: series_of(batch) == self.series, on_damage=warn
         )
-        for number, (row, published_at) in enumerate(islice(nights, LOOK_BACK)):
-            night = BatchSummary.parse(row)
+        for number, (night, published_at) in enumerate(islice(nights, LOOK_BACK)):
             if number == 0:
                 self._show_night(night)
-            if night.scored:
+            if night["scored"]:
                 self.last_success().set(published_at.timestamp())
                 break
         for gauge, cards in (
@@ -115,17 +114,17 @@ class NightMetrics:
             if cards:
                 gauge().set(cards[-1].created_at.timestamp())
 
-    def _show_night(self, night: BatchSummary) -> None:
-        self.night_images(Status.SCORED).set(night.scored)
-        self.night_images(Status.FAILED).set(night.failed)
+    def _show_night(self, night: Row) -> None:
+        self.night_images(Status.SCORED).set(night["scored"])
+        self.night_images(Status.FAILED).set(night["images"] - night["scored"])
         # A reason of the night before may not have happened in this one.
-        failures = dict.fromkeys(self._reasons, 0) | dict(night.failures)
+        failures = dict.fromkeys(self._reasons, 0) | night["failures"]
         self._reasons |= failures.keys()
         for reason, count in failures.items():
             self.night_failures(reason).set(count)
-        self.night_abnormal().set(night.abnormal)
-        self.night_review().set(night.review)
-        self.night_light().set(LIGHTS[night.light])
+        self.night_abnormal().set(night["abnormal"])
+        self.night_review().set(night["review"])
+        self.night_light().set(LIGHTS[Light(night["light"])])
 
     def end(self, *, succeeded: bool) -> None:
         """Set the metrics that say how the run ended."""

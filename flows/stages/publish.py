@@ -1,8 +1,9 @@
 """Publish a batch: join the rows of its parts into reports, and seal them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -25,8 +26,12 @@ from storage.batches.ledger import (
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import read_fields, segmentation_of
 from storage.parquet import read_table
-from storage.reports.publication import SCHEMAS, Publication, publication
+from storage.reports.grouping import grouping
+from storage.reports.publication import SCHEMAS, publication
+from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.patients import patient_schema
+from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
@@ -39,14 +44,20 @@ from storage.reports.tables import (
 )
 from storage.store import Store
 from tasks.counting.call import Answers
-from tasks.reports.field_rows import FieldTally
+from tasks.limits import FieldLimits
+from tasks.reports.calls import (
+    UNREADABLE,
+    UNREADABLE_AT_LABORATORY,
+    Counting,
+    judged_slides,
+    patients_called,
+    slides_called,
+)
+from tasks.reports.field_limits import fields_judged
 from tasks.reports.image_columns import Provenance
-from tasks.reports.night.batch_counts import NightTally
-from tasks.reports.night.summary import BatchSummary
-from tasks.reports.night.tally import BatchTally
-from tasks.reports.parasite_counts import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting, CountTally
-from tasks.reports.slide_rows import SlideTally
-from tasks.types import Verdict
+from tasks.reports.night.counts import BINS, TAP_EDGES, NightCounts, Row, batch_table, summaries
+from tasks.reports.night.judged import batch_judged
+from tasks.reports.slide_reasons import SHIFTS
 
 NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
 
@@ -70,85 +81,103 @@ def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     return seal
 
 
-def batch_report(store: Store, batch: Batch) -> BatchSummary:
+def batch_report(store: Store, batch: Batch) -> Row:
     """Read the row of a batch in the history of nights."""
-    path = report_path(batch.name, batch.batch_date, BATCHES)
-    return BatchSummary.parse(read_table(store, *path).to_pylist()[0])
+    (row,) = summaries(read_table(store, *report_path(batch.name, batch.batch_date, BATCHES)))
+    return row
 
 
-def nights_before(store: Store, day: date, limit: int) -> list[BatchSummary]:
-    """Read the summaries of the last batches before a day, oldest first."""
-    rows = read_batches_before(store, day, limit, on_damage=warn).to_pylist()
-    return [BatchSummary.parse(row) for row in rows]
-
-
-Tally = FieldTally | SlideTally | BatchTally | CountTally  # a count over image rows, in parts
+def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
+    """Read the rows of the last batches before a day, oldest first."""
+    return summaries(read_batches_before(store, day, limit, on_damage=warn))
 
 
 @task
 def publish(of: Screened, settings: Settings, parts: int) -> Seal:
-    """Join the parts' rows into the reports, publish these together, and seal them.
+    """Join the parts' rows into the report on images, and publish what is grouped from it.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
     """
     store, batch = of.store, of.batch
-    made_by = replace(
-        provenance_of(of, screening_start(store, batch, of.key)),
-        arithmetic=of.model.arithmetic,
-    )
+    begun = screening_start(store, batch, of.key)
+    made_by = replace(provenance_of(of, begun), arithmetic=of.model.arithmetic)
     with publication(store, batch) as reports:
-        counts = _stage(reports, of, settings, parts, made_by)
-        if counts.images != batch.rows:
-            raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
+        schema = image_schema(of.model.classes, list(of.detector.taps))
+        reports.add(IMAGES, schema, finished_rows(of, parts, warn))
+        tables = _grouped(of, settings, parts, made_by, reports.files[IMAGES])
+        for kind, table in tables.items():
+            reports.add(kind, SCHEMAS[kind](), [table])
+        (row,) = summaries(tables[BATCHES])
+        if row["images"] != batch.rows:
+            raise RuntimeError(f"{row['images']} rows, but {batch.rows} images")
         reports.appear()
-    seal = _seal(of, made_by, counts, reports.digests)
+    seal = _seal(of, made_by, row, reports.digests)
     write_seal(store, batch, seal)
     discard_scores(store, batch, of.key)
     return seal
 
 
-def _stage(
-    reports: Publication, of: Screened, settings: Settings, parts: int, made_by: Provenance
-) -> NightTally:
-    """Stage all reports of a batch; return the night's counts."""
-    store, batch, detector = of.store, of.batch, of.detector
+def _grouped(
+    of: Screened, settings: Settings, parts: int, made_by: Provenance, images: Path
+) -> dict[str, pa.Table]:
+    """Group the rows of a batch's report on images, a local file, into its other reports."""
+    store, batch = of.store, of.batch
     segmentation = segmentation_of(store, batch.images)
-    fields = (
-        FieldTally(read_fields(store, segmentation), settings.field_limits)
-        if segmentation
-        else None
+    shifts = [read_table(store, *shifts_path(batch, of.key, part)) for part in range(parts)]
+    return grouped_reports(
+        images,
+        pa.concat_tables([SHIFTS.empty_table(), *shifts]),
+        read_fields(store, segmentation) if segmentation else None,
+        settings.field_limits,
+        counting_at(of, settings),
+        load_fitted_detector(store, of.detector).scales,
+        nights_before(store, batch.batch_date, NIGHTS_READ),
+        made_by,
     )
-    slides = SlideTally(
-        detector.alpha,
-        detectable=settings.detectable_percent,
-        tolerated=settings.field_limits.tolerated,
-    )
-    earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
-    counts = NightTally(load_fitted_detector(store, detector).scales, detector.alpha)
-    night = BatchTally(counts, earlier, detector.alpha)
-    parasites = CountTally(counting_at(of, settings))
 
-    every: list[Tally] = [slides, night, parasites, *([fields] if fields else [])]
-    reports.add(
-        IMAGES, image_schema(of.model.classes, list(detector.taps)), _counted(of, parts, every)
-    )
-    for part in range(parts):
-        slides.count_shifts(read_table(store, *shifts_path(batch, of.key, part)))
-    made: dict[str, pa.Table] = {}
-    # Fields contribute to their slide, and slides to their patients and their night.
-    if fields:
-        made[FIELDS] = fields.table(made_by)
-        slides.count_fields(made[FIELDS])
-    rows = slides.table(made_by)
-    night.count_slides(rows)
-    made[PATIENTS] = parasites.patients(rows, made_by)
-    night.count_patients(made[PATIENTS])
-    night.expect(*parasites.night(rows, made_by))
-    made[SLIDES] = parasites.slide_columns(rows, made_by)
-    made[BATCHES] = night.table(made_by)
-    for kind, table in made.items():
-        reports.add(kind, SCHEMAS[kind](), [table])
-    return counts
+
+def grouped_reports(
+    images: Path,
+    shifts: pa.Table,
+    fields: pa.Table | None,
+    limits: FieldLimits,
+    counting: Counting,
+    scales: Mapping[str, tuple[float, float]],
+    earlier: Sequence[Row],
+    made_by: Provenance,
+) -> dict[str, pa.Table]:
+    """Group the rows of a report on images into the other reports of its batch.
+
+    Args:
+        images: the report, a local file.
+        shifts: rows of `SHIFTS`.
+        fields: the fields that cells were cut out of, if any.
+        limits: of a field's quality.
+        counting: how cells are counted and slides judged.
+        scales: by tap, mean and deviation of the log distance over calibration images.
+        earlier: rows of the report on batches before this one, oldest first.
+        made_by: the values that all rows share.
+
+    Raises:
+        ValueError: a cell is in no field of its source.
+    """
+    (few, many), stated, tables = counting.thresholds, made_by.to_row(), dict[str, pa.Table]()
+    with grouping(images) as groups:
+        # Fields contribute to their slide, and slides to their patients and their night.
+        if fields is not None:
+            tables[FIELDS] = fields_judged(fields, groups.fields(fields), limits, stated)
+        counts = groups.slides(tables.get(FIELDS), shifts, few, many)
+        slides = tables[SLIDES] = slides_called(counts, counting, stated, slide_schema())
+        counts = groups.patients(judged_slides(slides, counting), few, many)
+        patients = tables[PATIENTS] = patients_called(counts, counting, stated, patient_schema())
+        night = NightCounts(
+            groups.batch(counting.alpha, *counting.scale_and_bias),
+            groups.p_values(BINS),
+            {tap: groups.tap_scores(tap, *scale, TAP_EDGES) for tap, scale in scales.items()},
+        )
+    judged = batch_judged(night, slides, patients, earlier, counting, made_by)
+    tables[BATCHES] = batch_table(night, judged | stated, batch_schema())
+    return tables
 
 
 def counting_at(of: Screened, settings: Settings) -> Counting:
@@ -162,26 +191,18 @@ def counting_at(of: Screened, settings: Settings) -> Counting:
         if laboratory
         else load_error_rates(store, of.detector)
     )
-    answers = Answers(rates, settings.negative_percent / 100)
     return Counting(
-        answers,
+        Answers(rates, settings.negative_percent / 100),
         settings.red_cells_per_microlitre,
+        of.detector.alpha,
         adaptation_at(laboratory),
         UNREADABLE_AT_LABORATORY if laboratory and rates else UNREADABLE,
+        settings.detectable_percent,
+        settings.field_limits.tolerated,
     )
 
 
-def _counted(of: Screened, parts: int, tallies: Sequence[Tally]) -> Iterator[pa.Table]:
-    """Read the rows of the batch's parts, and count them in all tallies."""
-    for rows in finished_rows(of, parts, warn):
-        for tally in tallies:
-            tally.count(rows)
-        yield rows
-
-
-def _seal(
-    of: Screened, made_by: Provenance, counts: NightTally, digests: Mapping[str, str]
-) -> Seal:
+def _seal(of: Screened, made_by: Provenance, row: Row, digests: Mapping[str, str]) -> Seal:
     batch = of.batch
     return Seal(
         batch=batch.name,
@@ -194,12 +215,12 @@ def _seal(
         fields_digest=digests.get(FIELDS),
         patients_digest=digests[PATIENTS],
         rows=batch.rows,
-        scored=counts.scored,
-        failed=counts.images - counts.scored,
-        diagnoses={name: counts.diagnoses[name] for name in of.model.classes},
-        abnormal=counts.abnormal,
-        review=counts.verdicts[Verdict.REVIEW],
-        failures=dict(counts.failures),
+        scored=row["scored"],
+        failed=row["images"] - row["scored"],
+        diagnoses={name: row["diagnoses"].get(name, 0) for name in of.model.classes},
+        abnormal=row["abnormal"],
+        review=row["review"],
+        failures=row["failures"],
         scored_at=made_by.scored_at,
         laboratory=made_by.laboratory,
     )

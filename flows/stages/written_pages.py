@@ -102,9 +102,8 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
     fields = None
     if seal.fields_digest:
         fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
-    row = batch_report(store, batch)
     view = BatchView(
-        row=row,
+        row=batch_report(store, batch),
         earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
@@ -127,16 +126,12 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
     write_page_file(store, page, *page_path(batch.name))
 
 
-def _slides(store: Store, batch: Batch) -> pa.Table:
-    return read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
-
-
 def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> CalledCells:
     """Make the collector of cells behind the calls of the patients that the page opens."""
-    lost = slides.filter(pc.equal(slides["call"], Call.UNREADABLE.value))
-    unreadable = set(lost["slide_id"].to_pylist())
+    unreadable = slides.filter(pc.equal(slides["call"].cast(pa.string()), Call.UNREADABLE.value))
+    lost: set[str | None] = set(unreadable["slide_id"].to_pylist())
     counts = wanted_patients(patients, OPENED)
-    return CalledCells(counts, unreadable, most=cells_each(len(patients)), least=LEAST)
+    return CalledCells(counts, lost, most=cells_each(len(patients)), least=LEAST)
 
 
 def _called(

@@ -132,7 +132,7 @@ def newest_batches(
             if wanted(name.removesuffix(".parquet")):
                 file = "/".join(("reports", BATCHES, folder, name))
                 for rows in read_readable(partial(read_table, store), [file], on_damage):
-                    for row in rows.to_pylist():
+                    for row in rows.to_pylist(maps_as_pydicts="strict"):
                         yield row, store.modified(file)
 
 

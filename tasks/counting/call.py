@@ -1,10 +1,10 @@
 """Call a slide or a patient positive, negative, indeterminate or unreadable, with reasons."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tasks.counting.interpretation import (
     DENSE,
@@ -144,16 +144,6 @@ class Answers:
             self.needed,
             by,
         )
-
-
-def called_cells(row: Mapping[str, Any]) -> int:
-    """Return how many cells of a slide's or patient's row are behind its parasitaemia.
-
-    >>> called_cells({"corrected_by": "dense", "cells_called": 513, "cells_called_dense": 530})
-    530
-    """
-    dense = row.get("corrected_by") == CountedBy.DENSE
-    return row["cells_called_dense" if dense else "cells_called"] or 0
 
 
 def _once(known: dict[Key, Found], key: Key, compute: Callable[[], Found]) -> Found:

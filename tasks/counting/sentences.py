@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.counting.call import Call, CallReason, called_cells
+from tasks.counting.call import Call, CallReason
 from tasks.words import counted
 
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
@@ -47,7 +47,7 @@ def call_text(row: Mapping[str, Any]) -> str:
     '1 of 5,000 cells called parasitized, as in healthy blood'
     """
     reasons: Sequence[str] = row.get("call_reasons") or ()
-    cells = f"{called_cells(row):,} of {counted(row['cells_read'], 'cell')} called parasitized"
+    cells = f"{row['cells_called']:,} of {counted(row['cells_read'], 'cell')} called parasitized"
     if row["call"] == Call.POSITIVE:
         return (
             f"parasites, about {percent_text(row['corrected_percent'])} of red cells "

@@ -130,7 +130,7 @@ def whole_file(uri: str) -> ImageRef:
 
 def image_refs(table: pa.Table) -> list[ImageRef]:
     """Make references to the images in a manifest."""
-    return [_image_ref(row) for row in table.select(COLUMNS).to_pylist()]
+    return [_image_ref(row) for row in table.select(COLUMNS).to_pylist()] if len(table) else []
 
 
 def _image_ref(row: dict[str, Any]) -> ImageRef:

@@ -8,9 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.counting.call import called_cells
-from tasks.reports.image_columns import PARASITIZED, numbers_of, pairs_of, plain, rank_within
-from tasks.reports.parasite_counts import is_read
+from tasks.reports.image_columns import (
+    PARASITIZED,
+    is_read,
+    numbers_of,
+    pairs_of,
+    plain,
+    rank_within,
+)
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
 
@@ -18,7 +23,7 @@ CHANCE = f"probability_{PARASITIZED}"
 # Columns to read of image rows, including those that pages and readers need.
 COLUMNS = (
     "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
-    "kind",
+    "kind", "repeated",
 )  # fmt: skip
 
 
@@ -98,4 +103,4 @@ def wanted_patients(
     patients: Sequence[Mapping[str, Any]], calls: Container[str]
 ) -> dict[Patient, int]:
     """Count the called cells of the patients with certain calls, from rows of their report."""
-    return {patient_of(row): called_cells(row) for row in patients if row["call"] in calls}
+    return {patient_of(row): row["cells_called"] for row in patients if row["call"] in calls}

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
+import pyarrow as pa
+
 from tasks.detector.verdict import format_reasons
 from tasks.limits import FieldLimits
-from tasks.types import FieldKind
+from tasks.types import FieldKind, Verdict
 
 
 class FieldReason(StrEnum):
@@ -44,6 +46,21 @@ def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
         FieldReason.FEW_CELLS: _below(row["cells"], limits.least_cells),
     }
     return format_reasons([reason for reason, is_so in found.items() if is_so])
+
+
+def fields_judged(
+    fields: pa.Table, counts: pa.Table, limits: FieldLimits, made_by: Mapping[str, Any]
+) -> pa.Table:
+    """Join fields with the counts of their images, and judge them; ``made_by`` is in every row."""
+    reasons = [field_reason(row, limits) for row in fields.to_pylist()]
+    verdicts = [Verdict.REVIEW if reason else Verdict.ACCEPT for reason in reasons]
+    columns = {name: table[name] for table in (fields, counts) for name in table.column_names}
+    judged = {
+        "verdict": pa.array(verdicts, pa.string()),
+        "review_reason": pa.array(reasons, pa.string()),
+    }
+    stated = {name: pa.repeat(pa.scalar(each), len(reasons)) for name, each in made_by.items()}
+    return pa.table(columns | judged | stated)
 
 
 def _below(value: float | None, limit: float | None) -> bool:

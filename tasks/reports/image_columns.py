@@ -1,9 +1,9 @@
 """Read columns of image rows as arrays, and make columns of counts."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,44 +26,31 @@ Pair = tuple[str | None, str | None]  # slide and patient
 
 @dataclass(frozen=True)
 class Provenance:
-    """Hold the values shared by all rows of a batch's reports; ``scored_at`` is in UTC.
-
-    ``laboratory`` names the laboratory and its version; None without one. ``arithmetic`` says how
-    the network multiplied; only the report on batches has it.
-    """
+    """The values shared by all rows of a batch's reports."""
 
     model: str
     detector: str
     batch: str
     batch_date: date
     scored_at: datetime
+    """When scoring began, in UTC."""
     laboratory: str | None = None
+    """The laboratory and its version; None without one."""
     arithmetic: str | None = None
+    """How the network multiplied; only the report on batches has it."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the values by column."""
+        return vars(self) | {"batch_date": self.batch_date.isoformat()}
 
     def to_columns(self, n: int) -> dict[str, pa.Array]:
         """Repeat the values in n rows, by column."""
-        scalars = {
-            "laboratory": pa.scalar(self.laboratory, pa.string()),
-            "model": pa.scalar(self.model),
-            "detector": pa.scalar(self.detector),
-            "batch": pa.scalar(self.batch),
-            "batch_date": pa.scalar(self.batch_date.isoformat()),
-            "scored_at": pa.scalar(self.scored_at, pa.timestamp("us", "UTC")),
+        kinds = {"scored_at": pa.timestamp("us", "UTC")}
+        return {
+            name: pa.repeat(pa.scalar(value, kinds.get(name, pa.string())), n)
+            for name, value in self.to_row().items()
+            if name != "arithmetic"
         }
-        return {name: pa.repeat(scalar, n) for name, scalar in scalars.items()}
-
-
-def share(count: NDArray[np.int64], total: NDArray[np.int64]) -> pa.Array:
-    """Compute the share count / total; null where the total is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return pa.array(count / total, pa.float64(), from_pandas=True)
-
-
-def as_map(counters: Iterable[Counter[str] | None]) -> pa.Array:
-    """Make maps from reason to count, sorted, so that equal counts have equal bytes."""
-    kind = pa.map_(pa.string(), pa.int64())
-    found = [None if counter is None else sorted(counter.items()) for counter in counters]
-    return pa.array(found, kind)
 
 
 def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]:
@@ -156,6 +143,13 @@ def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
     return repeated & np.concatenate(known)
 
 
+def is_read(rows: pa.Table) -> NDArray[np.bool_]:
+    """Mark the image rows (n,) whose cells count: red, whole, and not abnormal."""
+    scored, abnormal, _ = flags(rows)
+    judged = np.asarray(rows["abnormality"].is_valid().to_numpy(), bool)
+    return np.asarray(scored & judged & ~abnormal & is_red_cell(rows))
+
+
 def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:
     """Mark the image rows (n,) of white cells, as judged by their nucleus."""
     if "kind" not in rows.column_names:
@@ -187,12 +181,6 @@ def failure_reason(text: str) -> str:
     'damaged'
     """
     return text.partition(":")[0]
-
-
-def verdicts(reasons: Sequence[object]) -> pa.Array:
-    """Make verdicts on n fields or slides: review if there is a reason."""
-    found = [Verdict.REVIEW if each else Verdict.ACCEPT for each in reasons]
-    return pa.array(found, pa.string())
 
 
 def numbers_of(rows: pa.Table, column: str) -> Float:

@@ -48,14 +48,16 @@ class ImagesRead:
 class Diagnoses:
     """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
 
-    ``by_witness`` holds the log-odds of "parasitized" by each of two witnesses; None if there is
-    only one.
+    ``log_odds`` (n,) are those of "parasitized", by both witnesses and before a laboratory adapts
+    them; None without such a class. ``by_witness`` holds those of each of two witnesses; None if
+    there is only one.
     ``platelet`` (n,) marks cells that would be parasitized without the platelet at their rim.
     """
 
     classes: Sequence[str]
     logits: NDArray[np.floating]
     temperature: float
+    log_odds: Float | None = None
     by_witness: LogOdds | None = None
     platelet: NDArray[np.bool_] | None = None
 
@@ -136,6 +138,9 @@ def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa
             )
             for c, name in enumerate(diagnoses.classes)
         },
+        "log_odds": pa.nulls(len(failed), pa.float64())
+        if diagnoses.log_odds is None
+        else pa.array(diagnoses.log_odds, mask=failed | np.isnan(diagnoses.log_odds)),
         **{f"{name}_probability": _chance(diagnoses, name, failed) for name in WITNESSES},
     }
 

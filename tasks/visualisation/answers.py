@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.counting.call import Call, called_cells
+from tasks.counting.call import Call
 from tasks.counting.sentences import call_text, density_text, percent_text, range_text
 from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
-from tasks.reports.night.summary import BatchSummary
+from tasks.reports.night.counts import Row
 from tasks.reports.parasitaemia import density_text as class_text
 from tasks.visualisation.page import shortened
 from tasks.visualisation.patients.persons import persons_answer
@@ -84,11 +84,7 @@ def _patient(row: Mapping[str, Any], places: Mapping[Patient, str]) -> dict[str,
 
 
 def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the call of a slide's or patient's row; all None without a call."""
-    if row["call"] is None:
-        names = ("call", "sentence", "corrected", "range", "density", "plot", "called", "read",
-                 "meaning")  # fmt: skip
-        return dict.fromkeys(names) | {"order": -1.0}
+    """Describe the call of a slide's or patient's row."""
     known = row["corrected_percent"] is not None
     return {
         "call": row["call"],
@@ -96,7 +92,7 @@ def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "meaning": _meaning(row),
         **_amounts(row),
         "plot": interval_plot(row) if known else "",
-        "called": called_cells(row),
+        "called": row["cells_called"],
         "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
     }
@@ -104,7 +100,7 @@ def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _meaning(row: Mapping[str, Any]) -> str | None:
     """Say what the parasitaemia of a positive patient or slide means, such as hyperparasitaemia."""
-    kind = row.get("corrected_density_class")
+    kind = row["density_class"]
     return class_text(kind) if row["call"] == Call.POSITIVE and kind is not None else None
 
 
@@ -174,17 +170,17 @@ def axis() -> Markup:
     )
 
 
-def expected_text(night: BatchSummary) -> tuple[str, str | None] | None:
+def expected_text(night: Row) -> tuple[str, str | None] | None:
     """Write which errors to expect, and why not to trust that; None where unknown."""
-    wrong, missed = night.expected_false_calls, night.expected_missed
-    if night.expected_accuracy is None or wrong is None or missed is None:
+    wrong, missed = night["expected_false_calls"], night["expected_missed"]
+    if night["expected_accuracy"] is None:
         return None
     told = (
         f"about {counted(round(wrong), 'cell')} wrongly diagnosed as "
         f"parasitized and {round(missed):,} parasitized missed; accuracy "
         f"{_share(night, 'accuracy')}"
     )
-    if night.expected_sensitivity is not None:
+    if night["expected_sensitivity"] is not None:
         told += f", sensitivity {_share(night, 'sensitivity')}"
     doubts = {
         "shifted": "Do not trust this: at least a tenth of the cells are from slides unlike every "
@@ -192,14 +188,12 @@ def expected_text(night: BatchSummary) -> tuple[str, str | None] | None:
         "other laboratory": "Do not trust this: probabilities were calibrated on cells of other "
         "laboratories.",
     }
-    doubt = night.expected_doubt
+    doubt = night["expected_doubt"]
     return told, None if doubt is None else doubts.get(doubt, doubt)
 
 
-def _share(night: BatchSummary, name: str) -> str:
-    value, low, high = (
-        getattr(night, f"expected_{name}{bound}") for bound in ("", "_low", "_high")
-    )
+def _share(night: Row, name: str) -> str:
+    value, low, high = (night[f"expected_{name}{bound}"] for bound in ("", "_low", "_high"))
     return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f}%)"
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.image_columns import COLOURS
-from tasks.reports.night.summary import BatchSummary
+from tasks.reports.night.counts import Row
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light, Verdict
 from tasks.visualisation import charts
@@ -115,8 +115,8 @@ class BatchView:
     ``answered`` identifies all readings, None without any.
     """
 
-    row: BatchSummary
-    earlier: Sequence[BatchSummary]
+    row: Row
+    earlier: Sequence[Row]
     slides: pa.Table
     patients: pa.Table
     highlights: Highlights
@@ -146,13 +146,13 @@ def batch_page(view: BatchView) -> str:
     places |= {patient_of(each): place_of(number) for number, each in enumerate(opened(patients))}
     return render(
         "batch.html",
-        title=f"{row.batch}: {row.light}",
+        title=f"{row['batch']}: {row['light']}",
         row=row,
         made_from=view.made_from,
         answered=view.answered,
         confirmed=confirmed_text(view.answers.values()),
-        day=day_text(row.batch_date),
-        light=LIGHTS[row.light],
+        day=day_text(row["batch_date"]),
+        light=LIGHTS[Light(row["light"])],
         facts=_facts(row),
         **{kind: describe(_rows(slides, own[:ODD_SHOWN])) for kind, own in odd.items()},
         **{f"more_{kind}": max(0, len(own) - ODD_SHOWN) for kind, own in odd.items()},
@@ -192,23 +192,27 @@ def _scripts(fields: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*(path.read_text() for path in viewer), own]
 
 
-def _facts(row: BatchSummary) -> list[tuple[str, str, str]]:
+def _facts(row: Row) -> list[tuple[str, str, str]]:
     """List name, figure and the text under it of each headline fact."""
-    scored = row.scored
+    scored = row["scored"]
     return [
-        ("Images", f"{row.images:,}", f"{scored:,} scored"),
+        ("Images", f"{row['images']:,}", f"{scored:,} scored"),
         (
             "Abnormal",
-            percent(row.abnormal, scored),
-            f"{counted(row.abnormal, 'cell')}; {row.alpha:.0%} expected",
+            percent(row["abnormal"], scored),
+            f"{counted(row['abnormal'], 'cell')}; {row['alpha']:.0%} expected",
         ),
-        ("Uncertain", percent(row.uncertain, scored), counted(row.uncertain, "cell")),
-        ("Failed", f"{row.failed:,}", percent(row.failed, row.images) + " of the images"),
+        ("Uncertain", percent(row["uncertain"], scored), counted(row["uncertain"], "cell")),
+        (
+            "Failed",
+            f"{(row['images'] - row['scored']):,}",
+            percent((row["images"] - row["scored"]), row["images"]) + " of the images",
+        ),
         (
             "For review",
-            f"{row.review:,}",
-            f"{verb(row.review, 'cell', 'cells')}, and {row.slides_for_review:,} of "
-            f"{counted(row.slides, 'slide')}",
+            f"{row['review']:,}",
+            f"{verb(row['review'], 'cell', 'cells')}, and {row['slides_for_review']:,} of "
+            f"{counted(row['slides'], 'slide')}",
         ),
     ]
 
@@ -281,14 +285,13 @@ def _slide_rows(
             "colour": _colour([row[name] for name in COLOURS]),
             "cells": row["cells"],
             "scored": row["scored"],
-            "failed": row["failed"],
+            "failed": row["cells"] - row["scored"],
             "fields": _fields_read(row),
             "abnormal": row["abnormal"],
             "abnormal_share": percent(row["abnormal"], row["scored"]),
             "uncertain": row["uncertain"],
             "abnormality": number_text(row["abnormality_median"]),
-            "p_value": row["p_value_median"],
-            "p_text": p_text(row["p_value_median"]),
+            "abnormality_value": row["abnormality_median"],
             "shift": number_text(row["shift"]),
             "shift_value": row["shift"],
             "smear": [number_text(row[name]) for name in ("smear_shift", "smear_spread")],
@@ -349,13 +352,13 @@ def _nights(view: BatchView) -> list[dict[str, Any]]:
     same text.
     """
     return [
-        night_row(row, {}, view.row.detector)
+        night_row(row, {}, view.row["detector"])
         for row in [*view.earlier, view.row][-NIGHTS_SHOWN:][::-1]
     ]
 
 
 def _failures(view: BatchView) -> list[dict[str, Any]]:
-    counts = sorted(view.row.failures.items(), key=lambda pair: (-pair[1], pair[0]))
+    counts = sorted(view.row["failures"].items(), key=lambda pair: (-pair[1], pair[0]))
     return [
         {
             "reason": reason.replace("_", " "),

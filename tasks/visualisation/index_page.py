@@ -8,17 +8,17 @@ import numpy as np
 from markupsafe import Markup
 
 from tasks.counting.call import Call
-from tasks.reports.night.summary import BatchSummary
+from tasks.reports.night.counts import Row
 from tasks.visualisation import charts
 from tasks.visualisation.page import percent, render
 
 
-def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
+def index_page(nights: Sequence[Row], pages: Mapping[str, str]) -> str:
     """Make the page, HTML.
 
     Nights are oldest first; ``pages`` are file names of the batches' pages, by batch.
     """
-    detector = nights[-1].detector if nights else ""
+    detector = nights[-1]["detector"] if nights else ""
     return render(
         "index.html",
         title="All batches",
@@ -28,12 +28,12 @@ def index_page(nights: Sequence[BatchSummary], pages: Mapping[str, str]) -> str:
     )
 
 
-def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
+def trends(nights: Sequence[Row]) -> list[tuple[str, Markup]]:
     """Draw what changes from batch to batch, as captions and charts; none for fewer than two.
 
     Nights are oldest first; those without images are skipped.
     """
-    shown = [row for row in nights if row.images]
+    shown = [row for row in nights if row["images"]]
     if len(shown) < 2:
         return []
     of_patients = {
@@ -41,9 +41,11 @@ def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
         for call in (Call.POSITIVE, Call.UNREADABLE)
     }
     of_work = {
-        "images for review": _shares(shown, lambda row: row.review / row.images),
+        "images for review": _shares(shown, lambda row: row["review"] / row["images"]),
         "slides shifted": _shares(shown, _shifted),
-        "images failed": _shares(shown, lambda row: row.failed / row.images),
+        "images failed": _shares(
+            shown, lambda row: (row["images"] - row["scored"]) / row["images"]
+        ),
     }
     told = (("Patients by batch", of_patients), ("Review, shift and failures by batch", of_work))
     return [
@@ -61,7 +63,7 @@ def trends(nights: Sequence[BatchSummary]) -> list[tuple[str, Markup]]:
 
 
 def _shares(
-    nights: Sequence[BatchSummary], share: Callable[[BatchSummary], float | None]
+    nights: Sequence[Row], share: Callable[[Row], float | None]
 ) -> tuple[charts.Float, charts.Float]:
     """Compute a share of each night that has one, and how many nights before the last that was."""
     found = [(float(1 - len(nights) + i), share(row)) for i, row in enumerate(nights)]
@@ -73,37 +75,37 @@ def _shares(
 _NONE = (np.empty(0), np.empty(0))
 
 
-def _called(row: BatchSummary, call: Call) -> float | None:
-    calls = row.patient_calls or {}
-    return calls.get(call, 0) / sum(calls.values()) if any(calls.values()) else None
+def _called(row: Row, call: Call) -> float | None:
+    calls = row["patient_calls"]
+    return float(calls.get(call, 0) / sum(calls.values())) if any(calls.values()) else None
 
 
-def _shifted(row: BatchSummary) -> float | None:
-    if row.slides_shifted is None or not row.slides:
+def _shifted(row: Row) -> float | None:
+    if row["slides_shifted"] is None or not row["slides"]:
         return None
-    return row.slides_shifted / row.slides
+    return float(row["slides_shifted"] / row["slides"])
 
 
-def positives(row: BatchSummary) -> int:
-    """Count the positive patients of a night; 0 where its report has none."""
-    return (row.patient_calls or {}).get(Call.POSITIVE, 0)
+def positives(row: Row) -> int:
+    """Count the positive patients of a night."""
+    return int(row["patient_calls"].get(Call.POSITIVE, 0))
 
 
-def night_row(row: BatchSummary, pages: Mapping[str, str], detector: str) -> dict[str, Any]:
+def night_row(row: Row, pages: Mapping[str, str], detector: str) -> dict[str, Any]:
     """Describe a night as a line of a table; ``other`` says that another detector scored it."""
-    scored = row.scored
+    scored = row["scored"]
     return {
-        "date": row.batch_date,
-        "batch": row.batch,
-        "page": pages.get(row.batch),
-        "light": row.light,
-        "reasons": row.reasons,
-        "images": f"{row.images:,}",
-        "positive": "–" if row.patient_calls is None else f"{positives(row):,}",
-        "abnormal": percent(row.abnormal, scored),
-        "uncertain": percent(row.uncertain, scored),
-        "failed": percent(row.failed, row.images),
-        "review": f"{row.review:,}",
-        "slides": f"{row.slides_for_review:,} of {row.slides:,}",
-        "other": row.detector != detector,
+        "date": row["batch_date"],
+        "batch": row["batch"],
+        "page": pages.get(row["batch"]),
+        "light": row["light"],
+        "reasons": row["reasons"],
+        "images": f"{row['images']:,}",
+        "positive": f"{positives(row):,}",
+        "abnormal": percent(row["abnormal"], scored),
+        "uncertain": percent(row["uncertain"], scored),
+        "failed": percent((row["images"] - row["scored"]), row["images"]),
+        "review": f"{row['review']:,}",
+        "slides": f"{row['slides_for_review']:,} of {row['slides']:,}",
+        "other": row["detector"] != detector,
     }

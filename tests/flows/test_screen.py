@@ -150,10 +150,10 @@ def test_a_resumed_run_does_only_what_is_left_and_ends_in_the_same_bytes(
     mine, others = reports_of(ready, "night"), reports_of(undisturbed, "night")
     for kind in ("slides", "batches"):
         table, expected = (
-            pq.ParquetFile(paths[kind]).read().drop_columns(["scored_at"])
-            for paths in (mine, others)
+            pq.ParquetFile(paths[kind]).read().to_pylist() for paths in (mine, others)
         )
-        assert table.equals(expected)
+        for row, other in zip(table, expected, strict=True):
+            assert row | {"scored_at": None} == other | {"scored_at": None}
 
 
 def reports_of(settings: Settings, name: str) -> dict[str, Path]:

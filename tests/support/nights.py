@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
@@ -10,17 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from scipy.special import logit
 
-from storage.reports.schemas.slides import slide_schema
+from storage.reports.tables import PATIENTS, SLIDES
 from tasks.counting.call import Answers
 from tasks.counting.interpretation import KnownRates
+from tasks.reports.calls import Counting
 from tasks.reports.image_columns import Provenance
-from tasks.reports.night.batch_counts import NightTally
-from tasks.reports.night.summary import BatchSummary
-from tasks.reports.night.tally import BatchTally
-from tasks.reports.parasite_counts import Counting, CountTally
-from tasks.reports.slide_rows import SlideTally
+from tasks.reports.night.counts import Row
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
@@ -29,6 +24,7 @@ from tasks.visualisation.patients.called import Called
 from tasks.visualisation.viewer.descriptions import ShownField
 from tasks.visualisation.viewer.overlays import Contour, FieldPicture
 from tasks.visualisation.viewer.overlays import field_picture as plain_picture
+from tests.support.grouped import group
 
 CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")
 CALIBRATION = {"layer1": (3.0, 0.5), "layer2": (4.0, 0.25)}
@@ -69,8 +65,8 @@ def image_rows(
         "failure": pa.array(np.where(failed, "damaged: cut short", None), pa.string()),
         "diagnosis": known(np.where(rng.random(n) < 0.2, *classes)),
         f"probability_{classes[0]}": known(chance, pa.float32()),
+        "log_odds": known(np.log(chance / (1 - chance))),
         f"probability_{classes[1]}": known(1 - chance, pa.float32()),
-        "log_odds": known(logit(chance)),
         **{
             f"distance_{tap}": known(np.exp(mean + sd * deviations[t]))
             for t, (tap, (mean, sd)) in enumerate(CALIBRATION.items())
@@ -163,12 +159,12 @@ def _ring(x: int, y: int) -> tuple[int, ...]:
     return tuple(ring.round().astype(int).ravel().tolist())
 
 
-def summary_of(**values: Any) -> BatchSummary:
-    """The summary of a batch without images, but for the values given."""
+def summary_of(**values: Any) -> Row:
+    """The row of a batch without images, except for the values given."""
     made_by = Provenance(
         "m", "m-v0001", "night", date(2026, 3, 7), datetime(2026, 3, 7, tzinfo=UTC)
     )
-    return replace(BatchTally(NightTally({}, ALPHA), [], ALPHA).summary(made_by), **values)
+    return group([], made_by=made_by).batch | values
 
 
 def night_of(
@@ -185,21 +181,11 @@ def night_of(
     """All that the page of these rows is made from; the batch is called night."""
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
     made_by = Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
-    tally, slides = BatchTally(NightTally(CALIBRATION, ALPHA), [], ALPHA), SlideTally(ALPHA)
-    counts = CountTally(Counting(Answers(rates, 0.01), 5e6))
-    for part in parts(rows):
-        tally.count(part)
-        slides.count(part)
-        counts.count(part)
-    if fields:
-        slides.count_fields(pa.Table.from_pylist(list(fields)))
-    slide_rows = slides.table(made_by)
-    tally.count_slides(slide_rows)
-    patient_rows = counts.patients(slide_rows, made_by)
-    tally.count_patients(patient_rows)
-    tally.expect(*counts.night(slide_rows, made_by))
-    slide_rows = counts.slide_columns(slide_rows, made_by).select(slide_schema().names)
-    row = tally.summary(made_by)
+    counting = Counting(Answers(rates, 0.01), 5e6, ALPHA)
+    grouped = group(
+        rows, fields=list(fields) or None, counting=counting, scales=CALIBRATION, made_by=made_by
+    )
+    row = grouped.batch
     highlights = highlights_of(rows, classes=classes)
     uris = dict.fromkeys(
         uri for name in CELLS_SHOWN for uri in highlights.sheet(name)["uri"].to_pylist()
@@ -207,10 +193,10 @@ def night_of(
     return BatchView(
         row=row,
         earlier=[
-            replace(row, batch=f"before-{i}", light=light, batch_date=f"2026-03-0{i + 1}")
+            row | {"batch": f"before-{i}", "light": light, "batch_date": f"2026-03-0{i + 1}"}
             for i, light in enumerate([*Light, Light.GREEN][:nights])
         ],
-        slides=slide_rows.cast(slide_schema()),
+        slides=grouped.tables[SLIDES],
         highlights=highlights,
         thumbnails={uri: see(i) for i, uri in enumerate(uris)},
         classes=classes,
@@ -219,6 +205,6 @@ def night_of(
         command="slidewatch screen --batch night",
         made_from=64 * "f",
         fields=shown,
-        patients=patient_rows,
-        called=called(patient_rows),
+        patients=grouped.tables[PATIENTS],
+        called=called(grouped.tables[PATIENTS]),
     )

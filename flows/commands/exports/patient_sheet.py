@@ -15,7 +15,7 @@ from storage.models.detectors import load_detector_card
 from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError
-from tasks.counting.call import Call, called_cells
+from tasks.counting.call import Call
 from tasks.images.regions import image_refs
 from tasks.reports.called_cells import CalledCells, patient_of
 from tasks.visualisation.answers import patient_name
@@ -105,7 +105,7 @@ def _page(
     persons: dict[str, Any] | None,
 ) -> str:
     unreadable = {each["slide_id"] for each in slides if each["call"] == Call.UNREADABLE}
-    cells = CalledCells({patient_of(row): called_cells(row)}, unreadable, most=CELLS, least=CELLS)
+    cells = CalledCells({patient_of(row): row["cells_called"]}, unreadable, most=CELLS, least=CELLS)
     for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
         cells.count(rows)
     own = cells.of(patient_of(row))

@@ -51,7 +51,7 @@ from tasks.reports.image_columns import is_for_review
 from tasks.words import counted
 
 SLIDE_SHEET = "slides.csv"
-OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "shift_tap", "review_reasons")
+OF_SLIDES = ("slide_id", "patient_id", "cells", "abnormal", "shift", "review_reasons")
 
 
 class ExportOutcome(Outcome):

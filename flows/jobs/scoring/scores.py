@@ -55,7 +55,6 @@ from tasks.detector.witnesses import Discriminant, LogOdds
 from tasks.images.platelets import without_platelets
 from tasks.reports.image_columns import PARASITIZED, Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
-from tasks.reports.parasite_counts import LOG_ODDS
 from tasks.reports.slide_reasons import SHIFTS
 from tasks.types import Float
 
@@ -167,13 +166,14 @@ class _Scorer:
         logits: NDArray[np.floating] = block.logits
         if odds is not None and len(card.classes) == 2:
             logits = as_logits(odds, card.temperature, card.classes.index(PARASITIZED))
-        rows = image_rows(
+        return image_rows(
             manifest,
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(
                 card.classes,
                 adapted_logits(logits, card, self.job.screened.laboratory),
                 card.temperature,
+                odds,
                 by_witness,
                 platelet,
             ),
@@ -182,9 +182,6 @@ class _Scorer:
             rule=VerdictRule(detector.alpha, detector.uncertain_below),
             made_by=provenance_of(self.job.screened, self.job.scored_at),
         )
-        if odds is not None:
-            rows = rows.append_column(LOG_ODDS, pa.array(odds, pa.float64()))
-        return rows
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, LogOdds | None]:
         """Compute log-odds (n,) of "parasitized", and those of each of two witnesses.

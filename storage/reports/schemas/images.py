@@ -4,71 +4,87 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from storage.reports.schemas.shared import COUNT, TEXT, colour, column, made_by
+from storage.reports.schemas.shared import COUNT, MADE_BY, TEXT, Column, colour, schema_of
 
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
     """Define the columns of an image report, with meaning and unit in field metadata."""
-    return pa.schema([*_of_source(), *_of_scores(classes, taps)])
+    return schema_of(columns_of(classes, taps))
 
 
-def _of_source() -> list[pa.Field]:
+def columns_of(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
+    """List the columns for a model of these classes and taps."""
+    return [*_of_source(), *_of_scores(classes, taps)]
+
+
+def _of_source() -> list[Column]:
     """Define the image's origin and appearance."""
     return [
-        column(
+        Column(
             "image_id",
             pa.string(),
             "sha256 of the file, or of its digest and the region; null: unreadable",
         ),
-        column("uri", pa.string(), "where the image was read"),
-        column("label", TEXT, "the class that the source gave the image, if any"),
-        column("slide_id", TEXT, "the slide or field of view"),
-        column("patient_id", TEXT, "the patient"),
-        column("acquired_at", pa.timestamp("us"), "when the image was taken, as its source says"),
-        column("source_uri", TEXT, "the file that the image is a region of; null: a whole file"),
-        column("x", COUNT, "the region's left edge in that file", "pixels"),
-        column("y", COUNT, "the region's upper edge in that file", "pixels"),
-        column("level", pa.int8(), "level of the slide's pyramid that was read"),
-        column("kind", TEXT, "kind of region: red or white cell (a hint by nucleus), or tile"),
-        column(
+        Column("uri", pa.string(), "where the image was read"),
+        Column(
+            "repeated",
+            pa.bool_(),
+            "whether an earlier image of the batch has the same digest; copies are not counted",
+        ),
+        Column("label", TEXT, "the class that the source gave the image, if any"),
+        Column("slide_id", TEXT, "the slide or field of view"),
+        Column("patient_id", TEXT, "the patient"),
+        Column("acquired_at", pa.timestamp("us"), "when the image was taken, as its source says"),
+        Column("source_uri", TEXT, "the file that the image is a region of; null: a whole file"),
+        Column("x", COUNT, "the region's left edge in that file", "pixels"),
+        Column("y", COUNT, "the region's upper edge in that file", "pixels"),
+        Column("level", pa.int8(), "level of the slide's pyramid that was read"),
+        Column("kind", TEXT, "kind of region: red or white cell (a hint by nucleus), or tile"),
+        Column(
             "touches_border",
             pa.bool_(),
             "whether the border of the field cuts the cell; a red one has no abnormality then",
         ),
-        column("width", pa.int32(), "width in its file", "pixels"),
-        column("height", pa.int32(), "height in its file", "pixels"),
+        Column("width", pa.int32(), "width in its file", "pixels"),
+        Column("height", pa.int32(), "height in its file", "pixels"),
         *colour("mean over pixels that are not black"),
     ]
 
 
-def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
+def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
     """Define the diagnosis, the abnormality and the verdict."""
     return [
-        column("status", TEXT, "scored or failed"),
-        column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
-        column("diagnosis", TEXT, "the most probable class"),
+        Column("status", TEXT, "scored or failed"),
+        Column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
+        Column("diagnosis", TEXT, "the most probable class"),
         *(
-            column(
+            Column(
                 f"probability_{name}",
                 pa.float32(),
                 f"calibrated probability of {name} by both witnesses",
             )
             for name in classes
         ),
-        column(
+        Column(
+            "log_odds",
+            pa.float64(),
+            "log-odds of Parasitized by both witnesses, before a laboratory adapts them: what "
+            "counting thresholds are compared with",
+        ),
+        Column(
             "network_probability",
             pa.float32(),
             "calibrated probability of Parasitized by the network alone; null: it is the only "
             "witness",
         ),
-        column(
+        Column(
             "statistics_probability",
             pa.float32(),
             "calibrated probability of Parasitized by the class statistics alone, relative to the "
             "slide's healthy cells; null: they are no witness",
         ),
         *(
-            column(
+            Column(
                 f"distance_{name}",
                 pa.float64(),
                 f"squared Mahalanobis distance at tap {name} to the nearest class",
@@ -76,39 +92,39 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[pa.Field]:
             )
             for name in taps
         ),
-        column(
+        Column(
             "abnormality",
             pa.float64(),
             "fused score given what the cell is compared with, higher is more abnormal",
             "deviations of the log distance over cells like those",
         ),
-        column(
+        Column(
             "compared_with",
             TEXT,
             "cells that the abnormality is relative to: of its slide, patient, laboratory, night, "
             "or the population, which are all cells that were fitted: so are cells of a group that "
             "is no smear, and those unlike any smear",
         ),
-        column("p_value", pa.float64(), "conformal p-value of the abnormality"),
-        column(
+        Column("p_value", pa.float64(), "conformal p-value of the abnormality"),
+        Column(
             "population_p_value",
             pa.float64(),
             "conformal p-value of the distance to the population, whatever its slide is like",
         ),
-        column("q_value", pa.float64(), "Benjamini-Hochberg q-value over the batch"),
-        column(
+        Column("q_value", pa.float64(), "Benjamini-Hochberg q-value over the batch"),
+        Column(
             "abnormal",
             pa.bool_(),
             "whether p_value is at most the detector's alpha, or the cell is unlike any smear; "
             "false for cells not judged: failed images, and cells cut by the border of a field",
         ),
-        column("verdict", TEXT, "accept, or review by a person"),
-        column(
+        Column("verdict", TEXT, "accept, or review by a person"),
+        Column(
             "review_reason",
             TEXT,
             "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
             "what it is compared with), uncertain, network and statistics disagree (on which class "
             "is more probable), platelet at the rim (else parasitized), or several; or failed",
         ),
-        *made_by(),
+        *MADE_BY,
     ]

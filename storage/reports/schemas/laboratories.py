@@ -2,23 +2,23 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.shared import COUNT, column
+from storage.reports.schemas.shared import COUNT, Column, schema_of
 
 
 def laboratory_schema() -> pa.Schema:
     """Define the columns of a laboratory's one row, with meaning and unit in field metadata."""
-    return pa.schema(
+    return schema_of(
         [
-            column("name", pa.string(), "the laboratory"),
-            column("laboratory", pa.string(), "its newest version, as reports name it"),
-            column("operation", pa.string(), "how this version came about"),
-            column("model", pa.string(), "the model that diagnoses there"),
-            column("detector", pa.string(), "the detector that scores there"),
-            column("nights", COUNT, "nights that it was learned from", "batches"),
-            column("slides", COUNT, "slides of these nights", "slides"),
-            column("cells", COUNT, "cells of these slides that were learned", "images"),
+            Column("name", pa.string(), "the laboratory"),
+            Column("laboratory", pa.string(), "its newest version, as reports name it"),
+            Column("operation", pa.string(), "how this version came about"),
+            Column("model", pa.string(), "the model that diagnoses there"),
+            Column("detector", pa.string(), "the detector that scores there"),
+            Column("nights", COUNT, "nights that it was learned from", "batches"),
+            Column("slides", COUNT, "slides of these nights", "slides"),
+            Column("cells", COUNT, "cells of these slides that were learned", "images"),
             *(
-                column(
+                Column(
                     f"false_alarms_{level:02d}",
                     pa.float64(),
                     f"share of ordinary cells called abnormal at .{level:02d}, a mean over slides, "
@@ -26,22 +26,22 @@ def laboratory_schema() -> pa.Schema:
                 )
                 for level in (5, 1)
             ),
-            column(
+            Column(
                 "negative_slides",
                 COUNT,
                 "slides, or patients, known to be negative; null if the error rates of counting "
                 "are not known there",
                 "slides",
             ),
-            column(
+            Column(
                 "false_positive_rate",
                 pa.float64(),
                 "share of healthy cells above the counting threshold there, a mean over slides",
             ),
             *(
-                column(f"false_positive_rate_{end}", pa.float64(), f"{end} end of its 95% interval")
+                Column(f"false_positive_rate_{end}", pa.float64(), f"{end} end of its 95% interval")
                 for end in ("low", "high")
             ),
-            column("created_at", pa.timestamp("us", "UTC"), "when this version was made"),
+            Column("created_at", pa.timestamp("us", "UTC"), "when this version was made"),
         ]
     )

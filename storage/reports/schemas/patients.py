@@ -2,31 +2,40 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.counts import counts
-from storage.reports.schemas.shared import COUNT, TEXT, column, made_by
+from storage.reports.schemas.counts import COUNTED, counts
+from storage.reports.schemas.shared import COUNT, MADE_BY, TEXT, Column, schema_of
+
+COLUMNS = [
+    Column(
+        "patient_id",
+        TEXT,
+        "the patient; null if a slide without one counts as a patient, or images have neither",
+        sql="patient_id",
+    ),
+    Column(
+        "slide_id",
+        TEXT,
+        "the slide that counts as a patient; null if the patient is named",
+        sql="own_slide",
+    ),
+    Column("slides", COUNT, "slides of the patient", "slides", "count(DISTINCT slide)"),
+    Column(
+        "slides_read",
+        COUNT,
+        "of these, those that can be read: their cells count",
+        "slides",
+        "count(DISTINCT slide) FILTER (is_readable)",
+    ),
+    *counts("the patient's readable slides"),
+    *MADE_BY,
+]
+
+MORE = {
+    **COUNTED,
+    "slide_faults": "list_sort(list_distinct(flatten(list(faults))))",
+}
 
 
 def patient_schema() -> pa.Schema:
     """Define the columns of a patient report, with meaning and unit in field metadata."""
-    return pa.schema(
-        [
-            column(
-                "patient_id",
-                TEXT,
-                "the patient; null if a slide without one counts as a patient, or images have "
-                "neither",
-            ),
-            column(
-                "slide_id", TEXT, "the slide that counts as a patient; null if the patient is named"
-            ),
-            column("slides", COUNT, "slides with cells of the patient", "slides"),
-            column(
-                "slides_read",
-                COUNT,
-                "of these, those that can be read: their cells count",
-                "slides",
-            ),
-            *counts("the patient's readable slides"),
-            *made_by(),
-        ]
-    )
+    return schema_of(COLUMNS)

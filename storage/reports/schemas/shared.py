@@ -1,66 +1,85 @@
-"""Define columns and groups of columns that several reports share."""
+"""Define what a column of a table is, and the columns that several tables share."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import pyarrow as pa
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 COUNT = pa.int64()
+SHARE = pa.float64()
 COUNTS = pa.map_(pa.string(), pa.int64())
 COLOURS = ("red", "green", "blue")
 
 
-def parasitaemia(suffix: str, cells: str) -> list[pa.Field]:
-    """Define a parasitaemia and its 95% interval, in percent of some cells."""
-    bounds = {"percent": "share", "low": "lower bound of the share", "high": "upper bound"}
+class Column(NamedTuple):
+    """A column of a table.
+
+    ``sql`` computes it from a group of rows of `storage.reports.grouping`; a column without it is
+    computed in Python from the others.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str | None = None
+    sql: str | None = None
+
+
+def schema_of(columns: Iterable[Column]) -> pa.Schema:
+    """Make a schema with the meaning and unit of each column in the metadata of its field."""
+    return pa.schema(
+        [
+            pa.field(
+                each.name,
+                each.type,
+                metadata={"meaning": each.meaning} | ({"unit": each.unit} if each.unit else {}),
+            )
+            for each in columns
+        ]
+    )
+
+
+def selected(columns: Iterable[Column], more: Mapping[str, str]) -> str:
+    """Write the list of a SELECT: the columns that have SQL, and further expressions by name."""
+    expressions = {each.name: each.sql for each in columns if each.sql} | dict(more)
+    return ",\n  ".join(f"{sql} AS {name}" for name, sql in expressions.items())
+
+
+def number_of(condition: str) -> str:
+    """Write the SQL that counts the rows of a group for which a condition holds."""
+    return f"count(*) FILTER ({condition})"
+
+
+def histogram(expression: str) -> str:
+    """Write the SQL that counts the values of a text, null excluded, as a map sorted by value."""
+    return f"CAST(coalesce(histogram({expression}), MAP {{}}) AS MAP(VARCHAR, BIGINT))"
+
+
+def colour(meaning: str, sql: str | None = None) -> list[Column]:
+    """Define the mean red, green and blue of something; ``sql`` has {} for the colour."""
     return [
-        column(
-            f"parasitaemia{suffix}_{name}",
-            pa.float64(),
-            f"{what} of parasitized among {cells}"
-            + ("" if name == "percent" else " (95%, Wilson)"),
-            "%",
+        Column(
+            name, pa.float32(), f"{name}, {meaning}", "0 to 255", sql.format(name) if sql else None
         )
-        for name, what in bounds.items()
+        for name in COLOURS
     ]
 
 
-def per_1000() -> list[pa.Field]:
-    """Define parasitized red cells per 1,000, and their 95% interval."""
-    bounds = {"": "parasitized", "_low": "lower bound of it", "_high": "upper bound of it"}
-    return [
-        column(
-            f"parasitized_per_1000{name}",
-            pa.float64(),
-            f"{what}, per 1,000 red cells" + (" (95%, Wilson)" if name else ""),
-            "cells",
-        )
-        for name, what in bounds.items()
-    ]
-
-
-def colour(meaning: str) -> list[pa.Field]:
-    """Define the mean red, green and blue of something."""
-    return [column(name, pa.float32(), f"{name}, {meaning}", "0 to 255") for name in COLOURS]
-
-
-def made_by() -> list[pa.Field]:
-    """Define the columns for the model, detector and batch that made a row, and the time."""
-    return [
-        column(
-            "laboratory",
-            TEXT,
-            "the laboratory and its version with which slides were compared; null: fitted slides",
-        ),
-        column("model", TEXT, "the model that diagnosed"),
-        column("detector", TEXT, "the detector that scored"),
-        column("batch", TEXT, "the batch"),
-        # Dictionary-encoded text is the only type with which DuckDB, Polars and pyarrow (so pandas)
-        # all accept that the column and the folder's name are the same.
-        column("batch_date", TEXT, "the day the batch belongs to", "YYYY-MM-DD"),
-        column("scored_at", pa.timestamp("us", "UTC"), "when the scoring of the batch began"),
-    ]
-
-
-def column(name: str, kind: pa.DataType, meaning: str, unit: str | None = None) -> pa.Field:
-    """Define a column with its meaning and, if it has one, its unit."""
-    metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
-    return pa.field(name, kind, metadata=metadata)
+# Dictionary-encoded text is the only type with which DuckDB, Polars and pyarrow (so pandas) all
+# accept that the column and the folder's name are the same.
+OF_BATCH = [
+    Column(
+        "laboratory",
+        TEXT,
+        "the laboratory and its version with which slides were compared; null: fitted slides",
+    ),
+    Column("detector", TEXT, "the detector that scored"),
+    Column("batch", TEXT, "the batch"),
+    Column("batch_date", TEXT, "the day the batch belongs to", "YYYY-MM-DD"),
+]
+MADE_BY = [
+    *OF_BATCH,
+    Column("model", TEXT, "the model that diagnosed"),
+    Column("scored_at", pa.timestamp("us", "UTC"), "when the scoring of the batch began"),
+]

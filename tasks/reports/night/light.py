@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.reports.night.batch_counts import DISCOVERY_LEVEL, Counts, NightTally
+from tasks.reports.night.counts import BINS, Counts, NightCounts, Row, shares
 from tasks.reports.night.shift import (
     UNIFORM,
     clustered_p_value,
@@ -16,9 +16,8 @@ from tasks.reports.night.shift import (
     signed_distance,
 )
 from tasks.reports.night.strangeness import Finding, Strangeness
-from tasks.reports.night.summary import BINS, P_VALUE_EDGES, TAP_EDGES, BatchSummary
 from tasks.reports.parasitaemia import binomial_p_value
-from tasks.reports.slide_rows import ABNORMAL_P_VALUE
+from tasks.reports.slide_reasons import ABNORMAL_P_VALUE
 from tasks.types import Light
 from tasks.words import counted, verb
 
@@ -38,6 +37,8 @@ LEAST_CLUSTERS = 6
 ABNORMAL_AMBER = 3.0
 # Most of the night would go to a person.
 ABNORMAL_RED = 0.5
+# False-discovery rate over the night; hardly any cell of an ordinary night passes it.
+DISCOVERY_LEVEL = 0.1
 DISCOVERIES_AMBER = 0.005
 # Any failed file makes the night amber; with a quarter of them it is lost.
 FAILED_RED = 0.25
@@ -55,25 +56,21 @@ NOT_A_CELL = "not_a_cell"  # the failure of a file that does not show a single c
 
 @dataclass(frozen=True)
 class Drift:
-    """Hold how far a night is from the calibration and from earlier nights; None: unknown.
-
-    ``nights`` is the number of earlier nights. ``reasons`` say why the light is not green, and what
-    could not be judged.
-    """
+    """How far a night is from the calibration and from earlier nights; None: unknown."""
 
     ks_distance: float | None
-    ks_p_value: float | None
     psi: float | None
     psi_earlier: float | None
-    psi_taps: dict[str, float]
     nights: int
+    """The number of earlier nights."""
     light: Light
     reasons: tuple[str, ...]
+    """Why the light is not green, and what could not be judged."""
 
 
 def judge(
-    night: NightTally,
-    earlier: Sequence[BatchSummary],
+    night: NightCounts,
+    earlier: Sequence[Row],
     *,
     detector: str,
     alpha: float,
@@ -82,56 +79,47 @@ def judge(
     """Compare a night with the calibration and with earlier nights, and give it a light.
 
     Of earlier nights, oldest first, only those of the same detector count, because scores of
-    another mean something else, and no red ones, so that bad nights do not become the norm. Nights
-    whose histograms have other bins are compared only by shares.
+    another mean something else, and no red ones, so that bad nights do not become the norm.
     """
-    usual = _usual(earlier, detector)
-    if not night.scored:
-        reason = "no image could be scored" if night.images else "there are no images"
+    usual, row = _usual(earlier, detector), night.row
+    if not row["scored"]:
+        reason = "no image could be scored" if row["images"] else "there are no images"
         found = [(Light.RED, reason), *_failures(night)]
-        return Drift(None, None, None, None, {}, len(usual), *_light(found))
-    alike = [each for each in usual if each.bins == (P_VALUE_EDGES, TAP_EDGES)]
+        return Drift(None, None, None, len(usual), *_light(found))
     ks, ks_p = signed_distance(night.p_values), clustered_p_value(night.clusters)
     psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
-    psi_earlier, psi_taps = _against_earlier(night, alike)
-    found = [*_abnormal(night, alpha), *_failures(night), *_unlike(night.shares(), usual)]
+    psi_earlier, psi_taps = _against_earlier(night, usual)
+    found = [*_abnormal(row, alpha), *_failures(night), *_unlike(shares(row), usual)]
     if strangeness:
         found += strangeness.findings()
-    if night.repeated:
+    if copies := row["repeated"]:
         told = (
-            f"{night.repeated:,} of {counted(night.images, 'image')} "
-            f"{verb(night.repeated, 'is a copy', 'are copies')} of others and "
-            f"{verb(night.repeated, 'counts', 'count')} once for parasitaemia: leave copies out"
+            f"{copies:,} of {counted(row['images'], 'image')} "
+            f"{verb(copies, 'is a copy', 'are copies')} of others and "
+            f"{verb(copies, 'counts', 'count')} once for parasitaemia: leave copies out"
         )
         found.append((Light.AMBER, told))
-    if len(alike) < len(usual):
-        others = len(usual) - len(alike)
-        told = (
-            f"{counted(others, 'earlier batch')} {verb(others, 'has', 'have')} histograms with "
-            "other bins: only shares are compared"
-        )
-        found.append((Light.GREEN, told))
-    few = night.scored < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
+    few = row["scored"] < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
     if few:
         told = (
-            f"only gross drift can be seen: {counted(night.scored, 'scored image')} of "
+            f"only gross drift can be seen: {counted(row['scored'], 'scored image')} of "
             f"{len(night.clusters)} "
             f"{verb(len(night.clusters), 'patient or slide', 'patients or slides')} "
-            f"{verb(night.scored, 'is', 'are')} too few for more"
+            f"{verb(row['scored'], 'is', 'are')} too few for more"
         )
         found.append((Light.GREEN, told))
-    if night.scored >= LEAST_SCORED:
+    if row["scored"] >= LEAST_SCORED:
         found += _shifted(ks, not few and ks_p <= CLUSTERED_P_VALUE)
     if not few:
         found += _moved(psi, psi_earlier, psi_taps)
-    return Drift(abs(ks), ks_p, psi, psi_earlier, psi_taps, len(usual), *_light(found))
+    return Drift(abs(ks), psi, psi_earlier, len(usual), *_light(found))
 
 
 def _against_earlier(
-    night: NightTally, earlier: Sequence[BatchSummary]
+    night: NightCounts, earlier: Sequence[Row]
 ) -> tuple[float | None, dict[str, float]]:
     """Compute the stability of scores, and of distances by tap; None and {} with too few nights."""
-    counts = [np.asarray(each.p_values, np.int64) for each in earlier]
+    counts = [np.asarray(each["p_values"], np.int64) for each in earlier]
     before = sum(counts, np.zeros(BINS, np.int64))
     if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
         return None, {}
@@ -165,17 +153,17 @@ def _light(found: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:
     return worst_first[worst], texts
 
 
-def _usual(earlier: Sequence[BatchSummary], detector: str) -> list[BatchSummary]:
-    found = [
+def _usual(earlier: Sequence[Row], detector: str) -> list[Row]:
+    nights = [
         each
         for each in earlier
-        if each.detector == detector and each.light != Light.RED and each.scored
+        if each["detector"] == detector and each["light"] != Light.RED and each["scored"]
     ]
-    return found[-MOST_NIGHTS:]
+    return nights[-MOST_NIGHTS:]
 
 
-def _tap_scores(earlier: Sequence[BatchSummary], tap: str) -> Counts:
-    nights = [each.tap_scores[tap] for each in earlier]
+def _tap_scores(earlier: Sequence[Row], tap: str) -> Counts:
+    nights = [each["tap_scores"][tap] for each in earlier]
     return np.asarray(np.sum(nights, axis=0, dtype=np.int64))
 
 
@@ -200,64 +188,66 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
     ]
 
 
-def _abnormal(night: NightTally, alpha: float) -> list[Finding]:
+def _abnormal(row: Row, alpha: float) -> list[Finding]:
     """Judge the share of abnormal images, by p-value and by false-discovery rate."""
-    found, rate = [], night.abnormal / night.scored
-    counts = np.asarray([night.abnormal]), np.asarray([night.scored])
-    if binomial_p_value(*counts, alpha)[0] <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
+    found, scored = [], row["scored"]
+    rate = row["abnormal"] / scored
+    surprise = binomial_p_value(row["abnormal"], scored, alpha)
+    if surprise is not None and surprise <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
         light = Light.RED if rate >= ABNORMAL_RED else Light.AMBER
         found.append((light, f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}"))
-    if night.discoveries >= DISCOVERIES_AMBER * night.scored and night.discoveries > 1:
+    if row["discoveries"] >= DISCOVERIES_AMBER * scored and row["discoveries"] > 1:
         found.append(
             (
                 Light.AMBER,
-                f"{night.discoveries / night.scored:.1%} of the scored images are abnormal at a "
+                f"{row['discoveries'] / scored:.1%} of the scored images are abnormal at a "
                 f"false-discovery rate of {DISCOVERY_LEVEL:.0%}",
             )
         )
     return found
 
 
-def _failures(night: NightTally) -> list[Finding]:
+def _failures(night: NightCounts) -> list[Finding]:
     """Judge the images that failed: a night with any is never green."""
-    found, failed = _not_cells(night), night.images - night.scored
-    if failed:
-        rate = failed / night.images
-        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(night.failures.items()))
+    images, failures = night.row["images"], night.row["failures"]
+    found = _not_cells(failures.get(NOT_A_CELL, 0), images)
+    if night.failed:
+        rate = night.failed / images
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(failures.items()))
         light = Light.RED if rate >= FAILED_RED else Light.AMBER
-        told = f"{failed:,} of {counted(night.images, 'image')} failed ({rate:.1%}): {reasons}"
+        told = f"{night.failed:,} of {counted(images, 'image')} failed ({rate:.1%}): {reasons}"
         found.append((light, told))
     return found
 
 
-def _not_cells(night: NightTally) -> list[Finding]:
-    """Describe what to do with files that are not single cells, however few they are."""
-    n = night.failures[NOT_A_CELL]
+def _not_cells(n: int, images: int) -> list[Finding]:
+    """Describe what to do with n files that are not single cells, however few they are."""
     if not n:
         return []
     what = "is a photograph" if n == 1 else "are photographs"
     told = (
-        f"{n:,} of {counted(night.images, 'image')} {what} of many cells, or too large for one "
+        f"{n:,} of {counted(images, 'image')} {what} of many cells, or too large for one "
         "cell, but taken for a single cell: `slidewatch screen --as fields` cuts out the cells"
     )
     return [(Light.AMBER, told)]
 
 
-def _unlike(shares: Mapping[str, float], usual: Sequence[BatchSummary]) -> list[Finding]:
-    """List the shares that are unlike those of earlier nights."""
+def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]:
+    """List the shares of images that are unlike those of earlier nights."""
     words = {
         "abnormal": "abnormal",
         "review": "for review",
         "parasitized": "diagnosed parasitized",
         "beyond_population": "unlike all known slides",
     }
-    found: list[Finding] = []
-    for name, value in shares.items():
-        total = "images" if name == "review" else "scored"
-        counts = [(getattr(each, name), getattr(each, total)) for each in usual]
-        before = [count / images for count, images in counts if count is not None]
-        found += _unusual(words[name], value, before, NEGLIGIBLE[name])
-    return found
+    before = [shares(each) for each in usual]
+    return [
+        finding
+        for name, value in tonight.items()
+        for finding in _unusual(
+            words[name], value, [each[name] for each in before], NEGLIGIBLE[name]
+        )
+    ]
 
 
 def _unusual(what: str, value: float, before: Sequence[float], negligible: float) -> list[Finding]:

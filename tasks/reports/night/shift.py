@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.reports.night.summary import BINS
+from tasks.reports.night.counts import BINS
 from tasks.types import Float
 
 UNIFORM = np.full(BINS, 1.0 / BINS)

@@ -53,7 +53,7 @@ def samples_of(metrics: NightMetrics) -> Samples:
 
 def publish_night(store: Store, batch: str, day: date, **values: Any) -> None:
     """Publish a row in the history of nights."""
-    row = {"scored": 0, "failed": 0, "failures": [], "abnormal": 0, "review": 0, "light": "red"}
+    row = {"images": 0, "scored": 0, "failures": [], "abnormal": 0, "review": 0, "light": "red"}
     rows = pa.Table.from_pylist([row | values], batch_schema())
     publish_report(store, report_path(batch, day, BATCHES), batch_schema(), [rows])
 
@@ -63,7 +63,7 @@ def publish_night(store: Store, batch: str, day: date, **values: Any) -> None:
 
 def test_the_last_good_night_is_told_by_the_store_after_nights_that_were_not(store: Store) -> None:
     failures = [("damaged", 1)]
-    good = {"scored": 9, "failed": 1, "failures": failures, "abnormal": 3, "review": 4}
+    good = {"images": 10, "scored": 9, "failures": failures, "abnormal": 3, "review": 4}
     publish_night(store, "night-2026-03-01", date(2026, 3, 1), **good, light="amber")
     before = time.time()
     metrics = NightMetrics("night")

@@ -92,7 +92,7 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
 
     def announce(store: object, batch: Any, seal: Any, night: Any, *_: Any) -> None:
         with told.open("a") as file:
-            file.write(f"{batch.key} {seal.report_digest} {night.light}\n")
+            file.write(f"{batch.key} {seal.report_digest} {night['light']}\n")
 
     if lifetime is not None:
         inner = leases.lease.__wrapped__  # type: ignore[attr-defined]

@@ -90,7 +90,7 @@ class Bench:
         if (key := repr(run)) not in self._calm:
             self.reset()
             ended = self.runs.run(run)
-            assert ended.code == 0, ended.text
+            assert ended.code == 0, (ended.error, ended.text)
             self._calm[key] = Calm(ended, files_of(self.runs.store))
         return self._calm[key]
 

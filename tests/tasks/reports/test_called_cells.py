@@ -69,7 +69,7 @@ def test_rows_without_such_a_class_have_none() -> None:
 def test_patients_are_wanted_by_their_call() -> None:
     rows = [
         {"patient_id": "a", "slide_id": None, "call": "positive", "cells_called": 3},
-        {"patient_id": None, "slide_id": "s", "call": "indeterminate", "cells_called": None},
+        {"patient_id": None, "slide_id": "s", "call": "indeterminate", "cells_called": 0},
         {"patient_id": "b", "slide_id": None, "call": "negative", "cells_called": 1},
     ]
     assert wanted_patients(rows, ("positive", "indeterminate")) == {(None, "a"): 3, ("s", None): 0}

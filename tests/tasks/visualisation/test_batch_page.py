@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from tasks.reports.slide_reasons import SlideReason
-from tasks.types import Light
 from tasks.visualisation.batch_page import (
     NIGHTS_SHOWN,
     ODD_SHOWN,
@@ -47,9 +46,9 @@ def test_the_page_says_what_the_night_was(page: str) -> None:
     said = words(page)
     assert "Batch night" in said
     assert "7 March 2026" in said
-    assert f"{night.row.images:,}" in said
-    assert f"{night.row.abnormal:,} cells; 5% expected" in said
-    for reason in night.row.reasons:
+    assert f"{night.row['images']:,}" in said
+    assert f"{night.row['abnormal']:,} cells; 5% expected" in said
+    for reason in night.row["reasons"]:
         assert reason in said
     assert "damaged" in said
     assert "slidewatch screen --batch night" in said
@@ -59,9 +58,7 @@ def test_the_page_says_what_the_night_was(page: str) -> None:
 @pytest.mark.parametrize("light", ["green", "amber", "red"])
 def test_the_light_is_said_in_words_and_by_a_shape(light: str) -> None:
     night = night_of(image_rows(300))
-    page = batch_page(
-        replace(night, row=replace(night.row, light=Light(light), reasons=("because",)))
-    )
+    page = batch_page(replace(night, row=night.row | {"light": light, "reasons": ["because"]}))
     assert f"{light.capitalize()}: " in words(page)
     assert f'class="sign {light}"' in page
     assert "because" in words(page)
@@ -70,7 +67,7 @@ def test_the_light_is_said_in_words_and_by_a_shape(light: str) -> None:
 def test_every_image_has_words_and_every_table_a_caption(page: str) -> None:
     found = Page(page)
     images = found.of("img")
-    assert len(images) == 2 * sum(CELLS_SHOWN.values())
+    assert len(images) == sum(CELLS_SHOWN.values())
     for image in images:
         assert image["alt"]
         assert str(image["src"]).startswith("data:image/webp;base64,")
@@ -80,12 +77,6 @@ def test_every_image_has_words_and_every_table_a_caption(page: str) -> None:
     assert len(identifiers) == len(set(identifiers))
     anchors = {str(each["href"])[1:] for each in found.of("a") if str(each["href"])[0] == "#"}
     assert anchors <= set(identifiers)
-
-
-def test_a_cell_says_why_it_is_abnormal(page: str) -> None:
-    said = words(page)
-    assert "most like Uninfected" in said
-    assert "layer1" not in said  # a tap is for experts
 
 
 def test_only_the_page_s_own_script_may_run(page: str) -> None:
@@ -114,7 +105,7 @@ def test_names_from_outside_stay_text() -> None:
         failure=[f"{EVIL}: {EVIL}"] * 60,
     )
     night = night_of(rows, classes=(EVIL, "Uninfected"))
-    row = replace(night.row, reasons=(EVIL,), failures={EVIL: 1})
+    row = night.row | {"reasons": [EVIL], "failures": {EVIL: 1}}
     page = batch_page(replace(night, row=row, made_by={EVIL: EVIL}, command=EVIL))
     found = Page(page)
     assert [tag for tag, _ in found.elements].count("script") == 1
@@ -170,7 +161,7 @@ def test_many_slides_are_cut_and_the_page_says_how_many_are_left_out() -> None:
 
 def test_earlier_nights_are_listed_newest_first() -> None:
     night = night_of(image_rows(400), nights=4)
-    earlier = [replace(night.row, batch=f"n{i}", detector="other") for i in range(3 * NIGHTS_SHOWN)]
+    earlier = [night.row | {"batch": f"n{i}", "detector": "other"} for i in range(3 * NIGHTS_SHOWN)]
     page = batch_page(replace(night, earlier=[*earlier, *night.earlier]))
     (table,) = re.findall(r"<caption><span>This batch and those.*?</table>", page, re.DOTALL)
     names = re.findall(r'row" class="name">(?:<strong>)?([^<]*)', table)
@@ -196,7 +187,7 @@ def test_a_first_night_and_one_without_scores_have_pages() -> None:
 
 def test_a_night_of_200_000_images_and_thousands_of_slides_stays_small() -> None:
     night = night_of(image_rows(200_000))
-    assert night.row.images == 200_000
+    assert night.row["images"] == 200_000
     assert night.slides.num_rows == 4000
     assert 100_000 < len(batch_page(night).encode()) < 10 * MB
 

@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     night = replace(night, thumbnails=thumbnails)
     afar = ShownSlide("/slides/a.svs", fields, field_picture())
     night = replace(night, whole_slides=[afar])
-    row = replace(night.row, light=Light.AMBER, reasons=("a reason", "another " * 20))
+    row = night.row | {"light": Light.AMBER, "reasons": ["a reason", "another " * 20]}
     (made / "night.html").write_text(batch_page(replace(night, row=row)))
     hostile = night_of(
         image_rows(
@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         classes=(EVIL, "Uninfected"),
     )
-    row = replace(hostile.row, reasons=(EVIL,), batch=EVIL, failures={EVIL: 1})
+    row = hostile.row | {"reasons": [EVIL], "batch": EVIL, "failures": {EVIL: 1}}
     facts = replace(hostile, row=row, made_by={EVIL: EVIL}, command=EVIL)
     (made / "hostile.html").write_text(batch_page(facts))
     nights = [*night.earlier, night.row]

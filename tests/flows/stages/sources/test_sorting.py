@@ -105,7 +105,7 @@ def test_a_killed_night_resumes_with_the_same_decision(
             with pytest.raises(RuntimeError, match="killed"):
                 screen(str(mixed), batch=f"killed{at}", date=DAY, settings=tiny_ready)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_look", killed)  # nothing is looked at anew
+            patch.setattr(module, "_recognised", killed)  # nothing is looked at anew
             outcome = screen(str(mixed), batch=f"killed{at}", date=DAY, settings=tiny_ready)
         assert rows_of(outcome) == expected
 

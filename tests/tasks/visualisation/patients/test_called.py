@@ -69,7 +69,7 @@ def test_a_click_on_a_positive_patient_leads_to_his_cells_most_probable_first() 
         "&gt; 99.9%", "99.0%", "98.0%",
     ]  # fmt: skip
     assert cells.count("not called") == cells.count("<figure") - 1
-    assert cells.count('class="by-place"') == cells.count("<figure") == cells_each(5)
+    assert cells.count("its corners marked") == cells.count("<figure") == cells_each(5)
 
 
 def test_a_place_that_cannot_be_drawn_says_why_and_names_stay_text() -> None:

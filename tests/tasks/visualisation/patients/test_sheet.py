@@ -19,7 +19,8 @@ def row(**other: Any) -> dict[str, Any]:
         "call": "positive", "call_reasons": [], "cells_read": 4000, "cells_called": 9,
         "corrected_percent": 0.42, "corrected_low": 0.2, "corrected_high": 0.8,
         "parasites_per_microlitre": 21_000.0, "parasites_per_microlitre_high": 40_000.0,
-        "none_above_percent": 0.8, "limit_of_blank_percent": 0.1, "model": "m", "detector": "d",
+        "none_above_percent": 0.8, "limit_of_blank_percent": 0.1, "density_class": "below 2%",
+        "model": "m", "detector": "d",
     }  # fmt: skip
     return told | other
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from storage.reports.schemas.patients import patient_schema
@@ -12,22 +11,12 @@ from storage.reports.schemas.slides import slide_schema
 from tasks.counting.call import Answers
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate
-from tasks.reports.image_columns import REPEATED
-from tasks.reports.parasite_counts import (
-    LOG_ODDS,
-    UNREADABLE,
-    UNREADABLE_AT_LABORATORY,
-    Counting,
-    CountTally,
-)
+from tasks.reports.calls import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting
 from tasks.reports.slide_reasons import SlideReason
-from tasks.reports.slide_rows import SlideTally
-from tests.support.cell_rows import ABNORMAL, FAILED, KINDS, MADE_BY, UNCERTAIN, cell
+from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, UNCERTAIN, cell
+from tests.support.grouped import Grouped, group
 
 THRESHOLD = 3.0
-SCHEMA = pa.schema(
-    [*KINDS.items(), (LOG_ODDS, pa.float64()), ("kind", pa.string()), (REPEATED, pa.bool_())]
-)
 
 
 def fixed(value: float) -> Rate:
@@ -41,30 +30,30 @@ KNOWN = KnownRates(
 
 
 def parasite(log_odds: float = 5.0, **other: Any) -> dict[str, Any]:
-    return cell(**other) | {LOG_ODDS: log_odds, "diagnosis": "Parasitized"}
+    return cell(**other) | {"log_odds": log_odds, "diagnosis": "Parasitized"}
 
 
 def healthy(log_odds: float = -5.0, **other: Any) -> dict[str, Any]:
-    return cell(**other) | {LOG_ODDS: log_odds}
+    return cell(**other) | {"log_odds": log_odds}
 
 
-def tables(
-    *parts: list[dict[str, Any]],
+def grouped(
+    cells: list[dict[str, Any]],
     rates: KnownRates | None = KNOWN,
     made_by: Any = MADE_BY,
     wanted: float = 0.01,
     unreadable: tuple[SlideReason, ...] = UNREADABLE,
+) -> Grouped:
+    counting = Counting(Answers(rates, wanted), 4e6, 0.05, unreadable=unreadable)
+    return group(cells, counting=counting, made_by=made_by)
+
+
+def tables(
+    cells: list[dict[str, Any]], **options: Any
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows on slides and on patients of parts of a night."""
-    counting = Counting(Answers(rates, wanted), 4e6, unreadable=unreadable)
-    slides, counts = SlideTally(0.05), CountTally(counting)
-    for part in parts:
-        rows = pa.Table.from_pylist(part, schema=SCHEMA)
-        slides.count(rows)
-        counts.count(rows)
-    table = slides.table(made_by)
-    patients = counts.patients(table, made_by)
-    return counts.slide_columns(table, made_by).to_pylist(), patients.to_pylist()
+    """Rows on slides and on patients of a night."""
+    made = grouped(cells, **options)
+    return made.slides, made.patients
 
 
 def test_cells_count_that_are_red_whole_and_ordinary() -> None:
@@ -74,7 +63,7 @@ def test_cells_count_that_are_red_whole_and_ordinary() -> None:
         parasite(**ABNORMAL),
         parasite(kind="white"),
         parasite(abnormal=None, p_value=None, abnormality=None),  # cut by the border
-        parasite(**{REPEATED: True}),
+        parasite(repeated=True),
         cell(**FAILED),
         healthy(**UNCERTAIN),
         healthy(log_odds=None),
@@ -83,34 +72,34 @@ def test_cells_count_that_are_red_whole_and_ordinary() -> None:
     (slide,), (patient,) = tables(night)
     assert (slide["cells_read"], slide["cells_called"]) == (13, 1)
     assert (patient["cells_read"], patient["cells_called"]) == (13, 1)
-    assert slide["cells_called_dense"] == 2
-    assert (slide["counting_threshold"], slide["dense_threshold"]) == (THRESHOLD, 1.0)
+    assert slide["counting_threshold"] == patient["counting_threshold"] == THRESHOLD
+
+
+def test_where_parasites_are_many_cells_count_from_a_lower_threshold_on() -> None:
+    (slide,), _ = tables([parasite()] * 300 + [parasite(2.0)] * 100 + [healthy()] * 600)
+    assert (slide["cells_called"], slide["counting_threshold"]) == (400, 1.0)
+    assert slide["call"] == "positive"
 
 
 def test_a_count_is_corrected_and_called() -> None:
     (slide,), (patient,) = tables([parasite()] * 39 + [healthy()] * 961)
     assert slide["call"] == patient["call"] == "positive"
     assert slide["corrected_percent"] == pytest.approx(100 * (0.039 - 0.001) / 0.799)
-    assert slide["corrected_by"] == "counting"
+    assert (slide["cells_called"], slide["counting_threshold"]) == (39, THRESHOLD)
     assert slide["corrected_low"] < slide["corrected_percent"] < slide["corrected_high"]
-    assert slide["parasites_per_1000"] == pytest.approx(10 * slide["corrected_percent"])
     per_microlitre = slide["corrected_percent"] / 100 * 4e6
     assert slide["parasites_per_microlitre"] == pytest.approx(per_microlitre)
-    assert slide["corrected_density_class"] == "2% to 5%"
+    assert slide["density_class"] == "2% to 5%"
     assert slide["limit_of_blank_percent"] < slide["limit_of_detection_percent"]
-    shared = set(patient) - {"patient_id", "slide_id", "slides", "slides_read"}
+    shared = set(patient) - {
+        "patient_id",
+        "slide_id",
+        "slides",
+        "slides_read",
+        "model",
+        "scored_at",
+    }
     assert {name: slide[name] for name in shared} == {name: patient[name] for name in shared}
-
-
-def test_parts_in_any_division_give_the_same_rows() -> None:
-    night = [parasite(slide=f"s{i % 3}", patient=f"p{i % 2}") for i in range(40)]
-    night += [healthy(slide=f"s{i % 3}", patient=f"p{i % 2}") for i in range(400)]
-    whole = tables(night)
-    for one, other in zip(whole, tables(night[:7], night[7:301], night[301:]), strict=True):
-        for row, same in zip(one, other, strict=True):
-            numbers = {name: v for name, v in row.items() if isinstance(v, float)}
-            assert numbers == pytest.approx({name: same[name] for name in numbers})
-            assert row.keys() == same.keys()
 
 
 def test_a_patient_has_the_cells_of_all_readable_slides() -> None:
@@ -143,16 +132,14 @@ def test_a_slide_without_a_patient_stands_for_one_and_images_without_either_are_
 
 
 def test_a_slide_that_has_fields_and_no_cells_is_a_patient_of_its_own_too() -> None:
-    slides, counts = SlideTally(0.05), CountTally(Counting(Answers(KNOWN, 0.01), 4e6))
-    row = {"slide_id": "empty", "patient_id": "p", "kind": "thick", "cells_at_border": 0}
-    columns = ["slide_id", "patient_id", "kind", "failure", "review_reason", "cells_at_border"]
-    slides.count_fields(pa.table({name: [row.get(name)] for name in columns}))
-    (patient,) = counts.patients(slides.table(MADE_BY), MADE_BY).to_pylist()
+    field = {"source_uri": "f", "slide_id": "empty", "patient_id": "p", "kind": "thick"}
+    (patient,) = group([], fields=[field]).patients
     assert (patient["patient_id"], patient["call"]) == ("p", "unreadable")
     assert patient["call_reasons"] == ["no red cells"]
+    assert (patient["slides"], patient["slides_read"]) == (1, 1)
 
 
-def test_a_laboratory_that_knows_its_error_rates_reads_slides_with_many_cells_in_doubt() -> None:
+def test_a_laboratory_that_knows_its_error_rates_reads_slides_with_many_uncertain_cells() -> None:
     doubted = [healthy(**UNCERTAIN)] * 60 + [healthy()] * 40
     for unreadable, call in ((UNREADABLE, "unreadable"), (UNREADABLE_AT_LABORATORY, "negative")):
         (slide,), (patient,) = tables(doubted, wanted=0.5, unreadable=unreadable)
@@ -170,18 +157,19 @@ def test_without_error_rates_the_count_stands_alone() -> None:
 
 def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_laboratory() -> None:
     night = [parasite(2.0)] * 10 + [healthy(-2.0)] * 30
-    (slide,), _ = tables(night)
+    batch = grouped(night).batch
     wrong = 1 / (1 + np.exp(2.0))
-    assert slide["expected_false_calls"] == pytest.approx(10 * wrong)
-    assert slide["expected_missed"] == pytest.approx(30 * wrong)
-    assert slide["expected_accuracy"] == pytest.approx(1 - wrong)
-    assert slide["expected_accuracy_low"] < 1 - wrong < slide["expected_accuracy_high"]
-    assert slide["expected_doubt"] is None
-    (slide,), _ = tables(night, made_by=replace(MADE_BY, laboratory="far/v0001"))
-    assert slide["expected_doubt"] == "other laboratory"
+    assert batch["expected_false_calls"] == pytest.approx(10 * wrong)
+    assert batch["expected_missed"] == pytest.approx(30 * wrong)
+    assert batch["expected_accuracy"] == pytest.approx(1 - wrong)
+    assert batch["expected_accuracy_low"] < 1 - wrong < batch["expected_accuracy_high"]
+    assert batch["expected_doubt"] is None
+    batch = grouped(night, made_by=replace(MADE_BY, laboratory="far/v0001")).batch
+    assert batch["expected_doubt"] == "other laboratory"
 
 
 def test_columns_are_those_of_the_schemas() -> None:
     slides, patients = tables([parasite(), healthy()])
-    assert set(slides[0]) == set(slide_schema().names)
-    assert set(patients[0]) == set(patient_schema().names)
+    assert list(slides[0]) == slide_schema().names
+    assert list(patients[0]) == patient_schema().names
+    assert len(slides[0]) <= 45

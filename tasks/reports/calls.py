@@ -1,0 +1,170 @@
+"""Make the rows of slides and patients from their counts: corrected counts, limits, the call.
+
+Whole red cells that are not abnormal for their slide count: those whose log-odds of "parasitized"
+reach the counting threshold, whose error rates are known. Abnormal cells, white cells, cells cut by
+a border and copies of images do not count.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.counting.call import Answer, Answers, Call, CountedBy
+from tasks.counting.threshold import DIAGNOSIS
+from tasks.detector.probabilities import UNCHANGED, Adaptation
+from tasks.limits import DETECTABLE_PERCENT, TOLERATED
+from tasks.reports.parasitaemia import DensityClass, binomial_p_value, density_class
+from tasks.reports.slide_reasons import SlideReason, slide_reasons
+from tasks.types import Verdict
+
+# Counts on such a slide are meaningless. A slide of few cells is readable: the interval shows how
+# little its count says.
+UNREADABLE = (
+    *(SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER),
+    *(SlideReason.MANY_FAILED, SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
+)
+# A laboratory's own error rates were counted on slides with as many uncertain cells.
+UNREADABLE_AT_LABORATORY = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
+
+ROWS = 1024  # in memory together, as Python objects
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How cells are counted and slides judged.
+
+    Thresholds and their error rates apply to log-odds before a laboratory adapts them; expected
+    errors use the laboratory's adapted probabilities, if it has any.
+    """
+
+    answers: Answers
+    """Error rates, and what counts mean by them."""
+    red_cells_per_microlitre: float
+    alpha: float
+    """The detector's level."""
+    adaptation: Adaptation | None = None
+    """Of log-odds, by a laboratory."""
+    unreadable: tuple[SlideReason, ...] = UNREADABLE
+    """The reasons that exclude a slide."""
+    detectable: float = DETECTABLE_PERCENT
+    """See `slide_reasons`, as for `tolerated`."""
+    tolerated: float = TOLERATED
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Return the least log-odds at which a cell counts, for few and for many parasites.
+
+        Without error rates, both are the diagnosis' threshold.
+        """
+        rates = self.answers.rates
+        if rates is None:
+            return DIAGNOSIS, DIAGNOSIS
+        return rates.counting.log_odds, rates.dense.log_odds
+
+    @property
+    def scale_and_bias(self) -> tuple[float, float]:
+        """Return the numbers that adapt log-odds; (1, 0) without an adaptation."""
+        adaptation = self.adaptation or UNCHANGED
+        return adaptation.scale, adaptation.bias
+
+    def faults(self, reasons: list[str]) -> tuple[str, ...]:
+        """Select the reasons for review that make a slide unreadable."""
+        return tuple(reason for reason in reasons if reason in self.unreadable)
+
+
+def slides_called(
+    counts: pa.Table, counting: Counting, made_by: Mapping[str, Any], schema: pa.Schema
+) -> pa.Table:
+    """Judge and call slides, from rows of their counts; ``made_by`` stands in every row."""
+
+    def called(row: dict[str, Any]) -> dict[str, Any]:
+        row["abnormal_p_value"] = binomial_p_value(row["abnormal"], row["scored"], counting.alpha)
+        reasons = slide_reasons(
+            row, counting.alpha, detectable=counting.detectable, tolerated=counting.tolerated
+        )
+        verdict = Verdict.REVIEW if reasons else Verdict.ACCEPT
+        judged = {"verdict": verdict, "review_reasons": reasons, **made_by}
+        return row | judged | _called(row, counting, counting.faults(reasons))
+
+    return _each(counts, called, schema)
+
+
+def patients_called(
+    counts: pa.Table, counting: Counting, made_by: Mapping[str, Any], schema: pa.Schema
+) -> pa.Table:
+    """Call patients, from rows of the counts of their readable slides.
+
+    ``slide_faults`` of a row are those of all its slides; ``made_by`` stands in every row.
+    """
+
+    def called(row: dict[str, Any]) -> dict[str, Any]:
+        faults = () if row["slides_read"] else tuple(row["slide_faults"])
+        return {**row, **_called(row, counting, faults), **made_by}
+
+    return _each(counts, called, schema)
+
+
+def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
+    """Make the table of which slides can be read, as the grouping by patient takes it."""
+    faults = [counting.faults(reasons) for reasons in slides["review_reasons"].to_pylist()]
+    return pa.table(
+        {
+            "slide_id": slides["slide_id"].cast(pa.string()),
+            "is_readable": [not each for each in faults],
+            "faults": pa.array(faults, pa.list_(pa.string())),
+        }
+    )
+
+
+def _each(counts: pa.Table, called: Any, schema: pa.Schema) -> pa.Table:
+    """Make rows of a schema from rows of counts, some at a time; missing columns are null."""
+    kinds = pa.schema(
+        [
+            pa.field(each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
+            for each in schema
+        ]
+    )
+    made = [
+        pa.Table.from_pylist([called(row) for row in batch.to_pylist()], kinds)
+        for batch in counts.to_batches(ROWS)
+    ]
+    return pa.concat_tables([kinds.empty_table(), *made]).cast(schema)
+
+
+def _called(
+    row: Mapping[str, Any], counting: Counting, unreadable: tuple[str, ...]
+) -> dict[str, Any]:
+    """Make the columns of the corrected count, its limits and the call."""
+    counts = row["called_of_few"], row["called_of_many"]
+    answer = counting.answers.of(*counts, row["cells_read"], unreadable)
+    used = int(answer.by == CountedBy.DENSE)
+    bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
+    cells = counting.red_cells_per_microlitre
+    return {
+        "cells_called": counts[used],
+        "counting_threshold": counting.thresholds[used],
+        **{f"corrected{name or '_percent'}": _scaled(v, 100.0) for name, v in bounds.items()},
+        **{f"parasites_per_microlitre{name}": _scaled(v, cells) for name, v in bounds.items()},
+        "limit_of_blank_percent": _scaled(answer.limit_of_blank, 100.0),
+        "limit_of_detection_percent": _scaled(answer.limit_of_detection, 100.0),
+        "none_above_percent": _scaled(answer.none_above, 100.0),
+        "cells_needed": answer.needed,
+        "density_class": _density(answer),
+        "call": answer.call,
+        "call_reasons": list(answer.reasons),
+    }
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value
+
+
+def _density(answer: Answer) -> DensityClass | None:
+    """Classify the density of a positive call; a negative one has none seen, others are None."""
+    if answer.call == Call.NEGATIVE:
+        return DensityClass.NONE_SEEN
+    if answer.call != Call.POSITIVE or answer.parasitaemia is None:
+        return None
+    return density_class(100 * answer.parasitaemia)

@@ -1,0 +1,107 @@
+"""Judge a batch by its slides, its patients and earlier batches."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.counting.call import Call
+from tasks.counting.expected import ProbabilitySums
+from tasks.reports.calls import Counting
+from tasks.reports.image_columns import Provenance
+from tasks.reports.night.counts import NightCounts, Row
+from tasks.reports.night.light import judge
+from tasks.reports.night.strangeness import Strangeness
+from tasks.reports.slide_reasons import OF_IMAGES
+from tasks.types import Verdict
+
+SHIFTED = "shifted"  # the reason not to believe expected errors
+OTHER_LABORATORY = "other laboratory"
+SHIFTED_SHARE = 0.1  # of a night's cells
+
+
+def batch_judged(
+    night: NightCounts,
+    slides: pa.Table,
+    patients: pa.Table,
+    earlier: Sequence[Row],
+    counting: Counting,
+    made_by: Provenance,
+) -> dict[str, Any]:
+    """Make the columns of the report on batches that do not count images.
+
+    ``slides`` and ``patients`` are rows of the batch's own reports, ``earlier`` rows of the report
+    on batches, oldest first.
+    """
+    counts = _of_slides(slides)
+    drift = judge(
+        night,
+        earlier,
+        detector=made_by.detector,
+        alpha=counting.alpha,
+        strangeness=_strangeness(night.row, slides, patients, made_by.laboratory),
+    )
+    elsewhere = made_by.laboratory is not None and counting.adaptation is None
+    return {
+        **counts,
+        "alpha": counting.alpha,
+        "patient_calls": Counter(patients["call"].to_pylist()),
+        **_expected(night.row, slides, elsewhere=elsewhere),
+        **vars(drift),
+    }
+
+
+def _of_slides(slides: pa.Table) -> dict[str, Any]:
+    """Count slides; None if the detector cannot say."""
+    shifted, wrong = (slides[name].drop_null().to_pylist() for name in ("shifted", "implausible"))
+    return {
+        "slides": len(slides),
+        "slides_for_review": slides["verdict"].to_pylist().count(Verdict.REVIEW),
+        "slides_shifted": sum(shifted) if shifted else None,
+        "slides_implausible": sum(wrong) if wrong else None,
+    }
+
+
+def _strangeness(
+    row: Row, slides: pa.Table, patients: pa.Table, laboratory: str | None
+) -> Strangeness:
+    counts = _of_slides(slides)
+    implausible = slides.filter(slides["implausible"])
+    calls = zip(patients["call"].to_pylist(), patients["call_reasons"].to_pylist(), strict=True)
+    unreadable = Counter(
+        ", ".join(reasons)
+        for call, reasons in calls
+        if call == Call.UNREADABLE and not OF_IMAGES.isdisjoint(reasons)
+    )
+    return Strangeness(
+        slides=counts["slides"],
+        shifted=(counts["slides_shifted"] or 0)
+        - sum(filter(None, implausible["shifted"].to_pylist())),
+        implausible=counts["slides_implausible"],
+        implausible_cells=sum(implausible["scored"].to_pylist()),
+        scored=row["scored"],
+        beyond=row["beyond_population"],
+        unreadable=unreadable,
+        patients=len(patients),
+        laboratory=laboratory,
+        limits=counts["slides_shifted"] is None or counts["slides_implausible"] is not None,
+    )
+
+
+def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:
+    """Estimate the errors of a night's diagnoses, and say why they cannot be believed, if so.
+
+    Probabilities were calibrated on cells of fitted laboratories, so they are not believed
+    ``elsewhere``, at a laboratory that has not adapted them.
+    """
+    names = [f"{each}_{which}" for each in "npv" for which in ("called", "others")]
+    errors = ProbabilitySums(*(np.asarray([row[name]]) for name in names)).expected(0)
+    cells, shifted = slides["cells_read"].to_pylist(), slides["shifted"].to_pylist()
+    far = sum(n for n, is_far in zip(cells, shifted, strict=True) if is_far)
+    doubt = SHIFTED if far and far >= SHIFTED_SHARE * sum(cells) else None
+    return {
+        **{f"expected_{name}": each for name, each in vars(errors).items() if each == each},
+        "expected_doubt": OTHER_LABORATORY if elsewhere else doubt,
+    }

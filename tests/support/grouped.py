@@ -1,0 +1,111 @@
+"""The reports of a night on fields, slides, patients and the batch, grouped from image rows."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.stages.publish import grouped_reports
+from storage.reports.schemas.fields import MEASURED
+from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.shared import schema_of
+from storage.reports.tables import BATCHES, FIELDS, PATIENTS, SLIDES
+from tasks.counting.call import Answers
+from tasks.limits import FieldLimits
+from tasks.reports.calls import Counting
+from tasks.reports.image_columns import Provenance
+from tasks.reports.night.counts import Row, summaries
+from tasks.reports.slide_reasons import SHIFTS
+from tests.support.cell_rows import MADE_BY
+
+COUNTING = Counting(Answers(None, 0.01), 5e6, alpha=0.05)
+MEASURED_SCHEMA = schema_of(MEASURED)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """The rows of each report."""
+
+    tables: dict[str, pa.Table]
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        return self._rows(FIELDS)
+
+    @property
+    def slides(self) -> list[dict[str, Any]]:
+        return self._rows(SLIDES)
+
+    @property
+    def patients(self) -> list[dict[str, Any]]:
+        return self._rows(PATIENTS)
+
+    @property
+    def batch(self) -> dict[str, Any]:
+        (row,) = summaries(self.tables[BATCHES])
+        return dict(row)
+
+    def _rows(self, kind: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.tables[kind].to_pylist()
+        return rows
+
+
+def as_published(rows: pa.Table, taps: Sequence[str] = ()) -> pa.Table:
+    """Image rows with all columns of the report; no row is a copy unless it says so."""
+    schema = image_schema(["Parasitized", "Uninfected"], taps)
+    n, columns = len(rows), dict(zip(rows.column_names, rows.columns, strict=True))
+    defaults = {
+        "repeated": pa.array([False] * n, pa.bool_()),
+        "uri": pa.array(map(str, range(n)), pa.string()),
+    }
+    given = defaults | columns
+    given["repeated"] = pc.fill_null(given["repeated"], False)
+    made = [
+        given[each.name].cast(each.type) if each.name in given else pa.nulls(n, each.type)
+        for each in schema
+    ]
+    return pa.table(made, schema=schema)
+
+
+def group(
+    cells: Sequence[Mapping[str, Any]] | pa.Table,
+    *,
+    fields: Sequence[Mapping[str, Any]] | None = None,
+    shifts: Sequence[Mapping[str, Any]] = (),
+    counting: Counting = COUNTING,
+    scales: Mapping[str, tuple[float, float]] | None = None,
+    earlier: Sequence[Row] = (),
+    made_by: Provenance = MADE_BY,
+    limits: FieldLimits | None = None,
+) -> Grouped:
+    """Group image rows, as a publication does."""
+    if not isinstance(cells, pa.Table):
+        kinds = image_schema(["Parasitized", "Uninfected"], list(scales or {}))
+        names = {name for cell in cells for name in cell}
+        plain = [
+            (each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
+            for each in kinds
+            if each.name in names
+        ]
+        cells = pa.Table.from_pylist([dict(each) for each in cells], pa.schema(plain))
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.parquet"
+        pq.write_table(as_published(cells, list(scales or {})), images)
+        tables = grouped_reports(
+            images,
+            pa.Table.from_pylist([dict(each) for each in shifts], SHIFTS),
+            None
+            if fields is None
+            else pa.Table.from_pylist([dict(each) for each in fields], MEASURED_SCHEMA),
+            limits or FieldLimits(),
+            counting,
+            scales or {},
+            earlier,
+            made_by,
+        )
+    return Grouped(tables)
