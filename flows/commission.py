@@ -1,5 +1,6 @@
 """Run the flow `commission`: nights of a laboratory, with labels or none -> its own normal."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 from flows.cluster.client import open_client
@@ -21,7 +22,6 @@ from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Commission
-from flows.options.taking import takes
 from flows.screen import extract
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
@@ -32,10 +32,9 @@ from storage.store import Store, check_name, digest_of
 from tasks.images.listing import as_given
 
 
-@takes(Commission, run_name="commission {laboratory}")
-@observed()
+@observed(run_name="commission {laboratory}")
 def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
-    """A batch that is in the laboratory already counts once.
+    """Learn a batch; one that is in the laboratory already counts once.
 
     Raises:
         LaboratoryError: the night adds nothing, the detector knows of no slides, or the night has
@@ -54,7 +53,7 @@ def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
         options.batch
         or f"{options.laboratory}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
     )
-    with lease_batch(store, name, wait=options.wait) as working, open_client(settings) as client:
+    with lease_batch(store, name, wait=options.wait) as working, ExitStack() as work:
         frozen = start_or_resume(
             working.store, settings, name, options.images, card.classes, limit=options.limit
         )
@@ -64,6 +63,7 @@ def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
             frozen,
             [options.negative] if isinstance(options.negative, str) else options.negative,
         )
+        client = work.enter_context(open_client(settings))
         if frozen.rows:
             extract(client, Screened(working.store, frozen, card, detector_card))
         with laboratory_lease(store, options.laboratory) as held:

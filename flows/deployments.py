@@ -15,4 +15,4 @@ def __getattr__(name: str) -> Any:
     if command is None or not command.flow:
         raise AttributeError(f"module {__name__} has no flow {name}")
     module, _, function = command.function.partition(":")
-    return prefect_flow(getattr(import_module(module), function))
+    return prefect_flow(getattr(import_module(module), function), command.options)

@@ -13,8 +13,7 @@ from flows.fit import fit
 from flows.jobs.evaluation.treated import Run
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import observed
-from flows.options.flows import Evaluate, named_set
-from flows.options.taking import takes
+from flows.options.flows import Evaluate, Fit, named_set
 from flows.outcome import Outcome
 from flows.settings import Settings
 from flows.stages.evaluation import SeedResult, evaluate_seed
@@ -32,7 +31,7 @@ from storage.reports.evaluations import Evaluation, start_evaluation
 from storage.store import Store
 from tasks.evaluation.metrics import AS_FILES, metrics_table
 from tasks.evaluation.scored import OWN
-from tasks.images.listing import as_given, named
+from tasks.images.listing import as_given, each_source, named, refuse_missing
 from tasks.visualisation.robustness_page import robustness_page
 from tasks.visualisation.robustness_tables import robustness_markdown
 
@@ -73,13 +72,15 @@ class EvaluationOutcome(Outcome):
         )
 
 
-@takes(Evaluate)
 @observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
+    """Evaluate a detector; the same command resumes."""
     store = Store(settings.store)
     started = time.monotonic()
     first, place = detector_at(store, options.detector, options.laboratory, warn)
     sets = dict(named_set(given) for given in options.ood)
+    if options.name is None or not store.exists("evaluations", options.name, "card.json"):
+        refuse_missing([*each_source(options.images), *sets.values()])
     cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, options.seeds))]
     asked = Evaluation(
         name=options.name or "-",
@@ -130,7 +131,8 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
     lineage = load_statistics(store, first.model, first.statistics_version)
     for contribution in lineage.contributions:
         batch = load_batch(store, contribution.batch, contribution.attempt)
-        fit(as_given(batch.images), batch=batch.name, model=name, limit=batch.limit, settings=alike)
+        images = as_given(batch.images)
+        fit(Fit(images=images, batch=batch.name, model=name, limit=batch.limit), alike)
     return [made for made in list_detectors(store, warn) if made.model == name][-1]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 
 from flows.cluster.client import open_client
@@ -12,7 +13,6 @@ from flows.monitoring.console import warn
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Fit, Retract
-from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
@@ -39,6 +39,7 @@ from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, find_card
 from storage.models.contributions import Rows
 from storage.models.detectors import DetectorCard, list_detectors
+from storage.models.laboratories import load_laboratory
 from storage.models.statistics import (
     Contribution,
     Lineage,
@@ -88,26 +89,22 @@ class FitOutcome(Outcome):
         return f"{self.changed}\n{table(rows)}"
 
 
-@takes(Fit, run_name="fit {batch}")
-@observed()
+@observed(run_name="fit {batch}")
 def fit(options: Fit, settings: Settings) -> FitOutcome:
-    """Verdicts on a screened batch count once.
+    """Fit a batch; verdicts on a screened batch count once.
 
     Raises:
         StoreError: earlier verdicts on the same batch count already (see `flows.commands.review`).
     """
     store = Store(settings.store)
     card = find_card(store, options.model, warn)
-    with (
-        lease_batch(store, options.batch, wait=options.wait) as held_batch,
-        open_client(settings) as client,
-    ):
+    with lease_batch(store, options.batch, wait=options.wait) as held_batch, ExitStack() as work:
         store = held_batch.store
         frozen = start_or_resume(
             store, settings, options.batch, options.images, card.classes, limit=options.limit
         )
         check_labels(store, frozen, card)
-        to = Fitting(client, settings, store, card)
+        to = Fitting(work.enter_context(open_client(settings)), settings, store, card)
         known = latest_statistics(store, card.name)
         if known and known.contribution(options.batch):
             changed = f"batch {options.batch} is in the statistics already: it counts once"
@@ -141,11 +138,12 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
             return _warned(fitted_outcome(to, lineage, changed, unreadable=failures))
 
 
-@takes(Retract)
 @observed()
 def retract(options: Retract, settings: Settings) -> FitOutcome | LaboratoryOutcome:
+    """Take something out, and calibrate without it."""
     store = Store(settings.store)
     if options.laboratory is not None and options.batch is not None:
+        load_laboratory(store, options.laboratory)  # or no worker is started
         with open_client(settings) as client:
             made = retract_night(client, store, options.laboratory, options.batch)
         changed = f"batch {options.batch} taken out of laboratory {options.laboratory}"

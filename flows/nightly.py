@@ -15,7 +15,6 @@ from flows.monitoring.logs import bind, log
 from flows.monitoring.prefect_runs import run_parameters, scheduled_start
 from flows.monitoring.telemetry import observed, stage
 from flows.options.flows import Nightly, OfANight, Screen
-from flows.options.taking import takes
 from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
 from flows.stages.sources.inbox import arrivals
@@ -58,14 +57,11 @@ def run_name() -> str:
     return batch_of(given["series"], date.fromisoformat(str(day)))
 
 
-@takes(Nightly, run_name=run_name)
-@observed(night=True)
+@observed(night=True, run_name=run_name)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
-    """A second run of a night resumes with the same images.
+    """Screen what is new; a second run of a night resumes with the same images.
 
     Raises:
-        ImagesFailedError: the report is published, but is worth nothing (see `screen`), or there
-            was nothing new.
         MissedNightError: the night has never begun, and its time is over.
     """
     store = Store(settings.store)

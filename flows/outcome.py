@@ -19,6 +19,11 @@ class Outcome(BaseModel):
         """Return whether something needs a person, so that the command's exit code is not 0."""
         return False
 
+    @property
+    def problem(self) -> str:
+        """Say what needs a person, on one line, where the text does not say it."""
+        return ""
+
     def text(self) -> str:
         """Write the outcome for a person at a terminal."""
         return self._text()

@@ -6,7 +6,6 @@ from datetime import date, datetime, timedelta
 from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Prune
-from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
@@ -75,7 +74,6 @@ class PruneOutcome(Outcome):
         return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows)}{hint}"
 
 
-@takes(Prune)
 @observed()
 def prune(options: Prune, settings: Settings) -> PruneOutcome:
     """Nothing is removed of a batch that a run works on.

@@ -15,7 +15,6 @@ from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import observed, stage
 from flows.options.flows import Screen
-from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
@@ -68,7 +67,26 @@ class ScreenOutcome(Outcome):
     @property
     def failed(self) -> bool:
         """Return whether images could not be scored, there are none, or there is no page."""
-        return self.scored < self.images or not self.images or self.page_failure is not None
+        return bool(self.problem)
+
+    @property
+    def problem(self) -> str:
+        """Say what is missing: images, some of them, or the page."""
+        if not self.images:
+            return f"there are no images for batch {self.batch}: run it again once they have come"
+        if self.scored < self.images:
+            failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+            images = counted(self.images, "image")
+            return (
+                f"{self.images - self.scored:,} of {images} of batch {self.batch} failed "
+                f"({failures}); the report has a row for each: {self.report}"
+            )
+        if self.page_failure is not None:
+            return (
+                f"the report of batch {self.batch} is published, but its page could not be made "
+                f"({self.page_failure}): run the same command again, and only the page is made"
+            )
+        return ""
 
     def _text(self) -> str:
         diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
@@ -104,42 +122,12 @@ class ScreenOutcome(Outcome):
         return f"batch {self.batch}: {self.seconds:.1f} s, {rate:,.0f} images/s\n{table(rows)}"
 
 
-class ImagesFailedError(Exception):
-    """The report is published, but some of its images failed, or it has none."""
-
-    def __init__(self, outcome: ScreenOutcome) -> None:
-        failed = outcome.images - outcome.scored
-        images = counted(outcome.images, "image")
-        super().__init__(
-            f"there are no images for batch {outcome.batch}: run it again once they have arrived"
-            if not outcome.images
-            else f"{failed:,} of {images} of batch {outcome.batch} failed "
-            f"({', '.join(f'{n} {reason}' for reason, n in outcome.failures.items())}); "
-            f"the report has a row for each: {outcome.report}"
-        )
-        self.outcome = outcome
-
-
-class PageFailedError(Exception):
-    """The report is published and announced, but its page could not be made."""
-
-    def __init__(self, outcome: ScreenOutcome) -> None:
-        super().__init__(
-            f"the report of batch {outcome.batch} is published, but its page could not be made "
-            f"({outcome.page_failure}): run the same command again, and only the page is made"
-        )
-        self.outcome = outcome
-
-
-@takes(Screen, run_name="{batch}")
-@observed(night=True)
+@observed(night=True, run_name="{batch}")
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
-    """In Prefect the run is Completed, by its light (`flows.monitoring.states`), and the outcome
-    says what failed.
+    """Screen a batch, and publish its report; the outcome says what failed.
 
-    Raises:
-        ImagesFailedError: the report is published, but no image was scored, or so many failed that
-            the light is red.
+    In Prefect the run is Completed, by its light, or Failed if no image could be scored, or as many
+    failed as make the light red (`flows.monitoring.states`).
     """
     return screen_sources(options, settings)
 
@@ -150,8 +138,8 @@ def screen_sources(
     """Screen sources, whose slides are named below ``root`` where that is given; see `screen`.
 
     Raises:
-        ImagesFailedError: the report is published, but not every image could be scored.
-        PageFailedError: the report is published, but its page could not be made.
+        StoreError: there is no detector, or the batch was begun with other images.
+        SourceError: the images cannot be listed.
     """
     started = time.monotonic()
     store = Store(settings.store)
@@ -163,7 +151,7 @@ def screen_sources(
         screened = Screened(held.store, batch, card, detector, laboratory=laboratory)
         seal, repeated, page_failure = _run(held, settings, screened)
         night = _announced(held, batch, seal, settings)
-    outcome = ScreenOutcome(
+    return ScreenOutcome(
         batch=batch.name,
         report=store.address(*report_path(batch.name, batch.batch_date)),
         page=store.address(*page_path(batch.name)),
@@ -185,11 +173,6 @@ def screen_sources(
         repeated=repeated,
         page_failure=page_failure,
     )
-    if outcome.scored < outcome.images or not outcome.images:
-        raise ImagesFailedError(outcome)
-    if outcome.page_failure:
-        raise PageFailedError(outcome)
-    return outcome
 
 
 def _prepare(

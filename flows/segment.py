@@ -5,7 +5,6 @@ import time
 from flows.monitoring.prefect_runs import in_deployment
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Segment
-from flows.options.taking import takes
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.segmentation import cells_of_fields, cut_up
@@ -30,7 +29,20 @@ class SegmentOutcome(Outcome):
     @property
     def failed(self) -> bool:
         """Return whether a source or a field could not be read, or there are no sources."""
-        return bool(self.failures) or not self.sources
+        return bool(self.problem)
+
+    @property
+    def problem(self) -> str:
+        """Say what could not be read, or that there are no sources."""
+        if not self.sources:
+            return f"there is nothing to segment for {self.name}: it has no photographs or slides"
+        if not self.failures:
+            return ""
+        failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+        return (
+            f"{sum(self.failures.values()):,} sources or fields of segmentation {self.name} failed "
+            f"({failures}); the manifest has a row for each: {self.manifest}"
+        )
 
     def _text(self) -> str:
         kinds = self.fields.items()
@@ -53,20 +65,6 @@ class SegmentOutcome(Outcome):
         return f"segmentation {self.name}: {self.seconds:.1f} s, {rate:.1f} fields/s\n{table(rows)}"
 
 
-class SourcesFailedError(Exception):
-    """The manifest is made, but some sources or fields could not be read, or there are none."""
-
-    def __init__(self, outcome: SegmentOutcome) -> None:
-        failures = ", ".join(f"{n} {reason}" for reason, n in outcome.failures.items())
-        super().__init__(
-            f"{sum(outcome.failures.values()):,} sources or fields of segmentation {outcome.name} "
-            f"failed ({failures}); the manifest has a row for each: {outcome.manifest}"
-            if outcome.sources
-            else f"there is nothing to segment for {outcome.name}: it has no photographs or slides"
-        )
-        self.outcome = outcome
-
-
 class FinderError(Exception):
     """A deployment names a finder that this machine's owner has not allowed."""
 
@@ -85,14 +83,9 @@ def _refuse_foreign_code(finder: str) -> None:
         )
 
 
-@takes(Segment, run_name="segment {name}")
-@observed()
+@observed(run_name="segment {name}")
 def segment(options: Segment, settings: Settings) -> SegmentOutcome:
-    """Sources that cannot be read have a row in the manifest that says why.
-
-    Raises:
-        SourcesFailedError: the manifest is made, but not everything could be read.
-    """
+    """Cut sources up; those that cannot be read have a row in the manifest that says why."""
     _refuse_foreign_code(options.finder)
     if options.into == "tiles":
         cutting = Cutting(
@@ -116,7 +109,7 @@ def segment(options: Segment, settings: Settings) -> SegmentOutcome:
         limit=options.limit,
         wait=options.wait,
     )
-    outcome = SegmentOutcome(
+    return SegmentOutcome(
         name=options.name,
         manifest=manifest_address(store, options.name),
         sources=made.sources,
@@ -126,6 +119,3 @@ def segment(options: Segment, settings: Settings) -> SegmentOutcome:
         seconds=time.monotonic() - started,
         repeated=repeated,
     )
-    if outcome.failed:
-        raise SourcesFailedError(outcome)
-    return outcome

@@ -1,6 +1,7 @@
 """Run the flow `train`: labelled images -> a model."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from flows.jobs.networks import refuse_foreign_network
@@ -9,7 +10,6 @@ from flows.monitoring.console import tell, warn, working
 from flows.monitoring.logs import log
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Train
-from flows.options.taking import takes
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages.training.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
@@ -26,10 +26,10 @@ from storage.models.classifiers import (
 from storage.models.out_of_fold import save_out_of_fold
 from storage.models.trainings import FOLDER as TRAININGS
 from storage.models.trainings import remove_states
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks.evaluation.cross_validation import metrics_by_stain
 from tasks.evaluation.metrics import POSITIVE
-from tasks.images.listing import as_given
+from tasks.images.listing import as_given, refuse_missing
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import tap_widths
 from tasks.network.inference import fastest_arithmetic, refuse_other_arithmetic
@@ -81,12 +81,17 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-@takes(Train)
 @observed()
 def train(options: Train, settings: Settings) -> TrainOutcome:
+    """Train a model, or resume after the last complete epoch."""
     refuse_foreign_network(options.network)
     if options.model is not None:
         refuse_existing(Store(settings.store), options.model)
+    refuse_missing(options.images)
+    if options.weights not in {"imagenet", "scratch"} and not Path(options.weights).is_file():
+        raise StoreError(
+            f"--weights {options.weights}: give imagenet, scratch, or a file of weights"
+        )
     frozen = options.frozen
     if frozen is None and options.weights == "scratch":
         frozen = []  # fresh weights have nothing general to keep

@@ -14,7 +14,7 @@ from flows.cluster.requirements import refuse_incomplete
 from flows.fit import fit
 from flows.monitoring.console import tell
 from flows.monitoring.prefect_runs import runnable, runs_page
-from flows.options.taking import takes
+from flows.options.flows import Fit, Screen, Train
 from flows.options.tools import Demo
 from flows.outcome import Outcome, table
 from flows.screen import screen
@@ -78,8 +78,8 @@ class DemoOutcome(Outcome):
         )
 
 
-@takes(Demo)
 def demo(options: Demo, settings: Settings) -> DemoOutcome:
+    """Show the whole way on rendered cells, in a folder that only earlier demos may have filled."""
     started = time.monotonic()
     refuse_incomplete(settings)
     root = _clean(Path(options.folder))
@@ -104,13 +104,13 @@ def demo(options: Demo, settings: Settings) -> DemoOutcome:
         first_patient=101,
     )
     _say(f"\n$ slidewatch train --images {root}/smears --epochs 3")
-    _say(runnable(train)(images=str(root / "smears"), epochs=3, settings=settings).text())
+    _say(runnable(train)(Train(images=str(root / "smears"), epochs=3), settings).text())
     for week in ("week-1", "week-2"):
         _say(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
         smears = str(root / "smears" / week)
-        _say(runnable(fit)(images=smears, batch=week, settings=settings).text())
+        _say(runnable(fit)(Fit(images=smears, batch=week), settings).text())
     _say(f"\n$ slidewatch screen --images {root}/night --batch night-1")
-    night = runnable(screen)(images=str(root / "night"), batch="night-1", settings=settings)
+    night = runnable(screen)(Screen(images=str(root / "night"), batch="night-1"), settings)
     _say(night.text())
     return _look_back(root, planted, started)
 

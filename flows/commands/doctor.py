@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from flows.cluster.client import open_client
 from flows.cluster.tls import expiry, security
 from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
-from flows.options.taking import takes
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings, leaves, origin
@@ -72,7 +71,6 @@ class DoctorOutcome(Outcome):
         return f"{checks}\n\nsettings:\n{table(list(settings))}"
 
 
-@takes(Doctor)
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     """Passwords and tokens in addresses are left out."""
     checks: dict[str, Callable[[Settings], tuple[bool, str]]] = {

@@ -12,16 +12,16 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
-from flows.commands.mistakes import refuse_no_detector
 from flows.monitoring.console import warn
-from flows.options.taking import takes
+from flows.options.flows import Screen
 from flows.options.tools import Look
 from flows.outcome import Outcome, table
-from flows.screen import ImagesFailedError, screen
+from flows.screen import screen
 from flows.settings import Settings
 from storage.models.borrowed import borrow
-from storage.models.laboratories import detector_at
-from storage.store import Store, StoreError
+from storage.models.detectors import DetectorCard
+from storage.models.laboratories import LaboratoryCard, detector_at
+from storage.store import Store, StoreError, refuse_absent
 from tasks.images.listing import refuse_missing
 
 
@@ -60,9 +60,8 @@ class LookOutcome(Outcome):
         return f"{self.photo}\n{table(rows)}"
 
 
-@takes(Look)
 def look(options: Look, settings: Settings) -> LookOutcome:
-    """The store stays as it is.
+    """Screen a photograph; the store stays as it is.
 
     Raises:
         SourceError: there is no such photograph.
@@ -77,21 +76,19 @@ def look(options: Look, settings: Settings) -> LookOutcome:
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
         own = Store(folder)
         store = Store(settings.store)
-        refuse_no_detector(store, options.detector, options.laboratory)
-        card, laboratory_card = detector_at(store, options.detector, options.laboratory, warn)
+        card, laboratory_card = _detector(store, options)
         borrow(store, own, card, laboratory_card)
-        try:
-            found = screen(
-                options.photo,
-                _name(options.photo),
+        found = screen(
+            Screen(
+                images=options.photo,
+                batch=_name(options.photo),
                 taken_as=options.taken_as,
                 microns_per_pixel=options.microns_per_pixel,
                 detector=card.name,
                 laboratory=options.laboratory,
-                settings=settings.model_copy(update={"store": folder, "metrics": None}),
-            )
-        except ImagesFailedError as error:  # the photograph itself cannot be read
-            found = error.outcome
+            ),
+            settings.model_copy(update={"store": folder, "metrics": None}),
+        )
         if found.page_failure:
             raise StoreError(
                 f"the page of {options.photo} could not be made ({found.page_failure})"
@@ -106,6 +103,18 @@ def look(options: Look, settings: Settings) -> LookOutcome:
         opened=opened,
         **found.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
     )
+
+
+def _detector(store: Store, options: Look) -> tuple[DetectorCard, LaboratoryCard | None]:
+    """Load the detector; StoreError says what to do where there is no store to take it from."""
+    try:
+        refuse_absent(store)
+    except StoreError:
+        raise StoreError(
+            f"there is no store in {store.url} to take a detector from: name the one that has it "
+            "with --store, or make one with slidewatch train and then slidewatch fit"
+        ) from None
+    return detector_at(store, options.detector, options.laboratory, warn)
 
 
 def _name(photo: str) -> str:

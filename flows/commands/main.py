@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -23,10 +23,11 @@ from pydantic_settings import SettingsError
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, in_order, make_app, option_name, read
 from flows.jobs.worker import leave_pandas_out
-from flows.monitoring.ending import CONCLUSION, conclude, end, end_after_signals, leave
+from flows.monitoring.ending import end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
 from flows.monitoring.prefect_runs import has_server, runnable, server
 from flows.options.commands import COMMANDS, Command
+from flows.options.taking import Options
 from flows.outcome import Outcome
 from flows.settings import Settings, UsageError, leaves, origin, settings_file
 from tasks.images.access.patience import wait_at_most
@@ -89,55 +90,32 @@ def _run(name: str, given: Given) -> int:
     own = {key: given.pop(key) for key in command.options.model_fields if key in given}
     options = command.options.model_validate(own)
     settings = _settings(given)
-    values = {field: getattr(options, field) for field in command.options.model_fields}
     from flows.monitoring.console import be_quiet, moving
 
     be_quiet(settings.quiet)
     with moving("getting ready") if command.flow else nullcontext():
         with _importing():
-            # Mistakes that show at once are refused before anything starts.
-            _prepare(command, values, settings)
+            _prepare(command, settings)
             if command.workers:
                 import_for_workers()  # they get ready while the flow is imported
             function = _load(command.function)
         if command.flow:
             function = runnable(function)
-        outcome, failure = _call(function, values, settings)
+        outcome = function(options, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()
-    if failure:
-        _complain(f"slidewatch {name}: {_one_line(failure)}")
+    if outcome.problem:
+        _complain(f"slidewatch {name}: {outcome.problem}")
     return NEEDS_A_PERSON if outcome.failed else 0
 
 
-def _call(
-    function: Callable[..., Any], values: Given, settings: Settings
-) -> tuple[Outcome, BaseException | None]:
-    """Call a command's function; return its outcome, and the error of work that failed in part."""
-    conclude(None, None)
-    try:
-        found = function(**values, settings=settings)
-        # To Prefect a batch of which a part failed is no failure; the person sees the error.
-        return found, CONCLUSION.error if found is CONCLUSION.outcome else None
-    except Exception as error:
-        # Prefect may have failed after the flow itself had ended, whose end counts.
-        outcome, failure = CONCLUSION.outcome, CONCLUSION.error
-        if outcome is None and failure is None:
-            # The error of work that failed in part has its outcome.
-            outcome, failure = getattr(error, "outcome", None), error
-        elif failure is not error:
-            _complain(f"Prefect did not record how this run ended: {_one_line(error)}")
-        if outcome is None and failure is not None:
-            raise failure from error
-        assert outcome is not None
-        return outcome, failure
-
-
-def _load(place: str) -> Callable[..., Any]:
+def _load(place: str) -> Callable[[Options, Settings], Outcome]:
     """Import a command's function, and no pandas for it."""
     module, _, function = place.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    found: Callable[[Options, Settings], Outcome] = getattr(
+        importlib.import_module(module), function
+    )
     if "pyarrow" in sys.modules:
         leave_pandas_out()
     return found
@@ -167,8 +145,8 @@ def _settings(given: Given) -> Settings:
         raise UsageError(f"{where}: {_message(first['msg'])}") from error
 
 
-def _prepare(command: Command, values: Given, settings: Settings) -> None:
-    """Set up messages and the log, and refuse mistakes, before anything is started."""
+def _prepare(command: Command, settings: Settings) -> None:
+    """Set up messages and the log, and say what works for whom, before anything is started."""
     from flows.monitoring.console import tell
     from flows.monitoring.logs import use_logs
 
@@ -180,15 +158,9 @@ def _prepare(command: Command, values: Given, settings: Settings) -> None:
     if "cluster" in command.settings and settings.cluster == "scheduler" and settings.scheduler:
         # A forgotten file in the working folder may have named it.
         tell(f"workers: those of the Dask scheduler {settings.scheduler}")
-    if command.flow:
-        from flows.commands.mistakes import refuse_mistakes
-
-        refuse_mistakes(command, values, settings)
-        address = server()
-        if address is None:
-            tell("no Prefect server is configured: this process does the work by itself")
-        else:
-            tell(f"Prefect server: {address}, which records this run")
+    address = server() if command.flow else None
+    if address:
+        tell(f"Prefect server: {address}, which records this run")
 
 
 def _one_line(error: BaseException) -> str:

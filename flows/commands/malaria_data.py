@@ -7,7 +7,6 @@ from pathlib import Path
 import pooch
 
 from flows.monitoring.console import CONSOLE
-from flows.options.taking import takes
 from flows.options.tools import Malaria
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -32,7 +31,6 @@ class DataOutcome(Outcome):
         )
 
 
-@takes(Malaria)
 def malaria(options: Malaria, settings: Settings) -> DataOutcome:
     """The archive is not unpacked: slidewatch reads it as it is. Its checksum is recorded next to
     it when it is first fetched, and verified from then on.

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.monitoring.console import warn
-from flows.options.taking import takes
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
@@ -84,15 +83,15 @@ class SchemaOutcome(Outcome):
         return "\n\n".join(blocks)
 
 
-@takes(Query)
 def query(options: Query, settings: Settings) -> QueryOutcome:
+    """Describe a query, whose answer is read as it is printed."""
     return QueryOutcome(
         store=settings.store, sql=options.sql, format=options.format, seconds=options.seconds
     )
 
 
-@takes(Schema)
 def schema(options: Schema, settings: Settings) -> SchemaOutcome:
+    """List columns."""
     from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
 
     tables = {}

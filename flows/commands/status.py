@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.monitoring.console import warn
-from flows.options.taking import takes
 from flows.options.tools import Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
@@ -94,8 +93,8 @@ class StatusOutcome(Outcome):
         return found
 
 
-@takes(Status)
 def status(options: Status, settings: Settings) -> StatusOutcome:
+    """List what can be read, and what is damaged."""
     store = Store(settings.store)
     refuse_absent(store)
     damaged: list[str] = []
@@ -263,8 +262,8 @@ class VerifyOutcome(Outcome):
         )
 
 
-@takes(Verify)
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:
+    """Check everything, or one batch."""
     store = Store(settings.store)
     refuse_absent(store)
     compared, damaged = 0, []

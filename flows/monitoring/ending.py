@@ -10,31 +10,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
-from flows.outcome import Outcome
-
 STOP_WITHIN = 20.0  # seconds after a signal: containers are killed 30 seconds after it
 LEAVE_WITHIN = 20.0  # seconds after the outcome, in which Prefect can send its last events
-
-
-@dataclass
-class Conclusion:
-    """The end of the flow of this process: its outcome, and the error that it ended with."""
-
-    outcome: Outcome | None = None
-    error: BaseException | None = None
-
-
-# A command runs one flow. Prefect may fail after it, and hide by its own error how it ended.
-CONCLUSION = Conclusion()
-
-
-def conclude(outcome: Outcome | None, error: BaseException | None) -> None:
-    """Note how a flow's own function has ended."""
-    CONCLUSION.outcome, CONCLUSION.error = outcome, error
 
 
 def end_after_signals(code: int, say: Callable[[], None]) -> None:

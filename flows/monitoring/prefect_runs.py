@@ -5,23 +5,29 @@ it: it records the run, its stages and their log. Elsewhere nobody would see tho
 same function runs in the caller's process, and Prefect is not even imported: that takes a second.
 """
 
+import inspect
 import os
 import sys
 import tomllib
 from collections.abc import Callable
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
 
-from flows.options.taking import RUN_NAME
+from flows.options.taking import Options
+from flows.settings import Settings
 from storage.records import now
 
 if TYPE_CHECKING:
     from prefect import Flow
 
 Parameters = ParamSpec("Parameters")
+Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result")
+
+RUN_NAME = "flow_run_name"  # an attribute of a flow's function: how Prefect names its runs
+SETTINGS = "settings"  # the parameter of every flow that is no option of its own
 
 # Variables that can name a server; files of the working folder and Prefect's profiles can, too.
 NAMING = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
@@ -42,16 +48,78 @@ def task(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]
     return run
 
 
-def prefect_flow(function: Callable[Parameters, Result]) -> "Flow[Parameters, Result]":
-    """Make the Prefect flow of a flow's function."""
+def prefect_flow(
+    function: Callable[[Taken, Settings], Result], options: type[Taken]
+) -> "Flow[..., Result]":
+    """Make the Prefect flow of a flow's function, whose parameters are its options, and settings.
+
+    Whoever starts a deployment gives them by name; Prefect knows their types and limits.
+    """
     from prefect import flow
 
-    return flow(flow_run_name=vars(function).get(RUN_NAME))(function)
+    from flows.monitoring.states import end_state, error_state
+
+    @wraps(function)
+    def run(**given: Any) -> Any:
+        settings = given.pop(SETTINGS) or Settings()
+        try:
+            return end_state(function(options.model_validate(given), settings))
+        except Exception as error:
+            return error_state(error)
+
+    kind, needed = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    hints = get_type_hints(options, include_extras=True)
+    parameters = [
+        inspect.Parameter(
+            name,
+            kind,
+            annotation=hints[name],
+            default=needed if field.is_required() else field.get_default(),
+        )
+        for name, field in options.model_fields.items()
+    ]
+    parameters.append(inspect.Parameter(SETTINGS, kind, default=None, annotation=Settings | None))
+    vars(run)["__signature__"] = inspect.Signature(parameters)
+    run.__doc__ = "\n\n".join(filter(None, (options.__doc__, inspect.getdoc(function))))
+    return flow(flow_run_name=vars(function).get(RUN_NAME))(run)
 
 
-def runnable(function: Callable[Parameters, Result]) -> Callable[..., Result]:
+def runnable(
+    function: Callable[[Taken, Settings], Result],
+) -> Callable[[Taken, Settings], Result]:
     """Return what runs a flow's function: Prefect where a server is configured, else itself."""
-    return prefect_flow(function) if has_server() else function
+    return partial(_run_by_prefect, function) if has_server() else function
+
+
+def _run_by_prefect(
+    function: Callable[[Taken, Settings], Result], options: Taken, settings: Settings
+) -> Result:
+    """Let Prefect call a flow's function, whose own end counts, whatever Prefect does after it."""
+    from flows.monitoring.console import complain
+
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    @wraps(function)
+    def noted(options: Taken, settings: Settings) -> Result:
+        try:
+            results.append(function(options, settings))
+        except BaseException as error:
+            errors.append(error)
+            raise
+        return results[0]
+
+    values = {name: getattr(options, name) for name in type(options).model_fields}
+    try:
+        prefect_flow(noted, type(options))(**values, settings=settings, return_state=True)
+    except Exception as error:
+        if not results and not errors:  # the function was never called
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        complain(f"Prefect did not record how this run ended: {text}")
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def has_server() -> bool:

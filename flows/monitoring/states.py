@@ -6,9 +6,8 @@ a share of `FAILED_RED` of its images failed.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from flows.monitoring.prefect_runs import in_prefect_run
 from flows.outcome import printable
 from tasks.counting.call import Call
 from tasks.images.access.addresses import redact
@@ -21,6 +20,11 @@ CALLS = (Call.POSITIVE, Call.INDETERMINATE, Call.NEGATIVE, Call.UNREADABLE)
 OURS = ("flows.", "tasks.", "storage.")  # modules whose errors are one clear sentence
 
 
+class IncompleteError(Exception):
+    """What could be done is kept, but too much could not be done."""
+
+
+@runtime_checkable
 class NightOutcome(Protocol):
     """The outcome of a batch, as far as its state shows it."""
 
@@ -30,31 +34,34 @@ class NightOutcome(Protocol):
     scored: int
     failures: dict[str, int]
     patients: dict[str, int]
+    failed: bool
+    problem: str
 
 
-def ended(night: Any, least: Light = Light.GREEN) -> Any:
-    """Return the outcome of a published batch; for Prefect, in a state named after its light."""
-    if not in_prefect_run():
-        return night
-    from prefect.states import Completed
+def end_state(outcome: Any) -> Any:
+    """Return the Prefect state of a batch, by its light, or of a problem; else the outcome."""
+    from prefect.states import Completed, Failed
 
-    return Completed(name=_name(least, night), message=told(night), data=night)
+    if not isinstance(outcome, NightOutcome) or is_lost(outcome):
+        problem = printable(redact(outcome.problem))
+        return Failed(message=problem, data=IncompleteError(problem)) if problem else outcome
+    lights = list(Light)
+    least = Light.AMBER if outcome.failed else Light.GREEN
+    light = max(least, Light(outcome.light), key=lights.index)
+    name = None if light is Light.GREEN else light.value.capitalize()  # None is Completed itself
+    return Completed(name=name, message=told(outcome), data=outcome)
 
 
-def ended_by(error: Exception) -> Any:
-    """Return the outcome of a published batch that an error carries, as `ended` does.
+def error_state(error: Exception) -> Any:
+    """Return the Prefect state of a run that ended in an error of ours; raise others again.
 
-    For Prefect an error of ours that lost the batch is a state; any other is raised again.
+    The message says what is wrong; a traceback through our code helps nobody.
     """
-    night: NightOutcome | None = getattr(error, "outcome", None)
-    if night is not None and not is_lost(night):
-        return ended(night, Light.AMBER)
-    if in_prefect_run() and type(error).__module__.startswith(OURS):
-        from prefect.states import Failed
+    if not type(error).__module__.startswith(OURS):
+        raise error
+    from prefect.states import Failed
 
-        # The message says what is wrong; a traceback through our code helps nobody.
-        return Failed(message=printable(redact(str(error))), data=error)
-    raise error
+    return Failed(message=printable(redact(str(error))), data=error)
 
 
 def is_lost(night: NightOutcome) -> bool:
@@ -89,10 +96,3 @@ def by_name(counts: Mapping[str, int]) -> str:
     '2 positive, 1,200 negative'
     """
     return ", ".join(f"{n:,} {name}" for name, n in counts.items())
-
-
-def _name(least: Light, night: NightOutcome) -> str | None:
-    """Name a state after the light, which is at least one; None is Prefect's own Completed."""
-    lights = list(Light)
-    light = max(least, Light(night.light), key=lights.index)
-    return None if light is Light.GREEN else light.value.capitalize()

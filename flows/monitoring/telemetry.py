@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.jobs.worker import return_freed_memory
 from flows.monitoring.console import warn, working
-from flows.monitoring.ending import conclude
 from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
+from flows.monitoring.prefect_runs import RUN_NAME
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
-from flows.monitoring.states import ended, ended_by
 from flows.options.taking import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -49,75 +48,44 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 
 def observed(
-    *, night: bool = False
+    *, night: bool = False, run_name: str | Callable[[], str] | None = None
 ) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
     """Decorate a flow's function, so that it logs and waits for files as the settings say.
 
-    The flow of a ``night`` has metrics too, and a night with a published report is no error: the
-    caller gets its outcome, whose ``failed`` says that images failed, or Prefect a state.
+    The flow of a ``night`` has metrics too. ``run_name`` names its runs in Prefect, which otherwise
+    does so itself.
     """
 
     def decorate(
         function: Callable[[Taken, Settings], Result],
     ) -> Callable[[Taken, Settings], Result]:
         @wraps(function)
-        def run(options: Taken, settings: Settings) -> Any:
-            try:
-                with _observing(options, settings, night=night) as note:
-                    outcome = function(options, settings)
-                    note(outcome)
-            except Exception as error:
-                if not night:
-                    raise
-                return ended_by(error)
-            return ended(outcome) if night else outcome
+        def run(options: Taken, settings: Settings) -> Result:
+            batch = getattr(options, "batch", None)
+            with bind(batch=batch):
+                if _OBSERVED.get():  # a flow called by another, which logs both
+                    return function(options, settings)
+                return_freed_memory()
+                use_logs(settings.logs)
+                wait_at_most(settings.read_seconds)
+                series = getattr(options, "series", None) or series_of(batch or "")
+                with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
+                    scored = 0
+                    try:
+                        outcome = function(options, settings)
+                        scored = getattr(outcome, "scored", 0)
+                    finally:
+                        if told is not None:
+                            # Another metric counts the images that failed.
+                            told.end(succeeded=scored > 0)
+                    level = logging.WARNING if outcome.failed else logging.INFO
+                    log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
+                    return outcome
 
+        vars(run)[RUN_NAME] = run_name
         return run
 
     return decorate
-
-
-@contextmanager
-def _observing(
-    options: Options, settings: Settings, *, night: bool
-) -> Iterator[Callable[[Outcome], None]]:
-    """Log and measure a flow's function in the block, which notes its outcome."""
-    batch = getattr(options, "batch", None)
-    with bind(batch=batch):
-        if _OBSERVED.get():  # a flow called by another, which logs both
-            yield lambda outcome: None
-            return
-        return_freed_memory()
-        use_logs(settings.logs)
-        wait_at_most(settings.read_seconds)
-        series = getattr(options, "series", None) or series_of(batch or "")
-        with (
-            _set(_OBSERVED, True),
-            _metrics(settings, series if night else None) as metrics,
-            _concluding(metrics) as note,
-        ):
-            yield note
-
-
-@contextmanager
-def _concluding(metrics: NightMetrics | None) -> Iterator[Callable[[Outcome], None]]:
-    """Note how the block ended, and log the outcome that it notes or that its error carries."""
-    noted: list[Outcome] = []
-    try:
-        yield noted.append
-        conclude(noted[0], None)
-    except BaseException as error:
-        outcome = getattr(error, "outcome", None)
-        noted += [] if outcome is None else [outcome]
-        conclude(outcome, error)
-        raise
-    finally:
-        for outcome in noted:
-            level = logging.WARNING if outcome.failed else logging.INFO
-            log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
-        if metrics is not None:
-            # Another metric counts the images that failed.
-            metrics.end(succeeded=any(getattr(outcome, "scored", 0) for outcome in noted))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from flows.fit import fit
+from flows.options.flows import Fit, Train
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.rendered_cells import write_collection
@@ -80,6 +81,6 @@ def fitted(cells: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     The model has the arithmetic that it has for users of this machine.
     """
     settings = Settings(store=str(tmp_path_factory.mktemp("store")), workers=2)
-    train(cells, model="hurried", epochs=1, limit=1000, settings=settings)
-    fit(cells, batch="fitted", limit=1000, settings=settings)
+    train(Train(images=cells, model="hurried", epochs=1, limit=1000), settings)
+    fit(Fit(images=cells, batch="fitted", limit=1000), settings)
     return settings

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
+from flows.options.flows import Fit, Train
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.rendered_cells import write_collection
@@ -139,8 +140,8 @@ def fitted(tmp_path: Path) -> Settings:
     settings = Settings(store=str(tmp_path / "store"), workers=2)
     known = tmp_path / "known"
     thumbnails(known, patients=30, parasitized=0.5, seed=1)
-    train(str(known), model="thumbnails", side=SIDE, epochs=2, settings=settings)
-    fit(str(known), batch="fitted", settings=settings)
+    train(Train(images=str(known), model="thumbnails", side=SIDE, epochs=2), settings)
+    fit(Fit(images=str(known), batch="fitted"), settings)
     return settings
 
 

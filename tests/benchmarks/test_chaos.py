@@ -15,6 +15,7 @@ from distributed import Client
 
 from flows import screen as module
 from flows.cluster.client import open_client
+from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch
@@ -46,7 +47,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(night: Path, batch: str, settings: Settings) -> tuple[ScreenOutcome, float]:
     started = time.monotonic()
-    outcome = screen(str(night), batch=batch, settings=settings)
+    outcome = screen(Screen(images=str(night), batch=batch), settings)
     assert outcome.failed
     return outcome, time.monotonic() - started
 

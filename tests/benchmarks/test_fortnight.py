@@ -9,7 +9,6 @@ whom the diagnosis is uncertain is unreadable, and a night says so.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -20,7 +19,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flows.fit import fit
-from flows.screen import ImagesFailedError, screen
+from flows.options.flows import Fit, Screen, Train
+from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
 from storage.reports.tables import read_batches_before
@@ -114,18 +114,15 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path, record: Record) 
             cells = pa.concat_tables([cells, extra.select(cells.schema.names)])
         return manifest(cells, tmp_path / f"night-{night}.parquet")
 
-    print(train(first, model="m", epochs=EPOCHS, limit=IMAGES, settings=settings).text())
-    print(fit(first, batch="first", limit=IMAGES, settings=settings).text())
+    print(train(Train(images=first, model="m", epochs=EPOCHS, limit=IMAGES), settings).text())
+    print(fit(Fit(images=first, batch="first", limit=IMAGES), settings).text())
     for night in range(NIGHTS):
         day = FIRST + timedelta(days=night)
-        with suppress(ImagesFailedError):  # the empty night's
-            screen(source(night), batch=f"{day}", date=day, settings=settings)
+        screen(Screen(images=source(night), batch=f"{day}", date=day), settings)
         if night == RERUN:
             screen(
-                str(tmp_path / f"night-{night}.parquet"),
-                batch=f"{day}",
-                force=True,
-                settings=settings,
+                Screen(images=str(tmp_path / f"night-{night}.parquet"), batch=f"{day}", force=True),
+                settings,
             )
     rows = read_batches_before(Store(settings.store), date.max, 60).to_pylist()
     print(f"\n{'night':<11}{'images':>7}{'abnormal':>9}{'q<=.1':>6}{'KS':>6}{'PSI':>6} light")

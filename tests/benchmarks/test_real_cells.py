@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flows.fit import fit
 from flows.jobs.verified import load_fitted_detector
+from flows.options.flows import Fit, Screen, Train
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
@@ -48,11 +49,13 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
     for seed in SEEDS:
         settings = Settings(store=str(tmp_path_factory.mktemp(f"seed-{seed}")), workers=2)
         cells, other = str(DATA / "cell_images.zip"), str(DATA / "ood.zip")
-        trained = train(cells, model="m", epochs=EPOCHS, seed=seed, limit=IMAGES, settings=settings)
+        trained = train(
+            Train(images=cells, model="m", epochs=EPOCHS, seed=seed, limit=IMAGES), settings
+        )
         print(f"\nseed {seed}: {trained.text()}")
-        print(fit(cells, batch="cells", limit=IMAGES, settings=settings).text())
-        screen(cells, batch="cells", limit=IMAGES, settings=settings)
-        screen(other, batch="other", settings=settings)
+        print(fit(Fit(images=cells, batch="cells", limit=IMAGES), settings).text())
+        screen(Screen(images=cells, batch="cells", limit=IMAGES), settings)
+        screen(Screen(images=other, batch="other"), settings)
         made[seed] = settings
     return made
 

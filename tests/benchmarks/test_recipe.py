@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flows.options.flows import Segment
 from flows.segment import segment
 from flows.settings import Settings
 from tests.benchmarks.recipe_trial import BEFORE, DEFAULT, RECIPES, trials
@@ -53,7 +54,7 @@ def table(lines: list[dict[str, object]]) -> str:
 def test_recipes(tmp_path: Path) -> None:
     """The default is not behind the recipe of 0.2, and the table says how all of them did."""
     settings = Settings(store=str(tmp_path / "store"))
-    manifest = segment(images=str(DATA / "fields.zip"), name="fields", settings=settings).manifest
+    manifest = segment(Segment(images=str(DATA / "fields.zip"), name="fields"), settings).manifest
     kept = Path(os.environ.get("SLIDEWATCH_TRIALS", tmp_path)) / "recipe.jsonl"
     lines = trials(kept, Path(manifest.removeprefix("file://")), list(RECIPES))
     TABLE.parent.mkdir(exist_ok=True)

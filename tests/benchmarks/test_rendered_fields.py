@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
+from flows.options.flows import Fit, Screen, Segment, Train
 from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
@@ -67,10 +68,10 @@ def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
     write_collection(
         tmp_path, patients=PATIENTS, cells_per_patient=40, parasitized_fraction=0.5, seed=0
     )
-    train(str(tmp_path), epochs=EPOCHS, settings=settings)
-    fit(str(tmp_path), batch="cells", settings=settings)
-    made = segment(str(folder), "fields", settings=settings)
-    outcome = screen(made.manifest, batch="fields", settings=settings)
+    train(Train(images=str(tmp_path), epochs=EPOCHS), settings)
+    fit(Fit(images=str(tmp_path), batch="cells"), settings)
+    made = segment(Segment(images=str(folder), name="fields"), settings)
+    outcome = screen(Screen(images=made.manifest, batch="fields"), settings)
     slides = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
     drawn = np.array([known[row["slide_id"]] for row in slides])
     found = np.array([(row["cells"], row["parasitized"]) for row in slides])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from flows.api import Detector, Scored, open_store
+from flows.options.flows import Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import StoreError
@@ -37,7 +38,9 @@ def night(images: Path, detector: Detector) -> Scored:
 
 
 def test_the_numbers_are_those_of_the_report(images: Path, ready: Settings, night: Scored) -> None:
-    outcome = screen(str(images / "night"), batch="night", date=date(2026, 3, 1), settings=ready)
+    outcome = screen(
+        Screen(images=str(images / "night"), batch="night", date=date(2026, 3, 1)), ready
+    )
     report = pd.read_parquet(outcome.report).drop(columns=OF_A_RUN)
     assert set(report["status"]) == {"scored", "failed"}
     mine = pd.DataFrame(night).drop(columns=OF_A_RUN)

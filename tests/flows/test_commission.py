@@ -17,6 +17,8 @@ from flows.commissioning.versions import LaboratoryError
 from flows.evaluate import evaluate
 from flows.fit import fit, retract
 from flows.jobs.laboratory_slides import Added
+from flows.options.flows import Commission, Evaluate, Fit, Retract, Screen
+from flows.options.tools import Status, Verify
 from flows.screen import screen
 from flows.settings import Settings
 from flows.stages import full_spectrum as planted_stage
@@ -64,7 +66,7 @@ def with_slides(
     folder = tmp_path_factory.mktemp("slides")
     # Of an untrained network every diagnosis is uncertain.
     settings = copied(tiny_fitted, folder / "store", uncertain_below=0.5)
-    fit(str(nights / "fitted"), batch="slides", settings=settings)
+    fit(Fit(images=str(nights / "fitted"), batch="slides"), settings)
     return settings
 
 
@@ -77,7 +79,7 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     nights: Path, lab: Settings
 ) -> None:
     store = Store(lab.store)
-    first = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    first = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
     assert (first.laboratory, first.nights, first.slides) == ("lab/v0001", 1, 8)
     assert "guess" in first.warnings[0]
     assert first.diagnosis in {"accepted", "not accepted"}
@@ -86,14 +88,16 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     assert "lab/v0001" in page
     figures = pq.read_table(first.report.replace(".html", ".parquet")).to_pylist()
     assert {row["part"] for row in figures} == {"false alarms", "caught", "diagnosis"}
-    again = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    again = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
     assert "counts once" in again.changed
     assert again.laboratory == "lab/v0001"
 
-    second = commission(str(nights / "june"), laboratory="lab", batch="june", settings=lab)
+    second = commission(
+        Commission(images=str(nights / "june"), laboratory="lab", batch="june"), lab
+    )
     assert (second.laboratory, second.nights, second.slides) == ("lab/v0002", 2, 16)
 
-    night = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
+    night = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), lab)
     assert night.laboratory == "lab/v0002"
     for kind in ("images", "slides", "batches"):
         (file,) = (Path(lab.store) / "reports" / kind).rglob("july.parquet")
@@ -102,19 +106,19 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     assert seal.laboratory == "lab/v0002"
     assert "--laboratory lab" in Path(night.page).read_text()
 
-    left = retract(laboratory="lab", batch="june", settings=lab)
+    left = retract(Retract(laboratory="lab", batch="june"), lab)
     assert left.text().startswith("batch june taken out of laboratory lab")
     before, after = (load_laboratory_arrays(store, card(store, n)) for n in (1, 3))
     assert before.keys() == after.keys()
     for name in before:
         assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
     # A repeated night keeps the version that it was screened with.
-    repeated = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
+    repeated = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), lab)
     assert repeated.repeated
     assert repeated.laboratory == "lab/v0002"
-    (row,) = status(settings=lab).laboratories
+    (row,) = status(Status(), lab).laboratories
     assert (row["laboratory"], row["version"], row["nights"]) == ("lab", "v0003", "1")
-    assert verify(settings=lab).damaged == []
+    assert verify(Verify(), lab).damaged == []
     kept = {found.batch.name for found in expired_features(store, now())}
     assert "may" not in kept
 
@@ -125,21 +129,28 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     store, healthy = Store(lab.store), str(nights / "healthy")
     for wrong, said in (("all", "labelled Parasitized"), ("nobody", "no slide or patient nobody")):
         with pytest.raises(LaboratoryError, match=said):
-            commission(str(nights / "may"), "lab", "may", negative=wrong, settings=lab)
-    first = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+            commission(
+                Commission(
+                    images=str(nights / "may"), laboratory="lab", batch="may", negative=wrong
+                ),
+                lab,
+            )
+    first = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
     assert first.false_positives is None
     assert load_laboratory(store, "lab").counting is None
-    without = screen(str(nights / "july"), batch="before", laboratory="lab", settings=lab)
+    without = screen(Screen(images=str(nights / "july"), batch="before", laboratory="lab"), lab)
     assert set(without.patients) == {"indeterminate"}
 
-    outcome = commission(healthy, "lab", "healthy", negative="all", settings=lab)
+    outcome = commission(
+        Commission(images=healthy, laboratory="lab", batch="healthy", negative="all"), lab
+    )
     laboratory = load_laboratory(store, "lab")
     (known,) = (
         Added.from_arrays(load_night(store, "lab", n)).errors for n in laboratory.nights[1:]
     )
     assert (len(known.slides), known.positives.sum()) == (2, 0)
     # As many as a screened night would read.
-    night = screen(healthy, batch="screened", settings=lab)
+    night = screen(Screen(images=healthy, batch="screened"), lab)
     (file,) = (Path(lab.store) / "reports" / "slides").rglob("screened.parquet")
     assert known.negatives.sum() == sum(pq.read_table(file)["cells_read"].to_pylist())
     detector = load_detector_card(store, laboratory.detector)
@@ -155,38 +166,38 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     assert outcome.report is not None
     assert "false positives, the laboratory" in Path(outcome.report).read_text()
 
-    night = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
+    night = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), lab)
     (file,) = (Path(lab.store) / "reports" / "patients").rglob("july.parquet")
     assert "error rates unknown" not in str(pq.read_table(file)["call_reasons"].to_pylist())
     assert "2 negative slides of the laboratory" in Path(night.page).read_text()
 
-    same = commission(healthy, "lab", "healthy", settings=lab)
+    same = commission(Commission(images=healthy, laboratory="lab", batch="healthy"), lab)
     assert "counts once" in same.changed
-    commission(healthy, "lab", "healthy", negative="none", settings=lab)
+    commission(Commission(images=healthy, laboratory="lab", batch="healthy", negative="none"), lab)
     assert load_laboratory(store, "lab").counting is None
-    commission(healthy, "lab", "healthy", negative="all", settings=lab)
+    commission(Commission(images=healthy, laboratory="lab", batch="healthy", negative="all"), lab)
     assert load_laboratory(store, "lab").counting == laboratory.counting
-    retract(laboratory="lab", batch="healthy", settings=lab)
+    retract(Retract(laboratory="lab", batch="healthy"), lab)
     assert load_laboratory(store, "lab").counting is None
-    assert verify(settings=lab).damaged == []
+    assert verify(Verify(), lab).damaged == []
 
 
 def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its_counts(
     nights: Path, lab: Settings
 ) -> None:
     store = Store(lab.store)
-    outcome = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    outcome = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
     laboratory = load_laboratory(store, "lab")
     assert laboratory.adaptation is not None
     assert (laboratory.adaptation.cells, laboratory.adaptation.slides) == (72, 2)
     assert "adapted by 72 labelled cells" in outcome.text()
     assert outcome.report is not None
     assert "adapted by 72 labelled cells" in Path(outcome.report).read_text()
-    commission(str(nights / "june"), laboratory="lab", batch="june", settings=lab)
+    commission(Commission(images=str(nights / "june"), laboratory="lab", batch="june"), lab)
     both = load_laboratory(store, "lab").adaptation
     assert both is not None
     assert (both.cells, both.slides) == (144, 4)
-    retract(laboratory="lab", batch="june", settings=lab)
+    retract(Retract(laboratory="lab", batch="june"), lab)
     assert load_laboratory(store, "lab").adaptation == laboratory.adaptation
 
     def at(version: int, **changed: Any) -> pa.Table:
@@ -195,7 +206,7 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
         told = laboratory.adaptation.model_copy(update=changed)
         made = card(store, 1).model_copy(update={"version": version, "adaptation": told})
         save_laboratory(store, made, store.read_bytes(*laboratory.folder, "laboratory.safetensors"))
-        screen(str(nights / "july"), batch=f"july{version}", laboratory="lab", settings=lab)
+        screen(Screen(images=str(nights / "july"), batch=f"july{version}", laboratory="lab"), lab)
         (file,) = (Path(lab.store) / "reports" / "images").rglob(f"july{version}.parquet")
         return pq.ParquetFile(file).read().sort_by("uri")
 
@@ -221,16 +232,18 @@ def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(
     nights: Path, lab: Settings, tmp_path: Path
 ) -> None:
     store = Store(lab.store)
-    first = commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    first = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
     for name, size in (("again", 72), ("part", 40)):
         for file in sorted((nights / "may").rglob("*.png"))[:size]:
             (tmp_path / name / file.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, tmp_path / name / file.parent.name)
-    again = commission(str(tmp_path / "again"), laboratory="lab", batch="again", settings=lab)
+    again = commission(
+        Commission(images=str(tmp_path / "again"), laboratory="lab", batch="again"), lab
+    )
     assert (again.nights, again.slides, again.cells) == (1, first.slides, first.cells)
     assert [night.batch for night in load_laboratory(store, "lab").nights] == ["again"]
     with pytest.raises(LaboratoryError, match="40 of 40 images of batch part are in night again"):
-        commission(str(tmp_path / "part"), laboratory="lab", batch="part", settings=lab)
+        commission(Commission(images=str(tmp_path / "part"), laboratory="lab", batch="part"), lab)
     assert load_laboratory(store, "lab").version == 2
 
 
@@ -239,17 +252,19 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(planted_stage, "warn", told.append)
-    commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
-    screened = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
+    commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
+    screened = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), lab)
     for name in ("may", "july"):
         shutil.copytree(nights / name, tmp_path / "ward", dirs_exist_ok=True)
     outcome = evaluate(
-        str(nights / "june"),
-        laboratory="lab",
-        ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
-        attacks=["fgsm"],
-        attacked=2,
-        settings=lab,
+        Evaluate(
+            images=str(nights / "june"),
+            laboratory="lab",
+            ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
+            attacks=["fgsm"],
+            attacked=2,
+        ),
+        lab,
     )
     assert (outcome.laboratory, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)
     assert "without 144 images of its nights" in outcome.text()
@@ -273,7 +288,9 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
         assert "lab/v0001" in text.read_text()
         assert "144" in text.read_text()
     with pytest.raises(StoreError, match="was commissioned with detector"):
-        evaluate(str(nights / "june"), laboratory="lab", detector="tiny-v0001", settings=lab)
+        evaluate(
+            Evaluate(images=str(nights / "june"), laboratory="lab", detector="tiny-v0001"), lab
+        )
 
 
 def card(store: Store, version: int) -> Any:
@@ -282,43 +299,45 @@ def card(store: Store, version: int) -> Any:
 
 def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no laboratory .moon. in .*slidewatch commission"):
-        screen(str(nights / "july"), batch="july", laboratory="moon", settings=lab)
+        screen(Screen(images=str(nights / "july"), batch="july", laboratory="moon"), lab)
     with pytest.raises(StoreError, match="is no laboratory name"):
-        commission(str(nights / "may"), laboratory="../lab", settings=lab)
+        commission(Commission(images=str(nights / "may"), laboratory="../lab"), lab)
     (tmp_path / "empty").mkdir()
     with pytest.raises((LaboratoryError, SourceError)):
-        commission(str(tmp_path / "empty"), laboratory="lab", settings=lab)
+        commission(Commission(images=str(tmp_path / "empty"), laboratory="lab"), lab)
     assert find_laboratory(Store(lab.store), "lab") is None
 
 
 def test_a_laboratory_of_another_detector_or_model_is_refused(nights: Path, lab: Settings) -> None:
     store = Store(lab.store)
-    commission(str(nights / "may"), laboratory="lab", batch="may", settings=lab)
+    commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
     known = load_laboratory(store, "lab")
     with pytest.raises(LaboratoryError, match="the only night of laboratory lab"):
-        retract(laboratory="lab", batch="may", settings=lab)
+        retract(Retract(laboratory="lab", batch="may"), lab)
     with pytest.raises(LaboratoryError, match="night never is not in lab/v0001; there are: may"):
-        retract(laboratory="lab", batch="never", settings=lab)
-    later = fit(str(nights / "june"), batch="more", settings=lab)
+        retract(Retract(laboratory="lab", batch="never"), lab)
+    later = fit(Fit(images=str(nights / "june"), batch="more"), lab)
     assert later.detector is not None
     with pytest.raises(StoreError, match="was commissioned with detector"):
         screen(
-            str(nights / "july"),
-            batch="july",
-            laboratory="lab",
-            detector=later.detector,
-            settings=lab,
+            Screen(
+                images=str(nights / "july"), batch="july", laboratory="lab", detector=later.detector
+            ),
+            lab,
         )
-    night = screen(str(nights / "july"), batch="july", laboratory="lab", settings=lab)
+    night = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), lab)
     assert night.detector == known.detector
     # Commissioned again, earlier nights are learned anew with the newer detector.
     both = commission(
-        str(nights / "july"), laboratory="lab", batch="july", detector=later.detector, settings=lab
+        Commission(
+            images=str(nights / "july"), laboratory="lab", batch="july", detector=later.detector
+        ),
+        lab,
     )
     assert (both.laboratory, both.nights) == ("lab/v0002", 2)
     assert load_laboratory(store, "lab").detector == later.detector
     other = known.model_copy(update={"version": 3, "model_digest": "other"})
     save_laboratory(store, other, store.read_bytes(*known.folder, "laboratory.safetensors"))
     with pytest.raises(StoreError, match="choose another --laboratory for another model"):
-        commission(str(nights / "june"), laboratory="lab", batch="june", settings=lab)
+        commission(Commission(images=str(nights / "june"), laboratory="lab", batch="june"), lab)
     assert np.isfinite(list(both.false_alarms.values())).all()

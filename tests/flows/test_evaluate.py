@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from flows.evaluate import EvaluationOutcome, evaluate
 from flows.fit import fit
+from flows.options.flows import Evaluate, Fit, Screen, Train
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
@@ -51,8 +52,8 @@ def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
         store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=32
     )
     smears = str(root / "smears")
-    train(smears, model="m", epochs=2, side=32, arithmetic="float32", settings=made)
-    fit(smears, batch="smears", settings=made)
+    train(Train(images=smears, model="m", epochs=2, side=32, arithmetic="float32"), made)
+    fit(Fit(images=smears, batch="smears"), made)
     copies = root / "copies"
     copies.mkdir()
     _copy_one_fitted_image(made, copies)
@@ -80,7 +81,7 @@ def _evaluate(settings: Settings, **changed: object) -> EvaluationOutcome:
         "save_attacks": True,
         "name": "e",
     }
-    outcome: EvaluationOutcome = evaluate(**(given | changed), settings=settings)  # type: ignore[arg-type]
+    outcome: EvaluationOutcome = evaluate(Evaluate(**given | changed), settings)  # type: ignore[arg-type]
     return outcome
 
 
@@ -172,7 +173,7 @@ def test_the_score_is_the_one_that_screening_reports(
     settings: Settings, outcome: EvaluationOutcome
 ) -> None:
     smears = str(Path(settings.store).parent / "smears")
-    screen(smears, batch="all", detector="m-v0001", settings=settings)
+    screen(Screen(images=smears, batch="all", detector="m-v0001"), settings)
     store = Store(settings.store)
     rows = read_table(store, *report_path("all", load_batch(store, "all").batch_date))
     reported = dict(zip(rows["uri"].to_pylist(), rows["abnormality"].to_pylist(), strict=True))
@@ -186,7 +187,7 @@ def test_attacked_images_are_a_batch_like_any_other(
     settings: Settings, outcome: EvaluationOutcome
 ) -> None:
     folder = Path(settings.store) / "evaluations" / "e" / "m-v0001" / "attacked" / "fgsm-0.0314"
-    found = screen(str(folder), batch="attacked", detector="m-v0001", settings=settings)
+    found = screen(Screen(images=str(folder), batch="attacked", detector="m-v0001"), settings)
     assert found.scored == 6
     store = Store(settings.store)
     rows = read_table(store, *report_path("attacked", load_batch(store, "attacked").batch_date))

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from flows.evaluate import evaluate
 from flows.fit import fit
+from flows.options.flows import Evaluate, Fit, Train
 from flows.settings import Settings
 from flows.train import train
 from tasks.evaluation.planted import OWN_NORMAL, POPULATION
@@ -41,15 +42,17 @@ def test_foreign_slides_are_ordinary_and_things_are_planted_in_every_slide(
         store=str(tmp_path / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )
     smears = cells("smears", seed=1)
-    train(smears, model="m", epochs=1, side=32, arithmetic="float32", settings=made)
-    fit(smears, batch="smears", settings=made)
+    train(Train(images=smears, model="m", epochs=1, side=32, arithmetic="float32"), made)
+    fit(Fit(images=smears, batch="smears"), made)
     outcome = evaluate(
-        smears,
-        ood=[f"far/night={tmp_path / 'night'}", f"healthy/ward={cells('ward', 7, patients=3)}"],
-        attacks=["fgsm"],
-        attacked=12,
-        planted=[0.1, 0.3],
-        settings=made,
+        Evaluate(
+            images=smears,
+            ood=[f"far/night={tmp_path / 'night'}", f"healthy/ward={cells('ward', 7, patients=3)}"],
+            attacks=["fgsm"],
+            attacked=12,
+            planted=[0.1, 0.3],
+        ),
+        made,
     )
     metrics = pq.read_table(outcome.metrics).to_pandas()
     by_slide = metrics[metrics.group == "slides as they are"]
@@ -79,4 +82,4 @@ def test_foreign_slides_are_ordinary_and_things_are_planted_in_every_slide(
 
 def test_a_share_of_a_slide_is_less_than_all_of_it() -> None:
     with pytest.raises(ValidationError, match="less than 1"):
-        evaluate("x", planted=[1.0])
+        evaluate(Evaluate(images="x", planted=[1.0]), Settings())

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flows.commands.review.queue import import_verdicts
+from flows.options.tools import ReviewImport
 from flows.settings import Settings, UsageError, leaves
 from storage.batches.manifests import load_batch, read_manifest
 from storage.reports.readings import Reading
@@ -56,7 +57,7 @@ def assert_refused_or_sound(store: Store, sheet: Path) -> None:
     before = contents(store)
     told = Settings(store=store.url)
     try:
-        import_verdicts(str(sheet), settings=told)
+        import_verdicts(ReviewImport(file=str(sheet)), told)
     except (VerdictError, SourceError, StoreError) as error:
         assert_sentence(error)
         assert contents(store) == before

@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from flows import nightly as module
 from flows.monitoring.logs import JsonFormatter
 from flows.nightly import MissedNightError, night_of, nightly
-from flows.screen import ImagesFailedError, ScreenOutcome
+from flows.options.flows import Nightly
+from flows.screen import ScreenOutcome
 from flows.settings import Settings
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
@@ -141,7 +142,7 @@ def test_each_night_takes_what_came_since_the_last(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     first, late = arrive(5), arrive(1, age=2)
-    outcome = nightly(str(inbox), timezone="Africa/Kampala", settings=settings)
+    outcome = nightly(Nightly(inbox=str(inbox), timezone="Africa/Kampala"), settings)
     assert outcome.batch == "night-2026-03-01"
     assert "batch_date=2026-03-01" in outcome.report
     assert names_of(outcome) == first
@@ -149,7 +150,7 @@ def test_each_night_takes_what_came_since_the_last(
     os.utime(inbox / late[0], (0, 0))
     second = arrive(3)
     at(NOON + DAY)
-    outcome = nightly(str(inbox), settings=settings)
+    outcome = nightly(Nightly(inbox=str(inbox)), settings)
     assert outcome.batch == "night-2026-03-02"
     assert names_of(outcome) == sorted(late + second)
 
@@ -158,16 +159,16 @@ def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(
     settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
 ) -> None:
     first = arrive(4)
-    nightly(str(inbox), settings=settings)
+    nightly(Nightly(inbox=str(inbox)), settings)
     more = arrive(2)
     at(NOON + timedelta(hours=6))
-    again = nightly(str(inbox), settings=settings)
+    again = nightly(Nightly(inbox=str(inbox)), settings)
     assert again.repeated
     assert names_of(again) == first
     at(NOON + DAY)
-    assert names_of(nightly(str(inbox), settings=settings)) == more
+    assert names_of(nightly(Nightly(inbox=str(inbox)), settings)) == more
     at(NOON + 30 * DAY)
-    long_after = nightly(str(inbox), date=date(2026, 3, 1), settings=settings)
+    long_after = nightly(Nightly(inbox=str(inbox), date=date(2026, 3, 1)), settings)
     assert long_after.repeated
     assert long_after.report == again.report
 
@@ -189,11 +190,11 @@ def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
     with monkeypatch.context() as patch:
         patch.setattr(module, "screen_sources", killed)
         with pytest.raises(RuntimeError, match="killed"):
-            nightly(str(inbox), settings=settings)
+            nightly(Nightly(inbox=str(inbox)), settings)
     assert [line["batch"] for line in logged] == ["night-2026-03-01"]
     arrive(2)
     at(NOON, NOON + 3 * DAY)  # Prefect runs the same night again, three days later
-    outcome = nightly(str(inbox), settings=settings)
+    outcome = nightly(Nightly(inbox=str(inbox)), settings)
     assert not outcome.repeated
     assert (outcome.batch, names_of(outcome)) == ("night-2026-03-01", first)
 
@@ -207,13 +208,13 @@ def test_a_changed_file_is_taken_again_if_its_size_tells(
 ) -> None:
     names = arrive(3)
     at(NOON)
-    nightly(str(inbox), settings=settings)
+    nightly(Nightly(inbox=str(inbox)), settings)
     with (inbox / names[0]).open("ab") as file:
         file.write(b"more")
     os.utime(inbox / names[0], (0, 0))
     os.utime(inbox / names[1], (time.time() - 100,) * 2)  # after NOON, which is long ago
     at(NOON + DAY)
-    outcome = nightly(str(inbox), settings=settings)
+    outcome = nightly(Nightly(inbox=str(inbox)), settings)
     assert names_of(outcome) == [names[0]]
     assert "1 image rewritten" in capsys.readouterr().err
 
@@ -222,27 +223,26 @@ def test_an_inbox_without_anything_new_is_red_until_something_comes(
     settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
 ) -> None:
     first = arrive(2)
-    nightly(str(inbox), settings=settings)
+    nightly(Nightly(inbox=str(inbox)), settings)
     at(NOON + DAY)
     for _ in range(2):
-        with pytest.raises(ImagesFailedError, match="no images for batch night-2026-03-02") as none:
-            nightly(str(inbox), settings=settings)
-        assert none.value.outcome.light == "red"
+        none = nightly(Nightly(inbox=str(inbox)), settings)
+        assert "no images for batch night-2026-03-02" in none.problem
+        assert none.light == "red"
     more = arrive(2)
-    assert names_of(nightly(str(inbox), settings=settings)) == more
+    assert names_of(nightly(Nightly(inbox=str(inbox)), settings)) == more
     assert first != more
 
 
 def test_an_empty_night_that_is_over_takes_nothing_of_another(
     settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
 ) -> None:
-    with pytest.raises(ImagesFailedError):
-        nightly(str(inbox), settings=settings)
+    assert nightly(Nightly(inbox=str(inbox)), settings).failed
     names = arrive(2)
     at(NOON + DAY)
-    with pytest.raises(ImagesFailedError, match="night-2026-03-01"):
-        nightly(str(inbox), date=date(2026, 3, 1), settings=settings)
-    assert names_of(nightly(str(inbox), settings=settings)) == names
+    first = nightly(Nightly(inbox=str(inbox), date=date(2026, 3, 1)), settings)
+    assert "night-2026-03-01" in first.problem
+    assert names_of(nightly(Nightly(inbox=str(inbox)), settings)) == names
 
 
 def test_the_next_night_takes_the_images_of_those_that_were_missed(
@@ -254,9 +254,9 @@ def test_the_next_night_takes_the_images_of_those_that_were_missed(
     for missed in range(3):
         at(NOON + missed * DAY, back)
         with pytest.raises(MissedNightError, match=f"night-2026-03-0{1 + missed} has not begun"):
-            nightly(str(inbox), settings=settings)
+            nightly(Nightly(inbox=str(inbox)), settings)
     at(NOON + 3 * DAY, back)
-    outcome = nightly(str(inbox), settings=settings)
+    outcome = nightly(Nightly(inbox=str(inbox)), settings)
     assert (outcome.batch, names_of(outcome)) == ("night-2026-03-04", names)
     assert len(list_nights(Store(settings.store), "night")) == 1
 
@@ -271,8 +271,8 @@ def test_a_date_is_for_a_night_that_began_or_is_tonight(
 ) -> None:
     arrive(2)
     with pytest.raises(MissedNightError):
-        nightly(str(inbox), date=day, settings=settings)
-    assert nightly(str(inbox), date=NOON.date(), settings=settings).images == 2
+        nightly(Nightly(inbox=str(inbox), date=day), settings)
+    assert nightly(Nightly(inbox=str(inbox), date=NOON.date()), settings).images == 2
 
 
 def test_two_inboxes_are_two_series(
@@ -284,10 +284,10 @@ def test_two_inboxes_are_two_series(
 ) -> None:
     arrive(2)
     shutil.copytree(inbox, tmp_path / "other")
-    nightly(str(inbox), settings=settings)
+    nightly(Nightly(inbox=str(inbox)), settings)
     with pytest.raises(StoreError, match="or another --series"):
-        nightly(str(tmp_path / "other"), settings=settings)
-    outcome = nightly(str(tmp_path / "other"), series="other", settings=settings)
+        nightly(Nightly(inbox=str(tmp_path / "other")), settings)
+    outcome = nightly(Nightly(inbox=str(tmp_path / "other"), series="other"), settings)
     assert outcome.batch == "other-2026-03-01"
 
 
@@ -299,10 +299,10 @@ def test_a_night_that_is_being_worked_on_says_by_whom(
         lease(Store(settings.store), "batches", "night-2026-03-01"),
         pytest.raises(HeldByOtherError, match=str(os.getpid())),
     ):
-        nightly(str(inbox), settings=settings)
+        nightly(Nightly(inbox=str(inbox)), settings)
     frozen = find_night(Store(settings.store), "night", NOON.date())
     assert frozen is not None
-    assert frozen.images == nightly(str(inbox), settings=settings).images == 2
+    assert frozen.images == nightly(Nightly(inbox=str(inbox)), settings).images == 2
 
 
 def test_an_inbox_that_is_gone_freezes_nothing(
@@ -311,11 +311,11 @@ def test_an_inbox_that_is_gone_freezes_nothing(
     """A share that is not mounted is no night without images."""
     inbox.rmdir()
     with pytest.raises(Exception, match="is the folder mounted"):
-        nightly(str(inbox), settings=settings)
+        nightly(Nightly(inbox=str(inbox)), settings)
     assert list_nights(Store(settings.store), "night") == []
 
 
 @pytest.mark.parametrize("timezone", ["Mars/Olympus", "Europe", "", "../zone"])
 def test_a_time_zone_that_is_none_is_refused(timezone: str) -> None:
     with pytest.raises(ValidationError, match=f"no time zone '{re.escape(timezone)}'"):
-        nightly("inbox", timezone=timezone)
+        nightly(Nightly(inbox="inbox", timezone=timezone), Settings())

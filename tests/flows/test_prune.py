@@ -7,6 +7,7 @@ import pytest
 
 from flows import prune as module
 from flows.fit import FitOutcome, fit, retract
+from flows.options.flows import Fit, Prune, Retract, Screen
 from flows.prune import ClockError, PolicyError, prune
 from flows.screen import screen
 from flows.settings import Settings
@@ -39,9 +40,9 @@ def prepared(
             seed=first,
             first_patient=first,
         )
-        screen(str(root / name), batch=name, date=day, settings=settings)
+        screen(Screen(images=str(root / name), batch=name, date=day), settings)
     # Fitted and screened: its features are in the statistics.
-    screen(str(images / "smears"), batch="first", settings=settings)
+    screen(Screen(images=str(images / "smears"), batch="first"), settings)
     return settings
 
 
@@ -73,7 +74,7 @@ def files(settings: Settings) -> dict[str, bytes]:
 
 def test_nothing_goes_before_its_time(settings: Settings) -> None:
     before = files(settings)
-    outcome = prune(features=30, reports=30, apply=True, settings=settings)
+    outcome = prune(Prune(features=30, reports=30, apply=True), settings)
     # Reports go by the day of the batch, which is the first of March.
     assert "features under m" not in outcome.removed
     assert {k for k in files(settings) if k.startswith("features")} == {
@@ -86,13 +87,13 @@ def test_a_clock_far_ahead_of_the_store_removes_nothing_until_its_date_is_confir
 ) -> None:
     on(monkeypatch, date(2040, 1, 1))
     before = files(settings)
-    assert prune(reports=30, settings=settings).removed  # listing asks nobody
+    assert prune(Prune(reports=30), settings).removed  # listing asks nobody
     with pytest.raises(ClockError, match=r"2040-01-01, and .* confirm its date with --today 2040"):
-        prune(reports=30, apply=True, settings=settings)
+        prune(Prune(reports=30, apply=True), settings)
     with pytest.raises(ClockError, match=r"--today 2026-01-01: the clock of this machine says 20"):
-        prune(apply=True, today=date(2026, 1, 1), settings=settings)
+        prune(Prune(apply=True, today=date(2026, 1, 1)), settings)
     assert files(settings) == before
-    outcome = prune(apply=True, today=date(2040, 1, 1), settings=settings)
+    outcome = prune(Prune(apply=True, today=date(2040, 1, 1)), settings)
     assert outcome.removed == {"features under m": ["one", "two"]}
 
 
@@ -111,7 +112,7 @@ def test_a_record_of_the_future_hides_no_wrong_clock(settings: Settings) -> None
 
 def test_it_only_lists_unless_it_is_told_to_remove(settings: Settings, later: None) -> None:
     before = files(settings)
-    outcome = prune(settings=settings)
+    outcome = prune(Prune(), settings)
     assert outcome.removed == {"features under m": ["one", "two"]}
     assert outcome.bytes > 0
     assert "--apply" in outcome.text()
@@ -122,29 +123,29 @@ def test_features_go_and_all_that_was_concluded_from_them_stays(
     settings: Settings, prepared: Settings, later: None
 ) -> None:
     before = files(settings)
-    outcome = prune(apply=True, settings=settings)
+    outcome = prune(Prune(apply=True), settings)
     after = files(settings)
     gone = before.keys() - after.keys()
     assert gone == {k for k in before if k.startswith(("features/m/one.", "features/m/two."))}
     assert all(after[name] == before[name] for name in after)
     assert outcome.bytes == sum(len(before[name]) for name in gone)
     images = Path(prepared.store).parent
-    assert screen(str(images / "one"), batch="one", settings=settings).repeated
+    assert screen(Screen(images=str(images / "one"), batch="one"), settings).repeated
     # What is in the statistics can still be added to and taken out.
-    fit(str(images / "one"), batch="more", settings=settings)
-    retract(batch="first", settings=settings)
-    assert prune(apply=True, settings=settings).removed == {"features under m": ["first"]}
+    fit(Fit(images=str(images / "one"), batch="more"), settings)
+    retract(Retract(batch="first"), settings)
+    assert prune(Prune(apply=True), settings).removed == {"features under m": ["first"]}
 
 
 def test_a_batch_whose_features_went_can_be_scored_anew(
     settings: Settings, prepared: Settings, later: None
 ) -> None:
     images = Path(prepared.store).parent
-    first = screen(str(images / "one"), batch="one", settings=settings)
+    first = screen(Screen(images=str(images / "one"), batch="one"), settings)
     before = files(settings)
-    prune(apply=True, settings=settings)
+    prune(Prune(apply=True), settings)
     Path(first.report).unlink()
-    again = screen(str(images / "one"), batch="one", settings=settings)
+    again = screen(Screen(images=str(images / "one"), batch="one"), settings)
     assert not again.repeated
     report = str(Path(first.report).relative_to(settings.store))
     assert files(settings)[report] == before[report]
@@ -158,7 +159,7 @@ def test_reports_go_later_and_the_history_of_nights_stays(
     Store(settings.store).write_bytes(b"fields", *report_path("one", TODAY, FIELDS))
     before = files(settings)
     monkeypatch.setattr(module, "expired_features", lambda *_: [])
-    outcome = prune(features=30, reports=30, apply=True, settings=settings)
+    outcome = prune(Prune(features=30, reports=30, apply=True), settings)
     assert outcome.removed == {"report and page": ["one"]}
     gone = before.keys() - files(settings).keys()
     assert sorted(gone) == [
@@ -168,7 +169,7 @@ def test_reports_go_later_and_the_history_of_nights_stays(
         "reports/patients/batch_date=2026-03-01/one.parquet",
         "reports/slides/batch_date=2026-03-01/one.parquet",
     ]
-    assert prune(features=30, reports=30, apply=True, settings=settings).removed == {}
+    assert prune(Prune(features=30, reports=30, apply=True), settings).removed == {}
 
 
 def test_what_a_damaged_record_hides_stays_and_the_rest_goes(
@@ -176,21 +177,21 @@ def test_what_a_damaged_record_hides_stays_and_the_rest_goes(
 ) -> None:
     batch = Path(settings.store) / "batches" / "one" / "batch.json"
     batch.write_text("{")
-    outcome = prune(apply=True, settings=settings)
+    outcome = prune(Prune(apply=True), settings)
     assert outcome.removed == {"features under m": ["two"]}
     assert outcome.failed
     assert len(outcome.damaged) == 1
     assert str(batch) in outcome.damaged[0]
     lineage = Path(settings.store) / "statistics" / "m" / "v0001" / "lineage.json"
     lineage.write_text("{")
-    outcome = prune(apply=True, settings=settings)
+    outcome = prune(Prune(apply=True), settings)
     assert outcome.removed == {}
     assert str(lineage) in outcome.damaged[0]
 
 
 def test_reports_do_not_go_before_features(settings: Settings) -> None:
     with pytest.raises(PolicyError, match="no less than --features"):
-        prune(features=30, reports=7, settings=settings)
+        prune(Prune(features=30, reports=7), settings)
 
 
 def test_a_batch_that_is_not_finished_or_being_worked_on_stays(
@@ -198,9 +199,9 @@ def test_a_batch_that_is_not_finished_or_being_worked_on_stays(
 ) -> None:
     store = Store(settings.store)
     with lease(store, "batches", "one"):
-        outcome = prune(apply=True, settings=settings)
+        outcome = prune(Prune(apply=True), settings)
     assert (outcome.removed, outcome.busy) == ({"features under m": ["two"]}, ["one"])
     assert "runs work on them" in outcome.text()
     (seal,) = list_seals(store, load_batch(store, "one"))
     store.remove("batches", "one", "sealed", f"{seal.detector}.json")
-    assert prune(apply=True, settings=settings).removed == {}
+    assert prune(Prune(apply=True), settings).removed == {}

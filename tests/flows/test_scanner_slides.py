@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from flows.options.flows import Screen, Segment
 from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
@@ -90,10 +91,10 @@ def test_a_scanners_slide_is_cut_up_through_a_kill_and_screened(
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     subprocess.run(command, check=True, capture_output=True)
-    whole = segment(str(scans / "svs"), "whole", settings=tiny_ready)
+    whole = segment(Segment(images=str(scans / "svs"), name="whole"), tiny_ready)
     killed_manifest = parts.parent / "manifest.parquet"
     assert pq.read_table(killed_manifest).equals(pq.read_table(whole.manifest))
-    outcome = screen(whole.manifest, batch="scan", settings=tiny_ready)
+    outcome = screen(Screen(images=whole.manifest, batch="scan"), tiny_ready)
     # At half a micron a pixel most fields of this tissue are out of focus, and counted as such.
     assert whole.fields == {"field": 1, "unfocused": 8}
     assert outcome.scored == whole.images > 900

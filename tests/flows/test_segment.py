@@ -21,8 +21,10 @@ from PIL import Image
 
 from flows.commands.exports.qupath import contours
 from flows.nightly import nightly
+from flows.options.flows import Nightly, Screen, Segment
+from flows.options.tools import Contours
 from flows.screen import screen
-from flows.segment import FinderError, SegmentOutcome, SourcesFailedError, segment
+from flows.segment import FinderError, SegmentOutcome, segment
 from flows.settings import Settings
 from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
 from storage.store import Store, StoreError
@@ -78,7 +80,7 @@ def fields_of(settings: Settings, name: str) -> list[dict[str, Any]]:
 
 
 def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> None:
-    outcome = segment(str(fields), "night", settings=settings)
+    outcome = segment(Segment(images=str(fields), name="night"), settings)
     assert outcome.fields == {"field": 4}
     assert "fields     4\n" in outcome.text()
     table = manifest_of(outcome)
@@ -95,26 +97,26 @@ def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> N
     assert sum(row["cells"] for row in rows.values()) == outcome.images
     assert rows["0.png"]["diameter"] == pytest.approx(130, rel=0.1)
     assert rows["0.png"]["sharpness"] > 0
-    again = segment(str(fields), "night", settings=settings)
+    again = segment(Segment(images=str(fields), name="night"), settings)
     assert again.repeated
     assert "nothing to do" in again.text()
 
 
 def test_a_folder_may_be_one_slide(fields: Path, settings: Settings) -> None:
-    outcome = segment(str(fields), "night", slide_is="folder", settings=settings)
+    outcome = segment(Segment(images=str(fields), name="night", slide_is="folder"), settings)
     assert set(manifest_of(outcome)["slide_id"].to_pylist()) == {"s1", "s2"}
 
 
 def test_the_same_sources_make_the_same_manifest(fields: Path, settings: Settings) -> None:
     """And so does one that was cut off, with half of its parts left."""
-    first = segment(str(fields), "first", settings=settings)
+    first = segment(Segment(images=str(fields), name="first"), settings)
     store = Store(settings.store)
     shutil.copytree(store.path("segmentations", "first"), store.path("segmentations", "cut"))
     for name in ("manifest.parquet", "fields.parquet", "segmented.json", "places.parquet"):
         Path(store.path("segmentations", "cut", name)).unlink()
     frozen = Path(store.path("segmentations", "cut", "segmentation.json"))
     frozen.write_text(json.dumps(json.loads(frozen.read_text()) | {"name": "cut"}))
-    second = segment(str(fields), "cut", settings=settings)
+    second = segment(Segment(images=str(fields), name="cut"), settings)
     assert Path(first.manifest).read_bytes() == Path(second.manifest).read_bytes()
     one, other = (find_segmentation(store, name) for name in ("first", "cut"))
     assert one is not None
@@ -123,13 +125,13 @@ def test_the_same_sources_make_the_same_manifest(fields: Path, settings: Setting
 
 
 def test_other_options_are_another_segmentation(fields: Path, settings: Settings) -> None:
-    segment(str(fields), "night", settings=settings)
+    segment(Segment(images=str(fields), name="night"), settings)
     with pytest.raises(StoreError, match=r"started on .* with other options"):
-        segment(str(fields), "night", into="tiles", settings=settings)
+        segment(Segment(images=str(fields), name="night", into="tiles"), settings)
     with pytest.raises(StoreError, match="or choose another name"):
-        segment(str(fields / "s1"), "night", settings=settings)
+        segment(Segment(images=str(fields / "s1"), name="night"), settings)
     with pytest.raises(StoreError, match="slide is file"):
-        segment(str(fields), "night", slide_is="folder", settings=settings)
+        segment(Segment(images=str(fields), name="night", slide_is="folder"), settings)
 
 
 def test_what_cannot_be_read_is_a_row_that_says_why(
@@ -146,9 +148,8 @@ def test_what_cannot_be_read_is_a_row_that_says_why(
     (folder / "not.mrxs").write_bytes(good)
     deep = np.full((64, 64), 40_000, np.uint16)
     Image.fromarray(deep).save(folder / "deep.png")
-    with pytest.raises(SourcesFailedError, match="the manifest has a row for each") as raised:
-        segment(str(folder), "night", settings=settings)
-    outcome = raised.value.outcome
+    outcome = segment(Segment(images=str(folder), name="night"), settings)
+    assert "the manifest has a row for each" in outcome.problem
     assert outcome.sources == 8
     failed = {
         Path(row["uri"]).name: row["failure"].partition(":")[0]
@@ -175,9 +176,9 @@ def test_a_slide_without_magnification_is_refused_unless_it_is_given(
     with tifffile.TiffFile(slide) as file:
         pixels = file.asarray(level=0)[:1024, :1024]
     tifffile.imwrite(folder / "bare.tif", pixels, tile=(256, 256), photometric="rgb")
-    with pytest.raises(SourcesFailedError, match="unknown_magnification"):
-        segment(str(folder), "night", settings=settings)
-    given = segment(str(folder), "given", microns_per_pixel=0.13, settings=settings)
+    unknown = segment(Segment(images=str(folder), name="night"), settings)
+    assert "unknown_magnification" in unknown.problem
+    given = segment(Segment(images=str(folder), name="given", microns_per_pixel=0.13), settings)
     assert given.fields
 
 
@@ -187,7 +188,7 @@ def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
     folder = tmp_path / "slides"
     folder.mkdir()
     shutil.copy(slide, folder / "one.tif")
-    outcome = segment(str(folder), "slide", settings=settings)
+    outcome = segment(Segment(images=str(folder), name="slide"), settings)
     rows = fields_of(settings, "slide")
     assert len({(row["x"], row["y"]) for row in rows}) == len(rows) == sum(outcome.fields.values())
     table = manifest_of(outcome)
@@ -202,20 +203,21 @@ def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
 
 
 def test_one_photograph_and_several_folders_are_sources(fields: Path, settings: Settings) -> None:
-    one = segment(str(fields / "s1" / "0.png"), "one", settings=settings)
+    one = segment(Segment(images=str(fields / "s1" / "0.png"), name="one"), settings)
     assert (one.sources, one.fields) == (1, {"field": 1})
     folders = [str(fields / "s1"), str(fields / "s2")]
-    both = segment(folders, "both", settings=settings)
-    whole = segment(str(fields), "whole", settings=settings)
+    both = segment(Segment(images=folders, name="both"), settings)
+    whole = segment(Segment(images=str(fields), name="whole"), settings)
     assert manifest_of(both).equals(manifest_of(whole))  # slides are named below both
-    assert segment(folders, "both", settings=settings).repeated
+    assert segment(Segment(images=folders, name="both"), settings).repeated
     with pytest.raises(StoreError, match="was started on"):
-        segment(folders[::-1], "both", settings=settings)
+        segment(Segment(images=folders[::-1], name="both"), settings)
 
 
 def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
     outcome = segment(
-        str(fields / "s1"), "tiles", into="tiles", tile=256, overlap=56, settings=settings
+        Segment(images=str(fields / "s1"), name="tiles", into="tiles", tile=256, overlap=56),
+        settings,
     )
     table = manifest_of(outcome)
     covered = np.zeros((700, 900), int)
@@ -234,7 +236,7 @@ def test_the_levels_of_a_dicom_slide_are_one_source(tmp_path: Path, settings: Se
     rows, columns = np.indices((700, 900))
     pixels = np.stack([rows % 256, columns % 256, 120 + 0 * rows], axis=2).astype(np.uint8)
     files = write_dicom_slide(tmp_path / "night", pixels, levels=3)
-    outcome = segment(str(tmp_path / "night"), "dicom", into="tiles", settings=settings)
+    outcome = segment(Segment(images=str(tmp_path / "night"), name="dicom", into="tiles"), settings)
     assert outcome.sources == 1
     assert set(manifest_of(outcome)["source_uri"].to_pylist()) == {files[0].as_uri()}
 
@@ -243,11 +245,12 @@ def test_a_finder_of_ones_own(
     fields: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finder = "tests.support.finders:upper_half"
-    own = segment(str(fields), "own", finder=finder, settings=settings)
-    ours = segment(str(fields), "ours", settings=settings)
+    own = segment(Segment(images=str(fields), name="own", finder=finder), settings)
+    ours = segment(Segment(images=str(fields), name="ours"), settings)
     assert 0 < own.images < ours.images
-    with pytest.raises(SourcesFailedError, match="unreadable"):
-        segment(str(fields), "broken", finder="tests.support.finders:broken", settings=settings)
+    broken = "tests.support.finders:broken"
+    made = segment(Segment(images=str(fields), name="broken", finder=broken), settings)
+    assert "unreadable" in made.problem
     failed = [row for row in fields_of(settings, "broken") if row["failure"]]
     assert len(failed) == 4
     assert failed[0]["failure"] == "unreadable: RuntimeError: no weights"
@@ -256,8 +259,10 @@ def test_a_finder_of_ones_own(
 def test_a_cell_that_is_found_twice_is_one_image(
     fields: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    once = segment(str(fields), "once", settings=settings)
-    found = segment(str(fields), "twice", finder="tests.support.finders:twice", settings=settings)
+    once = segment(Segment(images=str(fields), name="once"), settings)
+    found = segment(
+        Segment(images=str(fields), name="twice", finder="tests.support.finders:twice"), settings
+    )
     assert found.images == once.images
     assert list_images(found.manifest).num_rows == once.images
     cells = [row["cells"] for row in fields_of(settings, "twice")]
@@ -265,15 +270,16 @@ def test_a_cell_that_is_found_twice_is_one_image(
 
 
 def test_regions_are_not_cut_up_again(fields: Path, settings: Settings) -> None:
-    first = segment(str(fields), "first", settings=settings)
+    first = segment(Segment(images=str(fields), name="first"), settings)
     with pytest.raises(StoreError, match="lists regions already"):
-        segment(first.manifest, "second", settings=settings)
+        segment(Segment(images=first.manifest, name="second"), settings)
 
 
 def test_an_empty_folder_needs_a_person(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(SourcesFailedError, match="no photographs or slides"):
-        segment(str(tmp_path / "none"), "none", settings=settings)
+    outcome = segment(Segment(images=str(tmp_path / "none"), name="none"), settings)
+    assert outcome.failed
+    assert "no photographs or slides" in outcome.problem
 
 
 def test_names_of_slides_begin_below_a_folder_whatever_its_name(
@@ -281,7 +287,7 @@ def test_names_of_slides_begin_below_a_folder_whatever_its_name(
 ) -> None:
     folder = tmp_path / "a::b"
     shutil.copytree(fields / "s1", folder / "s1")
-    made = segment(str(folder), "night", slide_is="folder", settings=settings)
+    made = segment(Segment(images=str(folder), name="night", slide_is="folder"), settings)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1"}
 
 
@@ -290,20 +296,20 @@ def test_names_of_slides_do_not_say_where_a_glob_or_a_manifest_lies(
 ) -> None:
     folder = tmp_path / "night"
     shutil.copytree(fields, folder)
-    made = segment(f"{folder}/*/*.png", "glob", slide_is="folder", settings=settings)
+    made = segment(Segment(images=f"{folder}/*/*.png", name="glob", slide_is="folder"), settings)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1", "s2"}
     sheet = folder / "sources.csv"
     sheet.write_text("uri,source_uri,slide_id\ns1/0.png,,\nsecond,s1/1.png,\ns2/2.png,,007\n")
-    listed = segment(str(sheet), "listed", settings=settings)
+    listed = segment(Segment(images=str(sheet), name="listed"), settings)
     assert set(manifest_of(listed)["slide_id"].to_pylist()) == {"s1/0", "s1/1", "007"}
 
 
 def test_cells_of_fields_are_screened_like_any_others(
     fields: Path, tiny_ready: Settings, tmp_path: Path
 ) -> None:
-    made = segment(str(fields), "night", slide_is="folder", settings=tiny_ready)
+    made = segment(Segment(images=str(fields), name="night", slide_is="folder"), tiny_ready)
     assert segmentation_of(Store(tiny_ready.store), made.manifest) == "night"
-    outcome = screen(made.manifest, batch="night", date=DAY, settings=tiny_ready)
+    outcome = screen(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
     assert (outcome.images, outcome.scored) == (made.images, made.images)
     rows = pq.read_table(outcome.report).to_pylist()
     manifest = {row["uri"]: row for row in manifest_of(made).to_pylist()}
@@ -327,7 +333,7 @@ def test_cells_of_fields_are_screened_like_any_others(
     assert "changed since" not in page
     assert "cannot be read" not in page
     assert page.count('<div class="photo">') == 4
-    written = contours("night", str(tmp_path / "contours"), settings=tiny_ready)
+    written = contours(Contours(batch="night", to=str(tmp_path / "contours")), tiny_ready)
     assert (written.files, written.cells) == (3, made.images)
     for file in (tmp_path / "contours").iterdir():
         collection = FeatureCollection.model_validate_json(file.read_bytes())
@@ -348,10 +354,10 @@ def test_contours_have_the_names_of_their_files_whatever_these_are(
     for name in ("a::b.png", "c#1.png", long):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(fields / "s1" / "0.png", folder / name)
-    made = segment(str(folder), "named", settings=tiny_ready)
+    made = segment(Segment(images=str(folder), name="named"), tiny_ready)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"a::b", "c#1", "ä" * 120}
-    screen(made.manifest, batch="named", date=DAY, settings=tiny_ready)
-    assert contours("named", str(tmp_path / "to"), settings=tiny_ready).files == 3
+    screen(Screen(images=made.manifest, batch="named", date=DAY), tiny_ready)
+    assert contours(Contours(batch="named", to=str(tmp_path / "to")), tiny_ready).files == 3
     names = {path.name for path in (tmp_path / "to").iterdir()}
     assert names == {"a::b.png.geojson", "c#1.png.geojson", "ä" * 110 + ".geojson"}
 
@@ -362,9 +368,9 @@ def test_the_failed_ones_are_in_the_report(
     folder = tmp_path / "some"
     shutil.copytree(fields / "s2", folder)
     (folder / "empty.png").write_bytes(b"")
-    with pytest.raises(SourcesFailedError) as raised:
-        segment(str(folder), "night", settings=tiny_ready)
-    outcome = screen(raised.value.outcome.manifest, batch="night", date=DAY, settings=tiny_ready)
+    made = segment(Segment(images=str(folder), name="night"), tiny_ready)
+    assert made.failed
+    outcome = screen(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
     assert outcome.failures == {"empty": 1}
     rows = pq.read_table(outcome.report).to_pylist()
     (row,) = (row for row in rows if row["status"] == "failed")
@@ -376,9 +382,9 @@ def test_a_slide_is_screened_and_shown_from_afar(
     slide: Path, rendered_slide: tuple[Path, RenderedSlide], tiny_ready: Settings
 ) -> None:
     drawn = rendered_slide[1]
-    made = segment(str(slide.parent / "*.tif"), "slides", settings=tiny_ready)
+    made = segment(Segment(images=str(slide.parent / "*.tif"), name="slides"), tiny_ready)
     assert made.images == pytest.approx(drawn.cells, rel=0.05)
-    outcome = screen(made.manifest, batch="slides", date=DAY, settings=tiny_ready)
+    outcome = screen(Screen(images=made.manifest, batch="slides", date=DAY), tiny_ready)
     assert outcome.scored == made.images
     (row,) = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
     fields = pq.read_table(outcome.report.replace("/images/", "/fields/")).to_pylist()
@@ -396,8 +402,9 @@ def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
     fields: Path, tmp_path: Path
 ) -> None:
     settings = Settings(store=str(tmp_path / "store"), workers=2)
-    with pytest.raises(SourcesFailedError, match="1 killed_worker"):
-        segment(str(fields), "night", finder="tests.support.finders:poison", settings=settings)
+    poison = "tests.support.finders:poison"
+    made = segment(Segment(images=str(fields), name="night", finder=poison), settings)
+    assert "1 killed_worker" in made.problem
     rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
     assert rows["blank.png"]["failure"].startswith("killed_worker: ")
     found = sum(row["cells"] for row in rows.values())
@@ -433,11 +440,11 @@ def inbox(fields: Path, tmp_path: Path) -> Path:
 
 
 def test_a_night_of_fields(inbox: Path, tiny_ready: Settings) -> None:
-    first = nightly(str(inbox), slide_is="folder", settle=0, settings=tiny_ready)
+    first = nightly(Nightly(inbox=str(inbox), slide_is="folder", settle=0), tiny_ready)
     assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
     rows = pq.read_table(first.report).to_pylist()
     assert {row["slide_id"] for row in rows} == {"s1"}
-    again = nightly(str(inbox), slide_is="folder", settle=0, settings=tiny_ready)
+    again = nightly(Nightly(inbox=str(inbox), slide_is="folder", settle=0), tiny_ready)
     assert again.repeated
 
 
@@ -450,7 +457,7 @@ def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "nightly")
     allowed_by_the_caller = settings.model_copy(update={"finders": [own]})
     with pytest.raises(FinderError, match="'finders' in the settings of this machine's worker"):
-        segment(str(fields), "own", finder=own, settings=allowed_by_the_caller)
+        segment(Segment(images=str(fields), name="own", finder=own), allowed_by_the_caller)
     monkeypatch.setenv("SLIDEWATCH_FINDERS", f'["{own}"]')
     with pytest.raises(ValueError, match="--overlap"):  # which is looked at next
-        segment(str(fields), "own", finder=own, tile=16, overlap=16, settings=settings)
+        segment(Segment(images=str(fields), name="own", finder=own, tile=16, overlap=16), settings)

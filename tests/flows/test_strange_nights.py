@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
+from flows.options.flows import Fit, Screen, Train
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
@@ -31,8 +32,8 @@ def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
         store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )
     smears = str(folder / "smears")
-    train(smears, model="m", epochs=1, side=32, arithmetic="float32", settings=settings)
-    fit(str(folder / "smears"), batch="smears", settings=settings)
+    train(Train(images=smears, model="m", epochs=1, side=32, arithmetic="float32"), settings)
+    fit(Fit(images=str(folder / "smears"), batch="smears"), settings)
     return settings
 
 
@@ -45,7 +46,7 @@ def test_a_detector_knows_what_a_smear_can_be(made: Settings) -> None:
     floor = load_detector_card(Store(made.store)).floor
     assert floor is not None
     assert min(floor.shift, floor.spread, floor.reach) > 0
-    again = fit(str(Path(made.store).parent / "smears"), batch="smears", settings=made)
+    again = fit(Fit(images=str(Path(made.store).parent / "smears"), batch="smears"), made)
     assert again.detector == load_detector_card(Store(made.store)).name == "m-v0001"
 
 
@@ -54,7 +55,7 @@ def test_a_night_wholly_of_noise_is_no_smear_and_red(made: Settings, tmp_path: P
     for number in range(40):
         noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"picture {number}.png")
-    outcome = screen(str(tmp_path), batch="noise", settings=made)
+    outcome = screen(Screen(images=str(tmp_path), batch="noise"), made)
     assert outcome.light == "red"
     assert any("cannot be a smear of blood" in reason for reason in outcome.reasons)
     assert outcome.patients == {"unreadable": 1}
@@ -81,7 +82,7 @@ def test_ordinary_cells_without_names_stay_ordinary(made: Settings, tmp_path: Pa
     (tmp_path / "night").mkdir()
     for number, path in enumerate(sorted((tmp_path / "named").rglob("*.png"))):
         path.rename(tmp_path / "night" / f"picture {number}.png")
-    screen(str(tmp_path / "night"), batch="ordinary", settings=made)
+    screen(Screen(images=str(tmp_path / "night"), batch="ordinary"), made)
     found = rows(made, "ordinary")
     assert len(found) == 120
     assert not found[0]["implausible"]

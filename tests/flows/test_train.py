@@ -8,6 +8,7 @@ import pytest
 
 from flows import train as flow
 from flows.jobs.networks import load_inference
+from flows.options.flows import Train
 from flows.settings import Settings
 from flows.stages.training import recipes as stages
 from flows.stages.training.labelled_images import load_labelled_images
@@ -61,13 +62,13 @@ def test_a_model_knows_how_cutting_a_cell_out_moves_its_features(settings: Setti
 def test_a_model_is_never_overwritten(images: Path, settings: Settings) -> None:
     before = (Path(settings.store) / "models" / "m" / "card.json").read_bytes()
     with pytest.raises(StoreError, match="never overwritten"):
-        train(str(images / "smears"), model="m", epochs=1, side=32, settings=settings)
+        train(Train(images=str(images / "smears"), model="m", epochs=1, side=32), settings)
     assert (Path(settings.store) / "models" / "m" / "card.json").read_bytes() == before
 
 
 def test_training_without_labels_says_what_is_missing(images: Path, settings: Settings) -> None:
     with pytest.raises(SourceError, match="Parasitized and Uninfected"):
-        train(str(images / "night"), model="n", settings=settings)
+        train(Train(images=str(images / "night"), model="n"), settings)
 
 
 def test_a_training_that_was_killed_goes_on_where_it_was(
@@ -76,7 +77,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
     """Epoch 2 of 3 is cut off in its middle; the same command goes on behind epoch 1."""
     options = {"epochs": 3, "side": 32, "limit": 96, "settings": settings}
     smears, store = str(images / "smears"), Store(settings.store)
-    train(smears, model="undisturbed", **options)
+    train(Train(images=smears, model="undisturbed", **options), Settings())
     epochs: list[int] = []
     keep = stages.save_state
 
@@ -87,12 +88,12 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
 
     monkeypatch.setattr(stages, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(smears, model="resumed", **options)
+        train(Train(images=smears, model="resumed", **options), Settings())
     monkeypatch.setattr(stages, "save_state", keep)
     monkeypatch.setattr(stages, "tell", lambda text: epochs.append(int(text.split()[1])))
     doing: list[str] = []
     monkeypatch.setattr(flow, "working", doing.append)
-    train(smears, model="resumed", **options)
+    train(Train(images=smears, model="resumed", **options), Settings())
     assert epochs == [2, 3]
     assert doing[-1] == "training the network"
     cards = [load_card(store, name) for name in ("undisturbed", "resumed")]
@@ -107,11 +108,11 @@ def test_pixels_beyond_the_limit_lie_in_a_file_and_train_the_same_model(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"epochs": 1, "side": 32, "limit": 96, "settings": settings}
-    train(str(images / "smears"), model="memory", **options)
+    train(Train(images=str(images / "smears"), model="memory", **options), Settings())
     monkeypatch.setattr("flows.stages.training.labelled_images.MOST_IN_MEMORY", 0)
     pixels = load_labelled_images(str(images / "smears"), 32, limit=96).pixels
     assert isinstance(pixels, np.memmap)
-    train(str(images / "smears"), model="file", **options)
+    train(Train(images=str(images / "smears"), model="file", **options), Settings())
     digests = {load_card(Store(settings.store), name).digest for name in ("memory", "file")}
     assert len(digests) == 1
 
@@ -124,10 +125,9 @@ def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settin
     file.write_bytes(
         arrays_to_bytes({name.removeprefix("backbone."): a for name, a in begun.items()})
     )
-    train(
-        str(images / "smears"), model="n", weights=str(file), licence="CC0-1.0", epochs=1, side=32,
-        limit=96, settings=settings,
-    )  # fmt: skip
+    begun_from = {"weights": str(file), "licence": "CC0-1.0"}
+    small = {"epochs": 1, "side": 32, "limit": 96}
+    train(Train(images=str(images / "smears"), model="n", **begun_from, **small), settings)
     training = load_card(store, "n").training
     assert training["licence"] == "CC0-1.0"
     assert training["weights_digest"] == digest_of(file.read_bytes())
@@ -152,10 +152,10 @@ def test_folds_diagnose_every_image_without_its_patient(
 
     monkeypatch.setattr(stages, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(smears, model="folded", folds=2, **options)
+        train(Train(images=smears, model="folded", folds=2, **options), Settings())
     assert "folded" not in {card.name for card in list_models(store)}
     monkeypatch.setattr(stages, "save_state", lambda *of: (kept.append(of[1][64:]), keep(*of)))
-    outcome = train(smears, model="folded", folds=2, **options)
+    outcome = train(Train(images=smears, model="folded", folds=2, **options), Settings())
     assert kept == ["-fold-1-of-2"]
     card = load_card(store, "folded")
     assert card.digest == load_card(store, "m").digest  # the model is that of without folds

@@ -14,6 +14,7 @@ from flows.commissioning import versions
 from flows.fit import fit, retract
 from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.verified import load_laboratory_normal
+from flows.options.flows import Commission, Fit, Retract, Screen, Train
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
@@ -50,9 +51,9 @@ def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(
         store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )
-    train(smears, model="m", epochs=1, side=32, arithmetic="float32", settings=settings)
-    fit(smears, batch="smears", settings=settings)
-    screen(cells(folder / "night", 3, 30, 5), batch="night", settings=settings)
+    train(Train(images=smears, model="m", epochs=1, side=32, arithmetic="float32"), settings)
+    fit(Fit(images=smears, batch="smears"), settings)
+    screen(Screen(images=cells(folder / "night", 3, 30, 5), batch="night"), settings)
     return settings
 
 
@@ -114,18 +115,18 @@ def test_a_fitted_batch_changes_the_diagnosis_and_taking_it_out_changes_it_back(
     store = Store(made.store)
     first = load_detector(store, load_detector_card(store))
     before = rows(made)
-    fit(cells(tmp_path / "more", 3, 60, 9), batch="more", settings=made)
+    fit(Fit(images=cells(tmp_path / "more", 3, 60, 9), batch="more"), made)
     images = str(Path(made.store).parent / "night")
-    screen(images, batch="after", settings=made)
+    screen(Screen(images=images, batch="after"), made)
     after = rows(made, "after")
     assert (before["network_probability"] != after["network_probability"]).any()  # calibrated anew
     assert (before["statistics_probability"] != after["statistics_probability"]).any()
-    retract(batch="more", settings=made)
+    retract(Retract(batch="more"), made)
     last = load_detector(store, load_detector_card(store))
     assert first.keys() == last.keys()
     for name, values in first.items():
         np.testing.assert_array_equal(values, last[name])
-    screen(images, batch="again", settings=made)
+    screen(Screen(images=images, batch="again"), made)
     again = rows(made, "again")
     for name in ("probability_Parasitized", "statistics_probability", "p_value"):
         np.testing.assert_array_equal(before[name], again[name])
@@ -151,7 +152,7 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
 ) -> None:
     store, fitted = Store(lab.store), of(made)
     may = cells(tmp_path / "may", 3, 100, 11)
-    outcome = commission(may, laboratory="lab", batch="may", settings=lab)
+    outcome = commission(Commission(images=may, laboratory="lab", batch="may"), lab)
     assert "adapted by the class statistics of 120 labelled cells" in outcome.text()
     first = load_laboratory(store, "lab")
     known = load_laboratory_normal(store, first).discriminant
@@ -162,18 +163,22 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
         mine, theirs = (w / np.linalg.norm(w) for w in (weights, fitted.discriminant.weights[tap]))
         assert 0.5 < mine @ theirs < 1 - 1e-6
     # A night of its own adds its cells, and takes them out again to the last bit.
-    commission(cells(tmp_path / "june", 3, 200, 12), laboratory="lab", batch="june", settings=lab)
+    commission(
+        Commission(images=cells(tmp_path / "june", 3, 200, 12), laboratory="lab", batch="june"), lab
+    )
     other = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
     assert other is not None
     assert other.offset != known.offset
-    retract(laboratory="lab", batch="june", settings=lab)
+    retract(Retract(laboratory="lab", batch="june"), lab)
     last = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
     assert last is not None
     for name, values in known.to_arrays().items():
         np.testing.assert_array_equal(last.to_arrays()[name], values)
 
     before = rows(lab)
-    screen(str(Path(made.store).parent / "night"), batch="there", laboratory="lab", settings=lab)
+    screen(
+        Screen(images=str(Path(made.store).parent / "night"), batch="there", laboratory="lab"), lab
+    )
     there = rows(lab, "there")
     np.testing.assert_array_equal(there["network_probability"], before["network_probability"])
     assert (there["statistics_probability"] != before["statistics_probability"]).any()

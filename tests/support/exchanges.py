@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import import_verdicts
+from flows.options.tools import ReviewApply, ReviewImport
 from flows.settings import Settings
 from storage.store import Store
 from tests.support.photographs import screened_photograph
@@ -75,7 +76,9 @@ def doings(exchange: Exchange, to: Path) -> dict[str, Callable[[Settings], objec
     some = dict(zip(exchange.cells, ("Uninfected", "Parasitized", "other"), strict=False))
     return {
         "a sheet is imported": lambda settings: import_verdicts(
-            exchange.sheet(some), settings=settings
+            ReviewImport(file=exchange.sheet(some)), settings
         ),
-        "verdicts are applied": lambda settings: apply(str(to), batch="night", settings=settings),
+        "verdicts are applied": lambda settings: apply(
+            ReviewApply(to=str(to), batch="night"), settings
+        ),
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flows.options.flows import Fit, Train
 from storage.store import Store
 
 if TYPE_CHECKING:
@@ -62,12 +63,8 @@ def trained(
         shard_rows=32,
     )
     outcome = train(
-        str(images / "smears"),
-        model="m",
-        epochs=1,
-        side=32,
-        arithmetic="float32",
-        settings=settings,
+        Train(images=str(images / "smears"), model="m", epochs=1, side=32, arithmetic="float32"),
+        settings,
     )
     return settings, outcome
 
@@ -80,7 +77,7 @@ def fitted(
     from flows.fit import fit
 
     settings = copied(trained[0], tmp_path_factory.mktemp("fitted") / "store")
-    return settings, fit(str(images / "smears"), batch="first", settings=settings)
+    return settings, fit(Fit(images=str(images / "smears"), batch="first"), settings)
 
 
 @pytest.fixture
@@ -110,7 +107,7 @@ def tiny_fitted(
         shard_rows=16,
         alpha=0.2,
     )
-    fit(str(folder / "cells"), batch="first", settings=settings)
+    fit(Fit(images=str(folder / "cells"), batch="first"), settings)
     return settings
 
 

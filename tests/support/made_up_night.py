@@ -23,6 +23,7 @@ import flows.screen
 from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs import shard
+from flows.options.flows import Fit, Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.features import read_block
@@ -42,7 +43,7 @@ def prepare(store: Store, cells: Path) -> Settings:
     """Fit a detector for the model ``tiny`` of a store on rendered cells."""
     write_collection(cells, patients=30, cells_per_patient=30, parasitized_fraction=0.5, seed=3)
     settings = Settings(store=store.url, workers=1)
-    fit(str(cells), batch=FITTED, settings=settings)
+    fit(Fit(images=str(cells), batch=FITTED), settings)
     return settings
 
 
@@ -130,7 +131,7 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
             "flows.stages.sources.sorting",
         ):
             patch.setattr(f"{module}.stage", measured)
-        outcome = screen(str(images), batch=name, settings=settings)
+        outcome = screen(Screen(images=str(images), batch=name), settings)
     coordinator.append(("after", peak()))
     cpu = os.times()
     return {

@@ -8,6 +8,7 @@ import pyarrow as pa
 from distributed import Client
 
 from flows.jobs.scoring.screened import Screened
+from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, extract, screen
 from flows.settings import Settings
 from flows.stages.publish import publish
@@ -55,6 +56,6 @@ def screen_anew(
 
 def screen_night(images: Path, settings: Settings, **options: object) -> ScreenOutcome:
     """Screen a night in which one file is cut short."""
-    outcome = screen(str(images / "night"), batch="night", settings=settings, **options)
+    outcome = screen(Screen(images=str(images / "night"), batch="night", **options), settings)
     assert outcome.failed
     return outcome

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import import_verdicts
 from flows.commands.status import verify
+from flows.options.tools import ReviewApply, ReviewImport, Verify
 from flows.settings import Settings
 from storage.reports.reviews import latest_review
 from storage.store import Store, StoreError
@@ -78,8 +79,8 @@ class Exchanges(RuleBasedStateMachine):
     def a_sheet_is_imported(self, said: dict[int, str]) -> None:
         verdicts = {self.exchange.cells[cell]: word for cell, word in said.items()}
         sheet = self.exchange.sheet(verdicts)
-        told = import_verdicts(sheet, dry_run=True, settings=self.settings)
-        done = import_verdicts(sheet, settings=self.settings)
+        told = import_verdicts(ReviewImport(file=sheet, dry_run=True), self.settings)
+        done = import_verdicts(ReviewImport(file=sheet), self.settings)
         assert (told.new, told.changed) == (done.new, done.changed)
         assert done.new == len(verdicts.keys() - self.verdicts.keys())
         self.verdicts |= verdicts
@@ -89,17 +90,19 @@ class Exchanges(RuleBasedStateMachine):
     def a_sheet_with_a_mistake_is_refused(self, word: str, cell: int) -> None:
         ids = [*self.exchange.cells, "0" * 64]
         sheet = self.exchange.sheet({ids[0]: "other", ids[cell]: word})
-        self.refused(VerdictError, lambda: import_verdicts(sheet, settings=self.settings))
+        self.refused(VerdictError, lambda: import_verdicts(ReviewImport(file=sheet), self.settings))
 
     @rule()
     def verdicts_are_applied(self) -> None:
         to = self.exchange.folder / "applied.parquet"
         to.unlink(missing_ok=True)
         if not self.verdicts:
-            self.refused(StoreError, lambda: apply(str(to), batch="night", settings=self.settings))
+            self.refused(
+                StoreError, lambda: apply(ReviewApply(to=str(to), batch="night"), self.settings)
+            )
             assert not to.exists()
             return
-        apply(str(to), batch="night", settings=self.settings)
+        apply(ReviewApply(to=str(to), batch="night"), self.settings)
         labels = pq.read_table(to)["label"].to_pylist()
         said = [self.verdicts.get(cell) for cell in self.exchange.cells]
         assert labels == [word for word in said if word != "other"]
@@ -119,7 +122,7 @@ class Exchanges(RuleBasedStateMachine):
         assert all(path.startswith("reviews/night/") for path in more)
 
     def teardown(self) -> None:
-        assert verify(settings=self.settings).damaged == []
+        assert verify(Verify(), self.settings).damaged == []
 
 
 def run_histories(exchange: Exchange, place: Callable[[], str], examples: int, steps: int) -> None:

@@ -24,6 +24,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 from flows.cluster.client import STARTED
 from flows.fit import FitOutcome, fit
+from flows.options.flows import Fit, Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import read_shard_record
@@ -114,7 +115,9 @@ def night(prepared: Settings, tmp_path: Path) -> tuple[Settings, Path]:
 def undisturbed(prepared: Settings, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The report of the night when nothing goes wrong."""
     settings = copied(prepared, tmp_path_factory.mktemp("undisturbed") / "store")
-    outcome = screen(str(Path(prepared.store).parent / "night"), batch="night", settings=settings)
+    outcome = screen(
+        Screen(images=str(Path(prepared.store).parent / "night"), batch="night"), settings
+    )
     return comparable(outcome.report)
 
 
@@ -124,7 +127,7 @@ def report_in(settings: Settings) -> Path:
 
 
 def failures_of(settings: Settings, images: Path) -> ScreenOutcome:
-    outcome = screen(str(images), batch="night", settings=settings)
+    outcome = screen(Screen(images=str(images), batch="night"), settings)
     assert outcome.failed
     return outcome
 
@@ -167,7 +170,7 @@ def test_an_image_that_kills_whoever_looks_at_it_again_is_missing_from_the_page(
     (poisonous,) = images.rglob(rows[0]["uri"])
     with poisonous.open("ab") as file:
         file.write(PAGE_POISON)
-    outcome = screen(str(images), batch="night", settings=settings)
+    outcome = screen(Screen(images=str(images), batch="night"), settings)
     assert outcome.scored == undisturbed.num_rows
     assert outcome.page_failure is None
     page = Path(outcome.page).read_text()
@@ -193,7 +196,7 @@ def screen_with_a_killed_worker(
     from flows.stages import batch
 
     patch.setattr(batch, "run_shard", partial(_die_once, batch.run_shard, str(marker)))
-    outcome = screen(str(images), batch="night", settings=settings)
+    outcome = screen(Screen(images=str(images), batch="night"), settings)
     assert marker.exists()
     return outcome
 
@@ -212,13 +215,13 @@ def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
     settings, images = night
     calm = settings.model_copy(update={"store": str(tmp_path / "calm")})
     shutil.copytree(settings.store, calm.store)
-    fit(str(images), batch="more", settings=calm)
+    fit(Fit(images=str(images), batch="more"), calm)
     module, name = (
         (batch, "run_shard") if stage == "extract" else (calibrate, "group_log_distances")
     )
     marker = tmp_path / "killed"
     monkeypatch.setattr(module, name, partial(_die_once, getattr(module, name), str(marker)))
-    fit(str(images), batch="more", settings=settings)
+    fit(Fit(images=str(images), batch="more"), settings)
     assert marker.exists()
     assert arrays_in(settings, "v0002") == arrays_in(calm, "v0002")
 
@@ -234,7 +237,7 @@ def _die_once(work: Callable[[Any], Any], marker: str, job: Any) -> Any:
 
 def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
     settings, images = night
-    screen(str(images), batch="before", settings=settings)
+    screen(Screen(images=str(images), batch="before"), settings)
     listed = sorted(images.rglob("*.png"))
     frozen = settings.model_copy()
     with pytest.MonkeyPatch.context() as patch:
@@ -352,7 +355,7 @@ def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
             complete = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
             reports = list((Path(trial.store) / "reports" / "images").rglob("*.parquet"))
             assert all(comparable(path).equals(undisturbed) for path in reports)
-            outcome = screen(str(images), batch="night", settings=trial)
+            outcome = screen(Screen(images=str(images), batch="night"), trial)
             now = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
             repeated += sum(now[name] != stamp for name, stamp in complete.items())
             same = comparable(outcome.report).equals(undisturbed)
@@ -376,7 +379,7 @@ def test_a_night_in_bfloat16_is_the_same_after_a_worker_or_the_coordinator_was_k
 ) -> None:
     ready = prepared.model_copy(update={"store": str(tmp_path / "ready")})
     store_with_tiny(Path(ready.store), replace(spec, arithmetic="bfloat16"))
-    fit(str(images / "smears"), batch="first", settings=ready)
+    fit(Fit(images=str(images / "smears"), batch="first"), ready)
     night = Path(prepared.store).parent / "night"
     calm = copied(ready, tmp_path / "calm")
     code, out, err = drive((calm, night), tmp_path)
@@ -385,7 +388,7 @@ def test_a_night_in_bfloat16_is_the_same_after_a_worker_or_the_coordinator_was_k
     for at in (len(writes) // 3, 2 * len(writes) // 3):
         killed = copied(ready, tmp_path / f"killed-at-{at}")
         assert drive((killed, night), tmp_path, when="during", point=at)[0] == -signal.SIGKILL
-        outcome = screen(str(night), batch="night", settings=killed)
+        outcome = screen(Screen(images=str(night), batch="night"), killed)
         assert comparable(outcome.report).equals(expected), writes[at - 1]
         assert features_in(killed) == features_in(calm)
     killed = copied(ready, tmp_path / "killed-worker")
@@ -428,7 +431,7 @@ def test_a_fit_killed_at_any_write_is_finished_by_the_same_command(
             shutil.copytree(settings.store, trial.store)
             options = {"when": when, "point": point, "flow": "fit", "batch": "more"}
             assert drive((trial, images), tmp_path, **options)[0] == -signal.SIGKILL
-            outcome = fit(str(images), batch="more", settings=trial)
+            outcome = fit(Fit(images=str(images), batch="more"), trial)
             assert outcome.statistics == "v0002", write
             assert outcome.detector == "m-v0002", write
             assert arrays_in(trial, "v0002") == expected, write
@@ -468,8 +471,8 @@ def test_a_second_run_is_told_who_works_on_the_batch(
         lease(Store(settings.store), "batches", "night"),
         pytest.raises(StoreError, match=str(os.getpid())),
     ):
-        screen(str(images), batch="night", settings=settings)
-    assert screen(str(images), batch="night", settings=settings).images == 60
+        screen(Screen(images=str(images), batch="night"), settings)
+    assert screen(Screen(images=str(images), batch="night"), settings).images == 60
 
 
 def test_force_starts_anew_and_the_old_report_stays_until_replaced(
@@ -478,16 +481,18 @@ def test_force_starts_anew_and_the_old_report_stays_until_replaced(
     from flows import screen as module
 
     settings, images = night
-    first = screen(str(images), batch="night", settings=settings)
+    first = screen(Screen(images=str(images), batch="night"), settings)
     before = Path(first.report).read_bytes()
     gone = sorted(images.rglob("*.png"))[0]
     gone.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(module, "publish", _fails)
         with pytest.raises(OSError, match="disk"):
-            screen(str(images), batch="night", force=True, settings=settings)
+            screen(Screen(images=str(images), batch="night", force=True), settings)
     assert report_in(settings).read_bytes() == before
-    second = screen(str(images), batch="night", settings=settings)  # goes on with the new attempt
+    second = screen(
+        Screen(images=str(images), batch="night"), settings
+    )  # goes on with the new attempt
     assert second.images == first.images - 1
     assert report_in(settings) == Path(second.report)
     names = comparable(second.report)["uri"].to_pylist()
@@ -513,15 +518,17 @@ def test_a_full_disk_leaves_the_old_report_and_a_clear_error(
     try:
         shutil.copytree(settings.store, small / "store")
         settings = settings.model_copy(update={"store": str(small / "store")})
-        before = Path(screen(str(images), batch="night", settings=settings).report).read_bytes()
+        before = Path(
+            screen(Screen(images=str(images), batch="night"), settings).report
+        ).read_bytes()
         filler = small / "filler"
         with pytest.raises(OSError, match="No space"):
             filler.write_bytes(b"0" * (64 << 20))
         with pytest.raises(Exception, match="No space left"):
-            screen(str(images), batch="night", force=True, settings=settings)
+            screen(Screen(images=str(images), batch="night", force=True), settings)
         assert report_in(settings).read_bytes() == before
         filler.unlink()
-        again = screen(str(images), batch="night", force=True, settings=settings)
+        again = screen(Screen(images=str(images), batch="night", force=True), settings)
         assert again.scored == again.images == 60
     finally:
         subprocess.run(["umount", "-l", small], check=True)

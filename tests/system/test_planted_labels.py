@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.commands.review.queue import export
+from flows.options.flows import Train
+from flows.options.tools import ReviewExport
 from flows.settings import Settings
 from flows.train import train
 from tasks.images.listing import list_images
@@ -33,9 +35,9 @@ def test_planted_wrong_labels_are_among_the_worst(tmp_path: Path) -> None:
     manifest = tmp_path / "flipped.parquet"
     pq.write_table(listed.set_column(place, "label", pa.array(labels)), manifest)
     settings = Settings(store=str(tmp_path / "store"))
-    train(str(manifest), folds=4, epochs=4, side=48, model="m", settings=settings)
+    train(Train(images=str(manifest), folds=4, epochs=4, side=48, model="m"), settings)
     planted = {uri for uri, own in zip(listed["uri"].to_pylist(), wrong, strict=True) if own}
-    out = export(str(tmp_path / "out"), model="m", limit=len(planted), settings=settings)
+    out = export(ReviewExport(to=str(tmp_path / "out"), model="m", limit=len(planted)), settings)
     with Path(out.sheet).open(encoding="utf-8-sig", newline="") as sheet:
         worst = {row["uri"] for row in csv.DictReader(sheet)}
     recall = len(worst & planted) / len(planted)

@@ -15,6 +15,8 @@ from PIL import Image
 
 from flows.commands.review.queue import ImportOutcome, export, import_verdicts, report
 from flows.fit import fit, retract
+from flows.options.flows import Fit, Retract, Screen
+from flows.options.tools import ReviewExport, ReviewImport, ReviewReport
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch, read_manifest
@@ -62,7 +64,7 @@ def _screened(
     tiny_fitted: Settings, night: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     settings = copied(tiny_fitted, tmp_path_factory.mktemp("screened") / "store")
-    screen(str(night), batch="night", date=DAY, settings=settings)
+    screen(Screen(images=str(night), batch="night", date=DAY), settings)
     return settings
 
 
@@ -99,19 +101,22 @@ def run(command: str, settings: Settings) -> None:
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert options.pop("--store") == settings.store
     given = {name.removeprefix("--"): value for name, value in options.items()}
-    {"fit": fit, "retract": retract}[words[1]](**given, settings=settings)
+    if words[1] == "fit":
+        fit(Fit(**given), settings)
+    else:
+        retract(Retract(**given), settings)
 
 
 def abnormality(settings: Settings, night: Path) -> dict[str, float]:
     """By file, after screening the night again with the newest detector."""
-    outcome = screen(str(night), batch="night", settings=settings)
+    outcome = screen(Screen(images=str(night), batch="night"), settings)
     rows = duckdb.sql(f"SELECT uri, abnormality FROM '{outcome.report}'").fetchall()
     return {uri.partition("/night")[2]: value for uri, value in rows}
 
 
 def review_all(settings: Settings, folder: Path, **said: Any) -> ImportOutcome:
-    out = export(str(folder), "night", limit=1000, per_slide=1000, settings=settings)
-    return import_verdicts(str(fill_in(Path(out.sheet), **said)), settings=settings)
+    out = export(ReviewExport(to=str(folder), batch="night", limit=1000, per_slide=1000), settings)
+    return import_verdicts(ReviewImport(file=str(fill_in(Path(out.sheet), **said))), settings)
 
 
 def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
@@ -140,7 +145,7 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
     assert len(stained) == 12
     assert all(after[name] < before[name] for name in stained)
 
-    retract(batch=added.batch, settings=screened)
+    retract(Retract(batch=added.batch), screened)
     restored = abnormality(screened, night)
     assert restored.keys() == before.keys()
     np.testing.assert_allclose(
@@ -151,7 +156,9 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
 def test_the_images_of_an_export_are_the_originals_under_safe_names(
     screened: Settings, tmp_path: Path
 ) -> None:
-    out = export(str(tmp_path / "out"), "night", limit=4, per_slide=1, settings=screened)
+    out = export(
+        ReviewExport(to=str(tmp_path / "out"), batch="night", limit=4, per_slide=1), screened
+    )
     with Path(out.sheet).open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == out.cells == 4
@@ -170,10 +177,10 @@ def test_the_images_of_an_export_are_the_originals_under_safe_names(
 def test_a_sheet_that_may_hold_verdicts_is_never_overwritten(
     screened: Settings, tmp_path: Path
 ) -> None:
-    export(str(tmp_path / "out"), "night", settings=screened)
+    export(ReviewExport(to=str(tmp_path / "out"), batch="night"), screened)
     before = (tmp_path / "out" / "review.csv").read_bytes()
     with pytest.raises(SourceError, match="may hold verdicts"):
-        export(str(tmp_path / "out"), "night", settings=screened)
+        export(ReviewExport(to=str(tmp_path / "out"), batch="night"), screened)
     assert (tmp_path / "out" / "review.csv").read_bytes() == before
 
 
@@ -182,11 +189,11 @@ def test_an_image_that_is_gone_or_changed_is_named_and_left_out(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(night / "stained", copy)
-    screen(str(copy), batch="copy", settings=screened)
+    screen(Screen(images=str(copy), batch="copy"), screened)
     first, second = sorted(copy.iterdir())[:2]
     first.unlink()
     second.write_bytes(b"another image")
-    out = export(str(tmp_path / "out"), "copy", per_slide=100, settings=screened)
+    out = export(ReviewExport(to=str(tmp_path / "out"), batch="copy", per_slide=100), screened)
     assert out.failed
     assert len(out.unreadable) == 2
     assert any("was changed" in each for each in out.unreadable)
@@ -201,7 +208,7 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
     run(first.commands[0], screened)
     one = first.labels - HELD
 
-    same = import_verdicts(str(tmp_path / "out" / "done.csv"), settings=screened)
+    same = import_verdicts(ReviewImport(file=str(tmp_path / "out" / "done.csv")), screened)
     assert (same.new, same.changed, same.review) == (0, 0, first.review)
 
     changed = fill_in(
@@ -209,7 +216,7 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
         lambda row: "other" if row["patient_id"] == STAINED[0] else "",
         "again.csv",
     )
-    second = import_verdicts(str(changed), settings=screened)
+    second = import_verdicts(ReviewImport(file=str(changed)), screened)
     # Whoever says nothing this time does not take back what was said.
     assert (second.new, second.changed) == (0, 6)
     assert second.labels == first.labels - 6
@@ -233,7 +240,7 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
 
 def test_reviewed_cells_are_not_exported_again(screened: Settings, tmp_path: Path) -> None:
     found = review_all(screened, tmp_path / "out")
-    out = export(str(tmp_path / "more"), "night", settings=screened)
+    out = export(ReviewExport(to=str(tmp_path / "more"), batch="night"), screened)
     assert out.cells == 0
     assert out.left_out == {"reviewed before": sum(found.verdicts.values())}
 
@@ -242,9 +249,11 @@ def test_a_cell_of_two_nights_is_a_label_in_one(
     screened: Settings, night: Path, tmp_path: Path
 ) -> None:
     first = review_all(screened, tmp_path / "out")
-    screen(str(night / "stained"), batch="dusk", settings=screened)
-    out = export(str(tmp_path / "dusk"), "dusk", limit=1000, per_slide=1000, settings=screened)
-    second = import_verdicts(str(fill_in(Path(out.sheet))), settings=screened)
+    screen(Screen(images=str(night / "stained"), batch="dusk"), screened)
+    out = export(
+        ReviewExport(to=str(tmp_path / "dusk"), batch="dusk", limit=1000, per_slide=1000), screened
+    )
+    second = import_verdicts(ReviewImport(file=str(fill_in(Path(out.sheet)))), screened)
     assert second.elsewhere == sum(second.verdicts.values()) == 12 + HELD
     assert second.labels < first.labels
     assert (second.labels, second.commands) == (0, [])
@@ -266,25 +275,27 @@ def test_a_cell_of_two_nights_is_a_label_in_one(
 def test_a_wrong_file_imports_nothing(
     screened: Settings, tmp_path: Path, change: Callable[[str], str], says: str
 ) -> None:
-    out = export(str(tmp_path / "out"), "night", limit=1000, per_slide=1000, settings=screened)
+    out = export(
+        ReviewExport(to=str(tmp_path / "out"), batch="night", limit=1000, per_slide=1000), screened
+    )
     done = fill_in(Path(out.sheet))
     done.write_text(change(done.read_text()))
     with pytest.raises((VerdictError, StoreError), match=says):
-        import_verdicts(str(done), settings=screened)
+        import_verdicts(ReviewImport(file=str(done)), screened)
     assert latest_review(Store(screened.store), "night").number == 0
 
 
 def test_a_file_that_is_not_there_is_named(screened: Settings, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"none.csv does not exist"):
-        import_verdicts(str(tmp_path / "none.csv"), settings=screened)
+        import_verdicts(ReviewImport(file=str(tmp_path / "none.csv")), screened)
 
 
 def test_the_report_says_how_good_the_abnormal_list_is(screened: Settings, tmp_path: Path) -> None:
-    nothing = report("night", settings=screened)
+    nothing = report(ReviewReport(batch="night"), screened)
     assert nothing.precision is None
     assert "nobody has looked" in nothing.text()
     found = review_all(screened, tmp_path / "out")
-    again = report("night", settings=screened)
+    again = report(ReviewReport(batch="night"), screened)
     assert (again.figures, again.damaged) == ([], [])
     told = again.model_dump(exclude={"figures", "damaged", "patients"})
     assert told == {name: getattr(found, name) for name in told}
@@ -299,10 +310,10 @@ def test_labels_without_a_patient_are_warned_of(screened: Settings, tmp_path: Pa
     smear, rng = draw_patient(5, np.random.default_rng(5)), np.random.default_rng(5)
     for number in range(4):
         Image.fromarray(other_stain(red_cell(smear, rng, None))).save(folder / f"{number}.png")
-    screen(str(folder), batch="anonymous", settings=screened)
-    out = export(str(tmp_path / "out"), "anonymous", settings=screened)
+    screen(Screen(images=str(folder), batch="anonymous"), screened)
+    out = export(ReviewExport(to=str(tmp_path / "out"), batch="anonymous"), screened)
     found = import_verdicts(
-        str(fill_in(Path(out.sheet), lambda row: "Uninfected")), settings=screened
+        ReviewImport(file=str(fill_in(Path(out.sheet), lambda row: "Uninfected"))), screened
     )
     assert found.without_patient == found.labels > 0
     assert "without a patient" in found.text()

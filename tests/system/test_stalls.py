@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.options.flows import Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch
@@ -66,7 +67,7 @@ def test_a_coordinator_that_is_stopped_as_it_publishes_changes_nothing_when_it_g
     store = Store(settings.store)
     time.sleep(4)
     other = str(images / "smears")
-    second = screen(other, batch="night", force=True, settings=settings)
+    second = screen(Screen(images=other, batch="night", force=True), settings)
     before = {path: path.read_bytes() for path in Path(store.root).rglob("*") if path.is_file()}
     first.send_signal(signal.SIGCONT)
     out, err = first.communicate(timeout=60)
@@ -85,4 +86,4 @@ def test_a_coordinator_that_is_stopped_as_it_publishes_changes_nothing_when_it_g
     assert read_table(store, *paths[0]).num_rows == second.images
     for check in batch_checks(store, "night"):
         check.verify()
-    assert screen(other, batch="night", settings=settings).repeated
+    assert screen(Screen(images=other, batch="night"), settings).repeated

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from flows.jobs.drawings import ThumbnailJob, draw_places, draw_thumbnails, places_jobs
-from flows.options.taking import takes
 from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
@@ -41,8 +40,8 @@ class PatientOutcome(Outcome):
         return f"patient {self.patient} of batch {self.batch}\n{table(rows)}"
 
 
-@takes(PatientSheet)
 def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
+    """Write a patient's page or table."""
     store = Store(settings.store)
     path = Path(options.to)
     if "://" in options.to or path.suffix not in ENDINGS:

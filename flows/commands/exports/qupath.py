@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.options.taking import takes
 from flows.options.tools import Contours
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -42,8 +41,8 @@ class ContoursOutcome(Outcome):
         return f"batch {self.batch}: {self.cells:,} cells in {self.files:,} files\n{table(rows)}"
 
 
-@takes(Contours)
 def contours(options: Contours, settings: Settings) -> ContoursOutcome:
+    """Write contours."""
     store = Store(settings.store)
     if "://" in options.to:
         raise SourceError(

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.commands.review.sheets import new_manifest, write_manifest
-from flows.options.taking import takes
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
@@ -59,7 +58,6 @@ class AppliedOutcome(Outcome):
         return f"{self.source}: {would}{counted(self.images, 'image')}\n{table(rows)}"
 
 
-@takes(ReviewApply)
 def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     """Images that persons call no such cell are left out, so that no laboratory learns them."""
     store = Store(settings.store)

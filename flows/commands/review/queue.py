@@ -22,7 +22,6 @@ from flows.commands.review.imports import (
 )
 from flows.commands.review.session import open_session
 from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
-from flows.options.taking import takes
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
@@ -84,7 +83,6 @@ class ExportOutcome(Outcome):
         return f"{self.source}: {counted(self.cells, 'cell')} to look at\n{table(rows)}"
 
 
-@takes(ReviewExport)
 def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     """The pictures are the original files, or PNG files of cells cut out of a larger file, named by
     their digest. Cells that have an answer already are left out.
@@ -174,7 +172,6 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     ]
 
 
-@takes(ReviewImport)
 def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
     """An answer is a class of the model, ``other`` if the image shows no such cell, or empty if
     nobody looked at it. A later answer on a cell replaces the earlier one.
@@ -210,8 +207,8 @@ class ReportOutcome(ReviewOutcome):
         ]
 
 
-@takes(ReviewReport)
 def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
+    """Compare the answers with the report, and with each other."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
     frozen = published_batch(store, options.batch)
     told: list[ToldFigure] = []

@@ -11,7 +11,6 @@ from flows.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.commands.review.guards import Guarded
 from flows.commands.review.session import open_session
 from flows.monitoring.console import tell, warn
-from flows.options.taking import takes
 from flows.options.tools import ReviewServe
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
@@ -43,8 +42,8 @@ class ReadOutcome(Outcome):
         return f"batch {self.batch}: {counted(self.cells, 'cell')} to read\n{table(rows)}"
 
 
-@takes(ReviewServe)
 def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
+    """Serve the pages to browsers of this machine."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
     if options.reader is not None:
         check_name("reader", options.reader)

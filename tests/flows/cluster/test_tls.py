@@ -24,6 +24,8 @@ from flows.cluster.executor import run_in_order
 from flows.cluster.requirements import ClusterError
 from flows.commands.doctor import doctor
 from flows.fit import fit
+from flows.options.flows import Fit, Screen
+from flows.options.tools import Doctor
 from flows.screen import screen
 from flows.settings import Settings
 from flows.stages import batch
@@ -116,7 +118,7 @@ def test_certificates_that_are_not_accepted_are_said_so(
 
 def test_doctor_says_how_long_certificates_hold(cluster: Operated, tmp_path: Path) -> None:
     settings = cluster.settings(str(tmp_path))
-    found = {check.name: check for check in doctor(settings).checks}
+    found = {check.name: check for check in doctor(Doctor(), settings).checks}
     assert found["cluster"].found == "scheduler: 2 workers answer"
     assert found["certificates"].well
     assert found["certificates"].found[:12] in {"89 days left", "90 days left"}
@@ -135,10 +137,10 @@ def undisturbed(
     root = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(_store_with_model.root, root / "store")
     settings = Settings(store=str(root / "store"), workers=1, shard_rows=1)
-    fit(str(cells), batch="fitted", settings=settings)
+    fit(Fit(images=str(cells), batch="fitted"), settings)
     shutil.copytree(root / "store", root / "night")
     night = settings.model_copy(update={"store": str(root / "night")})
-    assert not screen(str(cells), batch="night", settings=night).failed
+    assert not screen(Screen(images=str(cells), batch="night"), night).failed
     return settings
 
 
@@ -164,7 +166,7 @@ def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    outcome = screen(str(cells), batch="night", settings=settings)
+    outcome = screen(Screen(images=str(cells), batch="night"), settings)
     killer.join()
     assert 3 <= seen[0] < outcome.images
     with open_client(settings) as client:

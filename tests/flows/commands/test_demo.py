@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands.demo import ORDINARY, demo
+from flows.options.tools import Demo
 from flows.settings import Settings
 from tasks.images.access.files import SourceError
 
@@ -11,7 +12,7 @@ from tasks.images.access.files import SourceError
 def test_the_demo_catches_what_it_planted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = demo(str(tmp_path / "demo"), settings=Settings())
+    outcome = demo(Demo(folder=str(tmp_path / "demo")), Settings())
     assert "\n  patients " in capsys.readouterr().err
     assert not outcome.failed
     for kind, number in outcome.planted.items():
@@ -25,5 +26,5 @@ def test_the_demo_removes_nothing_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "precious").write_text("data")
     with pytest.raises(SourceError, match="holds no earlier demo"):
-        demo(str(tmp_path), settings=Settings())
+        demo(Demo(folder=str(tmp_path)), Settings())
     assert (tmp_path / "store" / "precious").read_text() == "data"

@@ -12,13 +12,14 @@ import s3fs
 from flows.commands import doctor as module
 from flows.commands.doctor import DoctorOutcome, doctor
 from flows.commands.main import main
+from flows.options.tools import Doctor
 from flows.settings import Settings
 from storage.store import Store
 from tests.support.certificates import make_certificates
 
 
 def found(settings: Settings) -> dict[str, tuple[bool, str]]:
-    return {check.name: (check.well, check.found) for check in doctor(settings).checks}
+    return {check.name: (check.well, check.found) for check in doctor(Doctor(), settings).checks}
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cluster")
 def test_a_healthy_machine_is_well_and_its_store_is_left_as_it_was(tmp_path: Path) -> None:
     settings = Settings(store=str(tmp_path / "store"))
-    assert not doctor(settings).failed
+    assert not doctor(Doctor(), settings).failed
     assert not list((tmp_path / "store").glob("[!.]*"))
 
 
@@ -71,7 +72,7 @@ def test_what_an_object_store_can_do_is_told(
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(store=f"{s3_bucket}/{tmp_path.name}")
-    assert not doctor(settings).failed
+    assert not doctor(Doctor(), settings).failed
     says = found(settings)
     assert "PUT with If-None-Match: only one run" in says["created once"][1]
     assert "PUT with If-Match: a late write is refused" in says["replaced"][1]

@@ -8,9 +8,9 @@ from PIL import Image
 
 from flows.commands import look as module
 from flows.commands.look import look
-from flows.commands.mistakes import refuse_no_detector
+from flows.options.tools import Look
 from flows.settings import Settings
-from storage.store import Store, StoreError
+from storage.store import StoreError
 from tests.support.fields import rendered
 
 
@@ -33,7 +33,7 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     monkeypatch.setattr(module, "_has_display", lambda: True)
     before = sorted(path.name for path in Path(tiny_ready.store).rglob("*"))
     page = tmp_path / "seen.html"
-    outcome = look(str(photo), to=str(page), settings=tiny_ready)
+    outcome = look(Look(photo=str(photo), to=str(page)), tiny_ready)
     assert outcome.taken_for == {"fields": 1}
     assert outcome.cells == pytest.approx(12, abs=2)
     assert opened == [page.as_uri()]
@@ -42,7 +42,6 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     assert "not known" not in capsys.readouterr().err
 
 
-def test_without_a_store_it_says_what_to_do(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "none"))
+def test_without_a_store_it_says_what_to_do(photo: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="name the one that has it with --store, or make one"):
-        refuse_no_detector(store, None, None)
+        look(Look(photo=str(photo)), Settings(store=str(tmp_path / "none")))

@@ -14,6 +14,7 @@ from flows.commands.main import main
 from flows.commands.status import StatusOutcome, status
 from flows.monitoring.console import tell
 from flows.options.commands import COMMANDS
+from flows.options.tools import Status
 from flows.settings import Settings
 
 
@@ -122,9 +123,9 @@ def test_json_is_all_there_is_on_standard_output(
 def test_quiet_leaves_the_outcome_and_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def talkative(settings: Settings, **_: object) -> StatusOutcome:
+    def talkative(options: Status, settings: Settings) -> StatusOutcome:
         tell("working on it")
-        return status(settings=settings)
+        return status(Status(), options)
 
     monkeypatch.setattr(command_line, "_load", lambda place: talkative)
     (tmp_path / "models").mkdir()
@@ -297,7 +298,7 @@ def test_the_password_of_a_push_gateway_is_no_parameter_of_a_run() -> None:
 def test_a_full_disk_is_said_with_what_to_do(
     file: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(**_: object) -> StatusOutcome:
+    def full(*_: object) -> StatusOutcome:
         raise OSError(errno.ENOSPC, "No space left on device", file)
 
     monkeypatch.setattr(command_line, "_load", lambda place: full)

@@ -4,6 +4,7 @@ import pytest
 
 from flows.commands import status as module
 from flows.commands.status import status
+from flows.options.tools import Status
 from flows.settings import Settings
 from storage.models.classifiers import list_models, load_card
 from storage.store import Store
@@ -30,10 +31,10 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(
     freeze(store, manifest(2), "bad")
     told: list[str] = []
     monkeypatch.setattr(module, "warn", told.append)
-    whole = status(settings=Settings(store=store.url))
+    whole = status(Status(), Settings(store=store.url))
     assert told == []
     Path(store.path(path)).write_bytes(store.read_bytes(path)[:-9])
-    found = status(settings=Settings(store=store.url))
+    found = status(Status(), Settings(store=store.url))
     assert len(getattr(found, kind)) == len(getattr(whole, kind)) - 1
     assert len(told) == 1
     assert path in told[0]
@@ -50,7 +51,7 @@ def test_a_damaged_seal_is_named_and_its_batch_shown_without_a_report(
     Path(seal).write_text("{")
     monkeypatch.setattr(module, "warn", lambda _: None)
     monkeypatch.setattr(module, "list_models", lambda *_: [])
-    found = status(settings=Settings(store=store.url))
+    found = status(Status(), Settings(store=store.url))
     assert [row["report"] for row in found.batches] == [None]
     (told,) = found.damaged
     assert seal in told
@@ -61,7 +62,7 @@ def test_a_night_shows_its_light_and_its_positive_patients(
 ) -> None:
     write_store(store)
     monkeypatch.setattr(module, "list_models", lambda *_: [])
-    (row,) = status(settings=Settings(store=store.url)).batches
+    (row,) = status(Status(), Settings(store=store.url)).batches
     assert row["light"] in {"green", "amber", "red"}
     night = {"light": "amber", "patient_calls": [("positive", 2), ("negative", 1200)]}
     assert module._positive(night) == "2 of 1,202"
@@ -76,7 +77,7 @@ def test_a_terminal_shows_what_a_newcomer_knows(
     made = {"network": card.network | {"network": "timm:test"}, "metrics": {}}
     cards = [card.model_copy(update=made)]
     monkeypatch.setattr(module, "list_models", lambda *_: cards)
-    found = status(settings=Settings(store=store.url))
+    found = status(Status(), Settings(store=store.url))
     text = found.text()
     assert all(word in text for word in ("detectors", "laboratories", "kampala", "batches"))
     assert not any(word in text for word in ("shard", "alpha", "statistics", "unfinished"))

@@ -11,6 +11,7 @@ import pytest
 
 from flows.commands.main import main
 from flows.commands.status import verify
+from flows.options.tools import Verify
 from flows.settings import Settings
 from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch_of_key
@@ -163,7 +164,7 @@ def files_of(store: Store) -> set[str]:
 
 
 def test_a_whole_store_is_whole(full: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = verify(settings=Settings(store=full.url))
+    outcome = verify(Verify(), Settings(store=full.url))
     assert (outcome.damaged, outcome.failed) == ([], False)
     assert "nothing is damaged" in outcome.text()
     with pytest.raises(SystemExit) as ended:
@@ -205,7 +206,7 @@ def test_a_file_of_every_kind_is_turned_over(full: Store) -> None:
 )
 def test_what_is_lost_is_found(full: Store, lost: str) -> None:
     full.remove(lost)
-    outcome = verify(settings=Settings(store=full.url))
+    outcome = verify(Verify(), Settings(store=full.url))
     assert outcome.failed
     assert any(lost in line for line in outcome.damaged)
 
@@ -213,7 +214,7 @@ def test_what_is_lost_is_found(full: Store, lost: str) -> None:
 def test_an_import_of_verdicts_leaves_a_store_whole(full: Store) -> None:
     """Its lease lies beside the reviews, and is no review."""
     assert full.names("reviews") == ["lease", "night"]
-    outcome = verify(settings=Settings(store=full.url))
+    outcome = verify(Verify(), Settings(store=full.url))
     assert (outcome.damaged, outcome.failed) == ([], False)
 
 
@@ -228,22 +229,22 @@ def test_an_import_of_verdicts_leaves_a_store_whole(full: Store) -> None:
 )
 def test_a_file_that_is_cut_short_is_found(full: Store, path: str, says: str) -> None:
     full.write_bytes(full.read_bytes(path)[:1], path)
-    (line,) = verify(settings=Settings(store=full.url)).damaged
+    (line,) = verify(Verify(), Settings(store=full.url)).damaged
     assert path in line
     assert says in line
     if "night" in path:
-        assert verify(batch="night", settings=Settings(store=full.url)).damaged == [line]
+        assert verify(Verify(batch="night"), Settings(store=full.url)).damaged == [line]
 
 
 def test_pages_are_of_the_reports_that_are_sealed(full: Store) -> None:
     page, path = full.read_bytes(*page_path("night")), page_path("night")
     full.write_bytes(page.rpartition(b"<!--")[0], *path)
-    (line,) = verify(settings=Settings(store=full.url)).damaged
+    (line,) = verify(Verify(), Settings(store=full.url)).damaged
     assert "it is cut short" in line
     full.write_bytes(withdrawn_page("night"), *path)
-    assert not verify(settings=Settings(store=full.url)).failed
+    assert not verify(Verify(), Settings(store=full.url)).failed
     write_page_file(full, "<html><!-- other --></html>", *path)
-    (line,) = verify(settings=Settings(store=full.url)).damaged
+    (line,) = verify(Verify(), Settings(store=full.url)).damaged
     assert "it shows other reports than those that are sealed" in line
 
 
@@ -257,7 +258,7 @@ def test_any_bit_of_a_report_s_footer_is_found(full: Store) -> None:
             full.write_bytes(bytes(turned), path)
             assert any(
                 path in line
-                for line in verify(batch="night", settings=Settings(store=full.url)).damaged
+                for line in verify(Verify(batch="night"), Settings(store=full.url)).damaged
             )
         full.write_bytes(content, path)
 
@@ -265,18 +266,18 @@ def test_any_bit_of_a_report_s_footer_is_found(full: Store) -> None:
 def test_another_name_of_a_column_of_a_review_is_found(full: Store) -> None:
     path = "reviews/night/0001.parquet"
     full.write_bytes(full.read_bytes(path).replace(b"reviewer", b"reviewes"), path)
-    (line,) = verify(settings=Settings(store=full.url)).damaged
+    (line,) = verify(Verify(), Settings(store=full.url)).damaged
     assert path in line
 
 
 def test_one_batch_can_be_asked_for_by_name(full: Store) -> None:
     settings = Settings(store=full.url)
-    everything = verify(settings=settings).compared
-    alone = verify(batch="night", settings=settings)
+    everything = verify(Verify(), settings).compared
+    alone = verify(Verify(batch="night"), settings)
     assert not alone.failed
     assert 0 < alone.compared < everything
     with pytest.raises(StoreError, match="no batch 'nigth'"):
-        verify(batch="nigth", settings=settings)
+        verify(Verify(batch="nigth"), settings)
 
 
 @pytest.mark.parametrize("figure", ["scored", "failed", "abnormal", "review", "failures"])
@@ -287,5 +288,5 @@ def test_a_seal_that_states_other_figures_than_its_report_is_found(
     seal = full.read_json(path)
     other = {"damaged": 7} if figure == "failures" else seal[figure] + 1
     full.write_json(seal | {figure: other}, path)
-    damaged = verify(settings=Settings(store=full.url)).damaged
+    damaged = verify(Verify(), Settings(store=full.url)).damaged
     assert any(path in line and "its figures are not those" in line for line in damaged)

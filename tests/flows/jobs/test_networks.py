@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from flows.fit import FitOutcome
 from flows.jobs import networks
 from flows.jobs.networks import GRAPH, ForeignNetworkError, load_inference, refuse_foreign_network
+from flows.options.flows import Train
 from flows.settings import Settings
 from flows.train import train
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
@@ -53,7 +54,7 @@ def test_what_is_no_network_is_said(network: str, said: str) -> None:
 def test_no_code_is_imported_that_the_settings_do_not_name(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_foreign_network("timm:resnet18")
     with pytest.raises(ForeignNetworkError, match="it names none"):
-        train("cells", network=OWN)
+        train(Train(images="cells", network=OWN), Settings())
     monkeypatch.setenv("SLIDEWATCH_NETWORKS", json.dumps([OWN]))
     refuse_foreign_network(OWN)
 

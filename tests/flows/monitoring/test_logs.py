@@ -14,7 +14,7 @@ from flows.monitoring.console import complain, progress_bar, tell, warn
 from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, use_logs
 from flows.monitoring.prefect_runs import runnable
 from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
-from flows.options.taking import Options, takes
+from flows.options.taking import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.batches.manifests import Shard
@@ -167,18 +167,16 @@ class Batched(Options):
     batch: str
 
 
-@takes(Options)
 @observed()
 def inner(_: Options, settings: Settings) -> Done:
     return Done(number=2)
 
 
-@takes(Batched)
 @observed()
 def outer(options: Batched, settings: Settings) -> Done:
     with stage("work"):
         log(logging.INFO, "shard", shard=1)
-        inner(settings=settings)
+        inner(Options(), settings)
     return Done(number=1)
 
 
@@ -186,7 +184,7 @@ def outer(options: Batched, settings: Settings) -> Done:
 def test_a_flow_logs_its_stages_and_one_outcome_with_its_run_and_batch(
     prefect_api: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runnable(outer)(batch="b", settings=Settings(store=str(tmp_path), logs="json"))
+    runnable(outer)(Batched(batch="b"), Settings(store=str(tmp_path), logs="json"))
     ours = [line for line in lines_of(capsys) if "batch" in line]
     assert [(line["message"], line.get("stage"), line.get("event")) for line in ours] == [
         ("work: begin", "work", "begin"),

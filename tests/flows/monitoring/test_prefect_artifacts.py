@@ -34,6 +34,7 @@ from flows.monitoring.prefect_artifacts import (
 )
 from flows.monitoring.prefect_runs import runnable
 from flows.monitoring.states import by_call, by_name
+from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import Seal
@@ -75,7 +76,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def screen_night(night: Path, settings: Settings, batch: str) -> ScreenOutcome:
-    outcome = runnable(screen)(images=str(night), batch=batch, date=DAY, settings=settings)
+    outcome = runnable(screen)(Screen(images=str(night), batch=batch, date=DAY), settings)
     assert outcome.failed
     return outcome
 

@@ -3,15 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import pytest
 from prefect.context import FlowRunContext, TaskRunContext
+from pydantic import Field
 
 from flows import deployments
-from flows.monitoring.prefect_runs import runnable, task
-from flows.options.taking import Options, takes
+from flows.monitoring import prefect_runs
+from flows.monitoring.prefect_runs import prefect_flow, runnable, task
+from flows.monitoring.telemetry import observed
+from flows.options.taking import Options
+from flows.outcome import Outcome
 from flows.settings import Settings
+from storage.store import StoreError
 
 URL = "http://prefect.example/api"
 ASK = """
@@ -26,15 +33,28 @@ def stage_of(number: int) -> tuple[int, bool]:
     return number, TaskRunContext.get() is not None
 
 
+class Staged(Outcome):
+    stage: tuple[int, bool]
+    run: str | None
+    store: str
+
+    def text(self) -> str:
+        return str(self.stage)
+
+
 class Numbered(Options):
     """Number it."""
 
-    number: int
+    number: Annotated[int, Field(ge=2, description="which it is")]
+    name: Annotated[str | None, Field(description="of it")] = None
 
 
-@takes(Numbered, run_name="number {number}")
-def staged(options: Numbered, _: Settings) -> tuple[int, bool, str | None]:
-    return *stage_of(options.number), name_of_run()
+@observed(run_name="number {number}")
+def staged(options: Numbered, settings: Settings) -> Staged:
+    """In stages."""
+    if options.name == "none":
+        raise StoreError("it is not there")
+    return Staged(stage=stage_of(options.number), run=name_of_run(), store=settings.store)
 
 
 def name_of_run() -> str | None:
@@ -45,13 +65,60 @@ def name_of_run() -> str | None:
 def test_without_a_server_a_flow_and_its_stages_are_functions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.monitoring.prefect_runs.has_server", lambda: False)
-    assert runnable(staged)(number=7) == (7, False, None)
+    monkeypatch.setattr(prefect_runs, "has_server", lambda: False)
+    done = runnable(staged)(Numbered(number=7), Settings(store="s"))
+    assert done == Staged(stage=(7, False), run=None, store="s")
 
 
-def test_with_a_server_prefect_runs_a_flow_and_its_stages(prefect_api: str) -> None:
-    assert runnable(staged)(number=7) == (7, True, "number 7")
-    assert staged(7) == (7, False, None)  # the function remains one
+@pytest.mark.usefixtures("prefect_api")
+def test_with_a_server_prefect_runs_a_flow_and_its_stages() -> None:
+    done = runnable(staged)(Numbered(number=7), Settings(store="s"))
+    assert done == Staged(stage=(7, True), run="number 7", store="s")
+    with pytest.raises(StoreError, match="it is not there"):
+        runnable(staged)(Numbered(number=7, name="none"), Settings())
+    # The function remains one.
+    assert staged(Numbered(number=7), Settings(store="s")).run is None
+
+
+class GoneError(Exception):
+    """Prefect's server is gone."""
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_the_flows_own_end_counts_whatever_becomes_of_prefect_after_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, called = prefect_flow, True
+
+    def failing(function: Any, options: type[Numbered]) -> Callable[..., NoReturn]:
+        def call(**given: Any) -> NoReturn:
+            if called:
+                run(function, options)(**given)
+            raise GoneError("no\nanswer")
+
+        return call
+
+    monkeypatch.setattr(prefect_runs, "prefect_flow", failing)
+    done = runnable(staged)(Numbered(number=7), Settings(store="s"))
+    assert done.stage == (7, True)
+    said = "Prefect did not record how this run ended: GoneError: no answer\n"
+    assert capsys.readouterr().err == said
+    # An error of the flow is its own, and is not laid at Prefect's door.
+    with pytest.raises(StoreError, match="it is not there"):
+        runnable(staged)(Numbered(number=7, name="none"), Settings())
+    called = False
+    with pytest.raises(GoneError):
+        runnable(staged)(Numbered(number=7), Settings())
+
+
+def test_prefect_has_a_parameter_for_each_option() -> None:
+    made = prefect_flow(staged, Numbered)
+    schema = made.parameters.model_dump()
+    assert list(schema["properties"]) == ["number", "name", "settings"]
+    assert schema["properties"]["number"]["minimum"] == 2
+    assert schema["required"] == ["number"]
+    assert (made.name, made.flow_run_name) == ("staged", "number {number}")
+    assert made.description == "Number it.\n\nIn stages."
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from flows.fit import fit
 from flows.monitoring import prometheus as module
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
 from flows.nightly import nightly
+from flows.options.flows import Fit, Nightly, Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.models.detectors import list_detectors
@@ -238,7 +239,7 @@ def night(
         shard_rows=8,
         metrics=str(file),
     )
-    fit(str(cells), batch="first", settings=settings)
+    fit(Fit(images=str(cells), batch="first"), settings)
     assert not file.exists()  # metrics are of nights
     shutil.copytree(cells, inbox)
     cut = min(inbox.rglob("*.png"))
@@ -255,7 +256,7 @@ def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
         moment = datetime(2026, 3, day, 12, tzinfo=UTC)
         monkeypatch.setattr(nightly_module, "scheduled_start", lambda: moment)
         monkeypatch.setattr(nightly_module, "now", lambda: moment)
-        nightly(str(inbox), settle=0, settings=settings)
+        nightly(Nightly(inbox=str(inbox), settle=0), settings)
 
     before = time.time()
     run_at(1)
@@ -291,5 +292,5 @@ def test_a_run_whose_metrics_have_nowhere_to_go_publishes_its_report(
 ) -> None:
     settings, inbox, _ = night
     settings = settings.model_copy(update={"metrics": str(tmp_path / "none" / "night.prom")})
-    outcome = screen(str(inbox), batch="b", settings=settings)
+    outcome = screen(Screen(images=str(inbox), batch="b"), settings)
     assert Path(outcome.report).exists()

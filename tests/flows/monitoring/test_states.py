@@ -3,19 +3,18 @@
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
 
 from flows.monitoring.prefect_runs import prefect_flow
-from flows.monitoring.states import ended, ended_by, is_lost, told
+from flows.monitoring.states import is_lost, told
 from flows.nightly import nightly
-from flows.screen import ImagesFailedError, screen
+from flows.options.flows import Nightly, Screen
+from flows.options.taking import Options
+from flows.screen import screen
 from flows.settings import Settings
 from storage.store import StoreError
 from tests.support.fitted import copied
@@ -33,20 +32,24 @@ class Ended:
     reasons: list[str] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
     patients: dict[str, int] = field(default_factory=lambda: {"positive": 2, "negative": 10})
+    problem: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.problem)
 
 
-class PartError(Exception):
-    def __init__(self, outcome: Ended) -> None:
-        super().__init__("some failed")
-        self.outcome = outcome
+class Nothing(Options):
+    """Do nothing."""
 
 
 def state_of(outcome: Ended, error: Exception | None = None) -> State:
-    @flow
-    def night() -> Any:
-        return ended(outcome) if error is None else ended_by(error)
+    def night(options: Nothing, settings: Settings) -> Ended:
+        if error is not None:
+            raise error
+        return outcome
 
-    return night(return_state=True)  # type: ignore[call-overload, no-any-return]
+    return prefect_flow(night, Nothing)(return_state=True)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -61,8 +64,7 @@ def test_a_published_night_is_completed_by_its_light(light: str, name: str) -> N
 
 
 def test_one_damaged_file_is_a_word_and_no_failure() -> None:
-    outcome = Ended("green", scored=440, failures={"damaged": 1})
-    state = state_of(outcome, PartError(outcome))
+    state = state_of(Ended("green", scored=440, failures={"damaged": 1}, problem="1 failed"))
     assert (state.type.value, state.name) == ("COMPLETED", "Amber")
     assert state.message is not None
     assert state.message.endswith("441 images, of which 1 failed (1 damaged)")
@@ -70,10 +72,9 @@ def test_one_damaged_file_is_a_word_and_no_failure() -> None:
 
 @pytest.mark.parametrize(("scored", "lost"), [(0, True), (75, True), (76, False)])
 def test_a_night_without_a_quarter_of_its_images_is_failed(scored: int, lost: bool) -> None:
-    outcome = Ended("red", images=100, scored=scored, failures={"empty": 100 - scored})
+    outcome = Ended("red", images=100, scored=scored, failures={"empty": 9}, problem="few are left")
     assert is_lost(outcome) == lost
-    state = state_of(outcome, PartError(outcome))
-    assert state.type.value == ("FAILED" if lost else "COMPLETED")
+    assert state_of(outcome).type.value == ("FAILED" if lost else "COMPLETED")
 
 
 def test_what_our_code_says_is_a_failure_without_a_traceback(
@@ -85,15 +86,6 @@ def test_what_our_code_says_is_a_failure_without_a_traceback(
         state.result()
     assert "Traceback" not in caplog.text
     assert state_of(Ended("green"), ZeroDivisionError()).message != ""
-
-
-def test_without_prefect_the_outcome_comes_back_and_a_lost_night_is_an_error() -> None:
-    assert FlowRunContext.get() is None
-    published = Ended("amber", scored=440)
-    assert ended_by(PartError(published)) is published
-    assert ended(published) is published
-    with pytest.raises(PartError):
-        ended_by(PartError(Ended("red", scored=0)))
 
 
 def test_what_is_told_holds_no_secret() -> None:
@@ -110,8 +102,8 @@ def test_runs_are_named_after_their_night_and_show_how_it_was(
     cells: Path, tiny_fitted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = copied(tiny_fitted, tmp_path / "store")
-    state = prefect_flow(nightly)(  # type: ignore[call-overload]
-        str(cells), series="ward", date=None, settle=0, settings=settings, return_state=True
+    state = prefect_flow(nightly, Nightly)(  # type: ignore[call-overload]
+        inbox=str(cells), series="ward", settle=0, settings=settings, return_state=True
     )
     run = run_of(str(state.state_details.flow_run_id))
     assert run.name.startswith("ward-20")
@@ -121,10 +113,9 @@ def test_runs_are_named_after_their_night_and_show_how_it_was(
 
     empty = tmp_path / "inbox"
     empty.mkdir()
-    with pytest.raises(ImagesFailedError, match="no images"):
-        screen(str(empty), batch="empty", settings=settings)
-    state = prefect_flow(screen)(  # type: ignore[call-overload]
-        str(empty), batch="empty", settings=settings, return_state=True
+    assert screen(Screen(images=str(empty), batch="empty"), settings).problem
+    state = prefect_flow(screen, Screen)(  # type: ignore[call-overload]
+        images=str(empty), batch="empty", settings=settings, return_state=True
     )
     assert (state.type.value, run_of(str(state.state_details.flow_run_id)).name) == (
         "FAILED",

@@ -7,6 +7,7 @@ import pytest
 
 from flows.commands import doctor as doctor_module
 from flows.commands.doctor import doctor
+from flows.options.tools import Doctor
 from flows.settings import Settings
 from flows.stages import batch as module
 from storage.batches.ledger import read_shard_record, write_shard_record
@@ -74,5 +75,7 @@ def test_a_model_of_another_pytorch_is_told_of(
     module.warn_of_model(old)
     (text,) = told
     assert "model old was trained with another PyTorch (torch was 0.4.1, and is" in text
-    found = {check.name: check for check in doctor(Settings(store=store_with_model.url)).checks}
+    found = {
+        check.name: check for check in doctor(Doctor(), Settings(store=store_with_model.url)).checks
+    }
     assert "torch was 0.4.1" in found["model"].found

@@ -14,6 +14,7 @@ from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
+from flows.options.tools import Status
 from flows.settings import Settings
 from flows.stages.publish import nights_before, publish, valid_seal
 from storage.batches.features import create_features
@@ -241,7 +242,7 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
         published_batch(store, "night")
     assert list(newest_batches(store, lambda _: True)) == []
     assert nights_before(store, date.max, 9) == []
-    assert [row["report"] for row in status(settings=settings).batches] == [None]
+    assert [row["report"] for row in status(Status(), settings).batches] == [None]
     for check in batch_checks(store, "night"):
         if check.path.startswith("reports/"):
             check.verify()

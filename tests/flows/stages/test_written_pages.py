@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows import screen as screen_module
+from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import written_pages
@@ -35,7 +36,7 @@ def photos(cells: Path, tmp_path: Path) -> Path:
 
 
 def screened(photos: Path, settings: Settings) -> ScreenOutcome:
-    return screen(str(photos), batch="night", date=DAY, settings=settings)
+    return screen(Screen(images=str(photos), batch="night", date=DAY), settings)
 
 
 def test_a_screened_night_has_a_page_and_the_index_leads_to_it(
@@ -111,7 +112,7 @@ def test_a_page_of_an_older_report_is_replaced(photos: Path, settings: Settings)
     """So it is left by a run that ends between publishing the report and writing the page."""
     first = screened(photos, settings)
     old = Path(first.page).read_bytes()
-    screen(str(photos), batch="night", date=DAY, force=True, settings=settings)
+    screen(Screen(images=str(photos), batch="night", date=DAY, force=True), settings)
     assert Path(first.page).read_bytes() != old
     new = Path(first.page).read_bytes()
     Path(first.page).write_bytes(old)
@@ -148,7 +149,7 @@ def test_images_that_are_gone_have_placeholders(photos: Path, settings: Settings
 def test_a_batch_called_index_keeps_its_page_beside_the_index(
     photos: Path, settings: Settings
 ) -> None:
-    outcome = screen(str(photos), batch="index", date=DAY, settings=settings)
+    outcome = screen(Screen(images=str(photos), batch="index", date=DAY), settings)
     assert Path(outcome.page).name == "index~.html"
     index = Path(Store(settings.store).path(*index_path())).read_text()
     assert 'href="index~.html"' in index

@@ -7,6 +7,8 @@ from typing import Any
 
 from flows.commands.status import verify
 from flows.fit import retract
+from flows.options.flows import Retract, Screen
+from flows.options.tools import Verify
 from flows.screen import screen
 from flows.settings import Settings
 from storage.reports.sql import TABLES, answer
@@ -31,11 +33,11 @@ def examine(settings: Settings, night: str, later: str, whole: dict[str, str]) -
         By command, ``error: ...``, or a digest of all that it has told and made.
     """
     commands: dict[str, Callable[[], Any]] = {
-        "verify": lambda: verify(settings=settings).damaged,
+        "verify": lambda: verify(Verify(), settings).damaged,
         "query": lambda: {name: _rows(settings, name) for name in TABLES},
-        "screen again": lambda: _told(screen(night, batch="night", settings=settings)),
-        "screen": lambda: _told(screen(later, batch="later", settings=settings)),
-        "retract": lambda: _told(retract(patient="C120P20", settings=settings)),
+        "screen again": lambda: _told(screen(Screen(images=night, batch="night"), settings)),
+        "screen": lambda: _told(screen(Screen(images=later, batch="later"), settings)),
+        "retract": lambda: _told(retract(Retract(patient="C120P20"), settings)),
     }
     found, damaged = {}, files_of(settings.store)
     for name, command in commands.items():

@@ -21,6 +21,7 @@ from PIL import Image
 from flows.commission import commission
 from flows.fit import fit, retract
 from flows.jobs import networks
+from flows.options.flows import Commission, Fit, Retract, Screen, Segment
 from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
@@ -32,10 +33,13 @@ from tests.support.faults.examine import examine
 from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
 from tests.support.faults.standins import stand_in
 
-ACTIONS = {
-    "commission": commission, "fit": fit, "retract": retract, "screen": screen,
-    "segment": segment,
-}  # fmt: skip
+ACTIONS: dict[str, tuple[Any, Any]] = {
+    "commission": (commission, Commission),
+    "fit": (fit, Fit),
+    "retract": (retract, Retract),
+    "screen": (screen, Screen),
+    "segment": (segment, Segment),
+}
 
 
 def serve() -> None:
@@ -107,14 +111,13 @@ def _child(run: dict[str, Any]) -> None:
         os.write(notes, f"end {json.dumps({'outcome': found})}\n".encode())
         os._exit(0)
     try:
-        outcome = ACTIONS[run["action"]](**run["options"], settings=settings)
+        function, options = ACTIONS[run["action"]]
+        outcome = function(options(**run["options"]), settings)
     except Exception as error:
-        kept = getattr(error, "outcome", None)
-        text = f"{type(error).__name__}: {error}"
-        said = {"error": text, "outcome": kept.model_dump(mode="json") if kept else None}
-        code = 3 if kept else 1
+        said = {"error": f"{type(error).__name__}: {error}", "outcome": None}
+        code = 1
     else:
-        said = {"error": None, "outcome": outcome.model_dump(mode="json")}
+        said = {"error": outcome.problem or None, "outcome": outcome.model_dump(mode="json")}
         code = 3 if outcome.failed else 0
     os.write(notes, f"end {json.dumps(said)}\n".encode())
     os._exit(code)

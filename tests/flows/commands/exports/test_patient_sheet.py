@@ -6,6 +6,7 @@ import pytest
 
 from flows.commands.exports.patient_sheet import patient
 from flows.commands.review.session import open_session
+from flows.options.tools import PatientSheet
 from flows.settings import Settings, UsageError
 from flows.stages.readings.suspects import Suspects
 from storage.reports.tables import published_batch
@@ -23,7 +24,7 @@ def settings(store_with_model: Store, tmp_path: Path) -> Settings:
 
 
 def test_the_page_shows_the_cells_behind_the_call(settings: Settings, tmp_path: Path) -> None:
-    made = patient("p0", "night", str(tmp_path / "p0.html"), settings=settings)
+    made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
     assert (made.call, made.persons) == ("positive", None)
     page = Page((tmp_path / "p0.html").read_text())
     assert len(page.of("img")) == 6  # the cells of files, which have no field
@@ -36,19 +37,19 @@ def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path)
     session, _ = open_session(store, batch, limit=9, per_slide=99, unmarked=0.25)
     for image in Suspects(session, None, 0.01).asked[0].order:
         session.say("Ada", image, "Uninfected", 1.0)
-    made = patient("p0", "night", str(tmp_path / "p0.html"), settings=settings)
+    made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
     assert made.persons == "refused"
     assert "persons: refused" in (tmp_path / "p0.html").read_text()
 
 
 def test_the_table_opens_in_a_spreadsheet(settings: Settings, tmp_path: Path) -> None:
-    patient("p1", "night", str(tmp_path / "p1.csv"), settings=settings)
+    patient(PatientSheet(name="p1", batch="night", to=str(tmp_path / "p1.csv")), settings)
     _, lines = read_csv((tmp_path / "p1.csv").read_bytes())
     assert next(lines)[1]["cells_called"] == "4"
 
 
 def test_what_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no patient 'nobody'; it has p0, p1"):
-        patient("nobody", "night", str(tmp_path / "a.html"), settings=settings)
+        patient(PatientSheet(name="nobody", batch="night", to=str(tmp_path / "a.html")), settings)
     with pytest.raises(UsageError, match=r"is no .html or .csv file"):
-        patient("p0", "night", str(tmp_path / "a.pdf"), settings=settings)
+        patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "a.pdf")), settings)

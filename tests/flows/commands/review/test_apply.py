@@ -8,6 +8,7 @@ import pytest
 
 from flows.commands.review.apply import AppliedOutcome, apply
 from flows.commands.review.session import open_session
+from flows.options.tools import ReviewApply
 from flows.settings import Settings
 from storage.store import Store, StoreError
 from tasks.images.access.files import SourceError
@@ -16,7 +17,7 @@ from tests.support.reading import night
 
 
 def applied(store: Store, to: Path, **given: Any) -> AppliedOutcome:
-    return apply(str(to), batch="night", settings=Settings(store=store.url), **given)
+    return apply(ReviewApply(to=str(to), batch="night", **given), Settings(store=store.url))
 
 
 def test_a_laboratory_learns_the_night_without_what_is_no_cell(

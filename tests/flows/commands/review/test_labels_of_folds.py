@@ -10,6 +10,7 @@ import pytest
 
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import export
+from flows.options.tools import ReviewApply, ReviewExport
 from flows.settings import Settings
 from storage.models.classifiers import CrossValidation, load_card, save_model
 from storage.models.out_of_fold import OUT_OF_FOLD, save_out_of_fold
@@ -84,7 +85,7 @@ def fill_in(path: str, verdicts: list[str]) -> None:
 def test_labels_that_look_wrong_come_first_with_their_pictures(
     settings: Settings, smears: Path, tmp_path: Path
 ) -> None:
-    found = export(str(tmp_path / "out"), model="folded", limit=3, settings=settings)
+    found = export(ReviewExport(to=str(tmp_path / "out"), model="folded", limit=3), settings)
     uris = list_images(str(smears), classes=CLASSES)["uri"].to_pylist()
     rows = sheet(found.sheet)
     assert [row["uri"] for row in rows[:2]] == [uris[3], uris[6]]
@@ -95,17 +96,17 @@ def test_labels_that_look_wrong_come_first_with_their_pictures(
     ]
     assert (found.cells, found.left_out) == (3, {"beyond the limit": 4 * CELLS - 3})
     with pytest.raises(SourceError, match="may hold verdicts"):
-        export(str(tmp_path / "out"), model="folded", settings=settings)
+        export(ReviewExport(to=str(tmp_path / "out"), model="folded"), settings)
 
 
 def test_answers_make_a_manifest_with_both_labels(
     settings: Settings, smears: Path, tmp_path: Path
 ) -> None:
-    found = export(str(tmp_path / "out"), model="folded", limit=3, settings=settings)
+    found = export(ReviewExport(to=str(tmp_path / "out"), model="folded", limit=3), settings)
     rows = sheet(found.sheet)
     fill_in(found.sheet, [rows[0]["diagnosis"], "other", rows[2]["label"]])
     corrected = tmp_path / "corrected.parquet"
-    made = apply(str(corrected), found.sheet, settings=settings)
+    made = apply(ReviewApply(to=str(corrected), sheet=found.sheet), settings)
     assert (made.by_persons, made.differing, made.no_cells) == (2, 1, 1)
     assert [command.split()[1] for command in made.commands] == ["train"]
     before = list_images(str(smears), classes=CLASSES)
@@ -119,13 +120,13 @@ def test_answers_make_a_manifest_with_both_labels(
 
 def test_what_cannot_be_corrected_is_said(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"model tiny was trained without folds.*--folds 5"):
-        export(str(tmp_path / "out"), model="tiny", settings=settings)
-    found = export(str(tmp_path / "out"), model="folded", limit=1, settings=settings)
+        export(ReviewExport(to=str(tmp_path / "out"), model="tiny"), settings)
+    found = export(ReviewExport(to=str(tmp_path / "out"), model="folded", limit=1), settings)
     with pytest.raises(VerdictError, match="no row has a verdict yet"):
-        apply(str(tmp_path / "c.parquet"), found.sheet, settings=settings)
+        apply(ReviewApply(to=str(tmp_path / "c.parquet"), sheet=found.sheet), settings)
     fill_in(found.sheet, ["Infected"])
     with pytest.raises(VerdictError, match="no verdict 'Infected'"):
-        apply(str(tmp_path / "c.parquet"), found.sheet, settings=settings)
+        apply(ReviewApply(to=str(tmp_path / "c.parquet"), sheet=found.sheet), settings)
     with pytest.raises(SourceError, match=r"is no \.parquet file"):
-        apply(str(tmp_path / "c.csv"), found.sheet, settings=settings)
+        apply(ReviewApply(to=str(tmp_path / "c.csv"), sheet=found.sheet), settings)
     assert not (tmp_path / "c.parquet").exists()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from flows.commands.exports.qupath import contours
 from flows.commands.review.queue import export, import_verdicts, report
+from flows.options.tools import Contours, ReviewExport, ReviewImport, ReviewReport
 from flows.settings import Settings
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.reports.schemas.fields import field_schema
@@ -66,7 +67,7 @@ def published_and_forced(store: Store, cell: Path) -> None:
 def test_contours_are_of_the_attempt_that_is_published(store: Store, tmp_path: Path) -> None:
     published_and_forced(store, tmp_path / "cell.png")
     settings = Settings(store=store.url)
-    found = contours("night", str(tmp_path / "to"), settings=settings)
+    found = contours(Contours(batch="night", to=str(tmp_path / "to")), settings)
     assert (found.files, found.cells) == (1, 1)
 
 
@@ -75,7 +76,7 @@ def test_cells_for_review_are_of_the_attempt_that_is_published(
 ) -> None:
     published_and_forced(store, tmp_path / "cell.png")
     monkeypatch.setattr("flows.commands.review.queue.write_picture", lambda *_: "cell.png")
-    out = export(str(tmp_path / "out"), "night", settings=Settings(store=store.url))
+    out = export(ReviewExport(to=str(tmp_path / "out"), batch="night"), Settings(store=store.url))
     assert out.cells == 1
 
 
@@ -97,7 +98,7 @@ def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
     publish_report(
         store, report_path("night", DAY, SLIDES), schema, [pa.Table.from_pylist(rows, schema)]
     )
-    out = export(str(tmp_path / "out"), "night", settings=Settings(store=store.url))
+    out = export(ReviewExport(to=str(tmp_path / "out"), batch="night"), Settings(store=store.url))
     assert out.slides == 2
     assert "2 to look at as a whole" in out.text()
     with (tmp_path / "out" / "slides.csv").open(encoding="utf-8-sig", newline="") as file:
@@ -109,12 +110,12 @@ def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
 def test_a_night_without_images_has_nothing_to_review(store: Store, tmp_path: Path) -> None:
     publish(store, freeze(store, [], 1), [])
     settings = Settings(store=store.url)
-    out = export(str(tmp_path / "out"), "night", settings=settings)
+    out = export(ReviewExport(to=str(tmp_path / "out"), batch="night"), settings)
     assert (out.cells, out.left_out, out.failed) == (0, {}, False)
-    assert report("night", settings=settings).precision is None
+    assert report(ReviewReport(batch="night"), settings).precision is None
     sheet = Path(out.sheet)
     with sheet.open(encoding="utf-8-sig", newline="") as file:
         assert list(csv.DictReader(file)) == []
     sheet.write_text("image_id,batch,verdict\n00,night,other\n")
     with pytest.raises(VerdictError, match=r"review\.csv: batch night has no images"):
-        import_verdicts(str(sheet), settings=settings)
+        import_verdicts(ReviewImport(file=str(sheet)), settings)

@@ -7,6 +7,7 @@ import pytest
 
 from flows.commands.review.queue import report
 from flows.commands.review.session import Session, open_session
+from flows.options.tools import ReviewReport
 from flows.settings import Settings
 from storage.reports.readings import Reading, add_reading
 from storage.reports.reviews import latest_review
@@ -102,7 +103,7 @@ def test_a_damaged_reading_stops_no_reader_and_makes_no_label(
     assert store.names(*folder)[-2].startswith("00000008-")
     with pytest.raises(StoreError, match="a damaged reading may have changed"):
         again.imported(keep=True)
-    told = report(batch="night", settings=Settings(store=store.url))
+    told = report(ReviewReport(batch="night"), Settings(store=store.url))
     assert told.failed
     assert len(told.damaged) == 1
 
@@ -144,7 +145,7 @@ def test_the_report_tells_how_far_readers_agree(session: Session) -> None:
     for image, row in session.cells.items():
         session.say("Ada", image, str(row["diagnosis"]), 1.0)
         session.say("Ben", image, str(row["diagnosis"]), 2.0)
-    told = report("night", settings=Settings(store=session.store.url))
+    told = report(ReviewReport(batch="night"), Settings(store=session.store.url))
     figures = {each.name: each for each in told.figures}
     assert figures["Ada and Ben: Cohen's kappa"].value == 1.0
     assert figures["persons and machine: Cohen's kappa"].value == 1.0

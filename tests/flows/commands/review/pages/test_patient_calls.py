@@ -7,6 +7,7 @@ from starlette.testclient import TestClient
 
 from flows.commands.review.queue import report
 from flows.commands.review.session import Session, open_session
+from flows.options.tools import ReviewReport
 from flows.settings import Settings
 from flows.stages.readings.suspects import Suspects
 from storage.store import Store
@@ -54,7 +55,7 @@ def test_a_patient_is_confirmed_in_ten_answers_that_stand_beside_the_machine_s(
     assert "patients confirmed" in told
     assert "patients refused" in told
     assert "no cell of this batch has a label" in told
-    outcome = report("night", settings=Settings(store=session.store.url))
+    outcome = report(ReviewReport(batch="night"), Settings(store=session.store.url))
     assert [(each.name, each.machine, each.persons) for each in outcome.patients] == [
         ("p0", "positive", "confirmed"),
         ("p1", "positive", "refused"),

@@ -1,22 +1,28 @@
 """Mistakes are said before a worker is started."""
 
 from pathlib import Path
+from typing import NoReturn
 
+import pyarrow as pa
 import pytest
 
+from flows.cluster import client
 from flows.commands import main as command_line
 from flows.commands.main import main
+from flows.settings import Settings
 from storage.store import Store
-from tests.support.batches import freeze, manifest
+from tasks.images.manifest import SCHEMA
+from tests.support.batches import freeze
 from tests.system.golden.stores import newest
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def start() -> None:
+    def start(settings: Settings) -> NoReturn:
         raise AssertionError("something was started")
 
-    monkeypatch.setattr(command_line, "import_for_workers", start)
+    monkeypatch.setattr(command_line, "import_for_workers", lambda: None)
+    monkeypatch.setitem(client.KINDS, "local", (start, "starting"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cells").mkdir()
 
@@ -63,8 +69,6 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("nightly --inbox cells --timezone Mars", 2, "--timezone: no time zone 'Mars'"),
         ("evaluate --images cells --ood x", 2, "--ood: x is not of the form GROUP/NAME=URL"),
         ("evaluate --images cells --attacks x", 2, '"x" for --attacks. Choose from: "fgsm"'),
-        ("fit --images cells --batch b --cluster scheduler", 1, "needs an address"),
-        ("fit --images cells --batch b --cluster kubernetes", 1, "needs the YAML file"),
     ],
 )
 def test_a_mistake_is_said_at_once(
@@ -75,6 +79,20 @@ def test_a_mistake_is_said_at_once(
     err = capsys.readouterr().err
     assert (end.value.code, err.count("\n")) == (code, 1)
     assert says in err
+
+
+@pytest.mark.parametrize(
+    ("cluster", "says"),
+    [("scheduler", "needs an address"), ("kubernetes", "needs the YAML file")],
+)
+def test_a_cluster_needs_its_settings(
+    cluster: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["segment", "--images", "cells", "--name", "s", "--cluster", cluster]
+    with pytest.raises(SystemExit) as end:
+        main(typed)
+    assert end.value.code == 1
+    assert says in capsys.readouterr().err
 
 
 def test_an_empty_variable_is_no_store(
@@ -120,7 +138,8 @@ def test_a_batch_that_goes_on_needs_its_images_no_more(
     with pytest.raises(SystemExit):
         main(typed)
     assert capsys.readouterr().err == "slidewatch fit: none does not exist\n"
-    freeze(store, manifest(0), "b", images="none")
+    labelled = pa.Table.from_pylist([{"uri": "file:///gone.png", "label": "Parasitized"}], SCHEMA)
+    freeze(store, labelled, "b", images="none")
     with pytest.raises(SystemExit):
         main(typed)
     assert "something was started" in capsys.readouterr().err
