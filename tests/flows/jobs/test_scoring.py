@@ -42,6 +42,7 @@ from tasks.detector.slides.own_normal import (
     slides_spread,
     with_spread,
 )
+from tasks.images.manifest import SCHEMA
 from tasks.images.platelets import PLATELET
 from tests.support.models import CLASSES, WHEN
 from tests.support.shards import Night, add_detector, keep_detector, start, start_spoilt
@@ -222,13 +223,11 @@ def made_up(
             taps[tap].append(values)
         classes.append(own)
         names += [(patient, slide)] * n
-    uris = [f"file:///{number:06d}.png" for number in range(len(names))]
-    manifest = pa.table({
-        "uri": uris, "label": pa.nulls(len(uris), pa.string()),
-        "patient_id": pa.array([p for p, _ in names], pa.string()),
-        "slide_id": pa.array([s for _, s in names], pa.string()),
-        "acquired_at": pa.nulls(len(uris), pa.timestamp("us")),
-    })  # fmt: skip
+    rows = [
+        {"uri": f"file:///{number:06d}.png", "patient_id": patient, "slide_id": slide}
+        for number, (patient, slide) in enumerate(names)
+    ]
+    manifest = pa.Table.from_pylist(rows, SCHEMA)
     plan = BatchPlan(
         name="night", images="made up", limit=None, shard_rows=shard_rows,
         batch_date=date(2026, 1, 3), started_at=WHEN,
