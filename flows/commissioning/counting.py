@@ -91,14 +91,14 @@ def refuse_positive(
         )
 
 
-def labelled_of_night(client: Client, of: Screened) -> Labelled:
+def labelled_of_night(client: Client, screened: Screened) -> Labelled:
     """Read what diagnoses a batch's labelled cells, each image once; none of other classes."""
     total, seen = Labelled.none(), set[str]()
-    if len(of.model.classes) != 2 or PARASITIZED not in of.model.classes:
+    if len(screened.model.classes) != 2 or PARASITIZED not in screened.model.classes:
         return total
-    labels = read_manifest(of.store, of.batch, columns=["label"])["label"]
-    jobs = known_jobs(client, of, labels.is_valid().to_numpy())
-    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {of.batch.name}"):
+    labels = read_manifest(screened.store, screened.batch, columns=["label"])["label"]
+    jobs = known_jobs(client, screened, labels.is_valid().to_numpy())
+    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {screened.batch.name}"):
         new = []
         for row, image_id in enumerate(part.image_ids):
             if image_id not in seen:

@@ -44,7 +44,7 @@ class KnownJob:
 
 def errors_of_night(
     client: Client,
-    of: Screened,
+    screened: Screened,
     negative: tuple[str, ...],
     discriminant: Discriminant | None = None,
 ) -> ErrorCounts:
@@ -53,30 +53,34 @@ def errors_of_night(
     They are those of the detector or, where a ``discriminant`` is given, of it as second witness.
     """
     total = ErrorCounts.empty()
-    if PARASITIZED not in of.model.classes:
+    if PARASITIZED not in screened.model.classes:
         return total
-    table = read_manifest(of.store, of.batch, columns=["slide_id", "patient_id", "label"])
-    jobs = known_jobs(client, of, is_negative(table, negative) | is_parasite(table), discriminant)
+    table = read_manifest(
+        screened.store, screened.batch, columns=["slide_id", "patient_id", "label"]
+    )
+    jobs = known_jobs(
+        client, screened, is_negative(table, negative) | is_parasite(table), discriminant
+    )
     counting = [KnownJob(job, negative) for job in jobs]
-    for part in run_jobs(client, known_errors, counting, title=f"errors of {of.batch.name}"):
+    for part in run_jobs(client, known_errors, counting, title=f"errors of {screened.batch.name}"):
         total = merge_errors(total, part)
     return total
 
 
 def known_jobs(
     client: Client,
-    of: Screened,
+    screened: Screened,
     known: NDArray[np.bool_],
     discriminant: Discriminant | None = None,
 ) -> list[ScoreJob]:
     """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""
-    parts = parts_of(of)
+    parts = parts_of(screened)
     wanted = [
         number
         for number, part in enumerate(parts)
         if known[part.spans[0].start : part.spans[-1].stop].any()
     ]
-    return plan_jobs(client, of, parts, wanted, now(), discriminant)
+    return plan_jobs(client, screened, parts, wanted, now(), discriminant)
 
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:

@@ -24,18 +24,19 @@ from tasks.detector.slides.normal import Choices
 from tasks.laboratories.learning import LEAST_CELLS, NightNormal, merged
 
 
-def learn_slides(client: Client, of: Screened) -> Added:
+def learn_slides(client: Client, screened: Screened) -> Added:
     """Compute the contribution of a batch with complete features to a laboratory.
 
     The contribution has the night's reference if slides have too few cells, and no error counts.
     """
-    total, night = merged([], population(of.store, of.detector)), None
-    groups = slides_in_parts(of.store, of.batch)
+    total, night = merged([], population(screened.store, screened.detector)), None
+    groups = slides_in_parts(screened.store, screened.batch)
     if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
-        (found,) = run_jobs(client, learned_night, [of], title=f"normal of {of.batch.name}")
-        night = NightNormal(found.normal, found.rows)
-    jobs = [SlidesJob(of, slides, night) for slides in groups]
-    for part in run_jobs(client, slides_statistics, jobs, title=f"learn {of.batch.name}"):
+        title = f"normal of {screened.batch.name}"
+        (reference,) = run_jobs(client, learned_night, [screened], title=title)
+        night = NightNormal(reference.normal, reference.rows)
+    jobs = [SlidesJob(screened, slides, night) for slides in groups]
+    for part in run_jobs(client, slides_statistics, jobs, title=f"learn {screened.batch.name}"):
         total = merge_groups(total, part)
     return Added(total, night)
 

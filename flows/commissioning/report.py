@@ -37,11 +37,11 @@ OTHER_CELLS = 100  # of each
 
 def other_cells(lab: Laboratory, nights: Sequence[LaboratoryNight]) -> list[Other]:
     """Select some cells of the newest other batches that have features under the model."""
-    store, own = lab.store, {night.manifest_digest for night in nights}
+    store, learned = lab.store, {night.manifest_digest for night in nights}
     taps = sorted(lab.own.priors)
-    found: list[Other] = []
+    others: list[Other] = []
     for batch in reversed(list_batches(store, on_damage=warn)):
-        if batch.manifest_digest in own or not batch.rows or len(found) == OTHERS:
+        if batch.manifest_digest in learned or not batch.rows or len(others) == OTHERS:
             continue
         shard = batch.shard(len(list(batch.shards())) // 2)
         rows = np.arange(shard.start, shard.stop)
@@ -52,8 +52,8 @@ def other_cells(lab: Laboratory, nights: Sequence[LaboratoryNight]) -> list[Othe
             continue
         judged = classes >= 0
         cells = {tap: each[judged] for tap, each in values.items()}
-        found.append((f"cells of batch {batch.name}", cells, classes[judged]))
-    return found
+        others.append((f"cells of batch {batch.name}", cells, classes[judged]))
+    return others
 
 
 def write_report(lab: Laboratory, version: Version) -> str:
@@ -99,8 +99,8 @@ def _limits(card: LaboratoryCard, detector: DetectorCard) -> dict[str, str]:
     if card.counting is None or detector.counting is None:
         return {}
     whose = {OWN: card.counting, POPULATION: detector.counting}
-    found = {name: each.counting.limit_of_detection for name, each in whose.items()}
-    return {name: "none" if x is None else percent_text(100 * x) for name, x in found.items()}
+    limits = {name: each.counting.limit_of_detection for name, each in whose.items()}
+    return {name: "none" if x is None else percent_text(100 * x) for name, x in limits.items()}
 
 
 def _diagnosis(version: Version, model: ModelCard) -> tuple[str, list[Figure]]:

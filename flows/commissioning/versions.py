@@ -122,13 +122,13 @@ def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Le
 
 def population(store: Store, detector: DetectorCard) -> OwnNormal:
     """Load the normal of fitted slides; LaboratoryError if the detector has none."""
-    own = load_fitted_detector(store, detector).own
-    if own is None:
+    normals = load_fitted_detector(store, detector).own
+    if normals is None:
         raise LaboratoryError(
             f"detector {detector.name} does not know how slides differ, so no laboratory can be "
             "learned with it: fit a batch that names at least 8 patients or slides"
         )
-    return own
+    return normals
 
 
 def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
@@ -148,21 +148,22 @@ def make_version(
 
     Things ``planted`` are tried on its slides, and on ``spoilt_slides`` of them spoilt cells.
     """
-    store, laboratory, known, detector, own = lab.store, lab.name, lab.known, lab.detector, lab.own
+    store, laboratory, known, detector = lab.store, lab.name, lab.known, lab.detector
     statistics = laboratory_statistics(store, laboratory, tuple(nights), detector)
     jobs = _evidence_jobs(lab, nights, planted, spoilt_slides)
     parts = run_jobs(lab.client, judge_slides, jobs, title=f"laboratory {laboratory}")
     judged = [each for part in parts for each in part]
     evidence = [each.evidence for each in judged]
-    normal = laboratory_normal(own, statistics, evidence)
-    alarms = false_alarms(own, normal.reference, evidence)
+    normal = laboratory_normal(lab.own, statistics, evidence)
+    alarms = false_alarms(lab.own, normal.reference, evidence)
     errors, labelled = laboratory_errors(store, laboratory, nights)
     trial = try_adaptation(labelled, _fitted(store, detector) if labelled.features else None)
-    if (found := trial.change.discriminant if trial and trial.accepted else None) is not None:
-        normal = replace(normal, discriminant=found)
+    discriminant = trial.change.discriminant if trial and trial.accepted else None
+    if discriminant is not None:
+        normal = replace(normal, discriminant=discriminant)
         errors = ErrorCounts.empty()
         for night, batch in zip(nights, lab.batches(nights), strict=True):
-            again = errors_of_night(lab.client, lab.screened(batch), night.negative, found)
+            again = errors_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
             errors = merge_errors(errors, again)
     rates, counting, unsure = laboratory_counting(store, detector, errors)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
@@ -185,7 +186,11 @@ def make_version(
         cells=sum(night.cells for night in nights),
         calibrating_slides=len(evidence),
         false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == OWN},
-        warnings=[*laboratory_warnings(len(evidence)), *smear_warnings(own, statistics), *unsure],
+        warnings=[
+            *laboratory_warnings(len(evidence)),
+            *smear_warnings(lab.own, statistics),
+            *unsure,
+        ],
         counting=counting,
         adaptation=trial and adaptation_card(trial),
     )
@@ -202,7 +207,7 @@ def _fitted(store: Store, detector: DetectorCard) -> Fitted | None:
 def adaptation_card(trial: Trial) -> AdaptationCard:
     """Describe an adaptation and its effect on held-back cells."""
     change = trial.change
-    own = {
+    measured = {
         "scale": change.adaptation.scale,
         "bias": change.adaptation.bias,
         "statistics": change.discriminant is not None,
@@ -210,8 +215,8 @@ def adaptation_card(trial: Trial) -> AdaptationCard:
         "gain_low": trial.gain.low,
         "gain_high": trial.gain.high,
     }
-    same = AdaptationCard.model_fields.keys() - own
-    return AdaptationCard(**own, **{name: getattr(trial, name) for name in same})
+    same = AdaptationCard.model_fields.keys() - measured
+    return AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
 
 
 def _evidence_jobs(

@@ -93,44 +93,44 @@ def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
 
 
 @task
-def publish(of: Screened, settings: Settings, parts: int) -> Seal:
+def publish(screened: Screened, settings: Settings, parts: int) -> Seal:
     """Join the parts' rows into the report on images, and publish what is grouped from it.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
     """
-    store, batch = of.store, of.batch
-    begun = screening_start(store, batch, of.key)
-    made_by = replace(provenance_of(of, begun), arithmetic=of.model.arithmetic)
+    store, batch = screened.store, screened.batch
+    begun = screening_start(store, batch, screened.key)
+    made_by = replace(provenance_of(screened, begun), arithmetic=screened.model.arithmetic)
     with publication(store, batch) as reports:
-        schema = image_schema(of.model.classes, list(of.detector.taps))
-        reports.add(IMAGES, schema, finished_rows(of, parts, warn))
-        tables = _grouped(of, settings, parts, made_by, reports.files[IMAGES])
+        schema = image_schema(screened.model.classes, list(screened.detector.taps))
+        reports.add(IMAGES, schema, finished_rows(screened, parts, warn))
+        tables = _grouped(screened, settings, parts, made_by, reports.files[IMAGES])
         for kind, table in tables.items():
             reports.add(kind, SCHEMAS[kind](), [table])
         (row,) = summaries(tables[BATCHES])
         if row["images"] != batch.rows:
             raise RuntimeError(f"{row['images']} rows, but {batch.rows} images")
         reports.appear()
-    seal = _seal(of, made_by, row, reports.digests)
+    seal = _seal(screened, made_by, row, reports.digests)
     write_seal(store, batch, seal)
-    discard_scores(store, batch, of.key)
+    discard_scores(store, batch, screened.key)
     return seal
 
 
 def _grouped(
-    of: Screened, settings: Settings, parts: int, made_by: Provenance, images: Path
+    screened: Screened, settings: Settings, parts: int, made_by: Provenance, images: Path
 ) -> dict[str, pa.Table]:
     """Group the rows of a batch's report on images, a local file, into its other reports."""
-    store, batch = of.store, of.batch
+    store, batch = screened.store, screened.batch
     segmentation = segmentation_of(store, batch.images)
-    shifts = [read_table(store, *shifts_path(batch, of.key, part)) for part in range(parts)]
+    shifts = [read_table(store, *shifts_path(batch, screened.key, part)) for part in range(parts)]
     return grouped_reports(
         images,
         pa.concat_tables([SHIFTS.empty_table(), *shifts]),
         read_fields(store, segmentation) if segmentation else None,
         settings.field_limits,
-        counting_at(of, settings),
-        load_fitted_detector(store, of.detector).scales,
+        counting_at(screened, settings),
+        load_fitted_detector(store, screened.detector).scales,
         nights_before(store, batch.batch_date, NIGHTS_READ),
         made_by,
     )
@@ -180,21 +180,21 @@ def grouped_reports(
     return tables
 
 
-def counting_at(of: Screened, settings: Settings) -> Counting:
+def counting_at(screened: Screened, settings: Settings) -> Counting:
     """Return how parasites are counted: at a laboratory with its own error rates, or without any.
 
     A detector's error rates are those of the fitted laboratories.
     """
-    store, laboratory = of.store, of.laboratory
+    store, laboratory = screened.store, screened.laboratory
     rates = (
         load_laboratory_rates(store, laboratory)
         if laboratory
-        else load_error_rates(store, of.detector)
+        else load_error_rates(store, screened.detector)
     )
     return Counting(
         Answers(rates, settings.negative_percent / 100),
         settings.red_cells_per_microlitre,
-        of.detector.alpha,
+        screened.detector.alpha,
         adaptation_at(laboratory),
         UNREADABLE_AT_LABORATORY if laboratory and rates else UNREADABLE,
         settings.detectable_percent,
@@ -202,12 +202,12 @@ def counting_at(of: Screened, settings: Settings) -> Counting:
     )
 
 
-def _seal(of: Screened, made_by: Provenance, row: Row, digests: Mapping[str, str]) -> Seal:
-    batch = of.batch
+def _seal(screened: Screened, made_by: Provenance, row: Row, digests: Mapping[str, str]) -> Seal:
+    batch = screened.batch
     return Seal(
         batch=batch.name,
         detector=made_by.detector,
-        model=of.model.name,
+        model=screened.model.name,
         report="/".join(report_path(batch.name, batch.batch_date)),
         report_digest=digests[IMAGES],
         slides_digest=digests[SLIDES],
@@ -217,7 +217,7 @@ def _seal(of: Screened, made_by: Provenance, row: Row, digests: Mapping[str, str
         rows=batch.rows,
         scored=row["scored"],
         failed=row["images"] - row["scored"],
-        diagnoses={name: row["diagnoses"].get(name, 0) for name in of.model.classes},
+        diagnoses={name: row["diagnoses"].get(name, 0) for name in screened.model.classes},
         abnormal=row["abnormal"],
         review=row["review"],
         failures=row["failures"],

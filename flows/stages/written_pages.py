@@ -79,9 +79,9 @@ def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
 
 
 @task
-def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> None:
+def write_page(client: Client, screened: Screened, settings: Settings, seal: Seal) -> None:
     """Write the page of a published batch and list it; the same batch makes the same page."""
-    store, batch, card, detector = of.store, of.batch, of.model, of.detector
+    store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
     fitted = load_fitted_detector(store, detector)
     limit = fitted.abnormal_from(detector.alpha)
     highlights = Highlights(card.classes, limit)
@@ -96,7 +96,7 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
     for rows in iterate_rows(store, *images, columns=list(wanted)):
         highlights.count(rows)
         cells.count(rows)
-    called = _called(client, of, cells, shown)
+    called = _called(client, screened, cells, shown)
     answered = digest_of_readings(store, batch.key)
     wanted_share = settings.negative_percent / 100
     fields = None
@@ -107,12 +107,12 @@ def write_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> 
         earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        thumbnails=_thumbnails(client, of, highlights, called),
-        fields=_fields(client, of, fields) if fields is not None else (),
+        thumbnails=_thumbnails(client, screened, highlights, called),
+        fields=_fields(client, screened, fields) if fields is not None else (),
         whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
         classes=card.classes,
         threshold=limit,
-        made_by=_made_by(of, seal),
+        made_by=_made_by(screened, seal),
         command=_command(settings, store, batch, seal),
         made_from=made_from(seal),
         patients=patients,
@@ -135,22 +135,22 @@ def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> Ca
 
 
 def _called(
-    client: Client, of: Screened, cells: CalledCells, patients: Sequence[Mapping[str, Any]]
+    client: Client, screened: Screened, cells: CalledCells, patients: Sequence[Mapping[str, Any]]
 ) -> Called:
     """Draw the cells behind the calls of these patients in their fields, on the workers."""
-    found = {patient_of(row): cells.of(patient_of(row)) for row in patients}
-    every = [cell for some in found.values() for cell in some]
-    jobs = places_jobs(of.store, of.batch, of.model, every)
-    drawn = run_jobs(client, draw_places, jobs, title=f"places {of.batch.name}")
+    called = {patient_of(row): cells.of(patient_of(row)) for row in patients}
+    every = [cell for some in called.values() for cell in some]
+    jobs = places_jobs(screened.store, screened.batch, screened.model, every)
+    drawn = run_jobs(client, draw_places, jobs, title=f"places {screened.batch.name}")
     places = {
         cell["uri"]: picture
         for job, pictures in zip(jobs, drawn, strict=True)
         for cell, picture in zip(job.cells, pictures, strict=True)
     }
-    return Called(found, places)
+    return Called(called, places)
 
 
-def try_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> str | None:
+def try_page(client: Client, screened: Screened, settings: Settings, seal: Seal) -> str | None:
     """Make the page, or return why it failed; the published report is valid without it.
 
     Raises:
@@ -158,7 +158,7 @@ def try_page(client: Client, of: Screened, settings: Settings, seal: Seal) -> st
     """
     try:
         with stage("page"):
-            write_page(client, of, settings, seal)
+            write_page(client, screened, settings, seal)
     except LeaseLostError:
         raise
     except Exception as error:
@@ -180,7 +180,7 @@ def _write_index(store: Store, batch: Batch) -> None:
 
 
 def _thumbnails(
-    client: Client, of: Screened, highlights: Highlights, called: Called
+    client: Client, screened: Screened, highlights: Highlights, called: Called
 ) -> dict[str, bytes | str]:
     """Draw the cells on all sheets and the called cells, on the workers."""
     sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
@@ -190,28 +190,28 @@ def _thumbnails(
         for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
     }
     image_ids |= {cell["uri"]: cell["image_id"] for some in called.cells.values() for cell in some}
-    refs = find_refs(of.store, of.batch, list(image_ids))
+    refs = find_refs(screened.store, screened.batch, list(image_ids))
     cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
         ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB])) for i in range(0, len(cells), CELLS_A_JOB)
     ]
-    drawn = run_jobs(client, draw_thumbnails, jobs, title=f"page {of.batch.name}")
+    drawn = run_jobs(client, draw_thumbnails, jobs, title=f"page {screened.batch.name}")
     return dict(zip(image_ids, chain.from_iterable(drawn), strict=True))
 
 
-def _fields(client: Client, of: Screened, report: pa.Table) -> list[ShownField]:
+def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownField]:
     """Draw the fields of view for the page, on the workers."""
-    store, batch = of.store, of.batch
+    store, batch = screened.store, screened.batch
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
-    for rows in iterate_rows(store, *path, columns=of_contours(of.model)):
-        for field, found in zip(fields, cells, strict=True):
-            found += cells_of(rows, field)
+    for rows in iterate_rows(store, *path, columns=of_contours(screened.model)):
+        for field, of_field in zip(fields, cells, strict=True):
+            of_field += cells_of(rows, field)
     jobs = []
-    for field, found in zip(fields, cells, strict=True):
-        refs = find_refs(store, batch, [cell["uri"] for cell in found])
-        jobs.append(FieldPictureJob(field, tuple(found), refs))
+    for field, of_field in zip(fields, cells, strict=True):
+        refs = find_refs(store, batch, [cell["uri"] for cell in of_field])
+        jobs.append(FieldPictureJob(field, tuple(of_field), refs))
     drawn = run_jobs(client, draw_field, jobs, title=f"fields {batch.name}")
     return [
         ShownField(field, missing=picture)
@@ -240,8 +240,8 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
     ]
 
 
-def _made_by(of: Screened, seal: Seal) -> dict[str, str]:
-    store, batch, card, detector = of.store, of.batch, of.model, of.detector
+def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:
+    store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
     laboratory = load_laboratory_of(store, seal.laboratory) if seal.laboratory else None
     counting = laboratory.counting if laboratory else detector.counting
     adaptation = laboratory and laboratory.adaptation
@@ -258,7 +258,7 @@ def _made_by(of: Screened, seal: Seal) -> dict[str, str]:
         **({"diagnosis": adaptation.text} if adaptation else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
-        "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
+        "versions": ", ".join(f"{name} {number}" for name, number in exact(OF_A_PAGE).items()),
     }
 
 
@@ -267,7 +267,7 @@ def _counting(card: CountingCard, laboratory: str | None) -> str:
     used = card.counting
     limit = used.limit_of_detection
     slides = used.false_positives.slides
-    of = (
+    whose = (
         f"{slides} negative slides of the laboratory"
         if laboratory
         else f"{slides} patients or slides"
@@ -277,7 +277,7 @@ def _counting(card: CountingCard, laboratory: str | None) -> str:
         f"{card.dense.log_odds:g} on: sensitivity "
         f"{used.sensitivity.mean:.1%}, false positives {used.false_positives.mean:.3%} "
         f"(deviation between patients {used.false_positives.deviation:.3%}), of "
-        f"{of}; limit of detection of {card.cells:,} "
+        f"{whose}; limit of detection of {card.cells:,} "
         f"cells {'none' if limit is None else f'{limit:.2%}'}"
     )
 

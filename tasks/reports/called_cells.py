@@ -72,9 +72,9 @@ class CalledCells:
         """List a patient's cells, the most probable first, with ``chance`` and ``called``."""
         if self._found is None or patient not in self._places:
             return []
-        own = self._found.filter(pc.equal(self._found["place"], self._places[patient]))
+        cells = self._found.filter(pc.equal(self._found["place"], self._places[patient]))
         called = self._called[patient]
-        rows = own.slice(0, max(called, self._least)).to_pylist()
+        rows = cells.slice(0, max(called, self._least)).to_pylist()
         return [row | {"called": number < called} for number, row in enumerate(rows)]
 
     def _places_of(self, rows: pa.Table) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
         return FieldReason.FAILED
     if row["kind"] != FieldKind.FIELD:
         return None
-    found = {
+    beyond = {
         FieldReason.OUT_OF_FOCUS: _below(row["sharpness"], limits.least_sharpness),
         FieldReason.DARK: _below(row["brightness"], limits.least_brightness)
         or _below(limits.most_dark, row["too_dark"]),
@@ -45,7 +45,7 @@ def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
         or _below(limits.most_packed, row["packed"]),
         FieldReason.FEW_CELLS: _below(row["cells"], limits.least_cells),
     }
-    return format_reasons([reason for reason, is_so in found.items() if is_so])
+    return format_reasons([reason for reason, is_so in beyond.items() if is_so])
 
 
 def fields_judged(

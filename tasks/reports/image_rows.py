@@ -192,8 +192,8 @@ class QValues:
         values: Float = np.zeros(0)
         times: Float = np.zeros(0)
         for part in p_values:
-            found, n = np.unique(part[np.isfinite(part)], return_counts=True)
-            values, place = np.unique(np.concatenate([values, found]), return_inverse=True)
+            unique, n = np.unique(part[np.isfinite(part)], return_counts=True)
+            values, place = np.unique(np.concatenate([values, unique]), return_inverse=True)
             times = np.bincount(place, np.concatenate([times, n]), len(values)).astype(np.float64)
         rank = np.cumsum(times)
         least = np.minimum.accumulate((values * (times.sum() / rank))[::-1])[::-1]

@@ -46,7 +46,7 @@ def density_class(percent: float) -> DensityClass:
     >>> str(density_class(0.4)), str(density_class(2.0))
     ('below 2%', '2% to 5%')
     """
-    return next(found for bound, found in BOUNDS if percent < bound)
+    return next(density for bound, density in BOUNDS if percent < bound)
 
 
 def density_text(density: str) -> str:

@@ -87,7 +87,7 @@ def slide_reasons(
     cells, scored, abnormal = row["cells"], row["scored"], row["abnormal"]
     surprise = row["abnormal_p_value"]
     few_for_none = not row["parasitized"] and row["red_cells"] < cells_needed(detectable)
-    found = {
+    judged = {
         SlideReason.IMPLAUSIBLE: row["implausible"],
         SlideReason.SHIFTED: row["shifted"],
         SlideReason.TOGETHER: surprise is not None
@@ -102,7 +102,7 @@ def slide_reasons(
         SlideReason.REPEATED: row["repeated"],
         SlideReason.TOO_FEW: row["fields"] and few_for_none,
     }
-    reasons: list[str] = [reason for reason, is_so in found.items() if is_so]
+    reasons: list[str] = [reason for reason, is_so in judged.items() if is_so]
     fields = Counter(each for text in row["field_reasons"] or () for each in parse_reasons(text))
     few = tolerated * ((row["fields_read"] or 0) + fields[FieldReason.FAILED])
     return reasons + [f"fields {each}" for each, n in sorted(fields.items()) if n > few]

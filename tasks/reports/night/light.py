@@ -84,35 +84,35 @@ def judge(
     usual, row = _usual(earlier, detector), night.row
     if not row["scored"]:
         reason = "no image could be scored" if row["images"] else "there are no images"
-        found = [(Light.RED, reason), *_failures(night)]
-        return Drift(None, None, None, len(usual), *_light(found))
+        findings = [(Light.RED, reason), *_failures(night)]
+        return Drift(None, None, None, len(usual), *_light(findings))
     ks, ks_p = signed_distance(night.p_values), clustered_p_value(night.clusters)
     psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
     psi_earlier, psi_taps = _against_earlier(night, usual)
-    found = [*_abnormal(row, alpha), *_failures(night), *_unlike(shares(row), usual)]
+    findings = [*_abnormal(row, alpha), *_failures(night), *_unlike(shares(row), usual)]
     if strangeness:
-        found += strangeness.findings()
+        findings += strangeness.findings()
     if copies := row["repeated"]:
-        told = (
+        text = (
             f"{copies:,} of {counted(row['images'], 'image')} "
             f"{verb(copies, 'is a copy', 'are copies')} of others and "
             f"{verb(copies, 'counts', 'count')} once for parasitaemia: leave copies out"
         )
-        found.append((Light.AMBER, told))
+        findings.append((Light.AMBER, text))
     few = row["scored"] < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
     if few:
-        told = (
+        text = (
             f"only gross drift can be seen: {counted(row['scored'], 'scored image')} of "
             f"{len(night.clusters)} "
             f"{verb(len(night.clusters), 'patient or slide', 'patients or slides')} "
             f"{verb(row['scored'], 'is', 'are')} too few for more"
         )
-        found.append((Light.GREEN, told))
+        findings.append((Light.GREEN, text))
     if row["scored"] >= LEAST_SCORED:
-        found += _shifted(ks, not few and ks_p <= CLUSTERED_P_VALUE)
+        findings += _shifted(ks, not few and ks_p <= CLUSTERED_P_VALUE)
     if not few:
-        found += _moved(psi, psi_earlier, psi_taps)
-    return Drift(abs(ks), psi, psi_earlier, len(usual), *_light(found))
+        findings += _moved(psi, psi_earlier, psi_taps)
+    return Drift(abs(ks), psi, psi_earlier, len(usual), *_light(findings))
 
 
 def _against_earlier(
@@ -146,10 +146,10 @@ def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float])
     ]
 
 
-def _light(found: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:
+def _light(findings: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:
     worst_first = list(Light)[::-1]
-    worst = min((worst_first.index(light) for light, _ in found), default=-1)
-    texts = tuple(text for light in worst_first for each, text in found if each == light)
+    worst = min((worst_first.index(light) for light, _ in findings), default=-1)
+    texts = tuple(text for light in worst_first for each, text in findings if each == light)
     return worst_first[worst], texts
 
 
@@ -190,34 +190,36 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
 
 def _abnormal(row: Row, alpha: float) -> list[Finding]:
     """Judge the share of abnormal images, by p-value and by false-discovery rate."""
-    found, scored = [], row["scored"]
+    findings, scored = [], row["scored"]
     rate = row["abnormal"] / scored
     surprise = binomial_p_value(row["abnormal"], scored, alpha)
     if surprise is not None and surprise <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
         light = Light.RED if rate >= ABNORMAL_RED else Light.AMBER
-        found.append((light, f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}"))
+        findings.append(
+            (light, f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}")
+        )
     if row["discoveries"] >= DISCOVERIES_AMBER * scored and row["discoveries"] > 1:
-        found.append(
+        findings.append(
             (
                 Light.AMBER,
                 f"{row['discoveries'] / scored:.1%} of the scored images are abnormal at a "
                 f"false-discovery rate of {DISCOVERY_LEVEL:.0%}",
             )
         )
-    return found
+    return findings
 
 
 def _failures(night: NightCounts) -> list[Finding]:
     """Judge the images that failed: a night with any is never green."""
     images, failures = night.row["images"], night.row["failures"]
-    found = _not_cells(failures.get(NOT_A_CELL, 0), images)
+    findings = _not_cells(failures.get(NOT_A_CELL, 0), images)
     if night.failed:
         rate = night.failed / images
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(failures.items()))
         light = Light.RED if rate >= FAILED_RED else Light.AMBER
-        told = f"{night.failed:,} of {counted(images, 'image')} failed ({rate:.1%}): {reasons}"
-        found.append((light, told))
-    return found
+        text = f"{night.failed:,} of {counted(images, 'image')} failed ({rate:.1%}): {reasons}"
+        findings.append((light, text))
+    return findings
 
 
 def _not_cells(n: int, images: int) -> list[Finding]:
@@ -225,11 +227,11 @@ def _not_cells(n: int, images: int) -> list[Finding]:
     if not n:
         return []
     what = "is a photograph" if n == 1 else "are photographs"
-    told = (
+    text = (
         f"{n:,} of {counted(images, 'image')} {what} of many cells, or too large for one "
         "cell, but taken for a single cell: `slidewatch screen --as fields` cuts out the cells"
     )
-    return [(Light.AMBER, told)]
+    return [(Light.AMBER, text)]
 
 
 def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]:

@@ -52,40 +52,40 @@ class Strangeness:
 
     def findings(self) -> list[Finding]:
         """List the findings that do not depend on earlier nights."""
-        found: list[Finding] = []
+        findings: list[Finding] = []
         if self.implausible:
             share = self.implausible_cells / self.scored if self.scored else 0.0
-            told = (
+            text = (
                 f"{self.implausible:,} of {counted(self.slides, 'slide')} cannot be a smear of "
                 f"blood ({share:.0%} of the scored images): check what was photographed. Their "
                 "cells are compared with the cells of known slides"
             )
-            found.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, told))
+            findings.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, text))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
-            told = (
+            text = (
                 f"{self.shifted:,} of {counted(self.slides, 'slide')} "
                 f"{verb(self.shifted, 'is', 'are')} further from known slides than these are from "
                 "each other: look at each as a whole; its cells are compared with each other"
             )
-            found.append((Light.AMBER, told))
+            findings.append((Light.AMBER, text))
         if self.scored and self.laboratory is None and not self.implausible:
             share = self.beyond / self.scored
             if share >= UNKNOWN_LABORATORY:
-                told = (
+                text = (
                     f"{share:.0%} of the scored images are unlike all known slides: this may be "
                     "the first batch of an unknown laboratory, which slidewatch commission learns "
                     "with the same --images and --batch"
                 )
-                found.append((Light.AMBER, told))
+                findings.append((Light.AMBER, text))
         if not self.limits:
-            found.append((Light.AMBER, WITHOUT_LIMITS))
+            findings.append((Light.AMBER, WITHOUT_LIMITS))
         if self.unreadable:
             unreadable = sum(self.unreadable.values())
             why = "; ".join(f"{n:,} {reasons}" for reasons, n in sorted(self.unreadable.items()))
-            told = (
+            text = (
                 f"{unreadable:,} of {counted(self.patients, 'patient')} "
                 f"{verb(unreadable, 'is', 'are')} unreadable: {why}"
             )
             most = unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
-            found.append((Light.RED if most else Light.AMBER, told))
-        return found
+            findings.append((Light.RED if most else Light.AMBER, text))
+        return findings
