@@ -216,18 +216,15 @@ def _fill(block: FeatureBlock, features: Features, known: Mapping[int, bytes]) -
 def _extract(
     job: ShardJob, manifest: pa.Table, killers: list[int], known: Container[bytes]
 ) -> Features:
+    classes = job.model.classes
     killer = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
     return extract(
         _network(job),
         image_refs(manifest),
         tap_widths=job.model.tap_widths,
         reading=Reading(dict.fromkeys(killers, killer), known, refuse_photograph),
-        parasitized=_place_of(job.model.classes),
+        parasitized=classes.index(PARASITIZED) if PARASITIZED in classes else None,
     )
-
-
-def _place_of(classes: list[str]) -> int | None:
-    return classes.index(PARASITIZED) if PARASITIZED in classes else None
 
 
 def _network(job: ShardJob) -> "Inference":

@@ -1,6 +1,6 @@
 """Extract features: threads read and decode files while the network runs."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,7 +84,8 @@ def load_images(
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of their use, in order."""
     together = NEAR
-    if any(is_far(ref.source) and not in_archive(ref.source) for ref in _one_a_place(refs)):
+    one_of_a_kind = {ref.source.partition("://")[0]: ref.source for ref in refs}.values()
+    if any(is_far(source) and not in_archive(source) for source in one_of_a_kind):
         threads, together = max(threads, AT_ONCE), 1
 
     def load(row: int) -> Loaded:
@@ -133,11 +134,6 @@ def _at_one_place(refs: Sequence[ImageRef]) -> bool:
     """
     whole = all(ref.region is None for ref in refs)
     return whole and len({place_of(ref.source) for ref in refs}) == 1
-
-
-def _one_a_place(refs: Sequence[ImageRef]) -> Iterable[ImageRef]:
-    """Return one image of each kind of filesystem."""
-    return {ref.source.partition("://")[0]: ref for ref in refs}.values()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import islice
 from math import inf
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -23,7 +23,6 @@ from tasks.images.opened_slides import is_slide
 from tasks.segmentation.many_cells import SEVERAL
 
 Sort = Literal["cells", "fields", "slides"]
-SORTS: tuple[Sort, ...] = get_args(Sort)
 Size = tuple[int, int]  # width and height in pixels
 Glance = Sort | Size | None  # from a header: a size if the kind is still open; None: unreadable
 

@@ -40,7 +40,8 @@ def score_jobs(
     A ``discriminant`` replaces the detector's or the laboratory's.
     """
     night = None
-    leans = any(_leans(span) for number in wanted for span in parts[number].spans)
+    references = [span.reference for number in wanted for span in parts[number].spans]
+    leans = any(reference is None or reference[2] == FEW for reference in references)
     if leans and screened.detector.slides is not None:
         unnamed = tuple(
             (slide.start, slide.stop)
@@ -137,10 +138,6 @@ def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
             else:
                 spans.append(span)
     return Part(tuple(slides), tuple(spans))
-
-
-def _leans(span: Span) -> bool:
-    return span.reference is None or span.reference[2] == FEW
 
 
 def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> Range | None:

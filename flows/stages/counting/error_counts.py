@@ -43,7 +43,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
     total = ErrorCounts.empty()
     if PARASITIZED not in card.classes:
         return total
-    batch, names = load_batch_of_key(store, rows.batch), _keys(rows)
+    batch = load_batch_of_key(store, rows.batch)
     for shard in batch.shards():
         places = np.flatnonzero((rows.rows >= shard.start) & (rows.rows < shard.stop))
         if not len(places):
@@ -53,7 +53,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
         part = count_errors(
             without_platelets(unseen(store, card, mine, block).network, block.platelet),
             block.label == card.classes.index(PARASITIZED),
-            [names[place] for place in places.tolist()],
+            [key_of(*pair, rows.batch) for pair in zip(mine.patients, mine.slides, strict=True)],
         )
         total = merge_errors(total, part)
     return total
@@ -65,8 +65,3 @@ def without_repeated_errors(
     """Record the held-out rows of a batch whose images are already counted elsewhere."""
     repeated = repeated_rows(store, card, contribution, others, held_out=True)
     return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
-
-
-def _keys(rows: Rows) -> list[str]:
-    pairs = zip(rows.patients, rows.slides, strict=True)
-    return [key_of(patient, slide, rows.batch) for patient, slide in pairs]

@@ -114,8 +114,11 @@ def find_smears(
         if smear.plausible and not small:
             rows = places[part]
             fewer = replace(choices, least=min(choices.least, len(part)))
-            normal = slide_normal(priors, _at(taps, rows), predicted[rows], fewer)
-            reference = _placed(normal, rows, n)
+            some = {tap: values[rows] for tap, values in taps.items()}
+            normal = slide_normal(priors, some, predicted[rows], fewer)
+            kept = np.zeros(n, bool)
+            kept[rows[normal.kept]] = True
+            reference = replace(normal, kept=kept)
             alike = bool(normal.kept.sum() >= group.alike * len(part))
         divisible = floor is not None and not small and len(part) >= 2 * LEAST_PART
         if floor is not None and divisible and (smear.spread > 1.0 or not alike):
@@ -150,14 +153,3 @@ def _halves(floor: Floor, cells: Float, part: NDArray[np.intp]) -> list[NDArray[
 
     side = KMeans(2, n_init=4, random_state=0).fit_predict(whitened(floor.whitening, cells[part]))
     return [part[side == k] for k in (0, 1)]
-
-
-def _placed(normal: SlideNormal, rows: NDArray[np.intp], n: int) -> SlideNormal:
-    """Mark the cells of a part's reference among all n of the group."""
-    kept = np.zeros(n, bool)
-    kept[rows[normal.kept]] = True
-    return replace(normal, kept=kept)
-
-
-def _at(taps: Taps, rows: NDArray[np.intp]) -> dict[str, NDArray[np.floating]]:
-    return {tap: values[rows] for tap, values in taps.items()}
