@@ -1,23 +1,18 @@
 """Run the flow `commission`: nights of a laboratory, with labels or none -> its own normal."""
 
 from contextlib import ExitStack
-from dataclasses import replace
 
 from flows.cluster.client import open_client
-from flows.commissioning.counting import labelled_of_night, negative_of, refuse_positive
-from flows.commissioning.description import LaboratoryOutcome, laboratory_outcome
-from flows.commissioning.errors import errors_of_night
-from flows.commissioning.nights import keep_night, learn_slides, without_replaced
-from flows.commissioning.report import SPOILT_SLIDES, other_cells, write_report
-from flows.commissioning.versions import (
-    Laboratory,
-    laboratory_lease,
-    make_version,
-    population,
-    refuse_unknown,
-    save_version,
-    unchanged,
+from flows.commissioning.laboratory import Laboratory, laboratory_lease, population
+from flows.commissioning.nights import learn_night, negative_of, without_replaced
+from flows.commissioning.report import (
+    SPOILT_SLIDES,
+    LaboratoryOutcome,
+    laboratory_outcome,
+    other_cells,
+    write_report,
 )
+from flows.commissioning.versions import make_version, save_version
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.monitoring.telemetry import observed
@@ -25,10 +20,10 @@ from flows.options.flows import Commission
 from flows.screen import extract
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
-from storage.batches.manifests import Batch, load_batch
+from storage.batches.manifests import Batch
 from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight, find_laboratory
-from storage.store import Store, check_name, digest_of
+from storage.store import Store, StoreError, check_name, digest_of
 from tasks.images.listing import as_given
 
 
@@ -38,56 +33,38 @@ def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
 
     Raises:
         LaboratoryError: the night adds nothing, the detector knows of no slides, or the night has
-        no such
-            negative ones.
+            no such negative ones.
         StoreError: the laboratory was learned with another model.
     """
-    store = Store(settings.store)
-    check_name("laboratory", options.laboratory)
-    known = find_laboratory(store, options.laboratory)
-    detector_card = _detector(store, options.detector, known)
-    card = load_model_of(store, detector_card)
+    store, name = Store(settings.store), options.laboratory
+    check_name("laboratory", name)
+    known = find_laboratory(store, name)
+    wanted = options.detector or (known.detector if known else None)
+    detector = load_detector_card(store, wanted, on_damage=warn)
+    card = load_model_of(store, detector)
     warn_of_model(card)
-    population(store, detector_card)
-    name = (
-        options.batch
-        or f"{options.laboratory}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
-    )
-    with lease_batch(store, name, wait=options.wait) as working, ExitStack() as work:
+    population(store, detector)
+    batch = options.batch or f"{name}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
+    with lease_batch(store, batch, wait=options.wait) as working, ExitStack() as work:
         frozen = start_or_resume(
-            working.store, settings, name, options.images, card.classes, limit=options.limit
+            working.store, settings, batch, options.images, card.classes, limit=options.limit
         )
-        said = _negative(
-            store,
-            known,
-            frozen,
-            [options.negative] if isinstance(options.negative, str) else options.negative,
-        )
+        given = [options.negative] if isinstance(options.negative, str) else options.negative
+        negative = _negative(store, known, frozen, given)
         client = work.enter_context(open_client(settings))
         if frozen.rows:
-            extract(client, Screened(working.store, frozen, card, detector_card))
-        with laboratory_lease(store, options.laboratory) as held:
-            store = held.store
-            known = find_laboratory(store, options.laboratory)
-            refuse_unknown(options.laboratory, known, card)
-            if known is not None and unchanged(known, frozen, detector_card, said):
-                changed = (
-                    f"batch {name} is in laboratory {options.laboratory} already: it counts once"
-                )
-                return laboratory_outcome(store, known, changed)
-            lab = Laboratory(client, held, options.laboratory, known, detector_card)
-            made, diagnosis = _make(lab, frozen, _nights(lab, frozen, said))
+            extract(client, Screened(working.store, frozen, card, detector))
+        with laboratory_lease(store, name) as held:
+            lab = Laboratory(client, held, name, find_laboratory(held.store, name), detector)
+            _refuse_other_model(lab)
+            if lab.known is not None and _has_learned(lab.known, frozen, detector, negative):
+                changed = f"batch {batch} is in laboratory {name} already: it counts once"
+                return laboratory_outcome(lab.store, lab.known, changed)
+            made, diagnosis = _make(lab, frozen, _nights(lab, frozen, negative))
     for warning in made.warnings:
         warn(warning)
-    changed = f"batch {name}: learned as a night of laboratory {options.laboratory}"
-    return laboratory_outcome(store, made, changed, diagnosis)
-
-
-def _detector(store: Store, name: str | None, known: LaboratoryCard | None) -> DetectorCard:
-    """Load the detector that is asked for, by default the laboratory's, or the newest for a new
-    laboratory.
-    """
-    return load_detector_card(store, name or (known.detector if known else None), on_damage=warn)
+    changed = f"batch {batch}: learned as a night of laboratory {name}"
+    return laboratory_outcome(lab.store, made, changed, diagnosis)
 
 
 def _negative(
@@ -101,25 +78,33 @@ def _negative(
     return night.negative if night is not None and same else ()
 
 
+def _refuse_other_model(lab: Laboratory) -> None:
+    """Raise StoreError if the nights of a laboratory were extracted by another model."""
+    if lab.known is not None and lab.known.model_digest != lab.model.digest:
+        raise StoreError(
+            f"laboratory {lab.name} was learned with model {lab.known.model}, not with "
+            f"{lab.model.name}: choose another --laboratory for another model"
+        )
+
+
+def _has_learned(
+    known: LaboratoryCard, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
+) -> bool:
+    """Return whether a laboratory has learned this batch in the same way with this detector."""
+    night = known.night(batch.name)
+    if night is None or known.detector_digest != detector.digest:
+        return False
+    kept = night.attempt, night.manifest_digest, night.negative
+    return kept == (batch.attempt, batch.manifest_digest, negative)
+
+
 def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[LaboratoryNight]:
     """Learn a batch, and relearn earlier nights that were learned with another detector."""
-    store, known = lab.store, lab.known
-
-    def learned_anew(night: Batch, negative: tuple[str, ...]) -> LaboratoryNight:
-        of = lab.screened(night)
-        added = learn_slides(lab.client, of)
-        errors = errors_of_night(lab.client, of, negative)
-        refuse_positive(store, night, lab.detector, errors, negative)
-        added = replace(added, errors=errors, labelled=labelled_of_night(lab.client, of))
-        return keep_night(lab, night, added, negative)
-
-    found = []
-    for night in without_replaced(store, lab.model, known, batch):
-        if known is not None and known.detector_digest != lab.detector.digest:
-            earlier = load_batch(store, night.batch, night.attempt)
-            night = learned_anew(earlier, night.negative)
-        found.append(night)
-    return [*found, learned_anew(batch, negative)]
+    nights = without_replaced(lab, batch)
+    if lab.known is not None and lab.known.detector_digest != lab.detector.digest:
+        earlier = zip(lab.batches(nights), nights, strict=True)
+        nights = [learn_night(lab, each, night.negative) for each, night in earlier]
+    return [*nights, learn_night(lab, batch, negative)]
 
 
 def _make(

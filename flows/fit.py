@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from flows.cluster.client import open_client
-from flows.commissioning.description import LaboratoryOutcome, laboratory_outcome
+from flows.commissioning.report import LaboratoryOutcome, laboratory_outcome
 from flows.commissioning.versions import retract_night
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.monitoring.console import warn

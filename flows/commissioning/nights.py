@@ -1,54 +1,65 @@
-"""Learn the nights of a laboratory, in which an image counts once."""
+"""Learn the nights of a laboratory: what each adds, and which of its slides are negative."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
 from distributed import Client
+from numpy.typing import NDArray
 
 from flows.cluster.executor import run_jobs
-from flows.commissioning.versions import Laboratory, LaboratoryError, population, slides_in_parts
+from flows.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
+from flows.jobs.known_cells import KnownJob, is_negative, is_parasite, known_errors, labelled_cells
 from flows.jobs.laboratory_slides import Added, SlidesJob, slides_statistics
 from flows.jobs.scoring.night import learned_night
+from flows.jobs.scoring.plan import parts_of
+from flows.jobs.scoring.scores import ScoreJob
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
+from flows.stages.counting.chosen_thresholds import load_error_rates
+from flows.stages.scoring import plan_jobs
 from storage.arrays import arrays_to_bytes
-from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.detectors import DetectorCard
 from storage.models.laboratories import (
-    LaboratoryCard,
+    ALL,
+    NONE,
     LaboratoryNight,
     images_of_batch,
     images_of_night,
     save_night,
 )
+from storage.records import now
 from storage.store import Store
+from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, merge_errors
+from tasks.counting.interpretation import chance_of_blank
 from tasks.detector.slides.groups import merge_groups
 from tasks.detector.slides.normal import Choices
+from tasks.detector.witnesses import Discriminant
+from tasks.laboratories.adaptation import Labelled
 from tasks.laboratories.learning import LEAST_CELLS, NightNormal, merged
+from tasks.reports.image_columns import PARASITIZED
+
+NAMED = 5  # slides that an error message names
+LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
 
 
-def learn_slides(client: Client, screened: Screened) -> Added:
-    """Compute the contribution of a batch with complete features to a laboratory.
+def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> LaboratoryNight:
+    """Learn a batch with complete features, and keep its contribution to the laboratory.
 
-    The contribution has the night's reference if slides have too few cells, and no error counts.
-    """
-    total, night = merged([], population(screened.store, screened.detector)), None
-    groups = slides_in_parts(screened.store, screened.batch)
-    if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
-        title = f"normal of {screened.batch.name}"
-        (reference,) = run_jobs(client, learned_night, [screened], title=title)
-        night = NightNormal(reference.normal, reference.rows)
-    jobs = [SlidesJob(screened, slides, night) for slides in groups]
-    for part in run_jobs(client, slides_statistics, jobs, title=f"learn {screened.batch.name}"):
-        total = merge_groups(total, part)
-    return Added(total, night)
-
-
-def keep_night(
-    lab: Laboratory, batch: Batch, added: Added, negative: tuple[str, ...]
-) -> LaboratoryNight:
-    """Keep a batch's contribution to a laboratory, with its ``negative`` slides.
+    ``negative`` are its slides and patients known to be negative.
 
     Raises:
-        LaboratoryError: the contribution is empty.
+        LaboratoryError: the contribution is empty, or slides are not as negative as they are said
+            to be.
     """
+    screened = lab.screened(batch)
+    added = _slides_of_night(lab, screened)
+    errors = errors_of_night(lab.client, screened, negative)
+    refuse_positive(lab.store, batch, lab.detector, errors, negative)
+    added = replace(added, errors=errors, labelled=_labelled_of_night(lab.client, screened))
     statistics = added.statistics
     if not statistics.keys:
         raise LaboratoryError(
@@ -66,9 +77,140 @@ def keep_night(
     )
 
 
-def without_replaced(
-    store: Store, card: ModelCard, laboratory: LaboratoryCard | None, batch: Batch
-) -> list[LaboratoryNight]:
+def _slides_of_night(lab: Laboratory, screened: Screened) -> Added:
+    """Compute the statistics of a batch's slides, and the night's reference if some are small."""
+    total, night = merged([], lab.own), None
+    groups = slides_in_parts(screened.store, screened.batch)
+    if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
+        (reference,) = run_jobs(
+            lab.client, learned_night, [screened], title=f"normal of {screened.batch.name}"
+        )
+        night = NightNormal(reference.normal, reference.rows)
+    jobs = [SlidesJob(screened, slides, night) for slides in groups]
+    for part in run_jobs(lab.client, slides_statistics, jobs, title=f"learn {screened.batch.name}"):
+        total = merge_groups(total, part)
+    return Added(total, night)
+
+
+def errors_of_night(
+    client: Client,
+    screened: Screened,
+    negative: tuple[str, ...],
+    discriminant: Discriminant | None = None,
+) -> ErrorCounts:
+    """Count the errors on the cells of a batch whose kind is known, by patient or slide.
+
+    They are those of the detector or, where a ``discriminant`` is given, of it as second witness.
+    """
+    total = ErrorCounts.empty()
+    if PARASITIZED not in screened.model.classes:
+        return total
+    table = read_manifest(
+        screened.store, screened.batch, columns=["slide_id", "patient_id", "label"]
+    )
+    jobs = _known_jobs(
+        client, screened, is_negative(table, negative) | is_parasite(table), discriminant
+    )
+    counting = [KnownJob(job, negative) for job in jobs]
+    for part in run_jobs(client, known_errors, counting, title=f"errors of {screened.batch.name}"):
+        total = merge_errors(total, part)
+    return total
+
+
+def _labelled_of_night(client: Client, screened: Screened) -> Labelled:
+    """Read what diagnoses a batch's labelled cells, each image once; none of other classes."""
+    total, seen = Labelled.none(), set[str]()
+    if len(screened.model.classes) != 2 or PARASITIZED not in screened.model.classes:
+        return total
+    labels = read_manifest(screened.store, screened.batch, columns=["label"])["label"]
+    jobs = _known_jobs(client, screened, labels.is_valid().to_numpy())
+    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {screened.batch.name}"):
+        new = []
+        for row, image_id in enumerate(part.image_ids):
+            if image_id not in seen:
+                seen.add(image_id)
+                new.append(row)
+        total += part.labelled.take(new)
+    return total
+
+
+def _known_jobs(
+    client: Client,
+    screened: Screened,
+    known: NDArray[np.bool_],
+    discriminant: Discriminant | None = None,
+) -> list[ScoreJob]:
+    """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""
+    parts = parts_of(screened)
+    wanted = [
+        number
+        for number, part in enumerate(parts)
+        if known[part.spans[0].start : part.spans[-1].stop].any()
+    ]
+    return plan_jobs(client, screened, parts, wanted, now(), discriminant)
+
+
+def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, ...]:
+    """Check the slides and patients of a batch that are declared negative.
+
+    Raises:
+        LaboratoryError: the batch has no such slide or patient, or labels parasites on one.
+    """
+    if NONE in given:
+        return ()
+    table = read_manifest(store, batch, columns=["slide_id", "patient_id", "label"])
+    there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), ALL} - {None}
+    unknown = [name for name in given if name not in there]
+    if unknown:
+        have = sorted(there - {ALL})
+        listed = ", ".join([*have[:NAMED], *(["..."] if len(have) > NAMED else [])])
+        raise LaboratoryError(
+            f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
+            f"negative; there are: {listed or 'none with a name'}, or {ALL} of them"
+        )
+    negative = tuple(sorted(set(given)))
+    parasites = is_negative(table, negative) & is_parasite(table)
+    if parasites.any():
+        slides = table.filter(pa.array(parasites))
+        name = next(slides[c][0] for c in ("slide_id", "patient_id") if slides[c][0].is_valid)
+        raise LaboratoryError(
+            f"{parasites.sum():,} cells of batch {batch.name} are labelled {PARASITIZED} on slides "
+            f"said to be negative, the first of {name}: leave such slides out of --negative"
+        )
+    return negative
+
+
+def refuse_positive(
+    store: Store, batch: Batch, detector: DetectorCard, errors: ErrorCounts, given: Sequence[str]
+) -> None:
+    """Raise LaboratoryError if ``all`` slides are declared negative and some look positive.
+
+    Slides ``given`` one by one are accepted: a laboratory's healthy cells may be counted more often
+    than those of fitted ones; then there is a warning.
+    """
+    known = load_error_rates(store, detector)
+    if ALL not in given or known is None:
+        return
+    place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
+    pairs = list(zip(errors.false[:, place].tolist(), errors.negatives.tolist(), strict=True))
+    slides = sum(cells > 0 for _, cells in pairs)
+    strange = [
+        (called / cells, name)
+        for name, (called, cells) in zip(errors.slides, pairs, strict=True)
+        if cells and chance_of_blank(called, cells, known.counting) < LEAST_CHANCE / slides
+    ]
+    if strange:
+        share, name = max(strange)
+        usual = f"{known.counting.false.mean:.2%}"
+        raise LaboratoryError(
+            f"all slides of batch {batch.name} are said to be negative, but {len(strange):,} of "
+            f"{slides:,} patients or slides have more cells that count as parasites than healthy "
+            f"slides have: {json.loads(name)[-1]} {share:.1%}, where {usual} is usual. Look "
+            "at them, and name those that are negative: --negative NAME"
+        )
+
+
+def without_replaced(lab: Laboratory, batch: Batch) -> list[LaboratoryNight]:
     """Return the other nights of a laboratory, without those whose images the batch also has.
 
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
@@ -76,12 +218,13 @@ def without_replaced(
     Raises:
         LaboratoryError: the batch has some, but not all images of a night.
     """
-    mine = images_of_batch(store, card.name, batch) if batch.rows else frozenset[bytes]()
+    store, model = lab.store, lab.model.name
+    mine = images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
     left = []
-    for night in laboratory.nights if laboratory else []:
+    for night in lab.known.nights if lab.known else []:
         if night.batch == batch.name:
             continue
-        theirs = images_of_night(store, card.name, night)
+        theirs = images_of_night(store, model, night)
         both = len(mine & theirs)
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
             warn(
@@ -89,10 +232,10 @@ def without_replaced(
                 "the laboratory: an image counts once"
             )
         elif both:
-            assert laboratory is not None
+            assert lab.known is not None
             raise LaboratoryError(
                 f"{both:,} of {len(mine):,} images of batch {batch.name} are in night "
-                f"{night.batch} of {laboratory.label} already, and an image counts once: leave "
+                f"{night.batch} of {lab.known.label} already, and an image counts once: leave "
                 f"them out of the batch, or give it all images of {night.batch}, whose place it "
                 "takes then"
             )

@@ -1,20 +1,22 @@
-"""Write the commissioning report of a laboratory: which results can be believed there."""
+"""Report a version of a laboratory: which results can be believed there."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from flows.commissioning.versions import Laboratory, Other, Version
+from flows.commissioning.laboratory import Laboratory
+from flows.commissioning.versions import Other, Version
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.feature_rows import Features
 from flows.monitoring.console import warn
+from flows.outcome import Outcome, table
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import list_batches
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
+from storage.models.detectors import CountingCard, DetectorCard
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight
 from storage.parquet import write_table
-from storage.store import StoreError
+from storage.store import Store, StoreError
 from tasks.counting.sentences import percent_text
 from tasks.laboratories.adaptation import PARASITES
 from tasks.laboratories.commissioning import (
@@ -23,12 +25,13 @@ from tasks.laboratories.commissioning import (
     POPULATION,
     Figure,
     caught,
-    counted,
+    counting_figures,
     diagnosis,
     figures_table,
+    laboratory_page,
 )
-from tasks.laboratories.commissioning_report import LaboratoryView, laboratory_page
 from tasks.reports.image_columns import PARASITIZED
+from tasks.words import counted
 
 SPOILT_SLIDES = 10  # on which some cells are spoilt
 OTHERS = 4  # other batches in the store to try cells of
@@ -65,10 +68,11 @@ def write_report(lab: Laboratory, version: Version) -> str:
     verdict, examined = _diagnosis(version, lab.model)
     figures += examined
     fitted = load_error_rates(lab.store, detector)
-    figures += counted(version.rates, fitted) if version.rates and fitted else []
-    table = figures_table(figures, card.label)
-    view = LaboratoryView(
-        laboratory=card.label,
+    figures += counting_figures(version.rates, fitted) if version.rates and fitted else []
+    page = laboratory_page(
+        card.label,
+        figures,
+        verdict,
         facts={
             "nights": f"{len(card.nights):,}",
             "slides": f"{card.slides:,}",
@@ -77,8 +81,6 @@ def write_report(lab: Laboratory, version: Version) -> str:
             "diagnosis": verdict,
         },
         warnings=card.warnings,
-        figures=figures,
-        diagnosis=verdict,
         limits=_limits(card, detector),
         adaptation=card.adaptation.text if card.adaptation else "",
         made_by={
@@ -89,8 +91,8 @@ def write_report(lab: Laboratory, version: Version) -> str:
             "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
         },
     )
-    write_table(lab.store, table, *card.folder, "report.parquet")
-    lab.store.write_bytes(laboratory_page(view).encode(), *card.folder, "report.html")
+    write_table(lab.store, figures_table(figures, card.label), *card.folder, "report.parquet")
+    lab.store.write_bytes(page.encode(), *card.folder, "report.html")
     return verdict
 
 
@@ -111,3 +113,70 @@ def _diagnosis(version: Version, model: ModelCard) -> tuple[str, list[Figure]]:
         return NOT_EXAMINED, []
     confusion = np.stack([judged.confusion for judged in version.judged])
     return diagnosis(confusion, classes.index(PARASITIZED))
+
+
+class LaboratoryOutcome(Outcome):
+    """The outcome for a version of a laboratory; ``report`` and ``diagnosis`` are None without
+    commissioning.
+    """
+
+    changed: str
+    laboratory: str
+    nights: int
+    slides: int
+    cells: int
+    false_alarms: dict[str, float]
+    alarms: str
+    diagnosis: str | None
+    adaptation: str | None = None
+    false_positives: str | None = None
+    report: str | None
+    warnings: list[str]
+
+    def _text(self) -> str:
+        learned = (
+            counted(self.nights, "batch"),
+            counted(self.slides, "slide"),
+            counted(self.cells, "cell"),
+        )
+        rows: list[tuple[str, object]] = [
+            ("laboratory", self.laboratory),
+            ("learned", ", ".join(learned)),
+            ("called abnormal", self.alarms or "unknown"),
+        ]
+        rows += [("diagnosis", self.diagnosis)] if self.diagnosis else []
+        rows += [("adaptation", self.adaptation)] if self.adaptation else []
+        rows += [("false positives", self.false_positives)] if self.false_positives else []
+        rows += [("warning", warning) for warning in self.warnings]
+        rows += [("report", self.report)] if self.report else []
+        return f"{self.changed}\n{table(rows)}"
+
+
+def false_positives_text(counting: CountingCard) -> str:
+    """Describe a laboratory's false-positive rate at the counting threshold to a person."""
+    rate = counting.counting.false_positives
+    return (
+        f"{rate.mean:.3%} ({rate.low:.3%} to {rate.high:.3%}) of healthy cells are counted, "
+        f"by {counted(rate.slides, 'negative slide')}"
+    )
+
+
+def laboratory_outcome(
+    store: Store, card: LaboratoryCard, changed: str, diagnosis: str | None = None
+) -> LaboratoryOutcome:
+    """Make the outcome for a version of a laboratory, with a description of the change."""
+    report = (*card.folder, "report.html")
+    return LaboratoryOutcome(
+        changed=changed,
+        laboratory=card.label,
+        nights=len(card.nights),
+        slides=card.slides,
+        cells=card.cells,
+        false_alarms=card.false_alarms,
+        alarms=card.alarms_text,
+        diagnosis=diagnosis,
+        adaptation=card.adaptation and card.adaptation.text,
+        false_positives=card.counting and false_positives_text(card.counting),
+        report=store.address(*report) if store.exists(*report) else None,
+        warnings=card.warnings,
+    )

@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.scoring.feature_rows import Features, judged_classes
 from flows.jobs.scoring.night import SlideRows
-from flows.jobs.scoring.scores import ScoreJob
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_fitted_detector
 from flows.jobs.worker import network_of, settle_worker
@@ -21,12 +19,10 @@ from storage.models.detectors import DetectorCard
 from storage.models.laboratories import LaboratoryNight, load_night
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, merge_errors
-from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.distance import Taps
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.detector.witnesses import Classes, shifts
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError, resize
 from tasks.images.regions import find, image_refs
@@ -44,7 +40,7 @@ from tasks.laboratories.learning import (
     slide_evidence,
 )
 from tasks.reports.image_columns import is_white_cell
-from tasks.types import Arrays, Float, below, nested
+from tasks.types import Arrays, below, nested
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -132,52 +128,6 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
             Judged(evidence, _confusion(job.screened.model, labels, cells.predicted), distances)
         )
     return judged
-
-
-@lru_cache(maxsize=2)
-def fitted_classes(store: Store, detector: DetectorCard, positive: int) -> Classes:
-    """Compute the class means that a detector's discriminant was made of, once a process."""
-    slides = slides_of_version(store, detector.model, detector.statistics_version)
-    return Classes.of(slides, positive)
-
-
-def seen_by_witnesses(
-    job: ScoreJob, rows: NDArray[np.intp]
-) -> tuple[Float, dict[str, NDArray[np.float32]]]:
-    """Read what both witnesses see of some rows (n,) of a part, in ascending order.
-
-    A slide of few cells is expected to be shifted as its part is.
-
-    Returns:
-        The network's log-odds (n,), and by tap features (n, d) less their slide's shift; nothing
-        where the network alone diagnoses.
-    """
-    known = load_fitted_detector(job.screened.store, job.screened.detector).witnesses
-    if known is None or not len(rows):
-        return np.empty(0), {}
-    normal = fitted_classes(job.screened.store, job.screened.detector, known.positive).healthy
-    features = Features(job.screened.store, job.screened.batch, job.screened.model)
-
-    def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
-        taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
-        return shifts(taps, classes == 1 - known.positive, normal, parent)
-
-    parent = shifted(job.spans[0].start, job.spans[-1].stop)
-    parts: list[dict[str, NDArray[np.float32]]] = []
-    for slide in job.slides:
-        mine = rows[(rows >= slide.start) & (rows < slide.stop)]
-        if len(mine):
-            off = shifted(slide.start, slide.stop, parent)
-            taps, _ = features.take(mine, sorted(normal))
-            parts.append(
-                {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
-            )
-    size = job.screened.batch.shard_rows
-    logits = np.stack([features.shard(row // size)[0].logits[row % size] for row in rows.tolist()])
-    return (
-        log_odds(logits, job.screened.model.temperature, known.positive),
-        {tap: np.concatenate([part[tap] for part in parts]) for tap in normal},
-    )
 
 
 def _night_of(job: EvidenceJob) -> NightNormal | None:

@@ -185,11 +185,6 @@ def _groups(
     store: Store, card: ModelCard, lineage: Lineage
 ) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
     """List the rows of every group to leave out: patients, else slides, else runs of images."""
-    if not lineage.contributions:
-        raise CalibrationError(
-            "all fitted batches are of other stores, and calibrating needs cells that are here: "
-            "fit a batch of this store"
-        )
     parts = [contributed(store, card, contribution) for contribution in lineage.contributions]
     by = split_by(
         [patient for part in parts for patient in part.patients],

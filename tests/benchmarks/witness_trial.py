@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
-from flows.jobs.laboratory_slides import fitted_classes
+from flows.jobs.known_cells import fitted_classes
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card

@@ -13,7 +13,7 @@ from scipy.special import logit
 
 from flows.commands.status import status, verify
 from flows.commission import commission
-from flows.commissioning.versions import LaboratoryError
+from flows.commissioning.laboratory import LaboratoryError
 from flows.evaluate import evaluate
 from flows.fit import fit, retract
 from flows.jobs.laboratory_slides import Added

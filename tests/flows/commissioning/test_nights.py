@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.commissioning import counting
-from flows.commissioning.counting import refuse_positive
-from flows.commissioning.versions import LaboratoryError
+from flows.commissioning import nights
+from flows.commissioning.laboratory import LaboratoryError
+from flows.commissioning.nights import refuse_positive
 from flows.jobs.fitting.unseen import key_of
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors
@@ -37,7 +37,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> None:
     odds = np.where(parasitized, 8.0, np.where(rng.random(8000) < 0.005, 8.0, -8.0))
     fitted = count_errors(odds, parasitized, [f"S{i % 20}" for i in range(8000)])
     known = known_rates(fitted, 1000)
-    monkeypatch.setattr(counting, "load_error_rates", lambda *_: known)
+    monkeypatch.setattr(nights, "load_error_rates", lambda *_: known)
     assert chance_of_blank(0, 400, known.counting) == 1.0
     assert chance_of_blank(3, 400, known.counting) > 0.05
     assert chance_of_blank(60, 400, known.counting) < 1e-6

@@ -1,0 +1,84 @@
+"""Hold a laboratory that is being commissioned, under its lease."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+
+from distributed import Client
+
+from flows.jobs.scoring.night import SlideRows
+from flows.jobs.scoring.plan import plan_parts
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.verified import load_fitted_detector
+from flows.monitoring.console import tell
+from storage.batches.manifests import Batch, load_batch
+from storage.leases import Lease, lease
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard, load_model_of
+from storage.models.laboratories import FOLDER, LaboratoryCard, LaboratoryNight
+from storage.store import Store, check_name
+from tasks.detector.slides.own_normal import OwnNormal
+
+
+class LaboratoryError(Exception):
+    """A laboratory cannot be made from these nights."""
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A laboratory under its lease, and the detector of its next version.
+
+    ``known`` is its newest version, if there is one.
+    """
+
+    client: Client
+    held: Lease
+    name: str
+    known: LaboratoryCard | None
+    detector: DetectorCard
+
+    @property
+    def store(self) -> Store:
+        """Return the store, in which only the holder of the lease can write."""
+        return self.held.store
+
+    @cached_property
+    def model(self) -> ModelCard:
+        """Load the card of the detector's model."""
+        return load_model_of(self.store, self.detector)
+
+    @cached_property
+    def own(self) -> OwnNormal:
+        """Load the normal of fitted slides; LaboratoryError if the detector has none."""
+        return population(self.store, self.detector)
+
+    def screened(self, batch: Batch) -> Screened:
+        """Return a batch as it is judged without the laboratory."""
+        return Screened(self.store, batch, self.model, self.detector)
+
+    def batches(self, nights: Iterable[LaboratoryNight]) -> list[Batch]:
+        """Load the batches of nights."""
+        return [load_batch(self.store, night.batch, night.attempt) for night in nights]
+
+
+def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Lease]:
+    """Take the lease of a laboratory, after waiting for its present holder."""
+    check_name("laboratory", laboratory)
+    return lease(store, FOLDER, laboratory, wait=True, on_wait=tell)
+
+
+def population(store: Store, detector: DetectorCard) -> OwnNormal:
+    """Load the normal of fitted slides; LaboratoryError if the detector has none."""
+    normals = load_fitted_detector(store, detector).own
+    if normals is None:
+        raise LaboratoryError(
+            f"detector {detector.name} does not know how slides differ, so no laboratory can be "
+            "learned with it: fit a batch that names at least 8 patients or slides"
+        )
+    return normals
+
+
+def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
+    """List the slides of a batch in parts, each the work of a job."""
+    return [part.slides for part in plan_parts(store, batch, by_slide=True)]
