@@ -12,7 +12,6 @@ TOLD = ("quiet", "debug", "logs")  # every command has these
 # What the first words of commands of two words mean.
 PARTS = {
     "review": "have persons read the cells of a batch",
-    "labels": "check the labels of training images",
     "data": "fetch public images",
 }
 

@@ -94,7 +94,7 @@ def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
 
 @task
 def publish(screened: Screened, settings: Settings, parts: int) -> Seal:
-    """Join the parts' rows into the report on images, and publish what is grouped from it.
+    """Join the parts' rows into the report on images, group the others from it, and publish all.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
     """

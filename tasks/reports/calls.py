@@ -33,7 +33,7 @@ ROWS = 1024  # in memory together, as Python objects
 
 @dataclass(frozen=True)
 class Counting:
-    """How cells are counted and slides judged.
+    """The rules by which cells are counted and slides judged.
 
     Thresholds and their error rates apply to log-odds before a laboratory adapts them; expected
     errors use the laboratory's adapted probabilities, if it has any.

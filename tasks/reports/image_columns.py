@@ -37,7 +37,7 @@ class Provenance:
     laboratory: str | None = None
     """The laboratory and its version; None without one."""
     arithmetic: str | None = None
-    """How the network multiplied; only the report on batches has it."""
+    """In which the network multiplied; only the report on batches has it."""
 
     def to_row(self) -> dict[str, Any]:
         """Return the values by column."""

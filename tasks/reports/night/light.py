@@ -56,7 +56,7 @@ NOT_A_CELL = "not_a_cell"  # the failure of a file that does not show a single c
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a night is from the calibration and from earlier nights; None: unknown."""
+    """The distance of a night from the calibration and from earlier nights; None: unknown."""
 
     ks_distance: float | None
     psi: float | None
@@ -65,7 +65,7 @@ class Drift:
     """The number of earlier nights."""
     light: Light
     reasons: tuple[str, ...]
-    """Why the light is not green, and what could not be judged."""
+    """The findings that make it amber or red, and those that could not be judged."""
 
 
 def judge(

@@ -8,11 +8,12 @@ import pytest
 
 from flows.jobs.networks import load_classifier
 from flows.jobs.shard import prepare_features
-from storage.batches.features import FIRST_DECODING, made_by, read_block
+from storage.batches.features import made_by, read_block
 from storage.batches.known_features import index_images
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_model_of
 from storage.store import Store, StoreError
+from tasks.images.decoding import DECODING
 from tasks.network import inference
 from tasks.network.inference import fastest_arithmetic
 from tasks.network.spec import NetworkError, NetworkSpec
@@ -70,8 +71,8 @@ def test_features_of_another_arithmetic_are_neither_used_again_nor_written_to(
     fine.run()
     assert made_by(fine.store, "tiny", "night") != coarse.card.digest
     keys = ("night",)
-    assert len(index_images(fine.store, "tiny", fine.card.digest, keys, FIRST_DECODING).heads)
-    assert not len(index_images(fine.store, "tiny", coarse.card.digest, keys, FIRST_DECODING).heads)
+    assert len(index_images(fine.store, "tiny", fine.card.digest, keys, DECODING).heads)
+    assert not len(index_images(fine.store, "tiny", coarse.card.digest, keys, DECODING).heads)
     detector, _ = add_detector(fine)
     detector = detector.model_copy(update={"model_digest": fine.card.digest})
     assert load_model_of(fine.store, detector) == fine.card
