@@ -1,6 +1,6 @@
 """Find files that are old enough to be removed from a store, and remove them.
 
-Models, statistics, detectors, laboratories, manifests, seals, reviews, the lists of what nights
+Models, statistics, detectors, laboratories, manifests, seals, labels, the lists of what nights
 took and each batch's row in ``reports/batches`` are never removed: they are small, and other files
 refer to them. Features take most of a store's space, and can be computed again from the images.
 """

@@ -21,8 +21,8 @@ from storage import disk, objects
 
 STAGED = ".staged"  # at the root: next to its target a stage would break Polars, which reads all
 FOLDERS = frozenset(
-    ("batches", "detectors", "evaluations", "features", "models", "nights", "readings", "reports",
-     "reviews", "segmentations", "laboratories", "statistics", "trainings")
+    ("answers", "batches", "detectors", "evaluations", "features", "models", "nights", "reports",
+     "segmentations", "laboratories", "statistics", "trainings")
 )  # fmt: skip
 REQUESTS = 16  # sent to an object store at once
 SHOWN = 10  # names that an error lists

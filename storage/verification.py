@@ -49,6 +49,8 @@ from storage.models.statistics import (
 from storage.models.trainings import FOLDER as TRAININGS
 from storage.models.trainings import verify_states
 from storage.parquet import read_footer, read_table
+from storage.reports.answers import FOLDER as ANSWERS
+from storage.reports.answers import LABELS, verify_answers, verify_labels
 from storage.reports.evaluations import FOLDER as EVALUATIONS
 from storage.reports.evaluations import evaluation_files, verify_evaluation_file
 from storage.reports.pages import (
@@ -62,10 +64,6 @@ from storage.reports.pages import (
     page_path,
     withdrawn_page,
 )
-from storage.reports.readings import FOLDER as READINGS
-from storage.reports.readings import read_reading_file
-from storage.reports.reviews import FOLDER as REVIEWS
-from storage.reports.reviews import verify_review
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
@@ -123,9 +121,9 @@ def all_checks(store: Store) -> Iterator[Check]:
         yield Check(f"nights/{series}", partial(_nights, store, series))
     for name in store.folders(SEGMENTATIONS, having="segmentation.json"):
         yield Check(f"{SEGMENTATIONS}/{name}", partial(verify_segmentation, store, name))
-    for batch in store.names(REVIEWS):
+    for batch in store.names(LABELS):
         yield from _review_checks(store, batch)
-    for key in store.names(READINGS):
+    for key in store.names(ANSWERS):
         yield from _reading_checks(store, key)
     for key in store.folders("batches", having="batch.json"):
         yield from _batch_checks(store, key)
@@ -134,7 +132,7 @@ def all_checks(store: Store) -> Iterator[Check]:
     for folder in LEASED:
         for name in store.names(folder):
             yield from _lease_checks(store, folder, name)
-    for folder in (REVIEWS, "reports"):
+    for folder in (LABELS, "reports"):
         yield from _lease_checks(store, folder)
 
 
@@ -294,16 +292,16 @@ def _shard(store: Store, batch: Batch, model: str, shard: Shard) -> None:
 
 
 def _review_checks(store: Store, batch: str) -> Iterator[Check]:
-    for file in store.names(REVIEWS, batch):
+    for file in store.names(LABELS, batch):
         if file.endswith(".parquet"):  # the folder also has leases
-            path = f"{REVIEWS}/{batch}/{file}"
-            yield Check(path, partial(verify_review, store, REVIEWS, batch, file))
+            path = f"{LABELS}/{batch}/{file}"
+            yield Check(path, partial(verify_labels, store, LABELS, batch, file))
 
 
 def _reading_checks(store: Store, key: str) -> Iterator[Check]:
-    for file in store.names(READINGS, key):
-        path = f"{READINGS}/{key}/{file}"
-        yield Check(path, partial(read_reading_file, store, key, file))
+    for file in store.names(ANSWERS, key):
+        path = f"{ANSWERS}/{key}/{file}"
+        yield Check(path, partial(verify_answers, store, key, file))
 
 
 def _lease_checks(store: Store, *what: str) -> Iterator[Check]:

@@ -69,7 +69,7 @@ COMMANDS = {
     "review export": Command(tools.ReviewExport, "flows.commands.review.queue:export", STORE),
     "review serve": Command(tools.ReviewServe, "flows.commands.review.serve:serve", STORE),
     "review import": Command(
-        tools.ReviewImport, "flows.commands.review.queue:import_verdicts", STORE
+        tools.ReviewImport, "flows.commands.review.queue:import_answers", STORE
     ),
     "review apply": Command(tools.ReviewApply, "flows.commands.review.apply:apply", STORE),
     "review report": Command(tools.ReviewReport, "flows.commands.review.queue:report", STORE),

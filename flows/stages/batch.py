@@ -35,7 +35,7 @@ from storage.batches.segmentations import segmentation_for, segmentation_of
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.records import now
-from storage.reports.reviews import reviewed_batch
+from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError, check_name
 from tasks.images.listing import as_given, named, sorted_images
 from tasks.images.regions import ImageRef, image_refs
@@ -126,7 +126,7 @@ def refuse_other_images(
 def refuse_among_others(store: Store, images: str | list[str]) -> None:
     """Raise StoreError if one of several sources is a manifest that reports refer to."""
     for source in images if isinstance(images, list) else []:
-        if segmentation_of(store, source) or reviewed_batch(store, source):
+        if segmentation_of(store, source) or labelled_batch(store, source):
             raise StoreError(
                 f"{source} is a manifest that slidewatch made, and its report names it: give it as "
                 "the only --images of a batch"

@@ -27,7 +27,7 @@ from storage.models.statistics import (
     save_statistics,
 )
 from storage.records import now
-from storage.reports.reviews import fitted_from, reviewed_batch
+from storage.reports.answers import fitted_from, labelled_batch
 from storage.store import Store, StoreError, digest_of
 from tasks.counting.error_rates import ErrorCounts
 from tasks.detector.moments import ClassStatistics, merge_tree
@@ -214,12 +214,12 @@ def save_version(
 
 
 def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
-    """Raise StoreError if the statistics contain another import of the same verdicts."""
-    night = reviewed_batch(store, images)
+    """Raise StoreError if the statistics contain another import of the same labels."""
+    night = labelled_batch(store, images)
     for name in fitted_from(store, model, night) if night else []:
         if name != batch:
             raise StoreError(
-                f"the verdicts on batch {night} are in the statistics already, as batch {name}, "
+                f"the labels of batch {night} are in the statistics already, as batch {name}, "
                 "and a cell must count once: take it out with "
                 f"{shell_command('retract', '--batch', name, '--model', model)}, then fit again"
             )

@@ -29,9 +29,9 @@ from flows.monitoring.console import tell
 from flows.monitoring.prefect_runs import task
 from flows.monitoring.telemetry import stage
 from flows.settings import Settings
+from flows.stages.answers import answers_on
 from flows.stages.batch import find_refs
 from flows.stages.publish import batch_report, nights_before
-from flows.stages.readings.suspects import answers_on
 from storage.batches.ledger import Seal, laboratory_name
 from storage.batches.manifests import Batch
 from storage.batches.segmentations import segmentation_for, sources_of
@@ -39,6 +39,7 @@ from storage.leases import LeaseLostError, lease
 from storage.models.detectors import CountingCard
 from storage.models.laboratories import load_laboratory_of
 from storage.parquet import iterate_rows, read_table
+from storage.reports.answers import digest_of_answers
 from storage.reports.pages import (
     index_path,
     made_from,
@@ -47,7 +48,6 @@ from storage.reports.pages import (
     page_path,
     write_page_file,
 )
-from storage.reports.readings import digest_of_readings
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
@@ -55,12 +55,12 @@ from tasks.images.listing import each_source, named
 from tasks.reports.called_cells import COLUMNS as OF_CALLED
 from tasks.reports.called_cells import CalledCells, patient_of, wanted_patients
 from tasks.reports.field_rows import COLUMNS, cells_of
-from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.visualisation.patients.called import LEAST, OPENED, Called, cells_each, opened
+from tasks.visualisation.patients.calls import positive_first
 from tasks.visualisation.viewer.descriptions import ShownField
 
 LISTED = 120  # batches on the index; a file of each is read every night
@@ -70,7 +70,7 @@ WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
 
 def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
     """Return whether a batch has a page of these reports and of all readings, and an index."""
-    answered = digest_of_readings(store, batch.key)
+    answered = digest_of_answers(store, batch.key)
     return (
         store.exists(*index_path())
         and page_is_of(store, batch.name, made_from(seal))
@@ -89,7 +89,7 @@ def write_page(client: Client, screened: Screened, settings: Settings, seal: Sea
         read_table(store, *report_path(batch.name, batch.batch_date, kind))
         for kind in (PATIENTS, SLIDES)
     )
-    shown = opened(in_order(patients))
+    shown = opened(positive_first(patients))
     cells = _called_cells(shown, slides)
     wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, *COLUMNS])
     images = report_path(batch.name, batch.batch_date)
@@ -97,7 +97,7 @@ def write_page(client: Client, screened: Screened, settings: Settings, seal: Sea
         highlights.count(rows)
         cells.count(rows)
     called = _called(client, screened, cells, shown)
-    answered = digest_of_readings(store, batch.key)
+    answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
     fields = None
     if seal.fields_digest:

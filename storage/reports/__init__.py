@@ -1,1 +1,1 @@
-"""Keep what people and programs read: reports, pages, reviews, evaluations."""
+"""Keep what people and programs read: reports, pages, answers, evaluations."""

@@ -11,22 +11,13 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.readers.confirming import Confirmation
+from tasks.answers.patients import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.image_columns import COLOURS
 from tasks.reports.night.counts import Row
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light, Verdict
 from tasks.visualisation import charts
-from tasks.visualisation.answers import (
-    answer_of,
-    axis,
-    calls_of,
-    expected_text,
-    in_order,
-    patient_rows,
-    places_of_slides,
-)
 from tasks.visualisation.highlights import (
     ABNORMAL,
     MOST_OF_A_SLIDE,
@@ -56,6 +47,15 @@ from tasks.visualisation.patients.called import (
     opened,
     opened_patients,
     place_of,
+)
+from tasks.visualisation.patients.calls import (
+    axis,
+    call_of,
+    calls_of,
+    expected_text,
+    patient_rows,
+    places_of_slides,
+    positive_first,
 )
 from tasks.visualisation.patients.persons import confirmed_text
 from tasks.visualisation.viewer.descriptions import ShownField, describe_field
@@ -140,7 +140,7 @@ def batch_page(view: BatchView) -> str:
     slides = _sorted(view.slides)
     describe = partial(_slide_rows, {each["slide_key"]: each["id"] for each in fields[::-1]})
     odd = odd_slides(slides["review_reasons"].to_pylist())
-    patients = in_order(view.patients)
+    patients = positive_first(view.patients)
     shown = _rows(slides, range(min(SLIDES_SHOWN, slides.num_rows)))
     places = places_of_slides(shown)
     places |= {patient_of(each): place_of(number) for number, each in enumerate(opened(patients))}
@@ -279,7 +279,7 @@ def _slide_rows(
     return [
         {
             "field": fields.get(row["slide_id"]),
-            "answer": answer_of(row),
+            "answer": call_of(row),
             "name": "no slide named" if row["slide_id"] is None else shortened(row["slide_id"]),
             "patient": shortened(row["patient_id"] or "–"),
             "colour": _colour([row[name] for name in COLOURS]),

@@ -14,13 +14,13 @@ from hypothesis import settings as of_test
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.commands.review.queue import import_verdicts
+from flows.commands.review.queue import import_answers
 from flows.options.tools import ReviewImport
 from flows.settings import Settings, UsageError, leaves
 from storage.batches.manifests import load_batch, read_manifest
-from storage.reports.readings import Reading
-from storage.reports.reviews import latest_review
+from storage.reports.answers import Answer, latest_labels
 from storage.store import Store, StoreError
+from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
@@ -28,7 +28,6 @@ from tasks.images.regions import image_refs
 from tasks.network.backbones import build
 from tasks.network.extraction import load_image
 from tasks.network.spec import NetworkError, NetworkSpec
-from tasks.readers.verdicts import VerdictError
 from tests.support.exchanges import contents
 from tests.support.hostile import changed_document
 from tests.support.photographs import CELLS, screened_photograph
@@ -53,19 +52,19 @@ def assert_sentence(error: Exception) -> None:
 
 
 def assert_refused_or_sound(store: Store, sheet: Path) -> None:
-    """Import verdicts; where they are refused nothing is written, and others are what they say."""
+    """Import answers; where they are refused nothing is written, and others are what they say."""
     before = contents(store)
     told = Settings(store=store.url)
     try:
-        import_verdicts(ReviewImport(file=str(sheet)), told)
-    except (VerdictError, SourceError, StoreError) as error:
+        import_answers(ReviewImport(file=str(sheet)), told)
+    except (AnswerError, SourceError, StoreError) as error:
         assert_sentence(error)
         assert contents(store) == before
         return
-    rows = latest_review(store, "night").rows.to_pylist()
-    assert {row["verdict"] for row in rows} <= SAYABLE
+    rows = latest_labels(store, "night").rows.to_pylist()
+    assert {row["answer"] for row in rows} <= SAYABLE
     assert len({row["image_id"] for row in rows}) == len(rows) <= CELLS
-    store.remove("reviews", "night")
+    store.remove("labels", "night")
 
 
 TEXTS = st.sampled_from(
@@ -81,7 +80,7 @@ def test_whatever_is_changed_in_a_sheet_is_refused_or_sound(
 ) -> None:
     report = next(Path(here.root, "reports", "images").rglob("*.parquet"))
     ids = pq.read_table(report, partitioning=None)["image_id"].to_pylist()
-    header = ["image_id", "batch", "verdict", "note", "reviewer"]
+    header = ["image_id", "batch", "answer", "note", "reader"]
     rows = [header] + [[i, "night", "Uninfected", "", "Ada"] for i in ids[:3]]
     row, column = data.draw(st.integers(0, 3)), data.draw(st.integers(0, 4))
     rows[row][column] = data.draw(TEXTS | st.sampled_from(ids))
@@ -175,12 +174,12 @@ def test_whatever_settings_say_they_are_refused_or_finite(
 def test_whatever_is_changed_in_a_reading_is_damage_or_sound(
     data: st.DataObject, store: Store
 ) -> None:
-    said = Reading(reader="Ada", image_id="0" * 64, verdict="other", at=WHEN, seconds=1.5)
+    said = Answer(reader="Ada", image_id="0" * 64, answer="other", at=WHEN, seconds=1.5)
     changed = data.draw(changed_document(said.model_dump(mode="json")))
-    path = ("readings", "night", "00000000-0123456789ab.json")
+    path = ("answers", "night", "00000000-0123456789ab.json")
     store.write_bytes(json.dumps(changed).encode(), *path)
     try:
-        found = Reading.read(store, *path)
+        found = Answer.read(store, *path)
     except StoreError as error:
         assert_sentence(error)
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from flows.commands.review.apply import apply
-from flows.commands.review.queue import import_verdicts
+from flows.commands.review.queue import import_answers
 from flows.options.tools import ReviewApply, ReviewImport
 from flows.settings import Settings
 from storage.store import Store
@@ -19,7 +19,7 @@ from tests.support.photographs import screened_photograph
 
 @dataclass(frozen=True)
 class Exchange:
-    """A store without verdicts in ``template``, and files for it beside it."""
+    """A store without answers in ``template``, and files for it beside it."""
 
     folder: Path
     cells: tuple[str, ...]
@@ -28,13 +28,13 @@ class Exchange:
     def template(self) -> Path:
         return self.folder / "template"
 
-    def sheet(self, verdicts: Mapping[str, str]) -> str:
-        """Write a sheet of verdicts by digest."""
+    def sheet(self, answers: Mapping[str, str]) -> str:
+        """Write a sheet of answers by digest."""
         path = self.folder / "sheet.csv"
         with path.open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(["image_id", "batch", "verdict"])
-            rows.writerows([cell, "night", verdict] for cell, verdict in verdicts.items())
+            rows.writerow(["image_id", "batch", "answer"])
+            rows.writerows([cell, "night", answer] for cell, answer in answers.items())
         return str(path)
 
     def put(self, url: str) -> Store:
@@ -75,10 +75,10 @@ def doings(exchange: Exchange, to: Path) -> dict[str, Callable[[Settings], objec
     """Name what persons do with what comes from outside."""
     some = dict(zip(exchange.cells, ("Uninfected", "Parasitized", "other"), strict=False))
     return {
-        "a sheet is imported": lambda settings: import_verdicts(
+        "a sheet is imported": lambda settings: import_answers(
             ReviewImport(file=exchange.sheet(some)), settings
         ),
-        "verdicts are applied": lambda settings: apply(
+        "answers are applied": lambda settings: apply(
             ReviewApply(to=str(to), batch="night"), settings
         ),
     }

@@ -1,4 +1,4 @@
-"""Verdicts come in by sheets: histories against a model, and a death at each write.
+"""Answers come in by sheets: histories against a model, and a death at each write.
 
 On a disk and on S3, in one process that dies by an exception.
 """
@@ -22,14 +22,14 @@ from hypothesis.stateful import (
 )
 
 from flows.commands.review.apply import apply
-from flows.commands.review.queue import import_verdicts
+from flows.commands.review.queue import import_answers
 from flows.commands.status import verify
 from flows.options.tools import ReviewApply, ReviewImport, Verify
 from flows.settings import Settings
-from storage.reports.reviews import latest_review
+from storage.reports.answers import latest_labels
 from storage.store import Store, StoreError
+from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
-from tasks.readers.verdicts import VerdictError
 from tests.support.exchanges import Exchange, contents, doings, exchange_in
 from tests.support.faults.counts import Counts
 from tests.support.photographs import CELLS
@@ -53,7 +53,7 @@ def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Exchanges(RuleBasedStateMachine):
-    """A store, beside what is known of it: the verdicts on its night."""
+    """A store, beside what is known of it: the answers on its night."""
 
     exchange: ClassVar[Exchange]
     place: ClassVar[Callable[[], str]]
@@ -64,7 +64,7 @@ class Exchanges(RuleBasedStateMachine):
         self.store = self.exchange.put(self.place())
         self.settings = Settings(store=self.store.url)
         self.empty = contents(self.store)
-        self.verdicts: dict[str, str] = {}
+        self.answers: dict[str, str] = {}
         self.counted["histories"] += 1
 
     def refused(self, kinds: Any, do: Callable[[], object]) -> None:
@@ -77,26 +77,26 @@ class Exchanges(RuleBasedStateMachine):
 
     @rule(said=st.dictionaries(st.integers(0, CELLS - 1), st.sampled_from(WORDS), min_size=1))
     def a_sheet_is_imported(self, said: dict[int, str]) -> None:
-        verdicts = {self.exchange.cells[cell]: word for cell, word in said.items()}
-        sheet = self.exchange.sheet(verdicts)
-        told = import_verdicts(ReviewImport(file=sheet, dry_run=True), self.settings)
-        done = import_verdicts(ReviewImport(file=sheet), self.settings)
+        answers = {self.exchange.cells[cell]: word for cell, word in said.items()}
+        sheet = self.exchange.sheet(answers)
+        told = import_answers(ReviewImport(file=sheet, dry_run=True), self.settings)
+        done = import_answers(ReviewImport(file=sheet), self.settings)
         assert (told.new, told.changed) == (done.new, done.changed)
-        assert done.new == len(verdicts.keys() - self.verdicts.keys())
-        self.verdicts |= verdicts
+        assert done.new == len(answers.keys() - self.answers.keys())
+        self.answers |= answers
         self.counted["sheets"] += 1
 
     @rule(word=st.sampled_from(["Tumour", "\x1b[31m"]), cell=st.integers(0, CELLS))
     def a_sheet_with_a_mistake_is_refused(self, word: str, cell: int) -> None:
         ids = [*self.exchange.cells, "0" * 64]
         sheet = self.exchange.sheet({ids[0]: "other", ids[cell]: word})
-        self.refused(VerdictError, lambda: import_verdicts(ReviewImport(file=sheet), self.settings))
+        self.refused(AnswerError, lambda: import_answers(ReviewImport(file=sheet), self.settings))
 
     @rule()
-    def verdicts_are_applied(self) -> None:
+    def answers_are_applied(self) -> None:
         to = self.exchange.folder / "applied.parquet"
         to.unlink(missing_ok=True)
-        if not self.verdicts:
+        if not self.answers:
             self.refused(
                 StoreError, lambda: apply(ReviewApply(to=str(to), batch="night"), self.settings)
             )
@@ -104,22 +104,22 @@ class Exchanges(RuleBasedStateMachine):
             return
         apply(ReviewApply(to=str(to), batch="night"), self.settings)
         labels = pq.read_table(to)["label"].to_pylist()
-        said = [self.verdicts.get(cell) for cell in self.exchange.cells]
+        said = [self.answers.get(cell) for cell in self.exchange.cells]
         assert labels == [word for word in said if word != "other"]
         self.counted["applied"] += 1
 
     @invariant()
     def the_store_is_what_the_model_says(self) -> None:
-        rows = latest_review(self.store, "night").rows.to_pylist()
-        assert {row["image_id"]: row["verdict"] for row in rows} == self.verdicts
+        rows = latest_labels(self.store, "night").rows.to_pylist()
+        assert {row["image_id"]: row["answer"] for row in rows} == self.answers
         self.counted["steps"] += 1
 
     @invariant()
-    def nothing_but_verdicts_has_changed(self) -> None:
+    def nothing_but_labels_has_changed(self) -> None:
         kept = contents(self.store)
         more = {path for path in kept if path not in self.empty}
         assert {path: kept[path] for path in self.empty} == self.empty
-        assert all(path.startswith("reviews/night/") for path in more)
+        assert all(path.startswith("labels/night/") for path in more)
 
     def teardown(self) -> None:
         assert verify(Verify(), self.settings).damaged == []
@@ -207,7 +207,7 @@ class Writes:
 
 
 BEFORE = {
-    "verdicts are applied": ["a sheet is imported"],
+    "answers are applied": ["a sheet is imported"],
 }
 DONE = (StoreError, SourceError)  # which say that it is done already
 

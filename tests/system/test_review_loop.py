@@ -1,4 +1,4 @@
-"""The review loop end to end: cells go out, verdicts come back, and the next fit knows them."""
+"""The review loop end to end: cells go out, answers come back, and the next fit knows them."""
 
 import csv
 import shlex
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.commands.review.queue import ImportOutcome, export, import_verdicts, report
+from flows.commands.review.queue import ImportOutcome, export, import_answers, report
 from flows.fit import fit, retract
 from flows.options.flows import Fit, Retract, Screen
 from flows.options.tools import ReviewExport, ReviewImport, ReviewReport
@@ -21,10 +21,10 @@ from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.statistics import latest_statistics
-from storage.reports.reviews import latest_review
+from storage.reports.answers import latest_labels
 from storage.store import Store, StoreError, digest_of
+from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
-from tasks.readers.verdicts import VerdictError
 from tasks.synthetic.rendered_cells import draw_patient, other_stain, red_cell, write_collection
 from tests.support.fitted import copied
 from tests.support.models import CLASSES, HELD_OUT
@@ -83,14 +83,14 @@ def truth(row: dict[str, str]) -> str:
 def fill_in(
     sheet: Path, say: Callable[[dict[str, str]], str] = truth, name: str = "done.csv"
 ) -> Path:
-    """The sheet with verdicts, saved as a spreadsheet in Europe would."""
+    """The sheet with answers, saved as a spreadsheet in Europe would."""
     with sheet.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     done = sheet.with_name(name)
     with done.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0], delimiter=";")
         writer.writeheader()
-        writer.writerows([row | {"verdict": say(row), "reviewer": "Ada"} for row in rows])
+        writer.writerows([row | {"answer": say(row), "reader": "Ada"} for row in rows])
     return done
 
 
@@ -116,7 +116,7 @@ def abnormality(settings: Settings, night: Path) -> dict[str, float]:
 
 def review_all(settings: Settings, folder: Path, **said: Any) -> ImportOutcome:
     out = export(ReviewExport(to=str(folder), batch="night", limit=1000, per_slide=1000), settings)
-    return import_verdicts(ReviewImport(file=str(fill_in(Path(out.sheet), **said))), settings)
+    return import_answers(ReviewImport(file=str(fill_in(Path(out.sheet), **said))), settings)
 
 
 def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
@@ -124,7 +124,7 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
 ) -> None:
     before = abnormality(screened, night)
     found = review_all(screened, tmp_path / "out")
-    assert found.labels == found.verdicts["Uninfected"] + found.verdicts.get("Parasitized", 0)
+    assert found.labels == found.answers["Uninfected"] + found.answers.get("Parasitized", 0)
     assert found.abnormal_other > 0
     (command,) = found.commands
     run(command, screened)
@@ -135,7 +135,7 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
     added = latest.contributions[-1]
     # A patient of the model's test part stays out, and so does what is no such cell.
     held_out = [
-        row for row in latest_review(store, "night").rows.to_pylist() if row["label"] is not None
+        row for row in latest_labels(store, "night").rows.to_pylist() if row["label"] is not None
     ]
     assert added.held_out == sum(row["patient_id"] == HELD_OUT for row in held_out) == HELD
     assert added.images == found.labels - HELD
@@ -171,15 +171,15 @@ def test_the_images_of_an_export_are_the_originals_under_safe_names(
         content = (tmp_path / "out" / row["image"]).read_bytes()
         assert digest_of(content) == row["image_id"]
         assert content == Path(row["uri"].removeprefix("file://")).read_bytes()
-        assert row["verdict"] == row["note"] == row["reviewer"] == ""
+        assert row["answer"] == row["note"] == row["reader"] == ""
 
 
-def test_a_sheet_that_may_hold_verdicts_is_never_overwritten(
+def test_a_sheet_that_may_hold_answers_is_never_overwritten(
     screened: Settings, tmp_path: Path
 ) -> None:
     export(ReviewExport(to=str(tmp_path / "out"), batch="night"), screened)
     before = (tmp_path / "out" / "review.csv").read_bytes()
-    with pytest.raises(SourceError, match="may hold verdicts"):
+    with pytest.raises(SourceError, match="may hold answers"):
         export(ReviewExport(to=str(tmp_path / "out"), batch="night"), screened)
     assert (tmp_path / "out" / "review.csv").read_bytes() == before
 
@@ -208,7 +208,7 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
     run(first.commands[0], screened)
     one = first.labels - HELD
 
-    same = import_verdicts(ReviewImport(file=str(tmp_path / "out" / "done.csv")), screened)
+    same = import_answers(ReviewImport(file=str(tmp_path / "out" / "done.csv")), screened)
     assert (same.new, same.changed, same.review) == (0, 0, first.review)
 
     changed = fill_in(
@@ -216,11 +216,11 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
         lambda row: "other" if row["patient_id"] == STAINED[0] else "",
         "again.csv",
     )
-    second = import_verdicts(ReviewImport(file=str(changed)), screened)
+    second = import_answers(ReviewImport(file=str(changed)), screened)
     # Whoever says nothing this time does not take back what was said.
     assert (second.new, second.changed) == (0, 6)
     assert second.labels == first.labels - 6
-    assert latest_review(store, "night").rows.num_rows == sum(first.verdicts.values())
+    assert latest_labels(store, "night").rows.num_rows == sum(first.answers.values())
     take_out, add = second.commands
     assert "retract" in take_out
 
@@ -235,14 +235,14 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
     again = latest_statistics(store, "tiny")
     assert again is not None
     assert again.images == latest.images
-    assert (Path(store.root) / "reviews" / "night" / "0001.parquet").exists()
+    assert (Path(store.root) / "labels" / "night" / "0001.parquet").exists()
 
 
 def test_reviewed_cells_are_not_exported_again(screened: Settings, tmp_path: Path) -> None:
     found = review_all(screened, tmp_path / "out")
     out = export(ReviewExport(to=str(tmp_path / "more"), batch="night"), screened)
     assert out.cells == 0
-    assert out.left_out == {"reviewed before": sum(found.verdicts.values())}
+    assert out.left_out == {"reviewed before": sum(found.answers.values())}
 
 
 def test_a_cell_of_two_nights_is_a_label_in_one(
@@ -253,8 +253,8 @@ def test_a_cell_of_two_nights_is_a_label_in_one(
     out = export(
         ReviewExport(to=str(tmp_path / "dusk"), batch="dusk", limit=1000, per_slide=1000), screened
     )
-    second = import_verdicts(ReviewImport(file=str(fill_in(Path(out.sheet)))), screened)
-    assert second.elsewhere == sum(second.verdicts.values()) == 12 + HELD
+    second = import_answers(ReviewImport(file=str(fill_in(Path(out.sheet)))), screened)
+    assert second.elsewhere == sum(second.answers.values()) == 12 + HELD
     assert second.labels < first.labels
     assert (second.labels, second.commands) == (0, [])
     assert "of another batch" in second.text()
@@ -264,7 +264,7 @@ def test_a_cell_of_two_nights_is_a_label_in_one(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda text: text.replace("other", "dust", 1), r"done.csv: .*no verdict 'dust'"),
+        (lambda text: text.replace("other", "dust", 1), r"done.csv: .*no answer 'dust'"),
         (lambda text: text.replace(";night;", ";first;", 1), "batch"),
         (lambda text: text.replace(";night;", ";../../etc;"), "no batch name"),
         (lambda text: text.replace(";night;", ";nowhere;"), "no batch 'nowhere'"),
@@ -280,14 +280,14 @@ def test_a_wrong_file_imports_nothing(
     )
     done = fill_in(Path(out.sheet))
     done.write_text(change(done.read_text()))
-    with pytest.raises((VerdictError, StoreError), match=says):
-        import_verdicts(ReviewImport(file=str(done)), screened)
-    assert latest_review(Store(screened.store), "night").number == 0
+    with pytest.raises((AnswerError, StoreError), match=says):
+        import_answers(ReviewImport(file=str(done)), screened)
+    assert latest_labels(Store(screened.store), "night").number == 0
 
 
 def test_a_file_that_is_not_there_is_named(screened: Settings, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"none.csv does not exist"):
-        import_verdicts(ReviewImport(file=str(tmp_path / "none.csv")), screened)
+        import_answers(ReviewImport(file=str(tmp_path / "none.csv")), screened)
 
 
 def test_the_report_says_how_good_the_abnormal_list_is(screened: Settings, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_labels_without_a_patient_are_warned_of(screened: Settings, tmp_path: Pa
         Image.fromarray(other_stain(red_cell(smear, rng, None))).save(folder / f"{number}.png")
     screen(Screen(images=str(folder), batch="anonymous"), screened)
     out = export(ReviewExport(to=str(tmp_path / "out"), batch="anonymous"), screened)
-    found = import_verdicts(
+    found = import_answers(
         ReviewImport(file=str(fill_in(Path(out.sheet), lambda row: "Uninfected"))), screened
     )
     assert found.without_patient == found.labels > 0
@@ -327,4 +327,4 @@ def test_only_classes_are_labels_of_the_manifest(screened: Settings, tmp_path: P
     assert latest is not None
     manifest = read_manifest(store, load_batch(store, latest.contributions[-1].batch)).to_pylist()
     assert {row["label"] for row in manifest} <= {*CLASSES, None}
-    assert sum(row["label"] is None for row in manifest) == found.verdicts["other"]
+    assert sum(row["label"] is None for row in manifest) == found.answers["other"]

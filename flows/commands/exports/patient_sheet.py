@@ -7,7 +7,7 @@ from flows.jobs.drawings import ThumbnailJob, draw_places, draw_thumbnails, plac
 from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
-from flows.stages.readings.suspects import answers_on
+from flows.stages.answers import answers_on
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -17,7 +17,7 @@ from storage.store import Store, StoreError
 from tasks.counting.call import Call
 from tasks.images.regions import image_refs
 from tasks.reports.called_cells import CalledCells, patient_of
-from tasks.visualisation.answers import patient_name
+from tasks.visualisation.patients.calls import patient_name
 from tasks.visualisation.patients.persons import persons_answer
 from tasks.visualisation.patients.sheet import CELLS, patient_sheet, patient_table
 

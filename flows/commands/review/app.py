@@ -21,16 +21,16 @@ from flows.commands.review.pages.pictures import FILES, PicturePages
 from flows.commands.review.pages.viewer import ViewerPages
 from flows.commands.review.session import Session
 from flows.monitoring.console import warn
-from flows.stages.readings.suspects import Suspects
+from flows.stages.answers import Suspects
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
+from tasks.answers.agreement import differing
+from tasks.answers.patients import MOST_READ, Suspect
+from tasks.answers.sheets import KEYS, AnswerError
 from tasks.images.access.files import SourceError
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.limits import NEGATIVE_PERCENT
-from tasks.readers.agreement import differing
-from tasks.readers.confirming import MOST_READ, Suspect
-from tasks.readers.verdicts import KEYS, VerdictError
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.page import environment
 
@@ -78,10 +78,10 @@ class Bench:
                 Route("/by/{reader}", self.next_cell, methods=["GET"]),
                 Route("/by/{reader}/undo", self.undo, methods=["POST"]),
                 Route("/by/{reader}/{image_id}", self.cell, methods=["GET"]),
-                Route("/by/{reader}/{image_id}", self.say, methods=["POST"]),
+                Route("/by/{reader}/{image_id}", self.answer, methods=["POST"]),
             ],
             exception_handlers={
-                **dict.fromkeys((StoreError, OSError, VerdictError), self._problem),
+                **dict.fromkeys((StoreError, OSError, AnswerError), self._problem),
                 Exception: self._unexpected,
             },
         )
@@ -106,7 +106,7 @@ class Bench:
         readers = [
             (
                 reader,
-                len(session.said(reader)),
+                len(session.on_sample(reader)),
                 sum(suspects.next_cell(each, reader) is None for each in suspects.asked),
             )
             for reader in session.readers()
@@ -115,7 +115,7 @@ class Bench:
         return self._page(
             request, "start.html", status=status, problem=problem, reader=self._reader,
             cells=len(session.cells), unmarked=unmarked, patients=len(suspects.asked),
-            most=MOST_READ, readers=readers, verdicts=self._verdicts,
+            most=MOST_READ, readers=readers, possible=self._possible,
         )  # fmt: skip
 
     async def name_reader(self, request: Request) -> Response:
@@ -140,22 +140,22 @@ class Bench:
     def cell(self, request: Request) -> Response:
         """Show a cell."""
         reader, image_id = _reader(request), self._known(request)
-        said = self._session.standing(reader)
+        given = self._session.of_reader(reader)
         row = self._session.row(image_id)
         suspect = self._suspect(request)
         order = self._session.queue(reader) if suspect is None else suspect.order
-        verdict, seconds = said.get(image_id), self._session.seconds(reader)
+        answer, seconds = given.get(image_id), self._session.seconds(reader)
         shown: dict[str, Any] = {
             "reader": reader,
             "image_id": image_id,
-            "verdicts": self._verdicts,
-            "verdict": verdict,
-            "row": row if verdict is not None or not self._blind else None,
-            "read": len(self._session.said(reader)),
-            "undoable": bool(said),
+            "possible": self._possible,
+            "answer": answer,
+            "row": row if answer is not None or not self._blind else None,
+            "read": len(self._session.on_sample(reader)),
+            "undoable": bool(given),
             "cells": len(self._session.cells),
             "seconds": seconds,
-            "queue": [each for each in order if each not in said and each != image_id][:AHEAD],
+            "queue": [each for each in order if each not in given and each != image_id][:AHEAD],
             "query": _query(request),
             "patient": suspect
             and {
@@ -166,7 +166,7 @@ class Bench:
                 "cells": len(suspect.order),
             },
             "neighbours": self._session.neighbours(image_id),
-            "before": self._before(said, image_id),
+            "before": self._before(given, image_id),
             "problem": None,
             "width": 0,
             "bar": None,
@@ -181,27 +181,27 @@ class Bench:
         return self._page(request, "cell.html", **shown)
 
     @property
-    def _verdicts(self) -> list[tuple[str, str]]:
+    def _possible(self) -> list[tuple[str, str]]:
         """List the answers that a reader can give, each with its key."""
-        return list(zip(KEYS, self._session.verdicts, strict=True))
+        return list(zip(KEYS, self._session.possible, strict=True))
 
     def _suspect(self, request: Request) -> Suspect | None:
         """Find the patient whose cells are being read; None where single cells are."""
         number = request.query_params.get("patient", "")
         return self._patients.suspects.find(int(number)) if number.isdecimal() else None
 
-    def _before(self, said: dict[str, str], image_id: str) -> str | None:
+    def _before(self, given: dict[str, str], image_id: str) -> str | None:
         """Find the cell that was read before this one."""
-        order = list(said)
-        if image_id in said:
+        order = list(given)
+        if image_id in given:
             order = order[: order.index(image_id)]
         return order[-1] if order else None
 
-    async def say(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Keep an answer, and show the next cell."""
         reader, image_id = _reader(request), self._known(request)
-        verdict, seconds = self._given(await _form(request))
-        self._session.say(reader, image_id, verdict, seconds)
+        answer, seconds = self._given(await _form(request))
+        self._session.answer(reader, image_id, answer, seconds)
         if request.headers.get("accept") == "application/json":
             return JSONResponse({"contour": self._viewer.contour(reader, image_id)})
         if self._suspect(request) is not None:
@@ -210,15 +210,15 @@ class Bench:
 
     def _given(self, form: dict[str, str]) -> tuple[str, float]:
         """Read an answer, and for how many seconds the reader has looked."""
-        verdict = form.get("verdict", "")
-        if verdict not in self._session.verdicts:
-            raise HTTPException(400, f"{verdict!r} is not one of the answers")
+        answer = form.get("answer", "")
+        if answer not in self._session.possible:
+            raise HTTPException(400, f"{answer!r} is not one of the answers")
         try:
             seconds = float(form.get("seconds", "0"))
         except ValueError:
             seconds = 0.0
         # No comparison holds for NaN, and JSON has none.
-        return verdict, 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_LOOK)
+        return answer, 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_LOOK)
 
     def undo(self, request: Request) -> Response:
         """Take back the last answer, and show its cell."""
@@ -247,7 +247,7 @@ class Bench:
 
     def _read(self) -> dict[str, Any]:
         """List the figures, the patients, and the cells on which readers differ."""
-        readings = self._session.all_standing()
+        by_reader = self._session.by_reader()
         suspects = self._patients.suspects
         return {
             "figures": [*figures(self._session), *patient_figures(suspects)],
@@ -257,10 +257,10 @@ class Bench:
                 if (told := self._patients.described(each, None))["found"].read
             ],
             "differing": [
-                (image, {name: said[image] for name, said in readings.items() if image in said})
-                for image in differing(readings)[:DIFFERING_SHOWN]
+                (image, {name: of[image] for name, of in by_reader.items() if image in of})
+                for image in differing(by_reader)[:DIFFERING_SHOWN]
             ],
-            "all_differing": len(differing(readings)),
+            "all_differing": len(differing(by_reader)),
         }
 
     def _known(self, request: Request) -> str:

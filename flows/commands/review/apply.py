@@ -16,12 +16,12 @@ from flows.settings import Settings
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.out_of_fold import load_out_of_fold
-from storage.reports.reviews import latest_review
+from storage.reports.answers import latest_labels
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
+from tasks.answers.sheets import OTHER, AnswerError, check_answers, corrected, read_sheet
 from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.listing import list_images
-from tasks.readers.verdicts import OTHER, VerdictError, check_verdicts, corrected, read_verdicts
 from tasks.words import counted
 
 
@@ -93,13 +93,13 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
 def _of_batch(store: Store, name: str) -> pa.Table:
     """Read the manifest of a batch with its imported answers."""
     frozen = published_batch(store, name)
-    review = latest_review(store, frozen.name).rows
+    review = latest_labels(store, frozen.name).rows
     if not review.num_rows:
         raise StoreError(
             f"no answer on batch {frozen.name} has been saved: import a sheet with review import, "
             "or save the agreed answers on the report page of review serve"
         )
-    answers = dict(zip(review["image_id"].to_pylist(), review["verdict"].to_pylist(), strict=True))
+    answers = dict(zip(review["image_id"].to_pylist(), review["answer"].to_pylist(), strict=True))
     parts: list[pa.Table] = []
     card: ModelCard | None = None
     for shard, rows in rows_by_shard(store, frozen):
@@ -112,19 +112,19 @@ def _of_batch(store: Store, name: str) -> pa.Table:
 def _of_sheet(store: Store, file: str) -> tuple[str, pa.Table]:
     """Read the images that a model was trained on, with the answers of a sheet of its labels."""
     try:
-        model, lines = read_verdicts(read_bytes(file), "model")
+        model, lines = read_sheet(read_bytes(file), "model")
         card = load_card(store, model)
         folds = labels_of_folds(store, card)
         ids = dict(zip(folds["uri"].to_pylist(), folds["image_id"].to_pylist(), strict=True))
         known = set(ids.values())
-        checked = check_verdicts(lines, batch=model, known=known, classes=card.classes)
+        checked = check_answers(lines, batch=model, known=known, classes=card.classes)
     except FileNotFoundError:
         raise SourceError(f"{file} does not exist") from None
-    except VerdictError as error:
-        raise VerdictError(f"{file}: {error}") from None
+    except AnswerError as error:
+        raise AnswerError(f"{file}: {error}") from None
     listed = trained_images(card)
     image_ids = [ids.get(uri, "") for uri in listed["uri"].to_pylist()]
-    answers = {each.image_id: each.verdict for each in checked}
+    answers = {each.image_id: each.answer for each in checked}
     return f"labels of model {model}", _labelled(listed, image_ids, answers, card)
 
 

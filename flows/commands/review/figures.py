@@ -1,19 +1,19 @@
-"""Measure readings: how many, how fast, how far readers agree, and what the machine missed."""
+"""Measure answers: how many, how fast, how far readers agree, and what the machine missed."""
 
 from itertools import combinations
 
 from pydantic import BaseModel
 
 from flows.commands.review.session import Session
-from flows.stages.readings.suspects import Suspects
+from flows.stages.answers import Suspects
+from tasks.answers.agreement import Figure, consensus, discordant, kappa, sensitivity
+from tasks.answers.patients import Answer, together
 from tasks.counting.sentences import percent_text, range_text
-from tasks.readers.agreement import Figure, consensus, discordant, kappa, sensitivity
-from tasks.readers.confirming import Answer, together
 from tasks.words import counted
 
 
 class ToldFigure(BaseModel):
-    """A figure of the readings, with its 95% interval if it has one, and its number of cells.
+    """A figure of the answers, with its 95% interval if it has one, and its number of cells.
 
     ``unit`` is "patients" if it counts patients.
     """
@@ -38,7 +38,7 @@ class ToldFigure(BaseModel):
         return counted(self.cells, self.unit.removesuffix("s"))
 
 
-class PatientReading(BaseModel):
+class PatientRow(BaseModel):
     """The answer of persons on a patient, with the machine's; shares are in percent."""
 
     name: str
@@ -62,23 +62,23 @@ class PatientReading(BaseModel):
         return f"{told}, hence {self.call}, {figure}"
 
 
-def patient_readings(suspects: Suspects) -> list[PatientReading]:
+def patient_answers(suspects: Suspects) -> list[PatientRow]:
     """List the patients on whom persons have answered."""
-    found = zip(suspects.asked, suspects.confirmations(), strict=True)
+    pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
     return [
-        PatientReading(
+        PatientRow(
             name=each.name,
             machine=each.call,
-            persons=said.answer,
-            call=said.call,
-            read=said.read,
-            parasites=said.parasites,
-            percent=_percent(said.parasitaemia),
-            percent_low=_percent(said.low),
-            percent_high=_percent(said.high),
+            persons=confirmation.answer,
+            call=confirmation.call,
+            read=confirmation.read,
+            parasites=confirmation.parasites,
+            percent=_percent(confirmation.parasitaemia),
+            percent_low=_percent(confirmation.low),
+            percent_high=_percent(confirmation.high),
         )
-        for each, said in found
-        if said.read
+        for each, confirmation in pairs
+        if confirmation.read
     ]
 
 
@@ -87,22 +87,22 @@ def _percent(share: float | None) -> float | None:
 
 
 def figures(session: Session) -> list[ToldFigure]:
-    """Measure the readings of a session."""
-    readings = session.all_said()
+    """Measure the answers of a session."""
+    by_reader = session.sampled_by_reader()
     groups = {image: _patient(row) for image, row in session.cells.items()}
     found = [
         ToldFigure(
-            name=f"{reader}: seconds per cell, {len(said):,} of {len(session.cells):,} read",
+            name=f"{reader}: seconds per cell, {len(answers):,} of {len(session.cells):,} read",
             value=session.seconds(reader),
-            cells=len(said),
+            cells=len(answers),
         )
-        for reader, said in readings.items()
+        for reader, answers in by_reader.items()
     ]
-    for one, two in combinations(readings, 2):
-        agreed = kappa(readings[one], readings[two], groups)
+    for one, two in combinations(by_reader, 2):
+        agreed = kappa(by_reader[one], by_reader[two], groups)
         found.append(_told(f"{one} and {two}: Cohen's kappa", agreed))
-    truth = consensus(readings)
-    classes = {image: said for image, said in truth.items() if said in session.card.classes}
+    truth = consensus(by_reader)
+    classes = {image: each for image, each in truth.items() if each in session.card.classes}
     diagnosed = {image: str(session.cells[image]["diagnosis"]) for image in session.cells}
     found.append(_told("persons and machine: Cohen's kappa", kappa(classes, diagnosed, groups)))
     missed = sensitivity(
@@ -115,7 +115,7 @@ def figures(session: Session) -> list[ToldFigure]:
     )
     name = f"share of all {session.card.classes[0]} cells that the machine caught"
     found.append(_told(name, missed))
-    differing = len(discordant(readings))
+    differing = len(discordant(by_reader))
     found.append(
         ToldFigure(name="cells on which readers differ", value=float(differing), cells=differing)
     )
@@ -125,18 +125,18 @@ def figures(session: Session) -> list[ToldFigure]:
 def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     """Measure the machine's calls and persons' confirmations together, and how long they take."""
     pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
-    found = {each.name: said.answer for each, said in pairs}
-    asked = [each for each in suspects.asked if found[each.name] != Answer.OPEN]
+    answers = {each.name: confirmation.answer for each, confirmation in pairs}
+    asked = [each for each in suspects.asked if answers[each.name] != Answer.OPEN]
     if not asked:
         return []
     told = [
         ToldFigure(name=f"patients {answer}", value=float(n), cells=n)
         for answer in (Answer.CONFIRMED, Answer.REFUSED, Answer.UNSURE)
-        if (n := sum(each == answer for each in found.values()))
+        if (n := sum(each == answer for each in answers.values()))
     ]
     minutes = sum(map(suspects.seconds, asked)) / 60
     told.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))
-    shares = {name: each for name, each in together(suspects.every, found).items() if each}
+    shares = {name: each for name, each in together(suspects.every, answers).items() if each}
     if not shares:
         name = "sensitivity and specificity of patients (no cell of this batch has a label)"
         return [*told, ToldFigure(name=name, value=None, cells=0)]

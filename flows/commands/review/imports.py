@@ -1,4 +1,4 @@
-"""Make persons' answers labels, from a sheet or from readings.
+"""Make persons' answers labels, from a sheet or from the pages of readers.
 
 A cell counts once, however often answers on it are imported. Every import holds all answers on its
 batch, so the newest replaces the one before: labels fitted from that one are retracted first,
@@ -19,16 +19,15 @@ from storage.leases import lease
 from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import iterate_groups
 from storage.records import now
-from storage.reports.reviews import Review, fitted_from, latest_review, other_reviews, save_review
+from storage.reports.answers import Labels, fitted_from, latest_labels, other_labels, save_labels
 from storage.reports.tables import published_batch, report_path
 from storage.store import Store
-from tasks.readers.verdicts import (
+from tasks.answers.sheets import (
     OTHER,
+    AnswerError,
     Line,
     Precision,
-    Verdict,
-    VerdictError,
-    check_verdicts,
+    check_answers,
     precision,
 )
 from tasks.types import Status
@@ -41,7 +40,7 @@ class ReviewOutcome(Outcome):
     """Persons' answers on a batch, and the precision of its abnormal list by them."""
 
     batch: str
-    verdicts: dict[str, int]
+    answers: dict[str, int]
     abnormal_looked_at: int
     abnormal_other: int
     abnormal_wrong: int
@@ -50,12 +49,12 @@ class ReviewOutcome(Outcome):
     precision_high: float | None
 
     def _text(self) -> str:
-        answers = counted(sum(self.verdicts.values()), "answer")
+        answers = counted(sum(self.answers.values()), "answer")
         return f"batch {self.batch}: {answers}\n{table(self.rows())}"
 
     def rows(self) -> list[tuple[str, object]]:
         """List the answers and the precision as names and texts."""
-        verdicts = ", ".join(f"{n:,} {name}" for name, n in self.verdicts.items())
+        answers = ", ".join(f"{n:,} {name}" for name, n in self.answers.items())
         worth = self.abnormal_other + self.abnormal_wrong
         abnormal = "nobody has looked at an abnormal cell yet"
         if self.precision is not None:
@@ -64,7 +63,7 @@ class ReviewOutcome(Outcome):
                 f"{self.precision:.2f} ({self.precision_low:.2f} to {self.precision_high:.2f}); "
                 f"{self.abnormal_other:,} not a cell, {self.abnormal_wrong:,} wrongly diagnosed"
             )
-        return [("answers", verdicts or "none"), ("abnormal", abnormal)]
+        return [("answers", answers or "none"), ("abnormal", abnormal)]
 
 
 class ImportOutcome(ReviewOutcome):
@@ -116,35 +115,33 @@ def import_lines(
     Args:
         store: where the batch is.
         batch: its name.
-        lines: the verdicts, each on another image.
+        lines: the answers, each on another image.
         file: where they come from, for messages.
         keep: whether they are kept; otherwise only what would change is said.
 
     Raises:
-        VerdictError: a verdict or an image is unknown, or an image is judged twice.
+        AnswerError: an answer or an image is unknown, or an image is judged twice.
     """
     # One import at a time, because each checks that a cell is no label of another batch.
-    with lease(store, "reviews", wait=True, on_wait=tell) as held:
+    with lease(store, "labels", wait=True, on_wait=tell) as held:
         frozen = published_batch(store, batch)
         try:
             scored, card = _scored(store, frozen)
-            verdicts = check_verdicts(lines, batch=batch, known=scored, classes=card.classes)
-        except VerdictError as error:
-            raise VerdictError(f"{file}: {error}") from None
-        before = latest_review(store, batch)
-        uris = [str(scored[each.image_id]["uri"]) for each in verdicts]
+            answers = check_answers(lines, batch=batch, known=scored, classes=card.classes)
+        except AnswerError as error:
+            raise AnswerError(f"{file}: {error}") from None
+        before = latest_labels(store, batch)
+        uris = [str(scored[each.image_id]["uri"]) for each in answers]
         places = {row["uri"]: row for row in find_rows(store, frozen, uris).to_pylist()}
-        review, new, changed, elsewhere = _next_review(
-            store, before, verdicts, scored, places, card
-        )
+        labels, new, changed, elsewhere = _next_labels(store, before, answers, scored, places, card)
         if not (new or changed):
-            review = before
+            labels = before
         # Everything that can fail comes before anything is kept.
-        labelled = review.rows.filter(review.rows["label"].is_valid())
-        commands = _commands(store, card, review) if labelled.num_rows else []
-        figures = judged(store, frozen, review).model_dump()
+        labelled = labels.rows.filter(labels.rows["label"].is_valid())
+        commands = _commands(store, card, labels) if labelled.num_rows else []
+        figures = judged(store, frozen, labels).model_dump()
         if keep and (new or changed):
-            save_review(held.store, review)
+            save_labels(held.store, labels)
     return ImportOutcome(
         **figures,
         file=file,
@@ -154,22 +151,22 @@ def import_lines(
         labels=labelled.num_rows,
         elsewhere=elsewhere,
         without_patient=labelled["patient_id"].null_count,
-        review=store.address(*review.path),
+        review=store.address(*labels.path),
         commands=commands,
     )
 
 
-def _commands(store: Store, card: ModelCard, review: Review) -> list[str]:
+def _commands(store: Store, card: ModelCard, labels: Labels) -> list[str]:
     """List the commands that retract earlier answers and fit the newest."""
     # The number comes first, so that it survives where a long name is cut off.
-    batch = f"reviewed-{review.number:04d}-{review.batch}"[:120]
+    batch = f"reviewed-{labels.number:04d}-{labels.batch}"[:120]
     end = ("--model", card.name, "--store", store.url)
     retract = [
         shell_command("retract", "--batch", name, *end)
-        for name in fitted_from(store, card.name, review.batch)
+        for name in fitted_from(store, card.name, labels.batch)
         if name != batch
     ]
-    images = store.address(*review.path)
+    images = store.address(*labels.path)
     return [*retract, shell_command("fit", "--images", images, "--batch", batch, *end)]
 
 
@@ -189,18 +186,18 @@ def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], M
             if row["status"] == Status.SCORED:
                 scored.setdefault(row["image_id"], row)
     if model is None:
-        raise VerdictError(f"batch {batch.name} has no images to answer on")
+        raise AnswerError(f"batch {batch.name} has no images to answer on")
     return scored, load_card(store, model)
 
 
-def _next_review(
+def _next_labels(
     store: Store,
-    before: Review,
-    verdicts: list[Verdict],
+    before: Labels,
+    answers: Sequence[Line],
     scored: dict[str, dict[str, object]],
     places: dict[str, dict[str, object]],
     card: ModelCard,
-) -> tuple[Review, int, int, int]:
+) -> tuple[Labels, int, int, int]:
     """Merge new answers into a batch's; count the new, the changed, and labels elsewhere."""
     # A batch screened again may have lost images, whose answers stay in its history.
     known: dict[str, dict[str, object]] = {
@@ -208,12 +205,16 @@ def _next_review(
     }
     when: datetime = now()
     new = changed = 0
-    for each in verdicts:
+    for each in answers:
         old = known.get(each.image_id)
-        said = {"verdict": each.verdict, "note": each.note, "reviewer": each.reviewer}
+        given = {
+            "answer": each.answer,
+            "note": each.note or None,
+            "reader": each.reader or None,
+        }
         if old is None:
             new += 1
-        elif any(old[name] != value for name, value in said.items()):
+        elif any(old[name] != value for name, value in given.items()):
             changed += 1
         else:
             continue
@@ -221,35 +222,35 @@ def _next_review(
         known[each.image_id] = {
             **places[str(row["uri"])],
             **{name: row[name] for name in FROM_SCORED},
-            **said,
-            "reviewed_at": when,
+            **given,
+            "answered_at": when,
         }
     labels_elsewhere = {
         image_id
-        for other in other_reviews(store, before.batch)
+        for other in other_labels(store, before.batch)
         for image_id in other.rows.filter(other.rows["label"].is_valid())["image_id"].to_pylist()
     }
     elsewhere = 0
     for image_id, row in known.items():
-        is_class = row["verdict"] in card.classes
+        is_class = row["answer"] in card.classes
         elsewhere += is_class and image_id in labels_elsewhere
-        row["label"] = row["verdict"] if is_class and image_id not in labels_elsewhere else None
+        row["label"] = row["answer"] if is_class and image_id not in labels_elsewhere else None
     rows = pa.Table.from_pylist(list(known.values()), before.rows.schema)
-    return Review(before.batch, before.number + 1, rows), new, changed, elsewhere
+    return Labels(before.batch, before.number + 1, rows), new, changed, elsewhere
 
 
-def judged(store: Store, batch: Batch, review: Review) -> ReviewOutcome:
+def judged(store: Store, batch: Batch, labels: Labels) -> ReviewOutcome:
     """Count answers on a batch, and measure the precision of its abnormal list by them."""
-    ids, said = review.rows["image_id"].to_pylist(), review.rows["verdict"].to_pylist()
-    counts = Counter(said)
+    ids, answers = labels.rows["image_id"].to_pylist(), labels.rows["answer"].to_pylist()
+    counts = Counter(answers)
     found: Precision = precision(
         report_rows(store, batch, ["image_id", "diagnosis", "abnormal"]),
-        dict(zip(ids, said, strict=True)),
+        dict(zip(ids, answers, strict=True)),
     )
     low, high = found.interval or (None, None)
     return ReviewOutcome(
         batch=batch.name,
-        verdicts={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
+        answers={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
         abnormal_looked_at=found.looked_at,
         abnormal_other=found.other,
         abnormal_wrong=found.wrong,

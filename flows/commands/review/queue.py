@@ -7,11 +7,11 @@ import pyarrow as pa
 
 from flows.commands.review.apply import labels_of_folds, trained_images
 from flows.commands.review.figures import (
-    PatientReading,
+    PatientRow,
     ToldFigure,
     figures,
+    patient_answers,
     patient_figures,
-    patient_readings,
 )
 from flows.commands.review.imports import (
     ImportOutcome,
@@ -25,27 +25,26 @@ from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_pict
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
+from flows.stages.answers import Suspects
 from flows.stages.batch import find_refs
-from flows.stages.readings.suspects import Suspects
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import read_table
-from storage.reports.readings import find_sample
-from storage.reports.reviews import latest_review
+from storage.reports.answers import find_sample, latest_labels
 from storage.reports.tables import SLIDES, published_batch, report_path
 from storage.store import Store
+from tasks.answers.sheets import (
+    FROM_PERSON,
+    FROM_REPORT,
+    AnswerError,
+    candidates,
+    ranked_labels,
+    read_sheet,
+)
 from tasks.detector.verdict import format_reasons
 from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import ImageRef, image_refs
-from tasks.readers.verdicts import (
-    FROM_PERSON,
-    FROM_REPORT,
-    VerdictError,
-    candidates,
-    ranked_labels,
-    read_verdicts,
-)
 from tasks.reports.image_columns import is_for_review
 from tasks.words import counted
 
@@ -75,7 +74,7 @@ class ExportOutcome(Outcome):
             ("left out", left_out or "none"),
             *(("unreadable", each) for each in self.unreadable),
             ("sheet", self.sheet),
-            ("next", "fill in the column 'verdict', then run " + self.command),
+            ("next", "fill in the column 'answer', then run " + self.command),
         ]
         if self.slides is not None:
             text = f"{self.slides:,} to look at as a whole, in {SLIDE_SHEET} in the same folder"
@@ -92,7 +91,7 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     if options.batch is None:
         return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
     frozen = published_batch(store, options.batch)
-    reviewed = set(latest_review(store, frozen.name).rows["image_id"].to_pylist())
+    reviewed = set(latest_labels(store, frozen.name).rows["image_id"].to_pylist())
     found = candidates(
         report_rows(store, frozen, [*FROM_REPORT, "verdict", "status"]),
         done=reviewed,
@@ -172,17 +171,17 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     ]
 
 
-def import_verdicts(options: ReviewImport, settings: Settings) -> ImportOutcome:
+def import_answers(options: ReviewImport, settings: Settings) -> ImportOutcome:
     """An answer is a class of the model, ``other`` if the image shows no such cell, or empty if
     nobody looked at it. A later answer on a cell replaces the earlier one.
     """
     store = Store(settings.store)
     try:
-        named, lines = read_verdicts(read_bytes(options.file))
+        named, lines = read_sheet(read_bytes(options.file))
     except FileNotFoundError:
         raise SourceError(f"{options.file} does not exist") from None
-    except VerdictError as error:
-        raise VerdictError(f"{options.file}: {error}") from None
+    except AnswerError as error:
+        raise AnswerError(f"{options.file}: {error}") from None
     return import_lines(store, named, lines, options.file, keep=not options.dry_run)
 
 
@@ -190,12 +189,12 @@ class ReportOutcome(ReviewOutcome):
     """Persons' answers on a batch, and how far its readers agree."""
 
     figures: list[ToldFigure]
-    patients: list[PatientReading]
+    patients: list[PatientRow]
     damaged: list[str]
 
     @property
     def failed(self) -> bool:
-        """Return whether damaged readings were left out."""
+        """Return whether damaged answers were left out."""
         return bool(self.damaged)
 
     def rows(self) -> list[tuple[str, object]]:
@@ -212,7 +211,7 @@ def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
     store, wanted = Store(settings.store), settings.negative_percent / 100
     frozen = published_batch(store, options.batch)
     told: list[ToldFigure] = []
-    patients: list[PatientReading] = []
+    patients: list[PatientRow] = []
     damaged: list[str] = []
     if find_sample(store, frozen.key) is not None:
         session, detector = open_session(
@@ -220,7 +219,7 @@ def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
         )
         suspects = Suspects(session, detector, wanted)
         told = [*figures(session), *patient_figures(suspects)]
-        patients = patient_readings(suspects)
+        patients = patient_answers(suspects)
         damaged = list(session.damaged.values())
-    found = judged(store, frozen, latest_review(store, frozen.name))
+    found = judged(store, frozen, latest_labels(store, frozen.name))
     return ReportOutcome(**found.model_dump(), figures=told, patients=patients, damaged=damaged)

@@ -14,7 +14,7 @@ from flows.monitoring.console import tell, warn
 from flows.options.tools import ReviewServe
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
-from flows.stages.readings.suspects import Suspects
+from flows.stages.answers import Suspects
 from storage.reports.tables import newest_batches, published_batch
 from storage.store import Store, StoreError, check_name
 from tasks.words import counted
@@ -24,7 +24,7 @@ END_WITHIN = 2  # seconds after Ctrl-C, for a client that holds a request half s
 
 
 class ReadOutcome(Outcome):
-    """The readings of a batch when its pages are closed."""
+    """The answers on a batch when its pages are closed."""
 
     batch: str
     cells: int
@@ -33,7 +33,7 @@ class ReadOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Return whether damaged readings were left out."""
+        """Return whether damaged answers were left out."""
         return bool(self.damaged)
 
     def _text(self) -> str:

@@ -8,41 +8,41 @@ from typing import Any
 import pyarrow as pa
 
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
-from flows.stages.readings.standing import Readings
+from flows.stages.answers import BatchAnswers
 from storage.batches.manifests import Batch, rows_at
 from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard, load_detector_card
 from storage.records import now
-from storage.reports.readings import (
-    Reading,
-    ReadingSample,
+from storage.reports.answers import (
+    Answer,
+    KeptSample,
     Stratum,
-    add_reading,
+    add_answer,
     find_sample,
     keep_sample,
     next_number,
 )
 from storage.store import Store, StoreError
+from tasks.answers.agreement import consensus, discordant
+from tasks.answers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
+from tasks.answers.sheets import OTHER, UNSURE, WHITE, Line, possible_answers
 from tasks.images.regions import ImageRef, image_refs
-from tasks.readers.agreement import consensus, discordant
-from tasks.readers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
-from tasks.readers.verdicts import OTHER, UNSURE, WHITE, Line, sayable
 
 NEIGHBOURS = 8  # other cells of the slide
 
 
 @dataclass(kw_only=True)
-class Session(Readings):
-    """The cells of a batch that readers look at, and their readings, which are kept at once."""
+class Session(BatchAnswers):
+    """The cells of a batch that readers look at, and readers' answers, kept at once."""
 
     sample: Sample
     scored: pa.Table  # of all cells of the batch, see `scored_cells`
     _refs: dict[str, ImageRef] = field(default_factory=dict)  # of cells that were shown, by digest
 
     @property
-    def verdicts(self) -> tuple[str, ...]:
+    def possible(self) -> tuple[str, ...]:
         """List the answers that a reader can give."""
-        return sayable(self.card.classes)
+        return possible_answers(self.card.classes)
 
     @cached_property
     def cells(self) -> dict[str, dict[str, object]]:
@@ -88,66 +88,64 @@ class Session(Readings):
         refs = image_refs(rows_at(self.store, self.batch, list(missing.values())))
         self._refs |= dict(zip(missing, refs, strict=True))
 
-    def said(self, reader: str) -> dict[str, str]:
+    def on_sample(self, reader: str) -> dict[str, str]:
         """Return a reader's current answers on the random sample that every reader sees.
 
         Cells that were chosen in a picture would bias every figure.
         """
         return {
-            image: verdict
-            for image, verdict in self.standing(reader).items()
-            if image in self.cells
+            image: answer for image, answer in self.of_reader(reader).items() if image in self.cells
         }
 
-    def all_said(self) -> dict[str, dict[str, str]]:
+    def sampled_by_reader(self) -> dict[str, dict[str, str]]:
         """Return the current answers on the sample, by reader and by digest."""
-        return {reader: self.said(reader) for reader in self.readers()}
+        return {reader: self.on_sample(reader) for reader in self.readers()}
 
     def seconds(self, reader: str) -> float | None:
         """Compute how many seconds a reader looks at a cell on average; None before the first."""
         looks = [
-            reading.seconds
-            for reading in self._readings.values()
-            if reading.reader == reader and reading.verdict is not None
+            each.seconds
+            for each in self._answers.values()
+            if each.reader == reader and each.answer is not None
         ]
         return sum(looks) / len(looks) if looks else None
 
     def queue(self, reader: str) -> list[str]:
         """List the cells that a reader has not read; those on which others differ come first."""
-        others = self.all_standing()
+        others = self.by_reader()
         mine = others.pop(reader, {})
         order = [*ordered(discordant(others), reader), *ordered(self.cells, reader)]
         return [image for image in dict.fromkeys(order) if image not in mine]
 
-    def say(self, reader: str, image_id: str, verdict: str | None, seconds: float) -> None:
+    def answer(self, reader: str, image_id: str, answer: str | None, seconds: float) -> None:
         """Keep a reader's answer on a cell; None takes the last one back."""
         with self._lock:
             # Others may have written since: this answer must count as later than theirs.
             number = next_number(self.store, self.batch.key)
-            reading = Reading(
-                reader=reader, image_id=image_id, verdict=verdict, at=now(), seconds=seconds
+            kept = Answer(
+                reader=reader, image_id=image_id, answer=answer, at=now(), seconds=seconds
             )
-            self._readings[add_reading(self.store, self.batch.key, reading, number)] = reading
+            self._answers[add_answer(self.store, self.batch.key, kept, number)] = kept
 
     def undo(self, reader: str) -> str | None:
         """Take back a reader's last answer, and return the digest of its image."""
         self.refresh()  # the last may have been given at another server
-        last = next(reversed(self._last(reader)), None)
+        last = next(reversed(self.of_reader(reader)), None)
         if last is not None:
-            self.say(reader, last, None, 0.0)
+            self.answer(reader, last, None, 0.0)
         return last
 
     def lines(self) -> list[Line]:
         """List the majority's answers as lines of a sheet, without unsure ones."""
-        readings = self.all_standing()
+        by_reader = self.by_reader()
         lines: list[Line] = []
-        for image_id, verdict in consensus(readings).items():
-            if verdict == UNSURE:
+        for image_id, answer in consensus(by_reader).items():
+            if answer == UNSURE:
                 continue
-            names = [name for name, said in readings.items() if said.get(image_id) == verdict]
-            note, verdict = (WHITE, OTHER) if verdict == WHITE else ("", verdict)
+            names = [name for name, of in by_reader.items() if of.get(image_id) == answer]
+            note, answer = (WHITE, OTHER) if answer == WHITE else ("", answer)
             lines.append(
-                Line(len(lines) + 1, image_id, self.batch.name, verdict, note, " and ".join(names))
+                Line(len(lines) + 1, image_id, self.batch.name, answer, note, " and ".join(names))
             )
         return lines
 
@@ -159,10 +157,10 @@ class Session(Readings):
         if keep and self.damaged:
             first = next(iter(self.damaged.values()))
             raise StoreError(
-                "a damaged reading may have changed any of these answers, so none becomes a "
+                "a damaged answer may have changed any of these answers, so none becomes a "
                 f"label: restore its file from a backup, or remove it ({first})"
             )
-        return import_lines(self.store, self.batch.name, lines, "the readings", keep=keep)
+        return import_lines(self.store, self.batch.name, lines, "the answers of readers", keep=keep)
 
 
 def open_session(
@@ -190,7 +188,7 @@ def open_session(
             Stratum(flagged=flagged, diagnosis=diagnosis, cells=n)
             for (flagged, diagnosis), n in sorted(sample.of.items())
         ]
-        wanted = ReadingSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
+        wanted = KeptSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
         kept = keep_sample(store, batch.key, wanted)
     rows = recalled(scored, kept.image_ids)
     sample = Sample(rows, {(each.flagged, each.diagnosis): each.cells for each in kept.strata})

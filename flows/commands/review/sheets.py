@@ -6,22 +6,22 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.answers.sheets import image_name
 from tasks.images.access.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged
-from tasks.readers.verdicts import image_name
 from tasks.reports.spreadsheet import csv_lines
 
 SHEET, PICTURES = "review.csv", "images"
 
 
 def new_folder(to: str) -> Path:
-    """Return the folder for a sheet; SourceError where one is there, which may hold verdicts."""
+    """Return the folder for a sheet; SourceError where one is there, which may hold answers."""
     if "://" in to:
         raise SourceError(f"{to} is no folder of this machine, where a person looks at images")
     folder = Path(to)
     if (folder / SHEET).exists():
         raise SourceError(
-            f"{folder / SHEET} is there already and may hold verdicts: give another --to"
+            f"{folder / SHEET} is there already and may hold answers: give another --to"
         )
     return folder
 

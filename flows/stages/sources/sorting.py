@@ -32,7 +32,7 @@ from storage.batches.segmentations import (
     segmentation_for,
     segmentation_of,
 )
-from storage.reports.reviews import reviewed_batch
+from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import (
     EXTENSIONS,
@@ -107,7 +107,7 @@ def take(
     """
     images = as_given(wanted.images)
     if isinstance(images, str) and (
-        segmentation_of(store, images) or reviewed_batch(store, images)
+        segmentation_of(store, images) or labelled_batch(store, images)
     ):
         if wanted.taken_as not in (None, "cells"):
             raise StoreError(f"{images} lists cells, and --as {wanted.taken_as} says otherwise")

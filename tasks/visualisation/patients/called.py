@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.answers.patients import Confirmation
 from tasks.counting.call import Call
-from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
-from tasks.visualisation.answers import answer_of, patient_name
 from tasks.visualisation.page import (
     LONGEST_TEXT,
     data_uri,
@@ -16,6 +15,7 @@ from tasks.visualisation.page import (
     p_text,
     shortened,
 )
+from tasks.visualisation.patients.calls import call_of, patient_name
 from tasks.visualisation.patients.persons import persons_answer
 
 OPENED = (Call.POSITIVE, Call.INDETERMINATE)  # patients of these calls have their cells shown
@@ -61,7 +61,7 @@ def opened_patients(
         {
             "id": place_of(number),
             "name": patient_name(row),
-            **answer_of(row),
+            **call_of(row),
             "persons": persons_answer(answers.get(patient_of(row))),
             "cells": [
                 describe_cell(cell, called.places.get(cell["uri"]), thumbnails.get(cell["uri"]))

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from tasks.answers.patients import Answer, Confirmation
 from tasks.counting.sentences import percent_text, range_text
-from tasks.readers.confirming import Answer, Confirmation
 
 
 def persons_answer(found: Confirmation | None) -> dict[str, Any] | None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.reports.spreadsheet import csv_lines
-from tasks.visualisation.answers import answer_of, patient_name
 from tasks.visualisation.page import day_text, render, shortened
 from tasks.visualisation.patients.called import describe_cell
+from tasks.visualisation.patients.calls import call_of, patient_name
 
 CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
 FIGURES = (
@@ -35,15 +35,14 @@ def patient_sheet(
         title=patient_name(patient),
         batch=patient["batch"],
         day=day_text(patient["batch_date"]),
-        answer=answer_of(patient),
+        answer=call_of(patient),
         persons=persons,
         cells=[
             describe_cell(cell, places.get(cell["uri"]), thumbnails.get(cell["uri"]))
             for cell in cells[:CELLS]
         ],
         slides=[
-            answer_of(row) | {"name": shortened(row["slide_id"] or "no slide named")}
-            for row in shown
+            call_of(row) | {"name": shortened(row["slide_id"] or "no slide named")} for row in shown
         ],
         more=len(slides) - len(shown),
         made_by=f"model {patient['model']}, detector {patient['detector']}",

@@ -27,11 +27,10 @@ from storage.batches.segmentations import (
 from storage.leases import lease
 from storage.models.trainings import save_state
 from storage.parquet import write_table
+from storage.reports.answers import SCHEMA as LABELS
+from storage.reports.answers import Answer, KeptSample, Labels, keep_sample, save_labels
 from storage.reports.evaluations import Evaluation, part_path, start_evaluation, write_arrays
 from storage.reports.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
-from storage.reports.readings import Reading, ReadingSample, keep_sample
-from storage.reports.reviews import SCHEMA as REVIEW
-from storage.reports.reviews import Review, save_review
 from storage.reports.tables import BATCHES, SLIDES, report_path
 from storage.store import Store, StoreError
 from tasks.images.manifest import SCHEMA as MANIFEST
@@ -98,11 +97,11 @@ FILES: dict[str, Turn] = {
     "segmentations/cut/manifest.parquet": middle,
     "segmentations/cut/fields.parquet": middle,
     "segmentations/cut/segmented.json": digit_of("manifest_digest"),
-    "reviews/night/0001.parquet": last_of_a_page,
-    "reviews/lease/000001.json": lambda content: 0,
+    "labels/night/0001.parquet": last_of_a_page,
+    "labels/lease/000001.json": lambda content: 0,
     "batches/night/lease/000001.json": digit_of("taken_at"),
-    "readings/night/sample.json": lambda content: 0,
-    "readings/night/00000000-0123456789ab.json": lambda content: content.index(b"reader"),
+    "answers/night/sample.json": lambda content: 0,
+    "answers/night/00000000-0123456789ab.json": lambda content: content.index(b"reader"),
     "trainings/t/epoch-0003.safetensors": last,
     "trainings/t/epoch-0003.json": digit_of("epoch"),
     "evaluations/e/card.json": lambda content: 0,
@@ -134,9 +133,9 @@ def full(store: Store) -> Store:
             ),
         ),
     )  # fmt: skip
-    rows = pa.Table.from_pylist([{"image_id": 64 * "0", "verdict": "other"}], schema=REVIEW)
-    with lease(store, "reviews") as held:
-        save_review(held.store, Review("night", 1, rows))
+    rows = pa.Table.from_pylist([{"image_id": 64 * "0", "answer": "other"}], schema=LABELS)
+    with lease(store, "labels") as held:
+        save_labels(held.store, Labels("night", 1, rows))
     with lease(store, "batches", "night"):
         pass
     save_state(store, "t", 3, {"w": np.zeros(3)})
@@ -147,9 +146,9 @@ def full(store: Store) -> Store:
     start_evaluation(store, asked)
     write_arrays(store, {"w": np.zeros(3)}, *part_path("e", "d", "s", "none", 0))
     write_table(store, rows, "evaluations", "e", "d", "scores.parquet")
-    keep_sample(store, "night", ReadingSample(image_ids=[64 * "0"], strata=[]))
-    said = Reading(reader="Ada", image_id=64 * "0", verdict="other", at=WHEN, seconds=1.5)
-    said.write(store, "readings", "night", "00000000-0123456789ab.json")
+    keep_sample(store, "night", KeptSample(image_ids=[64 * "0"], strata=[]))
+    said = Answer(reader="Ada", image_id=64 * "0", answer="other", at=WHEN, seconds=1.5)
+    said.write(store, "answers", "night", "00000000-0123456789ab.json")
     seal = read_seal(store, load_batch_of_key(store, "night"), "golden+kampala")
     assert seal is not None
     for path, head in ((page_path("night"), made_from(seal)), (index_path(), "")):
@@ -211,9 +210,9 @@ def test_what_is_lost_is_found(full: Store, lost: str) -> None:
     assert any(lost in line for line in outcome.damaged)
 
 
-def test_an_import_of_verdicts_leaves_a_store_whole(full: Store) -> None:
+def test_an_import_of_answers_leaves_a_store_whole(full: Store) -> None:
     """Its lease lies beside the reviews, and is no review."""
-    assert full.names("reviews") == ["lease", "night"]
+    assert full.names("labels") == ["lease", "night"]
     outcome = verify(Verify(), Settings(store=full.url))
     assert (outcome.damaged, outcome.failed) == ([], False)
 
@@ -221,8 +220,8 @@ def test_an_import_of_verdicts_leaves_a_store_whole(full: Store) -> None:
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("readings/night/00000000-0123456789ab.json", "is not valid JSON"),
-        ("readings/night/sample.json", "is not valid JSON"),
+        ("answers/night/00000000-0123456789ab.json", "is not valid JSON"),
+        ("answers/night/sample.json", "is not valid JSON"),
         ("batches/night/lease/000001.json", "is not valid JSON"),
         ("reports/html/night.html", "it is cut short"),
     ],
@@ -264,8 +263,8 @@ def test_any_bit_of_a_report_s_footer_is_found(full: Store) -> None:
 
 
 def test_another_name_of_a_column_of_a_review_is_found(full: Store) -> None:
-    path = "reviews/night/0001.parquet"
-    full.write_bytes(full.read_bytes(path).replace(b"reviewer", b"reviewes"), path)
+    path = "labels/night/0001.parquet"
+    full.write_bytes(full.read_bytes(path).replace(b"reader", b"readet"), path)
     (line,) = verify(Verify(), Settings(store=full.url)).damaged
     assert path in line
 

@@ -15,8 +15,8 @@ from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch
 from storage.parquet import read_table
 from storage.records import now
+from storage.reports.answers import Answer, add_answer, digest_of_answers
 from storage.reports.pages import index_path, page_is_of, page_path
-from storage.reports.readings import Reading, add_reading, digest_of_readings
 from storage.reports.tables import report_path
 from storage.store import Store
 from tests.support.pages import Page
@@ -126,11 +126,11 @@ def test_a_page_is_made_again_once_a_person_has_answered(photos: Path, settings:
     batch = load_batch(store, "night")
     report = read_table(store, *report_path("night", DAY), columns=["image_id"])
     image = report["image_id"][0].as_py()
-    reading = Reading(reader="Ada", image_id=image, verdict="other", at=now(), seconds=1.0)
-    add_reading(store, batch.key, reading, 0)
+    reading = Answer(reader="Ada", image_id=image, verdict="other", at=now(), seconds=1.0)
+    add_answer(store, batch.key, reading, 0)
     assert screened(photos, settings).repeated
-    answered = digest_of_readings(store, batch.key)
-    assert f'<meta name="slidewatch-readings" content="{answered}">' in Path(first.page).read_text()
+    answered = digest_of_answers(store, batch.key)
+    assert f'<meta name="slidewatch-answers" content="{answered}">' in Path(first.page).read_text()
     made = Path(first.page).stat().st_mtime_ns
     screened(photos, settings)
     assert Path(first.page).stat().st_mtime_ns == made  # nobody has answered since

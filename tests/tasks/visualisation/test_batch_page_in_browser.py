@@ -10,11 +10,11 @@ import pytest
 
 from tasks.reports.called_cells import patient_of
 from tasks.types import Light
-from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide
 from tasks.visualisation.patients.called import Called, opened
+from tasks.visualisation.patients.calls import positive_first
 from tasks.visualisation.viewer.descriptions import ShownField
 from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.nights import (
@@ -37,7 +37,7 @@ def browser() -> Iterator[Any]:
 
 def called_of(patients: pa.Table) -> Called:
     """Three cells of each opened patient, in fields of noise."""
-    rows = opened(in_order(patients))
+    rows = opened(positive_first(patients))
     cells = {
         patient_of(row): [
             {

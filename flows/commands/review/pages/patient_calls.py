@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from flows.stages.readings.suspects import Suspects
-from tasks.readers.confirming import Suspect
-from tasks.visualisation.answers import answer_of
+from flows.stages.answers import Suspects
+from tasks.answers.patients import Suspect
+from tasks.visualisation.patients.calls import call_of
 from tasks.visualisation.patients.persons import figure_text
 
 Show = Callable[..., Response]
@@ -32,7 +32,7 @@ class PatientPages:
     def patients(self, request: Request) -> Response:
         """List the patients to confirm."""
         reader = self._reader_of(request)
-        self.suspects.readings.refresh()
+        self.suspects.answers.refresh()
         rows = [self.described(each, reader) for each in self.suspects.asked]
         return self._show(request, "patients.html", reader=reader, patients=rows)
 
@@ -42,7 +42,7 @@ class PatientPages:
         suspect = self.suspects.find(number)
         if suspect is None:
             raise HTTPException(404, "no such patient")
-        self.suspects.readings.refresh()
+        self.suspects.answers.refresh()
         image_id = self.suspects.next_cell(suspect, reader)
         if image_id is not None:
             path = f"/by/{reader}/{image_id}?patient={number}"
@@ -54,7 +54,7 @@ class PatientPages:
             reader=reader,
             patient=self.described(suspect, reader),
             cells=suspect.order,
-            said=self.suspects.readings.standing(reader),
+            answers=self.suspects.answers.of_reader(reader),
             following=number + 1 if more else None,
         )
 
@@ -71,7 +71,7 @@ class PatientPages:
             "name": suspect.name,
             "cells": len(suspect.order),
             "called": len(suspect.called),
-            "machine": answer_of(row),
+            "machine": call_of(row),
             "found": found,
             "figure": figure_text(found) or "–",
             "seconds": self.suspects.seconds(suspect),

@@ -16,11 +16,11 @@ from starlette.routing import Route
 
 from flows.commands.review.imports import report_rows
 from flows.commands.review.session import Session
+from tasks.answers.sheets import KEYS
 from tasks.images.access.files import SourceError, lately_stamped
 from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
 from tasks.images.regions import extent_of
-from tasks.readers.verdicts import KEYS
 from tasks.segmentation.survey import RED_CELL
 from tasks.types import Status
 from tasks.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
@@ -74,7 +74,7 @@ class ViewerPages:
             reader=reader,
             image_id=image_id,
             classes=[name for name in CLASSES if name != UNREAD or self._blind],
-            keyed=list(zip(KEYS, self._session.verdicts, strict=True)),
+            keyed=list(zip(KEYS, self._session.possible, strict=True)),
             picture=json.dumps(
                 {
                     "source": self._sources.index(cell["source_uri"]),
@@ -109,16 +109,16 @@ class ViewerPages:
 
     def contours(self, reader: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Describe the contours of cells as a reader may see them."""
-        said = self._session.standing(reader)
+        answers = self._session.of_reader(reader)
         refs = self._session.refs({row["image_id"]: row["row"] for row in rows})
         found = []
         for row in rows:
             outline = refs[row["image_id"]].outline
             contour = contour_of(row, None if outline is None else outline.ravel()).to_dict()
-            verdict = said.get(row["image_id"])
-            if verdict is None and self._blind:
+            answer = answers.get(row["image_id"])
+            if answer is None and self._blind:
                 contour |= {"kind": UNREAD, "abnormal": False, "said": ""}
-            found.append(contour | {"verdict": verdict})
+            found.append(contour | {"answer": answer})
         return found
 
     def contour(self, reader: str, image_id: str) -> dict[str, Any] | None:

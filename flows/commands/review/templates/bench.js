@@ -98,7 +98,7 @@ function begin() {
     const seconds = ((performance.now() - shown) / 1000).toFixed(1);
     event.preventDefault();
     if (sent) return;
-    unsent.push({ url: location.href, body: { verdict: event.submitter.value, seconds } });
+    unsent.push({ url: location.href, body: { answer: event.submitter.value, seconds } });
     flush();
     advance();
   });
@@ -121,14 +121,14 @@ if (bench()) {
 addEventListener("pageshow", () => { sent = false; });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const verdict = document.querySelector(`#say [data-key="${CSS.escape(event.key)}"]`);
-  if (stuck && verdict) { flush(); return; }
-  if (sent) { if (verdict && bench()) { early += 1; tell(); } return; }
-  const target = verdict || byId(press[event.key]);
+  const answer = document.querySelector(`#say [data-key="${CSS.escape(event.key)}"]`);
+  if (stuck && answer) { flush(); return; }
+  if (sent) { if (answer && bench()) { early += 1; tell(); } return; }
+  const target = answer || byId(press[event.key]);
   const field = event.key === "f" && byId("field");
   if (target && !target.disabled && !target.hidden) {
     event.preventDefault();
     target.click();
-    sent ||= target !== verdict;
+    sent ||= target !== answer;
   } else if (field) field.open = !field.open;
 });

@@ -15,15 +15,15 @@
   }
 
   function words(cell) {
-    const told = cell.verdict ? `You said ${cell.verdict}. ` : "";
+    const told = cell.answer ? `You said ${cell.answer}. ` : "";
     return told + (cell.said ? `The machine says: ${cell.said}.` : "");
   }
 
   function choose(cell, panel) {
     chosen = cell;
     shown = performance.now();
-    const form = document.getElementById("verdicts").content.cloneNode(true).firstElementChild;
-    for (const button of form.elements) button.setAttribute("aria-pressed", button.value === cell.verdict);
+    const form = document.getElementById("answers").content.cloneNode(true).firstElementChild;
+    for (const button of form.elements) button.setAttribute("aria-pressed", button.value === cell.answer);
     form.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (button) say(button.value, panel);
@@ -31,14 +31,14 @@
     panel.replaceChildren(element("img", { src: `${base}/picture/${cell.image_id}`, alt: "the cell" }), element("p", { textContent: words(cell), className: "told" }), form);
   }
 
-  async function say(verdict, panel) {
+  async function say(answer, panel) {
     const cell = chosen, seconds = ((performance.now() - shown) / 1000).toFixed(1);
     const told = panel.querySelector(".told");
     const answer = await fetch(`${base}/by/${reader}/${cell.image_id}`, {
-      method: "POST", headers: { Accept: "application/json" }, body: new URLSearchParams({ verdict, seconds }),
+      method: "POST", headers: { Accept: "application/json" }, body: new URLSearchParams({ answer, seconds }),
     }).catch(() => null);
     if (!answer || !answer.ok) {
-      told.textContent = `${verdict} was not saved: answer again`;
+      told.textContent = `${answer} was not saved: answer again`;
       return;
     }
     Object.assign(cell, (await answer.json()).contour);

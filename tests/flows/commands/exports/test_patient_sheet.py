@@ -8,7 +8,7 @@ from flows.commands.exports.patient_sheet import patient
 from flows.commands.review.session import open_session
 from flows.options.tools import PatientSheet
 from flows.settings import Settings, UsageError
-from flows.stages.readings.suspects import Suspects
+from flows.stages.answers import Suspects
 from storage.reports.tables import published_batch
 from storage.store import Store, StoreError
 from tasks.reports.spreadsheet import read_csv

@@ -36,18 +36,18 @@ def test_a_whole_session_without_script(client: TestClient, session: Session) ->
         assert f"{read} of 12 read" in page.text
         image_id = str(page.url).rpartition("/")[2]
         assert ask(client, f"/picture/{image_id}").headers["content-type"] == "image/png"
-        answer = send(client, f"/by/Ada/{image_id}", {"verdict": "Uninfected", "seconds": "1.5"})
+        answer = send(client, f"/by/Ada/{image_id}", {"answer": "Uninfected", "seconds": "1.5"})
         assert answer.status_code == 303
     assert str(ask(client, "/by/Ada").url).endswith("/secret/report")
     assert session.seconds("Ada") == 1.5
     undone = send(client, "/by/Ada/undo", {})
     assert undone.headers["location"].endswith(image_id)
-    assert len(session.said("Ada")) == 11
+    assert len(session.on_sample("Ada")) == 11
     assert "adds <b>11</b> answers" in ask(client, "/report").text
     assert "11 new answers" in send(client, "/import", {}).text
 
 
-def test_diagnosis_and_scores_are_hidden_until_the_verdict_is_there(
+def test_diagnosis_and_scores_are_hidden_until_the_answer_is_there(
     client: TestClient, session: Session
 ) -> None:
     image_id = session.queue("Ada")[0]
@@ -55,7 +55,7 @@ def test_diagnosis_and_scores_are_hidden_until_the_verdict_is_there(
     assert "The machine says" not in before
     assert "p-value" not in before
     assert "abnormal" not in before
-    send(client, f"/by/Ada/{image_id}", {"verdict": "other"})
+    send(client, f"/by/Ada/{image_id}", {"answer": "other"})
     assert "The machine says" in ask(client, f"/by/Ada/{image_id}").text
     assert "The machine says" not in ask(client, f"/by/Ben/{image_id}").text
     told = client_of(session, blind=False)
@@ -92,20 +92,20 @@ def test_a_stranger_sees_nothing(
         (OWN | {"content-length": "99999"}, 413),
         (OWN, 400),
     ],
-    ids=["no origin", "null", "another", "another scheme", "too long", "no verdict"],
+    ids=["no origin", "null", "another", "another scheme", "too long", "no answer"],
 )
 def test_forms_of_other_pages_are_refused(
     client: TestClient, session: Session, headers: dict[str, str], status: int
 ) -> None:
     path = f"/secret/by/Ada/{session.queue('Ada')[0]}"
-    answer = client.post(path, content="verdict=dead", headers=headers)
+    answer = client.post(path, content="answer=dead", headers=headers)
     assert answer.status_code == status
-    assert session.all_said() == {}
+    assert session.sampled_by_reader() == {}
 
 
 def test_a_name_cannot_break_out_of_a_page(client: TestClient, session: Session) -> None:
     for image_id in session.queue("Ada"):
-        send(client, f"/by/Ada/{image_id}", {"verdict": "unsure"})
+        send(client, f"/by/Ada/{image_id}", {"answer": "unsure"})
         page = Page(ask(client, f"/by/Ada/{image_id}").text)
         assert [each["src"] for each in page.of("script")] == ["/secret/files/bench.js"]
     refused = send(client, "/reader", {"reader": EVIL})
@@ -133,36 +133,36 @@ def test_a_cell_whose_file_has_changed_is_told(client: TestClient, session: Sess
 @pytest.mark.parametrize("seconds", ["nan", "-nan", "inf", "-1", "x"])
 def test_any_number_of_seconds_is_taken(client: TestClient, session: Session, seconds: str) -> None:
     image_id = session.queue("Ada")[0]
-    given = {"verdict": "unsure", "seconds": seconds}
+    given = {"answer": "unsure", "seconds": seconds}
     assert send(client, f"/by/Ada/{image_id}", given).status_code == 303
     assert session.seconds("Ada") in {0.0, 600.0}
 
 
-def test_a_verdict_that_cannot_be_kept_is_said_to_the_person(
+def test_an_answer_that_cannot_be_kept_is_said_to_the_person(
     client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> str:
         raise PermissionError(13, "Permission denied")
 
     image_id = session.queue("Ada")[0]
-    monkeypatch.setattr("flows.commands.review.session.add_reading", full)
-    answer = send(client, f"/by/Ada/{image_id}", {"verdict": "unsure"})
+    monkeypatch.setattr("flows.commands.review.session.add_answer", full)
+    answer = send(client, f"/by/Ada/{image_id}", {"answer": "unsure"})
     assert answer.status_code == 503
     assert "This was not done" in answer.text
     assert "Permission denied" in answer.text
-    assert session.all_said() == {}
+    assert session.sampled_by_reader() == {}
 
 
-def test_a_damaged_reading_is_said_on_every_page(client: TestClient, session: Session) -> None:
-    session.store.write_bytes(b"{", "readings", session.batch.key, "00000000-0123456789ab.json")
+def test_a_damaged_answer_is_said_on_every_page(client: TestClient, session: Session) -> None:
+    session.store.write_bytes(b"{", "answers", session.batch.key, "00000000-0123456789ab.json")
     for path in ("/by/Ada", "/report"):
-        assert "1 reading of this batch cannot be read and is left out" in ask(client, path).text
+        assert "1 answer on this batch cannot be read and is left out" in ask(client, path).text
     image_id = session.queue("Ada")[0]
-    send(client, f"/by/Ada/{image_id}", {"verdict": "unsure"})
-    send(client, f"/by/Ada/{session.queue('Ada')[0]}", {"verdict": "Uninfected"})
+    send(client, f"/by/Ada/{image_id}", {"answer": "unsure"})
+    send(client, f"/by/Ada/{session.queue('Ada')[0]}", {"answer": "Uninfected"})
     refused = send(client, "/import", {})
     assert refused.status_code == 503
-    assert "a damaged reading may have changed" in refused.text
+    assert "a damaged answer may have changed" in refused.text
 
 
 def test_a_websocket_is_refused(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""A night with persons' verdicts as labels."""
+"""A night with persons' answers as labels."""
 
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ def test_a_laboratory_learns_the_night_without_what_is_no_cell(
         applied(store_with_model, tmp_path / "night.parquet")
     session, _ = open_session(store_with_model, batch, limit=100, per_slide=99, unmarked=0.25)
     parasite, healthy, white, unsure = session.queue("Ada")[:4]
-    for image, verdict in ((parasite, "Parasitized"), (healthy, "Uninfected"),
+    for image, answer in ((parasite, "Parasitized"), (healthy, "Uninfected"),
                            (white, "white cell"), (unsure, "unsure")):  # fmt: skip
-        session.say("Ada", image, verdict, 1.0)
+        session.answer("Ada", image, answer, 1.0)
     session.imported(keep=True)
     told = applied(store_with_model, tmp_path / "night.parquet", dry_run=True)
     assert (told.images, told.labels, told.by_persons, told.no_cells) == (23, 2, 2, 1)

@@ -1,4 +1,4 @@
-"""Labels that look wrong go out, verdicts come back, and a manifest is trained on."""
+"""Labels that look wrong go out, answers come back, and a manifest is trained on."""
 
 import csv
 from pathlib import Path
@@ -15,9 +15,9 @@ from flows.settings import Settings
 from storage.models.classifiers import CrossValidation, load_card, save_model
 from storage.models.out_of_fold import OUT_OF_FOLD, save_out_of_fold
 from storage.store import Store, StoreError, digest_of
+from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
-from tasks.readers.verdicts import VerdictError
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.models import CLASSES
 
@@ -72,10 +72,10 @@ def sheet(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def fill_in(path: str, verdicts: list[str]) -> None:
+def fill_in(path: str, answers: list[str]) -> None:
     rows = sheet(path)
-    for row, verdict in zip(rows, verdicts, strict=False):
-        row["verdict"] = verdict
+    for row, answer in zip(rows, answers, strict=False):
+        row["answer"] = answer
     with Path(path).open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -95,7 +95,7 @@ def test_labels_that_look_wrong_come_first_with_their_pictures(
         Path(row["uri"][7:]).read_bytes() for row in rows
     ]
     assert (found.cells, found.left_out) == (3, {"beyond the limit": 4 * CELLS - 3})
-    with pytest.raises(SourceError, match="may hold verdicts"):
+    with pytest.raises(SourceError, match="may hold answers"):
         export(ReviewExport(to=str(tmp_path / "out"), model="folded"), settings)
 
 
@@ -122,10 +122,10 @@ def test_what_cannot_be_corrected_is_said(settings: Settings, tmp_path: Path) ->
     with pytest.raises(StoreError, match=r"model tiny was trained without folds.*--folds 5"):
         export(ReviewExport(to=str(tmp_path / "out"), model="tiny"), settings)
     found = export(ReviewExport(to=str(tmp_path / "out"), model="folded", limit=1), settings)
-    with pytest.raises(VerdictError, match="no row has a verdict yet"):
+    with pytest.raises(AnswerError, match="no row has an answer yet"):
         apply(ReviewApply(to=str(tmp_path / "c.parquet"), sheet=found.sheet), settings)
     fill_in(found.sheet, ["Infected"])
-    with pytest.raises(VerdictError, match="no verdict 'Infected'"):
+    with pytest.raises(AnswerError, match="no answer 'Infected'"):
         apply(ReviewApply(to=str(tmp_path / "c.parquet"), sheet=found.sheet), settings)
     with pytest.raises(SourceError, match=r"is no \.parquet file"):
         apply(ReviewApply(to=str(tmp_path / "c.csv"), sheet=found.sheet), settings)

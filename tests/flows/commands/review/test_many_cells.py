@@ -80,8 +80,8 @@ def test_the_first_page_of_a_hundred_thousand_cells_is_there_within_a_second(
         page = client.get("/by/Ada")
     assert page.status_code == 200
     assert page.text.count("another cell of the slide") == 8
-    with timed("verdict and next page"):
-        client.post(str(page.url), data={"verdict": "other", "seconds": "1"})
+    with timed("answer and next page"):
+        client.post(str(page.url), data={"answer": "other", "seconds": "1"})
     with capsys.disabled():
         told = (
             f"{name}: {own:.2f} s of a core, {wall:.2f} s" for name, (own, wall) in taken.items()
@@ -89,4 +89,4 @@ def test_the_first_page_of_a_hundred_thousand_cells_is_there_within_a_second(
         print("", *told, sep="\n  ")
     # Of a core, for others share the machine.
     assert taken["first page"][0] < SECONDS
-    assert taken["verdict and next page"][0] < SECONDS
+    assert taken["answer and next page"][0] < SECONDS

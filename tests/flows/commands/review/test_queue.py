@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flows.commands.exports.qupath import contours
-from flows.commands.review.queue import export, import_verdicts, report
+from flows.commands.review.queue import export, import_answers, report
 from flows.options.tools import Contours, ReviewExport, ReviewImport, ReviewReport
 from flows.settings import Settings
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
@@ -20,8 +20,8 @@ from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import FIELDS, SLIDES, of_attempt, report_path
 from storage.store import Store, digest_of
+from tasks.answers.sheets import AnswerError
 from tasks.images.manifest import SCHEMA
-from tasks.readers.verdicts import VerdictError
 from tests.support.reports import publish_report
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 6, tzinfo=UTC)
@@ -45,6 +45,8 @@ def publish(store: Store, batch: Batch, rows: list[dict[str, Any]]) -> None:
     schema = of_attempt(image_schema(["Parasitized", "Uninfected"], ["tap"]), batch.attempt)
     path = report_path("night", DAY)
     publish_report(store, path, schema, [pa.Table.from_pylist(rows, schema)] if rows else [])
+    columns = of_attempt(slide_schema(), batch.attempt)
+    publish_report(store, report_path("night", DAY, SLIDES), columns, [])
     fields = [{"source_uri": SLIDE, "kind": "field", **dict.fromkeys(("x", "y"), 0)}]
     fields[0] |= {"width": 100, "height": 100, "cells": 1}
     schema = of_attempt(field_schema(), batch.attempt)
@@ -116,6 +118,6 @@ def test_a_night_without_images_has_nothing_to_review(store: Store, tmp_path: Pa
     sheet = Path(out.sheet)
     with sheet.open(encoding="utf-8-sig", newline="") as file:
         assert list(csv.DictReader(file)) == []
-    sheet.write_text("image_id,batch,verdict\n00,night,other\n")
-    with pytest.raises(VerdictError, match=r"review\.csv: batch night has no images"):
-        import_verdicts(ReviewImport(file=str(sheet)), settings)
+    sheet.write_text("image_id,batch,answer\n00,night,other\n")
+    with pytest.raises(AnswerError, match=r"review\.csv: batch night has no images"):
+        import_answers(ReviewImport(file=str(sheet)), settings)

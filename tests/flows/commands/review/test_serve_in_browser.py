@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from storage.reports.readings import read_readings
+from storage.reports.answers import read_answers
 from storage.store import Store
 from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.reading import night, pyramid, slide_night
@@ -68,7 +68,7 @@ def test_a_session_by_keyboard_loses_nothing_when_its_server_is_killed(
             press(page, "z", "4 of 12 read")
             os.kill(server.pid, signal.SIGKILL)
             server.wait()
-        said = [reading.verdict for _, reading in read_readings(store_with_model, batch.key)]
+        said = [reading.answer for _, reading in read_answers(store_with_model, batch.key)]
         assert said == ["Parasitized", "Uninfected", "white cell", "other", "unsure", None]
         with served(store_with_model, port) as (address, server):
             page.goto(f"{address}by/Ada")
@@ -104,9 +104,9 @@ def test_two_readers_at_once(store_with_model: Store, tmp_path: Path) -> None:
             press(pages["Ben"], "u", f"{number} of 12 read")
         pages["Ada"].goto(f"{address}report")
         pages["Ada"].get_by_text("Ada and Ben: Cohen's kappa").wait_for()
-    readings = [reading for _, reading in read_readings(store_with_model, batch.key)]
-    ada = [reading.verdict for reading in readings if reading.reader == "Ada"]
-    ben = [reading.verdict for reading in readings if reading.reader == "Ben"]
+    readings = [reading for _, reading in read_answers(store_with_model, batch.key)]
+    ada = [reading.answer for reading in readings if reading.reader == "Ada"]
+    ben = [reading.answer for reading in readings if reading.reader == "Ben"]
     assert ada == ["Parasitized"] * 4
     assert ben == ["Uninfected"] * 4
 
@@ -118,8 +118,8 @@ def ready(page: Any, cells: int) -> None:
         page.wait_for_timeout(50)
 
 
-def test_fast_typing_loses_no_verdict(store_with_model: Store, tmp_path: Path) -> None:
-    """A page a verdict lost every key typed while it loaded: 34 keys gave 16 verdicts."""
+def test_fast_typing_loses_no_answer(store_with_model: Store, tmp_path: Path) -> None:
+    """A page an answer lost every key typed while it loaded: 34 keys gave 16 answers."""
     batch = night(store_with_model, tmp_path / "cells", cells=90, flagged=40)
     keys = "pu" * 17
     with chromium() as browser, served(store_with_model, free_port()) as (address, _):
@@ -134,13 +134,13 @@ def test_fast_typing_loses_no_verdict(store_with_model: Store, tmp_path: Path) -
         assert page.locator("#told").text_content() == ""
         page.keyboard.press("z")  # waits for all that is not sent yet
         page.get_by_text(f"{len(keys) - 1} of").wait_for()
-    readings = [reading for _, reading in read_readings(store_with_model, batch.key)]
-    said = [(each.image_id, each.verdict) for each in readings if each.verdict is not None]
+    readings = [reading for _, reading in read_answers(store_with_model, batch.key)]
+    said = [(each.image_id, each.answer) for each in readings if each.answer is not None]
     names = {"p": "Parasitized", "u": "Uninfected"}
     assert said == [(image, names[key]) for image, key in zip(seen, keys, strict=True)]
 
 
-def test_a_verdict_that_the_server_does_not_take_is_told_and_sent_again(
+def test_an_answer_that_the_server_does_not_take_is_told_and_sent_again(
     store_with_model: Store, tmp_path: Path
 ) -> None:
     batch = night(store_with_model, tmp_path / "cells")
@@ -155,7 +155,7 @@ def test_a_verdict_that_the_server_does_not_take_is_told_and_sent_again(
         page.evaluate("() => { window.fetch = window.asked; }")
         page.keyboard.press("u")  # sends again, and is for no cell
         page.get_by_text("1 answer is not saved yet").wait_for(state="detached")
-    said = [reading.verdict for _, reading in read_readings(store_with_model, batch.key)]
+    said = [reading.answer for _, reading in read_answers(store_with_model, batch.key)]
     assert said == ["Parasitized"]
 
 
@@ -212,5 +212,5 @@ def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
         assert complaints == []
     levels = {re.findall(r"/tile/0/(\d+)/", url)[0] for url in asked if "/tile/" in url}
     assert len(levels) > 2
-    (reading,) = [reading for _, reading in read_readings(store_with_model, batch.key)]
-    assert reading.verdict == "other"
+    (reading,) = [reading for _, reading in read_answers(store_with_model, batch.key)]
+    assert reading.answer == "other"

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from tasks.reports.called_cells import patient_of
-from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.patients.called import (
     PATIENTS_OPENED,
@@ -18,6 +17,7 @@ from tasks.visualisation.patients.called import (
     cells_each,
     opened,
 )
+from tasks.visualisation.patients.calls import positive_first
 from tests.support.nights import image_rows, night_of, shown_field
 from tests.support.pages import EVIL, Page
 from tests.support.rates import RATES
@@ -35,7 +35,7 @@ def smooth(side: int) -> bytes:
 
 def called_of(patients: pa.Table) -> Called:
     """As many cells of each opened patient as the page shows, the first of them called."""
-    rows = opened(in_order(patients))
+    rows = opened(positive_first(patients))
     each = cells_each(len(rows))
     cells = {
         patient_of(row): [

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from tasks.readers.confirming import Answer, Confirmation
+from tasks.answers.patients import Answer, Confirmation
 from tasks.reports.called_cells import patient_of
-from tasks.visualisation.answers import in_order
 from tasks.visualisation.batch_page import batch_page
+from tasks.visualisation.patients.calls import positive_first
 from tasks.visualisation.patients.persons import persons_answer
 from tests.support.nights import image_rows, night_of
 from tests.support.pages import Page
@@ -27,7 +27,7 @@ def test_an_answer_stands_beside_the_call_with_what_follows_from_it() -> None:
     )
     night = night_of(table, rates=RATES)
     assert night.patients is not None
-    one, other = map(patient_of, in_order(night.patients))
+    one, other = map(patient_of, positive_first(night.patients))
     view = replace(night, answers={one: REFUSED, other: CONFIRMED}, answered=64 * "e")
     page = batch_page(view)
     said = text_of(page)
@@ -35,11 +35,11 @@ def test_an_answer_stands_beside_the_call_with_what_follows_from_it() -> None:
     assert "0 of 10 cells are parasites: negative, 0% (0 to 0.4%)" in said
     assert "1 of 10 cells is a parasite" in said
     assert page.count("<strong>refused</strong>") == 2  # in the table, and at the patient's cells
-    assert f'<meta name="slidewatch-readings" content="{64 * "e"}">' in page
+    assert f'<meta name="slidewatch-answers" content="{64 * "e"}">' in page
 
 
 def test_where_nobody_has_answered_the_page_does_not_speak_of_persons() -> None:
     page = batch_page(night_of(image_rows(40), rates=RATES))
-    assert "slidewatch-readings" not in page
+    assert "slidewatch-answers" not in page
     assert '<th scope="col" class="text">persons</th>' not in page
     assert persons_answer(None) is None

@@ -9,7 +9,7 @@ from flows.commands.review.queue import report
 from flows.commands.review.session import Session, open_session
 from flows.options.tools import ReviewReport
 from flows.settings import Settings
-from flows.stages.readings.suspects import Suspects
+from flows.stages.answers import Suspects
 from storage.store import Store
 from tests.support.bench import ask, client_of, send
 from tests.support.reading import add_patients, night
@@ -23,13 +23,13 @@ def session(store_with_model: Store, tmp_path: Path) -> Session:
     return made
 
 
-def read(client: TestClient, number: int, *verdicts: str) -> str:
+def read(client: TestClient, number: int, *answers: str) -> str:
     """Answer the cells of a patient in order; return the page that follows."""
-    for verdict in verdicts:
+    for answer in answers:
         page = ask(client, f"/by/Ada/patients/{number}")
         image_id = page.url.path.rpartition("/")[2]
         assert f"?patient={number}" in str(page.url)
-        answer = send(client, f"/by/Ada/{image_id}?patient={number}", {"verdict": verdict})
+        answer = send(client, f"/by/Ada/{image_id}?patient={number}", {"answer": answer})
         assert answer.headers["location"].endswith(f"/by/Ada/patients/{number}")
     return ask(client, f"/by/Ada/patients/{number}").text
 
@@ -88,9 +88,9 @@ def test_the_start_page_says_the_task_the_keys_and_who_has_read_what(session: Se
 
 def test_cells_on_which_readers_differ_are_a_list_that_opens(session: Session) -> None:
     image, other = session.queue("Ada")[:2]
-    for reader, verdict in (("Ada", "Parasitized"), ("Ben", "Uninfected")):
-        session.say(reader, image, verdict, 1.0)
-        session.say(reader, other, "other", 1.0)
+    for reader, answer in (("Ada", "Parasitized"), ("Ben", "Uninfected")):
+        session.answer(reader, image, answer, 1.0)
+        session.answer(reader, other, "other", 1.0)
     page = ask(client_of(session), "/report").text
     assert "1 cell on which readers differ" in page
     assert f'<a href="/secret/by/Ben/{image}">Ben</a>: Uninfected' in page

@@ -54,19 +54,19 @@ def test_only_the_cells_in_sight_are_sent(session: Session) -> None:
     assert ask(client, "/by/Ada/cells/0?x=a").status_code == 400
 
 
-def test_a_class_is_hidden_until_the_verdict_is_there(session: Session) -> None:
+def test_a_class_is_hidden_until_the_answer_is_there(session: Session) -> None:
     client, image_id = client_of(session), next(iter(session.cells))
     box = {"x": 0, "y": 0, "width": 2000, "height": 2000}
     before = {str(each["image_id"]): each for each in cells(client, **box)}
     assert {each["kind"] for each in before.values()} == {"not read"}
     assert not any(each["abnormal"] or each["said"] for each in before.values())
     answer = client.post(
-        f"/secret/by/Ada/{image_id}", data={"verdict": "other"},
+        f"/secret/by/Ada/{image_id}", data={"answer": "other"},
         headers=OWN | {"accept": "application/json"},
     )  # fmt: skip
     assert answer.json()["contour"]["kind"] == "parasitized"
     after = {str(each["image_id"]): each for each in cells(client, **box)}
-    assert (after[image_id]["kind"], after[image_id]["verdict"]) == ("parasitized", "other")
+    assert (after[image_id]["kind"], after[image_id]["answer"]) == ("parasitized", "other")
     assert sum(each["kind"] == "not read" for each in after.values()) == 2
     told = client_of(session, blind=False)
     assert {each["kind"] for each in cells(told, **box)} == {"parasitized"}

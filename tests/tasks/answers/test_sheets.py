@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from storage.reports.schemas.images import image_schema
-from tasks.readers.verdicts import (
+from tasks.answers.sheets import (
     FROM_REPORT,
     OTHER,
+    AnswerError,
     Precision,
-    VerdictError,
     candidates,
-    check_verdicts,
+    check_answers,
     corrected,
     image_name,
     precision,
     ranked_labels,
-    read_verdicts,
+    read_sheet,
 )
 
 CLASSES = ["Parasitized", "Uninfected"]
@@ -99,17 +99,17 @@ def test_a_member_of_an_archive_keeps_its_ending() -> None:
 
 
 def read(text: str) -> Any:
-    batch, lines = read_verdicts(text.encode())
-    return check_verdicts(lines, batch=batch, known={"a", "b", "c"}, classes=CLASSES)
+    batch, lines = read_sheet(text.encode())
+    return check_answers(lines, batch=batch, known={"a", "b", "c"}, classes=CLASSES)
 
 
-def test_verdicts_are_read_in_any_case_and_empty_ones_are_none() -> None:
+def test_answers_are_read_in_any_case_and_empty_ones_are_none() -> None:
     found = read(
-        "\ufeffVerdict;image_id;batch;note;reviewer\n"
+        "\ufeffAnswer;image_id;batch;note;reader\n"
         "uninfected;A;night;;\n;b;night;what is it;\nOTHER;c;night; dust ;Ada\n"
     )
-    assert [(v.image_id, v.verdict, v.note, v.reviewer) for v in found] == [
-        ("a", "Uninfected", None, None),
+    assert [(v.image_id, v.answer, v.note, v.reader) for v in found] == [
+        ("a", "Uninfected", "", ""),
         ("c", OTHER, "dust", "Ada"),
     ]
 
@@ -117,7 +117,7 @@ def test_verdicts_are_read_in_any_case_and_empty_ones_are_none() -> None:
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (["a,night,healthy"], "line 2: no verdict 'healthy'; there are Parasitized, Uninfected"),
+        (["a,night,healthy"], "line 2: no answer 'healthy'; there are Parasitized, Uninfected"),
         (["x,night,other"], "line 2: no image 'x' was scored in batch night"),
         ([",night,other"], "no image ''"),
         (["1.2E+63,night,other"], r"no image '1\.2e\+63'"),
@@ -127,28 +127,28 @@ def test_verdicts_are_read_in_any_case_and_empty_ones_are_none() -> None:
             "line 3: the image of line 2 again, there 'other' and here 'uninfected'",
         ),
         (["a,night,other", "b,dusk,other"], "line 3: batch 'dusk'"),
-        (["a,night,other,"], "no verdict|more cells|nothing"),
-        (["a,night,"], "no row has a verdict yet"),
-        ([], "no row has a verdict yet"),
+        (["a,night,other,"], "no answer|more cells|nothing"),
+        (["a,night,"], "no row has an answer yet"),
+        ([], "no row has an answer yet"),
         ([f"x{n},night,other" for n in range(9)], "line 6.*and 4 more"),
     ],
 )
-def test_wrong_verdicts_are_named_by_line(rows: list[str], says: str) -> None:
-    text = "\n".join(["image_id,batch,verdict", *rows])
+def test_wrong_answers_are_named_by_line(rows: list[str], says: str) -> None:
+    text = "\n".join(["image_id,batch,answer", *rows])
     if rows == ["a,night,other,"]:  # an empty cell too many is a spreadsheet's habit
         assert len(read(text)) == 1
         return
-    with pytest.raises(VerdictError, match=says):
+    with pytest.raises(AnswerError, match=says):
         read(text)
 
 
 def test_a_file_that_is_no_sheet_says_what_is_missing() -> None:
-    with pytest.raises(VerdictError, match="no column batch, verdict; it has: image_id, x"):
+    with pytest.raises(AnswerError, match="no column answer, batch; it has: image_id, x"):
         read("image_id,x\n1,2\n")
-    with pytest.raises(VerdictError, match="empty"):
+    with pytest.raises(AnswerError, match="empty"):
         read("")
-    with pytest.raises(VerdictError, match="not UTF-8"):
-        read_verdicts(b"\x89PNG\r\n\x1a\n\xff")
+    with pytest.raises(AnswerError, match="not UTF-8"):
+        read_sheet(b"\x89PNG\r\n\x1a\n\xff")
 
 
 # --- what it says of the abnormal list
@@ -233,7 +233,7 @@ def test_an_image_that_is_there_twice_is_one_label() -> None:
     assert ranked_labels(pa.concat_tables([table, table]), CLASSES).num_rows == 10
 
 
-def test_verdicts_take_the_place_of_labels_and_other_is_none() -> None:
+def test_answers_take_the_place_of_labels_and_other_is_none() -> None:
     manifest = pa.table({"uri": ["a", "b", "c"], "label": ["Parasitized", "Uninfected", None]})
     found = corrected(manifest, ["1", "2", "3"], {"1": "Uninfected", "2": "other"}, CLASSES)
     assert found["label"].to_pylist() == ["Uninfected", None, None]

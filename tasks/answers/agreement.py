@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 REPEATS = 500
 LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
 
-Verdicts = Mapping[str, str]  # by digest of the image
+Answers = Mapping[str, str]  # by digest of the image
 Groups = Mapping[str, str | None]  # the patient of an image, by its digest
 
 
@@ -24,50 +24,53 @@ class Figure:
     cells: int
 
 
-def discordant(readings: Mapping[str, Verdicts]) -> list[str]:
+def discordant(by_reader: Mapping[str, Answers]) -> list[str]:
     """List by digest the images that at least two readers have read without a majority."""
     return [
         image
-        for image, verdicts in _by_image(readings).items()
-        if len(verdicts) > 1 and majority(verdicts) is None
+        for image, answers in _by_image(by_reader).items()
+        if len(answers) > 1 and majority(answers) is None
     ]
 
 
-def differing(readings: Mapping[str, Verdicts]) -> list[str]:
+def differing(by_reader: Mapping[str, Answers]) -> list[str]:
     """List the images, by digest, on which readers differ."""
-    return [image for image, said in _by_image(readings).items() if len(set(said)) > 1]
+    return [image for image, answers in _by_image(by_reader).items() if len(set(answers)) > 1]
 
 
-def majority(verdicts: Sequence[str]) -> str | None:
-    """Return the verdict of more than half of the readers; None without a majority."""
-    if not verdicts:
+def majority(answers: Sequence[str]) -> str | None:
+    """Return the answer of more than half of the readers; None without a majority."""
+    if not answers:
         return None
-    (verdict, count), *_ = Counter(verdicts).most_common(1)
-    return verdict if 2 * count > len(verdicts) else None
+    (answer, count), *_ = Counter(answers).most_common(1)
+    return answer if 2 * count > len(answers) else None
 
 
-def consensus(readings: Mapping[str, Verdicts]) -> dict[str, str]:
-    """Return the majority's verdict on each image that has one, by digest."""
-    found = {image: majority(verdicts) for image, verdicts in _by_image(readings).items()}
-    return {image: verdict for image, verdict in found.items() if verdict is not None}
+def consensus(by_reader: Mapping[str, Answers]) -> dict[str, str]:
+    """Return the majority's answer on each image that has one, by digest."""
+    found = {image: majority(answers) for image, answers in _by_image(by_reader).items()}
+    return {image: answer for image, answer in found.items() if answer is not None}
 
 
-def _by_image(readings: Mapping[str, Verdicts]) -> dict[str, list[str]]:
-    """List all verdicts on each image, by digest."""
-    images = sorted({image for said in readings.values() for image in said})
-    return {image: [said[image] for said in readings.values() if image in said] for image in images}
+def _by_image(by_reader: Mapping[str, Answers]) -> dict[str, list[str]]:
+    """List all answers on each image, by digest."""
+    images = sorted({image for answers in by_reader.values() for image in answers})
+    return {
+        image: [answers[image] for answers in by_reader.values() if image in answers]
+        for image in images
+    }
 
 
-def kappa(first: Verdicts, second: Verdicts, groups: Groups) -> Figure | None:
+def kappa(first: Answers, second: Answers, groups: Groups) -> Figure | None:
     """Measure Cohen's kappa of two readers on the images that both have read (Cohen 1960).
 
-    "Unsure" counts as a verdict of its own.
+    "Unsure" counts as an answer of its own.
 
     Returns:
-        The figure; None if they share fewer than two images, or give all the same verdict.
+        The figure; None if they share fewer than two images, or give all the same answer.
     """
     shared = sorted(set(first) & set(second))
-    one, two = ([said[image] for image in shared] for said in (first, second))
+    one, two = ([answers[image] for image in shared] for answers in (first, second))
     if len(shared) < 2 or len({*one, *two}) < 2:
         return None
     draws = [
@@ -79,7 +82,7 @@ def kappa(first: Verdicts, second: Verdicts, groups: Groups) -> Figure | None:
 
 
 def sensitivity(
-    truth: Verdicts,
+    truth: Answers,
     diagnosed: Mapping[str, str],
     flagged: Mapping[str, bool],
     of: Mapping[tuple[bool, str], int],
@@ -92,7 +95,7 @@ def sensitivity(
     weight of the stratum's cells per cell read (Horvitz & Thompson 1952).
 
     Args:
-        truth: persons' verdicts, by digest.
+        truth: persons' answers, by digest.
         diagnosed: the machine's class, by digest.
         flagged: whether it went to a person, by digest.
         of: the number of the batch's cells in each stratum.

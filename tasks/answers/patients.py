@@ -1,4 +1,4 @@
-"""Confirm or refuse a patient's call by a few cells, and count again by persons' verdicts.
+"""Confirm or refuse a patient's call by a few cells, and count again by persons' answers.
 
 The machine suspects, and a person confirms. The person first reads the most probable called cells,
 because one certain parasite confirms a patient, and then randomly drawn ones, whose share of
@@ -12,6 +12,9 @@ from enum import StrEnum
 import numpy as np
 from scipy.special import betaincinv
 
+from tasks.answers.agreement import Answers
+from tasks.answers.sample import ordered
+from tasks.answers.sheets import UNSURE
 from tasks.counting.call import Call
 from tasks.counting.interpretation import (
     LEVEL,
@@ -21,9 +24,6 @@ from tasks.counting.interpretation import (
     upper_bound,
 )
 from tasks.counting.rates import NODES, Rate
-from tasks.readers.agreement import Verdicts
-from tasks.readers.sample import ordered
-from tasks.readers.verdicts import UNSURE
 from tasks.reports.parasitaemia import wilson_interval
 
 MOST_READ = 10  # cells of a patient: one key press each
@@ -67,7 +67,7 @@ class Suspect:
 class Confirmation:
     """The persons' answer on a patient: of ``read`` cells, ``parasites`` are parasites.
 
-    Shares are in [0, 1]; they are None with too few verdicts, or if error rates are unknown.
+    Shares are in [0, 1]; they are None with too few answers, or if error rates are unknown.
     """
 
     answer: Answer
@@ -80,31 +80,31 @@ class Confirmation:
 
 
 def confirm(
-    suspect: Suspect, said: Verdicts, positive: str, rates: ErrorRates | None, wanted: float
+    suspect: Suspect, answers: Answers, positive: str, rates: ErrorRates | None, wanted: float
 ) -> Confirmation:
-    """Interpret verdicts on a patient's cells.
+    """Interpret answers on a patient's cells.
 
     Persons are assumed to be right: a cell that they call healthy does not count, so no false
     positives remain. Misses stay the same, because nobody has read the cells that were not called.
     Among called cells that nobody has read, the share of parasites is assumed to be that of the
     randomly drawn ones; the bounds combine those of that share (95%, Jeffreys) and of the count.
-    ``said`` is the majority's verdict on each cell, by digest, and ``positive`` that of a parasite.
+    ``answers`` are the majority's, by the cell's digest, and ``positive`` is that of a parasite.
     ``rates`` are of the counting threshold; ``wanted`` is the parasitaemia (a share) that a
     negative call excludes.
     """
     order = suspect.order
-    read = [image for image in order if image in said]
-    parasites = sum(said[image] == positive for image in read)
+    read = [image for image in order if image in answers]
+    parasites = sum(answers[image] == positive for image in read)
     answer = Answer.OPEN
     if parasites:
         answer = Answer.CONFIRMED
     elif len(read) == len(order) and order:
-        unsure = any(said[image] == UNSURE for image in read)
+        unsure = any(answers[image] == UNSURE for image in read)
         answer = Answer.UNSURE if unsure else Answer.REFUSED
     found = Confirmation(answer, len(read), parasites)
     if answer not in (Answer.CONFIRMED, Answer.REFUSED) or rates is None or not suspect.cells:
         return found
-    count, low, high = _true_calls(suspect, said, positive)
+    count, low, high = _true_calls(suspect, answers, positive)
     sure = replace(rates, false=NEVER)
     share = corrected(count, suspect.cells, sure)
     bounds = interval(low, suspect.cells, sure)[0], interval(high, suspect.cells, sure)[1]
@@ -116,15 +116,15 @@ def confirm(
     return replace(found, call=call, parasitaemia=share, low=bounds[0], high=bounds[1])
 
 
-def _true_calls(suspect: Suspect, said: Verdicts, positive: str) -> tuple[int, int, int]:
+def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> tuple[int, int, int]:
     """Count the called cells that are parasites, with the bounds of that count."""
-    read = [image for image in suspect.called if image in said]
-    known = sum(said[image] == positive for image in read)
+    read = [image for image in suspect.called if image in answers]
+    known = sum(answers[image] == positive for image in read)
     unread = len(suspect.called) - len(read)
     if not unread:
         return known, known, known
-    drawn = [image for image in suspect.called[FIRST:] if image in said]
-    hits = sum(said[image] == positive for image in drawn)
+    drawn = [image for image in suspect.called[FIRST:] if image in answers]
+    hits = sum(answers[image] == positive for image in drawn)
     tail = (1 - LEVEL) / 2
     a, b = hits + 0.5, len(drawn) - hits + 0.5
     low, middle, high = betaincinv(a, b, [tail, 0.5, 1 - tail])

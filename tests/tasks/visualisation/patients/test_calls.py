@@ -7,8 +7,8 @@ import pytest
 
 from tasks.counting.interpretation import KnownRates
 from tasks.counting.sentences import call_text
-from tasks.visualisation.answers import answer_of, interval_plot
 from tasks.visualisation.batch_page import batch_page
+from tasks.visualisation.patients.calls import call_of, interval_plot
 from tests.support.nights import image_rows, night_of
 from tests.support.pages import EVIL, Page
 from tests.support.rates import RATES
@@ -58,9 +58,9 @@ def test_a_negative_patient_has_no_parasites_to_read_but_the_most_that_can_be() 
         "parasites_per_microlitre_high": 20_000.0, "limit_of_blank_percent": 1.7,
         "cells_called": 58, "cells_read": 19_082, "density_class": "none seen",
     }  # fmt: skip
-    found = answer_of(row)
+    found = call_of(row)
     assert (found["corrected"], found["range"], found["density"]) == ("≤ 0.36%", "", "≤ 18,000")
-    found = answer_of(row | {"call": "indeterminate"})
+    found = call_of(row | {"call": "indeterminate"})
     assert (found["corrected"], found["range"]) == ("0.29%", "0 to 0.4%")
     assert found["density"] == "14,000"
 

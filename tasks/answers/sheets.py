@@ -1,8 +1,8 @@
-"""Choose cells and labels for a person to see, read verdicts, and measure precision."""
+"""Choose cells and labels for a person to see, read sheets of answers, and measure precision."""
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,8 @@ from tasks.reports.spreadsheet import SpreadsheetError, read_csv
 from tasks.types import Status
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
-WHITE, UNSURE = "white cell", "unsure"  # further verdicts of a reader
-KEYS = "puwo?"  # of the verdicts, in the order of `sayable`
+WHITE, UNSURE = "white cell", "unsure"  # further answers of a reader
+KEYS = "puwo?"  # of the answers, in the order of `possible_answers`
 FROM_REPORT = (
     "image_id",
     "batch",
@@ -28,19 +28,19 @@ FROM_REPORT = (
     "p_value",
     "review_reason",
 )
-FROM_PERSON = ("verdict", "note", "reviewer")
+FROM_PERSON = ("answer", "note", "reader")
 DOUBTED = (
     "image_id", "uri", "slide_id", "patient_id", "label", "diagnosis", "label_probability",
 )  # fmt: skip
 PROBLEMS_SHOWN = 5
 
 
-class VerdictError(Exception):
-    """Verdicts cannot be imported; the message names the lines."""
+class AnswerError(Exception):
+    """Answers cannot be imported; the message names the lines."""
 
 
-def sayable(classes: Sequence[str]) -> tuple[str, ...]:
-    """List the verdicts that a reader can give, for the classes of a model."""
+def possible_answers(classes: Sequence[str]) -> tuple[str, ...]:
+    """List the answers that a reader can give, for the classes of a model."""
     return (*classes, WHITE, OTHER, UNSURE)
 
 
@@ -53,20 +53,10 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A person's verdict on an image: a class, or `OTHER`."""
-
-    image_id: str
-    verdict: str
-    note: str | None
-    reviewer: str | None
-
-
-@dataclass(frozen=True)
 class Precision:
     """The number of abnormal images that a person saw, and of those worth the look.
 
-    An image was worth the look if the verdict is ``other``, or the diagnosis was wrong.
+    An image was worth the look if the answer is ``other``, or the diagnosis was wrong.
     """
 
     looked_at: int
@@ -95,7 +85,7 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
     An image that is in the batch under two names is one cell. The number of cells per slide is
     limited, because a slide out of focus would otherwise fill the list; images without a slide are
     not limited. The parts are image rows of `FROM_REPORT`, ``verdict`` and ``status``; ``done`` are
-    digests of images that have a verdict already.
+    digests of images that have an answer already.
     """
     # A night without images has no parts.
     chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
@@ -164,29 +154,29 @@ def image_name(image_id: str, uri: str) -> str:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of a file of verdicts, unchanged."""
+    """A row of a sheet with an answer: a class, or `OTHER`."""
 
     number: int
     image_id: str
     batch: str
-    verdict: str
+    answer: str
     note: str
-    reviewer: str
+    reader: str
 
 
-def read_verdicts(content: bytes, subject: str = "batch") -> tuple[str, list[Line]]:
-    """Read the batch of a file of verdicts, and the rows that have a verdict.
+def read_sheet(content: bytes, subject: str = "batch") -> tuple[str, list[Line]]:
+    """Read the batch of a file of answers, and the rows that have an answer.
 
     The ``subject`` is the column that names the batch, or the model for a sheet of its labels.
 
     Raises:
-        VerdictError: it is not a file of verdicts, has no verdict, or names several batches.
+        AnswerError: it is not a file of answers, has no answer, or names several batches.
     """
     try:
         columns, rows = read_csv(content)
-        missing = {"image_id", subject, "verdict"} - set(columns)
+        missing = {"image_id", subject, "answer"} - set(columns)
         if missing:
-            raise VerdictError(
+            raise AnswerError(
                 f"it has no column {', '.join(sorted(missing))}; it has: {', '.join(columns)}"
             )
         lines = [
@@ -194,40 +184,40 @@ def read_verdicts(content: bytes, subject: str = "batch") -> tuple[str, list[Lin
                 number,
                 row["image_id"].lower(),
                 row[subject],
-                row["verdict"],
+                row["answer"],
                 row.get("note", ""),
-                row.get("reviewer", ""),
+                row.get("reader", ""),
             )
             for number, row in rows
-            if row["verdict"]
+            if row["answer"]
         ]
     except SpreadsheetError as error:
-        raise VerdictError(str(error)) from None
+        raise AnswerError(str(error)) from None
     if not lines:
-        raise VerdictError("no row has a verdict yet: fill in the column 'verdict'")
+        raise AnswerError("no row has an answer yet: fill in the column 'answer'")
     batch = lines[0].batch
     others = [
         f"line {line.number}: {subject} {line.batch!r}" for line in lines if line.batch != batch
     ]
-    refuse(others, f"its first verdict is on {subject} {batch!r}, but not all are")
+    refuse(others, f"its first answer is on {subject} {batch!r}, but not all are")
     return batch, lines
 
 
-def check_verdicts(
+def check_answers(
     lines: Sequence[Line], *, batch: str, known: Container[str], classes: Sequence[str]
-) -> list[Verdict]:
-    """Check the verdicts of a file: each must be on a known image, and no image may have two.
+) -> list[Line]:
+    """Check the answers of a file: each must be on a known image, and no image may have two.
 
     Raises:
-        VerdictError: a verdict or an image is unknown, or an image is judged twice.
+        AnswerError: an answer or an image is unknown, or an image is judged twice.
     """
     names = {name.lower(): name for name in (*classes, OTHER)}
     first: dict[str, Line] = {}
     problems: list[str] = []
     for line in lines:
-        if line.verdict.lower() not in names:
+        if line.answer.lower() not in names:
             problems.append(
-                f"line {line.number}: no verdict {line.verdict!r}; there are "
+                f"line {line.number}: no answer {line.answer!r}; there are "
                 f"{', '.join(names.values())}, or nothing"
             )
         if line.image_id not in known:
@@ -236,46 +226,38 @@ def check_verdicts(
             )
         before = first.setdefault(line.image_id, line)
         if before is not line:
-            same = before.verdict.lower() == line.verdict.lower()
+            same = before.answer.lower() == line.answer.lower()
             problems.append(
                 f"line {line.number}: the image of line {before.number} again"
-                + ("" if same else f", there {before.verdict!r} and here {line.verdict!r}")
+                + ("" if same else f", there {before.answer!r} and here {line.answer!r}")
             )
     refuse(problems, "nothing was imported")
-    return [
-        Verdict(
-            line.image_id,
-            names[line.verdict.lower()],
-            line.note or None,
-            line.reviewer or None,
-        )
-        for line in lines
-    ]
+    return [replace(line, answer=names[line.answer.lower()]) for line in lines]
 
 
 def corrected(
     manifest: pa.Table,
     image_ids: Sequence[str],
-    verdicts: Mapping[str, str],
+    answers: Mapping[str, str],
     classes: Collection[str],
 ) -> pa.Table:
-    """Replace labels by verdicts; ``published_label`` keeps the old ones.
+    """Replace labels by answers; ``published_label`` keeps the old ones.
 
-    Verdicts are by digest. One that is not a class removes the label, so that nothing is learned
+    Answers are by digest. One that is not a class removes the label, so that nothing is learned
     from the image.
     """
     published = manifest["label"].to_pylist()
-    labels = [verdicts.get(i, label) for i, label in zip(image_ids, published, strict=True)]
+    labels = [answers.get(i, label) for i, label in zip(image_ids, published, strict=True)]
     kept = [label if label in classes else None for label in labels]
     place = manifest.column_names.index("label")
     made = manifest.set_column(place, "label", pa.array(kept, pa.string()))
     return made.add_column(place + 1, "published_label", pa.array(published, pa.string()))
 
 
-def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precision:
-    """Measure the precision of a report's abnormal images by a person's verdicts.
+def precision(parts: Iterator[pa.Table], answers: Mapping[str, str]) -> Precision:
+    """Measure the precision of a report's abnormal images by a person's answers.
 
-    The parts are image rows with ``image_id``, ``diagnosis`` and ``abnormal``; verdicts are by
+    The parts are image rows with ``image_id``, ``diagnosis`` and ``abnormal``; answers are by
     digest.
     """
     seen: set[str] = set()
@@ -286,18 +268,18 @@ def precision(parts: Iterator[pa.Table], verdicts: Mapping[str, str]) -> Precisi
             abnormal["image_id"].to_pylist(), abnormal["diagnosis"].to_pylist(), strict=True
         )
         for image_id, diagnosis in pairs:
-            verdict = verdicts.get(image_id)
-            if verdict is None or image_id in seen:
+            answer = answers.get(image_id)
+            if answer is None or image_id in seen:
                 continue
             seen.add(image_id)
-            other += verdict == OTHER
-            wrong += verdict not in (OTHER, diagnosis)
+            other += answer == OTHER
+            wrong += answer not in (OTHER, diagnosis)
     return Precision(len(seen), other, wrong)
 
 
 def refuse(problems: Sequence[str], summary: str) -> None:
-    """Raise a VerdictError with the first of some problems, if there are any."""
+    """Raise a AnswerError with the first of some problems, if there are any."""
     if problems:
         shown = "; ".join(problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN
-        raise VerdictError(f"{summary}: {shown}" + (f"; and {more} more" if more > 0 else ""))
+        raise AnswerError(f"{summary}: {shown}" + (f"; and {more} more" if more > 0 else ""))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.readers.verdicts import candidates
+from tasks.answers.sheets import candidates
 from tasks.reports.image_columns import is_for_review
 from tasks.types import Status
 
@@ -26,7 +26,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """The cells of a reading, a table of `COLUMNS` and ``flagged``, and counts of the batch.
+    """The cells that readers see, a table of `COLUMNS` and ``flagged``, and counts of the batch.
 
     ``of`` counts the batch's scored cells, which the chosen ones represent, by whether they are
     flagged and by diagnosis.

@@ -1,30 +1,86 @@
-"""Find the patients of a batch whom persons confirm or refuse, and what they have answered."""
+"""Read the answers of readers on a batch: on its cells, and on the patients to confirm."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
 
+from flows.monitoring.console import warn
 from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
-from flows.stages.readings.standing import Readings
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.laboratories import load_laboratory_of
 from storage.parquet import iterate_rows, read_table
+from storage.reports.answers import Answer, in_order, read_answers
 from storage.reports.tables import PATIENTS, SLIDES, report_path
-from storage.store import Store
+from storage.store import Store, StoreError
+from tasks.answers.agreement import consensus
+from tasks.answers.patients import MOST_READ, Confirmation, Suspect, confirm
 from tasks.counting.call import Call
 from tasks.counting.interpretation import ErrorRates
-from tasks.readers.agreement import consensus
-from tasks.readers.confirming import MOST_READ, Confirmation, Suspect, confirm
 from tasks.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
-from tasks.visualisation.answers import in_order, patient_name
+from tasks.visualisation.patients.calls import patient_name, positive_first
 
 ASKED = (Call.POSITIVE, Call.INDETERMINATE)
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
+
+
+@dataclass(kw_only=True)
+class BatchAnswers:
+    """Every answer that any reader has given on a batch, in order."""
+
+    store: Store
+    batch: Batch
+    card: ModelCard
+    damaged: dict[str, str] = field(default_factory=dict)  # files left out, and why
+    _answers: dict[str, Answer] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def refresh(self) -> None:
+        """Read what others have said since, through other servers too."""
+        with self._lock:
+            known = {*self._answers, *self.damaged}
+            self._answers |= dict(
+                read_answers(self.store, self.batch.key, known, on_damage=self._leave_out)
+            )
+
+    def _leave_out(self, name: str, error: StoreError) -> None:
+        """Leave a damaged answer out and say so once, so that the others can be used."""
+        self.damaged[name] = str(error)
+        warn(f"left out: {error}")
+
+    def of_reader(self, reader: str) -> dict[str, str]:
+        """Return a reader's current answers on any cells of the batch, by digest, the latest last.
+
+        An answer that was taken back does not count.
+        """
+        current: dict[str, str] = {}
+        for each in in_order(self._answers):
+            if each.reader == reader:
+                current.pop(each.image_id, None)
+                if each.answer is not None:
+                    current[each.image_id] = each.answer
+        return current
+
+    def readers(self) -> list[str]:
+        """List the readers who have answered."""
+        return sorted({each.reader for each in self._answers.values()})
+
+    def by_reader(self) -> dict[str, dict[str, str]]:
+        """Return the current answers on any cells, by reader and by digest."""
+        return {reader: self.of_reader(reader) for reader in self.readers()}
+
+    def looked(self, image_ids: Container[str]) -> float:
+        """Sum how long all readers have looked at some cells, in seconds."""
+        return sum(
+            each.seconds
+            for each in self._answers.values()
+            if each.image_id in image_ids and each.answer is not None
+        )
 
 
 def answers_on(
@@ -35,9 +91,9 @@ def answers_on(
     The batch was counted by the error rates of the detector, unless a laboratory has its own. A
     negative call rules out the parasitaemia ``wanted``, in [0, 1].
     """
-    readings = Readings(store=store, batch=batch, card=card)
-    readings.refresh()
-    return Suspects(readings, detector, wanted).answers()
+    answers = BatchAnswers(store=store, batch=batch, card=card)
+    answers.refresh()
+    return Suspects(answers, detector, wanted).by_patient()
 
 
 @dataclass
@@ -47,18 +103,18 @@ class Suspects:
     ``wanted`` is the parasitaemia, in [0, 1]; a negative call rules it out.
     """
 
-    readings: Readings
+    answers: BatchAnswers
     detector: DetectorCard | None
     wanted: float
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """List the rows of the report on patients, the positive ones first."""
-        batch, store = self.readings.batch, self.readings.store
+        batch, store = self.answers.batch, self.answers.store
         path = report_path(batch.name, batch.batch_date, PATIENTS)
         if not store.exists(*path):
             return []
-        return in_order(read_table(store, *path))
+        return positive_first(read_table(store, *path))
 
     @cached_property
     def every(self) -> list[Suspect]:
@@ -90,23 +146,23 @@ class Suspects:
 
         A parasite among the most probable cells does not end it: the count needs the others too.
         """
-        answers = self.readings.standing(reader)
+        answers = self.answers.of_reader(reader)
         return next((image for image in suspect.order if image not in answers), None)
 
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
         if reader is not None:
-            return self._confirmed(suspect, self.readings.standing(reader))
-        return self._confirmed(suspect, consensus(self.readings.all_standing()))
+            return self._confirmed(suspect, self.answers.of_reader(reader))
+        return self._confirmed(suspect, consensus(self.answers.by_reader()))
 
     def confirmations(self) -> list[Confirmation]:
         """Return the answers of the majority on the patients that persons are asked about."""
-        answers = consensus(self.readings.all_standing())
+        answers = consensus(self.answers.by_reader())
         return [self._confirmed(each, answers) for each in self.asked]
 
-    def answers(self) -> dict[Patient, Confirmation]:
+    def by_patient(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
-        if not self.readings.readers():
+        if not self.answers.readers():
             return {}
         pairs = zip(self.rows, self.every, strict=True)
         asked = [patient_of(row) for row, each in pairs if _is_asked(each)]
@@ -114,12 +170,12 @@ class Suspects:
         return {patient: confirmation for patient, confirmation in confirmed if confirmation.read}
 
     def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
-        positive = self.readings.card.classes[0]
+        positive = self.answers.card.classes[0]
         return confirm(suspect, answers, positive, self._rates, self.wanted)
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""
-        return self.readings.looked(set(suspect.order))
+        return self.answers.looked(set(suspect.order))
 
     @cached_property
     def _rates(self) -> ErrorRates | None:
@@ -127,15 +183,15 @@ class Suspects:
         laboratory = next((row["laboratory"] for row in self.rows), None)
         if laboratory is not None:
             known = load_laboratory_rates(
-                self.readings.store, load_laboratory_of(self.readings.store, laboratory)
+                self.answers.store, load_laboratory_of(self.answers.store, laboratory)
             )
         else:
-            known = load_error_rates(self.readings.store, self.detector) if self.detector else None
+            known = load_error_rates(self.answers.store, self.detector) if self.detector else None
         return None if known is None else known.counting
 
     def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
         """Collect the called cells of the patients that are asked about, and all labels."""
-        store, batch = self.readings.store, self.readings.batch
+        store, batch = self.answers.store, self.answers.batch
         slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
         unreadable = {
             row["slide_id"] for row in slides.to_pylist() if row["call"] == Call.UNREADABLE
@@ -149,7 +205,7 @@ class Suspects:
             for row in _labelled(part):
                 patient = patient_of(row)
                 labels[patient] = (
-                    labels.get(patient, False) or row["label"] == self.readings.card.classes[0]
+                    labels.get(patient, False) or row["label"] == self.answers.card.classes[0]
                 )
         return cells, labels
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.readers.agreement import consensus, discordant, kappa, majority, sensitivity
+from tasks.answers.agreement import consensus, discordant, kappa, majority, sensitivity
 
 GROUPS = {str(i): f"patient {i % 10}" for i in range(1000)}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.readers.confirming import MOST_READ, Answer, Suspect, confirm, together
+from tasks.answers.patients import MOST_READ, Answer, Suspect, confirm, together
 from tests.support.rates import RATES
 
 P, U, UNSURE = "Parasitized", "Uninfected", "unsure"
@@ -14,8 +14,8 @@ def suspect(called: int, cells: int = 1000, others: int = 0, **more: object) -> 
     return Suspect(called=ids, others=tuple(f"o{i}" for i in range(others)), **values)  # type: ignore[arg-type]
 
 
-def found(patient: Suspect, *verdicts: str) -> object:
-    said = dict(zip(patient.order, verdicts, strict=False))
+def found(patient: Suspect, *answers: str) -> object:
+    said = dict(zip(patient.order, answers, strict=False))
     return confirm(patient, said, P, RATES.counting, 0.01)
 
 
@@ -28,7 +28,7 @@ def test_at_most_ten_cells_are_read_the_most_probable_first_and_then_some_drawn_
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "answer"),
+    ("answers", "answer"),
     [
         ((), Answer.OPEN),
         ((U, U), Answer.OPEN),
@@ -39,9 +39,9 @@ def test_at_most_ten_cells_are_read_the_most_probable_first_and_then_some_drawn_
     ],
 )
 def test_one_parasite_confirms_and_none_among_all_refuses(
-    verdicts: tuple[str, ...], answer: Answer
+    answers: tuple[str, ...], answer: Answer
 ) -> None:
-    assert found(suspect(3), *verdicts).answer == answer  # type: ignore[attr-defined]
+    assert found(suspect(3), *answers).answer == answer  # type: ignore[attr-defined]
 
 
 def test_the_count_is_that_of_the_parasites_that_persons_see() -> None:
@@ -84,7 +84,11 @@ def test_refusals_raise_the_specificity_of_both_together() -> None:
         suspect(0, name="clear", call="negative", positive=False),
         suspect(3, name="unknown", positive=None),
     ]
-    answers = {"well": Answer.REFUSED, "missed": Answer.CONFIRMED, "ill": Answer.OPEN}
+    answers = {
+        "well": Answer.REFUSED,
+        "missed": Answer.CONFIRMED,
+        "ill": Answer.OPEN,
+    }
     values = {name: share and share.value for name, share in together(patients, answers).items()}
     assert values == {
         "sensitivity of patients, the machine alone": 0.5,

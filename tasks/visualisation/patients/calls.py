@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 from markupsafe import Markup
 
+from tasks.answers.patients import Confirmation
 from tasks.counting.call import Call
 from tasks.counting.sentences import call_text, density_text, percent_text, range_text
-from tasks.readers.confirming import Confirmation
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.counts import Row
 from tasks.reports.parasitaemia import density_text as class_text
@@ -37,7 +37,7 @@ def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
     return [(call, f"{counts[call]:,}", words) for call, words in WORDS.items()]
 
 
-def in_order(patients: pa.Table) -> list[dict[str, Any]]:
+def positive_first(patients: pa.Table) -> list[dict[str, Any]]:
     """List the rows of the report on patients, the positive ones with the most parasites first."""
     order = {call: place for place, call in enumerate(WORDS)}
     rows: list[dict[str, Any]] = patients.to_pylist()
@@ -59,7 +59,7 @@ def patient_rows(
 ) -> list[dict[str, Any]]:
     """Describe patients for the page.
 
-    ``rows`` are `in_order`; ``places`` maps a patient to the element that a click opens.
+    ``rows`` are `positive_first`; ``places`` maps a patient to the element that a click opens.
     """
     return [
         _patient(row, places) | {"persons": persons_answer(answers.get(patient_of(row)))}
@@ -79,11 +79,11 @@ def _patient(row: Mapping[str, Any], places: Mapping[Patient, str]) -> dict[str,
         "name": patient_name(row),
         "place": places.get(patient_of(row)),
         "slides": f"{row['slides_read']:,} of {row['slides']:,}",
-        **answer_of(row),
+        **call_of(row),
     }
 
 
-def answer_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the call of a slide's or patient's row."""
     known = row["corrected_percent"] is not None
     return {

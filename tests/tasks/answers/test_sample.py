@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from tasks.readers.sample import COLUMNS, Sample, choose, ordered, scored_cells
+from tasks.answers.sample import COLUMNS, Sample, choose, ordered, scored_cells
 
 
 def report(cells: int, flagged: int) -> pa.Table:

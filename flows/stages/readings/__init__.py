@@ -1,1 +1,0 @@
-"""Read what persons have said of a batch, and of which patients they are asked."""

@@ -1,0 +1,1 @@
+"""Support blind reading of cells by persons: samples, answers and agreement."""

@@ -1,1 +1,0 @@
-"""Support blind reading of cells by persons: samples, verdicts and agreement."""
