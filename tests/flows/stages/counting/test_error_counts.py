@@ -97,7 +97,8 @@ def test_where_a_model_was_cross_validated_all_patients_are_counted_by_their_fol
     manifest = read_manifest(store, batch, columns=["patient_id", "label"])
     table = manifest.append_column("image_id", pa.array(ids)).slice(10)
     chances = np.where(np.arange(len(table)) % 2, 1.0, 0.02)
-    columns = {"probability": chances, "network": logit(chances), "statistics": logit(chances)}
+    odds = np.clip(logit(chances), -unseen.MOST, unseen.MOST)
+    columns = {"probability": chances, "network": odds, "statistics": odds}
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values))
     unseen.out_of_fold.cache_clear()
