@@ -19,7 +19,7 @@ from storage.models.detectors import DetectorCard
 from storage.models.laboratories import LaboratoryNight, load_night
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, merge_errors
-from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal

@@ -39,11 +39,11 @@ from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.mahalanobis import TiedGaussian, condition_number
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.groups import by_patient, coarser
+from tasks.detector.slides.normal import priors_of
 from tasks.detector.slides.own_normal import (
     FittedSlide,
     OwnNormal,
     own_calibration,
-    priors_of,
     slides_spread,
     with_spread,
 )

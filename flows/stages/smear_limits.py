@@ -10,8 +10,8 @@ from flows.stages.batch import images_of
 from flows.stages.class_statistics import Fitting
 from storage.batches.manifests import Batch, load_batch_of_key
 from storage.models.contributions import Rows
-from tasks.detector.slides.distance import Prior
-from tasks.detector.slides.floor import Floor, fit_floor, residuals
+from tasks.detector.slides.cell_score import Prior
+from tasks.detector.slides.smears import Floor, fit_floor, residuals
 
 # More slides show more directions than more cells: B has a row for each feature.
 SLIDES, CELLS = 192, 16

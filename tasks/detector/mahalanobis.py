@@ -83,8 +83,8 @@ def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> F
     images is infinite.
     """
     centre = np.nanmean(gaussian.means, axis=0)
-    white = _whiten(gaussian.factor, features - centre)
-    targets = _whiten(gaussian.factor, gaussian.means - centre)
+    white = whitened(gaussian.factor, features - centre)
+    targets = whitened(gaussian.factor, gaussian.means - centre)
     distances = np.empty((len(features), len(targets)))
     for c, target in enumerate(targets):
         difference = white - target
@@ -102,9 +102,7 @@ def condition_number(gaussian: TiedGaussian) -> float:
     return float(np.linalg.cond(gaussian.factor) ** 2)
 
 
-def _whiten(factor: Float, rows: NDArray[np.floating]) -> Float:
-    """Apply L^-1 to every row, (n, d)."""
-    solved = solve_triangular(
-        factor, np.asarray(rows, np.float64).T, lower=True, check_finite=False
-    )
-    return np.asarray(solved).T
+def whitened(factor: Float, rows: NDArray[np.floating]) -> Float:
+    """Apply L^-1 to every row (n, d); the factor L (d, d) is lower triangular."""
+    wide = np.asarray(rows, np.float64)
+    return np.asarray(solve_triangular(factor, wide.T, lower=True, check_finite=False)).T

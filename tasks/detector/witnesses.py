@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.probabilities import Adaptation, fit_adaptation
-from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Arrays, Float, below, nested
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.bundles import join, take
 from tasks.detector.detector import Detector, score
-from tasks.detector.slides.distance import SlideNormal
+from tasks.detector.slides.cell_score import SlideNormal
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
 from tasks.detector.slides.references import (

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tasks.counting.interpretation import KnownRates
 from tasks.counting.sentences import percent_text, range_text
 from tasks.detector.calibration import p_values
-from tasks.detector.slides.distance import SlideNormal
-from tasks.detector.slides.floor import implausible_shifts
+from tasks.detector.slides.cell_score import SlideNormal
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.slides.smears import implausible_shifts
 from tasks.evaluation.metrics import Interval, interval, nullable, resampled
 from tasks.laboratories.learning import Distances, SlideEvidence, fused, mixed
 from tasks.reports.parasitaemia import wilson_interval

@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky
 
 from tasks.detector.calibration import Calibration, fuse, log_distance, standardised
 from tasks.detector.detector import Detector, score
-from tasks.detector.slides.distance import (
+from tasks.detector.slides.cell_score import (
     Level,
     Prior,
     SlideNormal,
     TapNormal,
     Taps,
+    cell_scores,
     squared_distances,
     standardised_distances,
     usable_rows,
@@ -37,10 +37,11 @@ from tasks.detector.slides.normal import (
     Choices,
     leaning_spread,
     learned_prior,
+    population_normal,
     reference_rows,
     slide_normal,
 )
-from tasks.detector.slides.own_normal import OwnNormal, cell_scores
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.witnesses import Discriminant
 from tasks.types import Arrays, Float, Mask, below, nested
 
@@ -198,22 +199,12 @@ def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
 
     Location and scale are those that log distances usually have.
     """
-    return SlideNormal(
-        {
-            tap: TapNormal(
-                prior.means,
-                cholesky(prior.within + prior.between, lower=True),
-                1.0,
-                np.inf,
-                prior.location,
-                prior.scale,
-                float("nan"),
-            )
-            for tap, prior in sorted(priors.items())
-        },
-        "laboratory",
-        np.zeros(0, bool),
-    )
+    around = population_normal(priors)
+    taps = {
+        tap: replace(normal, location=priors[tap].location, scale=priors[tap].scale)
+        for tap, normal in around.taps.items()
+    }
+    return replace(around, taps=taps, level="laboratory")
 
 
 def slide_evidence(

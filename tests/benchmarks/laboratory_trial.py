@@ -25,10 +25,10 @@ from storage.batches.manifests import load_batch, read_manifest
 from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.detector.detector import Detector, score
-from tasks.detector.slides.distance import SlideNormal, standardised_distances
+from tasks.detector.slides.cell_score import SlideNormal, cell_scores, standardised_distances
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import Choices, slide_normal
-from tasks.detector.slides.own_normal import OwnNormal, cell_scores
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.laboratories.learning import (
     LEAST_CELLS,
     LaboratoryNormal,

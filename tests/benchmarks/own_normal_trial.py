@@ -26,7 +26,13 @@ from tasks.detector.calibration import (
 )
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.detector.slides.distance import Prior, SlideNormal, standardised_distances
+from tasks.detector.slides.cell_score import (
+    OwnCalibration,
+    Prior,
+    SlideNormal,
+    cell_scores,
+    standardised_distances,
+)
 from tasks.detector.slides.groups import (
     GroupKey,
     GroupStatistics,
@@ -35,14 +41,11 @@ from tasks.detector.slides.groups import (
 )
 from tasks.detector.slides.normal import Choices, prior_of, reference_rows, slide_normal
 from tasks.detector.slides.own_normal import (
-    OwnCalibration,
-    cell_scores,
     fitted_slide,
     own_calibration,
     slides_spread,
     with_spread,
 )
-from tasks.detector.slides.random_effects import components
 from tasks.evaluation.metrics import auroc
 from tests.support.slide_scores import score_slide
 
@@ -140,7 +143,7 @@ def fit_own(cells: Cells, choices: Choices) -> Own:
     by_patient = {p: cells.of(p) for p in patients}
 
     def priors(statistics: GroupStatistics) -> dict[str, Prior]:
-        return {tap: prior_of(components(statistics, tap)) for tap in TAPS}
+        return {tap: prior_of(statistics, tap) for tap in TAPS}
 
     without = {
         p: priors(retract_groups(total, statistics_of(mine))) for p, mine in by_patient.items()

@@ -32,7 +32,7 @@ from storage.reports.tables import IMAGES
 from storage.store import Store
 from tasks.detector.detector import Detector
 from tasks.detector.probabilities import UNCHANGED, log_odds
-from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.cell_score import Taps
 from tasks.detector.witnesses import Discriminant, Witnesses, shifts
 from tasks.laboratories.adaptation import Change, Fitted, Labelled, try_adaptation
 from tests.support.boxes import overlap

@@ -10,11 +10,11 @@ from tasks.detector.calibration import calibrate, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
+from tasks.detector.slides.normal import priors_of
 from tasks.detector.slides.own_normal import (
     OwnNormal,
     fitted_slide,
     own_calibration,
-    priors_of,
     slides_spread,
     with_spread,
 )

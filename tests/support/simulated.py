@@ -4,17 +4,15 @@ from functools import lru_cache
 
 import numpy as np
 
-from tasks.detector.slides.distance import Prior
+from tasks.detector.slides.cell_score import OwnCalibration, Prior
 from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
 from tasks.detector.slides.normal import prior_of
 from tasks.detector.slides.own_normal import (
-    OwnCalibration,
     fitted_slide,
     own_calibration,
     slides_spread,
     with_spread,
 )
-from tasks.detector.slides.random_effects import components
 
 WIDTHS = {"early": 5, "late": 8}
 MEANS = {tap: np.stack([np.zeros(d), np.full(d, 1.5)]) for tap, d in WIDTHS.items()}
@@ -60,7 +58,7 @@ def fitted() -> tuple[dict[str, Prior], OwnCalibration]:
     total = group_statistics(taps, labels, every, 2)
 
     def priors(statistics: object) -> dict[str, Prior]:
-        return {tap: prior_of(components(statistics, tap)) for tap in WIDTHS}  # type: ignore[arg-type]
+        return {tap: prior_of(statistics, tap) for tap in WIDTHS}  # type: ignore[arg-type]
 
     without = [priors(retract_groups(total, part)) for part in parts]
     spread = slides_spread([fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)])

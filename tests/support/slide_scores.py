@@ -1,14 +1,22 @@
 """Score one slide by its own normal, whether it can be a smear or not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.slides.distance import Level, Prior, SlideNormal, Taps, standardised_distances
+from tasks.detector.slides.cell_score import (
+    Level,
+    OwnCalibration,
+    Prior,
+    SlideNormal,
+    Taps,
+    cell_scores,
+    shift_scores,
+    standardised_distances,
+)
 from tasks.detector.slides.normal import Choices, slide_normal
-from tasks.detector.slides.own_normal import OwnCalibration, cell_scores, shift_scores
 from tasks.types import Float
 
 
@@ -37,8 +45,11 @@ def score_slide(
     choices: Choices | None = None,
     laboratory: SlideNormal | None = None,
 ) -> SlideScores:
-    """Score the cells of a slide, and the slide."""
-    normal = slide_normal(priors, taps, predicted, choices, laboratory)
+    """Score the cells of a slide, and the slide; few cells by the reference of a laboratory."""
+    normal = slide_normal(priors, taps, predicted, choices)
+    if laboratory is not None and normal.level == "population":
+        there = {t: replace(own, t2=normal.taps[t].t2) for t, own in laboratory.taps.items()}
+        normal = SlideNormal(there, "laboratory", normal.kept)
     deviations = standardised_distances(normal, taps, predicted, normal.kept)
     scores, p = cell_scores(calibration, normal, deviations)
     t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])

@@ -51,11 +51,11 @@ from storage.reports.tables import IMAGES, published_batch, report_digest, repor
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.slides.distance import SlideNormal, standardised_distances
-from tasks.detector.slides.floor import smear_of
+from tasks.detector.slides.cell_score import SlideNormal, cell_scores, standardised_distances
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import slide_normal
-from tasks.detector.slides.own_normal import Shift, cell_scores, slide_shift
+from tasks.detector.slides.own_normal import Shift, slide_shift
+from tasks.detector.slides.smears import smear_of
 from tasks.images.manifest import SCHEMA
 from tasks.laboratories.learning import LaboratoryNormal
 from tasks.reports.night.counts import summaries

@@ -29,7 +29,8 @@ from tasks.detector.slides.groups import (
     retract_groups,
     slide_keys,
 )
-from tasks.detector.slides.own_normal import FittedSlide, fitted_slide, priors_of, with_spread
+from tasks.detector.slides.normal import priors_of
+from tasks.detector.slides.own_normal import FittedSlide, fitted_slide, with_spread
 from tasks.types import Float
 
 IMAGE_FOLDS = 20

@@ -19,11 +19,18 @@ from storage.batches.manifests import Batch
 from storage.models.laboratories import LaboratoryCard
 from storage.store import Store
 from tasks.detector.detector import Detector
-from tasks.detector.slides.distance import Taps
-from tasks.detector.slides.leans import NONE, group_leans
+from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
-from tasks.detector.slides.references import NO_ROWS, Reference, References, alone, references_of
+from tasks.detector.slides.references import (
+    NO_ROWS,
+    NONE,
+    Reference,
+    References,
+    alone,
+    group_leans,
+    references_of,
+)
 from tasks.detector.slides.smears import A_NIGHT
 from tasks.detector.witnesses import Discriminant
 from tasks.laboratories.learning import LEAST_CELLS

@@ -39,7 +39,7 @@ from storage.parquet import ROWS, groups_of, write_parts, write_table
 from tasks.counting.threshold import DIAGNOSIS
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
-from tasks.detector.slides.distance import Taps
+from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.references import (
     Reference,

@@ -1,7 +1,7 @@
 """Keep statistics by slide: counts and means by slide and class, and their pooled scatter.
 
 They merge and retract by the algebra of Chan, Golub & LeVeque (1979). The random-effects model of
-``tasks.detector.slides.random_effects`` is estimated from them.
+``tasks.detector.slides.normal`` is estimated from them.
 """
 
 import json

@@ -1,14 +1,15 @@
-"""Estimate a slide's own normal: the distribution of its cells, and each cell's distance from it.
+"""Estimate a slide's own normal: the distribution of its cells, given how slides differ.
 
-A cell's distance to the population has two parts: the slide's distance to the population (stain,
-camera, light) and the cell's distance to its slide. Here they are scored separately, the first once
-per slide.
+Slides differ by the random-effects model f = m_c + b + e, with b ~ N(0, B) by slide and e ~ N(0, W)
+within it. This is the two-covariance model, which is PLDA with full-rank factors (Brummer & de
+Villiers 2010). Its components depend only on statistics by slide (`prior_of`).
 
 A slide's shift d and covariance S are the posterior of a normal-inverse-Wishart prior (Murphy
 2007, section 9; Gelman et al., BDA3, section 3.6), in which the population counts as k cells in the
 shift and v in the covariance. With n kept cells, whose residuals r = f - m_c have the mean rbar and
 the scatter M, d = n rbar / (n + k), V = v W + M + k n / (n + k) rbar rbar^T and S = V / (v + n). A
-cell is left out of its own reference by the same formulas read backwards.
+cell is left out of its own reference by the same formulas read backwards
+(``tasks.detector.slides.cell_score``).
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from tasks.detector.calibration import log_distance
-from tasks.detector.slides.distance import (
+from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage
+from tasks.detector.slides.cell_score import (
     Flags,
     Prior,
     SlideNormal,
@@ -29,9 +31,10 @@ from tasks.detector.slides.distance import (
     usable_rows,
 )
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.detector.slides.random_effects import Components, residual_means
 from tasks.types import Float
 
+ROUNDS = 5  # of weights and components in `prior_of`; four agree to a percent
+LEAST_BETWEEN = 1e-3  # of W: the value of B if slides seem not to differ at all
 MOST_REFERENCE = 5_000  # cells in a reference, spread evenly over the slide
 NORMAL_MAD = 1.4826  # a normal deviation over its median absolute deviation
 NORMAL_HALF = 0.6745  # half the length of the shortest half of a normal sample, in deviations
@@ -68,9 +71,131 @@ class Choices:
     least: int = 30
 
 
-def prior_of(components: Components) -> Prior:
-    """Make the prior of slides from the population."""
-    return Prior(components.means, components.within, components.between, components.k)
+def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, float]:
+    """Estimate W (d, d), unbiased and not shrunk, and its degrees of freedom, cells less means.
+
+    Raises:
+        ValueError: no group has two cells of a class, or every feature is the same in all of them.
+    """
+    degrees = float((statistics.n - 1).clip(min=0).sum())
+    if degrees == 0:
+        raise ValueError("no slide has two cells of a class: variation within slides is unknown")
+    covariance = statistics.scatter[tap].sum(axis=0) / degrees
+    if not np.trace(covariance) > 0:
+        raise ValueError("the features are the same in every cell of a slide")
+    return covariance, degrees
+
+
+def class_means(statistics: GroupStatistics, tap: str, k: float) -> Float:
+    """Solve Henderson's mixed-model equations (1975) for the class means (C, d), with W = k B.
+
+    Plain means of cells would mistake differences between the patients of two classes for a
+    difference between the classes; with a small k the difference is that within patients with both.
+    NaN for an absent class.
+    """
+    n, means = statistics.n, statistics.means[tap]
+    weight = n / (n.sum(axis=1, keepdims=True) + k)
+    matrix = np.diag(n.sum(axis=0)) - weight.T @ n
+    sums = n[:, :, None] * means
+    right = sums.sum(axis=0) - np.einsum("gc,gd->cd", weight, sums.sum(axis=1))
+    have = n.sum(axis=0) > 0
+    solved = np.full(right.shape, np.nan)
+    solved[have] = np.linalg.solve(matrix[np.ix_(have, have)], right[have])
+    return solved
+
+
+def residual_means(statistics: GroupStatistics, tap: str, means: Float) -> tuple[Float, Float]:
+    """Compute counts (G,) of groups and mean residuals (G, d) from class means."""
+    n = statistics.n
+    beyond = n[:, :, None] * (statistics.means[tap] - np.nan_to_num(means))
+    count = n.sum(axis=1)
+    return count, beyond.sum(axis=1) / count[:, None]
+
+
+def between_covariance(count: Float, residuals: Float, within: Float, weights: Float) -> Float:
+    """Estimate B (d, d) by moments, not shrunk; it may have negative eigenvalues.
+
+    With weights w and their sum s, E sum w (r - rbar)(r - rbar)^T is
+    B (s - sum w^2 / s) + W sum w (1 - w / s) / n, whatever the weights (DerSimonian & Laird 1986).
+
+    Args:
+        count: (G,) cells of every group.
+        residuals: (G, d), the mean of each.
+        within: W (d, d).
+        weights: (G,), not negative.
+    """
+    total = weights.sum()
+    centred = residuals - weights @ residuals / total
+    scatter = (weights[:, None] * centred).T @ centred
+    noise = (weights * (1 - weights / total) / count).sum()
+    return np.asarray((scatter - noise * within) / (total - (weights**2).sum() / total))
+
+
+def priors_of(statistics: GroupStatistics) -> dict[str, Prior]:
+    """Estimate `prior_of` every tap."""
+    return {tap: prior_of(statistics, tap) for tap in statistics.taps}
+
+
+def prior_of(statistics: GroupStatistics, tap: str) -> Prior:
+    """Estimate the random-effects model of one tap, the prior of a slide; W and B are shrunk.
+
+    A group weighs n / (n + k), which is best for W = k B; k and B are found in turn.
+
+    Raises:
+        ValueError: there are fewer than two groups, or nothing varies within them.
+    """
+    if len(statistics.keys) < 2:
+        raise ValueError("one slide does not show how slides differ")
+    covariance, degrees = within_covariance(statistics, tap)
+    within = shrunk_within(covariance, degrees)
+    k = 1.0
+    for _ in range(ROUNDS):
+        means = class_means(statistics, tap, k)
+        count, residuals = residual_means(statistics, tap, means)
+        raw = between_covariance(count, residuals, within, count / (count + k))
+        between = shrunk_between(raw, within, len(statistics.keys))
+        k = cells_of_population(within, between)
+    return Prior(means, within, between, k)
+
+
+def cells_of_population(within: Float, between: Float) -> float:
+    """Compute k, the population's weight in a slide's shift, in cells: d / tr(W^-1 B)."""
+    return len(within) / max(float(np.trace(_whitened(within, between))), 1e-300)
+
+
+def shrunk_within(covariance: Float, degrees: float) -> Float:
+    """Shrink W towards a multiple of the identity (Chen et al. 2010), as in `tied_gaussian`."""
+    d = len(covariance)
+    shrinkage = max(oas_shrinkage(covariance, degrees), LEAST_SHRINKAGE)
+    return np.asarray(
+        (1 - shrinkage) * covariance + shrinkage * np.trace(covariance) / d * np.eye(d)
+    )
+
+
+def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
+    """Shrink B towards a multiple of W, for the directions in which groups are uninformative.
+
+    After whitening by W, negative eigenvalues are cut off and the rest are drawn towards their
+    mean by the coefficient of Chen et al. (2010) for this number of groups.
+    """
+    factor = cholesky(within, lower=True)
+    values, vectors = np.linalg.eigh(_whitened(within, raw))
+    level = max(float(values.mean()), LEAST_BETWEEN)
+    values = values.clip(min=0.0)
+    if values.sum() > 0:
+        values *= level * len(values) / values.sum()  # cutting off must not increase the trace
+    shrinkage = oas_shrinkage(np.diag(values), groups - 1.0) if values.sum() > 0 else 1.0
+    values = (1 - shrinkage) * values + shrinkage * level
+    back = factor @ vectors
+    return np.asarray((back * values) @ back.T)
+
+
+def _whitened(within: Float, matrix: Float) -> Float:
+    """Compute L^-1 M L^-T with W = L L^T: a covariance (d, d), whitened by W."""
+    factor = cholesky(within, lower=True)
+    half = solve_triangular(factor, matrix, lower=True)
+    full = solve_triangular(factor, half.T, lower=True)
+    return np.asarray((full + full.T) / 2)
 
 
 def shift_distance(prior: Prior, n: float, mean: Float) -> float:
@@ -89,9 +214,8 @@ def slide_normal(
     taps: Taps,
     predicted: NDArray[np.integer],
     choices: Choices | None = None,
-    laboratory: SlideNormal | None = None,
 ) -> SlideNormal:
-    """Fit the reference of a slide's cells, without outliers.
+    """Fit the reference of a slide's cells, without outliers; of few cells, it is `leaning`.
 
     Shift, covariance, distances and kept cells are updated in turn. The first rounds keep the
     ``core``, later ones every cell within the ``cut``: nearly all cells of a clean slide.
@@ -101,13 +225,11 @@ def slide_normal(
         taps: features (n, d) of every tap in ``priors``; a cell with one not finite is left out.
         predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
         choices: of the trimming.
-        laboratory: the reference for a slide of few cells, made by this function from the
-            laboratory's cells; without it the prior is used.
     """
     choices = choices or Choices()
     usable = usable_rows(priors, taps, predicted)
     if int(usable.sum()) < choices.least:
-        return leaning(priors, taps, predicted, usable, laboratory)
+        return leaning(priors, taps, predicted, usable)
     features = {tap: np.asarray(taps[tap][usable], np.float64) for tap in sorted(priors)}
     normals, kept = _trimmed(priors, features, np.asarray(predicted)[usable], choices)
     everywhere = np.zeros(len(usable), bool)
@@ -173,13 +295,9 @@ def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
 
 
 def leaning(
-    priors: Mapping[str, Prior],
-    taps: Taps,
-    predicted: NDArray[np.integer],
-    usable: Flags,
-    laboratory: SlideNormal | None = None,
+    priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer], usable: Flags
 ) -> SlideNormal:
-    """Make the reference of a slide of few cells: its laboratory's, or the prior with W + B."""
+    """Make the reference of a slide of few cells, the prior with W + B."""
     normals = {}
     for tap, prior in sorted(priors.items()):
         t2 = float("nan")
@@ -187,14 +305,14 @@ def leaning(
             rows = np.asarray(taps[tap][usable], np.float64)
             mean = (rows - prior.means[np.asarray(predicted)[usable]]).mean(axis=0)
             t2 = shift_distance(prior, float(usable.sum()), mean)
-        if laboratory is None:
-            factor = cholesky(prior.within + prior.between, lower=True)
-            normals[tap] = TapNormal(prior.means, factor, 1.0, np.inf, 0.0, 1.0, t2)
-        else:
-            normals[tap] = replace(laboratory.taps[tap], t2=t2)
-    return SlideNormal(
-        normals, "laboratory" if laboratory else "population", np.zeros(len(usable), bool)
-    )
+        factor = cholesky(prior.within + prior.between, lower=True)
+        normals[tap] = TapNormal(prior.means, factor, 1.0, np.inf, 0.0, 1.0, t2)
+    return SlideNormal(normals, "population", np.zeros(len(usable), bool))
+
+
+def population_normal(priors: Mapping[str, Prior]) -> SlideNormal:
+    """Make the reference of cells of an unknown slide: W + B."""
+    return leaning(priors, {}, np.empty(0, np.intp), np.empty(0, bool))
 
 
 def shortest_half(values: Float) -> tuple[float, float]:
@@ -246,8 +364,8 @@ def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: 
     scatter = (weights[:, None] * centred).T @ centred
     between = (choices.slides * prior.between + scatter) / (choices.slides + len(count) - 1)
     shift = total / (total + 1 / far) * mean
-    posterior = Components(prior.means + shift, within, between, len(count))
-    return replace(prior_of(posterior), location=prior.location, scale=prior.scale)
+    k = cells_of_population(within, between)
+    return Prior(prior.means + shift, within, between, k, prior.location, prior.scale)
 
 
 def reference_rows(n: int, most: int = MOST_REFERENCE) -> NDArray[np.intp]:

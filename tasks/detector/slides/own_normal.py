@@ -1,4 +1,4 @@
-"""Score a cell given its slide, and a slide given fitted slides; calibrate both.
+"""Keep the priors, calibration and limits of fitted slides, and compare a slide with them.
 
 For calibration every fitted slide is scored under a prior without it.
 """
@@ -9,26 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle
-from tasks.detector.calibration import (
-    Calibration,
-    abnormality,
-    calibrate,
-    log_distance,
-    p_values,
-    standardised,
-)
-from tasks.detector.slides.distance import (
+from tasks.detector.calibration import calibrate, log_distance, standardised
+from tasks.detector.slides.cell_score import (
+    OwnCalibration,
     Prior,
-    SlideNormal,
     Taps,
+    shift_scores,
     standardised_distances,
     usable_rows,
 )
-from tasks.detector.slides.floor import Floor
-from tasks.detector.slides.groups import GroupStatistics
-from tasks.detector.slides.normal import Choices, leaning, prior_of, shift_distance, slide_normal
-from tasks.detector.slides.random_effects import components
+from tasks.detector.slides.normal import Choices, leaning, shift_distance, slide_normal
+from tasks.detector.slides.smears import Floor
 from tasks.types import Arrays, Float, below, nested
 
 
@@ -47,20 +38,6 @@ class FittedSlide:
     kept: int
     population: Float
     log_t2: Float
-
-
-@dataclass(frozen=True)
-class OwnCalibration(Bundle):
-    """The calibrations of cells by their slide, of cells by the prior, and of slides.
-
-    ``location`` and ``scale`` (T,) come from fitted slides, for `Prior`.
-    """
-
-    cells: Calibration
-    population: Calibration
-    slides: Calibration
-    location: Float
-    scale: Float
 
 
 @dataclass(frozen=True)
@@ -112,15 +89,6 @@ class OwnNormal:
             calibration,
             Floor.from_arrays(floor) if floor else None,
         )
-
-
-def priors_of(statistics: GroupStatistics) -> dict[str, Prior]:
-    """Estimate the prior of a slide at every tap from the statistics of fitted slides.
-
-    Raises:
-        ValueError: there are fewer than two slides, or nothing varies within them.
-    """
-    return {tap: prior_of(components(statistics, tap)) for tap in statistics.taps}
 
 
 def fitted_slide(
@@ -202,34 +170,6 @@ def _numbered(lengths: Sequence[int]) -> NDArray[np.intp]:
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
-def cell_scores(
-    calibration: OwnCalibration, normal: SlideNormal, deviations: Float
-) -> tuple[Float, Float]:
-    """Compute abnormality and p-value (n,) of standardised log distances (n, T)."""
-    level = calibration.population if normal.level == "population" else calibration.cells
-    scores, p = (np.full(len(deviations), np.nan) for _ in "sp")
-    known = ~np.isnan(deviations).any(axis=1)
-    scores[known] = abnormality(level, deviations[known])
-    p[known] = p_values(level, scores[known])
-    return scores, p
-
-
-def shift_scores(calibration: OwnCalibration, t2: Float) -> tuple[float, float, bool]:
-    """Score a slide's shift; return score, p-value, and whether it exceeds every fitted slide's.
-
-    With K fitted slides no p-value is below 1 / (K + 1). NaN if a slide has no usable cell.
-
-    Args:
-        calibration: of fitted slides.
-        t2: (T,), the slide's distance at each tap.
-    """
-    if np.isnan(t2).any():
-        return float("nan"), float("nan"), False
-    score = abnormality(calibration.slides, log_distance(t2[np.newaxis]))
-    p = p_values(calibration.slides, score)
-    return float(score[0]), float(p[0]), bool(score[0] > calibration.slides.scores[-1])
-
-
 @dataclass(frozen=True)
 class Shift:
     """The distance of a slide from fitted slides, measured on ``judged_cells``.
@@ -276,8 +216,3 @@ def slide_shift(
     shift, p_value, beyond = shift_scores(normals.calibration, distances)
     furthest = standardised(normals.calibration.slides, log_distance(distances)).argmax()
     return Shift(n, shift, p_value, beyond, names[int(furthest)])
-
-
-def population_normal(normals: OwnNormal) -> SlideNormal:
-    """Make the reference of cells of an unknown slide: W + B."""
-    return leaning(normals.priors, {}, np.empty(0, np.intp), np.empty(0, bool))

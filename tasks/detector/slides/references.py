@@ -1,4 +1,4 @@
-"""Choose the reference of each cell, and score the cell by it.
+"""Choose the reference of each cell, score the cell by it, and measure the lean of each part.
 
 A group has a reference for each of its parts that is a smear. Cells of other parts, and cells
 beyond the reach of every smear, are compared with fitted cells. So is a group of rubbish, which
@@ -11,14 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.slides.distance import Flags, SlideNormal, Taps, standardised_distances
-from tasks.detector.slides.floor import Floor, beyond_reach, residuals
-from tasks.detector.slides.own_normal import OwnNormal, cell_scores, population_normal, shift_scores
-from tasks.detector.slides.smears import A_NIGHT, Group, Smears, find_smears, nearest_part
+from tasks.detector.slides import smears as limits
+from tasks.detector.slides.cell_score import (
+    Flags,
+    SlideNormal,
+    Taps,
+    cell_scores,
+    shift_scores,
+    standardised_distances,
+)
+from tasks.detector.slides.normal import population_normal
+from tasks.detector.slides.own_normal import OwnNormal
+from tasks.detector.witnesses import Witnesses
 from tasks.types import Float
 
 POPULATION = "population"  # the reference of cells without a nearer one
 NO_ROWS = np.zeros(0, np.intp)
+NONE = (0.0,)  # the leans of cells that are compared with fitted ones
 
 Rows = NDArray[np.intp]
 
@@ -40,7 +49,7 @@ class References:
     compared with fitted ones. Without parts all cells are.
     """
 
-    smears: Smears
+    smears: limits.Smears
     own: tuple[Reference | None, ...]
 
     @property
@@ -71,7 +80,7 @@ class CellScores:
 
 def fitted_reference(normals: OwnNormal) -> Reference:
     """Make the reference of cells without a nearer one: all fitted cells."""
-    return Reference(population_normal(normals), NO_ROWS, POPULATION)
+    return Reference(population_normal(normals.priors), NO_ROWS, POPULATION)
 
 
 def references_of(
@@ -80,7 +89,7 @@ def references_of(
     predicted: NDArray[np.integer],
     rows: Rows,
     level: str,
-    group: Group,
+    group: limits.Group,
 ) -> References:
     """Choose the references of a group's cells.
 
@@ -95,24 +104,20 @@ def references_of(
         level: the name of the group's references.
         group: the assumptions about it.
     """
-    smears = find_smears(normals.priors, normals.floor, taps, predicted, group)
+    smears = limits.find_smears(normals.priors, normals.floor, taps, predicted, group)
     references: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference
-        if (
-            normal is not None
-            and group is A_NIGHT
-            and normals.floor
-            and not _is_shifted(normals, normal)
-        ):
-            normal = None
+        if normal is not None and group is limits.A_NIGHT and normals.floor:
+            t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
+            normal = normal if shift_scores(normals.calibration, t2)[2] else None
         references.append(None if normal is None else Reference(normal, rows[normal.kept], level))
     return References(smears, tuple(references))
 
 
 def alone(reference: Reference | None) -> References:
     """Make the references of cells that share a single one; None: fitted cells."""
-    return References(Smears.unknown(), () if reference is None else (reference,))
+    return References(limits.Smears.unknown(), () if reference is None else (reference,))
 
 
 def most_ordinary(
@@ -160,10 +165,10 @@ def score_cells(
         np.zeros(n, bool),
         np.zeros(n, np.intp),
     )
-    residual, usable = residuals(normals.priors, taps, predicted)
+    residual, usable = limits.residuals(normals.priors, taps, predicted)
     places = np.flatnonzero(usable)
     if normals.floor is not None:
-        scores.unlike[places] = beyond_reach(normals.floor, residual)
+        scores.unlike[places] = limits.beyond_reach(normals.floor, residual)
     beyond = np.flatnonzero(scores.unlike)
     compared = []
     for number, (candidates, cells) in enumerate(
@@ -178,14 +183,14 @@ def score_cells(
 
 
 def _candidates(
-    floor: Floor | None, references: References, fitted: Reference, cells: Float
+    floor: limits.Floor | None, references: References, fitted: Reference, cells: Float
 ) -> list[tuple[list[Reference], Rows]]:
     """List references with the cells (k,) to compare with them; the most ordinary score counts."""
     everything = np.arange(len(cells))
     if len(references.own) < 2 or floor is None:
         return [([references.own[0] or fitted if references.own else fitted], everything)]
     parts = references.smears.parts
-    nearest = nearest_part(floor, parts, cells)
+    nearest = limits.nearest_part(floor, parts, cells)
     return [
         (
             [fitted, *references.known] if part.small else [reference or fitted],
@@ -225,6 +230,46 @@ def _scores(
     return cell_scores(normals.calibration, reference.normal, deviations)
 
 
-def _is_shifted(normals: OwnNormal, normal: SlideNormal) -> bool:
-    t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
-    return shift_scores(normals.calibration, t2)[2]
+def group_leans(
+    witnesses: Witnesses,
+    normals: OwnNormal,
+    references: References,
+    taps: Taps,
+    predicted: NDArray[np.integer],
+    rows: Rows,
+    parent: float = 0.0,
+) -> tuple[float, ...]:
+    """Compute the lean of each part of a group, by `Discriminant.lean`; one without parts.
+
+    Only cells in the part's reference count, if it has one. A part that is not a smear has the lean
+    of its parent.
+
+    Args:
+        witnesses: of the diagnosis.
+        normals: the calibration on fitted slides.
+        references: of the group.
+        taps: features (n, d) of some cells of the group.
+        predicted: (n,) classes as the network diagnoses them; -1 for cells that do not count.
+        rows: (n,) the cells' rows in their batch.
+        parent: the expected lean before the group is seen.
+    """
+    scores = witnesses.discriminant.scores(taps)
+    healthy = predicted == 1 - witnesses.positive
+    parts = references.smears.parts
+    if not parts:
+        return (witnesses.discriminant.lean(scores, healthy, parent),)
+    number = np.zeros(len(predicted), np.intp)
+    if normals.floor is not None and len(parts) > 1:
+        cells, usable = limits.residuals(normals.priors, taps, predicted)
+        number[usable] = limits.nearest_part(normals.floor, parts, cells)
+        number[~usable] = -1
+    leans = []
+    for place, (part, reference) in enumerate(zip(parts, references.own, strict=True)):
+        if part.reference is None:
+            leans.append(parent)
+            continue
+        mine = healthy & (number == place)
+        if reference is not None:
+            mine &= np.isin(rows, reference.rows)
+        leans.append(witnesses.discriminant.lean(scores, mine, parent))
+    return tuple(leans)

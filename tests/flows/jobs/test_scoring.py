@@ -34,11 +34,11 @@ from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector, score
 from tasks.detector.mahalanobis import TiedGaussian
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, retract_groups
+from tasks.detector.slides.normal import priors_of
 from tasks.detector.slides.own_normal import (
     OwnNormal,
     fitted_slide,
     own_calibration,
-    priors_of,
     slides_spread,
     with_spread,
 )

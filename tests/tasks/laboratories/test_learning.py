@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tasks.detector.calibration import p_values
-from tasks.detector.slides.distance import standardised_distances
+from tasks.detector.slides.cell_score import standardised_distances
 from tasks.detector.slides.groups import GroupStatistics, merge_groups, retract_groups
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal

@@ -7,26 +7,130 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import chi2, kstest
 
-from tasks.detector.slides.distance import (
-    Prior,
-    TapNormal,
-    squared_distances,
-)
-from tasks.detector.slides.groups import GroupKey, group_statistics
+from tasks.detector.slides.cell_score import Prior, TapNormal, cell_scores, squared_distances
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics
 from tasks.detector.slides.normal import (
     Choices,
     _posterior,
+    between_covariance,
+    class_means,
     learned_prior,
+    prior_of,
     reference_rows,
+    residual_means,
     shift_distance,
     shortest_half,
     slide_normal,
+    within_covariance,
 )
-from tasks.detector.slides.own_normal import cell_scores, fitted_slide, own_calibration
+from tasks.detector.slides.own_normal import fitted_slide, own_calibration
 from tests.support.simulated import MEANS, WIDTHS, fitted, joined, slide_of, strangers
 from tests.support.slide_scores import score_slide
 
 SEEDS = st.integers(0, 2**32 - 1)
+
+# --- The random-effects model --------------------------------------------------------------------
+
+
+def simulated(
+    rng: np.random.Generator, slides: int, d: int = 4, cells: int = 40
+) -> tuple[GroupStatistics, np.ndarray, np.ndarray, np.ndarray]:
+    """Slides of the model, and the m (2, d), W and B that they were drawn from."""
+    mix_w, mix_b = rng.normal(size=(2, d, d)) / np.sqrt(d)
+    within, between = mix_w @ mix_w.T + 0.3 * np.eye(d), mix_b @ mix_b.T + 0.1 * np.eye(d)
+    means = rng.normal(size=(2, d))
+    sizes = rng.integers(2, 2 * cells, slides)
+    slide = np.repeat(np.arange(slides), sizes)
+    # Most slides are of one class, so that cells alone would mistake slides for classes.
+    labels = np.where(rng.random(len(slide)) < 0.2, 1 - slide % 2, slide % 2)
+    shifts = rng.multivariate_normal(np.zeros(d), between, slides)
+    features = means[labels] + shifts[slide]
+    features += rng.multivariate_normal(np.zeros(d), within, len(slide))
+    keys = [GroupKey("", "", f"{s:05d}") for s in slide.tolist()]
+    return group_statistics({"tap": features}, labels, keys, 2), means, within, between
+
+
+def error_of(covariance: np.ndarray, n: float) -> np.ndarray:
+    """Standard errors of a covariance of n normal rows."""
+    diagonal = np.diag(covariance)
+    return np.asarray(np.sqrt((np.outer(diagonal, diagonal) + covariance**2) / n))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_components_are_recovered_within_their_errors(seed: int) -> None:
+    slides = 400
+    statistics, means, within, between = simulated(np.random.default_rng(seed), slides)
+    raw, degrees = within_covariance(statistics, "tap")
+    assert (abs(raw - within) < 4 * error_of(within, degrees)).all()
+    found = prior_of(statistics, "tap")
+    count, residuals = residual_means(statistics, "tap", found.means)
+    weights = count / (count + found.k)
+    unshrunk = between_covariance(count, residuals, found.within, weights)
+    spread = between + within * np.mean(1 / count)
+    for estimate in (unshrunk, found.between):
+        assert (abs(estimate - between) < 4 * error_of(spread, slides)).all()
+    assert (abs(found.means - means) < 4 * np.sqrt(np.diag(spread) / slides * 2)).all()
+    assert found.k == pytest.approx(4 / np.trace(np.linalg.solve(within, between)), rel=0.3)
+
+
+def test_the_moments_of_b_have_no_bias() -> None:
+    estimates = []
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        n = rng.integers(1, 30, 12).astype(float)
+        residuals = rng.normal(size=(12, 2)) * np.sqrt(0.5 + 3.0 / n[:, None])
+        estimates.append(between_covariance(n, residuals, 3.0 * np.eye(2), n / (n + 6)))
+    error = np.std(estimates, axis=0) / np.sqrt(len(estimates))
+    assert (abs(np.mean(estimates, axis=0) - 0.5 * np.eye(2)) < 4 * error).all()
+
+
+def test_slides_that_do_not_differ_have_little_between_them() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(2000, 5))
+    keys = [GroupKey("", "", f"{i % 20:02d}") for i in range(2000)]
+    found = prior_of(group_statistics({"tap": features}, np.zeros(2000, int), keys, 2), "tap")
+    assert np.linalg.eigvalsh(found.between).min() > 0
+    assert np.trace(found.between) < 0.05 * np.trace(found.within)
+    assert np.isnan(found.means[1]).all()
+
+
+def test_a_feature_that_never_varies_leaves_everything_finite() -> None:
+    rng = np.random.default_rng(2)
+    features = np.column_stack([rng.normal(size=(200, 2)), np.ones(200)])
+    keys = [GroupKey("", "", f"{i % 10:02d}") for i in range(200)]
+    found = prior_of(group_statistics({"tap": features}, np.zeros(200, int), keys, 1), "tap")
+    for matrix in (found.within, found.between):
+        assert np.linalg.eigvalsh(matrix).min() > 0
+
+
+def test_what_cannot_be_estimated_is_said() -> None:
+    key = GroupKey("", "", "a")
+    one = group_statistics({"tap": np.eye(3)}, np.zeros(3, int), [key] * 3, 1)
+    with pytest.raises(ValueError, match="one slide"):
+        prior_of(one, "tap")
+    keys = [GroupKey("", "", name) for name in "abc"]
+    alone = group_statistics({"tap": np.eye(3)}, np.zeros(3, int), keys, 1)
+    with pytest.raises(ValueError, match="two cells"):
+        prior_of(alone, "tap")
+    same = group_statistics({"tap": np.ones((4, 3))}, np.zeros(4, int), [key, key, *keys[1:]], 1)
+    with pytest.raises(ValueError, match="same in every cell"):
+        prior_of(same, "tap")
+
+
+def test_class_means_tell_classes_from_patients() -> None:
+    # Two patients of one class each, far apart, and one who has both: the difference is hers.
+    n = np.asarray([[100.0, 0.0], [0.0, 100.0], [50.0, 50.0]])
+    means = np.asarray([[[0.0], [0.0]], [[0.0], [10.0]], [[4.0], [5.0]]])
+    statistics = GroupStatistics(
+        tuple(GroupKey("", "", name) for name in "abc"),
+        n,
+        {"tap": means},
+        {"tap": np.ones((2, 1, 1))},
+    )
+    near, far = (class_means(statistics, "tap", k) for k in (0.01, 1e9))
+    assert near[1, 0] - near[0, 0] == pytest.approx(1.0, abs=0.1)
+    assert far[1, 0] - far[0, 0] == pytest.approx(25 / 3 - 4 / 3, abs=0.1)
+
 
 # --- One slide -----------------------------------------------------------------------------------
 

@@ -1,18 +1,105 @@
 import numpy as np
+import pytest
 
-from tasks.detector.slides.floor import Floor, residuals
+from tasks.detector.slides.cell_score import SlideNormal
 from tasks.detector.slides.smears import (
     A_NIGHT,
     ONE_SLIDE,
+    Floor,
     Group,
+    Smear,
     Smears,
+    beyond_reach,
     find_smears,
+    fit_floor,
     nearest_part,
+    residuals,
+    smear_of,
 )
 from tasks.laboratories.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, floor, own, smear, together
 
 FAR = 2 * AWAY * NOWHERE
+
+
+def references(smears: Smears) -> list[SlideNormal]:
+    return [part.reference for part in smears.parts if part.reference is not None]
+
+
+def measured(shift: np.ndarray | float = 0.0, n: int = 80, spread: float = 1.0) -> Smear:
+    made = smear(0, shift, n, spread)
+    return smear_of(floor(), residuals(own().priors, made.taps, made.predicted)[0])
+
+
+def test_slides_of_the_population_and_of_other_laboratories_are_plausible() -> None:
+    rng = np.random.default_rng(1)
+    assert measured().plausible
+    shifts = [AWAY * rng.normal(size=3) @ ELSEWHERE for _ in range(50)]
+    assert all(measured(shift).plausible for shift in shifts)
+
+
+def test_as_long_a_shift_in_a_direction_of_no_laboratory_is_implausible() -> None:
+    found = measured(AWAY * NOWHERE)
+    assert found.shift > 1.0 > found.spread
+    assert not found.plausible
+
+
+def test_cells_that_vary_more_than_those_of_a_smear_are_implausible() -> None:
+    found = measured(spread=3.0)
+    assert found.spread > 1.0 > found.shift
+    assert not found.plausible
+
+
+def test_three_cells_in_four_decide_on_the_spread() -> None:
+    cells = residuals(own().priors, *_taps(400))[0]
+    for strange, plausible in ((0.15, True), (0.4, False)):
+        some = cells.copy()
+        some[: int(strange * len(some))] += 10 * ELSEWHERE[0]
+        assert smear_of(floor(), some).plausible is plausible
+
+
+def _taps(n: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    made = smear(2, n=n)
+    return dict(made.taps), made.predicted
+
+
+def test_a_cell_is_beyond_reach_where_no_laboratory_has_one() -> None:
+    cells = residuals(own().priors, *_taps(200))[0]
+    assert not beyond_reach(floor(), cells).any()
+    assert not beyond_reach(floor(), cells + AWAY * ELSEWHERE[0]).any()
+    assert beyond_reach(floor(), cells + 3 * AWAY * NOWHERE).all()
+
+
+def test_residuals_join_the_taps_in_the_order_of_their_names_and_leave_out_what_is_no_cell() -> (
+    None
+):
+    made = smear(0, n=4)
+    predicted = made.predicted.copy()
+    predicted[1] = -1
+    taps = {tap: values.copy() for tap, values in made.taps.items()}
+    taps["late"][2, 0] = np.nan
+    cells, usable = residuals(own().priors, taps, predicted)
+    assert usable.tolist() == [True, False, False, True]
+    prior = own().priors["early"]
+    np.testing.assert_allclose(cells[0, :5], taps["early"][0] - prior.means[predicted[0]])
+    assert cells.shape == (2, 13)
+
+
+def test_a_floor_comes_back_from_its_arrays() -> None:
+    found = Floor.from_arrays(floor().to_arrays())
+    assert (found.shift, found.spread, found.reach) == (
+        floor().shift, floor().spread, floor().reach,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.within, floor().within)
+    np.testing.assert_array_equal(found.between, floor().between)
+
+
+def test_the_slides_of_one_patient_alone_make_no_floor() -> None:
+    cells = [np.random.default_rng(k).normal(size=(16, 13)) for k in range(4)]
+    with pytest.raises(ValueError, match="slides, and come from 1"):
+        fit_floor(cells, ["p"] * 4)
+    with pytest.raises(ValueError, match="come from 0"):
+        fit_floor([each[:5] for each in cells], ["p", "q", "r", "s"])
 
 
 def found(cells: SlideCells, group: Group = A_NIGHT, known: Floor | None = None) -> Smears:
@@ -21,15 +108,15 @@ def found(cells: SlideCells, group: Group = A_NIGHT, known: Floor | None = None)
 
 def test_the_cells_of_one_slide_are_one_smear() -> None:
     smears = found(smear(0))
-    assert len(smears.parts) == len(smears.references) == 1
+    assert len(smears.parts) == len(references(smears)) == 1
     assert not smears.implausible
-    assert smears.references[0].kept.mean() > 0.9
+    assert references(smears)[0].kept.mean() > 0.9
 
 
 def test_two_laboratories_in_one_night_are_two_smears() -> None:
     night = together(smear(0, n=100), smear(1, AWAY * ELSEWHERE[0], n=60))
     smears = found(night)
-    assert len(smears.references) == 2
+    assert len(references(smears)) == 2
     assert smears.whole.spread > 1.0
     assert not smears.implausible
     cells, _ = residuals(own().priors, night.taps, night.predicted)
@@ -44,7 +131,7 @@ def test_rubbish_has_no_reference_and_the_cells_beside_it_have() -> None:
     assert [part.reference is None for part in smears.parts].count(True) == 1
     assert smears.outside == 0.5
     assert smears.implausible
-    (reference,) = smears.references
+    (reference,) = references(smears)
     assert reference.kept[:100].sum() > 90
     assert not reference.kept[100:].any()
 
@@ -52,7 +139,7 @@ def test_rubbish_has_no_reference_and_the_cells_beside_it_have() -> None:
 def test_a_night_wholly_of_rubbish_has_no_reference() -> None:
     for cells in (smear(0, FAR), smear(0, spread=8.0)):
         smears = found(cells)
-        assert not smears.references
+        assert not references(smears)
         assert smears.outside == 1.0
         assert smears.implausible
 
@@ -61,7 +148,7 @@ def test_a_third_of_a_named_slide_may_be_debris_and_it_is_one_smear_without_it()
     slide = together(smear(0, n=80), smear(1, AWAY * NOWHERE, n=20))
     smears = found(slide, ONE_SLIDE)
     assert len(smears.parts) == 1
-    assert not smears.references[0].kept[80:].any()
+    assert not references(smears)[0].kept[80:].any()
 
 
 def test_a_rare_kind_of_cell_is_no_smear_of_its_own() -> None:
@@ -69,7 +156,7 @@ def test_a_rare_kind_of_cell_is_no_smear_of_its_own() -> None:
         smear(0, n=300), smear(1, AWAY * ELSEWHERE[0], n=300), smear(2, AWAY * ELSEWHERE[1], n=12)
     )
     smears = found(night)
-    assert len(smears.references) == 2
+    assert len(references(smears)) == 2
     assert all(part.small for part in smears.parts if part.reference is None)
 
 
@@ -84,7 +171,7 @@ def test_a_group_of_few_cells_is_measured_by_its_shift_and_has_no_parts() -> Non
 def test_without_a_floor_any_slide_is_a_smear() -> None:
     cells = smear(0, FAR)
     smears = find_smears(own().priors, None, cells.taps, cells.predicted, ONE_SLIDE)
-    assert len(smears.references) == 1
+    assert len(references(smears)) == 1
     assert not smears.implausible
 
 

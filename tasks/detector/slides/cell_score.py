@@ -1,4 +1,9 @@
-"""Measure the distance of cells to the reference of their slide."""
+"""Score a cell: its distance from the reference of its slide, and how usual that is.
+
+The distance at each tap is squared, to the nearest class, under a reference without the cell; its
+logarithm is standardised, and the score is that of the tap that deviates most. A slide's shift is
+scored alike, against fitted slides.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,9 +11,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
-from tasks.detector.calibration import log_distance
+from tasks.bundles import Bundle
+from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values
+from tasks.detector.mahalanobis import whitened
 from tasks.types import Float
 
 Flags = NDArray[np.bool_]
@@ -62,6 +68,20 @@ class SlideNormal:
     taps: dict[str, TapNormal]
     level: Level
     kept: Flags
+
+
+@dataclass(frozen=True)
+class OwnCalibration(Bundle):
+    """The calibrations of cells by their slide, of cells by the prior, and of slides.
+
+    ``location`` and ``scale`` (T,) come from fitted slides, for `Prior`.
+    """
+
+    cells: Calibration
+    population: Calibration
+    slides: Calibration
+    location: Float
+    scale: Float
 
 
 def usable_rows(
@@ -139,6 +159,29 @@ def standardised_distances(
     return standardised
 
 
-def whitened(factor: Float, rows: Float) -> Float:
-    """Apply L^-1 to every row (n, d); the factor L (d, d) is lower triangular."""
-    return np.asarray(solve_triangular(factor, rows.T, lower=True, check_finite=False)).T
+def cell_scores(
+    calibration: OwnCalibration, normal: SlideNormal, deviations: Float
+) -> tuple[Float, Float]:
+    """Compute abnormality and p-value (n,) of standardised log distances (n, T)."""
+    level = calibration.population if normal.level == "population" else calibration.cells
+    scores, p = (np.full(len(deviations), np.nan) for _ in "sp")
+    known = ~np.isnan(deviations).any(axis=1)
+    scores[known] = abnormality(level, deviations[known])
+    p[known] = p_values(level, scores[known])
+    return scores, p
+
+
+def shift_scores(calibration: OwnCalibration, t2: Float) -> tuple[float, float, bool]:
+    """Score a slide's shift; return score, p-value, and whether it exceeds every fitted slide's.
+
+    With K fitted slides no p-value is below 1 / (K + 1). NaN if a slide has no usable cell.
+
+    Args:
+        calibration: of fitted slides.
+        t2: (T,), the slide's distance at each tap.
+    """
+    if np.isnan(t2).any():
+        return float("nan"), float("nan"), False
+    score = abnormality(calibration.slides, log_distance(t2[np.newaxis]))
+    p = p_values(calibration.slides, score)
+    return float(score[0]), float(p[0]), bool(score[0] > calibration.slides.scores[-1])
