@@ -125,7 +125,7 @@ def test_quiet_leaves_the_outcome_and_errors(
 ) -> None:
     def talkative(options: Status, settings: Settings) -> StatusOutcome:
         tell("working on it")
-        return status(Status(), options)
+        return status(options, settings)
 
     monkeypatch.setattr(command_line, "_load", lambda place: talkative)
     (tmp_path / "models").mkdir()
