@@ -34,18 +34,19 @@ demo: $(INSTALLED)  ## Train, fit, screen and query on rendered cells (a few min
 
 # Two processes, each with whole files: what a file's tests share is made once.
 test: $(INSTALLED)  ## Run the tests that finish in minutes
-	$(BIN)/python -m pytest -m 'not slow and not benchmark and not experiment' \
+	$(BIN)/python -m pytest -m 'not slow and not texts and not benchmark and not experiment' \
 	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED)  ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m 'not benchmark and not experiment' --hypothesis-profile new-examples
 
-check: $(INSTALLED)  ## Check format, lint, imports, dependencies and types
+check: $(INSTALLED)  ## Check format, lint, imports, dependencies, types and texts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/deptry flows tasks storage
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -m texts tests/test_texts.py
 
 format: $(INSTALLED)  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

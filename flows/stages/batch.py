@@ -152,7 +152,7 @@ def _warn_of_versions(store: Store, batch: Batch, model: str) -> None:
     done = complete_shards(store, batch, model)
     first = next((shard for shard in batch.shards() if shard.number in done), None)
     record = read_shard_record(store, batch, model, first) if first else None
-    made = record.versions if record and record.versions else {}
+    made = record.versions if record else {}
     if changes := changed_since(made, made):
         warn(
             f"batch {batch.name} was begun with other libraries ({'; '.join(changes)}), and its "

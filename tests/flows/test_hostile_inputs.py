@@ -28,7 +28,7 @@ from tasks.images.regions import image_refs
 from tasks.network.backbones import build
 from tasks.network.extraction import load_image
 from tasks.network.spec import NetworkError, NetworkSpec
-from tests.support.exchanges import contents
+from tests.support.faults.runs import files_of
 from tests.support.hostile import changed_document
 from tests.support.photographs import CELLS, screened_photograph
 from tests.support.reading import WHEN
@@ -53,13 +53,13 @@ def assert_sentence(error: Exception) -> None:
 
 def assert_refused_or_sound(store: Store, sheet: Path) -> None:
     """Import answers; where they are refused nothing is written, and others are what they say."""
-    before = contents(store)
+    before = files_of(store.root)
     told = Settings(store=store.url)
     try:
         import_answers(ReviewImport(file=str(sheet)), told)
     except (AnswerError, SourceError, StoreError) as error:
         assert_sentence(error)
-        assert contents(store) == before
+        assert files_of(store.root) == before
         return
     rows = latest_labels(store, "night").rows.to_pylist()
     assert {row["answer"] for row in rows} <= SAYABLE

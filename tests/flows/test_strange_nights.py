@@ -7,14 +7,15 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
-from flows.options.flows import Fit, Screen, Train
+from flows.options.flows import Fit, Screen
 from flows.screen import screen
 from flows.settings import Settings
-from flows.train import train
+from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
 from storage.reports.sql import answer
 from storage.store import Store
 from tasks.synthetic.rendered_cells import write_collection
+from tests.support.fitted import copied
 
 ROWS = """select i.compared_with, i.abnormal, i.review_reason, s.implausible, s.smear_shift,
 s.smear_spread, s.review_reasons from images i join slides s on i.batch = s.batch
@@ -22,19 +23,9 @@ and i.slide_id is not distinct from s.slide_id where i.batch = '{}'"""
 
 
 @pytest.fixture(scope="module")
-def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def made(by_slides: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a store with a detector that knows slides, from patients of 40 cells."""
-    folder = tmp_path_factory.mktemp("strange")
-    write_collection(
-        folder / "smears", patients=12, cells_per_patient=40, parasitized_fraction=0.4, seed=1
-    )
-    settings = Settings(
-        store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
-    )
-    smears = str(folder / "smears")
-    train(Train(images=smears, model="m", epochs=1, side=32, arithmetic="float32"), settings)
-    fit(Fit(images=str(folder / "smears"), batch="smears"), settings)
-    return settings
+    return copied(by_slides, tmp_path_factory.mktemp("strange") / "store")
 
 
 def rows(settings: Settings, batch: str) -> list[dict[str, object]]:
@@ -46,7 +37,8 @@ def test_a_detector_knows_what_a_smear_can_be(made: Settings) -> None:
     floor = load_detector_card(Store(made.store)).floor
     assert floor is not None
     assert min(floor.shift, floor.spread, floor.reach) > 0
-    again = fit(Fit(images=str(Path(made.store).parent / "smears"), batch="smears"), made)
+    (smears,) = load_batch(Store(made.store), "smears").sources
+    again = fit(Fit(images=smears, batch="smears"), made)
     assert again.detector == load_detector_card(Store(made.store)).name == "m-v0001"
 
 

@@ -14,10 +14,9 @@ from flows.commissioning import versions
 from flows.fit import fit, retract
 from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.verified import load_laboratory_normal
-from flows.options.flows import Commission, Fit, Retract, Screen, Train
+from flows.options.flows import Commission, Fit, Retract, Screen
 from flows.screen import screen
 from flows.settings import Settings
-from flows.train import train
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card
@@ -44,15 +43,10 @@ def cells(folder: Path, patients: int, first: int, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def made(by_slides: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a store with a detector of two witnesses, and a screened night."""
     folder = tmp_path_factory.mktemp("witnesses")
-    smears = cells(folder / "smears", 12, 0, 1)
-    settings = Settings(
-        store=str(folder / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
-    )
-    train(Train(images=smears, model="m", epochs=1, side=32, arithmetic="float32"), settings)
-    fit(Fit(images=smears, batch="smears"), settings)
+    settings = copied(by_slides, folder / "store")
     screen(Screen(images=cells(folder / "night", 3, 30, 5), batch="night"), settings)
     return settings
 

@@ -31,12 +31,3 @@ def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return Store(str(tmp_path / "store"))
     return Store(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}/store")
-
-
-@pytest.fixture
-def any_store_with_model(any_store: Store, _store_with_model: Store) -> Store:
-    """`any_store` with the untrained model ``tiny`` in it."""
-    for name in _store_with_model.names("models", "tiny"):
-        content = _store_with_model.read_bytes("models", "tiny", name)
-        any_store.write_bytes(content, "models", "tiny", name)
-    return any_store

@@ -1,6 +1,7 @@
 """Stores with a model and a detector, made once for all tests that screen."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import pytest
 
 from flows.options.flows import Fit, Train
 from storage.store import Store
+from tests.support.kept import kept
 
 if TYPE_CHECKING:
     from flows.fit import FitOutcome
@@ -24,11 +26,14 @@ def copied(settings: "Settings", store: Path, **changed: object) -> "Settings":
 
 
 @pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images() -> Path:
     """Labelled cells in `smears`, and in `night` unlabelled ones with abnormal ones among them."""
+    return kept("images", _render)
+
+
+def _render(folder: Path) -> None:
     from tasks.synthetic.rendered_cells import write_collection, write_night
 
-    folder = tmp_path_factory.mktemp("images")
     write_collection(
         folder / "smears",
         patients=PATIENTS,
@@ -45,39 +50,67 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=2,
         first_patient=101,
     )
-    return folder
 
 
 @pytest.fixture(scope="session")
-def trained(
-    images: Path, scheduler: str, tmp_path_factory: pytest.TempPathFactory
-) -> "tuple[Settings, TrainOutcome]":
+def trained(images: Path, scheduler: str) -> "tuple[Settings, TrainOutcome]":
     """Settings of a store with the model ``m``, trained on `smears`; only its copies change."""
+    from flows.train import TrainOutcome
+
+    folder = kept("trained", partial(_train, images / "smears"))
+    made = TrainOutcome.model_validate_json((folder / "outcome.json").read_text())
+    return _on(scheduler, folder), made
+
+
+def _train(smears: Path, folder: Path) -> None:
     from flows.settings import Settings
     from flows.train import train
 
-    settings = Settings(
-        store=str(tmp_path_factory.mktemp("trained") / "store"),
-        cluster="scheduler",
-        scheduler=scheduler,
-        shard_rows=32,
-    )
+    settings = Settings(store=str(folder / "store"))
     outcome = train(
-        Train(images=str(images / "smears"), model="m", epochs=1, side=32, arithmetic="float32"),
-        settings,
+        Train(images=str(smears), model="m", epochs=1, side=32, arithmetic="float32"), settings
     )
-    return settings, outcome
+    (folder / "outcome.json").write_text(outcome.model_dump_json())
+
+
+def _on(scheduler: str, folder: Path, **changed: object) -> "Settings":
+    from flows.settings import Settings
+
+    store = str(folder / "store")
+    usual = Settings(store=store, cluster="scheduler", scheduler=scheduler, shard_rows=32)
+    return usual.model_copy(update=changed)
 
 
 @pytest.fixture(scope="session")
-def fitted(
-    trained: "tuple[Settings, TrainOutcome]", images: Path, tmp_path_factory: pytest.TempPathFactory
-) -> "tuple[Settings, FitOutcome]":
+def fitted(trained: "tuple[Settings, TrainOutcome]", images: Path) -> "tuple[Settings, FitOutcome]":
     """Settings of a store with the model ``m`` and a detector; only its copies change."""
-    from flows.fit import fit
+    from flows.fit import FitOutcome, fit
 
-    settings = copied(trained[0], tmp_path_factory.mktemp("fitted") / "store")
-    return settings, fit(Fit(images=str(images / "smears"), batch="first"), settings)
+    def make(folder: Path) -> None:
+        settings = copied(trained[0], folder / "store")
+        outcome = fit(Fit(images=str(images / "smears"), batch="first"), settings)
+        (folder / "outcome.json").write_text(outcome.model_dump_json())
+
+    folder = kept("fitted", make)
+    made = FitOutcome.model_validate_json((folder / "outcome.json").read_text())
+    return trained[0].model_copy(update={"store": str(folder / "store")}), made
+
+
+@pytest.fixture(scope="session")
+def by_slides(scheduler: str) -> "Settings":
+    """Settings of a store whose detector knows slides, from 12 patients of 40 cells."""
+    from flows.fit import fit
+    from tasks.synthetic.rendered_cells import write_collection
+
+    def make(folder: Path) -> None:
+        smears = folder / "smears"
+        write_collection(
+            smears, patients=12, cells_per_patient=40, parasitized_fraction=0.4, seed=1
+        )
+        _train(smears, folder)
+        fit(Fit(images=str(smears), batch="smears"), _on(scheduler, folder, shard_rows=128))
+
+    return _on(scheduler, kept("by-slides", make), shard_rows=128)
 
 
 @pytest.fixture
@@ -87,28 +120,21 @@ def ready(fitted: "tuple[Settings, FitOutcome]", tmp_path: Path) -> "Settings":
 
 
 @pytest.fixture(scope="session")
-def tiny_fitted(
-    scheduler: str, _store_with_model: Store, tmp_path_factory: pytest.TempPathFactory
-) -> "Settings":
+def tiny_fitted(scheduler: str, _store_with_model: Store) -> "Settings":
     """Settings of a store with the untrained model ``tiny`` and a detector; only copies change."""
     from flows.fit import fit
-    from flows.settings import Settings
     from tasks.synthetic.rendered_cells import write_collection
 
-    folder = tmp_path_factory.mktemp("tiny")
-    write_collection(
-        folder / "cells", patients=10, cells_per_patient=8, parasitized_fraction=0.5, seed=3
-    )
-    shutil.copytree(_store_with_model.root, folder / "store")
-    settings = Settings(
-        store=str(folder / "store"),
-        cluster="scheduler",
-        scheduler=scheduler,
-        shard_rows=16,
-        alpha=0.2,
-    )
-    fit(Fit(images=str(folder / "cells"), batch="first"), settings)
-    return settings
+    options = {"shard_rows": 16, "alpha": 0.2}
+
+    def make(folder: Path) -> None:
+        write_collection(
+            folder / "cells", patients=10, cells_per_patient=8, parasitized_fraction=0.5, seed=3
+        )
+        shutil.copytree(_store_with_model.root, folder / "store")
+        fit(Fit(images=str(folder / "cells"), batch="first"), _on(scheduler, folder, **options))
+
+    return _on(scheduler, kept("tiny-fitted", make), **options)
 
 
 @pytest.fixture

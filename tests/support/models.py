@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from storage.store import Store, digest_of
+from tests.support.kept import kept
 
 if TYPE_CHECKING:
     from tasks.network.spec import NetworkSpec
@@ -65,8 +66,9 @@ def store_with_tiny(root: Path, spec: "NetworkSpec") -> Store:
 
 
 @pytest.fixture(scope="session")
-def _store_with_model(tmp_path_factory: pytest.TempPathFactory, spec: "NetworkSpec") -> Store:
-    return store_with_tiny(tmp_path_factory.mktemp("store-with-model"), spec)
+def _store_with_model(spec: "NetworkSpec") -> Store:
+    folder = kept("tiny", lambda folder: store_with_tiny(folder / "store", spec))
+    return Store(str(folder / "store"))
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-"""Answers come in by sheets: histories against a model, and a death at each write.
+"""Answers come in by sheets: histories against a model, and a death at each write."""
 
-On a disk and on S3, in one process that dies by an exception.
-"""
-
+import csv
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,18 +30,43 @@ from storage.reports.answers import latest_labels
 from storage.store import Store, StoreError
 from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
-from tests.support.exchanges import Exchange, contents, doings, exchange_in
 from tests.support.faults.counts import Counts
-from tests.support.photographs import CELLS
+from tests.support.faults.runs import files_of
+from tests.support.photographs import CELLS, screened_photograph
 
 WHEN = datetime(2026, 3, 1, 6, tzinfo=UTC)
-BUCKETS = iter(range(10**6))  # each trial on S3 has a folder of its own
 WORDS = ("Parasitized", "Uninfected", "other")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A store without answers in ``template``, whose night readers judge elsewhere."""
+
+    folder: Path
+    cells: tuple[str, ...]
+
+    def sheet(self, answers: Mapping[str, str]) -> str:
+        """Write a sheet of answers by digest."""
+        path = self.folder / "sheet.csv"
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["image_id", "batch", "answer"])
+            rows.writerows([cell, "night", answer] for cell, answer in answers.items())
+        return str(path)
+
+    def fresh(self) -> Store:
+        """Copy the template to a place that is the same each time."""
+        shutil.rmtree(self.folder / "store", ignore_errors=True)
+        return Store(str(shutil.copytree(self.folder / "template", self.folder / "store")))
 
 
 @pytest.fixture(scope="module")
 def exchange(_store_with_model: Store, tmp_path_factory: pytest.TempPathFactory) -> Exchange:
-    return exchange_in(tmp_path_factory.mktemp("exchange"), _store_with_model)
+    folder = tmp_path_factory.mktemp("exchange")
+    shutil.copytree(_store_with_model.root, folder / "template")
+    store = screened_photograph(Store(str(folder / "template")), folder)
+    (report,) = Path(store.root, "reports", "images").rglob("*.parquet")
+    return Exchange(folder, tuple(pq.read_table(report, partitioning=None)["image_id"].to_pylist()))
 
 
 @pytest.fixture(autouse=True)
@@ -56,23 +81,22 @@ class Exchanges(RuleBasedStateMachine):
     """A store, beside what is known of it: the answers on its night."""
 
     exchange: ClassVar[Exchange]
-    place: ClassVar[Callable[[], str]]
     counted: ClassVar[Counter[str]]
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = self.exchange.put(self.place())
+        self.store = self.exchange.fresh()
         self.settings = Settings(store=self.store.url)
-        self.empty = contents(self.store)
+        self.empty = files_of(self.store.root)
         self.answers: dict[str, str] = {}
         self.counted["histories"] += 1
 
     def refused(self, kinds: Any, do: Callable[[], object]) -> None:
-        before = contents(self.store)
+        before = files_of(self.store.root)
         with pytest.raises(kinds) as error:
             do()
         assert "\n" not in str(error.value)
-        assert contents(self.store) == before
+        assert files_of(self.store.root) == before
         self.counted["refused"] += 1
 
     @rule(said=st.dictionaries(st.integers(0, CELLS - 1), st.sampled_from(WORDS), min_size=1))
@@ -116,7 +140,7 @@ class Exchanges(RuleBasedStateMachine):
 
     @invariant()
     def nothing_but_labels_has_changed(self) -> None:
-        kept = contents(self.store)
+        kept = files_of(self.store.root)
         more = {path for path in kept if path not in self.empty}
         assert {path: kept[path] for path in self.empty} == self.empty
         assert all(path.startswith("labels/night/") for path in more)
@@ -125,41 +149,13 @@ class Exchanges(RuleBasedStateMachine):
         assert verify(Verify(), self.settings).damaged == []
 
 
-def run_histories(exchange: Exchange, place: Callable[[], str], examples: int, steps: int) -> None:
+def test_histories_of_exchanges(exchange: Exchange) -> None:
     counted: Counter[str] = Counter()
-    machine = type("Machine", (Exchanges,), {
-        "exchange": exchange, "place": staticmethod(place), "counted": counted,
-    })  # fmt: skip
-    options = of_test(max_examples=examples, stateful_step_count=steps, deadline=None)
+    machine = type("Machine", (Exchanges,), {"exchange": exchange, "counted": counted})
+    options = of_test(max_examples=4, stateful_step_count=12, deadline=None)
     run_state_machine_as_test(machine, settings=options)
     print("\n" + ", ".join(f"{count:,} {name}" for name, count in counted.items()))
-    assert counted["steps"] > examples
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Callable[[], str]:
-    """Name the place of a store on a disk, which is the same each time."""
-    return lambda: str(tmp_path / "store")
-
-
-@pytest.fixture
-def s3(s3_bucket: str) -> Callable[[], str]:
-    """Name places of stores on S3."""
-    return lambda: f"{s3_bucket}/exchange-{next(BUCKETS)}"
-
-
-def test_histories_of_exchanges(exchange: Exchange, disk: Callable[[], str]) -> None:
-    run_histories(exchange, disk, examples=4, steps=12)
-
-
-@pytest.mark.slow
-def test_long_histories_of_exchanges(exchange: Exchange, disk: Callable[[], str]) -> None:
-    run_histories(exchange, disk, examples=60, steps=30)
-
-
-@pytest.mark.slow
-def test_histories_of_exchanges_on_s3(exchange: Exchange, s3: Callable[[], str]) -> None:
-    run_histories(exchange, s3, examples=4, steps=12)
+    assert counted["steps"] > 4
 
 
 # A death at each write
@@ -206,29 +202,35 @@ class Writes:
         return call
 
 
-BEFORE = {
-    "answers are applied": ["a sheet is imported"],
-}
 DONE = (StoreError, SourceError)  # which say that it is done already
 
 
-def _die_everywhere(exchange: Exchange, place: Callable[[], str], every: int) -> None:
+def test_a_death_at_a_write_leaves_what_the_same_command_finishes(exchange: Exchange) -> None:
     counts, to = Counts("a death at a write"), exchange.folder / "out.parquet"
-    steps = doings(exchange, to)
-    for name, do in steps.items():
+    answers = dict(zip(exchange.cells, WORDS, strict=False))
 
-        def fresh(name: str = name) -> Settings:
+    def importing(settings: Settings) -> None:
+        import_answers(ReviewImport(file=exchange.sheet(answers)), settings)
+
+    def applying(settings: Settings) -> None:
+        apply(ReviewApply(to=str(to), batch="night"), settings)
+
+    for name, first, do in (
+        ("a sheet is imported", None, importing), ("answers are applied", importing, applying)
+    ):  # fmt: skip
+
+        def fresh(first: Callable[[Settings], None] | None = first) -> Settings:
             to.unlink(missing_ok=True)
-            settings = Settings(store=exchange.put(place()).url)
-            for first in BEFORE.get(name, []):
-                steps[first](settings)
+            settings = Settings(store=exchange.fresh().url)
+            if first:
+                first(settings)
             return settings
 
         calm = fresh()
         with Writes() as writes:
             do(calm)
-        wanted = contents(Store(calm.store)), to.exists() and to.read_bytes()
-        for at in range(1, writes.count + 1, every):
+        wanted = files_of(calm.store), to.exists() and to.read_bytes()
+        for at in range(1, writes.count + 1):
             for when in ("before", "after"):
                 settings = fresh()
                 with Writes(at, when), pytest.raises(DeathError):
@@ -237,19 +239,6 @@ def _die_everywhere(exchange: Exchange, place: Callable[[], str], every: int) ->
                     do(settings)
                 except DONE as error:
                     assert "already" in str(error)  # noqa: PT017
-                found = contents(Store(settings.store)), to.exists() and to.read_bytes()
+                found = files_of(settings.store), to.exists() and to.read_bytes()
                 counts.add(name, f"{when} write {at}", *([] if found == wanted else ["mixed"]))
     counts.check()
-
-
-def test_a_death_at_a_write_leaves_what_the_same_command_finishes(
-    exchange: Exchange, disk: Callable[[], str]
-) -> None:
-    _die_everywhere(exchange, disk, every=1)
-
-
-@pytest.mark.slow
-def test_a_death_at_a_write_on_s3_leaves_what_the_same_command_finishes(
-    exchange: Exchange, s3: Callable[[], str]
-) -> None:
-    _die_everywhere(exchange, s3, every=1)

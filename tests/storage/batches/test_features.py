@@ -63,10 +63,10 @@ def test_blocks_written_by_shards_are_read_as_one(any_store: Store) -> None:
     assert read(any_store, 3, 9).digest() == whole.take(np.arange(3, 9)).digest()
 
 
-def test_rows_that_nobody_wrote_are_pending_and_not_a_number(any_store: Store) -> None:
-    create(any_store)
-    write(any_store, 4, filled(4))
-    block = read(any_store)
+def test_rows_that_nobody_wrote_are_pending_and_not_a_number(store: Store) -> None:
+    create(store)
+    write(store, 4, filled(4))
+    block = read(store)
     untouched = [0, 1, 2, 3, 8, 9]
     assert (block.status[untouched] == PENDING).all()
     for values in (*block.taps.values(), block.logits):
@@ -207,23 +207,23 @@ def test_nothing_of_a_group_that_is_made_anew_is_left(any_store: Store) -> None:
 
 @pytest.mark.parametrize("other", [{"manifest": "other"}, {"model": "other"}])
 def test_features_of_another_manifest_or_model_are_refused_and_kept(
-    any_store: Store, other: dict[str, str]
+    store: Store, other: dict[str, str]
 ) -> None:
-    create(any_store)
-    write(any_store, 0, filled(4))
+    create(store)
+    write(store, 0, filled(4))
     with pytest.raises(StoreError, match=r"night\.zarr belongs to another manifest or model"):
-        create(any_store, **other)
-    assert read(any_store, 0, 4).digest() == filled(4).digest()
+        create(store, **other)
+    assert read(store, 0, 4).digest() == filled(4).digest()
 
 
-def test_features_that_were_never_extracted_are_named(any_store: Store) -> None:
+def test_features_that_were_never_extracted_are_named(store: Store) -> None:
     with pytest.raises(StoreError, match="batch night under model tiny were never extracted"):
-        read(any_store)
+        read(store)
 
 
-def test_taps_can_be_left_unread(any_store: Store) -> None:
-    create(any_store)
-    block = read_block(any_store, "tiny", "night", 0, ROWS, taps=False)
+def test_taps_can_be_left_unread(store: Store) -> None:
+    create(store)
+    block = read_block(store, "tiny", "night", 0, ROWS, taps=False)
     assert block.taps == {}
     assert len(block) == ROWS
 

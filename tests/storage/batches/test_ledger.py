@@ -44,54 +44,54 @@ def seal(detector: str, scored_at: datetime = WHEN) -> Seal:
     )  # fmt: skip
 
 
-def test_the_ledger_says_which_shards_are_complete_under_which_model(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
+def test_the_ledger_says_which_shards_are_complete_under_which_model(store: Store) -> None:
+    batch = freeze(store, manifest(10))
     first, second, third = batch.shards()
-    assert complete_shards(any_store, batch, "tiny") == set()
+    assert complete_shards(store, batch, "tiny") == set()
     for shard in (third, first):
-        write_shard_record(any_store, batch, "tiny", record(shard))
-    assert complete_shards(any_store, batch, "tiny") == {0, 2}
-    assert complete_shards(any_store, batch, "other") == set()
-    assert read_shard_record(any_store, batch, "tiny", first) == record(first)
-    assert read_shard_record(any_store, batch, "tiny", second) is None
+        write_shard_record(store, batch, "tiny", record(shard))
+    assert complete_shards(store, batch, "tiny") == {0, 2}
+    assert complete_shards(store, batch, "other") == set()
+    assert read_shard_record(store, batch, "tiny", first) == record(first)
+    assert read_shard_record(store, batch, "tiny", second) is None
 
 
-def test_a_shard_entered_twice_keeps_the_later_record(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
+def test_a_shard_entered_twice_keeps_the_later_record(store: Store) -> None:
+    batch = freeze(store, manifest(10))
     shard = next(batch.shards())
-    write_shard_record(any_store, batch, "tiny", record(shard))
-    write_shard_record(any_store, batch, "tiny", record(shard, digest="later"))
-    assert read_shard_record(any_store, batch, "tiny", shard) == record(shard, digest="later")
+    write_shard_record(store, batch, "tiny", record(shard))
+    write_shard_record(store, batch, "tiny", record(shard, digest="later"))
+    assert read_shard_record(store, batch, "tiny", shard) == record(shard, digest="later")
 
 
-def test_discarding_rows_touches_no_other_detector(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
+def test_discarding_rows_touches_no_other_detector(store: Store) -> None:
+    batch = freeze(store, manifest(10))
     for detector in ("one", "two"):
-        any_store.write_bytes(b"", *scores_path(batch, detector, 0))
-    discard_scores(any_store, batch, "one")
-    discard_scores(any_store, batch, "one")
-    assert not any_store.exists(*scores_path(batch, "one", 0))
-    assert any_store.exists(*scores_path(batch, "two", 0))
+        store.write_bytes(b"", *scores_path(batch, detector, 0))
+    discard_scores(store, batch, "one")
+    discard_scores(store, batch, "one")
+    assert not store.exists(*scores_path(batch, "one", 0))
+    assert store.exists(*scores_path(batch, "two", 0))
 
 
 def test_a_resumed_screening_says_when_it_first_began(
-    any_store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = freeze(any_store, manifest(10))
+    batch = freeze(store, manifest(10))
     for later in range(3):
         monkeypatch.setattr(
             "storage.batches.ledger.now", lambda later=later: WHEN + timedelta(hours=later)
         )
-        assert screening_start(any_store, batch, "one") == WHEN
-    assert screening_start(any_store, batch, "two") == WHEN + timedelta(hours=2)
+        assert screening_start(store, batch, "one") == WHEN
+    assert screening_start(store, batch, "two") == WHEN + timedelta(hours=2)
 
 
-def test_seals_are_listed_oldest_first(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    assert list_seals(any_store, batch) == []
-    assert read_seal(any_store, batch, "a") is None
+def test_seals_are_listed_oldest_first(store: Store) -> None:
+    batch = freeze(store, manifest(10))
+    assert list_seals(store, batch) == []
+    assert read_seal(store, batch, "a") is None
     newer = seal("a", WHEN + timedelta(days=1))
     for each in (newer, seal("b")):
-        write_seal(any_store, batch, each)
-    assert list_seals(any_store, batch) == [seal("b"), newer]
-    assert read_seal(any_store, batch, "a") == newer
+        write_seal(store, batch, each)
+    assert list_seals(store, batch) == [seal("b"), newer]
+    assert read_seal(store, batch, "a") == newer

@@ -24,54 +24,54 @@ from tests.support.batches import freeze, manifest
 from tests.support.models import WHEN
 
 
-def test_a_frozen_batch_comes_back(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    assert load_batch(any_store, "night") == find_batch(any_store, "night") == batch
-    assert read_manifest(any_store, batch).equals(manifest(10))
+def test_a_frozen_batch_comes_back(store: Store) -> None:
+    batch = freeze(store, manifest(10))
+    assert load_batch(store, "night") == find_batch(store, "night") == batch
+    assert read_manifest(store, batch).equals(manifest(10))
 
 
-def test_a_batch_of_several_sources_comes_back_and_one_is_kept_as_before(any_store: Store) -> None:
+def test_a_batch_of_several_sources_comes_back_and_one_is_kept_as_before(store: Store) -> None:
     for name, images in (("one", "cells"), ("two", ["cells", "more"])):
-        freeze(any_store, manifest(3), name, images=images)
-        assert any_store.read_json("batches", name, "batch.json")["images"] == images
-    assert load_batch(any_store, "one").sources == ("cells",)
-    assert load_batch(any_store, "two").sources == ("cells", "more")
+        freeze(store, manifest(3), name, images=images)
+        assert store.read_json("batches", name, "batch.json")["images"] == images
+    assert load_batch(store, "one").sources == ("cells",)
+    assert load_batch(store, "two").sources == ("cells", "more")
 
 
-def test_freezing_twice_is_refused_and_changes_no_manifest(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
+def test_freezing_twice_is_refused_and_changes_no_manifest(store: Store) -> None:
+    batch = freeze(store, manifest(10))
     with pytest.raises(StoreError, match="batch night exists already"):
-        freeze(any_store, manifest(7, "other"))
-    assert load_batch(any_store, "night") == batch
-    assert read_manifest(any_store, batch).equals(manifest(10))
+        freeze(store, manifest(7, "other"))
+    assert load_batch(store, "night") == batch
+    assert read_manifest(store, batch).equals(manifest(10))
 
 
-def test_a_freeze_that_was_cut_short_can_be_done_again(any_store: Store) -> None:
-    any_store.write_bytes(b"half", "batches", "night", "manifest.parquet")
-    assert find_batch(any_store, "night") is None
-    batch = freeze(any_store, manifest(10))
-    assert read_manifest(any_store, batch).num_rows == 10
+def test_a_freeze_that_was_cut_short_can_be_done_again(store: Store) -> None:
+    store.write_bytes(b"half", "batches", "night", "manifest.parquet")
+    assert find_batch(store, "night") is None
+    batch = freeze(store, manifest(10))
+    assert read_manifest(store, batch).num_rows == 10
 
 
-def test_a_batch_may_have_no_images(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(0))
+def test_a_batch_may_have_no_images(store: Store) -> None:
+    batch = freeze(store, manifest(0))
     assert list(batch.shards()) == []
-    assert read_manifest(any_store, batch).num_rows == 0
+    assert read_manifest(store, batch).num_rows == 0
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "night\n", "🩸"])
-def test_a_batch_name_that_is_no_folder_is_refused(any_store: Store, name: str) -> None:
+def test_a_batch_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
     for attempt in (
-        lambda: freeze(any_store, manifest(1), name),
-        lambda: find_batch(any_store, name),
+        lambda: freeze(store, manifest(1), name),
+        lambda: find_batch(store, name),
     ):
         with pytest.raises(StoreError, match="is no batch name"):
             attempt()
 
 
-def test_equal_manifests_have_equal_digests(any_store: Store) -> None:
-    one, same = (freeze(any_store, manifest(10), name) for name in ("one", "same"))
-    other = freeze(any_store, manifest(10, "other"), "other")
+def test_equal_manifests_have_equal_digests(store: Store) -> None:
+    one, same = (freeze(store, manifest(10), name) for name in ("one", "same"))
+    other = freeze(store, manifest(10, "other"), "other")
     assert one.manifest_digest == same.manifest_digest != other.manifest_digest
 
 
@@ -100,33 +100,33 @@ def test_a_shard_reads_its_slice_of_the_manifest(
         assert read_manifest(store, batch, shard).equals(wanted)
 
 
-def test_a_shard_reads_only_the_columns_it_asks_for(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    read = read_manifest(any_store, batch, Shard(2, 8, 10), columns=["uri"])
+def test_a_shard_reads_only_the_columns_it_asks_for(store: Store) -> None:
+    batch = freeze(store, manifest(10))
+    read = read_manifest(store, batch, Shard(2, 8, 10), columns=["uri"])
     assert read.equals(manifest(10).select(["uri"]).slice(8))
 
 
-def test_a_lost_manifest_is_named(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(10))
-    any_store.remove("batches", "night", "manifest.parquet")
+def test_a_lost_manifest_is_named(store: Store) -> None:
+    batch = freeze(store, manifest(10))
+    store.remove("batches", "night", "manifest.parquet")
     with pytest.raises(StoreError, match="batch night has lost its manifest"):
-        read_manifest(any_store, batch)
+        read_manifest(store, batch)
 
 
-def test_an_unknown_batch_is_answered_with_those_that_there_are(any_store: Store) -> None:
+def test_an_unknown_batch_is_answered_with_those_that_there_are(store: Store) -> None:
     with pytest.raises(StoreError, match=r"no batch 'x' in .*; there are: none"):
-        load_batch(any_store, "x")
-    freeze(any_store, manifest(1), "second", started_at=WHEN + timedelta(days=1))
-    freeze(any_store, manifest(1), "zeroth")
-    assert [batch.name for batch in list_batches(any_store)] == ["zeroth", "second"]
+        load_batch(store, "x")
+    freeze(store, manifest(1), "second", started_at=WHEN + timedelta(days=1))
+    freeze(store, manifest(1), "zeroth")
+    assert [batch.name for batch in list_batches(store)] == ["zeroth", "second"]
     with pytest.raises(StoreError, match=r"there are: zeroth, second$"):
-        load_batch(any_store, "x")
+        load_batch(store, "x")
 
 
-def test_a_stray_folder_hides_no_batch(any_store: Store) -> None:
-    batch = freeze(any_store, manifest(1))
-    any_store.write_bytes(b"", "batches", "lost+found", "file")
-    assert list_batches(any_store) == [batch]
+def test_a_stray_folder_hides_no_batch(store: Store) -> None:
+    batch = freeze(store, manifest(1))
+    store.write_bytes(b"", "batches", "lost+found", "file")
+    assert list_batches(store) == [batch]
 
 
 def test_a_manifest_has_one_row_group_a_shard(store: Store) -> None:

@@ -30,16 +30,16 @@ def freeze(store: Store, *names: str, day: date = DAY) -> Night:
     return freeze_night(store, "night", day, manifest(*names), inbox="/inbox", frozen_at=WHEN)
 
 
-def test_a_night_is_read_back_and_its_list_is_a_source_of_images(any_store: Store) -> None:
-    assert find_night(any_store, "night", DAY) is None
-    night = freeze(any_store, "a", "b")
-    assert find_night(any_store, "night", DAY) == night
+def test_a_night_is_read_back_and_its_list_is_a_source_of_images(store: Store) -> None:
+    assert find_night(store, "night", DAY) is None
+    night = freeze(store, "a", "b")
+    assert find_night(store, "night", DAY) == night
     assert (night.batch, night.images) == ("night-2026-03-01", 2)
-    assert read_taken(any_store, night).to_pylist() == [
+    assert read_taken(store, night).to_pylist() == [
         {"uri": "file:///inbox/a.png", "size": 7},
         {"uri": "file:///inbox/b.png", "size": 7},
     ]
-    assert list_images(manifest_address(any_store, night)).equals(manifest("a", "b"))
+    assert list_images(manifest_address(store, night)).equals(manifest("a", "b"))
 
 
 def test_the_nights_of_a_series_are_listed_by_date_and_its_lease_is_none(store: Store) -> None:

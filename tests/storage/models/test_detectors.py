@@ -15,67 +15,65 @@ from storage.store import Store, StoreError
 from tests.support.cards import CONTENT, card
 
 
-def test_a_detector_comes_back_with_its_arrays(any_store: Store) -> None:
-    save_detector(any_store, card("d"), CONTENT)
-    back = load_detector_card(any_store, "d")
+def test_a_detector_comes_back_with_its_arrays(store: Store) -> None:
+    save_detector(store, card("d"), CONTENT)
+    back = load_detector_card(store, "d")
     assert back == card("d")
-    np.testing.assert_array_equal(
-        load_detector(any_store, back)["calibration/scores"], [0.0, 1.0, 2.0]
-    )
+    np.testing.assert_array_equal(load_detector(store, back)["calibration/scores"], [0.0, 1.0, 2.0])
 
 
-def test_a_detector_is_never_overwritten(any_store: Store) -> None:
-    save_detector(any_store, card("d"), CONTENT)
+def test_a_detector_is_never_overwritten(store: Store) -> None:
+    save_detector(store, card("d"), CONTENT)
     other = arrays_to_bytes({"calibration/scores": np.zeros(3)})
     with pytest.raises(StoreError, match=r"detector d exists already, .*never overwritten"):
-        save_detector(any_store, card("d", later=1, content=other), other)
-    assert load_detector_card(any_store, "d") == card("d")
-    load_detector(any_store, card("d"))
+        save_detector(store, card("d", later=1, content=other), other)
+    assert load_detector_card(store, "d") == card("d")
+    load_detector(store, card("d"))
 
 
-def test_the_newest_detector_is_the_default_and_names_settle_a_tie(any_store: Store) -> None:
+def test_the_newest_detector_is_the_default_and_names_settle_a_tie(store: Store) -> None:
     for name, later in (("z", 0), ("a", 2), ("b", 2), ("c", 1)):
-        save_detector(any_store, card(name, later), CONTENT)
-    assert [each.name for each in list_detectors(any_store)] == ["z", "c", "a", "b"]
-    assert load_detector_card(any_store).name == "b"
-    assert load_detector_card(any_store, "z").name == "z"
+        save_detector(store, card(name, later), CONTENT)
+    assert [each.name for each in list_detectors(store)] == ["z", "c", "a", "b"]
+    assert load_detector_card(store).name == "b"
+    assert load_detector_card(store, "z").name == "z"
 
 
-def test_an_unknown_detector_is_answered_with_those_that_there_are(any_store: Store) -> None:
+def test_an_unknown_detector_is_answered_with_those_that_there_are(store: Store) -> None:
     for name in ("second", "first"):
-        save_detector(any_store, card(name), CONTENT)
+        save_detector(store, card(name), CONTENT)
     with pytest.raises(StoreError, match=r"no detector 'frist' in .*; did you mean first\?$"):
-        load_detector_card(any_store, "frist")
+        load_detector_card(store, "frist")
 
 
 @pytest.mark.parametrize("name", [None, "d"])
-def test_a_store_without_detectors_says_how_to_make_one(any_store: Store, name: str | None) -> None:
+def test_a_store_without_detectors_says_how_to_make_one(store: Store, name: str | None) -> None:
     with pytest.raises(StoreError, match="slidewatch fit"):
-        load_detector_card(any_store, name)
+        load_detector_card(store, name)
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "🩸", "a\n"])
-def test_a_detector_name_that_is_no_folder_is_refused(any_store: Store, name: str) -> None:
+def test_a_detector_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
     with pytest.raises(StoreError, match="is no detector name"):
-        save_detector(any_store, card(name), CONTENT)
+        save_detector(store, card(name), CONTENT)
     with pytest.raises(StoreError, match="is no detector name"):
-        load_detector_card(any_store, name)
+        load_detector_card(store, name)
 
 
-def test_arrays_that_are_not_the_cards_are_refused(any_store: Store) -> None:
-    save_detector(any_store, card("d"), CONTENT)
-    any_store.write_bytes(CONTENT + b"\0", "detectors", "d", "detector.safetensors")
+def test_arrays_that_are_not_the_cards_are_refused(store: Store) -> None:
+    save_detector(store, card("d"), CONTENT)
+    store.write_bytes(CONTENT + b"\0", "detectors", "d", "detector.safetensors")
     with pytest.raises(StoreError, match="sha256 differs"):
-        load_detector(any_store, card("d"))
+        load_detector(store, card("d"))
 
 
-def test_a_detector_whose_card_was_never_written_does_not_exist(any_store: Store) -> None:
-    any_store.write_bytes(CONTENT, "detectors", "killed", "detector.safetensors")
-    assert list_detectors(any_store) == []
+def test_a_detector_whose_card_was_never_written_does_not_exist(store: Store) -> None:
+    store.write_bytes(CONTENT, "detectors", "killed", "detector.safetensors")
+    assert list_detectors(store) == []
 
 
-def test_a_detector_names_its_very_model(any_store_with_model: Store) -> None:
-    store = any_store_with_model
+def test_a_detector_names_its_very_model(store_with_model: Store) -> None:
+    store = store_with_model
     model = load_card(store, "tiny")
     made = card("d").model_copy(update={"model_digest": model.digest})
     assert load_model_of(store, made) == model

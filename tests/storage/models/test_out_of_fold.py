@@ -32,9 +32,9 @@ def save(store: Store) -> ModelCard:
     return load_card(store, "folded")
 
 
-def test_a_table_comes_back_with_its_figures(any_store_with_model: Store) -> None:
-    card = save(any_store_with_model)
-    found = load_out_of_fold(any_store_with_model, card)
+def test_a_table_comes_back_with_its_figures(store_with_model: Store) -> None:
+    card = save(store_with_model)
+    found = load_out_of_fold(store_with_model, card)
     assert found is not None
     assert found.equals(TABLE)
     assert found.schema.field("log_odds").metadata == OUT_OF_FOLD.field("log_odds").metadata

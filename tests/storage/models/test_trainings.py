@@ -8,19 +8,19 @@ def state(value: int) -> dict[str, np.ndarray]:
     return {"model/w": np.full((2, 2), value, np.float32), "model/n": np.array(value)}
 
 
-def test_the_newest_state_comes_back_and_the_others_are_gone(any_store: Store) -> None:
-    assert load_state(any_store, "t", print) is None
+def test_the_newest_state_comes_back_and_the_others_are_gone(store: Store) -> None:
+    assert load_state(store, "t", print) is None
     for epoch in (1, 2, 3):
-        save_state(any_store, "t", epoch, state(epoch))
-    found = load_state(any_store, "t", print)
+        save_state(store, "t", epoch, state(epoch))
+    found = load_state(store, "t", print)
     assert found is not None
     assert found["model/w"].tolist() == [[3, 3], [3, 3]]
     assert found["model/n"].shape == ()
-    assert any_store.names("trainings", "t") == ["epoch-0003.json", "epoch-0003.safetensors"]
-    save_state(any_store, "other", 1, state(7))
-    remove_states(any_store, "t")
-    assert load_state(any_store, "t", print) is None
-    assert load_state(any_store, "other", print) is not None
+    assert store.names("trainings", "t") == ["epoch-0003.json", "epoch-0003.safetensors"]
+    save_state(store, "other", 1, state(7))
+    remove_states(store, "t")
+    assert load_state(store, "t", print) is None
+    assert load_state(store, "other", print) is not None
 
 
 def test_a_damaged_state_is_told_of_and_training_begins_anew(store: Store) -> None:

@@ -24,52 +24,51 @@ def review(batch: str, number: int, *answers: str) -> Labels:
     return Labels(batch, number, pa.Table.from_pylist(rows, SCHEMA))
 
 
-def test_nothing_is_known_before_the_first_import(any_store: Store) -> None:
-    found = latest_labels(any_store, "night")
+def test_nothing_is_known_before_the_first_import(store: Store) -> None:
+    found = latest_labels(store, "night")
     assert (found.number, found.rows.num_rows) == (0, 0)
-    assert list(other_labels(any_store, "night")) == []
+    assert list(other_labels(store, "night")) == []
 
 
-def test_the_newest_import_is_what_is_known_and_the_older_ones_stay(any_store: Store) -> None:
+def test_the_newest_import_is_what_is_known_and_the_older_ones_stay(store: Store) -> None:
     for number in range(1, 12):
-        save_labels(any_store, review("night", number, *["other"] * number))
-    found = latest_labels(any_store, "night")
+        save_labels(store, review("night", number, *["other"] * number))
+    found = latest_labels(store, "night")
     assert found.number == found.rows.num_rows == 11
     assert found.rows.schema == SCHEMA
-    assert any_store.names("labels", "night")[0] == "0001.parquet"
+    assert store.names("labels", "night")[0] == "0001.parquet"
 
 
-def test_an_import_is_never_overwritten(any_store: Store) -> None:
-    save_labels(any_store, review("night", 1, "other"))
+def test_an_import_is_never_overwritten(store: Store) -> None:
+    save_labels(store, review("night", 1, "other"))
     with pytest.raises(StoreError, match="by another run meanwhile"):
-        save_labels(any_store, review("night", 1, "other", "other"))
-    assert latest_labels(any_store, "night").rows.num_rows == 1
+        save_labels(store, review("night", 1, "other", "other"))
+    assert latest_labels(store, "night").rows.num_rows == 1
 
 
-def test_other_batches_are_the_others(any_store: Store) -> None:
+def test_other_batches_are_the_others(store: Store) -> None:
     for batch in ("a", "b", "c"):
-        save_labels(any_store, review(batch, 1, "other"))
-    any_store.write_json({}, "labels", "lease", "0001.json")
-    assert [(each.batch, each.number) for each in other_labels(any_store, "b")] == [
+        save_labels(store, review(batch, 1, "other"))
+    store.write_json({}, "labels", "lease", "0001.json")
+    assert [(each.batch, each.number) for each in other_labels(store, "b")] == [
         ("a", 1),
         ("c", 1),
         ("lease", 0),
     ]
 
 
-def test_a_source_of_images_is_recognised_as_answers(any_store: Store) -> None:
-    known = any_store.address(*review("night", 3).path)
-    assert labelled_batch(any_store, known) == "night"
-    if any_store.is_local:
-        assert labelled_batch(any_store, f"file://{known}") == "night"
+def test_a_source_of_images_is_recognised_as_answers(store: Store) -> None:
+    known = store.address(*review("night", 3).path)
+    assert labelled_batch(store, known) == "night"
+    assert labelled_batch(store, f"file://{known}") == "night"
     for other in (
-        any_store.address("labels", "night"),
-        any_store.address("labels", "0001.parquet"),
-        any_store.address("labels", "night", "deep", "0001.parquet"),
-        any_store.address("reports", "images", "0001.parquet"),
+        store.address("labels", "night"),
+        store.address("labels", "0001.parquet"),
+        store.address("labels", "night", "deep", "0001.parquet"),
+        store.address("reports", "images", "0001.parquet"),
         "zip://reviews/night::file:///0001.zip",
         "/photos",
         "/photos/manifest.parquet",
         "s3://bucket/*.png",
     ):
-        assert labelled_batch(any_store, other) is None, other
+        assert labelled_batch(store, other) is None, other

@@ -45,15 +45,15 @@ def files(store: Store) -> dict[str, bytes]:
     return {path: store.fs.cat_file(path) for path in store.fs.find(store.root)}
 
 
-def test_an_evaluation_that_asks_the_same_goes_on_as_it_was_started(any_store: Store) -> None:
-    assert start_evaluation(any_store, evaluation()) == evaluation()
-    before = files(any_store)
+def test_an_evaluation_that_asks_the_same_goes_on_as_it_was_started(store: Store) -> None:
+    assert start_evaluation(store, evaluation()) == evaluation()
+    before = files(store)
     later = evaluation(started_at=WHEN + timedelta(days=1))
     for _ in range(2):
-        assert start_evaluation(any_store, later) == evaluation()  # with the time of the first
-    assert files(any_store) == before
+        assert start_evaluation(store, later) == evaluation()  # with the time of the first
+    assert files(store) == before
     assert len(before) == 1
-    assert Evaluation.read(any_store, *CARD) == evaluation()
+    assert Evaluation.read(store, *CARD) == evaluation()
 
 
 CHANGES: dict[str, Any] = {
@@ -88,10 +88,10 @@ def test_every_question_that_may_change_is_tried() -> None:
     assert CHANGES.keys() == Evaluation.model_fields.keys() - fixed
 
 
-def test_all_that_changed_is_named(any_store: Store) -> None:
-    start_evaluation(any_store, evaluation())
+def test_all_that_changed_is_named(store: Store) -> None:
+    start_evaluation(store, evaluation())
     with pytest.raises(StoreError, match="with other limit, attacked: "):
-        start_evaluation(any_store, evaluation(limit=3, attacked=4))
+        start_evaluation(store, evaluation(limit=3, attacked=4))
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "🩸"])
@@ -100,13 +100,13 @@ def test_a_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
         start_evaluation(store, evaluation(name=name))
 
 
-def test_a_damaged_card_is_named_and_not_begun_anew(any_store: Store) -> None:
-    any_store.write_bytes(b"{", *CARD)
+def test_a_damaged_card_is_named_and_not_begun_anew(store: Store) -> None:
+    store.write_bytes(b"{", *CARD)
     with pytest.raises(StoreError, match=r"night/card\.json is not valid JSON"):
-        start_evaluation(any_store, evaluation())
-    any_store.write_bytes(b"{}", *CARD)
+        start_evaluation(store, evaluation())
+    store.write_bytes(b"{}", *CARD)
     with pytest.raises(StoreError, match=r"night/card\.json is no valid Evaluation: name"):
-        start_evaluation(any_store, evaluation())
+        start_evaluation(store, evaluation())
 
 
 TABLE = pa.table(
@@ -129,36 +129,36 @@ PART = part_path("night", "tiny-v0001", "near--white", "fgsm-0.0314", 7)
 IMAGES = images_path("night", "tiny-v0001", "near--white")
 
 
-def test_a_table_comes_back_as_it_was(any_store: Store) -> None:
-    write_table(any_store, TABLE, *IMAGES)
-    back = read_table(any_store, *IMAGES)
+def test_a_table_comes_back_as_it_was(store: Store) -> None:
+    write_table(store, TABLE, *IMAGES)
+    back = read_table(store, *IMAGES)
     assert back.schema == TABLE.schema
     assert str(back.to_pylist()) == str(TABLE.to_pylist())  # NaN is not NaN
-    write_table(any_store, TABLE.slice(1), *IMAGES)
-    assert read_table(any_store, *IMAGES).num_rows == 2
-    write_table(any_store, TABLE.slice(0, 0), *IMAGES)
-    assert read_table(any_store, *IMAGES).equals(TABLE.slice(0, 0))
+    write_table(store, TABLE.slice(1), *IMAGES)
+    assert read_table(store, *IMAGES).num_rows == 2
+    write_table(store, TABLE.slice(0, 0), *IMAGES)
+    assert read_table(store, *IMAGES).equals(TABLE.slice(0, 0))
 
 
-def test_arrays_come_back_as_they_were(any_store: Store) -> None:
-    write_arrays(any_store, ARRAYS, *PART)
-    back = read_arrays(any_store, *PART)
+def test_arrays_come_back_as_they_were(store: Store) -> None:
+    write_arrays(store, ARRAYS, *PART)
+    back = read_arrays(store, *PART)
     assert back.keys() == ARRAYS.keys()
     for name, values in ARRAYS.items():
         assert back[name].dtype == values.dtype
         assert_array_equal(back[name], values)
-    before = any_store.read_bytes(*PART)
-    write_arrays(any_store, dict(reversed(ARRAYS.items())), *PART)
-    assert any_store.read_bytes(*PART) == before
+    before = store.read_bytes(*PART)
+    write_arrays(store, dict(reversed(ARRAYS.items())), *PART)
+    assert store.read_bytes(*PART) == before
 
 
 READERS = [(read_table, IMAGES), (read_arrays, PART)]
 
 
 @pytest.mark.parametrize(("read", "path"), READERS)
-def test_what_is_not_there_is_named(any_store: Store, read: Any, path: tuple[str, ...]) -> None:
+def test_what_is_not_there_is_named(store: Store, read: Any, path: tuple[str, ...]) -> None:
     with pytest.raises(StoreError, match=rf"{path[-1]} does not exist"):
-        read(any_store, *path)
+        read(store, *path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "another file"])
@@ -175,12 +175,12 @@ def test_a_damaged_file_is_a_store_error_that_names_it(
         read(store, *path)
 
 
-def test_a_write_that_fails_leaves_what_was_there(any_store: Store) -> None:
-    write_table(any_store, TABLE, *IMAGES)
-    before = files(any_store)
+def test_a_write_that_fails_leaves_what_was_there(store: Store) -> None:
+    write_table(store, TABLE, *IMAGES)
+    before = files(store)
     with pytest.raises(AttributeError):
-        write_table(any_store, "no table", *IMAGES)  # type: ignore[arg-type]
-    assert files(any_store) == before
+        write_table(store, "no table", *IMAGES)  # type: ignore[arg-type]
+    assert files(store) == before
 
 
 def test_everything_has_a_path_of_its_own_below_its_evaluation() -> None:

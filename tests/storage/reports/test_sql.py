@@ -14,9 +14,9 @@ from tests.support.reports import fill
 
 
 @pytest.fixture
-def asked(any_store: Store) -> Store:
-    fill(any_store)
-    return any_store
+def asked(store: Store) -> Store:
+    fill(store)
+    return store
 
 
 def ask(store: Store, sql: str) -> list[tuple[Any, ...]]:
@@ -51,9 +51,9 @@ def test_what_is_asked_of_columns_is_answered_as_of_any_table(asked: Store) -> N
         assert ask(asked, f"SELECT count(*) FROM images WHERE {condition}") == [(count,)], condition
 
 
-def test_an_empty_store_has_empty_tables(any_store: Store) -> None:
+def test_an_empty_store_has_empty_tables(store: Store) -> None:
     for name in TABLES:
-        assert ask(any_store, f"FROM {name}") == []
+        assert ask(store, f"FROM {name}") == []
     assert "light" in column_types("batches", batch_schema())
 
 

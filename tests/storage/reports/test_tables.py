@@ -60,11 +60,11 @@ def test_meanings_and_units_are_in_the_published_file(store: Store) -> None:
     assert schema.field("width").metadata[b"unit"] == b"pixels"
 
 
-def test_a_report_is_its_parts_in_order_and_says_its_digest(any_store: Store) -> None:
-    digest = publish(any_store, DAYS[0], parts=3)
+def test_a_report_is_its_parts_in_order_and_says_its_digest(store: Store) -> None:
+    digest = publish(store, DAYS[0], parts=3)
     path = report_path("night", DAYS[0])
-    assert digest == digest_of(any_store.read_bytes(*path))
-    uris = read_table(any_store, *path, columns=["uri"])["uri"].to_pylist()
+    assert digest == digest_of(store.read_bytes(*path))
+    uris = read_table(store, *path, columns=["uri"])["uri"].to_pylist()
     assert uris == rows(DAYS[0])["uri"].to_pylist() * 3
 
 
@@ -72,9 +72,9 @@ def test_the_same_rows_are_the_same_bytes(store: Store, tmp_path: Path) -> None:
     assert publish(store, DAYS[0]) == publish(Store(str(tmp_path / "other")), DAYS[0])
 
 
-def test_waiting_rows_come_back(any_store: Store) -> None:
-    write_table(any_store, rows(DAYS[0]), "rows", "000000.parquet")
-    assert read_table(any_store, "rows", "000000.parquet").equals(rows(DAYS[0]))
+def test_waiting_rows_come_back(store: Store) -> None:
+    write_table(store, rows(DAYS[0]), "rows", "000000.parquet")
+    assert read_table(store, "rows", "000000.parquet").equals(rows(DAYS[0]))
 
 
 def read_by_duckdb(folder: str) -> list[str]:
@@ -203,17 +203,17 @@ def test_the_same_summary_is_the_same_bytes(store: Store, tmp_path: Path, kind: 
 
 
 def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
-    any_store: Store,
+    store: Store,
 ) -> None:
     days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 3), date(2026, 1, 10)]
-    assert read_batches_before(any_store, days[-1], 9).schema == batch_schema()
-    assert read_batches_before(any_store, days[-1], 9).num_rows == 0
+    assert read_batches_before(store, days[-1], 9).schema == batch_schema()
+    assert read_batches_before(store, days[-1], 9).num_rows == 0
     for day in days:
         for name in ("a", "b"):
-            publish_row(any_store, f"{name}-{day}", day)
+            publish_row(store, f"{name}-{day}", day)
 
     def found(day: date, limit: int = 9) -> list[str]:
-        return [str(b) for b in read_batches_before(any_store, day, limit)["batch"].to_pylist()]
+        return [str(b) for b in read_batches_before(store, day, limit)["batch"].to_pylist()]
 
     assert found(days[0]) == []
     assert found(days[2]) == ["a-2025-12-31", "b-2025-12-31", "a-2026-01-01", "b-2026-01-01"]
@@ -253,30 +253,30 @@ def attempt_at(store: Store, number: int) -> Batch:
     return freeze_batch(store, plan, manifest)
 
 
-def test_a_report_says_which_attempt_it_is_of(any_store: Store) -> None:
-    first = attempt_at(any_store, 1)
+def test_a_report_says_which_attempt_it_is_of(store: Store) -> None:
+    first = attempt_at(store, 1)
     with pytest.raises(StoreError, match="batch night has no report yet"):
-        published_batch(any_store, "night")
+        published_batch(store, "night")
     path = report_path("night", DAYS[0])
-    publish_report(any_store, path, of_attempt(SCHEMA, 1), [])  # a night without images
-    assert published_batch(any_store, "night") == first
-    second = attempt_at(any_store, 2)
-    assert published_batch(any_store, "night") == first
-    publish_report(any_store, path, of_attempt(SCHEMA, 2), [rows(DAYS[0])])
-    assert published_batch(any_store, "night") == second
+    publish_report(store, path, of_attempt(SCHEMA, 1), [])  # a night without images
+    assert published_batch(store, "night") == first
+    second = attempt_at(store, 2)
+    assert published_batch(store, "night") == first
+    publish_report(store, path, of_attempt(SCHEMA, 2), [rows(DAYS[0])])
+    assert published_batch(store, "night") == second
 
 
 def test_a_report_cut_short_is_named_and_left_out_of_what_a_night_is_compared_with(
-    any_store: Store,
+    store: Store,
 ) -> None:
     for day in DAYS:
-        publish_row(any_store, "night", day)
+        publish_row(store, "night", day)
     damaged = report_path("night", DAYS[0], BATCHES)
-    any_store.write_bytes(any_store.read_bytes(*damaged)[:1000], *damaged)
+    store.write_bytes(store.read_bytes(*damaged)[:1000], *damaged)
     told: list[str] = []
-    assert read_batches_before(any_store, date(2026, 3, 1), 9, told.append).num_rows == 1
-    assert len(list(newest_batches(any_store, lambda _: True, told.append))) == 1
+    assert read_batches_before(store, date(2026, 3, 1), 9, told.append).num_rows == 1
+    assert len(list(newest_batches(store, lambda _: True, told.append))) == 1
     assert len(told) == 2
     assert all("/".join(damaged) in text for text in told)
     with pytest.raises(StoreError, match="is damaged"):
-        read_batches_before(any_store, date(2026, 3, 1), 9)
+        read_batches_before(store, date(2026, 3, 1), 9)

@@ -20,7 +20,6 @@ from tasks.network.augmentation import (
     stained,
     zoomed,
 )
-from tests.support.networks import MILD
 
 NONE = Augmentation(**dict.fromkeys((f.name for f in fields(Augmentation)), 0.0))
 ONE_EACH = [replace(NONE, **{f.name: 0.5}) for f in fields(Augmentation)]
@@ -66,23 +65,6 @@ def test_nothing_but_turns_and_flips_is_done_without_strengths() -> None:
     for before, after in zip(images, augment(images, generator(), NONE), strict=True):
         ways = [torch.rot90(i, k, (1, 2)) for i in (before, before.flip(2)) for k in range(4)]
         assert any(way.equal(after) for way in ways)
-
-
-def test_mild_variation_is_what_models_of_before_were_trained_with() -> None:
-    """The recipe of 0.2 is written out here; an old card must repeat to the same bytes."""
-    images, old, new = cells(64, 8), generator(5), generator(5)
-    flips = torch.randint(0, 2, (64,), generator=old)
-    quarters = torch.randint(0, 4, (64,), generator=old)
-    turned = torch.stack(
-        [
-            torch.rot90(image.flip(2) if flip else image, int(turns), (1, 2))
-            for image, flip, turns in zip(images, flips, quarters, strict=True)
-        ]
-    )
-    brightness = 1.0 + 0.1 * (2 * torch.rand(64, 1, 1, 1, generator=old) - 1)
-    colour = 1.0 + 0.05 * (2 * torch.rand(64, 3, 1, 1, generator=old) - 1)
-    assert augment(images, new, MILD).equal((turned * brightness * colour).clamp_(0.0, 1.0))
-    assert old.get_state().equal(new.get_state())
 
 
 def test_more_dye_darkens_the_light_that_it_takes() -> None:
