@@ -117,11 +117,8 @@ def _recipe(network: str) -> _Recipe | None:
 def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
     """Build a classifier with random or given initial weights.
 
-    Args:
-        spec: of the network.
-        weights: ``None`` for fresh ones; ``imagenet`` for published ones (those of `LITES` come
-            in packages, others from their hub, online); or the path of a .safetensors or .pth state
-            dict.
+    ``weights`` are ``None`` for fresh ones; ``imagenet`` for published ones (those of `LITES` come
+    in packages, others from their hub, online); or the path of a .safetensors or .pth state dict.
 
     Raises:
         NetworkError: the network, a tap, a frozen stage or the weights do not exist.
@@ -152,7 +149,9 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
         elif library == "torchvision":
             origin = "DEFAULT" if published else None
             backbone = torchvision.models.get_model(name, weights=origin)
-            _replace_last_linear(backbone, classes)
+            name, last = last_linear(backbone)
+            parent, _, leaf = name.rpartition(".")
+            setattr(backbone.get_submodule(parent), leaf, nn.Linear(last.in_features, classes))
         elif library and not published:
             backbone = _own(library, name, classes)
         else:
@@ -232,11 +231,8 @@ def _renamed(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tenso
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load weights; only the last layer may be missing or of other classes."""
     initial = backbone.state_dict()
-    unlike = {
-        name
-        for name in initial
-        if name not in weights or initial[name].shape != weights[name].shape
-    }
+    shapes = {name: each.shape for name, each in weights.items()}
+    unlike = {name for name, each in initial.items() if shapes.get(name) != each.shape}
     head, _ = last_linear(backbone)
     if wrong := unlike - {f"{head}.weight", f"{head}.bias"}:
         missing = sum(name not in weights for name in wrong)
@@ -259,12 +255,6 @@ def _check_side(network: str, backbone: nn.Module, side: int) -> None:
             f"{network} looks at patches of {length} pixels: give a --side that is a multiple of "
             f"it, such as {round(side / length) * length or length}"
         )
-
-
-def _replace_last_linear(backbone: nn.Module, classes: int) -> None:
-    name, last = last_linear(backbone)
-    parent, _, leaf = name.rpartition(".")
-    setattr(backbone.get_submodule(parent), leaf, nn.Linear(last.in_features, classes))
 
 
 def _parts(backbone: nn.Module) -> set[str]:

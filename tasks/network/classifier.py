@@ -23,9 +23,7 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
-    cutting: Mapping[
-        str, NDArray[np.float32]
-    ]  # shift of the taps of cells that slidewatch cuts out
+    cutting: Mapping[str, NDArray[np.float32]]  # as `tasks.network.inference.Inference` has it
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -94,12 +92,9 @@ def located(output: Tensor, prefix: int) -> Tensor:
     """Arrange a transformer's tokens (B, n, d) as a map (B, 2d, h, w); return others unchanged.
 
     The first half of the channels is the class token, everywhere, and the second the patch's own:
-    their average over locations is the class token and the mean patch (Oquab et al. 2023).
-
-    Args:
-        output: of a module.
-        prefix: number of tokens before the patches', the class token first; registers are
-            dropped. With 0, a map has only the patches' channels.
+    their average over locations is the class token and the mean patch (Oquab et al. 2023). Of the
+    ``prefix`` tokens before the patches', the first is the class token, and registers are dropped;
+    with 0, a map has only the patches' channels.
     """
     if output.ndim != 3:
         return output

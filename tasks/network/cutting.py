@@ -30,12 +30,8 @@ RIM = 2 / 96  # of the side: removed from the rim, as wide as the ground there
 def cutting_shift(compute: Compute, pixels: Pixels, rows: Rows) -> Shift:
     """Measure the mean change (d,) of each tap, and of `LOGITS`, where cells are cut out again.
 
-    It is 0 if fewer than `LEAST_MEASURED` cells have black surroundings.
-
-    Args:
-        compute: computes what a network gives of images.
-        pixels: of images, (n, side, side, 3).
-        rows: the training cells that were given as files; a part of them is read.
+    ``rows`` of the images (n, side, side, 3) are the training cells that were given as files; a
+    part of them is read. The change is 0 if fewer than `LEAST_MEASURED` have black surroundings.
     """
     few = rows[np.linspace(0, len(rows) - 1, min(len(rows), MEASURED)).astype(np.intp)]
     on_black = [cell for cell in pixels[few] if not cell.any(axis=2).all()]
@@ -75,13 +71,9 @@ def cut_again(cell: Pixels) -> Pixels:
 def without_shift(
     outputs: Mapping[str, NDArray[np.float32]], shift: Shift, cut: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.float32]]:
-    """Subtract the cutting shift from the outputs for cells that slidewatch cut out.
+    """Subtract the cutting shift from the outputs for the cells (n,) that slidewatch cut out.
 
-    Args:
-        outputs: taps (n, d) by name, and `LOGITS` (n, C); those without a shift are left as they
-            are.
-        shift: of `cutting_shift`.
-        cut: (n,) which cells are cut out.
+    ``outputs`` are taps (n, d) by name, and `LOGITS` (n, C); those without a shift are unchanged.
     """
     moved = dict(outputs)
     if cut.any():

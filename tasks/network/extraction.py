@@ -1,8 +1,9 @@
 """Extract features: threads read and decode files while the network runs."""
 
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,6 @@ class Loaded:
     pixels: NDArray[np.uint8] | None = None
     failure: BadImageError | None = None
     known: bool = False
-
-    def without_pixels(self) -> "Loaded":
-        """Return the same image without its pixels."""
-        return Loaded(self.image_id, self.size, self.colour, None, self.failure, self.known)
 
 
 @dataclass(frozen=True)
@@ -150,39 +147,6 @@ class Features:
     platelet: NDArray[np.bool_]
 
 
-@dataclass
-class _Passes:
-    """Collects the network's outputs one batch late, so that a GPU already computes the next batch.
-
-    Suspected cells are examined for platelets, and ``platelet`` (n,) marks those that have one.
-    """
-
-    taps: dict[str, NDArray[np.float32]]
-    logits: NDArray[np.float32]
-    platelet: NDArray[np.bool_]
-    parasitized: int | None
-    last: "tuple[list[int], NDArray[np.uint8], Callable[[], Computed]] | None" = None
-
-    def take(
-        self, rows: list[int], pixels: NDArray[np.uint8], wait: "Callable[[], Computed]"
-    ) -> None:
-        """Take the pixels of some rows and the pass over them, and keep the results of the last."""
-        self.finish()
-        self.last = rows, pixels, wait
-
-    def finish(self) -> None:
-        """Wait for the last pass, and keep its results."""
-        if self.last is None:
-            return
-        rows, pixels, wait = self.last
-        taps, self.logits[rows] = wait()
-        for name, values in taps.items():
-            self.taps[name][rows] = values
-        if self.parasitized is not None:
-            self.platelet[rows] = platelets(self.logits[rows], pixels, self.parasitized)
-        self.last = None
-
-
 def extract(
     inference: "Inference",
     refs: Sequence[ImageRef],
@@ -194,39 +158,45 @@ def extract(
     """Compute the features of images, in one pass over files and network.
 
     Batches are filled with good images in order, so the same files always share a batch, and their
-    features are the same to the last bit.
-
-    Args:
-        inference: the network, ready to run.
-        refs: addresses of the images.
-        tap_widths: d of every tap.
-        reading: which images need no features.
-        parasitized: place of the class whose suspected cells are examined for platelets.
+    features are the same to the last bit. ``tap_widths`` has d of every tap; ``parasitized`` is the
+    place of the class whose suspected cells are examined for platelets.
     """
     spec = inference.spec
     waiting: list[tuple[int, NDArray[np.uint8]]] = []
+    # One pass behind the next, so that a GPU computes while results are kept.
+    begun: deque[tuple[list[int], NDArray[np.uint8], Callable[[], Computed]]] = deque()
     images: list[Loaded] = []
     taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
     logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
-    passes = _Passes(taps, logits, np.zeros(len(refs), bool), parasitized)
+    platelet = np.zeros(len(refs), bool)
 
     def forward() -> None:
-        rows = [row for row, _ in waiting]
-        pixels = np.stack([each for _, each in waiting])
-        passes.take(rows, pixels, inference.begin(pixels))
+        rows, pixels = [row for row, _ in waiting], np.stack([each for _, each in waiting])
+        begun.append((rows, pixels, inference.begin(pixels)))
         waiting.clear()
+        if len(begun) > 1:
+            keep()
+
+    def keep() -> None:
+        rows, pixels, wait = begun.popleft()
+        values, logits[rows] = wait()
+        for name, of_tap in values.items():
+            taps[name][rows] = of_tap
+        if parasitized is not None:
+            platelet[rows] = platelets(logits[rows], pixels, parasitized)
 
     for row, loaded in enumerate(load_images(refs, spec.side, inference.threads, reading)):
-        images.append(loaded.without_pixels())
+        images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))
         if len(waiting) == inference.batch:
             forward()
     if waiting:
         forward()
-    passes.finish()
+    while begun:
+        keep()
     outputs = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
-    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, passes.platelet)
+    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, platelet)
 
 
 def platelets(

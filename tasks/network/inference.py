@@ -33,11 +33,7 @@ TAP = "tap"  # a graph names its outputs `tap/<tap>` and `LOGITS`
 
 # One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
 # all workers of a machine would be pinned to the same one.
-_ON_PROCESSOR = {
-    "INFERENCE_NUM_THREADS": 1,
-    "NUM_STREAMS": 1,
-    "ENABLE_CPU_PINNING": False,
-}
+_ON_PROCESSOR = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
 _HINTS: dict[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
 # The largest difference of OpenVINO from PyTorch, as a share of the largest value: both round, at
 # other places.
@@ -105,9 +101,7 @@ class Inference:
     def compared(self, pixels: Pixels, cut: NDArray[np.bool_]) -> Computed:
         """Compute taps and logits that may be compared with those of fitted cells.
 
-        Args:
-            pixels: (B, side, side, 3).
-            cut: (B,) which of them slidewatch has cut out of a photograph.
+        ``cut`` (B,) marks the pixels that slidewatch has cut out of a photograph.
         """
         taps, logits = self.run(pixels)
         outputs = without_shift({**taps, LOGITS: logits}, self.cutting, cut)

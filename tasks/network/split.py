@@ -1,4 +1,4 @@
-"""Split images into training, validation and test parts without splitting a patient."""
+"""Split images into parts without splitting a patient, and group patients by stain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,16 +79,10 @@ def split(
 def deal(
     keys: Sequence[str], labels: NDArray[np.integer], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[str]]:
-    """Deal keys out to parts by stratum; see `split`.
+    """Deal keys out to parts by stratum, as `split` does; return sorted keys by part.
 
-    Args:
-        keys: the patient (slide, image) of each row.
-        labels: (n,) classes.
-        shares: of the keys by part, above 0, relative to their sum.
-        seed: of the shuffling.
-
-    Returns:
-        Sorted keys by part. With few keys, a part may lack a class, or be empty.
+    ``shares`` of the keys are above 0, relative to their sum. With few keys, a part may lack a
+    class, or be empty.
     """
     rng = np.random.default_rng(seed)
     classes_of: dict[str, set[int]] = {}
@@ -126,18 +120,10 @@ def folds(
     validation: float,
     seed: int,
 ) -> list[dict[str, NDArray[np.intp]]]:
-    """Split rows into folds by keys, so that each row is tested once; see `split`.
+    """Split rows into folds by keys, as `split` does, so that each row is tested once.
 
-    Args:
-        keys: the patient (slide, image) of each row.
-        labels: (n,) classes.
-        count: number of folds.
-        by: kind of the keys, for a message.
-        validation: share of a fold's other keys that go to validation.
-        seed: of the shuffling.
-
-    Returns:
-        For each fold, the row numbers of the parts train, validation and test.
+    Of a fold's other keys, the share ``validation`` goes to validation. Return the row numbers of
+    each fold's parts: train, validation and test.
 
     Raises:
         SplitError: a part of a fold is empty, or one used for learning lacks a class.
@@ -163,3 +149,38 @@ def folds(
             )
         parts_of_folds.append({**parts, "test": np.flatnonzero(test)})
     return parts_of_folds
+
+
+def mean_absorbance(pixels: NDArray[np.uint8], batch: int = 512) -> NDArray[np.float64]:
+    """Average -log(pixel / 255) of images (n, side, side, 3) over pixels that are not black.
+
+    The result, (n, 3), is 0 for an image that is all black.
+    """
+    table = -np.log(np.maximum(np.arange(256), 1) / 255.0)
+    absorbance = np.zeros((len(pixels), 3))
+    for start in range(0, len(pixels), batch):
+        some = np.asarray(pixels[start : start + batch])
+        lit = some.max(axis=3) > 0
+        total = (table[some] * lit[..., None]).sum(axis=(1, 2))
+        absorbance[start : start + batch] = total / np.maximum(lit.sum(axis=(1, 2)), 1)[:, None]
+    return absorbance
+
+
+def stain_clusters(
+    absorbance: NDArray[np.float64], patients: Sequence[str], count: int = 3
+) -> NDArray[np.intp]:
+    """Number the stain of each image by k-means over the mean absorbance (n, 3) of its patient.
+
+    Stains and cameras differ between patients; each has one. Numbers (n,) go from 0, the palest
+    stain; there are ``count`` stains, or as many as patients if these are fewer.
+    """
+    from sklearn.cluster import KMeans  # only folds need it
+
+    _, of_row = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    cells = np.bincount(of_row)
+    means = np.stack([np.bincount(of_row, channel) / cells for channel in absorbance.T], axis=1)
+    distinct = min(count, len(np.unique(means, axis=0)))
+    fitted = KMeans(distinct, n_init=10, random_state=0).fit(means)
+    palest_first = np.argsort(np.argsort(fitted.cluster_centers_.sum(axis=1)))
+    numbers: NDArray[np.intp] = palest_first[fitted.labels_][of_row]
+    return numbers

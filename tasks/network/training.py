@@ -1,5 +1,6 @@
 """Train a classifier on decoded images, and fit its calibrating temperature."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,17 +13,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks.network.augmentation import Augmentation, augment
 from tasks.network.classifier import Classifier, to_pixels
-from tasks.network.optimisation import (
-    Arrays,
-    Learner,
-    array_to_json,
-    json_to_array,
-    tensors_of,
-    weights_of,
-)
+from tasks.types import Arrays, below, nested
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def train(
         began = time.monotonic()
         number = len(training.epochs) + 1
         train_loss = training.learn(pixels, truth, train_rows, number)
-        logits = predict(training.learner.judged, pixels, validation_rows)
+        logits = predict(training.judged, pixels, validation_rows)
         epoch = Epoch(
             number=number,
             train_loss=train_loss,
@@ -131,28 +126,41 @@ def train(
         training.add(epoch)
         keep(number, training.state())
         on_epoch(epoch)
-    classifier.load_state_dict(tensors_of(training.best, "best"))
+    classifier.load_state_dict(_tensors_below(training.best, "best"))
     classifier.eval()
     return training.epochs
 
 
 class _Training:
-    """The state of a training: the learner, its past epochs, and the random generators."""
+    """The state of a training: past epochs, weights, optimiser and random generators."""
 
     def __init__(self, classifier: Classifier, plan: TrainingPlan, steps: int) -> None:
-        self._classifier, self._plan, self._steps = classifier, plan, steps
+        self._classifier, self._device = classifier, classifier.mean.device
+        self._plan, self._steps = plan, steps
         self.epochs: list[Epoch] = []
         self.best: Arrays = {}
         self._generator = torch.Generator().manual_seed(plan.seed)
         torch.manual_seed(plan.seed)  # dropout, if there is any, draws from the global generator
-        self.learner = Learner(
-            classifier,
-            steps=plan.epochs * steps,
-            rate=plan.peak_rate,
-            decay=plan.weight_decay,
-            smoothing=plan.label_smoothing,
-            lifetime=plan.averaging * steps,
+        learned = [p for p in classifier.parameters() if p.requires_grad]
+        rate = plan.peak_rate
+        self._optimizer = torch.optim.AdamW(learned, lr=rate, weight_decay=plan.weight_decay)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, max_lr=rate, total_steps=plan.epochs * steps
         )
+        self._mixed = self._device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._mixed)
+        self._average: AveragedModel | None = None
+        if lifetime := plan.averaging * steps:
+            self._average = AveragedModel(
+                classifier, multi_avg_fn=_averaging(math.exp(-1.0 / lifetime)), use_buffers=True
+            )
+
+    @property
+    def judged(self) -> Classifier:
+        """Return the classifier to be judged: with averaged weights, if they are averaged."""
+        judged = self._classifier if self._average is None else self._average.module
+        assert isinstance(judged, Classifier)
+        return judged
 
     def learn(
         self,
@@ -171,34 +179,97 @@ class _Training:
             wanted = targets[rows]
             if self._plan.mixup:
                 varied, wanted = _mixup(varied, wanted, classes, self._plan.mixup)
-            loss = self.learner.step(varied, wanted)
+            loss = self._step(varied, wanted)
             _refuse_diverged("loss", number, loss)
             total += loss * len(rows)
         return total / len(train_rows)
 
+    def _step(self, pixels: Tensor, targets: Tensor) -> float:
+        """Learn from a batch, unless its loss is not finite; return its mean loss."""
+        with torch.autocast(self._device.type, enabled=self._mixed):
+            logits = self._classifier(pixels.to(self._device))
+            loss = nn.functional.cross_entropy(
+                logits, targets.to(self._device), label_smoothing=self._plan.label_smoothing
+            )
+        if torch.isfinite(loss):
+            self._optimizer.zero_grad(set_to_none=True)
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._schedule.step()
+            if self._average is not None:
+                self._average.update_parameters(self._classifier)
+        return loss.item()
+
     def add(self, epoch: Epoch) -> None:
         """Record an epoch, and its weights if it is the best so far."""
         if all(epoch.validation_loss < before.validation_loss for before in self.epochs):
-            self.best = weights_of(self.learner.judged, "best")
+            self.best = _arrays("best", self.judged.state_dict())
         self.epochs.append(epoch)
 
     def state(self) -> Arrays:
         """Copy the state for a later `restore`."""
-        return {
-            **self.learner.state(),
-            **self.best,
-            "epochs": json_to_array([asdict(epoch) for epoch in self.epochs]),
+        optimizer = self._optimizer.state_dict()
+        arrays = self.best | _arrays("model", self._classifier.state_dict())
+        if self._average is not None:
+            arrays |= _arrays("average", self._average.state_dict())
+        for index, values in optimizer["state"].items():
+            arrays |= _arrays(f"optimizer/{index}", values)
+        plain = {
+            "groups": optimizer["param_groups"],
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+        }
+        return arrays | {
+            "plain": np.frombuffer(json.dumps(plain).encode(), np.uint8),  # numbers stay exact
             "generator": self._generator.get_state().numpy(),
             "global_generator": torch.get_rng_state().numpy(),
         }
 
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Resume from a state of the same training."""
-        self.learner.restore(state)
-        self.best = {name: value for name, value in state.items() if name.startswith("best/")}
-        self.epochs = [Epoch(**kept) for kept in array_to_json(state["epochs"])]
-        self._generator.set_state(torch.from_numpy(np.array(state["generator"])))
-        torch.set_rng_state(torch.from_numpy(np.array(state["global_generator"])))
+        plain = json.loads(arrays["plain"].tobytes())
+        self._classifier.load_state_dict(_tensors_below(arrays, "model"))
+        if self._average is not None:
+            self._average.load_state_dict(_tensors_below(arrays, "average"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _tensors_below(arrays, "optimizer").items():
+            index, _, part = name.partition("/")
+            state.setdefault(int(index), {})[part] = value
+        self._optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+        self._schedule.load_state_dict(plain["schedule"])
+        self._scaler.load_state_dict(plain["scaler"])
+        self.best = nested("best", below("best", arrays))
+        self.epochs = [Epoch(**kept) for kept in plain["epochs"]]
+        self._generator.set_state(torch.from_numpy(np.array(arrays["generator"])))
+        torch.set_rng_state(torch.from_numpy(np.array(arrays["global_generator"])))
+
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """Average exponentially, at first over a ninth of the past steps.
+
+    A short training would otherwise keep its initial weights.
+    """
+
+    def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
+        seen = int(steps)
+        rule = get_ema_multi_avg_fn(min(decay, (1 + seen) / (10 + seen)))
+        rule(averaged, current, steps)
+
+    return average
+
+
+def _arrays(prefix: str, values: Mapping[str, Tensor]) -> Arrays:
+    return nested(prefix, {name: np.array(value.cpu()) for name, value in values.items()})
+
+
+def _tensors_below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+    """Copy the arrays below a prefix into tensors."""
+    return {name: torch.from_numpy(np.array(each)) for name, each in below(prefix, arrays).items()}
 
 
 def _mixup(

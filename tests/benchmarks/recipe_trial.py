@@ -32,8 +32,7 @@ from tasks.network.augmentation import Augmentation
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier
 from tasks.network.extraction import load_images
-from tasks.network.split import deal
-from tasks.network.stains import mean_absorbance, stain_clusters
+from tasks.network.split import deal, mean_absorbance, stain_clusters
 from tasks.network.training import TrainingPlan, predict, train
 from tests.support.networks import MILD
 from tests.support.paths import DATA

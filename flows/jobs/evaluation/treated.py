@@ -60,9 +60,9 @@ from tasks.images.listing import class_numbers
 from tasks.images.regions import find, image_refs
 from tasks.network.backbones import every_stage
 from tasks.network.classifier import Classifier, to_pixels, with_taps
+from tasks.network.conversion import folded
 from tasks.network.cutting import LOGITS, without_shift
 from tasks.network.extraction import cut_out_by_us
-from tasks.network.folding import folded
 
 PICTURES = 2  # images of each part that are kept for display
 

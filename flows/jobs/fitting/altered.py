@@ -33,7 +33,7 @@ def altered_features(job: AlteredJob) -> Features | None:
     # Imported here so that the coordinator does not wait for modules that only workers need.
     import torch
 
-    from tasks.network.alterations import as_elsewhere
+    from tasks.network.augmentation import as_elsewhere
     from tasks.network.classifier import to_pixels
 
     network = network_of(job.store, job.model)

@@ -21,8 +21,7 @@ from tasks.evaluation.metrics import POSITIVE
 from tasks.images.platelets import without_platelets
 from tasks.network.extraction import platelets
 from tasks.network.inference import outputs_of
-from tasks.network.split import folds
-from tasks.network.stains import mean_absorbance, stain_clusters
+from tasks.network.split import folds, mean_absorbance, stain_clusters
 from tasks.types import Float
 
 

@@ -12,8 +12,7 @@ from torch import nn
 from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from tasks.network.backbones import DEFAULT_NETWORK, LITES, build, every_stage, network_spec
 from tasks.network.classifier import Classifier, last_layer, tap_widths, to_pixels, with_taps
-from tasks.network.conversion import inference
-from tasks.network.folding import folded
+from tasks.network.conversion import folded, inference
 from tasks.network.spec import PENULTIMATE, NetworkError, NetworkSpec
 from tests.support.models import CLASSES
 

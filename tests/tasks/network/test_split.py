@@ -8,7 +8,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tasks.network.split import PARTS, Split, SplitError, folds, split, split_by
+from tasks.network.split import (
+    PARTS,
+    Split,
+    SplitError,
+    folds,
+    mean_absorbance,
+    split,
+    split_by,
+    stain_clusters,
+)
 from tests.support.paths import ROOT
 
 FRACTIONS = st.tuples(*[st.floats(0.05, 1)] * 3)
@@ -166,3 +175,25 @@ def test_too_few_patients_for_folds_are_told() -> None:
     keys, labels = ["a", "a", "b", "b"], np.array([0, 1, 0, 1])
     with pytest.raises(SplitError, match=r"2 patients are too few.* for 2 folds.*fewer folds"):
         folds(keys, labels, 2, by="patient", validation=0.12, seed=0)
+
+
+def test_absorbance_is_averaged_over_what_is_not_black() -> None:
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    images[0, :2] = (255, 51, 0)
+    images[1] = 255
+    found = mean_absorbance(images, batch=2)
+    assert np.allclose(found[0], [0.0, np.log(5), np.log(255)])
+    assert np.allclose(found[1:], 0.0)
+
+
+def test_patients_of_one_stain_share_a_number_and_the_palest_is_first() -> None:
+    rng = np.random.default_rng(0)
+    patients = [f"p{i}" for i in range(12) for _ in range(20)]
+    shade = np.repeat([0.8, 0.2, 0.5] * 4, 20)[:, None]
+    found = stain_clusters(shade + rng.normal(0, 0.05, (240, 3)), patients)
+    assert found.reshape(12, 20).tolist() == [[k] * 20 for k in (2, 0, 1) * 4]
+
+
+def test_fewer_patients_than_clusters_are_a_cluster_each() -> None:
+    found = stain_clusters(np.array([[0.3] * 3, [0.1] * 3, [0.3] * 3]), ["b", "a", "b"])
+    assert found.tolist() == [1, 0, 1]
