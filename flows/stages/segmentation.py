@@ -48,7 +48,7 @@ from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, in_archive, split_link
 from tasks.images.access.files import asked, filesystem
-from tasks.images.formats.dicom import one_file_a_slide
+from tasks.images.formats.vendor import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides

@@ -1,15 +1,55 @@
-"""Scale points and boxes of pictures; the middle of a picture's first pixel is at 0."""
+"""Describe slides, scale points and boxes, and cut out cells; a first pixel's middle is at 0."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import ceil, floor
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tasks.images.decoding import RESIZE
-from tasks.types import Field, Float
+from tasks.types import Field, Float, Mask
 
 Box = tuple[int, int, int, int]  # x, y, width and height in pixels
+
+
+class Read(Protocol):
+    """Read the pixels of a box of a slide at the resolution of a level."""
+
+    def __call__(
+        self, x: int, y: int, width: int, height: int, level: int = 0, /
+    ) -> NDArray[np.uint8]:
+        """Return RGB pixels (round(height / downsample), round(width / downsample), 3).
+
+        The box is in pixels of level 0, and may begin before 0. Places outside the slide, or never
+        scanned, are white.
+
+        Raises:
+            BadImageError: ``damaged`` or ``unreadable``.
+        """
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An open slide: a picture too large to decode at once, at one or more resolutions.
+
+    ``width`` and ``height`` are in pixels of level 0, ``downsamples`` those of each level along a
+    side, 1.0 first; ``microns_per_pixel`` are of level 0, None if not stated, or impossible.
+    """
+
+    width: int
+    height: int
+    downsamples: tuple[float, ...]
+    microns_per_pixel: float | None
+    read: Read
+
+
+def coarsest(downsamples: Sequence[float], fits: Callable[[float], bool]) -> int:
+    """Return the level of the largest downsample that fits, or else level 0."""
+    levels = [level for level, each in enumerate(downsamples) if fits(each)]
+    return max(levels, key=lambda level: downsamples[level], default=0)
 
 
 def rescaled(points: NDArray[np.floating], scale: float | NDArray[np.floating]) -> Float:
@@ -18,9 +58,7 @@ def rescaled(points: NDArray[np.floating], scale: float | NDArray[np.floating]) 
     >>> rescaled(np.array([[0.0, 1.0]]), 2)
     array([[0.5, 2.5]])
 
-    Args:
-        points: x and y.
-        scale: a number, or one for x and one for y.
+    The scale is a number, or one for x and one for y.
     """
     return np.asarray((points + 0.5) * np.asarray(scale, np.float64) - 0.5)
 
@@ -36,6 +74,18 @@ def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
     left, top = min(max(floor(x0), 0), right), min(max(floor(y0), 0), bottom)
     right, bottom = min(max(ceil(x1), 0), right), min(max(ceil(y1), 0), bottom)
     return left, top, right - left + 1, bottom - top + 1
+
+
+def grown(box: Box, more: int, size: tuple[int, int]) -> Box:
+    """Enlarge a box by pixels on all sides, within a picture of ``size`` width and height.
+
+    >>> grown((1, 5, 4, 4), 2, (10, 10))
+    (0, 3, 7, 7)
+    """
+    x, y, width, height = box
+    left, top = max(x - more, 0), max(y - more, 0)
+    right, bottom = min(x + width + more, size[0]), min(y + height + more, size[1])
+    return left, top, right - left, bottom - top
 
 
 def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
@@ -70,3 +120,42 @@ def credible(microns_per_pixel: float | None) -> float | None:
     low, high = CREDIBLE
     known = microns_per_pixel is not None and low <= microns_per_pixel <= high
     return microns_per_pixel if known else None
+
+
+TRAINING_DIAMETER = 130  # pixels of the median training cell
+# An outline lies in the middle of a cell's edge. Slightly within it there is no bright ground,
+# which the network of another laboratory may take for a part of the cell.
+WITHIN = 0.98  # of the outline's size
+BLOCK = 4  # pixels at the size of the training cells: the NIH cells were cut out along such blocks
+Points = NDArray[np.float32]
+
+
+def cut_out(pixels: Field, outline: Points | None, scale: float) -> Field:
+    """Cut out a region at the training cells' size, (h, w, 3), black outside an outline if given.
+
+    Decoding resizes it to a square, as with the training cells: large and small cells then fill it
+    alike, but the grain of a scaled field no longer reveals its magnification. The outline (n, 2)
+    is in pixels of the region, the scale in output pixels for each of them.
+    """
+    picture = scaled(pixels, scale)
+    if outline is None:
+        return picture
+    size = picture.shape[1::-1]
+    middle = outline.mean(axis=0)
+    outline = middle + WITHIN * (outline - middle)
+    corners = rescaled(outline, np.array(size) / pixels.shape[1::-1])
+    inside = Image.new("1", size)
+    ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners.tolist()], fill=1)
+    mask = np.asarray(inside)
+    # A cell overlapped by another is smaller than its region.
+    (y,), (x,) = (np.nonzero(mask.any(axis=axis)) for axis in (1, 0))
+    if not len(y):
+        return np.zeros((1, 1, 3), np.uint8)
+    tight = np.s_[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
+    return np.asarray(picture[tight] * mask[tight][..., np.newaxis], np.uint8)
+
+
+def coarsen(mask: Mask) -> Mask:
+    """Coarsen a mask (h, w) to square blocks, like a segmentation at low resolution."""
+    y, x = (np.minimum(np.arange(n) // BLOCK * BLOCK + BLOCK // 2, n - 1) for n in mask.shape)
+    return np.asarray(mask[np.ix_(y, x)])

@@ -6,8 +6,10 @@ its bytes (`tasks.images.access.files`).
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
+from typing import ParamSpec
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from tasks.images.access.addresses import (
     archive_kind,
     as_text,
     extension,
+    file_of,
     holds_link,
     in_archive,
     parts_of,
@@ -28,9 +31,8 @@ from tasks.images.access.addresses import (
 )
 from tasks.images.access.files import SourceError, asked, filesystem, list_members
 from tasks.images.access.folders import Listed, list_files
-from tasks.images.labels import FolderLabels
 from tasks.images.manifest import SCHEMA, read_manifest
-from tasks.images.names import parse_name
+from tasks.images.names import FolderLabels, parse_name
 from tasks.images.sorted_rows import RowSorter, SortedRows, repeated_rows
 from tasks.words import counted
 
@@ -41,6 +43,8 @@ HIDDEN, HIDDEN_IMAGES = "hidden", "hidden images"
 KINDS_NAMED = 5  # of omitted files
 PART = 2**11  # files
 Sources = str | Sequence[str]  # one source or several
+Image = tuple[str, str, int | None]  # URL, path for its name, and size in bytes
+_P = ParamSpec("_P")
 
 
 def as_given(sources: Sources) -> str | list[str]:
@@ -74,8 +78,7 @@ def named(sources: Sources) -> str:
 def refuse_missing(sources: Sources) -> None:
     """Raise SourceError if a local source does not exist; remote ones are not checked."""
     for source in each_source(sources):
-        inside = source.partition("://")[2]
-        address = split_link(inside)[1] if in_archive(source) else source
+        address = file_of(source)
         if "://" in address and not address.startswith("file://"):
             continue
         fs, root = filesystem(address)
@@ -84,7 +87,7 @@ def refuse_missing(sources: Sources) -> None:
             raise SourceError(f"{source} does not exist")
 
 
-def list_images(
+def sorted_images(
     source: Sources,
     *,
     classes: Iterable[str] = (),
@@ -92,8 +95,10 @@ def list_images(
     extensions: frozenset[str] = EXTENSIONS,
     trusted: Callable[[str], bool] = lambda source: False,
     on_skip: Callable[[str], None] = lambda message: None,
-) -> pa.Table:
+) -> SortedRows:
     """List the images of a source, in an order that depends only on their names.
+
+    Few of them are in memory.
 
     Args:
         source: a folder, one image, a glob, a zip or tar archive, a folder in one
@@ -107,40 +112,27 @@ def list_images(
             that are no images and of hidden images, and labels that differ from a class in case.
 
     Returns:
-        A table of `SCHEMA`, sorted by patient, slide and URL.
+        Rows of `SCHEMA`, sorted by patient, slide and URL.
 
     Raises:
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
-    return sorted_images(
-        source,
-        classes=classes,
-        limit=limit,
-        extensions=extensions,
-        trusted=trusted,
-        on_skip=on_skip,
-    ).table()
-
-
-def sorted_images(
-    source: Sources,
-    *,
-    classes: Iterable[str] = (),
-    limit: int | None = None,
-    extensions: frozenset[str] = EXTENSIONS,
-    trusted: Callable[[str], bool] = lambda source: False,
-    on_skip: Callable[[str], None] = lambda message: None,
-) -> SortedRows:
-    """List the images of a source with few of them in memory; see `list_images`."""
-    labels = FolderLabels(classes)
     sorter = RowSorter(SCHEMA, _order)
+    listing = _Listing(sorter.add, FolderLabels(classes), extensions, on_skip)
     for one in each_source(source):
-        _read(one, sorter.add, labels, extensions, trusted, on_skip)
+        listing.read(one, trusted=trusted)
     images = sorter.sorted()
-    for folder, label in sorted(labels.renamed.items()):
+    for folder, label in sorted(listing.classes.renamed.items()):
         on_skip(f"folders called {folder!r} are taken as class {label}: only capitals differ")
     _refuse_repeats(images, named(source))
     return images if limit is None else images.spread(limit)
+
+
+def _as_table(listing: Callable[_P, SortedRows]) -> Callable[_P, pa.Table]:
+    return lambda *source, **options: listing(*source, **options).table()
+
+
+list_images = _as_table(sorted_images)  # all of them in memory
 
 
 def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
@@ -163,169 +155,134 @@ def _order(table: pa.Table) -> pa.Table:
     )
 
 
-def _read(
-    source: str,
-    add: Callable[[pa.Table], None],
-    classes: FolderLabels,
-    extensions: frozenset[str],
-    trusted: Callable[[str], bool],
-    on_skip: Callable[[str], None],
-) -> None:
-    """Add the images of a source, part by part."""
-    try:
-        if source.lower().endswith((".parquet", ".csv")):
-            for part in read_manifest(source, trusted=trusted(source)):
-                add(part)
+@dataclass(frozen=True)
+class _Listing:
+    """Adds the images of sources, part by part; see `sorted_images`."""
+
+    add: Callable[[pa.Table], None]
+    classes: FolderLabels
+    extensions: frozenset[str]
+    on_skip: Callable[[str], None]
+
+    def read(self, source: str, *, trusted: Callable[[str], bool]) -> None:
+        """Add the images of a source."""
+        try:
+            if source.lower().endswith((".parquet", ".csv")):
+                for part in read_manifest(source, trusted=trusted(source)):
+                    self.add(part)
+            else:
+                self._add_files(source)
+        except FileNotFoundError:
+            raise SourceError(f"{source} does not exist") from None
+        except PermissionError:
+            raise SourceError(f"{source} may not be read: permission denied") from None
+
+    def _add_files(self, source: str) -> None:
+        kind, _, inside = source.partition("://")
+        if in_archive(source) and "::" in inside:
+            folder, address = split_link(inside)
+            self._add(self._list_archive(address, kind, folder.strip("/")))
+        elif archive := archive_kind(source):
+            self._add(self._list_archive(source, archive))
         else:
-            _add_files(source, add, classes, extensions, on_skip)
-    except FileNotFoundError:
-        raise SourceError(f"{source} does not exist") from None
-    except PermissionError:
-        raise SourceError(f"{source} may not be read: permission denied") from None
+            told: list[str] = []  # because on_skip may belong to this thread
+            here = replace(self, on_skip=told.append)
+            list_files(source, lambda listed: here._add(here._images_of(listed, source)))
+            for message in told:
+                self.on_skip(message)
 
-
-def _add_files(
-    source: str,
-    add: Callable[[pa.Table], None],
-    classes: FolderLabels,
-    extensions: frozenset[str],
-    on_skip: Callable[[str], None],
-) -> None:
-    archive = archive_kind(source)
-    kind, _, inside = source.partition("://")
-    if in_archive(source) and "::" in inside:
-        folder, address = split_link(inside)
-        _add(add, _list_archive(address, kind, extensions, on_skip, folder.strip("/")), classes)
-        return
-    if archive:
-        _add(add, _list_archive(source, archive, extensions, on_skip), classes)
-        return
-    told: list[str] = []  # because on_skip may belong to this thread
-    list_files(
-        source,
-        lambda listed: _add(add, _images_of(listed, source, extensions, told.append), classes),
-    )
-    for message in told:
-        on_skip(message)
-
-
-def _images_of(
-    listed: Listed, source: str, extensions: frozenset[str], on_skip: Callable[[str], None]
-) -> Iterable[tuple[str, str, int | None]]:
-    """List (URL, path for its name, size) of an image, or of the images of a folder or glob."""
-    others: Counter[str] = Counter()
-    for path, size, _ in listed.files:
-        if listed.is_file and not _is_image(parts_of(path)[-1], extensions):
-            raise SourceError(
-                f"{source} is no image (a name that ends in {', '.join(sorted(extensions))}), no "
-                f"archive ({', '.join(ARCHIVES)}) and no manifest (.parquet, .csv)"
+    def _images_of(self, listed: Listed, source: str) -> Iterable[Image]:
+        """List an image, or the images of a folder or glob."""
+        others: Counter[str] = Counter()
+        for path, size, _ in listed.files:
+            if listed.is_file and not self._is_image(parts_of(path)[-1]):
+                raise SourceError(
+                    f"{source} is no image (a name that ends in "
+                    f"{', '.join(sorted(self.extensions))}), no archive ({', '.join(ARCHIVES)}) "
+                    "and no manifest (.parquet, .csv)"
+                )
+            # A hidden file that a pattern names is wanted, and so is a source in a hidden folder.
+            below = path.removeprefix(listed.above) if listed.above else parts_of(path)[-1]
+            if self._is_image(below):
+                yield str(listed.fs.unstrip_protocol(path)), path, size
+            else:
+                others[self._kind(below)] += 1
+        for linked in sorted(listed.linked):
+            self.on_skip(
+                f"{linked} is a link to a folder, and is not looked into: name it as a source"
             )
-        # A hidden file that a pattern names is wanted, and so is a source in a hidden folder.
-        below = path.removeprefix(listed.above) if listed.above else parts_of(path)[-1]
-        if _is_image(below, extensions):
-            yield str(listed.fs.unstrip_protocol(path)), path, size
-        else:
-            others[_kind(below, extensions)] += 1
-    for linked in sorted(listed.linked):
-        on_skip(f"{linked} is a link to a folder, and is not looked into: name it as a source")
-    _tell_of_others(source, others, on_skip)
+        self._tell_of_others(source, others)
 
+    def _list_archive(self, source: str, kind: str, folder: str = "") -> Iterable[Image]:
+        fs, path = filesystem(source)
+        address = str(fs.unstrip_protocol(path))
+        if holds_link(address):
+            raise SourceError(f"{source} has '::' and a URL in its name: rename the archive")
+        others: Counter[str] = Counter()
+        inside = parts_of(folder)
+        for name, size in list_members(kind, address):
+            if parts_of(name)[: len(inside)] != inside:
+                continue
+            if self._is_image(name):
+                yield f"{kind}://{name}::{address}", name, size
+            else:
+                others[self._kind(name)] += 1
+        self._tell_of_others(source, others)
 
-def _list_archive(
-    source: str,
-    kind: str,
-    extensions: frozenset[str],
-    on_skip: Callable[[str], None],
-    folder: str = "",
-) -> Iterable[tuple[str, str, int | None]]:
-    fs, path = filesystem(source)
-    address = str(fs.unstrip_protocol(path))
-    if holds_link(address):
-        raise SourceError(f"{source} has '::' and a URL in its name: rename the archive")
-    others: Counter[str] = Counter()
-    inside = parts_of(folder)
-    for name, size in list_members(kind, address):
-        if parts_of(name)[: len(inside)] != inside:
-            continue
-        if _is_image(name, extensions):
-            yield f"{kind}://{name}::{address}", name, size
-        else:
-            others[_kind(name, extensions)] += 1
-    _tell_of_others(source, others, on_skip)
+    def _tell_of_others(self, source: str, others: Counter[str]) -> None:
+        """Report the numbers of omitted files of a source, one message per kind."""
+        del others[HIDDEN]
+        if hidden := others.pop(HIDDEN_IMAGES, 0):
+            self.on_skip(
+                f"{counted(hidden, 'hidden image')} of {source} left out, because "
+                "a name or a folder begins with a dot: rename it to have it read"
+            )
+        if others:
+            often = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:KINDS_NAMED]
+            kinds = ", ".join(f"{n:,} {extension}" for extension, n in often)
+            more = len(others) - KINDS_NAMED
+            self.on_skip(
+                f"{counted(others.total(), 'file')} of {source} left out, because the extension is "
+                f"no image's: {kinds}{f' and {more} other kinds' if more > 0 else ''}"
+            )
 
+    def _kind(self, path: str) -> str:
+        """Return the kind of an omitted file: its extension, unless it is hidden."""
+        suffix = extension(path)
+        if not _is_hidden(path):
+            return suffix or "no extension"
+        # For each file macOS adds a ._name to an archive, which is no image despite its name.
+        parts = parts_of(path)
+        shadow = MACOSX in parts or parts[-1].startswith("._")
+        return HIDDEN_IMAGES if suffix in self.extensions and not shadow else HIDDEN
 
-def _tell_of_others(source: str, others: Counter[str], on_skip: Callable[[str], None]) -> None:
-    """Report the numbers of omitted files of a source, one message per kind."""
-    del others[HIDDEN]
-    if hidden := others.pop(HIDDEN_IMAGES, 0):
-        on_skip(
-            f"{counted(hidden, 'hidden image')} of {source} left out, because "
-            "a name or a folder begins with a dot: rename it to have it read"
-        )
-    if others:
-        often = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:KINDS_NAMED]
-        kinds = ", ".join(f"{n:,} {extension}" for extension, n in often)
-        more = f" and {len(others) - KINDS_NAMED} other kinds" if len(others) > KINDS_NAMED else ""
-        on_skip(
-            f"{counted(others.total(), 'file')} of {source} left out, because the extension is no "
-            f"image's: {kinds}{more}"
-        )
+    def _is_image(self, path: str) -> bool:
+        """Return whether a path below a source is an image that is not hidden."""
+        return extension(path) in self.extensions and not _is_hidden(path)
 
+    def _add(self, files: Iterable[Image]) -> None:
+        left = iter(files)
+        # By parts, because a Python str takes several times the memory of one in a table.
+        while some := list(islice(left, PART)):
+            columns = zip(*map(self._row, some), strict=True)
+            found = {
+                name: pa.array(values, SCHEMA.field(name).type)
+                for name, values in zip(LISTED, columns, strict=True)
+            }
+            nothing = {each.name: pa.nulls(len(some), each.type) for each in SCHEMA}
+            self.add(pa.Table.from_pydict(nothing | found, schema=SCHEMA))
 
-def _kind(path: str, extensions: frozenset[str]) -> str:
-    """Return the kind of an omitted file: its extension, unless it is hidden."""
-    suffix = extension(path)
-    if not _is_hidden(path):
-        return suffix or "no extension"
-    # For each file macOS adds a ._name to an archive, which is no image despite its name.
-    parts = parts_of(path)
-    shadow = MACOSX in parts or parts[-1].startswith("._")
-    return HIDDEN_IMAGES if suffix in extensions and not shadow else HIDDEN
-
-
-def _is_image(path: str, extensions: frozenset[str]) -> bool:
-    """Return whether a path below a source is an image that is not hidden."""
-    return extension(path) in extensions and not _is_hidden(path)
+    def _row(self, image: Image) -> tuple[object, ...]:
+        uri, path, size = image
+        *_, folder, file = ["", *parts_of(path)]
+        name, readable = parse_name(as_text(file)), as_text(uri)
+        failure, label = None if readable == uri else NOT_UTF_8, self.classes.of(as_text(folder))
+        return readable, failure, size, label, name.slide_id, name.patient_id, name.acquired_at
 
 
 def _is_hidden(path: str) -> bool:
     # A member called ../x.png is not hidden: it is listed, and refused when it is read.
     return any(p == MACOSX or (p[0] == "." and p != "..") for p in parts_of(path))
-
-
-def _add(
-    add: Callable[[pa.Table], None],
-    files: Iterable[tuple[str, str, int | None]],
-    classes: FolderLabels,
-) -> None:
-    left = iter(files)
-    # By parts, because a Python str takes several times the memory of one in a table.
-    while some := list(islice(left, PART)):
-        found = _part(some, classes)
-        nothing = {each.name: pa.nulls(len(some), each.type) for each in SCHEMA}
-        add(pa.Table.from_pydict(nothing | found, schema=SCHEMA))
-
-
-def _part(
-    files: Sequence[tuple[str, str, int | None]], classes: FolderLabels
-) -> dict[str, pa.Array]:
-    # By column: a dictionary for each row would take a kilobyte.
-    columns: dict[str, list[object]] = {name: [] for name in LISTED}
-    for uri, path, size in files:
-        *_, folder, file = ["", *parts_of(path)]
-        name, readable = parse_name(as_text(file)), as_text(uri)
-        row = (
-            readable,
-            None if readable == uri else NOT_UTF_8,
-            size,
-            classes.of(as_text(folder)),
-            name.slide_id,
-            name.patient_id,
-            name.acquired_at,
-        )
-        for values, value in zip(columns.values(), row, strict=True):
-            values.append(value)
-    return {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
 
 
 def _refuse_repeats(images: SortedRows, source: str) -> None:

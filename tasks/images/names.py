@@ -1,8 +1,8 @@
-"""Parse patient, slide and field of view from file names."""
+"""Parse class, patient, slide and field of view from the names of files and folders."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -79,3 +79,36 @@ def parse_name(name: str) -> Name:
     except ValueError:
         acquired_at = None
     return Name(patient, f"{patient}_{found['field']}", acquired_at)
+
+
+class FolderLabels:
+    """The classes that folders are named after, and folders with almost the same name.
+
+    A folder whose name differs from a class only in case has that class: otherwise its images would
+    have no label, and a class could silently be missing. ``renamed`` maps such folders to their
+    classes, for a message.
+    """
+
+    def __init__(self, classes: Iterable[str]) -> None:
+        self._classes = frozenset(classes)
+        often = Counter(map(str.casefold, self._classes))
+        self._folded = {
+            each.casefold(): each for each in self._classes if often[each.casefold()] == 1
+        }
+        self.renamed: dict[str, str] = {}
+
+    def of(self, folder: str) -> str | None:
+        """Return the label of images directly in a folder of this name; None without one.
+
+        >>> labels = FolderLabels(["Parasitized", "Uninfected"])
+        >>> labels.of("Uninfected"), labels.of("parasitized"), labels.of("monday")
+        ('Uninfected', 'Parasitized', None)
+        >>> labels.renamed
+        {'parasitized': 'Parasitized'}
+        """
+        if folder in self._classes:
+            return folder
+        found = self._folded.get(folder.casefold())
+        if found is not None:
+            self.renamed[folder] = found
+        return found

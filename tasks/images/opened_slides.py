@@ -1,13 +1,19 @@
-"""Open whole slides in place, to be read by region; a process keeps the last few open."""
+"""Open whole slides in place, to be read by region; a process keeps the last few open.
 
-from dataclasses import dataclass
-from functools import lru_cache
+It also keeps recently read pieces of a remote slide, because consecutive cells are in the same
+tiles.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-import numpy as np
 from fsspec.implementations.local import LocalFileSystem
-from numpy.typing import NDArray
 
 from tasks.images.access.addresses import (
     DICOM,
@@ -22,79 +28,9 @@ from tasks.images.access.files import asked, filesystem, known_stamp
 from tasks.images.access.patience import TimedOutError
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.ome_zarr import open_ome_zarr
-from tasks.images.formats.pieces import KeptRanges
 from tasks.images.formats.tiff import is_tiled_or_large, open_tiff
 from tasks.images.formats.vendor import is_of_a_scanner, open_vendor
-
-
-class Slide(Protocol):
-    """An open slide: a picture too large to decode at once, at one or more resolutions."""
-
-    @property
-    def width(self) -> int:
-        """Return the width in pixels of level 0."""
-
-    @property
-    def height(self) -> int:
-        """Return the height in pixels of level 0."""
-
-    @property
-    def downsamples(self) -> tuple[float, ...]:
-        """Return the downsample of each level along a side, in pixels of level 0; 1.0 first."""
-
-    @property
-    def microns_per_pixel(self) -> float | None:
-        """Return the microns per pixel of level 0; None if not stated, or impossible."""
-
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """Read the pixels of a box at the resolution of a level, RGB.
-
-        Args:
-            x: left side of the box; all four are in pixels of level 0; may be negative.
-            y: its upper side.
-            width: of the box.
-            height: of the box.
-            level: to read from.
-
-        Returns:
-            Pixels (round(height / downsample), round(width / downsample), 3). Places outside the
-                slide, or never scanned, are white.
-
-        Raises:
-            BadImageError: ``damaged`` or ``unreadable``.
-        """
-
-
-@dataclass(frozen=True)
-class LimitedSlide:
-    """An open slide with a time limit for each read; see `Slide`."""
-
-    slide: Slide
-    uri: str
-
-    @property
-    def width(self) -> int:
-        """Return the width in pixels of level 0."""
-        return self.slide.width
-
-    @property
-    def height(self) -> int:
-        """Return the height in pixels of level 0."""
-        return self.slide.height
-
-    @property
-    def downsamples(self) -> tuple[float, ...]:
-        """Return the downsample of each level, 1.0 first."""
-        return self.slide.downsamples
-
-    @property
-    def microns_per_pixel(self) -> float | None:
-        """Return the microns per pixel of level 0, or None."""
-        return self.slide.microns_per_pixel
-
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """Read a box, or raise TimedOutError; see `Slide.read`."""
-        return asked(self.uri, lambda: self.slide.read(x, y, width, height, level))
+from tasks.images.geometry import Slide
 
 
 def is_slide(uri: str) -> bool:
@@ -137,7 +73,8 @@ def open_slide(uri: str) -> Slide:
 
 @lru_cache(maxsize=8)
 def _open(uri: str, stamp: str) -> Slide:
-    return LimitedSlide(_opened(uri), uri)
+    slide = _opened(uri)
+    return replace(slide, read=lambda *box: asked(uri, partial(slide.read, *box)))
 
 
 def _opened(uri: str) -> Slide:
@@ -155,3 +92,72 @@ def _opened(uri: str) -> Slide:
             "unreadable", f"{extension_of(uri)} is read from a local disk only: copy it to one"
         )
     return open_tiff(KeptRanges(fs), path)
+
+
+MOST_KEPT = 2**24  # bytes of a slide's tiles as stored in its file
+
+Piece = tuple[str, int, int]  # a path, and bytes from and to
+
+
+class KeptRanges:
+    """A filesystem that keeps recently read pieces of files, which must not change.
+
+    A piece that several threads request is fetched once.
+    """
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Piece, Future[bytes | Exception]] = OrderedDict()
+        self._size = 0
+
+    def open(self, path: str, *options: Any, **named: Any) -> Any:
+        """Open a file of the filesystem."""
+        return self._fs.open(path, *options, **named)
+
+    def cat_ranges(
+        self, paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]
+    ) -> list[bytes | Exception]:
+        """Read pieces of files, missing ones in one request; errors are returned in their place."""
+        pieces: list[Piece] = list(zip(paths, starts, ends, strict=True))
+        with self._lock:
+            missing = [piece for piece in dict.fromkeys(pieces) if piece not in self._kept]
+            for piece in missing:
+                self._kept[piece] = Future()
+            answers = {piece: self._kept[piece] for piece in pieces}
+            for piece in answers:
+                self._kept.move_to_end(piece)
+        if missing:
+            self._fetch(missing, answers)
+        return [answers[piece].result() for piece in pieces]
+
+    def _fetch(
+        self, missing: list[Piece], answers: dict[Piece, "Future[bytes | Exception]"]
+    ) -> None:
+        try:
+            contents = self._fs.cat_ranges(*(list(each) for each in zip(*missing, strict=True)))
+        except BaseException as error:
+            with self._lock:
+                for piece in missing:
+                    del self._kept[piece]
+            for piece in missing:
+                answers[piece].set_exception(error)
+            raise
+        for piece, content in zip(missing, contents, strict=True):
+            answers[piece].set_result(content)
+        with self._lock:
+            for piece, content in zip(missing, contents, strict=True):
+                if isinstance(content, Exception):  # the next request tries again
+                    del self._kept[piece]
+                else:
+                    self._size += len(content)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the least recently used pieces, but none that is being fetched."""
+        for piece in list(self._kept):
+            if self._size <= MOST_KEPT:
+                return
+            if self._kept[piece].done():
+                content = self._kept.pop(piece).result()
+                self._size -= len(content) if isinstance(content, bytes) else 0

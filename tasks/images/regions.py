@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.images.access.files import ChangedError, digest_of_file, lately_stamped, read_bytes
-from tasks.images.crops import Points, cut_out
 from tasks.images.decoding import (
     REASONS,
     BadImageError,
@@ -28,24 +27,13 @@ from tasks.images.decoding import (
     not_a_cell,
     resize,
 )
-from tasks.images.geometry import rescaled
+from tasks.images.geometry import Points, Slide, cut_out, grown, rescaled
 from tasks.images.opened_slides import is_slide, open_slide
 
 # These columns of a manifest give the place of an image.
 COLUMNS = [
-    "uri",
-    "source_uri",
-    "x",
-    "y",
-    "width",
-    "height",
-    "level",
-    "scale",
-    "outline",
-    "source_id",
-    "source_stamp",
-    "failure",
-    "size",
+    *("uri", "source_uri", "x", "y", "width", "height", "level", "scale", "outline"),
+    *("source_id", "source_stamp", "failure", "size"),
 ]
 MOST_REGION_PIXELS = 8192 * 8192  # as in the largest tile
 # Four times the size of the largest picture of a cell, uncompressed at 16 bytes per pixel.
@@ -100,11 +88,9 @@ class Found:
         return cut_from_source(self.ref)
 
     def picture(self, side: int, check: Check | None = None) -> Picture:
-        """Decode the image as a square; its size is that in its source.
+        """Decode the image as a square of ``side`` pixels; its size is that in its source.
 
-        Args:
-            side: the square's side in pixels.
-            check: see `decode`; a region was cut out as one image, and is not checked.
+        A region was cut out as one image, and is not checked.
         """
         if self.content is not None:
             return decode(self.content, side, check)
@@ -121,11 +107,6 @@ def address_of(source: str, region: Region) -> str:
     """
     level = f"&level={region.level}" if region.level else ""
     return f"{source}#xywh={region.x},{region.y},{region.width},{region.height}{level}"
-
-
-def whole_file(uri: str) -> ImageRef:
-    """Make the reference to an image that is a whole file."""
-    return ImageRef(uri, uri)
 
 
 def image_refs(table: pa.Table) -> list[ImageRef]:
@@ -195,7 +176,9 @@ def find(ref: ImageRef) -> Found:
                 f"{len(content):,}; give the new file another name"
             )
         return Found(sha256(content).digest(), ref, content)
-    source = _digest_of_source(ref)
+    stamp = lately_stamped(ref.source)
+    known = ref.source_id if stamp == ref.source_stamp else None
+    source = known or digest_at(ref.source, stamp)
     # In another picture this place is not the same cell.
     if ref.source_id not in (None, source):
         raise ChangedError("the file was changed since it was cut up: segment it by another name")
@@ -245,13 +228,6 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
     return Image.fromarray(cut_out(pixels, outline, scale))
 
 
-def _digest_of_source(ref: ImageRef) -> bytes:
-    current = lately_stamped(ref.source)
-    if ref.source_id is not None and current == ref.source_stamp:
-        return ref.source_id
-    return digest_at(ref.source, current)
-
-
 @lru_cache(maxsize=64)
 def digest_at(source: str, _stamp: str) -> bytes:
     """Compute the sha256 of a file, read once per process and stamp."""
@@ -261,62 +237,36 @@ def digest_at(source: str, _stamp: str) -> bytes:
 def read_region(source: str, region: Region) -> NDArray[np.uint8]:
     """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be read."""
     x, y, width, height, level = region
+    picture = open_picture(source)
+    levels = len(picture.downsamples)
+    if level >= levels or x + width > picture.width or y + height > picture.height:
+        size = f"{picture.width} x {picture.height}{f' at {levels} levels' if levels > 1 else ''}"
+        raise BadImageError("damaged", f"{tuple(region)} does not lie in an image of {size}")
+    return picture.read(*region)
+
+
+def open_picture(source: str) -> Slide:
+    """Open a slide, or a photograph as a slide of one level; BadImageError says why it fails."""
     current = lately_stamped(source)
     if _is_slide(source, current):
-        slide = open_slide(source)
-        if level >= len(slide.downsamples) or x + width > slide.width or y + height > slide.height:
-            raise BadImageError(
-                "damaged",
-                f"{tuple(region)} does not lie in a slide of {slide.width} x {slide.height} at "
-                f"{len(slide.downsamples)} levels",
-            )
-        return slide.read(x, y, width, height, level)
+        return open_slide(source)
     # One thread decodes a photograph, and the others wait for it.
     with _DECODING:
-        photograph = _photograph(source, current)
-    if level or y + height > photograph.shape[0] or x + width > photograph.shape[1]:
-        size = f"{photograph.shape[1]} x {photograph.shape[0]}"
-        raise BadImageError("damaged", f"{tuple(region)} does not lie in an image of {size}")
-    return photograph[y : y + height, x : x + width]
+        pixels = _photograph(source, current)
 
+    def read(x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+        return pixels[y : y + height, x : x + width]
 
-@dataclass(frozen=True)
-class Extent:
-    """The size of a photograph or slide in pixels, and the downsamples of its levels."""
-
-    width: int
-    height: int
-    downsamples: tuple[float, ...]
-    microns_per_pixel: float | None
-
-
-def extent_of(source: str) -> Extent:
-    """Measure a photograph or slide; BadImageError says why it cannot be read."""
-    current = lately_stamped(source)
-    if _is_slide(source, current):
-        slide = open_slide(source)
-        return Extent(slide.width, slide.height, slide.downsamples, slide.microns_per_pixel)
-    with _DECODING:
-        height, width = _photograph(source, current).shape[:2]
-    return Extent(width, height, (1.0,), None)
+    return Slide(pixels.shape[1], pixels.shape[0], (1.0,), None, read)
 
 
 def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint8], Region]:
-    """Read a region and its surroundings, within its source.
+    """Read a region with ``more`` pixels to each side, within its source, RGB (h, w, 3).
 
-    Args:
-        source: the photograph or slide.
-        region: a box in it.
-        more: pixels of the source's full size to each side.
-
-    Returns:
-        The pixels, RGB (h, w, 3), and their region.
+    Return the region that was read, too; ``more`` is in pixels of the source's full size.
     """
-    x, y, width, height, level = region
-    whole = extent_of(source)
-    left, top = max(0, x - more), max(0, y - more)
-    right, bottom = min(whole.width, x + width + more), min(whole.height, y + height + more)
-    wide = Region(left, top, right - left, bottom - top, level)
+    picture = open_picture(source)
+    wide = Region(*grown(region[:4], more, (picture.width, picture.height)), region.level)
     return read_region(source, wide), wide
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from tasks.images.access.files import SourceError, stamp
-from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
-from tasks.images.geometry import Box, box_around, rescaled
+from tasks.images.geometry import TRAINING_DIAMETER, Box, box_around, rescaled
 from tasks.images.opened_slides import Slide, open_slide
 from tasks.images.regions import Region, address_of, digest_at, read_region
 from tasks.segmentation.finding import Cell, Cells, find_cells

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
-from tasks.images.crops import TRAINING_DIAMETER, Points
+from tasks.images.geometry import TRAINING_DIAMETER, Points
 
 MARGIN = 2  # pixels of a cut-out cell: the rim around training cells
 LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell

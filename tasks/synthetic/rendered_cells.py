@@ -20,7 +20,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from tasks.images.crops import coarsen
+from tasks.images.geometry import coarsen
 
 Picture = NDArray[np.uint8]
 Plane = NDArray[np.complex64]

@@ -25,9 +25,9 @@ from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.images.listing import list_images
-from tasks.images.regions import whole_file
 from tasks.network.extraction import extract
 from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import whole_file
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.screening import freeze
 

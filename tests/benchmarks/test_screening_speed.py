@@ -30,9 +30,9 @@ from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.images.access.files import read_bytes
 from tasks.images.listing import list_images
-from tasks.images.regions import whole_file
 from tasks.network.classifier import to_pixels
 from tasks.network.extraction import load_images
+from tests.support.images import whole_file
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.screening import screen_anew
 

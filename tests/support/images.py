@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tasks.images.regions import ImageRef
     from tests.support.rendered_slides import RenderedSlide
 
 
@@ -32,3 +33,10 @@ def rendered_slide(tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, Ren
 def slide(rendered_slide: "tuple[Path, RenderedSlide]") -> Path:
     """The file of that slide."""
     return rendered_slide[0]
+
+
+def whole_file(uri: str) -> "ImageRef":
+    """Make the reference to an image that is a whole file."""
+    from tasks.images.regions import ImageRef
+
+    return ImageRef(uri, uri)

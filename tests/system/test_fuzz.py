@@ -21,10 +21,10 @@ from PIL import Image
 from tasks.images.access.files import read_bytes
 from tasks.images.decoding import FORMATS, REASONS
 from tasks.images.listing import list_images
-from tasks.images.regions import whole_file
 from tasks.network.extraction import load_image
 from tasks.synthetic import rendered_cells as render
 from tests.support.damage import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
+from tests.support.images import whole_file
 from tests.support.needs import needs_data
 from tests.support.paths import DATA
 

@@ -28,8 +28,8 @@ from tasks.answers.agreement import differing
 from tasks.answers.patients import MOST_READ, Suspect
 from tasks.answers.sheets import KEYS, AnswerError
 from tasks.images.access.files import SourceError
-from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
+from tasks.images.geometry import TRAINING_DIAMETER
 from tasks.limits import NEGATIVE_PERCENT
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.page import environment

@@ -7,14 +7,9 @@ before a URL, so that no name is mistaken for an address.
 
 import re
 
-ARCHIVES = {
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".tar.bz2": "tar",
-    ".tar.xz": "tar",
-}
+ARCHIVES = {".zip": "zip"} | dict.fromkeys(
+    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar"
+)
 GLOB = "*?["  # characters of a pattern
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 # Scanner formats that are recognised by their extension.
@@ -62,6 +57,11 @@ def split_link(rest: str) -> tuple[str, str]:
     return (rest[:at], rest[at + 2 :]) if at >= 0 else ("", rest)
 
 
+def file_of(uri: str) -> str:
+    """Return the address of a file, or of the archive that a member is in."""
+    return split_link(uri.partition("://")[2])[1] if in_archive(uri) else uri
+
+
 def holds_link(address: str) -> bool:
     """Return whether an archive's own address contains a link, which would look like a member."""
     return _LINK.search(address) is not None
@@ -106,9 +106,7 @@ def extension_of(uri: str) -> str:
 
 def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
     """Return the scheme that forbids reading a manifest's address; None if it may be read."""
-    if in_archive(uri):
-        uri = split_link(uri.partition("://")[2])[1]
-    scheme, found, _ = uri.partition("://")
+    scheme, found, _ = file_of(uri).partition("://")
     return scheme if found and scheme not in allowed else None
 
 
@@ -144,8 +142,7 @@ def holds_secret(address: str) -> bool:
     >>> holds_secret("s3://me:pass@bucket/cells"), holds_secret("zip://a@b.png::/night.zip")
     (True, False)
     """
-    if in_archive(address):
-        address = split_link(address.partition("://")[2])[1]
+    address = file_of(address)
     scheme, found, _ = address.partition("://")
     return bool(found) and scheme not in HERE and redact(address) != address
 

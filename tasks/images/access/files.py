@@ -23,7 +23,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.access.addresses import as_text, in_archive, slide_folder, split_link
+from tasks.images.access.addresses import as_text, file_of, in_archive, slide_folder, split_link
 from tasks.images.access.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes in memory at once
@@ -89,7 +89,7 @@ _CLIENTS: dict[tuple[Any, ...], Any] = {}
 
 def is_far(uri: str) -> bool:
     """Return whether a file is behind a server, so that a read mostly waits."""
-    address = split_link(uri.partition("://")[2])[1] if in_archive(uri) else uri
+    address = file_of(uri)
     protocol, found, _ = address.partition("://")
     if not found or protocol == "file":
         return False
@@ -104,7 +104,7 @@ def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None
 def place_of(uri: str) -> str:
     """Return the archive, mount or server that answers for an address."""
     if in_archive(uri):
-        return split_link(uri.partition("://")[2])[1]
+        return file_of(uri)
     protocol, found, rest = uri.partition("://")
     if found and protocol != "file":
         return f"{protocol}://{rest.partition('/')[0]}"
@@ -202,7 +202,7 @@ def known_stamp(uri: str) -> str:
 
 def _stamp(uri: str) -> str:
     if in_archive(uri):
-        return stamp(split_link(uri.partition("://")[2])[1])
+        return stamp(file_of(uri))
     path = _local_file(uri)
     if path is not None:
         status = os.stat(path)  # noqa: PTH116  (asked of an archive for each of its images)

@@ -5,7 +5,7 @@ on request.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,64 +17,46 @@ from zarr.storage import FsspecStore, LocalStore
 
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile
-from tasks.images.geometry import box_at, credible
+from tasks.images.geometry import Slide, box_at, credible
 
 FULL_NAMES = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm"}
 COLOURS = (1, 3, 4)
 
 
-@dataclass(frozen=True)
-class ZarrSlide:
-    """A slide in OME-Zarr: its levels, the finest first; see `tasks.images.opened_slides.Slide`.
-
-    ``axes`` are the letters of the arrays' axes, such as tczyx.
-    """
-
-    levels: tuple[zarr.Array[Any], ...]
-    axes: str
-    microns_per_pixel: float | None
-
-    @property
-    def width(self) -> int:
-        """Return the width in pixels of level 0."""
-        return int(self.levels[0].shape[self.axes.index("x")])
-
-    @property
-    def height(self) -> int:
-        """Return the height in pixels of level 0."""
-        return int(self.levels[0].shape[self.axes.index("y")])
-
-    @property
-    def downsamples(self) -> tuple[float, ...]:
-        """Return the downsample of each level, 1.0 first."""
-        across = self.axes.index("x")
-        return tuple(self.width / level.shape[across] for level in self.levels)
-
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
-        here = self.levels[level]
-        left, top, right, bottom = box_at((x, y, width, height), self.downsamples[level])
-        out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
-        within = {"x": slice(max(left, 0), max(right, 0)), "y": slice(max(top, 0), max(bottom, 0))}
-        whole = {"c": slice(None)}
-        try:
-            chosen = here[tuple((within | whole).get(axis, 0) for axis in self.axes)]
-        # Codecs raise anything on damaged chunks, and a slide must never stop its batch.
-        except Exception as error:
-            raise BadImageError(
-                "damaged", f"{type(error).__name__}: {error}; copy the slide again"
-            ) from None
-        kept = [axis for axis in self.axes if axis in "cyx"]
-        pixels = np.asarray(chosen)
-        if "c" not in kept:
-            pixels, kept = pixels[np.newaxis], ["c", *kept]
-        found = as_rgb(pixels.transpose([kept.index(axis) for axis in "yxc"]))
-        y0, x0 = within["y"].start - top, within["x"].start - left
-        out[y0 : y0 + found.shape[0], x0 : x0 + found.shape[1]] = found
-        return out
+def _read(
+    levels: Sequence[zarr.Array[Any]],
+    axes: str,
+    x: int,
+    y: int,
+    width: int,
+    height: int,
+    level: int = 0,
+) -> NDArray[np.uint8]:
+    """Read a box from levels, the finest first, with these letters of axes, such as tczyx."""
+    across, here = axes.index("x"), levels[level]
+    downsample = levels[0].shape[across] / here.shape[across]
+    left, top, right, bottom = box_at((x, y, width, height), downsample)
+    out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
+    within = {"x": slice(max(left, 0), max(right, 0)), "y": slice(max(top, 0), max(bottom, 0))}
+    whole = {"c": slice(None)}
+    try:
+        chosen = here[tuple((within | whole).get(axis, 0) for axis in axes)]
+    # Codecs raise anything on damaged chunks, and a slide must never stop its batch.
+    except Exception as error:
+        raise BadImageError(
+            "damaged", f"{type(error).__name__}: {error}; copy the slide again"
+        ) from None
+    kept = [axis for axis in axes if axis in "cyx"]
+    pixels = np.asarray(chosen)
+    if "c" not in kept:
+        pixels, kept = pixels[np.newaxis], ["c", *kept]
+    found = as_rgb(pixels.transpose([kept.index(axis) for axis in "yxc"]))
+    y0, x0 = within["y"].start - top, within["x"].start - left
+    out[y0 : y0 + found.shape[0], x0 : x0 + found.shape[1]] = found
+    return out
 
 
-def open_ome_zarr(fs: Any, path: str) -> ZarrSlide:
+def open_ome_zarr(fs: Any, path: str) -> Slide:
     """Open a folder of OME-Zarr.
 
     Raises:
@@ -96,7 +78,7 @@ def open_ome_zarr(fs: Any, path: str) -> ZarrSlide:
         ) from None
 
 
-def _opened(group: zarr.Group) -> ZarrSlide:
+def _opened(group: zarr.Group) -> Slide:
     about = _multiscales(group)
     inner = group.get("0")
     if about is None and isinstance(inner, zarr.Group):  # as bioformats2raw lays out an image
@@ -105,7 +87,11 @@ def _opened(group: zarr.Group) -> ZarrSlide:
         raise BadImageError("not_an_image", "its metadata name no multiscales of OME-Zarr")
     axes = "".join(each["name"] for each in about["axes"])
     levels = tuple(_level(group, each["path"], axes) for each in about["datasets"])
-    return ZarrSlide(levels, axes, _microns_per_pixel(about))
+    shapes = [dict(zip(axes, level.shape, strict=True)) for level in levels]
+    width, height = shapes[0]["x"], shapes[0]["y"]
+    downsamples = tuple(width / shape["x"] for shape in shapes)
+    read = partial(_read, levels, axes)
+    return Slide(width, height, downsamples, _microns_per_pixel(about), read)
 
 
 def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:

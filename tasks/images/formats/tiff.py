@@ -5,8 +5,9 @@ are checked against its length and the limits below before memory is allocated.
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product
 from math import ceil
 from typing import Any
@@ -20,7 +21,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, RESUNIT, TiffFile, TiffPage
 from tifffile.tifffile import svs_description_metadata
 
 from tasks.images.decoding import MOST_PIXELS, BadImageError
-from tasks.images.geometry import box_at, credible
+from tasks.images.geometry import Slide, box_at, credible
 
 Pixels = NDArray[np.uint8]
 
@@ -76,84 +77,70 @@ class Level:
         return [first + plane * area for plane in range(self.planes)]
 
 
-@dataclass(frozen=True)
-class TiffSlide:
-    """A slide in a TIFF file; see `tasks.images.opened_slides.Slide`."""
-
-    fs: Any
-    path: str
-    levels: tuple[Level, ...]
-    microns_per_pixel: float | None
-
-    @property
-    def width(self) -> int:
-        """Return the width in pixels of level 0."""
-        return self.levels[0].width
-
-    @property
-    def height(self) -> int:
-        """Return the height in pixels of level 0."""
-        return self.levels[0].height
-
-    @property
-    def downsamples(self) -> tuple[float, ...]:
-        """Return the downsample of each level, 1.0 first."""
-        return tuple(self.width / level.width for level in self.levels)
-
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
-        """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
-        here = self.levels[level]
-        left, top, right, bottom = box_at((x, y, width, height), self.downsamples[level])
-        out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
-        places = product(
-            _tiles_between(top, bottom, here.tile_height, here.rows),
-            _tiles_between(left, right, here.tile_width, here.columns),
-        )
-        for row, column, tile in self._read_tiles(here, places):
-            tile_top, tile_left = row * here.tile_height, column * here.tile_width
-            tile = tile[: here.height - tile_top, : here.width - tile_left]
-            y0, y1 = max(top, tile_top), min(bottom, tile_top + tile.shape[0])
-            x0, x1 = max(left, tile_left), min(right, tile_left + tile.shape[1])
-            out[y0 - top : y1 - top, x0 - left : x1 - left] = tile[
-                y0 - tile_top : y1 - tile_top, x0 - tile_left : x1 - tile_left
-            ]
-        return out
-
-    def _read_tiles(
-        self, level: Level, places: Iterable[tuple[int, int]]
-    ) -> Iterator[tuple[int, int, Pixels]]:
-        """Read the tiles at rows and columns as RGB, except those that were never scanned."""
-        scanned = (place for place in places if level.sizes[level.tiles(*place)].all())
-        for group in _groups(level, scanned):
-            wanted = [i for place in group for i in level.tiles(*place)]
-            starts = level.offsets[wanted].tolist()
-            ends = (level.offsets[wanted] + level.sizes[wanted]).tolist()
-            # Together, because a remote filesystem answers many requests in the time of one.
-            contents = self.fs.cat_ranges([self.path] * len(wanted), starts, ends)
-            content = dict(zip(wanted, contents, strict=True))
-            for row, column in group:
-                planes = [self._decode(level, i, content[i]) for i in level.tiles(row, column)]
-                yield row, column, as_rgb(np.concatenate(planes, axis=2))
-
-    def _decode(self, level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
-        """Decode a tile to (height, width, channels)."""
-        if isinstance(content, Exception):
-            raise BadImageError("unreadable", f"{type(content).__name__}: {content}")
-        try:
-            if level.compression in JPEG | JPEG_2000:
-                _check_claim(level, content)
-            tile: NDArray[Any] = level.decode(content, i, jpegtables=level.jpeg_tables)[0][0]
-        # Decoders raise anything on damaged tiles, and a slide must never stop its batch.
-        except Exception as error:
-            raise BadImageError(
-                "damaged",
-                f"tile {i} of the level of {level.width} x {level.height} pixels: "
-                f"{type(error).__name__}: {error}; copy the slide again",
-            ) from None
-        return tile
+def _read(
+    fs: Any,
+    path: str,
+    levels: Sequence[Level],
+    x: int,
+    y: int,
+    width: int,
+    height: int,
+    level: int = 0,
+) -> Pixels:
+    here = levels[level]
+    left, top, right, bottom = box_at((x, y, width, height), levels[0].width / here.width)
+    out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
+    places = product(
+        _tiles_between(top, bottom, here.tile_height, here.rows),
+        _tiles_between(left, right, here.tile_width, here.columns),
+    )
+    for row, column, tile in _read_tiles(fs, path, here, places):
+        tile_top, tile_left = row * here.tile_height, column * here.tile_width
+        tile = tile[: here.height - tile_top, : here.width - tile_left]
+        y0, y1 = max(top, tile_top), min(bottom, tile_top + tile.shape[0])
+        x0, x1 = max(left, tile_left), min(right, tile_left + tile.shape[1])
+        out[y0 - top : y1 - top, x0 - left : x1 - left] = tile[
+            y0 - tile_top : y1 - tile_top, x0 - tile_left : x1 - tile_left
+        ]
+    return out
 
 
-def open_tiff(fs: Any, path: str) -> TiffSlide:
+def _read_tiles(
+    fs: Any, path: str, level: Level, places: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int, Pixels]]:
+    """Read the tiles at rows and columns as RGB, except those that were never scanned."""
+    scanned = (place for place in places if level.sizes[level.tiles(*place)].all())
+    for group in _groups(level, scanned):
+        wanted = [i for place in group for i in level.tiles(*place)]
+        starts = level.offsets[wanted].tolist()
+        ends = (level.offsets[wanted] + level.sizes[wanted]).tolist()
+        # Together, because a remote filesystem answers many requests in the time of one.
+        contents = fs.cat_ranges([path] * len(wanted), starts, ends)
+        content = dict(zip(wanted, contents, strict=True))
+        for row, column in group:
+            planes = [_decode(level, i, content[i]) for i in level.tiles(row, column)]
+            yield row, column, as_rgb(np.concatenate(planes, axis=2))
+
+
+def _decode(level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
+    """Decode a tile to (height, width, channels)."""
+    if isinstance(content, Exception):
+        raise BadImageError("unreadable", f"{type(content).__name__}: {content}")
+    try:
+        if level.compression in JPEG | JPEG_2000:
+            _check_claim(level, content)
+        tile: NDArray[Any] = level.decode(content, i, jpegtables=level.jpeg_tables)[0][0]
+    # Decoders raise anything on damaged tiles, and a slide must never stop its batch.
+    except Exception as error:
+        raise BadImageError(
+            "damaged",
+            f"tile {i} of the level of {level.width} x {level.height} pixels: "
+            f"{type(error).__name__}: {error}; copy the slide again",
+        ) from None
+    return tile
+
+
+def open_tiff(fs: Any, path: str) -> Slide:
     """Read the directories of a TIFF.
 
     Raises:
@@ -214,13 +201,15 @@ def _check_magic(magic: bytes) -> None:
         raise BadImageError("not_an_image", f"no TIFF, whatever its name says: {REWRITE}")
 
 
-def _read_directories(fs: Any, path: str, tiff: TiffFile) -> TiffSlide:
+def _read_directories(fs: Any, path: str, tiff: TiffFile) -> Slide:
     pages = list(islice(_pages(tiff), MOST_DIRECTORIES))
     if not pages:
         raise BadImageError("damaged", "it holds no image; copy the slide again")
     base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     levels = [_level(page, tiff.filehandle.size) for page in _pyramid(base, pages)]
-    return TiffSlide(fs, path, tuple(levels), _microns_per_pixel(tiff, base))
+    downsamples = tuple(levels[0].width / level.width for level in levels)
+    size, microns = (levels[0].width, levels[0].height), _microns_per_pixel(tiff, base)
+    return Slide(*size, downsamples, microns, partial(_read, fs, path, levels))
 
 
 def _pages(tiff: TiffFile) -> Iterator[TiffPage]:

@@ -1,47 +1,47 @@
-"""Read whole slides in the formats of scanners with OpenSlide, from a local disk."""
+"""Read whole slides in the formats of scanners with OpenSlide, from a local disk.
 
-from dataclasses import dataclass, field
+Each level of a DICOM slide is a file of its own: one of them represents the slide.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from fsspec.implementations.local import LocalFileSystem
 from numpy.typing import NDArray
 from openslide import PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y, OpenSlide, OpenSlideError
 from PIL import Image
 
+from tasks.images.access.addresses import DICOM, extension_of, in_archive
+from tasks.images.access.files import asked, filesystem
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import check_tile
-from tasks.images.geometry import credible
+from tasks.images.geometry import Slide, credible
 
 WHITE = (255, 255, 255, 255)
 
 
-@dataclass(frozen=True)
-class VendorSlide:
-    """A slide opened with OpenSlide; see `tasks.images.opened_slides.Slide`."""
-
-    path: Path
-    width: int
-    height: int
-    downsamples: tuple[float, ...]
-    microns_per_pixel: float | None
-    _handle: OpenSlide = field(repr=False)
-
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """Read the pixels of a box of level 0 at the resolution of a level; see `Slide.read`."""
-        downsample = self.downsamples[level]
-        size = round(width / downsample), round(height / downsample)
+def _read(
+    path: Path, handle: OpenSlide, x: int, y: int, width: int, height: int, level: int = 0
+) -> NDArray[np.uint8]:
+    downsample = handle.level_downsamples[level]
+    size = round(width / downsample), round(height / downsample)
+    try:
         try:
-            try:
-                region = self._handle.read_region((x, y), level, size)
-            except OpenSlideError:
-                # A handle stays unusable after an error; intact regions can be read through a new
-                # one.
-                with OpenSlide(self.path) as handle:
-                    region = handle.read_region((x, y), level, size)
-        except OpenSlideError as error:
-            raise BadImageError("damaged", f"{error}; copy the slide again") from None
-        white = Image.new("RGBA", region.size, WHITE)
-        return np.asarray(Image.alpha_composite(white, region).convert("RGB"))
+            region = handle.read_region((x, y), level, size)
+        except OpenSlideError:
+            # A handle stays unusable after an error; intact regions can be read through a new one.
+            with OpenSlide(path) as another:
+                region = another.read_region((x, y), level, size)
+    except OpenSlideError as error:
+        raise BadImageError("damaged", f"{error}; copy the slide again") from None
+    white = Image.new("RGBA", region.size, WHITE)
+    return np.asarray(Image.alpha_composite(white, region).convert("RGB"))
 
 
 def is_of_a_scanner(path: Path) -> bool:
@@ -49,7 +49,7 @@ def is_of_a_scanner(path: Path) -> bool:
     return OpenSlide.detect_format(path) not in {None, "generic-tiff"}
 
 
-def open_vendor(path: Path) -> VendorSlide:
+def open_vendor(path: Path) -> Slide:
     """Open a slide of a scanner.
 
     Raises:
@@ -58,10 +58,8 @@ def open_vendor(path: Path) -> VendorSlide:
     try:
         handle = OpenSlide(path)
         _check_tiles(handle)
-        width, height = handle.dimensions
-        return VendorSlide(
-            path, width, height, handle.level_downsamples, _microns_per_pixel(handle), handle
-        )
+        levels, microns = handle.level_downsamples, _microns_per_pixel(handle)
+        return Slide(*handle.dimensions, levels, microns, partial(_read, path, handle))
     except OpenSlideError as error:
         raise BadImageError("damaged", f"{error}; copy the slide again") from None
 
@@ -87,3 +85,64 @@ def _microns_per_pixel(handle: OpenSlide) -> float | None:
     except (KeyError, ValueError):
         return None
     return credible(sum(both) / 2)
+
+
+_READ = ["SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
+_ASIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"})  # pictures that are not levels
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A row of a listing: its folder and series, width in pixels, and whether it is a level."""
+
+    row: int
+    series: tuple[str, str]
+    width: int
+    is_level: bool
+
+
+def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Table:
+    """Keep only the file of the largest level of each DICOM slide in a listing.
+
+    OpenSlide opens all levels in a folder by any one of them. A file with an unreadable header
+    stays, and fails with a reason when it is opened.
+
+    Args:
+        sources: a table of `SCHEMA`.
+        on_skip: called with a message on the number of omitted files.
+    """
+    uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
+    slides: dict[tuple[str, str], list[DicomFile]] = defaultdict(list)
+    for row, uri in enumerate(uris):
+        if extension_of(uri) == DICOM and not in_archive(uri):
+            found = asked(uri, partial(read_header, row, uri))
+            if found:
+                slides[found.series].append(found)
+    out: set[int] = set()
+    for files in slides.values():
+        largest = max(files, key=lambda file: (file.is_level, file.width, -file.row))
+        out.update(file.row for file in files if file is not largest)
+    if not out:
+        return sources
+    on_skip(
+        f"{len(out):,} {DICOM} files are further levels, labels and overviews of slides, and are "
+        "read with the file of the largest level"
+    )
+    return sources.take([row for row in range(len(uris)) if row not in out])
+
+
+def read_header(row: int, uri: str) -> DicomFile | None:
+    """Read the slide of a file; None if the file is not local, or no DICOM slide."""
+    from pydicom import dcmread  # few nights have such slides
+
+    fs, path = filesystem(uri)
+    if not isinstance(fs, LocalFileSystem):
+        return None
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
+        series = str(header.SeriesInstanceUID)
+        width = int(header.get("TotalPixelMatrixColumns") or 0)
+        kinds = {str(kind).upper() for kind in header.get("ImageType") or ()}
+    except Exception:  # any damaged file: the error is reported when it is opened
+        return None
+    return DicomFile(row, (str(Path(path).parent), series), width, not kinds & _ASIDE)

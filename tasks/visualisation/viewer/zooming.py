@@ -10,7 +10,8 @@ from math import ceil, log2
 
 from PIL import Image
 
-from tasks.images.regions import Extent, Region, extent_of, read_region
+from tasks.images.geometry import Slide, coarsest
+from tasks.images.regions import Region, open_picture, read_region
 
 TILE = 512
 MOST_READ = 8 * TILE  # pixels to a side that are read for a tile
@@ -25,12 +26,12 @@ class NoTileError(Exception):
 class Pyramid:
     """Describe the levels of a picture. Below ``least`` a tile would need too much of the file."""
 
-    extent: Extent
+    picture: Slide
 
     @property
     def most(self) -> int:
         """Return the level that has the picture's own pixels."""
-        return ceil(log2(max(self.extent.width, self.extent.height, 2)))
+        return ceil(log2(max(self.picture.width, self.picture.height, 2)))
 
     @property
     def least(self) -> int:
@@ -40,8 +41,8 @@ class Pyramid:
     def _reads(self, level: int) -> float:
         """Compute how many pixels to a side are read for a tile of a level, at most."""
         scale = self.scale(level)
-        wanted = min(TILE * scale, max(self.extent.width, self.extent.height))
-        return wanted / self.extent.downsamples[self.source_level(scale)]
+        wanted = min(TILE * scale, max(self.picture.width, self.picture.height))
+        return wanted / self.picture.downsamples[self.source_level(scale)]
 
     def scale(self, level: int) -> int:
         """Return how many pixels of the file are one of a level, along a side."""
@@ -49,8 +50,7 @@ class Pyramid:
 
     def source_level(self, scale: float) -> int:
         """Choose the coarsest level of the file that is as fine as a scale."""
-        fine = [n for n, each in enumerate(self.extent.downsamples) if each <= scale * 1.01]
-        return max(fine, key=lambda n: self.extent.downsamples[n])
+        return coarsest(self.picture.downsamples, lambda each: each <= scale * 1.01)
 
     def region(self, level: int, column: int, row: int) -> tuple[Region, tuple[int, int]]:
         """Find the part of the file that a tile shows, and the tile's width and height in pixels.
@@ -62,10 +62,10 @@ class Pyramid:
             raise NoTileError(f"no level {level}: there are {self.least} to {self.most}")
         scale = self.scale(level)
         x, y = column * TILE * scale, row * TILE * scale
-        if not (0 <= x < self.extent.width and 0 <= y < self.extent.height):
+        if not (0 <= x < self.picture.width and 0 <= y < self.picture.height):
             raise NoTileError(f"no tile {column}, {row} on level {level}")
-        width = min(TILE * scale, self.extent.width - x)
-        height = min(TILE * scale, self.extent.height - y)
+        width = min(TILE * scale, self.picture.width - x)
+        height = min(TILE * scale, self.picture.height - y)
         region = Region(x, y, width, height, self.source_level(scale))
         return region, (max(1, ceil(width / scale)), max(1, ceil(height / scale)))
 
@@ -78,10 +78,8 @@ def read_tile(source: str, stamp: str, level: int, column: int, row: int) -> byt
         NoTileError: there is none.
         BadImageError: the file cannot be read.
     """
-    region, size = Pyramid(extent_of(source)).region(level, column, row)
-    pixels = read_region(source, region)
-    file = io.BytesIO()
-    picture = Image.fromarray(pixels)
+    region, size = Pyramid(open_picture(source)).region(level, column, row)
+    picture, file = Image.fromarray(read_region(source, region)), io.BytesIO()
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BOX)
     picture.save(file, "JPEG", quality=QUALITY)

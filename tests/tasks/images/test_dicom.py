@@ -9,7 +9,7 @@ from PIL import Image
 
 from tasks.images.access.addresses import DICOM
 from tasks.images.decoding import BadImageError
-from tasks.images.formats.dicom import one_file_a_slide, read_header
+from tasks.images.formats.vendor import one_file_a_slide, read_header
 from tasks.images.listing import list_images
 from tasks.images.opened_slides import is_slide, open_slide
 from tests.support.dicom import write_dicom_slide
@@ -37,7 +37,7 @@ def test_a_slide_has_its_levels_and_its_size(tmp_path: Path) -> None:
         assert slide.microns_per_pixel == pytest.approx(0.25)
         near = np.abs(slide.read(100, 200, 300, 150).astype(int) - SMOOTH[200:350, 100:400])
         assert near.mean() < 2  # JPEG
-        assert slide.read(0, 0, 900, 700, level=2).shape == (175, 225, 3)
+        assert slide.read(0, 0, 900, 700, 2).shape == (175, 225, 3)
 
 
 def test_the_files_of_a_slide_are_one_source_that_of_the_largest_level(tmp_path: Path) -> None:

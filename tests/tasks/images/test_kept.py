@@ -3,8 +3,8 @@ from threading import Event
 
 import pytest
 
-from tasks.images.formats import pieces
-from tasks.images.formats.pieces import KeptRanges
+from tasks.images import opened_slides
+from tasks.images.opened_slides import KeptRanges
 
 
 class Far:
@@ -45,7 +45,7 @@ def test_threads_that_want_the_same_piece_wait_for_one_request() -> None:
 
 
 def test_what_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "MOST_KEPT", 4)
+    monkeypatch.setattr(opened_slides, "MOST_KEPT", 4)
     far = Far()
     fs = KeptRanges(far)
     for start in (0, 2, 0, 4, 0, 2):

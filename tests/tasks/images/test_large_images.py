@@ -12,7 +12,8 @@ from PIL import Image
 
 from tasks.images import decoding
 from tasks.images.decoding import BadImageError, decode, decode_rgb, failure_of
-from tasks.images.regions import find, whole_file
+from tasks.images.regions import find
+from tests.support.images import whole_file
 from tests.support.peak import extra_peak
 
 RNG = np.random.default_rng(1)

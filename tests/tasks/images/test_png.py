@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tasks.images.decoding import BadImageError, Picture, decode, decode_rgb, resize
-from tasks.images.formats.png import SIGNATURE, decode_plain
+from tasks.images.decoding import (
+    SIGNATURE,
+    BadImageError,
+    Picture,
+    decode,
+    decode_plain,
+    decode_rgb,
+    resize,
+)
 from tests.support.needs import needs_data
 from tests.support.paths import DATA
 

@@ -23,9 +23,9 @@ from tasks.images.regions import (
     find,
     find_unchanged,
     image_refs,
-    whole_file,
 )
 from tasks.network.extraction import Reading, load_image
+from tests.support.images import whole_file
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.images.listing import list_images
-from tasks.images.regions import whole_file
 from tasks.network.backbones import build
 from tasks.network.conversion import inference
 from tasks.network.extraction import Features, Reading, extract, load_image
@@ -17,6 +16,7 @@ from tasks.network.inference import Inference
 from tasks.network.spec import NetworkSpec
 from tasks.segmentation.many_cells import refuse_many_cells
 from tests.support.fields import rendered
+from tests.support.images import whole_file
 
 WIDTHS = {"layer1": 32, "layer2": 48}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.images.crops import BLOCK, TRAINING_DIAMETER, coarsen, cut_out
+from tasks.images.geometry import BLOCK, TRAINING_DIAMETER, coarsen, cut_out
 from tasks.segmentation.finding import Cell, find_cells
 from tasks.segmentation.separation import scale_of, with_rim
 from tasks.types import Field

@@ -18,9 +18,9 @@ from flows.commands.review.imports import report_rows
 from flows.commands.review.session import Session
 from tasks.answers.sheets import KEYS
 from tasks.images.access.files import SourceError, lately_stamped
-from tasks.images.crops import TRAINING_DIAMETER
 from tasks.images.decoding import BadImageError
-from tasks.images.regions import extent_of
+from tasks.images.geometry import TRAINING_DIAMETER
+from tasks.images.regions import open_picture
 from tasks.segmentation.survey import RED_CELL
 from tasks.types import Status
 from tasks.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
@@ -60,11 +60,11 @@ class ViewerPages:
             raise HTTPException(404, "this cell is a file of its own, without a field")
         cell, ref = found[0], self._session.ref(image_id)
         try:
-            extent = extent_of(cell["source_uri"])
+            source = open_picture(cell["source_uri"])
         except (BadImageError, SourceError, OSError) as error:
             return self._show(request, "problem.html", status=404, problem=str(error))
-        pyramid = Pyramid(extent)
-        microns = extent.microns_per_pixel
+        pyramid = Pyramid(source)
+        microns = source.microns_per_pixel
         # A photograph has no scale: it follows from the usual size of a red cell.
         if microns is None and ref is not None:
             microns = RED_CELL * ref.scale / TRAINING_DIAMETER
@@ -78,8 +78,8 @@ class ViewerPages:
             picture=json.dumps(
                 {
                     "source": self._sources.index(cell["source_uri"]),
-                    "width": extent.width,
-                    "height": extent.height,
+                    "width": source.width,
+                    "height": source.height,
                     "tile": TILE,
                     "least": pyramid.least,
                     "most": pyramid.most,
