@@ -38,10 +38,10 @@ from tasks.segmentation.field_of_view import (
     cells_of_place,
     finite,
     load_finder,
+    tiles_of_place,
 )
-from tasks.segmentation.finding import typical_diameter
+from tasks.segmentation.finding import find_roughly
 from tasks.segmentation.survey import survey
-from tasks.segmentation.tiles import tiles_of_place
 
 TILED_AT = 0.25  # microns per pixel if a slide does not say; tiles do not depend on it
 
@@ -142,7 +142,7 @@ def _survey_source(
             about |= {"source_id": sha256(content).hexdigest()}
             picture = decode_rgb(content, upright=False)
             if measure:
-                about |= {"diameter": finite(typical_diameter(np.asarray(picture)))}
+                about |= {"diameter": finite(find_roughly(np.asarray(picture)).diameter)}
             yield about | box_columns((0, 0, *picture.size)) | {"level": 0, "kind": "field"}
             return
         about |= {"source_id": digest_of_file(uri).hex()}

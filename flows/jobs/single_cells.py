@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def refuse_photograph(picture: "Image.Image") -> None:
     """Raise BadImageError if the finder sees several cells in an RGB picture."""
     # Few nights have a file that is large enough to be searched.
-    from tasks.segmentation.many_cells import refuse_many_cells
+    from tasks.segmentation.sorts import refuse_many_cells
 
     settle_finder()
     refuse_many_cells(picture)
@@ -45,7 +45,7 @@ def count_cells(job: CountJob) -> list[int | None]:
 
 
 def _count(uri: str) -> int | None:
-    from tasks.segmentation.many_cells import whole_cells
+    from tasks.segmentation.sorts import whole_cells
 
     try:
         return whole_cells(np.asarray(decode_rgb(read_bytes(uri))))

@@ -53,8 +53,7 @@ from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
 from tasks.reports.image_columns import failed_rows
-from tasks.segmentation.field_of_view import OUTLINES, try_finder
-from tasks.segmentation.magnification import measured_every, typical_diameters
+from tasks.segmentation.field_of_view import OUTLINES, measured_every, try_finder, typical_diameters
 
 SOURCES_A_JOB = 16
 FIELDS_A_JOB = 8

@@ -35,12 +35,9 @@ SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
 def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
-    """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of the mask.
+    """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of stained pixels.
 
-    Args:
-        amount: absorbance over all channels.
-        mask: the stained pixels.
-        diameter: of a typical cell in pixels.
+    The diameter is that of a typical cell in pixels.
     """
     smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
     right, down = filtered(amount, slope, smooth), filtered(amount, smooth, slope)
@@ -79,12 +76,8 @@ def filtered(amount: Amount, across: Gain, down: Gain) -> Amount:
 def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -> Float:
     """Find centres of rings: x, y and radius in pixels, (n, 3), possibly outside the field.
 
-    Args:
-        edge: of `edges`, (h, w).
-        radii: of the rings to try, in pixels.
-        least: the share of a ring that must point outwards.
-        apart: the least distance of two centres in pixels.
-        most: the largest number to return, best first.
+    A share of more than ``least`` of a ring must point outwards; two centres are ``apart`` pixels
+    from each other at least; at most ``most`` are returned, the best.
     """
     margin = int(radii.max() * 0.5)
     height, width = (n + 2 * margin for n in edge.shape)
@@ -136,13 +129,7 @@ def _sought(radius: float, field: tuple[int, int], margin: int, shape: tuple[int
 def _inside(length: int, margin: int, half: int) -> Gain:
     """Mark which pixels of a ring lie in the field, for each place along a side of it.
 
-    Args:
-        length: of the side in pixels; places go ``margin`` beyond it at both ends.
-        margin: in pixels.
-        half: of the ring's square, in pixels.
-
-    Returns:
-        0 or 1, (length + 2 * margin, 2 * half + 1).
+    Places go ``margin`` beyond the side at both ends: (length + 2 * margin, 2 * half + 1).
     """
     at = np.arange(-margin, length + margin)[:, np.newaxis] + np.arange(-half, half + 1)
     return ((at >= 0) & (at < length)).astype(np.float32)
@@ -151,12 +138,7 @@ def _inside(length: int, margin: int, half: int) -> Gain:
 def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
     """Trace outlines (n, angles, 2) in pixels x, y around n seeds, with their edges (n, angles).
 
-    The edge is NaN outside the field.
-
-    Args:
-        edge: of `edges`, (h, w).
-        around: x, y and radius of the seeds in pixels, (n, 3).
-        angles: number of points of an outline; with half of them, half as many radii are tried.
+    The edge is NaN outside the field. With half of the angles, half as many radii are tried.
     """
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
     traced = [_trace(edge, each, angles) for each in some or [around]]
@@ -222,12 +204,8 @@ def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int3
 def _outward_edges(edge: Edges, right: Gain, down: Gain, x: Gain, y: Gain) -> Gain:
     """Interpolate how strong edges are along rays, bilinearly, 0 outside the field.
 
-    Args:
-        edge: of `edges`, (h, w).
-        right: how far a ray leads to the right, the cosine of its angle, (angles, 1, 1).
-        down: the same downwards.
-        x: of places on the rays in pixels, (angles, radii, n).
-        y: the same of their rows.
+    ``right`` and ``down`` are cosine and sine of the rays' angles, (angles, 1, 1), and ``x`` and
+    ``y`` the places on the rays in pixels, (angles, radii, n).
     """
     if not x.size:
         return x
@@ -257,11 +235,8 @@ def _ring(radius: float) -> tuple[Edges, int]:
 def _closed_path(gain: Gain) -> NDArray[np.intp]:
     """Find the path over radii with the highest gain minus its steps, for each of n; (angles, n).
 
-    It is followed for one and a half turns, and the turn in the middle is kept, so that the ends
-    meet.
-
-    Args:
-        gain: of each radius at each angle, (angles, radii, n).
+    The gain is that of each radius at each angle, (angles, radii, n). The path is followed for one
+    and a half turns, and the turn in the middle is kept, so that the ends meet.
     """
     angles, radii, n = gain.shape
     lead = angles // 4
@@ -293,12 +268,8 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
 def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
     """Find the offset of a path from the peak of a parabola of three gains, -.5 to .5 of a step.
 
-    The gains are those of the path and its neighbours; the offset is 0 if there is no top, and at
-    the first and the last radius.
-
-    Args:
-        gain: of each radius at each angle, (angles, radii, n).
-        path: from `_closed_path`, (angles, n).
+    The gains are those of the path of `_closed_path` and its neighbours; the offset is 0 if there
+    is no top, and at the first and the last radius.
     """
     a, n = np.ogrid[: gain.shape[0], : gain.shape[2]]
     last = gain.shape[1] - 1

@@ -1,20 +1,32 @@
-"""Cut a field of view, or a place on a slide, up into cells."""
+"""Cut a field of view, or a place on a slide, up into cells or tiles."""
 
 import importlib
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from math import ceil
+from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from skimage.measure import points_in_poly
 
 from tasks.images.access.files import SourceError, stamp
 from tasks.images.decoding import BadImageError
-from tasks.images.geometry import TRAINING_DIAMETER, Box, box_around, rescaled
-from tasks.images.opened_slides import Slide, open_slide
+from tasks.images.geometry import (
+    TRAINING_DIAMETER,
+    Box,
+    Points,
+    box_around,
+    coarsest,
+    grown,
+    rescaled,
+)
+from tasks.images.opened_slides import open_slide
 from tasks.images.regions import Region, address_of, digest_at, read_region
 from tasks.segmentation.finding import Cell, Cells, find_cells
 from tasks.segmentation.quality import field_quality, packed, sharpness
-from tasks.segmentation.separation import apart, scale_of, with_rim
 from tasks.types import Field
 
 Finder = Callable[[Field, float | None], Cells]
@@ -77,16 +89,14 @@ def cells_of_place(
 ) -> tuple[Row, list[Row]]:
     """Find the cells whose middle is in a field, and read the pixels they need beyond its border.
 
-    Args:
-        place: a row of places.
-        field: the data known so far, to which measurements are added.
-        finder: of cells.
-        least_sharpness: below this a slide's field is out of focus, and not searched.
-        most_packed: above this it is too thick, and not searched.
+    Measurements are added to what is known of the field. A slide's field below ``least_sharpness``
+    is out of focus, and one above ``most_packed`` is too thick: neither is searched.
     """
     # The magnification of a slide is known; that of photographs was measured on some of them.
     expected = place["diameter"] if place["is_slide"] else None
-    around = _grown(place) if place["is_slide"] else box_of(place)
+    around, whole = box_of(place), size_of(place)
+    if place["is_slide"]:
+        around = grown(around, int(np.ceil(place["diameter"])), whole)
     _refuse_changed(place)
     pixels = read_region(place["source_uri"], Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
@@ -105,7 +115,7 @@ def cells_of_place(
     diameter = found.diameter * step
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
         diameter = expected
-    whole, scale, level = size_of(place), scale_of(diameter), _level_of_cells(place, diameter)
+    scale, level = TRAINING_DIAMETER / diameter, _level_of_cells(place, diameter)
     kept: list[Cell] = []
     rows: dict[Box, Row] = {}  # a box identifies a cell: duplicates are kept once
     outlines = [rescaled(cell.outline, step) + around[:2] for cell in found.cells]
@@ -152,9 +162,8 @@ def _level_of_cells(place: Row, diameter: float) -> int:
     """
     if not place["is_slide"]:
         return 0
-    levels = _slide(place).downsamples
-    fine = [n for n, each in enumerate(levels) if diameter / each >= TRAINING_DIAMETER]
-    return max(fine, key=lambda n: levels[n], default=0)
+    levels = open_slide(place["source_uri"]).downsamples
+    return coarsest(levels, lambda each: diameter / each >= TRAINING_DIAMETER)
 
 
 def _refuse_changed(place: Row) -> None:
@@ -197,23 +206,10 @@ def image_row(
     }
 
 
-def _grown(place: Row) -> Box:
-    """Enlarge a slide's field by a cell's diameter on all sides, within the slide."""
-    x, y, width, height = box_of(place)
-    slide, more = _slide(place), int(np.ceil(place["diameter"]))
-    left, top = max(x - more, 0), max(y - more, 0)
-    right, bottom = min(x + width + more, slide.width), min(y + height + more, slide.height)
-    return left, top, right - left, bottom - top
-
-
-def _slide(place: Row) -> Slide:
-    return open_slide(place["source_uri"])
-
-
 def size_of(place: Row) -> tuple[int, int]:
     """Return width and height of a place's source."""
     if place["is_slide"]:
-        slide = _slide(place)
+        slide = open_slide(place["source_uri"])
         return slide.width, slide.height
     return place["width"], place["height"]
 
@@ -231,3 +227,115 @@ def box_of(place: Row) -> Box:
 def finite(value: float) -> float | None:
     """Return a finite value, or None if it is not."""
     return value if np.isfinite(value) else None
+
+
+MEASURED = 32  # photographs; their median has an error of some percent of a diameter
+
+
+def measured_every(photographs: int) -> int:
+    """Return k: every k-th of ``photographs`` is measured."""
+    return max(1, ceil(photographs / MEASURED))
+
+
+def typical_diameters(
+    sizes: Sequence[tuple[int, int] | None], measured: Sequence[float | None]
+) -> list[float | None]:
+    """Return the median diameter of a red cell in photographs of the same size, for each of n.
+
+    ``sizes`` are width and height, None of anything but a photograph, which keeps its own diameter.
+    A diameter is None if it was not measured, or nothing of this size was.
+    """
+    known = defaultdict[tuple[int, int], list[float]](list)
+    for size, diameter in zip(sizes, measured, strict=True):
+        if size is not None and diameter is not None:
+            known[size].append(diameter)
+    medians = {size: median(diameters) for size, diameters in known.items()}
+    return [
+        diameter if size is None else medians.get(size)
+        for size, diameter in zip(sizes, measured, strict=True)
+    ]
+
+
+def tiles_of_place(place: Row, tile: int, overlap: int) -> list[Row]:
+    """List the tiles of a source whose middle lies in a place; the last ones end with the source.
+
+    ``tile`` is the side of a tile in pixels, ``overlap`` that of neighbouring ones.
+    """
+    x, y, width, height = box_of(place)
+    across, down = size_of(place)
+    boxes = [
+        (left, top, wide, tall)
+        for top, tall in _steps(down, tile, overlap)
+        if y <= top + tall / 2 < y + height
+        for left, wide in _steps(across, tile, overlap)
+        if x <= left + wide / 2 < x + width
+    ]
+    label = {"label": place["label"]}
+    return [image_row(place, box, None, level=0, scale=1.0, kind="tile") | label for box in boxes]
+
+
+def _steps(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Say where tiles begin along a side, and how long they are there.
+
+    >>> _steps(9, tile=4, overlap=1)
+    [(0, 4), (3, 4), (5, 4)]
+    """
+    if length <= tile:
+        return [(0, length)]
+    starts = list(range(0, length - tile, tile - overlap))
+    return [(start, tile) for start in [*starts, length - tile]]
+
+
+MARGIN = 2  # pixels of a cut-out cell: the rim around training cells
+LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
+SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
+
+
+def with_rim(outline: NDArray[np.floating], scale: float) -> Points:
+    """Move an outline (n, 2) in a field outwards by the rim around training cells.
+
+    ``scale`` are pixels of a cut-out cell for each of the field.
+    """
+    away = outline - outline.mean(axis=0)
+    length = np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
+    return np.asarray(outline + away / length * (MARGIN / scale), np.float32)
+
+
+def apart(
+    outlines: Sequence[NDArray[np.floating]], rims: Sequence[Points], scale: float
+) -> list[Points]:
+    """Draw outlines with their rims (n, 2) in where they overlap another cell.
+
+    Where two cells overlap it is twice as dark, and looks like a parasite. Each point is moved
+    along its ray from the middle, to the rim's width before the other cell begins. ``rims`` are the
+    outlines of all cells `with_rim`.
+    """
+    low = np.array([outline.min(axis=0) for outline in outlines]).reshape(-1, 2)
+    high = np.array([outline.max(axis=0) for outline in outlines]).reshape(-1, 2)
+    found = []
+    for i, rim in enumerate(rims):
+        middle = rim.mean(axis=0)
+        rays = rim - middle
+        meets = (low < rim.max(axis=0)).all(axis=1) & (high > rim.min(axis=0)).all(axis=1)
+        meets[i] = False
+        others = [outlines[j] for j in np.flatnonzero(meets).tolist()]
+        reach = _entry(middle, rays, others) if others else np.ones(len(rim))
+        length = np.linalg.norm(rays, axis=1)
+        drawn_in = np.maximum(reach - MARGIN / scale / np.maximum(length, 1e-6), LEAST_REACH)
+        share = np.where(reach < 1, drawn_in, 1.0)
+        found.append(np.asarray(middle + rays * share[:, np.newaxis], np.float32))
+    return found
+
+
+def _entry(
+    middle: NDArray[np.floating], rays: Points, others: Sequence[NDArray[np.floating]]
+) -> NDArray[np.float64]:
+    """Find the share of each ray (n, 2) at which any other outline begins, (n,); 1: nowhere."""
+    points = middle + rays[:, np.newaxis] * SHARES[:, np.newaxis]
+    x, y = points[..., 0], points[..., 1]
+    inside = np.zeros(x.shape, bool)
+    for outline in others:
+        (left, top), (right, bottom) = outline.min(axis=0), outline.max(axis=0)
+        near = (x >= left) & (x <= right) & (y >= top) & (y <= bottom) & ~inside
+        inside[near] = points_in_poly(points[near], outline)
+    return np.where(inside.any(axis=1), SHARES[inside.argmax(axis=1)], 1.0)

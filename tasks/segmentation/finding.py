@@ -1,7 +1,8 @@
 """Find the cells of a field of view: an outline, a box and a kind for each.
 
 Everything is measured in diameters of the field's own median cell and in absorbances of its own
-background and cells, so that magnification, exposure and stain do not matter.
+background and cells, so that magnification, exposure and stain do not matter. A field is RGB uint8
+(h, w, 3).
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from scipy.spatial import KDTree
 
 from tasks.images.decoding import BadImageError
 from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
-from tasks.segmentation.absorbance import absorbance, over_channels, stained
+from tasks.segmentation.absorbance import absorbance, over_channels, stained, white_outlines
 from tasks.segmentation.contours import (
     ANGLES,
     AT_ONCE,
@@ -27,7 +28,6 @@ from tasks.segmentation.contours import (
     seeds,
     trace,
 )
-from tasks.segmentation.white_cells import white_outlines
 from tasks.types import Amount, Field, Float, Mask
 
 Kind = Literal["red", "white"]
@@ -94,14 +94,10 @@ class Cells:
 
 
 def find_cells(field: Field, diameter: float | None = None) -> Cells:
-    """Find the cells of a field of view, RGB uint8 (h, w, 3).
+    """Find the cells of a field of view; a field of only noise or of one colour has none.
 
-    A field of only noise or of one colour has none.
-
-    Args:
-        field: RGB uint8 (h, w, 3).
-        diameter: of a typical red cell in pixels, if the magnification is known; this halves the
-            time, and is more certain than one field's median.
+    Giving the diameter of a typical red cell in pixels, if the magnification is known, halves the
+    time, and is more certain than one field's median.
 
     Raises:
         ValueError: the field is not RGB, or the diameter is below `LEAST_DIAMETER`.
@@ -109,7 +105,7 @@ def find_cells(field: Field, diameter: float | None = None) -> Cells:
     if field.ndim != 3 or field.shape[2] != 3 or field.dtype != np.uint8:
         raise ValueError(f"a field is RGB uint8 (h, w, 3), not {field.dtype} {field.shape}")
     if diameter is None:
-        diameter = typical_diameter(field)
+        diameter = find_roughly(field).diameter
         if not diameter >= LEAST_DIAMETER:
             return Cells((), float("nan"))
     elif not LEAST_DIAMETER <= diameter < np.inf:
@@ -121,17 +117,11 @@ def find_cells(field: Field, diameter: float | None = None) -> Cells:
     return _in_reading_order(cells, _median_diameter(cells))
 
 
-def typical_diameter(field: Field) -> float:
-    """Estimate the diameter of a field's median cell in pixels, to some percent; NaN without cells.
-
-    Args:
-        field: RGB uint8 (h, w, 3).
-    """
-    return find_roughly(field).diameter
-
-
 def find_roughly(field: Field) -> Cells:
-    """Find most cells of a field, RGB uint8 (h, w, 3), in half the time of `find_cells`."""
+    """Find most cells of a field in half the time of `find_cells`.
+
+    The diameter of the median cell is right to some percent; NaN without cells.
+    """
     diameter, cells = _guess_diameter(field), list[Cell]()
     for _ in range(ROUNDS):
         if not diameter >= LEAST_DIAMETER:
@@ -220,12 +210,9 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
 def _uncovered(
     found: list[tuple[Outline, Kind]], mask: Mask, step: int
 ) -> list[tuple[Outline, Kind]]:
-    """Choose outlines that contain stain and are not covered by earlier ones.
+    """Choose outlines, the most probable first, with stain and not covered by earlier ones.
 
-    Args:
-        found: outlines, the most probable first.
-        mask: the stained pixels, in every ``step``th row and column.
-        step: units of an outline per pixel of the mask.
+    The mask has the stained pixels in every ``step``th row and column.
     """
     chosen = []
     covered = np.zeros(mask.size + 1, np.uint8)  # the last is all that lies outside the field
@@ -238,24 +225,18 @@ def _uncovered(
         for i in np.flatnonzero(holds_stain).tolist():
             (_, clearness), _ = some[i]
             if covered[within[i]].sum() <= (clearness - LEAST_EDGE_COVERED) * seen[i]:
-                _cover(picture, outlines[i])
+                x, y, width, height = box_around(outlines[i], picture.shape[::-1])
+                part = picture[y : y + height, x : x + width]
+                part |= layers([outlines[i] - (x, y)], part.shape) > 0
                 chosen.append(some[i])
     return chosen
-
-
-def _cover(picture: NDArray[np.uint8], outline: Float) -> None:
-    """Set the pixels of an outline in a picture (h, w) to 1."""
-    x, y, width, height = box_around(outline, picture.shape[::-1])
-    part = picture[y : y + height, x : x + width]
-    part |= layers([outline - (x, y)], part.shape) > 0
 
 
 def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Choose pixels in outlines (n, angles, 2), about evenly by area.
 
-    Returns:
-        Their places in the flattened field, or its size where they lie outside it, (n, pixels), and
-        how many lie within, (n,).
+    Return their places in the flattened field (n, pixels), or its size where they lie outside it,
+    and how many lie within, (n,).
     """
     middle = outlines.mean(axis=1, keepdims=True)
     rays = (outlines - middle)[:, np.newaxis]
@@ -269,12 +250,14 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
     edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
     step = max(1, working // ROUGH_DIAMETER)
+    across, down = (side + working for side in amount.shape)
+    fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones
     rings = step * seeds(
         edge[::step, ::step],
         RADII * working / step,
         least=LEAST_RING,
         apart=CLOSEST * working / step,
-        most=_most_rings(amount.shape, working),
+        most=ceil(RINGS_A_CELL * fit),
     )
     first, along = trace(edge, rings, ANGLES // 2)
     # A ring finds a long cell at one end; starting from the outline's middle finds the other.
@@ -287,21 +270,10 @@ def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
     return [(points[i], float(clearness[i])) for i in np.argsort(-rank, kind="stable") if good[i]]
 
 
-def _most_rings(shape: tuple[int, ...], working: int) -> int:
-    """Limit the rings of a field by the number of cells that fit, including cut ones."""
-    fit = (shape[0] + working) * (shape[1] + working) / (np.pi / 4 * working**2)
-    return ceil(RINGS_A_CELL * fit)
-
-
 def _distinct(outlines: Float, along: Float, working: int) -> Float:
     """List middles x, y and radii (n, 3) of different outlines that may become clear.
 
-    Of similar ones the clearest is kept.
-
-    Args:
-        outlines: from `trace`.
-        along: the edges along them.
-        working: diameter of the median cell in pixels.
+    Of similar ones the clearest is kept; ``along`` are the edges along them, from `trace`.
     """
     clearness, _ = _clearness(along)
     order = np.argsort(-clearness, kind="stable")

@@ -11,7 +11,7 @@ from tasks.images.decoding import RESIZE
 from tasks.images.geometry import scaled, size_at
 from tasks.segmentation.contours import filtered, gaussian, layers
 from tasks.segmentation.finding import Cells
-from tasks.types import Amount, Field
+from tasks.types import Field
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves clipped pixels by a level or two
 PACKED_DIAMETER = 12  # pixels of a cell when looking for ground between cells
@@ -44,7 +44,7 @@ class FieldQuality:
 
 
 def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> FieldQuality:
-    """Measure the quality of a field, RGB uint8 (h, w, 3), in which ``found`` are the cells.
+    """Measure the quality of a field in which ``found`` are the cells.
 
     ``focus`` is its sharpness, if already known.
     """
@@ -78,11 +78,8 @@ def sharpness(field: Field, diameter: float) -> float:
 
     The field is scaled to cells of `FOCUS_DIAMETER` pixels, so that magnification does not matter,
     smoothed by a Gaussian of one pixel, because of the camera's noise, and divided by the variance,
-    because of contrast. 0 for a field of one colour; NaN if the diameter is unknown.
-
-    Args:
-        field: RGB uint8 (h, w, 3).
-        diameter: of the median cell in pixels.
+    because of contrast. 0 for a field of one colour; NaN if the diameter of the median cell, in
+    pixels, is unknown.
     """
     if not np.isfinite(diameter):
         return float("nan")
@@ -90,25 +87,17 @@ def sharpness(field: Field, diameter: float) -> float:
     grey = Image.fromarray((np.add(red, green, dtype=np.float32) + blue) / 3)
     size = size_at(field.shape, FOCUS_DIAMETER / diameter)
     levels = np.asarray(grey.resize(size, RESIZE))
-    contrast = float(levels.var())
-    return float(_laplacian(levels).var()) / contrast if contrast else 0.0
-
-
-def _laplacian(levels: Amount) -> Amount:
-    """Compute the Laplacian of levels (h, w) behind a Gaussian of one pixel."""
     smooth, bend = gaussian(1), gaussian(1, order=2)
-    return filtered(levels, bend, smooth) + filtered(levels, smooth, bend)
+    laplacian = filtered(levels, bend, smooth) + filtered(levels, smooth, bend)
+    contrast = float(levels.var())
+    return float(laplacian.var()) / contrast if contrast else 0.0
 
 
 def packed(field: Field, diameter: float) -> float:
     """Measure the share of a field, 0 to 1, where cells are so thick that hardly any ground shows.
 
     The field is divided into squares about `SQUARE` cells wide; ground is hardly darker than the
-    brightest part of the field. NaN if the diameter is unknown.
-
-    Args:
-        field: RGB uint8 (h, w, 3).
-        diameter: of the median cell in pixels.
+    brightest part of the field. NaN if the diameter of the median cell, in pixels, is unknown.
     """
     if not np.isfinite(diameter):
         return float("nan")

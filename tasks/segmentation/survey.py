@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images.decoding import BadImageError
-from tasks.images.geometry import CREDIBLE, credible
-from tasks.images.opened_slides import Slide
+from tasks.images.geometry import CREDIBLE, Slide, coarsest, credible
 
 Kind = Literal["field", "empty", "thick"]
 Levels = NDArray[np.uint8]
@@ -67,13 +66,9 @@ class Survey:
 
 
 def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
-    """Lay a grid over a slide and judge each place.
+    """Lay a grid over a slide and judge each place; ``microns_per_pixel`` if the slide has none.
 
     Memory does not depend on the slide's size, except for some bytes per place.
-
-    Args:
-        slide: with any number of resolutions.
-        microns_per_pixel: of level 0, if the slide does not say.
 
     Raises:
         BadImageError: the magnification is unknown or too low, the slide is larger than any glass,
@@ -94,7 +89,7 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
             f"{LEAST_DIAMETER} are needed: scan the slide at a higher magnification",
         )
     _refuse_larger_than_glass(slide, scale)
-    level = _coarsest(slide, scale, WORKING)
+    level = coarsest(slide.downsamples, lambda each: each * scale <= WORKING)
     side = min(FIELD * slide.downsamples[level], FIELD_CELLS * diameter)
     across, down = (_edges(length, side) for length in (slide.width, slide.height))
     histograms = _histograms(slide, scale, across, down)
@@ -121,16 +116,6 @@ def _refuse_larger_than_glass(slide: Slide, microns_per_pixel: float) -> None:
         )
 
 
-def _coarsest(slide: Slide, microns_per_pixel: float, limit: float) -> int:
-    """Choose the coarsest level with pixels at most ``limit`` microns wide, else level 0."""
-    fine = [
-        level
-        for level, downsample in enumerate(slide.downsamples)
-        if downsample * microns_per_pixel <= limit
-    ]
-    return max(fine, key=lambda level: slide.downsamples[level], default=0)
-
-
 def _edges(length: int, side: float) -> list[int]:
     """Divide a length into the fewest equal parts that are no longer than a side."""
     parts = ceil(length / side)
@@ -141,7 +126,7 @@ def _histograms(
     slide: Slide, microns_per_pixel: float, across: list[int], down: list[int]
 ) -> NDArray[np.int32]:
     """Count the pixels of each brightness (256) of green in each place (rows, columns)."""
-    level = _coarsest(slide, microns_per_pixel, SURVEYED)
+    level = coarsest(slide.downsamples, lambda each: each * microns_per_pixel <= SURVEYED)
     downsample = slide.downsamples[level]
     shrink = max(1, int(SURVEYED / (microns_per_pixel * downsample)))
     out = np.zeros((len(down) - 1, len(across) - 1, 256), np.int32)

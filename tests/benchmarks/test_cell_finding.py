@@ -30,7 +30,7 @@ from skimage.measure import label, regionprops
 from skimage.morphology import binary_opening, disk
 from skimage.segmentation import watershed
 
-from tasks.segmentation.finding import Cells, Kind, find_cells, typical_diameter
+from tasks.segmentation.finding import Cells, Kind, find_cells, find_roughly
 from tests.support.boxes import Boxes, overlap
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.needs import needs_data
@@ -142,7 +142,7 @@ def test_photographs_of_one_magnification_are_measured_once(
 ) -> None:
     """As `segment` does: some photographs are measured, and all are searched by their median."""
     images = [np.asarray(field.image) for field in fields]
-    typical = float(np.nanmedian([typical_diameter(image) for image in images[::4]]))
+    typical = float(np.nanmedian([find_roughly(image).diameter for image in images[::4]]))
     measure(f"by the others' {typical:.0f} pixels", fields, told=typical)
     cells = sum(len(find_cells(image, typical).cells) for image in images)
     threads = cv2.getNumThreads()
@@ -208,7 +208,7 @@ def test_beside_other_finders(fields: list[Annotated], record: Record) -> None:
     """
     odd = [field for field in fields if field.number % 2]
     images = [np.asarray(field.image) for field in odd]
-    typical = float(np.nanmedian([typical_diameter(image) for image in images[::4]]))
+    typical = float(np.nanmedian([find_roughly(image).diameter for image in images[::4]]))
 
     def ours(pixels: NDArray[np.uint8]) -> Boxes:
         found = find_cells(pixels, typical)

@@ -14,7 +14,7 @@ from tasks.network.conversion import inference
 from tasks.network.extraction import Features, Reading, extract, load_image
 from tasks.network.inference import Inference
 from tasks.network.spec import NetworkSpec
-from tasks.segmentation.many_cells import refuse_many_cells
+from tasks.segmentation.sorts import refuse_many_cells
 from tests.support.fields import rendered
 from tests.support.images import whole_file
 

@@ -1,16 +1,24 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.images.access.files import SourceError
+from tasks.images.geometry import BLOCK, TRAINING_DIAMETER, coarsen, cut_out
 from tasks.segmentation.field_of_view import (
+    MEASURED,
     _found_like_others,
     _level_of_cells,
     load_finder,
+    measured_every,
     try_finder,
+    typical_diameters,
+    with_rim,
 )
-from tasks.segmentation.finding import Cells
-from tests.support.fields import ground
+from tasks.segmentation.finding import Cell, Cells, find_cells
+from tasks.types import Field
+from tests.support.fields import field_of, ground
 
 
 @pytest.mark.parametrize(("diameter", "level"), [(60, 0), (130, 0), (259, 0), (260, 1), (900, 2)])
@@ -66,3 +74,89 @@ def test_a_photograph_is_searched_as_others_unless_its_cells_differ(
 
     _found_like_others(finder, ground(), others)
     assert told == asked
+
+
+def test_each_photograph_has_the_median_of_its_size() -> None:
+    small, large = (640, 480), (1280, 960)
+    sizes = [small, small, large, small, large, (9, 9)]
+    measured = [90.0, 100.0, 200.0, None, None, None]
+    assert typical_diameters(sizes, measured) == [95.0, 95.0, 200.0, 95.0, 200.0, None]
+
+
+def test_a_field_of_a_slide_keeps_what_its_slide_says() -> None:
+    assert typical_diameters([None, (640, 480), None], [31.0, 90.0, None]) == [31.0, 90.0, None]
+
+
+def test_few_photographs_are_all_measured_and_of_many_about_as_many() -> None:
+    assert [measured_every(n) for n in (0, 1, MEASURED, MEASURED + 1)] == [1, 1, 1, 2]
+    assert MEASURED / 2 < 1_000_000 // measured_every(1_000_000) <= MEASURED
+
+
+def crop_of(field: Field, cell: Cell, diameter: float) -> Field:
+    """A cell as the flow `segment` and a worker together cut it out."""
+    scale = TRAINING_DIAMETER / diameter
+    outline = with_rim(cell.outline, scale)
+    size = np.array(field.shape[1::-1])
+    low = np.clip(np.floor(outline.min(axis=0)), 0, size - 1).astype(int)
+    high = np.clip(np.ceil(outline.max(axis=0)), low, size - 1).astype(int)
+    region = field[low[1] : high[1] + 1, low[0] : high[0] + 1]
+    return cut_out(region, np.asarray(outline - low, np.float32), scale)
+
+
+def test_a_crop_is_a_tight_box_with_black_surroundings() -> None:
+    field = field_of((150, 120), (210, 120), (80, 220))
+    found = find_cells(field)
+    for cell in found.cells:
+        crop = crop_of(field, cell, found.diameter)
+        lit = crop.any(axis=2)
+        assert crop.dtype == np.uint8
+        assert crop.shape[:2] == pytest.approx((TRAINING_DIAMETER, TRAINING_DIAMETER), rel=0.13)
+        assert not crop[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+        assert lit.any(axis=0).mean() > 0.95
+        assert lit.any(axis=1).mean() > 0.95
+        assert lit.mean() == pytest.approx(np.pi / 4, abs=0.06)
+
+
+def test_the_neighbour_is_black_too() -> None:
+    field = field_of((150, 120))
+    (cell,) = find_cells(field).cells
+    field[:, :116] = 0  # beside the cell and its rim
+    crop = crop_of(field, cell, 60)
+    assert crop[crop.any(axis=2)].min() > 100
+
+
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_a_crop_does_not_depend_on_magnification(scale: float) -> None:
+    field = field_of((150, 120), (280, 180))
+    size = round(field.shape[1] * scale), round(field.shape[0] * scale)
+    other = np.asarray(Image.fromarray(field).resize(size, Image.Resampling.BICUBIC))
+    crops = []
+    for each in (field, other):
+        found = find_cells(each)
+        crops.append(crop_of(each, found.cells[0], found.diameter))
+    assert crops[0].shape == pytest.approx(crops[1].shape, abs=8)
+    means = [crop[crop.any(axis=2)].mean(axis=0) for crop in crops]
+    np.testing.assert_allclose(*means, atol=4)
+
+
+def test_a_crop_at_the_border_holds_what_is_seen() -> None:
+    field = field_of((150, 120), (395, 200))
+    found = find_cells(field)
+    (cell,) = (cell for cell in found.cells if cell.touches_border)
+    crop = crop_of(field, cell, found.diameter)
+    assert crop.shape[1] < 0.8 * crop.shape[0]
+    assert crop[crop.shape[0] // 2, -1].all()
+
+
+def test_a_tile_is_only_scaled() -> None:
+    tile = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    np.testing.assert_array_equal(cut_out(tile, None, 1.0), tile)
+    assert cut_out(tile, None, 2.0).shape == (60, 80, 3)
+
+
+def test_an_outline_follows_blocks_as_that_of_the_training_cells_does() -> None:
+    y, x = np.mgrid[:64, :64]
+    coarse = coarsen(np.hypot(x - 31, y - 31) < 28)
+    blocks = coarse.reshape(16, BLOCK, 16, BLOCK)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    assert coarse.mean() == pytest.approx(np.pi * 28**2 / 64**2, rel=0.05)
