@@ -44,7 +44,7 @@ from storage.store import Store, refuse_absent
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import ImageRef, find, image_refs
-from tasks.visualisation.thumbnails import thumbnail
+from tasks.visualisation.pictures import thumbnail
 from tasks.words import counted
 
 try:

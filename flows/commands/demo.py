@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -22,7 +21,7 @@ from flows.settings import Settings
 from flows.train import train
 from tasks.images.access.files import SourceError, read_bytes
 from tasks.synthetic.rendered_cells import write_collection, write_night
-from tasks.visualisation.contact_sheet import Thumbnail, contact_sheet
+from tasks.visualisation.pictures import contact_sheet
 
 MARK = ".slidewatch-demo"
 LOCAL_SERVER = "http://127.0.0.1:4200/api"  # where `prefect server start` listens
@@ -150,10 +149,11 @@ def _look_back(root: Path, planted: dict[str, str], started: float) -> DemoOutco
     )
 
 
-def _thumbnail(uri: str, diagnosis: str, abnormality: float, p_value: float) -> Thumbnail:
+def _thumbnail(
+    uri: str, diagnosis: str, abnormality: float, p_value: float
+) -> tuple[Image.Image, tuple[str, str]]:
     with Image.open(io.BytesIO(read_bytes(uri))) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    return Thumbnail(pixels, (diagnosis, f"{abnormality:.1f}  p {p_value:.3f}"))
+        return image.convert("RGB"), (diagnosis, f"{abnormality:.1f}  p {p_value:.3f}")
 
 
 def _clean(root: Path) -> Path:

@@ -26,8 +26,7 @@ from tasks.images.regions import (
 )
 from tasks.reports.field_rows import COLUMNS
 from tasks.visualisation.overlay import encode_png, from_afar, slide_picture
-from tasks.visualisation.patients.places import WIDTHS, lies_in, place_picture, window_around
-from tasks.visualisation.thumbnails import thumbnail
+from tasks.visualisation.pictures import WIDTHS, lies_near, place_picture, thumbnail
 from tasks.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
 
 
@@ -127,7 +126,7 @@ def places_jobs(
         there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
         for row in there.to_pylist():
             for cell in by_source[row["source_uri"]]:
-                if lies_in(row, window_around(cell)):
+                if lies_near(row, cell):
                     near[cell["uri"]].append(row)
     uris = [each["uri"] for some in near.values() for each in some]
     refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
@@ -177,7 +176,7 @@ def _draw_place(job: PlacesJob, row: int) -> bytes | str:
         drawn = [(near, outline) for near, outline in known if outline is not None]
         return place_picture(
             pixels,
-            (wide.x, wide.y, wide.width, wide.height),
+            wide[:4],
             cell,
             [near for near, _ in drawn],
             [outline.ravel() for _, outline in drawn],

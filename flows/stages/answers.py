@@ -23,7 +23,7 @@ from tasks.answers.patients import MOST_READ, Confirmation, Suspect, confirm
 from tasks.counting.call import Call
 from tasks.counting.interpretation import ErrorRates
 from tasks.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
-from tasks.visualisation.patients.calls import patient_name, positive_first
+from tasks.visualisation.calls import patient_name, positive_first
 
 ASKED = (Call.POSITIVE, Call.INDETERMINATE)
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many

@@ -56,12 +56,12 @@ from tasks.reports.called_cells import COLUMNS as OF_CALLED
 from tasks.reports.called_cells import CalledCells, patient_of, wanted_patients
 from tasks.reports.field_rows import COLUMNS, cells_of
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
+from tasks.visualisation.calls import positive_first
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
-from tasks.visualisation.patients.called import LEAST, OPENED, Called, cells_each, opened
-from tasks.visualisation.patients.calls import positive_first
-from tasks.visualisation.viewer.descriptions import ShownField
+from tasks.visualisation.patients import LEAST, OPENED, Called, cells_each, opened
+from tasks.visualisation.viewer.overlays import ShownField
 
 LISTED = 120  # batches on the index; a file of each is read every night
 CELLS_A_JOB = 12

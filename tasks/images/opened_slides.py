@@ -15,15 +15,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.access.addresses import (
-    DICOM,
-    LOCAL,
-    TIFF,
-    VENDORS,
-    ZARR,
-    extension_of,
-    in_archive,
-)
+from tasks.images.access import addresses
 from tasks.images.access.files import asked, filesystem, known_stamp
 from tasks.images.access.patience import TimedOutError
 from tasks.images.decoding import BadImageError
@@ -39,12 +31,12 @@ def is_slide(uri: str) -> bool:
     A folder of OME-Zarr is a slide. A TIFF is a slide if it is tiled, has further levels in its
     first directory, or has more pixels than a photograph may have; False if it cannot be read.
     """
-    extension = extension_of(uri)
-    if extension in VENDORS:
+    extension = addresses.extension_of(uri)
+    if extension in addresses.VENDORS:
         return True
-    if extension == ZARR:
-        return not in_archive(uri)
-    if extension not in TIFF or in_archive(uri):
+    if extension == addresses.ZARR:
+        return not addresses.in_archive(uri)
+    if extension not in addresses.TIFF or addresses.in_archive(uri):
         return False
     return asked(uri, lambda: is_tiled_or_large(*filesystem(uri)))
 
@@ -58,7 +50,7 @@ def open_slide(uri: str) -> Slide:
         BadImageError: says why it cannot be read.
         TimedOutError: the source does not answer.
     """
-    if in_archive(uri):
+    if addresses.in_archive(uri):
         raise BadImageError(
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"
         )
@@ -79,17 +71,18 @@ def _open(uri: str, stamp: str) -> Slide:
 
 def _opened(uri: str) -> Slide:
     fs, path = filesystem(uri)
-    if extension_of(uri) == ZARR:
+    if addresses.extension_of(uri) == addresses.ZARR:
         return open_ome_zarr(fs, path)
     if isinstance(fs, LocalFileSystem):
         if is_of_a_scanner(Path(path)):
             return open_vendor(Path(path))
-        if extension_of(uri) == DICOM:
+        if addresses.extension_of(uri) == addresses.DICOM:
             raise BadImageError("not_an_image", "no whole slide in DICOM: export the slide again")
         return open_tiff(fs, path)
-    if extension_of(uri) in LOCAL:
+    if addresses.extension_of(uri) in addresses.LOCAL:
         raise BadImageError(
-            "unreadable", f"{extension_of(uri)} is read from a local disk only: copy it to one"
+            "unreadable",
+            f"{addresses.extension_of(uri)} is read from a local disk only: copy it to one",
         )
     return open_tiff(KeptRanges(fs), path)
 

@@ -16,17 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.images import decoding
 from tasks.images.access.files import ChangedError, digest_of_file, lately_stamped, read_bytes
-from tasks.images.decoding import (
-    REASONS,
-    BadImageError,
-    Check,
-    Picture,
-    decode,
-    decode_rgb,
-    not_a_cell,
-    resize,
-)
 from tasks.images.geometry import Points, Slide, cut_out, grown, rescaled
 from tasks.images.opened_slides import is_slide, open_slide
 
@@ -69,7 +60,7 @@ class ImageRef:
     outline: Points | None = None
     source_id: bytes | None = None
     source_stamp: str | None = None
-    failure: BadImageError | None = None
+    failure: decoding.BadImageError | None = None
     size: int | None = None
 
 
@@ -84,19 +75,19 @@ class Found:
     def image(self) -> Image.Image:
         """Decode the image at its own size; BadImageError says why there is none."""
         if self.content is not None:
-            return decode_rgb(self.content)
+            return decoding.decode_rgb(self.content)
         return cut_from_source(self.ref)
 
-    def picture(self, side: int, check: Check | None = None) -> Picture:
+    def picture(self, side: int, check: decoding.Check | None = None) -> decoding.Picture:
         """Decode the image as a square of ``side`` pixels; its size is that in its source.
 
         A region was cut out as one image, and is not checked.
         """
         if self.content is not None:
-            return decode(self.content, side, check)
+            return decoding.decode(self.content, side, check)
         assert self.ref.region is not None
-        pixels = resize(cut_from_source(self.ref), side)
-        return Picture(pixels, self.ref.region.width, self.ref.region.height)
+        pixels = decoding.resize(cut_from_source(self.ref), side)
+        return decoding.Picture(pixels, self.ref.region.width, self.ref.region.height)
 
 
 def address_of(source: str, region: Region) -> str:
@@ -119,7 +110,9 @@ def _image_ref(row: dict[str, Any]) -> ImageRef:
         return _parsed(row)
     # A single row must never stop its batch, which is frozen.
     except (TypeError, ValueError) as error:
-        failure = BadImageError("damaged", f"its row of the manifest cannot be used: {error}")
+        failure = decoding.BadImageError(
+            "damaged", f"its row of the manifest cannot be used: {error}"
+        )
         return ImageRef(row["uri"], row["source_uri"] or row["uri"], failure=failure)
 
 
@@ -139,23 +132,23 @@ def _parsed(row: dict[str, Any]) -> ImageRef:
     )
 
 
-def known_failure(text: str) -> BadImageError:
+def known_failure(text: str) -> decoding.BadImageError:
     """Parse a failure from a reason, a colon and the details; an unknown reason means damage.
 
     >>> known_failure("empty: the file has no bytes").reason
     'empty'
     """
     said, _, details = text.partition(": ")
-    for reason in REASONS:
+    for reason in decoding.REASONS:
         if reason == said:
-            return BadImageError(reason, details)
-    return BadImageError("damaged", text)
+            return decoding.BadImageError(reason, details)
+    return decoding.BadImageError("damaged", text)
 
 
 def refuse_slide(ref: ImageRef) -> None:
     """Raise BadImageError if a whole file has more bytes than a cell, before reading them."""
     if ref.region is None and ref.size is not None and ref.size > MOST_CELL_BYTES:
-        raise not_a_cell(f"{ref.size:,} bytes are more than a cell's {MOST_CELL_BYTES:,}")
+        raise decoding.not_a_cell(f"{ref.size:,} bytes are more than a cell's {MOST_CELL_BYTES:,}")
 
 
 def find(ref: ImageRef) -> Found:
@@ -203,26 +196,30 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
     assert ref.region is not None
     x, y, width, height, level = ref.region
     if width < 1 or height < 1 or x < 0 or y < 0 or level < 0:
-        raise BadImageError("damaged", f"{tuple(ref.region)} is no region of an image")
+        raise decoding.BadImageError("damaged", f"{tuple(ref.region)} is no region of an image")
     if not 0 < ref.scale < inf:
-        raise BadImageError("damaged", f"{ref.scale:g} is no scale of an image")
+        raise decoding.BadImageError("damaged", f"{ref.scale:g} is no scale of an image")
     # A manifest must not decide how much memory is used.
     enlarged = max(1.0, ref.scale)
     if (width * enlarged) * (height * enlarged) > MOST_REGION_PIXELS:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "too_large",
             f"{tuple(ref.region)} at scale {ref.scale:g} has more than "
             f"{MOST_REGION_PIXELS:,} pixels: give a smaller region",
         )
     pixels = read_region(ref.source, ref.region)
     if not pixels.size:
-        raise BadImageError("damaged", f"{tuple(ref.region)} is less than a pixel of its level")
+        raise decoding.BadImageError(
+            "damaged", f"{tuple(ref.region)} is less than a pixel of its level"
+        )
     # From pixels of the source to pixels of the level that was read.
     share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
     outline = ref.outline
     if outline is not None:
         if len(outline) < 3 or not np.isfinite(outline).all():
-            raise BadImageError("damaged", "its outline has no three points in the manifest")
+            raise decoding.BadImageError(
+                "damaged", "its outline has no three points in the manifest"
+            )
         outline = np.asarray(rescaled(outline, share), np.float32)
     scale = ref.scale / float(share[0])
     return Image.fromarray(cut_out(pixels, outline, scale))
@@ -241,7 +238,9 @@ def read_region(source: str, region: Region) -> NDArray[np.uint8]:
     levels = len(picture.downsamples)
     if level >= levels or x + width > picture.width or y + height > picture.height:
         size = f"{picture.width} x {picture.height}{f' at {levels} levels' if levels > 1 else ''}"
-        raise BadImageError("damaged", f"{tuple(region)} does not lie in an image of {size}")
+        raise decoding.BadImageError(
+            "damaged", f"{tuple(region)} does not lie in an image of {size}"
+        )
     return picture.read(*region)
 
 
@@ -280,4 +279,4 @@ def _is_slide(source: str, _stamp: str) -> bool:
 
 @lru_cache(maxsize=PHOTOGRAPHS)
 def _photograph(source: str, _stamp: str) -> NDArray[np.uint8]:
-    return np.asarray(decode_rgb(read_bytes(source), upright=False))
+    return np.asarray(decoding.decode_rgb(read_bytes(source), upright=False))

@@ -16,18 +16,8 @@ from scipy.spatial import KDTree
 
 from tasks.images.decoding import BadImageError
 from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
+from tasks.segmentation import contours
 from tasks.segmentation.absorbance import absorbance, over_channels, stained, white_outlines
-from tasks.segmentation.contours import (
-    ANGLES,
-    AT_ONCE,
-    Outline,
-    depths,
-    edges,
-    enclosed_area,
-    layers,
-    seeds,
-    trace,
-)
 from tasks.types import Amount, Field, Float, Mask
 
 Kind = Literal["red", "white"]
@@ -146,7 +136,7 @@ def _guess_diameter(field: Field) -> float:
         mask = _without_holes(mask)
         if mask.all() or not mask.any():
             return float("nan")
-        depth = depths(mask)
+        depth = contours.depths(mask)
         deepest = np.sort(depth[mask & (depth == cv2.dilate(depth, np.ones((5, 5))))])
         # Weighted by area, because specks are many and cells are large.
         typical = _weighted_median(deepest, deepest**2)
@@ -168,7 +158,7 @@ def _median_diameter(cells: list[Cell]) -> float:
     chosen = [cell for cell in red if not cell.touches_border] or red or cells
     if not chosen:
         return float("nan")
-    areas = enclosed_area(np.array([cell.outline for cell in chosen]))
+    areas = contours.enclosed_area(np.array([cell.outline for cell in chosen]))
     order = np.argsort(areas)
     weights = areas * np.array([cell.edge for cell in chosen])
     return 2 * float(np.sqrt(_weighted_median(areas[order], weights[order]) / np.pi))
@@ -201,15 +191,15 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
         return []
     white = white_outlines(colour, amount, mask, working)
     red = _red_outlines(amount, mask, working)
-    found: list[tuple[Outline, Kind]] = [(one, "white") for one in white]
+    found: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
     found += [(one, "red") for one in red]
     step = max(1, working // ROUGH_DIAMETER)
     return _cells(_uncovered(found, mask[::step, ::step], step), scale, field.shape)
 
 
 def _uncovered(
-    found: list[tuple[Outline, Kind]], mask: Mask, step: int
-) -> list[tuple[Outline, Kind]]:
+    found: list[tuple[contours.Outline, Kind]], mask: Mask, step: int
+) -> list[tuple[contours.Outline, Kind]]:
     """Choose outlines, the most probable first, with stain and not covered by earlier ones.
 
     The mask has the stained pixels in every ``step``th row and column.
@@ -217,8 +207,8 @@ def _uncovered(
     chosen = []
     covered = np.zeros(mask.size + 1, np.uint8)  # the last is all that lies outside the field
     picture, stain = covered[:-1].reshape(mask.shape), np.append(mask, False)
-    for start in range(0, len(found), AT_ONCE):
-        some = found[start : start + AT_ONCE]
+    for start in range(0, len(found), contours.AT_ONCE):
+        some = found[start : start + contours.AT_ONCE]
         outlines = np.array([points for (points, _), _ in some]) / step
         within, seen = _samples(outlines, mask.shape)
         holds_stain = (seen > 0) & (stain[within].sum(axis=1) >= LEAST_STAINED * seen)
@@ -227,7 +217,7 @@ def _uncovered(
             if covered[within[i]].sum() <= (clearness - LEAST_EDGE_COVERED) * seen[i]:
                 x, y, width, height = box_around(outlines[i], picture.shape[::-1])
                 part = picture[y : y + height, x : x + width]
-                part |= layers([outlines[i] - (x, y)], part.shape) > 0
+                part |= contours.layers([outlines[i] - (x, y)], part.shape) > 0
                 chosen.append(some[i])
     return chosen
 
@@ -246,23 +236,23 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp],
     return np.where(known, y * shape[1] + x, shape[0] * shape[1]), known.sum(axis=1)
 
 
-def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[Outline]:
+def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
-    edge = edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
+    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
     step = max(1, working // ROUGH_DIAMETER)
     across, down = (side + working for side in amount.shape)
     fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones
-    rings = step * seeds(
+    rings = step * contours.seeds(
         edge[::step, ::step],
         RADII * working / step,
         least=LEAST_RING,
         apart=CLOSEST * working / step,
         most=ceil(RINGS_A_CELL * fit),
     )
-    first, along = trace(edge, rings, ANGLES // 2)
+    first, along = contours.trace(edge, rings, contours.ANGLES // 2)
     # A ring finds a long cell at one end; starting from the outline's middle finds the other.
     again = _distinct(first, along, working)
-    points, along = trace(edge, again)
+    points, along = contours.trace(edge, again)
     clearness, seen = _clearness(along)
     sizes = _widths(points) / working
     good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)
@@ -301,16 +291,18 @@ def _clearness(along: Float) -> tuple[Float, Float]:
 
 def _widths(outlines: Float) -> Float:
     """Compute diameters of circles with the areas of outlines, (n,)."""
-    return np.asarray(2 * np.sqrt(enclosed_area(outlines) / np.pi))
+    return np.asarray(2 * np.sqrt(contours.enclosed_area(outlines) / np.pi))
 
 
-def _cells(found: list[tuple[Outline, Kind]], scale: float, shape: tuple[int, ...]) -> list[Cell]:
+def _cells(
+    found: list[tuple[contours.Outline, Kind]], scale: float, shape: tuple[int, ...]
+) -> list[Cell]:
     """Make cells in pixels of their field from outlines at another scale."""
     width, height = size = (shape[1], shape[0])
-    points = np.array([points for (points, _), _ in found]).reshape(-1, ANGLES, 2)
+    points = np.array([points for (points, _), _ in found]).reshape(-1, contours.ANGLES, 2)
     outlines = rescaled(points, 1 / scale)
     # Parts outside are projected onto the border.
-    areas = enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
+    areas = contours.enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
     cells = []
     for outline, area, ((_, clearness), kind) in zip(outlines, areas, found, strict=True):
         x, y, wide, tall = box = box_around(outline, size)

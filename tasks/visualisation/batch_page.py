@@ -17,7 +17,7 @@ from tasks.reports.image_columns import COLOURS
 from tasks.reports.night.counts import Row
 from tasks.reports.slide_reasons import SlideReason
 from tasks.types import Light, Verdict
-from tasks.visualisation import charts
+from tasks.visualisation import calls, charts, page
 from tasks.visualisation.highlights import (
     ABNORMAL,
     MOST_OF_A_SLIDE,
@@ -29,36 +29,14 @@ from tasks.visualisation.highlights import (
 from tasks.visualisation.index_page import night_row, trends
 from tasks.visualisation.overlay import COLOURS as CONTOURS
 from tasks.visualisation.overlay import ShownSlide, counted_fields, describe_slide
-from tasks.visualisation.page import (
-    LONGEST_TEXT,
-    TEMPLATES,
-    VIEWER,
-    day_text,
-    file_name,
-    number_text,
-    p_text,
-    percent,
-    render,
-    shortened,
-)
-from tasks.visualisation.patients.called import (
+from tasks.visualisation.patients import (
     Called,
-    describe_thumbnail,
+    describe_image,
     opened,
     opened_patients,
     place_of,
 )
-from tasks.visualisation.patients.calls import (
-    axis,
-    call_of,
-    calls_of,
-    expected_text,
-    patient_rows,
-    places_of_slides,
-    positive_first,
-)
-from tasks.visualisation.patients.persons import confirmed_text
-from tasks.visualisation.viewer.descriptions import ShownField, describe_field
+from tasks.visualisation.viewer.overlays import ShownField, describe_field
 from tasks.words import counted, verb
 
 SLIDES_SHOWN = 500
@@ -100,9 +78,6 @@ SHEETS = {
 }
 
 
-NONE_CALLED = Called()
-
-
 @dataclass(frozen=True)
 class BatchView:
     """Hold everything that a batch's page is made from.
@@ -128,7 +103,7 @@ class BatchView:
     made_from: str
     fields: Sequence[ShownField] = ()
     whole_slides: Sequence[ShownSlide] = ()
-    called: Called = NONE_CALLED
+    called: Called = field(default_factory=Called)
     answers: Mapping[Patient, Confirmation] = field(default_factory=dict)
     answered: str | None = None
 
@@ -140,35 +115,35 @@ def batch_page(view: BatchView) -> str:
     slides = _sorted(view.slides)
     describe = partial(_slide_rows, {each["slide_key"]: each["id"] for each in fields[::-1]})
     odd = odd_slides(slides["review_reasons"].to_pylist())
-    patients = positive_first(view.patients)
+    patients = calls.positive_first(view.patients)
     shown = _rows(slides, range(min(SLIDES_SHOWN, slides.num_rows)))
-    places = places_of_slides(shown)
+    places = calls.places_of_slides(shown)
     places |= {patient_of(each): place_of(number) for number, each in enumerate(opened(patients))}
-    return render(
+    return page.render(
         "batch.html",
         title=f"{row['batch']}: {row['light']}",
         row=row,
         made_from=view.made_from,
         answered=view.answered,
-        confirmed=confirmed_text(view.answers.values()),
-        day=day_text(row["batch_date"]),
+        confirmed=calls.confirmed_text(view.answers.values()),
+        day=page.day_text(row["batch_date"]),
         light=LIGHTS[Light(row["light"])],
         facts=_facts(row),
         **{kind: describe(_rows(slides, own[:ODD_SHOWN])) for kind, own in odd.items()},
         **{f"more_{kind}": max(0, len(own) - ODD_SHOWN) for kind, own in odd.items()},
         sheets=[(name, *told, _cells(view, name)) for name, told in SHEETS.items()],
         fields=fields,
-        calls=calls_of(view.patients),
-        patients=patient_rows(patients, places, view.answers),
+        calls=calls.calls_of(view.patients),
+        patients=calls.patient_rows(patients, places, view.answers),
         all_patients=len(patients),
         opened=opened_patients(patients, view.called, view.thumbnails, view.answers),
-        axis=axis(),
-        expected=expected_text(row),
+        axis=calls.axis(),
+        expected=calls.expected_text(row),
         whole_slides=[describe_slide(each) for each in view.whole_slides],
         counted_fields=counted_fields(view.slides),
         contours=list(CONTOURS),
-        viewer_style=Markup(VIEWER.joinpath("viewer.css").read_text()) if fields else "",
-        threshold=number_text(view.threshold),
+        viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()) if fields else "",
+        threshold=page.number_text(view.threshold),
         slides=describe(shown),
         all_slides=slides.num_rows,
         charts=_charts(view),
@@ -185,10 +160,10 @@ def batch_page(view: BatchView) -> str:
 
 def _scripts(fields: Sequence[Mapping[str, Any]]) -> list[str]:
     """Read the page's scripts; the viewer's are there where it has a field to show."""
-    own = (TEMPLATES / "batch.js").read_text()
+    own = (page.TEMPLATES / "batch.js").read_text()
     if not any(field["picture"] for field in fields):
         return [own]
-    viewer = (VIEWER / name for name in ("openseadragon.min.js", "viewer.js"))
+    viewer = (page.VIEWER / name for name in ("openseadragon.min.js", "viewer.js"))
     return [*(path.read_text() for path in viewer), own]
 
 
@@ -199,14 +174,14 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
         ("Images", f"{row['images']:,}", f"{scored:,} scored"),
         (
             "Abnormal",
-            percent(row["abnormal"], scored),
+            page.percent(row["abnormal"], scored),
             f"{counted(row['abnormal'], 'cell')}; {row['alpha']:.0%} expected",
         ),
-        ("Uncertain", percent(row["uncertain"], scored), counted(row["uncertain"], "cell")),
+        ("Uncertain", page.percent(row["uncertain"], scored), counted(row["uncertain"], "cell")),
         (
             "Failed",
-            f"{(row['images'] - row['scored']):,}",
-            percent((row["images"] - row["scored"]), row["images"]) + " of the images",
+            f"{row['images'] - scored:,}",
+            page.percent(row["images"] - scored, row["images"]) + " of the images",
         ),
         (
             "For review",
@@ -219,23 +194,15 @@ def _facts(row: Row) -> list[tuple[str, str, str]]:
 
 def _cells(view: BatchView, sheet: str) -> list[dict[str, Any]]:
     """Describe the cells of a contact sheet for the page."""
-    rows = view.highlights.sheet(sheet)
-    return [_cell(view, row) for row in rows.to_pylist()] if rows.num_rows else []
-
-
-def _cell(view: BatchView, row: Mapping[str, Any]) -> dict[str, Any]:
-    probability = row[f"probability_{row['diagnosis']}"]
-    return {
-        "name": file_name(row["uri"]),
-        "uri": shortened(row["uri"], 2 * LONGEST_TEXT),
-        "slide": shortened(row["slide_id"]) if row["slide_id"] is not None else None,
-        "diagnosis": shortened(row["diagnosis"]),
-        "probability": f"{probability:.0%}",
-        "abnormality": number_text(row["abnormality"]),
-        "p_value": p_text(row["p_value"]),
-        "reason": row["review_reason"],
-        **describe_thumbnail(view.thumbnails.get(row["uri"])),
-    }
+    return [
+        describe_image(row, view.thumbnails.get(row["uri"]))
+        | {
+            "diagnosis": page.shortened(row["diagnosis"]),
+            "probability": f"{row['probability_' + row['diagnosis']]:.0%}",
+            "reason": row["review_reason"],
+        }
+        for row in view.highlights.sheet(sheet).to_pylist()
+    ]
 
 
 def _fields(view: BatchView) -> list[dict[str, Any]]:
@@ -279,22 +246,26 @@ def _slide_rows(
     return [
         {
             "field": fields.get(row["slide_id"]),
-            "answer": call_of(row),
-            "name": "no slide named" if row["slide_id"] is None else shortened(row["slide_id"]),
-            "patient": shortened(row["patient_id"] or "–"),
+            "answer": calls.call_of(row),
+            "name": "no slide named"
+            if row["slide_id"] is None
+            else page.shortened(row["slide_id"]),
+            "patient": page.shortened(row["patient_id"] or "–"),
             "colour": _colour([row[name] for name in COLOURS]),
             "cells": row["cells"],
             "scored": row["scored"],
             "failed": row["cells"] - row["scored"],
-            "fields": _fields_read(row),
+            "fields": f"{row['fields_read']:,} of {counted(row['fields'], 'field')} read"
+            if row["fields"]
+            else None,
             "abnormal": row["abnormal"],
-            "abnormal_share": percent(row["abnormal"], row["scored"]),
+            "abnormal_share": page.percent(row["abnormal"], row["scored"]),
             "uncertain": row["uncertain"],
-            "abnormality": number_text(row["abnormality_median"]),
+            "abnormality": page.number_text(row["abnormality_median"]),
             "abnormality_value": row["abnormality_median"],
-            "shift": number_text(row["shift"]),
+            "shift": page.number_text(row["shift"]),
             "shift_value": row["shift"],
-            "smear": [number_text(row[name]) for name in ("smear_shift", "smear_spread")],
+            "smear": [page.number_text(row[name]) for name in ("smear_shift", "smear_spread")],
             "review": row["verdict"] == Verdict.REVIEW,
             "reasons": row["review_reasons"],
         }
@@ -316,12 +287,6 @@ def odd_slides(reasons: Sequence[Collection[str]]) -> dict[str, list[int]]:
     }
 
 
-def _fields_read(row: Mapping[str, Any]) -> str | None:
-    if not row["fields"]:
-        return None
-    return f"{row['fields_read']:,} of {counted(row['fields'], 'field')} read"
-
-
 def _colour(values: Sequence[float | None]) -> str | None:
     """Format a mean colour as CSS has it, or None where it is not known."""
     known = [round(value) for value in values if value is not None]
@@ -329,20 +294,9 @@ def _colour(values: Sequence[float | None]) -> str | None:
 
 
 def _charts(view: BatchView) -> list[tuple[str, Markup]]:
-    highlights = view.highlights
-    found = [
-        (
-            "Abnormality of all scored images",
-            charts.binned(
-                highlights.edges,
-                highlights.scores,
-                view.threshold,
-                title="Abnormality of all scored images",
-            ),
-        )
-    ]
-    found += trends([*view.earlier, view.row][-NIGHTS_SHOWN:])
-    return [(caption, Markup(chart)) for caption, chart in found]
+    title, of = "Abnormality of all scored images", view.highlights
+    scores = charts.binned(of.edges, of.scores, view.threshold, title=title)
+    return [(title, scores), *trends([*view.earlier, view.row][-NIGHTS_SHOWN:])]
 
 
 def _nights(view: BatchView) -> list[dict[str, Any]]:
@@ -364,7 +318,7 @@ def _failures(view: BatchView) -> list[dict[str, Any]]:
             "reason": reason.replace("_", " "),
             "count": f"{count:,}",
             "examples": [
-                (file_name(uri), shortened(message))
+                (page.file_name(uri), page.shortened(message))
                 for uri, message in view.highlights.failures.get(reason, [])
             ],
         }

@@ -3,7 +3,8 @@
 Text and axes take the colour of the text around them; a series takes a CSS variable that ``STYLE``
 defines twice. Series differ by dash or marker too, so that no chart needs colour to be read. The
 place of a series in its mapping decides how it looks; one without points is only passed over, so
-that a detector can look the same in every chart of a page.
+that a detector can look the same in every chart of a page. The title of a chart is what a screen
+reader calls it; a threshold is None or infinite where there is none.
 """
 
 import io
@@ -15,6 +16,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -68,12 +70,10 @@ _RC: Any = {
 }
 
 
-def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> str:
+def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> Markup:
     """Draw the share caught against the share of false alarms, on a log axis from .001.
 
-    Args:
-        curves: by detector, false- and true-positive rates in ascending order, two arrays (n,).
-        title: what a screen reader calls the chart.
+    ``curves`` are by detector: false- and true-positive rates in ascending order, (n,) each.
     """
     with mpl.rc_context():
         figure = _figure(PLOT_HEIGHT, len(_drawn(curves)))
@@ -100,17 +100,13 @@ def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> str:
 
 def histogram(
     groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float | None, *, title: str
-) -> str:
+) -> Markup:
     """Draw a histogram for each group over one axis, each as high as its own fullest bin.
 
     The axis is linear near zero and logarithmic far from it, as scores of foreign images may be
     tens of times the threshold; bars have equal widths on it, and the threshold is between two.
-
-    Args:
-        groups: by name, scores (n,); those that are not finite are left out.
-        threshold: scores from it on are drawn in the second colour; None or infinite where there
-            is none.
-        title: what a screen reader calls the chart.
+    Scores from the threshold on are drawn in the second colour; those that are not finite are left
+    out.
     """
     scores = {
         name: np.asarray(found, np.float64)[np.isfinite(found)] for name, found in groups.items()
@@ -149,16 +145,12 @@ def histogram(
 
 def binned(
     edges: Float, counts: NDArray[np.integer[Any]], threshold: float | None, *, title: str
-) -> str:
+) -> Markup:
     """Draw a histogram of scores counted in bins, on an asinh axis; bars grow as square roots.
 
-    Of 200,000 scores a dozen beyond the threshold would be no pixel high on a linear scale.
-
-    Args:
-        edges: (B + 1,), the threshold among them; the outermost bins hold scores beyond too.
-        counts: (2, B), of ordinary images and of abnormal ones, which stand above these.
-        threshold: where a line is drawn; None or infinite where there is none.
-        title: what a screen reader calls the chart.
+    Of 200,000 scores a dozen beyond the threshold would be no pixel high on a linear scale. The
+    threshold is among the ``edges`` (B + 1,), and the outermost bins hold scores beyond too.
+    ``counts`` (2, B) are of ordinary images and of abnormal ones, which stand above these.
     """
     threshold = threshold if threshold is not None and np.isfinite(threshold) else None
     both = counts.sum(axis=0)
@@ -171,10 +163,7 @@ def binned(
             figure.text(0.5, 0.5, "no scores", ha="center")
             return _svg(figure, title, "No scores.")
         axes = figure.add_subplot()
-        low, high = (
-            max(known[0] - 2, 0),
-            min(max(known[-1], first_above) + 3, len(both)),
-        )
+        low, high = max(known[0] - 2, 0), min(max(known[-1], first_above) + 3, len(both))
         ordinary, stops = counts[0, low:high], edges[low : high + 1]
         axes.stairs(ordinary, stops, fill=True, color=_colour(0))
         axes.stairs(both[low:high], stops, baseline=ordinary, fill=True, color=_colour(1))
@@ -199,16 +188,11 @@ def binned(
 
 def lines(
     series: Mapping[str, tuple[Float, Float]], *, x_label: str, y_label: str, title: str
-) -> str:
+) -> Markup:
     """Draw shares against something measured: one line with markers for each series.
 
-    The axis of shares begins at zero, or at one half where everything is above.
-
-    Args:
-        series: by name, places and shares in ascending order of place, two arrays (n,).
-        x_label: what the places are, and their unit.
-        y_label: of the shares.
-        title: what a screen reader calls the chart.
+    The axis of shares begins at zero, or at one half where everything is above. ``series`` are by
+    name: places and shares in ascending order of place, (n,) each.
     """
     with mpl.rc_context():
         figure = _figure(PLOT_HEIGHT, len(_drawn(series)))
@@ -348,7 +332,7 @@ def _ticks(edges: Float, width: float) -> list[float]:
     return sorted(ticks)
 
 
-def _svg(figure: Figure, title: str, description: str) -> str:
+def _svg(figure: Figure, title: str, description: str) -> Markup:
     """Write the figure as an element of a page: no outside address, global style or fixed size.
 
     Ids come from the texts, so that two charts of a page do not share one.
@@ -372,4 +356,4 @@ def _svg(figure: Figure, title: str, description: str) -> str:
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         'stroke-linejoin="round" stroke-linecap="butt">'
     )
-    return opening + body.strip()
+    return Markup(opening + body.strip())

@@ -9,6 +9,7 @@ on the earth as RFC 7946 has them.
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -54,17 +55,16 @@ def feature_collection(
     Raises:
         ValueError: an outline is no list of x and y of three points or more.
     """
-    features = [] if fields is None else [field_feature(row) for row in fields.to_pylist()]
+    cells = (
+        cell_feature(row, outline)
+        for rows, outlines in parts
+        for row, outline in zip(rows.to_pylist(), outlines, strict=True)
+    )
+    features = chain(map(field_feature, [] if fields is None else fields.to_pylist()), cells)
     yield b'{"type": "FeatureCollection", "features": ['
-    mark = b"\n"
-    for feature in features:
-        if feature is not None:
-            yield mark + _bytes(feature)
-            mark = b",\n"
-    for rows, outlines in parts:
-        for row, outline in zip(rows.to_pylist(), outlines, strict=True):
-            yield mark + _bytes(cell_feature(row, outline))
-            mark = b",\n"
+    for number, feature in enumerate(filter(None, features)):
+        text = json.dumps(feature, allow_nan=False, ensure_ascii=False)
+        yield (b",\n" if number else b"\n") + text.encode()
     yield b"\n]}\n"
 
 
@@ -129,7 +129,3 @@ def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]
     """Select those columns of a row that hold a finite number; JSON has no other."""
     values = {name: row.get(name) for name in columns}
     return {name: v for name, v in values.items() if v is not None and math.isfinite(v)}
-
-
-def _bytes(feature: Mapping[str, Any]) -> bytes:
-    return json.dumps(feature, allow_nan=False, ensure_ascii=False).encode()

@@ -10,16 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.detector.verdict import Reason
-from tasks.reports.image_columns import (
-    PARASITIZED,
-    coded,
-    failed_rows,
-    flags,
-    has_reason,
-    numbers_of,
-    plain,
-    rank_within,
-)
+from tasks.reports import image_columns
 from tasks.types import Float
 
 PERSON, UNCERTAIN, ABNORMAL, SAMPLE = "person", "uncertain", "abnormal", "sample"
@@ -51,6 +42,8 @@ class Highlights:
 
     def __init__(self, classes: Sequence[str], threshold: float) -> None:
         self._columns, self._classes = columns(classes), list(classes)
+        named = image_columns.PARASITIZED in self._classes
+        self._parasitized = self._classes.index(image_columns.PARASITIZED) if named else 0
         middle = float(np.arcsinh(threshold)) if np.isfinite(threshold) else 0.0
         self.edges: Float = np.sinh(middle + BIN * np.arange(-BINS, BINS + 1))
         self.scores = np.zeros((2, 2 * BINS), np.int64)
@@ -60,20 +53,22 @@ class Highlights:
 
     def count(self, rows: pa.Table) -> None:
         """Count rows that have `columns`."""
-        rows = plain(rows.select(self._columns))
+        rows = image_columns.plain(rows.select(self._columns))
         self._count_failures(rows)
-        scored, abnormal, _ = flags(rows)
-        score = numbers_of(rows, "abnormality")
+        scored, abnormal, _ = image_columns.flags(rows)
+        score = image_columns.numbers_of(rows, "abnormality")
         judged = scored & ~np.isnan(score)
         for row, which in enumerate((judged & ~abnormal, judged & abnormal)):
             places = np.searchsorted(self.edges, score[which], side="right") - 1
             counts = np.bincount(np.clip(places, 0, 2 * BINS - 1), minlength=2 * BINS)
             self.scores[row] += counts
-        chances = np.stack([numbers_of(rows, f"probability_{name}") for name in self._classes])
+        chances = np.stack(
+            [image_columns.numbers_of(rows, f"probability_{name}") for name in self._classes]
+        )
         # Cells unlike any smear are rubbish, not parasites that the count has left out.
-        odd = has_reason(rows, Reason.UNLIKE)
+        odd = image_columns.has_reason(rows, Reason.UNLIKE)
         sheets = {
-            PERSON: (judged & abnormal & ~odd, -self._parasites(rows)),
+            PERSON: (judged & abnormal & ~odd, -chances[self._parasitized]),
             UNCERTAIN: (scored, chances.max(axis=0)),
             ABNORMAL: (judged, -score),
             SAMPLE: (scored, np.zeros(len(score))),
@@ -86,11 +81,6 @@ class Highlights:
                 known = kept.get(sheet)
                 near = keyed.filter(pa.array(shown & (key <= _last(known, sheet))))
                 kept[sheet] = _first(known, near, sheet, a_slide)
-
-    def _parasites(self, rows: pa.Table) -> Float:
-        """Read the probability (n,) of "parasitized", or of the first class where there is none."""
-        name = PARASITIZED if PARASITIZED in self._classes else self._classes[0]
-        return numbers_of(rows, f"probability_{name}")
 
     def sheet(self, name: str) -> pa.Table:
         """Return the rows to show on a sheet, in order.
@@ -110,7 +100,7 @@ class Highlights:
         return _ordered(filled)
 
     def _count_failures(self, rows: pa.Table) -> None:
-        for row, reason in failed_rows(rows):
+        for row, reason in image_columns.failed_rows(rows):
             known = self.failures.setdefault(reason, [])
             if len(known) < EXAMPLES:
                 message = rows["failure"][row].as_py().partition(":")[2].strip()
@@ -135,8 +125,8 @@ def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | No
         rows = rows.take(pc.select_k_unstable(rows, CELLS_SHOWN[sheet], _ORDER))
     rows = _ordered(rows if known is None else pa.concat_tables([known, rows]))
     if a_slide is not None:
-        codes, _ = coded(rows["slide_id"])
-        rows = rows.filter(pa.array(rank_within(codes) < a_slide))
+        codes, _ = image_columns.coded(rows["slide_id"])
+        rows = rows.filter(pa.array(image_columns.rank_within(codes) < a_slide))
     return rows.slice(0, CELLS_SHOWN[sheet]).combine_chunks()
 
 

@@ -50,14 +50,10 @@ def trends(nights: Sequence[Row]) -> list[tuple[str, Markup]]:
     told = (("Patients by batch", of_patients), ("Review, shift and failures by batch", of_work))
     return [
         (
-            caption,
-            Markup(
-                charts.lines(
-                    series, x_label="batches before the last", y_label="share", title=caption
-                )
-            ),
+            title,
+            charts.lines(series, x_label="batches before the last", y_label="share", title=title),
         )
-        for caption, series in told
+        for title, series in told
         if any(len(x) for x, _ in series.values())
     ]
 

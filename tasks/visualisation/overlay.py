@@ -4,7 +4,6 @@ Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; abno
 dashed, so that a contour needs no colour to be read.
 """
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from tasks.images.geometry import rescaled
-from tasks.images.opened_slides import Slide
+from tasks.images.geometry import Slide, coarsest, rescaled
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import CellKind, FieldKind, Status
-from tasks.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
+from tasks.visualisation.page import LONGEST_TEXT, data_uri, encoded, file_name, shortened
 from tasks.words import counted
 
 Pixels = NDArray[np.uint8]
@@ -192,15 +190,13 @@ def _pen_of_field(row: Mapping[str, Any]) -> Pen:
 
 
 def _png(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
     palette = picture.quantize(PALETTE, Image.Quantize.MEDIANCUT).getpalette() or []
     # Thin lines have too few pixels to get a colour of their own.
     reserved = [level for colour in (HALO, *COLOURS.values()) for level in colour]
     colours = Image.new("P", (1, 1))
     colours.putpalette(palette[: 3 * PALETTE] + reserved)
     few = picture.quantize(palette=colours, dither=Image.Dither.NONE)
-    few.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return encoded(few, "PNG", optimize=True)
 
 
 def _dashes(points: Outline, length: float) -> list[Outline]:
@@ -219,11 +215,7 @@ def _dashes(points: Outline, length: float) -> list[Outline]:
 def from_afar(slide: Slide) -> Pixels:
     """Read a slide with a longer side of `LONGEST` pixels in blocks, RGB uint8 (h, w, 3)."""
     shrink = max(1.0, max(slide.width, slide.height) / LONGEST)
-    level = max(
-        (n for n, each in enumerate(slide.downsamples) if each <= shrink),
-        key=lambda n: slide.downsamples[n],
-        default=0,
-    )
+    level = coarsest(slide.downsamples, lambda each: each <= shrink)
     picture = Image.new("RGB", (ceil(slide.width / shrink), ceil(slide.height / shrink)))
     # Whole pixels of the picture, so that no seam is seen.
     step = max(1, int(BLOCK * slide.downsamples[level] / shrink))

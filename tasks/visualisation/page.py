@@ -1,6 +1,7 @@
 """Render HTML pages from templates that escape everything they are given; embed images in them."""
 
 import base64
+import io
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from tasks.images.access.addresses import path_of
 from tasks.visualisation import charts
@@ -36,6 +38,13 @@ _ENVIRONMENT.globals["chart_style"] = Markup(charts.STYLE)
 def render(template: str, **values: Any) -> str:
     """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
     return _ENVIRONMENT.get_template(template).render(**values)
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """Encode a picture as a file of Pillow's format ``kind``."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -3,8 +3,8 @@
 It is made from two tables, ``SCORES`` and ``METRICS`` of `tasks.evaluation.metrics`.
 """
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,23 +32,8 @@ from tasks.evaluation.seeds import (
     rank,
 )
 from tasks.visualisation import charts
-from tasks.visualisation.page import data_uri, render
-from tasks.visualisation.robustness_tables import (
-    ACCURACY,
-    ALARM,
-    CHANGED,
-    CLEAN,
-    NOISE,
-    SHOWN,
-    SUMMARISED,
-    detectors_of,
-    group_tables,
-    groups_of,
-    main_detectors,
-    note,
-    set_label,
-    summary_tables,
-)
+from tasks.visualisation import robustness_tables as tables
+from tasks.visualisation.page import data_uri, encoded, render
 
 Float = NDArray[np.float64]
 
@@ -102,19 +87,23 @@ def robustness_page(
         "robustness.html",
         title=title,
         facts=facts,
-        note=note(means),
-        summary=summary_tables(means),
+        note=tables.note(means),
+        summary=tables.summary_tables(means),
         spectrum=[
-            (g.capitalize(), group_tables(means, g)) for g in groups_of(means) if g in NIGHTS
+            (g.capitalize(), tables.group_tables(means, g))
+            for g in tables.groups_of(means)
+            if g in NIGHTS
         ],
         histograms=_histograms(drawn, metrics),
-        rocs=_roc_charts(drawn, main_detectors(detectors_of(means))),
+        rocs=_roc_charts(drawn, tables.main_detectors(tables.detectors_of(means))),
         strengths=_strength_charts(means),
         covariates=_covariate_charts(means),
-        alarms=group_tables(means, ALARMS),
+        alarms=tables.group_tables(means, ALARMS),
         alarm_charts=_alarm_charts(means),
         groups=[
-            (g, group_tables(means, g)) for g in groups_of(means) if g not in (ALARMS, *NIGHTS)
+            (g, tables.group_tables(means, g))
+            for g in tables.groups_of(means)
+            if g not in (ALARMS, *NIGHTS)
         ],
         examples=[_pictures(example) for example in examples],
     )
@@ -148,27 +137,26 @@ def _histograms(drawn: Drawn, metrics: pa.Table) -> Drawings:
     own = drawn[seed, OWN]
     groups = {
         treatment: _gather(found for place, found in own.items() if place.treatment == treatment)
-        for treatment in (CLEAN, NOISE)
+        for treatment in (tables.CLEAN, tables.NOISE)
     }
     for group in sorted({place.group for place in own}, key=rank):
         groups[group] = _gather(
             found
             for place, found in own.items()
-            if (place.group, place.treatment) == (group, CHANGED)
+            if (place.group, place.treatment) == (group, tables.CHANGED)
         )
     wanted = {"metric": THRESHOLD, "detector": OWN, "seed": seed}
     rows = metrics.select(METRICS.names).cast(METRICS).to_pylist()
     thresholds = [row["value"] for row in rows if wanted.items() <= row.items()]
     title = f"{OWN}, seed {seed}"
-    chart = charts.histogram(groups, thresholds[0] if thresholds else None, title=title)
-    return [(title, Markup(chart))]
+    return [(title, charts.histogram(groups, thresholds[0] if thresholds else None, title=title))]
 
 
 def _roc_charts(drawn: Drawn, detectors: Sequence[str]) -> Drawings:
     """Draw a chart for each set that should be caught, at its weakest strength."""
     weakest: dict[tuple[str, str], Place] = {}
     for place in (place for places in drawn.values() for place in places):
-        if place.treatment == CHANGED and place.group not in ORDINARY:
+        if place.treatment == tables.CHANGED and place.group not in ORDINARY:
             known = weakest.setdefault(place[:2], place)
             if (place.strength or 0.0) < (known.strength or 0.0):
                 weakest[place[:2]] = place
@@ -176,9 +164,8 @@ def _roc_charts(drawn: Drawn, detectors: Sequence[str]) -> Drawings:
     for place in sorted(weakest.values(), key=lambda place: rank(place.group))[:MOST_CURVES]:
         curves = {detector: _mean_roc(drawn, place, detector) for detector in detectors}
         if any(len(false) for false, _ in curves.values()):
-            title = f"{place.group}: {set_label(Compared(*place[:3], None, None))}"
-            chart = charts.roc_curves(curves, title=f"ROC curves, {title}")
-            found.append((title, Markup(chart)))
+            title = f"{place.group}: {tables.set_label(Compared(*place[:3], None, None))}"
+            found.append((title, charts.roc_curves(curves, title=f"ROC curves, {title}")))
     return found
 
 
@@ -192,8 +179,10 @@ def _mean_roc(drawn: Drawn, place: Place, detector: str) -> tuple[Float, Float]:
     for seed in sorted({seed for seed, _ in drawn}):
         of_detector = drawn.get((seed, detector), {})
         changed = of_detector.get(place, np.empty(0))
-        clean = {other: found for other, found in of_detector.items() if other.treatment == CLEAN}
-        negative = clean.get(place._replace(treatment=CLEAN), _gather(clean.values()))
+        clean = {
+            other: found for other, found in of_detector.items() if other.treatment == tables.CLEAN
+        }
+        negative = clean.get(place._replace(treatment=tables.CLEAN), _gather(clean.values()))
         if len(changed) and len(negative):
             positive = np.arange(len(changed) + len(negative)) < len(changed)
             false, true, _ = roc_curve(positive, np.concatenate([changed, negative]))
@@ -204,20 +193,16 @@ def _mean_roc(drawn: Drawn, place: Place, detector: str) -> tuple[Float, Float]:
 
 def _strength_charts(means: Means) -> Drawings:
     """Draw the share caught and the AUROC of each attack by strength and detector."""
-    shown = main_detectors(detectors_of(means))
+    shown = tables.main_detectors(tables.detectors_of(means))
     sets = dict.fromkeys(c.set for c in means if c.group == ATTACK)
     found = []
-    for name in sets:
-        for metric in SUMMARISED[::-1]:
-            series = {
-                detector: _line(means, ATTACK, name, Column(detector, metric), 255)
-                for detector in shown
-            }
-            if any(len(x) > 1 for x, _ in series.values()):
-                chart = charts.lines(
-                    series, x_label="Linf, 255ths", y_label=metric, title=f"{name}: {metric}"
-                )
-                found.append((f"{name}: {metric}", Markup(chart)))
+    for name, metric in product(sets, tables.SUMMARISED[::-1]):
+        columns = {detector: Column(detector, metric) for detector in shown}
+        series = {d: _line(means, ATTACK, name, column, 255) for d, column in columns.items()}
+        if any(len(x) > 1 for x, _ in series.values()):
+            title = f"{name}: {metric}"
+            chart = charts.lines(series, x_label="Linf, 255ths", y_label=metric, title=title)
+            found.append((title, chart))
     return found
 
 
@@ -225,16 +210,14 @@ def _covariate_charts(means: Means) -> Drawings:
     """Draw the own detector's false alarms, and the accuracy, by level of each corruption."""
     pairs = []
     sets = list(dict.fromkeys(c.set for c in means if c.group == COVARIATE))
-    for some in _chunks(sets):
-        for words, column in (
-            (ALARM, Column(OWN, ALARM)),
-            (ACCURACY, Column(None, ACCURACY)),
-        ):
-            series = {name: _line(means, COVARIATE, name, column, 1) for name in some}
-            if any(len(x) for x, _ in series.values()):
-                title = f"Changed cells: {words} by level"
-                chart = charts.lines(series, x_label="level", y_label=words, title=title)
-                pairs.append((words, Markup(chart)))
+    of = ((OWN, tables.ALARM), (None, tables.ACCURACY))
+    for some, (detector, words) in product(_chunks(sets), of):
+        column = Column(detector, words)
+        series = {name: _line(means, COVARIATE, name, column, 1) for name in some}
+        if any(len(x) for x, _ in series.values()):
+            title = f"Changed cells: {words} by level"
+            chart = charts.lines(series, x_label="level", y_label=words, title=title)
+            pairs.append((words, chart))
     return pairs
 
 
@@ -242,19 +225,13 @@ def _alarm_charts(means: Means) -> Drawings:
     found = []
     sets = list(dict.fromkeys(c.set for c in means if c.group == ALARMS))
     columns = dict.fromkeys(c for k, row in means.items() if k.group == ALARMS for c in row)
-    for column in columns:
-        for some in _chunks(sets):
-            series = {name: _line(means, ALARMS, name, column, 1) for name in some}
-            if any(len(x) > 1 for x, _ in series.values()):
-                title = (
-                    column.metric
-                    if column.detector in (None, OWN)
-                    else f"{column.metric}, {column.detector}"
-                )
-                chart = charts.lines(
-                    series, x_label="calibrating patients", y_label="false alarms", title=title
-                )
-                found.append((title, Markup(chart)))
+    x, y = "calibrating patients", "false alarms"
+    for column, some in product(columns, _chunks(sets)):
+        series = {name: _line(means, ALARMS, name, column, 1) for name in some}
+        if any(len(places) > 1 for places, _ in series.values()):
+            of = "" if column.detector in (None, OWN) else f", {column.detector}"
+            title = f"{column.metric}{of}"
+            found.append((title, charts.lines(series, x_label=x, y_label=y, title=title)))
     return found
 
 
@@ -269,7 +246,7 @@ def _line(means: Means, group: str, name: str, column: Column, unit: float) -> t
         if (comparison.group, comparison.set) == (group, name)
         and comparison.strength is not None
         and comparison.images in (None, AS_FILES)
-        and comparison.against in (None, CLEAN)
+        and comparison.against in (None, tables.CLEAN)
         and column in row
     ]
     seeds = max([1, *(mean.seeds for _, mean in points)])
@@ -280,7 +257,7 @@ def _line(means: Means, group: str, name: str, column: Column, unit: float) -> t
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Divide names into parts of about the same length that a chart can show."""
-    length = -(-len(names) // max(1, -(-len(names) // SHOWN)))
+    length = -(-len(names) // max(1, -(-len(names) // tables.SHOWN)))
     return (names[i : i + length] for i in range(0, len(names), max(1, length)))
 
 
@@ -293,12 +270,9 @@ def _pictures(example: Example) -> dict[str, Any]:
     images = {"clean": example.clean, "changed": example.changed, said: amplified}
     return {
         "heading": example.heading,
-        "images": [(words, _data_uri(pixels)) for words, pixels in images.items()],
+        "images": [
+            (words, data_uri(encoded(Image.fromarray(pixels), "PNG", optimize=True), "png"))
+            for words, pixels in images.items()
+        ],
         "captions": example.captions,
     }
-
-
-def _data_uri(pixels: NDArray[np.uint8]) -> str:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return data_uri(file.getvalue(), "png")

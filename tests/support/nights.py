@@ -20,9 +20,8 @@ from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
 from tasks.visualisation.overlay import Pen, encode_png, overlay
-from tasks.visualisation.patients.called import Called
-from tasks.visualisation.viewer.descriptions import ShownField
-from tasks.visualisation.viewer.overlays import Contour, FieldPicture
+from tasks.visualisation.patients import Called
+from tasks.visualisation.viewer.overlays import Contour, FieldPicture, ShownField
 from tasks.visualisation.viewer.overlays import field_picture as plain_picture
 from tests.support.grouped import group
 

@@ -17,9 +17,8 @@ from storage.store import Store, StoreError
 from tasks.counting.call import Call
 from tasks.images.regions import image_refs
 from tasks.reports.called_cells import CalledCells, patient_of
-from tasks.visualisation.patients.calls import patient_name
-from tasks.visualisation.patients.persons import persons_answer
-from tasks.visualisation.patients.sheet import CELLS, patient_sheet, patient_table
+from tasks.visualisation.calls import patient_name, persons_answer
+from tasks.visualisation.patients import CELLS, patient_sheet, patient_table
 
 ENDINGS = (".html", ".csv")
 

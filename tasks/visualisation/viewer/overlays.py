@@ -1,6 +1,5 @@
 """Describe the contours of a picture's cells, to be drawn above it as SVG and switched by class."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,12 @@ from markupsafe import Markup
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from tasks.segmentation.survey import RED_CELL
 from tasks.types import CellKind, Status
+from tasks.visualisation import page
 from tasks.visualisation.overlay import LONGEST, Pixels, outline_of, pen_of
-from tasks.visualisation.page import number_text, p_text, shortened
 
 POINTS = 24  # of an outline: a finer one looks the same
-QUALITY = 82
 UNREAD = "not read"  # the class of a cell that a person has yet to read blind
 CLASSES = ("parasitized", "not parasitized", "white cell", "failed", UNREAD)
 
@@ -79,9 +78,8 @@ def field_picture(
     """
     picture = Image.fromarray(pixels)
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=QUALITY, method=4)
-    return FieldPicture(file.getvalue(), (field["width"], field["height"]), tuple(contours))
+    content = page.encoded(picture, "WEBP", quality=82, method=4)
+    return FieldPicture(content, (field["width"], field["height"]), tuple(contours))
 
 
 def contours_svg(size: tuple[int, int], contours: Sequence[Contour]) -> Markup:
@@ -115,10 +113,55 @@ def _said(row: Mapping[str, Any]) -> str:
     """Write the machine's diagnosis of a cell with two or three figures."""
     if row["status"] != Status.SCORED:
         return "not read"
-    words = "white cell" if row.get("kind") == CellKind.WHITE else shortened(row["diagnosis"])
+    words = "white cell" if row.get("kind") == CellKind.WHITE else page.shortened(row["diagnosis"])
     chance = row.get(f"probability_{row['diagnosis']}")
     told = [words if chance is None else f"{words} {chance:.0%}"]
     if row.get("abnormality") is not None:
-        told.append(f"abnormality {number_text(row['abnormality'])}")
-        told.append(f"p {p_text(row['p_value'])}")
+        told.append(f"abnormality {page.number_text(row['abnormality'])}")
+        told.append(f"p {page.p_text(row['p_value'])}")
     return ", ".join(told)
+
+
+@dataclass(frozen=True)
+class ShownField:
+    """Hold a field of view on the page: its row of the report on fields, and its picture.
+
+    Without a ``picture``, ``missing`` says why there is none.
+    """
+
+    row: Mapping[str, Any]
+    picture: FieldPicture | None = None
+    missing: str | None = None
+
+
+def describe_field(field: ShownField) -> dict[str, Any]:
+    """Describe a field of view for the page."""
+    row, picture = field.row, field.picture
+    cells = row["cells"]
+    counts = (f"{row[name]:,} {name}" for name in ("parasitized", "abnormal", "failed"))
+    width, height = (1, 1) if picture is None else picture.size
+    return {
+        "name": page.file_name(row["source_uri"]),
+        "uri": page.shortened(row["source_uri"], 2 * page.LONGEST_TEXT),
+        "slide": page.shortened(row["slide_id"]) if row["slide_id"] is not None else None,
+        # A photograph is all of its source.
+        "place": f"{row['x']:,}, {row['y']:,}" if row["x"] or row["y"] else None,
+        "cells": f"{cells:,} cell{'s' * (cells != 1)}",
+        "counts": ", ".join(counts),
+        "reason": row["review_reason"],
+        "picture": picture and page.data_uri(picture.picture, "webp"),
+        "contours": picture and contours_svg(picture.size, picture.contours),
+        "width": width,
+        "height": height,
+        "microns": microns_per_pixel(row),
+        "missing": field.missing,
+    }
+
+
+def microns_per_pixel(row: Mapping[str, Any]) -> float | None:
+    """Return the scale of a field: its own, or the one at which its median red cell is ordinary."""
+    known = row.get("microns_per_pixel")
+    diameter = row.get("diameter")
+    if known is None and diameter:
+        return RED_CELL / float(diameter)
+    return known

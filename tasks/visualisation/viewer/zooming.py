@@ -3,7 +3,6 @@
 Level n of the picture has a longer side of at most 2^n pixels; its tiles have `TILE` to a side.
 """
 
-import io
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, log2
@@ -12,10 +11,10 @@ from PIL import Image
 
 from tasks.images.geometry import Slide, coarsest
 from tasks.images.regions import Region, open_picture, read_region
+from tasks.visualisation.page import encoded
 
 TILE = 512
 MOST_READ = 8 * TILE  # pixels to a side that are read for a tile
-QUALITY = 85
 
 
 class NoTileError(Exception):
@@ -79,8 +78,7 @@ def read_tile(source: str, stamp: str, level: int, column: int, row: int) -> byt
         BadImageError: the file cannot be read.
     """
     region, size = Pyramid(open_picture(source)).region(level, column, row)
-    picture, file = Image.fromarray(read_region(source, region)), io.BytesIO()
+    picture = Image.fromarray(read_region(source, region))
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BOX)
-    picture.save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
+    return encoded(picture, "JPEG", quality=85)

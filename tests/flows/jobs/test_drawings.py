@@ -8,7 +8,7 @@ from PIL import Image
 from flows.jobs import drawings
 from flows.jobs.drawings import ThumbnailJob, draw_thumbnails
 from tasks.images.regions import Found, ImageRef
-from tasks.visualisation.thumbnails import THUMBNAIL
+from tasks.visualisation.pictures import THUMBNAIL
 from tests.support.images import whole_file
 
 

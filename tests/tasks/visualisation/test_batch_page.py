@@ -19,7 +19,7 @@ from tasks.visualisation.batch_page import (
 from tasks.visualisation.highlights import CELLS_SHOWN
 from tasks.visualisation.overlay import COLOURS, ShownSlide
 from tasks.visualisation.page import file_name, p_text, shortened
-from tasks.visualisation.viewer.descriptions import ShownField
+from tasks.visualisation.viewer.overlays import ShownField
 from tests.support.nights import (
     field_picture,
     field_row,

@@ -11,11 +11,11 @@ import pytest
 from tasks.reports.called_cells import patient_of
 from tasks.types import Light
 from tasks.visualisation.batch_page import batch_page
+from tasks.visualisation.calls import positive_first
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide
-from tasks.visualisation.patients.called import Called, opened
-from tasks.visualisation.patients.calls import positive_first
-from tasks.visualisation.viewer.descriptions import ShownField
+from tasks.visualisation.patients import Called, opened
+from tasks.visualisation.viewer.overlays import ShownField
 from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.nights import (
     field_picture,

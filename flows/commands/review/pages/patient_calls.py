@@ -10,8 +10,7 @@ from starlette.routing import Route
 
 from flows.stages.answers import Suspects
 from tasks.answers.patients import Suspect
-from tasks.visualisation.patients.calls import call_of
-from tasks.visualisation.patients.persons import figure_text
+from tasks.visualisation.calls import call_of, figure_text
 
 Show = Callable[..., Response]
 

@@ -11,8 +11,13 @@ from PIL import Image
 
 from tasks.visualisation.overlay import COLOURS, LONGEST
 from tasks.visualisation.page import VIEWER
-from tasks.visualisation.viewer.descriptions import microns_per_pixel
-from tasks.visualisation.viewer.overlays import CLASSES, contour_of, contours_svg, field_picture
+from tasks.visualisation.viewer.overlays import (
+    CLASSES,
+    contour_of,
+    contours_svg,
+    field_picture,
+    microns_per_pixel,
+)
 from tests.support.pages import EVIL, Page
 
 

@@ -1,21 +1,20 @@
 """Describe for the page which patients have parasites, and how many."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import asinh
 from typing import Any
 
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.answers.patients import Confirmation
+from tasks.answers.patients import Answer, Confirmation
 from tasks.counting.call import Call
 from tasks.counting.sentences import call_text, density_text, percent_text, range_text
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.counts import Row
 from tasks.reports.parasitaemia import density_text as class_text
 from tasks.visualisation.page import shortened
-from tasks.visualisation.patients.persons import persons_answer
 from tasks.words import counted
 
 WORDS = {
@@ -62,7 +61,13 @@ def patient_rows(
     ``rows`` are `positive_first`; ``places`` maps a patient to the element that a click opens.
     """
     return [
-        _patient(row, places) | {"persons": persons_answer(answers.get(patient_of(row)))}
+        {
+            "name": patient_name(row),
+            "place": places.get(patient_of(row)),
+            "slides": f"{row['slides_read']:,} of {row['slides']:,}",
+            **call_of(row),
+            "persons": persons_answer(answers.get(patient_of(row))),
+        }
         for row in rows[:PATIENTS_SHOWN]
     ]
 
@@ -72,15 +77,6 @@ def patient_name(row: Mapping[str, Any]) -> str:
     if row["patient_id"] is not None:
         return shortened(row["patient_id"])
     return "no patient named" if row["slide_id"] is None else f"slide {shortened(row['slide_id'])}"
-
-
-def _patient(row: Mapping[str, Any], places: Mapping[Patient, str]) -> dict[str, Any]:
-    return {
-        "name": patient_name(row),
-        "place": places.get(patient_of(row)),
-        "slides": f"{row['slides_read']:,} of {row['slides']:,}",
-        **call_of(row),
-    }
 
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,3 +199,38 @@ def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Patient, str]:
     for number, slide in enumerate(slides):
         found.setdefault(patient_of(slide), f"slide-{number}")
     return found
+
+
+def persons_answer(found: Confirmation | None) -> dict[str, Any] | None:
+    """Describe an answer: ``answer``, ``parasites`` of ``read`` cells, ``call`` and ``figure``.
+
+    ``figure`` is the corrected parasitaemia with its interval; None, as ``call``, where it is
+    unknown. Where nobody has answered, there is nothing to describe.
+    """
+    if found is None:
+        return None
+    return {
+        "answer": str(found.answer),
+        "parasites": found.parasites,
+        "read": found.read,
+        "call": found.call,
+        "figure": figure_text(found),
+    }
+
+
+def figure_text(found: Confirmation) -> str | None:
+    """Write a corrected parasitaemia with its 95% interval; None where it is unknown."""
+    if found.parasitaemia is None or found.low is None or found.high is None:
+        return None
+    share, low, high = (100 * each for each in (found.parasitaemia, found.low, found.high))
+    return f"{percent_text(share)} ({range_text(low, high)})"
+
+
+def confirmed_text(answers: Iterable[Confirmation]) -> str | None:
+    """Count patients by what persons answer on them; None where nobody has answered.
+
+    >>> confirmed_text([Confirmation(Answer.CONFIRMED, 5, 2), Confirmation(Answer.OPEN, 3, 0)])
+    '1 confirmed, 1 open'
+    """
+    counts = Counter(each.answer for each in answers)
+    return ", ".join(f"{counts[each]:,} {each}" for each in Answer if counts[each]) or None

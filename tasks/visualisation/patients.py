@@ -1,0 +1,178 @@
+"""Describe the cells behind each positive or indeterminate patient's call.
+
+The page of a batch shows them, and so does the sheet of one patient: a page to print, and the same
+figures for a spreadsheet.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.answers.patients import Confirmation
+from tasks.counting.call import Call
+from tasks.reports.called_cells import Patient, patient_of
+from tasks.reports.spreadsheet import csv_lines
+from tasks.visualisation import page
+from tasks.visualisation.calls import call_of, patient_name, persons_answer
+
+OPENED = (Call.POSITIVE, Call.INDETERMINATE)  # patients of these calls have their cells shown
+PATIENTS_OPENED = 32
+CELLS_SHOWN = 96  # of all patients: with them a page stays below 5 MB
+LEAST, MOST = 3, 12  # cells of a patient; the least is shown of one with fewer called, too
+
+
+@dataclass(frozen=True)
+class Called:
+    """Hold the cells behind the calls of some patients, rows of the image report by patient.
+
+    ``places`` are pictures of cells in their fields by address, WebP files, or why there is none;
+    a cell that is a file of its own has none.
+    """
+
+    cells: Mapping[Patient, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    places: Mapping[str, bytes | str] = field(default_factory=dict)
+
+
+def opened(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Choose the patients whose cells are shown, given rows of their report in order."""
+    return [row for row in rows if row["call"] in OPENED][:PATIENTS_OPENED]
+
+
+def cells_each(patients: int) -> int:
+    """Compute how many cells are shown of each of some patients.
+
+    >>> [cells_each(patients) for patients in (1, 8, 20, 32)]
+    [12, 12, 4, 3]
+    """
+    return min(MOST, max(LEAST, CELLS_SHOWN // max(1, patients)))
+
+
+def opened_patients(
+    rows: Sequence[Mapping[str, Any]],
+    called: Called,
+    thumbnails: Mapping[str, bytes | str],
+    answers: Mapping[Patient, Confirmation],
+) -> list[dict[str, Any]]:
+    """Describe for the page the patients whose cells are shown, each with cells and answer."""
+    return [
+        {
+            "id": place_of(number),
+            "name": patient_name(row),
+            **call_of(row),
+            "persons": persons_answer(answers.get(patient_of(row))),
+            "cells": [
+                describe_cell(cell, called.places.get(cell["uri"]), thumbnails.get(cell["uri"]))
+                for cell in called.cells.get(patient_of(row), ())
+            ],
+        }
+        for number, row in enumerate(opened(rows))
+    ]
+
+
+def place_of(number: int) -> str:
+    """Name the place on the page of a patient, counted among those whose cells are shown."""
+    return f"patient-{number}"
+
+
+def describe_cell(
+    row: Mapping[str, Any], place: bytes | str | None, thumbnail: bytes | str | None
+) -> dict[str, Any]:
+    """Describe one of a patient's cells for a page: its figures, its picture, and its place."""
+    return describe_image(row, thumbnail) | {
+        "id": row["image_id"],
+        "chance": chance_text(row["chance"]),
+        "called": row["called"],
+        "place": page.data_uri(place, "webp") if isinstance(place, bytes) else None,
+        "no_place": place if isinstance(place, str) else None,
+    }
+
+
+def describe_image(row: Mapping[str, Any], thumbnail: bytes | str | None) -> dict[str, Any]:
+    """Describe an image for a page, with its picture, a WebP file, or why there is none."""
+    return {
+        "name": page.file_name(row["uri"]),
+        "uri": page.shortened(row["uri"], 2 * page.LONGEST_TEXT),
+        "slide": page.shortened(row["slide_id"]) if row["slide_id"] is not None else None,
+        "abnormality": page.number_text(row["abnormality"]),
+        "p_value": page.p_text(row["p_value"]),
+        "thumbnail": page.data_uri(thumbnail, "webp") if isinstance(thumbnail, bytes) else None,
+        "missing": None if isinstance(thumbnail, bytes) else thumbnail or "no picture was made",
+    }
+
+
+def chance_text(chance: float) -> str:
+    """Write a probability in percent, never as certain.
+
+    >>> [chance_text(value) for value in (0.99999, 0.987, 0.5)]
+    ['> 99.9%', '98.7%', '50%']
+    """
+    if chance >= 0.9995:
+        return "> 99.9%"
+    return f"{chance:.1%}" if chance >= 0.9 else f"{chance:.0%}"
+
+
+CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
+FIGURES = (
+    "call", "call_reasons", "cells_read", "cells_called", "corrected_percent", "corrected_low",
+    "corrected_high", "parasites_per_microlitre", "none_above_percent",
+)  # fmt: skip
+
+
+def patient_sheet(
+    patient: Mapping[str, Any],
+    slides: Sequence[Mapping[str, Any]],
+    cells: Sequence[Mapping[str, Any]],
+    places: Mapping[str, bytes | str],
+    thumbnails: Mapping[str, bytes | str],
+    persons: Mapping[str, Any] | None,
+) -> str:
+    """Make the sheet, HTML, which prints on one page.
+
+    ``cells`` are rows of the image report with ``chance`` and ``called``, the most probable first.
+    Pictures in fields and thumbnails are by address, with the reason where one is missing;
+    ``persons`` is `persons_answer`.
+    """
+    shown = slides[:SLIDES]
+    return page.render(
+        "patient.html",
+        title=patient_name(patient),
+        batch=patient["batch"],
+        day=page.day_text(patient["batch_date"]),
+        answer=call_of(patient),
+        persons=persons,
+        cells=[
+            describe_cell(cell, places.get(cell["uri"]), thumbnails.get(cell["uri"]))
+            for cell in cells[:CELLS]
+        ],
+        slides=[
+            call_of(row) | {"name": page.shortened(row["slide_id"] or "no slide named")}
+            for row in shown
+        ],
+        more=len(slides) - len(shown),
+        made_by=f"model {patient['model']}, detector {patient['detector']}",
+    )
+
+
+def patient_table(
+    patient: Mapping[str, Any],
+    slides: Sequence[Mapping[str, Any]],
+    persons: Mapping[str, Any] | None,
+) -> str:
+    """Make the same figures as CSV: a line for the patient, and one for each slide."""
+    said = persons or {}
+    columns = ("of", "name", "batch", "batch_date", *FIGURES, "persons", "persons_call")
+    rows = [
+        [
+            of,
+            name,
+            *(row[column] for column in ("batch", "batch_date")),
+            *(row.get(column) for column in FIGURES),
+            said.get("answer") if of == "patient" else None,
+            said.get("call") if of == "patient" else None,
+        ]
+        for of, name, row in [
+            ("patient", patient_name(patient), patient),
+            *(("slide", row["slide_id"], row) for row in slides),
+        ]
+    ]
+    return "".join(csv_lines(columns, rows))

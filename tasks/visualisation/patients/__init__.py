@@ -1,1 +1,0 @@
-"""Show the parasites behind a patient's call."""
