@@ -108,12 +108,8 @@ class Picture:
 def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
 
-    Pictures larger than `LARGEST_CELL` are refused by their header.
-
-    Args:
-        content: the file's bytes.
-        side: side of the square in pixels; the aspect ratio is not kept.
-        check: raises BadImageError if a picture larger than any training cell shows several cells.
+    The aspect ratio is not kept. Pictures larger than `LARGEST_CELL` are refused by their header;
+    ``check`` raises BadImageError if one larger than any training cell shows several cells.
 
     Raises:
         BadImageError: the image cannot be used; says why.
@@ -122,29 +118,27 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     if plain is not None:
         height, width = plain.shape[:2]
         return Picture(resize(Image.fromarray(plain), side), width, height)
-    return _decode(content, partial(_shrink, side=side, check=check), longest=LARGEST_CELL)
+
+    def shrink(image: Image.Image) -> Picture:
+        if check is not None and max(image.size) > LARGEST_TRAINING_CELL:
+            check(image)
+        picture = Picture(resize(image, side), *image.size)
+        image.close()
+        return picture
+
+    return _decode(content, shrink, longest=LARGEST_CELL)
 
 
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
-    """Decode an image in one of `FORMATS` to RGB at its own size.
+    """Decode an image in one of `FORMATS` to RGB at its own size, rotated as its camera was held.
 
-    Args:
-        content: the file's bytes.
-        upright: rotate it as its camera was held. Not for regions of a photograph, which are given
-            in the rows that the camera wrote; their cells have no orientation.
+    Not so regions of a photograph, which are given in the rows that the camera wrote; their cells
+    have no orientation.
 
     Raises:
         BadImageError: it cannot be decoded; says why.
     """
     return _decode(content, lambda image: image, upright=upright)
-
-
-def _shrink(image: Image.Image, side: int, check: Check | None) -> Picture:
-    if check is not None and max(image.size) > LARGEST_TRAINING_CELL:
-        check(image)
-    picture = Picture(resize(image, side), *image.size)
-    image.close()
-    return picture
 
 
 def _decode(
@@ -160,7 +154,13 @@ def _decode(
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            _refuse_large(width, height, longest)
+            if longest is not None and max(width, height) > longest:
+                raise not_a_cell(
+                    f"{width} x {height} pixels are more than a cell's {longest:,} to a side"
+                )
+            if width * height > MOST_PIXELS:
+                size = f"{width} x {height} pixels"
+                raise BadImageError("too_large", f"{size} are more than {MOST_PIXELS:,}")
             if _has_several(image):
                 raise BadImageError(
                     "several_pictures",
@@ -182,14 +182,6 @@ def _decode(
     # an image must never stop its shard.
     except Exception as error:
         raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
-
-
-def _refuse_large(width: int, height: int, longest: int | None) -> None:
-    """Raise BadImageError if a picture has too many pixels, in total or in its longer side."""
-    if longest is not None and max(width, height) > longest:
-        raise not_a_cell(f"{width} x {height} pixels are more than a cell's {longest:,} to a side")
-    if width * height > MOST_PIXELS:
-        raise BadImageError("too_large", f"{width} x {height} pixels are more than {MOST_PIXELS:,}")
 
 
 def _use(image: Image.Image, use: Callable[[Image.Image], Result], upright: bool) -> Result:
@@ -309,14 +301,12 @@ HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME"})
 
 
 def decode_plain(content: bytes, longest: int) -> NDArray[np.uint8] | None:
-    """Decode a PNG file to pixels (height, width, 3).
+    """Decode a plain PNG file to pixels (height, width, 3) in half of Pillow's time.
 
-    Args:
-        content: bytes of the file.
-        longest: largest longer side in pixels that is decoded here.
-
-    Returns:
-        None if the file is not plain, is larger, or may be damaged; Pillow then reports the error.
+    Cut-out cells are such files: eight bits of red, green and blue, complete and not interlaced.
+    libdeflate unpacks their rows in a third of the time that libspng's own zlib takes, and libspng
+    then reverses the filters of the unpacked rows. The result is None if the file is not plain, has
+    a side of more than ``longest`` pixels, or may be damaged; Pillow then reports the error.
     """
     if not content.startswith(SIGNATURE) or len(content) < HEADER_STOP:
         return None
@@ -331,7 +321,11 @@ def decode_plain(content: bytes, longest: int) -> NDArray[np.uint8] | None:
         rows = deflate_decode(packed, out=size)
         if len(rows) != size:
             return None
-        pixels = spng_decode(_with_rows(content, rows))
+        data = b"IDAT" + deflate_encode(rows, level=0)
+        chunks = [content[:HEADER_STOP]]
+        for chunk in (data, b"IEND"):
+            chunks += LENGTH.pack(len(chunk) - 4), chunk, LENGTH.pack(deflate_crc32(chunk))
+        pixels = spng_decode(b"".join(chunks))
     except Exception:  # Pillow reports any error
         return None
     return pixels if pixels.shape == (height, width, 3) else None
@@ -351,12 +345,3 @@ def _packed_rows(content: bytes) -> bytes:
             parts.append(content[start + 8 : stop])
         start = stop + 4
     return b"".join(parts) if name == b"IEND" and start == len(content) else b""
-
-
-def _with_rows(content: bytes, rows: bytes | bytearray) -> bytes:
-    """Make a file with the header of another and its unpacked rows."""
-    data = b"IDAT" + deflate_encode(rows, level=0)
-    chunks = [content[:HEADER_STOP]]
-    for chunk in (data, b"IEND"):
-        chunks += LENGTH.pack(len(chunk) - 4), chunk, LENGTH.pack(deflate_crc32(chunk))
-    return b"".join(chunks)

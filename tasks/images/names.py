@@ -18,10 +18,8 @@ def name_of_slide(uri: str, root: str, by: str) -> str:
     >>> name_of_slide("file:///night/s1/3.jpg", "/night", "folder")
     's1'
 
-    Args:
-        uri: of the photograph or slide.
-        root: path of the folder of all of them, without protocol.
-        by: ``file`` or ``folder``, whichever is one slide.
+    ``root`` is the path of the folder of all of them, without protocol; ``by`` is ``file`` or
+    ``folder``, whichever is one slide.
     """
     path = _path_below(uri, root)
     return str(path.parent if by == "folder" and path.parent.name else path.with_suffix(""))

@@ -161,12 +161,9 @@ def marked(pixels: Tensor, marks: Tensor) -> Tensor:
     """Draw a refractile mark on each image, which bends light and is no dye.
 
     Absorbance is multiplied by e^core in its core, and by e^rim on its rim. Colours are bent
-    differently, so each channel sees the mark at its own size: its rim has fringes.
-
-    Args:
-        pixels: (n, 3, side, side) in [0, 1].
-        marks: (n, 10): the middle's column and row, in [-1, 1]; half axes, in halves of the side;
-            angle in radians; core and rim; dispersion, the growth of size per channel.
+    differently, so each channel sees the mark at its own size: its rim has fringes. ``marks``
+    (n, 10) are the middle's column and row, in [-1, 1]; half axes, in halves of the side; angle in
+    radians; core and rim; dispersion, the growth of size per channel.
     """
     side = pixels.shape[-1]
     column, row, long, short, angle, core, rim = marks[:, :7, None, None, None].unbind(1)
@@ -285,7 +282,9 @@ def as_elsewhere(pixels: Tensor, generator: torch.Generator) -> Tensor:
         return float(torch.rand((), generator=generator))
 
     made = zoomed(pixels, drawn_zoom(1, generator, VARIED).expand(count))
-    inside = _cut((made.amax(dim=1, keepdim=True) > 0).float(), MOST_CUT * drawn())
+    inside = (made.amax(dim=1, keepdim=True) > 0).float()
+    if width := round(MOST_CUT * drawn() * inside.shape[-1]):
+        inside = 1.0 - nn.functional.max_pool2d(1.0 - inside, 2 * width + 1, 1, width)
     for gains in drawn_light(1, generator, VARIED):
         made = made * gains
     matrix, shift = drawn_stain(1, generator, VARIED)
@@ -300,11 +299,3 @@ def as_elsewhere(pixels: Tensor, generator: torch.Generator) -> Tensor:
         quality = LEAST_QUALITY + (MOST_QUALITY - LEAST_QUALITY) * part
         made = compressed(made.clamp(0.0, 1.0), torch.full((count,), quality))
     return (made * inside).clamp(0.0, 1.0)
-
-
-def _cut(inside: Tensor, share: float) -> Tensor:
-    """Remove a rim, as wide as a share of the side, from masks (n, 1, side, side)."""
-    width = round(share * inside.shape[-1])
-    if not width:
-        return inside
-    return 1.0 - nn.functional.max_pool2d(1.0 - inside, 2 * width + 1, 1, width)

@@ -171,7 +171,11 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
     if published and network in LITES:
         _load_matching(backbone, _packaged_weights(network))
     elif weights and not published:
-        _load_matching(backbone, _renamed(backbone, _read_weights(weights)))
+        given = _read_weights(weights)
+        # To timm's names and the sizes of this network's patches and positions.
+        family = importlib.import_module(type(backbone).__module__)
+        rename = getattr(family, "checkpoint_filter_fn", None)
+        _load_matching(backbone, dict(rename(given, backbone)) if rename else given)
     return backbone
 
 
@@ -219,13 +223,6 @@ def _read_weights(path: str) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "teacher"):
         loaded = loaded.get(key, loaded)
     return {name.removeprefix("module.").removeprefix("backbone."): t for name, t in loaded.items()}
-
-
-def _renamed(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert weights to timm's names and the sizes of this network's patches and positions."""
-    family = importlib.import_module(type(backbone).__module__)
-    rename = getattr(family, "checkpoint_filter_fn", None)
-    return dict(rename(weights, backbone)) if rename else weights
 
 
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -97,7 +97,11 @@ def cells_of_place(
     around, whole = box_of(place), size_of(place)
     if place["is_slide"]:
         around = grown(around, int(np.ceil(place["diameter"])), whole)
-    _refuse_changed(place)
+    source = place["source_uri"]
+    current = stamp(source)
+    changed = current != place["source_stamp"]
+    if changed and digest_at(source, current).hex() != place["source_id"]:
+        raise BadImageError("unreadable", "the file was changed while it was cut up")
     pixels = read_region(place["source_uri"], Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
     seen = None if expected is None else sharpness(pixels, expected / step)
@@ -164,14 +168,6 @@ def _level_of_cells(place: Row, diameter: float) -> int:
         return 0
     levels = open_slide(place["source_uri"]).downsamples
     return coarsest(levels, lambda each: diameter / each >= TRAINING_DIAMETER)
-
-
-def _refuse_changed(place: Row) -> None:
-    """Raise BadImageError if a source is no longer the file that was surveyed."""
-    uri = place["source_uri"]
-    current = stamp(uri)
-    if current != place["source_stamp"] and digest_at(uri, current).hex() != place["source_id"]:
-        raise BadImageError("unreadable", "the file was changed while it was cut up")
 
 
 def _is_inside(box: Box, place: Row) -> bool:

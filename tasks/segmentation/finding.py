@@ -133,7 +133,10 @@ def _guess_diameter(field: Field) -> float:
     for side in ROUGH_SIDES:
         scale = min(1.0, side / max(field.shape[:2]))
         mask = stained(over_channels(absorbance(scaled(field, scale))))
-        mask = _without_holes(mask)
+        # Holes have no path of four neighbours that leads out.
+        outside = np.pad(mask.view(np.uint8), 1)
+        cv2.floodFill(outside, None, (0, 0), 2)
+        mask = np.asarray(outside[1:-1, 1:-1] != 2)
         if mask.all() or not mask.any():
             return float("nan")
         depth = contours.depths(mask)
@@ -143,13 +146,6 @@ def _guess_diameter(field: Field) -> float:
         if typical >= LEAST_DEPTH or scale == 1:
             break
     return float(2 * typical / scale)
-
-
-def _without_holes(mask: Mask) -> Mask:
-    """Fill what a mask encloses, which no path to the side of four neighbours leads out of."""
-    outside = np.pad(mask.view(np.uint8), 1)
-    cv2.floodFill(outside, None, (0, 0), 2)
-    return np.asarray(outside[1:-1, 1:-1] != 2)
 
 
 def _median_diameter(cells: list[Cell]) -> float:
@@ -215,7 +211,7 @@ def _uncovered(
         for i in np.flatnonzero(holds_stain).tolist():
             (_, clearness), _ = some[i]
             if covered[within[i]].sum() <= (clearness - LEAST_EDGE_COVERED) * seen[i]:
-                x, y, width, height = box_around(outlines[i], picture.shape[::-1])
+                x, y, width, height = box_around(outlines[i], (mask.shape[1], mask.shape[0]))
                 part = picture[y : y + height, x : x + width]
                 part |= contours.layers([outlines[i] - (x, y)], part.shape) > 0
                 chosen.append(some[i])

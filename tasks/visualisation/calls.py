@@ -81,23 +81,18 @@ def patient_name(row: Mapping[str, Any]) -> str:
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the call of a slide's or patient's row."""
-    known = row["corrected_percent"] is not None
+    known, kind = row["corrected_percent"] is not None, row["density_class"]
     return {
         "call": row["call"],
         "sentence": call_text(row),
-        "meaning": _meaning(row),
+        # What the parasitaemia of a positive one means, such as hyperparasitaemia.
+        "meaning": class_text(kind) if kind is not None and row["call"] == Call.POSITIVE else None,
         **_amounts(row),
         "plot": interval_plot(row) if known else "",
         "called": row["cells_called"],
         "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
     }
-
-
-def _meaning(row: Mapping[str, Any]) -> str | None:
-    """Say what the parasitaemia of a positive patient or slide means, such as hyperparasitaemia."""
-    kind = row["density_class"]
-    return class_text(kind) if row["call"] == Call.POSITIVE and kind is not None else None
 
 
 def _amounts(row: Mapping[str, Any]) -> dict[str, str]:

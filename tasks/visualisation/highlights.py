@@ -54,7 +54,11 @@ class Highlights:
     def count(self, rows: pa.Table) -> None:
         """Count rows that have `columns`."""
         rows = image_columns.plain(rows.select(self._columns))
-        self._count_failures(rows)
+        for row, reason in image_columns.failed_rows(rows):
+            known = self.failures.setdefault(reason, [])
+            if len(known) < EXAMPLES:
+                message = rows["failure"][row].as_py().partition(":")[2].strip()
+                known.append((rows["uri"][row].as_py(), message))
         scored, abnormal, _ = image_columns.flags(rows)
         score = image_columns.numbers_of(rows, "abnormality")
         judged = scored & ~np.isnan(score)
@@ -78,9 +82,9 @@ class Highlights:
             for kept, a_slide in ((self._beyond, None), (self._within, MOST_OF_A_SLIDE)):
                 if sheet == SAMPLE and a_slide is not None:
                     continue
-                known = kept.get(sheet)
-                near = keyed.filter(pa.array(shown & (key <= _last(known, sheet))))
-                kept[sheet] = _first(known, near, sheet, a_slide)
+                before = kept.get(sheet)
+                near = keyed.filter(pa.array(shown & (key <= _last(before, sheet))))
+                kept[sheet] = _first(before, near, sheet, a_slide)
 
     def sheet(self, name: str) -> pa.Table:
         """Return the rows to show on a sheet, in order.
@@ -98,13 +102,6 @@ class Highlights:
         missing = pa.array(others[: CELLS_SHOWN[name] - within.num_rows], pa.int64())
         filled = pa.concat_tables([within, beyond.take(missing)])
         return _ordered(filled)
-
-    def _count_failures(self, rows: pa.Table) -> None:
-        for row, reason in image_columns.failed_rows(rows):
-            known = self.failures.setdefault(reason, [])
-            if len(known) < EXAMPLES:
-                message = rows["failure"][row].as_py().partition(":")[2].strip()
-                known.append((rows["uri"][row].as_py(), message))
 
 
 def _last(known: pa.Table | None, sheet: str) -> float:

@@ -71,9 +71,7 @@ def pen_of(row: Mapping[str, Any]) -> Pen:
 def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
     """Compute a cell's outline (angles, 2) in pixels of its source at full resolution.
 
-    Args:
-        row: of the image report; ``x`` and ``y`` are where the cell's box begins.
-        flat: x0, y0, x1, y1, ... relative to that.
+    ``flat`` is x0, y0, x1, y1, ... relative to ``x`` and ``y`` of the row of the image report.
 
     Raises:
         ValueError: these are not the coordinates of three points or more.
@@ -95,12 +93,7 @@ def slide_picture(
 
     A box has the colour of a parasitized cell where the field has one, the colour of a failed cell
     where the field was not read, and is dashed where the field is for review. Empty places have no
-    box.
-
-    Args:
-        pixels: of the whole slide, RGB uint8 (h, w, 3), at whatever scale.
-        size: width and height of the slide in pixels at full resolution.
-        fields: rows of the report on fields: those of this slide.
+    box. Pixels are of the whole slide, at whatever scale; ``size`` is at full resolution.
     """
     picture = Image.fromarray(pixels)
     picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)

@@ -160,17 +160,13 @@ def _alarm_tables(means: Means, seeds: int) -> list[Table]:
     for comparison, row in means.items():
         patients = _strength_label(comparison)
         for (detector, measured), mean in row.items():
-            metric = _alarm_words(measured)
+            metric = measured if measured.startswith(ALARMS) else f"{ALARMS} {measured}"
             metrics[metric] = None
             name = comparison.set if detector in (None, OWN) else f"{comparison.set}, {detector}"
             key = comparison._replace(set=name, strength=None)
             turned.setdefault(key, {})[Column(patients, metric)] = mean
     labels = dict.fromkeys(map(_strength_label, sorted(means, key=lambda c: c.strength or 0.0)))
     return _by_detector(turned, metrics, list(labels), seeds)
-
-
-def _alarm_words(metric: str) -> str:
-    return metric if metric.startswith(ALARMS) else f"{ALARMS} {metric}"
 
 
 def _by_detector(

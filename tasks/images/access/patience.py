@@ -74,7 +74,9 @@ def answered(
         answer = _wait(_ask(work), limit, progress)
     except _NoAnswerError:
         if progress is None or not progress.made:
-            _note_silence(there, limit)
+            times = _SILENT.get(there, _Silence()).times + 1
+            until = time.monotonic() + limit if times >= LEAST_SILENCE else -math.inf
+            _SILENT[there] = _Silence(times, until)
         raise TimedOutError(
             f"{name} has not answered for {limit:g} s: see whether {there} is there, or wait "
             "longer: set read_seconds"
@@ -156,9 +158,3 @@ def _wait(future: "Future[Answer]", limit: float, progress: Progress | None) -> 
             if progress is None or progress.made == seen:
                 raise _NoAnswerError from None
             seen = progress.made
-
-
-def _note_silence(place: str, limit: float) -> None:
-    times = _SILENT.get(place, _Silence()).times + 1
-    until = time.monotonic() + limit if times >= LEAST_SILENCE else -math.inf
-    _SILENT[place] = _Silence(times, until)

@@ -128,7 +128,11 @@ def _decode(level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
         raise BadImageError("unreadable", f"{type(content).__name__}: {content}")
     try:
         if level.compression in JPEG | JPEG_2000:
-            _check_claim(level, content)
+            with Image.open(io.BytesIO(content), formats=("JPEG", "JPEG2000")) as image:
+                width, height = image.size
+            # A header may claim far more pixels than the tiles of its level have.
+            if width * height > 4 * level.tile_width * level.tile_height:
+                raise ValueError(f"it claims {width} x {height} pixels")
         tile: NDArray[Any] = level.decode(content, i, jpegtables=level.jpeg_tables)[0][0]
     # Decoders raise anything on damaged tiles, and a slide must never stop its batch.
     except Exception as error:
@@ -147,7 +151,11 @@ def open_tiff(fs: Any, path: str) -> Slide:
         BadImageError: it cannot be read as a slide, or its end is missing; says why.
     """
     with _open(fs, path) as file:
-        _check_magic(file.read(4))
+        magic = file.read(4)
+        if not magic:
+            raise BadImageError("empty", "the file has no bytes")
+        if magic[:2] not in {b"II", b"MM"}:
+            raise BadImageError("not_an_image", f"no TIFF, whatever its name says: {REWRITE}")
         file.seek(0)
         try:
             with TiffFile(file, name=path) as tiff:
@@ -191,14 +199,6 @@ def _open(fs: Any, path: str) -> Any:
     if isinstance(fs, LocalFileSystem):
         return fs.open(path, "rb")
     return fs.open(path, "rb", block_size=2**20, cache_type="blockcache")
-
-
-def _check_magic(magic: bytes) -> None:
-    """Refuse a file whose first bytes are no TIFF's."""
-    if not magic:
-        raise BadImageError("empty", "the file has no bytes")
-    if magic[:2] not in {b"II", b"MM"}:
-        raise BadImageError("not_an_image", f"no TIFF, whatever its name says: {REWRITE}")
 
 
 def _read_directories(fs: Any, path: str, tiff: TiffFile) -> Slide:
@@ -298,14 +298,6 @@ def _name(value: Any) -> str:
     return str(getattr(value, "name", value))
 
 
-def _check_claim(level: Level, content: bytes) -> None:
-    """Refuse a tile whose header claims far more pixels than the tiles of its level have."""
-    with Image.open(io.BytesIO(content), formats=("JPEG", "JPEG2000")) as image:
-        width, height = image.size
-    if width * height > 4 * level.tile_width * level.tile_height:
-        raise ValueError(f"it claims {width} x {height} pixels")
-
-
 def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     """Group tiles to be fetched together, within the memory limit."""
     group: list[tuple[int, int]] = []
@@ -338,7 +330,8 @@ def as_rgb(tile: NDArray[Any]) -> Pixels:
 
 def _microns_per_pixel(tiff: TiffFile, page: TiffPage) -> float | None:
     """Read microns per pixel from OME's or Aperio's description, or else the resolution tags."""
-    for say in (_from_ome(tiff.ome_metadata), _from_aperio(page), _from_resolution(page)):
+    aperio = svs_description_metadata(page.description).get("MPP") if page.is_svs else None
+    for say in (_from_ome(tiff.ome_metadata), _number(aperio), _from_resolution(page)):
         if credible(say) is not None:
             return say
     return None
@@ -356,12 +349,6 @@ def _from_ome(description: str | None) -> float | None:
         return None
     unit = UNITS.get(pixels.get("PhysicalSizeXUnit", "µm"), np.nan)
     return _number(pixels.get("PhysicalSizeX")) * unit
-
-
-def _from_aperio(page: TiffPage) -> float | None:
-    if not page.is_svs:
-        return None
-    return _number(svs_description_metadata(page.description).get("MPP"))
 
 
 def _from_resolution(page: TiffPage) -> float | None:
