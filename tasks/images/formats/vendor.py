@@ -4,7 +4,7 @@ Each level of a DICOM slide is a file of its own: one of them represents the sli
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,10 +27,16 @@ WHITE = (255, 255, 255, 255)
 
 
 def _read(
-    path: Path, handle: OpenSlide, x: int, y: int, width: int, height: int, level: int = 0
+    path: Path,
+    handle: OpenSlide,
+    downsamples: Sequence[float],
+    x: int,
+    y: int,
+    width: int,
+    height: int,
+    level: int = 0,
 ) -> NDArray[np.uint8]:
-    downsample = handle.level_downsamples[level]
-    size = round(width / downsample), round(height / downsample)
+    size = round(width / downsamples[level]), round(height / downsamples[level])
     try:
         try:
             region = handle.read_region((x, y), level, size)
@@ -59,7 +65,7 @@ def open_vendor(path: Path) -> Slide:
         handle = OpenSlide(path)
         _check_tiles(handle)
         levels, microns = handle.level_downsamples, _microns_per_pixel(handle)
-        return Slide(*handle.dimensions, levels, microns, partial(_read, path, handle))
+        return Slide(*handle.dimensions, levels, microns, partial(_read, path, handle, levels))
     except OpenSlideError as error:
         raise BadImageError("damaged", f"{error}; copy the slide again") from None
 
