@@ -1,9 +1,10 @@
 """Define bundles, frozen dataclasses of arrays: how a file keeps them, and rows of them."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from types import UnionType
-from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ KEPT_AS = "kept as"  # in a field's metadata: the name under which files keep it
 class Bundle:
     """A dataclass that a file keeps as named arrays, by the types of its fields.
 
-    A mapping or another bundle is a folder of names, a number an array of one, and texts are UTF-8
-    with a line for each. What is None is left out.
+    A mapping or another bundle is a folder of names, a number an array of one, and a text or a
+    tuple is JSON in UTF-8. What is None is left out.
     """
 
     def to_arrays(self) -> Arrays:
@@ -54,8 +55,8 @@ def _written(name: str, value: Any) -> Arrays:
     if isinstance(value, Mapping):
         parts = [_written(f"{name}/{key}", each) for key, each in value.items()]
         return {key: array for part in parts for key, array in part.items()}
-    if isinstance(value, tuple):
-        return {name: np.frombuffer("\n".join(value).encode(), np.uint8)}
+    if isinstance(value, tuple | str):
+        return {name: np.frombuffer(json.dumps(value, ensure_ascii=False).encode(), np.uint8)}
     if isinstance(value, int | float):
         return {name: np.asarray([value])}
     return nested(name, value.to_arrays())
@@ -67,9 +68,11 @@ def _read(kind: Any, name: str, arrays: Arrays) -> Any:
         return _read(inner[0], name, arrays)
     if origin is np.ndarray:
         return arrays[name]
-    if origin is tuple:
-        text = arrays[name].tobytes().decode()
-        return tuple(text.split("\n")) if text else ()
+    if origin is Literal or origin is tuple:
+        value = json.loads(arrays[name].tobytes())
+        if origin is Literal:
+            return value
+        return tuple(value if inner[0] is str else (inner[0](*each) for each in value))
     if kind in (int, float):
         return kind(arrays[name][0])
     here = below(name, arrays)

@@ -18,6 +18,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.models.laboratories import LaboratoryNight, load_night
 from storage.store import Store
+from tasks.bundles import Bundle
 from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
@@ -34,13 +35,10 @@ from tasks.laboratories.learning import (
     SlideEvidence,
     kept_statistics,
     merged,
-    normal_from_arrays,
-    normal_to_arrays,
     planted_distances,
     slide_evidence,
 )
 from tasks.reports.image_columns import is_white_cell
-from tasks.types import Arrays, below, nested
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -137,7 +135,7 @@ def _night_of(job: EvidenceJob) -> NightNormal | None:
 
 
 @dataclass(frozen=True)
-class Added:
+class Added(Bundle):
     """A night's contribution to its laboratory: statistics of slides, known errors, labelled cells.
 
     ``normal`` is the reference that small slides used; None if no slide was small.
@@ -147,33 +145,6 @@ class Added:
     normal: NightNormal | None = None
     errors: ErrorCounts = NO_ERRORS
     labelled: Labelled = NO_LABELS
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        arrays = nested("groups", self.statistics.to_arrays())
-        if self.normal is not None:
-            arrays |= nested("normal", normal_to_arrays(self.normal.normal))
-            arrays |= {"rows": self.normal.rows}
-        if self.errors.slides:
-            arrays |= nested("errors", self.errors.to_arrays())
-        if self.labelled.slides:
-            arrays |= nested("labelled", self.labelled.to_arrays())
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Added":
-        """Read a night back from `to_arrays`."""
-        errors, labelled = below("errors", arrays), below("labelled", arrays)
-        lent = None
-        if "rows" in arrays:
-            normal = normal_from_arrays(below("normal", arrays), "slide")
-            lent = NightNormal(normal, arrays["rows"])
-        return cls(
-            GroupStatistics.from_arrays(below("groups", arrays)),
-            lent,
-            ErrorCounts.from_arrays(errors) if errors else NO_ERRORS,
-            Labelled.from_arrays(labelled) if labelled else NO_LABELS,
-        )
 
 
 @lru_cache(maxsize=2)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, expit, logit
 
-from tasks.types import Arrays, Float
+from tasks.bundles import Bundle
+from tasks.types import Float
 
 NODES = 101  # equally probable rates that represent the prediction
 MEANS = expit(np.linspace(logit(1e-5), logit(1 - 1e-5), 161))
@@ -33,7 +34,7 @@ LABORATORIES = 1.5
 
 
 @dataclass(frozen=True)
-class Rate:
+class Rate(Bundle):
     """A rate that varies between slides.
 
     ``mean`` and ``deviation`` are over slides, with the bounds of the mean's 95% interval;
@@ -52,17 +53,6 @@ class Rate:
     def median(self) -> float:
         """Return the rate that half of all unseen slides stay below."""
         return float(self.nodes[NODES // 2])
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        figures = (self.mean, self.low, self.high, self.deviation, self.slides, self.cells)
-        return {"figures": np.asarray(figures, np.float64), "nodes": self.nodes}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Rate":
-        """Read a rate back from `to_arrays`."""
-        mean, low, high, deviation, slides, cells = arrays["figures"].tolist()
-        return cls(mean, low, high, deviation, int(slides), int(cells), arrays["nodes"])
 
 
 def predict_rate(

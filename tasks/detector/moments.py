@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
+from tasks.bundles import Bundle
 from tasks.detector.slides.groups import (
     GroupKey,
     GroupStatistics,
@@ -20,14 +21,11 @@ from tasks.detector.slides.groups import (
     merge_groups,
     retract_groups,
 )
-from tasks.types import Arrays, Float, below, nested
-
-_MOMENTS = "raw"  # the name of a tap's moments
-_SLIDES = "slides"  # the name of the statistics by slide
+from tasks.types import Float
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Bundle):
     """Count, mean and scatter by class: ``n`` (C,), ``mean`` (C, d), ``scatter`` (C, d, d)."""
 
     n: Float
@@ -51,7 +49,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class ClassStatistics:
+class ClassStatistics(Bundle):
     """The moments of every tap of a network, by the tap's name, and the statistics by slide."""
 
     taps: Mapping[str, Moments]
@@ -73,30 +71,6 @@ class ClassStatistics:
     def of_taps(self, taps: Collection[str]) -> "ClassStatistics":
         """Return the statistics of some taps."""
         return ClassStatistics({tap: self.taps[tap] for tap in taps}, self.slides.of_taps(taps))
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        arrays = {
-            f"{tap}/{_MOMENTS}/{name}": values
-            for tap, state in sorted(self.taps.items())
-            for name, values in vars(state).items()
-        }
-        return arrays | nested(_SLIDES, self.slides.to_arrays())
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "ClassStatistics":
-        """Read statistics back from `to_arrays`."""
-        suffix = f"/{_MOMENTS}/n"
-        taps = sorted(name.removesuffix(suffix) for name in arrays if name.endswith(suffix))
-        return cls(
-            {
-                tap: Moments(
-                    *(arrays[f"{tap}/{_MOMENTS}/{name}"] for name in ("n", "mean", "scatter"))
-                )
-                for tap in taps
-            },
-            GroupStatistics.from_arrays(below(_SLIDES, arrays)),
-        )
 
 
 def moments(features: NDArray[np.floating], labels: NDArray[np.integer], classes: int) -> Moments:

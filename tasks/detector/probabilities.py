@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logsumexp, softmax
 
+from tasks.bundles import Bundle
 from tasks.types import Float, Mask
 
 SCALES = 0.5  # the prior's standard deviation of a scale's logarithm
@@ -38,7 +39,7 @@ def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> Fl
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class Adaptation(Bundle):
     """An adaptation of a class's log-odds: x becomes ``scale`` x + ``bias``."""
 
     scale: float = 1.0

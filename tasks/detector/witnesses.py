@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import Bundle
 from tasks.detector.probabilities import Adaptation, fit_adaptation
 from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.types import Arrays, Float, below, nested
+from tasks.types import Float
 
 RIDGE = 0.3  # of the mean variance of a feature, added to each
 SHRINKAGE = 5.0  # cells as which "no shift" counts in a slide's shift
@@ -26,7 +27,7 @@ LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells needed for a calibration
 
 
 @dataclass(frozen=True)
-class Discriminant:
+class Discriminant(Bundle):
     """Score cells by the class statistics: the sum over taps of w f, plus an ``offset``.
 
     ``weights`` (d,) are by tap; each tap's score has a deviation of 1 over fitted cells, with equal
@@ -36,16 +37,6 @@ class Discriminant:
     weights: Mapping[str, Float]
     offset: float
     healthy: float
-
-    def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
-        numbers = np.asarray([self.offset, self.healthy])
-        return {**nested("weights", self.weights), "numbers": numbers}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Discriminant":
-        """Read it back from `to_arrays`."""
-        return cls(below("weights", arrays), *arrays["numbers"].tolist())
 
     def scores(self, taps: Taps) -> Float:
         """Score cells (n,) by their features (n, d); a higher score is more like a parasite's."""
@@ -206,7 +197,7 @@ class LogOdds:
 
 
 @dataclass(frozen=True)
-class Scales:
+class Scales(Bundle):
     """The calibration of two witnesses.
 
     ``network`` and ``statistics`` turn the network's log-odds and the discriminant's score into
@@ -229,30 +220,12 @@ class Scales:
 
 
 @dataclass(frozen=True)
-class Witnesses:
+class Witnesses(Bundle):
     """The second witness of the class at place ``positive``, and the calibration of both."""
 
     positive: int
     discriminant: Discriminant
     scales: Scales
-
-    def to_arrays(self) -> Arrays:
-        """Name the arrays, for keeping."""
-        numbers = [float(self.positive), self.discriminant.offset, self.discriminant.healthy]
-        scales = [(each.scale, each.bias) for each in vars(self.scales).values()]
-        return {
-            **nested("weights", self.discriminant.weights),
-            "numbers": np.asarray(numbers),
-            "scales": np.asarray(scales),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Witnesses":
-        """Read the witnesses back from `to_arrays`."""
-        positive, offset, healthy = arrays["numbers"].tolist()
-        scales = Scales(*(Adaptation(*pair) for pair in arrays["scales"].tolist()))
-        known = Discriminant(below("weights", arrays), offset, healthy)
-        return cls(int(positive), known, scales)
 
 
 def calibrated(network: Float, scores: Float, parasitized: NDArray[np.bool_]) -> Scales | None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import Bundle
 from tasks.detector.probabilities import (
     UNCHANGED,
     Adaptation,
@@ -25,7 +26,7 @@ from tasks.detector.probabilities import (
 )
 from tasks.detector.witnesses import Classes, Discriminant, Scales
 from tasks.evaluation.metrics import Interval, interval, resampled
-from tasks.types import Arrays, Float, Mask, below, nested
+from tasks.types import Float, Mask
 
 LEAST_CELLS, LEAST_OF_A_KIND = 20, 5  # with fewer, nothing is fitted
 LEAST_SLIDES = 5  # at least, for whole slides to be held back
@@ -38,7 +39,7 @@ PARASITES = 1  # their place in a `Trial`'s confusion
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Bundle):
     """The log-odds (n,) of labelled cells as diagnosed, and their labels.
 
     ``slides`` (n,) are keys of their patients or slides, without line breaks. Where two witnesses
@@ -80,23 +81,6 @@ class Labelled:
             self.network[chosen] if self.features else self.network,
             {tap: values[chosen] for tap, values in self.features.items()},
         )
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        seen = {"network": self.network, **nested("features", self.features)}
-        return {
-            "log_odds": self.log_odds,
-            "parasitized": self.parasitized,
-            "slides": np.frombuffer("\n".join(self.slides).encode(), np.uint8),
-            **(seen if self.features else {}),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Labelled":
-        """Read labelled cells back from `to_arrays`."""
-        slides = tuple(arrays["slides"].tobytes().decode().split("\n"))
-        network, features = arrays.get("network", np.empty(0)), below("features", arrays)
-        return cls(arrays["log_odds"], arrays["parasitized"], slides, network, features)
 
 
 class Fitted(NamedTuple):

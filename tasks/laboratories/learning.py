@@ -7,18 +7,17 @@ choice depends only on the night and the population, so nights merge and retract
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.bundles import Bundle
 from tasks.detector.calibration import Calibration, fuse, log_distance, standardised
 from tasks.detector.detector import Detector, score
 from tasks.detector.slides.cell_score import (
     Level,
     Prior,
     SlideNormal,
-    TapNormal,
     Taps,
     cell_scores,
     squared_distances,
@@ -43,16 +42,16 @@ from tasks.detector.slides.normal import (
 )
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.witnesses import Discriminant
-from tasks.types import Arrays, Float, Mask, below, nested
+from tasks.types import Float, Mask
 
-DISCRIMINANT = "discriminant"  # the name under which it is stored
 CELLS_A_SLIDE = 500  # for calibration, spread evenly over a slide
 # For a reference on a night that a person vouches for; a screened slide needs more, because it may
 # be spoilt. The population still counts as ten times as many in the covariance.
 LEAST_CELLS = 10
 
 
-class NightNormal(NamedTuple):
+@dataclass(frozen=True)
+class NightNormal(Bundle):
     """The reference of a night's cells, and the rows (k,) of its batch in it."""
 
     normal: SlideNormal
@@ -99,7 +98,7 @@ class SlideEvidence:
 
 
 @dataclass(frozen=True)
-class LaboratoryNormal:
+class LaboratoryNormal(Bundle):
     """The parameters for scoring at a laboratory: the prior of its slides, and calibrations.
 
     ``reference`` is for cells of slides with too few cells. ``discriminant`` is the second witness
@@ -109,50 +108,6 @@ class LaboratoryNormal:
     own: OwnNormal
     reference: SlideNormal
     discriminant: Discriminant | None = None
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        known = self.discriminant
-        return {
-            **nested("own", self.own.to_arrays()),
-            **nested("reference", normal_to_arrays(self.reference)),
-            **(nested(DISCRIMINANT, known.to_arrays()) if known else {}),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "LaboratoryNormal":
-        """Read the parameters back from `to_arrays`."""
-        own, known = OwnNormal.from_arrays(below("own", arrays)), below(DISCRIMINANT, arrays)
-        reference = normal_from_arrays(below("reference", arrays), "laboratory")
-        return cls(own, reference, Discriminant.from_arrays(known) if known else None)
-
-
-def normal_to_arrays(normal: SlideNormal) -> Arrays:
-    """Return the named arrays of a reference, without the list of its cells."""
-    arrays: Arrays = {}
-    for tap, own in normal.taps.items():
-        numbers = [own.nu, own.kappa, own.location, own.scale, own.t2]
-        arrays |= nested(
-            tap, {"means": own.means, "factor": own.factor, "numbers": np.asarray(numbers)}
-        )
-    return arrays
-
-
-def normal_from_arrays(arrays: Arrays, level: Level) -> SlideNormal:
-    """Read a reference back from `normal_to_arrays`."""
-    taps = sorted(name.removesuffix("/means") for name in arrays if name.endswith("/means"))
-    return SlideNormal(
-        {
-            tap: TapNormal(
-                arrays[f"{tap}/means"],
-                arrays[f"{tap}/factor"],
-                *map(float, arrays[f"{tap}/numbers"].tolist()),
-            )
-            for tap in taps
-        },
-        level,
-        np.zeros(0, bool),
-    )
 
 
 def kept_statistics(

@@ -34,7 +34,7 @@ def card(name: str, later: int = 0, content: bytes = CONTENT) -> DetectorCard:
 
 
 def moments(version: int) -> bytes:
-    return arrays_to_bytes({"tap/raw/n": np.array([version, 1.0])})
+    return arrays_to_bytes({"taps/tap/n": np.array([version, 1.0])})
 
 
 def lineage(version: int, *batches: str) -> Lineage:

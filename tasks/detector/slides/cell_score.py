@@ -40,7 +40,7 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class TapNormal:
+class TapNormal(Bundle):
     """A slide's reference at one tap.
 
     ``means`` (C, d) are the classes' means, shifted to the slide; ``factor`` (d, d) is lower
@@ -58,7 +58,7 @@ class TapNormal:
 
 
 @dataclass(frozen=True)
-class SlideNormal:
+class SlideNormal(Bundle):
     """A slide's reference at all taps.
 
     ``level`` is its kind: the slide's own, its laboratory's, or the population's. ``kept`` (n,)

@@ -4,7 +4,6 @@ They merge and retract by the algebra of Chan, Golub & LeVeque (1979). The rando
 ``tasks.detector.slides.normal`` is estimated from them.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.types import Arrays, Float, below, nested
-
-LAYOUT = 1  # of `to_arrays`
+from tasks.bundles import Bundle
+from tasks.types import Float
 
 
 class GroupKey(NamedTuple):
@@ -26,7 +24,7 @@ class GroupKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GroupStatistics:
+class GroupStatistics(Bundle):
     """Counts and means by group and class, and the scatter within groups and classes.
 
     ``keys`` are G in ascending order; ``n`` is (G, C); by tap, ``means`` are (G, C, d), 0 without
@@ -54,33 +52,6 @@ class GroupStatistics:
             {tap: values[tap] for tap in taps} for values in (self.means, self.scatter)
         )
         return GroupStatistics(self.keys, self.n, means, scatter)
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored; the keys are JSON in UTF-8."""
-        keys = json.dumps([list(key) for key in self.keys], ensure_ascii=False).encode()
-        return {
-            "layout": np.asarray([LAYOUT]),
-            "keys": np.frombuffer(keys, np.uint8),
-            "n": self.n,
-            **nested("means", self.means),
-            **nested("scatter", self.scatter),
-        }
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "GroupStatistics":
-        """Read group statistics back from `to_arrays`.
-
-        Raises:
-            ValueError: the arrays have another layout.
-        """
-        if (layout := int(arrays["layout"][0])) != LAYOUT:
-            raise ValueError(f"group statistics of layout {layout}, this version reads {LAYOUT}")
-        return cls(
-            tuple(GroupKey(*key) for key in json.loads(arrays["keys"].tobytes())),
-            arrays["n"],
-            below("means", arrays),
-            below("scatter", arrays),
-        )
 
 
 def slide_keys(

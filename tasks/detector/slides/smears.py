@@ -31,11 +31,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky
 
+from tasks.bundles import Bundle
 from tasks.detector.mahalanobis import whitened
 from tasks.detector.slides import normal
 from tasks.detector.slides.cell_score import Flags, Prior, SlideNormal, Taps, usable_rows
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.types import Arrays, Float
+from tasks.types import Float
 
 # Laboratories also differ in ways that the alterations do not cover. These factors were chosen on
 # 345 photographs of P. vivax, which are all within them. With 2.75 for the shift, a third of
@@ -51,7 +52,7 @@ MOST_OUTSIDE = 0.25  # share of a group's cells; if more are in no smear, the gr
 
 
 @dataclass(frozen=True)
-class Floor:
+class Floor(Bundle):
     """The limits of a smear.
 
     ``within`` W and ``between`` B are (D, D); ``shift``, ``spread`` and ``reach`` are the largest
@@ -73,16 +74,6 @@ class Floor:
     def reaching(self) -> Float:
         """Return the lower triangular factor (D, D) of B + W."""
         return np.asarray(cholesky(self.within + self.between, lower=True))
-
-    def to_arrays(self) -> Arrays:
-        """Return named arrays to be stored."""
-        limits = np.asarray([self.shift, self.spread, self.reach])
-        return {"within": self.within, "between": self.between, "limits": limits}
-
-    @classmethod
-    def from_arrays(cls, arrays: Arrays) -> "Floor":
-        """Read the limits back from `to_arrays`."""
-        return cls(arrays["within"], arrays["between"], *map(float, arrays["limits"].tolist()))
 
 
 @dataclass(frozen=True)

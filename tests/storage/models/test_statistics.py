@@ -20,7 +20,7 @@ def test_a_version_comes_back_with_its_moments(store: Store) -> None:
     save(store, 1, "night")
     back = load_statistics(store, "tiny", 1)
     assert back == lineage(1, "night")
-    np.testing.assert_array_equal(load_moments(store, back)["tap/raw/n"], [1.0, 1.0])
+    np.testing.assert_array_equal(load_moments(store, back)["taps/tap/n"], [1.0, 1.0])
 
 
 def test_the_highest_version_is_the_latest_beyond_four_digits(store: Store) -> None:

@@ -54,7 +54,7 @@ KEY = "golden+kampala"  # of the screening at the laboratory
 
 # Class statistics: moments, the same by slide, and the errors of two patients.
 MOMENTS: Arrays = {
-    f"{tap}/raw/{name}": values
+    f"taps/{tap}/{name}": values
     for tap, width in (("layer1", 2), ("layer2", 1))
     for name, values in {
         "n": np.asarray([2.0, 3.0]),
@@ -63,7 +63,6 @@ MOMENTS: Arrays = {
     }.items()
 }
 SLIDES: Arrays = {
-    "layout": np.asarray([1]),
     "keys": np.frombuffer(b'[["night", "P1", "S1"], ["night", "P2", "S2"]]', np.uint8),
     "n": np.asarray([[1.0, 1.0], [1.0, 2.0]]),
     "means/layer1": np.arange(8.0).reshape(2, 2, 2),
@@ -71,7 +70,7 @@ SLIDES: Arrays = {
     "scatter/layer1": np.stack([np.eye(2), np.eye(2) / 2]),
     "scatter/layer2": np.stack([np.eye(1), np.eye(1) / 2]),
 }
-PATIENTS = b'["patient", "P2"]\n["patient", "P3"]'
+PATIENTS = b'["[\\"patient\\", \\"P2\\"]", "[\\"patient\\", \\"P3\\"]"]'
 PASSING = np.arange(65)[::-1] // 4  # cells of a slide that pass each of the thresholds
 ERRORS: Arrays = nested(
     "errors",
@@ -85,13 +84,19 @@ ERRORS: Arrays = nested(
 )
 STATISTICS: Arrays = {**MOMENTS, **nested("slides", SLIDES), **ERRORS}
 
+
 # A detector: error rates, limits of a smear, two witnesses, a slide's own normal.
+def rate(mean: float, cells: int) -> Arrays:
+    """Name the arrays of a rate that is the same on all of six slides."""
+    ends = {name: np.asarray([mean]) for name in ("mean", "low", "high")}
+    counts = {"slides": np.asarray([6]), "cells": np.asarray([cells])}
+    return {**ends, **counts, "deviation": np.zeros(1), "nodes": np.full(101, mean)}
+
+
 RATE: Arrays = {
     "log_odds": np.asarray([2.5]),
-    "false/figures": np.asarray([0.0, 0.0, 0.0, 0.0, 6.0, 600.0]),
-    "false/nodes": np.zeros(101),
-    "found/figures": np.asarray([0.5, 0.5, 0.5, 0.0, 6.0, 300.0]),
-    "found/nodes": np.full(101, 0.5),
+    **nested("false", rate(0.0, 600)),
+    **nested("found", rate(0.5, 300)),
 }
 RATES: Arrays = nested(
     "error_rates",
@@ -100,15 +105,28 @@ RATES: Arrays = nested(
 # By hand: of two features at layer1 and one at layer2, all of variance 1 within and 3 between.
 FLOOR: Arrays = nested(
     "own/floor",
-    {"within": np.eye(3), "between": 3 * np.eye(3), "limits": np.asarray([2.0, 1.5, 4.0])},
+    {
+        "within": np.eye(3),
+        "between": 3 * np.eye(3),
+        "shift": np.asarray([2.0]),
+        "spread": np.asarray([1.5]),
+        "reach": np.asarray([4.0]),
+    },
 )
 # By hand: f scores f_0 / 2 + f_1 + 0.25 at layer1; the network's log-odds are believed by half.
 WITNESSES: Arrays = nested(
     "witnesses",
     {
-        "weights/layer1": np.asarray([0.5, 1.0]),
-        "numbers": np.asarray([0.0, 0.25, -1.0]),
-        "scales": np.asarray([[0.5, 0.0], [2.0, 1.0], [1.0, -0.5]]),
+        "positive": np.asarray([0]),
+        "discriminant/weights/layer1": np.asarray([0.5, 1.0]),
+        "discriminant/offset": np.asarray([0.25]),
+        "discriminant/healthy": np.asarray([-1.0]),
+        "scales/network/scale": np.asarray([0.5]),
+        "scales/network/bias": np.asarray([0.0]),
+        "scales/statistics/scale": np.asarray([2.0]),
+        "scales/statistics/bias": np.asarray([1.0]),
+        "scales/both/scale": np.asarray([1.0]),
+        "scales/both/bias": np.asarray([-0.5]),
     },
 )
 
@@ -180,27 +198,38 @@ WITNESS_CARD = WitnessCard(
 )
 
 # A laboratory: its normal, and what a night added to it.
+TAP: Arrays = {
+    "nu": np.ones(1),
+    "kappa": np.asarray([np.inf]),
+    "location": np.zeros(1),
+    "scale": np.ones(1),
+    "t2": np.asarray([np.nan]),
+}
 REFERENCE: Arrays = {
-    "layer1/means": np.asarray([[0.0, 0.0], [1.0, 1.0]]),
-    "layer1/factor": np.eye(2) / 2,
-    "layer1/numbers": np.asarray([1.0, np.inf, 0.0, 1.0, np.nan]),
-    "layer2/means": np.asarray([[0.0], [0.25]]),
-    "layer2/factor": np.eye(1),
-    "layer2/numbers": np.asarray([1.0, np.inf, 0.0, 1.0, np.nan]),
+    "taps/layer1/means": np.asarray([[0.0, 0.0], [1.0, 1.0]]),
+    "taps/layer1/factor": np.eye(2) / 2,
+    **nested("taps/layer1", TAP),
+    "taps/layer2/means": np.asarray([[0.0], [0.25]]),
+    "taps/layer2/factor": np.eye(1),
+    **nested("taps/layer2", TAP),
+    "kept": np.zeros(0, bool),
 }
 AT_LABORATORY: Arrays = {
     **nested("own", own_normal([1 / 8, 1 / 2, 2.0], [0.5, 1.0], 0.25)),
     **nested("reference", REFERENCE),
+    "reference/level": np.frombuffer(b'"laboratory"', np.uint8),
     **FLOOR,
     **RATES,
     # By hand: f scores f_0 + f_1 / 2 - 0.5.
     "discriminant/weights/layer1": np.asarray([1.0, 0.5]),
-    "discriminant/numbers": np.asarray([-0.5, -1.5]),
+    "discriminant/offset": np.asarray([-0.5]),
+    "discriminant/healthy": np.asarray([-1.5]),
 }
 NIGHT: Arrays = {
-    **nested("groups", SLIDES),
-    **nested("normal", REFERENCE),
-    "rows": np.asarray([0, 1, 3]),
+    **nested("statistics", SLIDES),
+    **nested("normal/normal", REFERENCE),
+    "normal/normal/level": np.frombuffer(b'"slide"', np.uint8),
+    "normal/rows": np.asarray([0, 1, 3]),
     **ERRORS,
     "labelled/log_odds": np.asarray([-1.0, 0.5]),
     "labelled/parasitized": np.asarray([False, True]),
