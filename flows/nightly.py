@@ -59,7 +59,7 @@ def run_name() -> str:
 
 @observed(night=True, run_name=run_name)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
-    """Screen what is new; a second run of a night resumes with the same images.
+    """Screen new images; a second run of a night resumes with the same images.
 
     Raises:
         MissedNightError: the night has never begun, and its time is over.

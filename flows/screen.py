@@ -71,7 +71,7 @@ class ScreenOutcome(Outcome):
 
     @property
     def problem(self) -> str:
-        """Say what is missing: images, some of them, or the page."""
+        """Name the lack: of images, of some of them, or of the page."""
         if not self.images:
             return f"there are no images for batch {self.batch}: run it again once they have come"
         if self.scored < self.images:
@@ -229,7 +229,7 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> tuple[Seal, boo
 
 
 def _announced(held: Lease, batch: Batch, seal: Seal, settings: Settings) -> Row:
-    """Return the batch's row of the report on batches, which people and systems are told once."""
+    """Return the batch's row of the report on batches, which is announced once."""
     _refuse_other_attempt(held, batch)
     store, night = held.store, batch_report(held.store, batch)
     _refuse_other_figures(store, batch, seal, night)

@@ -94,7 +94,7 @@ class StatusOutcome(Outcome):
 
 
 def status(options: Status, settings: Settings) -> StatusOutcome:
-    """List what can be read, and what is damaged."""
+    """List the readable records of a store, and name the damaged ones."""
     store = Store(settings.store)
     refuse_absent(store)
     damaged: list[str] = []

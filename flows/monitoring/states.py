@@ -21,7 +21,7 @@ OURS = ("flows.", "tasks.", "storage.")  # modules whose errors are one clear se
 
 
 class IncompleteError(Exception):
-    """What could be done is kept, but too much could not be done."""
+    """Results are kept, but too many images failed, or a step after the report did."""
 
 
 @runtime_checkable

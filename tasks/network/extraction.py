@@ -46,7 +46,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is not decoded of some images.
+    """The images that are read, but not decoded.
 
     Rows in ``failed`` have failed already and are skipped. Images with a digest in ``known`` are
     read but not decoded. ``check`` raises BadImageError for a file that shows several cells.

@@ -89,7 +89,7 @@ def cells_of_place(
 ) -> tuple[Row, list[Row]]:
     """Find the cells whose middle is in a field, and read the pixels they need beyond its border.
 
-    Measurements are added to what is known of the field. A slide's field below ``least_sharpness``
+    Measurements are added to those of the field. A slide's field below ``least_sharpness``
     is out of focus, and one above ``most_packed`` is too thick: neither is searched.
     """
     # The magnification of a slide is known; that of photographs was measured on some of them.

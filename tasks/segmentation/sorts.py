@@ -78,7 +78,7 @@ def glances(
     """Glance at files, the largest first, until `IN_A_ROW` of a format are cells.
 
     ``files`` goes over all files, each time it is called; ``glance_at`` glances at some URLs.
-    Return what was seen, by row; all others are cells.
+    Return the glances by row; files of all other rows are cells.
     """
     found: dict[int, Glance] = {}
     for kind in dict.fromkeys(extension_of(file.uri) for file in files()):
