@@ -51,24 +51,24 @@ class Poison(WorkerPlugin):
     name = "poison"
 
     def setup(self, worker: object) -> None:
-        from tasks.images import regions
+        from tasks.images import decoding
 
-        honest = regions.decode
+        honest = decoding.decode
 
         def decode(content: bytes, *arguments: Any) -> object:
             if content.endswith(POISON):
                 os.kill(os.getpid(), signal.SIGKILL)
             return honest(content, *arguments)
 
-        regions.decode = decode  # type: ignore[assignment]
-        whole = regions.decode_rgb
+        decoding.decode = decode  # type: ignore[assignment]
+        whole = decoding.decode_rgb
 
-        def decode_rgb(content: bytes) -> object:
+        def decode_rgb(content: bytes, **options: bool) -> object:
             if content.endswith(PAGE_POISON):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return whole(content)
+            return whole(content, **options)
 
-        regions.decode_rgb = decode_rgb  # type: ignore[assignment]
+        decoding.decode_rgb = decode_rgb  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,7 @@ def poisonable() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prepared(
-    poisonable: str,
-    fitted: tuple[Settings, FitOutcome],
-    tmp_path_factory: pytest.TempPathFactory,
+    poisonable: str, fitted: tuple[Settings, FitOutcome], tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     """Settings of a store with a model and a detector, and beside it a night of 60 cells."""
     root = tmp_path_factory.mktemp("prepared")
@@ -460,9 +458,7 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     assert sum(latest.images.values()) == sum(c.images for c in latest.contributions)
 
 
-def test_a_second_run_is_told_who_works_on_the_batch(
-    night: tuple[Settings, Path],
-) -> None:
+def test_a_second_run_is_told_who_works_on_the_batch(night: tuple[Settings, Path]) -> None:
     from storage.leases import lease
     from storage.store import StoreError
 

@@ -38,7 +38,7 @@ class Staged(Outcome):
     run: str | None
     store: str
 
-    def text(self) -> str:
+    def _text(self) -> str:
         return str(self.stage)
 
 
