@@ -342,7 +342,7 @@ def test_several_sources_are_one_batch_which_resumes_with_the_same(
 
 
 def test_a_manifest_of_ours_is_the_only_source_of_a_batch(images: Path, ready: Settings) -> None:
-    review = f"{ready.store}/reviews/night/0001.parquet"
+    review = f"{ready.store}/labels/night/0001.parquet"
     with pytest.raises(StoreError, match="as the only --images"):
         screen(Screen(images=[review, str(images / "night")], batch="mixed"), ready)
 

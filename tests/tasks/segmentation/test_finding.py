@@ -270,7 +270,7 @@ def test_no_more_rings_are_followed_than_cells_fit_in(monkeypatch: pytest.Monkey
         asked.append(most)
         return np.empty((0, 3))
 
-    monkeypatch.setattr(module, "seeds", seeds)
+    monkeypatch.setattr(module.contours, "seeds", seeds)
     assert not find_cells(field_of((100, 100), (200, 200)), 60).cells
     # The field is searched at 240 x 320 pixels, and cells of 48 cover 1,810.
     assert asked == [-(-20 * (240 + 48) * (320 + 48) // 1809.557)]

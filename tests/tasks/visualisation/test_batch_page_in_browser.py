@@ -173,7 +173,7 @@ def test_another_script_is_refused(browser: Any, folder: Path, tmp_path: Path) -
 def test_slides_are_sorted_by_number_and_by_name(browser: Any, folder: Path) -> None:
     with Visit(browser, folder / "night.html") as visit:
         before = visit.shown()
-        button = visit.page.get_by_role("button", name="abnormal")
+        button = visit.page.get_by_role("button", name="abnormal").first
         button.click()
         counts = [int(text) for text in visit.shown(6)]
         assert counts == sorted(counts)
