@@ -258,6 +258,7 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
 
 DRIVER = """
 import os, signal, sys
+from flows.options.flows import Fit, Screen
 from flows.fit import fit
 from flows.screen import screen
 from flows.settings import Settings
@@ -287,7 +288,10 @@ def dying(honest):
 Store.reveal, Store.reveal_folder = dying(Store.reveal), dying(Store.reveal_folder)
 if __name__ == "__main__":
     settings = Settings(store=store, cluster="scheduler", scheduler=scheduler, shard_rows=8)
-    {"fit": fit, "screen": screen}[flow](images, batch=batch, settings=settings)
+    if flow == "fit":
+        fit(Fit(images=images, batch=batch), settings)
+    else:
+        screen(Screen(images=images, batch=batch), settings)
 """
 
 
