@@ -9,7 +9,7 @@ STORE = ("store",)
 DETECTOR = ("alpha",)
 CLUSTER = ("cluster", "workers", "scheduler")
 TOLD = ("quiet", "debug", "logs")  # every command has these
-# What the first words of commands of two words mean.
+# Meanings of the first words of commands of two words.
 PARTS = {
     "review": "have persons read the cells of a batch",
     "data": "fetch public images",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.reports.schemas import batches, fields, patients, slides
@@ -46,7 +47,7 @@ FROM fields
 UNION ALL BY NAME
 SELECT slide_id, shift, shifted, smear_shift, smear_spread, implausible FROM shifts"""
 
-# Whether the middle of a cell lies in a field. A source that failed has one field without a box,
+# True if the middle of a cell lies in a field. A source that failed has one field without a box,
 # and a failed cell has no size.
 INSIDE = """cells.source_uri = fields.source_uri AND (fields.x IS NULL OR (
   cells.x + coalesce(cells.width, 0) / 2 >= fields.x
@@ -102,11 +103,14 @@ class Grouping:
         """
         numbered = rows.append_column("number", pa.array(np.arange(len(rows))))
         self._database.register("fields", numbered)
-        for uri, source in self._database.sql(LOST).fetchall():
+        counts = self._table(BY_FIELD, fields.COLUMNS).drop_columns(["number"])
+        ((cells,),) = self._database.sql("SELECT count(source_uri) FROM cells").fetchall()
+        if pc.sum(counts["images"], min_count=0).as_py() < cells:
+            ((uri, source),) = self._database.sql(LOST).fetchall()
             raise ValueError(
                 f"{uri} lies in no field of {source}: screen the batch again with --force"
             )
-        return self._table(BY_FIELD, fields.COLUMNS).drop_columns(["number"])
+        return counts
 
     def slides(
         self, fields: pa.Table | None, shifts: pa.Table, few: float, many: float

@@ -15,6 +15,7 @@ from tasks.counting.call import Answer, Answers, Call, CountedBy
 from tasks.counting.threshold import DIAGNOSIS
 from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.limits import DETECTABLE_PERCENT, TOLERATED
+from tasks.reports.image_columns import table_of
 from tasks.reports.parasitaemia import DensityClass, binomial_p_value, density_class
 from tasks.reports.slide_reasons import SlideReason, slide_reasons
 from tasks.types import Verdict
@@ -120,17 +121,11 @@ def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
 
 def _each(counts: pa.Table, called: Any, schema: pa.Schema) -> pa.Table:
     """Make rows of a schema from rows of counts, some at a time; missing columns are null."""
-    kinds = pa.schema(
-        [
-            pa.field(each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
-            for each in schema
-        ]
-    )
     made = [
-        pa.Table.from_pylist([called(row) for row in batch.to_pylist()], kinds)
+        table_of([called(row) for row in batch.to_pylist()], schema)
         for batch in counts.to_batches(ROWS)
     ]
-    return pa.concat_tables([kinds.empty_table(), *made]).cast(schema)
+    return pa.concat_tables([schema.empty_table(), *made])
 
 
 def _called(

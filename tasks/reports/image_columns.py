@@ -1,6 +1,6 @@
 """Read columns of image rows as arrays, and make columns of counts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -33,7 +33,7 @@ class Provenance:
     batch: str
     batch_date: date
     scored_at: datetime
-    """When scoring began, in UTC."""
+    """The start of scoring, in UTC."""
     laboratory: str | None = None
     """The laboratory and its version; None without one."""
     arithmetic: str | None = None
@@ -76,6 +76,15 @@ def plain(rows: pa.Table) -> pa.Table:
         for name, column in zip(rows.column_names, rows.columns, strict=True)
     }
     return pa.table(columns)
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Make a table of a schema from rows; their other values are left out, missing ones null."""
+    kinds = [
+        (each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
+        for each in schema
+    ]
+    return pa.Table.from_pylist(list(rows), pa.schema(kinds)).cast(schema)
 
 
 def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -155,11 +164,6 @@ def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:
     if "kind" not in rows.column_names:
         return np.zeros(rows.num_rows, bool)
     return _is_value(rows["kind"], CellKind.WHITE)
-
-
-def is_parasitized(rows: pa.Table) -> NDArray[np.bool_]:
-    """Mark the image rows (n,) of red cells that are diagnosed as parasitized."""
-    return is_red_cell(rows) & _is_value(rows["diagnosis"], PARASITIZED)
 
 
 def is_for_review(rows: pa.Table) -> NDArray[np.bool_]:

@@ -85,7 +85,7 @@ def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "call": row["call"],
         "sentence": call_text(row),
-        # What the parasitaemia of a positive one means, such as hyperparasitaemia.
+        # The meaning of the parasitaemia of a positive one, such as hyperparasitaemia.
         "meaning": class_text(kind) if kind is not None and row["call"] == Call.POSITIVE else None,
         **_amounts(row),
         "plot": interval_plot(row) if known else "",

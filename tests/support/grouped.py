@@ -18,7 +18,7 @@ from storage.reports.tables import BATCHES, FIELDS, PATIENTS, SLIDES
 from tasks.counting.call import Answers
 from tasks.limits import FieldLimits
 from tasks.reports.calls import Counting
-from tasks.reports.image_columns import Provenance
+from tasks.reports.image_columns import Provenance, table_of
 from tasks.reports.night.counts import Row, summaries
 from tasks.reports.slide_reasons import SHIFTS
 from tests.support.cell_rows import MADE_BY
@@ -85,23 +85,16 @@ def group(
 ) -> Grouped:
     """Group image rows, as a publication does."""
     if not isinstance(cells, pa.Table):
-        kinds = image_schema(["Parasitized", "Uninfected"], list(scales or {}))
+        schema = image_schema(["Parasitized", "Uninfected"], list(scales or {}))
         names = {name for cell in cells for name in cell}
-        plain = [
-            (each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
-            for each in kinds
-            if each.name in names
-        ]
-        cells = pa.Table.from_pylist([dict(each) for each in cells], pa.schema(plain))
+        cells = table_of(cells, pa.schema([each for each in schema if each.name in names]))
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.parquet"
         pq.write_table(as_published(cells, list(scales or {})), images)
         tables = grouped_reports(
             images,
-            pa.Table.from_pylist([dict(each) for each in shifts], SHIFTS),
-            None
-            if fields is None
-            else pa.Table.from_pylist([dict(each) for each in fields], MEASURED_SCHEMA),
+            table_of(shifts, SHIFTS),
+            None if fields is None else table_of(fields, MEASURED_SCHEMA),
             limits or FieldLimits(),
             counting,
             scales or {},

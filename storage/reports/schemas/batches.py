@@ -3,10 +3,15 @@
 import pyarrow as pa
 
 from storage.reports.schemas.shared import (
+    ABNORMAL,
     COUNT,
     COUNTS,
+    FAILURES,
     MADE_BY,
+    PARASITIZED,
+    REVIEW,
     TEXT,
+    UNCERTAIN,
     Column,
     histogram,
     number_of,
@@ -22,19 +27,11 @@ BOUNDS = {"": "", "_low": "lower bound (95%): ", "_high": "upper bound (95%): "}
 COLUMNS = [
     Column("images", COUNT, "images of the batch", "images", "count(uri)"),
     Column("scored", COUNT, "of these, scored", "images", number_of("is_scored")),
-    Column("failures", COUNTS, "how many failed, by reason", "images", histogram("failure_reason")),
+    FAILURES,
     Column("diagnoses", COUNTS, "scored images by diagnosis", "images", histogram("diagnosis")),
-    Column(
-        "parasitized",
-        COUNT,
-        "red cells diagnosed as parasitized",
-        "images",
-        number_of("is_parasitized"),
-    ),
+    PARASITIZED,
     Column("alpha", pa.float64(), "the detector's level"),
-    Column(
-        "abnormal", COUNT, "scored images that are abnormal", "images", number_of("is_abnormal")
-    ),
+    ABNORMAL,
     Column(
         "discoveries",
         COUNT,
@@ -42,16 +39,8 @@ COLUMNS = [
         "images",
         number_of("q_value <= .1"),
     ),
-    Column(
-        "uncertain",
-        COUNT,
-        "scored images whose diagnosis is uncertain",
-        "images",
-        number_of("is_uncertain"),
-    ),
-    Column(
-        "review", COUNT, "images for review by a person", "images", number_of("verdict = 'review'")
-    ),
+    UNCERTAIN,
+    REVIEW,
     Column(
         "beyond_population",
         COUNT,

@@ -3,9 +3,11 @@
 import pyarrow as pa
 
 from storage.reports.schemas.shared import (
+    ABNORMAL,
     COLOURS,
     COUNT,
     OF_BATCH,
+    REVIEW,
     SHARE,
     TEXT,
     Column,
@@ -99,12 +101,8 @@ COLUMNS = [
         "images",
         number_of("is_parasitized"),
     ),
-    Column(
-        "abnormal", COUNT, "scored images that are abnormal", "images", number_of("is_abnormal")
-    ),
-    Column(
-        "review", COUNT, "images for review by a person", "images", number_of("verdict = 'review'")
-    ),
+    ABNORMAL,
+    REVIEW,
     Column("verdict", TEXT, "accept, or review by a person"),
     Column(
         "review_reason",

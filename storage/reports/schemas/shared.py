@@ -66,6 +66,31 @@ def colour(meaning: str, sql: str | None = None) -> list[Column]:
     ]
 
 
+# Counts of images in several reports.
+FAILURES = Column(
+    "failures", COUNTS, "how many failed, by reason", "images", histogram("failure_reason")
+)
+PARASITIZED = Column(
+    "parasitized",
+    COUNT,
+    "red cells diagnosed as parasitized",
+    "images",
+    number_of("is_parasitized"),
+)
+ABNORMAL = Column(
+    "abnormal", COUNT, "scored images that are abnormal", "images", number_of("is_abnormal")
+)
+UNCERTAIN = Column(
+    "uncertain",
+    COUNT,
+    "scored images whose diagnosis is uncertain",
+    "images",
+    number_of("is_uncertain"),
+)
+REVIEW = Column(
+    "review", COUNT, "images for review by a person", "images", number_of("verdict = 'review'")
+)
+
 # Dictionary-encoded text is the only type with which DuckDB, Polars and pyarrow (so pandas) all
 # accept that the column and the folder's name are the same.
 OF_BATCH = [

@@ -4,10 +4,14 @@ import pyarrow as pa
 
 from storage.reports.schemas.counts import COUNTED, counts
 from storage.reports.schemas.shared import (
+    ABNORMAL,
     COUNT,
     COUNTS,
+    FAILURES,
     OF_BATCH,
+    PARASITIZED,
     TEXT,
+    UNCERTAIN,
     Column,
     colour,
     histogram,
@@ -41,7 +45,7 @@ COLUMNS = [
     Column(
         "scored", COUNT, "of these, scored; the others failed", "images", number_of("is_scored")
     ),
-    Column("failures", COUNTS, "how many failed, by reason", "images", histogram("failure_reason")),
+    FAILURES,
     Column(
         "fields",
         COUNT,
@@ -77,23 +81,9 @@ COLUMNS = [
         "images",
         number_of("kind = 'white'"),
     ),
-    Column(
-        "parasitized",
-        COUNT,
-        "red cells diagnosed as parasitized",
-        "images",
-        number_of("is_parasitized"),
-    ),
-    Column(
-        "abnormal", COUNT, "scored images that are abnormal", "images", number_of("is_abnormal")
-    ),
-    Column(
-        "uncertain",
-        COUNT,
-        "scored images whose diagnosis is uncertain",
-        "images",
-        number_of("is_uncertain"),
-    ),
+    PARASITIZED,
+    ABNORMAL,
+    UNCERTAIN,
     *counts("the slide"),
     Column(
         "abnormal_p_value",

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.reports.image_columns import table_of
+
 BINS = 20  # of p-values; the first holds images abnormal at the default alpha of .05
 # Of a tap's standardised log distances; the outermost bins are open.
 TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -57,14 +59,10 @@ def batch_table(night: NightCounts, judged: Mapping[str, Any], schema: pa.Schema
         name: sorted(value.items()) if isinstance(value, Mapping) else value
         for name, value in {**night.row, **bins, **judged}.items()
     }
-    kinds = [
-        (each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
-        for each in schema
-    ]
-    return pa.Table.from_pylist([row], pa.schema(kinds)).cast(schema)
+    return table_of([row], schema)
 
 
 def summaries(rows: pa.Table) -> Sequence[Row]:
     """Read rows of the report on batches, with maps as dictionaries."""
-    summaries: list[Row] = rows.to_pylist(maps_as_pydicts="strict")
-    return summaries
+    found: list[Row] = rows.to_pylist(maps_as_pydicts="strict")
+    return found

@@ -41,7 +41,7 @@ def batch_judged(
         earlier,
         detector=made_by.detector,
         alpha=counting.alpha,
-        strangeness=_strangeness(night.row, slides, patients, made_by.laboratory),
+        strangeness=_strangeness({**night.row, **counts}, slides, patients, made_by.laboratory),
     )
     elsewhere = made_by.laboratory is not None and counting.adaptation is None
     return {
@@ -67,7 +67,7 @@ def _of_slides(slides: pa.Table) -> dict[str, Any]:
 def _strangeness(
     row: Row, slides: pa.Table, patients: pa.Table, laboratory: str | None
 ) -> Strangeness:
-    counts = _of_slides(slides)
+    """Count strange slides, cells and patients; ``row`` has the counts of images and slides."""
     implausible = slides.filter(slides["implausible"])
     calls = zip(patients["call"].to_pylist(), patients["call_reasons"].to_pylist(), strict=True)
     unreadable = Counter(
@@ -76,17 +76,17 @@ def _strangeness(
         if call == Call.UNREADABLE and not OF_IMAGES.isdisjoint(reasons)
     )
     return Strangeness(
-        slides=counts["slides"],
-        shifted=(counts["slides_shifted"] or 0)
+        slides=row["slides"],
+        shifted=(row["slides_shifted"] or 0)
         - sum(filter(None, implausible["shifted"].to_pylist())),
-        implausible=counts["slides_implausible"],
+        implausible=row["slides_implausible"],
         implausible_cells=sum(implausible["scored"].to_pylist()),
         scored=row["scored"],
         beyond=row["beyond_population"],
         unreadable=unreadable,
         patients=len(patients),
         laboratory=laboratory,
-        limits=counts["slides_shifted"] is None or counts["slides_implausible"] is not None,
+        limits=row["slides_shifted"] is None or row["slides_implausible"] is not None,
     )
 
 
