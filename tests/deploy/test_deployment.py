@@ -280,6 +280,7 @@ def rows_of(report: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_night_is_screened_by_a_worker_and_shown(site: Site) -> None:
     site.arrive("good", patient=61)
     said = site.run("prefect", "deployment", "run", NIGHTLY, *site.given("good"), "--watch")

@@ -75,9 +75,9 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Epoch 2 of 3 is cut off in its middle; the same command goes on behind epoch 1."""
-    options = {"epochs": 3, "side": 32, "limit": 96, "settings": settings}
+    options = {"epochs": 3, "side": 32, "limit": 96}
     smears, store = str(images / "smears"), Store(settings.store)
-    train(Train(images=smears, model="undisturbed", **options), Settings())
+    train(Train(images=smears, model="undisturbed", **options), settings)
     epochs: list[int] = []
     keep = stages.save_state
 
@@ -88,12 +88,12 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
 
     monkeypatch.setattr(stages, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(Train(images=smears, model="resumed", **options), Settings())
+        train(Train(images=smears, model="resumed", **options), settings)
     monkeypatch.setattr(stages, "save_state", keep)
     monkeypatch.setattr(stages, "tell", lambda text: epochs.append(int(text.split()[1])))
     doing: list[str] = []
     monkeypatch.setattr(flow, "working", doing.append)
-    train(Train(images=smears, model="resumed", **options), Settings())
+    train(Train(images=smears, model="resumed", **options), settings)
     assert epochs == [2, 3]
     assert doing[-1] == "training the network"
     cards = [load_card(store, name) for name in ("undisturbed", "resumed")]
@@ -104,17 +104,14 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
     assert kept == {"lease"}
 
 
-def test_pixels_beyond_the_limit_lie_in_a_file_and_train_the_same_model(
-    images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_pixels_beyond_the_limit_lie_in_a_file(
+    images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"epochs": 1, "side": 32, "limit": 96, "settings": settings}
-    train(Train(images=str(images / "smears"), model="memory", **options), Settings())
+    in_memory = load_labelled_images(str(images / "smears"), 32, limit=96).pixels
     monkeypatch.setattr("flows.stages.training.labelled_images.MOST_IN_MEMORY", 0)
-    pixels = load_labelled_images(str(images / "smears"), 32, limit=96).pixels
-    assert isinstance(pixels, np.memmap)
-    train(Train(images=str(images / "smears"), model="file", **options), Settings())
-    digests = {load_card(Store(settings.store), name).digest for name in ("memory", "file")}
-    assert len(digests) == 1
+    in_file = load_labelled_images(str(images / "smears"), 32, limit=96).pixels
+    assert isinstance(in_file, np.memmap)
+    np.testing.assert_array_equal(in_file, in_memory)
 
 
 def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settings) -> None:
@@ -141,7 +138,7 @@ def test_folds_diagnose_every_image_without_its_patient(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill in the second fold costs neither the model nor the first fold."""
-    options = {"epochs": 1, "side": 32, "arithmetic": "float32", "settings": settings}
+    options = {"epochs": 1, "side": 32, "arithmetic": "float32"}
     smears, store = str(images / "smears"), Store(settings.store)
     keep, kept = stages.save_state, []
 
@@ -152,10 +149,10 @@ def test_folds_diagnose_every_image_without_its_patient(
 
     monkeypatch.setattr(stages, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(Train(images=smears, model="folded", folds=2, **options), Settings())
+        train(Train(images=smears, model="folded", folds=2, **options), settings)
     assert "folded" not in {card.name for card in list_models(store)}
     monkeypatch.setattr(stages, "save_state", lambda *of: (kept.append(of[1][64:]), keep(*of)))
-    outcome = train(Train(images=smears, model="folded", folds=2, **options), Settings())
+    outcome = train(Train(images=smears, model="folded", folds=2, **options), settings)
     assert kept == ["-fold-1-of-2"]
     card = load_card(store, "folded")
     assert card.digest == load_card(store, "m").digest  # the model is that of without folds
