@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 
-.PHONY: help install demo test test-all check format lock audit bench experiments clean
+.PHONY: help install demo test test-all check format lock audit bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,11 +34,11 @@ demo: $(INSTALLED)  ## Train, fit, screen and query on rendered cells (a few min
 
 # Two processes, each with whole files: what a file's tests share is made once.
 test: $(INSTALLED)  ## Run the tests that finish in minutes
-	$(BIN)/python -m pytest -m 'not slow and not texts and not benchmark and not experiment' \
+	$(BIN)/python -m pytest -m 'not slow and not texts and not benchmark' \
 	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(INSTALLED)  ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -m 'not benchmark and not experiment' --hypothesis-profile new-examples
+	$(BIN)/python -m pytest -m 'not benchmark' --hypothesis-profile new-examples
 
 check: $(INSTALLED)  ## Check format, lint, imports, dependencies, types and texts
 	$(BIN)/ruff format --check .
@@ -75,9 +75,6 @@ audit: $(INSTALLED)  ## Compare what the images install with known weaknesses (a
 
 bench: $(INSTALLED)  ## Run the benchmarks; each prints a ratio against a peer or a limit
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
-
-experiments: $(INSTALLED)  ## Decide the defaults by evidence again (hours, on real images)
-	$(BIN)/python -m pytest -m experiment -s tests/benchmarks
 
 clean:  ## Remove .venv and everything the demo wrote
 	rm -rf $(VENV) .audit .lock demo

@@ -3,6 +3,7 @@
 A test of a formula would otherwise wait for PyTorch, Prefect, Dask and moto.
 """
 
+import logging
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -34,8 +35,16 @@ REQUIRED: pytest.StashKey[frozenset[str]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read once what must not be lacking."""
+    """Read once what must not be lacking, and let loggers outlive the streams of a test."""
     config.stash[REQUIRED] = required()
+    honest = logging.Handler.handleError
+
+    def handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+        # Prefect writes to the stderr that was captured, and is closed, when it was imported.
+        if "closed file" not in str(sys.exc_info()[1]):
+            honest(handler, record)
+
+    logging.Handler.handleError = handle_error  # type: ignore[method-assign]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from tests.support.containers import (
 )
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_containers]
 DEPLOY = ROOT / "deploy"
@@ -164,15 +165,6 @@ def screen(site: Composed, series: str) -> str:
     return site.inside("prefect", "deployment", "run", NIGHT, *given, "--watch")
 
 
-def until(there: Callable[[], Any], minutes: float) -> Any:
-    ends = time.monotonic() + minutes * MINUTES
-    while time.monotonic() < ends:
-        if found := there():
-            return found
-        time.sleep(0.5)
-    raise AssertionError(f"it never came to that in {minutes} minutes")
-
-
 def test_a_doctor_finds_the_containers_well(composed: Composed) -> None:
     said_by_it = composed.inside("slidewatch", "doctor")
     assert "scheduler: 2 workers answer" in said_by_it, said_by_it
@@ -193,12 +185,12 @@ def test_a_night_whose_worker_is_killed_gives_the_report_of_an_undisturbed_one(
     pid = composed.engine.inspect(worker, ".State.Pid")
     with ThreadPoolExecutor() as pool:
         night = pool.submit(screen, composed, "killed")
-        until(lambda: night.done() or len(composed.shards("killed")) >= 3, minutes=10)
+        until(lambda: night.done() or len(composed.shards("killed")) >= 3, 10 * MINUTES)
         os.kill(pid, signal.SIGKILL)
         done = len(composed.shards("killed"))
         assert "finished successfully" in night.result()
     assert 3 <= done < CELLS // SHARD
-    until(lambda: composed.engine.inspect(worker, ".State.Pid") not in (0, pid), minutes=2)
+    until(lambda: composed.engine.inspect(worker, ".State.Pid") not in (0, pid), 2 * MINUTES)
     shards = composed.shards("killed")
     assert len(shards) == len(composed.shards("undisturbed")) == CELLS // SHARD
     assert max(shard["tries"] for shard in shards) > 1

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from flows.options.commands import COMMANDS
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
+from tests.support.waiting import until
 
 FILE = ROOT / "deploy" / "prefect.yaml"
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(FILE.read_text())["deployments"]
@@ -103,7 +103,7 @@ def test_a_run_begins_in_the_home_of_its_worker(
 
 # --- the file on a server
 
-SLOW = timedelta(minutes=4)
+SLOW = 240.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Site:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=SLOW.total_seconds(),
+            timeout=SLOW,
             check=False,
         )
         assert expect in (None, done.returncode), done.stdout + done.stderr + self.log()
@@ -191,7 +191,7 @@ class Site:
             names = {state.name, state.type.value.capitalize()} if state else set()
             return found if names & set(states) else None
 
-        return until(there, lambda: f"{self.read(run).state!r}\n{self.log()}")
+        return until(there, SLOW, told=lambda: f"{self.read(run).state!r}\n{self.log()}")
 
     def engine(self, run: UUID) -> psutil.Process:
         """The process that the worker has started for a run."""
@@ -206,15 +206,6 @@ class Site:
         """The report on images of the only night of a series."""
         (report,) = (self.home / "store/reports/images").rglob(f"{series}-*.parquet")
         return report
-
-
-def until(there: Callable[[], Any], what: Callable[[], str]) -> Any:
-    ends = time.monotonic() + SLOW.total_seconds()
-    while time.monotonic() < ends:
-        if found := there():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"it never came to that: {what()}")
 
 
 def processes_with(variable: str) -> list[psutil.Process]:
@@ -251,7 +242,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(home, environment["PREFECT_API_URL"], environment)
     try:
         site.start("prefect", "server", "start", "--port", str(port), "--no-ui")
-        until(lambda: answers(site.api), site.log)
+        until(lambda: answers(site.api), SLOW, told=site.log)
         site.run("prefect", "work-pool", "create", "slidewatch", "--type", "process")
         site.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
         smears = home / "smears"
@@ -280,6 +271,7 @@ def rows_of(report: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_night_is_screened_by_a_worker_and_shown(site: Site) -> None:
     site.arrive("good", patient=61)
     said = site.run("prefect", "deployment", "run", NIGHTLY, *site.given("good"), "--watch")
@@ -320,7 +312,7 @@ def test_a_night_that_is_killed_is_finished_when_it_runs_again(site: Site) -> No
     site.arrive("killed", patient=63, cells=400)
     run = site.begin("killed")
     batches = site.home / "store/batches"
-    until(lambda: len(list(batches.glob("killed-*/ledger/m/*.json"))) >= 3, site.log)
+    until(lambda: len(list(batches.glob("killed-*/ledger/m/*.json"))) >= 3, SLOW, told=site.log)
     site.engine(run).kill()
     site.wait(run, "Crashed")
     done = {path.name: path.stat().st_mtime_ns for path in batches.glob("killed-*/ledger/m/*")}
@@ -364,7 +356,7 @@ def test_a_schedule_starts_a_night(site: Site) -> None:
 
     try:
         # Two: the second is another run of the same night, and finds it published.
-        runs = until(lambda: len(finished()) >= 2 and finished(), site.log)
+        runs = until(lambda: len(finished()) >= 2 and finished(), SLOW, told=site.log)
     finally:
         site.ask(lambda client: client.delete_deployment_schedule(deployment, made))
     assert len(rows_of(site.report("scheduled"))) == 10
@@ -379,7 +371,7 @@ def test_two_runs_of_one_night_do_not_work_at_once(site: Site) -> None:
     first = site.begin("twice")
     second = site.begin("twice")
     night = site.home / "store/batches"
-    until(lambda: list(night.glob("twice-*/ledger/m/*.json")), site.log)
+    until(lambda: list(night.glob("twice-*/ledger/m/*.json")), SLOW, told=site.log)
     (working,) = [run for run in (first, second) if site.read(run).state.name == "Running"]
     engine = site.engine(working)
     engine.suspend()  # so that it is not done before the others have looked

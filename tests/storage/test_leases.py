@@ -20,6 +20,7 @@ from storage.batches.manifests import list_batches
 from storage.leases import HeldByOtherError, Holder, Lease, LeaseLostError, LeaseRecord, lease
 from storage.models.statistics import list_statistics
 from storage.store import AlreadyExistsError, Store, StoreError
+from tests.support.waiting import until
 
 NIGHT = ("batches", "night")
 NEVER = 1e6
@@ -83,13 +84,6 @@ def is_held(store: Store) -> bool:
             return False
     except HeldByOtherError:
         return True
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
 
 
 def before_each_create(

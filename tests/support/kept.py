@@ -4,11 +4,12 @@ The processes of a run share them, so nobody changes them; who writes takes a co
 """
 
 import fcntl
+import inspect
 import shutil
 import sysconfig
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,12 +20,13 @@ UNUSED = 86_400.0  # seconds after which a folder of other code is removed
 
 
 @cache
-def of_today() -> str:
+def _of_today(maker: str) -> str:
     """Digest all that may change a folder: sources, what calls them here, and libraries."""
     total = sha256("\n".join(sorted(p.name for p in _libraries().glob("*.dist-info"))).encode())
     for room in ("flows", "tasks", "storage", "tests/support"):
         for path in sorted((ROOT / room).rglob("*.py")):
             total.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    total.update(Path(maker).read_bytes())
     return total.hexdigest()[:16]
 
 
@@ -34,7 +36,8 @@ def _libraries() -> Path:
 
 def kept(name: str, make: Callable[[Path], object]) -> Path:
     """Return the folder of this name, made by the first process that asks for it."""
-    folder = KEPT / f"{name}-{of_today()}"
+    maker = inspect.getfile(make.func if isinstance(make, partial) else make)
+    folder = KEPT / f"{name}-{_of_today(maker)}"
     KEPT.mkdir(parents=True, exist_ok=True)
     made = folder / ".made"
     with (KEPT / f"{name}.lock").open("w") as lock:

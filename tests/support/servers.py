@@ -1,5 +1,6 @@
 """Servers that all tests share: S3, Prefect and Dask."""
 
+import fcntl
 import logging
 import socket
 import threading
@@ -101,13 +102,30 @@ def s3_bucket() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
-    """The URL of a Prefect server that all tests share, for one takes seconds to start."""
-    from prefect.settings import PREFECT_API_URL
+def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """The URL of a Prefect server that the processes of a run share, for one takes long to start.
+
+    Whoever starts it ends last.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield str(PREFECT_API_URL.value())
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent
+    known = folder / "prefect.url"
+    with (folder / "starting").open("w") as starting, (folder / "using").open("w") as using:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        if known.exists():
+            fcntl.flock(using, fcntl.LOCK_SH)
+            fcntl.flock(starting, fcntl.LOCK_UN)
+            with temporary_settings({PREFECT_API_URL: known.read_text()}):
+                yield known.read_text()
+            return
+        with prefect_test_harness(server_startup_timeout=120):
+            known.write_text(str(PREFECT_API_URL.value()))
+            fcntl.flock(starting, fcntl.LOCK_UN)
+            yield known.read_text()
+            fcntl.flock(using, fcntl.LOCK_EX)
 
 
 @pytest.fixture(scope="session")

@@ -45,12 +45,7 @@ from tasks.detector.slides.own_normal import (
 from tasks.images.manifest import SCHEMA
 from tasks.images.platelets import PLATELET
 from tests.support.models import CLASSES, WHEN
-from tests.support.shards import Night, add_detector, keep_detector, start, start_spoilt
-
-
-@pytest.fixture
-def night(store_with_model: Store, cells: Path) -> Night:
-    return start(store_with_model, cells)
+from tests.support.shards import Night, add_detector, keep_detector, start_spoilt
 
 
 @pytest.fixture

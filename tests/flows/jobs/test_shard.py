@@ -44,11 +44,6 @@ SHARD_ROWS = 10
 
 
 @pytest.fixture
-def night(store_with_model: Store, cells: Path) -> Night:
-    return start(store_with_model, cells)
-
-
-@pytest.fixture
 def spoilt(store_with_model: Store, cells: Path, tmp_path: Path) -> Night:
     return start_spoilt(store_with_model, cells, tmp_path)
 

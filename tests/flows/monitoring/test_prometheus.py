@@ -32,6 +32,7 @@ from storage.reports.tables import BATCHES, report_path
 from storage.store import Store
 from tests.support.reports import publish_report
 from tests.support.servers import free_port
+from tests.support.waiting import until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -214,13 +215,6 @@ def test_where_metrics_cannot_be_delivered_it_is_said_once_and_the_work_goes_on(
         done.append("port")
     assert "Address already in use" in capsys.readouterr().err
     assert len(done) == 3
-
-
-def until(there: Any) -> None:
-    ends = time.monotonic() + 20
-    while not there():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
 
 
 # --- nights

@@ -21,6 +21,8 @@ from tests.support.fitted import copied
 
 DAY = date(2026, 3, 1)
 
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
 
 @dataclass
 class Ended:

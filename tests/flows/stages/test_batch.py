@@ -1,7 +1,6 @@
 """A batch that goes on after an upgrade, and a model that was trained before one."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from storage.batches.ledger import read_shard_record, write_shard_record
 from storage.batches.manifests import Batch
 from storage.models.classifiers import load_card, save_model
 from storage.store import Store
-from tests.support.shards import Night, start
+from tests.support.shards import Night
 
 
 @pytest.fixture
@@ -28,11 +27,6 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(module, "run_jobs", nothing)
     return heard
-
-
-@pytest.fixture
-def night(store_with_model: Store, cells: Path) -> Night:
-    return start(store_with_model, cells)
 
 
 def go_on(night: Night) -> None:

@@ -4,10 +4,7 @@ import pytest
 from tasks.counting.call import Answers, Call, CallReason, CountedBy
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate, predict_rate
-
-
-def fixed(value: float) -> Rate:
-    return Rate(value, value, value, 0.0, 9, 900, np.full(NODES, value))
+from tests.support.rates import fixed
 
 
 def varied(low: float, high: float) -> Rate:
