@@ -36,7 +36,7 @@ def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path)
     batch = published_batch(store, "night")
     session, _ = open_session(store, batch, limit=9, per_slide=99, unmarked=0.25)
     for image in Suspects(session, None, 0.01).asked[0].order:
-        session.say("Ada", image, "Uninfected", 1.0)
+        session.answer("Ada", image, "Uninfected", 1.0)
     made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
     assert made.persons == "refused"
     assert "persons: refused" in (tmp_path / "p0.html").read_text()
