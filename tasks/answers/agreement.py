@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.reports.parasitaemia import wilson_interval
+
 REPEATS = 500
 LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
 
@@ -16,12 +18,20 @@ Groups = Mapping[str, str | None]  # the patient of an image, by its digest
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, its 95% interval from resampled patients, and its number of cells."""
+    """A figure, its 95% interval, and the number of cells or patients that it is of."""
 
     value: float
     low: float
     high: float
-    cells: int
+    count: int
+
+
+def share(hits: int, count: int) -> Figure | None:
+    """Compute a share and its 95% interval (Wilson), which assumes independence; None of none."""
+    if not count:
+        return None
+    low, high = wilson_interval(np.asarray([hits]), np.asarray([count]))
+    return Figure(hits / count, float(low[0]), float(high[0]), count)
 
 
 def discordant(by_reader: Mapping[str, Answers]) -> list[str]:
@@ -114,13 +124,13 @@ def sensitivity(
     if not is_true.any():
         return None
 
-    def share(drawn: NDArray[np.float64]) -> float:
+    def caught(drawn: NDArray[np.float64]) -> float:
         sought = drawn * weights * is_true
         return float((sought * is_found).sum() / sought.sum()) if sought.sum() else float("nan")
 
-    draws = [share(drawn) for drawn in _resampled([groups[image] or image for image in images])]
+    draws = [caught(drawn) for drawn in _resampled([groups[image] or image for image in images])]
     known = [draw for draw in draws if np.isfinite(draw)]
-    return _figure(share(np.ones(len(images))), known, int(is_true.sum()))
+    return _figure(caught(np.ones(len(images))), known, int(is_true.sum()))
 
 
 def _resampled(groups: Sequence[str]) -> list[NDArray[np.float64]]:
@@ -131,9 +141,9 @@ def _resampled(groups: Sequence[str]) -> list[NDArray[np.float64]]:
     return [each[codes].astype(np.float64) for each in drawn]
 
 
-def _figure(value: float, draws: Sequence[float], cells: int) -> Figure:
+def _figure(value: float, draws: Sequence[float], count: int) -> Figure:
     low, high = np.percentile(draws, LEVELS) if draws else (np.nan, np.nan)
-    return Figure(value, float(low), float(high), cells)
+    return Figure(value, float(low), float(high), count)
 
 
 def _kappa(

@@ -5,14 +5,14 @@ because one certain parasite confirms a patient, and then randomly drawn ones, w
 parasites is the estimate for those that nobody has read.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from scipy.special import betaincinv
 
-from tasks.answers.agreement import Answers
+from tasks.answers.agreement import Answers, Figure, share
 from tasks.answers.sample import ordered
 from tasks.answers.sheets import UNSURE
 from tasks.counting.call import Call
@@ -24,7 +24,7 @@ from tasks.counting.interpretation import (
     upper_bound,
 )
 from tasks.counting.rates import NODES, Rate
-from tasks.reports.parasitaemia import wilson_interval
+from tasks.counting.sentences import percent_text, range_text
 
 MOST_READ = 10  # cells of a patient: one key press each
 FIRST = 5  # of these, the most probable parasites
@@ -78,6 +78,14 @@ class Confirmation:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def figure(self) -> str | None:
+        """Write the parasitaemia with its 95% interval; None where it is unknown."""
+        if self.parasitaemia is None or self.low is None or self.high is None:
+            return None
+        range_ = range_text(100 * self.low, 100 * self.high)
+        return f"{percent_text(100 * self.parasitaemia)} ({range_})"
+
 
 def confirm(
     suspect: Suspect, answers: Answers, positive: str, rates: ErrorRates | None, wanted: float
@@ -106,14 +114,14 @@ def confirm(
         return found
     count, low, high = _true_calls(suspect, answers, positive)
     sure = replace(rates, false=NEVER)
-    share = corrected(count, suspect.cells, sure)
+    middle = corrected(count, suspect.cells, sure)
     bounds = interval(low, suspect.cells, sure)[0], interval(high, suspect.cells, sure)[1]
     call = Call.POSITIVE
     if answer == Answer.REFUSED:
         excluded = upper_bound(high, suspect.cells, sure) <= wanted
         call = Call.NEGATIVE if excluded else Call.INDETERMINATE
-    share = min(max(share, bounds[0]), bounds[1])
-    return replace(found, call=call, parasitaemia=share, low=bounds[0], high=bounds[1])
+    middle = min(max(middle, bounds[0]), bounds[1])
+    return replace(found, call=call, parasitaemia=middle, low=bounds[0], high=bounds[1])
 
 
 def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> tuple[int, int, int]:
@@ -135,17 +143,9 @@ def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> tuple[int,
     )
 
 
-@dataclass(frozen=True)
-class Share:
-    """A share of patients, its 95% interval (Wilson), and their number."""
-
-    value: float
-    low: float
-    high: float
-    patients: int
-
-
-def together(suspects: Sequence[Suspect], answers: Mapping[str, Answer]) -> dict[str, Share | None]:
+def together(
+    suspects: Sequence[Suspect], answers: Mapping[str, Answer]
+) -> dict[str, Figure | None]:
     """Measure the machine alone, and with persons who refuse some of its positive patients.
 
     Only labelled patients count. Without a refusal the machine's call stays. ``answers`` has
@@ -158,18 +158,10 @@ def together(suspects: Sequence[Suspect], answers: Mapping[str, Answer]) -> dict
         or (machine[each.name] and answers.get(each.name) != Answer.REFUSED)
         for each in known
     }
-    return {
-        f"{measure} of patients, {who}": _share(
-            called[each.name] is truth for each in known if each.positive is truth
-        )
-        for measure, truth in (("sensitivity", True), ("specificity", False))
-        for who, called in (("the machine alone", machine), ("with persons", both))
-    }
-
-
-def _share(right: Iterable[bool]) -> Share | None:
-    found = list(right)
-    if not found:
-        return None
-    low, high = wilson_interval(np.asarray([sum(found)]), np.asarray([len(found)]))
-    return Share(sum(found) / len(found), float(low[0]), float(high[0]), len(found))
+    figures = {}
+    for measure, truth in (("sensitivity", True), ("specificity", False)):
+        names = [each.name for each in known if each.positive is truth]
+        for who, called in (("the machine alone", machine), ("with persons", both)):
+            right = sum(called[name] is truth for name in names)
+            figures[f"{measure} of patients, {who}"] = share(right, len(names))
+    return figures

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.answers.agreement import Figure, share
 from tasks.images.access.addresses import EXTENSIONS, extension_of
 from tasks.reports.image_columns import is_for_review
-from tasks.reports.parasitaemia import wilson_interval
 from tasks.reports.spreadsheet import SpreadsheetError, read_csv
 from tasks.types import Status
 
@@ -64,19 +64,9 @@ class Precision:
     wrong: int
 
     @property
-    def share(self) -> float | None:
+    def share(self) -> Figure | None:
         """Compute the share of images worth the look; None if a person saw none."""
-        return (self.other + self.wrong) / self.looked_at if self.looked_at else None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """Compute its 95% interval (Wilson), which assumes independent images."""
-        if not self.looked_at:
-            return None
-        low, high = wilson_interval(
-            np.asarray([self.other + self.wrong]), np.asarray([self.looked_at])
-        )
-        return float(low[0]), float(high[0])
+        return share(self.other + self.wrong, self.looked_at)
 
 
 def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: int) -> Candidates:

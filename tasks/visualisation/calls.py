@@ -66,7 +66,7 @@ def patient_rows(
             "place": places.get(patient_of(row)),
             "slides": f"{row['slides_read']:,} of {row['slides']:,}",
             **call_of(row),
-            "persons": persons_answer(answers.get(patient_of(row))),
+            "persons": answers.get(patient_of(row)),
         }
         for row in rows[:PATIENTS_SHOWN]
     ]
@@ -194,31 +194,6 @@ def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Patient, str]:
     for number, slide in enumerate(slides):
         found.setdefault(patient_of(slide), f"slide-{number}")
     return found
-
-
-def persons_answer(found: Confirmation | None) -> dict[str, Any] | None:
-    """Describe an answer: ``answer``, ``parasites`` of ``read`` cells, ``call`` and ``figure``.
-
-    ``figure`` is the corrected parasitaemia with its interval; None, as ``call``, where it is
-    unknown. Where nobody has answered, there is nothing to describe.
-    """
-    if found is None:
-        return None
-    return {
-        "answer": str(found.answer),
-        "parasites": found.parasites,
-        "read": found.read,
-        "call": found.call,
-        "figure": figure_text(found),
-    }
-
-
-def figure_text(found: Confirmation) -> str | None:
-    """Write a corrected parasitaemia with its 95% interval; None where it is unknown."""
-    if found.parasitaemia is None or found.low is None or found.high is None:
-        return None
-    share, low, high = (100 * each for each in (found.parasitaemia, found.low, found.high))
-    return f"{percent_text(share)} ({range_text(low, high)})"
 
 
 def confirmed_text(answers: Iterable[Confirmation]) -> str | None:

@@ -13,7 +13,7 @@ from tasks.counting.call import Call
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.spreadsheet import csv_lines
 from tasks.visualisation import page
-from tasks.visualisation.calls import call_of, patient_name, persons_answer
+from tasks.visualisation.calls import call_of, patient_name
 
 OPENED = (Call.POSITIVE, Call.INDETERMINATE)  # patients of these calls have their cells shown
 PATIENTS_OPENED = 32
@@ -59,7 +59,7 @@ def opened_patients(
             "id": place_of(number),
             "name": patient_name(row),
             **call_of(row),
-            "persons": persons_answer(answers.get(patient_of(row))),
+            "persons": answers.get(patient_of(row)),
             "cells": [
                 describe_cell(cell, called.places.get(cell["uri"]), thumbnails.get(cell["uri"]))
                 for cell in called.cells.get(patient_of(row), ())
@@ -124,13 +124,12 @@ def patient_sheet(
     cells: Sequence[Mapping[str, Any]],
     places: Mapping[str, bytes | str],
     thumbnails: Mapping[str, bytes | str],
-    persons: Mapping[str, Any] | None,
+    persons: Confirmation | None,
 ) -> str:
     """Make the sheet, HTML, which prints on one page.
 
     ``cells`` are rows of the image report with ``chance`` and ``called``, the most probable first.
-    Pictures in fields and thumbnails are by address, with the reason where one is missing;
-    ``persons`` is `persons_answer`.
+    Pictures in fields and thumbnails are by address, with the reason where one is missing.
     """
     shown = slides[:SLIDES]
     return page.render(
@@ -156,10 +155,9 @@ def patient_sheet(
 def patient_table(
     patient: Mapping[str, Any],
     slides: Sequence[Mapping[str, Any]],
-    persons: Mapping[str, Any] | None,
+    persons: Confirmation | None,
 ) -> str:
     """Make the same figures as CSV: a line for the patient, and one for each slide."""
-    said = persons or {}
     columns = ("of", "name", "batch", "batch_date", *FIGURES, "persons", "persons_call")
     rows = [
         [
@@ -167,8 +165,7 @@ def patient_table(
             name,
             *(row[column] for column in ("batch", "batch_date")),
             *(row.get(column) for column in FIGURES),
-            said.get("answer") if of == "patient" else None,
-            said.get("call") if of == "patient" else None,
+            *([persons.answer, persons.call] if persons and of == "patient" else [None, None]),
         ]
         for of, name, row in [
             ("patient", patient_name(patient), patient),

@@ -9,15 +9,16 @@ from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
 from flows.stages.answers import answers_on
 from storage.batches.manifests import Batch, find_rows
-from storage.models.classifiers import load_card
+from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import load_detector_card
 from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError
+from tasks.answers.patients import Confirmation
 from tasks.counting.call import Call
 from tasks.images.regions import image_refs
 from tasks.reports.called_cells import CalledCells, patient_of
-from tasks.visualisation.calls import patient_name, persons_answer
+from tasks.visualisation.calls import patient_name
 from tasks.visualisation.patients import CELLS, patient_sheet, patient_table
 
 ENDINGS = (".html", ".csv")
@@ -52,17 +53,19 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         for each in read_table(store, *_report(frozen, SLIDES)).to_pylist()
         if patient_of(each) == patient_of(row)
     ]
-    persons = _persons(store, frozen, row, settings.negative_percent / 100)
+    detector = load_detector_card(store, row["detector"]) if row["detector"] else None
+    card, wanted = load_card(store, row["model"]), settings.negative_percent / 100
+    persons = answers_on(store, frozen, card, detector, wanted).get(patient_of(row))
     if path.suffix == ".csv":
         # Without the byte order mark Excel takes UTF-8 for something else.
         path.write_text(patient_table(row, slides, persons), encoding="utf-8-sig", newline="")
     else:
-        path.write_text(_page(store, frozen, row, slides, persons), encoding="utf-8")
+        path.write_text(_page(store, frozen, card, row, slides, persons), encoding="utf-8")
     return PatientOutcome(
         batch=frozen.name,
         patient=options.name,
         call=row["call"],
-        persons=persons and str(persons["answer"]),
+        persons=persons and str(persons.answer),
         file=options.to,
     )
 
@@ -85,29 +88,20 @@ def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
     return found[0]
 
 
-def _persons(
-    store: Store, batch: Batch, row: dict[str, Any], wanted: float
-) -> dict[str, Any] | None:
-    """Describe what readers answer on a patient; None where nobody has read one of the cells."""
-    detector = load_detector_card(store, row["detector"]) if row["detector"] else None
-    found = answers_on(store, batch, load_card(store, row["model"]), detector, wanted)
-    answer = found.get(patient_of(row))
-    return None if answer is None else persons_answer(answer)
-
-
 def _page(
     store: Store,
     batch: Batch,
+    card: ModelCard,
     row: dict[str, Any],
     slides: list[dict[str, Any]],
-    persons: dict[str, Any] | None,
+    persons: Confirmation | None,
 ) -> str:
     unreadable = {each["slide_id"] for each in slides if each["call"] == Call.UNREADABLE}
     cells = CalledCells({patient_of(row): row["cells_called"]}, unreadable, most=CELLS, least=CELLS)
     for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
         cells.count(rows)
     own = cells.of(patient_of(row))
-    jobs = places_jobs(store, batch, load_card(store, row["model"]), own)
+    jobs = places_jobs(store, batch, card, own)
     places = {
         cell["uri"]: picture
         for job in jobs

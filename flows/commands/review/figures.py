@@ -7,8 +7,7 @@ from pydantic import BaseModel
 from flows.commands.review.session import Session
 from flows.stages.answers import Suspects
 from tasks.answers.agreement import Figure, consensus, discordant, kappa, sensitivity
-from tasks.answers.patients import Answer, together
-from tasks.counting.sentences import percent_text, range_text
+from tasks.answers.patients import Answer, Confirmation, together
 from tasks.words import counted
 
 
@@ -32,58 +31,34 @@ class ToldFigure(BaseModel):
             return "unknown so far"
         if self.low is None:
             return f"{self.value:.3g}"
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {self._of()})"
-
-    def _of(self) -> str:
-        return counted(self.cells, self.unit.removesuffix("s"))
+        count = counted(self.cells, self.unit.removesuffix("s"))
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {count})"
 
 
 class PatientRow(BaseModel):
-    """The answer of persons on a patient, with the machine's; shares are in percent."""
+    """The answer of persons on a patient, with the machine's call."""
 
     name: str
     machine: str
-    persons: str
-    call: str | None
-    read: int
-    parasites: int
-    percent: float | None
-    percent_low: float | None
-    percent_high: float | None
+    persons: Confirmation
 
     @property
     def text(self) -> str:
         """Write the answer for a person."""
-        told = f"machine: {self.machine}; persons: {self.persons} ({self.parasites} of "
-        told += f"{counted(self.read, 'cell')})"
-        if self.percent is None or self.percent_low is None or self.percent_high is None:
-            return told
-        figure = f"{percent_text(self.percent)} ({range_text(self.percent_low, self.percent_high)})"
-        return f"{told}, hence {self.call}, {figure}"
+        persons = self.persons
+        told = f"machine: {self.machine}; persons: {persons.answer} ({persons.parasites} of "
+        told += f"{counted(persons.read, 'cell')})"
+        return told + (f", hence {persons.call}, {persons.figure}" if persons.figure else "")
 
 
 def patient_answers(suspects: Suspects) -> list[PatientRow]:
     """List the patients on whom persons have answered."""
     pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
     return [
-        PatientRow(
-            name=each.name,
-            machine=each.call,
-            persons=confirmation.answer,
-            call=confirmation.call,
-            read=confirmation.read,
-            parasites=confirmation.parasites,
-            percent=_percent(confirmation.parasitaemia),
-            percent_low=_percent(confirmation.low),
-            percent_high=_percent(confirmation.high),
-        )
+        PatientRow(name=each.name, machine=each.call, persons=confirmation)
         for each, confirmation in pairs
         if confirmation.read
     ]
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def figures(session: Session) -> list[ToldFigure]:
@@ -140,13 +115,7 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     if not shares:
         name = "sensitivity and specificity of patients (no cell of this batch has a label)"
         return [*told, ToldFigure(name=name, value=None, cells=0)]
-    return told + [
-        ToldFigure(
-            name=name, value=each.value, low=each.low, high=each.high, cells=each.patients,
-            unit="patients",
-        )
-        for name, each in shares.items()
-    ]  # fmt: skip
+    return told + [_told(name, each, "patients") for name, each in shares.items()]
 
 
 def _patient(row: dict[str, object]) -> str | None:
@@ -154,9 +123,10 @@ def _patient(row: dict[str, object]) -> str | None:
     return None if patient is None else str(patient)
 
 
-def _told(name: str, figure: Figure | None) -> ToldFigure:
+def _told(name: str, figure: Figure | None, unit: str = "cells") -> ToldFigure:
     if figure is None:
         return ToldFigure(name=name, value=None, cells=0)
     return ToldFigure(
-        name=name, value=figure.value, low=figure.low, high=figure.high, cells=figure.cells
-    )
+        name=name, value=figure.value, low=figure.low, high=figure.high, cells=figure.count,
+        unit=unit,
+    )  # fmt: skip

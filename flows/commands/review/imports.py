@@ -247,14 +247,14 @@ def judged(store: Store, batch: Batch, labels: Labels) -> ReviewOutcome:
         report_rows(store, batch, ["image_id", "diagnosis", "abnormal"]),
         dict(zip(ids, answers, strict=True)),
     )
-    low, high = found.interval or (None, None)
+    share = found.share
     return ReviewOutcome(
         batch=batch.name,
         answers={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
         abnormal_looked_at=found.looked_at,
         abnormal_other=found.other,
         abnormal_wrong=found.wrong,
-        precision=found.share,
-        precision_low=low,
-        precision_high=high,
+        precision=share and share.value,
+        precision_low=share and share.low,
+        precision_high=share and share.high,
     )

@@ -25,7 +25,7 @@ def test_kappa_is_that_of_the_textbook() -> None:
     assert found is not None
     assert found.value == pytest.approx(0.4)
     assert found.low < 0.4 < found.high
-    assert found.cells == 50
+    assert found.count == 50
 
 
 def test_kappa_of_readers_who_share_nothing_or_say_one_thing_is_unknown() -> None:

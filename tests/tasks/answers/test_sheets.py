@@ -167,14 +167,14 @@ def test_precision_counts_what_was_worth_a_look() -> None:
     said = {"id0": "Uninfected", "id1": "Parasitized", "id2": OTHER, "id5": OTHER, "id6": OTHER}
     found = precision(iter([table.slice(0, 2), table.slice(2)]), said)
     assert found == Precision(looked_at=3, other=1, wrong=1)
-    assert found.share == pytest.approx(2 / 3)
-    low, high = found.interval or (0.0, 0.0)
-    assert (low, high) == pytest.approx((0.2077, 0.9385), abs=1e-4)
+    assert found.share is not None
+    assert found.share.value == pytest.approx(2 / 3)
+    assert (found.share.low, found.share.high) == pytest.approx((0.2077, 0.9385), abs=1e-4)
 
 
 def test_precision_is_unknown_before_anybody_looked() -> None:
     found = precision(iter([report({"diagnosis": "Uninfected"})]), {})
-    assert (found.share, found.interval) == (None, None)
+    assert found.share is None
 
 
 def test_a_sheet_has_what_the_report_says() -> None:

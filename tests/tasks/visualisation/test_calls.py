@@ -11,7 +11,7 @@ from tasks.counting.interpretation import KnownRates
 from tasks.counting.sentences import call_text
 from tasks.reports.called_cells import patient_of
 from tasks.visualisation.batch_page import batch_page
-from tasks.visualisation.calls import call_of, interval_plot, persons_answer, positive_first
+from tasks.visualisation.calls import call_of, interval_plot, positive_first
 from tests.support.nights import image_rows, night_of
 from tests.support.pages import EVIL, Page
 from tests.support.rates import RATES
@@ -154,4 +154,3 @@ def test_where_nobody_has_answered_the_page_does_not_speak_of_persons() -> None:
     page = batch_page(night_of(image_rows(40), rates=RATES))
     assert "slidewatch-answers" not in page
     assert '<th scope="col" class="text">persons</th>' not in page
-    assert persons_answer(None) is None

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from tasks.answers.patients import Answer, Confirmation
 from tasks.reports.called_cells import patient_of
 from tasks.reports.spreadsheet import read_csv
 from tasks.visualisation.batch_page import batch_page
@@ -111,7 +112,7 @@ def test_a_page_of_100_000_cells_with_all_it_can_show_stays_below_5_megabytes(
     assert len(page.encode()) < 5 * MB
 
 
-PERSONS = {"answer": "confirmed", "parasites": 4, "read": 10, "call": "positive", "figure": "1%"}
+PERSONS = Confirmation(Answer.CONFIRMED, 10, 4, "positive", 0.01, 0.005, 0.02)
 
 
 def row(**other: Any) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def test_the_sheet_has_the_answers_of_both_and_no_name_breaks_out() -> None:
     said = " ".join("".join(page.text).split())
     assert "21,000 parasites/µL: 9 of 4,000 cells called parasitized" in said
     assert "persons: confirmed" in said
-    assert "4 of the 10 cells they read are parasites: positive, 1%" in said
+    assert "4 of the 10 cells they read are parasites: positive, 1% (0.5 to 2%)" in said
     assert f"{40 - SLIDES} more slides are in the slide report" in said
     assert len(page.of("img")) == 2 * CELLS
     assert not page.of("script")
@@ -158,7 +159,7 @@ def test_the_sheet_is_one_page_of_paper() -> None:
 
 @pytest.mark.parametrize("persons", [PERSONS, None])
 def test_the_table_has_a_line_for_the_patient_and_one_for_each_slide(
-    persons: dict[str, Any] | None,
+    persons: Confirmation | None,
 ) -> None:
     _, lines = read_csv(patient_table(row(), [row(), row(slide_id=None)], persons).encode())
     told = [line for _, line in lines]

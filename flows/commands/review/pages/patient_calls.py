@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from flows.stages.answers import Suspects
 from tasks.answers.patients import Suspect
-from tasks.visualisation.calls import call_of, figure_text
+from tasks.visualisation.calls import call_of
 
 Show = Callable[..., Response]
 
@@ -72,6 +72,6 @@ class PatientPages:
             "called": len(suspect.called),
             "machine": call_of(row),
             "found": found,
-            "figure": figure_text(found) or "–",
+            "figure": found.figure or "–",
             "seconds": self.suspects.seconds(suspect),
         }

@@ -56,7 +56,7 @@ def test_a_patient_is_confirmed_in_ten_answers_that_stand_beside_the_machine_s(
     assert "patients refused" in told
     assert "no cell of this batch has a label" in told
     outcome = report(ReviewReport(batch="night"), Settings(store=session.store.url))
-    assert [(each.name, each.machine, each.persons) for each in outcome.patients] == [
+    assert [(each.name, each.machine, each.persons.answer) for each in outcome.patients] == [
         ("p0", "positive", "confirmed"),
         ("p1", "positive", "refused"),
     ]
