@@ -160,7 +160,8 @@ def retract(options: Retract, settings: Settings) -> FitOutcome | LaboratoryOutc
         taken, held_out, kept = _found(store, card, latest, kind, name)
         operation = f"retract {kind} {name}"
         if not taken and not held_out:
-            if latest.operation == operation and not _has_detector(store, latest):
+            fitted = {(d.model, d.statistics_version) for d in list_detectors(store, warn)}
+            if latest.operation == operation and (card.name, latest.version) not in fitted:
                 # An earlier run ended between the statistics and their detector.
                 changed = f"{kind} {name} was taken out of the statistics before"
                 with open_client(settings) as client:
@@ -206,11 +207,6 @@ def _found(
         held_out += [found.held_out] if len(found.held_out) else []
         kept += [found.left] if found.left else []
     return taken, held_out, kept
-
-
-def _has_detector(store: Store, lineage: Lineage) -> bool:
-    made = list_detectors(store, on_damage=warn)
-    return any((d.model, d.statistics_version) == (lineage.model, lineage.version) for d in made)
 
 
 def _extract_batch(to: Fitting, batch: Batch) -> tuple[ClassStatistics, Contribution, int]:

@@ -43,10 +43,15 @@ class UsageError(Exception):
     """A command or setting that cannot be understood."""
 
 
-def without_secret(given: Given) -> Given:
-    """Return addresses; ValueError where one holds a password, which would stand in reports."""
+def safe_address(given: Given) -> Given:
+    """Return addresses; ValueError where one is empty, or holds a password.
+
+    An empty one would be the working folder, and passwords would stand in reports.
+    """
     addresses: list[str | None] = [*given] if isinstance(given, list) else [given]
     for each in addresses:
+        if each is not None and not each.strip():
+            raise ValueError("the address is empty: is a variable not set?")
         if each and holds_secret(each):
             raise ValueError(
                 f"{redact(each)} may hold no password or token, for reports and logs name it: give "
@@ -178,8 +183,6 @@ class Settings(BaseSettings):
     @field_validator("store")
     @classmethod
     def _writable_kind(cls, address: str) -> str:
-        if not address.strip():
-            raise ValueError("a store has an address, and this is empty: is a variable not set?")
         kind, found, _ = address.replace("::", "://").partition("://")
         if found and kind in READ_ONLY:
             raise ValueError(
@@ -191,14 +194,14 @@ class Settings(BaseSettings):
     @field_validator("store", "scheduler")
     @classmethod
     def _safe(cls, address: str | None) -> str | None:
-        return without_secret(address)
+        return safe_address(address)
 
     @field_validator("pages_url")
     @classmethod
     def _opens(cls, url: str | None) -> str | None:
         if url and not re.fullmatch(r"https?://[^\s<>]+", url):
             raise ValueError(f"{url!r} opens in no browser: give http:// or https://")
-        return without_secret(url)
+        return safe_address(url)
 
     @field_serializer("metrics")
     def _redacted(self, metrics: str | None) -> str | None:

@@ -64,7 +64,8 @@ class TrainOutcome(Outcome):
         ]
         for row in self.folds:
             stain = "" if row["stain"] is None else f", stain {row['stain']}"
-            found = [_figure(row[bound]) for bound in ("value", "low", "high")]
+            bounds = [row[bound] for bound in ("value", "low", "high")]
+            found = ["-" if bound is None else f"{bound:.3f}" for bound in bounds]
             rows.append(
                 (
                     f"folds: {row['metric']}{stain}",
@@ -75,10 +76,6 @@ class TrainOutcome(Outcome):
         if self.unreadable:
             rows.append(("left out", f"{counted(self.unreadable, 'image')} that cannot be read"))
         return f"model {self.model}, trained in {self.seconds:.0f} s\n{table(rows)}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 @observed()

@@ -266,8 +266,9 @@ def _slurm(settings: Settings) -> Iterator[Client]:
         try:
             cluster = jobqueue.SLURMCluster(security=tls, silence_logs=logging.CRITICAL)
         except ValueError as error:
+            first = str(error).partition("\n")[0].rstrip(":")
             raise ClusterError(
-                f"SLURM jobs are not described ({_first_line(error)}): copy "
+                f"SLURM jobs are not described ({first}): copy "
                 "deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG"
             ) from error
         with cluster:
@@ -319,7 +320,3 @@ def _import(module: str, *, extra: str) -> ModuleType:
         raise ClusterError(
             f"cluster = {extra} needs more ({error}): pip install 'slidewatch[{extra}]'"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(":")

@@ -86,7 +86,9 @@ def run_in_order(
                 result = _settle(client, work, flight, in_flight, again)
                 start()
             except ClusterError as error:
-                raise ClusterError(f"{title}, {_describe(flight.job)}: {error}. {GO_ON}") from error
+                shard, name = getattr(flight.job, "shard", None), type(flight.job).__name__
+                what = name if shard is None else f"rows {shard.start} to {shard.stop}"
+                raise ClusterError(f"{title}, {what}: {error}. {GO_ON}") from error
             finished += 1
             tell(Kind.FINISHED)
             yield result
@@ -197,8 +199,3 @@ def _result(client: Client, future: Future[Any]) -> Any:
             without_workers = 0 if client.nthreads() else without_workers + 1
             if without_workers > 3:
                 raise ClusterError("the cluster has no workers left") from None
-
-
-def _describe(job: object) -> str:
-    shard = getattr(job, "shard", None)
-    return f"rows {shard.start} to {shard.stop}" if shard is not None else type(job).__name__

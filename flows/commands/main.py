@@ -27,7 +27,7 @@ from flows.monitoring.ending import end, end_after_signals, leave
 from flows.monitoring.logs import PROGRAM
 from flows.monitoring.prefect_runs import has_server, runnable, server
 from flows.options.commands import COMMANDS, Command
-from flows.options.taking import Options
+from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings, UsageError, leaves, origin, settings_file
 from tasks.images.access.patience import wait_at_most
@@ -42,7 +42,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("SLIDEWATCH_DEBUG", "") in {"1", "true"}
     _quiet_prefect(debug)
-    signal.signal(signal.SIGTERM, _stop)
+    # SIGTERM ends a command as Ctrl-C does: leases are released, and nothing is left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments is None:  # the process is this command's alone
         end_after_signals(STOPPED, _say_stopped)
     app, words = make_app(), in_order(words)
@@ -71,11 +72,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _say_stopped() -> None:
     _complain("slidewatch: stopped; run the same command again to resume")
-
-
-def _stop(*_: object) -> NoReturn:
-    """End on SIGTERM as on Ctrl-C: release leases, and leave nothing running."""
-    raise KeyboardInterrupt
 
 
 def _complain(text: str) -> None:

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flows.options.commands import COMMANDS, PARTS, TOLD
-from flows.options.taking import POSITIONAL, SPELT
+from flows.options.flows import POSITIONAL, SPELT
 from flows.settings import Settings, UsageError
 
 Given = dict[str, Any]  # given values by name
@@ -116,14 +116,14 @@ def _function(name: str) -> Callable[..., None]:
 
 def _parameter(name: str, field: FieldInfo, group: Group) -> inspect.Parameter:
     """Describe an option or a setting for cyclopts, which gives its words on as they are."""
-    hint = _hint(field.annotation)
+    hint, kinds = _hint(field.annotation), {field.annotation, *get_args(field.annotation)}
     is_positional = POSITIONAL in field.metadata
     default = "" if field.default in (PydanticUndefined, None, False) else field.default
     about = Parameter(
         name=() if is_positional else option_name(spelt(field) or name),
         help=field.description,
         group=group,
-        metavar=_metavar(name, field.annotation),
+        metavar=next((form for kind, form in SHOWN.items() if kind in kinds), name.upper()),
         negative=None if hint is bool and (field.default or group is not OWN) else (),
         show_default=f"{default}".strip("[]").replace("'", "") or False,
         completer=COMPLETED.get(name),
@@ -145,11 +145,6 @@ def _hint(annotation: Any) -> Any:
         return list[_hint(parts[0])]  # type: ignore[misc]
     hints = [_hint(part) for part in parts if part is not type(None)]
     return next((hint for hint in hints if hint is not str), str)
-
-
-def _metavar(name: str, annotation: Any) -> str:
-    kinds = {annotation, *get_args(annotation)}
-    return next((form for kind, form in SHOWN.items() if kind in kinds), name.upper())
 
 
 def spelt(field: FieldInfo) -> str | None:

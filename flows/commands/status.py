@@ -65,7 +65,13 @@ class StatusOutcome(Outcome):
         for title, rows in (
             ("detectors", self._detectors()),
             ("laboratories", [_shown(row, OF_A_LABORATORY) for row in self.laboratories]),
-            ("batches", [_of_a_batch(row) for row in self.batches]),
+            (
+                "batches",
+                [
+                    _shown(row, OF_A_BATCH) | ({} if row["complete"] else {"light": "unfinished"})
+                    for row in self.batches
+                ],
+            ),
         ):
             if not rows:
                 console.print(f"no {title}")
@@ -154,11 +160,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _of_a_batch(row: Row) -> Row:
-    shown = _shown(row, OF_A_BATCH)
-    return shown if row["complete"] else shown | {"light": "unfinished"}
 
 
 def _shown(row: Row, columns: dict[str, str]) -> Row:

@@ -15,7 +15,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
 
-from flows.options.taking import Options
+from flows.options.flows import Options
 from flows.settings import Settings
 from storage.records import now
 

@@ -18,7 +18,7 @@ from flows.monitoring.events import Event, Kind
 from flows.monitoring.logs import bind, log, use_logs
 from flows.monitoring.prefect_runs import RUN_NAME
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
-from flows.options.taking import Options
+from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import Store

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flows.options import flows, tools
-from flows.options.taking import Options
+from flows.options.flows import Options
 
 STORE = ("store",)
 DETECTOR = ("alpha",)
@@ -64,8 +64,8 @@ COMMANDS = {
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
-    "contours": Command(tools.Contours, "flows.commands.exports.qupath:contours", STORE),
-    "patient": Command(tools.PatientSheet, "flows.commands.exports.patient_sheet:patient", STORE),
+    "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE),
+    "patient": Command(tools.PatientSheet, "flows.commands.patient:patient", STORE),
     "review export": Command(tools.ReviewExport, "flows.commands.review.queue:export", STORE),
     "review serve": Command(tools.ReviewServe, "flows.commands.review.serve:serve", STORE),
     "review import": Command(

@@ -1,13 +1,18 @@
-"""Define the options of the flows, which are the parameters of Prefect deployments too."""
+"""Define the options of the flows, which are the parameters of Prefect deployments too.
+
+The command line reads the definitions without importing a flow, which takes seconds.
+"""
 
 import datetime
 from typing import Annotated, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from flows.options.taking import SPELT, Options, named_source
-from flows.settings import without_secret
+from flows.settings import safe_address
+
+POSITIONAL = "positional"  # marks an option that is given without its name
+SPELT = "spelt "  # marks one that a person writes otherwise than Python could, e.g. "spelt as"
 
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
@@ -17,7 +22,7 @@ Into = Literal["cells", "tiles"]
 TakenAs = Literal["cells", "fields", "slides"]
 SlideIs = Literal["file", "folder"]
 
-SAFE = AfterValidator(named_source)
+SAFE = AfterValidator(safe_address)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
 
 # Options that several commands have.
@@ -52,6 +57,14 @@ Laboratory = Annotated[
 ]
 
 
+class Options(BaseModel):
+    """The options of a command; the docstring says what the command does, in one sentence."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_by_name=True
+    )
+
+
 def known_zone(name: str) -> str:
     """Return the name of a time zone; ValueError where no time zone has that name."""
     try:
@@ -71,12 +84,6 @@ def named_set(given: str) -> tuple[str, str]:
     if not found or not name or not url:
         raise ValueError(f"{given} is not of the form GROUP/NAME=URL")
     return (name if "/" in name else f"other/{name}"), url
-
-
-def _known_form(given: list[str]) -> list[str]:
-    for each in given:
-        without_secret(named_set(each)[1])
-    return given
 
 
 def _shares(given: list[float]) -> list[float]:
@@ -273,7 +280,7 @@ class Evaluate(Options):
     ] = None
     ood: Annotated[
         list[str],
-        AfterValidator(_known_form),
+        AfterValidator(lambda given: [each for each in given if safe_address(named_set(each)[1])]),
         Field(
             description="other images, GROUP/NAME=URL; groups: near, far, and healthy, whose cells "
             "are ordinary for their slides; repeat it"

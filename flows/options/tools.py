@@ -4,8 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.flows import SAFE, As, Detector, Laboratory, Microns
-from flows.options.taking import POSITIONAL, SPELT, Options
+from flows.options.flows import POSITIONAL, SAFE, SPELT, As, Detector, Laboratory, Microns, Options
 
 Format = Literal["table", "csv"]
 Table = Literal["images", "fields", "slides", "patients", "batches", "laboratories"]

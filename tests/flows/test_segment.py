@@ -19,7 +19,7 @@ import pytest
 from geojson_pydantic import FeatureCollection
 from PIL import Image
 
-from flows.commands.exports.qupath import contours
+from flows.commands.contours import contours
 from flows.nightly import nightly
 from flows.options.flows import Nightly, Screen, Segment
 from flows.options.tools import Contours

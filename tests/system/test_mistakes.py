@@ -102,7 +102,7 @@ def test_an_empty_variable_is_no_store(
     with pytest.raises(SystemExit) as end:
         main(["status"])
     assert end.value.code == 2
-    said = "store (environment, SLIDEWATCH_STORE): a store has an address, and this is empty"
+    said = "store (environment, SLIDEWATCH_STORE): the address is empty: is a variable not set?"
     assert said in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ from flows.monitoring.console import complain, progress_bar, tell, warn
 from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, use_logs
 from flows.monitoring.prefect_runs import runnable
 from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
-from flows.options.taking import Options
+from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.batches.manifests import Shard

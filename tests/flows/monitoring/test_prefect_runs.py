@@ -15,7 +15,7 @@ from flows import deployments
 from flows.monitoring import prefect_runs
 from flows.monitoring.prefect_runs import prefect_flow, runnable, task
 from flows.monitoring.telemetry import observed
-from flows.options.taking import Options
+from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import StoreError

@@ -12,8 +12,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from flows.monitoring.prefect_runs import prefect_flow
 from flows.monitoring.states import is_lost, told
 from flows.nightly import nightly
-from flows.options.flows import Nightly, Screen
-from flows.options.taking import Options
+from flows.options.flows import Nightly, Options, Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import StoreError

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from flows.commands.exports.qupath import contours
+from flows.commands.contours import contours
 from flows.commands.review.queue import export, import_answers, report
 from flows.options.tools import Contours, ReviewExport, ReviewImport, ReviewReport
 from flows.settings import Settings

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.exports.patient_sheet import patient
+from flows.commands.patient import patient
 from flows.commands.review.session import open_session
 from flows.options.tools import PatientSheet
 from flows.settings import Settings, UsageError

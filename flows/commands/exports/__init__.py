@@ -1,1 +1,0 @@
-"""Commands that write a batch for tools of others."""
