@@ -21,21 +21,15 @@ from tasks.images.access.addresses import DICOM, extension_of, in_archive
 from tasks.images.access.files import asked, filesystem
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import check_tile
-from tasks.images.geometry import Slide, credible
+from tasks.images.geometry import Box, Slide, credible
 
 WHITE = (255, 255, 255, 255)
 
 
 def _read(
-    path: Path,
-    handle: OpenSlide,
-    downsamples: Sequence[float],
-    x: int,
-    y: int,
-    width: int,
-    height: int,
-    level: int = 0,
+    path: Path, handle: OpenSlide, downsamples: Sequence[float], box: Box, level: int
 ) -> NDArray[np.uint8]:
+    x, y, width, height = box
     size = round(width / downsamples[level]), round(height / downsamples[level])
     try:
         try:
