@@ -135,7 +135,7 @@ def _in_time(
     """Let a function of an address raise TimedOutError if the source does not answer."""
 
     @wraps(read)
-    def reading(uri: str, *args: _P.args, **kwargs: _P.kwargs) -> Answer:
+    def reading(uri: str, /, *args: _P.args, **kwargs: _P.kwargs) -> Answer:
         return asked(uri, partial(read, uri, *args, **kwargs))
 
     return reading
