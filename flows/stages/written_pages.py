@@ -213,12 +213,7 @@ def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownF
         refs = find_refs(store, batch, [cell["uri"] for cell in of_field])
         jobs.append(FieldPictureJob(field, tuple(of_field), refs))
     drawn = run_jobs(client, draw_field, jobs, title=f"fields {batch.name}")
-    return [
-        ShownField(field, missing=picture)
-        if isinstance(picture, str)
-        else ShownField(field, picture)
-        for field, picture in zip(fields, drawn, strict=True)
-    ]
+    return [ShownField(field, picture) for field, picture in zip(fields, drawn, strict=True)]
 
 
 def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownSlide]:
@@ -232,12 +227,7 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
     shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
     jobs = [SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
     drawn = run_jobs(client, draw_slide, jobs, title=f"slides {batch.name}")
-    return [
-        ShownSlide(uri, by_source[uri], missing=picture)
-        if isinstance(picture, str)
-        else ShownSlide(uri, by_source[uri], picture)
-        for uri, picture in zip(shown, drawn, strict=True)
-    ]
+    return [ShownSlide(u, by_source[u], picture) for u, picture in zip(shown, drawn, strict=True)]
 
 
 def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:

@@ -45,18 +45,9 @@ RESIZE = Image.Resampling.BILINEAR
 Result = TypeVar("Result")
 Check = Callable[[Image.Image], None]
 Reason = Literal[
-    "unreadable",
-    "empty",
-    "not_an_image",
-    "too_large",
-    "damaged",
-    "killed_worker",
-    "unknown_magnification",
-    "too_coarse",
-    "timed_out",
-    "several_pictures",
-    "not_a_cell",
-]
+    "unreadable", "empty", "not_an_image", "too_large", "damaged", "killed_worker",
+    "unknown_magnification", "too_coarse", "timed_out", "several_pictures", "not_a_cell",
+]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +12,6 @@ from tasks.images.decoding import RESIZE
 from tasks.types import Field, Float, Mask
 
 Box = tuple[int, int, int, int]  # x, y, width and height in pixels
-
-
-class Read(Protocol):
-    """Read the pixels of a box of a slide at the resolution of a level."""
-
-    def __call__(
-        self, x: int, y: int, width: int, height: int, level: int = 0, /
-    ) -> NDArray[np.uint8]:
-        """Return RGB pixels (round(height / downsample), round(width / downsample), 3).
-
-        The box is in pixels of level 0, and may begin before 0. Places outside the slide, or never
-        scanned, are white.
-
-        Raises:
-            BadImageError: ``damaged`` or ``unreadable``.
-        """
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,19 @@ class Slide:
     height: int
     downsamples: tuple[float, ...]
     microns_per_pixel: float | None
-    read: Read
+    read_box: Callable[[Box, int], NDArray[np.uint8]]
+
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+        """Read a box at the resolution of a level, RGB.
+
+        The pixels are (round(height / downsample), round(width / downsample), 3). The box is in
+        pixels of level 0, and may begin before 0. Places outside the slide, or never scanned, are
+        white.
+
+        Raises:
+            BadImageError: ``damaged`` or ``unreadable``.
+        """
+        return self.read_box((x, y, width, height), level)
 
 
 def coarsest(downsamples: Sequence[float], fits: Callable[[float], bool]) -> int:

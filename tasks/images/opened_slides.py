@@ -66,7 +66,8 @@ def open_slide(uri: str) -> Slide:
 @lru_cache(maxsize=8)
 def _open(uri: str, stamp: str) -> Slide:
     slide = _opened(uri)
-    return replace(slide, read=lambda *box: asked(uri, partial(slide.read, *box)))
+    read = slide.read_box
+    return replace(slide, read_box=lambda *box: asked(uri, partial(read, *box)))
 
 
 def _opened(uri: str) -> Slide:

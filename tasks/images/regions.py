@@ -18,7 +18,7 @@ from PIL import Image
 
 from tasks.images import decoding
 from tasks.images.access.files import ChangedError, digest_of_file, lately_stamped, read_bytes
-from tasks.images.geometry import Points, Slide, cut_out, grown, rescaled
+from tasks.images.geometry import Box, Points, Slide, cut_out, grown, rescaled
 from tasks.images.opened_slides import is_slide, open_slide
 
 # These columns of a manifest give the place of an image.
@@ -107,29 +107,24 @@ def image_refs(table: pa.Table) -> list[ImageRef]:
 
 def _image_ref(row: dict[str, Any]) -> ImageRef:
     try:
-        return _parsed(row)
+        box, outline = tuple(row[name] for name in ("x", "y", "width", "height")), row["outline"]
+        return ImageRef(
+            row["uri"],
+            row["source_uri"] or row["uri"],
+            None if None in box else Region._make((*box, row["level"] or 0)),
+            1.0 if row["scale"] is None else row["scale"],
+            None if outline is None else np.asarray(outline, np.float32).reshape(-1, 2),
+            bytes.fromhex(row["source_id"]) if row["source_id"] else None,
+            row["source_stamp"],
+            known_failure(row["failure"]) if row["failure"] else None,
+            row["size"],
+        )
     # A single row must never stop its batch, which is frozen.
     except (TypeError, ValueError) as error:
         failure = decoding.BadImageError(
             "damaged", f"its row of the manifest cannot be used: {error}"
         )
         return ImageRef(row["uri"], row["source_uri"] or row["uri"], failure=failure)
-
-
-def _parsed(row: dict[str, Any]) -> ImageRef:
-    box = tuple(row[name] for name in ("x", "y", "width", "height"))
-    outline = row["outline"]
-    return ImageRef(
-        row["uri"],
-        row["source_uri"] or row["uri"],
-        None if None in box else Region._make((*box, row["level"] or 0)),
-        1.0 if row["scale"] is None else row["scale"],
-        None if outline is None else np.asarray(outline, np.float32).reshape(-1, 2),
-        bytes.fromhex(row["source_id"]) if row["source_id"] else None,
-        row["source_stamp"],
-        known_failure(row["failure"]) if row["failure"] else None,
-        row["size"],
-    )
 
 
 def known_failure(text: str) -> decoding.BadImageError:
@@ -253,7 +248,8 @@ def open_picture(source: str) -> Slide:
     with _DECODING:
         pixels = _photograph(source, current)
 
-    def read(x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+    def read(box: Box, level: int) -> NDArray[np.uint8]:
+        x, y, width, height = box
         return pixels[y : y + height, x : x + width]
 
     return Slide(pixels.shape[1], pixels.shape[0], (1.0,), None, read)

@@ -154,7 +154,9 @@ class _Rows:
 
     def write(self, rows: pa.Table) -> None:
         """Write rows as the next batch, even if there are none."""
-        (batch,) = rows.combine_chunks().to_batches() or [_none(rows.schema)]
+        (batch,) = rows.combine_chunks().to_batches() or [
+            pa.RecordBatch.from_pylist([], rows.schema)
+        ]
         self._writer.write_batch(batch)
 
     def read(self, which: slice = slice(None)) -> Iterator[pa.Table]:
@@ -165,10 +167,6 @@ class _Rows:
         found = pa.ipc.open_file(pa.PythonFile(self._file, "r"), options=_READ)
         for number in range(found.num_record_batches)[which]:
             yield pa.Table.from_batches([found.get_batch(number)])
-
-
-def _none(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.nulls(0, each.type) for each in schema], schema=schema)
 
 
 def repeated_rows(keys: Iterable[NDArray[np.uint64]]) -> NDArray[np.int64]:

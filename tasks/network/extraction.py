@@ -92,7 +92,11 @@ def load_images(
 
     def load_some(start: int) -> list[Loaded]:
         rows = range(start, min(start + together, len(refs)))
-        if not _at_one_place([refs[row] for row in rows]):
+        some = [refs[row] for row in rows]
+        # Threads that cut cells out of a photograph share a lock, which none may hold while it
+        # waits: whole files go together if one mount, archive or server answers for them.
+        whole = all(ref.region is None for ref in some)
+        if not whole or len({place_of(ref.source) for ref in some}) > 1:
             return [load(row) for row in rows]
         loaded: list[Loaded] = []
         while left := rows[len(loaded) :]:
@@ -122,15 +126,6 @@ def _load_in_time(first: str, load: Callable[[], Iterator[Loaded]]) -> list[Load
     except TimedOutError as error:
         return loaded[:] or [Loaded(failure=failure_of(error))]
     return loaded
-
-
-def _at_one_place(refs: Sequence[ImageRef]) -> bool:
-    """Return whether images are whole files for which one mount, archive or server answers.
-
-    Threads that cut cells out of a photograph share a lock, which none may hold while it waits.
-    """
-    whole = all(ref.region is None for ref in refs)
-    return whole and len({place_of(ref.source) for ref in refs}) == 1
 
 
 @dataclass(frozen=True)

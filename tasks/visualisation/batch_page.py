@@ -29,13 +29,7 @@ from tasks.visualisation.highlights import (
 from tasks.visualisation.index_page import night_row, trends
 from tasks.visualisation.overlay import COLOURS as CONTOURS
 from tasks.visualisation.overlay import ShownSlide, counted_fields, describe_slide
-from tasks.visualisation.patients import (
-    Called,
-    describe_image,
-    opened,
-    opened_patients,
-    place_of,
-)
+from tasks.visualisation.patients import Called, describe_image, opened, opened_patients, place_of
 from tasks.visualisation.viewer.overlays import ShownField, describe_field
 from tasks.words import counted, verb
 
@@ -70,11 +64,7 @@ SHEETS = {
         f"trust their diagnoses unseen. At most {MOST_OF_A_SLIDE} are from one slide.",
         True,
     ),
-    SAMPLE: (
-        "A random sample",
-        "What the batch looks like: cells drawn at random.",
-        True,
-    ),
+    SAMPLE: ("A random sample", "What the batch looks like: cells drawn at random.", True),
 }
 
 

@@ -62,13 +62,10 @@ def _shares(
     nights: Sequence[Row], share: Callable[[Row], float | None]
 ) -> tuple[charts.Float, charts.Float]:
     """Compute a share of each night that has one, and how many nights before the last that was."""
-    found = [(float(1 - len(nights) + i), share(row)) for i, row in enumerate(nights)]
+    found = [(1 - len(nights) + i, share(row)) for i, row in enumerate(nights)]
     known = [(place, value) for place, value in found if value is not None]
-    x, y = (np.asarray(each, np.float64) for each in zip(*known, strict=True)) if known else _NONE
+    x, y = np.asarray(known, np.float64).reshape(-1, 2).T
     return x, y
-
-
-_NONE = (np.empty(0), np.empty(0))
 
 
 def _called(row: Row, call: Call) -> float | None:

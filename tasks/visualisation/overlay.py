@@ -224,15 +224,11 @@ def from_afar(slide: Slide) -> Pixels:
 
 @dataclass(frozen=True)
 class ShownSlide:
-    """Hold a slide on the page: its address, its rows of the field report, and its picture.
-
-    ``picture`` is a PNG file of `tasks.visualisation.overlay`; without one, ``missing`` says why.
-    """
+    """A slide on the page, its rows of the field report, and a PNG file, or why there is none."""
 
     source_uri: str
     fields: Sequence[Mapping[str, Any]]
-    picture: bytes | None = None
-    missing: str | None = None
+    picture: bytes | str
 
 
 def describe_slide(slide: ShownSlide) -> dict[str, Any]:
@@ -245,8 +241,8 @@ def describe_slide(slide: ShownSlide) -> dict[str, Any]:
         "uri": shortened(slide.source_uri, 2 * LONGEST_TEXT),
         "fields": f"{len(read):,} of {counted(len(slide.fields), 'field')} read",
         "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
-        "picture": slide.picture and data_uri(slide.picture, "png"),
-        "missing": slide.missing,
+        "picture": data_uri(slide.picture, "png") if isinstance(slide.picture, bytes) else None,
+        "missing": slide.picture if isinstance(slide.picture, str) else None,
     }
 
 

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -35,6 +35,7 @@ S3_CLIENT = {
     "max_pool_connections": 32,
 }
 ASSUMED = 10.0  # seconds for which a process assumes that a source is unchanged
+_P = ParamSpec("_P")
 SOURCES = 64  # whose stamps are kept for this time
 # For a remote archive: one block is read while the images of the previous one are decoded.
 AHEAD = {"block_size": 2**20, "cache_type": "background", "cache_options": {"maxblocks": 16}}
@@ -128,16 +129,21 @@ def _mounts() -> tuple[str, ...]:
     return tuple(f"{line.split(' ')[1].rstrip('/')}/" for line in lines)
 
 
+def _in_time(
+    read: Callable[Concatenate[str, _P], Answer],
+) -> Callable[Concatenate[str, _P], Answer]:
+    """Let a function of an address raise TimedOutError if the source does not answer."""
+
+    @wraps(read)
+    def reading(uri: str, /, *args: _P.args, **kwargs: _P.kwargs) -> Answer:
+        return asked(uri, partial(read, uri, *args, **kwargs))
+
+    return reading
+
+
+@_in_time
 def read_bytes(uri: str) -> bytes:
-    """Read the bytes of an image; an archive is opened once per process and read in place.
-
-    Raises:
-        TimedOutError: the source does not answer.
-    """
-    return asked(uri, partial(_read_bytes, uri))
-
-
-def _read_bytes(uri: str) -> bytes:
+    """Read the bytes of an image; an archive is opened once per process and read in place."""
     kind, _, rest = uri.partition("://")
     if not in_archive(uri):
         fs, path = filesystem(uri)
@@ -148,18 +154,11 @@ def _read_bytes(uri: str) -> bytes:
     return _archive(kind, address, known_stamp(address)).read(name)
 
 
+@_in_time
 def read_head(uri: str, length: int) -> bytes:
-    """Read the first bytes of a file; in an archive, the whole file.
-
-    Raises:
-        TimedOutError: the source does not answer.
-    """
-    return asked(uri, partial(_read_head, uri, length))
-
-
-def _read_head(uri: str, length: int) -> bytes:
+    """Read the first bytes of a file; in an archive, the whole file."""
     if in_archive(uri):
-        return _read_bytes(uri)
+        return read_bytes(uri)
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return _read_local(path, length)
@@ -171,11 +170,6 @@ def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     archive = asked(address, lambda: _archive(kind, address, _stamp_anew(address)))
     for name, member in archive.members.items():
         yield name, _size(member)
-
-
-def stamp(uri: str) -> str:
-    """Return a text that changes when a file, or its archive, is replaced."""
-    return asked(uri, partial(_stamp, uri))
 
 
 def lately_stamped(uri: str) -> str:
@@ -200,7 +194,9 @@ def known_stamp(uri: str) -> str:
     return lately_stamped(uri) if is_far(uri) else stamp(uri)
 
 
-def _stamp(uri: str) -> str:
+@_in_time
+def stamp(uri: str) -> str:
+    """Return a text that changes when a file, or its archive, is replaced."""
     if in_archive(uri):
         return stamp(file_of(uri))
     path = _local_file(uri)

@@ -17,25 +17,17 @@ from zarr.storage import FsspecStore, LocalStore
 
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile
-from tasks.images.geometry import Slide, box_at, credible
+from tasks.images.geometry import Box, Slide, box_at, credible
 
 FULL_NAMES = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm"}
 COLOURS = (1, 3, 4)
 
 
-def _read(
-    levels: Sequence[zarr.Array[Any]],
-    axes: str,
-    x: int,
-    y: int,
-    width: int,
-    height: int,
-    level: int = 0,
-) -> NDArray[np.uint8]:
+def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: Box, level: int) -> NDArray[np.uint8]:
     """Read a box from levels, the finest first, with these letters of axes, such as tczyx."""
     across, here = axes.index("x"), levels[level]
     downsample = levels[0].shape[across] / here.shape[across]
-    left, top, right, bottom = box_at((x, y, width, height), downsample)
+    left, top, right, bottom = box_at(box, downsample)
     out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
     within = {"x": slice(max(left, 0), max(right, 0)), "y": slice(max(top, 0), max(bottom, 0))}
     whole = {"c": slice(None)}

@@ -21,7 +21,7 @@ from tifffile import COMPRESSION, PHOTOMETRIC, RESUNIT, TiffFile, TiffPage
 from tifffile.tifffile import svs_description_metadata
 
 from tasks.images.decoding import MOST_PIXELS, BadImageError
-from tasks.images.geometry import Slide, box_at, credible
+from tasks.images.geometry import Box, Slide, box_at, credible
 
 Pixels = NDArray[np.uint8]
 
@@ -77,18 +77,9 @@ class Level:
         return [first + plane * area for plane in range(self.planes)]
 
 
-def _read(
-    fs: Any,
-    path: str,
-    levels: Sequence[Level],
-    x: int,
-    y: int,
-    width: int,
-    height: int,
-    level: int = 0,
-) -> Pixels:
+def _read(fs: Any, path: str, levels: Sequence[Level], box: Box, level: int) -> Pixels:
     here = levels[level]
-    left, top, right, bottom = box_at((x, y, width, height), levels[0].width / here.width)
+    left, top, right, bottom = box_at(box, levels[0].width / here.width)
     out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
     places = product(
         _tiles_between(top, bottom, here.tile_height, here.rows),

@@ -5,7 +5,6 @@ Each level of a DICOM slide is a file of its own: one of them represents the sli
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,21 +20,15 @@ from tasks.images.access.addresses import DICOM, extension_of, in_archive
 from tasks.images.access.files import asked, filesystem
 from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import check_tile
-from tasks.images.geometry import Slide, credible
+from tasks.images.geometry import Box, Slide, credible
 
 WHITE = (255, 255, 255, 255)
 
 
 def _read(
-    path: Path,
-    handle: OpenSlide,
-    downsamples: Sequence[float],
-    x: int,
-    y: int,
-    width: int,
-    height: int,
-    level: int = 0,
+    path: Path, handle: OpenSlide, downsamples: Sequence[float], box: Box, level: int
 ) -> NDArray[np.uint8]:
+    x, y, width, height = box
     size = round(width / downsamples[level]), round(height / downsamples[level])
     try:
         try:
@@ -95,16 +88,8 @@ def _microns_per_pixel(handle: OpenSlide) -> float | None:
 
 _READ = ["SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
 _ASIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"})  # pictures that are not levels
-
-
-@dataclass(frozen=True)
-class DicomFile:
-    """A row of a listing: its folder and series, width in pixels, and whether it is a level."""
-
-    row: int
-    series: tuple[str, str]
-    width: int
-    is_level: bool
+# Whether a file is a level, its width in pixels, and its row, negative: the first of the largest.
+Rank = tuple[bool, int, int]
 
 
 def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Table:
@@ -115,16 +100,15 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
     number of omitted files.
     """
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
-    slides: dict[tuple[str, str], list[DicomFile]] = defaultdict(list)
+    slides: dict[tuple[str, str], list[Rank]] = defaultdict(list)
     for row, uri in enumerate(uris):
         if extension_of(uri) == DICOM and not in_archive(uri):
             found = asked(uri, partial(read_header, row, uri))
             if found:
-                slides[found.series].append(found)
+                slides[found[0]].append(found[1])
     out: set[int] = set()
     for files in slides.values():
-        largest = max(files, key=lambda file: (file.is_level, file.width, -file.row))
-        out.update(file.row for file in files if file is not largest)
+        out.update(-file[2] for file in files if file != max(files))
     if not out:
         return sources
     on_skip(
@@ -134,8 +118,8 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
     return sources.take([row for row in range(len(uris)) if row not in out])
 
 
-def read_header(row: int, uri: str) -> DicomFile | None:
-    """Read the slide of a file; None if the file is not local, or no DICOM slide."""
+def read_header(row: int, uri: str) -> tuple[tuple[str, str], Rank] | None:
+    """Read folder, series and rank of a file; None if it is not local, or no DICOM slide."""
     from pydicom import dcmread  # few nights have such slides
 
     fs, path = filesystem(uri)
@@ -148,4 +132,4 @@ def read_header(row: int, uri: str) -> DicomFile | None:
         kinds = {str(kind).upper() for kind in header.get("ImageType") or ()}
     except Exception:  # any damaged file: the error is reported when it is opened
         return None
-    return DicomFile(row, (str(Path(path).parent), series), width, not kinds & _ASIDE)
+    return (str(Path(path).parent), series), (not kinds & _ASIDE, width, -row)

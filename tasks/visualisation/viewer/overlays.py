@@ -124,19 +124,15 @@ def _said(row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class ShownField:
-    """Hold a field of view on the page: its row of the report on fields, and its picture.
-
-    Without a ``picture``, ``missing`` says why there is none.
-    """
+    """A field of view on the page: its row of the report, and its picture, or why there is none."""
 
     row: Mapping[str, Any]
-    picture: FieldPicture | None = None
-    missing: str | None = None
+    picture: FieldPicture | str
 
 
 def describe_field(field: ShownField) -> dict[str, Any]:
     """Describe a field of view for the page."""
-    row, picture = field.row, field.picture
+    row, picture = field.row, None if isinstance(field.picture, str) else field.picture
     cells = row["cells"]
     counts = (f"{row[name]:,} {name}" for name in ("parasitized", "abnormal", "failed"))
     width, height = (1, 1) if picture is None else picture.size
@@ -154,7 +150,7 @@ def describe_field(field: ShownField) -> dict[str, Any]:
         "width": width,
         "height": height,
         "microns": microns_per_pixel(row),
-        "missing": field.missing,
+        "missing": field.picture if isinstance(field.picture, str) else None,
     }
 
 

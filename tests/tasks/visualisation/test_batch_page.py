@@ -238,7 +238,7 @@ SLIDE = "C0P1_IMG_0"
 def test_fields_are_shown_with_what_their_cells_are() -> None:
     fields = [
         shown_field(3, SLIDE, x=1024, y=2048, review_reason="out of focus"),
-        ShownField(field_row(1), missing="the field cannot be read any more"),
+        ShownField(field_row(1), "the field cannot be read any more"),
     ]
     rows = [*(each.row for each in fields), field_row(4, SLIDE, kind="empty")]
     rows.append(field_row(5, SLIDE, kind=None, failure="damaged: cut", review_reason="failed"))
@@ -271,7 +271,7 @@ def test_slides_are_shown_from_afar() -> None:
     rows.append(field_row(0, SLIDE, kind="thick"))
     night = night_of(image_rows(400), fields=rows)
     shown = ShownSlide("/slides/a.svs", rows, field_picture())
-    gone = ShownSlide("/slides/b.svs", rows[:1], missing="the slide cannot be read any more")
+    gone = ShownSlide("/slides/b.svs", rows[:1], "the slide cannot be read any more")
     page = batch_page(replace(night, whole_slides=[shown, gone]))
     (image,) = (each for each in Page(page).of("img") if str(each["src"])[:14] == "data:image/png")
     assert image["alt"] == (
@@ -295,8 +295,8 @@ def test_a_page_with_the_largest_pictures_of_fields_stays_small() -> None:
 
 
 def test_hostile_names_of_fields_stay_text() -> None:
-    shown = ShownField(field_row(0, EVIL, source_uri=f"/photos/{EVIL}"), missing=EVIL)
-    slide = ShownSlide(f"/slides/{EVIL}", [shown.row], missing=EVIL)
+    shown = ShownField(field_row(0, EVIL, source_uri=f"/photos/{EVIL}"), EVIL)
+    slide = ShownSlide(f"/slides/{EVIL}", [shown.row], EVIL)
     row = field_row(1, EVIL, kind=None, failure=f"{EVIL}: {EVIL}", review_reason=EVIL)
     night = night_of(image_rows(60), fields=[shown.row, row], shown=[shown])
     page = batch_page(replace(night, whole_slides=[slide]))

@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_rows(3000),
         see=lambda i: picture(i) if i % 5 else "it is gone",
         fields=fields,
-        shown=[*shown, ShownField(fields[-1], missing="it is gone")],
+        shown=[*shown, ShownField(fields[-1], "it is gone")],
         rates=RATES,
         called=called_of,
     )

@@ -15,7 +15,7 @@ from tests.support.reading import pyramid
 
 
 def picture(width: int, height: int, *downsamples: float) -> Slide:
-    return Slide(width, height, (1.0, *downsamples), None, read=lambda *box: np.zeros(0))
+    return Slide(width, height, (1.0, *downsamples), None, read_box=lambda *box: np.zeros(0))
 
 
 def tile(path: Path, *place: int) -> np.ndarray:
