@@ -70,11 +70,7 @@ SHEETS = {
         f"trust their diagnoses unseen. At most {MOST_OF_A_SLIDE} are from one slide.",
         True,
     ),
-    SAMPLE: (
-        "A random sample",
-        "What the batch looks like: cells drawn at random.",
-        True,
-    ),
+    SAMPLE: ("A random sample", "What the batch looks like: cells drawn at random.", True),
 }
 
 

@@ -20,10 +20,7 @@ from tests.support.paths import DATA
 
 TABLE = Path(__file__).parent / "tables" / "recipe.md"
 
-pytestmark = [
-    pytest.mark.experiment,
-    needs_data("cell_images.zip"),
-]
+pytestmark = [pytest.mark.experiment, needs_data("cell_images.zip")]
 
 
 def table(lines: list[dict[str, object]]) -> str:

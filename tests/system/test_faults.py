@@ -87,9 +87,7 @@ def poisonable() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def prepared(
-    poisonable: str,
-    fitted: tuple[Settings, FitOutcome],
-    tmp_path_factory: pytest.TempPathFactory,
+    poisonable: str, fitted: tuple[Settings, FitOutcome], tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     """Settings of a store with a model and a detector, and beside it a night of 60 cells."""
     root = tmp_path_factory.mktemp("prepared")
@@ -460,9 +458,7 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     assert sum(latest.images.values()) == sum(c.images for c in latest.contributions)
 
 
-def test_a_second_run_is_told_who_works_on_the_batch(
-    night: tuple[Settings, Path],
-) -> None:
+def test_a_second_run_is_told_who_works_on_the_batch(night: tuple[Settings, Path]) -> None:
     from storage.leases import lease
     from storage.store import StoreError
 

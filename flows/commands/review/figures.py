@@ -8,7 +8,7 @@ from flows.commands.review.session import Session
 from flows.stages.answers import Suspects
 from tasks.answers.agreement import Figure, consensus, discordant, kappa, sensitivity
 from tasks.answers.patients import Answer, together
-from tasks.counting.sentences import percent_text, range_text
+from tasks.counting.call import percent_text, range_text
 from tasks.words import counted
 
 

@@ -99,10 +99,7 @@ def usable_rows(
 
 
 def squared_distances(
-    normal: TapNormal,
-    features: NDArray[np.floating],
-    predicted: NDArray[np.integer],
-    weighs: Flags,
+    normal: TapNormal, features: NDArray[np.floating], predicted: NDArray[np.integer], weighs: Flags
 ) -> Float:
     """Compute squared distances (n,) to the nearest class, each under a reference without the cell.
 

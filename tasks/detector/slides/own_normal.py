@@ -10,14 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import calibrate, log_distance, standardised
-from tasks.detector.slides.cell_score import (
-    OwnCalibration,
-    Prior,
-    Taps,
-    shift_scores,
-    standardised_distances,
-    usable_rows,
-)
+from tasks.detector.slides import cell_score
+from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
 from tasks.detector.slides.normal import Choices, leaning, shift_distance, slide_normal
 from tasks.detector.slides.smears import Floor
 from tasks.types import Arrays, Float, below, nested
@@ -104,15 +98,17 @@ def fitted_slide(
     from the statistics without the slide and its patient.
     """
     normal = slide_normal(priors, taps, predicted, choices)
-    usable = usable_rows(priors, taps, predicted)
+    usable = cell_score.usable_rows(priors, taps, predicted)
     mine = {tap: np.asarray(taps[tap][usable]) for tap in priors}
     classes, kept = np.asarray(predicted)[usable], normal.kept[usable]
     leans = leaning(priors, mine, classes, np.ones(len(classes), bool))
-    population = standardised_distances(leans, mine, classes, np.zeros(len(classes), bool))
+    population = cell_score.standardised_distances(
+        leans, mine, classes, np.zeros(len(classes), bool)
+    )
     deviations = np.full_like(population, np.nan)
     own_level = normal.level == "slide"
     if own_level:
-        deviations = standardised_distances(normal, mine, classes, kept)
+        deviations = cell_score.standardised_distances(normal, mine, classes, kept)
     tap_normals = [normal.taps[tap] for tap in sorted(normal.taps)]
     return FittedSlide(
         deviations,
@@ -200,7 +196,7 @@ def slide_shift(
         predicted: (n,) classes as diagnosed; cells with a negative one are left out.
         kept: (n,) the cells in its reference, if it has one; by default all.
     """
-    judged = usable_rows(normals.priors, taps, predicted)
+    judged = cell_score.usable_rows(normals.priors, taps, predicted)
     if kept is not None and kept.any():
         judged &= kept
     n = int(judged.sum())
@@ -213,6 +209,6 @@ def slide_shift(
         residuals = np.asarray(taps[tap][judged], np.float64) - prior.means[classes]
         t2.append(shift_distance(prior, n, residuals.mean(axis=0)))
     distances = np.asarray(t2)
-    shift, p_value, beyond = shift_scores(normals.calibration, distances)
+    shift, p_value, beyond = cell_score.shift_scores(normals.calibration, distances)
     furthest = standardised(normals.calibration.slides, log_distance(distances)).argmax()
     return Shift(n, shift, p_value, beyond, names[int(furthest)])

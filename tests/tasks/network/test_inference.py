@@ -23,8 +23,7 @@ NETWORKS = [DEFAULT_NETWORK, "timm:resnet18", "torchvision:resnet18", "torchvisi
 ARITHMETICS = [
     "float32",
     pytest.param(
-        "bfloat16",
-        marks=needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here"),
+        "bfloat16", marks=needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
     ),
 ]
 
