@@ -49,15 +49,7 @@ class OwnNormal:
         """Return named arrays to be stored."""
         arrays = self.calibration.to_arrays()
         for tap, prior in self.priors.items():
-            arrays |= nested(
-                f"prior/{tap}",
-                {
-                    "means": prior.means,
-                    "within": prior.within,
-                    "between": prior.between,
-                    "k": np.asarray([prior.k]),
-                },
-            )
+            arrays |= nested(f"prior/{tap}", prior.to_arrays())
         if self.floor is not None:
             arrays |= nested("floor", self.floor.to_arrays())
         return arrays
@@ -65,18 +57,9 @@ class OwnNormal:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "OwnNormal":
         """Read the parameters back from `to_arrays`."""
-        of_priors = below("prior", arrays)
-        taps = sorted(name.removesuffix("/means") for name in of_priors if name.endswith("/means"))
-        calibration = OwnCalibration.from_arrays(arrays)
-        priors = {
-            tap: Prior(
-                of_priors[f"{tap}/means"],
-                of_priors[f"{tap}/within"],
-                of_priors[f"{tap}/between"],
-                float(of_priors[f"{tap}/k"][0]),
-            )
-            for tap in taps
-        }
+        of_priors, calibration = below("prior", arrays), OwnCalibration.from_arrays(arrays)
+        taps = sorted({name.rpartition("/")[0] for name in of_priors})
+        priors = {tap: Prior.from_arrays(below(tap, of_priors)) for tap in taps}
         floor = below("floor", arrays)
         return cls(
             with_spread(priors, calibration.location, calibration.scale),
