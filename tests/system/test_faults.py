@@ -51,24 +51,24 @@ class Poison(WorkerPlugin):
     name = "poison"
 
     def setup(self, worker: object) -> None:
-        from tasks.images import regions
+        from tasks.images import decoding
 
-        honest = regions.decode
+        honest = decoding.decode
 
         def decode(content: bytes, *arguments: Any) -> object:
             if content.endswith(POISON):
                 os.kill(os.getpid(), signal.SIGKILL)
             return honest(content, *arguments)
 
-        regions.decode = decode  # type: ignore[assignment]
-        whole = regions.decode_rgb
+        decoding.decode = decode  # type: ignore[assignment]
+        whole = decoding.decode_rgb
 
-        def decode_rgb(content: bytes) -> object:
+        def decode_rgb(content: bytes, **options: bool) -> object:
             if content.endswith(PAGE_POISON):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return whole(content)
+            return whole(content, **options)
 
-        regions.decode_rgb = decode_rgb  # type: ignore[assignment]
+        decoding.decode_rgb = decode_rgb  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")

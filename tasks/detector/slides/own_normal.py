@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasks.detector.calibration import calibrate, log_distance, standardised
 from tasks.detector.slides import cell_score
 from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
-from tasks.detector.slides.normal import Choices, leaning, shift_distance, slide_normal
+from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
 from tasks.detector.slides.smears import Floor
 from tasks.types import Arrays, Float, below, nested
 
@@ -69,10 +69,7 @@ class OwnNormal:
 
 
 def fitted_slide(
-    priors: Mapping[str, Prior],
-    taps: Taps,
-    predicted: NDArray[np.integer],
-    choices: Choices | None = None,
+    priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer]
 ) -> FittedSlide:
     """Score a fitted slide.
 
@@ -80,7 +77,7 @@ def fitted_slide(
     `slides_spread` estimates these, then with priors that have them (`with_spread`). The priors are
     from the statistics without the slide and its patient.
     """
-    normal = slide_normal(priors, taps, predicted, choices)
+    normal = slide_normal(priors, taps, predicted)
     usable = cell_score.usable_rows(priors, taps, predicted)
     mine = {tap: np.asarray(taps[tap][usable]) for tap in priors}
     classes, kept = np.asarray(predicted)[usable], normal.kept[usable]

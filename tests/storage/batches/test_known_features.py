@@ -16,7 +16,7 @@ from storage.batches.manifests import Batch, BatchPlan, freeze_batch, load_batch
 from storage.models.classifiers import load_card, save_model
 from storage.records import arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, digest_of
-from tasks.images import regions
+from tasks.images import decoding
 from tasks.images.decoding import DECODING, Check, Picture
 from tasks.images.listing import list_images
 from tests.support.models import CLASSES, WHEN
@@ -28,13 +28,13 @@ Decode = Callable[[bytes, int, Check | None], Picture]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What is decoded from now on."""
     seen: list[bytes] = []
-    honest: Decode = regions.decode
+    honest: Decode = decoding.decode
 
     def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
         seen.append(content)
         return honest(content, side, check)
 
-    monkeypatch.setattr(regions, "decode", decode)
+    monkeypatch.setattr(decoding, "decode", decode)
     return seen
 
 
