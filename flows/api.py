@@ -35,10 +35,9 @@ from flows.jobs.scoring.scores import score_part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
-from storage.models.borrowed import borrow
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, detector_names, load_model_of
-from storage.models.laboratories import LaboratoryCard, detector_at
+from storage.models.laboratories import LaboratoryCard, borrow, detector_at
 from storage.reports.schemas.images import image_schema
 from storage.store import Store, refuse_absent
 from tasks.images.listing import list_images

@@ -164,9 +164,7 @@ def _publish(
     examples = [example for result in results for example in result.examples]
     title = "Robustness of " + cards[0].name
     store.write_bytes(
-        robustness_page(title, facts, metrics, scores, examples).encode(),
-        *folder,
-        "report.html",
+        robustness_page(title, facts, metrics, scores, examples).encode(), *folder, "report.html"
     )
     store.write_bytes(robustness_markdown(title, facts, metrics).encode(), *folder, "report.md")
     return EvaluationOutcome(

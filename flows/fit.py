@@ -40,12 +40,7 @@ from storage.models.classifiers import ModelCard, find_card
 from storage.models.contributions import Rows
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.laboratories import load_laboratory
-from storage.models.statistics import (
-    Contribution,
-    Lineage,
-    latest_statistics,
-    version_name,
-)
+from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
 from storage.store import Store, StoreError
 from tasks import words
 from tasks.counting.error_rates import ErrorCounts, merge_errors, retract_errors

@@ -18,14 +18,14 @@ from flows.stages.training.recipes import FRACTIONS, TrainingRecipe, train_model
 from storage.leases import lease
 from storage.models.classifiers import (
     REPETITION,
+    TRAININGS,
     CrossValidation,
     list_models,
     refuse_existing,
+    remove_states,
     save_model,
+    save_out_of_fold,
 )
-from storage.models.out_of_fold import save_out_of_fold
-from storage.models.trainings import FOLDER as TRAININGS
-from storage.models.trainings import remove_states
 from storage.store import Store, StoreError
 from tasks.evaluation.cross_validation import metrics_by_stain
 from tasks.evaluation.metrics import POSITIVE

@@ -81,12 +81,7 @@ class Lease:
     """
 
     def __init__(
-        self,
-        store: Store,
-        folder: tuple[str, ...],
-        number: int,
-        record: LeaseRecord,
-        since: float,
+        self, store: Store, folder: tuple[str, ...], number: int, record: LeaseRecord, since: float
     ) -> None:
         self._store = store
         self._folder = folder

@@ -1,4 +1,7 @@
-"""Keep typed, strict JSON records that a person can read; some describe the file next to them."""
+"""Keep typed, strict JSON records that a person can read; some describe the arrays next to them.
+
+Named arrays are kept as one safetensors file: no code in data, equal bytes for equal values.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,12 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from storage.store import AlreadyExistsError, MissingError, Store, StoreError, digest_of
 
 Found = TypeVar("Found")
 Tell = Callable[[str], None]
+Arrays = dict[str, NDArray[Any]]
 
 OWN_DIGEST = "card_digest"  # of a card's other fields, in its file alone
 
@@ -194,9 +202,10 @@ def once(taken: str) -> Iterator[None]:
         raise StoreError(taken) from None
 
 
-def load_described(store: Store, card: Card, *parts: str) -> bytes:
-    """Read a file and verify its digest against its card."""
-    return read_verified(store, parts, card.digest, "the file that its card describes")
+def load_described(store: Store, card: Card, *parts: str) -> Arrays:
+    """Read the arrays in a file and verify its digest against its card."""
+    what = "the file that its card describes"
+    return arrays_from_bytes(read_verified(store, parts, card.digest, what))
 
 
 def read_verified(
@@ -215,3 +224,20 @@ def read_verified(
 def now() -> datetime:
     """Return the current time in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def arrays_to_bytes(arrays: Arrays, **said: str) -> bytes:
+    """Serialise named arrays with metadata as the bytes of a safetensors file."""
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return bytes(save(whole, metadata=said or None))
+
+
+def arrays_from_bytes(content: bytes) -> Arrays:
+    """Read named arrays from their bytes; StoreError if the bytes are damaged."""
+    try:
+        arrays: Arrays = load(content)
+    # A hostile header can make the reader raise almost anything: KeyError for a type that numpy
+    # lacks, ValueError for a wrong shape, RecursionError for deep nesting.
+    except (SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise StoreError(f"damaged safetensors file: {error}") from None
+    return arrays

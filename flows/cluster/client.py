@@ -47,10 +47,7 @@ STARTED = {
 }
 # Dask samples the stack of each worker every 10 ms and wakes all its processes every 20 ms, which
 # costs an idle coordinator and its workers 3% of a core each.
-QUIET = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.tick.interval": "500ms",
-}
+QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
 

@@ -18,9 +18,8 @@ from flows.options.tools import Look
 from flows.outcome import Outcome, table
 from flows.screen import screen
 from flows.settings import Settings
-from storage.models.borrowed import borrow
 from storage.models.detectors import DetectorCard
-from storage.models.laboratories import LaboratoryCard, detector_at
+from storage.models.laboratories import LaboratoryCard, borrow, detector_at
 from storage.store import Store, StoreError, refuse_absent
 from tasks.images.listing import refuse_missing
 

@@ -20,7 +20,6 @@ from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from flows.stages.scoring import plan_jobs
-from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.detectors import DetectorCard
 from storage.models.laboratories import (
@@ -31,7 +30,7 @@ from storage.models.laboratories import (
     images_of_night,
     save_night,
 )
-from storage.records import now
+from storage.records import arrays_to_bytes, now
 from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, merge_errors
 from tasks.counting.interpretation import chance_of_blank

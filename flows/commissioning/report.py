@@ -17,7 +17,7 @@ from storage.models.detectors import CountingCard, DetectorCard
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight
 from storage.parquet import write_table
 from storage.store import Store, StoreError
-from tasks.counting.sentences import percent_text
+from tasks.counting.call import percent_text
 from tasks.laboratories.adaptation import PARASITES
 from tasks.laboratories.commissioning import (
     NOT_EXAMINED,

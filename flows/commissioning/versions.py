@@ -26,7 +26,6 @@ from flows.jobs.laboratory_slides import (
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.verified import load_fitted_detector
 from flows.stages.counting.chosen_thresholds import COUNTING, laboratory_counting
-from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch
 from storage.leases import Lease
 from storage.models.detectors import load_detector_card
@@ -37,7 +36,7 @@ from storage.models.laboratories import (
     load_laboratory,
     save_laboratory,
 )
-from storage.records import now
+from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.counting.interpretation import KnownRates

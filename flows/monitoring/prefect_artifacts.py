@@ -27,8 +27,7 @@ from storage.parquet import iterate_rows, read_table
 from storage.reports.pages import page_path
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
-from tasks.counting.call import Call
-from tasks.counting.sentences import density_text
+from tasks.counting.call import Call, density_text
 from tasks.images.listing import named
 from tasks.reports.night.counts import Row
 from tasks.types import Light
@@ -148,9 +147,7 @@ class NightProgress:
 
         with _or_warn("the progress"):
             made = create_progress_artifact(
-                0.0,
-                key=PROGRESS,
-                description=f"{batch}: how much of it is done",
+                0.0, key=PROGRESS, description=f"{batch}: how much of it is done"
             )
             # Its type says that a coroutine would get a coroutine.
             self._artifact = cast(UUID, made)

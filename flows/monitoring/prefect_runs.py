@@ -84,9 +84,7 @@ def prefect_flow(
     return flow(flow_run_name=vars(function).get(RUN_NAME))(run)
 
 
-def runnable(
-    function: Callable[[Taken, Settings], Result],
-) -> Callable[[Taken, Settings], Result]:
+def runnable(function: Callable[[Taken, Settings], Result]) -> Callable[[Taken, Settings], Result]:
     """Return what runs a flow's function: Prefect where a server is configured, else itself."""
     return partial(_run_by_prefect, function) if has_server() else function
 

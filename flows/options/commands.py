@@ -10,10 +10,7 @@ DETECTOR = ("alpha",)
 CLUSTER = ("cluster", "workers", "scheduler")
 TOLD = ("quiet", "debug", "logs")  # every command has these
 # Meanings of the first words of commands of two words.
-PARTS = {
-    "review": "have persons read the cells of a batch",
-    "data": "fetch public images",
-}
+PARTS = {"review": "have persons read the cells of a batch", "data": "fetch public images"}
 
 
 @dataclass(frozen=True)

@@ -231,8 +231,7 @@ class Screen(OfANight):
     """Diagnose and score a batch of cells, photographs or slides, and publish the report."""
 
     images: Annotated[
-        Images,
-        Field(description=f"cells, photographs of fields, and slides: {SOURCES}"),
+        Images, Field(description=f"cells, photographs of fields, and slides: {SOURCES}")
     ]
     batch: BatchName
     date: Annotated[

@@ -138,9 +138,7 @@ class ReviewApply(Options):
 
     to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
     sheet: Annotated[
-        str | None,
-        POSITIONAL,
-        Field(description="a sheet of a model's labels, with its answers"),
+        str | None, POSITIONAL, Field(description="a sheet of a model's labels, with its answers")
     ] = None
     batch: Annotated[
         str | None, Field(description="or the reviewed batch, whose answers were imported")
@@ -177,7 +175,5 @@ class Malaria(Options):
 
     to: Annotated[str, Field(description="folder to keep the archive in")]
     from_file: Annotated[
-        str | None,
-        f"{SPELT}from",
-        Field(description="take the archive from this file instead"),
+        str | None, f"{SPELT}from", Field(description="take the archive from this file instead")
     ] = None

@@ -167,11 +167,7 @@ def run_shards(
     prepare_features(store, batch, card)
     _warn_of_versions(store, batch, card.name)
     results = run_jobs(
-        client,
-        run_shard,
-        jobs,
-        title=title,
-        again=lambda job: replace(job, tries=job.tries + 1),
+        client, run_shard, jobs, title=title, again=lambda job: replace(job, tries=job.tries + 1)
     )
     for result in results:
         shard_done(result)

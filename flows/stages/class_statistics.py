@@ -14,7 +14,6 @@ from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
 from flows.settings import Settings
 from flows.stages.counting.error_counts import ERRORS, errors_of_version
-from storage.arrays import arrays_to_bytes
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
 from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
@@ -26,7 +25,7 @@ from storage.models.statistics import (
     load_moments,
     save_statistics,
 )
-from storage.records import now
+from storage.records import arrays_to_bytes, now
 from storage.reports.answers import fitted_from, labelled_batch
 from storage.store import Store, StoreError, digest_of
 from tasks.counting.error_rates import ErrorCounts

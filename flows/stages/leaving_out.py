@@ -20,7 +20,6 @@ from flows.stages.counting.chosen_thresholds import COUNTING, counting_of
 from flows.stages.counting.error_counts import ERRORS, errors_of_version
 from flows.stages.second_witness import fitted_witnesses
 from flows.stages.smear_limits import SLIDES, fitted_floor
-from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, grouped
 from storage.models.detectors import (
@@ -32,7 +31,7 @@ from storage.models.detectors import (
     save_detector,
 )
 from storage.models.statistics import Lineage, load_moments, version_name
-from storage.records import now
+from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import calibrate
 from tasks.detector.detector import Detector, fit_gaussians

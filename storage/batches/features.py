@@ -2,7 +2,14 @@
 
 A shard of the batch owns whole chunks, so that two writers never share one. Completeness of a
 shard is recorded in ``storage.batches.ledger``, because zarr does not write a chunk that equals its
-fill value. `storage.batches.layout` defines how the two arrays of a group hold those of a block.
+fill value.
+
+A group packs the arrays of a block into two, so that a shard is two objects: its taps, and its
+rows. An object store takes tens of milliseconds for each request, however small the object, and few
+objects are faster to read and write than many. ``taps`` float32 (n, D) holds all taps side by side;
+``rows`` uint8 (n, B) holds the rest, a packed record for each row. The group's attributes describe
+both: ``taps`` lists name and width of each tap, ``rows`` name, type and shape of each field, so
+that ``group["rows"][:].view(dtype)`` gives the records.
 """
 
 import json
@@ -17,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import objects
-from storage.batches.layout import ROWS, TAP, TAPS, described, pack, unpack
 from storage.disk import sync_files
+from storage.records import Arrays
 from storage.store import Store, StoreError
 
 if TYPE_CHECKING:  # a command that opens no features does not wait for zarr
@@ -27,6 +34,8 @@ if TYPE_CHECKING:  # a command that opens no features does not wait for zarr
 SCHEMA_VERSION = 1
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
 GROUPS = 16  # kept open in a process
+TAPS, ROWS = "taps", "rows"
+TAP = "tap/"  # prefix of a tap's name
 
 
 class DamagedError(StoreError):
@@ -61,18 +70,10 @@ class FeatureBlock:
         """Mark the rows (n,) with a platelet at the rim."""
         return self.platelet > 0
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Map paths in the zarr group to the arrays, in a fixed order."""
-        return {
-            **{f"{TAP}{name}": values for name, values in sorted(self.taps.items())},
-            "logits": self.logits,
-            "label": self.label,
-            "status": self.status,
-            "image_id": self.image_id,
-            "size": self.size,
-            "colour": self.colour,
-            "platelet": self.platelet,
-        }
+    def arrays(self) -> Arrays:
+        """Map names to the arrays, in a fixed order."""
+        others = {name: values for name, values in vars(self).items() if name != "taps"}
+        return {f"{TAP}{name}": values for name, values in sorted(self.taps.items())} | others
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
         """Take some of the rows as another block."""
@@ -89,10 +90,8 @@ class FeatureBlock:
     @staticmethod
     def of(arrays: Mapping[str, NDArray[Any]]) -> "FeatureBlock":
         """Make a block from its arrays by path."""
-        return FeatureBlock(
-            taps={name.removeprefix(TAP): a for name, a in arrays.items() if name.startswith(TAP)},
-            **{name: a for name, a in arrays.items() if not name.startswith(TAP)},
-        )
+        taps, others = _divided(arrays)
+        return FeatureBlock(taps={n.removeprefix(TAP): a for n, a in taps.items()}, **others)
 
     def digest(self) -> str:
         """Compute the sha256 over names, shapes and values, the same on every machine."""
@@ -137,7 +136,11 @@ def create_features(
     """
     attributes = {"shard_rows": shard_rows, **digests}
     if store.exists("features", model, f"{batch}.zarr", "zarr.json"):
-        have = _whole_attributes(store, model, batch)
+        try:
+            _arrays.cache_clear()
+            have = _open(store, model, batch, "r")[1]
+        except DamagedError:
+            have = {}
         if have and {**have, **attributes} == have:
             return
         if have:
@@ -183,15 +186,6 @@ def _make_group(
         )
     # The attributes come last: a group without them is unfinished.
     group.update_attributes(attributes)
-
-
-def _whole_attributes(store: Store, model: str, batch: str) -> dict[str, Any] | None:
-    """Read a group's attributes; None if its metadata, or an array's, are damaged."""
-    try:
-        _arrays.cache_clear()
-        return _open(store, model, batch, "r")[1]
-    except DamagedError:
-        return None
 
 
 def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> str:
@@ -276,8 +270,7 @@ def made_by(store: Store, model: str, batch: str) -> str | None:
 
 def decoded_by(store: Store, model: str, batch: str) -> int:
     """Read the decoding version of a batch's features; StoreError if there are none."""
-    _, attributes = _open(store, model, batch, "r")
-    return int(attributes["decoding"])
+    return int(_open(store, model, batch, "r")[1]["decoding"])
 
 
 def _open(
@@ -293,19 +286,19 @@ def _open(
         ) from None
     try:
         attributes: dict[str, Any] = json.loads(metadata).get("attributes", {})
-    except (ValueError, AttributeError) as error:
-        raise DamagedError(_damage(address, error)) from None
-    version = attributes.get("schema_version", 0)
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{address} was written by a newer slidewatch (schema version {version}, this one "
-            f"knows {SCHEMA_VERSION}): update slidewatch"
-        )
-    try:
+        version = attributes.get("schema_version", 0)
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{address} was written by a newer slidewatch (schema version {version}, this one "
+                f"knows {SCHEMA_VERSION}): update slidewatch"
+            )
         opened = _arrays(store, model, batch, mode, metadata), attributes
-    # Raised by zarr for truncated or corrupt JSON, and for missing fields and arrays.
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(_damage(address, error)) from None
+    # Truncated or corrupt JSON, and missing fields and arrays.
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"the metadata of {address} are damaged ({error}): restore them from a backup, or "
+            "extract the batch again"
+        ) from None
     if len(_OPENED) >= GROUPS:
         _OPENED.clear()
     _OPENED[store, model, batch] = opened
@@ -313,13 +306,6 @@ def _open(
 
 
 _OPENED: dict[tuple[Store, str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
-
-
-def _damage(address: str, error: Exception) -> str:
-    return (
-        f"the metadata of {address} are damaged ({error}): restore them from a backup, or extract "
-        "the batch again"
-    )
 
 
 @lru_cache(maxsize=GROUPS)
@@ -355,3 +341,58 @@ def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecSto
 def image_ids(block: FeatureBlock) -> list[str | None]:
     """List the digests of a block's images in hexadecimal; None for an unreadable file."""
     return [row.tobytes().hex() if row.any() else None for row in block.image_id]
+
+
+def described(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Describe how arrays by name, each (n, ...), are packed, as plain data for JSON.
+
+    >>> described({"tap/a": np.zeros((1, 3), np.float32), "label": np.zeros(1, np.int8)})
+    {'taps': [['a', 3]], 'rows': [['label', '|i1', []]]}
+    """
+    taps, others = _divided(arrays)
+    return {
+        TAPS: [[name.removeprefix(TAP), int(values.shape[1])] for name, values in taps.items()],
+        ROWS: [
+            [name, values.dtype.newbyteorder("<").str, list(values.shape[1:])]
+            for name, values in others.items()
+        ],
+    }
+
+
+def pack(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Pack arrays by name, each (n, ...), into ``taps`` and ``rows``."""
+    taps, others = _divided(arrays)
+    dtype = _dtype(described(arrays)[ROWS])
+    records = np.empty(len(next(iter(others.values()))), dtype)
+    for name, values in others.items():
+        records[name] = values
+    rows = records.view(np.uint8).reshape(len(records), dtype.itemsize)
+    return {TAPS: np.concatenate(list(taps.values()), axis=1), ROWS: rows}
+
+
+def unpack(packed: Mapping[str, NDArray[Any]], how: Mapping[str, Any]) -> Arrays:
+    """Return the arrays in ``rows``, and in ``taps`` if present; ValueError if not as described."""
+    found: Arrays = {}
+    if TAPS in packed:
+        ends = np.cumsum([width for _, width in how[TAPS]])
+        parts = np.split(packed[TAPS], ends[:-1], axis=1)
+        for (name, width), values in zip(how[TAPS], parts, strict=True):
+            if values.shape[1] != width:
+                raise ValueError(f"tap {name} has {values.shape[1]} numbers a row, not {width}")
+            found[f"{TAP}{name}"] = np.ascontiguousarray(values)
+    dtype = _dtype(how[ROWS])
+    records = np.ascontiguousarray(packed[ROWS]).view(dtype)[:, 0]
+    for name in dtype.names or ():
+        values = records[name]
+        found[name] = values.astype(values.dtype.newbyteorder("="))
+    return found
+
+
+def _divided(arrays: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
+    """Divide arrays by name into the taps and the others."""
+    taps = {name: values for name, values in arrays.items() if name.startswith(TAP)}
+    return taps, {name: values for name, values in arrays.items() if name not in taps}
+
+
+def _dtype(fields: list[tuple[str, str, list[int]]]) -> np.dtype[Any]:
+    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in fields])

@@ -16,22 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.parquet import (
-    groups_of,
-    iterate_known_group,
-    open_table,
-    read_footer,
-    read_known_group,
-    stage_parts,
-)
+from storage import parquet
 from storage.records import Entry, Record, Tell, freeze, once, read_readable
-from storage.store import (
-    MissingError,
-    Store,
-    StoreError,
-    check_name,
-    which,
-)
+from storage.store import MissingError, Store, StoreError, check_name, which
 
 Sources = str | tuple[str, ...]  # of the images: one source, or several
 GROUPS = 256  # row groups of a manifest at most; each takes 17 KiB in every process
@@ -122,12 +109,12 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> 
     # A worker reads the row group of its shard. The footer describes every group, and all processes
     # keep it, so the number of groups is limited.
     shards = -(-rows // (GROUPS * plan.shard_rows))
-    groups = groups_of(chain([first], parts), max(1, shards) * plan.shard_rows)
+    groups = parquet.groups_of(chain([first], parts), max(1, shards) * plan.shard_rows)
     with (
         store.stage() as stage,
         once(f"batch {plan.name} exists already, and its manifest is frozen"),
     ):
-        digest = stage_parts(stage, first.schema, groups)
+        digest = parquet.stage_parts(stage, first.schema, groups)
         batch = Batch(**plan.model_dump(), rows=rows, manifest_digest=digest)
         freeze(
             store, stage, batch, "batches", batch.key,
@@ -191,10 +178,10 @@ def read_manifest(
     """Read the manifest's rows: all, or one shard's."""
     with _reading(store, batch) as (path, footer):
         if shard is None:
-            with open_table(store, *path, footer=footer) as file:
+            with parquet.open_table(store, *path, footer=footer) as file:
                 return file.read(columns=columns, use_threads=False)
         size = footer.row_group(0).num_rows
-        group = read_known_group(store, footer, shard.start // size, *path, columns=columns)
+        group = parquet.read_known_group(store, footer, shard.start // size, *path, columns=columns)
         return group.slice(shard.start % size, shard.stop - shard.start)
 
 
@@ -205,7 +192,7 @@ def iterate_manifest(
     with _reading(store, batch) as (path, footer):
         start = 0
         for number in range(footer.num_row_groups):
-            for part in iterate_known_group(store, footer, number, *path, columns=columns):
+            for part in parquet.iterate_known_group(store, footer, number, *path, columns=columns):
                 yield start, part
                 start += part.num_rows
 
@@ -255,4 +242,4 @@ def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
     It describes every row group, so reading it for each shard would take time quadratic in their
     number.
     """
-    return read_footer(store, "batches", key, "manifest.parquet")
+    return parquet.read_footer(store, "batches", key, "manifest.parquet")

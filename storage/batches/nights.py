@@ -52,13 +52,7 @@ def series_lease(
 
 
 def freeze_night(
-    store: Store,
-    series: str,
-    day: date,
-    manifest: pa.Table,
-    *,
-    inbox: str,
-    frozen_at: datetime,
+    store: Store, series: str, day: date, manifest: pa.Table, *, inbox: str, frozen_at: datetime
 ) -> Night:
     """Write the images that a night takes, as rows of a manifest; the caller holds the lease."""
     found = find_night(store, series, day)

@@ -16,17 +16,10 @@ from typing import Literal
 
 import pyarrow as pa
 
+from storage import parquet
 from storage.batches.ledger import Quarantine
 from storage.batches.manifests import Batch, Sources
 from storage.leases import Lease, lease
-from storage.parquet import (
-    read_footer,
-    read_group,
-    read_table,
-    table_to_bytes,
-    write_parts,
-    write_table,
-)
 from storage.records import Entry, Record, freeze, once
 from storage.store import Store, StoreError, check_name, digest_of
 
@@ -117,7 +110,7 @@ def freeze_segmentation(
 
     Single cells come last and are marked in `SORT`.
     """
-    content = table_to_bytes(sources)
+    content = parquet.table_to_bytes(sources)
     made = Segmentation(
         name=_checked(name),
         images=images if isinstance(images, str) else tuple(images),
@@ -149,7 +142,7 @@ def _checked(name: str) -> str:
 
 def count_sorts(store: Store, name: str) -> dict[str, int]:
     """Count the sources by kind, without those of unknown kind."""
-    return dict(_sorts(read_table(store, FOLDER, name, SOURCES)))
+    return dict(_sorts(parquet.read_table(store, FOLDER, name, SOURCES)))
 
 
 def _sorts(sources: pa.Table) -> Counter[str]:
@@ -199,7 +192,7 @@ def read_quarantine(store: Store, name: str, kind: str, number: int) -> list[int
 
 def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) -> None:
     """Write the n-th part of ``surveys``, ``cells`` or ``fields``, complete or not at all."""
-    write_table(store, rows, *_part(name, kind, number))
+    parquet.write_table(store, rows, *_part(name, kind, number))
 
 
 def complete_parts(store: Store, name: str, kind: str) -> set[int]:
@@ -210,7 +203,7 @@ def complete_parts(store: Store, name: str, kind: str) -> set[int]:
 def read_parts(store: Store, name: str, kind: str, count: int) -> Iterator[pa.Table]:
     """Read the parts in order, one at a time."""
     for number in range(count):
-        yield read_table(store, *_part(name, kind, number))
+        yield parquet.read_table(store, *_part(name, kind, number))
 
 
 def _part(name: str, kind: str, number: int) -> tuple[str, ...]:
@@ -219,32 +212,34 @@ def _part(name: str, kind: str, number: int) -> tuple[str, ...]:
 
 def read_sources(store: Store, name: str, start: int, stop: int) -> pa.Table:
     """Read the sources ``start`` to ``stop`` of a segmentation."""
-    return read_table(store, FOLDER, name, SOURCES).slice(start, stop - start)
+    return parquet.read_table(store, FOLDER, name, SOURCES).slice(start, stop - start)
 
 
 def write_places(store: Store, name: str, places: pa.Table, group: int) -> None:
     """Write the places found by surveys, in parts of ``group`` rows."""
-    write_table(store, places, FOLDER, name, PLACES, group_rows=group)
+    parquet.write_table(store, places, FOLDER, name, PLACES, group_rows=group)
 
 
 def count_places(store: Store, name: str) -> int | None:
     """Count the parts of the places; None until all sources have been surveyed."""
     if not store.exists(FOLDER, name, PLACES):
         return None
-    count: int = read_footer(store, FOLDER, name, PLACES).num_row_groups
+    count: int = parquet.read_footer(store, FOLDER, name, PLACES).num_row_groups
     return count
 
 
 def read_places(store: Store, name: str, number: int) -> pa.Table:
     """Read the places of the n-th part."""
-    return read_group(store, number, FOLDER, name, PLACES)
+    return parquet.read_group(store, number, FOLDER, name, PLACES)
 
 
 def publish(
     store: Store, name: str, file: str, schema: pa.Schema, parts: Iterable[pa.Table]
 ) -> str:
     """Join parts into the manifest or the table of fields; return its sha256."""
-    return write_parts(store, schema, (part.cast(schema) for part in parts), FOLDER, name, file)
+    return parquet.write_parts(
+        store, schema, (part.cast(schema) for part in parts), FOLDER, name, file
+    )
 
 
 def seal_segmentation(store: Store, name: str, done: Segmented) -> None:
@@ -285,7 +280,7 @@ def verify_segmentation(store: Store, name: str) -> None:
 
 def read_fields(store: Store, name: str) -> pa.Table:
     """Read the fields of a complete segmentation, a table of `FIELD_SCHEMA`."""
-    return read_table(store, FOLDER, name, FIELDS)
+    return parquet.read_table(store, FOLDER, name, FIELDS)
 
 
 # The first columns of a row on a source or a field.

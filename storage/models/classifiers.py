@@ -1,20 +1,31 @@
 """Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once.
 
-The first file has the weights and the network as a graph that runs without PyTorch.
+The first file has the weights and the network as a graph that runs without PyTorch. A model trained
+with folds also has ``out_of_fold.parquet``: the diagnosis of each training image by a network
+trained without its patient.
+
+``trainings/<training>/epoch-NNNN...`` has the states of unfinished trainings. A training is named
+by the digest of everything that decides its outcome, so only the same training resumes from them.
+They are removed once its model is written.
 """
 
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import Card, Entry, Tell, load_described, read_readable, save_described
-from storage.store import Store, StoreError, check_name, which
+import pyarrow as pa
+
+from storage import records
+from storage.parquet import table_from_bytes, table_to_bytes
+from storage.records import Arrays, Card, Entry, Tell
+from storage.store import Store, StoreError, check_name, digest_of, which
+
+TRAININGS = "trainings"  # the folder of their states
 
 
 class CrossValidation(Entry):
     """The metrics of a model's recipe on patients it was not trained on, over all folds.
 
-    ``digest`` is the sha256 of the table of `storage.models.out_of_fold`; ``metrics`` are rows of
+    ``digest`` is the sha256 of the table of `OUT_OF_FOLD`; ``metrics`` are rows of
     plain data, with intervals from resampling patients.
     """
 
@@ -83,7 +94,7 @@ def refuse_existing(store: Store, name: str) -> None:
 def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
     """Write a model's weights and card; StoreError if a model of its name exists."""
     refuse_existing(store, card.name)
-    save_described(
+    records.save_described(
         store, weights, card, "models", card.name, file="model.safetensors", card_file="card.json"
     )
 
@@ -91,7 +102,7 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
 def list_models(store: Store, on_damage: Tell | None = None) -> list[ModelCard]:
     """List the cards of all models, oldest first; see `read_readable` for damaged ones."""
     names = model_names(store)
-    cards = read_readable(lambda name: load_card(store, name), names, on_damage)
+    cards = records.read_readable(lambda name: load_card(store, name), names, on_damage)
     return sorted(cards, key=lambda card: (card.sequence, card.created_at, card.name))
 
 
@@ -145,4 +156,114 @@ def find_card(store: Store, name: str | None, on_damage: Tell | None = None) -> 
 
 def load_weights(store: Store, card: ModelCard) -> Arrays:
     """Load the weights of a model and verify their digest."""
-    return arrays_from_bytes(load_described(store, card, "models", card.name, "model.safetensors"))
+    return records.load_described(store, card, "models", card.name, "model.safetensors")
+
+
+_MEANINGS = {
+    "uri": "address of the image",
+    "image_id": "sha256 of the image's bytes",
+    "patient_id": "patient, or null where the image names none",
+    "slide_id": "slide, or null where the image names none",
+    "label": "class that the image was given",
+    "fold": "number of the fold, from 0, that the image's patient was tested in",
+    "log_odds": "of the first class by the fold's network and statistics, as other folds calibrate",
+    "probability": "of the first class, by the same",
+    "network": "log-odds of the first class by the fold's network, by its temperature",
+    "statistics": "score of the discriminant of the fold's statistics, less the patient's lean",
+    "stain": "number of the cluster, from 0, of the patient's stain; the palest first",
+}
+_TYPES: dict[str, pa.DataType] = {
+    "fold": pa.int16(), "log_odds": pa.float64(), "probability": pa.float64(),
+    "network": pa.float64(), "statistics": pa.float64(), "stain": pa.int16(),
+}  # fmt: skip
+_NULLABLE = {"patient_id", "slide_id", "statistics"}
+
+OUT_OF_FOLD = pa.schema(
+    [
+        pa.field(
+            name,
+            _TYPES.get(name, pa.string()),
+            nullable=name in _NULLABLE,
+            metadata={"description": meaning},
+        )
+        for name, meaning in _MEANINGS.items()
+    ]
+)
+
+
+def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
+    """Write the table of a model that has no card yet; return the digest for its card."""
+    content = table_to_bytes(table.cast(OUT_OF_FOLD))
+    store.write_bytes(content, "models", model, "out_of_fold.parquet")
+    return digest_of(content)
+
+
+def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
+    """Read the table (`OUT_OF_FOLD`) of a model; None if it was trained without folds.
+
+    Raises:
+        MissingError: the file does not exist.
+        StoreError: the file is not the one that the card describes.
+    """
+    if card.cross_validation is None:
+        return None
+    path, digest = ("models", card.name, "out_of_fold.parquet"), card.cross_validation.digest
+    what = "the file that its card describes"
+    return table_from_bytes(records.read_verified(store, path, digest, what))
+
+
+class TrainingState(Card):
+    """The card of a state: the number of epochs completed."""
+
+    epoch: int
+
+
+def save_state(store: Store, training: str, epoch: int, arrays: Arrays) -> None:
+    """Write the state after an epoch, then remove earlier ones; a kill leaves at least one."""
+    content = records.arrays_to_bytes(arrays)
+    card = TrainingState(created_at=records.now(), digest=digest_of(content), epoch=epoch)
+    earlier = [name for name in store.names(TRAININGS, training) if name.startswith("epoch-")]
+    stem = f"epoch-{epoch:04d}"
+    for name in (f"{stem}.json", f"{stem}.safetensors"):
+        store.remove(TRAININGS, training, name)  # damaged, or this epoch would not be repeated
+    records.save_described(
+        store, content, card, TRAININGS, training,
+        file=f"{stem}.safetensors", card_file=f"{stem}.json",
+    )  # fmt: skip
+    for name in earlier:
+        if not name.startswith(stem):
+            store.remove(TRAININGS, training, name)
+
+
+def verify_states(store: Store, training: str) -> None:
+    """Compare each state with its card; StoreError if one is damaged.
+
+    A state without a card was being written when its run ended.
+    """
+    for name in store.names(TRAININGS, training):
+        if name.endswith(".json"):
+            _read_state(store, training, name)
+
+
+def _read_state(store: Store, training: str, card_file: str) -> Arrays:
+    card = TrainingState.read(store, TRAININGS, training, card_file)
+    file = f"{card_file.removesuffix('.json')}.safetensors"
+    return records.load_described(store, card, TRAININGS, training, file)
+
+
+def load_state(store: Store, training: str, on_damage: Tell) -> Arrays | None:
+    """Read the newest undamaged state of a training; None if there is none."""
+    cards = [name for name in store.names(TRAININGS, training) if name.endswith(".json")]
+    for name in sorted(cards, reverse=True):
+        try:
+            return _read_state(store, training, name)
+        except StoreError as error:
+            on_damage(f"left out: {error}")
+    return None
+
+
+def remove_states(store: Store, training: str) -> None:
+    """Remove the states of a training."""
+    for name in store.names(TRAININGS, training):
+        if name.startswith("epoch-"):
+            store.remove(TRAININGS, training, name)

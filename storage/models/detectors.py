@@ -7,23 +7,10 @@ calibration scores, and the level at which an image is called abnormal.
 import re
 from collections.abc import Sequence
 
-from storage.arrays import Arrays, arrays_from_bytes
-from storage.models.classifiers import (
-    ModelCard,
-    list_models,
-    load_card,
-    model_names,
-    refuse_newer_damage,
-)
-from storage.records import (
-    Card,
-    Entry,
-    Tell,
-    load_described,
-    once,
-    read_readable,
-    save_described,
-)
+from storage import records
+from storage.models import classifiers
+from storage.models.classifiers import ModelCard
+from storage.records import Arrays, Card, Entry, Tell
 from storage.store import Store, StoreError, check_name, which
 
 
@@ -137,8 +124,8 @@ class DetectorCard(Card):
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
     """Write a detector's arrays and card; StoreError if a detector of its name exists."""
     check_name("detector", card.name)
-    with once(f"detector {card.name} exists already, and detectors are never overwritten"):
-        save_described(
+    with records.once(f"detector {card.name} exists already, and detectors are never overwritten"):
+        records.save_described(
             store, content, card, "detectors", card.name,
             file="detector.safetensors", card_file="card.json",
         )  # fmt: skip
@@ -157,8 +144,8 @@ def list_detectors(
     Dates do not count, because a clock may have been ahead once. ``models`` are all models, oldest
     first, if known; see `read_readable` for ``on_damage``.
     """
-    cards = read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
-    order = _ages(list_models(store, on_damage) if models is None else models)
+    cards = records.read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
+    order = _ages(classifiers.list_models(store, on_damage) if models is None else models)
     return sorted(
         cards,
         key=lambda card: (
@@ -202,7 +189,7 @@ def load_detector_card(
         raise StoreError(f"no detector {name!r} in {store.url}; {which(name, have)}")
     damage = list[str]()
     tell = damage.append if on_damage else None
-    models = list_models(store, tell)
+    models = classifiers.list_models(store, tell)
     cards = list_detectors(store, tell, models)
     readable = {card.name for card in cards}
     cards = _of_readable_models(store, cards, models)
@@ -223,13 +210,13 @@ def _of_readable_models(
     Raises:
         StoreError: a skipped one may be the newest.
     """
-    lost = set(model_names(store)) - {model.name for model in models}
+    lost = set(classifiers.model_names(store)) - {model.name for model in models}
     found = [card for card in cards if card.model not in lost]
     left_out = [card for card in cards if card.model in lost]
     if left_out and not (found and found[-1].sequence > max(each.sequence for each in left_out)):
-        load_card(store, left_out[-1].model)  # raises its StoreError
+        classifiers.load_card(store, left_out[-1].model)  # raises its StoreError
     if left_out:
-        refuse_newer_damage(store, lost, models)
+        classifiers.refuse_newer_damage(store, lost, models)
     return found
 
 
@@ -251,7 +238,7 @@ def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
     Raises:
         StoreError: the model is missing, or another model has its name by now.
     """
-    card = load_card(store, detector.model)
+    card = classifiers.load_card(store, detector.model)
     if card.digest != detector.model_digest:
         raise StoreError(
             f"model {card.name} is not the one that detector {detector.name} was made from (sha256 "
@@ -262,6 +249,4 @@ def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
 
 def load_detector(store: Store, card: DetectorCard) -> Arrays:
     """Load the arrays of a detector and verify their digest."""
-    return arrays_from_bytes(
-        load_described(store, card, "detectors", card.name, "detector.safetensors")
-    )
+    return records.load_described(store, card, "detectors", card.name, "detector.safetensors")

@@ -5,21 +5,12 @@ contribution is in ``laboratories/<laboratory>/nights/`` under its digest: versi
 can be taken out again exactly.
 """
 
-from storage.arrays import Arrays, arrays_from_bytes
+from storage import records
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import Batch, load_batch
-from storage.models.detectors import CountingCard, DetectorCard, load_detector_card
+from storage.models.detectors import CountingCard, DetectorCard, load_detector_card, load_model_of
 from storage.models.statistics import version_name
-from storage.records import (
-    Card,
-    Entry,
-    Tell,
-    load_described,
-    once,
-    read_readable,
-    read_verified,
-    save_described,
-)
+from storage.records import Arrays, Card, Entry, Tell
 from storage.store import Store, StoreError, check_name, digest_of, which
 
 FOLDER = "laboratories"
@@ -134,7 +125,7 @@ class LaboratoryCard(Card):
 def list_laboratories(store: Store, on_damage: Tell | None = None) -> list[LaboratoryCard]:
     """List the newest version of each laboratory, by name; see `read_readable` for damaged ones."""
     names = [name for name in store.names(FOLDER) if laboratory_versions(store, name)]
-    return read_readable(lambda name: load_laboratory(store, name), names, on_damage)
+    return records.read_readable(lambda name: load_laboratory(store, name), names, on_damage)
 
 
 def laboratory_versions(store: Store, name: str) -> list[int]:
@@ -212,18 +203,18 @@ def refuse_other_detector(laboratory: LaboratoryCard, detector: DetectorCard) ->
 
 def save_laboratory(store: Store, card: LaboratoryCard, content: bytes) -> None:
     """Write a version; StoreError if another run has written it meanwhile."""
-    with once(
+    with records.once(
         f"{card.label} was written by another run meanwhile: run the command again, and it will "
         "build on it"
     ):
-        save_described(
+        records.save_described(
             store, content, card, *card.folder, file="laboratory.safetensors", card_file="card.json"
         )
 
 
 def load_laboratory_arrays(store: Store, card: LaboratoryCard) -> Arrays:
     """Load the arrays of a version and verify their digest."""
-    return arrays_from_bytes(load_described(store, card, *card.folder, "laboratory.safetensors"))
+    return records.load_described(store, card, *card.folder, "laboratory.safetensors")
 
 
 def save_night(store: Store, laboratory: str, content: bytes) -> str:
@@ -239,8 +230,8 @@ def load_night(store: Store, laboratory: str, night: LaboratoryNight) -> Arrays:
     """Load a night's contribution to a laboratory and verify its digest."""
     path = (FOLDER, laboratory, NIGHTS, f"{night.digest}.safetensors")
     what = f"what night {night.batch} added to laboratory {laboratory}"
-    content = read_verified(store, path, night.digest, what, remedy="")
-    return arrays_from_bytes(content)
+    content = records.read_verified(store, path, night.digest, what, remedy="")
+    return records.arrays_from_bytes(content)
 
 
 def images_of_night(store: Store, model: str, night: LaboratoryNight) -> frozenset[bytes]:
@@ -258,3 +249,18 @@ def images_of_laboratory(store: Store, card: LaboratoryCard) -> frozenset[bytes]
     """Collect the sha256 digests of the images of a laboratory's nights, from their features."""
     found = [images_of_night(store, card.model, night) for night in card.nights]
     return frozenset[bytes]().union(*found)
+
+
+def borrow(
+    store: Store, into: Store, detector: DetectorCard, laboratory: LaboratoryCard | None
+) -> None:
+    """Copy all that screening needs, unchanged: a detector, its model, and a laboratory if any."""
+    folders: list[tuple[str, ...]] = [
+        ("models", load_model_of(store, detector).name),
+        ("detectors", detector.name),
+    ]
+    if laboratory is not None:
+        folders.append(laboratory.folder)
+    for parts in folders:
+        for name in store.names(*parts):
+            into.write_bytes(store.read_bytes(*parts, name), *parts, name)

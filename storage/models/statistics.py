@@ -4,16 +4,8 @@ A version is written once and lists its contributions, so that a batch is merged
 be taken out again.
 """
 
-from storage.arrays import Arrays, arrays_from_bytes
-from storage.records import (
-    Card,
-    Entry,
-    Tell,
-    load_described,
-    once,
-    read_readable,
-    save_described,
-)
+from storage import records
+from storage.records import Arrays, Card, Entry, Tell
 from storage.store import Store
 
 
@@ -58,11 +50,11 @@ def version_name(version: int) -> str:
 def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
     """Write a version; StoreError if another run has written it meanwhile."""
     version = version_name(lineage.version)
-    with once(
+    with records.once(
         f"statistics {version} of model {lineage.model} were written by another run meanwhile: run "
         "the command again, and it will build on them"
     ):
-        save_described(
+        records.save_described(
             store, moments, lineage, "statistics", lineage.model, version,
             file="moments.safetensors", card_file="lineage.json",
         )  # fmt: skip
@@ -71,7 +63,7 @@ def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
 def list_statistics(store: Store, model: str, on_damage: Tell | None = None) -> list[Lineage]:
     """List all versions for a model, oldest first; see `read_readable` for damaged ones."""
     folders = store.folders("statistics", model, having="lineage.json")
-    found = read_readable(
+    found = records.read_readable(
         lambda name: Lineage.read(store, "statistics", model, name, "lineage.json"),
         folders,
         on_damage,
@@ -93,4 +85,4 @@ def load_statistics(store: Store, model: str, version: int) -> Lineage:
 def load_moments(store: Store, lineage: Lineage) -> Arrays:
     """Load the moments of a version and verify their digest."""
     folder = ("statistics", lineage.model, version_name(lineage.version))
-    return arrays_from_bytes(load_described(store, lineage, *folder, "moments.safetensors"))
+    return records.load_described(store, lineage, *folder, "moments.safetensors")

@@ -10,10 +10,9 @@ from datetime import datetime
 
 from pydantic import Field
 
-from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.batches.manifests import Sources
 from storage.parquet import read_table
-from storage.records import Record
+from storage.records import Arrays, Record, arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, StoreError, check_name
 
 FOLDER = "evaluations"

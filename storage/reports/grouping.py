@@ -169,11 +169,7 @@ class Grouping:
         return counts
 
     def _table(
-        self,
-        sql: str,
-        columns: list[Column],
-        more: Mapping[str, str] = {},
-        **asked: float,
+        self, sql: str, columns: list[Column], more: Mapping[str, str] = {}, **asked: float
     ) -> pa.Table:
         query = sql.format(columns=selected(columns, more))
         return self._database.sql(query, params=asked).to_arrow_table()

@@ -16,13 +16,7 @@ from tasks.answers.agreement import Answers, Figure, share
 from tasks.answers.sample import ordered
 from tasks.answers.sheets import UNSURE
 from tasks.counting.call import Call
-from tasks.counting.interpretation import (
-    LEVEL,
-    ErrorRates,
-    corrected,
-    interval,
-    upper_bound,
-)
+from tasks.counting.interpretation import LEVEL, ErrorRates, corrected, interval, upper_bound
 from tasks.counting.rates import NODES, Rate
 from tasks.counting.sentences import percent_text, range_text
 

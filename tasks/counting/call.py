@@ -1,29 +1,22 @@
-"""Call a slide or a patient positive, negative, indeterminate or unreadable, with reasons."""
+"""Call a slide or a patient positive, negative, indeterminate or unreadable, with reasons.
 
-from collections.abc import Callable
+The texts that say what a call means are for pages, never for tables.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
-from tasks.counting.interpretation import (
-    DENSE,
-    KnownRates,
-    blank_count,
-    cells_needed,
-    corrected,
-    detection_limit,
-    interval,
-    upper_bound,
-)
-
-Key = TypeVar("Key")
-Found = TypeVar("Found")
-
+from tasks.counting import interpretation
+from tasks.counting.interpretation import DENSE, KnownRates, corrected
+from tasks.words import counted
 
 # Red cells that a positive call needs: two called cells of seven are not a parasitaemia of 28%, and
 # the error rates were counted on slides of more cells.
 LEAST_CELLS = 30
+LEAST_SHOWN = 5e-5  # percent: less is written as 0
 
 
 class Call(StrEnum):
@@ -106,28 +99,35 @@ class Answers:
         if not rates.counting.tell:
             return Answer(Call.INDETERMINATE, (CallReason.RATES_TOO_HIGH,))
         key = called, dense, cells
-        return _once(self._answers, key, lambda: self._answer(*key, rates))
+        if key not in self._answers:
+            self._answers[key] = self._answer(*key, rates)
+        return self._answers[key]
 
     @cached_property
     def needed(self) -> int | None:
         """Compute the number of cells for the wanted limit of detection; None if there is none."""
-        return None if self.rates is None else cells_needed(self.wanted, self.rates.counting)
+        return (
+            None
+            if self.rates is None
+            else interpretation.cells_needed(self.wanted, self.rates.counting)
+        )
 
     def _answer(self, called: int, dense: int, cells: int, known: KnownRates) -> Answer:
         rates = known.counting
-        blank, limit = _once(
-            self._limits, cells, lambda: (blank_count(cells, rates), detection_limit(cells, rates))
-        )
-        bound = upper_bound(called, cells, rates)
-        by, counted, of = CountedBy.COUNTING, called, rates
+        if cells not in self._limits:
+            limit = interpretation.detection_limit(cells, rates)
+            self._limits[cells] = interpretation.blank_count(cells, rates), limit
+        blank, limit = self._limits[cells]
+        bound = interpretation.upper_bound(called, cells, rates)
+        by, count, of = CountedBy.COUNTING, called, rates
         call, reasons = Call.POSITIVE, tuple[str, ...]()
         if called <= blank:
             call = Call.NEGATIVE if bound <= self.wanted else Call.INDETERMINATE
         elif cells < LEAST_CELLS:
             call, reasons = Call.INDETERMINATE, (CallReason.TOO_FEW,)
         elif corrected(called, cells, rates) >= DENSE and known.dense.tell:
-            by, counted, of = CountedBy.DENSE, dense, known.dense
-        low, high = interval(counted, cells, of)
+            by, count, of = CountedBy.DENSE, dense, known.dense
+        low, high = interpretation.interval(count, cells, of)
         if call == Call.INDETERMINATE and not reasons:
             # With the needed number of cells no count at the limit of blank is in doubt.
             few = self.needed is not None
@@ -135,7 +135,7 @@ class Answers:
         return Answer(
             call,
             reasons,
-            min(max(corrected(counted, cells, of), low), high),
+            min(max(corrected(count, cells, of), low), high),
             low,
             high,
             corrected(blank, cells, rates),
@@ -146,7 +146,62 @@ class Answers:
         )
 
 
-def _once(known: dict[Key, Found], key: Key, compute: Callable[[], Found]) -> Found:
-    if key not in known:
-        known[key] = compute()
-    return known[key]
+def percent_text(percent: float) -> str:
+    """Write a parasitaemia to two digits.
+
+    >>> [percent_text(value) for value in (0.0123, 4.26, 100.0, 1e-9)]
+    ['0.012%', '4.3%', '100%', '0%']
+    """
+    if percent < LEAST_SHOWN:
+        return "0%"
+    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"
+
+
+def range_text(low: float, high: float) -> str:
+    """Write an interval of parasitaemia.
+
+    >>> range_text(0.0, 0.31), range_text(1.2, 4.56)
+    ('0 to 0.31%', '1.2 to 4.6%')
+    """
+    return f"{percent_text(low).removesuffix('%')} to {percent_text(high)}"
+
+
+def density_text(parasites: float) -> str:
+    """Write parasites/µL to two digits.
+
+    >>> density_text(51_234.0), density_text(37.2)
+    ('51,000', '37')
+    """
+    digits = max(0, len(str(int(parasites))) - 2)
+    return f"{int(round(parasites, -digits)):,}"
+
+
+def call_text(row: Mapping[str, Any]) -> str:
+    """Write in a sentence what a row of the slide or patient report says about parasites.
+
+    >>> row = {"call": "negative", "none_above_percent": 0.31, "cells_called": 1}
+    >>> call_text(row | {"cells_read": 5000}).partition(": ")[2]
+    '1 of 5,000 cells called parasitized, as in healthy blood'
+    """
+    reasons: Sequence[str] = row.get("call_reasons") or ()
+    cells = f"{row['cells_called']:,} of {counted(row['cells_read'], 'cell')} called parasitized"
+    if row["call"] == Call.POSITIVE:
+        return (
+            f"parasites, about {percent_text(row['corrected_percent'])} of red cells "
+            f"({range_text(row['corrected_low'], row['corrected_high'])}), "
+            f"{density_text(row['parasites_per_microlitre'])} parasites/µL: {cells}"
+        )
+    if row["call"] == Call.NEGATIVE:
+        bound = percent_text(row["none_above_percent"])
+        return f"no more than {bound} with 95% confidence: {cells}, as in healthy blood"
+    if row["call"] == Call.UNREADABLE:
+        return f"no answer: {', '.join(reasons)}"
+    if CallReason.RATES_UNKNOWN in reasons:
+        return f"no answer: error rates unknown here; {cells}"
+    if row["none_above_percent"] is None:
+        return f"no answer: healthy cells are called as often as parasites here; {cells}"
+    bound = percent_text(row["none_above_percent"])
+    told = f"no more than in healthy blood: {cells}; parasitaemia may be up to {bound}"
+    if row.get("cells_needed") is None:
+        return f"{told}, and more cells would not help: healthy slides differ too much"
+    return f"{told}; {counted(row['cells_needed'], 'cell')} would decide"

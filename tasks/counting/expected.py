@@ -64,11 +64,7 @@ class ProbabilitySums:
         """
         sums = []
         known = np.isfinite(probability)
-        for weight in (
-            np.ones(len(probability)),
-            probability,
-            probability * (1 - probability),
-        ):
+        for weight in (np.ones(len(probability)), probability, probability * (1 - probability)):
             for which in (called & known, ~called & known):
                 sums.append(np.bincount(group[which], weight[which], minlength=groups))
         return cls(*(np.asarray(each, np.float64) for each in sums))

@@ -7,13 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.bundles import KEPT_AS, Bundle
-from tasks.detector.calibration import (
-    Calibration,
-    abnormality,
-    log_distance,
-    p_values,
-    threshold,
-)
+from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values, threshold
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.own_normal import OwnNormal

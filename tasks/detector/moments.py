@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
 from tasks.bundles import Bundle
-from tasks.detector.slides.groups import (
-    GroupKey,
-    GroupStatistics,
-    empty_groups,
-    group_statistics,
-    merge_groups,
-    retract_groups,
-)
+from tasks.detector.slides import groups
+from tasks.detector.slides.groups import GroupKey, GroupStatistics
 from tasks.types import Float
 
 
@@ -60,7 +54,7 @@ class ClassStatistics(Bundle):
         """Make empty statistics."""
         return cls(
             {tap: Moments.empty(classes, width) for tap, width in tap_widths.items()},
-            empty_groups(tap_widths, classes),
+            groups.empty_groups(tap_widths, classes),
         )
 
     @property
@@ -168,18 +162,18 @@ def statistics_of(
     """
     return ClassStatistics(
         {tap: moments(features, labels, classes) for tap, features in taps.items()},
-        group_statistics(taps, labels, keys, classes),
+        groups.group_statistics(taps, labels, keys, classes),
     )
 
 
 def merge_statistics(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
     """`merge` every tap, and the slides; KeyError if the taps differ."""
-    return _part_by_part(merge, merge_groups, a, b)
+    return _part_by_part(merge, groups.merge_groups, a, b)
 
 
 def retract_statistics(total: ClassStatistics, part: ClassStatistics) -> ClassStatistics:
     """`retract` every tap, and the slides; KeyError if the taps differ."""
-    return _part_by_part(retract, retract_groups, total, part)
+    return _part_by_part(retract, groups.retract_groups, total, part)
 
 
 def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:

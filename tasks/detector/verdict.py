@@ -105,9 +105,7 @@ class VerdictRule:
         uncertain = ~(probability >= self.uncertain_below)
         disagree = none if disagree is None else disagree & ~failed
         platelet = none if platelet is None else platelet & ~failed
-        return Verdicts(
-            *map(np.asarray, (failed, abnormal, uncertain, unlike, disagree, platelet)),
-        )
+        return Verdicts(*map(np.asarray, (failed, abnormal, uncertain, unlike, disagree, platelet)))
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:

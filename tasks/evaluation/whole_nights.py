@@ -111,12 +111,7 @@ def judge_night(own: OwnNormal, cells: Cells, group: Group) -> NightFound:
     level = "night" if group is A_NIGHT else "slide"
     references = references_of(own, some.taps, some.predicted, rows, level, group)
     found: CellScores = score_cells(
-        own,
-        references,
-        fitted_reference(own),
-        cells.taps,
-        cells.predicted,
-        np.arange(len(cells)),
+        own, references, fitted_reference(own), cells.taps, cells.predicted, np.arange(len(cells))
     )
     abnormal = (found.p_value <= ALPHA) | found.unlike
     return NightFound(found.abnormality, abnormal, references.smears.implausible)

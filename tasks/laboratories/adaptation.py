@@ -17,13 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.bundles import Bundle
-from tasks.detector.probabilities import (
-    UNCHANGED,
-    Adaptation,
-    balanced,
-    fit_adaptation,
-    log_losses,
-)
+from tasks.detector import probabilities
+from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.detector.witnesses import Classes, Discriminant, Scales
 from tasks.evaluation.metrics import Interval, interval, resampled
 from tasks.types import Float, Mask
@@ -113,8 +108,8 @@ class Change:
         found = laboratory_discriminant(fitted.classes, cells) if statistics and fitted else None
         x = cls(UNCHANGED, found).of(cells, fitted)
         if scale:
-            return cls(fit_adaptation(x, cells.parasitized), found)
-        weights = balanced(cells.parasitized)
+            return cls(probabilities.fit_adaptation(x, cells.parasitized), found)
+        weights = probabilities.balanced(cells.parasitized)
         sure = float(weights @ np.abs(cells.log_odds) / (weights @ np.abs(x)))
         return cls(Adaptation(sure), found)
 
@@ -203,9 +198,15 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
         told = Change.by(labelled.take(rest), fitted, statistics=statistics, scale=scale)
         after[held] = told.of(labelled.take(held), fitted)
     known, cautious = parasitized.astype(np.float64), _cautious(parasitized)
-    before_loss, after_loss = log_losses(x, known), log_losses(after, known)
-    gained, surely = before_loss - after_loss, log_losses(x, cautious) - log_losses(after, cautious)
-    weights = balanced(parasitized)
+    before_loss, after_loss = (
+        probabilities.log_losses(x, known),
+        probabilities.log_losses(after, known),
+    )
+    gained, surely = (
+        before_loss - after_loss,
+        probabilities.log_losses(x, cautious) - probabilities.log_losses(after, cautious),
+    )
+    weights = probabilities.balanced(parasitized)
     confusion = np.zeros((len(names), 2, 2), np.int64)
     np.add.at(confusion, (slide, parasitized.astype(np.intp), (after >= 0).astype(np.intp)), 1)
     group = slide if by_slide else np.arange(len(x))
@@ -249,7 +250,7 @@ def _gain(gained: Float, parasitized: Mask, group: NDArray[np.intp]) -> Interval
         counts = np.bincount(group[kind], minlength=groups)
         with np.errstate(divide="ignore", invalid="ignore"):
             means.append((times @ sums) / (times @ counts))
-    return interval(float(balanced(parasitized) @ gained), np.mean(means, axis=0))
+    return interval(float(probabilities.balanced(parasitized) @ gained), np.mean(means, axis=0))
 
 
 def _dealt(parasitized: Mask) -> NDArray[np.intp]:

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tasks.counting.call import percent_text, range_text
 from tasks.counting.interpretation import KnownRates
-from tasks.counting.sentences import percent_text, range_text
 from tasks.detector.calibration import p_values
 from tasks.detector.slides.cell_score import SlideNormal
 from tasks.detector.slides.groups import GroupStatistics

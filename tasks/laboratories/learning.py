@@ -14,24 +14,9 @@ from numpy.typing import NDArray
 from tasks.bundles import Bundle
 from tasks.detector.calibration import Calibration, fuse, log_distance, standardised
 from tasks.detector.detector import Detector, score
-from tasks.detector.slides.cell_score import (
-    Level,
-    Prior,
-    SlideNormal,
-    Taps,
-    cell_scores,
-    squared_distances,
-    standardised_distances,
-    usable_rows,
-)
-from tasks.detector.slides.groups import (
-    GroupKey,
-    GroupStatistics,
-    empty_groups,
-    group_statistics,
-    merge_groups,
-    retract_groups,
-)
+from tasks.detector.slides import cell_score, groups
+from tasks.detector.slides.cell_score import Level, Prior, SlideNormal, Taps
+from tasks.detector.slides.groups import GroupKey, GroupStatistics
 from tasks.detector.slides.normal import (
     Choices,
     leaning_spread,
@@ -111,10 +96,7 @@ class LaboratoryNormal(Bundle):
 
 
 def kept_statistics(
-    own: OwnNormal,
-    slide: SlideCells,
-    classes: int,
-    night: NightNormal | None,
+    own: OwnNormal, slide: SlideCells, classes: int, night: NightNormal | None
 ) -> GroupStatistics:
     """Compute the statistics of the cells that a laboratory learns from a slide.
 
@@ -124,19 +106,19 @@ def kept_statistics(
     kept = normal.kept
     if normal.level != "slide" and night is not None and night.normal.level != "population":
         weighs = np.isin(slide.rows, night.rows)
-        z = standardised_distances(night.normal, slide.taps, slide.predicted, weighs)
+        z = cell_score.standardised_distances(night.normal, slide.taps, slide.predicted, weighs)
         kept = np.nan_to_num(fuse(z), nan=np.inf) <= Choices.cut
     labels = np.where(kept, slide.predicted, -1)
     taps = {tap: slide.taps[tap] for tap in sorted(own.priors)}
-    return group_statistics(taps, labels, [slide.key] * len(labels), classes)
+    return groups.group_statistics(taps, labels, [slide.key] * len(labels), classes)
 
 
 def merged(parts: Sequence[GroupStatistics], like: OwnNormal) -> GroupStatistics:
     """Merge the statistics of nights in their order; empty statistics without nights."""
     widths = {tap: prior.means.shape[1] for tap, prior in sorted(like.priors.items())}
-    total = empty_groups(widths, len(next(iter(like.priors.values())).means))
+    total = groups.empty_groups(widths, len(next(iter(like.priors.values())).means))
     for part in parts:
-        total = merge_groups(total, part)
+        total = groups.merge_groups(total, part)
     return total
 
 
@@ -163,10 +145,7 @@ def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
 
 
 def slide_evidence(
-    detector: Detector,
-    statistics: GroupStatistics,
-    slide: SlideCells,
-    night: NightNormal | None,
+    detector: Detector, statistics: GroupStatistics, slide: SlideCells, night: NightNormal | None
 ) -> SlideEvidence | None:
     """Judge a slide in a laboratory's statistics by these statistics without it.
 
@@ -176,15 +155,17 @@ def slide_evidence(
     own = detector.own
     assert own is not None
     others = without(own, statistics, slide, night)
-    rows = np.flatnonzero(usable_rows(own.priors, slide.taps, slide.predicted) & slide.ordinary)
+    rows = np.flatnonzero(
+        cell_score.usable_rows(own.priors, slide.taps, slide.predicted) & slide.ordinary
+    )
     rows = rows[reference_rows(len(rows), CELLS_A_SLIDE)]
     if not others.keys or not len(rows):
         return None
     priors = learned_priors(own, others)
     normal = slide_normal(priors, slide.taps, slide.predicted)
     alone = slide_normal(own.priors, slide.taps, slide.predicted)
-    deviations = standardised_distances(alone, slide.taps, slide.predicted, alone.kept)
-    _, p_alone = cell_scores(own.calibration, alone, deviations)
+    deviations = cell_score.standardised_distances(alone, slide.taps, slide.predicted, alone.kept)
+    _, p_alone = cell_score.cell_scores(own.calibration, alone, deviations)
     return SlideEvidence(
         slide.key,
         _distances(priors, normal, slide.taps, slide.predicted, normal.kept, rows),
@@ -211,7 +192,7 @@ def planted_distances(
     normal = slide_normal(priors, slide.taps, slide.predicted)
     found = {}
     for name, (taps, classes) in planted.items():
-        rows = np.flatnonzero(usable_rows(own.priors, taps, classes))
+        rows = np.flatnonzero(cell_score.usable_rows(own.priors, taps, classes))
         weighs = np.zeros(len(classes), bool)
         if len(rows):
             found[name] = _distances(priors, normal, taps, classes, weighs, rows)
@@ -224,7 +205,7 @@ def without(
     """Remove a slide from its laboratory's statistics."""
     mine = kept_statistics(own, slide, statistics.classes, night)
     there = mine.keys and mine.keys[0] in statistics.keys
-    return retract_groups(statistics, mine) if there else statistics
+    return groups.retract_groups(statistics, mine) if there else statistics
 
 
 def _distances(
@@ -239,11 +220,11 @@ def _distances(
     mine = {tap: np.asarray(taps[tap][rows], np.float64) for tap in priors}
     if normal.level == "slide":
         return Distances(
-            standardised_distances(normal, mine, predicted[rows], weighs[rows]), "slide"
+            cell_score.standardised_distances(normal, mine, predicted[rows], weighs[rows]), "slide"
         )
     expected, none = expected_normal(priors), np.zeros(len(rows), bool)
     logs = [
-        log_distance(squared_distances(normal, mine[tap], predicted[rows], none))
+        log_distance(cell_score.squared_distances(normal, mine[tap], predicted[rows], none))
         for tap, normal in sorted(expected.taps.items())
     ]
     return Distances(np.stack(logs, axis=1), "laboratory")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.counting.call import Answer, Answers, Call, CountedBy
-from tasks.counting.threshold import DIAGNOSIS
+from tasks.counting.error_rates import DIAGNOSIS
 from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.limits import DETECTABLE_PERCENT, TOLERATED
 from tasks.reports.image_columns import table_of

@@ -9,8 +9,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.answers.patients import Answer, Confirmation
-from tasks.counting.call import Call
-from tasks.counting.sentences import call_text, density_text, percent_text, range_text
+from tasks.counting.call import Call, call_text, density_text, percent_text, range_text
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.counts import Row
 from tasks.reports.parasitaemia import density_text as class_text

@@ -16,12 +16,12 @@ from flows.cluster.client import open_client
 from flows.jobs.scoring.screened import Screened
 from flows.settings import Settings
 from flows.stages.scoring import score_slides
-from storage.arrays import arrays_to_bytes
 from storage.batches.features import SCORED, FeatureBlock, create_features, write_block
 from storage.batches.ledger import ShardRecord, write_shard_record
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, TapCard, save_detector
+from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tests.support import laboratories

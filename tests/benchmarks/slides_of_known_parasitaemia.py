@@ -24,10 +24,16 @@ from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.bundles import take
 from tasks.counting.call import Answers, Call
-from tasks.counting.error_rates import THRESHOLDS, ErrorCounts
+from tasks.counting.error_rates import (
+    DIAGNOSIS,
+    THRESHOLDS,
+    ErrorCounts,
+    are_enough,
+    known_rates,
+    rates_at,
+)
 from tasks.counting.interpretation import KnownRates, blank_count, corrected, detection_limit
 from tasks.counting.rates import NODES, slide_rates
-from tasks.counting.threshold import DIAGNOSIS, are_enough, known_rates, rates_at
 from tasks.reports.parasitaemia import wilson_interval
 
 Float = NDArray[np.float64]

@@ -42,10 +42,7 @@ NOWHERE = 0.1  # intersection over union with a box, below which a cell lies whe
 
 CELLS_A_SECOND = 500  # of a core: about as many as it screens, on a machine that is not slow
 
-pytestmark = [
-    pytest.mark.benchmark,
-    needs_data("fields.zip"),
-]
+pytestmark = [pytest.mark.benchmark, needs_data("fields.zip")]
 
 
 @dataclass(frozen=True)

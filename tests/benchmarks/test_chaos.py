@@ -60,11 +60,7 @@ def rows_of(settings: Settings, batch: str) -> pa.Table:
 
 @pytest.mark.benchmark
 def test_a_night_whose_workers_are_killed(
-    night: Path,
-    fitted: Settings,
-    tmp_path: Path,
-    record: Record,
-    monkeypatch: pytest.MonkeyPatch,
+    night: Path, fitted: Settings, tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A store of its own, for what the first night computed would serve the second.
     other = fitted.model_copy(update={"store": str(tmp_path / "store")})

@@ -39,10 +39,7 @@ ORDINARY = 9  # of ten nights are green
 FIRST = date(2026, 3, 1)
 EPOCHS, IMAGES, CELLS = (1, 1000, 40) if QUICK else (TrainingPlan.epochs, None, None)
 
-pytestmark = [
-    pytest.mark.benchmark,
-    needs_data("ood.zip"),
-]
+pytestmark = [pytest.mark.benchmark, needs_data("ood.zip")]
 
 
 def other_stain(image: Image.Image) -> Image.Image:

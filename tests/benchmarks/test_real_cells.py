@@ -36,10 +36,7 @@ EPOCHS, IMAGES = (1, 1000) if QUICK else (TrainingPlan.epochs, None)
 AUROC = 0.99  # at least, of every set
 SETS = ("bccd_red_cells_masked", "bccd_white_cells", "cifar10", "mnist")
 
-pytestmark = [
-    pytest.mark.benchmark,
-    needs_data("cell_images.zip"),
-]
+pytestmark = [pytest.mark.benchmark, needs_data("cell_images.zip")]
 
 
 @pytest.fixture(scope="module")

@@ -72,10 +72,7 @@ def test_a_table_says_how_it_was_measured(tmp_path: Path) -> None:
     ]
     lines = table_of(rows).splitlines()
     assert lines[0] == ("0.4.0, 11-27, 2 cores, seed 0: `pytest -m benchmark -s` of `test_x.py`.")
-    assert lines[-2:] == [
-        "| a job | 2 ms | 3 | 1.50 |",
-        "| recall | 0.9 | limit 0.8 | 1.12 |",
-    ]
+    assert lines[-2:] == ["| a job | 2 ms | 3 | 1.50 |", "| recall | 0.9 | limit 0.8 | 1.12 |"]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
     told = with_tables("<!-- results: x -->\nold\n<!-- end -->", tmp_path)
     assert told == f"<!-- results: x -->\n{table_of(rows)}<!-- end -->"

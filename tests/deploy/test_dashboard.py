@@ -57,10 +57,7 @@ def test_a_panel_asks_for_metrics_that_there_are(panel: dict[str, Any]) -> None:
         assert (
             target["datasource"]
             == panel["datasource"]
-            == {
-                "type": "prometheus",
-                "uid": "${datasource}",
-            }
+            == {"type": "prometheus", "uid": "${datasource}"}
         )
     references = [target["refId"] for target in panel["targets"]]
     assert len(set(references)) == len(references)

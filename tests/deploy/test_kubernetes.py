@@ -499,10 +499,7 @@ def test_roles_are_bound_to_accounts_that_there_are_and_only_in_the_namespace() 
 
 @pytest.mark.parametrize(
     ("kind", "configuration"),
-    [
-        ("docker", DockerWorkerJobConfiguration),
-        ("kubernetes", KubernetesWorkerJobConfiguration),
-    ],
+    [("docker", DockerWorkerJobConfiguration), ("kubernetes", KubernetesWorkerJobConfiguration)],
 )
 def test_prefects_worker_understands_the_work_pool(
     kind: str, configuration: type[BaseJobConfiguration]

@@ -84,8 +84,7 @@ def test_a_published_batch_is_not_done_again(images: Path, ready: Settings) -> N
 
 
 @pytest.mark.parametrize(
-    ("record", "figure", "other"),
-    [("sealed/*.json", "abnormal", 1), ("batch.json", "rows", 4)],
+    ("record", "figure", "other"), [("sealed/*.json", "abnormal", 1), ("batch.json", "rows", 4)]
 )
 def test_figures_that_are_not_those_of_the_report_are_not_repeated(
     images: Path, ready: Settings, record: str, figure: str, other: int

@@ -13,9 +13,8 @@ from flows.settings import Settings
 from flows.stages.training import recipes as stages
 from flows.stages.training.labelled_images import load_labelled_images
 from flows.train import TrainOutcome, train
-from storage.arrays import Arrays, arrays_from_bytes, arrays_to_bytes
-from storage.models.classifiers import list_models, load_card
-from storage.models.out_of_fold import load_out_of_fold
+from storage.models.classifiers import list_models, load_card, load_out_of_fold
+from storage.records import Arrays, arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.witnesses import LEAST_CELLS
 from tasks.images.access.files import SourceError

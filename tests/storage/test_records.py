@@ -1,11 +1,21 @@
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
-from storage.records import Card, Entry, Record, load_described, now, save_described
+from storage.records import (
+    Card,
+    Entry,
+    Record,
+    arrays_from_bytes,
+    arrays_to_bytes,
+    load_described,
+    now,
+    save_described,
+)
 from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
-CONTENT = b"the file that the card describes"
+CONTENT = arrays_to_bytes({"thing": np.arange(3)})
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 
 
@@ -70,7 +80,7 @@ def test_a_record_does_not_change() -> None:
 
 def test_a_described_file_comes_back(any_store: Store) -> None:
     save(any_store, card())
-    assert load_described(any_store, card(), "folder", "file") == CONTENT
+    assert arrays_to_bytes(load_described(any_store, card(), "folder", "file")) == CONTENT
 
 
 def test_a_file_that_is_not_the_cards_is_refused(any_store: Store) -> None:
@@ -90,15 +100,38 @@ def test_a_described_file_is_never_overwritten(any_store: Store) -> None:
     save(any_store, card())
     with pytest.raises(AlreadyExistsError):
         save(any_store, card(b"new"), b"new")
-    assert load_described(any_store, card(), "folder", "file") == CONTENT
+    assert arrays_to_bytes(load_described(any_store, card(), "folder", "file")) == CONTENT
 
 
 def test_a_file_whose_card_was_never_written_does_not_exist(any_store: Store) -> None:
     any_store.write_bytes(b"left by a run that was killed", "folder", "file")
     save(any_store, card())
-    assert load_described(any_store, card(), "folder", "file") == CONTENT
+    assert arrays_to_bytes(load_described(any_store, card(), "folder", "file")) == CONTENT
 
 
 def test_now_is_utc_and_whole_seconds() -> None:
     assert now().tzinfo is UTC
     assert now().microsecond == 0
+
+
+def test_arrays_keep_shape_kind_and_bytes() -> None:
+    arrays = {
+        "b": np.arange(6, dtype=np.int64).reshape(2, 3).T,
+        "scalar": np.array(7, np.int64),
+        "empty": np.zeros((0, 3), np.float32),
+        "a": np.array([np.nan, -0.0, np.inf]),
+    }
+    content = arrays_to_bytes(arrays)
+    assert digest_of(content) == digest_of(arrays_to_bytes(dict(reversed(arrays.items()))))
+    back = arrays_from_bytes(content)
+    assert {name: (a.shape, a.dtype) for name, a in back.items()} == {
+        name: (a.shape, a.dtype) for name, a in arrays.items()
+    }
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", bytes(100)])
+def test_damaged_arrays_are_a_store_error(content: bytes) -> None:
+    with pytest.raises(StoreError, match="damaged safetensors"):
+        arrays_from_bytes(content)

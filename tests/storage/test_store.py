@@ -8,14 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
 import s3fs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.arrays import arrays_from_bytes, arrays_to_bytes
-from storage.store import AlreadyExistsError, Store, StoreError, check_name, digest_of
+from storage.store import AlreadyExistsError, Store, StoreError, check_name
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -124,9 +122,7 @@ def test_once_refuses_a_second_write_and_keeps_the_first(any_store: Store) -> No
     assert files(any_store) == {"folder/file": b"first"}
 
 
-def test_of_many_that_write_once_at_the_same_time_exactly_one_succeeds(
-    shared_store: Store,
-) -> None:
+def test_of_many_that_write_once_at_the_same_time_exactly_one_succeeds(shared_store: Store) -> None:
     writers = 6
     for turn in range(10):
         start = threading.Barrier(writers)
@@ -341,29 +337,6 @@ def test_every_name_is_refused_or_stays_one_folder_below(name: str) -> None:
         return
     assert os.path.normpath(f"/root/{name}") == f"/root/{name}"
     assert json.dumps(name) == f'"{name}"'
-
-
-def test_arrays_keep_shape_kind_and_bytes() -> None:
-    arrays = {
-        "b": np.arange(6, dtype=np.int64).reshape(2, 3).T,
-        "scalar": np.array(7, np.int64),
-        "empty": np.zeros((0, 3), np.float32),
-        "a": np.array([np.nan, -0.0, np.inf]),
-    }
-    content = arrays_to_bytes(arrays)
-    assert digest_of(content) == digest_of(arrays_to_bytes(dict(reversed(arrays.items()))))
-    back = arrays_from_bytes(content)
-    assert {name: (a.shape, a.dtype) for name, a in back.items()} == {
-        name: (a.shape, a.dtype) for name, a in arrays.items()
-    }
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(back[name], array)
-
-
-@pytest.mark.parametrize("content", [b"", b"not safetensors", bytes(100)])
-def test_damaged_arrays_are_a_store_error(content: bytes) -> None:
-    with pytest.raises(StoreError, match="damaged safetensors"):
-        arrays_from_bytes(content)
 
 
 def test_a_file_says_when_it_was_written(any_store: Store) -> None:

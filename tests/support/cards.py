@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import numpy as np
 
-from storage.arrays import arrays_to_bytes
 from storage.models.detectors import DetectorCard, TapCard
 from storage.models.statistics import Contribution, Lineage
+from storage.records import arrays_to_bytes
 from storage.store import digest_of
 from tests.support.models import WHEN
 

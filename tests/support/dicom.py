@@ -9,11 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import (
-    JPEGBaseline8Bit,
-    VLWholeSlideMicroscopyImageStorage,
-    generate_uid,
-)
+from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage, generate_uid
 
 TILE = 128
 

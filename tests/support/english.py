@@ -83,11 +83,7 @@ RULES = (
     Rule("another one", r"\b(?:has|have|had|is|was) another(?: one)?(?=[.,;:)]|$)", "differs"),
     Rule("asks nobody", r"\basks? (?:nobody|no one)\b", "has no authentication"),
     Rule("a microlitre", r"\ba (?:micro|milli)lit(?:re|er)\b", "per microlitre"),
-    Rule(
-        "one a file",
-        rf"\b(?:one|two|three|four|a|each|most) (?!of )\w+ an? (?:{ONES})\b",
-        "per",
-    ),
+    Rule("one a file", rf"\b(?:one|two|three|four|a|each|most) (?!of )\w+ an? (?:{ONES})\b", "per"),
     Rule("one slides", rf"(?<![\w.,:/-])1 (?:{PLURALS})\b", "1 slide"),
     Rule(
         "the more, the better",

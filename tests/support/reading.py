@@ -16,13 +16,7 @@ from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.patients import patient_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import (
-    BATCHES,
-    PATIENTS,
-    SLIDES,
-    of_attempt,
-    report_path,
-)
+from storage.reports.tables import BATCHES, PATIENTS, SLIDES, of_attempt, report_path
 from storage.store import Store, digest_of
 from tasks.images.access.files import digest_of_file
 from tasks.images.manifest import SCHEMA

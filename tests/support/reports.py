@@ -16,12 +16,7 @@ from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES, report_path,
 from storage.store import Store
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
-SCHEMAS = {
-    IMAGES: SCHEMA,
-    FIELDS: field_schema(),
-    SLIDES: slide_schema(),
-    BATCHES: batch_schema(),
-}
+SCHEMAS = {IMAGES: SCHEMA, FIELDS: field_schema(), SLIDES: slide_schema(), BATCHES: batch_schema()}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 

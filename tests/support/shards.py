@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
-from storage.arrays import arrays_to_bytes
 from storage.batches.features import create_features
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard, TapCard, save_detector
+from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector, fit_gaussians

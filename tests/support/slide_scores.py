@@ -16,7 +16,7 @@ from tasks.detector.slides.cell_score import (
     shift_scores,
     standardised_distances,
 )
-from tasks.detector.slides.normal import Choices, slide_normal
+from tasks.detector.slides.normal import slide_normal
 from tasks.types import Float
 
 
@@ -42,11 +42,10 @@ def score_slide(
     calibration: OwnCalibration,
     taps: Taps,
     predicted: NDArray[np.integer],
-    choices: Choices | None = None,
     laboratory: SlideNormal | None = None,
 ) -> SlideScores:
     """Score the cells of a slide, and the slide; few cells by the reference of a laboratory."""
-    normal = slide_normal(priors, taps, predicted, choices)
+    normal = slide_normal(priors, taps, predicted)
     if laboratory is not None and normal.level == "population":
         there = {t: replace(own, t2=normal.taps[t].t2) for t, own in laboratory.taps.items()}
         normal = SlideNormal(there, "laboratory", normal.kept)

@@ -14,12 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings as of_test
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import import_answers

@@ -22,15 +22,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import storage.disk
 from storage.batches.features import (
     FAILED,
+    ROWS,
     SCORED,
     FeatureBlock,
     create_features,
+    described,
     empty_block,
+    pack,
     read_block,
+    unpack,
     write_block,
 )
 from storage.batches.known_features import verified_block
-from storage.batches.layout import ROWS, described, pack, unpack
 from storage.batches.ledger import (
     Failure,
     Seal,

@@ -7,12 +7,7 @@ from urllib.parse import parse_qsl
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import (
-    HTMLResponse,
-    JSONResponse,
-    RedirectResponse,
-    Response,
-)
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from flows.commands.review.figures import figures, patient_figures
@@ -230,13 +225,7 @@ class Bench:
         """Show how far readers agree, and what an import would change."""
         self._session.refresh()
         outcome = self._session.imported(keep=False)
-        return self._page(
-            request,
-            "report.html",
-            **self._read(),
-            changes=outcome,
-            lines=None,
-        )
+        return self._page(request, "report.html", **self._read(), changes=outcome, lines=None)
 
     def take(self, request: Request) -> Response:
         """Make the answers labels."""

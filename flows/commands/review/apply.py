@@ -14,8 +14,7 @@ from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from storage.batches.manifests import read_manifest
-from storage.models.classifiers import ModelCard, load_card
-from storage.models.out_of_fold import load_out_of_fold
+from storage.models.classifiers import ModelCard, load_card, load_out_of_fold
 from storage.reports.answers import latest_labels
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError

@@ -22,14 +22,7 @@ from storage.records import now
 from storage.reports.answers import Labels, fitted_from, latest_labels, other_labels, save_labels
 from storage.reports.tables import published_batch, report_path
 from storage.store import Store
-from tasks.answers.sheets import (
-    OTHER,
-    AnswerError,
-    Line,
-    Precision,
-    check_answers,
-    precision,
-)
+from tasks.answers.sheets import OTHER, AnswerError, Line, Precision, check_answers, precision
 from tasks.types import Status
 from tasks.words import counted
 
@@ -207,11 +200,7 @@ def _next_labels(
     new = changed = 0
     for each in answers:
         old = known.get(each.image_id)
-        given = {
-            "answer": each.answer,
-            "note": each.note or None,
-            "reader": each.reader or None,
-        }
+        given = {"answer": each.answer, "note": each.note or None, "reader": each.reader or None}
         if old is None:
             new += 1
         elif any(old[name] != value for name, value in given.items()):

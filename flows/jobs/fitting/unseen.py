@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from storage.batches.features import FeatureBlock, image_ids
-from storage.models.classifiers import ModelCard
+from storage.models.classifiers import ModelCard, load_out_of_fold
 from storage.models.contributions import Rows
-from storage.models.out_of_fold import load_out_of_fold
 from storage.store import Store
 from tasks.detector.probabilities import log_odds
 from tasks.reports.image_columns import PARASITIZED

@@ -27,16 +27,12 @@ from flows.jobs.scoring.night import (
     taps_of,
 )
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import (
-    adapted_logits,
-    load_detector_at,
-    with_discriminant,
-)
+from flows.jobs.verified import adapted_logits, load_detector_at, with_discriminant
 from flows.jobs.worker import settle_worker
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path
 from storage.parquet import ROWS, groups_of, write_parts, write_table
-from tasks.counting.threshold import DIAGNOSIS
+from tasks.counting.error_rates import DIAGNOSIS
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
 from tasks.detector.slides.cell_score import Taps

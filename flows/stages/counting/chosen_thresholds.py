@@ -17,17 +17,17 @@ from storage.models.detectors import (
 from storage.models.laboratories import LaboratoryCard, load_laboratory_arrays
 from storage.models.statistics import load_statistics
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts
-from tasks.counting.interpretation import ErrorRates, KnownRates, detection_limit
-from tasks.counting.rates import Rate
-from tasks.counting.threshold import (
+from tasks.counting.error_rates import (
     DIAGNOSIS,
     LEAST_SLIDES,
+    ErrorCounts,
     are_enough,
     known_rates,
     laboratory_rates,
     rates_at,
 )
+from tasks.counting.interpretation import ErrorRates, KnownRates, detection_limit
+from tasks.counting.rates import Rate
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import below
 

@@ -10,8 +10,7 @@ from scipy.special import expit
 from flows.monitoring.console import tell
 from flows.stages.training.labelled_images import CLASSES, LabelledImages
 from flows.stages.training.recipes import Trained, TrainingRecipe, train_rows
-from storage.models.out_of_fold import OUT_OF_FOLD
-from storage.models.trainings import remove_states
+from storage.models.classifiers import OUT_OF_FOLD, remove_states
 from storage.store import Store
 from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.groups import GroupKey, group_statistics

@@ -17,10 +17,8 @@ from flows.jobs.libraries import OF_A_MODEL, exact
 from flows.jobs.networks import CUTTING, GRAPH
 from flows.monitoring.console import tell, warn
 from flows.stages.training.labelled_images import LabelledImages
-from storage.arrays import arrays_to_bytes
-from storage.models.classifiers import REPETITION, ModelCard
-from storage.models.trainings import load_state, save_state
-from storage.records import now
+from storage.models.classifiers import REPETITION, ModelCard, load_state, save_state
+from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
@@ -210,9 +208,7 @@ def train_model(
         | {"weights_digest": recipe.weights_digest}
         | {"history": [asdict(epoch) for epoch in made.history]},
         metrics=diagnosis_metrics(
-            made.test_logits,
-            data.labels[rows["test"]],
-            [data.keys[row] for row in rows["test"]],
+            made.test_logits, data.labels[rows["test"]], [data.keys[row] for row in rows["test"]]
         ),
         versions=exact(OF_A_MODEL) | {"python": platform.python_version()},
         sequence=REPETITION,  # until the model is kept

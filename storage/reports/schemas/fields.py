@@ -30,9 +30,7 @@ MEASURED = [
     ),
     Column("level", pa.int8(), "level of the slide's pyramid that was read; 0 is the full"),
     Column(
-        "kind",
-        TEXT,
-        "field: its cells were read; empty, thick, unfocused: were not; null: failed",
+        "kind", TEXT, "field: its cells were read; empty, thick, unfocused: were not; null: failed"
     ),
     Column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
     Column(
@@ -80,10 +78,7 @@ MEASURED = [
 COLUMNS = [
     *MEASURED,
     Column(
-        "images",
-        COUNT,
-        "images cut out of the field: rows of the image report",
-        sql="count(uri)",
+        "images", COUNT, "images cut out of the field: rows of the image report", sql="count(uri)"
     ),
     Column("scored", COUNT, "of these, scored", "images", number_of("is_scored")),
     Column("failed", COUNT, "of these, failed", "images", number_of("NOT is_scored")),

@@ -30,10 +30,7 @@ COLUMNS = [
     *MADE_BY,
 ]
 
-MORE = {
-    **COUNTED,
-    "slide_faults": "list_sort(list_distinct(flatten(list(faults))))",
-}
+MORE = {**COUNTED, "slide_faults": "list_sort(list_distinct(flatten(list(faults))))"}
 
 
 def patient_schema() -> pa.Schema:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tasks.bundles import Bundle
 from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values
 from tasks.detector.mahalanobis import whitened
-from tasks.types import Float
+from tasks.types import Arrays, Float
 
 Flags = NDArray[np.bool_]
 Taps = Mapping[str, NDArray[np.floating]]
@@ -23,7 +23,7 @@ Level = Literal["slide", "laboratory", "population"]
 
 
 @dataclass(frozen=True)
-class Prior:
+class Prior(Bundle):
     """The prior of a slide at one tap: from the population, or from its laboratory.
 
     ``means`` (C, d) are those of the classes, NaN for a class without cells; ``within`` W and
@@ -37,6 +37,11 @@ class Prior:
     k: float
     location: float = float("nan")
     scale: float = float("nan")
+
+    def to_arrays(self) -> Arrays:
+        """Return named arrays to be stored; location and scale stand in an `OwnCalibration`."""
+        arrays = super().to_arrays()
+        return {name: arrays[name] for name in ("means", "within", "between", "k")}
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,7 @@ def usable_rows(
 
 
 def squared_distances(
-    normal: TapNormal,
-    features: NDArray[np.floating],
-    predicted: NDArray[np.integer],
-    weighs: Flags,
+    normal: TapNormal, features: NDArray[np.floating], predicted: NDArray[np.integer], weighs: Flags
 ) -> Float:
     """Compute squared distances (n,) to the nearest class, each under a reference without the cell.
 

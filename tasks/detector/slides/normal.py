@@ -21,15 +21,8 @@ from scipy.linalg import cholesky, solve_triangular
 
 from tasks.detector.calibration import log_distance
 from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage
-from tasks.detector.slides.cell_score import (
-    Flags,
-    Prior,
-    SlideNormal,
-    TapNormal,
-    Taps,
-    squared_distances,
-    usable_rows,
-)
+from tasks.detector.slides import cell_score
+from tasks.detector.slides.cell_score import Flags, Prior, SlideNormal, TapNormal, Taps
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float
 
@@ -227,7 +220,7 @@ def slide_normal(
         choices: of the trimming.
     """
     choices = choices or Choices()
-    usable = usable_rows(priors, taps, predicted)
+    usable = cell_score.usable_rows(priors, taps, predicted)
     if int(usable.sum()) < choices.least:
         return leaning(priors, taps, predicted, usable)
     features = {tap: np.asarray(taps[tap][usable], np.float64) for tap in sorted(priors)}
@@ -250,7 +243,7 @@ def _trimmed(
     for step in range(2 * choices.rounds + 1):
         z = []
         for tap, normal in normals.items():
-            logs = log_distance(squared_distances(normal, features[tap], classes, kept))
+            logs = log_distance(cell_score.squared_distances(normal, features[tap], classes, kept))
             if step <= choices.rounds:
                 location, scale = shortest_half(logs)
                 scale = priors[tap].scale if np.isfinite(priors[tap].scale) else scale
@@ -263,7 +256,7 @@ def _trimmed(
         kept = fused <= (core if step < choices.rounds else max(core, choices.cut))
         normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
     for tap, normal in normals.items():
-        logs = log_distance(squared_distances(normal, features[tap], classes, kept))
+        logs = log_distance(cell_score.squared_distances(normal, features[tap], classes, kept))
         location, scale = leaning_spread(priors[tap], logs[kept], choices)
         normals[tap] = replace(normal, location=location, scale=scale)
     return normals, kept

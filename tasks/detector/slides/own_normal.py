@@ -10,15 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import calibrate, log_distance, standardised
-from tasks.detector.slides.cell_score import (
-    OwnCalibration,
-    Prior,
-    Taps,
-    shift_scores,
-    standardised_distances,
-    usable_rows,
-)
-from tasks.detector.slides.normal import Choices, leaning, shift_distance, slide_normal
+from tasks.detector.slides import cell_score
+from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
+from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
 from tasks.detector.slides.smears import Floor
 from tasks.types import Arrays, Float, below, nested
 
@@ -55,15 +49,7 @@ class OwnNormal:
         """Return named arrays to be stored."""
         arrays = self.calibration.to_arrays()
         for tap, prior in self.priors.items():
-            arrays |= nested(
-                f"prior/{tap}",
-                {
-                    "means": prior.means,
-                    "within": prior.within,
-                    "between": prior.between,
-                    "k": np.asarray([prior.k]),
-                },
-            )
+            arrays |= nested(f"prior/{tap}", prior.to_arrays())
         if self.floor is not None:
             arrays |= nested("floor", self.floor.to_arrays())
         return arrays
@@ -71,18 +57,9 @@ class OwnNormal:
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "OwnNormal":
         """Read the parameters back from `to_arrays`."""
-        of_priors = below("prior", arrays)
-        taps = sorted(name.removesuffix("/means") for name in of_priors if name.endswith("/means"))
-        calibration = OwnCalibration.from_arrays(arrays)
-        priors = {
-            tap: Prior(
-                of_priors[f"{tap}/means"],
-                of_priors[f"{tap}/within"],
-                of_priors[f"{tap}/between"],
-                float(of_priors[f"{tap}/k"][0]),
-            )
-            for tap in taps
-        }
+        of_priors, calibration = below("prior", arrays), OwnCalibration.from_arrays(arrays)
+        taps = sorted({name.rpartition("/")[0] for name in of_priors})
+        priors = {tap: Prior.from_arrays(below(tap, of_priors)) for tap in taps}
         floor = below("floor", arrays)
         return cls(
             with_spread(priors, calibration.location, calibration.scale),
@@ -92,10 +69,7 @@ class OwnNormal:
 
 
 def fitted_slide(
-    priors: Mapping[str, Prior],
-    taps: Taps,
-    predicted: NDArray[np.integer],
-    choices: Choices | None = None,
+    priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer]
 ) -> FittedSlide:
     """Score a fitted slide.
 
@@ -103,16 +77,18 @@ def fitted_slide(
     `slides_spread` estimates these, then with priors that have them (`with_spread`). The priors are
     from the statistics without the slide and its patient.
     """
-    normal = slide_normal(priors, taps, predicted, choices)
-    usable = usable_rows(priors, taps, predicted)
+    normal = slide_normal(priors, taps, predicted)
+    usable = cell_score.usable_rows(priors, taps, predicted)
     mine = {tap: np.asarray(taps[tap][usable]) for tap in priors}
     classes, kept = np.asarray(predicted)[usable], normal.kept[usable]
     leans = leaning(priors, mine, classes, np.ones(len(classes), bool))
-    population = standardised_distances(leans, mine, classes, np.zeros(len(classes), bool))
+    population = cell_score.standardised_distances(
+        leans, mine, classes, np.zeros(len(classes), bool)
+    )
     deviations = np.full_like(population, np.nan)
     own_level = normal.level == "slide"
     if own_level:
-        deviations = standardised_distances(normal, mine, classes, kept)
+        deviations = cell_score.standardised_distances(normal, mine, classes, kept)
     tap_normals = [normal.taps[tap] for tap in sorted(normal.taps)]
     return FittedSlide(
         deviations,
@@ -200,7 +176,7 @@ def slide_shift(
         predicted: (n,) classes as diagnosed; cells with a negative one are left out.
         kept: (n,) the cells in its reference, if it has one; by default all.
     """
-    judged = usable_rows(normals.priors, taps, predicted)
+    judged = cell_score.usable_rows(normals.priors, taps, predicted)
     if kept is not None and kept.any():
         judged &= kept
     n = int(judged.sum())
@@ -213,6 +189,6 @@ def slide_shift(
         residuals = np.asarray(taps[tap][judged], np.float64) - prior.means[classes]
         t2.append(shift_distance(prior, n, residuals.mean(axis=0)))
     distances = np.asarray(t2)
-    shift, p_value, beyond = shift_scores(normals.calibration, distances)
+    shift, p_value, beyond = cell_score.shift_scores(normals.calibration, distances)
     furthest = standardised(normals.calibration.slides, log_distance(distances)).argmax()
     return Shift(n, shift, p_value, beyond, names[int(furthest)])

@@ -11,15 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.detector.slides import cell_score
 from tasks.detector.slides import smears as limits
-from tasks.detector.slides.cell_score import (
-    Flags,
-    SlideNormal,
-    Taps,
-    cell_scores,
-    shift_scores,
-    standardised_distances,
-)
+from tasks.detector.slides.cell_score import Flags, SlideNormal, Taps
 from tasks.detector.slides.normal import population_normal
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.witnesses import Witnesses
@@ -110,7 +104,7 @@ def references_of(
         normal = part.reference
         if normal is not None and group is limits.A_NIGHT and normals.floor:
             t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
-            normal = normal if shift_scores(normals.calibration, t2)[2] else None
+            normal = normal if cell_score.shift_scores(normals.calibration, t2)[2] else None
         references.append(None if normal is None else Reference(normal, rows[normal.kept], level))
     return References(smears, tuple(references))
 
@@ -226,8 +220,8 @@ def _scores(
     normals: OwnNormal, reference: Reference, taps: Taps, predicted: NDArray[np.integer], rows: Rows
 ) -> tuple[Float, Float]:
     weighs = np.isin(rows, reference.rows)
-    deviations = standardised_distances(reference.normal, taps, predicted, weighs)
-    return cell_scores(normals.calibration, reference.normal, deviations)
+    deviations = cell_score.standardised_distances(reference.normal, taps, predicted, weighs)
+    return cell_score.cell_scores(normals.calibration, reference.normal, deviations)
 
 
 def group_leans(

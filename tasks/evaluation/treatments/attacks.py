@@ -161,12 +161,7 @@ def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
     return (pixels - magnitude * gradient.sign()).detach()
 
 
-def _adaptive(
-    target: Target,
-    pixels: Tensor,
-    labels: Tensor,
-    strength: float | None,
-) -> Tensor:
+def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
     """Attack classifier and detector together; keep the least abnormal image that fools.
 
     For each weight w this is a signed projected ascent of the cross-entropy minus w times the
@@ -222,8 +217,7 @@ ATTACKS: dict[str, Attack] = {
     "fgsm": Attack(_from_foolbox(lambda of: of.LinfFastGradientAttack()), (*EPSILONS, 0.05)),
     # Kurakin, Goodfellow & Bengio 2017: ten steps of a quarter of the bound
     "bim": Attack(
-        _from_foolbox(lambda of: of.LinfBasicIterativeAttack(rel_stepsize=0.25, steps=10)),
-        EPSILONS,
+        _from_foolbox(lambda of: of.LinfBasicIterativeAttack(rel_stepsize=0.25, steps=10)), EPSILONS
     ),
     # Madry et al. 2018, from a random start
     "pgd": Attack(

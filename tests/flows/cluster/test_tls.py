@@ -129,9 +129,7 @@ def test_doctor_says_how_long_certificates_hold(cluster: Operated, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    _store_with_model: Store,
-    cells: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    _store_with_model: Store, cells: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     """Settings of a store with a detector, in a copy of which a night was screened locally."""
     root = tmp_path_factory.mktemp("undisturbed")

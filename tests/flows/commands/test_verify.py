@@ -25,7 +25,7 @@ from storage.batches.segmentations import (
     seal_segmentation,
 )
 from storage.leases import lease
-from storage.models.trainings import save_state
+from storage.models.classifiers import save_state
 from storage.parquet import write_table
 from storage.reports.answers import SCHEMA as LABELS
 from storage.reports.answers import Answer, KeptSample, Labels, keep_sample, save_labels
@@ -200,8 +200,7 @@ def test_a_file_of_every_kind_is_turned_over(full: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "lost",
-    [ZARR, "batches/night/ledger/golden/000001.json", REPORTS[BATCHES]],
+    "lost", [ZARR, "batches/night/ledger/golden/000001.json", REPORTS[BATCHES]]
 )
 def test_what_is_lost_is_found(full: Store, lost: str) -> None:
     full.remove(lost)

@@ -11,9 +11,8 @@ from flows.commissioning.laboratory import LaboratoryError
 from flows.commissioning.nights import refuse_positive
 from flows.jobs.fitting.unseen import key_of
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts, count_errors
+from tasks.counting.error_rates import ErrorCounts, count_errors, known_rates
 from tasks.counting.interpretation import chance_of_blank
-from tasks.counting.threshold import known_rates
 
 BATCH: Any = SimpleNamespace(name="night")
 DETECTOR: Any = SimpleNamespace(name="d")

@@ -16,8 +16,8 @@ from flows.jobs.networks import GRAPH, ForeignNetworkError, load_inference, refu
 from flows.options.flows import Train
 from flows.settings import Settings
 from flows.train import train
-from storage.arrays import arrays_from_bytes, arrays_to_bytes
 from storage.models.classifiers import load_card
+from storage.records import arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.network import conversion
 from tasks.network.backbones import build, network_spec

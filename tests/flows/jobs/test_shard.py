@@ -16,23 +16,14 @@ from flows.jobs.fitting.fitted_rows import (
 )
 from flows.jobs.networks import load_classifier, load_inference
 from flows.jobs.shard import run_shard
-from storage.arrays import arrays_to_bytes
-from storage.batches.features import (
-    FAILED,
-    SCORED,
-    read_block,
-    write_block,
-)
+from storage.batches.features import FAILED, SCORED, read_block, write_block
 from storage.batches.known_features import verified_block
-from storage.batches.ledger import (
-    Failure,
-    complete_shards,
-    read_shard_record,
-)
+from storage.batches.ledger import Failure, complete_shards, read_shard_record
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import load_card
 from storage.models.contributions import Rows, contributed
 from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.records import arrays_to_bytes
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.calibration import leave_group_out
 from tasks.detector.moments import merge_statistics, statistics_of

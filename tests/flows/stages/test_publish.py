@@ -238,10 +238,7 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
     store = Store(str(shutil.copytree(published, tmp_path / "store")))
     settings = Settings(store=store.url)
     assert published_batch(store, "night").attempt == 1
-    with (
-        Moments(6, killed).watched(),
-        pytest.raises(KeyboardInterrupt),
-    ):
+    with Moments(6, killed).watched(), pytest.raises(KeyboardInterrupt):
         publish_attempt(store, 2)
     assert attempts_seen(store) == {2}
     with pytest.raises(StoreError, match=r"night are being replaced.*screen again"):

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from storage.arrays import arrays_to_bytes
 from storage.models.classifiers import load_card
 from storage.models.detectors import (
     DetectorCard,
@@ -11,6 +10,7 @@ from storage.models.detectors import (
     load_model_of,
     save_detector,
 )
+from storage.records import arrays_to_bytes
 from storage.store import Store, StoreError
 from tests.support.cards import CONTENT, card
 

@@ -78,9 +78,7 @@ def test_a_detector_card_that_was_changed_is_refused(store_with_model: Store, fi
         load_detector_card(store_with_model, name)
 
 
-def test_a_model_card_and_a_lineage_that_were_changed_are_refused(
-    store_with_model: Store,
-) -> None:
+def test_a_model_card_and_a_lineage_that_were_changed_are_refused(store_with_model: Store) -> None:
     store = store_with_model
     store.write_json(
         store.read_json("models", "tiny", "card.json") | {"temperature": 900.0},

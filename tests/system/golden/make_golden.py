@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.arrays import arrays_to_bytes
 from storage.batches.features import FAILED, create_features, write_block
 from storage.batches.ledger import (
     Failure,
@@ -31,6 +30,7 @@ from storage.models.classifiers import ModelCard, save_model
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight, save_laboratory, save_night
 from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.records import arrays_to_bytes
 from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_path

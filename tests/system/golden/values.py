@@ -6,16 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.arrays import Arrays
 from storage.batches.features import FAILED, SCORED, FeatureBlock
-from storage.models.detectors import (
-    CountingCard,
-    FloorCard,
-    RateCard,
-    ThresholdCard,
-    WitnessCard,
-)
+from storage.models.detectors import CountingCard, FloorCard, RateCard, ThresholdCard, WitnessCard
 from storage.models.laboratories import AdaptationCard
+from storage.records import Arrays
 from tasks.types import nested
 
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
@@ -305,13 +299,7 @@ SLIDE = {
     "batch": "night",
     "batch_date": DAY.isoformat(),
 }
-PATIENT = {
-    "patient_id": "P1",
-    "slides": 1,
-    "slides_read": 0,
-    **CALLED,
-    **MADE_BY,
-}
+PATIENT = {"patient_id": "P1", "slides": 1, "slides_read": 0, **CALLED, **MADE_BY}
 BATCH = {
     "images": 5,
     "scored": 4,

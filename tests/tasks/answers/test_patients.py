@@ -84,11 +84,7 @@ def test_refusals_raise_the_specificity_of_both_together() -> None:
         suspect(0, name="clear", call="negative", positive=False),
         suspect(3, name="unknown", positive=None),
     ]
-    answers = {
-        "well": Answer.REFUSED,
-        "missed": Answer.CONFIRMED,
-        "ill": Answer.OPEN,
-    }
+    answers = {"well": Answer.REFUSED, "missed": Answer.CONFIRMED, "ill": Answer.OPEN}
     values = {name: share and share.value for name, share in together(patients, answers).items()}
     assert values == {
         "sensitivity of patients, the machine alone": 0.5,

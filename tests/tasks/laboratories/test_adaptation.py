@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from tasks.detector.probabilities import Adaptation
+from tasks.detector.probabilities import Adaptation, fit_adaptation
 from tasks.detector.witnesses import Classes, Scales
 from tasks.laboratories.adaptation import (
     SHARE,
     Fitted,
     Labelled,
-    fit_adaptation,
     laboratory_discriminant,
     try_adaptation,
 )

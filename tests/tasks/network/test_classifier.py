@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from storage.arrays import arrays_from_bytes, arrays_to_bytes
+from storage.records import arrays_from_bytes, arrays_to_bytes
 from tasks.network.backbones import DEFAULT_NETWORK, LITES, build, every_stage, network_spec
 from tasks.network.classifier import Classifier, last_layer, tap_widths, to_pixels, with_taps
 from tasks.network.conversion import folded, inference
@@ -178,9 +178,7 @@ def test_tapping_leaves_no_hook_behind_even_when_it_fails(spec: NetworkSpec) -> 
     assert not any(module._forward_pre_hooks for module in classifier.modules())
 
 
-def test_frozen_stages_keep_weights_and_statistics_while_the_rest_learns(
-    spec: NetworkSpec,
-) -> None:
+def test_frozen_stages_keep_weights_and_statistics_while_the_rest_learns(spec: NetworkSpec) -> None:
     classifier = build(spec)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     learned = [p for p in classifier.parameters() if p.requires_grad]

@@ -1,13 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.network.cutting import (
-    LEAST_MEASURED,
-    LOGITS,
-    cut_again,
-    cutting_shift,
-    without_shift,
-)
+from tasks.network.cutting import LEAST_MEASURED, LOGITS, cut_again, cutting_shift, without_shift
 
 SIDE = 48
 

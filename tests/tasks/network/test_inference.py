@@ -24,8 +24,7 @@ NETWORKS = [DEFAULT_NETWORK, "torchvision:resnet18", "torchvision:vgg11_bn"]
 ARITHMETICS = [
     "float32",
     pytest.param(
-        "bfloat16",
-        marks=needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here"),
+        "bfloat16", marks=needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
     ),
 ]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from storage.arrays import arrays_from_bytes, arrays_to_bytes
+from storage.records import arrays_from_bytes, arrays_to_bytes
 from tasks.network import training
 from tasks.network.augmentation import Augmentation, augment
 from tasks.network.backbones import build, network_spec

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from tasks.answers.patients import Answer, Confirmation
+from tasks.counting.call import call_text
 from tasks.counting.interpretation import KnownRates
-from tasks.counting.sentences import call_text
 from tasks.reports.called_cells import patient_of
 from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.calls import call_of, interval_plot, positive_first

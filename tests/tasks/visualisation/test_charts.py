@@ -75,9 +75,7 @@ def test_names_are_shown_as_they_are_and_do_nothing(draw: Callable[..., str]) ->
 
 
 @CHARTS
-def test_a_chart_depends_on_its_data_alone_and_leaves_no_settings(
-    draw: Callable[..., str],
-) -> None:
+def test_a_chart_depends_on_its_data_alone_and_leaves_no_settings(draw: Callable[..., str]) -> None:
     first = draw("near")
     with mpl.rc_context({"axes.labelsize": 30, "xtick.labelsize": 30, "svg.fonttype": "path"}):
         before = dict(mpl.rcParams)

@@ -7,12 +7,7 @@ import pytest
 from geojson_pydantic import Feature, FeatureCollection, Polygon
 from skimage.draw import polygon2mask
 
-from tasks.visualisation.geojson import (
-    CLASSES,
-    cell_feature,
-    feature_collection,
-    field_feature,
-)
+from tasks.visualisation.geojson import CLASSES, cell_feature, feature_collection, field_feature
 from tasks.visualisation.overlay import COLOURS, Pen
 
 EVIL = '"},{"\\n</script>: Ünïcode\u2028'

@@ -74,7 +74,7 @@ def some_scores(rows: int, seeds: int = 1, name: str = "fgsm") -> pa.Table:
             "score": rng.normal(kind * 1.5),
             "counted": rng.random(rows) < 0.95,
             "uri": np.repeat([SCRIPT], rows),
-        },
+        }
     )
 
 
@@ -313,9 +313,7 @@ def test_a_roc_curve_is_the_mean_over_seeds_of_the_weakest_attack_as_files() -> 
     metrics = table(row(group="attack", set="bim", detector="slidewatch"))
     page = robustness_page("t", {}, metrics, pa.concat_tables(scores), [])
     curves = [label for label in labels(page) if label.startswith("ROC")]
-    assert curves == [
-        "ROC curves, attack: bim, .01. Caught at .05 false alarms: slidewatch .500",
-    ]
+    assert curves == ["ROC curves, attack: bim, .01. Caught at .05 false alarms: slidewatch .500"]
 
 
 def test_a_curve_is_measured_against_the_clean_cells_of_its_own_set_where_it_has_some() -> None:

@@ -12,8 +12,13 @@ from flows.commands.review.apply import apply
 from flows.commands.review.queue import export
 from flows.options.tools import ReviewApply, ReviewExport
 from flows.settings import Settings
-from storage.models.classifiers import CrossValidation, load_card, save_model
-from storage.models.out_of_fold import OUT_OF_FOLD, save_out_of_fold
+from storage.models.classifiers import (
+    OUT_OF_FOLD,
+    CrossValidation,
+    load_card,
+    save_model,
+    save_out_of_fold,
+)
 from storage.store import Store, StoreError, digest_of
 from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError

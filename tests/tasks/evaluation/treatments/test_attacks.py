@@ -143,11 +143,7 @@ def test_attacked_images_are_images_within_the_bound(
 
 @pytest.mark.parametrize(("name", "strength"), EVERY)
 def test_attacks_lower_the_margin_of_what_is_right_and_noise_does_not(
-    target: Target,
-    attacked: Made,
-    images: tuple[Tensor, Tensor],
-    name: str,
-    strength: float | None,
+    target: Target, attacked: Made, images: tuple[Tensor, Tensor], name: str, strength: float | None
 ) -> None:
     pixels, labels = images
     before = margin(target.classifier, pixels, labels)

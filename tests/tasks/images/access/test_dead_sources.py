@@ -100,9 +100,7 @@ def test_images_of_a_dead_mount_fail_and_the_others_are_read(
     assert all(uri in failure for uri, failure in zip(uris[::4], failures, strict=True))
 
 
-def test_a_batch_on_a_dead_mount_ends_long_before_each_image_has_had_its_time(
-    server: str,
-) -> None:
+def test_a_batch_on_a_dead_mount_ends_long_before_each_image_has_had_its_time(server: str) -> None:
     rows = [{"uri": f"{server}/{number}.png"} for number in range(2000)]
     refs = image_refs(pa.Table.from_pylist(rows, SCHEMA))
     loaded = list(load_images(refs, 8, threads=2))
