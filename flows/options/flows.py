@@ -12,7 +12,6 @@ from flows.settings import without_secret
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NONE: list[str] = []
-PLANTED = [0.1]
 Into = Literal["cells", "tiles"]
 TakenAs = Literal["cells", "fields", "slides"]
 SlideIs = Literal["file", "folder"]
@@ -76,13 +75,6 @@ def named_set(given: str) -> tuple[str, str]:
 def _known_form(given: list[str]) -> list[str]:
     for each in given:
         without_secret(named_set(each)[1])
-    return given
-
-
-def _shares(given: list[float]) -> list[float]:
-    for share in given:
-        if not 0 < share < 1:
-            raise ValueError(f"a share of a slide is more than 0 and less than 1, not {share:g}")
     return given
 
 
@@ -279,11 +271,6 @@ class Evaluate(Options):
             "are ordinary for their slides; repeat it"
         ),
     ] = NONE
-    planted: Annotated[
-        list[float],
-        AfterValidator(_shares),
-        Field(description="shares of each slide that abnormal cells are planted as"),
-    ] = PLANTED
     attacks: Annotated[list[Attack], Field(description="attacks, by default all; repeat it")] = (
         ATTACKS
     )
