@@ -4,18 +4,20 @@ import json
 import time
 from collections import defaultdict
 from hashlib import sha256
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from flows.cluster.client import open_client
 from flows.fit import fit
-from flows.jobs.evaluation.treated import Run
+from flows.jobs.evaluation.images import Run
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import observed
 from flows.options.flows import Evaluate, Fit, named_set
 from flows.outcome import Outcome
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from flows.stages.evaluation import SeedResult, evaluate_seed
 from flows.stages.training.recipes import TrainingRecipe
 from flows.train import train_by
@@ -27,17 +29,17 @@ from storage.models.laboratories import detector_at, images_of_laboratory
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.records import now
-from storage.reports.evaluations import Evaluation, start_evaluation
+from storage.reports.evaluations import RESULTS, Evaluation, start_evaluation
+from storage.reports.schemas.evaluations import evaluation_schema
 from storage.store import Store
-from tasks.evaluation.metrics import AS_FILES, metrics_table
+from tasks.evaluation.metrics import SINGLE
 from tasks.evaluation.scored import OWN
 from tasks.images.listing import as_given, each_source, named, refuse_missing
 from tasks.visualisation.robustness_page import robustness_page
-from tasks.visualisation.robustness_tables import robustness_markdown
 
-MAGNITUDES = (0.0014,)  # of input pre-processing, in pixel units, as in the paper
 # Options that the record of an evaluation has as they are given.
-ASKED = {"limit", "planted", "attacks", "attacked", "save_attacks"}
+ASKED = {"limit", "attacks", "attacked", "save_attacks"}
+EXTRA = ("foolbox", "pytorch_ood")  # modules of the extra "evaluate"
 
 
 class EvaluationOutcome(Outcome):
@@ -46,8 +48,7 @@ class EvaluationOutcome(Outcome):
     evaluation: str
     detectors: list[str]
     report: str
-    metrics: str
-    scores: str
+    results: str
     unseen_images: int
     left_out: int
     laboratory: str | None = None
@@ -75,6 +76,8 @@ class EvaluationOutcome(Outcome):
 @observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     """Evaluate a detector; the same command resumes."""
+    if missing := [name for name in EXTRA if find_spec(name) is None]:
+        raise UsageError(f"evaluate needs {', '.join(missing)}: pip install 'slidewatch[evaluate]'")
     store = Store(settings.store)
     started = time.monotonic()
     first, place = detector_at(store, options.detector, options.laboratory, warn)
@@ -89,7 +92,6 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         images=as_given(options.images),
         ood=sets,
         laboratory=place.label if place else None,
-        magnitudes=list(MAGNITUDES),
         **options.model_dump(include=ASKED),
     )
     asked = asked.model_copy(update={"name": options.name or _digest_name(asked)})
@@ -101,11 +103,9 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         models = [load_model_of(store, card) for card in cards]
         with open_client(settings) as client:
             for seed, (card, model) in enumerate(zip(cards, models, strict=True)):
-                other = models[(seed + 1) % len(models)] if len(models) > 1 else None
                 at = place if seed == 0 else None  # a laboratory is of one detector
-                saved = options.save_attacks
-                run = Run(store, asked.name, card, model, MAGNITUDES, other, saved, at)
-                results.append(evaluate_seed(client, run, asked, seed, known))
+                run = Run(store, asked.name, card, model, options.save_attacks, at)
+                results.append(evaluate_seed(client, run, asked, known))
         return _publish(store, asked, cards, results, time.monotonic() - started)
 
 
@@ -143,12 +143,15 @@ def _publish(
     results: list[SeedResult],
     seconds: float,
 ) -> EvaluationOutcome:
-    """Write the tables of metrics and scores, and the report as HTML and Markdown."""
+    """Write the table of results, and the page."""
     folder = ("evaluations", evaluation.name)
-    metrics = metrics_table(metric for result in results for metric in result.metrics)
-    scores = pa.concat_tables([table for result in results for table in result.scores])
-    write_table(store, metrics, *folder, "metrics.parquet")
-    write_table(store, scores, *folder, "scores.parquet")
+    rows = [
+        {"evaluation": evaluation.name, "seed": seed, **result.row()}
+        for seed, of_seed in enumerate(results)
+        for result in of_seed.results
+    ]
+    table = pa.Table.from_pylist(rows, evaluation_schema())
+    write_table(store, table, *folder, RESULTS)
     left_out = sum(result.left_out for result in results)
     facts = {
         "Evaluation": evaluation.name,
@@ -161,23 +164,18 @@ def _publish(
         **_laboratory_facts(evaluation, cards[0], results[0]),
         "Time of the last run": f"{seconds:,.0f} s",
     }
-    examples = [example for result in results for example in result.examples]
-    title = "Robustness of " + cards[0].name
-    store.write_bytes(
-        robustness_page(title, facts, metrics, scores, examples).encode(), *folder, "report.html"
-    )
-    store.write_bytes(robustness_markdown(title, facts, metrics).encode(), *folder, "report.md")
+    page = robustness_page(f"Robustness of {cards[0].name}", facts, table)
+    store.write_bytes(page.encode(), *folder, "report.html")
     return EvaluationOutcome(
         evaluation=evaluation.name,
         detectors=[card.name for card in cards],
         report=store.address(*folder, "report.html"),
-        metrics=store.address(*folder, "metrics.parquet"),
-        scores=store.address(*folder, "scores.parquet"),
+        results=store.address(*folder, RESULTS),
         unseen_images=sum(result.unseen for result in results),
         left_out=left_out,
         laboratory=evaluation.laboratory,
         left_out_of_nights=results[0].left_out_of_nights,
-        auroc=_mean_auroc(metrics),
+        auroc=_mean_auroc(rows),
         seconds=seconds,
     )
 
@@ -194,12 +192,12 @@ def _laboratory_facts(
     }
 
 
-def _mean_auroc(metrics: pa.Table) -> dict[str, float]:
+def _mean_auroc(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Average the AUROC of slidewatch's score against clean images, by set and strength."""
     found: dict[str, list[float]] = defaultdict(list)
-    for row in metrics.to_pylist():
-        wanted = (row["detector"], row["metric"], row["against"], row["images"])
-        if wanted == (OWN, "AUROC", "clean", AS_FILES):
+    for row in rows:
+        about = row["detector"], row["measure"], row["composition"]
+        if about == (OWN, "AUROC", SINGLE) and row["value"] is not None:
             strength = "" if row["strength"] is None else f" {row['strength']:.4f}"
-            found[f"{row['group']}: {row['set']}{strength}"].append(row["value"])
+            found[row["set"] + strength].append(row["value"])
     return {name: float(np.mean(values)) for name, values in found.items()}

@@ -17,7 +17,6 @@ SPELT = "spelt "  # marks one that a person writes otherwise than Python could, 
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NONE: list[str] = []
-PLANTED = [0.1]
 Into = Literal["cells", "tiles"]
 TakenAs = Literal["cells", "fields", "slides"]
 SlideIs = Literal["file", "folder"]
@@ -84,13 +83,6 @@ def named_set(given: str) -> tuple[str, str]:
     if not found or not name or not url:
         raise ValueError(f"{given} is not of the form GROUP/NAME=URL")
     return (name if "/" in name else f"other/{name}"), url
-
-
-def _shares(given: list[float]) -> list[float]:
-    for share in given:
-        if not 0 < share < 1:
-            raise ValueError(f"a share of a slide is more than 0 and less than 1, not {share:g}")
-    return given
 
 
 class Train(Options):
@@ -285,11 +277,6 @@ class Evaluate(Options):
             "are ordinary for their slides; repeat it"
         ),
     ] = NONE
-    planted: Annotated[
-        list[float],
-        AfterValidator(_shares),
-        Field(description="shares of each slide that abnormal cells are planted as"),
-    ] = PLANTED
     attacks: Annotated[list[Attack], Field(description="attacks, by default all; repeat it")] = (
         ATTACKS
     )

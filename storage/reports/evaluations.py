@@ -1,21 +1,19 @@
 """Keep evaluations: ``evaluations/<evaluation>/`` has the questions, features and results.
 
 ``card.json`` is written once, when an evaluation starts. Under a folder for each detector,
-``images/<set>.parquet`` lists a set of images and ``parts/<set>/<treatment>/<part>.safetensors``
+``images/<set>.parquet`` lists a set of images and ``shards/<set>/<treatment>/<shard>.safetensors``
 has the features of some of them, complete or absent, so that a run resumes where one was cut off.
-``scores.parquet``, ``metrics.parquet``, ``report.md`` and ``report.html`` are the results.
+``results.parquet`` and ``report.html`` are the results.
 """
 
 from datetime import datetime
-
-from pydantic import Field
 
 from storage.batches.manifests import Sources
 from storage.parquet import read_table
 from storage.records import Arrays, Record, arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, StoreError, check_name
 
-FOLDER = "evaluations"
+FOLDER, RESULTS = "evaluations", "results.parquet"
 READABLE = ("/card.json", ".parquet", ".safetensors")
 
 
@@ -23,9 +21,8 @@ class Evaluation(Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
-    ``planted`` are shares of a slide; ``laboratory`` is the version of a laboratory at which the
-    first detector is tried; ``attacked`` is the number of images attacked; ``magnitudes`` are those
-    of input pre-processing.
+    ``laboratory`` is the version of a laboratory at which the first detector is tried; ``attacked``
+    is the number of images attacked.
     """
 
     name: str
@@ -34,11 +31,9 @@ class Evaluation(Record):
     images: Sources
     limit: int | None
     ood: dict[str, str]
-    planted: list[float] = Field(default_factory=list)
     laboratory: str | None = None
     attacks: list[str]
     attacked: int
-    magnitudes: list[float]
     save_attacks: bool
 
 
@@ -100,17 +95,17 @@ def images_path(evaluation: str, detector: str, images: str) -> tuple[str, ...]:
     return (FOLDER, evaluation, detector, "images", f"{images}.parquet")
 
 
-def part_path(
+def shard_path(
     evaluation: str, detector: str, images: str, treatment: str, number: int
 ) -> tuple[str, ...]:
-    """Locate the features of a part of a set under a treatment, relative to the store."""
-    folder = (FOLDER, evaluation, detector, "parts", images, treatment)
+    """Locate the features of a shard of a set under a treatment, relative to the store."""
+    folder = (FOLDER, evaluation, detector, "shards", images, treatment)
     return (*folder, f"{number:05d}.safetensors")
 
 
-def fitted_path(evaluation: str, detector: str, tap: str) -> tuple[str, ...]:
-    """Locate the compared detectors' arrays at a tap, relative to the store."""
-    return (FOLDER, evaluation, detector, "fitted", f"{tap}.safetensors")
+def fitted_path(evaluation: str, detector: str) -> tuple[str, ...]:
+    """Locate the arrays that the compared detectors are made of, relative to the store."""
+    return (FOLDER, evaluation, detector, "fitted.safetensors")
 
 
 def attacked_path(

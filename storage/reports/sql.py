@@ -1,5 +1,4 @@
-"""Answer SQL over the reports on images, fields, slides, patients and batches, and a table of
-laboratories.
+"""Answer SQL over the reports, the results of evaluations, and a table of laboratories.
 
 DuckDB is given Arrow data sets that this module opens through the store's own filesystem, so a
 query runs on any store. DuckDB itself must not open any file: SQL can neither write nor read
@@ -22,7 +21,10 @@ from storage.models.laboratories import LaboratoryCard, list_laboratories
 from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
 from storage.reports.confined import MEMORY, SECONDS, SPILL, QueryError
+from storage.reports.evaluations import FOLDER as EVALUATIONS
+from storage.reports.evaluations import RESULTS
 from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.evaluations import evaluation_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.laboratories import laboratory_schema
@@ -32,7 +34,8 @@ from storage.reports.tables import BATCHES, FIELDS, IMAGES, PATIENTS, SLIDES
 from storage.store import Store, StoreError
 
 REPORTS = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
-TABLES = (*REPORTS, LABORATORIES)
+DATA_SETS = (*REPORTS, EVALUATIONS)
+TABLES = (*DATA_SETS, LABORATORIES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
 
@@ -54,7 +57,7 @@ def answer(
         StoreError: a report is damaged.
     """
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
-        for name in REPORTS:
+        for name in DATA_SETS:
             database.register(name, _table(store, name, on_damage))
         database.register(LABORATORIES, _laboratories(store, on_damage))
         database.execute("SET temp_directory = $1", [spill])
@@ -99,6 +102,7 @@ def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
         SLIDES: slide_schema(),
         PATIENTS: patient_schema(),
         BATCHES: batch_schema(),
+        EVALUATIONS: evaluation_schema(),
         LABORATORIES: laboratory_schema(),
     }
 
@@ -114,7 +118,7 @@ def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
         schema = pa.unify_schemas([*found, known], promote_options="permissive")
     except pa.ArrowException as error:
         raise StoreError(
-            f"the reports in {store.address('reports', name)} have columns of one name that "
+            f"the tables of {name} in {store.url} have columns of one name that "
             f"cannot be one column: {error}"
         ) from None
     if not reports:
@@ -163,6 +167,9 @@ def _false_positives(card: LaboratoryCard) -> dict[str, float]:
 
 
 def _files(store: Store, name: str) -> list[str]:
+    if name == EVALUATIONS:
+        found = [f"{name}/{each}/{RESULTS}" for each in store.names(name)]
+        return [file for file in found if store.exists(file)]
     return [
         "/".join(("reports", name, folder, file))
         for folder in store.names("reports", name)
@@ -200,7 +207,7 @@ def _naming_damage(store: Store) -> Iterator[None]:
         yield
     except QueryError as error:
         if "reading the stream" in str(error):
-            for name in REPORTS:
+            for name in DATA_SETS:
                 for file in _files(store, name):
                     read_table(store, file)
         raise

@@ -15,10 +15,9 @@ from scipy.special import betaincinv
 from tasks.answers.agreement import Answers, Figure, share
 from tasks.answers.sample import ordered
 from tasks.answers.sheets import UNSURE
-from tasks.counting.call import Call
+from tasks.counting.call import Call, percent_text, range_text
 from tasks.counting.interpretation import LEVEL, ErrorRates, corrected, interval, upper_bound
 from tasks.counting.rates import NODES, Rate
-from tasks.counting.sentences import percent_text, range_text
 
 MOST_READ = 10  # cells of a patient: one key press each
 FIRST = 5  # of these, the most probable parasites

@@ -1,10 +1,10 @@
-"""Compare detectors side by side: metrics of every set of images, attack and corruption.
+"""Compare detectors side by side on single images: ordinary ones and others.
 
 Abnormal images are separated from ordinary ones of unseen patients. An attack counts if the clean
 image and the image with matched noise are diagnosed correctly, and the attacked image is not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tasks.evaluation.metrics import (
     Interval,
-    Metric,
+    Result,
     Subject,
     detection,
     interval,
@@ -30,35 +30,20 @@ FOLDS = 5
 VERDICT = "slidewatch verdict"
 UNSEEN_ATTACK = "mahalanobis, all layers (unseen-attack)"
 KNOWN_ATTACK = "mahalanobis, all layers (known-attack)"
-KNOWN_STACK = "layers and margin (known-attack)"
-LEARNED = (KNOWN_ATTACK, KNOWN_STACK, UNSEEN_ATTACK)  # in this order
 
 
 @dataclass(frozen=True)
 class Side:
     """One side of a comparison: n images.
 
-    ``scores`` (n,) by detector; ``layers`` (n, L) log distances by stage; ``margin`` (n,) the
-    largest logit minus the next; ``verdict`` (n,) whether a person would be asked; ``clusters``
-    (n,) of images resampled together.
+    ``scores`` (n,) by detector; ``layers`` (n, L) log distances by stage; ``verdict`` (n,) whether
+    a person would be asked; ``clusters`` (n,) of images resampled together.
     """
 
     scores: Mapping[str, Float]
     layers: Float
-    margin: Float
     verdict: NDArray[np.bool_]
     clusters: NDArray[np.str_]
-
-
-def _with_margin(side: Side) -> Float:
-    return np.hstack([side.layers, side.margin[:, None]])
-
-
-# The features of regressions, and the names of those that know the attack and that do not.
-SEEN: tuple[tuple[str, str | None, Callable[[Side], Float]], ...] = (
-    (KNOWN_ATTACK, UNSEEN_ATTACK, lambda side: side.layers),
-    (KNOWN_STACK, None, _with_margin),
-)
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,7 @@ class Comparison:
     teachers: tuple[Side, Side] | None
 
 
-def compare(comparison: Comparison) -> list[Metric]:
+def compare(comparison: Comparison) -> list[Result]:
     """Compute every metric of every detector, with bootstrap intervals over patients.
 
     ``caught`` is the share of abnormal images found at the false-alarm rate of the verdict
@@ -87,8 +72,8 @@ def compare(comparison: Comparison) -> list[Metric]:
     weights = resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
     alarms = float(ordinary.verdict.mean())
 
-    def metric(detector: str, name: str, measured: Interval) -> Metric:
-        return Metric(comparison.subject, detector, name, measured, m, n)
+    def result(detector: str, measure: str, found: Interval) -> Result:
+        return Result(comparison.subject, detector, measure, found, m, n)
 
     scores = {
         name: np.r_[ordinary.scores[name], values]
@@ -96,24 +81,24 @@ def compare(comparison: Comparison) -> list[Metric]:
         if name in ordinary.scores
     }
     scores |= _regressions(comparison, truth, clusters)
-    found: list[Metric] = []
+    results: list[Result] = []
     for name, values in scores.items():
         whole, draws = detection(truth, values), detection(truth, values, weights)
-        found += [
-            metric(name, kind, interval(float(value[0]), draws[kind]))
+        results += [
+            result(name, kind, interval(float(value[0]), draws[kind]))
             for kind, value in whole.items()
         ]
         caught = values[truth] > _limit(values[~truth], alarms)
-        found.append(metric(name, "caught", share(caught, weights[:, truth])))
+        results.append(result(name, "caught", share(caught, weights[:, truth])))
     return [
-        *found,
-        metric(VERDICT, "caught", share(abnormal.verdict, weights[:, truth])),
-        metric(VERDICT, "false alarms", share(ordinary.verdict, weights[:, ~truth])),
+        *results,
+        result(VERDICT, "caught", share(abnormal.verdict, weights[:, truth])),
+        result(VERDICT, "false alarms", share(ordinary.verdict, weights[:, ~truth])),
     ]
 
 
 def _limit(ordinary: Float, alarms: float) -> float:
-    """Compute the score above which there are a share of ordinary ones."""
+    """Compute the score that a given share of ordinary images exceeds."""
     return float(np.append(np.sort(ordinary)[::-1], -np.inf)[round(alarms * len(ordinary))])
 
 
@@ -125,21 +110,18 @@ def _regressions(
     ``known-attack`` learns from the kind of images it is tried on, ``unseen-attack`` only from
     FGSM; neither learns from images of a patient whose images it scores.
     """
-    sides, teachers = (comparison.ordinary, comparison.abnormal), comparison.teachers or ()
-    kinds = [np.full(len(side.layers), kind, bool) for kind, side in enumerate(teachers)]
-    scores = {}
-    for known, unseen, seen in SEEN:
-        x = np.concatenate([seen(side) for side in sides])
-        scores[known] = _cross_fitted(x, clusters, x, truth, clusters)
-        if teachers and unseen:
-            scores[unseen] = _cross_fitted(
-                x,
-                clusters,
-                np.concatenate([seen(side) for side in teachers]),
-                np.concatenate(kinds),
-                np.concatenate([side.clusters for side in teachers]),
-            )
-    return {name: scores[name] for name in LEARNED if name in scores}
+    layers = np.concatenate([comparison.ordinary.layers, comparison.abnormal.layers])
+    scores = {KNOWN_ATTACK: _cross_fitted(layers, clusters, layers, truth, clusters)}
+    if comparison.teachers:
+        ordinary, attacked = comparison.teachers
+        scores[UNSEEN_ATTACK] = _cross_fitted(
+            layers,
+            clusters,
+            np.concatenate([ordinary.layers, attacked.layers]),
+            np.repeat([False, True], [len(ordinary.layers), len(attacked.layers)]),
+            np.concatenate([ordinary.clusters, attacked.clusters]),
+        )
+    return scores
 
 
 def _cross_fitted(

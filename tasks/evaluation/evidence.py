@@ -1,4 +1,4 @@
-"""Gather the evidence on images that scores need: taps, logits, and both after pre-processing."""
+"""Gather the evidence on images that scores need: taps, logits, and the latter for ODIN."""
 
 import numpy as np
 import torch
@@ -6,47 +6,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.bundles import join
-from tasks.evaluation.baselines import ODIN_TEMPERATURE, Evidence
-from tasks.evaluation.treatments.attacks import Target, differentiable_abnormality, preprocess
+from tasks.evaluation.treated import Evidence
+from tasks.evaluation.treatments.attacks import Target
 from tasks.network.extraction import platelets
 from tasks.reports.image_columns import PARASITIZED
 
 BATCH = 32
 
 
-def gather_evidence(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> Evidence:
+def gather_evidence(pixels: Tensor, target: Target, *, odin: bool) -> Evidence:
     """Gather the evidence on images (n, 3, S, S) in [0, 1]; n is at least 1."""
-    return join([_of_batch(batch, target, magnitudes) for batch in pixels.split(BATCH)])
+    return join([_of_batch(batch, target, odin) for batch in pixels.split(BATCH)])
 
 
-def _of_batch(pixels: Tensor, target: Target, magnitudes: tuple[float, ...]) -> Evidence:
-    classifier, detector = target.classifier, target.detector
-    pixels = pixels.detach().requires_grad_(bool(magnitudes))
-    with torch.set_grad_enabled(bool(magnitudes)), classifier.computing():
+def _of_batch(pixels: Tensor, target: Target, odin: bool) -> Evidence:
+    classifier, after = target.classifier, None
+    with torch.inference_mode(), classifier.computing():
         taps, logits = classifier.features(pixels)
+    if odin:
+        from pytorch_ood.detector import odin_preprocessing
+
+        with classifier.computing():
+            moved = odin_preprocessing(classifier, pixels)
+            with torch.inference_mode():
+                after = to_numpy(classifier(moved))
     images, classes = to_images(pixels.detach()), classifier.spec.classes
     platelet = None
     if PARASITIZED in classes:
         platelet = platelets(to_numpy(logits), images, classes.index(PARASITIZED))
     border = torch.ones(pixels.shape[2:], dtype=torch.bool)
     border[2:-2, 2:-2] = False
-    odin, moved = {}, {}
-    if magnitudes:
-        tempered = -(logits / ODIN_TEMPERATURE).log_softmax(dim=1).amax(dim=1)
-        fused = differentiable_abnormality(detector, taps)
-    for magnitude in magnitudes:
-        with_odin = preprocess(pixels, tempered, magnitude)
-        with_taps_moved = preprocess(pixels, fused, magnitude)
-        with torch.inference_mode(), classifier.computing():
-            odin[magnitude] = to_numpy(classifier(with_odin))
-            moved_taps, _ = classifier.features(with_taps_moved)
-        moved[magnitude] = {tap: to_numpy(moved_taps[tap]) for tap in detector.taps}
     return Evidence(
         taps={name: to_numpy(values) for name, values in taps.items()},
         logits=to_numpy(logits),
         border=to_numpy(pixels[:, :, border].mean(dim=(1, 2))),
-        odin=odin,
-        moved=moved,
+        odin=after,
         platelet=platelet,
     )
 

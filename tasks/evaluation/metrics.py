@@ -4,8 +4,7 @@ Cells of one patient resemble each other, so intervals from resampled cells woul
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 
-
-AS_FILES, AS_COMPUTED = "as files", "as computed"  # forms of images that are measured
+SINGLE = "single cells"  # each compared with ordinary cells, whatever lies beside it
 
 
 class Interval(NamedTuple):
@@ -30,76 +28,42 @@ class Interval(NamedTuple):
         return {k: v if math.isfinite(v) else None for k, v in self._asdict().items()}
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The images, model and seed of a metric.
+class Subject(NamedTuple):
+    """The images that are measured: their set, and the cells among which they stand.
 
-    ``strength`` is that of `tasks.evaluation.parts.Treatment`; ``against`` names the ordinary
-    images with which the images are compared.
+    ``strength`` is that of `tasks.evaluation.treated.Treatment`; ``share`` is the set's share of
+    the composed cells, None for `SINGLE` cells.
     """
 
-    model: str
-    seed: int
-    group: str
     set: str
     strength: float | None = None
-    against: str | None = None
-    images: str = AS_FILES
+    composition: str = SINGLE
+    share: float | None = None
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A measurement on a subject, with its numbers of abnormal and ordinary images.
+class Result(NamedTuple):
+    """A value with its subject, and the numbers of strange and of ordinary images.
 
-    ``detector`` is None if the classifier or an attack itself is measured.
+    ``detector`` is None if the network or an attack itself is measured.
     """
 
     subject: Subject
     detector: str | None
-    metric: str
+    measure: str
     found: Interval
-    positives: int = 0
-    negatives: int = 0
+    strange: int = 0
+    ordinary: int = 0
 
     def row(self) -> dict[str, Any]:
-        """Make a row of a table."""
+        """Make a row of the table of results."""
         return {
-            **asdict(self.subject),
+            **self.subject._asdict(),
             "detector": self.detector,
-            "metric": self.metric,
-            **self.found._asdict(),
-            "positives": self.positives,
-            "negatives": self.negatives,
+            "measure": self.measure,
+            **self.found.finite(),
+            "strange": self.strange,
+            "ordinary": self.ordinary,
         }
-
-
-# One row per seed, set, detector and metric. ``strength`` is a Linf distance on pixels in [0, 1]
-# for attacks, a level (1 to 5) for covariate shift, a number of calibrating patients for false
-# alarms; ``detector`` is null if the attack or the network itself is measured. Detectors are shown
-# in the order of their first row, the product's own first.
-METRICS = pa.schema(
-    [
-        ("model", pa.string()),
-        ("seed", pa.int64()),
-        ("group", pa.string()),
-        ("set", pa.string()),
-        ("strength", pa.float64()),
-        ("images", pa.string()),
-        ("against", pa.string()),
-        ("detector", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("positives", pa.int64()),
-        ("negatives", pa.int64()),
-    ]
-)
-
-
-def metrics_table(metrics: Iterable[Metric]) -> pa.Table:
-    """Make a table of `METRICS`."""
-    return nullable([metric.row() for metric in metrics], METRICS)
 
 
 def nullable(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -7,26 +7,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.bundles import join, take
-from tasks.detector.calibration import p_values
+from tasks.detector.calibration import log_distance, p_values
+from tasks.detector.detector import Detector
+from tasks.detector.detector import score as score_images
+from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.detector.witnesses import Witnesses
-from tasks.evaluation.baselines import Evidence, Fitted, all_scores, layer_distances
-from tasks.evaluation.parts import Norms, Pictures, Transfer, TreatedPart
+from tasks.evaluation.rivals import Rivals
+from tasks.evaluation.treated import Evidence, Norms, TreatedImages
 from tasks.images.platelets import without_platelets
 from tasks.types import Float
 
 OWN = "slidewatch"
+BORDER = "black border"  # the brightness of the border, which is black around a masked cell
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The compared detectors; ``layers`` has a Gaussian for each stage of the network."""
+
+    detector: Detector
+    layers: Mapping[str, TiedGaussian]
+    rivals: Rivals
 
 
 @dataclass(frozen=True)
 class Scored:
     """The results of detectors and classifier for images in one form.
 
-    ``rows`` (n,) are their rows in the set; ``scores`` (n,) by detector; ``layers`` (n, L) are log
-    distances by stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and ``probability``
-    (n,) its probability; ``label`` (n,), -1 if unknown; ``logits`` (n, C) of the diagnosis;
-    ``by_network`` (n,) the likeliest class by the network alone, and ``disagree`` (n,) whether two
-    witnesses differ.
+    ``rows`` (n,) are their rows in the set; ``label`` (n,), -1 if unknown; ``scores`` (n,) by
+    detector, for rivals only where they are compared; ``layers`` (n, L) are log distances by stage;
+    ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and ``probability`` (n,) its
+    probability; ``logits`` (n, C) of the diagnosis; ``by_network`` (n,) the likeliest class by the
+    network alone, and ``disagree`` (n,) whether two witnesses differ.
     """
 
     rows: NDArray[np.int64]
@@ -47,71 +60,68 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class ScoredPart:
-    """Images under one treatment, scored by form; other fields are as in `TreatedPart`."""
+class ScoredImages:
+    """Images under one treatment, scored by form; other fields are as in `TreatedImages`."""
 
     forms: Mapping[str, Scored]
     image_ids: NDArray[np.uint8]
     norms: Mapping[str, Norms] = field(default_factory=dict)
-    transfer: Transfer | None = None
-    pictures: Pictures = field(default_factory=Pictures)
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def without(self, image_ids: set[bytes]) -> "ScoredPart":
+    def without(self, image_ids: set[bytes]) -> "ScoredImages":
         """Remove the images that are among some others."""
-        chosen = np.flatnonzero([row.tobytes() not in image_ids for row in self.image_ids])
-        return ScoredPart(
-            take(self.forms, chosen),
-            self.image_ids[chosen],
-            take(self.norms, chosen),
-            take(self.transfer, chosen),
-            self.pictures,
+        return take(
+            self, np.flatnonzero([row.tobytes() not in image_ids for row in self.image_ids])
         )
 
 
-def join_parts(parts: Sequence[ScoredPart]) -> ScoredPart:
-    """Join the parts of a set; only the pictures of the first are kept."""
-    parts = [part for part in parts if len(part)] or parts[:1]
-    return ScoredPart(
-        join([part.forms for part in parts]),
-        join([part.image_ids for part in parts]),
-        join([part.norms for part in parts]),
-        join([part.transfer for part in parts]),
-        parts[0].pictures,
-    )
+def join_scored(shards: Sequence[ScoredImages]) -> ScoredImages:
+    """Join the shards of a set; those without a good image have no forms."""
+    return join([each for each in shards if len(each)] or shards[:1])
 
 
-def score(part: TreatedPart, fitted: Fitted, temperature: float, leans: Float) -> ScoredPart:
-    """Compute all scores of every form of a part's images.
-
-    ``leans`` (n,) are of the images' slides, for a second witness.
-    """
+def score(images: TreatedImages, fitted: Fitted, temperature: float, leans: Float) -> ScoredImages:
+    """Compute all scores of every form of images; ``leans`` (n,) are of their slides."""
     forms = {
-        form: _scored(part, evidence, fitted, temperature, leans)
-        for form, evidence in part.forms.items()
+        form: _scored(images, evidence, fitted, temperature, leans)
+        for form, evidence in images.forms.items()
     }
-    return ScoredPart(forms, part.image_ids, part.norms, part.transfer, part.pictures)
+    return ScoredImages(forms, images.image_ids, images.norms)
 
 
 def _scored(
-    part: TreatedPart, evidence: Evidence, fitted: Fitted, temperature: float, leans: Float
+    images: TreatedImages, evidence: Evidence, fitted: Fitted, temperature: float, leans: Float
 ) -> Scored:
-    scores = all_scores(evidence, fitted)
-    logits, disagree = diagnosis_of(evidence, fitted.detector.witnesses, temperature, leans)
+    detector = fitted.detector
+    own = score_images(detector, evidence.taps).abnormality
+    rivals = {} if evidence.odin is None else fitted.rivals
+    scores = {OWN: own, **{name: rival(evidence) for name, rival in rivals.items()}}
+    scores[BORDER] = np.asarray(evidence.border, np.float64)
+    logits, disagree = diagnosis_of(evidence, detector.witnesses, temperature, leans)
     chances = probabilities(logits, temperature)
     return Scored(
-        rows=part.rows,
-        label=part.label,
+        rows=images.rows,
+        label=images.label,
         scores=scores,
         layers=layer_distances(evidence, fitted),
-        p_value=p_values(fitted.detector.calibration, scores[OWN]),
+        p_value=p_values(detector.calibration, own),
         diagnosed=chances.argmax(axis=1).astype(np.int8),
         probability=chances.max(axis=1),
         logits=logits,
         by_network=evidence.logits.argmax(axis=1).astype(np.int8),
         disagree=disagree,
+    )
+
+
+def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
+    """Compute log distances (n, L) at every stage, for the paper's logistic regression."""
+    return log_distance(
+        np.stack(
+            [nearest_class_distance(g, evidence.taps[tap]) for tap, g in fitted.layers.items()],
+            axis=1,
+        )
     )
 
 

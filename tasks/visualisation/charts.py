@@ -44,9 +44,7 @@ STYLE = (
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = "os^DvPX*"
-BINS = 60
-LEAST_ALARMS = 0.001
-WIDTH, PLOT_HEIGHT, LEGEND_ROW, RIDGE = 4.6, 2.5, 0.2, 0.52  # inches; an SVG unit is 1/72 of one
+WIDTH, PLOT_HEIGHT, LEGEND_ROW = 4.6, 2.5, 0.2  # inches; an SVG unit is 1/72 of one
 LONGEST_NAME = 34
 INK = "#010101"  # stands for the colour of the text around the chart
 
@@ -68,79 +66,6 @@ _RC: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
-
-
-def roc_curves(curves: Mapping[str, tuple[Float, Float]], *, title: str) -> Markup:
-    """Draw the share caught against the share of false alarms, on a log axis from .001.
-
-    ``curves`` are by detector: false- and true-positive rates in ascending order, (n,) each.
-    """
-    with mpl.rc_context():
-        figure = _figure(PLOT_HEIGHT, len(_drawn(curves)))
-        axes = figure.add_subplot()
-        chance = np.geomspace(LEAST_ALARMS, 1, 50)
-        axes.plot(chance, chance, color=INK, alpha=0.35, linewidth=0.8)
-        for i, (false, true) in _drawn(curves).items():
-            shown = np.maximum(false, LEAST_ALARMS)
-            axes.plot(shown, true, linewidth=1.7, **_look(i))
-        axes.set_xscale("log")
-        axes.set_xlim(LEAST_ALARMS, 1)
-        axes.xaxis.set_major_locator(FixedLocator([0.001, 0.01, 0.05, 0.2, 1]))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(0, 1.02)
-        _label(axes, "false alarms", "caught")
-        _legend(figure, curves)
-        caught = (
-            f"{name} {decimals(np.interp(0.05, false, true))}"
-            for name, (false, true) in curves.items()
-            if len(false)
-        )
-        return _svg(figure, title, "Caught at .05 false alarms: " + "; ".join(caught))
-
-
-def histogram(
-    groups: Mapping[str, NDArray[np.floating[Any]]], threshold: float | None, *, title: str
-) -> Markup:
-    """Draw a histogram for each group over one axis, each as high as its own fullest bin.
-
-    The axis is linear near zero and logarithmic far from it, as scores of foreign images may be
-    tens of times the threshold; bars have equal widths on it, and the threshold is between two.
-    Scores from the threshold on are drawn in the second colour; those that are not finite are left
-    out.
-    """
-    scores = {
-        name: np.asarray(found, np.float64)[np.isfinite(found)] for name, found in groups.items()
-    }
-    scores = {name: found for name, found in scores.items() if len(found)}
-    threshold = threshold if threshold is not None and np.isfinite(threshold) else None
-    with mpl.rc_context():
-        figure = _figure(0.5 + RIDGE * len(scores), 0)
-        if not scores:
-            figure.text(0.5, 0.5, "no scores", ha="center")
-            return _svg(figure, title, "No scores.")
-        width = float(np.percentile(np.abs(next(iter(scores.values()))), 75)) or 1.0
-        edges, first_above = _edges(scores, threshold, width)
-        rows = figure.subplots(len(scores), 1, sharex=True, squeeze=False)[:, 0]
-        said = []
-        for axes, (name, found) in zip(rows, scores.items(), strict=True):
-            heights, _ = np.histogram(found, edges)
-            for i, part in enumerate((slice(None, first_above), slice(first_above, None))):
-                colour, stops = _colour(i), edges[part.start : part.stop and part.stop + 1]
-                axes.stairs(heights[part] / heights.max(), stops, fill=True, color=colour)
-            axes.set_title(_short(name), loc="left", fontsize=10, pad=2)
-            words = f"middle {decimals(float(np.median(found)))}"
-            if threshold is not None:
-                axes.axvline(threshold, color=INK, linewidth=0.9)
-                above = f"{decimals(float(np.mean(found >= threshold)))} above"
-                axes.set_title(above, loc="right", fontsize=9, pad=2)
-                words += f", {above}"
-            said.append(f"{name}: {words}")
-            axes.set_ylim(0, 1.05)
-            axes.yaxis.set_visible(False)
-            axes.spines["left"].set_visible(False)
-        _scale(rows[-1], edges, width)
-        line = "" if threshold is None else f"Threshold {decimals(threshold)}. "
-        return _svg(figure, title, line + "; ".join(said))
 
 
 def binned(
@@ -294,18 +219,6 @@ def _legend(figure: Figure, series: Mapping[str, tuple[Float, Float]]) -> None:
     # Set afterwards, because a legend drops an entry whose name begins with an underscore.
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(_short(name))
-
-
-def _edges(scores: Mapping[str, Float], threshold: float | None, width: float) -> tuple[Float, int]:
-    """Compute edges of bins that are equal on the asinh axis, and the number of the first above."""
-    found = np.concatenate(list(scores.values()))
-    ends = np.append(found, [] if threshold is None else [threshold])
-    low, high = np.arcsinh(ends.min() / width), np.arcsinh(ends.max() / width)
-    step = (high - low) / BINS or 1.0
-    middle = np.arcsinh((found.min() if threshold is None else threshold) / width)
-    below, above = int(np.ceil((middle - low) / step)), int(np.ceil((high - middle) / step)) + 1
-    edges = width * np.sinh(middle + step * np.arange(-below - 1, above + 1))
-    return edges, len(edges) - 1 if threshold is None else below + 1
 
 
 def _round_counts(most: int) -> list[float]:

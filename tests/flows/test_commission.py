@@ -21,7 +21,7 @@ from flows.options.flows import Commission, Evaluate, Fit, Retract, Screen
 from flows.options.tools import Status, Verify
 from flows.screen import screen
 from flows.settings import Settings
-from flows.stages import full_spectrum as planted_stage
+from flows.stages import compositions as composing_stage
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
@@ -36,7 +36,8 @@ from storage.models.laboratories import (
 from storage.records import now
 from storage.retention import expired_features
 from storage.store import Store, StoreError
-from tasks.evaluation.planted import LABORATORY_NORMAL, OWN_NORMAL, POPULATION
+from tasks.evaluation.compositions import LABORATORY_NORMAL, OWN_NORMAL, POPULATION
+from tasks.evaluation.measures import HOME
 from tasks.images.listing import SourceError
 from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
@@ -159,7 +160,7 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     assert set(without.patients) == {"indeterminate"}
 
     outcome = commission(
-        Commission(images=healthy, laboratory="lab", batch="healthy", negative="all"), lab
+        Commission(images=healthy, laboratory="lab", batch="healthy", negative="all"), of_may
     )
     laboratory = load_laboratory(store, "lab")
     (known,) = (
@@ -274,7 +275,7 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
     nights: Path, of_may: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(planted_stage, "warn", told.append)
+    monkeypatch.setattr(composing_stage, "warn", told.append)
     screened = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), of_may)
     for name in ("may", "july"):
         shutil.copytree(nights / name, tmp_path / "ward", dirs_exist_ok=True)
@@ -290,25 +291,24 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
     )
     assert (outcome.laboratory, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)
     assert "without 144 images of its nights" in outcome.text()
-    assert told == ["known: no image is left to judge, so nothing is said of its slides"]
-    metrics = pq.read_table(outcome.metrics).to_pandas()
-    by_slide = metrics[metrics.group == "slides as they are"]
-    assert set(by_slide.set) == {"unseen patients", "ward"}
-    alarms = by_slide[(by_slide.metric == "mean at 0.05") & (by_slide.set == "ward")]
+    assert told == ["healthy/known: no image is left to judge, so nothing is said of its slides"]
+    results = pq.read_table(outcome.results).to_pandas()
+    alone = results[(results.share == 0) & (results.composition == "slides")]
+    assert set(alone.set) == {HOME, "healthy/ward"}
+    ward = alone[alone.set == "healthy/ward"]
+    alarms = ward[ward.measure == "false alarms at 0.05, mean of groups"]
     assert set(alarms.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
-    assert set(alarms.negatives) == {2}
     # It is what `screen --laboratory` says of the patients that are not of the laboratory's night.
     report = pq.read_table(screened.report).to_pandas()
     called = (report.p_value <= 0.05).groupby(report.patient_id.astype(str)).mean()
     (at_laboratory,) = alarms.value[alarms.detector == LABORATORY_NORMAL]
     assert at_laboratory == pytest.approx(called.mean())
-    shifted = by_slide[(by_slide.metric == "slides shifted") & (by_slide.set == "ward")]
-    assert set(shifted.detector) == {OWN_NORMAL, LABORATORY_NORMAL}
-    planted = metrics[(metrics.group == "planted in slides") & (metrics.against == "10% of ward")]
-    assert set(planted.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
-    for text in (Path(outcome.report), Path(outcome.report).with_suffix(".md")):
-        assert "lab/v0001" in text.read_text()
-        assert "144" in text.read_text()
+    assert set(ward.detector[ward.measure == "shifted"]) == {OWN_NORMAL, LABORATORY_NORMAL}
+    mixed = results[(results.composition == "slides of healthy/ward") & (results.share == 0.1)]
+    assert set(mixed.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
+    page = Path(outcome.report).read_text()
+    assert "lab/v0001" in page
+    assert "144" in page
     with pytest.raises(StoreError, match="was commissioned with detector"):
         evaluate(
             Evaluate(images=str(nights / "june"), laboratory="lab", detector="tiny-v0001"), of_may

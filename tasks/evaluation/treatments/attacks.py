@@ -22,10 +22,6 @@ ADAPTIVE_STEPS = 30
 ADAPTIVE_WEIGHTS = (0.1, 1.0)
 
 
-class AttackError(Exception):
-    """An attack does not exist, or its library is not installed."""
-
-
 @dataclass(frozen=True)
 class Target:
     """The target of an attack: a classifier in evaluation mode, its detector, and a threshold.
@@ -60,20 +56,9 @@ def attack(
     """Make adversarial versions (B, 3, S, S) of images in [0, 1], not rounded to 8 bits.
 
     An image that does not fool the classifier is returned as far as the attack got.
-
-    Raises:
-        AttackError: there is no such attack, or foolbox is not installed.
     """
     torch.manual_seed(seed)  # foolbox draws random starts from the global generator
-    attacked: Tensor = find_attack(name).perturb(target, pixels, labels, strength)
-    return torch.as_tensor(attacked).detach()
-
-
-def find_attack(name: str) -> Attack:
-    """Return the attack of a name; AttackError lists the existing ones."""
-    if name not in ATTACKS:
-        raise AttackError(f"no attack {name!r}; there are: {', '.join(ATTACKS)}")
-    return ATTACKS[name]
+    return ATTACKS[name].perturb(target, pixels, labels, strength).detach()
 
 
 def matched_noise(pixels: Tensor, attacked: Tensor, strength: float | None, seed: int) -> Tensor:
@@ -151,16 +136,6 @@ def diagnosed(target: Target, pixels: Tensor) -> Outputs:
     return taps, torch.stack([half, -half] if place == 0 else [-half, half], dim=1)
 
 
-def preprocess(pixels: Tensor, abnormality: Tensor, magnitude: float) -> Tensor:
-    """Make images less abnormal by a step of ``magnitude`` e, x - e sign(grad abnormality).
-
-    Abnormal images respond to it less than others (Liang et al. 2018; Lee et al. 2018).
-    ``abnormality`` (B,) must have been computed from ``pixels``.
-    """
-    (gradient,) = torch.autograd.grad(abnormality.sum(), pixels, retain_graph=True)
-    return (pixels - magnitude * gradient.sign()).detach()
-
-
 def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
     """Attack classifier and detector together; keep the least abnormal image that fools.
 
@@ -196,17 +171,14 @@ def _adaptive(target: Target, pixels: Tensor, labels: Tensor, strength: float | 
 
 
 def _from_foolbox(make: Callable[[Any], Any]) -> Perturb:
-    """Wrap an attack of foolbox, imported late because most installations make no attacks."""
+    """Wrap an attack of foolbox, imported late because few installations have it."""
 
     def perturb(target: Target, pixels: Tensor, labels: Tensor, strength: float | None) -> Tensor:
-        try:
-            import foolbox
-        except ImportError:
-            raise AttackError("attacks need foolbox: pip install 'slidewatch[attacks]'") from None
-        library: Any = foolbox
+        import foolbox
+
+        library: Any = foolbox  # without types
         model = library.PyTorchModel(target.classifier, bounds=(0, 1), device=pixels.device)
-        made = make(library.attacks)
-        _, attacked, _ = made(model, pixels, labels, epsilons=strength)
+        _, attacked, _ = make(library.attacks)(model, pixels, labels, epsilons=strength)
         return torch.as_tensor(attacked)
 
     return perturb

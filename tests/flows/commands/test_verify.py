@@ -29,7 +29,7 @@ from storage.models.classifiers import save_state
 from storage.parquet import write_table
 from storage.reports.answers import SCHEMA as LABELS
 from storage.reports.answers import Answer, KeptSample, Labels, keep_sample, save_labels
-from storage.reports.evaluations import Evaluation, part_path, start_evaluation, write_arrays
+from storage.reports.evaluations import Evaluation, shard_path, start_evaluation, write_arrays
 from storage.reports.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
 from storage.reports.tables import BATCHES, SLIDES, report_path
 from storage.store import Store, StoreError
@@ -105,8 +105,8 @@ FILES: dict[str, Turn] = {
     "trainings/t/epoch-0003.safetensors": last,
     "trainings/t/epoch-0003.json": digit_of("epoch"),
     "evaluations/e/card.json": lambda content: 0,
-    "evaluations/e/d/parts/s/none/00000.safetensors": lambda content: 0,
-    "evaluations/e/d/scores.parquet": last_of_a_page,
+    "evaluations/e/d/shards/s/none/00000.safetensors": lambda content: 0,
+    "evaluations/e/results.parquet": last_of_a_page,
     "reports/html/night.html": middle,
     "reports/html/index.html": last,
     **dict.fromkeys(REPORTS.values(), middle),
@@ -141,11 +141,11 @@ def full(store: Store) -> Store:
     save_state(store, "t", 3, {"w": np.zeros(3)})
     asked = Evaluation(
         name="e", started_at=WHEN, detectors=["golden"], images="x", limit=None, ood={}, attacks=[],
-        attacked=1, magnitudes=[], save_attacks=False,
+        attacked=1, save_attacks=False,
     )  # fmt: skip
     start_evaluation(store, asked)
-    write_arrays(store, {"w": np.zeros(3)}, *part_path("e", "d", "s", "none", 0))
-    write_table(store, rows, "evaluations", "e", "d", "scores.parquet")
+    write_arrays(store, {"w": np.zeros(3)}, *shard_path("e", "d", "s", "none", 0))
+    write_table(store, rows, "evaluations", "e", "results.parquet")
     keep_sample(store, "night", KeptSample(image_ids=[64 * "0"], strata=[]))
     said = Answer(reader="Ada", image_id=64 * "0", answer="other", at=WHEN, seconds=1.5)
     said.write(store, "answers", "night", "00000000-0123456789ab.json")

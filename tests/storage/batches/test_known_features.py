@@ -14,7 +14,7 @@ from storage.batches.known_features import index_images
 from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch, load_batch
 from storage.models.classifiers import load_card, save_model
-from storage.arrays import arrays_from_bytes, arrays_to_bytes
+from storage.records import arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.images import decoding
 from tasks.images.decoding import DECODING, Check, Picture

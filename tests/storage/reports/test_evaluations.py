@@ -12,8 +12,8 @@ from storage.reports.evaluations import (
     attacked_path,
     fitted_path,
     images_path,
-    part_path,
     read_arrays,
+    shard_path,
     start_evaluation,
     write_arrays,
 )
@@ -34,7 +34,6 @@ def evaluation(**changed: Any) -> Evaluation:
             "ood": {"near/white": "zip://wbc::ood.zip"},
             "attacks": ["fgsm", "pgd"],
             "attacked": 500,
-            "magnitudes": [0.0, 0.0014],
             "save_attacks": False,
             **changed,
         }
@@ -61,11 +60,9 @@ CHANGES: dict[str, Any] = {
     "images": "others",
     "limit": 100,
     "ood": {"near/white": "elsewhere"},
-    "planted": [0.1],
     "laboratory": "kampala/v0001",
     "attacks": ["fgsm"],
     "attacked": 501,
-    "magnitudes": [0.0],
     "save_attacks": True,
 }
 
@@ -125,7 +122,7 @@ ARRAYS = {
     "label": np.array([-1, 0, 1], np.int8),
     "none": np.empty((0, 5), np.float64),
 }
-PART = part_path("night", "tiny-v0001", "near--white", "fgsm-0.0314", 7)
+SHARD = shard_path("night", "tiny-v0001", "near--white", "fgsm-0.0314", 7)
 IMAGES = images_path("night", "tiny-v0001", "near--white")
 
 
@@ -141,18 +138,18 @@ def test_a_table_comes_back_as_it_was(store: Store) -> None:
 
 
 def test_arrays_come_back_as_they_were(store: Store) -> None:
-    write_arrays(store, ARRAYS, *PART)
-    back = read_arrays(store, *PART)
+    write_arrays(store, ARRAYS, *SHARD)
+    back = read_arrays(store, *SHARD)
     assert back.keys() == ARRAYS.keys()
     for name, values in ARRAYS.items():
         assert back[name].dtype == values.dtype
         assert_array_equal(back[name], values)
-    before = store.read_bytes(*PART)
-    write_arrays(store, dict(reversed(ARRAYS.items())), *PART)
-    assert store.read_bytes(*PART) == before
+    before = store.read_bytes(*SHARD)
+    write_arrays(store, dict(reversed(ARRAYS.items())), *SHARD)
+    assert store.read_bytes(*SHARD) == before
 
 
-READERS = [(read_table, IMAGES), (read_arrays, PART)]
+READERS = [(read_table, IMAGES), (read_arrays, SHARD)]
 
 
 @pytest.mark.parametrize(("read", "path"), READERS)
@@ -167,7 +164,7 @@ def test_a_damaged_file_is_a_store_error_that_names_it(
     store: Store, read: Any, path: tuple[str, ...], damage: str
 ) -> None:
     write_table(store, TABLE, *IMAGES)
-    write_arrays(store, ARRAYS, *PART)
+    write_arrays(store, ARRAYS, *SHARD)
     whole = store.read_bytes(*path)
     content = {"empty": b"", "half": whole[: len(whole) // 2], "another file": b"{}" * 100}
     store.write_bytes(content[damage], *path)
@@ -188,16 +185,16 @@ def test_everything_has_a_path_of_its_own_below_its_evaluation() -> None:
         CARD,
         *(images_path("night", d, s) for d in ("d", "e") for s in ("test", "near--white")),
         *(
-            part_path("night", d, s, t, n)
+            shard_path("night", d, s, t, n)
             for d in ("d", "e")
             for s in ("test", "attacked")
             for t in ("clean", "fgsm-0.0314")
             for n in (0, 1, 12345, 123456)
         ),
-        *(fitted_path("night", d, t) for d in ("d", "e") for t in ("layer1", "penultimate")),
+        *(fitted_path("night", d) for d in ("d", "e")),
         *(attacked_path("night", d, "pgd", c, "1.png") for d in ("d", "e") for c in ("P", "U")),
     }
-    assert len(paths) == 1 + 4 + 32 + 4 + 4
+    assert len(paths) == 1 + 4 + 32 + 2 + 4
     assert {path[:2] for path in paths} == {("evaluations", "night")}
     assert attacked_path("night", "d", "pgd", "Parasitized", "1.png")[-2:] == (
         "Parasitized",

@@ -9,9 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from tasks.detector.probabilities import Adaptation, log_odds
 from tasks.detector.witnesses import Classes, Scales, Witnesses
-from tasks.evaluation.baselines import Evidence
 from tasks.evaluation.evidence import gather_evidence, to_images
 from tasks.evaluation.scored import diagnosis_of
+from tasks.evaluation.treated import Evidence
 from tasks.evaluation.treatments.attacks import Target
 from tasks.images.platelets import PLATELET
 from tasks.network.backbones import build
@@ -29,13 +29,13 @@ def test_suspected_cells_are_examined_for_platelets_in_every_batch(
     torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
     target = Target(classifier, replace(detector(), gaussians={}), 0.0)
     pixels = torch.rand(IMAGES, 3, 32, 32)
-    logits = gather_evidence(pixels, target, ()).logits
+    logits = gather_evidence(pixels, target, odin=False).logits
     leads = logits[:, 0] - logits[:, 1]
     bright = np.asarray([image.mean() for image in to_images(pixels)])
     suspected, middle = float(np.median(leads)), float(np.median(bright))
     monkeypatch.setattr("tasks.network.extraction.SUSPECTED", suspected)
     monkeypatch.setattr("tasks.network.extraction.has_platelet", lambda p: p.mean() > middle)
-    found = gather_evidence(pixels, target, ()).platelet
+    found = gather_evidence(pixels, target, odin=False).platelet
     assert found is not None
     assert 0 < found.sum() < IMAGES
     assert_array_equal(found, (leads > suspected) & (bright > middle))
@@ -45,7 +45,7 @@ def evidence(platelet: np.ndarray | None) -> Evidence:
     rng = np.random.default_rng(0)
     taps = {tap: rng.normal(size=(IMAGES, d)).astype(np.float32) for tap, d in WIDTHS.items()}
     logits, border = rng.normal(size=(IMAGES, 2)).astype(np.float32), np.zeros(IMAGES, np.float32)
-    return Evidence(taps, logits, border, {}, {}, platelet=platelet)
+    return Evidence(taps, logits, border, platelet=platelet)
 
 
 def test_a_platelet_lowers_the_diagnosis_as_in_a_night_and_is_no_disagreement() -> None:

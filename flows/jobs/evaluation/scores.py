@@ -1,0 +1,166 @@
+"""Fit the detectors that an evaluation compares, and score its images alone and in company."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from flows.jobs.evaluation.images import (
+    Run,
+    Shard,
+    load_detector,
+    load_target,
+    read_rows,
+    read_treated,
+)
+from flows.jobs.verified import load_laboratory_normal
+from flows.jobs.worker import settle_worker
+from storage.reports.evaluations import fitted_path, read_arrays, write_arrays
+from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
+from tasks.detector.moments import Moments, partial_fit
+from tasks.evaluation.compositions import Cells, Normal, compose, judge, measure
+from tasks.evaluation.metrics import Interval, Result, Subject
+from tasks.evaluation.rivals import SAMPLE, fit_rivals
+from tasks.evaluation.scored import Fitted, ScoredImages, score
+from tasks.evaluation.treated import FILE
+from tasks.network.classifier import last_layer
+from tasks.network.spec import PENULTIMATE
+from tasks.types import below, nested
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """The compared detectors, fitted on the shards of a set of ``total`` images."""
+
+    run: Run
+    shards: tuple[Shard, ...]
+    total: int
+
+
+def fit_compared(job: FitJob) -> None:
+    """Write Gaussians of every stage, and a sample of the images for rivals, unless they exist."""
+    run = job.run
+    path = fitted_path(run.evaluation, run.detector.name)
+    if run.store.exists(*path):
+        return
+    settle_worker()
+    every = -(-job.total // SAMPLE)
+    layers: dict[str, Moments] = {}
+    features, labels = [], []
+    for images in map(read_treated, job.shards):
+        if not len(images.rows):
+            continue
+        taps = images.forms[FILE].taps
+        for tap, values in taps.items():
+            known = layers.get(tap) or Moments.empty(len(run.model.classes), values.shape[1])
+            layers[tap] = partial_fit(known, values, images.label)
+        chosen = (images.rows % every == 0) & (images.label >= 0)
+        features.append(taps[PENULTIMATE][chosen])
+        labels.append(images.label[chosen])
+    arrays = {"features": np.concatenate(features), "labels": np.concatenate(labels)}
+    for tap, found in layers.items():
+        arrays |= nested(f"layer/{tap}", tied_gaussian(found).to_arrays())
+    write_arrays(run.store, arrays, *path)
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A shard to score; ``slides`` are clean cells of its slides, for the second witness."""
+
+    shard: Shard
+    slides: tuple[Shard, ...]
+
+
+def score_shard(job: ScoreJob) -> ScoredImages:
+    """Score a shard's images in all their forms."""
+    run = job.shard.run
+    settle_worker()
+    images = read_treated(job.shard)
+    known = _leans(job.slides)
+    groups = run.groups(job.shard.images)[images.rows].tolist()
+    leans = np.asarray([known.get(group, 0.0) for group in groups], np.float64)
+    return score(images, _fitted(run), run.model.temperature, leans)
+
+
+@lru_cache(maxsize=8)
+def _leans(slides: tuple[Shard, ...]) -> dict[str, float]:
+    """Compute the leans of slides or patients from their clean cells."""
+    witnesses = load_detector(slides[0].run).witnesses
+    if witnesses is None:
+        return {}
+    found = read_rows(slides, sorted(witnesses.discriminant.weights))
+    scores = witnesses.discriminant.scores(found.taps)
+    healthy = found.logits.argmax(axis=1) != witnesses.positive
+    return witnesses.discriminant.leans(scores, healthy, found.group)
+
+
+@lru_cache(maxsize=2)
+def _fitted(run: Run) -> Fitted:
+    target = load_target(run.store, run.detector, run.model)
+    arrays = read_arrays(run.store, *fitted_path(run.evaluation, run.detector.name))
+    layers = {
+        tap: TiedGaussian.from_arrays(below(f"layer/{tap}", arrays))
+        for tap in target.classifier.spec.taps
+    }
+    last = last_layer(target.classifier)
+    rivals = fit_rivals(PENULTIMATE, arrays["features"], arrays["labels"], *last)
+    return Fitted(target.detector, layers, rivals)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows that count of a set of images under a treatment."""
+
+    shards: tuple[Shard, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CompositionJob:
+    """Ordinary and strange cells to compose with the subject's share of the latter.
+
+    ``positive`` is the name of the infected class.
+    """
+
+    subject: Subject
+    ordinary: Chosen | None
+    strange: Chosen | None
+    named: bool
+    positive: str
+
+
+def compose_and_measure(job: CompositionJob) -> list[Result]:
+    """Compose slides or nights, score them as `screen` does, and measure the results."""
+    settle_worker()
+    given = job.ordinary or job.strange
+    assert given is not None
+    run = given.shards[0].run
+    ordinary = _cells(job.ordinary) if job.ordinary else None
+    strange = _cells(job.strange) if job.strange else None
+    groups = compose(ordinary, strange, job.subject.share or 0.0, named=job.named)
+    if not groups:
+        return []
+    laboratory = None
+    if run.laboratory is not None:
+        found = load_laboratory_normal(run.store, run.laboratory)
+        laboratory = Normal(found.own, found.reference)
+    judged = judge(load_detector(run), groups, named=job.named, laboratory=laboratory)
+    results = list(measure(job.subject, judged))
+    if ordinary and not strange:
+        called = Interval(float(np.mean(ordinary.predicted == 0)))
+        counts = 0, len(ordinary)
+        results.append(Result(job.subject, None, f"called {job.positive}", called, *counts))
+    return results
+
+
+@lru_cache(maxsize=2)
+def _cells(chosen: Chosen) -> Cells:
+    """Read cells with their slides."""
+    taps = load_detector(chosen.shards[0].run).taps
+    found = read_rows(chosen.shards, taps, np.asarray(chosen.rows, np.int64))
+    return Cells(
+        found.taps,
+        found.logits.argmax(axis=1),
+        found.group,
+        np.asarray([row.tobytes().hex() for row in found.image_ids]),
+    )

@@ -1,0 +1,264 @@
+"""Compose slides and nights of strange and ordinary cells, and measure what a night would say.
+
+This is the full spectrum (OpenOOD 1.5, Zhang et al. 2023, arXiv 2306.09301): healthy cells of
+another laboratory are ordinary, and only the strange ones are abnormal. A composition has a share
+of strange cells, from none to all, and is named (slides, or patients as slides, that are one night)
+or unnamed (each group is a night whose images name no slide). It is scored as `screen` scores it:
+by the normal of its own slides, at a laboratory if one is given, and by the distance to the
+population.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.bundles import join, take
+from tasks.detector.detector import Detector, score
+from tasks.detector.slides.cell_score import SlideNormal
+from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.own_normal import OwnNormal, slide_shift
+from tasks.detector.slides.references import (
+    NO_ROWS,
+    CellScores,
+    Reference,
+    References,
+    alone,
+    fitted_reference,
+    most_ordinary,
+    references_of,
+    score_cells,
+)
+from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
+from tasks.evaluation.metrics import (
+    Interval,
+    Result,
+    Subject,
+    detection,
+    interval,
+    resampled,
+    share,
+)
+from tasks.types import Float
+
+OWN_NORMAL, LABORATORY_NORMAL, POPULATION = "own normal", "laboratory normal", "population"
+SHARES = (1.0, 0.9, 0.67, 0.5, 0.1)  # of strange cells
+ALPHAS = (0.05, 0.01)
+MOST = 500  # cells of a composed slide or night
+NIGHTS = 3  # unnamed ones of a composition
+SLIDES, CELLS = 20, 60  # named slides of strange cells alone, and their cells
+REPEATS = 200
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A set of n cells: features (n, d) by tap, classes as diagnosed, slides, digests of files."""
+
+    taps: Mapping[str, NDArray[np.float32]]
+    predicted: NDArray[np.intp]
+    slides: NDArray[np.str_]
+    image_ids: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.predicted)
+
+
+class Group(NamedTuple):
+    """A composed slide or unnamed night; ``strange`` (n,) marks its strange cells."""
+
+    cells: Cells
+    strange: NDArray[np.bool_]
+
+
+class Normal(NamedTuple):
+    """The normal of slides, and the reference of slides with too few cells, if there is one."""
+
+    own: OwnNormal
+    reference: SlideNormal | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The results for the n cells of G groups.
+
+    ``group`` (n,) numbers the groups, ``strange`` (n,) marks strange cells. ``scores`` and
+    ``p_values`` (n,) are by detector, the latter 0 for cells unlike any smear. ``shifted`` (G,) by
+    detector marks groups further away than all fitted slides, or than all slides that calibrated
+    the laboratory, and ``no_smear`` (G,) groups that cannot be one.
+    """
+
+    group: NDArray[np.intp]
+    strange: NDArray[np.bool_]
+    scores: dict[str, Float]
+    p_values: dict[str, Float]
+    shifted: dict[str, NDArray[np.bool_]]
+    no_smear: dict[str, NDArray[np.bool_]]
+
+
+def compose(
+    ordinary: Cells | None, strange: Cells | None, share: float, *, named: bool
+) -> list[Group]:
+    """Compose groups of which a ``share`` is strange.
+
+    Named groups are the slides of the ordinary cells. Strange cells that are ordinary ones, changed
+    (they have the same digest), stay in their slides and take the originals' places. A group has as
+    many cells as there are in this proportion, up to `MOST`; without any of a kind it is left out.
+    """
+    nothing = take(ordinary or strange, NO_ROWS)
+    assert nothing is not None
+    if ordinary is None:
+        sources = [(nothing, strange or nothing)] * (SLIDES if named else NIGHTS)
+    elif named:
+        changed = strange is not None and np.isin(strange.image_ids, ordinary.image_ids).any()
+        sources = [
+            (
+                _of_slide(ordinary, name),
+                nothing if strange is None else _of_slide(strange, name) if changed else strange,
+            )
+            for name in np.unique(ordinary.slides)
+        ]
+    else:
+        sources = [(ordinary, strange or nothing)] * NIGHTS
+    most = CELLS if named and ordinary is None else MOST
+    groups = [
+        _group(*source, share, most, np.random.default_rng(number))
+        for number, source in enumerate(sources)
+    ]
+    return [group for group in groups if group is not None]
+
+
+def _of_slide(cells: Cells, name: str) -> Cells:
+    return take(cells, np.flatnonzero(cells.slides == name))
+
+
+def _group(
+    ordinary: Cells, strange: Cells, share: float, most: int, rng: np.random.Generator
+) -> Group | None:
+    """Draw a group of at most ``most`` cells; None if one kind of cells is missing."""
+    sizes = [(len(ordinary), 1 - share), (len(strange), share)]
+    total = round(min([most, *(n / part for n, part in sizes if part)]))
+    wanted = round(total * share)
+    chosen = take(strange, rng.permutation(len(strange))[:wanted])
+    left = take(ordinary, np.flatnonzero(~np.isin(ordinary.image_ids, chosen.image_ids)))
+    beside = take(left, np.sort(rng.permutation(len(left))[: total - wanted]))
+    if not total or bool(len(chosen)) != (share > 0) or bool(len(beside)) != (share < 1):
+        return None
+    cells = join([beside, chosen])
+    return Group(cells, np.arange(len(cells)) >= len(beside))
+
+
+def judge(
+    detector: Detector, groups: Sequence[Group], *, named: bool, laboratory: Normal | None = None
+) -> Judged:
+    """Score groups by their own normal, with and without a laboratory, and by the population."""
+    assert detector.own is not None
+    normals = {OWN_NORMAL: Normal(detector.own)} | (
+        {LABORATORY_NORMAL: laboratory} if laboratory else {}
+    )
+    scores: dict[str, list[Float]] = {name: [] for name in (*normals, POPULATION)}
+    p_values: dict[str, list[Float]] = {name: [] for name in scores}
+    shifted: dict[str, list[bool]] = {name: [] for name in normals}
+    no_smear: dict[str, list[bool]] = {name: [] for name in normals}
+    for name, normal in normals.items():
+        for cells, is_shifted, implausible in screened(normal, groups, named=named):
+            scores[name].append(cells.abnormality)
+            p_values[name].append(np.where(cells.unlike, 0.0, cells.p_value))
+            shifted[name].append(is_shifted)
+            no_smear[name].append(implausible)
+    for group in groups:
+        by_all = score(detector, group.cells.taps)
+        scores[POPULATION].append(by_all.abnormality)
+        p_values[POPULATION].append(by_all.p_value)
+    return Judged(
+        np.repeat(np.arange(len(groups)), [len(group.cells) for group in groups]),
+        np.concatenate([group.strange for group in groups]),
+        {name: np.concatenate(parts) for name, parts in scores.items()},
+        {name: np.concatenate(parts) for name, parts in p_values.items()},
+        {name: np.asarray(each, bool) for name, each in shifted.items()},
+        {name: np.asarray(each, bool) for name, each in no_smear.items()},
+    )
+
+
+def screened(
+    normal: Normal, groups: Sequence[Group], *, named: bool
+) -> Iterator[tuple[CellScores, bool, bool]]:
+    """Score the cells of each group as `screen` does.
+
+    A slide of too few cells is compared with the night or with fitted slides, whichever are nearer;
+    at a laboratory it is compared with the laboratory, and so are images that name no slide.
+
+    Yields:
+        The scores, whether the group is shifted, and whether it is implausible as a smear.
+    """
+    own, reference = normal
+    fitted, night = fitted_reference(own), alone(None)
+    if reference is not None:
+        fitted = Reference(reference, NO_ROWS, "laboratory")
+    elif named and groups:
+        night = _references(own, join([group.cells for group in groups]), 0, named=False)
+    start = 0
+    for cells, _ in groups:
+        rows = np.arange(start, start + len(cells))
+        group = _references(own, cells, start, named=named)
+        implausible, kept = group.smears.implausible, None
+        if named and group.known:
+            kept = np.isin(rows, group.rows)
+        if not named and reference is not None:
+            group = alone(fitted)
+        elif named and not group.own:
+            candidates = [*night.known, fitted]
+            nearest = most_ordinary(own, candidates, cells.taps, cells.predicted, rows)
+            group = alone(candidates[nearest])
+        scores = score_cells(own, group, fitted, cells.taps, cells.predicted, rows)
+        shift = slide_shift(own, cells.taps, cells.predicted, kept)
+        yield scores, bool(shift.shifted), implausible
+        start += len(cells)
+
+
+def _references(own: OwnNormal, cells: Cells, start: int, *, named: bool) -> References:
+    """Choose the references of a slide, or of a night without names, whose first row is given."""
+    rows = reference_rows(len(cells))
+    some = take(cells, rows)
+    kind = ("slide", ONE_SLIDE) if named else ("night", A_NIGHT)
+    return references_of(own, some.taps, some.predicted, start + rows, *kind)
+
+
+def measure(subject: Subject, judged: Judged) -> Iterator[Result]:
+    """Measure catches and false alarms, with intervals from resampled groups."""
+    n, m = int((~judged.strange).sum()), int(judged.strange.sum())
+    weights = resampled(judged.group, REPEATS)
+    for name, scores in judged.scores.items():
+
+        def result(measure: str, found: Interval, name: str = name) -> Result:
+            return Result(subject, name, measure, found, m, n)
+
+        if n and m:
+            # A cell without a score counts as not found.
+            known = np.nan_to_num(scores, nan=-np.inf)
+            whole = detection(judged.strange, known)["AUROC"]
+            draws = detection(judged.strange, known, weights)["AUROC"]
+            yield result("AUROC", interval(float(whole[0]), draws))
+        for alpha in ALPHAS:
+            alarm = judged.p_values[name] <= alpha
+            for words, kind in (("caught", judged.strange), ("false alarms", ~judged.strange)):
+                if kind.any():
+                    yield result(f"{words} at {alpha:g}", share(alarm[kind], weights[:, kind]))
+            if not m:
+                for statistic, found in _by_group(judged.group, alarm).items():
+                    yield result(f"false alarms at {alpha:g}, {statistic}", found)
+        for words, marks in (("shifted", judged.shifted), ("no smear", judged.no_smear)):
+            if name in marks:
+                yield result(words, Interval(float(marks[name].mean())))
+
+
+def _by_group(group: NDArray[np.intp], alarm: NDArray[np.bool_]) -> dict[str, Interval]:
+    """Compute mean, deviation and worst of the groups' shares of alarms."""
+    rates = np.bincount(group, alarm) / np.bincount(group)
+    draws = rates[np.random.default_rng(0).integers(0, len(rates), (REPEATS, len(rates)))]
+    return {
+        "mean of groups": interval(float(rates.mean()), draws.mean(axis=1)),
+        "deviation of groups": interval(float(rates.std()), draws.std(axis=1)),
+        "worst group": interval(float(rates.max()), draws.max(axis=1)),
+    }

@@ -1,1 +1,0 @@
-"""Turn the scored images of an evaluation into the rows and the examples of its report."""

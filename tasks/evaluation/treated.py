@@ -1,0 +1,80 @@
+"""Define treated images: what was done to them, and the evidence on them that scores need."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.bundles import KEPT_AS, Bundle
+
+FILE = "file"  # an image as stored in a lossless file
+COMPUTED = "computed"  # as an attack computed it, not rounded to 8 bits
+NOISE = "noise"  # the clean image with noise as large as the attack's change
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """A treatment of images before they are scored.
+
+    ``strength`` is an attack's L-infinity bound, or a corruption's level from 1 to 5.
+    """
+
+    kind: Literal["none", "corruption", "attack"] = "none"
+    name: str = "clean"
+    strength: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Return a name for a folder."""
+        return self.name if self.strength is None else f"{self.name}-{self.strength:.4f}"
+
+    @property
+    def set(self) -> str:
+        """Return the name of the treated images in tables."""
+        return f"{self.kind}/{self.name}"
+
+
+CLEAN = Treatment()
+
+
+@dataclass(frozen=True)
+class Evidence(Bundle):
+    """The evidence on n images.
+
+    ``taps`` are pooled features (n, d) of the network's stages, ``logits`` (n, C), ``border`` (n,)
+    the mean brightness in [0, 1] of the outermost pixels, ``odin`` the logits after ODIN's input
+    pre-processing, None where no rival is compared. ``platelet`` (n,) marks suspected cells with a
+    platelet at their rim, None if no class is called "Parasitized".
+    """
+
+    taps: Mapping[str, NDArray[np.float32]] = field(metadata={KEPT_AS: "tap"})
+    logits: NDArray[np.float32]
+    border: NDArray[np.float32]
+    odin: NDArray[np.float32] | None = None
+    platelet: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Norms(Bundle):
+    """Norms (n,) of an attack's changes to images with pixels in [0, 1]."""
+
+    l2: NDArray[np.float32]
+    linf: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TreatedImages(Bundle):
+    """Images (n,) of a set under one treatment.
+
+    ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
+    ``label`` (n,) their classes, -1 if unknown. ``forms`` and an attack's ``norms`` are by form;
+    without a good image there are none.
+    """
+
+    rows: NDArray[np.int64]
+    image_ids: NDArray[np.uint8] = field(metadata={KEPT_AS: "image_id"})
+    label: NDArray[np.int8]
+    forms: Mapping[str, Evidence] = field(default_factory=dict)
+    norms: Mapping[str, Norms] = field(default_factory=dict)

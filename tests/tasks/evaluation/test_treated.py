@@ -1,0 +1,76 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from tasks.bundles import join, take
+from tasks.evaluation.treated import (
+    CLEAN,
+    COMPUTED,
+    FILE,
+    NOISE,
+    Evidence,
+    Norms,
+    TreatedImages,
+    Treatment,
+)
+from tasks.evaluation.treatments.attacks import ATTACKS
+from tasks.evaluation.treatments.corruptions import CORRUPTIONS
+
+RNG = np.random.default_rng(0)
+
+
+def some(*shape: int) -> Any:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def evidence(n: int) -> Evidence:
+    taps = {"blocks.2": some(n, 3), "penultimate": some(n, 4)}
+    return Evidence(taps, some(n, 2), some(n), some(n, 2), np.arange(n) % 2 == 0)
+
+
+def attacked(n: int) -> TreatedImages:
+    return TreatedImages(
+        rows=np.arange(n),
+        image_ids=RNG.integers(0, 256, (n, 32), np.uint8),
+        label=np.arange(n, dtype=np.int8) % 2,
+        forms={form: evidence(n) for form in (FILE, COMPUTED, NOISE)},
+        norms={form: Norms(some(n), some(n)) for form in (FILE, COMPUTED)},
+    )
+
+
+def test_images_come_back_from_their_arrays() -> None:
+    arrays = attacked(5).to_arrays()
+    again = TreatedImages.from_arrays(dict(sorted(arrays.items(), reverse=True)))
+    assert set(again.forms) == {FILE, COMPUTED, NOISE}
+    assert again.forms[FILE].taps.keys() == {"blocks.2", "penultimate"}
+    back = again.to_arrays()
+    assert arrays.keys() == back.keys()
+    for name, values in arrays.items():
+        assert_array_equal(values, back[name], err_msg=name, strict=True)
+
+
+def test_a_shard_without_one_good_image_has_no_forms() -> None:
+    empty = TreatedImages(np.empty(0, np.int64), np.empty((0, 32), np.uint8), np.empty(0, np.int8))
+    again = TreatedImages.from_arrays(empty.to_arrays())
+    assert (again.forms, again.norms) == ({}, {})
+
+
+@pytest.mark.parametrize("cuts", [[2], [1, 1, 4], [5]])
+def test_a_record_that_is_cut_is_joined_again(cuts: list[int]) -> None:
+    whole = evidence(5)
+    pieces = [take(whole, rows) for rows in np.split(np.arange(5), cuts)]
+    for name, values in join(pieces).to_arrays().items():
+        assert_array_equal(values, whole.to_arrays()[name], strict=True)
+
+
+def test_every_treatment_has_a_folder_of_its_own() -> None:
+    treatments = [
+        CLEAN,
+        *(Treatment("attack", name, s) for name, made in ATTACKS.items() for s in made.strengths),
+        *(Treatment("corruption", name, float(s)) for name in CORRUPTIONS for s in range(1, 6)),
+    ]
+    keys = [treatment.key for treatment in treatments]
+    assert len(set(keys)) == len(keys)
+    assert all("/" not in key and " " not in key for key in keys)
