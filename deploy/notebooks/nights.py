@@ -50,7 +50,8 @@ def _(ask, mo):
 def _(ask, mo, np, plt):
     summaries = ask(
         """
-        SELECT batch_date, batch, images, review, failed, slides, slides_shifted, patient_calls
+        SELECT batch_date, batch, images, images - scored AS failed, review, slides,
+            slides_shifted, patient_calls
         FROM reports ORDER BY batch_date, batch
         """,
         "batches",

@@ -2,7 +2,7 @@
 
 This is the full spectrum (OpenOOD 1.5, Zhang et al. 2023, arXiv 2306.09301): healthy cells of
 another laboratory are ordinary, and only the strange ones are abnormal. A composition has a share
-of strange cells, from none to all, and is named (slides, or patients as slides, that are one night)
+of strange cells, from none to all, and is named (a night of slides, or of patients as slides)
 or unnamed (each group is a night whose images name no slide). It is scored as `screen` scores it:
 by the normal of its own slides, at a laboratory if one is given, and by the distance to the
 population.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 
-SINGLE = "single cells"  # each compared with ordinary cells, whatever lies beside it
+SINGLE = "single cells"  # each compared with ordinary cells, without regard to its neighbours
 
 
 class Interval(NamedTuple):

@@ -1,7 +1,7 @@
 """Score images by rival detectors of abnormal images: higher is more abnormal.
 
 The rivals are those of pytorch-ood (Kirchheim et al. 2022), with the settings of their authors.
-Those that need a covariance are left out unless fitted images outnumber features.
+Rivals that need a covariance are left out unless fitted images outnumber features.
 """
 
 from collections.abc import Callable

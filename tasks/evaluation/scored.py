@@ -36,7 +36,7 @@ class Scored:
     """The results of detectors and classifier for images in one form.
 
     ``rows`` (n,) are their rows in the set; ``label`` (n,), -1 if unknown; ``scores`` (n,) by
-    detector, for rivals only where they are compared; ``layers`` (n, L) are log distances by stage;
+    detector, those of rivals only if they are compared; ``layers`` (n, L) are log distances by stage;
     ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and ``probability`` (n,) its
     probability; ``logits`` (n, C) of the diagnosis; ``by_network`` (n,) the likeliest class by the
     network alone, and ``disagree`` (n,) whether two witnesses differ.

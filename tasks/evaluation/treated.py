@@ -1,4 +1,4 @@
-"""Define treated images: what was done to them, and the evidence on them that scores need."""
+"""Define treated images: their treatment, and the evidence on them that scores need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

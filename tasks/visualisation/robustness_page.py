@@ -80,7 +80,7 @@ def _summary(database: duckdb.DuckDBPyConnection) -> Iterator[Table]:
 
 
 def _composed(database: duckdb.DuckDBPyConnection) -> Iterator[Table]:
-    """Tabulate what is caught in slides and nights, by the share that is strange."""
+    """Tabulate the images caught in slides and nights, by the strange share."""
     for measure in COMPOSED:
         where = f"measure = '{measure}' AND share > 0"
         yield from _pivot(database, measure, where, "share", _headings("detector"))

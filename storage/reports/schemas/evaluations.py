@@ -30,7 +30,7 @@ def evaluation_schema() -> pa.Schema:
             ),
             Column("share", SHARE, "share of the set in a composed slide or night"),
             Column("detector", pa.string(), "null if the network or the attack itself is measured"),
-            Column("measure", pa.string(), "what is measured"),
+            Column("measure", pa.string(), "name of the measure"),
             Column("value", pa.float64(), "null if it cannot be computed"),
             Column("low", pa.float64(), "lower bound of its 95% interval over patients or slides"),
             Column("high", pa.float64(), "upper bound"),

@@ -128,6 +128,7 @@ def test_pytorch_runs_a_model_where_there_is_a_gpu(
 NIGHT = """
 import sys
 from flows.cluster.client import open_client
+from flows.options.flows import Screen
 from flows.screen import screen
 from flows.settings import Settings
 
@@ -137,7 +138,7 @@ def imported():
 if __name__ == "__main__":
     settings = Settings(store=sys.argv[1], workers=1)
     with open_client(settings) as client:
-        outcome = screen(sys.argv[2], batch="night", settings=settings)
+        outcome = screen(Screen(images=sys.argv[2], batch="night"), settings)
         print(outcome.scored, outcome.page_failure, *client.run(imported).values())
 """
 

@@ -34,14 +34,14 @@
   async function say(answer, panel) {
     const cell = chosen, seconds = ((performance.now() - shown) / 1000).toFixed(1);
     const told = panel.querySelector(".told");
-    const answer = await fetch(`${base}/by/${reader}/${cell.image_id}`, {
+    const reply = await fetch(`${base}/by/${reader}/${cell.image_id}`, {
       method: "POST", headers: { Accept: "application/json" }, body: new URLSearchParams({ answer, seconds }),
     }).catch(() => null);
-    if (!answer || !answer.ok) {
+    if (!reply || !reply.ok) {
       told.textContent = `${answer} was not saved: answer again`;
       return;
     }
-    Object.assign(cell, (await answer.json()).contour);
+    Object.assign(cell, (await reply.json()).contour);
     viewer.dress(cell);
     cell.path.classList.add("picked");
     if (cell === chosen) choose(cell, panel);
