@@ -28,21 +28,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.jobs.scoring.night import describe_night
+from flows.jobs.scoring import night, report_rows, scores, screened
 from flows.jobs.scoring.plan import parts_of, score_jobs
-from flows.jobs.scoring.report_rows import finished_rows
-from flows.jobs.scoring.scores import score_part
-from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
-from storage.models.classifiers import ModelCard
+from storage.models import classifiers
 from storage.models.detectors import DetectorCard, detector_names, load_model_of
 from storage.models.laboratories import LaboratoryCard, borrow, detector_at
 from storage.reports.schemas.images import image_schema
 from storage.store import Store, refuse_absent
-from tasks.images.listing import list_images
+from tasks.images import listing, regions
 from tasks.images.manifest import SCHEMA
-from tasks.images.regions import ImageRef, find, image_refs
 from tasks.visualisation.pictures import thumbnail
 from tasks.words import counted
 
@@ -145,7 +141,7 @@ class Detector:
         self, store: Store, card: DetectorCard, laboratory: LaboratoryCard | None = None
     ) -> None:
         self.card, self.laboratory = card, laboratory
-        self.model: ModelCard = load_model_of(store, card)
+        self.model: classifiers.ModelCard = load_model_of(store, card)
         # The jobs write their results to the store of their model, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
         self._store = Store(self._folder.name)
@@ -193,9 +189,9 @@ class Detector:
         """
         with tempfile.TemporaryDirectory(prefix="slidewatch-pictures-") as folder:
             if isinstance(images, str | Path):
-                manifest = list_images(str(images), classes=self.model.classes)
+                manifest = listing.list_images(str(images), classes=self.model.classes)
                 pictures: dict[str, Any] = dict(
-                    zip(manifest["uri"].to_pylist(), image_refs(manifest), strict=True)
+                    zip(manifest["uri"].to_pylist(), regions.image_refs(manifest), strict=True)
                 )
             else:
                 manifest, pictures = _listed(images, Path(folder))
@@ -211,7 +207,7 @@ class Detector:
         """Screen images like a night, and return the rows of its report."""
         store, card, detector = self._store, self.model, self.card
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        of = Screened(store, batch, card, detector, laboratory=self.laboratory)
+        of = screened.Screened(store, batch, card, detector, laboratory=self.laboratory)
         try:
             with _one_thread():
                 prepare_features(store, batch, card)
@@ -219,9 +215,9 @@ class Detector:
                     run_shard(ShardJob(store, batch, shard, card))
                 parts = parts_of(of)
                 every, started = range(len(parts)), batch.started_at
-                for scoring in score_jobs(of, parts, every, started, describe_night):
-                    score_part(scoring)
-            found = finished_rows(of, len(parts), lambda _: None)
+                for scoring in score_jobs(of, parts, every, started, night.describe_night):
+                    scores.score_part(scoring)
+            found = report_rows.finished_rows(of, len(parts), lambda _: None)
             schema = image_schema(card.classes, list(detector.taps))
             rows = [rows.select(schema.names).cast(schema) for rows in found]
             return pa.concat_tables([schema.empty_table(), *rows])
@@ -249,11 +245,11 @@ def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str
     pictures: dict[str, Any] = {}
     for number, image in enumerate(images):
         if isinstance(image, str | Path):
-            listed = list_images(str(image))
+            listed = listing.list_images(str(image))
             if listed.num_rows != 1:
                 raise ValueError(f"picture {number} is {listed.num_rows} images: give one file")
             (row,) = listed.to_pylist()
-            pictures[row["uri"]] = image_refs(listed)[0]
+            pictures[row["uri"]] = regions.image_refs(listed)[0]
         else:
             path = folder / f"{number}.png"
             pictures[f"picture {number}"] = _as_image(image, number)
@@ -306,12 +302,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _shown(picture: Image.Image | ImageRef | None) -> str:
+def _shown(picture: Image.Image | regions.ImageRef | None) -> str:
     """Return a thumbnail as an HTML image; empty if the picture cannot be read."""
     if picture is None:
         return ""
     try:
-        image = find(picture).image() if isinstance(picture, ImageRef) else picture
+        image = regions.find(picture).image() if isinstance(picture, regions.ImageRef) else picture
     except Exception:  # its row says why
         return ""
     data = base64.b64encode(thumbnail(image)).decode()

@@ -3,32 +3,24 @@
 from contextlib import ExitStack
 
 from flows.cluster.client import open_client
+from flows.commissioning import report, versions
 from flows.commissioning.laboratory import Laboratory, laboratory_lease, population
 from flows.commissioning.nights import learn_night, negative_of, without_replaced
-from flows.commissioning.report import (
-    SPOILT_SLIDES,
-    LaboratoryOutcome,
-    laboratory_outcome,
-    other_cells,
-    write_report,
-)
-from flows.commissioning.versions import make_version, save_version
 from flows.jobs.scoring.screened import Screened
-from flows.monitoring.console import warn
-from flows.monitoring.telemetry import observed
+from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
 from flows.screen import extract
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from storage.batches.manifests import Batch
-from storage.models.detectors import DetectorCard, load_detector_card, load_model_of
+from storage.models import detectors
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight, find_laboratory
 from storage.store import Store, StoreError, check_name, digest_of
 from tasks.images.listing import as_given
 
 
-@observed(run_name="commission {laboratory}")
-def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
+@telemetry.observed(run_name="commission {laboratory}")
+def commission(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
     """Learn a batch; one that is in the laboratory already counts once.
 
     Raises:
@@ -40,8 +32,8 @@ def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
     check_name("laboratory", name)
     known = find_laboratory(store, name)
     wanted = options.detector or (known.detector if known else None)
-    detector = load_detector_card(store, wanted, on_damage=warn)
-    card = load_model_of(store, detector)
+    detector = detectors.load_detector_card(store, wanted, on_damage=console.warn)
+    card = detectors.load_model_of(store, detector)
     warn_of_model(card)
     population(store, detector)
     batch = options.batch or f"{name}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
@@ -59,12 +51,12 @@ def commission(options: Commission, settings: Settings) -> LaboratoryOutcome:
             _refuse_other_model(lab)
             if lab.known is not None and _has_learned(lab.known, frozen, detector, negative):
                 changed = f"batch {batch} is in laboratory {name} already: it counts once"
-                return laboratory_outcome(lab.store, lab.known, changed)
+                return report.laboratory_outcome(lab.store, lab.known, changed)
             made, diagnosis = _make(lab, frozen, _nights(lab, frozen, negative))
     for warning in made.warnings:
-        warn(warning)
+        console.warn(warning)
     changed = f"batch {batch}: learned as a night of laboratory {name}"
-    return laboratory_outcome(lab.store, made, changed, diagnosis)
+    return report.laboratory_outcome(lab.store, made, changed, diagnosis)
 
 
 def _negative(
@@ -88,7 +80,7 @@ def _refuse_other_model(lab: Laboratory) -> None:
 
 
 def _has_learned(
-    known: LaboratoryCard, batch: Batch, detector: DetectorCard, negative: tuple[str, ...]
+    known: LaboratoryCard, batch: Batch, detector: detectors.DetectorCard, negative: tuple[str, ...]
 ) -> bool:
     """Return whether a laboratory has learned this batch in the same way with this detector."""
     night = known.night(batch.name)
@@ -111,12 +103,12 @@ def _make(
     lab: Laboratory, batch: Batch, nights: list[LaboratoryNight]
 ) -> tuple[LaboratoryCard, str]:
     """Make a version and its report, which is there before the version counts."""
-    version = make_version(
+    version = versions.make_version(
         lab,
         nights,
         f"commission {batch.name}",
-        planted=other_cells(lab, nights),
-        spoilt_slides=SPOILT_SLIDES,
+        planted=report.other_cells(lab, nights),
+        spoilt_slides=report.SPOILT_SLIDES,
     )
-    diagnosis = write_report(lab, version)
-    return save_version(lab.held, version), diagnosis
+    diagnosis = report.write_report(lab, version)
+    return versions.save_version(lab.held, version), diagnosis

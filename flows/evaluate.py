@@ -10,30 +10,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flows import outcome, train
 from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs.evaluation.images import Run
+from flows.monitoring import telemetry
 from flows.monitoring.console import tell, warn
-from flows.monitoring.telemetry import observed
 from flows.options.flows import Evaluate, Fit, named_set
-from flows.outcome import Outcome
 from flows.settings import Settings, UsageError
 from flows.stages.evaluation import SeedResult, evaluate_seed
 from flows.stages.training.recipes import TrainingRecipe
-from flows.train import train_by
+from storage import leases, parquet, records
 from storage.batches.manifests import load_batch
-from storage.leases import lease
-from storage.models.classifiers import load_card, model_names
+from storage.models import classifiers, laboratories, statistics
 from storage.models.detectors import DetectorCard, list_detectors, load_model_of
-from storage.models.laboratories import detector_at, images_of_laboratory
-from storage.models.statistics import load_statistics
-from storage.parquet import write_table
-from storage.records import now
 from storage.reports.evaluations import RESULTS, Evaluation, start_evaluation
 from storage.reports.schemas.evaluations import evaluation_schema
 from storage.store import Store
-from tasks.evaluation.metrics import SINGLE
-from tasks.evaluation.scored import OWN
+from tasks.evaluation import metrics, scored
 from tasks.images.listing import as_given, each_source, named, refuse_missing
 from tasks.visualisation.robustness_page import robustness_page
 
@@ -42,7 +36,7 @@ ASKED = {"limit", "attacks", "attacked", "save_attacks"}
 EXTRA = ("foolbox", "pytorch_ood")  # modules of the extra "evaluate"
 
 
-class EvaluationOutcome(Outcome):
+class EvaluationOutcome(outcome.Outcome):
     """The figures and addresses of a robustness report."""
 
     evaluation: str
@@ -73,21 +67,21 @@ class EvaluationOutcome(Outcome):
         )
 
 
-@observed()
+@telemetry.observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     """Evaluate a detector; the same command resumes."""
     if missing := [name for name in EXTRA if find_spec(name) is None]:
         raise UsageError(f"evaluate needs {', '.join(missing)}: pip install 'slidewatch[evaluate]'")
     store = Store(settings.store)
     started = time.monotonic()
-    first, place = detector_at(store, options.detector, options.laboratory, warn)
+    first, place = laboratories.detector_at(store, options.detector, options.laboratory, warn)
     sets = dict(named_set(given) for given in options.ood)
     if options.name is None or not store.exists("evaluations", options.name, "card.json"):
         refuse_missing([*each_source(options.images), *sets.values()])
     cards = [first, *(_repeat(settings, store, first, seed) for seed in range(1, options.seeds))]
     asked = Evaluation(
         name=options.name or "-",
-        started_at=now(),
+        started_at=records.now(),
         detectors=[card.name for card in cards],
         images=as_given(options.images),
         ood=sets,
@@ -95,10 +89,10 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         **options.model_dump(include=ASKED),
     )
     asked = asked.model_copy(update={"name": options.name or _digest_name(asked)})
-    with lease(store, "evaluations", asked.name) as held:
+    with leases.lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
-        known = images_of_laboratory(store, place) if place else frozenset()
+        known = laboratories.images_of_laboratory(store, place) if place else frozenset()
         results = []
         models = [load_model_of(store, card) for card in cards]
         with open_client(settings) as client:
@@ -119,16 +113,16 @@ def _digest_name(wanted: Evaluation) -> str:
 
 def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) -> DetectorCard:
     """Train and fit a detector by the same recipe with another seed, unless it is there already."""
-    recipe = TrainingRecipe.from_card(load_card(store, first.model))
+    recipe = TrainingRecipe.from_card(classifiers.load_card(store, first.model))
     recipe = recipe.with_seed(recipe.plan.seed + seed)
     name = f"{first.model}-seed-{recipe.plan.seed}"
-    if name not in model_names(store):
+    if name not in classifiers.model_names(store):
         tell(f"training {name}")
-        train_by(recipe, name, settings, repeats=True)
+        train.train_by(recipe, name, settings, repeats=True)
     alike = settings.model_copy(
         update={"alpha": first.alpha, "uncertain_below": first.uncertain_below}
     )
-    lineage = load_statistics(store, first.model, first.statistics_version)
+    lineage = statistics.load_statistics(store, first.model, first.statistics_version)
     for contribution in lineage.contributions:
         batch = load_batch(store, contribution.batch, contribution.attempt)
         images = as_given(batch.images)
@@ -151,7 +145,7 @@ def _publish(
         for result in of_seed.results
     ]
     table = pa.Table.from_pylist(rows, evaluation_schema())
-    write_table(store, table, *folder, RESULTS)
+    parquet.write_table(store, table, *folder, RESULTS)
     left_out = sum(result.left_out for result in results)
     facts = {
         "Evaluation": evaluation.name,
@@ -197,7 +191,7 @@ def _mean_auroc(rows: list[dict[str, Any]]) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         about = row["detector"], row["measure"], row["composition"]
-        if about == (OWN, "AUROC", SINGLE) and row["value"] is not None:
+        if about == (scored.OWN, "AUROC", metrics.SINGLE) and row["value"] is not None:
             strength = "" if row["strength"] is None else f" {row['strength']:.4f}"
             found[row["set"] + strength].append(row["value"])
     return {name: float(np.mean(values)) for name, values in found.items()}

@@ -6,40 +6,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from flows.cluster.client import open_client
-from flows.commissioning.report import LaboratoryOutcome, laboratory_outcome
-from flows.commissioning.versions import retract_night
+from flows.commissioning import report, versions
 from flows.jobs.shard import ShardJob, ShardResult
-from flows.monitoring.console import warn
-from flows.monitoring.logs import log
-from flows.monitoring.telemetry import observed
+from flows.monitoring import console, logs, telemetry
 from flows.options.flows import Fit, Retract
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from flows.stages import class_statistics, leaving_out
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
-from flows.stages.class_statistics import (
-    Fitting,
-    as_before,
-    check_labels,
-    refuse_damage,
-    refuse_second_review,
-    save_version,
-    statistics_lease,
-    statistics_of_rows,
-    take_out,
-    totals,
-    without_repeats,
-)
-from flows.stages.counting.error_counts import (
-    errors_of_batch,
-    errors_of_rows,
-    without_repeated_errors,
-)
-from flows.stages.leaving_out import CalibrationError, calibrate_detector
+from flows.stages.counting import error_counts
 from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard, find_card
+from storage.models import classifiers, laboratories
 from storage.models.contributions import Rows
 from storage.models.detectors import DetectorCard, list_detectors
-from storage.models.laboratories import load_laboratory
 from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
 from storage.store import Store, StoreError
 from tasks import words
@@ -84,7 +63,7 @@ class FitOutcome(Outcome):
         return f"{self.changed}\n{table(rows)}"
 
 
-@observed(run_name="fit {batch}")
+@telemetry.observed(run_name="fit {batch}")
 def fit(options: Fit, settings: Settings) -> FitOutcome:
     """Fit a batch; verdicts on a screened batch count once.
 
@@ -92,34 +71,38 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
         StoreError: earlier verdicts on the same batch count already (see `flows.commands.review`).
     """
     store = Store(settings.store)
-    card = find_card(store, options.model, warn)
+    card = classifiers.find_card(store, options.model, console.warn)
     with lease_batch(store, options.batch, wait=options.wait) as held_batch, ExitStack() as work:
         store = held_batch.store
         frozen = start_or_resume(
             store, settings, options.batch, options.images, card.classes, limit=options.limit
         )
-        check_labels(store, frozen, card)
-        to = Fitting(work.enter_context(open_client(settings)), settings, store, card)
+        class_statistics.check_labels(store, frozen, card)
+        to = class_statistics.Fitting(
+            work.enter_context(open_client(settings)), settings, store, card
+        )
         known = latest_statistics(store, card.name)
         if known and known.contribution(options.batch):
             changed = f"batch {options.batch} is in the statistics already: it counts once"
             return _warned(fitted_outcome(to, known, changed))
         part, contribution, failures = _extract_batch(to, frozen)
-        with statistics_lease(store, card) as held:
+        with class_statistics.statistics_lease(store, card) as held:
             to = replace(to, store=held.store)
-            refuse_second_review(to.store, card.name, options.batch, frozen.images)
+            class_statistics.refuse_second_review(to.store, card.name, options.batch, frozen.images)
             latest = latest_statistics(to.store, card.name)
-            before, errors = totals(to, latest)
+            before, errors = class_statistics.totals(to, latest)
             others = latest.contributions if latest else []
-            refuse_damage(to, others)
-            part, contribution = without_repeats(to, part, contribution, others)
-            contribution = without_repeated_errors(to.store, card, contribution, others)
+            class_statistics.refuse_damage(to, others)
+            part, contribution = class_statistics.without_repeats(to, part, contribution, others)
+            contribution = error_counts.without_repeated_errors(
+                to.store, card, contribution, others
+            )
             held.check()
-            lineage = save_version(
+            lineage = class_statistics.save_version(
                 to,
                 latest,
                 merge_statistics(before, part),
-                merge_errors(errors, errors_of_batch(to.store, card, contribution)),
+                merge_errors(errors, error_counts.errors_of_batch(to.store, card, contribution)),
                 f"fit {options.batch}",
                 [*others, contribution],
             )
@@ -133,21 +116,21 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
             return _warned(fitted_outcome(to, lineage, changed, unreadable=failures))
 
 
-@observed()
-def retract(options: Retract, settings: Settings) -> FitOutcome | LaboratoryOutcome:
+@telemetry.observed()
+def retract(options: Retract, settings: Settings) -> FitOutcome | report.LaboratoryOutcome:
     """Take something out, and calibrate without it."""
     store = Store(settings.store)
     if options.laboratory is not None and options.batch is not None:
-        load_laboratory(store, options.laboratory)  # or no worker is started
+        laboratories.load_laboratory(store, options.laboratory)  # or no worker is started
         with open_client(settings) as client:
-            made = retract_night(client, store, options.laboratory, options.batch)
+            made = versions.retract_night(client, store, options.laboratory, options.batch)
         changed = f"batch {options.batch} taken out of laboratory {options.laboratory}"
-        return laboratory_outcome(store, made, changed)
+        return report.laboratory_outcome(store, made, changed)
     chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
     ((kind, name),) = given.items()
-    card = find_card(store, options.model, warn)
-    with statistics_lease(store, card) as held:
+    card = classifiers.find_card(store, options.model, console.warn)
+    with class_statistics.statistics_lease(store, card) as held:
         store = held.store
         latest = latest_statistics(store, card.name)
         if latest is None:
@@ -155,12 +138,12 @@ def retract(options: Retract, settings: Settings) -> FitOutcome | LaboratoryOutc
         taken, held_out, kept = _found(store, card, latest, kind, name)
         operation = f"retract {kind} {name}"
         if not taken and not held_out:
-            fitted = {(d.model, d.statistics_version) for d in list_detectors(store, warn)}
+            fitted = {(d.model, d.statistics_version) for d in list_detectors(store, console.warn)}
             if latest.operation == operation and (card.name, latest.version) not in fitted:
                 # An earlier run ended between the statistics and their detector.
                 changed = f"{kind} {name} was taken out of the statistics before"
                 with open_client(settings) as client:
-                    to = Fitting(client, settings, store, card)
+                    to = class_statistics.Fitting(client, settings, store, card)
                     return _warned(fitted_outcome(to, latest, changed))
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
         images = words.counted(sum(map(len, taken)), "image")
@@ -168,43 +151,47 @@ def retract(options: Retract, settings: Settings) -> FitOutcome | LaboratoryOutc
         if held_out:
             changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
         with open_client(settings) as client:
-            to = Fitting(client, settings, store, card)
-            refuse_damage(to, latest.contributions)
-            before = as_before(store, card, kept)
+            to = class_statistics.Fitting(client, settings, store, card)
+            class_statistics.refuse_damage(to, latest.contributions)
+            before = class_statistics.as_before(store, card, kept)
             total, errors = before or _without(to, latest, taken, held_out)
             held.check()
-            lineage = save_version(to, latest, total, errors, operation, kept)
+            lineage = class_statistics.save_version(to, latest, total, errors, operation, kept)
             return _warned(fitted_outcome(to, lineage, changed))
 
 
 def _without(
-    to: Fitting, latest: Lineage, taken: list[Rows], held_out: list[Rows]
+    to: class_statistics.Fitting, latest: Lineage, taken: list[Rows], held_out: list[Rows]
 ) -> tuple[ClassStatistics, ErrorCounts]:
     """Take rows out of a version's statistics and error counts."""
-    total, errors = totals(to, latest)
+    total, errors = class_statistics.totals(to, latest)
     for rows in (*taken, *held_out):
-        errors = retract_errors(errors, errors_of_rows(to.store, to.model, rows))
+        errors = retract_errors(errors, error_counts.errors_of_rows(to.store, to.model, rows))
     if taken:
-        total = retract_statistics(total, statistics_of_rows(to, taken, "take out"))
+        total = retract_statistics(
+            total, class_statistics.statistics_of_rows(to, taken, "take out")
+        )
     return total, errors
 
 
 def _found(
-    store: Store, card: ModelCard, latest: Lineage, kind: str, name: str
+    store: Store, card: classifiers.ModelCard, latest: Lineage, kind: str, name: str
 ) -> tuple[list[Rows], list[Rows], list[Contribution]]:
     """Find rows to take out, fitted and held out, and the contributions that remain."""
     taken: list[Rows] = []
     held_out: list[Rows] = []
     kept: list[Contribution] = []
     for contribution in latest.contributions:
-        found = take_out(store, card, contribution, kind, name)
+        found = class_statistics.take_out(store, card, contribution, kind, name)
         taken += [found.fitted] if len(found.fitted) else []
         held_out += [found.held_out] if len(found.held_out) else []
         kept += [found.left] if found.left else []
     return taken, held_out, kept
 
 
-def _extract_batch(to: Fitting, batch: Batch) -> tuple[ClassStatistics, Contribution, int]:
+def _extract_batch(
+    to: class_statistics.Fitting, batch: Batch
+) -> tuple[ClassStatistics, Contribution, int]:
     """Extract a batch; return its statistics, its contribution and how many images failed."""
     store, card = to.store, to.model
     counts = {"fitted": 0, "held_out": 0, "failures": 0}
@@ -239,17 +226,19 @@ def _extract_batch(to: Fitting, batch: Batch) -> tuple[ClassStatistics, Contribu
 def _warned(outcome: FitOutcome) -> FitOutcome:
     """Warn in the log of the run of what the outcome warns of."""
     for warning in outcome.warnings:
-        log(logging.WARNING, warning)
+        logs.log(logging.WARNING, warning)
     return outcome
 
 
-def fitted_outcome(to: Fitting, lineage: Lineage, changed: str, unreadable: int = 0) -> FitOutcome:
+def fitted_outcome(
+    to: class_statistics.Fitting, lineage: Lineage, changed: str, unreadable: int = 0
+) -> FitOutcome:
     """Calibrate a detector on the statistics, or say in the outcome why none is possible."""
     detector: DetectorCard | None = None
     try:
-        detector = calibrate_detector(to, lineage)
+        detector = leaving_out.calibrate_detector(to, lineage)
         warnings = detector.warnings
-    except CalibrationError as error:
+    except leaving_out.CalibrationError as error:
         warnings = [f"no detector: {error}"]
     return FitOutcome(
         changed=changed,

@@ -10,25 +10,16 @@ import logging
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from flows.monitoring import telemetry
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import bind, log
 from flows.monitoring.prefect_runs import run_parameters, scheduled_start
-from flows.monitoring.telemetry import observed, stage
 from flows.options.flows import Nightly, OfANight, Screen
 from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
 from flows.stages.sources.inbox import arrivals
-from storage.batches.nights import (
-    Night,
-    batch_of,
-    find_night,
-    freeze_night,
-    list_nights,
-    manifest_address,
-    series_lease,
-)
-from storage.models.classifiers import load_card
-from storage.models.laboratories import detector_at
+from storage.batches import nights
+from storage.models import classifiers, laboratories
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
@@ -54,10 +45,10 @@ def run_name() -> str:
     """Name a run after its night."""
     given = run_parameters()
     day = given.get("date") or night_of(scheduled_start(), given["timezone"])
-    return batch_of(given["series"], date.fromisoformat(str(day)))
+    return nights.batch_of(given["series"], date.fromisoformat(str(day)))
 
 
-@observed(night=True, run_name=run_name)
+@telemetry.observed(night=True, run_name=run_name)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
     """Screen new images; a second run of a night resumes with the same images.
 
@@ -69,15 +60,15 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
     day = options.date or night_of(scheduled, options.timezone)
     today = night_of(moment, options.timezone)
     over = day != today if options.date else moment - scheduled >= TOO_LATE
-    night = find_night(store, options.series, day)
+    night = nights.find_night(store, options.series, day)
     if night is None and over:
         raise MissedNightError(
-            f"night {batch_of(options.series, day)} has not begun, and now, "
+            f"night {nights.batch_of(options.series, day)} has not begun, and now, "
             f"{moment:%Y-%m-%d %H:%M} UTC, is not its time: a night that was missed has no "
             "report, the next takes its images"
         )
     if night is None or not (night.images or over):
-        with stage("take"):
+        with telemetry.stage("take"):
             night = _take_what_is_new(store, options, day)
     if night.inbox != options.inbox:
         raise StoreError(
@@ -85,7 +76,7 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
             "give that --inbox to resume it, or another --series for another inbox"
         )
     screened = Screen(
-        images=manifest_address(store, night),
+        images=nights.manifest_address(store, night),
         batch=night.batch,
         date=day,
         **options.model_dump(include=set(OfANight.model_fields)),
@@ -94,17 +85,17 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
         return screen_sources(screened, settings, root=options.inbox)
 
 
-def _take_what_is_new(store: Store, options: Nightly, day: date) -> Night:
+def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night:
     """Freeze the new images of an inbox as a night's, unless another run has just done so."""
     series, inbox = options.series, options.inbox
-    detector, _ = detector_at(store, options.detector, options.laboratory, warn)
-    card = load_card(store, detector.model)
-    with series_lease(store, series, on_wait=tell) as held:
-        night = find_night(store, series, day)
+    detector, _ = laboratories.detector_at(store, options.detector, options.laboratory, warn)
+    card = classifiers.load_card(store, detector.model)
+    with nights.series_lease(store, series, on_wait=tell) as held:
+        night = nights.find_night(store, series, day)
         if night and night.images:
             return night
         frozen_at = now()
-        earlier = list_nights(store, series)
+        earlier = nights.list_nights(store, series)
         found = arrivals(
             store,
             earlier,
@@ -115,7 +106,7 @@ def _take_what_is_new(store: Store, options: Nightly, day: date) -> Night:
             on_skip=warn,
         )
         held.check()
-        night = freeze_night(
+        night = nights.freeze_night(
             held.store, series, day, found.images, inbox=inbox, frozen_at=frozen_at
         )
     log(logging.INFO, f"batch {night.batch} takes {counted(night.images, 'new image')} of {inbox}")

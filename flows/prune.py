@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 
-from flows.monitoring.console import warn
-from flows.monitoring.telemetry import observed
+from flows.monitoring import console, telemetry
 from flows.options.flows import Prune
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -74,7 +73,7 @@ class PruneOutcome(Outcome):
         return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows)}{hint}"
 
 
-@observed()
+@telemetry.observed()
 def prune(options: Prune, settings: Settings) -> PruneOutcome:
     """Nothing is removed of a batch that a run works on.
 
@@ -104,7 +103,7 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
     def leave(text: str) -> None:
         if text not in outcome.damaged:
             outcome.damaged.append(text)
-            warn(text)
+            console.warn(text)
 
     def take(find: Find) -> None:
         for found in list(find(None)):

@@ -10,31 +10,21 @@ from pydantic import Field
 from flows.cluster.client import open_client
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
-from flows.monitoring.console import warn
+from flows.monitoring import console, prefect_runs, telemetry
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
-from flows.monitoring.prefect_runs import task
-from flows.monitoring.telemetry import observed, stage
 from flows.options.flows import Screen
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from flows.stages import scoring, written_pages
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, publish, valid_seal
-from flows.stages.scoring import score_slides
 from flows.stages.sources.sorting import Taken, Wanted, counted_sorts, take
-from flows.stages.written_pages import has_page, try_page
-from storage.batches.ledger import (
-    Seal,
-    discard_scores,
-    is_announced,
-    note_announced,
-    screening_version,
-)
+from storage.batches import ledger
 from storage.batches.manifests import Batch
 from storage.leases import Lease, LeaseLostError
-from storage.models.detectors import load_model_of
+from storage.models import detectors
 from storage.models.laboratories import detector_at, load_laboratory_version
-from storage.reports.pages import page_path
-from storage.reports.tables import BATCHES, report_path, stated_attempt
+from storage.reports import pages, tables
 from storage.store import Store, StoreError
 from tasks.reports.night.counts import Row
 from tasks.words import counted
@@ -122,7 +112,7 @@ class ScreenOutcome(Outcome):
         return f"batch {self.batch}: {self.seconds:.1f} s, {rate:,.0f} images/s\n{table(rows)}"
 
 
-@observed(night=True, run_name="{batch}")
+@telemetry.observed(night=True, run_name="{batch}")
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
     """Screen a batch, and publish its report; the outcome says what failed.
 
@@ -143,8 +133,8 @@ def screen_sources(
     """
     started = time.monotonic()
     store = Store(settings.store)
-    detector, laboratory = detector_at(store, options.detector, options.laboratory, warn)
-    card = load_model_of(store, detector)
+    detector, laboratory = detector_at(store, options.detector, options.laboratory, console.warn)
+    card = detectors.load_model_of(store, detector)
     warn_of_model(card)
     with lease_batch(store, options.batch, wait=options.wait) as held, ExitStack() as work:
         taken, batch = _prepare(held.store, options, settings, card.classes, work, root)
@@ -153,8 +143,8 @@ def screen_sources(
         night = _announced(held, batch, seal, settings)
     return ScreenOutcome(
         batch=batch.name,
-        report=store.address(*report_path(batch.name, batch.batch_date)),
-        page=store.address(*page_path(batch.name)),
+        report=store.address(*tables.report_path(batch.name, batch.batch_date)),
+        page=store.address(*pages.page_path(batch.name)),
         model=seal.model,
         detector=seal.detector,
         laboratory=seal.laboratory,
@@ -193,7 +183,7 @@ def _prepare(
         root,
     )
     taken = take(store, settings, options.batch, wanted, classes, work, force=options.force)
-    with stage("freeze"):
+    with telemetry.stage("freeze"):
         batch = start_or_resume(
             store,
             settings,
@@ -208,7 +198,9 @@ def _prepare(
     return taken, batch
 
 
-def _run(held: Lease, settings: Settings, screened: Screened) -> tuple[Seal, bool, str | None]:
+def _run(
+    held: Lease, settings: Settings, screened: Screened
+) -> tuple[ledger.Seal, bool, str | None]:
     """Publish a batch and make its page, each unless it is there.
 
     Returns:
@@ -218,44 +210,44 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> tuple[Seal, boo
     seal, page_failure = valid_seal(store, batch, screened.key), None
     repeated = seal is not None
     if repeated:
-        discard_scores(store, batch, screened.key)  # a run may die right after its seal
-    if seal is None or not has_page(store, batch, seal):
+        ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
+    if seal is None or not written_pages.has_page(store, batch, seal):
         with open_client(settings) as client:
             if seal is None:
                 seal = _publish(client, held, settings, screened)
-            if not has_page(store, batch, seal):
-                page_failure = try_page(client, screened, settings, seal)
+            if not written_pages.has_page(store, batch, seal):
+                page_failure = written_pages.try_page(client, screened, settings, seal)
     return seal, repeated, page_failure
 
 
-def _announced(held: Lease, batch: Batch, seal: Seal, settings: Settings) -> Row:
+def _announced(held: Lease, batch: Batch, seal: ledger.Seal, settings: Settings) -> Row:
     """Return the batch's row of the report on batches, which is announced once."""
     _refuse_other_attempt(held, batch)
     store, night = held.store, batch_report(held.store, batch)
     _refuse_other_figures(store, batch, seal, night)
-    if not is_announced(store, batch, seal):
+    if not ledger.is_announced(store, batch, seal):
         held.check()
         if announce(store, batch, seal, night, settings.pages_url):
-            note_announced(store, batch, seal)
+            ledger.note_announced(store, batch, seal)
     return night
 
 
-def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> Seal:
+def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> ledger.Seal:
     """Extract, score and publish, at the newest version of a laboratory that begins now."""
-    with stage("extract"):
+    with telemetry.stage("extract"):
         extract(client, newest)
-    with stage("score"):
+    with telemetry.stage("score"):
         of = _as_begun(newest)
-        parts = score_slides(client, of)
+        parts = scoring.score_slides(client, of)
     held.check()
-    with stage("publish"):
+    with telemetry.stage("publish"):
         return publish(of, settings, parts)
 
 
 def _refuse_other_attempt(held: Lease, batch: Batch) -> None:
     """Raise LeaseLostError where the report is of a later attempt: this run stalled meanwhile."""
-    path = report_path(batch.name, batch.batch_date, BATCHES)
-    stated = stated_attempt(held.store, path)
+    path = tables.report_path(batch.name, batch.batch_date, tables.BATCHES)
+    stated = tables.stated_attempt(held.store, path)
     if stated > batch.attempt:
         successor = held.successor()
         raise LeaseLostError(
@@ -266,7 +258,7 @@ def _refuse_other_attempt(held: Lease, batch: Batch) -> None:
         )
 
 
-def _refuse_other_figures(store: Store, batch: Batch, seal: Seal, night: Row) -> None:
+def _refuse_other_figures(store: Store, batch: Batch, seal: ledger.Seal, night: Row) -> None:
     """Raise StoreError where a seal or batch states other figures than the report.
 
     The report has a digest; the records that state its figures again have none of their own.
@@ -285,7 +277,7 @@ def _as_begun(newest: Screened) -> Screened:
     laboratory = newest.laboratory
     if laboratory is None:
         return newest
-    version = screening_version(newest.store, newest.batch, newest.key, laboratory.version)
+    version = ledger.screening_version(newest.store, newest.batch, newest.key, laboratory.version)
     if version == laboratory.version:
         return newest
     return replace(
@@ -293,7 +285,7 @@ def _as_begun(newest: Screened) -> Screened:
     )
 
 
-@task
+@prefect_runs.task
 def extract(client: Client, of: Screened) -> None:
     """Extract the features of the batch's shards, and show the progress in Prefect."""
     store, batch, card = of.store, of.batch, of.model

@@ -2,8 +2,7 @@
 
 import time
 
-from flows.monitoring.prefect_runs import in_deployment
-from flows.monitoring.telemetry import observed
+from flows.monitoring import prefect_runs, telemetry
 from flows.options.flows import Segment
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
@@ -76,14 +75,14 @@ def _refuse_foreign_code(finder: str) -> None:
     are the worker's own, and none that come along with the parameters.
     """
     allowed = [OUTLINES, *Settings().finders]
-    if in_deployment() and finder not in allowed:
+    if prefect_runs.in_deployment() and finder not in allowed:
         raise FinderError(
             f"the finder {finder} is not among those that deployments may name here "
             f"({', '.join(allowed)}): add it to 'finders' in the settings of this machine's worker"
         )
 
 
-@observed(run_name="segment {name}")
+@telemetry.observed(run_name="segment {name}")
 def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     """Cut sources up; those that cannot be read have a row in the manifest that says why."""
     _refuse_foreign_code(options.finder)

@@ -20,14 +20,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tasks import limits
 from tasks.images.access.addresses import holds_secret, redact
-from tasks.limits import (
-    DETECTABLE_PERCENT,
-    NEGATIVE_PERCENT,
-    READ_SECONDS,
-    RED_CELLS_PER_MICROLITRE,
-    FieldLimits,
-)
 
 PREFIX = "SLIDEWATCH_"
 # Protocols of fsspec that only read, or that stand before the address of another file.
@@ -122,7 +116,7 @@ class Settings(BaseSettings):
     )
     shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
     read_seconds: float = Field(
-        READ_SECONDS,
+        limits.READ_SECONDS,
         gt=0,
         description="seconds to wait for a file, a folder or a server of images that does not "
         "answer, before its images have failed as timed_out",
@@ -133,11 +127,12 @@ class Settings(BaseSettings):
     uncertain_below: float = Field(
         0.8, ge=0, le=1, description="a diagnosis less probable than this is uncertain"
     )
-    field_limits: FieldLimits = Field(
-        FieldLimits(), description="what a field of view must keep, or its slide is for review"
+    field_limits: limits.FieldLimits = Field(
+        limits.FieldLimits(),
+        description="what a field of view must keep, or its slide is for review",
     )
     detectable_percent: float = Field(
-        DETECTABLE_PERCENT,
+        limits.DETECTABLE_PERCENT,
         gt=0,
         lt=100,
         description="parasitaemia that the cells of a negative slide must be enough to show",
@@ -148,13 +143,13 @@ class Settings(BaseSettings):
         description="red cells of a slide for which a new detector's counting threshold is best",
     )
     negative_percent: float = Field(
-        NEGATIVE_PERCENT,
+        limits.NEGATIVE_PERCENT,
         gt=0,
         lt=100,
         description="parasitaemia above which a negative slide must exclude everything (95%)",
     )
     red_cells_per_microlitre: float = Field(
-        RED_CELLS_PER_MICROLITRE,
+        limits.RED_CELLS_PER_MICROLITRE,
         gt=0,
         description="red-cell count that parasites per microlitre are computed with",
     )

@@ -4,28 +4,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from flows.jobs.networks import refuse_foreign_network
-from flows.jobs.worker import keep_freed_memory
+from flows.jobs import networks, worker
+from flows.monitoring import logs, telemetry
 from flows.monitoring.console import tell, warn, working
-from flows.monitoring.logs import log
-from flows.monitoring.telemetry import observed
 from flows.options.flows import Train
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from flows.stages.training import recipes
 from flows.stages.training.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
 from flows.stages.training.labelled_images import CLASSES, load_labelled_images
-from flows.stages.training.recipes import FRACTIONS, TrainingRecipe, train_model, training_digest
 from storage.leases import lease
-from storage.models.classifiers import (
-    REPETITION,
-    TRAININGS,
-    CrossValidation,
-    list_models,
-    refuse_existing,
-    remove_states,
-    save_model,
-    save_out_of_fold,
-)
+from storage.models import classifiers
 from storage.store import Store, StoreError
 from tasks.evaluation.cross_validation import metrics_by_stain
 from tasks.evaluation.metrics import POSITIVE
@@ -78,12 +67,12 @@ class TrainOutcome(Outcome):
         return f"model {self.model}, trained in {self.seconds:.0f} s\n{table(rows)}"
 
 
-@observed()
+@telemetry.observed()
 def train(options: Train, settings: Settings) -> TrainOutcome:
     """Train a model, or resume after the last complete epoch."""
-    refuse_foreign_network(options.network)
+    networks.refuse_foreign_network(options.network)
     if options.model is not None:
-        refuse_existing(Store(settings.store), options.model)
+        classifiers.refuse_existing(Store(settings.store), options.model)
     refuse_missing(options.images)
     if options.weights not in {"imagenet", "scratch"} and not Path(options.weights).is_file():
         raise StoreError(
@@ -101,12 +90,12 @@ def train(options: Train, settings: Settings) -> TrainOutcome:
         arithmetic=fastest_arithmetic() if options.arithmetic == "auto" else options.arithmetic,
     )
     refuse_other_arithmetic(spec)
-    recipe = TrainingRecipe(
+    recipe = recipes.TrainingRecipe(
         images=as_given(options.images),
         limit=options.limit,
         network=spec,
         weights=options.weights,
-        fractions=FRACTIONS,
+        fractions=recipes.FRACTIONS,
         plan=TrainingPlan(epochs=options.epochs, seed=options.seed),
         licence=options.licence,
     )
@@ -114,7 +103,7 @@ def train(options: Train, settings: Settings) -> TrainOutcome:
 
 
 def train_by(
-    recipe: TrainingRecipe,
+    recipe: recipes.TrainingRecipe,
     model: str | None,
     settings: Settings,
     folds: int | None = None,
@@ -127,33 +116,33 @@ def train_by(
     ``repeats`` another, with another seed, is not used to screen nights.
     """
     store = Store(settings.store)
-    keep_freed_memory()
+    worker.keep_freed_memory()
     tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none
     working("reading the images")
     data = load_labelled_images(recipe.images, recipe.network.side, limit=recipe.limit)
     for uri, failure in list(data.unreadable.items())[:20]:
-        log(logging.WARNING, f"left out {uri}: {failure}")
+        logs.log(logging.WARNING, f"left out {uri}: {failure}")
     if data.by != "patient":
-        log(
+        logs.log(
             logging.WARNING,
             f"some images have no patient: split by {data.by}, which flatters metrics",
         )
     parts = fold_rows(recipe, data, folds) if folds else []
-    training = training_digest(recipe, data)
+    training = recipes.training_digest(recipe, data)
     working("training the network")
-    with lease(store, TRAININGS, training, wait=True, on_wait=tell) as held:
-        card, content = train_model(held.store, training, recipe, data, model)
+    with lease(store, classifiers.TRAININGS, training, wait=True, on_wait=tell) as held:
+        card, content = recipes.train_model(held.store, training, recipe, data, model)
         found = None
         if parts:
             tested = cross_validate(held.store, training, recipe, data, parts)
             metrics = metrics_by_stain(diagnosed(tested, data.keys, data.labels == POSITIVE))
-            digest = save_out_of_fold(store, card.name, tested)
-            found = CrossValidation(digest=digest, folds=len(parts), metrics=metrics)
-        others = [other.sequence for other in list_models(store, on_damage=warn)]
-        sequence = REPETITION if repeats else 1 + max(others, default=0)
+            digest = classifiers.save_out_of_fold(store, card.name, tested)
+            found = classifiers.CrossValidation(digest=digest, folds=len(parts), metrics=metrics)
+        others = [other.sequence for other in classifiers.list_models(store, on_damage=warn)]
+        sequence = classifiers.REPETITION if repeats else 1 + max(others, default=0)
         card = card.model_copy(update={"sequence": sequence, "cross_validation": found})
-        save_model(store, card, content)
-        remove_states(held.store, training)
+        classifiers.save_model(store, card, content)
+        classifiers.remove_states(held.store, training)
         remove_fold_states(held.store, training, len(parts))
     keys = {part: set(names) for part, names in card.split.items()}
     return TrainOutcome(

@@ -31,8 +31,7 @@ from uuid import uuid4
 import psutil
 from pydantic import AwareDatetime
 
-from storage import fences
-from storage.records import Entry, Record
+from storage import fences, records
 from storage.store import AlreadyExistsError, Store, StoreError
 
 # Seconds until a lease that is not renewed runs out, and between renewals; several may fail.
@@ -48,7 +47,7 @@ class LeaseLostError(StoreError):
     """A run has lost its lease, and could now spoil another run's work."""
 
 
-class Holder(Entry):
+class Holder(records.Entry):
     """The process that holds a lease; each request for a lease gets a new ``owner``.
 
     Pids are reused, so one is unique only within ``processes`` and together with
@@ -64,7 +63,7 @@ class Holder(Entry):
     command: str
 
 
-class LeaseRecord(Record):
+class LeaseRecord(records.Record):
     """The record of a lease: its holder, and the time at which it runs out unless renewed."""
 
     holder: Holder

@@ -9,14 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from storage.batches.ledger import list_seals
-from storage.batches.manifests import Batch, list_batches, load_batch_of_key
-from storage.models.classifiers import list_models
+from storage.batches import ledger, manifests
+from storage.models import classifiers, statistics
 from storage.models.laboratories import list_laboratories
-from storage.models.statistics import latest_statistics
 from storage.records import Tell, read_readable
-from storage.reports.pages import page_path
-from storage.reports.tables import FIELDS, IMAGES, PATIENTS, SLIDES, report_path
+from storage.reports import pages, tables
 from storage.store import Store
 
 
@@ -24,7 +21,7 @@ from storage.store import Store
 class Removable:
     """Files of a batch that may be removed: ``what`` describes them to a person."""
 
-    batch: Batch
+    batch: manifests.Batch
     what: str
     paths: tuple[tuple[str, ...], ...]
 
@@ -40,16 +37,16 @@ def expired_features(
     unfinished night. ``only`` names one batch. If a record that decides this is damaged, the
     features stay; see `read_readable`.
     """
-    models = [card.name for card in list_models(store, on_damage)]
+    models = [card.name for card in classifiers.list_models(store, on_damage)]
 
     def of_model(model: str) -> list[Removable]:
-        latest = latest_statistics(store, model)
+        latest = statistics.latest_statistics(store, model)
         fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
         fitted |= {(n.batch, n.attempt) for s in list_laboratories(store) for n in s.nights}
 
         def of_batch(name: str) -> Removable | None:
-            batch = load_batch_of_key(store, name.removesuffix(".zarr"))
-            seals = [seal for seal in list_seals(store, batch) if seal.model == model]
+            batch = manifests.load_batch_of_key(store, name.removesuffix(".zarr"))
+            seals = [seal for seal in ledger.list_seals(store, batch) if seal.model == model]
             published = bool(seals) and seals[-1].scored_at < before
             if not published or (batch.name, batch.attempt) in fitted:
                 return None
@@ -74,20 +71,20 @@ def expired_reports(
 
     See `read_readable` for damaged records.
     """
-    batches = {batch.name: batch for batch in list_batches(store, on_damage)}
+    batches = {batch.name: batch for batch in manifests.list_batches(store, on_damage)}
 
     def of_batch(name: str) -> Removable | None:
         batch = batches[name]
         if only not in (None, name) or batch.batch_date >= before:
             return None
-        if not list_seals(store, batch):  # an attempt that will replace the published one
+        if not ledger.list_seals(store, batch):  # an attempt that will replace the published one
             return None
         paths = (
-            report_path(name, batch.batch_date, IMAGES),
-            report_path(name, batch.batch_date, FIELDS),
-            report_path(name, batch.batch_date, SLIDES),
-            report_path(name, batch.batch_date, PATIENTS),
-            page_path(name),
+            tables.report_path(name, batch.batch_date, tables.IMAGES),
+            tables.report_path(name, batch.batch_date, tables.FIELDS),
+            tables.report_path(name, batch.batch_date, tables.SLIDES),
+            tables.report_path(name, batch.batch_date, tables.PATIENTS),
+            pages.page_path(name),
         )
         there = tuple(path for path in paths if store.exists(*path))
         return Removable(batch, "report and page", there) if there else None
@@ -106,9 +103,9 @@ def newest_record(store: Store, until: datetime) -> datetime | None:
         pass
 
     moments: list[datetime] = []
-    for batch in list_batches(store, leave_out):
+    for batch in manifests.list_batches(store, leave_out):
         moments.append(batch.started_at)
-        moments += [seal.scored_at for seal in list_seals(store, batch, leave_out)]
+        moments += [seal.scored_at for seal in ledger.list_seals(store, batch, leave_out)]
     return max((moment for moment in moments if moment <= until), default=None)
 
 

@@ -7,16 +7,13 @@ from functools import partial
 
 import numpy as np
 
+from storage import leases, parquet
 from storage.batches import features, known_features, ledger, manifests, nights, segmentations
-from storage.batches.ledger import Seal
-from storage.batches.manifests import Batch, Shard
-from storage.leases import LeaseRecord
 from storage.models import classifiers, detectors, laboratories, statistics
-from storage.parquet import read_footer, read_table
 from storage.reports import answers, evaluations, pages, tables
 from storage.store import Store, StoreError, check_name, which
 
-SEALED_AS: dict[str, Callable[[Seal], str | None]] = {
+SEALED_AS: dict[str, Callable[[ledger.Seal], str | None]] = {
     tables.IMAGES: lambda seal: seal.report_digest,
     tables.SLIDES: lambda seal: seal.slides_digest,
     tables.PATIENTS: lambda seal: seal.patients_digest,
@@ -116,7 +113,7 @@ def _attempts(store: Store, name: str) -> list[str]:
     return [key for key in keys if key.partition("~")[0] == name]
 
 
-def _seals(store: Store, name: str) -> list[Seal]:
+def _seals(store: Store, name: str) -> list[ledger.Seal]:
     """List the seals of all attempts at a batch."""
     batches = [manifests.load_batch_of_key(store, key) for key in _attempts(store, name)]
     return [seal for batch in batches for seal in ledger.list_seals(store, batch)]
@@ -172,14 +169,14 @@ def _batch_checks(store: Store, key: str) -> Iterator[Check]:
         yield from _feature_checks(store, batch, model)
 
 
-def _manifest(store: Store, batch: Batch) -> None:
+def _manifest(store: Store, batch: manifests.Batch) -> None:
     manifests.verify_manifest(store, batch)
-    rows = read_footer(store, "batches", batch.key, "manifest.parquet").num_rows
+    rows = parquet.read_footer(store, "batches", batch.key, "manifest.parquet").num_rows
     if rows != batch.rows:
         raise StoreError(f"it has {rows} rows, but batch.json says {batch.rows}")
 
 
-def _seal(store: Store, batch: Batch, detector: str) -> None:
+def _seal(store: Store, batch: manifests.Batch, detector: str) -> None:
     """Compare a seal's figures with the batch and with the report that it seals."""
     seal = ledger.read_seal(store, batch, detector)
     assert seal is not None
@@ -191,19 +188,19 @@ def _seal(store: Store, batch: Batch, detector: str) -> None:
         raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
     if digest is None or digest != seal.batch_digest:
         return
-    (row,) = read_table(store, *path).to_pylist(maps_as_pydicts="strict")
+    (row,) = parquet.read_table(store, *path).to_pylist(maps_as_pydicts="strict")
     figures: dict[str, object] = {"images": seal.rows, **seal.model_dump(include=set(FIGURES))}
     if any(row[name] != figure for name, figure in figures.items()):
         raise StoreError("its figures are not those of its report: restore it from a backup")
 
 
-def _announced(store: Store, batch: Batch, key: str) -> None:
+def _announced(store: Store, batch: manifests.Batch, key: str) -> None:
     """Read the note of an announcement; one about an earlier report is not damaged."""
     if seal := ledger.read_seal(store, batch, key):
         ledger.is_announced(store, batch, seal)
 
 
-def _feature_checks(store: Store, batch: Batch, model: str) -> Iterator[Check]:
+def _feature_checks(store: Store, batch: manifests.Batch, model: str) -> Iterator[Check]:
     path = f"features/{model}/{batch.key}.zarr"
     if not store.exists(path):
         # Features may have been removed, unless their batch is in the statistics.
@@ -227,23 +224,23 @@ def _feature_checks(store: Store, batch: Batch, model: str) -> Iterator[Check]:
         )
 
 
-def _not_fitted(store: Store, batch: Batch, model: str) -> None:
+def _not_fitted(store: Store, batch: manifests.Batch, model: str) -> None:
     latest = statistics.latest_statistics(store, model)
     if latest and (found := latest.contribution(batch.name)) and found.attempt == batch.attempt:
         raise StoreError("it is lost, though its batch is in the statistics: restore it")
 
 
-def _not_sealed(store: Store, batch: Batch, model: str) -> None:
+def _not_sealed(store: Store, batch: manifests.Batch, model: str) -> None:
     if any(seal.model == model for seal in ledger.list_seals(store, batch)):
         raise StoreError("it is lost, though the report of its batch is sealed: restore it")
 
 
-def _made_by_its_model(store: Store, batch: Batch, model: str) -> None:
+def _made_by_its_model(store: Store, batch: manifests.Batch, model: str) -> None:
     if features.made_by(store, model, batch.key) != classifiers.load_card(store, model).digest:
         raise StoreError(f"its features are not those of model {model} (sha256 differs)")
 
 
-def _shard(store: Store, batch: Batch, model: str, shard: Shard) -> None:
+def _shard(store: Store, batch: manifests.Batch, model: str, shard: manifests.Shard) -> None:
     record = ledger.read_shard_record(store, batch, model, shard)
     assert record is not None
     block = known_features.fitted_block(store, model, batch, shard)
@@ -273,7 +270,7 @@ def _lease_checks(store: Store, *what: str) -> Iterator[Check]:
     for file in store.names(*what, "lease"):
         path = (*what, "lease", file)
         if file.endswith(".json"):
-            yield Check.of("/".join(path), LeaseRecord.find, store, *path)
+            yield Check.of("/".join(path), leases.LeaseRecord.find, store, *path)
 
 
 def _page_checks(store: Store, only: str | None) -> Iterator[Check]:
@@ -312,7 +309,7 @@ def _report(store: Store, kind: str, name: str, path: tuple[str, ...]) -> None:
     sealed = {SEALED_AS[kind](seal) for seal in _seals(store, name)} - {None}
     day = date.fromisoformat(path[-2].removeprefix("batch_date="))
     if not sealed or tables.is_withdrawn(store, name, day):
-        read_table(store, *path)
+        parquet.read_table(store, *path)
     elif tables.report_digest(store, path) not in sealed:
         raise StoreError(
             "it is not the report that was sealed (sha256 differs): restore it from a backup, or "

@@ -23,13 +23,12 @@ from distributed.comm.core import CommClosedError
 from distributed.security import Security
 from distributed.utils import get_mp_context
 
-from flows.cluster.preload import import_for_workers, wait_for_imports
+from flows.cluster import preload
 from flows.cluster.requirements import CERTIFICATES, ClusterError, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.jobs.worker import stay_on, without_pandas
-from flows.monitoring.console import working
-from flows.monitoring.logs import log
+from flows.monitoring import console, logs
 from flows.settings import Settings
 from tasks.images.access.patience import wait_at_most
 from tasks.words import counted
@@ -98,12 +97,12 @@ def open_client(settings: Settings) -> Iterator[Client]:
         yield opened[1]
         return
     opening, doing = KINDS[settings.cluster]
-    working(doing.format(workers=counted(settings.workers, "worker")), long=True)
+    console.working(doing.format(workers=counted(settings.workers, "worker")), long=True)
     with opening(settings) as client:
-        working("at work")
+        console.working("at work")
         check_versions(client)
         client.register_plugin(ReadLimit(settings.read_seconds))
-        log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
+        logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
         before = _OPENED.set((wanted, client))
         try:
             yield client
@@ -135,8 +134,8 @@ def check_versions(client: Client) -> None:
 
 @contextmanager
 def _local(settings: Settings) -> Iterator[Client]:
-    import_for_workers()
-    wait_for_imports()
+    preload.import_for_workers()
+    preload.wait_for_imports()
     with dask.config.set(FORKED), without_pandas():
         get_mp_context()  # imports all that Dask knows, to find out which packages are installed
     with (

@@ -21,9 +21,7 @@ from flows.cluster.requirements import ClusterError
 from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
-from flows.monitoring.console import ProgressBar
-from flows.monitoring.events import Event, Kind, Listener
-from flows.monitoring.telemetry import measure_queue
+from flows.monitoring import console, events, telemetry
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -49,7 +47,7 @@ def run_in_order(
     *,
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
-    listeners: Sequence[Listener] = (),
+    listeners: Sequence[events.Listener] = (),
 ) -> Iterator[Result]:
     """Run jobs on the cluster and yield their results in the jobs' order.
 
@@ -67,17 +65,17 @@ def run_in_order(
     window, finished = _Window(client), 0
     in_flight: deque[_Flight[Work]] = deque()
 
-    def tell(kind: Kind) -> None:
-        event = Event(kind, title, total, in_flight=len(in_flight), finished=finished)
+    def tell(kind: events.Kind) -> None:
+        event = events.Event(kind, title, total, in_flight=len(in_flight), finished=finished)
         for listener in listeners:
             listener(event)
 
     def start() -> None:
         for job in islice(waiting, max(0, window.size() - len(in_flight))):
             in_flight.append(_Flight(job, _submit(client, work, job)))
-            tell(Kind.STARTED)
+            tell(events.Kind.STARTED)
 
-    tell(Kind.QUEUED)
+    tell(events.Kind.QUEUED)
     try:
         start()
         while in_flight:
@@ -90,13 +88,13 @@ def run_in_order(
                 what = name if shard is None else f"rows {shard.start} to {shard.stop}"
                 raise ClusterError(f"{title}, {what}: {error}. {GO_ON}") from error
             finished += 1
-            tell(Kind.FINISHED)
+            tell(events.Kind.FINISHED)
             yield result
     finally:
         with suppress(*LOST):
             client.cancel([flight.future for flight in in_flight], force=True)
         in_flight.clear()
-        tell(Kind.ENDED)
+        tell(events.Kind.ENDED)
 
 
 def run_jobs(
@@ -108,7 +106,7 @@ def run_jobs(
     again: Callable[[Work], Work] = lambda job: job,
 ) -> Iterator[Result]:
     """Run jobs like `run_in_order`, with a progress bar and metrics of the stage's queue."""
-    listeners = (ProgressBar(), measure_queue)
+    listeners = (console.ProgressBar(), telemetry.measure_queue)
     return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)
 
 

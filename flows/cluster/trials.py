@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from distributed import KilledWorker
 from distributed.comm.core import CommClosedError
 
-from flows.cluster.client import SAME_VERSIONS
-from flows.cluster.requirements import ClusterError
+from flows.cluster import client, requirements
 from flows.jobs.libraries import VersionsDifferError
 
 ALONE, SUSPECTED = 2, 3  # numbers of killed workers
@@ -57,7 +56,7 @@ class Trials:
         if _is_passing(error) and self.errors < len(BACKOFF):
             self.errors += 1
             return BACKOFF[self.errors - 1]
-        raise ClusterError(_why_in_vain(error)) from error
+        raise requirements.ClusterError(_why_in_vain(error)) from error
 
 
 def _is_passing(error: Exception) -> bool:
@@ -75,7 +74,7 @@ def _why_in_vain(error: Exception) -> str:
     if isinstance(error, LOST):
         return NO_SCHEDULER
     if isinstance(error, VersionsDifferError):
-        return f"{error}: {SAME_VERSIONS}"
-    if isinstance(error, ClusterError):
+        return f"{error}: {client.SAME_VERSIONS}"
+    if isinstance(error, requirements.ClusterError):
         return str(error)
     return f"{type(error).__name__}: {error}"

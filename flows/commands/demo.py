@@ -11,10 +11,9 @@ from PIL import Image
 
 from flows.cluster.requirements import refuse_incomplete
 from flows.fit import fit
-from flows.monitoring.console import tell
+from flows.monitoring import console
 from flows.monitoring.prefect_runs import runnable, runs_page
-from flows.options.flows import Fit, Screen, Train
-from flows.options.tools import Demo
+from flows.options import flows, tools
 from flows.outcome import Outcome, table
 from flows.screen import screen
 from flows.settings import Settings
@@ -77,13 +76,13 @@ class DemoOutcome(Outcome):
         )
 
 
-def demo(options: Demo, settings: Settings) -> DemoOutcome:
+def demo(options: tools.Demo, settings: Settings) -> DemoOutcome:
     """Show the whole way on rendered cells, in a folder that only earlier demos may have filled."""
     started = time.monotonic()
     refuse_incomplete(settings)
     root = _clean(Path(options.folder))
     settings = settings.model_copy(update={"store": str(root / "store"), "shard_rows": 128})
-    tell("Rendering smears of 32 patients, and a batch with abnormal images in it")
+    console.tell("Rendering smears of 32 patients, and a batch with abnormal images in it")
     for week, first in (("week-1", 1), ("week-2", 17)):
         write_collection(
             root / "smears" / week,
@@ -103,20 +102,20 @@ def demo(options: Demo, settings: Settings) -> DemoOutcome:
         first_patient=101,
     )
     _say(f"\n$ slidewatch train --images {root}/smears --epochs 3")
-    _say(runnable(train)(Train(images=str(root / "smears"), epochs=3), settings).text())
+    _say(runnable(train)(flows.Train(images=str(root / "smears"), epochs=3), settings).text())
     for week in ("week-1", "week-2"):
         _say(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
         smears = str(root / "smears" / week)
-        _say(runnable(fit)(Fit(images=smears, batch=week), settings).text())
+        _say(runnable(fit)(flows.Fit(images=smears, batch=week), settings).text())
     _say(f"\n$ slidewatch screen --images {root}/night --batch night-1")
-    night = runnable(screen)(Screen(images=str(root / "night"), batch="night-1"), settings)
+    night = runnable(screen)(flows.Screen(images=str(root / "night"), batch="night-1"), settings)
     _say(night.text())
     return _look_back(root, planted, started)
 
 
 def _say(text: str) -> None:
     for line in text.splitlines():  # a message is one line, whatever names are in it
-        tell(line)
+        console.tell(line)
 
 
 def _look_back(root: Path, planted: dict[str, str], started: float) -> DemoOutcome:

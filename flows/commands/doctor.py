@@ -21,10 +21,8 @@ from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings, leaves, origin
-from storage import objects
-from storage.leases import BEAT, LIFETIME
+from storage import leases, objects, records
 from storage.models.classifiers import list_models
-from storage.records import now
 from storage.store import AlreadyExistsError, Store
 from tasks.words import counted, verb
 
@@ -203,7 +201,7 @@ def _clock(settings: Settings) -> tuple[bool, str]:
     with _file(settings) as (store, name):
         store.write_bytes(CONTENT, name)
         apart = (store.modified(name) - datetime.now(UTC)).total_seconds()
-    well = abs(apart) < LIFETIME - BEAT
+    well = abs(apart) < leases.LIFETIME - leases.BEAT
     mend = "" if well else ": set both clocks by NTP, or a live run may be taken for dead"
     return well, f"the store's is {abs(apart):.0f} s {'ahead' if apart > 0 else 'behind'}{mend}"
 
@@ -233,7 +231,7 @@ def _certificates(settings: Settings) -> tuple[bool, str]:
         return True, "none: the settings name none"
     security(settings)  # raises an error if a file is wrong
     ends = min(expiry(Path(path)) for path in (settings.tls_ca, settings.tls_certificate))
-    left = (ends - now()).days
+    left = (ends - records.now()).days
     return left >= LEAST_DAYS, f"{left} days left, until {ends:%Y-%m-%d}"
 
 

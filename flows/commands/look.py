@@ -13,8 +13,7 @@ import webbrowser
 from pathlib import Path
 
 from flows.monitoring.console import warn
-from flows.options.flows import Screen
-from flows.options.tools import Look
+from flows.options import flows, tools
 from flows.outcome import Outcome, table
 from flows.screen import screen
 from flows.settings import Settings
@@ -59,7 +58,7 @@ class LookOutcome(Outcome):
         return f"{self.photo}\n{table(rows)}"
 
 
-def look(options: Look, settings: Settings) -> LookOutcome:
+def look(options: tools.Look, settings: Settings) -> LookOutcome:
     """Screen a photograph; the store stays as it is.
 
     Raises:
@@ -78,7 +77,7 @@ def look(options: Look, settings: Settings) -> LookOutcome:
         card, laboratory_card = _detector(store, options)
         borrow(store, own, card, laboratory_card)
         found = screen(
-            Screen(
+            flows.Screen(
                 images=options.photo,
                 batch=_name(options.photo),
                 taken_as=options.taken_as,
@@ -104,7 +103,7 @@ def look(options: Look, settings: Settings) -> LookOutcome:
     )
 
 
-def _detector(store: Store, options: Look) -> tuple[DetectorCard, LaboratoryCard | None]:
+def _detector(store: Store, options: tools.Look) -> tuple[DetectorCard, LaboratoryCard | None]:
     """Load the detector; StoreError says what to do where there is no store to take it from."""
     try:
         refuse_absent(store)

@@ -23,11 +23,8 @@ from pydantic_settings import SettingsError
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import Given, in_order, make_app, option_name, read
 from flows.jobs.worker import leave_pandas_out
-from flows.monitoring.ending import end, end_after_signals, leave
-from flows.monitoring.logs import PROGRAM
-from flows.monitoring.prefect_runs import has_server, runnable, server
-from flows.options.commands import COMMANDS, Command
-from flows.options.flows import Options
+from flows.monitoring import ending, logs, prefect_runs
+from flows.options import commands, flows
 from flows.outcome import Outcome
 from flows.settings import Settings, UsageError, leaves, origin, settings_file
 from tasks.images.access.patience import wait_at_most
@@ -45,7 +42,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     # SIGTERM ends a command as Ctrl-C does: leases are released, and nothing is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments is None:  # the process is this command's alone
-        end_after_signals(STOPPED, _say_stopped)
+        ending.end_after_signals(STOPPED, _say_stopped)
     app, words = make_app(), in_order(words)
     name = " ".join(app.parse_commands(words)[0])
     try:
@@ -63,10 +60,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
         _say_stopped()
         code = STOPPED
-        if arguments is None and not has_server():  # no server waits for an answer
-            end(code)
+        if arguments is None and not prefect_runs.has_server():  # no server waits for an answer
+            ending.end(code)
     if arguments is None:
-        leave(code)
+        ending.leave(code)
     sys.exit(code)
 
 
@@ -82,7 +79,7 @@ def _complain(text: str) -> None:
 
 def _run(name: str, given: Given) -> int:
     """Run a command with the values given to it and to settings."""
-    command, as_json = COMMANDS[name], given.pop("json", False)
+    command, as_json = commands.COMMANDS[name], given.pop("json", False)
     own = {key: given.pop(key) for key in command.options.model_fields if key in given}
     options = command.options.model_validate(own)
     settings = _settings(given)
@@ -96,7 +93,7 @@ def _run(name: str, given: Given) -> int:
                 import_for_workers()  # they get ready while the flow is imported
             function = _load(command.function)
         if command.flow:
-            function = runnable(function)
+            function = prefect_runs.runnable(function)
         outcome = function(options, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
@@ -106,10 +103,10 @@ def _run(name: str, given: Given) -> int:
     return NEEDS_A_PERSON if outcome.failed else 0
 
 
-def _load(place: str) -> Callable[[Options, Settings], Outcome]:
+def _load(place: str) -> Callable[[flows.Options, Settings], Outcome]:
     """Import a command's function, and no pandas for it."""
     module, _, function = place.partition(":")
-    found: Callable[[Options, Settings], Outcome] = getattr(
+    found: Callable[[flows.Options, Settings], Outcome] = getattr(
         importlib.import_module(module), function
     )
     if "pyarrow" in sys.modules:
@@ -141,7 +138,7 @@ def _settings(given: Given) -> Settings:
         raise UsageError(f"{where}: {_message(first['msg'])}") from error
 
 
-def _prepare(command: Command, settings: Settings) -> None:
+def _prepare(command: commands.Command, settings: Settings) -> None:
     """Set up messages and the log, and say what works for whom, before anything is started."""
     from flows.monitoring.console import tell
     from flows.monitoring.logs import use_logs
@@ -154,7 +151,7 @@ def _prepare(command: Command, settings: Settings) -> None:
     if "cluster" in command.settings and settings.cluster == "scheduler" and settings.scheduler:
         # A forgotten file in the working folder may have named it.
         tell(f"workers: those of the Dask scheduler {settings.scheduler}")
-    address = server() if command.flow else None
+    address = prefect_runs.server() if command.flow else None
     if address:
         tell(f"Prefect server: {address}, which records this run")
 
@@ -192,7 +189,7 @@ def _quiet_prefect(debug: bool) -> None:
         os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
         # Prefect's EventsWorker logs on the way out that it is not done yet.
         # Our own warnings are written to the terminal already.
-        for name in ("EventsWorker", PROGRAM):
+        for name in ("EventsWorker", logs.PROGRAM):
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from flows.options.commands import COMMANDS, PARTS, TOLD
+from flows.options import commands
 from flows.options.flows import POSITIONAL, SPELT
 from flows.settings import Settings, UsageError
 
@@ -89,10 +89,10 @@ def make_app() -> App:
         help_format="plaintext",
     )
     app.register_install_completion_command(help="let this shell complete words with Tab")
-    for number, (name, command) in enumerate(COMMANDS.items()):
+    for number, (name, command) in enumerate(commands.COMMANDS.items()):
         first, _, second = name.rpartition(" ")
         if first and first not in app:
-            app.command(App(name=first, help=PARTS[first], sort_key=number))
+            app.command(App(name=first, help=commands.PARTS[first], sort_key=number))
         within = app[first] if first else app
         within.command(_function(name), name=second, help=command.summary, sort_key=number)
     return app
@@ -103,10 +103,10 @@ def _function(name: str) -> Callable[..., None]:
 
     def called(**_: Any) -> None: ...
 
-    command = COMMANDS[name]
+    command = commands.COMMANDS[name]
     fields = [(option, field, OWN) for option, field in command.options.model_fields.items()] + [
-        (option, Settings.model_fields[option], MESSAGES if option in TOLD else ALSO_SET)
-        for option in (*command.settings, *TOLD)
+        (option, Settings.model_fields[option], MESSAGES if option in commands.TOLD else ALSO_SET)
+        for option in (*command.settings, *commands.TOLD)
     ]
     parameters = [*(_parameter(*each) for each in fields), AS_JSON]
     parameters.sort(key=lambda each: (each.kind, each.default is not each.empty))

@@ -9,8 +9,7 @@ from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
 from flows.stages.answers import answers_on
 from storage.batches.manifests import Batch, find_rows
-from storage.models.classifiers import ModelCard, load_card
-from storage.models.detectors import load_detector_card
+from storage.models import classifiers, detectors
 from storage.parquet import iterate_groups, read_table
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError
@@ -53,8 +52,8 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         for each in read_table(store, *_report(frozen, SLIDES)).to_pylist()
         if patient_of(each) == patient_of(row)
     ]
-    detector = load_detector_card(store, row["detector"]) if row["detector"] else None
-    card, wanted = load_card(store, row["model"]), settings.negative_percent / 100
+    detector = detectors.load_detector_card(store, row["detector"]) if row["detector"] else None
+    card, wanted = classifiers.load_card(store, row["model"]), settings.negative_percent / 100
     persons = answers_on(store, frozen, card, detector, wanted).get(patient_of(row))
     if path.suffix == ".csv":
         # Without the byte order mark Excel takes UTF-8 for something else.
@@ -91,7 +90,7 @@ def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
 def _page(
     store: Store,
     batch: Batch,
-    card: ModelCard,
+    card: classifiers.ModelCard,
     row: dict[str, Any],
     slides: list[dict[str, Any]],
     persons: Confirmation | None,

@@ -11,8 +11,7 @@ from flows.monitoring.console import warn
 from flows.options.tools import Status, Verify
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from storage.batches.ledger import complete_shards, laboratory_name, list_seals
-from storage.batches.manifests import Batch, list_batches
+from storage.batches import ledger, manifests
 from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.laboratories import LaboratoryCard, list_laboratories
@@ -195,19 +194,19 @@ def _laboratory_row(card: LaboratoryCard) -> Row:
 
 def _batch_rows(store: Store, leave_out: Tell) -> list[Row]:
     """Make a row for each batch; the last `NIGHTS` have their light and patients."""
-    batches = list_batches(store, leave_out)
+    batches = manifests.list_batches(store, leave_out)
     last = {batch.name for batch in batches[-NIGHTS:]}
     nights = {row["batch"]: row for row, _ in newest_batches(store, last.__contains__, leave_out)}
     return [_batch_row(store, batch, nights.get(batch.name), leave_out) for batch in batches]
 
 
-def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -> Row:
+def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_out: Tell) -> Row:
     is_published = not is_withdrawn(store, batch.name, batch.batch_date)
-    seals = list_seals(store, batch, leave_out) if is_published else []
+    seals = ledger.list_seals(store, batch, leave_out) if is_published else []
     shards = len(list(batch.shards()))
     extracted = max(
         (
-            len(complete_shards(store, batch, model))
+            len(ledger.complete_shards(store, batch, model))
             for model in store.names("batches", batch.key, "ledger")
         ),
         default=0,
@@ -219,7 +218,7 @@ def _batch_row(store: Store, batch: Batch, night: Row | None, leave_out: Tell) -
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
         "report": f"by {seals[-1].key}" if seals else None,
-        "laboratory": laboratory_name(seals[-1].laboratory)
+        "laboratory": ledger.laboratory_name(seals[-1].laboratory)
         if seals and seals[-1].laboratory
         else None,
         "failed": seals[-1].failed if seals else None,

@@ -14,9 +14,7 @@ from flows.jobs.verified import load_fitted_detector
 from flows.monitoring.console import tell
 from storage.batches.manifests import Batch, load_batch
 from storage.leases import Lease, lease
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard, load_model_of
-from storage.models.laboratories import FOLDER, LaboratoryCard, LaboratoryNight
+from storage.models import classifiers, detectors, laboratories
 from storage.store import Store, check_name
 from tasks.detector.slides.own_normal import OwnNormal
 
@@ -35,8 +33,8 @@ class Laboratory:
     client: Client
     held: Lease
     name: str
-    known: LaboratoryCard | None
-    detector: DetectorCard
+    known: laboratories.LaboratoryCard | None
+    detector: detectors.DetectorCard
 
     @property
     def store(self) -> Store:
@@ -44,9 +42,9 @@ class Laboratory:
         return self.held.store
 
     @cached_property
-    def model(self) -> ModelCard:
+    def model(self) -> classifiers.ModelCard:
         """Load the card of the detector's model."""
-        return load_model_of(self.store, self.detector)
+        return detectors.load_model_of(self.store, self.detector)
 
     @cached_property
     def own(self) -> OwnNormal:
@@ -57,7 +55,7 @@ class Laboratory:
         """Return a batch as it is judged without the laboratory."""
         return Screened(self.store, batch, self.model, self.detector)
 
-    def batches(self, nights: Iterable[LaboratoryNight]) -> list[Batch]:
+    def batches(self, nights: Iterable[laboratories.LaboratoryNight]) -> list[Batch]:
         """Load the batches of nights."""
         return [load_batch(self.store, night.batch, night.attempt) for night in nights]
 
@@ -65,10 +63,10 @@ class Laboratory:
 def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Lease]:
     """Take the lease of a laboratory, after waiting for its present holder."""
     check_name("laboratory", laboratory)
-    return lease(store, FOLDER, laboratory, wait=True, on_wait=tell)
+    return lease(store, laboratories.FOLDER, laboratory, wait=True, on_wait=tell)
 
 
-def population(store: Store, detector: DetectorCard) -> OwnNormal:
+def population(store: Store, detector: detectors.DetectorCard) -> OwnNormal:
     """Load the normal of fitted slides; LaboratoryError if the detector has none."""
     normals = load_fitted_detector(store, detector).own
     if normals is None:

@@ -13,23 +13,15 @@ from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
 from flows.jobs.known_cells import KnownJob, is_negative, is_parasite, known_errors, labelled_cells
 from flows.jobs.laboratory_slides import Added, SlidesJob, slides_statistics
+from flows.jobs.scoring import plan, scores
 from flows.jobs.scoring.night import learned_night
-from flows.jobs.scoring.plan import parts_of
-from flows.jobs.scoring.scores import ScoreJob
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from flows.stages.scoring import plan_jobs
 from storage.batches.manifests import Batch, read_manifest
+from storage.models import laboratories
 from storage.models.detectors import DetectorCard
-from storage.models.laboratories import (
-    ALL,
-    NONE,
-    LaboratoryNight,
-    images_of_batch,
-    images_of_night,
-    save_night,
-)
 from storage.records import arrays_to_bytes, now
 from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, merge_errors
@@ -37,15 +29,16 @@ from tasks.counting.interpretation import chance_of_blank
 from tasks.detector.slides.groups import merge_groups
 from tasks.detector.slides.normal import Choices
 from tasks.detector.witnesses import Discriminant
-from tasks.laboratories.adaptation import Labelled
-from tasks.laboratories.learning import LEAST_CELLS, NightNormal, merged
+from tasks.laboratories import adaptation, learning
 from tasks.reports.image_columns import PARASITIZED
 
 NAMED = 5  # slides that an error message names
 LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
 
 
-def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> LaboratoryNight:
+def learn_night(
+    lab: Laboratory, batch: Batch, negative: tuple[str, ...]
+) -> laboratories.LaboratoryNight:
     """Learn a batch with complete features, and keep its contribution to the laboratory.
 
     ``negative`` are its slides and patients known to be negative.
@@ -62,29 +55,29 @@ def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> Lab
     statistics = added.statistics
     if not statistics.keys:
         raise LaboratoryError(
-            f"batch {batch.name} adds nothing to laboratory {lab.name}: fewer than {LEAST_CELLS} "
+            f"batch {batch.name} adds nothing to laboratory {lab.name}: fewer than {learning.LEAST_CELLS} "
             "of its cells can be judged"
         )
-    return LaboratoryNight(
+    return laboratories.LaboratoryNight(
         batch=batch.name,
         attempt=batch.attempt,
         manifest_digest=batch.manifest_digest,
         slides=len(statistics.keys),
         cells=int(statistics.n.sum()),
-        digest=save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
+        digest=laboratories.save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
         negative=negative,
     )
 
 
 def _slides_of_night(lab: Laboratory, screened: Screened) -> Added:
     """Compute the statistics of a batch's slides, and the night's reference if some are small."""
-    total, night = merged([], lab.own), None
+    total, night = learning.merged([], lab.own), None
     groups = slides_in_parts(screened.store, screened.batch)
     if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
         (reference,) = run_jobs(
             lab.client, learned_night, [screened], title=f"normal of {screened.batch.name}"
         )
-        night = NightNormal(reference.normal, reference.rows)
+        night = learning.NightNormal(reference.normal, reference.rows)
     jobs = [SlidesJob(screened, slides, night) for slides in groups]
     for part in run_jobs(lab.client, slides_statistics, jobs, title=f"learn {screened.batch.name}"):
         total = merge_groups(total, part)
@@ -116,9 +109,9 @@ def errors_of_night(
     return total
 
 
-def _labelled_of_night(client: Client, screened: Screened) -> Labelled:
+def _labelled_of_night(client: Client, screened: Screened) -> adaptation.Labelled:
     """Read what diagnoses a batch's labelled cells, each image once; none of other classes."""
-    total, seen = Labelled.none(), set[str]()
+    total, seen = adaptation.Labelled.none(), set[str]()
     if len(screened.model.classes) != 2 or PARASITIZED not in screened.model.classes:
         return total
     labels = read_manifest(screened.store, screened.batch, columns=["label"])["label"]
@@ -138,9 +131,9 @@ def _known_jobs(
     screened: Screened,
     known: NDArray[np.bool_],
     discriminant: Discriminant | None = None,
-) -> list[ScoreJob]:
+) -> list[scores.ScoreJob]:
     """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""
-    parts = parts_of(screened)
+    parts = plan.parts_of(screened)
     wanted = [
         number
         for number, part in enumerate(parts)
@@ -155,17 +148,19 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
     Raises:
         LaboratoryError: the batch has no such slide or patient, or labels parasites on one.
     """
-    if NONE in given:
+    if laboratories.NONE in given:
         return ()
     table = read_manifest(store, batch, columns=["slide_id", "patient_id", "label"])
-    there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), ALL} - {None}
+    there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), laboratories.ALL} - {
+        None
+    }
     unknown = [name for name in given if name not in there]
     if unknown:
-        have = sorted(there - {ALL})
+        have = sorted(there - {laboratories.ALL})
         listed = ", ".join([*have[:NAMED], *(["..."] if len(have) > NAMED else [])])
         raise LaboratoryError(
             f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
-            f"negative; there are: {listed or 'none with a name'}, or {ALL} of them"
+            f"negative; there are: {listed or 'none with a name'}, or {laboratories.ALL} of them"
         )
     negative = tuple(sorted(set(given)))
     parasites = is_negative(table, negative) & is_parasite(table)
@@ -188,7 +183,7 @@ def refuse_positive(
     than those of fitted ones; then there is a warning.
     """
     known = load_error_rates(store, detector)
-    if ALL not in given or known is None:
+    if laboratories.ALL not in given or known is None:
         return
     place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
     pairs = list(zip(errors.false[:, place].tolist(), errors.negatives.tolist(), strict=True))
@@ -209,7 +204,7 @@ def refuse_positive(
         )
 
 
-def without_replaced(lab: Laboratory, batch: Batch) -> list[LaboratoryNight]:
+def without_replaced(lab: Laboratory, batch: Batch) -> list[laboratories.LaboratoryNight]:
     """Return the other nights of a laboratory, without those whose images the batch also has.
 
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
@@ -218,12 +213,12 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LaboratoryNight]:
         LaboratoryError: the batch has some, but not all images of a night.
     """
     store, model = lab.store, lab.model.name
-    mine = images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
+    mine = laboratories.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
     left = []
     for night in lab.known.nights if lab.known else []:
         if night.batch == batch.name:
             continue
-        theirs = images_of_night(store, model, night)
+        theirs = laboratories.images_of_night(store, model, night)
         both = len(mine & theirs)
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
             warn(

@@ -12,9 +12,7 @@ from flows.monitoring.console import warn
 from flows.outcome import Outcome, table
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import list_batches
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import CountingCard, DetectorCard
-from storage.models.laboratories import LaboratoryCard, LaboratoryNight
+from storage.models import classifiers, detectors, laboratories
 from storage.parquet import write_table
 from storage.store import Store, StoreError
 from tasks.counting.call import percent_text
@@ -38,7 +36,7 @@ OTHERS = 4  # other batches in the store to try cells of
 OTHER_CELLS = 100  # of each
 
 
-def other_cells(lab: Laboratory, nights: Sequence[LaboratoryNight]) -> list[Other]:
+def other_cells(lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight]) -> list[Other]:
     """Select some cells of the newest other batches that have features under the model."""
     store, learned = lab.store, {night.manifest_digest for night in nights}
     taps = sorted(lab.own.priors)
@@ -96,7 +94,7 @@ def write_report(lab: Laboratory, version: Version) -> str:
     return verdict
 
 
-def _limits(card: LaboratoryCard, detector: DetectorCard) -> dict[str, str]:
+def _limits(card: laboratories.LaboratoryCard, detector: detectors.DetectorCard) -> dict[str, str]:
     """Describe the limits of detection at the laboratory and elsewhere."""
     if card.counting is None or detector.counting is None:
         return {}
@@ -105,7 +103,7 @@ def _limits(card: LaboratoryCard, detector: DetectorCard) -> dict[str, str]:
     return {name: "none" if x is None else percent_text(100 * x) for name, x in limits.items()}
 
 
-def _diagnosis(version: Version, model: ModelCard) -> tuple[str, list[Figure]]:
+def _diagnosis(version: Version, model: classifiers.ModelCard) -> tuple[str, list[Figure]]:
     classes = model.classes
     if version.trial and version.trial.accepted:
         return diagnosis(version.trial.confusion, PARASITES)
@@ -152,7 +150,7 @@ class LaboratoryOutcome(Outcome):
         return f"{self.changed}\n{table(rows)}"
 
 
-def false_positives_text(counting: CountingCard) -> str:
+def false_positives_text(counting: detectors.CountingCard) -> str:
     """Describe a laboratory's false-positive rate at the counting threshold to a person."""
     rate = counting.counting.false_positives
     return (
@@ -162,7 +160,7 @@ def false_positives_text(counting: CountingCard) -> str:
 
 
 def laboratory_outcome(
-    store: Store, card: LaboratoryCard, changed: str, diagnosis: str | None = None
+    store: Store, card: laboratories.LaboratoryCard, changed: str, diagnosis: str | None = None
 ) -> LaboratoryOutcome:
     """Make the outcome for a version of a laboratory, with a description of the change."""
     report = (*card.folder, "report.html")

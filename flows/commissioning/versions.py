@@ -15,40 +15,17 @@ from flows.commissioning.laboratory import (
     slides_in_parts,
 )
 from flows.commissioning.nights import errors_of_night
-from flows.jobs.known_cells import fitted_classes
-from flows.jobs.laboratory_slides import (
-    EvidenceJob,
-    Judged,
-    judge_slides,
-    laboratory_errors,
-    laboratory_statistics,
-)
+from flows.jobs import known_cells, laboratory_slides, verified
 from flows.jobs.scoring.night import SlideRows
-from flows.jobs.verified import load_fitted_detector
 from flows.stages.counting.chosen_thresholds import COUNTING, laboratory_counting
+from storage import leases, records
 from storage.batches.manifests import Batch
-from storage.leases import Lease
+from storage.models import laboratories
 from storage.models.detectors import load_detector_card
-from storage.models.laboratories import (
-    AdaptationCard,
-    LaboratoryCard,
-    LaboratoryNight,
-    load_laboratory,
-    save_laboratory,
-)
-from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
-from tasks.counting.error_rates import ErrorCounts, merge_errors
-from tasks.counting.interpretation import KnownRates
+from tasks.counting import error_rates, interpretation
+from tasks.laboratories import commissioning, learning
 from tasks.laboratories.adaptation import Fitted, Trial, try_adaptation
-from tasks.laboratories.commissioning import (
-    OWN,
-    Figure,
-    false_alarms,
-    laboratory_warnings,
-    smear_warnings,
-)
-from tasks.laboratories.learning import LaboratoryNormal, laboratory_normal
 from tasks.types import nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
@@ -61,18 +38,18 @@ Other = tuple[str, dict[str, NDArray[np.float32]], NDArray[np.intp]]  # name, ta
 class Version:
     """A version to be kept, with the data for its report."""
 
-    card: LaboratoryCard
+    card: laboratories.LaboratoryCard
     content: bytes
-    normal: LaboratoryNormal
-    judged: list[Judged]
-    alarms: list[Figure]
-    rates: KnownRates | None
+    normal: learning.LaboratoryNormal
+    judged: list[laboratory_slides.Judged]
+    alarms: list[commissioning.Figure]
+    rates: interpretation.KnownRates | None
     trial: Trial | None
 
 
 def make_version(
     lab: Laboratory,
-    nights: Sequence[LaboratoryNight],
+    nights: Sequence[laboratories.LaboratoryNight],
     operation: str,
     *,
     planted: Sequence[Other] = (),
@@ -83,27 +60,34 @@ def make_version(
     Things ``planted`` are tried on its slides, and on ``spoilt_slides`` of them spoilt cells.
     """
     jobs = _evidence_jobs(lab, nights, planted, spoilt_slides)
-    parts = run_jobs(lab.client, judge_slides, jobs, title=f"laboratory {lab.name}")
+    parts = run_jobs(
+        lab.client, laboratory_slides.judge_slides, jobs, title=f"laboratory {lab.name}"
+    )
     return _stated(lab, nights, operation, [each for part in parts for each in part])
 
 
 def _stated(
-    lab: Laboratory, nights: Sequence[LaboratoryNight], operation: str, judged: list[Judged]
+    lab: Laboratory,
+    nights: Sequence[laboratories.LaboratoryNight],
+    operation: str,
+    judged: list[laboratory_slides.Judged],
 ) -> Version:
     """State on a version's card what the slides, each judged without itself, say of it."""
     known, detector = lab.known, lab.detector
     evidence = [each.evidence for each in judged]
-    statistics = laboratory_statistics(lab.store, lab.name, tuple(nights), detector)
-    normal = laboratory_normal(lab.own, statistics, evidence)
-    alarms = false_alarms(lab.own, normal.reference, evidence)
+    statistics = laboratory_slides.laboratory_statistics(
+        lab.store, lab.name, tuple(nights), detector
+    )
+    normal = learning.laboratory_normal(lab.own, statistics, evidence)
+    alarms = commissioning.false_alarms(lab.own, normal.reference, evidence)
     trial, errors = _adapted(lab, nights)
     if trial and trial.accepted:
         normal = replace(normal, discriminant=trial.change.discriminant)
     rates, counting, unsure = laboratory_counting(lab.store, detector, errors)
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
-    content = arrays_to_bytes(normal.to_arrays() | counted)
-    card = LaboratoryCard(
-        created_at=now(),
+    content = records.arrays_to_bytes(normal.to_arrays() | counted)
+    card = laboratories.LaboratoryCard(
+        created_at=records.now(),
         digest=digest_of(content),
         name=lab.name,
         version=known.version + 1 if known else 1,
@@ -118,9 +102,9 @@ def _stated(
         slides=sum(night.slides for night in nights),
         cells=sum(night.cells for night in nights),
         calibrating_slides=len(evidence),
-        false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == OWN},
+        false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == commissioning.OWN},
         warnings=[
-            *laboratory_warnings(len(evidence)), *smear_warnings(lab.own, statistics), *unsure
+            *commissioning.laboratory_warnings(len(evidence)), *commissioning.smear_warnings(lab.own, statistics), *unsure
         ],
         counting=counting,
         adaptation=trial and _adaptation_card(trial),
@@ -129,29 +113,29 @@ def _stated(
 
 
 def _adapted(
-    lab: Laboratory, nights: Sequence[LaboratoryNight]
-) -> tuple[Trial | None, ErrorCounts]:
+    lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight]
+) -> tuple[Trial | None, error_rates.ErrorCounts]:
     """Try to adapt the diagnosis by labelled cells, and merge the error counts of all nights.
 
     Nights are counted again where the laboratory gets its own discriminant.
     """
-    errors, labelled = laboratory_errors(lab.store, lab.name, nights)
+    errors, labelled = laboratory_slides.laboratory_errors(lab.store, lab.name, nights)
     fitted = None
-    known = load_fitted_detector(lab.store, lab.detector).witnesses
+    known = verified.load_fitted_detector(lab.store, lab.detector).witnesses
     if labelled.features and known is not None:
-        classes = fitted_classes(lab.store, lab.detector, known.positive)
+        classes = known_cells.fitted_classes(lab.store, lab.detector, known.positive)
         fitted = Fitted(classes, known.scales)
     trial = try_adaptation(labelled, fitted)
     discriminant = trial.change.discriminant if trial and trial.accepted else None
     if discriminant is not None:
-        errors = ErrorCounts.empty()
+        errors = error_rates.ErrorCounts.empty()
         for night, batch in zip(nights, lab.batches(nights), strict=True):
             again = errors_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
-            errors = merge_errors(errors, again)
+            errors = error_rates.merge_errors(errors, again)
     return trial, errors
 
 
-def _adaptation_card(trial: Trial) -> AdaptationCard:
+def _adaptation_card(trial: Trial) -> laboratories.AdaptationCard:
     """Describe an adaptation and its effect on held-back cells."""
     change = trial.change
     measured = {
@@ -162,13 +146,16 @@ def _adaptation_card(trial: Trial) -> AdaptationCard:
         "gain_low": trial.gain.low,
         "gain_high": trial.gain.high,
     }
-    same = AdaptationCard.model_fields.keys() - measured
-    return AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
+    same = laboratories.AdaptationCard.model_fields.keys() - measured
+    return laboratories.AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
 
 
 def _evidence_jobs(
-    lab: Laboratory, nights: Sequence[LaboratoryNight], planted: Sequence[Other], spoilt_slides: int
-) -> list[EvidenceJob]:
+    lab: Laboratory,
+    nights: Sequence[laboratories.LaboratoryNight],
+    planted: Sequence[Other],
+    spoilt_slides: int,
+) -> list[laboratory_slides.EvidenceJob]:
     """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
     slides = [
         (batch, slide)
@@ -187,21 +174,23 @@ def _evidence_jobs(
             tried = bool(every) and place % every == 0
             of_job.setdefault((batch.key, tried), []).append((batch, slide))
         for (_, tried), mine in of_job.items():
-            jobs.append(EvidenceJob(
+            jobs.append(laboratory_slides.EvidenceJob(
                 lab.screened(mine[0][0]), name=lab.name, nights=tuple(nights),
                 slides=tuple(slide for _, slide in mine), planted=tuple(planted), spoil=tried,
             ))  # fmt: skip
     return jobs
 
 
-def save_version(held: Lease, version: Version) -> LaboratoryCard:
+def save_version(held: leases.Lease, version: Version) -> laboratories.LaboratoryCard:
     """Keep a version, while the run still holds the lease of its laboratory."""
     held.check()
-    save_laboratory(held.store, version.card, version.content)
+    laboratories.save_laboratory(held.store, version.card, version.content)
     return version.card
 
 
-def retract_night(client: Client, store: Store, laboratory: str, batch: str) -> LaboratoryCard:
+def retract_night(
+    client: Client, store: Store, laboratory: str, batch: str
+) -> laboratories.LaboratoryCard:
     """Remove a night from a laboratory exactly, and calibrate again.
 
     Raises:
@@ -210,7 +199,7 @@ def retract_night(client: Client, store: Store, laboratory: str, batch: str) -> 
     """
     with laboratory_lease(store, laboratory) as held:
         store = held.store
-        known = load_laboratory(store, laboratory)
+        known = laboratories.load_laboratory(store, laboratory)
         left = [night for night in known.nights if night.batch != batch]
         if len(left) == len(known.nights):
             have = ", ".join(night.batch for night in known.nights)

@@ -13,9 +13,8 @@ from storage.models.classifiers import ModelCard
 from storage.parquet import iterate_rows
 from storage.reports.tables import report_path
 from storage.store import Store
+from tasks.images import decoding, opened_slides
 from tasks.images.access.files import ChangedError
-from tasks.images.decoding import BadImageError
-from tasks.images.opened_slides import open_slide
 from tasks.images.regions import (
     ImageRef,
     Region,
@@ -25,8 +24,8 @@ from tasks.images.regions import (
     read_region,
 )
 from tasks.reports.field_rows import COLUMNS
+from tasks.visualisation import pictures
 from tasks.visualisation.overlay import encode_png, from_afar, slide_picture
-from tasks.visualisation.pictures import WIDTHS, lies_near, place_picture, thumbnail
 from tasks.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
 
 
@@ -126,7 +125,7 @@ def places_jobs(
         there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
         for row in there.to_pylist():
             for cell in by_source[row["source_uri"]]:
-                if lies_near(row, cell):
+                if pictures.lies_near(row, cell):
                     near[cell["uri"]].append(row)
     uris = [each["uri"] for some in near.values() for each in some]
     refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
@@ -152,7 +151,7 @@ def _draw_thumbnail(job: ThumbnailJob, row: int) -> bytes | str:
     if row in job.killers:
         return "this image alone kills the worker that decodes it"
     try:
-        return thumbnail(find_unchanged(*job.cells[row]).image())
+        return pictures.thumbnail(find_unchanged(*job.cells[row]).image())
     except Exception as error:  # a page must not depend on what a source raises
         return _said("image", error)
 
@@ -170,11 +169,11 @@ def _draw_place(job: PlacesJob, row: int) -> bytes | str:
         ref = job.refs[cell["uri"]]
         assert ref.region is not None
         find_unchanged(ref, cell["image_id"])
-        more = round(WIDTHS * max(ref.region.width, ref.region.height))
+        more = round(pictures.WIDTHS * max(ref.region.width, ref.region.height))
         pixels, wide = read_around(ref.source, ref.region, more)
         known = [(near, job.refs[near["uri"]].outline) for near in job.around[row]]
         drawn = [(near, outline) for near, outline in known if outline is not None]
-        return place_picture(
+        return pictures.place_picture(
             pixels,
             wide[:4],
             cell,
@@ -210,7 +209,7 @@ def draw_slide(job: SlidePictureJob) -> bytes | str:
     if job.killers:
         return "this slide alone kills the worker that draws it"
     try:
-        slide = open_slide(job.source_uri)
+        slide = opened_slides.open_slide(job.source_uri)
         picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)
     except Exception as error:  # a page must not depend on what a source raises
         return _said("slide", error)
@@ -221,5 +220,5 @@ def _said(what: str, error: Exception) -> str:
     """Return why a cell, a field or a slide cannot be drawn."""
     if isinstance(error, ChangedError):
         return "the file has changed since it was screened"
-    reason = f": {error.reason}" if isinstance(error, BadImageError) else ""
+    reason = f": {error.reason}" if isinstance(error, decoding.BadImageError) else ""
     return f"the {what} cannot be read any more{reason}"

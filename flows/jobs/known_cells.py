@@ -18,21 +18,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs.fitting.fitted_rows import slides_of_version
+from flows.jobs.fitting import fitted_rows
 from flows.jobs.fitting.unseen import key_of
-from flows.jobs.scoring.feature_rows import Features
-from flows.jobs.scoring.scores import ScoreJob, scored_rows
+from flows.jobs.scoring import feature_rows, scores
 from flows.jobs.verified import load_fitted_detector
-from storage.models.detectors import DetectorCard
-from storage.models.laboratories import ALL
+from storage.models import detectors, laboratories
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors
-from tasks.detector.probabilities import log_odds
+from tasks.detector import probabilities
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.witnesses import Classes, shifts
 from tasks.laboratories.adaptation import Labelled
+from tasks.reports import image_rows
 from tasks.reports.image_columns import PARASITIZED, flags, is_read, numbers_of, repeats
-from tasks.reports.image_rows import is_cut
 from tasks.types import Float
 
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
@@ -40,7 +38,7 @@ COLUMNS = ("image_id", "slide_id", "patient_id", "label")
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
     """Mark the rows (n,) of slides or patients that are known to be negative."""
-    if ALL in negative:
+    if laboratories.ALL in negative:
         return np.ones(rows.num_rows, bool)
     pairs = zip(rows["slide_id"].to_pylist(), rows["patient_id"].to_pylist(), strict=True)
     return np.asarray([slide in negative or patient in negative for slide, patient in pairs], bool)
@@ -55,14 +53,14 @@ def is_parasite(rows: pa.Table) -> NDArray[np.bool_]:
 class KnownJob:
     """A part of a batch, and the slides and patients of it that are known to be negative."""
 
-    scored: ScoreJob
+    scored: scores.ScoreJob
     negative: tuple[str, ...]
 
 
 def known_errors(job: KnownJob) -> ErrorCounts:
     """Count the errors on the cells of a part whose kind is known."""
     kept = []
-    for rows in scored_rows(job.scored):
+    for rows in scores.scored_rows(job.scored):
         slides = pa.table({name: rows[name] for name in COLUMNS})
         slides = slides.append_column("log_odds", pa.array(numbers_of(rows, "log_odds")))
         kept.append(slides.append_column("read", pa.array(is_read(rows))))
@@ -86,15 +84,15 @@ class LabelledPart(NamedTuple):
     image_ids: list[str]
 
 
-def labelled_cells(job: ScoreJob) -> LabelledPart:
+def labelled_cells(job: scores.ScoreJob) -> LabelledPart:
     """Read what diagnoses the labelled cells of a part that can be judged."""
     total, ids, places = Labelled.none(), list[str](), list[int]()
     start = job.spans[0].start
-    for rows in scored_rows(job):
+    for rows in scores.scored_rows(job):
         label = rows["label"].to_pylist()
         scored, _, _ = flags(rows)
         known = np.asarray([each in job.screened.model.classes for each in label], bool)
-        chosen = np.flatnonzero(known & scored & ~is_cut(rows)).tolist()
+        chosen = np.flatnonzero(known & scored & ~image_rows.is_cut(rows)).tolist()
         patients, slides = rows["patient_id"].to_pylist(), rows["slide_id"].to_pylist()
         total += Labelled(
             numbers_of(rows, "log_odds")[chosen],
@@ -109,7 +107,7 @@ def labelled_cells(job: ScoreJob) -> LabelledPart:
 
 
 def seen_by_witnesses(
-    job: ScoreJob, rows: NDArray[np.intp]
+    job: scores.ScoreJob, rows: NDArray[np.intp]
 ) -> tuple[Float, dict[str, NDArray[np.float32]]]:
     """Read what both witnesses see of some rows (n,) of a part, in ascending order.
 
@@ -123,7 +121,7 @@ def seen_by_witnesses(
     if known is None or not len(rows):
         return np.empty(0), {}
     normal = fitted_classes(job.screened.store, job.screened.detector, known.positive).healthy
-    features = Features(job.screened.store, job.screened.batch, job.screened.model)
+    features = feature_rows.Features(job.screened.store, job.screened.batch, job.screened.model)
 
     def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
         taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
@@ -142,13 +140,13 @@ def seen_by_witnesses(
     size = job.screened.batch.shard_rows
     logits = np.stack([features.shard(row // size)[0].logits[row % size] for row in rows.tolist()])
     return (
-        log_odds(logits, job.screened.model.temperature, known.positive),
+        probabilities.log_odds(logits, job.screened.model.temperature, known.positive),
         {tap: np.concatenate([part[tap] for part in parts]) for tap in normal},
     )
 
 
 @lru_cache(maxsize=2)
-def fitted_classes(store: Store, detector: DetectorCard, positive: int) -> Classes:
+def fitted_classes(store: Store, detector: detectors.DetectorCard, positive: int) -> Classes:
     """Compute the class means that a detector's discriminant was made of, once a process."""
-    slides = slides_of_version(store, detector.model, detector.statistics_version)
+    slides = fitted_rows.slides_of_version(store, detector.model, detector.statistics_version)
     return Classes.of(slides, positive)

@@ -8,42 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features, judged_classes
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import load_fitted_detector
-from flows.jobs.worker import network_of, settle_worker
 from storage.batches.manifests import Batch, read_manifest
-from storage.models.classifiers import ModelCard
+from storage.models import classifiers
 from storage.models.detectors import DetectorCard
 from storage.models.laboratories import LaboratoryNight, load_night
 from storage.store import Store
 from tasks.bundles import Bundle
 from tasks.counting.error_rates import ErrorCounts, merge_errors
-from tasks.detector.slides.cell_score import Taps
-from tasks.detector.slides.groups import GroupKey, GroupStatistics, merge_groups
+from tasks.detector.slides import cell_score, groups, own_normal
 from tasks.detector.slides.normal import reference_rows
-from tasks.detector.slides.own_normal import OwnNormal
+from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
-from tasks.images.decoding import BadImageError, resize
-from tasks.images.regions import find, image_refs
-from tasks.laboratories.adaptation import Labelled
-from tasks.laboratories.learning import (
-    Distances,
-    NightNormal,
-    SlideCells,
-    SlideEvidence,
-    kept_statistics,
-    merged,
-    planted_distances,
-    slide_evidence,
-)
+from tasks.laboratories import adaptation, learning
 from tasks.reports.image_columns import is_white_cell
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
 SPOILT_A_SLIDE = 20  # spoilt cells per slide
-NO_ERRORS, NO_LABELS = ErrorCounts.empty(), Labelled.none()
+NO_ERRORS, NO_LABELS = ErrorCounts.empty(), adaptation.Labelled.none()
 WHITE = "white cells of the slides, by their nucleus"
 
 
@@ -53,20 +39,22 @@ class SlidesJob:
 
     screened: Screened
     slides: tuple[SlideRows, ...]
-    night: NightNormal | None
+    night: learning.NightNormal | None
 
 
-def slides_statistics(job: SlidesJob) -> GroupStatistics:
+def slides_statistics(job: SlidesJob) -> groups.GroupStatistics:
     """Compute the contribution of slides to their laboratory: statistics of the cells in their
     references.
     """
-    settle_worker()
+    worker.settle_worker()
     population = _population(job.screened.store, job.screened.detector)
     features = Features(job.screened.store, job.screened.batch, job.screened.model)
-    total = merged([], population)
+    total = learning.merged([], population)
     for slide in job.slides:
         cells, _ = _cells(features, job.screened.batch, slide, sorted(population.priors))
-        total = merge_groups(total, kept_statistics(population, cells, total.classes, job.night))
+        total = groups.merge_groups(
+            total, learning.kept_statistics(population, cells, total.classes, job.night)
+        )
     return total
 
 
@@ -82,7 +70,7 @@ class EvidenceJob:
     name: str
     nights: tuple[LaboratoryNight, ...]
     slides: tuple[SlideRows, ...]
-    planted: tuple[tuple[str, Taps, NDArray[np.intp]], ...] = ()
+    planted: tuple[tuple[str, cell_score.Taps, NDArray[np.intp]], ...] = ()
     spoil: bool = False
 
 
@@ -93,15 +81,15 @@ class Judged:
     ``confusion`` (C, C) counts its labelled cells by label and diagnosis.
     """
 
-    evidence: SlideEvidence
+    evidence: learning.SlideEvidence
     confusion: NDArray[np.int64]
-    planted: dict[str, Distances]
+    planted: dict[str, learning.Distances]
 
 
 def judge_slides(job: EvidenceJob) -> list[Judged]:
     """Judge slides by their laboratory without them; slides that cannot be judged are left out."""
-    settle_worker()
-    detector = load_fitted_detector(job.screened.store, job.screened.detector)
+    worker.settle_worker()
+    detector = verified.load_fitted_detector(job.screened.store, job.screened.detector)
     population = _population(job.screened.store, job.screened.detector)
     statistics = laboratory_statistics(
         job.screened.store, job.name, job.nights, job.screened.detector
@@ -111,7 +99,7 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
     judged = []
     for slide in job.slides:
         cells, labels = _cells(features, job.screened.batch, slide, sorted(population.priors))
-        evidence = slide_evidence(detector, statistics, cells, night)
+        evidence = learning.slide_evidence(detector, statistics, cells, night)
         if evidence is None:
             continue
         planted = {name: (taps, classes) for name, taps, classes in job.planted}
@@ -121,14 +109,14 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
             planted[WHITE] = taps, cells.predicted[white]
         if job.spoil:
             planted |= _spoilt(job, cells)
-        distances = planted_distances(population, statistics, cells, night, planted)
+        distances = learning.planted_distances(population, statistics, cells, night, planted)
         judged.append(
             Judged(evidence, _confusion(job.screened.model, labels, cells.predicted), distances)
         )
     return judged
 
 
-def _night_of(job: EvidenceJob) -> NightNormal | None:
+def _night_of(job: EvidenceJob) -> learning.NightNormal | None:
     """Read the reference by which small slides of the batch were learned."""
     (night,) = (night for night in job.nights if night.batch == job.screened.batch.name)
     return Added.from_arrays(load_night(job.screened.store, job.name, night)).normal
@@ -141,24 +129,24 @@ class Added(Bundle):
     ``normal`` is the reference that small slides used; None if no slide was small.
     """
 
-    statistics: GroupStatistics
-    normal: NightNormal | None = None
+    statistics: groups.GroupStatistics
+    normal: learning.NightNormal | None = None
     errors: ErrorCounts = NO_ERRORS
-    labelled: Labelled = NO_LABELS
+    labelled: adaptation.Labelled = NO_LABELS
 
 
 @lru_cache(maxsize=2)
 def laboratory_statistics(
     store: Store, laboratory: str, nights: tuple[LaboratoryNight, ...], detector: DetectorCard
-) -> GroupStatistics:
+) -> groups.GroupStatistics:
     """Merge the contributions of nights to a laboratory in their order, once per process."""
     parts = [Added.from_arrays(load_night(store, laboratory, night)).statistics for night in nights]
-    return merged(parts, _population(store, detector))
+    return learning.merged(parts, _population(store, detector))
 
 
 def laboratory_errors(
     store: Store, laboratory: str, nights: Sequence[LaboratoryNight]
-) -> tuple[ErrorCounts, Labelled]:
+) -> tuple[ErrorCounts, adaptation.Labelled]:
     """Merge the known errors of a laboratory's nights, and their labelled cells."""
     errors, labelled = NO_ERRORS, NO_LABELS
     for night in nights:
@@ -167,15 +155,15 @@ def laboratory_errors(
     return errors, labelled
 
 
-def _population(store: Store, detector: DetectorCard) -> OwnNormal:
-    normals = load_fitted_detector(store, detector).own
+def _population(store: Store, detector: DetectorCard) -> own_normal.OwnNormal:
+    normals = verified.load_fitted_detector(store, detector).own
     assert normals is not None
     return normals
 
 
 def _cells(
     features: Features, batch: Batch, slide: SlideRows, taps: list[str]
-) -> tuple[SlideCells, NDArray[np.int8]]:
+) -> tuple[learning.SlideCells, NDArray[np.int8]]:
     """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
     values: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
@@ -188,8 +176,8 @@ def _cells(
         classes.append(judged_classes(block, manifest)[places])
         ordinary.append(~is_white_cell(manifest)[places])
         labels.append(block.label[places])
-    cells = SlideCells(
-        GroupKey(batch.key, slide.patient or "", slide.slide or ""),
+    cells = learning.SlideCells(
+        groups.GroupKey(batch.key, slide.patient or "", slide.slide or ""),
         rows,
         {tap: np.concatenate(parts) for tap, parts in values.items()},
         np.concatenate(classes),
@@ -199,7 +187,7 @@ def _cells(
 
 
 def _confusion(
-    model: ModelCard, labels: NDArray[np.int8], predicted: NDArray[np.intp]
+    model: classifiers.ModelCard, labels: NDArray[np.int8], predicted: NDArray[np.intp]
 ) -> NDArray[np.int64]:
     known = (labels >= 0) & (predicted >= 0)
     counts = np.zeros((len(model.classes), len(model.classes)), np.int64)
@@ -207,30 +195,32 @@ def _confusion(
     return counts
 
 
-def _spoilt(job: EvidenceJob, cells: SlideCells) -> dict[str, tuple[Taps, NDArray[np.intp]]]:
+def _spoilt(
+    job: EvidenceJob, cells: learning.SlideCells
+) -> dict[str, tuple[cell_score.Taps, NDArray[np.intp]]]:
     """Spoil some of a slide's own cells, and run the network on them."""
     # Only workers run this, and PyTorch takes seconds to import.
     from tasks.evaluation.treatments.corruptions import corrupt
 
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
-    inference = network_of(job.screened.store, job.screened.model)
+    inference = worker.network_of(job.screened.store, job.screened.model)
     pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
     cut: list[bool] = []
     for number in np.unique(chosen // job.screened.batch.shard_rows).tolist():
         shard = job.screened.batch.shard(number)
         places = chosen[chosen // job.screened.batch.shard_rows == number] - shard.start
         manifest = read_manifest(job.screened.store, job.screened.batch, shard).take(places)
-        for ref in image_refs(manifest):
+        for ref in regions.image_refs(manifest):
             try:
-                image = np.asarray(find(ref).image())
-            except (BadImageError, OSError, SourceError):
+                image = np.asarray(regions.find(ref).image())
+            except (decoding.BadImageError, OSError, SourceError):
                 continue  # moved since it was extracted: the others are enough
             cut.append(ref.outline is not None)
             for name, level in SPOILT.items():
                 spoilt = Image.fromarray(corrupt(image, name, level))
-                pixels[name].append(resize(spoilt, inference.spec.side))
-    features: dict[str, tuple[Taps, NDArray[np.intp]]] = {}
+                pixels[name].append(decoding.resize(spoilt, inference.spec.side))
+    features: dict[str, tuple[cell_score.Taps, NDArray[np.intp]]] = {}
     for name, some in pixels.items():
         if some:
             taps, logits = inference.compared(np.stack(some), np.asarray(cut))

@@ -25,21 +25,12 @@ from storage.batches.segmentations import (
     write_quarantine,
 )
 from storage.store import Store
+from tasks.images import opened_slides
 from tasks.images.access.files import digest_of_file, read_bytes, stamp
 from tasks.images.decoding import BadImageError, decode_rgb, failure_of
 from tasks.images.manifest import SCHEMA
-from tasks.images.opened_slides import is_slide, open_slide
 from tasks.images.regions import Region, address_of
-from tasks.segmentation.field_of_view import (
-    Finder,
-    Row,
-    box_columns,
-    box_of,
-    cells_of_place,
-    finite,
-    load_finder,
-    tiles_of_place,
-)
+from tasks.segmentation import field_of_view
 from tasks.segmentation.finding import find_roughly
 from tasks.segmentation.survey import survey
 
@@ -97,7 +88,7 @@ class SearchJob:
     def probe(self, row: int) -> None:
         """Search one place as in the job, and keep nothing."""
         place = read_places(self.store, self.name, self.number).to_pylist()[row]
-        _search_place(place, self.cutting, load_finder(self.cutting.finder))
+        _search_place(place, self.cutting, field_of_view.load_finder(self.cutting.finder))
 
     def quarantine(self, rows: list[int]) -> Self:
         """Keep places that kill workers from being searched again."""
@@ -124,8 +115,8 @@ def survey_sources(job: SurveyJob) -> int:
 
 
 def _survey_source(
-    source: Row, cutting: Cutting, *, measure: bool, kills: bool = False
-) -> Iterator[Row]:
+    source: field_of_view.Row, cutting: Cutting, *, measure: bool, kills: bool = False
+) -> Iterator[field_of_view.Row]:
     uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
     about |= {"source_uri": uri, "is_slide": False}
@@ -137,17 +128,23 @@ def _survey_source(
             raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
         about |= {"source_stamp": stamp(uri)}
         sort = source.get(SORT)  # as recognised, or given by a person, before
-        if not (is_slide(uri) if sort is None else sort == "slides"):
+        if not (opened_slides.is_slide(uri) if sort is None else sort == "slides"):
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
             picture = decode_rgb(content, upright=False)
             if measure:
-                about |= {"diameter": finite(find_roughly(np.asarray(picture)).diameter)}
-            yield about | box_columns((0, 0, *picture.size)) | {"level": 0, "kind": "field"}
+                about |= {
+                    "diameter": field_of_view.finite(find_roughly(np.asarray(picture)).diameter)
+                }
+            yield (
+                about
+                | field_of_view.box_columns((0, 0, *picture.size))
+                | {"level": 0, "kind": "field"}
+            )
             return
         about |= {"source_id": digest_of_file(uri).hex()}
         given = cutting.microns_per_pixel
-        slide = open_slide(uri)
+        slide = opened_slides.open_slide(uri)
         if cutting.into == "tiles":
             given = given or slide.microns_per_pixel or TILED_AT
         surveyed = survey(slide, given)
@@ -161,16 +158,16 @@ def _survey_source(
         "diameter": surveyed.diameter,
     }
     for place in surveyed.places:
-        box = box_columns((place.x, place.y, place.width, place.height))
+        box = field_of_view.box_columns((place.x, place.y, place.width, place.height))
         yield about | box | {"kind": place.kind}
 
 
 def search_places(job: SearchJob) -> int:
     """Cut up the fields of one part, write the images, and return their number."""
     settle_finder()
-    finder = load_finder(job.cutting.finder)
-    images: list[Row] = []
-    fields: list[Row] = []
+    finder = field_of_view.load_finder(job.cutting.finder)
+    images: list[field_of_view.Row] = []
+    fields: list[field_of_view.Row] = []
     killers = read_quarantine(job.store, job.name, "fields", job.number)
     for row, place in enumerate(read_places(job.store, job.name, job.number).to_pylist()):
         field, cells = _search_place(place, job.cutting, finder, kills=row in killers)
@@ -183,8 +180,8 @@ def search_places(job: SearchJob) -> int:
 
 
 def _search_place(
-    place: Row, cutting: Cutting, finder: Finder, *, kills: bool = False
-) -> tuple[Row, list[Row]]:
+    place: field_of_view.Row, cutting: Cutting, finder: field_of_view.Finder, *, kills: bool = False
+) -> tuple[field_of_view.Row, list[field_of_view.Row]]:
     """Search a field; return its row of the table of fields and the rows of its images."""
     field = {name: place.get(name) for name in FIELD_SCHEMA.names}
     if cutting.into == "cells":
@@ -196,10 +193,12 @@ def _search_place(
             raise BadImageError("killed_worker", "this field alone kills the worker that reads it")
         if cutting.into == "tiles":
             empty = place["kind"] == "empty"
-            return field, [] if empty else tiles_of_place(place, cutting.tile, cutting.overlap)
+            return field, [] if empty else field_of_view.tiles_of_place(
+                place, cutting.tile, cutting.overlap
+            )
         if place["kind"] != "field":
             return field, []
-        return cells_of_place(
+        return field_of_view.cells_of_place(
             place,
             field,
             finder,
@@ -208,12 +207,12 @@ def _search_place(
         )
     except Exception as error:  # a field must never stop the others, whatever a finder raises
         why = {"failure": _reason(error), "kind": None}
-        region = Region(*box_of(place), place["level"])
+        region = Region(*field_of_view.box_of(place), place["level"])
         uri = address_of(place["source_uri"], region) if place["is_slide"] else place["source_uri"]
         return field | why, [_failed(place | why, uri)]
 
 
-def _failed(place: Row, uri: str) -> Row:
+def _failed(place: field_of_view.Row, uri: str) -> field_of_view.Row:
     names = ("slide_id", "patient_id", "acquired_at", "failure")
     return {name: place[name] for name in names} | {"uri": uri}
 

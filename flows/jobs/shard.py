@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs.libraries import made_with
-from flows.jobs.single_cells import refuse_photograph
+from flows.jobs import libraries, single_cells
 from flows.jobs.worker import network_of, settle_worker
+from storage.batches import ledger, manifests
 from storage.batches.features import (
     FAILED,
     SCORED,
@@ -27,22 +27,12 @@ from storage.batches.features import (
     write_block,
 )
 from storage.batches.known_features import copy_features, index_images, verified_block
-from storage.batches.ledger import (
-    Failure,
-    ShardRecord,
-    read_quarantine,
-    write_quarantine,
-    write_shard_record,
-)
-from storage.batches.manifests import Batch, Shard, read_manifest
-from storage.models.classifiers import ModelCard
-from storage.models.contributions import is_held_out, is_labelled
+from storage.models import classifiers, contributions
 from storage.store import Store
 from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.detector.slides.groups import slide_keys
+from tasks.images import listing, regions
 from tasks.images.decoding import DECODING, BadImageError
-from tasks.images.listing import class_numbers
-from tasks.images.regions import image_refs
 from tasks.network.extraction import Features, Reading, extract
 from tasks.reports.image_columns import PARASITIZED
 
@@ -50,7 +40,7 @@ if TYPE_CHECKING:
     from tasks.network.inference import Inference
 
 
-def prepare_features(store: Store, batch: Batch, card: ModelCard) -> None:
+def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.ModelCard) -> None:
     """Preallocate the features of a batch, to be filled by its shards."""
     create_features(
         store,
@@ -73,9 +63,9 @@ class ShardJob:
     """
 
     store: Store
-    batch: Batch
-    shard: Shard
-    model: ModelCard
+    batch: manifests.Batch
+    shard: manifests.Shard
+    model: classifiers.ModelCard
     fit: bool = False
     tries: int = 1
 
@@ -85,17 +75,17 @@ class ShardJob:
 
     def probe(self, row: int) -> None:
         """Extract one image like those of a shard, without writing anything."""
-        manifest = read_manifest(self.store, self.batch, self.shard).slice(row, 1)
+        manifest = manifests.read_manifest(self.store, self.batch, self.shard).slice(row, 1)
         extract(
             _network(self),
-            image_refs(manifest),
+            regions.image_refs(manifest),
             tap_widths=self.model.tap_widths,
-            reading=Reading(check=refuse_photograph),
+            reading=Reading(check=single_cells.refuse_photograph),
         )
 
     def quarantine(self, rows: list[int]) -> Self:
         """Record images that kill workers, so that this batch never decodes them again."""
-        write_quarantine(self.store, self.batch, self.model.name, self.shard, rows)
+        ledger.write_quarantine(self.store, self.batch, self.model.name, self.shard, rows)
         return self
 
 
@@ -119,7 +109,7 @@ class ShardResult:
     as the model's validation or test images.
     """
 
-    shard: Shard
+    shard: manifests.Shard
     failures: tuple[FailedImage, ...]
     reused: bool
     tries: int
@@ -136,9 +126,9 @@ def run_shard(job: ShardJob) -> ShardResult:
     begun = time.monotonic()
     store, batch, model, shard = job.store, job.batch, job.model.name, job.shard
     with store.together() as pool:
-        reading = pool.submit(read_manifest, store, batch, shard)
+        reading = pool.submit(manifests.read_manifest, store, batch, shard)
         looking = pool.submit(verified_block, store, model, batch, shard)
-        asking = pool.submit(read_quarantine, store, batch, model, shard)
+        asking = pool.submit(ledger.read_quarantine, store, batch, model, shard)
     manifest, kept = reading.result(), looking.result()
     block, record = kept or _extract_shard(job, manifest, asking.result())
     statistics, fitted, held_out = _fit_shard(job, manifest, block) if job.fit else (None, 0, 0)
@@ -157,7 +147,7 @@ def run_shard(job: ShardJob) -> ShardResult:
 
 def _extract_shard(
     job: ShardJob, manifest: pa.Table, killers: list[int]
-) -> tuple[FeatureBlock, ShardRecord]:
+) -> tuple[FeatureBlock, ledger.ShardRecord]:
     card = job.model
     index = index_images(job.store, card.name, card.digest, job.batch.earlier, DECODING)
     features = _extract(job, manifest, killers, index)
@@ -171,9 +161,9 @@ def _extract_shard(
         features = _extract(job, manifest, killers, ())
         known = {}
     failures = _fill(block, features, known)
-    block.label[:] = class_numbers(manifest, card.classes)
+    block.label[:] = listing.class_numbers(manifest, card.classes)
     digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
-    record = ShardRecord(
+    record = ledger.ShardRecord(
         shard=job.shard.number,
         start=job.shard.start,
         stop=job.shard.stop,
@@ -181,13 +171,15 @@ def _extract_shard(
         failures=failures,
         tries=job.tries,
         digest=digest,
-        versions=made_with(),
+        versions=libraries.made_with(),
     )
-    write_shard_record(job.store, job.batch, card.name, record)
+    ledger.write_shard_record(job.store, job.batch, card.name, record)
     return block, record
 
 
-def _fill(block: FeatureBlock, features: Features, known: Mapping[int, bytes]) -> list[Failure]:
+def _fill(
+    block: FeatureBlock, features: Features, known: Mapping[int, bytes]
+) -> list[ledger.Failure]:
     """Fill the rows of a block that are not known, and list those of them that failed."""
     failures = []
     for row, image in enumerate(features.images):
@@ -201,7 +193,7 @@ def _fill(block: FeatureBlock, features: Features, known: Mapping[int, bytes]) -
             block.colour[row] = image.colour
         if image.failure is not None:
             failures.append(
-                Failure(row=row, reason=image.failure.reason, message=str(image.failure))
+                ledger.Failure(row=row, reason=image.failure.reason, message=str(image.failure))
             )
         block.status[row] = SCORED if image.failure is None else FAILED
     rows = np.setdiff1d(np.arange(len(features.images)), list(known))
@@ -220,9 +212,9 @@ def _extract(
     killer = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
     return extract(
         _network(job),
-        image_refs(manifest),
+        regions.image_refs(manifest),
         tap_widths=job.model.tap_widths,
-        reading=Reading(dict.fromkeys(killers, killer), known, refuse_photograph),
+        reading=Reading(dict.fromkeys(killers, killer), known, single_cells.refuse_photograph),
         parasitized=classes.index(PARASITIZED) if PARASITIZED in classes else None,
     )
 
@@ -232,7 +224,7 @@ def _network(job: ShardJob) -> "Inference":
 
 
 def _failed_images(
-    manifest: pa.Table, block: FeatureBlock, record: ShardRecord
+    manifest: pa.Table, block: FeatureBlock, record: ledger.ShardRecord
 ) -> tuple[FailedImage, ...]:
     rows = np.asarray([failure.row for failure in record.failures], np.int64)
     uris, ids = manifest["uri"].take(rows).to_pylist(), image_ids(block.take(rows))
@@ -246,8 +238,8 @@ def _fit_shard(
     job: ShardJob, manifest: pa.Table, block: FeatureBlock
 ) -> tuple[ClassStatistics, int, int]:
     """Compute the statistics of labelled images; count those fitted and those held out."""
-    labelled = is_labelled(block)
-    fitted = labelled & ~is_held_out(job.model, manifest, block)
+    labelled = contributions.is_labelled(block)
+    fitted = labelled & ~contributions.is_held_out(job.model, manifest, block)
     labels = np.where(fitted, block.label, np.int8(-1))
     names = (manifest[name].to_pylist() for name in ("patient_id", "slide_id"))
     keys = slide_keys(job.batch.key, *names)

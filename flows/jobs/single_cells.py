@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.jobs.quarantine import Sparing
-from flows.jobs.worker import settle_finder
+from flows.jobs import quarantine, worker
 from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb
 
@@ -19,12 +18,12 @@ def refuse_photograph(picture: "Image.Image") -> None:
     # Few nights have a file that is large enough to be searched.
     from tasks.segmentation.sorts import refuse_many_cells
 
-    settle_finder()
+    worker.settle_finder()
     refuse_many_cells(picture)
 
 
 @dataclass(frozen=True)
-class CountJob(Sparing):
+class CountJob(quarantine.Sparing):
     """Pictures in which to count whole cells."""
 
     uris: tuple[str, ...]
@@ -40,7 +39,7 @@ class CountJob(Sparing):
 
 def count_cells(job: CountJob) -> list[int | None]:
     """Count the whole cells of each picture; None for one that cannot be read."""
-    settle_finder()
+    worker.settle_finder()
     return [None if row in job.killers else _count(uri) for row, uri in enumerate(job.uris)]
 
 

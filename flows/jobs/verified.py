@@ -6,25 +6,24 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.models import detectors, laboratories
 from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard, load_detector
-from storage.models.laboratories import LaboratoryCard, load_laboratory_arrays
 from storage.store import Store
+from tasks.detector import witnesses
 from tasks.detector.detector import Detector
 from tasks.detector.probabilities import Adaptation
-from tasks.detector.witnesses import Discriminant
 from tasks.laboratories.learning import LaboratoryNormal
 from tasks.reports.image_columns import PARASITIZED
 
 
 @lru_cache(maxsize=4)
-def load_fitted_detector(store: Store, card: DetectorCard) -> Detector:
+def load_fitted_detector(store: Store, card: detectors.DetectorCard) -> Detector:
     """Read and verify a detector, once per process."""
-    return Detector.from_arrays(load_detector(store, card))
+    return Detector.from_arrays(detectors.load_detector(store, card))
 
 
 def load_detector_at(
-    store: Store, card: DetectorCard, laboratory: LaboratoryCard | None
+    store: Store, card: detectors.DetectorCard, laboratory: laboratories.LaboratoryCard | None
 ) -> Detector:
     """Read a detector for a laboratory, at which slides and cells are compared with the
     laboratory's.
@@ -39,21 +38,21 @@ def load_detector_at(
     return with_discriminant(replace(detector, own=normal.own), normal.discriminant)
 
 
-def with_discriminant(detector: Detector, discriminant: Discriminant | None) -> Detector:
+def with_discriminant(detector: Detector, discriminant: witnesses.Discriminant | None) -> Detector:
     """Put a discriminant in the place of a detector's own, unless it is None."""
     if discriminant is None or detector.witnesses is None:
         return detector
     return replace(detector, witnesses=replace(detector.witnesses, discriminant=discriminant))
 
 
-def adaptation_at(laboratory: LaboratoryCard | None) -> Adaptation | None:
+def adaptation_at(laboratory: laboratories.LaboratoryCard | None) -> Adaptation | None:
     """Return a laboratory's adaptation of the diagnosis; None without one."""
     card = laboratory and laboratory.adaptation
     return Adaptation(card.scale, card.bias) if card and card.accepted else None
 
 
 def adapted_logits(
-    logits: NDArray[np.floating], model: ModelCard, laboratory: LaboratoryCard | None
+    logits: NDArray[np.floating], model: ModelCard, laboratory: laboratories.LaboratoryCard | None
 ) -> NDArray[np.floating]:
     """Adapt logits (n, C) of a model to a laboratory, only for diagnoses and probabilities."""
     adaptation = adaptation_at(laboratory)
@@ -64,6 +63,6 @@ def adapted_logits(
 
 
 @lru_cache(maxsize=4)
-def load_laboratory_normal(store: Store, card: LaboratoryCard) -> LaboratoryNormal:
+def load_laboratory_normal(store: Store, card: laboratories.LaboratoryCard) -> LaboratoryNormal:
     """Read and verify the normal of a laboratory, once per process."""
-    return LaboratoryNormal.from_arrays(load_laboratory_arrays(store, card))
+    return LaboratoryNormal.from_arrays(laboratories.load_laboratory_arrays(store, card))

@@ -19,8 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from flows.monitoring.events import Event, Kind
-from flows.monitoring.logs import is_json, log
+from flows.monitoring import events, logs
 from flows.outcome import printable
 from tasks.images.access.addresses import redact
 
@@ -48,24 +47,24 @@ def be_quiet(quiet: bool) -> None:
 
 def tell(text: str) -> None:
     """Write a message to standard error."""
-    if is_json():
-        log(logging.INFO, text)
+    if logs.is_json():
+        logs.log(logging.INFO, text)
     else:
         CONSOLE.out(printable(redact(text)), highlight=False)
 
 
 def warn(text: str) -> None:
     """Log a warning for the run, and write it to standard error."""
-    log(logging.WARNING, text)
-    if not is_json():
+    logs.log(logging.WARNING, text)
+    if not logs.is_json():
         CONSOLE.out(printable(redact(text)), highlight=False)
 
 
 def complain(text: str) -> None:
     """Write to standard error why a command failed, even where all else is silenced."""
     _MOVING.end()
-    if is_json():
-        log(logging.ERROR, text)
+    if logs.is_json():
+        logs.log(logging.ERROR, text)
     else:
         sys.stderr.write(f"{printable(redact(text))}\n")
 
@@ -142,15 +141,15 @@ class ProgressBar:
     def __init__(self) -> None:
         self._progress = progress_bar()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Begin with the first event, advance with each job, and vanish with the last event."""
-        if event.kind is Kind.QUEUED:
+        if event.kind is events.Kind.QUEUED:
             _MOVING.pause()
             self._progress.add_task(event.title, total=event.total)
             self._progress.start()
-        elif event.kind is Kind.FINISHED:
+        elif event.kind is events.Kind.FINISHED:
             self._progress.advance(self._progress.task_ids[0])
-        elif event.kind is Kind.ENDED:
+        elif event.kind is events.Kind.ENDED:
             self._progress.stop()
             _MOVING.resume()
 
@@ -172,4 +171,4 @@ def progress_bar() -> Progress:
 
 
 def _shows_nothing() -> bool:
-    return CONSOLE.quiet or is_json() or not sys.stderr.isatty()
+    return CONSOLE.quiet or logs.is_json() or not sys.stderr.isatty()

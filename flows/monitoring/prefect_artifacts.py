@@ -17,21 +17,19 @@ from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
 
-from flows.monitoring.logs import log
+from flows.monitoring import logs
 from flows.monitoring.prefect_runs import in_prefect_run
 from flows.monitoring.states import by_call, by_name
+from storage.batches import manifests, segmentations
 from storage.batches.ledger import Seal
-from storage.batches.manifests import Batch
-from storage.batches.segmentations import sources_of
 from storage.parquet import iterate_rows, read_table
+from storage.reports import tables
 from storage.reports.pages import page_path
-from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
+from tasks import types, words
 from tasks.counting.call import Call, density_text
 from tasks.images.listing import named
 from tasks.reports.night.counts import Row
-from tasks.types import Light
-from tasks.words import counted
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
 MOST_ABNORMAL = 20
@@ -70,7 +68,7 @@ def markdown_text(value: object) -> str:
 
 
 def announce(
-    store: Store, batch: Batch, seal: Seal, night: Row, pages_url: str | None = None
+    store: Store, batch: manifests.Batch, seal: Seal, night: Row, pages_url: str | None = None
 ) -> bool:
     """Emit the events, and make the artifacts, of a batch that has just been published.
 
@@ -113,11 +111,11 @@ def announce(
     return not errors
 
 
-def most_abnormal(store: Store, batch: Batch) -> list[dict[str, Any]]:
+def most_abnormal(store: Store, batch: manifests.Batch) -> list[dict[str, Any]]:
     """Find the most abnormal rows of a report, in the columns `COLUMNS`, without failed images."""
     best: list[tuple[float, str, dict[str, Any]]] = []
     for part in iterate_rows(
-        store, *report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
+        store, *tables.report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
     ):
         scored = part.filter(part["abnormality"].is_valid())
         head = scored.sort_by([("abnormality", "descending"), ("uri", "ascending")])
@@ -167,16 +165,16 @@ class NightProgress:
         self._told = time.monotonic()
 
 
-def _summary(store: Store, batch: Batch, seal: Seal, night: Row, page: str | None) -> str:
+def _summary(store: Store, batch: manifests.Batch, seal: Seal, night: Row, page: str | None) -> str:
     diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
-        "images": f"{seal.rows:,} of {named(sources_of(store, batch))}",
+        "images": f"{seal.rows:,} of {named(segmentations.sources_of(store, batch))}",
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
         "diagnoses": diagnoses,
         "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",
-        "for review": f"{counted(seal.review, 'image')}, "
-        f"{counted(night['slides_for_review'], 'slide')}",
+        "for review": f"{words.counted(seal.review, 'image')}, "
+        f"{words.counted(night['slides_for_review'], 'slide')}",
         "detector": seal.detector,
         "report": store.address(*seal.report.split("/")),
         "page": store.address(*page_path(batch.name)),
@@ -203,18 +201,18 @@ def _summary(store: Store, batch: Batch, seal: Seal, night: Row, page: str | Non
     )
 
 
-def _patients(store: Store, batch: Batch, night: Row) -> list[str]:
+def _patients(store: Store, batch: manifests.Batch, night: Row) -> list[str]:
     """Write the calls of the batch, and the patients that a person should see, as Markdown."""
     calls = night["patient_calls"]
     if not calls:
         return ["There are no calls of patients."]
-    path = report_path(batch.name, batch.batch_date, PATIENTS)
+    path = tables.report_path(batch.name, batch.batch_date, tables.PATIENTS)
     found = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
     shown = sorted(
         (row for row in found if row["call"] in LISTED),
         key=lambda row: (LISTED.index(row["call"]), -(row["parasites_per_microlitre"] or 0.0)),
     )
-    lines = [f"**{counted(sum(calls.values()), 'patient')}: {by_name(by_call(calls))}**"]
+    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(by_call(calls))}**"]
     if shown:
         lines += ["", "| patient | call | parasites/µL (95%) | red cells |", "|---|---|---|---|"]
     for row in shown[:MOST_PATIENTS]:
@@ -233,10 +231,10 @@ def _density(row: dict[str, Any]) -> str:
     return f"{count} ({low} to {high})"
 
 
-def _emit_all(store: Store, batch: Batch, seal: Seal, night: Row) -> None:
+def _emit_all(store: Store, batch: manifests.Batch, seal: Seal, night: Row) -> None:
     from prefect.events import emit_event
 
-    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != Light.GREEN):
+    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != types.Light.GREEN):
         emit_event(
             name,
             resource={
@@ -267,7 +265,7 @@ def _or_warn(what: str, errors: list[Exception] | None = None) -> Iterator[None]
     except Exception as error:  # the batch does not need Prefect
         if errors is not None:
             errors.append(error)
-        log(
+        logs.log(
             logging.WARNING,
             f"Prefect did not record {what} ({type(error).__name__}: {error}); the work continues "
             "without it",

@@ -29,8 +29,7 @@ from prometheus_client.exposition import basic_auth_handler
 from prometheus_client.metrics import MetricWrapperBase
 
 from flows.monitoring.console import warn
-from storage.models.classifiers import list_models
-from storage.models.detectors import list_detectors
+from storage.models import classifiers, detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
 from tasks.reports.night.counts import Row
@@ -108,8 +107,8 @@ class NightMetrics:
                 self.last_success().set(published_at.timestamp())
                 break
         for gauge, cards in (
-            (self.model, list_models(store, on_damage=warn)),
-            (self.detector, list_detectors(store, on_damage=warn)),
+            (self.model, classifiers.list_models(store, on_damage=warn)),
+            (self.detector, detectors.list_detectors(store, on_damage=warn)),
         ):
             if cards:
                 gauge().set(cards[-1].created_at.timestamp())

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from flows.outcome import printable
+from tasks import words
 from tasks.counting.call import Call
 from tasks.images.access.addresses import redact
 from tasks.reports.night.light import FAILED_RED
 from tasks.types import Light
-from tasks.words import counted
 
 # Calls of patients, the most urgent first.
 CALLS = (Call.POSITIVE, Call.INDETERMINATE, Call.NEGATIVE, Call.UNREADABLE)
@@ -73,7 +73,7 @@ def told(night: NightOutcome) -> str:
     """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
     parts = [f"patients: {by_name(by_call(night.patients))}"] if night.patients else []
-    parts.append(counted(night.images, "image"))
+    parts.append(words.counted(night.images, "image"))
     if failed:
         parts[-1] += f", of which {failed:,} failed ({by_name(night.failures)})"
     reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""

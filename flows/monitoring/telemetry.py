@@ -13,11 +13,7 @@ from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.jobs.worker import return_freed_memory
-from flows.monitoring.console import warn, working
-from flows.monitoring.events import Event, Kind
-from flows.monitoring.logs import bind, log, use_logs
-from flows.monitoring.prefect_runs import RUN_NAME
-from flows.monitoring.prometheus import NightMetrics, delivered, series_of
+from flows.monitoring import console, events, logs, prefect_runs, prometheus
 from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -43,7 +39,7 @@ DOING = {
 TO_PREFECT = 20  # failed images per shard that Prefect keeps a line of; standard error has all
 
 _OBSERVED: ContextVar[bool] = ContextVar("observed", default=False)
-_METRICS: ContextVar[NightMetrics | None] = ContextVar("metrics", default=None)
+_METRICS: ContextVar[prometheus.NightMetrics | None] = ContextVar("metrics", default=None)
 _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 
@@ -62,13 +58,13 @@ def observed(
         @wraps(function)
         def run(options: Taken, settings: Settings) -> Result:
             batch = getattr(options, "batch", None)
-            with bind(batch=batch):
+            with logs.bind(batch=batch):
                 if _OBSERVED.get():  # a flow called by another, which logs both
                     return function(options, settings)
                 return_freed_memory()
-                use_logs(settings.logs)
+                logs.use_logs(settings.logs)
                 wait_at_most(settings.read_seconds)
-                series = getattr(options, "series", None) or series_of(batch or "")
+                series = getattr(options, "series", None) or prometheus.series_of(batch or "")
                 with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
                     scored = 0
                     try:
@@ -79,35 +75,35 @@ def observed(
                             # Another metric counts the images that failed.
                             told.end(succeeded=scored > 0)
                     level = logging.WARNING if outcome.failed else logging.INFO
-                    log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
+                    logs.log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
                     return outcome
 
-        vars(run)[RUN_NAME] = run_name
+        vars(run)[prefect_runs.RUN_NAME] = run_name
         return run
 
     return decorate
 
 
 @contextmanager
-def _metrics(settings: Settings, series: str | None) -> Iterator[NightMetrics | None]:
+def _metrics(settings: Settings, series: str | None) -> Iterator[prometheus.NightMetrics | None]:
     """Make and deliver the metrics of a batch during the block; None if none are wanted."""
     if series is None or settings.metrics is None:
         yield None
         return
-    metrics = NightMetrics(series)
+    metrics = prometheus.NightMetrics(series)
     _read(metrics, settings)
-    with _set(_METRICS, metrics), delivered(metrics, settings.metrics):
+    with _set(_METRICS, metrics), prometheus.delivered(metrics, settings.metrics):
         try:
             yield metrics
         finally:
             _read(metrics, settings)
 
 
-def _read(metrics: NightMetrics, settings: Settings) -> None:
+def _read(metrics: prometheus.NightMetrics, settings: Settings) -> None:
     try:
         metrics.read(Store(settings.store))
     except Exception as error:  # the batch does not need its metrics
-        warn(
+        console.warn(
             f"metrics of earlier batches cannot be read from {settings.store} "
             f"({type(error).__name__}: {error}); the work continues without them"
         )
@@ -117,8 +113,8 @@ def _read(metrics: NightMetrics, settings: Settings) -> None:
 def stage(name: str) -> Iterator[None]:
     """Log when a stage begins and ends, and measure how long it takes."""
     begun, event = time.monotonic(), "end"
-    log(logging.INFO, f"{name}: begin", stage=name, event="begin")
-    working(DOING.get(name, name))
+    logs.log(logging.INFO, f"{name}: begin", stage=name, event="begin")
+    console.working(DOING.get(name, name))
     return_freed_memory()
     try:
         with _set(_STAGE, name):
@@ -131,7 +127,7 @@ def stage(name: str) -> Iterator[None]:
         if metrics := _METRICS.get():
             metrics.stage_seconds(name).observe(seconds)
         text = f"{name}: {event} after {seconds:.1f} s"
-        log(logging.INFO, text, stage=name, event=event, seconds=round(seconds, 3))
+        logs.log(logging.INFO, text, stage=name, event=event, seconds=round(seconds, 3))
 
 
 def shard_done(result: ShardResult) -> None:
@@ -139,7 +135,7 @@ def shard_done(result: ShardResult) -> None:
     shard, failed = result.shard, len(result.failures)
     images = shard.stop - shard.start
     for number, failure in enumerate(result.failures):
-        log(
+        logs.log(
             logging.WARNING,
             f"{failure.uri} failed: {failure.reason}: {failure.message}",
             prefect=number < TO_PREFECT,
@@ -149,7 +145,7 @@ def shard_done(result: ShardResult) -> None:
             image_id=failure.image_id,
             reason=failure.reason,
         )
-    log(
+    logs.log(
         logging.INFO,
         f"shard {shard.number}: {images} images, {failed} failed, {result.seconds:.1f} s",
         shard=shard.number,
@@ -168,9 +164,9 @@ def shard_done(result: ShardResult) -> None:
         metrics.shard_seconds().observe(result.seconds)
 
 
-def measure_queue(event: Event) -> None:
+def measure_queue(event: events.Event) -> None:
     """Measure how many of the current stage's jobs the workers have, and how many still wait."""
-    ended = event.kind is Kind.ENDED
+    ended = event.kind is events.Kind.ENDED
     waiting = 0 if ended else event.waiting
     if waiting is not None and (metrics := _METRICS.get()):
         metrics.in_flight(_STAGE.get()).set(event.in_flight)

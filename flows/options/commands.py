@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from flows.options import flows, tools
-from flows.options.flows import Options
 
 STORE = ("store",)
 DETECTOR = ("alpha",)
@@ -20,7 +19,7 @@ class Command:
     ``flow`` tells a flow of Prefect, ``workers`` what starts processes on this machine for Dask.
     """
 
-    options: type[Options]
+    options: type[flows.Options]
     function: str
     settings: tuple[str, ...] = ()
     flow: bool = False

@@ -18,14 +18,13 @@ from storage.parquet import iterate_rows, read_table
 from storage.reports.answers import Answer, in_order, read_answers
 from storage.reports.tables import PATIENTS, SLIDES, report_path
 from storage.store import Store, StoreError
-from tasks.answers.agreement import consensus
+from tasks.answers import agreement
 from tasks.answers.patients import MOST_READ, Confirmation, Suspect, confirm
-from tasks.counting.call import Call
-from tasks.counting.interpretation import ErrorRates
+from tasks.counting import call, interpretation
 from tasks.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
 from tasks.visualisation.calls import patient_name, positive_first
 
-ASKED = (Call.POSITIVE, Call.INDETERMINATE)
+ASKED = (call.Call.POSITIVE, call.Call.INDETERMINATE)
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
 
 
@@ -153,11 +152,11 @@ class Suspects:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
         if reader is not None:
             return self._confirmed(suspect, self.answers.of_reader(reader))
-        return self._confirmed(suspect, consensus(self.answers.by_reader()))
+        return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
 
     def confirmations(self) -> list[Confirmation]:
         """Return the answers of the majority on the patients that persons are asked about."""
-        answers = consensus(self.answers.by_reader())
+        answers = agreement.consensus(self.answers.by_reader())
         return [self._confirmed(each, answers) for each in self.asked]
 
     def by_patient(self) -> dict[Patient, Confirmation]:
@@ -178,7 +177,7 @@ class Suspects:
         return self.answers.looked(set(suspect.order))
 
     @cached_property
-    def _rates(self) -> ErrorRates | None:
+    def _rates(self) -> interpretation.ErrorRates | None:
         """Read the error rates by which the batch was counted."""
         laboratory = next((row["laboratory"] for row in self.rows), None)
         if laboratory is not None:
@@ -194,7 +193,7 @@ class Suspects:
         store, batch = self.answers.store, self.answers.batch
         slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
         unreadable = {
-            row["slide_id"] for row in slides.to_pylist() if row["call"] == Call.UNREADABLE
+            row["slide_id"] for row in slides.to_pylist() if row["call"] == call.Call.UNREADABLE
         }
         called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
         cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)

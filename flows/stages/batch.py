@@ -15,39 +15,25 @@ from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
+from flows.monitoring import logs, telemetry
 from flows.monitoring.console import tell, warn
-from flows.monitoring.logs import log
-from flows.monitoring.telemetry import shard_done
 from flows.settings import Settings
+from storage import leases, records
+from storage.batches import ledger, manifests, segmentations
 from storage.batches.features import read_block
-from storage.batches.ledger import complete_shards, read_shard_record
-from storage.batches.manifests import (
-    Batch,
-    BatchPlan,
-    find_batch,
-    find_rows,
-    freeze_batch,
-    list_batches,
-    read_manifest,
-    verify_manifest,
-)
-from storage.batches.segmentations import segmentation_for, segmentation_of
-from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
-from storage.records import now
 from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError, check_name
-from tasks.images.listing import as_given, named, sorted_images
+from tasks.images import listing, sorted_rows
 from tasks.images.regions import ImageRef, image_refs
-from tasks.images.sorted_rows import SortedRows
 
 EARLIER = 8  # batches that are searched for images seen before
 
 
-def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[Lease]:
+def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManager[leases.Lease]:
     """Take the lease of a batch, or wait for it; HeldByOtherError names its holder."""
     check_name("batch", batch)
-    return lease(store, "batches", batch, wait=wait, on_wait=tell)
+    return leases.lease(store, "batches", batch, wait=wait, on_wait=tell)
 
 
 def start_or_resume(
@@ -60,8 +46,8 @@ def start_or_resume(
     limit: int | None,
     batch_date: date | None = None,
     force: bool = False,
-    listed: SortedRows | None = None,
-) -> Batch:
+    listed: sorted_rows.SortedRows | None = None,
+) -> manifests.Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
     ``listed`` are its images if already listed. ``force`` starts an existing batch again; its old
@@ -72,17 +58,17 @@ def start_or_resume(
         StoreError: a batch of this name was started from other images.
         SourceError: the images cannot be listed.
     """
-    images = as_given(images)
+    images = listing.as_given(images)
     refuse_among_others(store, images)
-    batch, started_at = find_batch(store, name), now()
+    batch, started_at = manifests.find_batch(store, name), records.now()
     if batch and batch_date not in (None, batch.batch_date):
         raise StoreError(
             f"batch {name} belongs to {batch.batch_date}, not to {batch_date}: choose another "
             "--batch for another day"
         )
     if batch is None or force or not batch.rows:
-        others = list_batches(store, on_damage=warn)
-        plan = BatchPlan(
+        others = manifests.list_batches(store, on_damage=warn)
+        plan = manifests.BatchPlan(
             name=name,
             images=images if isinstance(images, str) else tuple(images),
             limit=limit,
@@ -95,30 +81,30 @@ def start_or_resume(
             sequence=1 + max((b.sequence for b in others), default=0),
         )
         if listed is None:
-            listed = sorted_images(
+            listed = listing.sorted_images(
                 images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
             )
-        return freeze_batch(store, plan, listed)
+        return manifests.freeze_batch(store, plan, listed)
     refuse_other_images(store, batch, images, limit)
-    verify_manifest(store, batch)
-    log(logging.INFO, f"batch {name} resumes with its {batch.rows:,} frozen images")
+    manifests.verify_manifest(store, batch)
+    logs.log(logging.INFO, f"batch {name} resumes with its {batch.rows:,} frozen images")
     return batch
 
 
 def refuse_other_images(
-    store: Store, batch: Batch, images: str | list[str], limit: int | None
+    store: Store, batch: manifests.Batch, images: str | list[str], limit: int | None
 ) -> None:
     """Raise StoreError if a batch that has images was started from other sources.
 
     If cells were cut out of photographs, these are its sources, and so is the manifest of cells.
     """
-    made = segmentation_for(store, batch)
+    made = segmentations.segmentation_for(store, batch)
     sources, most = (made.images, made.limit) if made else (batch.images, batch.limit)
-    started = (as_given(sources), most), (as_given(batch.images), batch.limit)
-    if batch.rows and (as_given(images), limit) not in started:
+    started = (listing.as_given(sources), most), (listing.as_given(batch.images), batch.limit)
+    if batch.rows and (listing.as_given(images), limit) not in started:
         raise StoreError(
             f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
-            f"{named(sources)} (limit {most}): give the same --images and --limit to resume it, or "
+            f"{listing.named(sources)} (limit {most}): give the same --images and --limit to resume it, or "
             "choose another --batch"
         )
 
@@ -126,16 +112,16 @@ def refuse_other_images(
 def refuse_among_others(store: Store, images: str | list[str]) -> None:
     """Raise StoreError if one of several sources is a manifest that reports refer to."""
     for source in images if isinstance(images, list) else []:
-        if segmentation_of(store, source) or labelled_batch(store, source):
+        if segmentations.segmentation_of(store, source) or labelled_batch(store, source):
             raise StoreError(
                 f"{source} is a manifest that slidewatch made, and its report names it: give it as "
                 "the only --images of a batch"
             )
 
 
-def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
+def find_refs(store: Store, batch: manifests.Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
     """Find images of a batch by their address in its report."""
-    return {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
+    return {ref.uri: ref for ref in image_refs(manifests.find_rows(store, batch, uris))}
 
 
 def warn_of_model(card: ModelCard) -> None:
@@ -147,11 +133,11 @@ def warn_of_model(card: ModelCard) -> None:
         )
 
 
-def _warn_of_versions(store: Store, batch: Batch, model: str) -> None:
+def _warn_of_versions(store: Store, batch: manifests.Batch, model: str) -> None:
     """Warn if a batch resumes with other versions of libraries."""
-    done = complete_shards(store, batch, model)
+    done = ledger.complete_shards(store, batch, model)
     first = next((shard for shard in batch.shards() if shard.number in done), None)
-    record = read_shard_record(store, batch, model, first) if first else None
+    record = ledger.read_shard_record(store, batch, model, first) if first else None
     made = record.versions if record else {}
     if changes := changed_since(made, made):
         warn(
@@ -161,7 +147,12 @@ def _warn_of_versions(store: Store, batch: Batch, model: str) -> None:
 
 
 def run_shards(
-    client: Client, store: Store, batch: Batch, card: ModelCard, jobs: list[ShardJob], title: str
+    client: Client,
+    store: Store,
+    batch: manifests.Batch,
+    card: ModelCard,
+    jobs: list[ShardJob],
+    title: str,
 ) -> Iterator[ShardResult]:
     """Preallocate the batch's features and run its shards, in order."""
     prepare_features(store, batch, card)
@@ -170,11 +161,13 @@ def run_shards(
         client, run_shard, jobs, title=title, again=lambda job: replace(job, tries=job.tries + 1)
     )
     for result in results:
-        shard_done(result)
+        telemetry.shard_done(result)
         yield result
 
 
-def images_of(store: Store, card: ModelCard, batch: Batch, rows: NDArray[np.intp]) -> list[Image]:
+def images_of(
+    store: Store, card: ModelCard, batch: manifests.Batch, rows: NDArray[np.intp]
+) -> list[Image]:
     """Return the addresses and digests of some rows of a batch, in ascending order."""
     of_shard: dict[int, list[int]] = defaultdict(list)
     for row in rows.tolist():
@@ -183,6 +176,6 @@ def images_of(store: Store, card: ModelCard, batch: Batch, rows: NDArray[np.intp
     for number, places in of_shard.items():
         shard = batch.shard(number)
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
-        refs = image_refs(read_manifest(store, batch, shard).take(places))
+        refs = image_refs(manifests.read_manifest(store, batch, shard).take(places))
         images += zip(refs, [block.image_id[place].tobytes() for place in places], strict=True)
     return images

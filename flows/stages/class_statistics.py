@@ -14,8 +14,8 @@ from flows.monitoring.console import tell, warn
 from flows.outcome import shell_command
 from flows.settings import Settings
 from flows.stages.counting.error_counts import ERRORS, errors_of_version
+from storage import leases, records
 from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
-from storage.leases import Lease, lease
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
 from storage.models.statistics import (
@@ -25,7 +25,6 @@ from storage.models.statistics import (
     load_moments,
     save_statistics,
 )
-from storage.records import arrays_to_bytes, now
 from storage.reports.answers import fitted_from, labelled_batch
 from storage.store import Store, StoreError, digest_of
 from tasks.counting.error_rates import ErrorCounts
@@ -47,9 +46,9 @@ class Fitting:
     model: ModelCard
 
 
-def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[Lease]:
+def statistics_lease(store: Store, card: ModelCard) -> AbstractContextManager[leases.Lease]:
     """Take the lease of a model's statistics, after waiting for its present holder."""
-    return lease(store, "statistics", card.name, wait=True, on_wait=tell)
+    return leases.lease(store, "statistics", card.name, wait=True, on_wait=tell)
 
 
 def statistics_of_rows(to: Fitting, taken: list[Rows], title: str) -> ClassStatistics:
@@ -197,13 +196,13 @@ def save_version(
     contributions: list[Contribution],
 ) -> Lineage:
     """Write statistics and error counts as the next version of a model's statistics."""
-    content = arrays_to_bytes(statistics.to_arrays() | nested(ERRORS, errors.to_arrays()))
+    content = records.arrays_to_bytes(statistics.to_arrays() | nested(ERRORS, errors.to_arrays()))
     lineage = Lineage(
         model=to.model.name,
         version=parent.version + 1 if parent else 1,
         parent=parent.version if parent else None,
         operation=operation,
-        created_at=now(),
+        created_at=records.now(),
         contributions=contributions,
         images={name: int(n) for name, n in zip(to.model.classes, statistics.n, strict=True)},
         digest=digest_of(content),

@@ -11,7 +11,7 @@ from flows.jobs.evaluation.images import Run, Shard, load_detector
 from flows.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_measure
 from flows.monitoring.console import tell, warn
 from flows.monitoring.prefect_runs import task
-from tasks.evaluation.compositions import SHARES
+from tasks.evaluation import compositions
 from tasks.evaluation.measures import HOME, SAMPLED, TEST, ScoredSets
 from tasks.evaluation.metrics import Result, Subject
 from tasks.evaluation.treated import CLEAN, FILE, Treatment
@@ -97,7 +97,7 @@ def _jobs(sets: CellSets, positive: str) -> Iterator[CompositionJob]:
             strange = sets.chosen(strange_key)
             if strange is None:  # not every attack succeeds
                 continue
-            for share in SHARES:
+            for share in compositions.SHARES:
                 of = subject._replace(share=share)
                 if share < 1:
                     yield from _named_and_not(of, f" of {host}", ordinary, strange, positive)

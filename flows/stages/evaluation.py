@@ -14,21 +14,14 @@ from flows.jobs.evaluation.images import Run, Shard, load_detector, read_treated
 from flows.jobs.evaluation.scores import FitJob, ScoreJob, fit_compared, score_shard
 from flows.monitoring.console import warn
 from flows.monitoring.prefect_runs import task
-from flows.stages.compositions import (
-    COMPOSED_LEVELS,
-    CellSets,
-    composed_results,
-    is_healthy,
-    some_of,
-)
+from flows.stages import compositions
 from storage.batches.manifests import load_batch, read_manifest
-from storage.models.classifiers import ModelCard
-from storage.models.contributions import contributed
+from storage.models import classifiers, contributions
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.reports.evaluations import Evaluation, images_path
-from tasks.detector.calibration import threshold
-from tasks.detector.verdict import VerdictRule
+from tasks.detector import calibration, verdict
+from tasks.evaluation import metrics
 from tasks.evaluation.comparison import compare
 from tasks.evaluation.measures import (
     ATTACKED,
@@ -39,7 +32,6 @@ from tasks.evaluation.measures import (
     is_masked,
     measures,
 )
-from tasks.evaluation.metrics import Result
 from tasks.evaluation.scored import ScoredImages, join_scored
 from tasks.evaluation.treated import CLEAN, FILE, Treatment
 from tasks.evaluation.treatments.attacks import ATTACKS
@@ -59,7 +51,7 @@ ROWS, ATTACKED_ROWS = 512, 64  # images per shard
 class SeedResult:
     """The results of the evaluation of one detector, and how many images were left out."""
 
-    results: list[Result]
+    results: list[metrics.Result]
     unseen: int
     left_out: int
     left_out_of_nights: int
@@ -75,7 +67,7 @@ def evaluate_seed(
     card, model = run.detector, run.model
     freeze_images(run, asked)
     others = {name: _list_name(name) for name in asked.ood}
-    healthy = {name: images for name, images in others.items() if is_healthy(name)}
+    healthy = {name: images for name, images in others.items() if compositions.is_healthy(name)}
     sets = (TEST, *others.values())
     clean = {name: _shards(run, name, CLEAN) for name in (FITTED, *sets)}
     extract(client, [shard for each in clean.values() for shard in each], f"{card.name}: features")
@@ -90,10 +82,10 @@ def evaluate_seed(
     scored = score(client, wanted)
     before = sum(map(len, scored.values()))
     scored |= {(name, CLEAN): scored[name, CLEAN].without(seen) for name in sets}
-    cells = CellSets(
+    cells = compositions.CellSets(
         ScoredSets(
-            rule=VerdictRule(card.alpha, card.uncertain_below),
-            threshold=threshold(load_detector(run).calibration, card.alpha),
+            rule=verdict.VerdictRule(card.alpha, card.uncertain_below),
+            threshold=calibration.threshold(load_detector(run).calibration, card.alpha),
             groups={name: run.groups(name) for name in {name for name, _ in wanted}},
             scored=scored,
             others=_labelled(scored, {k: v for k, v in others.items() if k not in healthy}),
@@ -104,7 +96,7 @@ def evaluate_seed(
     )
     return SeedResult(
         [
-            *composed_results(client, run, cells),
+            *compositions.composed_results(client, run, cells),
             *measures(cells.scored),
             *compare_all(client, cells.scored),
         ],
@@ -138,9 +130,9 @@ def _treated(run: Run, attacks: list[str], healthy: Collection[str]) -> dict[Key
         for level in range(1, len(corruption.levels) + 1)
     ]
     found = {(SAMPLED, each): _shards(run, SAMPLED, each) for each in corruptions}
-    for images in map(some_of, healthy):
+    for images in map(compositions.some_of, healthy):
         for each in corruptions:
-            if each.strength in COMPOSED_LEVELS:
+            if each.strength in compositions.COMPOSED_LEVELS:
                 found[images, each] = _shards(run, images, each)
     for name in attacks:
         for strength in ATTACKS[name].strengths:
@@ -157,7 +149,7 @@ def _shards(run: Run, images: str, treatment: Treatment, size: int = ROWS) -> li
     return shards(run, images, treatment, run.images(images).num_rows, size)
 
 
-def _seen(fitted: Sequence[Shard], model: ModelCard) -> set[bytes]:
+def _seen(fitted: Sequence[Shard], model: classifiers.ModelCard) -> set[bytes]:
     """Collect the digests of the images that the statistics or the network have seen."""
     seen = {row.tobytes() for shard in fitted for row in read_treated(shard).image_ids}
     if model.split_by == "image":
@@ -178,7 +170,7 @@ def freeze_images(run: Run, evaluation: Evaluation) -> None:
     lineage = load_statistics(run.store, run.detector.model, run.detector.statistics_version)
     fitted = []
     for contribution in lineage.contributions:
-        given = contributed(run.store, model, contribution)
+        given = contributions.contributed(run.store, model, contribution)
         batch = load_batch(run.store, contribution.batch, contribution.attempt)
         fitted.append(read_manifest(run.store, batch).take(given.rows))
     table = pa.concat_tables(fitted)
@@ -202,7 +194,10 @@ def freeze_images(run: Run, evaluation: Evaluation) -> None:
         found = list_images(url, classes=model.classes, on_skip=warn)
         if not found.num_rows:
             raise SourceError(f"{url} holds no images")
-        freeze(_list_name(name), *(_with_slides(name, found) if is_healthy(name) else (found,)))
+        freeze(
+            _list_name(name),
+            *(_with_slides(name, found) if compositions.is_healthy(name) else (found,)),
+        )
 
 
 def _with_slides(name: str, table: pa.Table) -> tuple[pa.Table, str]:
@@ -233,7 +228,7 @@ def choose_images(
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     chosen = {SAMPLED: (TEST, good), ATTACKED: (TEST, right)}
     for images in healthy:
-        chosen[some_of(images)] = images, _good(clean[images], seen | of_laboratory)[0]
+        chosen[compositions.some_of(images)] = images, _good(clean[images], seen | of_laboratory)[0]
     for name, (images, rows) in chosen.items():
         spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
         _write_once(run, name, run.images(images).take(rows[spread]))
@@ -287,7 +282,7 @@ def score(client: Client, wanted: dict[Key, list[Shard]]) -> dict[Key, ScoredIma
 
 
 @task
-def compare_all(client: Client, sets: ScoredSets) -> Iterator[Result]:
+def compare_all(client: Client, sets: ScoredSets) -> Iterator[metrics.Result]:
     """Compare the detectors on every set."""
     jobs = list(comparisons(sets))
     return (found for each in run_jobs(client, compare, jobs, title="compare") for found in each)

@@ -15,37 +15,19 @@ from flows.jobs.fitting.fitted_rows import (
 )
 from flows.monitoring.console import warn
 from flows.settings import Settings
-from flows.stages.class_statistics import Fitting
-from flows.stages.counting.chosen_thresholds import COUNTING, counting_of
-from flows.stages.counting.error_counts import ERRORS, errors_of_version
-from flows.stages.second_witness import fitted_witnesses
-from flows.stages.smear_limits import SLIDES, fitted_floor
-from storage.models.classifiers import ModelCard
+from flows.stages import class_statistics, second_witness, smear_limits
+from flows.stages.counting import chosen_thresholds, error_counts
+from storage.models import classifiers, detectors
 from storage.models.contributions import Rows, contributed, grouped
-from storage.models.detectors import (
-    DetectorCard,
-    FloorCard,
-    TapCard,
-    detector_names,
-    list_detectors,
-    save_detector,
-)
 from storage.models.statistics import Lineage, load_moments, version_name
 from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
+from tasks.detector import mahalanobis
 from tasks.detector.calibration import calibrate
 from tasks.detector.detector import Detector, fit_gaussians
-from tasks.detector.mahalanobis import TiedGaussian, condition_number
 from tasks.detector.moments import ClassStatistics
+from tasks.detector.slides import normal, own_normal
 from tasks.detector.slides.groups import by_patient, coarser
-from tasks.detector.slides.normal import priors_of
-from tasks.detector.slides.own_normal import (
-    FittedSlide,
-    OwnNormal,
-    own_calibration,
-    slides_spread,
-    with_spread,
-)
 from tasks.network.split import SplitBy, split_by
 from tasks.types import Float, nested
 
@@ -58,14 +40,14 @@ class CalibrationError(Exception):
     """A detector cannot be calibrated on the statistics."""
 
 
-def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
+def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detectors.DetectorCard:
     """Make the detector of a version of the statistics, or find the existing one.
 
     Raises:
         CalibrationError: a class is missing, or there are too few images.
     """
     settings, store, card = to.settings, to.store, to.model
-    others = list_detectors(store, on_damage=warn)
+    others = detectors.list_detectors(store, on_damage=warn)
     made = [d for d in others if _same(d, settings, card, lineage)]
     if made:
         return made[-1]
@@ -75,20 +57,20 @@ def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
     distances = list(run_jobs(to.client, group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     normals, without = _own_normal(to, lineage, statistics, by, groups)
-    second, alone = fitted_witnesses(to, lineage, by)
+    second, alone = second_witness.fitted_witnesses(to, lineage, by)
     detector = Detector(
         gaussians,
         calibrate(np.concatenate(distances), number),
         normals,
         second.witnesses if second else None,
     )
-    errors = second.errors if second else errors_of_version(store, lineage)
-    rates, counting, unknown = counting_of(card, errors, settings.counting_cells)
-    counted = nested(COUNTING, rates.to_arrays()) if rates else {}
-    counted |= nested(ERRORS, second.errors.to_arrays()) if second else {}
+    errors = second.errors if second else error_counts.errors_of_version(store, lineage)
+    rates, counting, unknown = chosen_thresholds.counting_of(card, errors, settings.counting_cells)
+    counted = nested(chosen_thresholds.COUNTING, rates.to_arrays()) if rates else {}
+    counted |= nested(error_counts.ERRORS, second.errors.to_arrays()) if second else {}
     content = arrays_to_bytes(detector.to_arrays() | counted)
     warnings = _warnings(by, len(groups), settings.alpha)
-    detector_card = DetectorCard(
+    detector_card = detectors.DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
         created_at=now(),
         digest=digest_of(content),
@@ -109,13 +91,13 @@ def calibrate_detector(to: Fitting, lineage: Lineage) -> DetectorCard:
         sequence=1 + max((made.sequence for made in others), default=0),
         counting=counting,
     )
-    save_detector(store, detector_card, content)
+    detectors.save_detector(store, detector_card, content)
     return detector_card
 
 
 def _fitted(
-    store: Store, card: ModelCard, lineage: Lineage
-) -> tuple[ClassStatistics, dict[str, TiedGaussian]]:
+    store: Store, card: classifiers.ModelCard, lineage: Lineage
+) -> tuple[ClassStatistics, dict[str, mahalanobis.TiedGaussian]]:
     """Load the statistics at the taps that count, and fit Gaussians to them."""
     missing = [name for name, count in lineage.images.items() if not count]
     if missing:
@@ -132,12 +114,12 @@ def _fitted(
 
 
 def _own_normal(
-    to: Fitting,
+    to: class_statistics.Fitting,
     lineage: Lineage,
     statistics: ClassStatistics,
     by: SplitBy,
     groups: Mapping[Hashable, list[Rows]],
-) -> tuple[OwnNormal | None, list[str]]:
+) -> tuple[own_normal.OwnNormal | None, list[str]]:
     """Calibrate scores against a cell's own slide, or say why this is impossible.
 
     Every fitted patient, or slide if no patient is known, is treated as one slide and compared with
@@ -149,28 +131,34 @@ def _own_normal(
         return None, [f"{WITHOUT_OWN}: {len(groups)} {by}s are fewer than {LEAST_SLIDES}"]
     parts = [tuple(part) for part in groups.values()]
 
-    def fitted(spread: tuple[Float, Float] | None) -> list[FittedSlide]:
+    def fitted(spread: tuple[Float, Float] | None) -> list[own_normal.FittedSlide]:
         jobs = [SlideJob(to.store, to.model, lineage.version, part, spread) for part in parts]
         return list(run_jobs(to.client, fitted_group, jobs, title="calibrate by slide"))
 
     try:
-        priors = priors_of(coarser(statistics.slides, by_patient))
-        spread = slides_spread(fitted(None))
+        priors = normal.priors_of(coarser(statistics.slides, by_patient))
+        spread = own_normal.slides_spread(fitted(None))
     except ValueError as error:
         return None, [f"{WITHOUT_OWN}: {error}"]
-    calibration = own_calibration(fitted(spread))
-    floor, without = fitted_floor(to, priors, groups)
-    return OwnNormal(with_spread(priors, *spread), calibration, floor), without
+    calibration = own_normal.own_calibration(fitted(spread))
+    floor, without = smear_limits.fitted_floor(to, priors, groups)
+    return own_normal.OwnNormal(
+        own_normal.with_spread(priors, *spread), calibration, floor
+    ), without
 
 
-def _floor_card(normals: OwnNormal | None) -> FloorCard | None:
+def _floor_card(normals: own_normal.OwnNormal | None) -> detectors.FloorCard | None:
     if normals is None or normals.floor is None:
         return None
     floor = normals.floor
-    return FloorCard(shift=floor.shift, spread=floor.spread, reach=floor.reach, slides=SLIDES)
+    return detectors.FloorCard(
+        shift=floor.shift, spread=floor.spread, reach=floor.reach, slides=smear_limits.SLIDES
+    )
 
 
-def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Lineage) -> bool:
+def _same(
+    made: detectors.DetectorCard, settings: Settings, card: classifiers.ModelCard, lineage: Lineage
+) -> bool:
     return (
         made.model_digest == card.digest
         and made.statistics_version == lineage.version
@@ -181,7 +169,7 @@ def _same(made: DetectorCard, settings: Settings, card: ModelCard, lineage: Line
 
 
 def _groups(
-    store: Store, card: ModelCard, lineage: Lineage
+    store: Store, card: classifiers.ModelCard, lineage: Lineage
 ) -> tuple[SplitBy, dict[Hashable, list[Rows]]]:
     """List the rows of every group to leave out: patients, else slides, else runs of images."""
     parts = [contributed(store, card, contribution) for contribution in lineage.contributions]
@@ -202,14 +190,14 @@ def _groups(
     return by, groups
 
 
-def _tap_cards(detector: Detector, statistics: ClassStatistics) -> dict[str, TapCard]:
+def _tap_cards(detector: Detector, statistics: ClassStatistics) -> dict[str, detectors.TapCard]:
     cards = {}
     for tap, gaussian in detector.gaussians.items():
         spread = statistics.taps[tap].scatter.sum(axis=0).diagonal()
-        cards[tap] = TapCard(
+        cards[tap] = detectors.TapCard(
             width=len(spread),
             shrinkage=gaussian.shrinkage,
-            condition_number=condition_number(gaussian),
+            condition_number=mahalanobis.condition_number(gaussian),
             dead_units=int(np.sum(spread == 0)),
         )
     return cards
@@ -234,6 +222,6 @@ def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
 
 def _free_name(store: Store, wanted: str) -> str:
     """Choose the wanted name, or the first of ``wanted-2``, ``wanted-3`` ... that is free."""
-    taken = set(detector_names(store))
+    taken = set(detectors.detector_names(store))
     names = (wanted if i == 1 else f"{wanted}-{i}" for i in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

@@ -7,24 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from flows.jobs.scoring.report_rows import finished_rows
-from flows.jobs.scoring.scores import provenance_of
+from flows.jobs.scoring import report_rows, scores
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adaptation_at, load_fitted_detector
-from flows.monitoring.console import warn
-from flows.monitoring.prefect_runs import task
+from flows.monitoring import console, prefect_runs
 from flows.settings import Settings
 from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
-from storage.batches.ledger import (
-    Seal,
-    discard_scores,
-    read_seal,
-    screening_start,
-    shifts_path,
-    write_seal,
-)
-from storage.batches.manifests import Batch
-from storage.batches.segmentations import read_fields, segmentation_of
+from storage.batches import ledger, manifests, segmentations
 from storage.parquet import read_table
 from storage.reports.grouping import grouping
 from storage.reports.publication import SCHEMAS, publication
@@ -45,26 +34,18 @@ from storage.reports.tables import (
 from storage.store import Store
 from tasks.counting.call import Answers
 from tasks.limits import FieldLimits
-from tasks.reports.calls import (
-    UNREADABLE,
-    UNREADABLE_AT_LABORATORY,
-    Counting,
-    judged_slides,
-    patients_called,
-    slides_called,
-)
+from tasks.reports import calls, slide_reasons
 from tasks.reports.field_limits import fields_judged
 from tasks.reports.image_columns import Provenance
 from tasks.reports.night.counts import BINS, TAP_EDGES, NightCounts, Row, batch_table, summaries
 from tasks.reports.night.judged import batch_judged
-from tasks.reports.slide_reasons import SHIFTS
 
 NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
 
 
-def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
+def valid_seal(store: Store, batch: manifests.Batch, key: str) -> ledger.Seal | None:
     """Read the seal of a screening's reports; None if any of the sealed reports is missing."""
-    seal = read_seal(store, batch, key)
+    seal = ledger.read_seal(store, batch, key)
     if seal is None:
         return None
     sealed = {
@@ -81,7 +62,7 @@ def valid_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     return seal
 
 
-def batch_report(store: Store, batch: Batch) -> Row:
+def batch_report(store: Store, batch: manifests.Batch) -> Row:
     """Read the row of a batch in the history of nights."""
     (row,) = summaries(read_table(store, *report_path(batch.name, batch.batch_date, BATCHES)))
     return row
@@ -89,21 +70,21 @@ def batch_report(store: Store, batch: Batch) -> Row:
 
 def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
     """Read the rows of the last batches before a day, oldest first."""
-    return summaries(read_batches_before(store, day, limit, on_damage=warn))
+    return summaries(read_batches_before(store, day, limit, on_damage=console.warn))
 
 
-@task
-def publish(screened: Screened, settings: Settings, parts: int) -> Seal:
+@prefect_runs.task
+def publish(screened: Screened, settings: Settings, parts: int) -> ledger.Seal:
     """Join the parts' rows into the report on images, group the others from it, and publish all.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
     """
     store, batch = screened.store, screened.batch
-    begun = screening_start(store, batch, screened.key)
-    made_by = replace(provenance_of(screened, begun), arithmetic=screened.model.arithmetic)
+    begun = ledger.screening_start(store, batch, screened.key)
+    made_by = replace(scores.provenance_of(screened, begun), arithmetic=screened.model.arithmetic)
     with publication(store, batch) as reports:
         schema = image_schema(screened.model.classes, list(screened.detector.taps))
-        reports.add(IMAGES, schema, finished_rows(screened, parts, warn))
+        reports.add(IMAGES, schema, report_rows.finished_rows(screened, parts, console.warn))
         tables = _grouped(screened, settings, parts, made_by, reports.files[IMAGES])
         for kind, table in tables.items():
             reports.add(kind, SCHEMAS[kind](), [table])
@@ -112,8 +93,8 @@ def publish(screened: Screened, settings: Settings, parts: int) -> Seal:
             raise RuntimeError(f"{row['images']} rows, but {batch.rows} images")
         reports.appear()
     seal = _seal(screened, made_by, row, reports.digests)
-    write_seal(store, batch, seal)
-    discard_scores(store, batch, screened.key)
+    ledger.write_seal(store, batch, seal)
+    ledger.discard_scores(store, batch, screened.key)
     return seal
 
 
@@ -122,12 +103,14 @@ def _grouped(
 ) -> dict[str, pa.Table]:
     """Group the rows of a batch's report on images, a local file, into its other reports."""
     store, batch = screened.store, screened.batch
-    segmentation = segmentation_of(store, batch.images)
-    shifts = [read_table(store, *shifts_path(batch, screened.key, part)) for part in range(parts)]
+    segmentation = segmentations.segmentation_of(store, batch.images)
+    shifts = [
+        read_table(store, *ledger.shifts_path(batch, screened.key, part)) for part in range(parts)
+    ]
     return grouped_reports(
         images,
-        pa.concat_tables([SHIFTS.empty_table(), *shifts]),
-        read_fields(store, segmentation) if segmentation else None,
+        pa.concat_tables([slide_reasons.SHIFTS.empty_table(), *shifts]),
+        segmentations.read_fields(store, segmentation) if segmentation else None,
         settings.field_limits,
         counting_at(screened, settings),
         load_fitted_detector(store, screened.detector).scales,
@@ -141,7 +124,7 @@ def grouped_reports(
     shifts: pa.Table,
     fields: pa.Table | None,
     limits: FieldLimits,
-    counting: Counting,
+    counting: calls.Counting,
     scales: Mapping[str, tuple[float, float]],
     earlier: Sequence[Row],
     made_by: Provenance,
@@ -167,9 +150,11 @@ def grouped_reports(
         if fields is not None:
             tables[FIELDS] = fields_judged(fields, groups.fields(fields), limits, stated)
         counts = groups.slides(tables.get(FIELDS), shifts, few, many)
-        slides = tables[SLIDES] = slides_called(counts, counting, stated, slide_schema())
-        counts = groups.patients(judged_slides(slides, counting), few, many)
-        patients = tables[PATIENTS] = patients_called(counts, counting, stated, patient_schema())
+        slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, slide_schema())
+        counts = groups.patients(calls.judged_slides(slides, counting), few, many)
+        patients = tables[PATIENTS] = calls.patients_called(
+            counts, counting, stated, patient_schema()
+        )
         night = NightCounts(
             groups.batch(counting.alpha, *counting.scale_and_bias),
             groups.p_values(BINS),
@@ -180,7 +165,7 @@ def grouped_reports(
     return tables
 
 
-def counting_at(screened: Screened, settings: Settings) -> Counting:
+def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
     """Return how parasites are counted: at a laboratory with its own error rates, or without any.
 
     A detector's error rates are those of the fitted laboratories.
@@ -191,20 +176,22 @@ def counting_at(screened: Screened, settings: Settings) -> Counting:
         if laboratory
         else load_error_rates(store, screened.detector)
     )
-    return Counting(
+    return calls.Counting(
         Answers(rates, settings.negative_percent / 100),
         settings.red_cells_per_microlitre,
         screened.detector.alpha,
         adaptation_at(laboratory),
-        UNREADABLE_AT_LABORATORY if laboratory and rates else UNREADABLE,
+        calls.UNREADABLE_AT_LABORATORY if laboratory and rates else calls.UNREADABLE,
         settings.detectable_percent,
         settings.field_limits.tolerated,
     )
 
 
-def _seal(screened: Screened, made_by: Provenance, row: Row, digests: Mapping[str, str]) -> Seal:
+def _seal(
+    screened: Screened, made_by: Provenance, row: Row, digests: Mapping[str, str]
+) -> ledger.Seal:
     batch = screened.batch
-    return Seal(
+    return ledger.Seal(
         batch=batch.name,
         detector=made_by.detector,
         model=screened.model.name,

@@ -6,9 +6,9 @@ from datetime import datetime
 from distributed import Client
 
 from flows.cluster.executor import run_jobs
+from flows.jobs.scoring import scores
 from flows.jobs.scoring.night import NightJob, NightReference, describe_night
 from flows.jobs.scoring.plan import Part, parts_of, score_jobs
-from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.prefect_runs import task
 from storage.batches.ledger import complete_scores, screening_start
@@ -26,7 +26,7 @@ def score_slides(client: Client, screened: Screened) -> int:
     left = [number for number in range(len(parts)) if number not in done]
     scored_at = screening_start(screened.store, screened.batch, screened.key)
     jobs = plan_jobs(client, screened, parts, left, scored_at)
-    for _ in run_jobs(client, score_part, jobs, title=f"score {screened.batch.name}"):
+    for _ in run_jobs(client, scores.score_part, jobs, title=f"score {screened.batch.name}"):
         pass
     return len(parts)
 
@@ -38,7 +38,7 @@ def plan_jobs(
     wanted: Sequence[int],
     scored_at: datetime,
     discriminant: Discriminant | None = None,
-) -> list[ScoreJob]:
+) -> list[scores.ScoreJob]:
     """Make the jobs that score some parts of a batch, after describing the night on a worker."""
 
     def describe(job: NightJob) -> NightReference:

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 from flows.cluster.executor import run_jobs
+from flows.jobs.fitting import unseen
 from flows.jobs.fitting.fitted_rows import slides_of_version
-from flows.jobs.fitting.unseen import out_of_fold
 from flows.jobs.fitting.unseen_cells import Evidence, WitnessJob, unseen_evidence
 from flows.stages.class_statistics import Fitting
-from storage.models.classifiers import ModelCard
+from storage.models import classifiers, detectors, statistics
 from storage.models.contributions import contributed, grouped, held_out_rows
-from storage.models.detectors import WitnessCard
-from storage.models.statistics import Lineage
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors
 from tasks.detector.witnesses import (
@@ -33,11 +31,11 @@ class FittedWitnesses:
 
     witnesses: Witnesses
     errors: ErrorCounts
-    card: WitnessCard
+    card: detectors.WitnessCard
 
 
 def fitted_witnesses(
-    to: Fitting, lineage: Lineage, by: SplitBy
+    to: Fitting, lineage: statistics.Lineage, by: SplitBy
 ) -> tuple[FittedWitnesses | None, list[str]]:
     """Make a witness of the discriminant of a version, or return why it cannot be.
 
@@ -66,7 +64,7 @@ def fitted_witnesses(
     by_witness = scales.combine(evidence.network, evidence.scores)
     both = without_platelets(by_witness.both, evidence.platelet)
     wrong, disagree = (both > 0) != evidence.parasitized, by_witness.disagree
-    described = WitnessCard(
+    described = detectors.WitnessCard(
         taps=list(known.weights),
         slides=len(set(evidence.keys)),
         cells=len(evidence.keys),
@@ -77,12 +75,14 @@ def fitted_witnesses(
     return FittedWitnesses(Witnesses(place, known, scales), errors, described), []
 
 
-def _jobs(store: Store, card: ModelCard, lineage: Lineage, by: SplitBy) -> list[WitnessJob]:
+def _jobs(
+    store: Store, card: classifiers.ModelCard, lineage: statistics.Lineage, by: SplitBy
+) -> list[WitnessJob]:
     """List the patients or slides with cells that the network, or a fold's, has not seen."""
     fitted = grouped([contributed(store, card, each) for each in lineage.contributions], by)
     held_out = grouped([held_out_rows(store, card, each) for each in lineage.contributions], by)
     seen: set[object] = set()
-    if card.split_by == by and out_of_fold(store, card) is None:
+    if card.split_by == by and unseen.out_of_fold(store, card) is None:
         seen.update(card.split["train"])
     return [
         WitnessJob(

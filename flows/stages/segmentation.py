@@ -14,10 +14,8 @@ from distributed import Client
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
+from flows.monitoring import logs, prefect_runs, telemetry
 from flows.monitoring.console import tell, warn
-from flows.monitoring.logs import log
-from flows.monitoring.prefect_runs import task
-from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
@@ -46,8 +44,7 @@ from storage.batches.segmentations import (
 )
 from storage.records import now
 from storage.store import Store, StoreError
-from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS, in_archive, split_link
-from tasks.images.access.files import asked, filesystem
+from tasks.images.access import addresses, files
 from tasks.images.formats.vendor import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
@@ -117,9 +114,9 @@ def cut_up(
         if cutting.into == "cells":
             try_finder(cutting.finder)  # before every worker reports the same error
         with open_client(settings) as client:
-            with stage("survey"):
+            with telemetry.stage("survey"):
                 _survey(client, store, frozen)
-            with stage("segment"):
+            with telemetry.stage("segment"):
                 _search(client, store, frozen)
         held.check()
         return _publish(store, frozen)
@@ -130,7 +127,7 @@ def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Tabl
     sources = list_images(
         images,
         limit=limit,
-        extensions=EXTENSIONS | SLIDE_EXTENSIONS,
+        extensions=addresses.EXTENSIONS | addresses.SLIDE_EXTENSIONS,
         trusted=store.holds,
         on_skip=warn,
     )
@@ -148,7 +145,7 @@ def _refuse_other_options(frozen: Segmentation, given: tuple[object, ...]) -> No
             f"is {frozen.slide_is}, limit {frozen.limit}): give the same to resume it, or "
             "choose another name, or for a night another --series"
         )
-    log(logging.INFO, f"segmentation {frozen.name} resumes with {frozen.sources:,} sources")
+    logs.log(logging.INFO, f"segmentation {frozen.name} resumes with {frozen.sources:,} sources")
 
 
 def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) -> pa.Table:
@@ -182,23 +179,23 @@ def _folder_of_all(images: str | list[str]) -> str:
 
 def _of_archive(uri: str) -> str:
     """Return the archive of an image as a folder; empty for a plain file."""
-    if not in_archive(uri):
+    if not addresses.in_archive(uri):
         return ""
-    return f"{PurePosixPath(split_link(uri.partition('://')[2])[1]).name}/"
+    return f"{PurePosixPath(addresses.split_link(uri.partition('://')[2])[1]).name}/"
 
 
 def _folder_of(images: str) -> str:
     """Find the folder of the files of a folder, glob or manifest."""
-    if in_archive(images):
+    if addresses.in_archive(images):
         return images
-    fs, path = filesystem(images)
-    is_file, there = asked(images, lambda: (fs.isfile(path), fs.exists(path)))
+    fs, path = files.filesystem(images)
+    is_file, there = files.asked(images, lambda: (fs.isfile(path), fs.exists(path)))
     if is_file:
         return str(path).rpartition("/")[0]
     return str(path) if there else re.split(r"[*?[]", path)[0].rpartition("/")[0]
 
 
-@task
+@prefect_runs.task
 def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
     """Find the fields of view of all sources."""
     if count_places(store, frozen.name) is not None:
@@ -238,7 +235,7 @@ def _with_diameters(places: pa.Table) -> pa.Table:
     return places.set_column(column, PLACE_SCHEMA.field(column), pa.array(diameters, pa.float64()))
 
 
-@task
+@prefect_runs.task
 def _search(client: Client, store: Store, frozen: Segmentation) -> None:
     """Search all fields for the cells or tiles to cut out."""
     done = complete_parts(store, frozen.name, "fields")
@@ -252,7 +249,7 @@ def _search(client: Client, store: Store, frozen: Segmentation) -> None:
         pass
 
 
-@task
+@prefect_runs.task
 def _publish(store: Store, frozen: Segmentation) -> Segmented:
     """Join the parts into the manifest and the table of fields, and seal them."""
     name, count = frozen.name, count_places(store, frozen.name) or 0

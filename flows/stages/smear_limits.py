@@ -6,12 +6,11 @@ import numpy as np
 
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
-from flows.stages.batch import images_of
-from flows.stages.class_statistics import Fitting
+from flows.stages import batch, class_statistics
 from storage.batches.manifests import Batch, load_batch_of_key
 from storage.models.contributions import Rows
+from tasks.detector.slides import smears
 from tasks.detector.slides.cell_score import Prior
-from tasks.detector.slides.smears import Floor, fit_floor, residuals
 
 # More slides show more directions than more cells: B has a row for each feature.
 SLIDES, CELLS = 192, 16
@@ -19,8 +18,8 @@ WITHOUT = "any slide passes for a smear of blood, whatever its images are"
 
 
 def fitted_floor(
-    to: Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
-) -> tuple[Floor | None, list[str]]:
+    to: class_statistics.Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
+) -> tuple[smears.Floor | None, list[str]]:
     """Alter cells of every fitted patient, or slide without one, and measure the results.
 
     ``priors`` are of all fitted slides; ``groups`` are the fitted rows of each patient or slide.
@@ -40,16 +39,16 @@ def fitted_floor(
         owners, run_jobs(to.client, altered_features, jobs, title="alter slides"), strict=True
     ):
         if altered is not None:
-            slides.append(residuals(priors, *altered)[0])
+            slides.append(smears.residuals(priors, *altered)[0])
             whose.append(owner)
     try:
-        return fit_floor(slides, whose), []
+        return smears.fit_floor(slides, whose), []
     except ValueError as error:
         return None, [f"{WITHOUT}: {error}"]
 
 
 def _cells(
-    to: Fitting, parts: list[Rows], draw: int, batches: dict[str, Batch]
+    to: class_statistics.Fitting, parts: list[Rows], draw: int, batches: dict[str, Batch]
 ) -> tuple[Image, ...]:
     """Choose cells of a patient, spread evenly, and different ones for every draw."""
     total = sum(map(len, parts))
@@ -62,5 +61,5 @@ def _cells(
         if len(rows):
             if part.batch not in batches:
                 batches[part.batch] = load_batch_of_key(to.store, part.batch)
-            images += images_of(to.store, to.model, batches[part.batch], part.rows[rows])
+            images += batch.images_of(to.store, to.model, batches[part.batch], part.rows[rows])
     return tuple(images)

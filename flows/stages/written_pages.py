@@ -11,34 +11,18 @@ import pyarrow.compute as pc
 from distributed import Client
 
 from flows.cluster.executor import run_jobs
-from flows.jobs.drawings import (
-    FieldPictureJob,
-    SlidePictureJob,
-    ThumbnailJob,
-    draw_field,
-    draw_places,
-    draw_slide,
-    draw_thumbnails,
-    of_contours,
-    places_jobs,
-)
+from flows.jobs import drawings, verified
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import load_fitted_detector
-from flows.monitoring.console import tell
-from flows.monitoring.prefect_runs import task
-from flows.monitoring.telemetry import stage
+from flows.monitoring import console, prefect_runs, telemetry
 from flows.settings import Settings
-from flows.stages.answers import answers_on
+from flows.stages import answers, publish
 from flows.stages.batch import find_refs
-from flows.stages.publish import batch_report, nights_before
+from storage import leases, parquet
+from storage.batches import manifests, segmentations
 from storage.batches.ledger import Seal, laboratory_name
-from storage.batches.manifests import Batch
-from storage.batches.segmentations import segmentation_for, sources_of
-from storage.leases import LeaseLostError, lease
-from storage.models.detectors import CountingCard
+from storage.models import detectors
 from storage.models.laboratories import load_laboratory_of
-from storage.parquet import iterate_rows, read_table
 from storage.reports.answers import digest_of_answers
 from storage.reports.pages import (
     index_path,
@@ -52,11 +36,11 @@ from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
+from tasks.reports import field_rows
 from tasks.reports.called_cells import COLUMNS as OF_CALLED
 from tasks.reports.called_cells import CalledCells, patient_of, wanted_patients
-from tasks.reports.field_rows import COLUMNS, cells_of
+from tasks.visualisation import calls
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
-from tasks.visualisation.calls import positive_first
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
@@ -68,7 +52,7 @@ CELLS_A_JOB = 12
 WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
 
 
-def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
+def has_page(store: Store, batch: manifests.Batch, seal: Seal) -> bool:
     """Return whether a batch has a page of these reports and of all readings, and an index."""
     answered = digest_of_answers(store, batch.key)
     return (
@@ -78,22 +62,22 @@ def has_page(store: Store, batch: Batch, seal: Seal) -> bool:
     )
 
 
-@task
+@prefect_runs.task
 def write_page(client: Client, screened: Screened, settings: Settings, seal: Seal) -> None:
     """Write the page of a published batch and list it; the same batch makes the same page."""
     store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
-    fitted = load_fitted_detector(store, detector)
+    fitted = verified.load_fitted_detector(store, detector)
     limit = fitted.abnormal_from(detector.alpha)
     highlights = Highlights(card.classes, limit)
     patients, slides = (
-        read_table(store, *report_path(batch.name, batch.batch_date, kind))
+        parquet.read_table(store, *report_path(batch.name, batch.batch_date, kind))
         for kind in (PATIENTS, SLIDES)
     )
-    shown = opened(positive_first(patients))
+    shown = opened(calls.positive_first(patients))
     cells = _called_cells(shown, slides)
-    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, *COLUMNS])
+    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, *field_rows.COLUMNS])
     images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_rows(store, *images, columns=list(wanted)):
+    for rows in parquet.iterate_rows(store, *images, columns=list(wanted)):
         highlights.count(rows)
         cells.count(rows)
     called = _called(client, screened, cells, shown)
@@ -101,10 +85,10 @@ def write_page(client: Client, screened: Screened, settings: Settings, seal: Sea
     wanted_share = settings.negative_percent / 100
     fields = None
     if seal.fields_digest:
-        fields = read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
+        fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
     view = BatchView(
-        row=batch_report(store, batch),
-        earlier=nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
+        row=publish.batch_report(store, batch),
+        earlier=publish.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
         thumbnails=_thumbnails(client, screened, highlights, called),
@@ -118,7 +102,7 @@ def write_page(client: Client, screened: Screened, settings: Settings, seal: Sea
         patients=patients,
         called=called,
         answered=answered,
-        answers=answers_on(store, batch, card, detector, wanted_share) if answered else {},
+        answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
     )
     page = batch_page(view)
     # Before the page, so that the index lists every existing page, even if the run is killed.
@@ -140,8 +124,8 @@ def _called(
     """Draw the cells behind the calls of these patients in their fields, on the workers."""
     called = {patient_of(row): cells.of(patient_of(row)) for row in patients}
     every = [cell for some in called.values() for cell in some]
-    jobs = places_jobs(screened.store, screened.batch, screened.model, every)
-    drawn = run_jobs(client, draw_places, jobs, title=f"places {screened.batch.name}")
+    jobs = drawings.places_jobs(screened.store, screened.batch, screened.model, every)
+    drawn = run_jobs(client, drawings.draw_places, jobs, title=f"places {screened.batch.name}")
     places = {
         cell["uri"]: picture
         for job, pictures in zip(jobs, drawn, strict=True)
@@ -157,24 +141,24 @@ def try_page(client: Client, screened: Screened, settings: Settings, seal: Seal)
         LeaseLostError: another run has taken over and may have replaced the report.
     """
     try:
-        with stage("page"):
+        with telemetry.stage("page"):
             write_page(client, screened, settings, seal)
-    except LeaseLostError:
+    except leases.LeaseLostError:
         raise
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
 
 
-def _write_index(store: Store, batch: Batch) -> None:
+def _write_index(store: Store, batch: manifests.Batch) -> None:
     """Write the page that lists the batches; link this batch's page, which is written next.
 
     Only one run at a time writes it, or an older list might replace a newer one.
     """
-    with lease(store, "reports", wait=True, on_wait=tell) as held:
+    with leases.lease(store, "reports", wait=True, on_wait=console.tell) as held:
         if store.fence:
             store.fence.check()
-        nights = nights_before(store, date.max, LISTED)
+        nights = publish.nights_before(store, date.max, LISTED)
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
         write_page_file(held.store, index_page(nights, pages), *index_path())
 
@@ -193,9 +177,10 @@ def _thumbnails(
     refs = find_refs(screened.store, screened.batch, list(image_ids))
     cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
     jobs = [
-        ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB])) for i in range(0, len(cells), CELLS_A_JOB)
+        drawings.ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB]))
+        for i in range(0, len(cells), CELLS_A_JOB)
     ]
-    drawn = run_jobs(client, draw_thumbnails, jobs, title=f"page {screened.batch.name}")
+    drawn = run_jobs(client, drawings.draw_thumbnails, jobs, title=f"page {screened.batch.name}")
     return dict(zip(image_ids, chain.from_iterable(drawn), strict=True))
 
 
@@ -205,18 +190,18 @@ def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownF
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
     path = report_path(batch.name, batch.batch_date)
-    for rows in iterate_rows(store, *path, columns=of_contours(screened.model)):
+    for rows in parquet.iterate_rows(store, *path, columns=drawings.of_contours(screened.model)):
         for field, of_field in zip(fields, cells, strict=True):
-            of_field += cells_of(rows, field)
+            of_field += field_rows.cells_of(rows, field)
     jobs = []
     for field, of_field in zip(fields, cells, strict=True):
         refs = find_refs(store, batch, [cell["uri"] for cell in of_field])
-        jobs.append(FieldPictureJob(field, tuple(of_field), refs))
-    drawn = run_jobs(client, draw_field, jobs, title=f"fields {batch.name}")
+        jobs.append(drawings.FieldPictureJob(field, tuple(of_field), refs))
+    drawn = run_jobs(client, drawings.draw_field, jobs, title=f"fields {batch.name}")
     return [ShownField(field, picture) for field, picture in zip(fields, drawn, strict=True)]
 
 
-def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownSlide]:
+def _whole_slides(client: Client, batch: manifests.Batch, report: pa.Table) -> list[ShownSlide]:
     """Draw the slides for the page, those with the most parasitized cells first."""
     # A photograph has no magnification, and is a field itself.
     of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
@@ -225,8 +210,8 @@ def _whole_slides(client: Client, batch: Batch, report: pa.Table) -> list[ShownS
         by_source.setdefault(row["source_uri"], []).append(row)
     parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
     shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
-    jobs = [SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
-    drawn = run_jobs(client, draw_slide, jobs, title=f"slides {batch.name}")
+    jobs = [drawings.SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
+    drawn = run_jobs(client, drawings.draw_slide, jobs, title=f"slides {batch.name}")
     return [ShownSlide(u, by_source[u], picture) for u, picture in zip(shown, drawn, strict=True)]
 
 
@@ -236,7 +221,7 @@ def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:
     counting = laboratory.counting if laboratory else detector.counting
     adaptation = laboratory and laboratory.adaptation
     return {
-        "images": named(sources_of(store, batch)),
+        "images": named(segmentations.sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
         "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
         "detector": f"{detector.name}, sha256 {detector.digest}",
@@ -252,7 +237,7 @@ def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:
     }
 
 
-def _counting(card: CountingCard, laboratory: str | None) -> str:
+def _counting(card: detectors.CountingCard, laboratory: str | None) -> str:
     """Describe the counting threshold of a detector or at a laboratory."""
     used = card.counting
     limit = used.limit_of_detection
@@ -272,9 +257,9 @@ def _counting(card: CountingCard, laboratory: str | None) -> str:
     )
 
 
-def _command(settings: Settings, store: Store, batch: Batch, seal: Seal) -> str:
-    words, made = ["slidewatch", "screen"], segmentation_for(store, batch)
-    for source in each_source(sources_of(store, batch)):
+def _command(settings: Settings, store: Store, batch: manifests.Batch, seal: Seal) -> str:
+    words, made = ["slidewatch", "screen"], segmentations.segmentation_for(store, batch)
+    for source in each_source(segmentations.sources_of(store, batch)):
         words += ["--images", source]
     if made:
         words += ["--as", made.taken_as] if made.taken_as else []

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.batches import ledger
 from storage.batches.features import SCORED, FeatureBlock, decoded_by, made_by, read_block
-from storage.batches.ledger import ShardRecord, read_shard_record
 from storage.batches.manifests import Batch, Shard, load_batch_of_key
 from storage.store import Store, StoreError
 
@@ -114,9 +114,9 @@ def copy_features(
 
 def verified_block(
     store: Store, model: str, batch: Batch, shard: Shard
-) -> tuple[FeatureBlock, ShardRecord] | None:
+) -> tuple[FeatureBlock, ledger.ShardRecord] | None:
     """Read a shard's features and their record; None if they do not match the ledger."""
-    record = read_shard_record(store, batch, model, shard)
+    record = ledger.read_shard_record(store, batch, model, shard)
     if record is None:
         return None
     # A clean-up or a partial restore may lose or damage features without the ledger, or this

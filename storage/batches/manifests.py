@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage import parquet
-from storage.records import Entry, Record, Tell, freeze, once, read_readable
+from storage import parquet, records
 from storage.store import MissingError, Store, StoreError, check_name, which
 
 Sources = str | tuple[str, ...]  # of the images: one source, or several
@@ -33,7 +32,7 @@ def key_of(name: str, attempt: int) -> str:
     return name if attempt == 1 else f"{name}~{attempt}"
 
 
-class BatchPlan(Entry):
+class BatchPlan(records.Entry):
     """The plan of a batch; ``images`` says where its manifest comes from.
 
     A forced batch starts again as its next ``attempt``, and leaves the results of the last one in
@@ -62,7 +61,7 @@ class BatchPlan(Entry):
         return key_of(self.name, self.attempt)
 
 
-class Batch(BatchPlan, Record):
+class Batch(BatchPlan, records.Record):
     """A batch, frozen when it started."""
 
     rows: int
@@ -112,11 +111,11 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> 
     groups = parquet.groups_of(chain([first], parts), max(1, shards) * plan.shard_rows)
     with (
         store.stage() as stage,
-        once(f"batch {plan.name} exists already, and its manifest is frozen"),
+        records.once(f"batch {plan.name} exists already, and its manifest is frozen"),
     ):
         digest = parquet.stage_parts(stage, first.schema, groups)
         batch = Batch(**plan.model_dump(), rows=rows, manifest_digest=digest)
-        freeze(
+        records.freeze(
             store, stage, batch, "batches", batch.key,
             file="manifest.parquet", record_file="batch.json",
         )  # fmt: skip
@@ -152,11 +151,11 @@ def load_batch_of_key(store: Store, key: str) -> Batch:
     return Batch.read(store, "batches", key, "batch.json")
 
 
-def list_batches(store: Store, on_damage: Tell | None = None) -> list[Batch]:
+def list_batches(store: Store, on_damage: records.Tell | None = None) -> list[Batch]:
     """List the latest attempt at every batch, oldest first; see `read_readable` for damage."""
     latest: dict[str, Batch] = {}
     keys = store.folders("batches", having="batch.json")
-    for batch in read_readable(lambda key: load_batch_of_key(store, key), keys, on_damage):
+    for batch in records.read_readable(lambda key: load_batch_of_key(store, key), keys, on_damage):
         if batch.name not in latest or latest[batch.name].attempt < batch.attempt:
             latest[batch.name] = batch
     return sorted(latest.values(), key=lambda b: (b.sequence, b.started_at, b.name))

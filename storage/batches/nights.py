@@ -11,15 +11,13 @@ from datetime import date, datetime
 
 import pyarrow as pa
 
-from storage.leases import Lease, lease
-from storage.parquet import table_from_bytes, table_to_bytes
-from storage.records import Record, freeze, read_verified
+from storage import leases, parquet, records
 from storage.store import Store, StoreError, check_name, digest_of
 
 MANIFEST, NIGHT = "manifest.parquet", "night.json"
 
 
-class Night(Record):
+class Night(records.Record):
     """A night and the list of images that it took."""
 
     series: str
@@ -46,9 +44,9 @@ def batch_of(series: str, day: date) -> str:
 
 def series_lease(
     store: Store, series: str, on_wait: Callable[[str], None]
-) -> AbstractContextManager[Lease]:
+) -> AbstractContextManager[leases.Lease]:
     """Take the lease of a series, so that no two nights take the same images."""
-    return lease(store, "nights", check_name("series", series), wait=True, on_wait=on_wait)
+    return leases.lease(store, "nights", check_name("series", series), wait=True, on_wait=on_wait)
 
 
 def freeze_night(
@@ -58,7 +56,7 @@ def freeze_night(
     found = find_night(store, series, day)
     if found and found.images:
         raise StoreError(f"night {found.batch} has its images already, and they are frozen")
-    content = table_to_bytes(manifest)
+    content = parquet.table_to_bytes(manifest)
     night = Night(
         series=series,
         day=day,
@@ -68,7 +66,7 @@ def freeze_night(
         digest=digest_of(content),
     )
     # An empty night is replaced: images may have arrived since.
-    freeze(
+    records.freeze(
         store,
         content,
         night,
@@ -104,13 +102,13 @@ def manifest_address(store: Store, night: Night) -> str:
 
 def read_taken(store: Store, night: Night) -> pa.Table:
     """Read the ``uri`` and ``size`` of the images that a night took."""
-    return table_from_bytes(_read_verified(store, night), ["uri", "size"])
+    return parquet.table_from_bytes(_read_verified(store, night), ["uri", "size"])
 
 
 def _read_verified(store: Store, night: Night) -> bytes:
     parts = (*_folder(night.series, night.day), MANIFEST)
     what = f"the list that night {night.batch} froze"
-    return read_verified(store, parts, night.digest, what, remedy="")
+    return records.read_verified(store, parts, night.digest, what, remedy="")
 
 
 def _folder(series: str, day: date) -> tuple[str, ...]:

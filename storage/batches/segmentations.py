@@ -16,11 +16,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-from storage import parquet
+from storage import leases, parquet, records
+from storage.batches import manifests
 from storage.batches.ledger import Quarantine
-from storage.batches.manifests import Batch, Sources
-from storage.leases import Lease, lease
-from storage.records import Entry, Record, freeze, once
 from storage.store import Store, StoreError, check_name, digest_of
 
 FOLDER = "segmentations"
@@ -34,7 +32,7 @@ TakenAs = Literal["cells", "fields", "slides"]
 SORT = "sort"  # column of the sources with the kind of each, if known
 
 
-class Cutting(Entry):
+class Cutting(records.Entry):
     """The settings for cutting up sources; lengths are pixels of a source's full size.
 
     ``microns_per_pixel`` applies to slides whose file does not state it. ``tile`` and ``overlap``
@@ -51,7 +49,7 @@ class Cutting(Entry):
     most_packed: float = 1.0
 
 
-class Segmentation(Record):
+class Segmentation(records.Record):
     """A segmentation, frozen when it started; ``images`` are the sources that a person named.
 
     The last ``cells`` of its sources are pictures of single cells, and are not cut up. ``taken_as``
@@ -59,7 +57,7 @@ class Segmentation(Record):
     """
 
     name: str
-    images: Sources
+    images: manifests.Sources
     limit: int | None
     slide_is: SlideIs = "file"
     sources: int
@@ -75,7 +73,7 @@ class Segmentation(Record):
         return digest_of(f"{self.sources_digest} {self.cutting.model_dump_json()}".encode())
 
 
-class Segmented(Record):
+class Segmented(records.Record):
     """The record of a complete segmentation; counts fields by kind and failures by reason."""
 
     digest: str
@@ -89,9 +87,9 @@ class Segmented(Record):
 
 def segmentation_lease(
     store: Store, name: str, *, wait: bool, on_wait: Callable[[str], None]
-) -> AbstractContextManager[Lease]:
+) -> AbstractContextManager[leases.Lease]:
     """Take the lease of a segmentation, or wait for it; HeldByOtherError names its holder."""
-    return lease(store, FOLDER, _checked(name), wait=wait, on_wait=on_wait)
+    return leases.lease(store, FOLDER, _checked(name), wait=wait, on_wait=on_wait)
 
 
 def freeze_segmentation(
@@ -123,8 +121,8 @@ def freeze_segmentation(
         cells=_sorts(sources)["cells"],
         taken_as=taken_as,
     )
-    with once(f"segmentation {name} exists already, and its sources are frozen"):
-        freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
+    with records.once(f"segmentation {name} exists already, and its sources are frozen"):
+        records.freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
     return made
 
 
@@ -151,7 +149,7 @@ def _sorts(sources: pa.Table) -> Counter[str]:
     return Counter(sort for sort in sources[SORT].to_pylist() if sort)
 
 
-def segmentation_of(store: Store, images: Sources) -> str | None:
+def segmentation_of(store: Store, images: manifests.Sources) -> str | None:
     """Find the segmentation whose manifest is this source of images; return its name, or None."""
     if not isinstance(images, str) or not images.endswith(f"/{MANIFEST}"):
         return None
@@ -161,13 +159,13 @@ def segmentation_of(store: Store, images: Sources) -> str | None:
     return name if is_one and store.exists(FOLDER, name, DONE) else None
 
 
-def segmentation_for(store: Store, batch: Batch) -> Segmentation | None:
+def segmentation_for(store: Store, batch: manifests.Batch) -> Segmentation | None:
     """Find the segmentation that was made for a batch when it started; None if there is none."""
     found = find_segmentation(store, batch.key)
     return found if found and batch.images == manifest_address(store, batch.key) else None
 
 
-def sources_of(store: Store, batch: Batch) -> Sources:
+def sources_of(store: Store, batch: manifests.Batch) -> manifests.Sources:
     """Return the sources that a person gave for a batch, even if cells were cut out of them."""
     made = segmentation_for(store, batch)
     return made.images if made else batch.images

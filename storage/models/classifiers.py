@@ -14,15 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage import records
-from storage.parquet import table_from_bytes, table_to_bytes
-from storage.records import Arrays, Card, Entry, Tell
+from storage import parquet, records
 from storage.store import Store, StoreError, check_name, digest_of, which
 
 TRAININGS = "trainings"  # the folder of their states
 
 
-class CrossValidation(Entry):
+class CrossValidation(records.Entry):
     """The metrics of a model's recipe on patients it was not trained on, over all folds.
 
     ``digest`` is the sha256 of the table of `OUT_OF_FOLD`; ``metrics`` are rows of
@@ -38,7 +36,7 @@ class CrossValidation(Entry):
 REPETITION = -1
 
 
-class ModelCard(Card):
+class ModelCard(records.Card):
     """The card of a model: its network, its training and its metrics.
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
@@ -99,7 +97,7 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
     )
 
 
-def list_models(store: Store, on_damage: Tell | None = None) -> list[ModelCard]:
+def list_models(store: Store, on_damage: records.Tell | None = None) -> list[ModelCard]:
     """List the cards of all models, oldest first; see `read_readable` for damaged ones."""
     names = model_names(store)
     cards = records.read_readable(lambda name: load_card(store, name), names, on_damage)
@@ -136,7 +134,7 @@ def load_card(store: Store, name: str) -> ModelCard:
     return ModelCard.read(store, "models", name, "card.json")
 
 
-def find_card(store: Store, name: str | None, on_damage: Tell | None = None) -> ModelCard:
+def find_card(store: Store, name: str | None, on_damage: records.Tell | None = None) -> ModelCard:
     """Load the card of the named model, by default the newest.
 
     ``on_damage`` is called with a message for each damaged older model; without it damage is
@@ -154,7 +152,7 @@ def find_card(store: Store, name: str | None, on_damage: Tell | None = None) -> 
     return cards[-1]
 
 
-def load_weights(store: Store, card: ModelCard) -> Arrays:
+def load_weights(store: Store, card: ModelCard) -> records.Arrays:
     """Load the weights of a model and verify their digest."""
     return records.load_described(store, card, "models", card.name, "model.safetensors")
 
@@ -193,7 +191,7 @@ OUT_OF_FOLD = pa.schema(
 
 def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
     """Write the table of a model that has no card yet; return the digest for its card."""
-    content = table_to_bytes(table.cast(OUT_OF_FOLD))
+    content = parquet.table_to_bytes(table.cast(OUT_OF_FOLD))
     store.write_bytes(content, "models", model, "out_of_fold.parquet")
     return digest_of(content)
 
@@ -209,16 +207,16 @@ def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
         return None
     path, digest = ("models", card.name, "out_of_fold.parquet"), card.cross_validation.digest
     what = "the file that its card describes"
-    return table_from_bytes(records.read_verified(store, path, digest, what))
+    return parquet.table_from_bytes(records.read_verified(store, path, digest, what))
 
 
-class TrainingState(Card):
+class TrainingState(records.Card):
     """The card of a state: the number of epochs completed."""
 
     epoch: int
 
 
-def save_state(store: Store, training: str, epoch: int, arrays: Arrays) -> None:
+def save_state(store: Store, training: str, epoch: int, arrays: records.Arrays) -> None:
     """Write the state after an epoch, then remove earlier ones; a kill leaves at least one."""
     content = records.arrays_to_bytes(arrays)
     card = TrainingState(created_at=records.now(), digest=digest_of(content), epoch=epoch)
@@ -245,13 +243,13 @@ def verify_states(store: Store, training: str) -> None:
             _read_state(store, training, name)
 
 
-def _read_state(store: Store, training: str, card_file: str) -> Arrays:
+def _read_state(store: Store, training: str, card_file: str) -> records.Arrays:
     card = TrainingState.read(store, TRAININGS, training, card_file)
     file = f"{card_file.removesuffix('.json')}.safetensors"
     return records.load_described(store, card, TRAININGS, training, file)
 
 
-def load_state(store: Store, training: str, on_damage: Tell) -> Arrays | None:
+def load_state(store: Store, training: str, on_damage: records.Tell) -> records.Arrays | None:
     """Read the newest undamaged state of a training; None if there is none."""
     cards = [name for name in store.names(TRAININGS, training) if name.endswith(".json")]
     for name in sorted(cards, reverse=True):

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from storage.batches import manifests
 from storage.batches.features import SCORED, FeatureBlock, image_ids, read_block
-from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
+from storage.models import statistics
 from storage.models.classifiers import ModelCard
-from storage.models.statistics import Contribution
 from storage.store import Store, StoreError
 
 
@@ -40,7 +40,7 @@ class Rows:
         )
 
 
-def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Rows:
+def contributed(store: Store, card: ModelCard, contribution: statistics.Contribution) -> Rows:
     """List the rows of a batch that are in the statistics now.
 
     Raises:
@@ -58,7 +58,7 @@ def contributed(store: Store, card: ModelCard, contribution: Contribution) -> Ro
     return rows
 
 
-def held_out_rows(store: Store, card: ModelCard, contribution: Contribution) -> Rows:
+def held_out_rows(store: Store, card: ModelCard, contribution: statistics.Contribution) -> Rows:
     """List the labelled rows of a batch that are held out from the statistics.
 
     They belong to the model's validation and test parts, on which errors are counted.
@@ -67,11 +67,11 @@ def held_out_rows(store: Store, card: ModelCard, contribution: Contribution) -> 
 
 
 def _labelled(
-    store: Store, card: ModelCard, contribution: Contribution, *, held_out: bool
-) -> tuple[Batch, Rows]:
-    batch = load_batch(store, contribution.batch, contribution.attempt)
-    verify_manifest(store, batch)
-    manifest = read_manifest(store, batch, columns=["patient_id", "slide_id"])
+    store: Store, card: ModelCard, contribution: statistics.Contribution, *, held_out: bool
+) -> tuple[manifests.Batch, Rows]:
+    batch = manifests.load_batch(store, contribution.batch, contribution.attempt)
+    manifests.verify_manifest(store, batch)
+    manifest = manifests.read_manifest(store, batch, columns=["patient_id", "slide_id"])
     block = read_block(store, card.name, batch.key, 0, batch.rows, taps=False)
     chosen = is_labelled(block) & (is_held_out(card, manifest, block) == held_out)
     patients, slides = manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist()
@@ -95,8 +95,8 @@ def grouped(parts: Sequence[Rows], by: str) -> dict[str, list[Rows]]:
 def repeated_rows(
     store: Store,
     card: ModelCard,
-    contribution: Contribution,
-    others: Sequence[Contribution],
+    contribution: statistics.Contribution,
+    others: Sequence[statistics.Contribution],
     *,
     held_out: bool = False,
 ) -> list[int]:

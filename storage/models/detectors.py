@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from storage import records
 from storage.models import classifiers
 from storage.models.classifiers import ModelCard
-from storage.records import Arrays, Card, Entry, Tell
 from storage.store import Store, StoreError, check_name, which
 
 
-class TapCard(Entry):
+class TapCard(records.Entry):
     """Figures that show how well one tap's covariance is known.
 
     ``condition_number`` is that of the shrunk covariance; ``dead_units`` never varied.
@@ -26,7 +25,7 @@ class TapCard(Entry):
     dead_units: int
 
 
-class RateCard(Entry):
+class RateCard(records.Entry):
     """An error rate of cells (a share): its mean, its deviation between slides, its uncertainty.
 
     ``low`` and ``high`` bound the mean (95%), counted on ``slides`` and ``cells``.
@@ -40,7 +39,7 @@ class RateCard(Entry):
     cells: int
 
 
-class ThresholdCard(Entry):
+class ThresholdCard(records.Entry):
     """Describe a threshold on a cell's log-odds of "parasitized", and its error rates.
 
     ``limit_of_detection`` is a share, for a slide of `CountingCard.cells` red cells; None if no
@@ -53,7 +52,7 @@ class ThresholdCard(Entry):
     sensitivity: RateCard
 
 
-class CountingCard(Entry):
+class CountingCard(records.Entry):
     """The thresholds for counting parasites, chosen for ``cells`` red cells, and the diagnosis'.
 
     ``counting`` is for few parasites, ``dense`` for many.
@@ -65,7 +64,7 @@ class CountingCard(Entry):
     diagnosis: ThresholdCard
 
 
-class FloorCard(Entry):
+class FloorCard(records.Entry):
     """Limits of what can be a smear, from fitted slides altered as laboratories differ.
 
     ``shift`` is the largest allowed for a group of cells, ``spread`` for the cells of a group among
@@ -78,7 +77,7 @@ class FloorCard(Entry):
     slides: int
 
 
-class WitnessCard(Entry):
+class WitnessCard(records.Entry):
     """The calibration of two witnesses of a diagnosis on cells that neither has seen.
 
     The discriminant uses ``taps``; ``cells`` and ``slides`` (or patients) count its calibration
@@ -93,7 +92,7 @@ class WitnessCard(Entry):
     errors_disagreeing: float | None
 
 
-class DetectorCard(Card):
+class DetectorCard(records.Card):
     """The card of a detector: its origin, its level, and what it can do.
 
     ``slides`` counts the slides that calibrate scores by a cell's own slide; None without such
@@ -137,7 +136,7 @@ def detector_names(store: Store) -> list[str]:
 
 
 def list_detectors(
-    store: Store, on_damage: Tell | None = None, models: Sequence[ModelCard] | None = None
+    store: Store, on_damage: records.Tell | None = None, models: Sequence[ModelCard] | None = None
 ) -> list[DetectorCard]:
     """List the cards of all detectors, oldest first: by model, then by statistics version.
 
@@ -167,7 +166,7 @@ def _ages(models: Sequence[ModelCard]) -> dict[str, int]:
 
 
 def load_detector_card(
-    store: Store, name: str | None = None, on_damage: Tell | None = None
+    store: Store, name: str | None = None, on_damage: records.Tell | None = None
 ) -> DetectorCard:
     """Load the card of a detector, by default the newest.
 
@@ -247,6 +246,6 @@ def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
     return card
 
 
-def load_detector(store: Store, card: DetectorCard) -> Arrays:
+def load_detector(store: Store, card: DetectorCard) -> records.Arrays:
     """Load the arrays of a detector and verify their digest."""
     return records.load_described(store, card, "detectors", card.name, "detector.safetensors")

@@ -6,11 +6,9 @@ can be taken out again exactly.
 """
 
 from storage import records
-from storage.batches.features import SCORED, read_block
-from storage.batches.manifests import Batch, load_batch
+from storage.batches import features, manifests
 from storage.models.detectors import CountingCard, DetectorCard, load_detector_card, load_model_of
 from storage.models.statistics import version_name
-from storage.records import Arrays, Card, Entry, Tell
 from storage.store import Store, StoreError, check_name, digest_of, which
 
 FOLDER = "laboratories"
@@ -18,7 +16,7 @@ NIGHTS = "nights"
 ALL, NONE = "all", "none"  # of a night's slides that are known to be negative
 
 
-class LaboratoryNight(Entry):
+class LaboratoryNight(records.Entry):
     """A night of a laboratory: a batch, and the digest of the file with its contribution.
 
     ``negative`` names the slides and patients known to be negative, or is "all".
@@ -33,7 +31,7 @@ class LaboratoryNight(Entry):
     negative: tuple[str, ...] = ()
 
 
-class AdaptationCard(Entry):
+class AdaptationCard(records.Entry):
     """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
 
     They are those of the laboratory's own discriminant if the ``statistics`` were also adapted.
@@ -74,7 +72,7 @@ class AdaptationCard(Entry):
         )
 
 
-class LaboratoryCard(Card):
+class LaboratoryCard(records.Card):
     """The card of a version of a laboratory: its origin and its error rates.
 
     ``false_alarms`` maps levels to the share of ordinary cells called abnormal, a mean over slides
@@ -122,7 +120,7 @@ class LaboratoryCard(Card):
         return next((night for night in self.nights if night.batch == batch), None)
 
 
-def list_laboratories(store: Store, on_damage: Tell | None = None) -> list[LaboratoryCard]:
+def list_laboratories(store: Store, on_damage: records.Tell | None = None) -> list[LaboratoryCard]:
     """List the newest version of each laboratory, by name; see `read_readable` for damaged ones."""
     names = [name for name in store.names(FOLDER) if laboratory_versions(store, name)]
     return records.read_readable(lambda name: load_laboratory(store, name), names, on_damage)
@@ -165,7 +163,7 @@ def load_laboratory_of(store: Store, label: str) -> LaboratoryCard:
 
 
 def detector_at(
-    store: Store, detector: str | None, laboratory: str | None, tell: Tell | None = None
+    store: Store, detector: str | None, laboratory: str | None, tell: records.Tell | None = None
 ) -> tuple[DetectorCard, LaboratoryCard | None]:
     """Load the detector to screen with, and the laboratory, if any.
 
@@ -212,7 +210,7 @@ def save_laboratory(store: Store, card: LaboratoryCard, content: bytes) -> None:
         )
 
 
-def load_laboratory_arrays(store: Store, card: LaboratoryCard) -> Arrays:
+def load_laboratory_arrays(store: Store, card: LaboratoryCard) -> records.Arrays:
     """Load the arrays of a version and verify their digest."""
     return records.load_described(store, card, *card.folder, "laboratory.safetensors")
 
@@ -226,7 +224,7 @@ def save_night(store: Store, laboratory: str, content: bytes) -> str:
     return digest
 
 
-def load_night(store: Store, laboratory: str, night: LaboratoryNight) -> Arrays:
+def load_night(store: Store, laboratory: str, night: LaboratoryNight) -> records.Arrays:
     """Load a night's contribution to a laboratory and verify its digest."""
     path = (FOLDER, laboratory, NIGHTS, f"{night.digest}.safetensors")
     what = f"what night {night.batch} added to laboratory {laboratory}"
@@ -236,13 +234,13 @@ def load_night(store: Store, laboratory: str, night: LaboratoryNight) -> Arrays:
 
 def images_of_night(store: Store, model: str, night: LaboratoryNight) -> frozenset[bytes]:
     """Collect the sha256 digests of the images of a night, from its features."""
-    return images_of_batch(store, model, load_batch(store, night.batch, night.attempt))
+    return images_of_batch(store, model, manifests.load_batch(store, night.batch, night.attempt))
 
 
-def images_of_batch(store: Store, model: str, batch: Batch) -> frozenset[bytes]:
+def images_of_batch(store: Store, model: str, batch: manifests.Batch) -> frozenset[bytes]:
     """Collect the sha256 digests of the images of a batch that have features."""
-    block = read_block(store, model, batch.key, 0, batch.rows, taps=False)
-    return frozenset(row.tobytes() for row in block.image_id[block.status == SCORED])
+    block = features.read_block(store, model, batch.key, 0, batch.rows, taps=False)
+    return frozenset(row.tobytes() for row in block.image_id[block.status == features.SCORED])
 
 
 def images_of_laboratory(store: Store, card: LaboratoryCard) -> frozenset[bytes]:

@@ -21,10 +21,9 @@ from uuid import uuid4
 import pyarrow as pa
 from pydantic import Field
 
+from storage import parquet, records
 from storage.batches.manifests import Sources, load_batch
 from storage.models.statistics import latest_statistics
-from storage.parquet import read_table, write_table
-from storage.records import Entry, NewerError, Record, once
 from storage.store import AlreadyExistsError, Store, StoreError, digest_of
 
 FOLDER, SAMPLE, LABELS = "answers", "sample.json", "labels"
@@ -56,7 +55,7 @@ SCHEMA = pa.schema(
 )
 
 
-class Stratum(Entry):
+class Stratum(records.Entry):
     """The number of a batch's cells with one diagnosis that were flagged, or were not."""
 
     flagged: bool
@@ -64,14 +63,14 @@ class Stratum(Entry):
     cells: int
 
 
-class KeptSample(Record):
+class KeptSample(records.Record):
     """The cells that readers see, by digest, and the number of cells of each kind."""
 
     image_ids: list[str]
     strata: list[Stratum]
 
 
-class Answer(Record):
+class Answer(records.Record):
     """A reader's answer on an image; None takes back the reader's last one on it.
 
     ``seconds`` is how long the reader looked.
@@ -137,7 +136,7 @@ def read_answers(
             continue
         try:
             yield name, Answer.read(store, FOLDER, batch, name)
-        except NewerError:
+        except records.NewerError:
             raise
         except StoreError as error:
             if on_damage is None:
@@ -189,7 +188,7 @@ def latest_labels(store: Store, batch: str) -> Labels:
     if not names:
         return Labels(batch, 0, SCHEMA.empty_table())
     number = int(names[-1].removesuffix(".parquet"))
-    return Labels(batch, number, read_table(store, LABELS, batch, names[-1]))
+    return Labels(batch, number, parquet.read_table(store, LABELS, batch, names[-1]))
 
 
 def other_labels(store: Store, batch: str) -> Iterator[Labels]:
@@ -201,11 +200,11 @@ def other_labels(store: Store, batch: str) -> Iterator[Labels]:
 
 def save_labels(store: Store, labels: Labels) -> None:
     """Write labels; StoreError if another run has imported answers meanwhile."""
-    with once(
+    with records.once(
         f"answers on batch {labels.batch} were imported by another run meanwhile: run the command "
         "again, and it will build on them"
     ):
-        write_table(store, labels.rows.cast(SCHEMA), *labels.path, once=True)
+        parquet.write_table(store, labels.rows.cast(SCHEMA), *labels.path, once=True)
 
 
 def verify_labels(store: Store, *path: str) -> None:
@@ -213,7 +212,7 @@ def verify_labels(store: Store, *path: str) -> None:
 
     Names of columns are checked too: they are in the footer, which has no checksum.
     """
-    found = read_table(store, *path).schema
+    found = parquet.read_table(store, *path).schema
     other = [each.name for each in found if each.name not in SCHEMA.names]
     if other or not {"image_id", "answer"} <= set(found.names):
         raise StoreError("its columns are not those of labels: restore it from a backup")

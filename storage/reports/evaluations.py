@@ -8,16 +8,15 @@ has the features of some of them, complete or absent, so that a run resumes wher
 
 from datetime import datetime
 
+from storage import parquet, records
 from storage.batches.manifests import Sources
-from storage.parquet import read_table
-from storage.records import Arrays, Record, arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, StoreError, check_name
 
 FOLDER, RESULTS = "evaluations", "results.parquet"
 READABLE = ("/card.json", ".parquet", ".safetensors")
 
 
-class Evaluation(Record):
+class Evaluation(records.Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
@@ -70,22 +69,22 @@ def evaluation_files(store: Store, name: str) -> list[str]:
 def verify_evaluation_file(store: Store, path: str) -> None:
     """Read a file of an evaluation; StoreError if it is damaged. Arrays have no digest."""
     if path.endswith(".parquet"):
-        read_table(store, path)
+        parquet.read_table(store, path)
     elif path.endswith(".safetensors"):
         read_arrays(store, path)
     else:
         Evaluation.read(store, path)
 
 
-def write_arrays(store: Store, arrays: Arrays, *parts: str) -> None:
+def write_arrays(store: Store, arrays: records.Arrays, *parts: str) -> None:
     """Write named arrays, complete or not at all."""
-    store.write_bytes(arrays_to_bytes(arrays), *parts)
+    store.write_bytes(records.arrays_to_bytes(arrays), *parts)
 
 
-def read_arrays(store: Store, *parts: str) -> Arrays:
+def read_arrays(store: Store, *parts: str) -> records.Arrays:
     """Read arrays that `write_arrays` has written; StoreError if they are damaged."""
     try:
-        return arrays_from_bytes(store.read_bytes(*parts))
+        return records.arrays_from_bytes(store.read_bytes(*parts))
     except StoreError as error:
         raise StoreError(f"{store.address(*parts)}: {error}") from None
 

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from storage.reports.schemas import batches, fields, patients, slides
-from storage.reports.schemas.shared import Column, selected
+from storage.reports.schemas import batches, fields, patients, shared, slides
 
 if TYPE_CHECKING:
     import duckdb
@@ -169,9 +168,9 @@ class Grouping:
         return counts
 
     def _table(
-        self, sql: str, columns: list[Column], more: Mapping[str, str] = {}, **asked: float
+        self, sql: str, columns: list[shared.Column], more: Mapping[str, str] = {}, **asked: float
     ) -> pa.Table:
-        query = sql.format(columns=selected(columns, more))
+        query = sql.format(columns=shared.selected(columns, more))
         return self._database.sql(query, params=asked).to_arrow_table()
 
 

@@ -16,31 +16,17 @@ import pyarrow as pa
 
 from storage.batches.manifests import Batch
 from storage.parquet import read_footer
-from storage.reports.pages import page_path, withdrawn_page
-from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.fields import field_schema
-from storage.reports.schemas.patients import patient_schema
-from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import (
-    BATCHES,
-    FIELDS,
-    IMAGES,
-    PATIENTS,
-    SLIDES,
-    of_attempt,
-    report_digest,
-    report_path,
-    stage_report,
-)
+from storage.reports import pages, tables
+from storage.reports.schemas import batches, fields, patients, slides
 from storage.store import Store
 
 SCHEMAS: Mapping[str, Callable[[], pa.Schema]] = {
-    FIELDS: field_schema,
-    SLIDES: slide_schema,
-    PATIENTS: patient_schema,
-    BATCHES: batch_schema,
+    tables.FIELDS: fields.field_schema,
+    tables.SLIDES: slides.slide_schema,
+    tables.PATIENTS: patients.patient_schema,
+    tables.BATCHES: batches.batch_schema,
 }
-APPEARING = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
+APPEARING = (tables.IMAGES, tables.FIELDS, tables.SLIDES, tables.PATIENTS, tables.BATCHES)
 
 
 @dataclass
@@ -56,19 +42,21 @@ class Publication:
     def add(self, kind: str, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
         """Stage the report of a kind, part by part."""
         stage = self._stage()
-        self.digests[kind] = stage_report(stage, of_attempt(schema, self.batch.attempt), parts)
+        self.digests[kind] = tables.stage_report(
+            stage, tables.of_attempt(schema, self.batch.attempt), parts
+        )
         self.files[kind] = stage
 
     def appear(self) -> None:
         """Let all reports appear, except those that are there already with equal bytes."""
-        before = {kind: report_digest(self.store, self._path(kind)) for kind in APPEARING}
+        before = {kind: tables.report_digest(self.store, self._path(kind)) for kind in APPEARING}
         other = [kind for kind in APPEARING if before[kind] not in (None, self.digests.get(kind))]
         if any(self._rows(kind) for kind in other):
             self._withdraw([kind for kind in SCHEMAS if before[kind] is not None])
         for kind in APPEARING:
             if (
                 kind in self.files
-                and report_digest(self.store, self._path(kind)) != self.digests[kind]
+                and tables.report_digest(self.store, self._path(kind)) != self.digests[kind]
             ):
                 self.store.reveal(self.files[kind], *self._path(kind))
 
@@ -78,11 +66,13 @@ class Publication:
         for kind in reversed(kinds):
             if self._rows(kind):
                 stage = empty[self._path(kind)] = self._stage()
-                stage_report(stage, of_attempt(SCHEMAS[kind](), self.batch.attempt), [])
-        page = page_path(self.batch.name)
+                tables.stage_report(
+                    stage, tables.of_attempt(SCHEMAS[kind](), self.batch.attempt), []
+                )
+        page = pages.page_path(self.batch.name)
         if self.store.exists(*page):
             empty[page] = self._stage()
-            empty[page].write_bytes(withdrawn_page(self.batch.name))
+            empty[page].write_bytes(pages.withdrawn_page(self.batch.name))
         for path, stage in empty.items():
             self.store.reveal(stage, *path)
 
@@ -90,7 +80,7 @@ class Publication:
         return self.stages.enter_context(self.store.stage())
 
     def _path(self, kind: str) -> tuple[str, ...]:
-        return report_path(self.batch.name, self.batch.batch_date, kind)
+        return tables.report_path(self.batch.name, self.batch.batch_date, kind)
 
     def _rows(self, kind: str) -> int:
         count: int = read_footer(self.store, *self._path(kind)).num_rows

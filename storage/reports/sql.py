@@ -20,20 +20,15 @@ from storage.models.laboratories import FOLDER as LABORATORIES
 from storage.models.laboratories import LaboratoryCard, list_laboratories
 from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
+from storage.reports import tables
 from storage.reports.confined import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.evaluations import FOLDER as EVALUATIONS
 from storage.reports.evaluations import RESULTS
+from storage.reports.schemas import evaluations, fields, images, laboratories, patients, slides
 from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.evaluations import evaluation_schema
-from storage.reports.schemas.fields import field_schema
-from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.laboratories import laboratory_schema
-from storage.reports.schemas.patients import patient_schema
-from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import BATCHES, FIELDS, IMAGES, PATIENTS, SLIDES
 from storage.store import Store, StoreError
 
-REPORTS = (IMAGES, FIELDS, SLIDES, PATIENTS, BATCHES)
+REPORTS = (tables.IMAGES, tables.FIELDS, tables.SLIDES, tables.PATIENTS, tables.BATCHES)
 DATA_SETS = (*REPORTS, EVALUATIONS)
 TABLES = (*DATA_SETS, LABORATORIES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
@@ -97,13 +92,13 @@ def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
 def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
     """Map the tables to their columns, for a model of these classes and taps."""
     return {
-        IMAGES: image_schema(classes, taps),
-        FIELDS: field_schema(),
-        SLIDES: slide_schema(),
-        PATIENTS: patient_schema(),
-        BATCHES: batch_schema(),
-        EVALUATIONS: evaluation_schema(),
-        LABORATORIES: laboratory_schema(),
+        tables.IMAGES: images.image_schema(classes, taps),
+        tables.FIELDS: fields.field_schema(),
+        tables.SLIDES: slides.slide_schema(),
+        tables.PATIENTS: patients.patient_schema(),
+        tables.BATCHES: batch_schema(),
+        EVALUATIONS: evaluations.evaluation_schema(),
+        LABORATORIES: laboratories.laboratory_schema(),
     }
 
 
@@ -151,7 +146,7 @@ def _laboratories(store: Store, on_damage: Tell | None) -> pa.Table:
         }
         for card in list_laboratories(store, on_damage)
     ]
-    return pa.Table.from_pylist(rows, laboratory_schema())
+    return pa.Table.from_pylist(rows, laboratories.laboratory_schema())
 
 
 def _false_positives(card: LaboratoryCard) -> dict[str, float]:

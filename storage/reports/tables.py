@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from storage import records
 from storage.batches.manifests import Batch, Shard, load_batch, read_manifest
 from storage.parquet import iterate_groups, read_footer, read_table, stage_parts
-from storage.records import Tell, read_readable
 from storage.reports.schemas.batches import batch_schema
 from storage.store import MissingError, Store, StoreError
 
@@ -103,7 +103,7 @@ def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> s
 
 
 def read_batches_before(
-    store: Store, day: date, limit: int, on_damage: Tell | None = None
+    store: Store, day: date, limit: int, on_damage: records.Tell | None = None
 ) -> pa.Table:
     """Read the rows of the last batches before a day, oldest first.
 
@@ -115,13 +115,13 @@ def read_batches_before(
             names = store.names("reports", BATCHES, folder)
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
     files = ["/".join(path) for path in reversed(paths[:limit])]
-    rows = read_readable(lambda file: read_table(store, file), files, on_damage)
+    rows = records.read_readable(lambda file: read_table(store, file), files, on_damage)
     schema = batch_schema()
     return pa.concat_tables([schema.empty_table(), *(each.cast(schema) for each in rows)])
 
 
 def newest_batches(
-    store: Store, wanted: Callable[[str], bool], on_damage: Tell | None = None
+    store: Store, wanted: Callable[[str], bool], on_damage: records.Tell | None = None
 ) -> Iterator[tuple[dict[str, Any], datetime]]:
     """Yield the row of every wanted batch and when it was published, newest first.
 
@@ -131,7 +131,7 @@ def newest_batches(
         for name in reversed(store.names("reports", BATCHES, folder)):
             if wanted(name.removesuffix(".parquet")):
                 file = "/".join(("reports", BATCHES, folder, name))
-                for rows in read_readable(partial(read_table, store), [file], on_damage):
+                for rows in records.read_readable(partial(read_table, store), [file], on_damage):
                     for row in rows.to_pylist(maps_as_pydicts="strict"):
                         yield row, store.modified(file)
 

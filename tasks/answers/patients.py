@@ -12,8 +12,8 @@ from enum import StrEnum
 import numpy as np
 from scipy.special import betaincinv
 
+from tasks.answers import sample
 from tasks.answers.agreement import Answers, Figure, share
-from tasks.answers.sample import ordered
 from tasks.answers.sheets import UNSURE
 from tasks.counting.call import Call, percent_text, range_text
 from tasks.counting.interpretation import LEVEL, ErrorRates, corrected, interval, upper_bound
@@ -52,7 +52,7 @@ class Suspect:
     @property
     def order(self) -> list[str]:
         """List the cells that a person reads, by digest, in the order of display."""
-        drawn = ordered(self.called[FIRST:], self.name)
+        drawn = sample.ordered(self.called[FIRST:], self.name)
         return [*self.called[:FIRST], *drawn, *self.others][:MOST_READ]
 
 

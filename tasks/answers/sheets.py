@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 
 from tasks.answers.agreement import Figure, share
 from tasks.images.access.addresses import EXTENSIONS, extension_of
-from tasks.reports.image_columns import is_for_review
-from tasks.reports.spreadsheet import SpreadsheetError, read_csv
+from tasks.reports import image_columns, spreadsheet
 from tasks.types import Status
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
@@ -79,7 +78,7 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
     """
     # A night without images has no parts.
     chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
-    chosen = [part.filter(pa.array(is_for_review(part))) for part in parts] or chosen
+    chosen = [part.filter(pa.array(image_columns.is_for_review(part))) for part in parts] or chosen
     rows = pa.concat_tables(chosen).unify_dictionaries()
     rows = rows.sort_by([("abnormality", "descending"), ("uri", "ascending")])
     left_out: Counter[str] = Counter()
@@ -163,7 +162,7 @@ def read_sheet(content: bytes, subject: str = "batch") -> tuple[str, list[Line]]
         AnswerError: it is not a file of answers, has no answer, or names several batches.
     """
     try:
-        columns, rows = read_csv(content)
+        columns, rows = spreadsheet.read_csv(content)
         missing = {"image_id", subject, "answer"} - set(columns)
         if missing:
             raise AnswerError(
@@ -181,7 +180,7 @@ def read_sheet(content: bytes, subject: str = "batch") -> tuple[str, list[Line]]
             for number, row in rows
             if row["answer"]
         ]
-    except SpreadsheetError as error:
+    except spreadsheet.SpreadsheetError as error:
         raise AnswerError(str(error)) from None
     if not lines:
         raise AnswerError("no row has an answer yet: fill in the column 'answer'")

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle, take
+from tasks import bundles, types
 from tasks.counting import interpretation
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import Rate, laboratory_prior, predict_rate
-from tasks.types import Float
 
 # Log-odds of "parasitized", after the temperature. Beyond the last a network is certain.
-THRESHOLDS: Float = np.arange(-4.0, 12.25, 0.25)
+THRESHOLDS: types.Float = np.arange(-4.0, 12.25, 0.25)
 Counts = NDArray[np.int64]
 LEAST_SLIDES = 5  # with cells of a kind; fewer hardly show how slides differ
 COARSE = 4  # thresholds between those tried first
@@ -33,7 +32,7 @@ LEAST_FOUND = 0.2  # of all parasites: a threshold that finds fewer is not worth
 
 
 @dataclass(frozen=True)
-class ErrorCounts(Bundle):
+class ErrorCounts(bundles.Bundle):
     """The numbers of cells of S slides, and of those that pass each of K thresholds.
 
     ``slides`` (S,) are sorted keys; ``negatives`` and ``positives`` (S,) count cells without and
@@ -54,7 +53,7 @@ class ErrorCounts(Bundle):
 
 
 def count_errors(
-    log_odds: Float, parasitized: NDArray[np.bool_], slides: Sequence[str]
+    log_odds: types.Float, parasitized: NDArray[np.bool_], slides: Sequence[str]
 ) -> ErrorCounts:
     """Count cells of known kind.
 
@@ -98,7 +97,7 @@ def retract_errors(total: ErrorCounts, part: ErrorCounts) -> ErrorCounts:
     arrays = (left.negatives, left.positives, left.false, left.found)
     if any((array < 0).any() for array in arrays):
         raise ValueError("more cells of a slide were to be taken out than it has")
-    return take(left, np.flatnonzero(left.negatives + left.positives))
+    return bundles.take(left, np.flatnonzero(left.negatives + left.positives))
 
 
 def _combined(a: ErrorCounts, b: ErrorCounts, sign: int) -> ErrorCounts:

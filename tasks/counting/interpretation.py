@@ -18,9 +18,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import bdtr, betainc, betaln, xlog1py, xlogy
 
-from tasks.bundles import Bundle
+from tasks import bundles, types
 from tasks.counting.rates import NODES, Rate
-from tasks.types import Float
 
 LEVEL = 0.95
 TURNS = 3  # sensitivities that each false-positive rate is paired with
@@ -34,7 +33,7 @@ DENSE = 0.05
 
 
 @dataclass(frozen=True)
-class ErrorRates(Bundle):
+class ErrorRates(bundles.Bundle):
     """The error rates of a counting threshold, the ``log_odds`` of "parasitized"."""
 
     log_odds: float
@@ -47,7 +46,7 @@ class ErrorRates(Bundle):
         return self.found.median > self.false.median
 
     @cached_property
-    def _pairs(self) -> tuple[Float, Float]:
+    def _pairs(self) -> tuple[types.Float, types.Float]:
         """Pair nodes of both rates, (J,) each, as if independent, with equal probabilities.
 
         Rates that follow each other are paired with sensitivities from everywhere, so that a count
@@ -57,14 +56,14 @@ class ErrorRates(Bundle):
         found = self.found.nodes[(spread * NODES).astype(np.intp)]
         return np.repeat(self.false.nodes, TURNS), found
 
-    def called(self, share: float) -> Float:
+    def called(self, share: float) -> types.Float:
         """Compute the probabilities (J,) that a cell is called, at a parasitaemia."""
         false, found = self._pairs
         return share * found + (1 - share) * false
 
 
 @dataclass(frozen=True)
-class KnownRates(Bundle):
+class KnownRates(bundles.Bundle):
     """The error rates of the counting thresholds: one for few parasites, one for many.
 
     ``counting`` distinguishes few parasites from none. ``dense``, a lower threshold, counts many
@@ -182,7 +181,7 @@ def cells_needed(limit: float, rates: ErrorRates) -> int | None:
     return high
 
 
-def _at_least(count: int, cells: int, q: Float) -> float:
+def _at_least(count: int, cells: int, q: types.Float) -> float:
     """Compute the probability of at least ``count`` of ``cells``, mean over q (J,)."""
     if count <= 0:
         return 1.0
@@ -191,7 +190,7 @@ def _at_least(count: int, cells: int, q: Float) -> float:
     return float(betainc(count, cells - count + 1, q).mean())
 
 
-def _at_most(called: int, cells: int, q: Float) -> float:
+def _at_most(called: int, cells: int, q: types.Float) -> float:
     """Compute the probability of fewer than ``called`` plus half that of equality, mean over q."""
     if called <= FEW:
         # Term by term: an incomplete beta function takes as long as a dozen of them.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln, expit, logit
 
-from tasks.bundles import Bundle
+from tasks import bundles
 from tasks.types import Float
 
 NODES = 101  # equally probable rates that represent the prediction
@@ -34,7 +34,7 @@ LABORATORIES = 1.5
 
 
 @dataclass(frozen=True)
-class Rate(Bundle):
+class Rate(bundles.Bundle):
     """A rate that varies between slides.
 
     ``mean`` and ``deviation`` are over slides, with the bounds of the mean's 95% interval;

@@ -11,30 +11,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle
+from tasks import bundles, types
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import Moments, moments, retract
-from tasks.types import Float
 
 # Distances that agree to nine digits do not vary: their deviation is rounding.
 LEAST_DEVIATION = 1e-9
 
 
 @dataclass(frozen=True)
-class Calibration(Bundle):
+class Calibration(bundles.Bundle):
     """The parameters that turn log distances into scores and p-values.
 
     ``mean`` and ``deviation`` (T,) are by tap; ``scores`` (n,) are the calibration images' fused
     scores in ascending order, and ``weights`` (n,) their weights, which sum to 1.
     """
 
-    mean: Float
-    deviation: Float
-    scores: Float
-    weights: Float
+    mean: types.Float
+    deviation: types.Float
+    scores: types.Float
+    weights: types.Float
 
 
-def log_distance(distances: Float) -> Float:
+def log_distance(distances: types.Float) -> types.Float:
     """Compute the logarithm of squared distances; it is finite even for 0 or infinity."""
     limits = np.finfo(np.float64)
     return np.log(np.clip(distances, limits.tiny, limits.max))
@@ -42,7 +41,7 @@ def log_distance(distances: Float) -> Float:
 
 def leave_group_out(
     total: Moments, features: NDArray[np.floating], labels: NDArray[np.integer]
-) -> Float:
+) -> types.Float:
     """Compute log distances (n,) of a group's images under statistics without that group.
 
     Args:
@@ -54,7 +53,7 @@ def leave_group_out(
     return log_distance(nearest_class_distance(tied_gaussian(others), features))
 
 
-def calibrate(log_distances: Float, groups: NDArray[np.integer]) -> Calibration:
+def calibrate(log_distances: types.Float, groups: NDArray[np.integer]) -> Calibration:
     """Calibrate on log distances (n, T) of images that belong to ``groups`` (n,).
 
     Raises:
@@ -72,28 +71,28 @@ def calibrate(log_distances: Float, groups: NDArray[np.integer]) -> Calibration:
     return Calibration(mean, deviation, scores[order], weights[order])
 
 
-def group_weights(groups: NDArray[np.integer]) -> Float:
+def group_weights(groups: NDArray[np.integer]) -> types.Float:
     """Compute weights (n,) that sum to 1 and give every group the same total."""
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (len(counts) * counts[index]))
 
 
-def fuse(deviations: Float) -> Float:
+def fuse(deviations: types.Float) -> types.Float:
     """Fuse the taps' standardised log distances (n, T) into one score (n,): the largest."""
     return np.asarray(deviations.max(axis=1))
 
 
-def standardised(calibration: Calibration, log_distances: Float) -> Float:
+def standardised(calibration: Calibration, log_distances: types.Float) -> types.Float:
     """Compute how many deviations log distances (n, T) are above the calibration mean."""
     return np.asarray((log_distances - calibration.mean) / calibration.deviation)
 
 
-def abnormality(calibration: Calibration, log_distances: Float) -> Float:
+def abnormality(calibration: Calibration, log_distances: types.Float) -> types.Float:
     """Compute the fused score (n,) of log distances (n, T): higher is more abnormal."""
     return fuse(standardised(calibration, log_distances))
 
 
-def p_values(calibration: Calibration, scores: Float) -> Float:
+def p_values(calibration: Calibration, scores: types.Float) -> types.Float:
     """Compute conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1).
 
     With n images of K patients, the level is at most alpha + (1 - alpha) / (K + 1) on average over

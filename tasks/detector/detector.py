@@ -6,27 +6,25 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import KEPT_AS, Bundle
+from tasks import bundles, types
 from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values, threshold
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.slides.own_normal import OwnNormal
-from tasks.detector.slides.references import POPULATION
+from tasks.detector.slides import own_normal, references
 from tasks.detector.witnesses import Witnesses
-from tasks.types import Float
 
 
 @dataclass(frozen=True)
-class Detector(Bundle):
+class Detector(bundles.Bundle):
     """Gaussians by tap, and the calibration of their distances in the order of the taps.
 
     ``own`` scores cells by their own slide; None if too few slides were fitted to know how slides
     differ. ``witnesses`` diagnose; None if only the network does.
     """
 
-    gaussians: dict[str, TiedGaussian] = field(metadata={KEPT_AS: "tap"})
+    gaussians: dict[str, TiedGaussian] = field(metadata={bundles.KEPT_AS: "tap"})
     calibration: Calibration
-    own: OwnNormal | None = None
+    own: own_normal.OwnNormal | None = None
     witnesses: Witnesses | None = None
 
     @property
@@ -59,10 +57,10 @@ class Scores:
     ``unlike`` (n,) marks images further from fitted cells than any smear's cells can be.
     """
 
-    distances: Float
-    abnormality: Float
-    p_value: Float
-    population_p_value: Float
+    distances: types.Float
+    abnormality: types.Float
+    p_value: types.Float
+    population_p_value: types.Float
     compared_with: NDArray[np.object_]
     unlike: NDArray[np.bool_]
 
@@ -94,5 +92,5 @@ def score(detector: Detector, taps: Mapping[str, NDArray[np.floating]]) -> Score
     fused = abnormality(detector.calibration, log_distance(distances))
     p = p_values(detector.calibration, fused)
     n = len(fused)
-    compared_with, unlike = np.full(n, POPULATION, object), np.zeros(n, bool)
+    compared_with, unlike = np.full(n, references.POPULATION, object), np.zeros(n, bool)
     return Scores(distances, fused, p, p.copy(), compared_with, unlike)

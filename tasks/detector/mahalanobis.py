@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
-from tasks.bundles import Bundle
+from tasks import bundles, types
 from tasks.detector.moments import Moments
-from tasks.types import Float
 
 # The least shrinkage: with it, a feature that never varied in the fitted images has at most a
 # thousand times the weight of an average one, in standard deviations, however many were fitted.
@@ -21,19 +20,19 @@ LEAST_SHRINKAGE = 1e-6
 
 
 @dataclass(frozen=True)
-class TiedGaussian(Bundle):
+class TiedGaussian(bundles.Bundle):
     """Class means and the Cholesky factor of the shared covariance.
 
     ``means`` is (C, d), NaN for a class without images; ``factor`` is lower triangular (d, d)
     with S_a = L L^T; ``shrinkage`` is a.
     """
 
-    means: Float
-    factor: Float
+    means: types.Float
+    factor: types.Float
     shrinkage: float
 
 
-def tied_covariance(moments: Moments) -> Float:
+def tied_covariance(moments: Moments) -> types.Float:
     """Compute the maximum-likelihood covariance around the class means, (d, d).
 
     Raises:
@@ -45,7 +44,7 @@ def tied_covariance(moments: Moments) -> Float:
     return np.asarray(moments.scatter.sum(axis=0) / total)
 
 
-def oas_shrinkage(covariance: Float, n: float) -> float:
+def oas_shrinkage(covariance: types.Float, n: float) -> float:
     """Compute the coefficient a in [0, 1] of Chen et al. (2010), eq. 23, for n images.
 
     It needs only tr(S), tr(S^2), n and d. As in `sklearn.covariance.oas`, to which it is equal on
@@ -76,7 +75,7 @@ def tied_gaussian(moments: Moments) -> TiedGaussian:
     return TiedGaussian(means, cholesky(shrunk, lower=True), shrinkage)
 
 
-def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> Float:
+def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> types.Float:
     """Compute squared Mahalanobis distances (n, C) of features (n, d) to every class.
 
     One triangular solve serves all classes; memory is O(n d). The distance to a class without
@@ -92,7 +91,7 @@ def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> F
     return np.where(np.isnan(gaussian.means[:, 0]), np.inf, distances)
 
 
-def nearest_class_distance(gaussian: TiedGaussian, features: NDArray[np.floating]) -> Float:
+def nearest_class_distance(gaussian: TiedGaussian, features: NDArray[np.floating]) -> types.Float:
     """Compute the squared distance (n,) to the nearest class: higher is more abnormal."""
     return np.asarray(class_distances(gaussian, features).min(axis=1))
 
@@ -102,7 +101,7 @@ def condition_number(gaussian: TiedGaussian) -> float:
     return float(np.linalg.cond(gaussian.factor) ** 2)
 
 
-def whitened(factor: Float, rows: NDArray[np.floating]) -> Float:
+def whitened(factor: types.Float, rows: NDArray[np.floating]) -> types.Float:
     """Apply L^-1 to every row (n, d); the factor L (d, d) is lower triangular."""
     wide = np.asarray(rows, np.float64)
     return np.asarray(solve_triangular(factor, wide.T, lower=True, check_finite=False)).T

@@ -12,19 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
-from tasks.bundles import Bundle
+from tasks import bundles, types
 from tasks.detector.slides import groups
 from tasks.detector.slides.groups import GroupKey, GroupStatistics
-from tasks.types import Float
 
 
 @dataclass(frozen=True)
-class Moments(Bundle):
+class Moments(bundles.Bundle):
     """Count, mean and scatter by class: ``n`` (C,), ``mean`` (C, d), ``scatter`` (C, d, d)."""
 
-    n: Float
-    mean: Float
-    scatter: Float
+    n: types.Float
+    mean: types.Float
+    scatter: types.Float
 
     @classmethod
     def empty(cls, classes: int, width: int) -> "Moments":
@@ -43,7 +42,7 @@ class Moments(Bundle):
 
 
 @dataclass(frozen=True)
-class ClassStatistics(Bundle):
+class ClassStatistics(bundles.Bundle):
     """The moments of every tap of a network, by the tap's name, and the statistics by slide."""
 
     taps: Mapping[str, Moments]
@@ -58,7 +57,7 @@ class ClassStatistics(Bundle):
         )
 
     @property
-    def n(self) -> Float:
+    def n(self) -> types.Float:
         """Return the number of images by class, (C,)."""
         return next(iter(self.taps.values())).n
 
@@ -212,7 +211,7 @@ def _part_by_part(
     )
 
 
-def _add_outer(matrix: Float, vector: Float, weight: float) -> None:
+def _add_outer(matrix: types.Float, vector: types.Float, weight: float) -> None:
     """Add weight times v v^T to a matrix in place, in one pass over it."""
     # BLAS stores by column, and the transpose of the sum is the sum of the transposes.
     dger(weight, vector, vector, a=matrix.T, overwrite_a=1)

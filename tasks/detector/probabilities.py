@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logsumexp, softmax
 
-from tasks.bundles import Bundle
-from tasks.types import Float, Mask
+from tasks import bundles, types
 
 SCALES = 0.5  # the prior's standard deviation of a scale's logarithm
 BIASES = 1.5  # and of a bias, as between the error rates of laboratories (`counting.rates`)
 
 
-def probabilities(logits: NDArray[np.floating], temperature: float) -> Float:
+def probabilities(logits: NDArray[np.floating], temperature: float) -> types.Float:
     """Compute the softmax (n, C), in float64, of logits (n, C) divided by a temperature.
 
     >>> probabilities(np.asarray([[0.0, 0.0]]), 1.5)
@@ -25,7 +24,7 @@ def probabilities(logits: NDArray[np.floating], temperature: float) -> Float:
     return np.asarray(softmax(np.asarray(logits, np.float64) / temperature, axis=1))
 
 
-def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> Float:
+def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> types.Float:
     """Compute the calibrated log-odds (n,) of one class from logits (n, C).
 
     Log-odds of a probability would lose digits near 1; these do not.
@@ -39,13 +38,13 @@ def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> Fl
 
 
 @dataclass(frozen=True)
-class Adaptation(Bundle):
+class Adaptation(bundles.Bundle):
     """An adaptation of a class's log-odds: x becomes ``scale`` x + ``bias``."""
 
     scale: float = 1.0
     bias: float = 0.0
 
-    def of(self, log_odds: Float) -> Float:
+    def of(self, log_odds: types.Float) -> types.Float:
         """Adapt log-odds (n,)."""
         return np.asarray(self.scale * log_odds + self.bias)
 
@@ -65,7 +64,7 @@ class Adaptation(Bundle):
 UNCHANGED = Adaptation()
 
 
-def as_logits(log_odds: Float, temperature: float, place: int) -> Float:
+def as_logits(log_odds: types.Float, temperature: float, place: int) -> types.Float:
     """Make logits (n, 2) with the log-odds (n,) of a class after division by a temperature.
 
     >>> as_logits(np.asarray([3.0]), 2.0, 0)
@@ -75,14 +74,14 @@ def as_logits(log_odds: Float, temperature: float, place: int) -> Float:
     return np.stack([half, -half] if place == 0 else [-half, half], axis=1)
 
 
-def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
+def fit_adaptation(log_odds: types.Float, parasitized: types.Mask) -> Adaptation:
     """Fit a scale and a bias to labelled cells (n,) of both kinds, which have equal weights."""
     from scipy.optimize import minimize  # screening fits nothing
 
     weights = balanced(parasitized) * len(log_odds)
     targets = parasitized.astype(np.float64)
 
-    def loss(x: Float) -> tuple[float, Float]:
+    def loss(x: types.Float) -> tuple[float, types.Float]:
         scale = np.exp(x[0])
         adapted = scale * log_odds + x[1]
         slope = weights * (expit(adapted) - targets)
@@ -95,12 +94,12 @@ def fit_adaptation(log_odds: Float, parasitized: Mask) -> Adaptation:
     return Adaptation(float(np.exp(least.x[0])), float(least.x[1]))
 
 
-def log_losses(log_odds: Float, targets: Float) -> Float:
+def log_losses(log_odds: types.Float, targets: types.Float) -> types.Float:
     """Compute the log loss (n,) of cells, given the probabilities (n,) they should have."""
     return np.asarray(np.logaddexp(0, log_odds) - targets * log_odds)
 
 
-def balanced(parasitized: Mask) -> Float:
+def balanced(parasitized: types.Mask) -> types.Float:
     """Compute weights (n,) of cells that sum to 1 and give each kind half."""
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     return np.asarray(0.5 / kinds[parasitized.astype(np.intp)])

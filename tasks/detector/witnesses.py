@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle
+from tasks import bundles
 from tasks.detector.probabilities import Adaptation, fit_adaptation
 from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.groups import GroupStatistics
@@ -27,7 +27,7 @@ LEAST_CELLS, LEAST_OF_A_KIND = 100, 20  # unseen cells needed for a calibration
 
 
 @dataclass(frozen=True)
-class Discriminant(Bundle):
+class Discriminant(bundles.Bundle):
     """Score cells by the class statistics: the sum over taps of w f, plus an ``offset``.
 
     ``weights`` (d,) are by tap; each tap's score has a deviation of 1 over fitted cells, with equal
@@ -197,7 +197,7 @@ class LogOdds:
 
 
 @dataclass(frozen=True)
-class Scales(Bundle):
+class Scales(bundles.Bundle):
     """The calibration of two witnesses.
 
     ``network`` and ``statistics`` turn the network's log-odds and the discriminant's score into
@@ -220,7 +220,7 @@ class Scales(Bundle):
 
 
 @dataclass(frozen=True)
-class Witnesses(Bundle):
+class Witnesses(bundles.Bundle):
     """The second witness of the class at place ``positive``, and the calibration of both."""
 
     positive: int

@@ -14,15 +14,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tasks.evaluation.metrics import (
-    Interval,
-    Result,
-    Subject,
-    detection,
-    interval,
-    resampled,
-    share,
-)
+from tasks.evaluation import metrics
 from tasks.types import Float
 
 REPEATS = 1000
@@ -53,13 +45,13 @@ class Comparison:
     ``teachers`` are ordinary and attacked images for the regression for unseen attacks.
     """
 
-    subject: Subject
+    subject: metrics.Subject
     ordinary: Side
     abnormal: Side
     teachers: tuple[Side, Side] | None
 
 
-def compare(comparison: Comparison) -> list[Result]:
+def compare(comparison: Comparison) -> list[metrics.Result]:
     """Compute every metric of every detector, with bootstrap intervals over patients.
 
     ``caught`` is the share of abnormal images found at the false-alarm rate of the verdict
@@ -69,11 +61,11 @@ def compare(comparison: Comparison) -> list[Result]:
     n, m = len(ordinary.verdict), len(abnormal.verdict)
     truth = np.r_[np.zeros(n, bool), np.ones(m, bool)]
     clusters = np.r_[ordinary.clusters, abnormal.clusters]
-    weights = resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
+    weights = metrics.resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
     alarms = float(ordinary.verdict.mean())
 
-    def result(detector: str, measure: str, found: Interval) -> Result:
-        return Result(comparison.subject, detector, measure, found, m, n)
+    def result(detector: str, measure: str, found: metrics.Interval) -> metrics.Result:
+        return metrics.Result(comparison.subject, detector, measure, found, m, n)
 
     scores = {
         name: np.r_[ordinary.scores[name], values]
@@ -81,19 +73,19 @@ def compare(comparison: Comparison) -> list[Result]:
         if name in ordinary.scores
     }
     scores |= _regressions(comparison, truth, clusters)
-    results: list[Result] = []
+    results: list[metrics.Result] = []
     for name, values in scores.items():
-        whole, draws = detection(truth, values), detection(truth, values, weights)
+        whole, draws = metrics.detection(truth, values), metrics.detection(truth, values, weights)
         results += [
-            result(name, kind, interval(float(value[0]), draws[kind]))
+            result(name, kind, metrics.interval(float(value[0]), draws[kind]))
             for kind, value in whole.items()
         ]
         caught = values[truth] > _limit(values[~truth], alarms)
-        results.append(result(name, "caught", share(caught, weights[:, truth])))
+        results.append(result(name, "caught", metrics.share(caught, weights[:, truth])))
     return [
         *results,
-        result(VERDICT, "caught", share(abnormal.verdict, weights[:, truth])),
-        result(VERDICT, "false alarms", share(ordinary.verdict, weights[:, ~truth])),
+        result(VERDICT, "caught", metrics.share(abnormal.verdict, weights[:, truth])),
+        result(VERDICT, "false alarms", metrics.share(ordinary.verdict, weights[:, ~truth])),
     ]
 
 

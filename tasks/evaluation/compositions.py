@@ -15,23 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import join, take
+from tasks import bundles, types
 from tasks.detector.detector import Detector, score
-from tasks.detector.slides.cell_score import SlideNormal
+from tasks.detector.slides import cell_score, references, smears
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
-from tasks.detector.slides.references import (
-    NO_ROWS,
-    CellScores,
-    Reference,
-    References,
-    alone,
-    fitted_reference,
-    most_ordinary,
-    references_of,
-    score_cells,
-)
-from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE
 from tasks.evaluation.metrics import (
     Interval,
     Result,
@@ -41,7 +29,6 @@ from tasks.evaluation.metrics import (
     resampled,
     share,
 )
-from tasks.types import Float
 
 OWN_NORMAL, LABORATORY_NORMAL, POPULATION = "own normal", "laboratory normal", "population"
 SHARES = (1.0, 0.9, 0.67, 0.5, 0.1)  # of strange cells
@@ -76,7 +63,7 @@ class Normal(NamedTuple):
     """The normal of slides, and the reference of slides with too few cells, if there is one."""
 
     own: OwnNormal
-    reference: SlideNormal | None = None
+    reference: cell_score.SlideNormal | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +78,8 @@ class Judged:
 
     group: NDArray[np.intp]
     strange: NDArray[np.bool_]
-    scores: dict[str, Float]
-    p_values: dict[str, Float]
+    scores: dict[str, types.Float]
+    p_values: dict[str, types.Float]
     shifted: dict[str, NDArray[np.bool_]]
     no_smear: dict[str, NDArray[np.bool_]]
 
@@ -106,7 +93,7 @@ def compose(
     (they have the same digest), stay in their slides and take the originals' places. A group has as
     many cells as there are in this proportion, up to `MOST`; without any of a kind it is left out.
     """
-    nothing = take(ordinary or strange, NO_ROWS)
+    nothing = bundles.take(ordinary or strange, references.NO_ROWS)
     assert nothing is not None
     if ordinary is None:
         sources = [(nothing, strange or nothing)] * (SLIDES if named else NIGHTS)
@@ -130,7 +117,7 @@ def compose(
 
 
 def _of_slide(cells: Cells, name: str) -> Cells:
-    return take(cells, np.flatnonzero(cells.slides == name))
+    return bundles.take(cells, np.flatnonzero(cells.slides == name))
 
 
 def _group(
@@ -140,12 +127,12 @@ def _group(
     sizes = [(len(ordinary), 1 - share), (len(strange), share)]
     total = round(min([most, *(n / part for n, part in sizes if part)]))
     wanted = round(total * share)
-    chosen = take(strange, rng.permutation(len(strange))[:wanted])
-    left = take(ordinary, np.flatnonzero(~np.isin(ordinary.image_ids, chosen.image_ids)))
-    beside = take(left, np.sort(rng.permutation(len(left))[: total - wanted]))
+    chosen = bundles.take(strange, rng.permutation(len(strange))[:wanted])
+    left = bundles.take(ordinary, np.flatnonzero(~np.isin(ordinary.image_ids, chosen.image_ids)))
+    beside = bundles.take(left, np.sort(rng.permutation(len(left))[: total - wanted]))
     if not total or bool(len(chosen)) != (share > 0) or bool(len(beside)) != (share < 1):
         return None
-    cells = join([beside, chosen])
+    cells = bundles.join([beside, chosen])
     return Group(cells, np.arange(len(cells)) >= len(beside))
 
 
@@ -157,8 +144,8 @@ def judge(
     normals = {OWN_NORMAL: Normal(detector.own)} | (
         {LABORATORY_NORMAL: laboratory} if laboratory else {}
     )
-    scores: dict[str, list[Float]] = {name: [] for name in (*normals, POPULATION)}
-    p_values: dict[str, list[Float]] = {name: [] for name in scores}
+    scores: dict[str, list[types.Float]] = {name: [] for name in (*normals, POPULATION)}
+    p_values: dict[str, list[types.Float]] = {name: [] for name in scores}
     shifted: dict[str, list[bool]] = {name: [] for name in normals}
     no_smear: dict[str, list[bool]] = {name: [] for name in normals}
     for name, normal in normals.items():
@@ -183,7 +170,7 @@ def judge(
 
 def screened(
     normal: Normal, groups: Sequence[Group], *, named: bool
-) -> Iterator[tuple[CellScores, bool, bool]]:
+) -> Iterator[tuple[references.CellScores, bool, bool]]:
     """Score the cells of each group as `screen` does.
 
     A slide of too few cells is compared with the night or with fitted slides, whichever are nearer;
@@ -193,11 +180,11 @@ def screened(
         The scores, whether the group is shifted, and whether it is implausible as a smear.
     """
     own, reference = normal
-    fitted, night = fitted_reference(own), alone(None)
+    fitted, night = references.fitted_reference(own), references.alone(None)
     if reference is not None:
-        fitted = Reference(reference, NO_ROWS, "laboratory")
+        fitted = references.Reference(reference, references.NO_ROWS, "laboratory")
     elif named and groups:
-        night = _references(own, join([group.cells for group in groups]), 0, named=False)
+        night = _references(own, bundles.join([group.cells for group in groups]), 0, named=False)
     start = 0
     for cells, _ in groups:
         rows = np.arange(start, start + len(cells))
@@ -206,23 +193,23 @@ def screened(
         if named and group.known:
             kept = np.isin(rows, group.rows)
         if not named and reference is not None:
-            group = alone(fitted)
+            group = references.alone(fitted)
         elif named and not group.own:
             candidates = [*night.known, fitted]
-            nearest = most_ordinary(own, candidates, cells.taps, cells.predicted, rows)
-            group = alone(candidates[nearest])
-        scores = score_cells(own, group, fitted, cells.taps, cells.predicted, rows)
+            nearest = references.most_ordinary(own, candidates, cells.taps, cells.predicted, rows)
+            group = references.alone(candidates[nearest])
+        scores = references.score_cells(own, group, fitted, cells.taps, cells.predicted, rows)
         shift = slide_shift(own, cells.taps, cells.predicted, kept)
         yield scores, bool(shift.shifted), implausible
         start += len(cells)
 
 
-def _references(own: OwnNormal, cells: Cells, start: int, *, named: bool) -> References:
+def _references(own: OwnNormal, cells: Cells, start: int, *, named: bool) -> references.References:
     """Choose the references of a slide, or of a night without names, whose first row is given."""
     rows = reference_rows(len(cells))
-    some = take(cells, rows)
-    kind = ("slide", ONE_SLIDE) if named else ("night", A_NIGHT)
-    return references_of(own, some.taps, some.predicted, start + rows, *kind)
+    some = bundles.take(cells, rows)
+    kind = ("slide", smears.ONE_SLIDE) if named else ("night", smears.A_NIGHT)
+    return references.references_of(own, some.taps, some.predicted, start + rows, *kind)
 
 
 def measure(subject: Subject, judged: Judged) -> Iterator[Result]:

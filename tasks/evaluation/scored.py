@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import join, take
-from tasks.detector.calibration import log_distance, p_values
+from tasks import bundles
+from tasks.detector import calibration, witnesses
 from tasks.detector.detector import Detector
 from tasks.detector.detector import score as score_images
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
-from tasks.detector.witnesses import Witnesses
 from tasks.evaluation.rivals import Rivals
 from tasks.evaluation.treated import Evidence, Norms, TreatedImages
 from tasks.images.platelets import without_platelets
@@ -72,14 +71,14 @@ class ScoredImages:
 
     def without(self, image_ids: set[bytes]) -> "ScoredImages":
         """Remove the images that are among some others."""
-        return take(
+        return bundles.take(
             self, np.flatnonzero([row.tobytes() not in image_ids for row in self.image_ids])
         )
 
 
 def join_scored(shards: Sequence[ScoredImages]) -> ScoredImages:
     """Join the shards of a set; those without a good image have no forms."""
-    return join([each for each in shards if len(each)] or shards[:1])
+    return bundles.join([each for each in shards if len(each)] or shards[:1])
 
 
 def score(images: TreatedImages, fitted: Fitted, temperature: float, leans: Float) -> ScoredImages:
@@ -106,7 +105,7 @@ def _scored(
         label=images.label,
         scores=scores,
         layers=layer_distances(evidence, fitted),
-        p_value=p_values(detector.calibration, own),
+        p_value=calibration.p_values(detector.calibration, own),
         diagnosed=chances.argmax(axis=1).astype(np.int8),
         probability=chances.max(axis=1),
         logits=logits,
@@ -117,7 +116,7 @@ def _scored(
 
 def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
     """Compute log distances (n, L) at every stage, for the paper's logistic regression."""
-    return log_distance(
+    return calibration.log_distance(
         np.stack(
             [nearest_class_distance(g, evidence.taps[tap]) for tap, g in fitted.layers.items()],
             axis=1,
@@ -126,7 +125,7 @@ def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
 
 
 def diagnosis_of(
-    evidence: Evidence, known: Witnesses | None, temperature: float, leans: Float
+    evidence: Evidence, known: witnesses.Witnesses | None, temperature: float, leans: Float
 ) -> tuple[Float, NDArray[np.bool_]]:
     """Compute logits (n, C) of the diagnosis, and mark the images on which its witnesses disagree.
 

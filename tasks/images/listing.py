@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.images import manifest, names, sorted_rows
 from tasks.images.access.addresses import (
     ARCHIVES,
     EXTENSIONS,
@@ -31,9 +32,6 @@ from tasks.images.access.addresses import (
 )
 from tasks.images.access.files import SourceError, asked, filesystem, list_members
 from tasks.images.access.folders import Listed, list_files
-from tasks.images.manifest import SCHEMA, read_manifest
-from tasks.images.names import FolderLabels, parse_name
-from tasks.images.sorted_rows import RowSorter, SortedRows, repeated_rows
 from tasks.words import counted
 
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
@@ -95,7 +93,7 @@ def sorted_images(
     extensions: frozenset[str] = EXTENSIONS,
     trusted: Callable[[str], bool] = lambda source: False,
     on_skip: Callable[[str], None] = lambda message: None,
-) -> SortedRows:
+) -> sorted_rows.SortedRows:
     """List the images of a source, in an order that depends only on their names.
 
     Few of them are in memory.
@@ -117,8 +115,8 @@ def sorted_images(
     Raises:
         SourceError: the source does not exist, is damaged, or names an image twice.
     """
-    sorter = RowSorter(SCHEMA, _order)
-    listing = _Listing(sorter.add, FolderLabels(classes), extensions, on_skip)
+    sorter = sorted_rows.RowSorter(manifest.SCHEMA, _order)
+    listing = _Listing(sorter.add, names.FolderLabels(classes), extensions, on_skip)
     for one in each_source(source):
         listing.read(one, trusted=trusted)
     images = sorter.sorted()
@@ -128,7 +126,7 @@ def sorted_images(
     return images if limit is None else images.spread(limit)
 
 
-def _as_table(listing: Callable[_P, SortedRows]) -> Callable[_P, pa.Table]:
+def _as_table(listing: Callable[_P, sorted_rows.SortedRows]) -> Callable[_P, pa.Table]:
     return lambda *source, **options: listing(*source, **options).table()
 
 
@@ -160,7 +158,7 @@ class _Listing:
     """Adds the images of sources, part by part; see `sorted_images`."""
 
     add: Callable[[pa.Table], None]
-    classes: FolderLabels
+    classes: names.FolderLabels
     extensions: frozenset[str]
     on_skip: Callable[[str], None]
 
@@ -168,7 +166,7 @@ class _Listing:
         """Add the images of a source."""
         try:
             if source.lower().endswith((".parquet", ".csv")):
-                for part in read_manifest(source, trusted=trusted(source)):
+                for part in manifest.read_manifest(source, trusted=trusted(source)):
                     self.add(part)
             else:
                 self._add_files(source)
@@ -266,16 +264,16 @@ class _Listing:
         while some := list(islice(left, PART)):
             columns = zip(*map(self._row, some), strict=True)
             found = {
-                name: pa.array(values, SCHEMA.field(name).type)
+                name: pa.array(values, manifest.SCHEMA.field(name).type)
                 for name, values in zip(LISTED, columns, strict=True)
             }
-            nothing = {each.name: pa.nulls(len(some), each.type) for each in SCHEMA}
-            self.add(pa.Table.from_pydict(nothing | found, schema=SCHEMA))
+            nothing = {each.name: pa.nulls(len(some), each.type) for each in manifest.SCHEMA}
+            self.add(pa.Table.from_pydict(nothing | found, schema=manifest.SCHEMA))
 
     def _row(self, image: Image) -> tuple[object, ...]:
         uri, path, size = image
         *_, folder, file = ["", *parts_of(path)]
-        name, readable = parse_name(as_text(file)), as_text(uri)
+        name, readable = names.parse_name(as_text(file)), as_text(uri)
         failure, label = None if readable == uri else NOT_UTF_8, self.classes.of(as_text(folder))
         return readable, failure, size, label, name.slide_id, name.patient_id, name.acquired_at
 
@@ -285,12 +283,12 @@ def _is_hidden(path: str) -> bool:
     return any(p == MACOSX or (p[0] == "." and p != "..") for p in parts_of(path))
 
 
-def _refuse_repeats(images: SortedRows, source: str) -> None:
+def _refuse_repeats(images: sorted_rows.SortedRows, source: str) -> None:
     def each() -> Iterator[list[str]]:
         return (part["uri"].to_pylist() for part in images.parts(["uri"]))
 
     hashed = (np.asarray([hash(uri) for uri in uris], np.int64).view(np.uint64) for uris in each())
-    again = repeated_rows(hashed)
+    again = sorted_rows.repeated_rows(hashed)
     if not len(again):
         return
     every, rows = chain.from_iterable(each()), set(again.tolist())

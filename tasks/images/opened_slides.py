@@ -15,14 +15,10 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.access import addresses
-from tasks.images.access.files import asked, filesystem, known_stamp
-from tasks.images.access.patience import TimedOutError
+from tasks.images import geometry
+from tasks.images.access import addresses, files, patience
 from tasks.images.decoding import BadImageError
-from tasks.images.formats.ome_zarr import open_ome_zarr
-from tasks.images.formats.tiff import is_tiled_or_large, open_tiff
-from tasks.images.formats.vendor import is_of_a_scanner, open_vendor
-from tasks.images.geometry import Slide
+from tasks.images.formats import ome_zarr, tiff, vendor
 
 
 def is_slide(uri: str) -> bool:
@@ -38,10 +34,10 @@ def is_slide(uri: str) -> bool:
         return not addresses.in_archive(uri)
     if extension not in addresses.TIFF or addresses.in_archive(uri):
         return False
-    return asked(uri, lambda: is_tiled_or_large(*filesystem(uri)))
+    return files.asked(uri, lambda: tiff.is_tiled_or_large(*files.filesystem(uri)))
 
 
-def open_slide(uri: str) -> Slide:
+def open_slide(uri: str) -> geometry.Slide:
     """Open a slide, or return the one that this process has open if its file is unchanged.
 
     Several threads may read it at once.
@@ -55,8 +51,8 @@ def open_slide(uri: str) -> Slide:
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"
         )
     try:
-        return asked(uri, lambda: _open(uri, known_stamp(uri)))
-    except (BadImageError, TimedOutError):
+        return files.asked(uri, lambda: _open(uri, files.known_stamp(uri)))
+    except (BadImageError, patience.TimedOutError):
         raise
     # A slide must never stop its batch, whatever its filesystem raises.
     except Exception as error:
@@ -64,28 +60,28 @@ def open_slide(uri: str) -> Slide:
 
 
 @lru_cache(maxsize=8)
-def _open(uri: str, stamp: str) -> Slide:
+def _open(uri: str, stamp: str) -> geometry.Slide:
     slide = _opened(uri)
     read = slide.read_box
-    return replace(slide, read_box=lambda *box: asked(uri, partial(read, *box)))
+    return replace(slide, read_box=lambda *box: files.asked(uri, partial(read, *box)))
 
 
-def _opened(uri: str) -> Slide:
-    fs, path = filesystem(uri)
+def _opened(uri: str) -> geometry.Slide:
+    fs, path = files.filesystem(uri)
     if addresses.extension_of(uri) == addresses.ZARR:
-        return open_ome_zarr(fs, path)
+        return ome_zarr.open_ome_zarr(fs, path)
     if isinstance(fs, LocalFileSystem):
-        if is_of_a_scanner(Path(path)):
-            return open_vendor(Path(path))
+        if vendor.is_of_a_scanner(Path(path)):
+            return vendor.open_vendor(Path(path))
         if addresses.extension_of(uri) == addresses.DICOM:
             raise BadImageError("not_an_image", "no whole slide in DICOM: export the slide again")
-        return open_tiff(fs, path)
+        return tiff.open_tiff(fs, path)
     if addresses.extension_of(uri) in addresses.LOCAL:
         raise BadImageError(
             "unreadable",
             f"{addresses.extension_of(uri)} is read from a local disk only: copy it to one",
         )
-    return open_tiff(KeptRanges(fs), path)
+    return tiff.open_tiff(KeptRanges(fs), path)
 
 
 MOST_KEPT = 2**24  # bytes of a slide's tiles as stored in its file

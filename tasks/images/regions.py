@@ -16,10 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.images import decoding
+from tasks.images import decoding, geometry, opened_slides
 from tasks.images.access.files import ChangedError, digest_of_file, lately_stamped, read_bytes
-from tasks.images.geometry import Box, Points, Slide, cut_out, grown, rescaled
-from tasks.images.opened_slides import is_slide, open_slide
 
 # These columns of a manifest give the place of an image.
 COLUMNS = [
@@ -57,7 +55,7 @@ class ImageRef:
     source: str
     region: Region | None = None
     scale: float = 1.0
-    outline: Points | None = None
+    outline: geometry.Points | None = None
     source_id: bytes | None = None
     source_stamp: str | None = None
     failure: decoding.BadImageError | None = None
@@ -215,9 +213,9 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
             raise decoding.BadImageError(
                 "damaged", "its outline has no three points in the manifest"
             )
-        outline = np.asarray(rescaled(outline, share), np.float32)
+        outline = np.asarray(geometry.rescaled(outline, share), np.float32)
     scale = ref.scale / float(share[0])
-    return Image.fromarray(cut_out(pixels, outline, scale))
+    return Image.fromarray(geometry.cut_out(pixels, outline, scale))
 
 
 @lru_cache(maxsize=64)
@@ -239,20 +237,20 @@ def read_region(source: str, region: Region) -> NDArray[np.uint8]:
     return picture.read(*region)
 
 
-def open_picture(source: str) -> Slide:
+def open_picture(source: str) -> geometry.Slide:
     """Open a slide, or a photograph as a slide of one level; BadImageError says why it fails."""
     current = lately_stamped(source)
     if _is_slide(source, current):
-        return open_slide(source)
+        return opened_slides.open_slide(source)
     # One thread decodes a photograph, and the others wait for it.
     with _DECODING:
         pixels = _photograph(source, current)
 
-    def read(box: Box, level: int) -> NDArray[np.uint8]:
+    def read(box: geometry.Box, level: int) -> NDArray[np.uint8]:
         x, y, width, height = box
         return pixels[y : y + height, x : x + width]
 
-    return Slide(pixels.shape[1], pixels.shape[0], (1.0,), None, read)
+    return geometry.Slide(pixels.shape[1], pixels.shape[0], (1.0,), None, read)
 
 
 def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint8], Region]:
@@ -261,7 +259,7 @@ def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint
     Return the region that was read, too; ``more`` is in pixels of the source's full size.
     """
     picture = open_picture(source)
-    wide = Region(*grown(region[:4], more, (picture.width, picture.height)), region.level)
+    wide = Region(*geometry.grown(region[:4], more, (picture.width, picture.height)), region.level)
     return read_region(source, wide), wide
 
 
@@ -270,7 +268,7 @@ _DECODING = threading.Lock()
 
 @lru_cache(maxsize=64)
 def _is_slide(source: str, _stamp: str) -> bool:
-    return is_slide(source)
+    return opened_slides.is_slide(source)
 
 
 @lru_cache(maxsize=PHOTOGRAPHS)

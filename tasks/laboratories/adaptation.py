@@ -16,12 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle
-from tasks.detector import probabilities
-from tasks.detector.probabilities import UNCHANGED, Adaptation
-from tasks.detector.witnesses import Classes, Discriminant, Scales
+from tasks import bundles, types
+from tasks.detector import probabilities, witnesses
 from tasks.evaluation.metrics import Interval, interval, resampled
-from tasks.types import Float, Mask
 
 LEAST_CELLS, LEAST_OF_A_KIND = 20, 5  # with fewer, nothing is fitted
 LEAST_SLIDES = 5  # at least, for whole slides to be held back
@@ -34,7 +31,7 @@ PARASITES = 1  # their place in a `Trial`'s confusion
 
 
 @dataclass(frozen=True)
-class Labelled(Bundle):
+class Labelled(bundles.Bundle):
     """The log-odds (n,) of labelled cells as diagnosed, and their labels.
 
     ``slides`` (n,) are keys of their patients or slides, without line breaks. Where two witnesses
@@ -42,10 +39,10 @@ class Labelled(Bundle):
     the shift of each cell's slide, are what the second one sees.
     """
 
-    log_odds: Float
-    parasitized: Mask
+    log_odds: types.Float
+    parasitized: types.Mask
     slides: tuple[str, ...]
-    network: Float = field(default_factory=lambda: np.empty(0))
+    network: types.Float = field(default_factory=lambda: np.empty(0))
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @classmethod
@@ -81,16 +78,16 @@ class Labelled(Bundle):
 class Fitted(NamedTuple):
     """The fitted second witness: class statistics, and the calibration of both witnesses."""
 
-    classes: Classes
-    scales: Scales
+    classes: witnesses.Classes
+    scales: witnesses.Scales
 
 
 @dataclass(frozen=True)
 class Change:
     """A change by labelled cells: the laboratory's own ``discriminant``, if any, and log-odds."""
 
-    adaptation: Adaptation
-    discriminant: Discriminant | None = None
+    adaptation: probabilities.Adaptation
+    discriminant: witnesses.Discriminant | None = None
 
     @property
     def is_of_order(self) -> bool:
@@ -106,14 +103,14 @@ class Change:
         The discriminant alone changes the order of cells, and not how sure diagnoses are of them.
         """
         found = laboratory_discriminant(fitted.classes, cells) if statistics and fitted else None
-        x = cls(UNCHANGED, found).of(cells, fitted)
+        x = cls(probabilities.UNCHANGED, found).of(cells, fitted)
         if scale:
             return cls(probabilities.fit_adaptation(x, cells.parasitized), found)
         weights = probabilities.balanced(cells.parasitized)
         sure = float(weights @ np.abs(cells.log_odds) / (weights @ np.abs(x)))
-        return cls(Adaptation(sure), found)
+        return cls(probabilities.Adaptation(sure), found)
 
-    def of(self, cells: Labelled, fitted: Fitted | None) -> Float:
+    def of(self, cells: Labelled, fitted: Fitted | None) -> types.Float:
         """Compute the log-odds (n,) of cells after the change."""
         if self.discriminant is None:
             return self.adaptation.of(cells.log_odds)
@@ -122,7 +119,7 @@ class Change:
         return self.adaptation.of(fitted.scales.combine(cells.network, scores).both)
 
 
-def laboratory_discriminant(classes: Classes, cells: Labelled) -> Discriminant:
+def laboratory_discriminant(classes: witnesses.Classes, cells: Labelled) -> witnesses.Discriminant:
     """Make a laboratory's discriminant of the fitted classes and some labelled cells of both."""
     means = {}
     for tap in classes.means:
@@ -225,7 +222,7 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
     )
 
 
-def _cautious(parasitized: Mask) -> Float:
+def _cautious(parasitized: types.Mask) -> types.Float:
     """Compute the probability (n,) that cells should have if one more of their kind were wrong.
 
     This is Platt's target, from Laplace's rule of succession.
@@ -235,12 +232,12 @@ def _cautious(parasitized: Mask) -> Float:
     return np.asarray(np.where(parasitized, right[1], 1 - right[0]), np.float64)
 
 
-def _has_both_kinds(fold: NDArray[np.intp], parasitized: Mask) -> bool:
+def _has_both_kinds(fold: NDArray[np.intp], parasitized: types.Mask) -> bool:
     """Return whether cells of both kinds remain, whichever fold is held back."""
     return all(len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS))
 
 
-def _gain(gained: Float, parasitized: Mask, group: NDArray[np.intp]) -> Interval:
+def _gain(gained: types.Float, parasitized: types.Mask, group: NDArray[np.intp]) -> Interval:
     """Average the gains of cells (n,) over both kinds, with an interval from resampled groups."""
     groups = int(group.max()) + 1
     times = resampled(np.arange(groups), REPEATS)
@@ -253,7 +250,7 @@ def _gain(gained: Float, parasitized: Mask, group: NDArray[np.intp]) -> Interval
     return interval(float(probabilities.balanced(parasitized) @ gained), np.mean(means, axis=0))
 
 
-def _dealt(parasitized: Mask) -> NDArray[np.intp]:
+def _dealt(parasitized: types.Mask) -> NDArray[np.intp]:
     """Deal cells (n,) of each kind into `FOLDS` folds."""
     fold = np.empty(len(parasitized), np.intp)
     for kind in (parasitized, ~parasitized):

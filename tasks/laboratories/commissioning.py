@@ -11,13 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.counting.call import percent_text, range_text
+from tasks.counting import call
 from tasks.counting.interpretation import KnownRates
 from tasks.detector.calibration import p_values
-from tasks.detector.slides.cell_score import SlideNormal
-from tasks.detector.slides.groups import GroupStatistics
-from tasks.detector.slides.own_normal import OwnNormal
-from tasks.detector.slides.smears import implausible_shifts
+from tasks.detector.slides import cell_score, groups, own_normal, smears
 from tasks.evaluation.metrics import Interval, interval, nullable, resampled
 from tasks.laboratories.learning import Distances, SlideEvidence, fused, mixed
 from tasks.reports.parasitaemia import wilson_interval
@@ -78,8 +75,8 @@ def figures_table(figures: Sequence[Figure], laboratory: str) -> pa.Table:
 
 
 def leave_out_p_values(
-    own: OwnNormal,
-    reference: SlideNormal,
+    own: own_normal.OwnNormal,
+    reference: cell_score.SlideNormal,
     slides: Sequence[SlideEvidence],
     others: Sequence[Distances | None] | None = None,
 ) -> list[Float]:
@@ -100,7 +97,7 @@ def leave_out_p_values(
 
 
 def false_alarms(
-    own: OwnNormal, reference: SlideNormal, slides: Sequence[SlideEvidence]
+    own: own_normal.OwnNormal, reference: cell_score.SlideNormal, slides: Sequence[SlideEvidence]
 ) -> list[Figure]:
     """Measure, in three ways, the share of ordinary cells called abnormal, a mean over slides.
 
@@ -124,8 +121,8 @@ def false_alarms(
 
 
 def caught(
-    own: OwnNormal,
-    reference: SlideNormal,
+    own: own_normal.OwnNormal,
+    reference: cell_score.SlideNormal,
     slides: Sequence[SlideEvidence],
     planted: Sequence[Mapping[str, Distances]],
 ) -> list[Figure]:
@@ -209,11 +206,11 @@ def _share(right: NDArray[np.integer], of: NDArray[np.integer]) -> Interval:
     return Interval(float(right.sum()) / total, low, high)
 
 
-def smear_warnings(own: OwnNormal, statistics: GroupStatistics) -> list[str]:
+def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics) -> list[str]:
     """Warn of commissioned slides that cannot be a smear by the detector's limits."""
     if own.floor is None or not statistics.keys:
         return []
-    far = int(implausible_shifts(own.floor, own.priors, statistics).sum())
+    far = int(smears.implausible_shifts(own.floor, own.priors, statistics).sum())
     if not far:
         return []
     return [
@@ -316,7 +313,7 @@ def fine_percent(figure: Figure) -> str:
     '0.02% (0.01 to 51%)'
     """
     value, low, high = (100 * number for number in figure.found)
-    return f"{percent_text(value)} ({range_text(low, high)})"
+    return f"{call.percent_text(value)} ({call.range_text(low, high)})"
 
 
 def _worst(value: float | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle
+from tasks import bundles, types
 from tasks.detector.calibration import Calibration, fuse, log_distance, standardised
 from tasks.detector.detector import Detector, score
 from tasks.detector.slides import cell_score, groups
@@ -27,7 +27,6 @@ from tasks.detector.slides.normal import (
 )
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.witnesses import Discriminant
-from tasks.types import Float, Mask
 
 CELLS_A_SLIDE = 500  # for calibration, spread evenly over a slide
 # For a reference on a night that a person vouches for; a screened slide needs more, because it may
@@ -36,7 +35,7 @@ LEAST_CELLS = 10
 
 
 @dataclass(frozen=True)
-class NightNormal(Bundle):
+class NightNormal(bundles.Bundle):
     """The reference of a night's cells, and the rows (k,) of its batch in it."""
 
     normal: SlideNormal
@@ -55,14 +54,14 @@ class SlideCells:
     rows: NDArray[np.intp]
     taps: Taps
     predicted: NDArray[np.intp]
-    ordinary: Mask
+    ordinary: types.Mask
 
 
 @dataclass(frozen=True)
 class Distances:
     """The log distances (n, T) of cells: standardised, from their slide; or from the laboratory."""
 
-    values: Float
+    values: types.Float
     level: Level
 
 
@@ -77,13 +76,13 @@ class SlideEvidence:
 
     key: GroupKey
     cells: Distances
-    log_t2: Float
-    p_population: Float
-    p_alone: Float
+    log_t2: types.Float
+    p_population: types.Float
+    p_alone: types.Float
 
 
 @dataclass(frozen=True)
-class LaboratoryNormal(Bundle):
+class LaboratoryNormal(bundles.Bundle):
     """The parameters for scoring at a laboratory: the prior of its slides, and calibrations.
 
     ``reference`` is for cells of slides with too few cells. ``discriminant`` is the second witness
@@ -213,7 +212,7 @@ def _distances(
     normal: SlideNormal,
     taps: Taps,
     predicted: NDArray[np.intp],
-    weighs: Mask,
+    weighs: types.Mask,
     rows: NDArray[np.intp],
 ) -> Distances:
     """Measure cells at ``rows`` from their slide or, without its reference, from the laboratory."""
@@ -230,7 +229,7 @@ def _distances(
     return Distances(np.stack(logs, axis=1), "laboratory")
 
 
-def fused(own: OwnNormal, reference: SlideNormal, cells: Distances) -> Float:
+def fused(own: OwnNormal, reference: SlideNormal, cells: Distances) -> types.Float:
     """Join the distances of cells to scores (n,) on the population's scale."""
     values = cells.values
     if cells.level == "laboratory":
@@ -273,7 +272,7 @@ def laboratory_reference(
     return replace(expected, taps=taps)
 
 
-def mixed(population: Calibration, slides: Sequence[Float]) -> Calibration:
+def mixed(population: Calibration, slides: Sequence[types.Float]) -> Calibration:
     """Add a laboratory's slides to a calibration in which the population counts as
     `Choices.slides`.
 

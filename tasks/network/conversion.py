@@ -16,6 +16,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tasks.network import spec
 from tasks.network.classifier import Classifier, Outputs, computed
 from tasks.network.cutting import LOGITS
 from tasks.network.inference import (
@@ -29,7 +30,6 @@ from tasks.network.inference import (
     by_openvino,
     noise,
 )
-from tasks.network.spec import Computed, agree
 from tasks.types import Arrays, nested
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class _FromPixels(nn.Module):
         taps, logits = self.classifier.features(pixels.permute(0, 3, 1, 2).float() / 255.0)
         return (*(taps[name] for name in self.classifier.spec.taps), logits)
 
-    def run(self, pixels: Pixels) -> Computed:
+    def run(self, pixels: Pixels) -> spec.Computed:
         """Compute taps, each (B, d), and logits (B, C)."""
         with torch.inference_mode(), self.classifier.computing():
             *taps, logits = self(torch.from_numpy(pixels))
@@ -129,7 +129,7 @@ def _by_pytorch(classifier: Classifier, **size: int) -> Inference:
             waiting = waiting.pin_memory().to(device, non_blocking=True)
         return waiting.permute(0, 3, 1, 2).float() / 255.0
 
-    def begin(pixels: Pixels) -> Callable[[], Computed]:
+    def begin(pixels: Pixels) -> Callable[[], spec.Computed]:
         with torch.inference_mode(), classifier.computing():
             outputs: Outputs = classifier.features(on_device(pixels))
         return lambda: computed(outputs)
@@ -159,7 +159,7 @@ def folded(classifier: Classifier) -> Classifier:
     side, generator = made.spec.side, torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, side, side, generator=generator).to(made.mean.device)
     with torch.inference_mode():
-        same = agree(computed(classifier.features(pixels)), computed(made.features(pixels)))
+        same = spec.agree(computed(classifier.features(pixels)), computed(made.features(pixels)))
     return made if same else copy.deepcopy(classifier).requires_grad_(False)
 
 

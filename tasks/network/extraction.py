@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.images.access.addresses import in_archive
-from tasks.images.access.files import asked, is_far, place_of
-from tasks.images.access.patience import Progress, TimedOutError
-from tasks.images.decoding import BadImageError, Check, failure_of, mean_colour
+from tasks.images import decoding, regions
+from tasks.images.access import addresses, files, patience
 from tasks.images.platelets import SUSPECTED, has_platelet
-from tasks.images.regions import ImageRef, find, refuse_slide
 from tasks.network.cutting import LOGITS, without_shift
 
 if TYPE_CHECKING:
@@ -40,7 +37,7 @@ class Loaded:
     size: tuple[int, int] | None = None
     colour: tuple[float, float, float] | None = None
     pixels: NDArray[np.uint8] | None = None
-    failure: BadImageError | None = None
+    failure: decoding.BadImageError | None = None
     known: bool = False
 
 
@@ -52,37 +49,37 @@ class Reading:
     read but not decoded. ``check`` raises BadImageError for a file that shows several cells.
     """
 
-    failed: Mapping[int, BadImageError] = field(default_factory=dict)
+    failed: Mapping[int, decoding.BadImageError] = field(default_factory=dict)
     known: Container[bytes] = ()
-    check: Check | None = None
+    check: decoding.Check | None = None
 
 
 EVERYTHING = Reading()
 
 
-def load_image(ref: ImageRef, side: int, reading: Reading = EVERYTHING) -> Loaded:
+def load_image(ref: regions.ImageRef, side: int, reading: Reading = EVERYTHING) -> Loaded:
     """Read an image and decode it unless it is known; an error becomes its failure."""
     image_id = None
     try:
-        refuse_slide(ref)
-        file = find(ref)
+        regions.refuse_slide(ref)
+        file = regions.find(ref)
         image_id = file.image_id
         if image_id in reading.known:
             return Loaded(image_id, known=True)
         picture = file.picture(side, reading.check)
     except Exception as error:  # an image must never stop its shard, whatever the error
-        return Loaded(image_id, failure=failure_of(error))
-    size, colour = (picture.width, picture.height), mean_colour(picture.pixels)
+        return Loaded(image_id, failure=decoding.failure_of(error))
+    size, colour = (picture.width, picture.height), decoding.mean_colour(picture.pixels)
     return Loaded(image_id, size, colour, picture.pixels)
 
 
 def load_images(
-    refs: Sequence[ImageRef], side: int, threads: int, reading: Reading = EVERYTHING
+    refs: Sequence[regions.ImageRef], side: int, threads: int, reading: Reading = EVERYTHING
 ) -> Iterator[Loaded]:
     """Read and decode images in threads, ahead of their use, in order."""
     together = NEAR
     one_of_a_kind = {ref.source.partition("://")[0]: ref.source for ref in refs}.values()
-    if any(is_far(source) and not in_archive(source) for source in one_of_a_kind):
+    if any(files.is_far(source) and not addresses.in_archive(source) for source in one_of_a_kind):
         threads, together = max(threads, AT_ONCE), 1
 
     def load(row: int) -> Loaded:
@@ -96,7 +93,7 @@ def load_images(
         # Threads that cut cells out of a photograph share a lock, which none may hold while it
         # waits: whole files go together if one mount, archive or server answers for them.
         whole = all(ref.region is None for ref in some)
-        if not whole or len({place_of(ref.source) for ref in some}) > 1:
+        if not whole or len({files.place_of(ref.source) for ref in some}) > 1:
             return [load(row) for row in rows]
         loaded: list[Loaded] = []
         while left := rows[len(loaded) :]:
@@ -114,7 +111,7 @@ def _load_in_time(first: str, load: Callable[[], Iterator[Loaded]]) -> list[Load
     All are handed to a reading thread at once, because handing over a file takes longer than
     reading it.
     """
-    progress, loaded = Progress(), list[Loaded]()
+    progress, loaded = patience.Progress(), list[Loaded]()
 
     def load_all() -> None:
         for image in load():
@@ -122,9 +119,9 @@ def _load_in_time(first: str, load: Callable[[], Iterator[Loaded]]) -> list[Load
             progress.advance()
 
     try:
-        asked(first, load_all, progress)
-    except TimedOutError as error:
-        return loaded[:] or [Loaded(failure=failure_of(error))]
+        files.asked(first, load_all, progress)
+    except patience.TimedOutError as error:
+        return loaded[:] or [Loaded(failure=decoding.failure_of(error))]
     return loaded
 
 
@@ -144,7 +141,7 @@ class Features:
 
 def extract(
     inference: "Inference",
-    refs: Sequence[ImageRef],
+    refs: Sequence[regions.ImageRef],
     *,
     tap_widths: dict[str, int],
     reading: Reading = EVERYTHING,
@@ -207,6 +204,6 @@ def platelets(
     return marks
 
 
-def cut_out_by_us(refs: Sequence[ImageRef]) -> NDArray[np.bool_]:
+def cut_out_by_us(refs: Sequence[regions.ImageRef]) -> NDArray[np.bool_]:
     """Mark the images (n,) that slidewatch cuts out of a photograph along an outline."""
     return np.asarray([ref.outline is not None for ref in refs], bool)

@@ -8,18 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.reports.image_columns import (
-    PARASITIZED,
-    is_read,
-    numbers_of,
-    pairs_of,
-    plain,
-    rank_within,
-)
+from tasks.reports import image_columns
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
 
-CHANCE = f"probability_{PARASITIZED}"
+CHANCE = f"probability_{image_columns.PARASITIZED}"
 # Columns to read of image rows, including those that pages and readers need.
 COLUMNS = (
     "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
@@ -59,11 +52,11 @@ class CalledCells:
         """Collect from rows that have `COLUMNS` and a probability of "parasitized"."""
         if CHANCE not in rows.column_names:
             return
-        chance = numbers_of(rows, CHANCE)
+        chance = image_columns.numbers_of(rows, CHANCE)
         places = self._places_of(rows)
-        kept = (places >= 0) & is_read(rows)
+        kept = (places >= 0) & image_columns.is_read(rows)
         mine = rows.filter(pa.array(kept)).append_column("place", pa.array(places[kept]))
-        mine = plain(mine.append_column("chance", pa.array(chance[kept])))
+        mine = image_columns.plain(mine.append_column("chance", pa.array(chance[kept])))
         self._found = self._best(
             mine if self._found is None else pa.concat_tables([self._found, mine])
         )
@@ -79,7 +72,7 @@ class CalledCells:
 
     def _places_of(self, rows: pa.Table) -> NDArray[np.int64]:
         """Number the patients of image rows (n,); -1 for cells of other patients."""
-        pairs, group = pairs_of(rows)
+        pairs, group = image_columns.pairs_of(rows)
         return np.asarray([self._place(*pair) for pair in pairs], np.int64)[group]
 
     def _place(self, slide: str | None, patient: str | None) -> int:
@@ -95,7 +88,7 @@ class CalledCells:
         again = np.zeros(len(ids), bool)
         again[1:] = ids[1:] == ids[:-1]
         rows = rows.filter(pa.array(~again))
-        ranks = rank_within(rows["place"].to_numpy())
+        ranks = image_columns.rank_within(rows["place"].to_numpy())
         return rows.filter(pa.array(ranks < self._most)).combine_chunks()
 
 

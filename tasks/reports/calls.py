@@ -11,14 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.counting.call import Answer, Answers, Call, CountedBy
-from tasks.counting.error_rates import DIAGNOSIS
+from tasks import limits, types
+from tasks.counting import call, error_rates
 from tasks.detector.probabilities import UNCHANGED, Adaptation
-from tasks.limits import DETECTABLE_PERCENT, TOLERATED
-from tasks.reports.image_columns import table_of
+from tasks.reports import image_columns
 from tasks.reports.parasitaemia import DensityClass, binomial_p_value, density_class
 from tasks.reports.slide_reasons import SlideReason, slide_reasons
-from tasks.types import Verdict
 
 # Counts on such a slide are meaningless. A slide of few cells is readable: the interval shows how
 # little its count says.
@@ -40,7 +38,7 @@ class Counting:
     errors use the laboratory's adapted probabilities, if it has any.
     """
 
-    answers: Answers
+    answers: call.Answers
     """Error rates, and what counts mean by them."""
     red_cells_per_microlitre: float
     alpha: float
@@ -49,9 +47,9 @@ class Counting:
     """Of log-odds, by a laboratory."""
     unreadable: tuple[SlideReason, ...] = UNREADABLE
     """The reasons that exclude a slide."""
-    detectable: float = DETECTABLE_PERCENT
+    detectable: float = limits.DETECTABLE_PERCENT
     """See `slide_reasons`, as for `tolerated`."""
-    tolerated: float = TOLERATED
+    tolerated: float = limits.TOLERATED
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -61,7 +59,7 @@ class Counting:
         """
         rates = self.answers.rates
         if rates is None:
-            return DIAGNOSIS, DIAGNOSIS
+            return error_rates.DIAGNOSIS, error_rates.DIAGNOSIS
         return rates.counting.log_odds, rates.dense.log_odds
 
     @property
@@ -85,7 +83,7 @@ def slides_called(
         reasons = slide_reasons(
             row, counting.alpha, detectable=counting.detectable, tolerated=counting.tolerated
         )
-        verdict = Verdict.REVIEW if reasons else Verdict.ACCEPT
+        verdict = types.Verdict.REVIEW if reasons else types.Verdict.ACCEPT
         judged = {"verdict": verdict, "review_reasons": reasons, **made_by}
         return row | judged | _called(row, counting, counting.faults(reasons))
 
@@ -122,7 +120,7 @@ def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
 def _each(counts: pa.Table, called: Any, schema: pa.Schema) -> pa.Table:
     """Make rows of a schema from rows of counts, some at a time; missing columns are null."""
     made = [
-        table_of([called(row) for row in batch.to_pylist()], schema)
+        image_columns.table_of([called(row) for row in batch.to_pylist()], schema)
         for batch in counts.to_batches(ROWS)
     ]
     return pa.concat_tables([schema.empty_table(), *made])
@@ -134,7 +132,7 @@ def _called(
     """Make the columns of the corrected count, its limits and the call."""
     counts = row["called_of_few"], row["called_of_many"]
     answer = counting.answers.of(*counts, row["cells_read"], unreadable)
-    used = int(answer.by == CountedBy.DENSE)
+    used = int(answer.by == call.CountedBy.DENSE)
     bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
     cells = counting.red_cells_per_microlitre
     return {
@@ -156,10 +154,10 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else factor * value
 
 
-def _density(answer: Answer) -> DensityClass | None:
+def _density(answer: call.Answer) -> DensityClass | None:
     """Classify the density of a positive call; a negative one has none seen, others are None."""
-    if answer.call == Call.NEGATIVE:
+    if answer.call == call.Call.NEGATIVE:
         return DensityClass.NONE_SEEN
-    if answer.call != Call.POSITIVE or answer.parasitaemia is None:
+    if answer.call != call.Call.POSITIVE or answer.parasitaemia is None:
         return None
     return density_class(100 * answer.parasitaemia)

@@ -10,10 +10,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from tasks.detector import verdict, witnesses
 from tasks.detector.detector import Scores
 from tasks.detector.probabilities import probabilities
-from tasks.detector.verdict import VerdictRule, Verdicts
-from tasks.detector.witnesses import LogOdds
 from tasks.reports.image_columns import COLOURS, Provenance
 from tasks.types import CellKind, Float, Status, Verdict
 
@@ -58,7 +57,7 @@ class Diagnoses:
     logits: NDArray[np.floating]
     temperature: float
     log_odds: Float | None = None
-    by_witness: LogOdds | None = None
+    by_witness: witnesses.LogOdds | None = None
     platelet: NDArray[np.bool_] | None = None
 
     @cached_property
@@ -80,7 +79,7 @@ def image_rows(
     scores: Scores,
     *,
     taps: Sequence[str],
-    rule: VerdictRule,
+    rule: verdict.VerdictRule,
     made_by: Provenance,
 ) -> pa.Table:
     """Make the report's rows of one shard, without ``q_value``, which needs the whole batch.
@@ -153,7 +152,7 @@ def _chance(diagnoses: Diagnoses, witness: str, failed: NDArray[np.bool_]) -> pa
 
 
 def _of_detector(
-    scores: Scores, taps: Sequence[str], verdicts: Verdicts, unjudged: NDArray[np.bool_]
+    scores: Scores, taps: Sequence[str], verdicts: verdict.Verdicts, unjudged: NDArray[np.bool_]
 ) -> dict[str, pa.Array]:
     """Make columns on the abnormality, and the verdict."""
     measured = {

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tasks.detector.verdict import parse_reasons
 from tasks.limits import DETECTABLE_PERCENT, TOLERATED
-from tasks.reports.field_limits import FieldReason
+from tasks.reports import field_limits
 from tasks.reports.parasitaemia import cells_needed
 
 # About one slide in a thousand exceeds this if its patient is like the calibration patients: the
@@ -104,5 +104,5 @@ def slide_reasons(
     }
     reasons: list[str] = [reason for reason, is_so in judged.items() if is_so]
     fields = Counter(each for text in row["field_reasons"] or () for each in parse_reasons(text))
-    few = tolerated * ((row["fields_read"] or 0) + fields[FieldReason.FAILED])
+    few = tolerated * ((row["fields_read"] or 0) + fields[field_limits.FieldReason.FAILED])
     return reasons + [f"fields {each}" for each, n in sorted(fields.items()) if n > few]

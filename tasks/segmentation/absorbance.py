@@ -12,15 +12,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.filters import threshold_otsu
 
-from tasks.segmentation.contours import (
-    ANGLES,
-    CROSS,
-    SMOOTHING,
-    Outline,
-    depths,
-    filtered,
-    gaussian,
-)
+from tasks.segmentation import contours
 from tasks.types import Amount, Field, Float, Mask
 
 LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
@@ -120,7 +112,9 @@ CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of a
 BRIDGE = 0.2  # across; a narrower one joins two white cells
 
 
-def white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> list[Outline]:
+def white_outlines(
+    colour: Amount, amount: Amount, mask: Mask, working: int
+) -> list[contours.Outline]:
     """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
 
     Cytoplasm has some of the nucleus' colour and is near it. The cell is the convex hull of both.
@@ -131,11 +125,13 @@ def white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> 
     eosin /= np.linalg.norm(eosin)
     other = np.eye(3) - np.outer(eosin, eosin)
     azure = over_channels(np.asarray(cv2.transform(colour, other), np.float32))
-    smooth = gaussian(SMOOTHING * working)
-    azure = filtered(azure, smooth, smooth)
+    smooth = contours.gaussian(contours.SMOOTHING * working)
+    azure = contours.filtered(azure, smooth, smooth)
     unit = max(typical, PALEST)
     nuclei = azure > NUCLEUS * unit
-    together = cv2.dilate(nuclei.view(np.uint8), CROSS, iterations=round(LOBES_APART * working))
+    together = cv2.dilate(
+        nuclei.view(np.uint8), contours.CROSS, iterations=round(LOBES_APART * working)
+    )
     groups, _ = ndimage.label(together)
     depth, least = CYTOPLASM_DEPTH * working, LEAST_NUCLEUS * np.pi / 4 * working**2
     found = []
@@ -146,7 +142,7 @@ def white_outlines(colour: Amount, amount: Amount, mask: Mask, working: int) -> 
             slice(max(part.start - ceil(depth), 0), part.stop + ceil(depth)) for part in place
         )
         nucleus = nuclei[window] & (groups[window] == i)
-        near = depths(~nucleus) <= depth
+        near = contours.depths(~nucleus) <= depth
         coloured = azure[window] > np.maximum(CYTOPLASM * unit, COLOURED * amount[window])
         body = ndimage.binary_opening(
             near & coloured, iterations=max(1, round(BRIDGE / 2 * working))
@@ -164,5 +160,5 @@ def _resampled(corners: Float) -> Float:
     """Resample a convex outline (n, 2) to `ANGLES` points at equal distances along it."""
     ring = np.concatenate([corners, corners[:1]])
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
-    at = np.linspace(0, along[-1], ANGLES, endpoint=False)
+    at = np.linspace(0, along[-1], contours.ANGLES, endpoint=False)
     return np.stack([np.interp(at, along, ring[:, k]) for k in (0, 1)], axis=1)

@@ -12,19 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
+from tasks.images import decoding, geometry, opened_slides, regions
 from tasks.images.access.files import SourceError, stamp
-from tasks.images.decoding import BadImageError
-from tasks.images.geometry import (
-    TRAINING_DIAMETER,
-    Box,
-    Points,
-    box_around,
-    coarsest,
-    grown,
-    rescaled,
-)
-from tasks.images.opened_slides import open_slide
-from tasks.images.regions import Region, address_of, digest_at, read_region
 from tasks.segmentation.finding import Cell, Cells, find_cells
 from tasks.segmentation.quality import field_quality, packed, sharpness
 from tasks.types import Field
@@ -96,13 +85,13 @@ def cells_of_place(
     expected = place["diameter"] if place["is_slide"] else None
     around, whole = box_of(place), size_of(place)
     if place["is_slide"]:
-        around = grown(around, int(np.ceil(place["diameter"])), whole)
+        around = geometry.grown(around, int(np.ceil(place["diameter"])), whole)
     source = place["source_uri"]
     current = stamp(source)
     changed = current != place["source_stamp"]
-    if changed and digest_at(source, current).hex() != place["source_id"]:
-        raise BadImageError("unreadable", "the file was changed while it was cut up")
-    pixels = read_region(place["source_uri"], Region(*around, place["level"]))
+    if changed and regions.digest_at(source, current).hex() != place["source_id"]:
+        raise decoding.BadImageError("unreadable", "the file was changed while it was cut up")
+    pixels = regions.read_region(place["source_uri"], regions.Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
     seen = None if expected is None else sharpness(pixels, expected / step)
     if seen is not None and seen < least_sharpness:
@@ -119,13 +108,13 @@ def cells_of_place(
     diameter = found.diameter * step
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
         diameter = expected
-    scale, level = TRAINING_DIAMETER / diameter, _level_of_cells(place, diameter)
+    scale, level = geometry.TRAINING_DIAMETER / diameter, _level_of_cells(place, diameter)
     kept: list[Cell] = []
-    rows: dict[Box, Row] = {}  # a box identifies a cell: duplicates are kept once
-    outlines = [rescaled(cell.outline, step) + around[:2] for cell in found.cells]
+    rows: dict[geometry.Box, Row] = {}  # a box identifies a cell: duplicates are kept once
+    outlines = [geometry.rescaled(cell.outline, step) + around[:2] for cell in found.cells]
     rims = [with_rim(outline, scale) for outline in outlines]
     for cell, rim, own in zip(found.cells, rims, apart(outlines, rims, scale), strict=True):
-        box = box_around(rim, whole)
+        box = geometry.box_around(rim, whole)
         points = np.round((own - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place) and box not in rows:
             kept.append(cell)
@@ -166,11 +155,11 @@ def _level_of_cells(place: Row, diameter: float) -> int:
     """
     if not place["is_slide"]:
         return 0
-    levels = open_slide(place["source_uri"]).downsamples
-    return coarsest(levels, lambda each: diameter / each >= TRAINING_DIAMETER)
+    levels = opened_slides.open_slide(place["source_uri"]).downsamples
+    return geometry.coarsest(levels, lambda each: diameter / each >= geometry.TRAINING_DIAMETER)
 
 
-def _is_inside(box: Box, place: Row) -> bool:
+def _is_inside(box: geometry.Box, place: Row) -> bool:
     """Return whether the middle of a box is in a place."""
     x, y, width, height = box_of(place)
     middle = box[0] + box[2] / 2, box[1] + box[3] / 2
@@ -179,7 +168,7 @@ def _is_inside(box: Box, place: Row) -> bool:
 
 def image_row(
     place: Row,
-    box: Box,
+    box: geometry.Box,
     outline: list[float] | None,
     *,
     level: int,
@@ -188,12 +177,12 @@ def image_row(
     touches_border: bool = False,
 ) -> Row:
     """Make a row of the manifest; the label of a whole field is not a label of its cells."""
-    region = Region(*box, level)
+    region = regions.Region(*box, level)
     names = ("source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at")
     return {
         **{name: place[name] for name in names},
         **box_columns(box),
-        "uri": address_of(place["source_uri"], region),
+        "uri": regions.address_of(place["source_uri"], region),
         "level": region.level,
         "outline": outline,
         "scale": scale,
@@ -205,17 +194,17 @@ def image_row(
 def size_of(place: Row) -> tuple[int, int]:
     """Return width and height of a place's source."""
     if place["is_slide"]:
-        slide = open_slide(place["source_uri"])
+        slide = opened_slides.open_slide(place["source_uri"])
         return slide.width, slide.height
     return place["width"], place["height"]
 
 
-def box_columns(box: Box) -> Row:
+def box_columns(box: geometry.Box) -> Row:
     """Return the four numbers of a box by name."""
     return dict(zip(("x", "y", "width", "height"), box, strict=True))
 
 
-def box_of(place: Row) -> Box:
+def box_of(place: Row) -> geometry.Box:
     """Return the box of a place."""
     return place["x"], place["y"], place["width"], place["height"]
 
@@ -287,7 +276,7 @@ LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
 SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
 
 
-def with_rim(outline: NDArray[np.floating], scale: float) -> Points:
+def with_rim(outline: NDArray[np.floating], scale: float) -> geometry.Points:
     """Move an outline (n, 2) in a field outwards by the rim around training cells.
 
     ``scale`` are pixels of a cut-out cell for each of the field.
@@ -298,8 +287,8 @@ def with_rim(outline: NDArray[np.floating], scale: float) -> Points:
 
 
 def apart(
-    outlines: Sequence[NDArray[np.floating]], rims: Sequence[Points], scale: float
-) -> list[Points]:
+    outlines: Sequence[NDArray[np.floating]], rims: Sequence[geometry.Points], scale: float
+) -> list[geometry.Points]:
     """Draw outlines with their rims (n, 2) in where they overlap another cell.
 
     Where two cells overlap it is twice as dark, and looks like a parasite. Each point is moved
@@ -324,7 +313,7 @@ def apart(
 
 
 def _entry(
-    middle: NDArray[np.floating], rays: Points, others: Sequence[NDArray[np.floating]]
+    middle: NDArray[np.floating], rays: geometry.Points, others: Sequence[NDArray[np.floating]]
 ) -> NDArray[np.float64]:
     """Find the share of each ray (n, 2) at which any other outline begins, (n,); 1: nowhere."""
     points = middle + rays[:, np.newaxis] * SHARES[:, np.newaxis]

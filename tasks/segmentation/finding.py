@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from tasks.images.decoding import BadImageError
+from tasks.images import decoding
 from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
 from tasks.segmentation import contours
 from tasks.segmentation.absorbance import absorbance, over_channels, stained, white_outlines
@@ -174,7 +174,7 @@ def _search(field: Field, diameter: float, working: int) -> list[Cell]:
     scale = working / diameter
     width, height = size_at(field.shape, scale)
     if width * height > MOST_SEARCHED or max(width, height) > LONGEST_SEARCHED:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "too_large",
             f"cells of {diameter:.0f} pixels are searched in {width} x {height} pixels, and more "
             f"than {MOST_SEARCHED:,}, or {LONGEST_SEARCHED:,} in a row, are too many: cut the "

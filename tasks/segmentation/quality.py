@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tasks.images.decoding import RESIZE
-from tasks.images.geometry import scaled, size_at
-from tasks.segmentation.contours import filtered, gaussian, layers
+from tasks.images import decoding, geometry
+from tasks.segmentation import contours
 from tasks.segmentation.finding import Cells
 from tasks.types import Field
 
@@ -49,7 +48,7 @@ def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> 
     ``focus`` is its sharpness, if already known.
     """
     height, width = field.shape[:2]
-    cells = layers([cell.outline for cell in found.cells], (height, width))
+    cells = contours.layers([cell.outline for cell in found.cells], (height, width))
     covered = int(np.count_nonzero(cells))
     of_cells = np.asarray(cv2.bitwise_and(field, field, mask=(cells > 0).view(np.uint8)), np.uint8)
     red, green, blue = (total / covered if covered else np.nan for total in _totals(of_cells))
@@ -85,10 +84,10 @@ def sharpness(field: Field, diameter: float) -> float:
         return float("nan")
     red, green, blue = cv2.split(field)
     grey = Image.fromarray((np.add(red, green, dtype=np.float32) + blue) / 3)
-    size = size_at(field.shape, FOCUS_DIAMETER / diameter)
-    levels = np.asarray(grey.resize(size, RESIZE))
-    smooth, bend = gaussian(1), gaussian(1, order=2)
-    laplacian = filtered(levels, bend, smooth) + filtered(levels, smooth, bend)
+    size = geometry.size_at(field.shape, FOCUS_DIAMETER / diameter)
+    levels = np.asarray(grey.resize(size, decoding.RESIZE))
+    smooth, bend = contours.gaussian(1), contours.gaussian(1, order=2)
+    laplacian = contours.filtered(levels, bend, smooth) + contours.filtered(levels, smooth, bend)
     contrast = float(levels.var())
     return float(laplacian.var()) / contrast if contrast else 0.0
 
@@ -102,7 +101,7 @@ def packed(field: Field, diameter: float) -> float:
     if not np.isfinite(diameter):
         return float("nan")
     # Eosin and azure both absorb green.
-    green = scaled(field[..., 1], PACKED_DIAMETER / diameter)
+    green = geometry.scaled(field[..., 1], PACKED_DIAMETER / diameter)
     ground = green > np.percentile(green, 99) * np.exp(-GROUND)
     rows, columns = (max(1, round(n / (SQUARE * PACKED_DIAMETER))) for n in ground.shape)
     squares = [

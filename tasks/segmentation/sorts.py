@@ -18,11 +18,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from tasks.images import geometry, opened_slides
 from tasks.images.access.addresses import SLIDE_EXTENSIONS, extension_of
 from tasks.images.access.files import read_bytes, read_head
 from tasks.images.decoding import FORMATS, LARGEST_CELL, LARGEST_TRAINING_CELL, not_a_cell
-from tasks.images.geometry import scaled
-from tasks.images.opened_slides import is_slide
 from tasks.segmentation.finding import LEAST_DIAMETER, Cell, find_cells, find_roughly
 from tasks.types import Field
 
@@ -44,7 +43,7 @@ def glance(uri: str) -> Glance:
     The error is reported when the file is read.
     """
     try:
-        if extension_of(uri) in SLIDE_EXTENSIONS and is_slide(uri):
+        if extension_of(uri) in SLIDE_EXTENSIONS and opened_slides.is_slide(uri):
             return "slides"
         size = _size(read_head(uri, HEAD)) or _size(read_bytes(uri))
     except Exception:  # any error of its filesystem
@@ -170,7 +169,7 @@ def whole_cells(field: Field) -> int:
 
     The count is 1 if a single cell fills the picture, whatever surrounds it.
     """
-    field = scaled(field, min(1.0, SEARCHED / max(field.shape[:2])))
+    field = geometry.scaled(field, min(1.0, SEARCHED / max(field.shape[:2])))
     if _is_filled(field):
         return 1
     return sum(not cell.touches_border for cell in find_roughly(field).cells)

@@ -14,8 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.images.decoding import BadImageError
-from tasks.images.geometry import CREDIBLE, Slide, coarsest, credible
+from tasks.images import decoding, geometry
 
 Kind = Literal["field", "empty", "thick"]
 Levels = NDArray[np.uint8]
@@ -65,7 +64,7 @@ class Survey:
     places: tuple[Place, ...]
 
 
-def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
+def survey(slide: geometry.Slide, microns_per_pixel: float | None = None) -> Survey:
     """Lay a grid over a slide and judge each place; ``microns_per_pixel`` if the slide has none.
 
     Memory does not depend on the slide's size, except for some bytes per place.
@@ -74,22 +73,22 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
         BadImageError: the magnification is unknown or too low, the slide is larger than any glass,
             or it is damaged.
     """
-    scale = credible(slide.microns_per_pixel) or credible(microns_per_pixel)
+    scale = geometry.credible(slide.microns_per_pixel) or geometry.credible(microns_per_pixel)
     if scale is None:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "unknown_magnification",
             "the file does not say how many microns a pixel is wide: say it with "
-            f"--microns-per-pixel, {CREDIBLE[0]} to {CREDIBLE[1]:g}",
+            f"--microns-per-pixel, {geometry.CREDIBLE[0]} to {geometry.CREDIBLE[1]:g}",
         )
     diameter = RED_CELL / scale
     if diameter < LEAST_DIAMETER:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "too_coarse",
             f"at {scale:g} microns per pixel a red cell is {diameter:.1f} pixels wide, and "
             f"{LEAST_DIAMETER} are needed: scan the slide at a higher magnification",
         )
     _refuse_larger_than_glass(slide, scale)
-    level = coarsest(slide.downsamples, lambda each: each * scale <= WORKING)
+    level = geometry.coarsest(slide.downsamples, lambda each: each * scale <= WORKING)
     side = min(FIELD * slide.downsamples[level], FIELD_CELLS * diameter)
     across, down = (_edges(length, side) for length in (slide.width, slide.height))
     histograms = _histograms(slide, scale, across, down)
@@ -102,12 +101,12 @@ def survey(slide: Slide, microns_per_pixel: float | None = None) -> Survey:
     return Survey(scale, level, diameter, places)
 
 
-def _refuse_larger_than_glass(slide: Slide, microns_per_pixel: float) -> None:
+def _refuse_larger_than_glass(slide: geometry.Slide, microns_per_pixel: float) -> None:
     """Refuse a slide whose header claims more than any glass has, before reading it."""
     sides = [side * microns_per_pixel for side in (slide.width, slide.height)]
     if max(sides) > GLASS[0] or min(sides) > GLASS[1]:
         across, down = (side / 1000 for side in sides)
-        raise BadImageError(
+        raise decoding.BadImageError(
             "too_large",
             f"{slide.width} x {slide.height} pixels of {microns_per_pixel:g} microns are "
             f"{across:.0f} x {down:.0f} mm, and no glass is larger than "
@@ -123,10 +122,10 @@ def _edges(length: int, side: float) -> list[int]:
 
 
 def _histograms(
-    slide: Slide, microns_per_pixel: float, across: list[int], down: list[int]
+    slide: geometry.Slide, microns_per_pixel: float, across: list[int], down: list[int]
 ) -> NDArray[np.int32]:
     """Count the pixels of each brightness (256) of green in each place (rows, columns)."""
-    level = coarsest(slide.downsamples, lambda each: each * microns_per_pixel <= SURVEYED)
+    level = geometry.coarsest(slide.downsamples, lambda each: each * microns_per_pixel <= SURVEYED)
     downsample = slide.downsamples[level]
     shrink = max(1, int(SURVEYED / (microns_per_pixel * downsample)))
     out = np.zeros((len(down) - 1, len(across) - 1, 256), np.int32)

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
+from tasks import types
 from tasks.answers.patients import Confirmation
+from tasks.reports import image_columns
 from tasks.reports.called_cells import Patient, patient_of
-from tasks.reports.image_columns import COLOURS
 from tasks.reports.night.counts import Row
 from tasks.reports.slide_reasons import SlideReason
-from tasks.types import Light, Verdict
-from tasks.visualisation import calls, charts, page
+from tasks.visualisation import calls, charts, index_page, overlay, page
 from tasks.visualisation.highlights import (
     ABNORMAL,
     MOST_OF_A_SLIDE,
@@ -26,9 +26,7 @@ from tasks.visualisation.highlights import (
     UNCERTAIN,
     Highlights,
 )
-from tasks.visualisation.index_page import night_row, trends
 from tasks.visualisation.overlay import COLOURS as CONTOURS
-from tasks.visualisation.overlay import ShownSlide, counted_fields, describe_slide
 from tasks.visualisation.patients import Called, describe_image, opened, opened_patients, place_of
 from tasks.visualisation.viewer.overlays import ShownField, describe_field
 from tasks.words import counted, verb
@@ -40,9 +38,9 @@ DECIDING = ("verdict", "review_reasons", "shift", "abnormal_p_value", "slide_id"
 NIGHTS_SHOWN = 14
 
 LIGHTS = {
-    Light.GREEN: "Green: nothing is unusual",
-    Light.AMBER: "Amber: something needs a look",
-    Light.RED: "Red: look before using any result",
+    types.Light.GREEN: "Green: nothing is unusual",
+    types.Light.AMBER: "Amber: something needs a look",
+    types.Light.RED: "Red: look before using any result",
 }
 # Heading, words, and whether the sheet is folded: sheets that say nothing about a patient are last.
 SHEETS = {
@@ -92,7 +90,7 @@ class BatchView:
     command: str
     made_from: str
     fields: Sequence[ShownField] = ()
-    whole_slides: Sequence[ShownSlide] = ()
+    whole_slides: Sequence[overlay.ShownSlide] = ()
     called: Called = field(default_factory=Called)
     answers: Mapping[Patient, Confirmation] = field(default_factory=dict)
     answered: str | None = None
@@ -117,7 +115,7 @@ def batch_page(view: BatchView) -> str:
         answered=view.answered,
         confirmed=calls.confirmed_text(view.answers.values()),
         day=page.day_text(row["batch_date"]),
-        light=LIGHTS[Light(row["light"])],
+        light=LIGHTS[types.Light(row["light"])],
         facts=_facts(row),
         **{kind: describe(_rows(slides, own[:ODD_SHOWN])) for kind, own in odd.items()},
         **{f"more_{kind}": max(0, len(own) - ODD_SHOWN) for kind, own in odd.items()},
@@ -129,8 +127,8 @@ def batch_page(view: BatchView) -> str:
         opened=opened_patients(patients, view.called, view.thumbnails, view.answers),
         axis=calls.axis(),
         expected=calls.expected_text(row),
-        whole_slides=[describe_slide(each) for each in view.whole_slides],
-        counted_fields=counted_fields(view.slides),
+        whole_slides=[overlay.describe_slide(each) for each in view.whole_slides],
+        counted_fields=overlay.counted_fields(view.slides),
         contours=list(CONTOURS),
         viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()) if fields else "",
         threshold=page.number_text(view.threshold),
@@ -213,7 +211,7 @@ def _sorted(slides: pa.Table) -> pa.Table:
     def place(number: int) -> tuple[bool, bool, bool, float, float, str]:
         row = rows[number]
         return (
-            row["verdict"] != Verdict.REVIEW,
+            row["verdict"] != types.Verdict.REVIEW,
             SlideReason.IMPLAUSIBLE not in row["review_reasons"],
             SlideReason.TOGETHER not in row["review_reasons"],
             -(row["shift"] or -np.inf),
@@ -241,7 +239,7 @@ def _slide_rows(
             if row["slide_id"] is None
             else page.shortened(row["slide_id"]),
             "patient": page.shortened(row["patient_id"] or "–"),
-            "colour": _colour([row[name] for name in COLOURS]),
+            "colour": _colour([row[name] for name in image_columns.COLOURS]),
             "cells": row["cells"],
             "scored": row["scored"],
             "failed": row["cells"] - row["scored"],
@@ -256,7 +254,7 @@ def _slide_rows(
             "shift": page.number_text(row["shift"]),
             "shift_value": row["shift"],
             "smear": [page.number_text(row[name]) for name in ("smear_shift", "smear_spread")],
-            "review": row["verdict"] == Verdict.REVIEW,
+            "review": row["verdict"] == types.Verdict.REVIEW,
             "reasons": row["review_reasons"],
         }
         for row in rows
@@ -286,7 +284,7 @@ def _colour(values: Sequence[float | None]) -> str | None:
 def _charts(view: BatchView) -> list[tuple[str, Markup]]:
     title, of = "Abnormality of all scored images", view.highlights
     scores = charts.binned(of.edges, of.scores, view.threshold, title=title)
-    return [(title, scores), *trends([*view.earlier, view.row][-NIGHTS_SHOWN:])]
+    return [(title, scores), *index_page.trends([*view.earlier, view.row][-NIGHTS_SHOWN:])]
 
 
 def _nights(view: BatchView) -> list[dict[str, Any]]:
@@ -296,7 +294,7 @@ def _nights(view: BatchView) -> list[dict[str, Any]]:
     same text.
     """
     return [
-        night_row(row, {}, view.row["detector"])
+        index_page.night_row(row, {}, view.row["detector"])
         for row in [*view.earlier, view.row][-NIGHTS_SHOWN:][::-1]
     ]
 

@@ -9,8 +9,7 @@ from markupsafe import Markup
 
 from tasks.counting.call import Call
 from tasks.reports.night.counts import Row
-from tasks.visualisation import charts
-from tasks.visualisation.page import percent, render
+from tasks.visualisation import charts, page
 
 
 def index_page(nights: Sequence[Row], pages: Mapping[str, str]) -> str:
@@ -19,7 +18,7 @@ def index_page(nights: Sequence[Row], pages: Mapping[str, str]) -> str:
     Nights are oldest first; ``pages`` are file names of the batches' pages, by batch.
     """
     detector = nights[-1]["detector"] if nights else ""
-    return render(
+    return page.render(
         "index.html",
         title="All batches",
         nights=[night_row(row, pages, detector) for row in reversed(nights)],
@@ -95,9 +94,9 @@ def night_row(row: Row, pages: Mapping[str, str], detector: str) -> dict[str, An
         "reasons": row["reasons"],
         "images": f"{row['images']:,}",
         "positive": f"{positives(row):,}",
-        "abnormal": percent(row["abnormal"], scored),
-        "uncertain": percent(row["uncertain"], scored),
-        "failed": percent((row["images"] - row["scored"]), row["images"]),
+        "abnormal": page.percent(row["abnormal"], scored),
+        "uncertain": page.percent(row["uncertain"], scored),
+        "failed": page.percent((row["images"] - row["scored"]), row["images"]),
         "review": f"{row['review']:,}",
         "slides": f"{row['slides_for_review']:,} of {row['slides']:,}",
         "other": row["detector"] != detector,

@@ -10,10 +10,8 @@ from typing import Any
 
 from tasks.answers.patients import Confirmation
 from tasks.counting.call import Call
-from tasks.reports.called_cells import Patient, patient_of
-from tasks.reports.spreadsheet import csv_lines
-from tasks.visualisation import page
-from tasks.visualisation.calls import call_of, patient_name
+from tasks.reports import called_cells, spreadsheet
+from tasks.visualisation import calls, page
 
 OPENED = (Call.POSITIVE, Call.INDETERMINATE)  # patients of these calls have their cells shown
 PATIENTS_OPENED = 32
@@ -29,7 +27,7 @@ class Called:
     a cell that is a file of its own has none.
     """
 
-    cells: Mapping[Patient, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    cells: Mapping[called_cells.Patient, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     places: Mapping[str, bytes | str] = field(default_factory=dict)
 
 
@@ -51,18 +49,18 @@ def opened_patients(
     rows: Sequence[Mapping[str, Any]],
     called: Called,
     thumbnails: Mapping[str, bytes | str],
-    answers: Mapping[Patient, Confirmation],
+    answers: Mapping[called_cells.Patient, Confirmation],
 ) -> list[dict[str, Any]]:
     """Describe for the page the patients whose cells are shown, each with cells and answer."""
     return [
         {
             "id": place_of(number),
-            "name": patient_name(row),
-            **call_of(row),
-            "persons": answers.get(patient_of(row)),
+            "name": calls.patient_name(row),
+            **calls.call_of(row),
+            "persons": answers.get(called_cells.patient_of(row)),
             "cells": [
                 describe_cell(cell, called.places.get(cell["uri"]), thumbnails.get(cell["uri"]))
-                for cell in called.cells.get(patient_of(row), ())
+                for cell in called.cells.get(called_cells.patient_of(row), ())
             ],
         }
         for number, row in enumerate(opened(rows))
@@ -134,17 +132,17 @@ def patient_sheet(
     shown = slides[:SLIDES]
     return page.render(
         "patient.html",
-        title=patient_name(patient),
+        title=calls.patient_name(patient),
         batch=patient["batch"],
         day=page.day_text(patient["batch_date"]),
-        answer=call_of(patient),
+        answer=calls.call_of(patient),
         persons=persons,
         cells=[
             describe_cell(cell, places.get(cell["uri"]), thumbnails.get(cell["uri"]))
             for cell in cells[:CELLS]
         ],
         slides=[
-            call_of(row) | {"name": page.shortened(row["slide_id"] or "no slide named")}
+            calls.call_of(row) | {"name": page.shortened(row["slide_id"] or "no slide named")}
             for row in shown
         ],
         more=len(slides) - len(shown),
@@ -168,8 +166,8 @@ def patient_table(
             *([persons.answer, persons.call] if persons and of == "patient" else [None, None]),
         ]
         for of, name, row in [
-            ("patient", patient_name(patient), patient),
+            ("patient", calls.patient_name(patient), patient),
             *(("slide", row["slide_id"], row) for row in slides),
         ]
     ]
-    return "".join(csv_lines(columns, rows))
+    return "".join(spreadsheet.csv_lines(columns, rows))

@@ -8,18 +8,15 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.evaluation.comparison import VERDICT
+from tasks.evaluation import comparison, metrics, scored
 from tasks.evaluation.measures import HOME
-from tasks.evaluation.metrics import SINGLE
-from tasks.evaluation.scored import OWN
-from tasks.visualisation import charts
-from tasks.visualisation.page import render
+from tasks.visualisation import charts, page
 
 ATTACKS, CORRUPTIONS = "\"set\" LIKE 'attack/%'", "\"set\" LIKE 'corruption/%'"
-CLEAN = f"composition = '{SINGLE}'"
+CLEAN = f"composition = '{metrics.SINGLE}'"
 COMPOSED = ("caught at 0.05", "false alarms at 0.05", "AUROC", "no smear", "shifted")
 # The detectors in charts, in this order.
-CHARTED = (OWN, VERDICT, "maximum softmax", "energy", "ODIN", "k nearest neighbours",
+CHARTED = (scored.OWN, comparison.VERDICT, "maximum softmax", "energy", "ODIN", "k nearest neighbours",
            "mahalanobis, last layer", "ViM")  # fmt: skip
 
 
@@ -47,7 +44,7 @@ def robustness_page(title: str, facts: Mapping[str, str], results: pa.Table) -> 
             """
         )
         seeds = len(results["seed"].unique())
-        return render(
+        return page.render(
             "robustness.html",
             title=title,
             facts=facts,

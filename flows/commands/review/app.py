@@ -11,19 +11,16 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from flows.commands.review.figures import figures, patient_figures
+from flows.commands.review.pages import pictures, viewer
 from flows.commands.review.pages.patient_calls import PatientPages
-from flows.commands.review.pages.pictures import FILES, PicturePages
-from flows.commands.review.pages.viewer import ViewerPages
 from flows.commands.review.session import Session
 from flows.monitoring.console import warn
 from flows.stages.answers import Suspects
 from storage.models.detectors import DetectorCard
 from storage.store import StoreError, check_name
-from tasks.answers.agreement import differing
-from tasks.answers.patients import MOST_READ, Suspect
-from tasks.answers.sheets import KEYS, AnswerError
+from tasks.answers import agreement, patients, sheets
+from tasks.images import decoding
 from tasks.images.access.files import SourceError
-from tasks.images.decoding import BadImageError
 from tasks.images.geometry import TRAINING_DIAMETER
 from tasks.limits import NEGATIVE_PERCENT
 from tasks.segmentation.survey import RED_CELL
@@ -35,7 +32,7 @@ LONGEST_LOOK = 600.0  # seconds; a longer look was a break
 DIFFERING_SHOWN = 200
 AHEAD = 60  # cells that a page names as its next
 
-_PAGES = environment(FILES)
+_PAGES = environment(pictures.FILES)
 
 
 class Bench:
@@ -55,8 +52,8 @@ class Bench:
     ) -> None:
         self._session = session
         self._blind, self._reader = blind, reader
-        self._pictures = PicturePages(session)
-        self._viewer = ViewerPages(session, self._page, _reader, blind=blind)
+        self._pictures = pictures.PicturePages(session)
+        self._viewer = viewer.ViewerPages(session, self._page, _reader, blind=blind)
         self._patients = PatientPages(Suspects(session, detector, wanted), self._page, _reader)
 
     def app(self) -> Starlette:
@@ -76,7 +73,7 @@ class Bench:
                 Route("/by/{reader}/{image_id}", self.answer, methods=["POST"]),
             ],
             exception_handlers={
-                **dict.fromkeys((StoreError, OSError, AnswerError), self._problem),
+                **dict.fromkeys((StoreError, OSError, sheets.AnswerError), self._problem),
                 Exception: self._unexpected,
             },
         )
@@ -110,7 +107,7 @@ class Bench:
         return self._page(
             request, "start.html", status=status, problem=problem, reader=self._reader,
             cells=len(session.cells), unmarked=unmarked, patients=len(suspects.asked),
-            most=MOST_READ, readers=readers, possible=self._possible,
+            most=patients.MOST_READ, readers=readers, possible=self._possible,
         )  # fmt: skip
 
     async def name_reader(self, request: Request) -> Response:
@@ -171,16 +168,16 @@ class Bench:
             ref, width = self._pictures.ref(image_id), self._pictures.width(image_id)
             bar = None if ref.region is None else round(ZOOM * TRAINING_DIAMETER / RED_CELL * 5)
             shown |= {"width": ZOOM * width, "bar": bar, "field": ref.region is not None}
-        except (BadImageError, SourceError, OSError) as error:
+        except (decoding.BadImageError, SourceError, OSError) as error:
             shown["problem"] = f"the image cannot be read: {error}"
         return self._page(request, "cell.html", **shown)
 
     @property
     def _possible(self) -> list[tuple[str, str]]:
         """List the answers that a reader can give, each with its key."""
-        return list(zip(KEYS, self._session.possible, strict=True))
+        return list(zip(sheets.KEYS, self._session.possible, strict=True))
 
-    def _suspect(self, request: Request) -> Suspect | None:
+    def _suspect(self, request: Request) -> patients.Suspect | None:
         """Find the patient whose cells are being read; None where single cells are."""
         number = request.query_params.get("patient", "")
         return self._patients.suspects.find(int(number)) if number.isdecimal() else None
@@ -247,9 +244,9 @@ class Bench:
             ],
             "differing": [
                 (image, {name: of[image] for name, of in by_reader.items() if image in of})
-                for image in differing(by_reader)[:DIFFERING_SHOWN]
+                for image in agreement.differing(by_reader)[:DIFFERING_SHOWN]
             ],
-            "all_differing": len(differing(by_reader)),
+            "all_differing": len(agreement.differing(by_reader)),
         }
 
     def _known(self, request: Request) -> str:

@@ -14,17 +14,16 @@ import pyarrow as pa
 
 from flows.monitoring.console import tell
 from flows.outcome import Outcome, shell_command, table
+from storage import leases
 from storage.batches.manifests import Batch, find_rows
-from storage.leases import lease
 from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import iterate_groups
 from storage.records import now
 from storage.reports.answers import Labels, fitted_from, latest_labels, other_labels, save_labels
 from storage.reports.tables import published_batch, report_path
 from storage.store import Store
+from tasks import types, words
 from tasks.answers.sheets import OTHER, AnswerError, Line, Precision, check_answers, precision
-from tasks.types import Status
-from tasks.words import counted
 
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 
@@ -42,7 +41,7 @@ class ReviewOutcome(Outcome):
     precision_high: float | None
 
     def _text(self) -> str:
-        answers = counted(sum(self.answers.values()), "answer")
+        answers = words.counted(sum(self.answers.values()), "answer")
         return f"batch {self.batch}: {answers}\n{table(self.rows())}"
 
     def rows(self) -> list[tuple[str, object]]:
@@ -82,7 +81,7 @@ class ImportOutcome(ReviewOutcome):
             rows.append(
                 (
                     "warning",
-                    f"{counted(self.without_patient, 'label')} without a patient: a detector "
+                    f"{words.counted(self.without_patient, 'label')} without a patient: a detector "
                     "fitted with them is calibrated by slides or images, which is too optimistic",
                 )
             )
@@ -96,7 +95,7 @@ class ImportOutcome(ReviewOutcome):
         if not self.labels:
             rows.append(("next", "nothing to fit: no answer is a class of the model"))
         would = "" if self.kept else "would have "
-        changes = f"{would}{counted(self.new, 'new answer')}, {self.changed:,} changed"
+        changes = f"{would}{words.counted(self.new, 'new answer')}, {self.changed:,} changed"
         return f"batch {self.batch}: {changes}\n{table(rows)}"
 
 
@@ -116,7 +115,7 @@ def import_lines(
         AnswerError: an answer or an image is unknown, or an image is judged twice.
     """
     # One import at a time, because each checks that a cell is no label of another batch.
-    with lease(store, "labels", wait=True, on_wait=tell) as held:
+    with leases.lease(store, "labels", wait=True, on_wait=tell) as held:
         frozen = published_batch(store, batch)
         try:
             scored, card = _scored(store, frozen)
@@ -176,7 +175,7 @@ def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], M
     for part in report_rows(store, batch, columns):
         for row in part.to_pylist():
             model = row["model"]
-            if row["status"] == Status.SCORED:
+            if row["status"] == types.Status.SCORED:
                 scored.setdefault(row["image_id"], row)
     if model is None:
         raise AnswerError(f"batch {batch.name} has no images to answer on")

@@ -30,21 +30,12 @@ from flows.stages.batch import find_refs
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import read_table
-from storage.reports.answers import find_sample, latest_labels
-from storage.reports.tables import SLIDES, published_batch, report_path
+from storage.reports import answers, tables
 from storage.store import Store
-from tasks.answers.sheets import (
-    FROM_PERSON,
-    FROM_REPORT,
-    AnswerError,
-    candidates,
-    ranked_labels,
-    read_sheet,
-)
+from tasks.answers import sheets
 from tasks.detector.verdict import format_reasons
+from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError, read_bytes
-from tasks.images.decoding import BadImageError
-from tasks.images.regions import ImageRef, image_refs
 from tasks.reports.image_columns import is_for_review
 from tasks.words import counted
 
@@ -90,14 +81,14 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     folder = new_folder(options.to)
     if options.batch is None:
         return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
-    frozen = published_batch(store, options.batch)
-    reviewed = set(latest_labels(store, frozen.name).rows["image_id"].to_pylist())
-    found = candidates(
-        report_rows(store, frozen, [*FROM_REPORT, "verdict", "status"]),
+    frozen = tables.published_batch(store, options.batch)
+    reviewed = set(answers.latest_labels(store, frozen.name).rows["image_id"].to_pylist())
+    found = sheets.candidates(
+        report_rows(store, frozen, [*sheets.FROM_REPORT, "verdict", "status"]),
         done=reviewed,
         per_slide=options.per_slide,
     )
-    rows = found.rows.select(FROM_REPORT)
+    rows = found.rows.select(sheets.FROM_REPORT)
     refs = find_refs(store, frozen, rows["uri"].to_pylist())
     cells, unreadable = _write_cells(folder, rows, refs, options.limit)
     found.left_out["beyond the limit"] += rows.num_rows - cells - len(unreadable)
@@ -116,9 +107,9 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
 
 def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> ExportOutcome:
     """Write the labels that a model was trained on, the least probable by its folds first."""
-    ranked = ranked_labels(labels_of_folds(store, card), card.classes)
+    ranked = sheets.ranked_labels(labels_of_folds(store, card), card.classes)
     rows = ranked.add_column(1, "model", pa.array([card.name] * ranked.num_rows))
-    refs = {ref.uri: ref for ref in image_refs(trained_images(card))}
+    refs = {ref.uri: ref for ref in regions.image_refs(trained_images(card))}
     cells, unreadable = _write_cells(folder, rows, refs, limit)
     beyond = rows.num_rows - cells - len(unreadable)
     return ExportOutcome(
@@ -133,7 +124,7 @@ def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> E
 
 
 def _write_cells(
-    folder: Path, rows: pa.Table, refs: Mapping[str, ImageRef], limit: int
+    folder: Path, rows: pa.Table, refs: Mapping[str, regions.ImageRef], limit: int
 ) -> tuple[int, list[str]]:
     """Write a sheet of at most ``limit`` cells, and their pictures.
 
@@ -150,17 +141,17 @@ def _write_cells(
             if row["uri"] not in refs:
                 raise SourceError("it is no longer among the training images")
             name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
-        except (OSError, SourceError, BadImageError) as error:
+        except (OSError, SourceError, decoding.BadImageError) as error:
             unreadable.append(f"{row['uri']}: {error}")
             continue
-        sheet.append([*row.values(), *("" for _ in FROM_PERSON), f"{PICTURES}/{name}"])
-    write_sheet(folder / SHEET, [*rows.column_names, *FROM_PERSON, "image"], sheet)
+        sheet.append([*row.values(), *("" for _ in sheets.FROM_PERSON), f"{PICTURES}/{name}"])
+    write_sheet(folder / SHEET, [*rows.column_names, *sheets.FROM_PERSON, "image"], sheet)
     return len(sheet), unreadable
 
 
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
-    path = report_path(batch.name, batch.batch_date, SLIDES)
+    path = tables.report_path(batch.name, batch.batch_date, tables.SLIDES)
     rows = read_table(store, *path)
     chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()
     chosen.sort(key=lambda row: (-(row["shift"] or 0.0), row["slide_id"] or ""))
@@ -177,11 +168,11 @@ def import_answers(options: ReviewImport, settings: Settings) -> ImportOutcome:
     """
     store = Store(settings.store)
     try:
-        named, lines = read_sheet(read_bytes(options.file))
+        named, lines = sheets.read_sheet(read_bytes(options.file))
     except FileNotFoundError:
         raise SourceError(f"{options.file} does not exist") from None
-    except AnswerError as error:
-        raise AnswerError(f"{options.file}: {error}") from None
+    except sheets.AnswerError as error:
+        raise sheets.AnswerError(f"{options.file}: {error}") from None
     return import_lines(store, named, lines, options.file, keep=not options.dry_run)
 
 
@@ -209,11 +200,11 @@ class ReportOutcome(ReviewOutcome):
 def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
     """Compare the answers with the report, and with each other."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
-    frozen = published_batch(store, options.batch)
+    frozen = tables.published_batch(store, options.batch)
     told: list[ToldFigure] = []
     patients: list[PatientRow] = []
     damaged: list[str] = []
-    if find_sample(store, frozen.key) is not None:
+    if answers.find_sample(store, frozen.key) is not None:
         session, detector = open_session(
             store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
         )
@@ -221,5 +212,5 @@ def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
         told = [*figures(session), *patient_figures(suspects)]
         patients = patient_answers(suspects)
         damaged = list(session.damaged.values())
-    found = judged(store, frozen, latest_labels(store, frozen.name))
+    found = judged(store, frozen, answers.latest_labels(store, frozen.name))
     return ReportOutcome(**found.model_dump(), figures=told, patients=patients, damaged=damaged)

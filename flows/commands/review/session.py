@@ -10,20 +10,11 @@ import pyarrow as pa
 from flows.commands.review.imports import ImportOutcome, import_lines, report_rows
 from flows.stages.answers import BatchAnswers
 from storage.batches.manifests import Batch, rows_at
-from storage.models.classifiers import load_card
-from storage.models.detectors import DetectorCard, load_detector_card
+from storage.models import classifiers, detectors
 from storage.records import now
-from storage.reports.answers import (
-    Answer,
-    KeptSample,
-    Stratum,
-    add_answer,
-    find_sample,
-    keep_sample,
-    next_number,
-)
+from storage.reports import answers
 from storage.store import Store, StoreError
-from tasks.answers.agreement import consensus, discordant
+from tasks.answers import agreement
 from tasks.answers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
 from tasks.answers.sheets import OTHER, UNSURE, WHITE, Line, possible_answers
 from tasks.images.regions import ImageRef, image_refs
@@ -114,18 +105,18 @@ class Session(BatchAnswers):
         """List the cells that a reader has not read; those on which others differ come first."""
         others = self.by_reader()
         mine = others.pop(reader, {})
-        order = [*ordered(discordant(others), reader), *ordered(self.cells, reader)]
+        order = [*ordered(agreement.discordant(others), reader), *ordered(self.cells, reader)]
         return [image for image in dict.fromkeys(order) if image not in mine]
 
     def answer(self, reader: str, image_id: str, answer: str | None, seconds: float) -> None:
         """Keep a reader's answer on a cell; None takes the last one back."""
         with self._lock:
             # Others may have written since: this answer must count as later than theirs.
-            number = next_number(self.store, self.batch.key)
-            kept = Answer(
+            number = answers.next_number(self.store, self.batch.key)
+            kept = answers.Answer(
                 reader=reader, image_id=image_id, answer=answer, at=now(), seconds=seconds
             )
-            self._answers[add_answer(self.store, self.batch.key, kept, number)] = kept
+            self._answers[answers.add_answer(self.store, self.batch.key, kept, number)] = kept
 
     def undo(self, reader: str) -> str | None:
         """Take back a reader's last answer, and return the digest of its image."""
@@ -139,7 +130,7 @@ class Session(BatchAnswers):
         """List the majority's answers as lines of a sheet, without unsure ones."""
         by_reader = self.by_reader()
         lines: list[Line] = []
-        for image_id, answer in consensus(by_reader).items():
+        for image_id, answer in agreement.consensus(by_reader).items():
             if answer == UNSURE:
                 continue
             names = [name for name, of in by_reader.items() if of.get(image_id) == answer]
@@ -165,7 +156,7 @@ class Session(BatchAnswers):
 
 def open_session(
     store: Store, batch: Batch, *, limit: int, per_slide: int, unmarked: float
-) -> tuple[Session, DetectorCard | None]:
+) -> tuple[Session, detectors.DetectorCard | None]:
     """Load the cells chosen for reading, or choose them now, and read the answers on them.
 
     Args:
@@ -178,23 +169,23 @@ def open_session(
     Raises:
         StoreError: the batch has no scored cell.
     """
-    kept = find_sample(store, batch.key)
+    kept = answers.find_sample(store, batch.key)
     scored = scored_cells(report_rows(store, batch, list(COLUMNS)))
     if kept is None:
         sample = choose(scored, limit=limit, per_slide=per_slide, unmarked=unmarked)
         if not sample.rows.num_rows:
             raise StoreError(f"batch {batch.name} has no scored cell to read")
         strata = [
-            Stratum(flagged=flagged, diagnosis=diagnosis, cells=n)
+            answers.Stratum(flagged=flagged, diagnosis=diagnosis, cells=n)
             for (flagged, diagnosis), n in sorted(sample.of.items())
         ]
-        wanted = KeptSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
-        kept = keep_sample(store, batch.key, wanted)
+        wanted = answers.KeptSample(image_ids=sample.rows["image_id"].to_pylist(), strata=strata)
+        kept = answers.keep_sample(store, batch.key, wanted)
     rows = recalled(scored, kept.image_ids)
     sample = Sample(rows, {(each.flagged, each.diagnosis): each.cells for each in kept.strata})
     by = next(report_rows(store, batch, ["model", "detector"])).to_pylist()[0]
-    detector = load_detector_card(store, by["detector"]) if by["detector"] else None
-    card = load_card(store, by["model"])
+    detector = detectors.load_detector_card(store, by["detector"]) if by["detector"] else None
+    card = classifiers.load_card(store, by["model"])
     session = Session(store=store, batch=batch, card=card, sample=sample, scored=scored)
     session.refresh()
     return session, detector

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from flows.jobs import verified, worker
 from flows.jobs.evaluation.images import (
     Run,
     Shard,
@@ -13,18 +14,12 @@ from flows.jobs.evaluation.images import (
     read_rows,
     read_treated,
 )
-from flows.jobs.verified import load_laboratory_normal
-from flows.jobs.worker import settle_worker
 from storage.reports.evaluations import fitted_path, read_arrays, write_arrays
-from tasks.detector.mahalanobis import TiedGaussian, tied_gaussian
+from tasks.detector import mahalanobis
 from tasks.detector.moments import Moments, partial_fit
-from tasks.evaluation.compositions import Cells, Normal, compose, judge, measure
-from tasks.evaluation.metrics import Interval, Result, Subject
+from tasks.evaluation import compositions, metrics, scored, treated
 from tasks.evaluation.rivals import SAMPLE, fit_rivals
-from tasks.evaluation.scored import Fitted, ScoredImages, score
-from tasks.evaluation.treated import FILE
-from tasks.network.classifier import last_layer
-from tasks.network.spec import PENULTIMATE
+from tasks.network import classifier, spec
 from tasks.types import below, nested
 
 
@@ -43,23 +38,23 @@ def fit_compared(job: FitJob) -> None:
     path = fitted_path(run.evaluation, run.detector.name)
     if run.store.exists(*path):
         return
-    settle_worker()
+    worker.settle_worker()
     every = -(-job.total // SAMPLE)
     layers: dict[str, Moments] = {}
     features, labels = [], []
     for images in map(read_treated, job.shards):
         if not len(images.rows):
             continue
-        taps = images.forms[FILE].taps
+        taps = images.forms[treated.FILE].taps
         for tap, values in taps.items():
             known = layers.get(tap) or Moments.empty(len(run.model.classes), values.shape[1])
             layers[tap] = partial_fit(known, values, images.label)
         chosen = (images.rows % every == 0) & (images.label >= 0)
-        features.append(taps[PENULTIMATE][chosen])
+        features.append(taps[spec.PENULTIMATE][chosen])
         labels.append(images.label[chosen])
     arrays = {"features": np.concatenate(features), "labels": np.concatenate(labels)}
     for tap, found in layers.items():
-        arrays |= nested(f"layer/{tap}", tied_gaussian(found).to_arrays())
+        arrays |= nested(f"layer/{tap}", mahalanobis.tied_gaussian(found).to_arrays())
     write_arrays(run.store, arrays, *path)
 
 
@@ -71,15 +66,15 @@ class ScoreJob:
     slides: tuple[Shard, ...]
 
 
-def score_shard(job: ScoreJob) -> ScoredImages:
+def score_shard(job: ScoreJob) -> scored.ScoredImages:
     """Score a shard's images in all their forms."""
     run = job.shard.run
-    settle_worker()
+    worker.settle_worker()
     images = read_treated(job.shard)
     known = _leans(job.slides)
     groups = run.groups(job.shard.images)[images.rows].tolist()
     leans = np.asarray([known.get(group, 0.0) for group in groups], np.float64)
-    return score(images, _fitted(run), run.model.temperature, leans)
+    return scored.score(images, _fitted(run), run.model.temperature, leans)
 
 
 @lru_cache(maxsize=8)
@@ -95,16 +90,16 @@ def _leans(slides: tuple[Shard, ...]) -> dict[str, float]:
 
 
 @lru_cache(maxsize=2)
-def _fitted(run: Run) -> Fitted:
+def _fitted(run: Run) -> scored.Fitted:
     target = load_target(run.store, run.detector, run.model)
     arrays = read_arrays(run.store, *fitted_path(run.evaluation, run.detector.name))
     layers = {
-        tap: TiedGaussian.from_arrays(below(f"layer/{tap}", arrays))
+        tap: mahalanobis.TiedGaussian.from_arrays(below(f"layer/{tap}", arrays))
         for tap in target.classifier.spec.taps
     }
-    last = last_layer(target.classifier)
-    rivals = fit_rivals(PENULTIMATE, arrays["features"], arrays["labels"], *last)
-    return Fitted(target.detector, layers, rivals)
+    last = classifier.last_layer(target.classifier)
+    rivals = fit_rivals(spec.PENULTIMATE, arrays["features"], arrays["labels"], *last)
+    return scored.Fitted(target.detector, layers, rivals)
 
 
 @dataclass(frozen=True)
@@ -122,43 +117,43 @@ class CompositionJob:
     ``positive`` is the name of the infected class.
     """
 
-    subject: Subject
+    subject: metrics.Subject
     ordinary: Chosen | None
     strange: Chosen | None
     named: bool
     positive: str
 
 
-def compose_and_measure(job: CompositionJob) -> list[Result]:
+def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
     """Compose slides or nights, score them as `screen` does, and measure the results."""
-    settle_worker()
+    worker.settle_worker()
     given = job.ordinary or job.strange
     assert given is not None
     run = given.shards[0].run
     ordinary = _cells(job.ordinary) if job.ordinary else None
     strange = _cells(job.strange) if job.strange else None
-    groups = compose(ordinary, strange, job.subject.share or 0.0, named=job.named)
+    groups = compositions.compose(ordinary, strange, job.subject.share or 0.0, named=job.named)
     if not groups:
         return []
     laboratory = None
     if run.laboratory is not None:
-        found = load_laboratory_normal(run.store, run.laboratory)
-        laboratory = Normal(found.own, found.reference)
-    judged = judge(load_detector(run), groups, named=job.named, laboratory=laboratory)
-    results = list(measure(job.subject, judged))
+        found = verified.load_laboratory_normal(run.store, run.laboratory)
+        laboratory = compositions.Normal(found.own, found.reference)
+    judged = compositions.judge(load_detector(run), groups, named=job.named, laboratory=laboratory)
+    results = list(compositions.measure(job.subject, judged))
     if ordinary and not strange:
-        called = Interval(float(np.mean(ordinary.predicted == 0)))
+        called = metrics.Interval(float(np.mean(ordinary.predicted == 0)))
         counts = 0, len(ordinary)
-        results.append(Result(job.subject, None, f"called {job.positive}", called, *counts))
+        results.append(metrics.Result(job.subject, None, f"called {job.positive}", called, *counts))
     return results
 
 
 @lru_cache(maxsize=2)
-def _cells(chosen: Chosen) -> Cells:
+def _cells(chosen: Chosen) -> compositions.Cells:
     """Read cells with their slides."""
     taps = load_detector(chosen.shards[0].run).taps
     found = read_rows(chosen.shards, taps, np.asarray(chosen.rows, np.int64))
-    return Cells(
+    return compositions.Cells(
         found.taps,
         found.logits.argmax(axis=1),
         found.group,

@@ -11,26 +11,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from storage.batches import known_features, manifests
 from storage.batches.features import FeatureBlock
-from storage.batches.known_features import fitted_block
-from storage.batches.manifests import Batch, Shard, load_batch_of_key
-from storage.models.classifiers import ModelCard
+from storage.models import classifiers, statistics
 from storage.models.contributions import Rows
-from storage.models.statistics import load_moments, load_statistics, version_name
 from storage.store import Store, StoreError
-from tasks.detector.calibration import leave_group_out
+from tasks.detector import calibration
 from tasks.detector.moments import ClassStatistics, statistics_of
-from tasks.detector.slides.groups import (
-    GroupKey,
-    GroupStatistics,
-    by_patient,
-    coarser,
-    group_statistics,
-    retract_groups,
-    slide_keys,
-)
-from tasks.detector.slides.normal import priors_of
-from tasks.detector.slides.own_normal import FittedSlide, fitted_slide, with_spread
+from tasks.detector.slides import groups, normal, own_normal
 from tasks.types import Float
 
 IMAGE_FOLDS = 20
@@ -41,7 +29,7 @@ class RowsJob:
     """Rows of a batch for statistics."""
 
     store: Store
-    model: ModelCard
+    model: classifiers.ModelCard
     rows: Rows
 
 
@@ -50,7 +38,7 @@ class GroupJob:
     """One group (a patient, a slide) to score by the statistics of all others."""
 
     store: Store
-    model: ModelCard
+    model: classifiers.ModelCard
     version: int
     parts: tuple[Rows, ...]
 
@@ -72,7 +60,7 @@ def group_log_distances(job: GroupJob) -> Float:
     columns = []
     for tap in job.model.distance_taps:
         features = np.concatenate([block.taps[tap] for block in blocks])
-        columns.append(leave_group_out(total.taps[tap], features, labels))
+        columns.append(calibration.leave_group_out(total.taps[tap], features, labels))
     return np.stack(columns, axis=1)
 
 
@@ -84,13 +72,13 @@ class SlideJob:
     """
 
     store: Store
-    model: ModelCard
+    model: classifiers.ModelCard
     version: int
     parts: tuple[Rows, ...]
     spread: tuple[Float, Float] | None = None
 
 
-def fitted_group(job: SlideJob) -> FittedSlide:
+def fitted_group(job: SlideJob) -> own_normal.FittedSlide:
     """Score the cells of a fitted group by their own normal, and the group by all others.
 
     Raises:
@@ -99,23 +87,23 @@ def fitted_group(job: SlideJob) -> FittedSlide:
     total = slides_of_version(job.store, job.model.name, job.version)
     blocks = [read_rows(job.store, job.model, part) for part in job.parts]
     names = job.model.distance_taps
-    priors = priors_of(without_rows(total.of_taps(names), job.parts, blocks))
+    priors = normal.priors_of(without_rows(total.of_taps(names), job.parts, blocks))
     if job.spread is not None:
-        priors = with_spread(priors, *job.spread)
+        priors = own_normal.with_spread(priors, *job.spread)
     everything = FeatureBlock.joined(blocks)
     taps = {tap: everything.taps[tap] for tap in names}
-    return fitted_slide(priors, taps, everything.logits.argmax(axis=1))
+    return own_normal.fitted_slide(priors, taps, everything.logits.argmax(axis=1))
 
 
 def without_rows(
-    total: GroupStatistics, parts: Sequence[Rows], blocks: Sequence[FeatureBlock]
-) -> GroupStatistics:
+    total: groups.GroupStatistics, parts: Sequence[Rows], blocks: Sequence[FeatureBlock]
+) -> groups.GroupStatistics:
     """Remove fitted rows, with features in ``blocks``, from statistics by patient."""
     removed = FeatureBlock.joined(list(blocks))
     keys = [key for part in parts for key in keys_of_rows(part)]
     taps = {tap: removed.taps[tap] for tap in total.taps}
-    mine = group_statistics(taps, removed.label, keys, total.classes)
-    return retract_groups(total, coarser(mine, by_patient))
+    mine = groups.group_statistics(taps, removed.label, keys, total.classes)
+    return groups.retract_groups(total, groups.coarser(mine, groups.by_patient))
 
 
 @dataclass(frozen=True)
@@ -123,47 +111,47 @@ class CheckJob:
     """A shard of a fitted batch, to compare its features with the ledger."""
 
     store: Store
-    model: ModelCard
-    batch: Batch
-    shard: Shard
+    model: classifiers.ModelCard
+    batch: manifests.Batch
+    shard: manifests.Shard
 
 
 def find_damage(job: CheckJob) -> str | None:
     """Return why a shard's features do not match the ledger; None if they do."""
     try:
-        fitted_block(job.store, job.model.name, job.batch, job.shard)
+        known_features.fitted_block(job.store, job.model.name, job.batch, job.shard)
     except StoreError as error:
         return str(error)
     return None
 
 
-def keys_of_rows(part: Rows) -> list[GroupKey]:
+def keys_of_rows(part: Rows) -> list[groups.GroupKey]:
     """Return the group of each of some rows."""
-    return slide_keys(part.batch, part.patients, part.slides)
+    return groups.slide_keys(part.batch, part.patients, part.slides)
 
 
-def read_rows(store: Store, model: ModelCard, part: Rows) -> FeatureBlock:
+def read_rows(store: Store, model: classifiers.ModelCard, part: Rows) -> FeatureBlock:
     """Read rows from whole shards, and compare the shards with the ledger."""
-    batch = load_batch_of_key(store, part.batch)
+    batch = manifests.load_batch_of_key(store, part.batch)
     blocks = []
     for shard in batch.shards():
         rows = part.rows[(part.rows >= shard.start) & (part.rows < shard.stop)]
         if len(rows):
-            block = fitted_block(store, model.name, batch, shard)
+            block = known_features.fitted_block(store, model.name, batch, shard)
             blocks.append(block.take(rows - shard.start))
     return FeatureBlock.joined(blocks)
 
 
 @lru_cache(maxsize=2)
-def slides_of_version(store: Store, model: str, version: int) -> GroupStatistics:
+def slides_of_version(store: Store, model: str, version: int) -> groups.GroupStatistics:
     """Load a version's statistics by patient; ValueError if it has none by slide."""
     slides = _load_version(store, model, version).slides
     if slides is None:
-        raise ValueError(f"statistics {version_name(version)} are not kept by slide")
-    return coarser(slides, by_patient)
+        raise ValueError(f"statistics {statistics.version_name(version)} are not kept by slide")
+    return groups.coarser(slides, groups.by_patient)
 
 
 @lru_cache(maxsize=2)
 def _load_version(store: Store, model: str, version: int) -> ClassStatistics:
-    lineage = load_statistics(store, model, version)
-    return ClassStatistics.from_arrays(load_moments(store, lineage))
+    lineage = statistics.load_statistics(store, model, version)
+    return ClassStatistics.from_arrays(statistics.load_moments(store, lineage))

@@ -8,13 +8,11 @@ from numpy.typing import NDArray
 
 from flows.jobs.fitting.fitted_rows import read_rows, slides_of_version, without_rows
 from flows.jobs.fitting.unseen import key_of, unseen
-from storage.models.classifiers import ModelCard
-from storage.models.contributions import Rows
+from storage.models import classifiers, contributions
 from storage.store import Store
-from tasks.bundles import join
+from tasks import bundles, types
 from tasks.detector.witnesses import discriminant
 from tasks.reports.image_columns import PARASITIZED
-from tasks.types import Float
 
 
 @dataclass(frozen=True)
@@ -22,10 +20,10 @@ class WitnessJob:
     """A patient with labelled cells; the rows ``fitted`` are in the statistics."""
 
     store: Store
-    model: ModelCard
+    model: classifiers.ModelCard
     version: int
-    fitted: tuple[Rows, ...]
-    held_out: tuple[Rows, ...]
+    fitted: tuple[contributions.Rows, ...]
+    held_out: tuple[contributions.Rows, ...]
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Evidence:
     ``platelet`` marks cells with one at their rim.
     """
 
-    network: Float
-    scores: Float
+    network: types.Float
+    scores: types.Float
     parasitized: NDArray[np.bool_]
     platelet: NDArray[np.bool_]
     keys: tuple[str, ...]
@@ -51,7 +49,7 @@ class Evidence:
     @classmethod
     def joined(cls, parts: list["Evidence"]) -> "Evidence":
         """Join the evidence of several patients."""
-        return join([cls.none(), *parts])
+        return bundles.join([cls.none(), *parts])
 
 
 def unseen_evidence(job: WitnessJob) -> Evidence:

@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from storage.batches import ledger, manifests
 from storage.batches.features import SCORED, FeatureBlock
 from storage.batches.known_features import verified_block
-from storage.batches.ledger import ShardRecord
-from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.store import Store, StoreError
 from tasks.reports.image_rows import is_cut
@@ -17,13 +16,13 @@ from tasks.reports.image_rows import is_cut
 SHARDS_HELD = 8  # shards of features in memory
 SHARDS_AHEAD = 4  # shards read together from a remote store
 
-Held = tuple[FeatureBlock, ShardRecord, pa.Table]  # a shard, with its rows of the manifest
+Held = tuple[FeatureBlock, ledger.ShardRecord, pa.Table]  # a shard, with its rows of the manifest
 
 
 class Features:
     """Features of a batch by row, read and verified shard by shard."""
 
-    def __init__(self, store: Store, batch: Batch, model: ModelCard) -> None:
+    def __init__(self, store: Store, batch: manifests.Batch, model: ModelCard) -> None:
         self._store, self._batch, self._model = store, batch, model
         # No `lru_cache` of a method: the cycle of references would keep the shards of one job in
         # memory through the next ones, until Python's garbage collector runs.
@@ -53,7 +52,7 @@ class Features:
     def _read(self, number: int) -> Held:
         shard = self._batch.shard(number)
         with self._store.together() as pool:
-            reading = pool.submit(read_manifest, self._store, self._batch, shard)
+            reading = pool.submit(manifests.read_manifest, self._store, self._batch, shard)
             looking = pool.submit(verified_block, self._store, self._model.name, self._batch, shard)
         verified = looking.result()
         if verified is None:

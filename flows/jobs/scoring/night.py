@@ -6,22 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import (
-    load_detector_at,
-    load_fitted_detector,
-    load_laboratory_normal,
-    with_discriminant,
-)
-from flows.jobs.worker import settle_worker
 from storage.batches.manifests import Batch
 from storage.models.laboratories import LaboratoryCard
 from storage.store import Store
 from tasks.detector.detector import Detector
-from tasks.detector.slides.cell_score import Taps
+from tasks.detector.slides import cell_score, own_normal
 from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
-from tasks.detector.slides.own_normal import OwnNormal, slide_shift
 from tasks.detector.slides.references import (
     NO_ROWS,
     NONE,
@@ -92,11 +85,11 @@ class NightReference:
 
 def describe_night(job: NightJob) -> NightReference:
     """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
-    settle_worker()
+    worker.settle_worker()
     store, batch, laboratory = job.screened.store, job.screened.batch, job.screened.laboratory
     features = Features(store, batch, job.screened.model)
-    detector = load_detector_at(store, job.screened.detector, laboratory)
-    detector = with_discriminant(detector, job.discriminant)
+    detector = verified.load_detector_at(store, job.screened.detector, laboratory)
+    detector = verified.with_discriminant(detector, job.discriminant)
     normals, rows = detector.own, night_rows(batch)
     assert normals is not None
     taps, classes = features.take(rows, taps_of(detector))
@@ -122,7 +115,7 @@ def describe_night(job: NightJob) -> NightReference:
 def compared_with(
     detector: Detector,
     references: References,
-    taps: Taps,
+    taps: cell_score.Taps,
     classes: NDArray[np.intp],
     rows: NDArray[np.intp],
     parent: float = 0.0,
@@ -152,8 +145,8 @@ def night_rows(batch: Batch) -> NDArray[np.intp]:
 
 def learned_night(screened: Screened) -> Reference:
     """Make one normal, perhaps from few cells, of a night that a person vouches for."""
-    settle_worker()
-    detector = load_fitted_detector(screened.store, screened.detector)
+    worker.settle_worker()
+    detector = verified.load_fitted_detector(screened.store, screened.detector)
     assert detector.own is not None
     rows = night_rows(screened.batch)
     features = Features(screened.store, screened.batch, screened.model)
@@ -164,13 +157,15 @@ def learned_night(screened: Screened) -> Reference:
 
 def laboratory_reference(store: Store, laboratory: LaboratoryCard) -> Reference:
     """Read the reference of a laboratory, for slides and patients with too few cells."""
-    return Reference(load_laboratory_normal(store, laboratory).reference, NO_ROWS, "laboratory")
+    return Reference(
+        verified.load_laboratory_normal(store, laboratory).reference, NO_ROWS, "laboratory"
+    )
 
 
 def shift_row(
-    normals: OwnNormal,
+    normals: own_normal.OwnNormal,
     slide: SlideRows,
-    taps: Taps,
+    taps: cell_score.Taps,
     classes: NDArray[np.intp],
     kept: NDArray[np.bool_] | None,
     group: References,
@@ -180,7 +175,7 @@ def shift_row(
     return {
         "slide_id": slide.slide,
         "patient_id": slide.patient,
-        **vars(slide_shift(normals, taps, classes, kept)),
+        **vars(own_normal.slide_shift(normals, taps, classes, kept)),
         "smear_shift": _known(smears.whole.shift),
         "smear_spread": _known(smears.whole.spread),
         "implausible": None if normals.floor is None else smears.implausible,

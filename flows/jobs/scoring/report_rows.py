@@ -8,8 +8,7 @@ import pyarrow as pa
 from flows.jobs.scoring.screened import Screened
 from storage.batches.ledger import scores_path
 from storage.parquet import iterate_groups, read_table
-from tasks.reports.image_columns import REPEATED, numbers_of, repeats
-from tasks.reports.image_rows import QValues
+from tasks.reports import image_columns, image_rows
 
 
 def finished_rows(
@@ -25,8 +24,8 @@ def finished_rows(
     def columns(name: str) -> Iterator[pa.Array]:
         return (read_table(store, *path, columns=[name])[name].combine_chunks() for path in paths)
 
-    q = QValues(column.to_numpy(zero_copy_only=False) for column in columns("p_value"))
-    repeated = repeats(columns("image_id"))
+    q = image_rows.QValues(column.to_numpy(zero_copy_only=False) for column in columns("p_value"))
+    repeated = image_columns.repeats(columns("image_id"))
     if repeated.any():
         tell(
             f"{repeated.sum():,} of {len(repeated):,} images are copies of others of the batch: "
@@ -35,7 +34,7 @@ def finished_rows(
     start = 0
     for rows in (rows for path in paths for rows in iterate_groups(store, *path)):
         stop = start + rows.num_rows
-        q_values = q.of(numbers_of(rows, "p_value"))
+        q_values = q.of(image_columns.numbers_of(rows, "p_value"))
         rows = rows.append_column("q_value", pa.array(q_values, mask=np.isnan(q_values)))
-        yield rows.append_column(REPEATED, pa.array(repeated[start:stop]))
+        yield rows.append_column(image_columns.REPEATED, pa.array(repeated[start:stop]))
         start = stop

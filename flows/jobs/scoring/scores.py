@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features, judged_classes
 from flows.jobs.scoring.night import (
     NOTHING_NEARER,
@@ -27,16 +28,14 @@ from flows.jobs.scoring.night import (
     taps_of,
 )
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import adapted_logits, load_detector_at, with_discriminant
-from flows.jobs.worker import settle_worker
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path
 from storage.parquet import ROWS, groups_of, write_parts, write_table
 from tasks.counting.error_rates import DIAGNOSIS
+from tasks.detector import verdict
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
-from tasks.detector.slides.cell_score import Taps
-from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides import cell_score, normal, smears
 from tasks.detector.slides.references import (
     Reference,
     alone,
@@ -45,13 +44,11 @@ from tasks.detector.slides.references import (
     references_of,
     score_cells,
 )
-from tasks.detector.slides.smears import ONE_SLIDE
-from tasks.detector.verdict import VerdictRule
 from tasks.detector.witnesses import Discriminant, LogOdds
 from tasks.images.platelets import without_platelets
+from tasks.reports import slide_reasons
 from tasks.reports.image_columns import PARASITIZED, Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
-from tasks.reports.slide_reasons import SHIFTS
 from tasks.types import Float
 
 FEW = "few"
@@ -98,13 +95,13 @@ def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
 
 def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
     """Score a part's cells without writing anything."""
-    settle_worker()
+    worker.settle_worker()
     return _scorer(job).rows()
 
 
 def score_part(job: ScoreJob) -> int:
     """Score a part's cells and slides; return the number of cells."""
-    settle_worker()
+    worker.settle_worker()
     scorer, store = _scorer(job), job.screened.store
     part = job.screened.batch, job.screened.key, job.part
     rows = scorer.rows()
@@ -119,9 +116,9 @@ def score_part(job: ScoreJob) -> int:
 
 def _scorer(job: ScoreJob) -> "_Scorer":
     screened = job.screened
-    detector = load_detector_at(screened.store, screened.detector, screened.laboratory)
+    detector = verified.load_detector_at(screened.store, screened.detector, screened.laboratory)
     features = Features(screened.store, screened.batch, screened.model)
-    return _Scorer(job, with_discriminant(detector, job.discriminant), features)
+    return _Scorer(job, verified.with_discriminant(detector, job.discriminant), features)
 
 
 @dataclass
@@ -167,7 +164,7 @@ class _Scorer:
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(
                 card.classes,
-                adapted_logits(logits, card, self.job.screened.laboratory),
+                verified.adapted_logits(logits, card, self.job.screened.laboratory),
                 card.temperature,
                 odds,
                 by_witness,
@@ -175,7 +172,7 @@ class _Scorer:
             ),
             scores,
             taps=self.detector.taps,
-            rule=VerdictRule(detector.alpha, detector.uncertain_below),
+            rule=verdict.VerdictRule(detector.alpha, detector.uncertain_below),
             made_by=provenance_of(self.job.screened, self.job.scored_at),
         )
 
@@ -230,13 +227,13 @@ class _Scorer:
             return self._night
         if wanted not in self.compared:
             start, stop, level = wanted
-            rows = start + reference_rows(stop - start)
+            rows = start + normal.reference_rows(stop - start)
             normals = self.detector.own
             assert normals is not None
             taps, classes = self.features.take(rows, taps_of(self.detector))
             references, parent = None, 0.0
             if level != FEW:
-                references = references_of(normals, taps, classes, rows, level, ONE_SLIDE)
+                references = references_of(normals, taps, classes, rows, level, smears.ONE_SLIDE)
             # A slide whose cells mostly failed has no normal of its own either.
             if references is None or not references.own:
                 reference, parent = self._leaning(taps, classes, rows)
@@ -247,7 +244,7 @@ class _Scorer:
         return self.compared[wanted]
 
     def _leaning(
-        self, taps: Taps, classes: NDArray[np.intp], rows: NDArray[np.intp]
+        self, taps: cell_score.Taps, classes: NDArray[np.intp], rows: NDArray[np.intp]
     ) -> tuple[Reference, float]:
         """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
         known = self._night.known
@@ -282,7 +279,7 @@ class _Scorer:
                     rows.append(self.job.night.unnamed)
                 continue
             assert normals is not None
-            chosen = slide.start + reference_rows(slide.stop - slide.start)
+            chosen = slide.start + normal.reference_rows(slide.stop - slide.start)
             taps, classes = self.features.take(chosen, self.detector.taps)
             wanted = slide.start, slide.stop, "slide"
             compared = self.compared.get(wanted)
@@ -291,6 +288,6 @@ class _Scorer:
             if group is not None and group.own:
                 kept = np.isin(chosen, group.rows) if group.known else None
             else:
-                group = references_of(normals, taps, classes, chosen, "slide", ONE_SLIDE)
+                group = references_of(normals, taps, classes, chosen, "slide", smears.ONE_SLIDE)
             rows.append(shift_row(normals, slide, taps, classes, kept, group))
-        return pa.Table.from_pylist(rows, SHIFTS)
+        return pa.Table.from_pylist(rows, slide_reasons.SHIFTS)

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from storage.batches import manifests
 from storage.batches.ledger import screening_key
-from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import DetectorCard
-from storage.models.laboratories import LaboratoryCard
+from storage.models import classifiers, detectors, laboratories
 from storage.store import Store
 
 
@@ -15,10 +13,10 @@ class Screened:
     """A batch, and the model, the detector and the laboratory by which its cells are judged."""
 
     store: Store
-    batch: Batch
-    model: ModelCard
-    detector: DetectorCard
-    laboratory: LaboratoryCard | None = field(default=None, kw_only=True)
+    batch: manifests.Batch
+    model: classifiers.ModelCard
+    detector: detectors.DetectorCard
+    laboratory: laboratories.LaboratoryCard | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> str:

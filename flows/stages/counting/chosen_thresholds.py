@@ -6,26 +6,11 @@ A laboratory uses its detector's thresholds, with its own error rates.
 from functools import lru_cache
 
 from flows.stages.counting.error_counts import ERRORS, errors_of_version
-from storage.models.classifiers import ModelCard
-from storage.models.detectors import (
-    CountingCard,
-    DetectorCard,
-    RateCard,
-    ThresholdCard,
-    load_detector,
-)
+from storage.models import classifiers, detectors
 from storage.models.laboratories import LaboratoryCard, load_laboratory_arrays
 from storage.models.statistics import load_statistics
 from storage.store import Store
-from tasks.counting.error_rates import (
-    DIAGNOSIS,
-    LEAST_SLIDES,
-    ErrorCounts,
-    are_enough,
-    known_rates,
-    laboratory_rates,
-    rates_at,
-)
+from tasks.counting import error_rates
 from tasks.counting.interpretation import ErrorRates, KnownRates, detection_limit
 from tasks.counting.rates import Rate
 from tasks.reports.image_columns import PARASITIZED
@@ -35,8 +20,8 @@ COUNTING = "error_rates"  # prefix of the rates' names in a detector's arrays
 
 
 def counting_of(
-    card: ModelCard, counts: ErrorCounts | None, cells: int
-) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
+    card: classifiers.ModelCard, counts: error_rates.ErrorCounts | None, cells: int
+) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
     """Choose the thresholds for counting parasites, or warn why this is impossible.
 
     ``counts`` are the errors on cells that no diagnosing witness has seen; the thresholds are
@@ -44,18 +29,18 @@ def counting_of(
     """
     if PARASITIZED not in card.classes:
         return None, None, []
-    if counts is None or not are_enough(counts):
+    if counts is None or not error_rates.are_enough(counts):
         return None, None, [
-            f"error rates unknown: fewer than {LEAST_SLIDES} patients or slides that training has "
+            f"error rates unknown: fewer than {error_rates.LEAST_SLIDES} patients or slides that training has "
             "not seen have labelled cells of both kinds"
         ]  # fmt: skip
-    rates = known_rates(counts, cells)
-    return rates, _card(rates, rates_at(counts, DIAGNOSIS), cells), []
+    rates = error_rates.known_rates(counts, cells)
+    return rates, _card(rates, error_rates.rates_at(counts, error_rates.DIAGNOSIS), cells), []
 
 
 def laboratory_counting(
-    store: Store, detector: DetectorCard, counts: ErrorCounts
-) -> tuple[KnownRates | None, CountingCard | None, list[str]]:
+    store: Store, detector: detectors.DetectorCard, counts: error_rates.ErrorCounts
+) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
     """Predict the error rates of a laboratory's slides; warn if this is impossible or uncertain.
 
     ``counts`` are of the laboratory's slides with known cells; without negative ones it has no
@@ -73,10 +58,17 @@ def laboratory_counting(
             "laboratory again"
         ]  # fmt: skip
     rates = KnownRates(
-        *(laboratory_rates(fitted, counts, each.log_odds) for each in (known.counting, known.dense))
+        *(
+            error_rates.laboratory_rates(fitted, counts, each.log_odds)
+            for each in (known.counting, known.dense)
+        )
     )
-    card = _card(rates, laboratory_rates(fitted, counts, DIAGNOSIS), detector.counting.cells)
-    warnings = [] if slides >= LEAST_SLIDES else [_few(slides)]
+    card = _card(
+        rates,
+        error_rates.laboratory_rates(fitted, counts, error_rates.DIAGNOSIS),
+        detector.counting.cells,
+    )
+    warnings = [] if slides >= error_rates.LEAST_SLIDES else [_few(slides)]
     mine, fitted_rate = card.counting.false_positives, known.counting.false
     if mine.low > fitted_rate.high:
         warnings.append(
@@ -90,19 +82,19 @@ def laboratory_counting(
 def _few(slides: int) -> str:
     known = "one slide is" if slides == 1 else f"{slides} slides are"
     return (
-        f"{known} known to be negative: below {LEAST_SLIDES} the false-positive rate leans on the "
+        f"{known} known to be negative: below {error_rates.LEAST_SLIDES} the false-positive rate leans on the "
         "fitted laboratories"
     )
 
 
-def errors_of_detector(store: Store, card: DetectorCard) -> ErrorCounts:
+def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_rates.ErrorCounts:
     """Read the error counts of a detector's diagnosis.
 
     They are the statistics' counts if the network is the only witness.
     """
-    arrays = below(ERRORS, load_detector(store, card))
+    arrays = below(ERRORS, detectors.load_detector(store, card))
     if arrays:
-        return ErrorCounts.from_arrays(arrays)
+        return error_rates.ErrorCounts.from_arrays(arrays)
     return errors_of_version(store, load_statistics(store, card.model, card.statistics_version))
 
 
@@ -113,14 +105,14 @@ def load_laboratory_rates(store: Store, laboratory: LaboratoryCard) -> KnownRate
 
 
 @lru_cache(maxsize=4)
-def load_error_rates(store: Store, card: DetectorCard) -> KnownRates | None:
+def load_error_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | None:
     """Read the error rates of a detector's thresholds; None if unknown."""
-    arrays = below(COUNTING, load_detector(store, card))
+    arrays = below(COUNTING, detectors.load_detector(store, card))
     return KnownRates.from_arrays(arrays) if arrays else None
 
 
-def _card(rates: KnownRates, diagnosis: ErrorRates, cells: int) -> CountingCard:
-    return CountingCard(
+def _card(rates: KnownRates, diagnosis: ErrorRates, cells: int) -> detectors.CountingCard:
+    return detectors.CountingCard(
         cells=cells,
         counting=_threshold(rates.counting, cells),
         dense=_threshold(rates.dense, cells),
@@ -128,8 +120,8 @@ def _card(rates: KnownRates, diagnosis: ErrorRates, cells: int) -> CountingCard:
     )
 
 
-def _threshold(rates: ErrorRates, cells: int) -> ThresholdCard:
-    return ThresholdCard(
+def _threshold(rates: ErrorRates, cells: int) -> detectors.ThresholdCard:
+    return detectors.ThresholdCard(
         log_odds=rates.log_odds,
         limit_of_detection=detection_limit(cells, rates),
         false_positives=_rate(rates.false),
@@ -137,6 +129,6 @@ def _threshold(rates: ErrorRates, cells: int) -> ThresholdCard:
     )
 
 
-def _rate(rate: Rate) -> RateCard:
+def _rate(rate: Rate) -> detectors.RateCard:
     figures = ("mean", "low", "high", "deviation", "slides", "cells")
-    return RateCard(**{name: getattr(rate, name) for name in figures})
+    return detectors.RateCard(**{name: getattr(rate, name) for name in figures})

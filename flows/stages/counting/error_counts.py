@@ -8,10 +8,10 @@ trained without its patient. Only logits are read, shard by shard.
 import numpy as np
 
 from flows.jobs.fitting.unseen import key_of, unseen
+from storage.batches import manifests
 from storage.batches.features import read_block
-from storage.batches.manifests import load_batch_of_key
+from storage.models import contributions
 from storage.models.classifiers import ModelCard
-from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
 from storage.models.statistics import Contribution, Lineage, load_moments
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
@@ -29,12 +29,12 @@ def errors_of_version(store: Store, lineage: Lineage) -> ErrorCounts:
 
 def errors_of_batch(store: Store, card: ModelCard, contribution: Contribution) -> ErrorCounts:
     """Count the errors on all cells of a batch, fitted or held out."""
-    fitted = errors_of_rows(store, card, contributed(store, card, contribution))
-    held_out = errors_of_rows(store, card, held_out_rows(store, card, contribution))
+    fitted = errors_of_rows(store, card, contributions.contributed(store, card, contribution))
+    held_out = errors_of_rows(store, card, contributions.held_out_rows(store, card, contribution))
     return merge_errors(fitted, held_out)
 
 
-def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
+def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> ErrorCounts:
     """Count the errors on labelled rows of a batch, by patient, or by slide if none is named.
 
     Cells that the network was trained on are omitted, unless a fold's network was not; so are all
@@ -43,7 +43,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: Rows) -> ErrorCounts:
     total = ErrorCounts.empty()
     if PARASITIZED not in card.classes:
         return total
-    batch = load_batch_of_key(store, rows.batch)
+    batch = manifests.load_batch_of_key(store, rows.batch)
     for shard in batch.shards():
         places = np.flatnonzero((rows.rows >= shard.start) & (rows.rows < shard.stop))
         if not len(places):
@@ -63,5 +63,5 @@ def without_repeated_errors(
     store: Store, card: ModelCard, contribution: Contribution, others: list[Contribution]
 ) -> Contribution:
     """Record the held-out rows of a batch whose images are already counted elsewhere."""
-    repeated = repeated_rows(store, card, contribution, others, held_out=True)
+    repeated = contributions.repeated_rows(store, card, contribution, others, held_out=True)
     return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})

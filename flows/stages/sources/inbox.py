@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 
 from storage.batches.nights import Night, read_taken
 from storage.store import Store
+from tasks.images.access import files, folders
 from tasks.images.access.addresses import EXTENSIONS, as_text, in_archive
-from tasks.images.access.files import SourceError
-from tasks.images.access.folders import Listed, list_files
 from tasks.images.listing import list_images
 
 
@@ -44,20 +43,20 @@ def list_inbox(inbox: str) -> dict[str, FileStamp]:
         SourceError: the inbox does not exist, or is one file.
     """
     try:
-        seen = None if in_archive(inbox) else list_files(inbox, _seen)
+        seen = None if in_archive(inbox) else folders.list_files(inbox, _seen)
     except FileNotFoundError:
-        raise SourceError(f"inbox {inbox} does not exist: is the folder mounted?") from None
+        raise files.SourceError(f"inbox {inbox} does not exist: is the folder mounted?") from None
     except PermissionError:
-        raise SourceError(f"inbox {inbox} may not be read: permission denied") from None
+        raise files.SourceError(f"inbox {inbox} may not be read: permission denied") from None
     if seen is None:
-        raise SourceError(
+        raise files.SourceError(
             f"{inbox} is one file, and no inbox: give the folder where images arrive, or a pattern "
             "such as /inbox/*/*.png"
         )
     return seen
 
 
-def _seen(listed: Listed) -> dict[str, FileStamp] | None:
+def _seen(listed: folders.Listed) -> dict[str, FileStamp] | None:
     """Map the URL of each file to its entry; None for a source that is one file."""
     if listed.is_file:
         return None

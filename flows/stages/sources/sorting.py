@@ -20,28 +20,10 @@ from flows.monitoring.telemetry import stage
 from flows.settings import Settings
 from flows.stages.batch import refuse_among_others, refuse_other_images
 from flows.stages.segmentation import cells_of_fields, cut_up
-from storage.batches.manifests import Batch, find_batch, key_of
-from storage.batches.segmentations import (
-    SORT,
-    SlideIs,
-    TakenAs,
-    count_sorts,
-    find_segmentation,
-    manifest_address,
-    read_segmented,
-    segmentation_for,
-    segmentation_of,
-)
+from storage.batches import manifests, segmentations
 from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError
-from tasks.images.access.addresses import (
-    EXTENSIONS,
-    SLIDE_EXTENSIONS,
-    VENDORS,
-    ZARR,
-    extension_of,
-    in_archive,
-)
+from tasks.images.access import addresses
 from tasks.images.access.files import SourceError
 from tasks.images.listing import as_given, named, sorted_images
 from tasks.images.sorted_rows import SortedRows
@@ -65,8 +47,8 @@ class Wanted:
     """
 
     images: str | list[str]
-    taken_as: TakenAs | None = None
-    slide_is: SlideIs = "file"
+    taken_as: segmentations.TakenAs | None = None
+    slide_is: segmentations.SlideIs = "file"
     microns_per_pixel: float | None = None
     limit: int | None = None
     root: str | list[str] | None = None
@@ -107,18 +89,18 @@ def take(
     """
     images = as_given(wanted.images)
     if isinstance(images, str) and (
-        segmentation_of(store, images) or labelled_batch(store, images)
+        segmentations.segmentation_of(store, images) or labelled_batch(store, images)
     ):
         if wanted.taken_as not in (None, "cells"):
             raise StoreError(f"{images} lists cells, and --as {wanted.taken_as} says otherwise")
         return Taken(images, wanted.limit)
     refuse_among_others(store, images)
-    begun = find_batch(store, batch)
+    begun = manifests.find_batch(store, batch)
     anew = force or begun is None or not begun.rows
-    key = key_of(batch, (begun.attempt if begun else 0) + anew)
-    made = find_segmentation(store, key)
+    key = manifests.key_of(batch, (begun.attempt if begun else 0) + anew)
+    made = segmentations.find_segmentation(store, key)
     if begun and not anew:
-        made = segmentation_for(store, begun)
+        made = segmentations.segmentation_for(store, begun)
         if made is None:
             _refuse_otherwise(begun, "cells", wanted.taken_as)
             return Taken(images, wanted.limit)
@@ -133,7 +115,7 @@ def take(
         if not any(sorts.values()):
             return Taken(images, wanted.limit, listed)
         sources = _cells_last(listed.table(), sorts)
-    if read_segmented(store, key) is None:
+    if segmentations.read_segmented(store, key) is None:
         work.enter_context(open_client(settings))
     cut_up(
         settings,
@@ -146,7 +128,11 @@ def take(
         sources=sources,
         taken_as=wanted.taken_as,
     )
-    return Taken(manifest_address(store, key), None, sorts=count_sorts(store, key))
+    return Taken(
+        segmentations.manifest_address(store, key),
+        None,
+        sorts=segmentations.count_sorts(store, key),
+    )
 
 
 def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> SortedRows:
@@ -155,14 +141,16 @@ def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> SortedRows:
         wanted.images,
         classes=classes,
         limit=wanted.limit,
-        extensions=EXTENSIONS if cells else EXTENSIONS | SLIDE_EXTENSIONS,
+        extensions=addresses.EXTENSIONS
+        if cells
+        else addresses.EXTENSIONS | addresses.SLIDE_EXTENSIONS,
         trusted=store.holds,
         on_skip=warn,
     )
 
 
 def _sorts(
-    settings: Settings, listed: SortedRows, taken_as: TakenAs | None, work: ExitStack
+    settings: Settings, listed: SortedRows, taken_as: segmentations.TakenAs | None, work: ExitStack
 ) -> dict[int, Sort | None]:
     """Return the kinds by row, None for rows that failed; all other rows are single cells.
 
@@ -195,9 +183,9 @@ def _files(listed: SortedRows) -> Iterator[File]:
         start += part.num_rows
 
 
-def _said(taken_as: TakenAs, uri: str) -> Sort:
+def _said(taken_as: segmentations.TakenAs, uri: str) -> Sort:
     """Return the kind that a person gave, except for formats that are always slides."""
-    only_slides = extension_of(uri) in VENDORS | {ZARR}
+    only_slides = addresses.extension_of(uri) in addresses.VENDORS | {addresses.ZARR}
     return "slides" if taken_as == "fields" and only_slides else taken_as
 
 
@@ -236,7 +224,7 @@ def _refuse_archived(
 ) -> None:
     """Raise SourceError if all sources are slides in archives: none of them could be read."""
     slides = len(sorts) == listed.rows and set(sorts.values()) == {"slides"}
-    if slides and all(in_archive(file.uri) for file in _files(listed)):
+    if slides and all(addresses.in_archive(file.uri) for file in _files(listed)):
         raise SourceError(
             f"{named(images)}: a slide is read by region, which archives do not allow: unpack it, "
             "and give the folder"
@@ -262,10 +250,12 @@ def _cells_last(listed: pa.Table, sorts: Mapping[int, Sort | None]) -> pa.Table:
     cells = np.setdiff1d(np.arange(listed.num_rows), cut)
     column = [*(sorts[row] for row in cut), *["cells"] * len(cells)]
     ordered = listed.take(pa.array([*cut, *cells.tolist()], pa.int64()))
-    return ordered.append_column(SORT, pa.array(column, pa.string()))
+    return ordered.append_column(segmentations.SORT, pa.array(column, pa.string()))
 
 
-def _refuse_otherwise(batch: Batch, before: TakenAs | None, now: TakenAs | None) -> None:
+def _refuse_otherwise(
+    batch: manifests.Batch, before: segmentations.TakenAs | None, now: segmentations.TakenAs | None
+) -> None:
     """Raise StoreError if a resumed batch is given other sources."""
     if now not in (None, before):
         were = f"as {before}" if before else "for what they look like"

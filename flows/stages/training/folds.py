@@ -15,12 +15,10 @@ from storage.store import Store
 from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
+from tasks.evaluation import metrics
 from tasks.evaluation.cross_validation import Diagnosed
-from tasks.evaluation.metrics import POSITIVE
 from tasks.images.platelets import without_platelets
-from tasks.network.extraction import platelets
-from tasks.network.inference import outputs_of
-from tasks.network.split import folds, mean_absorbance, stain_clusters
+from tasks.network import extraction, inference, split
 from tasks.types import Float
 
 
@@ -29,7 +27,7 @@ def fold_rows(
 ) -> list[dict[str, NDArray[np.intp]]]:
     """Divide the images of a recipe into folds; SplitError if there are too few."""
     learned, judged, _ = recipe.fractions
-    return folds(
+    return split.folds(
         data.keys,
         data.labels,
         count,
@@ -63,15 +61,15 @@ def cross_validate(
         made = train_rows(store, name, recipe, data, rows, title=title)
         test = rows["test"]
         fold[test] = number
-        network[test] = log_odds(made.test_logits, made.temperature, POSITIVE)
+        network[test] = log_odds(made.test_logits, made.temperature, metrics.POSITIVE)
         statistics[test] = _scores(made, data, rows)
         cells = [data.pixels[row] for row in test.tolist()]
-        platelet[test] = platelets(made.test_logits, cells, POSITIVE)
-        right = np.mean((network[test] > 0) == (data.labels[test] == POSITIVE))
+        platelet[test] = extraction.platelets(made.test_logits, cells, metrics.POSITIVE)
+        right = np.mean((network[test] > 0) == (data.labels[test] == metrics.POSITIVE))
         tell(f"{title}{len(test):,} images of other {data.by}s: accuracy {right:.4f}")
-    both = _both(fold, network, statistics, data.labels == POSITIVE)
+    both = _both(fold, network, statistics, data.labels == metrics.POSITIVE)
     both = without_platelets(both, platelet)
-    stains = stain_clusters(mean_absorbance(data.pixels), data.keys)
+    stains = split.stain_clusters(split.mean_absorbance(data.pixels), data.keys)
     made_columns = {
         "fold": pa.array(fold),
         "log_odds": pa.array(both),
@@ -94,14 +92,14 @@ def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.i
     """
     names = np.asarray(data.keys, object)
     keys = [GroupKey("", key, "") for key in names[rows["train"]].tolist()]
-    taps, _ = outputs_of(made.network, data.pixels, rows["train"])
+    taps, _ = inference.outputs_of(made.network, data.pixels, rows["train"])
     known = group_statistics(taps, data.labels[rows["train"]], keys, len(CLASSES))
     try:
-        fisher = discriminant(known, POSITIVE)
+        fisher = discriminant(known, metrics.POSITIVE)
     except ValueError:
         return np.full(len(rows["test"]), np.nan)
-    scores = fisher.scores(outputs_of(made.network, data.pixels, rows["test"])[0])
-    healthy = made.test_logits.argmax(axis=1) != POSITIVE
+    scores = fisher.scores(inference.outputs_of(made.network, data.pixels, rows["test"])[0])
+    healthy = made.test_logits.argmax(axis=1) != metrics.POSITIVE
     tested = names[rows["test"]]
     leans = fisher.leans(scores, healthy, tested)
     return np.asarray(scores - [leans[name] for name in tested.tolist()])

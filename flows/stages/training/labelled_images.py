@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from flows.jobs.single_cells import refuse_photograph
 from flows.monitoring.console import warn
+from tasks.images import listing, regions
 from tasks.images.access.files import SourceError
-from tasks.images.listing import class_numbers, list_images, named
-from tasks.images.regions import image_refs
+from tasks.network import split
 from tasks.network.extraction import Reading, cut_out_by_us, load_images
-from tasks.network.split import SplitBy, split_by
 
 CLASSES = ("Parasitized", "Uninfected")
 KEPT = ("uri", "label", "patient_id", "slide_id")
@@ -36,7 +35,7 @@ class LabelledImages:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     keys: list[str]
-    by: SplitBy
+    by: split.SplitBy
     rows: pa.Table
     unreadable: dict[str, str]
     cut_out: NDArray[np.bool_]
@@ -50,11 +49,11 @@ def load_labelled_images(
     Raises:
         SourceError: a class has no image, or none can be read.
     """
-    manifest = list_images(images, classes=CLASSES, limit=limit, on_skip=warn)
+    manifest = listing.list_images(images, classes=CLASSES, limit=limit, on_skip=warn)
     labels = set(manifest["label"].drop_null().to_pylist())
     if labels != set(CLASSES):
         raise SourceError(
-            f"{named(images)} has the labels {', '.join(sorted(labels)) or '(none)'} but training "
+            f"{listing.named(images)} has the labels {', '.join(sorted(labels)) or '(none)'} but training "
             f"needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
@@ -63,7 +62,7 @@ def load_labelled_images(
     image_ids: list[str] = []
     good: list[int] = []
     unreadable: dict[str, str] = {}
-    refs = image_refs(manifest)
+    refs = regions.image_refs(manifest)
     loading = load_images(refs, side, torch.get_num_threads(), Reading(check=refuse_photograph))
     for row, image in enumerate(loading):
         if image.pixels is None or image.image_id is None:
@@ -73,13 +72,13 @@ def load_labelled_images(
         good.append(row)
         image_ids.append(image.image_id.hex())
     if not good:
-        raise SourceError(f"none of the {len(uris)} images of {named(images)} can be read")
+        raise SourceError(f"none of the {len(uris)} images of {listing.named(images)} can be read")
     manifest = manifest.take(good)
-    by = split_by(manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist())
+    by = split.split_by(manifest["patient_id"].to_pylist(), manifest["slide_id"].to_pylist())
     rows = manifest.select(KEPT).append_column("image_id", pa.array(image_ids, pa.string()))
     return LabelledImages(
         pixels=pixels[: len(good)],
-        labels=class_numbers(manifest, CLASSES).astype(np.int64),
+        labels=listing.class_numbers(manifest, CLASSES).astype(np.int64),
         keys=rows["image_id" if by == "image" else f"{by}_id"].to_pylist(),
         by=by,
         rows=rows,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flows.jobs.libraries import OF_A_MODEL, exact
+from flows.jobs import libraries
 from flows.jobs.networks import CUTTING, GRAPH
 from flows.monitoring.console import tell, warn
 from flows.stages.training.labelled_images import LabelledImages
@@ -22,7 +22,7 @@ from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
-from tasks.network.backbones import build
+from tasks.network import backbones
 from tasks.network.classifier import Classifier, tap_widths
 from tasks.network.conversion import graph_arrays, inference
 from tasks.network.cutting import cutting_shift
@@ -110,7 +110,7 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
         "labels": data.labels.tolist(),
         "keys": data.keys,
         "cut_out": data.cut_out.tolist(),
-        "versions": exact(OF_A_MODEL),
+        "versions": libraries.exact(libraries.OF_A_MODEL),
     }
     return digest_of(json.dumps(decided, sort_keys=True).encode())
 
@@ -143,7 +143,7 @@ def train_rows(
         DivergedError: a loss is not finite.
     """
     torch.manual_seed(recipe.plan.seed)
-    classifier = build(recipe.network, recipe.start)
+    classifier = backbones.build(recipe.network, recipe.start)
     start = load_state(store, training, on_damage=warn)
     epochs = recipe.plan.epochs
     history = train(
@@ -210,7 +210,7 @@ def train_model(
         metrics=diagnosis_metrics(
             made.test_logits, data.labels[rows["test"]], [data.keys[row] for row in rows["test"]]
         ),
-        versions=exact(OF_A_MODEL) | {"python": platform.python_version()},
+        versions=libraries.exact(libraries.OF_A_MODEL) | {"python": platform.python_version()},
         sequence=REPETITION,  # until the model is kept
     )
     return card, content

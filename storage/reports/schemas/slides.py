@@ -2,22 +2,8 @@
 
 import pyarrow as pa
 
+from storage.reports.schemas import shared
 from storage.reports.schemas.counts import COUNTED, counts
-from storage.reports.schemas.shared import (
-    ABNORMAL,
-    COUNT,
-    COUNTS,
-    FAILURES,
-    OF_BATCH,
-    PARASITIZED,
-    TEXT,
-    UNCERTAIN,
-    Column,
-    colour,
-    histogram,
-    number_of,
-    schema_of,
-)
 
 NO_FIELDS = "null: cells cut out before"
 
@@ -32,73 +18,80 @@ def _of_shift(name: str) -> str:
 
 
 COLUMNS = [
-    Column(
-        "slide_id", TEXT, "the slide or field of view; null: images that name none", sql="slide_id"
+    shared.Column(
+        "slide_id",
+        shared.TEXT,
+        "the slide or field of view; null: images that name none",
+        sql="slide_id",
     ),
-    Column(
+    shared.Column(
         "patient_id",
-        TEXT,
+        shared.TEXT,
         "the patient; null if none or several are named",
         sql="CASE WHEN min(patient_id) = max(patient_id) THEN min(patient_id) END",
     ),
-    Column("cells", COUNT, "images of the slide", "images", "count(uri)"),
-    Column(
-        "scored", COUNT, "of these, scored; the others failed", "images", number_of("is_scored")
+    shared.Column("cells", shared.COUNT, "images of the slide", "images", "count(uri)"),
+    shared.Column(
+        "scored",
+        shared.COUNT,
+        "of these, scored; the others failed",
+        "images",
+        shared.number_of("is_scored"),
     ),
-    FAILURES,
-    Column(
+    shared.FAILURES,
+    shared.Column(
         "fields",
-        COUNT,
+        shared.COUNT,
         f"fields of view of the slide; {NO_FIELDS}",
         "fields",
         _of_fields("count(is_field)"),
     ),
-    Column(
+    shared.Column(
         "fields_read",
-        COUNT,
+        shared.COUNT,
         f"of these, whose cells were read; {NO_FIELDS}",
         "fields",
-        _of_fields(number_of("field_left_out IS NULL AND is_field")),
+        _of_fields(shared.number_of("field_left_out IS NULL AND is_field")),
     ),
-    Column(
+    shared.Column(
         "exclusions",
-        COUNTS,
+        shared.COUNTS,
         f"the others, by kind (empty, thick, unfocused) or reason of failure; {NO_FIELDS}",
         "fields",
-        _of_fields(histogram("field_left_out")),
+        _of_fields(shared.histogram("field_left_out")),
     ),
-    Column(
+    shared.Column(
         "red_cells",
-        COUNT,
+        shared.COUNT,
         "scored images of red cells; whole files count as such, and copies of an image once",
         "images",
-        number_of("is_scored AND is_red"),
+        shared.number_of("is_scored AND is_red"),
     ),
-    Column(
+    shared.Column(
         "white_cells",
-        COUNT,
+        shared.COUNT,
         "images of white cells; no part of parasitaemia",
         "images",
-        number_of("kind = 'white'"),
+        shared.number_of("kind = 'white'"),
     ),
-    PARASITIZED,
-    ABNORMAL,
-    UNCERTAIN,
+    shared.PARASITIZED,
+    shared.ABNORMAL,
+    shared.UNCERTAIN,
     *counts("the slide"),
-    Column(
+    shared.Column(
         "abnormal_p_value",
         pa.float64(),
         "exact binomial p-value of the number of abnormal images at the detector's alpha; too "
         "small, because images of one slide depend on each other",
     ),
-    Column(
+    shared.Column(
         "abnormality_median",
         pa.float64(),
         "median abnormality",
         "deviations of the log distance over calibration patients",
         "median(abnormality)",
     ),
-    Column(
+    shared.Column(
         "shift",
         pa.float64(),
         "how far the slide as a whole is from fitted slides, higher is further; null if the "
@@ -106,8 +99,10 @@ COLUMNS = [
         "deviations of the log distance over fitted slides",
         "max(shift)",
     ),
-    Column("shifted", pa.bool_(), "whether no fitted slide is as far", sql=_of_shift("shifted")),
-    Column(
+    shared.Column(
+        "shifted", pa.bool_(), "whether no fitted slide is as far", sql=_of_shift("shifted")
+    ),
+    shared.Column(
         "smear_shift",
         pa.float64(),
         "distance of the median cell from fitted cells, where stains, cameras and focus count for "
@@ -115,36 +110,36 @@ COLUMNS = [
         "of the limit on the detector's card",
         _of_shift("smear_shift"),
     ),
-    Column(
+    shared.Column(
         "smear_spread",
         pa.float64(),
         "variation of the cells among each other; above 1 they are not one smear",
         "of the limit on the detector's card",
         _of_shift("smear_spread"),
     ),
-    Column(
+    shared.Column(
         "implausible",
         pa.bool_(),
         "whether more than a quarter of the cells are in no part that can be a smear of blood; "
         "they are compared with the population; null: the detector has no limits",
         sql=_of_shift("implausible"),
     ),
-    *colour("mean over scored images: how the slide is stained and lit", "avg({}::DOUBLE)"),
-    Column("verdict", TEXT, "accept, or review by a person"),
-    Column(
+    *shared.colour("mean over scored images: how the slide is stained and lit", "avg({}::DOUBLE)"),
+    shared.Column("verdict", shared.TEXT, "accept, or review by a person"),
+    shared.Column(
         "review_reasons",
         pa.list_(pa.string()),
         "implausible, shifted, abnormal together, many failed, few cells, many uncertain, several "
         "patients, repeated images, too few cells for a negative call, and of fields: out of "
         "focus, dark, overexposed, crowded, few cells, failed",
     ),
-    *OF_BATCH,
+    *shared.OF_BATCH,
 ]
 
 # Further figures of a slide, from which its reasons for review and its call are computed.
 MORE = {
     **COUNTED,
-    "repeated": number_of("repeated"),
+    "repeated": shared.number_of("repeated"),
     "several_patients": "slide_id IS NOT NULL "
     "AND coalesce(min(patient_id) <> max(patient_id), false)",
     "field_reasons": "list(field_reason) FILTER (field_reason IS NOT NULL)",
@@ -153,4 +148,4 @@ MORE = {
 
 def slide_schema() -> pa.Schema:
     """Define the columns of a slide report, with meaning and unit in field metadata."""
-    return schema_of(COLUMNS)
+    return shared.schema_of(COLUMNS)

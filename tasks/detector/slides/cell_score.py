@@ -12,10 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle
+from tasks import bundles, types
 from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values
 from tasks.detector.mahalanobis import whitened
-from tasks.types import Arrays, Float
 
 Flags = NDArray[np.bool_]
 Taps = Mapping[str, NDArray[np.floating]]
@@ -23,7 +22,7 @@ Level = Literal["slide", "laboratory", "population"]
 
 
 @dataclass(frozen=True)
-class Prior(Bundle):
+class Prior(bundles.Bundle):
     """The prior of a slide at one tap: from the population, or from its laboratory.
 
     ``means`` (C, d) are those of the classes, NaN for a class without cells; ``within`` W and
@@ -31,21 +30,21 @@ class Prior(Bundle):
     ``scale`` are those that log distances of a slide's own cells usually have.
     """
 
-    means: Float
-    within: Float
-    between: Float
+    means: types.Float
+    within: types.Float
+    between: types.Float
     k: float
     location: float = float("nan")
     scale: float = float("nan")
 
-    def to_arrays(self) -> Arrays:
+    def to_arrays(self) -> types.Arrays:
         """Return named arrays to be stored; location and scale stand in an `OwnCalibration`."""
         arrays = super().to_arrays()
         return {name: arrays[name] for name in ("means", "within", "between", "k")}
 
 
 @dataclass(frozen=True)
-class TapNormal(Bundle):
+class TapNormal(bundles.Bundle):
     """A slide's reference at one tap.
 
     ``means`` (C, d) are the classes' means, shifted to the slide; ``factor`` (d, d) is lower
@@ -53,8 +52,8 @@ class TapNormal(Bundle):
     reference. ``location`` and ``scale`` standardise log distances; ``t2`` is the slide's distance.
     """
 
-    means: Float
-    factor: Float
+    means: types.Float
+    factor: types.Float
     nu: float
     kappa: float
     location: float
@@ -63,7 +62,7 @@ class TapNormal(Bundle):
 
 
 @dataclass(frozen=True)
-class SlideNormal(Bundle):
+class SlideNormal(bundles.Bundle):
     """A slide's reference at all taps.
 
     ``level`` is its kind: the slide's own, its laboratory's, or the population's. ``kept`` (n,)
@@ -76,7 +75,7 @@ class SlideNormal(Bundle):
 
 
 @dataclass(frozen=True)
-class OwnCalibration(Bundle):
+class OwnCalibration(bundles.Bundle):
     """The calibrations of cells by their slide, of cells by the prior, and of slides.
 
     ``location`` and ``scale`` (T,) come from fitted slides, for `Prior`.
@@ -85,8 +84,8 @@ class OwnCalibration(Bundle):
     cells: Calibration
     population: Calibration
     slides: Calibration
-    location: Float
-    scale: Float
+    location: types.Float
+    scale: types.Float
 
 
 def usable_rows(
@@ -105,7 +104,7 @@ def usable_rows(
 
 def squared_distances(
     normal: TapNormal, features: NDArray[np.floating], predicted: NDArray[np.integer], weighs: Flags
-) -> Float:
+) -> types.Float:
     """Compute squared distances (n,) to the nearest class, each under a reference without the cell.
 
     Removing a cell is exact: with kappa = n + k and u = (r - d) kappa / (kappa - 1), V_-i = V -
@@ -141,7 +140,7 @@ def squared_distances(
 
 def standardised_distances(
     normal: SlideNormal, taps: Taps, predicted: NDArray[np.integer], weighs: Flags
-) -> Float:
+) -> types.Float:
     """Standardise the log distances (n, T) of a slide's cells; NaN if a cell cannot be scored.
 
     Args:
@@ -162,8 +161,8 @@ def standardised_distances(
 
 
 def cell_scores(
-    calibration: OwnCalibration, normal: SlideNormal, deviations: Float
-) -> tuple[Float, Float]:
+    calibration: OwnCalibration, normal: SlideNormal, deviations: types.Float
+) -> tuple[types.Float, types.Float]:
     """Compute abnormality and p-value (n,) of standardised log distances (n, T)."""
     level = calibration.population if normal.level == "population" else calibration.cells
     scores, p = (np.full(len(deviations), np.nan) for _ in "sp")
@@ -173,7 +172,7 @@ def cell_scores(
     return scores, p
 
 
-def shift_scores(calibration: OwnCalibration, t2: Float) -> tuple[float, float, bool]:
+def shift_scores(calibration: OwnCalibration, t2: types.Float) -> tuple[float, float, bool]:
     """Score a slide's shift; return score, p-value, and whether it exceeds every fitted slide's.
 
     With K fitted slides no p-value is below 1 / (K + 1). NaN if a slide has no usable cell.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import Bundle
+from tasks import bundles
 from tasks.types import Float
 
 
@@ -24,7 +24,7 @@ class GroupKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GroupStatistics(Bundle):
+class GroupStatistics(bundles.Bundle):
     """Counts and means by group and class, and the scatter within groups and classes.
 
     ``keys`` are G in ascending order; ``n`` is (G, C); by tap, ``means`` are (G, C, d), 0 without

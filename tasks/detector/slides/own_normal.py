@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detector.calibration import calibrate, log_distance, standardised
-from tasks.detector.slides import cell_score
+from tasks.detector.slides import cell_score, smears
 from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
 from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
-from tasks.detector.slides.smears import Floor
 from tasks.types import Arrays, Float, below, nested
 
 
@@ -43,7 +42,7 @@ class OwnNormal:
 
     priors: dict[str, Prior]
     calibration: OwnCalibration
-    floor: Floor | None = None
+    floor: smears.Floor | None = None
 
     def to_arrays(self) -> Arrays:
         """Return named arrays to be stored."""
@@ -64,7 +63,7 @@ class OwnNormal:
         return cls(
             with_spread(priors, calibration.location, calibration.scale),
             calibration,
-            Floor.from_arrays(floor) if floor else None,
+            smears.Floor.from_arrays(floor) if floor else None,
         )
 
 

@@ -31,10 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky
 
-from tasks.bundles import Bundle
+from tasks import bundles
 from tasks.detector.mahalanobis import whitened
-from tasks.detector.slides import normal
-from tasks.detector.slides.cell_score import Flags, Prior, SlideNormal, Taps, usable_rows
+from tasks.detector.slides import cell_score, normal
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float
 
@@ -52,7 +51,7 @@ MOST_OUTSIDE = 0.25  # share of a group's cells; if more are in no smear, the gr
 
 
 @dataclass(frozen=True)
-class Floor(Bundle):
+class Floor(bundles.Bundle):
     """The limits of a smear.
 
     ``within`` W and ``between`` B are (D, D); ``shift``, ``spread`` and ``reach`` are the largest
@@ -93,10 +92,10 @@ class Smear:
 
 
 def residuals(
-    priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer]
-) -> tuple[Float, Flags]:
+    priors: Mapping[str, cell_score.Prior], taps: cell_score.Taps, predicted: NDArray[np.integer]
+) -> tuple[Float, cell_score.Flags]:
     """Join usable cells' residuals (k, D) from their class means, and mark these cells (n,)."""
-    usable = usable_rows(priors, taps, predicted)
+    usable = cell_score.usable_rows(priors, taps, predicted)
     classes = np.asarray(predicted)[usable]
     parts = [
         np.asarray(taps[tap][usable], np.float64) - prior.means[classes]
@@ -150,8 +149,8 @@ def smear_of(floor: Floor, cells: Float) -> Smear:
 
 
 def implausible_shifts(
-    floor: Floor, priors: Mapping[str, Prior], statistics: GroupStatistics
-) -> Flags:
+    floor: Floor, priors: Mapping[str, cell_score.Prior], statistics: GroupStatistics
+) -> cell_score.Flags:
     """Mark the groups (G,) of some statistics whose mean is further away than any smear's."""
     middles = []
     for tap, prior in sorted(priors.items()):
@@ -162,7 +161,7 @@ def implausible_shifts(
     return np.asarray(shifts) > floor.shift
 
 
-def beyond_reach(floor: Floor, cells: Float) -> Flags:
+def beyond_reach(floor: Floor, cells: Float) -> cell_score.Flags:
     """Mark the cells (n,) with residuals (n, D) further away than any smear's cells can be."""
     return np.asarray(_lengths(floor.reaching, cells) > floor.reach)
 
@@ -216,7 +215,7 @@ class GroupPart:
     """
 
     middle: Float
-    reference: SlideNormal | None
+    reference: cell_score.SlideNormal | None
     small: bool = False
 
 
@@ -244,9 +243,9 @@ class Smears:
 
 
 def find_smears(
-    priors: Mapping[str, Prior],
+    priors: Mapping[str, cell_score.Prior],
     floor: Floor | None,
-    taps: Taps,
+    taps: cell_score.Taps,
     predicted: NDArray[np.integer],
     group: Group,
 ) -> Smears:

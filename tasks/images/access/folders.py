@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
+from tasks.images.access import patience
 from tasks.images.access.addresses import GLOB, as_text, slide_folder
 from tasks.images.access.files import SourceError, asked, filesystem
-from tasks.images.access.patience import Answer, Progress
 
 # The entries used for a file on this machine's disks; the rest take a kilobyte each.
 KEPT = ("name", "size", "type", "islink", "mtime")
@@ -42,7 +42,7 @@ class Listed:
     is_file: bool = False
 
 
-def list_files(source: str, use: Callable[[Listed], Answer]) -> Answer:
+def list_files(source: str, use: Callable[[Listed], patience.Answer]) -> patience.Answer:
     """Apply a function to the files below a folder or matching a pattern, or to one file.
 
     Raises:
@@ -50,11 +50,11 @@ def list_files(source: str, use: Callable[[Listed], Answer]) -> Answer:
         SourceError: part of it cannot be listed.
         TimedOutError: the source does not answer.
     """
-    progress = Progress()
+    progress = patience.Progress()
     return asked(source, lambda: use(_list_files(source, progress)), progress)
 
 
-def _list_files(source: str, progress: Progress) -> Listed:
+def _list_files(source: str, progress: patience.Progress) -> Listed:
     fs, root = filesystem(source)
     if fs.isfile(root):
         return Listed(fs, "", iter([_file(fs.info(root))]), is_file=True)
@@ -118,7 +118,7 @@ def _file(info: Mapping[str, Any]) -> File:
 
 
 def _info(
-    full: Callable[..., dict[str, Any]], progress: Progress, *args: Any, **kwargs: Any
+    full: Callable[..., dict[str, Any]], progress: patience.Progress, *args: Any, **kwargs: Any
 ) -> dict[str, Any]:
     """Look up a file, record that there was an answer, and keep only the used entries."""
     info = full(*args, **kwargs)

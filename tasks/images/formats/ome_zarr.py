@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
-from tasks.images.decoding import BadImageError
+from tasks.images import decoding
 from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile
 from tasks.images.geometry import Box, Slide, box_at, credible
 
@@ -35,7 +35,7 @@ def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: Box, level: int) ->
         chosen = here[tuple((within | whole).get(axis, 0) for axis in axes)]
     # Codecs raise anything on damaged chunks, and a slide must never stop its batch.
     except Exception as error:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "damaged", f"{type(error).__name__}: {error}; copy the slide again"
         ) from None
     kept = [axis for axis in axes if axis in "cyx"]
@@ -61,11 +61,11 @@ def open_ome_zarr(fs: Any, path: str) -> Slide:
         store = FsspecStore.from_url(str(fs.unstrip_protocol(path)), read_only=True)
     try:
         return _opened(zarr.open_group(store, mode="r"))
-    except BadImageError:
+    except decoding.BadImageError:
         raise
     # Foreign metadata may be wrong in any field.
     except Exception as error:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "not_an_image", f"it cannot be read as OME-Zarr ({type(error).__name__}: {error})"
         ) from None
 
@@ -76,7 +76,7 @@ def _opened(group: zarr.Group) -> Slide:
     if about is None and isinstance(inner, zarr.Group):  # as bioformats2raw lays out an image
         group, about = inner, _multiscales(inner)
     if about is None:
-        raise BadImageError("not_an_image", "its metadata name no multiscales of OME-Zarr")
+        raise decoding.BadImageError("not_an_image", "its metadata name no multiscales of OME-Zarr")
     axes = "".join(each["name"] for each in about["axes"])
     levels = tuple(_level(group, each["path"], axes) for each in about["datasets"])
     shapes = [dict(zip(axes, level.shape, strict=True)) for level in levels]
@@ -97,19 +97,19 @@ def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:
     """Open a level; refuse all but flat colour pictures, and chunks too large to decode."""
     level = group[path]
     if not isinstance(level, zarr.Array):
-        raise BadImageError("not_an_image", f"its level {path} is no array")
+        raise decoding.BadImageError("not_an_image", f"its level {path} is no array")
     shape = dict(zip(axes, level.shape, strict=True))
     chunks = dict(zip(axes, level.shards or level.chunks, strict=True))
     if not {"x", "y"} <= set(axes) <= set("tczyx"):
-        raise BadImageError("not_an_image", f"its axes are {axes}, not some of tczyx")
+        raise decoding.BadImageError("not_an_image", f"its axes are {axes}, not some of tczyx")
     if shape.get("t", 1) * shape.get("z", 1) > 1:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "several_pictures",
             f"it holds {shape.get('t', 1)} moments of {shape.get('z', 1)} planes, of which one "
             "alone would be seen: save each as a folder of its own",
         )
     if level.dtype not in (np.uint8, np.uint16) or shape.get("c", 1) not in COLOURS:
-        raise BadImageError(
+        raise decoding.BadImageError(
             "not_an_image",
             f"it has {shape.get('c', 1)} channels of {level.dtype}: write it as 8-bit RGB",
         )

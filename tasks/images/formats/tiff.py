@@ -20,8 +20,8 @@ from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, RESUNIT, TiffFile, TiffPage
 from tifffile.tifffile import svs_description_metadata
 
+from tasks.images import geometry
 from tasks.images.decoding import MOST_PIXELS, BadImageError
-from tasks.images.geometry import Box, Slide, box_at, credible
 
 Pixels = NDArray[np.uint8]
 
@@ -77,9 +77,9 @@ class Level:
         return [first + plane * area for plane in range(self.planes)]
 
 
-def _read(fs: Any, path: str, levels: Sequence[Level], box: Box, level: int) -> Pixels:
+def _read(fs: Any, path: str, levels: Sequence[Level], box: geometry.Box, level: int) -> Pixels:
     here = levels[level]
-    left, top, right, bottom = box_at(box, levels[0].width / here.width)
+    left, top, right, bottom = geometry.box_at(box, levels[0].width / here.width)
     out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
     places = product(
         _tiles_between(top, bottom, here.tile_height, here.rows),
@@ -135,7 +135,7 @@ def _decode(level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
     return tile
 
 
-def open_tiff(fs: Any, path: str) -> Slide:
+def open_tiff(fs: Any, path: str) -> geometry.Slide:
     """Read the directories of a TIFF.
 
     Raises:
@@ -192,7 +192,7 @@ def _open(fs: Any, path: str) -> Any:
     return fs.open(path, "rb", block_size=2**20, cache_type="blockcache")
 
 
-def _read_directories(fs: Any, path: str, tiff: TiffFile) -> Slide:
+def _read_directories(fs: Any, path: str, tiff: TiffFile) -> geometry.Slide:
     pages = list(islice(_pages(tiff), MOST_DIRECTORIES))
     if not pages:
         raise BadImageError("damaged", "it holds no image; copy the slide again")
@@ -200,7 +200,7 @@ def _read_directories(fs: Any, path: str, tiff: TiffFile) -> Slide:
     levels = [_level(page, tiff.filehandle.size) for page in _pyramid(base, pages)]
     downsamples = tuple(levels[0].width / level.width for level in levels)
     size, microns = (levels[0].width, levels[0].height), _microns_per_pixel(tiff, base)
-    return Slide(*size, downsamples, microns, partial(_read, fs, path, levels))
+    return geometry.Slide(*size, downsamples, microns, partial(_read, fs, path, levels))
 
 
 def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
@@ -323,7 +323,7 @@ def _microns_per_pixel(tiff: TiffFile, page: TiffPage) -> float | None:
     """Read microns per pixel from OME's or Aperio's description, or else the resolution tags."""
     aperio = svs_description_metadata(page.description).get("MPP") if page.is_svs else None
     for say in (_from_ome(tiff.ome_metadata), _number(aperio), _from_resolution(page)):
-        if credible(say) is not None:
+        if geometry.credible(say) is not None:
             return say
     return None
 

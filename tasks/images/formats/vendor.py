@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from openslide import PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y, OpenSlide, OpenSlideError
 from PIL import Image
 
+from tasks.images import decoding
 from tasks.images.access.addresses import DICOM, extension_of, in_archive
 from tasks.images.access.files import asked, filesystem
-from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import check_tile
 from tasks.images.geometry import Box, Slide, credible
 
@@ -38,7 +38,7 @@ def _read(
             with OpenSlide(path) as another:
                 region = another.read_region((x, y), level, size)
     except OpenSlideError as error:
-        raise BadImageError("damaged", f"{error}; copy the slide again") from None
+        raise decoding.BadImageError("damaged", f"{error}; copy the slide again") from None
     white = Image.new("RGBA", region.size, WHITE)
     return np.asarray(Image.alpha_composite(white, region).convert("RGB"))
 
@@ -60,7 +60,7 @@ def open_vendor(path: Path) -> Slide:
         levels, microns = handle.level_downsamples, _microns_per_pixel(handle)
         return Slide(*handle.dimensions, levels, microns, partial(_read, path, handle, levels))
     except OpenSlideError as error:
-        raise BadImageError("damaged", f"{error}; copy the slide again") from None
+        raise decoding.BadImageError("damaged", f"{error}; copy the slide again") from None
 
 
 def _check_tiles(handle: OpenSlide) -> None:

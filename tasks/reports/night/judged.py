@@ -9,12 +9,10 @@ import pyarrow as pa
 
 from tasks.counting.call import Call
 from tasks.counting.expected import ProbabilitySums
+from tasks.reports import image_columns, slide_reasons
 from tasks.reports.calls import Counting
-from tasks.reports.image_columns import Provenance
+from tasks.reports.night import light, strangeness
 from tasks.reports.night.counts import NightCounts, Row
-from tasks.reports.night.light import judge
-from tasks.reports.night.strangeness import Strangeness
-from tasks.reports.slide_reasons import OF_IMAGES
 from tasks.types import Verdict
 
 SHIFTED = "shifted"  # the reason not to believe expected errors
@@ -28,7 +26,7 @@ def batch_judged(
     patients: pa.Table,
     earlier: Sequence[Row],
     counting: Counting,
-    made_by: Provenance,
+    made_by: image_columns.Provenance,
 ) -> dict[str, Any]:
     """Make the columns of the report on batches that do not count images.
 
@@ -36,7 +34,7 @@ def batch_judged(
     on batches, oldest first.
     """
     counts = _of_slides(slides)
-    drift = judge(
+    drift = light.judge(
         night,
         earlier,
         detector=made_by.detector,
@@ -66,16 +64,16 @@ def _of_slides(slides: pa.Table) -> dict[str, Any]:
 
 def _strangeness(
     row: Row, slides: pa.Table, patients: pa.Table, laboratory: str | None
-) -> Strangeness:
+) -> strangeness.Strangeness:
     """Count strange slides, cells and patients; ``row`` has the counts of images and slides."""
     implausible = slides.filter(slides["implausible"])
     calls = zip(patients["call"].to_pylist(), patients["call_reasons"].to_pylist(), strict=True)
     unreadable = Counter(
         ", ".join(reasons)
         for call, reasons in calls
-        if call == Call.UNREADABLE and not OF_IMAGES.isdisjoint(reasons)
+        if call == Call.UNREADABLE and not slide_reasons.OF_IMAGES.isdisjoint(reasons)
     )
-    return Strangeness(
+    return strangeness.Strangeness(
         slides=row["slides"],
         shifted=(row["slides_shifted"] or 0)
         - sum(filter(None, implausible["shifted"].to_pylist())),

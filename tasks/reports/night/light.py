@@ -7,16 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.reports import parasitaemia
+from tasks.reports.night import shift
 from tasks.reports.night.counts import BINS, Counts, NightCounts, Row, shares
-from tasks.reports.night.shift import (
-    UNIFORM,
-    clustered_p_value,
-    effective_clusters,
-    population_stability,
-    signed_distance,
-)
 from tasks.reports.night.strangeness import Finding, Strangeness
-from tasks.reports.parasitaemia import binomial_p_value
 from tasks.reports.slide_reasons import ABNORMAL_P_VALUE
 from tasks.types import Light
 from tasks.words import counted, verb
@@ -86,8 +80,8 @@ def judge(
         reason = "no image could be scored" if row["images"] else "there are no images"
         findings = [(Light.RED, reason), *_failures(night)]
         return Drift(None, None, None, len(usual), *_light(findings))
-    ks, ks_p = signed_distance(night.p_values), clustered_p_value(night.clusters)
-    psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
+    ks, ks_p = shift.signed_distance(night.p_values), shift.clustered_p_value(night.clusters)
+    psi = shift.population_stability(_deciles(night.p_values), _deciles(shift.UNIFORM))
     psi_earlier, psi_taps = _against_earlier(night, usual)
     findings = [*_abnormal(row, alpha), *_failures(night), *_unlike(shares(row), usual)]
     if strangeness:
@@ -99,7 +93,7 @@ def judge(
             f"{verb(copies, 'counts', 'count')} once for parasitaemia: leave copies out"
         )
         findings.append((Light.AMBER, text))
-    few = row["scored"] < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
+    few = row["scored"] < LEAST_SCORED or shift.effective_clusters(night.clusters) < LEAST_CLUSTERS
     if few:
         text = (
             f"only gross drift can be seen: {counted(row['scored'], 'scored image')} of "
@@ -124,10 +118,10 @@ def _against_earlier(
     if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
         return None, {}
     taps = {
-        tap: population_stability(scores, _tap_scores(earlier, tap))
+        tap: shift.population_stability(scores, _tap_scores(earlier, tap))
         for tap, scores in sorted(night.tap_scores.items())
     }
-    return population_stability(_deciles(night.p_values), _deciles(before)), taps
+    return shift.population_stability(_deciles(night.p_values), _deciles(before)), taps
 
 
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
@@ -192,7 +186,7 @@ def _abnormal(row: Row, alpha: float) -> list[Finding]:
     """Judge the share of abnormal images, by p-value and by false-discovery rate."""
     findings, scored = [], row["scored"]
     rate = row["abnormal"] / scored
-    surprise = binomial_p_value(row["abnormal"], scored, alpha)
+    surprise = parasitaemia.binomial_p_value(row["abnormal"], scored, alpha)
     if surprise is not None and surprise <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
         light = Light.RED if rate >= ABNORMAL_RED else Light.AMBER
         findings.append(

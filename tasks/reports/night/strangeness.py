@@ -7,8 +7,8 @@ all of it comes from another laboratory, or is not blood.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tasks import words
 from tasks.types import Light
-from tasks.words import counted, verb
 
 # One ordinary slide in forty may be called implausible; more indicates a fault.
 IMPLAUSIBLE_RED = 0.05
@@ -56,15 +56,15 @@ class Strangeness:
         if self.implausible:
             share = self.implausible_cells / self.scored if self.scored else 0.0
             text = (
-                f"{self.implausible:,} of {counted(self.slides, 'slide')} cannot be a smear of "
+                f"{self.implausible:,} of {words.counted(self.slides, 'slide')} cannot be a smear of "
                 f"blood ({share:.0%} of the scored images): check what was photographed. Their "
                 "cells are compared with the cells of known slides"
             )
             findings.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, text))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
             text = (
-                f"{self.shifted:,} of {counted(self.slides, 'slide')} "
-                f"{verb(self.shifted, 'is', 'are')} further from known slides than these are from "
+                f"{self.shifted:,} of {words.counted(self.slides, 'slide')} "
+                f"{words.verb(self.shifted, 'is', 'are')} further from known slides than these are from "
                 "each other: look at each as a whole; its cells are compared with each other"
             )
             findings.append((Light.AMBER, text))
@@ -83,8 +83,8 @@ class Strangeness:
             unreadable = sum(self.unreadable.values())
             why = "; ".join(f"{n:,} {reasons}" for reasons, n in sorted(self.unreadable.items()))
             text = (
-                f"{unreadable:,} of {counted(self.patients, 'patient')} "
-                f"{verb(unreadable, 'is', 'are')} unreadable: {why}"
+                f"{unreadable:,} of {words.counted(self.patients, 'patient')} "
+                f"{words.verb(unreadable, 'is', 'are')} unreadable: {why}"
             )
             most = unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
             findings.append((Light.RED if most else Light.AMBER, text))

@@ -11,8 +11,7 @@ from PIL import Image
 
 from tasks.segmentation.survey import RED_CELL
 from tasks.types import CellKind, Status
-from tasks.visualisation import page
-from tasks.visualisation.overlay import LONGEST, Pixels, outline_of, pen_of
+from tasks.visualisation import overlay, page
 
 POINTS = 24  # of an outline: a finer one looks the same
 UNREAD = "not read"  # the class of a cell that a person has yet to read blind
@@ -59,17 +58,17 @@ def contour_of(
         corners = np.array(box, np.float64) * [row["width"], row["height"]]
         points = corners + np.array([row["x"], row["y"]])
     else:
-        points = outline_of(row, flat)
+        points = overlay.outline_of(row, flat)
         points = points[:: max(1, len(points) // POINTS)]
     placed = np.round(points - np.asarray(corner)).astype(int)
-    pen = pen_of(row)
+    pen = overlay.pen_of(row)
     return Contour(
         row["image_id"], pen.name, pen.dashed, tuple(placed.ravel().tolist()), _said(row)
     )
 
 
 def field_picture(
-    pixels: Pixels, field: Mapping[str, Any], contours: Iterable[Contour]
+    pixels: overlay.Pixels, field: Mapping[str, Any], contours: Iterable[Contour]
 ) -> FieldPicture:
     """Make the picture of a field, no side longer than `LONGEST`.
 
@@ -77,7 +76,7 @@ def field_picture(
     full resolution.
     """
     picture = Image.fromarray(pixels)
-    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    picture.thumbnail((overlay.LONGEST, overlay.LONGEST), Image.Resampling.LANCZOS)
     content = page.encoded(picture, "WEBP", quality=82, method=4)
     return FieldPicture(content, (field["width"], field["height"]), tuple(contours))
 

@@ -9,8 +9,7 @@ from math import ceil, log2
 
 from PIL import Image
 
-from tasks.images.geometry import Slide, coarsest
-from tasks.images.regions import Region, open_picture, read_region
+from tasks.images import geometry, regions
 from tasks.visualisation.page import encoded
 
 TILE = 512
@@ -25,7 +24,7 @@ class NoTileError(Exception):
 class Pyramid:
     """Describe the levels of a picture. Below ``least`` a tile would need too much of the file."""
 
-    picture: Slide
+    picture: geometry.Slide
 
     @property
     def most(self) -> int:
@@ -49,9 +48,9 @@ class Pyramid:
 
     def source_level(self, scale: float) -> int:
         """Choose the coarsest level of the file that is as fine as a scale."""
-        return coarsest(self.picture.downsamples, lambda each: each <= scale * 1.01)
+        return geometry.coarsest(self.picture.downsamples, lambda each: each <= scale * 1.01)
 
-    def region(self, level: int, column: int, row: int) -> tuple[Region, tuple[int, int]]:
+    def region(self, level: int, column: int, row: int) -> tuple[regions.Region, tuple[int, int]]:
         """Find the part of the file that a tile shows, and the tile's width and height in pixels.
 
         Raises:
@@ -65,7 +64,7 @@ class Pyramid:
             raise NoTileError(f"no tile {column}, {row} on level {level}")
         width = min(TILE * scale, self.picture.width - x)
         height = min(TILE * scale, self.picture.height - y)
-        region = Region(x, y, width, height, self.source_level(scale))
+        region = regions.Region(x, y, width, height, self.source_level(scale))
         return region, (max(1, ceil(width / scale)), max(1, ceil(height / scale)))
 
 
@@ -77,8 +76,8 @@ def read_tile(source: str, stamp: str, level: int, column: int, row: int) -> byt
         NoTileError: there is none.
         BadImageError: the file cannot be read.
     """
-    region, size = Pyramid(open_picture(source)).region(level, column, row)
-    picture = Image.fromarray(read_region(source, region))
+    region, size = Pyramid(regions.open_picture(source)).region(level, column, row)
+    picture = Image.fromarray(regions.read_region(source, region))
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BOX)
     return encoded(picture, "JPEG", quality=85)

@@ -12,17 +12,16 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from flows.commands.review.session import Session
+from tasks.images import regions
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
-from tasks.images.regions import ImageRef, find_unchanged, read_around
-from tasks.visualisation.overlay import COLOURS
-from tasks.visualisation.page import VIEWER
+from tasks.visualisation import overlay, page
 
 FILES = Path(__file__).parents[1] / "templates"
 AROUND = 3  # widths of a cell to each side that are shown of its field
 SENT = {
     **dict.fromkeys(("bench.css", "bench.js", "view.js"), FILES),
-    **dict.fromkeys(("viewer.css", "viewer.js", "openseadragon.min.js"), VIEWER),
+    **dict.fromkeys(("viewer.css", "viewer.js", "openseadragon.min.js"), page.VIEWER),
 }
 
 
@@ -70,7 +69,7 @@ class PicturePages:
 
     def _read_picture(self, image_id: str) -> tuple[bytes, int]:
         """Read the image of a cell as PNG, with its width in pixels."""
-        image = find_unchanged(self.ref(image_id), image_id).image()
+        image = regions.find_unchanged(self.ref(image_id), image_id).image()
         return _png(image), image.width
 
     def _read_field(self, image_id: str) -> bytes:
@@ -78,14 +77,14 @@ class PicturePages:
         if ref.region is None:
             raise BadImageError("unreadable", "this cell is a file of its own, without a field")
         x, y, width, height, _ = ref.region
-        pixels, wide = read_around(ref.source, ref.region, AROUND * max(width, height))
+        pixels, wide = regions.read_around(ref.source, ref.region, AROUND * max(width, height))
         image, scale = Image.fromarray(pixels), pixels.shape[1] / wide.width
         corner, opposite = (x - wide.x, y - wide.y), (x + width - wide.x, y + height - wide.y)
         box = [scale * each for each in (*corner, *opposite)]
-        ImageDraw.Draw(image).rectangle(box, outline=COLOURS["parasitized"], width=2)
+        ImageDraw.Draw(image).rectangle(box, outline=overlay.COLOURS["parasitized"], width=2)
         return _png(image)
 
-    def ref(self, image_id: str) -> ImageRef:
+    def ref(self, image_id: str) -> regions.ImageRef:
         """Find where a cell lies; 404 where there is no such."""
         ref = self._session.ref(image_id)
         if ref is None:

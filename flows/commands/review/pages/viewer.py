@@ -17,14 +17,12 @@ from starlette.routing import Route
 from flows.commands.review.imports import report_rows
 from flows.commands.review.session import Session
 from tasks.answers.sheets import KEYS
+from tasks.images import decoding, geometry, regions
 from tasks.images.access.files import SourceError, lately_stamped
-from tasks.images.decoding import BadImageError
-from tasks.images.geometry import TRAINING_DIAMETER
-from tasks.images.regions import open_picture
 from tasks.segmentation.survey import RED_CELL
 from tasks.types import Status
+from tasks.visualisation.viewer import zooming
 from tasks.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
-from tasks.visualisation.viewer.zooming import TILE, NoTileError, Pyramid, read_tile
 
 MOST_CELLS = 1200  # with contours at once: a screen has no room for more
 BOX = ("x", "y", "width", "height")
@@ -60,14 +58,14 @@ class ViewerPages:
             raise HTTPException(404, "this cell is a file of its own, without a field")
         cell, ref = found[0], self._session.ref(image_id)
         try:
-            source = open_picture(cell["source_uri"])
-        except (BadImageError, SourceError, OSError) as error:
+            source = regions.open_picture(cell["source_uri"])
+        except (decoding.BadImageError, SourceError, OSError) as error:
             return self._show(request, "problem.html", status=404, problem=str(error))
-        pyramid = Pyramid(source)
+        pyramid = zooming.Pyramid(source)
         microns = source.microns_per_pixel
         # A photograph has no scale: it follows from the usual size of a red cell.
         if microns is None and ref is not None:
-            microns = RED_CELL * ref.scale / TRAINING_DIAMETER
+            microns = RED_CELL * ref.scale / geometry.TRAINING_DIAMETER
         return self._show(
             request,
             "view.html",
@@ -80,7 +78,7 @@ class ViewerPages:
                     "source": self._sources.index(cell["source_uri"]),
                     "width": source.width,
                     "height": source.height,
-                    "tile": TILE,
+                    "tile": zooming.TILE,
                     "least": pyramid.least,
                     "most": pyramid.most,
                     "microns": microns,
@@ -131,8 +129,8 @@ class ViewerPages:
         source = self._source(request)
         place = (request.path_params[name] for name in ("level", "column", "row"))
         try:
-            content = read_tile(source, lately_stamped(source), *place)
-        except (NoTileError, BadImageError, SourceError, OSError) as error:
+            content = zooming.read_tile(source, lately_stamped(source), *place)
+        except (zooming.NoTileError, decoding.BadImageError, SourceError, OSError) as error:
             return Response(f"{error}\n", 404, media_type="text/plain")
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(content, media_type="image/jpeg", headers=headers)
