@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs.scoring import night, report_rows, scores, screened
@@ -37,6 +36,7 @@ from storage.models.detectors import DetectorCard, detector_names, load_model_of
 from storage.models.laboratories import LaboratoryCard, borrow, detector_at
 from storage.reports.schemas.images import image_schema
 from storage.store import Store, refuse_absent
+from tasks import types
 from tasks.images import listing, regions
 from tasks.images.manifest import SCHEMA
 from tasks.visualisation.pictures import thumbnail
@@ -47,7 +47,7 @@ try:
 except ImportError as error:
     raise ImportError("flows.api needs pandas: pip install 'slidewatch[notebook]'") from error
 
-Picture = NDArray[np.uint8] | Image.Image | str | Path  # of one cell: pixels, or their address
+Picture = types.Pixels | Image.Image | str | Path  # of one cell: pixels, or their address
 SHARD_ROWS = 512  # images from which the network's batches are filled, as for a night
 SHOWN = 20  # rows with a thumbnail
 SPACED = 'style="border-collapse: separate; border-spacing: .6em 0"'  # marimo leaves no space
@@ -259,7 +259,7 @@ def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str
     return pa.Table.from_pylist(rows, SCHEMA), pictures
 
 
-def _as_image(pixels: NDArray[np.uint8] | Image.Image, number: int) -> Image.Image:
+def _as_image(pixels: types.Pixels | Image.Image, number: int) -> Image.Image:
     if isinstance(pixels, Image.Image):
         return pixels.convert("RGB")
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
@@ -280,7 +280,7 @@ def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) 
     return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))
 
 
-def _by_slide(manifest: pa.Table) -> NDArray[np.intp]:
+def _by_slide(manifest: pa.Table) -> types.Index:
     """Order rows (n,) so that those of a patient, and of a slide, are consecutive."""
     keys = manifest.select(["patient_id", "slide_id"]).append_column(
         "row", pa.array(np.arange(manifest.num_rows))

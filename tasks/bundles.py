@@ -7,9 +7,8 @@ from types import UnionType
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.types import Arrays, below, nested
+from tasks.types import Arrays, Index, below, nested
 
 Record = TypeVar("Record")
 
@@ -84,7 +83,7 @@ def _read(kind: Any, name: str, arrays: Arrays) -> Any:
     return kind.from_arrays(here)
 
 
-def take(record: Record, chosen: NDArray[np.intp]) -> Record:
+def take(record: Record, chosen: Index) -> Record:
     """Return some rows of every array in a dataclass, its nested ones and its mappings."""
     taken: Record = _row_by_row([record], lambda pieces: pieces[0][chosen])
     return taken

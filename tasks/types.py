@@ -7,14 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Field = NDArray[np.uint8]
-Amount = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Index = NDArray[np.intp]  # numbers of rows, or of classes
+Counts = NDArray[np.int64]
+Integers = NDArray[np.integer]  # of any size
+Single = NDArray[np.float32]
 Float = NDArray[np.float64]
-Arrays = dict[str, NDArray[Any]]  # named arrays, as a safetensors file keeps them
+Numbers = NDArray[np.floating]  # of any precision
+Texts = NDArray[np.str_]
+Array = NDArray[Any]
+Arrays = dict[str, Array]  # named arrays, as a safetensors file keeps them
 
 
-def nested(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+def nested(name: str, arrays: Mapping[str, Array]) -> Arrays:
     """Put named arrays under another name, as files into a folder.
 
     >>> nested("tap", {"mean": np.zeros(1)})
@@ -23,7 +29,7 @@ def nested(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     return {f"{name}/{key}": values for key, values in arrays.items()}
 
 
-def below(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+def below(name: str, arrays: Mapping[str, Array]) -> Arrays:
     """Return the arrays that `nested` has put under a name.
 
     >>> below("tap", {"tap/mean": np.zeros(1), "taps": np.ones(1)})

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 from distributed import Client
-from numpy.typing import NDArray
 
 from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
@@ -31,6 +30,7 @@ from tasks.detector.slides.normal import Choices
 from tasks.detector.witnesses import Discriminant
 from tasks.laboratories import adaptation, learning
 from tasks.reports.image_columns import PARASITIZED
+from tasks.types import Mask
 
 NAMED = 5  # slides that an error message names
 LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
@@ -55,8 +55,8 @@ def learn_night(
     statistics = added.statistics
     if not statistics.keys:
         raise LaboratoryError(
-            f"batch {batch.name} adds nothing to laboratory {lab.name}: fewer than {learning.LEAST_CELLS} "
-            "of its cells can be judged"
+            f"batch {batch.name} adds nothing to laboratory {lab.name}: fewer than "
+            f"{learning.LEAST_CELLS} of its cells can be judged"
         )
     return laboratories.LaboratoryNight(
         batch=batch.name,
@@ -129,7 +129,7 @@ def _labelled_of_night(client: Client, screened: Screened) -> adaptation.Labelle
 def _known_jobs(
     client: Client,
     screened: Screened,
-    known: NDArray[np.bool_],
+    known: Mask,
     discriminant: Discriminant | None = None,
 ) -> list[scores.ScoreJob]:
     """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""

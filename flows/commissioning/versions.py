@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from distributed import Client
-from numpy.typing import NDArray
 
 from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import (
@@ -26,12 +24,12 @@ from storage.store import Store, digest_of
 from tasks.counting import error_rates, interpretation
 from tasks.laboratories import commissioning, learning
 from tasks.laboratories.adaptation import Fitted, Trial, try_adaptation
-from tasks.types import nested
+from tasks.types import Index, Single, nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
 SLIDES_A_JOB = 8
 
-Other = tuple[str, dict[str, NDArray[np.float32]], NDArray[np.intp]]  # name, taps, classes
+Other = tuple[str, dict[str, Single], Index]  # name, taps, classes
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,9 @@ def _stated(
         calibrating_slides=len(evidence),
         false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == commissioning.OWN},
         warnings=[
-            *commissioning.laboratory_warnings(len(evidence)), *commissioning.smear_warnings(lab.own, statistics), *unsure
+            *commissioning.laboratory_warnings(len(evidence)),
+            *commissioning.smear_warnings(lab.own, statistics),
+            *unsure,
         ],
         counting=counting,
         adaptation=trial and _adaptation_card(trial),

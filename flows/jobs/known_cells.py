@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from flows.jobs.fitting import fitted_rows
 from flows.jobs.fitting.unseen import key_of
@@ -31,12 +30,12 @@ from tasks.detector.witnesses import Classes, shifts
 from tasks.laboratories.adaptation import Labelled
 from tasks.reports import image_rows
 from tasks.reports.image_columns import PARASITIZED, flags, is_read, numbers_of, repeats
-from tasks.types import Float
+from tasks.types import Float, Index, Mask, Single
 
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
 
 
-def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
+def is_negative(rows: pa.Table, negative: Collection[str]) -> Mask:
     """Mark the rows (n,) of slides or patients that are known to be negative."""
     if laboratories.ALL in negative:
         return np.ones(rows.num_rows, bool)
@@ -44,7 +43,7 @@ def is_negative(rows: pa.Table, negative: Collection[str]) -> NDArray[np.bool_]:
     return np.asarray([slide in negative or patient in negative for slide, patient in pairs], bool)
 
 
-def is_parasite(rows: pa.Table) -> NDArray[np.bool_]:
+def is_parasite(rows: pa.Table) -> Mask:
     """Mark the rows (n,) that are labelled as parasites."""
     return np.asarray([label == PARASITIZED for label in rows["label"].to_pylist()], bool)
 
@@ -106,9 +105,7 @@ def labelled_cells(job: scores.ScoreJob) -> LabelledPart:
     return LabelledPart(replace(total, network=network, features=features), ids)
 
 
-def seen_by_witnesses(
-    job: scores.ScoreJob, rows: NDArray[np.intp]
-) -> tuple[Float, dict[str, NDArray[np.float32]]]:
+def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[str, Single]]:
     """Read what both witnesses see of some rows (n,) of a part, in ascending order.
 
     A slide of few cells is expected to be shifted as its part is.
@@ -128,7 +125,7 @@ def seen_by_witnesses(
         return shifts(taps, classes == 1 - known.positive, normal, parent)
 
     parent = shifted(job.spans[0].start, job.spans[-1].stop)
-    parts: list[dict[str, NDArray[np.float32]]] = []
+    parts: list[dict[str, Single]] = []
     for slide in job.slides:
         mine = rows[(rows >= slide.start) & (rows < slide.stop)]
         if len(mine):

@@ -17,7 +17,7 @@ from storage.models import classifiers
 from storage.models.detectors import DetectorCard
 from storage.models.laboratories import LaboratoryNight, load_night
 from storage.store import Store
-from tasks.bundles import Bundle
+from tasks import bundles
 from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.detector.slides import cell_score, groups, own_normal
 from tasks.detector.slides.normal import reference_rows
@@ -25,6 +25,7 @@ from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.laboratories import adaptation, learning
 from tasks.reports.image_columns import is_white_cell
+from tasks.types import Counts, Index, Pixels, Single
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -70,7 +71,7 @@ class EvidenceJob:
     name: str
     nights: tuple[LaboratoryNight, ...]
     slides: tuple[SlideRows, ...]
-    planted: tuple[tuple[str, cell_score.Taps, NDArray[np.intp]], ...] = ()
+    planted: tuple[tuple[str, cell_score.Taps, Index], ...] = ()
     spoil: bool = False
 
 
@@ -82,7 +83,7 @@ class Judged:
     """
 
     evidence: learning.SlideEvidence
-    confusion: NDArray[np.int64]
+    confusion: Counts
     planted: dict[str, learning.Distances]
 
 
@@ -123,7 +124,7 @@ def _night_of(job: EvidenceJob) -> learning.NightNormal | None:
 
 
 @dataclass(frozen=True)
-class Added(Bundle):
+class Added(bundles.Bundle):
     """A night's contribution to its laboratory: statistics of slides, known errors, labelled cells.
 
     ``normal`` is the reference that small slides used; None if no slide was small.
@@ -166,7 +167,7 @@ def _cells(
 ) -> tuple[learning.SlideCells, NDArray[np.int8]]:
     """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
-    values: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
+    values: dict[str, list[Single]] = {tap: [] for tap in taps}
     classes, ordinary, labels = [], [], []
     for number in np.unique(rows // batch.shard_rows).tolist():
         block, _, manifest = features.shard(number)
@@ -186,9 +187,7 @@ def _cells(
     return cells, np.concatenate(labels)
 
 
-def _confusion(
-    model: classifiers.ModelCard, labels: NDArray[np.int8], predicted: NDArray[np.intp]
-) -> NDArray[np.int64]:
+def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted: Index) -> Counts:
     known = (labels >= 0) & (predicted >= 0)
     counts = np.zeros((len(model.classes), len(model.classes)), np.int64)
     np.add.at(counts, (labels[known].astype(np.intp), predicted[known]), 1)
@@ -197,7 +196,7 @@ def _confusion(
 
 def _spoilt(
     job: EvidenceJob, cells: learning.SlideCells
-) -> dict[str, tuple[cell_score.Taps, NDArray[np.intp]]]:
+) -> dict[str, tuple[cell_score.Taps, Index]]:
     """Spoil some of a slide's own cells, and run the network on them."""
     # Only workers run this, and PyTorch takes seconds to import.
     from tasks.evaluation.treatments.corruptions import corrupt
@@ -205,7 +204,7 @@ def _spoilt(
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
     inference = worker.network_of(job.screened.store, job.screened.model)
-    pixels: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in SPOILT}
+    pixels: dict[str, list[Pixels]] = {name: [] for name in SPOILT}
     cut: list[bool] = []
     for number in np.unique(chosen // job.screened.batch.shard_rows).tolist():
         shard = job.screened.batch.shard(number)
@@ -220,7 +219,7 @@ def _spoilt(
             for name, level in SPOILT.items():
                 spoilt = Image.fromarray(corrupt(image, name, level))
                 pixels[name].append(decoding.resize(spoilt, inference.spec.side))
-    features: dict[str, tuple[cell_score.Taps, NDArray[np.intp]]] = {}
+    features: dict[str, tuple[cell_score.Taps, Index]] = {}
     for name, some in pixels.items():
         if some:
             taps, logits = inference.compared(np.stack(some), np.asarray(cut))

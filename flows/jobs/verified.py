@@ -3,17 +3,14 @@
 from dataclasses import replace
 from functools import lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
-
-from storage.models import detectors, laboratories
-from storage.models.classifiers import ModelCard
+from storage.models import classifiers, detectors, laboratories
 from storage.store import Store
 from tasks.detector import witnesses
 from tasks.detector.detector import Detector
 from tasks.detector.probabilities import Adaptation
 from tasks.laboratories.learning import LaboratoryNormal
 from tasks.reports.image_columns import PARASITIZED
+from tasks.types import Numbers
 
 
 @lru_cache(maxsize=4)
@@ -52,8 +49,8 @@ def adaptation_at(laboratory: laboratories.LaboratoryCard | None) -> Adaptation 
 
 
 def adapted_logits(
-    logits: NDArray[np.floating], model: ModelCard, laboratory: laboratories.LaboratoryCard | None
-) -> NDArray[np.floating]:
+    logits: Numbers, model: classifiers.ModelCard, laboratory: laboratories.LaboratoryCard | None
+) -> Numbers:
     """Adapt logits (n, C) of a model to a laboratory, only for diagnoses and probabilities."""
     adaptation = adaptation_at(laboratory)
     if adaptation is None:

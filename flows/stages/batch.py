@@ -7,9 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
 
-import numpy as np
 from distributed import Client
-from numpy.typing import NDArray
 
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
@@ -26,6 +24,7 @@ from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError, check_name
 from tasks.images import listing, sorted_rows
 from tasks.images.regions import ImageRef, image_refs
+from tasks.types import Index
 
 EARLIER = 8  # batches that are searched for images seen before
 
@@ -104,8 +103,8 @@ def refuse_other_images(
     if batch.rows and (listing.as_given(images), limit) not in started:
         raise StoreError(
             f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} from "
-            f"{listing.named(sources)} (limit {most}): give the same --images and --limit to resume it, or "
-            "choose another --batch"
+            f"{listing.named(sources)} (limit {most}): give the same --images and --limit "
+            "to resume it, or choose another --batch"
         )
 
 
@@ -165,9 +164,7 @@ def run_shards(
         yield result
 
 
-def images_of(
-    store: Store, card: ModelCard, batch: manifests.Batch, rows: NDArray[np.intp]
-) -> list[Image]:
+def images_of(store: Store, card: ModelCard, batch: manifests.Batch, rows: Index) -> list[Image]:
     """Return the addresses and digests of some rows of a batch, in ascending order."""
     of_shard: dict[int, list[int]] = defaultdict(list)
     for row in rows.tolist():

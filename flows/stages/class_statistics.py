@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 from distributed import Client
-from numpy.typing import NDArray
 
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
@@ -31,7 +30,7 @@ from tasks.counting.error_rates import ErrorCounts
 from tasks.detector.moments import ClassStatistics, merge_tree
 from tasks.images.access.files import SourceError
 from tasks.images.listing import named
-from tasks.types import nested
+from tasks.types import Mask, nested
 
 ROWS_A_JOB = 4096
 
@@ -181,7 +180,7 @@ def take_out(
     return TakenOut(rows, counted, contribution.model_copy(update=update))
 
 
-def _are_of(rows: Rows, contribution: Contribution, kind: str, name: str) -> NDArray[np.bool_]:
+def _are_of(rows: Rows, contribution: Contribution, kind: str, name: str) -> Mask:
     if kind == "batch":
         return np.full(len(rows), contribution.batch == name)
     return np.asarray([key == name for key in getattr(rows, f"{kind}s")], bool)

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from distributed import Client
-from numpy.typing import NDArray
 
 from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.images import Run, Shard, load_detector, read_treated, shards, treat
@@ -39,9 +38,9 @@ from tasks.evaluation.treatments.corruptions import CORRUPTIONS
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images, named
 from tasks.network.split import split_by
+from tasks.types import Counts
 
 Key = tuple[str, Treatment]
-Rows = NDArray[np.int64]
 
 FITTED = "fitted"
 ROWS, ATTACKED_ROWS = 512, 64  # images per shard
@@ -234,7 +233,7 @@ def choose_images(
         _write_once(run, name, run.images(images).take(rows[spread]))
 
 
-def _good(among: Sequence[Shard], but: Set[bytes]) -> tuple[Rows, Rows]:
+def _good(among: Sequence[Shard], but: Set[bytes]) -> tuple[Counts, Counts]:
     """Return the rows whose digest is not in ``but``, and the correctly diagnosed ones of these."""
     good: list[int] = []
     right: list[int] = []

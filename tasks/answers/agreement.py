@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.reports.parasitaemia import wilson_interval
+from tasks.types import Float
 
 REPEATS = 500
 LEVELS = (2.5, 97.5)  # percentiles of a 95% interval
@@ -124,7 +124,7 @@ def sensitivity(
     if not is_true.any():
         return None
 
-    def caught(drawn: NDArray[np.float64]) -> float:
+    def caught(drawn: Float) -> float:
         sought = drawn * weights * is_true
         return float((sought * is_found).sum() / sought.sum()) if sought.sum() else float("nan")
 
@@ -133,7 +133,7 @@ def sensitivity(
     return _figure(caught(np.ones(len(images))), known, int(is_true.sum()))
 
 
-def _resampled(groups: Sequence[str]) -> list[NDArray[np.float64]]:
+def _resampled(groups: Sequence[str]) -> list[Float]:
     """Draw patients with replacement, `REPEATS` times; return counts of their images (n,)."""
     names, codes = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(0)
@@ -146,9 +146,7 @@ def _figure(value: float, draws: Sequence[float], count: int) -> Figure:
     return Figure(value, float(low), float(high), count)
 
 
-def _kappa(
-    one: Sequence[str], two: Sequence[str], weights: NDArray[np.float64] | None = None
-) -> float:
+def _kappa(one: Sequence[str], two: Sequence[str], weights: Float | None = None) -> float:
     # A page of answers imports this module, and rarely needs a kappa.
     from sklearn.metrics import cohen_kappa_score
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles, types
 from tasks.counting import interpretation
@@ -23,7 +22,6 @@ from tasks.counting.rates import Rate, laboratory_prior, predict_rate
 
 # Log-odds of "parasitized", after the temperature. Beyond the last a network is certain.
 THRESHOLDS: types.Float = np.arange(-4.0, 12.25, 0.25)
-Counts = NDArray[np.int64]
 LEAST_SLIDES = 5  # with cells of a kind; fewer hardly show how slides differ
 COARSE = 4  # thresholds between those tried first
 DIAGNOSIS = 0.0  # log-odds at which a cell is diagnosed
@@ -40,10 +38,10 @@ class ErrorCounts(bundles.Bundle):
     """
 
     slides: tuple[str, ...]
-    negatives: Counts
-    positives: Counts
-    false: Counts
-    found: Counts
+    negatives: types.Counts
+    positives: types.Counts
+    false: types.Counts
+    found: types.Counts
 
     @classmethod
     def empty(cls) -> "ErrorCounts":
@@ -53,7 +51,7 @@ class ErrorCounts(bundles.Bundle):
 
 
 def count_errors(
-    log_odds: types.Float, parasitized: NDArray[np.bool_], slides: Sequence[str]
+    log_odds: types.Float, parasitized: types.Mask, slides: Sequence[str]
 ) -> ErrorCounts:
     """Count cells of known kind.
 
@@ -104,7 +102,7 @@ def _combined(a: ErrorCounts, b: ErrorCounts, sign: int) -> ErrorCounts:
     names = sorted({*a.slides, *b.slides})
     place = {name: i for i, name in enumerate(names)}
 
-    def spread(counts: ErrorCounts, array: Counts) -> Counts:
+    def spread(counts: ErrorCounts, array: types.Counts) -> types.Counts:
         wide = np.zeros((len(names), *array.shape[1:]), np.int64)
         wide[[place[name] for name in counts.slides]] = array
         return wide
@@ -185,7 +183,7 @@ def _best(
     """Find the highest threshold with nearly the least loss."""
     tried: dict[int, tuple[float, float]] = {}
 
-    def best(places: NDArray[np.intp]) -> int:
+    def best(places: types.Index) -> int:
         for place in places.tolist():
             if place not in tried:
                 tried[place] = loss(predict.at(place))
@@ -213,7 +211,7 @@ class _Predictions:
         found = self._rate(True, counts.found[:, place], counts.positives)
         return ErrorRates(float(THRESHOLDS[place]), false, found)
 
-    def _rate(self, parasites: bool, hits: Counts, cells: Counts) -> Rate:
+    def _rate(self, parasites: bool, hits: types.Counts, cells: types.Counts) -> Rate:
         key = parasites, hits.tobytes()
         if key not in self._known:
             self._known[key] = predict_rate(hits, cells)

@@ -9,10 +9,9 @@ shifts the estimates.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from tasks.types import Float
+from tasks.types import Float, Index, Mask
 
 Z = float(ndtri(0.975))
 
@@ -51,9 +50,7 @@ class ProbabilitySums:
     v_others: Float
 
     @classmethod
-    def of(
-        cls, probability: Float, called: NDArray[np.bool_], group: NDArray[np.intp], groups: int
-    ) -> "ProbabilitySums":
+    def of(cls, probability: Float, called: Mask, group: Index, groups: int) -> "ProbabilitySums":
         """Sum over cells.
 
         Args:

@@ -16,11 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import betainc, betaln, expit, logit
 
-from tasks import bundles
-from tasks.types import Float
+from tasks import bundles, types
 
 NODES = 101  # equally probable rates that represent the prediction
 MEANS = expit(np.linspace(logit(1e-5), logit(1 - 1e-5), 161))
@@ -47,7 +45,7 @@ class Rate(bundles.Bundle):
     deviation: float
     slides: int
     cells: int
-    nodes: Float
+    nodes: types.Float
 
     @property
     def median(self) -> float:
@@ -55,9 +53,7 @@ class Rate(bundles.Bundle):
         return float(self.nodes[NODES // 2])
 
 
-def predict_rate(
-    hits: NDArray[np.int64], cells: NDArray[np.int64], prior: Float | None = None
-) -> Rate:
+def predict_rate(hits: types.Counts, cells: types.Counts, prior: types.Float | None = None) -> Rate:
     """Predict the rate of an unseen slide from slides with known cells.
 
     Args:
@@ -87,7 +83,7 @@ def predict_rate(
     )
 
 
-def slide_rates(hits: NDArray[np.int64], cells: NDArray[np.int64], wanted: Sequence[int]) -> Float:
+def slide_rates(hits: types.Counts, cells: types.Counts, wanted: Sequence[int]) -> types.Float:
     """Find the rates that known slides may have, given their own cells and those of the others.
 
     One error among 70 cells does not make a slide's rate 1/70: it is drawn towards the other
@@ -105,7 +101,7 @@ def slide_rates(hits: NDArray[np.int64], cells: NDArray[np.int64], wanted: Seque
     return np.stack([_quantiles(weights, int(hits[s]), int(cells[s])) for s in wanted])
 
 
-def laboratory_prior(hits: NDArray[np.int64], cells: NDArray[np.int64]) -> Float:
+def laboratory_prior(hits: types.Counts, cells: types.Counts) -> types.Float:
     """Compute weights of every mean and precision (M, R) of another laboratory from these slides.
 
     Args:
@@ -118,7 +114,7 @@ def laboratory_prior(hits: NDArray[np.int64], cells: NDArray[np.int64]) -> Float
     return np.asarray((moved / moved.sum(axis=0)) @ weights)
 
 
-def _posterior(hits: NDArray[np.int64], cells: NDArray[np.int64], prior: Float | None) -> Float:
+def _posterior(hits: types.Counts, cells: types.Counts, prior: types.Float | None) -> types.Float:
     """Compute weights, of sum 1, of every mean and precision (M, R) from likelihood and prior."""
     a = MEANS[:, None] * PRECISIONS
     b = (1 - MEANS[:, None]) * PRECISIONS
@@ -133,7 +129,7 @@ def _posterior(hits: NDArray[np.int64], cells: NDArray[np.int64], prior: Float |
     return np.asarray(weights / weights.sum())
 
 
-def _quantiles(weights: Float, hits: int = 0, cells: int = 0) -> Float:
+def _quantiles(weights: types.Float, hits: int = 0, cells: int = 0) -> types.Float:
     """Find the quantiles of a mixture of betas, at the middles of NODES equal shares.
 
     They are the rates of a slide with ``hits`` among ``cells`` known ones, by default with none.

@@ -9,7 +9,6 @@ prediction: Dunn, Wasserman & Ramdas 2018; Lee, Barber & Willett 2023).
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles, types
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
@@ -39,9 +38,7 @@ def log_distance(distances: types.Float) -> types.Float:
     return np.log(np.clip(distances, limits.tiny, limits.max))
 
 
-def leave_group_out(
-    total: Moments, features: NDArray[np.floating], labels: NDArray[np.integer]
-) -> types.Float:
+def leave_group_out(total: Moments, features: types.Numbers, labels: types.Integers) -> types.Float:
     """Compute log distances (n,) of a group's images under statistics without that group.
 
     Args:
@@ -53,7 +50,7 @@ def leave_group_out(
     return log_distance(nearest_class_distance(tied_gaussian(others), features))
 
 
-def calibrate(log_distances: types.Float, groups: NDArray[np.integer]) -> Calibration:
+def calibrate(log_distances: types.Float, groups: types.Integers) -> Calibration:
     """Calibrate on log distances (n, T) of images that belong to ``groups`` (n,).
 
     Raises:
@@ -71,7 +68,7 @@ def calibrate(log_distances: types.Float, groups: NDArray[np.integer]) -> Calibr
     return Calibration(mean, deviation, scores[order], weights[order])
 
 
-def group_weights(groups: NDArray[np.integer]) -> types.Float:
+def group_weights(groups: types.Integers) -> types.Float:
     """Compute weights (n,) that sum to 1 and give every group the same total."""
     _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
     return np.asarray(1.0 / (len(counts) * counts[index]))

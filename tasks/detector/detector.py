@@ -62,7 +62,7 @@ class Scores:
     p_value: types.Float
     population_p_value: types.Float
     compared_with: NDArray[np.object_]
-    unlike: NDArray[np.bool_]
+    unlike: types.Mask
 
 
 def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
@@ -80,7 +80,7 @@ def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
     return gaussians
 
 
-def score(detector: Detector, taps: Mapping[str, NDArray[np.floating]]) -> Scores:
+def score(detector: Detector, taps: Mapping[str, types.Numbers]) -> Scores:
     """Score images by their taps' features, (n, d) each, against the population."""
     distances = np.stack(
         [

@@ -8,7 +8,6 @@ Chen, Wiesel, Eldar & Hero (2010).
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from tasks import bundles, types
@@ -75,7 +74,7 @@ def tied_gaussian(moments: Moments) -> TiedGaussian:
     return TiedGaussian(means, cholesky(shrunk, lower=True), shrinkage)
 
 
-def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> types.Float:
+def class_distances(gaussian: TiedGaussian, features: types.Numbers) -> types.Float:
     """Compute squared Mahalanobis distances (n, C) of features (n, d) to every class.
 
     One triangular solve serves all classes; memory is O(n d). The distance to a class without
@@ -91,7 +90,7 @@ def class_distances(gaussian: TiedGaussian, features: NDArray[np.floating]) -> t
     return np.where(np.isnan(gaussian.means[:, 0]), np.inf, distances)
 
 
-def nearest_class_distance(gaussian: TiedGaussian, features: NDArray[np.floating]) -> types.Float:
+def nearest_class_distance(gaussian: TiedGaussian, features: types.Numbers) -> types.Float:
     """Compute the squared distance (n,) to the nearest class: higher is more abnormal."""
     return np.asarray(class_distances(gaussian, features).min(axis=1))
 
@@ -101,7 +100,7 @@ def condition_number(gaussian: TiedGaussian) -> float:
     return float(np.linalg.cond(gaussian.factor) ** 2)
 
 
-def whitened(factor: types.Float, rows: NDArray[np.floating]) -> types.Float:
+def whitened(factor: types.Float, rows: types.Numbers) -> types.Float:
     """Apply L^-1 to every row (n, d); the factor L (d, d) is lower triangular."""
     wide = np.asarray(rows, np.float64)
     return np.asarray(solve_triangular(factor, wide.T, lower=True, check_finite=False)).T

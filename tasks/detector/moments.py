@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg.blas import dger
 
 from tasks import bundles, types
@@ -66,7 +65,7 @@ class ClassStatistics(bundles.Bundle):
         return ClassStatistics({tap: self.taps[tap] for tap in taps}, self.slides.of_taps(taps))
 
 
-def moments(features: NDArray[np.floating], labels: NDArray[np.integer], classes: int) -> Moments:
+def moments(features: types.Numbers, labels: types.Integers, classes: int) -> Moments:
     """Compute the moments of some images, in two passes over float64.
 
     Args:
@@ -138,16 +137,14 @@ def retract(total: Moments, part: Moments) -> Moments:
     return Moments(n, mean, scatter)
 
 
-def partial_fit(
-    state: Moments, features: NDArray[np.floating], labels: NDArray[np.integer]
-) -> Moments:
+def partial_fit(state: Moments, features: types.Numbers, labels: types.Integers) -> Moments:
     """Add images to a state; see `moments` for the arguments."""
     return merge(state, moments(features, labels, state.classes))
 
 
 def statistics_of(
-    taps: Mapping[str, NDArray[np.floating]],
-    labels: NDArray[np.integer],
+    taps: Mapping[str, types.Numbers],
+    labels: types.Integers,
     classes: int,
     keys: Sequence[GroupKey],
 ) -> ClassStatistics:

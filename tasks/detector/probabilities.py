@@ -6,7 +6,6 @@ Labelled cells adapt the log-odds of one class by a scale and a bias (Platt 1999
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit, logsumexp, softmax
 
 from tasks import bundles, types
@@ -15,7 +14,7 @@ SCALES = 0.5  # the prior's standard deviation of a scale's logarithm
 BIASES = 1.5  # and of a bias, as between the error rates of laboratories (`counting.rates`)
 
 
-def probabilities(logits: NDArray[np.floating], temperature: float) -> types.Float:
+def probabilities(logits: types.Numbers, temperature: float) -> types.Float:
     """Compute the softmax (n, C), in float64, of logits (n, C) divided by a temperature.
 
     >>> probabilities(np.asarray([[0.0, 0.0]]), 1.5)
@@ -24,7 +23,7 @@ def probabilities(logits: NDArray[np.floating], temperature: float) -> types.Flo
     return np.asarray(softmax(np.asarray(logits, np.float64) / temperature, axis=1))
 
 
-def log_odds(logits: NDArray[np.floating], temperature: float, place: int) -> types.Float:
+def log_odds(logits: types.Numbers, temperature: float, place: int) -> types.Float:
     """Compute the calibrated log-odds (n,) of one class from logits (n, C).
 
     Log-odds of a probability would lose digits near 1; these do not.
@@ -48,9 +47,7 @@ class Adaptation(bundles.Bundle):
         """Adapt log-odds (n,)."""
         return np.asarray(self.scale * log_odds + self.bias)
 
-    def of_logits(
-        self, logits: NDArray[np.floating], temperature: float, place: int
-    ) -> NDArray[np.floating]:
+    def of_logits(self, logits: types.Numbers, temperature: float, place: int) -> types.Numbers:
         """Adapt the log-odds of one class in logits (n, C), still to be divided by the temperature.
 
         >>> Adaptation(2.0, 0.5).of_logits(np.asarray([[3.0, 1.0]]), 2.0, 0)

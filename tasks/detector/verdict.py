@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.types import Float
+from tasks.types import Float, Mask
 
 SEPARATOR = ", "  # between several reasons in a column
 
@@ -31,15 +30,15 @@ class Verdicts:
     diagnosis differ; cells in ``platelet`` would be parasitized without the one at their rim.
     """
 
-    failed: NDArray[np.bool_]
-    abnormal: NDArray[np.bool_]
-    uncertain: NDArray[np.bool_]
-    unlike: NDArray[np.bool_]
-    disagree: NDArray[np.bool_]
-    platelet: NDArray[np.bool_]
+    failed: Mask
+    abnormal: Mask
+    uncertain: Mask
+    unlike: Mask
+    disagree: Mask
+    platelet: Mask
 
     @property
-    def review(self) -> NDArray[np.bool_]:
+    def review(self) -> Mask:
         """Mark the images (n,) that a person looks at."""
         known = self.abnormal | self.uncertain | self.disagree | self.platelet
         return np.asarray(self.failed | known)
@@ -81,10 +80,10 @@ class VerdictRule:
         self,
         p_value: Float,
         probability: Float,
-        failed: NDArray[np.bool_] | None = None,
-        unlike: NDArray[np.bool_] | None = None,
-        disagree: NDArray[np.bool_] | None = None,
-        platelet: NDArray[np.bool_] | None = None,
+        failed: Mask | None = None,
+        unlike: Mask | None = None,
+        disagree: Mask | None = None,
+        platelet: Mask | None = None,
     ) -> Verdicts:
         """Decide on n images.
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles
 from tasks.detector.probabilities import Adaptation, fit_adaptation
 from tasks.detector.slides.cell_score import Taps
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.types import Float
+from tasks.types import Array, Float, Mask
 
 RIDGE = 0.3  # of the mean variance of a feature, added to each
 SHRINKAGE = 5.0  # cells as which "no shift" counts in a slide's shift
@@ -43,7 +42,7 @@ class Discriminant(bundles.Bundle):
         products = [np.asarray(taps[tap], np.float64) @ w for tap, w in self.weights.items()]
         return np.asarray(np.sum(products, axis=0) + self.offset)
 
-    def lean(self, scores: Float, healthy: NDArray[np.bool_], parent: float = 0.0) -> float:
+    def lean(self, scores: Float, healthy: Mask, parent: float = 0.0) -> float:
         """Estimate how much higher a slide's healthy cells score than fitted ones.
 
         It is the difference of the medians, drawn towards ``parent``, which counts as `SHRINKAGE`
@@ -59,9 +58,7 @@ class Discriminant(bundles.Bundle):
             return parent
         return _drawn(float(np.median(known)) - self.healthy, len(known), parent)
 
-    def leans(
-        self, scores: Float, healthy: NDArray[np.bool_], groups: NDArray[Any]
-    ) -> dict[Any, float]:
+    def leans(self, scores: Float, healthy: Mask, groups: Array) -> dict[Any, float]:
         """Estimate the `lean` of each of the cells' groups (n,)."""
         leans = {}
         for group in np.unique(groups).tolist():
@@ -150,7 +147,7 @@ def discriminant(statistics: GroupStatistics, positive: int) -> Discriminant:
 
 def shifts(
     taps: Taps,
-    healthy: NDArray[np.bool_],
+    healthy: Mask,
     normal: Mapping[str, Float],
     parent: Mapping[str, Float] | None = None,
 ) -> dict[str, Float]:
@@ -190,7 +187,7 @@ class LogOdds:
     both: Float
 
     @property
-    def disagree(self) -> NDArray[np.bool_]:
+    def disagree(self) -> Mask:
         """Mark the cells (n,) that only one witness calls parasitized."""
         known = np.isfinite(self.network) & np.isfinite(self.statistics)
         return np.asarray(known & ((self.network > 0) != (self.statistics > 0)))
@@ -228,7 +225,7 @@ class Witnesses(bundles.Bundle):
     scales: Scales
 
 
-def calibrated(network: Float, scores: Float, parasitized: NDArray[np.bool_]) -> Scales | None:
+def calibrated(network: Float, scores: Float, parasitized: Mask) -> Scales | None:
     """Calibrate two witnesses on cells that neither has seen; None if there are too few.
 
     Args:

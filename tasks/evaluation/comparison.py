@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tasks.evaluation import metrics
-from tasks.types import Float
+from tasks.types import Float, Mask, Texts
 
 REPEATS = 1000
 FOLDS = 5
@@ -34,8 +33,8 @@ class Side:
 
     scores: Mapping[str, Float]
     layers: Float
-    verdict: NDArray[np.bool_]
-    clusters: NDArray[np.str_]
+    verdict: Mask
+    clusters: Texts
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,7 @@ def _limit(ordinary: Float, alarms: float) -> float:
     return float(np.append(np.sort(ordinary)[::-1], -np.inf)[round(alarms * len(ordinary))])
 
 
-def _regressions(
-    comparison: Comparison, truth: NDArray[np.bool_], clusters: NDArray[np.str_]
-) -> dict[str, Float]:
+def _regressions(comparison: Comparison, truth: Mask, clusters: Texts) -> dict[str, Float]:
     """Score by logistic regressions over stages, as in Lee et al. (2018).
 
     ``known-attack`` learns from the kind of images it is tried on, ``unseen-attack`` only from
@@ -118,10 +115,10 @@ def _regressions(
 
 def _cross_fitted(
     x: Float,
-    clusters: NDArray[np.str_],
+    clusters: Texts,
     teachers: Float,
-    taught: NDArray[np.bool_],
-    teaching_clusters: NDArray[np.str_],
+    taught: Mask,
+    teaching_clusters: Texts,
 ) -> Float:
     """Compute scores (n,) of x (n, L) by regressions on teachers of other clusters."""
     scores = np.zeros(len(x))

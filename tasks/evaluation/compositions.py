@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles, types
 from tasks.detector.detector import Detector, score
@@ -43,10 +42,10 @@ REPEATS = 200
 class Cells:
     """A set of n cells: features (n, d) by tap, classes as diagnosed, slides, digests of files."""
 
-    taps: Mapping[str, NDArray[np.float32]]
-    predicted: NDArray[np.intp]
-    slides: NDArray[np.str_]
-    image_ids: NDArray[np.str_]
+    taps: Mapping[str, types.Single]
+    predicted: types.Index
+    slides: types.Texts
+    image_ids: types.Texts
 
     def __len__(self) -> int:
         return len(self.predicted)
@@ -56,7 +55,7 @@ class Group(NamedTuple):
     """A composed slide or unnamed night; ``strange`` (n,) marks its strange cells."""
 
     cells: Cells
-    strange: NDArray[np.bool_]
+    strange: types.Mask
 
 
 class Normal(NamedTuple):
@@ -76,12 +75,12 @@ class Judged:
     the laboratory, and ``no_smear`` (G,) groups that cannot be one.
     """
 
-    group: NDArray[np.intp]
-    strange: NDArray[np.bool_]
+    group: types.Index
+    strange: types.Mask
     scores: dict[str, types.Float]
     p_values: dict[str, types.Float]
-    shifted: dict[str, NDArray[np.bool_]]
-    no_smear: dict[str, NDArray[np.bool_]]
+    shifted: dict[str, types.Mask]
+    no_smear: dict[str, types.Mask]
 
 
 def compose(
@@ -240,7 +239,7 @@ def measure(subject: Subject, judged: Judged) -> Iterator[Result]:
                 yield result(words, Interval(float(marks[name].mean())))
 
 
-def _by_group(group: NDArray[np.intp], alarm: NDArray[np.bool_]) -> dict[str, Interval]:
+def _by_group(group: types.Index, alarm: types.Mask) -> dict[str, Interval]:
     """Compute mean, deviation and worst of the groups' shares of alarms."""
     rates = np.bincount(group, alarm) / np.bincount(group)
     draws = rates[np.random.default_rng(0).integers(0, len(rates), (REPEATS, len(rates)))]

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.evaluation.metrics import SAMPLES_AT_ONCE, detection, interval, resampled
-
-Float = NDArray[np.float64]
+from tasks.types import Float, Integers, Mask
 
 FALSE_POSITIVE_RATES = (1e-2, 3e-3, 1e-3)
 BINS = 15  # of confidence, as in Guo et al. (2017)
@@ -24,13 +22,13 @@ class Diagnosed:
     class, ``patients`` and ``stains`` (n,) are numbers.
     """
 
-    positive: NDArray[np.bool_]
+    positive: Mask
     log_odds: Float
     probability: Float
-    patients: NDArray[np.integer]
-    stains: NDArray[np.integer]
+    patients: Integers
+    stains: Integers
 
-    def take(self, rows: NDArray[np.bool_]) -> "Diagnosed":
+    def take(self, rows: Mask) -> "Diagnosed":
         """Return some of the images."""
         return Diagnosed(*(values[rows] for values in vars(self).values()))
 
@@ -82,7 +80,7 @@ def measured(found: Diagnosed, weights: Float) -> dict[str, Float]:
 
 
 def sensitivities(
-    positive: NDArray[np.bool_],
+    positive: Mask,
     scores: Float,
     weights: Float,
     rates: Sequence[float] = FALSE_POSITIVE_RATES,
@@ -113,7 +111,7 @@ def sensitivities(
     return found
 
 
-def calibration_error(probability: Float, right: NDArray[np.bool_], weights: Float) -> Float:
+def calibration_error(probability: Float, right: Mask, weights: Float) -> Float:
     """Compute the expected calibration error (R,): |confidence - accuracy|, averaged over bins.
 
     Confidence is the probability of the diagnosis, from 1/2 to 1, in `BINS` bins of equal width

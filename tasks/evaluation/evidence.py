@@ -2,10 +2,9 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.bundles import join
+from tasks import bundles, types
 from tasks.evaluation.treated import Evidence
 from tasks.evaluation.treatments.attacks import Target
 from tasks.network.extraction import platelets
@@ -16,7 +15,7 @@ BATCH = 32
 
 def gather_evidence(pixels: Tensor, target: Target, *, odin: bool) -> Evidence:
     """Gather the evidence on images (n, 3, S, S) in [0, 1]; n is at least 1."""
-    return join([_of_batch(batch, target, odin) for batch in pixels.split(BATCH)])
+    return bundles.join([_of_batch(batch, target, odin) for batch in pixels.split(BATCH)])
 
 
 def _of_batch(pixels: Tensor, target: Target, odin: bool) -> Evidence:
@@ -45,11 +44,11 @@ def _of_batch(pixels: Tensor, target: Target, odin: bool) -> Evidence:
     )
 
 
-def to_numpy(values: Tensor) -> NDArray[np.float32]:
+def to_numpy(values: Tensor) -> types.Single:
     """Copy a tensor to an array of float32."""
     return np.asarray(values.detach().float().cpu().numpy(), np.float32)
 
 
-def to_images(pixels: Tensor) -> NDArray[np.uint8]:
+def to_images(pixels: Tensor) -> types.Pixels:
     """Convert pixels (B, 3, S, S) in [0, 1] to images (B, S, S, 3) of 8 bits."""
     return np.asarray((pixels * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy(), np.uint8)

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.bundles import join, take
+from tasks import bundles, types
 from tasks.detector.verdict import VerdictRule
 from tasks.evaluation.comparison import VERDICT, Comparison, Side
 from tasks.evaluation.metrics import (
@@ -42,11 +41,11 @@ class ScoredSets:
 
     rule: VerdictRule
     threshold: float
-    groups: Mapping[str, NDArray[np.str_]]
+    groups: Mapping[str, types.Texts]
     scored: Mapping[tuple[str, Treatment], ScoredImages]
     others: Mapping[str, str]
 
-    def counted(self, treatment: Treatment, form: str) -> NDArray[np.intp]:
+    def counted(self, treatment: Treatment, form: str) -> types.Index:
         """Select images that are right, even under noise as large, and wrong when attacked."""
         clean = self.scored[ATTACKED, CLEAN].forms[FILE]
         forms = self.scored[ATTACKED, treatment].forms
@@ -57,11 +56,11 @@ class ScoredSets:
         mine = (SAMPLED, ATTACKED)
         return [each for images, each in self.scored if images in mine and each.kind == kind]
 
-    def clusters(self, images: str, scored: Scored) -> NDArray[np.str_]:
+    def clusters(self, images: str, scored: Scored) -> types.Texts:
         """Name the group (n,) of each scored image of a set."""
         return self.groups[images][scored.rows]
 
-    def review(self, scored: Scored) -> NDArray[np.bool_]:
+    def review(self, scored: Scored) -> types.Mask:
         """Mark the images (n,) that the nightly report would send to a person."""
         return self.rule.decide(scored.p_value, scored.probability).review
 
@@ -116,14 +115,14 @@ def _rate(
     subject: Subject,
     detector: str | None,
     measure: str,
-    hit: NDArray[np.bool_],
-    clusters: NDArray[np.intp],
+    hit: types.Mask,
+    clusters: types.Index,
 ) -> Result:
     counts = (0, len(hit)) if subject.set == HOME else (len(hit), 0)
     return Result(subject, detector, measure, share(hit, resampled(clusters, REPEATS)), *counts)
 
 
-def _numbers(keys: NDArray[np.str_]) -> NDArray[np.intp]:
+def _numbers(keys: types.Texts) -> types.Index:
     return np.asarray(np.unique(keys, return_inverse=True)[1])
 
 
@@ -140,7 +139,7 @@ def comparisons(sets: ScoredSets) -> Iterator[Comparison]:
             clean = _side(sets, ATTACKED, CLEAN, FILE, counted)
             noisy = _side(sets, ATTACKED, treatment, NOISE, counted)
             attacked = _side(sets, ATTACKED, treatment, form, counted)
-            for words, side in (("", clean), (AND_NOISE, join([clean, noisy]))):
+            for words, side in (("", clean), (AND_NOISE, bundles.join([clean, noisy]))):
                 subject = Subject(treatment.set, treatment.strength, composition + words)
                 yield Comparison(subject, side, attacked, teachers)
 
@@ -154,7 +153,7 @@ def _teachers(sets: ScoredSets) -> tuple[Side, Side] | None:
             ordinary.append(_side(sets, ATTACKED, CLEAN, FILE, counted))
             ordinary.append(_side(sets, ATTACKED, treatment, NOISE, counted))
             attacked.append(_side(sets, ATTACKED, treatment, FILE, counted))
-    return (join(ordinary), join(attacked)) if attacked else None
+    return (bundles.join(ordinary), bundles.join(attacked)) if attacked else None
 
 
 def _side(
@@ -162,10 +161,10 @@ def _side(
     images: str,
     treatment: Treatment,
     form: str,
-    chosen: NDArray[np.intp] | None = None,
+    chosen: types.Index | None = None,
 ) -> Side:
     scored = sets.scored[images, treatment].forms[form]
-    scored = scored if chosen is None else take(scored, chosen)
+    scored = scored if chosen is None else bundles.take(scored, chosen)
     clusters = sets.clusters(images, scored)
     return Side(scored.scores, scored.layers, sets.review(scored), clusters)
 

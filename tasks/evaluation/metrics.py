@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from tasks.types import Float, Index, Integers, Mask, Numbers
 
 SINGLE = "single cells"  # each compared with ordinary cells, without regard to its neighbours
 
@@ -75,22 +74,22 @@ def nullable(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def accuracy(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+def accuracy(truth: Mask, predicted: Mask) -> float:
     """Compute the share of images with the right diagnosis."""
     return float(np.mean(truth == predicted))
 
 
-def sensitivity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+def sensitivity(truth: Mask, predicted: Mask) -> float:
     """Compute the share of positive images that are found; NaN without any."""
     return float(np.mean(predicted[truth])) if truth.any() else float("nan")
 
 
-def specificity(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
+def specificity(truth: Mask, predicted: Mask) -> float:
     """Compute the share of negative images that are not called positive; NaN without any."""
     return sensitivity(~truth, ~predicted)
 
 
-def auroc(positive: NDArray[np.bool_], scores: Float) -> float:
+def auroc(positive: Mask, scores: Float) -> float:
     """Compute the area under the ROC curve, ties counted half; NaN if one side is empty."""
     if positive.all() or not positive.any():
         return float("nan")
@@ -105,9 +104,7 @@ DETECTION = ("AUROC", "TNR at 95% TPR", "detection accuracy", "AUPR in", "AUPR o
 SAMPLES_AT_ONCE = 25
 
 
-def detection(
-    abnormal: NDArray[np.bool_], scores: Float, weights: Float | None = None
-) -> dict[str, Float]:
+def detection(abnormal: Mask, scores: Float, weights: Float | None = None) -> dict[str, Float]:
     """Measure how well scores separate abnormal images from ordinary ones: `DETECTION`, (R,) each.
 
     They are by name and equal scikit-learn's, even with ties. ``TNR at 95% TPR`` is the share of
@@ -135,7 +132,7 @@ def detection(
     return dict(zip(DETECTION, np.concatenate(blocks, axis=1), strict=True))
 
 
-def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.intp]) -> Float:
+def _detection(abnormal: Mask, weights: Float, ends: Index) -> Float:
     """Compute `DETECTION`, (5, R), of images in the order of scores; ``ends`` are ends of ties."""
     sides = []
     for side in (~abnormal, abnormal):
@@ -163,7 +160,7 @@ def _detection(abnormal: NDArray[np.bool_], weights: Float, ends: NDArray[np.int
     return found
 
 
-def resampled(clusters: NDArray[np.integer], repeats: int, seed: int = 0) -> Float:
+def resampled(clusters: Integers, repeats: int, seed: int = 0) -> Float:
     """Count each of n rows in bootstrap samples of whole clusters, (repeats, n)."""
     _, index = np.unique(clusters, return_inverse=True)
     count = int(index.max()) + 1
@@ -179,15 +176,15 @@ def interval(value: float, draws: Float) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def share(hit: NDArray[np.bool_], weights: Float) -> Interval:
+def share(hit: Mask, weights: Float) -> Interval:
     """Compute the share of hits among images (n,), with the interval of `resampled` (R, n)."""
     with np.errstate(invalid="ignore"):
         return interval(float(hit.mean()), (weights @ hit) / weights.sum(axis=1))
 
 
 def patient_bootstrap(
-    statistic: Callable[[NDArray[np.intp]], float],
-    patients: NDArray[np.integer],
+    statistic: Callable[[Index], float],
+    patients: Integers,
     *,
     repeats: int = 1000,
     seed: int = 0,
@@ -213,7 +210,7 @@ POSITIVE = 0
 
 
 def diagnosis_metrics(
-    logits: NDArray[np.floating], labels: NDArray[np.integer], keys: list[str]
+    logits: Numbers, labels: Integers, keys: list[str]
 ) -> dict[str, dict[str, float | None]]:
     """Measure accuracy, AUROC, sensitivity, specificity, with 95% patient-bootstrap intervals."""
     truth = labels == POSITIVE

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.evaluation.treated import Evidence
-from tasks.types import Float
+from tasks.types import Float, Integers, Single
 
 SAMPLE = 20_000  # fitted images that rivals know, at most
 NEIGHBOURS = 50
@@ -24,8 +23,8 @@ Rivals = dict[str, Callable[[Evidence], Float]]
 
 def fit_rivals(
     last: str,
-    features: NDArray[np.float32],
-    labels: NDArray[np.integer],
+    features: Single,
+    labels: Integers,
     weight: Tensor,
     bias: Tensor,
 ) -> Rivals:
@@ -75,7 +74,7 @@ def _principal(width: int) -> int:
     return 1000 if width >= 2048 else 512 if width >= 768 else width // 2
 
 
-def _wide(values: NDArray[np.float32]) -> Tensor:
+def _wide(values: Single) -> Tensor:
     return torch.from_numpy(np.asarray(values, np.float64))
 
 

@@ -15,7 +15,7 @@ from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.evaluation.rivals import Rivals
 from tasks.evaluation.treated import Evidence, Norms, TreatedImages
 from tasks.images.platelets import without_platelets
-from tasks.types import Float
+from tasks.types import Counts, Float, Mask, Pixels
 
 OWN = "slidewatch"
 BORDER = "black border"  # the brightness of the border, which is black around a masked cell
@@ -35,13 +35,13 @@ class Scored:
     """The results of detectors and classifier for images in one form.
 
     ``rows`` (n,) are their rows in the set; ``label`` (n,), -1 if unknown; ``scores`` (n,) by
-    detector, those of rivals only if they are compared; ``layers`` (n, L) are log distances by stage;
-    ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and ``probability`` (n,) its
+    detector, those of rivals only if they are compared; ``layers`` (n, L) are log distances by
+    stage; ``p_value`` (n,); ``diagnosed`` (n,) the likeliest class and ``probability`` (n,) its
     probability; ``logits`` (n, C) of the diagnosis; ``by_network`` (n,) the likeliest class by the
     network alone, and ``disagree`` (n,) whether two witnesses differ.
     """
 
-    rows: NDArray[np.int64]
+    rows: Counts
     label: NDArray[np.int8]
     scores: dict[str, Float]
     layers: Float
@@ -50,10 +50,10 @@ class Scored:
     probability: Float
     logits: Float
     by_network: NDArray[np.int8]
-    disagree: NDArray[np.bool_]
+    disagree: Mask
 
     @property
-    def right(self) -> NDArray[np.bool_]:
+    def right(self) -> Mask:
         """Mark the images whose diagnosis equals their label."""
         return np.asarray(self.diagnosed == self.label)
 
@@ -63,7 +63,7 @@ class ScoredImages:
     """Images under one treatment, scored by form; other fields are as in `TreatedImages`."""
 
     forms: Mapping[str, Scored]
-    image_ids: NDArray[np.uint8]
+    image_ids: Pixels
     norms: Mapping[str, Norms] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
 
 def diagnosis_of(
     evidence: Evidence, known: witnesses.Witnesses | None, temperature: float, leans: Float
-) -> tuple[Float, NDArray[np.bool_]]:
+) -> tuple[Float, Mask]:
     """Compute logits (n, C) of the diagnosis, and mark the images on which its witnesses disagree.
 
     With two witnesses, a platelet at the rim counts as it does in a night; ``leans`` (n,) are of

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.bundles import KEPT_AS, Bundle
+from tasks import bundles, types
 
 FILE = "file"  # an image as stored in a lossless file
 COMPUTED = "computed"  # as an attack computed it, not rounded to 8 bits
@@ -40,7 +40,7 @@ CLEAN = Treatment()
 
 
 @dataclass(frozen=True)
-class Evidence(Bundle):
+class Evidence(bundles.Bundle):
     """The evidence on n images.
 
     ``taps`` are pooled features (n, d) of the network's stages, ``logits`` (n, C), ``border`` (n,)
@@ -49,23 +49,23 @@ class Evidence(Bundle):
     platelet at their rim, None if no class is called "Parasitized".
     """
 
-    taps: Mapping[str, NDArray[np.float32]] = field(metadata={KEPT_AS: "tap"})
-    logits: NDArray[np.float32]
-    border: NDArray[np.float32]
-    odin: NDArray[np.float32] | None = None
-    platelet: NDArray[np.bool_] | None = None
+    taps: Mapping[str, types.Single] = field(metadata={bundles.KEPT_AS: "tap"})
+    logits: types.Single
+    border: types.Single
+    odin: types.Single | None = None
+    platelet: types.Mask | None = None
 
 
 @dataclass(frozen=True)
-class Norms(Bundle):
+class Norms(bundles.Bundle):
     """Norms (n,) of an attack's changes to images with pixels in [0, 1]."""
 
-    l2: NDArray[np.float32]
-    linf: NDArray[np.float32]
+    l2: types.Single
+    linf: types.Single
 
 
 @dataclass(frozen=True)
-class TreatedImages(Bundle):
+class TreatedImages(bundles.Bundle):
     """Images (n,) of a set under one treatment.
 
     ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
@@ -73,8 +73,8 @@ class TreatedImages(Bundle):
     without a good image there are none.
     """
 
-    rows: NDArray[np.int64]
-    image_ids: NDArray[np.uint8] = field(metadata={KEPT_AS: "image_id"})
+    rows: types.Counts
+    image_ids: types.Pixels = field(metadata={bundles.KEPT_AS: "image_id"})
     label: NDArray[np.int8]
     forms: Mapping[str, Evidence] = field(default_factory=dict)
     norms: Mapping[str, Norms] = field(default_factory=dict)

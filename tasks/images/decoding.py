@@ -10,10 +10,10 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from imagecodecs import deflate_crc32, deflate_decode, deflate_encode, spng_decode
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tasks.images.access.patience import TimedOutError
+from tasks.types import Pixels
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 MOST_PIXELS = 50_000_000
@@ -91,7 +91,7 @@ def not_a_cell(seen: str) -> BadImageError:
 class Picture:
     """A decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     width: int
     height: int
 
@@ -217,12 +217,12 @@ def _upright(colours: Image.Image, image: Image.Image) -> Image.Image:
     return colours if turn is None else colours.transpose(turn)
 
 
-def resize(image: Image.Image, side: int) -> NDArray[np.uint8]:
+def resize(image: Image.Image, side: int) -> Pixels:
     """Resize an RGB image to a square of pixels (side, side, 3)."""
     return np.asarray(image.resize((side, side), RESIZE), np.uint8)
 
 
-def mean_colour(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:
+def mean_colour(pixels: Pixels) -> tuple[float, float, float]:
     """Average red, green and blue of the pixels (h, w, 3) that are not black; NaN if all are.
 
     The surroundings of a cut-out cell are black. Every second row and column is enough.
@@ -291,7 +291,7 @@ PLAIN = (8, 2, 0, 0, 0)  # bits, RGB, deflate, the five filters, not interlaced
 HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME"})
 
 
-def decode_plain(content: bytes, longest: int) -> NDArray[np.uint8] | None:
+def decode_plain(content: bytes, longest: int) -> Pixels | None:
     """Decode a plain PNG file to pixels (height, width, 3) in half of Pillow's time.
 
     Cut-out cells are such files: eight bits of red, green and blue, complete and not interlaced.

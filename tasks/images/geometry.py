@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from tasks.images.decoding import RESIZE
-from tasks.types import Field, Float, Mask
+from tasks.types import Float, Mask, Numbers, Pixels, Single
 
 Box = tuple[int, int, int, int]  # x, y, width and height in pixels
 
@@ -26,9 +25,9 @@ class Slide:
     height: int
     downsamples: tuple[float, ...]
     microns_per_pixel: float | None
-    read_box: Callable[[Box, int], NDArray[np.uint8]]
+    read_box: Callable[[Box, int], Pixels]
 
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
         """Read a box at the resolution of a level, RGB.
 
         The pixels are (round(height / downsample), round(width / downsample), 3). The box is in
@@ -47,7 +46,7 @@ def coarsest(downsamples: Sequence[float], fits: Callable[[float], bool]) -> int
     return max(levels, key=lambda level: downsamples[level], default=0)
 
 
-def rescaled(points: NDArray[np.floating], scale: float | NDArray[np.floating]) -> Float:
+def rescaled(points: Numbers, scale: float | Numbers) -> Float:
     """Convert points (n, 2) of a picture to the pixels of one that is ``scale`` times as large.
 
     >>> rescaled(np.array([[0.0, 1.0]]), 2)
@@ -58,7 +57,7 @@ def rescaled(points: NDArray[np.floating], scale: float | NDArray[np.floating]) 
     return np.asarray((points + 0.5) * np.asarray(scale, np.float64) - 0.5)
 
 
-def box_around(points: NDArray[np.floating], size: tuple[int, int]) -> Box:
+def box_around(points: Numbers, size: tuple[int, int]) -> Box:
     """Find the box of an outline (n, 2), x and y, within a picture of ``size`` width and height.
 
     >>> box_around(np.array([[-3.0, 1.2], [4.1, 2.0]]), (10, 10))
@@ -89,7 +88,7 @@ def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def scaled(field: Field, scale: float) -> Field:
+def scaled(field: Pixels, scale: float) -> Pixels:
     """Resize a picture (h, w, 3) by a scale."""
     return np.asarray(Image.fromarray(field).resize(size_at(field.shape, scale), RESIZE))
 
@@ -122,10 +121,9 @@ TRAINING_DIAMETER = 130  # pixels of the median training cell
 # which the network of another laboratory may take for a part of the cell.
 WITHIN = 0.98  # of the outline's size
 BLOCK = 4  # pixels at the size of the training cells: the NIH cells were cut out along such blocks
-Points = NDArray[np.float32]
 
 
-def cut_out(pixels: Field, outline: Points | None, scale: float) -> Field:
+def cut_out(pixels: Pixels, outline: Single | None, scale: float) -> Pixels:
     """Cut out a region at the training cells' size, (h, w, 3), black outside an outline if given.
 
     Decoding resizes it to a square, as with the training cells: large and small cells then fill it

@@ -6,12 +6,9 @@ is the absorbance of green light over that of the cell itself, so neither the sl
 camera's colours matter.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.types import Float
+from tasks.types import Array, Float, Mask, Pixels
 
 # Nats by which the log-odds of "parasitized" fall where a platelet lies at the rim. Of 54 patients'
 # cells that folds called parasitized, 7 of 19 of healthy patients had one, and 10 of 4,301 with a
@@ -31,7 +28,7 @@ LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all 
 LEAST_SIDE = 64  # pixels of a picture: a smaller one hardly shows a platelet
 
 
-def has_platelet(pixels: NDArray[np.uint8]) -> bool:
+def has_platelet(pixels: Pixels) -> bool:
     """Return whether a platelet lies at the rim of a cell (side, side, 3) on black.
 
     Pictures smaller than `LEAST_SIDE` are not examined.
@@ -47,7 +44,7 @@ def has_platelet(pixels: NDArray[np.uint8]) -> bool:
         return False
     lit = (brightest > LIT * _median(brightest, seen)).astype(np.uint8)
     outlines, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cell: NDArray[Any] = np.zeros(lit.shape, np.uint8)
+    cell: Array = np.zeros(lit.shape, np.uint8)
     cv2.drawContours(cell, [max(outlines, key=len)], -1, 1, -1)
     cell = cv2.erode(cell, np.ones((3, 3), np.uint8), borderValue=0)
     size = cv2.countNonZero(cell)
@@ -73,7 +70,7 @@ def has_platelet(pixels: NDArray[np.uint8]) -> bool:
     return float((within[around] == 0).mean()) > OUTSIDE
 
 
-def _median(channel: NDArray[Any], mask: NDArray[Any]) -> int:
+def _median(channel: Array, mask: Array) -> int:
     """Find the median of a channel uint8 (h, w) within a mask (h, w)."""
     import cv2
 
@@ -81,9 +78,7 @@ def _median(channel: NDArray[Any], mask: NDArray[Any]) -> int:
     return int(np.searchsorted(below, below[-1] / 2))
 
 
-def without_platelets(
-    log_odds: Float, platelet: NDArray[np.uint8] | NDArray[np.bool_] | None
-) -> Float:
+def without_platelets(log_odds: Float, platelet: Pixels | Mask | None) -> Float:
     """Lower log-odds (n,) of "parasitized" where a ``platelet`` (n,) lies at the rim of a cell.
 
     >>> without_platelets(np.asarray([7.0, 7.0]), np.asarray([0, 1]))

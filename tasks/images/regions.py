@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.images import decoding, geometry, opened_slides
 from tasks.images.access.files import ChangedError, digest_of_file, lately_stamped, read_bytes
+from tasks.types import Pixels, Single
 
 # These columns of a manifest give the place of an image.
 COLUMNS = [
@@ -55,7 +55,7 @@ class ImageRef:
     source: str
     region: Region | None = None
     scale: float = 1.0
-    outline: geometry.Points | None = None
+    outline: Single | None = None
     source_id: bytes | None = None
     source_stamp: str | None = None
     failure: decoding.BadImageError | None = None
@@ -224,7 +224,7 @@ def digest_at(source: str, _stamp: str) -> bytes:
     return digest_of_file(source)
 
 
-def read_region(source: str, region: Region) -> NDArray[np.uint8]:
+def read_region(source: str, region: Region) -> Pixels:
     """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be read."""
     x, y, width, height, level = region
     picture = open_picture(source)
@@ -246,14 +246,14 @@ def open_picture(source: str) -> geometry.Slide:
     with _DECODING:
         pixels = _photograph(source, current)
 
-    def read(box: geometry.Box, level: int) -> NDArray[np.uint8]:
+    def read(box: geometry.Box, level: int) -> Pixels:
         x, y, width, height = box
         return pixels[y : y + height, x : x + width]
 
     return geometry.Slide(pixels.shape[1], pixels.shape[0], (1.0,), None, read)
 
 
-def read_around(source: str, region: Region, more: int) -> tuple[NDArray[np.uint8], Region]:
+def read_around(source: str, region: Region, more: int) -> tuple[Pixels, Region]:
     """Read a region with ``more`` pixels to each side, within its source, RGB (h, w, 3).
 
     Return the region that was read, too; ``more`` is in pixels of the source's full size.
@@ -272,5 +272,5 @@ def _is_slide(source: str, _stamp: str) -> bool:
 
 
 @lru_cache(maxsize=PHOTOGRAPHS)
-def _photograph(source: str, _stamp: str) -> NDArray[np.uint8]:
+def _photograph(source: str, _stamp: str) -> Pixels:
     return np.asarray(decoding.decode_rgb(read_bytes(source), upright=False))

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from tasks.types import Counts
+
 MOST = 2**12  # rows that are sorted in memory
 PIECE = 2**13  # rows that are divided together
 SAMPLED = 2**8  # every 256th row decides where the rows are divided
@@ -127,7 +129,7 @@ class RowSorter:
     def _ordered(self, keys: pa.Table) -> pa.Table:
         return keys.take(pa.array(self._order(keys)))
 
-    def _order(self, keys: pa.Table) -> NDArray[np.int64]:
+    def _order(self, keys: pa.Table) -> Counts:
         by = [(name, "ascending") for name in keys.column_names]
         return np.asarray(pc.sort_indices(keys, by).to_numpy(), np.int64)
 
@@ -169,7 +171,7 @@ class _Rows:
             yield pa.Table.from_batches([found.get_batch(number)])
 
 
-def repeated_rows(keys: Iterable[NDArray[np.uint64]]) -> NDArray[np.int64]:
+def repeated_rows(keys: Iterable[NDArray[np.uint64]]) -> Counts:
     """List the rows (k,), ascending, whose key an earlier row has.
 
     Args:

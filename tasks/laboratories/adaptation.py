@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles, types
 from tasks.detector import probabilities, witnesses
@@ -43,7 +42,7 @@ class Labelled(bundles.Bundle):
     parasitized: types.Mask
     slides: tuple[str, ...]
     network: types.Float = field(default_factory=lambda: np.empty(0))
-    features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    features: dict[str, types.Single] = field(default_factory=dict)
 
     @classmethod
     def none(cls) -> "Labelled":
@@ -63,7 +62,7 @@ class Labelled(bundles.Bundle):
             {tap: np.concatenate([self.features[tap], other.features[tap]]) for tap in both},
         )
 
-    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> "Labelled":
+    def take(self, rows: Sequence[int] | types.Index) -> "Labelled":
         """Return some of the cells."""
         chosen = np.asarray(rows, np.intp)
         return Labelled(
@@ -149,7 +148,7 @@ class Trial:
     accuracy_after: float
     gain: Interval
     cautious_gain: Interval
-    confusion: NDArray[np.int64]
+    confusion: types.Counts
 
     @property
     def accepted(self) -> bool:
@@ -232,12 +231,12 @@ def _cautious(parasitized: types.Mask) -> types.Float:
     return np.asarray(np.where(parasitized, right[1], 1 - right[0]), np.float64)
 
 
-def _has_both_kinds(fold: NDArray[np.intp], parasitized: types.Mask) -> bool:
+def _has_both_kinds(fold: types.Index, parasitized: types.Mask) -> bool:
     """Return whether cells of both kinds remain, whichever fold is held back."""
     return all(len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS))
 
 
-def _gain(gained: types.Float, parasitized: types.Mask, group: NDArray[np.intp]) -> Interval:
+def _gain(gained: types.Float, parasitized: types.Mask, group: types.Index) -> Interval:
     """Average the gains of cells (n,) over both kinds, with an interval from resampled groups."""
     groups = int(group.max()) + 1
     times = resampled(np.arange(groups), REPEATS)
@@ -250,7 +249,7 @@ def _gain(gained: types.Float, parasitized: types.Mask, group: NDArray[np.intp])
     return interval(float(probabilities.balanced(parasitized) @ gained), np.mean(means, axis=0))
 
 
-def _dealt(parasitized: types.Mask) -> NDArray[np.intp]:
+def _dealt(parasitized: types.Mask) -> types.Index:
     """Deal cells (n,) of each kind into `FOLDS` folds."""
     fold = np.empty(len(parasitized), np.intp)
     for kind in (parasitized, ~parasitized):

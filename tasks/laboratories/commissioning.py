@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tasks.counting import call
 from tasks.counting.interpretation import KnownRates
@@ -18,7 +17,7 @@ from tasks.detector.slides import cell_score, groups, own_normal, smears
 from tasks.evaluation.metrics import Interval, interval, nullable, resampled
 from tasks.laboratories.learning import Distances, SlideEvidence, fused, mixed
 from tasks.reports.parasitaemia import wilson_interval
-from tasks.types import Float
+from tasks.types import Float, Integers
 from tasks.visualisation.page import render
 
 LEVELS = (0.05, 0.01)
@@ -142,7 +141,7 @@ def caught(
     return found
 
 
-def diagnosis(confusion: NDArray[np.integer], positive: int) -> tuple[str, list[Figure]]:
+def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[Figure]]:
     """Judge whether the diagnosis can be believed: sensitivity and specificity on labelled cells.
 
     Intervals are the wider of Wilson's for cells and one from resampled slides.
@@ -193,7 +192,7 @@ def _mean_over_slides(shares: Float) -> Interval:
     return interval(mean, resampled(np.arange(len(shares)), REPEATS) @ shares / len(shares))
 
 
-def _share(right: NDArray[np.integer], of: NDArray[np.integer]) -> Interval:
+def _share(right: Integers, of: Integers) -> Interval:
     total = int(of.sum())
     low, high = (
         float(bound[0]) for bound in wilson_interval(np.asarray([right.sum()]), np.asarray([total]))

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles, types
 from tasks.detector.calibration import Calibration, fuse, log_distance, standardised
@@ -39,7 +38,7 @@ class NightNormal(bundles.Bundle):
     """The reference of a night's cells, and the rows (k,) of its batch in it."""
 
     normal: SlideNormal
-    rows: NDArray[np.intp]
+    rows: types.Index
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,9 @@ class SlideCells:
     """
 
     key: GroupKey
-    rows: NDArray[np.intp]
+    rows: types.Index
     taps: Taps
-    predicted: NDArray[np.intp]
+    predicted: types.Index
     ordinary: types.Mask
 
 
@@ -179,7 +178,7 @@ def planted_distances(
     statistics: GroupStatistics,
     slide: SlideCells,
     night: NightNormal | None,
-    planted: Mapping[str, tuple[Taps, NDArray[np.intp]]],
+    planted: Mapping[str, tuple[Taps, types.Index]],
 ) -> dict[str, Distances]:
     """Judge other things as cells of a slide, by its laboratory's statistics without it.
 
@@ -211,9 +210,9 @@ def _distances(
     priors: Mapping[str, Prior],
     normal: SlideNormal,
     taps: Taps,
-    predicted: NDArray[np.intp],
+    predicted: types.Index,
     weighs: types.Mask,
-    rows: NDArray[np.intp],
+    rows: types.Index,
 ) -> Distances:
     """Measure cells at ``rows`` from their slide or, without its reference, from the laboratory."""
     mine = {tap: np.asarray(taps[tap][rows], np.float64) for tap in priors}

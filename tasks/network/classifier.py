@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tasks.network.spec import PENULTIMATE, Computed, NetworkError, NetworkSpec
+from tasks.types import Pixels, Single
 
 _TAPPING = Lock()  # a hook at a tap is called for the passes of every thread
 Outputs = tuple[dict[str, Tensor], Tensor]  # taps, each (B, d), and logits (B, C)
@@ -23,7 +23,7 @@ class Classifier(nn.Module):
 
     mean: Tensor
     std: Tensor
-    cutting: Mapping[str, NDArray[np.float32]]  # as `tasks.network.inference.Inference` has it
+    cutting: Mapping[str, Single]  # as `tasks.network.inference.Inference` has it
 
     def __init__(self, spec: NetworkSpec, backbone: nn.Module) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def computed(outputs: Outputs) -> Computed:
     return {name: as_array(values) for name, values in taps.items()}, as_array(logits)
 
 
-def as_array(values: Tensor) -> NDArray[np.float32]:
+def as_array(values: Tensor) -> Single:
     """Return a tensor as an array of float32, in memory."""
     return np.asarray(values.float().cpu().numpy())
 
@@ -163,6 +163,6 @@ def _is_below(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
-def to_pixels(images: NDArray[np.uint8]) -> Tensor:
+def to_pixels(images: Pixels) -> Tensor:
     """Convert images (B, side, side, 3) to a channels-last tensor (B, 3, side, side) in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(255.0)

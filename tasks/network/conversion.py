@@ -26,11 +26,10 @@ from tasks.network.inference import (
     WEIGHTS,
     Graph,
     Inference,
-    Pixels,
     by_openvino,
     noise,
 )
-from tasks.types import Arrays, nested
+from tasks.types import Arrays, Pixels, nested
 
 log = logging.getLogger(__name__)
 

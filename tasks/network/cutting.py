@@ -10,15 +10,13 @@ logits of cells that slidewatch has cut out, so that these are compared with fit
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.network.spec import Computed
+from tasks.types import Index, Mask, Pixels, Single
 
-Pixels = NDArray[np.uint8]
-Rows = NDArray[np.intp]
-Shift = Mapping[str, NDArray[np.float32]]
+Shift = Mapping[str, Single]
 # Computes some rows of images: `tasks.network.inference.outputs_of` a network.
-Compute = Callable[[Pixels, Rows], Computed]
+Compute = Callable[[Pixels, Index], Computed]
 
 LOGITS = "logits"  # their name among taps
 MEASURED = 2000  # cells: more change nothing
@@ -27,7 +25,7 @@ SMOOTHED = 3 / 96  # of the side: deviation of the blur that rounds off blocks
 RIM = 2 / 96  # of the side: removed from the rim, as wide as the ground there
 
 
-def cutting_shift(compute: Compute, pixels: Pixels, rows: Rows) -> Shift:
+def cutting_shift(compute: Compute, pixels: Pixels, rows: Index) -> Shift:
     """Measure the mean change (d,) of each tap, and of `LOGITS`, where cells are cut out again.
 
     ``rows`` of the images (n, side, side, 3) are the training cells that were given as files; a
@@ -68,9 +66,7 @@ def cut_again(cell: Pixels) -> Pixels:
     return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def without_shift(
-    outputs: Mapping[str, NDArray[np.float32]], shift: Shift, cut: NDArray[np.bool_]
-) -> dict[str, NDArray[np.float32]]:
+def without_shift(outputs: Mapping[str, Single], shift: Shift, cut: Mask) -> dict[str, Single]:
     """Subtract the cutting shift from the outputs for the cells (n,) that slidewatch cut out.
 
     ``outputs`` are taps (n, d) by name, and `LOGITS` (n, C); those without a shift are unchanged.

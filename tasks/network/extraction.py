@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.images import decoding, regions
 from tasks.images.access import addresses, files, patience
 from tasks.images.platelets import SUSPECTED, has_platelet
 from tasks.network.cutting import LOGITS, without_shift
+from tasks.types import Mask, Pixels, Single
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
@@ -36,7 +36,7 @@ class Loaded:
     image_id: bytes | None = None
     size: tuple[int, int] | None = None
     colour: tuple[float, float, float] | None = None
-    pixels: NDArray[np.uint8] | None = None
+    pixels: Pixels | None = None
     failure: decoding.BadImageError | None = None
     known: bool = False
 
@@ -133,10 +133,10 @@ class Features:
     with a platelet at their rim.
     """
 
-    taps: dict[str, NDArray[np.float32]]
-    logits: NDArray[np.float32]
+    taps: dict[str, Single]
+    logits: Single
     images: list[Loaded]
-    platelet: NDArray[np.bool_]
+    platelet: Mask
 
 
 def extract(
@@ -154,9 +154,9 @@ def extract(
     place of the class whose suspected cells are examined for platelets.
     """
     spec = inference.spec
-    waiting: list[tuple[int, NDArray[np.uint8]]] = []
+    waiting: list[tuple[int, Pixels]] = []
     # One pass behind the next, so that a GPU computes while results are kept.
-    begun: deque[tuple[list[int], NDArray[np.uint8], Callable[[], Computed]]] = deque()
+    begun: deque[tuple[list[int], Pixels, Callable[[], Computed]]] = deque()
     images: list[Loaded] = []
     taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
     logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
@@ -192,10 +192,10 @@ def extract(
 
 
 def platelets(
-    logits: NDArray[np.float32],
-    pixels: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+    logits: Single,
+    pixels: Pixels | Sequence[Pixels],
     parasitized: int,
-) -> NDArray[np.bool_]:
+) -> Mask:
     """Mark the cells (n,) that logits (n, C) suspect of a parasite and that have a platelet."""
     leads = logits[:, parasitized] - np.delete(logits, parasitized, axis=1).max(axis=1)
     marks = np.zeros(len(logits), bool)
@@ -204,6 +204,6 @@ def platelets(
     return marks
 
 
-def cut_out_by_us(refs: Sequence[regions.ImageRef]) -> NDArray[np.bool_]:
+def cut_out_by_us(refs: Sequence[regions.ImageRef]) -> Mask:
     """Mark the images (n,) that slidewatch cuts out of a photograph along an outline."""
     return np.asarray([ref.outline is not None for ref in refs], bool)

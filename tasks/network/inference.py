@@ -19,14 +19,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from openvino import Core, Model
 
 from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec, agree
-from tasks.types import Arrays, below
-
-Pixels = NDArray[np.uint8]
+from tasks.types import Arrays, Index, Mask, Pixels, below
 
 DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"  # the arrays of a graph
 TAP = "tap"  # a graph names its outputs `tap/<tap>` and `LOGITS`
@@ -98,7 +95,7 @@ class Inference:
         """Compute taps, each (B, d), and logits (B, C) of pixels (B, side, side, 3)."""
         return self.begin(pixels)()
 
-    def compared(self, pixels: Pixels, cut: NDArray[np.bool_]) -> Computed:
+    def compared(self, pixels: Pixels, cut: Mask) -> Computed:
         """Compute taps and logits that may be compared with those of fitted cells.
 
         ``cut`` (B,) marks the pixels that slidewatch has cut out of a photograph.
@@ -173,7 +170,7 @@ def _passes(spec: NetworkSpec, network: Model) -> Callable[[Pixels], Arrays]:
     return run
 
 
-def outputs_of(network: Inference, pixels: Pixels, rows: NDArray[np.intp]) -> Computed:
+def outputs_of(network: Inference, pixels: Pixels, rows: Index) -> Computed:
     """Compute taps, each (k, d), and logits (k, C) of some rows of images (n, side, side, 3)."""
     starts = range(0, len(rows), network.batch)
     parts = [network.run(pixels[rows[start : start + network.batch]]) for start in starts]

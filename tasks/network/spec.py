@@ -5,14 +5,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.types import Single
 
 PENULTIMATE = "penultimate"  # a tap of every network: the input of its last layer
 
 # The numbers that a network multiplies: bfloat16 has the range of float32, and 8 of its 24 bits.
 Arithmetic = Literal["float32", "bfloat16"]
 # Taps, each (B, d), and logits (B, C).
-Computed = tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]
+Computed = tuple[dict[str, Single], Single]
 
 
 class NetworkError(Exception):

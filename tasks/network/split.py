@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tasks.types import Float, Index, Integers, Pixels
 
 PARTS = ("train", "validation", "test")
 SplitBy = Literal["patient", "slide", "image"]
@@ -22,7 +23,7 @@ class Split:
     by: SplitBy
     keys: dict[str, list[str]]
 
-    def rows(self, part: str, keys: Sequence[str]) -> NDArray[np.intp]:
+    def rows(self, part: str, keys: Sequence[str]) -> Index:
         """Return the row numbers of a part, given the key of each row."""
         wanted = set(self.keys[part])
         return np.flatnonzero([key in wanted for key in keys])
@@ -37,7 +38,7 @@ def split_by(patients: Sequence[str | None], slides: Sequence[str | None]) -> Sp
 
 def split(
     keys: Sequence[str],
-    labels: NDArray[np.integer],
+    labels: Integers,
     *,
     by: SplitBy,
     fractions: tuple[float, float, float],
@@ -77,7 +78,7 @@ def split(
 
 
 def deal(
-    keys: Sequence[str], labels: NDArray[np.integer], shares: Mapping[str, float], *, seed: int
+    keys: Sequence[str], labels: Integers, shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[str]]:
     """Deal keys out to parts by stratum, as `split` does; return sorted keys by part.
 
@@ -113,13 +114,13 @@ def deal(
 
 def folds(
     keys: Sequence[str],
-    labels: NDArray[np.integer],
+    labels: Integers,
     count: int,
     *,
     by: SplitBy,
     validation: float,
     seed: int,
-) -> list[dict[str, NDArray[np.intp]]]:
+) -> list[dict[str, Index]]:
     """Split rows into folds by keys, as `split` does, so that each row is tested once.
 
     Of a fold's other keys, the share ``validation`` goes to validation. Return the row numbers of
@@ -151,7 +152,7 @@ def folds(
     return parts_of_folds
 
 
-def mean_absorbance(pixels: NDArray[np.uint8], batch: int = 512) -> NDArray[np.float64]:
+def mean_absorbance(pixels: Pixels, batch: int = 512) -> Float:
     """Average -log(pixel / 255) of images (n, side, side, 3) over pixels that are not black.
 
     The result, (n, 3), is 0 for an image that is all black.
@@ -166,9 +167,7 @@ def mean_absorbance(pixels: NDArray[np.uint8], batch: int = 512) -> NDArray[np.f
     return absorbance
 
 
-def stain_clusters(
-    absorbance: NDArray[np.float64], patients: Sequence[str], count: int = 3
-) -> NDArray[np.intp]:
+def stain_clusters(absorbance: Float, patients: Sequence[str], count: int = 3) -> Index:
     """Number the stain of each image by k-means over the mean absorbance (n, 3) of its patient.
 
     Stains and cameras differ between patients; each has one. Numbers (n,) go from 0, the palest
@@ -182,5 +181,5 @@ def stain_clusters(
     distinct = min(count, len(np.unique(means, axis=0)))
     fitted = KMeans(distinct, n_init=10, random_state=0).fit(means)
     palest_first = np.argsort(np.argsort(fitted.cluster_centers_.sum(axis=1)))
-    numbers: NDArray[np.intp] = palest_first[fitted.labels_][of_row]
+    numbers: Index = palest_first[fitted.labels_][of_row]
     return numbers

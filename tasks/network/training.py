@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks.network.augmentation import Augmentation, augment
 from tasks.network.classifier import Classifier, to_pixels
-from tasks.types import Arrays, below, nested
+from tasks.types import Array, Arrays, Counts, Index, Integers, Numbers, Pixels, below, nested
 
 
 @dataclass(frozen=True)
@@ -76,15 +75,15 @@ class DivergedError(Exception):
 
 def train(
     classifier: Classifier,
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.integer],
-    train_rows: NDArray[np.intp],
-    validation_rows: NDArray[np.intp],
+    pixels: Pixels,
+    labels: Integers,
+    train_rows: Index,
+    validation_rows: Index,
     plan: TrainingPlan,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     *,
     keep: Callable[[int, Arrays], None] = lambda number, state: None,
-    start: Mapping[str, NDArray[Any]] | None = None,
+    start: Mapping[str, Array] | None = None,
 ) -> list[Epoch]:
     """Train in place; the classifier is left with the weights of its best epoch.
 
@@ -164,9 +163,9 @@ class _Training:
 
     def learn(
         self,
-        pixels: NDArray[np.uint8],
-        labels: NDArray[np.int64],
-        train_rows: NDArray[np.intp],
+        pixels: Pixels,
+        labels: Counts,
+        train_rows: Index,
         number: int,
     ) -> float:
         """Learn from every row once, in random order; return the mean loss."""
@@ -227,7 +226,7 @@ class _Training:
             "global_generator": torch.get_rng_state().numpy(),
         }
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: Mapping[str, Array]) -> None:
         """Resume from a state of the same training."""
         plain = json.loads(arrays["plain"].tobytes())
         self._classifier.load_state_dict(_tensors_below(arrays, "model"))
@@ -267,7 +266,7 @@ def _arrays(prefix: str, values: Mapping[str, Tensor]) -> Arrays:
     return nested(prefix, {name: np.array(value.cpu()) for name, value in values.items()})
 
 
-def _tensors_below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+def _tensors_below(arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
     """Copy the arrays below a prefix into tensors."""
     return {name: torch.from_numpy(np.array(each)) for name, each in below(prefix, arrays).items()}
 
@@ -290,10 +289,10 @@ def _refuse_diverged(name: str, epoch: int, loss: float) -> None:
 
 def predict(
     classifier: Classifier,
-    pixels: NDArray[np.uint8],
-    rows: NDArray[np.intp] | None = None,
+    pixels: Pixels,
+    rows: Index | None = None,
     batch: int = 256,
-) -> NDArray[Any]:
+) -> Array:
     """Compute logits float32 (n, C) of images (n, side, side, 3), or of some rows of them."""
     device = classifier.mean.device
     wanted = np.arange(len(pixels)) if rows is None else rows
@@ -306,15 +305,13 @@ def predict(
     return np.asarray(torch.cat(logits))
 
 
-def negative_log_likelihood(
-    logits: NDArray[np.floating], truth: NDArray[np.integer], temperature: float = 1.0
-) -> float:
+def negative_log_likelihood(logits: Numbers, truth: Integers, temperature: float = 1.0) -> float:
     """Average the negative log-likelihood in nats of logits (n, C) divided by a temperature."""
     chances = log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
     return float(-np.mean(chances[np.arange(len(truth)), truth]))
 
 
-def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+def fit_temperature(logits: Numbers, truth: Integers) -> float:
     """Fit the temperature in [1/20, 20] of least negative log-likelihood (Guo et al. 2017)."""
     least = minimize_scalar(
         lambda log_t: negative_log_likelihood(logits, truth, math.exp(log_t)),
@@ -324,7 +321,7 @@ def fit_temperature(logits: NDArray[np.floating], truth: NDArray[np.integer]) ->
     return math.exp(least.x)
 
 
-def calibrated_loss(logits: NDArray[np.floating], truth: NDArray[np.integer]) -> float:
+def calibrated_loss(logits: Numbers, truth: Integers) -> float:
     """Average the negative log-likelihood in nats, minimised over the temperature.
 
     A model is used with its temperature, so an epoch that is merely overconfident is not worse.

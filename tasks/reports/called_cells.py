@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from tasks.reports import image_columns
+from tasks.types import Counts
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
 
@@ -70,7 +70,7 @@ class CalledCells:
         rows = cells.slice(0, max(called, self._least)).to_pylist()
         return [row | {"called": number < called} for number, row in enumerate(rows)]
 
-    def _places_of(self, rows: pa.Table) -> NDArray[np.int64]:
+    def _places_of(self, rows: pa.Table) -> Counts:
         """Number the patients of image rows (n,); -1 for cells of other patients."""
         pairs, group = image_columns.pairs_of(rows)
         return np.asarray([self._place(*pair) for pair in pairs], np.int64)[group]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.detector.verdict import Reason, parse_reasons
 from tasks.images.sorted_rows import repeated_rows
-from tasks.types import CellKind, Float, Status, Verdict
+from tasks.types import CellKind, Counts, Float, Index, Mask, Status, Verdict
 
 COLOURS = ("red", "green", "blue")
 PARASITIZED = "Parasitized"
@@ -53,14 +53,14 @@ class Provenance:
         }
 
 
-def coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int64], list[str | None]]:
+def coded(column: pa.ChunkedArray) -> tuple[Counts, list[str | None]]:
     """Encode text as numbers (n,) and list the texts; null is a value like any other."""
     text = column.cast(pa.string()).combine_chunks()
     encoded = text.dictionary_encode(null_encoding="encode")
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def pairs_of(rows: pa.Table) -> tuple[list[Pair], NDArray[np.intp]]:
+def pairs_of(rows: pa.Table) -> tuple[list[Pair], Index]:
     """List the pairs of slide and patient in image rows, and number the pair of each row (n,)."""
     slides, slide_names = coded(rows["slide_id"])
     patients, patient_names = coded(rows["patient_id"])
@@ -87,7 +87,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(list(rows), pa.schema(kinds)).cast(schema)
 
 
-def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+def rank_within(codes: Counts) -> Counts:
     """Count, for each of n rows, the earlier rows with the same code, (n,).
 
     >>> rank_within(np.asarray([7, 2, 7, 7]))
@@ -100,19 +100,19 @@ def rank_within(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks
 
 
-def flags(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+def flags(rows: pa.Table) -> tuple[Mask, Mask, Mask]:
     """Mark the image rows (n,) that are scored, abnormal, and uncertain."""
     scored, abnormal = _is_value(rows["status"], Status.SCORED), is_true(rows["abnormal"])
     return scored, abnormal, has_reason(rows, Reason.UNCERTAIN)
 
 
-def has_reason(rows: pa.Table, reason: Reason) -> NDArray[np.bool_]:
+def has_reason(rows: pa.Table, reason: Reason) -> Mask:
     """Mark the image rows (n,) that are for review for a reason."""
     codes, reasons = coded(rows["review_reason"])
     return np.asarray([reason in parse_reasons(each) for each in reasons], bool)[codes]
 
 
-def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
+def is_red_cell(rows: pa.Table) -> Mask:
     """Mark the image rows (n,) of red cells: kind red, or whole files, which have no kind.
 
     A cell counts once, so marked copies of an image are left out.
@@ -124,20 +124,20 @@ def is_red_cell(rows: pa.Table) -> NDArray[np.bool_]:
     return once & is_red
 
 
-def is_repeated(rows: pa.Table) -> NDArray[np.bool_]:
+def is_repeated(rows: pa.Table) -> Mask:
     """Mark the image rows (n,) that are copies of earlier ones; none without `REPEATED`."""
     if REPEATED not in rows.column_names:
         return np.zeros(rows.num_rows, bool)
     return is_true(rows[REPEATED])
 
 
-def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
+def repeats(image_ids: Iterable[pa.Array]) -> Mask:
     """Mark the images (n,) with the digest of an earlier one; images without a digest are not.
 
     The first 16 letters of a digest distinguish a hundred million images. Digests are in
     hexadecimal.
     """
-    known: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
+    known: list[Mask] = [np.zeros(0, bool)]
 
     def heads() -> Iterator[NDArray[np.uint64]]:
         for part in image_ids:
@@ -152,21 +152,21 @@ def repeats(image_ids: Iterable[pa.Array]) -> NDArray[np.bool_]:
     return repeated & np.concatenate(known)
 
 
-def is_read(rows: pa.Table) -> NDArray[np.bool_]:
+def is_read(rows: pa.Table) -> Mask:
     """Mark the image rows (n,) whose cells count: red, whole, and not abnormal."""
     scored, abnormal, _ = flags(rows)
     judged = np.asarray(rows["abnormality"].is_valid().to_numpy(), bool)
     return np.asarray(scored & judged & ~abnormal & is_red_cell(rows))
 
 
-def is_white_cell(rows: pa.Table) -> NDArray[np.bool_]:
+def is_white_cell(rows: pa.Table) -> Mask:
     """Mark the image rows (n,) of white cells, as judged by their nucleus."""
     if "kind" not in rows.column_names:
         return np.zeros(rows.num_rows, bool)
     return _is_value(rows["kind"], CellKind.WHITE)
 
 
-def is_for_review(rows: pa.Table) -> NDArray[np.bool_]:
+def is_for_review(rows: pa.Table) -> Mask:
     """Mark the image rows (n,) that a person should look at."""
     return _is_value(rows["verdict"], Verdict.REVIEW)
 
@@ -192,10 +192,10 @@ def numbers_of(rows: pa.Table, column: str) -> Float:
     return np.asarray(rows[column].cast(pa.float64()).to_numpy(), np.float64)
 
 
-def _is_value(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
+def _is_value(column: pa.ChunkedArray, value: str) -> Mask:
     return is_true(pc.equal(column.cast(pa.string()), value))
 
 
-def is_true(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+def is_true(column: pa.ChunkedArray) -> Mask:
     """Mark the rows (n,) whose value is true; null is not."""
     return np.asarray(pc.fill_null(column.cast(pa.bool_()), False).to_numpy(), bool)

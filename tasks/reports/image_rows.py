@@ -10,11 +10,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from tasks.detector import verdict, witnesses
-from tasks.detector.detector import Scores
+from tasks.detector import detector, verdict, witnesses
 from tasks.detector.probabilities import probabilities
 from tasks.reports.image_columns import COLOURS, Provenance
-from tasks.types import CellKind, Float, Status, Verdict
+from tasks.types import CellKind, Float, Mask, Numbers, Single, Status, Verdict
 
 SAID = ("uri", "label", "slide_id", "patient_id", "acquired_at")  # by the source of images
 WITNESSES = ("network", "statistics")
@@ -32,11 +31,11 @@ class ImagesRead:
 
     image_ids: Sequence[str | None]
     sizes: NDArray[np.int32]
-    colours: NDArray[np.float32] | None
+    colours: Single | None
     failures: Mapping[int, str]
 
     @property
-    def failed(self) -> NDArray[np.bool_]:
+    def failed(self) -> Mask:
         """Mark the images (n,) that failed."""
         failed = np.zeros(len(self.image_ids), bool)
         failed[list(self.failures)] = True
@@ -54,11 +53,11 @@ class Diagnoses:
     """
 
     classes: Sequence[str]
-    logits: NDArray[np.floating]
+    logits: Numbers
     temperature: float
     log_odds: Float | None = None
     by_witness: witnesses.LogOdds | None = None
-    platelet: NDArray[np.bool_] | None = None
+    platelet: Mask | None = None
 
     @cached_property
     def probabilities(self) -> Float:
@@ -76,7 +75,7 @@ def image_rows(
     manifest: pa.Table,
     read: ImagesRead,
     diagnoses: Diagnoses,
-    scores: Scores,
+    scores: detector.Scores,
     *,
     taps: Sequence[str],
     rule: verdict.VerdictRule,
@@ -107,7 +106,7 @@ def image_rows(
     )
 
 
-def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
+def _of_files(read: ImagesRead, failed: Mask) -> dict[str, pa.Array]:
     """Make columns on the files, their pixels and their failures."""
     n = len(failed)
     if read.colours is None:
@@ -127,7 +126,7 @@ def _of_files(read: ImagesRead, failed: NDArray[np.bool_]) -> dict[str, pa.Array
     }
 
 
-def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa.Array]:
+def _of_network(diagnoses: Diagnoses, failed: Mask) -> dict[str, pa.Array]:
     """Make columns on the diagnosis."""
     return {
         "diagnosis": pa.array(diagnoses.names(), pa.string(), mask=failed),
@@ -144,7 +143,7 @@ def _of_network(diagnoses: Diagnoses, failed: NDArray[np.bool_]) -> dict[str, pa
     }
 
 
-def _chance(diagnoses: Diagnoses, witness: str, failed: NDArray[np.bool_]) -> pa.Array:
+def _chance(diagnoses: Diagnoses, witness: str, failed: Mask) -> pa.Array:
     """Make the column of one witness's probability of "parasitized"."""
     if diagnoses.by_witness is None:
         return pa.nulls(len(failed), pa.float32())
@@ -152,7 +151,7 @@ def _chance(diagnoses: Diagnoses, witness: str, failed: NDArray[np.bool_]) -> pa
 
 
 def _of_detector(
-    scores: Scores, taps: Sequence[str], verdicts: verdict.Verdicts, unjudged: NDArray[np.bool_]
+    scores: detector.Scores, taps: Sequence[str], verdicts: verdict.Verdicts, unjudged: Mask
 ) -> dict[str, pa.Array]:
     """Make columns on the abnormality, and the verdict."""
     measured = {
@@ -171,7 +170,7 @@ def _of_detector(
     }
 
 
-def is_cut(manifest: pa.Table) -> NDArray[np.bool_]:
+def is_cut(manifest: pa.Table) -> Mask:
     """Mark the rows (n,) of a manifest with red cells cut by the border of their field."""
     # A white cell is abnormal even if it is cut.
     cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], CellKind.RED))

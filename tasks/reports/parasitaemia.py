@@ -4,10 +4,9 @@ import math
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import betainc, ndtri
 
-from tasks.types import Float
+from tasks.types import Counts, Float
 
 SURE = 0.95  # the probability with which a parasite would have been seen
 
@@ -69,7 +68,7 @@ def cells_needed(percent: float) -> int:
     return math.ceil(math.log1p(-SURE) / math.log1p(-percent / 100))
 
 
-def wilson_interval(count: NDArray[np.int64], total: NDArray[np.int64]) -> tuple[Float, Float]:
+def wilson_interval(count: Counts, total: Counts) -> tuple[Float, Float]:
     """Compute the 95% interval of shares count / total (Wilson 1927); NaN where the total is 0."""
     z = float(ndtri(0.975))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -13,7 +13,7 @@ from scipy.spatial import ConvexHull
 from skimage.filters import threshold_otsu
 
 from tasks.segmentation import contours
-from tasks.types import Amount, Field, Float, Mask
+from tasks.types import Float, Mask, Pixels, Single
 
 LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
 DARKEST = 0.1  # of the brightest pixels; darker ones show the stop of an eyepiece, not the lamp
@@ -28,7 +28,7 @@ LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens 
 NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
 
 
-def absorbance(field: Field) -> Amount:
+def absorbance(field: Pixels) -> Single:
     """Compute the absorbance of each pixel, ``-ln(light / background)``, at least 0; (h, w, 3)."""
     levels = np.asarray(cv2.LUT(field, LOGARITHMS), np.float32)
     amount = _background(levels)
@@ -36,12 +36,12 @@ def absorbance(field: Field) -> Amount:
     return np.clip(amount, 0, HIGHEST_ABSORBANCE, out=amount)
 
 
-def over_channels(colour: Amount) -> Amount:
+def over_channels(colour: Single) -> Single:
     """Combine the absorbance over all channels, (h, w)."""
     return np.asarray(np.sqrt(np.einsum("...c,...c", colour, colour)))
 
 
-def stained(amount: Amount) -> Mask:
+def stained(amount: Single) -> Mask:
     """Mark the stained pixels of absorbance over all channels, (h, w); none of only noise."""
     if amount.size == 0 or np.ptp(amount) == 0:
         return np.zeros(amount.shape, bool)
@@ -56,7 +56,7 @@ def stained(amount: Amount) -> Mask:
     return mask
 
 
-def _background(levels: Amount) -> Amount:
+def _background(levels: Single) -> Single:
     """Fit the logarithm of the light without cells, smooth over the unstained pixels; (h, w, 3).
 
     A quadratic surface follows the lamp's fall towards the edges. It starts from the brighter half
@@ -85,7 +85,7 @@ def _background(levels: Amount) -> Amount:
     return np.asarray(x.astype(np.float32) @ rows.astype(np.float32))
 
 
-def _otsu(amount: Amount) -> float:
+def _otsu(amount: Single) -> float:
     """Find Otsu's threshold of an amount (h, w) that is not the same everywhere."""
     low, high = float(amount.min()), float(amount.max())
     edges = np.linspace(low, high, LEVELS + 1)
@@ -94,7 +94,7 @@ def _otsu(amount: Amount) -> float:
     return float(threshold_otsu(hist=(counts, (edges[1:] + edges[:-1]) / 2)))
 
 
-def _noise(amount: Amount) -> float:
+def _noise(amount: Single) -> float:
     """Estimate the standard deviation between pixels by the median over the field."""
     fine = amount - cv2.blur(amount, (3, 3), borderType=cv2.BORDER_REFLECT)
     # The mean of nine includes a ninth of the pixel itself.
@@ -113,7 +113,7 @@ BRIDGE = 0.2  # across; a narrower one joins two white cells
 
 
 def white_outlines(
-    colour: Amount, amount: Amount, mask: Mask, working: int
+    colour: Single, amount: Single, mask: Mask, working: int
 ) -> list[contours.Outline]:
     """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
 

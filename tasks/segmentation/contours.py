@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from tasks.types import Amount, Float, Mask
+from tasks.types import Float, Index, Mask, Single
 
 Edges = NDArray[np.complex64]
-Gain = NDArray[np.float32]
 Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 ANGLES = 48
@@ -34,7 +33,7 @@ CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its fo
 SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
-def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
+def edges(amount: Single, mask: Mask, diameter: float) -> Edges:
     """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of stained pixels.
 
     The diameter is that of a typical cell in pixels.
@@ -50,14 +49,14 @@ def edges(amount: Amount, mask: Mask, diameter: float) -> Edges:
     return outward.view(np.complex64)[..., 0]
 
 
-def depths(mask: Mask) -> Amount:
+def depths(mask: Mask) -> Single:
     """Measure how far each pixel of a mask is from its nearest pixel outside, in pixels."""
     depth = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     # Squares are whole numbers; OpenCV's last digits depend on its threads and on memory.
     return np.asarray(np.sqrt(np.rint(depth * depth)), np.float32)
 
 
-def gaussian(sigma: float, order: int = 0) -> Gain:
+def gaussian(sigma: float, order: int = 0) -> Single:
     """Compute a filter (n,): a Gaussian of that width in pixels, its slope or its second slope."""
     reach = int(4 * sigma + 0.5)
     x = np.arange(-reach, reach + 1) / sigma
@@ -66,7 +65,7 @@ def gaussian(sigma: float, order: int = 0) -> Gain:
     return np.asarray(factor * smooth / smooth.sum(), np.float32)
 
 
-def filtered(amount: Amount, across: Gain, down: Gain) -> Amount:
+def filtered(amount: Single, across: Single, down: Single) -> Single:
     """Filter an amount (h, w) along its rows and along its columns, mirrored at its border."""
     return np.asarray(
         cv2.sepFilter2D(amount, cv2.CV_32F, across, down, borderType=cv2.BORDER_REFLECT)
@@ -112,7 +111,7 @@ class _Sought:
     right: Edges
     down: Edges
     half: int
-    seen: Gain
+    seen: Single
 
 
 # Photographs of a night have one size and one magnification, so all have the same rings.
@@ -126,7 +125,7 @@ def _sought(radius: float, field: tuple[int, int], margin: int, shape: tuple[int
     return _Sought(right, down, half, np.maximum(rows @ np.abs(ring) @ columns.T, SEEN))
 
 
-def _inside(length: int, margin: int, half: int) -> Gain:
+def _inside(length: int, margin: int, half: int) -> Single:
     """Mark which pixels of a ring lie in the field, for each place along a side of it.
 
     Places go ``margin`` beyond the side at both ends: (length + 2 * margin, 2 * half + 1).
@@ -201,7 +200,7 @@ def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int3
     return np.cumsum(changes, axis=1, out=changes)[:, :-1]
 
 
-def _outward_edges(edge: Edges, right: Gain, down: Gain, x: Gain, y: Gain) -> Gain:
+def _outward_edges(edge: Edges, right: Single, down: Single, x: Single, y: Single) -> Single:
     """Interpolate how strong edges are along rays, bilinearly, 0 outside the field.
 
     ``right`` and ``down`` are cosine and sine of the rays' angles, (angles, 1, 1), and ``x`` and
@@ -232,7 +231,7 @@ def _ring(radius: float) -> tuple[Edges, int]:
     return (z / away * weight / weight.sum()).astype(np.complex64), half
 
 
-def _closed_path(gain: Gain) -> NDArray[np.intp]:
+def _closed_path(gain: Single) -> Index:
     """Find the path over radii with the highest gain minus its steps, for each of n; (angles, n).
 
     The gain is that of each radius at each angle, (angles, radii, n). The path is followed for one
@@ -265,7 +264,7 @@ def _closed_path(gain: Gain) -> NDArray[np.intp]:
     return path[lead : lead + angles] - STEPS
 
 
-def _top_between(gain: Gain, path: NDArray[np.intp]) -> Gain:
+def _top_between(gain: Single, path: Index) -> Single:
     """Find the offset of a path from the peak of a parabola of three gains, -.5 to .5 of a step.
 
     The gains are those of the path of `_closed_path` and its neighbours; the offset is 0 if there

@@ -9,16 +9,15 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from skimage.measure import points_in_poly
 
 from tasks.images import decoding, geometry, opened_slides, regions
 from tasks.images.access.files import SourceError, stamp
 from tasks.segmentation.finding import Cell, Cells, find_cells
 from tasks.segmentation.quality import field_quality, packed, sharpness
-from tasks.types import Field
+from tasks.types import Float, Numbers, Pixels, Single
 
-Finder = Callable[[Field, float | None], Cells]
+Finder = Callable[[Pixels, float | None], Cells]
 Row = dict[str, Any]
 
 OUTLINES = "outlines"  # the name of our own finder
@@ -139,7 +138,7 @@ def cells_of_place(
     return field | known, list(rows.values())
 
 
-def _found_like_others(finder: Finder, pixels: Field, diameter: float | None) -> Cells:
+def _found_like_others(finder: Finder, pixels: Pixels, diameter: float | None) -> Cells:
     """Find the cells of a photograph by the typical diameter of others, unless its own differs."""
     if diameter is not None:
         found = finder(pixels, diameter)
@@ -276,7 +275,7 @@ LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
 SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
 
 
-def with_rim(outline: NDArray[np.floating], scale: float) -> geometry.Points:
+def with_rim(outline: Numbers, scale: float) -> Single:
     """Move an outline (n, 2) in a field outwards by the rim around training cells.
 
     ``scale`` are pixels of a cut-out cell for each of the field.
@@ -286,9 +285,7 @@ def with_rim(outline: NDArray[np.floating], scale: float) -> geometry.Points:
     return np.asarray(outline + away / length * (MARGIN / scale), np.float32)
 
 
-def apart(
-    outlines: Sequence[NDArray[np.floating]], rims: Sequence[geometry.Points], scale: float
-) -> list[geometry.Points]:
+def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> list[Single]:
     """Draw outlines with their rims (n, 2) in where they overlap another cell.
 
     Where two cells overlap it is twice as dark, and looks like a parasite. Each point is moved
@@ -312,9 +309,7 @@ def apart(
     return found
 
 
-def _entry(
-    middle: NDArray[np.floating], rays: geometry.Points, others: Sequence[NDArray[np.floating]]
-) -> NDArray[np.float64]:
+def _entry(middle: Numbers, rays: Single, others: Sequence[Numbers]) -> Float:
     """Find the share of each ray (n, 2) at which any other outline begins, (n,); 1: nowhere."""
     points = middle + rays[:, np.newaxis] * SHARES[:, np.newaxis]
     x, y = points[..., 0], points[..., 1]

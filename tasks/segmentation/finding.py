@@ -11,14 +11,13 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from tasks.images import decoding
 from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
 from tasks.segmentation import contours
 from tasks.segmentation.absorbance import absorbance, over_channels, stained, white_outlines
-from tasks.types import Amount, Field, Float, Mask
+from tasks.types import Float, Index, Mask, Pixels, Single
 
 Kind = Literal["red", "white"]
 
@@ -83,7 +82,7 @@ class Cells:
     diameter: float
 
 
-def find_cells(field: Field, diameter: float | None = None) -> Cells:
+def find_cells(field: Pixels, diameter: float | None = None) -> Cells:
     """Find the cells of a field of view; a field of only noise or of one colour has none.
 
     Giving the diameter of a typical red cell in pixels, if the magnification is known, halves the
@@ -107,7 +106,7 @@ def find_cells(field: Field, diameter: float | None = None) -> Cells:
     return _in_reading_order(cells, _median_diameter(cells))
 
 
-def find_roughly(field: Field) -> Cells:
+def find_roughly(field: Pixels) -> Cells:
     """Find most cells of a field in half the time of `find_cells`.
 
     The diameter of the median cell is right to some percent; NaN without cells.
@@ -128,7 +127,7 @@ def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:
     return Cells(tuple(in_order), diameter)
 
 
-def _guess_diameter(field: Field) -> float:
+def _guess_diameter(field: Pixels) -> float:
     """Guess a cell's diameter in pixels from the depth of stained regions; NaN without any."""
     for side in ROUGH_SIDES:
         scale = min(1.0, side / max(field.shape[:2]))
@@ -166,7 +165,7 @@ def _weighted_median(values: Float, weights: Float) -> float:
     return float(values[np.searchsorted(total, total[-1] / 2)])
 
 
-def _search(field: Field, diameter: float, working: int) -> list[Cell]:
+def _search(field: Pixels, diameter: float, working: int) -> list[Cell]:
     """Find cells of a field whose median cell has about this diameter in pixels, clearest first.
 
     The search scales the median cell to ``working`` pixels.
@@ -218,7 +217,7 @@ def _uncovered(
     return chosen
 
 
-def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:
     """Choose pixels in outlines (n, angles, 2), about evenly by area.
 
     Return their places in the flattened field (n, pixels), or its size where they lie outside it,
@@ -232,7 +231,7 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[NDArray[np.intp],
     return np.where(known, y * shape[1] + x, shape[0] * shape[1]), known.sum(axis=1)
 
 
-def _red_outlines(amount: Amount, mask: Mask, working: int) -> list[contours.Outline]:
+def _red_outlines(amount: Single, mask: Mask, working: int) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
     edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
     step = max(1, working // ROUGH_DIAMETER)

@@ -10,7 +10,7 @@ from PIL import Image
 from tasks.images import decoding, geometry
 from tasks.segmentation import contours
 from tasks.segmentation.finding import Cells
-from tasks.types import Field
+from tasks.types import Pixels
 
 SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves clipped pixels by a level or two
 PACKED_DIAMETER = 12  # pixels of a cell when looking for ground between cells
@@ -42,7 +42,7 @@ class FieldQuality:
     packed: float
 
 
-def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> FieldQuality:
+def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) -> FieldQuality:
     """Measure the quality of a field in which ``found`` are the cells.
 
     ``focus`` is its sharpness, if already known.
@@ -67,12 +67,12 @@ def field_quality(field: Field, found: Cells, *, focus: float | None = None) -> 
     )
 
 
-def _totals(field: Field) -> list[int]:
+def _totals(field: Pixels) -> list[int]:
     """Sum red, green and blue of a field."""
     return [int(total) for total in cv2.sumElems(field)[:3]]
 
 
-def sharpness(field: Field, diameter: float) -> float:
+def sharpness(field: Pixels, diameter: float) -> float:
     """Divide the variance of the Laplacian of brightness by that of brightness; at least 0.
 
     The field is scaled to cells of `FOCUS_DIAMETER` pixels, so that magnification does not matter,
@@ -92,7 +92,7 @@ def sharpness(field: Field, diameter: float) -> float:
     return float(laplacian.var()) / contrast if contrast else 0.0
 
 
-def packed(field: Field, diameter: float) -> float:
+def packed(field: Pixels, diameter: float) -> float:
     """Measure the share of a field, 0 to 1, where cells are so thick that hardly any ground shows.
 
     The field is divided into squares about `SQUARE` cells wide; ground is hardly darker than the

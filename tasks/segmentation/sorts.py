@@ -23,7 +23,7 @@ from tasks.images.access.addresses import SLIDE_EXTENSIONS, extension_of
 from tasks.images.access.files import read_bytes, read_head
 from tasks.images.decoding import FORMATS, LARGEST_CELL, LARGEST_TRAINING_CELL, not_a_cell
 from tasks.segmentation.finding import LEAST_DIAMETER, Cell, find_cells, find_roughly
-from tasks.types import Field
+from tasks.types import Pixels
 
 Sort = Literal["cells", "fields", "slides"]
 Size = tuple[int, int]  # width and height in pixels
@@ -164,7 +164,7 @@ def refuse_many_cells(picture: Image.Image) -> None:
         raise not_a_cell(f"{picture.width} x {picture.height} pixels show {count} whole cells")
 
 
-def whole_cells(field: Field) -> int:
+def whole_cells(field: Pixels) -> int:
     """Count the cells in a picture, RGB uint8 (h, w, 3), that its border does not cut.
 
     The count is 1 if a single cell fills the picture, whatever surrounds it.
@@ -175,7 +175,7 @@ def whole_cells(field: Field) -> int:
     return sum(not cell.touches_border for cell in find_roughly(field).cells)
 
 
-def _is_filled(field: Field) -> bool:
+def _is_filled(field: Pixels) -> bool:
     """Return whether a clear outline of a red cell fills the middle of a picture."""
     side = min(field.shape[:2])
     height, width = field.shape[:2]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images import decoding, geometry
+from tasks.types import Numbers, Pixels
 
 Kind = Literal["field", "empty", "thick"]
-Levels = NDArray[np.uint8]
 
 RED_CELL = 7.5  # microns across
 LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
@@ -162,7 +162,7 @@ def _rescaled(edges: list[int], length: int) -> list[int]:
     return [round((edge - edges[0]) * length / whole) for edge in edges]
 
 
-def _shrunk(levels: Levels, factor: int) -> Levels:
+def _shrunk(levels: Pixels, factor: int) -> Pixels:
     """Average squares of pixels; drop remainders at two sides, unless nothing else is left."""
     height, width = (length // factor for length in levels.shape)
     if factor == 1 or not height or not width:
@@ -172,7 +172,7 @@ def _shrunk(levels: Levels, factor: int) -> Levels:
     return np.asarray(means, np.uint8)
 
 
-def _judge(histograms: NDArray[np.int32], areas: NDArray[np.floating]) -> list[list[Kind]]:
+def _judge(histograms: NDArray[np.int32], areas: Numbers) -> list[list[Kind]]:
     """Judge each place by its histogram of brightness and its area in square microns."""
     limit = _glass(histograms) * np.exp(-STAIN)
     pixels = histograms.sum(axis=2)

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from tasks.images.geometry import coarsen
+from tasks.types import Mask, Numbers, Pixels, Single
 
-Picture = NDArray[np.uint8]
 Plane = NDArray[np.complex64]
-Amount = NDArray[np.float32]
 Stage = Literal["ring", "trophozoite"]
 
 LAMP = np.array([244, 240, 228], dtype=np.float32)
@@ -54,9 +53,9 @@ class Patient:
 class Dyes:
     """Amounts of both dyes in a cell, and the pixels inside its outline; (h, w) each."""
 
-    eosin: Amount
-    azure: Amount
-    inside: NDArray[np.bool_]
+    eosin: Single
+    azure: Single
+    inside: Mask
 
 
 def draw_patient(number: int, rng: Generator) -> Patient:
@@ -73,7 +72,7 @@ def draw_patient(number: int, rng: Generator) -> Patient:
     )
 
 
-def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Picture:
+def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Pixels:
     """Render a red cell, black outside its outline, with a parasite at ``stage`` or without.
 
     The shape is ``(height, width, 3)``; sides are about 90 to 190 pixels, 130 as a rule.
@@ -100,7 +99,7 @@ def red_cell_dyes(rng: Generator, stage: Stage | None) -> Dyes:
     return Dyes(eosin, azure, inwards > 0)
 
 
-def white_cell(patient: Patient, rng: Generator) -> Picture:
+def white_cell(patient: Patient, rng: Generator) -> Pixels:
     """Render a white cell among red cells on the pale field, not masked; ``(side, side, 3)``."""
     half = int(rng.integers(85, 115))
     z = _plane(-half, half, -half, half)
@@ -116,7 +115,7 @@ def white_cell(patient: Patient, rng: Generator) -> Picture:
     return expose(patient, eosin, azure, rng)
 
 
-def natural_texture(rng: Generator) -> Picture:
+def natural_texture(rng: Generator) -> Pixels:
     """Render clouds, bark or growth rings between two random colours; ``(side, side, 3)``."""
     side = int(rng.integers(90, 190))
     z = _plane(0, side, 0, side) - _place(side * 2, rng)
@@ -129,18 +128,18 @@ def natural_texture(rng: Generator) -> Picture:
     return _to_bytes(dark + blend * (bright - dark))
 
 
-def pure_noise(rng: Generator) -> Picture:
+def pure_noise(rng: Generator) -> Pixels:
     """Draw every channel of every pixel at random; ``(side, side, 3)``."""
     side = int(rng.integers(90, 190))
     return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def out_of_focus(image: Picture) -> Picture:
+def out_of_focus(image: Pixels) -> Pixels:
     """Blur a crop by a twelfth of its width and keep its surround black; same shape."""
     return _blur(image, image.shape[1] / 12) * image.any(axis=2, keepdims=True)
 
 
-def other_stain(image: Picture) -> Picture:
+def other_stain(image: Pixels) -> Pixels:
     """Turn every hue into its complement, twice as vivid; same shape.
 
     Giemsa's hues span a third of the colour circle, from violet to orange. The complement of each
@@ -209,7 +208,7 @@ def write_night(
     return planted
 
 
-def expose(patient: Patient, eosin: Amount, azure: Amount, rng: Generator) -> Picture:
+def expose(patient: Patient, eosin: Single, azure: Single, rng: Generator) -> Pixels:
     """Photograph amounts of dye, ``(height, width)`` each, as ``(height, width, 3)``."""
     dyes = np.stack([eosin, azure], axis=-1)
     light = LAMP * np.exp(-dyes @ np.array([patient.eosin, patient.azure], dtype=np.float32))
@@ -222,9 +221,9 @@ def draw_stage(rng: Generator) -> Stage:
     return "ring" if rng.random() < 0.65 else "trophozoite"
 
 
-def _distance(z: Plane, outline: list[complex]) -> Amount:
+def _distance(z: Plane, outline: list[complex]) -> Single:
     """Measure an uneven distance from 0 in pixels: it is r on an ``outline`` of mean radius r."""
-    away: Amount = np.maximum(np.abs(z), 1e-6, dtype=np.float32)
+    away: Single = np.maximum(np.abs(z), 1e-6, dtype=np.float32)
     direction = z / away
     bulge = np.zeros_like(z)
     for harmonic in outline:
@@ -257,37 +256,37 @@ def _place(reach: float, rng: Generator) -> complex:
     return cmath.rect(reach * sqrt(rng.random()), rng.uniform(-pi, pi))
 
 
-def _blob(z: Plane, radius: float, outline: list[complex]) -> Amount:
+def _blob(z: Plane, radius: float, outline: list[complex]) -> Single:
     """Draw 1 inside an outline around 0 and 0 outside, with an edge of three pixels."""
-    coverage: Amount = np.clip(0.5 + (radius - _distance(z, outline)) / 3, 0, 1)
+    coverage: Single = np.clip(0.5 + (radius - _distance(z, outline)) / 3, 0, 1)
     return coverage
 
 
-def _dot(z: Plane, radius: float) -> Amount:
+def _dot(z: Plane, radius: float) -> Single:
     """Draw a round spot around 0: 1 at its middle, less than half at ``radius``."""
-    fall: Amount = np.exp(-((np.abs(z) / np.float32(radius)) ** 4))
+    fall: Single = np.exp(-((np.abs(z) / np.float32(radius)) ** 4))
     return fall
 
 
-def _clouds(shape: tuple[int, ...], grain: int, rng: Generator) -> Amount:
+def _clouds(shape: tuple[int, ...], grain: int, rng: Generator) -> Single:
     """Draw smooth noise of about unit variance with details of ``grain`` pixels."""
     height, width = shape
     coarse = rng.standard_normal((height // grain + 3, width // grain + 3), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _ring(z: Plane, rng: Generator) -> Amount:
+def _ring(z: Plane, rng: Generator) -> Single:
     """Draw a ring stage's azure around 0: a thin uneven hoop with one or two dots of chromatin."""
     radius = rng.uniform(8, 14)
     off_hoop = (_distance(z, _draw_outline(0.25, rng)) - radius) / rng.uniform(1.8, 3)
-    azure: Amount = rng.uniform(0.2, 0.4) * np.exp(-(off_hoop**2))
+    azure: Single = rng.uniform(0.2, 0.4) * np.exp(-(off_hoop**2))
     for _ in range(int(rng.integers(1, 3))):
         spot = _dot(z - cmath.rect(radius, rng.uniform(-pi, pi)), rng.uniform(3.5, 6))
         np.maximum(azure, rng.uniform(0.7, 1.2) * spot, out=azure)
     return azure
 
 
-def _trophozoite(z: Plane, rng: Generator) -> Amount:
+def _trophozoite(z: Plane, rng: Generator) -> Single:
     """Draw a trophozoite's azure around 0: ragged cytoplasm, a vacuole and a chromatin mass."""
     radius = rng.uniform(12, 19)
     cytoplasm = _blob(z, radius, _draw_outline(0.4, rng))
@@ -298,12 +297,12 @@ def _trophozoite(z: Plane, rng: Generator) -> Amount:
     return azure
 
 
-def _blur(image: Picture, sigma: float) -> Picture:
+def _blur(image: Pixels, sigma: float) -> Pixels:
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma)))
 
 
-def _to_bytes(levels: NDArray[np.floating]) -> Picture:
-    clipped: Picture = np.clip(levels, 0, 255).astype(np.uint8)
+def _to_bytes(levels: Numbers) -> Pixels:
+    clipped: Pixels = np.clip(levels, 0, 255).astype(np.uint8)
     return clipped
 
 
@@ -315,12 +314,12 @@ def _draw_names(patient: Patient, cells: int, day: date, rng: Generator) -> list
     return [f"{patient.id}ThinF_{rng.choice(fields)}_cell_{number}.png" for number in numbers]
 
 
-def _write(path: Path, image: Picture) -> None:
+def _write(path: Path, image: Pixels) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, compress_level=1)
 
 
-ABNORMAL: dict[str, Callable[[Patient, Generator], Picture]] = {
+ABNORMAL: dict[str, Callable[[Patient, Generator], Pixels]] = {
     "white cell": white_cell,
     "texture": lambda patient, rng: natural_texture(rng),
     "noise": lambda patient, rng: pure_noise(rng),

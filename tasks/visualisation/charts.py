@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+from tasks.types import Float
 
 # (on white paper, on dark paper): hues after Okabe & Ito (2008), which the colour-blind tell apart,
 # in lightnesses that stand out from their paper at 3 to 1 at least (WCAG 2.2, 1.4.11).

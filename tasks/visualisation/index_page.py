@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from tasks.counting.call import Call
 from tasks.reports.night.counts import Row
+from tasks.types import Float
 from tasks.visualisation import charts, page
 
 
@@ -57,9 +58,7 @@ def trends(nights: Sequence[Row]) -> list[tuple[str, Markup]]:
     ]
 
 
-def _shares(
-    nights: Sequence[Row], share: Callable[[Row], float | None]
-) -> tuple[charts.Float, charts.Float]:
+def _shares(nights: Sequence[Row], share: Callable[[Row], float | None]) -> tuple[Float, Float]:
     """Compute a share of each night that has one, and how many nights before the last that was."""
     found = [(1 - len(nights) + i, share(row)) for i, row in enumerate(nights)]
     known = [(place, value) for place, value in found if value is not None]

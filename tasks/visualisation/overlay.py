@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 from tasks.images.geometry import Slide, coarsest, rescaled
 from tasks.reports.image_columns import PARASITIZED
-from tasks.types import CellKind, FieldKind, Status
+from tasks.types import CellKind, FieldKind, Float, Pixels, Status
 from tasks.visualisation.page import LONGEST_TEXT, data_uri, encoded, file_name, shortened
 from tasks.words import counted
 
-Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
-Outline = NDArray[np.float64]  # its points x, y in pixels, (angles, 2)
+Outline = Float  # its points x, y in pixels, (angles, 2)
 
 COLOURS: dict[str, Colour] = {
     "parasitized": (213, 94, 0),

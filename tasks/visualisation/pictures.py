@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from tasks.images.geometry import Box, rescaled
-from tasks.visualisation.overlay import Colour, Pixels, outline_of, overlay, pen_of
+from tasks.types import Pixels
+from tasks.visualisation.overlay import Colour, outline_of, overlay, pen_of
 from tasks.visualisation.page import encoded
 
 THUMBNAIL = 128  # pixels of the longer side at most

@@ -10,14 +10,15 @@ from markupsafe import Markup
 
 from tasks.evaluation import comparison, metrics, scored
 from tasks.evaluation.measures import HOME
+from tasks.types import Float
 from tasks.visualisation import charts, page
 
 ATTACKS, CORRUPTIONS = "\"set\" LIKE 'attack/%'", "\"set\" LIKE 'corruption/%'"
 CLEAN = f"composition = '{metrics.SINGLE}'"
 COMPOSED = ("caught at 0.05", "false alarms at 0.05", "AUROC", "no smear", "shifted")
 # The detectors in charts, in this order.
-CHARTED = (scored.OWN, comparison.VERDICT, "maximum softmax", "energy", "ODIN", "k nearest neighbours",
-           "mahalanobis, last layer", "ViM")  # fmt: skip
+CHARTED = (scored.OWN, comparison.VERDICT, "maximum softmax", "energy", "ODIN",
+           "k nearest neighbours", "mahalanobis, last layer", "ViM")  # fmt: skip
 
 
 class Table(NamedTuple):
@@ -171,7 +172,7 @@ def _covariates(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Mark
                 yield _chart(dict(some), "level", measure, f"Changed cells: {measure} by level")
 
 
-Series = dict[str, tuple[charts.Float, charts.Float]]
+Series = dict[str, tuple[Float, Float]]
 
 
 def _series(database: duckdb.DuckDBPyConnection, where: str, by: str, unit: float) -> Series:

@@ -11,7 +11,6 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from storage.models import classifiers, detectors, laboratories
 from storage.parquet import read_table
 from storage.reports import evaluations
 from storage.store import Store
-from tasks.bundles import join, take
+from tasks import bundles
 from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
 from tasks.evaluation import treated
@@ -40,6 +39,7 @@ from tasks.images.listing import class_numbers
 from tasks.network import backbones, conversion, extraction
 from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
+from tasks.types import Counts, Mask, Pixels, Single, Texts
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Run:
             self.store, *evaluations.images_path(self.evaluation, self.detector.name, name)
         )
 
-    def groups(self, name: str) -> NDArray[np.str_]:
+    def groups(self, name: str) -> Texts:
         """Read the patient, slide or image that each image of a set belongs to."""
         return np.asarray(self.images(name)["group"].to_pylist())
 
@@ -122,9 +122,7 @@ def treat(shard: Shard) -> None:
     evaluations.write_arrays(run.store, images.to_arrays(), *shard.path)
 
 
-def _shifted(
-    evidence: treated.Evidence, classifier: Classifier, cut: NDArray[np.bool_]
-) -> treated.Evidence:
+def _shifted(evidence: treated.Evidence, classifier: Classifier, cut: Mask) -> treated.Evidence:
     """Subtract the cutting shift from the outputs for cells that slidewatch cut out (n,)."""
     taps = without_shift(evidence.taps, classifier.cutting, cut)
     logits, odin = (
@@ -142,7 +140,7 @@ def read_treated(shard: Shard) -> treated.TreatedImages:
 
 def _load(
     table: pa.Table, treatment: treated.Treatment, classifier: Classifier, start: int
-) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
+) -> tuple[Counts, Pixels, Pixels]:
     """Load row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
     rows, image_ids, pixels, side = [], [], [], classifier.spec.side
     for row, ref in enumerate(regions.image_refs(table), start):
@@ -187,7 +185,7 @@ def _norms(difference: Tensor) -> treated.Norms:
     return treated.Norms(to_numpy(l2_norm(difference)), to_numpy(linf_norm(difference)))
 
 
-def _save_attacked(shard: Shard, images: NDArray[np.uint8], table: pa.Table) -> None:
+def _save_attacked(shard: Shard, images: Pixels, table: pa.Table) -> None:
     """Write every attacked image (n, S, S, 3) as a PNG, in a folder named after its label."""
     run = shard.run
     for number, (image, row) in enumerate(zip(images, table.to_pylist(), strict=True), shard.start):
@@ -207,15 +205,13 @@ class ImageRows:
     ``image_ids`` (n, 32) are digests, ``group`` (n,) patients or slides.
     """
 
-    taps: dict[str, NDArray[np.float32]]
-    logits: NDArray[np.float32]
-    image_ids: NDArray[np.uint8]
-    group: NDArray[np.str_]
+    taps: dict[str, Single]
+    logits: Single
+    image_ids: Pixels
+    group: Texts
 
 
-def read_rows(
-    shards: Sequence[Shard], taps: list[str], wanted: NDArray[np.int64] | None = None
-) -> ImageRows:
+def read_rows(shards: Sequence[Shard], taps: list[str], wanted: Counts | None = None) -> ImageRows:
     """Read some taps of the shards of one set, for all their rows or the wanted ones."""
     group = shards[0].run.groups(shards[0].images)
     found = []
@@ -226,8 +222,8 @@ def read_rows(
             evidence = images.forms[treated.FILE]
             some = {tap: evidence.taps[tap] for tap in taps}
             rows = ImageRows(some, evidence.logits, images.image_ids, group[images.rows])
-            found.append(take(rows, chosen))
-    return join(found)
+            found.append(bundles.take(rows, chosen))
+    return bundles.join(found)
 
 
 def load_detector(run: Run) -> Detector:

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flows.jobs.worker import network_of
 from storage.models.classifiers import ModelCard
 from storage.store import Store
 from tasks.images.regions import ImageRef
 from tasks.network.extraction import cut_out_by_us, load_images
+from tasks.types import Index, Single
 
 Image = tuple[ImageRef, bytes]  # its place and its digest
-Features = tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]  # taps (n, d), classes (n,)
+Features = tuple[dict[str, Single], Index]  # taps (n, d), classes (n,)
 
 
 @dataclass(frozen=True)

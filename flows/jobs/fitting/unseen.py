@@ -15,7 +15,7 @@ from storage.models.contributions import Rows
 from storage.store import Store
 from tasks.detector.probabilities import log_odds
 from tasks.reports.image_columns import PARASITIZED
-from tasks.types import Float
+from tasks.types import Float, Mask
 
 HEAD = 32  # letters of a digest in hexadecimal: half of it, enough for a billion images
 MOST = 40.0  # log-odds for a probability that is rounded to 1
@@ -41,7 +41,7 @@ class OutOfFold:
     log_odds: Float
     network: Float
     statistics: Float
-    parasitized: NDArray[np.bool_]
+    parasitized: Mask
     patients: NDArray[np.object_]
 
     def find(self, image_ids: list[str | None]) -> Unseen:
@@ -93,7 +93,7 @@ def unseen(
     return Unseen(*(np.where(there, *pair) for pair in zip(by_fold, by_model, strict=True)))
 
 
-def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> NDArray[np.bool_]:
+def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> Mask:
     """Mark the cells (n,) of rows that the model was trained on."""
     keys = image_ids(block) if card.split_by == "image" else getattr(rows, f"{card.split_by}s")
     trained_on = frozenset(card.split["train"])

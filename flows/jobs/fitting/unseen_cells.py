@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flows.jobs.fitting.fitted_rows import read_rows, slides_of_version, without_rows
 from flows.jobs.fitting.unseen import key_of, unseen
@@ -37,8 +36,8 @@ class Evidence:
 
     network: types.Float
     scores: types.Float
-    parasitized: NDArray[np.bool_]
-    platelet: NDArray[np.bool_]
+    parasitized: types.Mask
+    platelet: types.Mask
     keys: tuple[str, ...]
 
     @classmethod

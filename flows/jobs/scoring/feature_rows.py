@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from storage.batches import ledger, manifests
 from storage.batches.features import SCORED, FeatureBlock
@@ -12,6 +11,7 @@ from storage.batches.known_features import verified_block
 from storage.models.classifiers import ModelCard
 from storage.store import Store, StoreError
 from tasks.reports.image_rows import is_cut
+from tasks.types import Index, Single
 
 SHARDS_HELD = 8  # shards of features in memory
 SHARDS_AHEAD = 4  # shards read together from a remote store
@@ -69,12 +69,10 @@ class Features:
             first = number * size
             yield number, slice(max(start - first, 0), min(stop - first, size))
 
-    def take(
-        self, rows: NDArray[np.intp], taps: list[str]
-    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.intp]]:
+    def take(self, rows: Index, taps: list[str]) -> tuple[dict[str, Single], Index]:
         """Read taps (k, d) and diagnosed classes (k,) of some rows in ascending order."""
-        features: dict[str, list[NDArray[np.float32]]] = {tap: [] for tap in taps}
-        classes: list[NDArray[np.intp]] = []
+        features: dict[str, list[Single]] = {tap: [] for tap in taps}
+        classes: list[Index] = []
         numbers = np.unique(rows // self._batch.shard_rows).tolist()
         for number, (block, _, manifest) in zip(numbers, self.shards(numbers), strict=True):
             places = (
@@ -89,7 +87,7 @@ class Features:
         )
 
 
-def judged_classes(block: FeatureBlock, manifest: pa.Table) -> NDArray[np.intp]:
+def judged_classes(block: FeatureBlock, manifest: pa.Table) -> Index:
     """Return the diagnosed class (n,) of each cell; -1 if it has no abnormality."""
     judged = (block.status == SCORED) & ~is_cut(manifest)
     logits = np.where(np.isnan(block.logits), -np.inf, block.logits)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features
@@ -27,6 +26,7 @@ from tasks.detector.slides.references import (
 from tasks.detector.slides.smears import A_NIGHT
 from tasks.detector.witnesses import Discriminant
 from tasks.laboratories.learning import LEAST_CELLS
+from tasks.types import Index, Mask
 
 SHARDS_OF_A_NIGHT = 40  # that say what a night is like
 
@@ -116,8 +116,8 @@ def compared_with(
     detector: Detector,
     references: References,
     taps: cell_score.Taps,
-    classes: NDArray[np.intp],
-    rows: NDArray[np.intp],
+    classes: Index,
+    rows: Index,
     parent: float = 0.0,
 ) -> Compared:
     """Find the leans of the parts of a group of cells; see `group_leans`."""
@@ -133,7 +133,7 @@ def taps_of(detector: Detector) -> list[str]:
     return sorted({*detector.taps, *(known.discriminant.weights if known else ())})
 
 
-def night_rows(batch: Batch) -> NDArray[np.intp]:
+def night_rows(batch: Batch) -> Index:
     """Choose the rows that describe a night, spread evenly over its shards."""
     shards = list(batch.shards())
     chosen = [shards[n * len(shards) // SHARDS_OF_A_NIGHT] for n in range(SHARDS_OF_A_NIGHT)]
@@ -166,8 +166,8 @@ def shift_row(
     normals: own_normal.OwnNormal,
     slide: SlideRows,
     taps: cell_score.Taps,
-    classes: NDArray[np.intp],
-    kept: NDArray[np.bool_] | None,
+    classes: Index,
+    kept: Mask | None,
     group: References,
 ) -> dict[str, Any]:
     """Make the row of `SHIFTS` of a slide from some of its cells."""

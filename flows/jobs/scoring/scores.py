@@ -13,7 +13,6 @@ from itertools import chain
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features, judged_classes
@@ -49,7 +48,7 @@ from tasks.images.platelets import without_platelets
 from tasks.reports import slide_reasons
 from tasks.reports.image_columns import PARASITIZED, Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
-from tasks.types import Float
+from tasks.types import Float, Index, Numbers
 
 FEW = "few"
 Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or `FEW`
@@ -156,7 +155,7 @@ class _Scorer:
         if raw is not None:
             odds = without_platelets(raw, block.has_platelet)
             platelet = block.has_platelet & (raw > DIAGNOSIS)
-        logits: NDArray[np.floating] = block.logits
+        logits: Numbers = block.logits
         if odds is not None and len(card.classes) == 2:
             logits = as_logits(odds, card.temperature, card.classes.index(PARASITIZED))
         return image_rows(
@@ -244,7 +243,7 @@ class _Scorer:
         return self.compared[wanted]
 
     def _leaning(
-        self, taps: cell_score.Taps, classes: NDArray[np.intp], rows: NDArray[np.intp]
+        self, taps: cell_score.Taps, classes: Index, rows: Index
     ) -> tuple[Reference, float]:
         """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
         known = self._night.known

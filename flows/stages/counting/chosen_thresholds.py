@@ -31,8 +31,8 @@ def counting_of(
         return None, None, []
     if counts is None or not error_rates.are_enough(counts):
         return None, None, [
-            f"error rates unknown: fewer than {error_rates.LEAST_SLIDES} patients or slides that training has "
-            "not seen have labelled cells of both kinds"
+            f"error rates unknown: fewer than {error_rates.LEAST_SLIDES} patients or slides that "
+            "training has not seen have labelled cells of both kinds"
         ]  # fmt: skip
     rates = error_rates.known_rates(counts, cells)
     return rates, _card(rates, error_rates.rates_at(counts, error_rates.DIAGNOSIS), cells), []
@@ -82,8 +82,8 @@ def laboratory_counting(
 def _few(slides: int) -> str:
     known = "one slide is" if slides == 1 else f"{slides} slides are"
     return (
-        f"{known} known to be negative: below {error_rates.LEAST_SLIDES} the false-positive rate leans on the "
-        "fitted laboratories"
+        f"{known} known to be negative: below {error_rates.LEAST_SLIDES} the false-positive rate leans "
+        "on the fitted laboratories"
     )
 
 

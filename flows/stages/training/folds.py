@@ -15,16 +15,13 @@ from storage.store import Store
 from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
-from tasks.evaluation import metrics
-from tasks.evaluation.cross_validation import Diagnosed
+from tasks.evaluation import cross_validation, metrics
 from tasks.images.platelets import without_platelets
 from tasks.network import extraction, inference, split
-from tasks.types import Float
+from tasks.types import Float, Index, Mask
 
 
-def fold_rows(
-    recipe: TrainingRecipe, data: LabelledImages, count: int
-) -> list[dict[str, NDArray[np.intp]]]:
+def fold_rows(recipe: TrainingRecipe, data: LabelledImages, count: int) -> list[dict[str, Index]]:
     """Divide the images of a recipe into folds; SplitError if there are too few."""
     learned, judged, _ = recipe.fractions
     return split.folds(
@@ -42,7 +39,7 @@ def cross_validate(
     training: str,
     recipe: TrainingRecipe,
     data: LabelledImages,
-    parts: list[dict[str, NDArray[np.intp]]],
+    parts: list[dict[str, Index]],
 ) -> pa.Table:
     """Train once per fold, and diagnose its images; return a table of `OUT_OF_FOLD`.
 
@@ -85,7 +82,7 @@ def cross_validate(
     return pa.table(columns, schema=OUT_OF_FOLD)
 
 
-def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.intp]]) -> Float:
+def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, Index]) -> Float:
     """Score the tested images (n,) of a fold by the statistics of its training images.
 
     NaN if these have no discriminant.
@@ -105,9 +102,7 @@ def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, NDArray[np.i
     return np.asarray(scores - [leans[name] for name in tested.tolist()])
 
 
-def _both(
-    fold: NDArray[np.int16], network: Float, statistics: Float, positive: NDArray[np.bool_]
-) -> Float:
+def _both(fold: NDArray[np.int16], network: Float, statistics: Float, positive: Mask) -> Float:
     """Join both witnesses of images (n,), calibrated on the images of other folds.
 
     If these are too few, or there are no statistics, only the network counts.
@@ -128,7 +123,7 @@ def remove_fold_states(store: Store, training: str, count: int) -> None:
         remove_states(store, _name(training, count, number))
 
 
-def diagnosed(table: pa.Table, keys: list[str], positive: NDArray[np.bool_]) -> Diagnosed:
+def diagnosed(table: pa.Table, keys: list[str], positive: Mask) -> cross_validation.Diagnosed:
     """Prepare a table of `OUT_OF_FOLD` for its metrics.
 
     ``keys`` (n,) are patients, for resampling; ``positive`` (n,) marks images of the first class.
@@ -137,7 +132,7 @@ def diagnosed(table: pa.Table, keys: list[str], positive: NDArray[np.bool_]) -> 
         table[name].to_numpy() for name in ("log_odds", "probability", "stain")
     )
     _, patients = np.unique(keys, return_inverse=True)
-    return Diagnosed(positive, log_odds, probability, patients, stains)
+    return cross_validation.Diagnosed(positive, log_odds, probability, patients, stains)
 
 
 def _name(training: str, count: int, number: int) -> str:

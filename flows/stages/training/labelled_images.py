@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
 from flows.jobs.single_cells import refuse_photograph
 from flows.monitoring.console import warn
@@ -15,6 +14,7 @@ from tasks.images import listing, regions
 from tasks.images.access.files import SourceError
 from tasks.network import split
 from tasks.network.extraction import Reading, cut_out_by_us, load_images
+from tasks.types import Counts, Mask, Pixels
 
 CLASSES = ("Parasitized", "Uninfected")
 KEPT = ("uri", "label", "patient_id", "slide_id")
@@ -32,13 +32,13 @@ class LabelledImages:
     of skipped images to reasons; ``cut_out`` (n,) marks cells that slidewatch cut out.
     """
 
-    pixels: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    pixels: Pixels
+    labels: Counts
     keys: list[str]
     by: split.SplitBy
     rows: pa.Table
     unreadable: dict[str, str]
-    cut_out: NDArray[np.bool_]
+    cut_out: Mask
 
 
 def load_labelled_images(
@@ -53,8 +53,8 @@ def load_labelled_images(
     labels = set(manifest["label"].drop_null().to_pylist())
     if labels != set(CLASSES):
         raise SourceError(
-            f"{listing.named(images)} has the labels {', '.join(sorted(labels)) or '(none)'} but training "
-            f"needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
+            f"{listing.named(images)} has the labels {', '.join(sorted(labels)) or '(none)'} but "
+            f"training needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()
@@ -87,7 +87,7 @@ def load_labelled_images(
     )
 
 
-def _room(count: int, side: int) -> NDArray[np.uint8]:
+def _room(count: int, side: int) -> Pixels:
     """Allocate pixels (count, side, side, 3) in memory, or in a private file.
 
     The file has no name, so it disappears with the process, however that ends.

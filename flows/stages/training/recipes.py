@@ -9,9 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from flows.jobs import libraries
 from flows.jobs.networks import CUTTING, GRAPH
@@ -30,7 +28,7 @@ from tasks.network.inference import Inference, outputs_of
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
-from tasks.types import nested
+from tasks.types import Index, Single, nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
 
@@ -123,7 +121,7 @@ class Trained:
     network: Inference
     history: list[Epoch]
     temperature: float
-    test_logits: NDArray[np.float32]
+    test_logits: Single
 
 
 def train_rows(
@@ -131,7 +129,7 @@ def train_rows(
     training: str,
     recipe: TrainingRecipe,
     data: LabelledImages,
-    rows: Mapping[str, NDArray[np.intp]],
+    rows: Mapping[str, Index],
     title: str = "",
 ) -> Trained:
     """Train on some rows, resuming an interrupted training, and test on others.

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles, types
 from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values
 from tasks.detector.mahalanobis import whitened
 
-Flags = NDArray[np.bool_]
-Taps = Mapping[str, NDArray[np.floating]]
+Taps = Mapping[str, types.Numbers]
 Level = Literal["slide", "laboratory", "population"]
 
 
@@ -71,7 +69,7 @@ class SlideNormal(bundles.Bundle):
 
     taps: dict[str, TapNormal]
     level: Level
-    kept: Flags
+    kept: types.Mask
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,8 @@ class OwnCalibration(bundles.Bundle):
 def usable_rows(
     references: Mapping[str, Prior] | Mapping[str, TapNormal],
     taps: Taps,
-    predicted: NDArray[np.integer],
-) -> Flags:
+    predicted: types.Integers,
+) -> types.Mask:
     """Mark the cells (n,) that can be scored: finite features and a fitted class."""
     predicted = np.asarray(predicted)
     usable = predicted >= 0
@@ -103,7 +101,7 @@ def usable_rows(
 
 
 def squared_distances(
-    normal: TapNormal, features: NDArray[np.floating], predicted: NDArray[np.integer], weighs: Flags
+    normal: TapNormal, features: types.Numbers, predicted: types.Integers, weighs: types.Mask
 ) -> types.Float:
     """Compute squared distances (n,) to the nearest class, each under a reference without the cell.
 
@@ -139,7 +137,7 @@ def squared_distances(
 
 
 def standardised_distances(
-    normal: SlideNormal, taps: Taps, predicted: NDArray[np.integer], weighs: Flags
+    normal: SlideNormal, taps: Taps, predicted: types.Integers, weighs: types.Mask
 ) -> types.Float:
     """Standardise the log distances (n, T) of a slide's cells; NaN if a cell cannot be scored.
 

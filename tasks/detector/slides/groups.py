@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import bundles
-from tasks.types import Float
+from tasks.types import Float, Index, Integers, Numbers
 
 
 class GroupKey(NamedTuple):
@@ -73,8 +72,8 @@ def empty_groups(tap_widths: Mapping[str, int], classes: int) -> GroupStatistics
 
 
 def group_statistics(
-    taps: Mapping[str, NDArray[np.floating]],
-    labels: NDArray[np.integer],
+    taps: Mapping[str, Numbers],
+    labels: Integers,
     keys: Sequence[GroupKey],
     classes: int,
 ) -> GroupStatistics:
@@ -110,7 +109,7 @@ def group_statistics(
     return GroupStatistics(tuple(names), n.reshape(-1, classes), means, scatter)
 
 
-def _moments(rows: Float, cell: NDArray[np.intp], n: Float, classes: int) -> tuple[Float, Float]:
+def _moments(rows: Float, cell: Index, n: Float, classes: int) -> tuple[Float, Float]:
     """Compute means (G, C, d) and scatter (C, d, d) of rows sorted by group and class."""
     if not np.isfinite(rows).all():
         raise ValueError("features of labelled cells must be finite")
@@ -236,7 +235,7 @@ def by_slide(key: GroupKey) -> GroupKey:
     return GroupKey("", key.patient, key.slide)
 
 
-def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[NDArray[np.intp]]:
+def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[Index]:
     """Find the places of each part's groups among the keys."""
     number = {key: place for place, key in enumerate(keys)}
     return (np.asarray([number[key] for key in part.keys], np.intp) for part in parts)

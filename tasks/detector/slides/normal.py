@@ -16,15 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 
 from tasks.detector.calibration import log_distance
 from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage
 from tasks.detector.slides import cell_score
-from tasks.detector.slides.cell_score import Flags, Prior, SlideNormal, TapNormal, Taps
+from tasks.detector.slides.cell_score import Prior, SlideNormal, TapNormal, Taps
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.types import Float
+from tasks.types import Float, Index, Integers, Mask
 
 ROUNDS = 5  # of weights and components in `prior_of`; four agree to a percent
 LEAST_BETWEEN = 1e-3  # of W: the value of B if slides seem not to differ at all
@@ -205,7 +204,7 @@ def shift_distance(prior: Prior, n: float, mean: Float) -> float:
 def slide_normal(
     priors: Mapping[str, Prior],
     taps: Taps,
-    predicted: NDArray[np.integer],
+    predicted: Integers,
     choices: Choices | None = None,
 ) -> SlideNormal:
     """Fit the reference of a slide's cells, without outliers; of few cells, it is `leaning`.
@@ -233,9 +232,9 @@ def slide_normal(
 def _trimmed(
     priors: Mapping[str, Prior],
     features: Mapping[str, Float],
-    classes: NDArray[np.intp],
+    classes: Integers,
     choices: Choices,
-) -> tuple[dict[str, TapNormal], Flags]:
+) -> tuple[dict[str, TapNormal], Mask]:
     """Fit references by tap, and mark the cells (n,) in them."""
     residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
     normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
@@ -288,7 +287,7 @@ def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
 
 
 def leaning(
-    priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer], usable: Flags
+    priors: Mapping[str, Prior], taps: Taps, predicted: Integers, usable: Mask
 ) -> SlideNormal:
     """Make the reference of a slide of few cells, the prior with W + B."""
     normals = {}
@@ -361,6 +360,6 @@ def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: 
     return Prior(prior.means + shift, within, between, k, prior.location, prior.scale)
 
 
-def reference_rows(n: int, most: int = MOST_REFERENCE) -> NDArray[np.intp]:
+def reference_rows(n: int, most: int = MOST_REFERENCE) -> Index:
     """Choose the cells of a slide's n for its reference: all, or ``most`` spread evenly."""
     return np.arange(min(n, most), dtype=np.intp) * n // max(min(n, most), 1)

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.detector.calibration import calibrate, log_distance, standardised
 from tasks.detector.slides import cell_score, smears
 from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
 from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
-from tasks.types import Arrays, Float, below, nested
+from tasks.types import Arrays, Float, Index, Integers, Mask, below, nested
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ class OwnNormal:
         )
 
 
-def fitted_slide(
-    priors: Mapping[str, Prior], taps: Taps, predicted: NDArray[np.integer]
-) -> FittedSlide:
+def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -> FittedSlide:
     """Score a fitted slide.
 
     This is done twice for all slides: first with priors without location and scale, from which
@@ -141,7 +138,7 @@ def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> d
     }
 
 
-def _numbered(lengths: Sequence[int]) -> NDArray[np.intp]:
+def _numbered(lengths: Sequence[int]) -> Index:
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
@@ -164,8 +161,8 @@ class Shift:
 def slide_shift(
     normals: OwnNormal,
     taps: Taps,
-    predicted: NDArray[np.integer],
-    kept: NDArray[np.bool_] | None = None,
+    predicted: Integers,
+    kept: Mask | None = None,
 ) -> Shift:
     """Compare a slide with fitted slides.
 

@@ -13,17 +13,15 @@ from numpy.typing import NDArray
 
 from tasks.detector.slides import cell_score
 from tasks.detector.slides import smears as limits
-from tasks.detector.slides.cell_score import Flags, SlideNormal, Taps
+from tasks.detector.slides.cell_score import SlideNormal, Taps
 from tasks.detector.slides.normal import population_normal
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.witnesses import Witnesses
-from tasks.types import Float
+from tasks.types import Float, Index, Integers, Mask
 
 POPULATION = "population"  # the reference of cells without a nearer one
 NO_ROWS = np.zeros(0, np.intp)
 NONE = (0.0,)  # the leans of cells that are compared with fitted ones
-
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Reference:
     """A normal to compare cells with, the rows (k,) it is made of, and its name."""
 
     normal: SlideNormal
-    rows: Rows
+    rows: Index
     level: str
 
 
@@ -52,7 +50,7 @@ class References:
         return [each for each in self.own if each is not None]
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> Index:
         """Join the rows (k,) of the references."""
         return np.concatenate([NO_ROWS, *(each.rows for each in self.known)])
 
@@ -68,8 +66,8 @@ class CellScores:
     abnormality: Float
     p_value: Float
     compared_with: NDArray[np.object_]
-    unlike: Flags
-    part: Rows
+    unlike: Mask
+    part: Index
 
 
 def fitted_reference(normals: OwnNormal) -> Reference:
@@ -80,8 +78,8 @@ def fitted_reference(normals: OwnNormal) -> Reference:
 def references_of(
     normals: OwnNormal,
     taps: Taps,
-    predicted: NDArray[np.integer],
-    rows: Rows,
+    predicted: Integers,
+    rows: Index,
     level: str,
     group: limits.Group,
 ) -> References:
@@ -118,8 +116,8 @@ def most_ordinary(
     normals: OwnNormal,
     candidates: Sequence[Reference],
     taps: Taps,
-    predicted: NDArray[np.integer],
-    rows: Rows,
+    predicted: Integers,
+    rows: Index,
 ) -> int:
     """Choose the reference under which a group's median cell is most ordinary, by its place.
 
@@ -138,8 +136,8 @@ def score_cells(
     references: References,
     fitted: Reference,
     taps: Taps,
-    predicted: NDArray[np.integer],
-    rows: Rows,
+    predicted: Integers,
+    rows: Index,
 ) -> CellScores:
     """Score cells by their references.
 
@@ -178,7 +176,7 @@ def score_cells(
 
 def _candidates(
     floor: limits.Floor | None, references: References, fitted: Reference, cells: Float
-) -> list[tuple[list[Reference], Rows]]:
+) -> list[tuple[list[Reference], Index]]:
     """List references with the cells (k,) to compare with them; the most ordinary score counts."""
     everything = np.arange(len(cells))
     if len(references.own) < 2 or floor is None:
@@ -199,9 +197,9 @@ def _score_into(
     normals: OwnNormal,
     reference: Reference,
     taps: Taps,
-    predicted: NDArray[np.integer],
-    rows: Rows,
-    here: NDArray[np.intp],
+    predicted: Integers,
+    rows: Index,
+    here: Index,
     *,
     first: bool,
 ) -> None:
@@ -217,7 +215,7 @@ def _score_into(
 
 
 def _scores(
-    normals: OwnNormal, reference: Reference, taps: Taps, predicted: NDArray[np.integer], rows: Rows
+    normals: OwnNormal, reference: Reference, taps: Taps, predicted: Integers, rows: Index
 ) -> tuple[Float, Float]:
     weighs = np.isin(rows, reference.rows)
     deviations = cell_score.standardised_distances(reference.normal, taps, predicted, weighs)
@@ -229,8 +227,8 @@ def group_leans(
     normals: OwnNormal,
     references: References,
     taps: Taps,
-    predicted: NDArray[np.integer],
-    rows: Rows,
+    predicted: Integers,
+    rows: Index,
     parent: float = 0.0,
 ) -> tuple[float, ...]:
     """Compute the lean of each part of a group, by `Discriminant.lean`; one without parts.

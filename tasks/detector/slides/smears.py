@@ -28,14 +28,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky
 
 from tasks import bundles
 from tasks.detector.mahalanobis import whitened
 from tasks.detector.slides import cell_score, normal
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.types import Float
+from tasks.types import Float, Index, Integers, Mask
 
 # Laboratories also differ in ways that the alterations do not cover. These factors were chosen on
 # 345 photographs of P. vivax, which are all within them. With 2.75 for the shift, a third of
@@ -92,8 +91,8 @@ class Smear:
 
 
 def residuals(
-    priors: Mapping[str, cell_score.Prior], taps: cell_score.Taps, predicted: NDArray[np.integer]
-) -> tuple[Float, cell_score.Flags]:
+    priors: Mapping[str, cell_score.Prior], taps: cell_score.Taps, predicted: Integers
+) -> tuple[Float, Mask]:
     """Join usable cells' residuals (k, D) from their class means, and mark these cells (n,)."""
     usable = cell_score.usable_rows(priors, taps, predicted)
     classes = np.asarray(predicted)[usable]
@@ -150,7 +149,7 @@ def smear_of(floor: Floor, cells: Float) -> Smear:
 
 def implausible_shifts(
     floor: Floor, priors: Mapping[str, cell_score.Prior], statistics: GroupStatistics
-) -> cell_score.Flags:
+) -> Mask:
     """Mark the groups (G,) of some statistics whose mean is further away than any smear's."""
     middles = []
     for tap, prior in sorted(priors.items()):
@@ -161,7 +160,7 @@ def implausible_shifts(
     return np.asarray(shifts) > floor.shift
 
 
-def beyond_reach(floor: Floor, cells: Float) -> cell_score.Flags:
+def beyond_reach(floor: Floor, cells: Float) -> Mask:
     """Mark the cells (n,) with residuals (n, D) further away than any smear's cells can be."""
     return np.asarray(_lengths(floor.reaching, cells) > floor.reach)
 
@@ -246,7 +245,7 @@ def find_smears(
     priors: Mapping[str, cell_score.Prior],
     floor: Floor | None,
     taps: cell_score.Taps,
-    predicted: NDArray[np.integer],
+    predicted: Integers,
     group: Group,
 ) -> Smears:
     """Divide a group of cells into smears.
@@ -294,7 +293,7 @@ def find_smears(
     return Smears(whole, tuple(parts), outside / len(places))
 
 
-def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> NDArray[np.intp]:
+def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> Index:
     """Return the number (n,) of the part nearest to each cell, by residuals (n, D)."""
     white = whitened(floor.whitening, cells)
     middles = whitened(floor.whitening, np.stack([part.middle for part in parts]))
@@ -303,7 +302,7 @@ def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> ND
     return np.asarray(away.argmin(axis=1))
 
 
-def _halves(floor: Floor, cells: Float, part: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+def _halves(floor: Floor, cells: Float, part: Index) -> list[Index]:
     """Divide some of the cells, with residuals (n, D), into the two parts that differ most."""
     # A coordinator that screens imports this module and needs no scikit-learn.
     from sklearn.cluster import KMeans

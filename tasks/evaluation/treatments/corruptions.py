@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
+
+from tasks.types import Pixels
 
 Function = Callable[[Tensor, float, Generator], Tensor]
 
@@ -35,7 +36,7 @@ class Corruption:
     function: Function
 
 
-def corrupt(image: NDArray[np.uint8], name: str, level: int, seed: int = 0) -> NDArray[np.uint8]:
+def corrupt(image: Pixels, name: str, level: int, seed: int = 0) -> Pixels:
     """Make a shifted copy of an image.
 
     Random choices (grain, direction, place) depend on the seed and the image but not on the level:

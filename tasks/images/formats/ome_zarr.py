@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 import zarr
 from fsspec.implementations.local import LocalFileSystem
-from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
-from tasks.images import decoding
+from tasks.images import decoding, geometry
 from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile
-from tasks.images.geometry import Box, Slide, box_at, credible
+from tasks.types import Pixels
 
 FULL_NAMES = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm"}
 COLOURS = (1, 3, 4)
 
 
-def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: Box, level: int) -> NDArray[np.uint8]:
+def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: geometry.Box, level: int) -> Pixels:
     """Read a box from levels, the finest first, with these letters of axes, such as tczyx."""
     across, here = axes.index("x"), levels[level]
     downsample = levels[0].shape[across] / here.shape[across]
-    left, top, right, bottom = box_at(box, downsample)
+    left, top, right, bottom = geometry.box_at(box, downsample)
     out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
     within = {"x": slice(max(left, 0), max(right, 0)), "y": slice(max(top, 0), max(bottom, 0))}
     whole = {"c": slice(None)}
@@ -48,7 +47,7 @@ def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: Box, level: int) ->
     return out
 
 
-def open_ome_zarr(fs: Any, path: str) -> Slide:
+def open_ome_zarr(fs: Any, path: str) -> geometry.Slide:
     """Open a folder of OME-Zarr.
 
     Raises:
@@ -70,7 +69,7 @@ def open_ome_zarr(fs: Any, path: str) -> Slide:
         ) from None
 
 
-def _opened(group: zarr.Group) -> Slide:
+def _opened(group: zarr.Group) -> geometry.Slide:
     about = _multiscales(group)
     inner = group.get("0")
     if about is None and isinstance(inner, zarr.Group):  # as bioformats2raw lays out an image
@@ -83,7 +82,7 @@ def _opened(group: zarr.Group) -> Slide:
     width, height = shapes[0]["x"], shapes[0]["y"]
     downsamples = tuple(width / shape["x"] for shape in shapes)
     read = partial(_read, levels, axes)
-    return Slide(width, height, downsamples, _microns_per_pixel(about), read)
+    return geometry.Slide(width, height, downsamples, _microns_per_pixel(about), read)
 
 
 def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:
@@ -129,4 +128,4 @@ def _microns_per_pixel(about: Mapping[str, Any]) -> float | None:
     ]
     if not min(both) > 0 or max(both) > 1.05 * min(both):
         return None
-    return credible(sum(both) / 2)
+    return geometry.credible(sum(both) / 2)

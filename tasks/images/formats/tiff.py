@@ -15,15 +15,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
-from numpy.typing import NDArray
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, RESUNIT, TiffFile, TiffPage
 from tifffile.tifffile import svs_description_metadata
 
 from tasks.images import geometry
 from tasks.images.decoding import MOST_PIXELS, BadImageError
-
-Pixels = NDArray[np.uint8]
+from tasks.types import Array, Counts, Pixels
 
 WHITE = 255  # of pixels outside the slide, or never scanned
 MOST_DIRECTORIES = 200  # of levels, labels and focal planes; more are a loop of directories
@@ -55,8 +53,8 @@ class Level:
     tile_height: int
     planes: int
     channels: int
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    offsets: Counts
+    sizes: Counts
     jpeg_tables: bytes | None
     compression: int
     decode: Callable[..., Any]
@@ -113,7 +111,7 @@ def _read_tiles(
             yield row, column, as_rgb(np.concatenate(planes, axis=2))
 
 
-def _decode(level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
+def _decode(level: Level, i: int, content: bytes | Exception) -> Array:
     """Decode a tile to (height, width, channels)."""
     if isinstance(content, Exception):
         raise BadImageError("unreadable", f"{type(content).__name__}: {content}")
@@ -124,7 +122,7 @@ def _decode(level: Level, i: int, content: bytes | Exception) -> NDArray[Any]:
             # A header may claim far more pixels than the tiles of its level have.
             if width * height > 4 * level.tile_width * level.tile_height:
                 raise ValueError(f"it claims {width} x {height} pixels")
-        tile: NDArray[Any] = level.decode(content, i, jpegtables=level.jpeg_tables)[0][0]
+        tile: Array = level.decode(content, i, jpegtables=level.jpeg_tables)[0][0]
     # Decoders raise anything on damaged tiles, and a slide must never stop its batch.
     except Exception as error:
         raise BadImageError(
@@ -309,7 +307,7 @@ def _tiles_between(start: int, stop: int, side: int, number: int) -> range:
     return range(max(0, start // side), max(0, min(number, ceil(stop / side))))
 
 
-def as_rgb(tile: NDArray[Any]) -> Pixels:
+def as_rgb(tile: Array) -> Pixels:
     """Convert to 8-bit RGB: scale 16 bits, and put transparency on white."""
     pixels = np.asarray(tile if tile.dtype == np.uint8 else tile // 257, np.uint8)
     colours = pixels.shape[2] - (pixels.shape[2] % 2 == 0)

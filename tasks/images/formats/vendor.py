@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.implementations.local import LocalFileSystem
-from numpy.typing import NDArray
 from openslide import PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y, OpenSlide, OpenSlideError
 from PIL import Image
 
@@ -21,13 +20,14 @@ from tasks.images.access.addresses import DICOM, extension_of, in_archive
 from tasks.images.access.files import asked, filesystem
 from tasks.images.formats.tiff import check_tile
 from tasks.images.geometry import Box, Slide, credible
+from tasks.types import Pixels
 
 WHITE = (255, 255, 255, 255)
 
 
 def _read(
     path: Path, handle: OpenSlide, downsamples: Sequence[float], box: Box, level: int
-) -> NDArray[np.uint8]:
+) -> Pixels:
     x, y, width, height = box
     size = round(width / downsamples[level]), round(height / downsamples[level])
     try:

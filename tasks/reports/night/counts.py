@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tasks.reports.image_columns import table_of
+from tasks.types import Counts
 
 BINS = 20  # of p-values; the first holds images abnormal at the default alpha of .05
 # Of a tap's standardised log distances; the outermost bins are open.
 TAP_EDGES = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
-Counts = NDArray[np.int64]
 Row = Mapping[str, Any]  # of the report on batches
 
 

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.reports import parasitaemia
 from tasks.reports.night import shift
-from tasks.reports.night.counts import BINS, Counts, NightCounts, Row, shares
+from tasks.reports.night.counts import BINS, NightCounts, Row, shares
 from tasks.reports.night.strangeness import Finding, Strangeness
 from tasks.reports.slide_reasons import ABNORMAL_P_VALUE
-from tasks.types import Light
+from tasks.types import Array, Counts, Light
 from tasks.words import counted, verb
 
 # A shift of all scores by .4 deviations; a night of five ordinary patients shifts half as far.
@@ -161,7 +159,7 @@ def _tap_scores(earlier: Sequence[Row], tap: str) -> Counts:
     return np.asarray(np.sum(nights, axis=0, dtype=np.int64))
 
 
-def _deciles(values: NDArray[Any]) -> NDArray[Any]:
+def _deciles(values: Array) -> Array:
     return np.asarray(values.reshape(10, -1).sum(axis=1))
 
 

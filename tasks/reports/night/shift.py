@@ -9,20 +9,17 @@ bins of the score with equal shares of the calibration set: the population stabi
 p-values against uniform is the index of the score against the calibration.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.reports.night.counts import BINS
-from tasks.types import Float
+from tasks.types import Array, Float, Integers
 
 UNIFORM = np.full(BINS, 1.0 / BINS)
 DRAWS = 999
 DRAWS_AT_ONCE = 100
 
 
-def signed_distance(counts: NDArray[np.integer], reference: Float = UNIFORM) -> float:
+def signed_distance(counts: Integers, reference: Float = UNIFORM) -> float:
     """Compute the signed Kolmogorov-Smirnov distance of binned values (B,) from shares (B,).
 
     Positive if the low bins hold too much; for p-values, if images are too abnormal.
@@ -31,7 +28,7 @@ def signed_distance(counts: NDArray[np.integer], reference: Float = UNIFORM) -> 
     return float(gaps[np.argmax(np.abs(gaps))])
 
 
-def clustered_p_value(clusters: NDArray[np.integer], reference: Float = UNIFORM) -> float:
+def clustered_p_value(clusters: Integers, reference: Float = UNIFORM) -> float:
     """Compute the p-value of a Kolmogorov-Smirnov distance if only clusters vary.
 
     Under the null hypothesis every cluster's deviation may as well point the other way: signs are
@@ -54,20 +51,20 @@ def clustered_p_value(clusters: NDArray[np.integer], reference: Float = UNIFORM)
     return (1 + reached) / (1 + DRAWS)
 
 
-def effective_clusters(clusters: NDArray[np.integer]) -> float:
+def effective_clusters(clusters: Integers) -> float:
     """Compute the effective number of clusters, as if of equal size (Kish 1965)."""
     sizes = clusters.sum(axis=1).astype(np.float64)
     return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.any() else 0.0
 
 
-def population_stability(counts: NDArray[np.integer], reference: NDArray[Any]) -> float:
+def population_stability(counts: Integers, reference: Array) -> float:
     """Compute the population stability index of binned values (B,) against counts or shares (B,).
 
     It is sum (a - b) ln(a / b), Jeffreys' divergence. Half an image is added to every bin of
     counts, so that an empty bin does not make the index infinite.
     """
 
-    def shares(values: NDArray[Any]) -> Float:
+    def shares(values: Array) -> Float:
         added = 0.5 if np.issubdtype(values.dtype, np.integer) else 0.0
         return np.asarray((values + added) / (values + added).sum())
 

@@ -56,16 +56,16 @@ class Strangeness:
         if self.implausible:
             share = self.implausible_cells / self.scored if self.scored else 0.0
             text = (
-                f"{self.implausible:,} of {words.counted(self.slides, 'slide')} cannot be a smear of "
-                f"blood ({share:.0%} of the scored images): check what was photographed. Their "
+                f"{self.implausible:,} of {words.counted(self.slides, 'slide')} cannot be a smear "
+                f"of blood ({share:.0%} of the scored images): check what was photographed. Their "
                 "cells are compared with the cells of known slides"
             )
             findings.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, text))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
             text = (
                 f"{self.shifted:,} of {words.counted(self.slides, 'slide')} "
-                f"{words.verb(self.shifted, 'is', 'are')} further from known slides than these are from "
-                "each other: look at each as a whole; its cells are compared with each other"
+                f"{words.verb(self.shifted, 'is', 'are')} further from known slides than "
+                "these are from each other: look at each as a whole; its cells are compared with each other"
             )
             findings.append((Light.AMBER, text))
         if self.scored and self.laboratory is None and not self.implausible:

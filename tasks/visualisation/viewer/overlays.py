@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from tasks.segmentation.survey import RED_CELL
-from tasks.types import CellKind, Status
+from tasks.types import CellKind, Pixels, Status
 from tasks.visualisation import overlay, page
 
 POINTS = 24  # of an outline: a finer one looks the same
@@ -68,7 +68,7 @@ def contour_of(
 
 
 def field_picture(
-    pixels: overlay.Pixels, field: Mapping[str, Any], contours: Iterable[Contour]
+    pixels: Pixels, field: Mapping[str, Any], contours: Iterable[Contour]
 ) -> FieldPicture:
     """Make the picture of a field, no side longer than `LONGEST`.
 

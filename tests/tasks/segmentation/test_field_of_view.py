@@ -17,7 +17,7 @@ from tasks.segmentation.field_of_view import (
     with_rim,
 )
 from tasks.segmentation.finding import Cell, Cells, find_cells
-from tasks.types import Field
+from tasks.types import Pixels
 from tests.support.fields import field_of, ground
 
 
@@ -92,7 +92,7 @@ def test_few_photographs_are_all_measured_and_of_many_about_as_many() -> None:
     assert MEASURED / 2 < 1_000_000 // measured_every(1_000_000) <= MEASURED
 
 
-def crop_of(field: Field, cell: Cell, diameter: float) -> Field:
+def crop_of(field: Pixels, cell: Cell, diameter: float) -> Pixels:
     """A cell as the flow `segment` and a worker together cut it out."""
     scale = TRAINING_DIAMETER / diameter
     outline = with_rim(cell.outline, scale)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,7 +19,7 @@ from tasks.answers.sheets import KEYS
 from tasks.images import decoding, geometry, regions
 from tasks.images.access.files import SourceError, lately_stamped
 from tasks.segmentation.survey import RED_CELL
-from tasks.types import Status
+from tasks.types import Float, Status
 from tasks.visualisation.viewer import zooming
 from tasks.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
 
@@ -163,5 +162,5 @@ class ViewerPages:
         return rows.set_column(place, "source_uri", rows["source_uri"].cast(pa.string()))
 
 
-def _numbers(rows: pa.Table, name: str) -> NDArray[np.float64]:
+def _numbers(rows: pa.Table, name: str) -> Float:
     return np.asarray(rows[name].cast(pa.float64()).to_numpy(), np.float64)
