@@ -8,16 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tasks.synthetic.rendered_cells import (
-    Amount,
-    Dyes,
-    Patient,
-    Picture,
-    Stage,
-    draw_stage,
-    expose,
-    red_cell_dyes,
-)
+from tasks.synthetic.rendered_cells import Dyes, Patient, Stage, draw_stage, expose, red_cell_dyes
+from tasks.types import Pixels, Single
 
 TRIES = 2000  # to place a cell before giving up
 OVERLAP = 0.8  # the least distance of two centres, in sums of radii
@@ -40,7 +32,7 @@ class DrawnCell:
 class RenderedField:
     """A field's picture (height, width, 3) and its cells."""
 
-    pixels: Picture
+    pixels: Pixels
     cells: tuple[DrawnCell, ...]
 
 
@@ -110,7 +102,7 @@ def _draw_places(
     return places
 
 
-def _add(eosin: Amount, azure: Amount, cell: Dyes, place: complex) -> tuple[int, int, int, int]:
+def _add(eosin: Single, azure: Single, cell: Dyes, place: complex) -> tuple[int, int, int, int]:
     """Add a cell's dyes to a field's; return the box of the part within the field."""
     height, width = cell.inside.shape
     left, top = round(place.real) - width // 2, round(place.imag) - height // 2

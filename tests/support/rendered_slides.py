@@ -17,7 +17,8 @@ from tifffile import TiffWriter
 
 from tasks.images.decoding import RESIZE
 from tasks.segmentation.survey import RED_CELL
-from tasks.synthetic.rendered_cells import Picture, draw_patient
+from tasks.synthetic.rendered_cells import draw_patient
+from tasks.types import Pixels
 from tests.support.rendered_fields import DrawnCell, render_field
 
 FIELD = 1024  # pixels of a drawn field's side, at level 0
@@ -115,11 +116,11 @@ def render_slide(
 
 def _draw(
     microns_per_pixel: float, rng: Generator
-) -> tuple[list[Picture], list[tuple[DrawnCell, ...]]]:
+) -> tuple[list[Pixels], list[tuple[DrawnCell, ...]]]:
     """Draw glass, fields of cells and a thick one, (FIELD, FIELD, 3) each, and list the cells."""
     patient = draw_patient(1, rng)
     scale = CELL_WIDTH * microns_per_pixel / RED_CELL
-    pictures: list[Picture] = []
+    pictures: list[Pixels] = []
     cells: list[tuple[DrawnCell, ...]] = []
     for number in (0, *[CELLS] * DRAWN):
         drawn = render_field(
@@ -138,7 +139,7 @@ def _draw(
     return [*pictures, _thick(glass, fields, rng)], [*cells, ()]
 
 
-def _thick(glass: Picture, fields: list[Picture], rng: Generator) -> Picture:
+def _thick(glass: Pixels, fields: list[Pixels], rng: Generator) -> Pixels:
     """Draw many layers of cells, whose absorbances add up; (FIELD, FIELD, 3)."""
     light = np.log(glass.astype(np.float32))
     layers = sum(np.log(np.maximum(field, 1).astype(np.float32)) - light for field in fields)
@@ -163,7 +164,7 @@ def _placed(shown: NDArray[np.intp], cells: list[tuple[DrawnCell, ...]]) -> Iter
 
 def _write(
     path: Path,
-    pictures: list[Picture],
+    pictures: list[Pixels],
     shown: NDArray[np.intp],
     size: tuple[int, int],
     microns_per_pixel: float,
@@ -189,7 +190,7 @@ def _write(
 
 
 def _tiles(
-    pictures: list[Picture], shown: NDArray[np.intp], width: int, height: int, side: int
+    pictures: list[Pixels], shown: NDArray[np.intp], width: int, height: int, side: int
 ) -> Iterator[bytes]:
     """Encode the tiles of a level, with fields ``side`` pixels wide, in reading order.
 
@@ -214,7 +215,7 @@ def _tiles(
             yield encoded[key]
 
 
-def _jpeg(tile: Picture) -> bytes:
+def _jpeg(tile: Pixels) -> bytes:
     out = io.BytesIO()
     Image.fromarray(tile).save(out, "JPEG", quality=QUALITY, subsampling="4:2:0")
     return out.getvalue()

@@ -82,8 +82,8 @@ def laboratory_counting(
 def _few(slides: int) -> str:
     known = "one slide is" if slides == 1 else f"{slides} slides are"
     return (
-        f"{known} known to be negative: below {error_rates.LEAST_SLIDES} the false-positive rate leans "
-        "on the fitted laboratories"
+        f"{known} known to be negative: below {error_rates.LEAST_SLIDES} the false-positive rate "
+        "leans on the fitted laboratories"
     )
 
 

@@ -54,7 +54,8 @@ def load_labelled_images(
     if labels != set(CLASSES):
         raise SourceError(
             f"{listing.named(images)} has the labels {', '.join(sorted(labels)) or '(none)'} but "
-            f"training needs {' and '.join(CLASSES)}: as folder names, or in the manifest's column 'label'"
+            f"training needs {' and '.join(CLASSES)}: as folder names, or in the manifest's "
+            "column 'label'"
         )
     manifest = manifest.filter(pc.is_valid(manifest["label"]))
     uris = manifest["uri"].to_pylist()

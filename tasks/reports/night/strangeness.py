@@ -65,7 +65,8 @@ class Strangeness:
             text = (
                 f"{self.shifted:,} of {words.counted(self.slides, 'slide')} "
                 f"{words.verb(self.shifted, 'is', 'are')} further from known slides than "
-                "these are from each other: look at each as a whole; its cells are compared with each other"
+                "these are from each other: look at each as a whole; "
+                "its cells are compared with each other"
             )
             findings.append((Light.AMBER, text))
         if self.scored and self.laboratory is None and not self.implausible:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tasks.synthetic import rendered_cells as render
-from tasks.synthetic.rendered_cells import Patient, Picture, Stage
+from tasks.synthetic.rendered_cells import Patient, Stage
+from tasks.types import Pixels
 
 NAME = re.compile(
     r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_\d{8}_\d{6}[a-z]?)_cell_(?P<cell>\d+)\.png$",
@@ -21,7 +22,7 @@ def draw_patient(seed: int) -> Patient:
     return render.draw_patient(seed + 1, np.random.default_rng(seed))
 
 
-def draw_cell(seed: int, stage: Stage | None = None) -> Picture:
+def draw_cell(seed: int, stage: Stage | None = None) -> Pixels:
     return render.red_cell(draw_patient(seed), np.random.default_rng(seed), stage)
 
 
@@ -29,7 +30,7 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
 
 
-def corners(image: Picture) -> Picture:
+def corners(image: Pixels) -> Pixels:
     return image[[0, 0, -1, -1], [0, -1, 0, -1]]
 
 
@@ -80,7 +81,7 @@ def test_patients_differ_in_colour_more_than_cells_of_one_patient() -> None:
 
 @pytest.mark.parametrize("stage", ["ring", "trophozoite"])
 def test_a_parasite_adds_purple_pixels(stage: Stage) -> None:
-    def purple(image: Picture) -> int:
+    def purple(image: Pixels) -> int:
         red, green, blue = np.moveaxis(image.astype(int), 2, 0)
         typical = np.median(green[green > 0])
         return int(((green < 0.7 * typical) & (red > green + 20) & (blue > green + 20)).sum())
@@ -118,7 +119,7 @@ def test_foreign_images_are_unmasked_and_follow_the_seed(draw) -> None:  # type:
 
 
 def test_out_of_focus_loses_detail_and_keeps_the_surround() -> None:
-    def detail(image: Picture) -> float:
+    def detail(image: Pixels) -> float:
         middle = image[40:-40, 40:-40].astype(float)
         return float(np.abs(np.diff(middle, axis=0)).mean())
 
