@@ -10,14 +10,13 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
 
 from flows.options.flows import Options
 from flows.settings import Settings
-from storage.records import now
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -164,7 +163,7 @@ def in_deployment() -> bool:
 def scheduled_start() -> datetime:
     """Return the time for which the run is scheduled; now, where Prefect does not run the flow."""
     if not in_prefect_run():
-        return now()
+        return datetime.now(UTC).replace(microsecond=0)
     from prefect.runtime import flow_run
 
     start: datetime = flow_run.scheduled_start_time

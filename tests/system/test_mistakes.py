@@ -9,6 +9,7 @@ import pytest
 from flows.cluster import client
 from flows.commands import main as command_line
 from flows.commands.main import main
+from flows.monitoring import prefect_runs
 from flows.settings import Settings
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
@@ -22,6 +23,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise AssertionError("something was started")
 
     monkeypatch.setattr(command_line, "import_for_workers", lambda: None)
+    monkeypatch.setattr(prefect_runs, "server", lambda: None)  # other tests may have started one
     monkeypatch.setitem(client.KINDS, "local", (start, "starting"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cells").mkdir()

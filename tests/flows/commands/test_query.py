@@ -165,6 +165,7 @@ def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
         "slides",
         "patients",
         "batches",
+        "evaluations",
         "laboratories",
     ]
     assert "| `width` | INTEGER | pixels | width in its file |" in out

@@ -126,7 +126,7 @@ def test_a_page_is_made_again_once_a_person_has_answered(photos: Path, settings:
     batch = load_batch(store, "night")
     report = read_table(store, *report_path("night", DAY), columns=["image_id"])
     image = report["image_id"][0].as_py()
-    reading = Answer(reader="Ada", image_id=image, verdict="other", at=now(), seconds=1.0)
+    reading = Answer(reader="Ada", image_id=image, answer="other", at=now(), seconds=1.0)
     add_answer(store, batch.key, reading, 0)
     assert screened(photos, settings).repeated
     answered = digest_of_answers(store, batch.key)
