@@ -130,7 +130,7 @@ def _treated(run: Run, attacks: list[str], healthy: Collection[str]) -> dict[Key
     ]
     found = {(SAMPLED, each): _shards(run, SAMPLED, each) for each in corruptions}
     for images in map(compositions.some_of, healthy):
-        for each in corruptions:
+        for each in corruptions if run.images(images).num_rows else ():
             if each.strength in compositions.COMPOSED_LEVELS:
                 found[images, each] = _shards(run, images, each)
     for name in attacks:
