@@ -26,7 +26,7 @@ def test_cells_are_read_at_the_training_cells_resolution_where_the_slide_has_it(
     diameter: float, level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = SimpleNamespace(downsamples=(1.0, 2.0, 4.0))
-    monkeypatch.setattr("tasks.segmentation.field_of_view.open_slide", lambda uri: slide)
+    monkeypatch.setattr("tasks.images.opened_slides.open_slide", lambda uri: slide)
     assert _level_of_cells({"is_slide": True, "source_uri": "any"}, diameter) == level
     assert _level_of_cells({"is_slide": False}, diameter) == 0
 
