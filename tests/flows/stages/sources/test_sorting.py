@@ -103,9 +103,7 @@ def test_a_killed_night_resumes_with_the_same_decision(
 
 
 def test_a_person_overrules_what_it_looks_like(mixed: Path, tiny_ready: Settings) -> None:
-    cells = screen(
-        Screen(images=str(mixed), batch="cells", taken_as="cells", date=DAY), tiny_ready
-    )
+    cells = screen(Screen(images=str(mixed), batch="cells", taken_as="cells", date=DAY), tiny_ready)
     assert (cells.taken_for, cells.failures) == ({}, {"not_a_cell": 2})
     fields = screen(
         Screen(images=str(mixed), batch="fields", taken_as="fields", date=DAY), tiny_ready
