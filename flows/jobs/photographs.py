@@ -13,22 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from flows.jobs.worker import settle_finder
-from storage.batches.segmentations import (
-    FIELD_SCHEMA,
-    PLACE_SCHEMA,
-    SORT,
-    Cutting,
-    read_places,
-    read_quarantine,
-    read_sources,
-    write_part,
-    write_quarantine,
-)
+from storage.batches import segmentations
 from storage.store import Store
-from tasks.images import opened_slides
+from tasks.images import manifest, opened_slides
 from tasks.images.access.files import digest_of_file, read_bytes, stamp
 from tasks.images.decoding import BadImageError, decode_rgb, failure_of
-from tasks.images.manifest import SCHEMA
 from tasks.images.regions import Region, address_of
 from tasks.segmentation import field_of_view
 from tasks.segmentation.finding import find_roughly
@@ -49,7 +38,7 @@ class SurveyJob:
     number: int
     start: int
     stop: int
-    cutting: Cutting
+    cutting: segmentations.Cutting
     measured: int = 0
 
     def rows(self) -> int:
@@ -59,7 +48,7 @@ class SurveyJob:
     def probe(self, row: int) -> None:
         """Survey one source as in the job, and keep nothing."""
         at = self.start + row
-        (source,) = read_sources(self.store, self.name, at, at + 1).to_pylist()
+        (source,) = segmentations.read_sources(self.store, self.name, at, at + 1).to_pylist()
         list(_survey_source(source, self.cutting, measure=self.measures(at)))
 
     def measures(self, source: int) -> bool:
@@ -68,7 +57,7 @@ class SurveyJob:
 
     def quarantine(self, rows: list[int]) -> Self:
         """Keep sources that kill workers from being read again."""
-        write_quarantine(self.store, self.name, "surveys", self.number, rows)
+        segmentations.write_quarantine(self.store, self.name, "surveys", self.number, rows)
         return self
 
 
@@ -79,28 +68,28 @@ class SearchJob:
     store: Store
     name: str
     number: int
-    cutting: Cutting
+    cutting: segmentations.Cutting
 
     def rows(self) -> int:
         """Count the places."""
-        return int(read_places(self.store, self.name, self.number).num_rows)
+        return int(segmentations.read_places(self.store, self.name, self.number).num_rows)
 
     def probe(self, row: int) -> None:
         """Search one place as in the job, and keep nothing."""
-        place = read_places(self.store, self.name, self.number).to_pylist()[row]
+        place = segmentations.read_places(self.store, self.name, self.number).to_pylist()[row]
         _search_place(place, self.cutting, field_of_view.load_finder(self.cutting.finder))
 
     def quarantine(self, rows: list[int]) -> Self:
         """Keep places that kill workers from being searched again."""
-        write_quarantine(self.store, self.name, "fields", self.number, rows)
+        segmentations.write_quarantine(self.store, self.name, "fields", self.number, rows)
         return self
 
 
 def survey_sources(job: SurveyJob) -> int:
     """Find the fields of view of some sources, write them, and return their number."""
     settle_finder()
-    sources = read_sources(job.store, job.name, job.start, job.stop).to_pylist()
-    killers = read_quarantine(job.store, job.name, "surveys", job.number)
+    sources = segmentations.read_sources(job.store, job.name, job.start, job.stop).to_pylist()
+    killers = segmentations.read_quarantine(job.store, job.name, "surveys", job.number)
     places = [
         place
         for row, source in enumerate(sources)
@@ -108,14 +97,18 @@ def survey_sources(job: SurveyJob) -> int:
             source, job.cutting, measure=job.measures(job.start + row), kills=row in killers
         )
     ]
-    write_part(
-        job.store, job.name, "surveys", job.number, pa.Table.from_pylist(places, PLACE_SCHEMA)
+    segmentations.write_part(
+        job.store,
+        job.name,
+        "surveys",
+        job.number,
+        pa.Table.from_pylist(places, segmentations.PLACE_SCHEMA),
     )
     return len(places)
 
 
 def _survey_source(
-    source: field_of_view.Row, cutting: Cutting, *, measure: bool, kills: bool = False
+    source: field_of_view.Row, cutting: segmentations.Cutting, *, measure: bool, kills: bool = False
 ) -> Iterator[field_of_view.Row]:
     uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
@@ -127,7 +120,7 @@ def _survey_source(
         if kills:
             raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
         about |= {"source_stamp": stamp(uri)}
-        sort = source.get(SORT)  # as recognised, or given by a person, before
+        sort = source.get(segmentations.SORT)  # as recognised, or given by a person, before
         if not (opened_slides.is_slide(uri) if sort is None else sort == "slides"):
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
@@ -168,22 +161,33 @@ def search_places(job: SearchJob) -> int:
     finder = field_of_view.load_finder(job.cutting.finder)
     images: list[field_of_view.Row] = []
     fields: list[field_of_view.Row] = []
-    killers = read_quarantine(job.store, job.name, "fields", job.number)
-    for row, place in enumerate(read_places(job.store, job.name, job.number).to_pylist()):
+    killers = segmentations.read_quarantine(job.store, job.name, "fields", job.number)
+    for row, place in enumerate(
+        segmentations.read_places(job.store, job.name, job.number).to_pylist()
+    ):
         field, cells = _search_place(place, job.cutting, finder, kills=row in killers)
         fields.append(field)
         images += cells
     # The fields last: they say that the part is complete.
-    for kind, rows, schema in (("cells", images, SCHEMA), ("fields", fields, FIELD_SCHEMA)):
-        write_part(job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema))
+    for kind, rows, schema in (
+        ("cells", images, manifest.SCHEMA),
+        ("fields", fields, segmentations.FIELD_SCHEMA),
+    ):
+        segmentations.write_part(
+            job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema)
+        )
     return len(images)
 
 
 def _search_place(
-    place: field_of_view.Row, cutting: Cutting, finder: field_of_view.Finder, *, kills: bool = False
+    place: field_of_view.Row,
+    cutting: segmentations.Cutting,
+    finder: field_of_view.Finder,
+    *,
+    kills: bool = False,
 ) -> tuple[field_of_view.Row, list[field_of_view.Row]]:
     """Search a field; return its row of the table of fields and the rows of its images."""
-    field = {name: place.get(name) for name in FIELD_SCHEMA.names}
+    field = {name: place.get(name) for name in segmentations.FIELD_SCHEMA.names}
     if cutting.into == "cells":
         field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
     if place["failure"] is not None:

@@ -11,12 +11,10 @@ from flows.jobs.evaluation.images import Run, Shard, load_detector
 from flows.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_measure
 from flows.monitoring.console import tell, warn
 from flows.monitoring.prefect_runs import task
-from tasks.evaluation import compositions
-from tasks.evaluation.measures import HOME, SAMPLED, TEST, ScoredSets
+from tasks.evaluation import compositions, measures, treated
 from tasks.evaluation.metrics import Result, Subject
-from tasks.evaluation.treated import CLEAN, FILE, Treatment
 
-Key = tuple[str, Treatment]
+Key = tuple[str, treated.Treatment]
 
 HEALTHY = "healthy/"  # prefix of the names of sets whose cells are ordinary for their slides
 COMPOSED_LEVELS = (3.0, 5.0)  # of corruptions
@@ -39,7 +37,7 @@ class CellSets:
     Images with digests in ``left_out`` are not composed.
     """
 
-    scored: ScoredSets
+    scored: measures.ScoredSets
     shards: Mapping[Key, list[Shard]]
     healthy: Mapping[str, str]
     left_out: Set[bytes]
@@ -49,14 +47,17 @@ class CellSets:
         treatment, scored = key[1], self.scored.scored[key]
         counts = np.asarray([row.tobytes() not in self.left_out for row in scored.image_ids], bool)
         if treatment.kind == "attack":
-            fooled = self.scored.counted(treatment, FILE)
+            fooled = self.scored.counted(treatment, treated.FILE)
             counts[np.setdiff1d(np.arange(len(counts)), fooled)] = False
-        rows = scored.forms[FILE].rows[counts].tolist() if counts.any() else []
+        rows = scored.forms[treated.FILE].rows[counts].tolist() if counts.any() else []
         return Chosen(tuple(self.shards[key]), tuple(rows)) if rows else None
 
     def ordinary(self) -> dict[str, Key]:
         """List the sets of ordinary cells."""
-        return {HOME: (TEST, CLEAN), **{name: (of, CLEAN) for name, of in self.healthy.items()}}
+        return {
+            measures.HOME: (measures.TEST, treated.CLEAN),
+            **{name: (of, treated.CLEAN) for name, of in self.healthy.items()},
+        }
 
     def strange(self, host: str) -> Iterator[tuple[Subject, Key]]:
         """Yield what may stand among a host's cells: other sets, and its own cells changed."""
@@ -64,8 +65,8 @@ class CellSets:
             if name != host:
                 yield Subject(name), key
         for name, images in self.scored.others.items():
-            yield Subject(name), (images, CLEAN)
-        mine = SAMPLED if host == HOME else some_of(self.healthy[host])
+            yield Subject(name), (images, treated.CLEAN)
+        mine = measures.SAMPLED if host == measures.HOME else some_of(self.healthy[host])
         for key in self.shards:
             images, treatment = key
             corrupted = images == mine and treatment.strength in COMPOSED_LEVELS

@@ -6,13 +6,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 from flows.cluster.executor import run_jobs
-from flows.jobs.fitting.fitted_rows import (
-    IMAGE_FOLDS,
-    GroupJob,
-    SlideJob,
-    fitted_group,
-    group_log_distances,
-)
+from flows.jobs.fitting import fitted_rows
 from flows.monitoring.console import warn
 from flows.settings import Settings
 from flows.stages import class_statistics, second_witness, smear_limits
@@ -53,8 +47,11 @@ def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detect
         return made[-1]
     statistics, gaussians = _fitted(store, card, lineage)
     by, groups = _groups(store, card, lineage)
-    jobs = [GroupJob(store, card, lineage.version, tuple(parts)) for parts in groups.values()]
-    distances = list(run_jobs(to.client, group_log_distances, jobs, title="calibrate"))
+    jobs = [
+        fitted_rows.GroupJob(store, card, lineage.version, tuple(parts))
+        for parts in groups.values()
+    ]
+    distances = list(run_jobs(to.client, fitted_rows.group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     normals, without = _own_normal(to, lineage, statistics, by, groups)
     second, alone = second_witness.fitted_witnesses(to, lineage, by)
@@ -132,8 +129,11 @@ def _own_normal(
     parts = [tuple(part) for part in groups.values()]
 
     def fitted(spread: tuple[Float, Float] | None) -> list[own_normal.FittedSlide]:
-        jobs = [SlideJob(to.store, to.model, lineage.version, part, spread) for part in parts]
-        return list(run_jobs(to.client, fitted_group, jobs, title="calibrate by slide"))
+        jobs = [
+            fitted_rows.SlideJob(to.store, to.model, lineage.version, part, spread)
+            for part in parts
+        ]
+        return list(run_jobs(to.client, fitted_rows.fitted_group, jobs, title="calibrate by slide"))
 
     try:
         priors = normal.priors_of(coarser(statistics.slides, by_patient))
@@ -182,7 +182,9 @@ def _groups(
         groups.update(grouped(parts, by))
     else:
         for part in parts:
-            for fold, rows in enumerate(np.array_split(np.arange(len(part)), IMAGE_FOLDS)):
+            for fold, rows in enumerate(
+                np.array_split(np.arange(len(part)), fitted_rows.IMAGE_FOLDS)
+            ):
                 if len(rows):
                     groups[part.batch, fold] = [part.take(rows)]
     if len(groups) < 2:

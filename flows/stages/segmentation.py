@@ -14,34 +14,9 @@ from distributed import Client
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
-from flows.monitoring import logs, prefect_runs, telemetry
-from flows.monitoring.console import tell, warn
+from flows.monitoring import console, logs, prefect_runs, telemetry
 from flows.settings import Settings
-from storage.batches.segmentations import (
-    FIELD_SCHEMA,
-    FIELDS,
-    MANIFEST,
-    PLACE_SCHEMA,
-    SORT,
-    Cutting,
-    Segmentation,
-    Segmented,
-    SlideIs,
-    TakenAs,
-    complete_parts,
-    count_places,
-    discard_parts,
-    find_segmentation,
-    freeze_segmentation,
-    publish,
-    read_fields,
-    read_parts,
-    read_segmented,
-    read_sources,
-    seal_segmentation,
-    segmentation_lease,
-    write_places,
-)
+from storage.batches import segmentations
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.access import addresses, files
@@ -58,9 +33,9 @@ FIELDS_A_JOB = 8
 
 def cells_of_fields(
     settings: Settings, microns_per_pixel: float | None, finder: str = OUTLINES
-) -> Cutting:
+) -> segmentations.Cutting:
     """Return the options for cutting cells out of fields, with the settings' limits of quality."""
-    return Cutting(
+    return segmentations.Cutting(
         into="cells",
         microns_per_pixel=microns_per_pixel,
         finder=finder,
@@ -73,15 +48,15 @@ def cut_up(
     settings: Settings,
     name: str,
     images: str | list[str],
-    cutting: Cutting,
+    cutting: segmentations.Cutting,
     *,
     root: str | list[str],
-    slide_is: SlideIs,
+    slide_is: segmentations.SlideIs,
     limit: int | None = None,
     wait: bool = False,
     sources: pa.Table | None = None,
-    taken_as: TakenAs | None = None,
-) -> Segmented:
+    taken_as: segmentations.TakenAs | None = None,
+) -> segmentations.Segmented:
     """Segment photographs and slides, or resume where an earlier run stopped.
 
     Names below the folder ``root`` distinguish slides. ``sources`` are the listed images with their
@@ -89,15 +64,15 @@ def cut_up(
     photographs or slides. ``taken_as`` is the kind that a person gave.
     """
     store = Store(settings.store)
-    with segmentation_lease(store, name, wait=wait, on_wait=tell) as held:
+    with segmentations.segmentation_lease(store, name, wait=wait, on_wait=console.tell) as held:
         store = held.store
-        images, frozen = as_given(images), find_segmentation(store, name)
+        images, frozen = as_given(images), segmentations.find_segmentation(store, name)
         if frozen is None:
             listed = _listed(store, images, limit) if sources is None else sources
-            frozen = freeze_segmentation(
+            frozen = segmentations.freeze_segmentation(
                 store,
                 name,
-                _with_slides(one_file_a_slide(listed, warn), root, slide_is),
+                _with_slides(one_file_a_slide(listed, console.warn), root, slide_is),
                 images=images,
                 limit=limit,
                 slide_is=slide_is,
@@ -107,9 +82,11 @@ def cut_up(
             )
         else:
             _refuse_other_options(frozen, (images, limit, slide_is, cutting))
-        done = read_segmented(store, name)
+        done = segmentations.read_segmented(store, name)
         if done is not None:
-            discard_parts(store, name)  # a run may die right after declaring it complete
+            segmentations.discard_parts(
+                store, name
+            )  # a run may die right after declaring it complete
             return done
         if cutting.into == "cells":
             try_finder(cutting.finder)  # before every worker reports the same error
@@ -129,14 +106,14 @@ def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Tabl
         limit=limit,
         extensions=addresses.EXTENSIONS | addresses.SLIDE_EXTENSIONS,
         trusted=store.holds,
-        on_skip=warn,
+        on_skip=console.warn,
     )
     if sources["x"].null_count < sources.num_rows:
         raise StoreError(f"{named(images)} lists regions already: screen them as they are")
     return sources
 
 
-def _refuse_other_options(frozen: Segmentation, given: tuple[object, ...]) -> None:
+def _refuse_other_options(frozen: segmentations.Segmentation, given: tuple[object, ...]) -> None:
     """Raise StoreError where a segmentation was started with other options than are given."""
     if given != (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting):
         raise StoreError(
@@ -148,13 +125,17 @@ def _refuse_other_options(frozen: Segmentation, given: tuple[object, ...]) -> No
     logs.log(logging.INFO, f"segmentation {frozen.name} resumes with {frozen.sources:,} sources")
 
 
-def _with_slides(sources: pa.Table, root: str | list[str], slide_is: SlideIs) -> pa.Table:
+def _with_slides(
+    sources: pa.Table, root: str | list[str], slide_is: segmentations.SlideIs
+) -> pa.Table:
     """Name the slide of each source to cut up, unless the manifest does."""
-    if SORT in sources.column_names:
-        cut = sources.num_rows - sources[SORT].to_pylist().count("cells")
-        named_ones = _with_slides(sources.slice(0, cut).drop_columns(SORT), root, slide_is)
-        table = pa.concat_tables([named_ones, sources.slice(cut).drop_columns(SORT)])
-        return table.append_column(SORT, sources[SORT])
+    if segmentations.SORT in sources.column_names:
+        cut = sources.num_rows - sources[segmentations.SORT].to_pylist().count("cells")
+        named_ones = _with_slides(
+            sources.slice(0, cut).drop_columns(segmentations.SORT), root, slide_is
+        )
+        table = pa.concat_tables([named_ones, sources.slice(cut).drop_columns(segmentations.SORT)])
+        return table.append_column(segmentations.SORT, sources[segmentations.SORT])
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     names = names_of_slides(uris, _folder_of_all(root), slide_is)
     if len(each_source(root)) > 1:
@@ -196,11 +177,11 @@ def _folder_of(images: str) -> str:
 
 
 @prefect_runs.task
-def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
+def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) -> None:
     """Find the fields of view of all sources."""
-    if count_places(store, frozen.name) is not None:
+    if segmentations.count_places(store, frozen.name) is not None:
         return
-    done = complete_parts(store, frozen.name, "surveys")
+    done = segmentations.complete_parts(store, frozen.name, "surveys")
     cut = frozen.sources - frozen.cells
     starts = range(0, cut, SOURCES_A_JOB)
     outlined = frozen.cutting.into == "cells" and frozen.cutting.finder == OUTLINES
@@ -221,9 +202,9 @@ def _survey(client: Client, store: Store, frozen: Segmentation) -> None:
     title = f"survey {frozen.name}"
     for _ in run_jobs(client, survey_sources, jobs, title=title):
         pass
-    parts = read_parts(store, frozen.name, "surveys", len(starts))
-    places = pa.concat_tables([PLACE_SCHEMA.empty_table(), *parts])
-    write_places(store, frozen.name, _with_diameters(places), FIELDS_A_JOB)
+    parts = segmentations.read_parts(store, frozen.name, "surveys", len(starts))
+    places = pa.concat_tables([segmentations.PLACE_SCHEMA.empty_table(), *parts])
+    segmentations.write_places(store, frozen.name, _with_diameters(places), FIELDS_A_JOB)
 
 
 def _with_diameters(places: pa.Table) -> pa.Table:
@@ -231,17 +212,19 @@ def _with_diameters(places: pa.Table) -> pa.Table:
     about = places.select(["width", "height", "is_slide"]).to_pylist()
     sizes = [None if row["is_slide"] else (row["width"], row["height"]) for row in about]
     diameters = typical_diameters(sizes, places["diameter"].to_pylist())
-    column = PLACE_SCHEMA.get_field_index("diameter")
-    return places.set_column(column, PLACE_SCHEMA.field(column), pa.array(diameters, pa.float64()))
+    column = segmentations.PLACE_SCHEMA.get_field_index("diameter")
+    return places.set_column(
+        column, segmentations.PLACE_SCHEMA.field(column), pa.array(diameters, pa.float64())
+    )
 
 
 @prefect_runs.task
-def _search(client: Client, store: Store, frozen: Segmentation) -> None:
+def _search(client: Client, store: Store, frozen: segmentations.Segmentation) -> None:
     """Search all fields for the cells or tiles to cut out."""
-    done = complete_parts(store, frozen.name, "fields")
+    done = segmentations.complete_parts(store, frozen.name, "fields")
     jobs = [
         SearchJob(store, frozen.name, number, frozen.cutting)
-        for number in range(count_places(store, frozen.name) or 0)
+        for number in range(segmentations.count_places(store, frozen.name) or 0)
         if number not in done
     ]
     title = f"segment {frozen.name}"
@@ -250,25 +233,34 @@ def _search(client: Client, store: Store, frozen: Segmentation) -> None:
 
 
 @prefect_runs.task
-def _publish(store: Store, frozen: Segmentation) -> Segmented:
+def _publish(store: Store, frozen: segmentations.Segmentation) -> segmentations.Segmented:
     """Join the parts into the manifest and the table of fields, and seal them."""
-    name, count = frozen.name, count_places(store, frozen.name) or 0
-    whole = read_sources(store, name, frozen.sources - frozen.cells, frozen.sources)
+    name, count = frozen.name, segmentations.count_places(store, frozen.name) or 0
+    whole = segmentations.read_sources(store, name, frozen.sources - frozen.cells, frozen.sources)
     whole = whole.select(SCHEMA.names)
-    parts = chain(read_parts(store, name, "cells", count), [whole])
-    manifest = publish(store, name, MANIFEST, SCHEMA, parts)
-    fields = publish(store, name, FIELDS, FIELD_SCHEMA, read_parts(store, name, "fields", count))
-    table = read_fields(store, name)
+    parts = chain(segmentations.read_parts(store, name, "cells", count), [whole])
+    manifest = segmentations.publish(store, name, segmentations.MANIFEST, SCHEMA, parts)
+    fields = segmentations.publish(
+        store,
+        name,
+        segmentations.FIELDS,
+        segmentations.FIELD_SCHEMA,
+        segmentations.read_parts(store, name, "fields", count),
+    )
+    table = segmentations.read_fields(store, name)
     kinds = table["kind"].drop_null().value_counts().to_pylist()
-    done = Segmented(
+    done = segmentations.Segmented(
         digest=frozen.digest,
         sources=frozen.sources,
         manifest_digest=manifest,
         fields_digest=fields,
         images=whole["failure"].null_count
-        + sum(part["failure"].null_count for part in read_parts(store, name, "cells", count)),
+        + sum(
+            part["failure"].null_count
+            for part in segmentations.read_parts(store, name, "cells", count)
+        ),
         fields={each["values"]: each["counts"] for each in kinds},
         failures=dict(Counter(reason for _, reason in failed_rows(table))),
     )
-    seal_segmentation(store, name, done)
+    segmentations.seal_segmentation(store, name, done)
     return done

@@ -7,23 +7,13 @@ import numpy as np
 
 from tasks import bundles, types
 from tasks.detector.verdict import VerdictRule
-from tasks.evaluation.comparison import VERDICT, Comparison, Side
-from tasks.evaluation.metrics import (
-    SINGLE,
-    Interval,
-    Result,
-    Subject,
-    detection,
-    interval,
-    resampled,
-    share,
-)
+from tasks.evaluation import comparison, metrics
 from tasks.evaluation.scored import BORDER, OWN, Scored, ScoredImages
 from tasks.evaluation.treated import CLEAN, COMPUTED, FILE, NOISE, Treatment
 
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
 HOME = "unseen patients"  # the name of these patients' cells in tables
-UNROUNDED = f"{SINGLE}, not rounded to 8 bits"
+UNROUNDED = f"{metrics.SINGLE}, not rounded to 8 bits"
 AND_NOISE = ", and noisy ones"  # are ordinary too
 REPEATS = 1000
 FEWEST = 2  # successful attacks that a comparison needs
@@ -65,41 +55,43 @@ class ScoredSets:
         return self.rule.decide(scored.p_value, scored.probability).review
 
 
-def measures(sets: ScoredSets) -> Iterator[Result]:
+def measures(sets: ScoredSets) -> Iterator[metrics.Result]:
     """Measure diagnoses of unseen patients' cells, clean, corrupted and attacked."""
     test = sets.scored[TEST, CLEAN].forms[FILE]
     clusters = _numbers(sets.clusters(TEST, test))
     margin = test.logits[:, 0] - test.logits[:, 1:].max(axis=1)
     whole, draws = (
-        detection(test.label == 0, margin, weights)["AUROC"]
-        for weights in (None, resampled(clusters, REPEATS))
+        metrics.detection(test.label == 0, margin, weights)["AUROC"]
+        for weights in (None, metrics.resampled(clusters, REPEATS))
     )
-    area, home = interval(float(whole[0]), draws), Subject(HOME)
-    yield Result(home, None, "AUROC of the diagnosis", area, ordinary=len(margin))
-    yield Result(home, OWN, "threshold", Interval(sets.threshold))
+    area, home = metrics.interval(float(whole[0]), draws), metrics.Subject(HOME)
+    yield metrics.Result(home, None, "AUROC of the diagnosis", area, ordinary=len(margin))
+    yield metrics.Result(home, OWN, "threshold", metrics.Interval(sets.threshold))
     yield from _diagnosed(sets, home, TEST, test)
     for treatment in sets.treatments("corruption"):
-        subject = Subject(treatment.set, treatment.strength)
+        subject = metrics.Subject(treatment.set, treatment.strength)
         changed = sets.scored[SAMPLED, treatment].forms[FILE]
         yield from _diagnosed(sets, subject, SAMPLED, changed)
     for treatment in sets.treatments("attack"):
-        for form, composition in ((FILE, SINGLE), (COMPUTED, UNROUNDED)):
-            subject = Subject(treatment.set, treatment.strength, composition)
+        for form, composition in ((FILE, metrics.SINGLE), (COMPUTED, UNROUNDED)):
+            subject = metrics.Subject(treatment.set, treatment.strength, composition)
             yield from _attacked(sets, subject, sets.scored[ATTACKED, treatment], form)
 
 
-def _diagnosed(sets: ScoredSets, subject: Subject, images: str, scored: Scored) -> Iterator[Result]:
+def _diagnosed(
+    sets: ScoredSets, subject: metrics.Subject, images: str, scored: Scored
+) -> Iterator[metrics.Result]:
     """Measure the share of right diagnoses, and how often the detector alarms."""
     clusters = _numbers(sets.clusters(images, scored))
     abnormal = scored.p_value <= sets.rule.alpha
     yield _rate(subject, None, "accuracy", scored.right, clusters)
     yield _rate(subject, OWN, "called abnormal", abnormal, clusters)
-    yield _rate(subject, VERDICT, "sent to review", sets.review(scored), clusters)
+    yield _rate(subject, comparison.VERDICT, "sent to review", sets.review(scored), clusters)
 
 
 def _attacked(
-    sets: ScoredSets, subject: Subject, images: ScoredImages, form: str
-) -> Iterator[Result]:
+    sets: ScoredSets, subject: metrics.Subject, images: ScoredImages, form: str
+) -> Iterator[metrics.Result]:
     """Measure the success and size of an attack."""
     scored, norms = images.forms[form], images.norms[form]
     clusters, fooled = _numbers(sets.clusters(ATTACKED, scored)), ~scored.right
@@ -108,31 +100,39 @@ def _attacked(
     yield _rate(subject, None, "witnesses disagree", scored.disagree, clusters)
     for word, sizes in (("L2", norms.l2[fooled]), ("Linf", norms.linf[fooled])):
         middle = float(np.median(sizes.astype(np.float64))) if len(sizes) else float("nan")
-        yield Result(subject, None, f"median {word}", Interval(middle), len(sizes))
+        yield metrics.Result(subject, None, f"median {word}", metrics.Interval(middle), len(sizes))
 
 
 def _rate(
-    subject: Subject,
+    subject: metrics.Subject,
     detector: str | None,
     measure: str,
     hit: types.Mask,
     clusters: types.Index,
-) -> Result:
+) -> metrics.Result:
     counts = (0, len(hit)) if subject.set == HOME else (len(hit), 0)
-    return Result(subject, detector, measure, share(hit, resampled(clusters, REPEATS)), *counts)
+    return metrics.Result(
+        subject,
+        detector,
+        measure,
+        metrics.share(hit, metrics.resampled(clusters, REPEATS)),
+        *counts,
+    )
 
 
 def _numbers(keys: types.Texts) -> types.Index:
     return np.asarray(np.unique(keys, return_inverse=True)[1])
 
 
-def comparisons(sets: ScoredSets) -> Iterator[Comparison]:
+def comparisons(sets: ScoredSets) -> Iterator[comparison.Comparison]:
     """Pair every set of other images and every attack with ordinary images."""
     ordinary, teachers = _side(sets, TEST, CLEAN, FILE), _teachers(sets)
     for name, images in sets.others.items():
-        yield Comparison(Subject(name), ordinary, _side(sets, images, CLEAN, FILE), teachers)
+        yield comparison.Comparison(
+            metrics.Subject(name), ordinary, _side(sets, images, CLEAN, FILE), teachers
+        )
     for treatment in sets.treatments("attack"):
-        for form, composition in ((FILE, SINGLE), (COMPUTED, UNROUNDED)):
+        for form, composition in ((FILE, metrics.SINGLE), (COMPUTED, UNROUNDED)):
             counted = sets.counted(treatment, form)
             if len(counted) < FEWEST:
                 continue
@@ -140,11 +140,11 @@ def comparisons(sets: ScoredSets) -> Iterator[Comparison]:
             noisy = _side(sets, ATTACKED, treatment, NOISE, counted)
             attacked = _side(sets, ATTACKED, treatment, form, counted)
             for words, side in (("", clean), (AND_NOISE, bundles.join([clean, noisy]))):
-                subject = Subject(treatment.set, treatment.strength, composition + words)
-                yield Comparison(subject, side, attacked, teachers)
+                subject = metrics.Subject(treatment.set, treatment.strength, composition + words)
+                yield comparison.Comparison(subject, side, attacked, teachers)
 
 
-def _teachers(sets: ScoredSets) -> tuple[Side, Side] | None:
+def _teachers(sets: ScoredSets) -> tuple[comparison.Side, comparison.Side] | None:
     """Join ordinary and attacked images for the regression for unseen attacks to learn from."""
     ordinary, attacked = [], []
     for treatment in sets.treatments("attack"):
@@ -162,11 +162,11 @@ def _side(
     treatment: Treatment,
     form: str,
     chosen: types.Index | None = None,
-) -> Side:
+) -> comparison.Side:
     scored = sets.scored[images, treatment].forms[form]
     scored = scored if chosen is None else bundles.take(scored, chosen)
     clusters = sets.clusters(images, scored)
-    return Side(scored.scores, scored.layers, sets.review(scored), clusters)
+    return comparison.Side(scored.scores, scored.layers, sets.review(scored), clusters)
 
 
 def is_masked(ordinary: Scored, others: Scored) -> bool:

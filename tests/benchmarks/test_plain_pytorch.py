@@ -12,10 +12,12 @@ import torch
 
 from flows.cluster.client import open_client
 from flows.settings import Settings
-from storage.batches.features import SCORED, read_block
+from storage.batches.features import read_block
 from storage.batches.manifests import load_batch
 from storage.models.classifiers import load_card, load_weights
+from storage.models.contributions import contributed
 from storage.models.detectors import load_detector_card
+from storage.models.statistics import latest_statistics
 from storage.parquet import read_table
 from storage.store import Store
 from tasks.images.listing import list_images
@@ -52,11 +54,14 @@ def network(store: Store, model: str, memory_format: torch.memory_format) -> Cla
 
 
 def scorers(store: Store, model: str) -> dict[str, Scorer]:
-    """Fitted to the images that our detector was fitted on, or nearly so."""
-    batch = load_batch(store, "fitted")
+    """Fitted to the images that our statistics are fitted to."""
+    batch, card = load_batch(store, "fitted"), load_card(store, model)
     block = read_block(store, model, batch.key, 0, batch.rows)
-    good = (block.status == SCORED) & (block.label >= 0)
-    spec = NetworkSpec.from_dict(load_card(store, model).network)
+    lineage = latest_statistics(store, model)
+    assert lineage is not None
+    (contribution,) = lineage.contributions
+    good = contributed(store, card, contribution).rows
+    spec = NetworkSpec.from_dict(card.network)
     return {tap: Scorer(block.taps[tap][good], block.label[good]) for tap in spec.distance_taps}
 
 

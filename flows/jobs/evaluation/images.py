@@ -24,14 +24,7 @@ from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
 from tasks.evaluation import treated
 from tasks.evaluation.evidence import gather_evidence, to_images, to_numpy
-from tasks.evaluation.treatments.attacks import (
-    Target,
-    attack,
-    l2_norm,
-    linf_norm,
-    matched_noise,
-    round_to_8_bits,
-)
+from tasks.evaluation.treatments import attacks
 from tasks.evaluation.treatments.corruptions import corrupt
 from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
@@ -163,14 +156,20 @@ def _load(
 
 
 def _attack(
-    shard: Shard, target: Target, pixels: Tensor, images: treated.TreatedImages, table: pa.Table
+    shard: Shard,
+    target: attacks.Target,
+    pixels: Tensor,
+    images: treated.TreatedImages,
+    table: pa.Table,
 ) -> treated.TreatedImages:
     """Attack the images of a shard, and keep them as files if requested."""
     treatment, seed = shard.treatment, shard.number
     truth = torch.as_tensor(images.label.astype(np.int64), device=pixels.device)
-    computed = attack(treatment.name, target, pixels, truth, treatment.strength, seed)
-    file = round_to_8_bits(computed)
-    noise = round_to_8_bits(matched_noise(pixels, computed, treatment.strength, seed))
+    computed = attacks.attack(treatment.name, target, pixels, truth, treatment.strength, seed)
+    file = attacks.round_to_8_bits(computed)
+    noise = attacks.round_to_8_bits(
+        attacks.matched_noise(pixels, computed, treatment.strength, seed)
+    )
     if shard.run.save_attacks:
         _save_attacked(shard, to_images(file), table)
     forms = {treated.FILE: file, treated.NOISE: noise, treated.COMPUTED: computed}
@@ -182,7 +181,9 @@ def _attack(
 
 
 def _norms(difference: Tensor) -> treated.Norms:
-    return treated.Norms(to_numpy(l2_norm(difference)), to_numpy(linf_norm(difference)))
+    return treated.Norms(
+        to_numpy(attacks.l2_norm(difference)), to_numpy(attacks.linf_norm(difference))
+    )
 
 
 def _save_attacked(shard: Shard, images: Pixels, table: pa.Table) -> None:
@@ -232,11 +233,13 @@ def load_detector(run: Run) -> Detector:
 
 
 @lru_cache(maxsize=4)
-def load_target(store: Store, card: detectors.DetectorCard, model: classifiers.ModelCard) -> Target:
+def load_target(
+    store: Store, card: detectors.DetectorCard, model: classifiers.ModelCard
+) -> attacks.Target:
     """Load a detector with its classifier, tapped at every stage, to be attacked."""
     detector = verified.load_fitted_detector(store, card)
     classifier = conversion.folded(networks.load_classifier(store, model))
-    return Target(
+    return attacks.Target(
         with_taps(classifier, backbones.every_stage(classifier.spec)),
         detector,
         threshold(detector.calibration, card.alpha),
