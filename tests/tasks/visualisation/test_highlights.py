@@ -88,7 +88,8 @@ def test_scores_are_counted_as_the_report_has_flagged_them() -> None:
     flags = rows["abnormal"].to_pylist()
     low = next(i for i, row in enumerate(rows.to_pylist()) if row["abnormal"] is False)
     flags[low] = True
-    highlights = highlights_of(with_column(rows, "abnormal", flags))
+    rows = with_column(rows, "abnormal", flags)
+    highlights = highlights_of(rows)
     middle = highlights.scores.shape[1] // 2
     assert highlights.edges[middle] == pytest.approx(THRESHOLD)
     ordinary, abnormal = highlights.scores
