@@ -1,11 +1,15 @@
-"""Rendered images that all tests share."""
+"""Rendered images that all tests share, and how images are read and written."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from tasks.images.decoding import BadImageError
     from tasks.images.regions import ImageRef
     from tests.support.rendered_slides import RenderedSlide
 
@@ -40,3 +44,19 @@ def whole_file(uri: str) -> "ImageRef":
     from tasks.images.regions import ImageRef
 
     return ImageRef(uri, uri)
+
+
+def refusal_of(ref: "ImageRef") -> "BadImageError":
+    """Read an image that cannot be read, and return why."""
+    from tasks.network.extraction import load_image
+
+    failure = load_image(ref, 8).failure
+    assert failure is not None
+    return failure
+
+
+def encode(image: "Image.Image", kind: str, **options: object) -> bytes:
+    """Return the bytes of a file of an image."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()

@@ -9,7 +9,12 @@ import numpy as np
 from tasks.detector.calibration import calibrate, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.moments import ClassStatistics, statistics_of
-from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
+from tasks.detector.slides.groups import (
+    GroupKey,
+    GroupStatistics,
+    group_statistics,
+    retract_groups,
+)
 from tasks.detector.slides.normal import priors_of
 from tasks.detector.slides.own_normal import (
     OwnNormal,
@@ -18,10 +23,18 @@ from tasks.detector.slides.own_normal import (
     slides_spread,
     with_spread,
 )
-from tasks.laboratories.learning import SlideCells
+from tasks.laboratories.learning import (
+    LaboratoryNormal,
+    NightNormal,
+    SlideCells,
+    SlideEvidence,
+    kept_statistics,
+    laboratory_normal,
+    merged,
+    slide_evidence,
+)
+from tests.support.simulated import MEANS, WIDTHS
 
-WIDTHS = {"early": 5, "late": 8}
-MEANS = {tap: np.stack([np.zeros(d), np.full(d, 1.5)]) for tap, d in WIDTHS.items()}
 LABORATORY = {
     tap: np.linspace(4.0, 6.0, d) for tap, d in WIDTHS.items()
 }  # how far all its slides are
@@ -67,6 +80,24 @@ def statistics_at(seed: int, batch: str, slides: int = 12) -> ClassStatistics:
     taps = {tap: np.concatenate([s.taps[tap] for s in cells]) for tap in WIDTHS}
     labels = np.concatenate([s.predicted for s in cells])
     return statistics_of(taps, labels, 2, [s.key for s in cells for _ in s.rows])
+
+
+def learned(
+    slides: list[SlideCells], night: NightNormal | None = None
+) -> tuple[GroupStatistics, list[SlideEvidence]]:
+    """Statistics of a laboratory's slides, and the evidence of each that the others allow."""
+    own = detector().own
+    assert own is not None
+    statistics = merged([kept_statistics(own, s, 2, night) for s in slides], own)
+    evidence = [slide_evidence(detector(), statistics, s, night) for s in slides]
+    return statistics, [each for each in evidence if each is not None]
+
+
+def commissioned(slides: list[SlideCells], night: NightNormal | None = None) -> LaboratoryNormal:
+    """Commission the laboratory of these slides."""
+    own = detector().own
+    assert own is not None
+    return laboratory_normal(own, *learned(slides, night))
 
 
 @lru_cache(maxsize=1)

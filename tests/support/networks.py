@@ -11,7 +11,7 @@ from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier
 from tasks.network.conversion import inference
 from tasks.network.inference import Inference
-from tasks.network.spec import Arithmetic
+from tasks.network.spec import Arithmetic, NetworkSpec
 
 # Light, turns and flips alone.
 MILD = Augmentation(
@@ -29,6 +29,14 @@ def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     last = [m for m in made.modules() if isinstance(m, torch.nn.Linear)][-1]
     torch.nn.init.normal_(last.weight)
+    return made
+
+
+def drawn(spec: NetworkSpec, seed: int = 0) -> Classifier:
+    """Build an untrained network in evaluation mode, whose last layer ``fc`` is drawn, too."""
+    torch.manual_seed(seed)
+    made = build(spec).eval()
+    torch.nn.init.normal_(made.backbone.get_submodule("fc").weight)
     return made
 
 

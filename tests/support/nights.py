@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
@@ -13,17 +14,21 @@ from PIL import Image
 from storage.reports.tables import PATIENTS, SLIDES
 from tasks.counting.call import Answers
 from tasks.counting.interpretation import KnownRates
+from tasks.reports.called_cells import patient_of
 from tasks.reports.calls import Counting
 from tasks.reports.image_columns import Provenance
 from tasks.reports.night.counts import Row
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
+from tasks.visualisation.calls import positive_first
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
 from tasks.visualisation.overlay import Pen, encode_png, overlay
-from tasks.visualisation.patients import Called
+from tasks.visualisation.patients import Called, cells_each, opened
 from tasks.visualisation.viewer.overlays import Contour, FieldPicture, ShownField
 from tasks.visualisation.viewer.overlays import field_picture as plain_picture
+from tests.support.columns import with_column
 from tests.support.grouped import group
+from tests.support.pages import EVIL
 
 CLASSES, TAPS = ("Parasitized", "Uninfected"), ("layer1", "layer2")
 CALIBRATION = {"layer1": (3.0, 0.5), "layer2": (4.0, 0.25)}
@@ -83,6 +88,22 @@ def image_rows(
     return pa.table(made | columns)
 
 
+def by_patients(n: int, patients: int, slide: str = "s") -> pa.Table:
+    """Make n rows of patients p0, p1, ..., each of whom has two slides."""
+    slides = [f"{slide}{i % (2 * patients)}" for i in range(n)]
+    return image_rows(n, slide_id=slides, patient_id=[f"p{i % patients}" for i in range(n)])
+
+
+def unscored_rows(n: int) -> pa.Table:
+    """Make n rows of images that all have failed."""
+    rows = image_rows(max(n, 1)).slice(0, n)
+    known = ("probability", "distance", "abnormal", "p_value", "q_", "diagnosis")
+    for name in (each for each in rows.column_names if each.startswith(known)):
+        rows = with_column(rows, name, [None] * n)
+    rows = with_column(rows, "failure", ["empty: no bytes"] * n)
+    return with_column(rows, "status", ["failed"] * n)
+
+
 def parts(rows: pa.Table, length: int = GROUP) -> Iterator[pa.Table]:
     """Rows as a report has them, with text in dictionaries of each part's own."""
     for start in range(0, rows.num_rows, length):
@@ -107,6 +128,14 @@ def picture(seed: int, side: int = 128) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "WEBP", quality=85)
+    return file.getvalue()
+
+
+def smooth_picture(side: int) -> bytes:
+    """A picture as busy as a smear is."""
+    noise = np.random.default_rng(0).integers(0, 256, (14, 14, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(file, "WEBP")
     return file.getvalue()
 
 
@@ -156,6 +185,40 @@ def _ring(x: int, y: int) -> tuple[int, ...]:
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     ring = np.stack([x + 40 * np.cos(angles), y + 40 * np.sin(angles)], axis=1)
     return tuple(ring.round().astype(int).ravel().tolist())
+
+
+def called_of(patients: pa.Table) -> Called:
+    """As many cells of each opened patient as the page shows, the first of them called."""
+    rows = opened(positive_first(patients))
+    each = cells_each(len(rows))
+    cells = {
+        patient_of(row): [
+            {
+                "uri": f"/photos/{EVIL}.jpg#{i}-{j}", "image_id": f"{100 * i + j:064x}",
+                "slide_id": EVIL, "chance": 1 - 0.01 * j, "called": j == 0, "abnormality": 0.3,
+                "p_value": 0.2,
+            }
+            for j in range(each)
+        ]
+        for i, row in enumerate(rows)
+    }  # fmt: skip
+    every = [cell["uri"] for some in cells.values() for cell in some]
+    return Called(cells, dict.fromkeys(every, smooth_picture(224)))
+
+
+def hostile_night() -> BatchView:
+    """All that the page of a night is made from, whose every name would break out of it."""
+    rows = image_rows(
+        90,
+        classes=(EVIL, "Uninfected"),
+        uri=[f"/photos/{EVIL}{i}" for i in range(90)],
+        slide_id=[f"{EVIL}{i // 20}" for i in range(90)],
+        patient_id=[EVIL] * 90,
+        failure=[f"{EVIL}: {EVIL}"] * 90,
+    )
+    night = night_of(rows, classes=(EVIL, "Uninfected"))
+    row = night.row | {"reasons": [EVIL], "batch": EVIL, "failures": {EVIL: 1}}
+    return replace(night, row=row, made_by={EVIL: EVIL}, command=EVIL)
 
 
 def summary_of(**values: Any) -> Row:

@@ -33,5 +33,10 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.text.append(data)
 
+    @property
+    def words(self) -> str:
+        """The text, with single spaces."""
+        return " ".join("".join(self.text).split())
+
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]

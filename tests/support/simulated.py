@@ -4,10 +4,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from tasks.detector.slides.cell_score import OwnCalibration, Prior
+from tasks.detector.slides.cell_score import Prior
 from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
 from tasks.detector.slides.normal import prior_of
 from tasks.detector.slides.own_normal import (
+    OwnNormal,
     fitted_slide,
     own_calibration,
     slides_spread,
@@ -44,7 +45,7 @@ def strangers(rng: np.random.Generator, n: int, away: float = 6.0) -> Slide:
 
 
 @lru_cache(maxsize=1)
-def fitted() -> tuple[dict[str, Prior], OwnCalibration]:
+def fitted() -> OwnNormal:
     """Priors and a calibration of 40 slides, each left out of its own prior."""
     rng = np.random.default_rng(0)
     slides = [slide_of(rng, int(rng.integers(40, 120))) for _ in range(40)]
@@ -66,4 +67,4 @@ def fitted() -> tuple[dict[str, Prior], OwnCalibration]:
     calibration = own_calibration(
         [fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)]
     )
-    return with_spread(priors(total), *spread), calibration
+    return OwnNormal(with_spread(priors(total), *spread), calibration)

@@ -1,6 +1,5 @@
 """Score one slide by its own normal, whether it can be a smear or not."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,8 +7,6 @@ from numpy.typing import NDArray
 
 from tasks.detector.slides.cell_score import (
     Level,
-    OwnCalibration,
-    Prior,
     SlideNormal,
     Taps,
     cell_scores,
@@ -17,6 +14,7 @@ from tasks.detector.slides.cell_score import (
     standardised_distances,
 )
 from tasks.detector.slides.normal import slide_normal
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.types import Float
 
 
@@ -38,18 +36,17 @@ class SlideScores:
 
 
 def score_slide(
-    priors: Mapping[str, Prior],
-    calibration: OwnCalibration,
+    known: OwnNormal,
     taps: Taps,
     predicted: NDArray[np.integer],
     laboratory: SlideNormal | None = None,
 ) -> SlideScores:
     """Score the cells of a slide, and the slide; few cells by the reference of a laboratory."""
-    normal = slide_normal(priors, taps, predicted)
+    normal = slide_normal(known.priors, taps, predicted)
     if laboratory is not None and normal.level == "population":
         there = {t: replace(own, t2=normal.taps[t].t2) for t, own in laboratory.taps.items()}
         normal = SlideNormal(there, "laboratory", normal.kept)
     deviations = standardised_distances(normal, taps, predicted, normal.kept)
-    scores, p = cell_scores(calibration, normal, deviations)
+    scores, p = cell_scores(known.calibration, normal, deviations)
     t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
-    return SlideScores(scores, p, normal.level, *shift_scores(calibration, t2))
+    return SlideScores(scores, p, normal.level, *shift_scores(known.calibration, t2))

@@ -21,6 +21,7 @@ from tasks.answers.sheets import (
     ranked_labels,
     read_sheet,
 )
+from tests.support.columns import with_column
 
 CLASSES = ["Parasitized", "Uninfected"]
 SCHEMA = image_schema(CLASSES, [])
@@ -55,6 +56,7 @@ def test_the_most_abnormal_cells_come_first_and_accepted_ones_not_at_all() -> No
         {"abnormality": 9.0, "verdict": "accept"},
         {"abnormality": 2.0, "abnormal": False},
     ) == (["id1", "id3", "id0"], {})
+    assert chosen({"verdict": "accept"}) == ([], {})
 
 
 def test_one_bad_slide_does_not_fill_the_list() -> None:
@@ -80,18 +82,11 @@ def test_what_was_seen_failed_or_is_there_twice_is_left_out() -> None:
     ) == (["a"], {"the same image again": 1, "reviewed before": 1, "failed": 1})
 
 
-def test_a_batch_without_a_cell_for_review_has_no_candidates() -> None:
-    assert chosen({"verdict": "accept"}) == ([], {})
-
-
 @given(st.text(), st.sampled_from(["", ".png", ".PNG", ".tiff", ".exe", ".png/../../x"]))
 def test_a_file_name_is_safe_whatever_the_image_is_called(name: str, ending: str) -> None:
     found = image_name("0a1b", f"file:///{name}{ending}")
     assert found.startswith("0a1b")
     assert found.removeprefix("0a1b") in {"", ".png", ".tiff", ".jpg", ".jpeg", ".tif", ".bmp"}
-
-
-def test_a_member_of_an_archive_keeps_its_ending() -> None:
     assert image_name("ab", "zip://night/x.jpg::s3://bucket/night.zip") == "ab.jpg"
 
 
@@ -170,11 +165,7 @@ def test_precision_counts_what_was_worth_a_look() -> None:
     assert found.share is not None
     assert found.share.value == pytest.approx(2 / 3)
     assert (found.share.low, found.share.high) == pytest.approx((0.2077, 0.9385), abs=1e-4)
-
-
-def test_precision_is_unknown_before_anybody_looked() -> None:
-    found = precision(iter([report({"diagnosis": "Uninfected"})]), {})
-    assert found.share is None
+    assert precision(iter([table]), {}).share is None  # before anybody looked
 
 
 def test_a_sheet_has_what_the_report_says() -> None:
@@ -212,18 +203,10 @@ def test_planted_wrong_labels_are_among_the_worst() -> None:
 
 
 def test_labels_are_ranked_by_log_odds_where_probabilities_are_ties() -> None:
-    table, _ = out_of_fold(3, 0.0)
-    sure = table.set_column(
-        table.schema.get_field_index("log_odds"), "log_odds", pa.array([50.0, 90.0, -70.0])
-    )
-    sure = sure.set_column(
-        sure.schema.get_field_index("probability"), "probability", pa.array([1.0, 1.0, 0.0])
-    )
-    sure = sure.set_column(
-        sure.schema.get_field_index("label"),
-        "label",
-        pa.array([CLASSES[1], CLASSES[1], CLASSES[0]]),
-    )
+    sure, _ = out_of_fold(3, 0.0)
+    sure = with_column(sure, "log_odds", [50.0, 90.0, -70.0])
+    sure = with_column(sure, "probability", [1.0, 1.0, 0.0])
+    sure = with_column(sure, "label", [CLASSES[1], CLASSES[1], CLASSES[0]])
     ranked = ranked_labels(sure, CLASSES)
     assert [int(i, 16) for i in ranked["image_id"].to_pylist()] == [1, 2, 0]
 

@@ -14,7 +14,7 @@ from tasks.counting.error_rates import (
     rates_at,
     retract_errors,
 )
-from tasks.counting.interpretation import DENSE, KnownRates, detection_limit, expected_width
+from tasks.counting.interpretation import DENSE, detection_limit, expected_width
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -56,11 +56,6 @@ def test_merging_is_counting_together_and_retracting_takes_it_back(a: int, b: in
     assert same(retract_errors(both, other), one)
 
 
-def test_counts_read_back_as_they_were() -> None:
-    for counts in (count_errors(*cells(3)), ErrorCounts.empty()):
-        assert same(ErrorCounts.from_arrays(counts.to_arrays()), counts)
-
-
 def test_what_is_not_there_cannot_be_taken_out() -> None:
     one = count_errors(*cells(1))
     with pytest.raises(ValueError, match="not there"):
@@ -91,12 +86,8 @@ def test_the_chosen_threshold_has_about_the_least_limit_of_detection() -> None:
     assert least is not None
     assert least <= NEAR * min(limit for limit in limits if limit is not None) + 1e-9
     assert chosen.log_odds > 0
-
-
-def test_a_threshold_that_hardly_a_parasite_passes_is_not_chosen() -> None:
-    chosen = known_rates(counts(), 5000).counting
-    assert chosen.found.mean > 0.2
     assert chosen.log_odds in THRESHOLDS
+    assert chosen.found.mean > 0.2  # a threshold that hardly a parasite passes is not chosen
 
 
 def test_many_parasites_are_counted_by_the_threshold_of_the_narrowest_interval() -> None:
@@ -113,12 +104,3 @@ def test_few_slides_are_not_enough() -> None:
     assert not are_enough(counts(parasites=0))
     with pytest.raises(ValueError, match="no slide has cells"):
         rates_at(ErrorCounts.empty(), 0.0)
-
-
-def test_rates_read_back_as_they_were() -> None:
-    rates = rates_at(counts(), 1.0)
-    back = KnownRates.from_arrays(KnownRates(rates, rates).to_arrays()).dense
-    for one, other in ((rates.false, back.false), (rates.found, back.found)):
-        np.testing.assert_array_equal(one.nodes, other.nodes)
-        assert (one.mean, one.slides, one.cells) == (other.mean, other.slides, other.cells)
-    assert back.log_odds == 1.0

@@ -82,19 +82,6 @@ def test_streamed_covariance_equals_scikit_learn_on_class_centred_features(
     assert_allclose(tied_covariance(state), oracle, rtol=0, atol=1e-12 * np.abs(oracle).max())
 
 
-def test_the_full_collection_far_from_zero_stays_positive_definite_in_float32() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.normal(100, 0.1, (27_558, 128)).astype(np.float32)
-    labels = np.arange(27_558) % 2
-    naive = features.T @ features / len(features) - np.outer(*[features.mean(axis=0)] * 2)
-    assert np.linalg.eigvalsh(naive)[0] < 0  # what must not happen to ours
-    batches = np.array_split(np.arange(27_558), 4)
-    streamed = reduce(merge, (moments(features[rows], labels[rows], 2) for rows in batches))
-    covariance = tied_covariance(streamed)
-    assert np.linalg.eigvalsh(covariance)[0] > 0.5 * 0.1**2
-    assert_same(streamed, moments(features, labels, 2), 1e-12)
-
-
 @given(SEEDS, OFFSETS, st.lists(st.integers(0, 60), max_size=8))
 def test_any_split_into_batches_agrees(
     seed: int, offset: tuple[float, float], cuts: list[int]
@@ -165,18 +152,6 @@ def test_a_merge_tree_holds_few_of_its_parts_at_once() -> None:
     assert peak < 20 * Moments.empty(CLASSES, 64).scatter.nbytes
 
 
-@given(SEEDS, SEEDS, OFFSETS, st.integers(1, 60), st.integers(0, 60))
-def test_what_was_merged_can_be_retracted(
-    i: int, j: int, offset: tuple[float, float], n: int, m: int
-) -> None:
-    a, b = state_of(draw(i, n, *offset)), state_of(draw(j, m, *offset))
-    left = retract(merge(a, b), b)
-    assert_array_equal(left.n, a.n)
-    assert_allclose(left.mean, a.mean, rtol=1e-10, atol=1e-10)
-    scale = np.abs(merge(a, b).scatter).max()
-    assert_allclose(left.scatter, a.scatter, rtol=0, atol=1e-10 * scale)
-
-
 # Taking much out leaves the digits of little: the error is relative to what was there before, and
 # grows with the distance from zero. Of 5 images left of 20,005, some ten digits are right.
 @pytest.mark.parametrize(("offset", "deviation"), [(0, 1), (100, 0.1), (1e4, 0.1)])
@@ -235,13 +210,6 @@ def test_a_class_absent_from_a_batch_is_left_as_it_was() -> None:
         assert_array_equal(after.scatter[1], before.scatter[1])
 
 
-def test_a_class_of_one_image_has_its_features_as_mean_and_no_scatter() -> None:
-    features, _ = draw(5, 3, 100, 0.1)
-    state = moments(features, np.array([0, 1, 1]), 2)
-    assert_array_equal(state.mean[0], features[0])
-    assert not state.scatter[0].any()
-
-
 def test_images_without_a_label_are_left_out_whatever_their_features() -> None:
     features, labels = draw(6)
     hidden = np.arange(60) % 3 == 0
@@ -280,10 +248,7 @@ def test_statistics_of_other_taps_are_not_combined(combine: Callable) -> None:
 
 
 def test_more_than_there_is_cannot_be_retracted() -> None:
-    a, b = (
-        moments(np.ones((2, 1)), np.array([0, 1]), 2),
-        moments(np.ones((2, 1)), np.zeros(2, int), 2),
-    )
+    a, b = (moments(np.ones((2, 1)), np.array(labels), 2) for labels in ([0, 1], [0, 0]))
     with pytest.raises(ValueError, match=r"cannot take \[2.0, 0.0\] images out of \[1.0, 1.0\]"):
         retract(a, b)
 
@@ -302,10 +267,3 @@ def test_statistics_come_back_from_arrays_to_the_last_bit() -> None:
     empty = ClassStatistics.empty({"stem": WIDTH, "layer2.1": 2}, CLASSES)
     assert as_bytes(merge_statistics(empty, found)) == as_bytes(found)
     assert not any(state.n.any() for state in retract_statistics(found, found).taps.values())
-
-
-def test_statistics_are_those_of_the_features_as_they_are() -> None:
-    features, labels = draw(9)
-    found = statistics_of({"tap": features}, labels, CLASSES, [ONE] * len(labels))
-    assert_same(found.taps["tap"], state_of((features, labels)), 1e-12)
-    assert found.n.tolist() == np.bincount(labels).tolist()

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,7 +16,6 @@ from tasks.detector.witnesses import (
     SHRINKAGE,
     Discriminant,
     LogOdds,
-    Witnesses,
     calibrated,
     discriminant,
 )
@@ -147,15 +144,3 @@ def test_statistics_that_make_no_discriminant_are_refused(labels: list[int], mes
     known = group_statistics(features, np.asarray(labels), [GroupKey("", "P", "")] * 3, 2)
     with pytest.raises(ValueError, match=message):
         discriminant(known, P)
-
-
-def test_witnesses_are_kept_to_the_last_bit() -> None:
-    scales = calibrated(*np.random.default_rng(0).normal(size=(2, 400)), np.arange(400) % 2 == 0)
-    assert scales is not None
-    known = Witnesses(U, discriminant(statistics(), P), scales)
-    again = Witnesses.from_arrays(known.to_arrays())
-    assert again.scales == known.scales
-    assert again.positive == U
-    taps, _ = cells(1)
-    assert (again.discriminant.scores(taps) == known.discriminant.scores(taps)).all()
-    assert replace(again.discriminant, weights={}) == replace(known.discriminant, weights={})

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from tasks.bundles import join
 from tasks.evaluation import comparison
 from tasks.evaluation.comparison import (
     KNOWN_ATTACK,
@@ -139,23 +138,6 @@ def caught(ordinary: Array, abnormal: Array, alarms: int) -> float:
     return found["own", "caught"]
 
 
-@pytest.mark.parametrize("alarms", [0, 1, 3, 7, 19, 20])
-@pytest.mark.parametrize("ties", [False, True])
-def test_caught_is_at_as_many_false_alarms_as_the_verdict_has(alarms: int, ties: bool) -> None:
-    rng = np.random.default_rng(alarms)
-    ordinary, abnormal = rng.normal(size=20), rng.normal(1, 1, size=30)
-    if ties:
-        ordinary, abnormal = np.round(ordinary), np.round(abnormal)
-    expected = most_caught(ordinary, abnormal, alarms)
-    assert caught(ordinary, abnormal, alarms) == pytest.approx(expected)
-
-
-def test_one_false_alarm_in_ten_is_one_and_not_none() -> None:
-    ordinary, abnormal = np.arange(10.0), np.full(6, 8.5)  # above all ordinary ones but one
-    assert caught(ordinary, abnormal, 0) == 0.0
-    assert caught(ordinary, abnormal, 1) == 1.0
-
-
 SCORES = st.integers(2, 8).flatmap(
     lambda n: st.tuples(
         arrays(np.float64, n, elements=st.integers(-2, 2)),
@@ -246,12 +228,3 @@ def test_images_of_one_patient_are_compared_without_a_regression_that_could_know
     assert found["own", "AUROC"] == 1.0
     for name in (KNOWN_ATTACK, UNSEEN_ATTACK):
         assert found[name, "AUROC"] == 0.5
-
-
-def test_sides_are_joined_in_their_order() -> None:
-    first, second = side(noise(0)), side(noise(1)[:5], PATIENTS[5:10], verdict=np.ones(5, bool))
-    both = join([first, second])
-    for name in ("layers", "verdict", "clusters"):
-        wanted = np.concatenate([getattr(first, name), getattr(second, name)])
-        np.testing.assert_array_equal(getattr(both, name), wanted)
-    np.testing.assert_array_equal(both.scores["own"], both.layers[:, 0])

@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 
 from tasks.bundles import join, take
-from tasks.detector.calibration import calibrate, log_distance
 from tasks.detector.detector import Detector
-from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
-from tasks.detector.moments import moments
 from tasks.detector.slides.normal import slide_normal
-from tasks.detector.slides.own_normal import OwnNormal
 from tasks.evaluation.compositions import (
     CELLS,
     LABORATORY_NORMAL,
@@ -32,13 +28,10 @@ from tasks.evaluation.compositions import (
 from tasks.evaluation.metrics import Subject
 from tasks.laboratories.learning import (
     SlideCells,
-    kept_statistics,
-    laboratory_normal,
-    merged,
-    slide_evidence,
 )
 from tests.support import altered, laboratories
-from tests.support.simulated import WIDTHS, fitted, slide_of, strangers
+from tests.support.detectors import fit_detector
+from tests.support.simulated import fitted, slide_of, strangers
 from tests.support.slide_scores import score_slide
 
 FAR = 2 * altered.AWAY * altered.NOWHERE
@@ -79,15 +72,8 @@ def ordinary_groups(slides: Sequence[Cells]) -> list[Group]:
 def detector() -> Detector:
     rng = np.random.default_rng(5)
     every = join([cells(rng, str(number), 60) for number in range(30)])
-    gaussians = {
-        tap: tied_gaussian(moments(every.taps[tap], every.predicted, 2)) for tap in sorted(WIDTHS)
-    }
-    logs = [
-        log_distance(nearest_class_distance(gaussian, every.taps[tap]))
-        for tap, gaussian in gaussians.items()
-    ]
-    calibration = calibrate(np.stack(logs, axis=1), np.repeat(np.arange(30), 60))
-    return Detector(gaussians, calibration, OwnNormal(*fitted()))
+    groups = np.repeat(np.arange(30), 60)
+    return replace(fit_detector(every.taps, every.predicted, 2, groups), own=fitted())
 
 
 def values(judged: Judged, detector: str = OWN_NORMAL) -> dict[str, float]:
@@ -186,32 +172,21 @@ def test_slides_of_few_cells_of_another_stain_than_their_nights_lean_on_fitted_o
     assert np.mean(judged.p_values[OWN_NORMAL][judged.group > 0] <= 0.05) < 0.1
     night = slide_normal(detector.own.priors, slides[0].taps, slides[0].predicted)
     leaning = [
-        score_slide(
-            detector.own.priors, detector.own.calibration, s.taps, s.predicted, laboratory=night
-        ).p_value
-        for s in slides[1:]
+        score_slide(detector.own, s.taps, s.predicted, laboratory=night).p_value for s in slides[1:]
     ]
     assert np.mean(np.concatenate(leaning) <= 0.05) > 0.3
 
 
 def test_groups_are_judged_at_a_laboratory_beside() -> None:
     detector = laboratories.detector()
-    own = detector.own
-    assert own is not None
-    nights = laboratories.of_laboratory(1, 20)
-    statistics = merged([kept_statistics(own, s, 2, None) for s in nights], own)
-    evidence = [slide_evidence(detector, statistics, s, None) for s in nights]
-    made = laboratory_normal(own, statistics, [each for each in evidence if each])
+    made = laboratories.commissioned(laboratories.of_laboratory(1, 20))
     there = Normal(made.own, made.reference)
     hosts = [*laboratories.of_laboratory(2, 12), *laboratories.of_laboratory(3, 12, n=12)]
     slides = [as_cells(s, f"{i:02d}") for i, s in enumerate(hosts)]
     groups = ordinary_groups(slides)
     judged = judge(detector, groups, named=True, laboratory=there)
     for host, slide in enumerate(slides):
-        reference = made.reference
-        alone = score_slide(
-            made.own.priors, made.own.calibration, slide.taps, slide.predicted, laboratory=reference
-        )
+        alone = score_slide(made.own, slide.taps, slide.predicted, laboratory=made.reference)
         assert alone.level == ("slide" if len(slide) > 12 else "laboratory")
         np.testing.assert_array_equal(
             judged.p_values[LABORATORY_NORMAL][judged.group == host], alone.p_value
@@ -265,10 +240,8 @@ def knowing() -> Detector:
 def test_rubbish_is_caught_in_every_composition_and_the_ordinary_keep_their_level(
     knowing: Detector, share: float, named: bool
 ) -> None:
-    ordinary, strange = (
-        as_cells(altered.smear(0, n=300)),
-        as_cells(altered.smear(1, FAR, n=300), "x"),
-    )
+    ordinary = as_cells(altered.smear(0, n=300))
+    strange = as_cells(altered.smear(1, FAR, n=300), "x")
     groups = compose(ordinary if share < 1 else None, strange, share, named=named)
     found = values(judge(knowing, groups, named=named))
     assert found["caught at 0.05"] >= 0.99

@@ -14,9 +14,9 @@ from tasks.evaluation.scored import diagnosis_of
 from tasks.evaluation.treated import Evidence
 from tasks.evaluation.treatments.attacks import Target
 from tasks.images.platelets import PLATELET
-from tasks.network.backbones import build
 from tasks.network.spec import NetworkSpec
 from tests.support.laboratories import WIDTHS, detector, statistics_at
+from tests.support.networks import drawn
 
 IMAGES = 40
 
@@ -24,9 +24,7 @@ IMAGES = 40
 def test_suspected_cells_are_examined_for_platelets_in_every_batch(
     spec: NetworkSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
-    classifier = build(spec).eval().requires_grad_(False)
-    torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
+    classifier = drawn(spec).requires_grad_(False)
     target = Target(classifier, replace(detector(), gaussians={}), 0.0)
     pixels = torch.rand(IMAGES, 3, 32, 32)
     logits = gather_evidence(pixels, target, odin=False).logits

@@ -197,13 +197,11 @@ def test_a_set_is_masked_where_its_borders_are_as_dark_as_cells_have(
     ordinary: float, other: float, masked: bool
 ) -> None:
     clean = scored([1] * 8, border=ordinary)
-    assert is_masked(clean, scored([1] * 9, border=other)) == masked
-
-
-def test_one_bright_border_among_dark_ones_does_not_decide() -> None:
-    dark = scored([1] * 9)
-    odd = replace(dark, scores=dark.scores | {BORDER: np.r_[np.zeros(8), 1.0]})
-    assert is_masked(dark, odd)
+    others = scored([1] * 9, border=other)
+    assert is_masked(clean, others) == masked
+    # One bright border does not decide.
+    odd = replace(others, scores=others.scores | {BORDER: np.r_[np.full(8, other), 1.0]})
+    assert is_masked(clean, odd) == masked
 
 
 def test_other_images_are_compared_with_ordinary_ones_of_the_test() -> None:

@@ -16,9 +16,9 @@ from tasks.evaluation.evidence import gather_evidence
 from tasks.evaluation.rivals import NEIGHBOURS, fit_rivals
 from tasks.evaluation.treated import Evidence
 from tasks.evaluation.treatments.attacks import Target
-from tasks.network.backbones import build
 from tasks.network.spec import NetworkSpec
 from tests.support.laboratories import detector
+from tests.support.networks import drawn
 
 LAST = "penultimate"
 RNG = np.random.default_rng(0)
@@ -85,9 +85,7 @@ def test_few_images_are_all_neighbours_and_have_no_covariance() -> None:
 
 
 def test_odin_sees_images_pre_processed_as_pytorch_ood_does(spec: NetworkSpec) -> None:
-    torch.manual_seed(0)
-    classifier = build(spec).eval().requires_grad_(False)
-    torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
+    classifier = drawn(spec).requires_grad_(False)
     pixels = torch.rand(5, 3, 32, 32)
     known = evidence().taps[LAST], np.zeros(800, np.int8), torch.ones(2, 24), torch.zeros(2)
     found = gather_evidence(pixels, Target(classifier, detector(), 0.0), odin=True)

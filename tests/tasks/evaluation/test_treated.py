@@ -7,11 +7,7 @@ from numpy.testing import assert_array_equal
 from tasks.bundles import join, take
 from tasks.evaluation.treated import (
     CLEAN,
-    COMPUTED,
-    FILE,
-    NOISE,
     Evidence,
-    Norms,
     TreatedImages,
     Treatment,
 )
@@ -28,27 +24,6 @@ def some(*shape: int) -> Any:
 def evidence(n: int) -> Evidence:
     taps = {"blocks.2": some(n, 3), "penultimate": some(n, 4)}
     return Evidence(taps, some(n, 2), some(n), some(n, 2), np.arange(n) % 2 == 0)
-
-
-def attacked(n: int) -> TreatedImages:
-    return TreatedImages(
-        rows=np.arange(n),
-        image_ids=RNG.integers(0, 256, (n, 32), np.uint8),
-        label=np.arange(n, dtype=np.int8) % 2,
-        forms={form: evidence(n) for form in (FILE, COMPUTED, NOISE)},
-        norms={form: Norms(some(n), some(n)) for form in (FILE, COMPUTED)},
-    )
-
-
-def test_images_come_back_from_their_arrays() -> None:
-    arrays = attacked(5).to_arrays()
-    again = TreatedImages.from_arrays(dict(sorted(arrays.items(), reverse=True)))
-    assert set(again.forms) == {FILE, COMPUTED, NOISE}
-    assert again.forms[FILE].taps.keys() == {"blocks.2", "penultimate"}
-    back = again.to_arrays()
-    assert arrays.keys() == back.keys()
-    for name, values in arrays.items():
-        assert_array_equal(values, back[name], err_msg=name, strict=True)
 
 
 def test_a_shard_without_one_good_image_has_no_forms() -> None:

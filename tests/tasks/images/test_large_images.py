@@ -1,6 +1,5 @@
 """Images near the limit of pixels: one after the other, and strip by strip."""
 
-import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from PIL import Image
 from tasks.images import decoding
 from tasks.images.decoding import BadImageError, decode, decode_rgb, failure_of
 from tasks.images.regions import find
-from tests.support.images import whole_file
+from tests.support.images import encode, whole_file
 from tests.support.peak import extra_peak
 
 RNG = np.random.default_rng(1)
@@ -28,12 +27,6 @@ MODES = {
     "small numbers": ("TIFF", RNG.random((23, 17), np.float32)),
     "large numbers": ("TIFF", np.concatenate([np.zeros((22, 17)), [[9e4] * 17]]).astype("f4")),
 }
-
-
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", [*MODES, "palette", "transparent colour"])

@@ -1,7 +1,6 @@
 """Slides in OME-Zarr: folders of chunks that are listed, told apart and read as one slide."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.images.access.files import digest_of_file, stamp
-from tasks.images.decoding import BadImageError
 from tasks.images.listing import list_images
 from tasks.images.opened_slides import is_slide, open_slide
+from tests.support.smooth_slides import SMOOTH, reason
 
-SMOOTH = np.asarray(
-    Image.fromarray(
-        np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
-    ).resize((900, 700))
-)  # fmt: skip
 HALF = SMOOTH[::2, ::2]
 
 
@@ -114,13 +108,6 @@ def test_a_slide_is_another_when_a_chunk_is(tmp_path: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-1] + b"\0\0")
     assert stamp(uri) != before[0]
     assert digest_of_file(uri) != before[1]
-
-
-def reason(uri: str, says: str) -> str:
-    with pytest.raises(BadImageError, match=says) as caught:
-        open_slide(uri).read(0, 0, 500, 500)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    return caught.value.reason
 
 
 def test_hostile_folders_say_what_is_wrong(tmp_path: Path) -> None:

@@ -1,5 +1,4 @@
 import os
-import pickle
 import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +18,12 @@ from tasks.images.decoding import BadImageError
 from tasks.images.formats.tiff import open_tiff
 from tasks.images.formats.vendor import is_of_a_scanner
 from tasks.images.opened_slides import is_slide, open_slide
-
-RNG = np.random.default_rng(0)
-SMOOTH = np.asarray(
-    Image.fromarray(RNG.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((900, 700))
-)
+from tests.support.smooth_slides import SMOOTH, reason
 
 
 def written(path: Path, pixels: NDArray[Any] = SMOOTH, **options: Any) -> str:
     imwrite(path, pixels, **{"tile": (128, 128), "photometric": "rgb", **options})
     return path.as_uri()
-
-
-def reason(uri: str, says: str) -> str:
-    with pytest.raises(BadImageError, match=says) as caught:
-        open_slide(uri).read(0, 0, 500, 500)
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    return caught.value.reason
 
 
 @pytest.mark.parametrize("box", [(0, 0, 900, 700), (100, 200, 300, 150), (127, 255, 2, 2)])

@@ -1,6 +1,5 @@
 """Plain PNG files are decoded to Pillow's pixels, and all others are left to Pillow."""
 
-import io
 import random
 import struct
 import zlib
@@ -19,6 +18,7 @@ from tasks.images.decoding import (
     decode_rgb,
     resize,
 )
+from tests.support.images import encode
 from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
@@ -31,9 +31,7 @@ def pixels(width: int, height: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def saved(image: Image.Image, **options: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "PNG", **options)
-    return out.getvalue()
+    return encode(image, "PNG", **options)
 
 
 def chunks(content: bytes) -> list[tuple[bytes, bytes]]:

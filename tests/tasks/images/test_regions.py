@@ -25,7 +25,8 @@ from tasks.images.regions import (
     image_refs,
 )
 from tasks.network.extraction import Reading, load_image
-from tests.support.images import whole_file
+from tests.support.archives import write_zip
+from tests.support.images import refusal_of, whole_file
 
 
 @pytest.fixture
@@ -142,9 +143,8 @@ def test_a_source_that_was_replaced_makes_another_image(
 )
 def test_a_region_that_is_not_in_its_source_is_damaged(photograph: Path, region: Region) -> None:
     loaded = load_image(ref_of(photograph, region), 8)
-    assert loaded.failure is not None
-    assert loaded.failure.reason == "damaged"
     assert str(region.x) in str(loaded.failure)
+    assert (loaded.failure and loaded.failure.reason) == "damaged"
     assert loaded.image_id is not None
 
 
@@ -170,9 +170,7 @@ def test_no_region_of_a_slide_is_made_up_or_takes_more_memory_than_a_tile(
 ) -> None:
     path = tmp_path / "slide.tif"
     imwrite(path, np.zeros((700, 900, 3), np.uint8), tile=(128, 128), photometric="rgb")
-    loaded = load_image(ref_of(path, region, scale=scale), 8)
-    assert loaded.failure is not None
-    assert loaded.failure.reason == reason
+    assert refusal_of(ref_of(path, region, scale=scale)).reason == reason
 
 
 def test_a_region_may_be_less_than_a_pixel_of_a_coarse_level(tmp_path: Path) -> None:
@@ -180,19 +178,16 @@ def test_a_region_may_be_less_than_a_pixel_of_a_coarse_level(tmp_path: Path) -> 
     with TiffWriter(path) as file:
         for side in (512, 64):
             file.write(np.zeros((side, side, 3), np.uint8), tile=(64, 64), photometric="rgb")
-    loaded = load_image(ref_of(path, Region(10, 10, 3, 3, 1)), 8)
-    assert loaded.failure is not None
-    assert str(loaded.failure) == "(10, 10, 3, 3, 1) is less than a pixel of its level"
+    failure = refusal_of(ref_of(path, Region(10, 10, 3, 3, 1)))
+    assert str(failure) == "(10, 10, 3, 3, 1) is less than a pixel of its level"
 
 
 def test_a_region_of_what_is_gone_or_no_image(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_bytes(b"no image")
-    gone = load_image(ref_of(tmp_path / "gone.png", Region(0, 0, 5, 5)), 8)
-    text = load_image(ref_of(tmp_path / "text.png", Region(0, 0, 5, 5)), 8)
-    assert gone.failure is not None
-    assert text.failure is not None
-    assert (gone.failure.reason, gone.image_id) == ("unreadable", None)
-    assert text.failure.reason == "not_an_image"
+    gone, text = (ref_of(tmp_path / name, Region(0, 0, 5, 5)) for name in ("gone.png", "text.png"))
+    assert refusal_of(gone).reason == "unreadable"
+    assert load_image(gone, 8).image_id is None
+    assert refusal_of(text).reason == "not_an_image"
 
 
 def test_what_a_manifest_knows_to_have_failed_is_not_read() -> None:
@@ -202,8 +197,7 @@ def test_what_a_manifest_knows_to_have_failed_is_not_read() -> None:
         find(ref)
     assert raised.value.reason == "empty"
     (odd,) = image_refs(pa.Table.from_pylist([row | {"failure": "who knows"}], SCHEMA))
-    assert odd.failure is not None
-    assert (odd.failure.reason, str(odd.failure)) == ("damaged", "who knows")
+    assert (refusal_of(odd).reason, str(refusal_of(odd))) == ("damaged", "who knows")
 
 
 def test_boxes_of_ones_own_in_a_csv(photograph: Path) -> None:
@@ -229,27 +223,20 @@ def test_boxes_of_ones_own_in_a_csv(photograph: Path) -> None:
         ("field.png,1,2,3,", "row 1: a region needs x, y, width, height; it has x, y, width"),
         (",1,2,3,4", "row 1: it has no uri"),
         ("field.png,one,2,3,4", "column 'x'"),
+        ("field.png,1,2,3,4\nfield.png,1,2,3,4", "2 times"),
     ],
 )
-def test_half_a_region_is_refused(tmp_path: Path, line: str, message: str) -> None:
+def test_half_a_region_and_one_that_stands_twice_are_refused(
+    tmp_path: Path, line: str, message: str
+) -> None:
     manifest = tmp_path / "boxes.csv"
     manifest.write_text(f"source_uri,x,y,width,height\n{line}\n")
     with pytest.raises(SourceError, match=message):
         list_images(str(manifest))
 
 
-def test_a_box_twice_is_refused(tmp_path: Path) -> None:
-    manifest = tmp_path / "boxes.csv"
-    manifest.write_text("source_uri,x,y,width,height\n" + 2 * "field.png,1,2,3,4\n")
-    with pytest.raises(SourceError, match="2 times"):
-        list_images(str(manifest))
-
-
 def test_a_region_of_a_member_of_an_archive(photograph: Path, tmp_path: Path) -> None:
-    import zipfile
-
-    with zipfile.ZipFile(tmp_path / "fields.zip", "w") as archive:
-        archive.write(photograph, "a/field.png")
+    write_zip(tmp_path / "fields.zip", {"a/field.png": photograph.read_bytes()})
     uri = f"zip://a/field.png::file://{tmp_path}/fields.zip"
     region = Region(3, 4, 20, 10)
     found = find(ImageRef(address_of(uri, region), uri, region))
@@ -271,9 +258,7 @@ def test_a_whole_file_is_its_bytes(photograph: Path) -> None:
 def test_a_region_may_be_larger_than_a_file_that_is_taken_as_one_cell(tmp_path: Path) -> None:
     side = LARGEST_CELL + 1
     Image.new("RGB", (side, side), (200, 0, 0)).save(tmp_path / "field.png")
-    alone = load_image(whole_file(f"file://{tmp_path}/field.png"), 8)
-    assert alone.failure is not None
-    assert alone.failure.reason == "not_a_cell"
+    assert refusal_of(whole_file(f"file://{tmp_path}/field.png")).reason == "not_a_cell"
     region = ref_of(tmp_path / "field.png", Region(0, 0, side, side))
     unchecked = Reading(check=lambda _: pytest.fail("checked"))
     assert load_image(region, 8, unchecked).size == (side, side)
@@ -281,11 +266,7 @@ def test_a_region_may_be_larger_than_a_file_that_is_taken_as_one_cell(tmp_path: 
 
 def test_a_file_of_more_bytes_than_a_cell_has_is_not_read() -> None:
     slide = ImageRef("file:///slide.tif", "file:///slide.tif", size=MOST_CELL_BYTES + 1)
-    refused = load_image(slide, 8).failure
-    assert refused is not None
-    assert refused.reason == "not_a_cell"
-    assert "67,108,865 bytes" in str(refused)
+    assert refusal_of(slide).reason == "not_a_cell"
+    assert "67,108,865 bytes" in str(refusal_of(slide))
     for other in (replace(slide, size=MOST_CELL_BYTES), replace(slide, region=Region(0, 0, 9, 9))):
-        failure = load_image(other, 8).failure
-        assert failure is not None
-        assert failure.reason == "unreadable"
+        assert refusal_of(other).reason == "unreadable"

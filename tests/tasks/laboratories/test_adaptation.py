@@ -10,6 +10,7 @@ from tasks.laboratories.adaptation import (
     SHARE,
     Fitted,
     Labelled,
+    Trial,
     laboratory_discriminant,
     try_adaptation,
 )
@@ -47,13 +48,18 @@ def test_cells_that_separate_well_do_not_make_any_scale_fit() -> None:
     assert fit_adaptation(x, x > 0).scale < 2
 
 
+def tried(cells: Labelled, known: Fitted | None = None) -> Trial:
+    trial = try_adaptation(cells, known)
+    assert trial is not None
+    return trial
+
+
 @pytest.mark.parametrize(("moved", "accepted"), [(-3.0, True), (0.0, False)])
 @pytest.mark.parametrize("n", [40, 200])
 def test_an_adaptation_is_accepted_where_held_back_cells_are_surely_better(
     n: int, moved: float, accepted: bool
 ) -> None:
-    trial = try_adaptation(labelled(n, moved=moved))
-    assert trial is not None
+    trial = tried(labelled(n, moved=moved))
     assert trial.by_slide
     assert (trial.accepted, trial.cells, trial.slides) == (accepted, n, 6)
     assert trial.confusion.sum() == n
@@ -71,16 +77,14 @@ def test_where_nothing_is_to_be_gained_few_trials_are_accepted(n: int) -> None:
 
 def test_a_few_cells_that_are_all_right_do_not_make_a_diagnosis_surer() -> None:
     x = np.asarray([-3.0, 3.0] * 12)
-    trial = try_adaptation(Labelled(x, x > 0, tuple(f"s{i // 4}" for i in range(24))))
-    assert trial is not None
+    trial = tried(Labelled(x, x > 0, tuple(f"s{i // 4}" for i in range(24))))
     assert trial.gain.low > 0
     assert not trial.accepted
 
 
 @pytest.mark.parametrize("slides", [2, 5])
 def test_cells_are_held_back_where_slides_are_few(slides: int) -> None:
-    trial = try_adaptation(labelled(60, moved=-3.0, slides=slides))
-    assert trial is not None
+    trial = tried(labelled(60, moved=-3.0, slides=slides))
     assert trial.by_slide == (slides == 5)
 
 
@@ -136,8 +140,7 @@ def test_the_discriminant_of_a_laboratory_is_that_of_moved_class_means() -> None
 
 
 def test_labelled_cells_of_other_parasites_give_a_laboratory_its_own_discriminant() -> None:
-    trial = try_adaptation(seen(300, lower=-3.0), FITTED)
-    assert trial is not None
+    trial = tried(seen(300, lower=-3.0), FITTED)
     assert trial.accepted
     assert trial.change.discriminant is not None
     unseen = seen(4000, lower=-3.0, seed=1)
@@ -169,8 +172,7 @@ def test_without_features_of_every_night_the_statistics_stay() -> None:
     cells, older = seen(300, lower=-3.0), labelled(40)
     both = cells + older
     assert both.features == {}
-    trial = try_adaptation(both, FITTED)
-    assert trial is not None
+    trial = tried(both, FITTED)
     assert trial.change.discriminant is None
     again = Labelled.from_arrays(cells.to_arrays())
     assert again.features.keys() == {"a"}

@@ -18,21 +18,17 @@ from tasks.laboratories.commissioning import (
     smear_warnings,
 )
 from tasks.laboratories.learning import (
-    kept_statistics,
     laboratory_normal,
-    merged,
     planted_distances,
-    slide_evidence,
 )
 from tests.support import altered
-from tests.support.laboratories import detector, of_laboratory
+from tests.support.laboratories import detector, learned, of_laboratory
 
 
 @pytest.fixture(scope="module")
 def laboratory():
     own, slides = detector().own, of_laboratory(1, 12)
-    statistics = merged([kept_statistics(own, s, 2, None) for s in slides], own)
-    evidence = [slide_evidence(detector(), statistics, s, None) for s in slides]
+    statistics, evidence = learned(slides)
     things = [
         planted_distances(
             own, statistics, s, None,

@@ -6,7 +6,6 @@ from numpy.testing import assert_allclose
 
 from tasks.detector.calibration import p_values
 from tasks.detector.slides.cell_score import standardised_distances
-from tasks.detector.slides.groups import GroupStatistics, merge_groups, retract_groups
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.laboratories.learning import (
@@ -15,17 +14,11 @@ from tasks.laboratories.learning import (
     NightNormal,
     SlideCells,
     expected_normal,
-    fused,
-    kept_statistics,
-    laboratory_normal,
     learned_priors,
-    merged,
     mixed,
-    planted_distances,
-    slide_evidence,
     without,
 )
-from tests.support.laboratories import detector, of_laboratory
+from tests.support.laboratories import commissioned, detector, learned, of_laboratory
 from tests.support.slide_scores import score_slide
 
 
@@ -48,43 +41,24 @@ def numbered(slides: list[SlideCells]) -> list[SlideCells]:
     return [replace(s, rows=a + s.rows) for a, s in zip(starts.tolist(), slides, strict=False)]
 
 
-def learned(slides: list[SlideCells], night: NightNormal | None = None) -> GroupStatistics:
-    return merged([kept_statistics(own(), s, 2, night) for s in slides], own())
-
-
-def made(slides: list[SlideCells], night: NightNormal | None = None) -> LaboratoryNormal:
-    statistics = learned(slides, night)
-    evidence = [slide_evidence(detector(), statistics, s, night) for s in slides]
-    return laboratory_normal(own(), statistics, [e for e in evidence if e is not None])
-
-
 def alarms(laboratory: LaboratoryNormal, slides: list[SlideCells]) -> float:
-    found = [score_slide(laboratory.own.priors, laboratory.own.calibration, s.taps, s.predicted)
-             for s in slides]  # fmt: skip
+    found = [score_slide(laboratory.own, s.taps, s.predicted) for s in slides]
     return float(np.mean([np.mean(f.p_value <= 0.05) for f in found]))
 
 
 def test_a_slide_of_a_laboratory_is_no_longer_shifted_and_a_slide_of_elsewhere_is() -> None:
-    laboratory, new = made(of_laboratory(1, 30)), of_laboratory(2, 20, batch="later")
-    at_home = [score_slide(own().priors, own().calibration, s.taps, s.predicted) for s in new]
-    assert all(found.beyond for found in at_home)
-    here = [
-        score_slide(laboratory.own.priors, laboratory.own.calibration, s.taps, s.predicted)
-        for s in new
-    ]
+    laboratory, new = commissioned(of_laboratory(1, 30)), of_laboratory(2, 20, batch="later")
+    assert all(score_slide(own(), s.taps, s.predicted).beyond for s in new)
+    here = [score_slide(laboratory.own, s.taps, s.predicted) for s in new]
     assert np.mean([found.shift_p_value <= 0.05 for found in here]) <= 0.15
-    for slide in of_laboratory(3, 5, drift=3.0):
-        found = score_slide(
-            laboratory.own.priors, laboratory.own.calibration, slide.taps, slide.predicted
-        )
-        assert found.beyond
+    drifted = of_laboratory(3, 5, drift=3.0)
+    assert all(score_slide(laboratory.own, s.taps, s.predicted).beyond for s in drifted)
 
 
 @pytest.mark.parametrize("count", [1, 3, 30])
 def test_ordinary_cells_of_new_slides_are_abnormal_at_the_level(count: int) -> None:
-    assert (
-        0.02 <= alarms(made(of_laboratory(4, count)), of_laboratory(5, 30, batch="later")) <= 0.08
-    )
+    laboratory, new = commissioned(of_laboratory(4, count)), of_laboratory(5, 30, batch="later")
+    assert 0.02 <= alarms(laboratory, new) <= 0.08
 
 
 @pytest.mark.parametrize(("count", "least"), [(1, 0.0), (6, 0.0), (60, 0.02)])
@@ -94,8 +68,8 @@ def test_cells_of_small_slides_are_abnormal_at_the_level_and_strangers_are_caugh
     """Slides of 12 cells have no normal of their own: they lean on that of their laboratory."""
     slides = numbered(of_laboratory(6, count, 12))
     night = night_of(slides)
-    laboratory = made(slides, night)
-    assert learned(slides).keys == ()
+    laboratory = commissioned(slides, night)
+    assert learned(slides)[0].keys == ()
     p, strange = [], []
     for slide in of_laboratory(7, 60, 12, batch="later"):
         for found, taps in (
@@ -126,7 +100,7 @@ def test_what_a_few_slides_say_leans_on_the_population() -> None:
 
 def test_the_reference_of_small_slides_expects_a_slide_of_the_laboratory() -> None:
     """Cells of a slide never seen vary as cells do, and as slides of the laboratory do."""
-    priors = learned_priors(own(), learned(of_laboratory(8, 40)))
+    priors = learned_priors(own(), learned(of_laboratory(8, 40))[0])
     for tap, normal in expected_normal(priors).taps.items():
         covariance = normal.factor @ normal.factor.T / normal.nu
         assert_allclose(covariance, priors[tap].within + priors[tap].between, rtol=1e-10)
@@ -135,19 +109,10 @@ def test_the_reference_of_small_slides_expects_a_slide_of_the_laboratory() -> No
         assert normal.kappa == np.inf
 
 
-def test_a_night_that_is_taken_out_might_never_have_been_there() -> None:
-    first, second = learned(of_laboratory(9, 5)), learned(of_laboratory(10, 4, batch="second"))
-    left = retract_groups(merge_groups(first, second), second)
-    for tap, prior in learned_priors(own(), left).items():
-        expected = learned_priors(own(), first)[tap]
-        for name in ("means", "within", "between", "k"):
-            assert_allclose(getattr(prior, name), getattr(expected, name), rtol=1e-10, atol=1e-10)
-
-
 def test_a_slide_is_judged_by_a_laboratory_without_it() -> None:
     slides = of_laboratory(11, 4)
-    others = without(own(), learned(slides), slides[1], None)
-    expected = learned([s for s in slides if s is not slides[1]])
+    others = without(own(), learned(slides)[0], slides[1], None)
+    expected, _ = learned([s for s in slides if s is not slides[1]])
     assert others.keys == expected.keys
     for tap in others.taps:
         assert_allclose(others.scatter[tap], expected.scatter[tap], rtol=1e-10, atol=1e-8)
@@ -155,32 +120,6 @@ def test_a_slide_is_judged_by_a_laboratory_without_it() -> None:
 
 def test_of_a_laboratory_of_one_slide_nothing_is_known_without_it() -> None:
     (slide,) = of_laboratory(12, 1)
-    assert slide_evidence(detector(), learned([slide]), slide, None) is None
-    laboratory = made([slide])
+    assert learned([slide])[1] == []
+    laboratory = commissioned([slide])
     assert len(laboratory.own.calibration.cells.scores) == len(own().calibration.cells.scores)
-
-
-def test_planted_things_have_higher_scores_than_a_slides_own_cells() -> None:
-    slides = of_laboratory(13, 6)
-    statistics = learned(slides)
-    thing = {tap: x[:20] + 5.0 for tap, x in slides[0].taps.items()}
-    things = {"things": (thing, slides[0].predicted[:20])}
-    found = planted_distances(own(), statistics, slides[0], None, things)["things"]
-    evidence = slide_evidence(detector(), statistics, slides[0], None)
-    assert evidence is not None
-    reference = made(slides).reference
-    assert fused(own(), reference, found).min() > np.quantile(
-        fused(own(), reference, evidence.cells), 0.99
-    )
-
-
-def test_a_laboratory_is_read_back_as_it_was() -> None:
-    slides = numbered(of_laboratory(14, 5, 12))
-    laboratory = made(slides, night_of(slides))
-    back = LaboratoryNormal.from_arrays(laboratory.to_arrays())
-    for tap in laboratory.reference.taps:
-        assert_allclose(back.reference.taps[tap].means, laboratory.reference.taps[tap].means)
-        assert back.reference.taps[tap].location == laboratory.reference.taps[tap].location
-        assert_allclose(back.own.priors[tap].between, laboratory.own.priors[tap].between)
-        assert back.own.priors[tap].scale == laboratory.own.priors[tap].scale
-    assert back.reference.level == "laboratory"

@@ -81,17 +81,6 @@ def test_patients_of_every_kind_are_dealt_in_proportion(seed: int) -> None:
         assert counts == pytest.approx([0.7 * keys, 0.15 * keys, 0.15 * keys], abs=1)
 
 
-@pytest.mark.parametrize(
-    ("keys", "fractions", "expected"),
-    [(20, USUAL, [14, 3, 3]), (20, (7, 1.5, 1.5), [14, 3, 3]), (3, USUAL, [1, 1, 1])],
-)
-def test_fractions_are_met_to_the_key_where_they_can_be(
-    keys: int, fractions: tuple[float, ...], expected: list[int]
-) -> None:
-    found = dealt(patients(keys), fractions)
-    assert [len(found.keys[part]) for part in PARTS] == expected
-
-
 @pytest.mark.parametrize("fractions", [USUAL, (1.0, 1.0, 1.0), (0.05, 0.05, 0.9)])
 @pytest.mark.parametrize("both", range(4))
 def test_two_classes_are_in_every_part_exactly_where_the_keys_allow_it(
@@ -117,9 +106,6 @@ def test_a_split_depends_on_the_seed_and_not_on_the_order_of_the_rows(
     keys, labels = patients(20)
     shuffled = [keys[row] for row in order], [labels[row] for row in order]
     assert dealt(shuffled, seed=seed) == dealt((keys, labels), seed=seed)
-
-
-def test_another_seed_splits_otherwise() -> None:
     assert dealt(patients(20), seed=1) != dealt(patients(20), seed=2)
 
 

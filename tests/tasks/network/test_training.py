@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from storage.records import arrays_from_bytes, arrays_to_bytes
 from tasks.network import training
-from tasks.network.augmentation import Augmentation, augment
 from tasks.network.backbones import build, network_spec
-from tasks.network.classifier import Classifier, to_pixels
+from tasks.network.classifier import Classifier
 from tasks.network.spec import NetworkSpec
 from tasks.network.training import (
     DivergedError,
@@ -90,18 +87,6 @@ def test_a_seed_decides_every_weight(spec: NetworkSpec, pixels: NDArray[np.uint8
     assert trained(3) != trained(4)
 
 
-def test_a_network_with_dropout_follows_the_seed_too(pixels: NDArray[np.uint8]) -> None:
-    def trained() -> dict[str, bytes]:
-        spec = network_spec("torchvision:mobilenet_v3_small", CLASSES, SIDE, taps=("features",))
-        torch.manual_seed(0)
-        classifier = build(spec)
-        torch.seed()
-        run(classifier, pixels, epochs=1)
-        return weights(classifier)
-
-    assert trained() == trained()
-
-
 def test_the_best_epoch_is_what_is_left(
     spec: NetworkSpec, pixels: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,42 +134,6 @@ def test_a_validation_loss_that_is_no_number_is_no_best_epoch(
     monkeypatch.setattr(training, "calibrated_loss", lambda *_: loss)
     with pytest.raises(DivergedError, match=f"validation loss of epoch 1 is {loss}"):
         run(make(spec), pixels, epochs=2)
-
-
-def test_pixels_keep_their_places_and_become_fractions() -> None:
-    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    found = to_pixels(images)
-    assert found.shape == (2, 3, 4, 4)
-    np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), images / 255, rtol=1e-6)
-
-
-@given(seed=st.integers(0, 2**32), count=st.integers(1, 5))
-def test_augmenting_keeps_black_black_and_the_range(seed: int, count: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.rand(count, 3, 8, 8, generator=generator)
-    images[torch.rand(count, 1, 8, 8, generator=generator).expand_as(images) < 0.3] = 0.0
-    found = augment(images, generator, MILD)
-    assert found.shape == images.shape
-    assert found.min() >= 0
-    assert found.max() <= 1
-    black = [(image == 0).all(dim=0).sum() for image in images]
-    assert [(image == 0).all(dim=0).sum() for image in found] == black
-
-
-def test_augmenting_turns_and_flips_but_never_mixes_images() -> None:
-    image = torch.zeros(1, 3, 8, 8)
-    image[0, :, 1, 2] = 0.5
-    found = augment(image.repeat(200, 1, 1, 1), torch.Generator().manual_seed(0), MILD)
-    places = {tuple(divmod(int(each.sum(dim=0).argmax()), 8)) for each in found}
-    assert places == {(y, x) for a, b in ((1, 2), (2, 1)) for y in (a, 7 - a) for x in (b, 7 - b)}
-    assert (found > 0).sum() == 200 * 3
-
-
-def test_augmenting_leaves_its_input_alone() -> None:
-    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    before = images.clone()
-    augment(images, torch.Generator().manual_seed(0), Augmentation())
-    assert images.equal(before)
 
 
 def test_predictions_do_not_depend_on_the_batch(

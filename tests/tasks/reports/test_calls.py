@@ -15,12 +15,9 @@ from tasks.reports.calls import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting
 from tasks.reports.slide_reasons import SlideReason
 from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, UNCERTAIN, cell
 from tests.support.grouped import Grouped, group
+from tests.support.rates import fixed
 
 THRESHOLD = 3.0
-
-
-def fixed(value: float) -> Rate:
-    return Rate(value, value, value, 0.0, 9, 900, np.full(NODES, value))
 
 
 KNOWN = KnownRates(
@@ -91,14 +88,8 @@ def test_a_count_is_corrected_and_called() -> None:
     assert slide["parasites_per_microlitre"] == pytest.approx(per_microlitre)
     assert slide["density_class"] == "2% to 5%"
     assert slide["limit_of_blank_percent"] < slide["limit_of_detection_percent"]
-    shared = set(patient) - {
-        "patient_id",
-        "slide_id",
-        "slides",
-        "slides_read",
-        "model",
-        "scored_at",
-    }
+    own = {"patient_id", "slide_id", "slides", "slides_read", "model", "scored_at"}
+    shared = set(patient) - own
     assert {name: slide[name] for name in shared} == {name: patient[name] for name in shared}
 
 

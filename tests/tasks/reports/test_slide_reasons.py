@@ -96,12 +96,8 @@ def test_a_slide_is_sent_to_a_person_with_the_reasons(
 
 def test_slides_come_by_name_and_last_the_images_that_name_none() -> None:
     found = summary([cell(None, None), cell("b"), cell("a"), cell("", "p"), cell("b")])
-    assert [(row["slide_id"], row["cells"]) for row in found] == [
-        ("", 1),
-        ("a", 1),
-        ("b", 2),
-        (None, 1),
-    ]
+    counts = [(row["slide_id"], row["cells"]) for row in found]
+    assert counts == [("", 1), ("a", 1), ("b", 2), (None, 1)]
     assert [row["patient_id"] for row in found] == ["p", "p", "p", None]
 
 
@@ -109,13 +105,8 @@ def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
     (row,) = summary([cell(**FAILED), cell(failure="unreadable: no such file")])
     assert row["failures"] == [("damaged", 1), ("unreadable", 1)]
     unknown = {name for name, value in row.items() if value is None}
-    assert {
-        "fields",
-        "fields_read",
-        "exclusions",
-        "abnormal_p_value",
-        "abnormality_median",
-    } < unknown
+    assert {"fields", "fields_read", "exclusions", "abnormal_p_value"} < unknown
+    assert "abnormality_median" in unknown
     assert {"red", "green", "blue", "shift", "shifted", "smear_shift", "implausible"} < unknown
     assert {"corrected_percent", "cells_needed", "laboratory"} < unknown
     assert not {"cells", "cells_read", "call", "verdict", "review_reasons"} & unknown
@@ -151,16 +142,12 @@ def test_the_table_has_the_columns_of_the_report(cells: list[dict[str, Any]]) ->
 
 def test_a_slide_has_the_mean_colour_of_its_scored_images() -> None:
     red, violet = {"red": 200, "green": 100, "blue": 100}, {"red": 100, "green": 50, "blue": 200}
-    first, second = summary(
-        [
-            *(cell("a", **red), cell("a", **violet), cell("b"), cell("a", **violet), cell("a")),
-            cell("a", **FAILED),
-        ]
+    of_a = [cell("a", **each) for each in (red, violet, violet, {}, FAILED)]
+    first, second = (
+        [row[name] for name in ("red", "green", "blue")] for row in summary([*of_a, cell("b")])
     )
-    assert [first[name] for name in ("red", "green", "blue")] == pytest.approx(
-        [400 / 3, 200 / 3, 500 / 3]
-    )
-    assert [second[name] for name in ("red", "green", "blue")] == [None, None, None]
+    assert first == pytest.approx([400 / 3, 200 / 3, 500 / 3])
+    assert second == [None, None, None]
 
 
 # --- slides that were cut up here
@@ -176,12 +163,8 @@ def test_only_red_cells_count_for_parasitaemia() -> None:
         + [cell(**red, **FAILED)]
         + [cell(kind="tile", **PARASITIZED)]
     )
-    assert [row[name] for name in ("cells", "scored", "red_cells", "white_cells")] == [
-        27,
-        26,
-        20,
-        5,
-    ]
+    counts = ("cells", "scored", "red_cells", "white_cells")
+    assert [row[name] for name in counts] == [27, 26, 20, 5]
     assert (row["parasitized"], row["abnormal"]) == (5, 6)
 
 
@@ -240,11 +223,8 @@ def test_how_many_cells_are_enough_is_a_parameter() -> None:
 
 def test_fields_of_slides_with_and_without_cells_have_rows() -> None:
     found = summary([cell("a")] * 9, fields=[field(slide_id="b"), field(slide_id=None)])
-    assert [(row["slide_id"], row["cells"], row["fields"]) for row in found] == [
-        ("a", 9, None),
-        ("b", 0, 1),
-        (None, 0, 1),
-    ]
+    counts = [(row["slide_id"], row["cells"], row["fields"]) for row in found]
+    assert counts == [("a", 9, None), ("b", 0, 1), (None, 0, 1)]
     assert found[0]["exclusions"] is None
 
 

@@ -117,10 +117,6 @@ def test_nothing_is_known_outside_the_field() -> None:
     assert 0.2 < np.isnan(along).mean() < 0.5
 
 
-def test_the_area_of_a_square() -> None:
-    assert enclosed_area(np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]])) == 4
-
-
 def test_outlines_are_laid_over_one_another_as_scikit_image_draws_each() -> None:
     rng = np.random.default_rng(0)
     expected, outlines = np.zeros((80, 120), np.int32), []

@@ -147,20 +147,6 @@ def test_cells_do_not_depend_on_which_way_is_up(seed: int) -> None:
     assert np.mean(apart.min(axis=1) < 0.1 * found.diameter) >= 0.95
 
 
-def test_the_same_field_has_the_same_cells_to_the_last_bit() -> None:
-    field = rendered(5).pixels
-    once, again = find_cells(field), find_cells(field.copy())
-    assert once.diameter == again.diameter
-    for one, other in zip(once.cells, again.cells, strict=True):
-        assert (one.box, one.area, one.edge, one.kind) == (
-            other.box,
-            other.area,
-            other.edge,
-            other.kind,
-        )
-        np.testing.assert_array_equal(one.outline, other.outline)
-
-
 @pytest.mark.parametrize("scale", [0.4, 0.7, 1.6])
 def test_magnification_does_not_matter(scale: float) -> None:
     field = rendered(6).pixels

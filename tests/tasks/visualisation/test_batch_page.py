@@ -5,7 +5,6 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from tasks.reports.slide_reasons import SlideReason
@@ -20,12 +19,15 @@ from tasks.visualisation.highlights import CELLS_SHOWN
 from tasks.visualisation.overlay import COLOURS, ShownSlide
 from tasks.visualisation.page import file_name, p_text, shortened
 from tasks.visualisation.viewer.overlays import ShownField
+from tests.support.columns import with_column
 from tests.support.nights import (
     field_picture,
     field_row,
+    hostile_night,
     image_rows,
     night_of,
     shown_field,
+    unscored_rows,
 )
 from tests.support.pages import EVIL, Page
 
@@ -38,7 +40,7 @@ def page() -> str:
 
 
 def words(page: str) -> str:
-    return " ".join("".join(Page(page).text).split())
+    return Page(page).words
 
 
 def test_the_page_says_what_the_night_was(page: str) -> None:
@@ -96,18 +98,7 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
 
 
 def test_names_from_outside_stay_text() -> None:
-    rows = image_rows(
-        60,
-        classes=(EVIL, "Uninfected"),
-        uri=[f"/photos/{EVIL}{i}" for i in range(60)],
-        slide_id=[f"{EVIL}{i // 20}" for i in range(60)],
-        patient_id=[EVIL] * 60,
-        failure=[f"{EVIL}: {EVIL}"] * 60,
-    )
-    night = night_of(rows, classes=(EVIL, "Uninfected"))
-    row = night.row | {"reasons": [EVIL], "failures": {EVIL: 1}}
-    page = batch_page(replace(night, row=row, made_by={EVIL: EVIL}, command=EVIL))
-    found = Page(page)
+    found = Page(batch_page(hostile_night()))
     assert [tag for tag, _ in found.elements].count("script") == 1
     assert all(str(image["src"]).startswith("data:") for image in found.of("img"))
     assert not [a for _, attributes in found.elements for a in attributes if a.startswith("on")]
@@ -130,16 +121,9 @@ def test_a_cell_that_cannot_be_seen_again_has_a_placeholder() -> None:
 
 def test_slides_abnormal_together_are_named_first_and_once() -> None:
     rows = image_rows(2000)
-    distance = {
-        name: pa.array(
-            np.where(np.arange(2000) < 50, value, rows[name].to_numpy()), from_pandas=True
-        )
-        for name, value in (("abnormality", 9.0), ("p_value", 0.001))
-    }
-    abnormal = pa.array(np.where(np.arange(2000) < 50, True, rows["abnormal"].to_numpy() == True))  # noqa: E712
-    table = dict(zip(rows.column_names, rows.columns, strict=True))
-    table |= distance | {"abnormal": abnormal}
-    page = batch_page(night_of(pa.table(table)))
+    for name, value in (("abnormality", 9.0), ("p_value", 0.001), ("abnormal", True)):
+        rows = with_column(rows, name, [value] * 50 + rows[name].to_pylist()[50:])
+    page = batch_page(night_of(rows))
     (section,) = re.findall(r'<section id="together">(.*?)</section>', page, re.DOTALL)
     assert section.count("C0P1_IMG_0<") == 1
     assert 'href="#together"' in page
@@ -172,24 +156,9 @@ def test_earlier_nights_are_listed_newest_first() -> None:
 
 
 def test_a_first_night_and_one_without_scores_have_pages() -> None:
-    rows = image_rows(40)
-    nothing = {
-        name: pa.nulls(40, rows[name].type)
-        for name in rows.column_names
-        if name.startswith(("probability", "distance", "abnormal", "p_value", "q_", "diagnosis"))
-    }
-    table = dict(zip(rows.column_names, rows.columns, strict=True)) | nothing
-    table |= {"status": ["failed"] * 40, "failure": ["empty: no bytes"] * 40}
-    said = words(batch_page(night_of(pa.table(table), nights=0)))
+    said = words(batch_page(night_of(unscored_rows(40), nights=0)))
     assert "Red: " in said
     assert "no image could be scored" in said
-
-
-def test_a_night_of_200_000_images_and_thousands_of_slides_stays_small() -> None:
-    night = night_of(image_rows(200_000))
-    assert night.row["images"] == 200_000
-    assert night.slides.num_rows == 4000
-    assert 100_000 < len(batch_page(night).encode()) < 10 * MB
 
 
 def test_names_of_any_length_do_not_make_the_page_long() -> None:
@@ -316,10 +285,7 @@ def test_what_is_not_shown_is_counted() -> None:
     reasons = [[SlideReason.SHIFTED]] * (ODD_SHOWN + 3)
     names = [f"slide {n}" for n in range(len(reasons))]
     night = night_of(image_rows(len(names), slide_id=names))
-    column = night.slides.schema.get_field_index("review_reasons")
-    kind = night.slides.schema.field(column)
-    slides = night.slides.set_column(column, kind, pa.array(reasons, kind.type))
-    page = batch_page(replace(night, slides=slides))
+    page = batch_page(replace(night, slides=with_column(night.slides, "review_reasons", reasons)))
     section = page[page.index('<section id="shifted">') :].partition("</section>")[0]
     assert section.count("<tr>") == 1 + ODD_SHOWN
     assert "3 more are in the slide report." in section

@@ -5,27 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
-from tasks.reports.called_cells import patient_of
 from tasks.types import Light
 from tasks.visualisation.batch_page import batch_page
-from tasks.visualisation.calls import positive_first
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide
-from tasks.visualisation.patients import Called, opened
 from tasks.visualisation.viewer.overlays import ShownField
 from tests.support.browser import LEAST_CONTRAST, chromium
 from tests.support.nights import (
+    called_of,
     field_picture,
     field_row,
+    hostile_night,
     image_rows,
     night_of,
     picture,
     shown_field,
 )
-from tests.support.pages import EVIL
 from tests.support.rates import RATES
 
 
@@ -33,23 +30,6 @@ from tests.support.rates import RATES
 def browser() -> Iterator[Any]:
     with chromium() as made:
         yield made
-
-
-def called_of(patients: pa.Table) -> Called:
-    """Three cells of each opened patient, in fields of noise."""
-    rows = opened(positive_first(patients))
-    cells = {
-        patient_of(row): [
-            {
-                "uri": f"/photos/{i}-{j}.jpg", "image_id": f"{j:064x}", "slide_id": "s",
-                "chance": 0.9, "called": True, "abnormality": 0.3, "p_value": 0.2,
-            }
-            for j in range(3)
-        ]
-        for i, row in enumerate(rows)
-    }  # fmt: skip
-    every = [cell["uri"] for some in cells.values() for cell in some]
-    return Called(cells, dict.fromkeys(every, picture(1)))
 
 
 @pytest.fixture(scope="module")
@@ -67,28 +47,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         called=called_of,
     )
     thumbnails = dict(night.thumbnails)
-    for number, uri in enumerate(each["uri"] for some in night.called.cells.values()
-                                 for each in some):  # fmt: skip
+    for number, uri in enumerate(night.called.places):
         thumbnails[uri] = picture(number)
-    night = replace(night, thumbnails=thumbnails)
     afar = ShownSlide("/slides/a.svs", fields, field_picture())
-    night = replace(night, whole_slides=[afar])
+    night = replace(night, thumbnails=thumbnails, whole_slides=[afar])
     row = night.row | {"light": Light.AMBER, "reasons": ["a reason", "another " * 20]}
     (made / "night.html").write_text(batch_page(replace(night, row=row)))
-    hostile = night_of(
-        image_rows(
-            90,
-            classes=(EVIL, "Uninfected"),
-            uri=[f"/photos/{EVIL}{i}" for i in range(90)],
-            slide_id=[f"{EVIL}{i // 20}" for i in range(90)],
-            patient_id=[EVIL] * 90,
-            failure=[f"{EVIL}: {EVIL}"] * 90,
-        ),
-        classes=(EVIL, "Uninfected"),
-    )
-    row = hostile.row | {"reasons": [EVIL], "batch": EVIL, "failures": {EVIL: 1}}
-    facts = replace(hostile, row=row, made_by={EVIL: EVIL}, command=EVIL)
-    (made / "hostile.html").write_text(batch_page(facts))
+    (made / "hostile.html").write_text(batch_page(hostile_night()))
     nights = [*night.earlier, night.row]
     (made / "index.html").write_text(index_page(nights, {"night": "night.html"}))
     return made
@@ -123,6 +88,13 @@ class Visit:
         return texts
 
 
+@pytest.fixture
+def visit(browser: Any, folder: Path) -> Iterator[Visit]:
+    """The page with every part, opened."""
+    with Visit(browser, folder / "night.html") as made:
+        yield made
+
+
 @pytest.mark.parametrize("name", ["night.html", "hostile.html", "index.html"])
 @pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
 def test_a_page_loads_alone_fits_and_can_be_read(
@@ -139,15 +111,14 @@ def test_a_page_loads_alone_fits_and_can_be_read(
         assert ratio >= 4.5, text
 
 
-def test_every_image_is_shown_and_has_words(browser: Any, folder: Path) -> None:
-    with Visit(browser, folder / "night.html") as visit:
-        images = visit.page.locator("img").evaluate_all(
-            "images => images.map(image => [image.alt, image.complete && image.naturalWidth])"
-        )
-        assert len(images) > 40
-        assert all(alt and width for alt, width in images)
-        missing = visit.page.get_by_role("img", name="it is gone")
-        assert missing.count() > 5
+def test_every_image_is_shown_and_has_words(visit: Visit) -> None:
+    images = visit.page.locator("img").evaluate_all(
+        "images => images.map(image => [image.alt, image.complete && image.naturalWidth])"
+    )
+    assert len(images) > 40
+    assert all(alt and width for alt, width in images)
+    missing = visit.page.get_by_role("img", name="it is gone")
+    assert missing.count() > 5
 
 
 def test_names_from_outside_run_nothing(browser: Any, folder: Path) -> None:
@@ -170,54 +141,51 @@ def test_another_script_is_refused(browser: Any, folder: Path, tmp_path: Path) -
         assert "Content Security Policy" in " ".join(visit.complaints)
 
 
-def test_slides_are_sorted_by_number_and_by_name(browser: Any, folder: Path) -> None:
-    with Visit(browser, folder / "night.html") as visit:
-        before = visit.shown()
-        button = visit.page.get_by_role("button", name="abnormal").first
-        button.click()
-        counts = [int(text) for text in visit.shown(6)]
-        assert counts == sorted(counts)
-        assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
-        button.click()
-        counts = [int(text) for text in visit.shown(6)]
-        assert counts == sorted(counts, reverse=True)
-        assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
-        visit.page.get_by_role("button", name="slide").click()
-        numbers = [int(name.rpartition("_")[2]) for name in visit.shown()]
-        assert numbers == sorted(numbers)
-        assert sorted(visit.shown()) == sorted(before)
+def test_slides_are_sorted_by_number_and_by_name(visit: Visit) -> None:
+    before = visit.shown()
+    button = visit.page.get_by_role("button", name="abnormal").first
+    button.click()
+    counts = [int(text) for text in visit.shown(6)]
+    assert counts == sorted(counts)
+    assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "ascending"
+    button.click()
+    counts = [int(text) for text in visit.shown(6)]
+    assert counts == sorted(counts, reverse=True)
+    assert visit.page.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    visit.page.get_by_role("button", name="slide").click()
+    numbers = [int(name.rpartition("_")[2]) for name in visit.shown()]
+    assert numbers == sorted(numbers)
+    assert sorted(visit.shown()) == sorted(before)
 
 
-def test_slides_are_found_by_name_and_by_review(browser: Any, folder: Path) -> None:
-    with Visit(browser, folder / "night.html") as visit:
-        rows = len(visit.shown())
-        search, status = visit.page.get_by_role("searchbox"), visit.page.get_by_role("status")
-        search.fill("c1p1_img")
-        found = visit.shown()
-        assert 0 < len(found) < rows
-        assert all(name.startswith("C1P1_IMG") for name in found)
-        assert status.text_content() == f"{len(found)} of {rows} rows shown"
-        search.fill("no such slide")
-        assert visit.shown() == []
-        search.fill("")
-        assert len(visit.shown()) == rows
-        visit.page.get_by_role("checkbox").check()
-        assert all(visit.shown(10))
-        assert len(visit.shown()) < rows
+def test_slides_are_found_by_name_and_by_review(visit: Visit) -> None:
+    rows = len(visit.shown())
+    search, status = visit.page.get_by_role("searchbox"), visit.page.get_by_role("status")
+    search.fill("c1p1_img")
+    found = visit.shown()
+    assert 0 < len(found) < rows
+    assert all(name.startswith("C1P1_IMG") for name in found)
+    assert status.text_content() == f"{len(found)} of {rows} rows shown"
+    search.fill("no such slide")
+    assert visit.shown() == []
+    search.fill("")
+    assert len(visit.shown()) == rows
+    visit.page.get_by_role("checkbox").check()
+    assert all(visit.shown(10))
+    assert len(visit.shown()) < rows
 
 
-def test_the_table_works_without_a_mouse(browser: Any, folder: Path) -> None:
-    with Visit(browser, folder / "night.html") as visit:
+def test_the_table_works_without_a_mouse(visit: Visit) -> None:
+    visit.page.keyboard.press("Tab")
+    assert visit.page.evaluate("document.activeElement.className") == "skip"
+    visit.page.get_by_role("searchbox").focus()
+    for _ in range(3):  # the checkbox, the table, its first heading
         visit.page.keyboard.press("Tab")
-        assert visit.page.evaluate("document.activeElement.className") == "skip"
-        visit.page.get_by_role("searchbox").focus()
-        for _ in range(3):  # the checkbox, the table, its first heading
-            visit.page.keyboard.press("Tab")
-        assert visit.page.evaluate("document.activeElement.textContent") == "slide"
-        visit.page.keyboard.press("Enter")
-        assert visit.page.locator("th[aria-sort]").count() == 1
-        outline = "getComputedStyle(document.activeElement).outlineStyle"
-        assert visit.page.evaluate(outline) == "solid"
+    assert visit.page.evaluate("document.activeElement.textContent") == "slide"
+    visit.page.keyboard.press("Enter")
+    assert visit.page.locator("th[aria-sort]").count() == 1
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    assert visit.page.evaluate(outline) == "solid"
 
 
 def test_without_scripts_the_table_is_complete_and_no_control_is_dead(
@@ -236,64 +204,59 @@ def test_the_index_leads_to_the_page(browser: Any, folder: Path) -> None:
         assert visit.page.get_by_role("heading", level=1).text_content() == "All batches"
 
 
-def test_the_page_can_be_printed(browser: Any, folder: Path) -> None:
-    with Visit(browser, folder / "night.html") as visit:
-        visit.page.emulate_media(media="print")
-        assert not visit.page.locator(".controls").is_visible()
-        assert visit.page.locator("#slides tbody tr").last.is_visible()
-        assert visit.page.pdf(prefer_css_page_size=True)[:5] == b"%PDF-"
+def test_the_page_can_be_printed(visit: Visit) -> None:
+    visit.page.emulate_media(media="print")
+    assert not visit.page.locator(".controls").is_visible()
+    assert visit.page.locator("#slides tbody tr").last.is_visible()
+    assert visit.page.pdf(prefer_css_page_size=True)[:5] == b"%PDF-"
 
 
-def test_a_link_opens_a_patient_below_whatever_sticks_to_the_top(
-    browser: Any, folder: Path
-) -> None:
-    with Visit(browser, folder / "night.html") as visit:
-        link = visit.page.locator("#patients a[href^='#patient-']").nth(1)
-        target = visit.page.locator(str(link.get_attribute("href")))
-        assert not target.is_visible()
-        link.click()
-        assert target.is_visible()
-        top = target.evaluate("element => element.getBoundingClientRect().top")
-        assert 0 <= top < 844
+def test_a_link_opens_a_patient_below_whatever_sticks_to_the_top(visit: Visit) -> None:
+    link = visit.page.locator("#patients a[href^='#patient-']").nth(1)
+    target = visit.page.locator(str(link.get_attribute("href")))
+    assert not target.is_visible()
+    link.click()
+    assert target.is_visible()
+    top = target.evaluate("element => element.getBoundingClientRect().top")
+    assert 0 <= top < 844
 
 
-def test_a_field_can_be_panned_zoomed_switched_and_clicked(browser: Any, folder: Path) -> None:
-    with Visit(browser, folder / "night.html") as visit:
-        visit.page.locator(".enlarge").first.click()
-        layer = visit.page.locator("#viewer .picture .contours g")
-        visit.page.locator("#viewer .picture .contours path").nth(2).wait_for()
+def test_a_field_can_be_panned_zoomed_switched_and_clicked(visit: Visit) -> None:
+    visit.page.locator(".enlarge").first.click()
+    layer = visit.page.locator("#viewer .picture .contours g")
+    visit.page.locator("#viewer .picture .contours path").nth(2).wait_for()
 
-        def placed() -> str:
-            visit.page.wait_for_timeout(900)  # the movement has an end
-            return str(layer.get_attribute("transform"))
+    def placed() -> str:
+        visit.page.wait_for_timeout(900)  # the movement has an end
+        return str(layer.get_attribute("transform"))
 
-        before = placed()
-        visit.page.get_by_role("button", name="zoom in").click()
-        zoomed = placed()
-        assert zoomed != before
-        box = visit.page.locator("#viewer .stage").bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        visit.page.mouse.move(x, y)
-        visit.page.mouse.down()
-        visit.page.mouse.move(x + 60, y + 40, steps=4)
-        visit.page.mouse.up()
-        panned = placed()
-        assert panned != zoomed
-        cell = visit.page.locator("#viewer .picture path.parasitized").first
-        switch = visit.page.locator("#viewer label.switch").filter(has_text="parasitized").first
-        assert cell.is_visible()
-        switch.click()
-        assert not cell.is_visible()
-        switch.click()
-        visit.page.get_by_label("brightness").fill("150")
-        canvas = visit.page.locator("#viewer .picture canvas").first
-        assert "brightness(1.5)" in canvas.evaluate("each => getComputedStyle(each).filter")
-        assert "µm" in str(visit.page.locator("#viewer .scale").text_content())
-        visit.page.get_by_role("button", name="whole").click()
-        placed()
-        spot = cell.bounding_box()
-        visit.page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
-        visit.page.get_by_text("cell 0").wait_for()
-        visit.page.get_by_role("button", name="Close").click()
-        assert not visit.page.locator("#viewer").is_visible()
-        assert visit.complaints == []
+    before = placed()
+    visit.page.get_by_role("button", name="zoom in").click()
+    zoomed = placed()
+    assert zoomed != before
+    box = visit.page.locator("#viewer .stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    visit.page.mouse.move(x, y)
+    visit.page.mouse.down()
+    visit.page.mouse.move(x + 60, y + 40, steps=4)
+    visit.page.mouse.up()
+    panned = placed()
+    assert panned != zoomed
+    cell = visit.page.locator("#viewer .picture path.parasitized").first
+    switch = visit.page.locator("#viewer label.switch").filter(has_text="parasitized").first
+    assert cell.is_visible()
+    switch.click()
+    assert not cell.is_visible()
+    switch.click()
+    visit.page.get_by_label("brightness").fill("150")
+    canvas = visit.page.locator("#viewer .picture canvas").first
+    assert "brightness(1.5)" in canvas.evaluate("each => getComputedStyle(each).filter")
+    assert "µm" in str(visit.page.locator("#viewer .scale").text_content())
+    visit.page.get_by_role("button", name="whole").click()
+    placed()
+    spot = cell.bounding_box()
+    visit.page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+    visit.page.get_by_text("cell 0").wait_for()
+    visit.page.get_by_role("button", name="Close").click()
+    assert not visit.page.locator("#viewer").is_visible()
+    assert visit.complaints == []

@@ -12,18 +12,13 @@ from tasks.counting.interpretation import KnownRates
 from tasks.reports.called_cells import patient_of
 from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.calls import call_of, interval_plot, positive_first
-from tests.support.nights import image_rows, night_of
+from tests.support.nights import by_patients, image_rows, night_of
 from tests.support.pages import EVIL, Page
 from tests.support.rates import RATES
 
 
 def page_of(patients: int, rates: KnownRates | None = RATES) -> str:
-    rows = image_rows(
-        2000,
-        slide_id=[f"{EVIL} {i % (2 * patients)}" for i in range(2000)],
-        patient_id=[f"p{i % patients}" for i in range(2000)],
-    )
-    return batch_page(night_of(rows, rates=rates))
+    return batch_page(night_of(by_patients(2000, patients, EVIL), rates=rates))
 
 
 def test_the_page_begins_with_how_many_patients_have_which_call() -> None:
@@ -127,22 +122,13 @@ REFUSED = Confirmation(Answer.REFUSED, 10, 0, "negative", 0.0, 0.0, 0.004)
 CONFIRMED = Confirmation(Answer.CONFIRMED, 10, 1)
 
 
-def text_of(page: str) -> str:
-    return " ".join(" ".join(Page(page).text).split())
-
-
 def test_an_answer_stands_beside_the_call_with_what_follows_from_it() -> None:
-    table = image_rows(
-        400,
-        slide_id=[f"s{i % 2}" for i in range(400)],
-        patient_id=[f"p{i % 2}" for i in range(400)],
-    )
-    night = night_of(table, rates=RATES)
+    night = night_of(by_patients(400, 2), rates=RATES)
     assert night.patients is not None
     one, other = map(patient_of, positive_first(night.patients))
     view = replace(night, answers={one: REFUSED, other: CONFIRMED}, answered=64 * "e")
     page = batch_page(view)
-    said = text_of(page)
+    said = Page(page).words
     assert "Persons have answered on some of these patients: 1 confirmed, 1 refused." in said
     assert "0 of 10 cells are parasites: negative, 0% (0 to 0.4%)" in said
     assert "1 of 10 cells is a parasite" in said

@@ -137,11 +137,6 @@ def test_a_tile_without_an_outline_is_its_box() -> None:
     assert ring_of(cell_feature(failed, None)).max(axis=0).tolist() == [1001, 501]
 
 
-def test_a_wrong_outline_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"the outline of /slides/a\.svs#0"):
-        list(feature_collection([(pa.Table.from_pylist([cell()]), [[1.0, 2.0]])]))
-
-
 def test_fields_are_annotations_before_the_cells() -> None:
     fields = [field(), field(x=2048, review_reason="dark"), field(x=0, kind="empty"), field(x=None)]
     found = parsed(

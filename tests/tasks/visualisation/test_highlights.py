@@ -13,7 +13,14 @@ from tasks.visualisation.highlights import (
     Highlights,
     columns,
 )
-from tests.support.nights import CLASSES, THRESHOLD, highlights_of, image_rows
+from tests.support.columns import with_column
+from tests.support.nights import (
+    CLASSES,
+    THRESHOLD,
+    highlights_of,
+    image_rows,
+    unscored_rows,
+)
 
 
 def scored(rows: pa.Table) -> list[dict[str, object]]:
@@ -45,8 +52,7 @@ def test_one_slide_does_not_swamp_the_sheet() -> None:
     rows = image_rows(2000)
     score = rows["abnormality"].to_numpy().copy()
     score[:50] += 100  # the whole first slide
-    place = rows.column_names.index("abnormality")
-    rows = rows.set_column(place, "abnormality", pa.array(score, from_pandas=True))
+    rows = with_column(rows, "abnormality", score)
     slides = highlights_of(rows).sheet(ABNORMAL)["slide_id"].to_pylist()
     assert len(slides) == CELLS_SHOWN[ABNORMAL]
     assert slides.count("C0P1_IMG_0") == MOST_OF_A_SLIDE
@@ -82,7 +88,7 @@ def test_scores_are_counted_as_the_report_has_flagged_them() -> None:
     flags = rows["abnormal"].to_pylist()
     low = next(i for i, row in enumerate(rows.to_pylist()) if row["abnormal"] is False)
     flags[low] = True
-    rows = rows.set_column(rows.column_names.index("abnormal"), "abnormal", pa.array(flags))
+    rows = with_column(rows, "abnormal", flags)
     highlights = highlights_of(rows)
     middle = highlights.scores.shape[1] // 2
     assert highlights.edges[middle] == pytest.approx(THRESHOLD)
@@ -99,9 +105,7 @@ def test_a_person_sees_abnormal_cells_of_smears_the_most_probable_parasites_firs
     rubbish = [i for i, row in enumerate(rows.to_pylist()) if row["abnormal"]][::2]
     for i in rubbish:
         reasons[i] = "unlike any smear"
-    place = rows.column_names.index("review_reason")
-    rows = rows.set_column(place, "review_reason", pa.array(reasons, pa.string()))
-    sheet = highlights_of(rows, 300).sheet(PERSON)
+    sheet = highlights_of(with_column(rows, "review_reason", reasons), 300).sheet(PERSON)
     assert sheet.num_rows == CELLS_SHOWN[PERSON]
     assert set(sheet["review_reason"].to_pylist()) <= {"abnormal", "abnormal, uncertain"}
     chances = sheet["probability_Parasitized"].to_pylist()
@@ -117,16 +121,8 @@ def test_failures_keep_a_few_examples_of_each_reason() -> None:
 
 @pytest.mark.parametrize("n", [0, 40])
 def test_a_night_without_scored_images_has_empty_sheets(n: int) -> None:
-    rows = image_rows(40).slice(0, n)
-    nothing = {
-        name: pa.nulls(n, rows[name].type)
-        for name in rows.column_names
-        if name.startswith(("probability", "distance", "abnormal", "p_value", "diagnosis"))
-    }
-    table = dict(zip(rows.column_names, rows.columns, strict=True)) | nothing
-    table |= {"status": ["failed"] * n, "failure": ["empty: no bytes"] * n}
     highlights = Highlights(CLASSES, float("inf"))
-    highlights.count(pa.table(table))
+    highlights.count(unscored_rows(n))
     assert all(highlights.sheet(name).num_rows == 0 for name in CELLS_SHOWN)
     assert highlights.scores.sum() == 0
 

@@ -11,7 +11,7 @@ def test_every_night_is_listed_newest_first_and_leads_to_its_page() -> None:
     pages = {"night": "night.html", "before-1": "before-1.html"}
     found = Page(index_page(nights, pages))
     assert [each["href"] for each in found.of("a")] == ["#main", "night.html", "before-1.html"]
-    text = " ".join("".join(found.text).split())
+    text = found.words
     places = [
         text.index(name) for name in ("night", "before-3", "before-2", "before-1", "before-0")
     ]

@@ -69,11 +69,6 @@ def test_a_contour_lies_on_its_outline_and_nowhere_else() -> None:
     assert (picture[2, 2] == GROUND).all()
 
 
-def test_contours_are_smooth() -> None:
-    picture = overlay(ground(), [ring(80, 60, 40)], [Pen("not parasitized")])
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
-
-
 def test_what_is_abnormal_is_dashed() -> None:
     whole, dashed = (
         coloured(overlay(ground(), [ring(80, 60, 40)], [Pen("parasitized", each)]), "parasitized")

@@ -1,70 +1,40 @@
 """The page opens each positive or indeterminate patient to the cells behind his call."""
 
-import io
 import re
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 
 from tasks.answers.patients import Answer, Confirmation
-from tasks.reports.called_cells import patient_of
 from tasks.reports.spreadsheet import read_csv
 from tasks.visualisation.batch_page import batch_page
-from tasks.visualisation.calls import positive_first
 from tasks.visualisation.patients import (
     CELLS,
     PATIENTS_OPENED,
     SLIDES,
     Called,
     cells_each,
-    opened,
     patient_sheet,
     patient_table,
 )
 from tests.support.browser import chromium
-from tests.support.nights import image_rows, night_of, picture, shown_field
+from tests.support.nights import (
+    by_patients,
+    called_of,
+    night_of,
+    picture,
+    shown_field,
+    smooth_picture,
+)
 from tests.support.pages import EVIL, Page
 from tests.support.rates import RATES
 
 MB = 1_000_000
 
 
-def smooth(side: int) -> bytes:
-    """A picture as busy as a smear is."""
-    noise = np.random.default_rng(0).integers(0, 256, (14, 14, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(file, "WEBP")
-    return file.getvalue()
-
-
-def called_of(patients: pa.Table) -> Called:
-    """As many cells of each opened patient as the page shows, the first of them called."""
-    rows = opened(positive_first(patients))
-    each = cells_each(len(rows))
-    cells = {
-        patient_of(row): [
-            {
-                "uri": f"/photos/{EVIL}.jpg#{i}-{j}", "image_id": f"{100 * i + j:064x}",
-                "slide_id": EVIL, "chance": 1 - 0.01 * j, "called": j == 0, "abnormality": 0.3,
-                "p_value": 0.2,
-            }
-            for j in range(each)
-        ]
-        for i, row in enumerate(rows)
-    }  # fmt: skip
-    every = [cell["uri"] for some in cells.values() for cell in some]
-    return Called(cells, dict.fromkeys(every, smooth(224)))
-
-
 def page_of(rows: int = 2000, patients: int = 5, **options: Any) -> str:
-    table = image_rows(
-        rows,
-        slide_id=[f"s{i % (2 * patients)}" for i in range(rows)],
-        patient_id=[f"p{i % patients}" for i in range(rows)],
-    )
+    table = by_patients(rows, patients)
     return batch_page(night_of(table, rates=RATES, called=called_of, **options))
 
 
@@ -84,7 +54,7 @@ def test_a_place_that_cannot_be_drawn_says_why_and_names_stay_text() -> None:
         made = called_of(patients)
         return Called(made.cells, dict.fromkeys(made.places, f"gone {EVIL}"))
 
-    table = image_rows(500, slide_id=["s"] * 500, patient_id=["p"] * 500)
+    table = by_patients(500, 1)
     found = Page(batch_page(night_of(table, rates=RATES, called=without)))
     assert not [each for each in found.of("img") if each.get("src") == "x"]
     labels = [str(each.get("aria-label")) for each in found.of("div")]
@@ -107,7 +77,7 @@ def test_a_page_of_100_000_cells_with_all_it_can_show_stays_below_5_megabytes(
         patients,
         fields=[each.row for each in shown],
         shown=shown,
-        see=lambda _: smooth(128),
+        see=lambda _: smooth_picture(128),
     )
     assert len(page.encode()) < 5 * MB
 
@@ -140,7 +110,7 @@ def sheet(name: str = EVIL) -> str:
 
 def test_the_sheet_has_the_answers_of_both_and_no_name_breaks_out() -> None:
     page = Page(sheet())
-    said = " ".join("".join(page.text).split())
+    said = page.words
     assert "21,000 parasites/µL: 9 of 4,000 cells called parasitized" in said
     assert "persons: confirmed" in said
     assert "4 of the 10 cells they read are parasites: positive, 1% (0.5 to 2%)" in said

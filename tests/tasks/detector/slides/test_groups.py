@@ -101,12 +101,6 @@ def test_some_cells_of_a_group_can_be_taken_out(seed: int, cut: int) -> None:
     assert_same(retract_groups(merge_groups(part, rest), part), rest)
 
 
-def test_nothing_is_left_of_everything() -> None:
-    total = of(sample(1, offset=1e4))
-    left = retract_groups(total, total)
-    assert_same(left, empty_groups(WIDTHS, CLASSES), 0)
-
-
 def test_what_is_not_there_cannot_be_taken_out() -> None:
     total, other = of(sample(1)), of(sample(2, n=400))
     with pytest.raises(ValueError, match="fewer"):
@@ -116,25 +110,6 @@ def test_what_is_not_there_cannot_be_taken_out() -> None:
     )
     with pytest.raises(ValueError, match="not in"):
         retract_groups(total, stranger)
-
-
-def test_the_same_cells_give_the_same_bytes_in_any_order_of_parts() -> None:
-    data = sample(3)
-    keys = np.asarray([key.slide for key in data[2]])
-    parts = [of(data, np.flatnonzero(keys == slide)) for slide in sorted(set(keys))]
-    forth, back = reduce(merge_groups, parts), reduce(merge_groups, parts[::-1])
-    assert_array_equal(forth.means["late"], back.means["late"])
-    again = reduce(merge_groups, parts)
-    assert all(
-        a.tobytes() == b.tobytes()
-        for a, b in zip(forth.to_arrays().values(), again.to_arrays().values(), strict=True)
-    )
-
-
-def test_arrays_and_back() -> None:
-    total = of(sample(4))
-    named = {name: np.array(value) for name, value in total.to_arrays().items()}
-    assert_same(GroupStatistics.from_arrays(named), total, 0)
 
 
 def test_patients_of_slides_are_the_patients_cells() -> None:
@@ -163,18 +138,3 @@ def test_lengths_and_labels_are_checked() -> None:
         group_statistics(taps, labels + 1, keys, CLASSES)
     with pytest.raises(ValueError, match="combined"):
         merge_groups(empty_groups({"early": 2}, 2), empty_groups({"early": 3}, 2))
-
-
-def test_the_state_of_a_slide_is_small() -> None:
-    widths = {"blocks.2": 40, "blocks.3": 80}
-    sizes = []
-    for slides in (100, 1100):
-        keys = tuple(GroupKey("batch", "", f"slide {i}") for i in range(slides))
-        state = GroupStatistics(
-            keys,
-            np.ones((slides, 2)),
-            {tap: np.zeros((slides, 2, d)) for tap, d in widths.items()},
-            {tap: np.zeros((2, d, d)) for tap, d in widths.items()},
-        )
-        sizes.append(sum(array.nbytes for array in state.to_arrays().values()))
-    assert (sizes[1] - sizes[0]) / 1000 < 2048  # bytes a slide

@@ -12,7 +12,6 @@ from tasks.detector.slides.smears import (
     beyond_reach,
     find_smears,
     fit_floor,
-    nearest_part,
     residuals,
     smear_of,
 )
@@ -85,15 +84,6 @@ def test_residuals_join_the_taps_in_the_order_of_their_names_and_leave_out_what_
     assert cells.shape == (2, 13)
 
 
-def test_a_floor_comes_back_from_its_arrays() -> None:
-    found = Floor.from_arrays(floor().to_arrays())
-    assert (found.shift, found.spread, found.reach) == (
-        floor().shift, floor().spread, floor().reach,
-    )  # fmt: skip
-    np.testing.assert_array_equal(found.within, floor().within)
-    np.testing.assert_array_equal(found.between, floor().between)
-
-
 def test_the_slides_of_one_patient_alone_make_no_floor() -> None:
     cells = [np.random.default_rng(k).normal(size=(16, 13)) for k in range(4)]
     with pytest.raises(ValueError, match="slides, and come from 1"):
@@ -113,18 +103,6 @@ def test_the_cells_of_one_slide_are_one_smear() -> None:
     assert references(smears)[0].kept.mean() > 0.9
 
 
-def test_two_laboratories_in_one_night_are_two_smears() -> None:
-    night = together(smear(0, n=100), smear(1, AWAY * ELSEWHERE[0], n=60))
-    smears = found(night)
-    assert len(references(smears)) == 2
-    assert smears.whole.spread > 1.0
-    assert not smears.implausible
-    cells, _ = residuals(own().priors, night.taps, night.predicted)
-    part = nearest_part(floor(), smears.parts, cells)
-    assert len(set(part[:100])) == len(set(part[100:])) == 1
-    assert part[0] != part[-1]
-
-
 def test_rubbish_has_no_reference_and_the_cells_beside_it_have() -> None:
     night = together(smear(0, n=100), smear(1, FAR, n=100))
     smears = found(night)
@@ -134,14 +112,6 @@ def test_rubbish_has_no_reference_and_the_cells_beside_it_have() -> None:
     (reference,) = references(smears)
     assert reference.kept[:100].sum() > 90
     assert not reference.kept[100:].any()
-
-
-def test_a_night_wholly_of_rubbish_has_no_reference() -> None:
-    for cells in (smear(0, FAR), smear(0, spread=8.0)):
-        smears = found(cells)
-        assert not references(smears)
-        assert smears.outside == 1.0
-        assert smears.implausible
 
 
 def test_a_third_of_a_named_slide_may_be_debris_and_it_is_one_smear_without_it() -> None:
@@ -166,17 +136,3 @@ def test_a_group_of_few_cells_is_measured_by_its_shift_and_has_no_parts() -> Non
         assert not smears.parts
         assert smears.implausible is implausible
     assert np.isnan(found(smear(0, FAR, n=5)).whole.shift)
-
-
-def test_without_a_floor_any_slide_is_a_smear() -> None:
-    cells = smear(0, FAR)
-    smears = find_smears(own().priors, None, cells.taps, cells.predicted, ONE_SLIDE)
-    assert len(references(smears)) == 1
-    assert not smears.implausible
-
-
-def test_the_same_cells_have_the_same_parts() -> None:
-    night = together(smear(0, n=100), smear(1, AWAY * ELSEWHERE[0], n=60), smear(2, FAR, n=50))
-    first, second = found(night), found(night)
-    for one, other in zip(first.parts, second.parts, strict=True):
-        np.testing.assert_array_equal(one.middle, other.middle)

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
 from tasks.network.extraction import load_image
+from tests.support.archives import KINDS, write_folder, write_zip
+from tests.support.images import refusal_of
 from tests.support.needs import lacking
 
 
@@ -51,12 +52,9 @@ def test_a_member_whose_name_holds_an_address_is_read_by_its_name(
     tmp_path: Path, no_network: list[object], link: str
 ) -> None:
     secret = tmp_path / "secret.zip"
-    with zipfile.ZipFile(secret, "w") as packed:
-        packed.writestr("patient.png", b"secret")
-    (tmp_path / "inbox").mkdir()
+    write_zip(secret, {"patient.png": b"secret"})
     name = link.format(secret=secret)
-    with zipfile.ZipFile(tmp_path / "inbox" / "night.zip", "w") as packed:
-        packed.writestr(name, b"open")
+    write_zip(tmp_path / "inbox" / "night.zip", {name: b"open"})
     (uri,) = list_images(str(tmp_path / "inbox" / "night.zip"))["uri"].to_pylist()
     assert read_bytes(uri) == b"open"
     assert split_link(uri.partition("://")[2])[0] == name
@@ -69,9 +67,7 @@ def test_a_member_whose_name_holds_an_address_is_read_by_its_name(
 def test_a_file_whose_name_holds_an_address_is_read_by_its_name(
     tmp_path: Path, no_network: list[object], name: str
 ) -> None:
-    path = tmp_path / "night" / name
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"open")
+    write_folder(tmp_path / "night", {name: b"open"})
     (uri,) = list_images(str(tmp_path / "night"))["uri"].to_pylist()
     assert read_bytes(uri) == b"open"
     assert not no_network
@@ -140,8 +136,7 @@ def test_a_pipe_is_refused_and_nobody_waits_for_it(
 def test_a_pipe_and_a_device_are_rows_that_say_why(hanging: Path) -> None:
     (hanging.parent / "2.png").symlink_to("/dev/zero")
     for ref in image_refs(list_images(str(hanging.parent))):
-        failure = load_image(ref, 8).failure
-        assert failure is not None
+        failure = refusal_of(ref)
         assert (failure.reason, "refused" in str(failure)) == ("unreadable", True)
 
 
@@ -158,18 +153,14 @@ def test_a_row_that_cannot_be_parsed_fails_alone(wrong: dict[str, object], says:
     rows = [{"uri": "file:///0.png"}, {"uri": "odd"} | box | wrong, {"uri": "file:///2.png"}]
     first, odd, last = image_refs(pa.Table.from_pylist(rows, SCHEMA))
     assert (first.failure, last.failure) == (None, None)
-    failure = load_image(odd, 8).failure
-    assert failure is not None
-    assert failure.reason == "damaged"
-    assert says in str(failure)
+    assert refusal_of(odd).reason == "damaged"
+    assert says in str(refusal_of(odd))
 
 
 @pytest.fixture
 def closed_ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two wards, of which one cannot be listed, as after a mount has gone stale."""
-    for ward in ("a", "b"):
-        (tmp_path / "wards" / ward).mkdir(parents=True)
-        (tmp_path / "wards" / ward / "1.png").write_bytes(b"one")
+    write_folder(tmp_path / "wards", dict.fromkeys(("a/1.png", "b/1.png"), b"one"))
     honest = LocalFileSystem.ls
 
     def ls(self: LocalFileSystem, path: str, *args: Any, **kwargs: Any) -> object:
@@ -190,10 +181,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_nothing_is_taken(
 
 
 def test_a_linked_folder_is_said_to_be_left_out(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "2.png").write_bytes(b"two")
-    (tmp_path / "night").mkdir()
-    (tmp_path / "night" / "1.png").write_bytes(b"one")
+    write_folder(tmp_path, {"elsewhere/2.png": b"two", "night/1.png": b"one"})
     (tmp_path / "night" / "ward").symlink_to(tmp_path / "elsewhere")
     said: list[str] = []
     assert list_images(str(tmp_path / "night"), on_skip=said.append).num_rows == 1
@@ -204,14 +192,9 @@ def test_a_linked_folder_is_said_to_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_files_that_are_no_images_are_counted_in_one_line(tmp_path: Path, kind: str) -> None:
     names = ["1.png", "2.VSI", "a/3.vsi", "notes.txt", ".hidden", "README", *"bcdef"]
-    source = tmp_path / ("night.zip" if kind == "zip" else "night")
-    if kind == "zip":
-        with zipfile.ZipFile(source, "w") as packed:
-            for name in names:
-                packed.writestr(name, b"x")
-    for name in names if kind == "folder" else []:
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes(b"x")
+    name, write = KINDS[kind]
+    source = tmp_path / name
+    write(source, dict.fromkeys(names, b"x"))
     said: list[str] = []
     assert list_images(str(source), on_skip=said.append).num_rows == 1
     assert said == [
@@ -251,6 +234,4 @@ def test_a_file_that_was_overwritten_since_it_was_listed_is_not_scored(tmp_path:
     (tmp_path / "1.png").write_bytes(b"another")
     with pytest.raises(ChangedError, match="changed since it was frozen: it had 3 bytes and has 7"):
         find(ref)
-    failure = load_image(ref, 8).failure
-    assert failure is not None
-    assert failure.reason == "unreadable"
+    assert refusal_of(ref).reason == "unreadable"
