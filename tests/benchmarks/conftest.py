@@ -18,7 +18,7 @@ from flows.fit import fit
 from flows.options.flows import Fit, Train
 from flows.settings import Settings
 from flows.train import train
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record, beyond_bound, figure, line, ratio_table
 from tests.support.paths import DATA
 
@@ -70,7 +70,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> str:
     if (folder / "cell_images.zip").exists():
         return str(folder / "cell_images.zip")
     rendered = tmp_path_factory.mktemp("cells")
-    write_collection(rendered, patients=40, cells_per_patient=100, parasitized_fraction=0.5, seed=0)
+    write_cells(rendered, 40, 100, seed=0)
     return str(rendered)
 
 

@@ -7,7 +7,6 @@ first stage leaves one; the detector is that of `tests.support.laboratories`.
 import json
 import sys
 import time
-from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,9 @@ from flows.cluster.client import open_client
 from flows.jobs.scoring.screened import Screened
 from flows.settings import Settings
 from flows.stages.scoring import score_slides
-from storage.batches.features import SCORED, FeatureBlock, create_features, write_block
+from storage.batches.features import SCORED, FeatureBlock, write_block
 from storage.batches.ledger import ShardRecord, write_shard_record
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
+from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.records import arrays_to_bytes
@@ -27,6 +26,7 @@ from tasks.images.manifest import SCHEMA
 from tests.support import laboratories
 from tests.support.models import CLASSES, WHEN
 from tests.support.peak import peak, resident
+from tests.support.shards import freeze_night
 
 MODEL = ModelCard(
     created_at=WHEN, digest="m", name="m", network={"classes": list(CLASSES)},
@@ -65,16 +65,8 @@ def make_night(store: Store, slides: int, cells: int, shard_rows: int) -> Batch:
         "patient_id": names["P"].take(pa.array(number)),
     }
     columns = [there.get(each.name, pa.nulls(rows, each.type)) for each in SCHEMA]
-    plan = BatchPlan(
-        name="night", images="night/", limit=None, shard_rows=shard_rows,
-        batch_date=date(2026, 1, 3), started_at=WHEN,
-    )  # fmt: skip
-    batch = freeze_batch(store, plan, pa.Table.from_arrays(columns, schema=SCHEMA))
-    create_features(
-        store, MODEL.name, batch.key, rows=rows, shard_rows=shard_rows,
-        tap_widths=laboratories.WIDTHS, classes=len(CLASSES),
-        digests={"manifest": batch.manifest_digest, "model": MODEL.digest},
-    )  # fmt: skip
+    manifest = pa.Table.from_arrays(columns, schema=SCHEMA)
+    batch = freeze_night(store, manifest, "night", MODEL, shard_rows).batch
     rng = np.random.default_rng(0)
     shifts = {tap: rng.normal(size=(slides, width)) for tap, width in laboratories.WIDTHS.items()}
     for shard in batch.shards():

@@ -23,7 +23,7 @@ from flows.fit import fit
 from flows.options.flows import Fit, Train
 from flows.settings import Settings
 from flows.train import train
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record
 
 FEW = 1_000 if QUICK else 10_000
@@ -124,9 +124,7 @@ def folder_of(images: list[Path], number: int, to: Path) -> Path:
 
 def thumbnails(to: Path, patients: int, parasitized: float, seed: int) -> list[Path]:
     """Render cells, 50 of each patient, at half their size."""
-    write_collection(
-        to, patients=patients, cells_per_patient=50, parasitized_fraction=parasitized, seed=seed
-    )
+    write_cells(to, patients, 50, seed=seed, parasitized=parasitized)
     images = sorted(to.rglob("*.png"))
     for image in images:
         with Image.open(image) as cell:

@@ -22,7 +22,7 @@ from storage.batches.manifests import load_batch
 from storage.parquet import read_table
 from storage.reports.tables import report_path
 from storage.store import Store
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record
 
 CELLS, CORRUPT, EVERY = (2_000, 100, 1.0) if QUICK else (20_000, 100, 4.0)
@@ -31,9 +31,7 @@ CELLS, CORRUPT, EVERY = (2_000, 100, 1.0) if QUICK else (20_000, 100, 4.0)
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("night")
-    write_collection(
-        folder / "few", patients=20, cells_per_patient=50, parasitized_fraction=0.3, seed=4
-    )
+    write_cells(folder / "few", 20, 50, seed=4, parasitized=0.3)
     cells = [path.read_bytes() for path in sorted((folder / "few").rglob("*.png"))]
     (folder / "all").mkdir()
     rng = np.random.default_rng(4)

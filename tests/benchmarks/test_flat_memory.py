@@ -7,8 +7,6 @@ flow itself, in processes of its own. ``SLIDEWATCH_BENCH_IMAGES=1000000`` adds a
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from storage.store import Store
 from tests.support.made_up_night import folder_of, prepare
 from tests.support.measuring import QUICK, Record
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 MOST = int(os.environ.get("SLIDEWATCH_BENCH_IMAGES", "100000"))
 SIZES = (5_000, 20_000) if QUICK else tuple(n for n in (10_000, 100_000, 1_000_000) if n <= MOST)
@@ -27,12 +26,8 @@ GROWTH = (
 
 
 def night(settings: Any, images: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.made_up_night", settings.store, images, images.name],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
+    done = python(
+        "-m", "tests.support.made_up_night", settings.store, images, images.name, cwd=ROOT
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

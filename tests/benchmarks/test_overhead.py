@@ -1,8 +1,6 @@
 """Measure the cost of a shard beside its images, and of a flow beside its shards."""
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +24,9 @@ from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.network.extraction import extract
-from tasks.synthetic.rendered_cells import write_collection
-from tests.support.images import whole_file
+from tests.support.images import whole_file, write_cells
 from tests.support.measuring import QUICK, Record, in_turn
+from tests.support.processes import python
 from tests.support.screening import freeze
 
 SHARDS, ROUNDS, FLOW_ROUNDS = (50, 2, 1) if QUICK else (200, 3, 3)
@@ -183,22 +181,13 @@ backlog()"""
 
 @pytest.mark.benchmark
 def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Record) -> None:
-    write_collection(
-        tmp_path / "cells", patients=1, cells_per_patient=1, parasitized_fraction=0.0, seed=9
-    )
+    write_cells(tmp_path / "cells", 1, 1, seed=9, parasitized=0.0)
     environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect")}
     environment.pop("PREFECT_API_URL", None)
     number = iter(range(100))
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            check=True,
-            capture_output=True,
-            env=environment,
-            cwd=tmp_path,
-            text=True,
-        )
+        done = python(*arguments, env=environment, cwd=tmp_path)
         return done.stdout
 
     def screen() -> None:

@@ -17,7 +17,8 @@ from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
 from flows.train import train
-from tasks.synthetic.rendered_cells import draw_patient, write_collection
+from tasks.synthetic.rendered_cells import draw_patient
+from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record
 from tests.support.rendered_fields import render_field
 
@@ -65,9 +66,7 @@ def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
     record: Record,
 ) -> None:
     folder, known = truth
-    write_collection(
-        tmp_path, patients=PATIENTS, cells_per_patient=40, parasitized_fraction=0.5, seed=0
-    )
+    write_cells(tmp_path, PATIENTS, 40, seed=0)
     train(Train(images=str(tmp_path), epochs=EPOCHS), settings)
     fit(Fit(images=str(tmp_path), batch="cells"), settings)
     made = segment(Segment(images=str(folder), name="fields"), settings)

@@ -27,8 +27,8 @@ from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import ImageRef, Region, address_of, image_refs
 from tasks.network.extraction import Features, Loaded, load_images
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.far_s3 import far_s3, requests
+from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.models import CLASSES, WHEN
 from tests.support.rendered_slides import render_slide
@@ -62,7 +62,7 @@ def night(far: str, store_with_model: Store, cells: Path) -> Night:
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cells")
-    write_collection(folder, patients=4, cells_per_patient=6, parasitized_fraction=0.5, seed=0)
+    write_cells(folder, 4, 6, seed=0)
     return folder
 
 
@@ -159,7 +159,7 @@ def test_images_of_a_shard_far_away(far: str, tmp_path: Path, record: Record, ki
         name = "s.tif"
     else:
         each = SHARD_ROWS // 8
-        write_collection(here, patients=8, cells_per_patient=each, parasitized_fraction=0.5, seed=0)
+        write_cells(here, 8, each, seed=0)
         name = ""
     if kind == "zip":
         with zipfile.ZipFile(here / "night.zip", "w") as archive:

@@ -5,14 +5,13 @@ that workers wait for each other more than processes of their own would.
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.support import sleepers
 from tests.support.measuring import QUICK, Record
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 SIZES = (1_000, 10_000) if QUICK else (1_000, 10_000, 100_000)
 LIMIT = 0.005  # seconds a job
@@ -24,13 +23,7 @@ def simulate(
     jobs: int, *, workers: int = 1, threads: int = 64, asleep: float = 0.01
 ) -> dict[str, list[float]]:
     wanted = map(str, (workers, threads, jobs, asleep, PARTS))
-    done = subprocess.run(
-        [sys.executable, "-m", sleepers.__name__, *wanted],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    done = python("-m", sleepers.__name__, *wanted, cwd=ROOT)
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -5,14 +5,13 @@ footer of the manifest tells of every shard, and each worker holds it: it is mea
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.measuring import QUICK, Record
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 CELLS = 2_000 if QUICK else 20_000  # of a slide
 FEW, MANY = (1, 5) if QUICK else (1, 100)  # slides
@@ -21,13 +20,7 @@ GROWTH, MOST = 1.05, 1.3
 
 def score(store: Path, slides: int) -> dict[str, float]:
     """Score a night in a process of its own, whose worker has done nothing before."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.second_stage", store, str(slides), str(CELLS)],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+    done = python("-m", "tests.benchmarks.second_stage", store, str(slides), str(CELLS), cwd=ROOT)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -17,7 +17,7 @@ from storage.batches import features
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.models import CLASSES
 from tests.support.shards import freeze_night
@@ -32,9 +32,7 @@ def test_cost_of_syncing_the_chunks_of_a_shard(
 ) -> None:
     store, numbers, synced = store_with_model, count(), list[int]()
     cells = tmp_path / "cells"
-    write_collection(
-        cells, patients=PATIENTS, cells_per_patient=128, parasitized_fraction=0.5, seed=0
-    )
+    write_cells(cells, PATIENTS, 128, seed=0)
     manifest = list_images(str(cells), classes=CLASSES)
     card, honest, fsync = load_card(store, "tiny"), features.sync_files, os.fsync
     settle_worker()

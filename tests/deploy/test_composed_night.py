@@ -22,7 +22,6 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.certificates import make_certificates
 from tests.support.containers import (
     MINUTES,
@@ -33,6 +32,7 @@ from tests.support.containers import (
     podman,
     said,
 )
+from tests.support.images import write_cells
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
 from tests.support.waiting import until
@@ -131,12 +131,9 @@ def composed(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     given = {name: os.urandom(24).hex() for name in secrets} | {"IMAGES": str(folder / "images")}
     (folder / ".env").write_text("".join(f"{k}={v}\n" for k, v in given.items()))
     smears = folder / "images" / "labelled"
-    write_collection(smears, patients=12, cells_per_patient=12, parasitized_fraction=0.5, seed=1)
+    write_cells(smears, 12, 12, seed=1)
     night = folder / "images" / "inbox"
-    write_collection(
-        night, patients=4, cells_per_patient=CELLS // 4, parasitized_fraction=0.2, seed=2,
-        first_patient=60,
-    )  # fmt: skip
+    write_cells(night, 4, CELLS // 4, seed=2, first=60, parasitized=0.2)
     for path in night.rglob("*.png"):  # long there, so that the night takes them
         os.utime(path, (0, 0))
     tls = make_certificates(folder)

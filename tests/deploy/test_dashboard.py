@@ -41,11 +41,6 @@ def metrics_in(expression: str) -> set[str]:
     return set(re.findall(r"\bslidewatch_\w+", without_text))
 
 
-def test_names_are_read_off_promql() -> None:
-    asked = 'rate(slidewatch_a_total{x="slidewatch_no"}[5m]) / on (y) slidewatch_b'
-    assert metrics_in(asked) == {"slidewatch_a_total", "slidewatch_b"}
-
-
 @by_title
 def test_a_panel_asks_for_metrics_that_there_are(panel: dict[str, Any]) -> None:
     assert panel["targets"]

@@ -30,7 +30,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
 from flows.options.commands import COMMANDS
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
 from tests.support.waiting import until
@@ -158,14 +158,7 @@ class Site:
     def arrive(self, inbox: str, *, patient: int, cells: int = 10) -> Path:
         """New cells, in a folder of their own in an inbox; they are old enough to be taken."""
         folder = self.home / inbox / f"patient-{patient}"
-        write_collection(
-            folder,
-            patients=1,
-            cells_per_patient=cells,
-            parasitized_fraction=0.5,
-            seed=patient,
-            first_patient=patient,
-        )
+        write_cells(folder, 1, cells, seed=patient, first=patient)
         for path in folder.rglob("*.png"):
             os.utime(path, (0, 0))
         return folder
@@ -246,9 +239,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site.run("prefect", "work-pool", "create", "slidewatch", "--type", "process")
         site.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
         smears = home / "smears"
-        write_collection(
-            smears, patients=12, cells_per_patient=12, parasitized_fraction=0.5, seed=1
-        )
+        write_cells(smears, 12, 12, seed=1)
         command, given = "flows.commands.main", ("--images", str(smears))
         site.run(command, "train", *given, "--model", "m", "--epochs", "1", "--side", "32")
         site.run(command, "fit", *given, "--batch", "first")
@@ -289,22 +280,6 @@ def test_a_night_is_screened_by_a_worker_and_shown(site: Site) -> None:
     assert {artifact.key for artifact in artifacts} == {
         f"slidewatch-{kind}" for kind in ("night", "most-abnormal", "progress")
     }
-
-
-@pytest.mark.slow
-def test_a_night_with_a_bad_image_is_amber_and_has_its_report(site: Site) -> None:
-    folder = site.arrive("bad", patient=62)
-    bad = sorted(folder.rglob("*.png"))[3]
-    bad.write_bytes(bad.read_bytes()[:100])
-    os.utime(bad, (0, 0))
-    said = site.run("prefect", "deployment", "run", NIGHTLY, *site.given("bad"), "--watch")
-    (run,) = re.findall(r"UUID: (\S+)", said)
-    state = site.read(UUID(run)).state
-    assert state.type == "COMPLETED"
-    assert state.name in {"Amber", "Red"}
-    assert "10 images, of which 1 failed (1 damaged)" in str(state.message)
-    failed = [row["uri"] for row in rows_of(site.report("bad")) if row["status"] == "failed"]
-    assert failed == [bad.as_uri()]
 
 
 @pytest.mark.slow

@@ -43,10 +43,15 @@ def test_files_that_are_copied_are_there() -> None:
 # --- services of one server
 
 
-def test_the_pages_are_served_where_prefect_links_them() -> None:
+def unit_of(name: str) -> configparser.ConfigParser:
     unit = configparser.ConfigParser(strict=True)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(DEPLOY / "systemd" / "slidewatch-pages.service")
+    unit.read(DEPLOY / "systemd" / f"{name}.service")
+    return unit
+
+
+def test_the_pages_are_served_where_prefect_links_them() -> None:
+    unit = unit_of("slidewatch-pages")
     words = shlex.split(unit["Service"]["ExecStart"])
     settings = tomllib.loads((DEPLOY / "slidewatch.toml").read_text())
     url = urlsplit(settings["pages_url"])
@@ -67,9 +72,7 @@ def test_the_environment_has_settings_of_prefect() -> None:
 
 @pytest.mark.parametrize("name", ["prefect-server", "prefect-worker"])
 def test_a_service_starts_what_the_guide_installs(name: str) -> None:
-    unit = configparser.ConfigParser(strict=True)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(DEPLOY / "systemd" / f"{name}.service")
+    unit = unit_of(name)
     service, home = unit["Service"], environment()["SLIDEWATCH_HOME"]
     program, *words = shlex.split(service["ExecStart"])
     assert program == f"{home}/venv/bin/prefect"

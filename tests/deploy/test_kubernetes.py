@@ -94,7 +94,6 @@ def pods() -> list[tuple[str, Thing, dict[str, str]]]:
 
 
 PODS = pods()
-by_thing = pytest.mark.parametrize(("file", "thing"), THINGS, ids=label)
 by_pod = pytest.mark.parametrize(
     ("spec", "labels"), [p[1:] for p in PODS], ids=[p[0] for p in PODS]
 )
@@ -179,13 +178,15 @@ def named(kind: str) -> set[str]:
     return {thing["metadata"]["name"] for _, thing in THINGS if thing["kind"] == kind}
 
 
-def keys_of(kind: str, name: str) -> set[str]:
+def thing_of(kind: str, name: str | None) -> Thing:
     (found,) = [
-        thing["data"]
-        for _, thing in THINGS
-        if (thing["kind"], thing["metadata"]["name"]) == (kind, name)
+        thing for _, thing in THINGS if (thing["kind"], thing["metadata"]["name"]) == (kind, name)
     ]
-    return set(found)
+    return found
+
+
+def keys_of(kind: str, name: str) -> set[str]:
+    return set(thing_of(kind, name)["data"])
 
 
 @by_pod
@@ -214,22 +215,14 @@ def test_what_a_pod_reads_is_there(spec: Thing, labels: dict[str, str]) -> None:
 
 @by_pod
 def test_tls_files_are_keys_of_the_secret(spec: Thing, labels: dict[str, str]) -> None:
+    mounts = [each for container in spec["containers"] for each in container["volumeMounts"]]
     for volume in spec.get("volumes", []):
-        if volume["name"] != "tls":
-            continue
-        (mount,) = [
-            mount
-            for container in spec["containers"]
-            for mount in container["volumeMounts"]
-            if mount["name"] == "tls"
-        ]
-        assert keys_of("Secret", volume["secret"]["secretName"]) == {
-            "ca.pem",
-            "certificate.pem",
-            "key.pem",
-        }
-        assert mount["mountPath"] == "/etc/slidewatch/tls"
-        assert volume["secret"]["defaultMode"] == 0o440
+        if volume["name"] == "tls":
+            (place,) = [mount["mountPath"] for mount in mounts if mount["name"] == "tls"]
+            assert place == "/etc/slidewatch/tls"
+            keys = keys_of("Secret", volume["secret"]["secretName"])
+            assert keys == {"ca.pem", "certificate.pem", "key.pem"}
+            assert volume["secret"]["defaultMode"] == 0o440
 
 
 def test_the_example_of_secrets_is_refused_and_each_is_made_by_a_command_of_the_guide() -> None:
@@ -249,7 +242,10 @@ def test_the_example_of_secrets_is_refused_and_each_is_made_by_a_command_of_the_
 
 
 @by_pod
-def test_a_pod_may_do_no_more_than_it_must(spec: Thing, labels: dict[str, str]) -> None:
+def test_a_pod_may_do_no_more_than_it_must_and_its_images_are_pinned(
+    spec: Thing, labels: dict[str, str]
+) -> None:
+    (own,) = KUSTOMIZATION["images"]
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["runAsUser"] > 0
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -262,25 +258,12 @@ def test_a_pod_may_do_no_more_than_it_must(spec: Thing, labels: dict[str, str]) 
         }
         assert "memory" in container["resources"]["limits"]
         assert {"cpu", "memory"} == set(container["resources"]["requests"])
-
-
-@by_pod
-def test_images_are_pinned_and_ours_has_the_tag_of_the_kustomization(
-    spec: Thing, labels: dict[str, str]
-) -> None:
-    (own,) = KUSTOMIZATION["images"]
-    for container in spec["containers"]:
         name, _, tag = container["image"].rpartition(":")
         assert tag[:1].isdigit()
         if name == own["name"]:
             gpu = "nvidia.com/gpu" in container["resources"]["limits"]
             assert tag == own["newTag"] + ("-cuda" if gpu else "")
-
-
-@by_pod
-def test_gpus_are_asked_for_where_their_nodes_let_nobody_else_in(
-    spec: Thing, labels: dict[str, str]
-) -> None:
+    # Nodes with GPUs let nobody else in.
     gpu = any("nvidia.com/gpu" in c["resources"]["limits"] for c in spec["containers"])
     tolerated = [each["key"] for each in spec.get("tolerations", [])]
     assert tolerated == (["nvidia.com/gpu"] if gpu else [])
@@ -317,11 +300,7 @@ def test_the_settings_of_all_are_such_that_a_run_finds_its_cluster() -> None:
     settings = Settings(**own)
     scheduler = urlsplit(settings.scheduler)
     assert (settings.cluster, scheduler.scheme) == ("scheduler", "tls")
-    (service,) = [
-        thing
-        for _, thing in THINGS
-        if (thing["kind"], thing["metadata"]["name"]) == ("Service", scheduler.hostname)
-    ]
+    service = thing_of("Service", scheduler.hostname)
     assert service["spec"]["ports"][0]["port"] == scheduler.port
     named = (settings.tls_ca, settings.tls_certificate, settings.tls_key)
     assert {Path(str(path)).name for path in named} == keys_of("Secret", "dask-client-tls")
@@ -458,28 +437,19 @@ def test_every_pod_refuses_calls_that_no_policy_allows() -> None:
     assert "ingress" not in policy
 
 
-@pytest.mark.parametrize(
-    "service", [thing for _, thing in THINGS if thing["kind"] == "Service"], ids=label
-)
-def test_a_service_leads_to_a_port_of_its_pods(service: Thing) -> None:
-    spec = service["spec"]
-    found = [each for _, each, labels in PODS if spec["selector"].items() <= labels.items()]
-    assert len(found) == 1
-    for port in spec["ports"]:
-        ports = {each["name"]: each["containerPort"] for each in found[0]["containers"][0]["ports"]}
-        assert ports[port["targetPort"]] == port["port"]
-    assert spec.get("type", "ClusterIP") == "ClusterIP"
-
-
-@pytest.mark.parametrize(
-    "deployment",
-    [thing for _, thing in THINGS if thing["kind"] in {"Deployment", "StatefulSet"}],
-    ids=label,
-)
-def test_a_deployment_selects_its_own_pods_alone(deployment: Thing) -> None:
-    selector = deployment["spec"]["selector"]["matchLabels"]
-    matching = [name for name, _, labels in PODS if selector.items() <= labels.items()]
-    assert matching == [label(deployment)]
+def test_services_lead_to_a_port_of_their_pods_and_deployments_select_their_own_alone() -> None:
+    for _, thing in THINGS:
+        spec = thing.get("spec", {})
+        if thing["kind"] == "Service":
+            (pod,) = [pod for _, pod, labels in PODS if spec["selector"].items() <= labels.items()]
+            ports = {each["name"]: each["containerPort"] for each in pod["containers"][0]["ports"]}
+            for port in spec["ports"]:
+                assert ports[port["targetPort"]] == port["port"]
+            assert spec.get("type", "ClusterIP") == "ClusterIP"
+        if thing["kind"] in {"Deployment", "StatefulSet"}:
+            selected = spec["selector"]["matchLabels"].items()
+            matching = [name for name, _, labels in PODS if selected <= labels.items()]
+            assert matching == [label(thing)]
 
 
 def test_roles_are_bound_to_accounts_that_there_are_and_only_in_the_namespace() -> None:

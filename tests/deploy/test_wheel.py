@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.needs import lacking
 from tests.support.paths import ROOT
 
@@ -80,7 +80,7 @@ def test_the_wheel_screens_a_night_in_an_empty_environment(
     run(*install, "--constraint", LOCKS / "torch.txt", wheel)
     run(programs / "python", "-m", "pip", "check")
     cells = tmp_path / "cells"
-    write_collection(cells, patients=1, cells_per_patient=10, parasitized_fraction=0.5, seed=7)
+    write_cells(cells, 1, 10, seed=7)
     store = ("--store", ready.store, "--json")
     doctor = run(programs / "slidewatch", "doctor", *store, cwd=tmp_path)
     assert json.loads(doctor)

@@ -1,5 +1,6 @@
 """Fixtures of flows."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,3 +18,17 @@ def night(store_with_model: Store, cells: Path) -> "Night":
     from tests.support.shards import start
 
     return start(store_with_model, cells)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command as a person types it: its exit code, standard output and error."""
+    from flows.commands.main import main
+
+    def typed(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(list(words))
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return typed

@@ -1,7 +1,5 @@
 """Scoring in a notebook gives the numbers of the report."""
 
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from flows.options.flows import Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import StoreError
+from tests.support.processes import python
 
 OF_A_RUN = ["batch", "batch_date", "scored_at"]
 USED = """
@@ -87,12 +86,7 @@ def test_notebooks_show_pictures_that_stay_with_their_rows(
 def test_neither_prefect_nor_dask_is_imported(
     images: Path, fitted: tuple[Settings, object]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", USED, fitted[0].store, str(images / "night")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python("-c", USED, fitted[0].store, str(images / "night"))
     assert done.stdout.strip() == "[]"
 
 

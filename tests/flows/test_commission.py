@@ -14,12 +14,13 @@ from scipy.special import logit
 from flows.commands.status import status, verify
 from flows.commission import commission
 from flows.commissioning.laboratory import LaboratoryError
+from flows.commissioning.report import LaboratoryOutcome
 from flows.evaluate import evaluate
 from flows.fit import fit, retract
 from flows.jobs.laboratory_slides import Added
 from flows.options.flows import Commission, Evaluate, Fit, Retract, Screen
 from flows.options.tools import Status, Verify
-from flows.screen import screen
+from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import compositions as composing_stage
 from storage.batches.ledger import list_seals
@@ -39,11 +40,9 @@ from storage.store import Store, StoreError
 from tasks.evaluation.compositions import LABORATORY_NORMAL, OWN_NORMAL, POPULATION
 from tasks.evaluation.measures import HOME
 from tasks.images.listing import SourceError
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
+from tests.support.images import write_cells
 from tests.support.kept import kept
-
-PATIENT = {"cells_per_patient": 36, "parasitized_fraction": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +52,28 @@ def nights() -> Path:
 
 
 def _render(folder: Path) -> None:
-    write_collection(folder / "fitted", patients=9, seed=5, **PATIENT)
+    write_cells(folder / "fitted", 9, 36, seed=5)
     for number, name in enumerate(("may", "june", "july"), 1):
-        write_collection(
-            folder / name, patients=2, seed=5 + number, first_patient=100 * number, **PATIENT
-        )
-    healthy = {"cells_per_patient": 36, "parasitized_fraction": 0.0}
-    write_collection(folder / "healthy", patients=2, seed=9, first_patient=400, **healthy)
+        write_cells(folder / name, 2, 36, seed=5 + number, first=100 * number)
+    write_cells(folder / "healthy", 2, 36, seed=9, first=400, parasitized=0.0)
+
+
+def learn(settings: Settings, images: str | Path, **given: Any) -> LaboratoryOutcome:
+    """Commission the laboratory `lab` on a night that has the name of its folder."""
+    usual: dict[str, Any] = {"images": str(images), "laboratory": "lab", "batch": Path(images).name}
+    return commission(Commission(**usual | given), settings)
+
+
+def at_lab(settings: Settings, images: str | Path, **given: Any) -> ScreenOutcome:
+    """Screen a night at the laboratory `lab`."""
+    usual: dict[str, Any] = {"images": str(images), "laboratory": "lab", "batch": Path(images).name}
+    return screen(Screen(**usual | given), settings)
+
+
+def report_in(settings: Settings, kind: str, batch: str) -> pa.Table:
+    """The only report of a kind on a batch."""
+    (file,) = (Path(settings.store) / "reports" / kind).rglob(f"{batch}.parquet")
+    return pq.ParquetFile(file).read()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +99,7 @@ def after_may(
     nights: Path, with_slides: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     settings = copied(with_slides, tmp_path_factory.mktemp("may") / "store")
-    commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), settings)
+    learn(settings, nights / "may")
     return settings
 
 
@@ -99,7 +113,7 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     nights: Path, lab: Settings
 ) -> None:
     store = Store(lab.store)
-    first = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
+    first = learn(lab, nights / "may")
     assert (first.laboratory, first.nights, first.slides) == ("lab/v0001", 1, 8)
     assert "guess" in first.warnings[0]
     assert first.diagnosis in {"accepted", "not accepted"}
@@ -108,20 +122,17 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     assert "lab/v0001" in page
     figures = pq.read_table(first.report.replace(".html", ".parquet")).to_pylist()
     assert {row["part"] for row in figures} == {"false alarms", "caught", "diagnosis"}
-    again = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
+    again = learn(lab, nights / "may")
     assert "counts once" in again.changed
     assert again.laboratory == "lab/v0001"
 
-    second = commission(
-        Commission(images=str(nights / "june"), laboratory="lab", batch="june"), lab
-    )
+    second = learn(lab, nights / "june")
     assert (second.laboratory, second.nights, second.slides) == ("lab/v0002", 2, 16)
 
-    night = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), lab)
+    night = at_lab(lab, nights / "july")
     assert night.laboratory == "lab/v0002"
     for kind in ("images", "slides", "batches"):
-        (file,) = (Path(lab.store) / "reports" / kind).rglob("july.parquet")
-        assert set(pq.ParquetFile(file).read()["laboratory"].to_pylist()) == {"lab/v0002"}
+        assert set(report_in(lab, kind, "july")["laboratory"].to_pylist()) == {"lab/v0002"}
     (seal,) = list_seals(store, load_batch(store, "july"))
     assert seal.laboratory == "lab/v0002"
     assert "--laboratory lab" in Path(night.page).read_text()
@@ -133,7 +144,7 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     for name in before:
         assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
     # A repeated night keeps the version that it was screened with.
-    repeated = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), lab)
+    repeated = at_lab(lab, nights / "july")
     assert repeated.repeated
     assert repeated.laboratory == "lab/v0002"
     (row,) = status(Status(), lab).laboratories
@@ -149,19 +160,12 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     store, healthy = Store(of_may.store), str(nights / "healthy")
     for wrong, said in (("all", "labelled Parasitized"), ("nobody", "no slide or patient nobody")):
         with pytest.raises(LaboratoryError, match=said):
-            commission(
-                Commission(
-                    images=str(nights / "june"), laboratory="lab", batch="june", negative=wrong
-                ),
-                of_may,
-            )
+            learn(of_may, nights / "june", negative=wrong)
     assert load_laboratory(store, "lab").counting is None
-    without = screen(Screen(images=str(nights / "july"), batch="before", laboratory="lab"), of_may)
+    without = at_lab(of_may, nights / "july", batch="before")
     assert set(without.patients) == {"indeterminate"}
 
-    outcome = commission(
-        Commission(images=healthy, laboratory="lab", batch="healthy", negative="all"), of_may
-    )
+    outcome = learn(of_may, healthy, negative="all")
     laboratory = load_laboratory(store, "lab")
     (known,) = (
         Added.from_arrays(load_night(store, "lab", n)).errors for n in laboratory.nights[1:]
@@ -169,8 +173,8 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     assert (len(known.slides), known.positives.sum()) == (2, 0)
     # As many as a screened night would read.
     night = screen(Screen(images=healthy, batch="screened"), of_may)
-    (file,) = (Path(of_may.store) / "reports" / "slides").rglob("screened.parquet")
-    assert known.negatives.sum() == sum(pq.read_table(file)["cells_read"].to_pylist())
+    read = report_in(of_may, "slides", "screened")["cells_read"].to_pylist()
+    assert known.negatives.sum() == sum(read)
     detector = load_detector_card(store, laboratory.detector)
     assert laboratory.counting is not None
     assert detector.counting is not None
@@ -184,20 +188,16 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     assert outcome.report is not None
     assert "false positives, the laboratory" in Path(outcome.report).read_text()
 
-    night = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), of_may)
-    (file,) = (Path(of_may.store) / "reports" / "patients").rglob("july.parquet")
-    assert "error rates unknown" not in str(pq.read_table(file)["call_reasons"].to_pylist())
+    night = at_lab(of_may, nights / "july")
+    reasons = report_in(of_may, "patients", "july")["call_reasons"].to_pylist()
+    assert "error rates unknown" not in str(reasons)
     assert "2 negative slides of the laboratory" in Path(night.page).read_text()
 
-    same = commission(Commission(images=healthy, laboratory="lab", batch="healthy"), of_may)
+    same = learn(of_may, healthy)
     assert "counts once" in same.changed
-    commission(
-        Commission(images=healthy, laboratory="lab", batch="healthy", negative="none"), of_may
-    )
+    learn(of_may, healthy, negative="none")
     assert load_laboratory(store, "lab").counting is None
-    commission(
-        Commission(images=healthy, laboratory="lab", batch="healthy", negative="all"), of_may
-    )
+    learn(of_may, healthy, negative="all")
     assert load_laboratory(store, "lab").counting == laboratory.counting
     retract(Retract(laboratory="lab", batch="healthy"), of_may)
     assert load_laboratory(store, "lab").counting is None
@@ -208,14 +208,14 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
     nights: Path, lab: Settings
 ) -> None:
     store = Store(lab.store)
-    outcome = commission(Commission(images=str(nights / "may"), laboratory="lab", batch="may"), lab)
+    outcome = learn(lab, nights / "may")
     laboratory = load_laboratory(store, "lab")
     assert laboratory.adaptation is not None
     assert (laboratory.adaptation.cells, laboratory.adaptation.slides) == (72, 2)
     assert "adapted by 72 labelled cells" in outcome.text()
     assert outcome.report is not None
     assert "adapted by 72 labelled cells" in Path(outcome.report).read_text()
-    commission(Commission(images=str(nights / "june"), laboratory="lab", batch="june"), lab)
+    learn(lab, nights / "june")
     both = load_laboratory(store, "lab").adaptation
     assert both is not None
     assert (both.cells, both.slides) == (144, 4)
@@ -228,9 +228,8 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
         told = laboratory.adaptation.model_copy(update=changed)
         made = card(store, 1).model_copy(update={"version": version, "adaptation": told})
         save_laboratory(store, made, store.read_bytes(*laboratory.folder, "laboratory.safetensors"))
-        screen(Screen(images=str(nights / "july"), batch=f"july{version}", laboratory="lab"), lab)
-        (file,) = (Path(lab.store) / "reports" / "images").rglob(f"july{version}.parquet")
-        return pq.ParquetFile(file).read().sort_by("uri")
+        at_lab(lab, nights / "july", batch=f"july{version}")
+        return report_in(lab, "images", f"july{version}").sort_by("uri")
 
     plain = at(7, accepted=False)
     adapted = at(8, accepted=True, scale=2.0, bias=1.0)
@@ -239,10 +238,8 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
     assert plain["abnormality"].to_pylist() == adapted["abnormality"].to_pylist()
     slides, doubts = [], []
     for version in (7, 8):
-        (file,) = (Path(lab.store) / "reports" / "slides").rglob(f"july{version}.parquet")
-        slides.append(pq.ParquetFile(file).read())
-        (file,) = (Path(lab.store) / "reports" / "batches").rglob(f"july{version}.parquet")
-        doubts += pq.ParquetFile(file).read()["expected_doubt"].to_pylist()
+        slides.append(report_in(lab, "slides", f"july{version}"))
+        doubts += report_in(lab, "batches", f"july{version}")["expected_doubt"].to_pylist()
         page = (Path(lab.store) / "reports" / "html" / f"july{version}.html").read_text()
         assert ("not adapted by 72" in page) == (version == 7)
     for column in ("cells_read", "cells_called"):
@@ -259,15 +256,11 @@ def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(
         for file in sorted((nights / "may").rglob("*.png"))[:size]:
             (tmp_path / name / file.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, tmp_path / name / file.parent.name)
-    again = commission(
-        Commission(images=str(tmp_path / "again"), laboratory="lab", batch="again"), of_may
-    )
+    again = learn(of_may, tmp_path / "again")
     assert (again.nights, again.slides, again.cells) == (1, first.slides, first.cells)
     assert [night.batch for night in load_laboratory(store, "lab").nights] == ["again"]
     with pytest.raises(LaboratoryError, match="40 of 40 images of batch part are in night again"):
-        commission(
-            Commission(images=str(tmp_path / "part"), laboratory="lab", batch="part"), of_may
-        )
+        learn(of_may, tmp_path / "part")
     assert load_laboratory(store, "lab").version == 2
 
 
@@ -276,7 +269,7 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(composing_stage, "warn", told.append)
-    screened = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), of_may)
+    screened = at_lab(of_may, nights / "july")
     for name in ("may", "july"):
         shutil.copytree(nights / name, tmp_path / "ward", dirs_exist_ok=True)
     outcome = evaluate(
@@ -321,12 +314,12 @@ def card(store: Store, version: int) -> Any:
 
 def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"no laboratory .moon. in .*slidewatch commission"):
-        screen(Screen(images=str(nights / "july"), batch="july", laboratory="moon"), lab)
+        at_lab(lab, nights / "july", laboratory="moon")
     with pytest.raises(StoreError, match="is no laboratory name"):
-        commission(Commission(images=str(nights / "may"), laboratory="../lab"), lab)
+        learn(lab, nights / "may", laboratory="../lab")
     (tmp_path / "empty").mkdir()
     with pytest.raises((LaboratoryError, SourceError)):
-        commission(Commission(images=str(tmp_path / "empty"), laboratory="lab"), lab)
+        learn(lab, tmp_path / "empty")
     assert find_laboratory(Store(lab.store), "lab") is None
 
 
@@ -342,25 +335,15 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
     later = fit(Fit(images=str(nights / "june"), batch="more"), of_may)
     assert later.detector is not None
     with pytest.raises(StoreError, match="was commissioned with detector"):
-        screen(
-            Screen(
-                images=str(nights / "july"), batch="july", laboratory="lab", detector=later.detector
-            ),
-            of_may,
-        )
-    night = screen(Screen(images=str(nights / "july"), batch="july", laboratory="lab"), of_may)
+        at_lab(of_may, nights / "july", detector=later.detector)
+    night = at_lab(of_may, nights / "july")
     assert night.detector == known.detector
     # Commissioned again, earlier nights are learned anew with the newer detector.
-    both = commission(
-        Commission(
-            images=str(nights / "july"), laboratory="lab", batch="july", detector=later.detector
-        ),
-        of_may,
-    )
+    both = learn(of_may, nights / "july", detector=later.detector)
     assert (both.laboratory, both.nights) == ("lab/v0002", 2)
     assert load_laboratory(store, "lab").detector == later.detector
     other = known.model_copy(update={"version": 3, "model_digest": "other"})
     save_laboratory(store, other, store.read_bytes(*known.folder, "laboratory.safetensors"))
     with pytest.raises(StoreError, match="choose another --laboratory for another model"):
-        commission(Commission(images=str(nights / "june"), laboratory="lab", batch="june"), of_may)
+        learn(of_may, nights / "june")
     assert np.isfinite(list(both.false_alarms.values())).all()

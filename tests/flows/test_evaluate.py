@@ -29,28 +29,17 @@ from tasks.evaluation.metrics import SINGLE
 from tasks.evaluation.scored import BORDER, OWN
 from tasks.evaluation.treated import CLEAN, FILE, Treatment
 from tasks.images.access.files import SourceError
-from tasks.synthetic.rendered_cells import write_collection, write_night
+from tests.support.images import write_cells, write_mixed_night
 
 ATTACKS = ["fgsm", "bim", "adaptive"]
-OTHER = ["far/night", "near/copies"]
 
 
 @pytest.fixture(scope="module")
 def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a store with a model and a detector, on two workers."""
     root = tmp_path_factory.mktemp("evaluate")
-    write_collection(
-        root / "smears", patients=14, cells_per_patient=8, parasitized_fraction=0.5, seed=1
-    )
-    write_night(
-        root / "night",
-        patients=2,
-        cells_per_patient=4,
-        parasitized_fraction=0.3,
-        planted_per_kind=2,
-        seed=2,
-        first_patient=101,
-    )
+    write_cells(root / "smears", 14, 8, seed=1)
+    write_mixed_night(root / "night", 2, 4, 2, parasitized=0.3)
     made = Settings(
         store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=32
     )

@@ -15,7 +15,7 @@ from storage.store import Store
 from tasks.evaluation.compositions import OWN_NORMAL, POPULATION, SHARES
 from tasks.evaluation.measures import HOME
 from tasks.evaluation.metrics import SINGLE
-from tasks.synthetic.rendered_cells import write_collection, write_night
+from tests.support.images import write_cells, write_mixed_night
 
 
 @pytest.mark.slow
@@ -23,24 +23,10 @@ def test_foreign_slides_are_ordinary_and_every_share_of_every_set_is_composed(
     scheduler: str, tmp_path: Path
 ) -> None:
     def cells(name: str, seed: int, patients: int = 12) -> str:
-        write_collection(
-            tmp_path / name,
-            patients=patients,
-            cells_per_patient=36,
-            parasitized_fraction=0.4,
-            seed=seed,
-        )
+        write_cells(tmp_path / name, patients, 36, seed=seed, parasitized=0.4)
         return str(tmp_path / name)
 
-    write_night(
-        tmp_path / "night",
-        patients=1,
-        cells_per_patient=4,
-        parasitized_fraction=0.3,
-        planted_per_kind=4,
-        seed=2,
-        first_patient=101,
-    )
+    write_mixed_night(tmp_path / "night", 1, 4, 4, parasitized=0.3)
     made = Settings(
         store=str(tmp_path / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )

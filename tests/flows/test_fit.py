@@ -22,14 +22,22 @@ from storage.store import Store, StoreError
 from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides.groups import by_slide, coarser
 from tasks.images.access.files import SourceError
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import CELLS, copied
+from tests.support.images import write_cells
 
 
 @pytest.fixture
 def settings(trained: tuple[Settings, TrainOutcome], tmp_path: Path) -> Settings:
     """Settings of a store of one's own, with a trained model in it and nothing else."""
     return copied(trained[0], tmp_path / "store")
+
+
+@pytest.fixture
+def extra(tmp_path: Path) -> Path:
+    """Labelled cells of three patients more."""
+    folder = tmp_path / "extra"
+    write_cells(folder, 3, 9, seed=9, first=50, parasitized=0.4)
+    return folder
 
 
 def statistics(settings: Settings) -> dict[str, np.ndarray]:
@@ -110,12 +118,8 @@ def test_two_batches_fit_as_one_does_and_are_not_read_again(
     assert_close(pairs[0].to_arrays(), pairs[1].to_arrays(), 1e-5)
 
 
-def test_retracting_a_batch_undoes_it(images: Path, ready: Settings, tmp_path: Path) -> None:
+def test_retracting_a_batch_undoes_it(ready: Settings, extra: Path) -> None:
     before = statistics(ready)
-    extra = tmp_path / "extra"
-    write_collection(
-        extra, patients=3, cells_per_patient=9, parasitized_fraction=0.4, seed=9, first_patient=50
-    )
     added = fit(Fit(images=str(extra), batch="second"), ready)
     assert added.calibrating_groups == load_detector_card(Store(ready.store)).calibrating_groups
     outcome = retract(Retract(batch="second"), ready)
@@ -125,15 +129,11 @@ def test_retracting_a_batch_undoes_it(images: Path, ready: Settings, tmp_path: P
 
 
 def test_an_image_that_was_fitted_is_left_out_under_another_name(
-    images: Path, ready: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, ready: Settings, extra: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SourceError, match=r"adds nothing: all of its \d+ images are in the stat"):
         fit(Fit(images=[str(images / "smears")], batch="again"), ready)
     first = sum(latest_of(ready).images.values())
-    extra = tmp_path / "extra"
-    write_collection(
-        extra, patients=3, cells_per_patient=9, parasitized_fraction=0.4, seed=9, first_patient=50
-    )
     alone = fit(Fit(images=str(extra), batch="alone"), ready)
     wanted = without_slides(ready)
     retract(Retract(batch="alone"), ready)
@@ -229,13 +229,9 @@ DAMAGE: dict[str, Callable[[Store], None]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_features_that_are_not_those_of_the_ledger_end_every_change_of_the_statistics(
-    images: Path, ready: Settings, tmp_path: Path, damage: str
+    images: Path, ready: Settings, extra: Path, damage: str
 ) -> None:
     store, folder = Store(ready.store), Path(ready.store)
-    write_collection(
-        tmp_path / "extra", patients=3, cells_per_patient=4, parasitized_fraction=0.5, seed=9,
-        first_patient=50,
-    )  # fmt: skip
     DAMAGE[damage](store)
 
     def kept() -> list[Path]:
@@ -247,7 +243,7 @@ def test_features_that_are_not_those_of_the_ledger_end_every_change_of_the_stati
     for change in (
         lambda: retract(Retract(batch="first"), ready),
         lambda: retract(Retract(patient=patient), ready),
-        lambda: fit(Fit(images=str(tmp_path / "extra"), batch="second"), ready),
+        lambda: fit(Fit(images=str(extra), batch="second"), ready),
         lambda: fit(Fit(images=str(images / "smears"), batch="first"), strict),
     ):
         with pytest.raises(
@@ -282,12 +278,9 @@ def test_a_batch_without_labels_or_with_unknown_ones_is_refused(
     with pytest.raises(SourceError, match="has a label"):
         fit(Fit(images=str(images / "night"), batch="night"), ready)
     path = next((images / "smears" / "Uninfected").glob("*.png"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match=r"no image of .* has a label"):
+        fit(Fit(images=str(tmp_path / "empty"), batch="none"), ready)
     (tmp_path / "odd.csv").write_text(f"uri,label\n{path},healthy\n")
     with pytest.raises(SourceError, match="healthy"):
         fit(Fit(images=str(tmp_path / "odd.csv"), batch="odd"), ready)
-
-
-def test_nothing_is_fitted_without_images(ready: Settings, tmp_path: Path) -> None:
-    (tmp_path / "inbox").mkdir()
-    with pytest.raises(SourceError, match=r"no image of .* has a label"):
-        fit(Fit(images=str(tmp_path / "inbox"), batch="none"), ready)

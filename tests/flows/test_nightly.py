@@ -7,9 +7,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import islice
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pyarrow.parquet as pq
@@ -26,7 +29,7 @@ from flows.settings import Settings
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
 from storage.store import Store, StoreError
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -79,54 +82,46 @@ def test_every_date_of_a_year_has_its_night_whatever_the_clock_does(
 def arriving(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cells that are to arrive."""
     folder = tmp_path_factory.mktemp("arriving")
-    write_collection(
-        folder,
-        patients=2,
-        cells_per_patient=12,
-        parasitized_fraction=0.5,
-        seed=51,
-        first_patient=51,
-    )
+    write_cells(folder, 2, 12, seed=51, first=51)
     return folder
 
 
-@pytest.fixture
-def settings(ready: Settings) -> Settings:
-    return ready.model_copy(update={"shard_rows": 8})
+@dataclass
+class Ward:
+    """An inbox where cells arrive, and a clock that tests set."""
 
+    settings: Settings
+    inbox: Path
+    cells: Iterator[Path]
+    patch: pytest.MonkeyPatch
 
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    (tmp_path / "inbox").mkdir()
-    return tmp_path / "inbox"
-
-
-@pytest.fixture
-def arrive(arriving: Path, inbox: Path) -> Callable[..., list[str]]:
-    """Copies so many new cells into the inbox, and says what they are called."""
-    cells = iter(sorted(arriving.rglob("*.png")))
-
-    def more(count: int, *, age: float = 3e7) -> list[str]:
+    def arrive(self, count: int, *, age: float = 3e7) -> list[str]:
+        """Copy new cells into the inbox, and return their names."""
         names = []
-        for cell, _ in zip(cells, range(count), strict=False):
+        for cell in islice(self.cells, count):
             then = time.time() - age
-            os.utime(shutil.copy(cell, inbox), (then, then))
+            os.utime(shutil.copy(cell, self.inbox), (then, then))
             names.append(cell.name)
         return sorted(names)
 
-    return more
+    def at(self, scheduled: datetime, moment: datetime | None = None) -> None:
+        """Set when the run was scheduled, and what time it is, by default the same."""
+        self.patch.setattr(module, "scheduled_start", lambda: scheduled)
+        self.patch.setattr(module, "now", lambda: moment or scheduled)
+
+    def run(self, **given: Any) -> ScreenOutcome:
+        """Run a night of the inbox."""
+        usual: dict[str, Any] = {"inbox": str(self.inbox)}
+        return nightly(Nightly(**usual | given), self.settings)
 
 
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets when the run was scheduled, and what time it is, by default the same."""
-
-    def set_time(scheduled: datetime, moment: datetime | None = None) -> None:
-        monkeypatch.setattr(module, "scheduled_start", lambda: scheduled)
-        monkeypatch.setattr(module, "now", lambda: moment or scheduled)
-
-    set_time(NOON)
-    return set_time
+def ward(ready: Settings, arriving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ward:
+    (tmp_path / "inbox").mkdir()
+    settings = ready.model_copy(update={"shard_rows": 8})
+    made = Ward(settings, tmp_path / "inbox", iter(sorted(arriving.rglob("*.png"))), monkeypatch)
+    made.at(NOON)
+    return made
 
 
 def names_of(outcome: ScreenOutcome) -> list[str]:
@@ -135,50 +130,40 @@ def names_of(outcome: ScreenOutcome) -> list[str]:
 
 
 def test_each_night_takes_what_came_since_the_last(
-    settings: Settings,
-    inbox: Path,
-    arrive: Callable[..., list[str]],
-    at: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
+    ward: Ward, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, late = arrive(5), arrive(1, age=2)
-    outcome = nightly(Nightly(inbox=str(inbox), timezone="Africa/Kampala"), settings)
+    first, late = ward.arrive(5), ward.arrive(1, age=2)
+    outcome = ward.run(timezone="Africa/Kampala")
     assert outcome.batch == "night-2026-03-01"
     assert "batch_date=2026-03-01" in outcome.report
     assert names_of(outcome) == first
     assert "1 image still being written" in capsys.readouterr().err
-    os.utime(inbox / late[0], (0, 0))
-    second = arrive(3)
-    at(NOON + DAY)
-    outcome = nightly(Nightly(inbox=str(inbox)), settings)
+    os.utime(ward.inbox / late[0], (0, 0))
+    second = ward.arrive(3)
+    ward.at(NOON + DAY)
+    outcome = ward.run()
     assert outcome.batch == "night-2026-03-02"
     assert names_of(outcome) == sorted(late + second)
 
 
-def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(
-    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
-) -> None:
-    first = arrive(4)
-    nightly(Nightly(inbox=str(inbox)), settings)
-    more = arrive(2)
-    at(NOON + timedelta(hours=6))
-    again = nightly(Nightly(inbox=str(inbox)), settings)
+def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(ward: Ward) -> None:
+    first = ward.arrive(4)
+    ward.run()
+    more = ward.arrive(2)
+    ward.at(NOON + timedelta(hours=6))
+    again = ward.run()
     assert again.repeated
     assert names_of(again) == first
-    at(NOON + DAY)
-    assert names_of(nightly(Nightly(inbox=str(inbox)), settings)) == more
-    at(NOON + 30 * DAY)
-    long_after = nightly(Nightly(inbox=str(inbox), date=date(2026, 3, 1)), settings)
+    ward.at(NOON + DAY)
+    assert names_of(ward.run()) == more
+    ward.at(NOON + 30 * DAY)
+    long_after = ward.run(date=date(2026, 3, 1))
     assert long_after.repeated
     assert long_after.report == again.report
 
 
 def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
-    settings: Settings,
-    inbox: Path,
-    arrive: Callable[..., list[str]],
-    at: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged = []
 
@@ -186,133 +171,107 @@ def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
         logged.append(json.loads(JsonFormatter().format(logging.makeLogRecord({}))))
         raise RuntimeError("killed")
 
-    first = arrive(4)
+    first = ward.arrive(4)
     with monkeypatch.context() as patch:
         patch.setattr(module, "screen_sources", killed)
         with pytest.raises(RuntimeError, match="killed"):
-            nightly(Nightly(inbox=str(inbox)), settings)
+            ward.run()
     assert [line["batch"] for line in logged] == ["night-2026-03-01"]
-    arrive(2)
-    at(NOON, NOON + 3 * DAY)  # Prefect runs the same night again, three days later
-    outcome = nightly(Nightly(inbox=str(inbox)), settings)
+    ward.arrive(2)
+    ward.at(NOON, NOON + 3 * DAY)  # Prefect runs the same night again, three days later
+    outcome = ward.run()
     assert not outcome.repeated
     assert (outcome.batch, names_of(outcome)) == ("night-2026-03-01", first)
 
 
 def test_a_changed_file_is_taken_again_if_its_size_tells(
-    settings: Settings,
-    inbox: Path,
-    arrive: Callable[..., list[str]],
-    at: Callable[..., None],
-    capsys: pytest.CaptureFixture[str],
+    ward: Ward, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = arrive(3)
-    at(NOON)
-    nightly(Nightly(inbox=str(inbox)), settings)
-    with (inbox / names[0]).open("ab") as file:
+    names = ward.arrive(3)
+    ward.at(NOON)
+    ward.run()
+    with (ward.inbox / names[0]).open("ab") as file:
         file.write(b"more")
-    os.utime(inbox / names[0], (0, 0))
-    os.utime(inbox / names[1], (time.time() - 100,) * 2)  # after NOON, which is long ago
-    at(NOON + DAY)
-    outcome = nightly(Nightly(inbox=str(inbox)), settings)
+    os.utime(ward.inbox / names[0], (0, 0))
+    os.utime(ward.inbox / names[1], (time.time() - 100,) * 2)  # after NOON, which is long ago
+    ward.at(NOON + DAY)
+    outcome = ward.run()
     assert names_of(outcome) == [names[0]]
     assert "1 image rewritten" in capsys.readouterr().err
 
 
-def test_an_inbox_without_anything_new_is_red_until_something_comes(
-    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
-) -> None:
-    first = arrive(2)
-    nightly(Nightly(inbox=str(inbox)), settings)
-    at(NOON + DAY)
+def test_an_inbox_without_anything_new_is_red_until_something_comes(ward: Ward) -> None:
+    first = ward.arrive(2)
+    ward.run()
+    ward.at(NOON + DAY)
     for _ in range(2):
-        none = nightly(Nightly(inbox=str(inbox)), settings)
+        none = ward.run()
         assert "no images for batch night-2026-03-02" in none.problem
         assert none.light == "red"
-    more = arrive(2)
-    assert names_of(nightly(Nightly(inbox=str(inbox)), settings)) == more
+    more = ward.arrive(2)
+    assert names_of(ward.run()) == more
     assert first != more
 
 
-def test_an_empty_night_that_is_over_takes_nothing_of_another(
-    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
-) -> None:
-    assert nightly(Nightly(inbox=str(inbox)), settings).failed
-    names = arrive(2)
-    at(NOON + DAY)
-    first = nightly(Nightly(inbox=str(inbox), date=date(2026, 3, 1)), settings)
+def test_an_empty_night_that_is_over_takes_nothing_of_another(ward: Ward) -> None:
+    assert ward.run().failed
+    names = ward.arrive(2)
+    ward.at(NOON + DAY)
+    first = ward.run(date=date(2026, 3, 1))
     assert "night-2026-03-01" in first.problem
-    assert names_of(nightly(Nightly(inbox=str(inbox)), settings)) == names
+    assert names_of(ward.run()) == names
 
 
-def test_the_next_night_takes_the_images_of_those_that_were_missed(
-    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
-) -> None:
+def test_the_next_night_takes_the_images_of_those_that_were_missed(ward: Ward) -> None:
     """The worker was away for three days; then all runs that were due come at once."""
-    names = arrive(4)
+    names = ward.arrive(4)
     back = NOON + 3 * DAY + timedelta(hours=8)
     for missed in range(3):
-        at(NOON + missed * DAY, back)
+        ward.at(NOON + missed * DAY, back)
         with pytest.raises(MissedNightError, match=f"night-2026-03-0{1 + missed} has not begun"):
-            nightly(Nightly(inbox=str(inbox)), settings)
-    at(NOON + 3 * DAY, back)
-    outcome = nightly(Nightly(inbox=str(inbox)), settings)
+            ward.run()
+    ward.at(NOON + 3 * DAY, back)
+    outcome = ward.run()
     assert (outcome.batch, names_of(outcome)) == ("night-2026-03-04", names)
-    assert len(list_nights(Store(settings.store), "night")) == 1
+    assert len(list_nights(Store(ward.settings.store), "night")) == 1
 
 
 @pytest.mark.parametrize("day", [date(2026, 2, 28), date(2026, 3, 2)])
-def test_a_date_is_for_a_night_that_began_or_is_tonight(
-    settings: Settings,
-    inbox: Path,
-    arrive: Callable[..., list[str]],
-    at: Callable[..., None],
-    day: date,
-) -> None:
-    arrive(2)
+def test_a_date_is_for_a_night_that_began_or_is_tonight(ward: Ward, day: date) -> None:
+    ward.arrive(2)
     with pytest.raises(MissedNightError):
-        nightly(Nightly(inbox=str(inbox), date=day), settings)
-    assert nightly(Nightly(inbox=str(inbox), date=NOON.date()), settings).images == 2
+        ward.run(date=day)
+    assert ward.run(date=NOON.date()).images == 2
 
 
-def test_two_inboxes_are_two_series(
-    settings: Settings,
-    inbox: Path,
-    arrive: Callable[..., list[str]],
-    at: Callable[..., None],
-    tmp_path: Path,
-) -> None:
-    arrive(2)
-    shutil.copytree(inbox, tmp_path / "other")
-    nightly(Nightly(inbox=str(inbox)), settings)
+def test_two_inboxes_are_two_series(ward: Ward, tmp_path: Path) -> None:
+    ward.arrive(2)
+    shutil.copytree(ward.inbox, tmp_path / "other")
+    ward.run()
     with pytest.raises(StoreError, match="or another --series"):
-        nightly(Nightly(inbox=str(tmp_path / "other")), settings)
-    outcome = nightly(Nightly(inbox=str(tmp_path / "other"), series="other"), settings)
+        ward.run(inbox=str(tmp_path / "other"))
+    outcome = ward.run(inbox=str(tmp_path / "other"), series="other")
     assert outcome.batch == "other-2026-03-01"
 
 
-def test_a_night_that_is_being_worked_on_says_by_whom(
-    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
-) -> None:
-    arrive(2)
+def test_a_night_that_is_being_worked_on_says_by_whom(ward: Ward) -> None:
+    ward.arrive(2)
     with (
-        lease(Store(settings.store), "batches", "night-2026-03-01"),
+        lease(Store(ward.settings.store), "batches", "night-2026-03-01"),
         pytest.raises(HeldByOtherError, match=str(os.getpid())),
     ):
-        nightly(Nightly(inbox=str(inbox)), settings)
-    frozen = find_night(Store(settings.store), "night", NOON.date())
+        ward.run()
+    frozen = find_night(Store(ward.settings.store), "night", NOON.date())
     assert frozen is not None
-    assert frozen.images == nightly(Nightly(inbox=str(inbox)), settings).images == 2
+    assert frozen.images == ward.run().images == 2
 
 
-def test_an_inbox_that_is_gone_freezes_nothing(
-    settings: Settings, inbox: Path, arrive: Callable[..., list[str]], at: Callable[..., None]
-) -> None:
+def test_an_inbox_that_is_gone_freezes_nothing(ward: Ward) -> None:
     """A share that is not mounted is no night without images."""
-    inbox.rmdir()
+    ward.inbox.rmdir()
     with pytest.raises(Exception, match="is the folder mounted"):
-        nightly(Nightly(inbox=str(inbox)), settings)
-    assert list_nights(Store(settings.store), "night") == []
+        ward.run()
+    assert list_nights(Store(ward.settings.store), "night") == []
 
 
 @pytest.mark.parametrize("timezone", ["Mars/Olympus", "Europe", "", "../zone"])

@@ -18,8 +18,8 @@ from storage.records import now
 from storage.reports.tables import FIELDS, report_path
 from storage.retention import newest_record
 from storage.store import Store
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
+from tests.support.images import write_cells
 
 TODAY = date(2026, 3, 1)
 
@@ -32,14 +32,7 @@ def prepared(
     root = tmp_path_factory.mktemp("prepared")
     settings = copied(fitted[0], root / "store")
     for name, first, day in (("one", 51, TODAY), ("two", 61, TODAY + timedelta(days=20))):
-        write_collection(
-            root / name,
-            patients=1,
-            cells_per_patient=12,
-            parasitized_fraction=0.5,
-            seed=first,
-            first_patient=first,
-        )
+        write_cells(root / name, 1, 12, seed=first, first=first)
         screen(Screen(images=str(root / name), batch=name, date=day), settings)
     # Fitted and screened: its features are in the statistics.
     screen(Screen(images=str(images / "smears"), batch="first"), settings)

@@ -102,11 +102,6 @@ def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> N
     assert "nothing to do" in again.text()
 
 
-def test_a_folder_may_be_one_slide(fields: Path, settings: Settings) -> None:
-    outcome = segment(Segment(images=str(fields), name="night", slide_is="folder"), settings)
-    assert set(manifest_of(outcome)["slide_id"].to_pylist()) == {"s1", "s2"}
-
-
 def test_the_same_sources_make_the_same_manifest(fields: Path, settings: Settings) -> None:
     """And so does one that was cut off, with half of its parts left."""
     first = segment(Segment(images=str(fields), name="first"), settings)
@@ -282,18 +277,13 @@ def test_an_empty_folder_needs_a_person(tmp_path: Path, settings: Settings) -> N
     assert "no photographs or slides" in outcome.problem
 
 
-def test_names_of_slides_begin_below_a_folder_whatever_its_name(
+def test_names_of_slides_do_not_say_where_a_folder_a_glob_or_a_manifest_lies(
     fields: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    folder = tmp_path / "a::b"
-    shutil.copytree(fields / "s1", folder / "s1")
-    made = segment(Segment(images=str(folder), name="night", slide_is="folder"), settings)
+    odd = tmp_path / "a::b"
+    shutil.copytree(fields / "s1", odd / "s1")
+    made = segment(Segment(images=str(odd), name="odd", slide_is="folder"), settings)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1"}
-
-
-def test_names_of_slides_do_not_say_where_a_glob_or_a_manifest_lies(
-    fields: Path, tmp_path: Path, settings: Settings
-) -> None:
     folder = tmp_path / "night"
     shutil.copytree(fields, folder)
     made = segment(Segment(images=f"{folder}/*/*.png", name="glob", slide_is="folder"), settings)
@@ -432,14 +422,9 @@ def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_
     assert manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
-@pytest.fixture
-def inbox(fields: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    shutil.copytree(fields / "s1", folder / "s1")
-    return folder
-
-
-def test_a_night_of_fields(inbox: Path, tiny_ready: Settings) -> None:
+def test_a_night_of_fields(fields: Path, tmp_path: Path, tiny_ready: Settings) -> None:
+    inbox = tmp_path / "inbox"
+    shutil.copytree(fields / "s1", inbox / "s1")
     first = nightly(Nightly(inbox=str(inbox), slide_is="folder", settle=0), tiny_ready)
     assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
     rows = pq.read_table(first.report).to_pylist()

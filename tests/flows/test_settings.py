@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
 from flows.settings import Settings
-from tasks.limits import FieldLimits
 from tests.support.paths import ROOT
 
 EXAMPLE = ROOT / "deploy" / "slidewatch.toml"
@@ -48,18 +45,3 @@ def test_a_value_out_of_range_is_refused(wrong: dict[str, object]) -> None:
 )
 def test_metrics_go_to_a_file_a_gateway_or_a_port(way: str) -> None:
     assert Settings(metrics=way).metrics == way
-
-
-def test_limits_of_fields_stand_in_the_file_and_in_the_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    file = tmp_path / "slidewatch.toml"
-    file.write_text("[field_limits]\nleast_sharpness = 0.01\nmost_overlap = 0.3\n")
-    monkeypatch.setenv("SLIDEWATCH_CONFIG", str(file))
-    monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_OVERLAP", "0.4")
-    limits = Settings().field_limits
-    assert (limits.least_sharpness, limits.most_overlap) == (0.01, 0.4)
-    assert limits.least_cells == Settings(field_limits=FieldLimits()).field_limits.least_cells
-    monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_OVERLAP", "2")
-    with pytest.raises(ValidationError, match="most_overlap"):
-        Settings()

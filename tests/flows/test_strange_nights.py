@@ -14,8 +14,8 @@ from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
 from storage.reports.sql import answer
 from storage.store import Store
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
+from tests.support.images import write_cells
 
 ROWS = """select i.compared_with, i.abnormal, i.review_reason, s.implausible, s.smear_shift,
 s.smear_spread, s.review_reasons from images i join slides s on i.batch = s.batch
@@ -67,10 +67,7 @@ def test_a_night_wholly_of_noise_is_no_smear_and_red(made: Settings, tmp_path: P
 
 
 def test_ordinary_cells_without_names_stay_ordinary(made: Settings, tmp_path: Path) -> None:
-    write_collection(
-        tmp_path / "named", patients=4, cells_per_patient=30, parasitized_fraction=0.3, seed=9,
-        first_patient=60,
-    )  # fmt: skip
+    write_cells(tmp_path / "named", 4, 30, seed=9, first=60, parasitized=0.3)
     (tmp_path / "night").mkdir()
     for number, path in enumerate(sorted((tmp_path / "named").rglob("*.png"))):
         path.rename(tmp_path / "night" / f"picture {number}.png")

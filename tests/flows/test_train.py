@@ -15,7 +15,7 @@ from flows.stages.training.labelled_images import load_labelled_images
 from flows.train import TrainOutcome, train
 from storage.models.classifiers import list_models, load_card, load_out_of_fold
 from storage.records import Arrays, arrays_from_bytes, arrays_to_bytes
-from storage.store import Store, StoreError, digest_of
+from storage.store import Store, digest_of
 from tasks.detector.witnesses import LEAST_CELLS
 from tasks.images.access.files import SourceError
 from tasks.network.cutting import LOGITS
@@ -56,13 +56,6 @@ def test_a_model_knows_how_cutting_a_cell_out_moves_its_features(settings: Setti
     _, logits = inference.compared(noise, np.asarray([True, False]))
     _, plain = inference.run(noise)
     np.testing.assert_allclose(logits - plain, [-inference.cutting[LOGITS], [0, 0]], atol=1e-5)
-
-
-def test_a_model_is_never_overwritten(images: Path, settings: Settings) -> None:
-    before = (Path(settings.store) / "models" / "m" / "card.json").read_bytes()
-    with pytest.raises(StoreError, match="never overwritten"):
-        train(Train(images=str(images / "smears"), model="m", epochs=1, side=32), settings)
-    assert (Path(settings.store) / "models" / "m" / "card.json").read_bytes() == before
 
 
 def test_training_without_labels_says_what_is_missing(images: Path, settings: Settings) -> None:

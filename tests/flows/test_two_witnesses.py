@@ -28,17 +28,14 @@ from tasks.detector.detector import Detector
 from tasks.detector.verdict import Reason
 from tasks.detector.witnesses import Witnesses, discriminant
 from tasks.laboratories.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
+from tests.support.images import write_cells
 
 P = 0
 
 
 def cells(folder: Path, patients: int, first: int, seed: int) -> str:
-    write_collection(
-        folder, patients=patients, cells_per_patient=40, parasitized_fraction=0.4, seed=seed,
-        first_patient=first,
-    )  # fmt: skip
+    write_cells(folder, patients, 40, seed=seed, first=first, parasitized=0.4)
     return str(folder)
 
 

@@ -1,5 +1,6 @@
 """Stores on each kind of filesystem."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,17 @@ def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return Store(str(tmp_path / "store"))
     return Store(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}/store")
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of files and folders that are synced from now on, in order."""
+    seen: list[str] = []
+    fsync = os.fsync
+
+    def watch(number: int) -> None:
+        fsync(number)
+        seen.append(os.path.realpath(f"/proc/self/fd/{number}"))
+
+    monkeypatch.setattr(os, "fsync", watch)
+    return seen

@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -125,16 +124,6 @@ def test_records_do_not_accumulate_and_numbers_rise(any_store: Store) -> None:
         assert records(any_store) == [f"{number:06d}.json"]
 
 
-def test_leases_on_other_things_are_independent(any_store: Store) -> None:
-    with (
-        lease(any_store, *NIGHT),
-        lease(any_store, "batches", "day") as day,
-        lease(any_store, "statistics", "night") as statistics,
-    ):
-        day.check()
-        statistics.check()
-
-
 def test_a_lease_is_no_batch_and_no_version_of_the_statistics(any_store: Store) -> None:
     with lease(any_store, *NIGHT), lease(any_store, "statistics", "model"):
         assert list_batches(any_store) == []
@@ -209,29 +198,6 @@ def test_nothing_beats_on_after_the_block(store: Store) -> None:
 
 
 # One at a time
-
-
-def increment(counter: Path) -> None:
-    """Add one in a way that loses updates unless there is one writer."""
-    value = int(counter.read_text())
-    time.sleep(0.001)
-    counter.write_text(str(value + 1))
-
-
-def test_many_threads_lose_no_update(store: Store, tmp_path: Path) -> None:
-    counter = tmp_path / "counter"
-    counter.write_text("0")
-
-    def work(_: int) -> None:
-        for _ in range(6):
-            with lease(store, *NIGHT, wait=True, poll=0.005, beat=0.01) as held:
-                increment(counter)
-                held.check()
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
-    assert counter.read_text() == "48"
-    assert records(store)[-1] == "000048.json"
 
 
 def test_many_processes_lose_no_update(store: Store, tmp_path: Path) -> None:
@@ -498,13 +464,6 @@ def test_setting_the_clock_does_not_kill_a_holder(
     assert not leases._is_dead(left.holder)
 
 
-def test_a_host_is_known_by_its_boot_too() -> None:
-    """Machines that were copied while they ran share it, and have names of their own."""
-    assert leases._this_process().host == socket.gethostname()
-    if sys.platform == "linux":
-        assert "pid:[" in leases._processes()
-
-
 # The heartbeat
 
 
@@ -516,14 +475,6 @@ def test_a_heart_that_beats_keeps_a_short_lease_for_long(store: Store, clock: Cl
             assert is_held(store)
             held.check()
     assert read(store, 1).taken_at == clock() - timedelta(seconds=20)
-
-
-def test_a_real_short_lease_outlives_its_lifetime(store: Store) -> None:
-    with lease(store, *NIGHT, lifetime=3, beat=0.05) as held:
-        first = read(store, 1).expires_at
-        until(lambda: datetime.now(UTC) > first)
-        held.check()
-        assert is_held(store)
 
 
 def failing_writes(monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[int]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from storage.batches.ledger import Seal
 from storage.batches.manifests import Batch, BatchPlan, Listed, freeze_batch
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
@@ -25,3 +26,13 @@ def freeze(store: Store, table: pa.Table | Listed, name: str = "night", **option
         "started_at": WHEN,
     }
     return freeze_batch(store, BatchPlan(name=name, **(usual | options)), table)
+
+
+def seal(rows: int = 10, failed: int = 1, **options: Any) -> Seal:
+    """A seal on the reports of the batch ``night``."""
+    failures = {"damaged": failed} if failed else {}
+    usual: dict[str, Any] = {"batch": "night", "detector": "d", "model": "tiny", "report": "r"}
+    usual |= {"diagnoses": {}, "abnormal": 0, "review": 0, "scored_at": WHEN}
+    usual |= {"rows": rows, "scored": rows - failed, "failed": failed, "failures": failures}
+    usual |= {f"{kind}_digest": kind for kind in ("report", "slides", "batch", "patients")}
+    return Seal(**usual | options)

@@ -9,6 +9,7 @@ import pytest
 
 from flows.options.flows import Fit, Train
 from storage.store import Store
+from tests.support.images import write_cells, write_mixed_night
 from tests.support.kept import kept
 
 if TYPE_CHECKING:
@@ -32,24 +33,8 @@ def images() -> Path:
 
 
 def _render(folder: Path) -> None:
-    from tasks.synthetic.rendered_cells import write_collection, write_night
-
-    write_collection(
-        folder / "smears",
-        patients=PATIENTS,
-        cells_per_patient=CELLS,
-        parasitized_fraction=0.5,
-        seed=1,
-    )
-    write_night(
-        folder / "night",
-        patients=3,
-        cells_per_patient=10,
-        parasitized_fraction=0.3,
-        planted_per_kind=2,
-        seed=2,
-        first_patient=101,
-    )
+    write_cells(folder / "smears", PATIENTS, CELLS, seed=1)
+    write_mixed_night(folder / "night", 3, 10, 2, parasitized=0.3)
 
 
 @pytest.fixture(scope="session")
@@ -100,13 +85,10 @@ def fitted(trained: "tuple[Settings, TrainOutcome]", images: Path) -> "tuple[Set
 def by_slides(scheduler: str) -> "Settings":
     """Settings of a store whose detector knows slides, from 12 patients of 40 cells."""
     from flows.fit import fit
-    from tasks.synthetic.rendered_cells import write_collection
 
     def make(folder: Path) -> None:
         smears = folder / "smears"
-        write_collection(
-            smears, patients=12, cells_per_patient=40, parasitized_fraction=0.4, seed=1
-        )
+        write_cells(smears, 12, 40, seed=1, parasitized=0.4)
         _train(smears, folder)
         fit(Fit(images=str(smears), batch="smears"), _on(scheduler, folder, shard_rows=128))
 
@@ -123,14 +105,11 @@ def ready(fitted: "tuple[Settings, FitOutcome]", tmp_path: Path) -> "Settings":
 def tiny_fitted(scheduler: str, _store_with_model: Store) -> "Settings":
     """Settings of a store with the untrained model ``tiny`` and a detector; only copies change."""
     from flows.fit import fit
-    from tasks.synthetic.rendered_cells import write_collection
 
     options = {"shard_rows": 16, "alpha": 0.2}
 
     def make(folder: Path) -> None:
-        write_collection(
-            folder / "cells", patients=10, cells_per_patient=8, parasitized_fraction=0.5, seed=3
-        )
+        write_cells(folder / "cells", 10, 8, seed=3)
         shutil.copytree(_store_with_model.root, folder / "store")
         fit(Fit(images=str(folder / "cells"), batch="first"), _on(scheduler, folder, **options))
 

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four patients' cells, half of them Parasitized, in a folder for each class."""
-    from tasks.synthetic.rendered_cells import write_collection
-
-    folder = tmp_path_factory.mktemp("cells")
-    write_collection(folder, patients=4, cells_per_patient=6, parasitized_fraction=0.5, seed=0)
-    return folder
+    return write_cells(tmp_path_factory.mktemp("cells"), 4, 6, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +56,25 @@ def encode(image: "Image.Image", kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def write_cells(
+    folder: Path, patients: int, cells: int, *, seed: int, first: int = 1, parasitized: float = 0.5
+) -> Path:
+    """Render labelled cells, as many of each patient; return the folder."""
+    from tasks.synthetic.rendered_cells import write_collection
+
+    given = {"patients": patients, "cells_per_patient": cells, "seed": seed, "first_patient": first}
+    write_collection(folder, parasitized_fraction=parasitized, **given)
+    return folder
+
+
+def write_mixed_night(
+    folder: Path, patients: int, cells: int, planted: int, parasitized: float = 0.5
+) -> Path:
+    """Render unlabelled cells with abnormal images and a file cut short; return the folder."""
+    from tasks.synthetic.rendered_cells import write_night
+
+    given = {"patients": patients, "cells_per_patient": cells, "planted_per_kind": planted}
+    write_night(folder, parasitized_fraction=parasitized, seed=2, first_patient=101, **given)
+    return folder

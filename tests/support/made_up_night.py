@@ -31,7 +31,7 @@ from storage.batches.manifests import load_batch
 from storage.store import Store
 from tasks.images.regions import ImageRef
 from tasks.network.extraction import Features, Loaded
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.peak import peak, resident, start_peak
 
 MODEL, FITTED = "tiny", "fitted"
@@ -41,7 +41,7 @@ A_PATIENT, A_SLIDE, A_FIELD = 1_000, 500, 100  # images
 
 def prepare(store: Store, cells: Path) -> Settings:
     """Fit a detector for the model ``tiny`` of a store on rendered cells."""
-    write_collection(cells, patients=30, cells_per_patient=30, parasitized_fraction=0.5, seed=3)
+    write_cells(cells, 30, 30, seed=3)
     settings = Settings(store=store.url, workers=1)
     fit(Fit(images=str(cells), batch=FITTED), settings)
     return settings

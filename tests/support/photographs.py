@@ -7,15 +7,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from storage.batches.manifests import BatchPlan, freeze_batch
-from storage.reports.schemas.fields import field_schema
-from storage.reports.schemas.images import image_schema
-from storage.reports.tables import FIELDS, of_attempt, report_path
+from storage.reports.tables import FIELDS, IMAGES
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
+from tests.support.batches import freeze
 from tests.support.reading import DAY, WHEN
-from tests.support.reports import publish_report
+from tests.support.reports import publish_rows
 
 CELLS, SIDE = 6, 60  # cells of a photograph, at every 100 pixels
 
@@ -38,9 +36,7 @@ def screened_photograph(store: Store, folder: Path) -> Store:
         )  # fmt: skip
     image.save(path)
     manifest = pa.Table.from_pylist(rows, SCHEMA)
-    plan = BatchPlan(name="night", images="night/", limit=None, shard_rows=4, batch_date=DAY,
-                     started_at=WHEN)  # fmt: skip
-    freeze_batch(store, plan, manifest)
+    freeze(store, manifest, batch_date=DAY, started_at=WHEN)
     same = ("uri", "source_uri", "slide_id", "patient_id", "x", "y", "width", "height", "kind")
     told = [
         {**{name: row[name] for name in same}, "image_id": find(ref).image_id.hex(),
@@ -48,10 +44,7 @@ def screened_photograph(store: Store, folder: Path) -> Store:
          "abnormal": i == 0, "verdict": "accept"}
         for i, (row, ref) in enumerate(zip(rows, image_refs(manifest), strict=True))
     ]  # fmt: skip
-    schema = of_attempt(image_schema(["Parasitized", "Uninfected"], ["tap"]), 1)
-    publish_report(store, report_path("night", DAY), schema, [pa.Table.from_pylist(told, schema)])
+    publish_rows(store, IMAGES, told, DAY)
     field = {"source_uri": str(path), "kind": "field", "x": 0, "y": 0, "width": 600, "height": 120}
-    schema = of_attempt(field_schema(), 1)
-    table = pa.Table.from_pylist([field], schema)
-    publish_report(store, report_path("night", DAY, FIELDS), schema, [table])
+    publish_rows(store, FIELDS, [field], DAY)
     return store

@@ -10,18 +10,15 @@ import pyarrow as pa
 from PIL import Image
 from tifffile import TiffWriter
 
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
+from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import load_card
-from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.patients import patient_schema
-from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import BATCHES, PATIENTS, SLIDES, of_attempt, report_path
+from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES
 from storage.store import Store, digest_of
 from tasks.images.access.files import digest_of_file
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import Region, address_of, find, image_refs
-from tests.support.reports import publish_report
+from tests.support.batches import freeze
+from tests.support.reports import publish_rows
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 6, tzinfo=UTC)
 FLAGGED = 9
@@ -62,19 +59,17 @@ def night(
                 "height": 20,
             }
         )
-    plan = BatchPlan(
-        name=name, attempt=1, images="night/", limit=None, shard_rows=8, batch_date=DAY,
-        started_at=WHEN,
-    )  # fmt: skip
-    batch = freeze_batch(store, plan, pa.Table.from_pylist(rows, SCHEMA))
-    schema = of_attempt(image_schema(load_card(store, "tiny").classes, ["tap"]), 1)
-    publish_report(store, report_path(name, DAY), schema, [pa.Table.from_pylist(told, schema)])
-    columns = batch_schema()
+    batch = frozen(store, rows, name)
+    publish_rows(store, IMAGES, told, DAY, name)
     calls = [("negative", 2), ("positive", 2)]
     summary = {"batch": name, "images": cells, "review": flagged, "patient_calls": calls}
-    row = pa.Table.from_pylist([summary], columns)
-    publish_report(store, report_path(name, DAY, BATCHES), of_attempt(columns, 1), [row])
+    publish_rows(store, BATCHES, [summary], DAY, name)
     return batch
+
+
+def frozen(store: Store, rows: list[dict[str, Any]], name: str = "night") -> Batch:
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    return freeze(store, table, name, shard_rows=8, batch_date=DAY, started_at=WHEN)
 
 
 def add_patients(store: Store, called: dict[str, int]) -> None:
@@ -91,11 +86,8 @@ def add_patients(store: Store, called: dict[str, int]) -> None:
         for name, n in called.items()
     ]  # fmt: skip
     slides = [{"slide_id": f"slide {i}", "call": "positive", "batch": "night"} for i in range(2)]
-    for kind, schema, told in (
-        (PATIENTS, patient_schema(), rows), (SLIDES, slide_schema(), slides)
-    ):  # fmt: skip
-        table = pa.Table.from_pylist(told, schema)
-        publish_report(store, report_path("night", DAY, kind), of_attempt(schema, 1), [table])
+    publish_rows(store, PATIENTS, rows, DAY)
+    publish_rows(store, SLIDES, slides, DAY)
 
 
 def pyramid(path: Path, side: int) -> None:
@@ -129,11 +121,7 @@ def slide_night(store: Store, path: Path, cells: list[tuple[int, int]]) -> Batch
         }
         for region in regions
     ]  # fmt: skip
-    plan = BatchPlan(
-        name="night", attempt=1, images="night/", limit=None, shard_rows=8, batch_date=DAY,
-        started_at=WHEN,
-    )  # fmt: skip
-    batch = freeze_batch(store, plan, pa.Table.from_pylist(manifest, SCHEMA))
+    batch = frozen(store, manifest)
     refs = image_refs(read_manifest(store, batch))
     told = [
         {
@@ -145,9 +133,6 @@ def slide_night(store: Store, path: Path, cells: list[tuple[int, int]]) -> Batch
         }
         for i, (row, ref) in enumerate(zip(manifest, refs, strict=True))
     ]
-    schema = of_attempt(image_schema(load_card(store, "tiny").classes, ["tap"]), 1)
-    publish_report(store, report_path("night", DAY), schema, [pa.Table.from_pylist(told, schema)])
-    columns = batch_schema()
-    row = pa.Table.from_pylist([{"batch": "night"}], columns)
-    publish_report(store, report_path("night", DAY, BATCHES), of_attempt(columns, 1), [row])
+    publish_rows(store, IMAGES, told, DAY)
+    publish_rows(store, BATCHES, [{"batch": "night"}], DAY)
     return batch

@@ -11,12 +11,23 @@ import pyarrow.parquet as pq
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
+from storage.reports.schemas.patients import patient_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import BATCHES, FIELDS, IMAGES, SLIDES, report_path, stage_report
+from storage.reports.tables import (
+    BATCHES,
+    FIELDS,
+    IMAGES,
+    PATIENTS,
+    SLIDES,
+    of_attempt,
+    report_path,
+    stage_report,
+)
 from storage.store import Store
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
-SCHEMAS = {IMAGES: SCHEMA, FIELDS: field_schema(), SLIDES: slide_schema(), BATCHES: batch_schema()}
+SCHEMAS = {IMAGES: SCHEMA, FIELDS: field_schema(), SLIDES: slide_schema()}
+SCHEMAS |= {PATIENTS: patient_schema(), BATCHES: batch_schema()}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 
@@ -26,6 +37,20 @@ def publish_report(
     """Write one report part by part, complete or not at all; return its sha256."""
     with store.staged(*path) as stage:
         return stage_report(stage, schema, parts)
+
+
+def publish_rows(
+    store: Store,
+    kind: str,
+    rows: list[dict[str, Any]],
+    day: date,
+    batch: str = "night",
+    attempt: int = 1,
+) -> None:
+    """Publish a report of these rows; what they leave out is null."""
+    schema = of_attempt(SCHEMAS[kind], attempt)
+    parts = [pa.Table.from_pylist(rows, schema)] if rows else []
+    publish_report(store, report_path(batch, day, kind), schema, parts)
 
 
 def image_table(day: date, classes: Sequence[str], taps: Sequence[str]) -> tuple[pa.Schema, Any]:
@@ -50,11 +75,8 @@ def fill(store: Store) -> None:
     ):
         schema, rows = image_table(day, classes, taps)
         publish_report(store, report_path("night", day), schema, [rows])
-        for kind, schema in (
-            ("fields", field_schema()),
-            ("slides", slide_schema()),
-            ("batches", batch_schema()),
-        ):
+        for kind in (FIELDS, SLIDES, BATCHES):
+            schema = SCHEMAS[kind]
             nulls = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
             publish_report(store, report_path("night", day, kind), schema, [nulls])
 

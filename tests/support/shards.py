@@ -3,15 +3,15 @@
 import os
 import shutil
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from storage.batches.features import create_features
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch, read_manifest
+from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.records import arrays_to_bytes
@@ -19,7 +19,9 @@ from storage.store import Store, digest_of
 from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.moments import merge_statistics
+from tasks.images.decoding import DECODING
 from tasks.images.listing import list_images
+from tests.support.batches import freeze
 from tests.support.models import CLASSES, WHEN
 
 SHARD_ROWS = 10
@@ -59,17 +61,15 @@ def freeze_night(
     card: ModelCard,
     shard_rows: int,
     images: str = "cells",
+    decoding: int = DECODING,
+    **plan: Any,
 ) -> Night:
     """Freeze a batch and allot its features."""
-    plan = BatchPlan(
-        name=name, images=images, limit=None, shard_rows=shard_rows,
-        batch_date=date(2026, 1, 3), started_at=WHEN,
-    )  # fmt: skip
-    batch = freeze_batch(store, plan, manifest)
+    batch = freeze(store, manifest, name, images=images, shard_rows=shard_rows, **plan)
     create_features(
         store, card.name, batch.key, rows=batch.rows, shard_rows=shard_rows,
         tap_widths=card.tap_widths, classes=2,
-        digests={"manifest": batch.manifest_digest, "model": card.digest},
+        digests={"manifest": batch.manifest_digest, "model": card.digest}, decoding=decoding,
     )  # fmt: skip
     return Night(store, batch, card)
 

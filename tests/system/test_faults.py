@@ -1,4 +1,4 @@
-"""Faults thrown at a night: poisonous images, dying workers and coordinators, full disks, two runs.
+"""Faults thrown at a night: poisonous images, dying workers and coordinators, two runs.
 
 After each the same command is given again, and the report must be that of an undisturbed night.
 """
@@ -34,11 +34,11 @@ from storage.store import Store
 from tasks.images.sorted_rows import SortedRows
 from tasks.network.inference import fastest_arithmetic
 from tasks.network.spec import NetworkSpec
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import copied
+from tests.support.images import write_cells
 from tests.support.models import store_with_tiny
-from tests.support.needs import lacking, needs
-from tests.support.reports import comparable, summaries_in
+from tests.support.needs import needs
+from tests.support.reports import comparable
 
 POISON = b"this image kills whoever decodes it"
 PAGE_POISON = b"this image kills whoever looks at it again"
@@ -91,14 +91,7 @@ def prepared(
 ) -> Settings:
     """Settings of a store with a model and a detector, and beside it a night of 60 cells."""
     root = tmp_path_factory.mktemp("prepared")
-    write_collection(
-        root / "night",
-        patients=5,
-        cells_per_patient=12,
-        parasitized_fraction=0.5,
-        seed=51,
-        first_patient=51,
-    )
+    write_cells(root / "night", 5, 12, seed=51, first=51)
     return copied(fitted[0], root / "store", scheduler=poisonable, shard_rows=SHARD)
 
 
@@ -264,7 +257,7 @@ from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
 
-store, images, scheduler, when, point, flow, batch = sys.argv[1:8]
+store, images, scheduler, point, flow, batch = sys.argv[1:7]
 count = 0
 
 def dying(honest):
@@ -272,16 +265,9 @@ def dying(honest):
         global count
         count += 1
         print("write", count, "/".join(parts), flush=True)
-        dies = count == int(point)
-        if when == "before" and dies:
-            if stage.is_file():
-                os.truncate(stage, stage.stat().st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        if when == "during" and dies:
+        if count == int(point):
             os.kill(os.getpid(), signal.SIGKILL)
         honest(self, stage, *parts, **once)
-        if when == "after" and dies:
-            os.kill(os.getpid(), signal.SIGKILL)
 
     return reveal
 
@@ -298,20 +284,18 @@ if __name__ == "__main__":
 def driver(
     night: tuple[Settings, Path],
     folder: Path,
-    *,
-    when: str = "never",
     point: int = 0,
     flow: str = "screen",
     batch: str = "night",
 ) -> subprocess.Popen[str]:
-    """A coordinator in a process of its own, which kills itself at one of its writes."""
+    """A coordinator in a process of its own, which kills itself before one of its writes."""
     settings, images = night
     script = folder / "driver.py"
     script.write_text(DRIVER)
     assert settings.scheduler
     where = [settings.store, images, settings.scheduler]
     return subprocess.Popen(
-        [sys.executable, script, *where, when, str(point), flow, batch],
+        [sys.executable, script, *where, str(point), flow, batch],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -327,47 +311,6 @@ def drive(night: tuple[Settings, Path], folder: Path, **options: Any) -> tuple[i
 
 def writes_of(out: str) -> list[str]:
     return [line.split(" ", 2)[2] for line in out.splitlines() if line.startswith("write ")]
-
-
-@pytest.mark.slow
-def test_a_coordinator_killed_at_any_write_leaves_a_night_that_can_be_finished(
-    night: tuple[Settings, Path], undisturbed: pa.Table, tmp_path: Path
-) -> None:
-    """The kill points are all the coordinator's own writes to the store, as it makes them."""
-    settings, images = night
-    clean = tmp_path / "clean"
-    shutil.copytree(settings.store, clean)
-    trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
-    shutil.copytree(clean, trial.store)
-    writes = writes_of(drive((trial, images), tmp_path)[1])
-    summaries = summaries_in(trial.store)
-    assert len(summaries) == 2
-    # The heartbeat of the lease comes when it comes; every other write is a point to die at.
-    assert any("batch.json" in write for write in writes)
-    assert any("sealed" in write for write in writes)
-    survived = lost = repeated = 0
-    print()
-    for point, write in enumerate(writes, start=1):
-        for when in ("before", "during", "after"):
-            shutil.rmtree(trial.store)
-            shutil.copytree(clean, trial.store)
-            code, _, err = drive((trial, images), tmp_path, when=when, point=point)
-            assert code == -signal.SIGKILL, err
-            ledger = Path(trial.store) / "batches" / "night" / "ledger" / "m"
-            complete = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
-            reports = list((Path(trial.store) / "reports" / "images").rglob("*.parquet"))
-            assert all(comparable(path).equals(undisturbed) for path in reports)
-            outcome = screen(Screen(images=str(images), batch="night"), trial)
-            now = {p.name: p.stat().st_mtime_ns for p in ledger.glob("*.json")}
-            repeated += sum(now[name] != stamp for name, stamp in complete.items())
-            same = comparable(outcome.report).equals(undisturbed)
-            same = same and summaries_in(trial.store) == summaries
-            survived += same
-            lost += outcome.images - outcome.scored
-            print(f"killed {when:>6} write {point:>2} {write:<60} {'ok' if same else 'DIFFERS'}")
-    print(f"{3 * len(writes)} kill points, {survived} runs survived, {lost} images lost, ", end="")
-    print(f"{repeated} complete shards computed again")
-    assert (survived, lost, repeated) == (3 * len(writes), 0, 0)
 
 
 @pytest.mark.slow
@@ -389,7 +332,7 @@ def test_a_night_in_bfloat16_is_the_same_after_a_worker_or_the_coordinator_was_k
     expected, writes = comparable(report_in(calm)), writes_of(out)
     for at in (len(writes) // 3, 2 * len(writes) // 3):
         killed = copied(ready, tmp_path / f"killed-at-{at}")
-        assert drive((killed, night), tmp_path, when="during", point=at)[0] == -signal.SIGKILL
+        assert drive((killed, night), tmp_path, point=at)[0] == -signal.SIGKILL
         outcome = screen(Screen(images=str(night), batch="night"), killed)
         assert comparable(outcome.report).equals(expected), writes[at - 1]
         assert features_in(killed) == features_in(calm)
@@ -415,31 +358,6 @@ def arrays_in(settings: Settings, *versions: str) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.slow
-def test_a_fit_killed_at_any_write_is_finished_by_the_same_command(
-    night: tuple[Settings, Path], tmp_path: Path
-) -> None:
-    settings, images = night
-    trial = settings.model_copy(update={"store": str(tmp_path / "trial")})
-    shutil.copytree(settings.store, trial.store)
-    code, out, err = drive((trial, images), tmp_path, flow="fit", batch="more")
-    assert code == 0, err
-    writes, expected = writes_of(out), arrays_in(trial, "v0002")
-    assert any("lineage.json" in write for write in writes)
-    print()
-    for point, write in enumerate(writes, start=1):
-        for when in ("before", "during", "after"):
-            shutil.rmtree(trial.store)
-            shutil.copytree(settings.store, trial.store)
-            options = {"when": when, "point": point, "flow": "fit", "batch": "more"}
-            assert drive((trial, images), tmp_path, **options)[0] == -signal.SIGKILL
-            outcome = fit(Fit(images=str(images), batch="more"), trial)
-            assert outcome.statistics == "v0002", write
-            assert outcome.detector == "m-v0002", write
-            assert arrays_in(trial, "v0002") == expected, write
-            print(f"fit killed {when:>6} write {point:>2} {write:<60} ok")
-
-
 def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     night: tuple[Settings, Path], tmp_path: Path
 ) -> None:
@@ -460,19 +378,6 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     assert latest.version == 3
     assert sorted(c.batch for c in latest.contributions) == ["first", "one", "two"]
     assert sum(latest.images.values()) == sum(c.images for c in latest.contributions)
-
-
-def test_a_second_run_is_told_who_works_on_the_batch(night: tuple[Settings, Path]) -> None:
-    from storage.leases import lease
-    from storage.store import StoreError
-
-    settings, images = night
-    with (
-        lease(Store(settings.store), "batches", "night"),
-        pytest.raises(StoreError, match=str(os.getpid())),
-    ):
-        screen(Screen(images=str(images), batch="night"), settings)
-    assert screen(Screen(images=str(images), batch="night"), settings).images == 60
 
 
 def test_force_starts_anew_and_the_old_report_stays_until_replaced(
@@ -501,37 +406,6 @@ def test_force_starts_anew_and_the_old_report_stays_until_replaced(
 
 def _fails(*_: object) -> None:
     raise OSError("the disk is full")
-
-
-@needs("disks", os.geteuid() == 0, "only root may mount one")
-def test_a_full_disk_leaves_the_old_report_and_a_clear_error(
-    night: tuple[Settings, Path], tmp_path: Path
-) -> None:
-    settings, images = night
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", small], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        lacking("disks", "this machine does not let us mount one")
-    try:
-        shutil.copytree(settings.store, small / "store")
-        settings = settings.model_copy(update={"store": str(small / "store")})
-        before = Path(
-            screen(Screen(images=str(images), batch="night"), settings).report
-        ).read_bytes()
-        filler = small / "filler"
-        with pytest.raises(OSError, match="No space"):
-            filler.write_bytes(b"0" * (64 << 20))
-        with pytest.raises(Exception, match="No space left"):
-            screen(Screen(images=str(images), batch="night", force=True), settings)
-        assert report_in(settings).read_bytes() == before
-        filler.unlink()
-        again = screen(Screen(images=str(images), batch="night", force=True), settings)
-        assert again.scored == again.images == 60
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,6 @@ from storage.batches.features import (
 from storage.batches.known_features import verified_block
 from storage.batches.ledger import (
     Failure,
-    Seal,
     ShardRecord,
     complete_shards,
     discard_scores,
@@ -49,10 +48,8 @@ from storage.batches.ledger import (
 )
 from storage.batches.manifests import (
     Batch,
-    BatchPlan,
     Shard,
     find_batch,
-    freeze_batch,
     list_batches,
     load_batch,
     read_manifest,
@@ -62,7 +59,7 @@ from storage.parquet import read_table, write_table
 from storage.reports.tables import report_digest, report_path
 from storage.store import Store, StoreError
 from tasks.images.manifest import SCHEMA
-from tests.support.models import WHEN
+from tests.support.batches import freeze, seal
 from tests.support.reports import publish_report
 
 SHARD_ROWS = 3
@@ -169,11 +166,7 @@ class Ledger(RuleBasedStateMachine):
 
     def freeze(self, attempt: int, uris: list[str]) -> None:
         table = pa.Table.from_pylist([{"uri": uri} for uri in uris], SCHEMA)
-        plan = BatchPlan(
-            name="night", images="night/", limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
-            started_at=WHEN, attempt=attempt,
-        )  # fmt: skip
-        freeze_batch(self.store, plan, table)
+        freeze(self.store, table, shard_rows=SHARD_ROWS, attempt=attempt)
 
     @initialize(rows=a_length, killed=st.booleans())
     def start(self, rows: int, killed: bool) -> None:
@@ -361,13 +354,9 @@ class Ledger(RuleBasedStateMachine):
         if killed_before == "seal":
             return
         count = Counter(status for _, status, _ in self.published)
-        seal = Seal(
-            batch="night", detector="d", model="tiny", report="/".join(REPORT),
-            report_digest=digest, rows=len(self.published), scored=count["scored"],
-            failed=count["failed"], diagnoses={}, abnormal=0, review=0, failures={},
-            scored_at=WHEN, slides_digest="s", batch_digest="b", patients_digest="p",
-        )  # fmt: skip
-        write_seal(self.store, self.batch, seal)
+        of = {"report": "/".join(REPORT), "report_digest": digest}
+        made = seal(len(self.published), count["failed"], **of)
+        write_seal(self.store, self.batch, made)
         self.latest.sealed = self.published
         if killed_before == "nothing":
             discard_scores(self.store, self.batch, "d")

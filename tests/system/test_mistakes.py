@@ -29,6 +29,13 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
 
 
+def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
+    """The exit code of a command, and its words on standard error."""
+    with pytest.raises(SystemExit) as end:
+        main(list(typed))
+    return end.value.code, capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("typed", "code", "says"),
     [
@@ -55,11 +62,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("evaluate --images=", 2, "--images: it is empty"),
         ("nightly --inbox=", 2, "--inbox: it is empty"),
         ("status --store=", 2, "--store: it is empty"),
-        (
-            "screen --images cells --batch b --store http://x/y",
-            2,
-            "cannot be a store, because http is only read",
-        ),
+        ("status --store http://x/y", 2, "cannot be a store, because http is only read"),
         ("status --store reference://x", 2, "--store: reference://x cannot be a store"),
         ("query FROM --store gopher://x", 1, "gopher://x is no address that can be opened"),
         ("status --store none", 1, "there is no store in"),
@@ -76,10 +79,8 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_mistake_is_said_at_once(
     typed: str, code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(typed.split())
-    err = capsys.readouterr().err
-    assert (end.value.code, err.count("\n")) == (code, 1)
+    ended, err = said(capsys, *typed.split())
+    assert (ended, err.count("\n")) == (code, 1)
     assert says in err
 
 
@@ -89,22 +90,18 @@ def test_a_mistake_is_said_at_once(
 def test_a_cluster_needs_its_settings(
     cluster: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ["segment", "--images", "cells", "--name", "s", "--cluster", cluster]
-    with pytest.raises(SystemExit) as end:
-        main(typed)
-    assert end.value.code == 1
-    assert says in capsys.readouterr().err
+    code, err = said(capsys, *f"segment --images cells --name s --cluster {cluster}".split())
+    assert code == 1
+    assert says in err
 
 
 def test_an_empty_variable_is_no_store(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SLIDEWATCH_STORE", "")
-    with pytest.raises(SystemExit) as end:
-        main(["status"])
-    assert end.value.code == 2
-    said = "store (environment, SLIDEWATCH_STORE): the address is empty: is a variable not set?"
-    assert said in capsys.readouterr().err
+    code, err = said(capsys, "status")
+    assert code == 2
+    assert "store (environment, SLIDEWATCH_STORE): the address is empty: is a variable not" in err
 
 
 @pytest.mark.parametrize("content", [bytes(range(256)), b"\xff\xfe", b"a = " + b"[" * 50_000])
@@ -112,10 +109,8 @@ def test_a_settings_file_of_random_bytes_is_named(
     tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "slidewatch.toml").write_bytes(content)
-    with pytest.raises(SystemExit) as end:
-        main(["status"])
-    err = capsys.readouterr().err
-    assert (end.value.code, err.count("\n")) == (2, 1)
+    code, err = said(capsys, "status")
+    assert (code, err.count("\n")) == (2, 1)
     assert f"{tmp_path / 'slidewatch.toml'} is not TOML" in err
 
 
@@ -126,9 +121,8 @@ def test_a_damaged_card_of_an_older_detector_stops_no_screen(
     (name,) = store.names("detectors")
     store.write_bytes(b"{", "detectors", f"{name}-v0000", "card.json")
     for typed in ("screen --images cells --batch b", "nightly --inbox cells"):
-        with pytest.raises(SystemExit):
-            main([*typed.split(), "--store", store.url])
-        assert "something was started" in capsys.readouterr().err
+        _, err = said(capsys, *typed.split(), "--store", store.url)
+        assert "something was started" in err
 
 
 def test_a_batch_that_goes_on_needs_its_images_no_more(
@@ -136,20 +130,15 @@ def test_a_batch_that_goes_on_needs_its_images_no_more(
 ) -> None:
     store = store_with_model
     typed = ["fit", "--images", "none", "--batch", "b", "--store", store.url]
-    with pytest.raises(SystemExit):
-        main(typed)
-    assert capsys.readouterr().err == "slidewatch fit: none does not exist\n"
+    assert said(capsys, *typed)[1] == "slidewatch fit: none does not exist\n"
     labelled = pa.Table.from_pylist([{"uri": "file:///gone.png", "label": "Parasitized"}], SCHEMA)
     freeze(store, labelled, "b", images="none")
-    with pytest.raises(SystemExit):
-        main(typed)
-    assert "something was started" in capsys.readouterr().err
+    assert "something was started" in said(capsys, *typed)[1]
 
 
 def test_an_evaluation_needs_no_other_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = newest(tmp_path)
-    with pytest.raises(SystemExit):
-        main(["evaluate", "--images", "cells", "--store", store.url])
-    assert "something was started" in capsys.readouterr().err
+    _, err = said(capsys, "evaluate", "--images", "cells", "--store", store.url)
+    assert "something was started" in err

@@ -14,7 +14,7 @@ from flows.options.tools import ReviewExport
 from flows.settings import Settings
 from flows.train import train
 from tasks.images.listing import list_images
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.models import CLASSES
 
 SHARE = 0.05
@@ -24,9 +24,7 @@ pytestmark = pytest.mark.slow
 
 def test_planted_wrong_labels_are_among_the_worst(tmp_path: Path) -> None:
     """As many labels are looked at as are wrong, so that precision and recall are one number."""
-    write_collection(
-        tmp_path / "smears", patients=20, cells_per_patient=30, parasitized_fraction=0.5, seed=1
-    )
+    write_cells(tmp_path / "smears", 20, 30, seed=1)
     listed = list_images(str(tmp_path / "smears"), classes=CLASSES)
     wrong = np.random.default_rng(0).permutation(listed.num_rows) < SHARE * listed.num_rows
     positive = np.asarray([label == CLASSES[0] for label in listed["label"].to_pylist()])

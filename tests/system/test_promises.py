@@ -1,13 +1,12 @@
 """Promises about the code as a whole."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 SOURCES = sorted(
     path for room in ("flows", "tasks", "storage") for path in (ROOT / room).rglob("*.py")
@@ -42,7 +41,5 @@ def test_workers_never_talk_to_prefect() -> None:
 def test_a_coordinator_need_not_wait_for_what_only_workers_run(flow: str) -> None:
     """It imports all that comes back from a worker, too."""
     program = f"import sys, flows.{flow}, flows.jobs.drawings; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = python("-c", program)
     assert not {"torch", "timm", "openvino", "sklearn", "prefect"} & set(done.stdout.split())

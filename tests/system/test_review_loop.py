@@ -25,8 +25,9 @@ from storage.reports.answers import latest_labels
 from storage.store import Store, StoreError, digest_of
 from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
-from tasks.synthetic.rendered_cells import draw_patient, other_stain, red_cell, write_collection
+from tasks.synthetic.rendered_cells import draw_patient, other_stain, red_cell
 from tests.support.fitted import copied
+from tests.support.images import write_cells
 from tests.support.models import CLASSES, HELD_OUT
 
 DAY = date(2026, 3, 1)
@@ -47,9 +48,7 @@ def write_stained(folder: Path, number: int, patient: str, cells: int) -> None:
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ordinary cells; cells of another stain, some of a held-out patient; and noise."""
     folder = tmp_path_factory.mktemp("night")
-    write_collection(
-        folder, patients=2, cells_per_patient=6, parasitized_fraction=0.5, seed=7, first_patient=301
-    )
+    write_cells(folder, 2, 6, seed=7, first=301)
     for number, patient in enumerate(STAINED):
         write_stained(folder / "stained", number, patient, 6)
     write_stained(folder / "stained", 9, HELD_OUT, HELD)
@@ -139,6 +138,9 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
     ]
     assert added.held_out == sum(row["patient_id"] == HELD_OUT for row in held_out) == HELD
     assert added.images == found.labels - HELD
+    manifest = read_manifest(store, load_batch(store, added.batch)).to_pylist()
+    assert {row["label"] for row in manifest} <= {*CLASSES, None}
+    assert sum(row["label"] is None for row in manifest) == found.answers["other"]
 
     after = abnormality(screened, night)
     stained = [name for name in before if any(patient in name for patient in STAINED)]
@@ -172,16 +174,11 @@ def test_the_images_of_an_export_are_the_originals_under_safe_names(
         assert digest_of(content) == row["image_id"]
         assert content == Path(row["uri"].removeprefix("file://")).read_bytes()
         assert row["answer"] == row["note"] == row["reader"] == ""
-
-
-def test_a_sheet_that_may_hold_answers_is_never_overwritten(
-    screened: Settings, tmp_path: Path
-) -> None:
-    export(ReviewExport(to=str(tmp_path / "out"), batch="night"), screened)
-    before = (tmp_path / "out" / "review.csv").read_bytes()
+    # It may hold answers by now.
+    before = Path(out.sheet).read_bytes()
     with pytest.raises(SourceError, match="may hold answers"):
         export(ReviewExport(to=str(tmp_path / "out"), batch="night"), screened)
-    assert (tmp_path / "out" / "review.csv").read_bytes() == before
+    assert Path(out.sheet).read_bytes() == before
 
 
 def test_an_image_that_is_gone_or_changed_is_named_and_left_out(
@@ -238,13 +235,6 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
     assert (Path(store.root) / "labels" / "night" / "0001.parquet").exists()
 
 
-def test_reviewed_cells_are_not_exported_again(screened: Settings, tmp_path: Path) -> None:
-    found = review_all(screened, tmp_path / "out")
-    out = export(ReviewExport(to=str(tmp_path / "more"), batch="night"), screened)
-    assert out.cells == 0
-    assert out.left_out == {"reviewed before": sum(found.answers.values())}
-
-
 def test_a_cell_of_two_nights_is_a_label_in_one(
     screened: Settings, night: Path, tmp_path: Path
 ) -> None:
@@ -282,19 +272,20 @@ def test_a_wrong_file_imports_nothing(
     done.write_text(change(done.read_text()))
     with pytest.raises((AnswerError, StoreError), match=says):
         import_answers(ReviewImport(file=str(done)), screened)
+    with pytest.raises(SourceError, match=r"none.csv does not exist"):
+        import_answers(ReviewImport(file=str(tmp_path / "none.csv")), screened)
     assert latest_labels(Store(screened.store), "night").number == 0
 
 
-def test_a_file_that_is_not_there_is_named(screened: Settings, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"none.csv does not exist"):
-        import_answers(ReviewImport(file=str(tmp_path / "none.csv")), screened)
-
-
-def test_the_report_says_how_good_the_abnormal_list_is(screened: Settings, tmp_path: Path) -> None:
+def test_the_report_says_how_good_the_abnormal_list_is_and_no_reviewed_cell_is_exported_again(
+    screened: Settings, tmp_path: Path
+) -> None:
     nothing = report(ReviewReport(batch="night"), screened)
     assert nothing.precision is None
     assert "nobody has looked" in nothing.text()
     found = review_all(screened, tmp_path / "out")
+    more = export(ReviewExport(to=str(tmp_path / "more"), batch="night"), screened)
+    assert (more.cells, more.left_out) == (0, {"reviewed before": sum(found.answers.values())})
     again = report(ReviewReport(batch="night"), screened)
     assert (again.figures, again.damaged) == ([], [])
     told = again.model_dump(exclude={"figures", "damaged", "patients"})
@@ -317,14 +308,3 @@ def test_labels_without_a_patient_are_warned_of(screened: Settings, tmp_path: Pa
     )
     assert found.without_patient == found.labels > 0
     assert "without a patient" in found.text()
-
-
-def test_only_classes_are_labels_of_the_manifest(screened: Settings, tmp_path: Path) -> None:
-    found = review_all(screened, tmp_path / "out")
-    run(found.commands[0], screened)
-    store = Store(screened.store)
-    latest = latest_statistics(store, "tiny")
-    assert latest is not None
-    manifest = read_manifest(store, load_batch(store, latest.contributions[-1].batch)).to_pylist()
-    assert {row["label"] for row in manifest} <= {*CLASSES, None}
-    assert sum(row["label"] is None for row in manifest) == found.answers["other"]

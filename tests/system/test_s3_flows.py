@@ -18,7 +18,7 @@ from flows.options.tools import Status
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
-from tasks.synthetic.rendered_cells import write_night
+from tests.support.images import write_mixed_night
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +37,7 @@ def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
     root = f"{s3_bucket}/{tmp_path.name}"
     s3.put(f"{cells}/", f"{root}/smears/", recursive=True)
     s3.put(f"{store_with_model.root}/", f"{root}/store/", recursive=True)
-    write_night(
-        tmp_path / "night",
-        patients=2,
-        cells_per_patient=8,
-        parasitized_fraction=0.5,
-        planted_per_kind=1,
-        seed=2,
-        first_patient=101,
-    )
+    write_mixed_night(tmp_path / "night", 2, 8, 1)
     night = sorted(path.name for path in (tmp_path / "night").iterdir())
     with zipfile.ZipFile(tmp_path / "night.zip", "w") as archive:
         for name in night:

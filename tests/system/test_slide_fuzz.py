@@ -1,14 +1,9 @@
 """Damaged slides: each gives pixels or has a reason, and none kills or fills the process."""
 
-import faulthandler
 import logging
-import multiprocessing
 import random
 import struct
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +14,8 @@ from tifffile import TiffWriter
 
 from tasks.images.decoding import REASONS, BadImageError
 from tasks.images.opened_slides import is_slide, open_slide
-from tests.support.damage import PICTURE, Saved, flipped, spliced, truncated, with_junk, zeroed
-from tests.support.peak import peak, start_peak
+from tests.support.damage import ANY, PICTURE, Saved, outcomes, show, variants
 
-LONGEST = 60  # seconds for one file, which takes some milliseconds: it hangs
 MOST_MEMORY = 400  # MiB
 APERIO = "Aperio Image Library v10.0.51\r\n900x700 [0,0 900x700] (128x128)|AppMag = 40|MPP = 0.25"
 WAYS: list[dict[str, Any]] = [
@@ -75,20 +68,13 @@ def claiming(rng: random.Random, file: Saved, other: Saved) -> bytes:
     return bytes(content)
 
 
-DAMAGE = (truncated, flipped, spliced, zeroed, with_junk, claiming, claiming, claiming)
-
-
-def variants(files: list[Saved], each: int) -> Iterator[Saved]:
-    rng = random.Random(0)
-    for file in files:
-        for damage in DAMAGE:
-            for _ in range(each):
-                yield file[0], damage(rng, file, rng.choice(files))
+DAMAGE = (*ANY, claiming, claiming, claiming)
 
 
 def outcome(path: str) -> str:
     """What came of a slide; an AssertionError where it is nothing that may come of one."""
     uri = Path(path).as_uri()
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     is_slide(uri)
     try:
         slide = open_slide(uri)
@@ -107,42 +93,12 @@ def outcome(path: str) -> str:
     return failure.reason
 
 
-def prepare() -> None:
-    """In the process that reads, which is told what killed it."""
-    faulthandler.enable()
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-
-
-def outcomes(files: Iterator[Saved], folder: Path) -> Counter[tuple[str, str]]:
-    """How often each way came out how, read in a process that may die of it."""
-    counted: Counter[tuple[str, str]] = Counter()
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=prepare) as reader:
-        before = reader.submit(start_peak).result()
-        for number, (kind, content) in enumerate(files):
-            path = folder / f"{number:05d}.tif"
-            path.write_bytes(content)
-            try:
-                counted[kind, reader.submit(outcome, str(path)).result(LONGEST)] += 1
-            except BrokenProcessPool:
-                pytest.fail(f"{path} killed the process that read it")
-            except TimeoutError:
-                pytest.fail(f"{path} was not read within {LONGEST} seconds")
-            taken = reader.submit(peak).result() - before
-            assert taken < MOST_MEMORY, f"{path} took {taken:.0f} MiB"
-            path.unlink()
-    return counted
-
-
 @pytest.mark.parametrize("each", [1, pytest.param(40, marks=pytest.mark.slow)])
 def test_every_damaged_slide_gives_pixels_or_has_a_reason(tmp_path: Path, each: int) -> None:
     files = whole(tmp_path)
-    counted = outcomes(iter(files), tmp_path)
+    counted = outcomes(files, tmp_path, outcome, ".tif", MOST_MEMORY)
     assert counted == Counter({(kind, PICTURE): 1 for kind, _ in files})
-    counted = outcomes(variants(files, each), tmp_path)
-    columns = sorted({column for _, column in counted})
-    print("\n" + "".join(f"{name:>32}" for name in ("", *columns)))
-    for kind, _ in files:
-        print(f"{kind:>32}" + "".join(f"{counted[kind, column]:>32}" for column in columns))
+    counted = outcomes(variants(files, DAMAGE, each), tmp_path, outcome, ".tif", MOST_MEMORY)
+    show(counted)
     assert counted.total() == len(files) * len(DAMAGE) * each
-    assert {PICTURE, "damaged"} <= set(columns)
+    assert {PICTURE, "damaged"} <= {column for _, column in counted}

@@ -90,14 +90,6 @@ def test_an_unencrypted_scheduler_elsewhere_is_refused(address: str) -> None:
         pass
 
 
-def test_an_address_is_asked_for() -> None:
-    with (
-        pytest.raises(ClusterError, match="needs an address"),
-        open_client(Settings(cluster="scheduler")),
-    ):
-        pass
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -160,15 +152,6 @@ def test_cuda_has_a_worker_for_each_gpu_and_listens_on_this_machine_alone(
     assert cluster.asked["allowed"] == 0
 
 
-def test_without_a_gpu_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(**_: object) -> None:
-        raise RuntimeError("NVML Shared Library Not Found")
-
-    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=fails))
-    with pytest.raises(ClusterError, match=r"no GPU can be used .*NVML.*cluster = local"):
-        squares(Settings(cluster="cuda"))
-
-
 @pytest.mark.parametrize(
     ("kind", "package"),
     [("cuda", "dask_cuda"), ("kubernetes", "dask_kubernetes.operator"), ("slurm", "dask_jobqueue")],
@@ -183,13 +166,39 @@ def test_what_must_be_installed_is_said(
         squares(settings)
 
 
-# --- Kubernetes
-
-
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
     (tmp_path / "daskcluster.yaml").write_text("metadata: {name: slidewatch}\n")
     return str(tmp_path / "daskcluster.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "cluster", "complaint", "says"),
+    [
+        ("cuda", "dask_cuda.LocalCUDACluster", "NVML Shared Library Not Found",
+         r"no GPU can be used .*NVML.*cluster = local"),
+        ("kubernetes", "dask_kubernetes.operator.KubeCluster", "is the Dask Operator running?",
+         r"is the Dask Operator running.*kubectl describe"),
+        ("local", "flows.cluster.client.LocalCluster", "Nanny failed to start.",
+         r"Nanny failed to start\.\): .*MiB.*fewer --workers"),
+    ],
+)  # fmt: skip
+def test_a_cluster_that_does_not_start_says_why_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, spec: str, kind: Any, cluster: str, complaint: str, says: str
+) -> None:
+    def fails(**_: object) -> None:
+        raise RuntimeError(complaint)
+
+    package, _, name = cluster.rpartition(".")
+    if kind == "local":
+        monkeypatch.setattr(module, name, fails)
+    else:
+        monkeypatch.setitem(sys.modules, package, SimpleNamespace(**{name: fails}))
+    with pytest.raises(ClusterError, match=says):
+        squares(Settings(cluster=kind, cluster_spec=spec, unencrypted=True, workers=1))
+
+
+# --- Kubernetes
 
 
 def test_kubernetes_starts_the_cluster_of_the_file_and_scales_it(
@@ -228,16 +237,6 @@ def test_a_kubernetes_cluster_that_is_not_described_or_open_to_all_is_refused(
     made = {"cluster": "kubernetes", "cluster_spec": spec, "unencrypted": True} | change
     with pytest.raises(ClusterError, match=says):
         squares(Settings(**made))
-
-
-def test_what_kubernetes_says_is_passed_on(monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
-    def fails(**_: object) -> None:
-        raise TimeoutError("is the Dask Operator running?")
-
-    operator = SimpleNamespace(KubeCluster=fails)
-    monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", operator)
-    with pytest.raises(ClusterError, match=r"is the Dask Operator running.*kubectl describe"):
-        squares(Settings(cluster="kubernetes", cluster_spec=spec, unencrypted=True))
 
 
 def test_workers_that_do_not_come_are_not_waited_for_for_ever(
@@ -308,15 +307,14 @@ def test_the_workers_job_has_the_certificates_of_the_settings(
     assert f"--tls-cert {made}/scheduler.pem" in (slurm / "script").read_text()
 
 
-def test_jobs_that_are_not_described_are_said_so(slurm: Path) -> None:
+def test_slurm_that_cannot_start_jobs_says_why(
+    slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with (
         dask.config.set({"jobqueue.slurm.cores": None}),
         pytest.raises(ClusterError, match=r"must specify how much cores.*DASK_CONFIG"),
     ):
         squares(Settings(cluster="slurm"))
-
-
-def test_a_machine_without_slurm_is_said_so(slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(slurm))
     with pytest.raises(ClusterError, match="no sbatch here"):
         squares(Settings(cluster="slurm"))
@@ -393,18 +391,6 @@ def test_nobody_else_on_this_machine_runs_code_on_the_workers() -> None:
         (private,) = [each for each in Path(folder).parents if each.name.startswith("slidewatch-")]
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert not private.exists()
-
-
-def test_workers_that_do_not_start_are_said_to_need_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def dies(**_: object) -> None:
-        raise RuntimeError("Nanny failed to start.")
-
-    monkeypatch.setattr(module, "LocalCluster", dies)
-    with (
-        pytest.raises(ClusterError, match=r"Nanny failed to start\.\): .*MiB.*fewer --workers"),
-        open_client(Settings(workers=1)),
-    ):
-        pass
 
 
 def _my_cores() -> list[int]:

@@ -198,26 +198,6 @@ def test_listeners_hear_of_the_end_of_what_fails_or_is_given_up(
     assert heard[-1].waiting is None
 
 
-def test_work_comes_back_in_order_and_a_bounded_number_is_in_flight() -> None:
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        taken: list[int] = []
-
-        def jobs() -> Iterator[int]:
-            for i in range(40):
-                taken.append(i)
-                yield i
-
-        results = run_in_order(client, _square, jobs(), title="squares")
-        assert next(results) == 0
-        assert len(taken) <= 10
-        assert list(results) == [i * i for i in range(1, 40)]
-
-
 class Counted:
     """A job that knows how many of its kind this process has, unpickled ones included."""
 
@@ -243,10 +223,6 @@ def test_nothing_keeps_a_job_that_is_done() -> None:
         # Four are in flight, here and at the scheduler, and one was just taken.
         assert len(Counted.alive) <= 10
         assert len(list(results)) == 10
-
-
-def _square(i: int) -> int:
-    return i * i
 
 
 def test_more_jobs_are_in_flight_when_more_workers_have_come(

@@ -22,7 +22,10 @@ from flows.settings import Settings
 from storage.store import Store
 from tests.support.needs import lacking
 from tests.support.paths import ROOT
+from tests.support.processes import python
 from tests.support.reports import comparable, summaries_in
+from tests.support.servers import free_port
+from tests.support.waiting import until
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """\
@@ -66,12 +69,6 @@ class Slurm:
         return done.stdout.split()
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     missing = [name for name in (*DAEMONS, "sbatch") if not shutil.which(name)]
@@ -86,7 +83,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     configuration = folder / "slurm.conf"
     host = socket.gethostname().partition(".")[0]
     configuration.write_text(
-        CONFIGURATION.format(host=host, folder=folder, control=_free_port(), node=_free_port())
+        CONFIGURATION.format(host=host, folder=folder, control=free_port(), node=free_port())
     )
     job = yaml.safe_load((ROOT / "deploy" / "slurm" / "jobqueue.yaml").read_text())
     job["jobqueue"]["slurm"] |= {
@@ -109,13 +106,17 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         ["slurmd", "-D"],
     )
     found, processes = Slurm(environment), []
+
+    def logged() -> str:
+        return "\n".join(path.read_text() for path in (folder / "logs").iterdir())
+
     try:
         for command in commands:
             with (folder / "logs" / command[0]).open("wb") as log:
                 processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             if command[0] == "munged":
-                _wait_until(folder, (folder / "munge.socket").exists)
-        _wait_until(folder, lambda: found.say("sinfo", "-h", "-o", "%t") == ["idle"])
+                until((folder / "munge.socket").exists, 60, told=logged)
+        until(lambda: found.say("sinfo", "-h", "-o", "%t") == ["idle"], 60, told=logged)
         yield found
     finally:
         found.say("scancel", "--user", "root")
@@ -126,13 +127,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
         for child in family:
             if child.is_running():
                 child.kill()
-
-
-def _wait_until(folder: Path, well) -> None:  # type: ignore[no-untyped-def]
-    ends = time.monotonic() + 60
-    while not well():
-        assert time.monotonic() < ends, [p.read_text() for p in (folder / "logs").iterdir()]
-        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -167,22 +161,13 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     outcome = json.loads(out)
     assert comparable(outcome["report"]).equals(comparable(expected.report))
     assert summaries_in(settings.store) == summaries_in(local.store)
-    ends = time.monotonic() + 30
-    while slurm.say("squeue", "-h"):  # its jobs end with it
-        assert time.monotonic() < ends
-        time.sleep(0.2)
+    until(lambda: not slurm.say("squeue", "-h"))  # its jobs end with it
 
 
 @pytest.mark.slow
 def test_a_job_that_slurm_refuses_is_said_so_at_once(slurm: Slurm, tmp_path: Path) -> None:
     environment = slurm.environment | {"DASK_JOBQUEUE__SLURM__QUEUE": "nowhere"}
-    command = [sys.executable, "-m", "flows.commands.main", "doctor", "--cluster", "slurm"]
-    done = subprocess.run(
-        [*command, "--store", str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["-m", "flows.commands.main", "doctor", "--cluster", "slurm"]
+    done = python(*command, "--store", str(tmp_path), code=None, env=environment)
     assert "SLURM refuses the workers' job: " in done.stdout
     assert "invalid partition" in done.stdout

@@ -67,15 +67,6 @@ def _security(cluster: Operated, ca: str = "certificates", pair: str = "certific
     )
 
 
-def test_a_client_with_a_certificate_of_the_authority_is_let_in(cluster: Operated) -> None:
-    with Client(cluster.address, security=_security(cluster), set_as_default=False) as client:
-        assert client.run_on_scheduler(_well) == "well"
-
-
-def _well() -> str:
-    return "well"
-
-
 @pytest.mark.parametrize("ca", ["certificates", "other"])
 def test_a_client_of_another_authority_is_refused(cluster: Operated, ca: str) -> None:
     """Whether or not it trusts the scheduler."""

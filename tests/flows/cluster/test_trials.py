@@ -12,17 +12,6 @@ from flows.jobs.libraries import VersionsDifferError
 DEATH = KilledWorker("job", None, 0)
 
 
-def test_a_job_whose_workers_die_is_run_elsewhere_then_alone_then_without_what_kills() -> None:
-    trials = Trials()
-    seen = []
-    for _ in range(3):
-        assert trials.pause_after(DEATH) == 0
-        seen.append((trials.alone, trials.suspected))
-    assert seen == [(False, False), (True, False), (True, True)]
-    with pytest.raises(ClusterError, match="none of its images does so alone: memory"):
-        trials.pause_after(DEATH)
-
-
 def test_passing_storage_errors_have_longer_and_longer_pauses() -> None:
     trials, error = Trials(), ConnectionResetError("storage hung up")
     assert [trials.pause_after(error) for _ in range(3)] == [1, 4, 16]

@@ -117,11 +117,6 @@ def test_certificates_that_end_soon_are_found(tmp_path: Path, days: int, well: b
     assert not found(settings)["certificates"][0]
 
 
-@pytest.mark.usefixtures("no_cluster")
-def test_who_names_no_certificates_needs_none(tmp_path: Path) -> None:
-    assert found(Settings(store=str(tmp_path)))["certificates"][0]
-
-
 def test_the_cluster_answers(tmp_path: Path) -> None:
     well, says = found(Settings(store=str(tmp_path), workers=1))["cluster"]
     assert (well, says) == (True, "local: 1 worker answers")

@@ -2,39 +2,33 @@
 
 import errno
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from flows.commands import main as command_line
-from flows.commands.main import main
 from flows.commands.status import StatusOutcome, status
 from flows.monitoring.console import tell
 from flows.options.commands import COMMANDS
 from flows.options.tools import Status
 from flows.settings import Settings
+from tests.support.processes import python
+
+Run = Callable[..., tuple[int, str, str]]
 
 
-def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
-
-
-def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run("--help", capsys=capsys)
+def test_help_lists_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
     assert code == 0
     assert all(name.split()[0] in out for name in COMMANDS)
-    assert run(capsys=capsys)[0] == 2
+    assert run()[0] == 2
 
 
-def test_every_command_explains_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_explains_its_options(run: Run) -> None:
     for name, command in COMMANDS.items():
-        code, out, _ = run(*name.split(), "--help", capsys=capsys)
+        code, out, _ = run(*name.split(), "--help")
         assert code == 0
         assert f"slidewatch {name}" in out
         assert ("--store" in out) == ("store" in command.settings), name
@@ -55,31 +49,31 @@ for words in {asked}:
         assert end.code == 0, words
 print("imported:", sorted({set(heavy)} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout.splitlines()[-1] == "imported: []"
 
 
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--version", capsys=capsys)[:2] == (0, f"slidewatch {version('slidewatch')}\n")
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version")[:2] == (0, f"slidewatch {version('slidewatch')}\n")
 
 
-def test_a_command_of_two_words_names_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run("review", capsys=capsys)
+def test_a_command_of_two_words_names_its_parts(run: Run) -> None:
+    code, out, _ = run("review")
     assert code == 2
     parts = [name.split()[1] for name in COMMANDS if name.startswith("review ")]
     assert all(f" {part} " in out for part in parts)
 
 
-def test_a_misspelt_command_names_the_right_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_command_names_the_right_ones(run: Run) -> None:
     for typed, meant in {
         "scren": "screen",
         "revew serve": "review",
         "review srve --batch b": "serve",
     }.items():
-        code, _, err = run(*typed.split(), capsys=capsys)
+        code, _, err = run(*typed.split())
         assert (code, err.count("\n")) == (2, 1)
         assert f'Did you mean "{meant}"?' in err
-    _, _, err = run("lunch", capsys=capsys)
+    _, _, err = run("lunch")
     assert "Available commands: train, fit, " in err
 
 
@@ -92,36 +86,30 @@ def test_a_misspelt_command_names_the_right_ones(capsys: pytest.CaptureFixture[s
         (["doctor", "--workers", "none"], "--workers: input should be a valid integer"),
     ],
 )
-def test_a_wrong_option_is_one_line(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, _, err = run(*arguments, capsys=capsys)
+def test_a_wrong_option_is_one_line(arguments: list[str], says: str, run: Run) -> None:
+    code, _, err = run(*arguments)
     assert code == 2
     assert says in err
     assert err.count("\n") == 1
 
 
-def test_an_error_is_one_line_and_a_traceback_comes_with_debug(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_is_one_line_and_a_traceback_comes_with_debug(tmp_path: Path, run: Run) -> None:
     arguments = ["data", "malaria", "--to", str(tmp_path), "--from", str(tmp_path / "none.zip")]
-    code, out, err = run(*arguments, capsys=capsys)
+    code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert err == f"slidewatch data malaria: {tmp_path / 'none.zip'} does not exist\n"
-    assert "Traceback" in run(*arguments, "--debug", capsys=capsys)[2]
+    assert "Traceback" in run(*arguments, "--debug")[2]
 
 
-def test_json_is_all_there_is_on_standard_output(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_all_there_is_on_standard_output(tmp_path: Path, run: Run) -> None:
     (tmp_path / "models").mkdir()
-    code, out, _ = run("status", "--store", str(tmp_path), "--json", capsys=capsys)
+    code, out, _ = run("status", "--store", str(tmp_path), "--json")
     assert code == 0
     assert json.loads(out)["batches"] == []
 
 
 def test_quiet_leaves_the_outcome_and_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     def talkative(options: Status, settings: Settings) -> StatusOutcome:
         tell("working on it")
@@ -131,19 +119,19 @@ def test_quiet_leaves_the_outcome_and_errors(
     (tmp_path / "models").mkdir()
     arguments = ["status", "--store", str(tmp_path)]
     for flags, says in ([], "working on it\n"), (["--quiet"], ""), (["--json", "--quiet"], ""):
-        code, out, err = run(*arguments, *flags, capsys=capsys)
+        code, out, err = run(*arguments, *flags)
         assert (code, err) == (0, says)
         assert ("no detectors" in out) == ("--json" not in flags)
     monkeypatch.undo()
-    code, _, err = run("screen", "--batch", "b", "--quiet", capsys=capsys)
+    code, _, err = run("screen", "--batch", "b", "--quiet")
     assert (code, err.count("\n")) == (2, 1)
 
 
 def test_flags_come_before_the_environment_and_it_before_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     def store(*flags: str) -> str:
-        return str(json.loads(run("status", "--json", *flags, capsys=capsys)[1])["store"])
+        return str(json.loads(run("status", "--json", *flags)[1])["store"])
 
     monkeypatch.chdir(tmp_path)
     for name in ("store", "from-file", "from-environment", "from-flag"):
@@ -157,34 +145,34 @@ def test_flags_come_before_the_environment_and_it_before_the_file(
 
 
 def test_a_setting_that_is_none_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slidewatch.toml").write_text('stroe = "typo"\n')
-    code, _, err = run("status", capsys=capsys)
+    code, _, err = run("status")
     assert code == 2
     file = tmp_path / "slidewatch.toml"
     assert err == f"slidewatch status: stroe ({file}): extra inputs are not permitted\n"
 
 
 def test_a_wrong_setting_says_where_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLIDEWATCH_ALPHA", "7")
-    code, _, err = run("status", capsys=capsys)
+    code, _, err = run("status")
     assert code == 2
     assert err.startswith("slidewatch status: alpha (environment, SLIDEWATCH_ALPHA): input should")
     monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS", "{")
-    code, _, err = run("status", capsys=capsys)
+    code, _, err = run("status")
     assert (code, err.count("\n")) == (2, 1)
     assert "field_limits" in err
     (tmp_path / "slidewatch.toml").write_text("store =")
-    code, _, err = run("status", capsys=capsys)
+    code, _, err = run("status")
     assert (code, err.count("\n")) == (2, 1)
     assert f"{tmp_path / 'slidewatch.toml'} is not TOML" in err
     monkeypatch.setenv("SLIDEWATCH_CONFIG", "none.toml")
-    code, _, err = run("status", capsys=capsys)
+    code, _, err = run("status")
     assert (code, err) == (
         2,
         "slidewatch status: SLIDEWATCH_CONFIG names none.toml, which is not a file\n",
@@ -192,33 +180,31 @@ def test_a_wrong_setting_says_where_it_stands(
 
 
 def test_a_file_of_settings_that_is_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("store", "elsewhere"):
         (tmp_path / name / "models").mkdir(parents=True)
-    assert run("status", capsys=capsys)[2] == ""
+    assert run("status")[2] == ""
     (tmp_path / "slidewatch.toml").write_text('store = "elsewhere"\n')
-    assert run("status", capsys=capsys)[2] == f"settings: {tmp_path / 'slidewatch.toml'}\n"
-    assert run("--quiet", "status", capsys=capsys)[2] == ""
+    assert run("status")[2] == f"settings: {tmp_path / 'slidewatch.toml'}\n"
+    assert run("--quiet", "status")[2] == ""
 
 
-def test_an_unreachable_scheduler_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(
-        "doctor", "--cluster", "scheduler", "--scheduler", "tcp://127.0.0.1:9", capsys=capsys
-    )
+def test_an_unreachable_scheduler_is_said_so(run: Run) -> None:
+    code, out, _ = run("doctor", "--cluster", "scheduler", "--scheduler", "tcp://127.0.0.1:9")
     assert code == command_line.NEEDS_A_PERSON
     assert "no Dask scheduler at tcp://127.0.0.1:9" in out
 
 
 def test_a_scheduler_that_a_file_of_settings_names_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slidewatch.toml").write_text(
         'cluster = "scheduler"\nscheduler = "tcp://127.0.0.1:9"\n'
     )
-    code, _, err = run("retract", "--batch", "b", capsys=capsys)
+    code, _, err = run("retract", "--batch", "b")
     assert code == 1
     assert err.splitlines()[:2] == [
         f"settings: {tmp_path / 'slidewatch.toml'}",
@@ -229,14 +215,9 @@ def test_a_scheduler_that_a_file_of_settings_names_is_said(
 @pytest.mark.parametrize("logs", ["text", "json"])
 def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it."""
-    command = [sys.executable, "-m", "flows.commands.main"]
+    command = ["-m", "flows.commands.main"]
     given = ["--store", tmp_path / "store", "--logs", logs]
-    done = subprocess.run(
-        [*command, "screen", "--images", tmp_path, "--batch", "b", *given],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python(*command, "screen", "--images", tmp_path, "--batch", "b", *given, code=None)
     assert done.returncode == 1
     said = done.stderr.splitlines()
     if logs == "json":
@@ -258,9 +239,7 @@ setup_logging()
 import distributed
 logging.getLogger("distributed.scheduler").info("Registering Worker plugin shuffle")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    done = python("-c", script)
     assert (done.stdout, done.stderr) == ("", "")
 
 
@@ -277,11 +256,9 @@ logging.getLogger("distributed.scheduler").info("Registering Worker plugin shuff
         ["doctor", "--scheduler", "tls://me:hush@host:8786"],
     ],
 )
-def test_an_address_with_a_password_is_refused_and_not_repeated(
-    given: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_address_with_a_password_is_refused_and_not_repeated(given: list[str], run: Run) -> None:
     """It would stand in manifests, reports, pages, and in Prefect's parameters and artifacts."""
-    code, out, err = run(*given, capsys=capsys)
+    code, out, err = run(*given)
     assert code == 2
     assert "may hold no password or token" in err
     assert "hush" not in out + err
@@ -296,13 +273,13 @@ def test_the_password_of_a_push_gateway_is_no_parameter_of_a_run() -> None:
 
 @pytest.mark.parametrize("file", [None, "/srv/store/reports"])
 def test_a_full_disk_is_said_with_what_to_do(
-    file: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file: str | None, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     def full(*_: object) -> StatusOutcome:
         raise OSError(errno.ENOSPC, "No space left on device", file)
 
     monkeypatch.setattr(command_line, "_load", lambda place: full)
-    code, _, err = run("status", capsys=capsys)
+    code, _, err = run("status")
     assert (code, err.count("\n")) == (1, 1)
     assert f"{file or 'the disk of the store'}" in err
     assert "slidewatch prune" in err

@@ -7,14 +7,12 @@ from flows.commands.malaria_data import NAME, malaria
 from flows.options.tools import Malaria
 from flows.settings import Settings
 from tasks.images.access.files import SourceError
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    write_collection(
-        tmp_path / "cells", patients=1, cells_per_patient=4, parasitized_fraction=0.5, seed=0
-    )
+    write_cells(tmp_path / "cells", 1, 4, seed=0)
     path = tmp_path / "downloaded.zip"
     with zipfile.ZipFile(path, "w") as made:
         for image in sorted((tmp_path / "cells").rglob("*.png")):
@@ -42,18 +40,12 @@ def test_an_archive_that_is_there_is_verified_not_fetched(archive: Path, tmp_pat
         malaria(Malaria(to=str(tmp_path / "data")), Settings())
 
 
-def test_what_is_no_archive_of_images_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "says"), [("page.html", "zip archive"), ("none.zip", "does not exist")]
+)
+def test_what_is_no_archive_of_images_is_refused(tmp_path: Path, file: str, says: str) -> None:
     (tmp_path / "page.html").write_text("<h1>moved</h1>")
-    with pytest.raises(SourceError, match="zip archive"):
-        malaria(
-            Malaria(to=str(tmp_path / "data"), from_file=str(tmp_path / "page.html")), Settings()
-        )
-    assert list((tmp_path / "data").iterdir()) == []
-
-
-def test_a_missing_file_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="does not exist"):
-        malaria(
-            Malaria(to=str(tmp_path / "data"), from_file=str(tmp_path / "none.zip")), Settings()
-        )
+    given = Malaria(to=str(tmp_path / "data"), from_file=str(tmp_path / file))
+    with pytest.raises(SourceError, match=says):
+        malaria(given, Settings())
     assert list((tmp_path / "data").iterdir()) == []

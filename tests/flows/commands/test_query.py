@@ -6,15 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flows.commands.main import main
+from storage.reports.sql import TABLES
 from storage.store import Store
 from tests.support.paths import ROOT
 from tests.support.reports import fill
 
+Run = Callable[..., tuple[int, str, str]]
 GUIDE = ROOT / "storage" / "README.md"
 
 
@@ -24,65 +26,58 @@ def filled(store: Store) -> Store:
     return store
 
 
-def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
+@pytest.fixture
+def query(filled: Store, run: Run) -> Run:
+    """Runs a query on a store with reports."""
+    return lambda *words: run("query", *words, "--store", filled.url)
 
 
-def test_an_answer_is_a_table_to_read(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_is_a_table_to_read(query: Run) -> None:
     sql = "SELECT uri, abnormality FROM images WHERE verdict = 'review' ORDER BY uri"
-    code, out, err = run("query", sql, "--store", filled.url, capsys=capsys)
+    code, out, err = query(sql)
     assert (code, err) == (0, "")
     assert re.search(r"uri +abnormality", out)
     assert re.search(r"2026-01-03/0.png +2.5\n", out)
     assert out.endswith("2 rows\n")
 
 
-def test_a_wide_answer_is_turned_on_its_side(
-    filled: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, out, _ = run("query", "FROM images", "--store", filled.url, capsys=capsys)
+def test_a_wide_answer_is_turned_on_its_side(query: Run) -> None:
+    _, out, _ = query("FROM images")
     assert re.search(r"column +row 1 .*row 5", out)
     assert "the first 5 rows; --format csv or --json writes all" in out
-    _, out, _ = run("query", "FROM batches LIMIT 0", "--store", filled.url, capsys=capsys)
+    _, out, _ = query("FROM batches LIMIT 0")
     assert "0 rows" in out
 
 
-def test_a_long_table_is_cut_and_says_so(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run("query", "FROM range(1000)", "--store", filled.url, capsys=capsys)
+def test_a_long_table_is_cut_and_says_so(query: Run) -> None:
+    _, out, _ = query("FROM range(1000)")
     assert "the first 200 rows" in out
-    _, out, _ = run(
-        "query", "FROM range(1000)", "--format", "csv", "--store", filled.url, capsys=capsys
-    )
+    _, out, _ = query("FROM range(1000)", "--format", "csv")
     assert len(out.splitlines()) == 1001
 
 
-def test_nothing_in_an_answer_steers_the_terminal(
-    filled: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_in_an_answer_steers_the_terminal(query: Run) -> None:
     sql = "SELECT chr(27) || '[2J' || chr(155) || chr(8238) || '[bold]x' || chr(10) || 'y' AS a"
-    _, out, _ = run("query", sql, "--store", filled.url, capsys=capsys)
+    _, out, _ = query(sql)
     assert "[bold]x y" in out
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out)
 
 
-def test_csv_has_no_formulas(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_has_no_formulas(query: Run) -> None:
     sql = "SELECT '=1+1' AS text, min(abnormality) AS number, sum(1) AS total FROM images"
-    _, out, _ = run("query", sql, "--format", "csv", "--store", filled.url, capsys=capsys)
+    _, out, _ = query(sql, "--format", "csv")
     assert list(csv.reader(out.splitlines())) == [
         ["text", "number", "total"],
         ["'=1+1", "-0.5", "6"],
     ]
 
 
-def test_json_is_valid_and_typed(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_valid_and_typed(query: Run) -> None:
     sql = (
         "SELECT '=x' AS t, sum(1) AS n, 'nan'::DOUBLE AS nan, MAP {'a': 1} AS m, [1, 2] AS l, "
         "-2.5::DECIMAL(5, 2) AS d, max(scored_at) AS at, '\\x00\\xFF'::BLOB AS b FROM images"
     )
-    code, out, _ = run("query", sql, "--json", "--store", filled.url, capsys=capsys)
+    code, out, _ = query(sql, "--json")
     assert code == 0
     found = json.loads(out)
     assert found["columns"] == ["t", "n", "nan", "m", "l", "d", "at", "b"]
@@ -98,13 +93,13 @@ def test_json_is_valid_and_typed(filled: Store, capsys: pytest.CaptureFixture[st
             "b": "00ff",
         }
     ]
-    _, out, _ = run("query", "FROM images LIMIT 0", "--json", "--store", filled.url, capsys=capsys)
+    _, out, _ = query("FROM images LIMIT 0", "--json")
     assert json.loads(out)["rows"] == []
 
 
 @pytest.mark.parametrize("sql", ["SELEC", "COPY images TO 'x.csv'", "FROM '/etc/passwd'"])
-def test_wrong_sql_is_one_line(filled: Store, sql: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run("query", sql, "--store", filled.url, capsys=capsys)
+def test_wrong_sql_is_one_line(sql: str, query: Run) -> None:
+    code, out, err = query(sql)
     assert (code, out) == (1, "")
     assert err.startswith("slidewatch query: ")
     assert err.count("\n") == 1
@@ -123,65 +118,49 @@ def test_who_reads_only_the_head_of_an_answer_sees_no_error(filled: Store) -> No
     assert (done.returncode, done.stdout, done.stderr) == (0, "range\n0\n", "")
 
 
-def test_a_query_reads_a_store_on_s3(
-    s3_bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_query_reads_a_store_on_s3(s3_bucket: str, tmp_path: Path, run: Run) -> None:
     store = Store(f"{s3_bucket}/{tmp_path.name}/store")
     fill(store)
-    code, out, _ = run(
-        "query", "SELECT count(*) AS n FROM images", "--json", "--store", store.url, capsys=capsys
-    )
+    code, out, _ = run("query", "SELECT count(*) AS n FROM images", "--json", "--store", store.url)
     assert code == 0
     assert json.loads(out)["rows"] == [{"n": 6}]
 
 
-def test_schema_takes_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run("schema", "patients", "--json", capsys=capsys)
+def test_schema_takes_a_table(run: Run) -> None:
+    _, out, _ = run("schema", "patients", "--json")
     assert list(json.loads(out)["tables"]) == ["patients"]
-    code, _, err = run("schema", "patient", capsys=capsys)
+    code, _, err = run("schema", "patient")
     assert code == 2
     assert "patients" in err
 
 
-def test_the_readme_has_the_columns_of_images_as_schema_prints_them(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    _, out, _ = run("schema", "images", capsys=capsys)
+def test_the_readme_has_the_columns_of_images_as_schema_prints_them(run: Run) -> None:
+    _, out, _ = run("schema", "images")
     table = out.strip().partition("\n\n")[2]
     assert table in GUIDE.read_text()
 
 
-def test_every_column_of_every_table_has_a_meaning(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run("schema", "--json", capsys=capsys)
+def test_every_column_of_every_table_has_a_meaning(run: Run) -> None:
+    _, out, _ = run("schema", "--json")
     tables = json.loads(out)["tables"]
     assert all(each["meaning"] and each["type"] for rows in tables.values() for each in rows)
 
 
-def test_schema_prints_markdown(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run("schema", capsys=capsys)
-    assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == [
-        "images",
-        "fields",
-        "slides",
-        "patients",
-        "batches",
-        "evaluations",
-        "laboratories",
-    ]
+def test_schema_prints_markdown(run: Run) -> None:
+    _, out, _ = run("schema")
+    assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == list(TABLES)
     assert "| `width` | INTEGER | pixels | width in its file |" in out
     lines = [line for line in out.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
 
 
-def test_a_damaged_report_is_left_out_and_the_rest_is_answered(
-    filled: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_report_is_left_out_and_the_rest_is_answered(filled: Store, query: Run) -> None:
     (day, *_) = filled.names("reports", "images")
     (name, *_) = filled.names("reports", "images", day)
     whole = filled.read_bytes("reports", "images", day, name)
     filled.write_bytes(whole[:100], "reports", "images", day, name)
     sql = "SELECT count(*) AS n FROM images"
-    code, out, err = run("query", sql, "--store", filled.url, "--json", capsys=capsys)
+    code, out, err = query(sql, "--json")
     assert code == 3
     assert json.loads(out)["rows"][0]["n"] > 0
     assert f"left out: {filled.path('reports', 'images', day, name)}" in err

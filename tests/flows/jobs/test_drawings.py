@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.jobs import drawings
 from flows.jobs.drawings import ThumbnailJob, draw_thumbnails
-from tasks.images.regions import Found, ImageRef
 from tasks.visualisation.pictures import THUMBNAIL
 from tests.support.images import whole_file
 
@@ -60,17 +58,3 @@ def test_a_cell_that_kills_workers_is_missing_and_the_others_are_as_they_were(
     drawn, rest = draw_thumbnails(job), draw_thumbnails(job.quarantine([1]))
     assert rest[1] == "this image alone kills the worker that decodes it"
     assert [rest[0], *rest[2:]] == [drawn[0], *drawn[2:]]
-
-
-def test_a_probe_draws_one_cell(job: ThumbnailJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    honest = drawings.find_unchanged
-
-    def find_unchanged(ref: ImageRef, image_id: str) -> Found:
-        seen.append(image_id)
-        return honest(ref, image_id)
-
-    monkeypatch.setattr(drawings, "find_unchanged", find_unchanged)
-    assert job.rows() == 6
-    job.quarantine([2]).probe(2)
-    assert seen == [job.cells[2][1]]

@@ -1,8 +1,6 @@
 """Models are run from their graph; a user's own network is code, which the settings allow."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from tasks.network.classifier import Classifier, tap_widths
 from tasks.network.inference import Inference
 from tasks.network.spec import NetworkError
 from tests.support.fitted import copied
+from tests.support.processes import python
 
 OWN = "tests.support.own_networks:small"
 
@@ -77,9 +76,7 @@ print(network.run(pixels)[1].tobytes().hex(), torch and torch.get_num_threads())
 
 def passed(store: Store) -> tuple[NDArray[np.float32], str]:
     """Run a store's model in a process of its own: the logits, and PyTorch's threads."""
-    done = subprocess.run(
-        [sys.executable, "-c", PASS, store.url], capture_output=True, text=True, check=True
-    )
+    done = python("-c", PASS, store.url)
     logits, threads = done.stdout.split()
     return np.frombuffer(bytes.fromhex(logits), np.float32), threads
 
@@ -147,10 +144,5 @@ def test_no_worker_imports_pytorch_in_a_whole_night(
     fitted: tuple[Settings, FitOutcome], images: Path, tmp_path: Path
 ) -> None:
     settings = copied(fitted[0], tmp_path / "store")
-    done = subprocess.run(
-        [sys.executable, "-c", NIGHT, settings.store, images / "night"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python("-c", NIGHT, settings.store, images / "night")
     assert done.stdout.splitlines()[-1] == "40 None []"

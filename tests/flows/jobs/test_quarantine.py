@@ -5,14 +5,10 @@ import pytest
 from flows.jobs.drawings import (
     FieldPictureJob,
     SlidePictureJob,
-    ThumbnailJob,
     draw_field,
     draw_slide,
 )
-from flows.jobs.fitting.fitted_rows import RowsJob
-from flows.jobs.photographs import SearchJob, SurveyJob
-from flows.jobs.quarantine import Job, probe, quarantine
-from flows.jobs.shard import ShardJob
+from flows.jobs.quarantine import probe, quarantine
 
 
 @dataclass(frozen=True)
@@ -45,12 +41,6 @@ def test_each_row_is_tried_and_the_guilty_ones_are_left_out() -> None:
 def test_a_probe_is_the_jobs_own() -> None:
     with pytest.raises(ValueError, match="row 3 is probed"):
         probe(Ten(), 3)
-
-
-def test_jobs_that_read_what_others_made_can_be_probed() -> None:
-    kinds = [ShardJob, SurveyJob, SearchJob, ThumbnailJob, FieldPictureJob, SlidePictureJob]
-    assert all(issubclass(kind, Job) for kind in kinds)
-    assert not issubclass(RowsJob, Job)
 
 
 @pytest.mark.parametrize("kind", ["field", "slide"])

@@ -37,13 +37,9 @@ def night(folder: str, store_with_model: Store, cells: Path) -> Night:
     return night
 
 
-def test_a_shard_reads_four_times_and_writes_three_times(night: Night) -> None:
-    run_shard(night.job(1))
-    assert REQUESTS.counts() == {"GET": 4, "PUT": 3}
-
-
-def test_the_last_shard_which_is_shorter_asks_no_more(night: Night) -> None:
-    run_shard(night.job(2))
+@pytest.mark.parametrize("number", [1, 2])  # the last one is shorter
+def test_a_shard_reads_four_times_and_writes_three_times(night: Night, number: int) -> None:
+    run_shard(night.job(number))
     assert REQUESTS.counts() == {"GET": 4, "PUT": 3}
 
 

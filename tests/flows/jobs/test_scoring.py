@@ -1,7 +1,6 @@
 import gc
 import os
 import weakref
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
-from storage.batches.features import SCORED, create_features, empty_block, read_block, write_block
+from storage.batches.features import SCORED, empty_block, read_block, write_block
 from storage.batches.ledger import (
     ShardRecord,
     read_shard_record,
@@ -25,7 +24,7 @@ from storage.batches.ledger import (
     shifts_path,
     write_shard_record,
 )
-from storage.batches.manifests import BatchPlan, freeze_batch, read_manifest
+from storage.batches.manifests import read_manifest
 from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_groups, read_table
@@ -45,7 +44,7 @@ from tasks.detector.slides.own_normal import (
 from tasks.images.manifest import SCHEMA
 from tasks.images.platelets import PLATELET
 from tests.support.models import CLASSES, WHEN
-from tests.support.shards import Night, add_detector, keep_detector, start_spoilt
+from tests.support.shards import Night, add_detector, freeze_night, keep_detector, start_spoilt
 
 
 @pytest.fixture
@@ -223,18 +222,10 @@ def made_up(
         for number, (patient, slide) in enumerate(names)
     ]
     manifest = pa.Table.from_pylist(rows, SCHEMA)
-    plan = BatchPlan(
-        name="night", images="made up", limit=None, shard_rows=shard_rows,
-        batch_date=date(2026, 1, 3), started_at=WHEN,
-    )  # fmt: skip
-    batch = freeze_batch(store, plan, manifest)
-    create_features(
-        store, "tiny", "night", rows=batch.rows, shard_rows=shard_rows, tap_widths=WIDTHS,
-        classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
-    )  # fmt: skip
+    night = freeze_night(store, manifest, "night", card, shard_rows)
     whole = {tap: np.concatenate(parts) for tap, parts in taps.items()}
     diagnosed = np.eye(2, dtype=np.float32)[np.concatenate(classes)]
-    for shard in batch.shards():
+    for shard in night.batch.shards():
         here, n = slice(shard.start, shard.stop), shard.stop - shard.start
         block = empty_block(n, WIDTHS, 2)
         for tap, values in whole.items():
@@ -243,11 +234,11 @@ def made_up(
         block.image_id[:, 0] = 1
         block.size[:] = 64
         digest = write_block(store, "tiny", "night", shard.start, block)
-        write_shard_record(store, batch, "tiny", ShardRecord(
+        write_shard_record(store, night.batch, "tiny", ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=n, failures=[], tries=1,
             digest=digest, versions={},
         ))  # fmt: skip
-    return Night(store, batch, card)
+    return night
 
 
 ABROAD = 30.0

@@ -1,8 +1,7 @@
 import ctypes
-import subprocess
-import sys
 
 from tests.support.needs import needs
+from tests.support.processes import python
 
 COUNT_FAULTS = """
 import resource, sys
@@ -22,13 +21,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def page_faults(how: str) -> int:
-    ran = subprocess.run(
-        [sys.executable, "-c", COUNT_FAULTS, how],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"MALLOC_TRIM_THRESHOLD_": "65536"},  # as Dask starts its workers
-    )
+    # As Dask starts its workers.
+    ran = python("-c", COUNT_FAULTS, how, env={"MALLOC_TRIM_THRESHOLD_": "65536"})
     return int(ran.stdout)
 
 

@@ -24,12 +24,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, pause: float) -> str:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr(
-        progress, "CONSOLE", Console(file=screen, force_terminal=True, width=120, quiet=False)
-    )
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=screen, force_terminal=True, width=120))
+    return screen
+
+
+def bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, pause: float) -> str:
+    screen = on_a_terminal(monkeypatch)
     monkeypatch.setattr(progress.CONSOLE, "quiet", CONSOLE.quiet)
     with progress_bar() as bar:
         task = bar.add_task("night", total=8)
@@ -77,9 +80,7 @@ def test_quiet_says_nothing(
 
 
 def test_the_bar_follows_what_it_hears(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Terminal()
-    monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr(progress, "CONSOLE", Console(file=screen, force_terminal=True, width=120))
+    screen = on_a_terminal(monkeypatch)
     bar = ProgressBar()
     bar(Event(Kind.QUEUED, "screen night", 3, in_flight=0, finished=0))
     bar(Event(Kind.STARTED, "screen night", 3, in_flight=1, finished=0))
@@ -87,13 +88,6 @@ def test_the_bar_follows_what_it_hears(monkeypatch: pytest.MonkeyPatch) -> None:
     bar(Event(Kind.ENDED, "screen night", 3, in_flight=0, finished=1))
     assert "screen night" in screen.getvalue()
     assert "1/3" in screen.getvalue()
-
-
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    screen = Terminal()
-    monkeypatch.setattr("sys.stderr", screen)
-    monkeypatch.setattr(progress, "CONSOLE", Console(file=screen, force_terminal=True, width=120))
-    return screen
 
 
 def test_a_line_moves_while_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import time
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,14 @@ from flows.monitoring.states import by_call, by_name
 from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
-from storage.batches.ledger import Seal
-from storage.batches.manifests import Batch
 from storage.reports import tables as reports
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import report_path
 from storage.store import Store
-from tasks.synthetic.rendered_cells import write_night
 from tasks.types import Light
+from tests.support.batches import freeze, manifest, seal
 from tests.support.fitted import copied
+from tests.support.images import write_mixed_night
 from tests.support.nights import summary_of
 from tests.support.reports import publish_report
 
@@ -63,15 +62,7 @@ def settings(tiny_fitted: Settings, tmp_path_factory: pytest.TempPathFactory) ->
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A night in a folder of a hostile name, in which one file is cut short."""
     folder = tmp_path_factory.mktemp("images") / HOSTILE
-    write_night(
-        folder,
-        patients=2,
-        cells_per_patient=8,
-        parasitized_fraction=0.5,
-        planted_per_kind=1,
-        seed=2,
-        first_patient=101,
-    )
+    write_mixed_night(folder, 2, 8, 1)
     return folder
 
 
@@ -200,40 +191,6 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return Told(monkeypatch)
 
 
-def batch(name: str = "night") -> Batch:
-    return Batch(
-        name=name,
-        images="/photos",
-        limit=None,
-        rows=3,
-        shard_rows=2,
-        manifest_digest="",
-        batch_date=DAY,
-        started_at=datetime(2026, 3, 1, tzinfo=UTC),
-    )
-
-
-def seal(failed: int) -> Seal:
-    return Seal(
-        batch="night",
-        detector="d",
-        model="m",
-        report="reports/images/x.parquet",
-        report_digest="",
-        rows=3,
-        scored=3 - failed,
-        failed=failed,
-        diagnoses={"Uninfected": 3 - failed},
-        abnormal=0,
-        review=0,
-        failures={"damaged": failed} if failed else {},
-        scored_at=datetime(2026, 3, 1, tzinfo=UTC),
-        slides_digest="s",
-        batch_digest="b",
-        patients_digest="p",
-    )
-
-
 @pytest.mark.parametrize(
     ("failed", "light", "events"),
     [
@@ -247,7 +204,8 @@ def seal(failed: int) -> Seal:
 def test_an_event_is_emitted_where_somebody_has_to_act(
     store: Store, told: Told, failed: int, light: str, events: list[str]
 ) -> None:
-    announce(store, batch(), seal(failed), summary_of(light=Light(light)))
+    batch = freeze(store, manifest(3), batch_date=DAY)
+    announce(store, batch, seal(3, failed), summary_of(light=Light(light)))
     assert told.events == events
 
 
@@ -297,7 +255,10 @@ def test_the_most_abnormal_cells_are_found_across_row_groups(
     )
     parts = [rows.slice(start, 7) for start in range(0, len(rows), 7)]
     publish_report(store, report_path("night", DAY), schema, parts)
-    found = [row["abnormality"] for row in most_abnormal(store, batch())]
+    found = [
+        row["abnormality"]
+        for row in most_abnormal(store, freeze(store, manifest(3), batch_date=DAY))
+    ]
     assert found == sorted(values, reverse=True)[:MOST_ABNORMAL]
 
 

@@ -1,8 +1,6 @@
 """When Prefect runs a flow and its stages, and when this process does."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,6 +17,7 @@ from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import StoreError
+from tests.support.processes import python
 
 URL = "http://prefect.example/api"
 ASK = """
@@ -148,14 +147,7 @@ def test_a_server_is_found_where_prefect_would_find_it(
     if file:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-c", ASK],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = python("-c", ASK, env=environment, cwd=tmp_path)
     assert done.stdout.strip() == found
 
 

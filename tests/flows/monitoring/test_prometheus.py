@@ -23,8 +23,7 @@ from flows.fit import fit
 from flows.monitoring import prometheus as module
 from flows.monitoring.prometheus import NightMetrics, delivered, series_of
 from flows.nightly import nightly
-from flows.options.flows import Fit, Nightly, Screen
-from flows.screen import screen
+from flows.options.flows import Fit, Nightly
 from flows.settings import Settings
 from storage.models.detectors import list_detectors
 from storage.reports.schemas.batches import batch_schema
@@ -279,12 +278,3 @@ def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
     assert found["run_in_progress", ()] == 0
     assert found["last_success_timestamp_seconds", ()] == published_at
     assert found["night_images", (("status", "scored"),)] == 23
-
-
-def test_a_run_whose_metrics_have_nowhere_to_go_publishes_its_report(
-    night: tuple[Settings, Path, Path], tmp_path: Path
-) -> None:
-    settings, inbox, _ = night
-    settings = settings.model_copy(update={"metrics": str(tmp_path / "none" / "night.prom")})
-    outcome = screen(Screen(images=str(inbox), batch="b"), settings)
-    assert Path(outcome.report).exists()

@@ -1,8 +1,6 @@
 """Options are models: what calls a flow is checked by mypy, and what is given by pydantic."""
 
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -14,6 +12,7 @@ from flows.options.flows import Attack, Fit
 from flows.settings import Settings
 from tasks.evaluation.treatments.attacks import ATTACKS
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 MISSPELT = """
 from flows.options.flows import Screen
@@ -25,13 +24,7 @@ Screen(imagez="cells", bacth="b")
 
 def test_mypy_refuses_an_option_that_there_is_not(tmp_path: Path) -> None:
     (tmp_path / "misspelt.py").write_text(MISSPELT)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", tmp_path / "misspelt.py"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = python("-m", "mypy", tmp_path / "misspelt.py", code=None, cwd=ROOT)
     errors = [
         line.partition("error: ")[2] for line in done.stdout.splitlines() if "error: " in line
     ]

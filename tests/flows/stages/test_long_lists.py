@@ -1,13 +1,12 @@
 """A night's list of images is never in memory as a whole."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from PIL import Image
 
 from tests.support.made_up_night import folder_of
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 FEW, MANY = 6_000, 36_000
 IN_MEMORY = 0.6 / 1024  # MiB an image; as a list in memory each takes more than a KiB
@@ -15,16 +14,10 @@ IN_MEMORY = 0.6 / 1024  # MiB an image; as a list in memory each takes more than
 
 def test_a_list_of_many_images_takes_no_more_memory_than_one_of_few(tmp_path: Path) -> None:
     Image.new("RGB", (50, 50)).save(tmp_path / "cell.png")
-    command = [sys.executable, "-X", "faulthandler", "-m", "tests.support.long_list"]
+    command = ("-X", "faulthandler", "-m", "tests.support.long_list")
     taken = {}
     for rows in (FEW, MANY):
         images = folder_of(tmp_path / "cell.png", rows, tmp_path / f"{rows}")
-        done = subprocess.run(
-            [*command, tmp_path / f"store-{rows}", images],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
+        done = python(*command, tmp_path / f"store-{rows}", images, cwd=ROOT)
         taken[rows] = float(done.stdout.splitlines()[-1])
     assert taken[MANY] - taken[FEW] < IN_MEMORY * (MANY - FEW)

@@ -17,9 +17,8 @@ from flows.jobs.shard import ShardJob, run_shard
 from flows.options.tools import Status
 from flows.settings import Settings
 from flows.stages.publish import nights_before, publish, valid_seal
-from storage.batches.features import create_features
 from storage.batches.ledger import Screening, discard_scores, note_announced
-from storage.batches.manifests import BatchPlan, freeze_batch, load_batch
+from storage.batches.manifests import load_batch
 from storage.leases import Lease, LeaseLostError, lease
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -42,7 +41,7 @@ from storage.verification import batch_checks
 from tasks.images.listing import list_images
 from tests.support.models import CLASSES, WHEN
 from tests.support.reports import publish_report
-from tests.support.shards import SHARD_ROWS, Night, add_detector, start
+from tests.support.shards import SHARD_ROWS, Night, add_detector, freeze_night, start
 from tests.support.stalls import NEVER, Moments, taken_over
 
 DAY = date(2026, 1, 3)
@@ -65,17 +64,9 @@ def score(store: Store, attempt: int) -> None:
 
 
 def start_again(store: Store, images: Path, attempt: int) -> None:
-    plan = BatchPlan(
-        name="night", images=str(images), limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
-        started_at=WHEN, attempt=attempt,
-    )  # fmt: skip
     manifest = list_images(str(images), classes=CLASSES).slice(0, 24 - attempt)
-    batch, card = freeze_batch(store, plan, manifest), load_card(store, "tiny")
-    create_features(
-        store, "tiny", batch.key, rows=batch.rows, shard_rows=SHARD_ROWS,
-        tap_widths=card.tap_widths, classes=2,
-        digests={"manifest": batch.manifest_digest, "model": card.digest},
-    )  # fmt: skip
+    card = load_card(store, "tiny")
+    freeze_night(store, manifest, "night", card, SHARD_ROWS, str(images), attempt=attempt)
 
 
 def publish_attempt(store: Store, attempt: int) -> None:

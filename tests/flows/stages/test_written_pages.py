@@ -11,12 +11,11 @@ from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import written_pages
-from storage.batches.ledger import read_seal
 from storage.batches.manifests import load_batch
 from storage.parquet import read_table
 from storage.records import now
 from storage.reports.answers import Answer, add_answer, digest_of_answers
-from storage.reports.pages import index_path, page_is_of, page_path
+from storage.reports.pages import index_path
 from storage.reports.tables import report_path
 from storage.store import Store
 from tests.support.pages import Page
@@ -153,12 +152,3 @@ def test_a_batch_called_index_keeps_its_page_beside_the_index(
     assert Path(outcome.page).name == "index~.html"
     index = Path(Store(settings.store).path(*index_path())).read_text()
     assert 'href="index~.html"' in index
-
-
-def test_a_page_names_its_reports_where_it_is_looked_for(photos: Path, settings: Settings) -> None:
-    outcome = screened(photos, settings)
-    store = Store(settings.store)
-    seal = read_seal(store, load_batch(store, "night"), outcome.detector)
-    assert seal is not None
-    assert not page_is_of(store, "night", seal.report_digest)
-    assert store.exists(*page_path("night"))

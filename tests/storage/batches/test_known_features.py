@@ -2,24 +2,23 @@
 
 import shutil
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flows.jobs.shard import ShardJob, run_shard
-from storage.batches.features import FeatureBlock, create_features, read_block
+from storage.batches.features import FeatureBlock, read_block
 from storage.batches.known_features import index_images
 from storage.batches.ledger import read_shard_record
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch, load_batch
+from storage.batches.manifests import load_batch
 from storage.models.classifiers import load_card, save_model
 from storage.records import arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.images import decoding
 from tasks.images.decoding import DECODING, Check, Picture
 from tasks.images.listing import list_images
-from tests.support.models import CLASSES, WHEN
+from tests.support.models import CLASSES
+from tests.support.shards import freeze_night
 
 Decode = Callable[[bytes, int, Check | None], Picture]
 
@@ -41,24 +40,12 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def extracted(
     store: Store, images: Path, name: str, earlier: list[str], decoding: int = DECODING
 ) -> FeatureBlock:
-    card = load_card(store, "tiny")
-    plan = BatchPlan(
-        name=name, images=str(images), limit=None, shard_rows=10, batch_date=date(2026, 1, 3),
-        started_at=WHEN, earlier=earlier,
-    )  # fmt: skip
-    batch = freeze_batch(store, plan, list_images(str(images), classes=CLASSES))
-    create_features(
-        store, "tiny", name, rows=batch.rows, shard_rows=10, tap_widths=card.tap_widths,
-        classes=2, digests={"manifest": batch.manifest_digest, "model": card.digest},
-        decoding=decoding,
-    )  # fmt: skip
-    _run(store, batch)
-    return read_block(store, "tiny", name, 0, batch.rows)
-
-
-def _run(store: Store, batch: Batch) -> None:
-    for shard in batch.shards():
-        run_shard(ShardJob(store, batch, shard, load_card(store, "tiny")))
+    manifest, card = list_images(str(images), classes=CLASSES), load_card(store, "tiny")
+    night = freeze_night(
+        store, manifest, name, card, 10, str(images), decoding=decoding, earlier=earlier
+    )
+    night.run()
+    return read_block(store, "tiny", name, 0, night.batch.rows)
 
 
 @pytest.fixture

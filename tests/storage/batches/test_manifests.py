@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.batches.manifests import (
-    Batch,
     Shard,
     find_batch,
     find_rows,
@@ -38,27 +37,6 @@ def test_a_batch_of_several_sources_comes_back_and_one_is_kept_as_before(store: 
     assert load_batch(store, "two").sources == ("cells", "more")
 
 
-def test_freezing_twice_is_refused_and_changes_no_manifest(store: Store) -> None:
-    batch = freeze(store, manifest(10))
-    with pytest.raises(StoreError, match="batch night exists already"):
-        freeze(store, manifest(7, "other"))
-    assert load_batch(store, "night") == batch
-    assert read_manifest(store, batch).equals(manifest(10))
-
-
-def test_a_freeze_that_was_cut_short_can_be_done_again(store: Store) -> None:
-    store.write_bytes(b"half", "batches", "night", "manifest.parquet")
-    assert find_batch(store, "night") is None
-    batch = freeze(store, manifest(10))
-    assert read_manifest(store, batch).num_rows == 10
-
-
-def test_a_batch_may_have_no_images(store: Store) -> None:
-    batch = freeze(store, manifest(0))
-    assert list(batch.shards()) == []
-    assert read_manifest(store, batch).num_rows == 0
-
-
 @pytest.mark.parametrize("name", ["..", "a/b", "", "night\n", "🩸"])
 def test_a_batch_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
     for attempt in (
@@ -75,27 +53,19 @@ def test_equal_manifests_have_equal_digests(store: Store) -> None:
     assert one.manifest_digest == same.manifest_digest != other.manifest_digest
 
 
-@given(rows=st.integers(1, 300), shard_rows=st.integers(1, 310))
-def test_shards_cover_every_row_once_in_whole_chunks(rows: int, shard_rows: int) -> None:
-    batch = Batch(
-        name="b", images="i", limit=None, rows=rows, shard_rows=shard_rows, manifest_digest="d",
-        batch_date=date(2026, 1, 3), started_at=WHEN,
-    )  # fmt: skip
-    shards = list(batch.shards())
-    assert [row for s in shards for row in range(s.start, s.stop)] == list(range(rows))
-    assert [s.number for s in shards] == list(range(len(shards)))
-    assert all(s.start % shard_rows == 0 for s in shards)
-    assert all(s.stop - s.start == shard_rows for s in shards[:-1])
-
-
 @given(rows=st.integers(1, 40), shard_rows=st.integers(1, 45))
-def test_a_shard_reads_its_slice_of_the_manifest(
+def test_shards_cover_every_row_once_in_whole_chunks_and_read_their_slice_of_the_manifest(
     tmp_path_factory: pytest.TempPathFactory, rows: int, shard_rows: int
 ) -> None:
     store = Store(str(tmp_path_factory.getbasetemp() / "slices"))
     store.remove("batches")
     batch = freeze(store, manifest(rows), shard_rows=shard_rows)
-    for shard in batch.shards():
+    shards = list(batch.shards())
+    assert [row for s in shards for row in range(s.start, s.stop)] == list(range(rows))
+    assert [s.number for s in shards] == list(range(len(shards)))
+    assert all(s.start % shard_rows == 0 for s in shards)
+    assert all(s.stop - s.start == shard_rows for s in shards[:-1])
+    for shard in shards:
         wanted = manifest(rows).slice(shard.start, shard.stop - shard.start)
         assert read_manifest(store, batch, shard).equals(wanted)
 
@@ -127,12 +97,6 @@ def test_a_stray_folder_hides_no_batch(store: Store) -> None:
     batch = freeze(store, manifest(1))
     store.write_bytes(b"", "batches", "lost+found", "file")
     assert list_batches(store) == [batch]
-
-
-def test_a_manifest_has_one_row_group_a_shard(store: Store) -> None:
-    batch = freeze(store, manifest(10))
-    file = pq.ParquetFile(store.path("batches", "night", "manifest.parquet"))
-    assert file.num_row_groups == len(list(batch.shards())) == 3
 
 
 class InParts:

@@ -60,18 +60,6 @@ def test_a_detector_name_that_is_no_folder_is_refused(store: Store, name: str) -
         load_detector_card(store, name)
 
 
-def test_arrays_that_are_not_the_cards_are_refused(store: Store) -> None:
-    save_detector(store, card("d"), CONTENT)
-    store.write_bytes(CONTENT + b"\0", "detectors", "d", "detector.safetensors")
-    with pytest.raises(StoreError, match="sha256 differs"):
-        load_detector(store, card("d"))
-
-
-def test_a_detector_whose_card_was_never_written_does_not_exist(store: Store) -> None:
-    store.write_bytes(CONTENT, "detectors", "killed", "detector.safetensors")
-    assert list_detectors(store) == []
-
-
 def test_a_detector_names_its_very_model(store_with_model: Store) -> None:
     store = store_with_model
     model = load_card(store, "tiny")

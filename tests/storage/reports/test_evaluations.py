@@ -2,11 +2,9 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from numpy.testing import assert_array_equal
 
-from storage.parquet import read_table, write_table
 from storage.reports.evaluations import (
     Evaluation,
     attacked_path,
@@ -106,15 +104,6 @@ def test_a_damaged_card_is_named_and_not_begun_anew(store: Store) -> None:
         start_evaluation(store, evaluation())
 
 
-TABLE = pa.table(
-    {
-        "uri": ["file:///a::b.png", None, "🩸.png"],
-        "score": [0.1, float("-inf"), float("nan")],
-        "strength": pa.array([None, None, None], pa.float64()),
-        "acquired_at": pa.array([WHEN.replace(tzinfo=None)] * 3, pa.timestamp("us")),
-        "counted": [True, False, None],
-    }
-)
 ARRAYS = {
     "rows": np.arange(3),
     "image_id": np.arange(96, dtype=np.uint8).reshape(3, 32),
@@ -123,18 +112,6 @@ ARRAYS = {
     "none": np.empty((0, 5), np.float64),
 }
 SHARD = shard_path("night", "tiny-v0001", "near--white", "fgsm-0.0314", 7)
-IMAGES = images_path("night", "tiny-v0001", "near--white")
-
-
-def test_a_table_comes_back_as_it_was(store: Store) -> None:
-    write_table(store, TABLE, *IMAGES)
-    back = read_table(store, *IMAGES)
-    assert back.schema == TABLE.schema
-    assert str(back.to_pylist()) == str(TABLE.to_pylist())  # NaN is not NaN
-    write_table(store, TABLE.slice(1), *IMAGES)
-    assert read_table(store, *IMAGES).num_rows == 2
-    write_table(store, TABLE.slice(0, 0), *IMAGES)
-    assert read_table(store, *IMAGES).equals(TABLE.slice(0, 0))
 
 
 def test_arrays_come_back_as_they_were(store: Store) -> None:
@@ -149,35 +126,15 @@ def test_arrays_come_back_as_they_were(store: Store) -> None:
     assert store.read_bytes(*SHARD) == before
 
 
-READERS = [(read_table, IMAGES), (read_arrays, SHARD)]
-
-
-@pytest.mark.parametrize(("read", "path"), READERS)
-def test_what_is_not_there_is_named(store: Store, read: Any, path: tuple[str, ...]) -> None:
-    with pytest.raises(StoreError, match=rf"{path[-1]} does not exist"):
-        read(store, *path)
-
-
-@pytest.mark.parametrize("damage", ["empty", "half", "another file"])
-@pytest.mark.parametrize(("read", "path"), READERS)
-def test_a_damaged_file_is_a_store_error_that_names_it(
-    store: Store, read: Any, path: tuple[str, ...], damage: str
-) -> None:
-    write_table(store, TABLE, *IMAGES)
+def test_arrays_that_are_lost_or_damaged_are_named(store: Store) -> None:
+    with pytest.raises(StoreError, match=rf"{SHARD[-1]} does not exist"):
+        read_arrays(store, *SHARD)
     write_arrays(store, ARRAYS, *SHARD)
-    whole = store.read_bytes(*path)
-    content = {"empty": b"", "half": whole[: len(whole) // 2], "another file": b"{}" * 100}
-    store.write_bytes(content[damage], *path)
-    with pytest.raises(StoreError, match=path[-1]):
-        read(store, *path)
-
-
-def test_a_write_that_fails_leaves_what_was_there(store: Store) -> None:
-    write_table(store, TABLE, *IMAGES)
-    before = files(store)
-    with pytest.raises(AttributeError):
-        write_table(store, "no table", *IMAGES)  # type: ignore[arg-type]
-    assert files(store) == before
+    whole = store.read_bytes(*SHARD)
+    for content in (b"", whole[: len(whole) // 2], b"{}" * 100):
+        store.write_bytes(content, *SHARD)
+        with pytest.raises(StoreError, match=SHARD[-1]):
+            read_arrays(store, *SHARD)
 
 
 def test_everything_has_a_path_of_its_own_below_its_evaluation() -> None:

@@ -111,19 +111,6 @@ def test_a_pivot_is_a_query(store: Store) -> None:
     assert len(ask(store, "PIVOT images ON batch_date USING count(*) GROUP BY verdict")) == 3
 
 
-def test_a_report_that_is_no_parquet_is_named(store: Store) -> None:
-    fill(store)
-    store.write_bytes(b"PAR1 not", "reports", "images", "batch_date=2026-01-05", "bad.parquet")
-    with pytest.raises(
-        StoreError, match=r"batch_date=2026-01-05/bad.parquet is damaged and cannot be read"
-    ):
-        ask(store, "FROM images")
-    told: list[str] = []
-    with answer(store, "FROM images", on_damage=told.append) as reader:
-        assert reader.read_all().num_rows == 6
-    assert ["bad.parquet" in text for text in told] == [True]
-
-
 def test_a_report_whose_pages_are_damaged_is_named(store: Store) -> None:
     fill(store)
     path = Path(store.path("reports", "images", "batch_date=2026-01-04", "night.parquet"))
@@ -151,8 +138,3 @@ def test_a_store_may_be_called_anything(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "it's a [store]; %20 ü"))
     fill(store)
     assert ask(store, "SELECT count(*) FROM images") == [(6,)]
-
-
-def test_a_long_answer_is_a_stream(store: Store) -> None:
-    with answer(store, "FROM range(100_000_000_000)") as reader:
-        assert next(iter(reader)).num_rows > 0

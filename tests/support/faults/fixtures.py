@@ -9,6 +9,7 @@ import pytest
 from storage.store import Store
 from tests.support.faults.runs import Run, forking
 from tests.support.faults.trials import LABORATORY, Bench
+from tests.support.images import write_cells
 
 SHARD = 6
 
@@ -55,9 +56,4 @@ def commissioned(bench: Bench) -> Bench:
 
 
 def _write(folder: Path, patients: int, cells: int, first: int) -> None:
-    from tasks.synthetic.rendered_cells import write_collection
-
-    write_collection(
-        folder, patients=patients, cells_per_patient=cells, parasitized_fraction=0.5,
-        seed=first, first_patient=first,
-    )  # fmt: skip
+    write_cells(folder, patients, cells, seed=first, first=first)

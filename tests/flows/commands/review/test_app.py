@@ -1,20 +1,16 @@
 """The pages of readers, asked as a browser asks, and as somebody else does."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
 
 from flows.commands.review.session import Session, open_session
 from storage.store import Store
 from tests.support.bench import HOST, OWN, ask, client_of, send
 from tests.support.pages import EVIL, Page
 from tests.support.reading import night
-
-Open = Callable[..., TestClient]
 
 
 @pytest.fixture
@@ -163,10 +159,3 @@ def test_a_damaged_answer_is_said_on_every_page(client: TestClient, session: Ses
     refused = send(client, "/import", {})
     assert refused.status_code == 503
     assert "a damaged answer may have changed" in refused.text
-
-
-def test_a_websocket_is_refused(client: TestClient) -> None:
-    for path in ("/secret/", "/elsewhere"):
-        with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(path):
-            pass
-        assert refused.value.code == 1008

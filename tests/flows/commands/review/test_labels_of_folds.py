@@ -23,7 +23,7 @@ from storage.store import Store, StoreError, digest_of
 from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
-from tasks.synthetic.rendered_cells import write_collection
+from tests.support.images import write_cells
 from tests.support.models import CLASSES
 
 CELLS = 10
@@ -31,9 +31,7 @@ CELLS = 10
 
 @pytest.fixture
 def smears(tmp_path: Path) -> Path:
-    write_collection(
-        tmp_path / "smears", patients=4, cells_per_patient=CELLS, parasitized_fraction=0.5, seed=1
-    )
+    write_cells(tmp_path / "smears", 4, CELLS, seed=1)
     return tmp_path / "smears"
 
 

@@ -14,14 +14,14 @@ from starlette.testclient import TestClient
 
 from flows.commands.review.app import Bench
 from flows.commands.review.session import open_session
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
-from storage.reports.schemas.images import image_schema
-from storage.reports.tables import of_attempt, report_path
+from storage.batches.manifests import Batch
+from storage.reports.tables import IMAGES
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
+from tests.support.batches import freeze
 from tests.support.reading import DAY, WHEN
-from tests.support.reports import publish_report
+from tests.support.reports import publish_rows
 
 CELLS, SLIDES = 100_000, 50
 SECONDS = 1.0
@@ -41,9 +41,7 @@ def large_night(store: Store, folder: Path) -> Batch:
              "patient_id": f"p{i % 20}"}
         )  # fmt: skip
     manifest = pa.Table.from_pylist(rows, SCHEMA)
-    plan = BatchPlan(name="night", images="night/", limit=None, shard_rows=512, batch_date=DAY,
-                     started_at=WHEN)  # fmt: skip
-    batch = freeze_batch(store, plan, manifest)
+    batch = freeze(store, manifest, shard_rows=512, batch_date=DAY, started_at=WHEN)
     same = ("uri", "slide_id", "patient_id", "source_uri", "x", "y", "width", "height")
     told = [
         {**{name: row[name] for name in same}, "image_id": find(ref).image_id.hex(),
@@ -52,8 +50,7 @@ def large_night(store: Store, folder: Path) -> Batch:
          "p_value": 0.5, "verdict": "review" if i % 10 == 0 else "accept"}
         for i, (row, ref) in enumerate(zip(rows, image_refs(manifest), strict=True))
     ]  # fmt: skip
-    schema = of_attempt(image_schema(["Parasitized", "Uninfected"], ["tap"]), 1)
-    publish_report(store, report_path("night", DAY), schema, [pa.Table.from_pylist(told, schema)])
+    publish_rows(store, IMAGES, told, DAY)
     return batch
 
 

@@ -14,56 +14,39 @@ from flows.commands.contours import contours
 from flows.commands.review.queue import export, import_answers, report
 from flows.options.tools import Contours, ReviewExport, ReviewImport, ReviewReport
 from flows.settings import Settings
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
-from storage.reports.schemas.fields import field_schema
-from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import FIELDS, SLIDES, of_attempt, report_path
+from storage.batches.manifests import Batch
+from storage.reports.tables import FIELDS, IMAGES, SLIDES
 from storage.store import Store, digest_of
 from tasks.answers.sheets import AnswerError
 from tasks.images.manifest import SCHEMA
-from tests.support.reports import publish_report
+from tests.support.batches import freeze
+from tests.support.reports import publish_rows
 
 DAY, WHEN = date(2026, 3, 1), datetime(2026, 3, 1, 6, tzinfo=UTC)
 SLIDE = "/slides/a.tiff"
 
 
-def freeze(store: Store, rows: list[dict[str, Any]], attempt: int) -> Batch:
-    plan = BatchPlan(
-        name="night",
-        attempt=attempt,
-        images="night/",
-        limit=None,
-        shard_rows=8,
-        batch_date=DAY,
-        started_at=WHEN,
-    )
-    return freeze_batch(store, plan, pa.Table.from_pylist(rows, SCHEMA))
+def begin(store: Store, rows: list[dict[str, Any]], attempt: int) -> Batch:
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    return freeze(store, table, attempt=attempt, shard_rows=8, batch_date=DAY, started_at=WHEN)
 
 
 def publish(store: Store, batch: Batch, rows: list[dict[str, Any]]) -> None:
-    schema = of_attempt(image_schema(["Parasitized", "Uninfected"], ["tap"]), batch.attempt)
-    path = report_path("night", DAY)
-    publish_report(store, path, schema, [pa.Table.from_pylist(rows, schema)] if rows else [])
-    columns = of_attempt(slide_schema(), batch.attempt)
-    publish_report(store, report_path("night", DAY, SLIDES), columns, [])
-    fields = [{"source_uri": SLIDE, "kind": "field", **dict.fromkeys(("x", "y"), 0)}]
-    fields[0] |= {"width": 100, "height": 100, "cells": 1}
-    schema = of_attempt(field_schema(), batch.attempt)
-    table = pa.Table.from_pylist(fields, schema)
-    publish_report(store, report_path("night", DAY, FIELDS), schema, [table])
+    field = {"source_uri": SLIDE, "kind": "field", "x": 0, "y": 0, "width": 100, "height": 100}
+    for kind, told in ((IMAGES, rows), (SLIDES, []), (FIELDS, [field | {"cells": 1}])):
+        publish_rows(store, kind, told, DAY, attempt=batch.attempt)
 
 
 def published_and_forced(store: Store, cell: Path) -> None:
     """A batch whose first attempt is published, and whose second has other images."""
     Image.fromarray(np.full((9, 9, 3), 200, np.uint8)).save(cell)
     row = {"uri": str(cell), "source_uri": SLIDE, "x": 5, "y": 5}
-    first = freeze(store, [row | {"outline": [0.0, 0.0, 4.0, 0.0, 4.0, 4.0]}], 1)
+    first = begin(store, [row | {"outline": [0.0, 0.0, 4.0, 0.0, 4.0, 4.0]}], 1)
     told = {"image_id": digest_of(cell.read_bytes()), "batch": "night", "model": "m"}
     told |= {"status": "scored", "verdict": "review", "abnormality": 3.0, "width": 9, "height": 9}
     publish(store, first, [row | told])
     other = {"uri": str(cell.with_name("other.png")), "source_uri": SLIDE}
-    freeze(store, [other, other | {"uri": "another.png"}], 2)
+    begin(store, [other, other | {"uri": "another.png"}], 2)
 
 
 def test_contours_are_of_the_attempt_that_is_published(store: Store, tmp_path: Path) -> None:
@@ -85,7 +68,7 @@ def test_cells_for_review_are_of_the_attempt_that_is_published(
 def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
     store: Store, tmp_path: Path
 ) -> None:
-    publish(store, freeze(store, [], 1), [])
+    publish(store, begin(store, [], 1), [])
     rows = [
         {"slide_id": "near", "verdict": "review", "shift": 0.5, "review_reasons": ["few cells"]},
         {"slide_id": "good", "verdict": "accept", "shift": 0.1, "review_reasons": []},
@@ -96,10 +79,7 @@ def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
             "review_reasons": ["shifted", "many uncertain"],
         },
     ]
-    schema = of_attempt(slide_schema(), 1)
-    publish_report(
-        store, report_path("night", DAY, SLIDES), schema, [pa.Table.from_pylist(rows, schema)]
-    )
+    publish_rows(store, SLIDES, rows, DAY)
     out = export(ReviewExport(to=str(tmp_path / "out"), batch="night"), Settings(store=store.url))
     assert out.slides == 2
     assert "2 to look at as a whole" in out.text()
@@ -110,7 +90,7 @@ def test_slides_that_a_person_looks_at_as_a_whole_come_once_the_furthest_first(
 
 
 def test_a_night_without_images_has_nothing_to_review(store: Store, tmp_path: Path) -> None:
-    publish(store, freeze(store, [], 1), [])
+    publish(store, begin(store, [], 1), [])
     settings = Settings(store=store.url)
     out = export(ReviewExport(to=str(tmp_path / "out"), batch="night"), settings)
     assert (out.cells, out.left_out, out.failed) == (0, {}, False)

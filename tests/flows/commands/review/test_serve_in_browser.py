@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from storage.reports.answers import read_answers
 from storage.store import Store
 from tests.support.browser import LEAST_CONTRAST, chromium
@@ -21,19 +19,9 @@ from tests.support.servers import free_port
 
 @contextmanager
 def served(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    arguments = [
-        "review",
-        "serve",
-        "--batch",
-        "night",
-        "--store",
-        store.url,
-        "--port",
-        str(port),
-        "--per-slide",
-        "99",
-    ]
-    command = [sys.executable, "-m", "flows.commands.main", *arguments]
+    words = ["review", "serve", "--batch", "night", "--per-slide", "99", "--port"]
+    command = [sys.executable, "-m", "flows.commands.main", *words, str(port)]
+    command += ["--store", store.url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -85,30 +73,6 @@ def test_a_session_by_keyboard_loses_nothing_when_its_server_is_killed(
             server.send_signal(signal.SIGINT)
             assert server.wait(20) == 0
     assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:")) for url in asked)
-
-
-@pytest.mark.slow
-def test_two_readers_at_once(store_with_model: Store, tmp_path: Path) -> None:
-    batch = night(store_with_model, tmp_path / "cells")
-    port = free_port()
-    with chromium() as browser, served(store_with_model, port) as (address, _):
-        sizes = {"Ada": (1280, 800), "Ben": (390, 800)}
-        pages = {
-            reader: browser.new_context(viewport={"width": width, "height": height}).new_page()
-            for reader, (width, height) in sizes.items()
-        }
-        for reader, page in pages.items():
-            page.goto(f"{address}by/{reader}")
-        for number in range(1, 5):  # in turn, each at her own place
-            press(pages["Ada"], "p", f"{number} of 12 read")
-            press(pages["Ben"], "u", f"{number} of 12 read")
-        pages["Ada"].goto(f"{address}report")
-        pages["Ada"].get_by_text("Ada and Ben: Cohen's kappa").wait_for()
-    readings = [reading for _, reading in read_answers(store_with_model, batch.key)]
-    ada = [reading.answer for reading in readings if reading.reader == "Ada"]
-    ben = [reading.answer for reading in readings if reading.reader == "Ben"]
-    assert ada == ["Parasitized"] * 4
-    assert ben == ["Uninfected"] * 4
 
 
 def ready(page: Any, cells: int) -> None:

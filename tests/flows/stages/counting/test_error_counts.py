@@ -22,8 +22,8 @@ from storage.models.detectors import load_detector_card
 from storage.models.statistics import Lineage, latest_statistics
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts
-from tasks.synthetic.rendered_cells import write_collection
 from tests.support.fitted import CELLS
+from tests.support.images import write_cells
 
 
 def newest(settings: Settings) -> tuple[Lineage, ErrorCounts]:
@@ -33,16 +33,8 @@ def newest(settings: Settings) -> tuple[Lineage, ErrorCounts]:
     return lineage, errors_of_version(store, lineage)
 
 
-def assert_same(a: ErrorCounts, b: ErrorCounts) -> None:
-    for name, values in a.to_arrays().items():
-        np.testing.assert_array_equal(values, b.to_arrays()[name])
-
-
 def more(folder: Path, patients: int) -> str:
-    write_collection(
-        folder, patients=patients, cells_per_patient=9, parasitized_fraction=0.4, seed=9,
-        first_patient=50,
-    )  # fmt: skip
+    write_cells(folder, patients, 9, seed=9, first=50, parasitized=0.4)
     return str(folder)
 
 

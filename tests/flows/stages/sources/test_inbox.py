@@ -52,29 +52,6 @@ def take(
     return found, night
 
 
-def test_only_what_is_new_is_taken(store: Store, tmp_path: Path) -> None:
-    inbox = tmp_path / "inbox"
-    write(inbox / "a.png")
-    write(inbox / "deep" / "b.png")
-    write(inbox / "notes.txt")
-    first, night = take(store, inbox)
-    assert names(first) == ["a.png", "b.png"]
-    write(inbox / "c.png", age=2 * HOUR)  # older than what was taken, and arrives after it
-    second, next_night = take(store, inbox, night)
-    assert (names(second), second.unsettled, second.rewritten) == (["c.png"], 0, 0)
-    assert names(take(store, inbox, night, next_night)[0]) == []
-
-
-def test_a_file_that_is_still_being_written_is_left(store: Store, tmp_path: Path) -> None:
-    inbox = tmp_path / "inbox"
-    write(inbox / "done.png", age=61)
-    write(inbox / "writing.png", age=5)
-    found, night = take(store, inbox)
-    assert (names(found), found.unsettled) == (["done.png"], 1)
-    write(inbox / "writing.png", age=61)
-    assert names(take(store, inbox, night)[0]) == ["writing.png"]
-
-
 def test_a_file_that_grows_or_appears_between_two_looks_is_left(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
