@@ -46,7 +46,7 @@ check: $(INSTALLED)  ## Check format, lint, imports, dependencies, types and tex
 	$(BIN)/lint-imports
 	$(BIN)/deptry flows tasks storage
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m texts tests/test_texts.py
+	$(BIN)/python -m pytest -m texts tests/test_texts.py tests/test_house.py
 
 format: $(INSTALLED)  ## Format the code and mend what the linter can
 	$(BIN)/ruff format .

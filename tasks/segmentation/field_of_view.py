@@ -92,17 +92,15 @@ def cells_of_place(
         raise decoding.BadImageError("unreadable", "the file was changed while it was cut up")
     pixels = regions.read_region(place["source_uri"], regions.Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
-    seen = None if expected is None else sharpness(pixels, expected / step)
-    if seen is not None and seen < least_sharpness:
-        return field | {"kind": "unfocused", "sharpness": seen}, []
-    if expected is not None:
-        # The survey judged the place as a whole, which may be half empty.
-        thick = packed(pixels, expected / step)
-        if thick > most_packed:
-            return field | {"kind": "thick", "sharpness": seen, "packed": thick}, []
+    seen = None
     if expected is None:
         found = _found_like_others(finder, pixels, place["diameter"])
     else:
+        seen = sharpness(pixels, expected / step)
+        # The survey judged the place as a whole, which may be half empty.
+        unread = _unread(pixels, expected / step, seen, least_sharpness, most_packed)
+        if unread is not None:
+            return field | unread | {"sharpness": seen}, []
         found = finder(pixels, expected / step)
     diameter = found.diameter * step
     if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
@@ -136,6 +134,16 @@ def cells_of_place(
         "cells_at_border": sum(cell.touches_border for cell in kept),
     }
     return field | known, list(rows.values())
+
+
+def _unread(
+    pixels: Pixels, diameter: float, seen: float, least_sharpness: float, most_packed: float
+) -> Row | None:
+    """Return why a field of a slide is not searched; None if it is."""
+    if seen < least_sharpness:
+        return {"kind": "unfocused"}
+    thick = packed(pixels, diameter)
+    return {"kind": "thick", "packed": thick} if thick > most_packed else None
 
 
 def _found_like_others(finder: Finder, pixels: Pixels, diameter: float | None) -> Cells:

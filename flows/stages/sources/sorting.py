@@ -98,14 +98,12 @@ def take(
     begun = manifests.find_batch(store, batch)
     anew = force or begun is None or not begun.rows
     key = manifests.key_of(batch, (begun.attempt if begun else 0) + anew)
-    made = segmentations.find_segmentation(store, key)
     if begun and not anew:
-        made = segmentations.segmentation_for(store, begun)
+        made = _resumed(store, begun, images, wanted)
         if made is None:
-            _refuse_otherwise(begun, "cells", wanted.taken_as)
             return Taken(images, wanted.limit)
-        refuse_other_images(store, begun, images, wanted.limit)
-        _refuse_otherwise(begun, made.taken_as, wanted.taken_as)
+    else:
+        made = segmentations.find_segmentation(store, key)
     sources = None
     if made is None:
         listed = _list(store, wanted, classes)
@@ -128,11 +126,19 @@ def take(
         sources=sources,
         taken_as=wanted.taken_as,
     )
-    return Taken(
-        segmentations.manifest_address(store, key),
-        None,
-        sorts=segmentations.count_sorts(store, key),
-    )
+    cells = segmentations.manifest_address(store, key)
+    return Taken(cells, None, sorts=segmentations.count_sorts(store, key))
+
+
+def _resumed(
+    store: Store, begun: manifests.Batch, images: str | list[str], wanted: Wanted
+) -> segmentations.Segmentation | None:
+    """Find how a batch that has begun was cut up; None if it was not. StoreError says otherwise."""
+    made = segmentations.segmentation_for(store, begun)
+    if made is not None:
+        refuse_other_images(store, begun, images, wanted.limit)
+    _refuse_otherwise(begun, made.taken_as if made else "cells", wanted.taken_as)
+    return made
 
 
 def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> SortedRows:

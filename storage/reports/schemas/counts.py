@@ -18,6 +18,16 @@ COUNTED = {
 }
 
 
+OF_RED_CELLS = [
+    Column(f"{name}{bound or of_none}", SHARE, f"{words}{CORRECTED}", unit)
+    for name, of_none, unit in (
+        ("corrected", "_percent", "%"),
+        ("parasites_per_microlitre", "", "per microlitre"),
+    )
+    for bound, words in BOUNDS.items()
+]
+
+
 def counts(whose: str) -> list[Column]:
     """Define the counts of a slide's or a patient's red cells, and their errors."""
     return [
@@ -35,16 +45,7 @@ def counts(whose: str) -> list[Column]:
             "log-odds of Parasitized from which a cell counts: higher where parasites are few; 0, "
             "as in the diagnosis, where error rates are unknown",
         ),
-        *(
-            Column(f"corrected{bound or '_percent'}", SHARE, f"{words}{CORRECTED}", "%")
-            for bound, words in BOUNDS.items()
-        ),
-        *(
-            Column(
-                f"parasites_per_microlitre{bound}", SHARE, f"{words}{CORRECTED}", "per microlitre"
-            )
-            for bound, words in BOUNDS.items()
-        ),
+        *OF_RED_CELLS,
         Column(
             "limit_of_blank_percent",
             SHARE,

@@ -14,7 +14,7 @@ def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
 
 def columns_of(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
     """List the columns for a model of these classes and taps."""
-    return [*_of_source(), *_of_scores(classes, taps)]
+    return [*_of_source(), *_of_diagnosis(classes), *_of_abnormality(taps)]
 
 
 def _of_source() -> list[Column]:
@@ -51,8 +51,8 @@ def _of_source() -> list[Column]:
     ]
 
 
-def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
-    """Define the diagnosis, the abnormality and the verdict."""
+def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
+    """Define the diagnosis by both witnesses, and by each of them."""
     return [
         Column("status", TEXT, "scored or failed"),
         Column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
@@ -83,6 +83,12 @@ def _of_scores(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
             "calibrated probability of Parasitized by the class statistics alone, relative to the "
             "slide's healthy cells; null: they are no witness",
         ),
+    ]
+
+
+def _of_abnormality(taps: Sequence[str]) -> list[Column]:
+    """Define the distances, the abnormality and the verdict."""
+    return [
         *(
             Column(
                 f"distance_{name}",
