@@ -85,11 +85,7 @@ def cells_of_place(
     around, whole = box_of(place), size_of(place)
     if place["is_slide"]:
         around = geometry.grown(around, int(np.ceil(place["diameter"])), whole)
-    source = place["source_uri"]
-    current = stamp(source)
-    changed = current != place["source_stamp"]
-    if changed and regions.digest_at(source, current).hex() != place["source_id"]:
-        raise decoding.BadImageError("unreadable", "the file was changed while it was cut up")
+    _refuse_changed(place["source_uri"], place)
     pixels = regions.read_region(place["source_uri"], regions.Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
     seen = None
@@ -134,6 +130,13 @@ def cells_of_place(
         "cells_at_border": sum(cell.touches_border for cell in kept),
     }
     return field | known, list(rows.values())
+
+
+def _refuse_changed(source: str, place: Row) -> None:
+    current = stamp(source)
+    changed = current != place["source_stamp"]
+    if changed and regions.digest_at(source, current).hex() != place["source_id"]:
+        raise decoding.BadImageError("unreadable", "the file was changed while it was cut up")
 
 
 def _unread(
