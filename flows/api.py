@@ -207,19 +207,19 @@ class Detector:
         """Screen images like a night, and return the rows of its report."""
         store, card, detector = self._store, self.model, self.card
         batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        of = screened.Screened(store, batch, card, detector, laboratory=self.laboratory)
+        screening = screened.Screened(store, batch, card, detector, laboratory=self.laboratory)
         try:
             with _one_thread():
                 prepare_features(store, batch, card)
                 for shard in batch.shards():
                     run_shard(ShardJob(store, batch, shard, card))
-                parts = parts_of(of)
+                parts = parts_of(screening)
                 every, started = range(len(parts)), batch.started_at
-                for scoring in score_jobs(of, parts, every, started, night.describe_night):
+                for scoring in score_jobs(screening, parts, every, started, night.describe_night):
                     scores.score_part(scoring)
-            found = report_rows.finished_rows(of, len(parts), lambda _: None)
+            pieces = report_rows.finished_rows(screening, len(parts), lambda _: None)
             schema = image_schema(card.classes, list(detector.taps))
-            rows = [rows.select(schema.names).cast(schema) for rows in found]
+            rows = [rows.select(schema.names).cast(schema) for rows in pieces]
             return pa.concat_tables([schema.empty_table(), *rows])
         finally:
             store.remove("batches", batch.key)

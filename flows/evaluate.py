@@ -188,10 +188,10 @@ def _laboratory_facts(
 
 def _mean_auroc(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Average the AUROC of slidewatch's score against clean images, by set and strength."""
-    found: dict[str, list[float]] = defaultdict(list)
+    by_set: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         about = row["detector"], row["measure"], row["composition"]
         if about == (scored.OWN, "AUROC", metrics.SINGLE) and row["value"] is not None:
             strength = "" if row["strength"] is None else f" {row['strength']:.4f}"
-            found[row["set"] + strength].append(row["value"])
-    return {name: float(np.mean(values)) for name, values in found.items()}
+            by_set[row["set"] + strength].append(row["value"])
+    return {name: float(np.mean(values)) for name, values in by_set.items()}

@@ -182,10 +182,10 @@ def _found(
     held_out: list[Rows] = []
     kept: list[Contribution] = []
     for contribution in latest.contributions:
-        found = class_statistics.take_out(store, card, contribution, kind, name)
-        taken += [found.fitted] if len(found.fitted) else []
-        held_out += [found.held_out] if len(found.held_out) else []
-        kept += [found.left] if found.left else []
+        parts = class_statistics.take_out(store, card, contribution, kind, name)
+        taken += [parts.fitted] if len(parts.fitted) else []
+        held_out += [parts.held_out] if len(parts.held_out) else []
+        kept += [parts.left] if parts.left else []
     return taken, held_out, kept
 
 

@@ -96,7 +96,7 @@ def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night
             return night
         frozen_at = now()
         earlier = nights.list_nights(store, series)
-        found = arrivals(
+        files = arrivals(
             store,
             earlier,
             inbox,
@@ -107,14 +107,14 @@ def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night
         )
         held.check()
         night = nights.freeze_night(
-            held.store, series, day, found.images, inbox=inbox, frozen_at=frozen_at
+            held.store, series, day, files.images, inbox=inbox, frozen_at=frozen_at
         )
     log(logging.INFO, f"batch {night.batch} takes {counted(night.images, 'new image')} of {inbox}")
-    if found.unsettled:
-        warn(f"{counted(found.unsettled, 'image')} still being written: left for the next night")
-    if found.rewritten:
+    if files.unsettled:
+        warn(f"{counted(files.unsettled, 'image')} still being written: left for the next night")
+    if files.rewritten:
         warn(
-            f"{counted(found.rewritten, 'image')} rewritten after an earlier night took them, with "
+            f"{counted(files.rewritten, 'image')} rewritten after an earlier night took them, with "
             "the same size: not taken again; give rewritten images new names"
         )
     return night

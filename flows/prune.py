@@ -106,13 +106,13 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
             console.warn(text)
 
     def take(find: Find) -> None:
-        for found in list(find(None)):
-            size = size_of(store, found)
-            if options.apply and not _remove(store, found, find):
-                outcome.busy.append(found.batch.name)
+        for removable in list(find(None)):
+            size = size_of(store, removable)
+            if options.apply and not _remove(store, removable, find):
+                outcome.busy.append(removable.batch.name)
                 continue
             outcome.bytes += size
-            outcome.removed.setdefault(found.what, []).append(found.batch.key)
+            outcome.removed.setdefault(removable.what, []).append(removable.batch.key)
 
     take(
         lambda only: expired_features(store, moment - timedelta(days=options.features), only, leave)
@@ -139,14 +139,14 @@ def _refuse_wrong_clock(store: Store, moment: datetime, today: date | None) -> N
     )
 
 
-def _remove(store: Store, found: Removable, find: Find) -> bool:
+def _remove(store: Store, removable: Removable, find: Find) -> bool:
     """Remove something unless a run works on its batch or needs it by now; return if it is gone."""
     try:
-        with lease_batch(store, found.batch.name, wait=False) as held:
-            if found not in find(found.batch.name):
+        with lease_batch(store, removable.batch.name, wait=False) as held:
+            if removable not in find(removable.batch.name):
                 return False
             held.check()
-            remove(held.store, found)
+            remove(held.store, removable)
     except HeldByOtherError:
         return False
     return True

@@ -237,11 +237,11 @@ def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) 
     with telemetry.stage("extract"):
         extract(client, newest)
     with telemetry.stage("score"):
-        of = _as_begun(newest)
-        parts = scoring.score_slides(client, of)
+        begun = _as_begun(newest)
+        parts = scoring.score_slides(client, begun)
     held.check()
     with telemetry.stage("publish"):
-        return publish(of, settings, parts)
+        return publish(begun, settings, parts)
 
 
 def _refuse_other_attempt(held: Lease, batch: Batch) -> None:

@@ -178,8 +178,8 @@ class Settings(BaseSettings):
     @field_validator("store")
     @classmethod
     def _writable_kind(cls, address: str) -> str:
-        kind, found, _ = address.replace("::", "://").partition("://")
-        if found and kind in READ_ONLY:
+        kind, separator, _ = address.replace("::", "://").partition("://")
+        if separator and kind in READ_ONLY:
             raise ValueError(
                 f"{redact(address)} cannot be a store, because {kind} is only read: give a folder "
                 "or s3://bucket/..."
@@ -251,9 +251,9 @@ def leaves(values: dict[str, Any], above: str = "") -> dict[str, Any]:
     >>> leaves({"store": "s", "field_limits": {"least_cells": 3}})
     {'store': 's', 'field_limits.least_cells': 3}
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        found |= (
+        flat |= (
             leaves(value, f"{above}{name}.") if isinstance(value, dict) else {above + name: value}
         )
-    return found
+    return flat

@@ -54,11 +54,11 @@ class TrainOutcome(Outcome):
         for row in self.folds:
             stain = "" if row["stain"] is None else f", stain {row['stain']}"
             bounds = [row[bound] for bound in ("value", "low", "high")]
-            found = ["-" if bound is None else f"{bound:.3f}" for bound in bounds]
+            texts = ["-" if bound is None else f"{bound:.3f}" for bound in bounds]
             rows.append(
                 (
                     f"folds: {row['metric']}{stain}",
-                    f"{found[0]}  (95% interval {found[1]} to {found[2]}; {row['images']:,} images "
+                    f"{texts[0]}  (95% interval {texts[1]} to {texts[2]}; {row['images']:,} images "
                     f"of {row['patients']} {self.split_by}s)",
                 )
             )
@@ -132,26 +132,26 @@ def train_by(
     working("training the network")
     with lease(store, classifiers.TRAININGS, training, wait=True, on_wait=tell) as held:
         card, content = recipes.train_model(held.store, training, recipe, data, model)
-        found = None
+        record = None
         if parts:
             tested = cross_validate(held.store, training, recipe, data, parts)
             metrics = metrics_by_stain(diagnosed(tested, data.keys, data.labels == POSITIVE))
             digest = classifiers.save_out_of_fold(store, card.name, tested)
-            found = classifiers.CrossValidation(digest=digest, folds=len(parts), metrics=metrics)
+            record = classifiers.CrossValidation(digest=digest, folds=len(parts), metrics=metrics)
         others = [other.sequence for other in classifiers.list_models(store, on_damage=warn)]
         sequence = classifiers.REPETITION if repeats else 1 + max(others, default=0)
-        card = card.model_copy(update={"sequence": sequence, "cross_validation": found})
+        card = card.model_copy(update={"sequence": sequence, "cross_validation": record})
         classifiers.save_model(store, card, content)
         classifiers.remove_states(held.store, training)
         remove_fold_states(held.store, training, len(parts))
     keys = {part: set(names) for part, names in card.split.items()}
     return TrainOutcome(
         model=card.name,
-        images={part: sum(key in own for key in data.keys) for part, own in keys.items()},
+        images={part: sum(key in names for key in data.keys) for part, names in keys.items()},
         unreadable=len(data.unreadable),
         seconds=sum(epoch["seconds"] for epoch in card.training["history"]),
         metrics=card.metrics,
         split_by=data.by,
-        groups={part: len(own) for part, own in keys.items()},
+        groups={part: len(names) for part, names in keys.items()},
         folds=card.cross_validation.metrics if card.cross_validation else [],
     )

@@ -33,8 +33,8 @@ def lease_of(stage: str) -> tuple[tuple[str, ...], int] | None:
     (('batches', 'night'), 12)
     """
     *what, number, _ = ["", *stage.split("~")]
-    found = re.fullmatch("[0-9]{6,}", number)
-    return (tuple(what[1:]), int(number)) if found and len(what) > 1 else None
+    digits = re.fullmatch("[0-9]{6,}", number)
+    return (tuple(what[1:]), int(number)) if digits and len(what) > 1 else None
 
 
 def open_stage(store: Store, stage: str) -> None:
@@ -53,8 +53,8 @@ def close_stage(store: Store, stage: str) -> None:
 def close_others(store: Store, what: tuple[str, ...], number: int, stage: str) -> None:
     """Remove the folders of all earlier holders of a lease."""
     for path in _stages(store):
-        found = lease_of(path.name)
-        if found and found[0] == what and found[1] <= number and path.name != stage:
+        lease = lease_of(path.name)
+        if lease and lease[0] == what and lease[1] <= number and path.name != stage:
             disk.discard(path, path.parent)
 
 
@@ -69,8 +69,8 @@ def sweep(store: Store, is_held: Callable[[tuple[str, ...], int], bool]) -> int:
         with suppress(OSError):  # another run removes it, or it belongs to another user
             if time.time() - path.stat().st_mtime < OLD:
                 continue
-            found = lease_of(path.name)
-            if not (found and is_held(*found)):
+            lease = lease_of(path.name)
+            if not (lease and is_held(*lease)):
                 disk.discard(path, path.parent)
                 count += 1
     return count

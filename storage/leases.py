@@ -221,7 +221,7 @@ def _take(
     poll: float,
 ) -> Lease:
     holder = _this_process()
-    told, arrived, began = "", _now(), _awake()
+    owner, arrived, began = "", _now(), _awake()
     came = began
     while True:
         # Taken before the record is read, so that a renewal since then is not missed. If the time
@@ -243,9 +243,9 @@ def _take(
                     f"{held}: wait for it with --wait, or stop that process; if it died, the "
                     f"same command can take over after {_when(current.expires_at)}"
                 )
-            if told != current.holder.owner:
+            if owner != current.holder.owner:
                 on_wait(f"{held}: waiting for it to end")
-                told = current.holder.owner
+                owner = current.holder.owner
             time.sleep(poll)
 
 

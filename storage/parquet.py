@@ -166,9 +166,9 @@ class _Piece(RawIOBase):
         first = self._at - self._start
         if first < 0:
             raise OSError(f"bytes from {self._at} on were not read, only from {self._start}")
-        found = self._content[first : None if size < 0 else first + size]
-        self._at += len(found)
-        return found
+        piece = self._content[first : None if size < 0 else first + size]
+        self._at += len(piece)
+        return piece
 
 
 def iterate_groups(
@@ -223,13 +223,13 @@ def checked_schema(store: Store, *path: str) -> pa.Schema:
     """
     footer = read_footer(store, *path)
     with naming_damage(store, *path):
-        found = footer.schema.to_arrow_schema()
+        schema = footer.schema.to_arrow_schema()
         kept = (footer.metadata or {}).get(b"ARROW:schema")
         if kept is not None:
             stored = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(kept)))
-            if (stored.names, stored.types) != (found.names, found.types):
+            if (stored.names, stored.types) != (schema.names, schema.types):
                 raise pa.ArrowInvalid("its footer describes its columns in two ways")
-    return found
+    return schema
 
 
 @contextmanager

@@ -131,17 +131,17 @@ def read_readable(
     Raises:
         NewerError: one was written by a newer slidewatch.
     """
-    found = []
+    things = []
     for name in names:
         try:
-            found.append(read(name))
+            things.append(read(name))
         except NewerError:
             raise
         except StoreError as error:
             if on_damage is None:
                 raise
             on_damage(f"left out: {error}")
-    return found
+    return things
 
 
 def save_described(
@@ -226,10 +226,10 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def arrays_to_bytes(arrays: Arrays, **said: str) -> bytes:
+def arrays_to_bytes(arrays: Arrays, **metadata: str) -> bytes:
     """Serialise named arrays with metadata as the bytes of a safetensors file."""
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    return bytes(save(whole, metadata=said or None))
+    return bytes(save(whole, metadata=metadata or None))
 
 
 def arrays_from_bytes(content: bytes) -> Arrays:

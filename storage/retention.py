@@ -53,10 +53,10 @@ def expired_features(
             return Removable(batch, f"features under {model}", (("features", model, name),))
 
         names = [name for name in store.names("features", model) if only in (None, _batch_of(name))]
-        return [found for found in read_readable(of_batch, names, on_damage) if found]
+        return [removable for removable in read_readable(of_batch, names, on_damage) if removable]
 
-    for found in read_readable(of_model, models, on_damage):
-        yield from found
+    for removables in read_readable(of_model, models, on_damage):
+        yield from removables
 
 
 def _batch_of(features: str) -> str:
@@ -89,7 +89,7 @@ def expired_reports(
         there = tuple(path for path in paths if store.exists(*path))
         return Removable(batch, "report and page", there) if there else None
 
-    yield from (found for found in read_readable(of_batch, batches, on_damage) if found)
+    yield from (removable for removable in read_readable(of_batch, batches, on_damage) if removable)
 
 
 def newest_record(store: Store, until: datetime) -> datetime | None:

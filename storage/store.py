@@ -141,11 +141,11 @@ class Store:
         self.fs.invalidate_cache()
         folder = self.path(*parts)
         try:
-            found = {path.rstrip("/") for path in self.fs.ls(folder, detail=False)}
+            paths = {path.rstrip("/") for path in self.fs.ls(folder, detail=False)}
         except FileNotFoundError:
             return []
         # S3's web console makes a folder by an empty object of the same name.
-        names = sorted(path.rsplit("/", 1)[-1] for path in found - {folder})
+        names = sorted(path.rsplit("/", 1)[-1] for path in paths - {folder})
         return [name for name in names if not name.startswith((".", "_"))]
 
     def folders(self, *parts: str, having: str) -> list[str]:
@@ -331,13 +331,13 @@ class Store:
 def refuse_absent(store: Store) -> None:
     """Raise StoreError if there is no store at an address, which may be misspelt."""
     try:
-        found = FOLDERS.intersection(store.names())
+        folders = FOLDERS.intersection(store.names())
     except Exception as error:  # whatever a storage client raises
         raise StoreError(
             f"{store.url} cannot be read as a store ({type(error).__name__}: {error}): check the "
             "address"
         ) from None
-    if not found:
+    if not folders:
         raise StoreError(
             f"there is no store in {store.url}, which has none of the folders that slidewatch "
             "makes: check --store, SLIDEWATCH_STORE and slidewatch.toml"

@@ -43,9 +43,9 @@ class Check:
     verify: Callable[[], object]
 
     @classmethod
-    def of(cls, path: str, verify: Callable[..., object], *of: object) -> "Check":
+    def of(cls, path: str, verify: Callable[..., object], *things: object) -> "Check":
         """Make the check that ``verify`` does of these things."""
-        return cls(path, partial(verify, *of))
+        return cls(path, partial(verify, *things))
 
 
 def all_checks(store: Store) -> Iterator[Check]:
@@ -226,7 +226,7 @@ def _feature_checks(store: Store, batch: manifests.Batch, model: str) -> Iterato
 
 def _not_fitted(store: Store, batch: manifests.Batch, model: str) -> None:
     latest = statistics.latest_statistics(store, model)
-    if latest and (found := latest.contribution(batch.name)) and found.attempt == batch.attempt:
+    if latest and (part := latest.contribution(batch.name)) and part.attempt == batch.attempt:
         raise StoreError("it is lost, though its batch is in the statistics: restore it")
 
 

@@ -25,21 +25,21 @@ class Bundle:
 
     def to_arrays(self) -> Arrays:
         """Return named arrays to be stored."""
-        found: Arrays = {}
+        arrays: Arrays = {}
         for each in fields(self):
-            found |= _written(_name(each), getattr(self, each.name))
-        return found
+            arrays |= _written(_name(each), getattr(self, each.name))
+        return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
         """Read the bundle back from `to_arrays`; absent fields have their defaults, if any."""
-        kinds, found = get_type_hints(cls), {}
+        kinds, values = get_type_hints(cls), {}
         for each in fields(cls):
             name = _name(each)
             there = name in arrays or bool(below(name, arrays))
             if there or (each.default is MISSING and each.default_factory is MISSING):
-                found[each.name] = _read(kinds[each.name], name, arrays)
-        return cls(**found)
+                values[each.name] = _read(kinds[each.name], name, arrays)
+        return cls(**values)
 
 
 def _name(each: Field[Any]) -> str:

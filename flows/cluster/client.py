@@ -120,12 +120,12 @@ def check_versions(client: Client) -> None:
         ClusterError: something differs; the message lists who has which version.
     """
     try:
-        found = cast(dict[str, Any], client.get_versions(packages=list(PACKAGES)))
+        versions = cast(dict[str, Any], client.get_versions(packages=list(PACKAGES)))
     except OSError as error:
         raise ClusterError(f"the Dask scheduler does not answer: {error}") from error
     here = installed()
-    on_workers = {who: comparable(seen["packages"]) for who, seen in found["workers"].items()}
-    scheduler = comparable(found["scheduler"]["packages"])
+    on_workers = {who: comparable(seen["packages"]) for who, seen in versions["workers"].items()}
+    scheduler = comparable(versions["scheduler"]["packages"])
     on_scheduler = {name: scheduler[name] for name in ("python", *PROTOCOL)}
     differ = differences(here, on_workers | {"the scheduler": on_scheduler})
     if differ:
@@ -139,7 +139,7 @@ def _local(settings: Settings) -> Iterator[Client]:
     with dask.config.set(FORKED), without_pandas():
         get_mp_context()  # imports all that Dask knows, to find out which packages are installed
     with (
-        _for_us_alone() as own,
+        _for_us_alone() as options,
         _workers_that_start(),
         dask.config.set(STARTED | QUIET | FORKED),
         LocalCluster(
@@ -152,7 +152,7 @@ def _local(settings: Settings) -> Iterator[Client]:
             # Today's environment, not that of the start of the workers' parent; and no module is
             # read from the working folder, which has images.
             env=os.environ | {"PYTHONSAFEPATH": "1"},
-            **own,
+            **options,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
@@ -191,14 +191,14 @@ def _for_us_alone() -> Iterator[dict[str, Any]]:
 @contextmanager
 def _cuda(_: Settings) -> Iterator[Client]:
     dask_cuda = _import("dask_cuda", extra="cuda")
-    with dask.config.set(STARTED), _for_us_alone() as own:
+    with dask.config.set(STARTED), _for_us_alone() as options:
         try:
             cluster = dask_cuda.LocalCUDACluster(
                 threads_per_worker=1,
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
-                **own,
+                **options,
             )
         except Exception as error:  # NVIDIA's library raises a class for each of its codes
             raise ClusterError(

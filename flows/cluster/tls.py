@@ -34,17 +34,17 @@ def security(settings: Settings) -> Security | None:
         return None
     ca, certificate, key = files
     roles = ("client", "scheduler", "worker")
-    found = Security(
+    options = Security(
         require_encryption=True,
         tls_ca_file=ca,
         **{f"tls_{role}_cert": certificate for role in roles},
         **{f"tls_{role}_key": key for role in roles},
     )
     try:
-        found.get_connection_args("client")
+        options.get_connection_args("client")
     except ssl.SSLError as error:
         raise ClusterError(
             f"{ca}, {certificate} and {key} are not an authority, a certificate and the key of "
             f"that certificate: {error}"
         ) from error
-    return found
+    return options

@@ -76,9 +76,9 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
 def _parts(store: Store, batch: Batch) -> Iterator[SourceCells]:
     """Yield the rows of a batch's report by source, in order, with their outlines."""
     for shard, rows in rows_by_shard(store, batch):
-        told = read_manifest(store, batch, shard, ["source_uri", "outline"])
-        sources = told["source_uri"].to_pylist()
-        outlines = told["outline"].to_pylist()
+        columns = read_manifest(store, batch, shard, ["source_uri", "outline"])
+        sources = columns["source_uri"].to_pylist()
+        outlines = columns["outline"].to_pylist()
         start = 0
         for source, some in groupby(sources):
             stop = start + len(list(some))
@@ -99,9 +99,9 @@ def _new_name(source: str, names: set[str]) -> str:
     path = path_of(source)
     # Cut where the whole name would be too long for the filesystem.
     name = path.rpartition("/")[2].encode()[:LONGEST_NAME].decode(errors="ignore")
-    found, number = f"{name}.geojson", 1
-    while found in names:
+    file_name, number = f"{name}.geojson", 1
+    while file_name in names:
         number += 1
-        found = f"{name}-{number}.geojson"
-    names.add(found)
-    return found
+        file_name = f"{name}-{number}.geojson"
+    names.add(file_name)
+    return file_name

@@ -140,7 +140,7 @@ def _look_back(root: Path, planted: dict[str, str], started: float) -> DemoOutco
     return DemoOutcome(
         seconds=time.monotonic() - started,
         planted={kind: number for kind, number, _ in kinds},
-        caught={kind: found for kind, _, found in kinds},
+        caught={kind: caught for kind, _, caught in kinds},
         query=query,
         answer=answer,
         picture=str(picture),

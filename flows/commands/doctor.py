@@ -89,10 +89,10 @@ def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     results = []
     for name, check in checks.items():
         try:
-            well, found = check(settings)
+            well, finding = check(settings)
         except Exception as error:  # a check that breaks is a finding, not a crash
-            well, found = False, f"{type(error).__name__}: {error}"
-        results.append(Check(name=name, well=well, found=found))
+            well, finding = False, f"{type(error).__name__}: {error}"
+        results.append(Check(name=name, well=well, found=finding))
     values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
     return DoctorOutcome(
         checks=results,
@@ -112,7 +112,7 @@ def _python(_: Settings) -> tuple[bool, str]:
 
 
 def _packages(_: Settings) -> tuple[bool, str]:
-    return True, ", ".join(f"{name} {found}" for name, found in exact(OF_A_MACHINE).items())
+    return True, ", ".join(f"{name} {version}" for name, version in exact(OF_A_MACHINE).items())
 
 
 def _processors(settings: Settings) -> tuple[bool, str]:
@@ -160,8 +160,8 @@ def _synced(settings: Settings) -> tuple[bool, str]:
 def _filesystem(path: Path) -> str:
     """Name the kind of filesystem that a path lies on."""
     kinds = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
-    found = next((each for each in (path, *path.resolve().parents) if each in kinds), None)
-    return kinds[found] if found else "an unknown filesystem"
+    mount = next((each for each in (path, *path.resolve().parents) if each in kinds), None)
+    return kinds[mount] if mount else "an unknown filesystem"
 
 
 def _created_once(settings: Settings) -> tuple[bool, str]:

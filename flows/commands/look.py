@@ -72,11 +72,11 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{_name(options.photo)}.html"
     )
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
-        own = Store(folder)
+        scratch = Store(folder)
         store = Store(settings.store)
         card, laboratory_card = _detector(store, options)
-        borrow(store, own, card, laboratory_card)
-        found = screen(
+        borrow(store, scratch, card, laboratory_card)
+        outcome = screen(
             flows.Screen(
                 images=options.photo,
                 batch=_name(options.photo),
@@ -87,19 +87,19 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
             ),
             settings.model_copy(update={"store": folder, "metrics": None}),
         )
-        if found.page_failure:
+        if outcome.page_failure:
             raise StoreError(
-                f"the page of {options.photo} could not be made ({found.page_failure})"
+                f"the page of {options.photo} could not be made ({outcome.page_failure})"
             )
-        shutil.copyfile(found.page, page)
+        shutil.copyfile(outcome.page, page)
     opened = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
     return LookOutcome(
         photo=options.photo,
-        cells=found.scored,
-        calls=found.patients,
+        cells=outcome.scored,
+        calls=outcome.patients,
         page=str(page),
         opened=opened,
-        **found.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
+        **outcome.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
     )
 
 

@@ -80,8 +80,8 @@ def _complain(text: str) -> None:
 def _run(name: str, given: Given) -> int:
     """Run a command with the values given to it and to settings."""
     command, as_json = commands.COMMANDS[name], given.pop("json", False)
-    own = {key: given.pop(key) for key in command.options.model_fields if key in given}
-    options = command.options.model_validate(own)
+    values = {key: given.pop(key) for key in command.options.model_fields if key in given}
+    options = command.options.model_validate(values)
     settings = _settings(given)
     from flows.monitoring.console import be_quiet, moving
 
@@ -106,12 +106,12 @@ def _run(name: str, given: Given) -> int:
 def _load(place: str) -> Callable[[flows.Options, Settings], Outcome]:
     """Import a command's function, and no pandas for it."""
     module, _, function = place.partition(":")
-    found: Callable[[flows.Options, Settings], Outcome] = getattr(
+    command: Callable[[flows.Options, Settings], Outcome] = getattr(
         importlib.import_module(module), function
     )
     if "pyarrow" in sys.modules:
         leave_pandas_out()
-    return found
+    return command
 
 
 @contextmanager

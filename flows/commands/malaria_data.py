@@ -44,15 +44,15 @@ def malaria(options: Malaria, settings: Settings) -> DataOutcome:
     folder.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
         _fetch(archive, options.from_file)
-    found = pooch.file_hash(str(archive), alg="sha256")
-    if known not in (None, found):
+    digest = pooch.file_hash(str(archive), alg="sha256")
+    if known not in (None, digest):
         raise SourceError(
-            f"{archive} has sha256 {found}, but {known} was recorded in {record.name}: it is "
+            f"{archive} has sha256 {digest}, but {known} was recorded in {record.name}: it is "
             "damaged or another file; remove it and run the command again"
         )
     images = list_images(str(archive)).num_rows
-    record.write_text(f"{found}  {NAME}\n")
-    return DataOutcome(archive=str(archive), sha256=found, images=images)
+    record.write_text(f"{digest}  {NAME}\n")
+    return DataOutcome(archive=str(archive), sha256=digest, images=images)
 
 
 def _fetch(archive: Path, from_file: str | None) -> None:

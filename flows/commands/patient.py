@@ -78,13 +78,13 @@ def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
     if not store.exists(*_report(batch, PATIENTS)):
         raise StoreError(f"batch {batch.name} has no report on patients: screen it again")
     rows = read_table(store, *_report(batch, PATIENTS)).to_pylist()
-    found: list[dict[str, Any]] = [
+    matches: list[dict[str, Any]] = [
         row for row in rows if name in (row["patient_id"] or row["slide_id"], patient_name(row))
     ]
-    if not found:
+    if not matches:
         some = ", ".join(patient_name(row) for row in rows[:5])
         raise StoreError(f"batch {batch.name} has no patient {name!r}; it has {some}")
-    return found[0]
+    return matches[0]
 
 
 def _page(
@@ -99,15 +99,15 @@ def _page(
     cells = CalledCells({patient_of(row): row["cells_called"]}, unreadable, most=CELLS, least=CELLS)
     for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
         cells.count(rows)
-    own = cells.of(patient_of(row))
-    jobs = places_jobs(store, batch, card, own)
+    called = cells.of(patient_of(row))
+    jobs = places_jobs(store, batch, card, called)
     places = {
         cell["uri"]: picture
         for job in jobs
         for cell, picture in zip(job.cells, draw_places(job), strict=True)
     }
-    uris = [cell["uri"] for cell in own]
+    uris = [cell["uri"] for cell in called]
     refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
-    drawn = draw_thumbnails(ThumbnailJob(tuple((refs[c["uri"]], c["image_id"]) for c in own)))
+    drawn = draw_thumbnails(ThumbnailJob(tuple((refs[c["uri"]], c["image_id"]) for c in called)))
     thumbnails = dict(zip(uris, drawn, strict=True))
-    return patient_sheet(row, slides, own, places, thumbnails, persons)
+    return patient_sheet(row, slides, called, places, thumbnails, persons)

@@ -137,8 +137,8 @@ def _json_text(value: Any) -> str:
 def _table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> str:
     """Draw the rows as a table, one a line, or one a column where there are many columns."""
     width = shown_width()
-    found = list(islice(rows, SHOWN + 1))
-    shown = found[:SHOWN]
+    head = list(islice(rows, SHOWN + 1))
+    shown = head[:SHOWN]
     table = Table(box=box.SIMPLE_HEAD)
     if len(names) * NARROWEST <= width:
         for name, column in zip(names, zip(*shown, strict=True) if shown else names, strict=True):
@@ -156,7 +156,7 @@ def _table(names: list[str], rows: Iterator[tuple[Any, ...]]) -> str:
     Console(file=out, width=width).print(table)
     lines = [line.rstrip() for line in out.getvalue().strip("\n").splitlines()]
     count = f"{len(shown)} row{'s' * (len(shown) != 1)}"
-    if len(found) > len(shown):
+    if len(head) > len(shown):
         count = f"the first {count}; --format csv or --json writes all"
     return "\n".join([*lines, count]) + "\n"
 

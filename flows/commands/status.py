@@ -87,15 +87,15 @@ class StatusOutcome(Outcome):
     def _detectors(self) -> list[Row]:
         """Describe each detector with its model, and each model that has none yet."""
         models = {row["model"]: row for row in self.models}
-        found, fitted = [], set()
+        rows, fitted = [], set()
         for row in self.detectors:
             fitted.add(row["model"])
-            found.append(_shown(models.get(row["model"], {}) | row, OF_A_DETECTOR))
+            rows.append(_shown(models.get(row["model"], {}) | row, OF_A_DETECTOR))
         for name, row in models.items():
             if name not in fitted:
-                told = {"detector": f"none of model {name}: slidewatch fit makes one"}
-                found.append(_shown(row | told, OF_A_DETECTOR))
-        return found
+                hint = {"detector": f"none of model {name}: slidewatch fit makes one"}
+                rows.append(_shown(row | hint, OF_A_DETECTOR))
+        return rows
 
 
 def status(options: Status, settings: Settings) -> StatusOutcome:
@@ -253,10 +253,10 @@ class VerifyOutcome(Outcome):
         return bool(self.damaged)
 
     def _text(self) -> str:
-        found = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"
+        damage = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"
         return "\n".join(
             [
-                f"store {self.store}: {counted(self.compared, 'thing')} compared, {found}",
+                f"store {self.store}: {counted(self.compared, 'thing')} compared, {damage}",
                 *self.damaged,
             ]
         )

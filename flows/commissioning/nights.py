@@ -213,13 +213,13 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[laboratories.Laborat
         LaboratoryError: the batch has some, but not all images of a night.
     """
     store, model = lab.store, lab.model.name
-    mine = laboratories.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
+    images = laboratories.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
     left = []
     for night in lab.known.nights if lab.known else []:
         if night.batch == batch.name:
             continue
         theirs = laboratories.images_of_night(store, model, night)
-        both = len(mine & theirs)
+        both = len(images & theirs)
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
             warn(
                 f"batch {batch.name} has the images of night {night.batch}, and takes its place in "
@@ -228,7 +228,7 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[laboratories.Laborat
         elif both:
             assert lab.known is not None
             raise LaboratoryError(
-                f"{both:,} of {len(mine):,} images of batch {batch.name} are in night "
+                f"{both:,} of {len(images):,} images of batch {batch.name} are in night "
                 f"{night.batch} of {lab.known.label} already, and an image counts once: leave "
                 f"them out of the batch, or give it all images of {night.batch}, whose place it "
                 "takes then"

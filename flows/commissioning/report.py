@@ -86,7 +86,7 @@ def write_report(lab: Laboratory, version: Version) -> str:
             "detector": f"{detector.name}, sha256 {detector.digest}",
             "model": f"{card.model}, sha256 {card.model_digest}",
             "laboratory": f"{card.label}, sha256 {card.digest}",
-            "versions": ", ".join(f"{name} {found}" for name, found in exact(OF_A_PAGE).items()),
+            "versions": ", ".join(f"{name} {number}" for name, number in exact(OF_A_PAGE).items()),
         },
     )
     write_table(lab.store, figures_table(figures, card.label), *card.folder, "report.parquet")

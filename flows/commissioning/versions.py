@@ -173,10 +173,10 @@ def _evidence_jobs(
         for place, (batch, slide) in enumerate(chosen[start : start + SLIDES_A_JOB], start):
             tried = bool(every) and place % every == 0
             of_job.setdefault((batch.key, tried), []).append((batch, slide))
-        for (_, tried), mine in of_job.items():
+        for (_, tried), pairs in of_job.items():
             jobs.append(laboratory_slides.EvidenceJob(
-                lab.screened(mine[0][0]), name=lab.name, nights=tuple(nights),
-                slides=tuple(slide for _, slide in mine), planted=tuple(planted), spoil=tried,
+                lab.screened(pairs[0][0]), name=lab.name, nights=tuple(nights),
+                slides=tuple(slide for _, slide in pairs), planted=tuple(planted), spoil=tried,
             ))  # fmt: skip
     return jobs
 

@@ -117,7 +117,7 @@ def places_jobs(
         if cell.get("source_uri") is not None:
             by_source.setdefault(cell["source_uri"], []).append(cell)
     near: dict[str, list[dict[str, Any]]] = {
-        cell["uri"]: [] for mine in by_source.values() for cell in mine
+        cell["uri"]: [] for group in by_source.values() for cell in group
     }
     sources = pa.array(list(by_source), pa.string())
     images = report_path(batch.name, batch.batch_date)
@@ -130,10 +130,10 @@ def places_jobs(
     uris = [each["uri"] for some in near.values() for each in some]
     refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
     jobs = []
-    for mine in by_source.values():
-        around = tuple(tuple(near[cell["uri"]]) for cell in mine)
+    for members in by_source.values():
+        around = tuple(tuple(near[cell["uri"]]) for cell in members)
         wanted = {each["uri"] for some in around for each in some}
-        jobs.append(PlacesJob(tuple(mine), around, {uri: refs[uri] for uri in wanted}))
+        jobs.append(PlacesJob(tuple(members), around, {uri: refs[uri] for uri in wanted}))
     return jobs
 
 

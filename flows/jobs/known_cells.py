@@ -127,10 +127,10 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
     parent = shifted(job.spans[0].start, job.spans[-1].stop)
     parts: list[dict[str, Single]] = []
     for slide in job.slides:
-        mine = rows[(rows >= slide.start) & (rows < slide.stop)]
-        if len(mine):
+        slide_rows = rows[(rows >= slide.start) & (rows < slide.stop)]
+        if len(slide_rows):
             off = shifted(slide.start, slide.stop, parent)
-            taps, _ = features.take(mine, sorted(normal))
+            taps, _ = features.take(slide_rows, sorted(normal))
             parts.append(
                 {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
             )

@@ -22,16 +22,16 @@ def end_after_signals(code: int, say: Callable[[], None]) -> None:
 
     Prefect replaces handlers while a flow runs, so signals are seen where Python writes them.
     """
-    told, tell = socket.socketpair()
+    receiver, tell = socket.socketpair()
     tell.setblocking(False)
     signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_end_after, args=(told, tell, code, say), daemon=True).start()
+    threading.Thread(target=_end_after, args=(receiver, tell, code, say), daemon=True).start()
 
 
 def _end_after(
-    told: socket.socket, open_too: socket.socket, code: int, say: Callable[[], None]
+    receiver: socket.socket, open_too: socket.socket, code: int, say: Callable[[], None]
 ) -> None:
-    while not {signal.SIGTERM, signal.SIGINT} & set(told.recv(16)):
+    while not {signal.SIGTERM, signal.SIGINT} & set(receiver.recv(16)):
         pass
     threading.Event().wait(STOP_WITHIN)
     say()

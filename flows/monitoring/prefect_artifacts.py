@@ -207,9 +207,9 @@ def _patients(store: Store, batch: manifests.Batch, night: Row) -> list[str]:
     if not calls:
         return ["There are no calls of patients."]
     path = tables.report_path(batch.name, batch.batch_date, tables.PATIENTS)
-    found = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
+    patients = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
     shown = sorted(
-        (row for row in found if row["call"] in LISTED),
+        (row for row in patients if row["call"] in LISTED),
         key=lambda row: (LISTED.index(row["call"]), -(row["parasites_per_microlitre"] or 0.0)),
     )
     lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(by_call(calls))}**"]

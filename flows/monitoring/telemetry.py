@@ -65,15 +65,15 @@ def observed(
                 logs.use_logs(settings.logs)
                 wait_at_most(settings.read_seconds)
                 series = getattr(options, "series", None) or prometheus.series_of(batch or "")
-                with _set(_OBSERVED, True), _metrics(settings, series if night else None) as told:
+                with _set(_OBSERVED, True), _metrics(settings, series if night else None) as gauges:
                     scored = 0
                     try:
                         outcome = function(options, settings)
                         scored = getattr(outcome, "scored", 0)
                     finally:
-                        if told is not None:
+                        if gauges is not None:
                             # Another metric counts the images that failed.
-                            told.end(succeeded=scored > 0)
+                            gauges.end(succeeded=scored > 0)
                     level = logging.WARNING if outcome.failed else logging.INFO
                     logs.log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
                     return outcome

@@ -79,8 +79,8 @@ def named_set(given: str) -> tuple[str, str]:
     >>> named_set("near/other-stain=/cells"), named_set("cats=/cats")
     (('near/other-stain', '/cells'), ('other/cats', '/cats'))
     """
-    name, found, url = given.partition("=")
-    if not found or not name or not url:
+    name, sign, url = given.partition("=")
+    if not sign or not name or not url:
         raise ValueError(f"{given} is not of the form GROUP/NAME=URL")
     return (name if "/" in name else f"other/{name}"), url
 

@@ -56,7 +56,7 @@ class CellSets:
         """List the sets of ordinary cells."""
         return {
             measures.HOME: (measures.TEST, treated.CLEAN),
-            **{name: (of, treated.CLEAN) for name, of in self.healthy.items()},
+            **{name: (images, treated.CLEAN) for name, images in self.healthy.items()},
         }
 
     def strange(self, host: str) -> Iterator[tuple[Subject, Key]]:
@@ -66,10 +66,10 @@ class CellSets:
                 yield Subject(name), key
         for name, images in self.scored.others.items():
             yield Subject(name), (images, treated.CLEAN)
-        mine = measures.SAMPLED if host == measures.HOME else some_of(self.healthy[host])
+        sample = measures.SAMPLED if host == measures.HOME else some_of(self.healthy[host])
         for key in self.shards:
             images, treatment = key
-            corrupted = images == mine and treatment.strength in COMPOSED_LEVELS
+            corrupted = images == sample and treatment.strength in COMPOSED_LEVELS
             if treatment.kind == "attack" or (treatment.kind == "corruption" and corrupted):
                 yield Subject(treatment.set, treatment.strength), key
 
@@ -81,8 +81,8 @@ def composed_results(client: Client, run: Run, sets: CellSets) -> list[Result]:
         tell(f"detector {run.detector.name} has no normal of its slides: none is composed")
         return []
     jobs = list(_jobs(sets, run.model.classes[0]))
-    found = run_jobs(client, compose_and_measure, jobs, title="composed slides and nights")
-    return [result for results in found for result in results]
+    parts = run_jobs(client, compose_and_measure, jobs, title="composed slides and nights")
+    return [result for results in parts for result in results]
 
 
 def _jobs(sets: CellSets, positive: str) -> Iterator[CompositionJob]:
@@ -99,17 +99,17 @@ def _jobs(sets: CellSets, positive: str) -> Iterator[CompositionJob]:
             if strange is None:  # not every attack succeeds
                 continue
             for share in compositions.SHARES:
-                of = subject._replace(share=share)
+                mixture = subject._replace(share=share)
                 if share < 1:
-                    yield from _named_and_not(of, f" of {host}", ordinary, strange, positive)
+                    yield from _named_and_not(mixture, f" of {host}", ordinary, strange, positive)
                 elif subject not in alone:
                     alone.add(subject)
-                    yield from _named_and_not(of, "", None, strange, positive)
+                    yield from _named_and_not(mixture, "", None, strange, positive)
 
 
 def _named_and_not(
-    subject: Subject, of: str, ordinary: Chosen | None, strange: Chosen | None, positive: str
+    subject: Subject, suffix: str, ordinary: Chosen | None, strange: Chosen | None, positive: str
 ) -> Iterator[CompositionJob]:
     for words, named in (("slides", True), ("night", False)):
-        composed = subject._replace(composition=words + of)
+        composed = subject._replace(composition=words + suffix)
         yield CompositionJob(composed, ordinary, strange, named, positive)

@@ -128,16 +128,16 @@ def _treated(run: Run, attacks: list[str], healthy: Collection[str]) -> dict[Key
         for name, corruption in CORRUPTIONS.items()
         for level in range(1, len(corruption.levels) + 1)
     ]
-    found = {(SAMPLED, each): _shards(run, SAMPLED, each) for each in corruptions}
+    by_set = {(SAMPLED, each): _shards(run, SAMPLED, each) for each in corruptions}
     for images in map(compositions.some_of, healthy):
         for each in corruptions if run.images(images).num_rows else ():
             if each.strength in compositions.COMPOSED_LEVELS:
-                found[images, each] = _shards(run, images, each)
+                by_set[images, each] = _shards(run, images, each)
     for name in attacks:
         for strength in ATTACKS[name].strengths:
             treatment = Treatment("attack", name, strength)
-            found[ATTACKED, treatment] = _shards(run, ATTACKED, treatment, ATTACKED_ROWS)
-    return found
+            by_set[ATTACKED, treatment] = _shards(run, ATTACKED, treatment, ATTACKED_ROWS)
+    return by_set
 
 
 def _list_name(given: str) -> str:
@@ -190,12 +190,12 @@ def freeze_images(run: Run, evaluation: Evaluation) -> None:
         )
     freeze(TEST, test, _by(test))
     for name, url in evaluation.ood.items():
-        found = list_images(url, classes=model.classes, on_skip=warn)
-        if not found.num_rows:
+        listing = list_images(url, classes=model.classes, on_skip=warn)
+        if not listing.num_rows:
             raise SourceError(f"{url} holds no images")
         freeze(
             _list_name(name),
-            *(_with_slides(name, found) if compositions.is_healthy(name) else (found,)),
+            *(_with_slides(name, listing) if compositions.is_healthy(name) else (listing,)),
         )
 
 
@@ -284,4 +284,4 @@ def score(client: Client, wanted: dict[Key, list[Shard]]) -> dict[Key, ScoredIma
 def compare_all(client: Client, sets: ScoredSets) -> Iterator[metrics.Result]:
     """Compare the detectors on every set."""
     jobs = list(comparisons(sets))
-    return (found for each in run_jobs(client, compare, jobs, title="compare") for found in each)
+    return (result for each in run_jobs(client, compare, jobs, title="compare") for result in each)

@@ -199,14 +199,14 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    found = pack(block.arrays())
+    packed = pack(block.arrays())
 
     def write(name: str) -> None:
-        arrays[name][start:stop] = found[name]
+        arrays[name][start:stop] = packed[name]
 
     with store.saying_if_full():
         with store.together() as pool:
-            list(pool.map(write, found))
+            list(pool.map(write, packed))
         if store.is_local:
             _sync_chunks(store, model, batch, arrays, start // shard_rows)
     return block.digest()
@@ -242,10 +242,10 @@ def read_block(
         arrays, attributes = opened or _open(store, model, batch, "r")
         wanted = (ROWS, TAPS) if taps else (ROWS,)
         with store.together() as pool:
-            found = dict(
+            packed = dict(
                 zip(wanted, pool.map(lambda n: arrays[n][start:stop], wanted), strict=True)
             )
-        arrays = unpack(found, attributes)
+        arrays = unpack(packed, attributes)
         for values in arrays.values():
             if values.dtype.kind == "f":
                 values[arrays["status"] == PENDING] = np.nan  # a missing record reads as 0
@@ -372,20 +372,20 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 def unpack(packed: Mapping[str, NDArray[Any]], how: Mapping[str, Any]) -> Arrays:
     """Return the arrays in ``rows``, and in ``taps`` if present; ValueError if not as described."""
-    found: Arrays = {}
+    arrays: Arrays = {}
     if TAPS in packed:
         ends = np.cumsum([width for _, width in how[TAPS]])
         parts = np.split(packed[TAPS], ends[:-1], axis=1)
         for (name, width), values in zip(how[TAPS], parts, strict=True):
             if values.shape[1] != width:
                 raise ValueError(f"tap {name} has {values.shape[1]} numbers a row, not {width}")
-            found[f"{TAP}{name}"] = np.ascontiguousarray(values)
+            arrays[f"{TAP}{name}"] = np.ascontiguousarray(values)
     dtype = _dtype(how[ROWS])
     records = np.ascontiguousarray(packed[ROWS]).view(dtype)[:, 0]
     for name in dtype.names or ():
         values = records[name]
-        found[name] = values.astype(values.dtype.newbyteorder("="))
-    return found
+        arrays[name] = values.astype(values.dtype.newbyteorder("="))
+    return arrays
 
 
 def _divided(arrays: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:

@@ -101,11 +101,11 @@ def copy_features(
         places[number, shard].append((row, offset))
     for (number, shard), pairs in places.items():
         batch = index.batches[number]
-        found = verified_block(store, model, batch, batch.shard(shard))
-        if found is None:
+        verified = verified_block(store, model, batch, batch.shard(shard))
+        if verified is None:
             return False
         rows, offsets = (list(column) for column in zip(*pairs, strict=True))
-        source_arrays = found[0].arrays()
+        source_arrays = verified[0].arrays()
         for name, values in block.arrays().items():
             if name != "label":  # it is the image's own batch's
                 values[rows] = source_arrays[name][offsets]
@@ -139,8 +139,8 @@ def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> Featur
     Raises:
         StoreError: they do not match the ledger.
     """
-    found = verified_block(store, model, batch, shard)
-    if found is None:
+    verified = verified_block(store, model, batch, shard)
+    if verified is None:
         features = store.address("features", model, f"{batch.key}.zarr")
         raise StoreError(
             f"the features of rows {shard.start} to {shard.stop} of batch {batch.name} are not "
@@ -148,4 +148,4 @@ def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> Featur
             f"{store.address('batches', batch.key, 'ledger', model)} from a backup "
             "(slidewatch verify lists all that is damaged)"
         )
-    return found[0]
+    return verified[0]

@@ -116,8 +116,8 @@ def write_quarantine(store: Store, batch: Batch, model: str, shard: Shard, rows:
 def read_quarantine(store: Store, batch: Batch, model: str, shard: Shard) -> list[int]:
     """Read the quarantined rows of a shard, counted from its start."""
     parts = ("batches", batch.key, "quarantine", model, f"{shard.number:06d}.json")
-    found = Quarantine.find(store, *parts)
-    return found.rows if found else []
+    quarantine = Quarantine.find(store, *parts)
+    return quarantine.rows if quarantine else []
 
 
 def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:

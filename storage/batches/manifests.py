@@ -125,13 +125,13 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> 
 def find_batch(store: Store, name: str) -> Batch | None:
     """Find the latest attempt at a batch; None if it has not started."""
     check_name("batch", name)
-    found = None
+    latest = None
     following = Batch.find(store, "batches", name, "batch.json")
     while following is not None:
-        found = following
-        key = key_of(name, found.attempt + 1)
+        latest = following
+        key = key_of(name, latest.attempt + 1)
         following = Batch.find(store, "batches", key, "batch.json")
-    return found
+    return latest
 
 
 def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
@@ -140,8 +140,8 @@ def load_batch(store: Store, name: str, attempt: int | None = None) -> Batch:
         return load_batch_of_key(store, key_of(name, attempt))
     batch = find_batch(store, name)
     if batch is None:
-        found = list_batches(store, on_damage=lambda _: None)
-        have = [each.name for each in found]
+        batches = list_batches(store, on_damage=lambda _: None)
+        have = [each.name for each in batches]
         raise StoreError(f"no batch {name!r} in {store.url}; {which(name, have)}")
     return load_batch_of_key(store, name) if attempt == 1 else batch
 
@@ -222,14 +222,14 @@ def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
     by_shard: dict[int, list[int]] = {}
     for place, number in enumerate(numbers):
         by_shard.setdefault(number // batch.shard_rows, []).append(place)
-    found, places = [], []
+    tables, places = [], []
     for shard, some in by_shard.items():
         rows = [numbers[place] - shard * batch.shard_rows for place in some]
-        found.append(read_manifest(store, batch, batch.shard(shard)).take(rows))
+        tables.append(read_manifest(store, batch, batch.shard(shard)).take(rows))
         places += some
-    if not found:
+    if not tables:
         return pa.table({"uri": pa.array([], pa.string())})
-    return pa.concat_tables(found).take(
+    return pa.concat_tables(tables).take(
         pa.array(sorted(range(len(places)), key=places.__getitem__))
     )
 

@@ -53,9 +53,9 @@ def freeze_night(
     store: Store, series: str, day: date, manifest: pa.Table, *, inbox: str, frozen_at: datetime
 ) -> Night:
     """Write the images that a night takes, as rows of a manifest; the caller holds the lease."""
-    found = find_night(store, series, day)
-    if found and found.images:
-        raise StoreError(f"night {found.batch} has its images already, and they are frozen")
+    record = find_night(store, series, day)
+    if record and record.images:
+        raise StoreError(f"night {record.batch} has its images already, and they are frozen")
     content = parquet.table_to_bytes(manifest)
     night = Night(
         series=series,
@@ -73,7 +73,7 @@ def freeze_night(
         *_folder(series, day),
         file=MANIFEST,
         record_file=NIGHT,
-        replace=found is not None,
+        replace=record is not None,
     )
     return night
 

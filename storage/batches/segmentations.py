@@ -161,8 +161,8 @@ def segmentation_of(store: Store, images: manifests.Sources) -> str | None:
 
 def segmentation_for(store: Store, batch: manifests.Batch) -> Segmentation | None:
     """Find the segmentation that was made for a batch when it started; None if there is none."""
-    found = find_segmentation(store, batch.key)
-    return found if found and batch.images == manifest_address(store, batch.key) else None
+    record = find_segmentation(store, batch.key)
+    return record if record and batch.images == manifest_address(store, batch.key) else None
 
 
 def sources_of(store: Store, batch: manifests.Batch) -> manifests.Sources:
@@ -184,8 +184,8 @@ def write_quarantine(store: Store, name: str, kind: str, number: int, rows: list
 def read_quarantine(store: Store, name: str, kind: str, number: int) -> list[int]:
     """Read the quarantined rows of a part."""
     parts = (FOLDER, name, "quarantine", kind, f"{number:06d}.json")
-    found = Quarantine.find(store, *parts)
-    return found.rows if found else []
+    quarantine = Quarantine.find(store, *parts)
+    return quarantine.rows if quarantine else []
 
 
 def write_part(store: Store, name: str, kind: str, number: int, rows: pa.Table) -> None:

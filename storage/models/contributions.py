@@ -113,8 +113,8 @@ def repeated_rows(
     repeated = np.ones(len(heads), bool)
     repeated[np.unique(heads, return_index=True)[1]] = False
     repeated |= np.isin(heads, np.concatenate([heads[:0], *known]))
-    found: list[int] = rows.rows[repeated].tolist()
-    return found
+    numbers: list[int] = rows.rows[repeated].tolist()
+    return numbers
 
 
 def _heads(store: Store, card: ModelCard, rows: Rows) -> NDArray[np.void]:

@@ -210,13 +210,13 @@ def _of_readable_models(
         StoreError: a skipped one may be the newest.
     """
     lost = set(classifiers.model_names(store)) - {model.name for model in models}
-    found = [card for card in cards if card.model not in lost]
+    kept = [card for card in cards if card.model not in lost]
     left_out = [card for card in cards if card.model in lost]
-    if left_out and not (found and found[-1].sequence > max(each.sequence for each in left_out)):
+    if left_out and not (kept and kept[-1].sequence > max(each.sequence for each in left_out)):
         classifiers.load_card(store, left_out[-1].model)  # raises its StoreError
     if left_out:
         classifiers.refuse_newer_damage(store, lost, models)
-    return found
+    return kept
 
 
 def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) -> bool:

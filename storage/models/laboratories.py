@@ -141,14 +141,14 @@ def find_laboratory(store: Store, name: str) -> LaboratoryCard | None:
 
 def load_laboratory(store: Store, name: str) -> LaboratoryCard:
     """Load the card of a laboratory's newest version; StoreError lists those that exist."""
-    found = find_laboratory(store, name)
-    if found is None:
+    card = find_laboratory(store, name)
+    if card is None:
         have = [each for each in store.names(FOLDER) if laboratory_versions(store, each)]
         raise StoreError(
             f"no laboratory {name!r} in {store.url}; "
             + (which(name, have) if have else "make one with: slidewatch commission")
         )
-    return found
+    return card
 
 
 def load_laboratory_version(store: Store, name: str, version: int) -> LaboratoryCard:
@@ -177,16 +177,16 @@ def detector_at(
     if laboratory is None:
         return load_detector_card(store, detector, on_damage=tell), None
     card = load_laboratory(store, laboratory)
-    found = load_detector_card(store, detector or card.detector)
-    refuse_other_detector(card, found)
+    chosen = load_detector_card(store, detector or card.detector)
+    refuse_other_detector(card, chosen)
     newest = load_detector_card(store, on_damage=tell)
-    if tell and detector is None and newest.name != found.name:
+    if tell and detector is None and newest.name != chosen.name:
         tell(
-            f"laboratory {laboratory} is screened with its own detector {found.name}, though "
+            f"laboratory {laboratory} is screened with its own detector {chosen.name}, though "
             f"{newest.name} is newer: to use that one, commission the laboratory again with "
             f"--detector {newest.name}"
         )
-    return found, card
+    return chosen, card
 
 
 def refuse_other_detector(laboratory: LaboratoryCard, detector: DetectorCard) -> None:
@@ -245,8 +245,8 @@ def images_of_batch(store: Store, model: str, batch: manifests.Batch) -> frozens
 
 def images_of_laboratory(store: Store, card: LaboratoryCard) -> frozenset[bytes]:
     """Collect the sha256 digests of the images of a laboratory's nights, from their features."""
-    found = [images_of_night(store, card.model, night) for night in card.nights]
-    return frozenset[bytes]().union(*found)
+    digests = [images_of_night(store, card.model, night) for night in card.nights]
+    return frozenset[bytes]().union(*digests)
 
 
 def borrow(

@@ -63,12 +63,12 @@ def save_statistics(store: Store, lineage: Lineage, moments: bytes) -> None:
 def list_statistics(store: Store, model: str, on_damage: Tell | None = None) -> list[Lineage]:
     """List all versions for a model, oldest first; see `read_readable` for damaged ones."""
     folders = store.folders("statistics", model, having="lineage.json")
-    found = records.read_readable(
+    lineages = records.read_readable(
         lambda name: Lineage.read(store, "statistics", model, name, "lineage.json"),
         folders,
         on_damage,
     )
-    return sorted(found, key=lambda lineage: lineage.version)
+    return sorted(lineages, key=lambda lineage: lineage.version)
 
 
 def latest_statistics(store: Store, model: str) -> Lineage | None:

@@ -164,8 +164,8 @@ def _files(store: Store, batch: str) -> list[str]:
 
 
 def _number(name: str) -> int:
-    found = re.match(r"\d+", name)
-    return int(found[0]) if found else 0
+    digits = re.match(r"\d+", name)
+    return int(digits[0]) if digits else 0
 
 
 @dataclass(frozen=True)
@@ -212,9 +212,9 @@ def verify_labels(store: Store, *path: str) -> None:
 
     Names of columns are checked too: they are in the footer, which has no checksum.
     """
-    found = parquet.read_table(store, *path).schema
-    other = [each.name for each in found if each.name not in SCHEMA.names]
-    if other or not {"image_id", "answer"} <= set(found.names):
+    schema = parquet.read_table(store, *path).schema
+    other = [each.name for each in schema if each.name not in SCHEMA.names]
+    if other or not {"image_id", "answer"} <= set(schema.names):
         raise StoreError("its columns are not those of labels: restore it from a backup")
 
 

@@ -50,12 +50,12 @@ def confined_answer(
         StoreError: a report is damaged.
     """
     asked = {"store": store.url, "sql": sql, "seconds": seconds, "raises": on_damage is None}
-    with tempfile.TemporaryDirectory() as spill, tempfile.TemporaryFile() as told:
+    with tempfile.TemporaryDirectory() as spill, tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
             [sys.executable, "-m", "storage.reports.confined"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=told,
+            stderr=messages,
             env=os.environ | ENVIRONMENT | {"TMPDIR": spill},
         )
         assert process.stdin is not None
@@ -63,8 +63,8 @@ def confined_answer(
         try:
             with process.stdin as question:
                 question.write(json.dumps(asked).encode())
-            schema, batches = _opened(process, told, seconds)
-            for each in _messages(told):
+            schema, batches = _opened(process, messages, seconds)
+            for each in _messages(messages):
                 if "damage" in each and on_damage is not None:
                     on_damage(each["damage"])
             yield pa.RecordBatchReader.from_batches(schema, batches)
@@ -75,30 +75,30 @@ def confined_answer(
 
 
 def _opened(
-    process: subprocess.Popen[bytes], told: IO[bytes], seconds: float
+    process: subprocess.Popen[bytes], messages: IO[bytes], seconds: float
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Return the schema of the answer, and an iterator over its rows."""
     try:
         stream = pa.ipc.open_stream(process.stdout)
     except (pa.ArrowException, OSError):
-        _refuse_ended(process, told, seconds)
+        _refuse_ended(process, messages, seconds)
         raise
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             yield from stream
         except (pa.ArrowException, OSError):
-            _refuse_ended(process, told, seconds)
+            _refuse_ended(process, messages, seconds)
             raise
-        _refuse_ended(process, told, seconds)  # a stream may end early between two batches
+        _refuse_ended(process, messages, seconds)  # a stream may end early between two batches
 
     return stream.schema, batches()
 
 
-def _refuse_ended(process: subprocess.Popen[bytes], told: IO[bytes], seconds: float) -> None:
+def _refuse_ended(process: subprocess.Popen[bytes], messages: IO[bytes], seconds: float) -> None:
     """Raise a process's own error, or the reason it was killed; nothing if it succeeded."""
     code = process.wait()
-    for each in _messages(told):
+    for each in _messages(messages):
         if "error" in each:
             kind, text = each["error"], each["text"]
             raise KINDS[kind](text) if kind in KINDS else QueryError(f"{kind}: {text}")
@@ -113,10 +113,10 @@ def _refuse_ended(process: subprocess.Popen[bytes], told: IO[bytes], seconds: fl
         )
 
 
-def _messages(told: IO[bytes]) -> list[dict[str, Any]]:
+def _messages(messages: IO[bytes]) -> list[dict[str, Any]]:
     """Read the process's messages so far, without other lines, such as Python's warnings."""
-    told.seek(0)
-    return [json.loads(line) for line in told.read().splitlines() if line.startswith(b'{"')]
+    messages.seek(0)
+    return [json.loads(line) for line in messages.read().splitlines() if line.startswith(b'{"')]
 
 
 def _say(**message: str) -> None:

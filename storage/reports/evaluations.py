@@ -47,23 +47,23 @@ def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
     if not store.exists(*parts):
         wanted.write(store, *parts, once=True)
         return wanted
-    found = Evaluation.read(store, *parts)
-    asked, before = (e.model_dump(exclude={"started_at"}) for e in (wanted, found))
+    evaluation = Evaluation.read(store, *parts)
+    asked, before = (e.model_dump(exclude={"started_at"}) for e in (wanted, evaluation))
     if asked != before:
         changed = ", ".join(key for key in asked if asked[key] != before[key])
         raise StoreError(
             f"evaluation {wanted.name} was started with other {changed}: give the same to "
             "resume it, or another --name"
         )
-    return found
+    return evaluation
 
 
 def evaluation_files(store: Store, name: str) -> list[str]:
     """List the files of an evaluation that can be read back: its card, tables and arrays."""
     store.fs.invalidate_cache()
     start = len(store.root) + 1
-    found = [path[start:] for path in store.fs.find(store.path(FOLDER, name))]
-    return sorted(path for path in found if path.endswith(READABLE) and "/lease/" not in path)
+    paths = [path[start:] for path in store.fs.find(store.path(FOLDER, name))]
+    return sorted(path for path in paths if path.endswith(READABLE) and "/lease/" not in path)
 
 
 def verify_evaluation_file(store: Store, path: str) -> None:

@@ -145,10 +145,10 @@ class Grouping:
 
     def p_values(self, bins: int) -> NDArray[np.int64]:
         """Count the p-values of each patient, or slide without one, in equal bins; (K, bins)."""
-        found = self._database.execute(P_VALUES, {"bins": bins}).fetchall()
-        places = {name: k for k, name in enumerate(sorted({name for name, *_ in found}))}
+        rows = self._database.execute(P_VALUES, {"bins": bins}).fetchall()
+        places = {name: k for k, name in enumerate(sorted({name for name, *_ in rows}))}
         counts = np.zeros((len(places), bins), np.int64)
-        for name, place, n in found:
+        for name, place, n in rows:
             counts[places[name], place] = n
         return counts
 

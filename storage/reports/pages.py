@@ -48,10 +48,10 @@ def write_page_file(store: Store, page: str, *path: str) -> None:
 def check_page(store: Store, *path: str) -> bytes:
     """Return the content of a page; StoreError if it changed since it was written."""
     content = store.read_bytes(*path)
-    found = LAST_LINE.search(content)
-    if found is None:
+    last_line = LAST_LINE.search(content)
+    if last_line is None:
         raise StoreError(f"it is cut short, or its end was changed: {ANEW}")
-    if digest_of(content[: found.start()]) != found[1].decode():
+    if digest_of(content[: last_line.start()]) != last_line[1].decode():
         raise StoreError(f"it is not the page that was written (sha256 differs): {ANEW}")
     return content
 

@@ -107,10 +107,10 @@ def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
     files = _files(store, name)
     reports = read_readable(lambda file: (file, checked_schema(store, file)), files, on_damage)
     # The newest report decides the order of columns; the code adds those of every table.
-    found = [schema for _, schema in reversed(reports)]
+    schemas = [schema for _, schema in reversed(reports)]
     known = table_schemas([], [])[name]
     try:
-        schema = pa.unify_schemas([*found, known], promote_options="permissive")
+        schema = pa.unify_schemas([*schemas, known], promote_options="permissive")
     except pa.ArrowException as error:
         raise StoreError(
             f"the tables of {name} in {store.url} have columns of one name that "
@@ -163,8 +163,8 @@ def _false_positives(card: LaboratoryCard) -> dict[str, float]:
 
 def _files(store: Store, name: str) -> list[str]:
     if name == EVALUATIONS:
-        found = [f"{name}/{each}/{RESULTS}" for each in store.names(name)]
-        return [file for file in found if store.exists(file)]
+        files = [f"{name}/{each}/{RESULTS}" for each in store.names(name)]
+        return [file for file in files if store.exists(file)]
     return [
         "/".join(("reports", name, folder, file))
         for folder in store.names("reports", name)

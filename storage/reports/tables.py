@@ -145,18 +145,18 @@ def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]
     parts = iterate_groups(store, *report_path(batch.name, batch.batch_date))
     waiting: pa.Table | None = None
     for shard in batch.shards():
-        told = read_manifest(store, batch, shard, ["uri"])["uri"].to_pylist()
-        while waiting is None or waiting.num_rows < len(told):
+        uris = read_manifest(store, batch, shard, ["uri"])["uri"].to_pylist()
+        while waiting is None or waiting.num_rows < len(uris):
             more = next(parts, None)
             if more is None:
                 break
             waiting = more if waiting is None else pa.concat_tables([waiting, more])
-        if waiting is None or waiting["uri"].slice(0, len(told)).to_pylist() != told:
+        if waiting is None or waiting["uri"].slice(0, len(uris)).to_pylist() != uris:
             raise StoreError(
                 f"the report of batch {batch.name} does not match its manifest: screen it again"
             )
-        yield shard, waiting.slice(0, len(told))
-        waiting = waiting.slice(len(told))
+        yield shard, waiting.slice(0, len(uris))
+        waiting = waiting.slice(len(uris))
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

@@ -58,8 +58,8 @@ def majority(answers: Sequence[str]) -> str | None:
 
 def consensus(by_reader: Mapping[str, Answers]) -> dict[str, str]:
     """Return the majority's answer on each image that has one, by digest."""
-    found = {image: majority(answers) for image, answers in _by_image(by_reader).items()}
-    return {image: answer for image, answer in found.items() if answer is not None}
+    majorities = {image: majority(answers) for image, answers in _by_image(by_reader).items()}
+    return {image: answer for image, answer in majorities.items() if answer is not None}
 
 
 def _by_image(by_reader: Mapping[str, Answers]) -> dict[str, list[str]]:

@@ -102,9 +102,9 @@ def confirm(
     elif len(read) == len(order) and order:
         unsure = any(answers[image] == UNSURE for image in read)
         answer = Answer.UNSURE if unsure else Answer.REFUSED
-    found = Confirmation(answer, len(read), parasites)
+    confirmation = Confirmation(answer, len(read), parasites)
     if answer not in (Answer.CONFIRMED, Answer.REFUSED) or rates is None or not suspect.cells:
-        return found
+        return confirmation
     count, low, high = _true_calls(suspect, answers, positive)
     sure = replace(rates, false=NEVER)
     middle = corrected(count, suspect.cells, sure)
@@ -114,7 +114,7 @@ def confirm(
         excluded = upper_bound(high, suspect.cells, sure) <= wanted
         call = Call.NEGATIVE if excluded else Call.INDETERMINATE
     middle = min(max(middle, bounds[0]), bounds[1])
-    return replace(found, call=call, parasitaemia=middle, low=bounds[0], high=bounds[1])
+    return replace(confirmation, call=call, parasitaemia=middle, low=bounds[0], high=bounds[1])
 
 
 def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> tuple[int, int, int]:

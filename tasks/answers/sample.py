@@ -44,16 +44,16 @@ def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> 
     ``unmarked`` is the share of others among all chosen, in [0, 1).
     """
     keys = zip(scored["flagged"].to_pylist(), scored["diagnosis"].to_pylist(), strict=True)
-    of: dict[tuple[bool, str], int] = {}
+    sizes: dict[tuple[bool, str], int] = {}
     for key in keys:
-        of[key] = of.get(key, 0) + 1
+        sizes[key] = sizes.get(key, 0) + 1
     marked = candidates(iter([scored]), done=(), per_slide=per_slide).rows.slice(0, limit)
     others = scored.filter(pc.invert(scored["flagged"]))
     wanted = round(marked.num_rows * unmarked / (1 - unmarked)) if marked.num_rows else limit
     order = ordered(others["image_id"].to_pylist(), "unmarked")
     chosen = [*marked["image_id"].to_pylist(), *order[: min(wanted, limit)]]
     keep = pc.is_in(scored["image_id"].cast(pa.string()), pa.array(chosen, pa.string()))
-    return Sample(scored.filter(keep), of)
+    return Sample(scored.filter(keep), sizes)
 
 
 def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:

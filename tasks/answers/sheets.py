@@ -123,12 +123,12 @@ def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
     # Probabilities of 1 and 0 are ties; log-odds are not.
     odds = out_of_fold["log_odds"].to_numpy()
     order = np.lexsort((out_of_fold["uri"].to_pylist(), np.where(first, odds, -odds), confidence))
-    found = out_of_fold.append_column("label_probability", pa.array(confidence)).append_column(
+    labels = out_of_fold.append_column("label_probability", pa.array(confidence)).append_column(
         "diagnosis", pa.array(np.where(odds > 0, classes[0], classes[1]))
     )
-    found = found.take(pa.array(order))
-    _, once = np.unique(found["image_id"].to_pylist(), return_index=True)
-    return found.take(pa.array(np.sort(once))).select(DOUBTED)
+    labels = labels.take(pa.array(order))
+    _, once = np.unique(labels["image_id"].to_pylist(), return_index=True)
+    return labels.take(pa.array(np.sort(once))).select(DOUBTED)
 
 
 def image_name(image_id: str, uri: str) -> str:

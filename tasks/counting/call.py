@@ -119,15 +119,15 @@ class Answers:
             self._limits[cells] = interpretation.blank_count(cells, rates), limit
         blank, limit = self._limits[cells]
         bound = interpretation.upper_bound(called, cells, rates)
-        by, count, of = CountedBy.COUNTING, called, rates
+        by, count, basis = CountedBy.COUNTING, called, rates
         call, reasons = Call.POSITIVE, tuple[str, ...]()
         if called <= blank:
             call = Call.NEGATIVE if bound <= self.wanted else Call.INDETERMINATE
         elif cells < LEAST_CELLS:
             call, reasons = Call.INDETERMINATE, (CallReason.TOO_FEW,)
         elif corrected(called, cells, rates) >= DENSE and known.dense.tell:
-            by, count, of = CountedBy.DENSE, dense, known.dense
-        low, high = interpretation.interval(count, cells, of)
+            by, count, basis = CountedBy.DENSE, dense, known.dense
+        low, high = interpretation.interval(count, cells, basis)
         if call == Call.INDETERMINATE and not reasons:
             # With the needed number of cells no count at the limit of blank is in doubt.
             few = self.needed is not None
@@ -135,7 +135,7 @@ class Answers:
         return Answer(
             call,
             reasons,
-            min(max(corrected(count, cells, of), low), high),
+            min(max(corrected(count, cells, basis), low), high),
             low,
             high,
             corrected(blank, cells, rates),
@@ -201,7 +201,7 @@ def call_text(row: Mapping[str, Any]) -> str:
     if row["none_above_percent"] is None:
         return f"no answer: healthy cells are called as often as parasites here; {cells}"
     bound = percent_text(row["none_above_percent"])
-    told = f"no more than in healthy blood: {cells}; parasitaemia may be up to {bound}"
+    sentence = f"no more than in healthy blood: {cells}; parasitaemia may be up to {bound}"
     if row.get("cells_needed") is None:
-        return f"{told}, and more cells would not help: healthy slides differ too much"
-    return f"{told}; {counted(row['cells_needed'], 'cell')} would decide"
+        return f"{sentence}, and more cells would not help: healthy slides differ too much"
+    return f"{sentence}; {counted(row['cells_needed'], 'cell')} would decide"

@@ -141,11 +141,11 @@ def laboratory_rates(fitted: ErrorCounts, laboratory: ErrorCounts, log_odds: flo
     """
     place = int(np.argmin(np.abs(THRESHOLDS - log_odds)))
     false = laboratory_prior(fitted.false[:, place], fitted.negatives)
-    found = laboratory_prior(fitted.found[:, place], fitted.positives)
+    sensitivity = laboratory_prior(fitted.found[:, place], fitted.positives)
     return ErrorRates(
         float(THRESHOLDS[place]),
         predict_rate(laboratory.false[:, place], laboratory.negatives, false),
-        predict_rate(laboratory.found[:, place], laboratory.positives, found),
+        predict_rate(laboratory.found[:, place], laboratory.positives, sensitivity),
     )
 
 
@@ -168,8 +168,8 @@ def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
     predict = _Predictions(counts)
 
     def limit(rates: ErrorRates) -> tuple[float, float]:
-        found = interpretation.detection_limit(cells, rates)
-        return (1.0 if found is None else found), rates.false.mean
+        parasitaemia = interpretation.detection_limit(cells, rates)
+        return (1.0 if parasitaemia is None else parasitaemia), rates.false.mean
 
     def width(rates: ErrorRates) -> tuple[float, float]:
         return interpretation.expected_width(rates, interpretation.DENSE, cells), rates.false.mean
@@ -195,7 +195,7 @@ def _best(
     near = best(np.arange(first, last + 1, COARSE))
     best(np.arange(max(first, near - COARSE + 1), min(last + 1, near + COARSE)))
     least = min(tried.values())[0]
-    return predict.at(max(place for place, (found, _) in tried.items() if found <= NEAR * least))
+    return predict.at(max(place for place, (value, _) in tried.items() if value <= NEAR * least))
 
 
 class _Predictions:
@@ -208,8 +208,8 @@ class _Predictions:
         """Predict both rates at the threshold of that place in `THRESHOLDS`."""
         counts = self._counts
         false = self._rate(False, counts.false[:, place], counts.negatives)
-        found = self._rate(True, counts.found[:, place], counts.positives)
-        return ErrorRates(float(THRESHOLDS[place]), false, found)
+        sensitivity = self._rate(True, counts.found[:, place], counts.positives)
+        return ErrorRates(float(THRESHOLDS[place]), false, sensitivity)
 
     def _rate(self, parasites: bool, hits: types.Counts, cells: types.Counts) -> Rate:
         key = parasites, hits.tobytes()

@@ -75,16 +75,16 @@ class ProbabilitySums:
 
     def expected(self, group: int) -> ExpectedErrors:
         """Estimate the errors of a group."""
-        called, others, found, missed, v_found, v_missed = (float(x[group]) for x in self._all)
-        cells, parasites = called + others, found + missed
-        sensitivity = found / parasites if parasites else float("nan")
-        accuracy = (found + others - missed) / cells if cells else float("nan")
+        called, others, hits, missed, v_hits, v_missed = (float(x[group]) for x in self._all)
+        cells, parasites = called + others, hits + missed
+        sensitivity = hits / parasites if parasites else float("nan")
+        accuracy = (hits + others - missed) / cells if cells else float("nan")
         # The delta method: of a share of two independent sums, and of a mean.
-        spread = (1 - sensitivity) ** 2 * v_found + sensitivity**2 * v_missed
+        spread = (1 - sensitivity) ** 2 * v_hits + sensitivity**2 * v_missed
         by_sensitivity = Z * np.sqrt(spread) / parasites if parasites else float("nan")
-        by_accuracy = Z * np.sqrt(v_found + v_missed) / cells if cells else float("nan")
+        by_accuracy = Z * np.sqrt(v_hits + v_missed) / cells if cells else float("nan")
         return ExpectedErrors(
-            called - found,
+            called - hits,
             missed,
             sensitivity,
             *_within(sensitivity, by_sensitivity),

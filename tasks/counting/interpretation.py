@@ -53,13 +53,13 @@ class ErrorRates(bundles.Bundle):
         that only a few rates explain is still averaged over all sensitivities.
         """
         spread = (np.arange(TURNS * NODES) + 0.5) * GOLDEN % 1
-        found = self.found.nodes[(spread * NODES).astype(np.intp)]
-        return np.repeat(self.false.nodes, TURNS), found
+        sensitivity = self.found.nodes[(spread * NODES).astype(np.intp)]
+        return np.repeat(self.false.nodes, TURNS), sensitivity
 
     def called(self, share: float) -> types.Float:
         """Compute the probabilities (J,) that a cell is called, at a parasitaemia."""
-        false, found = self._pairs
-        return share * found + (1 - share) * false
+        false, sensitivity = self._pairs
+        return share * sensitivity + (1 - share) * false
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def corrected(called: int, cells: int, rates: ErrorRates) -> float:
     """
     if not rates.tell:
         return float("nan")
-    false, found = rates.false.median, rates.found.median
-    return float(np.clip((called / cells - false) / (found - false), 0.0, 1.0))
+    false, sensitivity = rates.false.median, rates.found.median
+    return float(np.clip((called / cells - false) / (sensitivity - false), 0.0, 1.0))
 
 
 def interval(called: int, cells: int, rates: ErrorRates) -> tuple[float, float]:
@@ -176,8 +176,8 @@ def cells_needed(limit: float, rates: ErrorRates) -> int | None:
     while high > 1.01 * low + 1:
         middle = round((low * high) ** 0.5) if low > 1 else round(high**0.5)
         middle = min(max(middle, low + 1), high - 1)
-        found = detection_limit(middle, rates)
-        low, high = (low, middle) if found is not None and found <= limit else (middle, high)
+        least = detection_limit(middle, rates)
+        low, high = (low, middle) if least is not None and least <= limit else (middle, high)
     return high
 
 

@@ -62,8 +62,8 @@ class Discriminant(bundles.Bundle):
         """Estimate the `lean` of each of the cells' groups (n,)."""
         leans = {}
         for group in np.unique(groups).tolist():
-            mine = groups == group
-            leans[group] = self.lean(scores[mine], healthy[mine])
+            members = groups == group
+            leans[group] = self.lean(scores[members], healthy[members])
         return leans
 
 

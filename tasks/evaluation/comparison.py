@@ -63,8 +63,8 @@ def compare(comparison: Comparison) -> list[metrics.Result]:
     weights = metrics.resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
     alarms = float(ordinary.verdict.mean())
 
-    def result(detector: str, measure: str, found: metrics.Interval) -> metrics.Result:
-        return metrics.Result(comparison.subject, detector, measure, found, m, n)
+    def result(detector: str, measure: str, estimate: metrics.Interval) -> metrics.Result:
+        return metrics.Result(comparison.subject, detector, measure, estimate, m, n)
 
     scores = {
         name: np.r_[ordinary.scores[name], values]

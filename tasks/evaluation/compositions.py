@@ -217,8 +217,8 @@ def measure(subject: Subject, judged: Judged) -> Iterator[Result]:
     weights = resampled(judged.group, REPEATS)
     for name, scores in judged.scores.items():
 
-        def result(measure: str, found: Interval, name: str = name) -> Result:
-            return Result(subject, name, measure, found, m, n)
+        def result(measure: str, estimate: Interval, name: str = name) -> Result:
+            return Result(subject, name, measure, estimate, m, n)
 
         if n and m:
             # A cell without a score counts as not found.
@@ -232,8 +232,8 @@ def measure(subject: Subject, judged: Judged) -> Iterator[Result]:
                 if kind.any():
                     yield result(f"{words} at {alpha:g}", share(alarm[kind], weights[:, kind]))
             if not m:
-                for statistic, found in _by_group(judged.group, alarm).items():
-                    yield result(f"false alarms at {alpha:g}, {statistic}", found)
+                for statistic, figure in _by_group(judged.group, alarm).items():
+                    yield result(f"false alarms at {alpha:g}, {statistic}", figure)
         for words, marks in (("shifted", judged.shifted), ("no smear", judged.no_smear)):
             if name in marks:
                 yield result(words, Interval(float(marks[name].mean())))

@@ -48,14 +48,14 @@ def metrics_by_stain(found: Diagnosed, repeats: int = REPEATS) -> list[dict[str,
     return rows
 
 
-def _rows(stain: int | None, found: Diagnosed, repeats: int) -> list[dict[str, Any]]:
-    once = np.ones((1, len(found.positive)))
-    values = measured(found, once)
-    draws = measured(found, resampled(found.patients, repeats))
+def _rows(stain: int | None, images: Diagnosed, repeats: int) -> list[dict[str, Any]]:
+    once = np.ones((1, len(images.positive)))
+    values = measured(images, once)
+    draws = measured(images, resampled(images.patients, repeats))
     about = {
         "stain": stain,
-        "patients": len(np.unique(found.patients)),
-        "images": len(found.positive),
+        "patients": len(np.unique(images.patients)),
+        "images": len(images.positive),
     }
     return [
         {**about, "metric": name, **interval(value[0], draws[name]).finite()}
@@ -98,7 +98,7 @@ def sensitivities(
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
-    found = np.empty((len(weights), len(rates)))
+    shares = np.empty((len(weights), len(rates)))
     for start in range(0, len(weights), SAMPLES_AT_ONCE):
         some = weights[start : start + SAMPLES_AT_ONCE][:, order]
         above = [np.cumsum(some * side[order], axis=1)[:, ends] for side in (positive, ~positive)]
@@ -107,8 +107,8 @@ def sensitivities(
         for column, rate in enumerate(rates):
             allowed = np.where(false <= rate, true, 0.0).max(axis=1)
             allowed[np.isnan(true[:, -1]) | np.isnan(false[:, -1])] = np.nan
-            found[start : start + SAMPLES_AT_ONCE, column] = allowed
-    return found
+            shares[start : start + SAMPLES_AT_ONCE, column] = allowed
+    return shares
 
 
 def calibration_error(probability: Float, right: Mask, weights: Float) -> Float:
@@ -126,5 +126,5 @@ def calibration_error(probability: Float, right: Mask, weights: Float) -> Float:
     bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
     excess = np.zeros((len(probability), BINS))
     excess[np.arange(len(probability)), bins] = confidence - right
-    found: Float = np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1)
-    return found
+    error: Float = np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1)
+    return error

@@ -43,8 +43,8 @@ class ScoredSets:
 
     def treatments(self, kind: str) -> list[Treatment]:
         """List the treatments of unseen patients' images of a kind, such as "attack"."""
-        mine = (SAMPLED, ATTACKED)
-        return [each for images, each in self.scored if images in mine and each.kind == kind]
+        sets = (SAMPLED, ATTACKED)
+        return [each for images, each in self.scored if images in sets and each.kind == kind]
 
     def clusters(self, images: str, scored: Scored) -> types.Texts:
         """Name the group (n,) of each scored image of a set."""

@@ -146,7 +146,7 @@ def _detection(abnormal: Mask, weights: Float, ends: Index) -> Float:
         left_in, left_out = n - ordinary[:, :-1], m - other[:, :-1]
         precision_out = left_out / (left_in + left_out)
     first = np.argmax(tpr >= 0.95 - 1e-12, axis=1)
-    found = np.stack(
+    values = np.stack(
         [
             np.trapezoid(tpr, fpr, axis=1),
             1.0 - fpr[np.arange(len(fpr)), first],
@@ -156,8 +156,8 @@ def _detection(abnormal: Mask, weights: Float, ends: Index) -> Float:
             np.nansum(precision_out * np.diff(fpr, axis=1), axis=1),
         ]
     )
-    found[:, ((n == 0) | (m == 0))[:, 0]] = np.nan
-    return found
+    values[:, ((n == 0) | (m == 0))[:, 0]] = np.nan
+    return values
 
 
 def resampled(clusters: Integers, repeats: int, seed: int = 0) -> Float:

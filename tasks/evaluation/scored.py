@@ -94,9 +94,9 @@ def _scored(
     images: TreatedImages, evidence: Evidence, fitted: Fitted, temperature: float, leans: Float
 ) -> Scored:
     detector = fitted.detector
-    own = score_images(detector, evidence.taps).abnormality
+    abnormality = score_images(detector, evidence.taps).abnormality
     rivals = {} if evidence.odin is None else fitted.rivals
-    scores = {OWN: own, **{name: rival(evidence) for name, rival in rivals.items()}}
+    scores = {OWN: abnormality, **{name: rival(evidence) for name, rival in rivals.items()}}
     scores[BORDER] = np.asarray(evidence.border, np.float64)
     logits, disagree = diagnosis_of(evidence, detector.witnesses, temperature, leans)
     chances = probabilities(logits, temperature)
@@ -105,7 +105,7 @@ def _scored(
         label=images.label,
         scores=scores,
         layers=layer_distances(evidence, fitted),
-        p_value=calibration.p_values(detector.calibration, own),
+        p_value=calibration.p_values(detector.calibration, abnormality),
         diagnosed=chances.argmax(axis=1).astype(np.int8),
         probability=chances.max(axis=1),
         logits=logits,
@@ -135,9 +135,9 @@ def diagnosis_of(
     logits = np.asarray(evidence.logits, np.float64)
     if known is None:
         return logits, np.zeros(len(logits), bool)
-    said = known.scales.combine(
+    opinion = known.scales.combine(
         log_odds(logits, temperature, known.positive),
         known.discriminant.scores(evidence.taps) - leans,
     )
-    both = without_platelets(said.both, evidence.platelet)
-    return as_logits(both, temperature, known.positive), said.disagree
+    both = without_platelets(opinion.both, evidence.platelet)
+    return as_logits(both, temperature, known.positive), opinion.disagree

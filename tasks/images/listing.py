@@ -183,10 +183,10 @@ class _Listing:
         elif archive := archive_kind(source):
             self._add(self._list_archive(source, archive))
         else:
-            told: list[str] = []  # because on_skip may belong to this thread
-            here = replace(self, on_skip=told.append)
+            messages: list[str] = []  # because on_skip may belong to this thread
+            here = replace(self, on_skip=messages.append)
             list_files(source, lambda listed: here._add(here._images_of(listed, source)))
-            for message in told:
+            for message in messages:
                 self.on_skip(message)
 
     def _images_of(self, listed: Listed, source: str) -> Iterable[Image]:
@@ -263,12 +263,12 @@ class _Listing:
         # By parts, because a Python str takes several times the memory of one in a table.
         while some := list(islice(left, PART)):
             columns = zip(*map(self._row, some), strict=True)
-            found = {
+            arrays = {
                 name: pa.array(values, manifest.SCHEMA.field(name).type)
                 for name, values in zip(LISTED, columns, strict=True)
             }
             nothing = {each.name: pa.nulls(len(some), each.type) for each in manifest.SCHEMA}
-            self.add(pa.Table.from_pydict(nothing | found, schema=manifest.SCHEMA))
+            self.add(pa.Table.from_pydict(nothing | arrays, schema=manifest.SCHEMA))
 
     def _row(self, image: Image) -> tuple[object, ...]:
         uri, path, size = image

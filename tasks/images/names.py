@@ -68,15 +68,15 @@ def parse_name(name: str) -> Name:
     >>> parse_name("C33P1thinF_IMG_20150619_114756a_cell_179.png").patient_id
     'C33P1'
     """
-    found = _NIH.match(name)
-    if found is None:
+    match = _NIH.match(name)
+    if match is None:
         return Name()
-    patient = found["patient"]
+    patient = match["patient"]
     try:
-        acquired_at = datetime.fromisoformat(found["time"].replace("_", "T"))
+        acquired_at = datetime.fromisoformat(match["time"].replace("_", "T"))
     except ValueError:
         acquired_at = None
-    return Name(patient, f"{patient}_{found['field']}", acquired_at)
+    return Name(patient, f"{patient}_{match['field']}", acquired_at)
 
 
 class FolderLabels:
@@ -106,7 +106,7 @@ class FolderLabels:
         """
         if folder in self._classes:
             return folder
-        found = self._folded.get(folder.casefold())
-        if found is not None:
-            self.renamed[folder] = found
-        return found
+        label = self._folded.get(folder.casefold())
+        if label is not None:
+            self.renamed[folder] = label
+        return label

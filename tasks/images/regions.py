@@ -131,9 +131,9 @@ def known_failure(text: str) -> decoding.BadImageError:
     >>> known_failure("empty: the file has no bytes").reason
     'empty'
     """
-    said, _, details = text.partition(": ")
+    word, _, details = text.partition(": ")
     for reason in decoding.REASONS:
-        if reason == said:
+        if reason == word:
             return decoding.BadImageError(reason, details)
     return decoding.BadImageError("damaged", text)
 
@@ -178,10 +178,10 @@ def find(ref: ImageRef) -> Found:
 
 def find_unchanged(ref: ImageRef, image_id: str) -> Found:
     """Find an image of a known digest; ChangedError if it is another image by now."""
-    found = find(ref)
-    if found.image_id.hex() != image_id:
+    image = find(ref)
+    if image.image_id.hex() != image_id:
         raise ChangedError("the file was changed since it was screened")
-    return found
+    return image
 
 
 def cut_from_source(ref: ImageRef) -> Image.Image:

@@ -166,9 +166,9 @@ class _Rows:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        found = pa.ipc.open_file(pa.PythonFile(self._file, "r"), options=_READ)
-        for number in range(found.num_record_batches)[which]:
-            yield pa.Table.from_batches([found.get_batch(number)])
+        reader = pa.ipc.open_file(pa.PythonFile(self._file, "r"), options=_READ)
+        for number in range(reader.num_record_batches)[which]:
+            yield pa.Table.from_batches([reader.get_batch(number)])
 
 
 def repeated_rows(keys: Iterable[NDArray[np.uint64]]) -> Counts:
@@ -182,16 +182,16 @@ def repeated_rows(keys: Iterable[NDArray[np.uint64]]) -> Counts:
         for part in keys:
             file.write(part.tobytes())
             rows += len(part)
-        found = [np.zeros(0, np.int64)]
+        repeats = [np.zeros(0, np.int64)]
         piles = -(-rows // KEYS)
         for pile in range(piles):
             file.seek(0)
             some = [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
             for start in range(0, rows, KEYS):
                 here = np.frombuffer(file.read(8 * KEYS), np.uint64)
-                own = np.flatnonzero(here % np.uint64(piles) == pile)
-                some.append((here[own], start + own))
+                places = np.flatnonzero(here % np.uint64(piles) == pile)
+                some.append((here[places], start + places))
             values, numbers = (np.concatenate(each) for each in zip(*some, strict=True))
             first = np.unique(values, return_index=True)[1]
-            found.append(np.delete(numbers, first))
-    return np.sort(np.concatenate(found))
+            repeats.append(np.delete(numbers, first))
+    return np.sort(np.concatenate(repeats))

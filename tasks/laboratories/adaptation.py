@@ -101,13 +101,13 @@ class Change:
 
         The discriminant alone changes the order of cells, and not how sure diagnoses are of them.
         """
-        found = laboratory_discriminant(fitted.classes, cells) if statistics and fitted else None
-        x = cls(probabilities.UNCHANGED, found).of(cells, fitted)
+        witness = laboratory_discriminant(fitted.classes, cells) if statistics and fitted else None
+        x = cls(probabilities.UNCHANGED, witness).of(cells, fitted)
         if scale:
-            return cls(probabilities.fit_adaptation(x, cells.parasitized), found)
+            return cls(probabilities.fit_adaptation(x, cells.parasitized), witness)
         weights = probabilities.balanced(cells.parasitized)
         sure = float(weights @ np.abs(cells.log_odds) / (weights @ np.abs(x)))
-        return cls(probabilities.Adaptation(sure), found)
+        return cls(probabilities.Adaptation(sure), witness)
 
     def of(self, cells: Labelled, fitted: Fitted | None) -> types.Float:
         """Compute the log-odds (n,) of cells after the change."""
@@ -191,8 +191,8 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
     after = np.empty(len(x))
     for each in range(FOLDS):
         held, rest = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
-        told = Change.by(labelled.take(rest), fitted, statistics=statistics, scale=scale)
-        after[held] = told.of(labelled.take(held), fitted)
+        change = Change.by(labelled.take(rest), fitted, statistics=statistics, scale=scale)
+        after[held] = change.of(labelled.take(held), fitted)
     known, cautious = parasitized.astype(np.float64), _cautious(parasitized)
     before_loss, after_loss = (
         probabilities.log_losses(x, known),

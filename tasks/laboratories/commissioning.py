@@ -108,15 +108,15 @@ def false_alarms(
         POPULATION: [slide.p_population for slide in slides],
     }
     cells = sum(len(slide.p_alone) for slide in slides)
-    found = []
+    figures = []
     for name, p in ways.items():
         for level in LEVELS:
             shares = np.asarray([np.mean(each <= level) for each in p])
             if len(shares):
                 worst = float(shares.max())
                 estimate = _mean_over_slides(shares)
-                found.append(Figure(ALARMS, name, level, estimate, worst, len(slides), cells))
-    return found
+                figures.append(Figure(ALARMS, name, level, estimate, worst, len(slides), cells))
+    return figures
 
 
 def caught(
@@ -129,7 +129,7 @@ def caught(
 
     ``planted`` has, for each slide, things that are not ordinary there, by name.
     """
-    found = []
+    figures = []
     for name in dict.fromkeys(name for each in planted for name in each):
         others = [each.get(name) for each in planted]
         p = [each for each in leave_out_p_values(own, reference, slides, others) if len(each)]
@@ -137,8 +137,8 @@ def caught(
             shares = np.asarray([np.mean(each <= level) for each in p])
             cells = sum(len(each) for each in p)
             estimate = _mean_over_slides(shares)
-            found.append(Figure(CAUGHT, name, level, estimate, None, len(p), cells))
-    return found
+            figures.append(Figure(CAUGHT, name, level, estimate, None, len(p), cells))
+    return figures
 
 
 def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[Figure]]:
@@ -174,14 +174,14 @@ def counting_figures(own: KnownRates, fitted: KnownRates) -> list[Figure]:
     The intervals are of the mean over slides. A rate that the laboratory has no slide for is
     predicted from fitted laboratories.
     """
-    found = []
+    figures = []
     for whose, known in ((OWN, own), (POPULATION, fitted)):
         rates = known.counting
         for name, rate in (("false positives", rates.false), ("sensitivity", rates.found)):
             estimate = Interval(rate.mean, rate.low, rate.high)
             label = f"{name}, {whose}"
-            found.append(Figure(COUNTED, label, None, estimate, None, rate.slides, rate.cells))
-    return sorted(found, key=lambda figure: figure.name.partition(",")[0])
+            figures.append(Figure(COUNTED, label, None, estimate, None, rate.slides, rate.cells))
+    return sorted(figures, key=lambda figure: figure.name.partition(",")[0])
 
 
 def _mean_over_slides(shares: Float) -> Interval:
@@ -192,15 +192,15 @@ def _mean_over_slides(shares: Float) -> Interval:
     return interval(mean, resampled(np.arange(len(shares)), REPEATS) @ shares / len(shares))
 
 
-def _share(right: Integers, of: Integers) -> Interval:
-    total = int(of.sum())
+def _share(right: Integers, cells: Integers) -> Interval:
+    total = int(cells.sum())
     low, high = (
         float(bound[0]) for bound in wilson_interval(np.asarray([right.sum()]), np.asarray([total]))
     )
-    if np.count_nonzero(of) > 1:
-        times = resampled(np.arange(len(of)), REPEATS)
+    if np.count_nonzero(cells) > 1:
+        times = resampled(np.arange(len(cells)), REPEATS)
         with np.errstate(divide="ignore", invalid="ignore"):
-            by_slide = interval(0.0, times @ right / (times @ of))
+            by_slide = interval(0.0, times @ right / (times @ cells))
         low, high = min(low, by_slide.low), max(high, by_slide.high)
     return Interval(float(right.sum()) / total, low, high)
 
@@ -278,13 +278,13 @@ def _by_level(figures: Sequence[Figure], part: str) -> list[dict[str, Any]]:
     names = dict.fromkeys(figure.name for figure in figures if figure.part == part)
     rows = []
     for name in names:
-        mine = {f.level: f for f in figures if (f.part, f.name) == (part, name)}
-        first = next(iter(mine.values()))
+        by_level = {f.level: f for f in figures if (f.part, f.name) == (part, name)}
+        first = next(iter(by_level.values()))
         rows.append(
             {
                 "name": name,
-                "cells": [percent(mine[level]) for level in LEVELS],
-                "worst": [_worst(mine[level].worst) for level in LEVELS],
+                "cells": [percent(by_level[level]) for level in LEVELS],
+                "worst": [_worst(by_level[level].worst) for level in LEVELS],
                 "count": f"{first.cells:,}",
                 "slides": f"{first.slides:,}",
             }

@@ -150,20 +150,20 @@ def slide_evidence(
     None if they are empty without it, or if it has no ordinary cell. The statistics include this
     slide; ``night`` is the reference of its night, with which a slide of few cells was learned.
     """
-    own = detector.own
-    assert own is not None
-    others = without(own, statistics, slide, night)
+    population = detector.own
+    assert population is not None
+    others = without(population, statistics, slide, night)
     rows = np.flatnonzero(
-        cell_score.usable_rows(own.priors, slide.taps, slide.predicted) & slide.ordinary
+        cell_score.usable_rows(population.priors, slide.taps, slide.predicted) & slide.ordinary
     )
     rows = rows[reference_rows(len(rows), CELLS_A_SLIDE)]
     if not others.keys or not len(rows):
         return None
-    priors = learned_priors(own, others)
+    priors = learned_priors(population, others)
     normal = slide_normal(priors, slide.taps, slide.predicted)
-    alone = slide_normal(own.priors, slide.taps, slide.predicted)
+    alone = slide_normal(population.priors, slide.taps, slide.predicted)
     deviations = cell_score.standardised_distances(alone, slide.taps, slide.predicted, alone.kept)
-    _, p_alone = cell_score.cell_scores(own.calibration, alone, deviations)
+    _, p_alone = cell_score.cell_scores(population.calibration, alone, deviations)
     return SlideEvidence(
         slide.key,
         _distances(priors, normal, slide.taps, slide.predicted, normal.kept, rows),
@@ -188,22 +188,22 @@ def planted_distances(
     others = without(own, statistics, slide, night)
     priors = learned_priors(own, others)
     normal = slide_normal(priors, slide.taps, slide.predicted)
-    found = {}
+    distances = {}
     for name, (taps, classes) in planted.items():
         rows = np.flatnonzero(cell_score.usable_rows(own.priors, taps, classes))
         weighs = np.zeros(len(classes), bool)
         if len(rows):
-            found[name] = _distances(priors, normal, taps, classes, weighs, rows)
-    return found
+            distances[name] = _distances(priors, normal, taps, classes, weighs, rows)
+    return distances
 
 
 def without(
     own: OwnNormal, statistics: GroupStatistics, slide: SlideCells, night: NightNormal | None
 ) -> GroupStatistics:
     """Remove a slide from its laboratory's statistics."""
-    mine = kept_statistics(own, slide, statistics.classes, night)
-    there = mine.keys and mine.keys[0] in statistics.keys
-    return groups.retract_groups(statistics, mine) if there else statistics
+    kept = kept_statistics(own, slide, statistics.classes, night)
+    there = kept.keys and kept.keys[0] in statistics.keys
+    return groups.retract_groups(statistics, kept) if there else statistics
 
 
 def _distances(
@@ -215,14 +215,14 @@ def _distances(
     rows: types.Index,
 ) -> Distances:
     """Measure cells at ``rows`` from their slide or, without its reference, from the laboratory."""
-    mine = {tap: np.asarray(taps[tap][rows], np.float64) for tap in priors}
+    cells = {tap: np.asarray(taps[tap][rows], np.float64) for tap in priors}
     if normal.level == "slide":
         return Distances(
-            cell_score.standardised_distances(normal, mine, predicted[rows], weighs[rows]), "slide"
+            cell_score.standardised_distances(normal, cells, predicted[rows], weighs[rows]), "slide"
         )
     expected, none = expected_normal(priors), np.zeros(len(rows), bool)
     logs = [
-        log_distance(cell_score.squared_distances(normal, mine[tap], predicted[rows], none))
+        log_distance(cell_score.squared_distances(normal, cells[tap], predicted[rows], none))
         for tap, normal in sorted(expected.taps.items())
     ]
     return Distances(np.stack(logs, axis=1), "laboratory")

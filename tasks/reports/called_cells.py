@@ -55,10 +55,10 @@ class CalledCells:
         chance = image_columns.numbers_of(rows, CHANCE)
         places = self._places_of(rows)
         kept = (places >= 0) & image_columns.is_read(rows)
-        mine = rows.filter(pa.array(kept)).append_column("place", pa.array(places[kept]))
-        mine = image_columns.plain(mine.append_column("chance", pa.array(chance[kept])))
+        cells = rows.filter(pa.array(kept)).append_column("place", pa.array(places[kept]))
+        cells = image_columns.plain(cells.append_column("chance", pa.array(chance[kept])))
         self._found = self._best(
-            mine if self._found is None else pa.concat_tables([self._found, mine])
+            cells if self._found is None else pa.concat_tables([self._found, cells])
         )
 
     def of(self, patient: Patient) -> list[dict[str, Any]]:

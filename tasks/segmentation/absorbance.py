@@ -134,7 +134,7 @@ def white_outlines(
     )
     groups, _ = ndimage.label(together)
     depth, least = CYTOPLASM_DEPTH * working, LEAST_NUCLEUS * np.pi / 4 * working**2
-    found = []
+    outlines = []
     for i, place in enumerate(ndimage.find_objects(groups), start=1):
         if np.count_nonzero(nuclei[place] & (groups[place] == i)) < least:
             continue
@@ -152,8 +152,8 @@ def white_outlines(
         # The corners of pixels, so that even a streak has a hull.
         hull = ConvexHull(np.concatenate([pixels + corner for corner in CORNERS]))
         corners = hull.points[hull.vertices] + [window[1].start, window[0].start]
-        found.append((_resampled(corners), 1.0))
-    return found
+        outlines.append((_resampled(corners), 1.0))
+    return outlines
 
 
 def _resampled(corners: Float) -> Float:

@@ -84,7 +84,7 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -
     shape = tuple(fft.next_fast_len(n + longest, real=True) for n in (height, width))
     right, down = (fft.rfft2(np.pad(part, margin), shape) for part in (edge.real, edge.imag))
     near = np.ones((2 * int(apart / 2) + 1,) * 2, np.uint8)
-    found, shares = [], []
+    centres, shares = [], []
     for r in radii.tolist():
         ring = _sought(r, edge.shape, margin, shape)
         towards = right * ring.right
@@ -93,10 +93,10 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -
         share = fft.irfft2(towards, shape)[half : half + height, half : half + width]
         share /= ring.seen
         y, x = np.nonzero((share == cv2.dilate(share, near)) & (share > least))
-        found.append(np.stack([x - margin, y - margin, np.full(len(x), r)], axis=1))
+        centres.append(np.stack([x - margin, y - margin, np.full(len(x), r)], axis=1))
         shares.append(share[y, x])
     chosen = np.argsort(-np.concatenate(shares), kind="stable")[:most]
-    return np.concatenate(found)[np.sort(chosen)].astype(np.float64)
+    return np.concatenate(centres)[np.sort(chosen)].astype(np.float64)
 
 
 @dataclass(frozen=True)

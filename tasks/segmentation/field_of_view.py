@@ -40,13 +40,13 @@ def load_finder(name: str) -> Finder:
         return find_cells
     module, _, function = name.partition(":")
     try:
-        found: Finder = getattr(importlib.import_module(module), function)
+        finder: Finder = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise SourceError(
             f"no finder of cells {name!r} ({error}): there is {OUTLINES!r}, or give "
             "module:function of your own"
         ) from None
-    return found
+    return finder
 
 
 def try_finder(name: str) -> None:
@@ -60,14 +60,14 @@ def try_finder(name: str) -> None:
         return
     field = np.full((TRIED, TRIED, 3), 255, np.uint8)
     try:
-        found: object = finder(field, None)
+        cells: object = finder(field, None)
     except Exception as error:
         raise SourceError(
             f"the finder {name} fails on an empty field ({type(error).__name__}: {error})"
         ) from error
-    if not isinstance(found, Cells):
+    if not isinstance(cells, Cells):
         raise SourceError(
-            f"the finder {name} returns {type(found).__name__}, and not Cells of "
+            f"the finder {name} returns {type(cells).__name__}, and not Cells of "
             "tasks.segmentation.finding"
         )
 
@@ -90,25 +90,25 @@ def cells_of_place(
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
     seen = None
     if expected is None:
-        found = _found_like_others(finder, pixels, place["diameter"])
+        cells = _found_like_others(finder, pixels, place["diameter"])
     else:
         seen = sharpness(pixels, expected / step)
         # The survey judged the place as a whole, which may be half empty.
         unread = _unread(pixels, expected / step, seen, least_sharpness, most_packed)
         if unread is not None:
             return field | unread | {"sharpness": seen}, []
-        found = finder(pixels, expected / step)
-    diameter = found.diameter * step
-    if expected is not None and not len(found.cells) >= ENOUGH_CELLS:
+        cells = finder(pixels, expected / step)
+    diameter = cells.diameter * step
+    if expected is not None and not len(cells.cells) >= ENOUGH_CELLS:
         diameter = expected
     scale, level = geometry.TRAINING_DIAMETER / diameter, _level_of_cells(place, diameter)
     kept: list[Cell] = []
     rows: dict[geometry.Box, Row] = {}  # a box identifies a cell: duplicates are kept once
-    outlines = [geometry.rescaled(cell.outline, step) + around[:2] for cell in found.cells]
+    outlines = [geometry.rescaled(cell.outline, step) + around[:2] for cell in cells.cells]
     rims = [with_rim(outline, scale) for outline in outlines]
-    for cell, rim, own in zip(found.cells, rims, apart(outlines, rims, scale), strict=True):
+    for cell, rim, contour in zip(cells.cells, rims, apart(outlines, rims, scale), strict=True):
         box = geometry.box_around(rim, whole)
-        points = np.round((own - box[:2]) * GRAIN) / GRAIN
+        points = np.round((contour - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place) and box not in rows:
             kept.append(cell)
             rows[box] = image_row(
@@ -120,7 +120,7 @@ def cells_of_place(
                 kind=cell.kind,
                 touches_border=cell.touches_border,
             )
-    quality = asdict(field_quality(pixels, Cells(tuple(kept), found.diameter), focus=seen))
+    quality = asdict(field_quality(pixels, Cells(tuple(kept), cells.diameter), focus=seen))
     stain = quality.pop("stain")
     quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
     known = {name: finite(value) for name, value in quality.items()}
@@ -152,9 +152,9 @@ def _unread(
 def _found_like_others(finder: Finder, pixels: Pixels, diameter: float | None) -> Cells:
     """Find the cells of a photograph by the typical diameter of others, unless its own differs."""
     if diameter is not None:
-        found = finder(pixels, diameter)
-        if abs(found.diameter / diameter - 1) < ALIKE:
-            return found
+        cells = finder(pixels, diameter)
+        if abs(cells.diameter / diameter - 1) < ALIKE:
+            return cells
     return finder(pixels, None)
 
 
@@ -305,7 +305,7 @@ def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> 
     """
     low = np.array([outline.min(axis=0) for outline in outlines]).reshape(-1, 2)
     high = np.array([outline.max(axis=0) for outline in outlines]).reshape(-1, 2)
-    found = []
+    drawings = []
     for i, rim in enumerate(rims):
         middle = rim.mean(axis=0)
         rays = rim - middle
@@ -316,8 +316,8 @@ def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> 
         length = np.linalg.norm(rays, axis=1)
         drawn_in = np.maximum(reach - MARGIN / scale / np.maximum(length, 1e-6), LEAST_REACH)
         share = np.where(reach < 1, drawn_in, 1.0)
-        found.append(np.asarray(middle + rays * share[:, np.newaxis], np.float32))
-    return found
+        drawings.append(np.asarray(middle + rays * share[:, np.newaxis], np.float32))
+    return drawings
 
 
 def _entry(middle: Numbers, rays: Single, others: Sequence[Numbers]) -> Float:

@@ -186,14 +186,14 @@ def _search(field: Pixels, diameter: float, working: int) -> list[Cell]:
         return []
     white = white_outlines(colour, amount, mask, working)
     red = _red_outlines(amount, mask, working)
-    found: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
-    found += [(one, "red") for one in red]
+    candidates: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
+    candidates += [(one, "red") for one in red]
     step = max(1, working // ROUGH_DIAMETER)
-    return _cells(_uncovered(found, mask[::step, ::step], step), scale, field.shape)
+    return _cells(_uncovered(candidates, mask[::step, ::step], step), scale, field.shape)
 
 
 def _uncovered(
-    found: list[tuple[contours.Outline, Kind]], mask: Mask, step: int
+    candidates: list[tuple[contours.Outline, Kind]], mask: Mask, step: int
 ) -> list[tuple[contours.Outline, Kind]]:
     """Choose outlines, the most probable first, with stain and not covered by earlier ones.
 
@@ -202,8 +202,8 @@ def _uncovered(
     chosen = []
     covered = np.zeros(mask.size + 1, np.uint8)  # the last is all that lies outside the field
     picture, stain = covered[:-1].reshape(mask.shape), np.append(mask, False)
-    for start in range(0, len(found), contours.AT_ONCE):
-        some = found[start : start + contours.AT_ONCE]
+    for start in range(0, len(candidates), contours.AT_ONCE):
+        some = candidates[start : start + contours.AT_ONCE]
         outlines = np.array([points for (points, _), _ in some]) / step
         within, seen = _samples(outlines, mask.shape)
         holds_stain = (seen > 0) & (stain[within].sum(axis=1) >= LEAST_STAINED * seen)
@@ -290,16 +290,16 @@ def _widths(outlines: Float) -> Float:
 
 
 def _cells(
-    found: list[tuple[contours.Outline, Kind]], scale: float, shape: tuple[int, ...]
+    chosen: list[tuple[contours.Outline, Kind]], scale: float, shape: tuple[int, ...]
 ) -> list[Cell]:
     """Make cells in pixels of their field from outlines at another scale."""
     width, height = size = (shape[1], shape[0])
-    points = np.array([points for (points, _), _ in found]).reshape(-1, contours.ANGLES, 2)
+    points = np.array([points for (points, _), _ in chosen]).reshape(-1, contours.ANGLES, 2)
     outlines = rescaled(points, 1 / scale)
     # Parts outside are projected onto the border.
     areas = contours.enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
     cells = []
-    for outline, area, ((_, clearness), kind) in zip(outlines, areas, found, strict=True):
+    for outline, area, ((_, clearness), kind) in zip(outlines, areas, chosen, strict=True):
         x, y, wide, tall = box = box_around(outline, size)
         touches = x <= 0 or y <= 0 or x + wide >= width or y + tall >= height
         cells.append(Cell(box, outline, area, clearness, touches, kind))

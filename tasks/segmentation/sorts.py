@@ -79,25 +79,25 @@ def glances(
     ``files`` goes over all files, each time it is called; ``glance_at`` glances at some URLs.
     Return the glances by row; files of all other rows are cells.
     """
-    found: dict[int, Glance] = {}
+    by_row: dict[int, Glance] = {}
     for kind in dict.fromkeys(extension_of(file.uri) for file in files()):
         left = _largest_first(files, kind)
         while some := list(islice(left, IN_A_ROW)):
             seen = list(glance_at([file.uri for file in some]))
             pairs = zip(some, seen, strict=True)
-            found |= {file.row: each for file, each in pairs if each != "cells"}
+            by_row |= {file.row: each for file, each in pairs if each != "cells"}
             if all(each == "cells" for each in seen):
                 break
-    return found
+    return by_row
 
 
 def _largest_first(files: Callable[[], Iterable[File]], kind: str) -> Iterator[File]:
     """Yield the files of a format; those of unknown size first, and equal ones from everywhere."""
     done: tuple[float, ...] = ()
     while True:
-        mine = (file for file in files() if extension_of(file.uri) == kind)
+        matches = (file for file in files() if extension_of(file.uri) == kind)
         # If sizes are unknown, from everywhere in the source, because folders may differ.
-        keyed = ((-(file.size or inf), file.row * GOLDEN % 1, file.row, file) for file in mine)
+        keyed = ((-(file.size or inf), file.row * GOLDEN % 1, file.row, file) for file in matches)
         some = nsmallest(KEPT, (each for each in keyed if each[:3] > done))
         for each in some:
             yield each[3]
@@ -132,13 +132,13 @@ def settle(seen: Mapping[int, Glance], tried: Mapping[int, int | None]) -> dict[
         if isinstance(size, tuple) and cells is not None:
             votes[size][cells >= SEVERAL] += 1
     fields = {size for size, vote in votes.items() if vote[True] >= max(1, vote[False])}
-    found: dict[int, Sort | None] = {}
+    sorts: dict[int, Sort | None] = {}
     for row, each in seen.items():
         if not isinstance(each, tuple):
-            found[row] = each
+            sorts[row] = each
         elif each in fields:
-            found[row] = "fields"
-    return found
+            sorts[row] = "fields"
+    return sorts
 
 
 SEARCHED = 640  # pixels of the longer side for counting cells, which bounds memory

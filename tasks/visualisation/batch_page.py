@@ -117,9 +117,9 @@ def batch_page(view: BatchView) -> str:
         day=page.day_text(row["batch_date"]),
         light=LIGHTS[types.Light(row["light"])],
         facts=_facts(row),
-        **{kind: describe(_rows(slides, own[:ODD_SHOWN])) for kind, own in odd.items()},
-        **{f"more_{kind}": max(0, len(own) - ODD_SHOWN) for kind, own in odd.items()},
-        sheets=[(name, *told, _cells(view, name)) for name, told in SHEETS.items()],
+        **{kind: describe(_rows(slides, numbers[:ODD_SHOWN])) for kind, numbers in odd.items()},
+        **{f"more_{kind}": max(0, len(numbers) - ODD_SHOWN) for kind, numbers in odd.items()},
+        sheets=[(name, *texts, _cells(view, name)) for name, texts in SHEETS.items()],
         fields=fields,
         calls=calls.calls_of(view.patients),
         patients=calls.patient_rows(patients, places, view.answers),
@@ -148,11 +148,11 @@ def batch_page(view: BatchView) -> str:
 
 def _scripts(fields: Sequence[Mapping[str, Any]]) -> list[str]:
     """Read the page's scripts; the viewer's are there where it has a field to show."""
-    own = (page.TEMPLATES / "batch.js").read_text()
+    script = (page.TEMPLATES / "batch.js").read_text()
     if not any(field["picture"] for field in fields):
-        return [own]
+        return [script]
     viewer = (page.VIEWER / name for name in ("openseadragon.min.js", "viewer.js"))
-    return [*(path.read_text() for path in viewer), own]
+    return [*(path.read_text() for path in viewer), script]
 
 
 def _facts(row: Row) -> list[tuple[str, str, str]]:
@@ -266,12 +266,12 @@ def odd_slides(reasons: Sequence[Collection[str]]) -> dict[str, list[int]]:
 
     A slide that cannot be a smear is not also listed as shifted.
     """
-    no_smear = [n for n, own in enumerate(reasons) if SlideReason.IMPLAUSIBLE in own]
-    others = [(n, own) for n, own in enumerate(reasons) if SlideReason.IMPLAUSIBLE not in own]
+    no_smear = [n for n, codes in enumerate(reasons) if SlideReason.IMPLAUSIBLE in codes]
+    others = [(n, codes) for n, codes in enumerate(reasons) if SlideReason.IMPLAUSIBLE not in codes]
     return {
         "implausible": no_smear,
-        "shifted": [n for n, own in others if SlideReason.SHIFTED in own],
-        "together": [n for n, own in others if SlideReason.TOGETHER in own],
+        "shifted": [n for n, codes in others if SlideReason.SHIFTED in codes],
+        "together": [n for n, codes in others if SlideReason.TOGETHER in codes],
     }
 
 
@@ -282,8 +282,8 @@ def _colour(values: Sequence[float | None]) -> str | None:
 
 
 def _charts(view: BatchView) -> list[tuple[str, Markup]]:
-    title, of = "Abnormality of all scored images", view.highlights
-    scores = charts.binned(of.edges, of.scores, view.threshold, title=title)
+    title, highlights = "Abnormality of all scored images", view.highlights
+    scores = charts.binned(highlights.edges, highlights.scores, view.threshold, title=title)
     return [(title, scores), *index_page.trends([*view.earlier, view.row][-NIGHTS_SHOWN:])]
 
 

@@ -133,8 +133,8 @@ def interval_plot(row: Mapping[str, Any]) -> Markup:
 
     middle, (low, high) = HEIGHT / 2, (row["corrected_low"], row["corrected_high"])
     blank = row["limit_of_blank_percent"]
-    said = f"{percent_text(row['corrected_percent'])}, {range_text(low, high)}"
-    said += f"; limit of blank {percent_text(blank)}"
+    caption = f"{percent_text(row['corrected_percent'])}, {range_text(low, high)}"
+    caption += f"; limit of blank {percent_text(blank)}"
     grid = "".join(f"M{x(tick)} 2v{HEIGHT - 4}" for tick in TICKS)
     return Markup(
         '<svg class="range" role="img" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
@@ -142,7 +142,7 @@ def interval_plot(row: Mapping[str, Any]) -> Markup:
         '<path class="blank" d="M{blank} 3v{tall}"/>'
         '<path class="span" d="M{low} {y}H{high}"/><circle cx="{dot}" cy="{y}" r="3.2"/></svg>'
     ).format(
-        w=WIDTH, h=HEIGHT, said=said, grid=grid, blank=x(blank), tall=HEIGHT - 6, low=x(low),
+        w=WIDTH, h=HEIGHT, said=caption, grid=grid, blank=x(blank), tall=HEIGHT - 6, low=x(low),
         high=x(high), y=middle, dot=x(row["corrected_percent"]),
     )  # fmt: skip
 
@@ -165,13 +165,13 @@ def expected_text(night: Row) -> tuple[str, str | None] | None:
     wrong, missed = night["expected_false_calls"], night["expected_missed"]
     if night["expected_accuracy"] is None:
         return None
-    told = (
+    sentence = (
         f"about {counted(round(wrong), 'cell')} wrongly diagnosed as "
         f"parasitized and {round(missed):,} parasitized missed; accuracy "
         f"{_share(night, 'accuracy')}"
     )
     if night["expected_sensitivity"] is not None:
-        told += f", sensitivity {_share(night, 'sensitivity')}"
+        sentence += f", sensitivity {_share(night, 'sensitivity')}"
     doubts = {
         "shifted": "Do not trust this: at least a tenth of the cells are from slides unlike every "
         "known slide, where probabilities are not calibrated.",
@@ -179,7 +179,7 @@ def expected_text(night: Row) -> tuple[str, str | None] | None:
         "laboratories.",
     }
     doubt = night["expected_doubt"]
-    return told, None if doubt is None else doubts.get(doubt, doubt)
+    return sentence, None if doubt is None else doubts.get(doubt, doubt)
 
 
 def _share(night: Row, name: str) -> str:
@@ -189,10 +189,10 @@ def _share(night: Row, name: str) -> str:
 
 def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Patient, str]:
     """Name the first row on the page of each patient's slides, and of each slide without one."""
-    found: dict[Patient, str] = {}
+    places: dict[Patient, str] = {}
     for number, slide in enumerate(slides):
-        found.setdefault(patient_of(slide), f"slide-{number}")
-    return found
+        places.setdefault(patient_of(slide), f"slide-{number}")
+    return places
 
 
 def confirmed_text(answers: Iterable[Confirmation]) -> str | None:

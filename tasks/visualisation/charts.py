@@ -92,10 +92,10 @@ def binned(
         ordinary, stops = counts[0, low:high], edges[low : high + 1]
         axes.stairs(ordinary, stops, fill=True, color=_colour(0))
         axes.stairs(both[low:high], stops, baseline=ordinary, fill=True, color=_colour(1))
-        said = f"{total:,} scores, {above:,} abnormal"
+        summary = f"{total:,} scores, {above:,} abnormal"
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=0.9)
-            said += f"; the threshold is {decimals(threshold)}"
+            summary += f"; the threshold is {decimals(threshold)}"
             axes.set_title(f"{above:,} abnormal", loc="right", fontsize=10, color=_colour(1))
             axes.set_title(f"{total - above:,} ordinary", loc="left", fontsize=10, color=_colour(0))
         _scale(axes, stops, 1.0)
@@ -108,7 +108,7 @@ def binned(
         axes.set_ylabel("images")
         axes.grid(visible=True, axis="y")
         axes.set_axisbelow(True)
-        return _svg(figure, title, said)
+        return _svg(figure, title, summary)
 
 
 def lines(
@@ -137,12 +137,12 @@ def lines(
             axes.xaxis.set_major_locator(FixedLocator(places.tolist()))
         _label(axes, x_label, y_label)
         _legend(figure, series)
-        said = (
+        sentences = (
             f"{name} {decimals(y[0])} at {x[0]:g} to {decimals(y[-1])} at {x[-1]:g}"
             for name, (x, y) in series.items()
             if len(x)
         )
-        return _svg(figure, title, f"{y_label} by {x_label}: " + "; ".join(said))
+        return _svg(figure, title, f"{y_label} by {x_label}: " + "; ".join(sentences))
 
 
 def decimals(value: float | None) -> str:

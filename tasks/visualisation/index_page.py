@@ -47,21 +47,21 @@ def trends(nights: Sequence[Row]) -> list[tuple[str, Markup]]:
             shown, lambda row: (row["images"] - row["scored"]) / row["images"]
         ),
     }
-    told = (("Patients by batch", of_patients), ("Review, shift and failures by batch", of_work))
+    groups = (("Patients by batch", of_patients), ("Review, shift and failures by batch", of_work))
     return [
         (
             title,
             charts.lines(series, x_label="batches before the last", y_label="share", title=title),
         )
-        for title, series in told
+        for title, series in groups
         if any(len(x) for x, _ in series.values())
     ]
 
 
 def _shares(nights: Sequence[Row], share: Callable[[Row], float | None]) -> tuple[Float, Float]:
     """Compute a share of each night that has one, and how many nights before the last that was."""
-    found = [(1 - len(nights) + i, share(row)) for i, row in enumerate(nights)]
-    known = [(place, value) for place, value in found if value is not None]
+    shares = [(1 - len(nights) + i, share(row)) for i, row in enumerate(nights)]
+    known = [(place, value) for place, value in shares if value is not None]
     x, y = np.asarray(known, np.float64).reshape(-1, 2).T
     return x, y
 

@@ -257,5 +257,5 @@ def counted_fields(slides: pa.Table) -> list[str]:
         **dict(sorted(left_out.items())),
     }
     words: dict[str, str] = {FieldKind.FIELD: "read"}
-    told = [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
-    return told if rows else []
+    parts = [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
+    return parts if rows else []

@@ -159,13 +159,13 @@ def patient_table(
     columns = ("of", "name", "batch", "batch_date", *FIGURES, "persons", "persons_call")
     rows = [
         [
-            of,
+            kind,
             name,
             *(row[column] for column in ("batch", "batch_date")),
             *(row.get(column) for column in FIGURES),
-            *([persons.answer, persons.call] if persons and of == "patient" else [None, None]),
+            *([persons.answer, persons.call] if persons and kind == "patient" else [None, None]),
         ]
-        for of, name, row in [
+        for kind, name, row in [
             ("patient", calls.patient_name(patient), patient),
             *(("slide", row["slide_id"], row) for row in slides),
         ]

@@ -97,7 +97,7 @@ def _pivot(
     if not columns:
         return []
     names, group = ", ".join(map(_literal, columns)), ", ".join(keys)
-    found = database.sql(
+    records = database.sql(
         f"""
         FROM (
             PIVOT (
@@ -113,7 +113,7 @@ def _pivot(
             [_set_label(row[0], row[1]), *(str(text or "") for text in row[2 : len(keys)])],
             [_cell(cell) for cell in row[len(keys) + 1 :]],
         )
-        for row in found
+        for row in records
     ]
     shown = [f"{each:.0%}" if isinstance(each, float) else each for each in columns]
     head = ["set", *keys[2:], *shown]
@@ -124,10 +124,10 @@ def _literal(value: str | float) -> str:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
-def _cell(found: dict[str, float | None] | None) -> dict[str, str] | None:
-    if found is None or found["value"] is None:
+def _cell(interval: dict[str, float | None] | None) -> dict[str, str] | None:
+    if interval is None or interval["value"] is None:
         return None
-    value, low, high = (charts.decimals(found[name]) for name in ("value", "low", "high"))
+    value, low, high = (charts.decimals(interval[name]) for name in ("value", "low", "high"))
     return {"value": value, "spread": "" if {low, high} <= {value, "–"} else f"{low} to {high}"}
 
 
@@ -177,11 +177,11 @@ Series = dict[str, tuple[Float, Float]]
 
 def _series(database: duckdb.DuckDBPyConnection, where: str, by: str, unit: float) -> Series:
     """Select strengths, times ``unit``, and means, (n,) each, for each value of a column."""
-    found = database.sql(
+    rows = database.sql(
         f"SELECT {by}, list(strength * {unit} ORDER BY strength), list(value ORDER BY strength) "
         f"FROM means WHERE {where} AND value IS NOT NULL GROUP BY {by} ORDER BY min(place)"
     ).fetchall()
-    return {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, x, y in found}
+    return {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, x, y in rows}
 
 
 def _chart(series: Series, x_label: str, y_label: str, title: str) -> tuple[str, Markup]:

@@ -238,12 +238,12 @@ class Bench:
         return {
             "figures": [*figures(self._session), *patient_figures(suspects)],
             "patients": [
-                told
+                patient
                 for each in suspects.asked
-                if (told := self._patients.described(each, None))["found"].read
+                if (patient := self._patients.described(each, None))["found"].read
             ],
             "differing": [
-                (image, {name: of[image] for name, of in by_reader.items() if image in of})
+                (image, {name: given[image] for name, given in by_reader.items() if image in given})
                 for image in agreement.differing(by_reader)[:DIFFERING_SHOWN]
             ],
             "all_differing": len(agreement.differing(by_reader)),

@@ -46,9 +46,9 @@ class PatientRow(BaseModel):
     def text(self) -> str:
         """Write the answer for a person."""
         persons = self.persons
-        told = f"machine: {self.machine}; persons: {persons.answer} ({persons.parasites} of "
-        told += f"{counted(persons.read, 'cell')})"
-        return told + (f", hence {persons.call}, {persons.figure}" if persons.figure else "")
+        sentence = f"machine: {self.machine}; persons: {persons.answer} ({persons.parasites} of "
+        sentence += f"{counted(persons.read, 'cell')})"
+        return sentence + (f", hence {persons.call}, {persons.figure}" if persons.figure else "")
 
 
 def patient_answers(suspects: Suspects) -> list[PatientRow]:
@@ -65,7 +65,7 @@ def figures(session: Session) -> list[ToldFigure]:
     """Measure the answers of a session."""
     by_reader = session.sampled_by_reader()
     groups = {image: _patient(row) for image, row in session.cells.items()}
-    found = [
+    rows = [
         ToldFigure(
             name=f"{reader}: seconds per cell, {len(answers):,} of {len(session.cells):,} read",
             value=session.seconds(reader),
@@ -75,11 +75,11 @@ def figures(session: Session) -> list[ToldFigure]:
     ]
     for one, two in combinations(by_reader, 2):
         agreed = kappa(by_reader[one], by_reader[two], groups)
-        found.append(_told(f"{one} and {two}: Cohen's kappa", agreed))
+        rows.append(_told(f"{one} and {two}: Cohen's kappa", agreed))
     truth = consensus(by_reader)
     classes = {image: each for image, each in truth.items() if each in session.card.classes}
     diagnosed = {image: str(session.cells[image]["diagnosis"]) for image in session.cells}
-    found.append(_told("persons and machine: Cohen's kappa", kappa(classes, diagnosed, groups)))
+    rows.append(_told("persons and machine: Cohen's kappa", kappa(classes, diagnosed, groups)))
     missed = sensitivity(
         truth,
         diagnosed,
@@ -89,12 +89,12 @@ def figures(session: Session) -> list[ToldFigure]:
         session.card.classes[0],
     )
     name = f"share of all {session.card.classes[0]} cells that the machine caught"
-    found.append(_told(name, missed))
+    rows.append(_told(name, missed))
     differing = len(discordant(by_reader))
-    found.append(
+    rows.append(
         ToldFigure(name="cells on which readers differ", value=float(differing), cells=differing)
     )
-    return found
+    return rows
 
 
 def patient_figures(suspects: Suspects) -> list[ToldFigure]:
@@ -104,18 +104,18 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     asked = [each for each in suspects.asked if answers[each.name] != Answer.OPEN]
     if not asked:
         return []
-    told = [
+    rows = [
         ToldFigure(name=f"patients {answer}", value=float(n), cells=n)
         for answer in (Answer.CONFIRMED, Answer.REFUSED, Answer.UNSURE)
         if (n := sum(each == answer for each in answers.values()))
     ]
     minutes = sum(map(suspects.seconds, asked)) / 60
-    told.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))
+    rows.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))
     shares = {name: each for name, each in together(suspects.every, answers).items() if each}
     if not shares:
         name = "sensitivity and specificity of patients (no cell of this batch has a label)"
-        return [*told, ToldFigure(name=name, value=None, cells=0)]
-    return told + [_told(name, each, "patients") for name, each in shares.items()]
+        return [*rows, ToldFigure(name=name, value=None, cells=0)]
+    return rows + [_told(name, each, "patients") for name, each in shares.items()]
 
 
 def _patient(row: dict[str, object]) -> str | None:

@@ -231,17 +231,17 @@ def judged(store: Store, batch: Batch, labels: Labels) -> ReviewOutcome:
     """Count answers on a batch, and measure the precision of its abnormal list by them."""
     ids, answers = labels.rows["image_id"].to_pylist(), labels.rows["answer"].to_pylist()
     counts = Counter(answers)
-    found: Precision = precision(
+    result: Precision = precision(
         report_rows(store, batch, ["image_id", "diagnosis", "abnormal"]),
         dict(zip(ids, answers, strict=True)),
     )
-    share = found.share
+    share = result.share
     return ReviewOutcome(
         batch=batch.name,
         answers={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
-        abnormal_looked_at=found.looked_at,
-        abnormal_other=found.other,
-        abnormal_wrong=found.wrong,
+        abnormal_looked_at=result.looked_at,
+        abnormal_other=result.other,
+        abnormal_wrong=result.wrong,
         precision=share and share.value,
         precision_low=share and share.low,
         precision_high=share and share.high,

@@ -83,15 +83,15 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
         return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
     frozen = tables.published_batch(store, options.batch)
     reviewed = set(answers.latest_labels(store, frozen.name).rows["image_id"].to_pylist())
-    found = sheets.candidates(
+    candidates = sheets.candidates(
         report_rows(store, frozen, [*sheets.FROM_REPORT, "verdict", "status"]),
         done=reviewed,
         per_slide=options.per_slide,
     )
-    rows = found.rows.select(sheets.FROM_REPORT)
+    rows = candidates.rows.select(sheets.FROM_REPORT)
     refs = find_refs(store, frozen, rows["uri"].to_pylist())
     cells, unreadable = _write_cells(folder, rows, refs, options.limit)
-    found.left_out["beyond the limit"] += rows.num_rows - cells - len(unreadable)
+    candidates.left_out["beyond the limit"] += rows.num_rows - cells - len(unreadable)
     slides = _slides_for_review(store, frozen)
     write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
     return ExportOutcome(
@@ -99,7 +99,7 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
         sheet=str(folder / SHEET),
         slides=len(slides),
         cells=cells,
-        left_out={reason: n for reason, n in found.left_out.items() if n},
+        left_out={reason: n for reason, n in candidates.left_out.items() if n},
         unreadable=unreadable,
         command=shell_command("review import", str(folder / SHEET)),
     )
@@ -157,8 +157,8 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     chosen.sort(key=lambda row: (-(row["shift"] or 0.0), row["slide_id"] or ""))
     reasons = (format_reasons(row["review_reasons"]) for row in chosen)
     return [
-        [*(row[name] for name in OF_SLIDES[:-1]), told]
-        for row, told in zip(chosen, reasons, strict=True)
+        [*(row[name] for name in OF_SLIDES[:-1]), reason]
+        for row, reason in zip(chosen, reasons, strict=True)
     ]
 
 
@@ -201,7 +201,7 @@ def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
     """Compare the answers with the report, and with each other."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
     frozen = tables.published_batch(store, options.batch)
-    told: list[ToldFigure] = []
+    rows: list[ToldFigure] = []
     patients: list[PatientRow] = []
     damaged: list[str] = []
     if answers.find_sample(store, frozen.key) is not None:
@@ -209,8 +209,8 @@ def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
             store, frozen, limit=LIMIT, per_slide=PER_SLIDE, unmarked=UNMARKED
         )
         suspects = Suspects(session, detector, wanted)
-        told = [*figures(session), *patient_figures(suspects)]
+        rows = [*figures(session), *patient_figures(suspects)]
         patients = patient_answers(suspects)
         damaged = list(session.damaged.values())
-    found = judged(store, frozen, answers.latest_labels(store, frozen.name))
-    return ReportOutcome(**found.model_dump(), figures=told, patients=patients, damaged=damaged)
+    review = judged(store, frozen, answers.latest_labels(store, frozen.name))
+    return ReportOutcome(**review.model_dump(), figures=rows, patients=patients, damaged=damaged)

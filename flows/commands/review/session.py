@@ -44,8 +44,8 @@ class Session(BatchAnswers):
         """Find the row of the report of any scored cell of the batch; None of another."""
         if image_id in self.cells:
             return self.cells[image_id]
-        found = self.scored.filter(pa.compute.equal(self.scored["image_id"], image_id))
-        return found.slice(0, 1).to_pylist()[0] if found.num_rows else None
+        rows = self.scored.filter(pa.compute.equal(self.scored["image_id"], image_id))
+        return rows.slice(0, 1).to_pylist()[0] if rows.num_rows else None
 
     def neighbours(self, image_id: str) -> list[str]:
         """List some other cells of a cell's slide, by digest."""
@@ -104,9 +104,9 @@ class Session(BatchAnswers):
     def queue(self, reader: str) -> list[str]:
         """List the cells that a reader has not read; those on which others differ come first."""
         others = self.by_reader()
-        mine = others.pop(reader, {})
+        given = others.pop(reader, {})
         order = [*ordered(agreement.discordant(others), reader), *ordered(self.cells, reader)]
-        return [image for image in dict.fromkeys(order) if image not in mine]
+        return [image for image in dict.fromkeys(order) if image not in given]
 
     def answer(self, reader: str, image_id: str, answer: str | None, seconds: float) -> None:
         """Keep a reader's answer on a cell; None takes the last one back."""
@@ -133,7 +133,7 @@ class Session(BatchAnswers):
         for image_id, answer in agreement.consensus(by_reader).items():
             if answer == UNSURE:
                 continue
-            names = [name for name, of in by_reader.items() if of.get(image_id) == answer]
+            names = [name for name, given in by_reader.items() if given.get(image_id) == answer]
             note, answer = (WHITE, OTHER) if answer == WHITE else ("", answer)
             lines.append(
                 Line(len(lines) + 1, image_id, self.batch.name, answer, note, " and ".join(names))

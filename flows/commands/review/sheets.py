@@ -56,11 +56,11 @@ def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 def write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:
     """Write the image of a cell into a folder, and return its file name."""
-    found = find_unchanged(ref, image_id)
-    if found.content is None:
+    picture = find_unchanged(ref, image_id)
+    if picture.content is None:
         name = f"{image_id}.png"
-        found.image().save(folder / name)
+        picture.image().save(folder / name)
     else:
         name = image_name(image_id, ref.uri)
-        (folder / name).write_bytes(found.content)
+        (folder / name).write_bytes(picture.content)
     return name

@@ -138,15 +138,15 @@ def _load(
     rows, image_ids, pixels, side = [], [], [], classifier.spec.side
     for row, ref in enumerate(regions.image_refs(table), start):
         try:
-            found = regions.find(ref)
-            image = found.image()
+            picture = regions.find(ref)
+            image = picture.image()
         except (decoding.BadImageError, OSError, SourceError):
             continue  # a set's size and the rows of its shards show how many are missing
         if treatment.kind == "corruption":
             level = int(treatment.strength or 0)
             image = Image.fromarray(corrupt(np.asarray(image), treatment.name, level, seed=row))
         rows.append(row)
-        image_ids.append(np.frombuffer(found.image_id, np.uint8))
+        image_ids.append(np.frombuffer(picture.image_id, np.uint8))
         pixels.append(decoding.resize(image, side))
     return (
         np.asarray(rows, np.int64),
@@ -215,7 +215,7 @@ class ImageRows:
 def read_rows(shards: Sequence[Shard], taps: list[str], wanted: Counts | None = None) -> ImageRows:
     """Read some taps of the shards of one set, for all their rows or the wanted ones."""
     group = shards[0].run.groups(shards[0].images)
-    found = []
+    parts = []
     for images in map(read_treated, shards):
         every = np.ones(len(images.rows), bool)
         chosen = np.flatnonzero(every if wanted is None else np.isin(images.rows, wanted))
@@ -223,8 +223,8 @@ def read_rows(shards: Sequence[Shard], taps: list[str], wanted: Counts | None = 
             evidence = images.forms[treated.FILE]
             some = {tap: evidence.taps[tap] for tap in taps}
             rows = ImageRows(some, evidence.logits, images.image_ids, group[images.rows])
-            found.append(bundles.take(rows, chosen))
-    return bundles.join(found)
+            parts.append(bundles.take(rows, chosen))
+    return bundles.join(parts)
 
 
 def load_detector(run: Run) -> Detector:

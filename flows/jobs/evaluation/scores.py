@@ -53,8 +53,8 @@ def fit_compared(job: FitJob) -> None:
         features.append(taps[spec.PENULTIMATE][chosen])
         labels.append(images.label[chosen])
     arrays = {"features": np.concatenate(features), "labels": np.concatenate(labels)}
-    for tap, found in layers.items():
-        arrays |= nested(f"layer/{tap}", mahalanobis.tied_gaussian(found).to_arrays())
+    for tap, statistics in layers.items():
+        arrays |= nested(f"layer/{tap}", mahalanobis.tied_gaussian(statistics).to_arrays())
     write_arrays(run.store, arrays, *path)
 
 
@@ -83,10 +83,10 @@ def _leans(slides: tuple[Shard, ...]) -> dict[str, float]:
     witnesses = load_detector(slides[0].run).witnesses
     if witnesses is None:
         return {}
-    found = read_rows(slides, sorted(witnesses.discriminant.weights))
-    scores = witnesses.discriminant.scores(found.taps)
-    healthy = found.logits.argmax(axis=1) != witnesses.positive
-    return witnesses.discriminant.leans(scores, healthy, found.group)
+    rows = read_rows(slides, sorted(witnesses.discriminant.weights))
+    scores = witnesses.discriminant.scores(rows.taps)
+    healthy = rows.logits.argmax(axis=1) != witnesses.positive
+    return witnesses.discriminant.leans(scores, healthy, rows.group)
 
 
 @lru_cache(maxsize=2)
@@ -137,8 +137,8 @@ def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
         return []
     laboratory = None
     if run.laboratory is not None:
-        found = verified.load_laboratory_normal(run.store, run.laboratory)
-        laboratory = compositions.Normal(found.own, found.reference)
+        normal = verified.load_laboratory_normal(run.store, run.laboratory)
+        laboratory = compositions.Normal(normal.own, normal.reference)
     judged = compositions.judge(load_detector(run), groups, named=job.named, laboratory=laboratory)
     results = list(compositions.measure(job.subject, judged))
     if ordinary and not strange:
@@ -152,10 +152,10 @@ def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
 def _cells(chosen: Chosen) -> compositions.Cells:
     """Read cells with their slides."""
     taps = load_detector(chosen.shards[0].run).taps
-    found = read_rows(chosen.shards, taps, np.asarray(chosen.rows, np.int64))
+    rows = read_rows(chosen.shards, taps, np.asarray(chosen.rows, np.int64))
     return compositions.Cells(
-        found.taps,
-        found.logits.argmax(axis=1),
-        found.group,
-        np.asarray([row.tobytes().hex() for row in found.image_ids]),
+        rows.taps,
+        rows.logits.argmax(axis=1),
+        rows.group,
+        np.asarray([row.tobytes().hex() for row in rows.image_ids]),
     )

@@ -102,8 +102,8 @@ def without_rows(
     removed = FeatureBlock.joined(list(blocks))
     keys = [key for part in parts for key in keys_of_rows(part)]
     taps = {tap: removed.taps[tap] for tap in total.taps}
-    mine = groups.group_statistics(taps, removed.label, keys, total.classes)
-    return groups.retract_groups(total, groups.coarser(mine, groups.by_patient))
+    removals = groups.group_statistics(taps, removed.label, keys, total.classes)
+    return groups.retract_groups(total, groups.coarser(removals, groups.by_patient))
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,10 @@ def laboratory_counting(
         detector.counting.cells,
     )
     warnings = [] if slides >= error_rates.LEAST_SLIDES else [_few(slides)]
-    mine, fitted_rate = card.counting.false_positives, known.counting.false
-    if mine.low > fitted_rate.high:
+    rate, fitted_rate = card.counting.false_positives, known.counting.false
+    if rate.low > fitted_rate.high:
         warnings.append(
-            f"healthy cells are counted more often than on fitted slides ({mine.mean:.2%}, not "
+            f"healthy cells are counted more often than on fitted slides ({rate.mean:.2%}, not "
             f"{fitted_rate.mean:.2%}): if slides that are said to be negative have parasites, few "
             "slides of this laboratory will be called positive"
         )

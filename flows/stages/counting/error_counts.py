@@ -49,11 +49,11 @@ def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> E
         if not len(places):
             continue
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
-        block, mine = block.take(rows.rows[places] - shard.start), rows.take(places)
+        block, cells = block.take(rows.rows[places] - shard.start), rows.take(places)
         part = count_errors(
-            without_platelets(unseen(store, card, mine, block).network, block.platelet),
+            without_platelets(unseen(store, card, cells, block).network, block.platelet),
             block.label == card.classes.index(PARASITIZED),
-            [key_of(*pair, rows.batch) for pair in zip(mine.patients, mine.slides, strict=True)],
+            [key_of(*pair, rows.batch) for pair in zip(cells.patients, cells.slides, strict=True)],
         )
         total = merge_errors(total, part)
     return total

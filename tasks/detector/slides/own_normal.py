@@ -75,16 +75,16 @@ def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -
     """
     normal = slide_normal(priors, taps, predicted)
     usable = cell_score.usable_rows(priors, taps, predicted)
-    mine = {tap: np.asarray(taps[tap][usable]) for tap in priors}
+    cells = {tap: np.asarray(taps[tap][usable]) for tap in priors}
     classes, kept = np.asarray(predicted)[usable], normal.kept[usable]
-    leans = leaning(priors, mine, classes, np.ones(len(classes), bool))
+    leans = leaning(priors, cells, classes, np.ones(len(classes), bool))
     population = cell_score.standardised_distances(
-        leans, mine, classes, np.zeros(len(classes), bool)
+        leans, cells, classes, np.zeros(len(classes), bool)
     )
     deviations = np.full_like(population, np.nan)
     own_level = normal.level == "slide"
     if own_level:
-        deviations = cell_score.standardised_distances(normal, mine, classes, kept)
+        deviations = cell_score.standardised_distances(normal, cells, classes, kept)
     tap_normals = [normal.taps[tap] for tap in sorted(normal.taps)]
     return FittedSlide(
         deviations,

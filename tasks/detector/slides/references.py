@@ -260,8 +260,8 @@ def group_leans(
         if part.reference is None:
             leans.append(parent)
             continue
-        mine = healthy & (number == place)
+        members = healthy & (number == place)
         if reference is not None:
-            mine &= np.isin(rows, reference.rows)
-        leans.append(witnesses.discriminant.lean(scores, mine, parent))
+            members &= np.isin(rows, reference.rows)
+        leans.append(witnesses.discriminant.lean(scores, members, parent))
     return tuple(leans)

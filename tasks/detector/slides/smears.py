@@ -123,10 +123,10 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     middles = np.stack([np.median(cells, axis=0) for cells in slides])
     shifts, spreads, reaches = [], [], []
     for name in dict.fromkeys(names):
-        mine = [place for place, each in enumerate(names) if each == name]
+        members = [place for place, each in enumerate(names) if each == name]
         others = [place for place, each in enumerate(names) if each != name]
         within, between = _covariances([slides[place] for place in others], middles[others])
-        for place in mine:
+        for place in members:
             figures = _figures(slides[place], within, between)
             shifts.append(figures[0])
             spreads.append(figures[1])
@@ -279,11 +279,11 @@ def find_smears(
             rows = places[part]
             some = {tap: values[rows] for tap, values in taps.items()}
             fewer = replace(choices, least=min(choices.least, len(part)))
-            own = normal.slide_normal(priors, some, predicted[rows], fewer)
+            part_normal = normal.slide_normal(priors, some, predicted[rows], fewer)
             kept = np.zeros(len(usable), bool)
-            kept[rows[own.kept]] = True
-            reference = replace(own, kept=kept)
-            alike = bool(own.kept.sum() >= group.alike * len(part))
+            kept[rows[part_normal.kept]] = True
+            reference = replace(part_normal, kept=kept)
+            alike = bool(part_normal.kept.sum() >= group.alike * len(part))
         divisible = floor is not None and not small and len(part) >= 2 * LEAST_PART
         if floor is not None and divisible and (smear.spread > 1.0 or not alike):
             waiting += _halves(floor, cells, part)

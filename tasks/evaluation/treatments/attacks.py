@@ -186,22 +186,22 @@ def _from_foolbox(make: Callable[[Any], Any]) -> Perturb:
 
 ATTACKS: dict[str, Attack] = {
     # Goodfellow, Shlens & Szegedy 2015
-    "fgsm": Attack(_from_foolbox(lambda of: of.LinfFastGradientAttack()), (*EPSILONS, 0.05)),
+    "fgsm": Attack(_from_foolbox(lambda fa: fa.LinfFastGradientAttack()), (*EPSILONS, 0.05)),
     # Kurakin, Goodfellow & Bengio 2017: ten steps of a quarter of the bound
     "bim": Attack(
-        _from_foolbox(lambda of: of.LinfBasicIterativeAttack(rel_stepsize=0.25, steps=10)), EPSILONS
+        _from_foolbox(lambda fa: fa.LinfBasicIterativeAttack(rel_stepsize=0.25, steps=10)), EPSILONS
     ),
     # Madry et al. 2018, from a random start
     "pgd": Attack(
-        _from_foolbox(lambda of: of.LinfPGD(rel_stepsize=2.5 / PGD_STEPS, steps=PGD_STEPS)),
+        _from_foolbox(lambda fa: fa.LinfPGD(rel_stepsize=2.5 / PGD_STEPS, steps=PGD_STEPS)),
         EPSILONS,
     ),
     # Moosavi-Dezfooli, Fawzi & Frossard 2016
-    "deepfool": Attack(_from_foolbox(lambda of: of.L2DeepFoolAttack(steps=50)), (None,)),
+    "deepfool": Attack(_from_foolbox(lambda fa: fa.L2DeepFoolAttack(steps=50)), (None,)),
     # Carlini & Wagner 2017
     "carlini-wagner": Attack(
         _from_foolbox(
-            lambda of: of.L2CarliniWagnerAttack(binary_search_steps=5, steps=50, stepsize=0.01)
+            lambda fa: fa.L2CarliniWagnerAttack(binary_search_steps=5, steps=50, stepsize=0.01)
         ),
         (None,),
     ),

@@ -106,8 +106,8 @@ def extension_of(uri: str) -> str:
 
 def foreign_scheme(uri: str, allowed: frozenset[str] = SCHEMES) -> str | None:
     """Return the scheme that forbids reading a manifest's address; None if it may be read."""
-    scheme, found, _ = file_of(uri).partition("://")
-    return scheme if found and scheme not in allowed else None
+    scheme, separator, _ = file_of(uri).partition("://")
+    return scheme if separator and scheme not in allowed else None
 
 
 def slide_folder(path: str, below: str = "") -> str | None:
@@ -143,8 +143,8 @@ def holds_secret(address: str) -> bool:
     (True, False)
     """
     address = file_of(address)
-    scheme, found, _ = address.partition("://")
-    return bool(found) and scheme not in HERE and redact(address) != address
+    scheme, separator, _ = address.partition("://")
+    return bool(separator) and scheme not in HERE and redact(address) != address
 
 
 def as_text(name: str) -> str:

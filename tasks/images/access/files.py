@@ -51,8 +51,8 @@ class ChangedError(SourceError):
 
 def filesystem(url: str) -> tuple[Any, str]:
     """Return the filesystem and path of a URL, even if the file's name has ``::`` or ``%``."""
-    protocol, found, _ = url.partition("://")
-    if not found or protocol == "file":
+    protocol, separator, _ = url.partition("://")
+    if not separator or protocol == "file":
         return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
     if "::" in protocol:
         fs, path = fsspec.core.url_to_fs(url)
@@ -60,9 +60,9 @@ def filesystem(url: str) -> tuple[Any, str]:
         kind = fsspec.get_filesystem_class(protocol)
         options = kind._get_kwargs_from_urls(url)
         if protocol in {"s3", "s3a"}:
-            own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+            settings = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
             # A copy, because the client changes its options, and would be created again each time.
-            options["config_kwargs"] = deepcopy(S3_CLIENT | own)
+            options["config_kwargs"] = deepcopy(S3_CLIENT | settings)
             options["max_concurrency"] = 1  # otherwise it requests the size of each image first
         fs, path = _connected(kind, options), kind._strip_protocol(url)
     # Tonight's images must be found by a process that listed the folder last night.
@@ -91,8 +91,8 @@ _CLIENTS: dict[tuple[Any, ...], Any] = {}
 def is_far(uri: str) -> bool:
     """Return whether a file is behind a server, so that a read mostly waits."""
     address = file_of(uri)
-    protocol, found, _ = address.partition("://")
-    if not found or protocol == "file":
+    protocol, separator, _ = address.partition("://")
+    if not separator or protocol == "file":
         return False
     return bool(filesystem(address)[0].async_impl)
 
@@ -106,10 +106,10 @@ def place_of(uri: str) -> str:
     """Return the archive, mount or server that answers for an address."""
     if in_archive(uri):
         return file_of(uri)
-    protocol, found, rest = uri.partition("://")
-    if found and protocol != "file":
+    protocol, separator, rest = uri.partition("://")
+    if separator and protocol != "file":
         return f"{protocol}://{rest.partition('/')[0]}"
-    path = rest if found else str(Path(uri).absolute())
+    path = rest if separator else str(Path(uri).absolute())
     return _mount_of(path.rpartition("/")[0])
 
 
@@ -174,19 +174,19 @@ def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
 
 def lately_stamped(uri: str) -> str:
     """Return the stamp of a file; it may be `ASSUMED` seconds old."""
-    stamped, found = _LATELY.get(uri, (-inf, ""))
-    return found if time.monotonic() - stamped < ASSUMED else _stamp_anew(uri)
+    stamped, mark = _LATELY.get(uri, (-inf, ""))
+    return mark if time.monotonic() - stamped < ASSUMED else _stamp_anew(uri)
 
 
 _LATELY: dict[str, tuple[float, str]] = {}
 
 
 def _stamp_anew(uri: str) -> str:
-    found = stamp(uri)
+    mark = stamp(uri)
     if len(_LATELY) >= SOURCES:
         _LATELY.clear()
-    _LATELY[uri] = time.monotonic(), found
-    return found
+    _LATELY[uri] = time.monotonic(), mark
+    return mark
 
 
 def known_stamp(uri: str) -> str:
@@ -250,10 +250,10 @@ def _digest_of_content(fs: Any, path: str, progress: Progress) -> bytes:
 
 def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
     """List the files below a folder by name; FileNotFoundError if there are none."""
-    found = sorted(fs.find(folder, detail=True).items())
-    if not found:
+    files = sorted(fs.find(folder, detail=True).items())
+    if not files:
         raise FileNotFoundError(folder)
-    return found
+    return files
 
 
 def _read_local(path: str, length: int = -1) -> bytes:

@@ -66,21 +66,21 @@ def _list_files(source: str, progress: patience.Progress) -> Listed:
         fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
         fs.info = partial(_info, fs.info, progress)
     if fs.exists(root):
-        found, above = _below(fs, root), root
+        entries, above = _below(fs, root), root
     elif any(letter in root for letter in GLOB):
-        found, above = _emptied(fs.glob(root, detail=True)), ""
+        entries, above = _emptied(fs.glob(root, detail=True)), ""
     else:
         raise FileNotFoundError(root)
     linked: list[str] = []
-    return Listed(fs, above, _files_among(fs, above, found, linked), linked)
+    return Listed(fs, above, _files_among(fs, above, entries, linked), linked)
 
 
 def _files_among(
-    fs: Any, above: str, found: Iterable[dict[str, Any]], linked: list[str]
+    fs: Any, above: str, entries: Iterable[dict[str, Any]], linked: list[str]
 ) -> Iterator[File]:
     """Yield files and, last, folders that are slides; note links to folders."""
     slides = Counter[str]()
-    for info in found:
+    for info in entries:
         path = info["name"]
         # A link to a file is neither "file" nor "directory" to fsspec.
         if info.get("islink") and fs.isdir(path):
@@ -106,10 +106,10 @@ def _below(fs: Any, root: str) -> Iterator[dict[str, Any]]:
         yield from files.values()
 
 
-def _emptied(found: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _emptied(entries: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Empty a dictionary of entries while yielding them, so that they are in memory only once."""
-    while found:
-        yield found.popitem()[1]
+    while entries:
+        yield entries.popitem()[1]
 
 
 def _file(info: Mapping[str, Any]) -> File:

@@ -41,9 +41,9 @@ def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: geometry.Box, level
     pixels = np.asarray(chosen)
     if "c" not in kept:
         pixels, kept = pixels[np.newaxis], ["c", *kept]
-    found = as_rgb(pixels.transpose([kept.index(axis) for axis in "yxc"]))
+    image = as_rgb(pixels.transpose([kept.index(axis) for axis in "yxc"]))
     y0, x0 = within["y"].start - top, within["x"].start - left
-    out[y0 : y0 + found.shape[0], x0 : x0 + found.shape[1]] = found
+    out[y0 : y0 + image.shape[0], x0 : x0 + image.shape[1]] = image
     return out
 
 
@@ -88,8 +88,8 @@ def _opened(group: zarr.Group) -> geometry.Slide:
 def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:
     """Find the description of the levels, which version 0.5 nests one level deeper."""
     held: Any = group.attrs.asdict()
-    found = held.get("ome", held).get("multiscales")
-    return found[0] if found else None
+    multiscales = held.get("ome", held).get("multiscales")
+    return multiscales[0] if multiscales else None
 
 
 def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:

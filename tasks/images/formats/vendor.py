@@ -103,9 +103,9 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
     slides: dict[tuple[str, str], list[Rank]] = defaultdict(list)
     for row, uri in enumerate(uris):
         if extension_of(uri) == DICOM and not in_archive(uri):
-            found = asked(uri, partial(read_header, row, uri))
-            if found:
-                slides[found[0]].append(found[1])
+            header = asked(uri, partial(read_header, row, uri))
+            if header:
+                slides[header[0]].append(header[1])
     out: set[int] = set()
     for files in slides.values():
         out.update(-file[2] for file in files if file != max(files))

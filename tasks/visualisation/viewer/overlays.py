@@ -114,11 +114,11 @@ def _said(row: Mapping[str, Any]) -> str:
         return "not read"
     words = "white cell" if row.get("kind") == CellKind.WHITE else page.shortened(row["diagnosis"])
     chance = row.get(f"probability_{row['diagnosis']}")
-    told = [words if chance is None else f"{words} {chance:.0%}"]
+    parts = [words if chance is None else f"{words} {chance:.0%}"]
     if row.get("abnormality") is not None:
-        told.append(f"abnormality {page.number_text(row['abnormality'])}")
-        told.append(f"p {page.p_text(row['p_value'])}")
-    return ", ".join(told)
+        parts.append(f"abnormality {page.number_text(row['abnormality'])}")
+        parts.append(f"p {page.p_text(row['p_value'])}")
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,14 @@ class PatientPages:
             for row, each in zip(self.suspects.rows, self.suspects.every, strict=True)
             if each is suspect
         )
-        found = self.suspects.confirmation(suspect, reader)
+        confirmation = self.suspects.confirmation(suspect, reader)
         return {
             "number": self.suspects.asked.index(suspect),
             "name": suspect.name,
             "cells": len(suspect.order),
             "called": len(suspect.called),
             "machine": call_of(row),
-            "found": found,
-            "figure": found.figure or "–",
+            "found": confirmation,
+            "figure": confirmation.figure or "–",
             "seconds": self.suspects.seconds(suspect),
         }

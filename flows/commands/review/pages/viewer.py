@@ -52,10 +52,10 @@ class ViewerPages:
     def view(self, request: Request) -> Response:
         """Show the picture that a cell was cut out of, at the cell."""
         reader, image_id = self._reader_of(request), request.path_params["image_id"]
-        found = self._placed.filter(pc.equal(self._placed["image_id"], image_id)).to_pylist()
-        if not found:
+        rows = self._placed.filter(pc.equal(self._placed["image_id"], image_id)).to_pylist()
+        if not rows:
             raise HTTPException(404, "this cell is a file of its own, without a field")
-        cell, ref = found[0], self._session.ref(image_id)
+        cell, ref = rows[0], self._session.ref(image_id)
         try:
             source = regions.open_picture(cell["source_uri"])
         except (decoding.BadImageError, SourceError, OSError) as error:
@@ -92,31 +92,31 @@ class ViewerPages:
             x, y, width, height = (float(request.query_params[name]) for name in BOX)
         except (KeyError, ValueError):
             raise HTTPException(400, "a box has x, y, width and height") from None
-        own = self._placed.filter(pc.equal(self._placed["source_uri"], self._source(request)))
-        left, top, wide, high = (_numbers(own, name) for name in BOX)
+        cells = self._placed.filter(pc.equal(self._placed["source_uri"], self._source(request)))
+        left, top, wide, high = (_numbers(cells, name) for name in BOX)
         seen = (left < x + width) & (left + wide > x) & (top < y + height) & (top + high > y)
-        rows = own.filter(pa.array(seen))
+        rows = cells.filter(pa.array(seen))
         total = rows.num_rows
         if total > MOST_CELLS:
             first = [("abnormality", "descending"), ("image_id", "ascending")]
             rows = rows.take(pc.select_k_unstable(rows, MOST_CELLS, first))
-        said = f"{MOST_CELLS:,} of {total:,} cells are drawn: zoom in" if total > MOST_CELLS else ""
+        note = f"{MOST_CELLS:,} of {total:,} cells are drawn: zoom in" if total > MOST_CELLS else ""
         contours = self.contours(self._reader_of(request), rows.to_pylist())
-        return JSONResponse({"cells": contours, "said": said})
+        return JSONResponse({"cells": contours, "said": note})
 
     def contours(self, reader: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Describe the contours of cells as a reader may see them."""
         answers = self._session.of_reader(reader)
         refs = self._session.refs({row["image_id"]: row["row"] for row in rows})
-        found = []
+        contours = []
         for row in rows:
             outline = refs[row["image_id"]].outline
             contour = contour_of(row, None if outline is None else outline.ravel()).to_dict()
             answer = answers.get(row["image_id"])
             if answer is None and self._blind:
                 contour |= {"kind": UNREAD, "abnormal": False, "said": ""}
-            found.append(contour | {"answer": answer})
-        return found
+            contours.append(contour | {"answer": answer})
+        return contours
 
     def contour(self, reader: str, image_id: str) -> dict[str, Any] | None:
         """Describe the contour of one cell; None where it is a file of its own."""
