@@ -100,6 +100,7 @@ def test_a_night_says_what_each_witness_says_and_where_they_disagree(made: Setti
     assert (found["verdict"][apart] == "review").all()
 
 
+@pytest.mark.slow
 def test_a_fitted_batch_changes_the_diagnosis_and_taking_it_out_changes_it_back(
     made: Settings, tmp_path: Path
 ) -> None:
