@@ -200,6 +200,7 @@ def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
     stage: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from flows.jobs.fitting import fitted_rows
     from flows.stages import batch
 
     settings, images = night
