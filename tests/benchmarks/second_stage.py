@@ -23,13 +23,11 @@ from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
-from tests.support import laboratories
-from tests.support.models import CLASSES, WHEN
+from tests.support import laboratories, models, shards
 from tests.support.peak import peak, resident
-from tests.support.shards import freeze_night
 
 MODEL = ModelCard(
-    created_at=WHEN, digest="m", name="m", network={"classes": list(CLASSES)},
+    created_at=models.WHEN, digest="m", name="m", network={"classes": list(models.CLASSES)},
     preprocessing="RGB", tap_widths=laboratories.WIDTHS, temperature=1.0, split_by="patient",
     split={"train": [], "validation": [], "test": []}, training={}, metrics={}, versions={},
     sequence=0,
@@ -40,13 +38,13 @@ def keep_detector(store: Store) -> DetectorCard:
     """Keep a detector of 30 simulated slides, which knows how slides differ."""
     content = arrays_to_bytes(laboratories.detector().to_arrays())
     card = DetectorCard(
-        created_at=WHEN, digest=digest_of(content), name="d", model=MODEL.name,
+        created_at=models.WHEN, digest=digest_of(content), name="d", model=MODEL.name,
         model_digest=MODEL.digest, statistics_version=1,
         taps={
             tap: TapCard(width=width, shrinkage=0.0, condition_number=1.0, dead_units=0)
             for tap, width in laboratories.WIDTHS.items()
         },
-        images=dict.fromkeys(CLASSES, 1_000), calibrated_by="patient", calibrating_groups=30,
+        images=dict.fromkeys(models.CLASSES, 1_000), calibrated_by="patient", calibrating_groups=30,
         calibrating_images=2_000, alpha=0.05, uncertain_below=0.75, warnings=[], slides=30,
         sequence=0,
     )  # fmt: skip
@@ -66,7 +64,7 @@ def make_night(store: Store, slides: int, cells: int, shard_rows: int) -> Batch:
     }
     columns = [there.get(each.name, pa.nulls(rows, each.type)) for each in SCHEMA]
     manifest = pa.Table.from_arrays(columns, schema=SCHEMA)
-    batch = freeze_night(store, manifest, "night", MODEL, shard_rows).batch
+    batch = shards.freeze_night(store, manifest, "night", MODEL, shard_rows).batch
     rng = np.random.default_rng(0)
     shifts = {tap: rng.normal(size=(slides, width)) for tap, width in laboratories.WIDTHS.items()}
     for shard in batch.shards():
@@ -85,7 +83,7 @@ def some_cells(rng: np.random.Generator, shifts: dict[str, np.ndarray]) -> Featu
     slide.
     """
     n = len(next(iter(shifts.values())))
-    classes = rng.integers(0, len(CLASSES), n)
+    classes = rng.integers(0, len(models.CLASSES), n)
     return FeatureBlock(
         taps={
             tap: (laboratories.MEANS[tap][classes] + shift + rng.normal(size=shift.shape)).astype(

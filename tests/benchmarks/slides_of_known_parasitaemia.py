@@ -23,16 +23,7 @@ from flows.stages.counting.chosen_thresholds import errors_of_detector, load_err
 from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.bundles import take
-from tasks.counting.call import Answers, Call
-from tasks.counting.error_rates import (
-    DIAGNOSIS,
-    THRESHOLDS,
-    ErrorCounts,
-    are_enough,
-    known_rates,
-    rates_at,
-)
-from tasks.counting.interpretation import KnownRates, blank_count, corrected, detection_limit
+from tasks.counting import call, error_rates, interpretation
 from tasks.counting.rates import NODES, slide_rates
 from tasks.reports.parasitaemia import wilson_interval
 
@@ -58,7 +49,7 @@ class Patient:
     found: Float | None
 
 
-def compose(counts: ErrorCounts, cells_best: int, seed: int) -> Columns:
+def compose(counts: error_rates.ErrorCounts, cells_best: int, seed: int) -> Columns:
     """Compose slides and count parasites on each; one row per slide.
 
     A slide is judged without the error counts of its patient's fold; the counting threshold is
@@ -68,10 +59,10 @@ def compose(counts: ErrorCounts, cells_best: int, seed: int) -> Columns:
     rows: list[dict[str, Any]] = []
     for fold in folds(counts.positives == 0, rng):
         others = take(counts, np.setdiff1d(np.arange(len(counts.slides)), fold))
-        if not are_enough(others):
+        if not error_rates.are_enough(others):
             continue
-        rates = known_rates(others, cells_best)
-        answers = Answers(rates, wanted=COUNTED_BY_IT)
+        rates = error_rates.known_rates(others, cells_best)
+        answers = call.Answers(rates, wanted=COUNTED_BY_IT)
         for patient in patients(counts, fold, rates):
             rows += slides(patient, answers, rng)
     return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
@@ -87,11 +78,14 @@ def folds(healthy: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[NDAr
         yield np.flatnonzero(fold == number)
 
 
-def patients(counts: ErrorCounts, fold: NDArray[np.intp], rates: KnownRates) -> Iterator[Patient]:
-    thresholds = (DIAGNOSIS, rates.dense.log_odds, rates.counting.log_odds)
+def patients(
+    counts: error_rates.ErrorCounts, fold: NDArray[np.intp], rates: interpretation.KnownRates
+) -> Iterator[Patient]:
+    thresholds = (error_rates.DIAGNOSIS, rates.dense.log_odds, rates.counting.log_odds)
     # In ascending order, so that a cell that passes one has passed those before.
     places = [
-        int(np.argmin(np.abs(THRESHOLDS - each))) for each in np.maximum.accumulate(thresholds)
+        int(np.argmin(np.abs(error_rates.THRESHOLDS - each)))
+        for each in np.maximum.accumulate(thresholds)
     ]
     rows = [
         row
@@ -108,7 +102,7 @@ def patients(counts: ErrorCounts, fold: NDArray[np.intp], rates: KnownRates) -> 
 
 
 def slides(
-    patient: Patient, answers: Answers, rng: np.random.Generator
+    patient: Patient, answers: call.Answers, rng: np.random.Generator
 ) -> Iterator[dict[str, object]]:
     """Compose slides: without parasites for a healthy patient, with some for others."""
     shares = (0.0,) if patient.found is None else SHARES[1:]
@@ -128,7 +122,7 @@ def slides(
                     "corrected": answer.parasitaemia,
                     "low": answer.low,
                     "high": answer.high,
-                    "positive": answer.call == Call.POSITIVE,
+                    "positive": answer.call == call.Call.POSITIVE,
                 }
 
 
@@ -184,10 +178,13 @@ def main(url: str, detector: str | None = None) -> None:
     counts, rates = errors_of_detector(store, card), load_error_rates(store, card)
     if counts is None or rates is None or card.counting is None:
         raise SystemExit(f"detector {card.name} knows no error rates: no slide is composed")
-    for name, each in ((OWN, rates.counting), (TODAY, rates_at(counts, DIAGNOSIS))):
+    for name, each in (
+        (OWN, rates.counting),
+        (TODAY, error_rates.rates_at(counts, error_rates.DIAGNOSIS)),
+    ):
         for cells in SIZES:
-            blank = corrected(blank_count(cells, each), cells, each)
-            limit = detection_limit(cells, each)
+            blank = interpretation.corrected(interpretation.blank_count(cells, each), cells, each)
+            limit = interpretation.detection_limit(cells, each)
             detection = "none" if limit is None else f"{limit:.2%}"
             print(f"{name}, {cells:,} cells: limit of blank {blank:.2%}, of detection {detection}")
         print(f"{name}: false positives {each.false.mean:.2%}, sensitivity {each.found.mean:.3f}")

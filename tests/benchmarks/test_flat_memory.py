@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 
 from storage.store import Store
-from tests.support.made_up_night import folder_of, prepare
+from tests.support import made_up_night, paths, processes
 from tests.support.measuring import QUICK, Record
-from tests.support.paths import ROOT
-from tests.support.processes import python
 
 MOST = int(os.environ.get("SLIDEWATCH_BENCH_IMAGES", "100000"))
 SIZES = (5_000, 20_000) if QUICK else tuple(n for n in (10_000, 100_000, 1_000_000) if n <= MOST)
@@ -26,8 +24,8 @@ GROWTH = (
 
 
 def night(settings: Any, images: Path) -> dict[str, Any]:
-    done = python(
-        "-m", "tests.support.made_up_night", settings.store, images, images.name, cwd=ROOT
+    done = processes.python(
+        "-m", "tests.support.made_up_night", settings.store, images, images.name, cwd=paths.ROOT
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -37,11 +35,11 @@ def night(settings: Any, images: Path) -> dict[str, Any]:
 def test_memory_does_not_depend_on_the_number_of_images(
     store_with_model: Store, tmp_path: Path, record: Record
 ) -> None:
-    settings = prepare(store_with_model, tmp_path / "cells")
+    settings = made_up_night.prepare(store_with_model, tmp_path / "cells")
     image = next((tmp_path / "cells").rglob("*.png"))
     peaks: dict[str, dict[int, float]] = {"coordinator": {}, "worker": {}}
     for size in SIZES:
-        found = night(settings, folder_of(image, size, tmp_path / f"night-{size}"))
+        found = night(settings, made_up_night.folder_of(image, size, tmp_path / f"night-{size}"))
         assert found["scored"] == size
         peaks["worker"][size] = found["worker"]
         peaks["coordinator"][size] = max(taken for _, taken in found["coordinator"])

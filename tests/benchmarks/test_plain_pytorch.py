@@ -14,10 +14,8 @@ from flows.cluster.client import open_client
 from flows.settings import Settings
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch
+from storage.models import contributions, detectors, statistics
 from storage.models.classifiers import load_card, load_weights
-from storage.models.contributions import contributed
-from storage.models.detectors import load_detector_card
-from storage.models.statistics import latest_statistics
 from storage.parquet import read_table
 from storage.store import Store
 from tasks.images.listing import list_images
@@ -57,10 +55,10 @@ def scorers(store: Store, model: str) -> dict[str, Scorer]:
     """Fitted to the images that our statistics are fitted to."""
     batch, card = load_batch(store, "fitted"), load_card(store, model)
     block = read_block(store, model, batch.key, 0, batch.rows)
-    lineage = latest_statistics(store, model)
+    lineage = statistics.latest_statistics(store, model)
     assert lineage is not None
     (contribution,) = lineage.contributions
-    good = contributed(store, card, contribution).rows
+    good = contributions.contributed(store, card, contribution).rows
     spec = NetworkSpec.from_dict(card.network)
     return {tap: Scorer(block.taps[tap][good], block.label[good]) for tap in spec.distance_taps}
 
@@ -70,7 +68,7 @@ def test_screening_speed_against_plain_pytorch(
     cells: str, fitted: Settings, record: Record
 ) -> None:
     store = Store(fitted.store)
-    model = load_detector_card(store).model
+    model = detectors.load_detector_card(store).model
     manifest = list_images(cells, limit=IMAGES)
     images = dataset(manifest["uri"].to_pylist(), load_card(store, model).network["side"])
     rivals, fitted_scorers = {}, scorers(store, model)

@@ -18,13 +18,11 @@ from flows.segment import segment
 from flows.settings import Settings
 from flows.train import train
 from tasks.synthetic.rendered_cells import draw_patient
-from tests.support.images import write_cells
-from tests.support.measuring import QUICK, Record
-from tests.support.rendered_fields import render_field
+from tests.support import images, measuring, rendered_fields
 
-FIELDS = 10 if QUICK else 100
-PATIENTS = 16 if QUICK else 32
-EPOCHS = 1 if QUICK else 3
+FIELDS = 10 if measuring.QUICK else 100
+PATIENTS = 16 if measuring.QUICK else 32
+EPOCHS = 1 if measuring.QUICK else 3
 OVERLAPPING = 0.25
 
 pytestmark = pytest.mark.benchmark
@@ -45,7 +43,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tup
         patient = draw_patient(400 + number, rng)
         cells = int(rng.integers(40, 60))
         parasitized = int(rng.binomial(cells, rng.uniform(0, 0.2)))
-        field = render_field(
+        field = rendered_fields.render_field(
             patient,
             rng,
             cells=cells,
@@ -63,10 +61,10 @@ def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
     settings: Settings,
     truth: tuple[Path, dict[str, tuple[int, int]]],
     tmp_path: Path,
-    record: Record,
+    record: measuring.Record,
 ) -> None:
     folder, known = truth
-    write_cells(tmp_path, PATIENTS, 40, seed=0)
+    images.write_cells(tmp_path, PATIENTS, 40, seed=0)
     train(Train(images=str(tmp_path), epochs=EPOCHS), settings)
     fit(Fit(images=str(tmp_path), batch="cells"), settings)
     made = segment(Segment(images=str(folder), name="fields"), settings)
@@ -88,4 +86,4 @@ def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
     record("parasites called, of those drawn", "", ours=[found[:, 1].sum() / drawn[:, 1].sum()])
     record("cells called abnormal", "", ours=[outcome.abnormal / outcome.scored])
     assert found[:, 0].sum() == pytest.approx(drawn[:, 0].sum(), rel=0.05)
-    assert QUICK or inside.mean() >= 0.9
+    assert measuring.QUICK or inside.mean() >= 0.9

@@ -8,10 +8,8 @@ import json
 
 import pytest
 
-from tests.support import sleepers
+from tests.support import paths, processes, sleepers
 from tests.support.measuring import QUICK, Record
-from tests.support.paths import ROOT
-from tests.support.processes import python
 
 SIZES = (1_000, 10_000) if QUICK else (1_000, 10_000, 100_000)
 LIMIT = 0.005  # seconds a job
@@ -23,7 +21,7 @@ def simulate(
     jobs: int, *, workers: int = 1, threads: int = 64, asleep: float = 0.01
 ) -> dict[str, list[float]]:
     wanted = map(str, (workers, threads, jobs, asleep, PARTS))
-    done = python("-m", sleepers.__name__, *wanted, cwd=ROOT)
+    done = processes.python("-m", sleepers.__name__, *wanted, cwd=paths.ROOT)
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
     return found
 

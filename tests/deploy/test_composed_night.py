@@ -22,23 +22,12 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from tests.support.certificates import make_certificates
-from tests.support.containers import (
-    MINUTES,
-    PYTHON,
-    Podman,
-    health_checks,
-    needs_containers,
-    podman,
-    said,
-)
+from tests.support import certificates, containers, paths, servers
 from tests.support.images import write_cells
-from tests.support.paths import ROOT
-from tests.support.servers import free_port
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.slow, needs_containers]
-DEPLOY = ROOT / "deploy"
+pytestmark = [pytest.mark.slow, containers.needs_containers]
+DEPLOY = paths.ROOT / "deploy"
 PROJECT = "slidewatch-test"
 SERVICES: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 OURS = "localhost/standin/slidewatch"
@@ -51,19 +40,19 @@ SHARD = 4
 class Composed:
     """The containers of compose.yaml, in a folder with what an operator writes there."""
 
-    engine: Podman
+    engine: containers.Podman
     folder: Path
     port: int
 
     def compose(self, *words: str, minutes: float = 20) -> str:
         """Return what a command of Docker Compose says; it must succeed."""
         command = ("docker-compose", "--project-name", PROJECT, "--project-directory")
-        return said(
+        return containers.said(
             *command,
             str(self.folder),
             *words,
             env=self.engine.environment,
-            timeout=minutes * MINUTES,
+            timeout=minutes * containers.MINUTES,
         )
 
     def inside(self, *words: str) -> str:
@@ -106,24 +95,26 @@ def otherwise(images: dict[str, str], port: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    with podman(tmp_path_factory.mktemp("podman")) as engine:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[containers.Podman]:
+    with containers.podman(tmp_path_factory.mktemp("podman")) as engine:
         yield engine
 
 
-def build(engine: Podman, checkout: Path) -> str:
+def build(engine: containers.Podman, checkout: Path) -> str:
     """Build our image from a checkout, and return the log."""
-    given = ("--build-context", f"{PYTHON}=container-image://{engine.base()}")
+    given = ("--build-context", f"{containers.PYTHON}=container-image://{engine.base()}")
     return engine.build(checkout, checkout / "deploy" / "Dockerfile", OURS, *given)
 
 
 @pytest.fixture(scope="module")
-def composed(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
+def composed(
+    engine: containers.Podman, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Composed]:
     """Start everything as the guide says, with rendered cells to train on and to screen."""
-    build(engine, ROOT)
+    build(engine, paths.ROOT)
     images = dict.fromkeys((name for name, s in SERVICES.items() if "build" in s), OURS)
     images |= {name: engine.standin(name) for name in set(SERVICES) - set(images)}
-    folder, port = tmp_path_factory.mktemp("deploy"), free_port()
+    folder, port = tmp_path_factory.mktemp("deploy"), servers.free_port()
     for name in ("compose.yaml", "prefect.yaml"):
         shutil.copy(DEPLOY / name, folder)
     (folder / "compose.override.yaml").write_text(otherwise(images, port))
@@ -136,12 +127,12 @@ def composed(engine: Podman, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     write_cells(night, 4, CELLS // 4, seed=2, first=60, parasitized=0.2)
     for path in night.rglob("*.png"):  # long there, so that the night takes them
         os.utime(path, (0, 0))
-    tls = make_certificates(folder)
+    tls = certificates.make_certificates(folder)
     for path in (tls, *tls.iterdir()):
         os.chown(path, 10001, 10001)
     site = Composed(engine, folder, port)
     try:
-        with health_checks(engine, PROJECT):
+        with containers.health_checks(engine, PROJECT):
             site.compose("up", "--detach", "--wait")
             pool = ("slidewatch", "--type", "process", "--overwrite")
             site.inside("prefect", "work-pool", "create", *pool)
@@ -182,12 +173,15 @@ def test_a_night_whose_worker_is_killed_gives_the_report_of_an_undisturbed_one(
     pid = composed.engine.inspect(worker, ".State.Pid")
     with ThreadPoolExecutor() as pool:
         night = pool.submit(screen, composed, "killed")
-        until(lambda: night.done() or len(composed.shards("killed")) >= 3, 10 * MINUTES)
+        until(lambda: night.done() or len(composed.shards("killed")) >= 3, 10 * containers.MINUTES)
         os.kill(pid, signal.SIGKILL)
         done = len(composed.shards("killed"))
         assert "finished successfully" in night.result()
     assert 3 <= done < CELLS // SHARD
-    until(lambda: composed.engine.inspect(worker, ".State.Pid") not in (0, pid), 2 * MINUTES)
+    until(
+        lambda: composed.engine.inspect(worker, ".State.Pid") not in (0, pid),
+        2 * containers.MINUTES,
+    )
     shards = composed.shards("killed")
     assert len(shards) == len(composed.shards("undisturbed")) == CELLS // SHARD
     assert max(shard["tries"] for shard in shards) > 1
@@ -196,12 +190,14 @@ def test_a_night_whose_worker_is_killed_gives_the_report_of_an_undisturbed_one(
     assert report == composed.rows("undisturbed")
 
 
-def test_a_change_of_source_installs_slidewatch_alone(engine: Podman, tmp_path: Path) -> None:
-    build(engine, ROOT)
+def test_a_change_of_source_installs_slidewatch_alone(
+    engine: containers.Podman, tmp_path: Path
+) -> None:
+    build(engine, paths.ROOT)
     for name in ("deploy", "flows", "tasks", "storage"):
-        shutil.copytree(ROOT / name, tmp_path / name)
+        shutil.copytree(paths.ROOT / name, tmp_path / name)
     for name in ("pyproject.toml", "README.md", "LICENSE", ".dockerignore"):
-        shutil.copy(ROOT / name, tmp_path)
+        shutil.copy(paths.ROOT / name, tmp_path)
     with (tmp_path / "tasks" / "types.py").open("a") as file:
         file.write(f"CHANGED = {time.time_ns()}\n")
     begun = time.monotonic()

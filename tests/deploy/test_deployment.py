@@ -30,12 +30,10 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
 from flows.options.commands import COMMANDS
-from tests.support.images import write_cells
-from tests.support.paths import ROOT
-from tests.support.servers import free_port
+from tests.support import images, paths, servers
 from tests.support.waiting import until
 
-FILE = ROOT / "deploy" / "prefect.yaml"
+FILE = paths.ROOT / "deploy" / "prefect.yaml"
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load(FILE.read_text())["deployments"]
 NIGHTLY = "nightly/nightly-screening"
 
@@ -92,11 +90,12 @@ def test_a_schedule_is_valid_and_in_the_time_zone_of_the_nights(deployment: dict
 
 
 @by_name
+@pytest.mark.usefixtures("prefect_api")  # which Prefect would start for the step alone
 def test_a_run_begins_in_the_home_of_its_worker(
     deployment: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLIDEWATCH_HOME", str(tmp_path))
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(paths.ROOT)
     (step,) = deployment["pull"]
     assert asyncio.run(run_step(step))["directory"] == str(tmp_path)
 
@@ -158,7 +157,7 @@ class Site:
     def arrive(self, inbox: str, *, patient: int, cells: int = 10) -> Path:
         """New cells, in a folder of their own in an inbox; they are old enough to be taken."""
         folder = self.home / inbox / f"patient-{patient}"
-        write_cells(folder, 1, cells, seed=patient, first=patient)
+        images.write_cells(folder, 1, cells, seed=patient, first=patient)
         for path in folder.rglob("*.png"):
             os.utime(path, (0, 0))
         return folder
@@ -216,7 +215,7 @@ def processes_with(variable: str) -> list[psutil.Process]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """All that a laboratory would start, in a folder of its own; it ends with the tests."""
     home = tmp_path_factory.mktemp("site")
-    port = free_port()
+    port = servers.free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "SLIDE"))}
     environment |= {
         "PREFECT_HOME": str(home / "prefect"),
@@ -226,7 +225,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "DO_NOT_TRACK": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(paths.ROOT),
         "SLIDEWATCH_HOME": str(home),
         "OMP_NUM_THREADS": "1",
     }
@@ -239,7 +238,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site.run("prefect", "work-pool", "create", "slidewatch", "--type", "process")
         site.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
         smears = home / "smears"
-        write_cells(smears, 12, 12, seed=1)
+        images.write_cells(smears, 12, 12, seed=1)
         command, given = "flows.commands.main", ("--images", str(smears))
         site.run(command, "train", *given, "--model", "m", "--epochs", "1", "--side", "32")
         site.run(command, "fit", *given, "--batch", "first")

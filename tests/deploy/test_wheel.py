@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
-from tests.support.images import write_cells
-from tests.support.needs import lacking
-from tests.support.paths import ROOT
+from tests.support import images, needs, paths
 
 PACKAGES = ("flows", "tasks", "storage")
-LOCKS = ROOT / "deploy" / "locks"
+LOCKS = paths.ROOT / "deploy" / "locks"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
+def run(*command: str | Path, cwd: Path = paths.ROOT) -> str:
     """Run a program that knows nothing of this checkout or this machine's settings."""
     own = ("PYTHON", "PREFECT", "SLIDEWATCH", "DASK")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(own)}
@@ -75,12 +73,12 @@ def test_the_wheel_screens_a_night_in_an_empty_environment(
         run(*install, "--require-hashes", "--no-deps", "--requirement", LOCKS / "image.txt")
     except AssertionError as error:
         if "No matching distribution" in str(error):
-            lacking("registry", "no package can be installed")
+            needs.lacking("registry", "no package can be installed")
         raise
     run(*install, "--constraint", LOCKS / "torch.txt", wheel)
     run(programs / "python", "-m", "pip", "check")
     cells = tmp_path / "cells"
-    write_cells(cells, 1, 10, seed=7)
+    images.write_cells(cells, 1, 10, seed=7)
     store = ("--store", ready.store, "--json")
     doctor = run(programs / "slidewatch", "doctor", *store, cwd=tmp_path)
     assert json.loads(doctor)

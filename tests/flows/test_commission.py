@@ -25,15 +25,7 @@ from flows.settings import Settings
 from flows.stages import compositions as composing_stage
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
-from storage.models.detectors import load_detector_card
-from storage.models.laboratories import (
-    find_laboratory,
-    load_laboratory,
-    load_laboratory_arrays,
-    load_laboratory_version,
-    load_night,
-    save_laboratory,
-)
+from storage.models import detectors, laboratories
 from storage.records import now
 from storage.retention import expired_features
 from storage.store import Store, StoreError
@@ -139,7 +131,7 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
 
     left = retract(Retract(laboratory="lab", batch="june"), lab)
     assert left.text().startswith("batch june taken out of laboratory lab")
-    before, after = (load_laboratory_arrays(store, card(store, n)) for n in (1, 3))
+    before, after = (laboratories.load_laboratory_arrays(store, card(store, n)) for n in (1, 3))
     assert before.keys() == after.keys()
     for name in before:
         assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
@@ -161,21 +153,22 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     for wrong, said in (("all", "labelled Parasitized"), ("nobody", "no slide or patient nobody")):
         with pytest.raises(LaboratoryError, match=said):
             learn(of_may, nights / "june", negative=wrong)
-    assert load_laboratory(store, "lab").counting is None
+    assert laboratories.load_laboratory(store, "lab").counting is None
     without = at_lab(of_may, nights / "july", batch="before")
     assert set(without.patients) == {"indeterminate"}
 
     outcome = learn(of_may, healthy, negative="all")
-    laboratory = load_laboratory(store, "lab")
+    laboratory = laboratories.load_laboratory(store, "lab")
     (known,) = (
-        Added.from_arrays(load_night(store, "lab", n)).errors for n in laboratory.nights[1:]
+        Added.from_arrays(laboratories.load_night(store, "lab", n)).errors
+        for n in laboratory.nights[1:]
     )
     assert (len(known.slides), known.positives.sum()) == (2, 0)
     # As many as a screened night would read.
     night = screen(Screen(images=healthy, batch="screened"), of_may)
     read = report_in(of_may, "slides", "screened")["cells_read"].to_pylist()
     assert known.negatives.sum() == sum(read)
-    detector = load_detector_card(store, laboratory.detector)
+    detector = detectors.load_detector_card(store, laboratory.detector)
     assert laboratory.counting is not None
     assert detector.counting is not None
     used, fitted = laboratory.counting.counting, detector.counting.counting
@@ -196,11 +189,11 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     same = learn(of_may, healthy)
     assert "counts once" in same.changed
     learn(of_may, healthy, negative="none")
-    assert load_laboratory(store, "lab").counting is None
+    assert laboratories.load_laboratory(store, "lab").counting is None
     learn(of_may, healthy, negative="all")
-    assert load_laboratory(store, "lab").counting == laboratory.counting
+    assert laboratories.load_laboratory(store, "lab").counting == laboratory.counting
     retract(Retract(laboratory="lab", batch="healthy"), of_may)
-    assert load_laboratory(store, "lab").counting is None
+    assert laboratories.load_laboratory(store, "lab").counting is None
     assert verify(Verify(), of_may).damaged == []
 
 
@@ -209,25 +202,27 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
 ) -> None:
     store = Store(lab.store)
     outcome = learn(lab, nights / "may")
-    laboratory = load_laboratory(store, "lab")
+    laboratory = laboratories.load_laboratory(store, "lab")
     assert laboratory.adaptation is not None
     assert (laboratory.adaptation.cells, laboratory.adaptation.slides) == (72, 2)
     assert "adapted by 72 labelled cells" in outcome.text()
     assert outcome.report is not None
     assert "adapted by 72 labelled cells" in Path(outcome.report).read_text()
     learn(lab, nights / "june")
-    both = load_laboratory(store, "lab").adaptation
+    both = laboratories.load_laboratory(store, "lab").adaptation
     assert both is not None
     assert (both.cells, both.slides) == (144, 4)
     retract(Retract(laboratory="lab", batch="june"), lab)
-    assert load_laboratory(store, "lab").adaptation == laboratory.adaptation
+    assert laboratories.load_laboratory(store, "lab").adaptation == laboratory.adaptation
 
     def at(version: int, **changed: Any) -> pa.Table:
         """Screen July at the laboratory, had its labels told this."""
         assert laboratory.adaptation is not None
         told = laboratory.adaptation.model_copy(update=changed)
         made = card(store, 1).model_copy(update={"version": version, "adaptation": told})
-        save_laboratory(store, made, store.read_bytes(*laboratory.folder, "laboratory.safetensors"))
+        laboratories.save_laboratory(
+            store, made, store.read_bytes(*laboratory.folder, "laboratory.safetensors")
+        )
         at_lab(lab, nights / "july", batch=f"july{version}")
         return report_in(lab, "images", f"july{version}").sort_by("uri")
 
@@ -251,17 +246,17 @@ def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(
     nights: Path, of_may: Settings, tmp_path: Path
 ) -> None:
     store = Store(of_may.store)
-    first = load_laboratory(store, "lab")
+    first = laboratories.load_laboratory(store, "lab")
     for name, size in (("again", 72), ("part", 40)):
         for file in sorted((nights / "may").rglob("*.png"))[:size]:
             (tmp_path / name / file.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, tmp_path / name / file.parent.name)
     again = learn(of_may, tmp_path / "again")
     assert (again.nights, again.slides, again.cells) == (1, first.slides, first.cells)
-    assert [night.batch for night in load_laboratory(store, "lab").nights] == ["again"]
+    assert [night.batch for night in laboratories.load_laboratory(store, "lab").nights] == ["again"]
     with pytest.raises(LaboratoryError, match="40 of 40 images of batch part are in night again"):
         learn(of_may, tmp_path / "part")
-    assert load_laboratory(store, "lab").version == 2
+    assert laboratories.load_laboratory(store, "lab").version == 2
 
 
 def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_nights(
@@ -309,7 +304,7 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
 
 
 def card(store: Store, version: int) -> Any:
-    return load_laboratory_version(store, "lab", version)
+    return laboratories.load_laboratory_version(store, "lab", version)
 
 
 def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_path: Path) -> None:
@@ -320,14 +315,14 @@ def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises((LaboratoryError, SourceError)):
         learn(lab, tmp_path / "empty")
-    assert find_laboratory(Store(lab.store), "lab") is None
+    assert laboratories.find_laboratory(Store(lab.store), "lab") is None
 
 
 def test_a_laboratory_of_another_detector_or_model_is_refused(
     nights: Path, of_may: Settings
 ) -> None:
     store = Store(of_may.store)
-    known = load_laboratory(store, "lab")
+    known = laboratories.load_laboratory(store, "lab")
     with pytest.raises(LaboratoryError, match="the only night of laboratory lab"):
         retract(Retract(laboratory="lab", batch="may"), of_may)
     with pytest.raises(LaboratoryError, match="night never is not in lab/v0001; there are: may"):
@@ -341,9 +336,11 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
     # Commissioned again, earlier nights are learned anew with the newer detector.
     both = learn(of_may, nights / "july", detector=later.detector)
     assert (both.laboratory, both.nights) == ("lab/v0002", 2)
-    assert load_laboratory(store, "lab").detector == later.detector
+    assert laboratories.load_laboratory(store, "lab").detector == later.detector
     other = known.model_copy(update={"version": 3, "model_digest": "other"})
-    save_laboratory(store, other, store.read_bytes(*known.folder, "laboratory.safetensors"))
+    laboratories.save_laboratory(
+        store, other, store.read_bytes(*known.folder, "laboratory.safetensors")
+    )
     with pytest.raises(StoreError, match="choose another --laboratory for another model"):
         learn(of_may, nights / "june")
     assert np.isfinite(list(both.false_alarms.values())).all()

@@ -31,7 +31,7 @@ from tasks.evaluation.treated import CLEAN, FILE, Treatment
 from tasks.images.access.files import SourceError
 from tests.support.images import write_cells, write_mixed_night
 
-ATTACKS = ["fgsm", "bim", "adaptive"]
+ATTACKS = ["fgsm", "bim"]
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,8 @@ from tasks.images.regions import image_refs
 from tasks.network.backbones import build
 from tasks.network.extraction import load_image
 from tasks.network.spec import NetworkError, NetworkSpec
+from tests.support import hostile, photographs, reading
 from tests.support.faults.runs import files_of
-from tests.support.hostile import changed_document
-from tests.support.photographs import CELLS, screened_photograph
-from tests.support.reading import WHEN
 
 SAYABLE = {"Parasitized", "Uninfected", "other"}
 SIDE = 32
@@ -43,7 +41,7 @@ QUICK = of_test(
 
 @pytest.fixture
 def here(store_with_model: Store, tmp_path: Path) -> Store:
-    return screened_photograph(store_with_model, tmp_path)
+    return photographs.screened_photograph(store_with_model, tmp_path)
 
 
 def assert_sentence(error: Exception) -> None:
@@ -63,7 +61,7 @@ def assert_refused_or_sound(store: Store, sheet: Path) -> None:
         return
     rows = latest_labels(store, "night").rows.to_pylist()
     assert {row["answer"] for row in rows} <= SAYABLE
-    assert len({row["image_id"] for row in rows}) == len(rows) <= CELLS
+    assert len({row["image_id"] for row in rows}) == len(rows) <= photographs.CELLS
     store.remove("labels", "night")
 
 
@@ -174,8 +172,8 @@ def test_whatever_settings_say_they_are_refused_or_finite(
 def test_whatever_is_changed_in_a_reading_is_damage_or_sound(
     data: st.DataObject, store: Store
 ) -> None:
-    said = Answer(reader="Ada", image_id="0" * 64, answer="other", at=WHEN, seconds=1.5)
-    changed = data.draw(changed_document(said.model_dump(mode="json")))
+    said = Answer(reader="Ada", image_id="0" * 64, answer="other", at=reading.WHEN, seconds=1.5)
+    changed = data.draw(hostile.changed_document(said.model_dump(mode="json")))
     path = ("answers", "night", "00000000-0123456789ab.json")
     store.write_bytes(json.dumps(changed).encode(), *path)
     try:

@@ -63,6 +63,7 @@ def test_training_without_labels_says_what_is_missing(images: Path, settings: Se
         train(Train(images=str(images / "night"), model="n"), settings)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on_where_it_was(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settin
     )
 
 
+@pytest.mark.slow
 def test_folds_diagnose_every_image_without_its_patient(
     images: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

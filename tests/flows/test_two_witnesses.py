@@ -24,9 +24,7 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.models.laboratories import load_laboratory
 from storage.reports.sql import answer
 from storage.store import Store
-from tasks.detector.detector import Detector
-from tasks.detector.verdict import Reason
-from tasks.detector.witnesses import Witnesses, discriminant
+from tasks.detector import detector, verdict, witnesses
 from tasks.laboratories.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
 from tests.support.fitted import copied
 from tests.support.images import write_cells
@@ -48,9 +46,9 @@ def made(by_slides: Settings, tmp_path_factory: pytest.TempPathFactory) -> Setti
     return settings
 
 
-def of(settings: Settings) -> Witnesses:
+def of(settings: Settings) -> witnesses.Witnesses:
     store = Store(settings.store)
-    known = Detector.from_arrays(load_detector(store, load_detector_card(store))).witnesses
+    known = detector.Detector.from_arrays(load_detector(store, load_detector_card(store))).witnesses
     assert known is not None
     return known
 
@@ -72,7 +70,7 @@ def test_the_discriminant_is_that_of_the_kept_statistics(made: Settings) -> None
     model = find_card(store, "m")
     assert card.witnesses.slides == len(model.held_out)
     assert card.witnesses.cells == 40 * len(model.held_out)
-    again = discriminant(slides_of_version(store, "m", 1), P)
+    again = witnesses.discriminant(slides_of_version(store, "m", 1), P)
     assert again.offset == of(made).discriminant.offset
 
 
@@ -95,11 +93,12 @@ def test_a_night_says_what_each_witness_says_and_where_they_disagree(made: Setti
     told = np.asarray([expected[uri] for uri in found["uri"].tolist()])
     assert np.abs(told - found["statistics_probability"].astype(float)).max() < 0.1
     apart = (found["network_probability"] > 0.5) != (found["statistics_probability"] > 0.5)
-    reasons = [Reason.DISAGREE in (each or "") for each in found["review_reason"].tolist()]
+    reasons = [verdict.Reason.DISAGREE in (each or "") for each in found["review_reason"].tolist()]
     assert reasons == apart.tolist()
     assert (found["verdict"][apart] == "review").all()
 
 
+@pytest.mark.slow
 def test_a_fitted_batch_changes_the_diagnosis_and_taking_it_out_changes_it_back(
     made: Settings, tmp_path: Path
 ) -> None:

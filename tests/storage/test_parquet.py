@@ -9,18 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from storage.parquet import (
-    checked_schema,
-    iterate_groups,
-    open_table,
-    read_footer,
-    read_group,
-    read_table,
-    table_from_bytes,
-    table_to_bytes,
-    write_parts,
-    write_table,
-)
+from storage import parquet
 from storage.reports.sql import checked_format
 from storage.store import AlreadyExistsError, MissingError, Store, StoreError
 from tests.support.reports import fill
@@ -52,33 +41,35 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 
 def test_a_table_comes_back(any_store: Store) -> None:
-    write_table(any_store, TABLE, *PATH, group_rows=80)
-    assert read_table(any_store, *PATH).equals(TABLE)
-    assert read_table(any_store, *PATH, columns=["size"]).equals(TABLE.select(["size"]))
-    assert pa.concat_tables(iterate_groups(any_store, *PATH)).equals(TABLE)
-    assert read_group(any_store, 2, *PATH).equals(TABLE.slice(160))
-    footer = read_footer(any_store, *PATH)
-    with open_table(any_store, *PATH, footer=footer) as file:
+    parquet.write_table(any_store, TABLE, *PATH, group_rows=80)
+    assert parquet.read_table(any_store, *PATH).equals(TABLE)
+    assert parquet.read_table(any_store, *PATH, columns=["size"]).equals(TABLE.select(["size"]))
+    assert pa.concat_tables(parquet.iterate_groups(any_store, *PATH)).equals(TABLE)
+    assert parquet.read_group(any_store, 2, *PATH).equals(TABLE.slice(160))
+    footer = parquet.read_footer(any_store, *PATH)
+    with parquet.open_table(any_store, *PATH, footer=footer) as file:
         assert file.read_row_group(1).equals(TABLE.slice(80, 80))
     with pytest.raises(AlreadyExistsError):
-        write_table(any_store, TABLE, *PATH, once=True)
+        parquet.write_table(any_store, TABLE, *PATH, once=True)
 
 
 def test_parts_are_row_groups_of_one_file(store: Store) -> None:
     parts = [TABLE.slice(0, 10), TABLE.slice(0, 0), TABLE.slice(10)]
-    write_parts(store, TABLE.schema, parts, *PATH)
-    assert [part.num_rows for part in iterate_groups(store, *PATH)] == [10, ROWS - 10]
-    assert read_table(store, *PATH).equals(TABLE)
+    parquet.write_parts(store, TABLE.schema, parts, *PATH)
+    assert [part.num_rows for part in parquet.iterate_groups(store, *PATH)] == [10, ROWS - 10]
+    assert parquet.read_table(store, *PATH).equals(TABLE)
 
 
 def test_equal_tables_have_equal_bytes() -> None:
-    content = table_to_bytes(TABLE, 80)
-    assert table_to_bytes(pa.Table.from_pydict(TABLE.to_pydict(), TABLE.schema), 80) == content
-    assert table_from_bytes(content, ["uri", "size"]).equals(TABLE.select(["uri", "size"]))
+    content = parquet.table_to_bytes(TABLE, 80)
+    assert (
+        parquet.table_to_bytes(pa.Table.from_pydict(TABLE.to_pydict(), TABLE.schema), 80) == content
+    )
+    assert parquet.table_from_bytes(content, ["uri", "size"]).equals(TABLE.select(["uri", "size"]))
 
 
 def through_store(store: Store) -> pa.Table:
-    return read_table(store, *PATH)
+    return parquet.read_table(store, *PATH)
 
 
 def through_sql(store: Store) -> pa.Table:
@@ -92,7 +83,7 @@ def through_sql(store: Store) -> pa.Table:
 def test_a_flipped_bit_is_noticed_and_never_gives_other_values(
     store: Store, read: Callable[[Store], pa.Table], flips: int
 ) -> None:
-    content = table_to_bytes(TABLE)
+    content = parquet.table_to_bytes(TABLE)
     chosen = random.Random(1)
     noticed = 0
     for _ in range(flips):
@@ -107,20 +98,20 @@ def test_a_flipped_bit_is_noticed_and_never_gives_other_values(
 
 
 def test_the_file_that_is_damaged_is_named_and_what_to_do(any_store: Store) -> None:
-    content = table_to_bytes(TABLE)
+    content = parquet.table_to_bytes(TABLE)
     damages = (b"", b"no table", content[:1000], flipped(content, 8 * (end_of_pages(content) // 2)))
     for damaged in damages:
         any_store.write_bytes(damaged, *PATH)
         with pytest.raises(
             StoreError, match=r"table\.parquet is damaged and cannot be read .*restore it from"
         ) as why:
-            list(iterate_groups(any_store, *PATH))
+            list(parquet.iterate_groups(any_store, *PATH))
         assert any_store.address(*PATH) in str(why.value)
         assert "\n" not in str(why.value)
 
 
 def test_a_missing_file_is_named(any_store: Store) -> None:
-    for read in (read_table, read_footer):
+    for read in (parquet.read_table, parquet.read_footer):
         with pytest.raises(MissingError, match=r"folder/table\.parquet does not exist"):
             read(any_store, *PATH)
 
@@ -140,14 +131,14 @@ def test_an_error_of_the_filesystem_is_not_called_damage(
 
     monkeypatch.setattr(Store, "open", refuse)
     with pytest.raises(type(error)):
-        read_table(store, *PATH)
+        parquet.read_table(store, *PATH)
 
 
 def test_no_turned_bit_of_a_footer_gives_other_columns(store: Store) -> None:
     """What remains is caught by the digest that `verify` compares."""
     fill(store)
     path = ("reports", "images", "batch_date=2026-01-04", "night.parquet")
-    content, wanted = store.read_bytes(*path), checked_schema(store, *path)
+    content, wanted = store.read_bytes(*path), parquet.checked_schema(store, *path)
     start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     file, found = Path(store.path(*path)), Counter[str]()
     for bit in range(8 * start, 8 * len(content), 127):
@@ -155,7 +146,7 @@ def test_no_turned_bit_of_a_footer_gives_other_columns(store: Store) -> None:
         turned[bit // 8] ^= 1 << bit % 8
         file.write_bytes(turned)
         try:
-            schema = checked_schema(store, *path)
+            schema = parquet.checked_schema(store, *path)
         except StoreError:
             found["refused"] += 1
         else:

@@ -3,26 +3,18 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from storage.records import (
-    Card,
-    Entry,
-    Record,
-    arrays_from_bytes,
-    arrays_to_bytes,
-    load_described,
-    save_described,
-)
+from storage import records
 from storage.store import Store, StoreError, digest_of
 
-CONTENT = arrays_to_bytes({"thing": np.arange(3)})
+CONTENT = records.arrays_to_bytes({"thing": np.arange(3)})
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 
 
-class Leaf(Entry):
+class Leaf(records.Entry):
     count: int
 
 
-class Thing(Record):
+class Thing(records.Record):
     name: str
     leaves: list[Leaf]
 
@@ -30,12 +22,12 @@ class Thing(Record):
 THING = Thing(name="größer 🩸", leaves=[Leaf(count=1), Leaf(count=2)])
 
 
-def card(content: bytes = CONTENT) -> Card:
-    return Card(created_at=WHEN, digest=digest_of(content))
+def card(content: bytes = CONTENT) -> records.Card:
+    return records.Card(created_at=WHEN, digest=digest_of(content))
 
 
-def save(store: Store, made: Card, content: bytes = CONTENT) -> None:
-    save_described(store, content, made, "folder", file="file", card_file="card.json")
+def save(store: Store, made: records.Card, content: bytes = CONTENT) -> None:
+    records.save_described(store, content, made, "folder", file="file", card_file="card.json")
 
 
 def test_a_record_comes_back_equal_and_with_the_same_bytes(any_store: Store) -> None:
@@ -70,7 +62,7 @@ def test_a_file_that_is_not_the_cards_is_refused(any_store: Store) -> None:
     save(any_store, card())
     any_store.write_bytes(b"tampered with", "folder", "file")
     with pytest.raises(StoreError, match=r"folder/file is not the file that its card describes"):
-        load_described(any_store, card(), "folder", "file")
+        records.load_described(any_store, card(), "folder", "file")
 
 
 def test_a_card_of_other_content_is_refused_before_anything_is_written(any_store: Store) -> None:
@@ -82,7 +74,10 @@ def test_a_card_of_other_content_is_refused_before_anything_is_written(any_store
 def test_a_file_whose_card_was_never_written_does_not_exist(any_store: Store) -> None:
     any_store.write_bytes(b"left by a run that was killed", "folder", "file")
     save(any_store, card())
-    assert arrays_to_bytes(load_described(any_store, card(), "folder", "file")) == CONTENT
+    assert (
+        records.arrays_to_bytes(records.load_described(any_store, card(), "folder", "file"))
+        == CONTENT
+    )
 
 
 def test_arrays_keep_shape_kind_and_bytes() -> None:
@@ -92,9 +87,9 @@ def test_arrays_keep_shape_kind_and_bytes() -> None:
         "empty": np.zeros((0, 3), np.float32),
         "a": np.array([np.nan, -0.0, np.inf]),
     }
-    content = arrays_to_bytes(arrays)
-    assert digest_of(content) == digest_of(arrays_to_bytes(dict(reversed(arrays.items()))))
-    back = arrays_from_bytes(content)
+    content = records.arrays_to_bytes(arrays)
+    assert digest_of(content) == digest_of(records.arrays_to_bytes(dict(reversed(arrays.items()))))
+    back = records.arrays_from_bytes(content)
     assert {name: (a.shape, a.dtype) for name, a in back.items()} == {
         name: (a.shape, a.dtype) for name, a in arrays.items()
     }
@@ -105,4 +100,4 @@ def test_arrays_keep_shape_kind_and_bytes() -> None:
 @pytest.mark.parametrize("content", [b"", b"not safetensors", bytes(100)])
 def test_damaged_arrays_are_a_store_error(content: bytes) -> None:
     with pytest.raises(StoreError, match="damaged safetensors"):
-        arrays_from_bytes(content)
+        records.arrays_from_bytes(content)

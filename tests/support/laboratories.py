@@ -9,13 +9,7 @@ import numpy as np
 from tasks.detector.calibration import calibrate, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.moments import ClassStatistics, statistics_of
-from tasks.detector.slides.groups import (
-    GroupKey,
-    GroupStatistics,
-    group_statistics,
-    retract_groups,
-)
-from tasks.detector.slides.normal import priors_of
+from tasks.detector.slides import groups, normal
 from tasks.detector.slides.own_normal import (
     OwnNormal,
     fitted_slide,
@@ -23,16 +17,7 @@ from tasks.detector.slides.own_normal import (
     slides_spread,
     with_spread,
 )
-from tasks.laboratories.learning import (
-    LaboratoryNormal,
-    NightNormal,
-    SlideCells,
-    SlideEvidence,
-    kept_statistics,
-    laboratory_normal,
-    merged,
-    slide_evidence,
-)
+from tasks.laboratories import learning
 from tests.support.simulated import MEANS, WIDTHS
 
 LABORATORY = {
@@ -48,7 +33,7 @@ def slide(
     batch: str = "night",
     away: dict[str, np.ndarray] | None = None,
     shift: float = 1.0,
-) -> SlideCells:
+) -> learning.SlideCells:
     """Cells of one slide: B is shift^2 I around the population or a laboratory, and W is I."""
     classes = rng.integers(0, 2, n)
     taps = {
@@ -58,13 +43,13 @@ def slide(
         + rng.normal(size=(n, means.shape[1]))
         for tap, means in MEANS.items()
     }
-    key = GroupKey(batch, "", name)
-    return SlideCells(key, np.arange(n), taps, classes, np.ones(n, bool))
+    key = groups.GroupKey(batch, "", name)
+    return learning.SlideCells(key, np.arange(n), taps, classes, np.ones(n, bool))
 
 
 def of_laboratory(
     seed: int, count: int, n: int = 80, *, batch: str = "night", drift: float = 0.0
-) -> list[SlideCells]:
+) -> list[learning.SlideCells]:
     """Slides of the laboratory, each a third as far from each other as slides of the population."""
     rng = np.random.default_rng(seed)
     away = {tap: shift + drift for tap, shift in LABORATORY.items()}
@@ -83,21 +68,23 @@ def statistics_at(seed: int, batch: str, slides: int = 12) -> ClassStatistics:
 
 
 def learned(
-    slides: list[SlideCells], night: NightNormal | None = None
-) -> tuple[GroupStatistics, list[SlideEvidence]]:
+    slides: list[learning.SlideCells], night: learning.NightNormal | None = None
+) -> tuple[groups.GroupStatistics, list[learning.SlideEvidence]]:
     """Statistics of a laboratory's slides, and the evidence of each that the others allow."""
     own = detector().own
     assert own is not None
-    statistics = merged([kept_statistics(own, s, 2, night) for s in slides], own)
-    evidence = [slide_evidence(detector(), statistics, s, night) for s in slides]
+    statistics = learning.merged([learning.kept_statistics(own, s, 2, night) for s in slides], own)
+    evidence = [learning.slide_evidence(detector(), statistics, s, night) for s in slides]
     return statistics, [each for each in evidence if each is not None]
 
 
-def commissioned(slides: list[SlideCells], night: NightNormal | None = None) -> LaboratoryNormal:
+def commissioned(
+    slides: list[learning.SlideCells], night: learning.NightNormal | None = None
+) -> learning.LaboratoryNormal:
     """Commission the laboratory of these slides."""
     own = detector().own
     assert own is not None
-    return laboratory_normal(own, *learned(slides, night))
+    return learning.laboratory_normal(own, *learned(slides, night))
 
 
 @lru_cache(maxsize=1)
@@ -105,17 +92,17 @@ def detector() -> Detector:
     """A detector of 30 slides, each left out of its own prior."""
     rng = np.random.default_rng(0)
     slides = [slide(rng, f"{i:02d}", int(rng.integers(40, 120))) for i in range(30)]
-    parts = [group_statistics(s.taps, s.predicted, [s.key] * len(s.rows), 2) for s in slides]
+    parts = [groups.group_statistics(s.taps, s.predicted, [s.key] * len(s.rows), 2) for s in slides]
     taps = {tap: np.concatenate([s.taps[tap] for s in slides]) for tap in WIDTHS}
     labels = np.concatenate([s.predicted for s in slides])
     keys = [s.key for s in slides for _ in s.rows]
     total = statistics_of(taps, labels, 2, keys)
     assert total.slides is not None
-    priors = [priors_of(retract_groups(total.slides, part)) for part in parts]
+    priors = [normal.priors_of(groups.retract_groups(total.slides, part)) for part in parts]
     pairs = list(zip(priors, slides, strict=True))
     spread = slides_spread([fitted_slide(p, s.taps, s.predicted) for p, s in pairs])
     known = [fitted_slide(with_spread(p, *spread), s.taps, s.predicted) for p, s in pairs]
-    own = OwnNormal(with_spread(priors_of(total.slides), *spread), own_calibration(known))
+    own = OwnNormal(with_spread(normal.priors_of(total.slides), *spread), own_calibration(known))
     own = OwnNormal.from_arrays(own.to_arrays())  # as it is where it is used
     logs = np.concatenate(
         [

@@ -14,9 +14,7 @@ from PIL import Image
 from storage.reports.tables import PATIENTS, SLIDES
 from tasks.counting.call import Answers
 from tasks.counting.interpretation import KnownRates
-from tasks.reports.called_cells import patient_of
-from tasks.reports.calls import Counting
-from tasks.reports.image_columns import Provenance
+from tasks.reports import called_cells, calls, image_columns
 from tasks.reports.night.counts import Row
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
@@ -192,7 +190,7 @@ def called_of(patients: pa.Table) -> Called:
     rows = opened(positive_first(patients))
     each = cells_each(len(rows))
     cells = {
-        patient_of(row): [
+        called_cells.patient_of(row): [
             {
                 "uri": f"/photos/{EVIL}.jpg#{i}-{j}", "image_id": f"{100 * i + j:064x}",
                 "slide_id": EVIL, "chance": 1 - 0.01 * j, "called": j == 0, "abnormality": 0.3,
@@ -223,7 +221,7 @@ def hostile_night() -> BatchView:
 
 def summary_of(**values: Any) -> Row:
     """The row of a batch without images, except for the values given."""
-    made_by = Provenance(
+    made_by = image_columns.Provenance(
         "m", "m-v0001", "night", date(2026, 3, 7), datetime(2026, 3, 7, tzinfo=UTC)
     )
     return group([], made_by=made_by).batch | values
@@ -242,8 +240,8 @@ def night_of(
 ) -> BatchView:
     """All that the page of these rows is made from; the batch is called night."""
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
-    made_by = Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
-    counting = Counting(Answers(rates, 0.01), 5e6, ALPHA)
+    made_by = image_columns.Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
+    counting = calls.Counting(Answers(rates, 0.01), 5e6, ALPHA)
     grouped = group(
         rows, fields=list(fields) or None, counting=counting, scales=CALIBRATION, made_by=made_by
     )

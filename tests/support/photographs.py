@@ -11,9 +11,7 @@ from storage.reports.tables import FIELDS, IMAGES
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
-from tests.support.batches import freeze
-from tests.support.reading import DAY, WHEN
-from tests.support.reports import publish_rows
+from tests.support import batches, reading, reports
 
 CELLS, SIDE = 6, 60  # cells of a photograph, at every 100 pixels
 
@@ -36,7 +34,7 @@ def screened_photograph(store: Store, folder: Path) -> Store:
         )  # fmt: skip
     image.save(path)
     manifest = pa.Table.from_pylist(rows, SCHEMA)
-    freeze(store, manifest, batch_date=DAY, started_at=WHEN)
+    batches.freeze(store, manifest, batch_date=reading.DAY, started_at=reading.WHEN)
     same = ("uri", "source_uri", "slide_id", "patient_id", "x", "y", "width", "height", "kind")
     told = [
         {**{name: row[name] for name in same}, "image_id": find(ref).image_id.hex(),
@@ -44,7 +42,7 @@ def screened_photograph(store: Store, folder: Path) -> Store:
          "abnormal": i == 0, "verdict": "accept"}
         for i, (row, ref) in enumerate(zip(rows, image_refs(manifest), strict=True))
     ]  # fmt: skip
-    publish_rows(store, IMAGES, told, DAY)
+    reports.publish_rows(store, IMAGES, told, reading.DAY)
     field = {"source_uri": str(path), "kind": "field", "x": 0, "y": 0, "width": 600, "height": 120}
-    publish_rows(store, FIELDS, [field], DAY)
+    reports.publish_rows(store, FIELDS, [field], reading.DAY)
     return store

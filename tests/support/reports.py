@@ -8,26 +8,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.reports import tables
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.patients import patient_schema
 from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import (
-    BATCHES,
-    FIELDS,
-    IMAGES,
-    PATIENTS,
-    SLIDES,
-    of_attempt,
-    report_path,
-    stage_report,
-)
 from storage.store import Store
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
-SCHEMAS = {IMAGES: SCHEMA, FIELDS: field_schema(), SLIDES: slide_schema()}
-SCHEMAS |= {PATIENTS: patient_schema(), BATCHES: batch_schema()}
+SCHEMAS = {tables.IMAGES: SCHEMA, tables.FIELDS: field_schema(), tables.SLIDES: slide_schema()}
+SCHEMAS |= {tables.PATIENTS: patient_schema(), tables.BATCHES: batch_schema()}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 
@@ -36,7 +27,7 @@ def publish_report(
 ) -> str:
     """Write one report part by part, complete or not at all; return its sha256."""
     with store.staged(*path) as stage:
-        return stage_report(stage, schema, parts)
+        return tables.stage_report(stage, schema, parts)
 
 
 def publish_rows(
@@ -48,9 +39,9 @@ def publish_rows(
     attempt: int = 1,
 ) -> None:
     """Publish a report of these rows; what they leave out is null."""
-    schema = of_attempt(SCHEMAS[kind], attempt)
+    schema = tables.of_attempt(SCHEMAS[kind], attempt)
     parts = [pa.Table.from_pylist(rows, schema)] if rows else []
-    publish_report(store, report_path(batch, day, kind), schema, parts)
+    publish_report(store, tables.report_path(batch, day, kind), schema, parts)
 
 
 def image_table(day: date, classes: Sequence[str], taps: Sequence[str]) -> tuple[pa.Schema, Any]:
@@ -74,11 +65,11 @@ def fill(store: Store) -> None:
         DAYS, (["Parasitized", "Uninfected"], ["Ring", "None"]), (["l1"], ["l1", "l2"]), strict=True
     ):
         schema, rows = image_table(day, classes, taps)
-        publish_report(store, report_path("night", day), schema, [rows])
-        for kind in (FIELDS, SLIDES, BATCHES):
+        publish_report(store, tables.report_path("night", day), schema, [rows])
+        for kind in (tables.FIELDS, tables.SLIDES, tables.BATCHES):
             schema = SCHEMAS[kind]
             nulls = pa.table({field.name: pa.nulls(1, field.type) for field in schema})
-            publish_report(store, report_path("night", day, kind), schema, [nulls])
+            publish_report(store, tables.report_path("night", day, kind), schema, [nulls])
 
 
 def comparable(report: str | Path) -> pa.Table:

@@ -4,16 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tasks.detector.slides.cell_score import Prior
-from tasks.detector.slides.groups import GroupKey, group_statistics, retract_groups
-from tasks.detector.slides.normal import prior_of
-from tasks.detector.slides.own_normal import (
-    OwnNormal,
-    fitted_slide,
-    own_calibration,
-    slides_spread,
-    with_spread,
-)
+from tasks.detector.slides import cell_score, groups, normal, own_normal
 
 WIDTHS = {"early": 5, "late": 8}
 MEANS = {tap: np.stack([np.zeros(d), np.full(d, 1.5)]) for tap, d in WIDTHS.items()}
@@ -45,26 +36,29 @@ def strangers(rng: np.random.Generator, n: int, away: float = 6.0) -> Slide:
 
 
 @lru_cache(maxsize=1)
-def fitted() -> OwnNormal:
+def fitted() -> own_normal.OwnNormal:
     """Priors and a calibration of 40 slides, each left out of its own prior."""
     rng = np.random.default_rng(0)
     slides = [slide_of(rng, int(rng.integers(40, 120))) for _ in range(40)]
-    keys = [GroupKey("", "", f"{i:02d}") for i in range(len(slides))]
+    keys = [groups.GroupKey("", "", f"{i:02d}") for i in range(len(slides))]
     parts = [
-        group_statistics(t, c, [k] * len(c), 2) for (t, c), k in zip(slides, keys, strict=True)
+        groups.group_statistics(t, c, [k] * len(c), 2)
+        for (t, c), k in zip(slides, keys, strict=True)
     ]
     taps = {tap: np.concatenate([s[0][tap] for s in slides]) for tap in WIDTHS}
     labels = np.concatenate([s[1] for s in slides])
     every = [key for key, (_, c) in zip(keys, slides, strict=True) for _ in c]
-    total = group_statistics(taps, labels, every, 2)
+    total = groups.group_statistics(taps, labels, every, 2)
 
-    def priors(statistics: object) -> dict[str, Prior]:
-        return {tap: prior_of(statistics, tap) for tap in WIDTHS}  # type: ignore[arg-type]
+    def priors(statistics: object) -> dict[str, cell_score.Prior]:
+        return {tap: normal.prior_of(statistics, tap) for tap in WIDTHS}  # type: ignore[arg-type]
 
-    without = [priors(retract_groups(total, part)) for part in parts]
-    spread = slides_spread([fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)])
-    without = [with_spread(p, *spread) for p in without]
-    calibration = own_calibration(
-        [fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)]
+    without = [priors(groups.retract_groups(total, part)) for part in parts]
+    spread = own_normal.slides_spread(
+        [own_normal.fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)]
     )
-    return OwnNormal(with_spread(priors(total), *spread), calibration)
+    without = [own_normal.with_spread(p, *spread) for p in without]
+    calibration = own_normal.own_calibration(
+        [own_normal.fitted_slide(p, *s) for p, s in zip(without, slides, strict=True)]
+    )
+    return own_normal.OwnNormal(own_normal.with_spread(priors(total), *spread), calibration)

@@ -5,16 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detector.slides.cell_score import (
-    Level,
-    SlideNormal,
-    Taps,
-    cell_scores,
-    shift_scores,
-    standardised_distances,
-)
+from tasks.detector.slides import cell_score, own_normal
 from tasks.detector.slides.normal import slide_normal
-from tasks.detector.slides.own_normal import OwnNormal
 from tasks.types import Float
 
 
@@ -29,24 +21,24 @@ class SlideScores:
 
     abnormality: Float
     p_value: Float
-    level: Level
+    level: cell_score.Level
     shift: float
     shift_p_value: float
     beyond: bool
 
 
 def score_slide(
-    known: OwnNormal,
-    taps: Taps,
+    known: own_normal.OwnNormal,
+    taps: cell_score.Taps,
     predicted: NDArray[np.integer],
-    laboratory: SlideNormal | None = None,
+    laboratory: cell_score.SlideNormal | None = None,
 ) -> SlideScores:
     """Score the cells of a slide, and the slide; few cells by the reference of a laboratory."""
     normal = slide_normal(known.priors, taps, predicted)
     if laboratory is not None and normal.level == "population":
         there = {t: replace(own, t2=normal.taps[t].t2) for t, own in laboratory.taps.items()}
-        normal = SlideNormal(there, "laboratory", normal.kept)
-    deviations = standardised_distances(normal, taps, predicted, normal.kept)
-    scores, p = cell_scores(known.calibration, normal, deviations)
+        normal = cell_score.SlideNormal(there, "laboratory", normal.kept)
+    deviations = cell_score.standardised_distances(normal, taps, predicted, normal.kept)
+    scores, p = cell_score.cell_scores(known.calibration, normal, deviations)
     t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
-    return SlideScores(scores, p, normal.level, *shift_scores(known.calibration, t2))
+    return SlideScores(scores, p, normal.level, *cell_score.shift_scores(known.calibration, t2))

@@ -200,15 +200,15 @@ def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
     stage: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from flows.jobs.fitting import fitted_rows
     from flows.stages import batch
-    from flows.stages import leaving_out as calibrate
 
     settings, images = night
     calm = settings.model_copy(update={"store": str(tmp_path / "calm")})
     shutil.copytree(settings.store, calm.store)
     fit(Fit(images=str(images), batch="more"), calm)
     module, name = (
-        (batch, "run_shard") if stage == "extract" else (calibrate, "group_log_distances")
+        (batch, "run_shard") if stage == "extract" else (fitted_rows, "group_log_distances")
     )
     marker = tmp_path / "killed"
     monkeypatch.setattr(module, name, partial(_die_once, getattr(module, name), str(marker)))

@@ -18,10 +18,7 @@ from tasks.images.decoding import FORMATS, REASONS
 from tasks.images.listing import list_images
 from tasks.network.extraction import load_image
 from tasks.synthetic import rendered_cells as render
-from tests.support.damage import ANY, PICTURE, Saved, outcomes, show, variants
-from tests.support.images import whole_file
-from tests.support.needs import needs_data
-from tests.support.paths import DATA
+from tests.support import damage, images, needs, paths
 
 SIDE = 32
 # How cells are saved: a format, a mode and options of Pillow's.
@@ -42,7 +39,7 @@ WAYS: list[tuple[str, str, dict[str, object]]] = [
 DEEP = {"I;16": np.uint16, "F": np.float32}
 
 
-def saved(cell: Image.Image, kind: str, mode: str, options: dict[str, object]) -> Saved:
+def saved(cell: Image.Image, kind: str, mode: str, options: dict[str, object]) -> damage.Saved:
     if mode in DEEP:
         image = Image.fromarray(np.asarray(cell.convert("L"), DEEP[mode]) * 257)
     else:
@@ -52,15 +49,15 @@ def saved(cell: Image.Image, kind: str, mode: str, options: dict[str, object]) -
     return kind, buffer.getvalue()
 
 
-def rendered() -> list[Saved]:
+def rendered() -> list[damage.Saved]:
     rng = np.random.default_rng(0)
     cell = Image.fromarray(render.red_cell(render.draw_patient(1, rng), rng, "ring"))
     return [saved(cell.resize((60, 50)), *way) for way in WAYS]
 
 
-def real() -> list[Saved]:
+def real() -> list[damage.Saved]:
     """Real cells as they are, and saved in the other formats."""
-    uris = list_images(str(DATA / "cell_images.zip"), limit=3)["uri"].to_pylist()
+    uris = list_images(str(paths.DATA / "cell_images.zip"), limit=3)["uri"].to_pylist()
     files = [read_bytes(uri) for uri in uris]
     cells = [Image.open(io.BytesIO(content)).convert("RGB") for content in files]
     return [("PNG", content) for content in files] + [
@@ -71,7 +68,7 @@ def real() -> list[Saved]:
 # Damage
 
 
-def resized(rng: random.Random, file: Saved, other: Saved) -> bytes:
+def resized(rng: random.Random, file: damage.Saved, other: damage.Saved) -> bytes:
     """Other numbers where the header says how wide and high the image is."""
     kind, content = file[0], bytearray(file[1])
     start, stop = size_field(kind, file[1])
@@ -94,7 +91,7 @@ def size_field(kind: str, content: bytes) -> tuple[int, int]:
     return {"PNG": (16, 24), "BMP": (18, 26), "WEBP": (24, 30)}[kind]
 
 
-DAMAGE = (*ANY, resized)
+DAMAGE = (*damage.ANY, resized)
 
 
 # Loading
@@ -104,7 +101,7 @@ def outcome(path: str) -> str:
     """What came of an image; an AssertionError where it is nothing that may come of one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on broken metadata
-        loaded = load_image(whole_file(f"file://{path}"), SIDE)
+        loaded = load_image(images.whole_file(f"file://{path}"), SIDE)
     assert loaded.image_id is not None
     if loaded.failure:
         assert loaded.pixels is None
@@ -114,10 +111,10 @@ def outcome(path: str) -> str:
     assert loaded.pixels is not None
     assert loaded.pixels.shape == (SIDE, SIDE, 3)
     assert loaded.pixels.dtype == np.uint8
-    return PICTURE
+    return damage.PICTURE
 
 
-needs_real_cells = needs_data("cell_images.zip")
+needs_real_cells = needs.needs_data("cell_images.zip")
 
 
 @pytest.mark.slow
@@ -129,16 +126,16 @@ needs_real_cells = needs_data("cell_images.zip")
     ],
 )
 def test_every_damaged_image_is_a_picture_or_has_a_reason(
-    whole: Callable[[], list[Saved]], each: int, tmp_path: Path
+    whole: Callable[[], list[damage.Saved]], each: int, tmp_path: Path
 ) -> None:
     files = whole()
     assert {kind for kind, _ in files} == set(FORMATS)
-    unhurt = outcomes(files, tmp_path, outcome)
-    assert {result for _, result in unhurt} == {PICTURE}
-    damaged = list(variants(files, DAMAGE, each))
-    counted = outcomes(damaged, tmp_path, outcome)
-    show(counted)
+    unhurt = damage.outcomes(files, tmp_path, outcome)
+    assert {result for _, result in unhurt} == {damage.PICTURE}
+    damaged = list(damage.variants(files, DAMAGE, each))
+    counted = damage.outcomes(damaged, tmp_path, outcome)
+    damage.show(counted)
     assert counted.total() == len(damaged) == each * len(DAMAGE) * len(files)
     for kind in FORMATS:
-        assert counted[kind, PICTURE] > 0
+        assert counted[kind, damage.PICTURE] > 0
         assert counted[kind, "damaged"] > 0

@@ -13,63 +13,34 @@ from flows.jobs.laboratory_slides import Added
 from flows.jobs.verified import load_detector_at
 from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
 from flows.stages.counting.error_counts import errors_of_version
+from storage.batches import ledger
 from storage.batches.features import SCHEMA_VERSION, create_features, read_block, write_block
 from storage.batches.known_features import verified_block
-from storage.batches.ledger import (
-    Announced,
-    Failure,
-    Quarantine,
-    Screening,
-    Seal,
-    ShardRecord,
-    complete_shards,
-    is_announced,
-    list_seals,
-    read_quarantine,
-    read_seal,
-    read_shard_record,
-    screening_start,
-    screening_version,
-)
 from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
-from storage.models.classifiers import ModelCard, find_card, load_weights
-from storage.models.detectors import DetectorCard, load_detector, load_detector_card
-from storage.models.laboratories import (
-    LaboratoryCard,
-    detector_at,
-    load_laboratory,
-    load_laboratory_arrays,
-    load_night,
-)
+from storage.models import classifiers, detectors, laboratories
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.parquet import read_footer, read_table
 from storage.records import OWN_DIGEST, NewerError, Record
-from storage.reports.publication import SCHEMAS
+from storage.reports import publication, sql, tables
 from storage.reports.schemas.images import image_schema
-from storage.reports.sql import answer
-from storage.reports.tables import IMAGES, published_batch, report_digest, report_path
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.slides.cell_score import SlideNormal, cell_scores, standardised_distances
+from tasks.detector.slides import cell_score, own_normal, smears
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import slide_normal
-from tasks.detector.slides.own_normal import Shift, slide_shift
-from tasks.detector.slides.smears import smear_of
 from tasks.images.manifest import SCHEMA
 from tasks.laboratories.learning import LaboratoryNormal
 from tasks.reports.night.counts import summaries
-from tests.system.golden import values
-from tests.system.golden.make_golden import ROW_OF
-from tests.system.golden.stores import VERSIONS, copied, newest
+from tests.system.golden import make_golden, stores, values
 
 TAPS = {tap: features[:4] for tap, features in values.BLOCK.taps.items()}
 CLASSES = np.ones(4, np.intp)
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=stores.VERSIONS)
 def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return copied(request.param, tmp_path)
+    return stores.copied(request.param, tmp_path)
 
 
 def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -79,13 +50,13 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def test_the_model_opens(golden: Store) -> None:
-    card = find_card(golden, None)
+    card = classifiers.find_card(golden, None)
     assert (card.name, card.created_at) == ("golden", values.WHEN)
     assert card.classes == values.CLASSES
     assert card.held_out == {"P2", "P3"}
     assert card.tap_widths == {"layer1": 2, "layer2": 1}
     assert (card.temperature, card.split_by, card.preprocessing) == (1.5, "patient", "RGB")
-    assert_same(load_weights(golden, card), values.WEIGHTS)
+    assert_same(classifiers.load_weights(golden, card), values.WEIGHTS)
 
 
 def test_the_batch_opens(golden: Store) -> None:
@@ -97,22 +68,22 @@ def test_the_batch_opens(golden: Store) -> None:
     uris = [read_manifest(golden, batch, shard)["uri"].to_pylist() for shard in batch.shards()]
     assert uris == [values.URIS[:3], values.URIS[3:]]
     assert set(read_manifest(golden, batch)["patient_id"].to_pylist()) == {"P1"}
-    assert screening_start(golden, batch, values.KEY) == values.WHEN
-    assert screening_version(golden, batch, values.KEY, 9) == 1
+    assert ledger.screening_start(golden, batch, values.KEY) == values.WHEN
+    assert ledger.screening_version(golden, batch, values.KEY, 9) == 1
 
 
 def test_the_ledger_opens(golden: Store) -> None:
     batch = load_batch(golden, "night")
-    assert complete_shards(golden, batch, "golden") == {0, 1}
+    assert ledger.complete_shards(golden, batch, "golden") == {0, 1}
     first, second = batch.shards()
-    assert read_quarantine(golden, batch, "golden", first) == []
-    assert read_quarantine(golden, batch, "golden", second) == [1]
-    record = read_shard_record(golden, batch, "golden", second)
+    assert ledger.read_quarantine(golden, batch, "golden", first) == []
+    assert ledger.read_quarantine(golden, batch, "golden", second) == [1]
+    record = ledger.read_shard_record(golden, batch, "golden", second)
     assert record is not None
     assert (record.start, record.stop, record.scored, record.tries) == (3, 5, 1, 2)
     assert record.versions == {"numpy": "2.0"}
     reason, message = values.FAILURE.split(": ")
-    assert record.failures == [Failure(row=1, reason=reason, message=message)]
+    assert record.failures == [ledger.Failure(row=1, reason=reason, message=message)]
 
 
 def test_the_features_open_and_none_has_to_be_extracted_again(golden: Store) -> None:
@@ -126,7 +97,7 @@ def make_the_features_again(store: Store) -> None:
         store, "golden", "night", rows=5, shard_rows=3, tap_widths={"layer1": 2, "layer2": 1},
         classes=2, digests={
             "manifest": load_batch(store, "night").manifest_digest,
-            "model": find_card(store, "golden").digest,
+            "model": classifiers.find_card(store, "golden").digest,
         },
     )  # fmt: skip
 
@@ -163,12 +134,12 @@ def test_the_statistics_open(golden: Store) -> None:
 
 
 def test_the_detector_opens_and_scores_as_it_did(golden: Store) -> None:
-    card = load_detector_card(golden)
+    card = detectors.load_detector_card(golden)
     assert (card.name, card.model, card.statistics_version) == ("golden", "golden", 1)
-    assert card.model_digest == find_card(golden, "golden").digest
+    assert card.model_digest == classifiers.find_card(golden, "golden").digest
     assert (card.alpha, card.uncertain_below, card.warnings) == (0.05, 0.75, ["it is tiny"])
     assert card.taps["layer1"].shrinkage == 0.125
-    arrays = load_detector(golden, card)
+    arrays = detectors.load_detector(golden, card)
     assert_same(arrays, values.DETECTOR)
     scores = score(Detector.from_arrays(arrays), TAPS)
     # By hand: squared distances to the nearer mean, in units of the factor's diagonal.
@@ -178,17 +149,17 @@ def test_the_detector_opens_and_scores_as_it_did(golden: Store) -> None:
     np.testing.assert_allclose(scores.p_value, [1, 1, 1, 13 / 16])
 
 
-def chances(own: Any, normal: SlideNormal) -> tuple[list[float], list[float]]:
+def chances(own: Any, normal: cell_score.SlideNormal) -> tuple[list[float], list[float]]:
     """Squared distances that the scores of four cells are of, and their p-values."""
-    deviations = standardised_distances(normal, TAPS, CLASSES, np.zeros(4, bool))
-    scores, p = cell_scores(own.calibration, normal, deviations)
+    deviations = cell_score.standardised_distances(normal, TAPS, CLASSES, np.zeros(4, bool))
+    scores, p = cell_score.cell_scores(own.calibration, normal, deviations)
     return np.exp(scores).tolist(), p.tolist()
 
 
 def test_the_detector_scores_a_slide_as_it_did(golden: Store) -> None:
-    card = load_detector_card(golden)
+    card = detectors.load_detector_card(golden)
     assert (card.slides, card.sequence) == (3, 1)
-    own = Detector.from_arrays(load_detector(golden, card)).own
+    own = Detector.from_arrays(detectors.load_detector(golden, card)).own
     assert own is not None
     # By hand: W + B is 2 I at layer1 and 1 at layer2, four cells are too few for a slide.
     normal = slide_normal(own.priors, TAPS, CLASSES)
@@ -197,30 +168,30 @@ def test_the_detector_scores_a_slide_as_it_did(golden: Store) -> None:
     np.testing.assert_allclose(found, [1 / 32, 5 / 32, 1 / 32, 13 / 32])
     np.testing.assert_allclose(p, [13 / 16, 10 / 16, 13 / 16, 1 / 4])
     # Their mean residual is (-1/4, 0) at layer1, and B + W / 4 is 5/4 I.
-    shift = slide_shift(own, TAPS, CLASSES)
-    assert shift == Shift(4, pytest.approx(np.log(1 / 20)), 10 / 16, False, "layer1")
+    shift = own_normal.slide_shift(own, TAPS, CLASSES)
+    assert shift == own_normal.Shift(4, pytest.approx(np.log(1 / 20)), 10 / 16, False, "layer1")
 
 
 def test_limits_of_a_smear_measure_as_they_did(golden: Store) -> None:
-    card = load_detector_card(golden)
+    card = detectors.load_detector_card(golden)
     assert card.floor == values.FLOOR_CARD
     assert limits_of(card) == "5 altered slides"
-    own = Detector.from_arrays(load_detector(golden, card)).own
+    own = Detector.from_arrays(detectors.load_detector(golden, card)).own
     assert own is not None
     assert own.floor is not None
     # By hand: the median is (2, 0, 0), B + W / 3 is 10/3 I; around it the cells have squared
     # lengths of 0, 3 and 3, of three features.
     cells = np.asarray([[2.0, 0.0, 0.0], [2.0, np.sqrt(3), 0.0], [2.0, 0.0, -np.sqrt(3)]])
-    found = smear_of(own.floor, cells)
+    found = smears.smear_of(own.floor, cells)
     assert found.shift == pytest.approx(4 / (10 / 3) / 3 / 2.0)
     assert found.spread == pytest.approx(1.0 / 1.5)
 
 
 def test_both_witnesses_diagnose_as_they_did(golden: Store) -> None:
-    card = load_detector_card(golden)
+    card = detectors.load_detector_card(golden)
     assert card.witnesses == values.WITNESS_CARD
     assert witnesses_of(card) == "network, statistics"
-    known = Detector.from_arrays(load_detector(golden, card)).witnesses
+    known = Detector.from_arrays(detectors.load_detector(golden, card)).witnesses
     assert known is not None
     # By hand: 1 / 2 + 2 + 0.25 is 2.75; twice that and 1 is 6.5; half of 3 is 1.5.
     scores = known.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
@@ -230,7 +201,7 @@ def test_both_witnesses_diagnose_as_they_did(golden: Store) -> None:
 
 
 def test_error_rates_open(golden: Store) -> None:
-    card = load_detector_card(golden)
+    card = detectors.load_detector_card(golden)
     assert card.counting == values.COUNTING_CARD
     rates = load_error_rates(golden, card)
     assert rates is not None
@@ -240,8 +211,8 @@ def test_error_rates_open(golden: Store) -> None:
 
 
 def test_a_laboratory_opens_and_scores_as_it_did(golden: Store) -> None:
-    card, laboratory = detector_at(golden, None, values.LABORATORY)
-    assert laboratory == load_laboratory(golden, values.LABORATORY)
+    card, laboratory = laboratories.detector_at(golden, None, values.LABORATORY)
+    assert laboratory == laboratories.load_laboratory(golden, values.LABORATORY)
     assert (laboratory.label, laboratory.detector) == (values.LABEL, card.name)
     assert (laboratory.slides, laboratory.cells, laboratory.false_alarms) == (
         2,
@@ -250,7 +221,7 @@ def test_a_laboratory_opens_and_scores_as_it_did(golden: Store) -> None:
     )
     assert laboratory.counting == values.COUNTING_CARD
     assert laboratory.adaptation == values.ADAPTATION_CARD
-    arrays = load_laboratory_arrays(golden, laboratory)
+    arrays = laboratories.load_laboratory_arrays(golden, laboratory)
     assert_same(arrays, values.AT_LABORATORY)
     normal = LaboratoryNormal.from_arrays(arrays)
     # By hand: S is I / 4 at layer1 and 1 at layer2.
@@ -258,8 +229,8 @@ def test_a_laboratory_opens_and_scores_as_it_did(golden: Store) -> None:
     np.testing.assert_allclose(found, [1 / 4, 5 / 4, 1 / 4, 13 / 4])
     np.testing.assert_allclose(p, [13 / 16, 10 / 16, 13 / 16, 1 / 4])
     # The mean residual is (1/4, 0) at layer1, and B + W / 4 is I / 2.
-    shift = slide_shift(normal.own, TAPS, CLASSES)
-    assert shift == Shift(4, pytest.approx(np.log(1 / 8)), 1 / 4, True, "layer1")
+    shift = own_normal.slide_shift(normal.own, TAPS, CLASSES)
+    assert shift == own_normal.Shift(4, pytest.approx(np.log(1 / 8)), 1 / 4, True, "layer1")
     witnesses = load_detector_at(golden, card, laboratory).witnesses
     assert witnesses is not None
     # By hand: 1 + 2 / 2 - 0.5 is 1.5 at the laboratory.
@@ -271,11 +242,11 @@ def test_a_laboratory_opens_and_scores_as_it_did(golden: Store) -> None:
 
 
 def test_the_night_of_a_laboratory_opens(golden: Store) -> None:
-    (night,) = load_laboratory(golden, values.LABORATORY).nights
+    (night,) = laboratories.load_laboratory(golden, values.LABORATORY).nights
     batch = load_batch(golden, night.batch, night.attempt)
     assert night.manifest_digest == batch.manifest_digest
     assert (night.slides, night.cells, night.negative) == (2, 5, ("S1",))
-    arrays = load_night(golden, values.LABORATORY, night)
+    arrays = laboratories.load_night(golden, values.LABORATORY, night)
     assert_same(arrays, values.NIGHT)
     added = Added.from_arrays(arrays)
     assert added.statistics.n.tolist() == [[1, 1], [1, 2]]
@@ -289,10 +260,10 @@ def test_the_night_of_a_laboratory_opens(golden: Store) -> None:
 
 def test_the_reports_and_their_seal_open(golden: Store) -> None:
     batch = load_batch(golden, "night")
-    seal = read_seal(golden, batch, values.KEY)
+    seal = ledger.read_seal(golden, batch, values.KEY)
     assert seal is not None
-    assert list_seals(golden, batch) == [seal]
-    assert (seal.laboratory, seal.key, is_announced(golden, batch, seal)) == (
+    assert ledger.list_seals(golden, batch) == [seal]
+    assert (seal.laboratory, seal.key, ledger.is_announced(golden, batch, seal)) == (
         values.LABEL,
         values.KEY,
         True,
@@ -300,15 +271,15 @@ def test_the_reports_and_their_seal_open(golden: Store) -> None:
     assert (seal.rows, seal.scored, seal.failed) == (5, 4, 1)
     assert (seal.abnormal, seal.review, seal.failures) == (1, 2, {"killed_worker": 1})
     assert seal.diagnoses == {"Parasitized": 0, "Uninfected": 4}
-    assert published_batch(golden, "night") == batch
-    path = report_path("night", values.DAY)
-    assert (seal.report, seal.report_digest) == ("/".join(path), report_digest(golden, path))
+    assert tables.published_batch(golden, "night") == batch
+    path = tables.report_path("night", values.DAY)
+    assert (seal.report, seal.report_digest) == ("/".join(path), tables.report_digest(golden, path))
     images = read_table(golden, *path, columns=list(values.IMAGES))
     assert images.to_pydict() == values.IMAGES
     digests = (seal.slides_digest, seal.patients_digest, seal.batch_digest)
-    for (kind, row), digest in zip(ROW_OF.items(), digests, strict=True):
-        path = report_path("night", values.DAY, kind)
-        assert report_digest(golden, path) == digest
+    for (kind, row), digest in zip(make_golden.ROW_OF.items(), digests, strict=True):
+        path = tables.report_path("night", values.DAY, kind)
+        assert tables.report_digest(golden, path) == digest
         assert read_table(golden, *path, columns=list(row)).to_pylist() == [row]
     night = summaries(read_table(golden, *path))[0]
     assert (night["light"], night["laboratory"], night["slides_shifted"]) == (
@@ -326,36 +297,36 @@ def test_the_reports_and_their_seal_open(golden: Store) -> None:
     ],
 )
 def test_its_reports_answer(golden: Store, statement: str, row: tuple[object, ...]) -> None:
-    with answer(golden, statement) as found:
+    with sql.answer(golden, statement) as found:
         assert [tuple(each.values()) for each in found.read_all().to_pylist()] == [row]
 
 
 # The newest store: where it is not of today, the next one is to be made.
 
 WRITTEN: dict[str, type[Record]] = {
-    "models/golden/card.json": ModelCard,
+    "models/golden/card.json": classifiers.ModelCard,
     "batches/night/batch.json": Batch,
-    "batches/night/ledger/golden/000000.json": ShardRecord,
-    "batches/night/quarantine/golden/000001.json": Quarantine,
-    f"batches/night/screenings/{values.KEY}.json": Screening,
-    f"batches/night/sealed/{values.KEY}.json": Seal,
-    f"batches/night/announced/{values.KEY}.json": Announced,
+    "batches/night/ledger/golden/000000.json": ledger.ShardRecord,
+    "batches/night/quarantine/golden/000001.json": ledger.Quarantine,
+    f"batches/night/screenings/{values.KEY}.json": ledger.Screening,
+    f"batches/night/sealed/{values.KEY}.json": ledger.Seal,
+    f"batches/night/announced/{values.KEY}.json": ledger.Announced,
     "statistics/golden/v0001/lineage.json": Lineage,
-    "detectors/golden/card.json": DetectorCard,
-    "laboratories/kampala/v0001/card.json": LaboratoryCard,
+    "detectors/golden/card.json": detectors.DetectorCard,
+    "laboratories/kampala/v0001/card.json": laboratories.LaboratoryCard,
 }
 
 
 def test_the_newest_golden_store_has_the_fields_and_columns_of_today(tmp_path: Path) -> None:
-    store = newest(tmp_path)
+    store = stores.newest(tmp_path)
     for path, record in WRITTEN.items():
         data = store.read_json(path)
         assert data["schema_version"] == record.model_fields["schema_version"].default, path
         assert data.keys() - {OWN_DIGEST} == record.model_fields.keys(), path
-    schemas = {kind: SCHEMAS[kind]() for kind in ROW_OF}
-    schemas[IMAGES] = image_schema(values.CLASSES, ["layer1", "layer2"])
+    schemas = {kind: publication.SCHEMAS[kind]() for kind in make_golden.ROW_OF}
+    schemas[tables.IMAGES] = image_schema(values.CLASSES, ["layer1", "layer2"])
     for kind, schema in schemas.items():
-        path = report_path("night", values.DAY, kind)
+        path = tables.report_path("night", values.DAY, kind)
         assert read_footer(store, *path).schema.to_arrow_schema().equals(schema), kind
     assert read_manifest(store, load_batch(store, "night")).schema.equals(SCHEMA)
     attributes = store.read_json("features/golden/night.zarr/zarr.json")["attributes"]
@@ -363,7 +334,7 @@ def test_the_newest_golden_store_has_the_fields_and_columns_of_today(tmp_path: P
 
 
 def test_records_that_a_newer_slidewatch_wrote_are_refused(tmp_path: Path) -> None:
-    store = newest(tmp_path)
+    store = stores.newest(tmp_path)
     for path, record in WRITTEN.items():
         data = store.read_json(path)
         for strange in ({}, {"surprise": 1}):
@@ -380,7 +351,7 @@ def read_the_features(store: Store) -> None:
 def test_features_that_a_newer_slidewatch_wrote_are_refused(
     tmp_path: Path, use: Callable[[Store], None]
 ) -> None:
-    store = newest(tmp_path)
+    store = stores.newest(tmp_path)
     use(store)
     path = "features/golden/night.zarr/zarr.json"
     data = store.read_json(path)
@@ -391,15 +362,15 @@ def test_features_that_a_newer_slidewatch_wrote_are_refused(
 
 
 def test_a_model_card_without_digest_or_sequence_is_refused(tmp_path: Path) -> None:
-    store = newest(tmp_path)
+    store = stores.newest(tmp_path)
     path = "models/golden/card.json"
     data = store.read_json(path)
-    card = ModelCard.read(store, path)
+    card = classifiers.ModelCard.read(store, path)
     without = {name: value for name, value in data.items() if name != OWN_DIGEST}
     store.write_json(without, path)
     with pytest.raises(StoreError, match=f"{re.escape(path)} has no {OWN_DIGEST}"):
-        ModelCard.read(store, path)
+        classifiers.ModelCard.read(store, path)
     unnumbered = {name: value for name, value in card.model_dump().items() if name != "sequence"}
-    ModelCard.model_construct(**unnumbered).write(store, path)
+    classifiers.ModelCard.model_construct(**unnumbered).write(store, path)
     with pytest.raises(StoreError, match="is no valid ModelCard: sequence"):
-        ModelCard.read(store, path)
+        classifiers.ModelCard.read(store, path)

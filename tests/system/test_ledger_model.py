@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import storage.disk
+from storage.batches import known_features, ledger, manifests
 from storage.batches.features import (
     FAILED,
     ROWS,
@@ -32,28 +33,6 @@ from storage.batches.features import (
     read_block,
     unpack,
     write_block,
-)
-from storage.batches.known_features import verified_block
-from storage.batches.ledger import (
-    Failure,
-    ShardRecord,
-    complete_shards,
-    discard_scores,
-    read_quarantine,
-    read_seal,
-    scores_path,
-    write_quarantine,
-    write_seal,
-    write_shard_record,
-)
-from storage.batches.manifests import (
-    Batch,
-    Shard,
-    find_batch,
-    list_batches,
-    load_batch,
-    read_manifest,
-    verify_manifest,
 )
 from storage.parquet import read_table, write_table
 from storage.reports.tables import report_digest, report_path
@@ -98,7 +77,7 @@ def content(block: FeatureBlock) -> Content:
     return {name: values.tobytes() for name, values in pack(block.arrays()).items()}
 
 
-def blank(shard: Shard) -> Content:
+def blank(shard: manifests.Shard) -> Content:
     return content(empty_block(shard.stop - shard.start, WIDTHS, 2))
 
 
@@ -120,7 +99,7 @@ class Attempt:
     def complete(self) -> set[int]:
         return {n for n, recorded in self.records.items() if self.features.get(n) == recorded}
 
-    def failed(self, shard: Shard) -> set[int]:
+    def failed(self, shard: manifests.Shard) -> set[int]:
         """The rows of a complete shard that failed, counted from its start."""
         rows = np.frombuffer(self.records[shard.number][ROWS], np.uint8)
         status = unpack({ROWS: rows.reshape(shard.stop - shard.start, -1)}, HOW)["status"]
@@ -153,13 +132,13 @@ class Ledger(RuleBasedStateMachine):
         return self.attempts[-1]
 
     @property
-    def batch(self) -> Batch:
-        return load_batch(self.store, "night")
+    def batch(self) -> manifests.Batch:
+        return manifests.load_batch(self.store, "night")
 
-    def shards(self) -> list[Shard]:
+    def shards(self) -> list[manifests.Shard]:
         return list(self.batch.shards())
 
-    def shard(self, number: int) -> Shard:
+    def shard(self, number: int) -> manifests.Shard:
         return self.shards()[number % len(self.shards())]
 
     # Starting
@@ -193,7 +172,7 @@ class Ledger(RuleBasedStateMachine):
 
     # Extracting
 
-    def block_of(self, shard: Shard) -> FeatureBlock:
+    def block_of(self, shard: manifests.Shard) -> FeatureBlock:
         """What is extracted from a shard, always the same; rows in quarantine have no features."""
         rng = np.random.default_rng([len(self.attempts), shard.number])
         block = empty_block(shard.stop - shard.start, WIDTHS, 2)
@@ -206,17 +185,19 @@ class Ledger(RuleBasedStateMachine):
                 values[row] = np.nan
         return block
 
-    def write(self, shard: Shard, block: FeatureBlock) -> None:
+    def write(self, shard: manifests.Shard, block: FeatureBlock) -> None:
         write_block(self.store, "tiny", self.batch.key, shard.start, block)
 
-    def enter(self, shard: Shard, block: FeatureBlock) -> None:
+    def enter(self, shard: manifests.Shard, block: FeatureBlock) -> None:
         rows = np.flatnonzero(block.status == FAILED).tolist()
-        record = ShardRecord(
+        record = ledger.ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=len(block) - len(rows),
-            failures=[Failure(row=row, reason="killed_worker", message="it did") for row in rows],
+            failures=[
+                ledger.Failure(row=row, reason="killed_worker", message="it did") for row in rows
+            ],
             tries=1, digest=block.digest(), versions={},
         )  # fmt: skip
-        write_shard_record(self.store, self.batch, "tiny", record)
+        ledger.write_shard_record(self.store, self.batch, "tiny", record)
 
     def create(self) -> None:
         batch = self.batch
@@ -264,7 +245,7 @@ class Ledger(RuleBasedStateMachine):
         written = {name: content(block)[name] for name in ARRAYS[:arrays]}
         self.latest.features[shard.number] |= written
         rows = sorted(row for row in culprits if row < len(block))
-        write_quarantine(self.store, self.batch, "tiny", shard, rows)
+        ledger.write_quarantine(self.store, self.batch, "tiny", shard, rows)
         self.latest.quarantine[shard.number] = rows
 
     @rule()
@@ -282,7 +263,7 @@ class Ledger(RuleBasedStateMachine):
 
     # Behind the ledger's back
 
-    def chunk(self, shard: Shard, name: str) -> Path:
+    def chunk(self, shard: manifests.Shard, name: str) -> Path:
         array = Path(self.store.path("features", "tiny", f"{self.batch.key}.zarr", name))
         return array / "c" / str(shard.number) / "0"
 
@@ -319,11 +300,11 @@ class Ledger(RuleBasedStateMachine):
         if shard.number not in self.latest.complete():
             return
         block = read_block(self.store, "tiny", self.batch.key, shard.start, shard.stop)
-        table = read_manifest(self.store, self.batch, shard, ["uri"])
+        table = manifests.read_manifest(self.store, self.batch, shard, ["uri"])
         status = ["scored" if each == SCORED else "failed" for each in block.status]
         attempts = [len(self.attempts)] * len(block)
         table = table.append_column("status", [status]).append_column("attempt", [attempts])
-        write_table(self.store, table, *scores_path(self.batch, "d", shard.number))
+        write_table(self.store, table, *ledger.scores_path(self.batch, "d", shard.number))
         failed = self.latest.failed(shard)
         self.latest.waiting[shard.number] = [
             (uri, "failed" if row in failed else "scored", len(self.attempts))
@@ -332,7 +313,7 @@ class Ledger(RuleBasedStateMachine):
 
     def parts(self) -> Iterator[pa.Table]:
         for shard in self.shards():
-            yield read_table(self.store, *scores_path(self.batch, "d", shard.number))
+            yield read_table(self.store, *ledger.scores_path(self.batch, "d", shard.number))
 
     @all_rows_wait
     @rule(parts=a_shard)
@@ -356,43 +337,43 @@ class Ledger(RuleBasedStateMachine):
         count = Counter(status for _, status, _ in self.published)
         of = {"report": "/".join(REPORT), "report_digest": digest}
         made = seal(len(self.published), count["failed"], **of)
-        write_seal(self.store, self.batch, made)
+        ledger.write_seal(self.store, self.batch, made)
         self.latest.sealed = self.published
         if killed_before == "nothing":
-            discard_scores(self.store, self.batch, "d")
+            ledger.discard_scores(self.store, self.batch, "d")
             self.latest.waiting = {}
 
     # What is true after every step
 
-    def each_attempt(self) -> Iterator[tuple[Batch, Attempt]]:
+    def each_attempt(self) -> Iterator[tuple[manifests.Batch, Attempt]]:
         for number, attempt in enumerate(self.attempts, start=1):
-            yield load_batch(self.store, "night", number), attempt
+            yield manifests.load_batch(self.store, "night", number), attempt
 
     @invariant()
     def the_latest_attempt_is_found(self) -> None:
-        found = find_batch(self.store, "night")
+        found = manifests.find_batch(self.store, "night")
         assert found is not None
         assert found.attempt == len(self.attempts)
-        assert list_batches(self.store) == [found]
+        assert manifests.list_batches(self.store) == [found]
 
     @invariant()
     def a_frozen_manifest_never_changes(self) -> None:
         for batch, attempt in self.each_attempt():
-            verify_manifest(self.store, batch)
-            assert read_manifest(self.store, batch)["uri"].to_pylist() == attempt.uris
+            manifests.verify_manifest(self.store, batch)
+            assert manifests.read_manifest(self.store, batch)["uri"].to_pylist() == attempt.uris
 
     @invariant()
     def the_ledger_says_what_was_done(self) -> None:
         for batch, attempt in self.each_attempt():
-            assert complete_shards(self.store, batch, "tiny") == set(attempt.records)
+            assert ledger.complete_shards(self.store, batch, "tiny") == set(attempt.records)
             kept = {
                 shard.number
                 for shard in batch.shards()
-                if verified_block(self.store, "tiny", batch, shard)
+                if known_features.verified_block(self.store, "tiny", batch, shard)
             }
             assert kept == attempt.complete()
             for shard in batch.shards():
-                rows = read_quarantine(self.store, batch, "tiny", shard)
+                rows = ledger.read_quarantine(self.store, batch, "tiny", shard)
                 assert rows == attempt.quarantine.get(shard.number, [])
 
     @invariant()
@@ -409,7 +390,7 @@ class Ledger(RuleBasedStateMachine):
     def a_seal_holds_for_the_report_that_it_was_put_on(self) -> None:
         digest = report_digest(self.store, REPORT)
         for batch, attempt in self.each_attempt():
-            seal = read_seal(self.store, batch, "d")
+            seal = ledger.read_seal(self.store, batch, "d")
             assert (seal is not None) == (attempt.sealed is not None)
             if seal:
                 assert (seal.report_digest == digest) == (attempt.sealed == self.published)

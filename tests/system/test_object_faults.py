@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 from storage.store import AlreadyExistsError, Store
+from tests.support.faults import objects, runs, trials
 from tests.support.faults.calls import Fault
 from tests.support.faults.counts import Counts
-from tests.support.faults.objects import PROTOCOL
-from tests.support.faults.runs import Runs
-from tests.support.faults.trials import Bench, count
 from tests.support.servers import LOST_ANSWERS
 
 VERBS = ("get", "put", "create", "list", "info", "remove")
@@ -24,15 +22,15 @@ FLOWS = ("screening", "fitting", "retracting", "segmenting")
 
 
 @pytest.fixture(scope="module")
-def remote(bench: Bench) -> Bench:
+def remote(bench: trials.Bench) -> trials.Bench:
     """The bench on an object store."""
     root = bench.folder / "objects"
     root.mkdir()
-    settings = bench.runs.settings | {"store": f"{PROTOCOL}://{root}/store"}
-    return bench.on(Runs(bench.runs.process, bench.runs.scratch, root, settings))
+    settings = bench.runs.settings | {"store": f"{objects.PROTOCOL}://{root}/store"}
+    return bench.on(runs.Runs(bench.runs.process, bench.runs.scratch, root, settings))
 
 
-def requests(bench: Bench, flow: str, verb: str) -> int:
+def requests(bench: trials.Bench, flow: str, verb: str) -> int:
     calls = bench.calm(getattr(bench, flow)).ended.calls
     return sum(call.startswith(f"{verb} ") for call in calls)
 
@@ -41,7 +39,7 @@ def requests(bench: Bench, flow: str, verb: str) -> int:
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("times", [1, 10_000])
 def test_a_faulting_object_store_ends_a_run_with_a_line_or_changes_nothing(
-    remote: Bench, flow: str, times: int
+    remote: trials.Bench, flow: str, times: int
 ) -> None:
     counts, rng = Counts(f"{flow}, faults {times} times"), random.Random(flow)
     for verb in VERBS:
@@ -50,7 +48,7 @@ def test_a_faulting_object_store_ends_a_run_with_a_line_or_changes_nothing(
             for at in sorted(rng.sample(range(1, total + 1), min(PLACES, total))):
                 row = f"{verb}: {kind} ({min(PLACES, total)} of {total})"
                 fault = Fault(kind, at, times=times, verb=verb)
-                ends = count(remote, getattr(remote, flow), counts, row, fault)
+                ends = trials.count(remote, getattr(remote, flow), counts, row, fault)
                 counts.note(row, "went on", ends[0].code == 0)
                 error = ends[0].error
                 if ends[0].code and not (error and "\n" not in error and "/store" in error):
@@ -72,10 +70,10 @@ def test_a_create_whose_answer_is_lost_is_ones_own_and_one_that_is_refused_is_no
 
 
 @pytest.mark.slow
-def test_every_create_of_a_night_may_lose_its_answer(remote: Bench) -> None:
+def test_every_create_of_a_night_may_lose_its_answer(remote: trials.Bench) -> None:
     counts = Counts("answers lost to every create-only PUT")
     for at in range(1, requests(remote, "screening", "create") + 1):
         fault = Fault("lost answer", at, verb="create")
-        ends = count(remote, remote.screening, counts, "screening", fault)
+        ends = trials.count(remote, remote.screening, counts, "screening", fault)
         assert ends[0].code == 0, ends[0].error
     counts.check()

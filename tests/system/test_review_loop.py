@@ -26,9 +26,7 @@ from storage.store import Store, StoreError, digest_of
 from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
 from tasks.synthetic.rendered_cells import draw_patient, other_stain, red_cell
-from tests.support.fitted import copied
-from tests.support.images import write_cells
-from tests.support.models import CLASSES, HELD_OUT
+from tests.support import fitted, images, models
 
 DAY = date(2026, 3, 1)
 STAINED, HELD = ("C201P1", "C202P2"), 3
@@ -48,10 +46,10 @@ def write_stained(folder: Path, number: int, patient: str, cells: int) -> None:
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ordinary cells; cells of another stain, some of a held-out patient; and noise."""
     folder = tmp_path_factory.mktemp("night")
-    write_cells(folder, 2, 6, seed=7, first=301)
+    images.write_cells(folder, 2, 6, seed=7, first=301)
     for number, patient in enumerate(STAINED):
         write_stained(folder / "stained", number, patient, 6)
-    write_stained(folder / "stained", 9, HELD_OUT, HELD)
+    write_stained(folder / "stained", 9, models.HELD_OUT, HELD)
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (90, 90, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"C301P1thinF_IMG_20260301_080000a_cell_{number}.png")
@@ -62,7 +60,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _screened(
     tiny_fitted: Settings, night: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    settings = copied(tiny_fitted, tmp_path_factory.mktemp("screened") / "store")
+    settings = fitted.copied(tiny_fitted, tmp_path_factory.mktemp("screened") / "store")
     screen(Screen(images=str(night), batch="night", date=DAY), settings)
     return settings
 
@@ -70,13 +68,13 @@ def _screened(
 @pytest.fixture
 def screened(_screened: Settings, tmp_path: Path) -> Settings:
     """Settings of a store of one's own, in which a night was screened."""
-    return copied(_screened, tmp_path / "store")
+    return fitted.copied(_screened, tmp_path / "store")
 
 
 def truth(row: dict[str, str]) -> str:
     """What a person would say who knows how the night was made."""
     folder = Path(row["uri"]).parent.name
-    return {"stained": "Uninfected"}.get(folder, folder if folder in CLASSES else "other")
+    return {"stained": "Uninfected"}.get(folder, folder if folder in models.CLASSES else "other")
 
 
 def fill_in(
@@ -136,10 +134,10 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
     held_out = [
         row for row in latest_labels(store, "night").rows.to_pylist() if row["label"] is not None
     ]
-    assert added.held_out == sum(row["patient_id"] == HELD_OUT for row in held_out) == HELD
+    assert added.held_out == sum(row["patient_id"] == models.HELD_OUT for row in held_out) == HELD
     assert added.images == found.labels - HELD
     manifest = read_manifest(store, load_batch(store, added.batch)).to_pylist()
-    assert {row["label"] for row in manifest} <= {*CLASSES, None}
+    assert {row["label"] for row in manifest} <= {*models.CLASSES, None}
     assert sum(row["label"] is None for row in manifest) == found.answers["other"]
 
     after = abnormality(screened, night)

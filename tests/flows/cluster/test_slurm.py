@@ -20,12 +20,9 @@ from flows.options.flows import Fit, Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
-from tests.support.needs import lacking
-from tests.support.paths import ROOT
+from tests.support import needs, paths, reports, waiting
 from tests.support.processes import python
-from tests.support.reports import comparable, summaries_in
 from tests.support.servers import free_port
-from tests.support.waiting import until
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """\
@@ -73,7 +70,7 @@ class Slurm:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     missing = [name for name in (*DAEMONS, "sbatch") if not shutil.which(name)]
     if missing or os.geteuid() != 0:
-        lacking("slurm", f"no {', '.join(missing) or 'root'}")
+        needs.lacking("slurm", f"no {', '.join(missing) or 'root'}")
     folder = tmp_path_factory.mktemp("slurm")
     for name in ("state", "spool", "logs"):
         (folder / name).mkdir()
@@ -85,7 +82,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     configuration.write_text(
         CONFIGURATION.format(host=host, folder=folder, control=free_port(), node=free_port())
     )
-    job = yaml.safe_load((ROOT / "deploy" / "slurm" / "jobqueue.yaml").read_text())
+    job = yaml.safe_load((paths.ROOT / "deploy" / "slurm" / "jobqueue.yaml").read_text())
     job["jobqueue"]["slurm"] |= {
         "queue": "night",
         "interface": "lo",
@@ -97,7 +94,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     environment = os.environ | {
         "SLURM_CONF": str(configuration),
         "DASK_CONFIG": str(folder / "jobqueue.yaml"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(paths.ROOT),
     }
     munge = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "seed", "log")]
     commands = (
@@ -115,8 +112,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
             with (folder / "logs" / command[0]).open("wb") as log:
                 processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
             if command[0] == "munged":
-                until((folder / "munge.socket").exists, 60, told=logged)
-        until(lambda: found.say("sinfo", "-h", "-o", "%t") == ["idle"], 60, told=logged)
+                waiting.until((folder / "munge.socket").exists, 60, told=logged)
+        waiting.until(lambda: found.say("sinfo", "-h", "-o", "%t") == ["idle"], 60, told=logged)
         yield found
     finally:
         found.say("scancel", "--user", "root")
@@ -159,9 +156,9 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     out, err = night.communicate(timeout=300)
     assert night.returncode == 0, err
     outcome = json.loads(out)
-    assert comparable(outcome["report"]).equals(comparable(expected.report))
-    assert summaries_in(settings.store) == summaries_in(local.store)
-    until(lambda: not slurm.say("squeue", "-h"))  # its jobs end with it
+    assert reports.comparable(outcome["report"]).equals(reports.comparable(expected.report))
+    assert reports.summaries_in(settings.store) == reports.summaries_in(local.store)
+    waiting.until(lambda: not slurm.say("squeue", "-h"))  # its jobs end with it
 
 
 @pytest.mark.slow

@@ -30,23 +30,20 @@ from flows.screen import screen
 from flows.settings import Settings
 from flows.stages import batch
 from storage.store import Store
-from tests.support.certificates import make_certificates
-from tests.support.needs import lacking
+from tests.support import certificates, needs, reports, strangers
 from tests.support.operated import Operated, operated
-from tests.support.reports import comparable, summaries_in
-from tests.support.strangers import knock
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     with operated(tmp_path_factory.mktemp("operated"), workers=2) as cluster:
-        make_certificates(cluster.folder / "other")
+        certificates.make_certificates(cluster.folder / "other")
         yield cluster
 
 
 def test_scheduler_and_workers_are_in_namespaces_of_their_own(cluster: Operated) -> None:
     if not cluster.apart:
-        lacking("namespaces", "all are on loopback")
+        needs.lacking("namespaces", "all are on loopback")
     addresses = {urlsplit(cluster.address).hostname}
     with Client(cluster.address, security=_security(cluster), set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
@@ -71,13 +68,13 @@ def _security(cluster: Operated, ca: str = "certificates", pair: str = "certific
 def test_a_client_of_another_authority_is_refused(cluster: Operated, ca: str) -> None:
     """Whether or not it trusts the scheduler."""
     with pytest.raises(CommClosedError, match=r"SSLError|does not match|closed"):
-        knock(cluster.address, _security(cluster, ca, "other"))
+        strangers.knock(cluster.address, _security(cluster, ca, "other"))
 
 
 def test_a_plain_client_is_refused(cluster: Operated) -> None:
     address = cluster.address.replace("tls://", "tcp://")
     with pytest.raises(CommClosedError):
-        knock(address)
+        strangers.knock(address)
 
 
 def test_a_client_without_a_certificate_is_refused(cluster: Operated) -> None:
@@ -162,8 +159,8 @@ def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
         assert [urlsplit(w).hostname for w in client.nthreads()] == [cluster.places[1].address]
     local = Path(undisturbed.store).parent / "night"
     (expected,) = (local / "reports" / "images").rglob("*.parquet")
-    assert comparable(outcome.report).equals(comparable(expected))
-    assert summaries_in(settings.store) == summaries_in(str(local))
+    assert reports.comparable(outcome.report).equals(reports.comparable(expected))
+    assert reports.summaries_in(settings.store) == reports.summaries_in(str(local))
 
 
 @pytest.mark.slow
@@ -173,7 +170,7 @@ def test_renewed_certificates_work_beside_old_ones_and_other_versions_do_not(
     """A worker joins a running scheduler, whose certificate is older, while a client is open."""
     with open_client(cluster.settings("store")) as early:
         before = set(early.nthreads())
-        make_certificates(cluster.folder / "certificates")
+        certificates.make_certificates(cluster.folder / "certificates")
         odd = tmp_path / "timm-0.0.1.dist-info"
         odd.mkdir()
         (odd / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")

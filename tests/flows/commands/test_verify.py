@@ -13,9 +13,7 @@ from flows.commands.main import main
 from flows.commands.status import verify
 from flows.options.tools import Verify
 from flows.settings import Settings
-from storage.batches.ledger import read_seal
-from storage.batches.manifests import load_batch_of_key
-from storage.batches.nights import freeze_night
+from storage.batches import ledger, manifests, nights
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     Cutting,
@@ -117,7 +115,7 @@ FILES: dict[str, Turn] = {
 def full(store: Store) -> Store:
     """A store with something of everything that is kept."""
     write_store(store)
-    freeze_night(store, "ward", DAY, manifest(3), inbox="/inbox", frozen_at=WHEN)
+    nights.freeze_night(store, "ward", DAY, manifest(3), inbox="/inbox", frozen_at=WHEN)
     store.remove("nights", "ward", "lease")
     cut = freeze_segmentation(
         store, "cut", manifest(2), images="photos/", limit=None,
@@ -149,7 +147,7 @@ def full(store: Store) -> Store:
     keep_sample(store, "night", KeptSample(image_ids=[64 * "0"], strata=[]))
     said = Answer(reader="Ada", image_id=64 * "0", answer="other", at=WHEN, seconds=1.5)
     said.write(store, "answers", "night", "00000000-0123456789ab.json")
-    seal = read_seal(store, load_batch_of_key(store, "night"), "golden+kampala")
+    seal = ledger.read_seal(store, manifests.load_batch_of_key(store, "night"), "golden+kampala")
     assert seal is not None
     for path, head in ((page_path("night"), made_from(seal)), (index_path(), "")):
         write_page_file(store, f"<html><!-- {head} --><p>{64 * 'x'}</p></html>", *path)

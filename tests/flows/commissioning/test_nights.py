@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.commissioning import nights
-from flows.commissioning.laboratory import LaboratoryError
-from flows.commissioning.nights import refuse_positive
+from flows.commissioning import laboratory, nights
 from flows.jobs.fitting.unseen import key_of
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, known_rates
@@ -47,13 +45,13 @@ def test_slides_that_look_positive_are_not_negative_because_all_are_said_to_be(
 ) -> None:
     night = counts(1, [0.005] * 13 + [0.1, 0.15, 0.3, 0.2, 0.1, 0.12, 0.2])
     with pytest.raises(
-        LaboratoryError, match=r"7 of 20 patients .*P15 .*%, where 0\.\d+% is usual"
+        laboratory.LaboratoryError, match=r"7 of 20 patients .*P15 .*%, where 0\.\d+% is usual"
     ):
-        refuse_positive(store, BATCH, DETECTOR, night, ("all",))
-    refuse_positive(store, BATCH, DETECTOR, night, tuple(f"P{i}" for i in range(20)))
+        nights.refuse_positive(store, BATCH, DETECTOR, night, ("all",))
+    nights.refuse_positive(store, BATCH, DETECTOR, night, tuple(f"P{i}" for i in range(20)))
 
 
 def test_healthy_slides_are_believed(store: Store) -> None:
     for seed in range(20):
-        refuse_positive(store, BATCH, DETECTOR, counts(seed, [0.005] * 20), ("all",))
-    refuse_positive(store, BATCH, DETECTOR, ErrorCounts.empty(), ("all",))
+        nights.refuse_positive(store, BATCH, DETECTOR, counts(seed, [0.005] * 20), ("all",))
+    nights.refuse_positive(store, BATCH, DETECTOR, ErrorCounts.empty(), ("all",))

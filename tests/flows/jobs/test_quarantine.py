@@ -2,12 +2,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from flows.jobs.drawings import (
-    FieldPictureJob,
-    SlidePictureJob,
-    draw_field,
-    draw_slide,
-)
+from flows.jobs import drawings
 from flows.jobs.quarantine import probe, quarantine
 
 
@@ -46,9 +41,9 @@ def test_a_probe_is_the_jobs_own() -> None:
 @pytest.mark.parametrize("kind", ["field", "slide"])
 def test_a_picture_that_kills_workers_is_not_drawn(kind: str) -> None:
     place = {"x": 0, "y": 0, "width": 8, "height": 8, "level": 0}
-    field = FieldPictureJob(place | {"source_uri": "gone.png"}, (), {})
-    slide = SlidePictureJob("gone.tif", ())
-    job, draw = (field, draw_field) if kind == "field" else (slide, draw_slide)
+    field = drawings.FieldPictureJob(place | {"source_uri": "gone.png"}, (), {})
+    slide = drawings.SlidePictureJob("gone.tif", ())
+    job, draw = (field, drawings.draw_field) if kind == "field" else (slide, drawings.draw_slide)
     assert job.rows() == 1
     assert "kills" not in draw(job)
     assert job.quarantine([]) == job

@@ -15,47 +15,45 @@ from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import run_shard
 from storage.store import Store
-from tests.support.models import WHEN
-from tests.support.servers import REQUESTS
-from tests.support.shards import Night, add_detector, start
+from tests.support import models, servers, shards
 
 
 @pytest.fixture
 def folder(s3_bucket: str, tmp_path: Path) -> Iterator[str]:
     """A folder on S3."""
     yield f"{s3_bucket}/{tmp_path.name}"
-    REQUESTS.seen.clear()
+    servers.REQUESTS.seen.clear()
 
 
 @pytest.fixture
-def night(folder: str, store_with_model: Store, cells: Path) -> Night:
+def night(folder: str, store_with_model: Store, cells: Path) -> shards.Night:
     """A night of three shards, of which the first is extracted, in a store on S3."""
     fsspec.filesystem("s3").put(f"{store_with_model.root}/", f"{folder}/store/", recursive=True)
-    night = start(Store(f"{folder}/store"), cells)
+    night = shards.start(Store(f"{folder}/store"), cells)
     run_shard(night.job(0))
-    REQUESTS.seen.clear()
+    servers.REQUESTS.seen.clear()
     return night
 
 
 @pytest.mark.parametrize("number", [1, 2])  # the last one is shorter
-def test_a_shard_reads_four_times_and_writes_three_times(night: Night, number: int) -> None:
+def test_a_shard_reads_four_times_and_writes_three_times(night: shards.Night, number: int) -> None:
     run_shard(night.job(number))
-    assert REQUESTS.counts() == {"GET": 4, "PUT": 3}
+    assert servers.REQUESTS.counts() == {"GET": 4, "PUT": 3}
 
 
-def test_a_shard_that_is_kept_is_read_by_five_requests(night: Night) -> None:
+def test_a_shard_that_is_kept_is_read_by_five_requests(night: shards.Night) -> None:
     run_shard(night.job(0))  # opens the arrays to be read
-    REQUESTS.seen.clear()
+    servers.REQUESTS.seen.clear()
     run_shard(night.job(0))
-    assert REQUESTS.counts() == {"GET": 5}
+    assert servers.REQUESTS.counts() == {"GET": 5}
 
 
-def test_a_job_of_slides_reads_four_times_a_shard_and_writes_twice(night: Night) -> None:
-    card, _ = add_detector(night)
+def test_a_job_of_slides_reads_four_times_a_shard_and_writes_twice(night: shards.Night) -> None:
+    card, _ = shards.add_detector(night)
     (part,) = plan_parts(night.store, night.batch, by_slide=False)
     screened = Screened(night.store, night.batch, night.card, card)
-    job = ScoreJob(screened, 0, part.slides, part.spans, WHEN, None)
+    job = ScoreJob(screened, 0, part.slides, part.spans, models.WHEN, None)
     score_part(job)  # opens the model, the detector and the arrays
-    REQUESTS.seen.clear()
+    servers.REQUESTS.seen.clear()
     score_part(job)
-    assert REQUESTS.counts() == {"GET": 4 * 3, "PUT": 2}
+    assert servers.REQUESTS.counts() == {"GET": 4 * 3, "PUT": 2}

@@ -16,15 +16,8 @@ from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
+from storage.batches import ledger, manifests
 from storage.batches.features import SCORED, empty_block, read_block, write_block
-from storage.batches.ledger import (
-    ShardRecord,
-    read_shard_record,
-    scores_path,
-    shifts_path,
-    write_shard_record,
-)
-from storage.batches.manifests import read_manifest
 from storage.models.classifiers import load_card
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_groups, read_table
@@ -32,15 +25,8 @@ from storage.store import Store, StoreError
 from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector, score
 from tasks.detector.mahalanobis import TiedGaussian
+from tasks.detector.slides import normal, own_normal
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, retract_groups
-from tasks.detector.slides.normal import priors_of
-from tasks.detector.slides.own_normal import (
-    OwnNormal,
-    fitted_slide,
-    own_calibration,
-    slides_spread,
-    with_spread,
-)
 from tasks.images.manifest import SCHEMA
 from tasks.images.platelets import PLATELET
 from tests.support.models import CLASSES, WHEN
@@ -72,7 +58,7 @@ def score_night(night: Night, card: DetectorCard) -> int:
 
 def scored_rows(night: Night) -> pa.Table:
     parts = night.store.names("batches", night.batch.key, "scores", "d")
-    paths = [scores_path(night.batch, "d", part) for part in range(len(parts))]
+    paths = [ledger.scores_path(night.batch, "d", part) for part in range(len(parts))]
     return pa.concat_tables(group for path in paths for group in iterate_groups(night.store, *path))
 
 
@@ -81,7 +67,7 @@ def shifts(night: Night) -> dict[str, dict[str, object]]:
     rows = (
         row
         for part in range(len(parts))
-        for row in read_table(night.store, *shifts_path(night.batch, "d", part)).to_pylist()
+        for row in read_table(night.store, *ledger.shifts_path(night.batch, "d", part)).to_pylist()
     )
     return {row["slide_id"]: row for row in rows}
 
@@ -91,7 +77,7 @@ def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
     score_night(night, card)
     block = read_block(night.store, "tiny", "night", 0, 24)
     scores = score(detector, block.taps)
-    manifest = read_manifest(night.store, night.batch)
+    manifest = manifests.read_manifest(night.store, night.batch)
     rows = scored_rows(night)
     assert rows["uri"].to_pylist() == manifest["uri"].to_pylist()
     np.testing.assert_allclose(rows["abnormality"].to_numpy(), scores.abnormality)
@@ -149,7 +135,7 @@ def test_scoring_twice_writes_the_same_bytes(night: Night) -> None:
     written = []
     for _ in range(2):
         parts = score_night(night, card)
-        paths = [scores_path(night.batch, "d", part) for part in range(parts)]
+        paths = [ledger.scores_path(night.batch, "d", part) for part in range(parts)]
         written.append([night.store.read_bytes(*path) for path in paths])
     assert written[0] == written[1]
 
@@ -185,17 +171,22 @@ def fitted_detector(rng: np.random.Generator) -> Detector:
     classes = np.concatenate([slide[1] for slide in found])
     keys = [GroupKey("", f"p{number}", "") for number in range(12) for _ in range(80)]
     total = group_statistics(taps, classes, keys, 2)
-    priors = [priors_of(retract_groups(total, own)) for own in each]
-    spread = slides_spread([fitted_slide(p, *s) for p, s in zip(priors, found, strict=True)])
-    calibrated = own_calibration(
-        [fitted_slide(with_spread(p, *spread), *s) for p, s in zip(priors, found, strict=True)]
+    priors = [normal.priors_of(retract_groups(total, own)) for own in each]
+    spread = own_normal.slides_spread(
+        [own_normal.fitted_slide(p, *s) for p, s in zip(priors, found, strict=True)]
+    )
+    calibrated = own_normal.own_calibration(
+        [
+            own_normal.fitted_slide(own_normal.with_spread(p, *spread), *s)
+            for p, s in zip(priors, found, strict=True)
+        ]
     )
     gaussians = {
         tap: TiedGaussian(np.repeat(MEANS[:, None], d, axis=1), np.eye(d), 0.0)
         for tap, d in WIDTHS.items()
     }
     population = Calibration(np.zeros(2), np.ones(2), np.arange(5.0), np.full(5, 0.2))
-    own = OwnNormal(with_spread(priors_of(total), *spread), calibrated)
+    own = own_normal.OwnNormal(own_normal.with_spread(normal.priors_of(total), *spread), calibrated)
     return Detector(gaussians, population, own)
 
 
@@ -234,7 +225,7 @@ def made_up(
         block.image_id[:, 0] = 1
         block.size[:] = 64
         digest = write_block(store, "tiny", "night", shard.start, block)
-        write_shard_record(store, night.batch, "tiny", ShardRecord(
+        ledger.write_shard_record(store, night.batch, "tiny", ledger.ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=n, failures=[], tries=1,
             digest=digest, versions={},
         ))  # fmt: skip
@@ -358,9 +349,9 @@ def test_a_platelet_at_the_rim_lowers_the_diagnosis_and_is_shown_to_a_person(nig
     assert not block.platelet.any()
     block.platelet[row] = 1
     digest = write_block(night.store, "tiny", "night", shard.start, block)
-    record = read_shard_record(night.store, night.batch, "tiny", shard)
+    record = ledger.read_shard_record(night.store, night.batch, "tiny", shard)
     assert record is not None
-    write_shard_record(
+    ledger.write_shard_record(
         night.store, night.batch, "tiny", record.model_copy(update={"digest": digest})
     )
     score_night(night, card)

@@ -6,22 +6,14 @@ import pytest
 from numpy.typing import NDArray
 
 from flows.jobs import shard as shard_module
-from flows.jobs.fitting.fitted_rows import (
-    GroupJob,
-    RowsJob,
-    group_log_distances,
-    keys_of_rows,
-    rows_statistics,
-)
+from flows.jobs.fitting import fitted_rows
 from flows.jobs.networks import load_classifier, load_inference
 from flows.jobs.shard import run_shard
 from storage.batches.features import FAILED, SCORED, read_block, write_block
 from storage.batches.known_features import verified_block
 from storage.batches.ledger import Failure, complete_shards, read_shard_record
 from storage.batches.manifests import read_manifest
-from storage.models.classifiers import load_card
-from storage.models.contributions import Rows, contributed
-from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.models import classifiers, contributions, statistics
 from storage.records import arrays_to_bytes
 from storage.store import Store, StoreError, digest_of
 from tasks.detector.calibration import leave_group_out
@@ -100,18 +92,20 @@ def test_held_out_patients_are_in_no_statistics(night: Night) -> None:
         rows = np.arange(result.shard.start, result.shard.stop)
         rows = rows[patients[rows] != HELD_OUT]
         taken = block.take(rows)
-        wanted = statistics_of(taken.taps, taken.label, 2, keys_of_rows(rows_of(night, rows)))
+        wanted = statistics_of(
+            taken.taps, taken.label, 2, fitted_rows.keys_of_rows(rows_of(night, rows))
+        )
         assert result.statistics is not None
         found = result.statistics.to_arrays()
         for name, values in wanted.to_arrays().items():
             np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def rows_of(night: Night, rows: NDArray[np.intp]) -> Rows:
+def rows_of(night: Night, rows: NDArray[np.intp]) -> contributions.Rows:
     """Some rows of the night, with their patients and slides."""
     manifest = read_manifest(night.store, night.batch)
     names = (manifest[name].to_pylist() for name in ("patient_id", "slide_id"))
-    return Rows("night", np.arange(manifest.num_rows), *names).take(rows)
+    return contributions.Rows("night", np.arange(manifest.num_rows), *names).take(rows)
 
 
 def test_statistics_of_rows_equal_those_of_the_features_in_the_store(night: Night) -> None:
@@ -119,8 +113,10 @@ def test_statistics_of_rows_equal_those_of_the_features_in_the_store(night: Nigh
     rows = np.array([3, 4, 11, 20])
     taken = read_block(night.store, "tiny", "night", 0, 24).take(rows)
     part = rows_of(night, rows)
-    found = rows_statistics(RowsJob(night.store, night.card, part)).to_arrays()
-    wanted = statistics_of(taken.taps, taken.label, 2, keys_of_rows(part))
+    found = fitted_rows.rows_statistics(
+        fitted_rows.RowsJob(night.store, night.card, part)
+    ).to_arrays()
+    wanted = statistics_of(taken.taps, taken.label, 2, fitted_rows.keys_of_rows(part))
     for name, values in wanted.to_arrays().items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
@@ -231,10 +227,10 @@ def test_what_a_batch_contributes_leaves_out_the_held_out_failed_and_retracted(
     spoilt: Night,
 ) -> None:
     spoilt.run()
-    made = contributed(
+    made = contributions.contributed(
         spoilt.store,
-        load_card(spoilt.store, "tiny"),
-        Contribution(
+        classifiers.load_card(spoilt.store, "tiny"),
+        statistics.Contribution(
             batch="night",
             attempt=1,
             manifest_digest=spoilt.batch.manifest_digest,
@@ -255,14 +251,14 @@ def test_a_group_is_scored_by_the_statistics_of_all_others(night: Night) -> None
     for result in results[1:]:
         total = merge_statistics(total, result.statistics)  # type: ignore[arg-type]
     content = arrays_to_bytes(total.to_arrays())  # type: ignore[union-attr]
-    lineage = Lineage(
+    lineage = statistics.Lineage(
         created_at=WHEN, digest=digest_of(content), model="tiny", version=1, parent=None,
         operation="merge", contributions=[], images={},
     )  # fmt: skip
-    save_statistics(night.store, lineage, content)
+    statistics.save_statistics(night.store, lineage, content)
     group = np.arange(6)
     parts = (rows_of(night, group[:2]), rows_of(night, group[2:]))
-    found = group_log_distances(GroupJob(night.store, night.card, 1, parts))
+    found = fitted_rows.group_log_distances(fitted_rows.GroupJob(night.store, night.card, 1, parts))
     block = read_block(night.store, "tiny", "night", 0, 24).take(group)
     for column, tap in enumerate(("layer1", "layer2")):
         features = np.asarray(block.taps[tap], np.float64)

@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows.jobs.shard import FailedImage, ShardResult
-from flows.monitoring import logs
+from flows.monitoring import logs, prefect_runs, telemetry
 from flows.monitoring.console import complain, progress_bar, tell, warn
-from flows.monitoring.logs import JsonFormatter, JsonHandler, bind, is_json, log, use_logs
-from flows.monitoring.prefect_runs import runnable
-from flows.monitoring.telemetry import TO_PREFECT, observed, shard_done, stage
 from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -35,7 +32,7 @@ def as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def json_logs(as_it_was: None, capsys: pytest.CaptureFixture[str]) -> None:
-    use_logs("json")
+    logs.use_logs("json")
 
 
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -49,7 +46,7 @@ def test_no_handler_has_a_secret_and_prefects_own_has_none_either(
     as_it_was: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A handler of the run loggers, as that which sends them to Prefect, has them mended."""
-    use_logs("text")
+    logs.use_logs("text")
     logger = logging.getLogger("prefect.flow_runs")
     logger.handlers.clear()
     with caplog.at_level(logging.INFO, logger="prefect"):
@@ -85,7 +82,7 @@ def test_standard_error_is_json_whoever_speaks(capsys: pytest.CaptureFixture[str
         ("error", "some.library", "at s3://***@b/"),
     ]
     assert progress_bar().disable
-    assert is_json()
+    assert logs.is_json()
 
 
 def test_a_line_says_when_and_in_which_run_and_names_what_is_bound() -> None:
@@ -93,8 +90,8 @@ def test_a_line_says_when_and_in_which_run_and_names_what_is_bound() -> None:
     record.created = 1_772_409_600.5
     record.flow_run_id = "run"
     record.fields = {"shard": 3, "uri": "https://u:p@h/", "outcome": {"page": ["s3://k:s@b/x"]}}
-    with bind(batch="night-1", series=None), bind(slide="s"):
-        line = JsonFormatter().format(record)
+    with logs.bind(batch="night-1", series=None), logs.bind(slide="s"):
+        line = logs.JsonFormatter().format(record)
     assert "\n" not in line
     assert json.loads(line) == {
         "time": "2026-03-02T00:00:00.500+00:00",
@@ -108,7 +105,7 @@ def test_a_line_says_when_and_in_which_run_and_names_what_is_bound() -> None:
         "uri": "https://***@h/",
         "outcome": {"page": ["s3://***@b/x"]},
     }
-    assert "batch" not in json.loads(JsonFormatter().format(record))
+    assert "batch" not in json.loads(logs.JsonFormatter().format(record))
 
 
 @pytest.mark.usefixtures("json_logs")
@@ -124,8 +121,8 @@ def test_an_error_has_its_traceback_without_its_secret(capsys: pytest.CaptureFix
 @pytest.mark.usefixtures("as_it_was")
 def test_json_is_set_up_once(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
-        use_logs("json")
-    assert sum(isinstance(each, JsonHandler) for each in logging.root.handlers) == 1
+        logs.use_logs("json")
+    assert sum(isinstance(each, logs.JsonHandler) for each in logging.root.handlers) == 1
     tell("once")
     assert len(lines_of(capsys)) == 1
 
@@ -135,11 +132,11 @@ def test_json_is_written_although_prefect_has_silenced_its_log_since(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A command sets its log up, and Prefect, which its flow imports, then sets up its own."""
-    use_logs("json")
+    logs.use_logs("json")
     logger = logging.getLogger("prefect")
     logger.setLevel(logging.CRITICAL)
     logger.addHandler(logging.StreamHandler(sys.stderr))
-    use_logs("json")
+    logs.use_logs("json")
     logging.getLogger("prefect.said").info("freeze: begin")
     assert [line["message"] for line in lines_of(capsys)] == ["freeze: begin"]
 
@@ -167,15 +164,15 @@ class Batched(Options):
     batch: str
 
 
-@observed()
+@telemetry.observed()
 def inner(_: Options, settings: Settings) -> Done:
     return Done(number=2)
 
 
-@observed()
+@telemetry.observed()
 def outer(options: Batched, settings: Settings) -> Done:
-    with stage("work"):
-        log(logging.INFO, "shard", shard=1)
+    with telemetry.stage("work"):
+        logs.log(logging.INFO, "shard", shard=1)
         inner(Options(), settings)
     return Done(number=1)
 
@@ -184,7 +181,7 @@ def outer(options: Batched, settings: Settings) -> Done:
 def test_a_flow_logs_its_stages_and_one_outcome_with_its_run_and_batch(
     prefect_api: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runnable(outer)(Batched(batch="b"), Settings(store=str(tmp_path), logs="json"))
+    prefect_runs.runnable(outer)(Batched(batch="b"), Settings(store=str(tmp_path), logs="json"))
     ours = [line for line in lines_of(capsys) if "batch" in line]
     assert [(line["message"], line.get("stage"), line.get("event")) for line in ours] == [
         ("work: begin", "work", "begin"),
@@ -199,7 +196,7 @@ def test_a_flow_logs_its_stages_and_one_outcome_with_its_run_and_batch(
 
 @pytest.mark.usefixtures("json_logs")
 def test_a_stage_that_is_cut_off_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyboardInterrupt), stage("publish"):
+    with pytest.raises(KeyboardInterrupt), telemetry.stage("publish"):
         raise KeyboardInterrupt
     assert [line["event"] for line in lines_of(capsys)] == ["begin", "cut off"]
 
@@ -211,9 +208,9 @@ def test_every_failed_image_has_a_line_and_no_good_one(
     caplog.set_level(logging.INFO)
     failed = tuple(
         FailedImage(row, f"https://h/{row}.png?token=abc", None, "damaged", "cut short")
-        for row in range(TO_PREFECT + 5)
+        for row in range(telemetry.TO_PREFECT + 5)
     )
-    shard_done(ShardResult(Shard(2, 200, 300), failed, False, 3, 1.5, "host:7"))
+    telemetry.shard_done(ShardResult(Shard(2, 200, 300), failed, False, 3, 1.5, "host:7"))
     *images, shard = lines_of(capsys)
     assert [line["row"] for line in images] == list(range(200, 200 + len(failed)))
     assert {line["uri"] for line in images} == {f"https://h/{n}.png?token=***" for n in range(25)}
@@ -232,14 +229,14 @@ def test_every_failed_image_has_a_line_and_no_good_one(
     assert shard.items() >= (figures | {"shard": 2, "worker": "host:7"}).items()
     # A night of which every image fails must not fill Prefect's database.
     kept = [record for record in caplog.records if record.__dict__["send_to_api"]]
-    assert len(kept) == TO_PREFECT + 1
+    assert len(kept) == telemetry.TO_PREFECT + 1
 
 
 def test_nothing_in_a_message_steers_a_terminal(
     as_it_was: None, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     name = "\x1b]0;mine\x07\x1b[31mred\u202e\nslidewatch: all is well"
-    use_logs("text")
+    logs.use_logs("text")
     for say in (tell, warn, complain):
         say(f"label {name} is none")
         said = capsys.readouterr().err

@@ -42,10 +42,7 @@ from storage.reports.schemas.images import image_schema
 from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.types import Light
-from tests.support.batches import freeze, manifest, seal
-from tests.support.fitted import copied
-from tests.support.images import write_mixed_night
-from tests.support.nights import summary_of
+from tests.support import batches, fitted, images, nights
 from tests.support.reports import publish_report
 
 DAY = date(2026, 3, 1)
@@ -55,14 +52,14 @@ HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
 @pytest.fixture(scope="module")
 def settings(tiny_fitted: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a store of these tests' own, in which they screen batches of their own."""
-    return copied(tiny_fitted, tmp_path_factory.mktemp("artifacts") / "store", shard_rows=8)
+    return fitted.copied(tiny_fitted, tmp_path_factory.mktemp("artifacts") / "store", shard_rows=8)
 
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A night in a folder of a hostile name, in which one file is cut short."""
     folder = tmp_path_factory.mktemp("images") / HOSTILE
-    write_mixed_night(folder, 2, 8, 1)
+    images.write_mixed_night(folder, 2, 8, 1)
     return folder
 
 
@@ -204,8 +201,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
 def test_an_event_is_emitted_where_somebody_has_to_act(
     store: Store, told: Told, failed: int, light: str, events: list[str]
 ) -> None:
-    batch = freeze(store, manifest(3), batch_date=DAY)
-    announce(store, batch, seal(3, failed), summary_of(light=Light(light)))
+    batch = batches.freeze(store, batches.manifest(3), batch_date=DAY)
+    announce(store, batch, batches.seal(3, failed), nights.summary_of(light=Light(light)))
     assert told.events == events
 
 
@@ -257,7 +254,7 @@ def test_the_most_abnormal_cells_are_found_across_row_groups(
     publish_report(store, report_path("night", DAY), schema, parts)
     found = [
         row["abnormality"]
-        for row in most_abnormal(store, freeze(store, manifest(3), batch_date=DAY))
+        for row in most_abnormal(store, batches.freeze(store, batches.manifest(3), batch_date=DAY))
     ]
     assert found == sorted(values, reverse=True)[:MOST_ABNORMAL]
 

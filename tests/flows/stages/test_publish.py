@@ -23,30 +23,17 @@ from storage.leases import Lease, LeaseLostError, lease
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.parquet import read_footer
-from storage.reports.pages import page_path
+from storage.reports import pages, tables
 from storage.reports.schemas.fields import field_schema
-from storage.reports.tables import (
-    ATTEMPT,
-    BATCHES,
-    FIELDS,
-    IMAGES,
-    SLIDES,
-    newest_batches,
-    of_attempt,
-    published_batch,
-    report_path,
-)
 from storage.store import Store, StoreError
 from storage.verification import batch_checks
 from tasks.images.listing import list_images
-from tests.support.models import CLASSES, WHEN
-from tests.support.reports import publish_report
+from tests.support import models, reports, stalls
 from tests.support.shards import SHARD_ROWS, Night, add_detector, freeze_night, start
-from tests.support.stalls import NEVER, Moments, taken_over
 
 DAY = date(2026, 1, 3)
-KINDS = (IMAGES, FIELDS, SLIDES, BATCHES)
-PAGE = page_path("night")
+KINDS = (tables.IMAGES, tables.FIELDS, tables.SLIDES, tables.BATCHES)
+PAGE = pages.page_path("night")
 OWN = {f"batches/night~2/{kind}/d.json" for kind in ("sealed", "announced")}
 
 
@@ -58,13 +45,13 @@ def score(store: Store, attempt: int) -> None:
         run_shard(ShardJob(store, batch, shard, card))
     for number, part in enumerate(plan_parts(store, batch, by_slide=False)):
         screened = Screened(store, batch, card, detector)
-        score_part(ScoreJob(screened, number, part.slides, part.spans, WHEN, None))
+        score_part(ScoreJob(screened, number, part.slides, part.spans, models.WHEN, None))
     parts = ("batches", batch.key, "screenings", "d.json")
-    Screening(scored_at=WHEN).write(store, *parts)
+    Screening(scored_at=models.WHEN).write(store, *parts)
 
 
 def start_again(store: Store, images: Path, attempt: int) -> None:
-    manifest = list_images(str(images), classes=CLASSES).slice(0, 24 - attempt)
+    manifest = list_images(str(images), classes=models.CLASSES).slice(0, 24 - attempt)
     card = load_card(store, "tiny")
     freeze_night(store, manifest, "night", card, SHARD_ROWS, str(images), attempt=attempt)
 
@@ -96,8 +83,11 @@ def published(
     score(store, 1)
     publish_attempt(store, 1)
     fields = pa.Table.from_pylist([{"batch": "night"}], schema=field_schema())
-    publish_report(
-        store, report_path("night", DAY, FIELDS), of_attempt(field_schema(), 1), [fields]
+    reports.publish_report(
+        store,
+        tables.report_path("night", DAY, tables.FIELDS),
+        tables.of_attempt(field_schema(), 1),
+        [fields],
     )
     for attempt in (2, 3):
         start_again(store, cells, attempt)
@@ -133,10 +123,10 @@ def attempts_seen(store: Store) -> set[int]:
     """The attempts that rows of the night's tables, and its page, are of."""
     found = set()
     for kind in KINDS:
-        path = report_path("night", DAY, kind)
+        path = tables.report_path("night", DAY, kind)
         if store.exists(*path):
             footer = read_footer(store, *path)
-            found |= {int(footer.metadata[ATTEMPT])} if footer.num_rows else set()
+            found |= {int(footer.metadata[tables.ATTEMPT])} if footer.num_rows else set()
     page = store.read_bytes(*PAGE)
     return found | ({int(page[-1:])} if b"being replaced" not in page else set())
 
@@ -163,24 +153,26 @@ def test_of_a_night_that_is_published_again_all_that_is_visible_is_of_one_attemp
     assert attempts_seen(store) == {1}
     seen = list[set[int]]()
     with (
-        lease(store, "batches", "night", beat=NEVER) as held,
-        Moments(each=lambda: seen.append(attempts_seen(store))).watched() as moments,
+        lease(store, "batches", "night", beat=stalls.NEVER) as held,
+        stalls.Moments(each=lambda: seen.append(attempts_seen(store))).watched() as moments,
     ):
         publish_attempt(held.store, 2)
     assert all(len(each) <= 1 for each in seen)
     assert {frozenset(each) for each in seen} == {frozenset({1}), frozenset({2})}
     wanted = files(store)
     assert store.read_bytes(*PAGE) == b"the page of attempt 2"
-    counts = {kind: read_footer(store, *report_path("night", DAY, kind)).num_rows for kind in KINDS}
-    assert counts[FIELDS] == 0
-    assert counts[IMAGES] == 22
+    counts = {
+        kind: read_footer(store, *tables.report_path("night", DAY, kind)).num_rows for kind in KINDS
+    }
+    assert counts[tables.FIELDS] == 0
+    assert counts[tables.IMAGES] == 22
     for at in range(0, moments.count, step):
         trial = anew()
         for again in (at, at // 2):
             with (
                 suppress(KeyboardInterrupt),
-                lease(trial, "batches", "night", beat=NEVER) as held,
-                Moments(again, killed).watched(),
+                lease(trial, "batches", "night", beat=stalls.NEVER) as held,
+                stalls.Moments(again, killed).watched(),
             ):
                 publish_attempt(held.store, 2)
                 assert again == at // 2  # what is left may be fewer
@@ -195,27 +187,27 @@ def test_a_run_that_stalls_at_any_moment_of_its_publication_changes_nothing(
 ) -> None:
     """On S3 it may yet write files that none is in place of: those of its own attempt's folder."""
 
-    def publish_as(held: Lease, moments: Moments) -> int:
+    def publish_as(held: Lease, moments: stalls.Moments) -> int:
         with moments.watched():
             publish_attempt(held.store, 2)
         held.check()
         return moments.count
 
-    with lease(anew(), "batches", "night", beat=NEVER) as held:
-        total, lost = publish_as(held, Moments()), 0
+    with lease(anew(), "batches", "night", beat=stalls.NEVER) as held:
+        total, lost = publish_as(held, stalls.Moments()), 0
     for at in range(0, total, step):
         store, after = anew(), dict[str, bytes]()
 
         def successor(store: Store = store, after: dict[str, bytes] = after) -> None:
-            with taken_over(store, "batches", "night") as held:
+            with stalls.taken_over(store, "batches", "night") as held:
                 publish_attempt(held.store, 3)
             after |= files(store)
 
         with (
-            lease(store, "batches", "night", beat=NEVER) as stalled,
+            lease(store, "batches", "night", beat=stalls.NEVER) as stalled,
             pytest.raises(LeaseLostError, match=r"taken over by .* \(process .* at .* UTC"),
         ):
-            publish_as(stalled, Moments(at, successor))
+            publish_as(stalled, stalls.Moments(at, successor))
         late = {path for path, content in files(store).items() if after.get(path) != content}
         assert not late if store.is_local else late <= OWN
         assert after.keys() <= files(store).keys()
@@ -228,39 +220,41 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
     """A run died after it had withdrawn the old reports and put the new one on images."""
     store = Store(str(shutil.copytree(published, tmp_path / "store")))
     settings = Settings(store=store.url)
-    assert published_batch(store, "night").attempt == 1
-    with Moments(6, killed).watched(), pytest.raises(KeyboardInterrupt):
+    assert tables.published_batch(store, "night").attempt == 1
+    with stalls.Moments(6, killed).watched(), pytest.raises(KeyboardInterrupt):
         publish_attempt(store, 2)
     assert attempts_seen(store) == {2}
     with pytest.raises(StoreError, match=r"night are being replaced.*screen again"):
-        published_batch(store, "night")
-    assert list(newest_batches(store, lambda _: True)) == []
+        tables.published_batch(store, "night")
+    assert list(tables.newest_batches(store, lambda _: True)) == []
     assert nights_before(store, date.max, 9) == []
     assert [row["report"] for row in status(Status(), settings).batches] == [None]
     for check in batch_checks(store, "night"):
         if check.path.startswith("reports/"):
             check.verify()
     publish_attempt(store, 2)
-    assert published_batch(store, "night").attempt == 2
+    assert tables.published_batch(store, "night").attempt == 2
 
 
 def test_a_damaged_report_is_no_withdrawn_one(published: Path, tmp_path: Path) -> None:
     store = Store(str(shutil.copytree(published, tmp_path / "store")))
-    store.write_bytes(b"cut short", *report_path("night", DAY, BATCHES))
-    assert published_batch(store, "night").attempt == 1
+    store.write_bytes(b"cut short", *tables.report_path("night", DAY, tables.BATCHES))
+    assert tables.published_batch(store, "night").attempt == 1
 
 
 def test_the_same_reports_are_left_as_they_are(published: Path, tmp_path: Path) -> None:
     """A power cut took the seal, and nothing else: no reader sees the reports go and come."""
     store = Store(str(shutil.copytree(published, tmp_path / "store")))
     publish_attempt(store, 2)
-    before = {kind: store.modified(*report_path("night", DAY, kind)) for kind in KINDS}
+    before = {kind: store.modified(*tables.report_path("night", DAY, kind)) for kind in KINDS}
     store.remove("batches", "night~2", "sealed")
     for kind in ("scores", "shifts"):
         parts = Path(store.path("batches", "night~2", kind))
         shutil.copytree(published / "batches" / "night~2" / kind, parts, dirs_exist_ok=True)
     publish_attempt(store, 2)
-    assert {kind: store.modified(*report_path("night", DAY, kind)) for kind in KINDS} == before
+    assert {
+        kind: store.modified(*tables.report_path("night", DAY, kind)) for kind in KINDS
+    } == before
 
 
 def test_a_run_whose_stages_somebody_has_cleared_says_so(published: Path, tmp_path: Path) -> None:

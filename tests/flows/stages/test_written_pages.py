@@ -14,9 +14,7 @@ from flows.stages import written_pages
 from storage.batches.manifests import load_batch
 from storage.parquet import read_table
 from storage.records import now
-from storage.reports.answers import Answer, add_answer, digest_of_answers
-from storage.reports.pages import index_path
-from storage.reports.tables import report_path
+from storage.reports import answers, pages, tables
 from storage.store import Store
 from tests.support.pages import Page
 
@@ -51,7 +49,7 @@ def test_a_screened_night_has_a_page_and_the_index_leads_to_it(
     assert outcome.detector in text
     command = f"slidewatch screen --images {photos} --store {settings.store} --batch night"
     assert command in text
-    index = Page(Path(Store(settings.store).path(*index_path())).read_text())
+    index = Page(Path(Store(settings.store).path(*pages.index_path())).read_text())
     assert "night.html" in [each["href"] for each in index.of("a")]
 
 
@@ -100,7 +98,7 @@ def test_a_page_that_could_not_be_written_is_made_by_the_same_command(
 
 def test_an_index_that_is_gone_is_made_again(photos: Path, settings: Settings) -> None:
     screened(photos, settings)
-    index = Path(Store(settings.store).path(*index_path()))
+    index = Path(Store(settings.store).path(*pages.index_path()))
     before = index.read_bytes()
     index.unlink()
     screened(photos, settings)
@@ -123,12 +121,12 @@ def test_a_page_is_made_again_once_a_person_has_answered(photos: Path, settings:
     first = screened(photos, settings)
     store = Store(settings.store)
     batch = load_batch(store, "night")
-    report = read_table(store, *report_path("night", DAY), columns=["image_id"])
+    report = read_table(store, *tables.report_path("night", DAY), columns=["image_id"])
     image = report["image_id"][0].as_py()
-    reading = Answer(reader="Ada", image_id=image, answer="other", at=now(), seconds=1.0)
-    add_answer(store, batch.key, reading, 0)
+    reading = answers.Answer(reader="Ada", image_id=image, answer="other", at=now(), seconds=1.0)
+    answers.add_answer(store, batch.key, reading, 0)
     assert screened(photos, settings).repeated
-    answered = digest_of_answers(store, batch.key)
+    answered = answers.digest_of_answers(store, batch.key)
     assert f'<meta name="slidewatch-answers" content="{answered}">' in Path(first.page).read_text()
     made = Path(first.page).stat().st_mtime_ns
     screened(photos, settings)
@@ -150,5 +148,5 @@ def test_a_batch_called_index_keeps_its_page_beside_the_index(
 ) -> None:
     outcome = screen(Screen(images=str(photos), batch="index", date=DAY), settings)
     assert Path(outcome.page).name == "index~.html"
-    index = Path(Store(settings.store).path(*index_path())).read_text()
+    index = Path(Store(settings.store).path(*pages.index_path())).read_text()
     assert 'href="index~.html"' in index

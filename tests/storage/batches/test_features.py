@@ -8,15 +8,7 @@ import zarr
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from storage.batches.features import (
-    PENDING,
-    SCORED,
-    FeatureBlock,
-    create_features,
-    empty_block,
-    read_block,
-    write_block,
-)
+from storage.batches import features
 from storage.store import Store, StoreError
 
 WIDTHS = {"layer2": 3, "layer1": 2}
@@ -25,7 +17,7 @@ DIGESTS = {"manifest": "m", "model": "w"}
 
 
 def create(store: Store, rows: int = ROWS, **digests: str) -> None:
-    create_features(
+    features.create_features(
         store,
         "tiny",
         "night",
@@ -37,20 +29,20 @@ def create(store: Store, rows: int = ROWS, **digests: str) -> None:
     )
 
 
-def filled(rows: int, seed: int = 0) -> FeatureBlock:
+def filled(rows: int, seed: int = 0) -> features.FeatureBlock:
     rng = np.random.default_rng(seed)
-    block = empty_block(rows, WIDTHS, CLASSES)
+    block = features.empty_block(rows, WIDTHS, CLASSES)
     for values in block.arrays().values():
         values[:] = rng.integers(0, 100, values.shape)
     return block
 
 
-def write(store: Store, start: int, block: FeatureBlock) -> None:
-    write_block(store, "tiny", "night", start, block)
+def write(store: Store, start: int, block: features.FeatureBlock) -> None:
+    features.write_block(store, "tiny", "night", start, block)
 
 
-def read(store: Store, start: int = 0, stop: int = ROWS) -> FeatureBlock:
-    return read_block(store, "tiny", "night", start, stop)
+def read(store: Store, start: int = 0, stop: int = ROWS) -> features.FeatureBlock:
+    return features.read_block(store, "tiny", "night", start, stop)
 
 
 def test_blocks_written_by_shards_are_read_as_one(any_store: Store) -> None:
@@ -67,7 +59,7 @@ def test_rows_that_nobody_wrote_are_pending_and_not_a_number(store: Store) -> No
     write(store, 4, filled(4))
     block = read(store)
     untouched = [0, 1, 2, 3, 8, 9]
-    assert (block.status[untouched] == PENDING).all()
+    assert (block.status[untouched] == features.PENDING).all()
     for values in (*block.taps.values(), block.logits):
         assert np.isnan(values[untouched]).all()
         assert np.isfinite(values[4:8]).all()
@@ -142,7 +134,7 @@ def test_a_group_that_another_process_made_anew_is_read_anew(any_store: Store) -
 
     def make_anew() -> None:
         any_store.remove("features", "tiny", "night.zarr")
-        create_features(
+        features.create_features(
             any_store, "tiny", "night", rows=ROWS, shard_rows=SHARD_ROWS, tap_widths={"other": 5},
             classes=CLASSES, digests=DIGESTS | {"model": "other"},
         )  # fmt: skip
@@ -163,7 +155,7 @@ def test_nothing_of_a_group_that_is_made_anew_is_left(any_store: Store) -> None:
         *("features", "tiny", "night.zarr", "zarr.json"),
     )
     create(any_store)
-    assert (read(any_store).status == PENDING).all()
+    assert (read(any_store).status == features.PENDING).all()
 
 
 @pytest.mark.parametrize("other", [{"manifest": "other"}, {"model": "other"}])
@@ -184,7 +176,7 @@ def test_features_that_were_never_extracted_are_named(store: Store) -> None:
 
 def test_a_digest_is_that_of_the_values_wherever_they_lie() -> None:
     block = filled(ROWS)
-    strided = FeatureBlock(
+    strided = features.FeatureBlock(
         taps={n: np.asfortranarray(v) for n, v in reversed(block.taps.items())},
         **{f.name: np.asfortranarray(getattr(block, f.name)) for f in fields(block)[1:]},
     )
@@ -193,7 +185,7 @@ def test_a_digest_is_that_of_the_values_wherever_they_lie() -> None:
 
 def test_a_digest_is_the_same_in_every_release() -> None:
     block = filled(2)
-    block.status[:] = SCORED
+    block.status[:] = features.SCORED
     for number, values in enumerate(block.arrays().values()):
         values[:] = number
     # Ledgers hold such digests: one that changes would have every shard extracted again.

@@ -2,14 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from storage.batches.ledger import (
-    discard_scores,
-    list_seals,
-    read_seal,
-    scores_path,
-    screening_start,
-    write_seal,
-)
+from storage.batches import ledger
 from storage.store import Store
 from tests.support.batches import freeze, manifest, seal
 from tests.support.models import WHEN
@@ -18,11 +11,11 @@ from tests.support.models import WHEN
 def test_discarding_rows_touches_no_other_detector(store: Store) -> None:
     batch = freeze(store, manifest(10))
     for detector in ("one", "two"):
-        store.write_bytes(b"", *scores_path(batch, detector, 0))
-    discard_scores(store, batch, "one")
-    discard_scores(store, batch, "one")
-    assert not store.exists(*scores_path(batch, "one", 0))
-    assert store.exists(*scores_path(batch, "two", 0))
+        store.write_bytes(b"", *ledger.scores_path(batch, detector, 0))
+    ledger.discard_scores(store, batch, "one")
+    ledger.discard_scores(store, batch, "one")
+    assert not store.exists(*ledger.scores_path(batch, "one", 0))
+    assert store.exists(*ledger.scores_path(batch, "two", 0))
 
 
 def test_a_resumed_screening_says_when_it_first_began(
@@ -33,16 +26,16 @@ def test_a_resumed_screening_says_when_it_first_began(
         monkeypatch.setattr(
             "storage.batches.ledger.now", lambda later=later: WHEN + timedelta(hours=later)
         )
-        assert screening_start(store, batch, "one") == WHEN
-    assert screening_start(store, batch, "two") == WHEN + timedelta(hours=2)
+        assert ledger.screening_start(store, batch, "one") == WHEN
+    assert ledger.screening_start(store, batch, "two") == WHEN + timedelta(hours=2)
 
 
 def test_seals_are_listed_oldest_first(store: Store) -> None:
     batch = freeze(store, manifest(10))
-    assert list_seals(store, batch) == []
-    assert read_seal(store, batch, "a") is None
+    assert ledger.list_seals(store, batch) == []
+    assert ledger.read_seal(store, batch, "a") is None
     newer, older = seal(detector="a", scored_at=WHEN + timedelta(days=1)), seal(detector="b")
     for each in (newer, older):
-        write_seal(store, batch, each)
-    assert list_seals(store, batch) == [older, newer]
-    assert read_seal(store, batch, "a") == newer
+        ledger.write_seal(store, batch, each)
+    assert ledger.list_seals(store, batch) == [older, newer]
+    assert ledger.read_seal(store, batch, "a") == newer

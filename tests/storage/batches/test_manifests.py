@@ -7,16 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.batches.manifests import (
-    Shard,
-    find_batch,
-    find_rows,
-    iterate_manifest,
-    list_batches,
-    load_batch,
-    read_manifest,
-    rows_at,
-)
+from storage.batches import manifests
 from storage.parquet import table_to_bytes
 from storage.store import Store, StoreError
 from tests.support.batches import freeze, manifest
@@ -25,23 +16,23 @@ from tests.support.models import WHEN
 
 def test_a_frozen_batch_comes_back(store: Store) -> None:
     batch = freeze(store, manifest(10))
-    assert load_batch(store, "night") == find_batch(store, "night") == batch
-    assert read_manifest(store, batch).equals(manifest(10))
+    assert manifests.load_batch(store, "night") == manifests.find_batch(store, "night") == batch
+    assert manifests.read_manifest(store, batch).equals(manifest(10))
 
 
 def test_a_batch_of_several_sources_comes_back_and_one_is_kept_as_before(store: Store) -> None:
     for name, images in (("one", "cells"), ("two", ["cells", "more"])):
         freeze(store, manifest(3), name, images=images)
         assert store.read_json("batches", name, "batch.json")["images"] == images
-    assert load_batch(store, "one").sources == ("cells",)
-    assert load_batch(store, "two").sources == ("cells", "more")
+    assert manifests.load_batch(store, "one").sources == ("cells",)
+    assert manifests.load_batch(store, "two").sources == ("cells", "more")
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "night\n", "🩸"])
 def test_a_batch_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
     for attempt in (
         lambda: freeze(store, manifest(1), name),
-        lambda: find_batch(store, name),
+        lambda: manifests.find_batch(store, name),
     ):
         with pytest.raises(StoreError, match="is no batch name"):
             attempt()
@@ -67,12 +58,12 @@ def test_shards_cover_every_row_once_in_whole_chunks_and_read_their_slice_of_the
     assert all(s.stop - s.start == shard_rows for s in shards[:-1])
     for shard in shards:
         wanted = manifest(rows).slice(shard.start, shard.stop - shard.start)
-        assert read_manifest(store, batch, shard).equals(wanted)
+        assert manifests.read_manifest(store, batch, shard).equals(wanted)
 
 
 def test_a_shard_reads_only_the_columns_it_asks_for(store: Store) -> None:
     batch = freeze(store, manifest(10))
-    read = read_manifest(store, batch, Shard(2, 8, 10), columns=["uri"])
+    read = manifests.read_manifest(store, batch, manifests.Shard(2, 8, 10), columns=["uri"])
     assert read.equals(manifest(10).select(["uri"]).slice(8))
 
 
@@ -80,23 +71,23 @@ def test_a_lost_manifest_is_named(store: Store) -> None:
     batch = freeze(store, manifest(10))
     store.remove("batches", "night", "manifest.parquet")
     with pytest.raises(StoreError, match="batch night has lost its manifest"):
-        read_manifest(store, batch)
+        manifests.read_manifest(store, batch)
 
 
 def test_an_unknown_batch_is_answered_with_those_that_there_are(store: Store) -> None:
     with pytest.raises(StoreError, match=r"no batch 'x' in .*; there are: none"):
-        load_batch(store, "x")
+        manifests.load_batch(store, "x")
     freeze(store, manifest(1), "second", started_at=WHEN + timedelta(days=1))
     freeze(store, manifest(1), "zeroth")
-    assert [batch.name for batch in list_batches(store)] == ["zeroth", "second"]
+    assert [batch.name for batch in manifests.list_batches(store)] == ["zeroth", "second"]
     with pytest.raises(StoreError, match=r"there are: zeroth, second$"):
-        load_batch(store, "x")
+        manifests.load_batch(store, "x")
 
 
 def test_a_stray_folder_hides_no_batch(store: Store) -> None:
     batch = freeze(store, manifest(1))
     store.write_bytes(b"", "batches", "lost+found", "file")
-    assert list_batches(store) == [batch]
+    assert manifests.list_batches(store) == [batch]
 
 
 class InParts:
@@ -126,17 +117,22 @@ def test_a_long_manifest_has_few_row_groups_of_whole_shards(
     batch = freeze(store, InParts(table))
     file = pq.ParquetFile(store.path("batches", "night", "manifest.parquet"))
     assert [file.metadata.row_group(i).num_rows for i in range(3)] == [12, 12, 1]
-    parts = [read_manifest(store, batch, shard) for shard in batch.shards()]
+    parts = [manifests.read_manifest(store, batch, shard) for shard in batch.shards()]
     assert [part.num_rows for part in parts] == [4] * 6 + [1]
     assert pa.concat_tables(parts).equals(table)
-    assert [start for start, _ in iterate_manifest(store, batch)] == [0, 12, 24]
+    assert [start for start, _ in manifests.iterate_manifest(store, batch)] == [0, 12, 24]
     uris = table["uri"].to_pylist()
-    assert find_rows(store, batch, [uris[24], uris[3]])["uri"].to_pylist() == [uris[3], uris[24]]
+    assert manifests.find_rows(store, batch, [uris[24], uris[3]])["uri"].to_pylist() == [
+        uris[3],
+        uris[24],
+    ]
 
 
 def test_rows_are_found_by_their_numbers_in_any_order(store: Store) -> None:
     batch = freeze(store, manifest(20))
     uris = manifest(20)["uri"].to_pylist()
     wanted = [17, 3, 8, 3, 0, 19]
-    assert rows_at(store, batch, wanted)["uri"].to_pylist() == [uris[row] for row in wanted]
-    assert rows_at(store, batch, []).num_rows == 0
+    assert manifests.rows_at(store, batch, wanted)["uri"].to_pylist() == [
+        uris[row] for row in wanted
+    ]
+    assert manifests.rows_at(store, batch, []).num_rows == 0

@@ -1,78 +1,72 @@
 import numpy as np
 import pytest
 
-from storage.models.classifiers import load_card
-from storage.models.detectors import (
-    DetectorCard,
-    list_detectors,
-    load_detector,
-    load_detector_card,
-    load_model_of,
-    save_detector,
-)
+from storage.models import classifiers, detectors
 from storage.records import arrays_to_bytes
 from storage.store import Store, StoreError
 from tests.support.cards import CONTENT, card
 
 
 def test_a_detector_comes_back_with_its_arrays(store: Store) -> None:
-    save_detector(store, card("d"), CONTENT)
-    back = load_detector_card(store, "d")
+    detectors.save_detector(store, card("d"), CONTENT)
+    back = detectors.load_detector_card(store, "d")
     assert back == card("d")
-    np.testing.assert_array_equal(load_detector(store, back)["calibration/scores"], [0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(
+        detectors.load_detector(store, back)["calibration/scores"], [0.0, 1.0, 2.0]
+    )
 
 
 def test_a_detector_is_never_overwritten(store: Store) -> None:
-    save_detector(store, card("d"), CONTENT)
+    detectors.save_detector(store, card("d"), CONTENT)
     other = arrays_to_bytes({"calibration/scores": np.zeros(3)})
     with pytest.raises(StoreError, match=r"detector d exists already, .*never overwritten"):
-        save_detector(store, card("d", later=1, content=other), other)
-    assert load_detector_card(store, "d") == card("d")
-    load_detector(store, card("d"))
+        detectors.save_detector(store, card("d", later=1, content=other), other)
+    assert detectors.load_detector_card(store, "d") == card("d")
+    detectors.load_detector(store, card("d"))
 
 
 def test_the_newest_detector_is_the_default_and_names_settle_a_tie(store: Store) -> None:
     for name, later in (("z", 0), ("a", 2), ("b", 2), ("c", 1)):
-        save_detector(store, card(name, later), CONTENT)
-    assert [each.name for each in list_detectors(store)] == ["z", "c", "a", "b"]
-    assert load_detector_card(store).name == "b"
-    assert load_detector_card(store, "z").name == "z"
+        detectors.save_detector(store, card(name, later), CONTENT)
+    assert [each.name for each in detectors.list_detectors(store)] == ["z", "c", "a", "b"]
+    assert detectors.load_detector_card(store).name == "b"
+    assert detectors.load_detector_card(store, "z").name == "z"
 
 
 def test_an_unknown_detector_is_answered_with_those_that_there_are(store: Store) -> None:
     for name in ("second", "first"):
-        save_detector(store, card(name), CONTENT)
+        detectors.save_detector(store, card(name), CONTENT)
     with pytest.raises(StoreError, match=r"no detector 'frist' in .*; did you mean first\?$"):
-        load_detector_card(store, "frist")
+        detectors.load_detector_card(store, "frist")
 
 
 @pytest.mark.parametrize("name", [None, "d"])
 def test_a_store_without_detectors_says_how_to_make_one(store: Store, name: str | None) -> None:
     with pytest.raises(StoreError, match="slidewatch fit"):
-        load_detector_card(store, name)
+        detectors.load_detector_card(store, name)
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "🩸", "a\n"])
 def test_a_detector_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
     with pytest.raises(StoreError, match="is no detector name"):
-        save_detector(store, card(name), CONTENT)
+        detectors.save_detector(store, card(name), CONTENT)
     with pytest.raises(StoreError, match="is no detector name"):
-        load_detector_card(store, name)
+        detectors.load_detector_card(store, name)
 
 
 def test_a_detector_names_its_very_model(store_with_model: Store) -> None:
     store = store_with_model
-    model = load_card(store, "tiny")
+    model = classifiers.load_card(store, "tiny")
     made = card("d").model_copy(update={"model_digest": model.digest})
-    assert load_model_of(store, made) == model
+    assert detectors.load_model_of(store, made) == model
     with pytest.raises(StoreError, match=r"model tiny is not the one that detector d .* fit a"):
-        load_model_of(store, card("d"))
+        detectors.load_model_of(store, card("d"))
     with pytest.raises(StoreError, match="no model 'huge'"):
-        load_model_of(store, made.model_copy(update={"model": "huge"}))
+        detectors.load_model_of(store, made.model_copy(update={"model": "huge"}))
 
 
 def test_what_is_loaded_for_a_card_is_cached_by_its_digest() -> None:
-    again = DetectorCard.model_validate_json(card("d").model_dump_json())
+    again = detectors.DetectorCard.model_validate_json(card("d").model_dump_json())
     assert again is not card("d")
     assert hash(again) == hash(card("d"))
     assert {card("d"): "loaded"}[again] == "loaded"

@@ -12,19 +12,8 @@ import pytest
 
 from storage.batches.manifests import Batch
 from storage.parquet import iterate_groups, read_table
-from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.fields import field_schema
-from storage.reports.schemas.slides import slide_schema
-from storage.reports.tables import (
-    BATCHES,
-    FIELDS,
-    SLIDES,
-    newest_batches,
-    of_attempt,
-    published_batch,
-    read_batches_before,
-    report_path,
-)
+from storage.reports import tables
+from storage.reports.schemas import batches, fields, slides
 from storage.store import Store, StoreError, digest_of
 from tests.support.batches import freeze
 from tests.support.reports import SCHEMA, SCHEMAS, publish_report
@@ -47,13 +36,13 @@ def rows(day: date, count: int = 2) -> pa.Table:
 
 def publish(store: Store, day: date, parts: int = 2) -> str:
     return publish_report(
-        store, report_path("night", day), SCHEMA, (rows(day) for _ in range(parts))
+        store, tables.report_path("night", day), SCHEMA, (rows(day) for _ in range(parts))
     )
 
 
 def test_meanings_and_units_are_in_the_published_file(store: Store) -> None:
     publish(store, DAYS[0])
-    schema = pq.read_schema(store.path(*report_path("night", DAYS[0])))
+    schema = pq.read_schema(store.path(*tables.report_path("night", DAYS[0])))
     assert schema.names == SCHEMA.names
     assert [field.metadata[b"meaning"] for field in schema] == [
         field.metadata[b"meaning"] for field in SCHEMA
@@ -63,7 +52,7 @@ def test_meanings_and_units_are_in_the_published_file(store: Store) -> None:
 
 def test_a_report_is_its_parts_in_order_and_says_its_digest(store: Store) -> None:
     digest = publish(store, DAYS[0], parts=3)
-    path = report_path("night", DAYS[0])
+    path = tables.report_path("night", DAYS[0])
     assert digest == digest_of(store.read_bytes(*path))
     uris = read_table(store, *path, columns=["uri"])["uri"].to_pylist()
     assert uris == rows(DAYS[0])["uri"].to_pylist() * 3
@@ -94,7 +83,7 @@ def test_the_folder_is_one_table_to_every_reader_even_while_a_report_is_written(
         yield rows(DAYS[0], 1)
         assert sorted(READERS[reader](store.path("reports", "images"))) == wanted
 
-    publish_report(store, report_path("night", DAYS[0]), SCHEMA, parts())
+    publish_report(store, tables.report_path("night", DAYS[0]), SCHEMA, parts())
     assert sorted(READERS[reader](store.path("reports", "images"))) == wanted[3:]
 
 
@@ -116,7 +105,7 @@ def test_a_publication_that_fails_leaves_the_old_report_and_no_other_file(
         raise RuntimeError("the shard's rows are gone")
 
     with pytest.raises((RuntimeError, KeyError, pa.ArrowInvalid)):
-        publish_report(any_store, report_path("night", DAYS[0]), SCHEMA, parts())
+        publish_report(any_store, tables.report_path("night", DAYS[0]), SCHEMA, parts())
     after = {path: any_store.fs.cat_file(path) for path in any_store.fs.find(any_store.root)}
     assert after == before
 
@@ -136,7 +125,7 @@ def batch_row(batch: str, day: date) -> pa.Table:
         "batch": batch,
         "batch_date": day.isoformat(),
     }
-    return pa.Table.from_pylist([values], schema=batch_schema())
+    return pa.Table.from_pylist([values], schema=batches.batch_schema())
 
 
 def slide_row(batch: str, day: date) -> pa.Table:
@@ -148,7 +137,7 @@ def slide_row(batch: str, day: date) -> pa.Table:
         "batch": batch,
         "batch_date": day.isoformat(),
     }
-    return pa.Table.from_pylist([values], schema=slide_schema())
+    return pa.Table.from_pylist([values], schema=slides.slide_schema())
 
 
 def field_row(batch: str, day: date) -> pa.Table:
@@ -161,14 +150,14 @@ def field_row(batch: str, day: date) -> pa.Table:
         "batch": batch,
         "batch_date": day.isoformat(),
     }
-    return pa.Table.from_pylist([values], schema=field_schema())
+    return pa.Table.from_pylist([values], schema=fields.field_schema())
 
 
-ROWS = {FIELDS: field_row, SLIDES: slide_row, BATCHES: batch_row}
+ROWS = {tables.FIELDS: field_row, tables.SLIDES: slide_row, tables.BATCHES: batch_row}
 
 
-def publish_row(store: Store, batch: str, day: date, kind: str = BATCHES) -> str:
-    path = report_path(batch, day, kind)
+def publish_row(store: Store, batch: str, day: date, kind: str = tables.BATCHES) -> str:
+    path = tables.report_path(batch, day, kind)
     return publish_report(store, path, SCHEMAS[kind], [ROWS[kind](batch, day)])
 
 
@@ -183,7 +172,7 @@ def test_summaries_are_one_table_to_every_reader(store: Store, kind: str, reader
 
 def test_what_is_nested_can_be_asked_for(store: Store) -> None:
     publish_row(store, "night", DAYS[0])
-    files = store.path("reports", BATCHES, "*", "*.parquet")
+    files = store.path("reports", tables.BATCHES, "*", "*.parquet")
     query = f"SELECT failures['damaged'], p_values[3], tap_scores['layer1'] FROM '{files}'"
     assert duckdb.sql(query).fetchall() == [(1, 2, [1, 2])]
 
@@ -199,14 +188,14 @@ def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
     store: Store,
 ) -> None:
     days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 3), date(2026, 1, 10)]
-    assert read_batches_before(store, days[-1], 9).schema == batch_schema()
-    assert read_batches_before(store, days[-1], 9).num_rows == 0
+    assert tables.read_batches_before(store, days[-1], 9).schema == batches.batch_schema()
+    assert tables.read_batches_before(store, days[-1], 9).num_rows == 0
     for day in days:
         for name in ("a", "b"):
             publish_row(store, f"{name}-{day}", day)
 
     def found(day: date, limit: int = 9) -> list[str]:
-        return [str(b) for b in read_batches_before(store, day, limit)["batch"].to_pylist()]
+        return [str(b) for b in tables.read_batches_before(store, day, limit)["batch"].to_pylist()]
 
     assert found(days[0]) == []
     assert found(days[2]) == ["a-2025-12-31", "b-2025-12-31", "a-2026-01-01", "b-2026-01-01"]
@@ -217,11 +206,11 @@ def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
 def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
     for _ in range(2):
         publish_row(any_store, "night", DAYS[0])
-    assert read_batches_before(any_store, DAYS[1], 9).num_rows == 1
+    assert tables.read_batches_before(any_store, DAYS[1], 9).num_rows == 1
 
 
 def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
-    path = report_path("night", DAYS[0])
+    path = tables.report_path("night", DAYS[0])
     large = (rows(DAYS[0], 40_000) for _ in range(4))
     publish_report(store, path, SCHEMA, large)
     groups = list(iterate_groups(store, *path, columns=["uri", "diagnosis"]))
@@ -240,14 +229,14 @@ def attempt_at(store: Store, number: int) -> Batch:
 def test_a_report_says_which_attempt_it_is_of(store: Store) -> None:
     first = attempt_at(store, 1)
     with pytest.raises(StoreError, match="batch night has no report yet"):
-        published_batch(store, "night")
-    path = report_path("night", DAYS[0])
-    publish_report(store, path, of_attempt(SCHEMA, 1), [])  # a night without images
-    assert published_batch(store, "night") == first
+        tables.published_batch(store, "night")
+    path = tables.report_path("night", DAYS[0])
+    publish_report(store, path, tables.of_attempt(SCHEMA, 1), [])  # a night without images
+    assert tables.published_batch(store, "night") == first
     second = attempt_at(store, 2)
-    assert published_batch(store, "night") == first
-    publish_report(store, path, of_attempt(SCHEMA, 2), [rows(DAYS[0])])
-    assert published_batch(store, "night") == second
+    assert tables.published_batch(store, "night") == first
+    publish_report(store, path, tables.of_attempt(SCHEMA, 2), [rows(DAYS[0])])
+    assert tables.published_batch(store, "night") == second
 
 
 def test_a_report_cut_short_is_named_and_left_out_of_what_a_night_is_compared_with(
@@ -255,12 +244,12 @@ def test_a_report_cut_short_is_named_and_left_out_of_what_a_night_is_compared_wi
 ) -> None:
     for day in DAYS:
         publish_row(store, "night", day)
-    damaged = report_path("night", DAYS[0], BATCHES)
+    damaged = tables.report_path("night", DAYS[0], tables.BATCHES)
     store.write_bytes(store.read_bytes(*damaged)[:1000], *damaged)
     told: list[str] = []
-    assert read_batches_before(store, date(2026, 3, 1), 9, told.append).num_rows == 1
-    assert len(list(newest_batches(store, lambda _: True, told.append))) == 1
+    assert tables.read_batches_before(store, date(2026, 3, 1), 9, told.append).num_rows == 1
+    assert len(list(tables.newest_batches(store, lambda _: True, told.append))) == 1
     assert len(told) == 2
     assert all("/".join(damaged) in text for text in told)
     with pytest.raises(StoreError, match="is damaged"):
-        read_batches_before(store, date(2026, 3, 1), 9)
+        tables.read_batches_before(store, date(2026, 3, 1), 9)

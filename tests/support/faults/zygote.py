@@ -28,10 +28,8 @@ from flows.settings import Settings
 from storage.models.classifiers import find_card
 from storage.store import Store, digest_of
 from tasks.network.inference import Inference
-from tests.support.faults.calls import Calls, Fault
+from tests.support.faults import calls, objects, standins
 from tests.support.faults.examine import examine
-from tests.support.faults.objects import PROTOCOL, FaultyFileSystem
-from tests.support.faults.standins import stand_in
 
 ACTIONS: dict[str, tuple[Any, Any]] = {
     "commission": (commission, Commission),
@@ -98,14 +96,14 @@ def _child(run: dict[str, Any]) -> None:
     if run["cold"]:
         networks.load_classifier.cache_clear()
         networks.load_inference.cache_clear()
-    stand_in(Path(run["told"]), run["lifetime"], run["clock"])
+    standins.stand_in(Path(run["told"]), run["lifetime"], run["clock"])
     settings = Settings(**run["settings"])
     _note_what_is_kept(notes)
-    fault = Fault(**run["fault"])
-    if settings.store.startswith(PROTOCOL):
-        FaultyFileSystem.fault, FaultyFileSystem.notes = fault, notes
+    fault = calls.Fault(**run["fault"])
+    if settings.store.startswith(objects.PROTOCOL):
+        objects.FaultyFileSystem.fault, objects.FaultyFileSystem.notes = fault, notes
     else:
-        Calls(Path(run["root"]), fault, notes)
+        calls.Calls(Path(run["root"]), fault, notes)
     if run["action"] == "examine":
         found = examine(settings, **run["options"])
         os.write(notes, f"end {json.dumps({'outcome': found})}\n".encode())

@@ -14,18 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.batches.features import FAILED, create_features, write_block
-from storage.batches.ledger import (
-    Failure,
-    Screening,
-    Seal,
-    ShardRecord,
-    note_announced,
-    write_quarantine,
-    write_seal,
-    write_shard_record,
-)
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
+from storage.batches import features, ledger, manifests
 from storage.models.classifiers import ModelCard, save_model
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight, save_laboratory, save_night
@@ -67,37 +56,37 @@ def write_model(store: Store) -> ModelCard:
     return card
 
 
-def write_batch(store: Store, model: ModelCard) -> Batch:
+def write_batch(store: Store, model: ModelCard) -> manifests.Batch:
     """A batch, its features and its ledger."""
     there = {name: values.IMAGES[name] for name in ("uri", "label", "slide_id", "patient_id")}
     there |= {"size": range(ROWS), "acquired_at": [WHEN.replace(tzinfo=None)] * ROWS}
-    plan = BatchPlan(
+    plan = manifests.BatchPlan(
         name="night", images="night/", limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
         started_at=WHEN, sequence=1,
     )  # fmt: skip
-    batch = freeze_batch(store, plan, table_of(SCHEMA, there, ROWS))
-    create_features(
+    batch = manifests.freeze_batch(store, plan, table_of(SCHEMA, there, ROWS))
+    features.create_features(
         store, "golden", "night", rows=ROWS, shard_rows=SHARD_ROWS,
         tap_widths={"layer1": 2, "layer2": 1}, classes=2,
         digests={"manifest": batch.manifest_digest, "model": model.digest},
     )  # fmt: skip
     for shard in batch.shards():
         block = BLOCK.take(np.arange(shard.start, shard.stop))
-        bad = [row for row, status in enumerate(block.status) if status == FAILED]
+        bad = [row for row, status in enumerate(block.status) if status == features.FAILED]
         reason, message = FAILURE.split(": ")
         if bad:
-            write_quarantine(store, batch, "golden", shard, bad)
-        write_block(store, "golden", "night", shard.start, block)
-        record = ShardRecord(
+            ledger.write_quarantine(store, batch, "golden", shard, bad)
+        features.write_block(store, "golden", "night", shard.start, block)
+        record = ledger.ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=len(block) - len(bad),
-            failures=[Failure(row=row, reason=reason, message=message) for row in bad],
+            failures=[ledger.Failure(row=row, reason=reason, message=message) for row in bad],
             tries=1 + len(bad), digest=block.digest(), versions={"numpy": "2.0"},
         )  # fmt: skip
-        write_shard_record(store, batch, "golden", record)
+        ledger.write_shard_record(store, batch, "golden", record)
     return batch
 
 
-def write_statistics(store: Store, batch: Batch) -> Lineage:
+def write_statistics(store: Store, batch: manifests.Batch) -> Lineage:
     """Statistics of the batch."""
     moments = arrays_to_bytes(values.STATISTICS)
     contribution = Contribution(
@@ -130,7 +119,7 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
     return card
 
 
-def write_laboratory(store: Store, batch: Batch, detector: DetectorCard) -> None:
+def write_laboratory(store: Store, batch: manifests.Batch, detector: DetectorCard) -> None:
     """A version of a laboratory with one night."""
     content, name = arrays_to_bytes(values.AT_LABORATORY), values.LABORATORY
     night = LaboratoryNight(
@@ -148,7 +137,7 @@ def write_laboratory(store: Store, batch: Batch, detector: DetectorCard) -> None
     save_laboratory(store, card, content)
 
 
-def write_reports(store: Store, batch: Batch) -> None:
+def write_reports(store: Store, batch: manifests.Batch) -> None:
     """The reports of the batch at the laboratory, which are sealed and announced."""
     images = image_schema(CLASSES, ["layer1", "layer2"])
     with publication(store, batch) as reports:
@@ -158,7 +147,7 @@ def write_reports(store: Store, batch: Batch) -> None:
             found = {name: [value] for name, value in row.items()}
             reports.add(kind, schema, [table_of(schema, found, 1)])
         reports.appear()
-    seal = Seal(
+    seal = ledger.Seal(
         batch="night", detector="golden", model="golden",
         report="/".join(report_path("night", DAY)), report_digest=reports.digests[IMAGES],
         slides_digest=reports.digests[SLIDES], batch_digest=reports.digests[BATCHES],
@@ -166,10 +155,10 @@ def write_reports(store: Store, batch: Batch) -> None:
         rows=ROWS, scored=4, failed=1, diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1,
         review=2, failures={"killed_worker": 1}, scored_at=WHEN, laboratory=values.LABEL,
     )  # fmt: skip
-    begun = Screening(scored_at=WHEN, laboratory_version=1)
+    begun = ledger.Screening(scored_at=WHEN, laboratory_version=1)
     begun.write(store, "batches", "night", "screenings", f"{seal.key}.json")
-    write_seal(store, batch, seal)
-    note_announced(store, batch, seal)
+    ledger.write_seal(store, batch, seal)
+    ledger.note_announced(store, batch, seal)
 
 
 def table_of(schema: pa.Schema, found: Mapping[str, Sequence[Any]], rows: int) -> pa.Table:

@@ -8,19 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from storage.reports.schemas.images import image_schema
-from tasks.answers.sheets import (
-    FROM_REPORT,
-    OTHER,
-    AnswerError,
-    Precision,
-    candidates,
-    check_answers,
-    corrected,
-    image_name,
-    precision,
-    ranked_labels,
-    read_sheet,
-)
+from tasks.answers import sheets
 from tests.support.columns import with_column
 
 CLASSES = ["Parasitized", "Uninfected"]
@@ -42,7 +30,7 @@ def chosen(*rows: dict[str, Any], per_slide: int = 10, done: tuple[str, ...] = (
     table = report(*rows)
     # In two parts, as a report of two row groups.
     parts = iter([table.slice(0, 1), table.slice(1)])
-    found = candidates(parts, done=done, per_slide=per_slide)
+    found = sheets.candidates(parts, done=done, per_slide=per_slide)
     return found.rows["image_id"].to_pylist(), dict(found.left_out)
 
 
@@ -84,18 +72,18 @@ def test_what_was_seen_failed_or_is_there_twice_is_left_out() -> None:
 
 @given(st.text(), st.sampled_from(["", ".png", ".PNG", ".tiff", ".exe", ".png/../../x"]))
 def test_a_file_name_is_safe_whatever_the_image_is_called(name: str, ending: str) -> None:
-    found = image_name("0a1b", f"file:///{name}{ending}")
+    found = sheets.image_name("0a1b", f"file:///{name}{ending}")
     assert found.startswith("0a1b")
     assert found.removeprefix("0a1b") in {"", ".png", ".tiff", ".jpg", ".jpeg", ".tif", ".bmp"}
-    assert image_name("ab", "zip://night/x.jpg::s3://bucket/night.zip") == "ab.jpg"
+    assert sheets.image_name("ab", "zip://night/x.jpg::s3://bucket/night.zip") == "ab.jpg"
 
 
 # --- what a person said
 
 
 def read(text: str) -> Any:
-    batch, lines = read_sheet(text.encode())
-    return check_answers(lines, batch=batch, known={"a", "b", "c"}, classes=CLASSES)
+    batch, lines = sheets.read_sheet(text.encode())
+    return sheets.check_answers(lines, batch=batch, known={"a", "b", "c"}, classes=CLASSES)
 
 
 def test_answers_are_read_in_any_case_and_empty_ones_are_none() -> None:
@@ -105,7 +93,7 @@ def test_answers_are_read_in_any_case_and_empty_ones_are_none() -> None:
     )
     assert [(v.image_id, v.answer, v.note, v.reader) for v in found] == [
         ("a", "Uninfected", "", ""),
-        ("c", OTHER, "dust", "Ada"),
+        ("c", sheets.OTHER, "dust", "Ada"),
     ]
 
 
@@ -133,17 +121,17 @@ def test_wrong_answers_are_named_by_line(rows: list[str], says: str) -> None:
     if rows == ["a,night,other,"]:  # an empty cell too many is a spreadsheet's habit
         assert len(read(text)) == 1
         return
-    with pytest.raises(AnswerError, match=says):
+    with pytest.raises(sheets.AnswerError, match=says):
         read(text)
 
 
 def test_a_file_that_is_no_sheet_says_what_is_missing() -> None:
-    with pytest.raises(AnswerError, match="no column answer, batch; it has: image_id, x"):
+    with pytest.raises(sheets.AnswerError, match="no column answer, batch; it has: image_id, x"):
         read("image_id,x\n1,2\n")
-    with pytest.raises(AnswerError, match="empty"):
+    with pytest.raises(sheets.AnswerError, match="empty"):
         read("")
-    with pytest.raises(AnswerError, match="not UTF-8"):
-        read_sheet(b"\x89PNG\r\n\x1a\n\xff")
+    with pytest.raises(sheets.AnswerError, match="not UTF-8"):
+        sheets.read_sheet(b"\x89PNG\r\n\x1a\n\xff")
 
 
 # --- what it says of the abnormal list
@@ -159,17 +147,23 @@ def test_precision_counts_what_was_worth_a_look() -> None:
         {"diagnosis": "Parasitized", "abnormal": False},
         {"diagnosis": None, "abnormal": None, "status": "failed"},
     )
-    said = {"id0": "Uninfected", "id1": "Parasitized", "id2": OTHER, "id5": OTHER, "id6": OTHER}
-    found = precision(iter([table.slice(0, 2), table.slice(2)]), said)
-    assert found == Precision(looked_at=3, other=1, wrong=1)
+    said = {
+        "id0": "Uninfected",
+        "id1": "Parasitized",
+        "id2": sheets.OTHER,
+        "id5": sheets.OTHER,
+        "id6": sheets.OTHER,
+    }
+    found = sheets.precision(iter([table.slice(0, 2), table.slice(2)]), said)
+    assert found == sheets.Precision(looked_at=3, other=1, wrong=1)
     assert found.share is not None
     assert found.share.value == pytest.approx(2 / 3)
     assert (found.share.low, found.share.high) == pytest.approx((0.2077, 0.9385), abs=1e-4)
-    assert precision(iter([table]), {}).share is None  # before anybody looked
+    assert sheets.precision(iter([table]), {}).share is None  # before anybody looked
 
 
 def test_a_sheet_has_what_the_report_says() -> None:
-    assert set(FROM_REPORT) <= set(SCHEMA.names)
+    assert set(sheets.FROM_REPORT) <= set(SCHEMA.names)
 
 
 def out_of_fold(count: int, flipped: float, seed: int = 0) -> tuple[pa.Table, NDArray[np.bool_]]:
@@ -195,7 +189,7 @@ def out_of_fold(count: int, flipped: float, seed: int = 0) -> tuple[pa.Table, ND
 def test_planted_wrong_labels_are_among_the_worst() -> None:
     """5% are turned round; the diagnoses themselves are wrong of 2%."""
     table, wrong = out_of_fold(4000, 0.05)
-    ranked = ranked_labels(table, CLASSES)
+    ranked = sheets.ranked_labels(table, CLASSES)
     worst = [int(i, 16) for i in ranked["image_id"].to_pylist()[:200]]
     found = wrong[worst].sum()
     assert found / len(worst) > 0.7  # precision; as many are looked at as are wrong, so recall too
@@ -207,17 +201,17 @@ def test_labels_are_ranked_by_log_odds_where_probabilities_are_ties() -> None:
     sure = with_column(sure, "log_odds", [50.0, 90.0, -70.0])
     sure = with_column(sure, "probability", [1.0, 1.0, 0.0])
     sure = with_column(sure, "label", [CLASSES[1], CLASSES[1], CLASSES[0]])
-    ranked = ranked_labels(sure, CLASSES)
+    ranked = sheets.ranked_labels(sure, CLASSES)
     assert [int(i, 16) for i in ranked["image_id"].to_pylist()] == [1, 2, 0]
 
 
 def test_an_image_that_is_there_twice_is_one_label() -> None:
     table, _ = out_of_fold(10, 0.0)
-    assert ranked_labels(pa.concat_tables([table, table]), CLASSES).num_rows == 10
+    assert sheets.ranked_labels(pa.concat_tables([table, table]), CLASSES).num_rows == 10
 
 
 def test_answers_take_the_place_of_labels_and_other_is_none() -> None:
     manifest = pa.table({"uri": ["a", "b", "c"], "label": ["Parasitized", "Uninfected", None]})
-    found = corrected(manifest, ["1", "2", "3"], {"1": "Uninfected", "2": "other"}, CLASSES)
+    found = sheets.corrected(manifest, ["1", "2", "3"], {"1": "Uninfected", "2": "other"}, CLASSES)
     assert found["label"].to_pylist() == ["Uninfected", None, None]
     assert found["published_label"].to_pylist() == ["Parasitized", "Uninfected", None]

@@ -4,21 +4,8 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from tasks.detector.slides.groups import (
-    GroupKey,
-    GroupStatistics,
-    group_statistics,
-    merge_groups,
-    retract_groups,
-)
-from tasks.detector.witnesses import (
-    LEAST_CELLS,
-    SHRINKAGE,
-    Discriminant,
-    LogOdds,
-    calibrated,
-    discriminant,
-)
+from tasks.detector import witnesses
+from tasks.detector.slides import groups
 from tasks.types import Float
 
 P, U = 0, 1  # places of the classes
@@ -37,22 +24,22 @@ def cells(
     return {"a": features, "b": features[:, ::-1] ** 1}, labels
 
 
-def statistics(patients: int = 12, shifts: float = 0.5) -> GroupStatistics:
+def statistics(patients: int = 12, shifts: float = 0.5) -> groups.GroupStatistics:
     rng = np.random.default_rng(0)
     total = None
     for number in range(patients):
         taps, labels = cells(number, shift=shifts * rng.normal(size=D))
-        keys = [GroupKey("", f"P{number}", "")] * len(labels)
-        part = group_statistics(taps, labels, keys, 2)
-        total = part if total is None else merge_groups(total, part)
+        keys = [groups.GroupKey("", f"P{number}", "")] * len(labels)
+        part = groups.group_statistics(taps, labels, keys, 2)
+        total = part if total is None else groups.merge_groups(total, part)
     assert total is not None
     return total
 
 
 def test_the_direction_is_that_of_scikit_learn_where_no_slide_is_shifted() -> None:
     taps, labels = cells(0, 4000)
-    keys = [GroupKey("", "P", "")] * len(labels)
-    found = discriminant(group_statistics({"a": taps["a"]}, labels, keys, 2), P)
+    keys = [groups.GroupKey("", "P", "")] * len(labels)
+    found = witnesses.discriminant(groups.group_statistics({"a": taps["a"]}, labels, keys, 2), P)
     known = LinearDiscriminantAnalysis(solver="lsqr").fit(taps["a"], labels == P)
     scores, peer = found.scores(taps), known.decision_function(taps["a"])
     assert np.corrcoef(scores, peer)[0, 1] > 0.999
@@ -63,7 +50,7 @@ def test_the_direction_is_that_of_scikit_learn_where_no_slide_is_shifted() -> No
 
 
 def test_relative_to_the_slide_a_shifted_laboratory_is_read_as_if_it_were_not() -> None:
-    found = discriminant(statistics(), P)
+    found = witnesses.discriminant(statistics(), P)
     taps, labels = cells(99, 600, shift=2 * GAP)  # its healthy cells look like parasites
     scores = found.scores(taps)
     assert (scores[labels == U] > 0).mean() > 0.9
@@ -76,18 +63,18 @@ def test_relative_to_the_slide_a_shifted_laboratory_is_read_as_if_it_were_not() 
 
 
 def test_few_healthy_cells_hardly_move_the_reference_and_none_leave_the_parent() -> None:
-    found = Discriminant({"a": np.ones(1)}, 0.0, -1.0)
+    found = witnesses.Discriminant({"a": np.ones(1)}, 0.0, -1.0)
     scores = np.asarray([4.0, 4.0, 9.0, np.nan])
     healthy = np.asarray([True, True, False, True])
-    assert found.lean(scores, healthy) == pytest.approx(2 * 5.0 / (2 + SHRINKAGE))
+    assert found.lean(scores, healthy) == pytest.approx(2 * 5.0 / (2 + witnesses.SHRINKAGE))
     assert found.lean(scores, healthy, parent=3.0) == pytest.approx(
-        (2 * 5.0 + SHRINKAGE * 3.0) / (2 + SHRINKAGE)
+        (2 * 5.0 + witnesses.SHRINKAGE * 3.0) / (2 + witnesses.SHRINKAGE)
     )
     assert found.lean(scores, np.zeros(4, bool), parent=3.0) == 3.0
 
 
 def test_a_slide_that_is_mostly_parasites_keeps_its_reference() -> None:
-    found = discriminant(statistics(shifts=0.0), P)
+    found = witnesses.discriminant(statistics(shifts=0.0), P)
     taps, labels = cells(97, 600, parasitized=0.9)
     scores = found.scores(taps)
     assert abs(found.lean(scores, labels == U)) < 0.3
@@ -96,8 +83,11 @@ def test_a_slide_that_is_mostly_parasites_keeps_its_reference() -> None:
 def test_a_patient_who_is_taken_out_leaves_what_would_be_without_him() -> None:
     everything, fewer = statistics(12), statistics(11)
     taps, labels = cells(11, shift=0.5 * np.random.default_rng(0).normal(size=(12, D))[11])
-    mine = group_statistics(taps, labels, [GroupKey("", "P11", "")] * len(labels), 2)
-    left, never = discriminant(retract_groups(everything, mine), P), discriminant(fewer, P)
+    mine = groups.group_statistics(taps, labels, [groups.GroupKey("", "P11", "")] * len(labels), 2)
+    left, never = (
+        witnesses.discriminant(groups.retract_groups(everything, mine), P),
+        witnesses.discriminant(fewer, P),
+    )
     for tap in ("a", "b"):
         assert left.weights[tap] == pytest.approx(never.weights[tap], rel=1e-8)
     assert left.offset == pytest.approx(never.offset, rel=1e-8)
@@ -107,7 +97,7 @@ def test_two_witnesses_see_more_than_either() -> None:
     rng = np.random.default_rng(3)
     truth = rng.random(4000) < 0.5
     network, scores = (np.where(truth, 1.0, -1.0) + rng.normal(size=4000) for _ in "ab")
-    known = calibrated(4 * network + 1, scores, truth)
+    known = witnesses.calibrated(4 * network + 1, scores, truth)
     assert known is not None
     said = known.combine(4 * network + 1, scores)
     single = [roc_auc_score(truth, each) for each in (said.network, said.statistics)]
@@ -123,16 +113,16 @@ def test_two_witnesses_see_more_than_either() -> None:
 
 def test_unknown_scores_neither_agree_nor_disagree() -> None:
     nan = np.asarray([np.nan, 1.0, -1.0])
-    said = LogOdds(nan, np.asarray([1.0, np.nan, 1.0]), nan)
+    said = witnesses.LogOdds(nan, np.asarray([1.0, np.nan, 1.0]), nan)
     assert said.disagree.tolist() == [False, False, True]
 
 
 def test_too_few_unseen_cells_calibrate_nothing() -> None:
-    few = np.arange(LEAST_CELLS) % 2 == 0
+    few = np.arange(witnesses.LEAST_CELLS) % 2 == 0
     values = np.where(few, 1.0, -1.0)
-    assert calibrated(values, values, few) is not None
-    assert calibrated(values[:-1], values[:-1], few[:-1]) is None
-    assert calibrated(values, values, np.zeros(LEAST_CELLS, bool)) is None
+    assert witnesses.calibrated(values, values, few) is not None
+    assert witnesses.calibrated(values[:-1], values[:-1], few[:-1]) is None
+    assert witnesses.calibrated(values, values, np.zeros(witnesses.LEAST_CELLS, bool)) is None
 
 
 @pytest.mark.parametrize(
@@ -141,6 +131,8 @@ def test_too_few_unseen_cells_calibrate_nothing() -> None:
 )
 def test_statistics_that_make_no_discriminant_are_refused(labels: list[int], message: str) -> None:
     features = {"a": np.asarray([[1.0], [2.0], [1.0]])}
-    known = group_statistics(features, np.asarray(labels), [GroupKey("", "P", "")] * 3, 2)
+    known = groups.group_statistics(
+        features, np.asarray(labels), [groups.GroupKey("", "P", "")] * 3, 2
+    )
     with pytest.raises(ValueError, match=message):
-        discriminant(known, P)
+        witnesses.discriminant(known, P)

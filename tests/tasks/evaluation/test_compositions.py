@@ -26,9 +26,7 @@ from tasks.evaluation.compositions import (
     screened,
 )
 from tasks.evaluation.metrics import Subject
-from tasks.laboratories.learning import (
-    SlideCells,
-)
+from tasks.laboratories import learning
 from tests.support import altered, laboratories
 from tests.support.detectors import fit_detector
 from tests.support.simulated import fitted, slide_of, strangers
@@ -52,7 +50,7 @@ def rubbish(rng: np.random.Generator, n: int) -> Cells:
     return Cells(taps, classes, np.full(n, "x"), np.asarray([f"x-{i}" for i in range(n)]))
 
 
-def as_cells(made: SlideCells, name: str = "s") -> Cells:
+def as_cells(made: learning.SlideCells, name: str = "s") -> Cells:
     taps = {tap: values.astype(np.float32) for tap, values in made.taps.items()}
     names = np.asarray([f"{name}-{row}" for row in range(len(made.rows))])
     return Cells(taps, made.predicted, np.full(len(made.rows), name), names)

@@ -15,20 +15,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from tasks.evaluation.metrics import (
-    DETECTION,
-    SAMPLES_AT_ONCE,
-    Float,
-    Interval,
-    accuracy,
-    auroc,
-    detection,
-    interval,
-    patient_bootstrap,
-    resampled,
-    sensitivity,
-    specificity,
-)
+from tasks.evaluation import metrics
 
 # Both sides have an image, and small whole scores make ties.
 SIDES = st.integers(2, 25).flatmap(
@@ -42,22 +29,22 @@ SIDES = st.integers(2, 25).flatmap(
 @given(SIDES)
 def test_diagnosis_metrics_equal_scikit_learn(sides: tuple[NDArray, NDArray]) -> None:
     truth, predicted = sides[0], sides[1] > 0
-    assert accuracy(truth, predicted) == pytest.approx(accuracy_score(truth, predicted))
-    assert sensitivity(truth, predicted) == pytest.approx(recall_score(truth, predicted))
+    assert metrics.accuracy(truth, predicted) == pytest.approx(accuracy_score(truth, predicted))
+    assert metrics.sensitivity(truth, predicted) == pytest.approx(recall_score(truth, predicted))
     expected = recall_score(truth, predicted, pos_label=False)
-    assert specificity(truth, predicted) == pytest.approx(expected)
+    assert metrics.specificity(truth, predicted) == pytest.approx(expected)
 
 
 @given(SIDES)
 def test_auroc_is_the_chance_that_a_positive_scores_higher(sides: tuple[NDArray, NDArray]) -> None:
     positive, scores = sides
     ahead = scores[positive][:, None] - scores[~positive]
-    assert auroc(positive, scores) == pytest.approx(((ahead > 0) + (ahead == 0) / 2).mean())
-    assert auroc(positive, scores) == pytest.approx(roc_auc_score(positive, scores))
+    assert metrics.auroc(positive, scores) == pytest.approx(((ahead > 0) + (ahead == 0) / 2).mean())
+    assert metrics.auroc(positive, scores) == pytest.approx(roc_auc_score(positive, scores))
 
 
 def by_scikit_learn(
-    abnormal: NDArray[np.bool_], scores: Float, weights: Float | None = None
+    abnormal: NDArray[np.bool_], scores: metrics.Float, weights: metrics.Float | None = None
 ) -> dict[str, float]:
     """What `detection` promises; an ordinary image is "positive" but for AUPR out."""
     fpr, tpr, _ = roc_curve(~abnormal, -scores, drop_intermediate=False, sample_weight=weights)
@@ -70,14 +57,14 @@ def by_scikit_learn(
     }
 
 
-def only(found: dict[str, Float]) -> dict[str, float]:
+def only(found: dict[str, metrics.Float]) -> dict[str, float]:
     return {metric: value for metric, (value,) in found.items()}
 
 
 @given(SIDES)
 def test_detection_equals_scikit_learn(sides: tuple[NDArray, NDArray]) -> None:
-    found = detection(*sides)
-    assert tuple(found) == DETECTION
+    found = metrics.detection(*sides)
+    assert tuple(found) == metrics.DETECTION
     assert only(found) == pytest.approx(by_scikit_learn(*sides))
 
 
@@ -93,7 +80,7 @@ def test_every_sample_weighs_images_as_scikit_learn_does(
     sides: tuple[NDArray, NDArray, NDArray],
 ) -> None:
     abnormal, scores, weights = sides
-    found = detection(abnormal, scores, weights)
+    found = metrics.detection(abnormal, scores, weights)
     for i, sample in enumerate(weights):
         row = {metric: values[i] for metric, values in found.items()}
         if sample[abnormal].any() and sample[~abnormal].any():
@@ -101,7 +88,7 @@ def test_every_sample_weighs_images_as_scikit_learn_does(
             expected = by_scikit_learn(abnormal[some], scores[some], sample[some])
             assert row == pytest.approx(expected)
             times = sample.astype(int)
-            repeated = detection(np.repeat(abnormal, times), np.repeat(scores, times))
+            repeated = metrics.detection(np.repeat(abnormal, times), np.repeat(scores, times))
             assert row == pytest.approx(only(repeated))
         else:
             assert all(math.isnan(value) for value in row.values())
@@ -110,32 +97,32 @@ def test_every_sample_weighs_images_as_scikit_learn_does(
 def test_many_samples_are_each_as_if_they_were_alone() -> None:
     rng = np.random.default_rng(3)
     abnormal, scores = rng.random(80) < 0.4, rng.integers(0, 30, 80).astype(float)
-    weights = rng.integers(0, 3, (4 * SAMPLES_AT_ONCE + 7, 80)).astype(float)
-    found = detection(abnormal, scores, weights)
+    weights = rng.integers(0, 3, (4 * metrics.SAMPLES_AT_ONCE + 7, 80)).astype(float)
+    found = metrics.detection(abnormal, scores, weights)
     for i, sample in enumerate(weights):
-        alone = only(detection(abnormal, scores, sample[None]))
+        alone = only(metrics.detection(abnormal, scores, sample[None]))
         assert {metric: values[i] for metric, values in found.items()} == pytest.approx(alone)
-    assert len(np.unique(found["AUROC"])) > SAMPLES_AT_ONCE
+    assert len(np.unique(found["AUROC"])) > metrics.SAMPLES_AT_ONCE
 
 
 @pytest.mark.parametrize(("strange", "tnr"), [(1, 1.0), (2, 0.0)])
 def test_one_ordinary_image_in_twenty_may_be_refused(strange: int, tnr: float) -> None:
     abnormal = np.arange(30) >= 20
     scores = np.where(abnormal, 5.0, np.where(np.arange(30) < strange, 6.0, 1.0))
-    assert only(detection(abnormal, scores))["TNR at 95% TPR"] == tnr
+    assert only(metrics.detection(abnormal, scores))["TNR at 95% TPR"] == tnr
     # Of abnormal images none may be missed for it: the sides are not exchangeable.
     scores = np.where(abnormal, np.where(np.arange(30) >= 30 - strange, 0.0, 5.0), 1.0)
-    found = only(detection(abnormal, scores))["TNR at 95% TPR"]
+    found = only(metrics.detection(abnormal, scores))["TNR at 95% TPR"]
     assert found == pytest.approx(1 - strange / 10)
 
 
 @pytest.mark.parametrize("side", [True, False])
 def test_what_needs_both_sides_is_nan_where_one_is_empty(side: bool) -> None:
     positive, scores = np.full(4, side), np.arange(4.0)
-    assert math.isnan(auroc(positive, scores))
-    assert all(math.isnan(value) for value in only(detection(positive, scores)).values())
-    assert math.isnan(specificity(positive, positive)) == side
-    assert math.isnan(sensitivity(positive, positive)) != side
+    assert math.isnan(metrics.auroc(positive, scores))
+    assert all(math.isnan(value) for value in only(metrics.detection(positive, scores)).values())
+    assert math.isnan(metrics.specificity(positive, positive)) == side
+    assert math.isnan(metrics.sensitivity(positive, positive)) != side
 
 
 CLUSTERS = st.lists(st.integers(-2, 6), min_size=1, max_size=20).map(np.array)
@@ -143,7 +130,7 @@ CLUSTERS = st.lists(st.integers(-2, 6), min_size=1, max_size=20).map(np.array)
 
 @given(CLUSTERS, st.integers(0, 5))
 def test_bootstrap_samples_draw_whole_clusters(clusters: NDArray, seed: int) -> None:
-    weights = resampled(clusters, 30, seed)
+    weights = metrics.resampled(clusters, 30, seed)
     assert weights.shape == (30, len(clusters))
     names = np.unique(clusters)
     by_cluster = np.stack([weights[:, clusters == name][:, 0] for name in names], axis=1)
@@ -151,25 +138,25 @@ def test_bootstrap_samples_draw_whole_clusters(clusters: NDArray, seed: int) -> 
         assert (weights[:, clusters == name] == times[:, None]).all()
     # As many clusters as there are, with repetition, whatever their sizes.
     np.testing.assert_array_equal(by_cluster.sum(axis=1), len(names))
-    np.testing.assert_array_equal(weights, resampled(clusters, 30, seed))
+    np.testing.assert_array_equal(weights, metrics.resampled(clusters, 30, seed))
 
 
 def test_every_cluster_is_drawn_alike_and_anew_with_another_seed() -> None:
     clusters = np.repeat(np.arange(8), np.arange(1, 9))
-    weights = resampled(clusters, 4000)
+    weights = metrics.resampled(clusters, 4000)
     times = weights[:, np.unique(clusters, return_index=True)[1]]
     # Counts of one of 8 equally likely clusters in 8 draws.
     np.testing.assert_allclose(times.mean(axis=0), 1, atol=0.06)
     np.testing.assert_allclose(times.var(axis=0), 7 / 8, atol=0.1)
-    assert (weights[:20] != resampled(clusters, 20, seed=1)).any()
+    assert (weights[:20] != metrics.resampled(clusters, 20, seed=1)).any()
 
 
 def test_an_interval_holds_the_middle_95_percent_of_its_finite_draws() -> None:
     draws = np.r_[np.nan, np.arange(1001.0), np.inf]
-    assert interval(3, draws) == Interval(3.0, 25.0, 975.0)
-    assert interval(3, np.array([7.0])) == (3.0, 7.0, 7.0)
+    assert metrics.interval(3, draws) == metrics.Interval(3.0, 25.0, 975.0)
+    assert metrics.interval(3, np.array([7.0])) == (3.0, 7.0, 7.0)
     for nothing in ([], [np.nan, np.nan]):
-        found = interval(0.5, np.array(nothing))
+        found = metrics.interval(0.5, np.array(nothing))
         assert found.value == 0.5
         assert math.isnan(found.low)
         assert math.isnan(found.high)
@@ -179,7 +166,7 @@ PATIENTS = np.repeat(np.arange(20), 15)
 
 
 def test_an_interval_is_that_of_the_percentiles_over_resampled_patients() -> None:
-    found = patient_bootstrap(lambda rows: PATIENTS[rows].mean(), PATIENTS, repeats=4000)
+    found = metrics.patient_bootstrap(lambda rows: PATIENTS[rows].mean(), PATIENTS, repeats=4000)
     rng = np.random.default_rng(1)
     means = rng.integers(0, 20, (4000, 20)).mean(axis=1)  # all have the same number of cells
     assert found.value == 9.5
@@ -188,8 +175,8 @@ def test_an_interval_is_that_of_the_percentiles_over_resampled_patients() -> Non
 
 def test_an_interval_holds_its_value_and_is_wider_where_cells_of_a_patient_agree() -> None:
     right = np.random.default_rng(0).random(20)[PATIENTS] < 0.6
-    by_patient = patient_bootstrap(lambda rows: float(right[rows].mean()), PATIENTS)
-    by_image = patient_bootstrap(lambda rows: float(right[rows].mean()), np.arange(300))
+    by_patient = metrics.patient_bootstrap(lambda rows: float(right[rows].mean()), PATIENTS)
+    by_image = metrics.patient_bootstrap(lambda rows: float(right[rows].mean()), np.arange(300))
     for found in (by_patient, by_image):
         assert found.low < found.value < found.high
     # 15 cells that agree are worth one: the interval is about the square root of 15 wider.
@@ -200,7 +187,7 @@ def test_an_interval_holds_its_value_and_is_wider_where_cells_of_a_patient_agree
 def test_an_interval_depends_on_its_seed_alone() -> None:
     values = np.random.default_rng(2).normal(size=300)
     first, again, other = (
-        patient_bootstrap(lambda rows: float(values[rows].mean()), PATIENTS, seed=seed)
+        metrics.patient_bootstrap(lambda rows: float(values[rows].mean()), PATIENTS, seed=seed)
         for seed in (1, 1, 2)
     )
     assert first == again
@@ -209,7 +196,9 @@ def test_an_interval_depends_on_its_seed_alone() -> None:
 
 def test_resamples_without_a_value_are_left_out_of_an_interval() -> None:
     positive, scores = PATIENTS == 0, np.arange(300.0)  # most draws of so rare a side have none
-    found = patient_bootstrap(lambda rows: auroc(positive[rows], scores[rows]), PATIENTS)
+    found = metrics.patient_bootstrap(
+        lambda rows: metrics.auroc(positive[rows], scores[rows]), PATIENTS
+    )
     assert found == (0.0, 0.0, 0.0)
-    none = patient_bootstrap(lambda rows: math.nan, PATIENTS, repeats=5)
+    none = metrics.patient_bootstrap(lambda rows: math.nan, PATIENTS, repeats=5)
     assert all(math.isnan(bound) for bound in none)

@@ -18,9 +18,7 @@ from tasks.images.decoding import (
     decode_rgb,
     resize,
 )
-from tests.support.images import encode
-from tests.support.needs import needs_data
-from tests.support.paths import DATA
+from tests.support import images, needs, paths
 
 LONGEST = 400
 SIZES = [(1, 1), (1, 7), (8, 8), (131, 128), (64, 400)]
@@ -31,7 +29,7 @@ def pixels(width: int, height: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def saved(image: Image.Image, **options: Any) -> bytes:
-    return encode(image, "PNG", **options)
+    return images.encode(image, "PNG", **options)
 
 
 def chunks(content: bytes) -> list[tuple[bytes, bytes]]:
@@ -142,11 +140,11 @@ def test_a_window_that_is_stated_too_small_is_no_damage_to_pillow_either(window:
     assert expected is None or np.array_equal(found, picture)
 
 
-@needs_data("cell_images.zip")
+@needs.needs_data("cell_images.zip")
 def test_real_cells_are_decoded_here_and_to_the_same_pixels() -> None:
     from zipfile import ZipFile
 
-    with ZipFile(DATA / "cell_images.zip") as archive:
+    with ZipFile(paths.DATA / "cell_images.zip") as archive:
         names = [name for name in archive.namelist() if name.endswith(".png")]
         for name in names[:: len(names) // 100]:
             content = archive.read(name)

@@ -8,16 +8,7 @@ from tasks.detector.calibration import p_values
 from tasks.detector.slides.cell_score import standardised_distances
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.laboratories.learning import (
-    LEAST_CELLS,
-    LaboratoryNormal,
-    NightNormal,
-    SlideCells,
-    expected_normal,
-    learned_priors,
-    mixed,
-    without,
-)
+from tasks.laboratories import learning
 from tests.support.laboratories import commissioned, detector, learned, of_laboratory
 from tests.support.slide_scores import score_slide
 
@@ -28,20 +19,20 @@ def own() -> OwnNormal:
     return found
 
 
-def night_of(slides: list[SlideCells]) -> NightNormal:
+def night_of(slides: list[learning.SlideCells]) -> learning.NightNormal:
     """The reference of a commissioned night's cells; the rows of its slides follow each other."""
     taps = {tap: np.concatenate([s.taps[tap] for s in slides]) for tap in slides[0].taps}
     predicted = np.concatenate([s.predicted for s in slides])
-    normal = slide_normal(own().priors, taps, predicted, Choices(least=LEAST_CELLS))
-    return NightNormal(normal, np.flatnonzero(normal.kept))
+    normal = slide_normal(own().priors, taps, predicted, Choices(least=learning.LEAST_CELLS))
+    return learning.NightNormal(normal, np.flatnonzero(normal.kept))
 
 
-def numbered(slides: list[SlideCells]) -> list[SlideCells]:
+def numbered(slides: list[learning.SlideCells]) -> list[learning.SlideCells]:
     starts = np.cumsum([0, *(len(s.rows) for s in slides)])
     return [replace(s, rows=a + s.rows) for a, s in zip(starts.tolist(), slides, strict=False)]
 
 
-def alarms(laboratory: LaboratoryNormal, slides: list[SlideCells]) -> float:
+def alarms(laboratory: learning.LaboratoryNormal, slides: list[learning.SlideCells]) -> float:
     found = [score_slide(laboratory.own, s.taps, s.predicted) for s in slides]
     return float(np.mean([np.mean(f.p_value <= 0.05) for f in found]))
 
@@ -89,19 +80,19 @@ def test_cells_of_small_slides_are_abnormal_at_the_level_and_strangers_are_caugh
 def test_what_a_few_slides_say_leans_on_the_population() -> None:
     population = own().calibration.cells
     slides = [np.full(5, 9.0), np.full(50, 9.0)]
-    together = mixed(population, slides)
+    together = learning.mixed(population, slides)
     assert_allclose(together.weights.sum(), 1.0)
     assert_allclose(together.weights[together.scores == 9.0].sum(), 2 / 12)
     assert (np.diff(together.scores) >= 0).all()
-    nothing = mixed(population, [])
+    nothing = learning.mixed(population, [])
     assert_allclose(nothing.scores, population.scores)
     assert_allclose(nothing.weights, population.weights)
 
 
 def test_the_reference_of_small_slides_expects_a_slide_of_the_laboratory() -> None:
     """Cells of a slide never seen vary as cells do, and as slides of the laboratory do."""
-    priors = learned_priors(own(), learned(of_laboratory(8, 40))[0])
-    for tap, normal in expected_normal(priors).taps.items():
+    priors = learning.learned_priors(own(), learned(of_laboratory(8, 40))[0])
+    for tap, normal in learning.expected_normal(priors).taps.items():
         covariance = normal.factor @ normal.factor.T / normal.nu
         assert_allclose(covariance, priors[tap].within + priors[tap].between, rtol=1e-10)
         d = len(covariance)
@@ -111,7 +102,7 @@ def test_the_reference_of_small_slides_expects_a_slide_of_the_laboratory() -> No
 
 def test_a_slide_is_judged_by_a_laboratory_without_it() -> None:
     slides = of_laboratory(11, 4)
-    others = without(own(), learned(slides)[0], slides[1], None)
+    others = learning.without(own(), learned(slides)[0], slides[1], None)
     expected, _ = learned([s for s in slides if s is not slides[1]])
     assert others.keys == expected.keys
     for tap in others.taps:

@@ -5,31 +5,21 @@ from numpy.typing import NDArray
 from skimage.draw import polygon
 
 from tasks.segmentation import contours
-from tasks.segmentation.contours import (
-    ANGLES,
-    Edges,
-    depths,
-    edges,
-    enclosed_area,
-    layers,
-    seeds,
-    trace,
-)
 
 RADII = np.array([12.0, 16.0, 20.0])
 
 
-def edges_of(*ellipses: tuple[float, float, float, float]) -> Edges:
+def edges_of(*ellipses: tuple[float, float, float, float]) -> contours.Edges:
     """Edges of dark ellipses: x, y and both half axes in pixels."""
     y, x = np.mgrid[:120, :160].astype(np.float32)
     amount = np.zeros((120, 160), np.float32)
     for cx, cy, a, b in ellipses:
         amount += np.hypot((x - cx) / a, (y - cy) / b) < 1
-    return edges(amount, amount > 0, 32)
+    return contours.edges(amount, amount > 0, 32)
 
 
-def find(edge: Edges, most: int = 1000) -> NDArray[np.float64]:
-    return seeds(edge, RADII, least=0.3, apart=8, most=most)
+def find(edge: contours.Edges, most: int = 1000) -> NDArray[np.float64]:
+    return contours.seeds(edge, RADII, least=0.3, apart=8, most=most)
 
 
 def test_an_edge_points_from_dark_to_bright() -> None:
@@ -64,9 +54,9 @@ def test_many_outlines_are_traced_as_few_are() -> None:
     edge = edges_of((50, 60, 16, 16), (110, 40, 20, 20))
     rng = np.random.default_rng(0)
     around = rng.uniform([20, 20, 12], [140, 100, 20], (contours.AT_ONCE + 3, 3))
-    points, along = trace(edge, around)
+    points, along = contours.trace(edge, around)
     for one in (0, contours.AT_ONCE - 1, contours.AT_ONCE, len(around) - 1):
-        alone, edge_alone = trace(edge, around[one : one + 1])
+        alone, edge_alone = contours.trace(edge, around[one : one + 1])
         np.testing.assert_allclose(points[one], alone[0], atol=1e-3)
         np.testing.assert_allclose(along[one], edge_alone[0], atol=1e-3)
 
@@ -76,9 +66,9 @@ def test_a_bright_spot_is_no_ring() -> None:
 
 
 def test_no_seed_is_no_outline() -> None:
-    points, along = trace(edges_of((80, 60, 16, 16)), np.empty((0, 3)))
-    assert points.shape == (0, ANGLES, 2)
-    assert along.shape == (0, ANGLES)
+    points, along = contours.trace(edges_of((80, 60, 16, 16)), np.empty((0, 3)))
+    assert points.shape == (0, contours.ANGLES, 2)
+    assert along.shape == (0, contours.ANGLES)
 
 
 @pytest.mark.parametrize("half_axes", [(16, 16), (20, 14), (13, 18)])
@@ -88,10 +78,10 @@ def test_an_outline_follows_an_ellipse(
 ) -> None:
     a, b = half_axes
     edge = edges_of((80, 60, a, b))
-    (points,), (along,) = trace(edge, np.array([[80 + off[0], 60 + off[1], 16]]))
+    (points,), (along,) = contours.trace(edge, np.array([[80 + off[0], 60 + off[1], 16]]))
     away = np.hypot((points[:, 0] - 80) / a, (points[:, 1] - 60) / b)
     np.testing.assert_allclose(away, 1, atol=0.12)
-    assert enclosed_area(points) == pytest.approx(np.pi * a * b, rel=0.06)
+    assert contours.enclosed_area(points) == pytest.approx(np.pi * a * b, rel=0.06)
     assert along.min() > 0.3
 
 
@@ -100,19 +90,21 @@ def test_an_outline_lies_between_the_radii_that_are_tried(radius: float) -> None
     """They are half a pixel apart; rounded to them, an outline would be .2 off in the mean."""
     y, x = np.mgrid[:120, :160]
     amount = np.clip(radius - np.hypot(x - 80, y - 60) + 0.5, 0, 1).astype(np.float32)
-    (points,), _ = trace(edges(amount, amount > 0.5, 32), np.array([[81.0, 59, 16]]))
+    (points,), _ = contours.trace(
+        contours.edges(amount, amount > 0.5, 32), np.array([[81.0, 59, 16]])
+    )
     assert np.abs(np.hypot(*(points - [80, 60]).T) - radius).mean() < 0.1
 
 
 def test_cells_that_lie_over_one_another_have_whole_outlines() -> None:
     places = np.array([[70.0, 60, 16], [92, 60, 16]])
-    points, _ = trace(edges_of(*((x, y, r, r) for x, y, r in places)), places)
+    points, _ = contours.trace(edges_of(*((x, y, r, r) for x, y, r in places)), places)
     for outline in points:
-        assert enclosed_area(outline) == pytest.approx(np.pi * 16**2, rel=0.08)
+        assert contours.enclosed_area(outline) == pytest.approx(np.pi * 16**2, rel=0.08)
 
 
 def test_nothing_is_known_outside_the_field() -> None:
-    (points,), (along,) = trace(edges_of((5, 60, 16, 16)), np.array([[5.0, 60, 16]]))
+    (points,), (along,) = contours.trace(edges_of((5, 60, 16, 16)), np.array([[5.0, 60, 16]]))
     np.testing.assert_array_equal(np.isnan(along), points[:, 0] < 0)
     assert 0.2 < np.isnan(along).mean() < 0.5
 
@@ -121,14 +113,14 @@ def test_outlines_are_laid_over_one_another_as_scikit_image_draws_each() -> None
     rng = np.random.default_rng(0)
     expected, outlines = np.zeros((80, 120), np.int32), []
     for way in (-1, 1) * 20:
-        angles = way * np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
-        radii = rng.uniform(5, 30) * rng.uniform(0.7, 1.3, ANGLES)
+        angles = way * np.linspace(0, 2 * np.pi, contours.ANGLES, endpoint=False)
+        radii = rng.uniform(5, 30) * rng.uniform(0.7, 1.3, contours.ANGLES)
         middle = rng.uniform(-10, [130, 90])
         outlines.append(middle + np.column_stack([np.cos(angles), np.sin(angles)]) * radii[:, None])
         expected[polygon(outlines[-1][:, 1], outlines[-1][:, 0], expected.shape)] += 1
     assert expected.max() > 3
-    np.testing.assert_array_equal(layers(outlines, expected.shape), expected)
-    assert not layers([], (3, 4)).any()
+    np.testing.assert_array_equal(contours.layers(outlines, expected.shape), expected)
+    assert not contours.layers([], (3, 4)).any()
 
 
 def test_distances_do_not_depend_on_the_number_of_threads() -> None:
@@ -137,7 +129,7 @@ def test_distances_do_not_depend_on_the_number_of_threads() -> None:
     before, found = cv2.getNumThreads(), []
     for threads in (1, 2):
         cv2.setNumThreads(threads)
-        found.append(depths(mask))
+        found.append(contours.depths(mask))
     cv2.setNumThreads(before)
     assert found[0].max() == pytest.approx(90, abs=1)
     np.testing.assert_array_equal(*found)

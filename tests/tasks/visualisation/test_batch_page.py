@@ -19,16 +19,8 @@ from tasks.visualisation.highlights import CELLS_SHOWN
 from tasks.visualisation.overlay import COLOURS, ShownSlide
 from tasks.visualisation.page import file_name, p_text, shortened
 from tasks.visualisation.viewer.overlays import ShownField
+from tests.support import nights
 from tests.support.columns import with_column
-from tests.support.nights import (
-    field_picture,
-    field_row,
-    hostile_night,
-    image_rows,
-    night_of,
-    shown_field,
-    unscored_rows,
-)
 from tests.support.pages import EVIL, Page
 
 MB = 1_000_000
@@ -36,7 +28,7 @@ MB = 1_000_000
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return batch_page(night_of(image_rows(4000)))
+    return batch_page(nights.night_of(nights.image_rows(4000)))
 
 
 def words(page: str) -> str:
@@ -44,7 +36,7 @@ def words(page: str) -> str:
 
 
 def test_the_page_says_what_the_night_was(page: str) -> None:
-    night = night_of(image_rows(4000))
+    night = nights.night_of(nights.image_rows(4000))
     said = words(page)
     assert "Batch night" in said
     assert "7 March 2026" in said
@@ -59,7 +51,7 @@ def test_the_page_says_what_the_night_was(page: str) -> None:
 
 @pytest.mark.parametrize("light", ["green", "amber", "red"])
 def test_the_light_is_said_in_words_and_by_a_shape(light: str) -> None:
-    night = night_of(image_rows(300))
+    night = nights.night_of(nights.image_rows(300))
     page = batch_page(replace(night, row=night.row | {"light": light, "reasons": ["because"]}))
     assert f"{light.capitalize()}: " in words(page)
     assert f'class="sign {light}"' in page
@@ -98,7 +90,7 @@ def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
 
 
 def test_names_from_outside_stay_text() -> None:
-    found = Page(batch_page(hostile_night()))
+    found = Page(batch_page(nights.hostile_night()))
     assert [tag for tag, _ in found.elements].count("script") == 1
     assert all(str(image["src"]).startswith("data:") for image in found.of("img"))
     assert not [a for _, attributes in found.elements for a in attributes if a.startswith("on")]
@@ -106,11 +98,13 @@ def test_names_from_outside_stay_text() -> None:
 
 
 def test_the_same_night_gives_the_same_page() -> None:
-    assert batch_page(night_of(image_rows(900))) == batch_page(night_of(image_rows(900)))
+    assert batch_page(nights.night_of(nights.image_rows(900))) == batch_page(
+        nights.night_of(nights.image_rows(900))
+    )
 
 
 def test_a_cell_that_cannot_be_seen_again_has_a_placeholder() -> None:
-    night = night_of(image_rows(900), see=lambda i: "the image cannot be read")
+    night = nights.night_of(nights.image_rows(900), see=lambda i: "the image cannot be read")
     found = Page(batch_page(night))
     assert not found.of("img")
     labels = [str(each.get("aria-label")) for each in found.of("div") if each.get("role") == "img"]
@@ -120,10 +114,10 @@ def test_a_cell_that_cannot_be_seen_again_has_a_placeholder() -> None:
 
 
 def test_slides_abnormal_together_are_named_first_and_once() -> None:
-    rows = image_rows(2000)
+    rows = nights.image_rows(2000)
     for name, value in (("abnormality", 9.0), ("p_value", 0.001), ("abnormal", True)):
         rows = with_column(rows, name, [value] * 50 + rows[name].to_pylist()[50:])
-    page = batch_page(night_of(rows))
+    page = batch_page(nights.night_of(rows))
     (section,) = re.findall(r'<section id="together">(.*?)</section>', page, re.DOTALL)
     assert section.count("C0P1_IMG_0<") == 1
     assert 'href="#together"' in page
@@ -134,8 +128,8 @@ def test_slides_abnormal_together_are_named_first_and_once() -> None:
 
 
 def test_many_slides_are_cut_and_the_page_says_how_many_are_left_out() -> None:
-    rows = image_rows(6000, slide_id=[f"slide {i // 5}" for i in range(6000)])
-    page = batch_page(night_of(rows, see=lambda i: "none"))
+    rows = nights.image_rows(6000, slide_id=[f"slide {i // 5}" for i in range(6000)])
+    page = batch_page(nights.night_of(rows, see=lambda i: "none"))
     assert f"The first {SLIDES_SHOWN} of 1,200 slides" in words(page)
     assert f"the other {1200 - SLIDES_SHOWN} are in the slide report" in words(page)
     reviewed = re.findall(r'<tr data-review="(yes|no)">', page)
@@ -144,7 +138,7 @@ def test_many_slides_are_cut_and_the_page_says_how_many_are_left_out() -> None:
 
 
 def test_earlier_nights_are_listed_newest_first() -> None:
-    night = night_of(image_rows(400), nights=4)
+    night = nights.night_of(nights.image_rows(400), nights=4)
     earlier = [night.row | {"batch": f"n{i}", "detector": "other"} for i in range(3 * NIGHTS_SHOWN)]
     page = batch_page(replace(night, earlier=[*earlier, *night.earlier]))
     (table,) = re.findall(r"<caption><span>This batch and those.*?</table>", page, re.DOTALL)
@@ -156,18 +150,18 @@ def test_earlier_nights_are_listed_newest_first() -> None:
 
 
 def test_a_first_night_and_one_without_scores_have_pages() -> None:
-    said = words(batch_page(night_of(unscored_rows(40), nights=0)))
+    said = words(batch_page(nights.night_of(nights.unscored_rows(40), nights=0)))
     assert "Red: " in said
     assert "no image could be scored" in said
 
 
 def test_names_of_any_length_do_not_make_the_page_long() -> None:
-    rows = image_rows(
+    rows = nights.image_rows(
         3000,
         uri=[f"/photos/{'<' * 4000}{i}.png" for i in range(3000)],
         slide_id=[f"{'&' * 4000}{i // 5}" for i in range(3000)],
     )
-    assert len(batch_page(night_of(rows)).encode()) < 10 * MB
+    assert len(batch_page(nights.night_of(rows)).encode()) < 10 * MB
 
 
 @pytest.mark.parametrize(
@@ -206,12 +200,14 @@ SLIDE = "C0P1_IMG_0"
 
 def test_fields_are_shown_with_what_their_cells_are() -> None:
     fields = [
-        shown_field(3, SLIDE, x=1024, y=2048, review_reason="out of focus"),
-        ShownField(field_row(1), "the field cannot be read any more"),
+        nights.shown_field(3, SLIDE, x=1024, y=2048, review_reason="out of focus"),
+        ShownField(nights.field_row(1), "the field cannot be read any more"),
     ]
-    rows = [*(each.row for each in fields), field_row(4, SLIDE, kind="empty")]
-    rows.append(field_row(5, SLIDE, kind=None, failure="damaged: cut", review_reason="failed"))
-    page = batch_page(night_of(image_rows(400), fields=rows, shown=fields))
+    rows = [*(each.row for each in fields), nights.field_row(4, SLIDE, kind="empty")]
+    rows.append(
+        nights.field_row(5, SLIDE, kind=None, failure="damaged: cut", review_reason="failed")
+    )
+    page = batch_page(nights.night_of(nights.image_rows(400), fields=rows, shown=fields))
     found = Page(page)
     (image,) = (each for each in found.of("img") if "with contours" in str(each["alt"]))
     assert str(image["src"]).startswith("data:image/webp")
@@ -229,17 +225,17 @@ def test_fields_are_shown_with_what_their_cells_are() -> None:
 
 
 def test_slides_with_fields_say_how_many_were_read() -> None:
-    fields = [field_row(0, SLIDE), field_row(1, SLIDE, kind="thick")]
-    page = batch_page(night_of(image_rows(400), fields=fields))
+    fields = [nights.field_row(0, SLIDE), nights.field_row(1, SLIDE, kind="thick")]
+    page = batch_page(nights.night_of(nights.image_rows(400), fields=fields))
     (slide,) = re.findall(rf"<tr[^>]*>\s*<th[^>]*>{SLIDE}<.*?</tr>", page, re.DOTALL)
     assert '>50<small class="narrow">1 of 2 fields read</small>' in slide
 
 
 def test_slides_are_shown_from_afar() -> None:
-    rows = [field_row(0, SLIDE), field_row(2, SLIDE, review_reason="dark")]
-    rows.append(field_row(0, SLIDE, kind="thick"))
-    night = night_of(image_rows(400), fields=rows)
-    shown = ShownSlide("/slides/a.svs", rows, field_picture())
+    rows = [nights.field_row(0, SLIDE), nights.field_row(2, SLIDE, review_reason="dark")]
+    rows.append(nights.field_row(0, SLIDE, kind="thick"))
+    night = nights.night_of(nights.image_rows(400), fields=rows)
+    shown = ShownSlide("/slides/a.svs", rows, nights.field_picture())
     gone = ShownSlide("/slides/b.svs", rows[:1], "the slide cannot be read any more")
     page = batch_page(replace(night, whole_slides=[shown, gone]))
     (image,) = (each for each in Page(page).of("img") if str(each["src"])[:14] == "data:image/png")
@@ -256,18 +252,20 @@ def test_a_batch_of_cells_says_nothing_of_fields(page: str) -> None:
 
 
 def test_a_page_with_the_largest_pictures_of_fields_stays_small() -> None:
-    shown = [shown_field(i) for i in range(8)]
-    night = night_of(image_rows(3000), fields=[each.row for each in shown], shown=shown)
-    slides = [ShownSlide("/slides/a.svs", [shown[0].row], field_picture())] * 4
+    shown = [nights.shown_field(i) for i in range(8)]
+    night = nights.night_of(
+        nights.image_rows(3000), fields=[each.row for each in shown], shown=shown
+    )
+    slides = [ShownSlide("/slides/a.svs", [shown[0].row], nights.field_picture())] * 4
     page = batch_page(replace(night, whole_slides=slides))
     assert 2 * MB < len(page.encode()) < 10 * MB
 
 
 def test_hostile_names_of_fields_stay_text() -> None:
-    shown = ShownField(field_row(0, EVIL, source_uri=f"/photos/{EVIL}"), EVIL)
+    shown = ShownField(nights.field_row(0, EVIL, source_uri=f"/photos/{EVIL}"), EVIL)
     slide = ShownSlide(f"/slides/{EVIL}", [shown.row], EVIL)
-    row = field_row(1, EVIL, kind=None, failure=f"{EVIL}: {EVIL}", review_reason=EVIL)
-    night = night_of(image_rows(60), fields=[shown.row, row], shown=[shown])
+    row = nights.field_row(1, EVIL, kind=None, failure=f"{EVIL}: {EVIL}", review_reason=EVIL)
+    night = nights.night_of(nights.image_rows(60), fields=[shown.row, row], shown=[shown])
     page = batch_page(replace(night, whole_slides=[slide]))
     found = Page(page)
     assert [tag for tag, _ in found.elements].count("script") == 1
@@ -284,7 +282,7 @@ def test_a_slide_that_is_no_smear_is_listed_once() -> None:
 def test_what_is_not_shown_is_counted() -> None:
     reasons = [[SlideReason.SHIFTED]] * (ODD_SHOWN + 3)
     names = [f"slide {n}" for n in range(len(reasons))]
-    night = night_of(image_rows(len(names), slide_id=names))
+    night = nights.night_of(nights.image_rows(len(names), slide_id=names))
     page = batch_page(replace(night, slides=with_column(night.slides, "review_reasons", reasons)))
     section = page[page.index('<section id="shifted">') :].partition("</section>")[0]
     assert section.count("<tr>") == 1 + ODD_SHOWN

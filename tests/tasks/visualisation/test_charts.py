@@ -6,14 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from tasks.visualisation.charts import (
-    INK,
-    PALETTE,
-    STYLE,
-    binned,
-    decimals,
-    lines,
-)
+from tasks.visualisation import charts
 
 WHITE, DARK = "#ffffff", "#15181b"
 HOSTILE = ("<script>alert(1)</script>", "$x_1$ & \\frac", "_hidden", 'a"b', "x" * 500)
@@ -21,12 +14,12 @@ HOSTILE = ("<script>alert(1)</script>", "$x_1$ & \\frac", "_hidden", 'a"b', "x" 
 
 def some_bins(*names: str) -> str:
     counts = np.array([[4, 9, 1], [0, 0, 2]]) if names else np.zeros((2, 3), int)
-    return binned(np.arange(4.0), counts, 2.0, title=" ".join(names))
+    return charts.binned(np.arange(4.0), counts, 2.0, title=" ".join(names))
 
 
 def some_lines(*names: str) -> str:
     series = {name: (np.array([1.0, 2.0]), np.array([0.2, 0.9])) for name in names}
-    return lines(series, x_label="level", y_label="caught", title="Caught")
+    return charts.lines(series, x_label="level", y_label="caught", title="Caught")
 
 
 CHARTS = pytest.mark.parametrize("draw", [some_bins, some_lines])
@@ -80,7 +73,7 @@ def test_a_chart_follows_the_page_and_does_not_change_it(draw: Callable[..., str
     svg = draw("near", "far")
     assert "currentColor" in svg
     assert "var(--series-1" in svg
-    assert INK not in svg
+    assert charts.INK not in svg
     assert "<style" not in svg
     assert "font-family" not in svg
     assert not re.search(r"<svg[^>]* (width|height)=", svg)
@@ -101,14 +94,14 @@ def test_nothing_to_show_is_a_chart_too(draw: Callable[..., str]) -> None:
 
 
 def test_every_colour_stands_out_on_both_papers() -> None:
-    assert all(contrast(light, WHITE) >= 3 for light, _ in PALETTE)
-    assert all(contrast(dark, DARK) >= 3 for _, dark in PALETTE)
-    assert all(dark in STYLE for _, dark in PALETTE)
+    assert all(contrast(light, WHITE) >= 3 for light, _ in charts.PALETTE)
+    assert all(contrast(dark, DARK) >= 3 for _, dark in charts.PALETTE)
+    assert all(dark in charts.STYLE for _, dark in charts.PALETTE)
 
 
 def test_a_series_without_points_only_keeps_its_place() -> None:
     nothing, something = (np.empty(0), np.empty(0)), (np.array([1.0]), np.array([0.5]))
-    svg = lines({"a": nothing, "b": something}, x_label="x", y_label="y", title="t")
+    svg = charts.lines({"a": nothing, "b": something}, x_label="x", y_label="y", title="t")
     assert "--series-1" in svg
     assert "--series-0" not in svg
     assert "b" in texts(svg)
@@ -118,7 +111,7 @@ def test_a_series_without_points_only_keeps_its_place() -> None:
 def test_an_axis_of_shares_begins_at_zero_unless_all_are_above_one_half() -> None:
     def ticks(*shares: float) -> list[str]:
         pair = np.arange(10.0, 10 + len(shares)), np.array(shares)
-        return texts(lines({"a": pair}, x_label="x", y_label="y", title="t"))
+        return texts(charts.lines({"a": pair}, x_label="x", y_label="y", title="t"))
 
     assert "0" in ticks(0.4, 0.9)
     assert "0" not in ticks(0.6, 0.9)
@@ -127,14 +120,14 @@ def test_an_axis_of_shares_begins_at_zero_unless_all_are_above_one_half() -> Non
 
 
 def test_decimals_never_hide_how_far_a_figure_is_from_one() -> None:
-    assert decimals(0.9986) == ".9986"
-    assert decimals(0.9521) == ".952"
-    assert decimals(1.0) == "1"
-    assert decimals(0.0039) == ".0039"
-    assert decimals(-0.25) == "−.250"
-    assert decimals(1.5) == "1.500"
-    assert decimals(1234.56) == "1,234.6"
-    assert decimals(None) == decimals(float("nan")) == "–"
+    assert charts.decimals(0.9986) == ".9986"
+    assert charts.decimals(0.9521) == ".952"
+    assert charts.decimals(1.0) == "1"
+    assert charts.decimals(0.0039) == ".0039"
+    assert charts.decimals(-0.25) == "−.250"
+    assert charts.decimals(1.5) == "1.500"
+    assert charts.decimals(1234.56) == "1,234.6"
+    assert charts.decimals(None) == charts.decimals(float("nan")) == "–"
 
 
 @pytest.mark.parametrize("most", [1, 7, 300, 90_000])
@@ -142,13 +135,13 @@ def test_binned_scores_say_how_many_are_abnormal(most: int) -> None:
     edges = np.sinh(np.arcsinh(2.0) + 0.1 * np.arange(-40, 41))
     counts = np.zeros((2, 80), np.int64)
     counts[0, 20:30], counts[1, 30], counts[1, 45] = most, 1, 2  # one lies below the line
-    svg = binned(edges, counts, 2.0, title="Scores")
+    svg = charts.binned(edges, counts, 2.0, title="Scores")
     label = ET.fromstring(svg).get("aria-label") or ""
     assert label == f"Scores. {10 * most + 3:,} scores, 3 abnormal; the threshold is 2.000"
     assert "3 abnormal" in texts(svg)
     assert f"{10 * most:,} ordinary" in texts(svg)
     assert all(f"--series-{i}" in svg for i in (0, 1))
-    assert svg == binned(edges, counts, 2.0, title="Scores")
+    assert svg == charts.binned(edges, counts, 2.0, title="Scores")
 
 
 @pytest.mark.parametrize("threshold", [None, np.inf, 2.0, 0.1])
@@ -158,6 +151,8 @@ def test_any_binned_scores_can_be_drawn(threshold: float | None, place: int | No
     counts = np.zeros((2, 80), np.int64)
     if place is not None:
         counts[0, place] = 5
-    label = ET.fromstring(binned(edges, counts, threshold, title="t")).get("aria-label") or ""
+    label = (
+        ET.fromstring(charts.binned(edges, counts, threshold, title="t")).get("aria-label") or ""
+    )
     assert ("5 scores" if place is not None else "No scores") in label
     assert ("threshold" in label) == (place is not None and threshold in (2.0, 0.1))

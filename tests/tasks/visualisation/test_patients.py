@@ -18,24 +18,15 @@ from tasks.visualisation.patients import (
     patient_sheet,
     patient_table,
 )
+from tests.support import nights, pages, rates
 from tests.support.browser import chromium
-from tests.support.nights import (
-    by_patients,
-    called_of,
-    night_of,
-    picture,
-    shown_field,
-    smooth_picture,
-)
-from tests.support.pages import EVIL, Page
-from tests.support.rates import RATES
 
 MB = 1_000_000
 
 
 def page_of(rows: int = 2000, patients: int = 5, **options: Any) -> str:
-    table = by_patients(rows, patients)
-    return batch_page(night_of(table, rates=RATES, called=called_of, **options))
+    table = nights.by_patients(rows, patients)
+    return batch_page(nights.night_of(table, rates=rates.RATES, called=nights.called_of, **options))
 
 
 def test_a_click_on_a_positive_patient_leads_to_his_cells_most_probable_first() -> None:
@@ -51,11 +42,11 @@ def test_a_click_on_a_positive_patient_leads_to_his_cells_most_probable_first() 
 
 def test_a_place_that_cannot_be_drawn_says_why_and_names_stay_text() -> None:
     def without(patients: pa.Table) -> Called:
-        made = called_of(patients)
-        return Called(made.cells, dict.fromkeys(made.places, f"gone {EVIL}"))
+        made = nights.called_of(patients)
+        return Called(made.cells, dict.fromkeys(made.places, f"gone {pages.EVIL}"))
 
-    table = by_patients(500, 1)
-    found = Page(batch_page(night_of(table, rates=RATES, called=without)))
+    table = nights.by_patients(500, 1)
+    found = pages.Page(batch_page(nights.night_of(table, rates=rates.RATES, called=without)))
     assert not [each for each in found.of("img") if each.get("src") == "x"]
     labels = [str(each.get("aria-label")) for each in found.of("div")]
     assert len([each for each in labels if each.startswith("No field of")]) == cells_each(1)
@@ -71,13 +62,13 @@ def test_of_many_patients_the_first_are_opened_and_others_lead_to_their_slides()
 def test_a_page_of_100_000_cells_with_all_it_can_show_stays_below_5_megabytes(
     patients: int,
 ) -> None:
-    shown = [shown_field(i) for i in range(2)]
+    shown = [nights.shown_field(i) for i in range(2)]
     page = page_of(
         100_000,
         patients,
         fields=[each.row for each in shown],
         shown=shown,
-        see=lambda _: smooth_picture(128),
+        see=lambda _: nights.smooth_picture(128),
     )
     assert len(page.encode()) < 5 * MB
 
@@ -87,7 +78,8 @@ PERSONS = Confirmation(Answer.CONFIRMED, 10, 4, "positive", 0.01, 0.005, 0.02)
 
 def row(**other: Any) -> dict[str, Any]:
     told = {
-        "patient_id": EVIL, "slide_id": EVIL, "batch": "night", "batch_date": "2026-03-01",
+        "patient_id": pages.EVIL, "slide_id": pages.EVIL,
+        "batch": "night", "batch_date": "2026-03-01",
         "call": "positive", "call_reasons": [], "cells_read": 4000, "cells_called": 9,
         "corrected_percent": 0.42, "corrected_low": 0.2, "corrected_high": 0.8,
         "parasites_per_microlitre": 21_000.0, "parasites_per_microlitre_high": 40_000.0,
@@ -97,19 +89,19 @@ def row(**other: Any) -> dict[str, Any]:
     return told | other
 
 
-def sheet(name: str = EVIL) -> str:
+def sheet(name: str = pages.EVIL) -> str:
     cells = [
         {"uri": f"{i}.png", "image_id": f"{i:064x}", "slide_id": "s", "chance": 0.9, "called": True,
          "abnormality": 0.1, "p_value": 0.5}
         for i in range(20)
     ]  # fmt: skip
-    thumbnails, places = ({each["uri"]: picture(seed) for each in cells} for seed in (1, 2))
+    thumbnails, places = ({each["uri"]: nights.picture(seed) for each in cells} for seed in (1, 2))
     own = row(patient_id=name, slide_id=name)
     return patient_sheet(own, [own] * 40, cells, places, thumbnails, PERSONS)
 
 
 def test_the_sheet_has_the_answers_of_both_and_no_name_breaks_out() -> None:
-    page = Page(sheet())
+    page = pages.Page(sheet())
     said = page.words
     assert "21,000 parasites/µL: 9 of 4,000 cells called parasitized" in said
     assert "persons: confirmed" in said
@@ -136,4 +128,4 @@ def test_the_table_has_a_line_for_the_patient_and_one_for_each_slide(
     assert [line["of"] for line in told] == ["patient", "slide", "slide"]
     assert told[0]["corrected_percent"] == "0.42"
     assert told[0]["persons"] == ("confirmed" if persons else "")
-    assert told[1]["name"] == EVIL
+    assert told[1]["name"] == pages.EVIL

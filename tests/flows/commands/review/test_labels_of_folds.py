@@ -12,13 +12,7 @@ from flows.commands.review.apply import apply
 from flows.commands.review.queue import export
 from flows.options.tools import ReviewApply, ReviewExport
 from flows.settings import Settings
-from storage.models.classifiers import (
-    OUT_OF_FOLD,
-    CrossValidation,
-    load_card,
-    save_model,
-    save_out_of_fold,
-)
+from storage.models import classifiers
 from storage.store import Store, StoreError, digest_of
 from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
@@ -56,17 +50,19 @@ def settings(store_with_model: Store, smears: Path) -> Settings:
         "statistics": odds,
         "stain": [0] * count,
     }
-    digest = save_out_of_fold(store_with_model, "folded", pa.table(rows).cast(OUT_OF_FOLD))
-    card = load_card(store_with_model, "tiny").model_copy(
+    digest = classifiers.save_out_of_fold(
+        store_with_model, "folded", pa.table(rows).cast(classifiers.OUT_OF_FOLD)
+    )
+    card = classifiers.load_card(store_with_model, "tiny").model_copy(
         update={
             "name": "folded",
-            "cross_validation": CrossValidation(digest=digest, folds=2, metrics=[]),
+            "cross_validation": classifiers.CrossValidation(digest=digest, folds=2, metrics=[]),
             "training": {"images": str(smears), "limit": None},
             "sequence": 1,
         }
     )
     weights = store_with_model.read_bytes("models", "tiny", "model.safetensors")
-    save_model(store_with_model, card, weights)
+    classifiers.save_model(store_with_model, card, weights)
     return Settings(store=store_with_model.url)
 
 

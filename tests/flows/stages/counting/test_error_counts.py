@@ -17,18 +17,16 @@ from flows.stages.counting.chosen_thresholds import load_error_rates
 from flows.stages.counting.error_counts import errors_of_version
 from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import load_batch, read_manifest
-from storage.models.classifiers import load_card
-from storage.models.detectors import load_detector_card
-from storage.models.statistics import Lineage, latest_statistics
+from storage.models import classifiers, detectors, statistics
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts
 from tests.support.fitted import CELLS
 from tests.support.images import write_cells
 
 
-def newest(settings: Settings) -> tuple[Lineage, ErrorCounts]:
+def newest(settings: Settings) -> tuple[statistics.Lineage, ErrorCounts]:
     store = Store(settings.store)
-    lineage = latest_statistics(store, "m")
+    lineage = statistics.latest_statistics(store, "m")
     assert lineage is not None
     return lineage, errors_of_version(store, lineage)
 
@@ -42,7 +40,7 @@ def test_errors_are_counted_on_patients_that_training_has_not_seen(
     fitted: tuple[Settings, FitOutcome],
 ) -> None:
     settings, _ = fitted
-    card = load_card(Store(settings.store), "m")
+    card = classifiers.load_card(Store(settings.store), "m")
     _, counts = newest(settings)
     assert set(counts.slides) == {json.dumps(["patient", key]) for key in card.held_out}
     assert (counts.negatives + counts.positives).sum() == len(card.held_out) * CELLS
@@ -52,16 +50,16 @@ def test_errors_merge_and_are_taken_out_exactly_and_make_a_counting_threshold(
     ready: Settings, tmp_path: Path
 ) -> None:
     _, before = newest(ready)
-    first = load_detector_card(Store(ready.store))
+    first = detectors.load_detector_card(Store(ready.store))
     assert first.counting is None
     assert any("error rates unknown" in warning for warning in first.warnings)
     assert load_error_rates(Store(ready.store), first) is None
     fit(Fit(images=more(tmp_path / "extra", 5), batch="second"), ready)
     _, both = newest(ready)
     assert len(both.slides) == len(before.slides) + 5
-    card = load_card(Store(ready.store), "m")
+    card = classifiers.load_card(Store(ready.store), "m")
 
-    detector = load_detector_card(Store(ready.store))
+    detector = detectors.load_detector_card(Store(ready.store))
     rates = load_error_rates(Store(ready.store), detector)
     assert rates is not None
     assert detector.counting is not None
@@ -83,7 +81,7 @@ def test_where_a_model_was_cross_validated_all_patients_are_counted_by_their_fol
     fitted: tuple[Settings, FitOutcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(fitted[0].store)
-    card, (lineage, _) = load_card(store, "m"), newest(fitted[0])
+    card, (lineage, _) = classifiers.load_card(store, "m"), newest(fitted[0])
     batch = load_batch(store, "first")
     ids = image_ids(read_block(store, "m", batch.key, 0, batch.rows, taps=False))
     manifest = read_manifest(store, batch, columns=["patient_id", "label"])

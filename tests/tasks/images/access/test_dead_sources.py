@@ -10,15 +10,11 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tasks.images.access import files, patience
-from tasks.images.access.files import digest_of_file, read_bytes, stamp
-from tasks.images.access.folders import list_files
+from tasks.images import decoding, manifest, regions
+from tasks.images.access import files, folders, patience
 from tasks.images.access.patience import TimedOutError, wait_at_most
-from tasks.images.decoding import failure_of
 from tasks.images.listing import list_images, refuse_missing
-from tasks.images.manifest import SCHEMA
 from tasks.images.opened_slides import is_slide, open_slide
-from tasks.images.regions import image_refs
 from tasks.network.extraction import load_images
 
 LIMIT = 0.1
@@ -54,14 +50,14 @@ def server(over: threading.Event) -> str:
 
 
 READS: dict[str, Callable[[str], object]] = {
-    "bytes": read_bytes,
-    "digest": digest_of_file,
-    "stamp": stamp,
-    "list": lambda uri: list_files(uri, lambda listed: list(listed.files)),
+    "bytes": files.read_bytes,
+    "digest": files.digest_of_file,
+    "stamp": files.stamp,
+    "list": lambda uri: folders.list_files(uri, lambda listed: list(listed.files)),
     "images": list_images,
     "missing": lambda uri: list_images(f"{uri}.parquet"),
     "archive": lambda uri: list_images(f"{uri}.zip"),
-    "member": lambda uri: read_bytes(f"zip://1.png::{uri}.zip"),
+    "member": lambda uri: files.read_bytes(f"zip://1.png::{uri}.zip"),
     "slide": lambda uri: open_slide(f"{uri}/1.svs"),
     "photograph or slide": lambda uri: is_slide(f"{uri}/1.tif") or pytest.fail("it was read"),
 }
@@ -92,7 +88,7 @@ def test_images_of_a_dead_mount_fail_and_the_others_are_read(
     monkeypatch.setattr(
         files, "_read_local", lambda path: over.wait() if path in dead else honest(path)
     )
-    refs = image_refs(pa.Table.from_pylist([{"uri": uri} for uri in uris], SCHEMA))
+    refs = regions.image_refs(pa.Table.from_pylist([{"uri": uri} for uri in uris], manifest.SCHEMA))
     loaded = list(load_images(refs, 8, threads=2))
     reasons = [image.failure and image.failure.reason for image in loaded]
     assert reasons == ["timed_out" if row % 4 == 0 else None for row in range(len(uris))]
@@ -102,7 +98,7 @@ def test_images_of_a_dead_mount_fail_and_the_others_are_read(
 
 def test_a_batch_on_a_dead_mount_ends_long_before_each_image_has_had_its_time(server: str) -> None:
     rows = [{"uri": f"{server}/{number}.png"} for number in range(2000)]
-    refs = image_refs(pa.Table.from_pylist(rows, SCHEMA))
+    refs = regions.image_refs(pa.Table.from_pylist(rows, manifest.SCHEMA))
     loaded = list(load_images(refs, 8, threads=2))
     assert {image.failure.reason for image in loaded if image.failure} == {"timed_out"}
     assert len(loaded) == 2000  # within the test's own limit; 2000 times LIMIT / 2 is 100 s
@@ -134,4 +130,4 @@ def test_a_client_of_an_object_store_gives_up_a_request_before_the_read_is_given
         "max_pool_connections": 32,
     }  # fmt: skip
     assert files.filesystem("s3://bucket/2.png")[0] is fs
-    assert failure_of(TimedOutError("late")).reason == "timed_out"
+    assert decoding.failure_of(TimedOutError("late")).reason == "timed_out"

@@ -17,9 +17,7 @@ from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
 from tasks.network.extraction import load_image
-from tests.support.archives import KINDS, write_folder, write_zip
-from tests.support.images import refusal_of
-from tests.support.needs import lacking
+from tests.support import archives, images, needs
 
 
 @pytest.fixture
@@ -52,9 +50,9 @@ def test_a_member_whose_name_holds_an_address_is_read_by_its_name(
     tmp_path: Path, no_network: list[object], link: str
 ) -> None:
     secret = tmp_path / "secret.zip"
-    write_zip(secret, {"patient.png": b"secret"})
+    archives.write_zip(secret, {"patient.png": b"secret"})
     name = link.format(secret=secret)
-    write_zip(tmp_path / "inbox" / "night.zip", {name: b"open"})
+    archives.write_zip(tmp_path / "inbox" / "night.zip", {name: b"open"})
     (uri,) = list_images(str(tmp_path / "inbox" / "night.zip"))["uri"].to_pylist()
     assert read_bytes(uri) == b"open"
     assert split_link(uri.partition("://")[2])[0] == name
@@ -67,7 +65,7 @@ def test_a_member_whose_name_holds_an_address_is_read_by_its_name(
 def test_a_file_whose_name_holds_an_address_is_read_by_its_name(
     tmp_path: Path, no_network: list[object], name: str
 ) -> None:
-    write_folder(tmp_path / "night", {name: b"open"})
+    archives.write_folder(tmp_path / "night", {name: b"open"})
     (uri,) = list_images(str(tmp_path / "night"))["uri"].to_pylist()
     assert read_bytes(uri) == b"open"
     assert not no_network
@@ -136,7 +134,7 @@ def test_a_pipe_is_refused_and_nobody_waits_for_it(
 def test_a_pipe_and_a_device_are_rows_that_say_why(hanging: Path) -> None:
     (hanging.parent / "2.png").symlink_to("/dev/zero")
     for ref in image_refs(list_images(str(hanging.parent))):
-        failure = refusal_of(ref)
+        failure = images.refusal_of(ref)
         assert (failure.reason, "refused" in str(failure)) == ("unreadable", True)
 
 
@@ -153,14 +151,14 @@ def test_a_row_that_cannot_be_parsed_fails_alone(wrong: dict[str, object], says:
     rows = [{"uri": "file:///0.png"}, {"uri": "odd"} | box | wrong, {"uri": "file:///2.png"}]
     first, odd, last = image_refs(pa.Table.from_pylist(rows, SCHEMA))
     assert (first.failure, last.failure) == (None, None)
-    assert refusal_of(odd).reason == "damaged"
-    assert says in str(refusal_of(odd))
+    assert images.refusal_of(odd).reason == "damaged"
+    assert says in str(images.refusal_of(odd))
 
 
 @pytest.fixture
 def closed_ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two wards, of which one cannot be listed, as after a mount has gone stale."""
-    write_folder(tmp_path / "wards", dict.fromkeys(("a/1.png", "b/1.png"), b"one"))
+    archives.write_folder(tmp_path / "wards", dict.fromkeys(("a/1.png", "b/1.png"), b"one"))
     honest = LocalFileSystem.ls
 
     def ls(self: LocalFileSystem, path: str, *args: Any, **kwargs: Any) -> object:
@@ -181,7 +179,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_nothing_is_taken(
 
 
 def test_a_linked_folder_is_said_to_be_left_out(tmp_path: Path) -> None:
-    write_folder(tmp_path, {"elsewhere/2.png": b"two", "night/1.png": b"one"})
+    archives.write_folder(tmp_path, {"elsewhere/2.png": b"two", "night/1.png": b"one"})
     (tmp_path / "night" / "ward").symlink_to(tmp_path / "elsewhere")
     said: list[str] = []
     assert list_images(str(tmp_path / "night"), on_skip=said.append).num_rows == 1
@@ -192,7 +190,7 @@ def test_a_linked_folder_is_said_to_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_files_that_are_no_images_are_counted_in_one_line(tmp_path: Path, kind: str) -> None:
     names = ["1.png", "2.VSI", "a/3.vsi", "notes.txt", ".hidden", "README", *"bcdef"]
-    name, write = KINDS[kind]
+    name, write = archives.KINDS[kind]
     source = tmp_path / name
     write(source, dict.fromkeys(names, b"x"))
     said: list[str] = []
@@ -214,7 +212,7 @@ def test_a_name_that_is_not_utf_8_is_one_row_that_failed(tmp_path: Path, kind: s
         for name in names:
             Path(os.fsdecode(os.fsencode(night) + b"/" + name)).write_bytes(name)
     except OSError:
-        lacking("names", "this filesystem has only UTF-8 names")
+        needs.lacking("names", "this filesystem has only UTF-8 names")
     source = str(night)
     if kind == "tar":
         source = f"{night}.tar"
@@ -234,4 +232,4 @@ def test_a_file_that_was_overwritten_since_it_was_listed_is_not_scored(tmp_path:
     (tmp_path / "1.png").write_bytes(b"another")
     with pytest.raises(ChangedError, match="changed since it was frozen: it had 3 bytes and has 7"):
         find(ref)
-    assert refusal_of(ref).reason == "unreadable"
+    assert images.refusal_of(ref).reason == "unreadable"
