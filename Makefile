@@ -9,6 +9,8 @@ LOCKS := deploy/locks
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
+# Hundreds of processes of the tests would each compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test test-all check format lock audit bench clean
 

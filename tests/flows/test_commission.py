@@ -318,6 +318,7 @@ def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_pa
     assert laboratories.find_laboratory(Store(lab.store), "lab") is None
 
 
+@pytest.mark.slow
 def test_a_laboratory_of_another_detector_or_model_is_refused(
     nights: Path, of_may: Settings
 ) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import socket
 import threading
 from collections import Counter
@@ -64,6 +65,12 @@ def s3_at(port: int) -> Iterator[None]:
         yield
 
 
+IDLE_SERVICES = (
+    "CANCELLATION_CLEANUP", "FOREMAN", "LATE_RUNS", "SCHEDULER", "PAUSE_EXPIRATIONS", "TRIGGERS",
+    "REPOSSESSOR",
+)  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def s3_bucket() -> Iterator[str]:
     """The URL of an empty bucket on an S3 server of one's own, reached over HTTP.
@@ -105,7 +112,7 @@ def s3_bucket() -> Iterator[str]:
 def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
     """The URL of a Prefect server that the processes of a run share, for one takes long to start.
 
-    Whoever starts it ends last.
+    Whoever starts it ends last. Its services, which look for late runs and the like, are off.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
@@ -113,6 +120,8 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ite
     folder = tmp_path_factory.getbasetemp()
     folder = folder if worker_id == "master" else folder.parent
     known = folder / "prefect.url"
+    for service in IDLE_SERVICES:
+        os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
     with (folder / "starting").open("w") as starting, (folder / "using").open("w") as using:
         fcntl.flock(starting, fcntl.LOCK_EX)
         if known.exists():

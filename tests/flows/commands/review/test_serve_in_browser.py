@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from storage.reports.answers import read_answers
 from storage.store import Store
 from tests.support.browser import LEAST_CONTRAST, chromium
@@ -123,6 +125,7 @@ def test_an_answer_that_the_server_does_not_take_is_told_and_sent_again(
     assert said == ["Parasitized"]
 
 
+@pytest.mark.slow
 def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
     store_with_model: Store, tmp_path: Path
 ) -> None:
