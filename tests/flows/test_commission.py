@@ -259,6 +259,7 @@ def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(
     assert laboratories.load_laboratory(store, "lab").version == 2
 
 
+@pytest.mark.slow
 def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_nights(
     nights: Path, of_may: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def test_pixels_beyond_the_limit_lie_in_a_file(
     np.testing.assert_array_equal(in_file, in_memory)
 
 
+@pytest.mark.slow
 def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settings) -> None:
     store = Store(settings.store)
     kept = settings.store + "/models/m/model.safetensors"

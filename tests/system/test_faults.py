@@ -192,7 +192,7 @@ def screen_with_a_killed_worker(
     return outcome
 
 
-@pytest.mark.parametrize("stage", ["extract", "calibrate"])
+@pytest.mark.parametrize("stage", [pytest.param("extract", marks=pytest.mark.slow), "calibrate"])
 def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
     night: tuple[Settings, Path],
     scheduler: str,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.support import made_up_night, paths, processes
@@ -10,6 +11,7 @@ FEW, MANY = 6_000, 36_000
 IN_MEMORY = 0.6 / 1024  # MiB an image; as a list in memory each takes more than a KiB
 
 
+@pytest.mark.slow
 def test_a_list_of_many_images_takes_no_more_memory_than_one_of_few(tmp_path: Path) -> None:
     Image.new("RGB", (50, 50)).save(tmp_path / "cell.png")
     command = ("-X", "faulthandler", "-m", "tests.support.long_list")
