@@ -10,7 +10,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
@@ -163,7 +163,9 @@ def in_deployment() -> bool:
 def scheduled_start() -> datetime:
     """Return the time for which the run is scheduled; now, where Prefect does not run the flow."""
     if not in_prefect_run():
-        return datetime.now(UTC).replace(microsecond=0)
+        from storage.records import now  # not at once: with it numpy is imported
+
+        return now()
     from prefect.runtime import flow_run
 
     start: datetime = flow_run.scheduled_start_time

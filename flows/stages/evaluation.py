@@ -68,12 +68,12 @@ def evaluate_seed(
     others = {name: _list_name(name) for name in asked.ood}
     healthy = {name: images for name, images in others.items() if compositions.is_healthy(name)}
     sets = (TEST, *others.values())
-    clean = {name: _shards(run, name, CLEAN) for name in (FITTED, *sets)}
+    clean = {name: _clean(run, name) for name in (FITTED, *sets)}
     extract(client, [shard for each in clean.values() for shard in each], f"{card.name}: features")
     seen = _seen(clean[FITTED], model)
     choose_images(run, clean, healthy.values(), seen, of_laboratory, asked.attacked)
     wanted = {(name, CLEAN): clean[name] for name in sets}
-    wanted |= {(name, CLEAN): _shards(run, name, CLEAN) for name in (SAMPLED, ATTACKED)}
+    wanted |= {(name, CLEAN): _clean(run, name) for name in (SAMPLED, ATTACKED)}
     wanted |= _treated(run, asked.attacks, healthy.values())
     title = f"{card.name}: corruptions and attacks"
     extract(client, [shard for each in wanted.values() for shard in each], title)
@@ -121,31 +121,36 @@ def _labelled(scored: dict[Key, ScoredImages], others: dict[str, str]) -> dict[s
 def _treated(run: Run, attacks: list[str], healthy: Collection[str]) -> dict[Key, list[Shard]]:
     """List the shards of sampled images under every corruption, and of attacked ones by attack.
 
-    Healthy cells of foreign slides are corrupted for compositions.
+    Healthy cells of foreign slides are corrupted for compositions. A set that has no image left is
+    not listed.
     """
     corruptions = [
         Treatment("corruption", name, float(level))
         for name, corruption in CORRUPTIONS.items()
         for level in range(1, len(corruption.levels) + 1)
     ]
-    by_set = {(SAMPLED, each): _shards(run, SAMPLED, each) for each in corruptions}
-    for images in map(compositions.some_of, healthy):
-        for each in corruptions if run.images(images).num_rows else ():
-            if each.strength in compositions.COMPOSED_LEVELS:
-                by_set[images, each] = _shards(run, images, each)
-    for name in attacks:
-        for strength in ATTACKS[name].strengths:
-            treatment = Treatment("attack", name, strength)
-            by_set[ATTACKED, treatment] = _shards(run, ATTACKED, treatment, ATTACKED_ROWS)
-    return by_set
+    composed = [each for each in corruptions if each.strength in compositions.COMPOSED_LEVELS]
+    attacked = [
+        Treatment("attack", name, strength)
+        for name in attacks
+        for strength in ATTACKS[name].strengths
+    ]
+    by_set = {SAMPLED: corruptions, **dict.fromkeys(map(compositions.some_of, healthy), composed)}
+    by_set[ATTACKED] = attacked
+    listed: dict[Key, list[Shard]] = {}
+    for images, treatments in by_set.items():
+        rows, size = run.images(images).num_rows, ATTACKED_ROWS if images == ATTACKED else ROWS
+        for each in treatments if rows else ():
+            listed[images, each] = shards(run, images, each, rows, size)
+    return listed
 
 
 def _list_name(given: str) -> str:
     return given.replace("/", "--")
 
 
-def _shards(run: Run, images: str, treatment: Treatment, size: int = ROWS) -> list[Shard]:
-    return shards(run, images, treatment, run.images(images).num_rows, size)
+def _clean(run: Run, images: str) -> list[Shard]:
+    return shards(run, images, CLEAN, run.images(images).num_rows, ROWS)
 
 
 def _seen(fitted: Sequence[Shard], model: classifiers.ModelCard) -> set[bytes]:

@@ -115,7 +115,7 @@ def _scored(
 
 
 def layer_distances(evidence: Evidence, fitted: Fitted) -> Float:
-    """Compute log distances (n, L) at every stage, for the paper's logistic regression."""
+    """Compute log distances (n, L) at every stage: the regressions of Lee et al. take them."""
     return calibration.log_distance(
         np.stack(
             [nearest_class_distance(g, evidence.taps[tap]) for tap, g in fitted.layers.items()],

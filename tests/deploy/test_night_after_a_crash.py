@@ -11,10 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.request import urlopen
 from uuid import UUID
 
@@ -27,6 +26,7 @@ from prefect.states import Pending, Running
 
 from tests.support.paths import ROOT
 from tests.support.servers import free_port
+from tests.support.waiting import until
 
 LEASE = 30  # seconds, the shortest that Prefect knows; it is 300 where nobody says otherwise
 SHIPPED = dict(
@@ -57,7 +57,7 @@ def server(home: Path, port: int) -> Iterator[str]:
     )
     try:
         api = environment["PREFECT_API_URL"]
-        wait_for(lambda: answers(api), 120)
+        until(lambda: answers(api), 120, pause=0.5)
         yield api
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -68,15 +68,6 @@ def answers(api: str) -> bool:
     with suppress(OSError), urlopen(f"{api}/health", timeout=5):
         return True
     return False
-
-
-def wait_for(there: Callable[[], Any], seconds: float) -> Any:
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if found := there():
-            return found
-        time.sleep(0.5)
-    raise AssertionError(f"it did not come to that in {seconds} seconds")
 
 
 async def deploy(client: PrefectClient, strategy: ConcurrencyLimitStrategy) -> UUID:
@@ -128,7 +119,7 @@ def test_the_night_after_a_crash_starts_with_each_collision_strategy(tmp_path: P
                     left.remove(deployment)
             return not left
 
-        wait_for(all_begin, 4 * LEASE)
+        until(all_begin, 4 * LEASE, pause=0.5)
         print(f"the slots were free {time.monotonic() - begun:.0f} s after the restart")
 
 

@@ -65,7 +65,7 @@ def outcomes(
     suffix: str = "",
     most: float = float("inf"),
 ) -> Counter[tuple[str, str]]:
-    """How often each format came out how, read in a process that may die of it.
+    """Count the outcomes of each format, read in a process that may die of it.
 
     A file may take ``most`` MiB.
     """

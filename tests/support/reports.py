@@ -80,17 +80,8 @@ def comparable(report: str | Path) -> pa.Table:
     return table.drop_columns(["scored_at"]).replace_schema_metadata()
 
 
-def without(table: pa.Table, name: str) -> pa.Table:
-    """A table but for a column, which it may lack."""
-    return table.drop_columns([name] if name in table.column_names else [])
-
-
 def summaries_in(store: str) -> list[pa.Table]:
     """The reports on slides and on the batch, but for when it was made."""
     found = [sorted((Path(store) / "reports" / kind).rglob("*")) for kind in ("slides", "batches")]
-    return [
-        without(pq.ParquetFile(path).read(), "scored_at")
-        for paths in found
-        for path in paths
-        if path.is_file()
-    ]
+    tables = [pq.ParquetFile(path).read() for paths in found for path in paths if path.is_file()]
+    return [each.select([n for n in each.column_names if n != "scored_at"]) for each in tables]

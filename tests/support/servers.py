@@ -2,12 +2,11 @@
 
 import fcntl
 import logging
-import os
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,8 +119,6 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ite
     folder = tmp_path_factory.getbasetemp()
     folder = folder if worker_id == "master" else folder.parent
     known = folder / "prefect.url"
-    for service in IDLE_SERVICES:
-        os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
     with (folder / "starting").open("w") as starting, (folder / "using").open("w") as using:
         fcntl.flock(starting, fcntl.LOCK_EX)
         if known.exists():
@@ -130,7 +127,11 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ite
             with temporary_settings({PREFECT_API_URL: known.read_text()}):
                 yield known.read_text()
             return
-        with prefect_test_harness(server_startup_timeout=120):
+        with ExitStack() as work:
+            with pytest.MonkeyPatch.context() as patch:
+                for service in IDLE_SERVICES:
+                    patch.setenv(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
+                work.enter_context(prefect_test_harness(server_startup_timeout=120))
             known.write_text(str(PREFECT_API_URL.value()))
             fcntl.flock(starting, fcntl.LOCK_UN)
             yield known.read_text()

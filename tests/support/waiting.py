@@ -16,5 +16,5 @@ def until(
     while time.monotonic() < ends:
         if found := there():
             return found
-        time.sleep(0.01)
+        time.sleep(pause)
     raise AssertionError(f"it never came to that in {seconds:g} seconds {told()}")

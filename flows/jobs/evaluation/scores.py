@@ -60,7 +60,7 @@ def fit_compared(job: FitJob) -> None:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """A shard to score; ``slides`` are clean cells of its slides, for the second witness."""
+    """A shard to score; the second witness compares it with ``slides``, its slides' clean cells."""
 
     shard: Shard
     slides: tuple[Shard, ...]

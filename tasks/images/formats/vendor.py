@@ -88,7 +88,7 @@ def _microns_per_pixel(handle: OpenSlide) -> float | None:
 
 _READ = ["SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
 _ASIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"})  # pictures that are not levels
-# Whether a file is a level, its width in pixels, and its row, negative: the first of the largest.
+# The order of files: levels first, then the wider, then the earlier row, which is negative.
 Rank = tuple[bool, int, int]
 
 

@@ -32,6 +32,7 @@ from flows.stages import batch
 from storage.store import Store
 from tests.support import certificates, needs, reports, strangers
 from tests.support.operated import Operated, operated
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -165,13 +166,12 @@ def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
 
 def address_of(client: Client, name: str) -> str:
     """Wait until a worker of a name has joined; others may be joining too."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        for address, about in client.scheduler_info(n_workers=-1)["workers"].items():
-            if about["name"] == name:
-                return str(address)
-        time.sleep(0.1)
-    raise TimeoutError(f"worker {name} has not joined")
+
+    def joined() -> str | None:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        return next((at for at, about in workers.items() if about["name"] == name), None)
+
+    return str(until(joined, 60, pause=0.1))
 
 
 @pytest.mark.slow
@@ -188,9 +188,7 @@ def test_renewed_certificates_work_beside_old_ones_and_other_versions_do_not(
         joined = address_of(early, "odd")
         with (
             pytest.raises(ClusterError, match=rf"timm is \S+ here but 0\.0\.1 on {joined}:"),
-            open_client(
-                cluster.settings("store").model_copy(update={"read_seconds": 7})
-            ),  # another
+            open_client(cluster.settings("store", read_seconds=7)),  # else the open one is used
         ):
             pass
         with pytest.raises(ClusterError, match=r"timm is .* but 0\.0\.1 .*the same versions.*kept"):

@@ -115,7 +115,7 @@ def anew(request: pytest.FixtureRequest, published: Path, tmp_path: Path) -> Cal
 
 @pytest.fixture
 def step(anew: object, request: pytest.FixtureRequest) -> int:
-    """How many moments to go on: each one takes as long as several publications."""
+    """The number of moments to go on: each one takes as long as several publications."""
     return 4 if request.node.callspec.params["anew"] == "some" else 1
 
 

@@ -79,7 +79,7 @@ def values(judged: Judged, detector: str = OWN_NORMAL) -> dict[str, float]:
     return {each.measure: each.found.value for each in results if each.detector == detector}
 
 
-# What is composed
+# Compositions
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -133,7 +133,7 @@ def test_nothing_strange_makes_slides_as_they_are() -> None:
     assert [len(group.cells) for group in compose(hosts, None, 0.0, named=False)] == [50] * NIGHTS
 
 
-# What a night would say
+# The results of a night
 
 
 def test_a_foreign_laboratory_is_ordinary_by_its_slides_and_strange_cells_are_found(

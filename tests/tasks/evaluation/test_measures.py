@@ -125,7 +125,7 @@ def value_of(found: ScoredSets, **wanted: Any) -> float | None:
     return value
 
 
-# What counts as an attack
+# Attacks that count
 
 
 def test_an_attack_counts_where_clean_and_noise_are_right_and_the_attacked_is_wrong() -> None:
