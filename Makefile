@@ -12,7 +12,7 @@ export DO_NOT_TRACK := 1
 # Hundreds of processes of the tests would each compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test test-all check format lock audit bench clean
+.PHONY: help install demo test test-all check format lock audit detector bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,8 +75,11 @@ audit: $(INSTALLED)  ## Compare what the images install with known weaknesses (a
 	cat $(LOCKS)/image.txt $(LOCKS)/torch.txt | sed 's/ *\\$$//; /--hash/d' > .audit/installed.txt
 	.audit/bin/pip-audit --requirement .audit/installed.txt --no-deps --disable-pip
 
+detector: $(INSTALLED)  ## Make the detector that comes with slidewatch, and judge it (hours)
+	$(BIN)/python -m tests.benchmarks.laboratories --work .detector --ship
+
 bench: $(INSTALLED)  ## Run the benchmarks; each prints a ratio against a peer or a limit
 	$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
 clean:  ## Remove .venv and everything the demo wrote
-	rm -rf $(VENV) .audit .lock demo
+	rm -rf $(VENV) .audit .lock .detector demo

@@ -20,6 +20,19 @@ Array = NDArray[Any]
 Arrays = dict[str, Array]  # named arrays, as a safetensors file keeps them
 
 
+OF_LABORATORY = "::"  # between a laboratory and its patient, in the patient's name
+
+
+def laboratory_of(patient: str) -> str:
+    """Return the laboratory in a patient's name; empty if there is none.
+
+    >>> laboratory_of("kampala::7"), laboratory_of("7")
+    ('kampala', '')
+    """
+    laboratory, end, _ = patient.partition(OF_LABORATORY)
+    return laboratory if end else ""
+
+
 def nested(name: str, arrays: Mapping[str, Array]) -> Arrays:
     """Put named arrays under another name, as files into a folder.
 

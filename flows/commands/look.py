@@ -12,13 +12,13 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
-from flows.monitoring.console import warn
+from flows.monitoring.console import tell, warn
 from flows.options import flows, tools
 from flows.outcome import Outcome, table
 from flows.screen import screen
 from flows.settings import Settings
-from storage.models.detectors import DetectorCard
-from storage.models.laboratories import LaboratoryCard, borrow, detector_at
+from storage.models.laboratories import borrow, detector_at
+from storage.models.shipped import shipped
 from storage.store import Store, StoreError, refuse_absent
 from tasks.images.listing import refuse_missing
 
@@ -63,7 +63,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
 
     Raises:
         SourceError: there is no such photograph.
-        StoreError: there is no store to take a detector from.
+        StoreError: there is no such detector or laboratory.
     """
     refuse_missing(options.photo)
     page = (
@@ -73,8 +73,8 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     )
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
         scratch = Store(folder)
-        store = Store(settings.store)
-        card, laboratory_card = _detector(store, options)
+        store = _store(settings)
+        card, laboratory_card = detector_at(store, options.detector, options.laboratory, warn)
         borrow(store, scratch, card, laboratory_card)
         outcome = screen(
             flows.Screen(
@@ -103,16 +103,15 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     )
 
 
-def _detector(store: Store, options: tools.Look) -> tuple[DetectorCard, LaboratoryCard | None]:
-    """Load the detector; StoreError says what to do where there is no store to take it from."""
+def _store(settings: Settings) -> Store:
+    """Return the store to take a detector from; without one, that of the package."""
+    store = Store(settings.store)
     try:
         refuse_absent(store)
-    except StoreError:
-        raise StoreError(
-            f"there is no store in {store.url} to take a detector from: name the one that has it "
-            "with --store, or make one with slidewatch train and then slidewatch fit"
-        ) from None
-    return detector_at(store, options.detector, options.laboratory, warn)
+    except StoreError as error:
+        tell(f"{error}. Meanwhile the detector that comes with slidewatch is used")
+        return shipped()
+    return store
 
 
 def _name(photo: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from storage.models.classifiers import ModelCard, load_weights
 from storage.store import Store
 from tasks.network.inference import Graph, Inference, by_openvino, has_gpu, refuse_other_arithmetic
-from tasks.network.spec import NetworkSpec, is_own
+from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.types import Arrays, below
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def load_classifier(store: Store, card: ModelCard) -> "Classifier":
 
     Raises:
         ForeignNetworkError: its code is not allowed here.
-        NetworkError: it is computed in an arithmetic that this machine does not have.
+        NetworkError: it is computed in an arithmetic that this machine does not have, or has no
+            weights for PyTorch.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
@@ -53,6 +54,11 @@ def load_classifier(store: Store, card: ModelCard) -> "Classifier":
 
 
 def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
+    if not _has_weights(arrays):
+        raise NetworkError(
+            "the model that comes with slidewatch has no weights for PyTorch, which attacks and "
+            "training need: use one that slidewatch train has made"
+        )
     # PyTorch and its networks take longer to import than everything else that a worker does.
     import torch
 
@@ -61,12 +67,19 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
     classifier = build(spec)
     classifier.cutting = below(CUTTING, arrays)
     weights = {
-        name: torch.from_numpy(array)
-        for name, array in arrays.items()
-        if not name.startswith((f"{CUTTING}/", f"{GRAPH}/"))
+        name: torch.from_numpy(array) for name, array in arrays.items() if not _is_beside(name)
     }
     classifier.load_state_dict(weights)
     return classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _is_beside(name: str) -> bool:
+    """Return whether an array of a model's file is no weight."""
+    return name.startswith((f"{CUTTING}/", f"{GRAPH}/"))
+
+
+def _has_weights(arrays: Arrays) -> bool:
+    return not all(map(_is_beside, arrays))
 
 
 @lru_cache(maxsize=2)
@@ -83,7 +96,7 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     refuse_other_arithmetic(spec)
     arrays = load_weights(store, card)
     graph = below(GRAPH, arrays)
-    if graph and not has_gpu():
+    if graph and not (has_gpu() and _has_weights(arrays)):
         network = by_openvino(spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays))
         if network is not None:
             return network

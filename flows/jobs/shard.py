@@ -33,7 +33,7 @@ from tasks.detector.moments import ClassStatistics, statistics_of
 from tasks.detector.slides.groups import slide_keys
 from tasks.images import listing, regions
 from tasks.images.decoding import DECODING, BadImageError
-from tasks.network.extraction import Features, Reading, extract
+from tasks.network.extraction import Features, Reading, extract, rows_looked_at
 from tasks.reports.image_columns import PARASITIZED
 
 if TYPE_CHECKING:
@@ -202,6 +202,8 @@ def _fill(
     block.logits[rows] = features.logits[rows]
     if block.platelet is not None:
         block.platelet[rows] = features.platelet[rows]
+    if block.steady is not None:
+        block.steady[rows] = features.steady[rows]
     return failures
 
 
@@ -216,6 +218,7 @@ def _extract(
         tap_widths=job.model.tap_widths,
         reading=Reading(dict.fromkeys(killers, killer), known, single_cells.refuse_photograph),
         parasitized=classes.index(PARASITIZED) if PARASITIZED in classes else None,
+        looked_at=rows_looked_at(job.shard.start, job.shard.stop, job.batch.rows),
     )
 
 

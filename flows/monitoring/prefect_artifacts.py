@@ -48,7 +48,7 @@ NIGHT, CELLS, PAGE, PROGRESS = (
 )  # fmt: skip  # keys of the artifacts
 MOST_PATIENTS = 50  # that the summary lists
 # Calls that a person should see, in this order; the others are only counted.
-LISTED = (Call.POSITIVE, Call.INDETERMINATE)
+LISTED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
 PATIENT_COLUMNS = (
     "patient_id", "slide_id", "call", "cells_read", "parasites_per_microlitre",
     "parasites_per_microlitre_low", "parasites_per_microlitre_high",

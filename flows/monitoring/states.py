@@ -15,8 +15,6 @@ from tasks.images.access.addresses import redact
 from tasks.reports.night.light import FAILED_RED
 from tasks.types import Light
 
-# Calls of patients, the most urgent first.
-CALLS = (Call.POSITIVE, Call.INDETERMINATE, Call.NEGATIVE, Call.UNREADABLE)
 OURS = ("flows.", "tasks.", "storage.")  # modules whose errors are one clear sentence
 
 
@@ -86,7 +84,7 @@ def by_call(patients: Mapping[str, int]) -> dict[str, int]:
     >>> by_call({"negative": 9, "positive": 2})
     {'positive': 2, 'negative': 9}
     """
-    return {call.value: patients[call] for call in CALLS if call in patients}
+    return {call.value: patients[call] for call in Call if call in patients}
 
 
 def by_name(counts: Mapping[str, int]) -> str:

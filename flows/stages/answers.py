@@ -24,7 +24,7 @@ from tasks.counting import call, interpretation
 from tasks.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
 from tasks.visualisation.calls import patient_name, positive_first
 
-ASKED = (call.Call.POSITIVE, call.Call.INDETERMINATE)
+ASKED = (call.Call.POSITIVE, call.Call.SUSPECTED, call.Call.INDETERMINATE)
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
 
 

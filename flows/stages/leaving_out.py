@@ -23,7 +23,7 @@ from tasks.detector.moments import ClassStatistics
 from tasks.detector.slides import normal, own_normal
 from tasks.detector.slides.groups import by_patient, coarser
 from tasks.network.split import SplitBy, split_by
-from tasks.types import Float, nested
+from tasks.types import Float, laboratory_of, nested
 
 ENOUGH_GROUPS = 20
 LEAST_SLIDES = 8  # fewer do not show how slides differ in all directions that matter
@@ -53,18 +53,19 @@ def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detect
     ]
     distances = list(run_jobs(to.client, fitted_rows.group_log_distances, jobs, title="calibrate"))
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
-    normals, without = _own_normal(to, lineage, statistics, by, groups)
+    owners = [_laboratory(parts) for parts in groups.values()]
+    normals, without = _own_normal(to, lineage, statistics, by, groups, owners)
     second, alone = second_witness.fitted_witnesses(to, lineage, by)
     detector = Detector(
         gaussians,
-        calibrate(np.concatenate(distances), number),
+        calibrate(np.concatenate(distances), number, np.asarray(owners)[number]),
         normals,
         second.witnesses if second else None,
     )
     errors = second.errors if second else error_counts.errors_of_version(store, lineage)
     rates, counting, unknown = chosen_thresholds.counting_of(card, errors, settings.counting_cells)
     counted = nested(chosen_thresholds.COUNTING, rates.to_arrays()) if rates else {}
-    counted |= nested(error_counts.ERRORS, second.errors.to_arrays()) if second else {}
+    counted |= nested(error_counts.ERRORS, errors.to_arrays())
     content = arrays_to_bytes(detector.to_arrays() | counted)
     warnings = _warnings(by, len(groups), settings.alpha)
     detector_card = detectors.DetectorCard(
@@ -116,6 +117,7 @@ def _own_normal(
     statistics: ClassStatistics,
     by: SplitBy,
     groups: Mapping[Hashable, list[Rows]],
+    owners: list[str],
 ) -> tuple[own_normal.OwnNormal | None, list[str]]:
     """Calibrate scores against a cell's own slide, or say why this is impossible.
 
@@ -137,14 +139,19 @@ def _own_normal(
 
     try:
         priors = normal.priors_of(coarser(statistics.slides, by_patient))
-        spread = own_normal.slides_spread(fitted(None))
+        spread = own_normal.slides_spread(fitted(None), owners)
     except ValueError as error:
         return None, [f"{WITHOUT_OWN}: {error}"]
-    calibration = own_normal.own_calibration(fitted(spread))
+    calibration = own_normal.own_calibration(fitted(spread), owners)
     floor, without = smear_limits.fitted_floor(to, priors, groups)
     return own_normal.OwnNormal(
         own_normal.with_spread(priors, *spread), calibration, floor
     ), without
+
+
+def _laboratory(parts: list[Rows]) -> str:
+    """Return the laboratory of the rows of a patient or slide; empty if none is known."""
+    return laboratory_of(next((name for part in parts for name in part.patients if name), ""))
 
 
 def _floor_card(normals: own_normal.OwnNormal | None) -> detectors.FloorCard | None:

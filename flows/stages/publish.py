@@ -12,7 +12,11 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adaptation_at, load_fitted_detector
 from flows.monitoring import console, prefect_runs
 from flows.settings import Settings
-from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
+from flows.stages.counting.chosen_thresholds import (
+    load_error_rates,
+    load_laboratory_rates,
+    rates_elsewhere,
+)
 from storage.batches import ledger, manifests, segmentations
 from storage.parquet import read_table
 from storage.reports.grouping import grouping
@@ -176,8 +180,10 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
         if laboratory
         else load_error_rates(store, screened.detector)
     )
+    wanted = settings.negative_percent / 100
     return calls.Counting(
-        Answers(rates, settings.negative_percent / 100),
+        Answers(rates, wanted),
+        Answers(rates_elsewhere(store, screened.detector), wanted),
         settings.red_cells_per_microlitre,
         screened.detector.alpha,
         adaptation_at(laboratory),

@@ -25,7 +25,13 @@ from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
 from tasks.reports.image_columns import failed_rows
-from tasks.segmentation.field_of_view import OUTLINES, measured_every, try_finder, typical_diameters
+from tasks.segmentation.field_of_view import (
+    HEALTHY,
+    OUTLINES,
+    measured_every,
+    try_finder,
+    typical_diameters,
+)
 
 SOURCES_A_JOB = 16
 FIELDS_A_JOB = 8
@@ -103,6 +109,7 @@ def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Tabl
     """List photographs and slides; StoreError where a manifest lists regions of them already."""
     sources = list_images(
         images,
+        classes=(HEALTHY,),
         limit=limit,
         extensions=addresses.EXTENSIONS | addresses.SLIDE_EXTENSIONS,
         trusted=store.holds,

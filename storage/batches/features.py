@@ -50,7 +50,9 @@ class FeatureBlock:
     (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
     file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
     red, green and blue of the pixels that are not black; ``platelet`` uint8 (n,), 1 where one lies
-    at the rim of a cell. Rows that failed have NaN features.
+    at the rim of a cell; ``steady`` int8 (n,), 1 where the diagnosis stays when the image is
+    blurred, 0 where it turns, -1 where nobody looked: None in features of slidewatch 0.5. Rows
+    that failed have NaN features.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -61,6 +63,7 @@ class FeatureBlock:
     size: NDArray[np.int32]
     colour: NDArray[np.float32]
     platelet: NDArray[np.uint8]
+    steady: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -72,7 +75,8 @@ class FeatureBlock:
 
     def arrays(self) -> Arrays:
         """Map names to the arrays, in a fixed order."""
-        others = {name: values for name, values in vars(self).items() if name != "taps"}
+        known = {name: values for name, values in vars(self).items() if values is not None}
+        others = {name: values for name, values in known.items() if name != "taps"}
         return {f"{TAP}{name}": values for name, values in sorted(self.taps.items())} | others
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
@@ -113,6 +117,7 @@ def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureB
         size=np.zeros((rows, 2), np.int32),
         colour=np.full((rows, 3), np.nan, np.float32),
         platelet=np.zeros(rows, np.uint8),
+        steady=np.full(rows, -1, np.int8),
     )
 
 

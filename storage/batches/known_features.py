@@ -107,7 +107,8 @@ def copy_features(
         rows, offsets = (list(column) for column in zip(*pairs, strict=True))
         source_arrays = verified[0].arrays()
         for name, values in block.arrays().items():
-            if name != "label":  # it is the image's own batch's
+            # A label is the image's own batch's; earlier features may not have all arrays.
+            if name != "label" and name in source_arrays:
                 values[rows] = source_arrays[name][offsets]
     return True
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from storage import records
 from storage.models import classifiers
 from storage.models.classifiers import ModelCard
+from storage.models.shipped import adopt
 from storage.store import Store, StoreError, check_name, which
 
 
@@ -170,8 +171,8 @@ def load_detector_card(
 ) -> DetectorCard:
     """Load the card of a detector, by default the newest.
 
-    ``on_damage`` is called with a message for each damaged older detector or model; without it
-    damage is raised.
+    A store without models and detectors is given those that come with slidewatch. ``on_damage`` is
+    called with a message for each damaged older detector or model; without it damage is raised.
 
     Raises:
         StoreError: there is no such detector (the message lists the others), or its card, or that
@@ -182,6 +183,9 @@ def load_detector_card(
         if store.exists("detectors", name, "card.json"):
             return _read(store, name)
     have = detector_names(store)
+    if not have and name is None and not classifiers.model_names(store):
+        adopt(store)
+        have = detector_names(store)
     if not have:
         raise StoreError(f"no detector in {store.url} yet; make one with: slidewatch fit")
     if name is not None:

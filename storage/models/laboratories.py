@@ -8,6 +8,7 @@ can be taken out again exactly.
 from storage import records
 from storage.batches import features, manifests
 from storage.models.detectors import CountingCard, DetectorCard, load_detector_card, load_model_of
+from storage.models.shipped import copy_described
 from storage.models.statistics import version_name
 from storage.store import Store, StoreError, check_name, digest_of, which
 
@@ -260,5 +261,4 @@ def borrow(
     if laboratory is not None:
         folders.append(laboratory.folder)
     for parts in folders:
-        for name in store.names(*parts):
-            into.write_bytes(store.read_bytes(*parts, name), *parts, name)
+        copy_described(store, into, *parts)

@@ -65,7 +65,7 @@ BY_SLIDE = "SELECT {columns} FROM together GROUP BY slide_id ORDER BY slide_id N
 # A slide without a patient counts as one; images with neither are one more.
 BY_PATIENT = """SELECT {columns} FROM (
   SELECT together.* EXCLUDE (slide_id, is_read), together.is_read AND judged.is_readable AS is_read,
-    coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.faults,
+    coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.is_new, judged.faults,
     CASE WHEN patient_id IS NULL THEN together.slide_id END AS own_slide
   FROM together JOIN judged ON together.slide_id IS NOT DISTINCT FROM judged.slide_id
   WHERE uri IS NOT NULL OR is_field)
@@ -130,7 +130,7 @@ class Grouping:
     def patients(self, judged: pa.Table, few: float, many: float) -> pa.Table:
         """Make the rows of patients by name, from the cells of readable slides.
 
-        ``judged`` has ``slide_id``, ``is_readable`` and ``faults`` of each slide.
+        ``judged`` has ``slide_id``, ``is_readable``, ``is_new`` and ``faults`` of each slide.
         """
         self._database.register("judged", judged)
         return self._table(BY_PATIENT, patients.COLUMNS, patients.MORE, few=few, many=many)

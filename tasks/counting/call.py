@@ -1,10 +1,10 @@
-"""Call a slide or a patient positive, negative, indeterminate or unreadable, with reasons.
+"""Call a slide or a patient: positive, suspected, negative, indeterminate or unreadable.
 
 The texts that say what a call means are for pages, never for tables.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -16,15 +16,20 @@ from tasks.words import counted
 # Red cells that a positive call needs: two called cells of seven are not a parasitaemia of 28%, and
 # the error rates were counted on slides of more cells.
 LEAST_CELLS = 30
+MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is no blood
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
 
 
 class Call(StrEnum):
-    """The call of a slide or a patient."""
+    """The call of a slide or a patient, the most urgent first.
+
+    It is suspected if, at a new laboratory, more cells are called than in healthy blood at home.
+    """
 
     POSITIVE = "positive"
-    NEGATIVE = "negative"
+    SUSPECTED = "suspected"
     INDETERMINATE = "indeterminate"
+    NEGATIVE = "negative"
     UNREADABLE = "unreadable"
 
 
@@ -42,6 +47,7 @@ class CallReason(StrEnum):
     RATES_UNKNOWN = "error rates unknown"
     TOO_FEW = "too few cells"
     RATES_TOO_HIGH = "error rates too high"
+    NEW = "new laboratory"
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,25 @@ class Answers:
         )
 
 
+def of_new(known: Answer, elsewhere: Answer) -> Answer:
+    """Make the call of a slide or patient of a laboratory that nobody has commissioned.
+
+    Laboratories differ more than slides of one. So a count is positive only where it is so by the
+    wide error rates of a laboratory of which nothing is known, and is what a patient survives; and
+    it is never negative. Healthy cells may be called more often there, or parasites less often,
+    than anybody has seen.
+
+    Args:
+        known: the meaning of the count at fitted laboratories.
+        elsewhere: its meaning by the wide rates.
+    """
+    if elsewhere.call == Call.POSITIVE and (elsewhere.parasitaemia or 0.0) <= MOST_SURVIVED:
+        return elsewhere
+    suspected = Call.POSITIVE in (known.call, elsewhere.call)
+    call = Call.SUSPECTED if suspected else Call.INDETERMINATE
+    return replace(elsewhere, call=call, reasons=(CallReason.NEW,))
+
+
 def percent_text(percent: float) -> str:
     """Write a parasitaemia to two digits.
 
@@ -196,6 +221,10 @@ def call_text(row: Mapping[str, Any]) -> str:
         return f"no more than {bound} with 95% confidence: {cells}, as in healthy blood"
     if row["call"] == Call.UNREADABLE:
         return f"no answer: {', '.join(reasons)}"
+    if row["call"] == Call.SUSPECTED:
+        return f"parasites suspected, at a laboratory that is not known: {cells}"
+    if CallReason.NEW in reasons:
+        return f"no answer at a laboratory that is not known: {cells}"
     if CallReason.RATES_UNKNOWN in reasons:
         return f"no answer: error rates unknown here; {cells}"
     if row["none_above_percent"] is None:

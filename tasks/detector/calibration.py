@@ -50,15 +50,19 @@ def leave_group_out(total: Moments, features: types.Numbers, labels: types.Integ
     return log_distance(nearest_class_distance(tied_gaussian(others), features))
 
 
-def calibrate(log_distances: types.Float, groups: types.Integers) -> Calibration:
+def calibrate(
+    log_distances: types.Float, groups: types.Integers, laboratories: types.Texts | None = None
+) -> Calibration:
     """Calibrate on log distances (n, T) of images that belong to ``groups`` (n,).
+
+    Groups of one of the ``laboratories`` (n,) have equal weights, and so have these.
 
     Raises:
         ValueError: there are no images.
     """
     if not len(log_distances):
         raise ValueError("no images to calibrate on")
-    weights = group_weights(groups)
+    weights = group_weights(groups, laboratories)
     mean = weights @ log_distances
     deviation = np.sqrt(weights @ (log_distances - mean) ** 2)
     # A tap that never varies is divided by 1, so that its deviations are 0 and not infinite.
@@ -68,10 +72,18 @@ def calibrate(log_distances: types.Float, groups: types.Integers) -> Calibration
     return Calibration(mean, deviation, scores[order], weights[order])
 
 
-def group_weights(groups: types.Integers) -> types.Float:
-    """Compute weights (n,) that sum to 1 and give every group the same total."""
-    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    return np.asarray(1.0 / (len(counts) * counts[index]))
+def group_weights(groups: types.Array, laboratories: types.Texts | None = None) -> types.Float:
+    """Compute weights (n,) that sum to 1 and give every group the same total.
+
+    Of several laboratories (n,) each has the same total, and so has every group of one.
+    """
+    _, first, index, counts = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
+    of_group = np.full(len(counts), 1.0 / len(counts))
+    if laboratories is not None:
+        of_group = group_weights(laboratories[first])
+    return np.asarray(of_group[index] / counts[index])
 
 
 def fuse(deviations: types.Float) -> types.Float:

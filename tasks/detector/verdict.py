@@ -19,6 +19,7 @@ class Reason(StrEnum):
     UNCERTAIN = "uncertain"
     DISAGREE = "network and statistics disagree"
     PLATELET = "platelet at the rim"  # of a cell that is a parasite's to the network
+    TURNED = "turns when blurred"  # as the diagnosis of an attacked image does
     FAILED = "failed"
 
 
@@ -27,7 +28,8 @@ class Verdicts:
     """Marks of n images: failed, abnormal, uncertain and others, (n,) each.
 
     Some abnormal images are ``unlike`` any smear; on images in ``disagree`` the two witnesses of a
-    diagnosis differ; cells in ``platelet`` would be parasitized without the one at their rim.
+    diagnosis differ; cells in ``platelet`` would be parasitized without the one at their rim; the
+    diagnosis of images in ``turned`` is another when they are blurred.
     """
 
     failed: Mask
@@ -36,11 +38,12 @@ class Verdicts:
     unlike: Mask
     disagree: Mask
     platelet: Mask
+    turned: Mask
 
     @property
     def review(self) -> Mask:
         """Mark the images (n,) that a person looks at."""
-        known = self.abnormal | self.uncertain | self.disagree | self.platelet
+        known = self.abnormal | self.uncertain | self.disagree | self.platelet | self.turned
         return np.asarray(self.failed | known)
 
     def reasons(self) -> list[str | None]:
@@ -51,6 +54,7 @@ class Verdicts:
             Reason.UNCERTAIN: self.uncertain,
             Reason.DISAGREE: self.disagree,
             Reason.PLATELET: self.platelet,
+            Reason.TURNED: self.turned,
         }
         codes = np.zeros(len(self.failed), np.intp)
         for place, marked in enumerate(flags.values()):
@@ -84,6 +88,7 @@ class VerdictRule:
         unlike: Mask | None = None,
         disagree: Mask | None = None,
         platelet: Mask | None = None,
+        turned: Mask | None = None,
     ) -> Verdicts:
         """Decide on n images.
 
@@ -95,16 +100,19 @@ class VerdictRule:
             unlike: (n,), images further away than any smear's cells; by default none.
             disagree: (n,), images on which two witnesses differ; by default none.
             platelet: (n,), parasitized without the platelet at their rim; by default none.
+            turned: (n,), images whose diagnosis a blur turns; by default none.
         """
         none = np.zeros(len(p_value), bool)
         failed = none if failed is None else failed
         unlike = none if unlike is None else unlike & ~failed
         abnormal = ((p_value <= self.alpha) & ~failed) | unlike
         # Not "<", which is false for NaN.
-        uncertain = ~(probability >= self.uncertain_below)
-        disagree = none if disagree is None else disagree & ~failed
-        platelet = none if platelet is None else platelet & ~failed
-        return Verdicts(*map(np.asarray, (failed, abnormal, uncertain, unlike, disagree, platelet)))
+        uncertain = np.asarray(~(probability >= self.uncertain_below))
+        others = [
+            none if marks is None else np.asarray(marks & ~failed)
+            for marks in (disagree, platelet, turned)
+        ]
+        return Verdicts(failed, np.asarray(abnormal), uncertain, unlike, *others)
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:

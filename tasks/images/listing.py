@@ -69,14 +69,14 @@ def each_source(sources: Sources) -> list[str]:
 
 
 def named(sources: Sources) -> str:
-    """Join the sources for a sentence."""
+    """Join the sources for a sentence, as they were given."""
     return ", ".join(each_source(sources))
 
 
 def refuse_missing(sources: Sources) -> None:
     """Raise SourceError if a local source does not exist; remote ones are not checked."""
     for source in each_source(sources):
-        address = file_of(source)
+        address = file_of(names.laboratory_of_source(source)[1])
         if "://" in address and not address.startswith("file://"):
             continue
         fs, root = filesystem(address)
@@ -100,7 +100,8 @@ def sorted_images(
 
     Args:
         source: a folder, one image, a glob, a zip or tar archive, a folder in one
-            (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of them.
+            (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of them. Each
+            may be given as LABORATORY=SOURCE.
         classes: folder names that are labels, in any case; a file directly in such a folder has
             that label.
         limit: number of images to take, spread evenly over the source.
@@ -164,6 +165,10 @@ class _Listing:
 
     def read(self, source: str, *, trusted: Callable[[str], bool]) -> None:
         """Add the images of a source."""
+        laboratory, source = names.laboratory_of_source(source)
+        if laboratory is not None:
+            add = self.add
+            self = replace(self, add=lambda part: add(manifest.at_laboratory(part, laboratory)))
         try:
             if source.lower().endswith((".parquet", ".csv")):
                 for part in manifest.read_manifest(source, trusted=trusted(source)):

@@ -9,6 +9,7 @@ from pyarrow import csv
 
 from tasks.images.access.addresses import SCHEMES, foreign_scheme, holds_secret, redact
 from tasks.images.access.files import SourceError, asked, filesystem
+from tasks.images.names import patient_of_laboratory
 from tasks.images.regions import Region, address_of
 
 SCHEMA = pa.schema(
@@ -36,7 +37,18 @@ SCHEMA = pa.schema(
         ("failure", pa.string()),
     ]
 )
-TEXT = ("uri", "label", "slide_id", "patient_id", "source_uri", "source_id", "kind", "failure")
+LABORATORY = "laboratory"  # a column that a manifest may have: patients are named after it
+TEXT = (
+    LABORATORY,
+    "uri",
+    "label",
+    "slide_id",
+    "patient_id",
+    "source_uri",
+    "source_id",
+    "kind",
+    "failure",
+)
 HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
 PART = 2**11  # rows that are checked together
@@ -57,6 +69,17 @@ def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:
         start += part.num_rows
 
 
+def at_laboratory(table: pa.Table, laboratory: str | pa.ChunkedArray) -> pa.Table:
+    """Name the patients of `SCHEMA` rows after their laboratory, where it is not null."""
+    known = table.select(["patient_id", "slide_id"]).to_pylist()
+    whose = [laboratory] * len(known) if isinstance(laboratory, str) else laboratory.to_pylist()
+    patients = [
+        patient_of_laboratory(lab, **each) if lab else each["patient_id"]
+        for lab, each in zip(whose, known, strict=True)
+    ]
+    return _with(table, "patient_id", patients)
+
+
 def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: bool) -> pa.Table:
     """Convert manifest rows, numbered from ``start``, to `SCHEMA`."""
     columns = []
@@ -70,6 +93,8 @@ def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: 
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise SourceError(f"{source}, column {field.name!r}: {error}") from None
     made = pa.Table.from_arrays(columns, schema=SCHEMA)
+    if LABORATORY in table.column_names:
+        made = at_laboratory(made, table[LABORATORY].cast(pa.string()))
     for name in ("uri", "source_uri"):
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
         made = _with(made, name, addresses)

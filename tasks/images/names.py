@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tasks.images.access.addresses import in_archive, path_of
+from tasks.types import OF_LABORATORY
 
 
 def name_of_slide(uri: str, root: str, by: str) -> str:
@@ -77,6 +78,31 @@ def parse_name(name: str) -> Name:
     except ValueError:
         acquired_at = None
     return Name(patient, f"{patient}_{match['field']}", acquired_at)
+
+
+_LABORATORY = re.compile(r"^(?P<laboratory>[A-Za-z][\w-]*)=(?P<source>.+)$", re.DOTALL)
+
+
+def laboratory_of_source(source: str) -> tuple[str | None, str]:
+    """Split NAME=PATH into a laboratory and the source of its images.
+
+    >>> laboratory_of_source("kampala=/photos"), laboratory_of_source("/photos/date=2026-01-01")
+    (('kampala', '/photos'), (None, '/photos/date=2026-01-01'))
+    """
+    match = None if Path(source).exists() else _LABORATORY.match(source)
+    return (match["laboratory"], match["source"]) if match else (None, source)
+
+
+def patient_of_laboratory(
+    laboratory: str, patient_id: str | None, slide_id: str | None
+) -> str | None:
+    """Name a patient after a laboratory; a slide that names none counts as one.
+
+    >>> patient_of_laboratory("kampala", "7", "7a"), patient_of_laboratory("lima", None, "3")
+    ('kampala::7', 'lima::3')
+    """
+    who = patient_id or slide_id
+    return f"{laboratory}{OF_LABORATORY}{who}" if who else None
 
 
 class FolderLabels:

@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 
 from tasks.images import decoding, regions
 from tasks.images.access import addresses, files, patience
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from tasks.network.spec import Computed
 
 
+# Of the network's input: an attack does not survive this blur, and diagnoses of cells do.
+BLUR = 1.2  # pixels, deviation of a Gaussian
+# A look again costs a pass: at one image in so many, and more often in a batch of few.
+LOOKED_AT, LEAST_LOOKED_AT = 50, 48
+UNKNOWN, TURNED, STEADY = -1, 0, 1  # values of `Features.steady`
 NEAR = 8  # images that a thread loads before it is given more
 AT_ONCE = 16  # simultaneous requests to a server; each takes tens of milliseconds
 
@@ -130,13 +137,15 @@ class Features:
     """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
 
     The values of an image that failed or was known are NaN. ``platelet`` (n,) marks suspected cells
-    with a platelet at their rim.
+    with a platelet at their rim. ``steady`` int8 (n,) is `STEADY` or `TURNED` where the diagnosis
+    of the blurred image is the same, or another; else `UNKNOWN`.
     """
 
     taps: dict[str, Single]
     logits: Single
     images: list[Loaded]
     platelet: Mask
+    steady: NDArray[np.int8]
 
 
 def extract(
@@ -146,14 +155,17 @@ def extract(
     tap_widths: dict[str, int],
     reading: Reading = EVERYTHING,
     parasitized: int | None = None,
+    looked_at: Container[int] = (),
 ) -> Features:
     """Compute the features of images, in one pass over files and network.
 
     Batches are filled with good images in order, so the same files always share a batch, and their
     features are the same to the last bit. ``tap_widths`` has d of every tap; ``parasitized`` is the
-    place of the class whose suspected cells are examined for platelets.
+    place of the class whose suspected cells are examined for platelets. Images at rows in
+    ``looked_at`` are diagnosed a second time, blurred.
     """
     spec = inference.spec
+    blurred: dict[int, Pixels] = {}
     waiting: list[tuple[int, Pixels]] = []
     # One pass behind the next, so that a GPU computes while results are kept.
     begun: deque[tuple[list[int], Pixels, Callable[[], Computed]]] = deque()
@@ -181,14 +193,45 @@ def extract(
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))
+            if row in looked_at:
+                blurred[row] = blur(loaded.pixels)
         if len(waiting) == inference.batch:
             forward()
     if waiting:
         forward()
     while begun:
         keep()
+    steady = _steady(inference, logits, blurred)
     outputs = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
-    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, platelet)
+    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, platelet, steady)
+
+
+def rows_looked_at(start: int, stop: int, images: int) -> range:
+    """Choose the rows, from ``start`` to ``stop`` of a batch's ``images``, to be looked at again.
+
+    They are counted from ``start``, and the same whatever the shards are.
+    """
+    every = min(max(images // LEAST_LOOKED_AT, 1), LOOKED_AT)
+    return range(-start % every, stop - start, every)
+
+
+def blur(pixels: Pixels) -> Pixels:
+    """Blur an image (side, side, 3)."""
+    picture = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR))
+    return np.asarray(picture)
+
+
+def _steady(
+    inference: "Inference", logits: Single, blurred: Mapping[int, Pixels]
+) -> NDArray[np.int8]:
+    """Say of which images (n,) the diagnosis by logits (n, C) stays when they are ``blurred``."""
+    steady = np.full(len(logits), UNKNOWN, np.int8)
+    rows = list(blurred)
+    for start in range(0, len(rows), inference.batch):
+        some = rows[start : start + inference.batch]
+        _, again = inference.run(np.stack([blurred[row] for row in some]))
+        steady[some] = again.argmax(axis=1) == logits[some].argmax(axis=1)
+    return steady
 
 
 def platelets(

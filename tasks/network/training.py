@@ -16,7 +16,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks.network.augmentation import Augmentation, augment
 from tasks.network.classifier import Classifier, to_pixels
-from tasks.types import Array, Arrays, Counts, Index, Integers, Numbers, Pixels, below, nested
+from tasks.types import (
+    Array,
+    Arrays,
+    Counts,
+    Float,
+    Index,
+    Integers,
+    Numbers,
+    Pixels,
+    below,
+    nested,
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ def train(
     plan: TrainingPlan,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     *,
+    weights: Float | None = None,
     keep: Callable[[int, Arrays], None] = lambda number, state: None,
     start: Mapping[str, Array] | None = None,
 ) -> list[Epoch]:
@@ -99,6 +111,7 @@ def train(
         validation_rows: rows for the choice of the epoch.
         plan: the recipe of the training.
         on_epoch: called after every epoch.
+        weights: (n,) of images in the loss; by default equal.
         keep: called with each epoch's number and the state after it, which can resume training.
         start: such a state, of the same training.
 
@@ -106,13 +119,14 @@ def train(
         DivergedError: a loss is not finite.
     """
     truth = np.asarray(labels, np.int64)
+    weighs = np.ones(len(truth)) if weights is None else weights
     training = _Training(classifier, plan, math.ceil(len(train_rows) / plan.batch))
     if start is not None:
         training.restore(start)
     while len(training.epochs) < plan.epochs:
         began = time.monotonic()
         number = len(training.epochs) + 1
-        train_loss = training.learn(pixels, truth, train_rows, number)
+        train_loss = training.learn(pixels, truth, weighs, train_rows, number)
         logits = predict(training.judged, pixels, validation_rows)
         epoch = Epoch(
             number=number,
@@ -165,12 +179,14 @@ class _Training:
         self,
         pixels: Pixels,
         labels: Counts,
+        weights: Float,
         train_rows: Index,
         number: int,
     ) -> float:
         """Learn from every row once, in random order; return the mean loss."""
         self._classifier.train()
         total, targets = 0.0, torch.from_numpy(labels)
+        weighs = torch.from_numpy(weights).float()
         classes = len(self._classifier.spec.classes)
         order = train_rows[torch.randperm(len(train_rows), generator=self._generator).numpy()]
         for rows in np.array_split(order, self._steps):
@@ -178,18 +194,22 @@ class _Training:
             wanted = targets[rows]
             if self._plan.mixup:
                 varied, wanted = _mixup(varied, wanted, classes, self._plan.mixup)
-            loss = self._step(varied, wanted)
+            loss = self._step(varied, wanted, weighs[rows])
             _refuse_diverged("loss", number, loss)
             total += loss * len(rows)
         return total / len(train_rows)
 
-    def _step(self, pixels: Tensor, targets: Tensor) -> float:
-        """Learn from a batch, unless its loss is not finite; return its mean loss."""
+    def _step(self, pixels: Tensor, targets: Tensor, weights: Tensor) -> float:
+        """Learn from a weighted batch, unless its loss is not finite; return its mean loss."""
         with torch.autocast(self._device.type, enabled=self._mixed):
             logits = self._classifier(pixels.to(self._device))
-            loss = nn.functional.cross_entropy(
-                logits, targets.to(self._device), label_smoothing=self._plan.label_smoothing
+            losses = nn.functional.cross_entropy(
+                logits,
+                targets.to(self._device),
+                label_smoothing=self._plan.label_smoothing,
+                reduction="none",
             )
+            loss = (losses * weights.to(self._device)).mean()
         if torch.isfinite(loss):
             self._optimizer.zero_grad(set_to_none=True)
             self._scaler.scale(loss).backward()

@@ -21,10 +21,10 @@ from tasks.reports.slide_reasons import SlideReason, slide_reasons
 # Counts on such a slide are meaningless. A slide of few cells is readable: the interval shows how
 # little its count says.
 UNREADABLE = (
-    *(SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER),
+    *(SlideReason.IMPLAUSIBLE, SlideReason.TURNING, SlideReason.TOGETHER),
     *(SlideReason.MANY_FAILED, SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
 )
-# A laboratory's own error rates were counted on slides with as many uncertain cells.
+# A commissioned laboratory's own error rates were counted on slides with as many uncertain cells.
 UNREADABLE_AT_LABORATORY = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
 
 ROWS = 1024  # in memory together, as Python objects
@@ -40,6 +40,8 @@ class Counting:
 
     answers: call.Answers
     """Error rates, and what counts mean by them."""
+    elsewhere: call.Answers
+    """The same for slides that are further away than any fitted one."""
     red_cells_per_microlitre: float
     alpha: float
     """The detector's level."""
@@ -70,7 +72,10 @@ class Counting:
 
     def faults(self, reasons: list[str]) -> tuple[str, ...]:
         """Select the reasons for review that make a slide unreadable."""
-        return tuple(reason for reason in reasons if reason in self.unreadable)
+        # At a new laboratory a diagnosis is less certain, and its error rates say so.
+        new = SlideReason.SHIFTED in reasons
+        unreadable = UNREADABLE_AT_LABORATORY if new else self.unreadable
+        return tuple(reason for reason in reasons if reason in unreadable)
 
 
 def slides_called(
@@ -85,7 +90,8 @@ def slides_called(
         )
         verdict = types.Verdict.REVIEW if reasons else types.Verdict.ACCEPT
         judged = {"verdict": verdict, "review_reasons": reasons, **made_by}
-        return row | judged | _called(row, counting, counting.faults(reasons))
+        is_new = SlideReason.SHIFTED in reasons
+        return row | judged | _called(row, counting, counting.faults(reasons), is_new=is_new)
 
     return _each(counts, called, schema)
 
@@ -100,7 +106,7 @@ def patients_called(
 
     def called(row: dict[str, Any]) -> dict[str, Any]:
         faults = () if row["slides_read"] else tuple(row["slide_faults"])
-        return {**row, **_called(row, counting, faults), **made_by}
+        return {**row, **_called(row, counting, faults, is_new=row["is_new"]), **made_by}
 
     return _each(counts, called, schema)
 
@@ -112,6 +118,9 @@ def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
         {
             "slide_id": slides["slide_id"].cast(pa.string()),
             "is_readable": [not each for each in faults],
+            "is_new": [
+                SlideReason.SHIFTED in each for each in slides["review_reasons"].to_pylist()
+            ],
             "faults": pa.array(faults, pa.list_(pa.string())),
         }
     )
@@ -127,11 +136,13 @@ def _each(counts: pa.Table, called: Any, schema: pa.Schema) -> pa.Table:
 
 
 def _called(
-    row: Mapping[str, Any], counting: Counting, unreadable: tuple[str, ...]
+    row: Mapping[str, Any], counting: Counting, unreadable: tuple[str, ...], *, is_new: bool
 ) -> dict[str, Any]:
     """Make the columns of the corrected count, its limits and the call."""
     counts = row["called_of_few"], row["called_of_many"]
     answer = counting.answers.of(*counts, row["cells_read"], unreadable)
+    if is_new and answer.call != call.Call.UNREADABLE:
+        answer = call.of_new(answer, counting.elsewhere.of(*counts, row["cells_read"]))
     used = int(answer.by == call.CountedBy.DENSE)
     bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
     cells = counting.red_cells_per_microlitre

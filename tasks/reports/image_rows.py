@@ -50,6 +50,8 @@ class Diagnoses:
     them; None without such a class. ``by_witness`` holds those of each of two witnesses; None if
     there is only one.
     ``platelet`` (n,) marks cells that would be parasitized without the platelet at their rim.
+    ``steady`` int8 (n,) is 1 where the diagnosis stays when the image is blurred, 0 where it turns,
+    and -1 where nobody looked.
     """
 
     classes: Sequence[str]
@@ -58,6 +60,7 @@ class Diagnoses:
     log_odds: Float | None = None
     by_witness: witnesses.LogOdds | None = None
     platelet: Mask | None = None
+    steady: NDArray[np.int8] | None = None
 
     @cached_property
     def probabilities(self) -> Float:
@@ -93,7 +96,9 @@ def image_rows(
     unlike = scores.unlike & ~unjudged
     disagree = None if diagnoses.by_witness is None else diagnoses.by_witness.disagree
     probability = diagnoses.probabilities.max(axis=1)
-    verdicts = rule.decide(p_value, probability, failed, unlike, disagree, diagnoses.platelet)
+    turned = None if diagnoses.steady is None else diagnoses.steady == 0
+    marks = {"disagree": disagree, "platelet": diagnoses.platelet, "turned": turned}
+    verdicts = rule.decide(p_value, probability, failed, unlike, **marks)
     return pa.table(
         {
             "image_id": pa.array(read.image_ids, pa.string()),
@@ -140,6 +145,9 @@ def _of_network(diagnoses: Diagnoses, failed: Mask) -> dict[str, pa.Array]:
         if diagnoses.log_odds is None
         else pa.array(diagnoses.log_odds, mask=failed | np.isnan(diagnoses.log_odds)),
         **{f"{name}_probability": _chance(diagnoses, name, failed) for name in WITNESSES},
+        "steady": pa.nulls(len(failed), pa.bool_())
+        if diagnoses.steady is None
+        else pa.array(diagnoses.steady > 0, mask=failed | (diagnoses.steady < 0)),
     }
 
 

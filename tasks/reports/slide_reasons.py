@@ -10,7 +10,7 @@ import pyarrow as pa
 from tasks.detector.verdict import parse_reasons
 from tasks.limits import DETECTABLE_PERCENT, TOLERATED
 from tasks.reports import field_limits
-from tasks.reports.parasitaemia import cells_needed
+from tasks.reports.parasitaemia import binomial_p_value, cells_needed
 
 # About one slide in a thousand exceeds this if its patient is like the calibration patients: the
 # rate of abnormal cells varies between patients by about the rate itself
@@ -26,6 +26,10 @@ MANY_FAILED = 0.1
 FEW_CELLS = 5
 # A few in a hundred cells are below the least probability if images are as in training.
 MANY_UNCERTAIN = 0.25
+
+# Under a blur at most this share of diagnoses turned on any slide of four laboratories, and nearly
+# all of attacked cells. More than chance allows is an attack.
+TURNING, TURNING_P_VALUE = 0.08, 1e-3
 
 # The shift of slides, as scoring writes it: a row for each slide and patient.
 SHIFTS = pa.schema(
@@ -48,7 +52,8 @@ class SlideReason(StrEnum):
     """A reason to look at a slide as a whole; ``fields ...`` are further reasons."""
 
     IMPLAUSIBLE = "implausible"  # as a smear of blood
-    SHIFTED = "shifted"
+    TURNING = "diagnoses turn when blurred"
+    SHIFTED = "shifted"  # further away than any fitted slide
     TOGETHER = "abnormal together"
     MANY_FAILED = "many failed"
     FEW_CELLS = "few cells"
@@ -58,10 +63,16 @@ class SlideReason(StrEnum):
     TOO_FEW = "too few cells for a negative call"
 
 
+# What cannot be a smear of blood as a microscope shows it.
+NO_SMEAR = frozenset({SlideReason.IMPLAUSIBLE, SlideReason.TURNING})
 # Reasons that lie in the images themselves.
-OF_IMAGES = frozenset(
-    {SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.MANY_UNCERTAIN}
-)
+OF_IMAGES = NO_SMEAR | {SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.MANY_UNCERTAIN}
+
+
+def is_turning(row: Mapping[str, Any]) -> bool:
+    """Return whether too many of the diagnoses that were looked at again turn under a blur."""
+    p_value = binomial_p_value(row["turned"], row["looked_at"], TURNING)
+    return p_value is not None and p_value <= TURNING_P_VALUE
 
 
 def slide_reasons(
@@ -89,6 +100,7 @@ def slide_reasons(
     few_for_none = not row["parasitized"] and row["red_cells"] < cells_needed(detectable)
     judged = {
         SlideReason.IMPLAUSIBLE: row["implausible"],
+        SlideReason.TURNING: is_turning(row),
         SlideReason.SHIFTED: row["shifted"],
         SlideReason.TOGETHER: surprise is not None
         and surprise <= ABNORMAL_P_VALUE

@@ -24,6 +24,7 @@ OUTLINES = "outlines"  # the name of our own finder
 ENOUGH_CELLS = 10  # in a slide's field, for their median to be better than the slide's own value
 ALIKE = 0.15  # largest difference of medians of photographs at one magnification
 TRIED = 128  # pixels of the side of the field on which a finder is tried
+HEALTHY = "Uninfected"  # the label of fields whose red cells have it too
 GRAIN = 8  # resolution of an outline, in parts of a pixel; its error is about a pixel
 
 
@@ -120,6 +121,9 @@ def cells_of_place(
                 kind=cell.kind,
                 touches_border=cell.touches_border,
             )
+            # A parasitized field has healthy cells too; a healthy person has no others.
+            if place["label"] == HEALTHY and cell.kind == "red" and not cell.touches_border:
+                rows[box]["label"] = HEALTHY
     quality = asdict(field_quality(pixels, Cells(tuple(kept), cells.diameter), focus=seen))
     stain = quality.pop("stain")
     quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
@@ -186,7 +190,7 @@ def image_row(
     kind: str,
     touches_border: bool = False,
 ) -> Row:
-    """Make a row of the manifest; the label of a whole field is not a label of its cells."""
+    """Make a row of the manifest, without a label."""
     region = regions.Region(*box, level)
     names = ("source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at")
     return {

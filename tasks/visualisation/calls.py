@@ -18,6 +18,7 @@ from tasks.words import counted
 
 WORDS = {
     Call.POSITIVE: "patients with parasites",
+    Call.SUSPECTED: "patients with suspects, of a laboratory that is not known",
     Call.NEGATIVE: "patients with none above the stated limit",
     Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",

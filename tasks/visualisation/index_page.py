@@ -38,7 +38,7 @@ def trends(nights: Sequence[Row]) -> list[tuple[str, Markup]]:
         return []
     of_patients = {
         str(call): _shares(shown, partial(_called, call=call))
-        for call in (Call.POSITIVE, Call.UNREADABLE)
+        for call in (Call.POSITIVE, Call.SUSPECTED, Call.UNREADABLE)
     }
     of_work = {
         "images for review": _shares(shown, lambda row: row["review"] / row["images"]),

@@ -13,7 +13,8 @@ from tasks.counting.call import Call
 from tasks.reports import called_cells, spreadsheet
 from tasks.visualisation import calls, page
 
-OPENED = (Call.POSITIVE, Call.INDETERMINATE)  # patients of these calls have their cells shown
+# Patients of these calls have their cells shown.
+OPENED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
 PATIENTS_OPENED = 32
 CELLS_SHOWN = 96  # of all patients: with them a page stays below 5 MB
 LEAST, MOST = 3, 12  # cells of a patient; the least is shown of one with fewer called, too

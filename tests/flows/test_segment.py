@@ -446,3 +446,17 @@ def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
     monkeypatch.setenv("SLIDEWATCH_FINDERS", f'["{own}"]')
     with pytest.raises(ValueError, match="--overlap"):  # which is looked at next
         segment(Segment(images=str(fields), name="own", finder=own, tile=16, overlap=16), settings)
+
+
+def test_whole_red_cells_of_a_healthy_persons_field_are_healthy(
+    fields: Path, settings: Settings, tmp_path: Path
+) -> None:
+    for label in ("Uninfected", "Parasitized"):
+        (tmp_path / "labelled" / label).mkdir(parents=True)
+        shutil.copy(fields / "s1" / "0.png", tmp_path / "labelled" / label)
+    outcome = segment(Segment(images=str(tmp_path / "labelled"), name="labelled"), settings)
+    rows = manifest_of(outcome).to_pylist()
+    assert {row["label"] for row in rows if "Parasitized" in row["uri"]} == {None}
+    healthy = {(row["label"], row["touches_border"]) for row in rows if "Uninfected" in row["uri"]}
+    assert ("Uninfected", False) in healthy
+    assert ("Uninfected", True) not in healthy

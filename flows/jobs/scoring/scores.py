@@ -168,6 +168,7 @@ class _Scorer:
                 odds,
                 by_witness,
                 platelet,
+                block.steady,
             ),
             scores,
             taps=self.detector.taps,

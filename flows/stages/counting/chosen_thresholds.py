@@ -57,12 +57,7 @@ def laboratory_counting(
             "error rates to begin with: fit labelled images once more, and commission the "
             "laboratory again"
         ]  # fmt: skip
-    rates = KnownRates(
-        *(
-            error_rates.laboratory_rates(fitted, counts, each.log_odds)
-            for each in (known.counting, known.dense)
-        )
-    )
+    rates = _rates_at_laboratory(known, fitted, counts)
     card = _card(
         rates,
         error_rates.laboratory_rates(fitted, counts, error_rates.DIAGNOSIS),
@@ -79,6 +74,25 @@ def laboratory_counting(
     return rates, card, warnings
 
 
+def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
+    """Predict the error rates of a slide of a laboratory of which nothing is known; None: unknown.
+
+    They are those of the detector, as far apart as laboratories are.
+    """
+    known = load_error_rates(store, detector)
+    if known is None:
+        return None
+    fitted = errors_of_detector(store, detector)
+    return _rates_at_laboratory(known, fitted, error_rates.ErrorCounts.empty())
+
+
+def _rates_at_laboratory(
+    known: KnownRates, fitted: error_rates.ErrorCounts, counts: error_rates.ErrorCounts
+) -> KnownRates:
+    thresholds = (known.counting.log_odds, known.dense.log_odds)
+    return KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
+
+
 def _few(slides: int) -> str:
     known = "one slide is" if slides == 1 else f"{slides} slides are"
     return (
@@ -90,7 +104,7 @@ def _few(slides: int) -> str:
 def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_rates.ErrorCounts:
     """Read the error counts of a detector's diagnosis.
 
-    They are the statistics' counts if the network is the only witness.
+    Detectors of slidewatch 0.5 whose only witness is the network have those of their statistics.
     """
     arrays = below(ERRORS, detectors.load_detector(store, card))
     if arrays:

@@ -2,13 +2,14 @@
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from flows.jobs import libraries
@@ -18,6 +19,7 @@ from flows.stages.training.labelled_images import LabelledImages
 from storage.models.classifiers import REPETITION, ModelCard, load_state, save_state
 from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
+from tasks.detector.calibration import group_weights
 from tasks.evaluation.metrics import diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network import backbones
@@ -28,7 +30,7 @@ from tasks.network.inference import Inference, outputs_of
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
-from tasks.types import Index, Single, nested
+from tasks.types import Counts, Float, Index, Single, laboratory_of, nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
 
@@ -113,6 +115,22 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
     return digest_of(json.dumps(decided, sort_keys=True).encode())
 
 
+def balanced(labels: Counts, keys: Sequence[str], rows: Index) -> Float:
+    """Weigh images (n,) so that those at ``rows`` weigh 1 in the mean.
+
+    Of several laboratories each has the same weight in a class, and both classes have the same, so
+    that neither the largest laboratory nor the many without parasites decide.
+    """
+    weights = np.ones(len(labels))
+    owners = np.asarray([laboratory_of(key) for key in keys], object).astype(str)
+    if len(set(owners)) == 1:
+        return weights
+    for label in np.unique(labels[rows]).tolist():
+        of_class = rows[labels[rows] == label]
+        weights[of_class] = group_weights(owners[of_class]) * len(rows)
+    return np.asarray(weights / weights[rows].mean())
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained classifier, ready for passes, too, and its logits (n, C) of rows of test."""
@@ -151,7 +169,8 @@ def train_rows(
         rows["train"],
         rows["validation"],
         recipe.plan,
-        lambda epoch: tell(f"{title}epoch {epoch.number} of {epochs}: {epoch}"),
+        on_epoch=lambda epoch: tell(f"{title}epoch {epoch.number} of {epochs}: {epoch}"),
+        weights=balanced(data.labels, data.keys, rows["train"]),
         keep=lambda number, state: save_state(store, training, number, state),
         start=start,
     )

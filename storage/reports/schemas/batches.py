@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from storage.reports.schemas import shared
+from storage.reports.schemas.counts import STEADY
 
 EXPECTED = {
     "sensitivity": "share of parasitized cells that are diagnosed as such",
@@ -79,7 +80,7 @@ COLUMNS = [
     shared.Column(
         "patient_calls",
         shared.COUNTS,
-        "how many patients are positive, negative, indeterminate and unreadable",
+        "how many patients are positive, suspected, negative, indeterminate and unreadable",
         "patients",
     ),
     shared.Column(
@@ -109,6 +110,7 @@ COLUMNS = [
 
 _P = "(1 / (1 + exp(-adapted)))"
 MORE = {
+    **STEADY,
     "repeated": shared.number_of("repeated"),
     # Sums over the cells read, from which expected errors are computed (`ProbabilitySums`).
     **{

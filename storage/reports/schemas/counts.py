@@ -17,6 +17,11 @@ COUNTED = {
     "called_of_many": number_of("is_read AND log_odds >= $many"),
 }
 
+# Images whose diagnosis was looked at again, and those of them whose diagnosis turned.
+STEADY = {
+    "looked_at": "count(steady)",
+    "turned": number_of("NOT steady"),
+}
 
 OF_RED_CELLS = [
     Column(f"{name}{bound or of_none}", SHARE, f"{words}{CORRECTED}", unit)
@@ -79,11 +84,11 @@ def counts(whose: str) -> list[Column]:
             "class of the corrected parasitaemia of a positive call: below 2%, 2% to 5%, 5% to "
             "10%, or 10% or more; none seen of a negative one",
         ),
-        Column("call", TEXT, "positive, negative, indeterminate or unreadable"),
+        Column("call", TEXT, "positive, suspected, negative, indeterminate or unreadable"),
         Column(
             "call_reasons",
             pa.list_(pa.string()),
             "reasons if neither positive nor negative: no red cells, error rates unknown, too few "
-            "cells, error rates too high, or a fault of a slide as a whole",
+            "cells, error rates too high, new laboratory, or a fault of a slide as a whole",
         ),
     ]

@@ -83,6 +83,12 @@ def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
             "calibrated probability of Parasitized by the class statistics alone, relative to the "
             "slide's healthy cells; null: they are no witness",
         ),
+        Column(
+            "steady",
+            pa.bool_(),
+            "whether the network's diagnosis stays when the image is blurred, as it does but for "
+            "attacks; null: not one of those looked at again",
+        ),
     ]
 
 
@@ -130,7 +136,8 @@ def _of_abnormality(taps: Sequence[str]) -> list[Column]:
             TEXT,
             "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
             "what it is compared with), uncertain, network and statistics disagree (on which class "
-            "is more probable), platelet at the rim (else parasitized), or several; or failed",
+            "is more probable), platelet at the rim (else parasitized), turns when blurred, or "
+            "several; or failed",
         ),
         *MADE_BY,
     ]

@@ -30,7 +30,11 @@ COLUMNS = [
     *MADE_BY,
 ]
 
-MORE = {**COUNTED, "slide_faults": "list_sort(list_distinct(flatten(list(faults))))"}
+MORE = {
+    **COUNTED,
+    "slide_faults": "list_sort(list_distinct(flatten(list(faults))))",
+    "is_new": "bool_or(is_readable AND is_new)",
+}
 
 
 def patient_schema() -> pa.Schema:

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from storage.reports.schemas import shared
-from storage.reports.schemas.counts import COUNTED, counts
+from storage.reports.schemas.counts import COUNTED, STEADY, counts
 
 NO_FIELDS = "null: cells cut out before"
 
@@ -129,9 +129,9 @@ COLUMNS = [
     shared.Column(
         "review_reasons",
         pa.list_(pa.string()),
-        "implausible, shifted, abnormal together, many failed, few cells, many uncertain, several "
-        "patients, repeated images, too few cells for a negative call, and of fields: out of "
-        "focus, dark, overexposed, crowded, few cells, failed",
+        "implausible, diagnoses turn when blurred, shifted, abnormal together, many failed, few "
+        "cells, many uncertain, several patients, repeated images, too few cells for a negative "
+        "call, and of fields: out of focus, dark, overexposed, crowded, few cells, failed",
     ),
     *shared.OF_BATCH,
 ]
@@ -139,6 +139,7 @@ COLUMNS = [
 # Further figures of a slide, from which its reasons for review and its call are computed.
 MORE = {
     **COUNTED,
+    **STEADY,
     "repeated": shared.number_of("repeated"),
     "several_patients": "slide_id IS NOT NULL "
     "AND coalesce(min(patient_id) <> max(patient_id), false)",

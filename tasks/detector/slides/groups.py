@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks import bundles
-from tasks.types import Float, Index, Integers, Numbers
+from tasks.types import Float, Index, Integers, Numbers, laboratory_of
 
 
 class GroupKey(NamedTuple):
@@ -20,6 +20,11 @@ class GroupKey(NamedTuple):
     batch: str
     patient: str
     slide: str
+
+    @property
+    def laboratory(self) -> str:
+        """Return the laboratory that the patient's name says; empty if there is none."""
+        return laboratory_of(self.patient)
 
 
 @dataclass(frozen=True)

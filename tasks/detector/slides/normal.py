@@ -23,7 +23,7 @@ from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage
 from tasks.detector.slides import cell_score
 from tasks.detector.slides.cell_score import Prior, SlideNormal, TapNormal, Taps
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.types import Float, Index, Integers, Mask
+from tasks.types import Float, Index, Integers, Mask, Texts
 
 ROUNDS = 5  # of weights and components in `prior_of`; four agree to a percent
 LEAST_BETWEEN = 1e-3  # of W: the value of B if slides seem not to differ at all
@@ -123,6 +123,40 @@ def between_covariance(count: Float, residuals: Float, within: Float, weights: F
     return np.asarray((scatter - noise * within) / (total - (weights**2).sum() / total))
 
 
+def between_laboratories(
+    count: Float, residuals: Float, within: Float, weights: Float, owners: Texts
+) -> Float:
+    """Estimate B (d, d) in two levels, and shrink each: slides of a laboratory, and laboratories.
+
+    Slides are compared with their own laboratory, the laboratories' means with each other. A few
+    laboratories show few directions, so their share leans towards a multiple of W.
+
+    Args:
+        count: (G,) cells of every group.
+        residuals: (G, d), the mean of each.
+        within: W (d, d).
+        weights: (G,), not negative.
+        owners: (G,) the groups' laboratories.
+    """
+    names, owner = np.unique(owners, return_inverse=True)
+    parts = [np.flatnonzero(owner == number) for number in range(len(names))]
+    several = [part for part in parts if len(part) > 1]
+    raw = [between_covariance(count[p], residuals[p], within, weights[p]) for p in several]
+    degrees = np.asarray([len(part) - 1.0 for part in several])
+    slides = shrunk_between(
+        np.einsum("l,lij->ij", degrees / degrees.sum(), np.stack(raw)),
+        within,
+        int(degrees.sum()) + 1,
+    )
+    shares = [weights[part] / weights[part].sum() for part in parts]
+    means = np.stack([share @ residuals[part] for share, part in zip(shares, parts, strict=True)])
+    centred = means - means.mean(axis=0)
+    # The mean of few slides varies although its laboratory does not.
+    noise = np.mean([(share**2).sum() for share in shares])
+    raw_means = centred.T @ centred / (len(names) - 1) - noise * slides
+    return slides + shrunk_between(raw_means, within, len(names))
+
+
 def priors_of(statistics: GroupStatistics) -> dict[str, Prior]:
     """Estimate `prior_of` every tap."""
     return {tap: prior_of(statistics, tap) for tap in statistics.taps}
@@ -140,12 +174,18 @@ def prior_of(statistics: GroupStatistics, tap: str) -> Prior:
         raise ValueError("one slide does not show how slides differ")
     covariance, degrees = within_covariance(statistics, tap)
     within = shrunk_within(covariance, degrees)
+    owners = np.asarray([key.laboratory for key in statistics.keys])
+    in_levels = len(set(owners.tolist())) > 1
     k = 1.0
     for _ in range(ROUNDS):
         means = class_means(statistics, tap, k)
         count, residuals = residual_means(statistics, tap, means)
-        raw = between_covariance(count, residuals, within, count / (count + k))
-        between = shrunk_between(raw, within, len(statistics.keys))
+        weights = count / (count + k)
+        if in_levels:
+            between = between_laboratories(count, residuals, within, weights, owners)
+        else:
+            raw = between_covariance(count, residuals, within, weights)
+            between = shrunk_between(raw, within, len(statistics.keys))
         k = cells_of_population(within, between)
     return Prior(means, within, between, k)
 

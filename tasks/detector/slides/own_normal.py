@@ -8,11 +8,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.detector.calibration import calibrate, log_distance, standardised
+from tasks.detector.calibration import (
+    Calibration,
+    calibrate,
+    group_weights,
+    log_distance,
+    standardised,
+)
 from tasks.detector.slides import cell_score, smears
 from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
 from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
-from tasks.types import Arrays, Float, Index, Integers, Mask, below, nested
+from tasks.types import Arrays, Float, Integers, Mask, below, nested
 
 
 @dataclass(frozen=True)
@@ -96,34 +102,48 @@ def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -
     )
 
 
-def slides_spread(slides: Sequence[FittedSlide]) -> tuple[Float, Float]:
-    """Estimate the usual location and scale (T,) of log distances; slides have equal weights.
+def slides_spread(
+    slides: Sequence[FittedSlide], laboratories: Sequence[str] = ()
+) -> tuple[Float, Float]:
+    """Estimate the usual location and scale (T,) of log distances.
+
+    Slides of one of the ``laboratories``, if these are known, have equal weights, and so have
+    these.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
     """
-    with_normal = [slide for slide in slides if np.isfinite(slide.location).all()]
+    with_normal = [k for k, slide in enumerate(slides) if np.isfinite(slide.location).all()]
     if not with_normal:
         raise ValueError("no fitted slide has enough cells for a normal of its own")
-    location = np.mean([slide.location for slide in with_normal], axis=0)
-    return location, np.exp(np.mean([np.log(slide.scale) for slide in with_normal], axis=0))
+    owners = np.asarray(laboratories or [""] * len(slides))
+    weights = group_weights(owners[with_normal])
+    location = weights @ np.stack([slides[k].location for k in with_normal])
+    log_scale = weights @ np.stack([np.log(slides[k].scale) for k in with_normal])
+    return location, np.exp(log_scale)
 
 
-def own_calibration(slides: Sequence[FittedSlide]) -> OwnCalibration:
-    """Calibrate on fitted slides, which have equal weights.
+def own_calibration(
+    slides: Sequence[FittedSlide], laboratories: Sequence[str] = ()
+) -> OwnCalibration:
+    """Calibrate on fitted slides, weighted as in `slides_spread`.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
     """
-    location, scale = slides_spread(slides)
-    deviations = [slide.deviations for slide in slides if np.isfinite(slide.location).all()]
+    location, scale = slides_spread(slides, laboratories)
+    own = [k for k, slide in enumerate(slides) if np.isfinite(slide.location).all()]
+    owners = np.asarray(laboratories or [""] * len(slides))
+
+    def calibrated(slides_used: Sequence[int], values: Sequence[Float]) -> Calibration:
+        number = np.repeat(slides_used, [len(each) for each in values])
+        return calibrate(np.concatenate(values), number, owners[number])
+
+    everything = range(len(slides))
     return OwnCalibration(
-        calibrate(np.concatenate(deviations), _numbered([len(z) for z in deviations])),
-        calibrate(
-            np.concatenate([slide.population for slide in slides]),
-            _numbered([len(slide.population) for slide in slides]),
-        ),
-        calibrate(np.stack([slide.log_t2 for slide in slides]), np.arange(len(slides))),
+        calibrated(own, [slides[k].deviations for k in own]),
+        calibrated(everything, [slide.population for slide in slides]),
+        calibrated(everything, [slide.log_t2[np.newaxis] for slide in slides]),
         location,
         scale,
     )
@@ -136,10 +156,6 @@ def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> d
         tap: replace(prior, location=place, scale=width)
         for (tap, prior), (place, width) in zip(sorted(priors.items()), spread, strict=True)
     }
-
-
-def _numbered(lengths: Sequence[int]) -> Index:
-    return np.repeat(np.arange(len(lengths)), lengths)
 
 
 @dataclass(frozen=True)

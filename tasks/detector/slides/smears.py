@@ -19,8 +19,13 @@ The limits come from altered slides, each measured by a B and W without its pati
 
 A slide is one smear; a night without names may mix several: two stains, two laboratories, cells and
 rubbish. A group whose cells vary more than those of one smear is halved (k-means on features
-whitened by W) until each part is as tight as a smear. A part becomes a reference if it is also no
-further away than laboratories are; cells of other parts are compared with the population.
+whitened by W) until each part is as tight as a smear.
+
+No alteration covers what a laboratory that nobody has seen may look like: its shift may be `ABSURD`
+times the limit. But not every part of a group is believed so much. The largest part, if there are
+more cells in it than in all parts within the limit, is a new laboratory's smear. Any other part is
+a smear if it is within the limit of fitted slides, or as near to that new smear. Cells of parts
+that are no smear are compared with the population.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,11 +45,12 @@ from tasks.types import Float, Index, Integers, Mask
 # 345 photographs of P. vivax, which are all within them. With 2.75 for the shift, a third of
 # another laboratory's masked red cells passed as a smear, as a tenth of an unnamed night of such
 # photographs.
-SHIFT_MARGIN, SPREAD_MARGIN, REACH_MARGIN = 2.5, 1.25, 2.5
+SHIFT_MARGIN, SPREAD_MARGIN, REACH_MARGIN = 1.25, 1.25, 2.5
 OF_SLIDES = 0.98  # share of altered slides within the limits before the margin
 OF_CELLS = 0.99  # share of their cells
 LEAST_CELLS = 10  # that an altered slide needs for a median
 SPREAD_QUANTILE = 0.75
+ABSURD = 5.0  # times the limit of the shift: what is further away is not blood
 LEAST_PART = 10  # cells that a part needs to be a reference
 MOST_OUTSIDE = 0.25  # share of a group's cells; if more are in no smear, the group is implausible
 
@@ -76,18 +82,15 @@ class Floor(bundles.Bundle):
 
 @dataclass(frozen=True)
 class Smear:
-    """The shift and spread of a group of cells, as shares of the limits.
-
-    Above 1 in either, the group is not a smear.
-    """
+    """The shift and spread of a group of cells, as shares of the limits; NaN if not measured."""
 
     shift: float
     spread: float
 
     @property
     def plausible(self) -> bool:
-        """Return whether the cells can be a smear; True if they could not be measured."""
-        return not (self.shift > 1.0 or self.spread > 1.0)
+        """Return whether the cells can be a smear, if of a laboratory that nobody has seen."""
+        return not (self.shift > ABSURD or self.spread > 1.0)
 
 
 def residuals(
@@ -209,13 +212,15 @@ A_NIGHT = Group(share=0.05, alike=0.85)  # possibly several smears
 class GroupPart:
     """One part of a group; its median residual is ``middle`` (D,).
 
-    Its cells are compared with ``reference``; None if they are not a smear. A part of too few
+    Its ``cells`` are compared with ``reference``; None if they are not a smear. A part of too few
     cells is ``small``: it has no reference, and uses those of the others.
     """
 
     middle: Float
     reference: cell_score.SlideNormal | None
-    small: bool = False
+    small: bool
+    smear: Smear
+    cells: int
 
 
 @dataclass(frozen=True)
@@ -266,10 +271,10 @@ def find_smears(
         if floor is None or len(cells) < LEAST_PART:
             return Smears.unknown()
         whole = smear_of(floor, cells)
-        return Smears(whole, (), float(whole.shift > 1.0))
+        return Smears(whole, (), float(whole.shift > ABSURD))
     whole = Smear(0.0, 0.0) if floor is None else smear_of(floor, cells)
     least = max(LEAST_PART, group.share * len(places))
-    waiting, parts, outside = [np.arange(len(places))], list[GroupPart](), 0
+    waiting, parts = [np.arange(len(places))], list[GroupPart]()
     for part in waiting:  # it grows
         everything = len(part) == len(places)
         smear = whole if everything or floor is None else smear_of(floor, cells[part])
@@ -288,9 +293,32 @@ def find_smears(
         if floor is not None and divisible and (smear.spread > 1.0 or not alike):
             waiting += _halves(floor, cells, part)
             continue
-        outside += 0 if smear.plausible else len(part)
-        parts.append(GroupPart(np.median(cells[part], axis=0), reference, small))
-    return Smears(whole, tuple(parts), outside / len(places))
+        middle = np.median(cells[part], axis=0)
+        parts.append(GroupPart(middle, reference, small, smear, len(part)))
+    if floor is None:
+        return Smears(whole, tuple(parts), 0.0)
+    of_smears, outside = list[GroupPart](), 0
+    for each, is_smear in zip(parts, _are_smears(floor, parts), strict=True):
+        of_smears.append(each if is_smear else replace(each, reference=None))
+        outside += 0 if is_smear else each.cells
+    return Smears(whole, tuple(of_smears), outside / len(places))
+
+
+def _are_smears(floor: Floor, parts: list[GroupPart]) -> list[bool]:
+    """Return whether each part of a group is a smear, given the others; see the module's text."""
+    smears = [part for part in parts if part.reference is not None]
+    known = sum(part.cells for part in smears if part.smear.shift <= 1.0)
+    largest = max(smears, key=lambda part: part.cells, default=None)
+    new = largest if largest and largest.smear.shift > 1.0 and largest.cells > known else None
+
+    def is_smear(part: GroupPart) -> bool:
+        if not part.smear.plausible or part.smear.shift <= 1.0 or new is None:
+            return part.smear.plausible and part.smear.shift <= 1.0
+        away = (part.middle - new.middle)[np.newaxis]
+        noise = floor.within * (1 / part.cells + 1 / new.cells)
+        return bool(_squared(away, floor.between + noise)[0] <= floor.shift)
+
+    return [is_smear(part) for part in parts]
 
 
 def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> Index:

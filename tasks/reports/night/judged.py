@@ -53,12 +53,12 @@ def batch_judged(
 
 def _of_slides(slides: pa.Table) -> dict[str, Any]:
     """Count slides; None if the detector cannot say."""
-    shifted, wrong = (slides[name].drop_null().to_pylist() for name in ("shifted", "implausible"))
+    shifted = slides["shifted"].drop_null().to_pylist()
     return {
         "slides": len(slides),
         "slides_for_review": slides["verdict"].to_pylist().count(Verdict.REVIEW),
         "slides_shifted": sum(shifted) if shifted else None,
-        "slides_implausible": sum(wrong) if wrong else None,
+        "slides_implausible": _no_smear(slides).count(True) if shifted else None,
     }
 
 
@@ -66,7 +66,7 @@ def _strangeness(
     row: Row, slides: pa.Table, patients: pa.Table, laboratory: str | None
 ) -> strangeness.Strangeness:
     """Count strange slides, cells and patients; ``row`` has the counts of images and slides."""
-    implausible = slides.filter(slides["implausible"])
+    implausible = slides.filter(pa.array(_no_smear(slides), pa.bool_()))
     calls = zip(patients["call"].to_pylist(), patients["call_reasons"].to_pylist(), strict=True)
     unreadable = Counter(
         ", ".join(reasons)
@@ -80,12 +80,20 @@ def _strangeness(
         implausible=row["slides_implausible"],
         implausible_cells=sum(implausible["scored"].to_pylist()),
         scored=row["scored"],
-        beyond=row["beyond_population"],
+        looked_at=row["looked_at"],
+        turned=row["turned"],
+        turning=slide_reasons.is_turning(row),
         unreadable=unreadable,
         patients=len(patients),
         laboratory=laboratory,
-        limits=row["slides_shifted"] is None or row["slides_implausible"] is not None,
+        limits=row["slides_shifted"] is None or slides["implausible"].null_count < len(slides),
     )
+
+
+def _no_smear(slides: pa.Table) -> list[bool]:
+    """Mark the slides (n,) that cannot be a smear of blood, or were attacked."""
+    reasons = slides["review_reasons"].to_pylist()
+    return [not slide_reasons.NO_SMEAR.isdisjoint(each) for each in reasons]
 
 
 def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from tasks.types import Light
 IMPLAUSIBLE_RED = 0.05
 # By chance, one ordinary slide in N is further away than all N fitted slides.
 SHIFTED_AMBER = 0.1
-# Most of a night from fitted laboratories is within the fitted population.
-UNKNOWN_LABORATORY = 0.5
+NEW_LABORATORY = 0.5  # share of shifted slides that no known laboratory has
 # Share of unreadable patients that makes a night red, and the least number of patients for it: with
 # fewer, a few may be unreadable by chance.
 UNREADABLE_RED, LEAST_PATIENTS = 0.5, 6
@@ -33,10 +32,11 @@ class Strangeness:
     """Counts of strange slides, cells and patients; None if the detector cannot say.
 
     Of the ``slides``, ``implausible`` ones cannot be a smear, and have ``implausible_cells`` of the
-    ``scored`` cells; ``shifted`` ones are further away than every fitted slide. ``beyond`` counts
-    cells beyond the fitted population. Of the ``patients``, ``unreadable`` counts, by reason, those
-    whose slides cannot be read because of their images. ``laboratory`` is the laboratory at which
-    the night is judged. Without ``limits`` the detector accepts any slide as a smear.
+    ``scored`` cells; ``shifted`` ones are further away than every fitted slide. Of the diagnoses
+    ``looked_at`` again, those ``turned`` were others under a blur, too many if ``turning``. Of the
+    ``patients``, ``unreadable`` counts, by reason, those whose slides cannot be read because of
+    their images. ``laboratory`` is the laboratory at which the night is judged. Without ``limits``
+    the detector accepts any slide as a smear.
     """
 
     slides: int
@@ -44,7 +44,9 @@ class Strangeness:
     implausible: int | None
     implausible_cells: int
     scored: int
-    beyond: int
+    looked_at: int
+    turned: int
+    turning: bool
     unreadable: Mapping[str, int]
     patients: int
     laboratory: str | None
@@ -61,23 +63,28 @@ class Strangeness:
                 "cells are compared with the cells of known slides"
             )
             findings.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, text))
+        if self.turning:
+            text = (
+                f"{self.turned:,} of {words.counted(self.looked_at, 'diagnosis')} "
+                "that were looked at again turn when the image is blurred, as under an attack: do "
+                "not believe this batch"
+            )
+            findings.append((Light.RED, text))
         if self.shifted and self.shifted >= SHIFTED_AMBER * self.slides:
+            new = self.shifted >= NEW_LABORATORY * self.slides
+            what = (
+                "a stain or camera that is not this laboratory's"
+                if self.laboratory
+                else "a laboratory, stain or camera that the detector does not know: nobody there "
+                "is called negative before slidewatch commission has learned it, with the same "
+                "--images and --batch"
+            )
             text = (
                 f"{self.shifted:,} of {words.counted(self.slides, 'slide')} "
-                f"{words.verb(self.shifted, 'is', 'are')} further from known slides than "
-                "these are from each other: look at each as a whole; "
-                "its cells are compared with each other"
+                f"{words.verb(self.shifted, 'is', 'are')} further from known slides than these are "
+                f"from each other, as of {what}"
             )
-            findings.append((Light.AMBER, text))
-        if self.scored and self.laboratory is None and not self.implausible:
-            share = self.beyond / self.scored
-            if share >= UNKNOWN_LABORATORY:
-                text = (
-                    f"{share:.0%} of the scored images are unlike all known slides: this may be "
-                    "the first batch of an unknown laboratory, which slidewatch commission learns "
-                    "with the same --images and --batch"
-                )
-                findings.append((Light.AMBER, text))
+            findings.append((Light.RED if new else Light.AMBER, text))
         if not self.limits:
             findings.append((Light.AMBER, WITHOUT_LIMITS))
         if self.unreadable:

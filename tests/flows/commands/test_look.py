@@ -10,7 +10,7 @@ from flows.commands import look as module
 from flows.commands.look import look
 from flows.options.tools import Look
 from flows.settings import Settings
-from storage.store import StoreError
+from storage.models import shipped
 from tests.support.fields import rendered
 
 
@@ -42,6 +42,16 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     assert "not known" not in capsys.readouterr().err
 
 
-def test_without_a_store_it_says_what_to_do(photo: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="name the one that has it with --store, or make one"):
-        look(Look(photo=str(photo)), Settings(store=str(tmp_path / "none")))
+def test_without_a_store_the_detector_of_the_package_looks(
+    photo: Path,
+    tiny_ready: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", Path(tiny_ready.store))
+    absent = tiny_ready.model_copy(update={"store": str(tmp_path / "none")})
+    outcome = look(Look(photo=str(photo), to=str(tmp_path / "page.html")), absent)
+    assert outcome.cells == pytest.approx(12, abs=2)
+    assert "there is no store in" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.counting.call import Answers, Call, CallReason, CountedBy
+from tasks.counting.call import Answers, Call, CallReason, CountedBy, of_new
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate, predict_rate
 from tests.support.rates import fixed
@@ -135,3 +135,25 @@ def test_the_interval_of_whichever_threshold_counts_covers_the_truth() -> None:
             assert answer.high is not None
             covered.append(answer.low <= share <= answer.high)
     assert 0.91 <= np.mean(covered) <= 0.98
+
+
+WIDE = known(varied(0.0, 0.1), varied(0.3, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("called", "call"),
+    [
+        (0, Call.INDETERMINATE),  # at a known laboratory it would be negative
+        (100, Call.SUSPECTED),  # more than in healthy blood at home
+        (1500, Call.POSITIVE),  # more than in healthy blood anywhere
+        (4900, Call.SUSPECTED),  # more than a patient survives
+    ],
+)
+def test_a_new_laboratory_is_positive_where_nothing_is_in_doubt_and_never_negative(
+    called: int, call: Call
+) -> None:
+    at_home, elsewhere = (Answers(each, 0.005).of(called, called, 5000) for each in (KNOWN, WIDE))
+    answer = of_new(at_home, elsewhere)
+    assert answer.call == call
+    assert answer.reasons == (() if call == Call.POSITIVE else (CallReason.NEW,))
+    assert answer.high == elsewhere.high

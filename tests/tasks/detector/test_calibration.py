@@ -187,3 +187,12 @@ def test_patients_left_out_one_by_one_calibrate_the_next_patient() -> None:
         )
     error = np.std(found) / np.sqrt(len(found))
     assert alpha - 4 * error - 0.02 <= np.mean(found) <= alpha + (1 - alpha) / 41 + 4 * error
+
+
+def test_laboratories_weigh_the_same_and_so_do_the_patients_of_each() -> None:
+    patients = np.repeat([0, 1, 2, 3], [10, 20, 5, 5])
+    laboratories = np.asarray(["a", "a", "a", "b"])[patients]
+    weights = group_weights(patients, laboratories)
+    by_patient = np.bincount(patients, weights)
+    assert_allclose(by_patient, [1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    assert_allclose(group_weights(patients), group_weights(patients, np.full(40, "a")))

@@ -614,3 +614,18 @@ def test_members_that_point_out_of_an_archive_are_listed_and_refused(tmp_path: P
             else:
                 with pytest.raises(SourceError, match="refused"):
                     read_bytes(uri)
+
+
+@pytest.mark.parametrize("kind", ["csv", "folder"])
+def test_patients_are_named_after_their_laboratory(tmp_path: Path, kind: str) -> None:
+    write_folder(tmp_path / "lima", {NIH: b"one", "7.png": b"two"})
+    write_folder(tmp_path / "elsewhere", {"7.png": b"three"})
+    source = f"lima={tmp_path}/lima"
+    if kind == "csv":
+        source = f"{tmp_path}/night.csv"
+        rows = [f"lima/{NIH},lima,C33P1,s", "lima/7.png,lima,,7", "lima/7.png?,,8,8"]
+        Path(source).write_text("\n".join(["uri,laboratory,patient_id,slide_id", *rows]) + "\n")
+    table = list_images([source, f"{tmp_path}/elsewhere"] if kind == "folder" else source)
+    patients = set(table["patient_id"].to_pylist())
+    known = {"lima::C33P1", "lima::7", "8"} if kind == "csv" else {"lima::C33P1", None}
+    assert patients == known

@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from tasks.images.listing import list_images
 from tasks.network.conversion import inference
-from tasks.network.extraction import Features, extract, load_image
+from tasks.network.extraction import (
+    UNKNOWN,
+    Features,
+    blur,
+    extract,
+    load_image,
+    rows_looked_at,
+)
 from tasks.network.inference import Inference
 from tasks.network.spec import NetworkSpec
 from tests.support.images import refusal_of, whole_file
@@ -153,3 +160,29 @@ def test_only_suspected_cells_are_examined_for_platelets(
     monkeypatch.setattr("tasks.network.extraction.has_platelet", lambda _: True)
     found = extract(network, refs, tap_widths=WIDTHS, parasitized=0)
     np.testing.assert_array_equal(found.platelet, leads > middle)
+
+
+def test_some_images_are_diagnosed_again_blurred(network: Inference, uris: list[str]) -> None:
+    refs = [whole_file(uri) for uri in uris]
+    plain, looked = (
+        extract(network, refs, tap_widths=WIDTHS, looked_at=rows) for rows in ((), range(0, 99, 3))
+    )
+    assert (plain.steady == UNKNOWN).all()
+    assert (looked.steady[::3] != UNKNOWN).all()
+    assert (looked.steady[1::3] == UNKNOWN).all()
+    for name, values in arrays(plain).items():
+        np.testing.assert_array_equal(values, arrays(looked)[name])
+    pixels = load_image(refs[0], network.spec.side).pixels
+    assert pixels is not None
+    _, again = network.run(blur(pixels)[np.newaxis])
+    assert looked.steady[0] == (again.argmax() == looked.logits[0].argmax())
+
+
+@pytest.mark.parametrize(("images", "every"), [(1, 1), (60, 1), (300, 6), (2400, 50), (10**6, 50)])
+def test_one_image_in_fifty_is_looked_at_again_and_more_of_few(images: int, every: int) -> None:
+    rows = [
+        start + row
+        for start in range(0, min(images, 5000), 512)
+        for row in rows_looked_at(start, min(start + 512, images, 5000), images)
+    ]
+    assert rows == list(range(0, min(images, 5000), every))

@@ -12,7 +12,7 @@ from tasks.counting.call import Answers
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate
 from tasks.reports.calls import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting
-from tasks.reports.slide_reasons import SlideReason
+from tasks.reports.slide_reasons import SHIFTS, SlideReason
 from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, UNCERTAIN, cell
 from tests.support.grouped import Grouped, group
 from tests.support.rates import fixed
@@ -41,7 +41,9 @@ def grouped(
     wanted: float = 0.01,
     unreadable: tuple[SlideReason, ...] = UNREADABLE,
 ) -> Grouped:
-    counting = Counting(Answers(rates, wanted), 4e6, 0.05, unreadable=unreadable)
+    counting = Counting(
+        Answers(rates, wanted), Answers(rates, wanted), 4e6, 0.05, unreadable=unreadable
+    )
     return group(cells, counting=counting, made_by=made_by)
 
 
@@ -164,3 +166,44 @@ def test_columns_are_those_of_the_schemas() -> None:
     assert list(slides[0]) == slide_schema().names
     assert list(patients[0]) == patient_schema().names
     assert len(slides[0]) <= 45
+
+
+WIDE = KnownRates(
+    *(ErrorRates(each.log_odds, fixed(0.1), fixed(0.5)) for each in (KNOWN.counting, KNOWN.dense))
+)
+
+
+def called_when(cells: list[dict[str, Any]], *, shifted: bool) -> tuple[list[str], dict[str, Any]]:
+    """The calls of a slide and its patient, if the slide is further away than any fitted one."""
+    shift = dict.fromkeys(SHIFTS.names) | {"slide_id": "s", "shift": 1.0, "shifted": shifted}
+    counting = Counting(Answers(KNOWN, 0.01), Answers(WIDE, 0.01), 4e6, 0.05)
+    made = group(cells, counting=counting, made_by=MADE_BY, shifts=[shift])
+    (slide,), (patient,) = made.slides, made.patients
+    return [slide["call"], patient["call"]], patient
+
+
+@pytest.mark.parametrize(
+    ("parasites", "at_home", "elsewhere"),
+    [
+        (0, "negative", "indeterminate"),
+        (39, "positive", "suspected"),
+        (300, "positive", "positive"),
+    ],
+)
+def test_a_slide_of_a_new_laboratory_is_called_by_the_rates_of_any(
+    parasites: int, at_home: str, elsewhere: str
+) -> None:
+    cells = [parasite()] * parasites + [healthy()] * (1000 - parasites)
+    cells[-300:] = [healthy(**UNCERTAIN)] * 300  # no fault there: the wide rates say it
+    assert called_when(cells[:1000], shifted=True)[0] == [elsewhere] * 2
+    calls, patient = called_when(cells[:700] * 2, shifted=False)
+    assert calls == [at_home] * 2
+    assert patient["call_reasons"] == []
+
+
+@pytest.mark.parametrize(("turned", "call"), [(4, "negative"), (12, "unreadable")])
+def test_a_slide_whose_diagnoses_turn_when_blurred_is_unreadable(turned: int, call: str) -> None:
+    looked = [healthy(steady=place >= turned) for place in range(50)]
+    (slide,), (patient,) = tables([*looked, *[healthy()] * 2000])
+    assert slide["call"] == patient["call"] == call
+    assert ("diagnoses turn when blurred" in slide["review_reasons"]) is (call == "unreadable")

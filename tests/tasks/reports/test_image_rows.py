@@ -107,7 +107,7 @@ def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
     assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
     alone = {"network_probability", "statistics_probability"}  # of two witnesses
     unknown = {"label", "acquired_at", "failure", "review_reason", "laboratory", *alone, *PIECE}
-    unknown |= {"log_odds"}  # none were given
+    unknown |= {"log_odds", "steady"}  # none were given
     assert {name for name, value in good.items() if value is None} == unknown
     assert table["slide_id"].to_pylist() == ["slide 0", "slide 1", "slide 2"]
 
@@ -121,7 +121,7 @@ def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> 
         *PIECE,
         *("width", "height", "red", "green", "blue", "status", "failure", "diagnosis"),
         *("probability_Parasitized", "probability_Uninfected"),
-        *("log_odds", "network_probability", "statistics_probability"),
+        *("log_odds", "network_probability", "statistics_probability", "steady"),
         *("distance_blocks.2", "distance_blocks.3"),
         *("abnormality", "p_value", "population_p_value", "compared_with"),
         *("abnormal", "verdict", "review_reason"),

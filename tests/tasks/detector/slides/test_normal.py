@@ -311,3 +311,23 @@ def test_calibration_needs_a_slide_with_enough_cells() -> None:
     few = fitted_slide(priors, *slide_of(np.random.default_rng(13), 5))
     with pytest.raises(ValueError, match="enough cells"):
         own_calibration([few])
+
+
+def test_laboratories_that_differ_more_than_slides_of_one_are_seen_to() -> None:
+    """Five laboratories of twelve slides: the variance between them is not that of their slides."""
+    rng = np.random.default_rng(0)
+    d, rows, keys = 3, [], []
+    for laboratory in range(5):
+        place = rng.normal(size=d) * [3.0, 1.0, 1.0]
+        for number in range(12):
+            rows.append(place + 0.5 * rng.normal(size=d) + rng.normal(size=(40, d)))
+            keys += [GroupKey("b", f"l{laboratory}::{number}", "")] * 40
+    statistics = group_statistics({"tap": np.concatenate(rows)}, np.zeros(len(keys), int), keys, 1)
+    named = prior_of(statistics, "tap")
+    plain = replace(
+        statistics, keys=tuple(GroupKey("b", f"{n:02}", "") for n in range(len(statistics.keys)))
+    )
+    assert_allclose(np.diag(named.within), 1.0, atol=0.1)
+    # One level counts sixty slides, two levels five laboratories: these say less of a direction.
+    assert np.trace(named.between) > np.trace(prior_of(plain, "tap").between)
+    assert named.between[0, 0] > 2 * named.between[1, 1]

@@ -4,6 +4,7 @@ import pytest
 from tasks.detector.slides.cell_score import SlideNormal
 from tasks.detector.slides.smears import (
     A_NIGHT,
+    ABSURD,
     ONE_SLIDE,
     Floor,
     Group,
@@ -37,10 +38,12 @@ def test_slides_of_the_population_and_of_other_laboratories_are_plausible() -> N
     assert all(measured(shift).plausible for shift in shifts)
 
 
-def test_as_long_a_shift_in_a_direction_of_no_laboratory_is_implausible() -> None:
-    found = measured(AWAY * NOWHERE)
-    assert found.shift > 1.0 > found.spread
-    assert not found.plausible
+def test_a_shift_in_a_direction_of_no_laboratory_is_plausible_up_to_a_limit() -> None:
+    new, absurd = measured(AWAY * NOWHERE), measured(FAR)
+    assert ABSURD > new.shift > 1.0 > new.spread
+    assert new.plausible
+    assert absurd.shift > ABSURD
+    assert not absurd.plausible
 
 
 def test_cells_that_vary_more_than_those_of_a_smear_are_implausible() -> None:
@@ -136,3 +139,29 @@ def test_a_group_of_few_cells_is_measured_by_its_shift_and_has_no_parts() -> Non
         assert not smears.parts
         assert smears.implausible is implausible
     assert np.isnan(found(smear(0, FAR, n=5)).whole.shift)
+
+
+NEW = AWAY * NOWHERE  # as far as laboratories are, where none was seen
+
+
+def test_the_cells_of_a_laboratory_that_nobody_has_seen_are_one_smear() -> None:
+    smears = found(smear(0, NEW, n=100), ONE_SLIDE)
+    assert smears.whole.shift > 1.0
+    assert len(references(smears)) == 1
+    assert not smears.implausible
+
+
+def test_what_is_far_away_is_no_smear_beside_as_many_ordinary_cells() -> None:
+    smears = found(together(smear(0, n=100), smear(1, NEW, n=100)))
+    assert smears.outside == 0.5
+    (reference,) = references(smears)
+    assert not reference.kept[100:].any()
+
+
+def test_most_cells_of_a_group_may_be_a_new_laboratory_and_others_are_as_near_to_it() -> None:
+    near, far = NEW + 0.5 * AWAY * ELSEWHERE[0], -NEW
+    smears = found(together(smear(0, NEW, n=300), smear(1, near, n=120), smear(2, far, n=120)))
+    kept = np.any([each.kept for each in references(smears)], axis=0)
+    assert kept[:420].mean() > 0.8
+    assert not kept[420:].any()
+    assert smears.outside == pytest.approx(120 / 540, abs=0.02)

@@ -327,8 +327,9 @@ def test_white_cells_are_not_counted_as_parasites() -> None:
 
 def strange(**counts: Any) -> Strangeness:
     """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
-    nothing = dict.fromkeys(("shifted", "implausible", "implausible_cells", "beyond"), 0)
+    nothing = dict.fromkeys(("shifted", "implausible", "implausible_cells", "turned"), 0)
     whole = {"unreadable": {}, "slides": 20, "scored": 1000, "patients": 20, "laboratory": None}
+    whole |= {"looked_at": 50, "turning": False}
     return Strangeness(**(nothing | whole | counts))
 
 
@@ -336,11 +337,25 @@ def drift(**counts: Any) -> Drift:
     return light_of(cells(np.random.default_rng(0)), strangeness=strange(**counts))
 
 
-def test_a_night_of_shifted_slides_is_amber_and_one_among_many_is_no_news() -> None:
-    lights = [drift(shifted=n).light for n in (0, 1, 2, 20)]
-    assert lights == ["green", "green", "amber", "amber"]
+def test_a_night_of_shifted_slides_is_red_and_one_among_many_is_no_news() -> None:
+    lights = [drift(shifted=n).light for n in (0, 1, 2, 9, 10, 20)]
+    assert lights == ["green", "green", "amber", "amber", "red", "red"]
     found = drift(shifted=5)
     assert found.reasons[0].startswith("5 of 20 slides are further from known slides")
+
+
+def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
+    assert "slidewatch commission" in drift(shifted=20).reasons[0]
+    found = drift(shifted=20, laboratory="laboratory-2, v0001")
+    assert found.light == "red"
+    assert "slidewatch commission" not in found.reasons[0]
+
+
+def test_a_night_whose_diagnoses_turn_under_a_blur_is_red() -> None:
+    assert drift(turned=3).light == "green"
+    found = drift(turned=48, turning=True)
+    assert found.light == "red"
+    assert found.reasons[0].startswith("48 of 50 diagnoses that were looked at again turn")
 
 
 def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few() -> None:
@@ -348,14 +363,6 @@ def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few
     assert lights == ["amber", "amber", "red", "red"]
     found = drift(implausible=1, implausible_cells=500)
     assert found.reasons[0].startswith("1 of 20 slides cannot be a smear of blood (50% of")
-
-
-def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
-    found = drift(beyond=700)
-    assert found.light == "amber"
-    assert "70% of the scored images are unlike all known slides" in found.reasons[0]
-    assert "slidewatch commission" in found.reasons[0]
-    assert drift(beyond=700, laboratory="laboratory-2, v0001").light == "green"
 
 
 def test_a_night_is_never_green_while_a_patient_cannot_be_read() -> None:
