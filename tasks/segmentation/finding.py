@@ -16,7 +16,14 @@ from scipy.spatial import KDTree
 from tasks.images import decoding
 from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
 from tasks.segmentation import contours
-from tasks.segmentation.absorbance import absorbance, over_channels, stained, white_outlines
+from tasks.segmentation.absorbance import (
+    absorbance,
+    inside,
+    over_channels,
+    rim,
+    stained,
+    white_outlines,
+)
 from tasks.types import Float, Index, Mask, Pixels, Single
 
 Kind = Literal["red", "white"]
@@ -102,7 +109,7 @@ def find_cells(field: Pixels, diameter: float | None = None) -> Cells:
             f"a diameter is that of a typical red cell in pixels, at least {LEAST_DIAMETER}, not "
             f"{diameter}: enlarge the field, or leave the diameter out to have it measured"
         )
-    cells = _search(field, diameter, WORKING_DIAMETER)
+    cells = _search(field, rim(field), diameter, WORKING_DIAMETER)
     return _in_reading_order(cells, _median_diameter(cells))
 
 
@@ -111,11 +118,12 @@ def find_roughly(field: Pixels) -> Cells:
 
     The diameter of the median cell is right to some percent; NaN without cells.
     """
-    diameter, cells = _guess_diameter(field), list[Cell]()
+    around = rim(field)
+    diameter, cells = _guess_diameter(field, around), list[Cell]()
     for _ in range(ROUNDS):
         if not diameter >= LEAST_DIAMETER:
             return Cells((), float("nan"))
-        cells = _search(field, diameter, ROUGH_DIAMETER)
+        cells = _search(field, around, diameter, ROUGH_DIAMETER)
         diameter, before = _median_diameter(cells), diameter
         if abs(diameter / before - 1) < STEADY:
             break
@@ -127,11 +135,12 @@ def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:
     return Cells(tuple(in_order), diameter)
 
 
-def _guess_diameter(field: Pixels) -> float:
+def _guess_diameter(field: Pixels, around: Float | None) -> float:
     """Guess a cell's diameter in pixels from the depth of stained regions; NaN without any."""
     for side in ROUGH_SIDES:
         scale = min(1.0, side / max(field.shape[:2]))
-        mask = stained(over_channels(absorbance(scaled(field, scale))))
+        small = scaled(field, scale)
+        mask = stained(over_channels(absorbance(small, inside(around, small.shape, scale))))
         # Holes have no path of four neighbours that leads out.
         outside = np.pad(mask.view(np.uint8), 1)
         cv2.floodFill(outside, None, (0, 0), 2)
@@ -165,10 +174,10 @@ def _weighted_median(values: Float, weights: Float) -> float:
     return float(values[np.searchsorted(total, total[-1] / 2)])
 
 
-def _search(field: Pixels, diameter: float, working: int) -> list[Cell]:
+def _search(field: Pixels, around: Float | None, diameter: float, working: int) -> list[Cell]:
     """Find cells of a field whose median cell has about this diameter in pixels, clearest first.
 
-    The search scales the median cell to ``working`` pixels.
+    ``around`` is the field's `rim`. The search scales the median cell to ``working`` pixels.
     """
     scale = working / diameter
     width, height = size_at(field.shape, scale)
@@ -179,17 +188,19 @@ def _search(field: Pixels, diameter: float, working: int) -> list[Cell]:
             f"than {MOST_SEARCHED:,}, or {LONGEST_SEARCHED:,} in a row, are too many: cut the "
             "photograph into several",
         )
-    colour = absorbance(scaled(field, scale))
+    small = scaled(field, scale)
+    lit = inside(around, small.shape, scale)
+    colour = absorbance(small, lit)
     amount = over_channels(colour)
     mask = stained(amount)
     if not mask.any():
         return []
     white = white_outlines(colour, amount, mask, working)
-    red = _red_outlines(amount, mask, working)
+    red = _red_outlines(amount, mask, lit, working)
     candidates: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
     candidates += [(one, "red") for one in red]
     step = max(1, working // ROUGH_DIAMETER)
-    return _cells(_uncovered(candidates, mask[::step, ::step], step), scale, field.shape)
+    return _cells(_uncovered(candidates, mask[::step, ::step], step), scale, lit, field.shape)
 
 
 def _uncovered(
@@ -231,9 +242,11 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:
     return np.where(known, y * shape[1] + x, shape[0] * shape[1]), known.sum(axis=1)
 
 
-def _red_outlines(amount: Single, mask: Mask, working: int) -> list[contours.Outline]:
+def _red_outlines(
+    amount: Single, mask: Mask, lit: Mask | None, working: int
+) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
-    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working)
+    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working, lit)
     step = max(1, working // ROUGH_DIAMETER)
     across, down = (side + working for side in amount.shape)
     fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones
@@ -244,10 +257,10 @@ def _red_outlines(amount: Single, mask: Mask, working: int) -> list[contours.Out
         apart=CLOSEST * working / step,
         most=ceil(RINGS_A_CELL * fit),
     )
-    first, along = contours.trace(edge, rings, contours.ANGLES // 2)
+    first, along = contours.trace(edge, rings, contours.ANGLES // 2, lit)
     # A ring finds a long cell at one end; starting from the outline's middle finds the other.
     again = _distinct(first, along, working)
-    points, along = contours.trace(edge, again)
+    points, along = contours.trace(edge, again, lit=lit)
     clearness, seen = _clearness(along)
     sizes = _widths(points) / working
     good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)
@@ -290,7 +303,10 @@ def _widths(outlines: Float) -> Float:
 
 
 def _cells(
-    chosen: list[tuple[contours.Outline, Kind]], scale: float, shape: tuple[int, ...]
+    chosen: list[tuple[contours.Outline, Kind]],
+    scale: float,
+    lit: Mask | None,
+    shape: tuple[int, ...],
 ) -> list[Cell]:
     """Make cells in pixels of their field from outlines at another scale."""
     width, height = size = (shape[1], shape[0])
@@ -298,9 +314,12 @@ def _cells(
     outlines = rescaled(points, 1 / scale)
     # Parts outside are projected onto the border.
     areas = contours.enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
+    dark = np.zeros(len(points), bool) if lit is None else ~contours.within(lit, points).all(axis=1)
     cells = []
-    for outline, area, ((_, clearness), kind) in zip(outlines, areas, chosen, strict=True):
+    for outline, area, beyond, ((_, clearness), kind) in zip(
+        outlines, areas, dark.tolist(), chosen, strict=True
+    ):
         x, y, wide, tall = box = box_around(outline, size)
-        touches = x <= 0 or y <= 0 or x + wide >= width or y + tall >= height
+        touches = beyond or x <= 0 or y <= 0 or x + wide >= width or y + tall >= height
         cells.append(Cell(box, outline, area, clearness, touches, kind))
     return cells
