@@ -35,16 +35,15 @@ LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens 
 NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
 
 
-def absorbance(field: Pixels, lit: Mask | None = None) -> Single:
+def absorbance(field: Pixels, lit: Mask) -> Single:
     """Compute the absorbance of each pixel, ``-ln(light / background)``, at least 0; (h, w, 3).
 
-    Where ``lit`` (h, w), by default everything, is not set, it is 0.
+    Where ``lit`` (h, w) is not set, it is 0.
     """
     levels = np.asarray(cv2.LUT(field, LOGARITHMS), np.float32)
-    amount = _background(levels, np.ones(field.shape[:2], bool) if lit is None else lit)
+    amount = _background(levels, lit)
     amount -= levels
-    if lit is not None:
-        amount[~lit] = 0
+    amount[~lit] = 0
     return np.clip(amount, 0, HIGHEST_ABSORBANCE, out=amount)
 
 
@@ -126,10 +125,10 @@ def rim(field: Pixels) -> Float | None:
     return best
 
 
-def inside(rim: Float | None, shape: tuple[int, ...], scale: float) -> Mask | None:
+def inside(rim: Float | None, shape: tuple[int, ...], scale: float) -> Mask:
     """Mark the pixels of a scaled field (h, w) that lie within its `rim`, without its blur."""
     if rim is None:
-        return None
+        return np.ones(shape[:2], bool)
     middle = rim.mean(axis=0)
     within = rescaled(middle + (1 - RIM) * (rim - middle), scale)
     mask = np.zeros(shape[:2], np.uint8)

@@ -33,7 +33,7 @@ CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its fo
 SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
-def edges(amount: Single, mask: Mask, diameter: float, lit: Mask | None = None) -> Edges:
+def edges(amount: Single, mask: Mask, lit: Mask, diameter: float) -> Edges:
     """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of stained pixels.
 
     The diameter is that of a typical cell in pixels. There are none where ``lit`` (h, w) is not
@@ -47,8 +47,7 @@ def edges(amount: Single, mask: Mask, diameter: float, lit: Mask | None = None) 
     typical = np.median(strength[rim]) if rim.any() else 1.0
     strength += np.float32(SOFTNESS * typical)
     outward = cv2.merge([-right / strength, -down / strength])
-    if lit is not None:
-        outward[~lit] = 0
+    outward[~lit] = 0
     return outward.view(np.complex64)[..., 0]
 
 
@@ -137,19 +136,16 @@ def _inside(length: int, margin: int, half: int) -> Single:
     return ((at >= 0) & (at < length)).astype(np.float32)
 
 
-def trace(
-    edge: Edges, around: Float, angles: int = ANGLES, lit: Mask | None = None
-) -> tuple[Float, Float]:
+def trace(edge: Edges, lit: Mask, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
     """Trace outlines (n, angles, 2) in pixels x, y around n seeds, with their edges (n, angles).
 
-    The edge is NaN outside the field, and where ``lit`` (h, w) is given and not set. With half of
-    the angles, half as many radii are tried.
+    The edge is NaN outside the field, and where ``lit`` (h, w) is not set. With half of the angles,
+    half as many radii are tried.
     """
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
     traced = [_trace(edge, each, angles) for each in some or [around]]
     outlines, along = (np.concatenate(parts) for parts in zip(*traced, strict=True))
-    if lit is not None:
-        along[~within(lit, outlines)] = np.nan
+    along[~within(lit, outlines)] = np.nan
     return outlines, along
 
 
@@ -173,9 +169,8 @@ def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
     a, n = np.ogrid[:angles, : len(around)]
     length = (reach[path] + (reach[1] - reach[0]) * _top_between(gain, path)) * radii
     points = np.stack([x + right[:, 0] * length, y + down[:, 0] * length], axis=2)
-    known = ((points >= 0) & (points <= np.array(edge.shape)[::-1] - 1)).all(axis=2)
-    best = np.where(known, along[a, path, n], np.nan)
-    return points.transpose(1, 0, 2).astype(np.float64), best.T.astype(np.float64)
+    points, best = points.transpose(1, 0, 2), along[a, path, n].T
+    return points.astype(np.float64), best.astype(np.float64)
 
 
 def enclosed_area(outlines: Float) -> Float:

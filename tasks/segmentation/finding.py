@@ -242,11 +242,9 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:
     return np.where(known, y * shape[1] + x, shape[0] * shape[1]), known.sum(axis=1)
 
 
-def _red_outlines(
-    amount: Single, mask: Mask, lit: Mask | None, working: int
-) -> list[contours.Outline]:
+def _red_outlines(amount: Single, mask: Mask, lit: Mask, working: int) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
-    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working, lit)
+    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, lit, working)
     step = max(1, working // ROUGH_DIAMETER)
     across, down = (side + working for side in amount.shape)
     fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones
@@ -257,10 +255,10 @@ def _red_outlines(
         apart=CLOSEST * working / step,
         most=ceil(RINGS_A_CELL * fit),
     )
-    first, along = contours.trace(edge, rings, contours.ANGLES // 2, lit)
+    first, along = contours.trace(edge, lit, rings, contours.ANGLES // 2)
     # A ring finds a long cell at one end; starting from the outline's middle finds the other.
     again = _distinct(first, along, working)
-    points, along = contours.trace(edge, again, lit=lit)
+    points, along = contours.trace(edge, lit, again)
     clearness, seen = _clearness(along)
     sizes = _widths(points) / working
     good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)
@@ -305,7 +303,7 @@ def _widths(outlines: Float) -> Float:
 def _cells(
     chosen: list[tuple[contours.Outline, Kind]],
     scale: float,
-    lit: Mask | None,
+    lit: Mask,
     shape: tuple[int, ...],
 ) -> list[Cell]:
     """Make cells in pixels of their field from outlines at another scale."""
@@ -314,7 +312,7 @@ def _cells(
     outlines = rescaled(points, 1 / scale)
     # Parts outside are projected onto the border.
     areas = contours.enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
-    dark = np.zeros(len(points), bool) if lit is None else ~contours.within(lit, points).all(axis=1)
+    dark: Mask = ~contours.within(lit, points).all(axis=1)
     cells = []
     for outline, area, beyond, ((_, clearness), kind) in zip(
         outlines, areas, dark.tolist(), chosen, strict=True
