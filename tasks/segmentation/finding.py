@@ -312,7 +312,7 @@ def _cells(
     outlines = rescaled(points, 1 / scale)
     # Parts outside are projected onto the border.
     areas = contours.enclosed_area(np.clip(outlines, -0.5, np.array(size) - 0.5)).tolist()
-    dark: Mask = ~contours.within(lit, points).all(axis=1)
+    dark = ~np.all(contours.within(lit, points), axis=1)
     cells = []
     for outline, area, beyond, ((_, clearness), kind) in zip(
         outlines, areas, dark.tolist(), chosen, strict=True
