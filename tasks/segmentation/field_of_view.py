@@ -3,7 +3,7 @@
 import importlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import ceil
 from statistics import median
 from typing import Any
@@ -13,9 +13,10 @@ from skimage.measure import points_in_poly
 
 from tasks.images import decoding, geometry, opened_slides, regions
 from tasks.images.access.files import SourceError, stamp
+from tasks.segmentation.contours import enclosed_area
 from tasks.segmentation.finding import Cell, Cells, find_cells
 from tasks.segmentation.quality import field_quality, packed, sharpness
-from tasks.types import Float, Numbers, Pixels, Single
+from tasks.types import Float, Mask, Numbers, Pixels, Single
 
 Finder = Callable[[Pixels, float | None], Cells]
 Row = dict[str, Any]
@@ -106,10 +107,13 @@ def cells_of_place(
     rows: dict[geometry.Box, Row] = {}  # a box identifies a cell: duplicates are kept once
     outlines = [geometry.rescaled(cell.outline, step) + around[:2] for cell in cells.cells]
     rims = [with_rim(outline, scale) for outline in outlines]
-    for cell, rim, contour in zip(cells.cells, rims, apart(outlines, rims, scale), strict=True):
+    contours = apart(outlines, rims, scale)
+    bitten = are_bitten(rims, contours).tolist()
+    for cell, rim, contour, cut in zip(cells.cells, rims, contours, bitten, strict=True):
         box = geometry.box_around(rim, whole)
         points = np.round((contour - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place) and box not in rows:
+            cell = replace(cell, touches_border=cell.touches_border or cut)
             kept.append(cell)
             rows[box] = image_row(
                 place,
@@ -283,6 +287,7 @@ def _steps(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
 
 MARGIN = 2  # pixels of a cut-out cell: the rim around training cells
 LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
+LARGEST_BITE = 0.05  # TODO
 SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
 
 
@@ -318,6 +323,20 @@ def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> 
         share = np.where(reach < 1, drawn_in, 1.0)
         drawings.append(np.asarray(middle + rays * share[:, np.newaxis], np.float32))
     return drawings
+
+
+def are_bitten(rims: Sequence[Single], contours: Sequence[Single]) -> Mask:
+    """Mark the cells (n,) that lose too much to a neighbour for their shape to be judged.
+
+    ``contours`` are their ``rims``, (points, 2) each, drawn in by `apart`.
+    """
+    return np.array(
+        [
+            enclosed_area(contour) < (1 - LARGEST_BITE) * enclosed_area(rim)
+            for rim, contour in zip(rims, contours, strict=True)
+        ],
+        bool,
+    )
 
 
 def _entry(middle: Numbers, rays: Single, others: Sequence[Numbers]) -> Float:

@@ -36,6 +36,12 @@ LEAST_DEPTH = 5  # pixels from a typical cell's middle to its edge that are enou
 LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
 ROUNDS = 4  # of searching, each with the diameter from the last
 STEADY = 0.1  # smaller relative changes of the diameter end the rounds
+# Of 60 photographs of five laboratories five were cut as clumps, with mean edges of 0.83 to 0.91;
+# other diameters are tried below this one, which a quarter of the others have.
+UNDOUBTED = 0.93
+OTHER_DIAMETERS = 0.5, 0.7  # as shares of the first one: clumps look like cells, not the reverse
+COARSE_DIAMETER = 12  # pixels of the median cell when outlines are compared with the stain
+CLEARNESS = 3  # power of the mean edge: the least that corrects all five
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
 LEAST_RING = 0.1  # mean edge, 0 to 1, over a ring; rings see little of a long or pale cell
 CLOSEST = 0.25  # of two rings of one radius
@@ -119,15 +125,46 @@ def find_roughly(field: Pixels) -> Cells:
     The diameter of the median cell is right to some percent; NaN without cells.
     """
     around = rim(field)
-    diameter, cells = _guess_diameter(field, around), list[Cell]()
+    cells, diameter = _settled(field, around, _guess_diameter(field, around))
+    if cells and _mean_edge(cells) < UNDOUBTED:
+        tried = [_settled(field, around, share * diameter) for share in OTHER_DIAMETERS]
+        tried.insert(0, (cells, diameter))
+        best = np.argmax([_explained(field, around, *each) for each in tried])
+        cells, diameter = tried[int(best)]
+    return _in_reading_order(cells, diameter)
+
+
+def _settled(field: Pixels, around: Float | None, diameter: float) -> tuple[list[Cell], float]:
+    """Search with a diameter in pixels, then with the median of what is found until it is steady.
+
+    Return the cells with their median diameter; none and NaN if that is too small.
+    """
+    cells = list[Cell]()
     for _ in range(ROUNDS):
         if not diameter >= LEAST_DIAMETER:
-            return Cells((), float("nan"))
+            return [], float("nan")
         cells = _search(field, around, diameter, ROUGH_DIAMETER)
         diameter, before = _median_diameter(cells), diameter
         if abs(diameter / before - 1) < STEADY:
             break
-    return _in_reading_order(cells, diameter)
+    return cells, diameter
+
+
+def _mean_edge(cells: list[Cell]) -> float:
+    return float(np.mean([cell.edge for cell in cells]))
+
+
+def _explained(field: Pixels, around: Float | None, cells: list[Cell], diameter: float) -> float:
+    """Measure how well cells explain a field, 0 to 1: agreement with the stain, times clearness."""
+    if not cells:
+        return 0.0
+    scale = COARSE_DIAMETER / diameter
+    small = scaled(field, scale)
+    mask = stained(over_channels(absorbance(small, inside(around, small.shape, scale))))
+    outlines = [rescaled(cell.outline, scale) for cell in cells]
+    covered = contours.layers(outlines, (mask.shape[0], mask.shape[1])) > 0
+    agreement = np.count_nonzero(covered & mask) / max(1, np.count_nonzero(covered | mask))
+    return float(agreement * _mean_edge(cells) ** CLEARNESS)
 
 
 def _in_reading_order(cells: list[Cell], diameter: float) -> Cells:
