@@ -35,11 +35,12 @@ LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens 
 NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
 
 
-def absorbance(field: Pixels, lit: Mask) -> Single:
+def absorbance(field: Pixels, lit: Mask | None = None) -> Single:
     """Compute the absorbance of each pixel, ``-ln(light / background)``, at least 0; (h, w, 3).
 
-    Where ``lit`` (h, w) is not set, it is 0.
+    It is 0 where ``lit`` (h, w), by default all of the field, is not set.
     """
+    lit = np.ones(field.shape[:2], bool) if lit is None else lit
     levels = np.asarray(cv2.LUT(field, LOGARITHMS), np.float32)
     amount = _background(levels, lit)
     amount -= levels

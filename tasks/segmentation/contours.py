@@ -33,7 +33,7 @@ CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its fo
 SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
-def edges(amount: Single, mask: Mask, lit: Mask, diameter: float) -> Edges:
+def edges(amount: Single, mask: Mask, diameter: float, lit: Mask | None = None) -> Edges:
     """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of stained pixels.
 
     The diameter is that of a typical cell in pixels. There are none where ``lit`` (h, w) is not
@@ -47,7 +47,8 @@ def edges(amount: Single, mask: Mask, lit: Mask, diameter: float) -> Edges:
     typical = np.median(strength[rim]) if rim.any() else 1.0
     strength += np.float32(SOFTNESS * typical)
     outward = cv2.merge([-right / strength, -down / strength])
-    outward[~lit] = 0
+    if lit is not None:
+        outward[~lit] = 0
     return outward.view(np.complex64)[..., 0]
 
 
@@ -136,16 +137,19 @@ def _inside(length: int, margin: int, half: int) -> Single:
     return ((at >= 0) & (at < length)).astype(np.float32)
 
 
-def trace(edge: Edges, lit: Mask, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
+def trace(
+    edge: Edges, around: Float, angles: int = ANGLES, lit: Mask | None = None
+) -> tuple[Float, Float]:
     """Trace outlines (n, angles, 2) in pixels x, y around n seeds, with their edges (n, angles).
 
-    The edge is NaN outside the field, and where ``lit`` (h, w) is not set. With half of the angles,
-    half as many radii are tried.
+    The edge is NaN outside the field, and where ``lit`` (h, w), by default all of it, is not set.
+    With half of the angles, half as many radii are tried.
     """
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
     traced = [_trace(edge, each, angles) for each in some or [around]]
     outlines, along = (np.concatenate(parts) for parts in zip(*traced, strict=True))
-    along[~within(lit, outlines)] = np.nan
+    seen = np.ones(edge.shape, bool) if lit is None else lit
+    along[~within(seen, outlines)] = np.nan
     return outlines, along
 
 

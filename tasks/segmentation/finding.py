@@ -163,7 +163,7 @@ def _explained(field: Pixels, around: Float | None, cells: list[Cell], diameter:
     mask = stained(over_channels(absorbance(small, inside(around, small.shape, scale))))
     outlines = [rescaled(cell.outline, scale) for cell in cells]
     covered = contours.layers(outlines, (mask.shape[0], mask.shape[1])) > 0
-    agreement = np.count_nonzero(covered & mask) / max(1, np.count_nonzero(covered | mask))
+    agreement = (covered & mask).sum() / max(1, int((covered | mask).sum()))
     return float(agreement * _mean_edge(cells) ** CLEARNESS)
 
 
@@ -281,7 +281,7 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:
 
 def _red_outlines(amount: Single, mask: Mask, lit: Mask, working: int) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
-    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, lit, working)
+    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working, lit)
     step = max(1, working // ROUGH_DIAMETER)
     across, down = (side + working for side in amount.shape)
     fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones
@@ -292,10 +292,10 @@ def _red_outlines(amount: Single, mask: Mask, lit: Mask, working: int) -> list[c
         apart=CLOSEST * working / step,
         most=ceil(RINGS_A_CELL * fit),
     )
-    first, along = contours.trace(edge, lit, rings, contours.ANGLES // 2)
+    first, along = contours.trace(edge, rings, contours.ANGLES // 2, lit)
     # A ring finds a long cell at one end; starting from the outline's middle finds the other.
     again = _distinct(first, along, working)
-    points, along = contours.trace(edge, lit, again)
+    points, along = contours.trace(edge, again, lit=lit)
     clearness, seen = _clearness(along)
     sizes = _widths(points) / working
     good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)
