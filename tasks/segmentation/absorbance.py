@@ -31,6 +31,10 @@ RIM = 0.03  # of a radius, to either side of the rim
 # Mean logarithm of the fall of light over the rim, each at most 1: 135 telephones' pictures have
 # 0.65 and more, 300 photographs of five laboratories without a disc 0.14 at most.
 LEAST_FALL = 0.35
+BAR = 1.3  # diameters, for a shorter run may be a black cell
+INK = 16  # levels from black or white
+LEAST_FILLED = 0.8  # of the box around a bar
+MOST_INK = 0.1  # of a field; more is its overexposed background
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
 NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
 
@@ -135,6 +139,29 @@ def inside(rim: Float | None, shape: tuple[int, ...], scale: float) -> Mask:
     mask = np.zeros(shape[:2], np.uint8)
     cv2.fillConvexPoly(mask, np.rint(within).astype(np.int32), 1)
     return mask.view(bool)
+
+
+def without_bars(field: Pixels, lit: Mask, diameter: int) -> Mask:
+    """Leave out of ``lit`` (h, w) the scale bars that were drawn into a field, and their text.
+
+    A bar is a black or white rectangle longer than a cell. What is within a cell's diameter of one
+    is left out, too.
+    """
+    seen = lit.copy()
+    run = np.ones((1, round(BAR * diameter)), np.uint8)
+    for low, high in ((0, INK), (255 - INK, 255)):
+        ink = cv2.inRange(field, (low,) * 3, (high,) * 3) & lit.view(np.uint8)
+        if 0 < np.count_nonzero(ink) < MOST_INK * ink.size:
+            runs = cv2.morphologyEx(ink, cv2.MORPH_OPEN, run)
+            _, _, parts, _ = cv2.connectedComponentsWithStats(runs)
+            for x, y, width, height, area in parts[1:].tolist():
+                if height > 1 and area >= LEAST_FILLED * width * height:
+                    around = [
+                        slice(max(0, at - diameter), at + n + diameter)
+                        for at, n in ((y, height), (x, width))
+                    ]
+                    seen[*around] = False
+    return seen
 
 
 def _otsu(amount: Single) -> float:

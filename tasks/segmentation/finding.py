@@ -23,6 +23,7 @@ from tasks.segmentation.absorbance import (
     rim,
     stained,
     white_outlines,
+    without_bars,
 )
 from tasks.types import Float, Index, Mask, Pixels, Single
 
@@ -226,12 +227,15 @@ def _search(field: Pixels, around: Float | None, diameter: float, working: int) 
             "photograph into several",
         )
     small = scaled(field, scale)
-    lit = inside(around, small.shape, scale)
+    lit = without_bars(small, inside(around, small.shape, scale), working)
     colour = absorbance(small, lit)
     amount = over_channels(colour)
     mask = stained(amount)
     if not mask.any():
         return []
+    blurred = ceil(3 * contours.SMOOTHING * working)
+    # Next to what is dark or drawn, smoothing makes edges that no cell has.
+    lit = cv2.erode(lit.view(np.uint8), np.ones((2 * blurred + 1,) * 2, np.uint8)) > 0
     white = white_outlines(colour, amount, mask, working)
     red = _red_outlines(amount, mask, lit, working)
     candidates: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
