@@ -33,8 +33,8 @@ RIM = 0.03  # of a radius, to either side of the rim
 LEAST_FALL = 0.35
 BAR = 1.3  # diameters, for a shorter run may be a black cell
 INK = 16  # levels from black or white
-LEAST_FILLED = 0.8  # of the box around a bar
-MOST_INK = 0.1  # of a field; more is its overexposed background
+LEAST_FILLED = 0.6  # of the box around a bar
+MOST_INK = 0.05  # of a field; more is its overexposed background
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
 NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
 
