@@ -4,7 +4,7 @@ import importlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from math import ceil
+from math import ceil, log2
 from statistics import median
 from typing import Any
 
@@ -23,6 +23,7 @@ Row = dict[str, Any]
 
 OUTLINES = "outlines"  # the name of our own finder
 ENOUGH_CELLS = 10  # in a slide's field, for their median to be better than the slide's own value
+SIZES_ALIKE = 0.25  # octaves of the longer side of photographs at one magnification
 ALIKE = 0.15  # largest difference of medians of photographs at one magnification
 TRIED = 128  # pixels of the side of the field on which a finder is tried
 GRAIN = 8  # resolution of an outline, in parts of a pixel; its error is about a pixel
@@ -239,19 +240,21 @@ def measured_every(photographs: int) -> int:
 def typical_diameters(
     sizes: Sequence[tuple[int, int] | None], measured: Sequence[float | None]
 ) -> list[float | None]:
-    """Return the median diameter of a red cell in photographs of the same size, for each of n.
+    """Return the median diameter of a red cell in photographs of similar size, for each of n.
 
     ``sizes`` are width and height, None of anything but a photograph, which keeps its own diameter.
     A diameter is None if it was not measured, or nothing of this size was.
     """
-    known = defaultdict[tuple[int, int], list[float]](list)
-    for size, diameter in zip(sizes, measured, strict=True):
+    # Every picture of a telephone at an eyepiece is cut to another size.
+    alike = [None if size is None else round(log2(max(size)) / SIZES_ALIKE) for size in sizes]
+    known = defaultdict[int, list[float]](list)
+    for size, diameter in zip(alike, measured, strict=True):
         if size is not None and diameter is not None:
             known[size].append(diameter)
     medians = {size: median(diameters) for size, diameters in known.items()}
     return [
         diameter if size is None else medians.get(size)
-        for size, diameter in zip(sizes, measured, strict=True)
+        for size, diameter in zip(alike, measured, strict=True)
     ]
 
 
