@@ -87,6 +87,12 @@ def not_a_cell(seen: str) -> BadImageError:
     )
 
 
+def is_masked(pixels: Pixels) -> bool:
+    """Return whether a picture (h, w, 3) was masked: a camera's corners are never quite black."""
+    corners = pixels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    return int(np.count_nonzero(corners.any(axis=1))) <= 1
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded image: ``pixels`` uint8 (side, side, 3), and its original size in pixels."""

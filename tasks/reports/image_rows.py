@@ -179,7 +179,7 @@ def _of_detector(
 
 
 def is_cut(manifest: pa.Table) -> Mask:
-    """Mark the rows (n,) of a manifest with red cells cut by the border of their field."""
+    """Mark the rows (n,) of a manifest with red cells cut by a border or a neighbour."""
     # A white cell is abnormal even if it is cut.
     cut = pc.and_(manifest["touches_border"], pc.equal(manifest["kind"], CellKind.RED))
     return np.asarray(pc.fill_null(cut, False).to_numpy(), bool)

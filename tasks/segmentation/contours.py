@@ -33,10 +33,11 @@ CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its fo
 SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
-def edges(amount: Single, mask: Mask, diameter: float) -> Edges:
+def edges(amount: Single, mask: Mask, diameter: float, lit: Mask | None = None) -> Edges:
     """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of stained pixels.
 
-    The diameter is that of a typical cell in pixels.
+    The diameter is that of a typical cell in pixels. There are none where ``lit`` (h, w) is not
+    set.
     """
     smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
     right, down = filtered(amount, slope, smooth), filtered(amount, smooth, slope)
@@ -46,6 +47,8 @@ def edges(amount: Single, mask: Mask, diameter: float) -> Edges:
     typical = np.median(strength[rim]) if rim.any() else 1.0
     strength += np.float32(SOFTNESS * typical)
     outward = cv2.merge([-right / strength, -down / strength])
+    if lit is not None:
+        outward[~lit] = 0
     return outward.view(np.complex64)[..., 0]
 
 
@@ -134,15 +137,27 @@ def _inside(length: int, margin: int, half: int) -> Single:
     return ((at >= 0) & (at < length)).astype(np.float32)
 
 
-def trace(edge: Edges, around: Float, angles: int = ANGLES) -> tuple[Float, Float]:
+def trace(
+    edge: Edges, around: Float, angles: int = ANGLES, lit: Mask | None = None
+) -> tuple[Float, Float]:
     """Trace outlines (n, angles, 2) in pixels x, y around n seeds, with their edges (n, angles).
 
-    The edge is NaN outside the field. With half of the angles, half as many radii are tried.
+    The edge is NaN outside the field, and where ``lit`` (h, w), by default all of it, is not set.
+    With half of the angles, half as many radii are tried.
     """
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
     traced = [_trace(edge, each, angles) for each in some or [around]]
     outlines, along = (np.concatenate(parts) for parts in zip(*traced, strict=True))
+    seen = np.ones(edge.shape, bool) if lit is None else lit
+    along[~within(seen, outlines)] = np.nan
     return outlines, along
+
+
+def within(mask: Mask, points: Float) -> Mask:
+    """Return whether the pixel nearest to each point (..., 2), x and y, is set; not outside."""
+    x, y = np.rint(points).astype(np.intp).transpose(-1, *range(points.ndim - 1))
+    known = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
+    return np.asarray(known & mask[np.where(known, y, 0), np.where(known, x, 0)])
 
 
 def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
@@ -158,9 +173,8 @@ def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
     a, n = np.ogrid[:angles, : len(around)]
     length = (reach[path] + (reach[1] - reach[0]) * _top_between(gain, path)) * radii
     points = np.stack([x + right[:, 0] * length, y + down[:, 0] * length], axis=2)
-    known = ((points >= 0) & (points <= np.array(edge.shape)[::-1] - 1)).all(axis=2)
-    best = np.where(known, along[a, path, n], np.nan)
-    return points.transpose(1, 0, 2).astype(np.float64), best.T.astype(np.float64)
+    points, best = points.transpose(1, 0, 2), along[a, path, n].T
+    return points.astype(np.float64), best.astype(np.float64)
 
 
 def enclosed_area(outlines: Float) -> Float:

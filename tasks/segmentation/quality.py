@@ -9,6 +9,7 @@ from PIL import Image
 
 from tasks.images import decoding, geometry
 from tasks.segmentation import contours
+from tasks.segmentation.absorbance import rim
 from tasks.segmentation.finding import Cells
 from tasks.types import Pixels
 
@@ -45,13 +46,17 @@ class FieldQuality:
 def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) -> FieldQuality:
     """Measure the quality of a field in which ``found`` are the cells.
 
-    ``focus`` is its sharpness, if already known.
+    ``focus`` is its sharpness, if already known. Where an eyepiece lights a disc, only its
+    inscribed rectangle counts, except for the stain.
     """
     height, width = field.shape[:2]
     cells = contours.layers([cell.outline for cell in found.cells], (height, width))
-    covered = int(np.count_nonzero(cells))
     of_cells = np.asarray(cv2.bitwise_and(field, field, mask=(cells > 0).view(np.uint8)), np.uint8)
-    red, green, blue = (total / covered if covered else np.nan for total in _totals(of_cells))
+    stained = int(np.count_nonzero(cells))
+    red, green, blue = (total / stained if stained else np.nan for total in _totals(of_cells))
+    seen = _window(field)
+    field, cells = np.ascontiguousarray(field[seen]), cells[seen]
+    covered = int(np.count_nonzero(cells))
     channels = cv2.split(field)
     darkest, brightest = reduce(np.minimum, channels), reduce(np.maximum, channels)
     return FieldQuality(
@@ -65,6 +70,17 @@ def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) ->
         overlap=np.count_nonzero(cells > 1) / covered if covered else np.nan,
         packed=packed(field, found.diameter),
     )
+
+
+def _window(field: Pixels) -> tuple[slice, slice]:
+    """Find the rows and columns of the rectangle in the disc of an eyepiece; all without one."""
+    around = rim(field)
+    if around is None:
+        return slice(None), slice(None)
+    low, high = around.min(axis=0), around.max(axis=0)
+    margin = (1 - np.sqrt(0.5)) / 2 * (high - low)
+    (left, top), (right, bottom) = (ends.astype(int) for ends in (low + margin, high - margin))
+    return slice(top, bottom), slice(left, right)
 
 
 def _totals(field: Pixels) -> list[int]:

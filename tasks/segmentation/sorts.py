@@ -3,16 +3,16 @@
 Name and header are usually enough. A night may have hundreds of thousands of files, so the largest
 are looked at first, and the rest count as cells once many in a row are: a photograph of a field has
 many times the bytes of a cell. For sizes that both kinds may have, the finder counts the cells in
-some of the pictures.
+some pictures of each folder.
 """
 
 import io
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
-from itertools import islice
-from math import inf
+from itertools import chain, islice
+from math import inf, log2
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,7 +21,14 @@ from PIL import Image
 from tasks.images import geometry, opened_slides
 from tasks.images.access.addresses import SLIDE_EXTENSIONS, extension_of
 from tasks.images.access.files import read_bytes, read_head
-from tasks.images.decoding import FORMATS, LARGEST_CELL, LARGEST_TRAINING_CELL, not_a_cell
+from tasks.images.decoding import (
+    FORMATS,
+    LARGEST_CELL,
+    LARGEST_TRAINING_CELL,
+    is_masked,
+    not_a_cell,
+)
+from tasks.segmentation.absorbance import rim
 from tasks.segmentation.finding import LEAST_DIAMETER, Cell, find_cells, find_roughly
 from tasks.types import Pixels
 
@@ -32,8 +39,9 @@ Glance = Sort | Size | None  # from a header: a size if the kind is still open; 
 HEAD = 2**16  # bytes that contain nearly every header
 IN_A_ROW = 64  # files of one format that are cells, after which smaller ones are not opened
 KEPT = 4096  # of the largest files, in memory together
-TRIED = 8  # pictures of one size in which the finder counts cells
-MOST_TRIED = 128  # pictures in which it does in all; others are checked when read
+TRIED = 8  # pictures of a group in which the finder counts cells
+MOST_TRIED = 128  # pictures in which it does in all
+ALIKE = 0.25  # octaves of the longer side; a telephone's pictures differ by less when cut
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly
 
 
@@ -106,38 +114,62 @@ def _largest_first(files: Callable[[], Iterable[File]], kind: str) -> Iterator[F
         done = some[-1][:3]
 
 
-def to_try(seen: Mapping[int, Glance]) -> list[int]:
-    """Choose files (k,) in which to count cells: some of each size, commonest sizes first."""
-    of_size, chosen = defaultdict[Size, list[int]](list), list[int]()
-    for row, each in sorted(seen.items(), key=lambda item: item[0]):
-        if isinstance(each, tuple):
-            of_size[each].append(row)
-    for rows in sorted(of_size.values(), key=len, reverse=True):
-        step = max(1, len(rows) / TRIED)
-        chosen += [rows[int(n * step)] for n in range(min(TRIED, len(rows)))]
-    return chosen[:MOST_TRIED]
+Group = tuple[str, int | None]  # a folder, and a logarithm of the size in it; None: small
 
 
-def settle(seen: Mapping[int, Glance], tried: Mapping[int, int | None]) -> dict[int, Sort | None]:
+def _group(file: File, seen: Mapping[int, Glance]) -> Group | None:
+    """Find the group of similar files to which one belongs; None if its header decides."""
+    size = seen.get(file.row, "cells")
+    folder = file.uri.rpartition("/")[0]
+    if isinstance(size, tuple):
+        return folder, round(log2(max(size)) / ALIKE)
+    return (folder, None) if size == "cells" else None
+
+
+def to_try(files: Callable[[], Iterable[File]], seen: Mapping[int, Glance]) -> list[File]:
+    """Choose files in which to count cells: some of each folder and similar size, by frequency.
+
+    ``seen`` has the glances by row, without those at small files.
+    """
+    sizes = Counter(group for file in files() if (group := _group(file, seen)) is not None)
+    chosen: dict[Group, list[File]] = {}
+    for group, _ in sizes.most_common(MOST_TRIED // TRIED):
+        chosen[group] = []
+    passed = Counter[Group]()
+    for file in files():
+        group = _group(file, seen)
+        if group in chosen:
+            if passed[group] * TRIED >= len(chosen[group]) * sizes[group]:
+                chosen[group].append(file)
+            passed[group] += 1
+    return list(chain.from_iterable(chosen.values()))
+
+
+def settle(
+    files: Callable[[], Iterable[File]],
+    seen: Mapping[int, Glance],
+    tried: Mapping[File, int | None],
+) -> dict[int, Sort | None]:
     """Decide the kind of every file that its header left open.
 
-    Pictures of one size come from one camera: they are fields if half of those tried show several
-    cells. Sizes that were not tried count as cells, and are checked again when they are read.
-    ``seen`` is from the headers, and ``tried`` the numbers of whole cells that the finder counted
-    in some files, None if it could not. All rows that are not returned are cells.
+    Pictures of similar size in one folder come from one camera: they are fields if most of those
+    tried show several cells. Groups that were not tried are what most others of their size are,
+    or cells. ``seen`` is from the headers, and ``tried`` the numbers of whole cells that the finder
+    counted in some files, None if it could not. All rows that are not returned are cells.
     """
-    votes = defaultdict[Size, Counter[bool]](Counter)
-    for row, cells in tried.items():
-        size = seen[row]
-        if isinstance(size, tuple) and cells is not None:
-            votes[size][cells >= SEVERAL] += 1
-    fields = {size for size, vote in votes.items() if vote[True] >= max(1, vote[False])}
-    sorts: dict[int, Sort | None] = {}
-    for row, each in seen.items():
-        if not isinstance(each, tuple):
-            sorts[row] = each
-        elif each in fields:
-            sorts[row] = "fields"
+    votes = Counter[Group | int | None]()
+    for file, cells in tried.items():
+        group = _group(file, seen)
+        if group is not None and cells is not None:
+            vote = 1 if cells >= SEVERAL else -1
+            votes[group] += vote
+            votes[group[1]] += vote
+    sorts = {row: each for row, each in seen.items() if not isinstance(each, tuple)}
+    if any(vote > 0 for vote in votes.values()):
+        for file in files():
+            group = _group(file, seen)
+            if group is not None and votes[group if group in votes else group[1]] > 0:
+                sorts[file.row] = "fields"
     return sorts
 
 
@@ -151,6 +183,9 @@ SEVERAL = 4
 FILLING = 0.8, 0.55  # diameters to look for, as shares of the shorter side
 LEAST_FILLED = 0.45  # the same for a cell that fills its picture
 CLEAR = 0.9  # edge of its outline
+# The same for a cell in a disc on black. Of 123 masked cells of the NIH, 3 show several pieces as
+# clear; of photographs of five laboratories masked to a disc, two thirds show several cells.
+CLEAREST = 0.98
 OFF_CENTRE = 0.2  # distance of its middle from the picture's, as a share of the shorter side
 # One picture at a time, because each takes up to 320 MB.
 _COUNTING = threading.Lock()
@@ -167,12 +202,16 @@ def refuse_many_cells(picture: Image.Image) -> None:
 def whole_cells(field: Pixels) -> int:
     """Count the cells in a picture, RGB uint8 (h, w, 3), that its border does not cut.
 
-    The count is 1 if a single cell fills the picture, whatever surrounds it.
+    The count is 1 if a single cell fills the picture, whatever surrounds it. In a picture masked to
+    black, which shows no background, only very clear outlines count.
     """
     field = geometry.scaled(field, min(1.0, SEARCHED / max(field.shape[:2])))
-    if _is_filled(field):
+    masked = is_masked(field)
+    if (masked or rim(field) is None) and _is_filled(field):
         return 1
-    return sum(not cell.touches_border for cell in find_roughly(field).cells)
+    least = CLEAREST if masked else 0.0
+    found = find_roughly(field).cells
+    return sum(cell.edge >= least and not cell.touches_border for cell in found)
 
 
 def _is_filled(field: Pixels) -> bool:

@@ -200,18 +200,16 @@ def _recognised(
 ) -> dict[int, Sort | None]:
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="recognise") as pool:
         seen = glances(files, lambda some: pool.map(glance, some))
-    chosen = to_try(seen)
-    tried: dict[int, int | None] = {}
+    chosen = to_try(files, seen)
+    tried: dict[File, int | None] = {}
     if chosen:
         # On workers: a stranger's file may kill the process that decodes it.
         client = work.enter_context(open_client(settings))
-        wanted = frozenset(chosen)
-        uris = {file.row: file.uri for file in files() if file.row in wanted}
-        pictures = [uris[row] for row in chosen]
+        pictures = [file.uri for file in chosen]
         jobs = [CountJob(tuple(pictures[i : i + TRIED])) for i in range(0, len(pictures), TRIED)]
         counts = run_jobs(client, count_cells, jobs, title="recognise the pictures")
         tried = dict(zip(chosen, chain.from_iterable(counts), strict=True))
-    return settle(seen, tried)
+    return settle(files, seen, tried)
 
 
 def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) -> None:

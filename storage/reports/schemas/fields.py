@@ -50,7 +50,9 @@ MEASURED = [
     ),
     shared.Column("cells", shared.COUNT, "cells that were found", "cells"),
     shared.Column("white_cells", shared.COUNT, "of these, white cells by their nucleus", "cells"),
-    shared.Column("cells_at_border", shared.COUNT, "of these, cut by the border", "cells"),
+    shared.Column(
+        "cells_at_border", shared.COUNT, "of these, cut by the border or a neighbour", "cells"
+    ),
     shared.Column("covered", shared.SHARE, "share of the field that cells cover", "0 to 1"),
     shared.Column(
         "overlap",

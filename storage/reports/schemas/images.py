@@ -43,7 +43,7 @@ def _of_source() -> list[Column]:
         Column(
             "touches_border",
             pa.bool_(),
-            "whether the border of the field cuts the cell; a red one has no abnormality then",
+            "whether the field's border or a neighbour cuts the cell; a red one has no abnormality",
         ),
         Column("width", pa.int32(), "width in its file", "pixels"),
         Column("height", pa.int32(), "height in its file", "pixels"),
@@ -128,7 +128,7 @@ def _of_abnormality(taps: Sequence[str]) -> list[Column]:
             "abnormal",
             pa.bool_(),
             "whether p_value is at most the detector's alpha, or the cell is unlike any smear; "
-            "false for cells not judged: failed images, and cells cut by the border of a field",
+            "false for cells not judged: failed images, and red cells cut by border or neighbour",
         ),
         Column("verdict", TEXT, "accept, or review by a person"),
         Column(

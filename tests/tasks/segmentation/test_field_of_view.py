@@ -10,6 +10,8 @@ from tasks.segmentation.field_of_view import (
     MEASURED,
     _found_like_others,
     _level_of_cells,
+    apart,
+    are_bitten,
     load_finder,
     measured_every,
     try_finder,
@@ -160,3 +162,18 @@ def test_an_outline_follows_blocks_as_that_of_the_training_cells_does() -> None:
     blocks = coarse.reshape(16, BLOCK, 16, BLOCK)
     assert (blocks == blocks[:, :1, :, :1]).all()
     assert coarse.mean() == pytest.approx(np.pi * 28**2 / 64**2, rel=0.05)
+
+
+def test_a_cell_that_loses_much_to_a_neighbour_is_bitten() -> None:
+    turn = 2 * np.pi * np.arange(48) / 48
+    ring = 30 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+
+    def bitten(away: float) -> list[bool]:
+        outlines = [ring, ring + np.array([away, 0]), ring + np.array([0, 200])]
+        rims = [with_rim(outline, 2) for outline in outlines]
+        marks: list[bool] = are_bitten(rims, apart(outlines, rims, 2)).tolist()
+        return marks
+
+    assert bitten(45) == [True, True, False]
+    assert bitten(60) == [False] * 3
+    assert are_bitten([], []).tolist() == []

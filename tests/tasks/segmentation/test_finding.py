@@ -1,5 +1,6 @@
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -57,6 +58,52 @@ def test_a_cell_that_the_border_cuts_is_marked() -> None:
         assert x + width <= 400
         assert y + height <= 300
         assert cell.touches_border == (cell.area < 0.8 * np.pi * 30**2)
+
+
+def through_an_eyepiece(*places: tuple[int, int], dark: int = 25) -> Field:
+    """Draw a field that only a disc of 140 pixels around (200, 150) is lit of."""
+    field = field_of(*places)
+    rows, columns = np.ogrid[:300, :400]
+    away = np.hypot(columns - 200, rows - 150)[..., np.newaxis]
+    share = np.clip((143 - away) / 4, 0, 1)
+    lamp = 1 - 0.3 * (away / 140) ** 2
+    return np.asarray(field * lamp * share + dark * (1 - share), np.uint8)
+
+
+@pytest.mark.parametrize("dark", [0, 25, 90])
+def test_the_field_of_an_eyepiece_is_its_disc(dark: int) -> None:
+    places = [(150, 90), (230, 80), (140, 180), (215, 160), (200, 240), (290, 230), (325, 150)]
+    found = find_cells(through_an_eyepiece(*places, dark=dark))
+    whole = [cell.outline.mean(axis=0) for cell in found.cells if not cell.touches_border]
+    away = np.hypot(*(np.array(whole)[:, np.newaxis] - places[:5]).transpose(2, 0, 1))
+    assert len(whole) == 5
+    np.testing.assert_array_less(away.min(axis=0), 5)
+    for cell in found.cells:
+        assert np.hypot(*(cell.outline.mean(axis=0) - [200, 150])) < 150
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_a_scale_bar_and_its_text_are_no_cells(ink: int) -> None:
+    places = [(80, 60), (180, 60), (280, 60), (80, 150), (180, 150), (350, 150)]
+    field = np.minimum(field_of(*places), 230)
+    cv2.rectangle(field, (250, 270), (380, 278), (ink,) * 3, -1)
+    cv2.putText(field, "10 um", (260, 262), cv2.FONT_HERSHEY_SIMPLEX, 1, (ink,) * 3, 3)
+    found = find_cells(field, 60)
+    whole = [cell for cell in found.cells if not cell.touches_border]
+    assert len(whole) >= 5
+    for cell in whole:
+        x, y = cell.outline.mean(axis=0)
+        assert min(np.hypot(x - a, y - b) for a, b in places) < 5
+
+
+def test_clumps_are_noticed_in_one_photograph() -> None:
+    places = [(x + dx, y) for x in (60, 190, 320) for y in (60, 150, 240) for dx in (0, 36)]
+    field = field_of(*places)
+    assert find_roughly(field).diameter == pytest.approx(60, rel=0.1)
+    (found, typical), (clumps, wide) = (module._settled(field, None, d) for d in (60.0, 100.0))
+    worth = module._explained(field, None, found, typical)
+    assert worth >= module._explained(field, None, clumps, wide)
+    assert worth > 0.6
 
 
 def test_specks_are_no_cells() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.images.decoding import LARGEST_CELL, LARGEST_TRAINING_CELL, BadImageError
+from tasks.images.decoding import LARGEST_CELL, LARGEST_TRAINING_CELL, BadImageError, is_masked
 from tasks.segmentation.sorts import (
     IN_A_ROW,
     MOST_TRIED,
@@ -107,19 +107,61 @@ def test_more_files_than_are_kept_are_looked_at_once_each(monkeypatch: pytest.Mo
     assert sorted(asked) == sorted(seen)
 
 
-def test_some_of_each_size_are_tried_the_commonest_first() -> None:
-    seen: list[Glance] = ["cells", CAMERA, *[(500, 500 - n) for n in range(300)], *[CAMERA] * 99]
-    chosen = to_try(dict(enumerate(seen)))
-    assert [seen[row] for row in chosen[:TRIED]] == [CAMERA] * TRIED
-    assert chosen[:TRIED] == sorted(set(chosen[:TRIED]))
-    assert len(chosen) == MOST_TRIED
-    assert to_try({1: "fields", 2: None}) == []
+def files_of(*folders: tuple[str, int]) -> list[File]:
+    """List so many files of each folder."""
+    names = [f"{folder}/{n}.png" for folder, count in folders for n in range(count)]
+    return [File(row, name, None) for row, name in enumerate(names)]
 
 
-def test_pictures_of_one_size_are_what_most_of_them_show() -> None:
-    seen: list[Glance] = [CAMERA, CAMERA, CAMERA, CAMERA, (500, 500), None, (450, 450)]
-    tried = {0: SEVERAL, 1: 0, 2: 20, 3: None, 4: SEVERAL - 1}
-    assert settle(dict(enumerate(seen)), tried) == {**dict.fromkeys(range(4), "fields"), 5: None}
+def test_some_of_each_folder_and_similar_size_are_tried_the_commonest_first() -> None:
+    files = files_of(("a", 100), ("b", 30), *[(f"c{n}", 1) for n in range(40)])
+    seen: dict[int, Glance] = {
+        **{row: (950 + row % 50, 1000) for row in range(100)},
+        **{100: "fields", 101: None},
+    }
+    chosen = to_try(lambda: files, seen)
+    assert [file.uri[0] for file in chosen[: 2 * TRIED]] == ["a"] * TRIED + ["b"] * TRIED
+    assert chosen == sorted(set(chosen))
+    assert chosen[TRIED - 1].row >= 80
+    assert len(chosen) == 2 * TRIED + MOST_TRIED // TRIED - 2
+    assert to_try(lambda: files[100:102], seen) == []
+
+
+def test_pictures_of_similar_size_in_a_folder_are_what_most_of_them_show() -> None:
+    files = files_of(("telephone", 4), ("crops", 3), ("cells", 3), ("new", 2))
+    seen: dict[int, Glance] = {
+        0: (990, 1000),
+        1: (1000, 950),
+        2: (960, 960),
+        3: None,
+        11: (500, 90),
+    }
+    tried = {0: 40, 1: 0, 2: 30, 4: SEVERAL, 5: SEVERAL, 6: None, 7: 1, 8: 0, 9: SEVERAL}
+    found = settle(lambda: files, seen, {files[row]: cells for row, cells in tried.items()})
+    # Small files of a folder that was not tried are what most small ones are: as many of either.
+    assert found == {**dict.fromkeys((0, 1, 2, 4, 5, 6), "fields"), 3: None, 10: "fields"}
+    del tried[4]
+    found = settle(lambda: files, seen, {files[row]: cells for row, cells in tried.items()})
+    assert found == {**dict.fromkeys((0, 1, 2, 4, 5, 6), "fields"), 3: None}
+
+
+def test_a_small_crop_of_many_cells_is_no_cell_and_a_masked_one_is() -> None:
+    places = [(x, y) for x in (60, 150, 240) for y in (60, 150, 240)]
+    crop = field_of(*places)[:300, :300]
+    assert whole_cells(crop) == 9
+    masked = np.zeros_like(crop)
+    disc(masked, 150, 150, 140, RED)
+    assert not is_masked(crop)
+    assert is_masked(masked)
+    assert whole_cells(masked) <= 1
+
+
+def test_the_cells_in_the_disc_of_an_eyepiece_are_counted() -> None:
+    places = [(x, y) for x in range(80, 400, 80) for y in range(70, 300, 80)]
+    telephone = field_of(*places)[:300]
+    rows, columns = np.ogrid[:300, :400]
+    telephone[np.hypot(columns - 200, rows - 150) > 148] = (20, 18, 30)
+    assert whole_cells(telephone) >= SEVERAL
 
 
 @pytest.mark.parametrize("size", [(900, 650), (640, 460), (500, 357)])
