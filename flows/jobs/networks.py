@@ -4,16 +4,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from storage.models.classifiers import ModelCard, load_weights
+from storage.models.tunings import load_tuning
 from storage.store import Store
 from tasks.network.inference import Graph, Inference, by_openvino, has_gpu, refuse_other_arithmetic
 from tasks.network.spec import NetworkSpec, is_own
+from tasks.network.tuning import Tuning, tuned, tuned_weights
 from tasks.types import Arrays, below
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Classifier
 
-# In a model's file, the names of `cutting_shift` and of `graph_arrays` are below these.
-CUTTING, GRAPH = "cutting", "graph"
+# In a model's file, the names of `cutting_shift`, of `graph_arrays`, and of the batch-norms on
+# healthy training cells are below these.
+CUTTING, GRAPH, HEALTHY = "cutting", "graph", "healthy"
 
 
 class ForeignNetworkError(Exception):
@@ -63,7 +66,7 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
     weights = {
         name: torch.from_numpy(array)
         for name, array in arrays.items()
-        if not name.startswith((f"{CUTTING}/", f"{GRAPH}/"))
+        if not name.startswith((f"{CUTTING}/", f"{GRAPH}/", f"{HEALTHY}/"))
     }
     classifier.load_state_dict(weights)
     return classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval()
@@ -71,7 +74,7 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
-    """Prepare the network of a model for inference.
+    """Prepare the network of a model, with its tuning if it has one, for inference.
 
     PyTorch is imported for a GPU, and for networks that OpenVINO cannot take, which have no graph.
 
@@ -81,13 +84,20 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_other_arithmetic(spec)
-    arrays = load_weights(store, card)
+    arrays, tuning = load_weights(store, card), None
+    if card.tuning is not None:
+        tuning = Tuning.from_arrays(load_tuning(store, card.name, card.tuning))
     graph = below(GRAPH, arrays)
+
+    def read() -> Graph:
+        plain = Graph.from_arrays(graph)
+        return plain if tuning is None else tuned(plain, spec, tuning)
+
     if graph and not has_gpu():
-        network = by_openvino(spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays))
+        network = by_openvino(spec, read, below(CUTTING, arrays))
         if network is not None:
             return network
     refuse_foreign_network(spec.network)
     from tasks.network.conversion import inference
 
-    return inference(_classifier(spec, arrays))
+    return inference(_classifier(spec, arrays if tuning is None else tuned_weights(arrays, tuning)))
