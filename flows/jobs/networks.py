@@ -8,8 +8,8 @@ from storage.models.tunings import load_tuning
 from storage.store import Store
 from tasks.network.inference import Graph, Inference, by_openvino, has_gpu, refuse_other_arithmetic
 from tasks.network.spec import NetworkSpec, is_own
-from tasks.network.tuning import Tuning, tuned, tuned_weights
-from tasks.types import Arrays, below
+from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
+from tasks.types import Arrays, below, nested
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Classifier
@@ -87,6 +87,8 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     arrays, tuning = load_weights(store, card), None
     if card.tuning is not None:
         tuning = Tuning.from_arrays(load_tuning(store, card.name, card.tuning))
+        cutting = nested(CUTTING, tuned_cutting(below(CUTTING, arrays), spec, tuning))
+        arrays = tuned_weights(arrays, tuning) | cutting
     graph = below(GRAPH, arrays)
 
     def read() -> Graph:
@@ -100,4 +102,4 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     refuse_foreign_network(spec.network)
     from tasks.network.conversion import inference
 
-    return inference(_classifier(spec, arrays if tuning is None else tuned_weights(arrays, tuning)))
+    return inference(_classifier(spec, arrays))

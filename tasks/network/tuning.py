@@ -10,8 +10,8 @@ Half of the training cells have parasites, and hardly any of a laboratory's; its
 of those would make every healthy cell look infected. So like is compared with like: cells that the
 network calls healthy, there and among the training cells.
 
-Only layers behind the taps for distances are tuned. So abnormality is the same before and after, and
-rubbish, however often it is seen, cannot become familiar.
+Only layers behind the taps for distances are tuned. So abnormality is the same before and after,
+and rubbish, however often it is seen, cannot become familiar.
 
 If what a batch-norm gives has mean m and variance v over healthy training cells, and m' and v' over
 the laboratory's, a share a of the latter makes of a value z
@@ -28,7 +28,7 @@ import numpy as np
 from openvino import Input, Model, Node, Output, opset13
 
 from tasks import bundles
-from tasks.network.cutting import LOGITS
+from tasks.network.cutting import LOGITS, Shift
 from tasks.network.inference import NORM, TAP, Graph, noise, passes
 from tasks.network.spec import NetworkSpec
 from tasks.types import Arrays, Pixels, Single, below
@@ -52,11 +52,13 @@ class Norms(bundles.Bundle):
 class Tuning(bundles.Bundle):
     """The change of what each batch-norm gives, by its name: a ``scale`` and a ``shift`` (d,).
 
-    ``expected`` has the outputs of the tuned network for `tasks.network.inference.noise`.
+    ``share`` is that of the laboratory's statistics; ``expected`` has the tuned network's outputs for
+    `tasks.network.inference.noise`, by name.
     """
 
     scale: Mapping[str, Single]
     shift: Mapping[str, Single]
+    share: float
     expected: Mapping[str, Single]
 
 
@@ -117,7 +119,7 @@ def tune(
         scale[norm] = np.sqrt(variance / mixed).astype(np.float32)
         middle = (1 - a) * mean + a * own.mean[norm]
         shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
-    tuning = Tuning(scale, shift, {})
+    tuning = Tuning(scale, shift, a, {})
     computed = passes(spec, _changed(graph.network, spec, tuning))(noise(spec))
     return replace(tuning, expected=computed)
 
@@ -135,6 +137,13 @@ def tuned_weights(weights: Arrays, tuning: Tuning) -> Arrays:
         gamma, beta = f"backbone.{norm}.weight", f"backbone.{norm}.bias"
         made[gamma], made[beta] = scale * made[gamma], scale * made[beta] + tuning.shift[norm]
     return made
+
+
+def tuned_cutting(cutting: Shift, spec: NetworkSpec, tuning: Tuning) -> Shift:
+    """Return the cutting shift behind tuned batch-norms, which take out their share of it."""
+    exact = spec.distance_taps or spec.taps
+    left = np.float32(1 - tuning.share)
+    return {tap: shift if tap in exact else left * shift for tap, shift in cutting.items()}
 
 
 def tunable(network: Model, spec: NetworkSpec) -> dict[str, Output]:
