@@ -52,8 +52,8 @@ class Norms(bundles.Bundle):
 class Tuning(bundles.Bundle):
     """The change of what each batch-norm gives, by its name: a ``scale`` and a ``shift`` (d,).
 
-    ``share`` is that of the laboratory's statistics; ``expected`` has the tuned network's outputs for
-    `tasks.network.inference.noise`, by name.
+    ``share`` is that of the laboratory's statistics; ``expected`` has what the tuned network gives
+    for `tasks.network.inference.noise`, by name.
     """
 
     scale: Mapping[str, Single]
