@@ -30,6 +30,7 @@ from PIL import Image
 from flows.jobs.scoring import night, report_rows, scores, screened
 from flows.jobs.scoring.plan import parts_of, score_jobs
 from flows.jobs.shard import ShardJob, prepare_features, run_shard
+from flows.jobs.tuning import measure_tuning, tuned
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models import classifiers
 from storage.models.detectors import DetectorCard, detector_names, load_model_of
@@ -210,6 +211,8 @@ class Detector:
         screening = screened.Screened(store, batch, card, detector, laboratory=self.laboratory)
         try:
             with _one_thread():
+                screening = tuned(screening, measure_tuning)
+                card = screening.model
                 prepare_features(store, batch, card)
                 for shard in batch.shards():
                     run_shard(ShardJob(store, batch, shard, card))
@@ -223,7 +226,7 @@ class Detector:
             return pa.concat_tables([schema.empty_table(), *rows])
         finally:
             store.remove("batches", batch.key)
-            store.remove("features", card.name, f"{batch.key}.zarr")
+            store.remove("features", card.features, f"{batch.key}.zarr")
 
 
 def _batch(store: Store, name: str, manifest: pa.Table) -> Batch:

@@ -9,7 +9,7 @@ from flows.commissioning.nights import learn_night, negative_of, without_replace
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
-from flows.screen import extract
+from flows.screen import extract, tune
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from storage.batches.manifests import Batch
@@ -45,7 +45,8 @@ def commission(options: Commission, settings: Settings) -> report.LaboratoryOutc
         negative = _negative(store, known, frozen, given)
         client = work.enter_context(open_client(settings))
         if frozen.rows:
-            extract(client, Screened(working.store, frozen, card, detector))
+            night = Screened(working.store, frozen, card, detector, laboratory=known)
+            extract(client, tune(client, night))
         with laboratory_lease(store, name) as held:
             lab = Laboratory(client, held, name, find_laboratory(held.store, name), detector)
             _refuse_other_model(lab)

@@ -8,8 +8,10 @@ from distributed import Client
 from pydantic import Field
 
 from flows.cluster.client import open_client
+from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
+from flows.jobs.tuning import TuningJob, measure_tuning, tuned
 from flows.monitoring import console, prefect_runs, telemetry
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.options.flows import Screen
@@ -24,6 +26,7 @@ from storage.batches.manifests import Batch
 from storage.leases import Lease, LeaseLostError
 from storage.models import detectors
 from storage.models.laboratories import detector_at, load_laboratory_version
+from storage.models.tunings import BatchTuning
 from storage.reports import pages, tables
 from storage.store import Store, StoreError
 from tasks.reports.night.counts import Row
@@ -213,6 +216,7 @@ def _run(
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
     if seal is None or not written_pages.has_page(store, batch, seal):
         with open_client(settings) as client:
+            screened = tune(client, screened)
             if seal is None:
                 seal = _publish(client, held, settings, screened)
             if not written_pages.has_page(store, batch, seal):
@@ -283,6 +287,16 @@ def _as_begun(newest: Screened) -> Screened:
     return replace(
         newest, laboratory=load_laboratory_version(newest.store, laboratory.name, version)
     )
+
+
+def tune(client: Client, of: Screened) -> Screened:
+    """Return a batch with its model as tuned to the laboratory; see `flows.jobs.tuning`."""
+
+    def measured(job: TuningJob) -> BatchTuning:
+        (tuning,) = run_jobs(client, measure_tuning, [job], title=f"tune to {of.batch.name}")
+        return tuning
+
+    return tuned(of, measured)
 
 
 @prefect_runs.task

@@ -44,15 +44,22 @@ def expired_features(
         fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
         fitted |= {(n.batch, n.attempt) for s in list_laboratories(store) for n in s.nights}
 
-        def of_batch(name: str) -> Removable | None:
+        def of_batch(path: str) -> Removable | None:
+            folder, _, name = path.partition("/")
             batch = manifests.load_batch_of_key(store, name.removesuffix(".zarr"))
             seals = [seal for seal in ledger.list_seals(store, batch) if seal.model == model]
             published = bool(seals) and seals[-1].scored_at < before
             if not published or (batch.name, batch.attempt) in fitted:
                 return None
-            return Removable(batch, f"features under {model}", (("features", model, name),))
+            return Removable(batch, f"features under {model}", (("features", folder, name),))
 
-        names = [name for name in store.names("features", model) if only in (None, _batch_of(name))]
+        names = [
+            f"{folder}/{name}"
+            for folder in store.names("features")
+            if classifiers.model_of(folder) == model
+            for name in store.names("features", folder)
+            if only in (None, _batch_of(name))
+        ]
         return [removable for removable in read_readable(of_batch, names, on_damage) if removable]
 
     for removables in read_readable(of_model, models, on_damage):

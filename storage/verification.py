@@ -9,7 +9,7 @@ import numpy as np
 
 from storage import leases, parquet
 from storage.batches import features, known_features, ledger, manifests, nights, segmentations
-from storage.models import classifiers, detectors, laboratories, statistics
+from storage.models import classifiers, detectors, laboratories, statistics, tunings
 from storage.reports import answers, evaluations, pages, tables
 from storage.store import Store, StoreError, check_name, which
 
@@ -167,6 +167,9 @@ def _batch_checks(store: Store, key: str) -> Iterator[Check]:
         yield Check.of(path, _announced, store, batch, file.removesuffix(".json"))
     for model in store.names("batches", key, "ledger"):
         yield from _feature_checks(store, batch, model)
+    for file in store.names("batches", key, tunings.FOLDER):
+        path = f"{folder}/{tunings.FOLDER}/{file}"
+        yield Check.of(path, _tuning, store, batch, file.removesuffix(".json"))
 
 
 def _manifest(store: Store, batch: manifests.Batch) -> None:
@@ -224,6 +227,12 @@ def _feature_checks(store: Store, batch: manifests.Batch, model: str) -> Iterato
         )
 
 
+def _tuning(store: Store, batch: manifests.Batch, model: str) -> None:
+    known = tunings.tuning_of(store, batch, model)
+    if known and known.tuning:
+        tunings.load_tuning(store, model, known.tuning)
+
+
 def _not_fitted(store: Store, batch: manifests.Batch, model: str) -> None:
     latest = statistics.latest_statistics(store, model)
     if latest and (part := latest.contribution(batch.name)) and part.attempt == batch.attempt:
@@ -236,7 +245,10 @@ def _not_sealed(store: Store, batch: manifests.Batch, model: str) -> None:
 
 
 def _made_by_its_model(store: Store, batch: manifests.Batch, model: str) -> None:
-    if features.made_by(store, model, batch.key) != classifiers.load_card(store, model).digest:
+    if (
+        features.made_by(store, model, batch.key)
+        != classifiers.load_card(store, classifiers.model_of(model)).digest
+    ):
         raise StoreError(f"its features are not those of model {model} (sha256 differs)")
 
 

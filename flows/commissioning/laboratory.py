@@ -15,6 +15,7 @@ from flows.monitoring.console import tell
 from storage.batches.manifests import Batch, load_batch
 from storage.leases import Lease, lease
 from storage.models import classifiers, detectors, laboratories
+from storage.models.tunings import as_begun
 from storage.store import Store, check_name
 from tasks.detector.slides.own_normal import OwnNormal
 
@@ -52,8 +53,9 @@ class Laboratory:
         return population(self.store, self.detector)
 
     def screened(self, batch: Batch) -> Screened:
-        """Return a batch as it is judged without the laboratory."""
-        return Screened(self.store, batch, self.model, self.detector)
+        """Return a batch as it is judged without the laboratory, with its own tuning."""
+        model = as_begun(self.store, batch, self.model)
+        return Screened(self.store, batch, model, self.detector)
 
     def batches(self, nights: Iterable[laboratories.LaboratoryNight]) -> list[Batch]:
         """Load the batches of nights."""

@@ -48,7 +48,7 @@ def other_cells(lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight])
         rows = np.arange(shard.start, shard.stop)
         rows = rows[:: max(1, len(rows) // OTHER_CELLS)][:OTHER_CELLS]
         try:
-            values, classes = Features(store, batch, lab.model).take(rows, taps)
+            values, classes = Features(store, batch, lab.screened(batch).model).take(rows, taps)
         except StoreError:  # never extracted under this model, or removed since
             continue
         judged = classes >= 0

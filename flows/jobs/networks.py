@@ -4,16 +4,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from storage.models.classifiers import ModelCard, load_weights
+from storage.models.tunings import load_tuning
 from storage.store import Store
 from tasks.network.inference import Graph, Inference, by_openvino, has_gpu, refuse_other_arithmetic
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
-from tasks.types import Arrays, below
+from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
+from tasks.types import Arrays, below, nested
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Classifier
 
-# In a model's file, the names of `cutting_shift` and of `graph_arrays` are below these.
-CUTTING, GRAPH = "cutting", "graph"
+# In a model's file, the names of `cutting_shift`, of `graph_arrays`, and of the batch-norms on
+# healthy training cells are below these.
+CUTTING, GRAPH, HEALTHY = "cutting", "graph", "healthy"
 
 
 class ForeignNetworkError(Exception):
@@ -75,7 +78,7 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
 def _is_beside(name: str) -> bool:
     """Return whether an array of a model's file is no weight."""
-    return name.startswith((f"{CUTTING}/", f"{GRAPH}/"))
+    return name.startswith((f"{CUTTING}/", f"{GRAPH}/", f"{HEALTHY}/"))
 
 
 def _has_weights(arrays: Arrays) -> bool:
@@ -84,7 +87,7 @@ def _has_weights(arrays: Arrays) -> bool:
 
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
-    """Prepare the network of a model for inference.
+    """Prepare the network of a model, with its tuning if it has one, for inference.
 
     PyTorch is imported for a GPU, and for networks that OpenVINO cannot take, which have no graph.
 
@@ -94,10 +97,19 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_other_arithmetic(spec)
-    arrays = load_weights(store, card)
+    arrays, tuning = load_weights(store, card), None
+    if card.tuning is not None:
+        tuning = Tuning.from_arrays(load_tuning(store, card.name, card.tuning))
+        cutting = nested(CUTTING, tuned_cutting(below(CUTTING, arrays), spec, tuning))
+        arrays = (tuned_weights(arrays, tuning) if _has_weights(arrays) else arrays) | cutting
     graph = below(GRAPH, arrays)
+
+    def read() -> Graph:
+        plain = Graph.from_arrays(graph)
+        return plain if tuning is None else tuned(plain, spec, tuning)
+
     if graph and not (has_gpu() and _has_weights(arrays)):
-        network = by_openvino(spec, lambda: Graph.from_arrays(graph), below(CUTTING, arrays))
+        network = by_openvino(spec, read, below(CUTTING, arrays))
         if network is not None:
             return network
     refuse_foreign_network(spec.network)

@@ -44,7 +44,7 @@ def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.Mod
     """Preallocate the features of a batch, to be filled by its shards."""
     create_features(
         store,
-        card.name,
+        card.features,
         batch.key,
         rows=batch.rows,
         shard_rows=batch.shard_rows,
@@ -85,7 +85,7 @@ class ShardJob:
 
     def quarantine(self, rows: list[int]) -> Self:
         """Record images that kill workers, so that this batch never decodes them again."""
-        ledger.write_quarantine(self.store, self.batch, self.model.name, self.shard, rows)
+        ledger.write_quarantine(self.store, self.batch, self.model.features, self.shard, rows)
         return self
 
 
@@ -124,7 +124,7 @@ def run_shard(job: ShardJob) -> ShardResult:
     """Extract a shard unless the ledger has its features, and fit it if asked."""
     settle_worker()
     begun = time.monotonic()
-    store, batch, model, shard = job.store, job.batch, job.model.name, job.shard
+    store, batch, model, shard = job.store, job.batch, job.model.features, job.shard
     with store.together() as pool:
         reading = pool.submit(manifests.read_manifest, store, batch, shard)
         looking = pool.submit(verified_block, store, model, batch, shard)
@@ -149,7 +149,7 @@ def _extract_shard(
     job: ShardJob, manifest: pa.Table, killers: list[int]
 ) -> tuple[FeatureBlock, ledger.ShardRecord]:
     card = job.model
-    index = index_images(job.store, card.name, card.digest, job.batch.earlier, DECODING)
+    index = index_images(job.store, card.features, card.digest, job.batch.earlier, DECODING)
     features = _extract(job, manifest, killers, index)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     known = {
@@ -157,12 +157,12 @@ def _extract_shard(
         for row, image in enumerate(features.images)
         if image.known and image.image_id is not None
     }
-    if not copy_features(job.store, card.name, index, known, block):
+    if not copy_features(job.store, card.features, index, known, block):
         features = _extract(job, manifest, killers, ())
         known = {}
     failures = _fill(block, features, known)
     block.label[:] = listing.class_numbers(manifest, card.classes)
-    digest = write_block(job.store, card.name, job.batch.key, job.shard.start, block)
+    digest = write_block(job.store, card.features, job.batch.key, job.shard.start, block)
     record = ledger.ShardRecord(
         shard=job.shard.number,
         start=job.shard.start,
@@ -173,7 +173,7 @@ def _extract_shard(
         digest=digest,
         versions=libraries.made_with(),
     )
-    ledger.write_shard_record(job.store, job.batch, card.name, record)
+    ledger.write_shard_record(job.store, job.batch, card.features, record)
     return block, record
 
 

@@ -155,7 +155,7 @@ def run_shards(
 ) -> Iterator[ShardResult]:
     """Preallocate the batch's features and run its shards, in order."""
     prepare_features(store, batch, card)
-    _warn_of_versions(store, batch, card.name)
+    _warn_of_versions(store, batch, card.features)
     results = run_jobs(
         client, run_shard, jobs, title=title, again=lambda job: replace(job, tries=job.tries + 1)
     )

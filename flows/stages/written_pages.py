@@ -224,6 +224,7 @@ def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:
         "images": named(segmentations.sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
         "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
+        **({"tuning to the laboratory": f"sha256 {card.tuning}"} if card.tuning else {}),
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",

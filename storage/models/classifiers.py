@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from storage import parquet, records
 from storage.store import Store, StoreError, check_name, digest_of, which
@@ -44,6 +45,8 @@ class ModelCard(records.Card):
     names the arithmetic if it is not float32, so models that differ in it have other features.
     ``sequence`` counts the models of a store as they are made, because clocks go wrong;
     `REPETITION` sorts before all. ``cross_validation`` is set if the model was trained with folds.
+    ``tuning`` is the digest of the tuning to a laboratory (`storage.models.tunings`) with which a
+    run uses the model; no file has it.
     """
 
     name: str
@@ -58,6 +61,16 @@ class ModelCard(records.Card):
     versions: dict[str, str]
     sequence: int
     cross_validation: CrossValidation | None = None
+    tuning: str | None = Field(default=None, exclude=True)
+
+    @property
+    def features(self) -> str:
+        """Return the name under which features of this model, with its tuning, are kept."""
+        return features_name(self.name, self.tuning)
+
+    def tuned(self, tuning: str | None) -> "ModelCard":
+        """Return the card of the same model with a tuning, or with none."""
+        return self.model_copy(update={"tuning": tuning})
 
     @property
     def classes(self) -> list[str]:
@@ -78,6 +91,22 @@ class ModelCard(records.Card):
     def held_out(self) -> frozenset[str]:
         """Collect the keys of the validation and test parts, which statistics must not include."""
         return frozenset(self.split["validation"]) | frozenset(self.split["test"])
+
+
+def features_name(model: str, tuning: str | None) -> str:
+    """Return the name under which features of a model with a tuning are kept.
+
+    No model's name can contain a plus sign.
+
+    >>> features_name("m", None), features_name("m", "0123456789abcdef0123")
+    ('m', 'm+0123456789abcdef')
+    """
+    return f"{model}+{tuning[:16]}" if tuning else model
+
+
+def model_of(features: str) -> str:
+    """Return the model of features that are kept under a name; see `features_name`."""
+    return features.partition("+")[0]
 
 
 def refuse_existing(store: Store, name: str) -> None:

@@ -7,6 +7,7 @@ can be taken out again exactly.
 
 from storage import records
 from storage.batches import features, manifests
+from storage.models import tunings
 from storage.models.detectors import CountingCard, DetectorCard, load_detector_card, load_model_of
 from storage.models.shipped import copy_described
 from storage.models.statistics import version_name
@@ -79,7 +80,8 @@ class LaboratoryCard(records.Card):
     ``false_alarms`` maps levels to the share of ordinary cells called abnormal, a mean over slides
     that were each left out; empty if no slide could be left out. ``counting`` has the laboratory's
     own error rates at the detector's thresholds; None without slides known to be negative.
-    ``adaptation`` is None without enough labelled cells.
+    ``adaptation`` is None without enough labelled cells. ``tuning`` is that of the model at the
+    laboratory (`storage.models.tunings`): that of its first night, which its versions keep.
     """
 
     name: str
@@ -99,6 +101,7 @@ class LaboratoryCard(records.Card):
     warnings: list[str]
     counting: CountingCard | None = None
     adaptation: AdaptationCard | None = None
+    tuning: str | None = None
 
     @property
     def label(self) -> str:
@@ -240,7 +243,8 @@ def images_of_night(store: Store, model: str, night: LaboratoryNight) -> frozens
 
 def images_of_batch(store: Store, model: str, batch: manifests.Batch) -> frozenset[bytes]:
     """Collect the sha256 digests of the images of a batch that have features."""
-    block = features.read_block(store, model, batch.key, 0, batch.rows, taps=False)
+    under = tunings.features_of(store, batch, model)
+    block = features.read_block(store, under, batch.key, 0, batch.rows, taps=False)
     return frozenset(row.tobytes() for row in block.image_id[block.status == features.SCORED])
 
 
@@ -260,5 +264,8 @@ def borrow(
     ]
     if laboratory is not None:
         folders.append(laboratory.folder)
+    if laboratory is not None and laboratory.tuning is not None:
+        path = tunings.path_of(laboratory.model, laboratory.tuning)
+        into.write_bytes(store.read_bytes(*path), *path)
     for parts in folders:
         copy_described(store, into, *parts)

@@ -3,7 +3,8 @@
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +23,7 @@ from tasks.network.cutting import LOGITS
 from tasks.network.inference import (
     DESCRIPTION,
     EXPECTED,
+    NORM,
     TAP,
     WEIGHTS,
     Graph,
@@ -48,8 +50,13 @@ def inference(classifier: Classifier) -> Inference:
 
 def graph_of(classifier: Classifier) -> Graph:
     """Convert a classifier for OpenVINO, with batch-norms folded into convolutions."""
-    made = _FromPixels(folded(classifier).cpu())
-    return Graph(_converted(made), made.run(noise(classifier.spec)))
+    made = folded(classifier).cpu()
+    norms = {
+        convolution: norm
+        for convolution, norm in _normalised_convolutions(classifier)
+        if not isinstance(made.backbone.get_submodule(norm), nn.BatchNorm2d)
+    }
+    return Graph(_converted(_FromPixels(made), norms), _FromPixels(made).run(noise(made.spec)))
 
 
 def graph_arrays(classifier: Classifier) -> Arrays:
@@ -84,14 +91,33 @@ class _FromPixels(nn.Module):
         return computed((dict(zip(self.classifier.spec.taps, taps, strict=True)), logits))
 
 
-def _converted(network: _FromPixels) -> Model:
-    side = network.classifier.spec.side
+def _converted(network: _FromPixels, norms: Mapping[str, str]) -> Model:
+    """Trace and convert a network, and name what each folded batch-norm gives.
+
+    ``norms`` maps a convolution to the batch-norm that was folded into it.
+    """
+    side, inner = network.classifier.spec.side, dict[str, Tensor]()
+
+    def traced_with_inner(pixels: Tensor) -> tuple[Tensor, ...]:
+        return (*network(pixels), *inner.values())
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor, norm: str) -> None:
+        inner[norm] = output.clone()  # what follows may change it in place
+
+    hooks = [
+        network.classifier.backbone.get_submodule(name).register_forward_hook(
+            partial(hook, norm=norm)
+        )
+        for name, norm in norms.items()
+    ]
     with torch.inference_mode():
         example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
         # A function: of a module, PyTorch would first make one of TorchScript for each part.
-        traced = torch.jit.trace(lambda pixels: network(pixels), example, check_trace=False)
+        traced = torch.jit.trace(traced_with_inner, example, check_trace=False)
         # Not `openvino.convert_model`, which sends telemetry. It has to live until the conversion.
         decoder = TorchScriptPythonDecoder(traced)
+    for each in hooks:
+        each.remove()
     frontend = FrontEndManager().load_by_framework("pytorch")
     graph = frontend.convert(frontend.load(decoder))
     source = graph.inputs[0].get_node()
@@ -99,8 +125,12 @@ def _converted(network: _FromPixels) -> Model:
     source.set_partial_shape(PartialShape([-1, side, side, 3]))
     graph.validate_nodes_and_infer_types()
     names = [*(f"{TAP}/{name}" for name in network.classifier.spec.taps), LOGITS]
-    for output, name in zip(graph.outputs, names, strict=True):
+    results = graph.get_results()
+    for output, name in zip(graph.outputs, names, strict=False):
         output.get_tensor().set_names({name})
+    for result, name in zip(results[len(names) :], inner, strict=True):
+        result.input_value(0).get_tensor().set_names({f"{NORM}/{name}"})
+        graph.remove_result(result)
     return graph
 
 

@@ -27,6 +27,7 @@ from tasks.types import Arrays, Index, Mask, Pixels, below
 
 DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"  # the arrays of a graph
 TAP = "tap"  # a graph names its outputs `tap/<tap>` and `LOGITS`
+NORM = "norm"  # and `norm/<batch-norm>` the value that each folded batch-norm gives
 
 # One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
 # all workers of a machine would be pinned to the same one.
@@ -129,7 +130,7 @@ def by_openvino(spec: NetworkSpec, read: Callable[[], Graph], cutting: Shift) ->
     """
     try:
         graph = read()
-        run = _passes(spec, graph.network)
+        run = passes(spec, graph.network)
     except Exception as error:  # any error of the converter and the compiler
         log.warning("OpenVINO does not take %s: %s", spec.network, error)
         return None
@@ -153,7 +154,7 @@ def noise(spec: NetworkSpec) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
 
 
-def _passes(spec: NetworkSpec, network: Model) -> Callable[[Pixels], Arrays]:
+def passes(spec: NetworkSpec, network: Model) -> Callable[[Pixels], Arrays]:
     """Compile a graph, and return what computes its outputs by name."""
     compiled = _openvino().compile_model(
         network, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}

@@ -31,7 +31,7 @@ import duckdb
 import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from flows.jobs.networks import CUTTING, GRAPH
+from flows.jobs.networks import CUTTING, GRAPH, HEALTHY
 from storage.models import classifiers, detectors, shipped
 from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
@@ -40,7 +40,7 @@ from tests.support.paths import DATA
 HEALTHY, PARASITES = {"red blood cell", "red cell", "healthy", "RBC"}, {
     *("infected", "ring", "trophozoite", "schizont", "gametocyte")
 }  # fmt: skip
-BESIDE_WEIGHTS = (f"{CUTTING}/", f"{GRAPH}/")  # of a model's file
+BESIDE_WEIGHTS = (f"{CUTTING}/", f"{GRAPH}/", f"{HEALTHY}/")  # of a model's file
 ABOUT = """# The detector that comes with slidewatch
 
 Made by `make detector`. The network learned from cells of NIH, of its training patients alone;

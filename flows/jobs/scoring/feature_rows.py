@@ -53,7 +53,9 @@ class Features:
         shard = self._batch.shard(number)
         with self._store.together() as pool:
             reading = pool.submit(manifests.read_manifest, self._store, self._batch, shard)
-            looking = pool.submit(verified_block, self._store, self._model.name, self._batch, shard)
+            looking = pool.submit(
+                verified_block, self._store, self._model.features, self._batch, shard
+            )
         verified = looking.result()
         if verified is None:
             raise StoreError(

@@ -13,24 +13,25 @@ import numpy as np
 import torch
 
 from flows.jobs import libraries
-from flows.jobs.networks import CUTTING, GRAPH
+from flows.jobs.networks import CUTTING, GRAPH, HEALTHY
 from flows.monitoring.console import tell, warn
 from flows.stages.training.labelled_images import LabelledImages
 from storage.models.classifiers import REPETITION, ModelCard, load_state, save_state
 from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import group_weights
-from tasks.evaluation.metrics import diagnosis_metrics
+from tasks.evaluation.metrics import POSITIVE, diagnosis_metrics
 from tasks.images.decoding import RESIZE
 from tasks.network import backbones
 from tasks.network.classifier import Classifier, tap_widths
 from tasks.network.conversion import graph_arrays, inference
-from tasks.network.cutting import cutting_shift
-from tasks.network.inference import Inference, outputs_of
+from tasks.network.cutting import MEASURED, cutting_shift
+from tasks.network.inference import Graph, Inference, outputs_of
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
-from tasks.types import Counts, Float, Index, Single, laboratory_of, nested
+from tasks.network.tuning import measure
+from tasks.types import Counts, Float, Index, Pixels, Single, laboratory_of, nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
 
@@ -182,13 +183,19 @@ def train_rows(
     return Trained(classifier, network, history, temperature, test)
 
 
-def weights_to_bytes(classifier: Classifier) -> bytes:
-    """Serialise weights, graph, the shift by cutting and, unless it is float32, the arithmetic.
+def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> bytes:
+    """Serialise weights, graph, the shift by cutting, what tunes the network to a laboratory and,
+    unless it is float32, the arithmetic.
 
-    Features, statistics and detectors name the digest of all four.
+    Features, statistics and detectors name the digest of all. ``healthy`` training cells
+    (n, side, side, 3) are what a laboratory's cells are compared with.
     """
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
-    weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph_arrays(classifier))
+    graph = graph_arrays(classifier)
+    if graph and healthy is not None and len(healthy):
+        norms = measure(Graph.from_arrays(graph), classifier.spec, healthy)
+        weights |= nested(HEALTHY, norms.to_arrays())
+    weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph)
     arithmetic = classifier.spec.arithmetic
     return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
 
@@ -207,7 +214,9 @@ def train_model(
     made = train_rows(store, training, recipe, data, rows)
     given = rows["train"][~data.cut_out[rows["train"]]]
     made.classifier.cutting = cutting_shift(partial(outputs_of, made.network), data.pixels, given)
-    content = weights_to_bytes(made.classifier)
+    healthy = rows["train"][data.labels[rows["train"]] != POSITIVE]
+    spread = np.linspace(0, len(healthy) - 1, min(len(healthy), MEASURED)).astype(np.intp)
+    content = weights_to_bytes(made.classifier, data.pixels[healthy[spread]])
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",

@@ -29,7 +29,7 @@ ARITHMETICS = [
 ]
 
 
-def refuse(_network: object) -> None:
+def refuse(*_: object) -> None:
     raise RuntimeError("no such operation")
 
 

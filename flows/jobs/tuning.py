@@ -1,0 +1,136 @@
+"""Tune a model to the laboratory of a batch, before the features of its cells are extracted."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.jobs import verified, worker
+from flows.jobs.quarantine import Sparing
+from flows.jobs.scoring.night import night_rows
+from flows.jobs.scoring.screened import Screened
+from flows.monitoring import logs
+from storage.batches.manifests import rows_at
+from storage.models.classifiers import load_weights
+from storage.models.tunings import BatchTuning, begin_with, save_tuning, tuning_of
+from storage.records import arrays_to_bytes
+from tasks.detector.slides import smears
+from tasks.detector.slides.normal import reference_rows
+from tasks.images.regions import ImageRef, image_refs
+from tasks.network.extraction import cut_out_by_us, load_images
+from tasks.reports.image_columns import PARASITIZED
+from tasks.reports.image_rows import is_cut
+from tasks.types import Mask, Pixels, below
+
+if TYPE_CHECKING:
+    from tasks.network.inference import Inference
+
+MOST, LEAST = 256, 30  # cells on which a tuning is measured
+
+
+@dataclass(frozen=True)
+class TuningJob(Sparing):
+    """A batch, some of whose cells tune its model; ``killers`` are places in `refs`."""
+
+    screened: Screened
+
+    def refs(self) -> list[ImageRef]:
+        """List some whole cells, spread evenly over the batch."""
+        store, batch = self.screened.store, self.screened.batch
+        rows = night_rows(batch)
+        some = rows_at(store, batch, rows[reference_rows(len(rows), MOST)].tolist())
+        return image_refs(some.filter(~is_cut(some)))
+
+    def rows(self) -> int:
+        """Count these cells."""
+        return len(self.refs())
+
+    def probe(self, row: int) -> None:
+        """Read one of the cells, and keep nothing."""
+        list(load_images(self.refs()[row : row + 1], 1, 1))
+
+
+def tuned(screened: Screened, run: Callable[[TuningJob], BatchTuning]) -> Screened:
+    """Return a batch with its model as tuned to the laboratory.
+
+    A batch keeps the tuning with which it was begun, and a known laboratory has one, or none.
+    Otherwise ``run`` measures it (`measure_tuning`).
+    """
+    store, batch, model = screened.store, screened.batch, screened.model
+    if not batch.rows:
+        return screened
+    known = tuning_of(store, batch, model.name)
+    if known is None:
+        if (laboratory := screened.laboratory) is not None:
+            known = BatchTuning(tuning=laboratory.tuning, why=f"like laboratory {laboratory.label}")
+        else:
+            known = run(TuningJob(screened))
+        known = begin_with(store, batch, model.name, known)
+    does = "is" if known.tuning else "is not"
+    logs.log(logging.INFO, f"the network {does} tuned to batch {batch.name}: {known.why}")
+    return replace(screened, model=model.tuned(known.tuning))
+
+
+def measure_tuning(job: TuningJob) -> BatchTuning:
+    """Measure a tuning on some cells of a batch, if these are blood, and keep it."""
+    # A coordinator, which also imports this module, does without OpenVINO.
+    from flows.jobs.networks import GRAPH, HEALTHY
+    from tasks.network import tuning
+    from tasks.network.inference import Graph
+
+    worker.settle_worker()
+    store, model = job.screened.store, job.screened.model
+    arrays = load_weights(store, model)
+    if not (healthy := below(HEALTHY, arrays)):
+        return _none("it has no batch-norm that can be tuned, or was trained before there was any")
+    network = worker.network_of(store, model)
+    pixels, cut = _pixels(job, network)
+    if len(pixels) < LEAST:
+        return _none(f"{len(pixels)} of its cells can be read, and {LEAST} are needed")
+    blood = _blood(job, network, pixels, cut)
+    if blood is None:
+        return _none("its cells are no smear of blood, or its detector has no limits of one")
+    if blood.sum() < LEAST:
+        return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
+    graph = Graph.from_arrays(below(GRAPH, arrays))
+    made = tuning.tune(graph, network.spec, tuning.Norms.from_arrays(healthy), pixels[blood])
+    digest = save_tuning(store, model.name, arrays_to_bytes(made.to_arrays()))
+    return BatchTuning(tuning=digest, why=f"by {blood.sum():,} of its cells")
+
+
+def _none(why: str) -> BatchTuning:
+    return BatchTuning(tuning=None, why=why)
+
+
+def _pixels(job: TuningJob, network: "Inference") -> tuple[Pixels, Mask]:
+    """Read cells (n, side, side, 3), and mark those (n,) that slidewatch has cut out."""
+    refs = [ref for place, ref in enumerate(job.refs()) if place not in job.killers]
+    side = network.spec.side
+    images = [each.pixels for each in load_images(refs, side, network.threads)]
+    good = np.asarray([pixels is not None for pixels in images], bool)
+    pixels = [each for each in images if each is not None]
+    return np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8), cut_out_by_us(
+        refs
+    )[good]
+
+
+def _blood(job: TuningJob, network: "Inference", pixels: Pixels, cut: Mask) -> Mask | None:
+    """Mark the cells (n,) that look healthy; None if they are no smear, or nobody knows."""
+    own = verified.load_fitted_detector(job.screened.store, job.screened.detector).own
+    if own is None or own.floor is None:
+        return None
+    parts = [
+        network.compared(pixels[start : start + network.batch], cut[start : start + network.batch])
+        for start in range(0, len(pixels), network.batch)
+    ]
+    taps = {tap: np.concatenate([of_part[tap] for of_part, _ in parts]) for tap in own.priors}
+    classes = np.concatenate([logits for _, logits in parts]).argmax(axis=1)
+    if smears.find_smears(own.priors, own.floor, taps, classes, smears.A_NIGHT).implausible:
+        return None
+    cells, known = smears.residuals(own.priors, taps, classes)
+    known[known] = ~smears.beyond_reach(own.floor, cells)
+    if PARASITIZED in network.spec.classes:
+        known &= classes != network.spec.classes.index(PARASITIZED)
+    return known

@@ -1,0 +1,185 @@
+"""Tune a network to a laboratory by the statistics of its batch-norms, measured without labels.
+
+At another laboratory the channels of a network have other means and variances than where it was
+trained, because stains, cameras and light are others, and the last layers then read the look of the
+laboratory as a diagnosis. Batch-norms that use the laboratory's own statistics take this out
+(AdaBN: Li et al. 2016, arXiv 1603.04779), and so does a share of them (Schneider et al. 2020, arXiv
+2006.16971).
+
+Half of the training cells have parasites, and hardly any of a laboratory's; its statistics in place
+of those would make every healthy cell look infected. So like is compared with like: cells that the
+network calls healthy, there and among the training cells.
+
+Only layers behind the taps for distances are tuned. So abnormality is the same before and after,
+and rubbish, however often it is seen, cannot become familiar.
+
+If what a batch-norm gives has mean m and variance v over healthy training cells, and m' and v' over
+the laboratory's, a share a of the latter makes of a value z
+
+    m + s (z - (1-a) m - a m'),  where s^2 = v / ((1-a) v + a v'):
+
+a scale and a shift. A compiler folds them into the weights, so that a pass costs no more.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from openvino import Input, Model, Node, Output, opset13
+
+from tasks import bundles
+from tasks.network.cutting import LOGITS, Shift
+from tasks.network.inference import NORM, TAP, Graph, noise, passes
+from tasks.network.spec import NetworkSpec
+from tasks.types import Arrays, Pixels, Single, below
+
+SHARE = 0.5  # of the laboratory's statistics, if there are many cells
+HALF = 20.0  # cells that bring half of this share
+AT_ONCE = 64  # cells that are measured in one pass, so that memory is bounded
+SMALL = 1e-6  # added to variances, because a channel may be dead
+MEAN, VARIANCE = "mean", "variance"
+
+
+@dataclass(frozen=True)
+class Norms(bundles.Bundle):
+    """The ``mean`` and ``variance`` (d,) of what each batch-norm gives, by its name."""
+
+    mean: Mapping[str, Single]
+    variance: Mapping[str, Single]
+
+
+@dataclass(frozen=True)
+class Tuning(bundles.Bundle):
+    """The change of what each batch-norm gives, by its name: a ``scale`` and a ``shift`` (d,).
+
+    ``share`` is that of the laboratory's statistics; ``expected`` has what the tuned network gives
+    for `tasks.network.inference.noise`, by name.
+    """
+
+    scale: Mapping[str, Single]
+    shift: Mapping[str, Single]
+    share: float
+    expected: Mapping[str, Single]
+
+
+def measure(graph: Graph, spec: NetworkSpec, pixels: Pixels, known: Norms | None = None) -> Norms:
+    """Measure the batch-norms that can be tuned on cells (n, side, side, 3), at least one.
+
+    With those ``known`` of healthy training cells, each is measured behind others that are wholly
+    tuned: otherwise a change of the first layers would be made once more by each later one.
+    """
+    network, results = graph.network.clone(), []
+    axes = np.asarray([0, 2, 3])
+    for norm, output in tunable(network, spec).items():
+        takers = output.get_target_inputs()
+        mean = opset13.reduce_mean(output, axes, keep_dims=True)
+        apart = opset13.subtract(output, mean)
+        variance = opset13.reduce_mean(opset13.multiply(apart, apart), axes, keep_dims=True)
+        for name, node in ((MEAN, mean), (VARIANCE, variance)):
+            results.append(opset13.result(node))
+            results[-1].output(0).set_names({f"{name}/{norm}"})
+        if known is not None:
+            wanted = _by_channel(known.variance[norm] + SMALL)
+            scale = opset13.sqrt(opset13.divide(wanted, opset13.add(variance, np.float32(SMALL))))
+            _replace(takers, opset13.multiply(apart, scale), _by_channel(known.mean[norm]))
+    network.add_results(results)
+    run = passes(replace(spec, arithmetic="float32"), network)
+    groups = -(-len(pixels) // AT_ONCE)
+    parts = [run(pixels[first::groups]) for first in range(groups)]
+    means, variances = (
+        {
+            norm: np.stack([below(name, part)[norm].ravel() for part in parts])
+            for norm in below(name, parts[0])
+        }
+        for name in (MEAN, VARIANCE)
+    )
+    return Norms(
+        {norm: values.mean(axis=0) for norm, values in means.items()},
+        {norm: each.mean(axis=0) + means[norm].var(axis=0) for norm, each in variances.items()},
+    )
+
+
+def tune(
+    graph: Graph, spec: NetworkSpec, healthy: Norms, pixels: Pixels, share: float = SHARE
+) -> Tuning:
+    """Tune a network to a laboratory.
+
+    Args:
+        graph: of the plain network.
+        spec: of the network.
+        healthy: its batch-norms on healthy training cells.
+        pixels: (n, side, side, 3) of at least one cell of the laboratory that looks healthy.
+        share: of the laboratory's statistics, if cells are many.
+    """
+    own, a = measure(graph, spec, pixels, healthy), share * len(pixels) / (len(pixels) + HALF)
+    scale, shift = {}, {}
+    for norm, mean in healthy.mean.items():
+        variance = healthy.variance[norm] + SMALL
+        mixed = (1 - a) * variance + a * (own.variance[norm] + SMALL)
+        scale[norm] = np.sqrt(variance / mixed).astype(np.float32)
+        middle = (1 - a) * mean + a * own.mean[norm]
+        shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
+    tuning = Tuning(scale, shift, a, {})
+    computed = passes(spec, _changed(graph.network, spec, tuning))(noise(spec))
+    return replace(tuning, expected=computed)
+
+
+def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:
+    """Return the graph of a tuned network."""
+    expected = below(TAP, tuning.expected), tuning.expected[LOGITS]
+    return Graph(_changed(graph.network, spec, tuning), expected)
+
+
+def tuned_weights(weights: Arrays, tuning: Tuning) -> Arrays:
+    """Return a network's arrays by PyTorch's names with its batch-norms tuned."""
+    made = dict(weights)
+    for norm, scale in tuning.scale.items():
+        gamma, beta = f"backbone.{norm}.weight", f"backbone.{norm}.bias"
+        made[gamma], made[beta] = scale * made[gamma], scale * made[beta] + tuning.shift[norm]
+    return made
+
+
+def tuned_cutting(cutting: Shift, spec: NetworkSpec, tuning: Tuning) -> Shift:
+    """Return the cutting shift behind tuned batch-norms, which take out their share of it."""
+    exact = spec.distance_taps or spec.taps
+    left = np.float32(1 - tuning.share)
+    return {tap: shift if tap in exact else left * shift for tap, shift in cutting.items()}
+
+
+def tunable(network: Model, spec: NetworkSpec) -> dict[str, Output]:
+    """Find the outputs of the batch-norms on which no distance depends, by name."""
+    taps = {f"{TAP}/{tap}" for tap in spec.distance_taps or spec.taps}
+    needed = {each.node.friendly_name for each in network.outputs if each.any_name in taps}
+    ordered = network.get_ordered_ops()
+    for node in reversed(ordered):  # whatever takes a node's output comes first
+        if node.friendly_name in needed:
+            needed |= {each.get_node().friendly_name for each in node.input_values()}
+    return {
+        name.removeprefix(f"{NORM}/"): output
+        for node in ordered
+        if node.friendly_name not in needed
+        for output in node.outputs()
+        for name in output.get_names()
+        if name.startswith(f"{NORM}/")
+    }
+
+
+def _changed(network: Model, spec: NetworkSpec, tuning: Tuning) -> Model:
+    """Copy a network, and scale and shift what its batch-norms give."""
+    made = network.clone()
+    for norm, output in tunable(made, spec).items():
+        takers = output.get_target_inputs()
+        scaled = opset13.multiply(output, _by_channel(tuning.scale[norm]))
+        _replace(takers, scaled, _by_channel(tuning.shift[norm]))
+    return made
+
+
+def _replace(takers: Iterable[Input], scaled: Node, shift: Node) -> None:
+    """Replace the value of some inputs by a scaled value, shifted."""
+    value = opset13.add(scaled, shift).output(0)
+    for taker in takers:
+        taker.replace_source_output(value)
+
+
+def _by_channel(values: Single) -> Node:
+    return opset13.constant(values.astype(np.float32).reshape(1, -1, 1, 1))

@@ -1,0 +1,179 @@
+"""The statistics of batch-norms against PyTorch's, and what a tuning leaves alone."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tasks.network.backbones import DEFAULT_NETWORK, build
+from tasks.network.classifier import Classifier, computed, to_pixels
+from tasks.network.conversion import graph_arrays
+from tasks.network.inference import Graph, Inference, by_openvino
+from tasks.network.spec import Computed
+from tasks.network.tuning import (
+    HALF,
+    SMALL,
+    Norms,
+    Tuning,
+    measure,
+    tunable,
+    tune,
+    tuned,
+    tuned_cutting,
+    tuned_weights,
+)  # fmt: skip
+from tasks.types import Pixels
+from tests.support.networks import classifier, images
+
+SHARE = 0.6
+
+
+@pytest.fixture(scope="module")
+def network() -> Classifier:
+    return classifier(DEFAULT_NETWORK)
+
+
+@pytest.fixture(scope="module")
+def graph(network: Classifier) -> Graph:
+    return Graph.from_arrays(graph_arrays(network))
+
+
+@pytest.fixture(scope="module")
+def healthy(graph: Graph, network: Classifier) -> Norms:
+    return measure(graph, network.spec, images(70))
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Pixels:
+    """Darker cells of less contrast."""
+    return (images(40)[::-1] * 0.5 + 60).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tuning(graph: Graph, network: Classifier, healthy: Norms, elsewhere: Pixels) -> Tuning:
+    return tune(graph, network.spec, healthy, elsewhere, SHARE)
+
+
+def ready(graph: Graph, network: Classifier) -> Inference:
+    made = by_openvino(network.spec, lambda: graph, {})
+    assert made is not None  # its outputs agree with what is expected
+    return made
+
+
+Change = Callable[[str, Tensor], Tensor]
+
+
+def by_pytorch(network: Classifier, norms: list[str], pixels: Pixels, change: Change) -> Computed:
+    """Run a network with some batch-norms' outputs changed, before their activation."""
+    hooks = []
+    for name in norms:
+
+        def hook(module: nn.BatchNorm2d, inputs: tuple[Tensor], _: Tensor, n: str = name) -> Tensor:
+            normal = nn.functional.batch_norm(
+                inputs[0], module.running_mean, module.running_var,
+                module.weight, module.bias, eps=module.eps,
+            )  # fmt: skip
+            return getattr(module, "act", nn.Identity())(change(n, normal))
+
+        hooks.append(network.backbone.get_submodule(name).register_forward_hook(hook))
+    with torch.inference_mode():
+        found = computed(network.features(to_pixels(pixels)))
+    for each in hooks:
+        each.remove()
+    return found
+
+
+def channels(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values)[None, :, None, None]
+
+
+def test_it_computes_what_pytorch_does_with_mixed_statistics(
+    network: Classifier, graph: Graph, healthy: Norms, elsewhere: Pixels, tuning: Tuning
+) -> None:
+    own: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def wholly(name: str, values: Tensor) -> Tensor:
+        mean = values.mean((0, 2, 3), keepdim=True)
+        variance = values.var((0, 2, 3), unbiased=False, keepdim=True)
+        own[name] = mean, variance
+        scale = ((channels(healthy.variance[name]) + SMALL) / (variance + SMALL)).sqrt()
+        return scale * (values - mean) + channels(healthy.mean[name])
+
+    a = SHARE * 40 / (40 + HALF)
+    assert tuning.share == pytest.approx(a)
+
+    def partly(name: str, values: Tensor) -> Tensor:
+        (mean, variance), known = own[name], channels(healthy.mean[name])
+        trained = channels(healthy.variance[name]) + SMALL
+        scale = (trained / ((1 - a) * trained + a * (variance + SMALL))).sqrt()
+        return scale * (values - (1 - a) * known - a * mean) + known
+
+    by_pytorch(network, list(healthy.mean), elsewhere, wholly)
+    wanted, wanted_logits = by_pytorch(network, list(healthy.mean), elsewhere[:5], partly)
+    taps, logits = ready(tuned(graph, network.spec, tuning), network).run(elsewhere[:5])
+    np.testing.assert_allclose(logits, wanted_logits, rtol=1e-3, atol=1e-3)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(taps[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_it_leaves_the_taps_for_distances_alone_to_the_last_bit(
+    network: Classifier, graph: Graph, elsewhere: Pixels, tuning: Tuning
+) -> None:
+    plain, plain_logits = ready(graph, network).run(elsewhere)
+    taps, logits = ready(tuned(graph, network.spec, tuning), network).run(elsewhere)
+    for name in network.spec.distance_taps:
+        assert np.array_equal(taps[name], plain[name])
+    assert not np.allclose(taps["blocks.4"], plain["blocks.4"], rtol=0.01)
+    assert not np.allclose(logits, plain_logits, rtol=0.01)
+
+
+def test_training_cells_of_its_own_and_no_share_change_nothing(
+    network: Classifier, graph: Graph, healthy: Norms, elsewhere: Pixels
+) -> None:
+    _, plain = ready(graph, network).run(images(5))
+    none = tune(graph, network.spec, healthy, elsewhere, share=0.0)
+    _, logits = ready(tuned(graph, network.spec, none), network).run(images(5))
+    assert np.array_equal(logits, plain)
+    few = images(60)
+    same = tune(graph, network.spec, measure(graph, network.spec, few), few)
+    _, logits = ready(tuned(graph, network.spec, same), network).run(images(5))
+    np.testing.assert_allclose(logits, plain, rtol=1e-3, atol=1e-3)
+
+
+def test_the_same_cells_give_the_same_bytes(
+    network: Classifier, graph: Graph, healthy: Norms, elsewhere: Pixels, tuning: Tuning
+) -> None:
+    again = tune(graph, network.spec, healthy, elsewhere, SHARE).to_arrays()
+    kept = Tuning.from_arrays(tuning.to_arrays()).to_arrays()
+    assert again.keys() == kept.keys()
+    assert all(np.array_equal(again[name], values) for name, values in kept.items())
+
+
+def test_weights_for_pytorch_are_tuned_alike(
+    network: Classifier, graph: Graph, elsewhere: Pixels, tuning: Tuning
+) -> None:
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    other = build(network.spec)
+    changed = tuned_weights(weights, tuning)
+    other.load_state_dict({name: torch.from_numpy(each) for name, each in changed.items()})
+    with torch.inference_mode():
+        _, wanted = computed(other.eval().features(to_pixels(elsewhere[:5])))
+    _, logits = ready(tuned(graph, network.spec, tuning), network).run(elsewhere[:5])
+    np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_a_cutting_shift_keeps_what_the_tuning_leaves(network: Classifier, tuning: Tuning) -> None:
+    cutting = {name: np.ones(2, np.float32) for name in ("blocks.3", "blocks.4", "logits")}
+    left = tuned_cutting(cutting, network.spec, tuning)
+    assert np.array_equal(left["blocks.3"], cutting["blocks.3"])
+    assert left["logits"] == pytest.approx(1 - tuning.share)
+
+
+def test_only_what_no_distance_depends_on_can_be_tuned(network: Classifier, graph: Graph) -> None:
+    names = list(tunable(graph.network, network.spec))
+    assert (names[0], names[-1]) == ("blocks.4.0.bn1", "bn2")
+    later = replace(network.spec, distance_taps=("blocks.4",))
+    assert next(iter(tunable(graph.network, later))) == "blocks.5.0.bn1"
