@@ -19,11 +19,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
 from tests.support.paths import DATA
 
-HEALTHY, PARASITES = {"red blood cell", "red cell", "healthy", "RBC"}, {
+WITHOUT, PARASITES = {"red blood cell", "red cell", "healthy", "RBC"}, {
     *("infected", "ring", "trophozoite", "schizont", "gametocyte")
 }  # fmt: skip
 BESIDE_WEIGHTS = (f"{CUTTING}/", f"{GRAPH}/", f"{HEALTHY}/")  # of a model's file
@@ -212,13 +212,13 @@ def matched(images: Any, boxes: Boxes) -> tuple[np.ndarray, dict[str, float]]:
         whole = found[:, 2:].prod(axis=1)[:, None] + corner[:, 2:].prod(axis=1) - both
         over = both / np.maximum(whole, 1)
         for place, (kind, *_) in enumerate(known):
-            what = "healthy" if kind in HEALTHY else "parasites" if kind in PARASITES else "other"
+            what = "healthy" if kind in WITHOUT else "parasites" if kind in PARASITES else "other"
             hit[what].append(bool(len(rows)) and bool(over[:, place].max() >= OVERLAP))
         for place, row in enumerate(rows):
             best = int(over[place].argmax()) if len(known) else 0
             if len(known) and over[place, best] >= OVERLAP:
                 kind = known[best][0]
-                labels[row] = 0 if kind in HEALTHY else 1 if kind in PARASITES else -1
+                labels[row] = 0 if kind in WITHOUT else 1 if kind in PARASITES else -1
     return labels, {what: float(np.mean(each)) for what, each in hit.items()}
 
 
@@ -335,7 +335,8 @@ def ship(work: Path, figures_table: str) -> None:
     model = detectors.load_model_of(store, card)
     arrays = classifiers.load_weights(store, model)
     beside = {name: each for name, each in arrays.items() if name.startswith(BESIDE_WEIGHTS)}
-    content, name = arrays_to_bytes(beside), f"slidewatch-{version('slidewatch')}"
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    content, name = arrays_to_bytes(beside), f"slidewatch-{project['version']}"
     known = {"name": name, "digest": digest_of(content), "sequence": 1}
     classifiers.save_model(into, model.model_copy(update=known), content)
     known = {"name": name, "model": name, "model_digest": known["digest"], "sequence": 1}
