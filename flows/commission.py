@@ -15,6 +15,7 @@ from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from storage.batches.manifests import Batch
 from storage.models import detectors
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight, find_laboratory
+from storage.models.tunings import note_laboratory, tuning_of
 from storage.store import Store, StoreError, check_name, digest_of
 from tasks.images.listing import as_given
 
@@ -111,5 +112,7 @@ def _make(
         planted=report.other_cells(lab, nights),
         spoilt_slides=report.SPOILT_SLIDES,
     )
+    if lab.known is None and (tuning := tuning_of(lab.store, batch, lab.model.name)):
+        note_laboratory(lab.store, lab.name, tuning)
     diagnosis = report.write_report(lab, version)
     return versions.save_version(lab.held, version), diagnosis

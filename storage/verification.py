@@ -138,6 +138,8 @@ def _detector(store: Store, name: str) -> None:
 def _laboratory(store: Store, name: str, version: int) -> None:
     card = laboratories.load_laboratory_version(store, name, version)
     laboratories.load_laboratory_arrays(store, card)
+    if tuning := tunings.tuning_at(store, name).tuning:
+        tunings.load_tuning(store, card.model, tuning)
     for night in card.nights:
         laboratories.load_night(store, name, night)
 

@@ -108,7 +108,6 @@ def _stated(
         ],
         counting=counting,
         adaptation=trial and _adaptation_card(trial),
-        tuning=known.tuning if known else lab.screened(lab.batches(nights)[0]).model.tuning,
     )  # fmt: skip
     return Version(card, content, normal, judged, alarms, rates, trial)
 

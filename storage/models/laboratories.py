@@ -80,8 +80,7 @@ class LaboratoryCard(records.Card):
     ``false_alarms`` maps levels to the share of ordinary cells called abnormal, a mean over slides
     that were each left out; empty if no slide could be left out. ``counting`` has the laboratory's
     own error rates at the detector's thresholds; None without slides known to be negative.
-    ``adaptation`` is None without enough labelled cells. ``tuning`` is that of the model at the
-    laboratory (`storage.models.tunings`): that of its first night, which its versions keep.
+    ``adaptation`` is None without enough labelled cells.
     """
 
     name: str
@@ -101,7 +100,6 @@ class LaboratoryCard(records.Card):
     warnings: list[str]
     counting: CountingCard | None = None
     adaptation: AdaptationCard | None = None
-    tuning: str | None = None
 
     @property
     def label(self) -> str:
@@ -264,8 +262,7 @@ def borrow(
     ]
     if laboratory is not None:
         folders.append(laboratory.folder)
-    if laboratory is not None and laboratory.tuning is not None:
-        path = tunings.path_of(laboratory.model, laboratory.tuning)
-        into.write_bytes(store.read_bytes(*path), *path)
+        for path in tunings.files_of_laboratory(store, laboratory.model, laboratory.name):
+            into.write_bytes(store.read_bytes(*path), *path)
     for parts in folders:
         copy_described(store, into, *parts)

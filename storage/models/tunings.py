@@ -2,7 +2,8 @@
 
 A tuning (`tasks.network.tuning`) makes a model see another laboratory's cells as the training
 laboratory's. ``batches/<batch>/tunings/<model>.json`` says which one a batch was begun with, or why
-it has none, so that all its features are of one network, whoever resumes it.
+it has none, so that all its features are of one network, whoever resumes it. A laboratory has the
+tuning of its first night, in ``laboratories/<laboratory>/tuning.json``.
 """
 
 from contextlib import suppress
@@ -60,6 +61,29 @@ def tuning_of(store: Store, batch: Batch, model: str) -> BatchTuning | None:
     if known is None and ledger.complete_shards(store, batch, model):
         return BatchTuning(tuning=None, why="its features were made without")
     return known
+
+
+def note_laboratory(store: Store, laboratory: str, tuning: BatchTuning) -> None:
+    """Give a laboratory that has no version yet the tuning of its first night."""
+    tuning.write(store, *_of_laboratory(laboratory))
+
+
+def tuning_at(store: Store, laboratory: str) -> BatchTuning:
+    """Return the tuning of a laboratory; those of earlier versions of slidewatch have none."""
+    known = BatchTuning.find(store, *_of_laboratory(laboratory))
+    return known or BatchTuning(tuning=None, why="its laboratory was commissioned without")
+
+
+def files_of_laboratory(store: Store, model: str, laboratory: str) -> list[tuple[str, ...]]:
+    """List the files of a laboratory's tuning, relative to the store."""
+    files = [_of_laboratory(laboratory)]
+    if tuning := tuning_at(store, laboratory).tuning:
+        files.append(path_of(model, tuning))
+    return [path for path in files if store.exists(*path)]
+
+
+def _of_laboratory(laboratory: str) -> tuple[str, ...]:
+    return ("laboratories", laboratory, "tuning.json")
 
 
 def as_begun(store: Store, batch: Batch, card: ModelCard) -> ModelCard:

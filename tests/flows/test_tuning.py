@@ -18,8 +18,7 @@ from flows.settings import Settings
 from flows.stages import batch as extraction
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch
-from storage.models.laboratories import load_laboratory
-from storage.models.tunings import BatchTuning, tuning_of
+from storage.models.tunings import BatchTuning, tuning_at, tuning_of
 from storage.store import Store
 from tests.support.fitted import copied
 from tests.support.images import write_cells
@@ -103,14 +102,14 @@ def test_later_nights_of_a_laboratory_have_the_tuning_of_its_first(
     made: Settings, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commission(Commission(images=str(night), laboratory="lab", batch="commissioned"), made)
-    laboratory = load_laboratory(Store(made.store), "lab")
-    assert laboratory.tuning == tuned_to(made, "commissioned").tuning is not None
+    known = tuning_at(Store(made.store), "lab")
+    assert known.tuning == tuned_to(made, "commissioned").tuning is not None
     monkeypatch.setattr("flows.screen.measure_tuning", None)
     write_cells(tmp_path, 2, 30, seed=11, first=80, parasitized=0.1)
     screen(Screen(images=str(tmp_path), batch="later", laboratory="lab"), made)
-    assert tuned_to(made, "later").tuning == laboratory.tuning
+    assert tuned_to(made, "later") == known
     commission(Commission(images=str(tmp_path), laboratory="lab", batch="later"), made)
-    assert load_laboratory(Store(made.store), "lab").tuning == laboratory.tuning
+    assert tuning_at(Store(made.store), "lab") == known
 
 
 def test_a_night_of_few_cells_is_not_tuned_to(made: Settings, tmp_path: Path) -> None:
