@@ -11,7 +11,6 @@ from flows.jobs import verified, worker
 from flows.jobs.quarantine import Sparing
 from flows.jobs.scoring.night import night_rows
 from flows.jobs.scoring.screened import Screened
-from flows.monitoring import logs
 from storage.batches.manifests import rows_at
 from storage.models.classifiers import load_weights
 from storage.models.tunings import BatchTuning, begin_with, save_tuning, tuning_at, tuning_of
@@ -26,6 +25,8 @@ from tasks.types import Mask, Pixels, below
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
+
+log = logging.getLogger(__name__)
 
 MOST, LEAST = 128, 30  # cells on which a tuning is measured: 60 do as well as 256
 
@@ -69,7 +70,7 @@ def tuned(screened: Screened, run: Callable[[TuningJob], BatchTuning]) -> Screen
             known = run(TuningJob(screened))
         known = begin_with(store, batch, model.name, known)
     does = "is" if known.tuning else "is not"
-    logs.log(logging.INFO, f"the network {does} tuned to batch {batch.name}: {known.why}")
+    log.info(f"the network {does} tuned to batch {batch.name}: {known.why}")
     return replace(screened, model=model.tuned(known.tuning))
 
 

@@ -64,7 +64,7 @@ def tuning_of(store: Store, batch: Batch, model: str) -> BatchTuning | None:
 
 
 def note_laboratory(store: Store, laboratory: str, tuning: BatchTuning) -> None:
-    """Give a laboratory that has no version yet the tuning of its first night."""
+    """Write the tuning of the first night of a laboratory, which has no version yet."""
     tuning.write(store, *_of_laboratory(laboratory))
 
 

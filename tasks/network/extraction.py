@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Of the network's input: an attack does not survive this blur, and diagnoses of cells do.
 BLUR = 1.2  # pixels, deviation of a Gaussian
-# A look again costs a pass: at one image in so many, and more often in a batch of few.
+# A second look costs a pass: the images for each one that is looked at again, and the least number
+# that is, in a batch of few.
 LOOKED_AT, LEAST_LOOKED_AT = 50, 48
 UNKNOWN, TURNED, STEADY = -1, 0, 1  # values of `Features.steady`
 NEAR = 8  # images that a thread loads before it is given more

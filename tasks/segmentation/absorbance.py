@@ -26,12 +26,12 @@ POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
 # Added to the mean squares of the six terms, so that a single corner does not bend the surface.
 STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
 RIM_SIDE = 256  # pixels of the picture's longer side in which the rim is sought
-RIM_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of the light; what is around the disc may glow
+RIM_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of the light; the surroundings of the disc may glow
 RIM = 0.03  # of a radius, to either side of the rim
 # Mean logarithm of the fall of light over the rim, each at most 1: 135 telephones' pictures have
 # 0.65 and more, 300 photographs of five laboratories without a disc 0.14 at most.
 LEAST_FALL = 0.35
-BAR = 1.3  # diameters, for a shorter run may be a black cell
+BAR = 1.3  # diameters: a shorter run may be a black cell
 INK = 16  # levels from black or white
 LEAST_FILLED = 0.6  # of the box around a bar
 MOST_INK = 0.05  # of a field; more is its overexposed background
@@ -105,8 +105,8 @@ def rim(field: Pixels) -> Float | None:
     """Find the outline (n, 2) of the disc that an eyepiece lights; None without one.
 
     A telephone at an eyepiece sees a bright disc on black, which the picture may cut. Of the convex
-    hulls of what is brighter than some share of the light, the disc's has the steepest fall of
-    light across it; ordinary photographs have none.
+    hulls of pixels above some share of the light, the disc's has the steepest fall of light across
+    it; ordinary photographs have none.
     """
     step = max(1, max(field.shape[:2]) // RIM_SIDE)
     light = reduce(np.maximum, cv2.split(np.ascontiguousarray(field[::step, ::step])))

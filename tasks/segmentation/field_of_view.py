@@ -104,6 +104,31 @@ def cells_of_place(
     diameter = cells.diameter * step
     if expected is not None and not len(cells.cells) >= ENOUGH_CELLS:
         diameter = expected
+    kept, rows = _image_rows(place, whole, cells, diameter, step, around)
+    quality = asdict(field_quality(pixels, Cells(tuple(kept), cells.diameter), focus=seen))
+    stain = quality.pop("stain")
+    quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
+    known = {name: finite(value) for name, value in quality.items()}
+    known |= {
+        "diameter": finite(diameter),
+        "white_cells": sum(cell.kind == "white" for cell in kept),
+        "cells_at_border": sum(cell.touches_border for cell in kept),
+    }
+    return field | known, rows
+
+
+def _image_rows(
+    place: Row,
+    whole: tuple[int, int],
+    cells: Cells,
+    diameter: float,
+    step: float,
+    around: geometry.Box,
+) -> tuple[list[Cell], list[Row]]:
+    """Choose the cells in a place of a source as large as ``whole``, and make their rows.
+
+    ``around`` is the box in which cells were found, at ``step`` pixels of the source for each.
+    """
     scale, level = geometry.TRAINING_DIAMETER / diameter, _level_of_cells(place, diameter)
     kept: list[Cell] = []
     rows: dict[geometry.Box, Row] = {}  # a box identifies a cell: duplicates are kept once
@@ -129,16 +154,7 @@ def cells_of_place(
             # A parasitized field has healthy cells too; a healthy person has no others.
             if place["label"] == HEALTHY and cell.kind == "red" and not cell.touches_border:
                 rows[box]["label"] = HEALTHY
-    quality = asdict(field_quality(pixels, Cells(tuple(kept), cells.diameter), focus=seen))
-    stain = quality.pop("stain")
-    quality |= dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True))
-    known = {name: finite(value) for name, value in quality.items()}
-    known |= {
-        "diameter": finite(diameter),
-        "white_cells": sum(cell.kind == "white" for cell in kept),
-        "cells_at_border": sum(cell.touches_border for cell in kept),
-    }
-    return field | known, list(rows.values())
+    return kept, list(rows.values())
 
 
 def _refuse_changed(source: str, place: Row) -> None:

@@ -136,7 +136,7 @@ def find_roughly(field: Pixels) -> Cells:
 
 
 def _settled(field: Pixels, around: Float | None, diameter: float) -> tuple[list[Cell], float]:
-    """Search with a diameter in pixels, then with the median of what is found until it is steady.
+    """Search with a diameter in pixels, then with the median of the cells found until it is steady.
 
     Return the cells with their median diameter; none and NaN if that is too small.
     """
@@ -234,7 +234,7 @@ def _search(field: Pixels, around: Float | None, diameter: float, working: int) 
     if not mask.any():
         return []
     blurred = ceil(3 * contours.SMOOTHING * working)
-    # Next to what is dark or drawn, smoothing makes edges that no cell has.
+    # Next to a dark rim or a drawing, smoothing makes edges that no cell has.
     lit = cv2.erode(lit.view(np.uint8), np.ones((2 * blurred + 1,) * 2, np.uint8)) > 0
     white = white_outlines(colour, amount, mask, working)
     red = _red_outlines(amount, mask, lit, working)

@@ -35,6 +35,7 @@ from flows.jobs.networks import CUTTING, GRAPH, HEALTHY
 from storage.models import classifiers, detectors, shipped
 from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
+from tasks.images.names import parse_name
 from tests.support.paths import DATA
 
 WITHOUT, PARASITES = {"red blood cell", "red cell", "healthy", "RBC"}, {
@@ -186,7 +187,7 @@ def home(work: Path, store: Path) -> Path:
         with zipfile.ZipFile(DATA / CELLS) as archive:
             for member in archive.namelist():
                 name = Path(member)
-                if name.suffix == ".png" and name.name.partition("thin")[0].rstrip("_") in unseen:
+                if name.suffix == ".png" and parse_name(name.name).patient_id in unseen:
                     (folder / name.parent.name).mkdir(parents=True, exist_ok=True)
                     (folder / name.parent.name / name.name).write_bytes(archive.read(member))
     return folder

@@ -86,8 +86,8 @@ def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
         Column(
             "steady",
             pa.bool_(),
-            "whether the network's diagnosis stays when the image is blurred, as it does but for "
-            "attacks; null: not one of those looked at again",
+            "whether the network's diagnosis stays when the image is blurred: those of attacked "
+            "images do not; null: nobody looked again",
         ),
     ]
 

@@ -22,7 +22,7 @@ rubbish. A group whose cells vary more than those of one smear is halved (k-mean
 whitened by W) until each part is as tight as a smear.
 
 No alteration covers what a laboratory that nobody has seen may look like: its shift may be `ABSURD`
-times the limit. But not every part of a group is believed so much. The largest part, if there are
+times the limit. A group has only one part of such a laboratory. The largest part, if there are
 more cells in it than in all parts within the limit, is a new laboratory's smear. Any other part is
 a smear if it is within the limit of fitted slides, or as near to that new smear. Cells of parts
 that are no smear are compared with the population.
@@ -50,7 +50,7 @@ OF_SLIDES = 0.98  # share of altered slides within the limits before the margin
 OF_CELLS = 0.99  # share of their cells
 LEAST_CELLS = 10  # that an altered slide needs for a median
 SPREAD_QUANTILE = 0.75
-ABSURD = 5.0  # times the limit of the shift: what is further away is not blood
+ABSURD = 5.0  # times the limit of the shift: cells that are further away are not blood
 LEAST_PART = 10  # cells that a part needs to be a reference
 MOST_OUTSIDE = 0.25  # share of a group's cells; if more are in no smear, the group is implausible
 
