@@ -217,7 +217,10 @@ def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) ->
 def _with_diameters(places: pa.Table) -> pa.Table:
     """Use the diameter measured on some photographs of a size for all of them."""
     about = places.select(["width", "height", "is_slide"]).to_pylist()
-    sizes = [None if row["is_slide"] else (row["width"], row["height"]) for row in about]
+    sizes = [
+        None if row["is_slide"] or row["width"] is None else (row["width"], row["height"])
+        for row in about
+    ]
     diameters = typical_diameters(sizes, places["diameter"].to_pylist())
     column = segmentations.PLACE_SCHEMA.get_field_index("diameter")
     return places.set_column(

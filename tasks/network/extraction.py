@@ -27,6 +27,7 @@ BLUR = 1.2  # pixels, deviation of a Gaussian
 # A second look costs a pass: the images for each one that is looked at again, and the least number
 # that is, in a batch of few.
 LOOKED_AT, LEAST_LOOKED_AT = 50, 48
+SURE = 2.2  # lead of a class in log-odds, nine to one; a doubtful diagnosis may turn by itself
 UNKNOWN, TURNED, STEADY = -1, 0, 1  # values of `Features.steady`
 NEAR = 8  # images that a thread loads before it is given more
 AT_ONCE = 16  # simultaneous requests to a server; each takes tens of milliseconds
@@ -139,7 +140,7 @@ class Features:
 
     The values of an image that failed or was known are NaN. ``platelet`` (n,) marks suspected cells
     with a platelet at their rim. ``steady`` int8 (n,) is `STEADY` or `TURNED` where the diagnosis
-    of the blurred image is the same, or another; else `UNKNOWN`.
+    of the blurred image is the same, or another; else `UNKNOWN`, as where the network is not sure.
     """
 
     taps: dict[str, Single]
@@ -231,7 +232,9 @@ def _steady(
     for start in range(0, len(rows), inference.batch):
         some = rows[start : start + inference.batch]
         _, again = inference.run(np.stack([blurred[row] for row in some]))
-        steady[some] = again.argmax(axis=1) == logits[some].argmax(axis=1)
+        before = np.sort(logits[some], axis=1)
+        same = again.argmax(axis=1) == logits[some].argmax(axis=1)
+        steady[some] = np.where(before[:, -1] - before[:, -2] >= SURE, same, UNKNOWN)
     return steady
 
 

@@ -87,7 +87,7 @@ def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
             "steady",
             pa.bool_(),
             "whether the network's diagnosis stays when the image is blurred: those of attacked "
-            "images do not; null: nobody looked again",
+            "images do not; null: nobody looked again, or the network is not sure",
         ),
     ]
 
