@@ -134,14 +134,13 @@ def _image_rows(
     rows: dict[geometry.Box, Row] = {}  # a box identifies a cell: duplicates are kept once
     outlines = [geometry.rescaled(cell.outline, step) + around[:2] for cell in cells.cells]
     rims = [with_rim(outline, scale) for outline in outlines]
-    contours = apart(outlines, rims, scale)
-    bitten = are_bitten(rims, contours).tolist()
-    for cell, rim, contour, cut in zip(cells.cells, rims, contours, bitten, strict=True):
+    drawn = apart(outlines, rims, scale)
+    bitten = are_bitten(rims, drawn).tolist()
+    for cell, rim, contour, cut in zip(cells.cells, rims, drawn, bitten, strict=True):
         box = geometry.box_around(rim, whole)
         points = np.round((contour - box[:2]) * GRAIN) / GRAIN
         if _is_inside(box, place) and box not in rows:
-            cell = replace(cell, touches_border=cell.touches_border or cut)
-            kept.append(cell)
+            kept.append(cell := replace(cell, touches_border=cell.touches_border or cut))
             rows[box] = image_row(
                 place,
                 box,

@@ -42,7 +42,7 @@ STEADY = 0.1  # smaller relative changes of the diameter end the rounds
 UNDOUBTED = 0.93
 OTHER_DIAMETERS = 0.5, 0.7  # as shares of the first one: clumps look like cells, not the reverse
 COARSE_DIAMETER = 12  # pixels of the median cell when outlines are compared with the stain
-CLEARNESS = 3  # power of the mean edge: the least that corrects all five
+CLEARNESS = 3  # power of the mean edge: the least that corrects four of the five
 RADII = np.array([0.38, 0.45, 0.53, 0.62])  # of the rings; an outline may be half as wide again
 LEAST_RING = 0.1  # mean edge, 0 to 1, over a ring; rings see little of a long or pale cell
 CLOSEST = 0.25  # of two rings of one radius
@@ -57,11 +57,11 @@ LEAST_EDGE = 0.7  # mean over an outline, as a share of a clear one
 HOPELESS = 0.5  # the same for a coarse first outline that is not worth a second
 LEAST_SEEN = 0.5  # share of an outline within the field
 LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
-LEAST_SIZE = 0.7  # of a cell, in diameters; platelets and overlaps of cells are smaller
+LEAST_SIZE = 0.6  # of a cell, in diameters; platelets and overlaps of cells are smaller
 # Clearer outlines may cover the share of a cell by which its edge exceeds this: a pale cell is
 # certain if it is alone, in a heap only a clear one.
 LEAST_EDGE_COVERED = 0.58
-PREFERRED_SIZE = 1.2  # in diameters; the smaller of two outlines is more often a part of the cell
+PREFERRED_SIZE = 1.1  # in diameters; the smaller of two outlines is more often a part of the cell
 SIZE_PRIOR = 0.7  # edge that a cell e times as wide as `PREFERRED_SIZE` loses
 CUT_PRIOR = 0.35  # edge that a completely invisible cell would lose
 DARKEST = 2.5  # absorbances of a red cell; more would make a nucleus the only clear edge
