@@ -28,7 +28,7 @@ STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
 RIM_SIDE = 256  # pixels of the picture's longer side in which the rim is sought
 RIM_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of the light; the surroundings of the disc may glow
 RIM = 0.03  # of a radius, to either side of the rim
-# Mean logarithm of the fall of light over the rim, each at most 1: 135 telephones' pictures have
+# Mean logarithm of the fall of light over the rim, each at most 1: 119 telephones' pictures have
 # 0.65 and more, 300 photographs of five laboratories without a disc 0.14 at most.
 LEAST_FALL = 0.35
 BAR = 1.3  # diameters: a shorter run may be a black cell
