@@ -204,7 +204,10 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    packed = pack(block.arrays())
+    # A group that an earlier version made has fewer arrays.
+    known = {name for name, *_ in attributes[ROWS]}
+    kept = {n: a for n, a in block.arrays().items() if n.startswith(TAP) or n in known}
+    packed = pack(kept)
 
     def write(name: str) -> None:
         arrays[name][start:stop] = packed[name]
@@ -214,7 +217,7 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
             list(pool.map(write, packed))
         if store.is_local:
             _sync_chunks(store, model, batch, arrays, start // shard_rows)
-    return block.digest()
+    return FeatureBlock.of(kept).digest()
 
 
 def _sync_chunks(store: Store, model: str, batch: str, arrays: dict[str, Any], number: int) -> None:

@@ -14,6 +14,7 @@ from flows.monitoring.console import tell
 from flows.options.commands import COMMANDS
 from flows.options.tools import Status
 from flows.settings import Settings
+from storage.models import shipped
 from tests.support.processes import python
 
 Run = Callable[..., tuple[int, str, str]]
@@ -213,17 +214,19 @@ def test_a_scheduler_that_a_file_of_settings_names_is_said(
 
 
 @pytest.mark.parametrize("logs", ["text", "json"])
-def test_screening_an_empty_store_says_what_to_do_first(tmp_path: Path, logs: str) -> None:
+def test_a_new_store_has_the_detector_of_the_package(tmp_path: Path, logs: str) -> None:
     """In a process of its own, as an operator starts it."""
     command = ["-m", "flows.commands.main"]
     given = ["--store", tmp_path / "store", "--logs", logs]
     done = python(*command, "screen", "--images", tmp_path, "--batch", "b", *given, code=None)
-    assert done.returncode == 1
+    assert done.returncode == 3
     said = done.stderr.splitlines()
     if logs == "json":
         said = [line["message"] for line in map(json.loads, said) if line["logger"] == "slidewatch"]
-    (text,) = said
-    assert text.endswith("yet; make one with: slidewatch fit")
+    assert "there are no images for batch b" in said[-1]
+    assert [path.name for path in (tmp_path / "store" / "detectors").iterdir()] == [
+        path.name for path in (shipped.FOLDER / "detectors").iterdir()
+    ]
 
 
 @pytest.mark.parametrize("first", ["prefect.main", "distributed"])
