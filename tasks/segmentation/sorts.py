@@ -19,7 +19,12 @@ import numpy as np
 from PIL import Image
 
 from tasks.images import geometry, opened_slides
-from tasks.images.access.addresses import SLIDE_EXTENSIONS, extension_of
+from tasks.images.access.addresses import (
+    SLIDE_EXTENSIONS,
+    extension_of,
+    in_archive,
+    split_link,
+)
 from tasks.images.access.files import read_bytes, read_head
 from tasks.images.decoding import (
     FORMATS,
@@ -120,7 +125,10 @@ Group = tuple[str, int | None]  # a folder, and a logarithm of the size in it; N
 def _group(file: File, seen: Mapping[int, Glance]) -> Group | None:
     """Find the group of similar files to which one belongs; None if its header decides."""
     size = seen.get(file.row, "cells")
-    folder = file.uri.rpartition("/")[0]
+    inside, archive = file.uri, ""
+    if in_archive(file.uri):
+        inside, archive = split_link(file.uri.partition("://")[2])
+    folder = f"{archive}::{inside.rpartition('/')[0]}"
     if isinstance(size, tuple):
         return folder, round(log2(max(size)) / ALIKE)
     return (folder, None) if size == "cells" else None

@@ -69,7 +69,6 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
         ("verify --store none", 1, "there is no store in"),
         ("query FROM --store none", 1, "there is no store in"),
         ("verify --store cells", 1, "none of the folders that slidewatch makes"),
-        ("screen --images cells --batch b", 1, "no detector in"),
         ("screen --images cells --batch b --detector d", 1, "no detector in"),
         ("nightly --inbox cells --timezone Mars", 2, "--timezone: no time zone 'Mars'"),
         ("evaluate --images cells --ood x", 2, "--ood: x is not of the form GROUP/NAME=URL"),

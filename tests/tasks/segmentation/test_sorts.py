@@ -127,6 +127,13 @@ def test_some_of_each_folder_and_similar_size_are_tried_the_commonest_first() ->
     assert to_try(lambda: files[100:102], seen) == []
 
 
+def test_the_files_of_a_folder_in_an_archive_are_one_group() -> None:
+    names = [f"{folder}/{n}.png" for folder in "ab" for n in range(20)]
+    files = [File(n, f"zip://{name}::s3://lab/night.zip", 9) for n, name in enumerate(names)]
+    chosen = to_try(lambda: files, {})
+    assert [file.row // 20 for file in chosen] == [0] * TRIED + [1] * TRIED
+
+
 def test_pictures_of_similar_size_in_a_folder_are_what_most_of_them_show() -> None:
     files = files_of(("telephone", 4), ("crops", 3), ("cells", 3), ("new", 2))
     seen: dict[int, Glance] = {

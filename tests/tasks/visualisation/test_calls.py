@@ -24,7 +24,9 @@ def page_of(patients: int, rates: KnownRates | None = RATES) -> str:
 def test_the_page_begins_with_how_many_patients_have_which_call() -> None:
     page = page_of(5)
     calls = re.findall(r'<strong>(\d+)</strong><a href="#patients">(\w+)</a>', page)
-    assert [call for _, call in calls] == ["positive", "negative", "indeterminate", "unreadable"]
+    assert [call for _, call in calls] == [
+        *("positive", "suspected", "negative", "indeterminate", "unreadable")
+    ]
     assert sum(int(count) for count, _ in calls) == 5
     assert page.index('class="calls"') < page.index('class="verdict"')
     shown = Counter(re.findall(r'<td class="text"><span class="call (\w+)">', page))
