@@ -338,7 +338,8 @@ def ship(work: Path, figures_table: str) -> None:
     beside = {name: each for name, each in arrays.items() if name.startswith(BESIDE_WEIGHTS)}
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
     content, name = arrays_to_bytes(beside), f"slidewatch-{project['version']}"
-    known = {"name": name, "digest": digest_of(content), "sequence": 1}
+    made_by = {"versions": model.versions | {"slidewatch": project["version"]}}
+    known = made_by | {"name": name, "digest": digest_of(content), "sequence": 1}
     classifiers.save_model(into, model.model_copy(update=known), content)
     known = {"name": name, "model": name, "model_digest": known["digest"], "sequence": 1}
     detectors.save_detector(
