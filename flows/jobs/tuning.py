@@ -112,9 +112,8 @@ def _pixels(job: TuningJob, network: "Inference") -> tuple[Pixels, Mask]:
     images = [each.pixels for each in load_images(refs, side, network.threads)]
     good = np.asarray([pixels is not None for pixels in images], bool)
     pixels = [each for each in images if each is not None]
-    return np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8), cut_out_by_us(
-        refs
-    )[good]
+    stacked = np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8)
+    return stacked, cut_out_by_us(refs)[good]
 
 
 def _blood(job: TuningJob, network: "Inference", pixels: Pixels, cut: Mask) -> Mask | None:
@@ -122,12 +121,8 @@ def _blood(job: TuningJob, network: "Inference", pixels: Pixels, cut: Mask) -> M
     own = verified.load_fitted_detector(job.screened.store, job.screened.detector).own
     if own is None or own.floor is None:
         return None
-    parts = [
-        network.compared(pixels[start : start + network.batch], cut[start : start + network.batch])
-        for start in range(0, len(pixels), network.batch)
-    ]
-    taps = {tap: np.concatenate([of_part[tap] for of_part, _ in parts]) for tap in own.priors}
-    classes = np.concatenate([logits for _, logits in parts]).argmax(axis=1)
+    taps, logits = network.compared(pixels, cut)
+    classes = logits.argmax(axis=1)
     if smears.find_smears(own.priors, own.floor, taps, classes, smears.A_NIGHT).implausible:
         return None
     cells, known = smears.residuals(own.priors, taps, classes)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,7 +184,7 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
     wanted = settings.negative_percent / 100
     return calls.Counting(
         Answers(rates, wanted),
-        Answers(rates_elsewhere(store, screened.detector), wanted),
+        cache(lambda: Answers(rates_elsewhere(store, screened.detector), wanted)),
         settings.red_cells_per_microlitre,
         screened.detector.alpha,
         adaptation_at(laboratory),

@@ -26,8 +26,8 @@ from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
 from tasks.reports.image_columns import failed_rows
 from tasks.segmentation.field_of_view import (
-    HEALTHY,
     OUTLINES,
+    UNINFECTED,
     measured_every,
     try_finder,
     typical_diameters,
@@ -109,7 +109,7 @@ def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Tabl
     """List photographs and slides; StoreError where a manifest lists regions of them already."""
     sources = list_images(
         images,
-        classes=(HEALTHY,),
+        classes=(UNINFECTED,),
         limit=limit,
         extensions=addresses.EXTENSIONS | addresses.SLIDE_EXTENSIONS,
         trusted=store.holds,

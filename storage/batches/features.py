@@ -50,9 +50,8 @@ class FeatureBlock:
     (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
     file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
     red, green and blue of the pixels that are not black; ``platelet`` uint8 (n,), 1 where one lies
-    at the rim of a cell; ``steady`` int8 (n,), 1 where the diagnosis stays when the image is
-    blurred, 0 where it turns, -1 where nobody looked: None in features of slidewatch 0.5. Rows
-    that failed have NaN features.
+    at the rim; ``steady`` int8 (n,), 1 where the diagnosis stays when the image is blurred, 0 where
+    it turns, -1 if unknown: None in features of 0.5. Rows that failed have NaN features.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -75,8 +74,7 @@ class FeatureBlock:
 
     def arrays(self) -> Arrays:
         """Map names to the arrays, in a fixed order."""
-        known = {name: values for name, values in vars(self).items() if values is not None}
-        others = {name: values for name, values in known.items() if name != "taps"}
+        others = {n: a for n, a in vars(self).items() if n != "taps" and a is not None}
         return {f"{TAP}{name}": values for name, values in sorted(self.taps.items())} | others
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
@@ -204,9 +202,9 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
+    taps, others = _divided(block.arrays())
     # A group that an earlier version made has fewer arrays.
-    known = {name for name, *_ in attributes[ROWS]}
-    kept = {n: a for n, a in block.arrays().items() if n.startswith(TAP) or n in known}
+    kept = taps | {name: others[name] for name, *_ in attributes[ROWS]}
     packed = pack(kept)
 
     def write(name: str) -> None:

@@ -118,8 +118,9 @@ def sorted_images(
     """
     sorter = sorted_rows.RowSorter(manifest.SCHEMA, _order)
     listing = _Listing(sorter.add, names.FolderLabels(classes), extensions, on_skip)
-    for one in each_source(source):
-        listing.read(one, trusted=trusted)
+    for given in each_source(source):
+        laboratory, one = names.laboratory_of_source(given)
+        listing.of(laboratory).read(one, trusted=trusted)
     images = sorter.sorted()
     for folder, label in sorted(listing.classes.renamed.items()):
         on_skip(f"folders called {folder!r} are taken as class {label}: only capitals differ")
@@ -163,12 +164,14 @@ class _Listing:
     extensions: frozenset[str]
     on_skip: Callable[[str], None]
 
+    def of(self, laboratory: str | None) -> "_Listing":
+        """Return a listing that names patients after a laboratory; None leaves their names."""
+        if laboratory is None:
+            return self
+        return replace(self, add=lambda part: self.add(manifest.at_laboratory(part, laboratory)))
+
     def read(self, source: str, *, trusted: Callable[[str], bool]) -> None:
         """Add the images of a source."""
-        laboratory, source = names.laboratory_of_source(source)
-        if laboratory is not None:
-            add = self.add
-            self = replace(self, add=lambda part: add(manifest.at_laboratory(part, laboratory)))
         try:
             if source.lower().endswith((".parquet", ".csv")):
                 for part in manifest.read_manifest(source, trusted=trusted(source)):

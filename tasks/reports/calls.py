@@ -5,7 +5,7 @@ reach the counting threshold, whose error rates are known. Abnormal cells, white
 a border and copies of images do not count.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,8 @@ class Counting:
 
     answers: call.Answers
     """Error rates, and what counts mean by them."""
-    elsewhere: call.Answers
-    """The same for slides that are further away than any fitted one."""
+    elsewhere: Callable[[], call.Answers]
+    """Makes the same for slides further away than any fitted one, which few nights have."""
     red_cells_per_microlitre: float
     alpha: float
     """The detector's level."""
@@ -113,14 +113,13 @@ def patients_called(
 
 def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
     """Make the table of which slides can be read, as the grouping by patient takes it."""
-    faults = [counting.faults(reasons) for reasons in slides["review_reasons"].to_pylist()]
+    reasons = slides["review_reasons"].to_pylist()
+    faults = [counting.faults(each) for each in reasons]
     return pa.table(
         {
             "slide_id": slides["slide_id"].cast(pa.string()),
             "is_readable": [not each for each in faults],
-            "is_new": [
-                SlideReason.SHIFTED in each for each in slides["review_reasons"].to_pylist()
-            ],
+            "is_new": [SlideReason.SHIFTED in each for each in reasons],
             "faults": pa.array(faults, pa.list_(pa.string())),
         }
     )
@@ -142,7 +141,7 @@ def _called(
     counts = row["called_of_few"], row["called_of_many"]
     answer = counting.answers.of(*counts, row["cells_read"], unreadable)
     if is_new and answer.call != call.Call.UNREADABLE:
-        answer = call.of_new(answer, counting.elsewhere.of(*counts, row["cells_read"]))
+        answer = call.of_new(answer, counting.elsewhere().of(*counts, row["cells_read"]))
     used = int(answer.by == call.CountedBy.DENSE)
     bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
     cells = counting.red_cells_per_microlitre

@@ -63,7 +63,7 @@ class SlideReason(StrEnum):
     TOO_FEW = "too few cells for a negative call"
 
 
-# What cannot be a smear of blood as a microscope shows it.
+# A slide with one of these cannot be a smear of blood as a microscope shows it.
 NO_SMEAR = frozenset({SlideReason.IMPLAUSIBLE, SlideReason.TURNING})
 # Reasons that lie in the images themselves.
 OF_IMAGES = NO_SMEAR | {SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.MANY_UNCERTAIN}

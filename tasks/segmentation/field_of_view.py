@@ -26,7 +26,7 @@ ENOUGH_CELLS = 10  # in a slide's field, for their median to be better than the 
 SIZES_ALIKE = 0.25  # octaves of the longer side of photographs at one magnification
 ALIKE = 0.15  # largest difference of medians of photographs at one magnification
 TRIED = 128  # pixels of the side of the field on which a finder is tried
-HEALTHY = "Uninfected"  # the label of fields whose red cells have it too
+UNINFECTED = "Uninfected"  # the label of fields whose red cells have it too
 GRAIN = 8  # resolution of an outline, in parts of a pixel; its error is about a pixel
 
 
@@ -151,8 +151,8 @@ def _image_rows(
                 touches_border=cell.touches_border,
             )
             # A parasitized field has healthy cells too; a healthy person has no others.
-            if place["label"] == HEALTHY and cell.kind == "red" and not cell.touches_border:
-                rows[box]["label"] = HEALTHY
+            if place["label"] == UNINFECTED and cell.kind == "red" and not cell.touches_border:
+                rows[box]["label"] = UNINFECTED
     return kept, list(rows.values())
 
 

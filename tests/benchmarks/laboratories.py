@@ -36,6 +36,7 @@ from storage.models import classifiers, detectors, shipped
 from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.images.names import parse_name
+from tests.support.boxes import overlap
 from tests.support.paths import DATA
 
 WITHOUT, PARASITES = {"red blood cell", "red cell", "healthy", "RBC"}, {
@@ -57,7 +58,7 @@ Figures of laboratories, each by a detector that was made without it, as `python
 tests.benchmarks.laboratories` prints them: shares, and of the ten likeliest cells the parasites.
 Not a medical device.
 """
-OVERLAP = 0.5  # of a found cell and its box, for the cell to have the box's label
+OVERLAP = 0.5  # of a found cell and a box that gives it its label
 LIKELIEST = 10  # cells that a person is shown first, of fields with as many parasites together
 LIGHT = "light"
 
@@ -203,15 +204,14 @@ def matched(images: Any, boxes: Boxes) -> tuple[np.ndarray, dict[str, float]]:
             places[Path(uri).name].append(row)
     for name, known in boxes.items():
         rows = places.get(name, [])
-        found = images.iloc[rows][["x", "y", "width", "height"]].to_numpy(float)
-        corner = np.asarray([cell[1:] for cell in known], float).reshape(-1, 4)
-        low = np.maximum(found[:, None, :2], corner[None, :, :2])
-        high = np.minimum(
-            (found[:, :2] + found[:, 2:])[:, None], (corner[:, :2] + corner[:, 2:])[None]
+        found, boxed = (
+            np.hstack([sides[:, :2], sides[:, :2] + sides[:, 2:]])
+            for sides in (
+                images.iloc[rows][["x", "y", "width", "height"]].to_numpy(float),
+                np.asarray([cell[1:] for cell in known], float).reshape(-1, 4),
+            )
         )
-        both = np.clip(high - low, 0, None).prod(axis=2)
-        whole = found[:, 2:].prod(axis=1)[:, None] + corner[:, 2:].prod(axis=1) - both
-        over = both / np.maximum(whole, 1)
+        over = overlap(found, boxed)
         for place, (kind, *_) in enumerate(known):
             what = "healthy" if kind in WITHOUT else "parasites" if kind in PARASITES else "other"
             hit[what].append(bool(len(rows)) and bool(over[:, place].max() >= OVERLAP))

@@ -241,7 +241,7 @@ def night_of(
     """All that the page of these rows is made from; the batch is called night."""
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
     made_by = image_columns.Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
-    counting = calls.Counting(Answers(rates, 0.01), Answers(rates, 0.01), 5e6, ALPHA)
+    counting = calls.Counting(Answers(rates, 0.01), lambda: Answers(rates, 0.01), 5e6, ALPHA)
     grouped = group(
         rows, fields=list(fields) or None, counting=counting, scales=CALIBRATION, made_by=made_by
     )

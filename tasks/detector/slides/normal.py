@@ -131,23 +131,16 @@ def between_laboratories(
     Slides are compared with their own laboratory, the laboratories' means with each other. A few
     laboratories show few directions, so their share leans towards a multiple of W.
 
-    Args:
-        count: (G,) cells of every group.
-        residuals: (G, d), the mean of each.
-        within: W (d, d).
-        weights: (G,), not negative.
-        owners: (G,) the groups' laboratories.
+    The arguments are those of `between_covariance`, and ``owners`` (G,) the laboratories of groups;
+    one laboratory or more has several.
     """
     names, owner = np.unique(owners, return_inverse=True)
     parts = [np.flatnonzero(owner == number) for number in range(len(names))]
     several = [part for part in parts if len(part) > 1]
     raw = [between_covariance(count[p], residuals[p], within, weights[p]) for p in several]
     degrees = np.asarray([len(part) - 1.0 for part in several])
-    slides = shrunk_between(
-        np.einsum("l,lij->ij", degrees / degrees.sum(), np.stack(raw)),
-        within,
-        int(degrees.sum()) + 1,
-    )
+    pooled = np.average(raw, axis=0, weights=degrees)
+    slides = shrunk_between(pooled, within, int(degrees.sum()) + 1)
     shares = [weights[part] / weights[part].sum() for part in parts]
     means = np.stack([share @ residuals[part] for share, part in zip(shares, parts, strict=True)])
     centred = means - means.mean(axis=0)
@@ -175,7 +168,7 @@ def prior_of(statistics: GroupStatistics, tap: str) -> Prior:
     covariance, degrees = within_covariance(statistics, tap)
     within = shrunk_within(covariance, degrees)
     owners = np.asarray([key.laboratory for key in statistics.keys])
-    in_levels = len(set(owners.tolist())) > 1
+    in_levels = 1 < len(set(owners.tolist())) < len(owners)
     k = 1.0
     for _ in range(ROUNDS):
         means = class_means(statistics, tap, k)

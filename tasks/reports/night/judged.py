@@ -33,13 +33,18 @@ def batch_judged(
     ``slides`` and ``patients`` are rows of the batch's own reports, ``earlier`` rows of the report
     on batches, oldest first.
     """
-    counts = _of_slides(slides)
+    no_smear = [
+        not slide_reasons.NO_SMEAR.isdisjoint(each) for each in slides["review_reasons"].to_pylist()
+    ]
+    counts = _of_slides(slides, no_smear)
     drift = light.judge(
         night,
         earlier,
         detector=made_by.detector,
         alpha=counting.alpha,
-        strangeness=_strangeness({**night.row, **counts}, slides, patients, made_by.laboratory),
+        strangeness=_strangeness(
+            {**night.row, **counts}, slides, no_smear, patients, made_by.laboratory
+        ),
     )
     elsewhere = made_by.laboratory is not None and counting.adaptation is None
     return {
@@ -51,22 +56,26 @@ def batch_judged(
     }
 
 
-def _of_slides(slides: pa.Table) -> dict[str, Any]:
-    """Count slides; None if the detector cannot say."""
+def _of_slides(slides: pa.Table, no_smear: list[bool]) -> dict[str, Any]:
+    """Count slides, and those that are ``no_smear`` (n,); None if the detector cannot say."""
     shifted = slides["shifted"].drop_null().to_pylist()
     return {
         "slides": len(slides),
         "slides_for_review": slides["verdict"].to_pylist().count(Verdict.REVIEW),
         "slides_shifted": sum(shifted) if shifted else None,
-        "slides_implausible": _no_smear(slides).count(True) if shifted else None,
+        "slides_implausible": sum(no_smear) if shifted else None,
     }
 
 
 def _strangeness(
-    row: Row, slides: pa.Table, patients: pa.Table, laboratory: str | None
+    row: Row,
+    slides: pa.Table,
+    no_smear: list[bool],
+    patients: pa.Table,
+    laboratory: str | None,
 ) -> strangeness.Strangeness:
     """Count strange slides, cells and patients; ``row`` has the counts of images and slides."""
-    implausible = slides.filter(pa.array(_no_smear(slides), pa.bool_()))
+    implausible = slides.filter(pa.array(no_smear, pa.bool_()))
     calls = zip(patients["call"].to_pylist(), patients["call_reasons"].to_pylist(), strict=True)
     unreadable = Counter(
         ", ".join(reasons)
@@ -88,12 +97,6 @@ def _strangeness(
         laboratory=laboratory,
         limits=row["slides_shifted"] is None or slides["implausible"].null_count < len(slides),
     )
-
-
-def _no_smear(slides: pa.Table) -> list[bool]:
-    """Mark the slides (n,) that cannot be a smear of blood, or were attacked."""
-    reasons = slides["review_reasons"].to_pylist()
-    return [not slide_reasons.NO_SMEAR.isdisjoint(each) for each in reasons]
 
 
 def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def grouped(
     unreadable: tuple[SlideReason, ...] = UNREADABLE,
 ) -> Grouped:
     counting = Counting(
-        Answers(rates, wanted), Answers(rates, wanted), 4e6, 0.05, unreadable=unreadable
+        Answers(rates, wanted), lambda: Answers(rates, wanted), 4e6, 0.05, unreadable=unreadable
     )
     return group(cells, counting=counting, made_by=made_by)
 
@@ -176,7 +176,7 @@ WIDE = KnownRates(
 def called_when(cells: list[dict[str, Any]], *, shifted: bool) -> tuple[list[str], dict[str, Any]]:
     """The calls of a slide and its patient, if the slide is further away than any fitted one."""
     shift = dict.fromkeys(SHIFTS.names) | {"slide_id": "s", "shift": 1.0, "shifted": shifted}
-    counting = Counting(Answers(KNOWN, 0.01), Answers(WIDE, 0.01), 4e6, 0.05)
+    counting = Counting(Answers(KNOWN, 0.01), lambda: Answers(WIDE, 0.01), 4e6, 0.05)
     made = group(cells, counting=counting, made_by=MADE_BY, shifts=[shift])
     (slide,), (patient,) = made.slides, made.patients
     return [slide["call"], patient["call"]], patient

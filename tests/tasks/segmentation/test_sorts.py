@@ -108,7 +108,7 @@ def test_more_files_than_are_kept_are_looked_at_once_each(monkeypatch: pytest.Mo
 
 
 def files_of(*folders: tuple[str, int]) -> list[File]:
-    """List so many files of each folder."""
+    """List some files of each folder."""
     names = [f"{folder}/{n}.png" for folder, count in folders for n in range(count)]
     return [File(row, name, None) for row, name in enumerate(names)]
 
