@@ -34,7 +34,6 @@ from tasks.detector.slides.groups import slide_keys
 from tasks.images import listing, regions
 from tasks.images.decoding import DECODING, BadImageError
 from tasks.network.extraction import Features, Reading, extract, rows_looked_at
-from tasks.reports.image_columns import PARASITIZED
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
@@ -200,8 +199,6 @@ def _fill(
     for name, values in features.taps.items():
         block.taps[name][rows] = values[rows]
     block.logits[rows] = features.logits[rows]
-    if block.platelet is not None:
-        block.platelet[rows] = features.platelet[rows]
     if block.steady is not None:
         block.steady[rows] = features.steady[rows]
     return failures
@@ -210,14 +207,12 @@ def _fill(
 def _extract(
     job: ShardJob, manifest: pa.Table, killers: list[int], known: Container[bytes]
 ) -> Features:
-    classes = job.model.classes
     killer = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
     return extract(
         _network(job),
         regions.image_refs(manifest),
         tap_widths=job.model.tap_widths,
         reading=Reading(dict.fromkeys(killers, killer), known, single_cells.refuse_photograph),
-        parasitized=classes.index(PARASITIZED) if PARASITIZED in classes else None,
         looked_at=rows_looked_at(job.shard.start, job.shard.stop, job.batch.rows),
     )
 

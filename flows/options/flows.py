@@ -191,7 +191,7 @@ class Segment(Options):
     into: Annotated[Into, Field(description="cells, found in each field; or a grid of tiles")] = (
         "cells"
     )
-    slide_is: SlideAs = "file"
+    slide_is: SlideAs = "folder"
     microns_per_pixel: Microns = None
     limit: Annotated[int | None, Field(ge=1, description="use at most N sources")] = None
     wait: Wait = False
@@ -212,7 +212,7 @@ class OfANight(Options):
     """The options that the flows `screen` and `nightly` share."""
 
     taken_as: As = None
-    slide_is: SlideAs = "file"
+    slide_is: SlideAs = "folder"
     microns_per_pixel: Microns = None
     detector: Detector = None
     laboratory: Laboratory = None

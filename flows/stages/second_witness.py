@@ -18,7 +18,6 @@ from tasks.detector.witnesses import (
     calibrated,
     discriminant,
 )
-from tasks.images.platelets import without_platelets
 from tasks.network.split import SplitBy
 from tasks.reports.image_columns import PARASITIZED
 
@@ -62,7 +61,7 @@ def fitted_witnesses(
             f"{LEAST_OF_A_KIND} of each kind, only {len(evidence.keys)} are there"
         ]
     by_witness = scales.combine(evidence.network, evidence.scores)
-    both = without_platelets(by_witness.both, evidence.platelet)
+    both = by_witness.both
     wrong, disagree = (both > 0) != evidence.parasitized, by_witness.disagree
     described = detectors.WitnessCard(
         taps=list(known.weights),

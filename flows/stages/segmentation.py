@@ -19,6 +19,7 @@ from flows.settings import Settings
 from storage.batches import segmentations
 from storage.records import now
 from storage.store import Store, StoreError
+from tasks.images import opened_slides
 from tasks.images.access import addresses, files
 from tasks.images.formats.vendor import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
@@ -32,6 +33,7 @@ from tasks.segmentation.field_of_view import (
     try_finder,
     typical_diameters,
 )
+from tasks.words import counted
 
 SOURCES_A_JOB = 16
 FIELDS_A_JOB = 8
@@ -136,19 +138,31 @@ def _with_slides(
     sources: pa.Table, root: str | list[str], slide_is: segmentations.SlideIs
 ) -> pa.Table:
     """Name the slide of each source to cut up, unless the manifest does."""
-    if segmentations.SORT in sources.column_names:
-        cut = sources.num_rows - sources[segmentations.SORT].to_pylist().count("cells")
-        named_ones = _with_slides(
-            sources.slice(0, cut).drop_columns(segmentations.SORT), root, slide_is
-        )
-        table = pa.concat_tables([named_ones, sources.slice(cut).drop_columns(segmentations.SORT)])
-        return table.append_column(segmentations.SORT, sources[segmentations.SORT])
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
-    names = names_of_slides(uris, _folder_of_all(root), slide_is)
+    kinds = (
+        sources[segmentations.SORT].to_pylist()
+        if segmentations.SORT in sources.column_names
+        else ["slides" if opened_slides.is_slide(uri) else "fields" for uri in uris]
+    )
+    cut = len(uris) - kinds.count("cells")
+    given, patients = (sources[name].to_pylist() for name in ("slide_id", "patient_id"))
+    # A folder may hold photographs of several patients that a manifest names.
+    alone = [
+        kind == "slides" or bool(slide or patient)
+        for kind, slide, patient in zip(kinds, given, patients, strict=True)
+    ][:cut]
+    names = names_of_slides(uris[:cut], _folder_of_all(root), slide_is, alone)
     if len(each_source(root)) > 1:
-        names = [_of_archive(uri) + name for uri, name in zip(uris, names, strict=True)]
+        names = [_of_archive(uri) + name for uri, name in zip(uris, names, strict=False)]
+    folders = {name for name, one in zip(names, alone, strict=True) if not one}
+    if slide_is == "folder" and alone.count(False) > 1:
+        console.tell(
+            f"{counted(len(folders), 'folder')} of photographs: taken for "
+            f"{counted(len(folders), 'patient')} (--slide-is file if each photograph is one)"
+        )
     slides = [
-        slide or name for slide, name in zip(sources["slide_id"].to_pylist(), names, strict=True)
+        slide or name
+        for slide, name in zip(given, [*names, *[None] * (len(uris) - cut)], strict=True)
     ]
     place = SCHEMA.get_field_index("slide_id")
     return sources.set_column(place, SCHEMA.field(place), pa.array(slides, pa.string()))

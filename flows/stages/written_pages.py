@@ -264,7 +264,7 @@ def _command(settings: Settings, store: Store, batch: manifests.Batch, seal: Sea
         words += ["--images", source]
     if made:
         words += ["--as", made.taken_as] if made.taken_as else []
-        words += ["--slide-is", made.slide_is] if made.slide_is != "file" else []
+        words += ["--slide-is", made.slide_is] if made.slide_is != "folder" else []
         scale = made.cutting.microns_per_pixel
         words += ["--microns-per-pixel", f"{scale:g}"] if scale else []
     words += ["--store", settings.store]

@@ -49,9 +49,10 @@ class FeatureBlock:
     ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
     (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
     file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
-    red, green and blue of the pixels that are not black; ``platelet`` uint8 (n,), 1 where one lies
-    at the rim; ``steady`` int8 (n,), 1 where the diagnosis stays when the image is blurred, 0 where
-    it turns, -1 if unknown: None in features of 0.5. Rows that failed have NaN features.
+    red, green and blue of the pixels that are not black; ``platelet`` only of features of 0.5 and
+    0.6, which nothing reads; ``steady`` int8 (n,), 1 where the diagnosis stays when the image is
+    blurred, 0 where it turns, -1 if unknown: None in features of 0.5. Rows that failed have NaN
+    features.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -61,16 +62,11 @@ class FeatureBlock:
     image_id: NDArray[np.uint8]
     size: NDArray[np.int32]
     colour: NDArray[np.float32]
-    platelet: NDArray[np.uint8]
+    platelet: NDArray[np.uint8] | None = None
     steady: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.status)
-
-    @property
-    def has_platelet(self) -> NDArray[np.bool_]:
-        """Mark the rows (n,) with a platelet at the rim."""
-        return self.platelet > 0
 
     def arrays(self) -> Arrays:
         """Map names to the arrays, in a fixed order."""
@@ -114,7 +110,6 @@ def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureB
         image_id=np.zeros((rows, 32), np.uint8),
         size=np.zeros((rows, 2), np.int32),
         colour=np.full((rows, 3), np.nan, np.float32),
-        platelet=np.zeros(rows, np.uint8),
         steady=np.full(rows, -1, np.int8),
     )
 
@@ -203,8 +198,11 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
     taps, others = _divided(block.arrays())
-    # A group that an earlier version made has fewer arrays.
-    kept = taps | {name: others[name] for name, *_ in attributes[ROWS]}
+    # A group that an earlier version made has fewer arrays, or one that is no longer written.
+    kept = taps | {
+        name: others.get(name, np.zeros((len(block), *shape), kind))
+        for name, kind, shape in attributes[ROWS]
+    }
     packed = pack(kept)
 
     def write(name: str) -> None:

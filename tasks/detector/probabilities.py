@@ -10,6 +10,10 @@ from scipy.special import expit, logsumexp, softmax
 
 from tasks import bundles, types
 
+# Of the cells for which a diagnosis is right half of the time at even odds. Half of the cells that
+# a network learns from are parasitized, and few of a smear's: the largest share with which at most
+# 2% of the healthy cells are called at the worst of three laboratories and at home.
+PARASITIZED_SHARE = 0.25
 SCALES = 0.5  # the prior's standard deviation of a scale's logarithm
 BIASES = 1.5  # and of a bias, as between the error rates of laboratories (`counting.rates`)
 
@@ -72,10 +76,10 @@ def as_logits(log_odds: types.Float, temperature: float, place: int) -> types.Fl
 
 
 def fit_adaptation(log_odds: types.Float, parasitized: types.Mask) -> Adaptation:
-    """Fit a scale and a bias to labelled cells (n,) of both kinds, which have equal weights."""
+    """Fit a scale and a bias to labelled cells (n,), of which `PARASITIZED_SHARE` count as such."""
     from scipy.optimize import minimize  # screening fits nothing
 
-    weights = balanced(parasitized) * len(log_odds)
+    weights = weighted(parasitized) * len(log_odds)
     targets = parasitized.astype(np.float64)
 
     def loss(x: types.Float) -> tuple[float, types.Float]:
@@ -96,7 +100,12 @@ def log_losses(log_odds: types.Float, targets: types.Float) -> types.Float:
     return np.asarray(np.logaddexp(0, log_odds) - targets * log_odds)
 
 
-def balanced(parasitized: types.Mask) -> types.Float:
-    """Compute weights (n,) of cells that sum to 1 and give each kind half."""
+def weighted(parasitized: types.Mask) -> types.Float:
+    """Compute weights (n,) that give parasitized cells `PARASITIZED_SHARE`, and others the rest.
+
+    >>> weighted(np.asarray([True, True, False]))
+    array([0.125, 0.125, 0.75 ])
+    """
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
-    return np.asarray(0.5 / kinds[parasitized.astype(np.intp)])
+    shares = np.asarray([1 - PARASITIZED_SHARE, PARASITIZED_SHARE]) / kinds
+    return np.asarray(shares[parasitized.astype(np.intp)])

@@ -18,7 +18,6 @@ class Reason(StrEnum):
     ABNORMAL = "abnormal"  # compared with its reference
     UNCERTAIN = "uncertain"
     DISAGREE = "network and statistics disagree"
-    PLATELET = "platelet at the rim"  # of a cell that is a parasite's to the network
     TURNED = "turns when blurred"  # as the diagnosis of an attacked image does
     FAILED = "failed"
 
@@ -28,8 +27,7 @@ class Verdicts:
     """Marks of n images: failed, abnormal, uncertain and others, (n,) each.
 
     Some abnormal images are ``unlike`` any smear; on images in ``disagree`` the two witnesses of a
-    diagnosis differ; cells in ``platelet`` would be parasitized without the one at their rim; the
-    diagnosis of images in ``turned`` is another when they are blurred.
+    diagnosis differ; the diagnosis of images in ``turned`` is another when they are blurred.
     """
 
     failed: Mask
@@ -37,13 +35,12 @@ class Verdicts:
     uncertain: Mask
     unlike: Mask
     disagree: Mask
-    platelet: Mask
     turned: Mask
 
     @property
     def review(self) -> Mask:
         """Mark the images (n,) that a person looks at."""
-        known = self.abnormal | self.uncertain | self.disagree | self.platelet | self.turned
+        known = self.abnormal | self.uncertain | self.disagree | self.turned
         return np.asarray(self.failed | known)
 
     def reasons(self) -> list[str | None]:
@@ -53,7 +50,6 @@ class Verdicts:
             Reason.ABNORMAL: self.abnormal & ~self.unlike,
             Reason.UNCERTAIN: self.uncertain,
             Reason.DISAGREE: self.disagree,
-            Reason.PLATELET: self.platelet,
             Reason.TURNED: self.turned,
         }
         codes = np.zeros(len(self.failed), np.intp)
@@ -87,7 +83,6 @@ class VerdictRule:
         failed: Mask | None = None,
         unlike: Mask | None = None,
         disagree: Mask | None = None,
-        platelet: Mask | None = None,
         turned: Mask | None = None,
     ) -> Verdicts:
         """Decide on n images.
@@ -99,7 +94,6 @@ class VerdictRule:
             failed: (n,), images that could not be scored; by default none.
             unlike: (n,), images further away than any smear's cells; by default none.
             disagree: (n,), images on which two witnesses differ; by default none.
-            platelet: (n,), parasitized without the platelet at their rim; by default none.
             turned: (n,), images whose diagnosis a blur turns; by default none.
         """
         none = np.zeros(len(p_value), bool)
@@ -109,8 +103,7 @@ class VerdictRule:
         # Not "<", which is false for NaN.
         uncertain = np.asarray(~(probability >= self.uncertain_below))
         others = [
-            none if marks is None else np.asarray(marks & ~failed)
-            for marks in (disagree, platelet, turned)
+            none if marks is None else np.asarray(marks & ~failed) for marks in (disagree, turned)
         ]
         return Verdicts(failed, np.asarray(abnormal), uncertain, unlike, *others)
 

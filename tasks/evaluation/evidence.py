@@ -7,8 +7,6 @@ from torch import Tensor
 from tasks import bundles, types
 from tasks.evaluation.treated import Evidence
 from tasks.evaluation.treatments.attacks import Target
-from tasks.network.extraction import platelets
-from tasks.reports.image_columns import PARASITIZED
 
 BATCH = 32
 
@@ -29,10 +27,6 @@ def _of_batch(pixels: Tensor, target: Target, odin: bool) -> Evidence:
             moved = odin_preprocessing(classifier, pixels)
             with torch.inference_mode():
                 after = to_numpy(classifier(moved))
-    images, classes = to_images(pixels.detach()), classifier.spec.classes
-    platelet = None
-    if PARASITIZED in classes:
-        platelet = platelets(to_numpy(logits), images, classes.index(PARASITIZED))
     border = torch.ones(pixels.shape[2:], dtype=torch.bool)
     border[2:-2, 2:-2] = False
     return Evidence(
@@ -40,7 +34,6 @@ def _of_batch(pixels: Tensor, target: Target, odin: bool) -> Evidence:
         logits=to_numpy(logits),
         border=to_numpy(pixels[:, :, border].mean(dim=(1, 2))),
         odin=after,
-        platelet=platelet,
     )
 
 

@@ -14,7 +14,6 @@ from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance
 from tasks.detector.probabilities import as_logits, log_odds, probabilities
 from tasks.evaluation.rivals import Rivals
 from tasks.evaluation.treated import Evidence, Norms, TreatedImages
-from tasks.images.platelets import without_platelets
 from tasks.types import Counts, Float, Mask, Pixels
 
 OWN = "slidewatch"
@@ -129,8 +128,7 @@ def diagnosis_of(
 ) -> tuple[Float, Mask]:
     """Compute logits (n, C) of the diagnosis, and mark the images on which its witnesses disagree.
 
-    With two witnesses, a platelet at the rim counts as it does in a night; ``leans`` (n,) are of
-    the images' slides.
+    ``leans`` (n,) are of the images' slides.
     """
     logits = np.asarray(evidence.logits, np.float64)
     if known is None:
@@ -139,5 +137,4 @@ def diagnosis_of(
         log_odds(logits, temperature, known.positive),
         known.discriminant.scores(evidence.taps) - leans,
     )
-    both = without_platelets(opinion.both, evidence.platelet)
-    return as_logits(both, temperature, known.positive), opinion.disagree
+    return as_logits(opinion.both, temperature, known.positive), opinion.disagree

@@ -45,15 +45,13 @@ class Evidence(bundles.Bundle):
 
     ``taps`` are pooled features (n, d) of the network's stages, ``logits`` (n, C), ``border`` (n,)
     the mean brightness in [0, 1] of the outermost pixels, ``odin`` the logits after ODIN's input
-    pre-processing, None where no rival is compared. ``platelet`` (n,) marks suspected cells with a
-    platelet at their rim, None if no class is called "Parasitized".
+    pre-processing, None where no rival is compared.
     """
 
     taps: Mapping[str, types.Single] = field(metadata={bundles.KEPT_AS: "tap"})
     logits: types.Single
     border: types.Single
     odin: types.Single | None = None
-    platelet: types.Mask | None = None
 
 
 @dataclass(frozen=True)

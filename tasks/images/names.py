@@ -11,32 +11,31 @@ from tasks.images.access.addresses import in_archive, path_of
 from tasks.types import OF_LABORATORY
 
 
-def name_of_slide(uri: str, root: str, by: str) -> str:
-    """Return the name of a photograph's or slide's slide, from its file or its folder.
+def names_of_slides(uris: Sequence[str], root: str, by: str, alone: Sequence[bool]) -> list[str]:
+    """Name the slide of each of several files.
 
-    >>> name_of_slide("file:///night/s1/3.jpg", "/night", "file")
-    's1/3'
-    >>> name_of_slide("file:///night/s1/3.jpg", "/night", "folder")
-    's1'
+    ``root`` is the path of the folder of all of them, without protocol. By ``folder``, photographs
+    in one folder are fields of one slide, named after it; by ``file``, each is one. A file that
+    is ``alone``, as a scanner's is, always is. Names that differ only in their extension keep it.
 
-    ``root`` is the path of the folder of all of them, without protocol; ``by`` is ``file`` or
-    ``folder``, whichever is one slide.
-    """
-    path = _path_below(uri, root)
-    return str(path.parent if by == "folder" and path.parent.name else path.with_suffix(""))
-
-
-def names_of_slides(uris: Sequence[str], root: str, by: str) -> list[str]:
-    """Return the slides of several files; names that differ only in their extension keep it.
-
-    >>> names_of_slides(["file:///night/1.jpg", "file:///night/1.svs"], "/night", "file")
+    >>> names_of_slides(["/night/s1/3.jpg", "/night/s1/4.jpg"], "/night", "folder", [False, False])
+    ['s1', 's1']
+    >>> names_of_slides(["/night/1.jpg", "/night/1.svs"], "/night", "file", [False, True])
     ['1.jpg', '1.svs']
     """
-    names = [name_of_slide(uri, root, by) for uri in uris]
-    times = Counter(names)
+    paths = [_path_below(uri, root) for uri in uris]
+    files = [str(path.with_suffix("")) for path in paths]
+    photographs = [by == "folder" and not one for one in alone]
+    times = Counter(name for name, shared in zip(files, photographs, strict=True) if not shared)
+    several = sum(photographs) > 1  # one photograph is named after its file
+    top = PurePosixPath(root).stem if several else ""
     return [
-        str(_path_below(uri, root)) if by == "file" and times[name] > 1 else name
-        for name, uri in zip(names, uris, strict=True)
+        (str(path.parent) if path.parent.name else top or name)
+        if shared
+        else str(path)
+        if times[name] > 1
+        else name
+        for path, name, shared in zip(paths, files, photographs, strict=True)
     ]
 
 

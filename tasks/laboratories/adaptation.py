@@ -105,7 +105,7 @@ class Change:
         x = cls(probabilities.UNCHANGED, witness).of(cells, fitted)
         if scale:
             return cls(probabilities.fit_adaptation(x, cells.parasitized), witness)
-        weights = probabilities.balanced(cells.parasitized)
+        weights = probabilities.weighted(cells.parasitized)
         sure = float(weights @ np.abs(cells.log_odds) / (weights @ np.abs(x)))
         return cls(probabilities.Adaptation(sure), witness)
 
@@ -202,7 +202,7 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
         before_loss - after_loss,
         probabilities.log_losses(x, cautious) - probabilities.log_losses(after, cautious),
     )
-    weights = probabilities.balanced(parasitized)
+    weights = probabilities.weighted(parasitized)
     confusion = np.zeros((len(names), 2, 2), np.int64)
     np.add.at(confusion, (slide, parasitized.astype(np.intp), (after >= 0).astype(np.intp)), 1)
     group = slide if by_slide else np.arange(len(x))
@@ -237,7 +237,7 @@ def _has_both_kinds(fold: types.Index, parasitized: types.Mask) -> bool:
 
 
 def _gain(gained: types.Float, parasitized: types.Mask, group: types.Index) -> Interval:
-    """Average the gains of cells (n,) over both kinds, with an interval from resampled groups."""
+    """Average the gains of cells (n,), weighted by kind, with an interval from resampled groups."""
     groups = int(group.max()) + 1
     times = resampled(np.arange(groups), REPEATS)
     means = []
@@ -246,7 +246,9 @@ def _gain(gained: types.Float, parasitized: types.Mask, group: types.Index) -> I
         counts = np.bincount(group[kind], minlength=groups)
         with np.errstate(divide="ignore", invalid="ignore"):
             means.append((times @ sums) / (times @ counts))
-    return interval(float(probabilities.balanced(parasitized) @ gained), np.mean(means, axis=0))
+    share = probabilities.PARASITIZED_SHARE
+    resampled_means = np.average(means, axis=0, weights=[share, 1 - share])
+    return interval(float(probabilities.weighted(parasitized) @ gained), resampled_means)
 
 
 def _dealt(parasitized: types.Mask) -> types.Index:

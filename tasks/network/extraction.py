@@ -13,7 +13,6 @@ from PIL import Image, ImageFilter
 
 from tasks.images import decoding, regions
 from tasks.images.access import addresses, files, patience
-from tasks.images.platelets import SUSPECTED, has_platelet
 from tasks.network.cutting import LOGITS, without_shift
 from tasks.types import Mask, Pixels, Single
 
@@ -138,15 +137,14 @@ def _load_in_time(first: str, load: Callable[[], Iterator[Loaded]]) -> list[Load
 class Features:
     """Taps (n, d) and logits (n, C), float32, and the images, without their pixels.
 
-    The values of an image that failed or was known are NaN. ``platelet`` (n,) marks suspected cells
-    with a platelet at their rim. ``steady`` int8 (n,) is `STEADY` or `TURNED` where the diagnosis
-    of the blurred image is the same, or another; else `UNKNOWN`, as where the network is not sure.
+    The values of an image that failed or was known are NaN. ``steady`` int8 (n,) is `STEADY` or
+    `TURNED` where the diagnosis of the blurred image is the same, or another; else `UNKNOWN`, as
+    where the network is not sure.
     """
 
     taps: dict[str, Single]
     logits: Single
     images: list[Loaded]
-    platelet: Mask
     steady: NDArray[np.int8]
 
 
@@ -156,40 +154,35 @@ def extract(
     *,
     tap_widths: dict[str, int],
     reading: Reading = EVERYTHING,
-    parasitized: int | None = None,
     looked_at: Container[int] = (),
 ) -> Features:
     """Compute the features of images, in one pass over files and network.
 
     Batches are filled with good images in order, so the same files always share a batch, and their
-    features are the same to the last bit. ``tap_widths`` has d of every tap; ``parasitized`` is the
-    place of the class whose suspected cells are examined for platelets. Images at rows in
+    features are the same to the last bit. ``tap_widths`` has d of every tap. Images at rows in
     ``looked_at`` are diagnosed a second time, blurred.
     """
     spec = inference.spec
     blurred: dict[int, Pixels] = {}
     waiting: list[tuple[int, Pixels]] = []
     # One pass behind the next, so that a GPU computes while results are kept.
-    begun: deque[tuple[list[int], Pixels, Callable[[], Computed]]] = deque()
+    begun: deque[tuple[list[int], Callable[[], Computed]]] = deque()
     images: list[Loaded] = []
     taps = {t: np.full((len(refs), d), np.nan, np.float32) for t, d in tap_widths.items()}
     logits = np.full((len(refs), len(spec.classes)), np.nan, np.float32)
-    platelet = np.zeros(len(refs), bool)
 
     def forward() -> None:
         rows, pixels = [row for row, _ in waiting], np.stack([each for _, each in waiting])
-        begun.append((rows, pixels, inference.begin(pixels)))
+        begun.append((rows, inference.begin(pixels)))
         waiting.clear()
         if len(begun) > 1:
             keep()
 
     def keep() -> None:
-        rows, pixels, wait = begun.popleft()
+        rows, wait = begun.popleft()
         values, logits[rows] = wait()
         for name, of_tap in values.items():
             taps[name][rows] = of_tap
-        if parasitized is not None:
-            platelet[rows] = platelets(logits[rows], pixels, parasitized)
 
     for row, loaded in enumerate(load_images(refs, spec.side, inference.threads, reading)):
         images.append(replace(loaded, pixels=None))
@@ -205,7 +198,7 @@ def extract(
         keep()
     steady = _steady(inference, logits, blurred)
     outputs = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
-    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, platelet, steady)
+    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, steady)
 
 
 def rows_looked_at(start: int, stop: int, images: int) -> range:
@@ -236,19 +229,6 @@ def _steady(
         same = again.argmax(axis=1) == logits[some].argmax(axis=1)
         steady[some] = np.where(before[:, -1] - before[:, -2] >= SURE, same, UNKNOWN)
     return steady
-
-
-def platelets(
-    logits: Single,
-    pixels: Pixels | Sequence[Pixels],
-    parasitized: int,
-) -> Mask:
-    """Mark the cells (n,) that logits (n, C) suspect of a parasite and that have a platelet."""
-    leads = logits[:, parasitized] - np.delete(logits, parasitized, axis=1).max(axis=1)
-    marks = np.zeros(len(logits), bool)
-    for row in np.flatnonzero(leads > SUSPECTED).tolist():
-        marks[row] = has_platelet(pixels[row])
-    return marks
 
 
 def cut_out_by_us(refs: Sequence[regions.ImageRef]) -> Mask:

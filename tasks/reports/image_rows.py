@@ -49,7 +49,6 @@ class Diagnoses:
     ``log_odds`` (n,) are those of "parasitized", by both witnesses and before a laboratory adapts
     them; None without such a class. ``by_witness`` holds those of each of two witnesses; None if
     there is only one.
-    ``platelet`` (n,) marks cells that would be parasitized without the platelet at their rim.
     ``steady`` int8 (n,) is 1 where the diagnosis stays when the image is blurred, 0 where it turns,
     and -1 where nobody looked.
     """
@@ -59,7 +58,6 @@ class Diagnoses:
     temperature: float
     log_odds: Float | None = None
     by_witness: witnesses.LogOdds | None = None
-    platelet: Mask | None = None
     steady: NDArray[np.int8] | None = None
 
     @cached_property
@@ -97,7 +95,7 @@ def image_rows(
     disagree = None if diagnoses.by_witness is None else diagnoses.by_witness.disagree
     probability = diagnoses.probabilities.max(axis=1)
     turned = None if diagnoses.steady is None else diagnoses.steady == 0
-    marks = {"disagree": disagree, "platelet": diagnoses.platelet, "turned": turned}
+    marks = {"disagree": disagree, "turned": turned}
     verdicts = rule.decide(p_value, probability, failed, unlike, **marks)
     return pa.table(
         {

@@ -12,6 +12,7 @@ from typing import Literal
 import cv2
 import numpy as np
 from scipy.spatial import KDTree
+from skimage.measure import points_in_poly
 
 from tasks.images import decoding
 from tasks.images.geometry import Box, box_around, rescaled, scaled, size_at
@@ -60,7 +61,8 @@ LEAST_STAINED = 0.25  # share of a cell; pallor is as bright as the background
 LEAST_SIZE = 0.6  # of a cell, in diameters; platelets and overlaps of cells are smaller
 # Clearer outlines may cover the share of a cell by which its edge exceeds this: a pale cell is
 # certain if it is alone, in a heap only a clear one.
-LEAST_EDGE_COVERED = 0.58
+LEAST_EDGE_COVERED = 0.45
+WITHIN, MOST_WITHIN = 0.85, 0.75  # share of an outline in a larger one, and of their areas
 PREFERRED_SIZE = 1.1  # in diameters; the smaller of two outlines is more often a part of the cell
 SIZE_PRIOR = 0.7  # edge that a cell e times as wide as `PREFERRED_SIZE` loses
 CUT_PRIOR = 0.35  # edge that a completely invisible cell would lose
@@ -241,7 +243,8 @@ def _search(field: Pixels, around: Float | None, diameter: float, working: int) 
     candidates: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
     candidates += [(one, "red") for one in red]
     step = max(1, working // ROUGH_DIAMETER)
-    return _cells(_uncovered(candidates, mask[::step, ::step], step), scale, lit, field.shape)
+    chosen = _outermost(_uncovered(candidates, mask[::step, ::step], step))
+    return _cells(chosen, scale, lit, field.shape)
 
 
 def _uncovered(
@@ -267,6 +270,24 @@ def _uncovered(
                 part |= contours.layers([outlines[i] - (x, y)], part.shape) > 0
                 chosen.append(some[i])
     return chosen
+
+
+def _outermost(
+    chosen: list[tuple[contours.Outline, Kind]],
+) -> list[tuple[contours.Outline, Kind]]:
+    """Leave out outlines within a larger one: a parasite in a pale cell, the overlap of two."""
+    outlines = np.array([points for (points, _), _ in chosen]).reshape(-1, contours.ANGLES, 2)
+    middles, areas = outlines.mean(axis=1), contours.enclosed_area(outlines)
+    low, high = outlines.min(axis=1), outlines.max(axis=1)
+    kept = []
+    for i, one in enumerate(chosen):
+        around = areas * MOST_WITHIN > areas[i]
+        around &= ((low < middles[i]) & (middles[i] < high)).all(axis=1)
+        pixels = (middles[i] + SAMPLED * (outlines[i] - middles[i])).reshape(-1, 2)
+        held = (points_in_poly(pixels, outlines[j]).mean() for j in np.flatnonzero(around).tolist())
+        if not any(share >= WITHIN for share in held):
+            kept.append(one)
+    return kept
 
 
 def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:

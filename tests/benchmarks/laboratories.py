@@ -5,8 +5,11 @@
 
 For each laboratory everything is made without it: network, statistics, limits, thresholds. Then its
 photographs, and folders of strange images, are screened by command. Defaults are chosen by the mean
-and the worst laboratory of the table, and by nothing else. A model is trained for each laboratory
-that training may use, so the first run takes hours; a later one screens kept features in minutes.
+and the worst laboratory of the table, and by nothing else. The first run trains, and takes an hour;
+a later one screens kept features in minutes.
+
+A laboratory without malaria teaches the network nothing (`train` leaves it out), so one network
+serves all, and leaving such a laboratory out means to fit without it.
 
 Labels judge, and are never given to slidewatch. A found cell has the label of the box that it
 overlaps by half (intersection over union); other cells are left out. Home is the NIH patients that
@@ -146,20 +149,27 @@ def boxes_of(name: str) -> Boxes:
 
 
 def store_without(work: Path, left_out: str | None) -> Path:
-    """Train and fit on all laboratories that training may use but one, unless that was done."""
+    """Fit on all laboratories that may be used but one, unless that was done; train if need be."""
     folder = work / f"without-{left_out or 'none'}"
     store = folder / "store"
     if not (store / "detectors").exists():
-        folder.mkdir(exist_ok=True)
+        if left_out:
+            known = store_without(work, None) / "models"
+            shutil.copytree(known, store / "models", dirs_exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / CELLS).unlink(missing_ok=True)
         (folder / CELLS).symlink_to(DATA / CELLS)  # a published card names no folder of a machine
         images = ["--images", f"nih={CELLS}"]
         for name, laboratory in LABORATORIES.items():
             if laboratory.trains and name != left_out:
                 photographs = str(unpacked(work, name))
-                command(folder, "segment", "--images", photographs, "--name", name)
+                command(
+                    folder, "segment", "--images", photographs, "--name", name,
+                    "--slide-is", "file",
+                )  # fmt: skip
                 images += ["--images", f"{name}=store/segmentations/{name}/manifest.parquet"]
-        command(folder, "train", *images, "--arithmetic", "float32")
+        if not (store / "models").exists():
+            command(folder, "train", *images, "--arithmetic", "float32")
         command(folder, "fit", *images, "--batch", "fitted")
     return store
 
@@ -168,7 +178,7 @@ def screened(store: Path, batch: str, images: Path) -> dict[str, Any]:
     """Screen a folder by command, and return its reports as lists of rows by table."""
     command(
         store.parent, "screen", "--images", str(images), "--batch", batch, "--store", str(store),
-        "--force",
+        "--force", "--slide-is", "file",
     )  # fmt: skip
     reports = store / "reports"
     return {

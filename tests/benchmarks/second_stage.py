@@ -97,7 +97,6 @@ def some_cells(rng: np.random.Generator, shifts: dict[str, np.ndarray]) -> Featu
         image_id=rng.integers(0, 256, (n, 32), np.uint8),
         size=np.full((n, 2), 100, np.int32),
         colour=np.full((n, 3), 128, np.float32),
-        platelet=np.zeros(n, np.uint8),
     )
 
 

@@ -86,7 +86,7 @@ def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> N
     table = manifest_of(outcome)
     assert table.num_rows == outcome.images
     assert outcome.images == pytest.approx(3 * CELLS, abs=2)
-    assert set(table["slide_id"].to_pylist()) == {"s1/0", "s1/1", "s2/2"}
+    assert set(table["slide_id"].to_pylist()) == {"s1", "s2"}
     assert set(table["kind"].to_pylist()) == {"red"}
     assert table["touches_border"].to_pylist().count(True) >= 1
     for ref in image_refs(table):
@@ -125,8 +125,8 @@ def test_other_options_are_another_segmentation(fields: Path, settings: Settings
         segment(Segment(images=str(fields), name="night", into="tiles"), settings)
     with pytest.raises(StoreError, match="or choose another name"):
         segment(Segment(images=str(fields / "s1"), name="night"), settings)
-    with pytest.raises(StoreError, match="slide is file"):
-        segment(Segment(images=str(fields), name="night", slide_is="folder"), settings)
+    with pytest.raises(StoreError, match="slide is folder"):
+        segment(Segment(images=str(fields), name="night", slide_is="file"), settings)
 
 
 def test_what_cannot_be_read_is_a_row_that_says_why(
@@ -282,22 +282,22 @@ def test_names_of_slides_do_not_say_where_a_folder_a_glob_or_a_manifest_lies(
 ) -> None:
     odd = tmp_path / "a::b"
     shutil.copytree(fields / "s1", odd / "s1")
-    made = segment(Segment(images=str(odd), name="odd", slide_is="folder"), settings)
+    made = segment(Segment(images=str(odd), name="odd"), settings)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1"}
     folder = tmp_path / "night"
     shutil.copytree(fields, folder)
-    made = segment(Segment(images=f"{folder}/*/*.png", name="glob", slide_is="folder"), settings)
+    made = segment(Segment(images=f"{folder}/*/*.png", name="glob"), settings)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1", "s2"}
     sheet = folder / "sources.csv"
     sheet.write_text("uri,source_uri,slide_id\ns1/0.png,,\nsecond,s1/1.png,\ns2/2.png,,007\n")
     listed = segment(Segment(images=str(sheet), name="listed"), settings)
-    assert set(manifest_of(listed)["slide_id"].to_pylist()) == {"s1/0", "s1/1", "007"}
+    assert set(manifest_of(listed)["slide_id"].to_pylist()) == {"s1", "007"}
 
 
 def test_cells_of_fields_are_screened_like_any_others(
     fields: Path, tiny_ready: Settings, tmp_path: Path
 ) -> None:
-    made = segment(Segment(images=str(fields), name="night", slide_is="folder"), tiny_ready)
+    made = segment(Segment(images=str(fields), name="night"), tiny_ready)
     assert segmentation_of(Store(tiny_ready.store), made.manifest) == "night"
     outcome = screen(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
     assert (outcome.images, outcome.scored) == (made.images, made.images)
@@ -344,7 +344,7 @@ def test_contours_have_the_names_of_their_files_whatever_these_are(
     for name in ("a::b.png", "c#1.png", long):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(fields / "s1" / "0.png", folder / name)
-    made = segment(Segment(images=str(folder), name="named"), tiny_ready)
+    made = segment(Segment(images=str(folder), name="named", slide_is="file"), tiny_ready)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"a::b", "c#1", "ä" * 120}
     screen(Screen(images=made.manifest, batch="named", date=DAY), tiny_ready)
     assert contours(Contours(batch="named", to=str(tmp_path / "to")), tiny_ready).files == 3
@@ -425,11 +425,11 @@ def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_
 def test_a_night_of_fields(fields: Path, tmp_path: Path, tiny_ready: Settings) -> None:
     inbox = tmp_path / "inbox"
     shutil.copytree(fields / "s1", inbox / "s1")
-    first = nightly(Nightly(inbox=str(inbox), slide_is="folder", settle=0), tiny_ready)
+    first = nightly(Nightly(inbox=str(inbox), settle=0), tiny_ready)
     assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
     rows = pq.read_table(first.report).to_pylist()
     assert {row["slide_id"] for row in rows} == {"s1"}
-    again = nightly(Nightly(inbox=str(inbox), slide_is="folder", settle=0), tiny_ready)
+    again = nightly(Nightly(inbox=str(inbox), settle=0), tiny_ready)
     assert again.repeated
 
 

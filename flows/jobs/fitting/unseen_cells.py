@@ -30,20 +30,18 @@ class Evidence:
     """The scores of two witnesses for cells (n,) that neither has seen.
 
     ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
-    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients;
-    ``platelet`` marks cells with one at their rim.
+    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients.
     """
 
     network: types.Float
     scores: types.Float
     parasitized: types.Mask
-    platelet: types.Mask
     keys: tuple[str, ...]
 
     @classmethod
     def none(cls) -> "Evidence":
         """Make empty evidence."""
-        return cls(np.empty(0), np.empty(0), np.empty(0, bool), np.empty(0, bool), ())
+        return cls(np.empty(0), np.empty(0), np.empty(0, bool), ())
 
     @classmethod
     def joined(cls, parts: list["Evidence"]) -> "Evidence":
@@ -80,7 +78,6 @@ def unseen_evidence(job: WitnessJob) -> Evidence:
                 network[chosen],
                 scores[chosen],
                 np.asarray(block.label == place)[chosen],
-                block.has_platelet[chosen],
                 tuple(key_of(*names[row], part.batch) for row in chosen.tolist()),
             )
         )

@@ -30,7 +30,6 @@ from flows.jobs.scoring.screened import Screened
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import ShardRecord, scores_path, shifts_path
 from storage.parquet import ROWS, groups_of, write_parts, write_table
-from tasks.counting.error_rates import DIAGNOSIS
 from tasks.detector import verdict
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
@@ -44,7 +43,6 @@ from tasks.detector.slides.references import (
     score_cells,
 )
 from tasks.detector.witnesses import Discriminant, LogOdds
-from tasks.images.platelets import without_platelets
 from tasks.reports import slide_reasons
 from tasks.reports.image_columns import PARASITIZED, Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
@@ -150,11 +148,7 @@ class _Scorer:
             if piece.start <= f.row < piece.stop
         }
         scores, lean = self._scores(block, manifest, first + piece.start)
-        raw, by_witness = self._diagnosed(block, lean)
-        odds, platelet = raw, None
-        if raw is not None:
-            odds = without_platelets(raw, block.has_platelet)
-            platelet = block.has_platelet & (raw > DIAGNOSIS)
+        odds, by_witness = self._diagnosed(block, lean)
         logits: Numbers = block.logits
         if odds is not None and len(card.classes) == 2:
             logits = as_logits(odds, card.temperature, card.classes.index(PARASITIZED))
@@ -167,7 +161,6 @@ class _Scorer:
                 card.temperature,
                 odds,
                 by_witness,
-                platelet,
                 block.steady,
             ),
             scores,
@@ -177,10 +170,7 @@ class _Scorer:
         )
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, LogOdds | None]:
-        """Compute log-odds (n,) of "parasitized", and those of each of two witnesses.
-
-        They do not consider platelets.
-        """
+        """Compute log-odds (n,) of "parasitized", and those of each of two witnesses."""
         card, witnesses = self.job.screened.model, self.detector.witnesses
         if PARASITIZED not in card.classes:
             return None, None

@@ -15,7 +15,6 @@ from storage.models.classifiers import ModelCard
 from storage.models.statistics import Contribution, Lineage, load_moments
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
-from tasks.images.platelets import without_platelets
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import below
 
@@ -51,7 +50,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> E
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
         block, cells = block.take(rows.rows[places] - shard.start), rows.take(places)
         part = count_errors(
-            without_platelets(unseen(store, card, cells, block).network, block.platelet),
+            unseen(store, card, cells, block).network,
             block.label == card.classes.index(PARASITIZED),
             [key_of(*pair, rows.batch) for pair in zip(cells.patients, cells.slides, strict=True)],
         )

@@ -16,8 +16,7 @@ from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
 from tasks.evaluation import cross_validation, metrics
-from tasks.images.platelets import without_platelets
-from tasks.network import extraction, inference, split
+from tasks.network import inference, split
 from tasks.types import Float, Index, Mask
 
 
@@ -51,7 +50,6 @@ def cross_validate(
     """
     count = len(data.keys)
     fold, network, statistics = np.zeros(count, np.int16), np.zeros(count), np.zeros(count)
-    platelet = np.zeros(count, bool)
     for number, rows in enumerate(parts):
         title = f"fold {number + 1} of {len(parts)}, "
         name = _name(training, len(parts), number)
@@ -60,12 +58,9 @@ def cross_validate(
         fold[test] = number
         network[test] = log_odds(made.test_logits, made.temperature, metrics.POSITIVE)
         statistics[test] = _scores(made, data, rows)
-        cells = [data.pixels[row] for row in test.tolist()]
-        platelet[test] = extraction.platelets(made.test_logits, cells, metrics.POSITIVE)
         right = np.mean((network[test] > 0) == (data.labels[test] == metrics.POSITIVE))
         tell(f"{title}{len(test):,} images of other {data.by}s: accuracy {right:.4f}")
     both = _both(fold, network, statistics, data.labels == metrics.POSITIVE)
-    both = without_platelets(both, platelet)
     stains = split.stain_clusters(split.mean_absorbance(data.pixels), data.keys)
     made_columns = {
         "fold": pa.array(fold),

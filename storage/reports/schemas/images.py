@@ -136,7 +136,7 @@ def _of_abnormality(taps: Sequence[str]) -> list[Column]:
             TEXT,
             "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
             "what it is compared with), uncertain, network and statistics disagree (on which class "
-            "is more probable), platelet at the rim (else parasitized), turns when blurred, or "
+            "is more probable), turns when blurred, or "
             "several; or failed",
         ),
         *MADE_BY,

@@ -85,9 +85,6 @@ def references_of(
 ) -> References:
     """Choose the references of a group's cells.
 
-    A part of a night that is no further away than fitted slides has no reference of its own:
-    fitted cells are a better one than a mixture of its patients.
-
     Args:
         normals: the calibration on fitted slides.
         taps: features (n, d) of some cells of the group.
@@ -100,9 +97,6 @@ def references_of(
     references: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference
-        if normal is not None and group is limits.A_NIGHT and normals.floor:
-            t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
-            normal = normal if cell_score.shift_scores(normals.calibration, t2)[2] else None
         references.append(None if normal is None else Reference(normal, rows[normal.kept], level))
     return References(smears, tuple(references))
 

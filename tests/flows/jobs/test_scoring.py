@@ -28,7 +28,6 @@ from tasks.detector.mahalanobis import TiedGaussian
 from tasks.detector.slides import normal, own_normal
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, retract_groups
 from tasks.images.manifest import SCHEMA
-from tasks.images.platelets import PLATELET
 from tests.support.models import CLASSES, WHEN
 from tests.support.shards import Night, add_detector, freeze_night, keep_detector, start_spoilt
 
@@ -334,31 +333,3 @@ def test_features_that_rot_between_the_stages_are_not_scored(
     os.truncate(night.store.path("features", "tiny", "night.zarr", "taps", "c", "1", "0"), 9)
     with pytest.raises(StoreError, match="rows 64 to 100 of batch night"):
         score_night(night, card)
-
-
-def test_a_platelet_at_the_rim_lowers_the_diagnosis_and_is_shown_to_a_person(night: Night) -> None:
-    card, _ = add_detector(night)
-    score_night(night, card)
-    before = scored_rows(night)
-    called = int(np.argmax(before["log_odds"].to_numpy()))
-    assert before["log_odds"][called].as_py() > 0
-    number, row = divmod(called, night.batch.shard_rows)
-    shard = night.batch.shard(number)
-    block = read_block(night.store, "tiny", "night", shard.start, shard.stop)
-    assert block.platelet is not None
-    assert not block.platelet.any()
-    block.platelet[row] = 1
-    digest = write_block(night.store, "tiny", "night", shard.start, block)
-    record = ledger.read_shard_record(night.store, night.batch, "tiny", shard)
-    assert record is not None
-    ledger.write_shard_record(
-        night.store, night.batch, "tiny", record.model_copy(update={"digest": digest})
-    )
-    score_night(night, card)
-    after = scored_rows(night)
-    fall = before["log_odds"].to_numpy() - after["log_odds"].to_numpy()
-    np.testing.assert_allclose(fall, PLATELET * (np.arange(before.num_rows) == called), atol=1e-9)
-    chance = after["probability_Parasitized"][called].as_py()
-    assert chance < before["probability_Parasitized"][called].as_py()
-    assert "platelet at the rim" in after["review_reason"][called].as_py()
-    assert after["verdict"][called].as_py() == "review"

@@ -76,11 +76,11 @@ def write_batch(store: Store, model: ModelCard) -> manifests.Batch:
         reason, message = FAILURE.split(": ")
         if bad:
             ledger.write_quarantine(store, batch, "golden", shard, bad)
-        features.write_block(store, "golden", "night", shard.start, block)
+        digest = features.write_block(store, "golden", "night", shard.start, block)
         record = ledger.ShardRecord(
             shard=shard.number, start=shard.start, stop=shard.stop, scored=len(block) - len(bad),
             failures=[ledger.Failure(row=row, reason=reason, message=message) for row in bad],
-            tries=1 + len(bad), digest=block.digest(), versions={"numpy": "2.0"},
+            tries=1 + len(bad), digest=digest, versions={"numpy": "2.0"},
         )  # fmt: skip
         ledger.write_shard_record(store, batch, "golden", record)
     return batch

@@ -35,13 +35,6 @@ def test_without_word_of_failures_none_failed() -> None:
     assert not RULE.decide(np.array([0.5, 0.01]), np.array([0.9, 0.1])).failed.any()
 
 
-def test_a_person_looks_at_what_would_be_a_parasite_without_its_platelet() -> None:
-    p, probability, platelet = np.full(2, 0.5), np.full(2, 0.9), np.array([True, True])
-    found = RULE.decide(p, probability, np.array([False, True]), platelet=platelet)
-    assert found.reasons() == ["platelet at the rim", "failed"]
-    assert found.review.all()
-
-
 @given(st.lists(st.sampled_from(Reason), unique=True))
 def test_reasons_come_back_from_a_column(reasons: list[Reason]) -> None:
     assert parse_reasons(format_reasons(reasons)) == tuple(reasons)

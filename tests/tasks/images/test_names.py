@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.images.names import name_of_slide, names_of_slides
+from tasks.images.names import names_of_slides
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,21 @@ from tasks.images.names import name_of_slide, names_of_slides
     ],
 )
 def test_names_of_slides(uri: str, root: str, by: str, expected: str) -> None:
-    assert name_of_slide(uri, root, by) == expected
+    assert names_of_slides([uri], root, by, [False]) == [expected]
 
 
 def test_two_files_are_two_slides_whatever_their_extension() -> None:
     uris = [f"file:///night/{name}" for name in ("a.jpg", "a.tif", "b.tif")]
-    assert names_of_slides(uris, "/night", "file") == ["a.jpg", "a.tif", "b"]
+    assert names_of_slides(uris, "/night", "file", [False] * 3) == ["a.jpg", "a.tif", "b"]
     archive = [f"zip://{name}::file:///x.zip" for name in ("s/a.jpg", "s/a.tif")]
-    assert names_of_slides(archive, "/x.zip", "file") == ["s/a.jpg", "s/a.tif"]
-    assert names_of_slides(archive, "/x.zip", "folder") == ["s", "s"]
+    assert names_of_slides(archive, "/x.zip", "file", [False] * 2) == ["s/a.jpg", "s/a.tif"]
+
+
+def test_photographs_in_a_folder_are_one_slide_and_a_scan_is_its_own() -> None:
+    uris = [f"file:///n/night/{name}" for name in ("a.jpg", "b.jpg", "s/c.jpg", "s/d.svs")]
+    names = names_of_slides(uris, "/n/night", "folder", [False, False, False, True])
+    assert names == ["night", "night", "s", "s/d"]
+    archive = [f"zip://{name}::file:///x.zip" for name in ("a.jpg", "b.jpg")]
+    assert names_of_slides(archive, "/x.zip", "folder", [False] * 2) == ["x", "x"]
+    nothing_in_common = names_of_slides(uris[:2], "", "folder", [False] * 2)
+    assert nothing_in_common == ["n/night"] * 2

@@ -147,22 +147,6 @@ def test_pixels_are_let_go(network: Inference, uris: list[str]) -> None:
     assert all(image.pixels is None for image in run(network, uris).images)
 
 
-@pytest.mark.parametrize("batch", [5, 32])
-def test_only_suspected_cells_are_examined_for_platelets(
-    network: Inference, uris: list[str], batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refs = [whole_file(uri) for uri in uris]
-    network = replace(network, batch=batch)
-    first = extract(network, refs, tap_widths=WIDTHS)
-    assert not first.platelet.any()
-    leads = first.logits[:, 0] - first.logits[:, 1]
-    middle = float(np.median(leads))
-    monkeypatch.setattr("tasks.network.extraction.SUSPECTED", middle)
-    monkeypatch.setattr("tasks.network.extraction.has_platelet", lambda _: True)
-    found = extract(network, refs, tap_widths=WIDTHS, parasitized=0)
-    np.testing.assert_array_equal(found.platelet, leads > middle)
-
-
 def test_some_images_are_diagnosed_again_blurred(
     network: Inference, uris: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
