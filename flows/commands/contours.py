@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.commands.written import written
 from flows.options.tools import Contours
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -65,10 +66,8 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
         name = _new_name(source, names)
         of_source = fields.filter(pc.equal(fields["source_uri"].cast(pa.string()), source))
         counted = list[int]()
-        stage = folder / f".part-{name}"
-        with stage.open("wb") as file:
+        with written(folder / name) as stage, stage.open("wb") as file:
             file.writelines(feature_collection(_counting(parts, counted), of_source))
-        stage.replace(folder / name)
         cells += sum(counted)
     return ContoursOutcome(batch=options.batch, folder=str(folder), files=len(names), cells=cells)
 

@@ -5,28 +5,32 @@ batches must not be compared with it. Model, detector and laboratory are those o
 """
 
 import os
-import re
 import shutil
 import sys
 import tempfile
 import webbrowser
 from pathlib import Path
 
+from flows.commands.written import written
 from flows.monitoring.console import tell, warn
 from flows.options import flows, tools
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome
 from flows.screen import screen
 from flows.settings import Settings
 from storage.models.laboratories import borrow, detector_at
 from storage.models.shipped import shipped
+from storage.reports.sql import answer
 from storage.store import Store, StoreError, refuse_absent
+from tasks.counting.call import photograph_text
 from tasks.images.listing import refuse_missing
+from tasks.images.names import batch_name
 
 
 class LookOutcome(Outcome):
     """The figures of one photograph, and its page."""
 
     photo: str
+    sentence: str
     taken_for: dict[str, int]
     cells: int
     diagnoses: dict[str, int]
@@ -45,17 +49,10 @@ class LookOutcome(Outcome):
         return bool(self.failures)
 
     def _text(self) -> str:
-        rows: list[tuple[str, object]] = [
-            ("cells", f"{self.cells:,}, of which {self.abnormal:,} abnormal"),
-            ("diagnoses", ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())),
-            ("call", ", ".join(self.calls) or "none"),
-            ("light", f"{self.light}{': ' if self.reasons else ''}{'; '.join(self.reasons)}"),
-            ("detector", self.detector),
-            ("page", f"{self.page}{'' if self.opened else ' (open it in a browser)'}"),
-        ]
-        if self.failures:
-            rows.insert(0, ("failed", ", ".join(f"{n} {why}" for why, n in self.failures.items())))
-        return f"{self.photo}\n{table(rows)}"
+        failed = ", ".join(f"{n:,} failed: {why}" for why, n in self.failures.items())
+        light = f"{self.light} light{': ' if self.reasons else ''}{self.reasons[:1][0]}"
+        page = f"{self.page}{'' if self.opened else ' (open it in a browser)'}"
+        return "\n".join(filter(None, (self.sentence, failed, light, page)))
 
 
 def look(options: tools.Look, settings: Settings) -> LookOutcome:
@@ -69,7 +66,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     page = (
         Path(options.to)
         if options.to
-        else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{_name(options.photo)}.html"
+        else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{batch_name(options.photo)}.html"
     )
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
         scratch = Store(folder)
@@ -79,7 +76,6 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         outcome = screen(
             flows.Screen(
                 images=options.photo,
-                batch=_name(options.photo),
                 taken_as=options.taken_as,
                 microns_per_pixel=options.microns_per_pixel,
                 detector=card.name,
@@ -91,10 +87,14 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
             raise StoreError(
                 f"the page of {options.photo} could not be made ({outcome.page_failure})"
             )
-        shutil.copyfile(outcome.page, page)
+        with answer(scratch, "FROM patients") as rows:
+            (patient,) = rows.read_all().to_pylist()
+        with written(page) as stage:
+            shutil.copyfile(outcome.page, stage)
     opened = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
     return LookOutcome(
         photo=options.photo,
+        sentence=f"{Path(options.photo).name}: {photograph_text(outcome.model_dump(), patient)}",
         cells=outcome.scored,
         calls=outcome.patients,
         page=str(page),
@@ -112,12 +112,6 @@ def _store(settings: Settings) -> Store:
         tell(f"{error}. Meanwhile the detector that comes with slidewatch is used")
         return shipped()
     return store
-
-
-def _name(photo: str) -> str:
-    """Name the batch of a photograph as its file, in signs that a batch may have."""
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(photo.rstrip("/")).stem).strip("-_.")
-    return stem[:100] or "photograph"
 
 
 def _has_display() -> bool:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
-from flows.commands.parser import Given, in_order, make_app, option_name, read
+from flows.commands.parser import ALL, Given, asks_help, in_order, make_app, option_name, read
 from flows.jobs.worker import leave_pandas_out
 from flows.monitoring import ending, logs, prefect_runs
 from flows.options import commands, flows
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments is None:  # the process is this command's alone
         ending.end_after_signals(STOPPED, _say_stopped)
-    app, words = make_app(), in_order(words)
+    app, words = make_app(all_options=ALL in words or not asks_help(words)), in_order(words)
     name = " ".join(app.parse_commands(words)[0])
     try:
         code = _run(name, read(app, words))

@@ -24,22 +24,14 @@ SHOWN = {int: "N", float: "X", date: "YYYY-MM-DD"}
 OWN = Group("options of this command", sort_key=1)
 ALSO_SET = Group("settings, which the environment and slidewatch.toml may have too", sort_key=2)
 MESSAGES = Group("messages", sort_key=3)
+ALL = "--help-all"
+HELP = ["--help", "-h", ALL]
 COMMAND = "command"  # an attribute of the function that stands for a command
-AS_JSON = inspect.Parameter(
-    "json",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=False,
-    annotation=Annotated[
-        bool,
-        Parameter(
-            help="print the outcome for machines", group=MESSAGES, negative=(), show_default=False
-        ),
-    ],
-)
 # A paragraph is one line, which cyclopts wraps at the width of the terminal.
 OVERVIEW = "\n\n".join(
     (
-        "Screen blood smears for malaria parasites, every night.",
+        "Screen blood smears for malaria parasites, every night. slidewatch look PHOTO and "
+        "slidewatch screen FOLDER answer at once.",
         "With any command, --json prints the outcome for machines, --quiet only the outcome, and "
         "--debug shows tracebacks. Settings can also come from the environment (SLIDEWATCH_STORE) "
         "or slidewatch.toml; slidewatch doctor prints them, and where each comes from.",
@@ -62,7 +54,9 @@ def read(app: App, words: list[str]) -> Given:
         raise UsageError(str(error).removesuffix(".")) from None
     if vars(called).get(COMMAND) is None:
         called(*bound.args, **bound.kwargs)
-        asked = {"-h", "--help", "--version", "--install-completion", "__complete"} & set(words)
+        asked = {"-h", "--help", ALL, "--version", "--install-completion", "__complete"} & set(
+            words
+        )
         raise SystemExit(0 if asked else 2)
     for key, value in bound.arguments.items():
         if value == "" or (isinstance(value, list) and "" in value):
@@ -70,35 +64,54 @@ def read(app: App, words: list[str]) -> Given:
     return bound.arguments
 
 
-def in_order(words: list[str]) -> list[str]:
-    """Put flags that stand before the command behind it.
+def asks_help(words: list[str]) -> bool:
+    """Return whether words ask for help, or are none."""
+    return not words or not {"--help", "-h"}.isdisjoint(words)
 
-    >>> in_order(["--quiet", "status", "--json"])
-    ['status', '--json', '--quiet']
+
+def in_order(words: list[str]) -> list[str]:
+    """Put flags that stand before the command behind it, and name the images that come first.
+
+    >>> in_order(["--quiet", "status", "--json"]), in_order(["screen", "photos", "--force"])
+    (['status', '--json', '--quiet'], ['screen', '--images', 'photos', '--force'])
     """
     start = next((i for i, word in enumerate(words) if not word.startswith("-")), 0)
-    return [*words[start:], *words[:start]]
+    name, *rest = [*words[start:], *words[:start]] or [""]
+    command = commands.COMMANDS.get(name)
+    if command is None or "images" not in command.options.model_fields:
+        return [name, *rest] if name else rest
+    count = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
+    return [name, *(word for each in rest[:count] for word in ("--images", each)), *rest[count:]]
 
 
-def make_app() -> App:
-    """Make the command line of all commands."""
+def make_app(*, all_options: bool = True) -> App:
+    """Make the command line of all commands.
+
+    Without ``all_options``, help has a command's own options alone, and where the store is.
+    """
     app = App(
         name="slidewatch",
         help=OVERVIEW,
         version=lambda: f"slidewatch {version('slidewatch')}",
         help_format="plaintext",
+        help_flags=HELP,
+        help_epilogue=None if all_options else f"slidewatch COMMAND {ALL} has all options.",
     )
     app.register_install_completion_command(help="let this shell complete words with Tab")
     for number, (name, command) in enumerate(commands.COMMANDS.items()):
         first, _, second = name.rpartition(" ")
         if first and first not in app:
-            app.command(App(name=first, help=commands.PARTS[first], sort_key=number))
+            app.command(
+                App(name=first, help=commands.PARTS[first], help_flags=HELP, sort_key=number)
+            )
         within = app[first] if first else app
-        within.command(_function(name), name=second, help=command.summary, sort_key=number)
+        within.command(
+            _function(name, all_options), name=second, help=command.summary, sort_key=number
+        )
     return app
 
 
-def _function(name: str) -> Callable[..., None]:
+def _function(name: str, all_options: bool) -> Callable[..., None]:
     """Make a function that has a command's options as its parameters, for cyclopts to read."""
 
     def called(**_: Any) -> None: ...
@@ -108,13 +121,26 @@ def _function(name: str) -> Callable[..., None]:
         (option, Settings.model_fields[option], MESSAGES if option in commands.TOLD else ALSO_SET)
         for option in (*command.settings, *commands.TOLD)
     ]
-    parameters = [*(_parameter(*each) for each in fields), AS_JSON]
+    shown = [group is OWN or all_options or name == "store" for name, _, group in fields]
+    parameters = [_parameter(*each, show=show) for each, show in zip(fields, shown, strict=True)]
+    as_json = Parameter(
+        help="print the outcome for machines", group=MESSAGES, negative=(), show_default=False,
+        show=all_options,
+    )  # fmt: skip
+    parameters.append(
+        inspect.Parameter(
+            "json",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, as_json],
+        )
+    )
     parameters.sort(key=lambda each: (each.kind, each.default is not each.empty))
     vars(called).update({"__signature__": inspect.Signature(parameters), COMMAND: name})
     return called
 
 
-def _parameter(name: str, field: FieldInfo, group: Group) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, group: Group, *, show: bool) -> inspect.Parameter:
     """Describe an option or a setting for cyclopts, which gives its words on as they are."""
     hint, kinds = _hint(field.annotation), {field.annotation, *get_args(field.annotation)}
     is_positional = POSITIONAL in field.metadata
@@ -123,6 +149,7 @@ def _parameter(name: str, field: FieldInfo, group: Group) -> inspect.Parameter:
         name=() if is_positional else option_name(spelt(field) or name),
         help=field.description,
         group=group,
+        show=show,
         metavar=next((form for kind, form in SHOWN.items() if kind in kinds), name.upper()),
         negative=None if hint is bool and (field.default or group is not OWN) else (),
         show_default=f"{default}".strip("[]").replace("'", "") or False,

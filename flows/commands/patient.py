@@ -1,8 +1,9 @@
-"""Run the command `patient`: write the sheet of one patient, to print or for a spreadsheet."""
+"""Run the command `patient`: print the call of one patient, or write it as a sheet."""
 
 from pathlib import Path
 from typing import Any
 
+from flows.commands.written import written
 from flows.jobs.drawings import ThumbnailJob, draw_places, draw_thumbnails, places_jobs
 from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
@@ -11,10 +12,11 @@ from flows.stages.answers import answers_on
 from storage.batches.manifests import Batch, find_rows
 from storage.models import classifiers, detectors
 from storage.parquet import iterate_groups, read_table
+from storage.reports.sql import answer
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, refuse_absent
 from tasks.answers.patients import Confirmation
-from tasks.counting.call import Call
+from tasks.counting.call import Call, call_text
 from tasks.images.regions import image_refs
 from tasks.reports.called_cells import CalledCells, patient_of
 from tasks.visualisation.calls import patient_name
@@ -24,28 +26,31 @@ ENDINGS = (".html", ".csv")
 
 
 class PatientOutcome(Outcome):
-    """The sheet of a patient that was written."""
+    """The call of a patient, and the sheet that was written, if any."""
 
     batch: str
     patient: str
     call: str
+    sentence: str
     persons: str | None
-    file: str
+    file: str | None
 
     def _text(self) -> str:
-        rows: list[tuple[str, object]] = [("call", self.call), ("file", self.file)]
-        if self.persons is not None:
-            rows.insert(1, ("persons", self.persons))
+        known = {"call": f"{self.call}: {self.sentence}", "persons": self.persons}
+        rows: list[tuple[str, object]] = [
+            (name, text) for name, text in (known | {"file": self.file}).items() if text
+        ]
         return f"patient {self.patient} of batch {self.batch}\n{table(rows)}"
 
 
 def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
-    """Write a patient's page or table."""
+    """Print the call of a patient, and write the page or table that is asked for."""
     store = Store(settings.store)
-    path = Path(options.to)
-    if "://" in options.to or path.suffix not in ENDINGS:
-        raise UsageError(f"--to: {options.to} is no .html or .csv file on this machine")
-    frozen = published_batch(store, options.batch)
+    refuse_absent(store)
+    to = options.to
+    if to and ("://" in to or Path(to).suffix not in ENDINGS):
+        raise UsageError(f"--to: {to} is no .html or .csv file on this machine")
+    frozen = published_batch(store, options.batch or _newest_batch(store, options.name))
     row = _find(store, frozen, options.name)
     slides = [
         each
@@ -55,18 +60,33 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     detector = detectors.load_detector_card(store, row["detector"]) if row["detector"] else None
     card, wanted = classifiers.load_card(store, row["model"]), settings.negative_percent / 100
     persons = answers_on(store, frozen, card, detector, wanted).get(patient_of(row))
-    if path.suffix == ".csv":
-        # Without the byte order mark Excel takes UTF-8 for something else.
-        path.write_text(patient_table(row, slides, persons), encoding="utf-8-sig", newline="")
-    else:
-        path.write_text(_page(store, frozen, card, row, slides, persons), encoding="utf-8")
+    if to:
+        with written(Path(to)) as stage:
+            if to.endswith(".csv"):
+                # Without the byte order mark Excel takes UTF-8 for something else.
+                sheet, encoding = patient_table(row, slides, persons), "utf-8-sig"
+            else:
+                sheet, encoding = _page(store, frozen, card, row, slides, persons), "utf-8"
+            stage.write_text(sheet, encoding=encoding, newline="")
     return PatientOutcome(
         batch=frozen.name,
         patient=options.name,
         call=row["call"],
+        sentence=call_text(row),
         persons=persons and str(persons.answer),
-        file=options.to,
+        file=to,
     )
+
+
+def _newest_batch(store: Store, name: str) -> str:
+    """Name the batch that was scored last of those that have a patient; StoreError without one."""
+    quoted = f"'{name.removeprefix('slide ').replace(chr(39), 2 * chr(39))}'"
+    sql = f"FROM patients WHERE coalesce(patient_id, slide_id) = {quoted} ORDER BY scored_at DESC"
+    with answer(store, f"SELECT batch {sql} LIMIT 1") as rows:
+        found = rows.read_all().to_pylist()
+    if not found:
+        raise StoreError(f"no batch of {store.url} has a patient {name!r}")
+    return str(found[0]["batch"])
 
 
 def _report(batch: Batch, kind: str) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
-"""Set the Prefect state of a batch: Completed, with its light; Failed if it is lost.
+"""Set the Prefect state of a batch, by its light; Failed if the batch is lost.
 
-A batch with a published report is Completed. Its state is called ``Amber`` or ``Red`` where its
-light is that, and its message begins with the patients. It is Failed if nothing could be scored, or
-a share of `FAILED_RED` of its images failed.
+A batch with a published report is Completed, and its state is called ``Amber`` where its light is.
+A red one is published too, but its state, called ``Red``, is of the type FAILED: Prefect shows any
+other end with a green tick. The message begins with the patients. A batch is Failed if nothing
+could be scored, or a share of `FAILED_RED` of its images failed.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,10 @@ OURS = ("flows.", "tasks.", "storage.")  # modules whose errors are one clear se
 
 class IncompleteError(Exception):
     """Results are kept, but too many images failed, or a step after the report did."""
+
+
+class RedError(Exception):
+    """The results of a batch are published, but should not be used before a person has looked."""
 
 
 @runtime_checkable
@@ -46,8 +51,10 @@ def end_state(outcome: Any) -> Any:
     lights = list(Light)
     least = Light.AMBER if outcome.failed else Light.GREEN
     light = max(least, Light(outcome.light), key=lights.index)
-    name = None if light is Light.GREEN else light.value.capitalize()  # None is Completed itself
-    return Completed(name=name, message=told(outcome), data=outcome)
+    name, message = light.value.capitalize(), told(outcome)
+    if light is Light.RED:
+        return Failed(name=name, message=message, data=RedError(message))
+    return Completed(name=None if light is Light.GREEN else name, message=message, data=outcome)
 
 
 def error_state(error: Exception) -> Any:

@@ -4,7 +4,7 @@ The command line reads the definitions without importing a flow, which takes sec
 """
 
 import datetime
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -225,7 +225,9 @@ class Screen(OfANight):
     images: Annotated[
         Images, Field(description=f"cells, photographs of fields, and slides: {SOURCES}")
     ]
-    batch: BatchName
+    batch: Annotated[
+        str, Field(description="name of this batch; by default that of the images and the day")
+    ] = ""
     date: Annotated[
         datetime.date | None, Field(description="the batch's day; by default today")
     ] = None
@@ -233,6 +235,18 @@ class Screen(OfANight):
     force: Annotated[
         bool, Field(description="screen the batch again; its report stays until replaced")
     ] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """Name a batch that has no name after its first source and its day."""
+        if not isinstance(given, dict) or given.get("batch") or not given.get("images"):
+            return given
+        from tasks.images.names import batch_name
+
+        images, day = given["images"], given.get("date") or datetime.date.today()
+        first = images if isinstance(images, str) else images[0]
+        return given | {"batch": f"{batch_name(first)}-{day}"}
 
 
 class Nightly(OfANight):

@@ -77,11 +77,13 @@ class Contours(Options):
 
 
 class PatientSheet(Options):
-    """Write the call of one patient, the slides and the cells behind it as a page or a table."""
+    """Print the call of one patient; with --to write a page with slides and cells, or a table."""
 
     name: Annotated[str, POSITIONAL, Field(description="the patient, or the slide of one unnamed")]
-    batch: Screened
-    to: Annotated[str, Field(description="the file to write: .html to print, or .csv")]
+    batch: Annotated[
+        str | None, Field(description="the screened batch; by default the patient's newest")
+    ] = None
+    to: Annotated[str | None, Field(description="a file to write: .html to print, or .csv")] = None
 
 
 class ReviewExport(Options):

@@ -17,6 +17,7 @@ from flows.stages.counting.chosen_thresholds import (
     load_error_rates,
     load_laboratory_rates,
     rates_elsewhere,
+    sure_rates,
 )
 from storage.batches import ledger, manifests, segmentations
 from storage.parquet import read_table
@@ -149,14 +150,14 @@ def grouped_reports(
     Raises:
         ValueError: a cell is in no field of its source.
     """
-    (few, many), stated, tables = counting.thresholds, made_by.to_row(), dict[str, pa.Table]()
+    stated, tables = made_by.to_row(), dict[str, pa.Table]()
     with grouping(images) as groups:
         # Fields contribute to their slide, and slides to their patients and their night.
         if fields is not None:
             tables[FIELDS] = fields_judged(fields, groups.fields(fields), limits, stated)
-        counts = groups.slides(tables.get(FIELDS), shifts, few, many)
+        counts = groups.slides(tables.get(FIELDS), shifts, **counting.named_thresholds)
         slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, slide_schema())
-        counts = groups.patients(calls.judged_slides(slides, counting), few, many)
+        counts = groups.patients(calls.judged_slides(slides, counting), **counting.named_thresholds)
         patients = tables[PATIENTS] = calls.patients_called(
             counts, counting, stated, patient_schema()
         )
@@ -187,6 +188,7 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
         cache(lambda: Answers(rates_elsewhere(store, screened.detector), wanted)),
         settings.red_cells_per_microlitre,
         screened.detector.alpha,
+        Answers(sure_rates(store, screened.detector), wanted),
         adaptation_at(laboratory),
         calls.UNREADABLE_AT_LABORATORY if laboratory and rates else calls.UNREADABLE,
         settings.detectable_percent,

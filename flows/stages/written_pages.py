@@ -38,13 +38,13 @@ from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
 from tasks.reports import field_rows
 from tasks.reports.called_cells import COLUMNS as OF_CALLED
-from tasks.reports.called_cells import CalledCells, patient_of, wanted_patients
+from tasks.reports.called_cells import CalledCells, patient_of
 from tasks.visualisation import calls
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
-from tasks.visualisation.patients import LEAST, OPENED, Called, cells_each, opened
+from tasks.visualisation.patients import Called, cells_each, opened
 from tasks.visualisation.viewer.overlays import ShownField
 
 LISTED = 120  # batches on the index; a file of each is read every night
@@ -114,8 +114,9 @@ def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> Ca
     """Make the collector of cells behind the calls of the patients that the page opens."""
     unreadable = slides.filter(pc.equal(slides["call"].cast(pa.string()), Call.UNREADABLE.value))
     lost: set[str | None] = set(unreadable["slide_id"].to_pylist())
-    counts = wanted_patients(patients, OPENED)
-    return CalledCells(counts, lost, most=cells_each(len(patients)), least=LEAST)
+    counts = {patient_of(row): row["cells_called"] for row in patients}
+    each = cells_each(len(patients))
+    return CalledCells(counts, lost, most=each, least=each)
 
 
 def _called(

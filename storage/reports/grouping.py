@@ -29,8 +29,8 @@ CELLS = """CREATE VIEW cells AS SELECT *,
   NOT repeated AND (kind IS NULL OR kind = 'red') AS is_red,
   is_red AND coalesce(diagnosis = 'Parasitized', false) AS is_parasitized,
   coalesce(abnormal, false) AS is_abnormal,
-  is_scored AND is_red AND NOT is_abnormal AND abnormality IS NOT NULL
-    AND coalesce(isfinite(log_odds), false) AS is_read,
+  is_scored AND is_red AND coalesce(isfinite(log_odds), false) AS is_diagnosed,
+  is_diagnosed AND NOT is_abnormal AND abnormality IS NOT NULL AS is_read,
   coalesce(list_contains(string_split(review_reason, ', '), 'uncertain'), false) AS is_uncertain,
   split_part(failure, ':', 1) AS failure_reason
 FROM read_parquet({images})"""
@@ -64,7 +64,9 @@ BY_SLIDE = "SELECT {columns} FROM together GROUP BY slide_id ORDER BY slide_id N
 
 # A slide without a patient counts as one; images with neither are one more.
 BY_PATIENT = """SELECT {columns} FROM (
-  SELECT together.* EXCLUDE (slide_id, is_read), together.is_read AND judged.is_readable AS is_read,
+  SELECT together.* EXCLUDE (slide_id, is_read, is_diagnosed),
+    together.is_read AND judged.is_readable AS is_read,
+    together.is_diagnosed AND judged.is_readable AS is_diagnosed,
     coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.is_new, judged.faults,
     CASE WHEN patient_id IS NULL THEN together.slide_id END AS own_slide
   FROM together JOIN judged ON together.slide_id IS NOT DISTINCT FROM judged.slide_id
@@ -111,13 +113,11 @@ class Grouping:
             )
         return counts
 
-    def slides(
-        self, fields: pa.Table | None, shifts: pa.Table, few: float, many: float
-    ) -> pa.Table:
+    def slides(self, fields: pa.Table | None, shifts: pa.Table, **thresholds: float) -> pa.Table:
         """Make the rows of slides by name, from images, judged fields and shifts.
 
-        Images that name no slide are the last row. ``few`` and ``many`` are the log-odds from which
-        a cell counts where parasites are few and many.
+        Images that name no slide are the last row. ``thresholds`` are the log-odds ``few``,
+        ``many`` and ``sure`` of `tasks.reports.calls.Counting`.
         """
         if fields is None:
             names = ("slide_id", "patient_id", "kind", "failure", "review_reason")
@@ -125,15 +125,15 @@ class Grouping:
         self._database.register("fields", fields)
         self._database.register("shifts", shifts)
         self._database.execute(TOGETHER)
-        return self._table(BY_SLIDE, slides.COLUMNS, slides.MORE, few=few, many=many)
+        return self._table(BY_SLIDE, slides.COLUMNS, slides.MORE, **thresholds)
 
-    def patients(self, judged: pa.Table, few: float, many: float) -> pa.Table:
+    def patients(self, judged: pa.Table, **thresholds: float) -> pa.Table:
         """Make the rows of patients by name, from the cells of readable slides.
 
         ``judged`` has ``slide_id``, ``is_readable``, ``is_new`` and ``faults`` of each slide.
         """
         self._database.register("judged", judged)
-        return self._table(BY_PATIENT, patients.COLUMNS, patients.MORE, few=few, many=many)
+        return self._table(BY_PATIENT, patients.COLUMNS, patients.MORE, **thresholds)
 
     def batch(self, alpha: float, scale: float, bias: float) -> dict[str, Any]:
         """Count the images of the batch; a laboratory adapts log-odds by ``scale`` and ``bias``."""

@@ -5,6 +5,7 @@ query runs on any store. DuckDB itself must not open any file: SQL can neither w
 anything but these tables.
 """
 
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -33,6 +34,19 @@ DATA_SETS = (*REPORTS, EVALUATIONS)
 TABLES = (*DATA_SETS, LABORATORIES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
+# Words that a person may expect as names of columns.
+MEANT = {
+    "parasitaemia": "corrected_percent",
+    "parasitemia": "corrected_percent",
+    "percent": "corrected_percent",
+    "density": "parasites_per_microlitre",
+    "patient": "patient_id",
+    "slide": "slide_id",
+    "probability": "probability_Parasitized",
+    "score": "abnormality",
+    "date": "batch_date",
+    "reason": "review_reason",
+}
 
 
 @contextmanager
@@ -225,6 +239,20 @@ def _plain_errors(seconds: float) -> Iterator[None]:
         raise QueryError(
             f"the query needs more than {MEMORY} of memory or {SPILL} of disk: ask for less at once"
         ) from None
+    except duckdb.BinderException as error:
+        raise QueryError(_without_column(str(error))) from None
     # Arrow raises an OSError if it cannot read a stream.
     except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise QueryError(" ".join(str(error).partition("\n\nLINE ")[0].split())) from None
+        raise QueryError(_in_one_line(error)) from None
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())
+
+
+def _without_column(message: str) -> str:
+    """Name the column that is probably meant where a query names one that is not there."""
+    meant = re.search(r'column "(\w+)" not found', message)
+    instead = MEANT.get(meant[1].lower()) if meant else None
+    line = _in_one_line(Exception(message))
+    return f"there is no column {meant[1]!r}: ask for {instead}" if meant and instead else line

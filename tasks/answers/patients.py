@@ -118,9 +118,12 @@ def confirm(
 
 
 def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> tuple[int, int, int]:
-    """Count the called cells that are parasites, with the bounds of that count."""
+    """Count the cells that are parasites, with the bounds of that count.
+
+    Other cells that a person calls parasites count too: some were set aside.
+    """
     read = [image for image in suspect.called if image in answers]
-    known = sum(answers[image] == positive for image in read)
+    known = sum(answers.get(image) == positive for image in (*suspect.called, *suspect.others))
     unread = len(suspect.called) - len(read)
     if not unread:
         return known, known, known

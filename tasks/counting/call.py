@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.counting import interpretation
 from tasks.counting.interpretation import DENSE, KnownRates, corrected
-from tasks.words import counted
+from tasks.words import counted, verb
 
 # Red cells that a positive call needs: two called cells of seven are not a parasitaemia of 28%, and
 # the error rates were counted on slides of more cells.
@@ -23,7 +23,8 @@ LEAST_SHOWN = 5e-5  # percent: less is written as 0
 class Call(StrEnum):
     """The call of a slide or a patient, the most urgent first.
 
-    It is suspected if, at a new laboratory, more cells are called than in healthy blood at home.
+    It is suspected if more cells than in healthy blood look parasitized, but do not count: the
+    laboratory is new, or the cells are abnormal or cut. A person who reads them decides.
     """
 
     POSITIVE = "positive"
@@ -31,6 +32,9 @@ class Call(StrEnum):
     INDETERMINATE = "indeterminate"
     NEGATIVE = "negative"
     UNREADABLE = "unreadable"
+
+
+CONFIRMED = (Call.POSITIVE, Call.SUSPECTED)  # calls that a person confirms or refuses
 
 
 class CountedBy(StrEnum):
@@ -48,6 +52,7 @@ class CallReason(StrEnum):
     TOO_FEW = "too few cells"
     RATES_TOO_HIGH = "error rates too high"
     NEW = "new laboratory"
+    SET_ASIDE = "suspects that do not count"
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,50 @@ def of_new(known: Answer, elsewhere: Answer) -> Answer:
     return replace(elsewhere, call=call, reasons=(CallReason.NEW,))
 
 
+def with_suspects(answer: Answer, of_all: Answer, of_sure: Answer) -> Answer:
+    """Make the call of a slide or patient whose parasites may be among the cells set aside.
+
+    A late stage is unlike the other cells of its slide, and a cell at the border is half a cell,
+    but both are parasites. The error rates were counted on all cells, abnormal ones too. Few sure
+    parasites say more than many unsure ones.
+
+    Args:
+        answer: the meaning of the cells that count.
+        of_all: the meaning of the same count with abnormal and cut cells.
+        of_sure: that of the sure ones among all cells.
+    """
+    if answer.call in (Call.POSITIVE, Call.SUSPECTED):
+        return answer
+    if Call.POSITIVE in (of_all.call, of_sure.call):
+        return replace(answer, call=Call.SUSPECTED, reasons=(CallReason.SET_ASIDE,))
+    if answer.call == Call.NEGATIVE and of_all.call == Call.INDETERMINATE:
+        return replace(answer, call=Call.INDETERMINATE, reasons=(CallReason.SET_ASIDE,))
+    return answer
+
+
+def needs_text(calls: Mapping[str, int]) -> str:
+    """Write what the patients of a batch need, from their number by call; empty without patients.
+
+    >>> needs_text({"positive": 2, "suspected": 1, "negative": 12, "indeterminate": 4})
+    '3 patients wait for a person (2 positive, 1 suspected), 4 are undecided, 12 are negative'
+    """
+    waiting = [f"{calls[each]:,} {each}" for each in Call if each in CONFIRMED and calls.get(each)]
+    number = sum(calls.get(each, 0) for each in CONFIRMED)
+    parts = []
+    if number:
+        who = f"{counted(number, 'patient')} {verb(number, 'waits', 'wait')} for a person"
+        parts.append(f"{who} ({', '.join(waiting)})")
+    for each, one, many in (
+        (Call.INDETERMINATE, "is undecided", "are undecided"),
+        (Call.UNREADABLE, "is unreadable", "are unreadable"),
+        (Call.NEGATIVE, "is negative", "are negative"),
+    ):
+        if n := calls.get(each, 0):
+            who = f"{n:,}" if parts else counted(n, "patient")
+            parts.append(f"{who} {verb(n, one, many)}")
+    return ", ".join(parts)
+
+
 def percent_text(percent: float) -> str:
     """Write a parasitaemia to two digits.
 
@@ -201,6 +250,44 @@ def density_text(parasites: float) -> str:
     return f"{int(round(parasites, -digits)):,}"
 
 
+def suspects_text(row: Mapping[str, Any]) -> str:
+    """Write how many cells of a slide or patient look parasitized, and what became of them.
+
+    It is empty for reports of slidewatch 0.6, which do not say it.
+
+    >>> row = {"parasitized": 43, "set_aside": {"abnormal": 33, "cut": 5}, "cells_called": 5}
+    >>> suspects_text(row)
+    '43 look parasitized: 5 counted, 33 unlike their slide, 5 cut off or covered'
+    """
+    if row.get("set_aside") is None:
+        return ""
+    aside, looks = dict(row["set_aside"]), row["parasitized"]
+    abnormal, cut = aside.get("abnormal", 0), aside.get("cut", 0)
+    called = min(row["cells_called"], looks)
+    parts = [
+        f"{n:,} {what}"
+        for n, what in (
+            (called, "counted"),
+            (abnormal, "unlike their slide"),
+            (cut, "cut off or covered"),
+            (looks - called - abnormal - cut, "not sure enough to count"),
+        )
+        if n > 0
+    ]
+    return f"{looks:,} {verb(looks, 'looks', 'look')} parasitized{': ' if parts else ''}" + (
+        ", ".join(parts)
+    )
+
+
+def photograph_text(night: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
+    """Write in a sentence what one photograph shows, from its rows of batch and patient."""
+    looks = suspects_text(patient) or f"{counted(patient['cells_called'], 'cell')} called"
+    call = f"{patient['call'].capitalize()}"
+    if patient["call"] == Call.POSITIVE:
+        call += f", about {percent_text(patient['corrected_percent'])}"
+    return f"{call}: of {counted(night['scored'], 'cell')} {looks}"
+
+
 def call_text(row: Mapping[str, Any]) -> str:
     """Write in a sentence what a row of the slide or patient report says about parasites.
 
@@ -222,7 +309,9 @@ def call_text(row: Mapping[str, Any]) -> str:
     if row["call"] == Call.UNREADABLE:
         return f"no answer: {', '.join(reasons)}"
     if row["call"] == Call.SUSPECTED:
-        return f"parasites suspected, at a laboratory that is not known: {cells}"
+        return f"a person must decide: {suspects_text(row) or cells}"
+    if CallReason.SET_ASIDE in reasons:
+        return f"no answer: {suspects_text(row) or cells}"
     if CallReason.NEW in reasons:
         return f"no answer at a laboratory that is not known: {cells}"
     if CallReason.RATES_UNKNOWN in reasons:

@@ -26,6 +26,7 @@ LEAST_SLIDES = 5  # with cells of a kind; fewer hardly show how slides differ
 COARSE = 4  # thresholds between those tried first
 DIAGNOSIS = 0.0  # log-odds at which a cell is diagnosed
 NEAR = 1.2  # times the least loss: see `known_rates`
+SURE_FOUND = 0.25  # of all parasites, at a threshold that hardly any healthy cell passes
 LEAST_FOUND = 0.2  # of all parasites: a threshold that finds fewer is not worth trying
 
 
@@ -175,6 +176,16 @@ def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
         return interpretation.expected_width(rates, interpretation.DENSE, cells), rates.false.mean
 
     return KnownRates(_best(counts, predict, limit), _best(counts, predict, width))
+
+
+def sure_rates(counts: ErrorCounts) -> ErrorRates:
+    """Predict the error rates of the highest threshold that finds `SURE_FOUND` of the parasites.
+
+    Raises:
+        ValueError: no slide has cells of a kind.
+    """
+    enough = counts.found.sum(axis=0) >= SURE_FOUND * counts.positives.sum()
+    return _Predictions(counts).at(int(np.flatnonzero(enough).max(initial=0)))
 
 
 def _best(

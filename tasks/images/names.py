@@ -39,6 +39,16 @@ def names_of_slides(uris: Sequence[str], root: str, by: str, alone: Sequence[boo
     ]
 
 
+def batch_name(source: str) -> str:
+    """Name a batch after its images, in signs that a batch may have.
+
+    >>> batch_name("/photos/ward 3/"), batch_name("a field, seen.png"), batch_name("*.jpg")
+    ('ward-3', 'a-field-seen', 'photographs')
+    """
+    stem = PurePosixPath(path_of(source).rstrip("/")).stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-_.")[:80] or "photographs"
+
+
 def _path_below(uri: str, root: str) -> PurePosixPath:
     """Find the path of a file below the folder of all of them, or within its archive."""
     path = path_of(uri)

@@ -1,6 +1,6 @@
-"""Find the red cells behind a patient's count: those called parasitized, most probable first."""
+"""Find a patient's likeliest parasites, whether they count or not."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.reports import image_columns
-from tasks.types import Counts
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
 
@@ -26,13 +25,14 @@ def patient_of(row: Mapping[str, Any]) -> Patient:
 
 
 class CalledCells:
-    """Collect the called cells of some patients; image rows may come in any parts.
+    """Collect the likeliest parasites of some patients; image rows may come in any parts.
 
-    The counting threshold is on log-odds, which rise with the probability. So a patient's called
-    cells are the most probable ones read, as many as the report on patients has counted; if these
-    are few, the next most probable follow. Memory grows with the number of patients, not of images.
-    ``called`` counts called cells by patient; the cells of ``unreadable`` slides do not count. At
-    most ``most`` cells are kept of a patient, and ``least`` of one with fewer called ones.
+    These are the red cells with the highest probability of "parasitized", also those that do not
+    count: abnormal or cut ones, and cells of ``unreadable`` slides. The counting threshold is on
+    log-odds, which rise with the probability, so of the cells that are read the most probable ones
+    are called, as many as the report on patients has counted: ``called`` has them by patient.
+    Memory grows with the number of patients, not of images. At most ``most`` cells are kept of a
+    patient, and ``least`` of one with fewer called ones.
     """
 
     def __init__(
@@ -53,32 +53,37 @@ class CalledCells:
         if CHANCE not in rows.column_names:
             return
         chance = image_columns.numbers_of(rows, CHANCE)
-        places = self._places_of(rows)
-        kept = (places >= 0) & image_columns.is_read(rows)
-        cells = rows.filter(pa.array(kept)).append_column("place", pa.array(places[kept]))
-        cells = image_columns.plain(cells.append_column("chance", pa.array(chance[kept])))
+        pairs, group = image_columns.pairs_of(rows)
+        keys = [(slide, None) if patient is None else (None, patient) for slide, patient in pairs]
+        places = np.asarray([self._places.get(key, -1) for key in keys], np.int64)[group]
+        readable = np.asarray([slide not in self._unreadable for slide, _ in pairs], bool)[group]
+        kept = (places >= 0) & image_columns.is_diagnosed(rows)
+        read = kept & readable & image_columns.is_read(rows)
+        cells = rows.filter(pa.array(kept))
+        for name, values in (("place", places), ("chance", chance), ("read", read)):
+            cells = cells.append_column(name, pa.array(values[kept]))
+        cells = image_columns.plain(cells)
         self._found = self._best(
             cells if self._found is None else pa.concat_tables([self._found, cells])
         )
 
     def of(self, patient: Patient) -> list[dict[str, Any]]:
-        """List a patient's cells, the most probable first, with ``chance`` and ``called``."""
+        """List a patient's cells, the most probable first.
+
+        Each has its ``chance``; whether it is ``called``; and ``aside``, why it does not count, if
+        it is no matter of probability.
+        """
         if self._found is None or patient not in self._places:
             return []
         cells = self._found.filter(pc.equal(self._found["place"], self._places[patient]))
         called = self._called[patient]
-        rows = cells.slice(0, max(called, self._least)).to_pylist()
-        return [row | {"called": number < called} for number, row in enumerate(rows)]
-
-    def _places_of(self, rows: pa.Table) -> Counts:
-        """Number the patients of image rows (n,); -1 for cells of other patients."""
-        pairs, group = image_columns.pairs_of(rows)
-        return np.asarray([self._place(*pair) for pair in pairs], np.int64)[group]
-
-    def _place(self, slide: str | None, patient: str | None) -> int:
-        if slide in self._unreadable:
-            return -1
-        return self._places.get((slide, None) if patient is None else (None, patient), -1)
+        rows = cells.to_pylist()
+        before = np.cumsum([row["read"] for row in rows])
+        marked = [
+            row | {"called": row["read"] and number <= called, "aside": _aside(row)}
+            for row, number in zip(rows, before.tolist(), strict=True)
+        ]
+        return [row for n, row in enumerate(marked) if row["called"] or n < self._least]
 
     def _best(self, rows: pa.Table) -> pa.Table:
         """Keep the most probable cells of each patient, each image once."""
@@ -88,12 +93,17 @@ class CalledCells:
         again = np.zeros(len(ids), bool)
         again[1:] = ids[1:] == ids[:-1]
         rows = rows.filter(pa.array(~again))
-        ranks = image_columns.rank_within(rows["place"].to_numpy())
-        return rows.filter(pa.array(ranks < self._most)).combine_chunks()
+        places, read = (rows[name].to_numpy() for name in ("place", "read"))
+        # Suspects that do not count must not crowd out those that do.
+        kept = image_columns.rank_within(places) < self._most
+        kept |= read & (image_columns.rank_within(2 * places + read) < self._most)
+        return rows.filter(pa.array(kept)).combine_chunks()
 
 
-def wanted_patients(
-    patients: Sequence[Mapping[str, Any]], calls: Container[str]
-) -> dict[Patient, int]:
-    """Count the called cells of the patients with certain calls, from rows of their report."""
-    return {patient_of(row): row["cells_called"] for row in patients if row["call"] in calls}
+def _aside(row: Mapping[str, Any]) -> str | None:
+    """Say why a cell does not count; None of one that may."""
+    if row["read"]:
+        return None
+    if row["abnormal"]:
+        return "unlike its slide"
+    return "cut off or covered" if row["abnormality"] is None else "slide is unreadable"

@@ -1,8 +1,9 @@
 """Make the rows of slides and patients from their counts: corrected counts, limits, the call.
 
 Whole red cells that are not abnormal for their slide count: those whose log-odds of "parasitized"
-reach the counting threshold, whose error rates are known. Abnormal cells, white cells, cells cut by
-a border and copies of images do not count.
+reach the counting threshold, whose error rates are known. White cells and copies of images do not
+count. Neither do abnormal cells and cells cut by a border, but where these look parasitized more
+often than healthy blood does, the slide or patient is suspected.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,6 +46,8 @@ class Counting:
     red_cells_per_microlitre: float
     alpha: float
     """The detector's level."""
+    sure: call.Answers
+    """The same as answers, for sure parasites alone."""
     adaptation: Adaptation | None = None
     """Of log-odds, by a laboratory."""
     unreadable: tuple[SlideReason, ...] = UNREADABLE
@@ -63,6 +66,13 @@ class Counting:
         if rates is None:
             return error_rates.DIAGNOSIS, error_rates.DIAGNOSIS
         return rates.counting.log_odds, rates.dense.log_odds
+
+    @property
+    def named_thresholds(self) -> dict[str, float]:
+        """Name the thresholds, with that of sure parasites, as the grouping takes them."""
+        few, many = self.thresholds
+        rates = self.sure.rates
+        return {"few": few, "many": many, "sure": few if rates is None else rates.counting.log_odds}
 
     @property
     def scale_and_bias(self) -> tuple[float, float]:
@@ -142,6 +152,12 @@ def _called(
     answer = counting.answers.of(*counts, row["cells_read"], unreadable)
     if is_new and answer.call != call.Call.UNREADABLE:
         answer = call.of_new(answer, counting.elsewhere().of(*counts, row["cells_read"]))
+    if not unreadable:
+        of_suspects = [
+            answers.of(row[name], row[name], row["diagnosed"])
+            for name, answers in (("suspects", counting.answers), ("sure_suspects", counting.sure))
+        ]
+        answer = call.with_suspects(answer, *of_suspects)
     used = int(answer.by == call.CountedBy.DENSE)
     bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
     cells = counting.red_cells_per_microlitre

@@ -152,11 +152,17 @@ def repeats(image_ids: Iterable[pa.Array]) -> Mask:
     return repeated & np.concatenate(known)
 
 
+def is_diagnosed(rows: pa.Table) -> Mask:
+    """Mark the image rows (n,) of red cells that have a diagnosis."""
+    scored, _, _ = flags(rows)
+    return np.asarray(scored & is_red_cell(rows))
+
+
 def is_read(rows: pa.Table) -> Mask:
     """Mark the image rows (n,) whose cells count: red, whole, and not abnormal."""
-    scored, abnormal, _ = flags(rows)
+    _, abnormal, _ = flags(rows)
     judged = np.asarray(rows["abnormality"].is_valid().to_numpy(), bool)
-    return np.asarray(scored & judged & ~abnormal & is_red_cell(rows))
+    return np.asarray(is_diagnosed(rows) & judged & ~abnormal)
 
 
 def is_white_cell(rows: pa.Table) -> Mask:

@@ -1,6 +1,7 @@
 """Make the page of a batch, which a person reads in the morning: one file that needs no other."""
 
 import base64
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from markupsafe import Markup
 
 from tasks import types
 from tasks.answers.patients import Confirmation
+from tasks.counting.call import needs_text, photograph_text
 from tasks.reports import image_columns
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.counts import Row
@@ -27,7 +29,14 @@ from tasks.visualisation.highlights import (
     Highlights,
 )
 from tasks.visualisation.overlay import COLOURS as CONTOURS
-from tasks.visualisation.patients import Called, describe_image, opened, opened_patients, place_of
+from tasks.visualisation.patients import (
+    Called,
+    describe_cell,
+    describe_image,
+    opened,
+    opened_patients,
+    place_of,
+)
 from tasks.visualisation.viewer.overlays import ShownField, describe_field
 from tasks.words import counted, verb
 
@@ -38,9 +47,9 @@ DECIDING = ("verdict", "review_reasons", "shift", "abnormal_p_value", "slide_id"
 NIGHTS_SHOWN = 14
 
 LIGHTS = {
-    types.Light.GREEN: "Green: nothing is unusual",
-    types.Light.AMBER: "Amber: something needs a look",
-    types.Light.RED: "Red: look before using any result",
+    types.Light.GREEN: "Green: the quality of these pictures is as usual",
+    types.Light.AMBER: "Amber: something about these pictures or patients needs a look",
+    types.Light.RED: "Red: look at the pictures before you use any result",
 }
 # Heading, words, and whether the sheet is folded: sheets that say nothing about a patient are last.
 SHEETS = {
@@ -97,8 +106,13 @@ class BatchView:
 
 
 def batch_page(view: BatchView) -> str:
-    """Make the page, HTML; the same night gives the same text."""
+    """Make the page, HTML; the same night gives the same text.
+
+    A batch of one photograph shows the photograph, a sentence, and its likeliest parasites.
+    """
     row, fields = view.row, _fields(view)
+    if len(view.fields) == len(view.patients) == 1 and not view.whole_slides:
+        return _photograph_page(view, fields[0])
     scripts = _scripts(fields)
     slides = _sorted(view.slides)
     describe = partial(_slide_rows, {each["slide_key"]: each["id"] for each in fields[::-1]})
@@ -116,6 +130,7 @@ def batch_page(view: BatchView) -> str:
         confirmed=calls.confirmed_text(view.answers.values()),
         day=page.day_text(row["batch_date"]),
         light=LIGHTS[types.Light(row["light"])],
+        needs=needs_text(Counter(view.patients["call"].to_pylist())),
         facts=_facts(row),
         **{kind: describe(_rows(slides, numbers[:ODD_SHOWN])) for kind, numbers in odd.items()},
         **{f"more_{kind}": max(0, len(numbers) - ODD_SHOWN) for kind, numbers in odd.items()},
@@ -143,6 +158,23 @@ def batch_page(view: BatchView) -> str:
         script_hashes=[
             base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts
         ],
+    )
+
+
+def _photograph_page(view: BatchView, field: Mapping[str, Any]) -> str:
+    """Make the page of a batch that is one photograph."""
+    (patient,) = view.patients.to_pylist()
+    cells = view.called.cells.get(patient_of(patient), ())
+    return page.render(
+        "photograph.html",
+        title=field["name"],
+        row=view.row,
+        made_from=view.made_from,
+        sentence=photograph_text(view.row, patient),
+        field=field,
+        cells=[describe_cell(each, view.called.places, view.thumbnails) for each in cells],
+        viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()),
+        made_by=view.made_by,
     )
 
 

@@ -9,7 +9,14 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.answers.patients import Answer, Confirmation
-from tasks.counting.call import Call, call_text, density_text, percent_text, range_text
+from tasks.counting.call import (
+    Call,
+    call_text,
+    density_text,
+    percent_text,
+    range_text,
+    suspects_text,
+)
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.counts import Row
 from tasks.reports.parasitaemia import density_text as class_text
@@ -18,12 +25,18 @@ from tasks.words import counted
 
 WORDS = {
     Call.POSITIVE: "patients with parasites",
-    Call.SUSPECTED: "patients with suspects, of a laboratory that is not known",
+    Call.SUSPECTED: "patients whose likeliest parasites a person must see",
     Call.NEGATIVE: "patients with none above the stated limit",
     Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",
 }
 PATIENTS_SHOWN = 500
+DOUBTS = {
+    "shifted": "Which errors to expect is not known: at least a tenth of the cells are from slides "
+    "unlike every known slide, where probabilities are not calibrated.",
+    "other laboratory": "Which errors to expect is not known: probabilities were calibrated on "
+    "cells of other laboratories.",
+}
 
 # An interval is drawn on an axis that is linear below a tenth of a percent, logarithmic above.
 WIDTH, HEIGHT, KNEE = 150, 18, 0.05
@@ -89,6 +102,7 @@ def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
         "meaning": class_text(kind) if kind is not None and row["call"] == Call.POSITIVE else None,
         **_amounts(row),
         "plot": interval_plot(row) if known else "",
+        "suspects": suspects_text(row),
         "called": row["cells_called"],
         "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
@@ -161,26 +175,21 @@ def axis() -> Markup:
     )
 
 
-def expected_text(night: Row) -> tuple[str, str | None] | None:
-    """Write which errors to expect, and why not to trust that; None where unknown."""
+def expected_text(night: Row) -> str | None:
+    """Write which errors to expect, or why that cannot be known; None without diagnoses."""
     wrong, missed = night["expected_false_calls"], night["expected_missed"]
     if night["expected_accuracy"] is None:
         return None
+    if (doubt := night["expected_doubt"]) is not None:
+        return DOUBTS.get(doubt, doubt)
     sentence = (
-        f"about {counted(round(wrong), 'cell')} wrongly diagnosed as "
-        f"parasitized and {round(missed):,} parasitized missed; accuracy "
+        f"Errors to expect (no cell here has a label): about {counted(round(wrong), 'cell')} "
+        f"wrongly diagnosed as parasitized and {round(missed):,} parasitized missed; accuracy "
         f"{_share(night, 'accuracy')}"
     )
     if night["expected_sensitivity"] is not None:
         sentence += f", sensitivity {_share(night, 'sensitivity')}"
-    doubts = {
-        "shifted": "Do not trust this: at least a tenth of the cells are from slides unlike every "
-        "known slide, where probabilities are not calibrated.",
-        "other laboratory": "Do not trust this: probabilities were calibrated on cells of other "
-        "laboratories.",
-    }
-    doubt = night["expected_doubt"]
-    return sentence, None if doubt is None else doubts.get(doubt, doubt)
+    return f"{sentence}."
 
 
 def _share(night: Row, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Describe the cells behind each positive or indeterminate patient's call.
+"""Describe the likeliest parasites of patients, whether they count or not.
 
 The page of a batch shows them, and so does the sheet of one patient: a page to print, and the same
 figures for a spreadsheet.
@@ -13,11 +13,11 @@ from tasks.counting.call import Call
 from tasks.reports import called_cells, spreadsheet
 from tasks.visualisation import calls, page
 
-# Patients of these calls have their cells shown.
-OPENED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
-PATIENTS_OPENED = 32
+# Patients of these calls have their cells shown, if any look parasitized.
+OPENED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE, Call.UNREADABLE)
+PATIENTS_OPENED = 16
 CELLS_SHOWN = 96  # of all patients: with them a page stays below 5 MB
-LEAST, MOST = 3, 12  # cells of a patient; the least is shown of one with fewer called, too
+LEAST, MOST = 6, 10  # cells of a patient
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,15 @@ class Called:
 
 def opened(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Choose the patients whose cells are shown, given rows of their report in order."""
-    return [row for row in rows if row["call"] in OPENED][:PATIENTS_OPENED]
+    wanted = (row for row in rows if row["call"] in OPENED or len(rows) == 1)
+    return [row for row in wanted if row.get("parasitized", 1)][:PATIENTS_OPENED]
 
 
 def cells_each(patients: int) -> int:
     """Compute how many cells are shown of each of some patients.
 
-    >>> [cells_each(patients) for patients in (1, 8, 20, 32)]
-    [12, 12, 4, 3]
+    >>> [cells_each(patients) for patients in (1, 12, 16)]
+    [10, 8, 6]
     """
     return min(MOST, max(LEAST, CELLS_SHOWN // max(1, patients)))
 
@@ -60,7 +61,7 @@ def opened_patients(
             **calls.call_of(row),
             "persons": answers.get(called_cells.patient_of(row)),
             "cells": [
-                describe_cell(cell, called.places.get(cell["uri"]), thumbnails.get(cell["uri"]))
+                describe_cell(cell, called.places, thumbnails)
                 for cell in called.cells.get(called_cells.patient_of(row), ())
             ],
         }
@@ -74,13 +75,15 @@ def place_of(number: int) -> str:
 
 
 def describe_cell(
-    row: Mapping[str, Any], place: bytes | str | None, thumbnail: bytes | str | None
+    row: Mapping[str, Any], places: Mapping[str, bytes | str], thumbnails: Mapping[str, bytes | str]
 ) -> dict[str, Any]:
     """Describe one of a patient's cells for a page: its figures, its picture, and its place."""
-    return describe_image(row, thumbnail) | {
+    place = places.get(row["uri"])
+    return describe_image(row, thumbnails.get(row["uri"])) | {
         "id": row["image_id"],
         "chance": chance_text(row["chance"]),
         "called": row["called"],
+        "aside": row["aside"],
         "place": page.data_uri(place, "webp") if isinstance(place, bytes) else None,
         "no_place": place if isinstance(place, str) else None,
     }
@@ -138,10 +141,7 @@ def patient_sheet(
         day=page.day_text(patient["batch_date"]),
         answer=calls.call_of(patient),
         persons=persons,
-        cells=[
-            describe_cell(cell, places.get(cell["uri"]), thumbnails.get(cell["uri"]))
-            for cell in cells[:CELLS]
-        ],
+        cells=[describe_cell(cell, places, thumbnails) for cell in cells[:CELLS]],
         slides=[
             calls.call_of(row) | {"name": page.shortened(row["slide_id"] or "no slide named")}
             for row in shown

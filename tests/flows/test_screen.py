@@ -230,7 +230,8 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
 ) -> None:
     """Neither with itself nor with later nights."""
     # A network of one epoch is certain of nobody's cells, and red nights are not compared with.
-    monkeypatch.setattr(strangeness, "UNREADABLE_RED", 2.0)
+    for name in ("UNREADABLE_RED", "NOBODY"):
+        monkeypatch.setattr(strangeness, name, 2.0)
     store = Store(ready.store)
     sources = {}
     for day in (1, 2, 4):

@@ -1,5 +1,7 @@
 """Ask the pages of `review serve`, as a browser does."""
 
+from collections.abc import Mapping
+
 from httpx import Response
 from starlette.testclient import TestClient
 
@@ -20,5 +22,7 @@ def ask(client: TestClient, path: str, **headers: str) -> Response:
     return client.get(f"/secret{path}", headers={"host": HOST} | headers)
 
 
-def send(client: TestClient, path: str, fields: dict[str, str], **headers: str) -> Response:
+def send(
+    client: TestClient, path: str, fields: Mapping[str, str | list[str]], **headers: str
+) -> Response:
     return client.post(f"/secret{path}", data=fields, headers=OWN | headers, follow_redirects=False)

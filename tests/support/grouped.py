@@ -23,7 +23,9 @@ from tasks.reports.night.counts import Row, summaries
 from tasks.reports.slide_reasons import SHIFTS
 from tests.support.cell_rows import MADE_BY
 
-COUNTING = Counting(Answers(None, 0.01), lambda: Answers(None, 0.01), 5e6, alpha=0.05)
+COUNTING = Counting(
+    Answers(None, 0.01), lambda: Answers(None, 0.01), 5e6, 0.05, Answers(None, 0.01)
+)
 MEASURED_SCHEMA = schema_of(MEASURED)
 
 

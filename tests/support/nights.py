@@ -193,8 +193,8 @@ def called_of(patients: pa.Table) -> Called:
         called_cells.patient_of(row): [
             {
                 "uri": f"/photos/{EVIL}.jpg#{i}-{j}", "image_id": f"{100 * i + j:064x}",
-                "slide_id": EVIL, "chance": 1 - 0.01 * j, "called": j == 0, "abnormality": 0.3,
-                "p_value": 0.2,
+                "slide_id": EVIL, "chance": 1 - 0.01 * j, "called": j == 0,
+                "aside": None, "abnormality": 0.3, "p_value": 0.2,
             }
             for j in range(each)
         ]
@@ -241,7 +241,9 @@ def night_of(
     """All that the page of these rows is made from; the batch is called night."""
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
     made_by = image_columns.Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
-    counting = calls.Counting(Answers(rates, 0.01), lambda: Answers(rates, 0.01), 5e6, ALPHA)
+    counting = calls.Counting(
+        Answers(rates, 0.01), lambda: Answers(rates, 0.01), 5e6, ALPHA, Answers(rates, 0.01)
+    )
     grouped = group(
         rows, fields=list(fields) or None, counting=counting, scales=CALIBRATION, made_by=made_by
     )

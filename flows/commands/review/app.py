@@ -1,6 +1,5 @@
 """Serve the pages on which a person reads cells; they work without script, by forms."""
 
-import math
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,7 +11,7 @@ from starlette.routing import Route
 
 from flows.commands.review.figures import figures, patient_figures
 from flows.commands.review.pages import pictures, viewer
-from flows.commands.review.pages.patient_calls import PatientPages
+from flows.commands.review.pages.patient_calls import PatientPages, seconds_of
 from flows.commands.review.session import Session
 from flows.monitoring.console import warn
 from flows.stages.answers import Suspects
@@ -27,8 +26,6 @@ from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation.page import environment
 
 ZOOM = 2  # pixels on the screen for one of a cell's image
-LONGEST_LOOK = 600.0  # seconds; a longer look was a break
-
 DIFFERING_SHOWN = 200
 AHEAD = 60  # cells that a page names as its next
 
@@ -54,7 +51,9 @@ class Bench:
         self._blind, self._reader = blind, reader
         self._pictures = pictures.PicturePages(session)
         self._viewer = viewer.ViewerPages(session, self._page, _reader, blind=blind)
-        self._patients = PatientPages(Suspects(session, detector, wanted), self._page, _reader)
+        self._patients = PatientPages(
+            session, Suspects(session, detector, wanted), self._page, _reader
+        )
 
     def app(self) -> Starlette:
         """Make the application."""
@@ -134,8 +133,7 @@ class Bench:
         reader, image_id = _reader(request), self._known(request)
         given = self._session.of_reader(reader)
         row = self._session.row(image_id)
-        suspect = self._suspect(request)
-        order = self._session.queue(reader) if suspect is None else suspect.order
+        order = self._session.queue(reader)
         answer, seconds = given.get(image_id), self._session.seconds(reader)
         shown: dict[str, Any] = {
             "reader": reader,
@@ -148,15 +146,6 @@ class Bench:
             "cells": len(self._session.cells),
             "seconds": seconds,
             "queue": [each for each in order if each not in given and each != image_id][:AHEAD],
-            "query": _query(request),
-            "patient": suspect
-            and {
-                "name": suspect.name,
-                "call": suspect.call,
-                "number": request.query_params["patient"],
-                "place": suspect.order.index(image_id) + 1 if image_id in suspect.order else 0,
-                "cells": len(suspect.order),
-            },
             "neighbours": self._session.neighbours(image_id),
             "before": self._before(given, image_id),
             "problem": None,
@@ -177,11 +166,6 @@ class Bench:
         """List the answers that a reader can give, each with its key."""
         return list(zip(sheets.KEYS, self._session.possible, strict=True))
 
-    def _suspect(self, request: Request) -> patients.Suspect | None:
-        """Find the patient whose cells are being read; None where single cells are."""
-        number = request.query_params.get("patient", "")
-        return self._patients.suspects.find(int(number)) if number.isdecimal() else None
-
     def _before(self, given: dict[str, str], image_id: str) -> str | None:
         """Find the cell that was read before this one."""
         order = list(given)
@@ -196,8 +180,6 @@ class Bench:
         self._session.answer(reader, image_id, answer, seconds)
         if request.headers.get("accept") == "application/json":
             return JSONResponse({"contour": self._viewer.contour(reader, image_id)})
-        if self._suspect(request) is not None:
-            return _to(request, f"/by/{reader}/patients/{request.query_params['patient']}")
         return _to(request, f"/by/{reader}")
 
     def _given(self, form: dict[str, str]) -> tuple[str, float]:
@@ -205,18 +187,13 @@ class Bench:
         answer = form.get("answer", "")
         if answer not in self._session.possible:
             raise HTTPException(400, f"{answer!r} is not one of the answers")
-        try:
-            seconds = float(form.get("seconds", "0"))
-        except ValueError:
-            seconds = 0.0
-        # No comparison holds for NaN, and JSON has none.
-        return answer, 0.0 if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_LOOK)
+        return answer, seconds_of(form)
 
     def undo(self, request: Request) -> Response:
         """Take back the last answer, and show its cell."""
         reader = _reader(request)
         image_id = self._session.undo(reader)
-        return _to(request, f"/by/{reader}" + (f"/{image_id}{_query(request)}" if image_id else ""))
+        return _to(request, f"/by/{reader}" + (f"/{image_id}" if image_id else ""))
 
     def report(self, request: Request) -> Response:
         """Show how far readers agree, and what an import would change."""
@@ -265,12 +242,6 @@ class Bench:
             **values,
         )
         return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
-
-
-def _query(request: Request) -> str:
-    """Write the part of an address that names the patient whose cells are being read."""
-    number = request.query_params.get("patient", "")
-    return f"?patient={number}" if number.isdecimal() else ""
 
 
 async def _form(request: Request) -> dict[str, str]:

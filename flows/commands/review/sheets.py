@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.commands.written import written
 from tasks.answers.sheets import image_name
 from tasks.images.access.files import SourceError
 from tasks.images.regions import ImageRef, find_unchanged
@@ -40,18 +41,15 @@ def new_manifest(to: str) -> Path:
 
 def write_manifest(path: Path, rows: pa.Table) -> None:
     """Write a manifest, complete or not at all."""
-    stage = path.with_name(f".part-{path.name}")
-    pq.write_table(rows, stage, compression="zstd")
-    stage.replace(path)
+    with written(path) as stage:
+        pq.write_table(rows, stage, compression="zstd")
 
 
 def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a sheet, complete or not at all."""
-    stage = path.with_name(f".part-{path.name}")
     # Without the byte order mark Excel takes UTF-8 for something else.
-    with stage.open("w", encoding="utf-8-sig", newline="") as file:
+    with written(path) as stage, stage.open("w", encoding="utf-8-sig", newline="") as file:
         file.writelines(csv_lines(columns, rows))
-    stage.replace(path)
 
 
 def write_picture(folder: Path, ref: ImageRef, image_id: str) -> str:

@@ -108,7 +108,7 @@ def describe_night(job: NightJob) -> NightReference:
         return NightReference(compared_with(detector, group, taps, classes, rows), row)
     if group is None or len(unnamed) < len(rows):
         some, theirs, places = taps, classes, rows
-        group = references_of(normals, taps, classes, rows, "night", A_NIGHT)
+        group = references_of(normals, taps, classes, rows, "night", A_NIGHT, of_few=True)
     return NightReference(compared_with(detector, group, some, theirs, places), row)
 
 

@@ -86,6 +86,14 @@ def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRate
     return _rates_at_laboratory(known, fitted, error_rates.ErrorCounts.empty())
 
 
+def sure_rates(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
+    """Predict the error rates of sure parasites; None if a detector's are unknown."""
+    if load_error_rates(store, detector) is None:
+        return None
+    rates = error_rates.sure_rates(errors_of_detector(store, detector))
+    return KnownRates(rates, rates)
+
+
 def _rates_at_laboratory(
     known: KnownRates, fitted: error_rates.ErrorCounts, counts: error_rates.ErrorCounts
 ) -> KnownRates:

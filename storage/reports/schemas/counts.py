@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.shared import COUNT, SHARE, TEXT, Column, number_of
+from storage.reports.schemas.shared import COUNT, COUNTS, SHARE, TEXT, Column, histogram, number_of
 
 NO_FIGURE = "null if error rates are unknown, or the call is unreadable"
 BOUNDS = {"": "", "_low": "lower bound of it (95%): ", "_high": "upper bound of it (95%): "}
@@ -11,11 +11,26 @@ CORRECTED = (
     f"bounds carry counting and the error of both rates; {NO_FIGURE}"
 )
 
-# $few and $many are the log-odds from which a cell counts where parasites are few or many.
+# $few and $many are the log-odds from which a cell counts where parasites are few or many, and
+# $sure those of sure parasites. A suspect is a red cell that may be abnormal or cut.
 COUNTED = {
     "called_of_few": number_of("is_read AND log_odds >= $few"),
     "called_of_many": number_of("is_read AND log_odds >= $many"),
+    "diagnosed": number_of("is_diagnosed"),
+    "suspects": number_of("is_diagnosed AND log_odds >= $few"),
+    "sure_suspects": number_of("is_diagnosed AND log_odds >= $sure"),
 }
+SET_ASIDE = Column(
+    "set_aside",
+    COUNTS,
+    "of these, those that do not count: abnormal ones, and those that the border cuts or another "
+    "cell covers",
+    "images",
+    histogram(
+        "CASE WHEN is_parasitized AND is_abnormal THEN 'abnormal' "
+        "WHEN is_parasitized AND is_diagnosed AND abnormality IS NULL THEN 'cut' END"
+    ),
+)
 
 # Images whose diagnosis was looked at again, and those of them whose diagnosis turned.
 STEADY = {
@@ -84,11 +99,12 @@ def counts(whose: str) -> list[Column]:
             "class of the corrected parasitaemia of a positive call: below 2%, 2% to 5%, 5% to "
             "10%, or 10% or more; none seen of a negative one",
         ),
-        Column("call", TEXT, "positive, suspected, negative, indeterminate or unreadable"),
+        Column("call", TEXT, "positive, suspected, indeterminate, negative or unreadable"),
         Column(
             "call_reasons",
             pa.list_(pa.string()),
             "reasons if neither positive nor negative: no red cells, error rates unknown, too few "
-            "cells, error rates too high, new laboratory, or a fault of a slide as a whole",
+            "cells, error rates too high, new laboratory, suspects that do not count, or a fault "
+            "of a slide as a whole",
         ),
     ]

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.counts import COUNTED, counts
-from storage.reports.schemas.shared import COUNT, MADE_BY, TEXT, Column, schema_of
+from storage.reports.schemas.counts import COUNTED, SET_ASIDE, counts
+from storage.reports.schemas.shared import COUNT, MADE_BY, PARASITIZED, TEXT, Column, schema_of
 
 COLUMNS = [
     Column(
@@ -26,6 +26,8 @@ COLUMNS = [
         "slides",
         "count(DISTINCT slide) FILTER (is_readable)",
     ),
+    PARASITIZED,
+    SET_ASIDE,
     *counts("the patient's readable slides"),
     *MADE_BY,
 ]

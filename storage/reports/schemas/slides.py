@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from storage.reports.schemas import shared
-from storage.reports.schemas.counts import COUNTED, STEADY, counts
+from storage.reports.schemas.counts import COUNTED, SET_ASIDE, STEADY, counts
 
 NO_FIELDS = "null: cells cut out before"
 
@@ -75,6 +75,7 @@ COLUMNS = [
         shared.number_of("kind = 'white'"),
     ),
     shared.PARASITIZED,
+    SET_ASIDE,
     shared.ABNORMAL,
     shared.UNCERTAIN,
     *counts("the slide"),

@@ -82,8 +82,14 @@ def references_of(
     rows: Index,
     level: str,
     group: limits.Group,
+    *,
+    of_few: bool = False,
 ) -> References:
     """Choose the references of a group's cells.
+
+    A part of a night that is no further away than fitted slides has no reference of its own:
+    fitted cells are a better one than a mixture of its patients. Slides of few cells choose
+    themselves (`most_ordinary`), and so have both.
 
     Args:
         normals: the calibration on fitted slides.
@@ -92,11 +98,15 @@ def references_of(
         rows: (n,) the cells' rows in their batch.
         level: the name of the group's references.
         group: the assumptions about it.
+        of_few: whether the night's references are for slides of few cells.
     """
     smears = limits.find_smears(normals.priors, normals.floor, taps, predicted, group)
     references: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference
+        if normal is not None and group is limits.A_NIGHT and normals.floor and not of_few:
+            t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
+            normal = normal if cell_score.shift_scores(normals.calibration, t2)[2] else None
         references.append(None if normal is None else Reference(normal, rows[normal.kept], level))
     return References(smears, tuple(references))
 

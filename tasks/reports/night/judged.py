@@ -93,7 +93,7 @@ def _strangeness(
         turned=row["turned"],
         turning=slide_reasons.is_turning(row),
         unreadable=unreadable,
-        patients=len(patients),
+        calls=Counter(patients["call"].to_pylist()),
         laboratory=laboratory,
         limits=row["slides_shifted"] is None or slides["implausible"].null_count < len(slides),
     )

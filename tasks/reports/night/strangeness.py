@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks import words
+from tasks.counting.call import Call
 from tasks.types import Light
 
 # One ordinary slide in forty may be called implausible; more indicates a fault.
@@ -18,6 +19,7 @@ NEW_LABORATORY = 0.5  # share of shifted slides that no known laboratory has
 # Share of unreadable patients that makes a night red, and the least number of patients for it: with
 # fewer, a few may be unreadable by chance.
 UNREADABLE_RED, LEAST_PATIENTS = 0.5, 6
+NOBODY = 1.0  # the same for however few patients
 
 WITHOUT_LIMITS = (
     "the detector has no limits of what a smear of blood can be, so a night wholly of rubbish "
@@ -33,10 +35,10 @@ class Strangeness:
 
     Of the ``slides``, ``implausible`` ones cannot be a smear, and have ``implausible_cells`` of the
     ``scored`` cells; ``shifted`` ones are further away than every fitted slide. Of the diagnoses
-    ``looked_at`` again, those ``turned`` were others under a blur, too many if ``turning``. Of the
-    ``patients``, ``unreadable`` counts, by reason, those whose slides cannot be read because of
-    their images. ``laboratory`` is the laboratory at which the night is judged. Without ``limits``
-    the detector accepts any slide as a smear.
+    ``looked_at`` again, those ``turned`` were others under a blur, too many if ``turning``.
+    ``calls`` counts the patients by call, and ``unreadable``, by reason, those whose slides cannot
+    be read because of their images. ``laboratory`` is the laboratory at which the night is judged.
+    Without ``limits`` the detector accepts any slide as a smear.
     """
 
     slides: int
@@ -48,7 +50,7 @@ class Strangeness:
     turned: int
     turning: bool
     unreadable: Mapping[str, int]
-    patients: int
+    calls: Mapping[str, int]
     laboratory: str | None
     limits: bool = True
 
@@ -76,24 +78,32 @@ class Strangeness:
                 "a stain or camera that is not this laboratory's"
                 if self.laboratory
                 else "a laboratory, stain or camera that the detector does not know: nobody there "
-                "is called negative before slidewatch commission has learned it, with the same "
-                "--images and --batch"
+                "is called negative until slidewatch commission, with the same --images and "
+                "--batch, has learned it"
             )
             text = (
                 f"{self.shifted:,} of {words.counted(self.slides, 'slide')} "
-                f"{words.verb(self.shifted, 'is', 'are')} further from known slides than these are "
-                f"from each other, as of {what}"
+                f"{words.verb(self.shifted, 'is', 'are')} of {what}"
             )
             findings.append((Light.RED if new else Light.AMBER, text))
         if not self.limits:
             findings.append((Light.AMBER, WITHOUT_LIMITS))
+        patients = sum(self.calls.values())
+        if suspected := self.calls.get(Call.SUSPECTED, 0):
+            text = (
+                f"{words.counted(suspected, 'patient')} {words.verb(suspected, 'is', 'are')} "
+                "suspected: the machine cannot call them, so a person must look at their likeliest "
+                "parasites"
+            )
+            findings.append((Light.AMBER, text))
         if self.unreadable:
             unreadable = sum(self.unreadable.values())
             why = "; ".join(f"{n:,} {reasons}" for reasons, n in sorted(self.unreadable.items()))
             text = (
-                f"{unreadable:,} of {words.counted(self.patients, 'patient')} "
+                f"{unreadable:,} of {words.counted(patients, 'patient')} "
                 f"{words.verb(unreadable, 'is', 'are')} unreadable: {why}"
             )
-            most = unreadable >= UNREADABLE_RED * max(self.patients, LEAST_PATIENTS)
-            findings.append((Light.RED if most else Light.AMBER, text))
+            most = unreadable >= UNREADABLE_RED * max(patients, LEAST_PATIENTS)
+            nobody = unreadable >= NOBODY * patients
+            findings.append((Light.RED if most or nobody else Light.AMBER, text))
         return findings

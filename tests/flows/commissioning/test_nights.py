@@ -45,10 +45,20 @@ def test_slides_that_look_positive_are_not_negative_because_all_are_said_to_be(
 ) -> None:
     night = counts(1, [0.005] * 13 + [0.1, 0.15, 0.3, 0.2, 0.1, 0.12, 0.2])
     with pytest.raises(
-        laboratory.LaboratoryError, match=r"7 of 20 patients .*P15 .*%, where 0\.\d+% is usual"
+        laboratory.LaboratoryError,
+        match=r"7 of 20 patients .* where 0\.\d+% is usual: P15 .*%, P\d+ .*, \.\.\.",
     ):
         nights.refuse_positive(store, BATCH, DETECTOR, night, ("all",))
     nights.refuse_positive(store, BATCH, DETECTOR, night, tuple(f"P{i}" for i in range(20)))
+
+
+def test_a_night_of_called_cells_is_not_healthy_however_wide_the_rates_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nights, "chance_of_blank", lambda *_: 1.0)
+    with pytest.raises(laboratory.LaboratoryError, match=r"P0 .*%"):
+        nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.3] * 8), ("all",))
+    nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.02] * 8), ("all",))
 
 
 def test_healthy_slides_are_believed(store: Store) -> None:

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 
 from flows.monitoring.prefect_runs import prefect_flow
-from flows.monitoring.states import is_lost, told
+from flows.monitoring.states import RedError, is_lost, told
 from flows.nightly import nightly
 from flows.options.flows import Nightly, Options, Screen
 from flows.screen import screen
@@ -53,15 +53,21 @@ def state_of(outcome: Ended, error: Exception | None = None) -> State:
     return prefect_flow(night, Nothing)(return_state=True)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize(
-    ("light", "name"), [("green", "Completed"), ("amber", "Amber"), ("red", "Red")]
-)
+@pytest.mark.parametrize(("light", "name"), [("green", "Completed"), ("amber", "Amber")])
 def test_a_published_night_is_completed_by_its_light(light: str, name: str) -> None:
     outcome = Ended(light)
     state = state_of(outcome)
     assert (state.type.value, state.name) == ("COMPLETED", name)
     assert state.message == "patients: 2 positive, 10 negative; 441 images"
     assert state.result() is outcome
+
+
+def test_a_red_night_has_no_green_tick() -> None:
+    state = state_of(Ended("red"))
+    assert (state.type.value, state.name) == ("FAILED", "Red")
+    assert state.message == "patients: 2 positive, 10 negative; 441 images"
+    with pytest.raises(RedError, match="2 positive"):
+        state.result()
 
 
 def test_one_damaged_file_is_a_word_and_no_failure() -> None:
@@ -75,7 +81,7 @@ def test_one_damaged_file_is_a_word_and_no_failure() -> None:
 def test_a_night_without_a_quarter_of_its_images_is_failed(scored: int, lost: bool) -> None:
     outcome = Ended("red", images=100, scored=scored, failures={"empty": 9}, problem="few are left")
     assert is_lost(outcome) == lost
-    assert state_of(outcome).type.value == ("FAILED" if lost else "COMPLETED")
+    assert state_of(outcome).name == ("Failed" if lost else "Red")
 
 
 def test_what_our_code_says_is_a_failure_without_a_traceback(
@@ -108,8 +114,7 @@ def test_runs_are_named_after_their_night_and_show_how_it_was(
     )
     run = run_of(str(state.state_details.flow_run_id))
     assert run.name.startswith("ward-20")
-    assert run.state_type is not None
-    assert run.state_type.value == "COMPLETED"
+    assert run.state_name in {"Completed", "Amber", "Red"}
     assert state.message.startswith("patients: ")
 
     empty = tmp_path / "inbox"

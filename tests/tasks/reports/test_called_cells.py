@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.reports.called_cells import CalledCells, patient_of, wanted_patients
+from tasks.reports.called_cells import CalledCells, patient_of
 
 N = 400
 
@@ -32,7 +32,7 @@ CALLED = {(None, "p0"): 5, (None, "p1"): 0, ("s7", None): 2}
 
 
 @pytest.mark.parametrize("length", [7, 64, N])
-def test_they_are_the_most_probable_that_were_read_as_many_as_were_called(length: int) -> None:
+def test_they_are_the_most_probable_and_as_many_of_those_read_as_were_called(length: int) -> None:
     rows = rows_of()
     found = CalledCells(CALLED, {"s1"}, most=6, least=3)
     for start in range(0, N, length):
@@ -41,16 +41,19 @@ def test_they_are_the_most_probable_that_were_read_as_many_as_were_called(length
         expected = [
             row
             for row in rows.slice(0, N - 10).to_pylist()
-            if patient_of(row) == patient
-            and row["slide_id"] != "s1"
-            and (row["status"], row["abnormal"], row["kind"]) == ("scored", False, "red")
+            if patient_of(row) == patient and (row["status"], row["kind"]) == ("scored", "red")
         ]
         expected.sort(key=lambda row: -row["probability_Parasitized"])
+        read = [row for row in expected if row["slide_id"] != "s1" and not row["abnormal"]]
         shown = found.of(patient)
-        assert [row["image_id"] for row in shown] == [
-            row["image_id"] for row in expected[: max(called, 3)]
+        assert [row["image_id"] for row in shown[:3]] == [row["image_id"] for row in expected[:3]]
+        assert [row["image_id"] for row in shown if row["called"]] == [
+            row["image_id"] for row in read[:called]
         ]
-        assert [row["called"] for row in shown] == [i < called for i in range(len(shown))]
+        for row in shown:
+            aside = "unlike its slide" if row["abnormal"] else None
+            aside = aside or ("slide is unreadable" if row["slide_id"] == "s1" else None)
+            assert row["aside"] == aside
     assert found.of((None, "p3")) == []
 
 
@@ -64,12 +67,3 @@ def test_rows_without_such_a_class_have_none() -> None:
     found = CalledCells(CALLED, (), most=6)
     found.count(rows_of().drop_columns(["probability_Parasitized"]))
     assert found.of((None, "p0")) == []
-
-
-def test_patients_are_wanted_by_their_call() -> None:
-    rows = [
-        {"patient_id": "a", "slide_id": None, "call": "positive", "cells_called": 3},
-        {"patient_id": None, "slide_id": "s", "call": "indeterminate", "cells_called": 0},
-        {"patient_id": "b", "slide_id": None, "call": "negative", "cells_called": 1},
-    ]
-    assert wanted_patients(rows, ("positive", "indeterminate")) == {(None, "a"): 3, ("s", None): 0}

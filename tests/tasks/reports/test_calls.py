@@ -8,7 +8,7 @@ import pytest
 
 from storage.reports.schemas.patients import patient_schema
 from storage.reports.schemas.slides import slide_schema
-from tasks.counting.call import Answers
+from tasks.counting.call import Answers, call_text
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate
 from tasks.reports.calls import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting
@@ -42,7 +42,12 @@ def grouped(
     unreadable: tuple[SlideReason, ...] = UNREADABLE,
 ) -> Grouped:
     counting = Counting(
-        Answers(rates, wanted), lambda: Answers(rates, wanted), 4e6, 0.05, unreadable=unreadable
+        Answers(rates, wanted),
+        lambda: Answers(rates, wanted),
+        4e6,
+        0.05,
+        Answers(rates, wanted),
+        unreadable=unreadable,
     )
     return group(cells, counting=counting, made_by=made_by)
 
@@ -161,11 +166,30 @@ def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_laboratory()
     assert batch["expected_doubt"] == "other laboratory"
 
 
+def test_cells_that_do_not_count_make_a_patient_suspected_and_are_said() -> None:
+    ordinary = [healthy()] * 1000
+    for aside, why in (({"abnormal": True}, "abnormal"), ({"abnormality": None}, "cut")):
+        parasites = [parasite(**aside)] * 40
+        (slide,), (patient,) = tables(ordinary + parasites)
+        for row in (slide, patient):
+            assert (row["call"], row["call_reasons"]) == (
+                "suspected",
+                ["suspects that do not count"],
+            )
+            assert (row["parasitized"], dict(row["set_aside"])) == (40, {why: 40})
+            assert row["cells_called"] == 0
+        assert "40 look parasitized: 40 " in call_text(patient)
+        few = tables(ordinary + parasites[:1])[1][0]
+        assert few["call"] == "negative"
+    (slide,), _ = tables([parasite(abnormality=None)] * 40)
+    assert slide["call"] == "suspected"  # though no cell is left to count
+
+
 def test_columns_are_those_of_the_schemas() -> None:
     slides, patients = tables([parasite(), healthy()])
     assert list(slides[0]) == slide_schema().names
     assert list(patients[0]) == patient_schema().names
-    assert len(slides[0]) <= 45
+    assert len(slides[0]) <= 46
 
 
 WIDE = KnownRates(
@@ -176,7 +200,9 @@ WIDE = KnownRates(
 def called_when(cells: list[dict[str, Any]], *, shifted: bool) -> tuple[list[str], dict[str, Any]]:
     """The calls of a slide and its patient, if the slide is further away than any fitted one."""
     shift = dict.fromkeys(SHIFTS.names) | {"slide_id": "s", "shift": 1.0, "shifted": shifted}
-    counting = Counting(Answers(KNOWN, 0.01), lambda: Answers(WIDE, 0.01), 4e6, 0.05)
+    counting = Counting(
+        Answers(KNOWN, 0.01), lambda: Answers(WIDE, 0.01), 4e6, 0.05, Answers(KNOWN, 0.01)
+    )
     made = group(cells, counting=counting, made_by=MADE_BY, shifts=[shift])
     (slide,), (patient,) = made.slides, made.patients
     return [slide["call"], patient["call"]], patient

@@ -23,12 +23,12 @@ def page_of(patients: int, rates: KnownRates | None = RATES) -> str:
 
 def test_the_page_begins_with_how_many_patients_have_which_call() -> None:
     page = page_of(5)
-    calls = re.findall(r'<strong>(\d+)</strong><a href="#patients">(\w+)</a>', page)
+    calls = re.findall(r'<strong>(\d+)</strong> <a href="#patients">(\w+)</a>', page)
     assert [call for _, call in calls] == [
         *("positive", "suspected", "negative", "indeterminate", "unreadable")
     ]
     assert sum(int(count) for count, _ in calls) == 5
-    assert page.index('class="calls"') < page.index('class="verdict"')
+    assert page.index('id="light"') < page.index('class="calls"') < page.index('id="called"')
     shown = Counter(re.findall(r'<td class="text"><span class="call (\w+)">', page))
     assert {call: int(count) for count, call in calls if count != "0"} == shown
 
@@ -46,7 +46,7 @@ def test_a_patient_leads_to_its_cells_and_nothing_breaks_out() -> None:
 
 def test_without_error_rates_every_patient_is_indeterminate_and_has_no_figure() -> None:
     page = page_of(4, rates=None)
-    assert '<strong>4</strong><a href="#patients">indeterminate</a>' in page
+    assert '<strong>4</strong> <a href="#patients">indeterminate</a>' in page
     assert "error rates unknown here" in page
     assert 'class="range" role="img"' not in page
 
@@ -131,7 +131,7 @@ def test_an_answer_stands_beside_the_call_with_what_follows_from_it() -> None:
     view = replace(night, answers={one: REFUSED, other: CONFIRMED}, answered=64 * "e")
     page = batch_page(view)
     said = Page(page).words
-    assert "Persons have answered on some of these patients: 1 confirmed, 1 refused." in said
+    assert "Persons have answered: 1 confirmed, 1 refused." in said
     assert "0 of 10 cells are parasites: negative, 0% (0 to 0.4%)" in said
     assert "1 of 10 cells is a parasite" in said
     assert page.count("<strong>refused</strong>") == 2  # in the table, and at the patient's cells

@@ -36,7 +36,7 @@ def test_a_click_on_a_positive_patient_leads_to_his_cells_most_probable_first() 
     assert re.findall(r"<strong>parasitized</strong> ([^<]+)<", cells)[:3] == [
         "&gt; 99.9%", "99.0%", "98.0%",
     ]  # fmt: skip
-    assert cells.count("not called") == cells.count("<figure") - 1
+    assert cells.count("not counted") == cells.count("<figure") - 1
     assert cells.count("its corners marked") == cells.count("<figure") == cells_each(5)
 
 
@@ -92,7 +92,7 @@ def row(**other: Any) -> dict[str, Any]:
 def sheet(name: str = pages.EVIL) -> str:
     cells = [
         {"uri": f"{i}.png", "image_id": f"{i:064x}", "slide_id": "s", "chance": 0.9, "called": True,
-         "abnormality": 0.1, "p_value": 0.5}
+         "aside": None, "abnormality": 0.1, "p_value": 0.5}
         for i in range(20)
     ]  # fmt: skip
     thumbnails, places = ({each["uri"]: nights.picture(seed) for each in cells} for seed in (1, 2))

@@ -3,7 +3,7 @@
 // Cells to come are fetched while one is read, and answers are sent while the next is shown: a page
 // that loads between two keys would lose the keys typed meanwhile.
 const AHEAD = 40, AT_ONCE = 3;
-const press = { z: "undo", ArrowLeft: "before", ArrowRight: "next", v: "view" };
+const press = { Enter: "next", z: "undo", ArrowLeft: "before", ArrowRight: "next", v: "view" };
 const byId = (id) => document.getElementById(id);
 let shown = performance.now(), sent = false;
 let early = 0;  // keys that came before a cell was there, which are for none
@@ -20,8 +20,7 @@ function tell() {
 }
 
 async function fetched(id) {
-  const { here, query } = bench().dataset;
-  const answer = await fetch(`${here}/${id}${query}`);
+  const answer = await fetch(`${bench().dataset.here}/${id}`);
   if (!answer.ok) throw new Error(`the next cell cannot be read (${answer.status})`);
   const main = document.adoptNode(new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main"));
   const picture = main.querySelector("#picture");
@@ -82,10 +81,10 @@ async function advance() {
     byId("read").previousElementSibling.value = read;
     document.title = `${read} of ${byId("read").previousElementSibling.max} read`;
   }
-  byId("before").href = `${now.here}/${before.cell}${now.query}`;
+  byId("before").href = `${now.here}/${before.cell}`;
   byId("before").hidden = false;
   byId("undo").disabled = false;
-  history.replaceState(null, "", `${now.here}/${now.cell}${now.query}`);
+  history.replaceState(null, "", `${now.here}/${now.cell}`);
   begin();
   fetchAhead();
 }
@@ -119,8 +118,12 @@ if (bench()) {
 }
 // The person came back to a page that the browser has kept.
 addEventListener("pageshow", () => { sent = false; });
+if (byId("sheet")) byId("sheet").addEventListener("submit", () => { byId("sheet").elements.seconds.value = ((performance.now() - shown) / 1000).toFixed(1); });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const mark = document.querySelector(`[data-mark="${CSS.escape(event.key)}"]`);
+  if (mark) { mark.click(); return; }
+  if (event.key === "Enter" && byId("sheet")) { event.preventDefault(); byId("sheet").requestSubmit(); return; }
   const answer = document.querySelector(`#say [data-key="${CSS.escape(event.key)}"]`);
   if (stuck && answer) { flush(); return; }
   if (sent) { if (answer && bench()) { early += 1; tell(); } return; }

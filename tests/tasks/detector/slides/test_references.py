@@ -53,20 +53,21 @@ def test_without_a_floor_a_night_of_rubbish_is_normal_to_itself() -> None:
 
 
 def test_the_ordinary_half_of_a_night_keeps_its_level_and_the_strange_half_is_caught() -> None:
-    for away in (0.0, ABROAD):
+    for away, level in ((0.0, POPULATION), (ABROAD, "night")):
         for ordinary, strange in ((200, 22), (100, 100), (80, 160)):
             night = together(smear(0, away, n=ordinary), smear(1, FAR, n=strange))
             scores = scored(night)
             flags = abnormal(scores)
             assert flags[ordinary:].mean() >= 0.99
             assert flags[:ordinary].mean() <= 0.15
-            assert set(scores.compared_with[:ordinary]) == {"night"}
+            assert set(scores.compared_with[:ordinary]) == {level}
 
 
 def test_ordinary_cells_of_two_laboratories_in_one_night_are_ordinary() -> None:
     scores = scored(together(smear(0, n=100), smear(1, ABROAD, n=100)))
     assert abnormal(scores).mean() <= 0.12
-    assert set(scores.compared_with) == {"night"}
+    assert set(scores.compared_with[:100]) == {POPULATION}
+    assert set(scores.compared_with[100:]) == {"night"}
 
 
 def test_a_cell_unlike_any_smear_is_abnormal_whatever_lies_beside_it() -> None:
@@ -75,6 +76,13 @@ def test_a_cell_unlike_any_smear_is_abnormal_whatever_lies_beside_it() -> None:
     assert scores.unlike.tolist() == [False] * 60 + [True] * 5
     assert set(scores.compared_with[60:]) == {POPULATION}
     assert abnormal(scores)[60:].all()
+
+
+def test_slides_of_few_cells_may_choose_a_night_that_is_like_fitted_slides() -> None:
+    night = smear(0, n=100)
+    mine = night.taps, night.predicted, night.rows
+    assert references_of(own(), *mine, "night", A_NIGHT).known == []
+    assert len(references_of(own(), *mine, "night", A_NIGHT, of_few=True).known) == 1
 
 
 def test_few_cells_lean_on_whichever_finds_them_more_ordinary() -> None:

@@ -328,7 +328,13 @@ def test_white_cells_are_not_counted_as_parasites() -> None:
 def strange(**counts: Any) -> Strangeness:
     """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
     nothing = dict.fromkeys(("shifted", "implausible", "implausible_cells", "turned"), 0)
-    whole = {"unreadable": {}, "slides": 20, "scored": 1000, "patients": 20, "laboratory": None}
+    whole = {
+        "unreadable": {},
+        "slides": 20,
+        "scored": 1000,
+        "calls": {"negative": 20},
+        "laboratory": None,
+    }
     whole |= {"looked_at": 50, "turning": False}
     return Strangeness(**(nothing | whole | counts))
 
@@ -341,7 +347,7 @@ def test_a_night_of_shifted_slides_is_red_and_one_among_many_is_no_news() -> Non
     lights = [drift(shifted=n).light for n in (0, 1, 2, 9, 10, 20)]
     assert lights == ["green", "green", "amber", "amber", "red", "red"]
     found = drift(shifted=5)
-    assert found.reasons[0].startswith("5 of 20 slides are further from known slides")
+    assert found.reasons[0].startswith("5 of 20 slides are of a laboratory, stain or camera")
 
 
 def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
