@@ -18,7 +18,7 @@ from storage.retention import (
     remove,
     size_of,
 )
-from storage.store import Store
+from storage.store import Store, refuse_absent
 from tasks.words import counted
 
 # Between two batches of a store that is in use; a clock that is further ahead may be wrong.
@@ -87,6 +87,7 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
             f"made of for {options.features}: give --reports no less than --features"
         )
     store = Store(settings.store)
+    refuse_absent(store)
     moment = now()
     if options.apply:
         _refuse_wrong_clock(store, moment, options.today)

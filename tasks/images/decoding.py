@@ -12,6 +12,7 @@ import numpy as np
 from imagecodecs import deflate_crc32, deflate_decode, deflate_encode, spng_decode
 from PIL import Image, UnidentifiedImageError
 
+from tasks.images.access.files import TooLargeError
 from tasks.images.access.patience import TimedOutError
 from tasks.types import Pixels
 
@@ -69,6 +70,8 @@ def failure_of(error: Exception) -> BadImageError:
     """
     if isinstance(error, BadImageError):
         return BadImageError(error.reason, str(error))
+    if isinstance(error, TooLargeError):
+        return BadImageError("too_large", str(error))
     if isinstance(error, TimedOutError):
         return BadImageError("timed_out", str(error))
     return BadImageError("unreadable", f"{type(error).__name__}: {error}")

@@ -21,11 +21,12 @@ from PIL import Image
 from tasks.images import geometry, opened_slides
 from tasks.images.access.addresses import (
     SLIDE_EXTENSIONS,
+    TIFF,
     extension_of,
     in_archive,
     split_link,
 )
-from tasks.images.access.files import read_bytes, read_head
+from tasks.images.access.files import read_head
 from tasks.images.decoding import (
     FORMATS,
     LARGEST_CELL,
@@ -33,6 +34,7 @@ from tasks.images.decoding import (
     is_masked,
     not_a_cell,
 )
+from tasks.images.regions import MOST_CELL_BYTES
 from tasks.segmentation.absorbance import rim
 from tasks.segmentation.finding import LEAST_DIAMETER, Cell, find_cells, find_roughly
 from tasks.types import Pixels
@@ -42,6 +44,7 @@ Size = tuple[int, int]  # width and height in pixels
 Glance = Sort | Size | None  # from a header: a size if the kind is still open; None: unreadable
 
 HEAD = 2**16  # bytes that contain nearly every header
+LONG_HEAD = 2**22  # bytes that contain every header but that of TIFF, which may be at the end
 IN_A_ROW = 64  # files of one format that are cells, after which smaller ones are not opened
 KEPT = 4096  # of the largest files, in memory together
 TRIED = 8  # pictures of a group in which the finder counts cells
@@ -58,7 +61,8 @@ def glance(uri: str) -> Glance:
     try:
         if extension_of(uri) in SLIDE_EXTENSIONS and opened_slides.is_slide(uri):
             return "slides"
-        size = _size(read_head(uri, HEAD)) or _size(read_bytes(uri))
+        most = MOST_CELL_BYTES if extension_of(uri) in TIFF else LONG_HEAD
+        size = _size(read_head(uri, HEAD)) or _size(read_head(uri, most))
     except Exception:  # any error of its filesystem
         return None
     if size is None or max(size) <= LARGEST_TRAINING_CELL:

@@ -61,7 +61,7 @@ class Guarded:
         prefix = f"/{self._token}"
         inner = dict(scope)
         inner["root_path"] = scope.get("root_path", "") + prefix
-        await self._app(inner, receive, _with_headers(send))
+        await self._app(inner, _bounded(receive), _with_headers(send))
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         if scope["type"] != "http":
@@ -76,6 +76,19 @@ class Guarded:
             if int(headers.get(b"content-length") or MOST_BODY + 1) > MOST_BODY:
                 return 413, "this form is too long"
         return None
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Pass on at most `MOST_BODY` bytes of a form: a request may send more than it announces."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if seen > MOST_BODY else message
+
+    return bounded
 
 
 def _with_headers(send: Send) -> Send:

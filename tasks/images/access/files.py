@@ -27,6 +27,7 @@ from tasks.images.access.addresses import as_text, file_of, in_archive, slide_fo
 from tasks.images.access.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes in memory at once
+MOST_BYTES = 2**28  # of a file in memory: more than any photograph of as many pixels as are decoded
 # A single request to an object store is given up, and repeated, long before the whole read.
 S3_CLIENT = {
     "connect_timeout": 10,
@@ -43,6 +44,10 @@ AHEAD = {"block_size": 2**20, "cache_type": "background", "cache_options": {"max
 
 class SourceError(Exception):
     """A source of images cannot be read as one; the message says what to do about it."""
+
+
+class TooLargeError(SourceError):
+    """A file has more bytes than are read of it; it was not read, or unpacked, beyond them."""
 
 
 class ChangedError(SourceError):
@@ -143,22 +148,33 @@ def _in_time(
 
 @_in_time
 def read_bytes(uri: str) -> bytes:
-    """Read the bytes of an image; an archive is opened once per process and read in place."""
+    """Read the bytes of an image; an archive is opened once per process and read in place.
+
+    Raises:
+        TooLargeError: they are more than `MOST_BYTES`, whatever an archive says of them.
+    """
     kind, _, rest = uri.partition("://")
-    if not in_archive(uri):
+    if in_archive(uri):
+        name, address = split_link(rest)
+        content = _archive(kind, address, known_stamp(address)).read(name, MOST_BYTES + 1)
+    else:
         fs, path = filesystem(uri)
         if isinstance(fs, LocalFileSystem):
-            return _read_local(path)
-        return bytes(fs.cat_file(path))
-    name, address = split_link(rest)
-    return _archive(kind, address, known_stamp(address)).read(name)
+            content = _read_local(path, MOST_BYTES + 1)
+        else:
+            content = bytes(fs.cat_file(path))
+    if len(content) > MOST_BYTES:
+        raise TooLargeError(f"it has more than {MOST_BYTES:,} bytes, the most that are read")
+    return content
 
 
 @_in_time
 def read_head(uri: str, length: int) -> bytes:
-    """Read the first bytes of a file; in an archive, the whole file."""
+    """Read the first bytes of a file."""
     if in_archive(uri):
-        return read_bytes(uri)
+        kind, _, rest = uri.partition("://")
+        name, address = split_link(rest)
+        return _archive(kind, address, known_stamp(address)).read(name, length)
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return _read_local(path, length)
@@ -283,8 +299,8 @@ class _Archive:
     members: dict[str, Member]
     lock: threading.Lock
 
-    def read(self, name: str) -> bytes:
-        """Read the bytes of a member that is a plain file inside the archive."""
+    def read(self, name: str, length: int) -> bytes:
+        """Read the first bytes of a member that is a plain file inside the archive."""
         member = self.members.get(name)
         if member is None:
             raise FileNotFoundError(f"the archive has no member {name!r}")
@@ -292,9 +308,10 @@ class _Archive:
             raise SourceError(f"refused: {why}")
         with self.lock:
             if isinstance(self.file, zipfile.ZipFile):
-                return self.file.read(name)
+                with self.file.open(name) as packed:
+                    return packed.read(length)
             content = self.file.extractfile(member)  # type: ignore[arg-type]
-            return content.read() if content else b""
+            return content.read(length) if content else b""
 
 
 def _name(member: Member) -> str:

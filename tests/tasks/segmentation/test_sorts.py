@@ -1,5 +1,7 @@
 """What files are: cells, photographs of fields, or slides."""
 
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tasks.images.decoding import LARGEST_CELL, LARGEST_TRAINING_CELL, BadImageError, is_masked
+from tasks.images.regions import MOST_CELL_BYTES
 from tasks.segmentation.sorts import (
     IN_A_ROW,
     MOST_TRIED,
@@ -54,6 +57,26 @@ def test_a_slide_is_known_by_its_name_and_what_is_bad_by_nothing(tmp_path: Path)
     assert glance(f"file://{tmp_path}/bad.png") is None
     assert glance(f"file://{tmp_path}/empty.jpg") is None
     assert glance(f"file://{tmp_path}/gone.jpg") is None
+
+
+def test_a_file_that_claims_to_be_huge_is_not_read_to_its_end(tmp_path: Path) -> None:
+    sparse, packed = tmp_path / "sparse.png", tmp_path / "packed.zip"
+    with sparse.open("wb") as file:
+        file.truncate(2**31)
+    with (
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("zeros.png", "w", force_zip64=True) as member,
+    ):
+        for _ in range(160):
+            member.write(bytes(2**20))
+    tracemalloc.start()
+    try:
+        assert glance(f"file://{sparse}") is None
+        assert glance(f"zip://zeros.png::file://{packed}") is None
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MOST_CELL_BYTES / 4
 
 
 def looked(seen: dict[str, Glance], sizes: dict[str, int | None]) -> tuple[list[Glance], list[str]]:

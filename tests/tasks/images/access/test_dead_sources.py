@@ -86,7 +86,9 @@ def test_images_of_a_dead_mount_fail_and_the_others_are_read(
     dead = {uri.removeprefix("file://") for uri in uris[::4]}
     honest = files._read_local
     monkeypatch.setattr(
-        files, "_read_local", lambda path: over.wait() if path in dead else honest(path)
+        files,
+        "_read_local",
+        lambda path, *most: over.wait() if path in dead else honest(path, *most),
     )
     refs = regions.image_refs(pa.Table.from_pylist([{"uri": uri} for uri in uris], manifest.SCHEMA))
     loaded = list(load_images(refs, 8, threads=2))
