@@ -94,13 +94,15 @@ def patient_name(row: Mapping[str, Any]) -> str:
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the call of a slide's or patient's row."""
-    known, kind = row["corrected_percent"] is not None, row["density_class"]
+    # What counts of a suspected patient says little: the cells that do not count decide.
+    known = row["corrected_percent"] is not None and row["call"] != Call.SUSPECTED
+    kind = row["density_class"]
     return {
         "call": row["call"],
         "sentence": call_text(row),
         # The meaning of the parasitaemia of a positive one, such as hyperparasitaemia.
         "meaning": class_text(kind) if kind is not None and row["call"] == Call.POSITIVE else None,
-        **_amounts(row),
+        **(_amounts(row) if known else {"corrected": "–", "range": "", "density": "–"}),
         "plot": interval_plot(row) if known else "",
         "suspects": suspects_text(row),
         "called": row["cells_called"],
@@ -114,8 +116,6 @@ def _amounts(row: Mapping[str, Any]) -> dict[str, str]:
 
     An estimate next to the word "negative" would be read as parasites that were seen.
     """
-    if row["corrected_percent"] is None:
-        return {"corrected": "–", "range": "", "density": "–"}
     most, high = row["none_above_percent"], row["corrected_high"]
     if row["call"] == Call.NEGATIVE and most is not None and high:
         density = row["parasites_per_microlitre_high"] * most / high

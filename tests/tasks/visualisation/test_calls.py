@@ -63,6 +63,9 @@ def test_a_negative_patient_has_no_parasites_to_read_but_the_most_that_can_be() 
     found = call_of(row | {"call": "indeterminate"})
     assert (found["corrected"], found["range"]) == ("0.29%", "0 to 0.4%")
     assert found["density"] == "14,000"
+    # Cells that do not count decide about a suspected one, so the count is no answer.
+    found = call_of(row | {"call": "suspected"})
+    assert (found["corrected"], found["plot"], found["density"]) == ("–", "", "–")
 
 
 def test_a_positive_patient_s_parasitaemia_is_said_to_mean_something() -> None:
