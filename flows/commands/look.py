@@ -108,8 +108,8 @@ def _store(settings: Settings) -> Store:
     store = Store(settings.store)
     try:
         refuse_absent(store)
-    except StoreError as error:
-        tell(f"{error}. Meanwhile the detector that comes with slidewatch is used")
+    except StoreError:
+        tell(f"there is no store in {store.url}: the detector that comes with slidewatch is used")
         return shipped()
     return store
 

@@ -1,6 +1,7 @@
 """The page opens each positive or indeterminate patient to the cells behind his call."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -129,3 +130,14 @@ def test_the_table_has_a_line_for_the_patient_and_one_for_each_slide(
     assert told[0]["corrected_percent"] == "0.42"
     assert told[0]["persons"] == ("confirmed" if persons else "")
     assert told[1]["name"] == pages.EVIL
+
+
+def test_a_batch_of_one_photograph_shows_it_with_a_sentence_and_its_likeliest_parasites() -> None:
+    shown = nights.shown_field(0)
+    shown = replace(shown, row=shown.row | {"patient_id": "p0", "slide_id": "s0"})
+    page = page_of(60, 1, fields=[shown.row], shown=[shown])
+    (sentence,) = re.findall(r'<p class="said">.*?</svg>\s*(.*?)</p>', page, re.DOTALL)
+    assert re.match(r"[A-Z]\w+(, about \d+%)?: of \d+ cells \d+ looks? parasitized", sentence)
+    assert page.index('class="photo"') < page.index("Likeliest parasites")
+    assert page.count('<figure class="cell"') == cells_each(1)
+    assert "<table" not in page
