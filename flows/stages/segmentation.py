@@ -151,11 +151,13 @@ def _with_slides(
         kind == "slides" or bool(slide or patient)
         for kind, slide, patient in zip(kinds, given, patients, strict=True)
     ][:cut]
-    names = names_of_slides(uris[:cut], _folder_of_all(root), slide_is, alone)
+    names, of_files = (
+        names_of_slides(uris[:cut], _folder_of_all(root), by, alone) for by in (slide_is, "file")
+    )
+    folders = {name for name, of_file in zip(names, of_files, strict=True) if name != of_file}
     if len(each_source(root)) > 1:
         names = [_of_archive(uri) + name for uri, name in zip(uris, names, strict=False)]
-    folders = {name for name, one in zip(names, alone, strict=True) if not one}
-    if slide_is == "folder" and alone.count(False) > 1:
+    if folders:
         console.tell(
             f"{counted(len(folders), 'folder')} of photographs: taken for "
             f"{counted(len(folders), 'patient')} (--slide-is file if each photograph is one)"

@@ -15,8 +15,9 @@ def names_of_slides(uris: Sequence[str], root: str, by: str, alone: Sequence[boo
     """Name the slide of each of several files.
 
     ``root`` is the path of the folder of all of them, without protocol. By ``folder``, photographs
-    in one folder are fields of one slide, named after it; by ``file``, each is one. A file that
-    is ``alone``, as a scanner's is, always is. Names that differ only in their extension keep it.
+    in a folder below it are fields of one slide, named after the folder; those that lie in no such
+    folder, and by ``file`` all, are each a slide. A file that is ``alone``, as a scanner's is,
+    always is. Names that differ only in their extension keep it.
 
     >>> names_of_slides(["/night/s1/3.jpg", "/night/s1/4.jpg"], "/night", "folder", [False, False])
     ['s1', 's1']
@@ -25,17 +26,16 @@ def names_of_slides(uris: Sequence[str], root: str, by: str, alone: Sequence[boo
     """
     paths = [_path_below(uri, root) for uri in uris]
     files = [str(path.with_suffix("")) for path in paths]
-    photographs = [by == "folder" and not one for one in alone]
-    times = Counter(name for name, shared in zip(files, photographs, strict=True) if not shared)
-    several = sum(photographs) > 1  # one photograph is named after its file
-    top = PurePosixPath(root).stem if several else ""
+    shared = [
+        by == "folder" and not one and bool(path.parent.name)
+        for path, one in zip(paths, alone, strict=True)
+    ]
+    times = Counter(
+        name for name, with_others in zip(files, shared, strict=True) if not with_others
+    )
     return [
-        (str(path.parent) if path.parent.name else top or name)
-        if shared
-        else str(path)
-        if times[name] > 1
-        else name
-        for path, name, shared in zip(paths, files, photographs, strict=True)
+        str(path.parent) if with_others else str(path) if times[name] > 1 else name
+        for path, name, with_others in zip(paths, files, shared, strict=True)
     ]
 
 
