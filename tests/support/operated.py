@@ -74,9 +74,9 @@ class Operated:
 
     @property
     def address(self) -> str:
-        """Of the scheduler, once it is up."""
+        """Of the scheduler, once it is up and has written all of its file."""
         file, ends = self.folder / "scheduler.json", time.monotonic() + 60
-        while not file.exists():
+        while not (file.exists() and file.read_text().rstrip().endswith("}")):
             assert self.processes[0].poll() is None, (self.folder / "scheduler.log").read_text()
             assert time.monotonic() < ends
             time.sleep(0.05)
