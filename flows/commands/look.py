@@ -21,7 +21,7 @@ from storage.models.laboratories import borrow, detector_at
 from storage.models.shipped import shipped
 from storage.reports.sql import answer
 from storage.store import Store, StoreError, refuse_absent
-from tasks.counting.call import photograph_text
+from tasks.counting.call import needs_text, photograph_text
 from tasks.images.listing import refuse_missing
 from tasks.images.names import batch_name
 
@@ -50,7 +50,7 @@ class LookOutcome(Outcome):
 
     def _text(self) -> str:
         failed = ", ".join(f"{n:,} failed: {why}" for why, n in self.failures.items())
-        light = f"{self.light} light{': ' if self.reasons else ''}{self.reasons[:1][0]}"
+        light = ": ".join((f"{self.light} light", *self.reasons[:1]))
         page = f"{self.page}{'' if self.opened else ' (open it in a browser)'}"
         return "\n".join(filter(None, (self.sentence, failed, light, page)))
 
@@ -88,13 +88,16 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
                 f"the page of {options.photo} could not be made ({outcome.page_failure})"
             )
         with answer(scratch, "FROM patients") as rows:
-            (patient,) = rows.read_all().to_pylist()
+            patients = rows.read_all().to_pylist()
+        said = needs_text(outcome.patients)
+        if len(patients) == 1:
+            said = photograph_text(outcome.model_dump(), patients[0])
         with written(page) as stage:
             shutil.copyfile(outcome.page, stage)
     opened = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
     return LookOutcome(
         photo=options.photo,
-        sentence=f"{Path(options.photo).name}: {photograph_text(outcome.model_dump(), patient)}",
+        sentence=f"{Path(options.photo).name}: {said}",
         cells=outcome.scored,
         calls=outcome.patients,
         page=str(page),

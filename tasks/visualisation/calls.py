@@ -94,7 +94,7 @@ def patient_name(row: Mapping[str, Any]) -> str:
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the call of a slide's or patient's row."""
-    # What counts of a suspected patient says little: the cells that do not count decide.
+    # A suspected patient's count says little: the cells that do not count decide.
     known = row["corrected_percent"] is not None and row["call"] != Call.SUSPECTED
     kind = row["density_class"]
     return {

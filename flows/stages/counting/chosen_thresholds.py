@@ -86,6 +86,7 @@ def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRate
     return _rates_at_laboratory(known, fitted, error_rates.ErrorCounts.empty())
 
 
+@lru_cache(maxsize=4)
 def sure_rates(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
     """Predict the error rates of sure parasites; None if a detector's are unknown."""
     if load_error_rates(store, detector) is None:

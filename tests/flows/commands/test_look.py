@@ -42,6 +42,21 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     assert "not known" not in capsys.readouterr().err
 
 
+def test_a_folder_of_two_photographs_is_two_patients_and_a_light_may_have_no_reason(
+    photo: Path, tiny_ready: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    outcome = look(
+        Look(photo=str(folder), to=str(tmp_path / "two.html"), browser=False), tiny_ready
+    )
+    assert outcome.sentence.startswith("two: 2 patients ")
+    plain = outcome.model_copy(update={"light": "green", "reasons": []})
+    assert "\ngreen light\n" in plain.text()
+
+
 def test_without_a_store_the_detector_of_the_package_looks(
     photo: Path,
     tiny_ready: Settings,
