@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import objects
+from storage.batches.packing import ROWS, TAP, TAPS, described, divided, pack, unpack
 from storage.disk import sync_files
 from storage.records import Arrays
 from storage.store import Store, StoreError
@@ -34,8 +35,6 @@ if TYPE_CHECKING:  # a command that opens no features does not wait for zarr
 SCHEMA_VERSION = 1
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
 GROUPS = 16  # kept open in a process
-TAPS, ROWS = "taps", "rows"
-TAP = "tap/"  # prefix of a tap's name
 
 
 class DamagedError(StoreError):
@@ -88,7 +87,7 @@ class FeatureBlock:
     @staticmethod
     def of(arrays: Mapping[str, NDArray[Any]]) -> "FeatureBlock":
         """Make a block from its arrays by path."""
-        taps, others = _divided(arrays)
+        taps, others = divided(arrays)
         return FeatureBlock(taps={n.removeprefix(TAP): a for n, a in taps.items()}, **others)
 
     def digest(self) -> str:
@@ -197,7 +196,7 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    taps, others = _divided(block.arrays())
+    taps, others = divided(block.arrays())
     # A group that an earlier version made has fewer arrays, or one that is no longer written.
     kept = taps | {
         name: others.get(name, np.zeros((len(block), *shape), kind))
@@ -345,58 +344,3 @@ def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecSto
 def image_ids(block: FeatureBlock) -> list[str | None]:
     """List the digests of a block's images in hexadecimal; None for an unreadable file."""
     return [row.tobytes().hex() if row.any() else None for row in block.image_id]
-
-
-def described(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Describe how arrays by name, each (n, ...), are packed, as plain data for JSON.
-
-    >>> described({"tap/a": np.zeros((1, 3), np.float32), "label": np.zeros(1, np.int8)})
-    {'taps': [['a', 3]], 'rows': [['label', '|i1', []]]}
-    """
-    taps, others = _divided(arrays)
-    return {
-        TAPS: [[name.removeprefix(TAP), int(values.shape[1])] for name, values in taps.items()],
-        ROWS: [
-            [name, values.dtype.newbyteorder("<").str, list(values.shape[1:])]
-            for name, values in others.items()
-        ],
-    }
-
-
-def pack(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Pack arrays by name, each (n, ...), into ``taps`` and ``rows``."""
-    taps, others = _divided(arrays)
-    dtype = _dtype(described(arrays)[ROWS])
-    records = np.empty(len(next(iter(others.values()))), dtype)
-    for name, values in others.items():
-        records[name] = values
-    rows = records.view(np.uint8).reshape(len(records), dtype.itemsize)
-    return {TAPS: np.concatenate(list(taps.values()), axis=1), ROWS: rows}
-
-
-def unpack(packed: Mapping[str, NDArray[Any]], how: Mapping[str, Any]) -> Arrays:
-    """Return the arrays in ``rows``, and in ``taps`` if present; ValueError if not as described."""
-    arrays: Arrays = {}
-    if TAPS in packed:
-        ends = np.cumsum([width for _, width in how[TAPS]])
-        parts = np.split(packed[TAPS], ends[:-1], axis=1)
-        for (name, width), values in zip(how[TAPS], parts, strict=True):
-            if values.shape[1] != width:
-                raise ValueError(f"tap {name} has {values.shape[1]} numbers a row, not {width}")
-            arrays[f"{TAP}{name}"] = np.ascontiguousarray(values)
-    dtype = _dtype(how[ROWS])
-    records = np.ascontiguousarray(packed[ROWS]).view(dtype)[:, 0]
-    for name in dtype.names or ():
-        values = records[name]
-        arrays[name] = values.astype(values.dtype.newbyteorder("="))
-    return arrays
-
-
-def _divided(arrays: Mapping[str, NDArray[Any]]) -> tuple[Arrays, Arrays]:
-    """Divide arrays by name into the taps and the others."""
-    taps = {name: values for name, values in arrays.items() if name.startswith(TAP)}
-    return taps, {name: values for name, values in arrays.items() if name not in taps}
-
-
-def _dtype(fields: list[tuple[str, str, list[int]]]) -> np.dtype[Any]:
-    return np.dtype([(name, kind, tuple(shape)) for name, kind, shape in fields])
