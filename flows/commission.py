@@ -2,26 +2,80 @@
 
 from contextlib import ExitStack
 
+import numpy as np
+from pydantic import Field
+
 from flows.cluster.client import open_client
 from flows.commissioning import report, versions
 from flows.commissioning.laboratory import Laboratory, laboratory_lease, population
 from flows.commissioning.nights import learn_night, negative_of, without_replaced
+from flows.jobs.laboratory_slides import laboratory_errors
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
-from flows.screen import extract, tune
+from flows.outcome import table
+from flows.screen import extract, prepare, screen_sources, tune
 from flows.settings import Settings
-from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
-from storage.batches.manifests import Batch
+from flows.stages.batch import lease_batch, warn_of_model
+from flows.stages.counting.chosen_thresholds import errors_of_detector
+from storage.batches.manifests import Batch, load_batch
 from storage.models import detectors
-from storage.models.laboratories import LaboratoryCard, LaboratoryNight, find_laboratory
+from storage.models.laboratories import (
+    LaboratoryCard,
+    LaboratoryNight,
+    detector_at,
+    find_laboratory,
+)
 from storage.models.tunings import note_laboratory, tuning_of
-from storage.store import Store, StoreError, check_name, digest_of
-from tasks.images.listing import as_given
+from storage.parquet import read_table
+from storage.reports.tables import PATIENTS, report_path
+from storage.store import Store, StoreError, check_name
+from tasks.counting.call import needs_text
+from tasks.laboratories.missing import still_missing
+
+LISTED = 5  # patients that a message names
 
 
-@telemetry.observed(run_name="commission {laboratory}")
-def commission(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
+class CommissionOutcome(report.LaboratoryOutcome):
+    """A version of a laboratory, its batch screened there, and what calls still need."""
+
+    patients: dict[str, int] = Field(default_factory=dict)
+    light: str
+    page: str
+    missing: list[str]
+
+    def _text(self) -> str:
+        calls = needs_text(self.patients) or "none"
+        rows = [("patients", calls), ("light", self.light), ("missing", self.missing)]
+        return f"{super()._text()}\n{table([*rows, ('page', self.page)])}"
+
+
+@telemetry.observed(run_name="commission {batch}")
+def commission(options: Commission, settings: Settings) -> CommissionOutcome:
+    """Screen a batch, learn it, screen it again at its laboratory, and say what is still missing.
+
+    The first screening, whose page shows which slides look negative, is that of a laboratory that
+    nobody knows; later batches need none.
+
+    Raises:
+        LaboratoryError: see `learn`.
+        StoreError: see `learn`.
+    """
+    store, name = Store(settings.store), options.name
+    if find_laboratory(store, name) is None:
+        screen_sources(options.screening(None), settings)
+    learned = learn(options, settings)
+    night = screen_sources(options.screening(name), settings)
+    return CommissionOutcome(
+        **learned.model_dump(),
+        patients=night.patients,
+        light=night.light,
+        page=night.page,
+        missing=_missing(store, options, settings.negative_percent / 100),
+    )
+
+
+def learn(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
     """Learn a batch; one that is in the laboratory already counts once.
 
     Raises:
@@ -29,7 +83,7 @@ def commission(options: Commission, settings: Settings) -> report.LaboratoryOutc
             no such negative ones.
         StoreError: the laboratory was learned with another model.
     """
-    store, name = Store(settings.store), options.laboratory
+    store, name = Store(settings.store), options.name
     check_name("laboratory", name)
     known = find_laboratory(store, name)
     wanted = options.detector or (known.detector if known else None)
@@ -37,11 +91,9 @@ def commission(options: Commission, settings: Settings) -> report.LaboratoryOutc
     card = detectors.load_model_of(store, detector)
     warn_of_model(card)
     population(store, detector)
-    batch = options.batch or f"{name}-{digest_of(repr(as_given(options.images)).encode())[:8]}"
-    with lease_batch(store, batch, wait=options.wait) as working, ExitStack() as work:
-        frozen = start_or_resume(
-            working.store, settings, batch, options.images, card.classes, limit=options.limit
-        )
+    with lease_batch(store, options.batch, wait=options.wait) as working, ExitStack() as work:
+        of = options.screening(name)
+        _, frozen = prepare(working.store, of, settings, card.classes, work)
         given = [options.negative] if isinstance(options.negative, str) else options.negative
         negative = _negative(store, known, frozen, given)
         client = work.enter_context(open_client(settings))
@@ -52,13 +104,34 @@ def commission(options: Commission, settings: Settings) -> report.LaboratoryOutc
             lab = Laboratory(client, held, name, find_laboratory(held.store, name), detector)
             _refuse_other_model(lab)
             if lab.known is not None and _has_learned(lab.known, frozen, detector, negative):
-                changed = f"batch {batch} is in laboratory {name} already: it counts once"
+                changed = f"batch {frozen.name} is in laboratory {name} already: it counts once"
                 return report.laboratory_outcome(lab.store, lab.known, changed)
             made, diagnosis = _make(lab, frozen, _nights(lab, frozen, negative))
     for warning in made.warnings:
         console.warn(warning)
-    changed = f"batch {batch}: learned as a night of laboratory {name}"
+    changed = f"batch {frozen.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis)
+
+
+def _missing(store: Store, options: Commission, wanted: float) -> list[str]:
+    """Say which calls are possible at a laboratory, and what others need."""
+    detector, card = detector_at(store, options.detector, options.name)
+    assert card is not None
+    batch = load_batch(store, options.batch)
+    patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
+    if card.counting is None:
+        names = [
+            str(row["patient_id"] or row["slide_id"] or "one without a name") for row in patients
+        ]
+        listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
+        return [
+            "slides known to be negative, without which nobody is called: repeat the command with "
+            f"--negative NAME for each that a microscopist found negative; there are {listed}"
+        ]
+    known, _ = laboratory_errors(store, card.name, card.nights)
+    cells = int(np.median([row["cells_read"] for row in patients]))
+    threshold = card.counting.counting.log_odds
+    return still_missing(errors_of_detector(store, detector), known, threshold, cells, wanted)
 
 
 def _negative(

@@ -140,7 +140,7 @@ def screen_sources(
     card = detectors.load_model_of(store, detector)
     warn_of_model(card)
     with lease_batch(store, options.batch, wait=options.wait) as held, ExitStack() as work:
-        taken, batch = _prepare(held.store, options, settings, card.classes, work, root)
+        taken, batch = prepare(held.store, options, settings, card.classes, work, root)
         screened = Screened(held.store, batch, card, detector, laboratory=laboratory)
         seal, repeated, page_failure = _run(held, settings, screened)
         night = _announced(held, batch, seal, settings)
@@ -168,15 +168,18 @@ def screen_sources(
     )
 
 
-def _prepare(
+def prepare(
     store: Store,
     options: Screen,
     settings: Settings,
     classes: list[str],
     work: ExitStack,
-    root: str | list[str] | None,
+    root: str | list[str] | None = None,
 ) -> tuple[Taken, Batch]:
-    """Recognise the sources, cut up those with many cells, and freeze the batch's images."""
+    """Recognise the sources, cut up those with many cells, and freeze the batch's images.
+
+    Slides are named below ``root`` where that is given.
+    """
     wanted = Wanted(
         options.images,
         options.taken_as,

@@ -1,8 +1,7 @@
 """Read cells of a known kind in a batch: errors of their diagnoses, and what diagnoses them.
 
-On a slide known to be negative, all cells count that a screened night would count: red cells that
-are whole and not abnormal, each once. Cells are judged abnormal as in a night without a laboratory,
-by the slide and the population, so a night's counts do not depend on other nights of its
+On a slide known to be negative, all cells count that a night at the laboratory would count: whole
+red cells, each once, abnormal ones too. So a night's counts do not depend on other nights of its
 laboratory: they are added and removed with the night, exactly. If labelled cells give the
 laboratory its own discriminant, it decides the counts, and all nights of the laboratory are counted
 again. On other slides, labelled parasites count towards the sensitivity. Other labelled cells do
@@ -29,7 +28,7 @@ from tasks.detector.slides.normal import reference_rows
 from tasks.detector.witnesses import Classes, shifts
 from tasks.laboratories.adaptation import Labelled
 from tasks.reports import image_rows
-from tasks.reports.image_columns import PARASITIZED, flags, is_read, numbers_of, repeats
+from tasks.reports.image_columns import PARASITIZED, flags, may_count, numbers_of, repeats
 from tasks.types import Float, Index, Mask, Single
 
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
@@ -62,11 +61,11 @@ def known_errors(job: KnownJob) -> ErrorCounts:
     for rows in scores.scored_rows(job.scored):
         slides = pa.table({name: rows[name] for name in COLUMNS})
         slides = slides.append_column("log_odds", pa.array(numbers_of(rows, "log_odds")))
-        kept.append(slides.append_column("read", pa.array(is_read(rows))))
+        kept.append(slides.append_column("countable", pa.array(may_count(rows))))
     table = pa.concat_tables(kept)
     once = ~repeats([table["image_id"].combine_chunks()])
     negative, parasite = is_negative(table, job.negative), is_parasite(table)
-    chosen = table["read"].to_numpy() & once & (negative | parasite)
+    chosen = table["countable"].to_numpy() & once & (negative | parasite)
     names = zip(table["patient_id"].to_pylist(), table["slide_id"].to_pylist(), strict=True)
     keys = [key_of(patient, slide, job.scored.screened.batch.key) for patient, slide in names]
     return count_errors(

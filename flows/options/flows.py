@@ -162,27 +162,6 @@ class Retract(Options):
         return self
 
 
-class Commission(Options):
-    """Learn a laboratory's own normal from a batch, and report what can be trusted there."""
-
-    images: Annotated[Images, Field(description=f"a batch of images, labelled or not: {SOURCES}")]
-    laboratory: Annotated[str, Field(description="name of the laboratory; its batches add up")]
-    batch: Annotated[
-        str | None,
-        Field(description="name of this batch; by default made of laboratory and images"),
-    ] = None
-    negative: Annotated[
-        str | list[str],
-        Field(
-            description="a slide or patient of this batch known to have no parasites; "
-            "repeat it, or say all or none: they show how often cells are wrongly called here"
-        ),
-    ] = NONE
-    detector: Detector = None
-    limit: Limit = None
-    wait: Wait = False
-
-
 class Segment(Options):
     """Cut photographs and slides into cells or tiles, and list these in a manifest."""
 
@@ -219,8 +198,8 @@ class OfANight(Options):
     wait: Wait = False
 
 
-class Screen(OfANight):
-    """Diagnose and score a batch of cells, photographs or slides, and publish the report."""
+class OfABatch(OfANight):
+    """The options that the flows `screen` and `commission` share."""
 
     images: Annotated[
         Images, Field(description=f"cells, photographs of fields, and slides: {SOURCES}")
@@ -232,9 +211,6 @@ class Screen(OfANight):
         datetime.date | None, Field(description="the batch's day; by default today")
     ] = None
     limit: Limit = None
-    force: Annotated[
-        bool, Field(description="screen the batch again; its report stays until replaced")
-    ] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -247,6 +223,43 @@ class Screen(OfANight):
         images, day = given["images"], given.get("date") or datetime.date.today()
         first = images if isinstance(images, str) else images[0]
         return given | {"batch": f"{batch_name(first)}-{day}"}
+
+
+class Screen(OfABatch):
+    """Diagnose and score a batch of cells, photographs or slides, and publish the report."""
+
+    force: Annotated[
+        bool, Field(description="screen the batch again; its report stays until replaced")
+    ] = False
+
+
+class Commission(OfABatch):
+    """Learn a laboratory's own normal from a batch, screen it there, and say what is missing."""
+
+    laboratory: Annotated[
+        str | None,
+        Field(description="its name, by default that of the images; its batches add up"),
+    ] = None
+    negative: Annotated[
+        str | list[str],
+        Field(
+            description="a slide or patient of this batch known to have no parasites; "
+            "repeat it, or say all or none: they show how often cells are wrongly called here"
+        ),
+    ] = NONE
+
+    @property
+    def name(self) -> str:
+        """Return the name of the laboratory."""
+        from tasks.images.names import batch_name
+
+        first = self.images if isinstance(self.images, str) else self.images[0]
+        return self.laboratory or batch_name(first)
+
+    def screening(self, laboratory: str | None) -> Screen:
+        """Return the options that screen the same batch, at a laboratory or at none."""
+        shared = OfABatch.model_fields.keys() - {"laboratory"}
+        return Screen(laboratory=laboratory, **{each: getattr(self, each) for each in shared})
 
 
 class Nightly(OfANight):

@@ -42,7 +42,7 @@ from tasks.counting.call import Answers
 from tasks.limits import FieldLimits
 from tasks.reports import calls, slide_reasons
 from tasks.reports.field_limits import fields_judged
-from tasks.reports.image_columns import Provenance
+from tasks.reports.image_columns import STRANGEST, Provenance
 from tasks.reports.night.counts import BINS, TAP_EDGES, NightCounts, Row, batch_table, summaries
 from tasks.reports.night.judged import batch_judged
 
@@ -151,7 +151,7 @@ def grouped_reports(
         ValueError: a cell is in no field of its source.
     """
     stated, tables = made_by.to_row(), dict[str, pa.Table]()
-    with grouping(images) as groups:
+    with grouping(images, STRANGEST) as groups:
         # Fields contribute to their slide, and slides to their patients and their night.
         if fields is not None:
             tables[FIELDS] = fields_judged(fields, groups.fields(fields), limits, stated)

@@ -30,7 +30,9 @@ CELLS = """CREATE VIEW cells AS SELECT *,
   is_red AND coalesce(diagnosis = 'Parasitized', false) AS is_parasitized,
   coalesce(abnormal, false) AS is_abnormal,
   is_scored AND is_red AND coalesce(isfinite(log_odds), false) AS is_diagnosed,
-  is_diagnosed AND NOT is_abnormal AND abnormality IS NOT NULL AS is_read,
+  is_diagnosed AND coalesce(abnormality, 0) <= {strangest} AS is_suspectable,
+  is_suspectable AND abnormality IS NOT NULL AS may_count,
+  may_count AND (NOT is_abnormal OR laboratory IS NOT NULL) AS is_read,
   coalesce(list_contains(string_split(review_reason, ', '), 'uncertain'), false) AS is_uncertain,
   split_part(failure, ':', 1) AS failure_reason
 FROM read_parquet({images})"""
@@ -64,9 +66,10 @@ BY_SLIDE = "SELECT {columns} FROM together GROUP BY slide_id ORDER BY slide_id N
 
 # A slide without a patient counts as one; images with neither are one more.
 BY_PATIENT = """SELECT {columns} FROM (
-  SELECT together.* EXCLUDE (slide_id, is_read, is_diagnosed),
+  SELECT together.* EXCLUDE (slide_id, is_read, may_count, is_suspectable),
     together.is_read AND judged.is_readable AS is_read,
-    together.is_diagnosed AND judged.is_readable AS is_diagnosed,
+    together.may_count AND judged.is_readable AS may_count,
+    together.is_suspectable AND judged.is_readable AS is_suspectable,
     coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.is_new, judged.faults,
     CASE WHEN patient_id IS NULL THEN together.slide_id END AS own_slide
   FROM together JOIN judged ON together.slide_id IS NOT DISTINCT FROM judged.slide_id
@@ -175,8 +178,8 @@ class Grouping:
 
 
 @contextmanager
-def grouping(images: Path) -> Iterator[Grouping]:
-    """Open a report on images, which must be a local file."""
+def grouping(images: Path, strangest: float) -> Iterator[Grouping]:
+    """Open a report on images, a local file; cells of a higher abnormality never count."""
     import duckdb  # not where nothing is published
 
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
@@ -184,5 +187,5 @@ def grouping(images: Path) -> Iterator[Grouping]:
         database.execute("SET memory_limit = $1", [MEMORY])
         database.execute("SET temp_directory = $1", [spill])
         quoted = str(images).replace("'", "''")
-        database.execute(CELLS.format(images=f"'{quoted}'"))
+        database.execute(CELLS.format(images=f"'{quoted}'", strangest=strangest))
         yield Grouping(database)

@@ -24,7 +24,7 @@ class Call(StrEnum):
     """The call of a slide or a patient, the most urgent first.
 
     It is suspected if more cells than in healthy blood look parasitized, but do not count: the
-    laboratory is new, or the cells are abnormal or cut. A person who reads them decides.
+    laboratory is new, or the cells are abnormal. A person who reads them decides.
     """
 
     POSITIVE = "positive"
@@ -176,23 +176,24 @@ def of_new(known: Answer, elsewhere: Answer) -> Answer:
     return replace(elsewhere, call=call, reasons=(CallReason.NEW,))
 
 
-def with_suspects(answer: Answer, of_all: Answer, of_sure: Answer) -> Answer:
+def with_suspects(answer: Answer, of_suspects: Answer, of_all: Answer, of_sure: Answer) -> Answer:
     """Make the call of a slide or patient whose parasites may be among the cells set aside.
 
-    A late stage is unlike the other cells of its slide, and a cell at the border is half a cell,
-    but both are parasites. The error rates were counted on all cells, abnormal ones too. Few sure
-    parasites say more than many unsure ones.
+    A late stage is unlike the other cells of its slide, but a parasite. The error rates were
+    counted on whole cells, abnormal or not. Cut and covered cells are called more often than that,
+    so of them only sure parasites make a suspicion, but a negative call must hold for all.
 
     Args:
         answer: the meaning of the cells that count.
-        of_all: the meaning of the same count with abnormal and cut cells.
-        of_sure: that of the sure ones among all cells.
+        of_suspects: the meaning of the same count with abnormal cells.
+        of_all: that of the count with cut and covered cells, too.
+        of_sure: that of the sure ones among all these.
     """
     if answer.call in (Call.POSITIVE, Call.SUSPECTED):
         return answer
-    if Call.POSITIVE in (of_all.call, of_sure.call):
+    if Call.POSITIVE in (of_suspects.call, of_sure.call):
         return replace(answer, call=Call.SUSPECTED, reasons=(CallReason.SET_ASIDE,))
-    if answer.call == Call.NEGATIVE and of_all.call == Call.INDETERMINATE:
+    if answer.call == Call.NEGATIVE and {of_suspects.call, of_all.call} != {Call.NEGATIVE}:
         return replace(answer, call=Call.INDETERMINATE, reasons=(CallReason.SET_ASIDE,))
     return answer
 

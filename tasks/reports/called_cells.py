@@ -15,7 +15,7 @@ CHANCE = f"probability_{image_columns.PARASITIZED}"
 # Columns to read of image rows, including those that pages and readers need.
 COLUMNS = (
     "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
-    "kind", "repeated",
+    "kind", "repeated", "laboratory",
 )  # fmt: skip
 
 
@@ -104,6 +104,6 @@ def _aside(row: Mapping[str, Any]) -> str | None:
     """Say why a cell does not count; None of one that may."""
     if row["read"]:
         return None
-    if row["abnormal"]:
-        return "unlike its slide"
-    return "cut off or covered" if row["abnormality"] is None else "slide is unreadable"
+    if row["abnormality"] is None:
+        return "cut off or covered"
+    return "unlike its slide" if row["abnormal"] else "slide is unreadable"

@@ -1,9 +1,11 @@
 """Make the rows of slides and patients from their counts: corrected counts, limits, the call.
 
-Whole red cells that are not abnormal for their slide count: those whose log-odds of "parasitized"
-reach the counting threshold, whose error rates are known. White cells and copies of images do not
-count. Neither do abnormal cells and cells cut by a border, but where these look parasitized more
-often than healthy blood does, the slide or patient is suspected.
+Whole red cells count: those whose log-odds of "parasitized" reach the counting threshold, whose
+error rates are known. White cells and copies of images do not count. Parasites of late stages are
+unlike the other cells of their slide, and so is much that is no parasite. Abnormal cells count at a
+commissioned laboratory, where the error rates say how often they are called in healthy blood.
+Elsewhere they do not count, but where they make more than healthy blood has, the slide or patient
+is suspected.
 """
 
 from collections.abc import Callable, Mapping
@@ -153,11 +155,15 @@ def _called(
     if is_new and answer.call != call.Call.UNREADABLE:
         answer = call.of_new(answer, counting.elsewhere().of(*counts, row["cells_read"]))
     if not unreadable:
-        of_suspects = [
-            answers.of(row[name], row[name], row["diagnosed"])
-            for name, answers in (("suspects", counting.answers), ("sure_suspects", counting.sure))
+        others = [
+            answers.of(row[name], row[name], row[cells])
+            for name, cells, answers in (
+                ("suspects", "countable", counting.answers),
+                ("all_suspects", "suspectable", counting.answers),
+                ("sure_suspects", "suspectable", counting.sure),
+            )
         ]
-        answer = call.with_suspects(answer, *of_suspects)
+        answer = call.with_suspects(answer, *others)
     used = int(answer.by == call.CountedBy.DENSE)
     bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
     cells = counting.red_cells_per_microlitre

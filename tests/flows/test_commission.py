@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from scipy.special import logit
 
 from flows.commands.status import status, verify
-from flows.commission import commission
+from flows.commission import learn as learn_batch
 from flows.commissioning.laboratory import LaboratoryError
 from flows.commissioning.report import LaboratoryOutcome
 from flows.evaluate import evaluate
@@ -53,7 +53,7 @@ def _render(folder: Path) -> None:
 def learn(settings: Settings, images: str | Path, **given: Any) -> LaboratoryOutcome:
     """Commission the laboratory `lab` on a night that has the name of its folder."""
     usual: dict[str, Any] = {"images": str(images), "laboratory": "lab", "batch": Path(images).name}
-    return commission(Commission(**usual | given), settings)
+    return learn_batch(Commission(**usual | given), settings)
 
 
 def at_lab(settings: Settings, images: str | Path, **given: Any) -> ScreenOutcome:
@@ -164,8 +164,8 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
         for n in laboratory.nights[1:]
     )
     assert (len(known.slides), known.positives.sum()) == (2, 0)
-    # As many as a screened night would read.
-    night = screen(Screen(images=healthy, batch="screened"), of_may)
+    # As many as a night at the laboratory reads.
+    at_lab(of_may, healthy, batch="screened")
     read = report_in(of_may, "slides", "screened")["cells_read"].to_pylist()
     assert known.negatives.sum() == sum(read)
     detector = detectors.load_detector_card(store, laboratory.detector)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flows.commands.status import verify
-from flows.commission import commission
+from flows.commission import learn
 from flows.fit import fit
 from flows.jobs import tuning
 from flows.options.flows import Commission, Fit, Screen
@@ -101,14 +101,14 @@ def test_the_same_night_has_the_same_tuning_and_a_resumed_one_keeps_it(
 def test_later_nights_of_a_laboratory_have_the_tuning_of_its_first(
     made: Settings, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commission(Commission(images=str(night), laboratory="lab", batch="commissioned"), made)
+    learn(Commission(images=str(night), laboratory="lab", batch="commissioned"), made)
     known = tuning_at(Store(made.store), "lab")
     assert known.tuning == tuned_to(made, "commissioned").tuning is not None
     monkeypatch.setattr("flows.screen.measure_tuning", None)
     write_cells(tmp_path, 2, 30, seed=11, first=80, parasitized=0.1)
     screen(Screen(images=str(tmp_path), batch="later", laboratory="lab"), made)
     assert tuned_to(made, "later") == known
-    commission(Commission(images=str(tmp_path), laboratory="lab", batch="later"), made)
+    learn(Commission(images=str(tmp_path), laboratory="lab", batch="later"), made)
     assert tuning_at(Store(made.store), "lab") == known
 
 

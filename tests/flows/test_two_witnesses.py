@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from flows.commission import commission
+from flows.commission import learn
 from flows.commissioning import versions
 from flows.fit import fit, retract
 from flows.jobs.fitting.fitted_rows import slides_of_version
@@ -143,7 +143,7 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
 ) -> None:
     store, fitted = Store(lab.store), of(made)
     may = cells(tmp_path / "may", 3, 100, 11)
-    outcome = commission(Commission(images=may, laboratory="lab", batch="may"), lab)
+    outcome = learn(Commission(images=may, laboratory="lab", batch="may"), lab)
     assert "adapted by the class statistics of 120 labelled cells" in outcome.text()
     first = load_laboratory(store, "lab")
     known = load_laboratory_normal(store, first).discriminant
@@ -154,7 +154,7 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
         mine, theirs = (w / np.linalg.norm(w) for w in (weights, fitted.discriminant.weights[tap]))
         assert 0.5 < mine @ theirs < 1 - 1e-6
     # A night of its own adds its cells, and takes them out again to the last bit.
-    commission(
+    learn(
         Commission(images=cells(tmp_path / "june", 3, 200, 12), laboratory="lab", batch="june"), lab
     )
     other = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant

@@ -12,13 +12,15 @@ CORRECTED = (
 )
 
 # $few and $many are the log-odds from which a cell counts where parasites are few or many, and
-# $sure those of sure parasites. A suspect is a red cell that may be abnormal or cut.
+# $sure those of sure parasites. Suspects may be abnormal, and the last two cut or covered.
 COUNTED = {
     "called_of_few": number_of("is_read AND log_odds >= $few"),
     "called_of_many": number_of("is_read AND log_odds >= $many"),
-    "diagnosed": number_of("is_diagnosed"),
-    "suspects": number_of("is_diagnosed AND log_odds >= $few"),
-    "sure_suspects": number_of("is_diagnosed AND log_odds >= $sure"),
+    "countable": number_of("may_count"),
+    "suspects": number_of("may_count AND log_odds >= $few"),
+    "suspectable": number_of("is_suspectable"),
+    "all_suspects": number_of("is_suspectable AND log_odds >= $few"),
+    "sure_suspects": number_of("is_suspectable AND log_odds >= $sure"),
 }
 SET_ASIDE = Column(
     "set_aside",
@@ -27,8 +29,8 @@ SET_ASIDE = Column(
     "cell covers",
     "images",
     histogram(
-        "CASE WHEN is_parasitized AND is_abnormal THEN 'abnormal' "
-        "WHEN is_parasitized AND is_diagnosed AND abnormality IS NULL THEN 'cut' END"
+        "CASE WHEN is_parasitized AND is_diagnosed AND abnormality IS NULL THEN 'cut' "
+        "WHEN is_parasitized AND is_abnormal AND NOT is_read THEN 'abnormal' END"
     ),
 )
 
@@ -54,7 +56,8 @@ def counts(whose: str) -> list[Column]:
         Column(
             "cells_read",
             COUNT,
-            f"red cells of {whose} that count: scored, whole, not abnormal, each image once",
+            f"red cells of {whose} that count: scored, whole, each image once; abnormal ones only "
+            "at a commissioned laboratory, and up to an abnormality of 6",
             "cells",
             number_of("is_read"),
         ),

@@ -18,7 +18,7 @@ from typing import Any
 import zarr
 from PIL import Image
 
-from flows.commission import commission
+from flows.commission import learn
 from flows.fit import fit, retract
 from flows.jobs import networks
 from flows.options.flows import Commission, Fit, Retract, Screen, Segment
@@ -32,7 +32,7 @@ from tests.support.faults import calls, objects, standins
 from tests.support.faults.examine import examine
 
 ACTIONS: dict[str, tuple[Any, Any]] = {
-    "commission": (commission, Commission),
+    "commission": (learn, Commission),
     "fit": (fit, Fit),
     "retract": (retract, Retract),
     "screen": (screen, Screen),

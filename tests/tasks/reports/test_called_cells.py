@@ -22,6 +22,7 @@ def rows_of(n: int = N) -> pa.Table:
             "abnormality": np.zeros(n),
             "abnormal": [i % 20 == 3 for i in range(n)],
             "review_reason": pa.nulls(n, pa.string()),
+            "laboratory": pa.nulls(n, pa.string()),
             "kind": ["white" if i % 33 == 5 else "red" for i in range(n)],
             "probability_Parasitized": np.concatenate([chance[:-10], chance[:10]]),
         }

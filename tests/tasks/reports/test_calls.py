@@ -12,6 +12,7 @@ from tasks.counting.call import Answers, call_text
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.rates import NODES, Rate
 from tasks.reports.calls import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting
+from tasks.reports.image_columns import STRANGEST
 from tasks.reports.slide_reasons import SHIFTS, SlideReason
 from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, UNCERTAIN, cell
 from tests.support.grouped import Grouped, group
@@ -183,6 +184,23 @@ def test_cells_that_do_not_count_make_a_patient_suspected_and_are_said() -> None
         assert few["call"] == "negative"
     (slide,), _ = tables([parasite(abnormality=None)] * 40)
     assert slide["call"] == "suspected"  # though no cell is left to count
+
+
+def test_abnormal_cells_count_where_a_laboratory_has_measured_how_many_are_called() -> None:
+    for abnormality, elsewhere, there, called in (
+        (STRANGEST, "suspected", "positive", 40),
+        (STRANGEST + 0.1, "negative", "negative", 0),  # no parasite is as strange
+    ):
+        parasites = [parasite(abnormal=True, abnormality=abnormality)] * 40
+        cells = parasites + [healthy()] * 1000
+        (_,), (patient,) = tables(cells)
+        assert (patient["call"], patient["cells_called"]) == (elsewhere, 0)
+        commissioned = [each | {"laboratory": "kampala/v0001"} for each in cells]
+        (slide,), (patient,) = tables(commissioned)
+        for row in (slide, patient):
+            assert (row["call"], row["cells_called"]) == (there, called)
+        left = {} if called else {"abnormal": 40}
+        assert (patient["cells_read"], dict(patient["set_aside"])) == (1000 + called, left)
 
 
 def test_columns_are_those_of_the_schemas() -> None:

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import chisquare, kstest, norm
 
 from storage.reports.grouping import grouping
+from tasks.reports.image_columns import STRANGEST
 from tasks.reports.image_rows import QValues
 from tasks.reports.night.counts import BINS, TAP_EDGES, NightCounts, Row
 from tasks.reports.night.light import Drift, judge
@@ -87,7 +88,7 @@ def tally(rows: pa.Table) -> NightCounts:
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.parquet"
         pq.write_table(as_published(rows, ["tap"]), images)
-        with grouping(images) as groups:
+        with grouping(images, STRANGEST) as groups:
             scores = groups.tap_scores("tap", 0.0, 1.0, TAP_EDGES)
             return NightCounts(
                 groups.batch(ALPHA, 1.0, 0.0), groups.p_values(BINS), {"tap": scores}
