@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +84,7 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
     A notebook shows the columns `SHOWN`, or those of a selection.
     """
 
-    _metadata = ("pictures",)
+    _metadata: ClassVar[list[str]] = ["pictures"]
 
     @property
     def _constructor(self) -> type["Scored"]:

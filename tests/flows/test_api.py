@@ -2,6 +2,7 @@
 
 import gc
 import html
+import pickle
 import re
 from datetime import date
 from pathlib import Path
@@ -25,7 +26,7 @@ OF_A_RUN = ["batch", "batch_date", "scored_at"]
 USED = """
 import psutil, sys
 from flows.api import open_store
-cells = open_store(sys.argv[1]).detector().score(sys.argv[2])
+cells = open_store(sys.argv[1]).detector().score(sys.argv[2], limit=4)
 assert len(cells) and "<img" in cells._repr_html_()
 print("prefect" in sys.modules, psutil.Process().children())
 """
@@ -76,6 +77,7 @@ def test_notebooks_show_pictures_that_stay_with_their_rows(
     assert marimo.as_html(night).text == table
     last = night[night["status"] == "scored"].tail(1).reset_index(drop=True)
     assert isinstance(last, Scored)
+    assert pickle.loads(pickle.dumps(last))._repr_html_() == last._repr_html_()
     (picture,) = [part for part in last._repr_html_().split('"') if part.startswith("data:")]
     whole = pd.concat([night[night["status"] == "scored"].tail(1)])
     assert picture in Scored(whole).pipe(lambda _: last)._repr_html_()
