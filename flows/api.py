@@ -1,45 +1,52 @@
-"""Score images in a notebook or a script, without Prefect and without Dask.
+"""Look at photographs and score images in a notebook or a script, in this process alone.
 
 >>> from flows.api import open_store
->>> detector = open_store("store").detector()  # doctest: +SKIP
->>> cells = detector.score("cells/", slides=None)  # doctest: +SKIP
+>>> detector = open_store().detector()  # doctest: +SKIP
+>>> detector.look("photo.jpg")  # doctest: +SKIP
+>>> cells = detector.score("photos/")  # doctest: +SKIP
 >>> cells.sort_values("p_value")  # doctest: +SKIP
 
-The numbers are those of the report of a batch of the same images: they come from the same jobs,
-which run here, one after another. Nothing is written to the store. It needs pandas
+The jobs of `flows.screen` run here one after another, without Prefect and without workers, so the
+numbers are those of its report. Nothing is written to the store. It needs pandas
 (``pip install 'slidewatch[notebook]'``).
 """
 
 import base64
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from html import escape
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image
 
-from flows.jobs.scoring import night, report_rows, scores, screened
-from flows.jobs.scoring.plan import parts_of, score_jobs
-from flows.jobs.shard import ShardJob, prepare_features, run_shard
-from flows.jobs.tuning import measure_tuning, tuned
-from storage.batches.manifests import Batch, BatchPlan, freeze_batch
+from flows.cluster.client import in_this_process
+from flows.commands.look import sentence_of
+from flows.monitoring.console import tell
+from flows.options.flows import Screen
+from flows.screen import ScreenOutcome, screen_sources
+from flows.settings import Settings
+from storage.batches.manifests import Batch, load_batch, read_manifest
 from storage.models import classifiers
 from storage.models.detectors import DetectorCard, detector_names, load_model_of
 from storage.models.laboratories import LaboratoryCard, borrow, detector_at
-from storage.reports.schemas.images import image_schema
+from storage.models.shipped import store_or_shipped
+from storage.parquet import read_table
+from storage.reports.tables import FIELDS, IMAGES, PATIENTS, report_path
 from storage.store import Store, refuse_absent
 from tasks import types
 from tasks.images import listing, regions
+from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.manifest import SCHEMA
+from tasks.visualisation.overlay import outline_of
 from tasks.visualisation.pictures import thumbnail
 from tasks.words import counted
 
@@ -48,21 +55,36 @@ try:
 except ImportError as error:
     raise ImportError("flows.api needs pandas: pip install 'slidewatch[notebook]'") from error
 
-Picture = types.Pixels | Image.Image | str | Path  # of one cell: pixels, or their address
-SHARD_ROWS = 512  # images from which the network's batches are filled, as for a night
-SHOWN = 20  # rows with a thumbnail
-SPACED = 'style="border-collapse: separate; border-spacing: .6em 0"'  # marimo leaves no space
-FIRST = ("slide_id", "diagnosis", "abnormality", "p_value", "compared_with", "verdict")
-LAST = ("review_reason", "failure")
+Picture = types.Pixels | Image.Image | str | Path  # pixels, or the address of files
+RESULTS = ("batches", "features", "reports", "segmentations")  # folders of a store
+ROWS = 20  # that a notebook shows, with thumbnails
+FRAME = "width: 100%; aspect-ratio: 5 / 8; border: 0"
+SHOWN = [
+    "slide_id", "diagnosis", "probability_Parasitized", "abnormality", "p_value", "verdict",
+    "review_reason", "failure",
+]  # fmt: skip  # columns; the frame has all
+TABLE = "border-collapse: collapse; font-variant-numeric: tabular-nums"
+CELL = "padding: .2em .6em; text-align: left; border-bottom: 1px solid #8884"
+
+
+class Pictures(dict[str, regions.ImageRef]):
+    """The places of images by address, and the files of pictures from memory, which go with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp(prefix="slidewatch-pictures-")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 class Scored(pd.DataFrame):  # type: ignore[misc]
     """A table of scored images, shown with thumbnails in notebooks.
 
-    It has the columns of the report on images; ``slidewatch schema`` explains them.
+    It has the columns of the report on images, which ``slidewatch schema`` explains, and the
+    ``outline`` (n, 2) of each cell that was cut out: x and y in pixels of its ``source_uri``.
+    A notebook shows the columns `SHOWN`, or those of a selection.
     """
 
-    _metadata = ("pictures",)
+    _metadata: ClassVar[list[str]] = ["pictures"]
 
     @property
     def _constructor(self) -> type["Scored"]:
@@ -72,36 +94,53 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
         """Show the first rows as HTML, each with its picture."""
         if "uri" not in self.columns:
             return str(super()._repr_html_())
-        rows = pd.DataFrame(self.head(SHOWN))
-        probabilities = [name for name in self.columns if name.startswith("probability_")]
-        columns = [n for n in (*FIRST, *probabilities, *LAST) if n in self.columns]
+        columns = [name for name in self.columns if name != "uri"]
+        if len(columns) > len(SHOWN):
+            columns = [name for name in SHOWN if name in columns]
         pictures = getattr(self, "pictures", None) or {}
-        lines = [
-            "<tr>"
-            + f"<th>{escape(str(index))}</th><td>{_shown(pictures.get(row['uri']))}</td>"
-            + "".join(f"<td>{escape(_text(row[name]))}</td>" for name in columns)
-            + "</tr>"
-            for index, row in rows.iterrows()
-        ]
-        head = "".join(f"<th>{escape(name)}</th>" for name in ("", "image", *columns))
+        lines = [_line("th", ["", "image", *map(escape, columns)])]
+        for index, row in pd.DataFrame(self.head(ROWS)).iterrows():
+            texts = [escape(_text(name, row[name])) for name in columns]
+            picture = _thumbnail(pictures.get(row["uri"]))
+            lines.append(_line("td", [escape(str(index)), picture, *texts]))
         more = f"{counted(len(self), 'image')}, {counted(len(self.columns), 'column')}"
-        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody>"
-        return f"<table {SPACED}>{body}</table>{more}"
+        return f'<table style="{TABLE}">{"".join(lines)}</table>{more}'
 
     def _display_(self) -> SimpleNamespace:
         """Show the same in marimo, which otherwise draws its own table of a data frame."""
         return SimpleNamespace(_mime_=lambda: ("text/html", self._repr_html_()))
 
 
-def open_store(address: str | Path = "store") -> "OpenStore":
-    """Open a store to score images with its detectors.
+@dataclass(frozen=True)
+class Seen:
+    """A photograph as `slidewatch look` shows it; a notebook shows the same page.
+
+    ``patients`` and ``fields`` have the columns of these reports, a row for each.
+    """
+
+    sentence: str
+    light: str
+    patients: pd.DataFrame = field(repr=False)
+    fields: pd.DataFrame = field(repr=False)
+    cells: Scored = field(repr=False)
+    page: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return f'<iframe title="slidewatch" srcdoc="{escape(self.page)}" style="{FRAME}"></iframe>'
+
+
+def open_store(address: str | Path | None = None) -> "OpenStore":
+    """Open a store to screen images with its detectors.
 
     Args:
-        address: root of the store: a folder, or ``s3://bucket/store``.
+        address: root of the store: a folder, or ``s3://bucket/store``. By default the store of the
+            settings, or if there is none, the detector that comes with slidewatch.
 
     Raises:
-        StoreError: there is no store.
+        StoreError: there is no store at the address.
     """
+    if address is None:
+        return OpenStore(store_or_shipped(Settings().store, tell))
     store = Store(str(address))
     refuse_absent(store)
     return OpenStore(store)
@@ -133,7 +172,7 @@ class OpenStore:
 
 
 class Detector:
-    """A detector with its model and a laboratory; it scores images in this process.
+    """A detector with its model and a laboratory; it screens images in this process.
 
     The network runs on one core, or on the GPU if there is one.
     """
@@ -143,10 +182,9 @@ class Detector:
     ) -> None:
         self.card, self.laboratory = card, laboratory
         self.model: classifiers.ModelCard = load_model_of(store, card)
-        # The jobs write their results to the store of their model, so a temporary one borrows it.
+        # Screening writes its results to the detector's store, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
         self._store = Store(self._folder.name)
-        self._numbers = count(1)
         borrow(store, self._store, card, laboratory)
 
     def __repr__(self) -> str:
@@ -163,103 +201,131 @@ class Detector:
         """Return the classes of the diagnosis."""
         return list(self.model.classes)
 
+    def look(self, photo: Picture, **options: Any) -> Seen:
+        """Screen one photograph, slide or cell by itself; `Seen` has the answer.
+
+        Args:
+            photo: pixels uint8 (h, w, 3) or (h, w), a Pillow image, or the address of a file.
+            options: of ``slidewatch screen``, such as ``taken_as="fields"``.
+
+        Raises:
+            SourceError: there is no such photograph.
+            StoreError: its page could not be made.
+            ValueError: pixels have another shape or type, or there is no such option.
+        """
+        given = photo if isinstance(photo, str | Path) else [photo]
+        with self._screened(given, None, None, options) as (outcome, batch, cells):
+            return Seen(
+                sentence_of(self._store, outcome),
+                outcome.light,
+                self._report(batch, PATIENTS).to_pandas(),
+                self._report(batch, FIELDS).to_pandas(),
+                cells,
+                Path(outcome.page).read_text(),
+            )
+
     def score(
         self,
         images: str | Path | Sequence[Picture],
         slides: Sequence[str | None] | None = None,
         patients: Sequence[str | None] | None = None,
+        **options: Any,
     ) -> Scored:
-        """Diagnose and score pictures of single cells, each within its slide.
+        """Diagnose and score cells, and those of photographs and slides, each within its slide.
 
         Args:
             images: a folder, archive, glob or manifest; or n pictures: pixels uint8 (h, w, 3) or
-                (h, w), Pillow images, or addresses of files.
+                (h, w), Pillow images, or addresses.
             slides: the slide (n,) of each picture; cells of one slide are compared with each
-                other. By default from file names or the manifest.
+                other. By default as ``slidewatch screen`` names them.
             patients: the patient (n,) of each picture.
+            options: of ``slidewatch screen``, such as ``taken_as="cells"`` or ``limit=100``.
 
         Returns:
-            A row for each image with the columns of the report on images: ``diagnosis``,
-            ``probability_<class>``, ``abnormality`` and its ``p_value`` given the slide,
-            ``population_p_value``, ``verdict``, ``review_reason``; or the ``failure``. Pictures
-                keep the given order.
+            A row for each cell: ``diagnosis``, ``probability_<class>``, ``abnormality`` and its
+            ``p_value`` given the slide, ``population_p_value``, ``verdict``, ``review_reason``; or
+            the ``failure``. Pictures keep the given order, and cells follow their picture.
 
         Raises:
-            SourceError: the images cannot be listed.
-            ValueError: pixels have another shape or type, or there are not n slides.
+            SourceError: the images cannot be listed, or one is named twice.
+            ValueError: pixels have another shape or type, there are not n slides, or there is no
+                such option.
         """
-        with tempfile.TemporaryDirectory(prefix="slidewatch-pictures-") as folder:
-            if isinstance(images, str | Path):
-                manifest = listing.list_images(str(images), classes=self.model.classes)
-                pictures: dict[str, Any] = dict(
-                    zip(manifest["uri"].to_pylist(), regions.image_refs(manifest), strict=True)
-                )
-            else:
-                manifest, pictures = _listed(images, Path(folder))
-            for column, names in (("slide_id", slides), ("patient_id", patients)):
-                manifest = _named(manifest, column, names)
-            order = _by_slide(manifest)
-            rows = self._rows(manifest.take(order))
-        frame = Scored(rows.take(np.argsort(order)).to_pandas())
+        with self._screened(images, slides, patients, options) as (_, _, cells):
+            return cells
+
+    @contextmanager
+    def _screened(
+        self,
+        images: str | Path | Sequence[Picture],
+        slides: Sequence[str | None] | None,
+        patients: Sequence[str | None] | None,
+        options: dict[str, Any],
+    ) -> Iterator[tuple[ScreenOutcome, Batch, Scored]]:
+        """Screen images as `flows.screen` does; its results stay in the store during the block."""
+        pictures, sources, root = Pictures(), str(images), None
+        numbers: dict[str, int] = {}
+        if not isinstance(images, str | Path) or slides is not None or patients is not None:
+            given = [images] if isinstance(images, str | Path) else images
+            rows = _listed(given, pictures.folder)
+            for name, values in (("slide_id", slides), ("patient_id", patients)):
+                rows = _named(rows, name, values)
+            numbers = {uri: number for number, uri in enumerate(rows["uri"].to_pylist())}
+            sources = self._store.path("pictures.parquet")
+            pq.write_table(rows, sources)
+            root = [
+                str(each) if isinstance(each, str | Path) else pictures.folder for each in given
+            ]
+        settings = Settings(store=self._store.url, metrics=None)
+        wanted = Screen(
+            images=sources,
+            detector=self.name,
+            laboratory=self.laboratory and self.laboratory.name,
+            **options,
+        )
+        try:
+            with in_this_process(settings):
+                outcome = screen_sources(wanted, settings, root)
+            batch = load_batch(self._store, outcome.batch)
+            yield outcome, batch, self._cells(batch, pictures, numbers)
+        finally:
+            for folder in RESULTS:
+                self._store.remove(folder)
+
+    def _cells(self, batch: Batch, pictures: Pictures, numbers: dict[str, int]) -> Scored:
+        """Read the report on images, in the order of the pictures, with their places."""
+        rows = self._report(batch, IMAGES)
+        refs = regions.image_refs(read_manifest(self._store, batch))
+        pictures.update((ref.uri, ref) for ref in refs)
+        frame = Scored(rows.to_pandas())
+        frame["outline"] = [
+            None if ref.outline is None else outline_of(row, ref.outline.ravel())
+            for ref, row in zip(refs, rows.select(["uri", "x", "y"]).to_pylist(), strict=True)
+        ]
+        order = np.argsort([numbers.get(ref.source, 0) for ref in refs], kind="stable")
+        frame = Scored(frame.take(order).reset_index(drop=True))
         frame.pictures = pictures
         return frame
 
-    def _rows(self, manifest: pa.Table) -> pa.Table:
-        """Screen images like a night, and return the rows of its report."""
-        store, card, detector = self._store, self.model, self.card
-        batch = _batch(store, f"notebook-{next(self._numbers)}", manifest)
-        screening = screened.Screened(store, batch, card, detector, laboratory=self.laboratory)
-        try:
-            with _one_thread():
-                screening = tuned(screening, measure_tuning)
-                card = screening.model
-                prepare_features(store, batch, card)
-                for shard in batch.shards():
-                    run_shard(ShardJob(store, batch, shard, card))
-                parts = parts_of(screening)
-                every, started = range(len(parts)), batch.started_at
-                for scoring in score_jobs(screening, parts, every, started, night.describe_night):
-                    scores.score_part(scoring)
-            pieces = report_rows.finished_rows(screening, len(parts), lambda _: None)
-            schema = image_schema(card.classes, list(detector.taps))
-            rows = [rows.select(schema.names).cast(schema) for rows in pieces]
-            return pa.concat_tables([schema.empty_table(), *rows])
-        finally:
-            store.remove("batches", batch.key)
-            store.remove("features", card.features, f"{batch.key}.zarr")
+    def _report(self, batch: Batch, kind: str) -> pa.Table:
+        """Read a report; an empty table if the batch has none of this kind."""
+        path = report_path(batch.name, batch.batch_date, kind)
+        return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})
 
 
-def _batch(store: Store, name: str, manifest: pa.Table) -> Batch:
-    now = datetime.now(UTC)
-    plan = BatchPlan(
-        name=name,
-        images="pictures in memory",
-        limit=None,
-        shard_rows=SHARD_ROWS,
-        batch_date=now.date(),
-        started_at=now,
-    )
-    return freeze_batch(store, plan, manifest)
-
-
-def _listed(images: Sequence[Picture], folder: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """List pictures as a manifest (from memory: saved in a folder), and map names to pictures."""
+def _listed(images: Sequence[Picture], folder: str) -> pa.Table:
+    """List pictures as rows of a manifest; those from memory are saved in a folder."""
     rows: list[dict[str, Any]] = []
-    pictures: dict[str, Any] = {}
     for number, image in enumerate(images):
         if isinstance(image, str | Path):
-            listed = listing.list_images(str(image))
-            if listed.num_rows != 1:
-                raise ValueError(f"picture {number} is {listed.num_rows} images: give one file")
-            (row,) = listed.to_pylist()
-            pictures[row["uri"]] = regions.image_refs(listed)[0]
+            rows += listing.list_images(
+                str(image), extensions=EXTENSIONS | SLIDE_EXTENSIONS
+            ).to_pylist()
         else:
-            path = folder / f"{number}.png"
-            pictures[f"picture {number}"] = _as_image(image, number)
-            pictures[f"picture {number}"].save(path)
-            row = {"uri": f"picture {number}", "source_uri": path.as_uri()}
-        rows.append(row)
-    return pa.Table.from_pylist(rows, SCHEMA), pictures
+            path = f"{folder}/picture {number}.png"
+            _as_image(image, number).save(path)
+            rows.append({"uri": f"file://{path}"})
+    return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def _as_image(pixels: types.Pixels | Image.Image, number: int) -> Image.Image:
@@ -283,41 +349,26 @@ def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) 
     return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))
 
 
-def _by_slide(manifest: pa.Table) -> types.Index:
-    """Order rows (n,) so that those of a patient, and of a slide, are consecutive."""
-    keys = manifest.select(["patient_id", "slide_id"]).append_column(
-        "row", pa.array(np.arange(manifest.num_rows))
-    )
-    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
-    return np.asarray(order.to_numpy(), np.intp)
+def _line(tag: str, cells: Sequence[str]) -> str:
+    """Join HTML to the line of a table."""
+    return f"<tr>{''.join(f'<{tag} style={CELL!r}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, like workers, for the same features; then restore the number."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _shown(picture: Image.Image | regions.ImageRef | None) -> str:
+def _thumbnail(place: regions.ImageRef | None) -> str:
     """Return a thumbnail as an HTML image; empty if the picture cannot be read."""
-    if picture is None:
+    if place is None:
         return ""
     try:
-        image = regions.find(picture).image() if isinstance(picture, regions.ImageRef) else picture
+        data = base64.b64encode(thumbnail(regions.find(place).image())).decode()
     except Exception:  # its row says why
         return ""
-    data = base64.b64encode(thumbnail(image)).decode()
     return f'<img alt="" width="64" src="data:image/webp;base64,{data}">'
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value if abs(value) >= 5e-4 else 0:.3g}"
-    return "" if value is None or value is pd.NA or value is pd.NaT else str(value)
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, float) and not np.isnan(value):
+        share = name.startswith("probability_") or name.endswith("p_value")
+        if not share:
+            return f"{value:.3g}"
+        return "<0.001" if 0 < value < 5e-4 else f"{value:.3f}"
+    return "" if value is None or pd.isna(value) is True else str(value)

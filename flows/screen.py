@@ -1,5 +1,6 @@
 """Run the flow `screen`: images -> a report with a diagnosis and a score for each."""
 
+import logging
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,8 +12,9 @@ from flows.cluster.client import open_client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
-from flows.jobs.tuning import TuningJob, measure_tuning, tuned
+from flows.jobs.tuning import TuningJob, measure_tuning
 from flows.monitoring import console, prefect_runs, telemetry
+from flows.monitoring.logs import log
 from flows.monitoring.prefect_artifacts import announce, progress_artifact
 from flows.options.flows import Screen
 from flows.outcome import Outcome, table
@@ -24,9 +26,8 @@ from flows.stages.sources.sorting import Taken, Wanted, counted_sorts, take
 from storage.batches import ledger
 from storage.batches.manifests import Batch
 from storage.leases import Lease, LeaseLostError
-from storage.models import detectors
+from storage.models import detectors, tunings
 from storage.models.laboratories import detector_at, load_laboratory_version
-from storage.models.tunings import BatchTuning
 from storage.reports import pages, tables
 from storage.store import Store, StoreError
 from tasks.reports.night.counts import Row
@@ -293,13 +294,25 @@ def _as_begun(newest: Screened) -> Screened:
 
 
 def tune(client: Client, of: Screened) -> Screened:
-    """Return a batch with its model as tuned to the laboratory; see `flows.jobs.tuning`."""
+    """Return a batch with its model as tuned to the laboratory.
 
-    def measured(job: TuningJob) -> BatchTuning:
-        (tuning,) = run_jobs(client, measure_tuning, [job], title=f"tune to {of.batch.name}")
-        return tuning
-
-    return tuned(of, measured)
+    A batch keeps the tuning with which it was begun, and a known laboratory has one, or none.
+    Otherwise it is measured.
+    """
+    store, batch, model = of.store, of.batch, of.model
+    if not batch.rows:
+        return of
+    known = tunings.tuning_of(store, batch, model.name)
+    if known is None:
+        if of.laboratory is not None:
+            known = tunings.tuning_at(store, of.laboratory.name)
+        else:
+            jobs = [TuningJob(of)]
+            (known,) = run_jobs(client, measure_tuning, jobs, title=f"tune to {batch.name}")
+        known = tunings.begin_with(store, batch, model.name, known)
+    does = "is" if known.tuning else "is not"
+    log(logging.INFO, f"the network {does} tuned to batch {batch.name}: {known.why}")
+    return replace(of, model=model.tuned(known.tuning))
 
 
 @prefect_runs.task

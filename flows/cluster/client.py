@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -24,6 +25,7 @@ from distributed.security import Security
 from distributed.utils import get_mp_context
 
 from flows.cluster import preload
+from flows.cluster.here import Here
 from flows.cluster.requirements import CERTIFICATES, ClusterError, cluster_spec, scheduler_address
 from flows.cluster.tls import security
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
@@ -111,6 +113,20 @@ def open_client(settings: Settings) -> Iterator[Client]:
 
 
 _OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def in_this_process(settings: Settings) -> Iterator[None]:
+    """Let flows with these settings run their jobs in this process during the block."""
+    torch = sys.modules.get("torch")
+    threads = torch and torch.get_num_threads()
+    before = _OPENED.set((settings.model_copy(update={"store": ""}), cast(Client, Here())))
+    try:
+        yield
+    finally:
+        _OPENED.reset(before)
+        if torch:  # jobs compute on one thread, like workers
+            torch.set_num_threads(threads)
 
 
 def check_versions(client: Client) -> None:

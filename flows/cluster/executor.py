@@ -17,6 +17,7 @@ from uuid import uuid4
 from dask.utils import funcname
 from distributed import Client, Future, KilledWorker
 
+from flows.cluster.here import Here
 from flows.cluster.requirements import ClusterError
 from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
 from flows.jobs.libraries import installed, run_if_same
@@ -106,7 +107,7 @@ def run_jobs(
     again: Callable[[Work], Work] = lambda job: job,
 ) -> Iterator[Result]:
     """Run jobs like `run_in_order`, with a progress bar and metrics of the stage's queue."""
-    listeners = (console.ProgressBar(), telemetry.measure_queue)
+    listeners = (console.ProgressBar(lines=isinstance(client, Here)), telemetry.measure_queue)
     return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)
 
 

@@ -15,12 +15,12 @@ from flows.commands.written import written
 from flows.monitoring.console import tell, warn
 from flows.options import flows, tools
 from flows.outcome import Outcome
-from flows.screen import screen
+from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.models.laboratories import borrow, detector_at
-from storage.models.shipped import shipped
+from storage.models.shipped import store_or_shipped
 from storage.reports.sql import answer
-from storage.store import Store, StoreError, refuse_absent
+from storage.store import Store, StoreError
 from tasks.counting.call import needs_text, photograph_text
 from tasks.images.listing import refuse_missing
 from tasks.images.names import batch_name
@@ -70,7 +70,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     )
     with tempfile.TemporaryDirectory(prefix="slidewatch-look-") as folder:
         scratch = Store(folder)
-        store = _store(settings)
+        store = store_or_shipped(settings.store, tell)
         card, laboratory_card = detector_at(store, options.detector, options.laboratory, warn)
         borrow(store, scratch, card, laboratory_card)
         outcome = screen(
@@ -83,15 +83,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
             ),
             settings.model_copy(update={"store": folder, "metrics": None}),
         )
-        if outcome.page_failure:
-            raise StoreError(
-                f"the page of {options.photo} could not be made ({outcome.page_failure})"
-            )
-        with answer(scratch, "FROM patients") as rows:
-            patients = rows.read_all().to_pylist()
-        said = needs_text(outcome.patients)
-        if len(patients) == 1:
-            said = photograph_text(outcome.model_dump(), patients[0])
+        said = sentence_of(scratch, outcome)
         with written(page) as stage:
             shutil.copyfile(outcome.page, stage)
     opened = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
@@ -106,15 +98,19 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     )
 
 
-def _store(settings: Settings) -> Store:
-    """Return the store to take a detector from; without one, that of the package."""
-    store = Store(settings.store)
-    try:
-        refuse_absent(store)
-    except StoreError:
-        tell(f"there is no store in {store.url}: the detector that comes with slidewatch is used")
-        return shipped()
-    return store
+def sentence_of(store: Store, outcome: ScreenOutcome) -> str:
+    """Write in a sentence what the only batch of a store shows.
+
+    Raises:
+        StoreError: its page could not be made.
+    """
+    if outcome.page_failure:
+        raise StoreError(f"the page of {outcome.batch} could not be made ({outcome.page_failure})")
+    with answer(store, "FROM patients") as rows:
+        patients = rows.read_all().to_pylist()
+    if len(patients) == 1:
+        return photograph_text(outcome.model_dump(), patients[0])
+    return needs_text(outcome.patients)
 
 
 def _has_display() -> bool:

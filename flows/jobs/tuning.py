@@ -1,8 +1,6 @@
 """Tune a model to the laboratory of a batch, before the features of its cells are extracted."""
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +11,7 @@ from flows.jobs.scoring.night import night_rows
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import rows_at
 from storage.models.classifiers import load_weights
-from storage.models.tunings import BatchTuning, begin_with, save_tuning, tuning_at, tuning_of
+from storage.models.tunings import BatchTuning, save_tuning
 from storage.records import arrays_to_bytes
 from tasks.detector.slides import smears
 from tasks.detector.slides.normal import reference_rows
@@ -25,8 +23,6 @@ from tasks.types import Mask, Pixels, below
 
 if TYPE_CHECKING:
     from tasks.network.inference import Inference
-
-log = logging.getLogger(__name__)
 
 MOST, LEAST = 128, 30  # cells on which a tuning is measured: 60 do as well as 256
 
@@ -51,27 +47,6 @@ class TuningJob(Sparing):
     def probe(self, row: int) -> None:
         """Read one of the cells, and keep nothing."""
         list(load_images(self.refs()[row : row + 1], 1, 1))
-
-
-def tuned(screened: Screened, run: Callable[[TuningJob], BatchTuning]) -> Screened:
-    """Return a batch with its model as tuned to the laboratory.
-
-    A batch keeps the tuning with which it was begun, and a known laboratory has one, or none.
-    Otherwise ``run`` measures it (`measure_tuning`).
-    """
-    store, batch, model = screened.store, screened.batch, screened.model
-    if not batch.rows:
-        return screened
-    known = tuning_of(store, batch, model.name)
-    if known is None:
-        if (laboratory := screened.laboratory) is not None:
-            known = tuning_at(store, laboratory.name)
-        else:
-            known = run(TuningJob(screened))
-        known = begin_with(store, batch, model.name, known)
-    does = "is" if known.tuning else "is not"
-    log.info(f"the network {does} tuned to batch {batch.name}: {known.why}")
-    return replace(screened, model=model.tuned(known.tuning))
 
 
 def measure_tuning(job: TuningJob) -> BatchTuning:

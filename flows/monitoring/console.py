@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ from tasks.images.access.addresses import redact
 CONSOLE = Console(stderr=True)
 # A job can take longer than the half minute over which rich measures a rate.
 RATE_OVER = 600.0
+LINE_EVERY = 10.0  # seconds
 
 
 class RateColumn(ProgressColumn):
@@ -136,10 +138,14 @@ def working(text: str, *, long: bool = False) -> None:
 
 
 class ProgressBar:
-    """A listener that shows at a terminal how many jobs are finished."""
+    """A listener that shows at a terminal how many jobs are finished.
 
-    def __init__(self) -> None:
+    Elsewhere it is silent, or with ``lines`` writes one every `LINE_EVERY` seconds.
+    """
+
+    def __init__(self, *, lines: bool = False) -> None:
         self._progress = progress_bar()
+        self._lines, self._told = lines and not sys.stderr.isatty(), time.monotonic()
 
     def __call__(self, event: events.Event) -> None:
         """Begin with the first event, advance with each job, and vanish with the last event."""
@@ -149,6 +155,9 @@ class ProgressBar:
             self._progress.start()
         elif event.kind is events.Kind.FINISHED:
             self._progress.advance(self._progress.task_ids[0])
+            if self._lines and event.waiting and time.monotonic() - self._told > LINE_EVERY:
+                tell(f"{event.title}: {event.finished:,} of {event.total:,} jobs done")
+                self._told = time.monotonic()
         elif event.kind is events.Kind.ENDED:
             self._progress.stop()
             _MOVING.resume()

@@ -7,8 +7,8 @@ from distributed import Client
 
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring import scores
-from flows.jobs.scoring.night import NightJob, NightReference, describe_night
-from flows.jobs.scoring.plan import Part, parts_of, score_jobs
+from flows.jobs.scoring.night import NightJob, describe_night
+from flows.jobs.scoring.plan import Part, parts_of
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.prefect_runs import task
 from storage.batches.ledger import complete_scores, screening_start
@@ -40,9 +40,27 @@ def plan_jobs(
     discriminant: Discriminant | None = None,
 ) -> list[scores.ScoreJob]:
     """Make the jobs that score some parts of a batch, after describing the night on a worker."""
-
-    def describe(job: NightJob) -> NightReference:
+    night = None
+    references = [span.reference for number in wanted for span in parts[number].spans]
+    leans = any(reference is None or reference[2] == scores.FEW for reference in references)
+    if leans and screened.detector.slides is not None:
+        unnamed = tuple(
+            (slide.start, slide.stop)
+            for part in parts
+            for slide in part.slides
+            if slide.slide is None and slide.patient is None
+        )
+        job = NightJob(screened, unnamed, discriminant)
         (night,) = run_jobs(client, describe_night, [job], title=f"normal of {screened.batch.name}")
-        return night
-
-    return score_jobs(screened, parts, wanted, scored_at, describe, discriminant)
+    return [
+        scores.ScoreJob(
+            screened,
+            number,
+            parts[number].slides,
+            parts[number].spans,
+            scored_at,
+            night,
+            discriminant,
+        )
+        for number in wanted
+    ]

@@ -6,7 +6,8 @@ are in the package once: whatever needs them for PyTorch needs a model that was 
 
 from pathlib import Path
 
-from storage.store import Store
+from storage.records import Tell
+from storage.store import Store, StoreError, refuse_absent
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 
@@ -14,6 +15,17 @@ FOLDER = Path(__file__).parents[1] / "shipped"
 def shipped() -> Store:
     """Return the store in the package."""
     return Store(str(FOLDER))
+
+
+def store_or_shipped(address: str, tell: Tell) -> Store:
+    """Return the store at an address, or the package's if there is none."""
+    store = Store(address)
+    try:
+        refuse_absent(store)
+    except StoreError:
+        tell(f"there is no store in {store.url}: the detector that comes with slidewatch is used")
+        return shipped()
+    return store
 
 
 def adopt(store: Store) -> None:

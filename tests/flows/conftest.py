@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from storage.store import Store
+from tests.support.fields import rendered
 
 if TYPE_CHECKING:
     from tests.support.shards import Night
@@ -18,6 +20,14 @@ def night(store_with_model: Store, cells: Path) -> "Night":
     from tests.support.shards import start
 
     return start(store_with_model, cells)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A photograph of a field with twelve cells, some of them parasitized."""
+    path = tmp_path / "a field, seen.png"
+    Image.fromarray(rendered(0, cells=12).pixels).resize((1120, 800)).save(path)
+    return path
 
 
 @pytest.fixture

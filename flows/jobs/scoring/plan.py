@@ -1,20 +1,18 @@
-"""Plan the scoring of a batch from its manifest: parts of whole patients, and their jobs."""
+"""Plan the scoring of a batch from its manifest, in parts of whole patients."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs.scoring.night import NightJob, NightReference, SlideRows
-from flows.jobs.scoring.scores import FEW, Range, ScoreJob, Span
+from flows.jobs.scoring.night import SlideRows
+from flows.jobs.scoring.scores import FEW, Range, Span
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, iterate_manifest
 from storage.store import Store
 from tasks.detector.slides.normal import Choices
-from tasks.detector.witnesses import Discriminant
 
 SHARDS_A_JOB = 4  # with fewer, too many shards that slides share would be read twice
 
@@ -25,43 +23,6 @@ class Part:
 
     slides: tuple[SlideRows, ...]
     spans: tuple[Span, ...]
-
-
-def score_jobs(
-    screened: Screened,
-    parts: Sequence[Part],
-    wanted: Sequence[int],
-    scored_at: datetime,
-    describe: Callable[[NightJob], NightReference],
-    discriminant: Discriminant | None = None,
-) -> list[ScoreJob]:
-    """Make the jobs that score some parts of a batch, after describing the night if they need it.
-
-    A ``discriminant`` replaces the detector's or the laboratory's.
-    """
-    night = None
-    references = [span.reference for number in wanted for span in parts[number].spans]
-    leans = any(reference is None or reference[2] == FEW for reference in references)
-    if leans and screened.detector.slides is not None:
-        unnamed = tuple(
-            (slide.start, slide.stop)
-            for part in parts
-            for slide in part.slides
-            if slide.slide is None and slide.patient is None
-        )
-        night = describe(NightJob(screened, unnamed, discriminant))
-    return [
-        ScoreJob(
-            screened,
-            number,
-            parts[number].slides,
-            parts[number].spans,
-            scored_at,
-            night,
-            discriminant,
-        )
-        for number in wanted
-    ]
 
 
 def parts_of(screened: Screened) -> list[Part]:

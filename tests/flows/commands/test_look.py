@@ -4,21 +4,12 @@ import webbrowser
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from flows.commands import look as module
 from flows.commands.look import look
 from flows.options.tools import Look
 from flows.settings import Settings
 from storage.models import shipped
-from tests.support.fields import rendered
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "a field, seen.png"
-    Image.fromarray(rendered(0, cells=12).pixels).resize((1120, 800)).save(path)
-    return path
 
 
 def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(

@@ -90,6 +90,19 @@ def test_the_bar_follows_what_it_hears(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1/3" in screen.getvalue()
 
 
+def test_where_no_bar_is_seen_lines_say_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", -1)
+    for lines in (False, True):
+        bar = ProgressBar(lines=lines)
+        bar(Event(Kind.QUEUED, "screen night", 3, in_flight=0, finished=0))
+        bar(Event(Kind.FINISHED, "screen night", 3, in_flight=1, finished=1))
+        bar(Event(Kind.FINISHED, "screen night", 3, in_flight=0, finished=3))
+        bar(Event(Kind.ENDED, "screen night", 3, in_flight=0, finished=3))
+    assert capsys.readouterr() == ("", "screen night: 1 of 3 jobs done\n")
+
+
 def test_a_line_moves_while_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_a_terminal(monkeypatch)
     bar = ProgressBar()

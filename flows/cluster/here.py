@@ -1,0 +1,42 @@
+"""Run jobs in this process one after another, where no cluster is wanted."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+
+class Here:
+    """Stand in for a Dask client in `flows.cluster.executor`.
+
+    A job runs when its result is asked for, so that an interrupt ends it at once.
+    """
+
+    def submit(self, work: Callable[..., Any], *arguments: Any, **_: Any) -> "_Later":
+        """Keep a job."""
+        return _Later(partial(work, *arguments))
+
+    def nthreads(self) -> dict[str, int]:
+        """Count this process as one worker."""
+        return {"here": 1}
+
+    def cancel(self, jobs: Iterable["_Later"], *, force: bool) -> None:
+        """Do nothing, because a job whose result nobody asks for never runs."""
+
+
+@dataclass(frozen=True)
+class _Later:
+    """Stand in for a Dask future."""
+
+    _run: Callable[[], Any]
+
+    def result(self, timeout: float) -> Any:
+        """Run the job, however long it takes, and return its result."""
+        return self._run()
+
+    def done(self) -> bool:
+        """Return True, because an error is always the job's own."""
+        return True
+
+    def release(self) -> None:
+        """Do nothing: whoever has taken the result keeps it."""
