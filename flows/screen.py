@@ -2,8 +2,10 @@
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import NamedTuple
 
 from distributed import Client
 from pydantic import Field
@@ -22,7 +24,7 @@ from flows.settings import Settings
 from flows.stages import scoring, written_pages
 from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, publish, valid_seal
-from flows.stages.sources.sorting import Taken, Wanted, counted_sorts, take
+from flows.stages.sources.sorting import Taken, Wanted, come_since, counted_sorts, take
 from storage.batches import ledger
 from storage.batches.manifests import Batch
 from storage.leases import Lease, LeaseLostError
@@ -30,8 +32,11 @@ from storage.models import detectors, tunings
 from storage.models.laboratories import detector_at, load_laboratory_version
 from storage.reports import pages, tables
 from storage.store import Store, StoreError
+from tasks.reports.called_cells import Patient
 from tasks.reports.night.counts import Row
 from tasks.words import counted
+
+NAMED = 3  # files that a message names
 
 
 class ScreenOutcome(Outcome):
@@ -57,6 +62,7 @@ class ScreenOutcome(Outcome):
     seconds: float
     repeated: bool
     page_failure: str | None = None
+    come_since: list[str] = Field(default_factory=list)
 
     @property
     def failed(self) -> bool:
@@ -111,9 +117,28 @@ class ScreenOutcome(Outcome):
         if self.taken_for.keys() - {"cells"}:
             rows.insert(0, ("taken for", counted_sorts(self.taken_for)))
         if self.repeated:
-            return f"batch {self.batch} was published before; nothing to do\n{table(rows)}"
+            done = f"batch {self.batch} was published before; nothing to do"
+            if new := self.come_since:
+                named = ", ".join([*new[:NAMED], *["..."] * (len(new) > NAMED)])
+                done = (
+                    f"batch {self.batch} was published before; {counted(len(new), 'image')} came "
+                    f"since ({named}): --force screens all images again"
+                )
+            return f"{done}\n{table(rows)}"
         rate = self.images / self.seconds
         return f"batch {self.batch}: {self.seconds:.1f} s, {rate:,.0f} images/s\n{table(rows)}"
+
+
+class Run(NamedTuple):
+    """A published batch: its seal, whether it was published before, and why there is no page.
+
+    ``pictures`` are the patients' likeliest parasites, WebP files, if the page was made just now.
+    """
+
+    seal: ledger.Seal
+    repeated: bool
+    page_failure: str | None
+    pictures: Mapping[Patient, Sequence[bytes]]
 
 
 @telemetry.observed(night=True, run_name="{batch}")
@@ -143,8 +168,10 @@ def screen_sources(
     with lease_batch(store, options.batch, wait=options.wait) as held, ExitStack() as work:
         taken, batch = prepare(held.store, options, settings, card.classes, work, root)
         screened = Screened(held.store, batch, card, detector, laboratory=laboratory)
-        seal, repeated, page_failure = _run(held, settings, screened)
-        night = _announced(held, batch, seal, settings)
+        run = _run(held, settings, screened)
+        seal, repeated, page_failure = run.seal, run.repeated, run.page_failure
+        night = _announced(held, batch, run, settings)
+    new = come_since(store, batch, _wanted(options, root), card.classes) if repeated else []
     return ScreenOutcome(
         batch=batch.name,
         report=store.address(*tables.report_path(batch.name, batch.batch_date)),
@@ -166,6 +193,7 @@ def screen_sources(
         seconds=time.monotonic() - started,
         repeated=repeated,
         page_failure=page_failure,
+        come_since=new,
     )
 
 
@@ -181,14 +209,7 @@ def prepare(
 
     Slides are named below ``root`` where that is given.
     """
-    wanted = Wanted(
-        options.images,
-        options.taken_as,
-        options.slide_is,
-        options.microns_per_pixel,
-        options.limit,
-        root,
-    )
+    wanted = _wanted(options, root)
     taken = take(store, settings, options.batch, wanted, classes, work, force=options.force)
     with telemetry.stage("freeze"):
         batch = start_or_resume(
@@ -205,16 +226,22 @@ def prepare(
     return taken, batch
 
 
-def _run(
-    held: Lease, settings: Settings, screened: Screened
-) -> tuple[ledger.Seal, bool, str | None]:
-    """Publish a batch and make its page, each unless it is there.
+def _wanted(options: Screen, root: str | list[str] | None) -> Wanted:
+    return Wanted(
+        options.images,
+        options.taken_as,
+        options.slide_is,
+        options.microns_per_pixel,
+        options.limit,
+        root,
+    )
 
-    Returns:
-        The seal, whether the batch was published before, and why there is no page.
-    """
+
+def _run(held: Lease, settings: Settings, screened: Screened) -> Run:
+    """Publish a batch and make its page, each unless it is there."""
     store, batch = screened.store, screened.batch
     seal, page_failure = valid_seal(store, batch, screened.key), None
+    pictures: Mapping[Patient, Sequence[bytes]] = {}
     repeated = seal is not None
     if repeated:
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
@@ -224,18 +251,18 @@ def _run(
             if seal is None:
                 seal = _publish(client, held, settings, screened)
             if not written_pages.has_page(store, batch, seal):
-                page_failure = written_pages.try_page(client, screened, settings, seal)
-    return seal, repeated, page_failure
+                page_failure, pictures = written_pages.try_page(client, screened, settings, seal)
+    return Run(seal, repeated, page_failure, pictures)
 
 
-def _announced(held: Lease, batch: Batch, seal: ledger.Seal, settings: Settings) -> Row:
+def _announced(held: Lease, batch: Batch, run: Run, settings: Settings) -> Row:
     """Return the batch's row of the report on batches, which is announced once."""
     _refuse_other_attempt(held, batch)
-    store, night = held.store, batch_report(held.store, batch)
+    store, seal, night = held.store, run.seal, batch_report(held.store, batch)
     _refuse_other_figures(store, batch, seal, night)
     if not ledger.is_announced(store, batch, seal):
         held.check()
-        if announce(store, batch, seal, night, settings.pages_url):
+        if announce(store, batch, seal, night, run.pictures, settings.pages_url):
             ledger.note_announced(store, batch, seal)
     return night
 

@@ -12,7 +12,7 @@ import heapq
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from uuid import UUID
@@ -29,7 +29,9 @@ from storage.store import Store
 from tasks import types, words
 from tasks.counting.call import Call, density_text
 from tasks.images.listing import named
+from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.counts import Row
+from tasks.visualisation.page import data_uri
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
 MOST_ABNORMAL = 20
@@ -47,6 +49,7 @@ NIGHT, CELLS, PAGE, PROGRESS = (
     "slidewatch-night", "slidewatch-most-abnormal", "slidewatch-page", "slidewatch-progress",
 )  # fmt: skip  # keys of the artifacts
 MOST_PATIENTS = 50  # that the summary lists
+MOST_PICTURES = 4  # of a patient
 # Calls that a person should see, in this order; the others are only counted.
 LISTED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
 PATIENT_COLUMNS = (
@@ -68,11 +71,17 @@ def markdown_text(value: object) -> str:
 
 
 def announce(
-    store: Store, batch: manifests.Batch, seal: Seal, night: Row, pages_url: str | None = None
+    store: Store,
+    batch: manifests.Batch,
+    seal: Seal,
+    night: Row,
+    pictures: Mapping[Patient, Sequence[bytes]],
+    pages_url: str | None = None,
 ) -> bool:
     """Emit the events, and make the artifacts, of a batch that has just been published.
 
-    A browser finds the store's pages at ``pages_url``. Return whether Prefect accepted everything;
+    ``pictures`` are the patients' likeliest parasites, WebP files. A browser finds the store's
+    pages at ``pages_url``. Return whether Prefect accepted everything;
     False if it does not run the flow.
     """
     if not in_prefect_run():
@@ -88,7 +97,7 @@ def announce(
     steps: dict[str, Callable[[], object]] = {
         "the events": lambda: _emit_all(store, batch, seal, night),
         "the summary": lambda: create_markdown_artifact(
-            _summary(store, batch, seal, night, page),
+            _summary(store, batch, seal, night, pictures, page),
             key=NIGHT,
             description=f"{batch.name}: {night['light']}",
         ),
@@ -165,7 +174,14 @@ class NightProgress:
         self._told = time.monotonic()
 
 
-def _summary(store: Store, batch: manifests.Batch, seal: Seal, night: Row, page: str | None) -> str:
+def _summary(
+    store: Store,
+    batch: manifests.Batch,
+    seal: Seal,
+    night: Row,
+    pictures: Mapping[Patient, Sequence[bytes]],
+    page: str | None,
+) -> str:
     diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
@@ -186,7 +202,7 @@ def _summary(store: Store, batch: manifests.Batch, seal: Seal, night: Row, page:
         [
             f"# {markdown_text(batch.name)}: {night['light']}",
             "",
-            *_patients(store, batch, night),
+            *_patients(store, batch, night, pictures),
             "",
             # A long cell of a table is cut off on Prefect's page.
             *[
@@ -201,7 +217,9 @@ def _summary(store: Store, batch: manifests.Batch, seal: Seal, night: Row, page:
     )
 
 
-def _patients(store: Store, batch: manifests.Batch, night: Row) -> list[str]:
+def _patients(
+    store: Store, batch: manifests.Batch, night: Row, pictures: Mapping[Patient, Sequence[bytes]]
+) -> list[str]:
     """Write the calls of the batch, and the patients that a person should see, as Markdown."""
     calls = night["patient_calls"]
     if not calls:
@@ -214,10 +232,14 @@ def _patients(store: Store, batch: manifests.Batch, night: Row) -> list[str]:
     )
     lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(by_call(calls))}**"]
     if shown:
-        lines += ["", "| patient | call | parasites/µL (95%) | red cells |", "|---|---|---|---|"]
+        head = "| patient | call | likeliest parasites | parasites/µL (95%) | red cells |"
+        lines += ["", head, "|---|---|---|---|---|"]
     for row in shown[:MOST_PATIENTS]:
         who = markdown_text(row["patient_id"] or row["slide_id"] or "no name")
-        lines.append(f"| {who} | {row['call']} | {_density(row)} | {row['cells_read']:,} |")
+        cells = pictures.get(patient_of(row), ())[:MOST_PICTURES]
+        drawn = " ".join(f"![cell]({data_uri(cell, 'webp')})" for cell in cells)
+        counts = f"{_density(row)} | {row['cells_read']:,}"
+        lines.append(f"| {who} | {row['call']} | {drawn} | {counts} |")
     if len(shown) > MOST_PATIENTS:
         lines.append(f"\nand {len(shown) - MOST_PATIENTS:,} more, on the page")
     return lines

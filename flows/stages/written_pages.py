@@ -38,7 +38,7 @@ from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
 from tasks.reports import field_rows
 from tasks.reports.called_cells import COLUMNS as OF_CALLED
-from tasks.reports.called_cells import CalledCells, patient_of
+from tasks.reports.called_cells import CalledCells, Patient, patient_of
 from tasks.visualisation import calls
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
@@ -63,8 +63,13 @@ def has_page(store: Store, batch: manifests.Batch, seal: Seal) -> bool:
 
 
 @prefect_runs.task
-def write_page(client: Client, screened: Screened, settings: Settings, seal: Seal) -> None:
-    """Write the page of a published batch and list it; the same batch makes the same page."""
+def write_page(
+    client: Client, screened: Screened, settings: Settings, seal: Seal
+) -> dict[Patient, list[bytes]]:
+    """Write the page of a published batch and list it; the same batch makes the same page.
+
+    Return pictures of the patients' likeliest parasites, WebP files.
+    """
     store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
     fitted = verified.load_fitted_detector(store, detector)
     limit = fitted.abnormal_from(detector.alpha)
@@ -81,6 +86,7 @@ def write_page(client: Client, screened: Screened, settings: Settings, seal: Sea
         highlights.count(rows)
         cells.count(rows)
     called = _called(client, screened, cells, shown)
+    thumbnails = _thumbnails(client, screened, highlights, called)
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
     fields = None
@@ -91,7 +97,7 @@ def write_page(client: Client, screened: Screened, settings: Settings, seal: Sea
         earlier=publish.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        thumbnails=_thumbnails(client, screened, highlights, called),
+        thumbnails=thumbnails,
         fields=_fields(client, screened, fields) if fields is not None else (),
         whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
         classes=card.classes,
@@ -108,6 +114,14 @@ def write_page(client: Client, screened: Screened, settings: Settings, seal: Sea
     # Before the page, so that the index lists every existing page, even if the run is killed.
     _write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
+    drawn = {
+        patient: [thumbnails.get(cell["uri"]) for cell in some]
+        for patient, some in called.cells.items()
+    }
+    return {
+        patient: [each for each in some if isinstance(each, bytes)]
+        for patient, some in drawn.items()
+    }
 
 
 def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> CalledCells:
@@ -135,20 +149,23 @@ def _called(
     return Called(called, places)
 
 
-def try_page(client: Client, screened: Screened, settings: Settings, seal: Seal) -> str | None:
+def try_page(
+    client: Client, screened: Screened, settings: Settings, seal: Seal
+) -> tuple[str | None, dict[Patient, list[bytes]]]:
     """Make the page, or return why it failed; the published report is valid without it.
+
+    The second value is that of `write_page`.
 
     Raises:
         LeaseLostError: another run has taken over and may have replaced the report.
     """
     try:
         with telemetry.stage("page"):
-            write_page(client, screened, settings, seal)
+            return None, write_page(client, screened, settings, seal)
     except leases.LeaseLostError:
         raise
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        return f"{type(error).__name__}: {error}", {}
 
 
 def _write_index(store: Store, batch: manifests.Batch) -> None:

@@ -208,9 +208,10 @@ def _part(name: str, kind: str, number: int) -> tuple[str, ...]:
     return (FOLDER, name, kind, f"{number:06d}.parquet")
 
 
-def read_sources(store: Store, name: str, start: int, stop: int) -> pa.Table:
-    """Read the sources ``start`` to ``stop`` of a segmentation."""
-    return parquet.read_table(store, FOLDER, name, SOURCES).slice(start, stop - start)
+def read_sources(store: Store, name: str, start: int = 0, stop: int | None = None) -> pa.Table:
+    """Read the sources ``start`` to ``stop`` of a segmentation, by default all."""
+    length = None if stop is None else stop - start
+    return parquet.read_table(store, FOLDER, name, SOURCES).slice(start, length)
 
 
 def write_places(store: Store, name: str, places: pa.Table, group: int) -> None:

@@ -88,9 +88,7 @@ def take(
         SourceError: the images cannot be listed.
     """
     images = as_given(wanted.images)
-    if isinstance(images, str) and (
-        segmentations.segmentation_of(store, images) or labelled_batch(store, images)
-    ):
+    if _is_of_cells(store, images):
         if wanted.taken_as not in (None, "cells"):
             raise StoreError(f"{images} lists cells, and --as {wanted.taken_as} says otherwise")
         return Taken(images, wanted.limit)
@@ -128,6 +126,34 @@ def take(
     )
     cells = segmentations.manifest_address(store, key)
     return Taken(cells, None, sorts=segmentations.count_sorts(store, key))
+
+
+def come_since(
+    store: Store, batch: manifests.Batch, wanted: Wanted, classes: Sequence[str]
+) -> list[str]:
+    """Name the sources of a batch that were not there when it began; none beyond a limit."""
+    images = as_given(wanted.images)
+    made = segmentations.segmentation_for(store, batch)
+    if wanted.limit is not None or _is_of_cells(store, images):
+        return []
+    if made is None:
+        known = manifests.read_manifest(store, batch, columns=["uri"])["uri"]
+    else:
+        known = segmentations.read_sources(store, batch.key)["uri"]
+    now, known = (
+        each.cast(pa.string()) for each in (_list(store, wanted, classes).table()["uri"], known)
+    )
+    new: list[str] = now.filter(
+        pc.invert(pc.is_in(now, value_set=known.combine_chunks()))
+    ).to_pylist()
+    return new
+
+
+def _is_of_cells(store: Store, images: str | list[str]) -> bool:
+    """Return whether a source is a manifest of cells that slidewatch made."""
+    return isinstance(images, str) and bool(
+        segmentations.segmentation_of(store, images) or labelled_batch(store, images)
+    )
 
 
 def _resumed(
