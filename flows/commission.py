@@ -13,11 +13,11 @@ from flows.jobs.laboratory_slides import laboratory_errors
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
-from flows.outcome import table
 from flows.screen import extract, prepare, screen_sources, tune
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, warn_of_model
 from flows.stages.counting.chosen_thresholds import errors_of_detector
+from storage.batches import ledger
 from storage.batches.manifests import Batch, load_batch
 from storage.models import detectors
 from storage.models.laboratories import (
@@ -44,10 +44,11 @@ class CommissionOutcome(report.LaboratoryOutcome):
     page: str
     missing: list[str]
 
-    def _text(self) -> str:
+    def rows(self) -> list[tuple[str, object]]:
+        """List the figures of the laboratory and of its batch as names and texts."""
         calls = needs_text(self.patients) or "none"
-        rows = [("patients", calls), ("light", self.light), ("missing", self.missing)]
-        return f"{super()._text()}\n{table([*rows, ('page', self.page)])}"
+        mine = [("patients", calls), ("light", self.light), ("page", self.page)]
+        return [*super().rows(), *mine, ("missing", self.missing)]
 
 
 @telemetry.observed(run_name="commission {batch}")
@@ -65,6 +66,7 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     if find_laboratory(store, name) is None:
         screen_sources(options.screening(None), settings)
     learned = learn(options, settings)
+    _reopen(store, options, learned.laboratory)
     night = screen_sources(options.screening(name), settings)
     return CommissionOutcome(
         **learned.model_dump(),
@@ -107,10 +109,19 @@ def learn(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
                 changed = f"batch {frozen.name} is in laboratory {name} already: it counts once"
                 return report.laboratory_outcome(lab.store, lab.known, changed)
             made, diagnosis = _make(lab, frozen, _nights(lab, frozen, negative))
-    for warning in made.warnings:
-        console.warn(warning)
     changed = f"batch {frozen.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis)
+
+
+def _reopen(store: Store, options: Commission, laboratory: str) -> None:
+    """Let the screening of a batch begin again if it used another version of its laboratory."""
+    detector, _ = detector_at(store, options.detector, options.name)
+    key = ledger.screening_key(detector.name, options.name)
+    with lease_batch(store, options.batch, wait=options.wait) as held:
+        batch = load_batch(held.store, options.batch)
+        seal = ledger.read_seal(held.store, batch, key)
+        if seal is not None and seal.laboratory != laboratory:
+            ledger.reopen(held.store, batch, key)
 
 
 def _missing(store: Store, options: Commission, wanted: float) -> list[str]:

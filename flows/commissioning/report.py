@@ -132,6 +132,10 @@ class LaboratoryOutcome(Outcome):
     warnings: list[str]
 
     def _text(self) -> str:
+        return f"{self.changed}\n{table(self.rows())}"
+
+    def rows(self) -> list[tuple[str, object]]:
+        """List the figures of the version as names and texts."""
         learned = (
             counted(self.nights, "batch"),
             counted(self.slides, "slide"),
@@ -146,8 +150,7 @@ class LaboratoryOutcome(Outcome):
         rows += [("adaptation", self.adaptation)] if self.adaptation else []
         rows += [("false positives", self.false_positives)] if self.false_positives else []
         rows += [("warning", warning) for warning in self.warnings]
-        rows += [("report", self.report)] if self.report else []
-        return f"{self.changed}\n{table(rows)}"
+        return rows + ([("report", self.report)] if self.report else [])
 
 
 def false_positives_text(counting: detectors.CountingCard) -> str:

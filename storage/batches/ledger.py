@@ -195,6 +195,16 @@ def read_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     return Seal.find(store, *parts)
 
 
+def reopen(store: Store, batch: Batch, key: str) -> None:
+    """Let a screening begin again with the features that are there.
+
+    Its report stays until the next one replaces it.
+    """
+    for folder in ("sealed", "screenings"):
+        store.remove("batches", batch.key, folder, f"{key}.json")
+    discard_scores(store, batch, key)
+
+
 class Announced(Record):
     """The note that the report with this digest was announced to people and other systems."""
 

@@ -27,7 +27,7 @@ def still_missing(
         known: errors on the laboratory's own slides, at least one of them negative.
         log_odds: the counting threshold.
         cells: red cells that count of a patient, as many as patients of the laboratory have.
-        wanted: the parasitaemia, a share, that a negative call rules out.
+        wanted: a negative call rules out this parasitaemia, a share.
     """
     rates = laboratory_rates(fitted, known, log_odds)
     least = blank_count(cells, rates) + 1
@@ -36,7 +36,7 @@ def still_missing(
     if needed is not None and needed <= cells:
         return [f"{positive}; negative calls are possible"]
     share = percent_text(100 * wanted)
-    if needed is not None:
+    if needed is not None and needed <= MOST_CELLS:
         return [f"{positive}; to be negative (at most {share}) a patient needs {needed:,} cells"]
     for what, more in _further(fitted, known, log_odds):
         needed = cells_needed(wanted, laboratory_rates(fitted, more, log_odds))

@@ -134,6 +134,7 @@ def batch_page(view: BatchView) -> str:
         facts=_facts(row),
         **{kind: describe(_rows(slides, numbers[:ODD_SHOWN])) for kind, numbers in odd.items()},
         **{f"more_{kind}": max(0, len(numbers) - ODD_SHOWN) for kind, numbers in odd.items()},
+        classes=view.classes,
         sheets=[(name, *texts, _cells(view, name)) for name, texts in SHEETS.items()],
         fields=fields,
         calls=calls.calls_of(view.patients),

@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose
 from scipy.special import logit
 
 from flows.commands.status import status, verify
+from flows.commission import commission
 from flows.commission import learn as learn_batch
 from flows.commissioning.laboratory import LaboratoryError
 from flows.commissioning.report import LaboratoryOutcome
@@ -346,3 +347,24 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
     with pytest.raises(StoreError, match="choose another --laboratory for another model"):
         learn(of_may, nights / "june")
     assert np.isfinite(list(both.false_alarms.values())).all()
+
+
+def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
+    nights: Path, lab: Settings
+) -> None:
+    store, healthy = Store(lab.store), str(nights / "healthy")
+    outcome = commission(Commission(images=healthy), lab)
+    assert outcome.laboratory == "healthy/v0001"
+    (missing,) = outcome.missing
+    assert missing.startswith("slides known to be negative, without which nobody is called")
+    first, second = list_seals(store, load_batch(store, batch_of(outcome.page)))
+    assert {first.laboratory, second.laboratory} == {None, "healthy/v0001"}
+    outcome = commission(Commission(images=healthy, negative="all"), lab)
+    assert outcome.laboratory == "healthy/v0002"
+    assert "is positive from" in outcome.missing[0]
+    assert f"missing          {outcome.missing[0]}" in outcome.text()
+    assert "healthy/v0002" in Path(outcome.page).read_text()
+
+
+def batch_of(page: str) -> str:
+    return Path(page).stem

@@ -11,6 +11,8 @@ CORRECTED = (
     f"bounds carry counting and the error of both rates; {NO_FIGURE}"
 )
 
+OF_WHOLE = "whole red cells, scored, each image once and none with an abnormality above 6,"
+
 # $few and $many are the log-odds from which a cell counts where parasites are few or many, and
 # $sure those of sure parasites. Suspects may be abnormal, and the last two cut or covered.
 COUNTED = {
@@ -56,8 +58,7 @@ def counts(whose: str) -> list[Column]:
         Column(
             "cells_read",
             COUNT,
-            f"red cells of {whose} that count: scored, whole, each image once; abnormal ones only "
-            "at a commissioned laboratory, and up to an abnormality of 6",
+            f"{OF_WHOLE} of {whose} that count: abnormal ones only at a commissioned laboratory",
             "cells",
             number_of("is_read"),
         ),

@@ -65,6 +65,33 @@
   });
   show();
 })();
+// Marked parasites are saved as a sheet of answers for `slidewatch review import`.
+(() => {
+  const section = document.getElementById("called");
+  const [parasite, other] = section ? section.dataset.classes.split(",") : [];
+  if (!other) return;
+  const element = (name, values) => Object.assign(document.createElement(name), values);
+  for (const patient of section.querySelectorAll(".patient")) {
+    const cells = [...patient.querySelectorAll(".cell")];
+    if (!cells.length) continue;
+    const marks = cells.map((cell) => {
+      const mark = element("input", { type: "checkbox" }), label = element("label");
+      label.append(mark, " a parasite");
+      cell.append(label);
+      return mark;
+    });
+    const save = element("button", { type: "button", textContent: "Save these answers" });
+    save.addEventListener("click", () => {
+      const lines = cells.map((cell, i) => `${cell.dataset.id},${section.dataset.batch},${marks[i].checked ? parasite : other}`);
+      const link = element("a", { download: `answers-${patient.lastElementChild.id}.csv` });
+      link.href = "data:text/csv," + encodeURIComponent(["image_id,batch,answer", ...lines, ""].join("\n"));
+      link.click();
+    });
+    const line = element("p", {});
+    line.append(save, " Marked cells are parasites, the others are not. Read the file with: slidewatch review import FILE");
+    patient.lastElementChild.append(line);
+  }
+})();
 // A field opens with pan and zoom; without script its contours lie over it.
 (() => {
   const dialog = document.getElementById("viewer");

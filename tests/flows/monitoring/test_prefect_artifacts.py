@@ -202,7 +202,7 @@ def test_an_event_is_emitted_where_somebody_has_to_act(
     store: Store, told: Told, failed: int, light: str, events: list[str]
 ) -> None:
     batch = batches.freeze(store, batches.manifest(3), batch_date=DAY)
-    announce(store, batch, batches.seal(3, failed), nights.summary_of(light=Light(light)))
+    announce(store, batch, batches.seal(3, failed), nights.summary_of(light=Light(light)), {})
     assert told.events == events
 
 
@@ -265,3 +265,22 @@ def test_no_text_breaks_a_table_or_becomes_markup(text: str) -> None:
     assert "\n" not in found
     assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]]", found)
     assert "<" not in found
+
+
+def test_the_summary_shows_the_likeliest_parasites_of_patients(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [dict.fromkeys(artifacts.PATIENT_COLUMNS) | each for each in (
+        {"patient_id": "P|1", "call": "suspected", "cells_read": 900},
+        {"slide_id": "s2", "call": "negative", "cells_read": 5000},
+        {"slide_id": "s3", "call": "positive", "cells_read": 40},
+    )]  # fmt: skip
+    monkeypatch.setattr(artifacts, "read_table", lambda *_, **__: pa.Table.from_pylist(rows))
+    night = nights.summary_of(patient_calls={"suspected": 1, "negative": 1, "positive": 1})
+    pictures = {(None, "P|1"): [b"cell"] * 9, ("s2", None): [b"healthy"]}
+    batch = batches.freeze(store, batches.manifest(3), batch_date=DAY)
+    lines = artifacts._patients(store, batch, night, pictures)
+    third, first = lines[-2:]
+    assert third == "| s3 | positive |  |  | 40 |"
+    cell = "![cell](data:image/webp;base64,Y2VsbA==)"
+    assert first == f"| P\\|1 | suspected | {' '.join([cell] * 4)} |  | 900 |"

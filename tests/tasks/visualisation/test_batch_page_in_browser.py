@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tasks.answers.sheets import read_sheet
 from tasks.types import Light
 from tasks.visualisation.batch_page import batch_page
 from tasks.visualisation.index_page import index_page
@@ -170,7 +171,7 @@ def test_slides_are_found_by_name_and_by_review(visit: Visit) -> None:
     assert visit.shown() == []
     search.fill("")
     assert len(visit.shown()) == rows
-    visit.page.get_by_role("checkbox").check()
+    visit.page.locator("#slides").get_by_role("checkbox").check()
     assert all(visit.shown(10))
     assert len(visit.shown()) < rows
 
@@ -260,3 +261,16 @@ def test_a_field_can_be_panned_zoomed_switched_and_clicked(visit: Visit) -> None
     visit.page.get_by_role("button", name="Close").click()
     assert not visit.page.locator("#viewer").is_visible()
     assert visit.complaints == []
+
+
+def test_marked_parasites_are_saved_as_a_sheet_of_answers(visit: Visit) -> None:
+    patient = visit.page.locator("#called .patient").first
+    patient.get_by_label("a parasite").nth(1).check()
+    with visit.page.expect_download() as saved:
+        patient.get_by_role("button", name="Save these answers").click()
+    batch, lines = read_sheet(Path(saved.value.path()).read_bytes())
+    assert batch == "night"
+    shown = [cell.get_attribute("data-id") for cell in patient.locator(".cell").all()]
+    assert [line.image_id for line in lines] == shown
+    assert [line.answer == "Parasitized" for line in lines] == [n == 1 for n in range(len(shown))]
+    assert {line.answer for line in lines} == {"Parasitized", "Uninfected"}

@@ -15,10 +15,13 @@ from flows.commands.review.session import Session
 from tasks.images import regions
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
+from tasks.images.geometry import TRAINING_DIAMETER
+from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation import overlay, page
 
 FILES = Path(__file__).parents[1] / "templates"
-AROUND = 3  # widths of a cell to each side that are shown of its field
+SEEN, BAR = 36.0, 5.0  # microns: the side of a cell's surroundings, and the bar on them
+BEYOND = (200, 200, 200)  # where a photograph ends
 SENT = {
     **dict.fromkeys(("bench.css", "bench.js", "view.js"), FILES),
     **dict.fromkeys(("viewer.css", "viewer.js", "openseadragon.min.js"), page.VIEWER),
@@ -76,12 +79,24 @@ class PicturePages:
         ref = self.ref(image_id)
         if ref.region is None:
             raise BadImageError("unreadable", "this cell is a file of its own, without a field")
-        x, y, width, height, _ = ref.region
-        pixels, wide = regions.read_around(ref.source, ref.region, AROUND * max(width, height))
-        image, scale = Image.fromarray(pixels), pixels.shape[1] / wide.width
-        corner, opposite = (x - wide.x, y - wide.y), (x + width - wide.x, y + height - wide.y)
-        box = [scale * each for each in (*corner, *opposite)]
-        ImageDraw.Draw(image).rectangle(box, outline=overlay.COLOURS["parasitized"], width=2)
+        x, y, width, height, level = ref.region
+        microns = microns_of(ref)
+        half = max(round(SEEN / microns), width, height) // 2
+        left, top = x + width // 2 - half, y + height // 2 - half
+        middle = regions.Region(left + half, top + half, 1, 1, level)
+        pixels, wide = regions.read_around(ref.source, middle, half)
+        scale = pixels.shape[1] / wide.width
+        side = round(scale * (2 * half + 1))
+        image = Image.new("RGB", (side, side), BEYOND)
+        image.paste(
+            Image.fromarray(pixels), (round(scale * (wide.x - left)), round(scale * (wide.y - top)))
+        )
+        draw = ImageDraw.Draw(image)
+        box = [scale * each for each in (x - left, y - top, x + width - left, y + height - top)]
+        draw.rectangle(box, outline=overlay.COLOURS["parasitized"], width=max(1, side // 150))
+        edge, thick = side // 40, max(2, side // 60)
+        bar = (edge, side - edge - thick, edge + scale * BAR / microns, side - edge)
+        draw.rectangle(bar, fill="black", outline="white")
         return _png(image)
 
     def ref(self, image_id: str) -> regions.ImageRef:
@@ -90,6 +105,15 @@ class PicturePages:
         if ref is None:
             raise HTTPException(404, "no such cell")
         return ref
+
+
+def microns_of(ref: regions.ImageRef) -> float:
+    """Return the width in microns of a pixel of a cell's source.
+
+    A photograph does not say it: it follows from the usual size of a red cell.
+    """
+    known = regions.open_picture(ref.source).microns_per_pixel
+    return known or RED_CELL * ref.scale / TRAINING_DIAMETER
 
 
 def _png(image: Any) -> bytes:

@@ -14,11 +14,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from flows.commands.review.imports import report_rows
+from flows.commands.review.pages.pictures import microns_of
 from flows.commands.review.session import Session
 from tasks.answers.sheets import KEYS
-from tasks.images import decoding, geometry, regions
+from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError, lately_stamped
-from tasks.segmentation.survey import RED_CELL
 from tasks.types import Float, Status
 from tasks.visualisation.viewer import zooming
 from tasks.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
@@ -61,10 +61,6 @@ class ViewerPages:
         except (decoding.BadImageError, SourceError, OSError) as error:
             return self._show(request, "problem.html", status=404, problem=str(error))
         pyramid = zooming.Pyramid(source)
-        microns = source.microns_per_pixel
-        # A photograph has no scale: it follows from the usual size of a red cell.
-        if microns is None and ref is not None:
-            microns = RED_CELL * ref.scale / geometry.TRAINING_DIAMETER
         return self._show(
             request,
             "view.html",
@@ -80,7 +76,7 @@ class ViewerPages:
                     "tile": zooming.TILE,
                     "least": pyramid.least,
                     "most": pyramid.most,
-                    "microns": microns,
+                    "microns": microns_of(ref) if ref is not None else None,
                     "at": {name: cell[name] for name in BOX},
                 }
             ),
