@@ -11,6 +11,7 @@ import tempfile
 import webbrowser
 from pathlib import Path
 
+from flows.cluster.client import in_this_process
 from flows.commands.written import written
 from flows.monitoring.console import tell, warn
 from flows.options import flows, tools
@@ -73,16 +74,17 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         store = store_or_shipped(settings.store, tell)
         card, laboratory_card = detector_at(store, options.detector, options.laboratory, warn)
         borrow(store, scratch, card, laboratory_card)
-        outcome = screen(
-            flows.Screen(
-                images=options.photo,
-                taken_as=options.taken_as,
-                microns_per_pixel=options.microns_per_pixel,
-                detector=card.name,
-                laboratory=options.laboratory,
-            ),
-            settings.model_copy(update={"store": folder, "metrics": None}),
-        )
+        with in_this_process(settings):
+            outcome = screen(
+                flows.Screen(
+                    images=options.photo,
+                    taken_as=options.taken_as,
+                    microns_per_pixel=options.microns_per_pixel,
+                    detector=card.name,
+                    laboratory=options.laboratory,
+                ),
+                settings.model_copy(update={"store": folder, "metrics": None}),
+            )
         said = sentence_of(scratch, outcome)
         with written(page) as stage:
             shutil.copyfile(outcome.page, stage)

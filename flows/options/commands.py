@@ -54,7 +54,7 @@ COMMANDS = {
     ),
     "prune": Command(flows.Prune, "flows.prune:prune", STORE, flow=True),
     "look": Command(
-        tools.Look, "flows.commands.look:look", STORE + CLUSTER, flow=True, workers=True
+        tools.Look, "flows.commands.look:look", STORE, flow=True
     ),
     "status": Command(tools.Status, "flows.commands.status:status", STORE),
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
