@@ -119,7 +119,8 @@ class ScreenOutcome(Outcome):
         if self.repeated:
             done = f"batch {self.batch} was published before; nothing to do"
             if new := self.come_since:
-                named = ", ".join([*new[:NAMED], *["..."] * (len(new) > NAMED)])
+                names = [uri.rpartition("/")[2] for uri in new[:NAMED]]
+                named = ", ".join([*names, *["..."] * (len(new) > NAMED)])
                 done = (
                     f"batch {self.batch} was published before; {counted(len(new), 'image')} came "
                     f"since ({named}): --force screens all images again"

@@ -336,6 +336,22 @@ def test_several_sources_are_one_batch_which_resumes_with_the_same(
     assert screen(Screen(images=sources[0], batch="one"), ready).report == alone.report
 
 
+def test_a_repeated_run_names_the_images_that_came_since(
+    images: Path, ready: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "day"
+    shutil.copytree(images, folder)
+    assert screen_night(folder, ready).come_since == []
+    assert screen_night(folder, ready).come_since == []
+    file = next(folder.rglob("*.png"))
+    shutil.copy(file, late := file.with_name("late.png"))
+    again = screen_night(folder, ready)
+    assert (again.repeated, again.come_since) == (True, [late.as_uri()])
+    assert "was published before; 1 image came since (late.png): --force" in again.text()
+    shutil.rmtree(folder)
+    assert screen_night(folder, ready).come_since == []
+
+
 def test_a_manifest_of_ours_is_the_only_source_of_a_batch(images: Path, ready: Settings) -> None:
     review = f"{ready.store}/labels/night/0001.parquet"
     with pytest.raises(StoreError, match="as the only --images"):

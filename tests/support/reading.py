@@ -53,7 +53,7 @@ def night(
                 "abnormal": i < flagged,
                 "verdict": "review" if i < flagged else "accept",
                 "review_reason": "abnormal" if i < flagged else None,
-                "abnormality": float(cells - i),
+                "abnormality": 5.0 * (1 - i / cells),
                 "p_value": 0.001 * i,
                 "width": 30,
                 "height": 20,

@@ -140,9 +140,11 @@ def come_since(
         known = manifests.read_manifest(store, batch, columns=["uri"])["uri"]
     else:
         known = segmentations.read_sources(store, batch.key)["uri"]
-    now, known = (
-        each.cast(pa.string()) for each in (_list(store, wanted, classes).table()["uri"], known)
-    )
+    try:
+        listed = _list(store, wanted, classes).table()["uri"]
+    except SourceError:  # all are gone since
+        return []
+    now, known = (each.cast(pa.string()) for each in (listed, known))
     new: list[str] = now.filter(
         pc.invert(pc.is_in(now, value_set=known.combine_chunks()))
     ).to_pylist()
