@@ -94,10 +94,9 @@ def judge(
     few = row["scored"] < LEAST_SCORED or shift.effective_clusters(night.clusters) < LEAST_CLUSTERS
     if few:
         text = (
-            f"only gross drift can be seen: {counted(row['scored'], 'scored image')} of "
-            f"{len(night.clusters)} "
+            f"{counted(row['scored'], 'scored image')} of {len(night.clusters)} "
             f"{verb(len(night.clusters), 'patient or slide', 'patients or slides')} "
-            f"{verb(row['scored'], 'is', 'are')} too few for more"
+            f"{verb(row['scored'], 'shows', 'show')} only great changes from other batches"
         )
         findings.append((Light.GREEN, text))
     if row["scored"] >= LEAST_SCORED:
@@ -125,14 +124,15 @@ def _against_earlier(
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
     """List the findings on the stability of populations."""
     measured = {
-        "scores, compared with the calibration": psi,
-        "scores, compared with earlier batches": psi_earlier,
+        "abnormality is spread otherwise than when the detector was calibrated": psi,
+        "abnormality is spread otherwise than in earlier batches": psi_earlier,
     }
     measured |= {
-        f"distances ({tap}), compared with earlier batches": v for tap, v in psi_taps.items()
+        f"distances at {tap} are spread otherwise than in earlier batches": v
+        for tap, v in psi_taps.items()
     }
     return [
-        (Light.AMBER, f"{what}: population stability index {value:.2f} (limit {PSI_AMBER})")
+        (Light.AMBER, f"{what}: index {value:.2f} (limit {PSI_AMBER})")
         for what, value in measured.items()
         if value is not None and value >= PSI_AMBER
     ]
@@ -174,8 +174,8 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
     return [
         (
             light,
-            f"images are {how} abnormal than the calibrating ones: Kolmogorov-Smirnov distance "
-            f"of p-values from uniform {abs(ks):.2f} (limit {KS_RED if gross else KS_AMBER})",
+            f"cells as a whole are {how} abnormal than those that calibrated the detector: "
+            f"distance {abs(ks):.2f} (limit {KS_RED if gross else KS_AMBER})",
         )
     ]
 
@@ -194,8 +194,8 @@ def _abnormal(row: Row, alpha: float) -> list[Finding]:
         findings.append(
             (
                 Light.AMBER,
-                f"{row['discoveries'] / scored:.1%} of the scored images are abnormal at a "
-                f"false-discovery rate of {DISCOVERY_LEVEL:.0%}",
+                f"{row['discoveries'] / scored:.1%} of the scored images are so abnormal that "
+                f"chance explains at most {DISCOVERY_LEVEL:.0%} of them",
             )
         )
     return findings
