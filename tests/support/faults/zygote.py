@@ -16,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import zarr
 from PIL import Image
 
@@ -167,6 +168,7 @@ def _note_what_is_kept(notes: int) -> None:
 def _warm_up() -> None:
     """Load what libraries load late, or each run would load it again."""
     Image.init()
+    fsspec.get_filesystem_class("s3")
     zarr.create_array(zarr.storage.MemoryStore(), shape=(1,), dtype="f4")[:]
 
 
