@@ -10,9 +10,11 @@ the holder writes only through `Lease.store`, which refuses a write that comes t
 A holder measures its own lease by a clock that nobody sets and that keeps running while the machine
 sleeps. Other runs compare its record with the time of day on their host. A working holder renews
 every `BEAT` and so always has most of `LIFETIME` left: it is taken for dead only if clocks differ
-by more than `LIFETIME` - `BEAT`. When its own time of day is set back, its records continue from
-the time at which it took the lease, so that they do not seem to have run out. None of this decides
-who may write: a holder that is taken for dead by mistake is fenced off like any other.
+by more than `LIFETIME` - `BEAT`. A run that waits also takes the lease if its record stays the same
+for a lifetime, because a dead holder's clock may have been ahead. When a holder's own time of day
+is set back, its records continue from the time at which it took the lease, so that they do not seem
+to have run out. None of this decides who may write: a holder that is taken for dead by mistake is
+fenced off like any other.
 """
 
 import os
@@ -221,14 +223,18 @@ def _take(
     poll: float,
 ) -> Lease:
     holder = _this_process()
-    owner, arrived, began = "", _now(), _awake()
-    came = began
+    owner, arrived, came = "", _now(), _awake()
+    watched, since = None, came
     while True:
         # Taken before the record is read, so that a renewal since then is not missed. If the time
         # of day is set ahead while this run waits, a living holder must not seem dead.
-        asked_at = min(_now(), arrived + timedelta(seconds=_awake() - came))
+        looked = _awake()
+        asked_at = min(_now(), arrived + timedelta(seconds=looked - came))
         number, current = _current(store, folder)
-        if current is None or _is_free(current, asked_at):
+        if current != watched:
+            watched, since = current, _awake()
+        # By its clock, which may be hours ahead, a dead holder would have its lease for hours.
+        if current is None or _is_free(current, asked_at) or looked - since >= lifetime:
             began = _awake()
             _try_to_create(store, folder, number + 1, holder, lifetime)
         elif current.holder.owner == holder.owner:

@@ -183,7 +183,7 @@ def load_detector_card(
         if store.exists("detectors", name, "card.json"):
             return _read(store, name)
     have = detector_names(store)
-    if not have and name is None and not classifiers.model_names(store):
+    if not have and name is None:
         adopt(store)
         have = detector_names(store)
     if not have:

@@ -4,17 +4,37 @@
 are in the package once: whatever needs them for PyTorch needs a model that was trained here.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from storage.records import Tell
-from storage.store import Store, StoreError, refuse_absent
+from storage.store import Store, StoreError, digest_of, refuse_absent
 
 FOLDER = Path(__file__).parents[1] / "shipped"
+# A digest of all its files, because a card says only that its own file fits it.
+DIGEST = "873a69551f8e5b15b0968efc904719ed56cda1e48f80abf1c9095cf9cf2d4970"
 
 
 def shipped() -> Store:
-    """Return the store in the package."""
-    return Store(str(FOLDER))
+    """Return the store in the package.
+
+    Raises:
+        StoreError: it is not the one that this version came with.
+    """
+    store = Store(str(FOLDER))
+    if digest_of_files(store) != DIGEST:
+        raise StoreError(
+            f"the detector in {FOLDER} is not the one that comes with this version of slidewatch "
+            "(sha256 differs): install slidewatch again, or use a store with a detector of your own"
+        )
+    return store
+
+
+def digest_of_files(store: Store) -> str:
+    """Compute the digest of the models and detectors in a store, by names and content."""
+    files = ((*folder, name) for folder in _folders(store) for name in store.names(*folder))
+    lines = (f"{store.digest(*file)} {'/'.join(file)}\n" for file in files)
+    return digest_of("".join(lines).encode())
 
 
 def store_or_shipped(address: str, tell: Tell) -> Store:
@@ -29,11 +49,21 @@ def store_or_shipped(address: str, tell: Tell) -> Store:
 
 
 def adopt(store: Store) -> None:
-    """Copy the detector that comes with slidewatch, and its model, to a store that has neither."""
-    known = shipped()
+    """Copy the detector that comes with slidewatch, and its model, to a store without any other.
+
+    A run that died while it copied them left some of them.
+    """
+    if set(_folders(store)) <= set(_folders(Store(str(FOLDER)))):
+        known = shipped()
+        for folder in _folders(known):
+            copy_described(known, store, *folder)
+
+
+def _folders(store: Store) -> Iterator[tuple[str, str]]:
+    """Yield the folders of the models in a store, then those of the detectors made of them."""
     for kind in ("models", "detectors"):
-        for name in known.folders(kind, having="card.json"):
-            copy_described(known, store, kind, name)
+        for name in store.folders(kind, having="card.json"):
+            yield kind, name
 
 
 def copy_described(store: Store, into: Store, *folder: str) -> None:

@@ -5,7 +5,7 @@ background and cells, so that magnification, exposure and stain do not matter. A
 (h, w, 3).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
@@ -36,6 +36,7 @@ ROUGH_DIAMETER = 24  # the same to find the diameter only, and for rings
 ROUGH_SIDES = 800, 1600  # pixels of a field's longer side for the first guess
 LEAST_DEPTH = 5  # pixels from a typical cell's middle to its edge that are enough for that guess
 LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
+MOST_ACROSS = 48  # diameters of the part of a field where it is sought; seven laboratories have 33
 ROUNDS = 4  # of searching, each with the diameter from the last
 STEADY = 0.1  # smaller relative changes of the diameter end the rounds
 # Of 60 photographs of five laboratories five were cut as clumps, with mean edges of 0.83 to 0.91;
@@ -123,18 +124,31 @@ def find_cells(field: Pixels, diameter: float | None = None) -> Cells:
 
 
 def find_roughly(field: Pixels) -> Cells:
-    """Find most cells of a field in half the time of `find_cells`.
+    """Find most cells of a field, or of the middle of a very large one, faster than `find_cells`.
 
     The diameter of the median cell is right to some percent; NaN without cells.
     """
     around = rim(field)
-    cells, diameter = _settled(field, around, _guess_diameter(field, around))
+    guess = _guess_diameter(field, around)
+    if not guess >= LEAST_DIAMETER:
+        return Cells((), float("nan"))
+    # Tissue has a hundred thousand of what may be a cell, and each is traced a dozen times.
+    height, width = field.shape[:2]
+    x, y = (max(0, int(side - MOST_ACROSS * guess) // 2) for side in (width, height))
+    field = field[y : height - y, x : width - x]
+    around = None if around is None else around - (x, y)
+    cells, diameter = _settled(field, around, guess)
     if cells and _mean_edge(cells) < UNDOUBTED:
         tried = [_settled(field, around, share * diameter) for share in OTHER_DIAMETERS]
         tried.insert(0, (cells, diameter))
         best = np.argmax([_explained(field, around, *each) for each in tried])
         cells, diameter = tried[int(best)]
-    return _in_reading_order(cells, diameter)
+    moved = []
+    for cell in cells:
+        left, top, *size = cell.box
+        box = (left + x, top + y, size[0], size[1])
+        moved.append(replace(cell, box=box, outline=np.add(cell.outline, (x, y))))
+    return _in_reading_order(moved, diameter)
 
 
 def _settled(field: Pixels, around: Float | None, diameter: float) -> tuple[list[Cell], float]:

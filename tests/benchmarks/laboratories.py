@@ -340,7 +340,7 @@ def table(rows: Mapping[str, Figures]) -> str:
 
 def ship(work: Path, figures_table: str) -> None:
     """Put the detector of all laboratories into the package, with its figures."""
-    store, into = Store(str(store_without(work, None))), shipped.shipped()
+    store, into = Store(str(store_without(work, None))), Store(str(shipped.FOLDER))
     shutil.rmtree(shipped.FOLDER, ignore_errors=True)
     card = detectors.load_detector_card(store)
     model = detectors.load_model_of(store, card)
@@ -356,6 +356,8 @@ def ship(work: Path, figures_table: str) -> None:
         into, card.model_copy(update=known), arrays_to_bytes(detectors.load_detector(store, card))
     )
     into.write_bytes(f"{ABOUT}\n{figures_table}\n".encode(), "README.md")
+    code = Path(shipped.__file__)
+    code.write_text(code.read_text().replace(shipped.DIGEST, shipped.digest_of_files(into)))
 
 
 def main() -> None:

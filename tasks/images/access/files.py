@@ -4,6 +4,7 @@ A member of an archive is read in place, as ``zip://member::file:///archive.zip`
 extracted to disk.
 """
 
+import errno
 import os
 import stat
 import tarfile
@@ -153,24 +154,24 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         TooLargeError: they are more than `MOST_BYTES`, whatever an archive says of them.
     """
-    kind, _, rest = uri.partition("://")
-    if in_archive(uri):
-        name, address = split_link(rest)
-        content = _archive(kind, address, known_stamp(address)).read(name, MOST_BYTES + 1)
-    else:
-        fs, path = filesystem(uri)
-        if isinstance(fs, LocalFileSystem):
-            content = _read_local(path, MOST_BYTES + 1)
-        else:
-            content = bytes(fs.cat_file(path))
-    if len(content) > MOST_BYTES:
-        raise TooLargeError(f"it has more than {MOST_BYTES:,} bytes, the most that are read")
+    content = _first_bytes(uri, MOST_BYTES + 1)
+    _refuse_large(len(content))
     return content
+
+
+def _refuse_large(size: int) -> None:
+    if size > MOST_BYTES:
+        raise TooLargeError(f"it has more than {MOST_BYTES:,} bytes, the most that are read")
 
 
 @_in_time
 def read_head(uri: str, length: int) -> bytes:
     """Read the first bytes of a file."""
+    return _first_bytes(uri, length)
+
+
+def _first_bytes(uri: str, length: int) -> bytes:
+    """Read the first bytes; of more than `MOST_BYTES` none if the file says that it has as many."""
     if in_archive(uri):
         kind, _, rest = uri.partition("://")
         name, address = split_link(rest)
@@ -178,7 +179,13 @@ def read_head(uri: str, length: int) -> bytes:
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return _read_local(path, length)
-    return bytes(fs.cat_file(path, start=0, end=length))
+    try:
+        return bytes(fs.cat_file(path, start=0, end=length))
+    except OSError as error:
+        # S3 has no first byte of an empty object.
+        if error.errno != errno.EINVAL or fs.info(path)["size"] != 0:
+            raise
+        return b""
 
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
@@ -279,7 +286,10 @@ def _read_local(path: str, length: int = -1) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
-        _refuse_devices(path, os.fstat(descriptor))
+        status = os.fstat(descriptor)
+        _refuse_devices(path, status)
+        if length > MOST_BYTES:
+            _refuse_large(status.st_size)
         return file.read(length)
 
 
@@ -306,6 +316,8 @@ class _Archive:
             raise FileNotFoundError(f"the archive has no member {name!r}")
         if why := _refusal(member):
             raise SourceError(f"refused: {why}")
+        if length > MOST_BYTES:
+            _refuse_large(_size(member))
         with self.lock:
             if isinstance(self.file, zipfile.ZipFile):
                 with self.file.open(name) as packed:

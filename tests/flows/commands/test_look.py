@@ -9,7 +9,7 @@ from flows.commands import look as module
 from flows.commands.look import look
 from flows.options.tools import Look
 from flows.settings import Settings
-from storage.models import shipped
+from tests.support.shipping import ship
 
 
 def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
@@ -55,7 +55,7 @@ def test_without_a_store_the_detector_of_the_package_looks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(shipped, "FOLDER", Path(tiny_ready.store))
+    ship(monkeypatch, tiny_ready.store)
     absent = tiny_ready.model_copy(update={"store": str(tmp_path / "none")})
     outcome = look(Look(photo=str(photo), to=str(tmp_path / "page.html")), absent)
     assert outcome.cells == pytest.approx(12, abs=2)

@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.models import classifiers, detectors, shipped
+from storage.models import classifiers, detectors
 from storage.records import arrays_to_bytes
 from storage.store import Store, StoreError
 from tests.support.cards import CONTENT, card
+from tests.support.shipping import ship
 
 
 def test_a_detector_comes_back_with_its_arrays(store: Store) -> None:
@@ -46,7 +47,7 @@ def test_an_unknown_detector_is_answered_with_those_that_there_are(store: Store)
 def test_a_store_without_detectors_says_how_to_make_one(
     store: Store, name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "none")
+    ship(monkeypatch, tmp_path / "none")
     with pytest.raises(StoreError, match="slidewatch fit"):
         detectors.load_detector_card(store, name)
 

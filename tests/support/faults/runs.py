@@ -65,6 +65,7 @@ class Runs:
     scratch: Path
     root: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def store(self) -> str:
@@ -90,7 +91,7 @@ class Runs:
         asked = {
             "action": run.action, "options": run.options, "settings": settings, "cold": cold,
             "root": str(self.root), "fault": fault.plain(), "lifetime": lifetime,
-            "clock": list(clock), **files,
+            "clock": list(clock), "environment": self.environment, **files,
         }  # fmt: skip
         return Started(self, self._ask({"start": asked})["pid"], files)
 

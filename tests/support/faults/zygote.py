@@ -12,16 +12,21 @@ import signal
 import sys
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import zarr
 from PIL import Image
 
+from flows import prune as pruning
+from flows.commands.review.apply import apply
 from flows.commission import learn
 from flows.fit import fit, retract
 from flows.jobs import networks
-from flows.options.flows import Commission, Fit, Retract, Screen, Segment
+from flows.options.flows import Commission, Fit, Prune, Retract, Screen, Segment
+from flows.options.tools import ReviewApply
 from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
@@ -31,9 +36,18 @@ from tasks.network.inference import Inference
 from tests.support.faults import calls, objects, standins
 from tests.support.faults.examine import examine
 
+
+def _prune_later(options: Prune, settings: Settings) -> Any:
+    """Prune when everything in the store is 40 days old."""
+    pruning.now = lambda: standins.NOW + timedelta(days=40)
+    return pruning.prune(options, settings)
+
+
 ACTIONS: dict[str, tuple[Any, Any]] = {
+    "apply": (apply, ReviewApply),
     "commission": (learn, Commission),
     "fit": (fit, Fit),
+    "prune": (_prune_later, Prune),
     "retract": (retract, Retract),
     "screen": (screen, Screen),
     "segment": (segment, Segment),
@@ -93,6 +107,7 @@ def _child(run: dict[str, Any]) -> None:
     out = os.open(run["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    os.environ.update(run["environment"])
     if run["cold"]:
         networks.load_classifier.cache_clear()
         networks.load_inference.cache_clear()
@@ -153,6 +168,7 @@ def _note_what_is_kept(notes: int) -> None:
 def _warm_up() -> None:
     """Load what libraries load late, or each run would load it again."""
     Image.init()
+    fsspec.get_filesystem_class("s3")
     zarr.create_array(zarr.storage.MemoryStore(), shape=(1,), dtype="f4")[:]
 
 

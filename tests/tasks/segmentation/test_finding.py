@@ -309,6 +309,27 @@ def test_no_more_rings_are_followed_than_cells_fit_in(monkeypatch: pytest.Monkey
     assert asked == [-(-20 * (240 + 48) * (320 + 48) // 1809.557)]
 
 
+def test_the_magnification_of_a_very_large_field_is_that_of_its_middle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a photograph of tissue is searched a dozen times with a million rings."""
+    field = np.tile(field_of((100, 100), (200, 220), (330, 130)), (3, 3, 1))
+    whole, searched, search = find_roughly(field), list[int](), module._search
+
+    def noting(part: Field, *given: object) -> list[Cell]:
+        searched.append(max(part.shape))
+        return search(part, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_search", noting)
+    monkeypatch.setattr(module, "MOST_ACROSS", 8)
+    found = find_roughly(field)
+    assert max(searched) <= 8 * 1.1 * 60
+    assert found.diameter == pytest.approx(whole.diameter, rel=0.1)
+    assert len(found.cells) >= 4
+    for x, y in centres(found)[[not cell.touches_border for cell in found.cells]]:
+        assert np.hypot(*(centres(whole) - (x, y)).T).min() < 3
+
+
 def test_a_photograph_of_too_many_small_cells_is_refused_before_it_is_enlarged() -> None:
     with pytest.raises(BadImageError, match=r"in 6000 x 6000 pixels, .* cut the photograph") as why:
         find_cells(np.zeros((1000, 1000, 3), np.uint8), 8)

@@ -2,17 +2,27 @@
 
 import os
 import socket
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from tasks.images.access import files
 from tasks.images.access.addresses import split_link
-from tasks.images.access.files import ChangedError, SourceError, digest_of_file, read_bytes, stamp
+from tasks.images.access.files import (
+    ChangedError,
+    SourceError,
+    TooLargeError,
+    digest_of_file,
+    read_bytes,
+    stamp,
+)
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
 from tasks.images.regions import find, image_refs
@@ -233,3 +243,39 @@ def test_a_file_that_was_overwritten_since_it_was_listed_is_not_scored(tmp_path:
     with pytest.raises(ChangedError, match="changed since it was frozen: it had 3 bytes and has 7"):
         find(ref)
     assert images.refusal_of(ref).reason == "unreadable"
+
+
+@pytest.mark.parametrize("kind", ["file", "zip", "tar"])
+def test_a_file_that_says_that_it_is_too_large_is_not_read(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_BYTES", 2**23)
+    content = bytes(2**24)
+    uri = f"{kind}://x.png::{tmp_path}/x.{kind}"
+    if kind == "file":
+        uri = str(tmp_path / "x.png")
+        Path(uri).write_bytes(content)
+    else:
+        write = archives.write_zip if kind == "zip" else archives.write_tar("w")
+        write(tmp_path / f"x.{kind}", {"x.png": content})
+    tracemalloc.start()
+    with pytest.raises(TooLargeError, match="it has more than 8,388,608 bytes"):
+        read_bytes(uri)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**20
+
+
+def test_no_object_is_read_beyond_the_limit(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_BYTES", 4)
+    s3, root = fsspec.filesystem("s3"), f"{s3_bucket}/{tmp_path.name}"
+    for name, content in (("empty", b""), ("four", b"1234"), ("five", b"12345")):
+        s3.pipe_file(f"{root}/{name}", content)
+    assert read_bytes(f"{root}/empty") == b""
+    assert read_bytes(f"{root}/four") == b"1234"
+    with pytest.raises(TooLargeError):
+        read_bytes(f"{root}/five")
+    with pytest.raises(FileNotFoundError):
+        read_bytes(f"{root}/none")

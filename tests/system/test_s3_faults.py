@@ -1,0 +1,92 @@
+"""An S3 server that answers late, twice, wrong, by half or not at all, at the calls of a night.
+
+The client is the one that slidewatch uses, and the faults are on the wire. A night ends right, or
+fails with one sentence, and the same command then leaves the same bytes.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from tests.support import far_s3
+from tests.support.faults.calls import NO_FAULT, Fault
+from tests.support.faults.counts import Counts
+from tests.support.faults.runs import Ended, Run, Runs
+from tests.support.faults.trials import Bench, count
+
+FLOWS = ("screening", "fitting")
+OF_OBJECTS = ("half", "wrong")  # the client cannot know, and only reads may go wrong so
+PLACES = 12  # of all calls of a run, tried with each kind of fault
+STORM = 25  # of so many calls one goes wrong
+TRIES = {"AWS_MAX_ATTEMPTS": "2"}  # of the client, so that it gives up soon
+
+
+@dataclass
+class FarRuns(Runs):
+    """Runs whose store is on an S3 server; calls and faults are of the server's requests.
+
+    Of a fault's ``times`` calls every n-th goes wrong, by its ``kind``s in turn.
+    """
+
+    every: int = 1
+
+    def run(self, run: Run, fault: Fault = NO_FAULT, **options: object) -> Ended:
+        far_s3.requests()
+        kinds = fault.kind.split(", ") if fault.at else []
+        far_s3.next_fault(kinds, fault.at, fault.times, self.every)
+        ended = super().run(run, **options)  # type: ignore[arg-type]
+        far_s3.next_fault([], 0)
+        return replace(ended, calls=[f"{verb} {key}" for verb, key in far_s3.requests()])
+
+
+@pytest.fixture(scope="module")
+def far(bench: Bench) -> Iterator[Bench]:
+    """The bench with its store on an S3 server."""
+    root = bench.folder / "far"
+    root.mkdir()
+    with far_s3.far_s3(0, root) as url:
+        known = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        settings = bench.runs.settings | {"store": f"{url}/store"}
+        runs = FarRuns(bench.runs.process, bench.runs.scratch, root, settings, known | TRIES)
+        yield Bench(runs, bench.folder, bench.template)
+
+
+def attempt(far: Bench, run: Run, counts: Counts, fault: Fault) -> None:
+    """Try a fault, and see that what is said of it is one sentence."""
+    first, *_ = count(far, run, counts, fault.kind, fault)
+    counts.note(fault.kind, "went on", first.code == 0)
+    if first.code and not (first.error and "\n" not in first.error and not first.traceback):
+        counts.add("message", f"{fault.kind} at {fault.at}: {first.error}", "unclear")
+
+
+def test_a_night_on_s3_survives_a_storm(far: Bench) -> None:
+    counts = Counts(f"a night on S3 of which every {STORM}th call goes wrong")
+    kinds = ", ".join(kind for kind in far_s3.FAULTS if kind not in OF_OBJECTS)
+    assert isinstance(far.runs, FarRuns)
+    far.runs.every = STORM
+    attempt(far, far.screening, counts, Fault(kinds, STORM, times=10_000))
+    far.runs.every = 1
+    counts.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("kind", far_s3.FAULTS)
+@pytest.mark.parametrize("times", [1, 10_000])
+def test_a_run_on_s3_survives_a_fault_at_any_call(
+    far: Bench, flow: str, kind: str, times: int
+) -> None:
+    counts, run = Counts(f"{flow} on S3, {times} times {far_s3.FAULTS[kind]}"), getattr(far, flow)
+    calls = far.calm(run).ended.calls
+    points = [
+        number
+        for number, call in enumerate(calls, 1)
+        if kind not in OF_OBJECTS or call.startswith("GET ")
+    ]
+    places = PLACES if times == 1 else 1
+    for at in sorted(random.Random(kind).sample(points, min(places, len(points)))):
+        attempt(far, run, counts, Fault(kind, at, times=times))
+    counts.check()
