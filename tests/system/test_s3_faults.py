@@ -62,6 +62,7 @@ def attempt(far: Bench, run: Run, counts: Counts, fault: Fault) -> None:
         counts.add("message", f"{fault.kind} at {fault.at}: {first.error}", "unclear")
 
 
+@pytest.mark.slow
 def test_a_night_on_s3_survives_a_storm(far: Bench) -> None:
     counts = Counts(f"a night on S3 of which every {STORM}th call goes wrong")
     kinds = ", ".join(kind for kind in far_s3.FAULTS if kind not in OF_OBJECTS)
