@@ -3,20 +3,25 @@
 from contextlib import ExitStack
 
 import numpy as np
-from pydantic import Field
 
 from flows.cluster.client import open_client
 from flows.commissioning import report, versions
-from flows.commissioning.laboratory import Laboratory, laboratory_lease, population
+from flows.commissioning.laboratory import (
+    Laboratory,
+    LaboratoryError,
+    laboratory_lease,
+    population,
+)
 from flows.commissioning.nights import learn_night, negative_of, without_replaced
 from flows.jobs.laboratory_slides import laboratory_errors
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
-from flows.screen import extract, prepare, screen_sources, tune
+from flows.outcome import shell_command, table
+from flows.screen import ScreenOutcome, extract, prepare, screen_sources, tune
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, warn_of_model
-from flows.stages.counting.chosen_thresholds import errors_of_detector
+from flows.stages.counting.chosen_thresholds import errors_of_detector, load_laboratory_rates
 from storage.batches import ledger
 from storage.batches.manifests import Batch, load_batch
 from storage.models import detectors
@@ -31,50 +36,58 @@ from storage.parquet import read_table
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store, StoreError, check_name
 from tasks.counting.call import needs_text
-from tasks.laboratories.missing import still_missing
+from tasks.laboratories.missing import negative_texts, positive_text
+from tasks.words import counted
 
 LISTED = 5  # patients that a message names
 
 
-class CommissionOutcome(report.LaboratoryOutcome):
-    """A version of a laboratory, its batch screened there, and what calls still need."""
+class CommissionOutcome(ScreenOutcome):
+    """A batch as it is screened now, its laboratory, and what calls there still need."""
 
-    patients: dict[str, int] = Field(default_factory=dict)
-    light: str
-    page: str
+    learned: report.LaboratoryOutcome
     missing: list[str]
 
-    def rows(self) -> list[tuple[str, object]]:
-        """List the figures of the laboratory and of its batch as names and texts."""
-        calls = needs_text(self.patients) or "none"
-        mine = [("patients", calls), ("light", self.light), ("page", self.page)]
-        return [*super().rows(), *mine, ("missing", self.missing)]
+    def _text(self) -> str:
+        new = f"{counted(len(self.come_since), 'image')} that came since: choose another --batch"
+        rows: list[tuple[str, object]] = [
+            *self.learned.rows(),
+            ("patients", needs_text(self.patients) or "none"),
+            ("light", [self.light, *self.reasons]),
+            ("page", self.page),
+            *([("not in it", new)] if self.come_since else []),
+            ("missing", self.missing),
+        ]
+        return f"{self.learned.changed}\n{table(rows)}"
 
 
 @telemetry.observed(run_name="commission {batch}")
 def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     """Screen a batch, learn it, screen it again at its laboratory, and say what is still missing.
 
-    The first screening, whose page shows which slides look negative, is that of a laboratory that
-    nobody knows; later batches need none.
+    Without slides known to be negative a laboratory calls nobody, so then the batch is screened as
+    one of a laboratory that nobody knows.
 
     Raises:
-        LaboratoryError: see `learn`.
+        LaboratoryError: see `learn`; or a laboratory has this name, which nobody has given.
         StoreError: see `learn`.
     """
     store, name = Store(settings.store), options.name
-    if find_laboratory(store, name) is None:
+    check_name("laboratory", name)
+    known = find_laboratory(store, name)
+    if known is None:
+        population(store, detectors.load_detector_card(store, options.detector))
         screen_sources(options.screening(None), settings)
+    elif options.laboratory is None and known.night(options.batch) is None:
+        raise LaboratoryError(
+            f"there is a laboratory {name} already: if batch {options.batch} was made there, say "
+            f"--laboratory {name}, else another name"
+        )
     learned = learn(options, settings)
-    _reopen(store, options, learned.laboratory)
-    night = screen_sources(options.screening(name), settings)
-    return CommissionOutcome(
-        **learned.model_dump(),
-        patients=night.patients,
-        light=night.light,
-        page=night.page,
-        missing=_missing(store, options, settings.negative_percent / 100),
-    )
+    at = _reopened(store, options)
+    night = screen_sources(options.screening(at), settings)
+    missing = _missing(store, options, settings.negative_percent / 100)
+    return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
 
 
 def learn(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
@@ -113,15 +126,20 @@ def learn(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
     return report.laboratory_outcome(lab.store, made, changed, diagnosis)
 
 
-def _reopen(store: Store, options: Commission, laboratory: str) -> None:
-    """Let the screening of a batch begin again if it used another version of its laboratory."""
-    detector, _ = detector_at(store, options.detector, options.name)
-    key = ledger.screening_key(detector.name, options.name)
+def _reopened(store: Store, options: Commission) -> str | None:
+    """Return the laboratory to screen a batch at, by its newest version; None if it has no rates.
+
+    A screening that used another version begins again.
+    """
+    detector, card = detector_at(store, options.detector, options.name)
+    assert card is not None
+    if card.counting is None:
+        return None
+    key = ledger.screening_key(detector.name, card.name)
     with lease_batch(store, options.batch, wait=options.wait) as held:
         batch = load_batch(held.store, options.batch)
-        seal = ledger.read_seal(held.store, batch, key)
-        if seal is not None and seal.laboratory != laboratory:
-            ledger.reopen(held.store, batch, key)
+        ledger.reopen_older(held.store, batch, key, card.version)
+    return card.name
 
 
 def _missing(store: Store, options: Commission, wanted: float) -> list[str]:
@@ -130,19 +148,29 @@ def _missing(store: Store, options: Commission, wanted: float) -> list[str]:
     assert card is not None
     batch = load_batch(store, options.batch)
     patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
-    if card.counting is None:
-        names = [
-            str(row["patient_id"] or row["slide_id"] or "one without a name") for row in patients
-        ]
+    rates = load_laboratory_rates(store, card)
+    if rates is None and any(night.negative for night in card.nights):
+        return card.warnings[-1:]
+    if rates is None:
+        names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in patients]
         listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
+        again = shell_command(
+            *("commission", *options.each_image, "--batch", batch.name, "--laboratory", card.name),
+            *("--negative", "NAME"),
+        )
         return [
-            "slides known to be negative, without which nobody is called: repeat the command with "
-            f"--negative NAME for each that a microscopist found negative; there are {listed}"
+            f"slides that a microscopist found negative, without which nobody is called: {again}; "
+            f"there are {listed}"
         ]
+    read = [row["cells_read"] for row in patients if row["cells_read"]]
+    possible = positive_text(rates.counting, int(np.median(read)) if read else 0)
+    if card.adaptation and card.adaptation.accepted and card.adaptation.statistics:
+        return [possible]  # the errors of its nights were counted again, and not kept
     known, _ = laboratory_errors(store, card.name, card.nights)
-    cells = int(np.median([row["cells_read"] for row in patients]))
-    threshold = card.counting.counting.log_odds
-    return still_missing(errors_of_detector(store, detector), known, threshold, cells, wanted)
+    return [
+        possible,
+        *negative_texts(errors_of_detector(store, detector), known, rates.counting, wanted),
+    ]
 
 
 def _negative(
@@ -172,14 +200,17 @@ def _has_learned(
     night = known.night(batch.name)
     if night is None or known.detector_digest != detector.digest:
         return False
+    if not known.counts_abnormal:
+        return False
     kept = night.attempt, night.manifest_digest, night.negative
     return kept == (batch.attempt, batch.manifest_digest, negative)
 
 
 def _nights(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> list[LaboratoryNight]:
-    """Learn a batch, and relearn earlier nights that were learned with another detector."""
+    """Learn a batch, and relearn earlier nights of another detector, or of slidewatch 0.7."""
     nights = without_replaced(lab, batch)
-    if lab.known is not None and lab.known.detector_digest != lab.detector.digest:
+    known = lab.known
+    if known and (known.detector_digest != lab.detector.digest or not known.counts_abnormal):
         earlier = zip(lab.batches(nights), nights, strict=True)
         nights = [learn_night(lab, each, night.negative) for each, night in earlier]
     return [*nights, learn_night(lab, batch, negative)]

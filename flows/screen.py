@@ -130,7 +130,7 @@ class ScreenOutcome(Outcome):
         return f"batch {self.batch}: {self.seconds:.1f} s, {rate:,.0f} images/s\n{table(rows)}"
 
 
-class Run(NamedTuple):
+class Published(NamedTuple):
     """A published batch: its seal, whether it was published before, and why there is no page.
 
     ``pictures`` are the patients' likeliest parasites, WebP files, if the page was made just now.
@@ -166,6 +166,11 @@ def screen_sources(
     detector, laboratory = detector_at(store, options.detector, options.laboratory, console.warn)
     card = detectors.load_model_of(store, detector)
     warn_of_model(card)
+    if laboratory and laboratory.counting and not laboratory.counts_abnormal:
+        console.warn(
+            f"nobody is called at laboratory {laboratory.name}, which slidewatch 0.7 commissioned: "
+            "its error rates leave out abnormal cells, which count now; commission it again"
+        )
     with lease_batch(store, options.batch, wait=options.wait) as held, ExitStack() as work:
         taken, batch = prepare(held.store, options, settings, card.classes, work, root)
         screened = Screened(held.store, batch, card, detector, laboratory=laboratory)
@@ -238,7 +243,7 @@ def _wanted(options: Screen, root: str | list[str] | None) -> Wanted:
     )
 
 
-def _run(held: Lease, settings: Settings, screened: Screened) -> Run:
+def _run(held: Lease, settings: Settings, screened: Screened) -> Published:
     """Publish a batch and make its page, each unless it is there."""
     store, batch = screened.store, screened.batch
     seal, page_failure = valid_seal(store, batch, screened.key), None
@@ -253,10 +258,10 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> Run:
                 seal = _publish(client, held, settings, screened)
             if not written_pages.has_page(store, batch, seal):
                 page_failure, pictures = written_pages.try_page(client, screened, settings, seal)
-    return Run(seal, repeated, page_failure, pictures)
+    return Published(seal, repeated, page_failure, pictures)
 
 
-def _announced(held: Lease, batch: Batch, run: Run, settings: Settings) -> Row:
+def _announced(held: Lease, batch: Batch, run: Published, settings: Settings) -> Row:
     """Return the batch's row of the report on batches, which is announced once."""
     _refuse_other_attempt(held, batch)
     store, seal, night = held.store, run.seal, batch_report(held.store, batch)

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -118,15 +117,15 @@ _OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", defau
 @contextmanager
 def in_this_process(settings: Settings) -> Iterator[None]:
     """Let flows with these settings run their jobs in this process during the block."""
-    torch = sys.modules.get("torch")
-    threads = torch and torch.get_num_threads()
+    import torch  # its number of threads is that of this process
+
+    threads = torch.get_num_threads()
     before = _OPENED.set((settings.model_copy(update={"store": ""}), cast(Client, Here())))
     try:
         yield
     finally:
         _OPENED.reset(before)
-        if torch:  # jobs compute on one thread, like workers
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # jobs compute on one thread, like workers
 
 
 def check_versions(client: Client) -> None:

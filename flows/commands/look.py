@@ -74,7 +74,8 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         store = store_or_shipped(settings.store, tell)
         card, laboratory_card = detector_at(store, options.detector, options.laboratory, warn)
         borrow(store, scratch, card, laboratory_card)
-        with in_this_process(settings):
+        inner = settings.model_copy(update={"store": folder, "metrics": None})
+        with in_this_process(inner):
             outcome = screen(
                 flows.Screen(
                     images=options.photo,
@@ -83,7 +84,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
                     detector=card.name,
                     laboratory=options.laboratory,
                 ),
-                settings.model_copy(update={"store": folder, "metrics": None}),
+                inner,
             )
         said = sentence_of(scratch, outcome)
         with written(page) as stage:

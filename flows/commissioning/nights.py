@@ -69,6 +69,7 @@ def learn_night(
         cells=int(statistics.n.sum()),
         digest=laboratories.save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
         negative=negative,
+        abnormal_counted=True,
     )
 
 

@@ -253,8 +253,12 @@ class Commission(OfABatch):
         """Return the name of the laboratory."""
         from tasks.images.names import batch_name
 
-        first = self.images if isinstance(self.images, str) else self.images[0]
-        return self.laboratory or batch_name(first)
+        return self.laboratory or batch_name(self.each_image[0])
+
+    @property
+    def each_image(self) -> list[str]:
+        """List the sources."""
+        return [self.images] if isinstance(self.images, str) else self.images
 
     def screening(self, laboratory: str | None) -> Screen:
         """Return the options that screen the same batch, at a laboratory or at none."""

@@ -177,11 +177,10 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
     A detector's error rates are those of the fitted laboratories.
     """
     store, laboratory = screened.store, screened.laboratory
-    rates = (
-        load_laboratory_rates(store, laboratory)
-        if laboratory
-        else load_error_rates(store, screened.detector)
-    )
+    if laboratory is None:
+        rates = load_error_rates(store, screened.detector)
+    else:
+        rates = load_laboratory_rates(store, laboratory) if laboratory.counts_abnormal else None
     wanted = settings.negative_percent / 100
     return calls.Counting(
         Answers(rates, wanted),

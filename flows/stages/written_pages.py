@@ -114,13 +114,10 @@ def write_page(
     # Before the page, so that the index lists every existing page, even if the run is killed.
     _write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
-    drawn = {
-        patient: [thumbnails.get(cell["uri"]) for cell in some]
-        for patient, some in called.cells.items()
-    }
+    drawn = {uri: each for uri, each in thumbnails.items() if isinstance(each, bytes)}
     return {
-        patient: [each for each in some if isinstance(each, bytes)]
-        for patient, some in drawn.items()
+        patient: [drawn[cell["uri"]] for cell in some if cell["uri"] in drawn]
+        for patient, some in called.cells.items()
     }
 
 

@@ -195,14 +195,18 @@ def read_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     return Seal.find(store, *parts)
 
 
-def reopen(store: Store, batch: Batch, key: str) -> None:
-    """Let a screening begin again with the features that are there.
+def reopen_older(store: Store, batch: Batch, key: str, newest: int) -> None:
+    """Let a screening that began with an older version of its laboratory begin again.
 
-    Its report stays until the next one replaces it.
+    Features stay, and so does the report until the next one replaces it.
     """
+    begun = Screening.find(store, "batches", batch.key, "screenings", f"{key}.json")
+    if begun is None or begun.laboratory_version == newest:
+        return
+    discard_scores(store, batch, key)
+    # The record that says so goes last: a run that dies before is repeated.
     for folder in ("sealed", "screenings"):
         store.remove("batches", batch.key, folder, f"{key}.json")
-    discard_scores(store, batch, key)
 
 
 class Announced(Record):

@@ -21,7 +21,8 @@ ALL, NONE = "all", "none"  # of a night's slides that are known to be negative
 class LaboratoryNight(records.Entry):
     """A night of a laboratory: a batch, and the digest of the file with its contribution.
 
-    ``negative`` names the slides and patients known to be negative, or is "all".
+    ``negative`` names the slides and patients known to be negative, or is "all". The errors of
+    nights of slidewatch 0.7 leave abnormal cells out, which count now: ``abnormal_counted``.
     """
 
     batch: str
@@ -31,6 +32,7 @@ class LaboratoryNight(records.Entry):
     cells: int
     digest: str
     negative: tuple[str, ...] = ()
+    abnormal_counted: bool = False
 
 
 class AdaptationCard(records.Entry):
@@ -116,6 +118,11 @@ class LaboratoryCard(records.Card):
     def folder(self) -> tuple[str, ...]:
         """Locate the version, relative to the store."""
         return (FOLDER, self.name, version_name(self.version))
+
+    @property
+    def counts_abnormal(self) -> bool:
+        """Return whether the error rates are those of the cells that count."""
+        return all(night.abnormal_counted for night in self.nights)
 
     def night(self, batch: str) -> LaboratoryNight | None:
         """Find a batch among the nights, or None."""

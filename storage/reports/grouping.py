@@ -66,10 +66,11 @@ BY_SLIDE = "SELECT {columns} FROM together GROUP BY slide_id ORDER BY slide_id N
 
 # A slide without a patient counts as one; images with neither are one more.
 BY_PATIENT = """SELECT {columns} FROM (
-  SELECT together.* EXCLUDE (slide_id, is_read, may_count, is_suspectable),
+  SELECT together.* EXCLUDE (slide_id, is_read, may_count, is_suspectable, is_diagnosed),
     together.is_read AND judged.is_readable AS is_read,
     together.may_count AND judged.is_readable AS may_count,
     together.is_suspectable AND judged.is_readable AS is_suspectable,
+    together.is_diagnosed AND judged.is_readable AS is_diagnosed,
     coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.is_new, judged.faults,
     CASE WHEN patient_id IS NULL THEN together.slide_id END AS own_slide
   FROM together JOIN judged ON together.slide_id IS NOT DISTINCT FROM judged.slide_id

@@ -186,8 +186,8 @@ def with_suspects(answer: Answer, of_suspects: Answer, of_all: Answer, of_sure: 
     Args:
         answer: the meaning of the cells that count.
         of_suspects: the meaning of the same count with abnormal cells.
-        of_all: that of the count with cut and covered cells, too.
-        of_sure: that of the sure ones among all these.
+        of_all: that of the count of all red cells, cut, covered and very strange ones too.
+        of_sure: that of the sure ones among all but the very strange.
     """
     if answer.call in (Call.POSITIVE, Call.SUSPECTED):
         return answer

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasks.counting.call import percent_text
+from tasks.counting.call import LEAST_CELLS, percent_text
 from tasks.counting.error_rates import LEAST_SLIDES, ErrorCounts, laboratory_rates
-from tasks.counting.interpretation import blank_count, cells_needed
+from tasks.counting.interpretation import ErrorRates, blank_count, cells_needed
 from tasks.types import Counts, Float
 from tasks.words import counted
 
@@ -15,35 +15,41 @@ MARKED = 20  # parasites of a patient, if a person has marked them
 MOST_CELLS = 20_000  # that anybody photographs of a patient
 
 
-def still_missing(
-    fitted: ErrorCounts, known: ErrorCounts, log_odds: float, cells: int, wanted: float
+def positive_text(rates: ErrorRates, cells: int) -> str:
+    """Say from how many called cells on a patient of some red ``cells`` is positive."""
+    if not rates.tell:
+        return "nobody can be called: healthy cells are called as often as parasites"
+    if cells < LEAST_CELLS:
+        return f"patients of fewer than {LEAST_CELLS} red cells that count are never positive"
+    least = blank_count(cells, rates) + 1
+    return f"a patient of {counted(cells, 'red cell')} is positive from {least:,} called ones on"
+
+
+def negative_texts(
+    fitted: ErrorCounts, known: ErrorCounts, rates: ErrorRates, wanted: float
 ) -> list[str]:
-    """Say in sentences which calls are possible, and what others need.
+    """Say what a negative call needs at a laboratory, in at most one sentence.
 
     More slides are expected to be like the known ones, and parasites as sure as fitted ones.
 
     Args:
         fitted: errors on slides of fitted laboratories.
         known: errors on the laboratory's own slides, at least one of them negative.
-        log_odds: the counting threshold.
-        cells: red cells that count of a patient, as many as patients of the laboratory have.
+        rates: the laboratory's, at the counting threshold.
         wanted: a negative call rules out this parasitaemia, a share.
     """
-    rates = laboratory_rates(fitted, known, log_odds)
-    least = blank_count(cells, rates) + 1
-    positive = f"a patient of {counted(cells, 'cell')} is positive from {least:,} called cells on"
-    needed = cells_needed(wanted, rates)
-    if needed is not None and needed <= cells:
-        return [f"{positive}; negative calls are possible"]
+    if not rates.tell:
+        return []
     share = percent_text(100 * wanted)
+    needed = cells_needed(wanted, rates)
     if needed is not None and needed <= MOST_CELLS:
-        return [f"{positive}; to be negative (at most {share}) a patient needs {needed:,} cells"]
-    for what, more in _further(fitted, known, log_odds):
-        needed = cells_needed(wanted, laboratory_rates(fitted, more, log_odds))
+        return [f"to be negative (at most {share}) a patient needs {needed:,} red cells"]
+    for what, more in _further(fitted, known, rates.log_odds):
+        needed = cells_needed(wanted, laboratory_rates(fitted, more, rates.log_odds))
         if needed is not None and needed <= MOST_CELLS:
-            return [positive, f"{what}, and patients of {needed:,} cells can be called negative"]
+            return [f"{what}, and patients of {needed:,} red cells can be negative"]
     rate = f"{rates.false.mean:.2%} of healthy cells are called, which differs between slides"
-    return [positive, f"nobody can be called negative (at most {share}): {rate}"]
+    return [f"nobody can be called negative (at most {share}): {rate}"]
 
 
 def _further(

@@ -60,7 +60,10 @@ class CalledCells:
         kept = (places >= 0) & image_columns.is_diagnosed(rows)
         read = kept & readable & image_columns.is_read(rows)
         cells = rows.filter(pa.array(kept))
-        for name, values in (("place", places), ("chance", chance), ("read", read)):
+        for name, values in (
+            *(("place", places), ("chance", chance)),
+            *(("read", read), ("readable", readable)),
+        ):
             cells = cells.append_column(name, pa.array(values[kept]))
         cells = image_columns.plain(cells)
         self._found = self._best(
@@ -106,4 +109,4 @@ def _aside(row: Mapping[str, Any]) -> str | None:
         return None
     if row["abnormality"] is None:
         return "cut off or covered"
-    return "unlike its slide" if row["abnormal"] else "slide is unreadable"
+    return "unlike its slide" if row["abnormal"] or row["readable"] else "slide is unreadable"

@@ -159,7 +159,7 @@ def _called(
             answers.of(row[name], row[name], row[cells])
             for name, cells, answers in (
                 ("suspects", "countable", counting.answers),
-                ("all_suspects", "suspectable", counting.answers),
+                ("all_suspects", "diagnosed", counting.answers),
                 ("sure_suspects", "suspectable", counting.sure),
             )
         ]

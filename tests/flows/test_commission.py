@@ -352,19 +352,48 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
 def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     nights: Path, lab: Settings
 ) -> None:
-    store, healthy = Store(lab.store), str(nights / "healthy")
+    healthy = str(nights / "healthy")
     outcome = commission(Commission(images=healthy), lab)
-    assert outcome.laboratory == "healthy/v0001"
+    assert outcome.learned.laboratory == "healthy/v0001"
+    # Nobody is called by a laboratory without negative slides.
+    assert outcome.laboratory is None
     (missing,) = outcome.missing
-    assert missing.startswith("slides known to be negative, without which nobody is called")
-    first, second = list_seals(store, load_batch(store, batch_of(outcome.page)))
-    assert {first.laboratory, second.laboratory} == {None, "healthy/v0001"}
+    assert f"--batch {outcome.batch} --laboratory healthy --negative NAME; there are " in missing
+
+    with pytest.raises(LaboratoryError, match="if batch two was made there, say --laboratory"):
+        commission(Commission(images=healthy, batch="two"), lab)
+
     outcome = commission(Commission(images=healthy, negative="all"), lab)
-    assert outcome.laboratory == "healthy/v0002"
+    assert outcome.laboratory == outcome.learned.laboratory == "healthy/v0002"
     assert "is positive from" in outcome.missing[0]
     assert f"missing          {outcome.missing[0]}" in outcome.text()
     assert "healthy/v0002" in Path(outcome.page).read_text()
+    assert not outcome.failed
+
+    # Another version replaces the report; one that died between the two is finished.
+    at = {"images": healthy, "laboratory": "healthy", "batch": outcome.batch}
+    learn_batch(Commission(**at, negative="none"), lab)
+    learn_batch(Commission(**at, negative="all"), lab)
+    assert screen(Screen(**at), lab).laboratory == "healthy/v0002"
+    outcome = commission(Commission(**at), lab)
+    assert outcome.laboratory == outcome.learned.laboratory == "healthy/v0004"
+    assert verify(Verify(), lab).damaged == []
 
 
-def batch_of(page: str) -> str:
-    return Path(page).stem
+def test_error_rates_of_other_cells_call_nobody_until_the_laboratory_is_commissioned_again(
+    nights: Path, of_may: Settings
+) -> None:
+    store = Store(of_may.store)
+    learn(of_may, nights / "healthy", negative="all")
+    known = laboratories.load_laboratory(store, "lab")
+    earlier = [night.model_copy(update={"abnormal_counted": False}) for night in known.nights]
+    laboratories.save_laboratory(
+        store,
+        known.model_copy(update={"version": known.version + 1, "nights": earlier}),
+        store.read_bytes(*known.folder, "laboratory.safetensors"),
+    )
+    at_lab(of_may, nights / "july")
+    reasons = report_in(of_may, "patients", "july")["call_reasons"].to_pylist()
+    assert "error rates unknown" in str(reasons)
+    learn(of_may, nights / "healthy")
+    assert laboratories.load_laboratory(store, "lab").counts_abnormal

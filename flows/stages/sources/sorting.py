@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
@@ -30,6 +30,7 @@ from tasks.images.sorted_rows import SortedRows
 from tasks.segmentation.sorts import TRIED, File, Sort, glance, glances, settle, to_try
 
 AT_ONCE = 16  # files read simultaneously
+MOST_COMPARED = 100_000  # cells of a batch whose sources are listed again
 WORDS: dict[str, tuple[str, str]] = {
     "fields": ("photograph of a field", "photographs of fields"),
     "slides": ("slide", "slides"),
@@ -131,18 +132,21 @@ def take(
 def come_since(
     store: Store, batch: manifests.Batch, wanted: Wanted, classes: Sequence[str]
 ) -> list[str]:
-    """Name the sources of a batch that were not there when it began; none beyond a limit."""
+    """Name the sources of a batch that were not there when it began; none of a large one."""
     images = as_given(wanted.images)
     made = segmentations.segmentation_for(store, batch)
-    if wanted.limit is not None or _is_of_cells(store, images):
+    large = batch.rows > MOST_COMPARED
+    if wanted.limit is not None or large or _is_of_cells(store, images):
         return []
     if made is None:
+        wanted = replace(wanted, taken_as="cells")
         known = manifests.read_manifest(store, batch, columns=["uri"])["uri"]
     else:
         known = segmentations.read_sources(store, batch.key)["uri"]
     try:
         listed = _list(store, wanted, classes).table()["uri"]
-    except SourceError:  # all are gone since
+    except SourceError as error:
+        warn(f"whether images came since batch {batch.name} began is not known: {error}")
         return []
     now, known = (each.cast(pa.string()) for each in (listed, known))
     new: list[str] = now.filter(

@@ -11,18 +11,20 @@ CORRECTED = (
     f"bounds carry counting and the error of both rates; {NO_FIGURE}"
 )
 
-OF_WHOLE = "whole red cells, scored, each image once and none with an abnormality above 6,"
+OF_WHOLE = "whole red cells, scored, each image once and none stranger than parasites are,"
 
 # $few and $many are the log-odds from which a cell counts where parasites are few or many, and
-# $sure those of sure parasites. Suspects may be abnormal, and the last two cut or covered.
+# $sure those of sure parasites. Suspects may be abnormal, sure ones cut or covered too, and of
+# `all_suspects` nothing is left out.
 COUNTED = {
     "called_of_few": number_of("is_read AND log_odds >= $few"),
     "called_of_many": number_of("is_read AND log_odds >= $many"),
     "countable": number_of("may_count"),
     "suspects": number_of("may_count AND log_odds >= $few"),
     "suspectable": number_of("is_suspectable"),
-    "all_suspects": number_of("is_suspectable AND log_odds >= $few"),
     "sure_suspects": number_of("is_suspectable AND log_odds >= $sure"),
+    "diagnosed": number_of("is_diagnosed"),
+    "all_suspects": number_of("is_diagnosed AND log_odds >= $few"),
 }
 SET_ASIDE = Column(
     "set_aside",

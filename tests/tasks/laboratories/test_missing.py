@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
-from tasks.laboratories.missing import still_missing
+from tasks.counting.error_rates import ErrorCounts, count_errors, laboratory_rates, merge_errors
+from tasks.laboratories.missing import negative_texts, positive_text
 
 THRESHOLD = 3.0
 
@@ -25,21 +25,27 @@ def slides(
 FITTED = slides("abcdefghij", 4000, 2, parasites=200, found=180)
 
 
+def texts(known: ErrorCounts, cells: int) -> tuple[str, list[str]]:
+    rates = laboratory_rates(FITTED, known, THRESHOLD)
+    return positive_text(rates, cells), negative_texts(FITTED, known, rates, 0.01)
+
+
 def test_it_says_from_how_many_called_cells_on_a_patient_is_positive() -> None:
-    (positive, missing) = still_missing(FITTED, slides("xy", 300, 1), THRESHOLD, 300, 0.01)
-    assert positive.startswith("a patient of 300 cells is positive from ")
+    positive, (missing,) = texts(slides("xy", 300, 1), 300)
+    assert positive.startswith("a patient of 300 red cells is positive from ")
     assert missing.startswith("3 more negative slides, and patients of ")
+    assert "fewer than 30 red cells" in texts(slides("xy", 300, 1), 29)[0]
 
 
-def test_a_laboratory_with_many_slides_and_marked_parasites_misses_cells_or_nothing() -> None:
+def test_a_laboratory_with_many_slides_and_marked_parasites_needs_cells_alone() -> None:
     known = merge_errors(slides("uvwxyz", 4000, 2), slides("mnopq", 0, 0, parasites=50, found=45))
-    (enough,) = still_missing(FITTED, known, THRESHOLD, 8000, 0.01)
-    assert enough.endswith("; negative calls are possible")
-    (few,) = still_missing(FITTED, known, THRESHOLD, 100, 0.01)
-    assert "to be negative (at most 1%) a patient needs " in few
+    _, (missing,) = texts(known, 8000)
+    assert missing.startswith("to be negative (at most 1%) a patient needs ")
 
 
-def test_where_too_many_healthy_cells_are_called_nobody_can_be_negative() -> None:
-    *_, missing = still_missing(FITTED, slides("uvwxyz", 1000, 100), THRESHOLD, 1000, 0.01)
+def test_where_too_many_healthy_cells_are_called_nobody_can_be_negative_or_called() -> None:
+    _, (missing,) = texts(slides("uvwxyz", 1000, 100), 1000)
     assert missing.startswith("nobody can be called negative (at most 1%): ")
     assert "of healthy cells are called" in missing
+    hopeless, missing = texts(slides("uvwxyz", 1000, 990), 1000)
+    assert (hopeless.partition(":")[0], missing) == ("nobody can be called", [])

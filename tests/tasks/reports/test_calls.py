@@ -189,7 +189,7 @@ def test_cells_that_do_not_count_make_a_patient_suspected_and_are_said() -> None
 def test_abnormal_cells_count_where_a_laboratory_has_measured_how_many_are_called() -> None:
     for abnormality, elsewhere, there, called in (
         (STRANGEST, "suspected", "positive", 40),
-        (STRANGEST + 0.1, "negative", "negative", 0),  # no parasite is as strange
+        (STRANGEST + 0.1, "indeterminate", "indeterminate", 0),  # no parasite, nor a healthy cell
     ):
         parasites = [parasite(abnormal=True, abnormality=abnormality)] * 40
         cells = parasites + [healthy()] * 1000
