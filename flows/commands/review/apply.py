@@ -8,11 +8,12 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from flows.commands.review.sheets import new_manifest, write_manifest
+from flows.commands.written import to_write, written
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import ModelCard, load_card, load_out_of_fold
 from storage.reports.answers import latest_labels
@@ -60,7 +61,9 @@ class AppliedOutcome(Outcome):
 def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     """Images that persons call no such cell are left out, so that no laboratory learns them."""
     store = Store(settings.store)
-    manifest = new_manifest(options.to)
+    manifest = to_write(options.to, store, force=options.force)
+    if manifest.suffix != ".parquet":
+        raise UsageError(f"--to: {manifest} is no .parquet file, which a manifest is")
     more = ("--images", options.to, "--store", store.url)
     commands: list[str] = []
     if options.batch is not None:
@@ -71,7 +74,8 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
     if not options.dry_run:
-        write_manifest(manifest, made)
+        with written(manifest) as stage:
+            pq.write_table(made, stage, compression="zstd")
     published = made["published_label"].is_valid()
     differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
     if pc.any(published).as_py():
