@@ -65,6 +65,11 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
         ("status --store http://x/y", 2, "cannot be a store, because http is only read"),
         ("status --store reference://x", 2, "--store: reference://x cannot be a store"),
         ("query FROM --store gopher://x", 1, "gopher://x is no address that can be opened"),
+        (
+            "screen --images cells --store ftp://127.0.0.1:1/x",
+            1,
+            "127.0.0.1:1/x is no address that",
+        ),
         ("status --store none", 1, "there is no store in"),
         ("verify --store none", 1, "there is no store in"),
         ("query FROM --store none", 1, "there is no store in"),
