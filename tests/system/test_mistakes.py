@@ -118,6 +118,16 @@ def test_a_settings_file_of_random_bytes_is_named(
     assert f"{tmp_path / 'slidewatch.toml'} is not TOML" in err
 
 
+def test_a_settings_file_of_two_gigabytes_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "slidewatch.toml").open("wb") as file:
+        file.truncate(2**31)
+    code, err = said(capsys, "status")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "slidewatch.toml has 2,147,483,648 bytes, too many for settings" in err
+
+
 def test_a_damaged_card_of_an_older_detector_stops_no_screen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

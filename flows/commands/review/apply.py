@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flows.commands.review.sheets import read_sheet_file
 from flows.commands.written import to_write, written
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
@@ -20,7 +21,6 @@ from storage.reports.answers import latest_labels
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.answers.sheets import OTHER, AnswerError, check_answers, corrected, read_sheet
-from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.listing import list_images
 from tasks.words import counted
 
@@ -115,14 +115,12 @@ def _of_batch(store: Store, name: str) -> pa.Table:
 def _of_sheet(store: Store, file: str) -> tuple[str, pa.Table]:
     """Read the images that a model was trained on, with the answers of a sheet of its labels."""
     try:
-        model, lines = read_sheet(read_bytes(file), "model")
+        model, lines = read_sheet(read_sheet_file(file), "model")
         card = load_card(store, model)
         folds = labels_of_folds(store, card)
         ids = dict(zip(folds["uri"].to_pylist(), folds["image_id"].to_pylist(), strict=True))
         known = set(ids.values())
         checked = check_answers(lines, batch=model, known=known, classes=card.classes)
-    except FileNotFoundError:
-        raise SourceError(f"{file} does not exist") from None
     except AnswerError as error:
         raise AnswerError(f"{file}: {error}") from None
     listed = trained_images(card)

@@ -21,7 +21,13 @@ from flows.commands.review.imports import (
     report_rows,
 )
 from flows.commands.review.session import open_session
-from flows.commands.review.sheets import PICTURES, SHEET, read_picture, write_sheet
+from flows.commands.review.sheets import (
+    PICTURES,
+    SHEET,
+    read_picture,
+    read_sheet_file,
+    write_sheet,
+)
 from flows.commands.written import to_write, written
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
@@ -36,7 +42,7 @@ from storage.store import Store
 from tasks.answers import sheets
 from tasks.detector.verdict import format_reasons
 from tasks.images import decoding, regions
-from tasks.images.access.files import SourceError, read_bytes
+from tasks.images.access.files import SourceError
 from tasks.reports.image_columns import is_for_review
 from tasks.words import counted
 
@@ -177,9 +183,7 @@ def import_answers(options: ReviewImport, settings: Settings) -> ImportOutcome:
     """
     store = Store(settings.store)
     try:
-        named, lines = sheets.read_sheet(read_bytes(options.file))
-    except FileNotFoundError:
-        raise SourceError(f"{options.file} does not exist") from None
+        named, lines = sheets.read_sheet(read_sheet_file(options.file))
     except sheets.AnswerError as error:
         raise sheets.AnswerError(f"{options.file}: {error}") from None
     return import_lines(store, named, lines, options.file, keep=not options.dry_run)

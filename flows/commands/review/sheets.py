@@ -1,15 +1,26 @@
-"""Write sheets that a person fills in, and read the pictures that they name."""
+"""Write and read sheets that a person fills in, and read the pictures that they name."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from flows.commands.written import written
 from tasks.answers.sheets import image_name
+from tasks.images.access.files import SourceError, TooLargeError, read_bytes
 from tasks.images.regions import ImageRef, find_unchanged
 from tasks.reports.spreadsheet import csv_lines
 from tasks.visualisation.page import encoded
 
 SHEET, PICTURES = "review.csv", "images"
+
+
+def read_sheet_file(file: str) -> bytes:
+    """Read the bytes of a sheet; SourceError names the file."""
+    try:
+        return read_bytes(file)
+    except FileNotFoundError:
+        raise SourceError(f"{file} does not exist") from None
+    except TooLargeError as error:
+        raise SourceError(f"{file} is no sheet: {error}") from None
 
 
 def write_sheet(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
