@@ -306,7 +306,7 @@ class Store:
         try:
             yield
         except OSError as error:
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and (
+            if error.errno in (errno.EROFS, errno.EACCES) and (
                 error.filename is None or str(error.filename).startswith(self.root)
             ):
                 raise StoreError(
