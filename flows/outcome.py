@@ -1,5 +1,6 @@
 """Describe the outcome of a command, as data for machines and in a few lines for people."""
 
+import re
 import shlex
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel
 
 WIDTH = 200  # columns
+LONG = re.compile(r"[^\s/]{256,}")  # no file has so long a name
 
 
 class Outcome(BaseModel):
@@ -38,11 +40,17 @@ class Outcome(BaseModel):
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Fold white space, and spell out characters that steer a terminal; leave those to ``keep``.
+    r"""Write a text on one line that a person can read: names of files are never `LONG` signs.
 
-    >>> printable("one\nline \x1b[31m")
-    'one line \\x1b[31m'
+    White space is folded, and characters that steer a terminal are spelt out; those to ``keep``
+    stay.
+
+    >>> printable("one\nline \x1b[31m"), printable("no patient " + 6000 * "9")
+    ('one line \\x1b[31m', 'no patient 99999999999999999999…9999999999 (6,000 characters)')
     """
+    text = LONG.sub(
+        lambda word: f"{word[0][:20]}…{word[0][-10:]} ({len(word[0]):,} characters)", text
+    )
     return "".join(
         sign
         if sign.isprintable() or sign in keep

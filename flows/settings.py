@@ -24,6 +24,7 @@ from tasks import limits
 from tasks.images.access.addresses import holds_secret, redact
 
 PREFIX = "SLIDEWATCH_"
+MOST_SETTINGS = 2**20  # bytes of the file
 # Protocols of fsspec that only read, or that stand before the address of another file.
 READ_ONLY = frozenset(
     ("http", "https", "data", "reference", "zip", "tar", "libarchive", "github", "git", "gist",
@@ -65,11 +66,14 @@ def settings_file() -> Path | None:
     """Find the TOML file of settings that is read here, or None if there is none.
 
     Raises:
-        UsageError: ``SLIDEWATCH_CONFIG`` names a file that does not exist.
+        UsageError: ``SLIDEWATCH_CONFIG`` names a file that does not exist, or the file is no
+            file of settings by its size.
     """
     named = os.environ.get("SLIDEWATCH_CONFIG")
     file = Path(named or "slidewatch.toml")
     if file.is_file():
+        if (size := file.stat().st_size) > MOST_SETTINGS:
+            raise UsageError(f"{file.absolute()} has {size:,} bytes, too many for settings")
         return file.absolute()
     if named:
         raise UsageError(f"SLIDEWATCH_CONFIG names {named}, which is not a file")

@@ -40,7 +40,7 @@ def lease_of(stage: str) -> tuple[tuple[str, ...], int] | None:
 def open_stage(store: Store, stage: str) -> None:
     """Make the folder of a holder that has just taken a lease."""
     if store.is_local:
-        with store.saying_if_full():
+        with store.explaining():
             disk.make_folder(Path(store.path(STAGED, stage)))
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -20,6 +20,7 @@ from storage.store import AlreadyExistsError, MissingError, Store, StoreError, d
 
 Found = TypeVar("Found")
 Tell = Callable[[str], None]
+Share = Annotated[float, Field(ge=0, le=1)]
 Arrays = dict[str, NDArray[Any]]
 
 OWN_DIGEST = "card_digest"  # of a card's other fields, in its file alone
@@ -30,15 +31,15 @@ class NewerError(StoreError):
 
 
 class Entry(BaseModel):
-    """An entry of a record; an unknown or missing field is an error."""
+    """An entry of a record; an unknown or missing field is an error, and so is NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Record(Entry):
     """An immutable JSON document in the store."""
 
-    schema_version: int = 1
+    schema_version: int = Field(default=1, ge=1)
 
     def write(self, store: Store, *parts: str, once: bool = False) -> None:
         """Write the record; the same record always has the same bytes."""

@@ -37,7 +37,7 @@ class StoreError(Exception):
 
 
 class MissingError(StoreError):
-    """The store has no file of that name."""
+    """There is no file of that name in the store, or no store."""
 
 
 class AlreadyExistsError(StoreError):
@@ -91,8 +91,10 @@ class Store:
     def __post_init__(self) -> None:
         try:
             fs, root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, TypeError, ImportError) as error:  # no protocol that fsspec knows
-            raise StoreError(f"{self.url} is no address that can be opened: {error}") from None
+        except Exception as error:  # a protocol that fsspec does not know, no server, no login
+            raise StoreError(
+                f"{self.url} is no address that can be opened ({error}): check the address"
+            ) from None
         object.__setattr__(self, "fs", fs)
         object.__setattr__(self, "root", root.rstrip("/"))
         if self.is_local:
@@ -237,15 +239,14 @@ class Store:
         For a local store it is in the store, to be renamed. For an object store it is in the
         temporary folder, to be sent by PUT, which is atomic there.
         """
-        with self.saying_if_full():
+        with self._saying_who_took_over(), self.explaining():
             stage = self._stages() / f"staged-{uuid.uuid4().hex}"
-        try:
-            with self._saying_who_took_over(), self.saying_if_full():
+            try:
                 yield stage
-        finally:
-            if stage.is_dir():
-                disk.delete(stage)
-            stage.unlink(missing_ok=True)
+            finally:
+                if stage.is_dir():
+                    disk.delete(stage)
+                stage.unlink(missing_ok=True)
 
     def reveal(self, stage: Path, *parts: str, once: bool = False) -> None:
         """Move a complete staged file to its name; see `write_bytes` for ``once``."""
@@ -300,11 +301,18 @@ class Store:
         return folder
 
     @contextmanager
-    def saying_if_full(self) -> Iterator[None]:
-        """Raise FullError for an error in the block that a full disk caused."""
+    def explaining(self) -> Iterator[None]:
+        """Raise StoreError, with a remedy, for an error in the block that bars every write."""
         try:
             yield
         except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES) and (
+                error.filename is None or str(error.filename).startswith(self.root)
+            ):
+                raise StoreError(
+                    f"{self.url} cannot be written ({error.strerror}): let this user write to it, "
+                    "or give another --store"
+                ) from None
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             where = self.url if self.is_local else f"{tempfile.gettempdir()}, or in {self.url}"
@@ -329,7 +337,11 @@ class Store:
 
 
 def refuse_absent(store: Store) -> None:
-    """Raise StoreError if there is no store at an address, which may be misspelt."""
+    """Raise MissingError if there is no store at an address, which may be misspelt.
+
+    Raises:
+        StoreError: the address cannot be read, so nobody knows.
+    """
     try:
         folders = FOLDERS.intersection(store.names())
     except Exception as error:  # whatever a storage client raises
@@ -338,7 +350,7 @@ def refuse_absent(store: Store) -> None:
             "address"
         ) from None
     if not folders:
-        raise StoreError(
+        raise MissingError(
             f"there is no store in {store.url}, which has none of the folders that slidewatch "
             "makes: check --store, SLIDEWATCH_STORE and slidewatch.toml"
         )

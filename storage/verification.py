@@ -132,12 +132,15 @@ def _statistics(store: Store, model: str, version: str) -> None:
 
 
 def _detector(store: Store, name: str) -> None:
-    detectors.load_detector(store, detectors.load_detector_card(store, name))
+    card = detectors.load_detector_card(store, name)
+    detectors.load_detector(store, card)
+    detectors.load_model_of(store, card)
 
 
 def _laboratory(store: Store, name: str, version: int) -> None:
     card = laboratories.load_laboratory_version(store, name, version)
     laboratories.load_laboratory_arrays(store, card)
+    laboratories.refuse_other_detector(card, detectors.load_detector_card(store, card.detector))
     if tuning := tunings.tuning_at(store, name).tuning:
         tunings.load_tuning(store, card.model, tuning)
     for night in card.nights:

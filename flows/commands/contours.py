@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.commands.written import written
+from flows.commands.written import to_write, written
 from flows.options.tools import Contours
 from flows.outcome import Outcome, table
 from flows.settings import Settings
@@ -18,7 +17,6 @@ from storage.parquet import read_table
 from storage.reports.tables import FIELDS, published_batch, report_path, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import path_of
-from tasks.images.access.files import SourceError
 from tasks.visualisation.geojson import feature_collection
 
 # A source, rows of its cells, and their outlines.
@@ -45,10 +43,6 @@ class ContoursOutcome(Outcome):
 def contours(options: Contours, settings: Settings) -> ContoursOutcome:
     """Write contours."""
     store = Store(settings.store)
-    if "://" in options.to:
-        raise SourceError(
-            f"{options.to} is no folder of this machine: contours are opened in QuPath here"
-        )
     frozen = published_batch(store, options.batch)
     path = report_path(frozen.name, frozen.batch_date, FIELDS)
     if not store.exists(*path):
@@ -57,19 +51,19 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
             "segment`, or a night with --fields, has cut its images out of photographs or slides"
         )
     fields = read_table(store, *path)
-    folder = Path(options.to)
-    folder.mkdir(parents=True, exist_ok=True)
     cells, names = 0, set[str]()
     for source, parts in groupby(_parts(store, frozen), key=itemgetter(0)):
         if source is None:  # what could not be read
             continue
         name = _new_name(source, names)
+        file = to_write(f"{options.to}/{name}", store, force=options.force)
+        file.parent.mkdir(parents=True, exist_ok=True)
         of_source = fields.filter(pc.equal(fields["source_uri"].cast(pa.string()), source))
         counted = list[int]()
-        with written(folder / name) as stage, stage.open("wb") as file:
-            file.writelines(feature_collection(_counting(parts, counted), of_source))
+        with written(file) as stage, stage.open("wb") as content:
+            content.writelines(feature_collection(_counting(parts, counted), of_source))
         cells += sum(counted)
-    return ContoursOutcome(batch=options.batch, folder=str(folder), files=len(names), cells=cells)
+    return ContoursOutcome(batch=options.batch, folder=options.to, files=len(names), cells=cells)
 
 
 def _parts(store: Store, batch: Batch) -> Iterator[SourceCells]:

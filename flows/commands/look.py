@@ -12,7 +12,7 @@ import webbrowser
 from pathlib import Path
 
 from flows.cluster.client import in_this_process
-from flows.commands.written import written
+from flows.commands.written import to_write, written
 from flows.monitoring.console import tell, warn
 from flows.options import flows, tools
 from flows.outcome import Outcome
@@ -60,12 +60,12 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     """Screen a photograph; the store stays as it is.
 
     Raises:
-        SourceError: there is no such photograph.
+        SourceError: there is no such photograph, or the page may not be written there.
         StoreError: there is no such detector or laboratory.
     """
     refuse_missing(options.photo)
     page = (
-        Path(options.to)
+        to_write(options.to, Store(settings.store), force=options.force)
         if options.to
         else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{batch_name(options.photo)}.html"
     )

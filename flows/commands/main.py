@@ -32,6 +32,7 @@ from tasks.images.access.patience import wait_at_most
 MISSPELT = 2
 NEEDS_A_PERSON = 3
 STOPPED = 130
+CLIENTS = {"aiohttp", "azure", "botocore", "gcsfs", "google"}  # of object stores
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -161,15 +162,25 @@ def _one_line(error: BaseException) -> str:
         first = error.errors()[0]
         option = f"{option_name(str(first['loc'][0]))}: " if first["loc"] else ""
         return f"{option}{_message(first['msg'])}"
-    text = " ".join(str(error).split())
+    text, kind = " ".join(str(error).split()), type(error)
+    made_by = kind.__module__.split(".")[0]
+    if made_by in {"flows", "tasks", "storage"} and text:
+        return text
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         where = error.filename or "the disk of the store, or that of temporary files"
         return (
             f"{where} is full ({error.strerror}): make room (slidewatch prune lists what can be "
             "removed), and run the same command again; everything complete is kept"
         )
-    known = type(error).__module__.split(".")[0] in {"flows", "tasks", "storage"}
-    return text if known and text else f"{type(error).__name__}: {text}"
+    if isinstance(error, OSError) and error.filename:
+        why = error.strerror or kind.__name__
+        return f"{error.filename} cannot be used ({why}): check the path, and who may use it"
+    if isinstance(error, ConnectionError | TimeoutError) or made_by in CLIENTS:
+        return (
+            f"a server of files does not answer ({text or kind.__name__}): check its address, the "
+            "network and the login"
+        )
+    return f"{kind.__name__}: {text}"
 
 
 def _message(text: str) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pooch
 
+from flows.commands.written import to_write, written
 from flows.monitoring.console import CONSOLE
 from flows.options.tools import Malaria
 from flows.outcome import Outcome
 from flows.settings import Settings
+from storage.store import Store
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
 
@@ -36,10 +38,12 @@ def malaria(options: Malaria, settings: Settings) -> DataOutcome:
     it when it is first fetched, and verified from then on.
 
     Raises:
-        SourceError: the archive cannot be fetched, or is not the one that was fetched before.
+        SourceError: the archive cannot be fetched, is not the one that was fetched before, or would
+            be in the store.
     """
     folder = Path(options.to).absolute()
     archive, record = folder / NAME, folder / f"{NAME}.sha256"
+    to_write(str(archive), Store(settings.store), force=True)  # an archive is never replaced
     known = record.read_text().split()[0] if record.exists() else None
     folder.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
@@ -51,7 +55,8 @@ def malaria(options: Malaria, settings: Settings) -> DataOutcome:
             "damaged or another file; remove it and run the command again"
         )
     images = list_images(str(archive)).num_rows
-    record.write_text(f"{digest}  {NAME}\n")
+    with written(record) as stage:
+        stage.write_text(f"{digest}  {NAME}\n")
     return DataOutcome(archive=str(archive), sha256=digest, images=images)
 
 
@@ -71,7 +76,8 @@ def _fetch(archive: Path, from_file: str | None) -> None:
         raise SourceError(f"{from_file} does not exist") from None
     except (OSError, ValueError) as error:
         raise SourceError(
-            f"{URL} cannot be fetched ({error}): fetch it by other means and give --from FILE"
+            f"{from_file or URL} cannot be fetched ({error}): fetch it by other means and give "
+            "--from FILE"
         ) from None
     finally:
         stage.unlink(missing_ok=True)

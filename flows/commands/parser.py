@@ -11,12 +11,13 @@ from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownOptionError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flows.options import commands
 from flows.options.flows import POSITIONAL, SPELT
+from flows.outcome import shell_command
 from flows.settings import Settings, UsageError
 
 Given = dict[str, Any]  # given values by name
@@ -50,6 +51,12 @@ def read(app: App, words: list[str]) -> Given:
     """
     try:
         called, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    except UnknownOptionError as error:
+        hint = ""
+        if error.token.keyword is None:  # it stands where a name may
+            command = shell_command(" ".join(app.parse_commands(words)[0]), "--", error.token.value)
+            hint = f"; a name that begins with - stands last, after --: {command}"
+        raise UsageError(f"{str(error).removesuffix('.')}{hint}") from None
     except CycloptsError as error:
         raise UsageError(str(error).removesuffix(".")) from None
     if vars(called).get(COMMAND) is None:

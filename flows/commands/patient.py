@@ -1,9 +1,8 @@
 """Run the command `patient`: print the call of one patient, or write it as a sheet."""
 
-from pathlib import Path
 from typing import Any
 
-from flows.commands.written import written
+from flows.commands.written import to_write, written
 from flows.jobs.drawings import ThumbnailJob, draw_places, draw_thumbnails, places_jobs
 from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
@@ -47,9 +46,9 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     """Print the call of a patient, and write the page or table that is asked for."""
     store = Store(settings.store)
     refuse_absent(store)
-    to = options.to
-    if to and ("://" in to or Path(to).suffix not in ENDINGS):
-        raise UsageError(f"--to: {to} is no .html or .csv file on this machine")
+    to = options.to and to_write(options.to, store, force=options.force)
+    if to and to.suffix not in ENDINGS:
+        raise UsageError(f"--to: {to} is no .html or .csv file")
     frozen = published_batch(store, options.batch or _newest_batch(store, options.name))
     row = _find(store, frozen, options.name)
     slides = [
@@ -61,12 +60,12 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     card, wanted = classifiers.load_card(store, row["model"]), settings.negative_percent / 100
     persons = answers_on(store, frozen, card, detector, wanted).get(patient_of(row))
     if to:
-        with written(Path(to)) as stage:
-            if to.endswith(".csv"):
-                # Without the byte order mark Excel takes UTF-8 for something else.
-                sheet, encoding = patient_table(row, slides, persons), "utf-8-sig"
-            else:
-                sheet, encoding = _page(store, frozen, card, row, slides, persons), "utf-8"
+        if to.suffix == ".csv":
+            # Without the byte order mark Excel takes UTF-8 for something else.
+            sheet, encoding = patient_table(row, slides, persons), "utf-8-sig"
+        else:
+            sheet, encoding = _page(store, frozen, card, row, slides, persons), "utf-8"
+        with written(to) as stage:
             stage.write_text(sheet, encoding=encoding, newline="")
     return PatientOutcome(
         batch=frozen.name,
@@ -74,7 +73,7 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         call=row["call"],
         sentence=call_text(row),
         persons=persons and str(persons.answer),
-        file=to,
+        file=options.to,
     )
 
 

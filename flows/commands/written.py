@@ -1,11 +1,38 @@
-"""Write files outside the store whole or not at all."""
+"""Write files outside the store whole or not at all, and replace none unless asked."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
+from storage.store import Store
 from tasks.images.access.files import SourceError
+
+
+def to_write(to: str, store: Store, *, force: bool) -> Path:
+    """Return the path of a file that a command may write.
+
+    Raises:
+        SourceError: it is not on this machine, or it is in the store, wherever its path seems to
+            lead, or it exists, and ``force`` does not ask to replace it.
+    """
+    if "://" in to:
+        raise SourceError(f"--to: {to} is not on this machine: give a path")
+    path = Path(to)
+    with _naming(path):
+        real = Path(os.path.realpath(path))  # `resolve` fails where links go in circles
+        if store.is_local and any(_are_one(each, Path(store.root)) for each in real.parents):
+            raise SourceError(
+                f"--to: {to} is in the store {store.url}, which only slidewatch fills: give a path "
+                "outside of it"
+            )
+        if real.exists() and not real.is_file():
+            raise SourceError(f"--to: {to} is a folder, a pipe or a device: give a file")
+        if not force and os.path.lexists(path):
+            raise SourceError(f"{to} is there already: give another --to, or --force to replace it")
+    return path
 
 
 @contextmanager
@@ -15,12 +42,25 @@ def written(path: Path) -> Iterator[Path]:
     Raises:
         SourceError: it cannot be written; nothing is left of it.
     """
-    stage = path.with_name(f".part-{path.name}")
+    stage = path.with_name(f".part-{uuid4().hex}")
+    with _naming(path):
+        try:
+            yield stage
+            stage.replace(path)
+        finally:
+            stage.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Raise SourceError, which names the path, for an OSError in the block."""
     try:
-        yield stage
-        stage.replace(path)
+        yield
     except OSError as error:
-        raise SourceError(f"{path} cannot be written: {os.strerror(error.errno or 0)}") from error
-    finally:
-        if stage.exists():
-            stage.unlink()
+        why = os.strerror(error.errno or errno.EIO)
+        raise SourceError(f"{path} cannot be written: {why}") from error
+
+
+def _are_one(path: Path, other: Path) -> bool:
+    """Return whether two paths are one folder, also where it is mounted twice."""
+    return path.exists() and other.exists() and path.samefile(other)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
 
 from flows.options.flows import Options
-from flows.settings import Settings
+from flows.settings import MOST_SETTINGS, Settings
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -192,6 +192,8 @@ def _may_be_named() -> bool:
 
 def _is_configured_in(project: Path) -> bool:
     try:
+        if not project.is_file() or project.stat().st_size > MOST_SETTINGS:
+            return False
         return "prefect" in tomllib.loads(project.read_text()).get("tool", {})
     except (OSError, ValueError):  # there is none, or it is another program's to complain about
         return False

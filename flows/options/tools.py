@@ -12,6 +12,7 @@ Table = Literal["images", "fields", "slides", "patients", "batches", "laboratori
 # Options that several commands have.
 Screened = Annotated[str, Field(description="the screened batch")]
 PerSlide = Annotated[int, Field(ge=1, description="and at most N of one slide")]
+Force = Annotated[bool, Field(description="replace files that are there already")]
 
 LIMIT, PER_SLIDE = 100, 10
 UNMARKED = 0.25
@@ -24,6 +25,7 @@ class Look(Options):
     to: Annotated[
         str | None, Field(description="file of the page; by default among the temporary files")
     ] = None
+    force: Force = False
     browser: Annotated[bool, Field(description="open the page in a browser")] = True
     taken_as: As = None
     microns_per_pixel: Microns = None
@@ -74,6 +76,7 @@ class Contours(Options):
 
     batch: Screened
     to: Annotated[str, Field(description="folder for the files")]
+    force: Force = False
 
 
 class PatientSheet(Options):
@@ -84,6 +87,7 @@ class PatientSheet(Options):
         str | None, Field(description="the screened batch; by default the patient's newest")
     ] = None
     to: Annotated[str | None, Field(description="a file to write: .html to print, or .csv")] = None
+    force: Force = False
 
 
 class ReviewExport(Options):
@@ -99,6 +103,7 @@ class ReviewExport(Options):
     ] = None
     limit: Annotated[int, Field(ge=1, description="export at most N cells")] = LIMIT
     per_slide: PerSlide = PER_SLIDE
+    force: Force = False
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -148,6 +153,7 @@ class ReviewApply(Options):
     dry_run: Annotated[bool, Field(description="say what would be in it, and write nothing")] = (
         False
     )
+    force: Force = False
 
     @model_validator(mode="after")
     def _one(self) -> Self:

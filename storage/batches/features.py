@@ -207,7 +207,7 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
     def write(name: str) -> None:
         arrays[name][start:stop] = packed[name]
 
-    with store.saying_if_full():
+    with store.explaining():
         with store.together() as pool:
             list(pool.map(write, packed))
         if store.is_local:

@@ -53,7 +53,7 @@ class ModelCard(records.Card):
     network: dict[str, Any]
     preprocessing: str
     tap_widths: dict[str, int]
-    temperature: float
+    temperature: float = Field(gt=0.04, lt=25)  # fitted ones are from 1/20 to 20
     split_by: str
     split: dict[str, list[str]]
     training: dict[str, Any]

@@ -7,6 +7,8 @@ calibration scores, and the level at which an image is called abnormal.
 import re
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from storage import records
 from storage.models import classifiers
 from storage.models.classifiers import ModelCard
@@ -32,10 +34,10 @@ class RateCard(records.Entry):
     ``low`` and ``high`` bound the mean (95%), counted on ``slides`` and ``cells``.
     """
 
-    mean: float
-    low: float
-    high: float
-    deviation: float
+    mean: records.Share
+    low: records.Share
+    high: records.Share
+    deviation: float = Field(ge=0)
     slides: int
     cells: int
 
@@ -48,7 +50,7 @@ class ThresholdCard(records.Entry):
     """
 
     log_odds: float
-    limit_of_detection: float | None
+    limit_of_detection: records.Share | None
     false_positives: RateCard
     sensitivity: RateCard
 
@@ -89,8 +91,8 @@ class WitnessCard(records.Entry):
     taps: list[str]
     slides: int
     cells: int
-    disagreeing: float
-    errors_disagreeing: float | None
+    disagreeing: records.Share
+    errors_disagreeing: records.Share | None
 
 
 class DetectorCard(records.Card):
@@ -111,8 +113,8 @@ class DetectorCard(records.Card):
     calibrated_by: str
     calibrating_groups: int
     calibrating_images: int
-    alpha: float
-    uncertain_below: float
+    alpha: float = Field(gt=0, lt=1)
+    uncertain_below: records.Share
     warnings: list[str]
     slides: int | None = None
     sequence: int

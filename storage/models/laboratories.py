@@ -56,8 +56,8 @@ class AdaptationCard(records.Entry):
     by_slide: bool
     loss_before: float
     loss_after: float
-    accuracy_before: float
-    accuracy_after: float
+    accuracy_before: records.Share
+    accuracy_after: records.Share
     gain: float
     gain_low: float
     gain_high: float
@@ -98,7 +98,7 @@ class LaboratoryCard(records.Card):
     slides: int
     cells: int
     calibrating_slides: int
-    false_alarms: dict[str, float]
+    false_alarms: dict[str, records.Share]
     warnings: list[str]
     counting: CountingCard | None = None
     adaptation: AdaptationCard | None = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from storage.records import Tell
-from storage.store import Store, StoreError, digest_of, refuse_absent
+from storage.store import MissingError, Store, StoreError, digest_of, refuse_absent
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 # A digest of all its files, because a card says only that its own file fits it.
@@ -42,7 +42,7 @@ def store_or_shipped(address: str, tell: Tell) -> Store:
     store = Store(address)
     try:
         refuse_absent(store)
-    except StoreError:
+    except MissingError:
         tell(f"there is no store in {store.url}: the detector that comes with slidewatch is used")
         return shipped()
     return store

@@ -1,14 +1,23 @@
 """Read a manifest: a table with a row for each image."""
 
+import os
+import sys
 from collections.abc import Iterator
 from functools import partial
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
 from tasks.images.access.addresses import SCHEMES, foreign_scheme, holds_secret, redact
-from tasks.images.access.files import SourceError, asked, filesystem
+from tasks.images.access.files import (
+    MOST_BYTES,
+    SourceError,
+    asked,
+    filesystem,
+    refuse_larger,
+)
 from tasks.images.names import patient_of_laboratory
 from tasks.images.regions import Region, address_of
 
@@ -109,9 +118,11 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
     fs, path = filesystem(source)
     if fs.isdir(path):
         raise SourceError(f"{source} is a folder: give a manifest, or rename the folder")
+    is_csv = source.lower().endswith(".csv")
+    refuse_larger(source, MOST_BYTES if is_csv else sys.maxsize)
     with fs.open(path, "rb") as file:
         try:
-            if source.lower().endswith(".csv"):
+            if is_csv:
                 # Ids such as 007 are text, not numbers.
                 text = {name: pa.string() for name in TEXT}
                 table = csv.read_csv(
@@ -122,12 +133,24 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
                 _refuse_columns(table.column_names, source)
                 yield from (table.slice(start, PART) for start in range(0, len(table), PART))
                 return
+            _refuse_long_footer(file, source)
             manifest = pq.ParquetFile(file)
             _refuse_columns(manifest.schema_arrow.names, source)
             for batch in manifest.iter_batches(PART, use_threads=False):
                 yield pa.Table.from_batches([batch])
         except (pa.ArrowInvalid, OSError) as error:
             raise SourceError(f"{source} cannot be read as a manifest: {error}") from None
+
+
+def _refuse_long_footer(file: BinaryIO, source: str) -> None:
+    """Raise SourceError if the end of a Parquet file announces a footer of more than `MOST_BYTES`.
+
+    All of it would be read at once.
+    """
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+    length = int.from_bytes(file.read(8)[:4], "little")
+    if length > MOST_BYTES:
+        raise SourceError(f"{source} cannot be read as a manifest: its footer has {length:,} bytes")
 
 
 def _refuse_columns(names: list[str], source: str) -> None:

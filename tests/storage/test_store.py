@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.store import AlreadyExistsError, Store, StoreError, check_name
+from tests.support.faults.disks import memory_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -53,6 +55,22 @@ def test_a_block_that_raises_leaves_the_target_untouched_and_no_stage(any_store:
             fail(*parts)
         assert not caught.value.args[0].exists()
     assert files(any_store) == {"folder/file": b"old"}
+
+
+def test_a_store_that_is_only_read_is_named_and_other_errors_stay(tmp_path: Path) -> None:
+    def fail(store: Store) -> None:
+        with store.stage():
+            raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere")
+
+    with memory_of(1, tmp_path / "disk") as disk:
+        store = Store(str(disk / "store"))
+        store.write_bytes(b"1", "file")
+        with pytest.raises(PermissionError, match="/elsewhere"):
+            fail(store)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(StoreError, match=r"/store cannot be written \(Read-only file system"):
+            store.write_bytes(b"2", "file")
+        assert store.read_bytes("file") == b"1"
 
 
 def test_nothing_is_in_the_store_until_the_block_ends(any_store: Store) -> None:

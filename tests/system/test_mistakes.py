@@ -65,6 +65,11 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
         ("status --store http://x/y", 2, "cannot be a store, because http is only read"),
         ("status --store reference://x", 2, "--store: reference://x cannot be a store"),
         ("query FROM --store gopher://x", 1, "gopher://x is no address that can be opened"),
+        (
+            "screen --images cells --store ftp://127.0.0.1:1/x",
+            1,
+            "127.0.0.1:1/x is no address that",
+        ),
         ("status --store none", 1, "there is no store in"),
         ("verify --store none", 1, "there is no store in"),
         ("query FROM --store none", 1, "there is no store in"),
@@ -111,6 +116,16 @@ def test_a_settings_file_of_random_bytes_is_named(
     code, err = said(capsys, "status")
     assert (code, err.count("\n")) == (2, 1)
     assert f"{tmp_path / 'slidewatch.toml'} is not TOML" in err
+
+
+def test_a_settings_file_of_two_gigabytes_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (tmp_path / "slidewatch.toml").open("wb") as file:
+        file.truncate(2**31)
+    code, err = said(capsys, "status")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "slidewatch.toml has 2,147,483,648 bytes, too many for settings" in err
 
 
 def test_a_damaged_card_of_an_older_detector_stops_no_screen(

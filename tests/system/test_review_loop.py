@@ -174,7 +174,7 @@ def test_the_images_of_an_export_are_the_originals_under_safe_names(
         assert row["answer"] == row["note"] == row["reader"] == ""
     # It may hold answers by now.
     before = Path(out.sheet).read_bytes()
-    with pytest.raises(SourceError, match="may hold answers"):
+    with pytest.raises(SourceError, match="is there already"):
         export(ReviewExport(to=str(tmp_path / "out"), batch="night"), screened)
     assert Path(out.sheet).read_bytes() == before
 

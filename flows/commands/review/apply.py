@@ -8,18 +8,19 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from flows.commands.review.sheets import new_manifest, write_manifest
+from flows.commands.review.sheets import read_sheet_file
+from flows.commands.written import to_write, written
 from flows.options.tools import ReviewApply
 from flows.outcome import Outcome, shell_command, table
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from storage.batches.manifests import read_manifest
 from storage.models.classifiers import ModelCard, load_card, load_out_of_fold
 from storage.reports.answers import latest_labels
 from storage.reports.tables import published_batch, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.answers.sheets import OTHER, AnswerError, check_answers, corrected, read_sheet
-from tasks.images.access.files import SourceError, read_bytes
 from tasks.images.listing import list_images
 from tasks.words import counted
 
@@ -60,7 +61,9 @@ class AppliedOutcome(Outcome):
 def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     """Images that persons call no such cell are left out, so that no laboratory learns them."""
     store = Store(settings.store)
-    manifest = new_manifest(options.to)
+    manifest = to_write(options.to, store, force=options.force)
+    if manifest.suffix != ".parquet":
+        raise UsageError(f"--to: {manifest} is no .parquet file, which a manifest is")
     more = ("--images", options.to, "--store", store.url)
     commands: list[str] = []
     if options.batch is not None:
@@ -71,7 +74,8 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
     kept = rows.filter(pc.invert(rows["no_cell"]))
     made = kept.drop_columns(["no_cell", "by_person"])
     if not options.dry_run:
-        write_manifest(manifest, made)
+        with written(manifest) as stage:
+            pq.write_table(made, stage, compression="zstd")
     published = made["published_label"].is_valid()
     differs = pc.and_(published, pc.not_equal(made["label"], made["published_label"]))
     if pc.any(published).as_py():
@@ -111,14 +115,12 @@ def _of_batch(store: Store, name: str) -> pa.Table:
 def _of_sheet(store: Store, file: str) -> tuple[str, pa.Table]:
     """Read the images that a model was trained on, with the answers of a sheet of its labels."""
     try:
-        model, lines = read_sheet(read_bytes(file), "model")
+        model, lines = read_sheet(read_sheet_file(file), "model")
         card = load_card(store, model)
         folds = labels_of_folds(store, card)
         ids = dict(zip(folds["uri"].to_pylist(), folds["image_id"].to_pylist(), strict=True))
         known = set(ids.values())
         checked = check_answers(lines, batch=model, known=known, classes=card.classes)
-    except FileNotFoundError:
-        raise SourceError(f"{file} does not exist") from None
     except AnswerError as error:
         raise AnswerError(f"{file}: {error}") from None
     listed = trained_images(card)

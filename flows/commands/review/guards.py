@@ -23,6 +23,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 MOST_BODY = 10_000  # bytes of a form
+MOST_PATH = 1_000  # characters of an address; Python reads no number of 5,000 digits
 
 
 class Guarded:
@@ -70,6 +71,8 @@ class Guarded:
         first = scope["path"].lstrip("/").partition("/")[0]
         if not secrets.compare_digest(first.encode(), self._token.encode()):
             return 404, "not found: use the address that the command has printed"
+        if len(scope["path"]) > MOST_PATH:
+            return 414, "this address is too long"
         if scope["method"] not in {"GET", "HEAD"}:
             if headers.get(b"origin") not in self._origins:
                 return 403, "this server accepts forms only from its own pages"

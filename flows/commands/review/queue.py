@@ -21,7 +21,14 @@ from flows.commands.review.imports import (
     report_rows,
 )
 from flows.commands.review.session import open_session
-from flows.commands.review.sheets import PICTURES, SHEET, new_folder, write_picture, write_sheet
+from flows.commands.review.sheets import (
+    PICTURES,
+    SHEET,
+    read_picture,
+    read_sheet_file,
+    write_sheet,
+)
+from flows.commands.written import to_write, written
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
@@ -35,7 +42,7 @@ from storage.store import Store
 from tasks.answers import sheets
 from tasks.detector.verdict import format_reasons
 from tasks.images import decoding, regions
-from tasks.images.access.files import SourceError, read_bytes
+from tasks.images.access.files import SourceError
 from tasks.reports.image_columns import is_for_review
 from tasks.words import counted
 
@@ -78,7 +85,9 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     their digest. Cells that have an answer already are left out.
     """
     store = Store(settings.store)
-    folder = new_folder(options.to)
+    folder = Path(options.to)
+    for name in (SHEET, SLIDE_SHEET):  # a sheet may hold answers
+        to_write(f"{options.to}/{name}", store, force=options.force)
     if options.batch is None:
         return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
     frozen = tables.published_batch(store, options.batch)
@@ -90,7 +99,7 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
     )
     rows = candidates.rows.select(sheets.FROM_REPORT)
     refs = find_refs(store, frozen, rows["uri"].to_pylist())
-    cells, unreadable = _write_cells(folder, rows, refs, options.limit)
+    cells, unreadable = _write_cells(store, folder, rows, refs, options.limit)
     candidates.left_out["beyond the limit"] += rows.num_rows - cells - len(unreadable)
     slides = _slides_for_review(store, frozen)
     write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
@@ -110,7 +119,7 @@ def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> E
     ranked = sheets.ranked_labels(labels_of_folds(store, card), card.classes)
     rows = ranked.add_column(1, "model", pa.array([card.name] * ranked.num_rows))
     refs = {ref.uri: ref for ref in regions.image_refs(trained_images(card))}
-    cells, unreadable = _write_cells(folder, rows, refs, limit)
+    cells, unreadable = _write_cells(store, folder, rows, refs, limit)
     beyond = rows.num_rows - cells - len(unreadable)
     return ExportOutcome(
         source=f"labels of model {card.name}",
@@ -124,7 +133,11 @@ def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> E
 
 
 def _write_cells(
-    folder: Path, rows: pa.Table, refs: Mapping[str, regions.ImageRef], limit: int
+    store: Store,
+    folder: Path,
+    rows: pa.Table,
+    refs: Mapping[str, regions.ImageRef],
+    limit: int,
 ) -> tuple[int, list[str]]:
     """Write a sheet of at most ``limit`` cells, and their pictures.
 
@@ -140,10 +153,12 @@ def _write_cells(
         try:
             if row["uri"] not in refs:
                 raise SourceError("it is no longer among the training images")
-            name = write_picture(folder / PICTURES, refs[row["uri"]], row["image_id"])
+            name, content = read_picture(refs[row["uri"]], row["image_id"])
         except (OSError, SourceError, decoding.BadImageError) as error:
             unreadable.append(f"{row['uri']}: {error}")
             continue
+        with written(to_write(f"{folder}/{PICTURES}/{name}", store, force=True)) as stage:
+            stage.write_bytes(content)
         sheet.append([*row.values(), *("" for _ in sheets.FROM_PERSON), f"{PICTURES}/{name}"])
     write_sheet(folder / SHEET, [*rows.column_names, *sheets.FROM_PERSON, "image"], sheet)
     return len(sheet), unreadable
@@ -168,9 +183,7 @@ def import_answers(options: ReviewImport, settings: Settings) -> ImportOutcome:
     """
     store = Store(settings.store)
     try:
-        named, lines = sheets.read_sheet(read_bytes(options.file))
-    except FileNotFoundError:
-        raise SourceError(f"{options.file} does not exist") from None
+        named, lines = sheets.read_sheet(read_sheet_file(options.file))
     except sheets.AnswerError as error:
         raise sheets.AnswerError(f"{options.file}: {error}") from None
     return import_lines(store, named, lines, options.file, keep=not options.dry_run)

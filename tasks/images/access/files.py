@@ -19,7 +19,7 @@ from functools import lru_cache, partial, wraps
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -28,6 +28,7 @@ from tasks.images.access.addresses import as_text, file_of, in_archive, slide_fo
 from tasks.images.access.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes in memory at once
+MOST_NAME = 2**20  # bytes of the name of a member, with all else that a tar archive says of it
 MOST_BYTES = 2**28  # of a file in memory: more than any photograph of as many pixels as are decoded
 # A single request to an object store is given up, and repeated, long before the whole read.
 S3_CLIENT = {
@@ -279,11 +280,8 @@ def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
     return files
 
 
-def _read_local(path: str, length: int = -1) -> bytes:
-    """Read a file on this machine without blocking, as a pipe without a writer would.
-
-    With a ``length`` only the first bytes are read.
-    """
+def _read_local(path: str, length: int) -> bytes:
+    """Read the first bytes of a file on this machine; a pipe without a writer does not block."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -291,6 +289,19 @@ def _read_local(path: str, length: int = -1) -> bytes:
         if length > MOST_BYTES:
             _refuse_large(status.st_size)
         return file.read(length)
+
+
+def refuse_larger(uri: str, most: int) -> None:
+    """Raise SourceError if a file is none, or has more bytes than are read of it."""
+    fs, path = filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        status = Path(path).stat()
+        _refuse_devices(path, status)
+        size = status.st_size
+    else:
+        size = fs.size(path) or 0
+    if size > most:
+        raise TooLargeError(f"{uri} has {size:,} bytes, more than the {most:,} that are read")
 
 
 def _refuse_devices(path: str, status: os.stat_result) -> None:
@@ -345,6 +356,23 @@ def _refusal(member: Member) -> str | None:
     return None if member.isreg() else "it is a link or a device, not a file"
 
 
+# The types of headers that name the next member, or say more of it.
+_LONG = frozenset((tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+                   tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK))  # fmt: skip
+
+
+class _Header(tarfile.TarInfo):
+    """A header of a tar archive, whose long name tarfile would otherwise read whatever its size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header; SourceError if it announces a name that no file has."""
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _LONG and header.size > MOST_NAME:
+            raise SourceError(f"a name of {header.size:,} bytes")
+        return header
+
+
 @lru_cache(maxsize=8)
 def _archive(kind: str, address: str, at: str) -> _Archive:
     fs, path = filesystem(address)
@@ -357,7 +385,7 @@ def _archive(kind: str, address: str, at: str) -> _Archive:
             archive = zipfile.ZipFile(file)
             members: list[Member] = [info for info in archive.infolist() if not info.is_dir()]
         else:
-            archive = tarfile.open(fileobj=file)  # noqa: SIM115  (kept open for the process)
+            archive = tarfile.open(fileobj=file, tarinfo=_Header)  # noqa: SIM115  (kept open)
             members = [info for info in archive.getmembers() if not info.isdir()]
             # A copy that was cut between two members lacks only the zeros at its end.
             archive.fileobj.seek(archive.offset)

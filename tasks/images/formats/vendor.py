@@ -6,6 +6,7 @@ Each level of a DICOM slide is a file of its own: one of them represents the sli
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from tasks.images import decoding
 from tasks.images.access.addresses import DICOM, extension_of, in_archive
-from tasks.images.access.files import asked, filesystem
+from tasks.images.access.files import asked, filesystem, read_head
 from tasks.images.formats.tiff import check_tile
 from tasks.images.geometry import Box, Slide, credible
 from tasks.types import Pixels
@@ -88,6 +89,8 @@ def _microns_per_pixel(handle: OpenSlide) -> float | None:
 
 _READ = ["SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns"]
 _ASIDE = frozenset({"LABEL", "OVERVIEW", "THUMBNAIL", "LOCALIZER"})  # pictures that are not levels
+_HEADER = 2**22  # bytes of a file that are read; the fields asked for come early
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax of a file that is packed as a whole
 # The order of files: levels first, then the wider, then the earlier row, which is negative.
 Rank = tuple[bool, int, int]
 
@@ -126,7 +129,10 @@ def read_header(row: int, uri: str) -> tuple[tuple[str, str], Rank] | None:
     if not isinstance(fs, LocalFileSystem):
         return None
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=_READ)
+        head = read_head(uri, _HEADER)
+        if _DEFLATED in head:  # pydicom unpacks all of it, and OpenSlide reads none
+            return None
+        header = dcmread(BytesIO(head), stop_before_pixels=True, specific_tags=_READ)
         series = str(header.SeriesInstanceUID)
         width = int(header.get("TotalPixelMatrixColumns") or 0)
         kinds = {str(kind).upper() for kind in header.get("ImageType") or ()}

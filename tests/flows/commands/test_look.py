@@ -2,6 +2,7 @@
 
 import webbrowser
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -9,6 +10,7 @@ from flows.commands import look as module
 from flows.commands.look import look
 from flows.options.tools import Look
 from flows.settings import Settings
+from storage.store import Store, StoreError
 from tests.support.shipping import ship
 
 
@@ -46,6 +48,17 @@ def test_a_folder_of_two_photographs_is_two_patients_and_a_light_may_have_no_rea
     assert outcome.sentence.startswith("two: 2 patients ")
     plain = outcome.model_copy(update={"light": "green", "reasons": []})
     assert "\ngreen light\n" in plain.text()
+
+
+def test_a_store_that_cannot_be_read_is_not_taken_for_none(
+    photo: Path, tiny_ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(Store, "names", refuse)
+    with pytest.raises(StoreError, match="cannot be read as a store"):
+        look(Look(photo=str(photo)), tiny_ready)
 
 
 def test_without_a_store_the_detector_of_the_package_looks(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from flows.commands import main as command_line
 from flows.commands.status import StatusOutcome, status
@@ -273,6 +274,30 @@ def test_the_password_of_a_push_gateway_is_no_parameter_of_a_run() -> None:
     settings = Settings(metrics="http://me:hush@gateway:9091")
     assert "hush" not in settings.model_dump_json()
     assert settings.metrics == "http://me:hush@gateway:9091"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/srv/store/card.json"),
+            "/srv/store/card.json cannot be used (Permission denied): check the path",
+        ),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "does not answer ([Errno 111] ref"),
+        (EndpointConnectionError(endpoint_url="http://minio"), "answer (Could not connect to the"),
+    ],
+)
+def test_what_cannot_be_reached_is_a_sentence(
+    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    def fail(*_: object) -> StatusOutcome:
+        raise error
+
+    monkeypatch.setattr(command_line, "_load", lambda place: fail)
+    code, _, err = run("status")
+    assert (code, err.count("\n")) == (1, 1)
+    assert says in err
+    assert "Error:" not in err
 
 
 @pytest.mark.parametrize("file", [None, "/srv/store/reports"])

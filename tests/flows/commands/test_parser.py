@@ -52,6 +52,8 @@ def test_a_word_that_begins_with_a_dash_stands_behind_two() -> None:
         ("segment --images i --name n --into cell", '"cell" for --into. Choose from: "cells"'),
         ("fit --images", "parameter --images requires an argument"),
         ("query a --seconds 3 --seconds 4", "--seconds specified multiple times"),
+        ("patient -x", "a name that begins with - stands last, after --: slidewatch patient -- -x"),
+        ("look --x.png --quiet", "after --: slidewatch look -- --x.png"),
     ],
 )
 def test_what_cannot_be_understood_is_one_line(typed: str, says: str) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from tasks.images.access.addresses import DICOM
 from tasks.images.formats.vendor import one_file_a_slide, read_header
@@ -76,3 +79,18 @@ def test_a_lone_level_is_a_slide_and_other_listings_stay_as_they_are(tmp_path: P
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     photos = list_images(str(tmp_path), limit=None)
     assert one_file_a_slide(photos, pytest.fail).equals(photos)
+
+
+def test_a_file_that_is_packed_as_a_whole_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zlib.decompress", lambda *_, **__: pytest.fail("it was unpacked"))
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID("1.2"), UID("1.3")
+    file = tmp_path / "a.dcm"
+    with file.open("wb") as out:
+        out.write(bytes(128) + b"DICM")
+        write_file_meta_info(out, meta)
+        out.write(bytes(64))
+    assert read_header(0, file.as_uri()) is None

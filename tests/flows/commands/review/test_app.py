@@ -73,6 +73,8 @@ def test_diagnosis_and_scores_are_hidden_until_the_answer_is_there(
         ("/secret/picture/nobody", OWN, 404),
         ("/secret/by/Ada/nobody", OWN, 404),
         ("/secret/by/.hidden", OWN, 404),
+        pytest.param(f"/secret/by/Ada/patients/{6_000 * '9'}", OWN, 414, id="6,000 digits"),
+        pytest.param(f"/secret/by/Ada/patients/{900 * '9'}", OWN, 404, id="900 digits"),
     ],
 )
 def test_a_stranger_sees_nothing(

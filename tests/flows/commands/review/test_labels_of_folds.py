@@ -11,7 +11,7 @@ import pytest
 from flows.commands.review.apply import apply
 from flows.commands.review.queue import export
 from flows.options.tools import ReviewApply, ReviewExport
-from flows.settings import Settings
+from flows.settings import Settings, UsageError
 from storage.models import classifiers
 from storage.store import Store, StoreError, digest_of
 from tasks.answers.sheets import AnswerError
@@ -94,7 +94,7 @@ def test_labels_that_look_wrong_come_first_with_their_pictures(
         Path(row["uri"][7:]).read_bytes() for row in rows
     ]
     assert (found.cells, found.left_out) == (3, {"beyond the limit": 4 * CELLS - 3})
-    with pytest.raises(SourceError, match="may hold answers"):
+    with pytest.raises(SourceError, match="is there already"):
         export(ReviewExport(to=str(tmp_path / "out"), model="folded"), settings)
 
 
@@ -126,6 +126,6 @@ def test_what_cannot_be_corrected_is_said(settings: Settings, tmp_path: Path) ->
     fill_in(found.sheet, ["Infected"])
     with pytest.raises(AnswerError, match="no answer 'Infected'"):
         apply(ReviewApply(to=str(tmp_path / "c.parquet"), sheet=found.sheet), settings)
-    with pytest.raises(SourceError, match=r"is no \.parquet file"):
+    with pytest.raises(UsageError, match=r"is no \.parquet file"):
         apply(ReviewApply(to=str(tmp_path / "c.csv"), sheet=found.sheet), settings)
     assert not (tmp_path / "c.parquet").exists()

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tarfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -213,8 +214,6 @@ def test_files_that_are_no_images_are_counted_in_one_line(tmp_path: Path, kind: 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_a_name_that_is_not_utf_8_is_one_row_that_failed(tmp_path: Path, kind: str) -> None:
-    import tarfile
-
     night = tmp_path / "night"
     night.mkdir()
     names = [b"1.png", b"caf\xe9.png", b"caf\xe8.png"]
@@ -279,3 +278,25 @@ def test_no_object_is_read_beyond_the_limit(
         read_bytes(f"{root}/five")
     with pytest.raises(FileNotFoundError):
         read_bytes(f"{root}/none")
+
+
+def test_a_name_in_an_archive_is_not_read_whatever_its_length(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("a.png")
+    header.type, header.size = tarfile.XHDTYPE, 2**31
+    (tmp_path / "night.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(SourceError, match=r"night\.tar cannot be read .* a name of 2,147,483,648"):
+        list_images(str(tmp_path / "night.tar"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("night.csv", "has 4,294,967,296 bytes, more"), ("night.parquet", "footer has 3,999,999,999")],
+)
+def test_a_manifest_that_would_fill_the_memory_is_refused(
+    name: str, says: str, tmp_path: Path
+) -> None:
+    with (tmp_path / name).open("wb") as file:  # it takes no room on the disk
+        file.seek(2**32 - 8)
+        file.write((3_999_999_999).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(SourceError, match=says):
+        list_images(str(tmp_path / name))
