@@ -11,6 +11,7 @@ from flows.commands.status import verify
 from flows.commission import learn
 from flows.fit import fit
 from flows.jobs import tuning
+from flows.monitoring import logs
 from flows.options.flows import Commission, Fit, Screen
 from flows.options.tools import Verify
 from flows.screen import screen
@@ -54,7 +55,7 @@ def taps(settings: Settings, batch: str, model: str) -> dict[str, np.ndarray]:
 def test_a_night_of_blood_is_tuned_to_and_its_distances_are_not(
     made: Settings, night: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger=logs.PROGRAM)
     screen(Screen(images=str(night), batch="first"), made)
     found = tuned_to(made, "first")
     assert found.tuning is not None
