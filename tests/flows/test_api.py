@@ -137,6 +137,7 @@ def test_a_photograph_is_seen_as_the_command_sees_it(photo: Path, tiny_ready: Se
     np.testing.assert_allclose(low, whole[["x", "y"]], atol=2)
 
 
+@pytest.mark.slow
 def test_photographs_from_memory_give_their_cells_in_order(
     photo: Path, tiny_ready: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def kill(bench: Bench, run: Run, counts: Counts, points: list[int]) -> None:
         counts.add(run.action, f"{point} ({calm.ended.calls[point - 1]}) {damaged}", *found)
 
 
+@pytest.mark.slow
 def test_prune_may_be_killed_at_any_change_of_the_store(answered: Bench) -> None:
     counts, calm = Counts("prune --apply, dying"), answered.calm(PRUNING)
     gone = files_of(answered.template).keys() - calm.files.keys()
@@ -65,6 +66,7 @@ def test_prune_may_be_killed_at_any_change_of_the_store(answered: Bench) -> None
     counts.check()
 
 
+@pytest.mark.slow
 def test_review_apply_may_be_killed_at_any_call_and_leaves_a_manifest_or_none(
     answered: Bench,
 ) -> None:
