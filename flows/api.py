@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -181,6 +182,7 @@ class Detector:
         self, store: Store, card: DetectorCard, laboratory: LaboratoryCard | None = None
     ) -> None:
         self.card, self.laboratory = card, laboratory
+        import_module("torch")  # so that screening restores its number of threads
         self.model: classifiers.ModelCard = load_model_of(store, card)
         # Screening writes its results to the detector's store, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -117,15 +118,15 @@ _OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", defau
 @contextmanager
 def in_this_process(settings: Settings) -> Iterator[None]:
     """Let flows with these settings run their jobs in this process during the block."""
-    import torch  # its number of threads is that of this process
-
-    threads = torch.get_num_threads()
+    torch = sys.modules.get("torch")  # to import it takes seconds, and not every job needs it
+    threads = torch and torch.get_num_threads()
     before = _OPENED.set((settings.model_copy(update={"store": ""}), cast(Client, Here())))
     try:
         yield
     finally:
         _OPENED.reset(before)
-        torch.set_num_threads(threads)  # jobs compute on one thread, like workers
+        if torch:  # jobs compute on one thread, like workers
+            torch.set_num_threads(threads)
 
 
 def check_versions(client: Client) -> None:
