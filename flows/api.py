@@ -11,7 +11,6 @@ numbers are those of its report. Nothing is written to the store. It needs panda
 (``pip install 'slidewatch[notebook]'``).
 """
 
-import base64
 import shutil
 import tempfile
 import weakref
@@ -48,6 +47,7 @@ from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.manifest import SCHEMA
 from tasks.visualisation.overlay import outline_of
+from tasks.visualisation.page import data_uri
 from tasks.visualisation.pictures import thumbnail
 from tasks.words import counted
 
@@ -361,10 +361,10 @@ def _thumbnail(place: regions.ImageRef | None) -> str:
     if place is None:
         return ""
     try:
-        data = base64.b64encode(thumbnail(regions.find(place).image())).decode()
+        source = data_uri(thumbnail(regions.find(place).image()), "webp")
     except Exception:  # its row says why
         return ""
-    return f'<img alt="" width="64" src="data:image/webp;base64,{data}">'
+    return f'<img alt="" width="64" src="{source}">'
 
 
 def _text(name: str, value: Any) -> str:

@@ -34,8 +34,9 @@ from storage.models.laboratories import (
 from storage.models.tunings import note_laboratory, tuning_of
 from storage.parquet import read_table
 from storage.reports.tables import PATIENTS, report_path
-from storage.store import Store, StoreError, check_name
+from storage.store import Store, StoreError
 from tasks.counting.call import needs_text
+from tasks.images.listing import each_source
 from tasks.laboratories.missing import negative_texts, positive_text
 from tasks.words import counted
 
@@ -73,20 +74,24 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
         StoreError: see `learn`.
     """
     store, name = Store(settings.store), options.name
-    check_name("laboratory", name)
     known = find_laboratory(store, name)
     if known is None:
         population(store, detectors.load_detector_card(store, options.detector))
-        screen_sources(options.screening(None), settings)
     elif options.laboratory is None and known.night(options.batch) is None:
         raise LaboratoryError(
             f"there is a laboratory {name} already: if batch {options.batch} was made there, say "
             f"--laboratory {name}, else another name"
         )
-    learned = learn(options, settings)
-    at = _reopened(store, options)
-    night = screen_sources(options.screening(at), settings)
-    missing = _missing(store, options, settings.negative_percent / 100)
+    with open_client(settings):  # the same workers for all that follows
+        if known is None:
+            screen_sources(options.screening(None), settings)
+        learned = learn(options, settings)
+        detector, card = detector_at(store, options.detector, name)
+        assert card is not None
+        if card.counting is not None:
+            _reopen(store, options, detector, card)
+        night = screen_sources(options.screening(name if card.counting else None), settings)
+    missing = _missing(store, options, detector, card, settings.negative_percent / 100)
     return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
 
 
@@ -99,7 +104,6 @@ def learn(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
         StoreError: the laboratory was learned with another model.
     """
     store, name = Store(settings.store), options.name
-    check_name("laboratory", name)
     known = find_laboratory(store, name)
     wanted = options.detector or (known.detector if known else None)
     detector = detectors.load_detector_card(store, wanted, on_damage=console.warn)
@@ -126,26 +130,24 @@ def learn(options: Commission, settings: Settings) -> report.LaboratoryOutcome:
     return report.laboratory_outcome(lab.store, made, changed, diagnosis)
 
 
-def _reopened(store: Store, options: Commission) -> str | None:
-    """Return the laboratory to screen a batch at, by its newest version; None if it has no rates.
-
-    A screening that used another version begins again.
-    """
-    detector, card = detector_at(store, options.detector, options.name)
-    assert card is not None
-    if card.counting is None:
-        return None
+def _reopen(
+    store: Store, options: Commission, detector: detectors.DetectorCard, card: LaboratoryCard
+) -> None:
+    """Let the screening of a batch begin again if it used another version of its laboratory."""
     key = ledger.screening_key(detector.name, card.name)
     with lease_batch(store, options.batch, wait=options.wait) as held:
         batch = load_batch(held.store, options.batch)
         ledger.reopen_older(held.store, batch, key, card.version)
-    return card.name
 
 
-def _missing(store: Store, options: Commission, wanted: float) -> list[str]:
+def _missing(
+    store: Store,
+    options: Commission,
+    detector: detectors.DetectorCard,
+    card: LaboratoryCard,
+    wanted: float,
+) -> list[str]:
     """Say which calls are possible at a laboratory, and what others need."""
-    detector, card = detector_at(store, options.detector, options.name)
-    assert card is not None
     batch = load_batch(store, options.batch)
     patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
     rates = load_laboratory_rates(store, card)
@@ -155,7 +157,14 @@ def _missing(store: Store, options: Commission, wanted: float) -> list[str]:
         names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in patients]
         listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
         again = shell_command(
-            *("commission", *options.each_image, "--batch", batch.name, "--laboratory", card.name),
+            *(
+                "commission",
+                *each_source(options.images),
+                "--batch",
+                batch.name,
+                "--laboratory",
+                card.name,
+            ),
             *("--negative", "NAME"),
         )
         return [

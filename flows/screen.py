@@ -175,9 +175,9 @@ def screen_sources(
         taken, batch = prepare(held.store, options, settings, card.classes, work, root)
         screened = Screened(held.store, batch, card, detector, laboratory=laboratory)
         run = _run(held, settings, screened)
-        seal, repeated, page_failure = run.seal, run.repeated, run.page_failure
+        seal = run.seal
         night = _announced(held, batch, run, settings)
-    new = come_since(store, batch, _wanted(options, root), card.classes) if repeated else []
+    new = come_since(store, batch, _wanted(options, root), card.classes) if run.repeated else []
     return ScreenOutcome(
         batch=batch.name,
         report=store.address(*tables.report_path(batch.name, batch.batch_date)),
@@ -197,8 +197,8 @@ def screen_sources(
         light=night["light"],
         reasons=night["reasons"],
         seconds=time.monotonic() - started,
-        repeated=repeated,
-        page_failure=page_failure,
+        repeated=run.repeated,
+        page_failure=run.page_failure,
         come_since=new,
     )
 

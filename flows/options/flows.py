@@ -198,6 +198,13 @@ class OfANight(Options):
     wait: Wait = False
 
 
+def _name_after(images: str | list[str]) -> str:
+    """Make a name of the first source."""
+    from tasks.images.names import batch_name  # not for a help text
+
+    return batch_name(images if isinstance(images, str) else images[0])
+
+
 class OfABatch(OfANight):
     """The options that the flows `screen` and `commission` share."""
 
@@ -218,11 +225,8 @@ class OfABatch(OfANight):
         """Name a batch that has no name after its first source and its day."""
         if not isinstance(given, dict) or given.get("batch") or not given.get("images"):
             return given
-        from tasks.images.names import batch_name
-
-        images, day = given["images"], given.get("date") or datetime.date.today()
-        first = images if isinstance(images, str) else images[0]
-        return given | {"batch": f"{batch_name(first)}-{day}"}
+        day = given.get("date") or datetime.date.today()
+        return given | {"batch": f"{_name_after(given['images'])}-{day}"}
 
 
 class Screen(OfABatch):
@@ -251,14 +255,7 @@ class Commission(OfABatch):
     @property
     def name(self) -> str:
         """Return the name of the laboratory."""
-        from tasks.images.names import batch_name
-
-        return self.laboratory or batch_name(self.each_image[0])
-
-    @property
-    def each_image(self) -> list[str]:
-        """List the sources."""
-        return [self.images] if isinstance(self.images, str) else self.images
+        return self.laboratory or _name_after(self.images)
 
     def screening(self, laboratory: str | None) -> Screen:
         """Return the options that screen the same batch, at a laboratory or at none."""

@@ -1,16 +1,23 @@
 """Say what a laboratory still needs before its patients can be called."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
+from tasks import bundles
 from tasks.counting.call import LEAST_CELLS, percent_text
-from tasks.counting.error_rates import LEAST_SLIDES, ErrorCounts, laboratory_rates
+from tasks.counting.error_rates import (
+    LEAST_SLIDES,
+    THRESHOLDS,
+    ErrorCounts,
+    laboratory_rates,
+    merge_errors,
+)
 from tasks.counting.interpretation import ErrorRates, blank_count, cells_needed
-from tasks.types import Counts, Float
 from tasks.words import counted
 
-TRIED = (0, 3, 10, 30)  # further negative slides
+TRIED = (3, 10, 30)  # further negative slides
 MARKED = 20  # parasites of a patient, if a person has marked them
 MOST_CELLS = 20_000  # that anybody photographs of a patient
 
@@ -44,7 +51,7 @@ def negative_texts(
     needed = cells_needed(wanted, rates)
     if needed is not None and needed <= MOST_CELLS:
         return [f"to be negative (at most {share}) a patient needs {needed:,} red cells"]
-    for what, more in _further(fitted, known, rates.log_odds):
+    for what, more in _further(fitted, known):
         needed = cells_needed(wanted, laboratory_rates(fitted, more, rates.log_odds))
         if needed is not None and needed <= MOST_CELLS:
             return [f"{what}, and patients of {needed:,} red cells can be negative"]
@@ -52,31 +59,26 @@ def negative_texts(
     return [f"nobody can be called negative (at most {share}): {rate}"]
 
 
-def _further(
-    fitted: ErrorCounts, known: ErrorCounts, log_odds: float
-) -> Iterator[tuple[str, ErrorCounts]]:
+def _further(fitted: ErrorCounts, known: ErrorCounts) -> Iterator[tuple[str, ErrorCounts]]:
     """Add more and more slides like the known ones, and say what was added."""
     negative = np.flatnonzero(known.negatives > 0)
-    found = fitted.found.sum(axis=0) / max(fitted.positives.sum(), 1)
-    some = np.full(LEAST_SLIDES, MARKED)
-    for marked in (False, True):
+    none = np.zeros((LEAST_SLIDES, len(THRESHOLDS)), np.int64)
+    found = np.rint(MARKED * fitted.found.sum(axis=0) / max(fitted.positives.sum(), 1))
+    marked = ErrorCounts(
+        tuple(f"marked {n}" for n in range(LEAST_SLIDES)),
+        none[:, 0],
+        none[:, 0] + MARKED,
+        none,
+        none + found.astype(np.int64),
+    )
+    by_person = f"marked parasites of {LEAST_SLIDES} patients (review serve, apply)"
+    for words, start in (([], known), ([by_person], merge_errors(known, marked))):
+        if words:
+            yield by_person, start
         for slides in TRIED:
-            again = np.resize(negative, slides)
-            parasites = some if marked else some[:0]
-            rows = len(again), len(parasites)
-            more = ErrorCounts(
-                (*known.slides, *(f"further {n}" for n in range(sum(rows)))),
-                np.concatenate([known.negatives, known.negatives[again], 0 * parasites]),
-                np.concatenate([known.positives, np.zeros(rows[0], np.int64), parasites]),
-                np.concatenate([known.false, known.false[again], _table(0 * parasites, found)]),
-                np.concatenate([known.found, 0 * known.found[again], _table(parasites, found)]),
+            again = bundles.take(known, np.resize(negative, slides))
+            again = replace(again, slides=tuple(f"further {n}" for n in range(slides)))
+            yield (
+                " and ".join([f"{slides} more negative slides", *words]),
+                merge_errors(start, again),
             )
-            words = [f"{slides} more negative slides"] * bool(slides)
-            words += [f"marked parasites of {LEAST_SLIDES} patients (review serve, apply)"] * marked
-            if words:
-                yield " and ".join(words), more
-
-
-def _table(parasites: Counts, found: Float) -> Counts:
-    """Count how many of some parasites (S,) pass each threshold, at shares (K,)."""
-    return np.rint(np.multiply.outer(parasites, found)).astype(np.int64)

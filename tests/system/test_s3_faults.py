@@ -20,7 +20,7 @@ from tests.support.faults.trials import Bench, count
 FLOWS = ("screening", "fitting")
 OF_OBJECTS = ("half", "wrong")  # the client cannot know, and only reads may go wrong so
 PLACES = 12  # of all calls of a run, tried with each kind of fault
-STORM = 25  # of so many calls one goes wrong
+STORM = 25  # calls, of which one goes wrong
 TRIES = {"AWS_MAX_ATTEMPTS": "2"}  # of the client, so that it gives up soon
 
 
