@@ -18,10 +18,11 @@ from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
 from flows.outcome import shell_command, table
-from flows.screen import ScreenOutcome, extract, prepare, screen_sources, tune
+from flows.screen import ScreenOutcome, prepare, screen_sources, tune
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, warn_of_model
 from flows.stages.counting.chosen_thresholds import errors_of_detector, load_laboratory_rates
+from flows.stages.scoring import extract
 from storage.batches import ledger
 from storage.batches.manifests import Batch, load_batch
 from storage.models import detectors

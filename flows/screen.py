@@ -13,16 +13,15 @@ from pydantic import Field
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.shard import ShardJob
 from flows.jobs.tuning import TuningJob, measure_tuning
-from flows.monitoring import console, prefect_runs, telemetry
+from flows.monitoring import console, telemetry
 from flows.monitoring.logs import log
-from flows.monitoring.prefect_artifacts import announce, progress_artifact
+from flows.monitoring.prefect_artifacts import announce
 from flows.options.flows import Screen
 from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages import scoring, written_pages
-from flows.stages.batch import lease_batch, run_shards, start_or_resume, warn_of_model
+from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, publish, valid_seal
 from flows.stages.sources.sorting import Taken, Wanted, come_since, counted_sorts, take
 from storage.batches import ledger
@@ -275,10 +274,10 @@ def _announced(held: Lease, batch: Batch, run: Published, settings: Settings) ->
 
 def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> ledger.Seal:
     """Extract, score and publish, at the newest version of a laboratory that begins now."""
+    begun = _as_begun(newest)
     with telemetry.stage("extract"):
-        extract(client, newest)
+        scoring.extract_and_score(client, begun)
     with telemetry.stage("score"):
-        begun = _as_begun(newest)
         parts = scoring.score_slides(client, begun)
     held.check()
     with telemetry.stage("publish"):
@@ -346,14 +345,3 @@ def tune(client: Client, of: Screened) -> Screened:
     does = "is" if known.tuning else "is not"
     log(logging.INFO, f"the network {does} tuned to batch {batch.name}: {known.why}")
     return replace(of, model=model.tuned(known.tuning))
-
-
-@prefect_runs.task
-def extract(client: Client, of: Screened) -> None:
-    """Extract the features of the batch's shards, and show the progress in Prefect."""
-    store, batch, card = of.store, of.batch, of.model
-    jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
-    with progress_artifact(batch.name, len(jobs)) as progress:
-        results = run_shards(client, store, batch, card, jobs, f"screen {batch.name}")
-        for done, _ in enumerate(results, 1):
-            progress.update(done)

@@ -46,9 +46,14 @@ STARTED = {
     # for each shard of a night.
     "distributed.admin.low-level-log-length": 0,
 }
-# Dask samples the stack of each worker every 10 ms and wakes all its processes every 20 ms, which
-# costs an idle coordinator and its workers 3% of a core each.
-QUIET = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
+# Dask samples the stack of each worker every 10 ms, wakes its processes every 20 ms, and measures
+# them and the machine often: an idle coordinator and its workers would take a tenth of a core each.
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "500ms",
+}
 FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
 

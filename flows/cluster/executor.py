@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -44,7 +43,7 @@ class _Flight(Generic[Work]):
 def run_in_order(
     client: Client,
     work: Callable[[Work], Result],
-    jobs: Iterable[Work],
+    jobs: Iterable[Work | None],
     *,
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
@@ -52,11 +51,12 @@ def run_in_order(
 ) -> Iterator[Result]:
     """Run jobs on the cluster and yield their results in the jobs' order.
 
-    At most four jobs per worker thread are in flight; a result is released as soon as it is taken.
-    If a job's worker dies, the job runs elsewhere; if that worker dies too, it runs once more with
-    no other job, so that it neither kills others nor is blamed for them. If it dies alone, the rows
-    of a `Job` are probed, and a last run quarantines those that kill. Passing storage errors are
-    retried, by the job that ``again`` makes. A worker with other versions than here does no job.
+    ``jobs`` may yield None: no job can begin before another result is taken. At most four jobs per
+    worker thread are in flight; a result is released as soon as it is taken. If a job's worker
+    dies, the job runs elsewhere; if that worker dies too, it runs once more with no other job, so
+    that it neither kills others nor is blamed for them. If it dies alone, the rows of a `Job` are
+    probed, and a last run quarantines those that kill. Passing storage errors are retried, by the
+    job that ``again`` makes. A worker with other versions than here does no job.
 
     Raises:
         ClusterError: a job has failed for good, or the cluster is lost; the message says what to
@@ -72,7 +72,8 @@ def run_in_order(
             listener(event)
 
     def start() -> None:
-        for job in islice(waiting, max(0, window.size() - len(in_flight))):
+        size = window.size()
+        while len(in_flight) < size and (job := next(waiting, None)) is not None:
             in_flight.append(_Flight(job, _submit(client, work, job)))
             tell(events.Kind.STARTED)
 
@@ -91,6 +92,7 @@ def run_in_order(
             finished += 1
             tell(events.Kind.FINISHED)
             yield result
+            start()  # what waited for it
     finally:
         with suppress(*LOST):
             client.cancel([flight.future for flight in in_flight], force=True)
@@ -101,7 +103,7 @@ def run_in_order(
 def run_jobs(
     client: Client,
     work: Callable[[Work], Result],
-    jobs: Iterable[Work],
+    jobs: Iterable[Work | None],
     *,
     title: str,
     again: Callable[[Work], Work] = lambda job: job,

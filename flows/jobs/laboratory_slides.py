@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs import verified, worker
-from flows.jobs.scoring.feature_rows import Features, judged_classes
+from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, read_manifest
@@ -170,13 +170,13 @@ def _cells(
     values: dict[str, list[Single]] = {tap: [] for tap in taps}
     classes, ordinary, labels = [], [], []
     for number in np.unique(rows // batch.shard_rows).tolist():
-        block, _, manifest = features.shard(number)
+        held = features.shard(number)
         places = rows[rows // batch.shard_rows == number] - number * batch.shard_rows
         for tap in taps:
-            values[tap].append(block.taps[tap][places])
-        classes.append(judged_classes(block, manifest)[places])
-        ordinary.append(~is_white_cell(manifest)[places])
-        labels.append(block.label[places])
+            values[tap].append(held.block.taps[tap][places])
+        classes.append(held.classes[places])
+        ordinary.append(~is_white_cell(held.manifest)[places])
+        labels.append(held.block.label[places])
     cells = learning.SlideCells(
         groups.GroupKey(batch.key, slide.patient or "", slide.slide or ""),
         rows,

@@ -2,10 +2,11 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 from distributed import Client
 
@@ -150,18 +151,24 @@ def run_shards(
     store: Store,
     batch: manifests.Batch,
     card: ModelCard,
-    jobs: list[ShardJob],
+    jobs: Iterable[Any],
     title: str,
+    work: Callable[[Any], ShardResult | None] | None = None,
 ) -> Iterator[ShardResult]:
-    """Preallocate the batch's features and run its shards, in order."""
+    """Preallocate the batch's features and run its shards, in order.
+
+    ``work`` may also do other ``jobs`` than shards, which have no result.
+    """
     prepare_features(store, batch, card)
     _warn_of_versions(store, batch, card.features)
-    results = run_jobs(
-        client, run_shard, jobs, title=title, again=lambda job: replace(job, tries=job.tries + 1)
-    )
-    for result in results:
-        telemetry.shard_done(result)
-        yield result
+
+    def again(job: Any) -> Any:
+        return replace(job, tries=job.tries + 1) if isinstance(job, ShardJob) else job
+
+    for result in run_jobs(client, work or run_shard, jobs, title=title, again=again):
+        if result is not None:
+            telemetry.shard_done(result)
+            yield result
 
 
 def images_of(store: Store, card: ModelCard, batch: manifests.Batch, rows: Index) -> list[Image]:

@@ -8,7 +8,7 @@ Chen, Wiesel, Eldar & Hero (2010).
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky, eigh, solve_triangular
 
 from tasks import bundles, types
 from tasks.detector.moments import Moments
@@ -98,6 +98,24 @@ def nearest_class_distance(gaussian: TiedGaussian, features: types.Numbers) -> t
 def condition_number(gaussian: TiedGaussian) -> float:
     """Compute the ratio of the largest to the smallest eigenvalue of the shrunk covariance."""
     return float(np.linalg.cond(gaussian.factor) ** 2)
+
+
+class Axes:
+    """The axes in which two covariances W and B (d, d) are the identity and a diagonal.
+
+    W must be positive definite. Distances under B + W / n for any n then need no factorisation.
+    """
+
+    def __init__(self, within: types.Float, between: types.Float) -> None:
+        self._between, self._vectors = eigh(between, within)
+
+    def squared(self, rows: types.Float, n: float = 1.0) -> types.Float:
+        """Compute x^T (B + W / n)^-1 x (k,) of every row x (k, d)."""
+        return np.asarray((rows @ self._vectors) ** 2 @ (1 / (self._between + 1 / n)))
+
+    def squared_within(self, rows: types.Float) -> types.Float:
+        """Compute x^T W^-1 x (k,) of every row x (k, d)."""
+        return np.asarray(((rows @ self._vectors) ** 2).sum(axis=-1))
 
 
 def whitened(factor: types.Float, rows: types.Numbers) -> types.Float:

@@ -14,11 +14,11 @@ from PIL import Image
 
 from flows.cluster.requirements import ClusterError
 from flows.fit import fit
-from flows.jobs.shard import run_shard
+from flows.jobs.scoring import scores
+from flows.jobs.shard import ShardJob
 from flows.options.flows import Fit, Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
-from flows.stages import batch as batch_module
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
 from storage.models.classifiers import load_card
@@ -118,7 +118,7 @@ def test_a_resumed_run_does_only_what_is_left_and_ends_in_the_same_bytes(
     reference = screen_night(images, undisturbed)
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch_module, "run_shard", _dies_at_the_third_shard)
+        patched.setattr(scores, "extract_or_score", _dies_at_the_third_shard)
         with pytest.raises(ClusterError, match=r"rows 16 to 24.*run the same"):
             screen(Screen(images=str(images / "night"), batch="night"), ready)
     assert not list((Path(ready.store) / "reports").rglob("*.parquet"))
@@ -301,9 +301,9 @@ def test_a_night_without_images_is_red_until_they_have_come(
 
 
 def _dies_at_the_third_shard(job: object) -> object:
-    if job.shard.number == 2:  # type: ignore[attr-defined]
+    if isinstance(job, ShardJob) and job.shard.number == 2:
         raise RuntimeError("the worker is gone")
-    return run_shard(job)  # type: ignore[arg-type]
+    return scores.extract_or_score(job)  # type: ignore[arg-type]
 
 
 def test_a_batch_name_belongs_to_its_images_and_its_day(images: Path, ready: Settings) -> None:

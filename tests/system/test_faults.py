@@ -184,9 +184,10 @@ def screen_with_a_killed_worker(
     images: Path, settings: Settings, marker: Path, patch: pytest.MonkeyPatch
 ) -> ScreenOutcome:
     """Screen a night of which one worker dies with its shard done, and nobody told."""
-    from flows.stages import batch
+    from flows.jobs.scoring import scores
 
-    patch.setattr(batch, "run_shard", partial(_die_once, batch.run_shard, str(marker)))
+    dying = partial(_die_once, scores.extract_or_score, str(marker))
+    patch.setattr(scores, "extract_or_score", dying)
     outcome = screen(Screen(images=str(images), batch="night"), settings)
     assert marker.exists()
     return outcome

@@ -1,6 +1,7 @@
 """Read a batch's features by row, shard by shard, checked against the ledger's digests."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,14 @@ from tasks.types import Index, Single
 SHARDS_HELD = 8  # shards of features in memory
 SHARDS_AHEAD = 4  # shards read together from a remote store
 
-Held = tuple[FeatureBlock, ledger.ShardRecord, pa.Table]  # a shard, with its rows of the manifest
+
+class Held(NamedTuple):
+    """A shard in memory, with its rows of the manifest and its cells' `judged_classes`."""
+
+    block: FeatureBlock
+    record: ledger.ShardRecord
+    manifest: pa.Table
+    classes: Index
 
 
 class Features:
@@ -42,8 +50,9 @@ class Features:
             others = [number for number in self._held if number not in some]
             for oldest in others[: max(0, len(self._held) + len(missing) - SHARDS_HELD)]:
                 del self._held[oldest]
-            with self._store.together() as pool:
-                self._held.update(zip(missing, pool.map(self._read, missing), strict=True))
+            if missing:
+                with self._store.together() as pool:
+                    self._held.update(zip(missing, pool.map(self._read, missing), strict=True))
             shards = [self._held.pop(number) for number in some]
             self._held.update(zip(some, shards, strict=True))
             while shards:
@@ -62,7 +71,8 @@ class Features:
                 f"features of rows {shard.start} to {shard.stop} of batch {self._batch.name} are "
                 "not those that were extracted: run the same command again to extract them again"
             )
-        return *verified, reading.result()
+        manifest = reading.result()
+        return Held(*verified, manifest, judged_classes(verified[0], manifest))
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
         """Yield the shards of some rows, and the rows within each shard."""
@@ -75,14 +85,13 @@ class Features:
         """Read taps (k, d) and diagnosed classes (k,) of some rows in ascending order."""
         features: dict[str, list[Single]] = {tap: [] for tap in taps}
         classes: list[Index] = []
-        numbers = np.unique(rows // self._batch.shard_rows).tolist()
-        for number, (block, _, manifest) in zip(numbers, self.shards(numbers), strict=True):
-            places = (
-                rows[rows // self._batch.shard_rows == number] - number * self._batch.shard_rows
-            )
+        of_shard = rows // self._batch.shard_rows
+        numbers = np.unique(of_shard).tolist()
+        for number, held in zip(numbers, self.shards(numbers), strict=True):
+            places = rows[of_shard == number] - number * self._batch.shard_rows
             for tap in taps:
-                features[tap].append(block.taps[tap][places])
-            classes.append(judged_classes(block, manifest)[places])
+                features[tap].append(held.block.taps[tap][places])
+            classes.append(held.classes[places])
         return (
             {tap: np.concatenate(parts) for tap, parts in features.items()},
             np.concatenate(classes),

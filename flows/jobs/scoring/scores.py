@@ -6,6 +6,7 @@ shard at a time.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.jobs import verified, worker
-from flows.jobs.scoring.feature_rows import Features, judged_classes
+from flows.jobs.scoring.feature_rows import Features, Held
 from flows.jobs.scoring.night import (
     NOTHING_NEARER,
     Compared,
@@ -27,8 +28,9 @@ from flows.jobs.scoring.night import (
     taps_of,
 )
 from flows.jobs.scoring.screened import Screened
+from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from storage.batches.features import FeatureBlock, image_ids
-from storage.batches.ledger import ShardRecord, scores_path, shifts_path
+from storage.batches.ledger import scores_path, shifts_path
 from storage.parquet import ROWS, groups_of, write_parts, write_table
 from tasks.detector import verdict
 from tasks.detector.detector import Detector, Scores, score
@@ -69,9 +71,9 @@ class ScoreJob:
     """Consecutive rows of whole slides to be scored.
 
     ``part`` is its number in the batch; ``night`` the reference for slides and patients with too
-    few cells, None if all have enough. Slides are expected to be like those of the laboratory. A
-    ``discriminant`` is that of the second witness, where it is not the detector's or the
-    laboratory's.
+    few cells, None if it is not known yet. Slides are expected to be like those of the
+    laboratory. A ``discriminant`` is that of the second witness, where it is not the detector's or
+    the laboratory's.
     """
 
     screened: Screened
@@ -79,7 +81,7 @@ class ScoreJob:
     slides: tuple[SlideRows, ...]
     spans: tuple[Span, ...]
     scored_at: datetime
-    night: NightReference | None
+    night: NightReference | None = None
     discriminant: Discriminant | None = None
 
 
@@ -96,8 +98,21 @@ def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
     return _scorer(job).rows()
 
 
-def score_part(job: ScoreJob) -> int:
-    """Score a part's cells and slides; return the number of cells."""
+class NightNeededError(Exception):
+    """Cells of a part are to be compared with the night, which is not known yet."""
+
+
+def extract_or_score(job: ShardJob | ScoreJob) -> ShardResult | None:
+    """Extract a shard, or score a part unless the night is needed, which is not known yet."""
+    if isinstance(job, ShardJob):
+        return run_shard(job)
+    with suppress(NightNeededError):
+        score_part(job)
+    return None
+
+
+def score_part(job: ScoreJob) -> None:
+    """Score a part's cells and slides."""
     worker.settle_worker()
     scorer, store = _scorer(job), job.screened.store
     part = job.screened.batch, job.screened.key, job.part
@@ -108,7 +123,6 @@ def score_part(job: ScoreJob) -> int:
     write_parts(store, first.schema, groups, *scores_path(*part))
     # The shifts come last: they mark the part as complete.
     write_table(store, scorer.shifts(), *shifts_path(*part))
-    return job.spans[-1].stop - job.spans[0].start
 
 
 def _scorer(job: ScoreJob) -> "_Scorer":
@@ -132,22 +146,20 @@ class _Scorer:
         spans = self.job.spans
         pieces = list(self.features.pieces(spans[0].start, spans[-1].stop))
         shards = self.features.shards(number for number, _ in pieces)
-        for (number, piece), (block, record, manifest) in zip(pieces, shards, strict=True):
+        for (number, piece), held in zip(pieces, shards, strict=True):
             first = number * self.job.screened.batch.shard_rows
-            places = np.arange(piece.start, piece.stop)
-            yield self._image_rows(block.take(places), record, manifest, first, piece)
+            yield self._image_rows(held, first, piece)
 
-    def _image_rows(
-        self, block: FeatureBlock, record: ShardRecord, manifest: pa.Table, first: int, piece: slice
-    ) -> pa.Table:
+    def _image_rows(self, held: Held, first: int, piece: slice) -> pa.Table:
         card, detector = self.job.screened.model, self.job.screened.detector
-        manifest = manifest.slice(piece.start, piece.stop - piece.start)
+        block = held.block.take(np.arange(piece.start, piece.stop))
+        manifest = held.manifest.slice(piece.start, piece.stop - piece.start)
         failures = {
             f.row - piece.start: f"{f.reason}: {f.message}"
-            for f in record.failures
+            for f in held.record.failures
             if piece.start <= f.row < piece.stop
         }
-        scores, lean = self._scores(block, manifest, first + piece.start)
+        scores, lean = self._scores(block, held.classes[piece], first + piece.start)
         odds, by_witness = self._diagnosed(block, lean)
         logits: Numbers = block.logits
         if odds is not None and len(card.classes) == 2:
@@ -181,16 +193,16 @@ class _Scorer:
         by_witness = witnesses.scales.combine(odds, scores)
         return by_witness.both, by_witness
 
-    def _scores(self, block: FeatureBlock, manifest: pa.Table, start: int) -> tuple[Scores, Float]:
-        """Score a block whose first row in the batch is ``start``, and find its cells' leans (n,).
+    def _scores(self, block: FeatureBlock, classes: Index, start: int) -> tuple[Scores, Float]:
+        """Score a block of diagnosed ``classes`` (n,), and find its cells' leans (n,).
 
+        Its first row in the batch is ``start``.
         A lean is the amount by which the discriminant scores the cell's healthy neighbours too
         high.
         """
         scores, lean = score(self.detector, block.taps), np.zeros(len(block))
         if self.detector.own is None:
             return scores, lean
-        classes = judged_classes(block, manifest)
         for span in self.job.spans:
             low, high = max(span.start, start), min(span.stop, start + len(block))
             if low >= high:
@@ -237,6 +249,8 @@ class _Scorer:
         self, taps: cell_score.Taps, classes: Index, rows: Index
     ) -> tuple[Reference, float]:
         """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
+        if self.job.night is None:
+            raise NightNeededError
         known = self._night.known
         if self.job.screened.laboratory is not None or not known:
             return self._fitted, self._night.leans[0]

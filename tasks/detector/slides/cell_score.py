@@ -7,13 +7,14 @@ scored alike, against fitted slides.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from tasks import bundles, types
 from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values
-from tasks.detector.mahalanobis import whitened
+from tasks.detector.mahalanobis import Axes, whitened
 
 Taps = Mapping[str, types.Numbers]
 Level = Literal["slide", "laboratory", "population"]
@@ -34,6 +35,11 @@ class Prior(bundles.Bundle):
     k: float
     location: float = float("nan")
     scale: float = float("nan")
+
+    @cached_property
+    def axes(self) -> Axes:
+        """Return the axes of W and B."""
+        return Axes(self.within, self.between)
 
     def to_arrays(self) -> types.Arrays:
         """Return named arrays to be stored; location and scale stand in an `OwnCalibration`."""

@@ -229,9 +229,7 @@ def shift_distance(prior: Prior, n: float, mean: Float) -> float:
     For a slide of n cells from the population it is chi-squared with d degrees of freedom
     (Hotelling 1931).
     """
-    factor = cholesky(prior.between + prior.within / n, lower=True)
-    white = solve_triangular(factor, mean, lower=True)
-    return float(white @ white)
+    return float(prior.axes.squared(mean, n))
 
 
 def slide_normal(
@@ -273,25 +271,36 @@ def _trimmed(
     normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
     kept = np.zeros(len(classes), bool)
     for step in range(2 * choices.rounds + 1):
-        z = []
-        for tap, normal in normals.items():
-            logs = log_distance(cell_score.squared_distances(normal, features[tap], classes, kept))
+        logs, z = _logs(normals, features, classes, kept), []
+        for tap, some in logs.items():
             if step <= choices.rounds:
-                location, scale = shortest_half(logs)
+                location, scale = shortest_half(some)
                 scale = priors[tap].scale if np.isfinite(priors[tap].scale) else scale
             else:
-                location, scale = leaning_spread(priors[tap], logs[kept], choices)
-            z.append((logs - location) / scale)
+                location, scale = leaning_spread(priors[tap], some[kept], choices)
+            z.append((some - location) / scale)
         fused = np.max(z, axis=0)
         core = float(np.quantile(fused, choices.core))
         # The core is always kept: fewer cells would not represent the slide.
-        kept = fused <= (core if step < choices.rounds else max(core, choices.cut))
+        before, kept = kept, fused <= (core if step < choices.rounds else max(core, choices.cut))
+        if step > choices.rounds and np.array_equal(before, kept):
+            break  # further rounds would repeat this one
         normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
+    else:
+        logs = _logs(normals, features, classes, kept)
     for tap, normal in normals.items():
-        logs = log_distance(cell_score.squared_distances(normal, features[tap], classes, kept))
-        location, scale = leaning_spread(priors[tap], logs[kept], choices)
+        location, scale = leaning_spread(priors[tap], logs[tap][kept], choices)
         normals[tap] = replace(normal, location=location, scale=scale)
     return normals, kept
+
+
+def _logs(
+    normals: Mapping[str, TapNormal], features: Mapping[str, Float], classes: Integers, kept: Mask
+) -> dict[str, Float]:
+    return {
+        tap: log_distance(cell_score.squared_distances(normal, features[tap], classes, kept))
+        for tap, normal in normals.items()
+    }
 
 
 def _start(prior: Prior, residuals: Float) -> TapNormal:

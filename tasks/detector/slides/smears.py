@@ -36,7 +36,7 @@ import numpy as np
 from scipy.linalg import cholesky
 
 from tasks import bundles
-from tasks.detector.mahalanobis import whitened
+from tasks.detector.mahalanobis import Axes, whitened
 from tasks.detector.slides import cell_score, normal
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float, Index, Integers, Mask
@@ -75,9 +75,9 @@ class Floor(bundles.Bundle):
         return np.asarray(cholesky(self.within, lower=True))
 
     @cached_property
-    def reaching(self) -> Float:
-        """Return the lower triangular factor (D, D) of B + W."""
-        return np.asarray(cholesky(self.within + self.between, lower=True))
+    def axes(self) -> Axes:
+        """Return the axes of W and B."""
+        return Axes(self.within, self.between)
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     for name in dict.fromkeys(names):
         members = [place for place, each in enumerate(names) if each == name]
         others = [place for place, each in enumerate(names) if each != name]
-        within, between = _covariances([slides[place] for place in others], middles[others])
+        axes = Axes(*_covariances([slides[place] for place in others], middles[others]))
         for place in members:
-            figures = _figures(slides[place], within, between)
+            figures = _figures(axes, slides[place])
             shifts.append(figures[0])
             spreads.append(figures[1])
-            reaches.append(_squared(slides[place], within + between))
+            reaches.append(axes.squared(slides[place]) / middles.shape[1])
     return Floor(
         *_covariances(slides, middles),
         shift=SHIFT_MARGIN * float(np.quantile(shifts, OF_SLIDES)),
@@ -146,7 +146,7 @@ def smear_of(floor: Floor, cells: Float) -> Smear:
     """Compare the residuals (n, D) of a group's cells with the limits."""
     if not len(cells):
         return Smear(float("nan"), float("nan"))
-    shift, spread = _figures(cells, floor.within, floor.between)
+    shift, spread = _figures(floor.axes, cells)
     return Smear(shift / floor.shift, spread / floor.spread)
 
 
@@ -159,13 +159,13 @@ def implausible_shifts(
         count, means = normal.residual_means(statistics, tap, prior.means)
         middles.append(means)
     rows = zip(np.concatenate(middles, axis=1), count, strict=True)
-    shifts = [_squared(row[np.newaxis], floor.between + floor.within / n)[0] for row, n in rows]
+    shifts = [floor.axes.squared(row, n) / len(row) for row, n in rows]
     return np.asarray(shifts) > floor.shift
 
 
 def beyond_reach(floor: Floor, cells: Float) -> Mask:
     """Mark the cells (n,) with residuals (n, D) further away than any smear's cells can be."""
-    return np.asarray(_lengths(floor.reaching, cells) > floor.reach)
+    return np.asarray(floor.axes.squared(cells) / cells.shape[1] > floor.reach)
 
 
 def _covariances(slides: Iterable[Float], middles: Float) -> tuple[Float, Float]:
@@ -176,20 +176,10 @@ def _covariances(slides: Iterable[Float], middles: Float) -> tuple[Float, Float]
     return within, normal.shrunk_between(middles.T @ middles / len(middles), within, len(middles))
 
 
-def _figures(cells: Float, within: Float, between: Float) -> tuple[float, float]:
+def _figures(axes: Axes, cells: Float) -> tuple[float, float]:
     middle = np.median(cells, axis=0)
-    shift = _squared(middle[np.newaxis], between + within / len(cells))
-    return float(shift[0]), float(np.quantile(_squared(cells - middle, within), SPREAD_QUANTILE))
-
-
-def _squared(rows: Float, covariance: Float) -> Float:
-    """Compute squared distances (n,) of rows (n, D) from 0, divided by D."""
-    return _lengths(cholesky(covariance, lower=True), rows)
-
-
-def _lengths(factor: Float, rows: Float) -> Float:
-    white = whitened(factor, rows)
-    return np.asarray(np.einsum("ij,ij->i", white, white) / rows.shape[1])
+    spread = np.quantile(axes.squared_within(cells - middle), SPREAD_QUANTILE)
+    return float(axes.squared(middle, len(cells))) / len(middle), float(spread) / len(middle)
 
 
 @dataclass(frozen=True)
@@ -314,9 +304,8 @@ def _are_smears(floor: Floor, parts: list[GroupPart]) -> list[bool]:
     def is_smear(part: GroupPart) -> bool:
         if not part.smear.plausible or part.smear.shift <= 1.0 or new is None:
             return part.smear.plausible and part.smear.shift <= 1.0
-        away = (part.middle - new.middle)[np.newaxis]
-        noise = floor.within * (1 / part.cells + 1 / new.cells)
-        return bool(_squared(away, floor.between + noise)[0] <= floor.shift)
+        away, n = part.middle - new.middle, 1 / (1 / part.cells + 1 / new.cells)
+        return bool(floor.axes.squared(away, n) / len(away) <= floor.shift)
 
     return [is_smear(part) for part in parts]
 

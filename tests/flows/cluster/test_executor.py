@@ -230,7 +230,7 @@ def test_more_jobs_are_in_flight_when_more_workers_have_come(
 ) -> None:
     """On Kubernetes and SLURM the first worker is there long before the last."""
     monkeypatch.setattr(module, "COUNTED_EVERY", 0.0)
-    workers = iter([1, 2, *[10] * 100])
+    workers = iter([1, 2, *[10] * 200])
     monkeypatch.setattr(client, "nthreads", lambda: dict.fromkeys(range(next(workers)), 1))
     taken: list[int] = []
 
@@ -243,6 +243,23 @@ def test_more_jobs_are_in_flight_when_more_workers_have_come(
     seen = [(next(results), len(taken))[1] for _ in range(3)]
     assert seen == [1 + 8, 2 + 40, 3 + 40]
     assert len(list(results)) == 57
+
+
+def test_a_job_that_waits_for_a_result_begins_once_it_is_taken(
+    client: Client, tmp_path: Path
+) -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[Job | None]:
+        yield Job(0, str(tmp_path))
+        yield Job(1, str(tmp_path))
+        while len(taken) < 2:
+            yield None
+        yield Job(2, str(tmp_path))
+
+    for result in run_in_order(client, work, jobs(), title="test"):
+        taken.append(result)
+    assert taken == [0, 1, 4]
 
 
 def test_a_job_is_not_done_by_a_worker_with_other_versions(

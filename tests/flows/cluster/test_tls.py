@@ -24,11 +24,11 @@ from flows.cluster.executor import run_in_order
 from flows.cluster.requirements import ClusterError
 from flows.commands.doctor import doctor
 from flows.fit import fit
+from flows.jobs.scoring import scores
 from flows.options.flows import Fit, Screen
 from flows.options.tools import Doctor
 from flows.screen import screen
 from flows.settings import Settings
-from flows.stages import batch
 from storage.store import Store
 from tests.support import certificates, needs, reports, strangers
 from tests.support.operated import Operated, operated
@@ -139,7 +139,7 @@ def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "run_shard", partial(_slowly, batch.run_shard))
+    monkeypatch.setattr(scores, "extract_or_score", partial(_slowly, scores.extract_or_score))
     shutil.copytree(undisturbed.store, tmp_path / "store")
     settings = cluster.settings(str(tmp_path / "store"), shard_rows=1)
     ledger = tmp_path / "store" / "batches" / "night" / "ledger" / "tiny"
