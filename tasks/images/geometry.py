@@ -123,29 +123,25 @@ WITHIN = 0.98  # of the outline's size
 BLOCK = 4  # pixels at the size of the training cells: the NIH cells were cut out along such blocks
 
 
-def cut_out(pixels: Pixels, outline: Single | None, scale: float) -> Pixels:
-    """Cut out a region at the training cells' size, (h, w, 3), black outside an outline if given.
+def cut_out(pixels: Pixels, outline: Single | None, scale: float) -> Image.Image:
+    """Cut out a region (h, w, 3) at the training cells' size, black outside an outline if given.
 
     Decoding resizes it to a square, as with the training cells: large and small cells then fill it
     alike, but the grain of a scaled field no longer reveals its magnification. The outline (n, 2)
     is in pixels of the region, the scale in output pixels for each of them.
     """
-    picture = scaled(pixels, scale)
+    picture = Image.fromarray(pixels).resize(size_at(pixels.shape, scale), RESIZE)
     if outline is None:
         return picture
-    size = picture.shape[1::-1]
     middle = outline.mean(axis=0)
     outline = middle + WITHIN * (outline - middle)
-    corners = rescaled(outline, np.array(size) / pixels.shape[1::-1])
-    inside = Image.new("1", size)
-    ImageDraw.Draw(inside).polygon([(x, y) for x, y in corners.tolist()], fill=1)
-    mask = np.asarray(inside)
+    corners = rescaled(outline, np.array(picture.size) / pixels.shape[1::-1])
+    inside = Image.new("1", picture.size)
+    ImageDraw.Draw(inside).polygon(corners.ravel().tolist(), fill=1)
+    cell = Image.new("RGB", picture.size)
+    cell.paste(picture, mask=inside)
     # A cell overlapped by another is smaller than its region.
-    (y,), (x,) = (np.nonzero(mask.any(axis=axis)) for axis in (1, 0))
-    if not len(y):
-        return np.zeros((1, 1, 3), np.uint8)
-    tight = np.s_[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
-    return np.asarray(picture[tight] * mask[tight][..., np.newaxis], np.uint8)
+    return cell.crop(inside.getbbox() or (0, 0, 1, 1))
 
 
 def coarsen(mask: Mask) -> Mask:

@@ -215,7 +215,7 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
             )
         outline = np.asarray(geometry.rescaled(outline, share), np.float32)
     scale = ref.scale / float(share[0])
-    return Image.fromarray(geometry.cut_out(pixels, outline, scale))
+    return geometry.cut_out(pixels, outline, scale)
 
 
 @lru_cache(maxsize=64)

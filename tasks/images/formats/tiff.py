@@ -21,6 +21,7 @@ from tifffile.tifffile import svs_description_metadata
 
 from tasks.images import geometry
 from tasks.images.decoding import MOST_PIXELS, BadImageError
+from tasks.images.formats.kept_tiles import KeptTiles, Place
 from tasks.types import Array, Counts, Pixels
 
 WHITE = 255  # of pixels outside the slide, or never scanned
@@ -75,15 +76,17 @@ class Level:
         return [first + plane * area for plane in range(self.planes)]
 
 
-def _read(fs: Any, path: str, levels: Sequence[Level], box: geometry.Box, level: int) -> Pixels:
+def _read(kept: KeptTiles, levels: Sequence[Level], box: geometry.Box, level: int) -> Pixels:
     here = levels[level]
     left, top, right, bottom = geometry.box_at(box, levels[0].width / here.width)
     out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
-    places = product(
-        _tiles_between(top, bottom, here.tile_height, here.rows),
-        _tiles_between(left, right, here.tile_width, here.columns),
-    )
-    for row, column, tile in _read_tiles(fs, path, here, places):
+    rows = _tiles_between(top, bottom, here.tile_height, here.rows)
+    columns = _tiles_between(left, right, here.tile_width, here.columns)
+    # A tile of no bytes was never scanned.
+    places = [
+        (level, *place) for place in product(rows, columns) if here.sizes[here.tiles(*place)].all()
+    ]
+    for (_, row, column), tile in zip(places, kept.tiles(places), strict=True):
         tile_top, tile_left = row * here.tile_height, column * here.tile_width
         tile = tile[: here.height - tile_top, : here.width - tile_left]
         y0, y1 = max(top, tile_top), min(bottom, tile_top + tile.shape[0])
@@ -95,20 +98,23 @@ def _read(fs: Any, path: str, levels: Sequence[Level], box: geometry.Box, level:
 
 
 def _read_tiles(
-    fs: Any, path: str, level: Level, places: Iterable[tuple[int, int]]
-) -> Iterator[tuple[int, int, Pixels]]:
-    """Read the tiles at rows and columns as RGB, except those that were never scanned."""
-    scanned = (place for place in places if level.sizes[level.tiles(*place)].all())
-    for group in _groups(level, scanned):
+    fs: Any, path: str, levels: Sequence[Level], places: Sequence[Place]
+) -> Iterator[Pixels | BadImageError]:
+    """Read tiles of one level as RGB, in order."""
+    level = levels[places[0][0]] if places else levels[0]
+    for group in _groups(level, ((row, column) for _, row, column in places)):
         wanted = [i for place in group for i in level.tiles(*place)]
         starts = level.offsets[wanted].tolist()
         ends = (level.offsets[wanted] + level.sizes[wanted]).tolist()
         # Together, because a remote filesystem answers many requests in the time of one.
         contents = fs.cat_ranges([path] * len(wanted), starts, ends)
         content = dict(zip(wanted, contents, strict=True))
-        for row, column in group:
-            planes = [_decode(level, i, content[i]) for i in level.tiles(row, column)]
-            yield row, column, as_rgb(np.concatenate(planes, axis=2))
+        for place in group:
+            try:
+                planes = [_decode(level, i, content[i]) for i in level.tiles(*place)]
+                yield as_rgb(np.concatenate(planes, axis=2))
+            except BadImageError as error:
+                yield error
 
 
 def _decode(level: Level, i: int, content: bytes | Exception) -> Array:
@@ -198,7 +204,8 @@ def _read_directories(fs: Any, path: str, tiff: TiffFile) -> geometry.Slide:
     levels = [_level(page, tiff.filehandle.size) for page in _pyramid(base, pages)]
     downsamples = tuple(levels[0].width / level.width for level in levels)
     size, microns = (levels[0].width, levels[0].height), _microns_per_pixel(tiff, base)
-    return geometry.Slide(*size, downsamples, microns, partial(_read, fs, path, levels))
+    kept = KeptTiles(partial(_read_tiles, fs, path, levels))
+    return geometry.Slide(*size, downsamples, microns, partial(_read, kept, levels))
 
 
 def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
