@@ -17,7 +17,7 @@ from storage.batches import segmentations
 from storage.store import Store
 from tasks.images import manifest, opened_slides
 from tasks.images.access.files import digest_of_file, read_bytes, stamp
-from tasks.images.decoding import BadImageError, decode_rgb, failure_of
+from tasks.images.decoding import BadImageError, decode_rgb, failure_of, size_of
 from tasks.images.regions import Region, address_of
 from tasks.segmentation import field_of_view
 from tasks.segmentation.finding import find_roughly
@@ -124,16 +124,11 @@ def _survey_source(
         if not (opened_slides.is_slide(uri) if sort is None else sort == "slides"):
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
-            picture = decode_rgb(content, upright=False)
+            size = size_of(content)
             if measure:
-                about |= {
-                    "diameter": field_of_view.finite(find_roughly(np.asarray(picture)).diameter)
-                }
-            yield (
-                about
-                | field_of_view.box_columns((0, 0, *picture.size))
-                | {"level": 0, "kind": "field"}
-            )
+                picture = np.asarray(decode_rgb(content, upright=False))
+                about |= {"diameter": field_of_view.finite(find_roughly(picture).diameter)}
+            yield (about | field_of_view.box_columns((0, 0, *size)) | {"level": 0, "kind": "field"})
             return
         about |= {"source_id": digest_of_file(uri).hex()}
         given = cutting.microns_per_pixel

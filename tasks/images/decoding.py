@@ -126,7 +126,7 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
         image.close()
         return picture
 
-    return _decode(content, shrink, longest=LARGEST_CELL)
+    return _decode(content, lambda image: _use(image, shrink), longest=LARGEST_CELL)
 
 
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
@@ -138,17 +138,22 @@ def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
     Raises:
         BadImageError: it cannot be decoded; says why.
     """
-    return _decode(content, lambda image: image, upright=upright)
+    return _decode(content, lambda image: _use(image, lambda colours: colours, upright))
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Read the width and height of an image in one of `FORMATS` from its header.
+
+    Raises:
+        BadImageError: it cannot be decoded; says why. Its pixels may still be damaged.
+    """
+    return _decode(content, lambda image: image.size)
 
 
 def _decode(
-    content: bytes,
-    use: Callable[[Image.Image], Result],
-    *,
-    upright: bool = True,
-    longest: int | None = None,
+    content: bytes, use: Callable[[Image.Image], Result], *, longest: int | None = None
 ) -> Result:
-    """Pass a decoded image to ``use``; large ones are processed one at a time to bound memory."""
+    """Pass an opened image to ``use``; large ones are processed one at a time to bound memory."""
     if not content:
         raise BadImageError("empty", "the file has no bytes")
     try:
@@ -168,8 +173,8 @@ def _decode(
                     "own file",
                 )
             if width * height <= LARGE:
-                return _use(image, use, upright)
-            return _ONE_BY_ONE.submit(_use, image, use, upright).result()
+                return use(image)
+            return _ONE_BY_ONE.submit(use, image).result()
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -184,7 +189,7 @@ def _decode(
         raise BadImageError("damaged", f"{type(error).__name__}: {error}") from None
 
 
-def _use(image: Image.Image, use: Callable[[Image.Image], Result], upright: bool) -> Result:
+def _use(image: Image.Image, use: Callable[[Image.Image], Result], upright: bool = True) -> Result:
     colours = _as_rgb(image)
     if upright:
         colours = _upright(colours, image)

@@ -99,9 +99,9 @@ def load_images(
         rows = range(start, min(start + together, len(refs)))
         some = [refs[row] for row in rows]
         # Threads that cut cells out of a photograph share a lock, which none may hold while it
-        # waits: whole files go together if one mount, archive or server answers for them.
-        whole = all(ref.region is None for ref in some)
-        if not whole or len({files.place_of(ref.source) for ref in some}) > 1:
+        # waits: others go together if one mount, archive or server answers for them.
+        locked = any(map(regions.is_of_photograph, some))
+        if locked or len({files.place_of(ref.source) for ref in some}) > 1:
             return [load(row) for row in rows]
         loaded: list[Loaded] = []
         while left := rows[len(loaded) :]:

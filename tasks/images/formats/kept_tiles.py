@@ -68,9 +68,10 @@ class KeptTiles:
 
     def _forget(self) -> None:
         """Drop the least recently used tiles, but none that is being read."""
-        for place in [place for place, each in self._kept.items() if each.done()]:
+        for place in list(self._kept):
             if self._size <= MOST_KEPT:
                 return
-            tile = self._kept.pop(place).result()
-            assert not isinstance(tile, BadImageError)
-            self._size -= tile.nbytes
+            if self._kept[place].done():
+                tile = self._kept.pop(place).result()
+                assert not isinstance(tile, BadImageError)
+                self._size -= tile.nbytes
