@@ -3,9 +3,9 @@
 The rival is the same network in eager float32 on both threads, on images that are decoded and in
 memory already, 256 at a time: in a process of its own, as a user would write it, and in one that
 keeps the memory it frees, as slidewatch's do. Screening reads, decodes, resizes, runs the network,
-scores and writes. The bound is what two cores could do if there were nothing but decoding and the
-forward pass that screening itself uses. Decoding includes reading from the archive, digests and
-colours; Pillow decodes and resizes what is in memory.
+scores and writes. The bound is what both workers do at once, on the cores that they share, if there
+is nothing but decoding, and then nothing but the forward pass that screening itself uses. Decoding
+includes reading from the archive, digests and colours; Pillow decodes what is in memory.
 """
 
 import io
@@ -59,6 +59,25 @@ def bare(
     return time.perf_counter() - started
 
 
+def decoding(uris: list[str], side: int) -> float:
+    """Decode images on one core; returns images a second."""
+    started = time.perf_counter()
+    deque(load_images([whole_file(uri) for uri in uris], side, threads=1), maxlen=0)
+    return len(uris) / (time.perf_counter() - started)
+
+
+def passing(settings: Settings, pixels: Path) -> float:
+    """Run the network on images in memory, on one core; returns images a second."""
+    store = Store(settings.store)
+    network = load_inference(store, load_card(store, load_detector_card(store).model))
+    images = np.load(pixels)[:ALONE]
+    network.run(images[: network.batch])
+    started = time.perf_counter()
+    for start in range(0, len(images), network.batch):
+        network.run(images[start : start + network.batch])
+    return len(images) / (time.perf_counter() - started)
+
+
 @pytest.mark.benchmark
 def test_screening_speed_against_the_bare_forward_pass(
     cells: str, fitted: Settings, record: Record, tmp_path: Path
@@ -71,13 +90,7 @@ def test_screening_speed_against_the_bare_forward_pass(
     loaded = load_images(refs, side, threads=2)
     pixels = np.stack([image.pixels for image in loaded if image.pixels is not None])
     np.save(tmp_path / "pixels.npy", pixels)
-    network = load_inference(store, card)
-
-    def decode() -> float:
-        started = time.process_time()
-        deque(load_images(refs[:ALONE], side, threads=1), maxlen=0)
-        return time.process_time() - started
-
+    uris = [ref.source for ref in refs[:ALONE]]
     contents = [read_bytes(ref.source) for ref in refs[:ALONE]]
 
     def pillow() -> float:
@@ -87,18 +100,24 @@ def test_screening_speed_against_the_bare_forward_pass(
             np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
         return time.process_time() - started
 
-    def forward() -> float:
+    def decode() -> float:
         started = time.process_time()
-        for start in range(0, ALONE, network.batch):
-            network.run(pixels[start : start + network.batch])
+        decoding(uris, side)
         return time.process_time() - started
 
-    alone = {"decode": decode, "Pillow": pillow, "forward": forward}
+    bounds: list[float] = []
     own = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
     with open_client(fitted) as client, own() as plain, own() as keeping:
 
         def screen() -> None:
             screen_anew(client, fitted, manifest, "bare")
+
+        def bound() -> None:
+            both = (
+                sum(client.run(decoding, uris, side).values()),
+                sum(client.run(passing, fitted, tmp_path / "pixels.npy").values()),
+            )
+            bounds.append(1 / sum(1 / each for each in both))
 
         def rival(pool: ProcessPoolExecutor, memory_format: torch.memory_format) -> float:
             keep = pool is keeping
@@ -114,11 +133,13 @@ def test_screening_speed_against_the_bare_forward_pass(
                 "eager": lambda: rival(plain, torch.contiguous_format),
                 "eager, keeping memory": lambda: rival(keeping, torch.contiguous_format),
                 "channels-last, keeping memory": lambda: rival(keeping, torch.channels_last),
-            }
-            | alone,
+                "bound": bound,
+                "decode": decode,
+                "Pillow": pillow,
+            },
         )
     speed = {
-        name: [(ALONE if name in alone else len(pixels)) / each for each in seconds]
+        name: [(ALONE if name in ("decode", "Pillow") else len(pixels)) / each for each in seconds]
         for name, seconds in taken.items()
     }
     for name, least in (
@@ -142,13 +163,11 @@ def test_screening_speed_against_the_bare_forward_pass(
         bound=0.8,
         higher_is_better=True,
     )
-    record("forward alone, one core", "images/s", ours=speed["forward"], higher_is_better=True)
-    both = [2 / (1 / d + 1 / f) for d, f in zip(speed["decode"], speed["forward"], strict=True)]
     record(
         "screen, against the bound of both cores",
         "images/s",
         ours=speed["screen"],
-        rival=both,
-        bound=0.4,
+        rival=bounds,
+        bound=0.5,
         higher_is_better=True,
     )
