@@ -320,7 +320,9 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:
 
 def _red_outlines(amount: Single, mask: Mask, lit: Mask, working: int) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
-    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working, lit)
+    edge = contours.edges(
+        np.minimum(amount, DARKEST * contours.median(amount[mask])), mask, working, lit
+    )
     step = max(1, working // ROUGH_DIAMETER)
     across, down = (side + working for side in amount.shape)
     fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones
