@@ -113,7 +113,8 @@ def rim(field: Pixels) -> Float | None:
     """
     step = max(1, max(field.shape[:2]) // RIM_SIDE)
     light = reduce(np.maximum, cv2.split(np.ascontiguousarray(field[::step, ::step])))
-    top = np.percentile(light, 95)
+    levels = cv2.calcHist([light], [0], None, [256], [0, 256]).cumsum()
+    top = np.searchsorted(levels, 0.95 * light.size)
     best, steepest = None, LEAST_FALL
     for share in RIM_SHARES:
         bright = (light > share * top).view(np.uint8)
@@ -123,8 +124,8 @@ def rim(field: Pixels) -> Float | None:
         hull = cv2.convexHull(max(parts, key=cv2.contourArea))
         if cv2.contourArea(hull) == (light.shape[0] - 1) * (light.shape[1] - 1):
             continue  # it is all of the picture
-        hull = hull[:, 0].astype(np.float64)
-        middle, points = hull.mean(axis=0), _resampled(hull)
+        corners = np.asarray(hull[:, 0], np.float64)
+        middle, points = corners.mean(axis=0), _resampled(corners)
         inner, outer = (
             np.rint(middle + (1 + side * RIM) * (points - middle)).astype(np.intp)
             for side in (-1, 1)
@@ -196,7 +197,6 @@ PALEST = 0.2  # absorbance of a red cell; with a paler one, errors of colour loo
 LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, except a ripe schizont
 LOBES_APART = 0.16  # to each side, within one nucleus
 CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
-CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of a pixel
 BRIDGE = 0.2  # across; a narrower one joins two white cells
 
 
@@ -234,17 +234,25 @@ def white_outlines(
         nucleus = nuclei[window] & (groups[window] == i)
         near = contours.depths(~nucleus) <= depth
         coloured = azure[window] > np.maximum(CYTOPLASM * unit, COLOURED * amount[window])
-        body = ndimage.binary_opening(
-            near & coloured, iterations=max(1, round(BRIDGE / 2 * working))
-        )
-        parts, _ = ndimage.label(body | nucleus)
-        pixels = np.argwhere(np.isin(parts, np.unique(parts[nucleus])))[:, ::-1]
-        # The first and the last of a row. The corners of pixels, so that even a streak has a hull.
-        ends = np.diff(pixels[:, 1], prepend=-1, append=-1) != 0
-        pixels = pixels[ends[:-1] | ends[1:]]
-        hull = ConvexHull(np.concatenate([pixels + corner for corner in CORNERS]))
-        corners = hull.points[hull.vertices] + [window[1].start, window[0].start]
-        outlines.append((_resampled(corners), 1.0))
+        body = cv2.morphologyEx(
+            (near & coloured).view(np.uint8), cv2.MORPH_OPEN, contours.CROSS,
+            iterations=max(1, round(BRIDGE / 2 * working)), borderType=cv2.BORDER_CONSTANT,
+            borderValue=0,
+        )  # fmt: skip
+        parts, number = ndimage.label(body | nucleus)
+        of_nucleus = np.zeros(number + 1, bool)
+        of_nucleus[parts[nucleus]] = True
+        y, x = np.nonzero(of_nucleus[parts])
+        # The corners of the first and the last pixel of each row, so that even a streak has a hull.
+        begins = np.diff(y, prepend=-1) != 0
+        corners = [
+            np.column_stack([x[ends] + right, y[ends] + down])
+            for ends, right in ((begins, -0.5), (np.roll(begins, -1), 0.5))
+            for down in (-0.5, 0.5)
+        ]
+        hull = ConvexHull(np.concatenate(corners))
+        outline = hull.points[hull.vertices] + [window[1].start, window[0].start]
+        outlines.append((_resampled(outline), 1.0))
     return outlines
 
 

@@ -193,23 +193,32 @@ def enclosed_area(outlines: Float) -> Float:
     return np.asarray(np.abs(np.sum(x * np.roll(y, 1, -1) - y * np.roll(x, 1, -1), axis=-1)) / 2)
 
 
-def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int32]:
+def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int16]:
     """Count in how many closed outlines, (n, 2) each, the middle of each pixel lies, (h, w).
 
-    An outline must not cross itself. From left to right, a row of pixels enters and leaves it where
-    it meets the lines from point to point.
+    An outline must not cross itself.
+    """
+    _, begins, ends = runs(outlines, shape)
+    changes = np.zeros(shape[0] * shape[1] + 1, np.int16)  # from the pixel before
+    np.add.at(changes, begins, np.int16(1))
+    np.add.at(changes, ends, np.int16(-1))
+    return np.cumsum(changes, dtype=np.int16, out=changes)[:-1].reshape(shape)
+
+
+def runs(outlines: Sequence[Float], shape: tuple[int, int]) -> tuple[Index, Index, Index]:
+    """List the runs of pixels in a row (h, w) whose middles lie in closed outlines, (n, 2) each.
+
+    Return the number of the outline, and where a run begins and ends in the flattened pixels. From
+    left to right, a row of pixels enters and leaves an outline where it meets the lines from point
+    to point.
     """
     height, width = shape
-    changes = np.zeros((height, width + 1), np.int32)  # from the pixel to the left
-    if not outlines:
-        return changes[:, :-1]
     lengths = np.array([len(each) for each in outlines], np.intp)
-    starts = np.cumsum(lengths) - lengths
-    after = np.arange(1, lengths.sum() + 1)
-    after[starts + lengths - 1] = starts
-    x, y = np.concatenate(outlines).T
+    x, y = np.concatenate([*outlines, np.empty((0, 2))]).T
+    ends = np.cumsum(lengths)
+    after = np.arange(1, len(x) + 1)
+    after[ends - 1] = ends - lengths
     x_after, y_after = x[after], y[after]
-    clockwise = np.repeat(np.add.reduceat(x * y_after - y * x_after, starts) > 0, lengths)
     first, beyond = (
         np.clip(np.ceil(ends), 0, height).astype(np.intp)
         for ends in (np.minimum(y, y_after), np.maximum(y, y_after))
@@ -219,9 +228,10 @@ def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int3
     row = np.arange(len(line)) - (np.cumsum(rows) - rows - first)[line]
     slope = (x_after - x)[line] / (y_after - y)[line]
     column = np.clip(np.ceil(x[line] + (row - y[line]) * slope), 0, width).astype(np.intp)
-    enters = (y_after < y) == clockwise
-    np.add.at(changes, (row, column), np.where(enters[line], 1, -1))
-    return np.cumsum(changes, axis=1, out=changes)[:, :-1]
+    size = height * width + 1  # the end of a row is the beginning of the next
+    outline = np.repeat(np.arange(len(lengths)), lengths)[line]
+    met = np.sort(outline * size + row * width + column).reshape(-1, 2)
+    return met[:, 0] // size, met[:, 0] % size, met[:, 1] % size
 
 
 def _outward_edges(parts: Sequence[Single], rays: Single, reach: Single, seed: Single) -> Single:
