@@ -54,7 +54,8 @@ def absorbance(field: Pixels, lit: Mask | None = None) -> Single:
 
 def over_channels(colour: Single) -> Single:
     """Combine the absorbance over all channels, (h, w)."""
-    return np.asarray(np.sqrt(np.einsum("...c,...c", colour, colour)))
+    squares = cv2.transform(colour * colour, np.ones((1, 3), np.float32))
+    return np.asarray(np.sqrt(squares, out=squares))
 
 
 def stained(amount: Single) -> Mask:
@@ -84,21 +85,23 @@ def _background(levels: Single, lit: Mask) -> Single:
     x, y = (np.vander(np.linspace(-1, 1, n), 3, increasing=True) for n in (width, height))
     terms = (x[::step, POWERS[0]] * y[::step, np.newaxis, POWERS[1]]).reshape(-1, 6)
     inside = lit[::step, ::step].ravel()
-    terms, samples = terms[inside], known.reshape(-1, 3)[inside]
-    brightness = samples.mean(axis=1)
+    samples = np.hstack([terms, known.reshape(-1, 3)])[inside]
+    brightness = samples[:, 6:].mean(axis=1)
     unstained = brightness >= threshold_otsu(brightness)
     for _ in range(FITS):
-        a, b = terms[unstained], samples[unstained]
-        weights = np.linalg.solve(a.T @ a / len(a) + np.diag(STIFFNESS), a.T @ b / len(a))
-        darker = terms @ weights.mean(axis=1) - brightness
-        spread = 1.4826 * np.median(np.abs(darker[unstained])) + 0.005
+        some = np.compress(unstained, samples, axis=0)
+        squares = some[:, :6].T @ some / len(some)
+        weights = np.linalg.solve(squares[:, :6] + np.diag(STIFFNESS), squares[:, 6:])
+        darker = samples[:, :6] @ weights.mean(axis=1) - brightness
+        spread = 1.4826 * contours.median(np.abs(darker[unstained])) + 0.005
         before, unstained = unstained, np.abs(darker) < 2.5 * spread
         if not unstained.any() or np.array_equal(unstained, before):
             break
     surface = np.zeros((3, 3, 3))
     surface[POWERS] = weights
-    rows = np.einsum("hj,ijc->hic", y, surface)
-    return np.asarray(x.astype(np.float32) @ rows.astype(np.float32))
+    across = np.einsum("wi,ijc->jwc", x, surface).reshape(3, -1)
+    rows = np.asarray(y.astype(np.float32) @ across.astype(np.float32))
+    return rows.reshape(levels.shape)
 
 
 def rim(field: Pixels) -> Float | None:
@@ -110,14 +113,19 @@ def rim(field: Pixels) -> Float | None:
     """
     step = max(1, max(field.shape[:2]) // RIM_SIDE)
     light = reduce(np.maximum, cv2.split(np.ascontiguousarray(field[::step, ::step])))
+    levels = cv2.calcHist([light], [0], None, [256], [0, 256]).cumsum()
+    top = np.searchsorted(levels, 0.95 * light.size)
     best, steepest = None, LEAST_FALL
     for share in RIM_SHARES:
-        bright = (light > share * np.percentile(light, 95)).view(np.uint8)
+        bright = (light > share * top).view(np.uint8)
         parts, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         if not parts:
             continue
-        hull = cv2.convexHull(max(parts, key=cv2.contourArea))[:, 0].astype(np.float64)
-        middle, points = hull.mean(axis=0), _resampled(hull)
+        hull = cv2.convexHull(max(parts, key=cv2.contourArea))
+        if cv2.contourArea(hull) == (light.shape[0] - 1) * (light.shape[1] - 1):
+            continue  # it is all of the picture
+        corners = np.asarray(hull[:, 0], np.float64)
+        middle, points = corners.mean(axis=0), _resampled(corners)
         inner, outer = (
             np.rint(middle + (1 + side * RIM) * (points - middle)).astype(np.intp)
             for side in (-1, 1)
@@ -153,6 +161,8 @@ def without_bars(field: Pixels, lit: Mask, diameter: int) -> Mask:
         ink = cv2.inRange(field, (low,) * 3, (high,) * 3) & lit.view(np.uint8)
         if 0 < np.count_nonzero(ink) < MOST_INK * ink.size:
             runs = cv2.morphologyEx(ink, cv2.MORPH_OPEN, run)
+            if not runs.any():
+                continue
             _, _, parts, _ = cv2.connectedComponentsWithStats(runs)
             for x, y, width, height, area in parts[1:].tolist():
                 if height > 1 and area >= LEAST_FILLED * width * height:
@@ -177,7 +187,7 @@ def _noise(amount: Single) -> float:
     """Estimate the standard deviation between pixels by the median over the field."""
     fine = amount - cv2.blur(amount, (3, 3), borderType=cv2.BORDER_REFLECT)
     # The mean of nine includes a ninth of the pixel itself.
-    return float(1.4826 * np.median(np.abs(fine)) / np.sqrt(8 / 9))
+    return 1.4826 * contours.median(np.abs(fine, out=fine).ravel()) / float(np.sqrt(8 / 9))
 
 
 NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
@@ -187,7 +197,6 @@ PALEST = 0.2  # absorbance of a red cell; with a paler one, errors of colour loo
 LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, except a ripe schizont
 LOBES_APART = 0.16  # to each side, within one nucleus
 CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
-CORNERS = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, -0.5], [0.5, 0.5]])  # of a pixel
 BRIDGE = 0.2  # across; a narrower one joins two white cells
 
 
@@ -198,9 +207,9 @@ def white_outlines(
 
     Cytoplasm has some of the nucleus' colour and is near it. The cell is the convex hull of both.
     """
-    typical = float(np.median(amount[mask]))
-    red = mask & (amount < 1.5 * typical)
-    eosin = np.array([np.median(channel[red]) for channel in cv2.split(colour)])
+    typical = contours.median(amount[mask])
+    red = np.compress((mask & (amount < 1.5 * typical)).ravel(), colour.reshape(-1, 3), axis=0)
+    eosin = np.array([contours.median(channel) for channel in red.T])
     eosin /= np.linalg.norm(eosin)
     other = np.eye(3) - np.outer(eosin, eosin)
     azure = over_channels(np.asarray(cv2.transform(colour, other), np.float32))
@@ -208,6 +217,8 @@ def white_outlines(
     azure = contours.filtered(azure, smooth, smooth)
     unit = max(typical, PALEST)
     nuclei = azure > NUCLEUS * unit
+    if not nuclei.any():
+        return []
     together = cv2.dilate(
         nuclei.view(np.uint8), contours.CROSS, iterations=round(LOBES_APART * working)
     )
@@ -223,15 +234,25 @@ def white_outlines(
         nucleus = nuclei[window] & (groups[window] == i)
         near = contours.depths(~nucleus) <= depth
         coloured = azure[window] > np.maximum(CYTOPLASM * unit, COLOURED * amount[window])
-        body = ndimage.binary_opening(
-            near & coloured, iterations=max(1, round(BRIDGE / 2 * working))
-        )
-        parts, _ = ndimage.label(body | nucleus)
-        pixels = np.argwhere(np.isin(parts, np.unique(parts[nucleus])))[:, ::-1]
-        # The corners of pixels, so that even a streak has a hull.
-        hull = ConvexHull(np.concatenate([pixels + corner for corner in CORNERS]))
-        corners = hull.points[hull.vertices] + [window[1].start, window[0].start]
-        outlines.append((_resampled(corners), 1.0))
+        body = cv2.morphologyEx(
+            (near & coloured).view(np.uint8), cv2.MORPH_OPEN, contours.CROSS,
+            iterations=max(1, round(BRIDGE / 2 * working)), borderType=cv2.BORDER_CONSTANT,
+            borderValue=0,
+        )  # fmt: skip
+        parts, number = ndimage.label(body | nucleus)
+        of_nucleus = np.zeros(number + 1, bool)
+        of_nucleus[parts[nucleus]] = True
+        y, x = np.nonzero(of_nucleus[parts])
+        # The corners of the first and the last pixel of each row, so that even a streak has a hull.
+        begins = np.diff(y, prepend=-1) != 0
+        corners = [
+            np.column_stack([x[ends] + right, y[ends] + down])
+            for ends, right in ((begins, -0.5), (np.roll(begins, -1), 0.5))
+            for down in (-0.5, 0.5)
+        ]
+        hull = ConvexHull(np.concatenate(corners))
+        outline = hull.points[hull.vertices] + [window[1].start, window[0].start]
+        outlines.append((_resampled(outline), 1.0))
     return outlines
 
 

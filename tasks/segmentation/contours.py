@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from tasks.types import Float, Index, Mask, Single
+from tasks.types import Float, Index, Mask, Numbers, Single
 
 Edges = NDArray[np.complex64]
 Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
@@ -30,6 +30,7 @@ STEPS = 2  # largest step in `REACH` from one angle to the next
 STIFFNESS = 0.04  # cost of a step, in edges
 AT_ONCE = 512  # seeds traced together; each takes 100 kB
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its four neighbours
+FINE = np.float32(32)  # parts of a pixel in which edges are interpolated
 SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
@@ -41,15 +42,22 @@ def edges(amount: Single, mask: Mask, diameter: float, lit: Mask | None = None) 
     """
     smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
     right, down = filtered(amount, slope, smooth), filtered(amount, smooth, slope)
-    strength = np.sqrt(right * right + down * down)
+    strength = np.asarray(cv2.magnitude(right, down), np.float32)
     inner = cv2.erode(mask.view(np.uint8), CROSS)  # the mask continues beyond the field
     rim = mask & (inner == 0)
-    typical = np.median(strength[rim]) if rim.any() else 1.0
+    typical = median(strength[rim]) if rim.any() else 1.0
     strength += np.float32(SOFTNESS * typical)
-    outward = cv2.merge([-right / strength, -down / strength])
-    if lit is not None:
+    outward = cv2.merge([np.divide(each, -strength, out=each) for each in (right, down)])
+    if lit is not None and not lit.all():
         outward[~lit] = 0
     return outward.view(np.complex64)[..., 0]
+
+
+def median(values: Numbers) -> float:
+    """Compute the median of values (n,) without NaN, in a tenth of the time of NumPy's."""
+    half = len(values) // 2
+    parted = np.partition(values, half)
+    return float(parted[half] if len(values) % 2 else (parted[:half].max() + parted[half]) / 2)
 
 
 def depths(mask: Mask) -> Single:
@@ -83,8 +91,10 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -
     """
     margin = int(radii.max() * 0.5)
     height, width = (n + 2 * margin for n in edge.shape)
-    longest = 2 * int(1.5 * radii.max()) + 1
-    shape = tuple(fft.next_fast_len(n + longest, real=True) for n in (height, width))
+    farthest = int(1.5 * radii.max())  # from its middle, of a ring that meets the field
+    shape = tuple(
+        fft.next_fast_len(max(n + margin, farthest + 1) + farthest, real=True) for n in edge.shape
+    )
     right, down = (fft.rfft2(np.pad(part, margin), shape) for part in (edge.real, edge.imag))
     near = np.ones((2 * int(apart / 2) + 1,) * 2, np.uint8)
     centres, shares = [], []
@@ -92,8 +102,7 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -
         ring = _sought(r, edge.shape, margin, shape)
         towards = right * ring.right
         towards += down * ring.down
-        half = ring.half
-        share = fft.irfft2(towards, shape)[half : half + height, half : half + width]
+        share = fft.irfft2(towards, shape)[:height, :width]
         share /= ring.seen
         y, x = np.nonzero((share == cv2.dilate(share, near)) & (share > least))
         centres.append(np.stack([x - margin, y - margin, np.full(len(x), r)], axis=1))
@@ -107,13 +116,11 @@ class _Sought:
     """A ring to be found in fields of one size.
 
     ``right`` and ``down`` are the spectra of its parts, turned by half a turn for a correlation;
-    ``half`` is half of the side of its square in pixels, and ``seen`` the share of a ring around
-    each place that lies in the field, at least `SEEN`.
+    ``seen`` is the share of a ring around each place that lies in the field, at least `SEEN`.
     """
 
     right: Edges
     down: Edges
-    half: int
     seen: Single
 
 
@@ -122,10 +129,12 @@ class _Sought:
 def _sought(radius: float, field: tuple[int, int], margin: int, shape: tuple[int, int]) -> _Sought:
     """Prepare a ring for fields (h, w) with a margin, padded to a shape."""
     ring, half = _ring(radius)
-    turned = ring[::-1, ::-1]
-    right, down = (fft.rfft2(part, shape) for part in (turned.real, turned.imag))
+    turned = np.zeros(shape, np.complex64)
+    turned[: len(ring), : len(ring)] = ring[::-1, ::-1]
+    turned = np.roll(turned, -half, axis=(0, 1))  # its middle to the first pixel
+    right, down = (fft.rfft2(part) for part in (turned.real, turned.imag))
     rows, columns = (_inside(n, margin, half) for n in field)
-    return _Sought(right, down, half, np.maximum(rows @ np.abs(ring) @ columns.T, SEEN))
+    return _Sought(right, down, np.maximum(rows @ np.abs(ring) @ columns.T, SEEN))
 
 
 def _inside(length: int, margin: int, half: int) -> Single:
@@ -145,8 +154,10 @@ def trace(
     The edge is NaN outside the field, and where ``lit`` (h, w), by default all of it, is not set.
     With half of the angles, half as many radii are tried.
     """
+    both = cv2.split(edge.view(np.float32).reshape(*edge.shape, 2))
+    parts = [np.asarray(each, np.float32) for each in both]
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
-    traced = [_trace(edge, each, angles) for each in some or [around]]
+    traced = [_trace(parts, each, angles) for each in some or [around]]
     outlines, along = (np.concatenate(parts) for parts in zip(*traced, strict=True))
     seen = np.ones(edge.shape, bool) if lit is None else lit
     along[~within(seen, outlines)] = np.nan
@@ -160,21 +171,20 @@ def within(mask: Mask, points: Float) -> Mask:
     return np.asarray(known & mask[np.where(known, y, 0), np.where(known, x, 0)])
 
 
-def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
-    """Trace outlines around a few seeds, as `trace` does around many."""
-    turn = 2 * np.pi * np.arange(angles)[:, np.newaxis, np.newaxis] / angles
-    right, down = np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
+def _trace(parts: Sequence[Single], around: Float, angles: int) -> tuple[Float, Float]:
+    """Trace outlines around a few seeds, as `trace` does around many, by the edges' two parts."""
+    turn = 2 * np.pi * np.arange(angles) / angles
+    rays = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
     reach = REACH[:: ANGLES // angles].astype(np.float32)
-    x, y, radii = around.T.astype(np.float32)
-    length = reach[:, np.newaxis] * radii
-    along = _outward_edges(edge, right, down, right * length + x, down * length + y)
-    gain = along - (0.1 * (reach - 1) ** 2)[:, np.newaxis]
+    seed = around.astype(np.float32)
+    gain = _outward_edges(parts, rays, reach, seed)
+    less = np.float32(0.1) * (reach - 1) ** 2
+    gain -= less[:, np.newaxis]
     path = _closed_path(gain)
-    a, n = np.ogrid[:angles, : len(around)]
-    length = (reach[path] + (reach[1] - reach[0]) * _top_between(gain, path)) * radii
-    points = np.stack([x + right[:, 0] * length, y + down[:, 0] * length], axis=2)
-    points, best = points.transpose(1, 0, 2), along[a, path, n].T
-    return points.astype(np.float64), best.astype(np.float64)
+    best, top = _top_between(gain, path)
+    length = (reach[path] + (reach[1] - reach[0]) * top).T * seed[:, 2:]
+    points = seed[:, np.newaxis, :2] + rays * length[..., np.newaxis]
+    return points.astype(np.float64), (best + less[path]).T.astype(np.float64)
 
 
 def enclosed_area(outlines: Float) -> Float:
@@ -183,23 +193,32 @@ def enclosed_area(outlines: Float) -> Float:
     return np.asarray(np.abs(np.sum(x * np.roll(y, 1, -1) - y * np.roll(x, 1, -1), axis=-1)) / 2)
 
 
-def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int32]:
+def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int16]:
     """Count in how many closed outlines, (n, 2) each, the middle of each pixel lies, (h, w).
 
-    An outline must not cross itself. From left to right, a row of pixels enters and leaves it where
-    it meets the lines from point to point.
+    An outline must not cross itself.
+    """
+    _, begins, ends = runs(outlines, shape)
+    changes = np.zeros(shape[0] * shape[1] + 1, np.int16)  # from the pixel before
+    np.add.at(changes, begins, np.int16(1))
+    np.add.at(changes, ends, np.int16(-1))
+    return np.cumsum(changes, dtype=np.int16, out=changes)[:-1].reshape(shape)
+
+
+def runs(outlines: Sequence[Float], shape: tuple[int, int]) -> tuple[Index, Index, Index]:
+    """List the runs of pixels in a row (h, w) whose middles lie in closed outlines, (n, 2) each.
+
+    Return the number of the outline, and where a run begins and ends in the flattened pixels. From
+    left to right, a row of pixels enters and leaves an outline where it meets the lines from point
+    to point.
     """
     height, width = shape
-    changes = np.zeros((height, width + 1), np.int32)  # from the pixel to the left
-    if not outlines:
-        return changes[:, :-1]
     lengths = np.array([len(each) for each in outlines], np.intp)
-    starts = np.cumsum(lengths) - lengths
-    after = np.arange(1, lengths.sum() + 1)
-    after[starts + lengths - 1] = starts
-    x, y = np.concatenate(outlines).T
+    x, y = np.concatenate([*outlines, np.empty((0, 2))]).T
+    ends = np.cumsum(lengths)
+    after = np.arange(1, len(x) + 1)
+    after[ends - 1] = ends - lengths
     x_after, y_after = x[after], y[after]
-    clockwise = np.repeat(np.add.reduceat(x * y_after - y * x_after, starts) > 0, lengths)
     first, beyond = (
         np.clip(np.ceil(ends), 0, height).astype(np.intp)
         for ends in (np.minimum(y, y_after), np.maximum(y, y_after))
@@ -209,30 +228,37 @@ def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int3
     row = np.arange(len(line)) - (np.cumsum(rows) - rows - first)[line]
     slope = (x_after - x)[line] / (y_after - y)[line]
     column = np.clip(np.ceil(x[line] + (row - y[line]) * slope), 0, width).astype(np.intp)
-    enters = (y_after < y) == clockwise
-    np.add.at(changes, (row, column), np.where(enters[line], 1, -1))
-    return np.cumsum(changes, axis=1, out=changes)[:, :-1]
+    size = height * width + 1  # the end of a row is the beginning of the next
+    outline = np.repeat(np.arange(len(lengths)), lengths)[line]
+    met = np.sort(outline * size + row * width + column).reshape(-1, 2)
+    return met[:, 0] // size, met[:, 0] % size, met[:, 1] % size
 
 
-def _outward_edges(edge: Edges, right: Single, down: Single, x: Single, y: Single) -> Single:
+def _outward_edges(parts: Sequence[Single], rays: Single, reach: Single, seed: Single) -> Single:
     """Interpolate how strong edges are along rays, bilinearly, 0 outside the field.
 
-    ``right`` and ``down`` are cosine and sine of the rays' angles, (angles, 1, 1), and ``x`` and
-    ``y`` the places on the rays in pixels, (angles, radii, n).
+    ``parts`` are those of the edges to the right and down; ``rays`` are unit vectors (angles, 2),
+    ``reach`` the places on them in radii of a ``seed``, x, y and radius (n, 3). Return the edges
+    (angles, radii, n).
     """
-    if not x.size:
-        return x
-    met = cv2.remap(
-        edge.view(np.float32).reshape(*edge.shape, 2),
-        x.reshape(-1, x.shape[-1]),
-        y.reshape(-1, y.shape[-1]),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=0,
-    ).reshape(*x.shape, 2)
-    along = right * met[..., 0]
-    along += down * met[..., 1]
-    return along
+    if not len(seed):
+        return np.empty((len(rays), len(reach), 0), np.float32)
+    across, along = np.repeat(rays, len(reach), axis=0).T.copy()
+    x, y, radii = FINE * seed.T[..., np.newaxis]
+    tried = np.tile(reach, len(rays))
+    # The places of a seed are neighbours in memory too, which makes reading them fast.
+    at_x, at_y = radii * (tried * across) + x, radii * (tried * along) + y
+    for each in (at_x, at_y):
+        np.multiply(np.rint(each, out=each), 1 / FINE, out=each)
+    right, down = (
+        np.asarray(cv2.remap(each, at_x, at_y, cv2.INTER_LINEAR, borderValue=0), np.float32)
+        for each in parts
+    )
+    right *= across
+    down *= along
+    right += down
+    by_seed = np.asarray(cv2.transpose(right), np.float32)
+    return by_seed.reshape(len(rays), len(reach), len(seed))
 
 
 def _ring(radius: float) -> tuple[Edges, int]:
@@ -262,32 +288,34 @@ def _closed_path(gain: Single) -> Index:
     turned = np.empty((radii, n), np.float32)
     for a in range(1, len(turn)):
         before, here = total[a - 1], total[a, STEPS:-STEPS]
-        here[:] = before[STEPS:-STEPS]
+        best = before[STEPS:-STEPS]
         for s in range(1, STEPS + 1):  # as far to one side as to the other, which costs the same
             inner, outer = before[STEPS - s :][:radii], before[STEPS + s :][:radii]
             np.maximum(inner, outer, out=turned)
             turned -= cost[STEPS + s]
-            np.maximum(here, turned, out=here)
+            best = np.maximum(best, turned, out=here)
         here += gain[turn[a] % angles]
-    path = np.empty((len(turn), n), np.intp)
-    path[-1] = total[-1].argmax(axis=0)
-    for a in range(len(turn) - 1, 0, -1):
-        came_from = path[a] + step[:, np.newaxis]
-        worth = total[a - 1, came_from, np.arange(n)] - cost[:, np.newaxis]
-        path[a - 1] = path[a] + step[worth.argmax(axis=0)]
-    return path[lead : lead + angles] - STEPS
+    path = np.empty((len(turn), n), np.intp)  # in the flattened radii and seeds
+    path[-1] = total[-1].argmax(axis=0) * n + np.arange(n)
+    for a in range(len(turn) - 1, lead, -1):
+        worth = total[a - 1].take(path[a] + n * step[:, np.newaxis])
+        worth -= cost[:, np.newaxis]
+        path[a - 1] = path[a] + n * step[worth.argmax(axis=0)]
+    return np.asarray(path[lead : lead + angles] // max(1, n) - STEPS)
 
 
-def _top_between(gain: Single, path: Index) -> Single:
-    """Find the offset of a path from the peak of a parabola of three gains, -.5 to .5 of a step.
+def _top_between(gain: Single, path: Index) -> tuple[Single, Single]:
+    """Find the gains of a path, and its offset from the peak of a parabola of three gains.
 
-    The gains are those of the path of `_closed_path` and its neighbours; the offset is 0 if there
-    is no top, and at the first and the last radius.
+    The gains are those of the path of `_closed_path` and its neighbours; the offset is -.5 to .5 of
+    a step, 0 if there is no top, and at the first and the last radius.
     """
-    a, n = np.ogrid[: gain.shape[0], : gain.shape[2]]
-    last = gain.shape[1] - 1
-    before, here, after = (gain[a, np.clip(path + step, 0, last), n] for step in (-1, 0, 1))
+    angles, radii, n = gain.shape
+    inner = np.minimum(np.maximum(path, 1), radii - 2)
+    middle = (np.arange(angles)[:, np.newaxis] * radii + inner) * n + np.arange(n)
+    before, here, after = (gain.take(middle + step * n) for step in (-1, 0, 1))
     bend = 2 * here - before - after
-    has_top = (bend > 0) & (path > 0) & (path < last)
+    has_top = (bend > 0) & (path == inner)
     top = np.where(has_top, (after - before) / np.where(has_top, 2 * bend, 1), 0)
-    return np.clip(top, -0.5, 0.5)
+    best = np.where(path == inner, here, np.where(path < inner, before, after))
+    return best, np.clip(top, -0.5, 0.5)

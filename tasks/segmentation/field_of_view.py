@@ -8,12 +8,11 @@ from math import ceil, log2
 from statistics import median
 from typing import Any
 
+import cv2
 import numpy as np
-from skimage.measure import points_in_poly
 
 from tasks.images import decoding, geometry, opened_slides, regions
 from tasks.images.access.files import SourceError, stamp
-from tasks.segmentation.contours import enclosed_area
 from tasks.segmentation.finding import Cell, Cells, find_cells
 from tasks.segmentation.quality import field_quality, packed, sharpness
 from tasks.types import Float, Mask, Numbers, Pixels, Single
@@ -313,6 +312,7 @@ LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
 # laboratories are counted, and as many of their healthy cells are abnormal.
 LARGEST_BITE = 0.1
 SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
+AT_ONCE = 64  # cells that are drawn together; a pair of cells takes 40 kB
 
 
 def with_rim(outline: Numbers, scale: float) -> Single:
@@ -332,21 +332,32 @@ def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> 
     along its ray from the middle, to the rim's width before the other cell begins. ``rims`` are the
     outlines of all cells `with_rim`.
     """
-    low = np.array([outline.min(axis=0) for outline in outlines]).reshape(-1, 2)
-    high = np.array([outline.max(axis=0) for outline in outlines]).reshape(-1, 2)
-    drawings = []
-    for i, rim in enumerate(rims):
-        middle = rim.mean(axis=0)
-        rays = rim - middle
-        meets = (low < rim.max(axis=0)).all(axis=1) & (high > rim.min(axis=0)).all(axis=1)
-        meets[i] = False
-        others = [outlines[j] for j in np.flatnonzero(meets).tolist()]
-        reach = _entry(middle, rays, others) if others else np.ones(len(rim))
-        length = np.linalg.norm(rays, axis=1)
+    around, own = _alike_long(outlines), _alike_long(rims)
+    low, high = around.min(axis=1), around.max(axis=1)
+    drawings = list[Single]()
+    for start in range(0, len(rims), AT_ONCE):
+        some = own[start : start + AT_ONCE]
+        middles = np.array([rim.mean(axis=0) for rim in rims[start : start + AT_ONCE]])
+        rays = some - middles[:, np.newaxis]
+        meets = (low < some.max(axis=1, keepdims=True)) & (high > some.min(axis=1, keepdims=True))
+        pairs = meets.all(axis=2)
+        pairs[np.arange(len(some)), start + np.arange(len(some))] = False
+        cell, other = np.nonzero(pairs)
+        reach = np.ones(rays.shape[:2])
+        np.minimum.at(reach, cell, _entry(rays[cell], around[other] - middles[cell, np.newaxis]))
+        length = np.linalg.norm(rays, axis=2)
         drawn_in = np.maximum(reach - MARGIN / scale / np.maximum(length, 1e-6), LEAST_REACH)
         share = np.where(reach < 1, drawn_in, 1.0)
-        drawings.append(np.asarray(middle + rays * share[:, np.newaxis], np.float32))
+        drawn = np.asarray(middles[:, np.newaxis] + rays * share[..., np.newaxis], np.float32)
+        drawings += [each[: len(rim)] for each, rim in zip(drawn, rims[start:], strict=False)]
     return drawings
+
+
+def _alike_long(outlines: Sequence[Numbers]) -> Numbers:
+    """Stack outlines (n, 2), repeating the last point of those that have fewer points."""
+    most = np.arange(max(map(len, outlines), default=1))
+    ends = [outline[np.minimum(most, len(outline) - 1)] for outline in outlines]
+    return np.array(ends).reshape(-1, len(most), 2)
 
 
 def are_bitten(rims: Sequence[Single], contours: Sequence[Single]) -> Mask:
@@ -355,19 +366,32 @@ def are_bitten(rims: Sequence[Single], contours: Sequence[Single]) -> Mask:
     ``contours`` are their ``rims``, (points, 2) each, drawn in by `apart`.
     """
     whole, left = (
-        np.array([float(enclosed_area(np.asarray(outline, np.float64))) for outline in outlines])
+        np.array([cv2.contourArea(outline) for outline in outlines])
         for outlines in (rims, contours)
     )
     return np.asarray(left < (1 - LARGEST_BITE) * whole)
 
 
-def _entry(middle: Numbers, rays: Single, others: Sequence[Numbers]) -> Float:
-    """Find the share of each ray (n, 2) at which any other outline begins, (n,); 1: nowhere."""
-    points = middle + rays[:, np.newaxis] * SHARES[:, np.newaxis]
-    x, y = points[..., 0], points[..., 1]
-    inside = np.zeros(x.shape, bool)
-    for outline in others:
-        (left, top), (right, bottom) = outline.min(axis=0), outline.max(axis=0)
-        near = (x >= left) & (x <= right) & (y >= top) & (y <= bottom) & ~inside
-        inside[near] = points_in_poly(points[near], outline)
-    return np.where(inside.any(axis=1), SHARES[inside.argmax(axis=1)], 1.0)
+def _entry(rays: Numbers, outlines: Numbers) -> Float:
+    """Find the share of rays (n, rays, 2) at which an outline (n, points, 2) begins; 1: nowhere.
+
+    Rays begin at 0.
+    """
+    x, y = np.moveaxis(outlines, 2, 0)
+    x_after, y_after = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
+    # A line from point to point meets a ray if its ends lie on both sides of it.
+    side = rays[..., :1] * y[:, np.newaxis] - rays[..., 1:] * x[:, np.newaxis]
+    left = side > 0
+    pair, ray, line = np.nonzero(left != np.roll(left, -1, axis=2))
+    after = (line + 1) % x.shape[1]
+    area = (x * y_after - y * x_after)[pair, line]
+    met = np.searchsorted(SHARES, area / (side[pair, ray, after] - side[pair, ray, line]))
+    # A ray is inside where the rest of it meets the outline an odd number of times.
+    shape = (*rays.shape[:2], len(SHARES) + 1)
+    places, times = np.unique(np.ravel_multi_index((pair, ray, met), shape), return_counts=True)
+    places = places[(times % 2 > 0) & (places % shape[2] > 0)]
+    of, first, times = np.unique(places // shape[2], return_index=True, return_counts=True)
+    reach = np.ones(shape[:2])
+    begins = np.where(times % 2 > 0, 0, places[first] % shape[2])
+    reach.flat[of] = np.append(SHARES, 1.0)[begins]
+    return reach

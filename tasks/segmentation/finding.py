@@ -269,19 +269,19 @@ def _uncovered(
     The mask has the stained pixels in every ``step``th row and column.
     """
     chosen = []
-    covered = np.zeros(mask.size + 1, np.uint8)  # the last is all that lies outside the field
-    picture, stain = covered[:-1].reshape(mask.shape), np.append(mask, False)
+    covered, stain = np.zeros(mask.size + 1, bool), np.append(mask, False)  # the last lies outside
     for start in range(0, len(candidates), contours.AT_ONCE):
         some = candidates[start : start + contours.AT_ONCE]
         outlines = np.array([points for (points, _), _ in some]) / step
         within, seen = _samples(outlines, mask.shape)
         holds_stain = (seen > 0) & (stain[within].sum(axis=1) >= LEAST_STAINED * seen)
-        for i in np.flatnonzero(holds_stain).tolist():
+        of, *ends = contours.runs(outlines[holds_stain], mask.shape)
+        runs = np.split(np.column_stack(ends), np.searchsorted(of, np.arange(1, holds_stain.sum())))
+        for i, inside_it in zip(np.flatnonzero(holds_stain).tolist(), runs, strict=False):
             (_, clearness), _ = some[i]
             if covered[within[i]].sum() <= (clearness - LEAST_EDGE_COVERED) * seen[i]:
-                x, y, width, height = box_around(outlines[i], (mask.shape[1], mask.shape[0]))
-                part = picture[y : y + height, x : x + width]
-                part |= contours.layers([outlines[i] - (x, y)], part.shape) > 0
+                for begin, end in inside_it.tolist():
+                    covered[begin:end] = True
                 chosen.append(some[i])
     return chosen
 
@@ -320,7 +320,8 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:
 
 def _red_outlines(amount: Single, mask: Mask, lit: Mask, working: int) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
-    edge = contours.edges(np.minimum(amount, DARKEST * np.median(amount[mask])), mask, working, lit)
+    paler = np.minimum(amount, DARKEST * contours.median(amount[mask]))
+    edge = contours.edges(paler, mask, working, lit)
     step = max(1, working // ROUGH_DIAMETER)
     across, down = (side + working for side in amount.shape)
     fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones

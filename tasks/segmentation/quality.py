@@ -1,7 +1,6 @@
 """Measure whether a field of view is fit to be read: its focus, exposure, stain and crowding."""
 
 from dataclasses import dataclass
-from functools import reduce
 
 import cv2
 import numpy as np
@@ -51,22 +50,23 @@ def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) ->
     """
     height, width = field.shape[:2]
     cells = contours.layers([cell.outline for cell in found.cells], (height, width))
-    of_cells = np.asarray(cv2.bitwise_and(field, field, mask=(cells > 0).view(np.uint8)), np.uint8)
-    stained = int(np.count_nonzero(cells))
-    red, green, blue = (total / stained if stained else np.nan for total in _totals(of_cells))
+    mask = (cells > 0).view(np.uint8)
+    stain = cv2.mean(field, mask)[:3] if mask.any() else (np.nan,) * 3
     seen = _window(field)
-    field, cells = np.ascontiguousarray(field[seen]), cells[seen]
-    covered = int(np.count_nonzero(cells))
-    channels = cv2.split(field)
-    darkest, brightest = reduce(np.minimum, channels), reduce(np.maximum, channels)
+    field, mask, cells = np.ascontiguousarray(field[seen]), mask[seen], cells[seen]
+    covered = int(np.count_nonzero(mask))
+    dark, bright = (
+        mask.size - np.count_nonzero(cv2.inRange(field, (low,) * 3, (high,) * 3))
+        for low, high in ((SHADOW + 1, 255), (0, HIGHLIGHT - 1))
+    )
     return FieldQuality(
         sharpness=sharpness(field, found.diameter) if focus is None else focus,
-        too_dark=np.count_nonzero(darkest <= SHADOW) / cells.size,
-        too_bright=np.count_nonzero(brightest >= HIGHLIGHT) / cells.size,
-        brightness=sum(_totals(field)) / field.size / 255,
-        stain=(red, green, blue),
+        too_dark=dark / mask.size,
+        too_bright=bright / mask.size,
+        brightness=sum(cv2.mean(field)) / 3 / 255,
+        stain=stain,
         cells=len(found.cells),
-        covered=covered / cells.size,
+        covered=covered / mask.size,
         overlap=np.count_nonzero(cells > 1) / covered if covered else np.nan,
         packed=packed(field, found.diameter),
     )
@@ -83,11 +83,6 @@ def _window(field: Pixels) -> tuple[slice, slice]:
     return slice(top, bottom), slice(left, right)
 
 
-def _totals(field: Pixels) -> list[int]:
-    """Sum red, green and blue of a field."""
-    return [int(total) for total in cv2.sumElems(field)[:3]]
-
-
 def sharpness(field: Pixels, diameter: float) -> float:
     """Divide the variance of the Laplacian of brightness by that of brightness; at least 0.
 
@@ -99,9 +94,10 @@ def sharpness(field: Pixels, diameter: float) -> float:
     if not np.isfinite(diameter):
         return float("nan")
     red, green, blue = cv2.split(field)
-    grey = Image.fromarray((np.add(red, green, dtype=np.float32) + blue) / 3)
+    grey = np.add(red, green, dtype=np.float32)
+    grey += blue
     size = geometry.size_at(field.shape, FOCUS_DIAMETER / diameter)
-    levels = np.asarray(grey.resize(size, decoding.RESIZE))
+    levels = np.asarray(Image.fromarray(grey).resize(size, decoding.RESIZE))
     smooth, bend = contours.gaussian(1), contours.gaussian(1, order=2)
     laplacian = contours.filtered(levels, bend, smooth) + contours.filtered(levels, smooth, bend)
     contrast = float(levels.var())
@@ -117,7 +113,8 @@ def packed(field: Pixels, diameter: float) -> float:
     if not np.isfinite(diameter):
         return float("nan")
     # Eosin and azure both absorb green.
-    green = geometry.scaled(field[..., 1], PACKED_DIAMETER / diameter)
+    green = np.asarray(cv2.extractChannel(field, 1), np.uint8)
+    green = geometry.scaled(green, PACKED_DIAMETER / diameter)
     ground = green > np.percentile(green, 99) * np.exp(-GROUND)
     rows, columns = (max(1, round(n / (SQUARE * PACKED_DIAMETER))) for n in ground.shape)
     squares = [
