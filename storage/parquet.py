@@ -172,11 +172,14 @@ class _Piece(RawIOBase):
 
 
 def iterate_groups(
-    store: Store, *path: str, columns: list[str] | None = None
+    store: Store,
+    *path: str,
+    columns: list[str] | None = None,
+    groups: Iterable[int] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield the row groups of a table, which may be larger than memory."""
+    """Yield row groups of a table, which may be larger than memory; all without ``groups``."""
     with open_table(store, *path) as file:
-        for number in range(file.num_row_groups):
+        for number in range(file.num_row_groups) if groups is None else groups:
             yield file.read_row_group(number, columns=columns, use_threads=False)
 
 

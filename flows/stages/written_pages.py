@@ -14,6 +14,7 @@ from flows.cluster.executor import run_jobs
 from flows.jobs import drawings, verified
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.screened import Screened
+from flows.jobs.scoring.shown import ShownJob, find_shown
 from flows.monitoring import console, prefect_runs, telemetry
 from flows.settings import Settings
 from flows.stages import answers, publish
@@ -37,11 +38,10 @@ from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
 from tasks.reports import field_rows
-from tasks.reports.called_cells import COLUMNS as OF_CALLED
 from tasks.reports.called_cells import CalledCells, Patient, patient_of
 from tasks.visualisation import calls
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
-from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
+from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.visualisation.patients import Called, cells_each, opened
@@ -80,11 +80,12 @@ def write_page(
     )
     shown = opened(calls.positive_first(patients))
     cells = _called_cells(shown, slides)
-    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, *field_rows.COLUMNS])
-    images = report_path(batch.name, batch.batch_date)
-    for rows in parquet.iterate_rows(store, *images, columns=list(wanted)):
-        highlights.count(rows)
-        cells.count(rows)
+    footer = parquet.read_footer(store, *report_path(batch.name, batch.batch_date))
+    wanted = cells.empty()
+    jobs = [ShownJob(screened, group, limit, wanted) for group in range(footer.num_row_groups)]
+    for of_group, cells_of_group in run_jobs(client, find_shown, jobs, title=f"read {batch.name}"):
+        highlights.add(of_group)
+        cells.add(cells_of_group)
     called = _called(client, screened, cells, shown)
     thumbnails = _thumbnails(client, screened, highlights, called)
     answered = digest_of_answers(store, batch.key)
