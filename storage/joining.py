@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from storage.parquet import naming_damage
 from storage.store import PIECE, Store, StoreError
 
 MAGIC = b"PAR1"
@@ -57,7 +58,7 @@ def _copied(
 ) -> pq.FileMetaData:
     """Copy a file's row groups to ``out`` and into the digest ``made``; return its new footer."""
     read, by = sha256(), out.tell() - len(MAGIC)
-    with store.open(*path) as file:
+    with naming_damage(store, *path), store.open(*path) as file:
         size = file.seek(0, 2)
         file.seek(size - TAIL)
         end = size - TAIL - int.from_bytes(file.read(4), "little")
