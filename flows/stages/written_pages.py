@@ -205,14 +205,15 @@ def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownF
     store, batch = screened.store, screened.batch
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
-    path = report_path(batch.name, batch.batch_date)
-    for rows in parquet.iterate_rows(store, *path, columns=drawings.of_contours(screened.model)):
+    sources = {field["source_uri"] for field in fields}
+    for rows in drawings.rows_of_sources(store, batch, screened.model, sources):
         for field, of_field in zip(fields, cells, strict=True):
             of_field += field_rows.cells_of(rows, field)
-    jobs = []
-    for field, of_field in zip(fields, cells, strict=True):
-        refs = find_refs(store, batch, [cell["uri"] for cell in of_field])
-        jobs.append(drawings.FieldPictureJob(field, tuple(of_field), refs))
+    refs = find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
+    jobs = [
+        drawings.FieldPictureJob(field, tuple(some), {c["uri"]: refs[c["uri"]] for c in some})
+        for field, some in zip(fields, cells, strict=True)
+    ]
     drawn = run_jobs(client, drawings.draw_field, jobs, title=f"fields {batch.name}")
     return [ShownField(field, picture) for field, picture in zip(fields, drawn, strict=True)]
 

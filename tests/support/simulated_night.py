@@ -30,6 +30,7 @@ from flows.jobs.scoring import finish, scores, shown
 from flows.jobs.scoring.plan import Part, parts_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
+from flows.monitoring import telemetry
 from flows.screen import extract
 from flows.stages.batch import prepare_features
 from flows.stages.publish import publish
@@ -204,7 +205,8 @@ def run(root: str, workers: int) -> None:
 
         def staged(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
             begun, cpu = time.perf_counter(), time.process_time()
-            result = work(*arguments)
+            with telemetry.stage(name):
+                result = work(*arguments)
             stages[name] = time.perf_counter() - begun
             stages[f"{name}, CPU of the coordinator"] = time.process_time() - cpu
             return result
