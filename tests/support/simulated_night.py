@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,10 +32,9 @@ from flows.jobs.scoring.plan import Part, parts_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
-from flows.screen import extract
 from flows.stages.batch import prepare_features
 from flows.stages.publish import publish
-from flows.stages.scoring import plan_jobs, score_slides
+from flows.stages.scoring import extract_and_score, score_slides
 from flows.stages.written_pages import write_page
 from storage.batches import ledger
 from storage.models.classifiers import load_card
@@ -107,8 +107,8 @@ def _scored(screened: Screened, parts: list[Part]) -> float:
             if shard.start < parts[0].spans[-1].stop:
                 run_shard(ShardJob(store, batch, shard, screened.model))
     begun = ledger.screening_start(store, batch, key)
-    here = cast(Client, Here())
-    (job,) = plan_jobs(here, screened, parts[:1], [0], begun)
+    job = scores.ScoreJob(screened, 0, parts[0].slides, parts[0].spans, begun)
+    scores.score_part(job)  # the first call loads the detector
     started = time.process_time()
     scores.score_part(job)
     seconds = time.process_time() - started
@@ -168,27 +168,25 @@ def replay(work: Callable[[Any], Any], root: str, job: Any) -> Any:
     return result
 
 
-def extracted(job: ShardJob) -> ShardResult:
-    """Sleep instead of extracting a shard."""
+def extracted_or_scored(cell: float, job: ShardJob | scores.ScoreJob) -> ShardResult | None:
+    """Sleep instead of extracting a shard, or of scoring a part for ``cell`` seconds a cell."""
+    if isinstance(job, scores.ScoreJob):
+        time.sleep((job.spans[-1].stop - job.spans[0].start) * cell)
+        return None
     seconds = (job.shard.stop - job.shard.start) * CELL
     time.sleep(seconds)
     return ShardResult(job.shard, (), False, 1, seconds, "simulated")
 
 
-def scored(cell: float, job: scores.ScoreJob) -> int:
-    """Sleep instead of scoring a part, ``cell`` seconds a cell."""
-    rows = job.spans[-1].stop - job.spans[0].start
-    time.sleep(rows * cell)
-    return rows
-
-
 @contextmanager
 def _simulated(root: str, cell: float) -> Iterator[None]:
-    """Let the stages sleep instead of working, and score parts that are there already."""
+    """Let the stages sleep instead of working, as if no part were scored at first."""
+    complete = chain([lambda *_: set[int]()], repeat(ledger.complete_scores))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.stages.batch.run_shard", extracted)
-        patch.setattr("flows.jobs.scoring.scores.score_part", partial(scored, cell))
-        patch.setattr("flows.stages.scoring.complete_scores", lambda *_: set())
+        patch.setattr(
+            "flows.jobs.scoring.scores.extract_or_score", partial(extracted_or_scored, cell)
+        )
+        patch.setattr("flows.stages.scoring.complete_scores", lambda *of: next(complete)(*of))
         for name, work in JOBS:
             patch.setattr(name, partial(replay, work, root))
         yield
@@ -211,7 +209,7 @@ def run(root: str, workers: int) -> None:
             stages[f"{name}, CPU of the coordinator"] = time.process_time() - cpu
             return result
 
-        staged("extract", extract, client, screened)
+        staged("extract", extract_and_score, client, screened)
         parts = staged("score", score_slides, client, screened)
         again = staged("publish", publish, client, screened, settings, parts)
         staged("page", write_page, client, screened, settings, again)
