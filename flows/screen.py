@@ -281,7 +281,7 @@ def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) 
         parts = scoring.score_slides(client, begun)
     held.check()
     with telemetry.stage("publish"):
-        return publish(begun, settings, parts)
+        return publish(client, begun, settings, parts)
 
 
 def _refuse_other_attempt(held: Lease, batch: Batch) -> None:

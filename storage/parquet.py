@@ -7,7 +7,7 @@ Arrow's threads are not used: each would keep memory of its own, and all take mo
 """
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BytesIO, RawIOBase
 from pathlib import Path
@@ -172,12 +172,28 @@ class _Piece(RawIOBase):
 
 
 def iterate_groups(
-    store: Store, *path: str, columns: list[str] | None = None
+    store: Store,
+    *path: str,
+    columns: list[str] | None = None,
+    groups: Iterable[int] | None = None,
 ) -> Iterator[pa.Table]:
-    """Yield the row groups of a table, which may be larger than memory."""
+    """Yield row groups of a table, which may be larger than memory; all without ``groups``."""
     with open_table(store, *path) as file:
-        for number in range(file.num_row_groups):
+        for number in range(file.num_row_groups) if groups is None else groups:
             yield file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def groups_having(footer: pq.FileMetaData, column: str, values: Collection[str]) -> list[int]:
+    """List the row groups that may have one of some texts in a column, by their statistics."""
+    found = []
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        chunks = (group.column(place) for place in range(group.num_columns))
+        known = next(each for each in chunks if each.path_in_schema == column).statistics
+        ranged = known is not None and known.has_min_max
+        if any(not ranged or known.min <= value <= known.max for value in values):
+            found.append(number)
+    return found
 
 
 def iterate_rows(store: Store, *path: str, columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -1,6 +1,6 @@
 """Draw cells, alone and at their places, and fields and slides, as units of work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from flows.jobs.quarantine import Sparing
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import ModelCard
-from storage.parquet import iterate_rows
+from storage.parquet import groups_having, iterate_groups, read_footer
 from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.images import decoding, opened_slides
@@ -120,8 +120,7 @@ def places_jobs(
         cell["uri"]: [] for group in by_source.values() for cell in group
     }
     sources = pa.array(list(by_source), pa.string())
-    images = report_path(batch.name, batch.batch_date)
-    for rows in iterate_rows(store, *images, columns=of_contours(card)) if near else ():
+    for rows in rows_of_sources(store, batch, card, by_source) if near else ():
         there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
         for row in there.to_pylist():
             for cell in by_source[row["source_uri"]]:
@@ -135,6 +134,15 @@ def places_jobs(
         wanted = {each["uri"] for some in around for each in some}
         jobs.append(PlacesJob(tuple(members), around, {uri: refs[uri] for uri in wanted}))
     return jobs
+
+
+def rows_of_sources(
+    store: Store, batch: Batch, card: ModelCard, sources: Collection[str]
+) -> Iterator[pa.Table]:
+    """Yield a batch's image rows, with the columns of contours, of some sources and few others."""
+    images = report_path(batch.name, batch.batch_date)
+    groups = groups_having(read_footer(store, *images), "source_uri", sources)
+    yield from iterate_groups(store, *images, columns=of_contours(card), groups=groups)
 
 
 def of_contours(card: ModelCard) -> list[str]:

@@ -1,35 +1,45 @@
 """Publish a batch: join the rows of its parts into reports, and seal them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import cache
-from pathlib import Path
+from functools import partial
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from distributed import Client
+from numpy.typing import NDArray
 
-from flows.jobs.scoring import report_rows, scores
+from flows.cluster.executor import run_jobs
+from flows.jobs.scoring import scores
+from flows.jobs.scoring.finish import (
+    FinishJob,
+    Grouped,
+    Rules,
+    SurveyJob,
+    finish_parts,
+    survey_parts,
+)
+from flows.jobs.scoring.plan import Part, pieces_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adaptation_at, load_fitted_detector
 from flows.monitoring import console, prefect_runs
 from flows.settings import Settings
 from flows.stages.counting.chosen_thresholds import (
+    answers_elsewhere,
     load_error_rates,
     load_laboratory_rates,
-    rates_elsewhere,
     sure_rates,
 )
 from storage.batches import ledger, manifests, segmentations
 from storage.parquet import read_table
-from storage.reports.grouping import grouping
 from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.patients import patient_schema
-from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
+    GROUP_ROWS,
     IMAGES,
     PATIENTS,
     SLIDES,
@@ -39,13 +49,14 @@ from storage.reports.tables import (
 )
 from storage.store import Store
 from tasks.counting.call import Answers
-from tasks.limits import FieldLimits
-from tasks.reports import calls, slide_reasons
-from tasks.reports.field_limits import fields_judged
-from tasks.reports.image_columns import STRANGEST, Provenance
-from tasks.reports.night.counts import BINS, TAP_EDGES, NightCounts, Row, batch_table, summaries
+from tasks.reports import calls
+from tasks.reports.image_columns import Provenance, plain, repeated
+from tasks.reports.image_rows import QValues
+from tasks.reports.night.counts import NightCounts, Row, batch_table, joined, summaries
 from tasks.reports.night.judged import batch_judged
+from tasks.types import Mask
 
+IN_ORDER_OF = {SLIDES: ("slide_id",), PATIENTS: ("patient_id", "slide_id")}  # as grouped
 NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
 
 
@@ -80,18 +91,42 @@ def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
 
 
 @prefect_runs.task
-def publish(screened: Screened, settings: Settings, parts: int) -> ledger.Seal:
-    """Join the parts' rows into the report on images, group the others from it, and publish all.
+def publish(
+    client: Client, screened: Screened, settings: Settings, parts: Sequence[Part]
+) -> ledger.Seal:
+    """Finish scored parts on workers, join what they made into the reports, and publish these.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
     """
     store, batch = screened.store, screened.batch
     begun = ledger.screening_start(store, batch, screened.key)
     made_by = replace(scores.provenance_of(screened, begun), arithmetic=screened.model.arithmetic)
+    rules = Rules(
+        settings.field_limits,
+        counting_at(screened, settings),
+        load_fitted_detector(store, screened.detector).scales,
+        made_by,
+    )
+    segmentation = segmentations.segmentation_of(store, batch.images)
+    fields = segmentations.read_fields(store, segmentation) if segmentation else None
+    pieces = pieces_of(parts, fields, GROUP_ROWS)
+    surveyed = _survey(client, screened, [numbers for numbers, _ in pieces])
+    jobs = _finish_jobs(screened, parts, pieces, surveyed, fields, rules)
+    grouped: list[Grouped] = []
+
+    def finished() -> Iterator[tuple[tuple[str, ...], str]]:
+        for piece in run_jobs(client, finish_parts, jobs, title=f"publish {batch.name}"):
+            grouped.append(piece.grouped)
+            yield piece.path, piece.digest
+
     with publication(store, batch) as reports:
-        schema = image_schema(screened.model.classes, list(screened.detector.taps))
-        reports.add(IMAGES, schema, report_rows.finished_rows(screened, parts, console.warn))
-        tables = _grouped(screened, settings, parts, made_by, reports.files[IMAGES])
+        reports.join(IMAGES, finished())
+        tables, night = joined_groups(grouped, [numbers for _, numbers in pieces])
+        earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
+        judged = batch_judged(
+            night, tables[SLIDES], tables[PATIENTS], earlier, rules.counting, made_by
+        )
+        tables[BATCHES] = batch_table(night, judged | made_by.to_row(), batch_schema())
         for kind, table in tables.items():
             reports.add(kind, SCHEMAS[kind](), [table])
         (row,) = summaries(tables[BATCHES])
@@ -104,71 +139,60 @@ def publish(screened: Screened, settings: Settings, parts: int) -> ledger.Seal:
     return seal
 
 
-def _grouped(
-    screened: Screened, settings: Settings, parts: int, made_by: Provenance, images: Path
-) -> dict[str, pa.Table]:
-    """Group the rows of a batch's report on images, a local file, into its other reports."""
-    store, batch = screened.store, screened.batch
-    segmentation = segmentations.segmentation_of(store, batch.images)
-    shifts = [
-        read_table(store, *ledger.shifts_path(batch, screened.key, part)) for part in range(parts)
-    ]
-    return grouped_reports(
-        images,
-        pa.concat_tables([slide_reasons.SHIFTS.empty_table(), *shifts]),
-        segmentations.read_fields(store, segmentation) if segmentation else None,
-        settings.field_limits,
-        counting_at(screened, settings),
-        load_fitted_detector(store, screened.detector).scales,
-        nights_before(store, batch.batch_date, NIGHTS_READ),
-        made_by,
-    )
+def _survey(client: Client, screened: Screened, pieces: Sequence[range]) -> tuple[QValues, Mask]:
+    """Compute the q-values of a scored batch, and mark its copies of images (n,)."""
+    q_values, jobs = QValues(), [SurveyJob(screened, numbers) for numbers in pieces]
+
+    def heads() -> Iterator[NDArray[np.uint64]]:
+        title = f"survey {screened.batch.name}"
+        for surveyed in run_jobs(client, survey_parts, jobs, title=title):
+            q_values.add(surveyed.p_values)
+            yield surveyed.heads
+
+    copies = repeated(heads())
+    if copies.any():
+        console.warn(
+            f"{copies.sum():,} of {len(copies):,} images are copies of others of the batch: "
+            "they count once, and their slides are for review"
+        )
+    return q_values, copies
 
 
-def grouped_reports(
-    images: Path,
-    shifts: pa.Table,
+def _finish_jobs(
+    screened: Screened,
+    parts: Sequence[Part],
+    pieces: Sequence[tuple[range, pa.Array]],
+    surveyed: tuple[QValues, Mask],
     fields: pa.Table | None,
-    limits: FieldLimits,
-    counting: calls.Counting,
-    scales: Mapping[str, tuple[float, float]],
-    earlier: Sequence[Row],
-    made_by: Provenance,
-) -> dict[str, pa.Table]:
-    """Group the rows of a report on images into the other reports of its batch.
+    rules: Rules,
+) -> Iterator[FinishJob]:
+    """Make the jobs that finish pieces of a batch."""
+    q_values, copies = surveyed
+    for numbers, of_piece in pieces:
+        some = [parts[number] for number in numbers]
+        rows = slice(some[0].spans[0].start, some[-1].spans[-1].stop) if some else slice(0)
+        cut = None if fields is None else fields.take(of_piece)
+        yield FinishJob(screened, numbers, q_values, copies[rows], cut, rules)
 
-    Args:
-        images: the report, a local file.
-        shifts: rows of `SHIFTS`.
-        fields: the fields that cells were cut out of, if any.
-        limits: of a field's quality.
-        counting: how cells are counted and slides judged.
-        scales: by tap, mean and deviation of the log distance over calibration images.
-        earlier: rows of the report on batches before this one, oldest first.
-        made_by: the values that all rows share.
 
-    Raises:
-        ValueError: a cell is in no field of its source.
+def joined_groups(
+    grouped: Sequence[Grouped], of_pieces: Sequence[pa.Array]
+) -> tuple[dict[str, pa.Table], NightCounts]:
+    """Join the rows of reports, in their order, and the counts of a night, from all its pieces.
+
+    ``of_pieces`` are the numbers of each piece's fields.
     """
-    stated, tables = made_by.to_row(), dict[str, pa.Table]()
-    with grouping(images, STRANGEST) as groups:
-        # Fields contribute to their slide, and slides to their patients and their night.
-        if fields is not None:
-            tables[FIELDS] = fields_judged(fields, groups.fields(fields), limits, stated)
-        counts = groups.slides(tables.get(FIELDS), shifts, **counting.named_thresholds)
-        slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, slide_schema())
-        counts = groups.patients(calls.judged_slides(slides, counting), **counting.named_thresholds)
-        patients = tables[PATIENTS] = calls.patients_called(
-            counts, counting, stated, patient_schema()
-        )
-        night = NightCounts(
-            groups.batch(counting.alpha, *counting.scale_and_bias),
-            groups.p_values(BINS),
-            {tap: groups.tap_scores(tap, *scale, TAP_EDGES) for tap, scale in scales.items()},
-        )
-    judged = batch_judged(night, slides, patients, earlier, counting, made_by)
-    tables[BATCHES] = batch_table(night, judged | stated, batch_schema())
-    return tables
+    tables = {
+        kind: pa.concat_tables(plain(each.tables[kind]) for each in grouped)
+        for kind in grouped[0].tables
+    }
+    for kind, names in IN_ORDER_OF.items():
+        order = [(name, "ascending") for name in names]
+        tables[kind] = tables[kind].take(pc.sort_indices(tables[kind], order))
+    if FIELDS in tables:
+        order = pc.sort_indices(pa.chunked_array(of_pieces, pa.int64()))
+        tables[FIELDS] = tables[FIELDS].take(order)
+    return tables, joined([each.night for each in grouped])
 
 
 def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
@@ -184,7 +208,7 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
     wanted = settings.negative_percent / 100
     return calls.Counting(
         Answers(rates, wanted),
-        cache(lambda: Answers(rates_elsewhere(store, screened.detector), wanted)),
+        partial(answers_elsewhere, store, screened.detector, wanted),
         settings.red_cells_per_microlitre,
         screened.detector.alpha,
         Answers(sure_rates(store, screened.detector), wanted),

@@ -72,8 +72,8 @@ class _Stream:
 
 
 @task
-def score_slides(client: Client, screened: Screened) -> int:
-    """Score all cells of a batch with complete features; return the number of parts.
+def score_slides(client: Client, screened: Screened) -> list[Part]:
+    """Score all cells of a batch with complete features; return its parts.
 
     Parts that are scored already are skipped. At a laboratory, slides are expected to be
     like the laboratory's, and slides with too few cells are compared with it.
@@ -82,7 +82,7 @@ def score_slides(client: Client, screened: Screened) -> int:
     jobs = plan_jobs(client, screened, parts, left, scored_at)
     for _ in run_jobs(client, scores.score_part, jobs, title=f"score {screened.batch.name}"):
         pass
-    return len(parts)
+    return parts
 
 
 def _left(screened: Screened) -> tuple[list[Part], list[int], datetime]:

@@ -14,6 +14,7 @@ from flows.cluster.executor import run_jobs
 from flows.jobs import drawings, verified
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.screened import Screened
+from flows.jobs.scoring.shown import ShownJob, find_shown
 from flows.monitoring import console, prefect_runs, telemetry
 from flows.settings import Settings
 from flows.stages import answers, publish
@@ -37,11 +38,10 @@ from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
 from tasks.reports import field_rows
-from tasks.reports.called_cells import COLUMNS as OF_CALLED
 from tasks.reports.called_cells import CalledCells, Patient, patient_of
 from tasks.visualisation import calls
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
-from tasks.visualisation.highlights import CELLS_SHOWN, Highlights, columns
+from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.visualisation.patients import Called, cells_each, opened
@@ -80,11 +80,12 @@ def write_page(
     )
     shown = opened(calls.positive_first(patients))
     cells = _called_cells(shown, slides)
-    wanted = dict.fromkeys([*columns(card.classes), *OF_CALLED, *field_rows.COLUMNS])
-    images = report_path(batch.name, batch.batch_date)
-    for rows in parquet.iterate_rows(store, *images, columns=list(wanted)):
-        highlights.count(rows)
-        cells.count(rows)
+    footer = parquet.read_footer(store, *report_path(batch.name, batch.batch_date))
+    wanted = cells.empty()
+    jobs = [ShownJob(screened, group, limit, wanted) for group in range(footer.num_row_groups)]
+    for of_group, cells_of_group in run_jobs(client, find_shown, jobs, title=f"read {batch.name}"):
+        highlights.add(of_group)
+        cells.add(cells_of_group)
     called = _called(client, screened, cells, shown)
     thumbnails = _thumbnails(client, screened, highlights, called)
     answered = digest_of_answers(store, batch.key)
@@ -204,14 +205,15 @@ def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownF
     store, batch = screened.store, screened.batch
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
-    path = report_path(batch.name, batch.batch_date)
-    for rows in parquet.iterate_rows(store, *path, columns=drawings.of_contours(screened.model)):
+    sources = {field["source_uri"] for field in fields}
+    for rows in drawings.rows_of_sources(store, batch, screened.model, sources):
         for field, of_field in zip(fields, cells, strict=True):
             of_field += field_rows.cells_of(rows, field)
-    jobs = []
-    for field, of_field in zip(fields, cells, strict=True):
-        refs = find_refs(store, batch, [cell["uri"] for cell in of_field])
-        jobs.append(drawings.FieldPictureJob(field, tuple(of_field), refs))
+    refs = find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
+    jobs = [
+        drawings.FieldPictureJob(field, tuple(some), {c["uri"]: refs[c["uri"]] for c in some})
+        for field, some in zip(fields, cells, strict=True)
+    ]
     drawn = run_jobs(client, drawings.draw_field, jobs, title=f"fields {batch.name}")
     return [ShownField(field, picture) for field, picture in zip(fields, drawn, strict=True)]
 

@@ -2,7 +2,8 @@
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
 ``scores/<screening>/<part>.parquet`` and ``shifts/<screening>/<part>.parquet`` hold the scored rows
-of a part and of its slides until the report is published; ``sealed/<screening>.json`` says that the
+of a part and of its slides until the report is published, and ``scores/<screening>/finished/`` the
+pieces of the report on images, which are joined; ``sealed/<screening>.json`` says that the
 report is published. All are in ``batches/<batch>/``. A screening is named by its detector, and its
 laboratory if it has one (`screening_key`).
 """
@@ -134,6 +135,11 @@ def scores_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
 def shifts_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
     """Return the file with the shifts of a part's slides, which is written last."""
     return ("batches", batch.key, "shifts", key, f"{part:06d}.parquet")
+
+
+def piece_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
+    """Return the file with the finished rows of some parts, the first of which is ``part``."""
+    return ("batches", batch.key, "scores", key, "finished", f"{part:06d}.parquet")
 
 
 def complete_scores(store: Store, batch: Batch, key: str) -> set[int]:

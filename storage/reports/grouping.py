@@ -147,13 +147,11 @@ class Grouping:
         (row,) = table.to_pylist(maps_as_pydicts="strict")
         return dict(row)
 
-    def p_values(self, bins: int) -> NDArray[np.int64]:
-        """Count the p-values of each patient, or slide without one, in equal bins; (K, bins)."""
-        rows = self._database.execute(P_VALUES, {"bins": bins}).fetchall()
-        places = {name: k for k, name in enumerate(sorted({name for name, *_ in rows}))}
-        counts = np.zeros((len(places), bins), np.int64)
-        for name, place, n in rows:
-            counts[places[name], place] = n
+    def p_values(self, bins: int) -> dict[str, NDArray[np.int64]]:
+        """Count the p-values of each patient, or slide without one, in equal bins; (bins,)."""
+        counts: dict[str, NDArray[np.int64]] = {}
+        for name, place, n in self._database.execute(P_VALUES, {"bins": bins}).fetchall():
+            counts.setdefault(name, np.zeros(bins, np.int64))[place] = n
         return counts
 
     def tap_scores(

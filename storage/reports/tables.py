@@ -77,22 +77,22 @@ def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
 
 
 def _row_groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Join parts to at least `GROUP_ROWS` rows each, except the last."""
+    """Join parts to `GROUP_ROWS` rows or more each; only a single one may have fewer."""
+    held: list[pa.Table] = []
     waiting: list[pa.Table] = []
     for part in parts:
         waiting.append(part)
         if sum(map(len, waiting)) >= GROUP_ROWS:
-            yield _taken(waiting)
-    if waiting:
-        yield _taken(waiting)
+            if held:
+                yield _joined(held)
+            held, waiting = waiting, []
+    if held or waiting:
+        yield _joined([*held, *waiting])
 
 
-def _taken(waiting: list[pa.Table]) -> pa.Table:
-    """Empty a list of parts, and join these."""
+def _joined(parts: list[pa.Table]) -> pa.Table:
     # Whole columns, because otherwise every part would bring its own dictionary.
-    joined = pa.concat_tables(waiting).unify_dictionaries().combine_chunks()
-    waiting.clear()
-    return joined
+    return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
 
 
 def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> str:

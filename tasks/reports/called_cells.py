@@ -65,10 +65,20 @@ class CalledCells:
             *(("read", read), ("readable", readable)),
         ):
             cells = cells.append_column(name, pa.array(values[kept]))
-        cells = image_columns.plain(cells)
-        self._found = self._best(
-            cells if self._found is None else pa.concat_tables([self._found, cells])
-        )
+        self._keep(image_columns.plain(cells))
+
+    def empty(self) -> "CalledCells":
+        """Make a collector for the same patients, without any cells."""
+        return CalledCells(self._called, self._unreadable, most=self._most, least=self._least)
+
+    def add(self, other: "CalledCells") -> None:
+        """Add the cells of the same patients from other rows."""
+        if other._found is not None:
+            self._keep(other._found)
+
+    def _keep(self, cells: pa.Table) -> None:
+        known = [] if self._found is None else [self._found]
+        self._found = self._best(pa.concat_tables([*known, cells]))
 
     def of(self, patient: Patient) -> list[dict[str, Any]]:
         """List a patient's cells, the most probable first.

@@ -135,24 +135,32 @@ def is_repeated(rows: pa.Table) -> Mask:
 
 
 def repeats(image_ids: Iterable[pa.Array]) -> Mask:
-    """Mark the images (n,) with the digest of an earlier one; images without a digest are not.
+    """Mark the images (n,) with the digest of an earlier one; images without a digest are not."""
+    return repeated(map(heads_of, image_ids))
 
-    The first 16 letters of a digest distinguish a hundred million images. Digests are in
-    hexadecimal.
+
+def heads_of(image_ids: pa.Array) -> NDArray[np.uint64]:
+    """Read the first 16 letters of digests (n,) in hexadecimal as numbers; 0 without a digest.
+
+    They distinguish a hundred million images.
     """
+    letters = pc.utf8_slice_codeunits(pc.fill_null(image_ids, HEAD * "0"), 0, HEAD)
+    return np.frombuffer(bytes.fromhex("".join(letters.to_pylist())), ">u8").astype(np.uint64)
+
+
+def repeated(heads: Iterable[NDArray[np.uint64]]) -> Mask:
+    """Mark the images (n,) whose digest begins as that of an earlier one; see `heads_of`."""
     known: list[Mask] = [np.zeros(0, bool)]
 
-    def heads() -> Iterator[NDArray[np.uint64]]:
-        for part in image_ids:
-            known.append(np.asarray(part.is_valid()))
-            letters = pc.utf8_slice_codeunits(pc.fill_null(part, HEAD * "0"), 0, HEAD)
-            digits = bytes.fromhex("".join(letters.to_pylist()))
-            yield np.frombuffer(digits, ">u8").astype(np.uint64)
+    def noted() -> Iterator[NDArray[np.uint64]]:
+        for part in heads:
+            known.append(part > 0)
+            yield part
 
-    again = repeated_rows(heads())
-    repeated = np.zeros(sum(map(len, known)), bool)
-    repeated[again] = True
-    return repeated & np.concatenate(known)
+    again = repeated_rows(noted())
+    marked = np.zeros(sum(map(len, known)), bool)
+    marked[again] = True
+    return marked & np.concatenate(known)
 
 
 def is_diagnosed(rows: pa.Table) -> Mask:

@@ -192,18 +192,22 @@ class QValues:
     memory grows with their number, not with that of the night's images.
     """
 
-    def __init__(self, p_values: Iterable[Float]) -> None:
-        values: Float = np.zeros(0)
-        times: Float = np.zeros(0)
+    def __init__(self, p_values: Iterable[Float] = ()) -> None:
+        self._values: Float = np.zeros(0)
+        self._times: Float = np.zeros(0)
         for part in p_values:
-            unique, n = np.unique(part[np.isfinite(part)], return_counts=True)
-            values, place = np.unique(np.concatenate([values, unique]), return_inverse=True)
-            times = np.bincount(place, np.concatenate([times, n]), len(values)).astype(np.float64)
-        rank = np.cumsum(times)
-        least = np.minimum.accumulate((values * (times.sum() / rank))[::-1])[::-1]
-        self._values, self._q = np.append(values, np.inf), np.append(np.clip(least, 0, 1), np.nan)
+            self.add(part)
+
+    def add(self, p_values: Float) -> None:
+        """Add some of the night's p-values; NaN is none."""
+        unique, n = np.unique(p_values[np.isfinite(p_values)], return_counts=True)
+        self._values, place = np.unique(np.r_[self._values, unique], return_inverse=True)
+        times = np.bincount(place, np.r_[self._times, n], len(self._values))
+        self._times = times.astype(np.float64)
 
     def of(self, p_values: Float) -> Float:
         """Look up the q-values (n,) of p-values (n,) of the night; NaN (no p-value) stays NaN."""
-        places = np.searchsorted(self._values, np.where(np.isfinite(p_values), p_values, np.inf))
-        return np.asarray(self._q[places])
+        least = self._values * (self._times.sum() / np.cumsum(self._times))
+        q = np.append(np.clip(np.minimum.accumulate(least[::-1])[::-1], 0, 1), np.nan)
+        known = np.where(np.isfinite(p_values), p_values, np.inf)
+        return np.asarray(q[np.searchsorted(np.append(self._values, np.inf), known)])

@@ -86,6 +86,19 @@ class Highlights:
                 near = keyed.filter(pa.array(shown & (key <= _last(before, sheet))))
                 kept[sheet] = _first(before, near, sheet, a_slide)
 
+    def add(self, later: "Highlights") -> None:
+        """Add the images and counts of later rows."""
+        self.scores += later.scores
+        for reason, examples in later.failures.items():
+            known = self.failures.setdefault(reason, [])
+            known += examples[: EXAMPLES - len(known)]
+        for kept, more, a_slide in (
+            (self._beyond, later._beyond, None),
+            (self._within, later._within, MOST_OF_A_SLIDE),
+        ):
+            for sheet, rows in more.items():
+                kept[sheet] = _first(kept.get(sheet), rows, sheet, a_slide)
+
     def sheet(self, name: str) -> pa.Table:
         """Return the rows to show on a sheet, in order.
 

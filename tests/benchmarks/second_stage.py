@@ -113,7 +113,7 @@ def score_night(settings: Settings, batch: Batch, detector: DetectorCard) -> dic
     with open_client(settings) as client:
         (of_manifest,) = client.run(footer, store, batch).values()
         started = time.perf_counter()
-        parts = score_slides(client, Screened(store, batch, MODEL, detector))
+        parts = len(score_slides(client, Screened(store, batch, MODEL, detector)))
         seconds = time.perf_counter() - started
         (worker,) = client.run(peak).values()
     return {"worker": worker, "footer": of_manifest, "parts": parts, "seconds": seconds}

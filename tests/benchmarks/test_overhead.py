@@ -10,6 +10,7 @@ import torch
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.jobs.networks import load_inference
+from flows.jobs.scoring.plan import Part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.jobs.worker import settle_worker
@@ -93,11 +94,11 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
         def idle() -> None:
             assert len(list(run_in_order(client, nothing, tiny.jobs, title="nothing"))) == SHARDS
 
-        def score() -> int:
+        def score() -> list[Part]:
             return score_slides(client, of)
 
         def publish_report() -> None:
-            seal = publish(of, tiny.settings, parts)
+            seal = publish(client, of, tiny.settings, parts)
             assert seal.rows == SHARDS
 
         idle()

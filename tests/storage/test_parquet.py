@@ -53,6 +53,17 @@ def test_a_table_comes_back(any_store: Store) -> None:
         parquet.write_table(any_store, TABLE, *PATH, once=True)
 
 
+def test_groups_that_may_have_a_text_are_found_by_their_statistics(store: Store) -> None:
+    names = pa.array(["b", "a", None, None, "c", "e"]).dictionary_encode()
+    table = pa.table({"more": np.arange(6), "name": names})
+    parquet.write_table(store, table, *PATH, group_rows=2)
+    footer = parquet.read_footer(store, *PATH)
+    found = {name: parquet.groups_having(footer, "name", [name]) for name in "0abcdf"}
+    assert found == {"0": [1], "a": [0, 1], "b": [0, 1], "c": [1, 2], "d": [1, 2], "f": [1]}
+    assert parquet.groups_having(footer, "name", "be") == [0, 1, 2]
+    assert parquet.groups_having(footer, "name", []) == []
+
+
 def test_parts_are_row_groups_of_one_file(store: Store) -> None:
     parts = [TABLE.slice(0, 10), TABLE.slice(0, 0), TABLE.slice(10)]
     parquet.write_parts(store, TABLE.schema, parts, *PATH)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.stages.publish import grouped_reports
+from flows.jobs.scoring.finish import Rules, group_rows
+from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import MEASURED
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.shared import schema_of
@@ -19,7 +20,8 @@ from tasks.counting.call import Answers
 from tasks.limits import FieldLimits
 from tasks.reports.calls import Counting
 from tasks.reports.image_columns import Provenance, table_of
-from tasks.reports.night.counts import Row, summaries
+from tasks.reports.night.counts import Row, batch_table, summaries
+from tasks.reports.night.judged import batch_judged
 from tasks.reports.slide_reasons import SHIFTS
 from tests.support.cell_rows import MADE_BY
 
@@ -93,14 +95,9 @@ def group(
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.parquet"
         pq.write_table(as_published(cells, list(scales or {})), images)
-        tables = grouped_reports(
-            images,
-            table_of(shifts, SHIFTS),
-            None if fields is None else table_of(fields, MEASURED_SCHEMA),
-            limits or FieldLimits(),
-            counting,
-            scales or {},
-            earlier,
-            made_by,
-        )
+        given = None if fields is None else table_of(fields, MEASURED_SCHEMA)
+        rules = Rules(limits or FieldLimits(), counting, scales or {}, made_by)
+        tables, night = group_rows(images, table_of(shifts, SHIFTS), given, rules)
+    judged = batch_judged(night, tables[SLIDES], tables[PATIENTS], earlier, counting, made_by)
+    tables[BATCHES] = batch_table(night, judged | made_by.to_row(), batch_schema())
     return Grouped(tables)

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from distributed import Client
 
-import flows.screen
 from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs import shard
+from flows.monitoring import telemetry
 from flows.options.flows import Fit, Screen
 from flows.screen import screen
 from flows.settings import Settings
@@ -122,14 +122,10 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
         for client in clients:
             by_stage.append((stage, max(client.run(resident).values())))
 
-    whole = flows.screen.stage
+    whole = telemetry.stage
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.screen.open_client", opened)
-        for module in (
-            "flows.screen",
-            "flows.stages.written_pages",
-            "flows.stages.sources.sorting",
-        ):
+        for module in ("flows.monitoring.telemetry", "flows.stages.sources.sorting"):
             patch.setattr(f"{module}.stage", measured)
         outcome = screen(Screen(images=str(images), batch=name), settings)
     coordinator.append(("after", peak()))

@@ -49,7 +49,7 @@ def screen_anew(
     batch = freeze(settings, manifest, name)
     of = Screened(store, batch, card, detector)
     extract_and_score(client, of)
-    seal = publish(of, settings, score_slides(client, of))
+    seal = publish(client, of, settings, score_slides(client, of))
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))
 

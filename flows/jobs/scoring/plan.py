@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, iterate_manifest
 from storage.store import Store
 from tasks.detector.slides.normal import Choices
+from tasks.reports.image_columns import pairs_of
 
 SHARDS_A_JOB = 4  # with fewer, too many shards that slides share would be read twice
 
@@ -111,3 +112,44 @@ def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> Range | Non
     if slide.slide is None and slide.patient is None:
         return None
     return start, stop, FEW
+
+
+def pieces_of(
+    parts: Sequence[Part], fields: pa.Table | None, rows: int
+) -> list[tuple[range, pa.Array]]:
+    """Divide parts into consecutive pieces of whole slides and patients, of ``rows`` or more rows.
+
+    Each comes with the numbers of those of its batch's ``fields`` that are of its slides. A slide
+    without cells is in the piece of its patient. Images that name no slide are one slide.
+    """
+    spans: dict[tuple[str, str | None], tuple[int, int]] = {}
+    for number, part in enumerate(parts):
+        for slide in part.slides:
+            for name in _names(slide.slide, slide.patient):
+                spans[name] = spans.get(name, (number, number))[0], number
+    pairs, which = ([], np.zeros(0, np.int64)) if fields is None else pairs_of(fields)
+    for pair in pairs:
+        known = [spans[name] for name in _names(*pair) if name in spans] or [(0, 0)]
+        span = min(low for low, _ in known), max(high for _, high in known)
+        spans |= dict.fromkeys(_names(*pair), span)
+    crossed = np.zeros(len(parts) + 1, np.int64)
+    for low, high in spans.values():
+        crossed[low] += 1
+        crossed[high] -= 1
+    ends, first = [], 0
+    for number, is_crossed in enumerate((np.cumsum(crossed) > 0)[:-1].tolist()):
+        start, stop = parts[first].spans[0].start, parts[number].spans[-1].stop
+        if stop - start >= rows and not is_crossed:
+            ends.append(number + 1)
+            first = number + 1
+    ends += [len(parts)] if first < len(parts) or not parts else []
+    of_pair = np.asarray([spans[_names(*pair)[0]][0] for pair in pairs], np.int64)
+    place = np.searchsorted(ends, of_pair, side="right")[which]
+    return [
+        (range(start, end), pa.array(np.flatnonzero(place == number)))
+        for number, (start, end) in enumerate(pairwise([0, *ends]))
+    ]
+
+
+def _names(slide: str | None, patient: str | None) -> list[tuple[str, str | None]]:
+    return [("slide", slide), *([] if patient is None else [("patient", patient)])]

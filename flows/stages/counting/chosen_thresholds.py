@@ -11,6 +11,7 @@ from storage.models.laboratories import LaboratoryCard, load_laboratory_arrays
 from storage.models.statistics import load_statistics
 from storage.store import Store
 from tasks.counting import error_rates
+from tasks.counting.call import Answers
 from tasks.counting.interpretation import ErrorRates, KnownRates, detection_limit
 from tasks.counting.rates import Rate
 from tasks.reports.image_columns import PARASITIZED
@@ -84,6 +85,12 @@ def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRate
         return None
     fitted = errors_of_detector(store, detector)
     return _rates_at_laboratory(known, fitted, error_rates.ErrorCounts.empty())
+
+
+@lru_cache(maxsize=4)
+def answers_elsewhere(store: Store, detector: detectors.DetectorCard, wanted: float) -> Answers:
+    """Interpret counts of such slides, by `rates_elsewhere`."""
+    return Answers(rates_elsewhere(store, detector), wanted)
 
 
 @lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,16 @@ class NightCounts:
 
     row: Row
     """The columns of the report on batches that count images."""
-    clusters: Counts
-    """p-values by patient, or slide without one, and bin, (K, BINS)."""
+    by_patient: Mapping[str, Counts]
+    """p-values of each patient, or slide without one, by bin, (BINS,)."""
     tap_scores: Mapping[str, Counts]
     """Images by tap and bin of its standardised log distance, (len(TAP_EDGES) + 1,)."""
+
+    @cached_property
+    def clusters(self) -> Counts:
+        """Count the p-values by patient, in the order of names, and bin, (K, BINS)."""
+        counts = [self.by_patient[name] for name in sorted(self.by_patient)]
+        return np.stack(counts) if counts else np.zeros((0, BINS), np.int64)
 
     @property
     def p_values(self) -> Counts:
@@ -37,6 +44,25 @@ class NightCounts:
     def failed(self) -> int:
         """Count the images that failed."""
         return int(self.row["images"] - self.row["scored"])
+
+
+def joined(nights: Sequence[NightCounts]) -> NightCounts:
+    """Add the counts of parts of a night; no patient is in two of them."""
+    by_patient = {name: counts for night in nights for name, counts in night.by_patient.items()}
+    row, tap_scores = nights[0].row, nights[0].tap_scores
+    for night in nights[1:]:
+        row, tap_scores = _sum(row, night.row), _sum(tap_scores, night.tap_scores)
+    return NightCounts(row, by_patient, tap_scores)
+
+
+def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Add numbers and mappings of numbers by name; a missing one is 0."""
+    return {
+        name: _sum(one.get(name, {}), other.get(name, {}))
+        if isinstance(one.get(name, other.get(name)), Mapping)
+        else one.get(name, 0) + other.get(name, 0)
+        for name in {**one, **other}
+    }
 
 
 def shares(row: Row) -> dict[str, float]:

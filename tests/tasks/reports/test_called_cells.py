@@ -36,8 +36,11 @@ CALLED = {(None, "p0"): 5, (None, "p1"): 0, ("s7", None): 2}
 def test_they_are_the_most_probable_and_as_many_of_those_read_as_were_called(length: int) -> None:
     rows = rows_of()
     found = CalledCells(CALLED, {"s1"}, most=6, least=3)
-    for start in range(0, N, length):
+    for start in range(0, N, 2 * length):
         found.count(rows.slice(start, length))
+        others = found.empty()
+        others.count(rows.slice(start + length, length))
+        found.add(others)
     for patient, called in CALLED.items():
         expected = [
             row

@@ -1,0 +1,37 @@
+"""Find what the page of a batch shows among the rows of its published report on images."""
+
+from dataclasses import dataclass
+
+from flows.jobs import worker
+from flows.jobs.scoring.screened import Screened
+from storage.parquet import iterate_groups
+from storage.reports.tables import report_path
+from tasks.reports.called_cells import COLUMNS, CalledCells
+from tasks.visualisation.highlights import Highlights, columns
+
+
+@dataclass(frozen=True)
+class ShownJob:
+    """A row ``group`` of a batch's report on images.
+
+    From the abnormality ``limit`` on, an image is abnormal; ``cells`` collects those of patients.
+    """
+
+    screened: Screened
+    group: int
+    limit: float
+    cells: CalledCells
+
+
+def find_shown(job: ShownJob) -> tuple[Highlights, CalledCells]:
+    """Collect the rows to show."""
+    worker.settle_worker()
+    screened, batch = job.screened, job.screened.batch
+    highlights = Highlights(screened.model.classes, job.limit)
+    cells = job.cells.empty()
+    wanted = list(dict.fromkeys([*columns(screened.model.classes), *COLUMNS]))
+    images = report_path(batch.name, batch.batch_date)
+    for rows in iterate_groups(screened.store, *images, columns=wanted, groups=[job.group]):
+        highlights.count(rows)
+        cells.count(rows)
+    return highlights, cells

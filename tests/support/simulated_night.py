@@ -1,0 +1,227 @@
+"""A night of made-up scored parts whose workers are simulated; the coordinator's work is real.
+
+``python -m tests.support.simulated_night STORE WORKERS`` runs a night that `prepare` made, from the
+first read to its page, and prints as JSON what it took. Extraction sleeps for a time per cell, and
+every other job for the CPU time that it took in `prepare`.
+"""
+
+import json
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from itertools import chain, repeat
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from distributed import Client
+from PIL import Image
+
+from flows.cluster.executor import run_jobs
+from flows.cluster.here import Here
+from flows.jobs import drawings
+from flows.jobs.scoring import finish, scores, shown
+from flows.jobs.scoring.plan import Part, parts_of
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.shard import ShardJob, ShardResult, run_shard
+from flows.monitoring import telemetry
+from flows.stages.batch import prepare_features
+from flows.stages.publish import publish
+from flows.stages.scoring import extract_and_score, score_slides
+from flows.stages.written_pages import write_page
+from storage.batches import ledger
+from storage.models.classifiers import load_card
+from storage.models.detectors import load_detector_card
+from storage.parquet import ROWS, groups_of, read_table, write_parts, write_table
+from storage.store import Store
+from tasks.images.manifest import SCHEMA
+from tests.support import made_up_night, sleepers
+from tests.support.peak import peak, start_peak
+from tests.support.screening import freeze
+
+A_SLIDE, A_PATIENT = 100, 200  # cells
+CELL = 0.001  # seconds to extract one
+RECORDED, NIGHT = "recorded", "night.pickle"
+# Where a stage looks up the jobs that are recorded, and then replayed.
+JOBS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+    ("flows.stages.publish.survey_parts", finish.survey_parts),
+    ("flows.stages.publish.finish_parts", finish.finish_parts),
+    ("flows.stages.written_pages.find_shown", shown.find_shown),
+    ("flows.jobs.drawings.draw_thumbnails", drawings.draw_thumbnails),
+)
+
+
+def prepare(store: Store, cells: Path, images: int) -> None:
+    """Make a night of scored parts, and record what the jobs after them return and take."""
+    settings = made_up_night.prepare(store, cells)
+    detector = load_detector_card(store)
+    batch = freeze(settings, _manifest(0, images), "night")
+    screened = Screened(store, batch, load_card(store, detector.model), detector)
+    seconds = _scored(screened, parts_of(screened))
+    image = Image.open(next(cells.rglob("*.png"))).convert("RGB")
+    found = SimpleNamespace(image=lambda: image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.jobs.drawings.find_unchanged", lambda *_: found)
+        patch.setattr("storage.batches.ledger.discard_scores", lambda *_: None)
+        for name, work in JOBS:
+            patch.setattr(name, partial(_record, work, store.root))
+        here = cast(Client, Here())
+        seal = publish(here, screened, settings, parts_of(screened))
+        write_page(here, screened, settings, seal)
+    # The night is published once more, as if for the first time.
+    store.remove("reports")
+    store.remove("batches", batch.key, "sealed")
+    Path(store.root, NIGHT).write_bytes(pickle.dumps((screened, settings, seconds, seal)))
+
+
+def _manifest(start: int, stop: int) -> pa.Table:
+    rows = np.arange(start, stop)
+    columns = {
+        "uri": [f"file:///night/{row:09}.png" for row in rows.tolist()],
+        "slide_id": [f"slide-{row:07}" for row in (rows // A_SLIDE).tolist()],
+        "patient_id": [f"patient-{row:07}" for row in (rows // A_PATIENT).tolist()],
+    }
+    made = [
+        pa.array(columns[each.name]) if each.name in columns else pa.nulls(len(rows), each.type)
+        for each in SCHEMA
+    ]
+    return pa.table(made, schema=SCHEMA)
+
+
+def _scored(screened: Screened, parts: list[Part]) -> float:
+    """Score the first part, write it under the names of every other one; return its seconds."""
+    store, batch, key = screened.store, screened.batch, screened.key
+    prepare_features(store, batch, screened.model)
+    with pytest.MonkeyPatch.context() as patch:
+        bank = made_up_night._Bank(store.url)
+        patch.setattr("flows.jobs.shard.extract", bank.extract)
+        patch.setattr("flows.jobs.shard._network", lambda _: None)
+        for shard in batch.shards():
+            if shard.start < parts[0].spans[-1].stop:
+                run_shard(ShardJob(store, batch, shard, screened.model))
+    begun = ledger.screening_start(store, batch, key)
+    job = scores.ScoreJob(screened, 0, parts[0].slides, parts[0].spans, begun)
+    scores.score_part(job)  # the first call loads the detector
+    started = time.process_time()
+    scores.score_part(job)
+    seconds = time.process_time() - started
+    rows = read_table(store, *ledger.scores_path(batch, key, 0))
+    shifts = read_table(store, *ledger.shifts_path(batch, key, 0))
+    rng = np.random.default_rng(0)
+    for number, part in enumerate(parts):
+        start, stop = part.spans[0].start, part.spans[-1].stop
+        named = _manifest(start, stop).select(["uri", "slide_id", "patient_id"])
+        digests = rng.bytes(32 * (stop - start)).hex()
+        ids = [digests[i : i + 64] for i in range(0, len(digests), 64)]
+        some = rows.slice(0, stop - start)
+        for name in some.column_names:
+            column = some[name]
+            if name in named.column_names:
+                column = named[name]
+            elif name == "image_id":
+                column = pa.array(ids)
+            elif pa.types.is_floating(column.type) and not name.endswith("p_value"):
+                noise = pa.array(1 + 1e-4 * rng.standard_normal(len(column)), column.type)
+                column = pa.compute.multiply(column, noise)
+            some = some.set_column(some.column_names.index(name), name, column)
+        path = ledger.scores_path(batch, key, number)
+        write_parts(store, some.schema, groups_of([some], ROWS), *path)
+        those = shifts.slice(0, len(part.slides)).to_pylist()
+        for row, slide in zip(those, part.slides, strict=True):
+            row |= {"slide_id": slide.slide, "patient_id": slide.patient}
+        table = pa.Table.from_pylist(those, shifts.schema)
+        write_table(store, table, *ledger.shifts_path(batch, key, number))
+    return seconds / len(rows)
+
+
+def _path_of(work: Callable[[Any], Any], root: str, job: Any) -> Path:
+    """Locate what was recorded of a job, by its first part, row group or image."""
+    if isinstance(job, drawings.ThumbnailJob):
+        number = int(Path(job.cells[0][0].uri).stem)
+    else:
+        number = job.group if isinstance(job, shown.ShownJob) else job.parts.start
+    return Path(root, RECORDED, f"{work.__name__}-{number}.pickle")
+
+
+def _record(work: Callable[[Any], Any], root: str, job: Any) -> Any:
+    started = time.process_time()
+    result = work(job)
+    seconds = time.process_time() - started
+    path = _path_of(work, root, job)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps((seconds, result)))
+    return result
+
+
+def replay(work: Callable[[Any], Any], root: str, job: Any) -> Any:
+    """Sleep for as long as a recorded job took, and return what it returned."""
+    started = time.monotonic()
+    seconds, result = pickle.loads(_path_of(work, root, job).read_bytes())
+    time.sleep(max(0.0, seconds - (time.monotonic() - started)))
+    return result
+
+
+def extracted_or_scored(cell: float, job: ShardJob | scores.ScoreJob) -> ShardResult | None:
+    """Sleep instead of extracting a shard, or of scoring a part for ``cell`` seconds a cell."""
+    if isinstance(job, scores.ScoreJob):
+        time.sleep((job.spans[-1].stop - job.spans[0].start) * cell)
+        return None
+    seconds = (job.shard.stop - job.shard.start) * CELL
+    time.sleep(seconds)
+    return ShardResult(job.shard, (), False, 1, seconds, "simulated")
+
+
+@contextmanager
+def _simulated(root: str, cell: float) -> Iterator[None]:
+    """Let the stages sleep instead of working, as if no part were scored at first."""
+    complete = chain([lambda *_: set[int]()], repeat(ledger.complete_scores))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "flows.jobs.scoring.scores.extract_or_score", partial(extracted_or_scored, cell)
+        )
+        patch.setattr("flows.stages.scoring.complete_scores", lambda *of: next(complete)(*of))
+        for name, work in JOBS:
+            patch.setattr(name, partial(replay, work, root))
+        yield
+
+
+def run(root: str, workers: int) -> None:
+    screened, settings, cell, seal = pickle.loads(Path(root, NIGHT).read_bytes())
+    with sleepers.opened(workers, 1) as client, _simulated(root, cell):
+        client.run(import_module, "tests.support.simulated_night")
+        naps = sleepers.naps(sleepers.WARM_UP, CELL)
+        list(run_jobs(client, sleepers.sleep, naps, title="warm-up"))
+        start_peak()
+        started, stages = time.perf_counter(), dict[str, float]()
+
+        def staged(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+            begun, cpu = time.perf_counter(), time.process_time()
+            with telemetry.stage(name):
+                result = work(*arguments)
+            stages[name] = time.perf_counter() - begun
+            stages[f"{name}, CPU of the coordinator"] = time.process_time() - cpu
+            return result
+
+        staged("extract", extract_and_score, client, screened)
+        parts = staged("score", score_slides, client, screened)
+        again = staged("publish", publish, client, screened, settings, parts)
+        staged("page", write_page, client, screened, settings, again)
+        whole = time.perf_counter() - started
+    assert again == seal
+    recorded = [pickle.loads(path.read_bytes())[0] for path in Path(root, RECORDED).iterdir()]
+    work = screened.batch.rows * (CELL + cell) + sum(recorded)
+    seconds = {"all": whole, "all jobs that were recorded": sum(recorded), **stages}
+    print(json.dumps({"seconds": seconds, "busy": work / workers / whole, "peak": peak()}))
+
+
+if __name__ == "__main__":
+    from tests.support import simulated_night  # as workers import the jobs
+
+    simulated_night.run(sys.argv[1], int(sys.argv[2]))
