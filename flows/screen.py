@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from typing import NamedTuple
 
-from distributed import Client
 from pydantic import Field
 
-from flows.cluster.client import open_client
+from flows.cluster.client import Client, open_client
 from flows.cluster.executor import run_jobs
+from flows.cluster.here import Here
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.tuning import TuningJob, measure_tuning
 from flows.monitoring import console, telemetry
@@ -251,7 +253,9 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> Published:
     if repeated:
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
     if seal is None or not written_pages.has_page(store, batch, seal):
-        with open_client(settings) as client:
+        with open_client(settings) as client, ThreadPoolExecutor(1) as beside:
+            if not isinstance(client, Here):  # while workers extract; the page raises its error
+                beside.submit(import_module, "tasks.visualisation.charts")
             screened = tune(client, screened)
             if seal is None:
                 seal = _publish(client, held, settings, screened)

@@ -55,13 +55,6 @@ def safe_address(given: Given) -> Given:
     return given
 
 
-def _processors() -> int:
-    # Dask knows what a container or a batch system leaves of them, and takes long to import.
-    from dask.system import CPU_COUNT
-
-    return int(CPU_COUNT)
-
-
 def settings_file() -> Path | None:
     """Find the TOML file of settings that is read here, or None if there is none.
 
@@ -109,8 +102,8 @@ class Settings(BaseSettings):
     unencrypted: bool = Field(
         False, description="allow a Dask scheduler without TLS beyond this machine"
     )
-    workers: int = Field(
-        default_factory=_processors,
+    workers: int | None = Field(
+        None,
         ge=1,
         description="worker processes to start; by default one for each processor "
         "(cuda: one for each GPU)",

@@ -24,9 +24,12 @@ SPARED = {
     "flows.commands.main": SLOW | {"duckdb", "numpy", "pyarrow", "rich"},
     "flows.commands.status": SLOW | {"duckdb"},
     "flows.commands.query": SLOW | {"duckdb"},  # which runs in a process of its own
+    # It works without Dask, and a photograph's page has no charts.
+    "flows.commands.look": (SLOW - {"scipy", "zarr"})
+    | {"duckdb", "scipy.stats", "pyarrow.dataset"},
 }
 # Modules that neither a command that screens nor its workers import.
-UNUSED = {"prefect", "pandas", "scipy.stats", "pydicom", "duckdb", "sklearn"}
+UNUSED = {"prefect", "pandas", "scipy.stats", "pydicom", "duckdb", "sklearn", "matplotlib"}
 SCREENING = """
 import json, sys
 import flows.screen

@@ -10,18 +10,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
-from dask.utils import funcname
-from distributed import Client, Future, KilledWorker
-
+from flows.cluster.client import Client
 from flows.cluster.here import Here
 from flows.cluster.requirements import ClusterError
-from flows.cluster.trials import LOST, NO_SCHEDULER, Trials
+from flows.cluster.trials import NO_SCHEDULER, Trials, is_death, lost
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
 from flows.monitoring import console, events, telemetry
+
+if TYPE_CHECKING:
+    from distributed import Future
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ class _Flight(Generic[Work]):
     """A job that was given to the workers."""
 
     job: Work
-    future: Future[Any]
+    future: "Future[Any]"
     trials: Trials = field(default_factory=Trials)
 
 
@@ -94,8 +95,9 @@ def run_in_order(
             yield result
             start()  # what waited for it
     finally:
-        with suppress(*LOST):
-            client.cancel([flight.future for flight in in_flight], force=True)
+        if in_flight:
+            with suppress(*lost()):
+                client.cancel([flight.future for flight in in_flight], force=True)
         in_flight.clear()
         tell(events.Kind.ENDED)
 
@@ -127,13 +129,13 @@ def _settle(
             result: Result = _result(client, flight.future)
         except Exception as error:
             time.sleep(trials.pause_after(error))
-            if trials.suspected and isinstance(error, KilledWorker):
+            if trials.suspected and is_death(error):
                 flight.job = _without_killers(client, flight.job)
         else:
             flight.future.release()
             return result
         if trials.alone:
-            with suppress(*LOST):
+            with suppress(*lost()):
                 for other in beside:
                     other.future.exception()  # waits until it is done, and keeps its result
         flight.job = again(flight.job)
@@ -152,12 +154,11 @@ def kills_workers(client: Client, work: Callable[..., None], *arguments: object)
         future = client.submit(work, *arguments, pure=False)
         try:
             _result(client, future)
-        except KilledWorker:
-            continue
-        except LOST as error:
+        except lost() as error:
             raise ClusterError(NO_SCHEDULER) from error
-        except Exception:  # it may fail, as long as its worker lives
-            return False
+        except Exception as error:  # it may fail, as long as its worker lives
+            if is_death(error):
+                continue
         return False
     return True
 
@@ -173,22 +174,23 @@ class _Window:
         if time.monotonic() - self._counted > COUNTED_EVERY:
             try:
                 threads: dict[str, int] = self._client.nthreads()
-            except LOST as error:
+            except lost() as error:
                 raise ClusterError(NO_SCHEDULER) from error
             self._size = 4 * max(1, sum(threads.values()))
             self._counted = time.monotonic()
         return self._size
 
 
-def _submit(client: Client, work: Callable[[Work], Result], job: Work) -> Future[Any]:
-    key = f"{funcname(work)}-{uuid4().hex}"  # the job's name on Dask's dashboard
+def _submit(client: Client, work: Callable[[Work], Result], job: Work) -> "Future[Any]":
+    # The name of the job on Dask's dashboard.
+    key = f"{getattr(work, '__name__', 'job')}-{uuid4().hex}"
     try:
         return client.submit(run_if_same, installed(), work, job, key=key)
-    except LOST as error:
+    except lost() as error:
         raise ClusterError(NO_SCHEDULER) from error
 
 
-def _result(client: Client, future: Future[Any]) -> Any:
+def _result(client: Client, future: "Future[Any]") -> Any:
     """Wait for a future's result; ClusterError if there was no worker for a while."""
     without_workers = 0
     while True:

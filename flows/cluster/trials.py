@@ -14,16 +14,12 @@ import errno
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
-from distributed import KilledWorker
-from distributed.comm.core import CommClosedError
-
 from flows.cluster import client, requirements
 from flows.jobs.libraries import VersionsDifferError
 
 ALONE, SUSPECTED = 2, 3  # numbers of killed workers
 BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-LOST = (CancelledError, CommClosedError)
 NO_SCHEDULER = "the connection to the Dask scheduler is lost"
 
 
@@ -50,7 +46,7 @@ class Trials:
         Raises:
             ClusterError: another run would not help.
         """
-        if isinstance(error, KilledWorker) and self.deaths < SUSPECTED:
+        if is_death(error) and self.deaths < SUSPECTED:
             self.deaths += 1
             return 0.0
         if _is_passing(error) and self.errors < len(BACKOFF):
@@ -59,19 +55,33 @@ class Trials:
         raise requirements.ClusterError(_why_in_vain(error)) from error
 
 
+def lost() -> tuple[type[Exception], ...]:
+    """Return the errors that a lost scheduler raises."""
+    from distributed.comm.core import CommClosedError  # not before there is an error
+
+    return CancelledError, CommClosedError
+
+
+def is_death(error: Exception) -> bool:
+    """Return whether an error is Dask's for a job whose worker died."""
+    from distributed import KilledWorker
+
+    return isinstance(error, KilledWorker)
+
+
 def _is_passing(error: Exception) -> bool:
     # A lost scheduler is also an OSError.
-    is_storage = isinstance(error, OSError) and not isinstance(error, LOST)
+    is_storage = isinstance(error, OSError) and not isinstance(error, lost())
     return is_storage and getattr(error, "errno", None) not in LASTING
 
 
 def _why_in_vain(error: Exception) -> str:
-    if isinstance(error, KilledWorker):
+    if is_death(error):
         return (
             "it kills every worker that takes it, though none of its images does so alone: "
             "memory? Give workers more of it, or set shard_rows to fewer images"
         )
-    if isinstance(error, LOST):
+    if isinstance(error, lost()):
         return NO_SCHEDULER
     if isinstance(error, VersionsDifferError):
         return f"{error}: {client.SAME_VERSIONS}"

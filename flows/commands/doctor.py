@@ -16,6 +16,7 @@ from distributed.system import MEMORY_LIMIT
 from pydantic import BaseModel
 
 from flows.cluster.client import open_client
+from flows.cluster.kinds import workers_of
 from flows.cluster.tls import expiry, security
 from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
 from flows.options.tools import Doctor
@@ -117,7 +118,7 @@ def _packages(_: Settings) -> tuple[bool, str]:
 
 def _processors(settings: Settings) -> tuple[bool, str]:
     memory = MEMORY_LIMIT / 1024**3  # in a container, its own
-    return True, f"{counted(settings.workers, 'worker process')}, {memory:.0f} GiB of memory"
+    return True, f"{counted(workers_of(settings), 'worker process')}, {memory:.0f} GiB of memory"
 
 
 def _cuda(_: Settings) -> tuple[bool, str]:

@@ -9,18 +9,25 @@ import shutil
 import sys
 import tempfile
 import webbrowser
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 from flows.cluster.client import in_this_process
 from flows.commands.written import to_write, written
+from flows.jobs.worker import network_of
 from flows.monitoring.console import tell, warn
 from flows.options import flows, tools
 from flows.outcome import Outcome
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
-from storage.models.laboratories import borrow, detector_at
+from flows.stages.counting.chosen_thresholds import rates_elsewhere, sure_rates
+from storage.models.detectors import DetectorCard, load_model_of
+from storage.models.laboratories import LaboratoryCard, borrow, detector_at
 from storage.models.shipped import store_or_shipped
-from storage.reports.sql import answer
+from storage.models.tunings import tuning_at
+from storage.parquet import read_table
+from storage.reports.tables import PATIENTS, published_batch, report_path
 from storage.store import Store, StoreError
 from tasks.counting.call import needs_text, photograph_text
 from tasks.images.listing import refuse_missing
@@ -75,7 +82,9 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         card, laboratory_card = detector_at(store, options.detector, options.laboratory, warn)
         borrow(store, scratch, card, laboratory_card)
         inner = settings.model_copy(update={"store": folder, "metrics": None})
-        with in_this_process(inner):
+        with ThreadPoolExecutor(1) as beside, in_this_process(inner):
+            # Its errors are raised again by what needs it.
+            beside.submit(_get_ready, scratch, card, laboratory_card)
             outcome = screen(
                 flows.Screen(
                     images=options.photo,
@@ -101,16 +110,26 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     )
 
 
+def _get_ready(store: Store, detector: DetectorCard, laboratory: LaboratoryCard | None) -> None:
+    """Load the network and error rates, which take a second, during the search for cells."""
+    tuning = tuning_at(store, laboratory.name).tuning if laboratory else None
+    network_of(store, load_model_of(store, detector).tuned(tuning))
+    if laboratory is None:
+        rates_elsewhere(store, detector)
+    sure_rates(store, detector)
+    import_module("duckdb")
+
+
 def sentence_of(store: Store, outcome: ScreenOutcome) -> str:
-    """Write in a sentence what the only batch of a store shows.
+    """Write in a sentence what a batch of a store shows.
 
     Raises:
         StoreError: its page could not be made.
     """
     if outcome.page_failure:
         raise StoreError(f"the page of {outcome.batch} could not be made ({outcome.page_failure})")
-    with answer(store, "FROM patients") as rows:
-        patients = rows.read_all().to_pylist()
+    batch = published_batch(store, outcome.batch)
+    patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
     if len(patients) == 1:
         return photograph_text(outcome.model_dump(), patients[0])
     return needs_text(outcome.patients)

@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
-from distributed import Client
-
+from flows.cluster.client import Client
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-from distributed import Client
 
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
 from flows.jobs.known_cells import KnownJob, is_negative, is_parasite, known_errors, labelled_cells

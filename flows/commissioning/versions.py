@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from distributed import Client
-
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import (
     Laboratory,

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 from storage.models.classifiers import ModelCard, load_weights
 from storage.models.tunings import load_tuning
 from storage.store import Store
-from tasks.network.inference import Graph, Inference, by_openvino, has_gpu, refuse_other_arithmetic
+from tasks.network.inference import (
+    Graph,
+    Inference,
+    Passes,
+    by_openvino,
+    has_gpu,
+    of_passes,
+    refuse_other_arithmetic,
+)
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
 from tasks.types import Arrays, below, nested
@@ -85,6 +93,15 @@ def _has_weights(arrays: Arrays) -> bool:
     return not all(map(_is_beside, arrays))
 
 
+_TUNED: dict[tuple[str, str | None], Passes] = {}  # the last network that was tuned here
+
+
+def keep_tuned(card: ModelCard, run: Passes) -> None:
+    """Keep a network that was compiled to tune it, so that loading it compiles nothing."""
+    _TUNED.clear()
+    _TUNED[card.digest, card.tuning] = run
+
+
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
     """Prepare the network of a model, with its tuning if it has one, for inference.
@@ -109,6 +126,8 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
         return plain if tuning is None else tuned(plain, spec, tuning)
 
     if graph and not (has_gpu() and _has_weights(arrays)):
+        if run := _TUNED.pop((card.digest, card.tuning), None):
+            return of_passes(spec, run, below(CUTTING, arrays))
         network = by_openvino(spec, read, below(CUTTING, arrays))
         if network is not None:
             return network

@@ -17,6 +17,7 @@ from tasks.detector.slides import smears
 from tasks.detector.slides.normal import reference_rows
 from tasks.images.regions import ImageRef, image_refs
 from tasks.network.extraction import cut_out_by_us, load_images
+from tasks.network.spec import NetworkSpec
 from tasks.reports.image_columns import PARASITIZED
 from tasks.reports.image_rows import is_cut
 from tasks.types import Mask, Pixels, below
@@ -52,27 +53,28 @@ class TuningJob(Sparing):
 def measure_tuning(job: TuningJob) -> BatchTuning:
     """Measure a tuning on some cells of a batch, if these are blood, and keep it."""
     # A coordinator, which also imports this module, does without OpenVINO.
-    from flows.jobs.networks import GRAPH, HEALTHY
+    from flows.jobs.networks import GRAPH, HEALTHY, keep_tuned
     from tasks.network import tuning
-    from tasks.network.inference import Graph
+    from tasks.network.inference import Graph, Inference
 
     worker.settle_worker()
     store, model = job.screened.store, job.screened.model
     arrays = load_weights(store, model)
     if not (healthy := below(HEALTHY, arrays)):
         return _none("it has no batch-norm that can be tuned, or was trained before there was any")
-    network = worker.network_of(store, model)
-    pixels, cut = _pixels(job, network)
-    if len(pixels) < LEAST:
+    pixels, cut = _pixels(job, NetworkSpec.from_dict(model.network).side, Inference.threads)
+    if len(pixels) < LEAST:  # another worker may extract them
         return _none(f"{len(pixels)} of its cells can be read, and {LEAST} are needed")
+    network = worker.network_of(store, model)
     blood = _blood(job, network, pixels, cut)
     if blood is None:
         return _none("its cells are no smear of blood, or its detector has no limits of one")
     if blood.sum() < LEAST:
         return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
     graph = Graph.from_arrays(below(GRAPH, arrays))
-    made = tuning.tune(graph, network.spec, tuning.Norms.from_arrays(healthy), pixels[blood])
+    made, run = tuning.tune(graph, network.spec, tuning.Norms.from_arrays(healthy), pixels[blood])
     digest = save_tuning(store, model.name, arrays_to_bytes(made.to_arrays()))
+    keep_tuned(model.tuned(digest), run)
     return BatchTuning(tuning=digest, why=f"by {blood.sum():,} of its cells")
 
 
@@ -80,11 +82,10 @@ def _none(why: str) -> BatchTuning:
     return BatchTuning(tuning=None, why=why)
 
 
-def _pixels(job: TuningJob, network: "Inference") -> tuple[Pixels, Mask]:
+def _pixels(job: TuningJob, side: int, threads: int) -> tuple[Pixels, Mask]:
     """Read cells (n, side, side, 3), and mark those (n,) that slidewatch has cut out."""
     refs = [ref for place, ref in enumerate(job.refs()) if place not in job.killers]
-    side = network.spec.side
-    images = [each.pixels for each in load_images(refs, side, network.threads)]
+    images = [each.pixels for each in load_images(refs, side, threads)]
     good = np.asarray([pixels is not None for pixels in images], bool)
     pixels = [each for each in images if each is not None]
     stacked = np.stack(pixels) if pixels else np.zeros((0, side, side, 3), np.uint8)

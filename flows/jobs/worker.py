@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Parameters of glibc's `mallopt`, from malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 2**30  # bytes
+_LOADING = threading.Lock()  # or two threads would both load the same network
 RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 
 
@@ -36,7 +38,8 @@ def network_of(store: "Store", model: "ModelCard") -> "Inference":
     # The coordinator also imports this module, and should not wait for imports of workers.
     from flows.jobs.networks import load_inference
 
-    network = load_inference(store, model)
+    with _LOADING:
+        network = load_inference(store, model)
     settle_worker()
     return network
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Any
 
-from distributed import Client
-
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since

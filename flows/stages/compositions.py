@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
-from distributed import Client
 
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.images import Run, Shard, load_detector
 from flows.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_measure

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client
 
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.images import Run, Shard, load_detector, read_treated, shards, treat
 from flows.jobs.evaluation.scores import FitJob, ScoreJob, fit_compared, score_shard

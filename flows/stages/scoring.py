@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from distributed import Client
-
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring import scores
 from flows.jobs.scoring.night import NightJob, describe_night

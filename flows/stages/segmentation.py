@@ -9,9 +9,8 @@ from posixpath import commonpath
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client
 
-from flows.cluster.client import open_client
+from flows.cluster.client import Client, open_client
 from flows.cluster.executor import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
 from flows.monitoring import console, logs, prefect_runs, telemetry

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client
 
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs import drawings, verified
 from flows.jobs.libraries import OF_A_PAGE, exact

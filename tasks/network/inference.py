@@ -39,6 +39,8 @@ _TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "bfloat16": 5e-2}
 # Linux shows the GPUs that PyTorch can use here: NVIDIA's, those of Windows below it, and AMD's.
 _GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
+Passes = Callable[[Pixels], Arrays]  # computes the outputs of a graph by name
+
 log = logging.getLogger(__name__)
 
 
@@ -130,22 +132,24 @@ def by_openvino(spec: NetworkSpec, read: Callable[[], Graph], cutting: Shift) ->
     """
     try:
         graph = read()
-        run = passes(spec, graph.network)
+        network = of_passes(spec, passes(spec, graph.network), cutting)
     except Exception as error:  # any error of the converter and the compiler
         log.warning("OpenVINO does not take %s: %s", spec.network, error)
         return None
-
-    def computed(pixels: Pixels) -> Computed:
-        outputs = run(pixels)
-        return below(TAP, outputs), outputs[LOGITS]
-
-    def begin(pixels: Pixels) -> Callable[[], Computed]:
-        outputs = computed(pixels)
-        return lambda: outputs
-
-    if not agree(computed(noise(spec)), graph.expected, _TOLERANCES[spec.arithmetic]):
+    if not agree(network.run(noise(spec)), graph.expected, _TOLERANCES[spec.arithmetic]):
         log.warning("OpenVINO computes %s otherwise than PyTorch", spec.network)
         return None
+    return network
+
+
+def of_passes(spec: NetworkSpec, run: Passes, cutting: Shift) -> Inference:
+    """Make an inference of the `passes` of a graph."""
+
+    def begin(pixels: Pixels) -> Callable[[], Computed]:
+        outputs = run(pixels)
+        computed = below(TAP, outputs), outputs[LOGITS]
+        return lambda: computed
+
     return Inference(spec, begin, cutting=cutting)
 
 
@@ -154,7 +158,7 @@ def noise(spec: NetworkSpec) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
 
 
-def passes(spec: NetworkSpec, network: Model) -> Callable[[Pixels], Arrays]:
+def passes(spec: NetworkSpec, network: Model) -> Passes:
     """Compile a graph, and return what computes its outputs by name."""
     compiled = _openvino().compile_model(
         network, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}

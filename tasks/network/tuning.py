@@ -29,7 +29,7 @@ from openvino import Input, Model, Node, Output, opset13
 
 from tasks import bundles
 from tasks.network.cutting import LOGITS, Shift
-from tasks.network.inference import NORM, TAP, Graph, noise, passes
+from tasks.network.inference import NORM, TAP, Graph, Passes, noise, passes
 from tasks.network.spec import NetworkSpec
 from tasks.types import Arrays, Pixels, Single, below
 
@@ -101,8 +101,8 @@ def measure(graph: Graph, spec: NetworkSpec, pixels: Pixels, known: Norms | None
 
 def tune(
     graph: Graph, spec: NetworkSpec, healthy: Norms, pixels: Pixels, share: float = SHARE
-) -> Tuning:
-    """Tune a network to a laboratory.
+) -> tuple[Tuning, Passes]:
+    """Tune a network to a laboratory; the passes are those of the tuned network.
 
     Args:
         graph: of the plain network.
@@ -120,8 +120,8 @@ def tune(
         middle = (1 - a) * mean + a * own.mean[norm]
         shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
     tuning = Tuning(scale, shift, a, {})
-    computed = passes(spec, _changed(graph.network, spec, tuning))(noise(spec))
-    return replace(tuning, expected=computed)
+    run = passes(spec, _changed(graph.network, spec, tuning))
+    return replace(tuning, expected=run(noise(spec))), run
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:

@@ -19,7 +19,7 @@ from tasks.reports import image_columns
 from tasks.reports.called_cells import Patient, patient_of
 from tasks.reports.night.counts import Row
 from tasks.reports.slide_reasons import SlideReason
-from tasks.visualisation import calls, charts, index_page, overlay, page
+from tasks.visualisation import calls, index_page, overlay, page
 from tasks.visualisation.highlights import (
     ABNORMAL,
     MOST_OF_A_SLIDE,
@@ -315,6 +315,8 @@ def _colour(values: Sequence[float | None]) -> str | None:
 
 
 def _charts(view: BatchView) -> list[tuple[str, Markup]]:
+    from tasks.visualisation import charts  # with Matplotlib, which a photograph's page needs not
+
     title, highlights = "Abnormality of all scored images", view.highlights
     scores = charts.binned(highlights.edges, highlights.scores, view.threshold, title=title)
     return [(title, scores), *index_page.trends([*view.earlier, view.row][-NIGHTS_SHOWN:])]

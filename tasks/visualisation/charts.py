@@ -1,9 +1,9 @@
 """Draw charts as inline SVG that loads nothing and follows the reader's light or dark setting.
 
-Text and axes take the colour of the text around them; a series takes a CSS variable that ``STYLE``
-defines twice. Series differ by dash or marker too, so that no chart needs colour to be read. The
-place of a series in its mapping decides how it looks; one without points is only passed over, so
-that a detector can look the same in every chart of a page. The title of a chart is what a screen
+Text and axes take the colour of the text around them; a series takes a CSS variable that a page's
+style defines twice. Series differ by dash or marker too, so that no chart needs colour to be read.
+The place of a series in its mapping decides how it looks; one without points is only passed over,
+so that a detector can look the same in every chart of a page. The title of a chart is what a screen
 reader calls it; a threshold is None or infinite where there is none.
 """
 
@@ -23,24 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
 from tasks.types import Float
-
-# (on white paper, on dark paper): hues after Okabe & Ito (2008), which the colour-blind tell apart,
-# in lightnesses that stand out from their paper at 3 to 1 at least (WCAG 2.2, 1.4.11).
-PALETTE = (
-    ("#0067a8", "#5db7f0"),
-    ("#c94f00", "#ff8a4c"),
-    ("#007a58", "#2fc49a"),
-    ("#a3467f", "#e29ac6"),
-    ("#8a6100", "#e9b93a"),
-    ("#5b6770", "#aab6bf"),
-    ("#3b3f99", "#a6a9f5"),
-    ("#1c2024", "#e4e7ea"),
-)
-_DARK = "".join(f"--series-{i}:{dark};" for i, (_, dark) in enumerate(PALETTE))
-STYLE = (
-    ".chart{width:100%;height:auto}"
-    f"@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
-)
+from tasks.visualisation.page import PALETTE
 
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = "os^DvPX*"

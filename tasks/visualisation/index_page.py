@@ -10,7 +10,7 @@ from markupsafe import Markup
 from tasks.counting.call import Call
 from tasks.reports.night.counts import Row
 from tasks.types import Float
-from tasks.visualisation import charts, page
+from tasks.visualisation import page
 
 
 def index_page(nights: Sequence[Row], pages: Mapping[str, str]) -> str:
@@ -36,6 +36,8 @@ def trends(nights: Sequence[Row]) -> list[tuple[str, Markup]]:
     shown = [row for row in nights if row["images"]]
     if len(shown) < 2:
         return []
+    from tasks.visualisation import charts  # with Matplotlib
+
     of_patients = {
         str(call): _shares(shown, partial(_called, call=call))
         for call in (Call.POSITIVE, Call.SUSPECTED, Call.UNREADABLE)

@@ -23,7 +23,7 @@ from distributed.cli import dask_scheduler, dask_worker
 from prefect.settings import Settings as PrefectSettings
 from prefect.settings.legacy import _get_valid_setting_names
 
-from flows.cluster.client import STARTED
+from flows.cluster.kinds import STARTED
 from flows.settings import Settings
 from tests.support.paths import ROOT
 

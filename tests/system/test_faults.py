@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 from distributed import Client, LocalCluster, WorkerPlugin
 
-from flows.cluster.client import STARTED
+from flows.cluster.kinds import STARTED
 from flows.fit import FitOutcome, fit
 from flows.options.flows import Fit, Screen
 from flows.screen import ScreenOutcome, screen

@@ -6,7 +6,7 @@ from typing import NoReturn
 import pyarrow as pa
 import pytest
 
-from flows.cluster import client
+from flows.cluster import kinds
 from flows.commands import main as command_line
 from flows.commands.main import main
 from flows.monitoring import prefect_runs
@@ -24,7 +24,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(command_line, "import_for_workers", lambda: None)
     monkeypatch.setattr(prefect_runs, "server", lambda: None)  # other tests may have started one
-    monkeypatch.setitem(client.KINDS, "local", (start, "starting"))
+    monkeypatch.setitem(kinds.KINDS, "local", (start, "starting"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cells").mkdir()
 

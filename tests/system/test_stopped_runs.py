@@ -16,8 +16,8 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
-from flows.cluster.client import STARTED
 from flows.cluster.executor import run_in_order
+from flows.cluster.kinds import STARTED
 from tests.support.faults.calls import Fault
 from tests.support.faults.counts import Counts
 from tests.support.faults.runs import Run, differing, files_of

@@ -75,6 +75,7 @@ def laboratory_counting(
     return rates, card, warnings
 
 
+@lru_cache(maxsize=4)
 def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
     """Predict the error rates of a slide of a laboratory of which nothing is known; None: unknown.
 

@@ -37,7 +37,7 @@ from scipy.linalg import cholesky
 
 from tasks import bundles
 from tasks.detector.mahalanobis import Axes, whitened
-from tasks.detector.slides import cell_score, normal
+from tasks.detector.slides import cell_score, halves, normal
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float, Index, Integers, Mask
 
@@ -321,8 +321,5 @@ def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> In
 
 def _halves(floor: Floor, cells: Float, part: Index) -> list[Index]:
     """Divide some of the cells, with residuals (n, D), into the two parts that differ most."""
-    # A coordinator that screens imports this module and needs no scikit-learn.
-    from sklearn.cluster import KMeans
-
-    side = KMeans(2, n_init=4, random_state=0).fit_predict(whitened(floor.whitening, cells[part]))
-    return [part[side == k] for k in (0, 1)]
+    second = halves.second_half(whitened(floor.whitening, cells[part]))
+    return [part[~second], part[second]]

@@ -19,6 +19,7 @@ from distributed import KilledWorker, LocalCluster
 from distributed.security import Security
 
 from flows.cluster import client as module
+from flows.cluster import kinds
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.cluster.requirements import ClusterError
@@ -179,7 +180,7 @@ def spec(tmp_path: Path) -> str:
          r"no GPU can be used .*NVML.*cluster = local"),
         ("kubernetes", "dask_kubernetes.operator.KubeCluster", "is the Dask Operator running?",
          r"is the Dask Operator running.*kubectl describe"),
-        ("local", "flows.cluster.client.LocalCluster", "Nanny failed to start.",
+        ("local", "flows.cluster.kinds.LocalCluster", "Nanny failed to start.",
          r"Nanny failed to start\.\): .*MiB.*fewer --workers"),
     ],
 )  # fmt: skip
@@ -191,7 +192,7 @@ def test_a_cluster_that_does_not_start_says_why_and_what_to_do(
 
     package, _, name = cluster.rpartition(".")
     if kind == "local":
-        monkeypatch.setattr(module, name, fails)
+        monkeypatch.setattr(kinds, name, fails)
     else:
         monkeypatch.setitem(sys.modules, package, SimpleNamespace(**{name: fails}))
     with pytest.raises(ClusterError, match=says):

@@ -1,5 +1,6 @@
 """One photograph is screened by itself."""
 
+import os
 import webbrowser
 from pathlib import Path
 from typing import NoReturn
@@ -11,6 +12,7 @@ from flows.commands.look import look
 from flows.options.tools import Look
 from flows.settings import Settings
 from storage.store import Store, StoreError
+from tests.support.processes import python
 from tests.support.shipping import ship
 
 
@@ -33,6 +35,31 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     assert "a-field-seen" in page.read_text()
     assert sorted(path.name for path in Path(tiny_ready.store).rglob("*")) == before
     assert "not known" not in capsys.readouterr().err
+
+
+LOOK = """
+import sys
+from flows.commands.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    print(*sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_that_takes_long_is_imported_by_the_time_a_photograph_has_its_page(
+    photo: Path, tiny_ready: Settings, tmp_path: Path
+) -> None:
+    done = python(
+        *("-c", LOOK, "look", str(photo), "--no-browser", "--store", tiny_ready.store),
+        *("--to", str(tmp_path / "page.html")),
+        env=os.environ | {"PREFECT_HOME": str(tmp_path)},
+    )
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert {"openvino", "duckdb"} <= imported  # it did all of its work
+    slow = {"dask", "distributed", "matplotlib", "pandas", "prefect", "scipy.stats", "sklearn"}
+    assert imported & (slow | {"torch", "pyarrow.dataset"}) == set()
 
 
 def test_a_folder_of_two_photographs_is_two_patients_and_a_light_may_have_no_reason(

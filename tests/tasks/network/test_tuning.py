@@ -54,7 +54,7 @@ def elsewhere() -> Pixels:
 
 @pytest.fixture(scope="module")
 def tuning(graph: Graph, network: Classifier, healthy: Norms, elsewhere: Pixels) -> Tuning:
-    return tune(graph, network.spec, healthy, elsewhere, SHARE)
+    return tune(graph, network.spec, healthy, elsewhere, SHARE)[0]
 
 
 def ready(graph: Graph, network: Classifier) -> Inference:
@@ -134,11 +134,11 @@ def test_training_cells_of_its_own_and_no_share_change_nothing(
     network: Classifier, graph: Graph, healthy: Norms, elsewhere: Pixels
 ) -> None:
     _, plain = ready(graph, network).run(images(5))
-    none = tune(graph, network.spec, healthy, elsewhere, share=0.0)
+    none, _ = tune(graph, network.spec, healthy, elsewhere, share=0.0)
     _, logits = ready(tuned(graph, network.spec, none), network).run(images(5))
     assert np.array_equal(logits, plain)
     few = images(60)
-    same = tune(graph, network.spec, measure(graph, network.spec, few), few)
+    same, _ = tune(graph, network.spec, measure(graph, network.spec, few), few)
     _, logits = ready(tuned(graph, network.spec, same), network).run(images(5))
     np.testing.assert_allclose(logits, plain, rtol=1e-3, atol=1e-3)
 
@@ -146,7 +146,7 @@ def test_training_cells_of_its_own_and_no_share_change_nothing(
 def test_the_same_cells_give_the_same_bytes(
     network: Classifier, graph: Graph, healthy: Norms, elsewhere: Pixels, tuning: Tuning
 ) -> None:
-    again = tune(graph, network.spec, healthy, elsewhere, SHARE).to_arrays()
+    again = tune(graph, network.spec, healthy, elsewhere, SHARE)[0].to_arrays()
     kept = Tuning.from_arrays(tuning.to_arrays()).to_arrays()
     assert again.keys() == kept.keys()
     assert all(np.array_equal(again[name], values) for name, values in kept.items())

@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from tasks.visualisation import charts
+from tasks.visualisation import charts, page
 
 WHITE, DARK = "#ffffff", "#15181b"
 HOSTILE = ("<script>alert(1)</script>", "$x_1$ & \\frac", "_hidden", 'a"b', "x" * 500)
@@ -96,7 +96,7 @@ def test_nothing_to_show_is_a_chart_too(draw: Callable[..., str]) -> None:
 def test_every_colour_stands_out_on_both_papers() -> None:
     assert all(contrast(light, WHITE) >= 3 for light, _ in charts.PALETTE)
     assert all(contrast(dark, DARK) >= 3 for _, dark in charts.PALETTE)
-    assert all(dark in charts.STYLE for _, dark in charts.PALETTE)
+    assert all(dark in page.CHART_STYLE for _, dark in charts.PALETTE)
 
 
 def test_a_series_without_points_only_keeps_its_place() -> None:

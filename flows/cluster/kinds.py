@@ -1,0 +1,274 @@
+"""Start or reach each kind of cluster with Dask, whose import takes a second.
+
+Each kind reads the configuration of its own ecosystem; slidewatch adds the number of workers and
+TLS. The work on the client is the same for all of them.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster, WorkerPlugin
+from distributed.comm.core import CommClosedError
+from distributed.security import Security
+from distributed.utils import get_mp_context
+
+from flows.cluster import preload
+from flows.cluster.requirements import CERTIFICATES, ClusterError, cluster_spec, scheduler_address
+from flows.cluster.tls import security
+from flows.jobs.worker import stay_on, without_pandas
+from flows.settings import Settings
+from tasks.images.access.patience import wait_at_most
+
+REACH = 10  # seconds within which a scheduler must answer
+# For clusters that start here; `deploy/` sets the first and the last for those elsewhere.
+STARTED = {
+    # A job is handed back when its worker dies, instead of being retried by Dask.
+    "distributed.scheduler.allowed-failures": 0,
+    # Dask would give up a killed worker that takes longer to start again, and the night with it.
+    "distributed.deploy.lost-worker-timeout": "10 minutes",
+    # Dask would keep the last thousand messages to every worker, with their jobs: 20 KiB of memory
+    # for each shard of a night.
+    "distributed.admin.low-level-log-length": 0,
+}
+# Dask samples the stack of each worker every 10 ms, wakes its processes every 20 ms, and measures
+# them and the machine often: an idle coordinator and its workers would take a tenth of a core each.
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "500ms",
+}
+FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
+
+
+def workers_of(settings: Settings) -> int:
+    """Return the number of workers to start: by default one for each processor that is ours."""
+    return settings.workers or int(CPU_COUNT)  # what a container or batch system leaves us
+
+
+class ReadLimit(WorkerPlugin):
+    """A plugin that sets the time limit of reads on workers, even those that join later."""
+
+    name = "read-limit"
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def setup(self, worker: Any) -> None:
+        """Set the limit in the worker's process."""
+        wait_at_most(self._seconds)
+
+
+class OwnCore(WorkerPlugin):
+    """A plugin that keeps each worker of this machine on a core of its own.
+
+    Its threads would otherwise move from core to core, where the caches hold another worker's
+    data: extraction and scoring take 5% longer.
+    """
+
+    name = "own-core"
+
+    def __init__(self, cores: Sequence[int]) -> None:
+        self._cores = cores
+
+    def setup(self, worker: Any) -> None:
+        """Bind the worker's process; a worker's name is its number."""
+        with suppress(OSError):  # a container may forbid it, or have lost the core
+            stay_on(self._cores[worker.name])
+
+
+@contextmanager
+def _local(settings: Settings) -> Iterator[Client]:
+    preload.import_for_workers()
+    preload.wait_for_imports()
+    with dask.config.set(FORKED), without_pandas():
+        get_mp_context()  # imports all that Dask knows, to find out which packages are installed
+    with (
+        _for_us_alone() as options,
+        _workers_that_start(),
+        dask.config.set(STARTED | QUIET | FORKED),
+        LocalCluster(
+            n_workers=workers_of(settings),
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+            # Today's environment, not that of the start of the workers' parent; and no module is
+            # read from the working folder, which has images.
+            env=os.environ | {"PYTHONSAFEPATH": "1"},
+            **options,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        # A worker that has several cores decodes on one while its network runs on another.
+        if len(cores) == workers_of(settings):
+            client.register_plugin(OwnCore(cores))
+        yield client
+
+
+@contextmanager
+def _workers_that_start() -> Iterator[None]:
+    """Add likely causes to Dask's error for workers that do not start."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "failed to start" not in str(error):
+            raise
+        raise ClusterError(
+            f"this machine's workers do not start ({error}): each needs about 400 MiB of memory "
+            "and a place among the processes that you may have; give fewer --workers"
+        ) from error
+
+
+@contextmanager
+def _for_us_alone() -> Iterator[dict[str, Any]]:
+    """Make a key for this run and a private folder, to keep out this machine's other users.
+
+    Every account can connect to loopback, and whoever connects to a scheduler can run code on its
+    workers.
+    """
+    with tempfile.TemporaryDirectory(prefix="slidewatch-", ignore_cleanup_errors=True) as folder:
+        yield {"security": Security.temporary(), "local_directory": folder}
+
+
+@contextmanager
+def _cuda(_: Settings) -> Iterator[Client]:
+    dask_cuda = _import("dask_cuda", extra="cuda")
+    with dask.config.set(STARTED), _for_us_alone() as options:
+        try:
+            cluster = dask_cuda.LocalCUDACluster(
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+                **options,
+            )
+        except Exception as error:  # NVIDIA's library raises a class for each of its codes
+            raise ClusterError(
+                f"no GPU can be used ({type(error).__name__}: {error}): see what nvidia-smi says, "
+                "or use cluster = local"
+            ) from error
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+
+
+@contextmanager
+def _scheduler(settings: Settings) -> Iterator[Client]:
+    address = scheduler_address(settings)
+    tls = security(settings) or Security()  # or from Dask's own configuration
+    encrypted = urlsplit(address).scheme == "tls"
+    if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
+        raise ClusterError(
+            f"{address} needs certificates: set tls_ca, tls_certificate and tls_key; "
+            + CERTIFICATES
+        )
+    if tls.require_encryption and not encrypted:
+        raise ClusterError(f"there are certificates, but {address} is not a tls:// address")
+    try:
+        client = Client(address, security=tls, set_as_default=False, timeout=REACH)
+    except CommClosedError as error:  # with TLS 1.3, one of several errors in the handshake
+        raise ClusterError(
+            f"the Dask scheduler at {address} and this machine do not accept each other "
+            f"({error}): both must use TLS, or neither, with certificates of one authority that "
+            "have not ended; slidewatch doctor says when they do"
+        ) from error
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(f"no Dask scheduler at {address}: {error}") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _kubernetes(settings: Settings) -> Iterator[Client]:
+    spec = cluster_spec(settings)
+    operator = _import("dask_kubernetes.operator", extra="kubernetes")
+    try:
+        cluster = operator.KubeCluster(custom_cluster_spec=spec, quiet=True)
+    except Exception as error:  # any error of an HTTP client or a YAML file
+        raise ClusterError(
+            f"Kubernetes does not start the cluster of {spec} ({type(error).__name__}: {error}): "
+            "see kubectl describe daskcluster, and that Dask's operator is installed"
+        ) from error
+    with cluster:
+        cluster.scale(workers_of(settings))
+        with Client(cluster, set_as_default=False) as client:
+            _wait_for_first(client, settings, "kubectl get pods")
+            yield client
+
+
+@contextmanager
+def _slurm(settings: Settings) -> Iterator[Client]:
+    jobqueue = _import("dask_jobqueue", extra="slurm")
+    # Without certificates in the settings, temporary ones that only this run knows.
+    tls = security(settings) or Security.temporary()
+    with dask.config.set(STARTED):
+        try:
+            cluster = jobqueue.SLURMCluster(security=tls, silence_logs=logging.CRITICAL)
+        except ValueError as error:
+            first = str(error).partition("\n")[0].rstrip(":")
+            raise ClusterError(
+                f"SLURM jobs are not described ({first}): copy "
+                "deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG"
+            ) from error
+        with cluster:
+            _refuse_invalid(cluster.job_script())
+            cluster.scale(workers_of(settings))
+            with Client(cluster, set_as_default=False) as client:
+                _wait_for_first(client, settings, "squeue --me")
+                yield client
+
+
+# The function that opens each kind, and the words for it.
+KINDS: dict[str, tuple[Callable[[Settings], AbstractContextManager[Client]], str]] = {
+    "local": (_local, "starting {workers}"),
+    "cuda": (_cuda, "starting a worker for each GPU"),
+    "scheduler": (_scheduler, "reaching the Dask scheduler"),
+    "kubernetes": (_kubernetes, "waiting for workers on Kubernetes"),
+    "slurm": (_slurm, "waiting for workers from SLURM"),
+}
+
+
+def _refuse_invalid(script: str) -> None:
+    """Raise ClusterError if SLURM would refuse a job, because Dask does not report that."""
+    if shutil.which("sbatch") is None:
+        raise ClusterError("there is no sbatch here: run slidewatch where SLURM takes jobs")
+    done = subprocess.run(
+        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ClusterError(
+            f"SLURM refuses the workers' job: {' '.join(done.stderr.split())}; its resources are "
+            "in jobqueue.slurm of Dask's configuration"
+        )
+
+
+def _wait_for_first(client: Client, settings: Settings, see: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=settings.first_worker)
+    except TimeoutError:
+        raise ClusterError(
+            f"no worker has come in {settings.first_worker:g} seconds: see {see} and the workers' "
+            "logs, or wait longer: set first_worker"
+        ) from None
+
+
+def _import(module: str, *, extra: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ClusterError(
+            f"cluster = {extra} needs more ({error}): pip install 'slidewatch[{extra}]'"
+        ) from error
