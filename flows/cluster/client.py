@@ -8,7 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
+
+from threadpoolctl import threadpool_limits
 
 from flows.cluster.here import Here
 from flows.cluster.requirements import ClusterError
@@ -60,15 +63,21 @@ _OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", defau
 
 @contextmanager
 def in_this_process(settings: Settings) -> Iterator[None]:
-    """Let flows with these settings run their jobs in this process during the block."""
+    """Let flows with these settings run their jobs in this process during the block.
+
+    Jobs compute on one thread, like workers: the threads of matrices as small as theirs wait for
+    each other for most of their time.
+    """
+    import_module("scipy.linalg")  # its threads are limited once they are there
     torch = sys.modules.get("torch")  # to import it takes seconds, and not every job needs it
     threads = torch and torch.get_num_threads()
     before = _OPENED.set((settings.model_copy(update={"store": ""}), cast(Client, Here())))
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         _OPENED.reset(before)
-        if torch:  # jobs compute on one thread, like workers
+        if torch:
             torch.set_num_threads(threads)
 
 

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from distributed import Client
 from numpy.typing import NDArray
 
+from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring import scores
 from flows.jobs.scoring.finish import (

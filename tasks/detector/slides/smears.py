@@ -37,7 +37,7 @@ from scipy.linalg import cholesky
 
 from tasks import bundles
 from tasks.detector.mahalanobis import Axes, whitened
-from tasks.detector.slides import cell_score, halves, normal
+from tasks.detector.slides import cell_score, normal
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float, Index, Integers, Mask
 
@@ -52,6 +52,7 @@ LEAST_CELLS = 10  # that an altered slide needs for a median
 SPREAD_QUANTILE = 0.75
 ABSURD = 5.0  # times the limit of the shift: cells that are further away are not blood
 LEAST_PART = 10  # cells that a part needs to be a reference
+STARTS, STEPS = 4, 30  # of k-means
 MOST_OUTSIDE = 0.25  # share of a group's cells; if more are in no smear, the group is implausible
 
 
@@ -321,5 +322,14 @@ def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> In
 
 def _halves(floor: Floor, cells: Float, part: Index) -> list[Index]:
     """Divide some of the cells, with residuals (n, D), into the two parts that differ most."""
-    second = halves.second_half(whitened(floor.whitening, cells[part]))
-    return [part[~second], part[second]]
+    # Its import takes long, and few groups are halved.
+    from scipy.cluster.vq import kmeans2
+
+    white = whitened(floor.whitening, cells[part])
+
+    def halved(start: int) -> tuple[float, Index]:
+        centres, side = kmeans2(white, 2, iter=STEPS, minit="++", rng=start)
+        return float(((white - centres[side]) ** 2).sum()), np.asarray(side, np.intp)
+
+    _, side = min(map(halved, range(STARTS)), key=lambda found: found[0])
+    return [part[side == k] for k in (0, 1)]

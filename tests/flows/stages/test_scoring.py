@@ -10,7 +10,7 @@ from flows.jobs.scoring.screened import Screened
 from flows.stages import scoring
 from storage.batches.ledger import complete_scores
 from storage.store import Store
-from tests.flows.jobs.test_scoring import fitted_detector, made_up
+from tests.support.drawn_slides import fitted_detector, made_up
 from tests.support.shards import keep_detector
 
 HERE = cast(Client, Here())
