@@ -166,6 +166,7 @@ BACKLOG = f"""
 {IMPORTS}
 import sys, time
 from flows.cluster.client import open_client
+from flows.options.flows import Screen
 from flows.settings import Settings
 images, store, *batches = sys.argv[1:]
 
@@ -174,7 +175,7 @@ def backlog():
     with open_client(settings):
         for batch in batches:
             started = time.monotonic()
-            flows.screen.screen(images, batch=batch, settings=settings)
+            flows.screen.screen(Screen(images=images, batch=batch), settings)
             print("seconds", time.monotonic() - started)
 
 backlog()"""
