@@ -280,12 +280,12 @@ def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) 
     """Extract, score and publish, at the newest version of a laboratory that begins now."""
     begun = _as_begun(newest)
     with telemetry.stage("extract"):
-        scoring.extract_and_score(client, begun)
+        scored = scoring.extract_and_score(client, begun)
     with telemetry.stage("score"):
-        parts = scoring.score_slides(client, begun)
+        scored = scoring.score_rest(client, begun, scored)
     held.check()
     with telemetry.stage("publish"):
-        return publish(client, begun, settings, parts)
+        return publish(client, begun, settings, scored)
 
 
 def _refuse_other_attempt(held: Lease, batch: Batch) -> None:

@@ -17,7 +17,7 @@ from flows.jobs.scoring.night import learned_night
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.stages.counting.chosen_thresholds import load_error_rates
-from flows.stages.scoring import plan_jobs
+from flows.stages.scoring import jobs_of
 from storage.batches.manifests import Batch, read_manifest
 from storage.models import laboratories
 from storage.models.detectors import DetectorCard
@@ -138,12 +138,8 @@ def _known_jobs(
 ) -> list[scores.ScoreJob]:
     """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""
     parts = plan.parts_of(screened)
-    wanted = [
-        number
-        for number, part in enumerate(parts)
-        if known[part.spans[0].start : part.spans[-1].stop].any()
-    ]
-    return plan_jobs(client, screened, parts, wanted, now(), discriminant)
+    wanted = [part for part in parts if known[part.rows.start : part.rows.stop].any()]
+    return jobs_of(client, screened, parts, wanted, now(), discriminant)
 
 
 def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ class LabelledPart(NamedTuple):
 def labelled_cells(job: scores.ScoreJob) -> LabelledPart:
     """Read what diagnoses the labelled cells of a part that can be judged."""
     total, ids, places = Labelled.none(), list[str](), list[int]()
-    start = job.spans[0].start
+    start = job.part.rows.start
     for rows in scores.scored_rows(job):
         label = rows["label"].to_pylist()
         scored, _, _ = flags(rows)
@@ -123,9 +123,9 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
         taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
         return shifts(taps, classes == 1 - known.positive, normal, parent)
 
-    parent = shifted(job.spans[0].start, job.spans[-1].stop)
+    parent = shifted(job.part.rows.start, job.part.rows.stop)
     parts: list[dict[str, Single]] = []
-    for slide in job.slides:
+    for slide in job.part.slides:
         slide_rows = rows[(rows >= slide.start) & (rows < slide.stop)]
         if len(slide_rows):
             off = shifted(slide.start, slide.stop, parent)

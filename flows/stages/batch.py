@@ -152,11 +152,11 @@ def run_shards(
     card: ModelCard,
     jobs: Iterable[Any],
     title: str,
-    work: Callable[[Any], ShardResult | None] | None = None,
-) -> Iterator[ShardResult]:
-    """Preallocate the batch's features and run its shards, in order.
+    work: Callable[[Any], Any] = run_shard,
+) -> Iterator[Any]:
+    """Preallocate the batch's features, and yield the `ShardResult` of its shards, in order.
 
-    ``work`` may also do other ``jobs`` than shards, which have no result.
+    ``work`` may also do other ``jobs``, whose results stand among these.
     """
     prepare_features(store, batch, card)
     _warn_of_versions(store, batch, card.features)
@@ -164,10 +164,10 @@ def run_shards(
     def again(job: Any) -> Any:
         return replace(job, tries=job.tries + 1) if isinstance(job, ShardJob) else job
 
-    for result in run_jobs(client, work or run_shard, jobs, title=title, again=again):
-        if result is not None:
+    for result in run_jobs(client, work, jobs, title=title, again=again):
+        if isinstance(result, ShardResult):
             telemetry.shard_done(result)
-            yield result
+        yield result
 
 
 def images_of(store: Store, card: ModelCard, batch: manifests.Batch, rows: Index) -> list[Image]:

@@ -5,23 +5,14 @@ from dataclasses import replace
 from datetime import date
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring import scores
-from flows.jobs.scoring.finish import (
-    FinishJob,
-    Grouped,
-    Rules,
-    SurveyJob,
-    finish_parts,
-    survey_parts,
-)
-from flows.jobs.scoring.plan import Part, pieces_of
+from flows.jobs.scoring.finish import FinishJob, Grouped, Rules, finish_parts
+from flows.jobs.scoring.plan import pieces_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adaptation_at, load_fitted_detector
 from flows.monitoring import console, prefect_runs
@@ -32,6 +23,7 @@ from flows.stages.counting.chosen_thresholds import (
     load_laboratory_rates,
     sure_rates,
 )
+from flows.stages.scoring import Scored
 from storage.batches import ledger, manifests, segmentations
 from storage.parquet import read_table
 from storage.reports.publication import SCHEMAS, publication
@@ -51,10 +43,8 @@ from storage.store import Store
 from tasks.counting.call import Answers
 from tasks.reports import calls
 from tasks.reports.image_columns import Provenance, plain, repeated
-from tasks.reports.image_rows import QValues
 from tasks.reports.night.counts import NightCounts, Row, batch_table, joined, summaries
 from tasks.reports.night.judged import batch_judged
-from tasks.types import Mask
 
 IN_ORDER_OF = {SLIDES: ("slide_id",), PATIENTS: ("patient_id", "slide_id")}  # as grouped
 NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
@@ -91,9 +81,7 @@ def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
 
 
 @prefect_runs.task
-def publish(
-    client: Client, screened: Screened, settings: Settings, parts: Sequence[Part]
-) -> ledger.Seal:
+def publish(client: Client, screened: Screened, settings: Settings, scored: Scored) -> ledger.Seal:
     """Finish scored parts on workers, join what they made into the reports, and publish these.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
@@ -109,9 +97,8 @@ def publish(
     )
     segmentation = segmentations.segmentation_of(store, batch.images)
     fields = segmentations.read_fields(store, segmentation) if segmentation else None
-    pieces = pieces_of(parts, fields, GROUP_ROWS)
-    surveyed = _survey(client, screened, [numbers for numbers, _ in pieces])
-    jobs = _finish_jobs(screened, parts, pieces, surveyed, fields, rules)
+    pieces = pieces_of(scored.parts, fields, GROUP_ROWS)
+    jobs = _finish_jobs(screened, scored, pieces, fields, rules)
     grouped: list[Grouped] = []
 
     def finished() -> Iterator[tuple[tuple[str, ...], str]]:
@@ -139,40 +126,25 @@ def publish(
     return seal
 
 
-def _survey(client: Client, screened: Screened, pieces: Sequence[range]) -> tuple[QValues, Mask]:
-    """Compute the q-values of a scored batch, and mark its copies of images (n,)."""
-    q_values, jobs = QValues(), [SurveyJob(screened, numbers) for numbers in pieces]
-
-    def heads() -> Iterator[NDArray[np.uint64]]:
-        title = f"survey {screened.batch.name}"
-        for surveyed in run_jobs(client, survey_parts, jobs, title=title):
-            q_values.add(surveyed.p_values)
-            yield surveyed.heads
-
-    copies = repeated(heads())
+def _finish_jobs(
+    screened: Screened,
+    scored: Scored,
+    pieces: Sequence[tuple[range, pa.Array]],
+    fields: pa.Table | None,
+    rules: Rules,
+) -> Iterator[FinishJob]:
+    """Make the jobs that finish pieces of a batch."""
+    copies = repeated([scored.heads])
     if copies.any():
         console.warn(
             f"{copies.sum():,} of {len(copies):,} images are copies of others of the batch: "
             "they count once, and their slides are for review"
         )
-    return q_values, copies
-
-
-def _finish_jobs(
-    screened: Screened,
-    parts: Sequence[Part],
-    pieces: Sequence[tuple[range, pa.Array]],
-    surveyed: tuple[QValues, Mask],
-    fields: pa.Table | None,
-    rules: Rules,
-) -> Iterator[FinishJob]:
-    """Make the jobs that finish pieces of a batch."""
-    q_values, copies = surveyed
     for numbers, of_piece in pieces:
-        some = [parts[number] for number in numbers]
-        rows = slice(some[0].spans[0].start, some[-1].spans[-1].stop) if some else slice(0)
+        some = tuple(scored.parts[number].rows for number in numbers)
+        rows = slice(some[0].start, some[-1].stop) if some else slice(0)
         cut = None if fields is None else fields.take(of_piece)
-        yield FinishJob(screened, numbers, q_values, copies[rows], cut, rules)
+        yield FinishJob(screened, some, scored.q_values, copies[rows], cut, rules)
 
 
 def joined_groups(

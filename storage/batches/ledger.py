@@ -1,7 +1,7 @@
 """Store the ledger of a batch: complete shards and published reports.
 
 ``ledger/<model>/<shard>.json`` says that a shard's features are complete;
-``scores/<screening>/<part>.parquet`` and ``shifts/<screening>/<part>.parquet`` hold the scored rows
+``scores/<screening>/<rows>.parquet`` and ``shifts/<screening>/<rows>.parquet`` hold the scored rows
 of a part and of its slides until the report is published, and ``scores/<screening>/finished/`` the
 pieces of the report on images, which are joined; ``sealed/<screening>.json`` says that the
 report is published. All are in ``batches/<batch>/``. A screening is named by its detector, and its
@@ -127,25 +127,33 @@ def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
     return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
 
 
-def scores_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
-    """Return the file, relative to the store, where a part's scored rows wait for publication."""
-    return ("batches", batch.key, "scores", key, f"{part:06d}.parquet")
+def scores_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:
+    """Return the file, relative to the store, where scored rows wait for publication.
+
+    Parts are named by their rows, so a batch may be divided otherwise when it is resumed.
+    """
+    return ("batches", batch.key, "scores", key, _named(rows))
 
 
-def shifts_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
+def shifts_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:
     """Return the file with the shifts of a part's slides, which is written last."""
-    return ("batches", batch.key, "shifts", key, f"{part:06d}.parquet")
+    return ("batches", batch.key, "shifts", key, _named(rows))
 
 
-def piece_path(batch: Batch, key: str, part: int) -> tuple[str, ...]:
-    """Return the file with the finished rows of some parts, the first of which is ``part``."""
-    return ("batches", batch.key, "scores", key, "finished", f"{part:06d}.parquet")
+def piece_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:
+    """Return the file with the finished rows of some parts."""
+    return ("batches", batch.key, "scores", key, "finished", _named(rows))
 
 
-def complete_scores(store: Store, batch: Batch, key: str) -> set[int]:
-    """List the parts of a batch that a screening has scored."""
+def _named(rows: range) -> str:
+    return f"{rows.start:09d}-{rows.stop:09d}.parquet"
+
+
+def complete_scores(store: Store, batch: Batch, key: str) -> set[range]:
+    """List the rows of the parts of a batch that a screening has scored."""
     names = store.names("batches", batch.key, "shifts", key)
-    return {int(name.removesuffix(".parquet")) for name in names if name.endswith(".parquet")}
+    parts = (name.removesuffix(".parquet").partition("-") for name in names)
+    return {range(int(start), int(stop)) for start, _, stop in parts if stop}
 
 
 def discard_scores(store: Store, batch: Batch, key: str) -> None:

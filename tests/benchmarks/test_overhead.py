@@ -10,14 +10,13 @@ import torch
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.jobs.networks import load_inference
-from flows.jobs.scoring.plan import Part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.jobs.worker import settle_worker
 from flows.settings import Settings
 from flows.stages.batch import run_shards
 from flows.stages.publish import publish
-from flows.stages.scoring import score_slides
+from flows.stages.scoring import Scored, score_rest
 from storage.batches.features import create_features
 from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard, load_card
@@ -94,16 +93,16 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
         def idle() -> None:
             assert len(list(run_in_order(client, nothing, tiny.jobs, title="nothing"))) == SHARDS
 
-        def score() -> list[Part]:
-            return score_slides(client, of)
+        def score() -> Scored:
+            return score_rest(client, of, Scored.nothing_of(of))
 
         def publish_report() -> None:
-            seal = publish(client, of, tiny.settings, parts)
+            seal = publish(client, of, tiny.settings, scored)
             assert seal.rows == SHARDS
 
         idle()
         shards()  # from now on their features are kept
-        parts = score()
+        scored = score()
         publish_report()  # which takes away the scores before it
         taken = in_turn(
             ROUNDS, {"nothing": idle, "kept": shards, "score": score, "publish": publish_report}

@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 from flows.jobs import shard as jobs
+from flows.jobs.scoring import plan
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import run_shard
+from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
@@ -86,12 +88,16 @@ def test_requests_of_a_shard(night: Night, record: Record) -> None:
     assert new[1] <= 3
 
 
-def test_requests_of_a_slides_job(night: Night, record: Record) -> None:
+def test_requests_of_a_slides_job(
+    night: Night, record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "LEAST_PARTS", 1)
     card, _ = add_detector(night)
     (part,) = plan_parts(night.store, night.batch, by_slide=False)
     screened = Screened(night.store, night.batch, night.card, card)
-    job = ScoreJob(screened, 0, part.slides, part.spans, WHEN, None)
+    job = ScoreJob(screened, part, WHEN)
     score_part(job)
+    ledger.discard_scores(night.store, night.batch, screened.key)
     requests()
     seconds = in_turn(1, {"": lambda: score_part(job)})[""]
     reads, writes = counts(requests())

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,23 +22,25 @@ import pyarrow as pa
 import pytest
 from distributed import Client
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from flows.cluster.executor import run_jobs
 from flows.cluster.here import Here
 from flows.jobs import drawings
 from flows.jobs.scoring import finish, scores, shown
-from flows.jobs.scoring.plan import Part, parts_of
+from flows.jobs.scoring.plan import parts_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
 from flows.stages.batch import prepare_features
 from flows.stages.publish import publish
-from flows.stages.scoring import extract_and_score, score_slides
+from flows.stages.scoring import Scored, extract_and_score, score_rest
 from flows.stages.written_pages import write_page
 from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.parquet import ROWS, groups_of, read_table, write_parts, write_table
+from storage.records import now
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tests.support import made_up_night, sleepers
@@ -51,7 +52,6 @@ CELL = 0.001  # seconds to extract one
 RECORDED, NIGHT = "recorded", "night.pickle"
 # Where a stage looks up the jobs that are recorded, and then replayed.
 JOBS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
-    ("flows.stages.publish.survey_parts", finish.survey_parts),
     ("flows.stages.publish.finish_parts", finish.finish_parts),
     ("flows.stages.written_pages.find_shown", shown.find_shown),
     ("flows.jobs.drawings.draw_thumbnails", drawings.draw_thumbnails),
@@ -64,7 +64,8 @@ def prepare(store: Store, cells: Path, images: int) -> None:
     detector = load_detector_card(store)
     batch = freeze(settings, _manifest(0, images), "night")
     screened = Screened(store, batch, load_card(store, detector.model), detector)
-    seconds = _scored(screened, parts_of(screened))
+    with threadpool_limits(1):  # as on a worker
+        seconds = _scored(screened, parts_of(screened))
     image = Image.open(next(cells.rglob("*.png"))).convert("RGB")
     found = SimpleNamespace(image=lambda: image)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +74,10 @@ def prepare(store: Store, cells: Path, images: int) -> None:
         for name, work in JOBS:
             patch.setattr(name, partial(_record, work, store.root))
         here = cast(Client, Here())
-        seal = publish(here, screened, settings, parts_of(screened))
+        scored = Scored.nothing_of(screened)
+        for part in scored.parts:
+            scored.add(scores.score_part(scores.ScoreJob(screened, part, now(), is_scored=True)))
+        seal = publish(here, screened, settings, scored)
         write_page(here, screened, settings, seal)
     # The night is published once more, as if for the first time.
     store.remove("reports")
@@ -95,7 +99,7 @@ def _manifest(start: int, stop: int) -> pa.Table:
     return pa.table(made, schema=SCHEMA)
 
 
-def _scored(screened: Screened, parts: list[Part]) -> float:
+def _scored(screened: Screened, parts: list[scores.Part]) -> float:
     """Score the first part, write it under the names of every other one; return its seconds."""
     store, batch, key = screened.store, screened.batch, screened.key
     prepare_features(store, batch, screened.model)
@@ -104,19 +108,20 @@ def _scored(screened: Screened, parts: list[Part]) -> float:
         patch.setattr("flows.jobs.shard.extract", bank.extract)
         patch.setattr("flows.jobs.shard._network", lambda _: None)
         for shard in batch.shards():
-            if shard.start < parts[0].spans[-1].stop:
+            if shard.start < parts[0].rows.stop:
                 run_shard(ShardJob(store, batch, shard, screened.model))
     begun = ledger.screening_start(store, batch, key)
-    job = scores.ScoreJob(screened, 0, parts[0].slides, parts[0].spans, begun)
+    job = scores.ScoreJob(screened, parts[0], begun)
     scores.score_part(job)  # the first call loads the detector
+    ledger.discard_scores(store, batch, key)
     started = time.process_time()
     scores.score_part(job)
     seconds = time.process_time() - started
-    rows = read_table(store, *ledger.scores_path(batch, key, 0))
-    shifts = read_table(store, *ledger.shifts_path(batch, key, 0))
+    rows = read_table(store, *ledger.scores_path(batch, key, parts[0].rows))
+    shifts = read_table(store, *ledger.shifts_path(batch, key, parts[0].rows))
     rng = np.random.default_rng(0)
-    for number, part in enumerate(parts):
-        start, stop = part.spans[0].start, part.spans[-1].stop
+    for part in parts:
+        start, stop = part.rows.start, part.rows.stop
         named = _manifest(start, stop).select(["uri", "slide_id", "patient_id"])
         digests = rng.bytes(32 * (stop - start)).hex()
         ids = [digests[i : i + 64] for i in range(0, len(digests), 64)]
@@ -131,13 +136,13 @@ def _scored(screened: Screened, parts: list[Part]) -> float:
                 noise = pa.array(1 + 1e-4 * rng.standard_normal(len(column)), column.type)
                 column = pa.compute.multiply(column, noise)
             some = some.set_column(some.column_names.index(name), name, column)
-        path = ledger.scores_path(batch, key, number)
+        path = ledger.scores_path(batch, key, part.rows)
         write_parts(store, some.schema, groups_of([some], ROWS), *path)
         those = shifts.slice(0, len(part.slides)).to_pylist()
         for row, slide in zip(those, part.slides, strict=True):
             row |= {"slide_id": slide.slide, "patient_id": slide.patient}
         table = pa.Table.from_pylist(those, shifts.schema)
-        write_table(store, table, *ledger.shifts_path(batch, key, number))
+        write_table(store, table, *ledger.shifts_path(batch, key, part.rows))
     return seconds / len(rows)
 
 
@@ -146,7 +151,7 @@ def _path_of(work: Callable[[Any], Any], root: str, job: Any) -> Path:
     if isinstance(job, drawings.ThumbnailJob):
         number = int(Path(job.cells[0][0].uri).stem)
     else:
-        number = job.group if isinstance(job, shown.ShownJob) else job.parts.start
+        number = job.group if isinstance(job, shown.ShownJob) else job.parts[0].start
     return Path(root, RECORDED, f"{work.__name__}-{number}.pickle")
 
 
@@ -168,11 +173,16 @@ def replay(work: Callable[[Any], Any], root: str, job: Any) -> Any:
     return result
 
 
-def extracted_or_scored(cell: float, job: ShardJob | scores.ScoreJob) -> ShardResult | None:
-    """Sleep instead of extracting a shard, or of scoring a part for ``cell`` seconds a cell."""
+def extracted_or_scored(
+    cell: float, job: ShardJob | scores.ScoreJob
+) -> ShardResult | scores.Surveyed:
+    """Sleep instead of extracting a shard, or of scoring a part for ``cell`` seconds a cell.
+
+    A part is scored already, and is only read.
+    """
     if isinstance(job, scores.ScoreJob):
-        time.sleep((job.spans[-1].stop - job.spans[0].start) * cell)
-        return None
+        time.sleep(len(job.part.rows) * cell)
+        return scores.score_part(job)
     seconds = (job.shard.stop - job.shard.start) * CELL
     time.sleep(seconds)
     return ShardResult(job.shard, (), False, 1, seconds, "simulated")
@@ -180,13 +190,11 @@ def extracted_or_scored(cell: float, job: ShardJob | scores.ScoreJob) -> ShardRe
 
 @contextmanager
 def _simulated(root: str, cell: float) -> Iterator[None]:
-    """Let the stages sleep instead of working, as if no part were scored at first."""
-    complete = chain([lambda *_: set[int]()], repeat(ledger.complete_scores))
+    """Let the stages sleep instead of working."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "flows.jobs.scoring.scores.extract_or_score", partial(extracted_or_scored, cell)
         )
-        patch.setattr("flows.stages.scoring.complete_scores", lambda *of: next(complete)(*of))
         for name, work in JOBS:
             patch.setattr(name, partial(replay, work, root))
         yield
@@ -209,9 +217,9 @@ def run(root: str, workers: int) -> None:
             stages[f"{name}, CPU of the coordinator"] = time.process_time() - cpu
             return result
 
-        staged("extract", extract_and_score, client, screened)
-        parts = staged("score", score_slides, client, screened)
-        again = staged("publish", publish, client, screened, settings, parts)
+        scored = staged("extract", extract_and_score, client, screened)
+        scored = staged("score", score_rest, client, screened, scored)
+        again = staged("publish", publish, client, screened, settings, scored)
         staged("page", write_page, client, screened, settings, again)
         whole = time.perf_counter() - started
     assert again == seal

@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import dask
 from distributed import Client, LocalCluster
 
 from flows.cluster.executor import run_in_order
+from flows.cluster.kinds import QUIET
 from tests.support.paths import ROOT
 from tests.support.peak import resident
 
@@ -49,8 +51,10 @@ def opened(workers: int, threads: int) -> Iterator[Client]:
         one = {"cls": "distributed.Worker", "opts": {"nthreads": threads}}
         spec = json.dumps({str(number): one for number in range(workers)})
         command = ["distributed.cli.dask_spec", cluster.scheduler_address, "--spec", spec]
-        quiet = os.environ | {"DASK_LOGGING__DISTRIBUTED": "error"}
-        crew = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=quiet)
+        # So many workers of one process would spend it on measuring themselves.
+        quiet = dask.config.serialize(QUIET | {"logging.distributed": "error"})
+        environment = os.environ | {"DASK_INTERNAL_INHERIT_CONFIG": quiet}
+        crew = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment)
         try:
             with Client(cluster, set_as_default=False) as client:
                 client.wait_for_workers(workers, timeout=120)

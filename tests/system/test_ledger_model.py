@@ -304,7 +304,9 @@ class Ledger(RuleBasedStateMachine):
         status = ["scored" if each == SCORED else "failed" for each in block.status]
         attempts = [len(self.attempts)] * len(block)
         table = table.append_column("status", [status]).append_column("attempt", [attempts])
-        write_table(self.store, table, *ledger.scores_path(self.batch, "d", shard.number))
+        write_table(
+            self.store, table, *ledger.scores_path(self.batch, "d", range(shard.start, shard.stop))
+        )
         failed = self.latest.failed(shard)
         self.latest.waiting[shard.number] = [
             (uri, "failed" if row in failed else "scored", len(self.attempts))
@@ -313,7 +315,9 @@ class Ledger(RuleBasedStateMachine):
 
     def parts(self) -> Iterator[pa.Table]:
         for shard in self.shards():
-            yield read_table(self.store, *ledger.scores_path(self.batch, "d", shard.number))
+            yield read_table(
+                self.store, *ledger.scores_path(self.batch, "d", range(shard.start, shard.stop))
+            )
 
     @all_rows_wait
     @rule(parts=a_shard)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from flows.jobs import worker
 from flows.jobs.scoring.screened import Screened
@@ -26,7 +25,7 @@ from tasks.reports import calls, image_columns, slide_reasons
 from tasks.reports.field_limits import fields_judged
 from tasks.reports.image_rows import QValues
 from tasks.reports.night.counts import BINS, TAP_EDGES, NightCounts
-from tasks.types import Float, Mask
+from tasks.types import Mask
 
 
 @dataclass(frozen=True)
@@ -44,54 +43,19 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class SurveyJob:
-    """Consecutive scored ``parts`` of a batch, by number, whose rows wait for the whole batch."""
-
-    screened: Screened
-    parts: range
-
-
-@dataclass(frozen=True)
 class FinishJob:
-    """Consecutive scored ``parts`` of a batch, by number, to be finished.
+    """Consecutive scored ``parts`` of a batch, by their rows, to be finished.
 
     ``repeated`` (n,) marks their copies of images; ``fields`` are those that their cells were cut
     out of, None if they were cut out elsewhere.
     """
 
     screened: Screened
-    parts: range
+    parts: tuple[range, ...]
     q_values: QValues
     repeated: Mask
     fields: pa.Table | None
     rules: Rules
-
-
-class Surveyed(NamedTuple):
-    """The p-values (n,) of the rows of some parts, and the heads (n,) of their digests."""
-
-    p_values: Float
-    heads: NDArray[np.uint64]
-
-
-def survey_parts(job: SurveyJob) -> Surveyed:
-    """Read what must be compared with the rows of the whole batch."""
-    worker.settle_worker()
-    screened = job.screened
-    columns = ["image_id", "p_value"]
-    rows = [
-        read_table(
-            screened.store, *scores_path(screened.batch, screened.key, part), columns=columns
-        )
-        for part in job.parts
-    ]
-    if not rows:
-        return Surveyed(np.zeros(0), np.zeros(0, np.uint64))
-    table = pa.concat_tables(rows).combine_chunks()
-    return Surveyed(
-        image_columns.numbers_of(table, "p_value"),
-        image_columns.heads_of(pa.concat_arrays(table["image_id"].chunks)),
-    )
 
 
 class Grouped(NamedTuple):
@@ -117,7 +81,8 @@ def finish_parts(job: FinishJob) -> Piece:
     shifts = [
         read_table(screened.store, *shifts_path(batch, screened.key, part)) for part in job.parts
     ]
-    path = piece_path(batch, screened.key, job.parts.start)
+    rows = range(job.parts[0].start, job.parts[-1].stop) if job.parts else range(0)
+    path = piece_path(batch, screened.key, rows)
     with screened.store.staged(*path) as stage:
         digest = stage_report(stage, of_attempt(schema, batch.attempt), _rows(job))
         joined = pa.concat_tables([slide_reasons.SHIFTS.empty_table(), *shifts])

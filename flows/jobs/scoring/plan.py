@@ -1,29 +1,24 @@
 """Plan the scoring of a batch from its manifest, in parts of whole patients."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
 
 from flows.jobs.scoring.night import SlideRows
-from flows.jobs.scoring.scores import FEW, Range, Span
+from flows.jobs.scoring.scores import FEW, Part, Range, Span
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, iterate_manifest
 from storage.store import Store
 from tasks.detector.slides.normal import Choices
 from tasks.reports.image_columns import pairs_of
 
-SHARDS_A_JOB = 4  # with fewer, too many shards that slides share would be read twice
-
-
-@dataclass(frozen=True)
-class Part:
-    """The work of one job: consecutive rows of whole slides, and their references."""
-
-    slides: tuple[SlideRows, ...]
-    spans: tuple[Span, ...]
+# With fewer shards a job, too many that slides share would be read twice; but a small night has
+# parts for several workers.
+SHARDS_A_JOB, LEAST_PARTS = 4, 8
+# Each piece of a report costs a tenth of a second, but a small night has some for several workers.
+LEAST_PIECES, LEAST_PIECE = 4, 2_048  # number, rows
 
 
 def parts_of(screened: Screened) -> list[Part]:
@@ -40,7 +35,7 @@ def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
         by_slide: whether cells are compared with their slide; otherwise with the population.
     """
     slides = list(slides_of(store, batch))
-    wanted = SHARDS_A_JOB * batch.shard_rows
+    wanted = min(max(batch.rows // LEAST_PARTS, batch.shard_rows), SHARDS_A_JOB * batch.shard_rows)
     parts: list[Part] = []
     waiting: list[SlideRows] = []
     for _, group in groupby(slides, key=lambda slide: slide.patient or slide):
@@ -115,13 +110,16 @@ def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> Range | Non
 
 
 def pieces_of(
-    parts: Sequence[Part], fields: pa.Table | None, rows: int
+    parts: Sequence[Part], fields: pa.Table | None, most: int
 ) -> list[tuple[range, pa.Array]]:
-    """Divide parts into consecutive pieces of whole slides and patients, of ``rows`` or more rows.
+    """Divide parts into consecutive pieces of whole slides and patients.
 
-    Each comes with the numbers of those of its batch's ``fields`` that are of its slides. A slide
-    without cells is in the piece of its patient. Images that name no slide are one slide.
+    A piece has ``most`` or more rows, fewer in a small night. It comes with the numbers of those of
+    its batch's ``fields`` that are of its slides. A slide without cells is in the piece of its
+    patient. Images that name no slide are one slide.
     """
+    every = parts[-1].rows.stop if parts else 0
+    wanted = min(most, max(every // LEAST_PIECES, LEAST_PIECE))
     spans: dict[tuple[str, str | None], tuple[int, int]] = {}
     for number, part in enumerate(parts):
         for slide in part.slides:
@@ -138,8 +136,7 @@ def pieces_of(
         crossed[high] -= 1
     ends, first = [], 0
     for number, is_crossed in enumerate((np.cumsum(crossed) > 0)[:-1].tolist()):
-        start, stop = parts[first].spans[0].start, parts[number].spans[-1].stop
-        if stop - start >= rows and not is_crossed:
+        if parts[number].rows.stop - parts[first].rows.start >= wanted and not is_crossed:
             ends.append(number + 1)
             first = number + 1
     ends += [len(parts)] if first < len(parts) or not parts else []

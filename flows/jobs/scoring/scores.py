@@ -5,15 +5,17 @@ with the size of a slide: its reference is made of some of its cells, and the re
 shard at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features, Held
@@ -31,7 +33,7 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import scores_path, shifts_path
-from storage.parquet import ROWS, groups_of, write_parts, write_table
+from storage.parquet import ROWS, groups_of, read_table, write_parts, write_table
 from tasks.detector import verdict
 from tasks.detector.detector import Detector, Scores, score
 from tasks.detector.probabilities import as_logits, log_odds
@@ -46,11 +48,12 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.witnesses import Discriminant, LogOdds
 from tasks.reports import slide_reasons
-from tasks.reports.image_columns import PARASITIZED, Provenance
+from tasks.reports.image_columns import PARASITIZED, Provenance, heads_of, numbers_of
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
 from tasks.types import Float, Index, Numbers
 
 FEW = "few"
+COMPARED = ["image_id", "p_value"]  # across the batch
 Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or `FEW`
 
 
@@ -67,22 +70,39 @@ class Span:
 
 
 @dataclass(frozen=True)
-class ScoreJob:
-    """Consecutive rows of whole slides to be scored.
+class Part:
+    """The work of one job: consecutive rows of whole slides, and their references."""
 
-    ``part`` is its number in the batch; ``night`` the reference for slides and patients with too
-    few cells, None if it is not known yet. Slides are expected to be like those of the
-    laboratory. A ``discriminant`` is that of the second witness, where it is not the detector's or
-    the laboratory's.
+    slides: tuple[SlideRows, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def rows(self) -> range:
+        """Return the part's rows of the batch."""
+        return range(self.spans[0].start, self.spans[-1].stop)
+
+    @property
+    def needs_night(self) -> bool:
+        """Return whether cells are compared with the night, as far as their names say."""
+        return any(span.reference is None or span.reference[2] == FEW for span in self.spans)
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A part of a batch to be scored.
+
+    ``night`` is the reference for slides and patients with too few cells, None if it is not known
+    yet. Slides are expected to be like those of the laboratory. A ``discriminant`` is that of the
+    second witness, where it is not the detector's or the laboratory's. If the part ``is_scored``,
+    its rows are only read.
     """
 
     screened: Screened
-    part: int
-    slides: tuple[SlideRows, ...]
-    spans: tuple[Span, ...]
+    part: Part
     scored_at: datetime
     night: NightReference | None = None
     discriminant: Discriminant | None = None
+    is_scored: bool = False
 
 
 def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
@@ -102,27 +122,51 @@ class NightNeededError(Exception):
     """Cells of a part are to be compared with the night, which is not known yet."""
 
 
-def extract_or_score(job: ShardJob | ScoreJob) -> ShardResult | None:
+class Surveyed(NamedTuple):
+    """What is compared with the whole batch: ``rows``, p-values (n,), and heads (n,) of digests."""
+
+    rows: range
+    p_values: Float
+    heads: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, rows: range, tables: Sequence[pa.Table]) -> "Surveyed":
+        """Take it from the scored rows of a part."""
+        p_values = [numbers_of(table, "p_value") for table in tables]
+        ids = [chunk for table in tables for chunk in table["image_id"].chunks]
+        return cls(rows, np.concatenate(p_values), heads_of(pa.concat_arrays(ids)))
+
+
+def extract_or_score(job: ShardJob | ScoreJob) -> ShardResult | Surveyed | None:
     """Extract a shard, or score a part unless the night is needed, which is not known yet."""
     if isinstance(job, ShardJob):
         return run_shard(job)
     with suppress(NightNeededError):
-        score_part(job)
+        return score_part(job)
     return None
 
 
-def score_part(job: ScoreJob) -> None:
-    """Score a part's cells and slides."""
+def score_part(job: ScoreJob) -> Surveyed:
+    """Score a part's cells and slides, unless that is done."""
     worker.settle_worker()
-    scorer, store = _scorer(job), job.screened.store
-    part = job.screened.batch, job.screened.key, job.part
+    store, part = job.screened.store, (job.screened.batch, job.screened.key, job.part.rows)
+    if job.is_scored:
+        table = read_table(store, *scores_path(*part), columns=COMPARED)
+        return Surveyed.of(job.part.rows, [table])
+    scorer, compared = _scorer(job), list[pa.Table]()
+
+    def groups() -> Iterator[pa.Table]:
+        # Shards' pieces are joined: whoever reads the rows spends time on each piece.
+        for group in groups_of(chain([first], rows), ROWS):
+            compared.append(group.select(COMPARED))
+            yield group
+
     rows = scorer.rows()
     first = next(rows)
-    # Shards' pieces are joined: whoever reads the rows spends time on each piece.
-    groups = groups_of(chain([first], rows), ROWS)
-    write_parts(store, first.schema, groups, *scores_path(*part))
+    write_parts(store, first.schema, groups(), *scores_path(*part))
     # The shifts come last: they mark the part as complete.
     write_table(store, scorer.shifts(), *shifts_path(*part))
+    return Surveyed.of(job.part.rows, compared)
 
 
 def _scorer(job: ScoreJob) -> "_Scorer":
@@ -143,8 +187,8 @@ class _Scorer:
 
     def rows(self) -> Iterator[pa.Table]:
         """Make image rows shard by shard, without the columns that need the whole batch."""
-        spans = self.job.spans
-        pieces = list(self.features.pieces(spans[0].start, spans[-1].stop))
+        rows = self.job.part.rows
+        pieces = list(self.features.pieces(rows.start, rows.stop))
         shards = self.features.shards(number for number, _ in pieces)
         for (number, piece), held in zip(pieces, shards, strict=True):
             first = number * self.job.screened.batch.shard_rows
@@ -203,7 +247,7 @@ class _Scorer:
         scores, lean = score(self.detector, block.taps), np.zeros(len(block))
         if self.detector.own is None:
             return scores, lean
-        for span in self.job.spans:
+        for span in self.job.part.spans:
             low, high = max(span.start, start), min(span.stop, start + len(block))
             if low >= high:
                 continue
@@ -277,7 +321,7 @@ class _Scorer:
         """Make a row for each slide: its distance from the fitted slides, and from any smear."""
         normals = self.detector.own
         rows = []
-        for slide in self.job.slides if normals else ():
+        for slide in self.job.part.slides if normals else ():
             if slide.slide is None:
                 if slide.patient is None and self.job.night and self.job.night.unnamed:
                     rows.append(self.job.night.unnamed)

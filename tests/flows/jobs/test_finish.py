@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.jobs.scoring import plan
 from flows.jobs.scoring.finish import Grouped, Rules, group_rows
 from flows.jobs.scoring.night import SlideRows
-from flows.jobs.scoring.plan import Part, pieces_of
-from flows.jobs.scoring.scores import Span
+from flows.jobs.scoring.plan import pieces_of
+from flows.jobs.scoring.scores import Part, Span
 from flows.stages.publish import joined_groups
 from storage.reports.schemas.fields import MEASURED
 from storage.reports.schemas.shared import schema_of
@@ -104,7 +105,8 @@ def test_pieces_make_no_difference(
         assert joined.row[name] == pytest.approx(counted)
 
 
-def test_pieces_have_the_rows_that_are_wanted() -> None:
+def test_pieces_have_the_rows_that_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "LEAST_PIECES", 1)
     _, parts, _, _ = night(ORDINARY)
     for wanted in (1, 20, 40, 10_000):
         pieces = [numbers for numbers, _ in pieces_of(parts, None, wanted)]

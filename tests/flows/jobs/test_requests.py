@@ -10,10 +10,12 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from flows.jobs.scoring import plan
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import run_shard
+from storage.batches import ledger
 from storage.store import Store
 from tests.support import models, servers, shards
 
@@ -48,12 +50,16 @@ def test_a_shard_that_is_kept_is_read_by_five_requests(night: shards.Night) -> N
     assert servers.REQUESTS.counts() == {"GET": 5}
 
 
-def test_a_job_of_slides_reads_four_times_a_shard_and_writes_twice(night: shards.Night) -> None:
+def test_a_job_of_slides_reads_four_times_a_shard_and_writes_twice(
+    night: shards.Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "LEAST_PARTS", 1)
     card, _ = shards.add_detector(night)
     (part,) = plan_parts(night.store, night.batch, by_slide=False)
     screened = Screened(night.store, night.batch, night.card, card)
-    job = ScoreJob(screened, 0, part.slides, part.spans, models.WHEN, None)
+    job = ScoreJob(screened, part, models.WHEN)
     score_part(job)  # opens the model, the detector and the arrays
+    ledger.discard_scores(night.store, night.batch, screened.key)
     servers.REQUESTS.seen.clear()
     score_part(job)
     assert servers.REQUESTS.counts() == {"GET": 4 * 3, "PUT": 2}

@@ -38,29 +38,31 @@ def unnamed(parts: Any) -> tuple[tuple[int, int], ...]:
     return tuple((s.start, s.stop) for s in slides if s.slide is None and s.patient is None)
 
 
-def score_night(night: Night, card: DetectorCard) -> int:
+def score_night(night: Night, card: DetectorCard) -> None:
     """Score all parts of a night, as the stage does on a cluster."""
     parts = plan_parts(night.store, night.batch, by_slide=card.slides is not None)
     screened, whole = Screened(night.store, night.batch, night.card, card), None
     if card.slides is not None:
         whole = describe_night(NightJob(screened, unnamed(parts)))
-    for number, part in enumerate(parts):
-        score_part(ScoreJob(screened, number, part.slides, part.spans, WHEN, whole))
-    return len(parts)
+    for part in parts:
+        score_part(ScoreJob(screened, part, WHEN, whole))
+
+
+def files_of(night: Night, kind: str) -> list[tuple[str, ...]]:
+    folder = ("batches", night.batch.key, kind, "d")
+    return [(*folder, name) for name in sorted(night.store.names(*folder))]
 
 
 def scored_rows(night: Night) -> pa.Table:
-    parts = night.store.names("batches", night.batch.key, "scores", "d")
-    paths = [ledger.scores_path(night.batch, "d", part) for part in range(len(parts))]
+    paths = files_of(night, "scores")
     return pa.concat_tables(group for path in paths for group in iterate_groups(night.store, *path))
 
 
 def shifts(night: Night) -> dict[str, dict[str, object]]:
-    parts = night.store.names("batches", night.batch.key, "shifts", "d")
     rows = (
         row
-        for part in range(len(parts))
-        for row in read_table(night.store, *ledger.shifts_path(night.batch, "d", part)).to_pylist()
+        for path in files_of(night, "shifts")
+        for row in read_table(night.store, *path).to_pylist()
     )
     return {row["slide_id"]: row for row in rows}
 
@@ -127,9 +129,10 @@ def test_scoring_twice_writes_the_same_bytes(night: Night) -> None:
     card, _ = add_detector(night)
     written = []
     for _ in range(2):
-        parts = score_night(night, card)
-        paths = [ledger.scores_path(night.batch, "d", part) for part in range(parts)]
+        score_night(night, card)
+        paths = files_of(night, "scores") + files_of(night, "shifts")
         written.append([night.store.read_bytes(*path) for path in paths])
+        ledger.discard_scores(night.store, night.batch, "d")
     assert written[0] == written[1]
 
 

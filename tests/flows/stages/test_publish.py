@@ -21,6 +21,7 @@ from flows.jobs.shard import ShardJob, run_shard
 from flows.options.tools import Status
 from flows.settings import Settings
 from flows.stages.publish import nights_before, publish, valid_seal
+from flows.stages.scoring import Scored
 from storage.batches.ledger import Screening, discard_scores, note_announced
 from storage.batches.manifests import load_batch
 from storage.leases import Lease, LeaseLostError, lease
@@ -54,9 +55,8 @@ def score(store: Store, attempt: int) -> None:
     card = load_card(store, "tiny")
     for shard in batch.shards():
         run_shard(ShardJob(store, batch, shard, card))
-    for number, part in enumerate(plan_parts(store, batch, by_slide=False)):
-        screened = Screened(store, batch, card, detector)
-        score_part(ScoreJob(screened, number, part.slides, part.spans, models.WHEN, None))
+    for part in plan_parts(store, batch, by_slide=False):
+        score_part(ScoreJob(Screened(store, batch, card, detector), part, models.WHEN))
     parts = ("batches", batch.key, "screenings", "d.json")
     Screening(scored_at=models.WHEN).write(store, *parts)
 
@@ -70,12 +70,14 @@ def start_again(store: Store, images: Path, attempt: int) -> None:
 def publish_attempt(store: Store, attempt: int) -> None:
     """Publish an attempt that is scored: reports, seal, page and announcement."""
     batch, detector = load_batch(store, "night", attempt), load_detector_card(store)
-    parts = plan_parts(store, batch, by_slide=False)
-    settings = Settings(store=store.url)
+    settings, client = Settings(store=store.url), cast(Client, Elsewhere())
     seal = valid_seal(store, batch, "d")
     if seal is None:
         of = Screened(store, batch, load_card(store, "tiny"), detector)
-        seal = publish(cast(Client, Elsewhere()), of, settings, parts)
+        scored = Scored.nothing_of(of)
+        for part in scored.parts:
+            scored.add(score_part(ScoreJob(of, part, models.WHEN, is_scored=True)))
+        seal = publish(client, of, settings, scored)
     discard_scores(store, batch, "d")
     assert valid_seal(store, batch, "d") == seal
     store.write_bytes(b"the page of attempt %d" % attempt, *PAGE)

@@ -8,7 +8,6 @@ from flows.cluster.here import Here
 from flows.jobs.scoring import scores
 from flows.jobs.scoring.screened import Screened
 from flows.stages import scoring
-from storage.batches.ledger import complete_scores
 from storage.store import Store
 from tests.support.drawn_slides import fitted_detector, made_up
 from tests.support.shards import keep_detector
@@ -33,12 +32,12 @@ def test_a_part_is_scored_when_its_shards_are_done_and_others_are_not(
         return extract_or_score(job)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scores, "extract_or_score", noted)
-    scoring.extract_and_score(HERE, of)
+    scored = scoring.extract_and_score(HERE, of)
     assert run.count("ScoreJob") == 8
     assert run.count("ShardJob") == 40
     assert run.index("ScoreJob") < 12
     assert run[-8:] != ["ScoreJob"] * 8
-    assert complete_scores(of.store, of.batch, of.key) == set(range(8))
+    assert scored.done == {part.rows for part in scored.parts}
 
 
 def test_what_needs_the_night_is_scored_after_all_shards(store_with_model: Store) -> None:
@@ -48,7 +47,21 @@ def test_what_needs_the_night_is_scored_after_all_shards(store_with_model: Store
         (None, None, 40, 0.0),
     ]  # fmt: skip
     of = screened(store_with_model, slides)
-    scoring.extract_and_score(HERE, of)
-    assert complete_scores(of.store, of.batch, of.key) == {0}
-    parts = scoring.score_slides(HERE, of)
-    assert complete_scores(of.store, of.batch, of.key) == set(range(len(parts)))
+    scored = scoring.extract_and_score(HERE, of)
+    assert scored.done == {scored.parts[0].rows}
+    scored = scoring.score_rest(HERE, of, scored)
+    assert scored.done == {part.rows for part in scored.parts}
+
+
+def test_a_scored_part_is_read_and_not_scored_again(
+    store_with_model: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = screened(store_with_model, [(f"p{n}", f"s{n}", 40, 0.0) for n in range(3)])
+    first = scoring.extract_and_score(HERE, of)
+    monkeypatch.setattr(scores, "_scorer", None)
+    again = scoring.extract_and_score(HERE, of)
+    assert again.done == first.done
+    assert np.array_equal(again.heads, first.heads)
+    assert again.heads.all()
+    some = np.linspace(0, 1, 50)
+    assert np.array_equal(again.q_values.of(some), first.q_values.of(some), equal_nan=True)

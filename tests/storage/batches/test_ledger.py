@@ -11,11 +11,11 @@ from tests.support.models import WHEN
 def test_discarding_rows_touches_no_other_detector(store: Store) -> None:
     batch = freeze(store, manifest(10))
     for detector in ("one", "two"):
-        store.write_bytes(b"", *ledger.scores_path(batch, detector, 0))
+        store.write_bytes(b"", *ledger.scores_path(batch, detector, range(10)))
     ledger.discard_scores(store, batch, "one")
     ledger.discard_scores(store, batch, "one")
-    assert not store.exists(*ledger.scores_path(batch, "one", 0))
-    assert store.exists(*ledger.scores_path(batch, "two", 0))
+    assert not store.exists(*ledger.scores_path(batch, "one", range(10)))
+    assert store.exists(*ledger.scores_path(batch, "two", range(10)))
 
 
 def test_a_resumed_screening_says_when_it_first_began(
