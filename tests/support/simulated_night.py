@@ -10,6 +10,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -202,12 +203,17 @@ def _simulated(root: str, cell: float) -> Iterator[None]:
 
 def run(root: str, workers: int) -> None:
     screened, settings, cell, seal = pickle.loads(Path(root, NIGHT).read_bytes())
-    with sleepers.opened(workers, 1) as client, _simulated(root, cell):
+    with (
+        sleepers.opened(workers, 1) as client,
+        _simulated(root, cell),
+        ThreadPoolExecutor(1) as beside,
+    ):
         client.run(import_module, "tests.support.simulated_night")
         naps = sleepers.naps(sleepers.WARM_UP, CELL)
         list(run_jobs(client, sleepers.sleep, naps, title="warm-up"))
         start_peak()
         started, stages = time.perf_counter(), dict[str, float]()
+        beside.submit(import_module, "tasks.visualisation.charts")  # as `screen` does
 
         def staged(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
             begun, cpu = time.perf_counter(), time.process_time()
