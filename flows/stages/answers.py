@@ -113,7 +113,8 @@ class Suspects:
         path = report_path(batch.name, batch.batch_date, PATIENTS)
         if not store.exists(*path):
             return []
-        return positive_first(read_table(store, *path))
+        rows: list[dict[str, Any]] = positive_first(read_table(store, *path)).to_pylist()
+        return rows
 
     @cached_property
     def every(self) -> list[Suspect]:

@@ -6,6 +6,7 @@ from math import asinh
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
 from tasks.answers.patients import Answer, Confirmation
@@ -49,23 +50,21 @@ def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
     return [(call, f"{counts[call]:,}", words) for call, words in WORDS.items()]
 
 
-def positive_first(patients: pa.Table) -> list[dict[str, Any]]:
-    """List the rows of the report on patients, the positive ones with the most parasites first."""
-    order = {call: place for place, call in enumerate(WORDS)}
-    rows: list[dict[str, Any]] = patients.to_pylist()
-    rows.sort(
-        key=lambda row: (
-            order[row["call"]],
-            -(row["corrected_percent"] or 0.0),
-            row["patient_id"] or "",
-            row["slide_id"] or "",
-        )
-    )
-    return rows
+def positive_first(patients: pa.Table) -> pa.Table:
+    """Sort the report on patients: the positive ones with the most parasites first."""
+    names = {name: patients[name].cast(pa.string()) for name in ("call", "patient_id", "slide_id")}
+    keys = {
+        "call": pc.index_in(names["call"], value_set=pa.array(list(WORDS), pa.string())),
+        "parasites": pc.negate(pc.fill_null(patients["corrected_percent"], 0.0)),
+        "patient": pc.fill_null(names["patient_id"], ""),
+        "slide": pc.fill_null(names["slide_id"], ""),
+    }
+    order = [(name, "ascending") for name in keys]
+    return patients.take(pc.sort_indices(pa.table(keys), order))
 
 
 def patient_rows(
-    rows: Sequence[Mapping[str, Any]],
+    rows: pa.Table,
     places: Mapping[Patient, str],
     answers: Mapping[Patient, Confirmation],
 ) -> list[dict[str, Any]]:
@@ -81,7 +80,7 @@ def patient_rows(
             **call_of(row),
             "persons": answers.get(patient_of(row)),
         }
-        for row in rows[:PATIENTS_SHOWN]
+        for row in rows.slice(0, PATIENTS_SHOWN).to_pylist()
     ]
 
 

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tasks.answers.patients import Confirmation
 from tasks.counting.call import Call
 from tasks.reports import called_cells, spreadsheet
@@ -32,10 +35,15 @@ class Called:
     places: Mapping[str, bytes | str] = field(default_factory=dict)
 
 
-def opened(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Choose the patients whose cells are shown, given rows of their report in order."""
-    wanted = (row for row in rows if row["call"] in OPENED or len(rows) == 1)
-    return [row for row in wanted if row.get("parasitized", 1)][:PATIENTS_OPENED]
+def opened(rows: pa.Table) -> list[dict[str, Any]]:
+    """Choose the patients whose cells are shown, given their report in order."""
+    if len(rows) > 1:
+        calls = rows["call"].cast(pa.string())
+        rows = rows.filter(pc.is_in(calls, value_set=pa.array(OPENED, pa.string())))
+    shown: list[dict[str, Any]] = (
+        rows.filter(pc.greater(rows["parasitized"], 0)).slice(0, PATIENTS_OPENED).to_pylist()
+    )
+    return shown
 
 
 def cells_each(patients: int) -> int:
@@ -48,7 +56,7 @@ def cells_each(patients: int) -> int:
 
 
 def opened_patients(
-    rows: Sequence[Mapping[str, Any]],
+    rows: pa.Table,
     called: Called,
     thumbnails: Mapping[str, bytes | str],
     answers: Mapping[called_cells.Patient, Confirmation],

@@ -130,7 +130,7 @@ CONFIRMED = Confirmation(Answer.CONFIRMED, 10, 1)
 def test_an_answer_stands_beside_the_call_with_what_follows_from_it() -> None:
     night = night_of(by_patients(400, 2), rates=RATES)
     assert night.patients is not None
-    one, other = map(patient_of, positive_first(night.patients))
+    one, other = map(patient_of, positive_first(night.patients).to_pylist())
     view = replace(night, answers={one: REFUSED, other: CONFIRMED}, answered=64 * "e")
     page = batch_page(view)
     said = Page(page).words
