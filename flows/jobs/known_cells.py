@@ -133,10 +133,7 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
             parts.append(
                 {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
             )
-    size = job.screened.batch.shard_rows
-    logits = np.stack(
-        [features.shard(row // size).block.logits[row % size] for row in rows.tolist()]
-    )
+    logits = np.concatenate([held.block.logits[places] for held, places in features.holding(rows)])
     return (
         probabilities.log_odds(logits, job.screened.model.temperature, known.positive),
         {tap: np.concatenate([part[tap] for part in parts]) for tap in normal},

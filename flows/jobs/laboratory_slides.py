@@ -12,7 +12,7 @@ from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.screened import Screened
-from storage.batches.manifests import Batch, read_manifest
+from storage.batches.manifests import Batch, rows_at
 from storage.models import classifiers
 from storage.models.detectors import DetectorCard
 from storage.models.laboratories import LaboratoryNight, load_night
@@ -25,7 +25,7 @@ from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.laboratories import adaptation, learning
 from tasks.reports.image_columns import is_white_cell
-from tasks.types import Counts, Index, Pixels, Single
+from tasks.types import Counts, Index, Pixels
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -167,24 +167,12 @@ def _cells(
 ) -> tuple[learning.SlideCells, NDArray[np.int8]]:
     """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
-    values: dict[str, list[Single]] = {tap: [] for tap in taps}
-    classes, ordinary, labels = [], [], []
-    for number in np.unique(rows // batch.shard_rows).tolist():
-        held = features.shard(number)
-        places = rows[rows // batch.shard_rows == number] - number * batch.shard_rows
-        for tap in taps:
-            values[tap].append(held.block.taps[tap][places])
-        classes.append(held.classes[places])
-        ordinary.append(~is_white_cell(held.manifest)[places])
-        labels.append(held.block.label[places])
-    cells = learning.SlideCells(
-        groups.GroupKey(batch.key, slide.patient or "", slide.slide or ""),
-        rows,
-        {tap: np.concatenate(parts) for tap, parts in values.items()},
-        np.concatenate(classes),
-        np.concatenate(ordinary),
-    )
-    return cells, np.concatenate(labels)
+    values, classes = features.take(rows, taps)
+    held = list(features.holding(rows))
+    ordinary = np.concatenate([~is_white_cell(each.manifest)[places] for each, places in held])
+    key = groups.GroupKey(batch.key, slide.patient or "", slide.slide or "")
+    cells = learning.SlideCells(key, rows, values, classes, ordinary)
+    return cells, np.concatenate([each.block.label[places] for each, places in held])
 
 
 def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted: Index) -> Counts:
@@ -206,19 +194,16 @@ def _spoilt(
     inference = worker.network_of(job.screened.store, job.screened.model)
     pixels: dict[str, list[Pixels]] = {name: [] for name in SPOILT}
     cut: list[bool] = []
-    for number in np.unique(chosen // job.screened.batch.shard_rows).tolist():
-        shard = job.screened.batch.shard(number)
-        places = chosen[chosen // job.screened.batch.shard_rows == number] - shard.start
-        manifest = read_manifest(job.screened.store, job.screened.batch, shard).take(places)
-        for ref in regions.image_refs(manifest):
-            try:
-                image = np.asarray(regions.find(ref).image())
-            except (decoding.BadImageError, OSError, SourceError):
-                continue  # moved since it was extracted: the others are enough
-            cut.append(ref.outline is not None)
-            for name, level in SPOILT.items():
-                spoilt = Image.fromarray(corrupt(image, name, level))
-                pixels[name].append(decoding.resize(spoilt, inference.spec.side))
+    manifest = rows_at(job.screened.store, job.screened.batch, chosen.tolist())
+    for ref in regions.image_refs(manifest) if len(chosen) else ():
+        try:
+            image = np.asarray(regions.find(ref).image())
+        except (decoding.BadImageError, OSError, SourceError):
+            continue  # moved since it was extracted: the others are enough
+        cut.append(ref.outline is not None)
+        for name, level in SPOILT.items():
+            spoilt = Image.fromarray(corrupt(image, name, level))
+            pixels[name].append(decoding.resize(spoilt, inference.spec.side))
     features: dict[str, tuple[cell_score.Taps, Index]] = {}
     for name, some in pixels.items():
         if some:

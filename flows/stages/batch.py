@@ -1,7 +1,6 @@
 """Freeze a batch and extract its shards, for `fit` and `screen`."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -172,12 +171,8 @@ def run_shards(
 
 def images_of(store: Store, card: ModelCard, batch: manifests.Batch, rows: Index) -> list[Image]:
     """Return the addresses and digests of some rows of a batch, in ascending order."""
-    of_shard: dict[int, list[int]] = defaultdict(list)
-    for row in rows.tolist():
-        of_shard[row // batch.shard_rows].append(row % batch.shard_rows)
     images: list[Image] = []
-    for number, places in of_shard.items():
-        shard = batch.shard(number)
+    for shard, places in batch.by_shard(rows):
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
         refs = image_refs(manifests.read_manifest(store, batch, shard).take(places))
         images += zip(refs, [block.image_id[place].tobytes() for place in places], strict=True)

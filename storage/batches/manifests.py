@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from storage import parquet, records
 from storage.store import MissingError, Store, StoreError, check_name, which
@@ -75,6 +76,13 @@ class Batch(BatchPlan, records.Record):
         """Return the n-th shard; the last one may be shorter than the others."""
         start = number * self.shard_rows
         return Shard(number, start, min(start + self.shard_rows, self.rows))
+
+    def by_shard(self, rows: NDArray[np.intp]) -> Iterator[tuple["Shard", NDArray[np.intp]]]:
+        """Yield the shards that have some of the batch's ``rows`` (n,), and those within each."""
+        of_shard = rows // self.shard_rows
+        for number in np.unique(of_shard).tolist():
+            shard = self.shard(number)
+            yield shard, rows[of_shard == number] - shard.start
 
 
 @dataclass(frozen=True)
@@ -219,19 +227,14 @@ def find_rows(store: Store, batch: Batch, uris: Sequence[str]) -> pa.Table:
 
 def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
     """Read rows of the manifest by number, in the given order; each shard is read once."""
-    by_shard: dict[int, list[int]] = {}
-    for place, number in enumerate(numbers):
-        by_shard.setdefault(number // batch.shard_rows, []).append(place)
-    tables, places = [], []
-    for shard, some in by_shard.items():
-        rows = [numbers[place] - shard * batch.shard_rows for place in some]
-        tables.append(read_manifest(store, batch, batch.shard(shard)).take(rows))
-        places += some
-    if not tables:
+    rows = np.asarray(numbers, np.intp)
+    if not len(rows):
         return pa.table({"uri": pa.array([], pa.string())})
-    return pa.concat_tables(tables).take(
-        pa.array(sorted(range(len(places)), key=places.__getitem__))
-    )
+    tables = [
+        read_manifest(store, batch, shard).take(places) for shard, places in batch.by_shard(rows)
+    ]
+    by_shard = np.argsort(rows // batch.shard_rows, kind="stable")
+    return pa.concat_tables(tables).take(np.argsort(by_shard))
 
 
 @lru_cache(maxsize=4)

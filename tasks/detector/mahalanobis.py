@@ -109,13 +109,17 @@ class Axes:
     def __init__(self, within: types.Float, between: types.Float) -> None:
         self._between, self._vectors = eigh(between, within)
 
+    def along(self, rows: types.Float) -> types.Float:
+        """Compute the coordinates (k, d) of rows (k, d), in which W is the identity."""
+        return np.asarray(rows @ self._vectors)
+
     def squared(self, rows: types.Float, n: float = 1.0) -> types.Float:
         """Compute x^T (B + W / n)^-1 x (k,) of every row x (k, d)."""
-        return np.asarray((rows @ self._vectors) ** 2 @ (1 / (self._between + 1 / n)))
+        return np.asarray(self.along(rows) ** 2 @ (1 / (self._between + 1 / n)))
 
     def squared_within(self, rows: types.Float) -> types.Float:
         """Compute x^T W^-1 x (k,) of every row x (k, d)."""
-        return np.asarray(((rows @ self._vectors) ** 2).sum(axis=-1))
+        return np.asarray((self.along(rows) ** 2).sum(axis=-1))
 
 
 def whitened(factor: types.Float, rows: types.Numbers) -> types.Float:

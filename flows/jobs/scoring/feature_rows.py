@@ -81,14 +81,17 @@ class Features:
             first = number * size
             yield number, slice(max(start - first, 0), min(stop - first, size))
 
+    def holding(self, rows: Index) -> Iterator[tuple[Held, Index]]:
+        """Read the shards that have some ``rows`` (k,), and yield each with those within it."""
+        of_shard = list(self._batch.by_shard(rows))
+        held = self.shards(shard.number for shard, _ in of_shard)
+        yield from zip(held, (places for _, places in of_shard), strict=True)
+
     def take(self, rows: Index, taps: list[str]) -> tuple[dict[str, Single], Index]:
         """Read taps (k, d) and diagnosed classes (k,) of some rows in ascending order."""
         features: dict[str, list[Single]] = {tap: [] for tap in taps}
         classes: list[Index] = []
-        of_shard = rows // self._batch.shard_rows
-        numbers = np.unique(of_shard).tolist()
-        for number, held in zip(numbers, self.shards(numbers), strict=True):
-            places = rows[of_shard == number] - number * self._batch.shard_rows
+        for held, places in self.holding(rows):
             for tap in taps:
                 features[tap].append(held.block.taps[tap][places])
             classes.append(held.classes[places])

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cholesky
 
 from tasks.detector.calibration import log_distance
-from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage
+from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage, whitened
 from tasks.detector.slides import cell_score
 from tasks.detector.slides.cell_score import Prior, SlideNormal, TapNormal, Taps
 from tasks.detector.slides.groups import GroupStatistics
@@ -218,8 +218,7 @@ def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
 def _whitened(within: Float, matrix: Float) -> Float:
     """Compute L^-1 M L^-T with W = L L^T: a covariance (d, d), whitened by W."""
     factor = cholesky(within, lower=True)
-    half = solve_triangular(factor, matrix, lower=True)
-    full = solve_triangular(factor, half.T, lower=True)
+    full = whitened(factor, whitened(factor, matrix).T)
     return np.asarray((full + full.T) / 2)
 
 
@@ -389,7 +388,7 @@ def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: 
     total = float(weights.sum())
     mean = weights @ residuals / total
     factor = cholesky(prior.between, lower=True)
-    white = solve_triangular(factor, mean, lower=True)
+    white = whitened(factor, mean)
     far = max(1.0, total / (1 + total) * float(white @ white) / len(mean))
     degrees = float((statistics.n - 1).clip(min=0).sum())
     within = choices.v * prior.within + statistics.scatter[tap].sum(axis=0)

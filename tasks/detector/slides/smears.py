@@ -33,10 +33,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import cholesky
 
 from tasks import bundles
-from tasks.detector.mahalanobis import Axes, whitened
+from tasks.detector.mahalanobis import Axes
 from tasks.detector.slides import cell_score, normal
 from tasks.detector.slides.groups import GroupStatistics
 from tasks.types import Float, Index, Integers, Mask
@@ -69,11 +68,6 @@ class Floor(bundles.Bundle):
     shift: float
     spread: float
     reach: float
-
-    @cached_property
-    def whitening(self) -> Float:
-        """Return the lower triangular factor (D, D) of W."""
-        return np.asarray(cholesky(self.within, lower=True))
 
     @cached_property
     def axes(self) -> Axes:
@@ -313,8 +307,8 @@ def _are_smears(floor: Floor, parts: list[GroupPart]) -> list[bool]:
 
 def nearest_part(floor: Floor, parts: tuple[GroupPart, ...], cells: Float) -> Index:
     """Return the number (n,) of the part nearest to each cell, by residuals (n, D)."""
-    white = whitened(floor.whitening, cells)
-    middles = whitened(floor.whitening, np.stack([part.middle for part in parts]))
+    white = floor.axes.along(cells)
+    middles = floor.axes.along(np.stack([part.middle for part in parts]))
     # |a - b|^2 without |a|^2, which is the same for all parts.
     away = (middles**2).sum(axis=1) - 2 * white @ middles.T
     return np.asarray(away.argmin(axis=1))
@@ -325,7 +319,7 @@ def _halves(floor: Floor, cells: Float, part: Index) -> list[Index]:
     # Its import takes long, and few groups are halved.
     from scipy.cluster.vq import kmeans2
 
-    white = whitened(floor.whitening, cells[part])
+    white = floor.axes.along(cells[part])
 
     def halved(start: int) -> tuple[float, Index]:
         centres, side = kmeans2(white, 2, iter=STEPS, minit="++", rng=start)
