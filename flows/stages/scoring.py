@@ -26,9 +26,9 @@ from tasks.reports.image_rows import QValues
 
 @dataclass
 class Scored:
-    """The parts of a batch, and of those that are scored what is compared across the batch.
+    """The parts of a batch, those that are ``done``, and the values compared across the batch.
 
-    ``heads`` (n,) are the heads of the images' digests, 0 where an image has none.
+    ``heads`` (n,) are the heads of the images' digests, 0 where an image has none or is not scored.
     """
 
     parts: list[Part]

@@ -18,7 +18,7 @@ from tasks.reports.image_columns import pairs_of
 # parts for several workers.
 SHARDS_A_JOB, LEAST_PARTS = 4, 8
 # Each piece of a report costs a tenth of a second, but a small night has some for several workers.
-LEAST_PIECES, LEAST_PIECE = 2, 2_048  # number, rows
+LEAST_PIECES, LEAST_PIECE = 2, 1_024  # number, rows
 
 
 def parts_of(screened: Screened) -> list[Part]:

@@ -123,7 +123,7 @@ class NightNeededError(Exception):
 
 
 class Surveyed(NamedTuple):
-    """What is compared with the whole batch: ``rows``, p-values (n,), and heads (n,) of digests."""
+    """Hold p-values (n,) and heads (n,) of digests of some rows, for comparison with all others."""
 
     rows: range
     p_values: Float
