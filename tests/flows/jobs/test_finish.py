@@ -115,3 +115,12 @@ def test_pieces_have_the_rows_that_are_wanted(monkeypatch: pytest.MonkeyPatch) -
         ]
         assert all(size >= wanted for size in sizes[:-1])
     assert [list(numbers) for numbers, _ in pieces_of([], None, 5)] == [[]]
+
+
+def test_a_small_night_has_two_pieces() -> None:
+    parts = [Part((), (Span(start, start + 600, None),)) for start in range(0, 6000, 600)]
+    assert [list(numbers) for numbers, _ in pieces_of(parts, None, 16_384)] == [
+        [0, 1, 2, 3, 4], [5, 6, 7, 8, 9]
+    ]  # fmt: skip
+    few = [Part((), (Span(start, start + 10, None),)) for start in range(0, 50, 10)]
+    assert [list(numbers) for numbers, _ in pieces_of(few, None, 16_384)] == [[0, 1, 2, 3, 4]]

@@ -240,3 +240,13 @@ def test_features_that_rot_between_the_stages_are_not_scored(
     os.truncate(night.store.path("features", "tiny", "night.zarr", "taps", "c", "1", "0"), 9)
     with pytest.raises(StoreError, match="rows 64 to 100 of batch night"):
         score_night(night, card)
+
+
+@pytest.mark.parametrize(("patients", "sizes"), [(6, {10}), (16, {20}), (40, {40})])
+def test_a_small_night_has_parts_for_several_workers(
+    store_with_model: Store, patients: int, sizes: set[int]
+) -> None:
+    slides = [(f"p{n}", f"s{n}", 10, 0.0) for n in range(patients)]
+    night = made_up(store_with_model, slides, shard_rows=8)
+    parts = plan_parts(night.store, night.batch, by_slide=True)
+    assert {len(part.rows) for part in parts} == sizes

@@ -18,6 +18,15 @@ def test_discarding_rows_touches_no_other_detector(store: Store) -> None:
     assert store.exists(*ledger.scores_path(batch, "two", range(10)))
 
 
+def test_complete_parts_are_listed_by_their_rows(store: Store) -> None:
+    batch = freeze(store, manifest(10))
+    for rows in (range(4), range(4, 10)):
+        store.write_bytes(b"", *ledger.shifts_path(batch, "one", rows))
+    # As 0.9 named them: the rows are not known.
+    store.write_bytes(b"", "batches", batch.key, "shifts", "one", "000001.parquet")
+    assert ledger.complete_scores(store, batch, "one") == {range(4), range(4, 10)}
+
+
 def test_a_resumed_screening_says_when_it_first_began(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
