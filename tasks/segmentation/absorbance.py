@@ -117,7 +117,7 @@ def rim(field: Pixels) -> Float | None:
     top = np.searchsorted(levels, 0.95 * light.size)
     best, steepest = None, LEAST_FALL
     for share in RIM_SHARES:
-        bright = (light > share * top).view(np.uint8)
+        bright = (light > int(share * top)).view(np.uint8)
         parts, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         if not parts:
             continue
@@ -159,7 +159,7 @@ def without_bars(field: Pixels, lit: Mask, diameter: int) -> Mask:
     run = np.ones((1, round(BAR * diameter)), np.uint8)
     for low, high in ((0, INK), (255 - INK, 255)):
         ink = cv2.inRange(field, (low,) * 3, (high,) * 3) & lit.view(np.uint8)
-        if 0 < np.count_nonzero(ink) < MOST_INK * ink.size:
+        if run.size <= np.count_nonzero(ink) < MOST_INK * ink.size:
             runs = cv2.morphologyEx(ink, cv2.MORPH_OPEN, run)
             if not runs.any():
                 continue
@@ -185,9 +185,9 @@ def _otsu(amount: Single) -> float:
 
 def _noise(amount: Single) -> float:
     """Estimate the standard deviation between pixels by the median over the field."""
-    fine = amount - cv2.blur(amount, (3, 3), borderType=cv2.BORDER_REFLECT)
+    fine = (amount - cv2.blur(amount, (3, 3), borderType=cv2.BORDER_REFLECT))[::2, ::2]
     # The mean of nine includes a ninth of the pixel itself.
-    return 1.4826 * contours.median(np.abs(fine, out=fine).ravel()) / float(np.sqrt(8 / 9))
+    return 1.4826 * contours.median(np.abs(fine).ravel()) / float(np.sqrt(8 / 9))
 
 
 NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
@@ -201,29 +201,29 @@ BRIDGE = 0.2  # across; a narrower one joins two white cells
 
 
 def white_outlines(
-    colour: Single, amount: Single, mask: Mask, working: int
+    colour: Single, amount: Single, mask: Mask, typical: float, working: int
 ) -> list[contours.Outline]:
     """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
 
     Cytoplasm has some of the nucleus' colour and is near it. The cell is the convex hull of both.
+    ``typical`` is the median amount of stained pixels.
     """
-    typical = contours.median(amount[mask])
-    red = np.compress((mask & (amount < 1.5 * typical)).ravel(), colour.reshape(-1, 3), axis=0)
-    eosin = np.array([contours.median(channel) for channel in red.T])
+    some = np.flatnonzero(mask & (amount < 1.5 * typical))
+    eosin = np.array([contours.median(channel) for channel in colour.reshape(-1, 3)[some].T])
     eosin /= np.linalg.norm(eosin)
-    other = np.eye(3) - np.outer(eosin, eosin)
-    azure = over_channels(np.asarray(cv2.transform(colour, other), np.float32))
+    eosin_alone = np.asarray(cv2.transform(colour, eosin[np.newaxis]), np.float32)
+    azure = np.sqrt(np.maximum((amount - eosin_alone) * (amount + eosin_alone), 0))
     smooth = contours.gaussian(contours.SMOOTHING * working)
     azure = contours.filtered(azure, smooth, smooth)
     unit = max(typical, PALEST)
     nuclei = azure > NUCLEUS * unit
-    if not nuclei.any():
+    depth, least = CYTOPLASM_DEPTH * working, LEAST_NUCLEUS * np.pi / 4 * working**2
+    if np.count_nonzero(nuclei) < least:
         return []
     together = cv2.dilate(
         nuclei.view(np.uint8), contours.CROSS, iterations=round(LOBES_APART * working)
     )
     groups, _ = ndimage.label(together)
-    depth, least = CYTOPLASM_DEPTH * working, LEAST_NUCLEUS * np.pi / 4 * working**2
     outlines = []
     for i, place in enumerate(ndimage.find_objects(groups), start=1):
         if np.count_nonzero(nuclei[place] & (groups[place] == i)) < least:

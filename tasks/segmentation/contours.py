@@ -1,10 +1,10 @@
 """Trace closed outlines of round things darker than their surroundings, even if they overlap.
 
-An edge is a complex number that points from dark to bright; its absolute value is 0 to 1. A centre
-is a point around which the edges of a whole ring point outwards (a Hough transform by direction).
-Around it, an outline is the closed path of radii with the strongest outward edges, found by dynamic
-programming. A cell on top of another one has edges on all sides, because absorbances add up, so the
-overlap belongs to both.
+An edge is a vector that points from dark to bright, 0 to 1 long. A centre is a point around which
+the edges of a whole ring point outwards (a Hough transform by direction). Around it, an outline is
+the closed path of radii with the strongest outward edges, found by dynamic programming. A cell on
+top of another one has edges on all sides, because absorbances add up, so the overlap belongs to
+both.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from scipy import fft
 
 from tasks.types import Float, Index, Mask, Numbers, Single
 
-Edges = NDArray[np.complex64]
+Edges = Single  # their parts to the right and down, (2, h, w)
+Spectrum = NDArray[np.complex64]
 Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 ANGLES = 48
@@ -35,22 +36,22 @@ SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
 
 
 def edges(amount: Single, mask: Mask, diameter: float, lit: Mask | None = None) -> Edges:
-    """Compute edges (h, w) of absorbance (h, w), relative to the typical edge of stained pixels.
+    """Compute edges of absorbance (h, w), relative to the typical edge of stained pixels.
 
     The diameter is that of a typical cell in pixels. There are none where ``lit`` (h, w) is not
     set.
     """
     smooth, slope = (gaussian(SMOOTHING * diameter, order) for order in (0, 1))
-    right, down = filtered(amount, slope, smooth), filtered(amount, smooth, slope)
-    strength = np.asarray(cv2.magnitude(right, down), np.float32)
+    outward = np.array([filtered(amount, slope, smooth), filtered(amount, smooth, slope)])
+    strength = np.asarray(cv2.magnitude(*outward), np.float32)
     inner = cv2.erode(mask.view(np.uint8), CROSS)  # the mask continues beyond the field
     rim = mask & (inner == 0)
     typical = median(strength[rim]) if rim.any() else 1.0
     strength += np.float32(SOFTNESS * typical)
-    outward = cv2.merge([np.divide(each, -strength, out=each) for each in (right, down)])
+    outward /= np.negative(strength, out=strength)
     if lit is not None and not lit.all():
-        outward[~lit] = 0
-    return outward.view(np.complex64)[..., 0]
+        outward[:, ~lit] = 0
+    return outward
 
 
 def median(values: Numbers) -> float:
@@ -90,21 +91,23 @@ def seeds(edge: Edges, radii: Float, *, least: float, apart: float, most: int) -
     from each other at least; at most ``most`` are returned, the best.
     """
     margin = int(radii.max() * 0.5)
-    height, width = (n + 2 * margin for n in edge.shape)
+    field = edge.shape[1:]
+    height, width = (n + 2 * margin for n in field)
     farthest = int(1.5 * radii.max())  # from its middle, of a ring that meets the field
     shape = tuple(
-        fft.next_fast_len(max(n + margin, farthest + 1) + farthest, real=True) for n in edge.shape
+        fft.next_fast_len(max(n + margin, farthest + 1) + farthest, real=True) for n in field
     )
-    right, down = (fft.rfft2(np.pad(part, margin), shape) for part in (edge.real, edge.imag))
+    right, down = (fft.rfft2(np.pad(part, margin), shape) for part in edge)
     near = np.ones((2 * int(apart / 2) + 1,) * 2, np.uint8)
     centres, shares = [], []
     for r in radii.tolist():
-        ring = _sought(r, edge.shape, margin, shape)
+        ring = _sought(r, field, margin, shape)
         towards = right * ring.right
         towards += down * ring.down
         share = fft.irfft2(towards, shape)[:height, :width]
         share /= ring.seen
-        y, x = np.nonzero((share == cv2.dilate(share, near)) & (share > least))
+        best = np.flatnonzero((share == cv2.dilate(share, near)) & (share > least))
+        y, x = np.divmod(best, width)  # in a fifth of the time of `np.nonzero`
         centres.append(np.stack([x - margin, y - margin, np.full(len(x), r)], axis=1))
         shares.append(share[y, x])
     chosen = np.argsort(-np.concatenate(shares), kind="stable")[:most]
@@ -119,8 +122,8 @@ class _Sought:
     ``seen`` is the share of a ring around each place that lies in the field, at least `SEEN`.
     """
 
-    right: Edges
-    down: Edges
+    right: Spectrum
+    down: Spectrum
     seen: Single
 
 
@@ -154,12 +157,10 @@ def trace(
     The edge is NaN outside the field, and where ``lit`` (h, w), by default all of it, is not set.
     With half of the angles, half as many radii are tried.
     """
-    both = cv2.split(edge.view(np.float32).reshape(*edge.shape, 2))
-    parts = [np.asarray(each, np.float32) for each in both]
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
-    traced = [_trace(parts, each, angles) for each in some or [around]]
+    traced = [_trace(edge, each, angles) for each in some or [around]]
     outlines, along = (np.concatenate(parts) for parts in zip(*traced, strict=True))
-    seen = np.ones(edge.shape, bool) if lit is None else lit
+    seen = np.ones(edge.shape[1:], bool) if lit is None else lit
     along[~within(seen, outlines)] = np.nan
     return outlines, along
 
@@ -168,16 +169,16 @@ def within(mask: Mask, points: Float) -> Mask:
     """Return whether the pixel nearest to each point (..., 2), x and y, is set; not outside."""
     x, y = np.rint(points).astype(np.intp).transpose(-1, *range(points.ndim - 1))
     known = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
-    return np.asarray(known & mask[np.where(known, y, 0), np.where(known, x, 0)])
+    return np.asarray(known & mask.ravel().take(y * mask.shape[1] + x, mode="clip"))
 
 
-def _trace(parts: Sequence[Single], around: Float, angles: int) -> tuple[Float, Float]:
-    """Trace outlines around a few seeds, as `trace` does around many, by the edges' two parts."""
+def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
+    """Trace outlines around a few seeds, as `trace` does around many."""
     turn = 2 * np.pi * np.arange(angles) / angles
     rays = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
     reach = REACH[:: ANGLES // angles].astype(np.float32)
     seed = around.astype(np.float32)
-    gain = _outward_edges(parts, rays, reach, seed)
+    gain = _outward_edges(edge, rays, reach, seed)
     less = np.float32(0.1) * (reach - 1) ** 2
     gain -= less[:, np.newaxis]
     path = _closed_path(gain)
@@ -193,16 +194,23 @@ def enclosed_area(outlines: Float) -> Float:
     return np.asarray(np.abs(np.sum(x * np.roll(y, 1, -1) - y * np.roll(x, 1, -1), axis=-1)) / 2)
 
 
+def joined(outlines: Sequence[Numbers]) -> tuple[Numbers, Index, Index]:
+    """Join outlines, (n, 2) each; return the first point's place and the length of each, too."""
+    lengths = np.array([len(outline) for outline in outlines], np.intp)
+    points = np.concatenate([*outlines, np.empty((0, 2), np.float32)])
+    return points, np.cumsum(lengths) - lengths, lengths
+
+
 def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int16]:
     """Count in how many closed outlines, (n, 2) each, the middle of each pixel lies, (h, w).
 
     An outline must not cross itself.
     """
     _, begins, ends = runs(outlines, shape)
-    changes = np.zeros(shape[0] * shape[1] + 1, np.int16)  # from the pixel before
-    np.add.at(changes, begins, np.int16(1))
-    np.add.at(changes, ends, np.int16(-1))
-    return np.cumsum(changes, dtype=np.int16, out=changes)[:-1].reshape(shape)
+    changes = np.sort(np.concatenate([2 * begins + 1, 2 * ends]))  # odd where a run begins
+    depth = np.cumsum(2 * (changes & 1) - 1, dtype=np.int16)
+    lengths = np.diff(changes >> 1, prepend=0, append=shape[0] * shape[1])
+    return np.repeat(np.append(np.int16(0), depth), lengths).reshape(shape)
 
 
 def runs(outlines: Sequence[Float], shape: tuple[int, int]) -> tuple[Index, Index, Index]:
@@ -213,11 +221,9 @@ def runs(outlines: Sequence[Float], shape: tuple[int, int]) -> tuple[Index, Inde
     to point.
     """
     height, width = shape
-    lengths = np.array([len(each) for each in outlines], np.intp)
-    x, y = np.concatenate([*outlines, np.empty((0, 2))]).T
-    ends = np.cumsum(lengths)
-    after = np.arange(1, len(x) + 1)
-    after[ends - 1] = ends - lengths
+    points, starts, lengths = joined(outlines)
+    (x, y), after = points.T, np.arange(1, len(points) + 1)
+    after[starts + lengths - 1] = starts
     x_after, y_after = x[after], y[after]
     first, beyond = (
         np.clip(np.ceil(ends), 0, height).astype(np.intp)
@@ -234,34 +240,33 @@ def runs(outlines: Sequence[Float], shape: tuple[int, int]) -> tuple[Index, Inde
     return met[:, 0] // size, met[:, 0] % size, met[:, 1] % size
 
 
-def _outward_edges(parts: Sequence[Single], rays: Single, reach: Single, seed: Single) -> Single:
+def _outward_edges(edge: Edges, rays: Single, reach: Single, seed: Single) -> Single:
     """Interpolate how strong edges are along rays, bilinearly, 0 outside the field.
 
-    ``parts`` are those of the edges to the right and down; ``rays`` are unit vectors (angles, 2),
-    ``reach`` the places on them in radii of a ``seed``, x, y and radius (n, 3). Return the edges
-    (angles, radii, n).
+    ``rays`` are unit vectors (angles, 2), ``reach`` the places on them in radii of a ``seed``, x, y
+    and radius (n, 3). Return the edges (angles, radii, n).
     """
     if not len(seed):
         return np.empty((len(rays), len(reach), 0), np.float32)
-    across, along = np.repeat(rays, len(reach), axis=0).T.copy()
-    x, y, radii = FINE * seed.T[..., np.newaxis]
-    tried = np.tile(reach, len(rays))
+    towards = np.repeat(rays, len(reach), axis=0).T.copy()
+    middles, radii = FINE * seed.T[:2, :, np.newaxis], seed[:, 2:]
     # The places of a seed are neighbours in memory too, which makes reading them fast.
-    at_x, at_y = radii * (tried * across) + x, radii * (tried * along) + y
-    for each in (at_x, at_y):
+    x, y = places = [radii * each for each in FINE * np.tile(reach, len(rays)) * towards]
+    for each, middle in zip(places, middles, strict=True):
+        each += middle
         np.multiply(np.rint(each, out=each), 1 / FINE, out=each)
     right, down = (
-        np.asarray(cv2.remap(each, at_x, at_y, cv2.INTER_LINEAR, borderValue=0), np.float32)
-        for each in parts
+        np.asarray(cv2.remap(part, x, y, cv2.INTER_LINEAR, borderValue=0), np.float32)
+        for part in edge
     )
-    right *= across
-    down *= along
+    right *= towards[0]
+    down *= towards[1]
     right += down
     by_seed = np.asarray(cv2.transpose(right), np.float32)
     return by_seed.reshape(len(rays), len(reach), len(seed))
 
 
-def _ring(radius: float) -> tuple[Edges, int]:
+def _ring(radius: float) -> tuple[Spectrum, int]:
     """Draw outward unit vectors on a soft ring (side, side) that sum to 1; return half its side."""
     half = int(np.ceil(radius * (1 + 3 * RING_WIDTH)))
     x = np.arange(-half, half + 1)

@@ -13,6 +13,7 @@ import numpy as np
 
 from tasks.images import decoding, geometry, opened_slides, regions
 from tasks.images.access.files import SourceError, stamp
+from tasks.segmentation.contours import joined
 from tasks.segmentation.finding import Cell, Cells, find_cells
 from tasks.segmentation.quality import field_quality, packed, sharpness
 from tasks.types import Float, Mask, Numbers, Pixels, Single
@@ -132,7 +133,7 @@ def _image_rows(
     kept: list[Cell] = []
     rows: dict[geometry.Box, Row] = {}  # a box identifies a cell: duplicates are kept once
     outlines = [geometry.rescaled(cell.outline, step) + around[:2] for cell in cells.cells]
-    rims = [with_rim(outline, scale) for outline in outlines]
+    rims = with_rims(outlines, scale)
     drawn = apart(outlines, rims, scale)
     bitten = are_bitten(rims, drawn).tolist()
     for cell, rim, contour, cut in zip(cells.cells, rims, drawn, bitten, strict=True):
@@ -315,14 +316,17 @@ SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
 AT_ONCE = 64  # cells that are drawn together; a pair of cells takes 40 kB
 
 
-def with_rim(outline: Numbers, scale: float) -> Single:
-    """Move an outline (n, 2) in a field outwards by the rim around training cells.
+def with_rims(outlines: Sequence[Numbers], scale: float) -> list[Single]:
+    """Move outlines (n, 2) in a field outwards by the rim around training cells.
 
     ``scale`` are pixels of a cut-out cell for each of the field.
     """
-    away = outline - outline.mean(axis=0)
+    points, starts, lengths = joined(outlines)
+    middles = np.add.reduceat(points, starts) / lengths[:, np.newaxis]
+    away = points - np.repeat(middles, lengths, axis=0)
     length = np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6)
-    return np.asarray(outline + away / length * (MARGIN / scale), np.float32)
+    moved = np.asarray(points + away / length * (MARGIN / scale), np.float32)
+    return np.split(moved, starts[1:]) if len(starts) else []
 
 
 def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> list[Single]:
@@ -330,7 +334,7 @@ def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> 
 
     Where two cells overlap it is twice as dark, and looks like a parasite. Each point is moved
     along its ray from the middle, to the rim's width before the other cell begins. ``rims`` are the
-    outlines of all cells `with_rim`.
+    outlines of all cells `with_rims`.
     """
     around, own = _alike_long(outlines), _alike_long(rims)
     low, high = around.min(axis=1), around.max(axis=1)
@@ -355,9 +359,9 @@ def apart(outlines: Sequence[Numbers], rims: Sequence[Single], scale: float) -> 
 
 def _alike_long(outlines: Sequence[Numbers]) -> Numbers:
     """Stack outlines (n, 2), repeating the last point of those that have fewer points."""
-    most = np.arange(max(map(len, outlines), default=1))
-    ends = [outline[np.minimum(most, len(outline) - 1)] for outline in outlines]
-    return np.array(ends).reshape(-1, len(most), 2)
+    points, starts, lengths = joined(outlines)
+    each = np.minimum(np.arange(lengths.max(initial=1)), lengths[:, np.newaxis] - 1)
+    return points[starts[:, np.newaxis] + each]
 
 
 def are_bitten(rims: Sequence[Single], contours: Sequence[Single]) -> Mask:
@@ -378,20 +382,19 @@ def _entry(rays: Numbers, outlines: Numbers) -> Float:
     Rays begin at 0.
     """
     x, y = np.moveaxis(outlines, 2, 0)
-    x_after, y_after = np.roll(x, -1, axis=1), np.roll(y, -1, axis=1)
     # A line from point to point meets a ray if its ends lie on both sides of it.
     side = rays[..., :1] * y[:, np.newaxis] - rays[..., 1:] * x[:, np.newaxis]
-    left = side > 0
-    pair, ray, line = np.nonzero(left != np.roll(left, -1, axis=2))
+    left, side = side > 0, side.reshape(-1, x.shape[1])
+    ray, line = np.divmod(np.flatnonzero(left != np.roll(left, -1, axis=2)), x.shape[1])
     after = (line + 1) % x.shape[1]
-    area = (x * y_after - y * x_after)[pair, line]
-    met = np.searchsorted(SHARES, area / (side[pair, ray, after] - side[pair, ray, line]))
+    area = (x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1))[ray // rays.shape[1], line]
+    met = np.searchsorted(SHARES, area / (side[ray, after] - side[ray, line]))
     # A ray is inside where the rest of it meets the outline an odd number of times.
-    shape = (*rays.shape[:2], len(SHARES) + 1)
-    places, times = np.unique(np.ravel_multi_index((pair, ray, met), shape), return_counts=True)
-    places = places[(times % 2 > 0) & (places % shape[2] > 0)]
-    of, first, times = np.unique(places // shape[2], return_index=True, return_counts=True)
-    reach = np.ones(shape[:2])
-    begins = np.where(times % 2 > 0, 0, places[first] % shape[2])
+    tried = len(SHARES) + 1
+    places, times = np.unique(ray * tried + met, return_counts=True)
+    places = places[(times % 2 > 0) & (places % tried > 0)]
+    of, first, times = np.unique(places // tried, return_index=True, return_counts=True)
+    reach = np.ones(rays.shape[:2])
+    begins = np.where(times % 2 > 0, 0, places[first] % tried)
     reach.flat[of] = np.append(SHARES, 1.0)[begins]
     return reach

@@ -53,7 +53,7 @@ RINGS_A_CELL = 20
 MOST_SEARCHED = 24_000_000  # pixels of a searched field; each takes 100 bytes
 LONGEST_SEARCHED = 32_000  # pixels of its longer side; the limit of OpenCV
 ALIKE = 0.08  # distance of two outlines' middles, in diameters
-SAMPLED = np.sqrt((np.arange(6) + 0.5) / 6)[:, np.newaxis, np.newaxis]  # of a radius, by area
+SAMPLED = np.sqrt((np.arange(6, dtype=np.float32) + 0.5) / 6)[:, np.newaxis]  # of a radius, by area
 CLEAR = 0.7  # edge that counts as complete: pale cells have outlines too
 LEAST_EDGE = 0.7  # mean over an outline, as a share of a clear one
 HOPELESS = 0.5  # the same for a coarse first outline that is not worth a second
@@ -252,8 +252,9 @@ def _search(field: Pixels, around: Float | None, diameter: float, working: int) 
     blurred = ceil(3 * contours.SMOOTHING * working)
     # Next to a dark rim or a drawing, smoothing makes edges that no cell has.
     lit = cv2.erode(lit.view(np.uint8), np.ones((2 * blurred + 1,) * 2, np.uint8)) > 0
-    white = white_outlines(colour, amount, mask, working)
-    red = _red_outlines(amount, mask, lit, working)
+    typical = contours.median(amount[mask])
+    white = white_outlines(colour, amount, mask, typical, working)
+    red = _red_outlines(np.minimum(amount, DARKEST * typical), mask, lit, working)
     candidates: list[tuple[contours.Outline, Kind]] = [(one, "white") for one in white]
     candidates += [(one, "red") for one in red]
     step = max(1, working // ROUGH_DIAMETER)
@@ -274,14 +275,15 @@ def _uncovered(
         some = candidates[start : start + contours.AT_ONCE]
         outlines = np.array([points for (points, _), _ in some]) / step
         within, seen = _samples(outlines, mask.shape)
-        holds_stain = (seen > 0) & (stain[within].sum(axis=1) >= LEAST_STAINED * seen)
-        of, *ends = contours.runs(outlines[holds_stain], mask.shape)
-        runs = np.split(np.column_stack(ends), np.searchsorted(of, np.arange(1, holds_stain.sum())))
-        for i, inside_it in zip(np.flatnonzero(holds_stain).tolist(), runs, strict=False):
-            (_, clearness), _ = some[i]
-            if covered[within[i]].sum() <= (clearness - LEAST_EDGE_COVERED) * seen[i]:
-                for begin, end in inside_it.tolist():
-                    covered[begin:end] = True
+        most_hidden = (np.array([edge for (_, edge), _ in some]) - LEAST_EDGE_COVERED) * seen
+        holds_stain = np.flatnonzero(stain[within].sum(axis=1) >= (LEAST_STAINED * seen).clip(1))
+        of, begins, ends = contours.runs([*outlines[holds_stain]], mask.shape)
+        lengths = ends - begins
+        pixels = np.arange(lengths.sum()) + np.repeat(ends - np.cumsum(lengths), lengths)
+        begins = np.searchsorted(np.repeat(of, lengths), np.arange(1, len(holds_stain)))
+        for i, inside_it in zip(holds_stain.tolist(), np.split(pixels, begins), strict=False):
+            if np.count_nonzero(covered[within[i]]) <= most_hidden[i]:
+                covered[inside_it] = True
                 chosen.append(some[i])
     return chosen
 
@@ -292,14 +294,14 @@ def _outermost(
     """Leave out outlines within a larger one: a parasite in a pale cell, the overlap of two."""
     outlines = np.array([points for (points, _), _ in chosen]).reshape(-1, contours.ANGLES, 2)
     middles, areas = outlines.mean(axis=1), contours.enclosed_area(outlines)
-    low, high = outlines.min(axis=1), outlines.max(axis=1)
+    low, high = outlines.min(axis=1).T.copy(), outlines.max(axis=1).T.copy()
     kept = []
-    for i, one in enumerate(chosen):
-        around = areas * MOST_WITHIN > areas[i]
-        around &= ((low < middles[i]) & (middles[i] < high)).all(axis=1)
-        pixels = (middles[i] + SAMPLED * (outlines[i] - middles[i])).reshape(-1, 2)
-        held = (points_in_poly(pixels, outlines[j]).mean() for j in np.flatnonzero(around).tolist())
-        if not any(share >= WITHIN for share in held):
+    for one, outline, (x, y), area in zip(chosen, outlines, middles, areas, strict=True):
+        around = (low[0] < x) & (x < high[0]) & (low[1] < y) & (y < high[1])
+        larger = np.flatnonzero(around & (areas * MOST_WITHIN > area)).tolist()
+        points = [share * outline + (1 - share) * (x, y) for share in SAMPLED if larger]
+        held = (points_in_poly(np.concatenate(points), outlines[j]) for j in larger)
+        if all(each.mean() < WITHIN for each in held):
             kept.append(one)
     return kept
 
@@ -310,23 +312,21 @@ def _samples(outlines: Float, shape: tuple[int, ...]) -> tuple[Index, Index]:
     Return their places in the flattened field (n, pixels), or its size where they lie outside it,
     and how many lie within, (n,).
     """
-    middle = outlines.mean(axis=1, keepdims=True)
-    rays = (outlines - middle)[:, np.newaxis]
-    places = np.rint(middle[:, np.newaxis] + SAMPLED * rays).astype(np.intp)
-    x, y = places.reshape(len(outlines), -1, 2).transpose(2, 0, 1)
+    places = np.moveaxis(outlines, 2, 0).astype(np.float32, order="C")[:, :, np.newaxis]
+    middle = places.mean(axis=3, keepdims=True)
+    x, y = np.rint(middle + SAMPLED * (places - middle)).astype(int).reshape(2, len(outlines), -1)
     known = (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
     return np.where(known, y * shape[1] + x, shape[0] * shape[1]), known.sum(axis=1)
 
 
 def _red_outlines(amount: Single, mask: Mask, lit: Mask, working: int) -> list[contours.Outline]:
     """Find candidates for red cells, possibly several per cell, the most probable first."""
-    paler = np.minimum(amount, DARKEST * contours.median(amount[mask]))
-    edge = contours.edges(paler, mask, working, lit)
+    edge = contours.edges(amount, mask, working, lit)
     step = max(1, working // ROUGH_DIAMETER)
     across, down = (side + working for side in amount.shape)
     fit = across * down / (np.pi / 4 * working**2)  # cells, including cut ones
     rings = step * contours.seeds(
-        edge[::step, ::step],
+        edge[:, ::step, ::step],
         RADII * working / step,
         least=LEAST_RING,
         apart=CLOSEST * working / step,

@@ -12,7 +12,7 @@ import io
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -32,6 +32,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 from skimage.morphology import binary_opening, disk
 from skimage.segmentation import watershed
+from threadpoolctl import threadpool_limits
 
 from flows.jobs.photographs import SearchJob, search_places
 from storage.batches import segmentations
@@ -62,6 +63,16 @@ class Annotated:
     image: Image.Image
     red: Boxes
     white: Boxes
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, as jobs do."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    with threadpool_limits(1):
+        yield
+    cv2.setNumThreads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +161,6 @@ def test_photographs_of_one_magnification_are_measured_once(
     images = [np.asarray(field.image) for field in fields]
     typical = float(np.nanmedian([find_roughly(image).diameter for image in images[::4]]))
     measure(f"by the others' {typical:.0f} pixels", fields, told=typical)
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
     times = in_turn(
         1 if QUICK else 3,
         {
@@ -159,7 +168,6 @@ def test_photographs_of_one_magnification_are_measured_once(
             "own": lambda: [find_cells(image) for image in images],
         },
     )
-    cv2.setNumThreads(threads)
     record(
         "cells of a photograph, by the diameter of others and by its own",
         "ms",
@@ -223,12 +231,10 @@ def test_cells_a_second(laboratory: str, tmp_path: Path, record: Record) -> None
         "ours": lambda: search_places(job),
         "peer": lambda: sum(len(watershed_boxes(image, typical)) for image in images),
     }
-    threads = cv2.getNumThreads()
     cells = {name: run() for name, run in found.items()}  # also prepares what is kept
     times = in_turn(
         1 if QUICK else 3, {name: partial(seconds_of, run) for name, run in found.items()}
     )
-    cv2.setNumThreads(threads)
     ours, peer = ([cells[name] / each for each in times[name]] for name in found)
     what = f"cells that `segment` finds a second on a core, {laboratory}"
     record(what, "cells/s", ours=ours, limit=CELLS_A_SECOND, higher_is_better=True)
@@ -265,15 +271,12 @@ def test_beside_other_finders(fields: list[Annotated], record: Record) -> None:
         return np.concatenate([boxes_of(found, "red"), boxes_of(found, "white")])
 
     finders = {"ours": ours, "scikit-image": watershed_boxes, "OpenCV": contour_boxes}
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
     found: dict[str, list[Boxes]] = {}
 
     def run(name: str) -> None:
         found[name] = [finders[name](image) for image in images]
 
     seconds = in_turn(1 if QUICK else 3, {name: partial(run, name) for name in finders})
-    cv2.setNumThreads(threads)
     shares = {name: _recall_and_precision(odd, boxes) for name, boxes in found.items()}
     right = {name: recall * _boxes(odd) for name, (recall, _) in shares.items()}
     for peer in ("scikit-image", "OpenCV"):

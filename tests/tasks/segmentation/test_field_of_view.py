@@ -16,7 +16,7 @@ from tasks.segmentation.field_of_view import (
     measured_every,
     try_finder,
     typical_diameters,
-    with_rim,
+    with_rims,
 )
 from tasks.segmentation.finding import Cell, Cells, find_cells
 from tasks.types import Pixels
@@ -97,7 +97,7 @@ def test_few_photographs_are_all_measured_and_of_many_about_as_many() -> None:
 def crop_of(field: Pixels, cell: Cell, diameter: float) -> Pixels:
     """A cell as the flow `segment` and a worker together cut it out."""
     scale = TRAINING_DIAMETER / diameter
-    outline = with_rim(cell.outline, scale)
+    (outline,) = with_rims([cell.outline], scale)
     size = np.array(field.shape[1::-1])
     low = np.clip(np.floor(outline.min(axis=0)), 0, size - 1).astype(int)
     high = np.clip(np.ceil(outline.max(axis=0)), low, size - 1).astype(int)
@@ -170,7 +170,7 @@ def test_a_cell_that_loses_much_to_a_neighbour_is_bitten() -> None:
 
     def bitten(away: float) -> list[bool]:
         outlines = [ring, ring + np.array([away, 0]), ring + np.array([0, 200])]
-        rims = [with_rim(outline, 2) for outline in outlines]
+        rims = with_rims(outlines, 2)
         marks: list[bool] = are_bitten(rims, apart(outlines, rims, 2)).tolist()
         return marks
 
