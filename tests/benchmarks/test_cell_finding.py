@@ -128,9 +128,9 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 LEAST_CHANGED = 0.7  # recall of red cells after the strongest change
-# The aims are .85, .87, .98 and .90; these floors say that it has got worse. Since 0.7 outlines of cells
-# that are half covered are kept: recall rose from .87 and .84 to .90 and .87, and precision where boxes are fell
-# from .82 to .74 and .77.
+# The aims are .85, .87, .98 and .90; these floors say that it has got worse. Since 0.7 outlines of
+# cells that are half covered are kept: recall rose from .87 and .84 to .90 and .87, and precision
+# where boxes are fell from .82 to .74 and .77.
 FLOORS = [
     ("recall of red cells", "red found", "red", 0.8),
     ("precision where boxes are", "right among boxes", "called among boxes", 0.72),
