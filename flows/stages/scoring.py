@@ -55,12 +55,12 @@ def extract(client: Client, of: Screened) -> None:
 
 
 @task
-def extract_and_score(client: Client, of: Screened) -> Scored:
+def extract_and_score(client: Client, of: Screened, scored: Scored) -> Scored:
     """Extract features, and score each part of the batch as soon as its last shard is there.
 
     Parts that are compared with the whole night are left to `score_rest`, unless they are scored.
     """
-    scored, begun = Scored.nothing_of(of), _begun(of)
+    begun = _begun(of)
     complete = complete_scores(of.store, of.batch, of.key)
     jobs = [
         ScoreJob(of, part, begun, is_scored=part.rows in complete)

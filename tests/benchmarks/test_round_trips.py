@@ -91,7 +91,7 @@ def test_requests_of_a_shard(night: Night, record: Record) -> None:
 def test_requests_of_a_slides_job(
     night: Night, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "LEAST_PARTS", 1)
+    monkeypatch.setattr(plan, "SHARE_A_JOB", 1)
     card, _ = add_detector(night)
     (part,) = plan_parts(night.store, night.batch, by_slide=False)
     screened = Screened(night.store, night.batch, night.card, card)

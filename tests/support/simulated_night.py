@@ -211,6 +211,7 @@ def run(root: str, workers: int) -> None:
         client.run(import_module, "tests.support.simulated_night")
         naps = sleepers.naps(sleepers.WARM_UP, CELL)
         list(run_jobs(client, sleepers.sleep, naps, title="warm-up"))
+        planned = Scored.nothing_of(screened)  # while workers start
         start_peak()
         started, stages = time.perf_counter(), dict[str, float]()
         beside.submit(import_module, "tasks.visualisation.charts")  # as `screen` does
@@ -223,7 +224,7 @@ def run(root: str, workers: int) -> None:
             stages[f"{name}, CPU of the coordinator"] = time.process_time() - cpu
             return result
 
-        scored = staged("extract", extract_and_score, client, screened)
+        scored = staged("extract", extract_and_score, client, screened, planned)
         scored = staged("score", score_rest, client, screened, scored)
         again = staged("publish", publish, client, screened, settings, scored)
         staged("page", write_page, client, screened, settings, again)

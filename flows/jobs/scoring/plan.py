@@ -14,9 +14,9 @@ from storage.store import Store
 from tasks.detector.slides.normal import Choices
 from tasks.reports.image_columns import pairs_of
 
-# With fewer shards a job, too many that slides share would be read twice; but a small night has
-# parts for several workers.
-SHARDS_A_JOB, LEAST_PARTS = 4, 8
+# With fewer shards a job, too many that slides share would be read twice. But a part is at most a
+# share of what is left, so that all workers end together (Polychronopoulos & Kuck 1987).
+SHARDS_A_JOB, SHARE_A_JOB = 4, 16
 # Each piece of a report costs a tenth of a second, but a small night has some for several workers.
 LEAST_PIECES, LEAST_PIECE = 2, 1_024  # number, rows
 
@@ -35,12 +35,13 @@ def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
         by_slide: whether cells are compared with their slide; otherwise with the population.
     """
     slides = list(slides_of(store, batch))
-    wanted = min(max(batch.rows // LEAST_PARTS, batch.shard_rows), SHARDS_A_JOB * batch.shard_rows)
     parts: list[Part] = []
     waiting: list[SlideRows] = []
     for _, group in groupby(slides, key=lambda slide: slide.patient or slide):
         waiting += group
-        if waiting[-1].stop - waiting[0].start >= wanted:
+        start, stop = waiting[0].start, waiting[-1].stop
+        share = max((batch.rows - start) // SHARE_A_JOB, batch.shard_rows)
+        if stop - start >= min(share, SHARDS_A_JOB * batch.shard_rows):
             parts.append(_part(waiting, by_slide))
             waiting = []
     if waiting:

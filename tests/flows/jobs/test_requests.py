@@ -53,7 +53,7 @@ def test_a_shard_that_is_kept_is_read_by_five_requests(night: shards.Night) -> N
 def test_a_job_of_slides_reads_four_times_a_shard_and_writes_twice(
     night: shards.Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "LEAST_PARTS", 1)
+    monkeypatch.setattr(plan, "SHARE_A_JOB", 1)
     card, _ = shards.add_detector(night)
     (part,) = plan_parts(night.store, night.batch, by_slide=False)
     screened = Screened(night.store, night.batch, night.card, card)

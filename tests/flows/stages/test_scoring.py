@@ -32,7 +32,7 @@ def test_a_part_is_scored_when_its_shards_are_done_and_others_are_not(
         return extract_or_score(job)  # type: ignore[arg-type]
 
     monkeypatch.setattr(scores, "extract_or_score", noted)
-    scored = scoring.extract_and_score(HERE, of)
+    scored = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
     assert run.count("ScoreJob") == 8
     assert run.count("ShardJob") == 40
     assert run.index("ScoreJob") < 12
@@ -47,8 +47,8 @@ def test_what_needs_the_night_is_scored_after_all_shards(store_with_model: Store
         (None, None, 40, 0.0),
     ]  # fmt: skip
     of = screened(store_with_model, slides)
-    scored = scoring.extract_and_score(HERE, of)
-    assert scored.done == {scored.parts[0].rows}
+    scored = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
+    assert scored.done == {range(40), range(52, 92)}
     scored = scoring.score_rest(HERE, of, scored)
     assert scored.done == {part.rows for part in scored.parts}
 
@@ -57,9 +57,9 @@ def test_a_scored_part_is_read_and_not_scored_again(
     store_with_model: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = screened(store_with_model, [(f"p{n}", f"s{n}", 40, 0.0) for n in range(3)])
-    first = scoring.extract_and_score(HERE, of)
+    first = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
     monkeypatch.setattr(scores, "_scorer", None)
-    again = scoring.extract_and_score(HERE, of)
+    again = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
     assert again.done == first.done
     assert np.array_equal(again.heads, first.heads)
     assert again.heads.all()
