@@ -25,7 +25,7 @@ from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.laboratories import adaptation, learning
 from tasks.reports.image_columns import is_white_cell
-from tasks.types import Counts, Index, Pixels
+from tasks.types import Counts, Index, Pixels, Single
 
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
@@ -167,12 +167,22 @@ def _cells(
 ) -> tuple[learning.SlideCells, NDArray[np.int8]]:
     """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
-    values, classes = features.take(rows, taps)
-    held = list(features.holding(rows))
-    ordinary = np.concatenate([~is_white_cell(each.manifest)[places] for each, places in held])
-    key = groups.GroupKey(batch.key, slide.patient or "", slide.slide or "")
-    cells = learning.SlideCells(key, rows, values, classes, ordinary)
-    return cells, np.concatenate([each.block.label[places] for each, places in held])
+    values: dict[str, list[Single]] = {tap: [] for tap in taps}
+    classes, ordinary, labels = [], [], []
+    for held, places in features.holding(rows):
+        for tap in taps:
+            values[tap].append(held.block.taps[tap][places])
+        classes.append(held.classes[places])
+        ordinary.append(~is_white_cell(held.manifest)[places])
+        labels.append(held.block.label[places])
+    cells = learning.SlideCells(
+        groups.GroupKey(batch.key, slide.patient or "", slide.slide or ""),
+        rows,
+        {tap: np.concatenate(parts) for tap, parts in values.items()},
+        np.concatenate(classes),
+        np.concatenate(ordinary),
+    )
+    return cells, np.concatenate(labels)
 
 
 def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted: Index) -> Counts:
