@@ -111,7 +111,12 @@ class Settings(BaseSettings):
     first_worker: float = Field(
         600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
     )
-    shard_rows: int = Field(512, ge=1, le=1_000_000, description="images a shard")
+    shard_rows: int = Field(
+        512,
+        ge=1,
+        le=1_000_000,
+        description="images a shard, of a large night up to four times as many",
+    )
     read_seconds: float = Field(
         limits.READ_SECONDS,
         gt=0,

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
+THREAD = 4  # jobs in flight for each thread of a worker
 PATIENCE = 30.0  # seconds between checks for any remaining worker
 GO_ON = "Finished work is kept: run the same command again to resume"
 COUNTED_EVERY = 5.0  # seconds between counts of the workers
@@ -39,6 +41,7 @@ class _Flight(Generic[Work]):
     job: Work
     future: "Future[Any]"
     trials: Trials = field(default_factory=Trials)
+    taken: list[Any] = field(default_factory=list)  # its result, if it was taken with others
 
 
 def run_in_order(
@@ -53,11 +56,12 @@ def run_in_order(
     """Run jobs on the cluster and yield their results in the jobs' order.
 
     ``jobs`` may yield None: no job can begin before another result is taken. At most four jobs per
-    worker thread are in flight; a result is released as soon as it is taken. If a job's worker
-    dies, the job runs elsewhere; if that worker dies too, it runs once more with no other job, so
-    that it neither kills others nor is blamed for them. If it dies alone, the rows of a `Job` are
-    probed, and a last run quarantines those that kill. Passing storage errors are retried, by the
-    job that ``again`` makes. A worker with other versions than here does no job.
+    worker thread are in flight. They are handed over, and their results taken, many at once, for
+    every message costs milliseconds; a result is released as it is yielded. If a job's worker dies,
+    the job runs elsewhere; if that worker dies too, it runs once more with no other job, so that it
+    neither kills others nor is blamed for them. If it dies alone, the rows of a `Job` are probed,
+    and a last run quarantines those that kill. Passing storage errors are retried, by the job that
+    ``again`` makes. A worker with other versions than here does no job.
 
     Raises:
         ClusterError: a job has failed for good, or the cluster is lost; the message says what to
@@ -73,9 +77,9 @@ def run_in_order(
             listener(event)
 
     def start() -> None:
-        size = window.size()
-        while len(in_flight) < size and (job := next(waiting, None)) is not None:
-            in_flight.append(_Flight(job, _submit(client, work, job)))
+        some = _ready(waiting, window.room(len(in_flight)))
+        for job, future in zip(some, _submit(client, work, some), strict=True):
+            in_flight.append(_Flight(job, future))
             tell(events.Kind.STARTED)
 
     tell(events.Kind.QUEUED)
@@ -115,6 +119,14 @@ def run_jobs(
     return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)
 
 
+def _ready(jobs: Iterator[Work | None], most: int) -> list[Work]:
+    """Take the next jobs, until one may not begin yet."""
+    some: list[Work] = []
+    while len(some) < most and (job := next(jobs, None)) is not None:
+        some.append(job)
+    return some
+
+
 def _settle(
     client: Client,
     work: Callable[[Work], Result],
@@ -123,10 +135,12 @@ def _settle(
     again: Callable[[Work], Work],
 ) -> Result:
     """Wait for a job's result, and retry the job if that may help."""
+    if not flight.taken:
+        _take_finished(client, [flight, *beside])
     trials = flight.trials
     while True:
         try:
-            result: Result = _result(client, flight.future)
+            result: Result = flight.taken.pop() if flight.taken else _result(client, flight.future)
         except Exception as error:
             time.sleep(trials.pause_after(error))
             if trials.suspected and is_death(error):
@@ -139,7 +153,21 @@ def _settle(
                 for other in beside:
                     other.future.exception()  # waits until it is done, and keeps its result
         flight.job = again(flight.job)
-        flight.future = _submit(client, work, flight.job)
+        (flight.future,) = _submit(client, work, [flight.job])
+
+
+def _take_finished(client: Client, flights: Iterable[_Flight[Work]]) -> None:
+    """Take the results that are there together."""
+    there = [flight for flight in flights if flight.future.status == "finished"]
+    if len(there) > 1:
+        # A result may be lost with its worker; it is waited for when its turn comes.
+        futures = [flight.future for flight in there]
+        with suppress(Exception):
+            results = client.sync(
+                partial(client.gather, futures, asynchronous=True), callback_timeout=PATIENCE
+            )
+            for flight, result in zip(there, results, strict=True):
+                flight.taken.append(result)
 
 
 def _without_killers(client: Client, job: Work) -> Work:
@@ -164,10 +192,16 @@ def kills_workers(client: Client, work: Callable[..., None], *arguments: object)
 
 
 class _Window:
-    """The limit of jobs in flight: four per thread of the present workers."""
+    """The limit of jobs in flight, `THREAD` per thread of the present workers."""
 
     def __init__(self, client: Client) -> None:
         self._client, self._counted, self._size = client, -math.inf, 0
+
+    def room(self, in_flight: int) -> int:
+        """Count the jobs to hand over now: none until there is room for many."""
+        size = self.size()
+        room = size - in_flight
+        return 0 if in_flight and room * THREAD < size else room
 
     def size(self) -> int:
         """Return the limit, computed again after `COUNTED_EVERY` seconds."""
@@ -176,16 +210,21 @@ class _Window:
                 threads: dict[str, int] = self._client.nthreads()
             except lost() as error:
                 raise ClusterError(NO_SCHEDULER) from error
-            self._size = 4 * max(1, sum(threads.values()))
+            self._size = THREAD * max(1, sum(threads.values()))
             self._counted = time.monotonic()
         return self._size
 
 
-def _submit(client: Client, work: Callable[[Work], Result], job: Work) -> "Future[Any]":
-    # The name of the job on Dask's dashboard.
-    key = f"{getattr(work, '__name__', 'job')}-{uuid4().hex}"
+def _submit(
+    client: Client, work: Callable[[Work], Result], jobs: Sequence[Work]
+) -> "list[Future[Any]]":
+    if not jobs:
+        return []
+    name = getattr(work, "__name__", "job")  # on Dask's dashboard
+    keys = [f"{name}-{uuid4().hex}" for _ in jobs]
     try:
-        return client.submit(run_if_same, installed(), work, job, key=key)
+        # As "pure" jobs, Dask would hash all that they hold.
+        return client.map(partial(run_if_same, installed(), work), jobs, key=keys, pure=False)
     except lost() as error:
         raise ClusterError(NO_SCHEDULER) from error
 

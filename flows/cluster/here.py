@@ -12,9 +12,9 @@ class Here:
     A job runs when its result is asked for, so that an interrupt ends it at once.
     """
 
-    def submit(self, work: Callable[..., Any], *arguments: Any, **_: Any) -> "_Later":
-        """Keep a job."""
-        return _Later(partial(work, *arguments))
+    def map(self, work: Callable[[Any], Any], jobs: Iterable[Any], **_: Any) -> "list[_Later]":
+        """Keep jobs."""
+        return [_Later(partial(work, job)) for job in jobs]
 
     def nthreads(self) -> dict[str, int]:
         """Count this process as one worker."""
@@ -29,6 +29,7 @@ class _Later:
     """Stand in for a Dask future."""
 
     _run: Callable[[], Any]
+    status = "pending"
 
     def result(self, timeout: float) -> Any:
         """Run the job, however long it takes, and return its result."""

@@ -125,8 +125,12 @@ def write_page(
 def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> CalledCells:
     """Make the collector of cells behind the calls of the patients that the page opens."""
     unreadable = slides.filter(pc.equal(slides["call"].cast(pa.string()), Call.UNREADABLE.value))
-    lost: set[str | None] = set(unreadable["slide_id"].to_pylist())
     counts = {patient_of(row): row["cells_called"] for row in patients}
+    names = unreadable.select(["slide_id", "patient_id"]).to_pylist()
+    # A slide of several patients names none.
+    lost: set[str | None] = {
+        row["slide_id"] for row in names if row["patient_id"] is None or patient_of(row) in counts
+    }
     each = cells_each(len(patients))
     return CalledCells(counts, lost, most=each, least=each)
 

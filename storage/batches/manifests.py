@@ -21,6 +21,9 @@ from storage import parquet, records
 from storage.store import MissingError, Store, StoreError, check_name, which
 
 Sources = str | tuple[str, ...]  # of the images: one source, or several
+# A job costs the coordinator some milliseconds, so a large night has shards that are some times as
+# large; larger ones would be lost with a worker, and would take memory.
+SHARDS, LARGER = 1_000, 4
 GROUPS = 256  # row groups of a manifest at most; each takes 17 KiB in every process
 
 
@@ -112,11 +115,13 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> 
         rows, parts = manifest.num_rows, iter([manifest])
     else:
         rows, parts = manifest.rows, manifest.parts()
+    shard_rows = plan.shard_rows * min(-(-rows // (SHARDS * plan.shard_rows)) or 1, LARGER)
+    plan = plan.model_copy(update={"shard_rows": shard_rows})
     first = next(parts)
     # A worker reads the row group of its shard. The footer describes every group, and all processes
     # keep it, so the number of groups is limited.
-    shards = -(-rows // (GROUPS * plan.shard_rows))
-    groups = parquet.groups_of(chain([first], parts), max(1, shards) * plan.shard_rows)
+    shards = -(-rows // (GROUPS * shard_rows))
+    groups = parquet.groups_of(chain([first], parts), max(1, shards) * shard_rows)
     with (
         store.stage() as stage,
         records.once(f"batch {plan.name} exists already, and its manifest is frozen"),

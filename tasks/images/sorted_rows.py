@@ -192,6 +192,9 @@ def repeated_rows(keys: Iterable[NDArray[np.uint64]]) -> Counts:
                 places = np.flatnonzero(here % np.uint64(piles) == pile)
                 some.append((here[places], start + places))
             values, numbers = (np.concatenate(each) for each in zip(*some, strict=True))
-            first = np.unique(values, return_index=True)[1]
-            repeats.append(np.delete(numbers, first))
+            # Few keys are there twice, and sorting keys takes a tenth of sorting rows by them.
+            ordered = np.sort(values)
+            twice = np.isin(values, ordered[1:][ordered[1:] == ordered[:-1]])
+            first = np.unique(values[twice], return_index=True)[1]
+            repeats.append(np.delete(numbers[twice], first))
     return np.sort(np.concatenate(repeats))

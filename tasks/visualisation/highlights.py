@@ -137,7 +137,8 @@ def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | No
     if a_slide is not None:
         codes, _ = image_columns.coded(rows["slide_id"])
         rows = rows.filter(pa.array(image_columns.rank_within(codes) < a_slide))
-    return rows.slice(0, CELLS_SHOWN[sheet]).combine_chunks()
+    # A slice would keep all rows, and send them to the coordinator.
+    return rows.take(np.arange(min(rows.num_rows, CELLS_SHOWN[sheet])))
 
 
 _ORDER = [("key", "ascending"), ("image_id", "ascending"), ("uri", "ascending")]

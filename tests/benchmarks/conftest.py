@@ -7,12 +7,16 @@ files are kept in ``results/``, and `tests.benchmarks.results` makes the tables 
 
 import json
 import os
+from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 from flows.fit import fit
 from flows.options.flows import Fit, Train
@@ -61,6 +65,18 @@ def pytest_terminal_summary(
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Benchmarks use every core, unlike the tests."""
+
+
+@pytest.fixture
+def as_a_job() -> Iterator[None]:
+    """Compute on one thread, as jobs do."""
+    threads = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    cv2.setNumThreads(threads[0])
+    torch.set_num_threads(threads[1])
 
 
 @pytest.fixture(scope="session")

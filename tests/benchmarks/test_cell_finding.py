@@ -12,7 +12,7 @@ import io
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -32,7 +32,6 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 from skimage.morphology import binary_opening, disk
 from skimage.segmentation import watershed
-from threadpoolctl import threadpool_limits
 
 from flows.jobs.photographs import SearchJob, search_places
 from storage.batches import segmentations
@@ -52,7 +51,11 @@ NOWHERE = 0.1  # intersection over union with a box, below which a cell lies whe
 CELLS_A_SECOND = 800  # of a core, on a machine that is not slow: more than it screens
 SEARCHED = 3 if QUICK else 16  # photographs of each laboratory
 
-pytestmark = [pytest.mark.benchmark, needs_data("fields.zip")]
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.usefixtures("as_a_job"),
+    needs_data("fields.zip"),
+]
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,6 @@ class Annotated:
     image: Image.Image
     red: Boxes
     white: Boxes
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, as jobs do."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    with threadpool_limits(1):
-        yield
-    cv2.setNumThreads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ The reference code of the Mahalanobis score takes the diagonal of X P X^T, a B x
 pytorch-ood computes in float32, ours in float64.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import psutil
@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pytorch_ood.detector import Mahalanobis
-from threadpoolctl import threadpool_limits
 
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
@@ -25,14 +24,7 @@ ROUNDS = 3 if QUICK else 5
 
 Features = NDArray[np.float32]
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_a_job")
 
 
 def reference(gaussian: TiedGaussian, precision: Float, features: Features) -> Float:

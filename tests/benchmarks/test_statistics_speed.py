@@ -5,7 +5,7 @@ unless it says float64, and inverts it unless it is told not to. pytorch-ood sum
 float32. Ours are float64 throughout.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from pytorch_ood.detector import Mahalanobis
 from sklearn.covariance import EmpiricalCovariance
-from threadpoolctl import threadpool_limits
 
 from tasks.detector.mahalanobis import tied_gaussian
 from tasks.detector.moments import Moments, moments, partial_fit
@@ -28,14 +27,7 @@ GROWTH = [(1_000, 128), (4_000, 128)] if QUICK else [(10_000, 512), (40_000, 512
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("as_a_job")
 
 
 def features_of(n: int, d: int) -> tuple[Features, Labels]:

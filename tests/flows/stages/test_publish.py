@@ -2,7 +2,7 @@
 
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -45,8 +45,8 @@ OWN = {f"batches/night~2/{kind}/d.json" for kind in ("sealed", "announced")}
 class Elsewhere(Here):
     """Runs jobs as workers get them: without the fence of the run's store."""
 
-    def submit(self, work: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
-        return super().submit(work, *pickle.loads(pickle.dumps(arguments)))
+    def map(self, work: Callable[[Any], Any], jobs: Iterable[Any], **_: Any) -> Any:
+        return super().map(work, pickle.loads(pickle.dumps(jobs)))
 
 
 def score(store: Store, attempt: int) -> None:

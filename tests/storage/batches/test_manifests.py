@@ -38,6 +38,16 @@ def test_a_batch_name_that_is_no_folder_is_refused(store: Store, name: str) -> N
             attempt()
 
 
+@pytest.mark.parametrize(
+    ("rows", "wanted"), [(0, 8), (1, 8), (24, 8), (25, 16), (49, 24), (73, 32), (1000, 32)]
+)
+def test_a_large_night_has_larger_shards(
+    store: Store, rows: int, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "SHARDS", 3)
+    assert freeze(store, manifest(rows), shard_rows=8).shard_rows == wanted
+
+
 def test_equal_manifests_have_equal_digests(store: Store) -> None:
     one, same = (freeze(store, manifest(10), name) for name in ("one", "same"))
     other = freeze(store, manifest(10, "other"), "other")
