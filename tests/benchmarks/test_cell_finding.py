@@ -38,7 +38,7 @@ from storage.batches import segmentations
 from storage.store import Store
 from tasks.images.access.files import stamp
 from tasks.segmentation.finding import Cells, Kind, find_cells, find_roughly
-from tests.benchmarks.laboratories import unpacked
+from tests.benchmarks import laboratories
 from tests.support.boxes import Boxes, overlap
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.needs import needs_data
@@ -50,6 +50,7 @@ NOWHERE = 0.1  # intersection over union with a box, below which a cell lies whe
 
 CELLS_A_SECOND = 800  # of a core, on a machine that is not slow: more than it screens
 SEARCHED = 3 if QUICK else 16  # photographs of each laboratory
+FIELDS_LEFT_OUT = 3 if QUICK else 38
 
 pytestmark = [
     pytest.mark.benchmark,
@@ -121,15 +122,29 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 LEAST_CHANGED = 0.7  # recall of red cells after the strongest change
-# The aims are .85, .87, .98 and .90; these floors say that it has got worse. Since 0.7 outlines of
-# cells that are half covered are kept: recall rose from .87 and .84 to .90 and .87, and precision
-# where boxes are fell from .82 to .74 and .77.
+# The aims are .85, .87, .98 and .90; these floors say that it has got worse. Outlines of cells that
+# are half covered are kept, for the laboratories left out find their parasites by it: see below.
 FLOORS = [
     ("recall of red cells", "red found", "red", 0.8),
-    ("precision where boxes are", "right among boxes", "called among boxes", 0.79),
+    ("precision where boxes are", "right among boxes", "called among boxes", 0.72),
     ("recall of white cells", "white found", "white", 0.93),
     ("precision of white cells", "white found", "called white", 0.9),
 ]
+# The boxes of these laboratories miss few cells. With as clear an edge for a covered cell as until
+# 0.7 (`LEAST_EDGE_COVERED` .58 instead of .45), .675 instead of .740 of the parasites of BBBC041
+# were found, .826 instead of .847 of its healthy cells, and precision were .946 instead of .932; at
+# IML as many parasites, .945 instead of .950 of the healthy cells, .938 instead of .933.
+LEFT_OUT = {
+    "iml": [
+        ("recall of healthy cells", "healthy", 0.93),
+        ("recall of parasites", "parasites", 0.93),
+    ],
+    "bbbc041": [
+        ("recall of healthy cells", "healthy", 0.82),
+        ("recall of parasites", "parasites", 0.70),
+    ],
+}
+LEAST_RIGHT = 0.91  # of what is found where some box is
 
 
 @pytest.mark.parametrize("half", ["even", "odd"])
@@ -147,6 +162,42 @@ def hold_floors(found: "Tally", fields: str, record: Record) -> None:
 
 def test_fields_of_known_magnification(fields: list[Annotated], record: Record) -> None:
     hold_floors(measure("the diameter told", fields, told=95), "the diameter told", record)
+
+
+@pytest.mark.parametrize(
+    "laboratory",
+    [
+        pytest.param("iml", marks=needs_data("vivax_fields.zip")),
+        pytest.param("bbbc041", marks=needs_data("laboratories.zip")),
+    ],
+)
+def test_laboratories_left_out(laboratory: str, tmp_path: Path, record: Record) -> None:
+    files = sorted(laboratories.unpacked(tmp_path, laboratory).iterdir())
+    files = files[:: len(files) // FIELDS_LEFT_OUT]
+    images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    typical = float(np.nanmedian([find_roughly(image).diameter for image in images[::4]]))
+    known, total = laboratories.boxes_of(laboratory), Tally()
+    for file, image in zip(files, images, strict=True):
+        cells = known[file.name]
+        left, top, width, height = np.array([cell[1:] for cell in cells], float).T
+        boxes = np.stack([left, top, left + width, top + height], axis=1)
+        found = boxes_of(find_cells(image, typical), "red")
+        right, true = matches(found, boxes)
+        among = (overlap(found, boxes) > NOWHERE).any(axis=1)
+        total.update({"among": int(among.sum()), "right": int(among[right].sum())})
+        for kind, names in (
+            ("healthy", laboratories.WITHOUT),
+            ("parasites", laboratories.PARASITES),
+        ):
+            those = np.array([cell[0] in names for cell in cells])
+            total.update({kind: int(those.sum()), f"{kind} found": int(those[true].sum())})
+    shares = [
+        (what, total.share(f"{of} found", of), least) for what, of, least in LEFT_OUT[laboratory]
+    ]
+    shares.append(("precision where boxes are", total.share("right", "among"), LEAST_RIGHT))
+    for what, share, least in shares:
+        record(f"{what}, {laboratory}", "", ours=[share], limit=least, bound=1.0,
+               higher_is_better=True)  # fmt: skip
 
 
 def test_photographs_of_one_magnification_are_measured_once(
@@ -205,7 +256,7 @@ def test_cells_a_second(laboratory: str, tmp_path: Path, record: Record) -> None
 
     Seconds are those of the processor; what a peer finds counts, whether it is right or not.
     """
-    files = sorted(unpacked(tmp_path, laboratory).iterdir())
+    files = sorted(laboratories.unpacked(tmp_path, laboratory).iterdir())
     files = files[:: len(files) // SEARCHED][:SEARCHED]
     images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     typical = float(np.nanmedian([find_roughly(image).diameter for image in images[::2]]))
