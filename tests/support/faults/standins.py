@@ -7,7 +7,7 @@ standing still, runs that did the same leave stores that are the same to the las
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
@@ -24,6 +24,8 @@ WITH_CLIENT = (*FLOWS, "flows.stages.segmentation")
 
 class Done:
     """A future whose work was done when it was submitted."""
+
+    status = "pending"  # until its result is asked for
 
     def __init__(self, work: Callable[..., Any], *arguments: Any) -> None:
         self._result, self._error = None, None
@@ -50,8 +52,8 @@ class Done:
 class Inline:
     """A Dask client whose one worker is the caller."""
 
-    def submit(self, work: Callable[..., Any], *arguments: Any, **_: object) -> Done:
-        return Done(work, *arguments)
+    def map(self, work: Callable[[Any], Any], jobs: Iterable[Any], **_: object) -> list[Done]:
+        return [Done(work, job) for job in jobs]
 
     def nthreads(self) -> dict[str, int]:
         return {"here": 1}
