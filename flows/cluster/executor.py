@@ -57,7 +57,7 @@ def run_in_order(
 
     ``jobs`` may yield None: no job can begin before another result is taken. At most four jobs per
     worker thread are in flight. They are handed over, and their results taken, many at once, for
-    every message costs milliseconds; a result is released as it is yielded. If a job's worker dies,
+    every message costs milliseconds; a result is released as it is taken. If a job's worker dies,
     the job runs elsewhere; if that worker dies too, it runs once more with no other job, so that it
     neither kills others nor is blamed for them. If it dies alone, the rows of a `Job` are probed,
     and a last run quarantines those that kill. Passing storage errors are retried, by the job that
@@ -158,7 +158,7 @@ def _settle(
 
 def _take_finished(client: Client, flights: Iterable[_Flight[Work]]) -> None:
     """Take the results that are there together."""
-    there = [flight for flight in flights if flight.future.status == "finished"]
+    there = [each for each in flights if not each.taken and each.future.status == "finished"]
     if len(there) > 1:
         # A result may be lost with its worker; it is waited for when its turn comes.
         futures = [flight.future for flight in there]
@@ -168,6 +168,7 @@ def _take_finished(client: Client, flights: Iterable[_Flight[Work]]) -> None:
             )
             for flight, result in zip(there, results, strict=True):
                 flight.taken.append(result)
+                flight.future.release()  # or its worker's death would have it computed again
 
 
 def _without_killers(client: Client, job: Work) -> Work:
