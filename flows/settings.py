@@ -112,10 +112,7 @@ class Settings(BaseSettings):
         600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
     )
     shard_rows: int = Field(
-        512,
-        ge=1,
-        le=1_000_000,
-        description="images a shard, of a large night up to four times as many",
+        512, ge=1, le=1_000_000, description="images a shard, twice as many in a large night"
     )
     read_seconds: float = Field(
         limits.READ_SECONDS,

@@ -21,9 +21,9 @@ from storage import parquet, records
 from storage.store import MissingError, Store, StoreError, check_name, which
 
 Sources = str | tuple[str, ...]  # of the images: one source, or several
-# A job costs the coordinator some milliseconds, so a large night has shards that are some times as
-# large; larger ones would be lost with a worker, and would take memory.
-SHARDS, LARGER = 1_000, 4
+# A job costs the coordinator a millisecond or more: where a night has more shards, each is twice as
+# large. Even larger ones take more memory, and more is lost with a worker.
+SHARDS = 1_000
 GROUPS = 256  # row groups of a manifest at most; each takes 17 KiB in every process
 
 
@@ -115,7 +115,7 @@ def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> 
         rows, parts = manifest.num_rows, iter([manifest])
     else:
         rows, parts = manifest.rows, manifest.parts()
-    shard_rows = plan.shard_rows * min(-(-rows // (SHARDS * plan.shard_rows)) or 1, LARGER)
+    shard_rows = plan.shard_rows * (2 if rows > SHARDS * plan.shard_rows else 1)
     plan = plan.model_copy(update={"shard_rows": shard_rows})
     first = next(parts)
     # A worker reads the row group of its shard. The footer describes every group, and all processes

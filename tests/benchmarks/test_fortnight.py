@@ -132,7 +132,12 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path, record: Record) 
         )
     assert len(rows) == NIGHTS
     lights = [row["light"] for row in rows]
-    odd = {STAIN: "abnormal", FOCUS: "abnormal", OTHERS: "chance explains", EMPTY: "no images"}
+    odd = {
+        STAIN: "unlike all known slides",
+        FOCUS: "abnormal",
+        OTHERS: "chance explains",
+        EMPTY: "no images",
+    }
     told = [
         lights[night] != "green" and reason in "; ".join(rows[night]["reasons"])
         for night, reason in odd.items()
