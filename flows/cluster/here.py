@@ -29,7 +29,7 @@ class _Later:
     """Stand in for a Dask future."""
 
     _run: Callable[[], Any]
-    status = "pending"
+    status = "pending"  # until its result is asked for
 
     def result(self, timeout: float) -> Any:
         """Run the job, however long it takes, and return its result."""

@@ -121,10 +121,10 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-CHANGED = 4  # one field in so many is changed: more take minutes, and find the same
+CHANGED = 4  # every fourth field is changed: all of them take minutes, and show the same
 LEAST_CHANGED = 0.7  # recall of red cells after the strongest change
 # The aims are .85, .87, .98 and .90; these floors say that it has got worse. Outlines of cells that
-# are half covered are kept, for the laboratories left out find their parasites by it: see below.
+# are half covered are kept, because laboratories left out have parasites there: see below.
 FLOORS = [
     ("recall of red cells", "red found", "red", 0.8),
     ("precision where boxes are", "right among boxes", "called among boxes", 0.72),
