@@ -15,11 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from flows.cluster import client
 from storage import leases, records
 
 NOW = datetime(2026, 3, 1, 6, tzinfo=UTC)
 FLOWS = ("flows.commission", "flows.fit", "flows.screen", "flows.segment")
-WITH_CLIENT = (*FLOWS, "flows.stages.segmentation")
 
 
 class Done:
@@ -99,10 +99,9 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     if lifetime is not None:
         inner = leases.lease.__wrapped__  # type: ignore[attr-defined]
         inner.__kwdefaults__ |= {"lifetime": lifetime, "beat": lifetime / 4, "poll": lifetime / 10}
-    for name in WITH_CLIENT:
-        module = importlib.import_module(name)
-        if hasattr(module, "open_client"):
-            module.open_client = open_client  # type: ignore[attr-defined]
+    for name in FLOWS:
+        importlib.import_module(name)
+    replace_everywhere("open_client", client.open_client, open_client)
     screen: Any = importlib.import_module("flows.screen")
     screen.announce, screen.progress_artifact = announce, progress
     pages: Any = importlib.import_module("flows.stages.written_pages")

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,7 @@ def _note_what_is_kept(notes: int) -> None:
 def _warm_up() -> None:
     """Load what libraries load late, or each run would load it again."""
     Image.init()
+    import_module("tasks.visualisation.charts")
     fsspec.get_filesystem_class("s3")
     zarr.create_array(zarr.storage.MemoryStore(), shape=(1,), dtype="f4")[:]
 
