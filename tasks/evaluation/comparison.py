@@ -16,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from tasks.evaluation import metrics
 from tasks.types import Float, Mask, Texts
 
-REPEATS = 1000
 FOLDS = 5
 VERDICT = "slidewatch verdict"
 UNSEEN_ATTACK = "mahalanobis, all layers (unseen-attack)"
@@ -60,7 +59,7 @@ def compare(comparison: Comparison) -> list[metrics.Result]:
     n, m = len(ordinary.verdict), len(abnormal.verdict)
     truth = np.r_[np.zeros(n, bool), np.ones(m, bool)]
     clusters = np.r_[ordinary.clusters, abnormal.clusters]
-    weights = metrics.resampled(np.unique(clusters, return_inverse=True)[1], REPEATS)
+    weights = metrics.resampled(np.unique(clusters, return_inverse=True)[1])
     alarms = float(ordinary.verdict.mean())
 
     def result(detector: str, measure: str, estimate: metrics.Interval) -> metrics.Result:

@@ -15,7 +15,6 @@ TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patien
 HOME = "unseen patients"  # the name of these patients' cells in tables
 UNROUNDED = f"{metrics.SINGLE}, not rounded to 8 bits"
 AND_NOISE = ", and noisy ones"  # are ordinary too
-REPEATS = 1000
 FEWEST = 2  # successful attacks that a comparison needs
 TEACHER = "fgsm"  # the attack from which the regression for unseen attacks learns
 
@@ -62,7 +61,7 @@ def measures(sets: ScoredSets) -> Iterator[metrics.Result]:
     margin = test.logits[:, 0] - test.logits[:, 1:].max(axis=1)
     whole, draws = (
         metrics.detection(test.label == 0, margin, weights)["AUROC"]
-        for weights in (None, metrics.resampled(clusters, REPEATS))
+        for weights in (None, metrics.resampled(clusters))
     )
     area, home = metrics.interval(float(whole[0]), draws), metrics.Subject(HOME)
     yield metrics.Result(home, None, "AUROC of the diagnosis", area, ordinary=len(margin))
@@ -115,7 +114,7 @@ def _rate(
         subject,
         detector,
         measure,
-        metrics.share(hit, metrics.resampled(clusters, REPEATS)),
+        metrics.share(hit, metrics.resampled(clusters)),
         *counts,
     )
 

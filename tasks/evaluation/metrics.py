@@ -4,7 +4,7 @@ Cells of one patient resemble each other, so intervals from resampled cells woul
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,31 +74,6 @@ def nullable(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def accuracy(truth: Mask, predicted: Mask) -> float:
-    """Compute the share of images with the right diagnosis."""
-    return float(np.mean(truth == predicted))
-
-
-def sensitivity(truth: Mask, predicted: Mask) -> float:
-    """Compute the share of positive images that are found; NaN without any."""
-    return float(np.mean(predicted[truth])) if truth.any() else float("nan")
-
-
-def specificity(truth: Mask, predicted: Mask) -> float:
-    """Compute the share of negative images that are not called positive; NaN without any."""
-    return sensitivity(~truth, ~predicted)
-
-
-def auroc(positive: Mask, scores: Float) -> float:
-    """Compute the area under the ROC curve, ties counted half; NaN if one side is empty."""
-    if positive.all() or not positive.any():
-        return float("nan")
-    # A coordinator that screens imports this module and needs no scikit-learn.
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(positive, scores))
-
-
 # As in the literature on abnormal images, "positive" is the ordinary image for TPR and AUPR-in.
 DETECTION = ("AUROC", "TNR at 95% TPR", "detection accuracy", "AUPR in", "AUPR out")
 SAMPLES_AT_ONCE = 25
@@ -160,7 +135,7 @@ def _detection(abnormal: Mask, weights: Float, ends: Index) -> Float:
     return values
 
 
-def resampled(clusters: Integers, repeats: int, seed: int = 0) -> Float:
+def resampled(clusters: Integers, repeats: int = 1000, seed: int = 0) -> Float:
     """Count each of n rows in bootstrap samples of whole clusters, (repeats, n)."""
     _, index = np.unique(clusters, return_inverse=True)
     count = int(index.max()) + 1
@@ -178,32 +153,9 @@ def interval(value: float, draws: Float) -> Interval:
 
 def share(hit: Mask, weights: Float) -> Interval:
     """Compute the share of hits among images (n,), with the interval of `resampled` (R, n)."""
+    value = hit.mean() if len(hit) else np.nan
     with np.errstate(invalid="ignore"):
-        return interval(float(hit.mean()), (weights @ hit) / weights.sum(axis=1))
-
-
-def patient_bootstrap(
-    statistic: Callable[[Index], float],
-    patients: Integers,
-    *,
-    repeats: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Compute a percentile interval from resampling patients with all their images.
-
-    Args:
-        statistic: maps row numbers (with repetition) to a number; NaN draws are left out.
-        patients: (n,), the patient of each row.
-        repeats: number of samples.
-        seed: of the resampling.
-    """
-    rng = np.random.default_rng(seed)
-    rows_of = [np.flatnonzero(patients == patient) for patient in np.unique(patients)]
-    draws = []
-    for _ in range(repeats):
-        chosen = rng.integers(0, len(rows_of), len(rows_of))
-        draws.append(statistic(np.concatenate([rows_of[i] for i in chosen])))
-    return interval(statistic(np.arange(len(patients))), np.asarray(draws))
+        return interval(float(value), (weights @ hit) / weights.sum(axis=1))
 
 
 POSITIVE = 0
@@ -215,11 +167,12 @@ def diagnosis_metrics(
     """Measure accuracy, AUROC, sensitivity, specificity, with 95% patient-bootstrap intervals."""
     truth = labels == POSITIVE
     margin = np.asarray(logits[:, POSITIVE] - logits[:, 1 - POSITIVE], np.float64)
-    _, patients = np.unique(keys, return_inverse=True)
-    statistics = {
-        "accuracy": lambda rows: accuracy(truth[rows], margin[rows] > 0),
-        "AUROC": lambda rows: auroc(truth[rows], margin[rows]),
-        "sensitivity": lambda rows: sensitivity(truth[rows], margin[rows] > 0),
-        "specificity": lambda rows: specificity(truth[rows], margin[rows] > 0),
+    called, weights = margin > 0, resampled(np.unique(keys, return_inverse=True)[1])
+    whole, drawn = (detection(truth, margin, times)["AUROC"] for times in (None, weights))
+    found = {
+        "accuracy": share(called == truth, weights),
+        "AUROC": interval(whole[0], drawn),
+        "sensitivity": share(called[truth], weights[:, truth]),
+        "specificity": share(~called[~truth], weights[:, ~truth]),
     }
-    return {name: patient_bootstrap(each, patients).finite() for name, each in statistics.items()}
+    return {name: each.finite() for name, each in found.items()}

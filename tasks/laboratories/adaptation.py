@@ -25,7 +25,6 @@ LEAST_SLIDES = 5  # at least, for whole slides to be held back
 # or 400 cells are labelled.
 SHARE = 0.25
 FOLDS = 5
-REPEATS = 1000
 PARASITES = 1  # their place in a `Trial`'s confusion
 
 
@@ -239,7 +238,7 @@ def _has_both_kinds(fold: types.Index, parasitized: types.Mask) -> bool:
 def _gain(gained: types.Float, parasitized: types.Mask, group: types.Index) -> Interval:
     """Average the gains of cells (n,), weighted by kind, with an interval from resampled groups."""
     groups = int(group.max()) + 1
-    times = resampled(np.arange(groups), REPEATS)
+    times = resampled(np.arange(groups))
     means = []
     for kind in (parasitized, ~parasitized):
         sums = np.bincount(group[kind], gained[kind], minlength=groups)

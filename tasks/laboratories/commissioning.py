@@ -22,7 +22,6 @@ from tasks.visualisation.page import render
 
 LEVELS = (0.05, 0.01)
 ENOUGH_SLIDES = 20  # with fewer, the calibration of a laboratory is a guess
-REPEATS = 1000
 # The diagnosis is accepted if the lower ends of both intervals reach these.
 LEAST_SENSITIVITY, LEAST_SPECIFICITY = 0.80, 0.95
 ACCEPTED, NOT_ACCEPTED = "accepted", "not accepted"
@@ -189,7 +188,7 @@ def _mean_over_slides(shares: Float) -> Interval:
     mean = float(shares.mean())
     if len(shares) < 2:
         return Interval(mean)
-    return interval(mean, resampled(np.arange(len(shares)), REPEATS) @ shares / len(shares))
+    return interval(mean, resampled(np.arange(len(shares))) @ shares / len(shares))
 
 
 def _share(right: Integers, cells: Integers) -> Interval:
@@ -198,7 +197,7 @@ def _share(right: Integers, cells: Integers) -> Interval:
         float(bound[0]) for bound in wilson_interval(np.asarray([right.sum()]), np.asarray([total]))
     )
     if np.count_nonzero(cells) > 1:
-        times = resampled(np.arange(len(cells)), REPEATS)
+        times = resampled(np.arange(len(cells)))
         with np.errstate(divide="ignore", invalid="ignore"):
             by_slide = interval(0.0, times @ right / (times @ cells))
         low, high = min(low, by_slide.low), max(high, by_slide.high)

@@ -25,7 +25,7 @@ from storage.store import Store
 from tasks.detector.calibration import abnormality, calibrate, log_distance, p_values
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.evaluation.metrics import detection, patient_bootstrap
+from tasks.evaluation.metrics import detection, resampled, share
 from tasks.network.training import TrainingPlan
 from tests.support.measuring import QUICK, Record
 from tests.support.needs import needs_data
@@ -123,11 +123,8 @@ def test_false_alarms_of_unseen_patients(seeds: dict[int, Settings], record: Rec
         for alpha in (0.05, 0.01):
             alarm = (p <= alpha).astype(float)
             by_patient = np.asarray([alarm[patients == k].mean() for k in np.unique(patients)])
-            a = patient_bootstrap(
-                lambda chosen, rates=by_patient: float(rates[chosen].mean()),
-                np.arange(len(by_patient)),
-            )
-            b = patient_bootstrap(lambda chosen, alarm=alarm: float(alarm[chosen].mean()), patients)
+            a = share(by_patient, resampled(np.arange(len(by_patient))))
+            b = share(alarm, resampled(patients))
             what = f"false alarms by patient at {alpha}, {method}"
             record(what, "", ours=[a.value], limit=alpha, bound=0.5)
             print(

@@ -28,19 +28,25 @@ SIDES = st.integers(2, 25).flatmap(
 
 @given(SIDES)
 def test_diagnosis_metrics_equal_scikit_learn(sides: tuple[NDArray, NDArray]) -> None:
-    truth, predicted = sides[0], sides[1] > 0
-    assert metrics.accuracy(truth, predicted) == pytest.approx(accuracy_score(truth, predicted))
-    assert metrics.sensitivity(truth, predicted) == pytest.approx(recall_score(truth, predicted))
-    expected = recall_score(truth, predicted, pos_label=False)
-    assert metrics.specificity(truth, predicted) == pytest.approx(expected)
+    truth, margin = sides
+    labels = np.where(truth, metrics.POSITIVE, 1 - metrics.POSITIVE)
+    keys = [str(row) for row in range(len(truth))]
+    found = metrics.diagnosis_metrics(np.stack([margin, np.zeros(len(truth))], 1), labels, keys)
+    expected = {
+        "accuracy": accuracy_score(truth, margin > 0),
+        "AUROC": roc_auc_score(truth, margin),
+        "sensitivity": recall_score(truth, margin > 0),
+        "specificity": recall_score(truth, margin > 0, pos_label=False),
+    }
+    assert {name: each["value"] for name, each in found.items()} == pytest.approx(expected)
 
 
 @given(SIDES)
 def test_auroc_is_the_chance_that_a_positive_scores_higher(sides: tuple[NDArray, NDArray]) -> None:
     positive, scores = sides
     ahead = scores[positive][:, None] - scores[~positive]
-    assert metrics.auroc(positive, scores) == pytest.approx(((ahead > 0) + (ahead == 0) / 2).mean())
-    assert metrics.auroc(positive, scores) == pytest.approx(roc_auc_score(positive, scores))
+    found = only(metrics.detection(positive, scores))["AUROC"]
+    assert found == pytest.approx(((ahead > 0) + (ahead == 0) / 2).mean())
 
 
 def by_scikit_learn(
@@ -119,10 +125,13 @@ def test_one_ordinary_image_in_twenty_may_be_refused(strange: int, tnr: float) -
 @pytest.mark.parametrize("side", [True, False])
 def test_what_needs_both_sides_is_nan_where_one_is_empty(side: bool) -> None:
     positive, scores = np.full(4, side), np.arange(4.0)
-    assert math.isnan(metrics.auroc(positive, scores))
     assert all(math.isnan(value) for value in only(metrics.detection(positive, scores)).values())
-    assert math.isnan(metrics.specificity(positive, positive)) == side
-    assert math.isnan(metrics.sensitivity(positive, positive)) != side
+    labels = np.where(positive, metrics.POSITIVE, 1 - metrics.POSITIVE)
+    found = metrics.diagnosis_metrics(np.stack([scores, scores[::-1]], 1), labels, ["one"] * 4)
+    assert found["accuracy"]["value"] == 0.5
+    assert found["AUROC"] == dict.fromkeys(metrics.Interval._fields)
+    assert (found["sensitivity"]["value"] is None) != side
+    assert (found["specificity"]["value"] is None) == side
 
 
 CLUSTERS = st.lists(st.integers(-2, 6), min_size=1, max_size=20).map(np.array)
@@ -165,18 +174,10 @@ def test_an_interval_holds_the_middle_95_percent_of_its_finite_draws() -> None:
 PATIENTS = np.repeat(np.arange(20), 15)
 
 
-def test_an_interval_is_that_of_the_percentiles_over_resampled_patients() -> None:
-    found = metrics.patient_bootstrap(lambda rows: PATIENTS[rows].mean(), PATIENTS, repeats=4000)
-    rng = np.random.default_rng(1)
-    means = rng.integers(0, 20, (4000, 20)).mean(axis=1)  # all have the same number of cells
-    assert found.value == 9.5
-    assert found[1:] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.3)
-
-
 def test_an_interval_holds_its_value_and_is_wider_where_cells_of_a_patient_agree() -> None:
     right = np.random.default_rng(0).random(20)[PATIENTS] < 0.6
-    by_patient = metrics.patient_bootstrap(lambda rows: float(right[rows].mean()), PATIENTS)
-    by_image = metrics.patient_bootstrap(lambda rows: float(right[rows].mean()), np.arange(300))
+    by_patient = metrics.share(right, metrics.resampled(PATIENTS))
+    by_image = metrics.share(right, metrics.resampled(np.arange(300)))
     for found in (by_patient, by_image):
         assert found.low < found.value < found.high
     # 15 cells that agree are worth one: the interval is about the square root of 15 wider.
@@ -184,21 +185,8 @@ def test_an_interval_holds_its_value_and_is_wider_where_cells_of_a_patient_agree
     assert ratio == pytest.approx(np.sqrt(15), rel=0.15)
 
 
-def test_an_interval_depends_on_its_seed_alone() -> None:
-    values = np.random.default_rng(2).normal(size=300)
-    first, again, other = (
-        metrics.patient_bootstrap(lambda rows: float(values[rows].mean()), PATIENTS, seed=seed)
-        for seed in (1, 1, 2)
-    )
-    assert first == again
-    assert first[1:] != other[1:]
-
-
 def test_resamples_without_a_value_are_left_out_of_an_interval() -> None:
-    positive, scores = PATIENTS == 0, np.arange(300.0)  # most draws of so rare a side have none
-    found = metrics.patient_bootstrap(
-        lambda rows: metrics.auroc(positive[rows], scores[rows]), PATIENTS
-    )
-    assert found == (0.0, 0.0, 0.0)
-    none = metrics.patient_bootstrap(lambda rows: math.nan, PATIENTS, repeats=5)
-    assert all(math.isnan(bound) for bound in none)
+    positive, scores = PATIENTS == 0, np.arange(300.0)  # many draws of so rare a side have none
+    drawn = metrics.detection(positive, scores, metrics.resampled(PATIENTS))["AUROC"]
+    assert np.isnan(drawn).any()
+    assert metrics.interval(0.0, drawn) == (0.0, 0.0, 0.0)
