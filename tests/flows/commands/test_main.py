@@ -194,7 +194,8 @@ def test_a_file_of_settings_that_is_read_is_named(
     assert run("--quiet", "status")[2] == ""
 
 
-def test_an_unreachable_scheduler_is_said_so(run: Run) -> None:
+def test_an_unreachable_scheduler_is_said_so(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setattr("flows.cluster.kinds.REACH", 1)
     code, out, _ = run("doctor", "--cluster", "scheduler", "--scheduler", "tcp://127.0.0.1:9")
     assert code == command_line.NEEDS_A_PERSON
     assert "no Dask scheduler at tcp://127.0.0.1:9" in out

@@ -19,7 +19,11 @@ from tests.support.needs import needs
 from tests.support.networks import classifier, computing_in, images
 
 # One that is fused and squeezed, one with sums, one without pooling before its last layers.
-NETWORKS = [DEFAULT_NETWORK, "torchvision:resnet18", "torchvision:vgg11_bn"]
+NETWORKS = [
+    DEFAULT_NETWORK,
+    "torchvision:resnet18",
+    pytest.param("torchvision:vgg11_bn", marks=pytest.mark.slow),
+]
 
 ARITHMETICS = [
     "float32",
