@@ -7,6 +7,7 @@ before.
 """
 
 from collections.abc import Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -36,10 +37,10 @@ def join_files(stage: Path, store: Store, pieces: Iterable[tuple[tuple[str, ...]
         StoreError: a file differs from its sha256.
     """
     made, joined = sha256(MAGIC), None
-    with stage.open("wb") as out:
+    with stage.open("wb") as out, ThreadPoolExecutor(1) as hashing:
         out.write(MAGIC)
         for path, digest in pieces:
-            footer = _copied(store, path, digest, out, made)
+            footer = _copied(store, path, digest, out, made, hashing)
             if joined is None:
                 joined = footer
             else:
@@ -54,9 +55,12 @@ def join_files(stage: Path, store: Store, pieces: Iterable[tuple[tuple[str, ...]
 
 
 def _copied(
-    store: Store, path: tuple[str, ...], digest: str, out: Any, made: Any
+    store: Store, path: tuple[str, ...], digest: str, out: Any, made: Any, hashing: Executor
 ) -> pq.FileMetaData:
-    """Copy a file's row groups to ``out`` and into the digest ``made``; return its new footer."""
+    """Copy a file's row groups to ``out`` and into the digest ``made``; return its new footer.
+
+    Its own digest is computed by ``hashing``, which has one thread.
+    """
     read, by = sha256(), out.tell() - len(MAGIC)
     with naming_damage(store, *path), store.open(*path) as file:
         size = file.seek(0, 2)
@@ -65,12 +69,12 @@ def _copied(
         file.seek(0)
         read.update(file.read(len(MAGIC)))
         while piece := file.read(min(PIECE, end - file.tell())):
+            hashing.submit(read.update, piece)
             out.write(piece)
-            read.update(piece)
             made.update(piece)
         rest = file.read()
-    read.update(rest)
-    if read.hexdigest() != digest:
+    hashing.submit(read.update, rest)
+    if hashing.submit(read.hexdigest).result() != digest:
         raise StoreError(
             f"{store.address(*path)} is not what a worker wrote (sha256 differs): run the same "
             "command again"

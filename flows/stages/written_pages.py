@@ -6,6 +6,7 @@ from datetime import date
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,11 +38,12 @@ from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
+from tasks.images.regions import image_refs
 from tasks.reports import field_rows
 from tasks.reports.called_cells import CalledCells, Patient, patient_of
 from tasks.visualisation import calls
 from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
-from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
+from tasks.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.visualisation.patients import Called, cells_each, opened
@@ -82,10 +84,12 @@ def write_page(
     cells = _called_cells(shown, slides)
     footer = parquet.read_footer(store, *report_path(batch.name, batch.batch_date))
     wanted = cells.empty()
-    jobs = [ShownJob(screened, group, limit, wanted) for group in range(footer.num_row_groups)]
-    for of_group, cells_of_group in run_jobs(client, find_shown, jobs, title=f"read {batch.name}"):
-        highlights.add(of_group)
-        cells.add(cells_of_group)
+    sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    starts = np.cumsum([0, *sizes])[:-1].tolist()
+    jobs = [ShownJob(screened, group, start, limit, wanted) for group, start in enumerate(starts)]
+    found = list(run_jobs(client, find_shown, jobs, title=f"read {batch.name}"))
+    highlights.add(*(of_group for of_group, _ in found))
+    cells.add(*(of_group for _, of_group in found))
     called = _called(client, screened, cells, shown)
     thumbnails = _thumbnails(client, screened, highlights, called)
     answered = digest_of_answers(store, batch.key)
@@ -187,21 +191,20 @@ def _thumbnails(
     client: Client, screened: Screened, highlights: Highlights, called: Called
 ) -> dict[str, bytes | str]:
     """Draw the cells on all sheets and the called cells, on the workers."""
-    sheets = [highlights.sheet(name) for name in CELLS_SHOWN]
-    image_ids = {
-        uri: image_id
-        for rows in sheets
-        for uri, image_id in zip(rows["uri"].to_pylist(), rows["image_id"].to_pylist(), strict=True)
-    }
-    image_ids |= {cell["uri"]: cell["image_id"] for some in called.cells.values() for cell in some}
-    refs = find_refs(screened.store, screened.batch, list(image_ids))
-    cells = [(refs[uri], image_id) for uri, image_id in image_ids.items()]
+    shown: list[Mapping[str, Any]] = []
+    for name in CELLS_SHOWN:
+        shown += highlights.sheet(name).select(["uri", "image_id", ROW]).to_pylist()
+    shown += chain.from_iterable(called.cells.values())
+    by_uri = {cell["uri"]: cell for cell in shown}
+    numbers = [cell[ROW] for cell in by_uri.values()]
+    refs = image_refs(manifests.rows_at(screened.store, screened.batch, numbers))
+    cells = [(ref, by_uri[ref.uri]["image_id"]) for ref in refs]
     jobs = [
         drawings.ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB]))
         for i in range(0, len(cells), CELLS_A_JOB)
     ]
     drawn = run_jobs(client, drawings.draw_thumbnails, jobs, title=f"page {screened.batch.name}")
-    return dict(zip(image_ids, chain.from_iterable(drawn), strict=True))
+    return dict(zip(by_uri, chain.from_iterable(drawn), strict=True))
 
 
 def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownField]:

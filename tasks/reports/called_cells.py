@@ -71,14 +71,14 @@ class CalledCells:
         """Make a collector for the same patients, without any cells."""
         return CalledCells(self._called, self._unreadable, most=self._most, least=self._least)
 
-    def add(self, other: "CalledCells") -> None:
+    def add(self, *others: "CalledCells") -> None:
         """Add the cells of the same patients from other rows."""
-        if other._found is not None:
-            self._keep(other._found)
+        self._keep(*(other._found for other in others if other._found is not None))
 
-    def _keep(self, cells: pa.Table) -> None:
+    def _keep(self, *cells: pa.Table) -> None:
         known = [] if self._found is None else [self._found]
-        self._found = self._best(pa.concat_tables([*known, cells]))
+        if every := [*known, *cells]:
+            self._found = self._best(pa.concat_tables(every))
 
     def of(self, patient: Patient) -> list[dict[str, Any]]:
         """List a patient's cells, the most probable first.

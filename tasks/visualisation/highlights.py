@@ -18,6 +18,7 @@ CELLS_SHOWN = {PERSON: 18, UNCERTAIN: 12, ABNORMAL: 12, SAMPLE: 12}
 # More cells of one slide add nothing to the slide's own row.
 MOST_OF_A_SLIDE = 3
 EXAMPLES = 3  # of each reason to fail
+ROW = "row"  # the column of an image's place in its batch, from 0
 
 # Bins of the score have equal widths on an asinh axis: scores of other images may be ten times the
 # threshold, and most scores are within one or two of zero.
@@ -41,7 +42,7 @@ class Highlights:
     """
 
     def __init__(self, classes: Sequence[str], threshold: float) -> None:
-        self._columns, self._classes = columns(classes), list(classes)
+        self._columns, self._classes = [*columns(classes), ROW], list(classes)
         named = image_columns.PARASITIZED in self._classes
         self._parasitized = self._classes.index(image_columns.PARASITIZED) if named else 0
         middle = float(np.arcsinh(threshold)) if np.isfinite(threshold) else 0.0
@@ -52,7 +53,7 @@ class Highlights:
         self._beyond: dict[str, pa.Table] = {}
 
     def count(self, rows: pa.Table) -> None:
-        """Count rows that have `columns`."""
+        """Count rows that have `columns` and `ROW`."""
         rows = image_columns.plain(rows.select(self._columns))
         for row, reason in image_columns.failed_rows(rows):
             known = self.failures.setdefault(reason, [])
@@ -86,18 +87,20 @@ class Highlights:
                 near = keyed.filter(pa.array(shown & (key <= _last(before, sheet))))
                 kept[sheet] = _first(before, near, sheet, a_slide)
 
-    def add(self, later: "Highlights") -> None:
+    def add(self, *later: "Highlights") -> None:
         """Add the images and counts of later rows."""
-        self.scores += later.scores
-        for reason, examples in later.failures.items():
-            known = self.failures.setdefault(reason, [])
-            known += examples[: EXAMPLES - len(known)]
+        for each in later:
+            self.scores += each.scores
+            for reason, examples in each.failures.items():
+                known = self.failures.setdefault(reason, [])
+                known += examples[: EXAMPLES - len(known)]
         for kept, more, a_slide in (
-            (self._beyond, later._beyond, None),
-            (self._within, later._within, MOST_OF_A_SLIDE),
+            (self._beyond, [each._beyond for each in later], None),
+            (self._within, [each._within for each in later], MOST_OF_A_SLIDE),
         ):
-            for sheet, rows in more.items():
-                kept[sheet] = _first(kept.get(sheet), rows, sheet, a_slide)
+            for sheet in CELLS_SHOWN:
+                if rows := [of_part[sheet] for of_part in more if sheet in of_part]:
+                    kept[sheet] = _first(kept.get(sheet), pa.concat_tables(rows), sheet, a_slide)
 
     def sheet(self, name: str) -> pa.Table:
         """Return the rows to show on a sheet, in order.

@@ -19,7 +19,7 @@ from tasks.reports.night.counts import Row
 from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.calls import positive_first
-from tasks.visualisation.highlights import CELLS_SHOWN, Highlights
+from tasks.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
 from tasks.visualisation.overlay import Pen, encode_png, overlay
 from tasks.visualisation.patients import Called, cells_each, opened
 from tasks.visualisation.viewer.overlays import Contour, FieldPicture, ShownField
@@ -113,10 +113,11 @@ def parts(rows: pa.Table, length: int = GROUP) -> Iterator[pa.Table]:
 
 
 def highlights_of(
-    rows: pa.Table, length: int = GROUP, classes: tuple[str, ...] = CLASSES
+    rows: pa.Table, length: int = GROUP, classes: tuple[str, ...] = CLASSES, start: int = 0
 ) -> Highlights:
     highlights = Highlights(classes, THRESHOLD)
-    for part in parts(rows, length):
+    numbered = rows.append_column(ROW, pa.array(start + np.arange(rows.num_rows)))
+    for part in parts(numbered, length):
         highlights.count(part)
     return highlights
 

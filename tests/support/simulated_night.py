@@ -5,6 +5,7 @@ first read to its page, and prints as JSON what it took. Extraction sleeps for a
 every other job for the CPU time that it took in `prepare`.
 """
 
+import gc
 import json
 import pickle
 import sys
@@ -12,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -51,6 +53,7 @@ from tests.support.screening import freeze
 A_SLIDE, A_PATIENT = 100, 200  # cells
 CELL = 0.001  # seconds to extract one
 RECORDED, NIGHT = "recorded", "night.pickle"
+_ONE_AT_A_TIME = Lock()  # threads that read at once take turns in Python, and all wait for all
 # Where a stage looks up the jobs that are recorded, and then replayed.
 JOBS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("flows.stages.publish.finish_parts", finish.finish_parts),
@@ -147,30 +150,36 @@ def _scored(screened: Screened, parts: list[scores.Part]) -> float:
     return seconds / len(rows)
 
 
-def _path_of(work: Callable[[Any], Any], root: str, job: Any) -> Path:
-    """Locate what was recorded of a job, by its first part, row group or image."""
+def _name_of(work: Callable[[Any], Any], job: Any) -> str:
+    """Name what was recorded of a job, by its first part, row group or image."""
     if isinstance(job, drawings.ThumbnailJob):
         number = int(Path(job.cells[0][0].uri).stem)
     else:
         number = job.group if isinstance(job, shown.ShownJob) else job.parts[0].start
-    return Path(root, RECORDED, f"{work.__name__}-{number}.pickle")
+    return f"{work.__name__}-{number}.pickle"
 
 
 def _record(work: Callable[[Any], Any], root: str, job: Any) -> Any:
     started = time.process_time()
     result = work(job)
     seconds = time.process_time() - started
-    path = _path_of(work, root, job)
+    path = Path(root, RECORDED, _name_of(work, job))
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(pickle.dumps((seconds, result)))
     return result
 
 
+@cache
+def recorded(root: str) -> dict[str, tuple[float, Any]]:
+    """Read what jobs took and returned, by name; once, for all workers of a process."""
+    paths = Path(root, RECORDED).iterdir()
+    return {path.name: pickle.loads(path.read_bytes()) for path in paths}
+
+
 def replay(work: Callable[[Any], Any], root: str, job: Any) -> Any:
     """Sleep for as long as a recorded job took, and return what it returned."""
-    started = time.monotonic()
-    seconds, result = pickle.loads(_path_of(work, root, job).read_bytes())
-    time.sleep(max(0.0, seconds - (time.monotonic() - started)))
+    seconds, result = recorded(root)[_name_of(work, job)]
+    time.sleep(seconds)
     return result
 
 
@@ -182,11 +191,19 @@ def extracted_or_scored(
     A part is scored already, and is only read.
     """
     if isinstance(job, scores.ScoreJob):
-        time.sleep(len(job.part.rows) * cell)
-        return scores.score_part(job)
+        started = time.monotonic()
+        with _ONE_AT_A_TIME:
+            found = scores.score_part(job)
+        time.sleep(max(0.0, started + len(job.part.rows) * cell - time.monotonic()))
+        return found
     seconds = (job.shard.stop - job.shard.start) * CELL
     time.sleep(seconds)
     return ShardResult(job.shard, (), False, 1, seconds, "simulated")
+
+
+def read_recorded(root: str) -> None:
+    """Let a worker read what was recorded before the night begins."""
+    recorded(root)
 
 
 @contextmanager
@@ -208,10 +225,11 @@ def run(root: str, workers: int) -> None:
         _simulated(root, cell),
         ThreadPoolExecutor(1) as beside,
     ):
-        client.run(import_module, "tests.support.simulated_night")
+        client.run(read_recorded, root)
         naps = sleepers.naps(sleepers.WARM_UP, CELL)
         list(run_jobs(client, sleepers.sleep, naps, title="warm-up"))
         planned = Scored.nothing_of(screened)  # while workers start
+        gc.freeze()  # as `open_client` does
         start_peak()
         started, stages = time.perf_counter(), dict[str, float]()
         beside.submit(import_module, "tasks.visualisation.charts")  # as `screen` does
@@ -230,9 +248,9 @@ def run(root: str, workers: int) -> None:
         staged("page", write_page, client, screened, settings, again)
         whole = time.perf_counter() - started
     assert again == seal
-    recorded = [pickle.loads(path.read_bytes())[0] for path in Path(root, RECORDED).iterdir()]
-    work = screened.batch.rows * (CELL + cell) + sum(recorded)
-    seconds = {"all": whole, "all jobs that were recorded": sum(recorded), **stages}
+    jobs = sum(seconds for seconds, _ in recorded(root).values())
+    work = screened.batch.rows * (CELL + cell) + jobs
+    seconds = {"all": whole, "all jobs that were recorded": jobs, **stages}
     print(json.dumps({"seconds": seconds, "busy": work / workers / whole, "peak": peak()}))
 
 

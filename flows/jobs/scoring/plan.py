@@ -16,7 +16,7 @@ from tasks.reports.image_columns import pairs_of
 
 # With fewer shards a job, too many that slides share would be read twice. But a part is at most a
 # share of the rows left, so that all workers end together (Polychronopoulos & Kuck 1987).
-SHARDS_A_JOB, SHARE_A_JOB = 4, 16
+SHARDS_A_JOB, SHARE_A_JOB = 4, 64
 # Each piece of a report costs a tenth of a second, but a small night has some for several workers.
 LEAST_PIECES, LEAST_PIECE = 2, 1_024  # number, rows
 

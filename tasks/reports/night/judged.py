@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.counting.call import Call
 from tasks.counting.expected import ProbabilitySums
@@ -76,11 +77,11 @@ def _strangeness(
 ) -> strangeness.Strangeness:
     """Count strange slides, cells and patients; ``row`` has the counts of images and slides."""
     implausible = slides.filter(pa.array(no_smear, pa.bool_()))
-    calls = zip(patients["call"].to_pylist(), patients["call_reasons"].to_pylist(), strict=True)
+    is_unreadable = pc.equal(patients["call"].cast(pa.string()), Call.UNREADABLE.value)
     unreadable = Counter(
         ", ".join(reasons)
-        for call, reasons in calls
-        if call == Call.UNREADABLE and not slide_reasons.OF_IMAGES.isdisjoint(reasons)
+        for reasons in patients["call_reasons"].filter(is_unreadable).to_pylist()
+        if not slide_reasons.OF_IMAGES.isdisjoint(reasons)
     )
     return strangeness.Strangeness(
         slides=row["slides"],

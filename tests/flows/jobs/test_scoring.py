@@ -243,9 +243,9 @@ def test_features_that_rot_between_the_stages_are_not_scored(
 
 
 def test_parts_are_a_share_of_what_is_left(store_with_model: Store) -> None:
-    slides = [(f"p{n:02}", f"s{n}", 10, 0.0) for n in range(64)]
+    slides = [(f"p{n:03}", f"s{n}", 10, 0.0) for n in range(256)]
     night = made_up(store_with_model, slides, shard_rows=8)
     parts = plan_parts(night.store, night.batch, by_slide=True)
     sizes = [len(part.rows) for part in parts]
     assert sizes == sorted(sizes, reverse=True)
-    assert (sizes[0], sizes[-1], sum(sizes)) == (40, 10, 640)
+    assert (sizes[0], sizes[-1], sum(sizes)) == (40, 10, 2560)

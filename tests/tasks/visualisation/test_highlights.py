@@ -10,7 +10,6 @@ from tasks.visualisation.highlights import (
     PERSON,
     SAMPLE,
     UNCERTAIN,
-    Highlights,
     columns,
 )
 from tests.support import nights
@@ -26,7 +25,8 @@ def scored(rows: pa.Table) -> list[dict[str, object]]:
 def test_parts_make_no_difference(name: str, length: int) -> None:
     rows = nights.image_rows(700)
     whole, pieces = nights.highlights_of(rows, 5000), nights.highlights_of(rows[:300], length)
-    pieces.add(nights.highlights_of(rows[300:], length))
+    later = (nights.highlights_of(rows[n : n + 200], length, start=n) for n in (300, 500))
+    pieces.add(*later)
     assert pieces.sheet(name).equals(whole.sheet(name))
     assert np.array_equal(pieces.scores, whole.scores)
     assert pieces.failures == whole.failures
@@ -116,8 +116,7 @@ def test_failures_keep_a_few_examples_of_each_reason() -> None:
 
 @pytest.mark.parametrize("n", [0, 40])
 def test_a_night_without_scored_images_has_empty_sheets(n: int) -> None:
-    highlights = Highlights(nights.CLASSES, float("inf"))
-    highlights.count(nights.unscored_rows(n))
+    highlights = nights.highlights_of(nights.unscored_rows(n))
     assert all(highlights.sheet(name).num_rows == 0 for name in CELLS_SHOWN)
     assert highlights.scores.sum() == 0
 
