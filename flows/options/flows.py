@@ -111,7 +111,8 @@ class Train(Options):
         Literal["auto", "float32", "bfloat16"],
         Field(
             description="how the network multiplies when it screens: in bfloat16 it is twice as "
-            "fast, and every worker's processor must have it; auto: bfloat16 where this one has it"
+            "fast with AMX, and every worker's processor must have it; auto: bfloat16 where this "
+            "one has AMX"
         ),
     ] = "auto"
     taps: Annotated[

@@ -1,4 +1,4 @@
-"""Compare the forward pass in bfloat16, where the processor has it, with that in float32.
+"""Compare the forward pass in the arithmetic that `train` chooses here with that in the other.
 
 A detector is fitted and calibrated in the arithmetic in which it screens, so what counts is not how
 many verdicts differ under one detector, but how good each is under its own. That was measured by
@@ -20,7 +20,7 @@ from tasks.images.listing import list_images
 from tasks.images.regions import image_refs
 from tasks.network.conversion import inference
 from tasks.network.extraction import load_images
-from tasks.network.inference import Inference, fastest_arithmetic, outputs_of
+from tasks.network.inference import Inference, fastest_arithmetic, has_bfloat16, outputs_of
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.needs import needs
 
@@ -28,8 +28,8 @@ IMAGES, ROUNDS = (64, 2) if QUICK else (512, 6)
 
 
 @pytest.mark.benchmark
-@needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
-def test_the_forward_pass_in_bfloat16_beside_float32(
+@needs("bfloat16", has_bfloat16(), "it is not here")
+def test_the_forward_pass_in_the_chosen_arithmetic_beside_the_other(
     cells: str, fitted: Settings, record: Record
 ) -> None:
     store = Store(fitted.store)
@@ -50,11 +50,13 @@ def test_the_forward_pass_in_bfloat16_beside_float32(
 
     taken = in_turn(ROUNDS, {name: pass_of(name) for name in networks})
     speeds = {name: [len(pixels) / s for s in seconds] for name, seconds in taken.items()}
+    chosen = fastest_arithmetic()
+    (other,) = speeds.keys() - {chosen}
     record(
-        "forward pass of one core in bfloat16, beside float32",
+        f"forward pass of one core in {chosen}, beside {other}",
         "images/s",
-        ours=speeds["bfloat16"],
-        rival=speeds["float32"],
+        ours=speeds[chosen],
+        rival=speeds[other],
         bound=1.0,
         higher_is_better=True,
     )

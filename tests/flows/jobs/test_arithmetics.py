@@ -15,13 +15,13 @@ from storage.models.detectors import load_model_of
 from storage.store import Store, StoreError
 from tasks.images.decoding import DECODING
 from tasks.network import inference
-from tasks.network.inference import fastest_arithmetic
+from tasks.network.inference import has_bfloat16
 from tasks.network.spec import NetworkError, NetworkSpec
 from tests.support.models import store_with_tiny
 from tests.support.needs import needs
 from tests.support.shards import Night, add_detector, start
 
-HAS_BFLOAT16 = needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
+HAS_BFLOAT16 = needs("bfloat16", has_bfloat16(), "it is not here")
 
 
 def coarse_store(root: Path, spec: NetworkSpec) -> Store:
@@ -88,6 +88,6 @@ def test_features_of_another_arithmetic_are_neither_used_again_nor_written_to(
 def test_a_machine_without_the_arithmetic_says_so(
     coarse: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "fastest_arithmetic", lambda: "float32")
+    monkeypatch.setattr(inference, "has_bfloat16", lambda: False)
     with pytest.raises(NetworkError, match=r"in bfloat16, and this machine's processor does not"):
         load_classifier(coarse.store, coarse.card)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ from tasks.network import conversion
 from tasks.network.backbones import DEFAULT_NETWORK, build
 from tasks.network.classifier import computed, to_pixels
 from tasks.network.conversion import graph_arrays, graph_of, inference
-from tasks.network.inference import DESCRIPTION, Graph, by_openvino, fastest_arithmetic
+from tasks.network.inference import (
+    DESCRIPTION,
+    Graph,
+    by_openvino,
+    fastest_arithmetic,
+    has_bfloat16,
+)
 from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkSpec
 from tests.support.needs import needs
 from tests.support.networks import classifier, computing_in, images
@@ -27,9 +34,7 @@ NETWORKS = [
 
 ARITHMETICS = [
     "float32",
-    pytest.param(
-        "bfloat16", marks=needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
-    ),
+    pytest.param("bfloat16", marks=needs("bfloat16", has_bfloat16(), "it is not here")),
 ]
 
 
@@ -97,7 +102,7 @@ def test_an_image_has_the_same_bits_in_every_batch(arithmetic: Arithmetic) -> No
             assert np.array_equal(np.concatenate([part[name] for part, _ in parts]), values)
 
 
-@needs("bfloat16", fastest_arithmetic() == "bfloat16", "it is not here")
+@needs("bfloat16", has_bfloat16(), "it is not here")
 def test_bfloat16_is_near_float32_and_is_not_float32() -> None:
     fine, fine_logits = computing_in("float32").run(images(5))
     found, logits = computing_in("bfloat16").run(images(5))
@@ -180,3 +185,22 @@ def test_a_gpu_gives_what_the_processor_gives() -> None:
     np.testing.assert_allclose(logits, wanted_logits, rtol=1e-3, atol=1e-4)
     for name, values in wanted.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "able", "arithmetic"),
+    [
+        ("avx512_bf16 amx_bf16 amx_tile", True, "bfloat16"),
+        ("avx512_bf16", True, "float32"),
+        ("amx_bf16", False, "float32"),
+        (None, True, "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_the_processor_has_units_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, able: bool, arithmetic: str
+) -> None:
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+    monkeypatch.setattr("tasks.network.inference._PROCESSOR", tmp_path / "cpuinfo")
+    monkeypatch.setattr("tasks.network.inference.has_bfloat16", lambda: able)
+    assert fastest_arithmetic() == arithmetic
