@@ -52,7 +52,8 @@ def open_client(settings: Settings) -> Iterator[Client]:
         check_versions(client)
         client.register_plugin(ReadLimit(settings.read_seconds))
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
-        gc.freeze()  # a search for garbage among all that was imported takes a third of a second
+        if not gc.get_freeze_count():  # once, or each time garbage would stay for ever
+            gc.freeze()  # to search all that was imported takes a third of a second
         before = _OPENED.set((wanted, client))
         try:
             yield client

@@ -1,6 +1,7 @@
 """Slides composed of made-up patients: what is measured of them, and that nobody judges himself."""
 
 import numpy as np
+import pytest
 
 from tasks.counting.error_rates import ErrorCounts, count_errors
 from tests.benchmarks.slides_of_known_parasitaemia import (
@@ -27,6 +28,7 @@ def counts() -> ErrorCounts:
     return count_errors(np.concatenate(log_odds), np.concatenate(parasitized), patients)
 
 
+@pytest.mark.slow
 def test_intervals_cover_what_was_composed_and_healthy_patients_are_not_positive() -> None:
     slides = compose(counts(), 5000, seed=0)
     healthy = slides["patient"] >= "p12"

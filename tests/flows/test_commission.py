@@ -380,6 +380,7 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     assert verify(Verify(), lab).damaged == []
 
 
+@pytest.mark.slow
 def test_error_rates_of_other_cells_call_nobody_until_the_laboratory_is_commissioned_again(
     nights: Path, of_may: Settings
 ) -> None:

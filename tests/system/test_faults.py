@@ -126,6 +126,7 @@ def failures_of(settings: Settings, images: Path) -> ScreenOutcome:
 # --- images and workers
 
 
+@pytest.mark.slow
 def test_a_poisonous_image_is_quarantined_and_all_others_are_scored(
     night: tuple[Settings, Path], undisturbed: pa.Table
 ) -> None:
