@@ -36,8 +36,8 @@ _HINTS: dict[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
 # The largest difference of OpenVINO from PyTorch, as a share of the largest value: both round, at
 # other places.
 _TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "bfloat16": 5e-2}
-# Linux shows the GPUs that PyTorch can use here: NVIDIA's, those of Windows below it, and AMD's.
 _PROCESSOR = Path("/proc/cpuinfo")  # where Linux lists its abilities
+# Linux shows the GPUs that PyTorch can use here: NVIDIA's, those of Windows below it, and AMD's.
 _GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 Passes = Callable[[Pixels], Arrays]  # computes the outputs of a graph by name
