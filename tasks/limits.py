@@ -18,7 +18,7 @@ class FieldLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    # Of 120 fields one is below; of 40 behind a blur of five pixels, 39.
+    # Of 120 fields one is below; of 40 behind a blur of five pixels, all.
     least_sharpness: float = Field(
         0.004, ge=0, description="variance of the Laplacian over that of brightness"
     )

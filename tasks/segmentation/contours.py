@@ -23,13 +23,12 @@ Spectrum = NDArray[np.complex64]
 Outline = tuple[Float, float]  # its points (angles, 2), and the edge averaged over those seen
 
 ANGLES = 48
-REACH = np.linspace(0.45, 1.6, 36)  # radii of an outline to try, in radii of its seed
+REACH = np.linspace(0.45, 1.6, 18)  # radii of an outline to try, in radii of its seed
 RING_WIDTH = 0.13  # of a ring's radius; cells are not circles
 SOFTNESS = 0.12  # of a typical edge, at which an edge counts as a half: pale cells have edges too
 SMOOTHING = 0.03  # of a diameter; less than the rim of a cell, more than the camera's noise
-STEPS = 2  # largest step in `REACH` from one angle to the next
-STIFFNESS = 0.04  # cost of a step, in edges
-AT_ONCE = 512  # seeds traced together; each takes 100 kB
+STIFFNESS = np.float32(0.16)  # cost of a step from one radius to the next, in edges
+AT_ONCE = 512  # seeds traced together; each takes 50 kB
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))  # a pixel and its four neighbours
 FINE = np.float32(32)  # parts of a pixel in which edges are interpolated
 SEEN = 0.5  # of a ring; if less of a cell is visible, its centre is a guess
@@ -150,15 +149,15 @@ def _inside(length: int, margin: int, half: int) -> Single:
 
 
 def trace(
-    edge: Edges, around: Float, angles: int = ANGLES, lit: Mask | None = None
+    edge: Edges, around: Float, lit: Mask | None = None, *, coarse: bool = False
 ) -> tuple[Float, Float]:
     """Trace outlines (n, angles, 2) in pixels x, y around n seeds, with their edges (n, angles).
 
     The edge is NaN outside the field, and where ``lit`` (h, w), by default all of it, is not set.
-    With half of the angles, half as many radii are tried.
+    Coarse outlines, of half as many angles and radii, say where a finer one may be found.
     """
     some = [around[start : start + AT_ONCE] for start in range(0, len(around), AT_ONCE)]
-    traced = [_trace(edge, each, angles) for each in some or [around]]
+    traced = [_trace(edge, each, 2 if coarse else 1) for each in some or [around]]
     outlines, along = (np.concatenate(parts) for parts in zip(*traced, strict=True))
     seen = np.ones(edge.shape[1:], bool) if lit is None else lit
     along[~within(seen, outlines)] = np.nan
@@ -172,11 +171,11 @@ def within(mask: Mask, points: Float) -> Mask:
     return np.asarray(known & mask.ravel().take(y * mask.shape[1] + x, mode="clip"))
 
 
-def _trace(edge: Edges, around: Float, angles: int) -> tuple[Float, Float]:
-    """Trace outlines around a few seeds, as `trace` does around many."""
-    turn = 2 * np.pi * np.arange(angles) / angles
+def _trace(edge: Edges, around: Float, step: int) -> tuple[Float, Float]:
+    """Trace outlines around a few seeds by every ``step``th angle and radius."""
+    turn = 2 * np.pi * np.arange(0, ANGLES, step) / ANGLES
     rays = np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32)
-    reach = REACH[:: ANGLES // angles].astype(np.float32)
+    reach = REACH[::step].astype(np.float32)
     seed = around.astype(np.float32)
     gain = _outward_edges(edge, rays, reach, seed)
     less = np.float32(0.1) * (reach - 1) ** 2
@@ -279,26 +278,24 @@ def _ring(radius: float) -> tuple[Spectrum, int]:
 def _closed_path(gain: Single) -> Index:
     """Find the path over radii with the highest gain minus its steps, for each of n; (angles, n).
 
-    The gain is that of each radius at each angle, (angles, radii, n). The path is followed for one
-    and a half turns, and the turn in the middle is kept, so that the ends meet.
+    The gain is that of each radius at each angle, (angles, radii, n). From one angle to the next it
+    takes one step at most. The path is followed for one and a half turns, and the turn in the
+    middle is kept, so that the ends meet.
     """
     angles, radii, n = gain.shape
     lead = angles // 4
     turn = np.arange(-lead, angles + lead)
-    total = np.empty((len(turn), radii + 2 * STEPS, n), np.float32)
-    total[:, :STEPS] = total[:, -STEPS:] = -np.inf
-    total[0, STEPS:-STEPS] = gain[turn[0]]
-    step = np.arange(-STEPS, STEPS + 1)
-    cost = (STIFFNESS * step**2).astype(np.float32)
+    total = np.empty((len(turn), radii + 2, n), np.float32)
+    total[:, 0] = total[:, -1] = -np.inf
+    total[0, 1:-1] = gain[turn[0]]
+    step = np.arange(-1, 2)
+    cost = np.abs(step).astype(np.float32) * STIFFNESS
     turned = np.empty((radii, n), np.float32)
     for a in range(1, len(turn)):
-        before, here = total[a - 1], total[a, STEPS:-STEPS]
-        best = before[STEPS:-STEPS]
-        for s in range(1, STEPS + 1):  # as far to one side as to the other, which costs the same
-            inner, outer = before[STEPS - s :][:radii], before[STEPS + s :][:radii]
-            np.maximum(inner, outer, out=turned)
-            turned -= cost[STEPS + s]
-            best = np.maximum(best, turned, out=here)
+        before, here = total[a - 1], total[a, 1:-1]
+        np.maximum(before[:-2], before[2:], out=turned)  # a step to either side costs the same
+        turned -= STIFFNESS
+        np.maximum(before[1:-1], turned, out=here)
         here += gain[turn[a] % angles]
     path = np.empty((len(turn), n), np.intp)  # in the flattened radii and seeds
     path[-1] = total[-1].argmax(axis=0) * n + np.arange(n)
@@ -306,7 +303,7 @@ def _closed_path(gain: Single) -> Index:
         worth = total[a - 1].take(path[a] + n * step[:, np.newaxis])
         worth -= cost[:, np.newaxis]
         path[a - 1] = path[a] + n * step[worth.argmax(axis=0)]
-    return np.asarray(path[lead : lead + angles] // max(1, n) - STEPS)
+    return np.asarray(path[lead : lead + angles] // max(1, n) - 1)
 
 
 def _top_between(gain: Single, path: Index) -> tuple[Single, Single]:

@@ -52,7 +52,7 @@ CLOSEST = 0.25  # of two rings of one radius
 RINGS_A_CELL = 20
 MOST_SEARCHED = 24_000_000  # pixels of a searched field; each takes 100 bytes
 LONGEST_SEARCHED = 32_000  # pixels of its longer side; the limit of OpenCV
-ALIKE = 0.08  # distance of two outlines' middles, in diameters
+ALIKE = 0.12  # distance of two outlines' middles, in diameters
 SAMPLED = np.sqrt((np.arange(6, dtype=np.float32) + 0.5) / 6)[:, np.newaxis]  # of a radius, by area
 CLEAR = 0.7  # edge that counts as complete: pale cells have outlines too
 LEAST_EDGE = 0.7  # mean over an outline, as a share of a clear one
@@ -332,10 +332,10 @@ def _red_outlines(amount: Single, mask: Mask, lit: Mask, working: int) -> list[c
         apart=CLOSEST * working / step,
         most=ceil(RINGS_A_CELL * fit),
     )
-    first, along = contours.trace(edge, rings, contours.ANGLES // 2, lit)
+    first, along = contours.trace(edge, rings, lit, coarse=True)
     # A ring finds a long cell at one end; starting from the outline's middle finds the other.
     again = _distinct(first, along, working)
-    points, along = contours.trace(edge, again, lit=lit)
+    points, along = contours.trace(edge, again, lit)
     clearness, seen = _clearness(along)
     sizes = _widths(points) / working
     good = (sizes >= LEAST_SIZE) & (clearness >= LEAST_EDGE) & (seen >= LEAST_SEEN)

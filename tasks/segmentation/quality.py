@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from tasks.images import decoding, geometry
+from tasks.images import geometry
 from tasks.segmentation import contours
 from tasks.segmentation.absorbance import rim
 from tasks.segmentation.finding import Cells
@@ -93,11 +92,8 @@ def sharpness(field: Pixels, diameter: float) -> float:
     """
     if not np.isfinite(diameter):
         return float("nan")
-    red, green, blue = cv2.split(field)
-    grey = np.add(red, green, dtype=np.float32)
-    grey += blue
-    size = geometry.size_at(field.shape, FOCUS_DIAMETER / diameter)
-    levels = np.asarray(Image.fromarray(grey).resize(size, decoding.RESIZE))
+    small = geometry.scaled(field, FOCUS_DIAMETER / diameter).astype(np.float32)
+    levels = np.asarray(cv2.transform(small, np.ones((1, 3), np.float32)), np.float32)
     smooth, bend = contours.gaussian(1), contours.gaussian(1, order=2)
     laplacian = contours.filtered(levels, bend, smooth) + contours.filtered(levels, smooth, bend)
     contrast = float(levels.var())

@@ -276,7 +276,7 @@ def test_of_outlines_that_are_alike_the_clearest_is_kept() -> None:
     kept: list[int] = []
     for i in np.argsort(-clearness, kind="stable").tolist():
         off = np.hypot(*(places[kept, :2] - places[i, :2]).T)
-        alike = (off < 0.08 * 48) & (np.abs(radii[kept] - radii[i]) < 0.04 * 48)
+        alike = (off < module.ALIKE * 48) & (np.abs(radii[kept] - radii[i]) < module.ALIKE / 2 * 48)
         if clearness[i] > module.HOPELESS and not alike.any():
             kept.append(i)
     assert 100 < len(found) < 1500
