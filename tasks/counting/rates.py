@@ -14,6 +14,7 @@ mean, and many slides also show how they differ.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.special import betainc, betaln, expit, logit
@@ -23,6 +24,7 @@ from tasks import bundles, types
 NODES = 101  # equally probable rates that represent the prediction
 MEANS = expit(np.linspace(logit(1e-5), logit(1 - 1e-5), 161))
 PRECISIONS = np.exp(np.linspace(np.log(2.0), np.log(2e4), 40))
+ALPHA, BETA = MEANS[:, None] * PRECISIONS, (1 - MEANS[:, None]) * PRECISIONS  # (M, R) each
 RATES = expit(np.linspace(logit(1e-7), logit(1 - 1e-7), 240))
 LEAST_WEIGHT = 1e-4  # of a mean and precision, relative to the likeliest
 # The standard deviation between laboratories of a mean's log-odds. Three laboratories are too few
@@ -116,17 +118,15 @@ def laboratory_prior(hits: types.Counts, cells: types.Counts) -> types.Float:
 
 def _posterior(hits: types.Counts, cells: types.Counts, prior: types.Float | None) -> types.Float:
     """Compute weights, of sum 1, of every mean and precision (M, R) from likelihood and prior."""
-    a = MEANS[:, None] * PRECISIONS
-    b = (1 - MEANS[:, None]) * PRECISIONS
     if prior is None:
         # Jeffreys' prior of the mean, on a grid that is uniform in its log-odds.
-        log = np.broadcast_to(0.5 * np.log(MEANS * (1 - MEANS))[:, None], a.shape).copy()
+        log = np.broadcast_to(0.5 * np.log(MEANS * (1 - MEANS))[:, None], ALPHA.shape).copy()
     else:
         log = np.log(np.maximum(prior, np.finfo(float).tiny))
     # Slides with equal counts are computed together: there are hundreds of a dozen cells.
     pairs, slides = np.unique(np.stack([hits, cells]), axis=1, return_counts=True)
     for k, n, times in zip(*pairs.tolist(), slides.tolist(), strict=True):
-        log += times * (betaln(a + k, b + n - k) - betaln(a, b))
+        log += times * (betaln(ALPHA + k, BETA + n - k) - betaln(ALPHA, BETA))
     weights = np.exp(log - log.max())
     return np.asarray(weights / weights.sum())
 
@@ -137,8 +137,16 @@ def _quantiles(weights: types.Float, hits: int = 0, cells: int = 0) -> types.Flo
     They are the rates of a slide with ``hits`` among ``cells`` known ones, by default with none.
     """
     kept = weights > weights.max() * LEAST_WEIGHT
-    a = (MEANS[:, None] * PRECISIONS)[kept] + hits
-    b = ((1 - MEANS[:, None]) * PRECISIONS)[kept] + cells - hits
-    below = betainc(a, b, RATES[:, None]) @ (weights[kept] / weights[kept].sum())
+    if cells:
+        shares = betainc(ALPHA[kept] + hits, BETA[kept] + cells - hits, RATES[:, None])
+    else:
+        shares = _shares_below()[:, kept]
+    below = shares @ (weights[kept] / weights[kept].sum())
     middles = (np.arange(NODES) + 0.5) / NODES
     return np.asarray(expit(np.interp(middles, below, logit(RATES))))
+
+
+@cache
+def _shares_below() -> types.Float:
+    """Compute the share of every beta that is below each of `RATES`, (RATES, M, R), once: 12 MB."""
+    return np.asarray(betainc(ALPHA, BETA, RATES[:, None, None]))
