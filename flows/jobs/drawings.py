@@ -1,6 +1,6 @@
 """Draw cells, alone and at their places, and fields and slides, as units of work."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,6 +99,11 @@ class PlacesJob(Sparing):
     def probe(self, row: int) -> None:
         """Draw one cell, and keep nothing."""
         _draw_place(self, row)
+
+
+def draw(job: Sparing) -> Any:
+    """Draw cells, their places, a field or a slide, by the kind of the job."""
+    return DRAWN_BY[type(job)](job)
 
 
 def places_jobs(
@@ -222,6 +227,14 @@ def draw_slide(job: SlidePictureJob) -> bytes | str:
     except Exception as error:  # a page must not depend on what a source raises
         return _said("slide", error)
     return encode_png(picture)
+
+
+DRAWN_BY: Mapping[type[Sparing], Callable[[Any], Any]] = {
+    ThumbnailJob: draw_thumbnails,
+    PlacesJob: draw_places,
+    FieldPictureJob: draw_field,
+    SlidePictureJob: draw_slide,
+}
 
 
 def _said(what: str, error: Exception) -> str:

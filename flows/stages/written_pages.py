@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from itertools import chain
 from typing import Any
@@ -38,7 +39,7 @@ from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.store import Store
 from tasks.counting.call import Call
 from tasks.images.listing import each_source, named
-from tasks.images.regions import image_refs
+from tasks.images.regions import ImageRef, image_refs
 from tasks.reports import field_rows
 from tasks.reports.called_cells import CalledCells, Patient, patient_of
 from tasks.visualisation import calls
@@ -90,28 +91,28 @@ def write_page(
     found = list(run_jobs(client, find_shown, jobs, title=f"read {batch.name}"))
     highlights.add(*(of_group for of_group, _ in found))
     cells.add(*(of_group for _, of_group in found))
-    called = _called(client, screened, cells, shown)
-    thumbnails = _thumbnails(client, screened, highlights, called)
-    answered = digest_of_answers(store, batch.key)
-    wanted_share = settings.negative_percent / 100
     fields = None
     if seal.fields_digest:
         fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
+    called = {patient: cells.of(patient) for patient in map(patient_of, shown)}
+    drawn = _drawn(client, screened, highlights, called, fields)
+    answered = digest_of_answers(store, batch.key)
+    wanted_share = settings.negative_percent / 100
     view = BatchView(
         row=publish.batch_report(store, batch),
         earlier=publish.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        thumbnails=thumbnails,
-        fields=_fields(client, screened, fields) if fields is not None else (),
-        whole_slides=_whole_slides(client, batch, fields) if fields is not None else (),
+        thumbnails=drawn.thumbnails,
+        fields=drawn.fields,
+        whole_slides=drawn.whole_slides,
         classes=card.classes,
         threshold=limit,
         made_by=_made_by(screened, seal),
         command=_command(settings, store, batch, seal),
         made_from=made_from(seal),
         patients=patients,
-        called=called,
+        called=drawn.called,
         answered=answered,
         answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
     )
@@ -119,10 +120,10 @@ def write_page(
     # Before the page, so that the index lists every existing page, even if the run is killed.
     _write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
-    drawn = {uri: each for uri, each in thumbnails.items() if isinstance(each, bytes)}
+    files = {uri: each for uri, each in drawn.thumbnails.items() if isinstance(each, bytes)}
     return {
-        patient: [drawn[cell["uri"]] for cell in some if cell["uri"] in drawn]
-        for patient, some in called.cells.items()
+        patient: [files[cell["uri"]] for cell in some if cell["uri"] in files]
+        for patient, some in drawn.called.cells.items()
     }
 
 
@@ -137,22 +138,6 @@ def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> Ca
     }
     each = cells_each(len(patients))
     return CalledCells(counts, lost, most=each, least=each)
-
-
-def _called(
-    client: Client, screened: Screened, cells: CalledCells, patients: Sequence[Mapping[str, Any]]
-) -> Called:
-    """Draw the cells behind the calls of these patients in their fields, on the workers."""
-    called = {patient_of(row): cells.of(patient_of(row)) for row in patients}
-    every = [cell for some in called.values() for cell in some]
-    jobs = drawings.places_jobs(screened.store, screened.batch, screened.model, every)
-    drawn = run_jobs(client, drawings.draw_places, jobs, title=f"places {screened.batch.name}")
-    places = {
-        cell["uri"]: picture
-        for job, pictures in zip(jobs, drawn, strict=True)
-        for cell, picture in zip(job.cells, pictures, strict=True)
-    }
-    return Called(called, places)
 
 
 def try_page(
@@ -187,28 +172,65 @@ def _write_index(store: Store, batch: manifests.Batch) -> None:
         write_page_file(held.store, index_page(nights, pages), *index_path())
 
 
-def _thumbnails(
-    client: Client, screened: Screened, highlights: Highlights, called: Called
-) -> dict[str, bytes | str]:
-    """Draw the cells on all sheets and the called cells, on the workers."""
-    shown: list[Mapping[str, Any]] = []
-    for name in CELLS_SHOWN:
-        shown += highlights.sheet(name).select(["uri", "image_id", ROW]).to_pylist()
-    shown += chain.from_iterable(called.cells.values())
-    by_uri = {cell["uri"]: cell for cell in shown}
-    numbers = [cell[ROW] for cell in by_uri.values()]
-    refs = image_refs(manifests.rows_at(screened.store, screened.batch, numbers))
-    cells = [(ref, by_uri[ref.uri]["image_id"]) for ref in refs]
-    jobs = [
+@dataclass(frozen=True)
+class _Drawn:
+    """Hold what workers drew for a page: cells by address, their places, fields and slides."""
+
+    thumbnails: dict[str, bytes | str]
+    called: Called
+    fields: list[ShownField]
+    whole_slides: list[ShownSlide]
+
+
+def _drawn(
+    client: Client,
+    screened: Screened,
+    highlights: Highlights,
+    called: Mapping[Patient, Sequence[Mapping[str, Any]]],
+    fields: pa.Table | None,
+) -> _Drawn:
+    """Draw everything on a page at once; slides come first, because one takes longest.
+
+    ``called`` are the cells behind the calls of patients, rows of the image report.
+    """
+    of_called = list(chain.from_iterable(called.values()))
+    slides = _slides(fields) if fields is not None else []
+    views = _fields(screened, fields) if fields is not None else []
+    places = drawings.places_jobs(screened.store, screened.batch, screened.model, of_called)
+    cells = _cells(screened, highlights, of_called)
+    some = [
         drawings.ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB]))
         for i in range(0, len(cells), CELLS_A_JOB)
     ]
-    drawn = run_jobs(client, drawings.draw_thumbnails, jobs, title=f"page {screened.batch.name}")
-    return dict(zip(by_uri, chain.from_iterable(drawn), strict=True))
+    jobs = [*slides, *views, *places, *some]
+    drawn = run_jobs(client, drawings.draw, jobs, title=f"page {screened.batch.name}")
+    whole = [ShownSlide(job.source_uri, job.fields, next(drawn)) for job in slides]
+    shown = [ShownField(job.field, next(drawn)) for job in views]
+    pictures = {
+        cell["uri"]: picture
+        for job in places
+        for cell, picture in zip(job.cells, next(drawn), strict=True)
+    }
+    uris = (ref.uri for ref, _ in cells)
+    thumbnails = dict(zip(uris, chain.from_iterable(drawn), strict=True))
+    return _Drawn(thumbnails, Called(called, pictures), shown, whole)
 
 
-def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownField]:
-    """Draw the fields of view for the page, on the workers."""
+def _cells(
+    screened: Screened, highlights: Highlights, called: Sequence[Mapping[str, Any]]
+) -> list[tuple[ImageRef, str]]:
+    """List the cells on all sheets and the called cells, with their digests."""
+    shown: list[Mapping[str, Any]] = []
+    for name in CELLS_SHOWN:
+        shown += highlights.sheet(name).select(["uri", "image_id", ROW]).to_pylist()
+    by_uri = {cell["uri"]: cell for cell in (*shown, *called)}
+    numbers = [cell[ROW] for cell in by_uri.values()]
+    refs = image_refs(manifests.rows_at(screened.store, screened.batch, numbers))
+    return [(ref, by_uri[ref.uri]["image_id"]) for ref in refs]
+
+
+def _fields(screened: Screened, report: pa.Table) -> list[drawings.FieldPictureJob]:
+    """Choose the fields of view for the page, with the cells of each."""
     store, batch = screened.store, screened.batch
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
@@ -217,16 +239,14 @@ def _fields(client: Client, screened: Screened, report: pa.Table) -> list[ShownF
         for field, of_field in zip(fields, cells, strict=True):
             of_field += field_rows.cells_of(rows, field)
     refs = find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
-    jobs = [
+    return [
         drawings.FieldPictureJob(field, tuple(some), {c["uri"]: refs[c["uri"]] for c in some})
         for field, some in zip(fields, cells, strict=True)
     ]
-    drawn = run_jobs(client, drawings.draw_field, jobs, title=f"fields {batch.name}")
-    return [ShownField(field, picture) for field, picture in zip(fields, drawn, strict=True)]
 
 
-def _whole_slides(client: Client, batch: manifests.Batch, report: pa.Table) -> list[ShownSlide]:
-    """Draw the slides for the page, those with the most parasitized cells first."""
+def _slides(report: pa.Table) -> list[drawings.SlidePictureJob]:
+    """Choose the slides for the page, those with the most parasitized cells first."""
     # A photograph has no magnification, and is a field itself.
     of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
     by_source: dict[str, list[dict[str, Any]]] = {}
@@ -234,9 +254,7 @@ def _whole_slides(client: Client, batch: manifests.Batch, report: pa.Table) -> l
         by_source.setdefault(row["source_uri"], []).append(row)
     parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
     shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
-    jobs = [drawings.SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
-    drawn = run_jobs(client, drawings.draw_slide, jobs, title=f"slides {batch.name}")
-    return [ShownSlide(u, by_source[u], picture) for u, picture in zip(shown, drawn, strict=True)]
+    return [drawings.SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
 
 
 def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:

@@ -58,7 +58,7 @@ _ONE_AT_A_TIME = Lock()  # threads that read at once take turns in Python, and a
 JOBS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("flows.stages.publish.finish_parts", finish.finish_parts),
     ("flows.stages.written_pages.find_shown", shown.find_shown),
-    ("flows.jobs.drawings.draw_thumbnails", drawings.draw_thumbnails),
+    ("flows.jobs.drawings.draw", drawings.draw),
 )
 
 
