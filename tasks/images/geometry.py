@@ -92,7 +92,7 @@ def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
 def scaled(field: Pixels, scale: float) -> Pixels:
     """Resize a picture (h, w, 3) by a scale: halved as often as it can be, then bilinearly.
 
-    Pillow's filter takes five times as long, and the cells that are found are the same.
+    Pillow's filter takes five times as long, and no more cells are found by it.
     """
     size = size_at(field.shape, scale)
     while scale <= 0.5 and min(field.shape[:2]) > 1:

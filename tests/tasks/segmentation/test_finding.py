@@ -135,7 +135,7 @@ def test_a_fainter_cell_is_found_alone_and_not_beneath_a_clear_one() -> None:
         np.random.default_rng(0).normal(220, 4, (200, 300, 3)).astype(np.uint8),
         np.zeros((1, 1, 3), np.uint8),
         np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (1, 500, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (1, 5000, 3), np.uint8),
     ],
     ids=["even", "black", "white", "noise", "empty", "a pixel", "six pixels", "a row"],
 )
