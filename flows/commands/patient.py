@@ -3,12 +3,18 @@
 from typing import Any
 
 from flows.commands.written import to_write, written
-from flows.jobs.drawings import ThumbnailJob, draw_places, draw_thumbnails, places_jobs
+from flows.jobs.drawings import (
+    ThumbnailJob,
+    draw_places,
+    draw_thumbnails,
+    find_refs,
+    places_jobs,
+)
 from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
 from flows.stages.answers import answers_on
-from storage.batches.manifests import Batch, find_rows
+from storage.batches.manifests import Batch
 from storage.models import classifiers, detectors
 from storage.parquet import iterate_groups, read_table
 from storage.reports.sql import answer
@@ -16,7 +22,6 @@ from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_pat
 from storage.store import Store, StoreError, refuse_absent
 from tasks.answers.patients import Confirmation
 from tasks.counting.call import Call, call_text
-from tasks.images.regions import image_refs
 from tasks.reports.called_cells import CalledCells, patient_of
 from tasks.visualisation.calls import patient_name
 from tasks.visualisation.patients import CELLS, patient_sheet, patient_table
@@ -126,7 +131,7 @@ def _page(
         for cell, picture in zip(job.cells, draw_places(job), strict=True)
     }
     uris = [cell["uri"] for cell in called]
-    refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
+    refs = find_refs(store, batch, uris)
     drawn = draw_thumbnails(ThumbnailJob(tuple((refs[c["uri"]], c["image_id"]) for c in called)))
     thumbnails = dict(zip(uris, drawn, strict=True))
     return patient_sheet(row, slides, called, places, thumbnails, persons)

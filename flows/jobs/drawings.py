@@ -132,13 +132,18 @@ def places_jobs(
                 if pictures.lies_near(row, cell):
                     near[cell["uri"]].append(row)
     uris = [each["uri"] for some in near.values() for each in some]
-    refs = {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
+    refs = find_refs(store, batch, uris)
     jobs = []
     for members in by_source.values():
         around = tuple(tuple(near[cell["uri"]]) for cell in members)
         wanted = {each["uri"] for some in around for each in some}
         jobs.append(PlacesJob(tuple(members), around, {uri: refs[uri] for uri in wanted}))
     return jobs
+
+
+def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
+    """Find images of a batch by their address in its report."""
+    return {ref.uri: ref for ref in image_refs(find_rows(store, batch, uris))}
 
 
 def rows_of_sources(

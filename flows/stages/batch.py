@@ -1,7 +1,7 @@
 """Freeze a batch and extract its shards, for `fit` and `screen`."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
@@ -22,7 +22,7 @@ from storage.models.classifiers import ModelCard
 from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError, check_name
 from tasks.images import listing, sorted_rows
-from tasks.images.regions import ImageRef, image_refs
+from tasks.images.regions import image_refs
 from tasks.types import Index
 
 EARLIER = 8  # batches that are searched for images seen before
@@ -115,11 +115,6 @@ def refuse_among_others(store: Store, images: str | list[str]) -> None:
                 f"{source} is a manifest that slidewatch made, and its report names it: give it as "
                 "the only --images of a batch"
             )
-
-
-def find_refs(store: Store, batch: manifests.Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
-    """Find images of a batch by their address in its report."""
-    return {ref.uri: ref for ref in image_refs(manifests.find_rows(store, batch, uris))}
 
 
 def warn_of_model(card: ModelCard) -> None:

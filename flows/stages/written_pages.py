@@ -20,7 +20,6 @@ from flows.jobs.scoring.shown import ShownJob, find_shown
 from flows.monitoring import console, prefect_runs, telemetry
 from flows.settings import Settings
 from flows.stages import answers, publish
-from flows.stages.batch import find_refs
 from storage import leases, parquet
 from storage.batches import manifests, segmentations
 from storage.batches.ledger import Seal, laboratory_name
@@ -238,7 +237,7 @@ def _fields(screened: Screened, report: pa.Table) -> list[drawings.FieldPictureJ
     for rows in drawings.rows_of_sources(store, batch, screened.model, sources):
         for field, of_field in zip(fields, cells, strict=True):
             of_field += field_rows.cells_of(rows, field)
-    refs = find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
+    refs = drawings.find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
     return [
         drawings.FieldPictureJob(field, tuple(some), {c["uri"]: refs[c["uri"]] for c in some})
         for field, some in zip(fields, cells, strict=True)

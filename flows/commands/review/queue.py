@@ -29,11 +29,11 @@ from flows.commands.review.sheets import (
     write_sheet,
 )
 from flows.commands.written import to_write, written
+from flows.jobs.drawings import find_refs
 from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.stages.answers import Suspects
-from flows.stages.batch import find_refs
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import read_table
