@@ -117,20 +117,23 @@ def test_false_alarms_of_unseen_patients(seeds: dict[int, Settings], record: Rec
         found["leave-one-patient-out"].append((column(rows, "population_p_value"), patients))
         found["held-out patients"].append((_split_calibration(settings, seed), patients))
     print(f"\n{'calibration':<24}{'alpha':>6}{'by patient':>28}{'by image':>28}")
-    for method, parts in found.items():
-        p = np.concatenate([values for values, _ in parts])
-        patients = np.concatenate([numbers for _, numbers in parts])
-        for alpha in (0.05, 0.01):
+    for alpha in (0.05, 0.01):
+        alarms = []
+        for method, parts in found.items():
+            p = np.concatenate([values for values, _ in parts])
+            patients = np.concatenate([numbers for _, numbers in parts])
             alarm = (p <= alpha).astype(float)
             by_patient = np.asarray([alarm[patients == k].mean() for k in np.unique(patients)])
             a = share(by_patient, resampled(np.arange(len(by_patient))))
             b = share(alarm, resampled(patients))
-            what = f"false alarms by patient at {alpha}, {method}"
-            record(what, "", ours=[a.value], limit=alpha, bound=0.5)
+            alarms.append(a.value)
             print(
                 f"{method:<24}{alpha:>6}"
                 + "".join(f"{f'{x.value:.3f} ({x.low:.3f} to {x.high:.3f})':>28}" for x in (a, b))
             )
+        what = f"false alarms by patient at {alpha}, leave-one-patient-out"
+        record(what, "", ours=alarms[:1], limit=alpha, bound=0.5)
+        record(f"{what}, beside held-out patients", "", ours=alarms[:1], rival=alarms[1:])
 
 
 def _split_calibration(settings: Settings, seed: int) -> NDArray[np.float64]:
