@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from skimage.filters import threshold_otsu
 
-from tasks.images.geometry import rescaled, size_at
+from tasks.images.geometry import rescaled
 from tasks.segmentation import contours
 from tasks.types import Float, Mask, Pixels, Single
 
@@ -112,8 +112,7 @@ def rim(field: Pixels) -> Float | None:
     it; ordinary photographs have none.
     """
     step = max(1, max(field.shape[:2]) // RIM_SIDE)
-    small = cv2.resize(field, size_at(field.shape, 1 / step), interpolation=cv2.INTER_NEAREST)
-    light = reduce(np.maximum, cv2.split(small))
+    light = reduce(np.maximum, cv2.split(np.ascontiguousarray(field[::step, ::step])))
     levels = cv2.calcHist([light], [0], None, [256], [0, 256]).cumsum()
     top = np.searchsorted(levels, 0.95 * light.size)
     best, steepest = None, LEAST_FALL
