@@ -135,9 +135,20 @@ def test_a_fainter_cell_is_found_alone_and_not_beneath_a_clear_one() -> None:
         np.random.default_rng(0).normal(220, 4, (200, 300, 3)).astype(np.uint8),
         np.zeros((1, 1, 3), np.uint8),
         np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (1, 500, 3), np.uint8),
         np.random.default_rng(0).integers(0, 256, (1, 5000, 3), np.uint8),
     ],
-    ids=["even", "black", "white", "noise", "empty", "a pixel", "six pixels", "a row"],
+    ids=[
+        "even",
+        "black",
+        "white",
+        "noise",
+        "empty",
+        "a pixel",
+        "six pixels",
+        "a row",
+        "a long row",
+    ],
 )
 def test_where_there_is_no_cell_none_is_found(field: Field) -> None:
     found = find_cells(field)
@@ -276,7 +287,7 @@ def test_of_outlines_that_are_alike_the_clearest_is_kept() -> None:
     kept: list[int] = []
     for i in np.argsort(-clearness, kind="stable").tolist():
         off = np.hypot(*(places[kept, :2] - places[i, :2]).T)
-        alike = (off < module.ALIKE * 48) & (np.abs(radii[kept] - radii[i]) < module.ALIKE / 2 * 48)
+        alike = (off < 0.12 * 48) & (np.abs(radii[kept] - radii[i]) < 0.06 * 48)
         if clearness[i] > module.HOPELESS and not alike.any():
             kept.append(i)
     assert 100 < len(found) < 1500
