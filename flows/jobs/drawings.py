@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from flows.jobs.quarantine import Sparing
 from storage.batches.manifests import Batch, find_rows
@@ -25,7 +26,8 @@ from tasks.images.regions import (
 )
 from tasks.reports.field_rows import COLUMNS
 from tasks.visualisation import pictures
-from tasks.visualisation.overlay import encode_png, from_afar, slide_picture
+from tasks.visualisation.overlay import from_afar, slide_picture
+from tasks.visualisation.page import as_webp
 from tasks.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
 
 
@@ -223,7 +225,7 @@ def draw_field(job: FieldPictureJob) -> FieldPicture | str:
 
 
 def draw_slide(job: SlidePictureJob) -> bytes | str:
-    """Draw a slide as a PNG file, or return why it cannot be drawn; never raise."""
+    """Draw a slide as a WebP file, or return why it cannot be drawn; never raise."""
     if job.killers:
         return "this slide alone kills the worker that draws it"
     try:
@@ -231,7 +233,7 @@ def draw_slide(job: SlidePictureJob) -> bytes | str:
         picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)
     except Exception as error:  # a page must not depend on what a source raises
         return _said("slide", error)
-    return encode_png(picture)
+    return as_webp(Image.fromarray(picture))
 
 
 DRAWN_BY: Mapping[type[Sparing], Callable[[Any], Any]] = {

@@ -1,5 +1,6 @@
 """Tune a model to the laboratory of a batch, before the features of its cells are extracted."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,20 +60,25 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
 
     worker.settle_worker()
     store, model = job.screened.store, job.screened.model
-    arrays = load_weights(store, model)
+    spec, arrays = NetworkSpec.from_dict(model.network), load_weights(store, model)
     if not (healthy := below(HEALTHY, arrays)):
         return _none("it has no batch-norm that can be tuned, or was trained before there was any")
-    pixels, cut = _pixels(job, NetworkSpec.from_dict(model.network).side, Inference.threads)
-    if len(pixels) < LEAST:  # another worker may extract them
-        return _none(f"{len(pixels)} of its cells can be read, and {LEAST} are needed")
-    network = worker.network_of(store, model)
-    blood = _blood(job, network, pixels, cut)
-    if blood is None:
-        return _none("its cells are no smear of blood, or its detector has no limits of one")
-    if blood.sum() < LEAST:
-        return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
-    graph = Graph.from_arrays(below(GRAPH, arrays))
-    made, run = tuning.tune(graph, network.spec, tuning.Norms.from_arrays(healthy), pixels[blood])
+    known, graph = tuning.Norms.from_arrays(healthy), Graph.from_arrays(below(GRAPH, arrays))
+    # The other workers wait for this job, so it may use their cores.
+    with ThreadPoolExecutor(2) as beside:
+        reading = beside.submit(_pixels, job, spec.side, Inference.threads)
+        compiling = beside.submit(tuning.measuring, graph, spec, known)
+        network = worker.network_of(store, model)
+        pixels, cut = reading.result()
+        if len(pixels) < LEAST:  # another worker may extract them
+            return _none(f"{len(pixels)} of its cells can be read, and {LEAST} are needed")
+        blood = _blood(job, network, pixels, cut)
+        if blood is None:
+            return _none("its cells are no smear of blood, or its detector has no limits of one")
+        if blood.sum() < LEAST:
+            return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
+        own = compiling.result()(pixels[blood])
+    made, run = tuning.tune(graph, spec, known, own, int(blood.sum()))
     digest = save_tuning(store, model.name, arrays_to_bytes(made.to_arrays()))
     keep_tuned(model.tuned(digest), run)
     return BatchTuning(tuning=digest, why=f"by {blood.sum():,} of its cells")

@@ -21,7 +21,7 @@ the laboratory's, a share a of the latter makes of a value z
 a scale and a shift. A compiler folds them into the weights, so that a pass costs no more.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,8 +62,10 @@ class Tuning(bundles.Bundle):
     expected: Mapping[str, Single]
 
 
-def measure(graph: Graph, spec: NetworkSpec, pixels: Pixels, known: Norms | None = None) -> Norms:
-    """Measure the batch-norms that can be tuned on cells (n, side, side, 3), at least one.
+def measuring(
+    graph: Graph, spec: NetworkSpec, known: Norms | None = None
+) -> Callable[[Pixels], Norms]:
+    """Compile what measures the batch-norms that can be tuned on cells (n, side, side, 3), n >= 1.
 
     With those ``known`` of healthy training cells, each is measured behind others that are wholly
     tuned: otherwise a change of the first layers would be made once more by each later one.
@@ -84,23 +86,27 @@ def measure(graph: Graph, spec: NetworkSpec, pixels: Pixels, known: Norms | None
             _replace(takers, opset13.multiply(apart, scale), _by_channel(known.mean[norm]))
     network.add_results(results)
     run = passes(replace(spec, arithmetic="float32"), network)
-    groups = -(-len(pixels) // AT_ONCE)
-    parts = [run(pixels[first::groups]) for first in range(groups)]
-    means, variances = (
-        {
-            norm: np.stack([below(name, part)[norm].ravel() for part in parts])
-            for norm in below(name, parts[0])
-        }
-        for name in (MEAN, VARIANCE)
-    )
-    return Norms(
-        {norm: values.mean(axis=0) for norm, values in means.items()},
-        {norm: each.mean(axis=0) + means[norm].var(axis=0) for norm, each in variances.items()},
-    )
+
+    def measure(pixels: Pixels) -> Norms:
+        groups = -(-len(pixels) // AT_ONCE)
+        parts = [run(pixels[first::groups]) for first in range(groups)]
+        means, variances = (
+            {
+                norm: np.stack([below(name, part)[norm].ravel() for part in parts])
+                for norm in below(name, parts[0])
+            }
+            for name in (MEAN, VARIANCE)
+        )
+        return Norms(
+            {norm: values.mean(axis=0) for norm, values in means.items()},
+            {norm: each.mean(axis=0) + means[norm].var(axis=0) for norm, each in variances.items()},
+        )
+
+    return measure
 
 
 def tune(
-    graph: Graph, spec: NetworkSpec, healthy: Norms, pixels: Pixels, share: float = SHARE
+    graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
 ) -> tuple[Tuning, Passes]:
     """Tune a network to a laboratory; the passes are those of the tuned network.
 
@@ -108,11 +114,11 @@ def tune(
         graph: of the plain network.
         spec: of the network.
         healthy: its batch-norms on healthy training cells.
-        pixels: (n, side, side, 3) of at least one cell of the laboratory that looks healthy.
+        own: those on cells of the laboratory that look healthy, from `measuring` with ``healthy``.
+        cells: the number of these.
         share: of the laboratory's statistics, if cells are many.
     """
-    own, a = measure(graph, spec, pixels, healthy), share * len(pixels) / (len(pixels) + HALF)
-    scale, shift = {}, {}
+    a, scale, shift = share * cells / (cells + HALF), {}, {}
     for norm, mean in healthy.mean.items():
         variance = healthy.variance[norm] + SMALL
         mixed = (1 - a) * variance + a * (own.variance[norm] + SMALL)

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from tasks.images.geometry import Slide, coarsest, rescaled
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import CellKind, FieldKind, Float, Pixels, Status
-from tasks.visualisation.page import LONGEST_TEXT, data_uri, encoded, file_name, shortened
+from tasks.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
 from tasks.words import counted
 
 Colour = tuple[int, int, int]
@@ -38,8 +38,6 @@ DASH = 4.0  # of a line's width, and as long a gap
 
 BLOCK = 2048  # pixels to a side of the blocks in which a slide is read
 LONGEST = 1200  # pixels of a picture's longer side; a screen shows no more
-SHRINK = 0.85  # of its sides, until a picture is small enough
-PALETTE = 240  # colours of a picture without those of its contours: a stained field has few hues
 FIELDS_SHOWN = 8
 
 
@@ -134,27 +132,6 @@ def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) ->
     return np.asarray(picture)
 
 
-def encode_png(pixels: Pixels, most_bytes: int = 400_000) -> bytes:
-    """Encode a picture as a PNG file of 245 colours, shrunk until it has at most `most_bytes`.
-
-    Raises:
-        ValueError: not even a picture of one pixel is so small.
-    """
-    picture = Image.fromarray(pixels)
-    while True:
-        content = _png(picture)
-        if len(content) <= most_bytes:
-            return content
-        if picture.size == (1, 1):
-            raise ValueError(f"no PNG file has {most_bytes} bytes or fewer: allow more")
-        # Bytes grow about as the area does; a step is never smaller than `SHRINK` says.
-        scale = min(SHRINK, (most_bytes / len(content)) ** 0.5)
-        picture = Image.fromarray(pixels).resize(
-            (max(1, int(picture.width * scale)), max(1, int(picture.height * scale))),
-            Image.Resampling.LANCZOS,
-        )
-
-
 def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
     """Choose the rows of the few fields that a page shows.
 
@@ -179,16 +156,6 @@ def _pen_of_field(row: Mapping[str, Any]) -> Pen:
         return Pen("failed")
     name = "parasitized" if row["parasitized"] else "not parasitized"
     return Pen(name, row["review_reason"] is not None)
-
-
-def _png(picture: Image.Image) -> bytes:
-    palette = picture.quantize(PALETTE, Image.Quantize.MEDIANCUT).getpalette() or []
-    # Thin lines have too few pixels to get a colour of their own.
-    reserved = [level for colour in (HALO, *COLOURS.values()) for level in colour]
-    colours = Image.new("P", (1, 1))
-    colours.putpalette(palette[: 3 * PALETTE] + reserved)
-    few = picture.quantize(palette=colours, dither=Image.Dither.NONE)
-    return encoded(few, "PNG", optimize=True)
 
 
 def _dashes(points: Outline, length: float) -> list[Outline]:
@@ -223,7 +190,7 @@ def from_afar(slide: Slide) -> Pixels:
 
 @dataclass(frozen=True)
 class ShownSlide:
-    """A slide on the page, its rows of the field report, and a PNG file, or why there is none."""
+    """A slide on the page, its rows of the field report, and a WebP file, or why there is none."""
 
     source_uri: str
     fields: Sequence[Mapping[str, Any]]
@@ -240,7 +207,7 @@ def describe_slide(slide: ShownSlide) -> dict[str, Any]:
         "uri": shortened(slide.source_uri, 2 * LONGEST_TEXT),
         "fields": f"{len(read):,} of {counted(len(slide.fields), 'field')} read",
         "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
-        "picture": data_uri(slide.picture, "png") if isinstance(slide.picture, bytes) else None,
+        "picture": data_uri(slide.picture, "webp") if isinstance(slide.picture, bytes) else None,
         "missing": slide.picture if isinstance(slide.picture, str) else None,
     }
 

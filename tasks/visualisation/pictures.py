@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tasks.images.geometry import Box, rescaled
 from tasks.types import Pixels
 from tasks.visualisation.overlay import Colour, outline_of, overlay, pen_of
-from tasks.visualisation.page import encoded
+from tasks.visualisation.page import as_webp
 
 THUMBNAIL = 128  # pixels of the longer side at most
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
@@ -24,7 +24,7 @@ def thumbnail(image: Image.Image) -> bytes:
     """Encode an image as a WebP file, reduced if it is larger than `THUMBNAIL`."""
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return encoded(small, "WEBP", quality=85)
+    return as_webp(small, quality=85)
 
 
 def contact_sheet(rows: Mapping[str, Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
@@ -85,7 +85,7 @@ def place_picture(
     drawn = np.array(overlay(np.asarray(picture), placed, [pen_of(row) for row in rows]))
     corner = np.array([cell["x"] - x, cell["y"] - y])
     _mark(drawn, corner * scale, (corner + np.array([cell["width"], cell["height"]])) * scale)
-    return encoded(Image.fromarray(drawn), "WEBP", quality=80, method=6)
+    return as_webp(Image.fromarray(drawn))
 
 
 def _mark(pixels: Pixels, low: ArrayLike, high: ArrayLike) -> None:

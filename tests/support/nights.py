@@ -20,7 +20,8 @@ from tasks.types import Light
 from tasks.visualisation.batch_page import BatchView
 from tasks.visualisation.calls import positive_first
 from tasks.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
-from tasks.visualisation.overlay import Pen, encode_png, overlay
+from tasks.visualisation.overlay import Pen, overlay
+from tasks.visualisation.page import as_webp
 from tasks.visualisation.patients import Called, cells_each, opened
 from tasks.visualisation.viewer.overlays import Contour, FieldPicture, ShownField
 from tasks.visualisation.viewer.overlays import field_picture as plain_picture
@@ -159,7 +160,7 @@ def field_picture() -> bytes:
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     ring = 60 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     drawn = overlay(noise, [ring + 200, ring + 400], [Pen("parasitized"), Pen("failed", True)])
-    return encode_png(drawn)
+    return as_webp(Image.fromarray(drawn))
 
 
 def shown_field(number: int, slide: str | None = None, **other: Any) -> ShownField:

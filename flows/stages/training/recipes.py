@@ -30,7 +30,7 @@ from tasks.network.inference import Graph, Inference, outputs_of
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
-from tasks.network.tuning import measure
+from tasks.network.tuning import measuring
 from tasks.types import Counts, Float, Index, Pixels, Single, laboratory_of, nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
@@ -193,7 +193,7 @@ def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> b
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
     graph = graph_arrays(classifier)
     if graph and healthy is not None and len(healthy):
-        norms = measure(Graph.from_arrays(graph), classifier.spec, healthy)
+        norms = measuring(Graph.from_arrays(graph), classifier.spec)(healthy)
         weights |= nested(HEALTHY, norms.to_arrays())
     weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph)
     arithmetic = classifier.spec.arithmetic

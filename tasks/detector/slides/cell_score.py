@@ -120,26 +120,22 @@ def squared_distances(
         predicted: (n,) the classes from which the cells' residuals were computed.
         weighs: (n,) whether each cell is in the reference.
     """
-    centre = np.nanmean(normal.means, axis=0)
+    have = ~np.isnan(normal.means[:, 0])
+    centre = normal.means[have].mean(axis=0)
     white = whitened(normal.factor, np.asarray(features, np.float64) - centre)
     targets = whitened(normal.factor, normal.means - centre)
-    have = np.flatnonzero(~np.isnan(normal.means[:, 0]))
-    nearest = np.full(len(white), np.inf)
-    inside = np.flatnonzero(weighs)
-    share = (normal.kappa - 1) / normal.kappa if np.isfinite(normal.kappa) else 1.0
-    offsets = (white[inside] - targets[np.asarray(predicted)[inside]]) / share
-    squared = np.einsum("ij,ij->i", offsets, offsets)
-    room = np.maximum(1 - share * squared, np.finfo(np.float64).eps)
-    for c in have:
-        away = white - targets[c]
-        distance = normal.nu * np.einsum("ij,ij->i", away, away)
-        if len(inside):
-            left = away[inside] + offsets / normal.kappa
-            product = np.einsum("ij,ij->i", left, offsets)
-            plain = np.einsum("ij,ij->i", left, left)
-            distance[inside] = (normal.nu - 1) * (plain + share * product**2 / room)
-        nearest = np.minimum(nearest, distance)
-    return nearest
+    share = 1 - 1 / normal.kappa
+    # A cell that is not in the reference moves nothing.
+    offsets = np.where(weighs[:, None], white - targets[np.asarray(predicted)], 0.0) / share
+    length = np.einsum("ij,ij->i", offsets, offsets)
+    room = np.maximum(1 - share * length, np.finfo(np.float64).eps)
+    away = white - targets[have][:, None]
+    along = np.einsum("cij,ij->ci", away, offsets)
+    # Of u and the difference from each mean, which removing the cell moves by u / kappa.
+    product = along + length / normal.kappa
+    plain = np.einsum("cij,cij->ci", away, away) + (along + product) / normal.kappa
+    squared = (normal.nu - weighs) * (plain + share * product**2 / room)
+    return np.asarray(squared.min(axis=0))
 
 
 def standardised_distances(

@@ -77,8 +77,7 @@ def field_picture(
     """
     picture = Image.fromarray(pixels)
     picture.thumbnail((overlay.LONGEST, overlay.LONGEST), Image.Resampling.LANCZOS)
-    content = page.encoded(picture, "WEBP", quality=82, method=4)
-    return FieldPicture(content, (field["width"], field["height"]), tuple(contours))
+    return FieldPicture(page.as_webp(picture), (field["width"], field["height"]), tuple(contours))
 
 
 def contours_svg(size: tuple[int, int], contours: Sequence[Contour]) -> Markup:

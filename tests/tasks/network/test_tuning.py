@@ -18,7 +18,7 @@ from tasks.network.tuning import (
     SMALL,
     Norms,
     Tuning,
-    measure,
+    measuring,
     tunable,
     tune,
     tuned,
@@ -43,7 +43,7 @@ def graph(network: Classifier) -> Graph:
 
 @pytest.fixture(scope="module")
 def healthy(graph: Graph, network: Classifier) -> Norms:
-    return measure(graph, network.spec, images(70))
+    return measuring(graph, network.spec)(images(70))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,14 @@ def elsewhere() -> Pixels:
 
 @pytest.fixture(scope="module")
 def tuning(graph: Graph, network: Classifier, healthy: Norms, elsewhere: Pixels) -> Tuning:
-    return tune(graph, network.spec, healthy, elsewhere, SHARE)[0]
+    return tuned_to(graph, network, healthy, elsewhere)
+
+
+def tuned_to(
+    graph: Graph, network: Classifier, healthy: Norms, pixels: Pixels, share: float = SHARE
+) -> Tuning:
+    own = measuring(graph, network.spec, healthy)(pixels)
+    return tune(graph, network.spec, healthy, own, len(pixels), share)[0]
 
 
 def ready(graph: Graph, network: Classifier) -> Inference:
@@ -134,11 +141,11 @@ def test_training_cells_of_its_own_and_no_share_change_nothing(
     network: Classifier, graph: Graph, healthy: Norms, elsewhere: Pixels
 ) -> None:
     _, plain = ready(graph, network).run(images(5))
-    none, _ = tune(graph, network.spec, healthy, elsewhere, share=0.0)
+    none = tuned_to(graph, network, healthy, elsewhere, share=0.0)
     _, logits = ready(tuned(graph, network.spec, none), network).run(images(5))
     assert np.array_equal(logits, plain)
     few = images(60)
-    same, _ = tune(graph, network.spec, measure(graph, network.spec, few), few)
+    same = tuned_to(graph, network, measuring(graph, network.spec)(few), few)
     _, logits = ready(tuned(graph, network.spec, same), network).run(images(5))
     np.testing.assert_allclose(logits, plain, rtol=1e-3, atol=1e-3)
 
@@ -146,7 +153,7 @@ def test_training_cells_of_its_own_and_no_share_change_nothing(
 def test_the_same_cells_give_the_same_bytes(
     network: Classifier, graph: Graph, healthy: Norms, elsewhere: Pixels, tuning: Tuning
 ) -> None:
-    again = tune(graph, network.spec, healthy, elsewhere, SHARE)[0].to_arrays()
+    again = tuned_to(graph, network, healthy, elsewhere).to_arrays()
     kept = Tuning.from_arrays(tuning.to_arrays()).to_arrays()
     assert again.keys() == kept.keys()
     assert all(np.array_equal(again[name], values) for name, values in kept.items())
