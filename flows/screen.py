@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib import import_module
 from typing import NamedTuple
 
 from pydantic import Field
@@ -24,7 +23,7 @@ from flows.outcome import Outcome, table
 from flows.settings import Settings
 from flows.stages import scoring, written_pages
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
-from flows.stages.publish import batch_report, publish, valid_seal
+from flows.stages.publish import batch_report, counting_at, publish, valid_seal
 from flows.stages.sources.sorting import Taken, Wanted, come_since, counted_sorts, take
 from storage.batches import ledger
 from storage.batches.manifests import Batch
@@ -256,8 +255,10 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> Published:
         with ThreadPoolExecutor(1) as beside:
             planned = beside.submit(scoring.Scored.nothing_of, screened)  # while workers start
             with open_client(settings) as client:
-                if not isinstance(client, Here):  # while workers extract; the page raises its error
-                    beside.submit(import_module, "tasks.visualisation.charts")
+                if not isinstance(client, Here):
+                    # While workers extract; what fails is tried again where it is needed.
+                    beside.submit(counting_at, screened, settings)
+                    beside.submit(written_pages.get_ready)
                 screened = tune(client, screened)
                 if seal is None:
                     seal = _publish(client, held, settings, screened, planned.result())

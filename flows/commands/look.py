@@ -32,6 +32,7 @@ from storage.store import Store, StoreError
 from tasks.counting.call import needs_text, photograph_text
 from tasks.images.listing import refuse_missing
 from tasks.images.names import batch_name
+from tasks.visualisation.page import compile_templates
 
 
 class LookOutcome(Outcome):
@@ -118,6 +119,7 @@ def _get_ready(store: Store, detector: DetectorCard, laboratory: LaboratoryCard 
         rates_elsewhere(store, detector)
     sure_rates(store, detector)
     import_module("duckdb")
+    compile_templates()
 
 
 def sentence_of(store: Store, outcome: ScreenOutcome) -> str:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from importlib import import_module
 from itertools import chain
 from typing import Any
 
@@ -46,6 +47,7 @@ from tasks.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
 from tasks.visualisation.index_page import index_page
 from tasks.visualisation.overlay import ShownSlide, fields_to_show
+from tasks.visualisation.page import compile_templates
 from tasks.visualisation.patients import Called, cells_each, opened
 from tasks.visualisation.viewer.overlays import ShownField
 
@@ -62,6 +64,12 @@ def has_page(store: Store, batch: manifests.Batch, seal: Seal) -> bool:
         and page_is_of(store, batch.name, made_from(seal))
         and (answered is None or page_is_of(store, batch.name, answered))
     )
+
+
+def get_ready() -> None:
+    """Import and compile what draws a page, ahead of the first one."""
+    import_module("tasks.visualisation.charts")
+    compile_templates()
 
 
 @prefect_runs.task

@@ -23,7 +23,7 @@ MOST = 2**12  # rows that are sorted in memory
 PIECE = 2**13  # rows that are divided together
 SAMPLED = 2**8  # every 256th row decides where the rows are divided
 MOST_BATCHES = 2**7  # into which a piece of the rows is divided
-KEYS = 2**16  # in memory together
+KEYS = 2**17  # in memory together
 ROW = "row"
 # Threads would each keep memory of their own.
 _WRITE = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)

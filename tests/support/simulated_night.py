@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from types import SimpleNamespace
@@ -36,9 +35,9 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
 from flows.stages.batch import prepare_features
-from flows.stages.publish import publish
+from flows.stages.publish import counting_at, publish
 from flows.stages.scoring import Scored, extract_and_score, score_rest
-from flows.stages.written_pages import write_page
+from flows.stages.written_pages import get_ready, write_page
 from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -232,7 +231,8 @@ def run(root: str, workers: int) -> None:
         gc.freeze()  # as `open_client` does
         start_peak()
         started, stages = time.perf_counter(), dict[str, float]()
-        beside.submit(import_module, "tasks.visualisation.charts")  # as `screen` does
+        beside.submit(counting_at, screened, settings)  # as `screen` does
+        beside.submit(get_ready)
 
         def staged(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
             begun, cpu = time.perf_counter(), time.process_time()
