@@ -112,13 +112,14 @@ def rim(field: Pixels) -> Float | None:
     it; ordinary photographs have none.
     """
     step = max(1, max(field.shape[:2]) // RIM_SIDE)
-    light = reduce(np.maximum, cv2.split(np.ascontiguousarray(field[::step, ::step])))
+    some = field[::step].take(np.arange(0, field.shape[1], step), axis=1)  # twice as fast as slices
+    light = reduce(np.maximum, cv2.split(some))
     levels = cv2.calcHist([light], [0], None, [256], [0, 256]).cumsum()
     top = np.searchsorted(levels, 0.95 * light.size)
     best, steepest = None, LEAST_FALL
     for share in RIM_SHARES:
         bright = (light > int(share * top)).view(np.uint8)
-        parts, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        parts, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         if not parts:
             continue
         hull = cv2.convexHull(max(parts, key=cv2.contourArea))
