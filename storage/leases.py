@@ -183,6 +183,11 @@ def lease(
         _fence_off_others(held, store, what)
         _remove_below(store, folder, held.number)
         yield held
+    except LeaseLostError:
+        raise
+    except StoreError:
+        held.check()  # to a run that lost its lease, what another run removes is missing
+        raise
     finally:
         stop.set()
         heart.join()

@@ -18,7 +18,7 @@ from storage import leases
 from storage.batches.manifests import list_batches
 from storage.leases import HeldByOtherError, Holder, Lease, LeaseLostError, LeaseRecord, lease
 from storage.models.statistics import list_statistics
-from storage.store import AlreadyExistsError, Store, StoreError
+from storage.store import AlreadyExistsError, MissingError, Store, StoreError
 from tests.support.waiting import until
 
 NIGHT = ("batches", "night")
@@ -535,6 +535,17 @@ def test_a_holder_that_slept_too_long_learns_who_is_the_writer_now(
             other.check()
             assert records(any_store) == ["000002.json"]
             assert is_held(any_store)
+
+
+def test_a_holder_that_misses_what_its_successor_removed_is_told_of_the_successor(
+    any_store: Store, clock: Clock
+) -> None:
+    with pytest.raises(LeaseLostError, match="taken over by"), lease(any_store, *NIGHT, beat=NEVER):
+        clock.forward(61)
+        with lease(any_store, *NIGHT, beat=NEVER):
+            any_store.read_bytes(*NIGHT, "gone")
+    with pytest.raises(MissingError, match="gone"), lease(any_store, *NIGHT):
+        any_store.read_bytes(*NIGHT, "gone")
 
 
 def test_a_holder_that_slept_too_long_has_lost_even_where_nobody_followed(
