@@ -1,5 +1,6 @@
 """Tune a model to the laboratory of a batch, before the features of its cells are extracted."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,14 +64,17 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
     spec, arrays = NetworkSpec.from_dict(model.network), load_weights(store, model)
     if not (healthy := below(HEALTHY, arrays)):
         return _none("it has no batch-norm that can be tuned, or was trained before there was any")
+    refs = job.refs()
+    if len(refs) < LEAST:  # another worker may extract them
+        return _none(f"it has {len(refs)} whole cells, and {LEAST} are needed")
     known, graph = tuning.Norms.from_arrays(healthy), Graph.from_arrays(below(GRAPH, arrays))
     # The other workers wait for this job, so it may use their cores.
     with ThreadPoolExecutor(2) as beside:
-        reading = beside.submit(_pixels, job, spec.side, Inference.threads)
+        reading = beside.submit(_pixels, job, refs, spec.side, Inference.threads)
         compiling = beside.submit(tuning.measuring, graph, spec, known)
         network = worker.network_of(store, model)
         pixels, cut = reading.result()
-        if len(pixels) < LEAST:  # another worker may extract them
+        if len(pixels) < LEAST:
             return _none(f"{len(pixels)} of its cells can be read, and {LEAST} are needed")
         blood = _blood(job, network, pixels, cut)
         if blood is None:
@@ -88,9 +92,11 @@ def _none(why: str) -> BatchTuning:
     return BatchTuning(tuning=None, why=why)
 
 
-def _pixels(job: TuningJob, side: int, threads: int) -> tuple[Pixels, Mask]:
+def _pixels(
+    job: TuningJob, refs: Sequence[ImageRef], side: int, threads: int
+) -> tuple[Pixels, Mask]:
     """Read cells (n, side, side, 3), and mark those (n,) that slidewatch has cut out."""
-    refs = [ref for place, ref in enumerate(job.refs()) if place not in job.killers]
+    refs = [ref for place, ref in enumerate(refs) if place not in job.killers]
     images = [each.pixels for each in load_images(refs, side, threads)]
     good = np.asarray([pixels is not None for pixels in images], bool)
     pixels = [each for each in images if each is not None]
