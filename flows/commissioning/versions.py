@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
+
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import (
@@ -16,6 +18,7 @@ from flows.jobs import known_cells, laboratory_slides, verified
 from flows.jobs.scoring.night import SlideRows
 from flows.stages.counting.chosen_thresholds import COUNTING, laboratory_counting
 from storage import leases, records
+from storage.batches import segmentations
 from storage.batches.manifests import Batch
 from storage.models import laboratories
 from storage.models.detectors import load_detector_card
@@ -80,7 +83,9 @@ def _stated(
     trial, errors = _adapted(lab, nights)
     if trial and trial.accepted:
         normal = replace(normal, discriminant=trial.change.discriminant)
-    rates, counting, unsure = laboratory_counting(lab.store, detector, errors)
+    rates, counting, unsure = laboratory_counting(
+        lab.store, detector, errors, least_sharpness(lab, nights)
+    )
     counted = nested(COUNTING, rates.to_arrays()) if rates else {}
     content = records.arrays_to_bytes(normal.to_arrays() | counted)
     card = laboratories.LaboratoryCard(
@@ -132,6 +137,22 @@ def _adapted(
             again = errors_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
             errors = error_rates.merge_errors(errors, again)
     return trial, errors
+
+
+def least_sharpness(
+    lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight]
+) -> float | None:
+    """Return the lowest mean sharpness of a negative slide; None without photographs of any."""
+    known: list[float] = []
+    for night, batch in zip(nights, lab.batches(nights), strict=True):
+        cut = segmentations.segmentation_of(lab.store, batch.images)
+        if cut is None:
+            continue
+        fields = segmentations.read_fields(lab.store, cut)
+        fields = fields.filter(pa.array(known_cells.is_negative(fields, night.negative)))
+        by_slide = fields.group_by("slide_id").aggregate([("sharpness", "mean")])
+        known += [each for each in by_slide["sharpness_mean"].to_pylist() if each is not None]
+    return min(known, default=None)
 
 
 def _adaptation_card(trial: Trial) -> laboratories.AdaptationCard:

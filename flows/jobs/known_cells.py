@@ -31,7 +31,7 @@ from tasks.reports import image_rows
 from tasks.reports.image_columns import PARASITIZED, flags, may_count, numbers_of, repeats
 from tasks.types import Float, Index, Mask, Single
 
-COLUMNS = ("image_id", "slide_id", "patient_id", "label")
+COLUMNS = ("image_id", "slide_id", "patient_id", "label", "width", "height")
 
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> Mask:
@@ -72,6 +72,9 @@ def known_errors(job: KnownJob) -> ErrorCounts:
         table["log_odds"].to_numpy()[chosen],
         (parasite & ~negative)[chosen],
         [keys[place] for place in np.flatnonzero(chosen).tolist()],
+        np.maximum(numbers_of(table, "width"), numbers_of(table, "height"))[chosen].astype(
+            np.int64
+        ),
     )
 
 

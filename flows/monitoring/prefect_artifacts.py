@@ -53,7 +53,7 @@ MOST_PICTURES = 4  # of a patient
 # Calls that a person should see, in this order; the others are only counted.
 LISTED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
 PATIENT_COLUMNS = (
-    "patient_id", "slide_id", "call", "cells_read", "parasites_per_microlitre",
+    "patient_id", "slide_id", "call", "cells_read", "parasitized", "parasites_per_microlitre",
     "parasites_per_microlitre_low", "parasites_per_microlitre_high",
 )  # fmt: skip
 UPDATE_EVERY = 15.0  # seconds: spare the server, however short shards are
@@ -228,7 +228,11 @@ def _patients(
     patients = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
     shown = sorted(
         (row for row in patients if row["call"] in LISTED),
-        key=lambda row: (LISTED.index(row["call"]), -(row["parasites_per_microlitre"] or 0.0)),
+        key=lambda row: (
+            LISTED.index(row["call"]),
+            -(row["parasites_per_microlitre"] or 0.0),
+            -row["parasitized"],
+        ),
     )
     lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(by_call(calls))}**"]
     if shown:

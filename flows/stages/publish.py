@@ -21,10 +21,12 @@ from flows.stages.counting.chosen_thresholds import (
     answers_elsewhere,
     load_error_rates,
     load_laboratory_rates,
+    measured_on,
     sure_rates,
 )
 from flows.stages.scoring import Scored
 from storage.batches import ledger, manifests, segmentations
+from storage.models import detectors
 from storage.parquet import read_table
 from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.batches import batch_schema
@@ -170,13 +172,16 @@ def joined_groups(
 def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
     """Return how parasites are counted: at a laboratory with its own error rates, or without any.
 
-    A detector's error rates are those of the fitted laboratories.
+    A detector's error rates are those of the fitted laboratories. The detector that comes with
+    slidewatch knows nobody's slides, so nobody is negative with it.
     """
-    store, laboratory = screened.store, screened.laboratory
+    store, laboratory, detector = screened.store, screened.laboratory, screened.detector
     if laboratory is None:
-        rates = load_error_rates(store, screened.detector)
+        rates, card = load_error_rates(store, detector), detector.counting
+        own = not detectors.is_shipped(detector)
     else:
         rates = load_laboratory_rates(store, laboratory) if laboratory.counts_abnormal else None
+        own, card = True, laboratory.counting
     wanted = settings.negative_percent / 100
     return calls.Counting(
         Answers(rates, wanted),
@@ -184,6 +189,7 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
         settings.red_cells_per_microlitre,
         screened.detector.alpha,
         Answers(sure_rates(store, screened.detector), wanted),
+        measured_on(card) if own else None,
         adaptation_at(laboratory),
         calls.UNREADABLE_AT_LABORATORY if laboratory and rates else calls.UNREADABLE,
         settings.detectable_percent,

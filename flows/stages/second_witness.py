@@ -70,7 +70,7 @@ def fitted_witnesses(
         disagreeing=float(disagree.mean()),
         errors_disagreeing=float(disagree[wrong].mean()) if wrong.any() else None,
     )
-    errors = count_errors(both, evidence.parasitized, evidence.keys)
+    errors = count_errors(both, evidence.parasitized, evidence.keys, evidence.sizes)
     return FittedWitnesses(Witnesses(place, known, scales), errors, described), []
 
 

@@ -6,13 +6,14 @@ calibration scores, and the level at which an image is called abnormal.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 
 from pydantic import Field
 
 from storage import records
 from storage.models import classifiers
 from storage.models.classifiers import ModelCard
-from storage.models.shipped import adopt
+from storage.models.shipped import FOLDER, adopt
 from storage.store import Store, StoreError, check_name, which
 
 
@@ -58,13 +59,17 @@ class ThresholdCard(records.Entry):
 class CountingCard(records.Entry):
     """The thresholds for counting parasites, chosen for ``cells`` red cells, and the diagnosis'.
 
-    ``counting`` is for few parasites, ``dense`` for many.
+    ``counting`` is for few parasites, ``dense`` for many. Of the slides whose cells were counted,
+    ``least_size`` is the smallest mean size of cells in pixels, and ``least_sharpness`` the lowest
+    mean sharpness of photographs; None if unknown.
     """
 
     cells: int
     counting: ThresholdCard
     dense: ThresholdCard
     diagnosis: ThresholdCard
+    least_size: float | None = None
+    least_sharpness: float | None = None
 
 
 class FloorCard(records.Entry):
@@ -235,6 +240,17 @@ def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) ->
         return version >= card.statistics_version
     order = _ages(models)
     return order.get(model, -1) > order.get(card.model, -1)
+
+
+@cache
+def _shipped_digests() -> frozenset[str]:
+    package = Store(str(FOLDER))
+    return frozenset(_read(package, name).digest for name in detector_names(package))
+
+
+def is_shipped(card: DetectorCard) -> bool:
+    """Return whether a detector is the one that comes with slidewatch, which nobody fitted here."""
+    return card.digest in _shipped_digests()
 
 
 def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:

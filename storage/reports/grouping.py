@@ -30,6 +30,7 @@ CELLS = """CREATE VIEW cells AS SELECT *,
   is_red AND coalesce(diagnosis = 'Parasitized', false) AS is_parasitized,
   coalesce(abnormal, false) AS is_abnormal,
   is_scored AND is_red AND coalesce(isfinite(log_odds), false) AS is_diagnosed,
+  is_parasitized OR (is_red AND coalesce(log_odds >= 0, false)) AS looks_parasitized,
   is_diagnosed AND coalesce(abnormality, 0) <= {strangest} AS is_suspectable,
   is_suspectable AND abnormality IS NOT NULL AS may_count,
   may_count AND (NOT is_abnormal OR laboratory IS NOT NULL) AS is_read,
@@ -43,7 +44,8 @@ SELECT * FROM cells
 UNION ALL BY NAME
 SELECT slide_id, patient_id, true AS is_field, review_reason AS field_reason,
   CASE WHEN kind IS DISTINCT FROM 'field'
-    THEN coalesce(kind, split_part(failure, ':', 1), 'failed') END AS field_left_out
+    THEN coalesce(kind, split_part(failure, ':', 1), 'failed') END AS field_left_out,
+  sharpness
 FROM fields
 UNION ALL BY NAME
 SELECT slide_id, shift, shifted, smear_shift, smear_spread, implausible FROM shifts"""
@@ -71,7 +73,8 @@ BY_PATIENT = """SELECT {columns} FROM (
     together.may_count AND judged.is_readable AS may_count,
     together.is_suspectable AND judged.is_readable AS is_suspectable,
     together.is_diagnosed AND judged.is_readable AS is_diagnosed,
-    coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.is_new, judged.faults,
+    coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.is_new, judged.is_covered,
+    judged.faults,
     CASE WHEN patient_id IS NULL THEN together.slide_id END AS own_slide
   FROM together JOIN judged ON together.slide_id IS NOT DISTINCT FROM judged.slide_id
   WHERE uri IS NOT NULL OR is_field)
@@ -125,7 +128,8 @@ class Grouping:
         """
         if fields is None:
             names = ("slide_id", "patient_id", "kind", "failure", "review_reason")
-            fields = pa.table({name: pa.array([], pa.string()) for name in names})
+            nothing = {name: pa.array([], pa.string()) for name in names}
+            fields = pa.table(nothing | {"sharpness": pa.array([], pa.float64())})
         self._database.register("fields", fields)
         self._database.register("shifts", shifts)
         self._database.execute(TOGETHER)
@@ -134,7 +138,8 @@ class Grouping:
     def patients(self, judged: pa.Table, **thresholds: float) -> pa.Table:
         """Make the rows of patients by name, from the cells of readable slides.
 
-        ``judged`` has ``slide_id``, ``is_readable``, ``is_new`` and ``faults`` of each slide.
+        ``judged`` has ``slide_id``, ``is_readable``, ``is_new``, ``is_covered`` and ``faults`` of
+        each slide.
         """
         self._database.register("judged", judged)
         return self._table(BY_PATIENT, patients.COLUMNS, patients.MORE, **thresholds)

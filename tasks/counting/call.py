@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.counting import interpretation
 from tasks.counting.interpretation import DENSE, KnownRates, corrected
+from tasks.counting.negative import Measured
 from tasks.words import counted, verb
 
 # Red cells that a positive call needs: two called cells of seven are not a parasitaemia of 28%, and
@@ -53,6 +54,7 @@ class CallReason(StrEnum):
     RATES_TOO_HIGH = "error rates too high"
     NEW = "new laboratory"
     SET_ASIDE = "suspects that do not count"
+    NOT_MEASURED = "coarser or less sharp than measured slides"
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,44 @@ def with_suspects(answer: Answer, of_suspects: Answer, of_all: Answer, of_sure: 
     return answer
 
 
+def unless_doubted(
+    answer: Answer, looks: int, cells: int, measured: Measured | None, *, is_covered: bool
+) -> Answer:
+    """Make a negative call undecided unless its slides were covered by measurements.
+
+    Args:
+        answer: the meaning of the count.
+        looks: red cells that look parasitized, whether they count or not.
+        cells: red cells that were diagnosed.
+        measured: what the detector's error rates were measured on; None if its user neither
+            commissioned a laboratory nor fitted the detector.
+        is_covered: whether these slides are as large and sharp as the measured ones.
+    """
+    if answer.call != Call.NEGATIVE:
+        return answer
+    if measured is None:
+        reason = CallReason.NEW
+    elif not is_covered:
+        reason = CallReason.NOT_MEASURED
+    elif looks > measured.most_healthy(cells):
+        reason = CallReason.SET_ASIDE
+    else:
+        return answer
+    return replace(answer, call=Call.INDETERMINATE, reasons=(reason,))
+
+
+def without_figures(answer: Answer) -> Answer:
+    """Remove the parasitaemia of an undecided answer: nobody knows it, least of all that it is 0.
+
+    The upper bound stays only where the count alone did not decide.
+    """
+    if answer.call in (Call.POSITIVE, Call.NEGATIVE):
+        return answer
+    by_count = {CallReason.TOO_FEW, CallReason.RATES_TOO_HIGH}.issuperset(answer.reasons)
+    bound = answer.none_above if answer.call == Call.INDETERMINATE and by_count else None
+    return replace(answer, parasitaemia=None, low=None, high=None, none_above=bound, by=None)
+
+
 def needs_text(calls: Mapping[str, int]) -> str:
     """Write what the patients of a batch need, from their number by call; empty without patients.
 
@@ -315,6 +355,10 @@ def call_text(row: Mapping[str, Any]) -> str:
         return f"no answer: {suspects_text(row) or cells}"
     if CallReason.NEW in reasons:
         return f"no answer at a laboratory that is not known: {cells}"
+    if CallReason.NOT_MEASURED in reasons:
+        return (
+            f"no answer: cells are smaller or less sharp than where errors were measured; {cells}"
+        )
     if CallReason.RATES_UNKNOWN in reasons:
         return f"no answer: error rates unknown here; {cells}"
     if row["none_above_percent"] is None:

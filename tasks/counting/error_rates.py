@@ -18,6 +18,7 @@ import numpy as np
 from tasks import bundles, types
 from tasks.counting import interpretation
 from tasks.counting.interpretation import ErrorRates, KnownRates
+from tasks.counting.negative import LEAST_CELLS
 from tasks.counting.rates import Rate, laboratory_prior, predict_rate
 
 # Log-odds of "parasitized", after the temperature. Beyond the last a network is certain.
@@ -35,7 +36,8 @@ class ErrorCounts(bundles.Bundle):
     """The numbers of cells of S slides, and of those that pass each of K thresholds.
 
     ``slides`` (S,) are sorted keys; ``negatives`` and ``positives`` (S,) count cells without and
-    with a parasite, ``false`` and ``found`` (S, K) those that pass.
+    with a parasite, ``false`` and ``found`` (S, K) those that pass. ``pixels`` (S,) sum the larger
+    sides of all these cells, in pixels; None if some are unknown.
     """
 
     slides: tuple[str, ...]
@@ -43,16 +45,28 @@ class ErrorCounts(bundles.Bundle):
     positives: types.Counts
     false: types.Counts
     found: types.Counts
+    pixels: types.Counts | None = None
 
     @classmethod
     def empty(cls) -> "ErrorCounts":
         """Make empty counts."""
         none, table = np.zeros(0, np.int64), np.zeros((0, len(THRESHOLDS)), np.int64)
-        return cls((), none, none, table, table)
+        return cls((), none, none, table, table, none)
+
+    def least_size(self) -> float | None:
+        """Return the smallest mean size of a slide's cells, in pixels; None if it is unknown."""
+        cells = self.negatives + self.positives
+        known = cells >= LEAST_CELLS
+        if self.pixels is None or not known.any():
+            return None
+        return float((self.pixels[known] / cells[known]).min())
 
 
 def count_errors(
-    log_odds: types.Float, parasitized: types.Mask, slides: Sequence[str]
+    log_odds: types.Float,
+    parasitized: types.Mask,
+    slides: Sequence[str],
+    sizes: types.Integers | None = None,
 ) -> ErrorCounts:
     """Count cells of known kind.
 
@@ -60,6 +74,7 @@ def count_errors(
         log_odds: (n,) of "parasitized"; cells without finite ones are left out.
         parasitized: (n,), the labels.
         slides: (n,), the key of each cell's slide, without line breaks.
+        sizes: (n,), the larger side of each cell in pixels, if known.
     """
     known = np.isfinite(log_odds)
     names, index = np.unique(np.asarray(slides, object)[known].astype(str), return_inverse=True)
@@ -70,12 +85,17 @@ def count_errors(
     np.add.at(table, (parasitized.astype(np.intp), index, passed), 1)
     # Cells that pass threshold k pass more than k in all.
     passing = table[:, :, ::-1].cumsum(axis=2)[:, :, ::-1]
+    pixels = None
+    if sizes is not None:
+        pixels = np.zeros(len(names), np.int64)
+        np.add.at(pixels, index, sizes[known])
     return ErrorCounts(
         tuple(names.tolist()),
         passing[0, :, 0],
         passing[1, :, 0],
         passing[0, :, 1:],
         passing[1, :, 1:],
+        pixels,
     )
 
 
@@ -108,13 +128,12 @@ def _combined(a: ErrorCounts, b: ErrorCounts, sign: int) -> ErrorCounts:
         wide[[place[name] for name in counts.slides]] = array
         return wide
 
-    return ErrorCounts(
-        tuple(names),
-        *(
-            spread(a, getattr(a, name)) + sign * spread(b, getattr(b, name))
-            for name in ("negatives", "positives", "false", "found")
-        ),
-    )
+    cells = ("negatives", "positives", "false", "found")
+    summed = {n: spread(a, getattr(a, n)) + sign * spread(b, getattr(b, n)) for n in cells}
+    pixels = None
+    if a.pixels is not None and b.pixels is not None:
+        pixels = spread(a, a.pixels) + sign * spread(b, b.pixels)
+    return ErrorCounts(tuple(names), **summed, pixels=pixels)
 
 
 def are_enough(counts: ErrorCounts) -> bool:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from tasks import limits, types
 from tasks.counting import call, error_rates
+from tasks.counting.negative import Measured
 from tasks.detector.probabilities import UNCHANGED, Adaptation
 from tasks.reports import image_columns
 from tasks.reports.parasitaemia import DensityClass, binomial_p_value, density_class
@@ -50,6 +51,8 @@ class Counting:
     """The detector's level."""
     sure: call.Answers
     """The same as answers, for sure parasites alone."""
+    measured: Measured | None = None
+    """The slides on which error rates were measured; without them nobody is negative."""
     adaptation: Adaptation | None = None
     """Of log-odds, by a laboratory."""
     unreadable: tuple[SlideReason, ...] = UNREADABLE
@@ -82,6 +85,10 @@ class Counting:
         adaptation = self.adaptation or UNCHANGED
         return adaptation.scale, adaptation.bias
 
+    def covers(self, slide: Mapping[str, Any]) -> bool:
+        """Return whether a slide is as large and sharp as those the rates were measured on."""
+        return self.measured is not None and self.measured.covers(slide)
+
     def faults(self, reasons: list[str]) -> tuple[str, ...]:
         """Select the reasons for review that make a slide unreadable."""
         # At a new laboratory a diagnosis is less certain, and its error rates say so.
@@ -103,7 +110,8 @@ def slides_called(
         verdict = types.Verdict.REVIEW if reasons else types.Verdict.ACCEPT
         judged = {"verdict": verdict, "review_reasons": reasons, **made_by}
         is_new = SlideReason.SHIFTED in reasons
-        return row | judged | _called(row, counting, counting.faults(reasons), is_new=is_new)
+        row |= {"is_new": is_new, "is_covered": counting.covers(row)}
+        return row | judged | _called(row, counting, counting.faults(reasons))
 
     return _each(counts, called, schema)
 
@@ -118,7 +126,7 @@ def patients_called(
 
     def called(row: dict[str, Any]) -> dict[str, Any]:
         faults = () if row["slides_read"] else tuple(row["slide_faults"])
-        return {**row, **_called(row, counting, faults, is_new=row["is_new"]), **made_by}
+        return {**row, **_called(row, counting, faults), **made_by}
 
     return _each(counts, called, schema)
 
@@ -132,6 +140,10 @@ def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
             "slide_id": slides["slide_id"].cast(pa.string()),
             "is_readable": [not each for each in faults],
             "is_new": [SlideReason.SHIFTED in each for each in reasons],
+            "is_covered": [
+                counting.covers(each)
+                for each in slides.select(["cell_size", "sharpness"]).to_pylist()
+            ],
             "faults": pa.array(faults, pa.list_(pa.string())),
         }
     )
@@ -147,12 +159,12 @@ def _each(counts: pa.Table, called: Any, schema: pa.Schema) -> pa.Table:
 
 
 def _called(
-    row: Mapping[str, Any], counting: Counting, unreadable: tuple[str, ...], *, is_new: bool
+    row: Mapping[str, Any], counting: Counting, unreadable: tuple[str, ...]
 ) -> dict[str, Any]:
     """Make the columns of the corrected count, its limits and the call."""
     counts = row["called_of_few"], row["called_of_many"]
     answer = counting.answers.of(*counts, row["cells_read"], unreadable)
-    if is_new and answer.call != call.Call.UNREADABLE:
+    if row["is_new"] and answer.call != call.Call.UNREADABLE:
         answer = call.of_new(answer, counting.elsewhere().of(*counts, row["cells_read"]))
     if not unreadable:
         others = [
@@ -164,7 +176,12 @@ def _called(
             )
         ]
         answer = call.with_suspects(answer, *others)
+    answer = call.unless_doubted(
+        *(answer, row["look_parasitized"], row["diagnosed"], counting.measured),
+        is_covered=row["is_covered"],
+    )
     used = int(answer.by == call.CountedBy.DENSE)
+    answer = call.without_figures(answer)
     bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
     cells = counting.red_cells_per_microlitre
     return {

@@ -51,11 +51,15 @@ def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
 
 
 def positive_first(patients: pa.Table) -> pa.Table:
-    """Sort the report on patients: the positive ones with the most parasites first."""
+    """Sort the report on patients: the positive ones with the most parasites first.
+
+    Patients without a parasitaemia are in the order of the cells that look parasitized.
+    """
     names = {name: patients[name].cast(pa.string()) for name in ("call", "patient_id", "slide_id")}
     keys = {
         "call": pc.index_in(names["call"], value_set=pa.array(list(WORDS), pa.string())),
         "parasites": pc.negate(pc.fill_null(patients["corrected_percent"], 0.0)),
+        "look": pc.negate(patients["parasitized"]),
         "patient": pc.fill_null(names["patient_id"], ""),
         "slide": pc.fill_null(names["slide_id"], ""),
     }
@@ -93,8 +97,7 @@ def patient_name(row: Mapping[str, Any]) -> str:
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the call of a slide's or patient's row."""
-    # A suspected patient's count says little: the cells that do not count decide.
-    known = row["corrected_percent"] is not None and row["call"] != Call.SUSPECTED
+    known = row["corrected_percent"] is not None
     kind = row["density_class"]
     return {
         "call": row["call"],

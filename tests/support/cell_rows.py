@@ -5,8 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.counting.negative import Measured
 from tasks.reports.image_columns import Provenance
 
+MEASURED = Measured(least_size=80.0, least_sharpness=0.02, mean=0.01, deviation=0.01)
 MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))
 NAMES = {"model": "m", "detector": "d", "batch": "b", "batch_date": "2026-01-31"}
 KINDS = {
@@ -30,6 +32,8 @@ def cell(slide: str | None = "s", patient: str | None = "p", **other: Any) -> di
     row = {
         "slide_id": slide,
         "patient_id": patient,
+        "width": 100,
+        "height": 90,
         "status": "scored",
         "diagnosis": "Uninfected",
         "abnormality": 0.0,

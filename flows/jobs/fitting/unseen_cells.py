@@ -30,18 +30,20 @@ class Evidence:
     """The scores of two witnesses for cells (n,) that neither has seen.
 
     ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
-    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients.
+    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients,
+    ``sizes`` the larger sides in pixels.
     """
 
     network: types.Float
     scores: types.Float
     parasitized: types.Mask
     keys: tuple[str, ...]
+    sizes: types.Integers
 
     @classmethod
     def none(cls) -> "Evidence":
         """Make empty evidence."""
-        return cls(np.empty(0), np.empty(0), np.empty(0, bool), ())
+        return cls(np.empty(0), np.empty(0), np.empty(0, bool), (), np.empty(0, np.int64))
 
     @classmethod
     def joined(cls, parts: list["Evidence"]) -> "Evidence":
@@ -79,6 +81,7 @@ def unseen_evidence(job: WitnessJob) -> Evidence:
                 scores[chosen],
                 np.asarray(block.label == place)[chosen],
                 tuple(key_of(*names[row], part.batch) for row in chosen.tolist()),
+                block.size.max(axis=1)[chosen],
             )
         )
     return Evidence.joined(parts)

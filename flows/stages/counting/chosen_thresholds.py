@@ -13,6 +13,7 @@ from storage.store import Store
 from tasks.counting import error_rates
 from tasks.counting.call import Answers
 from tasks.counting.interpretation import ErrorRates, KnownRates, detection_limit
+from tasks.counting.negative import Measured
 from tasks.counting.rates import Rate
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import below
@@ -36,16 +37,21 @@ def counting_of(
             "training has not seen have labelled cells of both kinds"
         ]  # fmt: skip
     rates = error_rates.known_rates(counts, cells)
-    return rates, _card(rates, error_rates.rates_at(counts, error_rates.DIAGNOSIS), cells), []
+    diagnosis = error_rates.rates_at(counts, error_rates.DIAGNOSIS)
+    return rates, _card(rates, diagnosis, cells, counts), []
 
 
 def laboratory_counting(
-    store: Store, detector: detectors.DetectorCard, counts: error_rates.ErrorCounts
+    store: Store,
+    detector: detectors.DetectorCard,
+    counts: error_rates.ErrorCounts,
+    sharpness: float | None,
 ) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
     """Predict the error rates of a laboratory's slides; warn if this is impossible or uncertain.
 
     ``counts`` are of the laboratory's slides with known cells; without negative ones it has no
-    rates. The error counts of the detector's statistics replace missing ones.
+    rates. The error counts of the detector's statistics replace missing ones. ``sharpness`` is the
+    lowest of its negative slides, None if they have no photographs.
     """
     slides = int((counts.negatives > 0).sum())
     if not slides:
@@ -63,6 +69,8 @@ def laboratory_counting(
         rates,
         error_rates.laboratory_rates(fitted, counts, error_rates.DIAGNOSIS),
         detector.counting.cells,
+        counts,
+        sharpness,
     )
     warnings = [] if slides >= error_rates.LEAST_SLIDES else [_few(slides)]
     rate, fitted_rate = card.counting.false_positives, known.counting.false
@@ -142,12 +150,28 @@ def load_error_rates(store: Store, card: detectors.DetectorCard) -> KnownRates |
     return KnownRates.from_arrays(arrays) if arrays else None
 
 
-def _card(rates: KnownRates, diagnosis: ErrorRates, cells: int) -> detectors.CountingCard:
+def measured_on(card: detectors.CountingCard | None) -> Measured | None:
+    """Return what error rates were measured on; None if the sizes of those cells are unknown."""
+    if card is None or card.least_size is None:
+        return None
+    false = card.diagnosis.false_positives
+    return Measured(card.least_size, card.least_sharpness, false.mean, false.deviation)
+
+
+def _card(
+    rates: KnownRates,
+    diagnosis: ErrorRates,
+    cells: int,
+    counts: error_rates.ErrorCounts,
+    sharpness: float | None = None,
+) -> detectors.CountingCard:
     return detectors.CountingCard(
         cells=cells,
         counting=_threshold(rates.counting, cells),
         dense=_threshold(rates.dense, cells),
         diagnosis=_threshold(diagnosis, cells),
+        least_size=counts.least_size(),
+        least_sharpness=sharpness,
     )
 
 

@@ -53,6 +53,7 @@ def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> E
             unseen(store, card, cells, block).network,
             block.label == card.classes.index(PARASITIZED),
             [key_of(*pair, rows.batch) for pair in zip(cells.patients, cells.slides, strict=True)],
+            block.size.max(axis=1),
         )
         total = merge_errors(total, part)
     return total

@@ -5,17 +5,24 @@ import pyarrow as pa
 from storage.reports.schemas.shared import COUNT, COUNTS, SHARE, TEXT, Column, histogram, number_of
 
 NO_FIGURE = "null if error rates are unknown, or the call is unreadable"
+UNDECIDED = "null unless the call is positive or negative"
+NO_BOUND = "null unless the call is positive or negative, or the count alone does not decide"
+CALL_REASONS = (
+    "reasons if neither positive nor negative: no red cells, error rates unknown, too few cells, "
+    "error rates too high, new laboratory, suspects that do not count, coarser or less sharp than "
+    "measured slides, or a fault of a slide as a whole"
+)
 BOUNDS = {"": "", "_low": "lower bound of it (95%): ", "_high": "upper bound of it (95%): "}
 CORRECTED = (
     "parasitized red cells, corrected for false positives and misses (Rogan & Gladen 1978); the "
-    f"bounds carry counting and the error of both rates; {NO_FIGURE}"
+    f"bounds carry counting and the error of both rates; {UNDECIDED}"
 )
 
 OF_WHOLE = "whole red cells, scored, each image once and none stranger than parasites are,"
 
 # $few and $many are the log-odds from which a cell counts where parasites are few or many, and
 # $sure those of sure parasites. Suspects may be abnormal, sure ones cut or covered too, and of
-# `all_suspects` nothing is left out.
+# `all_suspects` nothing is left out. Cells look parasitized on unreadable slides, too.
 COUNTED = {
     "called_of_few": number_of("is_read AND log_odds >= $few"),
     "called_of_many": number_of("is_read AND log_odds >= $many"),
@@ -25,6 +32,7 @@ COUNTED = {
     "sure_suspects": number_of("is_suspectable AND log_odds >= $sure"),
     "diagnosed": number_of("is_diagnosed"),
     "all_suspects": number_of("is_diagnosed AND log_odds >= $few"),
+    "look_parasitized": number_of("looks_parasitized"),
 }
 SET_ASIDE = Column(
     "set_aside",
@@ -89,7 +97,7 @@ def counts(whose: str) -> list[Column]:
         Column(
             "none_above_percent",
             SHARE,
-            f"parasitaemias above this are excluded with 95% confidence; {NO_FIGURE}",
+            f"parasitaemias above this are excluded with 95% confidence; {NO_BOUND}",
             "%",
         ),
         Column(
@@ -109,8 +117,6 @@ def counts(whose: str) -> list[Column]:
         Column(
             "call_reasons",
             pa.list_(pa.string()),
-            "reasons if neither positive nor negative: no red cells, error rates unknown, too few "
-            "cells, error rates too high, new laboratory, suspects that do not count, or a fault "
-            "of a slide as a whole",
+            CALL_REASONS,
         ),
     ]

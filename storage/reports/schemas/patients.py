@@ -36,6 +36,7 @@ MORE = {
     **COUNTED,
     "slide_faults": "list_sort(list_distinct(flatten(list(faults))))",
     "is_new": "bool_or(is_readable AND is_new)",
+    "is_covered": "bool_and(is_covered) FILTER (is_readable)",
 }
 
 

@@ -10,16 +10,17 @@ from storage.reports.schemas.patients import patient_schema
 from storage.reports.schemas.slides import slide_schema
 from tasks.counting.call import Answers, call_text
 from tasks.counting.interpretation import ErrorRates, KnownRates
+from tasks.counting.negative import Measured
 from tasks.counting.rates import NODES, Rate
 from tasks.reports.calls import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting
 from tasks.reports.image_columns import STRANGEST
 from tasks.reports.slide_reasons import SHIFTS, SlideReason
-from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, UNCERTAIN, cell
+from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, MEASURED, UNCERTAIN, cell
 from tests.support.grouped import Grouped, group
 from tests.support.rates import fixed
 
 THRESHOLD = 3.0
-
+COARSER = "coarser or less sharp than measured slides"
 
 KNOWN = KnownRates(
     ErrorRates(THRESHOLD, fixed(0.001), fixed(0.8)),
@@ -41,6 +42,8 @@ def grouped(
     made_by: Any = MADE_BY,
     wanted: float = 0.01,
     unreadable: tuple[SlideReason, ...] = UNREADABLE,
+    measured: Measured | None = MEASURED,
+    fields: list[dict[str, Any]] | None = None,
 ) -> Grouped:
     counting = Counting(
         Answers(rates, wanted),
@@ -48,9 +51,10 @@ def grouped(
         4e6,
         0.05,
         Answers(rates, wanted),
+        measured=measured,
         unreadable=unreadable,
     )
-    return group(cells, counting=counting, made_by=made_by)
+    return group(cells, counting=counting, made_by=made_by, fields=fields)
 
 
 def tables(
@@ -146,6 +150,60 @@ def test_a_laboratory_that_knows_its_error_rates_reads_slides_with_many_uncertai
         assert slide["call"] == patient["call"] == call
 
 
+HEALTHY = [healthy()] * 2000
+FIELD = {"source_uri": "f", "slide_id": "s", "patient_id": "p", "kind": "field"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "measured", "sharpness", "reason"),
+    [
+        (HEALTHY, MEASURED, None, None),
+        (HEALTHY, MEASURED, 0.03, None),
+        (HEALTHY, None, None, "new laboratory"),  # nobody has fitted or commissioned anything
+        ([healthy(width=70, height=79)] * 2000, MEASURED, None, COARSER),
+        ([healthy(width=None)] * 2000, MEASURED, None, None),
+        (HEALTHY, MEASURED, 0.01, COARSER),
+        (HEALTHY, replace(MEASURED, least_sharpness=None), 0.03, COARSER),
+        # 3% look parasitized, but are not sure enough to count: one in a hundred would be usual.
+        ([parasite(0.5)] * 90 + HEALTHY[:1910], MEASURED, None, "suspects that do not count"),
+        ([parasite(0.5, kind="white")] * 90 + HEALTHY, MEASURED, None, None),
+    ],
+)
+def test_nobody_is_negative_beyond_what_was_measured(
+    cells: list[dict[str, Any]],
+    measured: Measured | None,
+    sharpness: float | None,
+    reason: str | None,
+) -> None:
+    fields = None if sharpness is None else [FIELD | {"sharpness": sharpness}]
+    if fields:
+        cells = [each | {"source_uri": "f"} for each in cells]
+    made = grouped(cells, measured=measured, fields=fields)
+    for row in (*made.slides, *made.patients):
+        if reason is None:
+            assert (row["call"], row["none_above_percent"]) == ("negative", pytest.approx(0, abs=1))
+            continue
+        assert (row["call"], row["call_reasons"]) == ("indeterminate", [reason])
+        # Nobody knows the parasitaemia, so it is not 0.
+        assert (
+            row["corrected_percent"] is row["corrected_high"] is row["none_above_percent"] is None
+        )
+        assert row["parasites_per_microlitre"] is row["density_class"] is None
+        assert call_text(row).startswith("no answer")
+
+
+def test_a_patient_is_negative_only_if_each_readable_slide_can_be() -> None:
+    fine, coarse = (healthy(slide=s, width=w, height=w) for s, w in (("a", 100), ("b", 60)))
+    slides, (patient,) = tables([fine] * 2000 + [coarse] * 2000)
+    assert [each["call"] for each in slides] == ["negative", "indeterminate"]
+    assert (patient["call"], patient["call_reasons"]) == ("indeterminate", [COARSER])
+    # Cells that look parasitized count against it on an unreadable slide, too.
+    worse = [parasite(slide="b", **UNCERTAIN)] * 100 + [cell(slide="b", **FAILED)] * 50
+    slides, (patient,) = tables([fine] * 2000 + worse)
+    assert [each["call"] for each in slides] == ["negative", "unreadable"]
+    assert (patient["call"], patient["slides_read"]) == ("indeterminate", 1)
+
+
 def test_without_error_rates_the_count_stands_alone() -> None:
     (slide,), (patient,) = tables([parasite(1.0)] * 50 + [healthy()] * 50, rates=None)
     for row in (slide, patient):
@@ -207,7 +265,7 @@ def test_columns_are_those_of_the_schemas() -> None:
     slides, patients = tables([parasite(), healthy()])
     assert list(slides[0]) == slide_schema().names
     assert list(patients[0]) == patient_schema().names
-    assert len(slides[0]) <= 46
+    assert len(slides[0]) <= 48
 
 
 WIDE = KnownRates(
@@ -219,7 +277,12 @@ def called_when(cells: list[dict[str, Any]], *, shifted: bool) -> tuple[list[str
     """The calls of a slide and its patient, if the slide is further away than any fitted one."""
     shift = dict.fromkeys(SHIFTS.names) | {"slide_id": "s", "shift": 1.0, "shifted": shifted}
     counting = Counting(
-        Answers(KNOWN, 0.01), lambda: Answers(WIDE, 0.01), 4e6, 0.05, Answers(KNOWN, 0.01)
+        Answers(KNOWN, 0.01),
+        lambda: Answers(WIDE, 0.01),
+        4e6,
+        0.05,
+        Answers(KNOWN, 0.01),
+        measured=MEASURED,
     )
     made = group(cells, counting=counting, made_by=MADE_BY, shifts=[shift])
     (slide,), (patient,) = made.slides, made.patients
