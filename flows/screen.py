@@ -71,7 +71,7 @@ class ScreenOutcome(Outcome):
 
     @property
     def problem(self) -> str:
-        """Say what is missing: all images, some images, or the page."""
+        """Say if all images, some images or the page are missing."""
         if not self.images:
             return f"there are no images for batch {self.batch}: run it again once they have come"
         if self.scored < self.images:

@@ -117,7 +117,7 @@ def _load(place: str) -> Callable[[flows.Options, Settings], Outcome]:
 
 @contextmanager
 def _importing() -> Iterator[None]:
-    """Disable garbage collection in the block, then freeze what was imported."""
+    """Disable garbage collection in the block, then freeze the imported objects."""
     gc.disable()
     try:
         yield
