@@ -69,7 +69,7 @@ CELL = "padding: .2em .6em; text-align: left; border-bottom: 1px solid #8884"
 
 
 class Pictures(dict[str, regions.ImageRef]):
-    """The places of images by address, and the files of pictures from memory, which go with it."""
+    """Maps an address to its image; owns the temporary files of in-memory pictures."""
 
     def __init__(self) -> None:
         super().__init__()

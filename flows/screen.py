@@ -71,7 +71,7 @@ class ScreenOutcome(Outcome):
 
     @property
     def problem(self) -> str:
-        """Name the lack: of images, of some of them, or of the page."""
+        """Say if all images, some images or the page are missing."""
         if not self.images:
             return f"there are no images for batch {self.batch}: run it again once they have come"
         if self.scored < self.images:
@@ -169,7 +169,7 @@ def screen_sources(
     if laboratory and laboratory.counting and not laboratory.counts_abnormal:
         console.warn(
             f"nobody is called at laboratory {laboratory.name}, which slidewatch 0.7 commissioned: "
-            "its error rates leave out abnormal cells, which count now; commission it again"
+            "its error rates exclude abnormal cells, which are now counted: commission it again"
         )
     with lease_batch(store, options.batch, wait=options.wait) as held, ExitStack() as work:
         taken, batch = prepare(held.store, options, settings, card.classes, work, root)

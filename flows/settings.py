@@ -49,8 +49,8 @@ def safe_address(given: Given) -> Given:
             raise ValueError("the address is empty: is a variable not set?")
         if each and holds_secret(each):
             raise ValueError(
-                f"{redact(each)} may hold no password or token, for reports and logs name it: give "
-                "that in the environment or in a profile, such as AWS_PROFILE"
+                f"{redact(each)} must not contain a password or token, because reports and logs "
+                "show addresses; use the environment or a profile, such as AWS_PROFILE"
             )
     return given
 
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")
     cluster: Literal["local", "cuda", "scheduler", "kubernetes", "slurm"] = Field(
         "local",
-        description="who works: processes here, one for each GPU here, a running Dask scheduler, "
+        description="where jobs run: local processes, one per local GPU, a running Dask scheduler, "
         "or workers started for this run on Kubernetes or by SLURM",
     )
     scheduler: str | None = Field(
@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         "imported here",
     )
     logs: Literal["text", "json"] = Field(
-        "text", description="what standard error has: text for people, or JSON lines for machines"
+        "text", description="log format on standard error: text or JSON lines"
     )
     metrics: str | None = Field(
         None,

@@ -7,8 +7,8 @@ None of these can be undone, so a former holder never gets the lease back: its `
 A check is not enough: between it and a write the process may stall, and another run take over. So
 the holder writes only through `Lease.store`, which refuses a write that comes too late.
 
-A holder measures its own lease by a clock that nobody sets and that keeps running while the machine
-sleeps. Other runs compare its record with the time of day on their host. A working holder renews
+A holder measures its own lease by a boot-time clock, which cannot be set and runs during sleep.
+Other runs compare its record with the time of day on their host. A working holder renews
 every `BEAT` and so always has most of `LIFETIME` left: it is taken for dead only if clocks differ
 by more than `LIFETIME` - `BEAT`. A run that waits also takes the lease if its record stays the same
 for a lifetime, because a dead holder's clock may have been ahead. When a holder's own time of day

@@ -93,12 +93,15 @@ def test_a_command_has_the_options_that_it_is_given() -> None:
     assert unknown == []
 
 
-def test_a_file_that_is_named_exists() -> None:
+PLACE = re.compile(r"`((?:flows|tasks|storage|tests|deploy)/[\w./-]+|[\w./-]+/|[\w/]+/\w+\.py)`")
+
+
+def test_a_file_or_folder_that_is_named_exists() -> None:
     missing = [
-        (name, file)
+        (name, place)
         for name, text in CURRENT.items()
-        for file in re.findall(r"`([\w/]+/[\w/]*\w\.py)`", text)
-        if not ((DOCUMENTS[name].parent / file).exists() or (ROOT / file).exists())
+        for place in PLACE.findall(text)
+        if not ((DOCUMENTS[name].parent / place).exists() or (ROOT / place).exists())
     ]
     assert missing == []
 

@@ -56,8 +56,8 @@ def run_in_order(
     """Run jobs on the cluster and yield their results in the jobs' order.
 
     ``jobs`` may yield None: no job can begin before another result is taken. At most four jobs per
-    worker thread are in flight. They are handed over, and their results taken, many at once, for
-    every message costs milliseconds; a result is released as it is taken. If a job's worker dies,
+    worker thread are in flight. They are handed over, and their results taken, in batches, because
+    each message costs milliseconds; a result is released as it is taken. If a job's worker dies,
     the job runs elsewhere; if that worker dies too, it runs once more with no other job, so that it
     neither kills others nor is blamed for them. If it dies alone, the rows of a `Job` are probed,
     and a last run quarantines those that kill. Passing storage errors are retried, by the job that

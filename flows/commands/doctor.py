@@ -71,7 +71,7 @@ class DoctorOutcome(Outcome):
 
 
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
-    """Passwords and tokens in addresses are left out."""
+    """Check the machine and print the settings, with secrets removed."""
     checks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
         "python": _python,
         "packages": _packages,

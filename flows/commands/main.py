@@ -117,7 +117,7 @@ def _load(place: str) -> Callable[[flows.Options, Settings], Outcome]:
 
 @contextmanager
 def _importing() -> Iterator[None]:
-    """Look for no garbage in the block, and never again among what it imports."""
+    """Disable garbage collection in the block, then freeze the imported objects."""
     gc.disable()
     try:
         yield

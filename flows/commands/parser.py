@@ -72,7 +72,7 @@ def read(app: App, words: list[str]) -> Given:
 
 
 def asks_help(words: list[str]) -> bool:
-    """Return whether words ask for help, or are none."""
+    """Return whether help was requested, or no arguments were given."""
     return not words or not {"--help", "-h"}.isdisjoint(words)
 
 

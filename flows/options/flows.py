@@ -34,8 +34,8 @@ As = Annotated[
     TakenAs | None,
     f"{SPELT}as",
     Field(
-        description="what all of them are: pictures of single cells, photographs of fields of "
-        "view, or slides; by default slidewatch looks"
+        description="kind of all sources: pictures of single cells, photographs of fields of "
+        "view, or slides; detected by default"
     ),
 ]
 SlideAs = Annotated[

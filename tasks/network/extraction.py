@@ -219,7 +219,7 @@ def blur(pixels: Pixels) -> Pixels:
 def _steady(
     inference: "Inference", logits: Single, blurred: Mapping[int, Pixels]
 ) -> NDArray[np.int8]:
-    """Say of which images (n,) the diagnosis by logits (n, C) stays when they are ``blurred``."""
+    """Mark images (n,) whose diagnosis by logits (n, C) survives blurring."""
     steady = np.full(len(logits), UNKNOWN, np.int8)
     rows = list(blurred)
     for start in range(0, len(rows), inference.batch):

@@ -13,8 +13,8 @@ network calls healthy, there and among the training cells.
 Only layers behind the taps for distances are tuned. So abnormality is the same before and after,
 and rubbish, however often it is seen, cannot become familiar.
 
-If what a batch-norm gives has mean m and variance v over healthy training cells, and m' and v' over
-the laboratory's, a share a of the latter makes of a value z
+Let the output of a batch-norm have mean m and variance v over healthy training cells, and m' and v'
+over the laboratory's. With weight a on the latter, a value z becomes
 
     m + s (z - (1-a) m - a m'),  where s^2 = v / ((1-a) v + a v'):
 

@@ -2,7 +2,7 @@
 
 A detector is fitted and calibrated in the arithmetic in which it screens, so what counts is not how
 many verdicts differ under one detector, but how good each is under its own. That was measured by
-nights: `README.md` has the table.
+nights: `README.md` has the figures.
 """
 
 from collections.abc import Callable

@@ -186,7 +186,7 @@ def test_no_secret_has_a_default_and_all_that_is_needed_is_said() -> None:
     assert {rest for name, rest in used if name not in optional} == {":?is not in .env"}
     for name, _ in used:
         assert name in head
-        assert name in (DEPLOY / "README.md").read_text()
+        assert name in (DEPLOY / "containers.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_alerts_have_names_of_their_own() -> None:
 
 
 def test_every_metric_is_explained() -> None:
-    text = (DEPLOY / "README.md").read_text()
+    text = (DEPLOY / "nights.md").read_text()
     explained = set(re.findall(r"`(slidewatch_\w+)`", text))
     families = {family.name for family in NightMetrics("night").registry.collect()}
     assert {name.removesuffix("_total") for name in explained} == families

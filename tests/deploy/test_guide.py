@@ -1,4 +1,4 @@
-"""deploy/README.md, and the services and the environment that an operator copies."""
+"""The pages of deploy/, and the services and the environment that an operator copies."""
 
 import configparser
 import re
@@ -13,28 +13,21 @@ from prefect.settings.legacy import _get_valid_setting_names
 from tests.support.paths import ROOT
 
 DEPLOY = ROOT / "deploy"
-TEXT = (DEPLOY / "README.md").read_text()
+PAGES = {path.stem: path.read_text() for path in DEPLOY.glob("*.md")}
 
 
 def test_the_guide_has_every_part_of_an_operators_work() -> None:
-    titles = re.findall(r"^## (.+)$", TEXT, re.M)
-    assert titles == [
-        "First install, on one server",
-        "With containers",
-        "On Kubernetes",
-        "Upgrade",
-        "Backup",
-        "Restore",
-        "Rotate certificates",
-        "What to watch",
-        "When a night is red",
-        "Clusters",
-        "What was not run",
-    ]
+    linked = re.findall(r"\]\((\w+)\.md\)", PAGES["README"])
+    assert sorted(linked) == sorted(PAGES.keys() - {"README"})
+    titles = {name: re.findall(r"^## (.+)$", text, re.M) for name, text in PAGES.items()}
+    assert titles["server"] == ["Install", "Run"]
+    assert titles["nights"] == ["What to watch", "When a night is red"]
+    assert titles["upkeep"] == ["Upgrade", "Backup", "Restore", "Rotate certificates"]
+    assert titles["README"] == ["What was not run"]
 
 
 def test_files_that_are_copied_are_there() -> None:
-    copied = re.findall(r"CHECKOUT/(deploy/[\w./*-]+)", TEXT)
+    copied = re.findall(r"CHECKOUT/(deploy/[\w./*-]+)", "".join(PAGES.values()))
     assert copied
     for name in copied:
         assert list(ROOT.glob(name)), name

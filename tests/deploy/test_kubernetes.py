@@ -198,7 +198,7 @@ def test_what_a_pod_reads_is_there(spec: Thing, labels: dict[str, str]) -> None:
             assert volume["secret"]["secretName"] in named("Secret")
         if "configMap" in volume:  # made of a file by a command of the guide
             name = volume["configMap"]["name"]
-            assert f"create configmap {name}" in (DEPLOY / "README.md").read_text()
+            assert f"create configmap {name}" in (DEPLOY / "kubernetes.md").read_text()
             assert volume["configMap"]["optional"]
     for container in spec["containers"]:
         assert {mount["name"] for mount in container["volumeMounts"]} <= mounted
@@ -226,7 +226,7 @@ def test_tls_files_are_keys_of_the_secret(spec: Thing, labels: dict[str, str]) -
 
 
 def test_the_example_of_secrets_is_refused_and_each_is_made_by_a_command_of_the_guide() -> None:
-    text = (DEPLOY / "README.md").read_text()
+    text = (DEPLOY / "kubernetes.md").read_text()
     for thing in read("secrets.example.yaml"):
         for value in thing["data"].values():
             with pytest.raises(binascii.Error):

@@ -1,4 +1,4 @@
-"""Name all by which the cells of a batch are judged."""
+"""Bundle a batch with the model, detector and laboratory that judge it."""
 
 from dataclasses import dataclass, field
 

@@ -40,7 +40,6 @@ class Choices:
     A smaller ``cut`` or a larger ``v`` catches more if a third of a slide is strange in the same
     way, but calls more cells abnormal on a slide that varies more than fitted ones. ``lean_*`` come
     from empirical Bayes: the sampling variance for one cell over the variance between patients.
-    `tests/benchmarks/own_normal_trial.py` has the tables.
 
     Attributes:
         v: cells as which the prior counts in a slide's covariance.

@@ -124,15 +124,15 @@ def _against_earlier(
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
     """List the findings on the stability of populations."""
     measured = {
-        "abnormality is spread otherwise than when the detector was calibrated": psi,
-        "abnormality is spread otherwise than in earlier batches": psi_earlier,
+        "the distribution of abnormality differs from calibration": psi,
+        "the distribution of abnormality differs from earlier batches": psi_earlier,
     }
     measured |= {
-        f"distances at {tap} are spread otherwise than in earlier batches": v
+        f"the distribution of distances at {tap} differs from earlier batches": v
         for tap, v in psi_taps.items()
     }
     return [
-        (Light.AMBER, f"{what}: index {value:.2f} (limit {PSI_AMBER})")
+        (Light.AMBER, f"{what}: stability index {value:.2f} (limit {PSI_AMBER})")
         for what, value in measured.items()
         if value is not None and value >= PSI_AMBER
     ]

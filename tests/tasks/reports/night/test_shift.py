@@ -217,7 +217,7 @@ def test_two_hundred_thousand_cells_are_judged_by_the_size_of_a_deviation() -> N
         (
             {"shift": 0.8},
             "amber",
-            "distances at tap are spread otherwise than in earlier batches: index",
+            "the distribution of distances at tap differs from earlier batches: stability index",
         ),
         ({"shift": -0.8}, "amber", "cells as a whole are less abnormal"),
         ({"shift": -2.0}, "amber", "cells as a whole are less abnormal"),
