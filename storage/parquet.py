@@ -45,22 +45,21 @@ def write_parts(
     schema: pa.Schema,
     parts: Iterable[pa.Table],
     *path: str,
-    bloom: dict[str, Any] | None = None,
 ) -> str:
     """Write a table part by part, a row group each, complete or not at all; return its sha256.
 
-    An empty part makes no row group. ``bloom`` has options of Bloom filters, by column; readers use
-    these to find single values.
+    An empty part makes no row group.
     """
     with store.staged(*path) as stage:
-        return stage_parts(stage, schema, parts, bloom)
+        return stage_parts(stage, schema, parts)
 
 
-def stage_parts(
-    stage: Path, schema: pa.Schema, parts: Iterable[pa.Table], bloom: dict[str, Any] | None = None
-) -> str:
-    """Write a table part by part to a file that `Store.stage` gave; see `write_parts`."""
-    with pq.ParquetWriter(stage, schema, bloom_filter_options=bloom, **_WRITE) as writer:
+def stage_parts(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table], **options: Any) -> str:
+    """Write a table part by part to a file that `Store.stage` gave; see `write_parts`.
+
+    ``options`` are those of Arrow's writer.
+    """
+    with pq.ParquetWriter(stage, schema, **_WRITE, **options) as writer:
         for part in parts:
             if part.num_rows:
                 writer.write_table(part, row_group_size=part.num_rows)
@@ -181,6 +180,24 @@ def iterate_groups(
     with open_table(store, *path) as file:
         for number in range(file.num_row_groups) if groups is None else groups:
             yield file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def iterate_verified(
+    store: Store, files: Iterable[tuple[tuple[str, ...], str]]
+) -> Iterator[pa.Table]:
+    """Yield the row groups of files, each of which is compared with its sha256 first.
+
+    Raises:
+        MissingError: a file does not exist.
+        StoreError: a file differs from its sha256.
+    """
+    for path, digest in files:
+        if store.digest(*path) != digest:
+            raise StoreError(
+                f"{store.address(*path)} is not what a worker wrote (sha256 differs): run the same "
+                "command again"
+            )
+        yield from iterate_groups(store, *path)
 
 
 def groups_having(footer: pq.FileMetaData, column: str, values: Collection[str]) -> list[int]:

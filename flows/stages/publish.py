@@ -27,9 +27,10 @@ from flows.stages.counting.chosen_thresholds import (
 from flows.stages.scoring import Scored
 from storage.batches import ledger, manifests, segmentations
 from storage.models import detectors
-from storage.parquet import read_table
+from storage.parquet import iterate_verified, read_table
 from storage.reports.publication import SCHEMAS, publication
 from storage.reports.schemas.batches import batch_schema
+from storage.reports.schemas.images import image_schema
 from storage.reports.tables import (
     BATCHES,
     FIELDS,
@@ -108,8 +109,9 @@ def publish(client: Client, screened: Screened, settings: Settings, scored: Scor
             grouped.append(piece.grouped)
             yield piece.path, piece.digest
 
+    schema = image_schema(screened.model.classes, list(screened.detector.taps))
     with publication(store, batch) as reports:
-        reports.join(IMAGES, finished())
+        reports.add(IMAGES, schema, iterate_verified(store, finished()))
         tables, night = joined_groups(grouped, [numbers for _, numbers in pieces])
         earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
         judged = batch_judged(

@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from storage.batches.manifests import Batch
-from storage.joining import join_files
 from storage.parquet import read_footer
 from storage.reports import pages, tables
 from storage.reports.schemas import batches, fields, patients, slides
@@ -46,12 +45,6 @@ class Publication:
         self.digests[kind] = tables.stage_report(
             stage, tables.of_attempt(schema, self.batch.attempt), parts
         )
-        self.files[kind] = stage
-
-    def join(self, kind: str, pieces: Iterable[tuple[tuple[str, ...], str]]) -> None:
-        """Stage a report whose row groups are those of some files of the store, by their sha256."""
-        stage = self._stage()
-        self.digests[kind] = join_files(stage, self.store, pieces)
         self.files[kind] = stage
 
     def appear(self) -> None:

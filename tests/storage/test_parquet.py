@@ -71,6 +71,29 @@ def test_parts_are_row_groups_of_one_file(store: Store) -> None:
     assert parquet.read_table(store, *PATH).equals(TABLE)
 
 
+def test_the_rows_of_files_follow_each_other_if_none_differs_from_its_digest(
+    any_store: Store,
+) -> None:
+    files = []
+    for number, parts in enumerate(([TABLE.slice(0, 10), TABLE.slice(10, 5)], [], [TABLE])):
+        path = ("pieces", f"{number}.parquet")
+        digest = parquet.write_parts(any_store, TABLE.schema, parts, *path)
+        files.append((path, digest))
+    found = list(parquet.iterate_verified(any_store, files))
+    assert [part.num_rows for part in found] == [10, 5, ROWS]
+    assert pa.concat_tables(found).equals(pa.concat_tables([TABLE.slice(0, 15), TABLE]))
+
+    content = any_store.read_bytes(*files[2][0])
+    any_store.write_bytes(flipped(content, 300), *files[2][0])
+    verified = parquet.iterate_verified(any_store, files)
+    assert [next(verified).num_rows, next(verified).num_rows] == [10, 5]
+    with pytest.raises(StoreError, match=r"2\.parquet is not what a worker wrote .* run the same"):
+        next(verified)
+    any_store.remove(*files[0][0])
+    with pytest.raises(MissingError, match=r"0\.parquet does not exist"):
+        next(parquet.iterate_verified(any_store, files))
+
+
 def test_equal_tables_have_equal_bytes() -> None:
     content = parquet.table_to_bytes(TABLE, 80)
     assert (

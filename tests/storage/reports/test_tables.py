@@ -218,6 +218,21 @@ def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
     assert groups[0].column_names == ["uri", "diagnosis"]
 
 
+def test_a_bloom_filter_finds_the_row_groups_of_an_image(store: Store) -> None:
+    digests = [f"{number:064x}" for number in range(2 * tables.GROUP_ROWS)]
+    parts = [
+        pa.table({"image_id": digests[start : start + tables.GROUP_ROWS]})
+        for start in (0, tables.GROUP_ROWS)
+    ]
+    path = tables.report_path("night", DAYS[0])
+    publish_report(store, path, pa.schema([("image_id", pa.string())]), parts)
+    probed = duckdb.execute(
+        "SELECT bloom_filter_excludes FROM parquet_bloom_probe($1, 'image_id', $2)",
+        [store.path(*path), digests[-1]],
+    ).fetchall()
+    assert probed == [(True,), (False,)]
+
+
 # --- attempts
 
 
