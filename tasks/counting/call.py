@@ -129,7 +129,7 @@ class Answers:
         rates = known.counting
         if cells not in self._limits:
             limit = interpretation.detection_limit(cells, rates)
-            self._limits[cells] = interpretation.blank_count(cells, rates), limit
+            self._limits[cells] = interpretation.blank_count(cells, rates.false.nodes), limit
         blank, limit = self._limits[cells]
         bound = interpretation.upper_bound(called, cells, rates)
         by, count, basis = CountedBy.COUNTING, called, rates

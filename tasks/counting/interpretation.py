@@ -140,12 +140,15 @@ def chance_of_blank(called: int, cells: int, rates: ErrorRates) -> float:
     return _at_least(called, cells, rates.false.nodes)
 
 
-def blank_count(cells: int, rates: ErrorRates) -> int:
-    """Compute the limit of blank: the count that 95% of slides without parasites do not exceed."""
+def blank_count(cells: int, false: types.Float) -> int:
+    """Compute the limit of blank: the count that 95% of slides without parasites do not exceed.
+
+    ``false`` (J,) are equally probable false-positive rates of a slide.
+    """
     low, high = -1, cells
     while high - low > 1:
         middle = (low + high) // 2
-        if _at_least(middle + 1, cells, rates.false.nodes) <= 1 - LEVEL:
+        if _at_least(middle + 1, cells, false) <= 1 - LEVEL:
             high = middle
         else:
             low = middle
@@ -156,7 +159,7 @@ def detection_limit(cells: int, rates: ErrorRates) -> float | None:
     """Compute the limit of detection for ``cells`` cells, a share; None if there is none."""
     if cells < 1:
         return None
-    count = blank_count(cells, rates) + 1
+    count = blank_count(cells, rates.false.nodes) + 1
 
     def seen(x: float) -> float:
         return _at_least(count, cells, rates.called(x)) - LEVEL

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import betabinom, binom
+import numpy as np
+from scipy.special import betaincinv
 
-from tasks.counting.interpretation import LEVEL
+from tasks.counting.interpretation import blank_count
+from tasks.counting.rates import NODES
 
 LEAST_CELLS = 30  # of a slide with known cells, whose mean size says how it was photographed
 
@@ -45,12 +47,13 @@ class Measured:
     def most_healthy(self, cells: int) -> int:
         """Compute the number of ``cells`` that look parasitized on at most 95% of healthy slides.
 
-        It is the limit of blank of the diagnosis, whether a cell counts or not: beta-binomial, with
-        the mean and deviation between slides that were measured (as `tasks.counting.rates`).
+        It is the limit of blank of the diagnosis, whether a cell counts or not. The rate of a slide
+        is beta-distributed, with the mean and deviation that were measured.
         """
         variance = self.deviation**2
-        if not 0 < variance < self.mean * (1 - self.mean):
-            return int(binom.ppf(LEVEL, cells, self.mean))
-        precision = self.mean * (1 - self.mean) / variance - 1
-        alpha, beta = self.mean * precision, (1 - self.mean) * precision
-        return int(betabinom.ppf(LEVEL, cells, alpha, beta))
+        rates = np.full(1, self.mean)
+        if 0 < variance < self.mean * (1 - self.mean):
+            precision = self.mean * (1 - self.mean) / variance - 1
+            shares = (np.arange(NODES) + 0.5) / NODES
+            rates = betaincinv(self.mean * precision, (1 - self.mean) * precision, shares)
+        return blank_count(cells, rates)

@@ -28,7 +28,7 @@ def positive_text(rates: ErrorRates, cells: int) -> str:
         return "nobody can be called: healthy cells are called as often as parasites"
     if cells < LEAST_CELLS:
         return f"patients of fewer than {LEAST_CELLS} red cells that count are never positive"
-    least = blank_count(cells, rates) + 1
+    least = blank_count(cells, rates.false.nodes) + 1
     return f"a patient of {counted(cells, 'red cell')} is positive from {least:,} called ones on"
 
 

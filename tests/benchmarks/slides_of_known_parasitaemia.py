@@ -183,7 +183,9 @@ def main(url: str, detector: str | None = None) -> None:
         (TODAY, error_rates.rates_at(counts, error_rates.DIAGNOSIS)),
     ):
         for cells in SIZES:
-            blank = interpretation.corrected(interpretation.blank_count(cells, each), cells, each)
+            blank = interpretation.corrected(
+                interpretation.blank_count(cells, each.false.nodes), cells, each
+            )
             limit = interpretation.detection_limit(cells, each)
             detection = "none" if limit is None else f"{limit:.2%}"
             print(f"{name}, {cells:,} cells: limit of blank {blank:.2%}, of detection {detection}")

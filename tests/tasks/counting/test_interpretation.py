@@ -51,7 +51,7 @@ def test_intervals_cover_no_parasites_and_fewer_than_can_be_told_from_none() -> 
 
 def test_with_rates_that_are_known_the_limits_are_those_of_a_binomial() -> None:
     known = interpretation.ErrorRates(0.0, fixed(0.001), fixed(0.8))
-    blank = interpretation.blank_count(CELLS, known)
+    blank = interpretation.blank_count(CELLS, known.false.nodes)
     assert blank == binom.ppf(0.95, CELLS, 0.001)
     limit = interpretation.detection_limit(CELLS, known)
     assert limit is not None
@@ -69,7 +69,7 @@ def test_a_healthy_slide_is_above_blank_in_one_of_twenty_cases() -> None:
     for seed in range(4):
         known = rates(0.01, 60.0, seed)
         called = rng.binomial(CELLS, rng.beta(0.6, 59.4, 500))
-        above.append(np.mean(called > interpretation.blank_count(CELLS, known)))
+        above.append(np.mean(called > interpretation.blank_count(CELLS, known.false.nodes)))
     assert np.mean(above) == pytest.approx(0.05, abs=0.03)
 
 

@@ -37,7 +37,8 @@ def test_healthy_slides_stay_below_the_most_in_95_of_100() -> None:
         most, called = KNOWN.most_healthy(cells), random.binomial(cells, shares)
         assert np.mean(called <= most) >= 0.94
         assert np.mean(called < most) <= 0.96
-        assert most == betabinom.ppf(0.95, cells, 0.01 * precision, 0.99 * precision)
+        exact = betabinom.ppf(0.95, cells, 0.01 * precision, 0.99 * precision)
+        assert most == pytest.approx(exact, rel=0.01, abs=1)
     assert Measured(1.0, None, 0.01, 0.0).most_healthy(1000) == 15  # binomial
     assert Measured(1.0, None, 0.0, 0.0).most_healthy(1000) == 0
 

@@ -110,4 +110,4 @@ def test_negative_slides_of_a_laboratory_stay_below_its_limit_of_blank() -> None
 
 
 def blank_of(false: rates.Rate) -> int:
-    return interpretation.blank_count(3000, interpretation.ErrorRates(0.0, false, false))
+    return interpretation.blank_count(3000, false.nodes)
