@@ -114,12 +114,6 @@ class Settings(BaseSettings):
     shard_rows: int = Field(
         512, ge=1, le=1_000_000, description="images a shard, twice as many in a large night"
     )
-    read_seconds: float = Field(
-        limits.READ_SECONDS,
-        gt=0,
-        description="seconds to wait for a file, a folder or a server of images that does not "
-        "answer, before its images have failed as timed_out",
-    )
     alpha: float = Field(
         0.05, gt=0, lt=1, description="level at which a new detector calls an image abnormal"
     )

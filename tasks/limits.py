@@ -9,8 +9,6 @@ DETECTABLE_PERCENT = 0.06
 NEGATIVE_PERCENT = 1.0
 # For a healthy adult; a patient's own count is better, and anaemia makes it much lower.
 RED_CELLS_PER_MICROLITRE = 5e6
-# For the slowest sources that do answer: a tape library behind a mount, a restarting server.
-READ_SECONDS = 120.0
 
 
 class FieldLimits(BaseModel):

@@ -43,14 +43,13 @@ def open_client(settings: Settings) -> Iterator[Client]:
     if opened and opened[0] == wanted:
         yield opened[1]
         return
-    from flows.cluster.kinds import KINDS, ReadLimit, workers_of  # with Dask
+    from flows.cluster.kinds import KINDS, workers_of  # with Dask
 
     opening, doing = KINDS[settings.cluster]
     console.working(doing.format(workers=counted(workers_of(settings), "worker")), long=True)
     with opening(settings) as client:
         console.working("at work")
         check_versions(client)
-        client.register_plugin(ReadLimit(settings.read_seconds))
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
         if not gc.get_freeze_count():  # once, or each time garbage would stay for ever
             gc.freeze()  # to search all that was imported takes a third of a second

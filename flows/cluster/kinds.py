@@ -28,7 +28,6 @@ from flows.cluster.requirements import CERTIFICATES, ClusterError, cluster_spec,
 from flows.cluster.tls import security
 from flows.jobs.worker import stay_on, without_pandas
 from flows.settings import Settings
-from tasks.images.access.patience import wait_at_most
 
 REACH = 10  # seconds within which a scheduler must answer
 # For clusters that start here; `deploy/` sets the first and the last for those elsewhere.
@@ -55,19 +54,6 @@ FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 def workers_of(settings: Settings) -> int:
     """Return the number of workers to start: by default one for each processor that is ours."""
     return settings.workers or int(CPU_COUNT)  # what a container or batch system leaves us
-
-
-class ReadLimit(WorkerPlugin):
-    """A plugin that sets the time limit of reads on workers, even those that join later."""
-
-    name = "read-limit"
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def setup(self, worker: Any) -> None:
-        """Set the limit in the worker's process."""
-        wait_at_most(self._seconds)
 
 
 class OwnCore(WorkerPlugin):

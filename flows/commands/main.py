@@ -27,7 +27,6 @@ from flows.monitoring import ending, logs, prefect_runs
 from flows.options import commands, flows
 from flows.outcome import Outcome
 from flows.settings import Settings, UsageError, leaves, origin, settings_file
-from tasks.images.access.patience import wait_at_most
 
 MISSPELT = 2
 NEEDS_A_PERSON = 3
@@ -145,7 +144,6 @@ def _prepare(command: commands.Command, settings: Settings) -> None:
     from flows.monitoring.logs import use_logs
 
     use_logs(settings.logs)
-    wait_at_most(settings.read_seconds)
     file = settings_file()
     if file:
         tell(f"settings: {file}")

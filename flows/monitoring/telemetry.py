@@ -18,7 +18,6 @@ from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
 from storage.store import Store
-from tasks.images.access.patience import wait_at_most
 
 Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result", bound=Outcome)
@@ -46,7 +45,7 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 def observed(
     *, night: bool = False, run_name: str | Callable[[], str] | None = None
 ) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
-    """Decorate a flow's function, so that it logs and waits for files as the settings say.
+    """Decorate a flow's function, so that it logs as the settings say.
 
     The flow of a ``night`` has metrics too. ``run_name`` names its runs in Prefect, which otherwise
     does so itself.
@@ -63,7 +62,6 @@ def observed(
                     return function(options, settings)
                 return_freed_memory()
                 logs.use_logs(settings.logs)
-                wait_at_most(settings.read_seconds)
                 series = getattr(options, "series", None) or prometheus.series_of(batch or "")
                 with _set(_OBSERVED, True), _metrics(settings, series if night else None) as gauges:
                     scored = 0

@@ -192,10 +192,9 @@ def _folder_of(images: str) -> str:
     if addresses.in_archive(images):
         return images
     fs, path = files.filesystem(images)
-    is_file, there = files.asked(images, lambda: (fs.isfile(path), fs.exists(path)))
-    if is_file:
+    if fs.isfile(path):
         return str(path).rpartition("/")[0]
-    return str(path) if there else re.split(r"[*?[]", path)[0].rpartition("/")[0]
+    return str(path) if fs.exists(path) else re.split(r"[*?[]", path)[0].rpartition("/")[0]
 
 
 @prefect_runs.task

@@ -13,7 +13,6 @@ from imagecodecs import deflate_crc32, deflate_decode, deflate_encode, spng_deco
 from PIL import Image, UnidentifiedImageError
 
 from tasks.images.access.files import TooLargeError
-from tasks.images.access.patience import TimedOutError
 from tasks.types import Pixels
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -47,7 +46,7 @@ Result = TypeVar("Result")
 Check = Callable[[Image.Image], None]
 Reason = Literal[
     "unreadable", "empty", "not_an_image", "too_large", "damaged", "killed_worker",
-    "unknown_magnification", "too_coarse", "timed_out", "several_pictures", "not_a_cell",
+    "unknown_magnification", "too_coarse", "several_pictures", "not_a_cell",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -72,8 +71,6 @@ def failure_of(error: Exception) -> BadImageError:
         return BadImageError(error.reason, str(error))
     if isinstance(error, TooLargeError):
         return BadImageError("too_large", str(error))
-    if isinstance(error, TimedOutError):
-        return BadImageError("timed_out", str(error))
     return BadImageError("unreadable", f"{type(error).__name__}: {error}")
 
 

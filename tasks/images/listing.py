@@ -7,7 +7,6 @@ its bytes (`tasks.images.access.files`).
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain, islice
 from typing import ParamSpec
 
@@ -30,7 +29,7 @@ from tasks.images.access.addresses import (
     parts_of,
     split_link,
 )
-from tasks.images.access.files import SourceError, asked, filesystem, list_members
+from tasks.images.access.files import SourceError, filesystem, list_members
 from tasks.images.access.folders import Listed, list_files
 from tasks.words import counted
 
@@ -80,8 +79,7 @@ def refuse_missing(sources: Sources) -> None:
         if "://" in address and not address.startswith("file://"):
             continue
         fs, root = filesystem(address)
-        there = asked(address, partial(fs.exists, root))
-        if not there and not any(letter in root for letter in GLOB):
+        if not fs.exists(root) and not any(letter in root for letter in GLOB):
             raise SourceError(f"{source} does not exist")
 
 
@@ -191,11 +189,7 @@ class _Listing:
         elif archive := archive_kind(source):
             self._add(self._list_archive(source, archive))
         else:
-            messages: list[str] = []  # because on_skip may belong to this thread
-            here = replace(self, on_skip=messages.append)
-            list_files(source, lambda listed: here._add(here._images_of(listed, source)))
-            for message in messages:
-                self.on_skip(message)
+            self._add(self._images_of(list_files(source), source))
 
     def _images_of(self, listed: Listed, source: str) -> Iterable[Image]:
         """List an image, or the images of a folder or glob."""

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -11,13 +10,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from tasks.images.access.addresses import SCHEMES, foreign_scheme, holds_secret, redact
-from tasks.images.access.files import (
-    MOST_BYTES,
-    SourceError,
-    asked,
-    filesystem,
-    refuse_larger,
-)
+from tasks.images.access.files import MOST_BYTES, SourceError, filesystem, refuse_larger
 from tasks.images.names import patient_of_laboratory
 from tasks.images.regions import Region, address_of
 
@@ -72,8 +65,7 @@ def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:
     fs, path = filesystem(source)
     folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
     start = 0
-    parts = _read_parts(source)
-    while (part := asked(source, partial(next, parts, None))) is not None:
+    for part in _read_parts(source):
         yield _checked(part, source, folder, start, trusted=trusted)
         start += part.num_rows
 

@@ -1,13 +1,12 @@
 """Open whole slides in place, to be read by region; a process keeps the last few open."""
 
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.images import geometry
-from tasks.images.access import addresses, files, patience
+from tasks.images.access import addresses, files
 from tasks.images.decoding import BadImageError
 from tasks.images.formats import ome_zarr, tiff, vendor
 
@@ -25,7 +24,7 @@ def is_slide(uri: str) -> bool:
         return not addresses.in_archive(uri)
     if extension not in addresses.TIFF or addresses.in_archive(uri):
         return False
-    return files.asked(uri, lambda: tiff.is_tiled_or_large(*files.filesystem(uri)))
+    return tiff.is_tiled_or_large(*files.filesystem(uri))
 
 
 def open_slide(uri: str) -> geometry.Slide:
@@ -35,15 +34,14 @@ def open_slide(uri: str) -> geometry.Slide:
 
     Raises:
         BadImageError: says why it cannot be read.
-        TimedOutError: the source does not answer.
     """
     if addresses.in_archive(uri):
         raise BadImageError(
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"
         )
     try:
-        return files.asked(uri, lambda: _open(uri, files.known_stamp(uri)))
-    except (BadImageError, patience.TimedOutError):
+        return _open(uri, files.known_stamp(uri))
+    except BadImageError:
         raise
     # A slide must never stop its batch, whatever its filesystem raises.
     except Exception as error:
@@ -51,13 +49,7 @@ def open_slide(uri: str) -> geometry.Slide:
 
 
 @lru_cache(maxsize=8)
-def _open(uri: str, stamp: str) -> geometry.Slide:
-    slide = _opened(uri)
-    read = slide.read_box
-    return replace(slide, read_box=lambda *box: files.asked(uri, partial(read, *box)))
-
-
-def _opened(uri: str) -> geometry.Slide:
+def _open(uri: str, _stamp: str) -> geometry.Slide:
     fs, path = files.filesystem(uri)
     if addresses.extension_of(uri) == addresses.ZARR:
         return ome_zarr.open_ome_zarr(fs, path)

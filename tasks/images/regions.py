@@ -263,14 +263,6 @@ def read_around(source: str, region: Region, more: int) -> tuple[Pixels, Region]
     return read_region(source, wide), wide
 
 
-def is_of_photograph(ref: ImageRef) -> bool:
-    """Return whether an image is a region of no slide; to read it takes a lock."""
-    try:
-        return ref.region is not None and not _is_slide(ref.source, lately_stamped(ref.source))
-    except Exception:  # reading it says why
-        return True
-
-
 _DECODING = threading.Lock()
 
 

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from tasks.images import decoding, regions
-from tasks.images.access import addresses, files, patience
+from tasks.images.access import addresses, files
 from tasks.network.cutting import LOGITS, without_shift
 from tasks.types import Mask, Pixels, Single
 
@@ -96,41 +95,11 @@ def load_images(
         return load_image(refs[row], side, reading)
 
     def load_some(start: int) -> list[Loaded]:
-        rows = range(start, min(start + together, len(refs)))
-        some = [refs[row] for row in rows]
-        # Threads that cut cells out of a photograph share a lock, which none may hold while it
-        # waits: others go together if one mount, archive or server answers for them.
-        locked = any(map(regions.is_of_photograph, some))
-        if locked or len({files.place_of(ref.source) for ref in some}) > 1:
-            return [load(row) for row in rows]
-        loaded: list[Loaded] = []
-        while left := rows[len(loaded) :]:
-            loaded += _load_in_time(refs[left[0]].source, partial(map, load, left))
-        return loaded
+        return [load(row) for row in range(start, min(start + together, len(refs)))]
 
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         for some in pool.map(load_some, range(0, len(refs), together)):
             yield from some
-
-
-def _load_in_time(first: str, load: Callable[[], Iterator[Loaded]]) -> list[Loaded]:
-    """Load images until one does not answer; if that is the first, it fails.
-
-    All are handed to a reading thread at once, because handing over a file takes longer than
-    reading it.
-    """
-    progress, loaded = patience.Progress(), list[Loaded]()
-
-    def load_all() -> None:
-        for image in load():
-            loaded.append(image)
-            progress.advance()
-
-    try:
-        files.asked(first, load_all, progress)
-    except patience.TimedOutError as error:
-        return loaded[:] or [Loaded(failure=decoding.failure_of(error))]
-    return loaded
 
 
 @dataclass(frozen=True)

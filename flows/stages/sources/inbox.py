@@ -43,7 +43,7 @@ def list_inbox(inbox: str) -> dict[str, FileStamp]:
         SourceError: the inbox does not exist, or is one file.
     """
     try:
-        seen = None if in_archive(inbox) else folders.list_files(inbox, _seen)
+        seen = None if in_archive(inbox) else _seen(folders.list_files(inbox))
     except FileNotFoundError:
         raise files.SourceError(f"inbox {inbox} does not exist: is the folder mounted?") from None
     except PermissionError:

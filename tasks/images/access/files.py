@@ -12,25 +12,24 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache, partial, wraps
+from functools import lru_cache
 from hashlib import sha256
 from math import inf
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self
+from typing import Any, Self
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from tasks.images.access.addresses import as_text, file_of, in_archive, slide_folder, split_link
-from tasks.images.access.patience import Answer, Progress, answered
 
 BLOCK = 2**22  # bytes in memory at once
 MOST_NAME = 2**20  # bytes of the name of a member, with all else that a tar archive says of it
 MOST_BYTES = 2**28  # of a file in memory: more than any photograph of as many pixels as are decoded
-# A single request to an object store is given up, and repeated, long before the whole read.
+# A request that an object store does not answer is repeated, and then given up.
 S3_CLIENT = {
     "connect_timeout": 10,
     "read_timeout": 30,
@@ -38,7 +37,6 @@ S3_CLIENT = {
     "max_pool_connections": 32,
 }
 ASSUMED = 10.0  # seconds for which a process assumes that a source is unchanged
-_P = ParamSpec("_P")
 SOURCES = 64  # whose stamps are kept for this time
 # For a remote archive: one block is read while the images of the previous one are decoded.
 AHEAD = {"block_size": 2**20, "cache_type": "background", "cache_options": {"maxblocks": 16}}
@@ -104,51 +102,6 @@ def is_far(uri: str) -> bool:
     return bool(filesystem(address)[0].async_impl)
 
 
-def asked(uri: str, work: Callable[[], Answer], progress: Progress | None = None) -> Answer:
-    """Return the result of reading a file or folder; TimedOutError if nothing answers."""
-    return answered(work, name=uri, place=partial(place_of, uri), progress=progress)
-
-
-def place_of(uri: str) -> str:
-    """Return the archive, mount or server that answers for an address."""
-    if in_archive(uri):
-        return file_of(uri)
-    protocol, separator, rest = uri.partition("://")
-    if separator and protocol != "file":
-        return f"{protocol}://{rest.partition('/')[0]}"
-    path = rest if separator else str(Path(uri).absolute())
-    return _mount_of(path.rpartition("/")[0])
-
-
-@lru_cache(maxsize=1024)
-def _mount_of(folder: str) -> str:
-    """Find the mount that the files of a folder lie in."""
-    return max((m for m in _mounts() if f"{folder}/".startswith(m)), key=len, default="/")
-
-
-@lru_cache(maxsize=1)
-def _mounts() -> tuple[str, ...]:
-    """List the folders where filesystems are mounted; asking the folders themselves may hang."""
-    try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:  # not on Linux
-        return ()
-    return tuple(f"{line.split(' ')[1].rstrip('/')}/" for line in lines)
-
-
-def _in_time(
-    read: Callable[Concatenate[str, _P], Answer],
-) -> Callable[Concatenate[str, _P], Answer]:
-    """Let a function of an address raise TimedOutError if the source does not answer."""
-
-    @wraps(read)
-    def reading(uri: str, /, *args: _P.args, **kwargs: _P.kwargs) -> Answer:
-        return asked(uri, partial(read, uri, *args, **kwargs))
-
-    return reading
-
-
-@_in_time
 def read_bytes(uri: str) -> bytes:
     """Read the bytes of an image; an archive is opened once per process and read in place.
 
@@ -165,7 +118,6 @@ def _refuse_large(size: int) -> None:
         raise TooLargeError(f"it has more than {MOST_BYTES:,} bytes, the most that are read")
 
 
-@_in_time
 def read_head(uri: str, length: int) -> bytes:
     """Read the first bytes of a file."""
     return _first_bytes(uri, length)
@@ -191,7 +143,7 @@ def _first_bytes(uri: str, length: int) -> bytes:
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     """List names and sizes in bytes of the files in an archive, in the archive's order."""
-    archive = asked(address, lambda: _archive(kind, address, _stamp_anew(address)))
+    archive = _archive(kind, address, _stamp_anew(address))
     for name, member in archive.members.items():
         yield name, _size(member)
 
@@ -218,7 +170,6 @@ def known_stamp(uri: str) -> str:
     return lately_stamped(uri) if is_far(uri) else stamp(uri)
 
 
-@_in_time
 def stamp(uri: str) -> str:
     """Return a text that changes when a file, or its archive, is replaced."""
     if in_archive(uri):
@@ -244,31 +195,25 @@ def _local_file(uri: str) -> str | None:
 
 def digest_of_file(uri: str) -> bytes:
     """Compute the sha256 of a file, or of the names and files in a slide's folder, of any size."""
-    progress = Progress()
-    return asked(uri, partial(_digest_of_file, uri, progress), progress)
-
-
-def _digest_of_file(uri: str, progress: Progress) -> bytes:
     if in_archive(uri):
         return sha256(read_bytes(uri)).digest()
     fs, path = filesystem(uri)
     if slide_folder(path) != path:
-        return _digest_of_content(fs, path, progress)
+        return _digest_of_content(fs, path)
     digest = sha256()
     for name, _ in _files_of(fs, path):
         digest.update(as_text(name.removeprefix(path)).encode() + b"\0")
-        digest.update(_digest_of_content(fs, name, progress))
+        digest.update(_digest_of_content(fs, name))
     return digest.digest()
 
 
-def _digest_of_content(fs: Any, path: str, progress: Progress) -> bytes:
+def _digest_of_content(fs: Any, path: str) -> bytes:
     if isinstance(fs, LocalFileSystem):
         _refuse_devices(path, Path(path).stat())
     digest = sha256()
     with fs.open(path, "rb") as file:
         while piece := file.read(BLOCK):
             digest.update(piece)
-            progress.advance()
     return digest.digest()
 
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images.access import patience
 from tasks.images.access.addresses import GLOB, as_text, slide_folder
-from tasks.images.access.files import SourceError, asked, filesystem
+from tasks.images.access.files import SourceError, filesystem
 
 # The entries used for a file on this machine's disks; the rest take a kilobyte each.
 KEPT = ("name", "size", "type", "islink", "mtime")
@@ -42,19 +41,13 @@ class Listed:
     is_file: bool = False
 
 
-def list_files(source: str, use: Callable[[Listed], patience.Answer]) -> patience.Answer:
-    """Apply a function to the files below a folder or matching a pattern, or to one file.
+def list_files(source: str) -> Listed:
+    """List the files below a folder or matching a pattern, or one file, while they are used.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
         SourceError: part of it cannot be listed.
-        TimedOutError: the source does not answer.
     """
-    progress = patience.Progress()
-    return asked(source, lambda: use(_list_files(source, progress)), progress)
-
-
-def _list_files(source: str, progress: patience.Progress) -> Listed:
     fs, root = filesystem(source)
     if fs.isfile(root):
         return Listed(fs, "", iter([_file(fs.info(root))]), is_file=True)
@@ -64,7 +57,7 @@ def _list_files(source: str, progress: patience.Progress) -> Listed:
         # It skips folders that it cannot list, and calls `on_error` only for the topmost.
         fs = LocalFileSystem(skip_instance_cache=True)
         fs.walk = partial(fs.walk, on_error=_refuse_unlisted)
-        fs.info = partial(_info, fs.info, progress)
+        fs.info = partial(_info, fs.info)
     if fs.exists(root):
         entries, above = _below(fs, root), root
     elif any(letter in root for letter in GLOB):
@@ -117,12 +110,9 @@ def _file(info: Mapping[str, Any]) -> File:
     return File(info["name"], info.get("size"), changed)
 
 
-def _info(
-    full: Callable[..., dict[str, Any]], progress: patience.Progress, *args: Any, **kwargs: Any
-) -> dict[str, Any]:
-    """Look up a file, record that there was an answer, and keep only the used entries."""
+def _info(full: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Look up a file, and keep only the used entries."""
     info = full(*args, **kwargs)
-    progress.advance()
     return {name: info[name] for name in KEPT if name in info}
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tasks.images import decoding
 from tasks.images.access.addresses import DICOM, extension_of, in_archive
-from tasks.images.access.files import asked, filesystem, read_head
+from tasks.images.access.files import filesystem, read_head
 from tasks.images.formats.tiff import check_tile
 from tasks.images.geometry import Box, Slide, credible
 from tasks.types import Pixels
@@ -105,10 +105,9 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     slides: dict[tuple[str, str], list[Rank]] = defaultdict(list)
     for row, uri in enumerate(uris):
-        if extension_of(uri) == DICOM and not in_archive(uri):
-            header = asked(uri, partial(read_header, row, uri))
-            if header:
-                slides[header[0]].append(header[1])
+        is_file = extension_of(uri) == DICOM and not in_archive(uri)
+        if is_file and (header := read_header(row, uri)):
+            slides[header[0]].append(header[1])
     out: set[int] = set()
     for files in slides.values():
         out.update(-file[2] for file in files if file != max(files))

@@ -25,7 +25,6 @@ from flows.cluster.executor import run_in_order
 from flows.cluster.requirements import ClusterError
 from flows.jobs import libraries
 from flows.settings import Settings
-from tasks.images.access.patience import TimedOutError, answered
 from tests.support.certificates import make_certificates
 from tests.support.needs import needs
 from tests.support.strangers import knock
@@ -319,25 +318,6 @@ def test_slurm_that_cannot_start_jobs_says_why(
     monkeypatch.setenv("PATH", str(slurm))
     with pytest.raises(ClusterError, match="no sbatch here"):
         squares(Settings(cluster="slurm"))
-
-
-def hang(pipe: str) -> str:
-    """Read a pipe that nobody writes to, as the kernel reads a dead mount."""
-    with pytest.raises(TimedOutError) as failure:
-        answered(lambda: Path(pipe).read_bytes(), name="1.png", place=lambda: "/")
-    return str(failure.value)
-
-
-def test_a_worker_goes_on_and_ends_though_a_read_of_it_hangs_in_the_kernel(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    settings = Settings(workers=1, read_seconds=0.5)
-    with open_client(settings) as client:
-        jobs = [str(tmp_path / "pipe")] * 2
-        said = list(run_in_order(client, hang, jobs, title="hang"))
-    assert "still alive" not in caplog.text  # Dask would have killed it after a while
-    assert all("1.png has not answered for 0.5 s" in each for each in said)
 
 
 # --- one cluster for several flows

@@ -188,7 +188,7 @@ def test_renewed_certificates_work_beside_old_ones_and_other_versions_do_not(
         joined = address_of(early, "odd")
         with (
             pytest.raises(ClusterError, match=rf"timm is \S+ here but 0\.0\.1 on {joined}:"),
-            open_client(cluster.settings("store", read_seconds=7)),  # else the open one is used
+            open_client(cluster.settings("store", alpha=0.04)),  # else the open one is used
         ):
             pass
         with pytest.raises(ClusterError, match=r"timm is .* but 0\.0\.1 .*the same versions.*kept"):
