@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tasks.images.decoding import (
-    SIGNATURE,
-    BadImageError,
-    Picture,
-    decode,
-    decode_plain,
-    decode_rgb,
-    resize,
-)
+from tasks.images.decoding import BadImageError, Picture, decode, decode_rgb, resize
+from tasks.images.png import SIGNATURE, decode_plain
 from tests.support import images, needs, paths
 
 LONGEST = 400
