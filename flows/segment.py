@@ -9,7 +9,7 @@ from flows.settings import Settings
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.segmentations import Cutting, manifest_address, read_segmented
 from storage.store import Store
-from tasks.segmentation.field_of_view import OUTLINES
+from tasks.segmentation.finders import OUTLINES
 from tasks.types import FieldKind
 
 

@@ -19,9 +19,12 @@ from tasks.images import manifest, opened_slides
 from tasks.images.access.files import digest_of_file, read_bytes, stamp
 from tasks.images.decoding import BadImageError, decode_rgb, failure_of, size_of
 from tasks.images.regions import Region, address_of
-from tasks.segmentation import field_of_view
+from tasks.segmentation.field_of_view import cells_of_place
+from tasks.segmentation.finders import Finder, load_finder
 from tasks.segmentation.finding import find_roughly
+from tasks.segmentation.places import Row, box_columns, box_of, finite
 from tasks.segmentation.survey import survey
+from tasks.segmentation.tiles import tiles_of_place
 
 TILED_AT = 0.25  # microns per pixel if a slide does not say; tiles do not depend on it
 
@@ -77,7 +80,7 @@ class SearchJob:
     def probe(self, row: int) -> None:
         """Search one place as in the job, and keep nothing."""
         place = segmentations.read_places(self.store, self.name, self.number).to_pylist()[row]
-        _search_place(place, self.cutting, field_of_view.load_finder(self.cutting.finder))
+        _search_place(place, self.cutting, load_finder(self.cutting.finder))
 
     def quarantine(self, rows: list[int]) -> Self:
         """Keep places that kill workers from being searched again."""
@@ -108,8 +111,8 @@ def survey_sources(job: SurveyJob) -> int:
 
 
 def _survey_source(
-    source: field_of_view.Row, cutting: segmentations.Cutting, *, measure: bool, kills: bool = False
-) -> Iterator[field_of_view.Row]:
+    source: Row, cutting: segmentations.Cutting, *, measure: bool, kills: bool = False
+) -> Iterator[Row]:
     uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
     about |= {"source_uri": uri, "is_slide": False}
@@ -127,8 +130,8 @@ def _survey_source(
             size = size_of(content)
             if measure:
                 picture = np.asarray(decode_rgb(content, upright=False))
-                about |= {"diameter": field_of_view.finite(find_roughly(picture).diameter)}
-            yield (about | field_of_view.box_columns((0, 0, *size)) | {"level": 0, "kind": "field"})
+                about |= {"diameter": finite(find_roughly(picture).diameter)}
+            yield (about | box_columns((0, 0, *size)) | {"level": 0, "kind": "field"})
             return
         about |= {"source_id": digest_of_file(uri).hex()}
         given = cutting.microns_per_pixel
@@ -146,16 +149,16 @@ def _survey_source(
         "diameter": surveyed.diameter,
     }
     for place in surveyed.places:
-        box = field_of_view.box_columns((place.x, place.y, place.width, place.height))
+        box = box_columns((place.x, place.y, place.width, place.height))
         yield about | box | {"kind": place.kind}
 
 
 def search_places(job: SearchJob) -> int:
     """Cut up the fields of one part, write the images, and return their number."""
     settle_finder()
-    finder = field_of_view.load_finder(job.cutting.finder)
-    images: list[field_of_view.Row] = []
-    fields: list[field_of_view.Row] = []
+    finder = load_finder(job.cutting.finder)
+    images: list[Row] = []
+    fields: list[Row] = []
     killers = segmentations.read_quarantine(job.store, job.name, "fields", job.number)
     for row, place in enumerate(
         segmentations.read_places(job.store, job.name, job.number).to_pylist()
@@ -175,12 +178,12 @@ def search_places(job: SearchJob) -> int:
 
 
 def _search_place(
-    place: field_of_view.Row,
+    place: Row,
     cutting: segmentations.Cutting,
-    finder: field_of_view.Finder,
+    finder: Finder,
     *,
     kills: bool = False,
-) -> tuple[field_of_view.Row, list[field_of_view.Row]]:
+) -> tuple[Row, list[Row]]:
     """Search a field; return its row of the table of fields and the rows of its images."""
     field = {name: place.get(name) for name in segmentations.FIELD_SCHEMA.names}
     if cutting.into == "cells":
@@ -192,12 +195,10 @@ def _search_place(
             raise BadImageError("killed_worker", "this field alone kills the worker that reads it")
         if cutting.into == "tiles":
             empty = place["kind"] == "empty"
-            return field, [] if empty else field_of_view.tiles_of_place(
-                place, cutting.tile, cutting.overlap
-            )
+            return field, [] if empty else tiles_of_place(place, cutting.tile, cutting.overlap)
         if place["kind"] != "field":
             return field, []
-        return field_of_view.cells_of_place(
+        return cells_of_place(
             place,
             field,
             finder,
@@ -206,12 +207,12 @@ def _search_place(
         )
     except Exception as error:  # a field must never stop the others, whatever a finder raises
         why = {"failure": _reason(error), "kind": None}
-        region = Region(*field_of_view.box_of(place), place["level"])
+        region = Region(*box_of(place), place["level"])
         uri = address_of(place["source_uri"], region) if place["is_slide"] else place["source_uri"]
         return field | why, [_failed(place | why, uri)]
 
 
-def _failed(place: field_of_view.Row, uri: str) -> field_of_view.Row:
+def _failed(place: Row, uri: str) -> Row:
     names = ("slide_id", "patient_id", "acquired_at", "failure")
     return {name: place[name] for name in names} | {"uri": uri}
 

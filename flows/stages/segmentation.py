@@ -25,13 +25,9 @@ from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides
 from tasks.reports.image_columns import failed_rows
-from tasks.segmentation.field_of_view import (
-    OUTLINES,
-    UNINFECTED,
-    measured_every,
-    try_finder,
-    typical_diameters,
-)
+from tasks.segmentation.field_of_view import UNINFECTED
+from tasks.segmentation.finders import OUTLINES, try_finder
+from tasks.segmentation.magnification import measured_every, typical_diameters
 from tasks.words import counted
 
 SOURCES_A_JOB = 16
