@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def refuse_photograph(picture: "Image.Image") -> None:
     """Raise BadImageError if the finder sees several cells in an RGB picture."""
     # Few nights have a file that is large enough to be searched.
-    from tasks.segmentation.sorts import refuse_many_cells
+    from tasks.segmentation.whole_cells import refuse_many_cells
 
     worker.settle_finder()
     refuse_many_cells(picture)
@@ -48,7 +48,7 @@ def _count(uri: str) -> int | None:
         picture = np.asarray(decode_rgb(read_bytes(uri)))
         if max(picture.shape) <= LARGEST_TRAINING_CELL and is_masked(picture):
             return 1  # few nights need the finder
-        from tasks.segmentation.sorts import whole_cells
+        from tasks.segmentation.whole_cells import whole_cells
 
         return whole_cells(picture)
     except Exception:  # the report will say why it cannot be read

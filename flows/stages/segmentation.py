@@ -20,7 +20,7 @@ from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images import opened_slides
 from tasks.images.access import addresses, files
-from tasks.images.formats.vendor import one_file_a_slide
+from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.images.names import names_of_slides

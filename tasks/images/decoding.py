@@ -40,6 +40,9 @@ TURNS = {
 }
 # The kernel is part of the model: with another one, a detector finds the same cells abnormal.
 RESIZE = Image.Resampling.BILINEAR
+# A single thread rather than a lock: each thread has memory of its own, which the allocator keeps
+# when an image is freed.
+_ONE_BY_ONE = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
 
 Result = TypeVar("Result")
 Check = Callable[[Image.Image], None]
@@ -192,11 +195,6 @@ def _use(image: Image.Image, use: Callable[[Image.Image], Result], upright: bool
     if colours is not image:
         image.close()
     return use(colours)
-
-
-# A single thread rather than a lock: each thread has memory of its own, which the allocator keeps
-# when an image is freed.
-_ONE_BY_ONE = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
 
 
 def _has_several(image: Image.Image) -> bool:

@@ -9,9 +9,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tasks.images.decoding import RESIZE
-from tasks.types import Float, Mask, Numbers, Pixels, Single
+from tasks.types import Float, Numbers, Pixels, Single
 
 Box = tuple[int, int, int, int]  # x, y, width and height in pixels
+
+# Microns per pixel that a microscope can have. The 72 to 1200 dots per inch that programs write by
+# default are outside this range.
+CREDIBLE = (0.01, 10.0)
+TRAINING_DIAMETER = 130  # pixels of the median training cell
+# An outline lies in the middle of a cell's edge. Slightly within it there is no bright ground,
+# which the network of another laboratory may take for a part of the cell.
+WITHIN = 0.98  # of the outline's size
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,6 @@ def scaled(field: Pixels, scale: float) -> Pixels:
     return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR))
 
 
-# Microns per pixel that a microscope can have. The 72 to 1200 dots per inch that programs write by
-# default are outside this range.
-CREDIBLE = (0.01, 10.0)
-
-
 def box_at(box: Box, downsample: float) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of a slide's box in pixels of a level.
 
@@ -122,13 +125,6 @@ def credible(microns_per_pixel: float | None) -> float | None:
     low, high = CREDIBLE
     known = microns_per_pixel is not None and low <= microns_per_pixel <= high
     return microns_per_pixel if known else None
-
-
-TRAINING_DIAMETER = 130  # pixels of the median training cell
-# An outline lies in the middle of a cell's edge. Slightly within it there is no bright ground,
-# which the network of another laboratory may take for a part of the cell.
-WITHIN = 0.98  # of the outline's size
-BLOCK = 4  # pixels at the size of the training cells: the NIH cells were cut out along such blocks
 
 
 def cut_out(pixels: Pixels, outline: Single | None, scale: float) -> Image.Image:
@@ -150,9 +146,3 @@ def cut_out(pixels: Pixels, outline: Single | None, scale: float) -> Image.Image
     cell.paste(picture, mask=inside)
     # A cell overlapped by another is smaller than its region.
     return cell.crop(inside.getbbox() or (0, 0, 1, 1))
-
-
-def coarsen(mask: Mask) -> Mask:
-    """Coarsen a mask (h, w) to square blocks, like a segmentation at low resolution."""
-    y, x = (np.minimum(np.arange(n) // BLOCK * BLOCK + BLOCK // 2, n - 1) for n in mask.shape)
-    return np.asarray(mask[np.ix_(y, x)])

@@ -10,6 +10,12 @@ from pathlib import Path, PurePosixPath
 from tasks.images.access.addresses import in_archive, path_of
 from tasks.types import OF_LABORATORY
 
+# NIH names: C33P1thinF_IMG_20150619_114756a_cell_179.png is patient, field of view, cell.
+_NIH = re.compile(
+    r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_(?P<time>\d{8}_\d{6})\w*?)_cell_\d+", re.IGNORECASE
+)
+_LABORATORY = re.compile(r"^(?P<laboratory>[A-Za-z][\w-]*)=(?P<source>.+)$", re.DOTALL)
+
 
 def names_of_slides(uris: Sequence[str], root: str, by: str, alone: Sequence[bool]) -> list[str]:
     """Name the slide of each of several files.
@@ -57,12 +63,6 @@ def _path_below(uri: str, root: str) -> PurePosixPath:
     return PurePosixPath(path.lstrip("/"))
 
 
-# NIH names: C33P1thinF_IMG_20150619_114756a_cell_179.png is patient, field of view, cell.
-_NIH = re.compile(
-    r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_(?P<time>\d{8}_\d{6})\w*?)_cell_\d+", re.IGNORECASE
-)
-
-
 @dataclass(frozen=True)
 class Name:
     """The data in a file's name; None for missing parts."""
@@ -87,9 +87,6 @@ def parse_name(name: str) -> Name:
     except ValueError:
         acquired_at = None
     return Name(patient, f"{patient}_{match['field']}", acquired_at)
-
-
-_LABORATORY = re.compile(r"^(?P<laboratory>[A-Za-z][\w-]*)=(?P<source>.+)$", re.DOTALL)
 
 
 def laboratory_of_source(source: str) -> tuple[str | None, str]:

@@ -28,6 +28,7 @@ MOST_REGION_PIXELS = 8192 * 8192  # as in the largest tile
 # Four times the size of the largest picture of a cell, uncompressed at 16 bytes per pixel.
 MOST_CELL_BYTES = 2**26
 PHOTOGRAPHS = 2  # kept decoded; cells of one photograph follow each other
+_DECODING = threading.Lock()  # one thread decodes a photograph, and the others wait for it
 
 
 class Region(NamedTuple):
@@ -242,7 +243,6 @@ def open_picture(source: str) -> geometry.Slide:
     current = lately_stamped(source)
     if _is_slide(source, current):
         return opened_slides.open_slide(source)
-    # One thread decodes a photograph, and the others wait for it.
     with _DECODING:
         pixels = _photograph(source, current)
 
@@ -261,9 +261,6 @@ def read_around(source: str, region: Region, more: int) -> tuple[Pixels, Region]
     picture = open_picture(source)
     wide = Region(*geometry.grown(region[:4], more, (picture.width, picture.height)), region.level)
     return read_region(source, wide), wide
-
-
-_DECODING = threading.Lock()
 
 
 @lru_cache(maxsize=64)

@@ -200,6 +200,14 @@ def joined(outlines: Sequence[Numbers]) -> tuple[Numbers, Index, Index]:
     return points, np.cumsum(lengths) - lengths, lengths
 
 
+def resampled(corners: Float) -> Float:
+    """Resample a convex outline (n, 2) to `ANGLES` points at equal distances along it."""
+    ring = np.concatenate([corners, corners[:1]])
+    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
+    at = np.linspace(0, along[-1], ANGLES, endpoint=False)
+    return np.stack([np.interp(at, along, ring[:, k]) for k in (0, 1)], axis=1)
+
+
 def layers(outlines: Sequence[Float], shape: tuple[int, int]) -> NDArray[np.int16]:
     """Count in how many closed outlines, (n, 2) each, the middle of each pixel lies, (h, w).
 

@@ -20,7 +20,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from tasks.images.geometry import coarsen
 from tasks.types import Mask, Numbers, Pixels, Single
 
 Plane = NDArray[np.complex64]
@@ -31,6 +30,7 @@ PINK_EOSIN = np.array([0.17, 0.50, 0.50])
 LILAC_EOSIN = np.array([0.45, 0.47, 0.29])
 AZURE = np.array([0.38, 1.70, 0.18])
 FIRST_DAY = date(2026, 1, 3)
+BLOCK = 4  # pixels at the size of the training cells: the NIH cells were cut out along such blocks
 
 
 @dataclass(frozen=True)
@@ -326,3 +326,9 @@ ABNORMAL: dict[str, Callable[[Patient, Generator], Pixels]] = {
     "out of focus": lambda patient, rng: out_of_focus(red_cell(patient, rng, draw_stage(rng))),
     "other stain": lambda patient, rng: other_stain(red_cell(patient, rng, draw_stage(rng))),
 }
+
+
+def coarsen(mask: Mask) -> Mask:
+    """Coarsen a mask (h, w) to square blocks, like a segmentation at low resolution."""
+    y, x = (np.minimum(np.arange(n) // BLOCK * BLOCK + BLOCK // 2, n - 1) for n in mask.shape)
+    return np.asarray(mask[np.ix_(y, x)])

@@ -40,6 +40,14 @@ ASSUMED = 10.0  # seconds for which a process assumes that a source is unchanged
 SOURCES = 64  # whose stamps are kept for this time
 # For a remote archive: one block is read while the images of the previous one are decoded.
 AHEAD = {"block_size": 2**20, "cache_type": "background", "cache_options": {"maxblocks": 16}}
+# The types of headers that name the next member, or say more of it.
+_LONG = frozenset((tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+                   tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK))  # fmt: skip
+_CONNECTING = threading.Lock()
+_CLIENTS: dict[tuple[Any, ...], Any] = {}  # by process, kind and options
+_LATELY: dict[str, tuple[float, str]] = {}  # times and stamps of sources
+
+Member = zipfile.ZipInfo | tarfile.TarInfo
 
 
 class SourceError(Exception):
@@ -87,10 +95,6 @@ def _connected(kind: Any, options: dict[str, Any]) -> Any:
         if key not in _CLIENTS:
             _CLIENTS[key] = kind(**options)
         return _CLIENTS[key]
-
-
-_CONNECTING = threading.Lock()
-_CLIENTS: dict[tuple[Any, ...], Any] = {}
 
 
 def is_far(uri: str) -> bool:
@@ -152,9 +156,6 @@ def lately_stamped(uri: str) -> str:
     """Return the stamp of a file; it may be `ASSUMED` seconds old."""
     stamped, mark = _LATELY.get(uri, (-inf, ""))
     return mark if time.monotonic() - stamped < ASSUMED else _stamp_anew(uri)
-
-
-_LATELY: dict[str, tuple[float, str]] = {}
 
 
 def _stamp_anew(uri: str) -> str:
@@ -254,9 +255,6 @@ def _refuse_devices(path: str, status: os.stat_result) -> None:
         raise SourceError(f"refused: {path} is a folder, a pipe or a device, and not a file")
 
 
-Member = zipfile.ZipInfo | tarfile.TarInfo
-
-
 @dataclass(frozen=True)
 class _Archive:
     """An open archive, its members by name, and the lock of its single file position."""
@@ -299,11 +297,6 @@ def _refusal(member: Member) -> str | None:
         kind = stat.S_IFMT(member.external_attr >> 16)
         return None if kind in {0, stat.S_IFREG} else "it is a link or a device, not a file"
     return None if member.isreg() else "it is a link or a device, not a file"
-
-
-# The types of headers that name the next member, or say more of it.
-_LONG = frozenset((tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-                   tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK))  # fmt: skip
 
 
 class _Header(tarfile.TarInfo):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.images.geometry import box_around, rescaled, scaled, size_at
+from tasks.images.geometry import box_around, cut_out, rescaled, scaled, size_at
 
 
 @given(scale=st.floats(0.01, 100), x=st.floats(-1e4, 1e4))
@@ -26,3 +26,9 @@ def test_a_box_lies_within_its_picture() -> None:
 def test_a_picture_is_never_scaled_to_nothing() -> None:
     assert size_at((3, 400, 3), 0.01) == (4, 1)
     assert scaled(np.zeros((3, 400, 3), np.uint8), 0.01).shape == (1, 4, 3)
+
+
+def test_a_tile_is_only_scaled() -> None:
+    tile = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    np.testing.assert_array_equal(cut_out(tile, None, 1.0), tile)
+    assert cut_out(tile, None, 2.0).size == (80, 60)

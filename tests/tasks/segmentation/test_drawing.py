@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.images.geometry import BLOCK, TRAINING_DIAMETER, coarsen, cut_out
+from tasks.images.geometry import TRAINING_DIAMETER, cut_out
 from tasks.segmentation.drawing import apart, are_bitten, with_rims
 from tasks.segmentation.finding import Cell, find_cells
 from tasks.types import Pixels
@@ -63,20 +63,6 @@ def test_a_crop_at_the_border_holds_what_is_seen() -> None:
     crop = crop_of(field, cell, found.diameter)
     assert crop.shape[1] < 0.8 * crop.shape[0]
     assert crop[crop.shape[0] // 2, -1].all()
-
-
-def test_a_tile_is_only_scaled() -> None:
-    tile = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    np.testing.assert_array_equal(cut_out(tile, None, 1.0), tile)
-    assert cut_out(tile, None, 2.0).size == (80, 60)
-
-
-def test_an_outline_follows_blocks_as_that_of_the_training_cells_does() -> None:
-    y, x = np.mgrid[:64, :64]
-    coarse = coarsen(np.hypot(x - 31, y - 31) < 28)
-    blocks = coarse.reshape(16, BLOCK, 16, BLOCK)
-    assert (blocks == blocks[:, :1, :, :1]).all()
-    assert coarse.mean() == pytest.approx(np.pi * 28**2 / 64**2, rel=0.05)
 
 
 def test_a_cell_that_loses_much_to_a_neighbour_is_bitten() -> None:

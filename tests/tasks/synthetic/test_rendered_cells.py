@@ -178,3 +178,11 @@ def test_a_night_plants_every_kind_under_ordinary_names(tmp_path: Path) -> None:
                 Image.open(io.BytesIO(path.read_bytes())).load()
         else:
             Image.open(io.BytesIO(path.read_bytes())).load()
+
+
+def test_an_outline_follows_blocks_as_that_of_the_training_cells_does() -> None:
+    y, x = np.mgrid[:64, :64]
+    coarse = render.coarsen(np.hypot(x - 31, y - 31) < 28)
+    blocks = coarse.reshape(16, render.BLOCK, 16, render.BLOCK)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    assert coarse.mean() == pytest.approx(np.pi * 28**2 / 64**2, rel=0.05)
