@@ -48,11 +48,7 @@ def test_rows_sorted_on_a_disk_are_those_sorted_in_memory(
         assert found.spread(wanted).table().equals(known.take(pa.array(rows, pa.int64())))
 
 
-@pytest.mark.parametrize("most", [1, 16, 10_000])
-def test_rows_are_repeated_after_the_first_of_a_key(
-    most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sorted_rows, "KEYS", most)
+def test_rows_are_repeated_after_the_first_of_a_key() -> None:
     keys = np.random.default_rng(0).integers(0, 300, 500).astype(np.uint64)
 
     def parts() -> Iterator[np.ndarray]:
