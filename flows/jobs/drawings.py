@@ -16,14 +16,10 @@ from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.images import decoding, opened_slides
 from tasks.images.access.files import ChangedError
-from tasks.images.regions import (
-    ImageRef,
-    Region,
-    find_unchanged,
-    image_refs,
-    read_around,
-    read_region,
-)
+from tasks.images.manifest import Region
+from tasks.images.regions import ImageRef, image_refs
+from tasks.images.shown import find_unchanged, read_around
+from tasks.images.sources import read_region
 from tasks.reports.field_rows import COLUMNS
 from tasks.visualisation import pictures
 from tasks.visualisation.overlay import from_afar, slide_picture

@@ -18,7 +18,7 @@ from storage.store import Store
 from tasks.images import manifest, opened_slides
 from tasks.images.access.files import digest_of_file, read_bytes, stamp
 from tasks.images.decoding import BadImageError, decode_rgb, failure_of, size_of
-from tasks.images.regions import Region, address_of
+from tasks.images.manifest import Region, address_of
 from tasks.segmentation.field_of_view import cells_of_place
 from tasks.segmentation.finders import Finder, load_finder
 from tasks.segmentation.finding import find_roughly

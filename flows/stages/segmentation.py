@@ -23,7 +23,7 @@ from tasks.images.access import addresses, files
 from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
-from tasks.images.names import names_of_slides
+from tasks.images.slide_names import names_of_slides
 from tasks.reports.image_columns import failed_rows
 from tasks.segmentation.field_of_view import UNINFECTED
 from tasks.segmentation.finders import OUTLINES, try_finder

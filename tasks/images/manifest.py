@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +12,6 @@ from pyarrow import csv
 from tasks.images.access.addresses import SCHEMES, foreign_scheme, holds_secret, redact
 from tasks.images.access.files import MOST_BYTES, SourceError, filesystem, refuse_larger
 from tasks.images.names import patient_of_laboratory
-from tasks.images.regions import Region, address_of
 
 SCHEMA = pa.schema(
     [
@@ -54,6 +53,26 @@ TEXT = (
 HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
 PART = 2**11  # rows that are checked together
+
+
+class Region(NamedTuple):
+    """A box in pixels of the source's full size, read from a level of its pyramid."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    level: int = 0
+
+
+def address_of(source: str, region: Region) -> str:
+    """Return the address of a region of a file.
+
+    >>> address_of("file:///night/1.jpg", Region(10, 20, 64, 60))
+    'file:///night/1.jpg#xywh=10,20,64,60'
+    """
+    level = f"&level={region.level}" if region.level else ""
+    return f"{source}#xywh={region.x},{region.y},{region.width},{region.height}{level}"
 
 
 def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-from tasks.images.access.addresses import in_archive, path_of
+from tasks.images.access.addresses import path_of
 from tasks.types import OF_LABORATORY
 
 # NIH names: C33P1thinF_IMG_20150619_114756a_cell_179.png is patient, field of view, cell.
@@ -15,34 +15,6 @@ _NIH = re.compile(
     r"^(?P<patient>.+?)_?thin.*?(?P<field>IMG_(?P<time>\d{8}_\d{6})\w*?)_cell_\d+", re.IGNORECASE
 )
 _LABORATORY = re.compile(r"^(?P<laboratory>[A-Za-z][\w-]*)=(?P<source>.+)$", re.DOTALL)
-
-
-def names_of_slides(uris: Sequence[str], root: str, by: str, alone: Sequence[bool]) -> list[str]:
-    """Name the slide of each of several files.
-
-    ``root`` is the path of the folder of all of them, without protocol. By ``folder``, photographs
-    in a folder below it are fields of one slide, named after the folder; those that lie in no such
-    folder, and by ``file`` all, are each a slide. A file that is ``alone``, as a scanner's is,
-    always is. Names that differ only in their extension keep it.
-
-    >>> names_of_slides(["/night/s1/3.jpg", "/night/s1/4.jpg"], "/night", "folder", [False, False])
-    ['s1', 's1']
-    >>> names_of_slides(["/night/1.jpg", "/night/1.svs"], "/night", "file", [False, True])
-    ['1.jpg', '1.svs']
-    """
-    paths = [_path_below(uri, root) for uri in uris]
-    files = [str(path.with_suffix("")) for path in paths]
-    shared = [
-        by == "folder" and not one and bool(path.parent.name)
-        for path, one in zip(paths, alone, strict=True)
-    ]
-    times = Counter(
-        name for name, with_others in zip(files, shared, strict=True) if not with_others
-    )
-    return [
-        str(path.parent) if with_others else str(path) if times[name] > 1 else name
-        for path, name, with_others in zip(paths, files, shared, strict=True)
-    ]
 
 
 def batch_name(source: str) -> str:
@@ -53,14 +25,6 @@ def batch_name(source: str) -> str:
     """
     stem = PurePosixPath(path_of(source).rstrip("/")).stem
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-_.")[:80] or "photographs"
-
-
-def _path_below(uri: str, root: str) -> PurePosixPath:
-    """Find the path of a file below the folder of all of them, or within its archive."""
-    path = path_of(uri)
-    if not in_archive(uri):
-        path = path.removeprefix(root.rstrip("/"))
-    return PurePosixPath(path.lstrip("/"))
 
 
 @dataclass(frozen=True)

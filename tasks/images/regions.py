@@ -4,20 +4,20 @@ A region is read in place, and is the same image as long as its source is the sa
 is made from the source's digest and the region.
 """
 
-import threading
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from tasks.images import decoding, geometry, opened_slides
-from tasks.images.access.files import ChangedError, digest_of_file, lately_stamped, read_bytes
-from tasks.types import Pixels, Single
+from tasks.images import decoding, geometry
+from tasks.images.access.files import ChangedError, lately_stamped, read_bytes
+from tasks.images.manifest import Region
+from tasks.images.sources import digest_at, read_region
+from tasks.types import Single
 
 # These columns of a manifest give the place of an image.
 COLUMNS = [
@@ -27,18 +27,6 @@ COLUMNS = [
 MOST_REGION_PIXELS = 8192 * 8192  # as in the largest tile
 # Four times the size of the largest picture of a cell, uncompressed at 16 bytes per pixel.
 MOST_CELL_BYTES = 2**26
-PHOTOGRAPHS = 2  # kept decoded; cells of one photograph follow each other
-_DECODING = threading.Lock()  # one thread decodes a photograph, and the others wait for it
-
-
-class Region(NamedTuple):
-    """A box in pixels of the source's full size, read from a level of its pyramid."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,16 +75,6 @@ class Found:
         assert self.ref.region is not None
         pixels = decoding.resize(cut_from_source(self.ref), side)
         return decoding.Picture(pixels, self.ref.region.width, self.ref.region.height)
-
-
-def address_of(source: str, region: Region) -> str:
-    """Return the address of a region of a file.
-
-    >>> address_of("file:///night/1.jpg", Region(10, 20, 64, 60))
-    'file:///night/1.jpg#xywh=10,20,64,60'
-    """
-    level = f"&level={region.level}" if region.level else ""
-    return f"{source}#xywh={region.x},{region.y},{region.width},{region.height}{level}"
 
 
 def image_refs(table: pa.Table) -> list[ImageRef]:
@@ -177,14 +155,6 @@ def find(ref: ImageRef) -> Found:
     return Found(digest.digest(), ref)
 
 
-def find_unchanged(ref: ImageRef, image_id: str) -> Found:
-    """Find an image of a known digest; ChangedError if it is another image by now."""
-    image = find(ref)
-    if image.image_id.hex() != image_id:
-        raise ChangedError("the file was changed since it was screened")
-    return image
-
-
 def cut_from_source(ref: ImageRef) -> Image.Image:
     """Cut the image of a region out of its source; BadImageError says why it cannot be cut."""
     assert ref.region is not None
@@ -217,57 +187,3 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
         outline = np.asarray(geometry.rescaled(outline, share), np.float32)
     scale = ref.scale / float(share[0])
     return geometry.cut_out(pixels, outline, scale)
-
-
-@lru_cache(maxsize=64)
-def digest_at(source: str, _stamp: str) -> bytes:
-    """Compute the sha256 of a file, read once per process and stamp."""
-    return digest_of_file(source)
-
-
-def read_region(source: str, region: Region) -> Pixels:
-    """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be read."""
-    x, y, width, height, level = region
-    picture = open_picture(source)
-    levels = len(picture.downsamples)
-    if level >= levels or x + width > picture.width or y + height > picture.height:
-        size = f"{picture.width} x {picture.height}{f' at {levels} levels' if levels > 1 else ''}"
-        raise decoding.BadImageError(
-            "damaged", f"{tuple(region)} does not lie in an image of {size}"
-        )
-    return picture.read(*region)
-
-
-def open_picture(source: str) -> geometry.Slide:
-    """Open a slide, or a photograph as a slide of one level; BadImageError says why it fails."""
-    current = lately_stamped(source)
-    if _is_slide(source, current):
-        return opened_slides.open_slide(source)
-    with _DECODING:
-        pixels = _photograph(source, current)
-
-    def read(box: geometry.Box, level: int) -> Pixels:
-        x, y, width, height = box
-        return pixels[y : y + height, x : x + width]
-
-    return geometry.Slide(pixels.shape[1], pixels.shape[0], (1.0,), None, read)
-
-
-def read_around(source: str, region: Region, more: int) -> tuple[Pixels, Region]:
-    """Read a region with ``more`` pixels to each side, within its source, RGB (h, w, 3).
-
-    Return the region that was read, too; ``more`` is in pixels of the source's full size.
-    """
-    picture = open_picture(source)
-    wide = Region(*geometry.grown(region[:4], more, (picture.width, picture.height)), region.level)
-    return read_region(source, wide), wide
-
-
-@lru_cache(maxsize=64)
-def _is_slide(source: str, _stamp: str) -> bool:
-    return opened_slides.is_slide(source)
-
-
-@lru_cache(maxsize=PHOTOGRAPHS)
-def _photograph(source: str, _stamp: str) -> Pixels:
-    return np.asarray(decoding.decode_rgb(read_bytes(source), upright=False))

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.images import geometry, opened_slides, regions
+from tasks.images import geometry, opened_slides
+from tasks.images.manifest import Region, address_of
 
 Row = dict[str, Any]
 
@@ -20,12 +21,12 @@ def image_row(
     touches_border: bool = False,
 ) -> Row:
     """Make a row of the manifest, without a label."""
-    region = regions.Region(*box, level)
+    region = Region(*box, level)
     names = ("source_uri", "source_id", "source_stamp", "slide_id", "patient_id", "acquired_at")
     return {
         **{name: place[name] for name in names},
         **box_columns(box),
-        "uri": regions.address_of(place["source_uri"], region),
+        "uri": address_of(place["source_uri"], region),
         "level": region.level,
         "outline": outline,
         "scale": scale,

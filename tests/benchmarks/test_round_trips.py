@@ -27,7 +27,8 @@ from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
-from tasks.images.regions import ImageRef, Region, address_of, image_refs
+from tasks.images.manifest import Region, address_of
+from tasks.images.regions import ImageRef, image_refs
 from tasks.network.extraction import Features, Loaded, load_images
 from tests.support.far_s3 import far_s3, requests
 from tests.support.images import write_cells

@@ -15,8 +15,8 @@ from storage.models.classifiers import load_card
 from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES
 from storage.store import Store, digest_of
 from tasks.images.access.files import digest_of_file
-from tasks.images.manifest import SCHEMA
-from tasks.images.regions import Region, address_of, find, image_refs
+from tasks.images.manifest import SCHEMA, Region, address_of
+from tasks.images.regions import find, image_refs
 from tests.support.batches import freeze
 from tests.support.reports import publish_rows
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from flows.commands.written import written
 from tasks.answers.sheets import image_name
 from tasks.images.access.files import SourceError, TooLargeError, read_bytes
-from tasks.images.regions import ImageRef, find_unchanged
+from tasks.images.regions import ImageRef
+from tasks.images.shown import find_unchanged
 from tasks.reports.spreadsheet import csv_lines
 from tasks.visualisation.page import encoded
 

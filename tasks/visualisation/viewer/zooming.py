@@ -9,7 +9,8 @@ from math import ceil, log2
 
 from PIL import Image
 
-from tasks.images import geometry, regions
+from tasks.images import geometry, sources
+from tasks.images.manifest import Region
 from tasks.visualisation.page import encoded
 
 TILE = 512
@@ -50,7 +51,7 @@ class Pyramid:
         """Choose the coarsest level of the file that is as fine as a scale."""
         return geometry.coarsest(self.picture.downsamples, lambda each: each <= scale * 1.01)
 
-    def region(self, level: int, column: int, row: int) -> tuple[regions.Region, tuple[int, int]]:
+    def region(self, level: int, column: int, row: int) -> tuple[Region, tuple[int, int]]:
         """Find the part of the file that a tile shows, and the tile's width and height in pixels.
 
         Raises:
@@ -64,7 +65,7 @@ class Pyramid:
             raise NoTileError(f"no tile {column}, {row} on level {level}")
         width = min(TILE * scale, self.picture.width - x)
         height = min(TILE * scale, self.picture.height - y)
-        region = regions.Region(x, y, width, height, self.source_level(scale))
+        region = Region(x, y, width, height, self.source_level(scale))
         return region, (max(1, ceil(width / scale)), max(1, ceil(height / scale)))
 
 
@@ -76,8 +77,8 @@ def read_tile(source: str, stamp: str, level: int, column: int, row: int) -> byt
         NoTileError: there is none.
         BadImageError: the file cannot be read.
     """
-    region, size = Pyramid(regions.open_picture(source)).region(level, column, row)
-    picture = Image.fromarray(regions.read_region(source, region))
+    region, size = Pyramid(sources.open_picture(source)).region(level, column, row)
+    picture = Image.fromarray(sources.read_region(source, region))
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BOX)
     return encoded(picture, "JPEG", quality=85)

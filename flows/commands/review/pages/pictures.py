@@ -12,10 +12,11 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from flows.commands.review.session import Session
-from tasks.images import regions
+from tasks.images import regions, shown, sources
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
 from tasks.images.geometry import TRAINING_DIAMETER
+from tasks.images.manifest import Region
 from tasks.segmentation.survey import RED_CELL
 from tasks.visualisation import overlay, page
 
@@ -72,7 +73,7 @@ class PicturePages:
 
     def _read_picture(self, image_id: str) -> tuple[bytes, int]:
         """Read the image of a cell as PNG, with its width in pixels."""
-        image = regions.find_unchanged(self.ref(image_id), image_id).image()
+        image = shown.find_unchanged(self.ref(image_id), image_id).image()
         return _png(image), image.width
 
     def _read_field(self, image_id: str) -> bytes:
@@ -83,8 +84,8 @@ class PicturePages:
         microns = microns_of(ref)
         half = max(round(SEEN / microns), width, height) // 2
         left, top = x + width // 2 - half, y + height // 2 - half
-        middle = regions.Region(left + half, top + half, 1, 1, level)
-        pixels, wide = regions.read_around(ref.source, middle, half)
+        middle = Region(left + half, top + half, 1, 1, level)
+        pixels, wide = shown.read_around(ref.source, middle, half)
         scale = pixels.shape[1] / wide.width
         side = round(scale * (2 * half + 1))
         image = Image.new("RGB", (side, side), BEYOND)
@@ -112,7 +113,7 @@ def microns_of(ref: regions.ImageRef) -> float:
 
     A photograph does not say it: it follows from the usual size of a red cell.
     """
-    known = regions.open_picture(ref.source).microns_per_pixel
+    known = sources.open_picture(ref.source).microns_per_pixel
     return known or RED_CELL * ref.scale / TRAINING_DIAMETER
 
 

@@ -17,7 +17,7 @@ from flows.commands.review.imports import report_rows
 from flows.commands.review.pages.pictures import microns_of
 from flows.commands.review.session import Session
 from tasks.answers.sheets import KEYS
-from tasks.images import decoding, regions
+from tasks.images import decoding, sources
 from tasks.images.access.files import SourceError, lately_stamped
 from tasks.types import Float, Status
 from tasks.visualisation.viewer import zooming
@@ -57,7 +57,7 @@ class ViewerPages:
             raise HTTPException(404, "this cell is a file of its own, without a field")
         cell, ref = rows[0], self._session.ref(image_id)
         try:
-            source = regions.open_picture(cell["source_uri"])
+            source = sources.open_picture(cell["source_uri"])
         except (decoding.BadImageError, SourceError, OSError) as error:
             return self._show(request, "problem.html", status=404, problem=str(error))
         pyramid = zooming.Pyramid(source)

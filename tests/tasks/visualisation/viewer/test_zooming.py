@@ -9,7 +9,7 @@ from PIL import Image
 
 from tasks.images.access.files import lately_stamped
 from tasks.images.geometry import Slide
-from tasks.images.regions import open_picture
+from tasks.images.sources import open_picture
 from tasks.visualisation.viewer.zooming import MOST_READ, TILE, NoTileError, Pyramid, read_tile
 from tests.support.reading import pyramid
 

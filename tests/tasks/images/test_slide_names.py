@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.images.names import names_of_slides
+from tasks.images.slide_names import names_of_slides
 
 
 @pytest.mark.parametrize(
