@@ -44,12 +44,10 @@ def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.Mod
     create_features(
         store,
         card.features,
-        batch.key,
-        rows=batch.rows,
-        shard_rows=batch.shard_rows,
+        batch,
         tap_widths=card.tap_widths,
-        classes=len(card.classes),
-        digests={"manifest": batch.manifest_digest, "model": card.digest},
+        classes=card.classes,
+        digest=card.digest,
         decoding=DECODING,
     )
 
@@ -188,7 +186,7 @@ def _fill(
             block.image_id[row] = np.frombuffer(image.image_id, np.uint8)
         if image.size is not None:
             block.size[row] = image.size
-        if image.colour is not None and block.colour is not None:
+        if image.colour is not None:
             block.colour[row] = image.colour
         if image.failure is not None:
             failures.append(
@@ -199,8 +197,7 @@ def _fill(
     for name, values in features.taps.items():
         block.taps[name][rows] = values[rows]
     block.logits[rows] = features.logits[rows]
-    if block.steady is not None:
-        block.steady[rows] = features.steady[rows]
+    block.steady[rows] = features.steady[rows]
     return failures
 
 

@@ -17,7 +17,7 @@ from flows.monitoring.console import tell, warn
 from flows.settings import Settings
 from storage import leases, records
 from storage.batches import ledger, manifests, segmentations
-from storage.batches.features import read_block
+from storage.batches.features import read_columns
 from storage.models.classifiers import ModelCard
 from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError, check_name
@@ -168,7 +168,9 @@ def images_of(store: Store, card: ModelCard, batch: manifests.Batch, rows: Index
     """Return the addresses and digests of some rows of a batch, in ascending order."""
     images: list[Image] = []
     for shard, places in batch.by_shard(rows):
-        block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
+        ids = read_columns(store, card.name, batch.key, shard.start, shard.stop, ["image_id"])[
+            "image_id"
+        ]
         refs = image_refs(manifests.read_manifest(store, batch, shard).take(places))
-        images += zip(refs, [block.image_id[place].tobytes() for place in places], strict=True)
+        images += zip(refs, [ids[place].tobytes() for place in places], strict=True)
     return images

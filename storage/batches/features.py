@@ -4,12 +4,12 @@ A shard of the batch owns whole chunks, so that two writers never share one. Com
 shard is recorded in ``storage.batches.ledger``, because zarr does not write a chunk that equals its
 fill value.
 
-A group packs the arrays of a block into two, so that a shard is two objects: its taps, and its
-rows. An object store takes tens of milliseconds for each request, however small the object, and few
-objects are faster to read and write than many. ``taps`` float32 (n, D) holds all taps side by side;
-``rows`` uint8 (n, B) holds the rest, a packed record for each row. The group's attributes describe
-both: ``taps`` lists name and width of each tap, ``rows`` name, type and shape of each field, so
-that ``group["rows"][:].view(dtype)`` gives the records.
+A group has one array ``taps`` float32 (n, D), all taps side by side, and in the group ``rows`` an
+array for each of `COLUMNS`. All have the same chunks, and fill values that mean "pending". The
+group's attributes name each tap with its width, and the classes of the logits. zarr's structured
+types would make one array of the columns, but its format 3 does not specify them yet, and they hold
+no vectors. ``rows`` of a shard are up to seven small objects: an object store answers them in the
+time of one (`Store.together`), and a disk syncs them together (`sync_files`).
 """
 
 import json
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import objects
-from storage.batches.packing import ROWS, TAP, TAPS, described, divided, pack, unpack
+from storage.batches.manifests import Batch
 from storage.disk import sync_files
 from storage.records import Arrays
 from storage.store import Store, StoreError
@@ -32,13 +32,16 @@ from storage.store import Store, StoreError
 if TYPE_CHECKING:  # a command that opens no features does not wait for zarr
     from zarr.storage import FsspecStore, LocalStore
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PENDING, SCORED, FAILED = 0, 1, 2  # values of `status`
+TAPS, ROWS = "taps", "rows"  # an array and a group in the features of a batch
+COLUMNS = ("logits", "label", "status", "image_id", "size", "colour", "steady")  # of the rows
+TAP = "tap/"  # prefix of a tap's name among the arrays of a block
 GROUPS = 16  # kept open in a process
 
 
-class DamagedError(StoreError):
-    """The metadata of a features group are damaged."""
+class UnreadableError(StoreError):
+    """The metadata of a features group are damaged, or of an older version."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,9 @@ class FeatureBlock:
     ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
     (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
     file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
-    red, green and blue of the pixels that are not black; ``platelet`` only of features of 0.5 and
-    0.6, which nothing reads; ``steady`` int8 (n,), 1 where the diagnosis stays when the image is
-    blurred, 0 where it turns, -1 if unknown: None in features of 0.5. Rows that failed have NaN
-    features.
+    red, green and blue of the pixels that are not black; ``steady`` int8 (n,), 1 where the
+    diagnosis stays when the image is blurred, 0 where it turns, -1 if unknown. Rows that failed
+    have NaN features.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -61,16 +63,19 @@ class FeatureBlock:
     image_id: NDArray[np.uint8]
     size: NDArray[np.int32]
     colour: NDArray[np.float32]
-    platelet: NDArray[np.uint8] | None = None
-    steady: NDArray[np.int8] | None = None
+    steady: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.status)
 
+    def columns(self) -> Arrays:
+        """Map `COLUMNS` to their arrays, each (n, ...)."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
     def arrays(self) -> Arrays:
         """Map names to the arrays, in a fixed order."""
-        others = {n: a for n, a in vars(self).items() if n != "taps" and a is not None}
-        return {f"{TAP}{name}": values for name, values in sorted(self.taps.items())} | others
+        taps = {f"{TAP}{name}": values for name, values in sorted(self.taps.items())}
+        return taps | self.columns()
 
     def take(self, rows: NDArray[np.intp]) -> "FeatureBlock":
         """Take some of the rows as another block."""
@@ -86,9 +91,9 @@ class FeatureBlock:
 
     @staticmethod
     def of(arrays: Mapping[str, NDArray[Any]]) -> "FeatureBlock":
-        """Make a block from its arrays by path."""
-        taps, others = divided(arrays)
-        return FeatureBlock(taps={n.removeprefix(TAP): a for n, a in taps.items()}, **others)
+        """Make a block from its arrays by name."""
+        taps = {n.removeprefix(TAP): a for n, a in arrays.items() if n.startswith(TAP)}
+        return FeatureBlock(taps=taps, **{name: arrays[name] for name in COLUMNS})
 
     def digest(self) -> str:
         """Compute the sha256 over names, shapes and values, the same on every machine."""
@@ -97,6 +102,11 @@ class FeatureBlock:
             total.update(f"{name}{values.dtype.str}{values.shape}".encode())
             total.update(np.ascontiguousarray(values).data)
         return total.hexdigest()
+
+    def stored(self) -> Arrays:
+        """Map the names of stored arrays to their values: the taps side by side, and the rows."""
+        taps = [values for _, values in sorted(self.taps.items())]
+        return {TAPS: np.concatenate(taps, axis=1)} | self.columns()
 
 
 def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureBlock:
@@ -116,70 +126,78 @@ def empty_block(rows: int, tap_widths: dict[str, int], classes: int) -> FeatureB
 def create_features(
     store: Store,
     model: str,
-    batch: str,
+    batch: Batch,
     *,
-    rows: int,
-    shard_rows: int,
     tap_widths: dict[str, int],
-    classes: int,
-    digests: dict[str, str],
-    decoding: int = 1,
+    classes: Sequence[str],
+    digest: str,
+    decoding: int,
 ) -> None:
     """Preallocate the group from the manifest's length; only the coordinator calls this.
 
-    A group that exists with the same digests is left alone. An unfinished group, or one with
-    damaged metadata, is replaced: the ledger's digests then show that its shards are incomplete.
-    ``decoding`` is the version of the image decoding.
+    A group that exists with the same manifest and model, which ``digest`` names, is left alone. An
+    unfinished group, or one with damaged metadata, is replaced: the ledger's digests then show that
+    its shards are incomplete. So is one of an older version. ``decoding`` is the version of the
+    image decoding.
     """
-    attributes = {"shard_rows": shard_rows, **digests}
-    if store.exists("features", model, f"{batch}.zarr", "zarr.json"):
+    folder = f"{batch.key}.zarr"
+    attributes: dict[str, Any] = {"shard_rows": batch.shard_rows, "model": digest}
+    attributes["manifest"] = batch.manifest_digest
+    if store.exists("features", model, folder, "zarr.json"):
         try:
             _arrays.cache_clear()
-            have = _open(store, model, batch, "r")[1]
-        except DamagedError:
+            have = _open(store, model, batch.key, "r")[1]
+        except UnreadableError:
             have = {}
         if have and {**have, **attributes} == have:
             return
         if have:
             raise StoreError(
-                f"{store.address('features', model, f'{batch}.zarr')} belongs to another "
-                "manifest or model; remove it or choose another batch name"
+                f"{store.address('features', model, folder)} belongs to another manifest or model; "
+                "remove it or choose another batch name"
             )
-    arrays = empty_block(1, tap_widths, classes).arrays()
-    attributes |= {"schema_version": SCHEMA_VERSION, "decoding": decoding, **described(arrays)}
-    template = pack(arrays)
+    attributes |= {
+        "schema_version": SCHEMA_VERSION,
+        "decoding": decoding,
+        "classes": list(classes),
+        TAPS: sorted(tap_widths.items()),
+    }
+    pending = empty_block(1, tap_widths, len(classes))
     if not store.is_local:
         if store.fence:
             store.fence.check()  # one object each; object stores have no conditional removal
-        _make_group(_zarr_store(store, model, batch), template, rows, shard_rows, attributes)
+        _make_group(_zarr_store(store, model, batch.key), pending, batch.rows, attributes)
         return
     from zarr.storage import LocalStore
 
     # Not through the fence's own stage: zarr makes the folders above its files.
     with Store(store.url).stage() as stage:
-        _make_group(LocalStore(stage), template, rows, shard_rows, attributes)
-        store.reveal_folder(stage, "features", model, f"{batch}.zarr")
+        _make_group(LocalStore(stage), pending, batch.rows, attributes)
+        store.reveal_folder(stage, "features", model, folder)
 
 
 def _make_group(
     there: "LocalStore | FsspecStore",
-    template: dict[str, NDArray[Any]],
+    pending: FeatureBlock,
     rows: int,
-    shard_rows: int,
     attributes: dict[str, Any],
 ) -> None:
-    """Make a group and its arrays of `rows` rows, each shaped like the template's single row."""
+    """Make a group and its arrays of `rows` rows, each like the single row of a pending block."""
     import zarr
 
     group = zarr.create_group(there, zarr_format=3, overwrite=True)
-    for name, values in template.items():
-        group.create_array(
+    columns = group.create_group(ROWS)
+    for name, values in pending.stored().items():
+        (group if name == TAPS else columns).create_array(
             name,
             shape=(rows, *values.shape[1:]),
-            chunks=(shard_rows, *values.shape[1:]),
+            chunks=(attributes["shard_rows"], *values.shape[1:]),
             dtype=values.dtype,
-            fill_value=np.nan if values.dtype.kind == "f" else 0,
+            fill_value=values.flat[0],
             compressors=None,
+            # A chunk is a file in its array's folder, and has no folder of its own to be synced.
+            chunk_key_encoding={"name": "default", "separator": "."},
+            dimension_names=("image", name)[: values.ndim],
         )
     # The attributes come last: a group without them is unfinished.
     group.update_attributes(attributes)
@@ -192,37 +210,31 @@ def write_block(store: Store, model: str, batch: str, start: int, block: Feature
         The digest of these rows when they are read.
     """
     arrays, attributes = _open(store, model, batch, "r+")
-    shard_rows, rows = int(attributes["shard_rows"]), next(iter(arrays.values())).shape[0]
+    shard_rows, rows = int(attributes["shard_rows"]), arrays[TAPS].shape[0]
     stop = start + len(block)
     if start % shard_rows or stop > rows or not (len(block) == shard_rows or stop == rows):
         raise ValueError(f"rows {start}:{stop} of {rows} are not whole chunks of {shard_rows}")
-    taps, others = divided(block.arrays())
-    # A group that an earlier version made has fewer arrays, or one that is no longer written.
-    kept = taps | {
-        name: others.get(name, np.zeros((len(block), *shape), kind))
-        for name, kind, shape in attributes[ROWS]
-    }
-    packed = pack(kept)
+    stored = block.stored()
 
     def write(name: str) -> None:
-        arrays[name][start:stop] = packed[name]
+        arrays[name][start:stop] = stored[name]
 
     with store.explaining():
         with store.together() as pool:
-            list(pool.map(write, packed))
+            list(pool.map(write, stored))
         if store.is_local:
             _sync_chunks(store, model, batch, arrays, start // shard_rows)
-    return FeatureBlock.of(kept).digest()
+    return block.digest()
 
 
 def _sync_chunks(store: Store, model: str, batch: str, arrays: dict[str, Any], number: int) -> None:
     """Sync the n-th chunk of each array, so that the ledger's claims survive a power cut."""
     root = Path(store.path("features", model, f"{batch}.zarr"))
-    keys = {
-        name: array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))
-        for name, array in arrays.items()
-    }
-    sync_files([root / name / key for name, key in keys.items()], root)
+    keys = [
+        f"{array.path}/{array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))}"
+        for array in arrays.values()
+    ]
+    sync_files([root / key for key in keys], root)
 
 
 def read_block(
@@ -240,19 +252,41 @@ def read_block(
     ``remembered`` reuses metadata that this process has read before. They may have changed since,
     so set it only if the block is then compared with a digest.
     """
+    names = (TAPS, *COLUMNS) if taps else COLUMNS
+    arrays = read_columns(store, model, batch, start, stop, names, remembered=remembered)
+    return FeatureBlock.of(arrays)
+
+
+def read_columns(
+    store: Store,
+    model: str,
+    batch: str,
+    start: int,
+    stop: int,
+    names: Sequence[str],
+    *,
+    remembered: bool = False,
+) -> Arrays:
+    """Read some of `COLUMNS` (n, ...) of rows ``start`` to ``stop``, and `TAPS` as ``tap/<tap>``.
+
+    See `read_block`.
+    """
     try:
         opened = _OPENED.get((store, model, batch)) if remembered else None
         arrays, attributes = opened or _open(store, model, batch, "r")
-        wanted = (ROWS, TAPS) if taps else (ROWS,)
         with store.together() as pool:
-            packed = dict(
-                zip(wanted, pool.map(lambda n: arrays[n][start:stop], wanted), strict=True)
-            )
-        arrays = unpack(packed, attributes)
-        for values in arrays.values():
-            if values.dtype.kind == "f":
-                values[arrays["status"] == PENDING] = np.nan  # a missing record reads as 0
-        return FeatureBlock.of(arrays)
+            values = pool.map(lambda name: arrays[name][start:stop], names)
+            found = dict(zip(names, values, strict=True))
+        if TAPS not in found:
+            return found
+        ends = np.cumsum([width for _, width in attributes[TAPS]])
+        if ends[-1] != found[TAPS].shape[1]:
+            raise ValueError(f"taps have {found[TAPS].shape[1]} numbers a row, not {ends[-1]}")
+        parts = np.split(found.pop(TAPS), ends[:-1], axis=1)
+        return found | {
+            f"{TAP}{tap}": np.ascontiguousarray(part)
+            for (tap, _), part in zip(attributes[TAPS], parts, strict=True)
+        }
     # Raised for a missing array, a chunk with too few bytes, and malformed fields.
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(
@@ -295,10 +329,15 @@ def _open(
                 f"{address} was written by a newer slidewatch (schema version {version}, this one "
                 f"knows {SCHEMA_VERSION}): update slidewatch"
             )
+        if 0 < version < SCHEMA_VERSION:
+            raise UnreadableError(
+                f"{address} was written by an older slidewatch (schema version {version}, this one "
+                f"reads {SCHEMA_VERSION}): extract the batch again"
+            )
         opened = _arrays(store, model, batch, mode, metadata), attributes
     # Truncated or corrupt JSON, and missing fields and arrays.
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DamagedError(
+        raise UnreadableError(
             f"the metadata of {address} are damaged ({error}): restore them from a backup, or "
             "extract the batch again"
         ) from None
@@ -325,7 +364,9 @@ def _arrays(
     group: Any = zarr.open_group(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
     )
-    return {name: group[name] for name in (TAPS, ROWS)}
+    paths = {TAPS: TAPS} | {name: f"{ROWS}/{name}" for name in COLUMNS}
+    with store.together() as pool:
+        return dict(zip(paths, pool.map(group.__getitem__, paths.values()), strict=True))
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecStore":

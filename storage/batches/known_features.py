@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batches import ledger
-from storage.batches.features import SCORED, FeatureBlock, decoded_by, made_by, read_block
+from storage.batches.features import (
+    SCORED,
+    FeatureBlock,
+    decoded_by,
+    made_by,
+    read_block,
+    read_columns,
+)
 from storage.batches.manifests import Batch, Shard, load_batch_of_key
 from storage.store import Store, StoreError
 
@@ -60,11 +67,11 @@ def index_images(
                 continue
             if decoded_by(store, model, key) != decoding:
                 continue
-            block = read_block(store, model, key, 0, batch.rows, taps=False)
+            columns = read_columns(store, model, key, 0, batch.rows, ("status", "image_id"))
         except StoreError:  # never extracted under this model, or removed
             continue
-        good = np.flatnonzero(block.status == SCORED)
-        image_ids.append(block.image_id[good])
+        good = np.flatnonzero(columns["status"] == SCORED)
+        image_ids.append(columns["image_id"][good])
         numbers.append(np.full(len(good), len(batches), np.int32))
         rows.append(good)
         batches.append(batch)
@@ -107,8 +114,7 @@ def copy_features(
         rows, offsets = (list(column) for column in zip(*pairs, strict=True))
         source_arrays = verified[0].arrays()
         for name, values in block.arrays().items():
-            # A label is the image's own batch's; earlier features may not have all arrays.
-            if name != "label" and name in source_arrays:
+            if name != "label":  # which is the image's own batch's
                 values[rows] = source_arrays[name][offsets]
     return True
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.batches import manifests
-from storage.batches.features import SCORED, FeatureBlock, image_ids, read_block
+from storage.batches.features import SCORED, FeatureBlock, image_ids, read_block, read_columns
 from storage.models import statistics
 from storage.models.classifiers import ModelCard
 from storage.store import Store, StoreError
@@ -120,7 +120,7 @@ def repeated_rows(
 def _heads(store: Store, card: ModelCard, rows: Rows) -> NDArray[np.void]:
     """Read the first half of the digests of some rows, (n,)."""
     count = int(rows.rows.max(initial=-1)) + 1
-    ids = read_block(store, card.name, rows.batch, 0, count, taps=False).image_id
+    ids = read_columns(store, card.name, rows.batch, 0, count, ["image_id"])["image_id"]
     return np.ascontiguousarray(ids[rows.rows, :16]).view("V16")[:, 0]
 
 

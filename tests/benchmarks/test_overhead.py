@@ -22,6 +22,7 @@ from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import load_detector_card
 from storage.store import Store
+from tasks.images.decoding import DECODING
 from tasks.images.listing import list_images
 from tasks.network.extraction import extract
 from tests.support.images import whole_file, write_cells
@@ -65,12 +66,11 @@ def allot_features(tiny: Tiny, card: ModelCard) -> None:
     create_features(
         tiny.store,
         card.name,
-        tiny.batch.key,
-        rows=tiny.batch.rows,
-        shard_rows=tiny.batch.shard_rows,
+        tiny.batch,
         tap_widths=card.tap_widths,
-        classes=len(card.classes),
-        digests={"manifest": tiny.batch.manifest_digest, "model": card.digest},
+        classes=card.classes,
+        digest=card.digest,
+        decoding=DECODING,
     )
 
 

@@ -209,20 +209,12 @@ def fitted_row(store: Store) -> int:
     return next(row for row, patient in enumerate(patients) if patient not in card.held_out)
 
 
-def byte_of(store: Store, field: str) -> int:
-    """The place of a field of that row in its chunk."""
-    fields = store.read_json(*FEATURES, "zarr.json")["attributes"]["rows"]
-    record = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in fields])
-    assert record.fields is not None
-    return fitted_row(store) * record.itemsize + int(record.fields[field][1])
-
-
 FEATURES = ("features", "m", "first.zarr")
-ROWS = (*FEATURES, "rows", "c", "1", "0")
+ROWS = (*FEATURES, "rows")
 DAMAGE: dict[str, Callable[[Store], None]] = {
-    "status": lambda store: flip(store, *ROWS, byte=byte_of(store, "status")),
-    "label": lambda store: flip(store, *ROWS, byte=byte_of(store, "label"), bit=0),
-    "tap": lambda store: flip(store, *FEATURES, "taps", "c", "1", "0"),
+    "status": lambda store: flip(store, *ROWS, "status", "c.1", byte=fitted_row(store)),
+    "label": lambda store: flip(store, *ROWS, "label", "c.1", byte=fitted_row(store), bit=0),
+    "tap": lambda store: flip(store, *FEATURES, "taps", "c.1.0"),
     "digest in the ledger": other_digest,
 }
 

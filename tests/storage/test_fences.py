@@ -11,6 +11,7 @@ import pytest
 
 from storage import fences, objects
 from storage.batches.features import create_features
+from storage.batches.manifests import Batch
 from storage.leases import LeaseLostError, lease, sweep
 from storage.models.statistics import latest_statistics, load_moments, save_statistics
 from storage.parquet import write_parts
@@ -24,10 +25,10 @@ DAY = 24 * 3600
 
 
 def make_features(store: Store) -> None:
+    night = Batch.model_construct(name="night", rows=4, shard_rows=2, manifest_digest="m")
     create_features(
-        store, "tiny", "night", rows=4, shard_rows=2, tap_widths={"layer1": 2}, classes=2,
-        digests={"manifest": "m"},
-    )  # fmt: skip
+        store, "tiny", night, tap_widths={"layer1": 2}, classes=["a", "b"], digest="w", decoding=1
+    )
 
 
 def write_table(store: Store) -> None:

@@ -67,9 +67,8 @@ def freeze_night(
     """Freeze a batch and allot its features."""
     batch = freeze(store, manifest, name, images=images, shard_rows=shard_rows, **plan)
     create_features(
-        store, card.name, batch.key, rows=batch.rows, shard_rows=batch.shard_rows,
-        tap_widths=card.tap_widths, classes=2,
-        digests={"manifest": batch.manifest_digest, "model": card.digest}, decoding=decoding,
+        store, card.name, batch, tap_widths=card.tap_widths, classes=card.classes,
+        digest=card.digest, decoding=decoding,
     )  # fmt: skip
     return Night(store, batch, card)
 

@@ -22,16 +22,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import storage.disk
 from storage.batches import known_features, ledger, manifests
 from storage.batches.features import (
+    COLUMNS,
     FAILED,
     ROWS,
     SCORED,
+    TAPS,
     FeatureBlock,
     create_features,
-    described,
     empty_block,
-    pack,
     read_block,
-    unpack,
     write_block,
 )
 from storage.parquet import read_table, write_table
@@ -45,8 +44,7 @@ SHARD_ROWS = 3
 DAY = date(2026, 1, 3)
 REPORT = report_path("night", DAY)
 WIDTHS = {"layer1": 2, "layer2": 1}
-HOW = described(empty_block(1, WIDTHS, 2).arrays())
-ARRAYS = tuple(HOW)
+ARRAYS = (TAPS, *COLUMNS)
 ROW = pa.schema([("uri", pa.string()), ("status", pa.string()), ("attempt", pa.int32())])
 SPOILT = b"nothing that was ever extracted"
 
@@ -74,7 +72,7 @@ def killed_after(calls: int, owner: object, name: str) -> Iterator[None]:
 
 
 def content(block: FeatureBlock) -> Content:
-    return {name: values.tobytes() for name, values in pack(block.arrays()).items()}
+    return {name: values.tobytes() for name, values in block.stored().items()}
 
 
 def blank(shard: manifests.Shard) -> Content:
@@ -101,8 +99,7 @@ class Attempt:
 
     def failed(self, shard: manifests.Shard) -> set[int]:
         """The rows of a complete shard that failed, counted from its start."""
-        rows = np.frombuffer(self.records[shard.number][ROWS], np.uint8)
-        status = unpack({ROWS: rows.reshape(shard.stop - shard.start, -1)}, HOW)["status"]
+        status = np.frombuffer(self.records[shard.number]["status"], np.uint8)
         return set(np.flatnonzero(status == FAILED).tolist())
 
 
@@ -202,9 +199,8 @@ class Ledger(RuleBasedStateMachine):
     def create(self) -> None:
         batch = self.batch
         create_features(
-            self.store, "tiny", batch.key, rows=batch.rows, shard_rows=SHARD_ROWS,
-            tap_widths=WIDTHS, classes=2, digests={"manifest": batch.manifest_digest},
-        )  # fmt: skip
+            self.store, "tiny", batch, tap_widths=WIDTHS, classes=["a", "b"], digest="w", decoding=1
+        )
 
     @no_features
     @rule(killed_after_arrays=st.none() | st.integers(0, len(ARRAYS)))
@@ -264,8 +260,10 @@ class Ledger(RuleBasedStateMachine):
     # Behind the ledger's back
 
     def chunk(self, shard: manifests.Shard, name: str) -> Path:
-        array = Path(self.store.path("features", "tiny", f"{self.batch.key}.zarr", name))
-        return array / "c" / str(shard.number) / "0"
+        group = Path(self.store.path("features", "tiny", f"{self.batch.key}.zarr"))
+        wide = empty_block(1, WIDTHS, 2).stored()[name].ndim > 1
+        folder = group / name if name == TAPS else group / ROWS / name
+        return folder / (f"c.{shard.number}.0" if wide else f"c.{shard.number}")
 
     @has_features
     @rule(number=a_shard, name=st.sampled_from(ARRAYS))
@@ -279,10 +277,8 @@ class Ledger(RuleBasedStateMachine):
     def spoil_a_chunk(self, number: int, name: str, share: float) -> None:
         """Put other bytes there, as many as there should be or fewer."""
         shard = self.shard(number)
-        whole = pack(empty_block(SHARD_ROWS, WIDTHS, 2).arrays())[name].nbytes
-        path = self.chunk(shard, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"\xa5" * int(share * whole))
+        whole = empty_block(SHARD_ROWS, WIDTHS, 2).stored()[name].nbytes
+        self.chunk(shard, name).write_bytes(b"\xa5" * int(share * whole))
         self.latest.features[shard.number][name] = SPOILT
 
     @has_complete

@@ -237,7 +237,7 @@ def test_features_that_rot_between_the_stages_are_not_scored(
 ) -> None:
     night = made_up(store_with_model, [("a", "a1", 100, 0.0)])
     card = keep_detector(night.store, detector, slides=12)
-    os.truncate(night.store.path("features", "tiny", "night.zarr", "taps", "c", "1", "0"), 9)
+    os.truncate(night.store.path("features", "tiny", "night.zarr", "taps", "c.1.0"), 9)
     with pytest.raises(StoreError, match="rows 64 to 100 of batch night"):
         score_night(night, card)
 

@@ -68,11 +68,11 @@ def test_features_that_are_not_what_the_ledger_says_are_extracted_again(
     before = read_block(night.store, "tiny", "night", 0, 24).digest()
     block = read_block(night.store, "tiny", "night", 10, 20)
     if loss == "lost":
-        night.store.remove("features", "tiny", "night.zarr", "rows", "c", "1")
+        night.store.remove("features", "tiny", "night.zarr", "rows", "status", "c.1")
     elif loss == "never entered":  # killed between the features and the ledger
         night.store.remove("batches", "night", "ledger", "tiny", "000001.json")
     elif loss == "cut short":
-        os.truncate(night.store.path("features", "tiny", "night.zarr", "taps", "c", "1", "0"), 9)
+        os.truncate(night.store.path("features", "tiny", "night.zarr", "taps", "c.1.0"), 9)
     else:
         block.taps["layer1"][3, 3] += 1
         write_block(night.store, "tiny", "night", 10, block)

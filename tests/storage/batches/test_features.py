@@ -1,5 +1,4 @@
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,29 +8,28 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from storage.batches import features
+from storage.batches.manifests import Batch
 from storage.store import Store, StoreError
 
 WIDTHS = {"layer2": 3, "layer1": 2}
-ROWS, SHARD_ROWS, CLASSES = 10, 4, 2
-DIGESTS = {"manifest": "m", "model": "w"}
+ROWS, SHARD_ROWS, CLASSES = 10, 4, ["a", "b"]
+PARTS = ["zarr.json", "taps/zarr.json", *(f"rows/{name}/zarr.json" for name in features.COLUMNS)]
 
 
-def create(store: Store, rows: int = ROWS, **digests: str) -> None:
+def create(
+    store: Store, manifest: str = "m", model: str = "w", widths: dict[str, int] = WIDTHS
+) -> None:
+    night = Batch.model_construct(
+        name="night", rows=ROWS, shard_rows=SHARD_ROWS, manifest_digest=manifest
+    )
     features.create_features(
-        store,
-        "tiny",
-        "night",
-        rows=rows,
-        shard_rows=SHARD_ROWS,
-        tap_widths=WIDTHS,
-        classes=CLASSES,
-        digests=DIGESTS | digests,
+        store, "tiny", night, tap_widths=widths, classes=CLASSES, digest=model, decoding=1
     )
 
 
 def filled(rows: int, seed: int = 0) -> features.FeatureBlock:
     rng = np.random.default_rng(seed)
-    block = features.empty_block(rows, WIDTHS, CLASSES)
+    block = features.empty_block(rows, WIDTHS, len(CLASSES))
     for values in block.arrays().values():
         values[:] = rng.integers(0, 100, values.shape)
     return block
@@ -57,12 +55,9 @@ def test_blocks_written_by_shards_are_read_as_one(any_store: Store) -> None:
 def test_rows_that_nobody_wrote_are_pending_and_not_a_number(store: Store) -> None:
     create(store)
     write(store, 4, filled(4))
-    block = read(store)
-    untouched = [0, 1, 2, 3, 8, 9]
-    assert (block.status[untouched] == features.PENDING).all()
-    for values in (*block.taps.values(), block.logits):
-        assert np.isnan(values[untouched]).all()
-        assert np.isfinite(values[4:8]).all()
+    untouched = read(store).take(np.array([0, 1, 2, 3, 8, 9]))
+    assert untouched.digest() == features.empty_block(6, WIDTHS, len(CLASSES)).digest()
+    assert read(store, 4, 8).digest() == filled(4).digest()
 
 
 @given(start=st.integers(0, 14), length=st.integers(0, 14))
@@ -93,19 +88,19 @@ def test_the_chunks_of_a_shard_are_synced_and_no_others(store: Store, synced: li
         values[:] = np.nan  # equal to the fill value, so there is no chunk
     write(store, SHARD_ROWS, block)
     synced[:] = [path.removeprefix(f"{root}/") for path in synced]
-    found = [path for pattern in ("**/c/1", "**/c/1/*") for path in Path(root).glob(pattern)]
-    chunks = {path.relative_to(root).as_posix() for path in found if path.is_file()}
-    assert chunks == {"rows/c/1/0"}
+    chunks = {path.relative_to(root).as_posix() for path in Path(root).rglob("c.1*")}
+    arrays = {f"rows/{name}" for name in features.COLUMNS}
+    assert {path.rpartition("/")[0] for path in chunks} == arrays
     assert chunks == {path for path in synced if not (Path(root) / path).is_dir()}
     folders = {path for path in synced if (Path(root) / path).is_dir()}
-    assert {"rows/c/1", "rows/c", "rows", "taps/c", "taps"} <= folders
+    assert {"rows", "taps"} | arrays <= folders
     # First all files, then the folders that name them.
     assert set(synced[: len(chunks)]) == chunks
     print(f"{len(synced)} fsyncs a shard: {len(chunks)} chunks, {len(folders)} folders")
 
 
 @pytest.mark.parametrize("damage", ["cut", "lost"])
-@pytest.mark.parametrize("part", ["zarr.json", "rows/zarr.json", "taps/zarr.json"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_group_whose_metadata_are_damaged_is_made_anew(
     store: Store, part: str, damage: str
 ) -> None:
@@ -116,10 +111,10 @@ def test_a_group_whose_metadata_are_damaged_is_made_anew(
     else:
         path.unlink()
     create(store)
-    assert read(store).logits.shape == (ROWS, CLASSES)
+    assert read(store).logits.shape == (ROWS, len(CLASSES))
 
 
-@pytest.mark.parametrize("part", ["zarr.json", "rows/zarr.json", "taps/zarr.json"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_group_whose_metadata_are_damaged_is_named(store: Store, part: str) -> None:
     create(store)
     path = Path(store.path("features", "tiny", "night.zarr", part))
@@ -134,10 +129,7 @@ def test_a_group_that_another_process_made_anew_is_read_anew(any_store: Store) -
 
     def make_anew() -> None:
         any_store.remove("features", "tiny", "night.zarr")
-        features.create_features(
-            any_store, "tiny", "night", rows=ROWS, shard_rows=SHARD_ROWS, tap_widths={"other": 5},
-            classes=CLASSES, digests=DIGESTS | {"model": "other"},
-        )  # fmt: skip
+        create(any_store, model="other", widths={"other": 5})
 
     # fsspec has a filesystem for each thread.
     with ThreadPoolExecutor(1) as elsewhere:
@@ -178,38 +170,58 @@ def test_a_digest_is_that_of_the_values_wherever_they_lie() -> None:
     block = filled(ROWS)
     strided = features.FeatureBlock(
         taps={n: np.asfortranarray(v) for n, v in reversed(block.taps.items())},
-        **{
-            name: None if values is None else np.asfortranarray(values)
-            for name, values in vars(block).items()
-            if name != "taps"
-        },
+        **{name: np.asfortranarray(values) for name, values in block.columns().items()},
     )
     assert strided.digest() == block.digest()
 
 
 def test_a_digest_is_the_same_in_every_release() -> None:
-    # As slidewatch 0.5 made them.
-    block = replace(filled(2), platelet=np.zeros(2, np.uint8), steady=None)
+    block = filled(2)
     block.status[:] = features.SCORED
     for number, values in enumerate(block.arrays().values()):
         values[:] = number
     # Ledgers hold such digests: one that changes would have every shard extracted again.
-    assert block.digest() == "02cc3d3202a128977e69c4ea898fffbfcab1d06941185a028cce55c17910a739"
+    assert block.digest() == "544627e3a5f89f78d726facd2f107820ae6dc3e564af777d17a885e2ba324abe"
 
 
-@pytest.mark.parametrize("name", [*(f"tap/{t}" for t in WIDTHS), "logits", "label", "status"])
+@pytest.mark.parametrize("name", [*(f"tap/{t}" for t in WIDTHS), *features.COLUMNS])
 def test_a_digest_changes_with_every_array(name: str) -> None:
     block, other = filled(ROWS), filled(ROWS)
     other.arrays()[name].flat[-1] += 1
     assert block.digest() != other.digest()
 
 
-def test_records_are_read_without_this_library(store: Store) -> None:
+def test_anybody_sees_names_and_types_of_columns_and_reads_them(store: Store) -> None:
     create(store)
     write(store, 0, filled(4))
     group = zarr.open_group(store.path("features", "tiny", "night.zarr"), mode="r")
-    fields = [(name, kind, tuple(shape)) for name, kind, shape in group.attrs["rows"]]
-    records = group["rows"][:4].view(np.dtype(fields))[:, 0]
-    np.testing.assert_array_equal(records["image_id"], filled(4).image_id)
+    assert str(group.tree()).split("\n")[1:] == [
+        "├── rows",
+        "│   ├── colour (10, 3) float32",
+        "│   ├── image_id (10, 32) uint8",
+        "│   ├── label (10,) int8",
+        "│   ├── logits (10, 2) float32",
+        "│   ├── size (10, 2) int32",
+        "│   ├── status (10,) uint8",
+        "│   └── steady (10,) int8",
+        "└── taps (10, 5) float32",
+        "",
+    ]
+    for name, values in filled(4).columns().items():
+        np.testing.assert_array_equal(group["rows"][name][:4], values)
+    assert group.attrs["classes"] == CLASSES
     assert group.attrs["taps"] == [["layer1", 2], ["layer2", 3]]
     np.testing.assert_array_equal(group["taps"][:4, 2:], filled(4).taps["layer2"])
+
+
+def test_features_of_an_older_version_are_named_and_made_again(store: Store) -> None:
+    create(store)
+    write(store, 0, filled(4))
+    path = ("features", "tiny", "night.zarr", "zarr.json")
+    metadata = store.read_json(*path)
+    metadata["attributes"]["schema_version"] = 1
+    store.write_json(metadata, *path)
+    with pytest.raises(StoreError, match=r"night\.zarr was written by an older slidewatch"):
+        read(store)
+    create(store)
+    assert (read(store).status == features.PENDING).all()

@@ -1,8 +1,8 @@
 """Write the golden store of this version: ``python -m tests.system.golden.make_golden``.
 
-Stores of this and of later versions must open for ever, with the values of `values`. A change of
-what is stored needs a higher schema version, another version of slidewatch and another golden
-store; those that are there stay as they are.
+It must open with the values of `values`. A change of what is stored needs a higher schema version
+and another golden store, which replaces the one that is there: before 1.0 a version reads the
+stores of this version alone.
 """
 
 import shutil
@@ -66,9 +66,8 @@ def write_batch(store: Store, model: ModelCard) -> manifests.Batch:
     )  # fmt: skip
     batch = manifests.freeze_batch(store, plan, table_of(SCHEMA, there, ROWS))
     features.create_features(
-        store, "golden", "night", rows=ROWS, shard_rows=SHARD_ROWS,
-        tap_widths={"layer1": 2, "layer2": 1}, classes=2,
-        digests={"manifest": batch.manifest_digest, "model": model.digest},
+        store, "golden", batch, tap_widths=model.tap_widths, classes=CLASSES,
+        digest=model.digest, decoding=1,
     )  # fmt: skip
     for shard in batch.shards():
         block = BLOCK.take(np.arange(shard.start, shard.stop))
@@ -169,6 +168,7 @@ def table_of(schema: pa.Schema, found: Mapping[str, Sequence[Any]], rows: int) -
 
 if __name__ == "__main__":
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    shutil.rmtree(FOLDER / f"v{version}", ignore_errors=True)
+    for former in FOLDER.glob("v[0-9]*"):
+        shutil.rmtree(former)
     write_store(Store(str(FOLDER / f"v{version}")))
     (FOLDER / f"v{version}" / ".staged").rmdir()
