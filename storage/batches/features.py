@@ -295,14 +295,12 @@ def read_columns(
         ) from None
 
 
-def made_by(store: Store, model: str, batch: str) -> str | None:
+def made_by(store: Store, model: str, batch: str) -> str:
     """Read the digest of the model that made a batch's features; StoreError if there are none.
 
     A model is addressed by name, but another model may have replaced it.
     """
-    _, attributes = _open(store, model, batch, "r")
-    digest: str | None = attributes.get("model")
-    return digest
+    return str(_open(store, model, batch, "r")[1]["model"])
 
 
 def decoded_by(store: Store, model: str, batch: str) -> int:
@@ -334,6 +332,8 @@ def _open(
                 f"{address} was written by an older slidewatch (schema version {version}, this one "
                 f"reads {SCHEMA_VERSION}): extract the batch again"
             )
+        if missing := {"model", "decoding", "shard_rows", TAPS} - attributes.keys():
+            raise KeyError(*sorted(missing))
         opened = _arrays(store, model, batch, mode, metadata), attributes
     # Truncated or corrupt JSON, and missing fields and arrays.
     except (ValueError, AttributeError, KeyError, TypeError) as error:

@@ -25,13 +25,13 @@ class ImagesRead:
     """Hold the data read from n images.
 
     ``image_ids`` are their digests, None if a file could not be read; ``sizes`` (n, 2) width and
-    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown, None if all
-    are. ``failures`` maps row numbers to reasons; all other rows are scored.
+    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown.
+    ``failures`` maps row numbers to reasons; all other rows are scored.
     """
 
     image_ids: Sequence[str | None]
     sizes: NDArray[np.int32]
-    colours: Single | None
+    colours: Single
     failures: Mapping[int, str]
 
     @property
@@ -46,19 +46,19 @@ class ImagesRead:
 class Diagnoses:
     """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
 
+    ``steady`` int8 (n,) is 1 where the diagnosis stays when the image is blurred, 0 where it turns,
+    and -1 where nobody looked.
     ``log_odds`` (n,) are those of "parasitized", by both witnesses and before a laboratory adapts
     them; None without such a class. ``by_witness`` holds those of each of two witnesses; None if
     there is only one.
-    ``steady`` int8 (n,) is 1 where the diagnosis stays when the image is blurred, 0 where it turns,
-    and -1 where nobody looked.
     """
 
     classes: Sequence[str]
     logits: Numbers
     temperature: float
+    steady: NDArray[np.int8]
     log_odds: Float | None = None
     by_witness: witnesses.LogOdds | None = None
-    steady: NDArray[np.int8] | None = None
 
     @cached_property
     def probabilities(self) -> Float:
@@ -94,8 +94,7 @@ def image_rows(
     unlike = scores.unlike & ~unjudged
     disagree = None if diagnoses.by_witness is None else diagnoses.by_witness.disagree
     probability = diagnoses.probabilities.max(axis=1)
-    turned = None if diagnoses.steady is None else diagnoses.steady == 0
-    marks = {"disagree": disagree, "turned": turned}
+    marks = {"disagree": disagree, "turned": diagnoses.steady == 0}
     verdicts = rule.decide(p_value, probability, failed, unlike, **marks)
     return pa.table(
         {
@@ -112,14 +111,11 @@ def image_rows(
 def _of_files(read: ImagesRead, failed: Mask) -> dict[str, pa.Array]:
     """Make columns on the files, their pixels and their failures."""
     n = len(failed)
-    if read.colours is None:
-        colours = {name: pa.nulls(n, pa.float32()) for name in COLOURS}
-    else:
-        unknown = failed[:, np.newaxis] | np.isnan(read.colours)
-        colours = {
-            name: pa.array(read.colours[:, k], pa.float32(), mask=unknown[:, k])
-            for k, name in enumerate(COLOURS)
-        }
+    unknown = failed[:, np.newaxis] | np.isnan(read.colours)
+    colours = {
+        name: pa.array(read.colours[:, k], pa.float32(), mask=unknown[:, k])
+        for k, name in enumerate(COLOURS)
+    }
     return {
         "width": pa.array(read.sizes[:, 0], pa.int32(), mask=failed),
         "height": pa.array(read.sizes[:, 1], pa.int32(), mask=failed),
@@ -143,9 +139,7 @@ def _of_network(diagnoses: Diagnoses, failed: Mask) -> dict[str, pa.Array]:
         if diagnoses.log_odds is None
         else pa.array(diagnoses.log_odds, mask=failed | np.isnan(diagnoses.log_odds)),
         **{f"{name}_probability": _chance(diagnoses, name, failed) for name in WITNESSES},
-        "steady": pa.nulls(len(failed), pa.bool_())
-        if diagnoses.steady is None
-        else pa.array(diagnoses.steady > 0, mask=failed | (diagnoses.steady < 0)),
+        "steady": pa.array(diagnoses.steady > 0, mask=failed | (diagnoses.steady < 0)),
     }
 
 

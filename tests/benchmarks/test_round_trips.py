@@ -83,10 +83,10 @@ def test_requests_of_a_shard(night: Night, record: Record) -> None:
     run_shard(night.job(0))
     kept = counts(requests())
     record("requests of a new shard, reading", "", ours=[new[0]], limit=4)
-    record("requests of a new shard, writing", "", ours=[new[1]], limit=3)
+    record("requests of a new shard, writing", "", ours=[new[1]], limit=9)
     record("requests of a shard that is kept", "", ours=[sum(kept)])
     assert new[0] <= 4
-    assert new[1] <= 3
+    assert new[1] <= 9  # taps, seven columns and the record, at once but for the record
 
 
 def test_requests_of_a_slides_job(
@@ -102,10 +102,10 @@ def test_requests_of_a_slides_job(
     requests()
     seconds = in_turn(1, {"": lambda: score_part(job)})[""]
     reads, writes = counts(requests())
-    record("requests of a job of slides, reading, for each shard", "", ours=[reads / 3], limit=4)
+    record("requests of a job of slides, reading, for each shard", "", ours=[reads / 3], limit=10)
     record("requests of a job of slides, writing", "", ours=[writes], limit=2)
     record("a job of slides in three shards", "s", ours=seconds)
-    assert reads <= 12
+    assert reads <= 30
     assert writes <= 2
 
 

@@ -57,10 +57,10 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
                 ImagesRead(
                     [image.image_id.hex() for image in features.images if image.image_id],
                     np.asarray([image.size for image in features.images]),
-                    None,
+                    np.full((len(features.images), 3), np.nan, np.float32),
                     {},
                 ),
-                Diagnoses(card.classes, features.logits, card.temperature),
+                Diagnoses(card.classes, features.logits, card.temperature, features.steady),
                 score(detector, features.taps),
                 taps=detector.taps,
                 rule=VerdictRule(detector_card.alpha, detector_card.uncertain_below),

@@ -58,7 +58,12 @@ def rows(
             np.arange(3 * n, dtype=np.float32).reshape(n, 3),
             failures or {},
         ),
-        Diagnoses(CLASSES, np.array(logits, np.float32).reshape(n, 2), temperature),
+        Diagnoses(
+            CLASSES,
+            np.array(logits, np.float32).reshape(n, 2),
+            temperature,
+            np.full(n, -1, np.int8),
+        ),
         Scores(
             np.arange(2.0 * n).reshape(n, 2),
             np.arange(float(n)),
@@ -107,7 +112,7 @@ def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
     assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
     alone = {"network_probability", "statistics_probability"}  # of two witnesses
     unknown = {"label", "acquired_at", "failure", "review_reason", "laboratory", *alone, *PIECE}
-    unknown |= {"log_odds", "steady"}  # none were given
+    unknown |= {"log_odds", "steady"}  # no such class was given, and nobody looked
     assert {name for name, value in good.items() if value is None} == unknown
     assert table["slide_id"].to_pylist() == ["slide 0", "slide 1", "slide 2"]
 
