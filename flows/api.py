@@ -40,6 +40,7 @@ from storage.models.detectors import DetectorCard, detector_names, load_model_of
 from storage.models.laboratories import LaboratoryCard, borrow, detector_at
 from storage.models.shipped import store_or_shipped
 from storage.parquet import read_table
+from storage.reports.batch_features import BatchFeatures, read_features
 from storage.reports.tables import FIELDS, IMAGES, PATIENTS, report_path
 from storage.store import Store, refuse_absent
 from tasks import types
@@ -131,7 +132,7 @@ class Seen:
 
 
 def open_store(address: str | Path | None = None) -> "OpenStore":
-    """Open a store to screen images with its detectors.
+    """Open a store to screen images with its detectors, or to read features.
 
     Args:
         address: root of the store: a folder, or ``s3://bucket/store``. By default the store of the
@@ -149,7 +150,7 @@ def open_store(address: str | Path | None = None) -> "OpenStore":
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A store with its detectors."""
+    """A store with its detectors and features."""
 
     store: Store
 
@@ -157,6 +158,24 @@ class OpenStore:
     def detectors(self) -> list[str]:
         """List the names of the detectors."""
         return detector_names(self.store)
+
+    def features(
+        self, batch: str, model: str | None = None, rows: slice = slice(None)
+    ) -> BatchFeatures:
+        """Read features of a batch, with the rows of its report on images.
+
+        ``anndata.AnnData(*store.features("night").annotated())`` holds both.
+
+        Args:
+            batch: its name.
+            model: that made the features, if the batch has features of several.
+            rows: consecutive rows, such as ``slice(0, 10_000)``; memory grows with these alone.
+
+        Raises:
+            StoreError: there is no such batch, or its features are incomplete or damaged.
+            ValueError: there are no such rows.
+        """
+        return read_features(self.store, batch, model, rows)
 
     def detector(self, name: str | None = None, laboratory: str | None = None) -> "Detector":
         """Load a detector.

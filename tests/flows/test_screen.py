@@ -389,3 +389,5 @@ def test_the_queries_of_the_guides_work_and_their_ann_data_has_the_features_of_s
     assert cells.obs_names.tolist() == [r["uri"] for r in rows_of(outcome) if not r["failure"]]
     for tap, values in block.taps.items():
         assert (values[block.status == SCORED] == cells[:, cells.var["tap"] == tap].X).all()
+    diagnoses = [row["diagnosis"] for row in rows_of(outcome) if not row["failure"]]
+    assert cells.obs["diagnosis"].tolist() == diagnoses
