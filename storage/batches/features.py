@@ -364,9 +364,9 @@ def _arrays(
     group: Any = zarr.open_group(
         _zarr_store(store, model, batch), mode=mode, zarr_format=3, use_consolidated=False
     )
-    paths = {TAPS: TAPS} | {name: f"{ROWS}/{name}" for name in COLUMNS}
     with store.together() as pool:
-        return dict(zip(paths, pool.map(group.__getitem__, paths.values()), strict=True))
+        columns = dict(zip(COLUMNS, pool.map(group[ROWS].__getitem__, COLUMNS), strict=True))
+        return {TAPS: group[TAPS]} | columns
 
 
 def _zarr_store(store: Store, model: str, batch: str) -> "LocalStore | FsspecStore":

@@ -90,6 +90,7 @@ FILES: dict[str, Turn] = {
     **{f"{ZARR}/rows/{name}/c.0": last for name in ("label", "status", "steady")},
     f"{ZARR}/taps/c.0.0": middle,
     f"{ZARR}/taps/zarr.json": lambda content: 0,
+    f"{ZARR}/rows/zarr.json": lambda content: 0,
     f"{ZARR}/rows/label/zarr.json": lambda content: 0,
     f"nights/ward/{DAY}/manifest.parquet": middle,
     f"nights/ward/{DAY}/night.json": digit_of("digest"),

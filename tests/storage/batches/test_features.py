@@ -13,7 +13,8 @@ from storage.store import Store, StoreError
 
 WIDTHS = {"layer2": 3, "layer1": 2}
 ROWS, SHARD_ROWS, CLASSES = 10, 4, ["a", "b"]
-PARTS = ["zarr.json", "taps/zarr.json", *(f"rows/{name}/zarr.json" for name in features.COLUMNS)]
+ARRAYS = ["taps", "rows", *(f"rows/{name}" for name in features.COLUMNS)]
+PARTS = ["zarr.json", *(f"{path}/zarr.json" for path in ARRAYS)]
 
 
 def create(

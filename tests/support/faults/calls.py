@@ -82,9 +82,9 @@ class Calls:
     def _called(self, what: str, path: str) -> None:
         if self._busy or not path.startswith(f"{self._root}/"):
             return
-        self._count += 1
+        self._count = number = self._count + 1  # files are synced by several threads
         os.write(self._notes, f"call {what} {path[len(self._root) + 1 :]}\n".encode())
-        if not self._fault.verb and self._fault.hits(self._count):
+        if not self._fault.verb and self._fault.hits(number):
             self._go_wrong(what, path)
 
     def _go_wrong(self, what: str, path: str) -> None:
