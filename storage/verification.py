@@ -251,7 +251,7 @@ def _not_sealed(store: Store, batch: manifests.Batch, model: str) -> None:
 
 def _made_by_its_model(store: Store, batch: manifests.Batch, model: str) -> None:
     if (
-        features.made_by(store, model, batch.key)
+        features.made_by(store, model, batch.key)[0]
         != classifiers.load_card(store, classifiers.model_of(model)).digest
     ):
         raise StoreError(f"its features are not those of model {model} (sha256 differs)")

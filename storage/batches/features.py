@@ -295,17 +295,14 @@ def read_columns(
         ) from None
 
 
-def made_by(store: Store, model: str, batch: str) -> str:
-    """Read the digest of the model that made a batch's features; StoreError if there are none.
+def made_by(store: Store, model: str, batch: str) -> tuple[str, int]:
+    """Read which model, by digest, and version of the decoding made a batch's features.
 
-    A model is addressed by name, but another model may have replaced it.
+    A model is addressed by name, but another model may have replaced it. StoreError if there are no
+    features.
     """
-    return str(_open(store, model, batch, "r")[1]["model"])
-
-
-def decoded_by(store: Store, model: str, batch: str) -> int:
-    """Read the decoding version of a batch's features; StoreError if there are none."""
-    return int(_open(store, model, batch, "r")[1]["decoding"])
+    _, attributes = _open(store, model, batch, "r")
+    return attributes["model"], attributes["decoding"]
 
 
 def _open(

@@ -12,7 +12,6 @@ from storage.batches import ledger
 from storage.batches.features import (
     SCORED,
     FeatureBlock,
-    decoded_by,
     made_by,
     read_block,
     read_columns,
@@ -63,9 +62,7 @@ def index_images(
         try:
             batch = load_batch_of_key(store, key)
             # A model that replaced another of the same name has other features.
-            if made_by(store, model, key) != model_digest:
-                continue
-            if decoded_by(store, model, key) != decoding:
+            if made_by(store, model, key) != (model_digest, decoding):
                 continue
             columns = read_columns(store, model, key, 0, batch.rows, ("status", "image_id"))
         except StoreError:  # never extracted under this model, or removed

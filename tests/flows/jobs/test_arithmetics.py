@@ -69,7 +69,7 @@ def test_features_of_another_arithmetic_are_neither_used_again_nor_written_to(
 ) -> None:
     """As in a store where a model was put in place of another of its weights and name."""
     fine.run()
-    assert made_by(fine.store, "tiny", "night") != coarse.card.digest
+    assert made_by(fine.store, "tiny", "night")[0] != coarse.card.digest
     keys = ("night",)
     assert len(index_images(fine.store, "tiny", fine.card.digest, keys, DECODING).heads)
     assert not len(index_images(fine.store, "tiny", coarse.card.digest, keys, DECODING).heads)

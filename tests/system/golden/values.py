@@ -41,7 +41,6 @@ BLOCK = FeatureBlock(
     image_id=good_rows(np.arange(1, 161, dtype=np.uint8).reshape(5, 32)),
     size=good_rows(np.arange(100, 110, dtype=np.int32).reshape(5, 2)),
     colour=good_rows(np.arange(100, 115, dtype=np.float32).reshape(5, 3)),
-    platelet=good_rows(np.asarray([0, 1, 0, 0, 0], np.uint8)),
     steady=np.asarray([1, -1, -1, 0, -1], np.int8),
 )
 LABORATORY, LABEL = "kampala", "kampala/v0001"
