@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-SYNCS = 8  # of files, at once
+SYNCS = 4  # of files, at once
 
 
 def appear(stage: Path, target: Path, once: bool) -> None:
@@ -53,32 +53,39 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
-def sync_files(files: Iterable[Path], root: Path) -> None:
-    """Sync files that other code wrote, and every folder from them up to a root.
+def sync_files(files: Iterable[Path]) -> None:
+    """Sync files that other code wrote, and then the folders that name them.
 
-    For a missing file only the folders are synced, so that it stays missing. Files come before
-    folders, because their journal entries already hold most of the names; they are synced together,
-    because a disk's journal takes many in the time of one.
+    For a missing file only its folder is synced, so that it stays missing.
     """
     files = list(files)
-    folders: set[Path] = set()
-    for file in files:
-        above = [each for each in file.parents if each.is_relative_to(root)]
-        folders.update(each for each in above if each.is_dir())
-    with ThreadPoolExecutor(SYNCS) as pool:
-        list(pool.map(_sync_file, files))
-    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
-        sync_folder(folder)
-
-
-def _sync_file(file: Path) -> None:
-    with suppress(FileNotFoundError), file.open("rb") as written:
-        os.fsync(written.fileno())
+    _sync_together(files, {file.parent for file in files})
 
 
 def sync_tree(root: Path) -> None:
     """Sync a folder with everything in it."""
-    sync_files((path for path in root.rglob("*") if path.is_file()), root)
+    paths = list(root.rglob("*"))
+    folders = {path for path in paths if path.is_dir()}
+    _sync_together([path for path in paths if path not in folders], folders | {root})
+
+
+def _sync_together(files: Iterable[Path], folders: Iterable[Path]) -> None:
+    """Sync files before folders, because their journal entries already hold most of the names.
+
+    Several at once: a disk's journal takes them in the time of one.
+    """
+    with ThreadPoolExecutor(SYNCS) as pool:
+        for paths in (files, folders):
+            list(pool.map(_sync, paths))
+
+
+def _sync(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def discard(path: Path, trash: Path) -> None:

@@ -234,7 +234,7 @@ def _sync_chunks(store: Store, model: str, batch: str, arrays: dict[str, Any], n
         f"{array.path}/{array.metadata.encode_chunk_key((number, *(0 for _ in array.shape[1:])))}"
         for array in arrays.values()
     ]
-    sync_files([root / key for key in keys], root)
+    sync_files(root / key for key in keys)
 
 
 def read_block(
