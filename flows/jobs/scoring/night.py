@@ -69,9 +69,6 @@ class Compared:
         return [(reference, lean) for reference, lean in pairs if reference is not None]
 
 
-NOTHING_NEARER = Compared(alone(None))
-
-
 @dataclass(frozen=True)
 class NightReference:
     """The reference (``compared``) for slides and patients with too few cells.

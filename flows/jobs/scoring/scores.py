@@ -6,7 +6,6 @@ shard at a time.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -20,17 +19,17 @@ from numpy.typing import NDArray
 from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features, Held
 from flows.jobs.scoring.night import (
-    NOTHING_NEARER,
     Compared,
+    NightJob,
     NightReference,
-    SlideRows,
     compared_with,
+    describe_night,
     laboratory_reference,
     shift_row,
     taps_of,
 )
+from flows.jobs.scoring.plan import FEW, Part, Range
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import scores_path, shifts_path
 from storage.parquet import ROWS, groups_of, read_table, write_parts, write_table
@@ -52,47 +51,15 @@ from tasks.reports.image_columns import PARASITIZED, Provenance, heads_of, numbe
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
 from tasks.types import Float, Index, Numbers
 
-FEW = "few"
 COMPARED = ["image_id", "p_value"]  # across the batch
-Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or `FEW`
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
-
-    Slides and patients with too few cells (`FEW`) are compared with the night or with fitted cells.
-    """
-
-    start: int
-    stop: int
-    reference: Range | None
-
-
-@dataclass(frozen=True)
-class Part:
-    """The work of one job: consecutive rows of whole slides, and their references."""
-
-    slides: tuple[SlideRows, ...]
-    spans: tuple[Span, ...]
-
-    @property
-    def rows(self) -> range:
-        """Return the part's rows of the batch."""
-        return range(self.spans[0].start, self.spans[-1].stop)
-
-    @property
-    def needs_night(self) -> bool:
-        """Return whether cells are compared with the night, as far as their names say."""
-        return any(span.reference is None or span.reference[2] == FEW for span in self.spans)
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """A part of a batch to be scored.
 
-    ``night`` is the reference for slides and patients with too few cells, None if it is not known
-    yet. Slides are expected to be like those of the laboratory. A ``discriminant`` is that of the
+    ``night`` is the reference for slides and patients with too few cells; None if the batch has
+    none. Slides are expected to be like those of the laboratory. A ``discriminant`` is that of the
     second witness, where it is not the detector's or the laboratory's. If the part ``is_scored``,
     its rows are only read.
     """
@@ -118,10 +85,6 @@ def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
     return _scorer(job).rows()
 
 
-class NightNeededError(Exception):
-    """Cells of a part are to be compared with the night, which is not known yet."""
-
-
 class Surveyed(NamedTuple):
     """Hold p-values (n,) and heads (n,) of digests of some rows, for comparison with all others."""
 
@@ -135,15 +98,6 @@ class Surveyed(NamedTuple):
         p_values = [numbers_of(table, "p_value") for table in tables]
         ids = [chunk for table in tables for chunk in table["image_id"].chunks]
         return cls(rows, np.concatenate(p_values), heads_of(pa.concat_arrays(ids)))
-
-
-def extract_or_score(job: ShardJob | ScoreJob) -> ShardResult | Surveyed | None:
-    """Extract a shard, or score a part unless the night is needed, which is not known yet."""
-    if isinstance(job, ShardJob):
-        return run_shard(job)
-    with suppress(NightNeededError):
-        return score_part(job)
-    return None
 
 
 def score_part(job: ScoreJob) -> Surveyed:
@@ -293,8 +247,6 @@ class _Scorer:
         self, taps: cell_score.Taps, classes: Index, rows: Index
     ) -> tuple[Reference, float]:
         """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
-        if self.job.night is None:
-            raise NightNeededError
         known = self._night.known
         if self.job.screened.laboratory is not None or not known:
             return self._fitted, self._night.leans[0]
@@ -305,9 +257,12 @@ class _Scorer:
         )
         return candidates[chosen]
 
-    @property
+    @cached_property
     def _night(self) -> Compared:
-        return NOTHING_NEARER if self.job.night is None else self.job.night.compared
+        """Find the night's reference, here if only a slide whose cells mostly failed needs it."""
+        job = self.job
+        night = job.night or describe_night(NightJob(job.screened, discriminant=job.discriminant))
+        return night.compared
 
     @cached_property
     def _fitted(self) -> Reference:
