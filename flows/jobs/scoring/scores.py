@@ -33,11 +33,14 @@ from flows.jobs.scoring.screened import Screened
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import scores_path, shifts_path
 from storage.parquet import ROWS, groups_of, read_table, write_parts, write_table
+from tasks import bundles
 from tasks.detector import verdict
-from tasks.detector.detector import Detector, Scores, score
+from tasks.detector.detector import Detector, score
 from tasks.detector.probabilities import as_logits, log_odds
-from tasks.detector.slides import cell_score, normal, smears
+from tasks.detector.slides import normal, smears
+from tasks.detector.slides.cell_score import CellFeatures
 from tasks.detector.slides.references import (
+    CellScores,
     Reference,
     alone,
     fitted_reference,
@@ -49,7 +52,7 @@ from tasks.detector.witnesses import Discriminant, LogOdds
 from tasks.reports import slide_reasons
 from tasks.reports.image_columns import PARASITIZED, Provenance, heads_of, numbers_of
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
-from tasks.types import Float, Index, Numbers
+from tasks.types import Float, Numbers
 
 COMPARED = ["image_id", "p_value"]  # across the batch
 
@@ -157,7 +160,12 @@ class _Scorer:
             for f in held.record.failures
             if piece.start <= f.row < piece.stop
         }
-        scores, lean = self._scores(block, held.classes[piece], first + piece.start)
+        scores, lean = score(self.detector, block.taps), np.zeros(len(block))
+        if self.detector.own is not None:
+            taps = {tap: block.taps[tap] for tap in self.detector.taps}
+            rows = np.arange(first + piece.start, first + piece.stop)
+            by_reference, lean = self._own_scores(CellFeatures(taps, held.classes[piece], rows))
+            scores = scores.compared(by_reference)
         odds, by_witness = self._diagnosed(block, lean)
         logits: Numbers = block.logits
         if odds is not None and len(card.classes) == 2:
@@ -191,36 +199,23 @@ class _Scorer:
         by_witness = witnesses.scales.combine(odds, scores)
         return by_witness.both, by_witness
 
-    def _scores(self, block: FeatureBlock, classes: Index, start: int) -> tuple[Scores, Float]:
-        """Score a block of diagnosed ``classes`` (n,), and find its cells' leans (n,).
+    def _own_scores(self, cells: CellFeatures) -> tuple[CellScores, Float]:
+        """Score cells (n,) by their references, and find their leans (n,).
 
-        Its first row in the batch is ``start``.
         A lean is the amount by which the discriminant scores the cell's healthy neighbours too
         high.
         """
-        scores, lean = score(self.detector, block.taps), np.zeros(len(block))
-        if self.detector.own is None:
-            return scores, lean
+        assert self.detector.own is not None
+        scores, leans = list[CellScores](), list[Float]()
         for span in self.job.part.spans:
-            low, high = max(span.start, start), min(span.stop, start + len(block))
-            if low >= high:
-                continue
-            places = slice(low - start, high - start)
-            compared = self._compared(span.reference)
-            of_span = score_cells(
-                self.detector.own,
-                compared.references,
-                self._fitted,
-                {tap: block.taps[tap][places] for tap in self.detector.taps},
-                classes[places],
-                np.arange(low, high),
-            )
-            scores.abnormality[places] = of_span.abnormality
-            scores.p_value[places] = of_span.p_value
-            scores.compared_with[places] = of_span.compared_with
-            scores.unlike[places] = of_span.unlike
-            lean[places] = np.asarray(compared.leans)[of_span.part]
-        return scores, lean
+            here = np.flatnonzero((cells.rows >= span.start) & (cells.rows < span.stop))
+            if len(here):
+                some, compared = bundles.take(cells, here), self._compared(span.reference)
+                scores.append(
+                    score_cells(self.detector.own, compared.references, self._fitted, some)
+                )
+                leans.append(np.asarray(compared.leans)[scores[-1].part])
+        return bundles.join(scores), np.concatenate(leans)
 
     def _compared(self, wanted: Range | None) -> Compared:
         if wanted is None:
@@ -230,31 +225,25 @@ class _Scorer:
             rows = start + normal.reference_rows(stop - start)
             normals = self.detector.own
             assert normals is not None
-            taps, classes = self.features.take(rows, taps_of(self.detector))
+            cells = self.features.take(rows, taps_of(self.detector))
             references, parent = None, 0.0
             if level != FEW:
-                references = references_of(normals, taps, classes, rows, level, smears.ONE_SLIDE)
+                references = references_of(normals, cells, level, smears.ONE_SLIDE)
             # A slide whose cells mostly failed has no normal of its own either.
             if references is None or not references.own:
-                reference, parent = self._leaning(taps, classes, rows)
+                reference, parent = self._leaning(cells)
                 references = alone(reference)
-            self.compared[wanted] = compared_with(
-                self.detector, references, taps, classes, rows, parent
-            )
+            self.compared[wanted] = compared_with(self.detector, references, cells, parent)
         return self.compared[wanted]
 
-    def _leaning(
-        self, taps: cell_score.Taps, classes: Index, rows: Index
-    ) -> tuple[Reference, float]:
+    def _leaning(self, cells: CellFeatures) -> tuple[Reference, float]:
         """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
         known = self._night.known
         if self.job.screened.laboratory is not None or not known:
             return self._fitted, self._night.leans[0]
         assert self.detector.own is not None
         candidates = [*known, (self._fitted, 0.0)]
-        chosen = most_ordinary(
-            self.detector.own, [each for each, _ in candidates], taps, classes, rows
-        )
+        chosen = most_ordinary(self.detector.own, [each for each, _ in candidates], cells)
         return candidates[chosen]
 
     @cached_property
@@ -283,7 +272,7 @@ class _Scorer:
                 continue
             assert normals is not None
             chosen = slide.start + normal.reference_rows(slide.stop - slide.start)
-            taps, classes = self.features.take(chosen, self.detector.taps)
+            cells = self.features.take(chosen, self.detector.taps)
             wanted = slide.start, slide.stop, "slide"
             compared = self.compared.get(wanted)
             group = compared.references if compared else None
@@ -291,6 +280,6 @@ class _Scorer:
             if group is not None and group.own:
                 kept = np.isin(chosen, group.rows) if group.known else None
             else:
-                group = references_of(normals, taps, classes, chosen, "slide", smears.ONE_SLIDE)
-            rows.append(shift_row(normals, slide, taps, classes, kept, group))
+                group = references_of(normals, cells, "slide", smears.ONE_SLIDE)
+            rows.append(shift_row(normals, slide, cells, kept, group))
         return pa.Table.from_pylist(rows, slide_reasons.SHIFTS)

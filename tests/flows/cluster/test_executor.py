@@ -279,7 +279,7 @@ def test_more_jobs_are_in_flight_when_more_workers_have_come(
 
     results = run_in_order(client, work, jobs(), title="test")
     seen = [(next(results), len(taken))[1] for _ in range(3)]
-    assert seen == [1 + 8, 1 + 40, 1 + 40]
+    assert seen == [1 + 8, 2 + 40, 2 + 40]
     assert len(list(results)) == 57
 
 
