@@ -253,17 +253,21 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> Published:
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
     if seal is None or not written_pages.has_page(store, batch, seal):
         with ThreadPoolExecutor(1) as beside, open_client(settings) as client:
-            if not isinstance(client, Here):
-                # While workers extract; what fails is tried again where it is needed.
-                beside.submit(counting_at, screened, settings)
-                beside.submit(written_pages.get_ready)
+            warming = beside.submit(_warm_up, client, screened, settings)  # while workers extract
             screened = tune(client, screened)
             if seal is None:
                 seal = _publish(client, held, settings, screened)
+            warming.result()
             if not written_pages.has_page(store, batch, seal):
-                made = written_pages.try_page(client, screened, settings, seal)
-                page_failure, pictures = made
+                page_failure, pictures = written_pages.try_page(client, screened, settings, seal)
     return Published(seal, repeated, page_failure, pictures)
+
+
+def _warm_up(client: Client, screened: Screened, settings: Settings) -> None:
+    """Compute error rates and import what draws pages, half a second that workers do not need."""
+    if not isinstance(client, Here):
+        counting_at(screened, settings)
+        written_pages.get_ready()
 
 
 def _announced(held: Lease, batch: Batch, run: Published, settings: Settings) -> Row:
