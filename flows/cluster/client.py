@@ -3,7 +3,6 @@
 Dask is imported only for a cluster, and not for work in this process.
 """
 
-import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -51,8 +50,6 @@ def open_client(settings: Settings) -> Iterator[Client]:
         console.working("at work")
         check_versions(client)
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
-        if not gc.get_freeze_count():  # once, or each time garbage would stay for ever
-            gc.freeze()  # to search all that was imported takes a third of a second
         before = _OPENED.set((wanted, client))
         try:
             yield client

@@ -222,7 +222,7 @@ def run(root: str, workers: int) -> None:
         client.run(read_recorded, root)
         naps = sleepers.naps(sleepers.WARM_UP, CELL)
         list(run_jobs(client, sleepers.sleep, naps, title="warm-up"))
-        gc.freeze()  # as `open_client` does
+        gc.freeze()  # as a command does
         start_peak()
         started, stages = time.perf_counter(), dict[str, float]()
         beside.submit(counting_at, screened, settings)  # as `screen` does

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.jobs import verified, worker
+from flows.jobs import verified
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch
@@ -83,7 +83,6 @@ class NightReference:
 
 def describe_night(job: NightJob) -> NightReference:
     """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
-    worker.settle_worker()
     store, batch, laboratory = job.screened.store, job.screened.batch, job.screened.laboratory
     features = Features(store, batch, job.screened.model)
     detector = verified.load_detector_at(store, job.screened.detector, laboratory)
@@ -136,7 +135,6 @@ def night_rows(batch: Batch) -> Index:
 
 def learned_night(screened: Screened) -> Reference:
     """Make one normal, perhaps from few cells, of a night that a person vouches for."""
-    worker.settle_worker()
     detector = verified.load_fitted_detector(screened.store, screened.detector)
     assert detector.own is not None
     rows = night_rows(screened.batch)

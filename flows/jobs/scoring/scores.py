@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs import verified, worker
+from flows.jobs import verified
 from flows.jobs.scoring.feature_rows import Features, Held
 from flows.jobs.scoring.night import (
     Compared,
@@ -84,7 +84,6 @@ def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
 
 def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
     """Score a part's cells without writing anything."""
-    worker.settle_worker()
     return _scorer(job).rows()
 
 
@@ -105,7 +104,6 @@ class Surveyed(NamedTuple):
 
 def score_part(job: ScoreJob) -> Surveyed:
     """Score a part's cells and slides, unless that is done."""
-    worker.settle_worker()
     store, part = job.screened.store, (job.screened.batch, job.screened.key, job.part.rows)
     if job.is_scored:
         table = read_table(store, *scores_path(*part), columns=COMPARED)
