@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from threadpoolctl import threadpool_limits
 
 from flows.cluster.here import Here
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import SAME_VERSIONS, ClusterError
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.monitoring import console, logs
 from flows.settings import Settings
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from distributed import Client as Client
 else:
     Client = Any
-
-SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
 
 
 @contextmanager

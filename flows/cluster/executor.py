@@ -17,8 +17,7 @@ from uuid import uuid4
 
 from flows.cluster.client import Client
 from flows.cluster.here import Here
-from flows.cluster.requirements import ClusterError
-from flows.cluster.trials import NO_SCHEDULER, Trials, is_death, lost
+from flows.cluster.trials import NO_SCHEDULER, ClusterError, Trials, is_death, lost
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
 from flows.monitoring import console, events, telemetry

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from storage.models.classifiers import ModelCard
@@ -119,11 +119,21 @@ def leave_pandas_out() -> None:
 
 @contextmanager
 def without_pandas() -> Iterator[None]:
-    """Let no import find pandas in the block, unless it is imported already."""
-    hidden: dict[str, Any] = sys.modules
-    hidden.setdefault("pandas", None)
+    """Refuse to import pandas in the block, as if it were not installed."""
+    sys.meta_path.insert(0, _NoPandas)
     try:
         yield
     finally:
-        if hidden["pandas"] is None:
-            del hidden["pandas"]
+        sys.meta_path.remove(_NoPandas)
+
+
+class _NoPandas:
+    """A finder of modules that finds no pandas, and leaves all others to the next finder.
+
+    pyarrow, which Cython has compiled, takes a None in `sys.modules` for the module.
+    """
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)

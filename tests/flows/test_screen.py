@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import ClusterError
 from flows.fit import fit
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.options.flows import Fit, Screen

@@ -18,7 +18,7 @@ from flows.cluster import executor as module
 from flows.cluster import trials
 from flows.cluster.client import open_client
 from flows.cluster.executor import kills_workers, run_in_order
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import ClusterError
 from flows.monitoring.events import Event, Kind
 from flows.settings import Settings
 

@@ -21,7 +21,7 @@ from distributed.security import Security
 
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import ClusterError
 from flows.commands.doctor import doctor
 from flows.fit import fit
 from flows.jobs.shard import run_shard
