@@ -84,15 +84,26 @@ class OwnCore(WorkerPlugin):
 
 
 @contextmanager
-def _client_of(start: Callable[[], Any], failure: str, mend: str) -> Iterator[Client]:
-    """Start a cluster and open its client; ClusterError names a ``failure`` and how to mend it."""
+def _client_of(
+    start: Callable[[], Any],
+    failure: str,
+    mend: str,
+    ask: Callable[[Any], None] = lambda cluster: None,
+) -> Iterator[Client]:
+    """Start a cluster, ``ask`` it for workers, and open its client.
+
+    Raises:
+        ClusterError: it does not start; the message has the ``failure`` and how to mend it.
+    """
     try:
         cluster = start()
     except Exception as error:  # of an HTTP client, a YAML file or NVIDIA's library
         said = str(error).partition("\n")[0]
         raise ClusterError(f"{failure} ({type(error).__name__}: {said}): {mend}") from error
-    with cluster, Client(cluster, set_as_default=False) as client:
-        yield client
+    with cluster:
+        ask(cluster)
+        with Client(cluster, set_as_default=False) as client:
+            yield client
 
 
 @contextmanager
@@ -196,8 +207,9 @@ def _kubernetes(settings: Settings) -> Iterator[Client]:
         partial(start, custom_cluster_spec=spec, quiet=True),
         f"Kubernetes does not start the cluster of {spec}",
         "see kubectl describe daskcluster, and that Dask's operator is installed",
+        lambda cluster: cluster.scale(workers_of(settings)),
     ) as client:
-        _scale(client, settings, "kubectl get pods")
+        _wait_for_first(client, settings, "kubectl get pods")
         yield client
 
 
@@ -206,16 +218,21 @@ def _slurm(settings: Settings) -> Iterator[Client]:
     start = _imported("dask_jobqueue", "slurm").SLURMCluster
     # Without certificates in the settings, temporary ones that only this run knows.
     tls = security(settings) or Security.temporary()
+
+    def ask(cluster: Any) -> None:
+        _refuse_invalid(cluster.job_script())
+        cluster.scale(workers_of(settings))
+
     with (
         dask.config.set(STARTED),
         _client_of(
             partial(start, security=tls, silence_logs=logging.CRITICAL),
             "SLURM jobs are not described",
             "copy deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG",
+            ask,
         ) as client,
     ):
-        _refuse_invalid(_cluster_of(client).job_script())
-        _scale(client, settings, "squeue --me")
+        _wait_for_first(client, settings, "squeue --me")
         yield client
 
 
@@ -243,13 +260,7 @@ def _refuse_invalid(script: str) -> None:
         )
 
 
-def _cluster_of(client: Client) -> Any:
-    return client.cluster
-
-
-def _scale(client: Client, settings: Settings, see: str) -> None:
-    """Ask for the workers, and wait for the first."""
-    _cluster_of(client).scale(workers_of(settings))
+def _wait_for_first(client: Client, settings: Settings, see: str) -> None:
     try:
         client.wait_for_workers(1, timeout=settings.first_worker)
     except TimeoutError:
