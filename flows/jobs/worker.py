@@ -93,7 +93,7 @@ def return_freed_memory() -> None:
 
 @contextmanager
 def imported_once() -> Iterator[None]:
-    """Disable garbage collection in the block, a fifth of its time, then freeze the imported objects.
+    """Disable garbage collection, a fifth of an import's time, then freeze the imported objects.
 
     Forked workers do not scan frozen objects either, so they share their memory.
     """
