@@ -252,20 +252,22 @@ def _run(held: Lease, settings: Settings, screened: Screened) -> Published:
     if repeated:
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
     if seal is None or not written_pages.has_page(store, batch, seal):
-        with ThreadPoolExecutor(1) as beside:
-            planned = beside.submit(scoring.Scored.nothing_of, screened)  # while workers start
-            with open_client(settings) as client:
-                if not isinstance(client, Here):
-                    # While workers extract; what fails is tried again where it is needed.
-                    beside.submit(counting_at, screened, settings)
-                    beside.submit(written_pages.get_ready)
-                screened = tune(client, screened)
-                if seal is None:
-                    seal = _publish(client, held, settings, screened, planned.result())
-                if not written_pages.has_page(store, batch, seal):
-                    made = written_pages.try_page(client, screened, settings, seal)
-                    page_failure, pictures = made
+        with ThreadPoolExecutor(1) as beside, open_client(settings) as client:
+            warming = beside.submit(_warm_up, client, screened, settings)  # while workers extract
+            screened = tune(client, screened)
+            if seal is None:
+                seal = _publish(client, held, settings, screened)
+            warming.result()
+            if not written_pages.has_page(store, batch, seal):
+                page_failure, pictures = written_pages.try_page(client, screened, settings, seal)
     return Published(seal, repeated, page_failure, pictures)
+
+
+def _warm_up(client: Client, screened: Screened, settings: Settings) -> None:
+    """Compute error rates and import what draws pages, half a second that workers do not need."""
+    if not isinstance(client, Here):
+        counting_at(screened, settings)
+        written_pages.get_ready()
 
 
 def _announced(held: Lease, batch: Batch, run: Published, settings: Settings) -> Row:
@@ -280,15 +282,13 @@ def _announced(held: Lease, batch: Batch, run: Published, settings: Settings) ->
     return night
 
 
-def _publish(
-    client: Client, held: Lease, settings: Settings, newest: Screened, planned: scoring.Scored
-) -> ledger.Seal:
+def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> ledger.Seal:
     """Extract, score and publish, at the newest version of a laboratory that begins now."""
     begun = _as_begun(newest)
     with telemetry.stage("extract"):
-        scored = scoring.extract_and_score(client, begun, planned)
+        scoring.extract(client, begun)
     with telemetry.stage("score"):
-        scored = scoring.score_rest(client, begun, scored)
+        scored = scoring.score(client, begun)
     held.check()
     with telemetry.stage("publish"):
         return publish(client, begun, settings, scored)

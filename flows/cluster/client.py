@@ -3,7 +3,6 @@
 Dask is imported only for a cluster, and not for work in this process.
 """
 
-import gc
 import logging
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from threadpoolctl import threadpool_limits
 
 from flows.cluster.here import Here
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import SAME_VERSIONS, ClusterError
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.monitoring import console, logs
 from flows.settings import Settings
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from distributed import Client as Client
 else:
     Client = Any
-
-SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
 
 
 @contextmanager
@@ -51,8 +48,6 @@ def open_client(settings: Settings) -> Iterator[Client]:
         console.working("at work")
         check_versions(client)
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
-        if not gc.get_freeze_count():  # once, or each time garbage would stay for ever
-            gc.freeze()  # to search all that was imported takes a third of a second
         before = _OPENED.set((wanted, client))
         try:
             yield client

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
 from flows.cluster.client import Client
 from flows.cluster.here import Here
-from flows.cluster.requirements import ClusterError
-from flows.cluster.trials import NO_SCHEDULER, Trials, is_death, lost
+from flows.cluster.trials import NO_SCHEDULER, ClusterError, Trials, is_death, lost
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
 from flows.monitoring import console, events, telemetry
@@ -47,7 +47,7 @@ class _Flight(Generic[Work]):
 def run_in_order(
     client: Client,
     work: Callable[[Work], Result],
-    jobs: Iterable[Work | None],
+    jobs: Iterable[Work],
     *,
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
@@ -55,13 +55,12 @@ def run_in_order(
 ) -> Iterator[Result]:
     """Run jobs on the cluster and yield their results in the jobs' order.
 
-    ``jobs`` may yield None: no job can begin before another result is taken. At most four jobs per
-    worker thread are in flight. They are handed over, and their results taken, in batches, because
-    each message costs milliseconds; a result is released as it is taken. If a job's worker dies,
-    the job runs elsewhere; if that worker dies too, it runs once more with no other job, so that it
-    neither kills others nor is blamed for them. If it dies alone, the rows of a `Job` are probed,
-    and a last run quarantines those that kill. Passing storage errors are retried, by the job that
-    ``again`` makes. A worker with other versions than here does no job.
+    At most four jobs per worker thread are in flight. They are handed over, and their results
+    taken, in batches, because each message costs milliseconds; a result is released as it is taken.
+    If a job's worker dies, the job runs elsewhere; if that worker dies too, it runs once more with
+    no other job, so that it neither kills others nor is blamed for them. If it dies alone, the rows
+    of a `Job` are probed, and a last run quarantines those that kill. Passing storage errors are
+    retried, by the job that ``again`` makes. A worker with other versions than here does no job.
 
     Raises:
         ClusterError: a job has failed for good, or the cluster is lost; the message says what to
@@ -77,7 +76,7 @@ def run_in_order(
             listener(event)
 
     def start() -> None:
-        some = _ready(waiting, window.room(len(in_flight)))
+        some = list(islice(waiting, window.room(len(in_flight))))
         for job, future in zip(some, _submit(client, work, some), strict=True):
             in_flight.append(_Flight(job, future))
             tell(events.Kind.STARTED)
@@ -97,7 +96,6 @@ def run_in_order(
             finished += 1
             tell(events.Kind.FINISHED)
             yield result
-            start()  # what waited for it
     finally:
         if in_flight:
             with suppress(*lost()):
@@ -109,7 +107,7 @@ def run_in_order(
 def run_jobs(
     client: Client,
     work: Callable[[Work], Result],
-    jobs: Iterable[Work | None],
+    jobs: Iterable[Work],
     *,
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
@@ -117,14 +115,6 @@ def run_jobs(
     """Run jobs like `run_in_order`, with a progress bar and metrics of the stage's queue."""
     listeners = (console.ProgressBar(lines=isinstance(client, Here)), telemetry.measure_queue)
     return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)
-
-
-def _ready(jobs: Iterator[Work | None], most: int) -> list[Work]:
-    """Take the next jobs, until one may not begin yet."""
-    some: list[Work] = []
-    while len(some) < most and (job := next(jobs, None)) is not None:
-        some.append(job)
-    return some
 
 
 def _settle(

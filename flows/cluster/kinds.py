@@ -11,8 +11,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from importlib import import_module
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,12 +25,14 @@ from distributed.security import Security
 from distributed.utils import get_mp_context
 
 from flows.cluster import preload
-from flows.cluster.requirements import CERTIFICATES, ClusterError, cluster_spec, scheduler_address
-from flows.cluster.tls import security
+from flows.cluster.tls import CERTIFICATES, security
+from flows.cluster.trials import ClusterError
 from flows.jobs.worker import stay_on, without_pandas
 from flows.settings import Settings
 
 REACH = 10  # seconds within which a scheduler must answer
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+ANY_CODE = "whoever reaches or overhears a Dask scheduler can run any code on its workers"
 # For clusters that start here; `deploy/` sets the first and the last for those elsewhere.
 STARTED = {
     # A job is handed back when its worker dies, instead of being retried by Dask.
@@ -49,6 +52,12 @@ QUIET = {
     "distributed.worker.memory.monitor-interval": "500ms",
 }
 FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
+HERE = {
+    "threads_per_worker": 1,
+    "host": "127.0.0.1",
+    "dashboard_address": "127.0.0.1:0",
+    "silence_logs": logging.CRITICAL,
+}
 
 
 def workers_of(settings: Settings) -> int:
@@ -75,48 +84,26 @@ class OwnCore(WorkerPlugin):
 
 
 @contextmanager
-def _local(settings: Settings) -> Iterator[Client]:
-    preload.import_for_workers()
-    preload.wait_for_imports()
-    with dask.config.set(FORKED), without_pandas():
-        get_mp_context()  # imports all that Dask knows, to find out which packages are installed
-    with (
-        _for_us_alone() as options,
-        _workers_that_start(),
-        dask.config.set(STARTED | QUIET | FORKED),
-        LocalCluster(
-            n_workers=workers_of(settings),
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-            # Today's environment, not that of the start of the workers' parent; and no module is
-            # read from the working folder, which has images.
-            env=os.environ | {"PYTHONSAFEPATH": "1"},
-            **options,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        # A worker that has several cores decodes on one while its network runs on another.
-        if len(cores) == workers_of(settings):
-            client.register_plugin(OwnCore(cores))
-        yield client
+def _client_of(
+    start: Callable[[], Any],
+    failure: str,
+    mend: str,
+    ask: Callable[[Any], None] = lambda cluster: None,
+) -> Iterator[Client]:
+    """Start a cluster, ``ask`` it for workers, and open its client.
 
-
-@contextmanager
-def _workers_that_start() -> Iterator[None]:
-    """Add likely causes to Dask's error for workers that do not start."""
+    Raises:
+        ClusterError: it does not start; the message has the ``failure`` and how to mend it.
+    """
     try:
-        yield
-    except RuntimeError as error:
-        if "failed to start" not in str(error):
-            raise
-        raise ClusterError(
-            f"this machine's workers do not start ({error}): each needs about 400 MiB of memory "
-            "and a place among the processes that you may have; give fewer --workers"
-        ) from error
+        cluster = start()
+    except Exception as error:  # of an HTTP client, a YAML file or NVIDIA's library
+        said = str(error).partition("\n")[0]
+        raise ClusterError(f"{failure} ({type(error).__name__}: {said}): {mend}") from error
+    with cluster:
+        ask(cluster)
+        with Client(cluster, set_as_default=False) as client:
+            yield client
 
 
 @contextmanager
@@ -127,39 +114,63 @@ def _for_us_alone() -> Iterator[dict[str, Any]]:
     workers.
     """
     with tempfile.TemporaryDirectory(prefix="slidewatch-", ignore_cleanup_errors=True) as folder:
-        yield {"security": Security.temporary(), "local_directory": folder}
+        yield HERE | {"security": Security.temporary(), "local_directory": folder}
+
+
+@contextmanager
+def _local(settings: Settings) -> Iterator[Client]:
+    preload.import_for_workers()
+    preload.wait_for_imports()
+    with dask.config.set(FORKED), without_pandas():
+        get_mp_context()  # imports all that Dask knows, to find out which packages are installed
+    workers = workers_of(settings)
+    # Today's environment, not that of the start of the workers' parent; and no module is read from
+    # the working folder, which has images.
+    own = {"n_workers": workers, "processes": True, "env": os.environ | {"PYTHONSAFEPATH": "1"}}
+    with (
+        _for_us_alone() as options,
+        dask.config.set(STARTED | QUIET | FORKED),
+        _client_of(
+            partial(LocalCluster, **own, **options),
+            "this machine's workers do not start",
+            "each needs about 400 MiB of memory and a place among the processes that you may have; "
+            "give fewer --workers",
+        ) as client,
+    ):
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        # A worker that has several cores decodes on one while its network runs on another.
+        if len(cores) == workers:
+            client.register_plugin(OwnCore(cores))
+        yield client
 
 
 @contextmanager
 def _cuda(_: Settings) -> Iterator[Client]:
-    dask_cuda = _import("dask_cuda", extra="cuda")
-    with dask.config.set(STARTED), _for_us_alone() as options:
-        try:
-            cluster = dask_cuda.LocalCUDACluster(
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-                **options,
-            )
-        except Exception as error:  # NVIDIA's library raises a class for each of its codes
-            raise ClusterError(
-                f"no GPU can be used ({type(error).__name__}: {error}): see what nvidia-smi says, "
-                "or use cluster = local"
-            ) from error
-        with cluster, Client(cluster, set_as_default=False) as client:
-            yield client
+    start = _imported("dask_cuda", "cuda").LocalCUDACluster
+    mend = "see what nvidia-smi says, or use cluster = local"
+    with (
+        _for_us_alone() as options,
+        dask.config.set(STARTED),
+        _client_of(partial(start, **options), "no GPU can be used", mend) as client,
+    ):
+        yield client
 
 
 @contextmanager
 def _scheduler(settings: Settings) -> Iterator[Client]:
-    address = scheduler_address(settings)
+    address = settings.scheduler
+    if address is None:
+        raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
+    encrypted, host = urlsplit(address).scheme == "tls", urlsplit(address).hostname
+    if not (encrypted or host in LOOPBACK or settings.unencrypted):
+        raise ClusterError(
+            f"{address} is not encrypted, and {ANY_CODE}: use a tls:// address, or set "
+            "unencrypted if that network is yours alone"
+        )
     tls = security(settings) or Security()  # or from Dask's own configuration
-    encrypted = urlsplit(address).scheme == "tls"
     if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
         raise ClusterError(
-            f"{address} needs certificates: set tls_ca, tls_certificate and tls_key; "
-            + CERTIFICATES
+            f"{address} needs certificates: set tls_ca, tls_certificate and tls_key; {CERTIFICATES}"
         )
     if tls.require_encryption and not encrypted:
         raise ClusterError(f"there are certificates, but {address} is not a tls:// address")
@@ -179,42 +190,50 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
 
 @contextmanager
 def _kubernetes(settings: Settings) -> Iterator[Client]:
-    spec = cluster_spec(settings)
-    operator = _import("dask_kubernetes.operator", extra="kubernetes")
-    try:
-        cluster = operator.KubeCluster(custom_cluster_spec=spec, quiet=True)
-    except Exception as error:  # any error of an HTTP client or a YAML file
+    spec = settings.cluster_spec
+    if spec is None or not Path(spec).is_file():
         raise ClusterError(
-            f"Kubernetes does not start the cluster of {spec} ({type(error).__name__}: {error}): "
-            "see kubectl describe daskcluster, and that Dask's operator is installed"
-        ) from error
-    with cluster:
-        cluster.scale(workers_of(settings))
-        with Client(cluster, set_as_default=False) as client:
-            _wait_for_first(client, settings, "kubectl get pods")
-            yield client
+            "cluster = kubernetes needs the YAML file of a DaskCluster: set cluster_spec"
+            + ("" if spec is None else f"; {spec} does not exist")
+        )
+    if not settings.unencrypted:
+        raise ClusterError(
+            f"Dask's Kubernetes operator has no TLS, and {ANY_CODE}: keep others away from its "
+            "pods by a NetworkPolicy and set unencrypted, or start a scheduler with TLS and use "
+            "cluster = scheduler"
+        )
+    start = _imported("dask_kubernetes.operator", "kubernetes").KubeCluster
+    with _client_of(
+        partial(start, custom_cluster_spec=spec, quiet=True),
+        f"Kubernetes does not start the cluster of {spec}",
+        "see kubectl describe daskcluster, and that Dask's operator is installed",
+        lambda cluster: cluster.scale(workers_of(settings)),
+    ) as client:
+        _wait_for_first(client, settings, "kubectl get pods")
+        yield client
 
 
 @contextmanager
 def _slurm(settings: Settings) -> Iterator[Client]:
-    jobqueue = _import("dask_jobqueue", extra="slurm")
+    start = _imported("dask_jobqueue", "slurm").SLURMCluster
     # Without certificates in the settings, temporary ones that only this run knows.
     tls = security(settings) or Security.temporary()
-    with dask.config.set(STARTED):
-        try:
-            cluster = jobqueue.SLURMCluster(security=tls, silence_logs=logging.CRITICAL)
-        except ValueError as error:
-            first = str(error).partition("\n")[0].rstrip(":")
-            raise ClusterError(
-                f"SLURM jobs are not described ({first}): copy "
-                "deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG"
-            ) from error
-        with cluster:
-            _refuse_invalid(cluster.job_script())
-            cluster.scale(workers_of(settings))
-            with Client(cluster, set_as_default=False) as client:
-                _wait_for_first(client, settings, "squeue --me")
-                yield client
+
+    def ask(cluster: Any) -> None:
+        _refuse_invalid(cluster.job_script())
+        cluster.scale(workers_of(settings))
+
+    with (
+        dask.config.set(STARTED),
+        _client_of(
+            partial(start, security=tls, silence_logs=logging.CRITICAL),
+            "SLURM jobs are not described",
+            "copy deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG",
+            ask,
+        ) as client,
+    ):
+        _wait_for_first(client, settings, "squeue --me")
+        yield client
 
 
 # The function that opens each kind, and the words for it.
@@ -251,7 +270,7 @@ def _wait_for_first(client: Client, settings: Settings, see: str) -> None:
         ) from None
 
 
-def _import(module: str, *, extra: str) -> ModuleType:
+def _imported(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:

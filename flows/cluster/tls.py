@@ -1,5 +1,6 @@
 """Set up TLS between the parts of a cluster, and read when certificates expire."""
 
+import os
 import ssl
 from datetime import datetime
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 from cryptography import x509
 from distributed.security import Security
 
-from flows.cluster.requirements import ClusterError, tls_files
+from flows.cluster.trials import ClusterError
 from flows.settings import Settings
+
+CERTIFICATES = "deploy/certificates.md makes certificates"
 
 
 def expiry(path: Path) -> datetime:
@@ -29,9 +32,15 @@ def security(settings: Settings) -> Security | None:
     Raises:
         ClusterError: a file is not named, cannot be read, or does not fit the others.
     """
-    files = tls_files(settings)
-    if files is None:
+    names = ("tls_ca", "tls_certificate", "tls_key")
+    files = [path for name in names if (path := getattr(settings, name)) is not None]
+    if not files:
         return None
+    if len(files) < len(names):
+        raise ClusterError(f"TLS needs all of {', '.join(names)}; {CERTIFICATES}")
+    for path in files:
+        if not os.access(path, os.R_OK):
+            raise ClusterError(f"{path} cannot be read; {CERTIFICATES}")
     ca, certificate, key = files
     roles = ("client", "scheduler", "worker")
     options = Security(

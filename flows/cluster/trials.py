@@ -3,7 +3,7 @@
 | what ended the job    | how often | before it is run again                        |
 |-----------------------|-----------|-----------------------------------------------|
 | its worker died       | once      | nothing                                       |
-|                       | twice     | it has to run alone                     |
+|                       | twice     | it has to run alone                           |
 |                       | 3 times   | that, and what kills workers is taken out     |
 | a passing OSError     | 1 to 3    | a pause, of 1, 4 and 16 seconds               |
 
@@ -14,13 +14,17 @@ import errno
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
-from flows.cluster import client, requirements
 from flows.jobs.libraries import VersionsDifferError
 
 ALONE, SUSPECTED = 2, 3  # numbers of killed workers
 BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
 LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 NO_SCHEDULER = "the connection to the Dask scheduler is lost"
+SAME_VERSIONS = "install the same versions on the coordinator, the scheduler and all workers"
+
+
+class ClusterError(Exception):
+    """The cluster cannot be reached, or a piece of work has failed on it."""
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Trials:
         if _is_passing(error) and self.errors < len(BACKOFF):
             self.errors += 1
             return BACKOFF[self.errors - 1]
-        raise requirements.ClusterError(_why_in_vain(error)) from error
+        raise ClusterError(_why_in_vain(error)) from error
 
 
 def lost() -> tuple[type[Exception], ...]:
@@ -84,7 +88,7 @@ def _why_in_vain(error: Exception) -> str:
     if isinstance(error, lost()):
         return NO_SCHEDULER
     if isinstance(error, VersionsDifferError):
-        return f"{error}: {client.SAME_VERSIONS}"
-    if isinstance(error, requirements.ClusterError):
+        return f"{error}: {SAME_VERSIONS}"
+    if isinstance(error, ClusterError):
         return str(error)
     return f"{type(error).__name__}: {error}"

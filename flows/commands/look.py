@@ -84,8 +84,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         borrow(store, scratch, card, laboratory_card)
         inner = settings.model_copy(update={"store": folder, "metrics": None})
         with ThreadPoolExecutor(1) as beside, in_this_process(inner):
-            # Its errors are raised again by what needs it.
-            beside.submit(_get_ready, scratch, card, laboratory_card)
+            ready = beside.submit(_get_ready, scratch, card, laboratory_card)
             outcome = screen(
                 flows.Screen(
                     images=options.photo,
@@ -96,6 +95,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
                 ),
                 inner,
             )
+            ready.result()
         said = sentence_of(scratch, outcome)
         with written(page) as stage:
             shutil.copyfile(outcome.page, stage)

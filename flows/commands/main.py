@@ -6,15 +6,14 @@ Exit codes: 0 all is well; 1 nothing was done, and one line says why; 2 the comm
 """
 
 import errno
-import gc
 import importlib
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -22,7 +21,7 @@ from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import ALL, Given, asks_help, in_order, make_app, option_name, read
-from flows.jobs.worker import leave_pandas_out
+from flows.jobs.worker import imported_once, leave_pandas_out
 from flows.monitoring import ending, logs, prefect_runs
 from flows.options import commands, flows
 from flows.outcome import Outcome
@@ -87,7 +86,7 @@ def _run(name: str, given: Given) -> int:
 
     be_quiet(settings.quiet)
     with moving("getting ready") if command.flow else nullcontext():
-        with _importing():
+        with imported_once():
             _prepare(command, settings)
             if command.workers:
                 import_for_workers()  # they get ready while the flow is imported
@@ -112,17 +111,6 @@ def _load(place: str) -> Callable[[flows.Options, Settings], Outcome]:
     if "pyarrow" in sys.modules:
         leave_pandas_out()
     return command
-
-
-@contextmanager
-def _importing() -> Iterator[None]:
-    """Disable garbage collection in the block, then freeze the imported objects."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _settings(given: Given) -> Settings:

@@ -15,6 +15,7 @@ from storage.batches.manifests import list_batches
 from storage.models import classifiers, detectors, laboratories
 from storage.parquet import write_table
 from storage.store import Store, StoreError
+from tasks import bundles
 from tasks.counting.call import percent_text
 from tasks.laboratories.adaptation import PARASITES
 from tasks.laboratories.commissioning import (
@@ -48,12 +49,11 @@ def other_cells(lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight])
         rows = np.arange(shard.start, shard.stop)
         rows = rows[:: max(1, len(rows) // OTHER_CELLS)][:OTHER_CELLS]
         try:
-            values, classes = Features(store, batch, lab.screened(batch).model).take(rows, taps)
+            cells = Features(store, batch, lab.screened(batch).model).take(rows, taps)
         except StoreError:  # never extracted under this model, or removed since
             continue
-        judged = classes >= 0
-        cells = {tap: each[judged] for tap, each in values.items()}
-        others.append((f"cells of batch {batch.name}", cells, classes[judged]))
+        judged = bundles.take(cells, np.flatnonzero(cells.classes >= 0))
+        others.append((f"cells of batch {batch.name}", judged.taps, judged.classes))
     return others
 
 

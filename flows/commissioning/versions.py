@@ -24,14 +24,15 @@ from storage.models import laboratories
 from storage.models.detectors import load_detector_card
 from storage.store import Store, digest_of
 from tasks.counting import error_rates, interpretation
+from tasks.detector.slides.cell_score import Taps
 from tasks.laboratories import commissioning, learning
 from tasks.laboratories.adaptation import Fitted, Trial, try_adaptation
-from tasks.types import Index, Single, nested
+from tasks.types import Index, nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
 SLIDES_A_JOB = 8
 
-Other = tuple[str, dict[str, Single], Index]  # name, taps, classes
+Other = tuple[str, Taps, Index]  # name, features, classes
 
 
 @dataclass(frozen=True)

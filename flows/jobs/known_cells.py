@@ -123,8 +123,8 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
     features = feature_rows.Features(job.screened.store, job.screened.batch, job.screened.model)
 
     def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
-        taps, classes = features.take(start + reference_rows(stop - start), sorted(normal))
-        return shifts(taps, classes == 1 - known.positive, normal, parent)
+        cells = features.take(start + reference_rows(stop - start), sorted(normal))
+        return shifts(cells.taps, cells.classes == 1 - known.positive, normal, parent)
 
     parent = shifted(job.part.rows.start, job.part.rows.stop)
     parts: list[dict[str, Single]] = []
@@ -132,7 +132,7 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
         slide_rows = rows[(rows >= slide.start) & (rows < slide.stop)]
         if len(slide_rows):
             off = shifted(slide.start, slide.stop, parent)
-            taps, _ = features.take(slide_rows, sorted(normal))
+            taps = features.take(slide_rows, sorted(normal)).taps
             parts.append(
                 {tap: values - off[tap].astype(np.float32) for tap, values in taps.items()}
             )

@@ -1,18 +1,16 @@
-"""Measure the batches of a series for Prometheus, and deliver the metrics.
+"""Measure the batches of a series for Prometheus, and write the metrics for node exporter.
 
 A run reports its progress. The figures of the last batch, and the time of the last good one, are
 read from the store, so that a run that fails reports them too.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from itertools import islice
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,11 +19,8 @@ from prometheus_client import (
     Histogram,
     Summary,
     disable_created_metrics,
-    push_to_gateway,
-    start_http_server,
     write_to_textfile,
 )
-from prometheus_client.exposition import basic_auth_handler
 from prometheus_client.metrics import MetricWrapperBase
 
 from flows.monitoring.console import warn
@@ -35,8 +30,7 @@ from storage.store import Store
 from tasks.reports.night.counts import Row
 from tasks.types import Light, Status
 
-DELIVER_EVERY = 15.0  # seconds: about as often as Prometheus asks
-PUSH_TIMEOUT = 10.0  # seconds
+WRITE_EVERY = 15.0  # seconds: about as often as Prometheus asks
 LOOK_BACK = 400  # nights among which the last good one is looked for
 LIGHTS = {light: number for number, light in enumerate(Light)}
 SHARD_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
@@ -145,38 +139,32 @@ def series_of(batch: str) -> str:
 
 
 @contextmanager
-def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
-    """Deliver metrics during the block: to a ``.prom`` file, to a push gateway, or at a port.
+def written(metrics: NightMetrics, file: str) -> Iterator[None]:
+    """Write metrics to a ``.prom`` file when the block begins, now and then, and when it ends.
 
-    A file or gateway gets them at the beginning, now and then, and at the end, whatever happens.
-    If they cannot be delivered, the work continues with a warning.
+    If they cannot be written, the work continues with one warning.
     """
-    address, _, port = where.rpartition(":")
-    if port.isdecimal() and "/" not in where:
-        with _served(metrics, address, int(port)):
-            yield
-        return
     warned = False
 
-    def deliver() -> None:
+    def write() -> None:
         nonlocal warned
         metrics.updated().set_to_current_time()
         try:
-            if where.endswith(".prom"):
-                write_to_textfile(where, metrics.registry)
-            else:
-                _push(metrics, where)
+            write_to_textfile(file, metrics.registry)
         except OSError as error:
             if not warned:
-                _warn_undelivered(where, error)
+                warn(
+                    f"metrics cannot be written to {file} ({type(error).__name__}: {error}); the "
+                    "work continues without them"
+                )
             warned = True
 
-    deliver()
+    write()
     done = threading.Event()
 
     def now_and_then() -> None:
-        while not done.wait(DELIVER_EVERY):
-            deliver()
+        while not done.wait(WRITE_EVERY):
+            write()
 
     # In a copy of this context a warning belongs to the run, as any other.
     thread = threading.Thread(target=copy_context().run, args=(now_and_then,), daemon=True)
@@ -186,47 +174,4 @@ def delivered(metrics: NightMetrics, where: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        deliver()
-
-
-def _push(metrics: NightMetrics, url: str) -> None:
-    """Replace the gateway's metrics of the series; the URL may hold a user and password."""
-    parts = urlsplit(url)
-    handler = partial(
-        basic_auth_handler,
-        username=parts.username and unquote(parts.username),
-        password=parts.password and unquote(parts.password),
-    )
-    push_to_gateway(
-        parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
-        "slidewatch",
-        metrics.registry,
-        grouping_key={"series": metrics.series},
-        timeout=PUSH_TIMEOUT,
-        handler=handler,
-    )
-
-
-@contextmanager
-def _served(metrics: NightMetrics, address: str, port: int) -> Iterator[None]:
-    """Serve the metrics to Prometheus at a port during the block."""
-    try:
-        server, thread = start_http_server(port, address.strip("[]") or "0.0.0.0", metrics.registry)
-    except OSError as error:
-        _warn_undelivered(f"{address}:{port}", error)
-        yield
-        return
-    metrics.updated().set_function(time.time)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _warn_undelivered(where: str, error: OSError) -> None:
-    warn(
-        f"metrics cannot be delivered to {where} ({type(error).__name__}: {error}); the work "
-        "continues without them"
-    )
+        write()

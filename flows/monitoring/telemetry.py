@@ -84,13 +84,13 @@ def observed(
 
 @contextmanager
 def _metrics(settings: Settings, series: str | None) -> Iterator[prometheus.NightMetrics | None]:
-    """Make and deliver the metrics of a batch during the block; None if none are wanted."""
+    """Make and write the metrics of a batch during the block; None if none are wanted."""
     if series is None or settings.metrics is None:
         yield None
         return
     metrics = prometheus.NightMetrics(series)
     _read(metrics, settings)
-    with _set(_METRICS, metrics), prometheus.delivered(metrics, settings.metrics):
+    with _set(_METRICS, metrics), prometheus.written(metrics, settings.metrics):
         try:
             yield metrics
         finally:

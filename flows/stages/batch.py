@@ -1,11 +1,10 @@
 """Freeze a batch and extract its shards, for `fit` and `screen`."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
-from typing import Any
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
@@ -144,23 +143,18 @@ def run_shards(
     store: Store,
     batch: manifests.Batch,
     card: ModelCard,
-    jobs: Iterable[Any],
+    jobs: Sequence[ShardJob],
     title: str,
-    work: Callable[[Any], Any] = run_shard,
-) -> Iterator[Any]:
-    """Preallocate the batch's features, and yield the `ShardResult` of its shards, in order.
-
-    ``work`` may also do other ``jobs``, whose results stand among these.
-    """
+) -> Iterator[ShardResult]:
+    """Preallocate the batch's features, and yield the results of its shards, in order."""
     prepare_features(store, batch, card)
     _warn_of_versions(store, batch, card.features)
 
-    def again(job: Any) -> Any:
-        return replace(job, tries=job.tries + 1) if isinstance(job, ShardJob) else job
+    def again(job: ShardJob) -> ShardJob:
+        return replace(job, tries=job.tries + 1)
 
-    for result in run_jobs(client, work, jobs, title=title, again=again):
-        if isinstance(result, ShardResult):
-            telemetry.shard_done(result)
+    for result in run_jobs(client, run_shard, jobs, title=title, again=again):
+        telemetry.shard_done(result)
         yield result
 
 

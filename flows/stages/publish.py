@@ -24,7 +24,7 @@ from flows.stages.counting.chosen_thresholds import (
     measured_on,
     sure_rates,
 )
-from flows.stages.scoring import Scored
+from flows.stages.scoring import ScoredParts
 from storage.batches import ledger, manifests, segmentations
 from storage.models import detectors
 from storage.parquet import iterate_verified, read_table
@@ -84,7 +84,9 @@ def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
 
 
 @prefect_runs.task
-def publish(client: Client, screened: Screened, settings: Settings, scored: Scored) -> ledger.Seal:
+def publish(
+    client: Client, screened: Screened, settings: Settings, scored: ScoredParts
+) -> ledger.Seal:
     """Finish scored parts on workers, join what they made into the reports, and publish these.
 
     A resumed run writes the same bytes, because only earlier nights are compared with.
@@ -132,7 +134,7 @@ def publish(client: Client, screened: Screened, settings: Settings, scored: Scor
 
 def _finish_jobs(
     screened: Screened,
-    scored: Scored,
+    scored: ScoredParts,
     pieces: Sequence[tuple[range, pa.Array]],
     fields: pa.Table | None,
     rules: Rules,

@@ -1,7 +1,7 @@
 """Score images by a detector: Gaussians of its taps, and the calibration that joins them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,16 @@ class Scores:
     population_p_value: types.Float
     compared_with: NDArray[np.object_]
     unlike: types.Mask
+
+    def compared(self, cells: references.CellScores) -> "Scores":
+        """Return the scores relative to the cells' own references."""
+        return replace(
+            self,
+            abnormality=cells.abnormality,
+            p_value=cells.p_value,
+            compared_with=cells.compared_with,
+            unlike=cells.unlike,
+        )
 
 
 def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:

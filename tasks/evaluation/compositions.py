@@ -187,6 +187,7 @@ def screened(
     start = 0
     for cells, _ in groups:
         rows = np.arange(start, start + len(cells))
+        features = cell_score.CellFeatures(cells.taps, cells.predicted, rows)
         group = _references(own, cells, start, named=named)
         implausible, kept = group.smears.implausible, None
         if named and group.known:
@@ -195,9 +196,9 @@ def screened(
             group = references.alone(fitted)
         elif named and not group.own:
             candidates = [*night.known, fitted]
-            nearest = references.most_ordinary(own, candidates, cells.taps, cells.predicted, rows)
+            nearest = references.most_ordinary(own, candidates, features)
             group = references.alone(candidates[nearest])
-        scores = references.score_cells(own, group, fitted, cells.taps, cells.predicted, rows)
+        scores = references.score_cells(own, group, fitted, features)
         shift = slide_shift(own, cells.taps, cells.predicted, kept)
         yield scores, bool(shift.shifted), implausible
         start += len(cells)
@@ -208,7 +209,8 @@ def _references(own: OwnNormal, cells: Cells, start: int, *, named: bool) -> ref
     rows = reference_rows(len(cells))
     some = bundles.take(cells, rows)
     kind = ("slide", smears.ONE_SLIDE) if named else ("night", smears.A_NIGHT)
-    return references.references_of(own, some.taps, some.predicted, start + rows, *kind)
+    features = cell_score.CellFeatures(some.taps, some.predicted, start + rows)
+    return references.references_of(own, features, *kind)
 
 
 def measure(subject: Subject, judged: Judged) -> Iterator[Result]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from flows.cluster.client import open_client
 from flows.jobs.scoring.screened import Screened
 from flows.settings import Settings
-from flows.stages.scoring import Scored, score_rest
+from flows.stages.scoring import score
 from storage.batches.features import SCORED, FeatureBlock, write_block
 from storage.batches.ledger import ShardRecord, write_shard_record
 from storage.batches.manifests import Batch, read_manifest
@@ -114,7 +114,7 @@ def score_night(settings: Settings, batch: Batch, detector: DetectorCard) -> dic
         (of_manifest,) = client.run(footer, store, batch).values()
         started = time.perf_counter()
         of = Screened(store, batch, MODEL, detector)
-        parts = len(score_rest(client, of, Scored.nothing_of(of)).done)
+        parts = len(score(client, of).parts)
         seconds = time.perf_counter() - started
         (worker,) = client.run(peak).values()
     return {"worker": worker, "footer": of_manifest, "parts": parts, "seconds": seconds}

@@ -14,9 +14,9 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.jobs.worker import settle_worker
 from flows.settings import Settings
+from flows.stages import scoring
 from flows.stages.batch import run_shards
 from flows.stages.publish import publish
-from flows.stages.scoring import Scored, score_rest
 from storage.batches.features import create_features
 from storage.batches.manifests import Batch, Shard, read_manifest
 from storage.models.classifiers import ModelCard, load_card
@@ -93,8 +93,8 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
         def idle() -> None:
             assert len(list(run_in_order(client, nothing, tiny.jobs, title="nothing"))) == SHARDS
 
-        def score() -> Scored:
-            return score_rest(client, of, Scored.nothing_of(of))
+        def score() -> scoring.ScoredParts:
+            return scoring.score(client, of)
 
         def publish_report() -> None:
             seal = publish(client, of, tiny.settings, scored)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import ClusterError
 from flows.fit import FitOutcome, fit, retract
 from flows.options.flows import Fit, Retract
 from flows.settings import Settings

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import ClusterError
 from flows.fit import fit
-from flows.jobs.scoring import scores
-from flows.jobs.shard import ShardJob
+from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.options.flows import Fit, Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
@@ -118,7 +117,7 @@ def test_a_resumed_run_does_only_what_is_left_and_ends_in_the_same_bytes(
     reference = screen_night(images, undisturbed)
 
     with monkeypatch.context() as patched:
-        patched.setattr(scores, "extract_or_score", _dies_at_the_third_shard)
+        patched.setattr("flows.stages.batch.run_shard", _dies_at_the_third_shard)
         with pytest.raises(ClusterError, match=r"rows 16 to 24.*run the same"):
             screen(Screen(images=str(images / "night"), batch="night"), ready)
     assert not list((Path(ready.store) / "reports").rglob("*.parquet"))
@@ -300,10 +299,10 @@ def test_a_night_without_images_is_red_until_they_have_come(
     assert pq.read_metadata(paths["images"]).num_rows == 3
 
 
-def _dies_at_the_third_shard(job: object) -> object:
-    if isinstance(job, ShardJob) and job.shard.number == 2:
+def _dies_at_the_third_shard(job: ShardJob) -> ShardResult:
+    if job.shard.number == 2:
         raise RuntimeError("the worker is gone")
-    return scores.extract_or_score(job)  # type: ignore[arg-type]
+    return run_shard(job)
 
 
 def test_a_batch_name_belongs_to_its_images_and_its_day(images: Path, ready: Settings) -> None:

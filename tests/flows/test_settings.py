@@ -29,8 +29,7 @@ def test_the_example_in_deploy_is_valid_and_says_the_defaults(
         {"cluster": "cloud"},
         {"logs": "yaml"},
         {"metrics": "night.txt"},
-        {"metrics": "9108"},
-        {"metrics": "ftp://gateway"},
+        {"metrics": "http://gateway/night.prom"},
         {"detectable_percent": 0},
         {"field_limits": {"least_cells": -1}},
     ],
@@ -38,10 +37,3 @@ def test_the_example_in_deploy_is_valid_and_says_the_defaults(
 def test_a_value_out_of_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**wrong)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "way", ["/x/night.prom", "http://gateway:9091", ":9108", "127.0.0.1:9108", "[::1]:9108"]
-)
-def test_metrics_go_to_a_file_a_gateway_or_a_port(way: str) -> None:
-    assert Settings(metrics=way).metrics == way

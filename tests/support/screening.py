@@ -12,7 +12,7 @@ from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages.publish import publish
-from flows.stages.scoring import Scored, extract_and_score, score_rest
+from flows.stages.scoring import extract, score
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -48,8 +48,8 @@ def screen_anew(
     card = load_card(store, detector.model)
     batch = freeze(settings, manifest, name)
     of = Screened(store, batch, card, detector)
-    scored = score_rest(client, of, extract_and_score(client, of, Scored.nothing_of(of)))
-    seal = publish(client, of, settings, scored)
+    extract(client, of)
+    seal = publish(client, of, settings, score(client, of))
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))
 

@@ -30,19 +30,18 @@ from flows.cluster.executor import run_jobs
 from flows.cluster.here import Here
 from flows.jobs import drawings
 from flows.jobs.scoring import finish, scores, shown
-from flows.jobs.scoring.plan import parts_of
+from flows.jobs.scoring.plan import Part, parts_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
 from flows.stages.batch import prepare_features
 from flows.stages.publish import counting_at, publish
-from flows.stages.scoring import Scored, extract_and_score, score_rest
+from flows.stages.scoring import extract, score
 from flows.stages.written_pages import get_ready, write_page
 from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.parquet import ROWS, groups_of, read_table, write_parts, write_table
-from storage.records import now
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
 from tests.support import made_up_night, sleepers
@@ -77,10 +76,7 @@ def prepare(store: Store, cells: Path, images: int) -> None:
         for name, work in JOBS:
             patch.setattr(name, partial(_record, work, store.root))
         here = cast(Client, Here())
-        scored = Scored.nothing_of(screened)
-        for part in scored.parts:
-            scored.add(scores.score_part(scores.ScoreJob(screened, part, now(), is_scored=True)))
-        seal = publish(here, screened, settings, scored)
+        seal = publish(here, screened, settings, score(here, screened))
         write_page(here, screened, settings, seal)
     # The night is published once more, as if for the first time.
     store.remove("reports")
@@ -102,7 +98,7 @@ def _manifest(start: int, stop: int) -> pa.Table:
     return pa.table(made, schema=SCHEMA)
 
 
-def _scored(screened: Screened, parts: list[scores.Part]) -> float:
+def _scored(screened: Screened, parts: list[Part]) -> float:
     """Score the first part, write it under the names of every other one; return its seconds."""
     store, batch, key = screened.store, screened.batch, screened.key
     prepare_features(store, batch, screened.model)
@@ -182,19 +178,19 @@ def replay(work: Callable[[Any], Any], root: str, job: Any) -> Any:
     return result
 
 
-def extracted_or_scored(
-    cell: float, job: ShardJob | scores.ScoreJob
-) -> ShardResult | scores.Surveyed:
-    """Sleep instead of extracting a shard, or of scoring a part for ``cell`` seconds a cell.
+def scored(
+    cell: float, work: Callable[[scores.ScoreJob], scores.Surveyed], job: scores.ScoreJob
+) -> scores.Surveyed:
+    """Sleep ``cell`` seconds a cell instead of scoring a part, which is only read."""
+    started = time.monotonic()
+    with _ONE_AT_A_TIME:
+        found = work(job)
+    time.sleep(max(0.0, started + len(job.part.rows) * cell - time.monotonic()))
+    return found
 
-    A part is scored already, and is only read.
-    """
-    if isinstance(job, scores.ScoreJob):
-        started = time.monotonic()
-        with _ONE_AT_A_TIME:
-            found = scores.score_part(job)
-        time.sleep(max(0.0, started + len(job.part.rows) * cell - time.monotonic()))
-        return found
+
+def extracted(job: ShardJob) -> ShardResult:
+    """Sleep instead of extracting a shard."""
     seconds = (job.shard.stop - job.shard.start) * CELL
     time.sleep(seconds)
     return ShardResult(job.shard, (), False, 1, seconds, "simulated")
@@ -209,9 +205,8 @@ def read_recorded(root: str) -> None:
 def _simulated(root: str, cell: float) -> Iterator[None]:
     """Let the stages sleep instead of working."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "flows.jobs.scoring.scores.extract_or_score", partial(extracted_or_scored, cell)
-        )
+        patch.setattr("flows.stages.batch.run_shard", extracted)
+        patch.setattr(scores, "score_part", partial(scored, cell, scores.score_part))
         for name, work in JOBS:
             patch.setattr(name, partial(replay, work, root))
         yield
@@ -227,8 +222,7 @@ def run(root: str, workers: int) -> None:
         client.run(read_recorded, root)
         naps = sleepers.naps(sleepers.WARM_UP, CELL)
         list(run_jobs(client, sleepers.sleep, naps, title="warm-up"))
-        planned = Scored.nothing_of(screened)  # while workers start
-        gc.freeze()  # as `open_client` does
+        gc.freeze()  # as a command does
         start_peak()
         started, stages = time.perf_counter(), dict[str, float]()
         beside.submit(counting_at, screened, settings)  # as `screen` does
@@ -242,9 +236,9 @@ def run(root: str, workers: int) -> None:
             stages[f"{name}, CPU of the coordinator"] = time.process_time() - cpu
             return result
 
-        scored = staged("extract", extract_and_score, client, screened, planned)
-        scored = staged("score", score_rest, client, screened, scored)
-        again = staged("publish", publish, client, screened, settings, scored)
+        staged("extract", extract, client, screened)
+        parts = staged("score", score, client, screened)
+        again = staged("publish", publish, client, screened, settings, parts)
         staged("page", write_page, client, screened, settings, again)
         whole = time.perf_counter() - started
     assert again == seal

@@ -24,6 +24,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 from flows.cluster.kinds import STARTED
 from flows.fit import FitOutcome, fit
+from flows.jobs.shard import run_shard
 from flows.options.flows import Fit, Screen
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
@@ -185,10 +186,7 @@ def screen_with_a_killed_worker(
     images: Path, settings: Settings, marker: Path, patch: pytest.MonkeyPatch
 ) -> ScreenOutcome:
     """Screen a night of which one worker dies with its shard done, and nobody told."""
-    from flows.jobs.scoring import scores
-
-    dying = partial(_die_once, scores.extract_or_score, str(marker))
-    patch.setattr(scores, "extract_or_score", dying)
+    patch.setattr("flows.stages.batch.run_shard", partial(_die_once, run_shard, str(marker)))
     outcome = screen(Screen(images=str(images), batch="night"), settings)
     assert marker.exists()
     return outcome

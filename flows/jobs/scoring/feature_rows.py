@@ -11,6 +11,7 @@ from storage.batches.features import SCORED, FeatureBlock
 from storage.batches.known_features import verified_block
 from storage.models.classifiers import ModelCard
 from storage.store import Store, StoreError
+from tasks.detector.slides.cell_score import CellFeatures
 from tasks.reports.image_rows import is_cut
 from tasks.types import Index, Single
 
@@ -87,18 +88,16 @@ class Features:
         held = self.shards(shard.number for shard, _ in of_shard)
         yield from zip(held, (places for _, places in of_shard), strict=True)
 
-    def take(self, rows: Index, taps: list[str]) -> tuple[dict[str, Single], Index]:
-        """Read taps (k, d) and diagnosed classes (k,) of some rows in ascending order."""
+    def take(self, rows: Index, taps: list[str]) -> CellFeatures:
+        """Read some taps of some rows (k,) in ascending order."""
         features: dict[str, list[Single]] = {tap: [] for tap in taps}
         classes: list[Index] = []
         for held, places in self.holding(rows):
             for tap in taps:
                 features[tap].append(held.block.taps[tap][places])
             classes.append(held.classes[places])
-        return (
-            {tap: np.concatenate(parts) for tap, parts in features.items()},
-            np.concatenate(classes),
-        )
+        joined = {tap: np.concatenate(parts) for tap, parts in features.items()}
+        return CellFeatures(joined, np.concatenate(classes), rows)
 
 
 def judged_classes(block: FeatureBlock, manifest: pa.Table) -> Index:

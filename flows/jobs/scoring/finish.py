@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs import worker
 from flows.jobs.scoring.screened import Screened
 from storage.batches.ledger import piece_path, scores_path, shifts_path
 from storage.parquet import iterate_groups, read_table
@@ -75,7 +74,6 @@ class Piece(NamedTuple):
 
 def finish_parts(job: FinishJob) -> Piece:
     """Write the rows of scored parts as a piece of the report on images, and group them."""
-    worker.settle_worker()
     screened, batch = job.screened, job.screened.batch
     schema = image_schema(screened.model.classes, list(screened.detector.taps))
     shifts = [

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from flows.jobs import verified, worker
+from flows.jobs import verified
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch
 from storage.models.laboratories import LaboratoryCard
 from storage.store import Store
+from tasks import bundles
 from tasks.detector.detector import Detector
 from tasks.detector.slides import cell_score, own_normal
 from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
@@ -69,9 +70,6 @@ class Compared:
         return [(reference, lean) for reference, lean in pairs if reference is not None]
 
 
-NOTHING_NEARER = Compared(alone(None))
-
-
 @dataclass(frozen=True)
 class NightReference:
     """The reference (``compared``) for slides and patients with too few cells.
@@ -85,45 +83,37 @@ class NightReference:
 
 def describe_night(job: NightJob) -> NightReference:
     """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
-    worker.settle_worker()
     store, batch, laboratory = job.screened.store, job.screened.batch, job.screened.laboratory
     features = Features(store, batch, job.screened.model)
     detector = verified.load_detector_at(store, job.screened.detector, laboratory)
     detector = verified.with_discriminant(detector, job.discriminant)
     normals, rows = detector.own, night_rows(batch)
     assert normals is not None
-    taps, classes = features.take(rows, taps_of(detector))
+    cells = features.take(rows, taps_of(detector))
     ranges = [(rows >= start) & (rows < stop) for start, stop in job.unnamed]
     unnamed = np.flatnonzero(np.any(ranges, axis=0)) if ranges else NO_ROWS
     row = group = None
-    # Unnamed images are a group of their own, if there are any.
-    some, theirs, places = taps, classes, rows
-    if len(unnamed):
-        some = {tap: values[unnamed] for tap, values in taps.items()}
-        theirs, places = classes[unnamed], rows[unnamed]
-        group = references_of(normals, some, theirs, places, "night", A_NIGHT)
-        row = shift_row(normals, SlideRows(None, None, 0, 0), some, theirs, None, group)
+    if len(unnamed):  # a group of their own
+        some = bundles.take(cells, unnamed)
+        group = references_of(normals, some, "night", A_NIGHT)
+        row = shift_row(normals, SlideRows(None, None, 0, 0), some, None, group)
     if laboratory is not None:
         group = alone(laboratory_reference(store, laboratory))
-        return NightReference(compared_with(detector, group, taps, classes, rows), row)
-    if group is None or len(unnamed) < len(rows):
-        some, theirs, places = taps, classes, rows
-        group = references_of(normals, taps, classes, rows, "night", A_NIGHT, of_few=True)
-    return NightReference(compared_with(detector, group, some, theirs, places), row)
+    elif group is None or len(unnamed) < len(rows):
+        group = references_of(normals, cells, "night", A_NIGHT, of_few=True)
+    return NightReference(compared_with(detector, group, cells), row)
 
 
 def compared_with(
     detector: Detector,
     references: References,
-    taps: cell_score.Taps,
-    classes: Index,
-    rows: Index,
+    cells: cell_score.CellFeatures,
     parent: float = 0.0,
 ) -> Compared:
     """Find the leans of the parts of a group of cells; see `group_leans`."""
     if detector.witnesses is None or detector.own is None:
         return Compared(references, NONE * max(1, len(references.own)))
-    leans = group_leans(detector.witnesses, detector.own, references, taps, classes, rows, parent)
+    leans = group_leans(detector.witnesses, detector.own, references, cells, parent)
     return Compared(references, leans)
 
 
@@ -145,13 +135,13 @@ def night_rows(batch: Batch) -> Index:
 
 def learned_night(screened: Screened) -> Reference:
     """Make one normal, perhaps from few cells, of a night that a person vouches for."""
-    worker.settle_worker()
     detector = verified.load_fitted_detector(screened.store, screened.detector)
     assert detector.own is not None
     rows = night_rows(screened.batch)
     features = Features(screened.store, screened.batch, screened.model)
-    taps, classes = features.take(rows, detector.taps)
-    normal = slide_normal(detector.own.priors, taps, classes, Choices(least=LEAST_CELLS))
+    cells = features.take(rows, detector.taps)
+    choices = Choices(least=LEAST_CELLS)
+    normal = slide_normal(detector.own.priors, cells.taps, cells.classes, choices)
     return Reference(normal, rows[normal.kept], "night")
 
 
@@ -165,8 +155,7 @@ def laboratory_reference(store: Store, laboratory: LaboratoryCard) -> Reference:
 def shift_row(
     normals: own_normal.OwnNormal,
     slide: SlideRows,
-    taps: cell_score.Taps,
-    classes: Index,
+    cells: cell_score.CellFeatures,
     kept: Mask | None,
     group: References,
 ) -> dict[str, Any]:
@@ -175,7 +164,7 @@ def shift_row(
     return {
         "slide_id": slide.slide,
         "patient_id": slide.patient,
-        **vars(own_normal.slide_shift(normals, taps, classes, kept)),
+        **vars(own_normal.slide_shift(normals, cells.taps, cells.classes, kept)),
         "smear_shift": _known(smears.whole.shift),
         "smear_spread": _known(smears.whole.spread),
         "implausible": None if normals.floor is None else smears.implausible,

@@ -1,13 +1,13 @@
 """Plan the scoring of a batch from its manifest, in parts of whole patients."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
 import pyarrow as pa
 
 from flows.jobs.scoring.night import SlideRows
-from flows.jobs.scoring.scores import FEW, Part, Range, Span
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, iterate_manifest
 from storage.store import Store
@@ -19,6 +19,39 @@ from tasks.reports.image_columns import pairs_of
 SHARDS_A_JOB, SHARE_A_JOB = 4, 64
 # Each piece of a report costs a tenth of a second, but a small night has some for several workers.
 LEAST_PIECES, LEAST_PIECE = 2, 1_024  # number, rows
+
+FEW = "few"
+Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or `FEW`
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
+
+    Slides and patients with too few cells (`FEW`) are compared with the night or with fitted cells.
+    """
+
+    start: int
+    stop: int
+    reference: Range | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The work of one job: consecutive rows of whole slides, and their references."""
+
+    slides: tuple[SlideRows, ...]
+    spans: tuple[Span, ...]
+
+    @property
+    def rows(self) -> range:
+        """Return the part's rows of the batch."""
+        return range(self.spans[0].start, self.spans[-1].stop)
+
+    @property
+    def needs_night(self) -> bool:
+        """Return whether cells are compared with the night, as far as their names say."""
+        return any(span.reference is None or span.reference[2] == FEW for span in self.spans)
 
 
 def parts_of(screened: Screened) -> list[Part]:

@@ -6,7 +6,6 @@ shard at a time.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -17,28 +16,31 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.jobs import verified, worker
+from flows.jobs import verified
 from flows.jobs.scoring.feature_rows import Features, Held
 from flows.jobs.scoring.night import (
-    NOTHING_NEARER,
     Compared,
+    NightJob,
     NightReference,
-    SlideRows,
     compared_with,
+    describe_night,
     laboratory_reference,
     shift_row,
     taps_of,
 )
+from flows.jobs.scoring.plan import FEW, Part, Range
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from storage.batches.features import FeatureBlock, image_ids
 from storage.batches.ledger import scores_path, shifts_path
 from storage.parquet import ROWS, groups_of, read_table, write_parts, write_table
+from tasks import bundles
 from tasks.detector import verdict
-from tasks.detector.detector import Detector, Scores, score
+from tasks.detector.detector import Detector, score
 from tasks.detector.probabilities import as_logits, log_odds
-from tasks.detector.slides import cell_score, normal, smears
+from tasks.detector.slides import normal, smears
+from tasks.detector.slides.cell_score import CellFeatures
 from tasks.detector.slides.references import (
+    CellScores,
     Reference,
     alone,
     fitted_reference,
@@ -50,49 +52,17 @@ from tasks.detector.witnesses import Discriminant, LogOdds
 from tasks.reports import slide_reasons
 from tasks.reports.image_columns import PARASITIZED, Provenance, heads_of, numbers_of
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
-from tasks.types import Float, Index, Numbers
+from tasks.types import Float, Numbers
 
-FEW = "few"
 COMPARED = ["image_id", "p_value"]  # across the batch
-Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or `FEW`
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
-
-    Slides and patients with too few cells (`FEW`) are compared with the night or with fitted cells.
-    """
-
-    start: int
-    stop: int
-    reference: Range | None
-
-
-@dataclass(frozen=True)
-class Part:
-    """The work of one job: consecutive rows of whole slides, and their references."""
-
-    slides: tuple[SlideRows, ...]
-    spans: tuple[Span, ...]
-
-    @property
-    def rows(self) -> range:
-        """Return the part's rows of the batch."""
-        return range(self.spans[0].start, self.spans[-1].stop)
-
-    @property
-    def needs_night(self) -> bool:
-        """Return whether cells are compared with the night, as far as their names say."""
-        return any(span.reference is None or span.reference[2] == FEW for span in self.spans)
 
 
 @dataclass(frozen=True)
 class ScoreJob:
     """A part of a batch to be scored.
 
-    ``night`` is the reference for slides and patients with too few cells, None if it is not known
-    yet. Slides are expected to be like those of the laboratory. A ``discriminant`` is that of the
+    ``night`` is the reference for slides and patients with too few cells; None if the batch has
+    none. Slides are expected to be like those of the laboratory. A ``discriminant`` is that of the
     second witness, where it is not the detector's or the laboratory's. If the part ``is_scored``,
     its rows are only read.
     """
@@ -114,12 +84,7 @@ def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
 
 def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
     """Score a part's cells without writing anything."""
-    worker.settle_worker()
     return _scorer(job).rows()
-
-
-class NightNeededError(Exception):
-    """Cells of a part are to be compared with the night, which is not known yet."""
 
 
 class Surveyed(NamedTuple):
@@ -137,18 +102,8 @@ class Surveyed(NamedTuple):
         return cls(rows, np.concatenate(p_values), heads_of(pa.concat_arrays(ids)))
 
 
-def extract_or_score(job: ShardJob | ScoreJob) -> ShardResult | Surveyed | None:
-    """Extract a shard, or score a part unless the night is needed, which is not known yet."""
-    if isinstance(job, ShardJob):
-        return run_shard(job)
-    with suppress(NightNeededError):
-        return score_part(job)
-    return None
-
-
 def score_part(job: ScoreJob) -> Surveyed:
     """Score a part's cells and slides, unless that is done."""
-    worker.settle_worker()
     store, part = job.screened.store, (job.screened.batch, job.screened.key, job.part.rows)
     if job.is_scored:
         table = read_table(store, *scores_path(*part), columns=COMPARED)
@@ -203,7 +158,12 @@ class _Scorer:
             for f in held.record.failures
             if piece.start <= f.row < piece.stop
         }
-        scores, lean = self._scores(block, held.classes[piece], first + piece.start)
+        scores, lean = score(self.detector, block.taps), np.zeros(len(block))
+        if self.detector.own is not None:
+            taps = {tap: block.taps[tap] for tap in self.detector.taps}
+            rows = np.arange(first + piece.start, first + piece.stop)
+            by_reference, lean = self._own_scores(CellFeatures(taps, held.classes[piece], rows))
+            scores = scores.compared(by_reference)
         odds, by_witness = self._diagnosed(block, lean)
         logits: Numbers = block.logits
         if odds is not None and len(card.classes) == 2:
@@ -237,36 +197,23 @@ class _Scorer:
         by_witness = witnesses.scales.combine(odds, scores)
         return by_witness.both, by_witness
 
-    def _scores(self, block: FeatureBlock, classes: Index, start: int) -> tuple[Scores, Float]:
-        """Score a block of diagnosed ``classes`` (n,), and find its cells' leans (n,).
+    def _own_scores(self, cells: CellFeatures) -> tuple[CellScores, Float]:
+        """Score cells (n,) by their references, and find their leans (n,).
 
-        Its first row in the batch is ``start``.
         A lean is the amount by which the discriminant scores the cell's healthy neighbours too
         high.
         """
-        scores, lean = score(self.detector, block.taps), np.zeros(len(block))
-        if self.detector.own is None:
-            return scores, lean
+        assert self.detector.own is not None
+        scores, leans = list[CellScores](), list[Float]()
         for span in self.job.part.spans:
-            low, high = max(span.start, start), min(span.stop, start + len(block))
-            if low >= high:
-                continue
-            places = slice(low - start, high - start)
-            compared = self._compared(span.reference)
-            of_span = score_cells(
-                self.detector.own,
-                compared.references,
-                self._fitted,
-                {tap: block.taps[tap][places] for tap in self.detector.taps},
-                classes[places],
-                np.arange(low, high),
-            )
-            scores.abnormality[places] = of_span.abnormality
-            scores.p_value[places] = of_span.p_value
-            scores.compared_with[places] = of_span.compared_with
-            scores.unlike[places] = of_span.unlike
-            lean[places] = np.asarray(compared.leans)[of_span.part]
-        return scores, lean
+            here = np.flatnonzero((cells.rows >= span.start) & (cells.rows < span.stop))
+            if len(here):
+                some, compared = bundles.take(cells, here), self._compared(span.reference)
+                scores.append(
+                    score_cells(self.detector.own, compared.references, self._fitted, some)
+                )
+                leans.append(np.asarray(compared.leans)[scores[-1].part])
+        return bundles.join(scores), np.concatenate(leans)
 
     def _compared(self, wanted: Range | None) -> Compared:
         if wanted is None:
@@ -276,38 +223,33 @@ class _Scorer:
             rows = start + normal.reference_rows(stop - start)
             normals = self.detector.own
             assert normals is not None
-            taps, classes = self.features.take(rows, taps_of(self.detector))
+            cells = self.features.take(rows, taps_of(self.detector))
             references, parent = None, 0.0
             if level != FEW:
-                references = references_of(normals, taps, classes, rows, level, smears.ONE_SLIDE)
+                references = references_of(normals, cells, level, smears.ONE_SLIDE)
             # A slide whose cells mostly failed has no normal of its own either.
             if references is None or not references.own:
-                reference, parent = self._leaning(taps, classes, rows)
+                reference, parent = self._leaning(cells)
                 references = alone(reference)
-            self.compared[wanted] = compared_with(
-                self.detector, references, taps, classes, rows, parent
-            )
+            self.compared[wanted] = compared_with(self.detector, references, cells, parent)
         return self.compared[wanted]
 
-    def _leaning(
-        self, taps: cell_score.Taps, classes: Index, rows: Index
-    ) -> tuple[Reference, float]:
+    def _leaning(self, cells: CellFeatures) -> tuple[Reference, float]:
         """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
-        if self.job.night is None:
-            raise NightNeededError
         known = self._night.known
         if self.job.screened.laboratory is not None or not known:
             return self._fitted, self._night.leans[0]
         assert self.detector.own is not None
         candidates = [*known, (self._fitted, 0.0)]
-        chosen = most_ordinary(
-            self.detector.own, [each for each, _ in candidates], taps, classes, rows
-        )
+        chosen = most_ordinary(self.detector.own, [each for each, _ in candidates], cells)
         return candidates[chosen]
 
-    @property
+    @cached_property
     def _night(self) -> Compared:
-        return NOTHING_NEARER if self.job.night is None else self.job.night.compared
+        """Find the night's reference, here if only a slide whose cells mostly failed needs it."""
+        job = self.job
+        night = job.night or describe_night(NightJob(job.screened, discriminant=job.discriminant))
+        return night.compared
 
     @cached_property
     def _fitted(self) -> Reference:
@@ -328,7 +270,7 @@ class _Scorer:
                 continue
             assert normals is not None
             chosen = slide.start + normal.reference_rows(slide.stop - slide.start)
-            taps, classes = self.features.take(chosen, self.detector.taps)
+            cells = self.features.take(chosen, self.detector.taps)
             wanted = slide.start, slide.stop, "slide"
             compared = self.compared.get(wanted)
             group = compared.references if compared else None
@@ -336,6 +278,6 @@ class _Scorer:
             if group is not None and group.own:
                 kept = np.isin(chosen, group.rows) if group.known else None
             else:
-                group = references_of(normals, taps, classes, chosen, "slide", smears.ONE_SLIDE)
-            rows.append(shift_row(normals, slide, taps, classes, kept, group))
+                group = references_of(normals, cells, "slide", smears.ONE_SLIDE)
+            rows.append(shift_row(normals, slide, cells, kept, group))
         return pa.Table.from_pylist(rows, slide_reasons.SHIFTS)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs import worker
 from flows.jobs.scoring.screened import Screened
 from storage.parquet import iterate_groups
 from storage.reports.tables import report_path
@@ -29,7 +28,6 @@ class ShownJob:
 
 def find_shown(job: ShownJob) -> tuple[Highlights, CalledCells]:
     """Collect the rows to show."""
-    worker.settle_worker()
     screened, batch = job.screened, job.screened.batch
     highlights = Highlights(screened.model.classes, job.limit)
     cells = job.cells.empty()

@@ -21,6 +21,21 @@ Level = Literal["slide", "laboratory", "population"]
 
 
 @dataclass(frozen=True)
+class CellFeatures:
+    """The features (n, d) of cells by tap, their classes (n,) as diagnosed, and rows (n,).
+
+    A cell with a negative class is not compared. The rows are those of the cells' batch.
+    """
+
+    taps: Taps
+    classes: types.Index
+    rows: types.Index
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
 class Prior(bundles.Bundle):
     """The prior of a slide at one tap: from the population, or from its laboratory.
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import bundles
 from tasks.detector.slides import cell_score
 from tasks.detector.slides import smears as limits
-from tasks.detector.slides.cell_score import SlideNormal, Taps
+from tasks.detector.slides.cell_score import CellFeatures, SlideNormal
 from tasks.detector.slides.normal import population_normal
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.witnesses import Witnesses
-from tasks.types import Float, Index, Integers, Mask
+from tasks.types import Float, Index, Mask
 
 POPULATION = "population"  # the reference of cells without a nearer one
 NO_ROWS = np.zeros(0, np.intp)
@@ -77,9 +78,7 @@ def fitted_reference(normals: OwnNormal) -> Reference:
 
 def references_of(
     normals: OwnNormal,
-    taps: Taps,
-    predicted: Integers,
-    rows: Index,
+    cells: CellFeatures,
     level: str,
     group: limits.Group,
     *,
@@ -93,21 +92,21 @@ def references_of(
 
     Args:
         normals: the calibration on fitted slides.
-        taps: features (n, d) of some cells of the group.
-        predicted: (n,) classes as diagnosed.
-        rows: (n,) the cells' rows in their batch.
+        cells: some cells of the group.
         level: the name of the group's references.
         group: the assumptions about it.
         of_few: whether the night's references are for slides of few cells.
     """
-    smears = limits.find_smears(normals.priors, normals.floor, taps, predicted, group)
+    smears = limits.find_smears(normals.priors, normals.floor, cells.taps, cells.classes, group)
     references: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference
         if normal is not None and group is limits.A_NIGHT and normals.floor and not of_few:
             t2 = np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])
             normal = normal if cell_score.shift_scores(normals.calibration, t2)[2] else None
-        references.append(None if normal is None else Reference(normal, rows[normal.kept], level))
+        references.append(
+            None if normal is None else Reference(normal, cells.rows[normal.kept], level)
+        )
     return References(smears, tuple(references))
 
 
@@ -116,13 +115,7 @@ def alone(reference: Reference | None) -> References:
     return References(limits.Smears.unknown(), () if reference is None else (reference,))
 
 
-def most_ordinary(
-    normals: OwnNormal,
-    candidates: Sequence[Reference],
-    taps: Taps,
-    predicted: Integers,
-    rows: Index,
-) -> int:
+def most_ordinary(normals: OwnNormal, candidates: Sequence[Reference], cells: CellFeatures) -> int:
     """Choose the reference under which a group's median cell is most ordinary, by its place.
 
     Of equally good ones it is the first. A slide of few cells uses it: a night may have several
@@ -130,7 +123,7 @@ def most_ordinary(
     """
     medians = []
     for reference in candidates:
-        _, p = _scores(normals, reference, taps, predicted, rows)
+        _, p = _scores(normals, reference, cells)
         medians.append(float(np.median(p[~np.isnan(p)])) if np.isfinite(p).any() else 1.0)
     return int(np.argmax(medians))
 
@@ -139,9 +132,7 @@ def score_cells(
     normals: OwnNormal,
     references: References,
     fitted: Reference,
-    taps: Taps,
-    predicted: Integers,
-    rows: Index,
+    cells: CellFeatures,
 ) -> CellScores:
     """Score cells by their references.
 
@@ -149,11 +140,9 @@ def score_cells(
         normals: the calibration on fitted slides.
         references: of the cells' group.
         fitted: the reference of cells without another.
-        taps: features (n, d).
-        predicted: (n,) classes as diagnosed.
-        rows: (n,) the cells' rows in their batch.
+        cells: those to be scored.
     """
-    n = len(predicted)
+    n = len(cells)
     scores = CellScores(
         np.full(n, np.nan),
         np.full(n, np.nan),
@@ -161,20 +150,26 @@ def score_cells(
         np.zeros(n, bool),
         np.zeros(n, np.intp),
     )
-    residual, usable = limits.residuals(normals.priors, taps, predicted)
+    residual, usable = limits.residuals(normals.priors, cells.taps, cells.classes)
     places = np.flatnonzero(usable)
     if normals.floor is not None:
         scores.unlike[places] = limits.beyond_reach(normals.floor, residual)
     beyond = np.flatnonzero(scores.unlike)
     compared = []
-    for number, (candidates, cells) in enumerate(
+    for number, (candidates, nearest) in enumerate(
         _candidates(normals.floor, references, fitted, residual)
     ):
-        scores.part[places[cells]] = number
-        compared.append((candidates, places[cells]))
+        scores.part[places[nearest]] = number
+        compared.append((candidates, places[nearest]))
     for candidates, here in [*compared, ([fitted], beyond)]:
-        for place, candidate in enumerate(candidates):
-            _score_into(scores, normals, candidate, taps, predicted, rows, here, first=place == 0)
+        some = bundles.take(cells, here)
+        for place, candidate in enumerate(candidates if len(here) else ()):
+            abnormality, p = _scores(normals, candidate, some)
+            # The most ordinary of several scores counts.
+            better = p > scores.p_value[here] if place else np.ones(len(here), bool)
+            chosen = here[better]
+            scores.abnormality[chosen], scores.p_value[chosen] = abnormality[better], p[better]
+            scores.compared_with[chosen] = candidate.level
     return scores
 
 
@@ -196,33 +191,11 @@ def _candidates(
     ]
 
 
-def _score_into(
-    kept: CellScores,
-    normals: OwnNormal,
-    reference: Reference,
-    taps: Taps,
-    predicted: Integers,
-    rows: Index,
-    here: Index,
-    *,
-    first: bool,
-) -> None:
-    """Score the cells at ``here``, and keep an earlier score that is more ordinary."""
-    if not len(here):
-        return
-    some = {tap: values[here] for tap, values in taps.items()}
-    scores, p = _scores(normals, reference, some, predicted[here], rows[here])
-    better = np.ones(len(here), bool) if first else p > kept.p_value[here]
-    chosen = here[better]
-    kept.abnormality[chosen], kept.p_value[chosen] = scores[better], p[better]
-    kept.compared_with[chosen] = reference.level
-
-
-def _scores(
-    normals: OwnNormal, reference: Reference, taps: Taps, predicted: Integers, rows: Index
-) -> tuple[Float, Float]:
-    weighs = np.isin(rows, reference.rows)
-    deviations = cell_score.standardised_distances(reference.normal, taps, predicted, weighs)
+def _scores(normals: OwnNormal, reference: Reference, cells: CellFeatures) -> tuple[Float, Float]:
+    weighs = np.isin(cells.rows, reference.rows)
+    deviations = cell_score.standardised_distances(
+        reference.normal, cells.taps, cells.classes, weighs
+    )
     return cell_score.cell_scores(normals.calibration, reference.normal, deviations)
 
 
@@ -230,9 +203,7 @@ def group_leans(
     witnesses: Witnesses,
     normals: OwnNormal,
     references: References,
-    taps: Taps,
-    predicted: Integers,
-    rows: Index,
+    cells: CellFeatures,
     parent: float = 0.0,
 ) -> tuple[float, ...]:
     """Compute the lean of each part of a group, by `Discriminant.lean`; one without parts.
@@ -244,20 +215,18 @@ def group_leans(
         witnesses: of the diagnosis.
         normals: the calibration on fitted slides.
         references: of the group.
-        taps: features (n, d) of some cells of the group.
-        predicted: (n,) classes as the network diagnoses them; -1 for cells that do not count.
-        rows: (n,) the cells' rows in their batch.
+        cells: some cells of the group, as the network diagnoses them.
         parent: the expected lean before the group is seen.
     """
-    scores = witnesses.discriminant.scores(taps)
-    healthy = predicted == 1 - witnesses.positive
+    scores = witnesses.discriminant.scores(cells.taps)
+    healthy = cells.classes == 1 - witnesses.positive
     parts = references.smears.parts
     if not parts:
         return (witnesses.discriminant.lean(scores, healthy, parent),)
-    number = np.zeros(len(predicted), np.intp)
+    number = np.zeros(len(cells), np.intp)
     if normals.floor is not None and len(parts) > 1:
-        cells, usable = limits.residuals(normals.priors, taps, predicted)
-        number[usable] = limits.nearest_part(normals.floor, parts, cells)
+        residual, usable = limits.residuals(normals.priors, cells.taps, cells.classes)
+        number[usable] = limits.nearest_part(normals.floor, parts, residual)
         number[~usable] = -1
     leans = []
     for place, (part, reference) in enumerate(zip(parts, references.own, strict=True)):
@@ -266,6 +235,6 @@ def group_leans(
             continue
         members = healthy & (number == place)
         if reference is not None:
-            members &= np.isin(rows, reference.rows)
+            members &= np.isin(cells.rows, reference.rows)
         leans.append(witnesses.discriminant.lean(scores, members, parent))
     return tuple(leans)

@@ -22,7 +22,7 @@ from flows.cluster import client as module
 from flows.cluster import kinds
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import ClusterError
 from flows.jobs import libraries
 from flows.settings import Settings
 from tests.support.certificates import make_certificates

@@ -21,10 +21,10 @@ from distributed.security import Security
 
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
-from flows.cluster.requirements import ClusterError
+from flows.cluster.trials import ClusterError
 from flows.commands.doctor import doctor
 from flows.fit import fit
-from flows.jobs.scoring import scores
+from flows.jobs.shard import run_shard
 from flows.options.flows import Fit, Screen
 from flows.options.tools import Doctor
 from flows.screen import screen
@@ -139,7 +139,7 @@ def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scores, "extract_or_score", partial(_slowly, scores.extract_or_score))
+    monkeypatch.setattr("flows.stages.batch.run_shard", partial(_slowly, run_shard))
     shutil.copytree(undisturbed.store, tmp_path / "store")
     settings = cluster.settings(str(tmp_path / "store"), shard_rows=1)
     ledger = tmp_path / "store" / "batches" / "night" / "ledger" / "tiny"

@@ -5,8 +5,7 @@ import pytest
 from distributed import KilledWorker
 from distributed.comm.core import CommClosedError
 
-from flows.cluster.requirements import ClusterError
-from flows.cluster.trials import Trials
+from flows.cluster.trials import ClusterError, Trials
 from flows.jobs.libraries import VersionsDifferError
 
 DEATH = KilledWorker("job", None, 0)

@@ -132,7 +132,7 @@ def test_every_setting_has_a_value_and_an_origin(
         'scheduler = "tls://night:8786"\nalpha = 0.1\n[field_limits]\nleast_cells = 2\n'
     )
     monkeypatch.setenv("SLIDEWATCH_STORE", str(tmp_path / "store"))
-    monkeypatch.setenv("SLIDEWATCH_METRICS", "http://me:secret@gateway:9091")
+    monkeypatch.setenv("SLIDEWATCH_METRICS", "/srv/night.prom")
     monkeypatch.setenv("SLIDEWATCH_ALPHA", "0.2")
     monkeypatch.setenv("SLIDEWATCH_FIELD_LIMITS__MOST_DARK", "0.3")
     with pytest.raises(SystemExit):
@@ -140,7 +140,7 @@ def test_every_setting_has_a_value_and_an_origin(
     outcome = DoctorOutcome.model_validate(json.loads(capsys.readouterr().out))
     found = {each.name: (each.value, each.origin) for each in outcome.settings}
     assert found["store"] == (str(tmp_path / "store"), "environment, SLIDEWATCH_STORE")
-    assert found["metrics"] == ("http://***@gateway:9091", "environment, SLIDEWATCH_METRICS")
+    assert found["metrics"] == ("/srv/night.prom", "environment, SLIDEWATCH_METRICS")
     assert found["alpha"] == (0.2, "environment, SLIDEWATCH_ALPHA")
     assert found["scheduler"] == ("tls://night:8786", str(file))
     assert found["field_limits.least_cells"] == (2, str(file))

@@ -271,12 +271,6 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(given: list[str]
     assert err.count("\n") == 1
 
 
-def test_the_password_of_a_push_gateway_is_no_parameter_of_a_run() -> None:
-    settings = Settings(metrics="http://me:hush@gateway:9091")
-    assert "hush" not in settings.model_dump_json()
-    assert settings.metrics == "http://me:hush@gateway:9091"
-
-
 @pytest.mark.parametrize(
     ("error", "says"),
     [

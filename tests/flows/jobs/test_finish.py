@@ -14,8 +14,7 @@ import pytest
 from flows.jobs.scoring import plan
 from flows.jobs.scoring.finish import Grouped, Rules, group_rows
 from flows.jobs.scoring.night import SlideRows
-from flows.jobs.scoring.plan import pieces_of
-from flows.jobs.scoring.scores import Part, Span
+from flows.jobs.scoring.plan import Part, Span, pieces_of
 from flows.stages.publish import joined_groups
 from storage.reports.schemas.fields import MEASURED
 from storage.reports.schemas.shared import schema_of

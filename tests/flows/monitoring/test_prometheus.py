@@ -2,16 +2,10 @@
 
 import re
 import shutil
-import threading
 import time
-from base64 import b64decode
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import pyarrow as pa
 import pytest
@@ -21,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flows import nightly as nightly_module
 from flows.fit import fit
 from flows.monitoring import prometheus as module
-from flows.monitoring.prometheus import NightMetrics, delivered, series_of
+from flows.monitoring.prometheus import NightMetrics, series_of, written
 from flows.nightly import nightly
 from flows.options.flows import Fit, Nightly
 from flows.settings import Settings
@@ -30,7 +24,6 @@ from storage.reports.schemas.batches import batch_schema
 from storage.reports.tables import BATCHES, report_path
 from storage.store import Store
 from tests.support.reports import publish_report
-from tests.support.servers import free_port
 from tests.support.waiting import until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -114,45 +107,12 @@ def test_no_label_grows_with_the_nights(store: Store) -> None:
 # --- how they get there
 
 
-@dataclass
-class Gateway:
-    """A push gateway: what was put where, by whom."""
-
-    url: str
-    put: list[tuple[str, str, Samples]] = field(default_factory=list)
-
-
-@pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            who = self.headers.get("Authorization", "").removeprefix("Basic ")
-            found.put.append((self.path, b64decode(who).decode(), parse(body)))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    found = Gateway(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield found
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
 def test_a_file_is_there_from_the_beginning_and_whole_at_any_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DELIVER_EVERY", 0.01)
+    monkeypatch.setattr(module, "WRITE_EVERY", 0.01)
     file, metrics = tmp_path / "night.prom", NightMetrics("night")
-    with delivered(metrics, str(file)):
+    with written(metrics, str(file)):
         assert parse(file.read_text())["run_in_progress", ()] == 1
         for number in range(1, 30):
             metrics.images("scored").inc()
@@ -165,55 +125,13 @@ def test_a_file_is_there_from_the_beginning_and_whole_at_any_moment(
     assert [path.name for path in tmp_path.iterdir()] == ["night.prom"]
 
 
-def test_a_gateway_is_told_of_a_series_and_not_of_a_password_in_the_address(
-    gateway: Gateway,
-) -> None:
-    url = gateway.url.replace("http://", "http://me:p%40ss@")
-    with delivered(NightMetrics("night"), url):
-        pass
-    for path, who, found in gateway.put:
-        assert path == "/metrics/job/slidewatch/series/night"
-        assert who == "me:p@ss"
-        assert found["last_run_success", ()] == 0
-    assert len(gateway.put) == 2
-
-
-def test_who_asks_at_the_port_is_answered_while_the_block_runs() -> None:
-    metrics = NightMetrics("night")
-    port = free_port()
-    before = time.time()
-    with delivered(metrics, f"127.0.0.1:{port}"):
-        metrics.images("failed").inc(2)
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            found = parse(answer.read().decode())
-        assert found["images_total", (("status", "failed"),)] == 2
-        assert before <= found["updated_timestamp_seconds", ()] <= time.time()
-    with pytest.raises(OSError, match="refused"):
-        urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
-
-
-def test_where_metrics_cannot_be_delivered_it_is_said_once_and_the_work_goes_on(
+def test_where_metrics_cannot_be_written_it_is_said_once_and_the_work_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "DELIVER_EVERY", 0.01)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    gone = f"http://me:pass@127.0.0.1:{free_port()}"
-    done = []
-    for where in (str(tmp_path / "none" / "night.prom"), gone):
-        with delivered(NightMetrics("night"), where):
-            time.sleep(0.1)
-            done.append(where)
-        said = capsys.readouterr().err
-        assert said.count("metrics cannot be delivered to") == 1
-        assert "pass" not in said
-    port = free_port()
-    with (
-        delivered(NightMetrics("night"), f"127.0.0.1:{port}"),
-        delivered(NightMetrics("night"), f"127.0.0.1:{port}"),
-    ):
-        done.append("port")
-    assert "Address already in use" in capsys.readouterr().err
-    assert len(done) == 3
+    monkeypatch.setattr(module, "WRITE_EVERY", 0.01)
+    with written(NightMetrics("night"), str(tmp_path / "none" / "night.prom")):
+        time.sleep(0.1)
+    assert capsys.readouterr().err.count("metrics cannot be written to") == 1
 
 
 # --- nights

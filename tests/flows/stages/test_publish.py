@@ -20,8 +20,8 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.options.tools import Status
 from flows.settings import Settings
+from flows.stages import scoring
 from flows.stages.publish import nights_before, publish, valid_seal
-from flows.stages.scoring import Scored
 from storage.batches.ledger import Screening, discard_scores, note_announced
 from storage.batches.manifests import load_batch
 from storage.leases import Lease, LeaseLostError, lease
@@ -74,10 +74,7 @@ def publish_attempt(store: Store, attempt: int) -> None:
     seal = valid_seal(store, batch, "d")
     if seal is None:
         of = Screened(store, batch, load_card(store, "tiny"), detector)
-        scored = Scored.nothing_of(of)
-        for part in scored.parts:
-            scored.add(score_part(ScoreJob(of, part, models.WHEN, is_scored=True)))
-        seal = publish(client, of, settings, scored)
+        seal = publish(client, of, settings, scoring.score(client, of))
     discard_scores(store, batch, "d")
     assert valid_seal(store, batch, "d") == seal
     store.write_bytes(b"the page of attempt %d" % attempt, *PAGE)

@@ -8,6 +8,7 @@ from flows.cluster.here import Here
 from flows.jobs.scoring import scores
 from flows.jobs.scoring.screened import Screened
 from flows.stages import scoring
+from storage.batches import ledger
 from storage.store import Store
 from tests.support.drawn_slides import fitted_detector, made_up
 from tests.support.shards import keep_detector
@@ -18,49 +19,49 @@ HERE = cast(Client, Here())
 def screened(store: Store, slides: list[tuple[str | None, str | None, int, float]]) -> Screened:
     night = made_up(store, slides, shard_rows=8)
     detector = fitted_detector(np.random.default_rng(0))
-    return Screened(store, night.batch, night.card, keep_detector(store, detector, slides=12))
+    of = Screened(store, night.batch, night.card, keep_detector(store, detector, slides=12))
+    scoring.extract(HERE, of)
+    return of
 
 
-def test_a_part_is_scored_when_its_shards_are_done_and_others_are_not(
+def test_a_failed_slide_is_scored_by_the_same_night_whether_or_not_a_small_one_asks_for_it(
     store_with_model: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = screened(store_with_model, [(f"p{n}", f"s{n}", 40, 0.0) for n in range(8)])
-    run, extract_or_score = list[str](), scores.extract_or_score
+    """The names of a slide whose cells failed do not say that it needs the night."""
+    slides = [("a", "a1", 40, 0.0), ("b", "b1", 40, np.nan), ("c", "c1", 40, 0.0)]
+    of, described = screened(store_with_model, slides), []
 
-    def noted(job: object) -> object:
-        run.append(type(job).__name__)
-        return extract_or_score(job)  # type: ignore[arg-type]
+    def describe(job: object) -> object:
+        described.append(job)
+        return scores.describe_night(job)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scores, "extract_or_score", noted)
-    scored = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
-    assert run.count("ScoreJob") == 8
-    assert run.count("ShardJob") == 40
-    assert run.index("ScoreJob") < 12
-    assert run[-8:] != ["ScoreJob"] * 8
-    assert scored.done == {part.rows for part in scored.parts}
-
-
-def test_what_needs_the_night_is_scored_after_all_shards(store_with_model: Store) -> None:
-    """Slides of few cells, images without a name, and a slide whose cells all failed."""
-    slides = [
-        ("a", "a1", 40, 0.0), ("b", "b1", 12, 0.0), ("c", "c1", 40, 0.0), ("d", "d1", 40, np.nan),
-        (None, None, 40, 0.0),
-    ]  # fmt: skip
-    of = screened(store_with_model, slides)
-    scored = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
-    assert scored.done == {range(40), range(52, 92)}
-    scored = scoring.score_rest(HERE, of, scored)
-    assert scored.done == {part.rows for part in scored.parts}
+    monkeypatch.setattr(scoring, "describe_night", describe)
+    files = []
+    for named in (True, False):
+        parts = scoring.parts_of(of)
+        assert [part.needs_night for part in parts] == [False] * 3
+        with monkeypatch.context() as patched:
+            if named:
+                patched.setattr(scoring.Part, "needs_night", True)
+            scoring.score(HERE, of)
+        paths = [
+            path(of.batch, of.key, part.rows)
+            for part in parts
+            for path in (ledger.scores_path, ledger.shifts_path)
+        ]
+        files.append([of.store.read_bytes(*path) for path in paths])
+        ledger.discard_scores(of.store, of.batch, of.key)
+    assert len(described) == 1
+    assert files[0] == files[1]
 
 
 def test_a_scored_part_is_read_and_not_scored_again(
     store_with_model: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = screened(store_with_model, [(f"p{n}", f"s{n}", 40, 0.0) for n in range(3)])
-    first = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
+    first = scoring.score(HERE, of)
     monkeypatch.setattr(scores, "_scorer", None)
-    again = scoring.extract_and_score(HERE, of, scoring.Scored.nothing_of(of))
-    assert again.done == first.done
+    again = scoring.score(HERE, of)
     assert np.array_equal(again.heads, first.heads)
     assert again.heads.all()
     some = np.linspace(0, 1, 50)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 
 from tasks.detector.probabilities import UNCHANGED
+from tasks.detector.slides.cell_score import CellFeatures
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.slides.references import (
     POPULATION,
@@ -25,12 +26,16 @@ FAR = 2 * AWAY * NOWHERE
 ABROAD = 1.5 * AWAY * ELSEWHERE[0]  # beyond every fitted slide
 
 
+def features(cells: SlideCells) -> CellFeatures:
+    return CellFeatures(cells.taps, cells.predicted, cells.rows)
+
+
 def scored(cells: SlideCells, group: Group = A_NIGHT, known: OwnNormal | None = None) -> CellScores:
     known = known or own()
     level = "night" if group is A_NIGHT else "slide"
-    mine = cells.taps, cells.predicted, cells.rows
-    references = references_of(known, *mine, level, group)
-    return score_cells(known, references, fitted_reference(known), *mine)
+    mine = features(cells)
+    references = references_of(known, mine, level, group)
+    return score_cells(known, references, fitted_reference(known), mine)
 
 
 def abnormal(scores: CellScores) -> np.ndarray:
@@ -80,20 +85,20 @@ def test_a_cell_unlike_any_smear_is_abnormal_whatever_lies_beside_it() -> None:
 
 def test_slides_of_few_cells_may_choose_a_night_that_is_like_fitted_slides() -> None:
     night = smear(0, n=100)
-    mine = night.taps, night.predicted, night.rows
-    assert references_of(own(), *mine, "night", A_NIGHT).known == []
-    assert len(references_of(own(), *mine, "night", A_NIGHT, of_few=True).known) == 1
+    mine = features(night)
+    assert references_of(own(), mine, "night", A_NIGHT).known == []
+    assert len(references_of(own(), mine, "night", A_NIGHT, of_few=True).known) == 1
 
 
 def test_few_cells_lean_on_whichever_finds_them_more_ordinary() -> None:
     known = own()
     night = smear(0, ABROAD, n=100)
-    references = references_of(known, night.taps, night.predicted, night.rows, "night", A_NIGHT)
+    references = references_of(known, features(night), "night", A_NIGHT)
     candidates = [*references.known, fitted_reference(known)]
     for shift, level in ((ABROAD, "night"), (0.0, POPULATION)):
         few = smear(5, shift, n=8)
-        rows = few.rows + 1000
-        chosen = most_ordinary(known, candidates, few.taps, few.predicted, rows)
+        few = replace(few, rows=few.rows + 1000)
+        chosen = most_ordinary(known, candidates, features(few))
         assert candidates[chosen].level == level
 
 
@@ -108,8 +113,8 @@ def test_cells_that_cannot_be_judged_have_no_score() -> None:
 
 def test_a_group_without_references_is_compared_with_fitted_cells() -> None:
     known, cells = own(), smear(0, n=10)
-    mine = cells.taps, cells.predicted, cells.rows
-    scores = score_cells(known, alone(None), fitted_reference(known), *mine)
+    mine = features(cells)
+    scores = score_cells(known, alone(None), fitted_reference(known), mine)
     assert set(scores.compared_with) == {POPULATION}
     assert np.isfinite(scores.p_value).all()
 
@@ -129,9 +134,9 @@ def witnesses() -> Witnesses:
 def test_each_part_of_a_night_has_its_own_lean() -> None:
     known = witnesses()
     night = together(smear(1, n=200), smear(2, ABROAD, n=200))
-    mine = night.taps, night.predicted, night.rows
-    references = references_of(own(), *mine, "night", A_NIGHT)
-    leans = group_leans(known, own(), references, *mine)
+    mine = features(night)
+    references = references_of(own(), mine, "night", A_NIGHT)
+    leans = group_leans(known, own(), references, mine)
     away = float(ABROAD @ ELSEWHERE[0])
     assert len(leans) == len(references.own) == 2
     assert min(leans) < 0.2 * away
@@ -140,14 +145,14 @@ def test_each_part_of_a_night_has_its_own_lean() -> None:
 
 def test_rubbish_leans_as_what_is_expected_of_it() -> None:
     known, night = witnesses(), smear(0, FAR)
-    mine = night.taps, night.predicted, night.rows
-    references = references_of(own(), *mine, "slide", ONE_SLIDE)
-    assert set(group_leans(known, own(), references, *mine, parent=0.5)) == {0.5}
+    mine = features(night)
+    references = references_of(own(), mine, "slide", ONE_SLIDE)
+    assert set(group_leans(known, own(), references, mine, parent=0.5)) == {0.5}
 
 
 def test_a_group_without_parts_has_one_lean_drawn_to_its_parent() -> None:
     known, few = witnesses(), smear(3, ABROAD, n=8)
-    mine = few.taps, few.predicted, few.rows
-    (lean,) = group_leans(known, own(), alone(None), *mine)
-    (drawn,) = group_leans(known, own(), alone(None), *mine, parent=10.0)
+    mine = features(few)
+    (lean,) = group_leans(known, own(), alone(None), mine)
+    (drawn,) = group_leans(known, own(), alone(None), mine, parent=10.0)
     assert drawn > lean
