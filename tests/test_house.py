@@ -26,9 +26,9 @@ def imported(path: Path) -> Iterator[str]:
             yield from names & MODULES.keys()
 
 
-def test_a_room_has_at_most_twelve_modules() -> None:
+def test_a_room_has_at_most_fifteen_modules() -> None:
     for room in {path.parent for path in MODULES.values()}:
-        assert len(list(room.glob("*.py"))) <= 12 + (room / "__init__.py").exists(), room
+        assert len(list(room.glob("*.py"))) <= 15 + (room / "__init__.py").exists(), room
 
 
 def test_a_function_has_at_most_sixty_lines() -> None:

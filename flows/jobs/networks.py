@@ -6,15 +6,9 @@ from typing import TYPE_CHECKING
 from storage.models.classifiers import ModelCard, load_weights
 from storage.models.tunings import load_tuning
 from storage.store import Store
-from tasks.network.inference import (
-    Graph,
-    Inference,
-    Passes,
-    by_openvino,
-    has_gpu,
-    of_passes,
-    refuse_other_arithmetic,
-)
+from tasks.network.device import Device
+from tasks.network.inference import Inference, choose, refuse_other_arithmetic
+from tasks.network.processor import Graph, OpenVino, Passes, by_openvino
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
 from tasks.types import Arrays, below, nested
@@ -125,13 +119,16 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
         plain = Graph.from_arrays(graph)
         return plain if tuning is None else tuned(plain, spec, tuning)
 
-    if graph and not (has_gpu() and _has_weights(arrays)):
-        if run := _TUNED.pop((card.digest, card.tuning), None):
-            return of_passes(spec, run, below(CUTTING, arrays))
-        network = by_openvino(spec, read, below(CUTTING, arrays))
-        if network is not None:
-            return network
-    refuse_foreign_network(spec.network)
-    from tasks.network.conversion import inference
+    def on_processor() -> Device | None:
+        run = _TUNED.pop((card.digest, card.tuning), None)
+        return OpenVino(run) if run else by_openvino(spec, read)
 
-    return inference(_classifier(spec, arrays))
+    def on_gpu() -> Device:
+        refuse_foreign_network(spec.network)
+        classifier = _classifier(spec, arrays)
+        from tasks.network.gpu import by_pytorch
+
+        return by_pytorch(classifier)
+
+    ways = on_processor if graph else None, on_gpu if _has_weights(arrays) else None
+    return Inference(spec, choose(*ways), below(CUTTING, arrays))

@@ -25,11 +25,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from openvino import Input, Model, Node, Output, opset13
 
 from tasks import bundles
 from tasks.network.cutting import LOGITS, Shift
-from tasks.network.inference import NORM, TAP, Graph, Passes, noise, passes
+from tasks.network.processor import NORM, TAP, Graph, Passes, noise, passes
+from tasks.network.quiet_openvino import Input, Model, Node, Output, opset13
 from tasks.network.spec import NetworkSpec
 from tasks.types import Arrays, Pixels, Single, below
 

@@ -26,7 +26,8 @@ from tasks.network import backbones
 from tasks.network.classifier import Classifier, tap_widths
 from tasks.network.conversion import graph_arrays, inference
 from tasks.network.cutting import MEASURED, cutting_shift
-from tasks.network.inference import Graph, Inference, outputs_of
+from tasks.network.inference import Inference, outputs_of
+from tasks.network.processor import Graph
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
