@@ -1,6 +1,5 @@
 """OpenVINO is imported without its telemetry, whichever module of a network comes first."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -20,4 +19,4 @@ def test_openvino_is_imported_without_its_telemetry(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert python("-c", FOUND.format(module=module)).stdout == "[]\n"
-    assert not os.listdir(tmp_path)  # it keeps a number of the user there
+    assert not list(tmp_path.iterdir())  # it keeps a number of the user there
