@@ -185,8 +185,7 @@ def train_rows(
 
 
 def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> bytes:
-    """Serialise weights, graph, the shift by cutting, what tunes the network to a laboratory and,
-    unless it is float32, the arithmetic.
+    """Serialise weights, graph, arithmetic, the shift by cutting and what tunes the network.
 
     Features, statistics and detectors name the digest of all. ``healthy`` training cells
     (n, side, side, 3) are what a laboratory's cells are compared with.
@@ -197,8 +196,7 @@ def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> b
         norms = measuring(Graph.from_arrays(graph), classifier.spec)(healthy)
         weights |= nested(HEALTHY, norms.to_arrays())
     weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph)
-    arithmetic = classifier.spec.arithmetic
-    return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
+    return arrays_to_bytes(weights, arithmetic=classifier.spec.arithmetic)
 
 
 def train_model(

@@ -214,7 +214,7 @@ class Films(nn.Module):
 
 
 def test_a_tap_that_gives_no_vector_is_refused() -> None:
-    spec = NetworkSpec("films", CLASSES, ("film",), (), 32, (0, 0, 0), (1, 1, 1))
+    spec = NetworkSpec("films", CLASSES, ("film",), (), 32, (0, 0, 0), (1, 1, 1), (), "float32")
     with pytest.raises(NetworkError, match=r"'film' has shape \(1, 3, 1, 32, 32\)"):
         tap_widths(Classifier(spec, Films()))
 
