@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tasks.network.augmentation import Augmentation, augment
+from tasks.network.augmentation import augment
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.types import (
     Array,
@@ -42,7 +42,6 @@ class TrainingPlan:
     peak_rate: float = 1e-3
     weight_decay: float = 0.01
     averaging: float = 1.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -52,8 +51,7 @@ class TrainingPlan:
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> "TrainingPlan":
         """Read a plan from a card."""
-        plan = {each.name: kept[each.name] for each in fields(cls)}
-        return cls(**plan | {"augmentation": Augmentation(**kept["augmentation"])})
+        return cls(**{each.name: kept[each.name] for each in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ class _Training:
         weighs = torch.from_numpy(weights).float()
         order = train_rows[torch.randperm(len(train_rows), generator=self._generator).numpy()]
         for rows in np.array_split(order, self._steps):
-            varied = augment(to_pixels(pixels[rows]), self._generator, self._plan.augmentation)
+            varied = augment(to_pixels(pixels[rows]), self._generator)
             loss = self._step(varied, targets[rows], weighs[rows])
             _refuse_diverged("loss", number, loss)
             total += loss * len(rows)

@@ -7,19 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.network.augmentation import Augmentation
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier
 from tasks.network.conversion import inference
 from tasks.network.inference import Inference
 from tasks.network.spec import Arithmetic, Computed, NetworkSpec
 from tasks.types import Pixels
-
-# Light, turns and flips alone.
-MILD = Augmentation(
-    stain_scale=0.0, stain_shift=0.0, gamma=0.0, mixing=0.0,
-    gain=0.1, channel_gain=0.05, zoom=0.0, degraded=0.0, marked=0.0,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ def spoil(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
     if how == "grey images":
         first = next(name for name in state if name.startswith("conv1"))
         return state | {first: state[first][:, :1]}
-    return {f"backbone.{name}": value for name, value in state.items()}
+    return {f"encoder.{name}": value for name, value in state.items()}
 
 
 @pytest.mark.parametrize("how", ["a tensor missing", "grey images", "other names"])
