@@ -82,9 +82,9 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
         if blood.sum() < LEAST:
             return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
         own = compiling.result()(pixels[blood])
-    made, run = tuning.tune(graph, spec, known, own, int(blood.sum()))
+    made, device = tuning.tune(graph, spec, known, own, int(blood.sum()))
     digest = save_tuning(store, model.name, arrays_to_bytes(made.to_arrays()))
-    keep_tuned(model.tuned(digest), run)
+    keep_tuned(model.tuned(digest), device)
     return BatchTuning(tuning=digest, why=f"by {blood.sum():,} of its cells")
 
 

@@ -114,12 +114,8 @@ def pooled(output: Tensor) -> Tensor:
 def computed(outputs: Outputs) -> Computed:
     """Return taps and logits as arrays, in memory and in float32."""
     taps, logits = outputs
-    return {name: as_array(values) for name, values in taps.items()}, as_array(logits)
-
-
-def as_array(values: Tensor) -> Single:
-    """Return a tensor as an array of float32, in memory."""
-    return np.asarray(values.float().cpu().numpy())
+    arrays = {name: values.float().cpu().numpy() for name, values in taps.items()}
+    return arrays, logits.float().cpu().numpy()
 
 
 def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:

@@ -22,13 +22,7 @@ from tasks.network.processor import (
     Graph,
     by_openvino,
     noise,
-)
-from tasks.network.quiet_openvino import (
-    FrontEndManager,
-    Model,
-    PartialShape,
-    Type,
-    save_model,
+    openvino,
 )
 from tasks.types import Arrays, nested
 
@@ -73,11 +67,11 @@ def graph_of(classifier: Classifier) -> Graph:
         with network.classifier.computing():
             *taps, logits = network(pixels)
     # `convert_model` would fold the batch-norms, whose values a tuning needs.
-    frontend = FrontEndManager().load_by_framework("pytorch")
+    frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
     graph = frontend.convert(frontend.load(decoder))
     source = graph.inputs[0].get_node()
-    source.set_element_type(Type.u8)
-    source.set_partial_shape(PartialShape([-1, *pixels.shape[1:]]))
+    source.set_element_type(openvino.Type.u8)
+    source.set_partial_shape(openvino.PartialShape([-1, *pixels.shape[1:]]))
     graph.validate_nodes_and_infer_types()
     names = [*(f"{TAP}/{name}" for name in spec.taps), LOGITS]
     for output, name in zip(graph.outputs, names, strict=True):
@@ -101,13 +95,13 @@ class _FromPixels(nn.Module):
         return (*(taps[name] for name in self.classifier.spec.taps), logits)
 
 
-def _serialised(graph: Model) -> Arrays:
+def _serialised(graph: openvino.Model) -> Arrays:
     # The converter numbers graphs and nodes through all conversions of a process.
     graph.set_friendly_name("network")
     for number, node in enumerate(graph.get_ordered_ops()):
         node.set_friendly_name(str(number))
     with TemporaryDirectory(prefix="slidewatch-") as folder:
         path = Path(folder) / "graph.xml"
-        save_model(graph, path, compress_to_fp16=False)
+        openvino.save_model(graph, path, compress_to_fp16=False)
         files = {DESCRIPTION: path, WEIGHTS: path.with_suffix(".bin")}
         return {name: np.fromfile(file, np.uint8) for name, file in files.items()}

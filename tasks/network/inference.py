@@ -18,7 +18,7 @@ import numpy as np
 
 from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.device import Device
-from tasks.network.processor import openvino
+from tasks.network.processor import core
 from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec
 from tasks.types import Index, Mask, Pixels
 
@@ -39,7 +39,7 @@ def has_gpu() -> bool:
 
 def has_bfloat16() -> bool:
     """Return whether OpenVINO multiplies in bfloat16 here, and there is no GPU."""
-    return "BF16" in openvino().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and not has_gpu()
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and not has_gpu()
 
 
 def fastest_arithmetic() -> Arithmetic:

@@ -6,6 +6,7 @@ longer than all else that it does before its first image.
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from functools import cache
 import numpy as np
 
 from tasks.network.cutting import LOGITS
-from tasks.network.quiet_openvino import Core, Model
 from tasks.network.spec import Arithmetic, Computed, NetworkSpec, agree
 from tasks.types import Arrays, Pixels, below
+
+# Its telemetry would report each import to its makers, and leave a number of this user in the home
+# folder. OpenVINO does without where that is not installed. All import OpenVINO from here.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+import openvino as openvino  # noqa: E402
 
 DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"  # the arrays of a graph
 TAP = "tap"  # a graph names its outputs `tap/<tap>` and `LOGITS`
@@ -36,16 +41,16 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def openvino() -> Core:
+def core() -> openvino.Core:
     """Return the process's entry to OpenVINO."""
-    return Core()
+    return openvino.Core()
 
 
 @dataclass(frozen=True)
 class Graph:
     """A network for OpenVINO, and what PyTorch computes of `noise`."""
 
-    network: Model
+    network: openvino.Model
     expected: Computed
 
     @classmethod
@@ -53,7 +58,7 @@ class Graph:
         """Read a graph from the arrays of `tasks.network.conversion.graph_arrays`."""
         description, weights = (arrays[name].tobytes() for name in (DESCRIPTION, WEIGHTS))
         expected = below(EXPECTED, arrays)
-        network = openvino().read_model(description, weights)
+        network = core().read_model(description, weights)
         return cls(network, (below(TAP, expected), expected[LOGITS]))
 
 
@@ -95,9 +100,9 @@ def noise(spec: NetworkSpec) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
 
 
-def passes(spec: NetworkSpec, network: Model) -> Passes:
+def passes(spec: NetworkSpec, network: openvino.Model) -> Passes:
     """Compile a graph, and return what computes its outputs by name."""
-    compiled = openvino().compile_model(
+    compiled = core().compile_model(
         network, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
     )
     of_thread = threading.local()  # a request belongs to one thread at a time
