@@ -1,6 +1,5 @@
 """Convert a classifier to OpenVINO's graph, which a model's file keeps."""
 
-import copy
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from tasks.network.classifier import Classifier, computed
 from tasks.network.cutting import LOGITS
-from tasks.network.gpu import by_pytorch
+from tasks.network.gpu import by_pytorch, folded, normalised_convolutions
 from tasks.network.inference import Inference, choose
 from tasks.network.processor import (
     DESCRIPTION,
@@ -55,18 +54,17 @@ def graph_arrays(classifier: Classifier) -> Arrays:
 
 
 def graph_of(classifier: Classifier) -> Graph:
-    """Convert a classifier for OpenVINO, and name what each batch-norm gives."""
+    """Convert a classifier for OpenVINO, and name what each folded batch-norm gives."""
     # Below the imports of OpenVINO without its telemetry.
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    spec, network = classifier.spec, _FromPixels(copy.deepcopy(classifier).cpu()).eval()
+    spec, network = classifier.spec, _FromPixels(folded(classifier).cpu()).eval()
     pixels = torch.from_numpy(noise(spec))
     with torch.inference_mode():
         traced = torch.jit.trace(network, pixels, check_trace=False)
         decoder = TorchScriptPythonDecoder(traced)  # it has to live until the conversion
         with network.classifier.computing():
             *taps, logits = network(pixels)
-    # `convert_model` would fold the batch-norms, whose values a tuning needs.
     frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
     graph = frontend.convert(frontend.load(decoder))
     source = graph.inputs[0].get_node()
@@ -76,10 +74,11 @@ def graph_of(classifier: Classifier) -> Graph:
     names = [*(f"{TAP}/{name}" for name in spec.taps), LOGITS]
     for output, name in zip(graph.outputs, names, strict=True):
         output.get_tensor().set_names({name})
-    for node in graph.get_ordered_ops():
-        if node.get_type_name() == "BatchNormInference":
-            norm = node.friendly_name.partition("/")[0].removeprefix(_BACKBONE)
-            node.output(0).get_tensor().set_names({f"{NORM}/{norm}"})
+    # The last node of a convolution gives what the batch-norm gave that was folded into it.
+    last = {node.friendly_name.partition("/")[0]: node for node in graph.get_ordered_ops()}
+    for convolution, norm in normalised_convolutions(classifier):
+        if not isinstance(network.classifier.backbone.get_submodule(norm), nn.BatchNorm2d):
+            last[_BACKBONE + convolution].output(0).get_tensor().set_names({f"{NORM}/{norm}"})
     return Graph(graph, computed((dict(zip(spec.taps, taps, strict=True)), logits)))
 
 

@@ -63,7 +63,7 @@ def folded(classifier: Classifier) -> Classifier:
     """
     classifier = classifier.eval()
     made = copy.deepcopy(classifier).requires_grad_(False)
-    for name, norm in _normalised_convolutions(made):
+    for name, norm in normalised_convolutions(made):
         before: Any = made.backbone.get_submodule(name)
         after: Any = made.backbone.get_submodule(norm)
         made.backbone.set_submodule(name, fuse_conv_bn_eval(before, after))
@@ -77,7 +77,7 @@ def folded(classifier: Classifier) -> Classifier:
     return made if same else copy.deepcopy(classifier).requires_grad_(False)
 
 
-def _normalised_convolutions(classifier: Classifier) -> list[tuple[str, str]]:
+def normalised_convolutions(classifier: Classifier) -> list[tuple[str, str]]:
     """List the convolutions that a batch-norm of their width follows, each with its batch-norm."""
     kinds = nn.Conv2d | nn.BatchNorm2d
     parts = [(n, m) for n, m in classifier.backbone.named_modules() if isinstance(m, kinds)]

@@ -25,7 +25,7 @@ import openvino as openvino  # noqa: E402
 
 DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"  # the arrays of a graph
 TAP = "tap"  # a graph names its outputs `tap/<tap>` and `LOGITS`
-NORM = "norm"  # and `norm/<batch-norm>` the value that each batch-norm gives
+NORM = "norm"  # and `norm/<batch-norm>` the value that each folded batch-norm gives
 
 # One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
 # all workers of a machine would be pinned to the same one.
