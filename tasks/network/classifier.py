@@ -131,13 +131,11 @@ def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:
 
 
 def tap_widths(classifier: Classifier) -> dict[str, int]:
-    """Count the features of every tap, in one pass over a black image."""
-    was_training = classifier.training
+    """Count the features of every tap, in one pass over a black image, in evaluation mode."""
     device = classifier.mean.device
     side = classifier.spec.side
     with torch.inference_mode():
         taps, _ = classifier.eval().features(torch.zeros(1, 3, side, side, device=device))
-    classifier.train(was_training)
     for name, values in taps.items():
         if values.ndim != 2:
             raise NetworkError(

@@ -4,8 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -43,15 +42,6 @@ class TrainingPlan:
     weight_decay: float = 0.01
     averaging: float = 1.0
     seed: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Convert to plain data, for a model's card."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, kept: Mapping[str, Any]) -> "TrainingPlan":
-        """Read a plan from a card."""
-        return cls(**{each.name: kept[each.name] for each in fields(cls)})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -55,7 +55,7 @@ class TrainingRecipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data for a model's card, which has the network elsewhere."""
-        return self.plan.as_dict() | {
+        return asdict(self.plan) | {
             "images": self.images,
             "limit": self.limit,
             "fractions": self.fractions,
@@ -73,7 +73,7 @@ class TrainingRecipe:
             network=NetworkSpec.from_dict(card.network),
             weights=kept["weights"],
             fractions=tuple(kept["fractions"]),
-            plan=TrainingPlan.from_dict(kept),
+            plan=TrainingPlan(**{each.name: kept[each.name] for each in fields(TrainingPlan)}),
             licence=kept["licence"],
         )
 

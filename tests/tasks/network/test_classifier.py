@@ -219,14 +219,6 @@ def test_a_tap_that_gives_no_vector_is_refused() -> None:
         tap_widths(Classifier(spec, Films()))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_looking_at_widths_leaves_the_mode_as_it_was(spec: NetworkSpec, training: bool) -> None:
-    classifier = build(spec).train(training)
-    tap_widths(classifier)
-    assert classifier.training is training
-    assert not classifier.backbone.get_submodule("layer1").training
-
-
 def test_a_spec_survives_its_card(spec: NetworkSpec) -> None:
     assert NetworkSpec.from_dict(spec.as_dict()) == spec
     assert all(not isinstance(value, tuple) for value in spec.as_dict().values())

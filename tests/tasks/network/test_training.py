@@ -272,7 +272,3 @@ def test_pixels_in_a_file_train_the_same_network(
     run(in_memory, pixels, epochs=1)
     run(in_file, file, epochs=1)
     assert weights(in_file) == weights(in_memory)
-
-
-def test_a_plan_comes_back_from_a_card() -> None:
-    assert TrainingPlan.from_dict(RESUMED.as_dict()) == RESUMED
