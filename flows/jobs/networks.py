@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING
 from storage.models.classifiers import ModelCard, load_weights
 from storage.models.tunings import load_tuning
 from storage.store import Store
-from tasks.network.inference import (
-    Graph,
-    Inference,
-    Passes,
-    by_openvino,
-    has_gpu,
-    of_passes,
-    refuse_other_arithmetic,
-)
+from tasks.network.cutting import Shift
+from tasks.network.device import Device
+from tasks.network.inference import Inference, choose, refuse_other_arithmetic
+from tasks.network.processor import Graph, OpenVino, by_openvino
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
-from tasks.types import Arrays, below, nested
+from tasks.types import Arrays, below
 
 if TYPE_CHECKING:
     from tasks.network.classifier import Classifier
@@ -93,13 +88,13 @@ def _has_weights(arrays: Arrays) -> bool:
     return not all(map(_is_beside, arrays))
 
 
-_TUNED: dict[tuple[str, str | None], Passes] = {}  # the last network that was tuned here
+_TUNED: dict[tuple[str, str | None], OpenVino] = {}  # the last network that was tuned here
 
 
-def keep_tuned(card: ModelCard, run: Passes) -> None:
+def keep_tuned(card: ModelCard, device: OpenVino) -> None:
     """Keep a network that was compiled to tune it, so that loading it compiles nothing."""
     _TUNED.clear()
-    _TUNED[card.digest, card.tuning] = run
+    _TUNED[card.digest, card.tuning] = device
 
 
 @lru_cache(maxsize=2)
@@ -114,24 +109,27 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_other_arithmetic(spec)
-    arrays, tuning = load_weights(store, card), None
+    arrays = load_weights(store, card)
+    graph, tuning = below(GRAPH, arrays), None
+    cutting: Shift = below(CUTTING, arrays)
     if card.tuning is not None:
         tuning = Tuning.from_arrays(load_tuning(store, card.name, card.tuning))
-        cutting = nested(CUTTING, tuned_cutting(below(CUTTING, arrays), spec, tuning))
-        arrays = (tuned_weights(arrays, tuning) if _has_weights(arrays) else arrays) | cutting
-    graph = below(GRAPH, arrays)
+        cutting = tuned_cutting(cutting, spec, tuning)
 
     def read() -> Graph:
         plain = Graph.from_arrays(graph)
         return plain if tuning is None else tuned(plain, spec, tuning)
 
-    if graph and not (has_gpu() and _has_weights(arrays)):
-        if run := _TUNED.pop((card.digest, card.tuning), None):
-            return of_passes(spec, run, below(CUTTING, arrays))
-        network = by_openvino(spec, read, below(CUTTING, arrays))
-        if network is not None:
-            return network
-    refuse_foreign_network(spec.network)
-    from tasks.network.conversion import inference
+    def on_processor() -> Device | None:
+        return _TUNED.pop((card.digest, card.tuning), None) or by_openvino(spec, read)
 
-    return inference(_classifier(spec, arrays))
+    def on_gpu() -> Device:
+        refuse_foreign_network(spec.network)
+        weights = arrays if tuning is None else tuned_weights(arrays, tuning)
+        classifier = _classifier(spec, weights)
+        from tasks.network.gpu import by_pytorch
+
+        return by_pytorch(classifier)
+
+    ways = on_processor if graph else None, on_gpu if _has_weights(arrays) else None
+    return Inference(spec, choose(*ways), cutting)

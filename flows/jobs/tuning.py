@@ -57,7 +57,7 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
     # A coordinator, which also imports this module, does without OpenVINO.
     from flows.jobs.networks import GRAPH, HEALTHY, keep_tuned
     from tasks.network import tuning
-    from tasks.network.inference import Graph, Inference
+    from tasks.network.processor import Graph, OpenVino
 
     worker.settle_worker()
     store, model = job.screened.store, job.screened.model
@@ -70,7 +70,7 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
     known, graph = tuning.Norms.from_arrays(healthy), Graph.from_arrays(below(GRAPH, arrays))
     # The other workers wait for this job, so it may use their cores.
     with ThreadPoolExecutor(2) as beside:
-        reading = beside.submit(_pixels, job, refs, spec.side, Inference.threads)
+        reading = beside.submit(_pixels, job, refs, spec.side, OpenVino.threads)
         compiling = beside.submit(tuning.measuring, graph, spec, known)
         network = worker.network_of(store, model)
         pixels, cut = reading.result()
@@ -82,9 +82,9 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
         if blood.sum() < LEAST:
             return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
         own = compiling.result()(pixels[blood])
-    made, run = tuning.tune(graph, spec, known, own, int(blood.sum()))
+    made, device = tuning.tune(graph, spec, known, own, int(blood.sum()))
     digest = save_tuning(store, model.name, arrays_to_bytes(made.to_arrays()))
-    keep_tuned(model.tuned(digest), run)
+    keep_tuned(model.tuned(digest), device)
     return BatchTuning(tuning=digest, why=f"by {blood.sum():,} of its cells")
 
 

@@ -42,7 +42,7 @@ class ModelCard(records.Card):
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
     ``split_by`` says) of each part; ``digest`` the sha256 of the file of weights and graph, which
-    names the arithmetic if it is not float32, so models that differ in it have other features.
+    names the arithmetic, so models that differ in it have other features.
     ``sequence`` counts the models of a store as they are made, because clocks go wrong;
     `REPETITION` sorts before all. ``cross_validation`` is set if the model was trained with folds.
     ``tuning`` is the digest of the tuning to a laboratory (`storage.models.tunings`) with which a
@@ -85,7 +85,7 @@ class ModelCard(records.Card):
     @property
     def distance_taps(self) -> list[str]:
         """List the taps at which distances are measured, in ascending order."""
-        return sorted(self.network.get("distance_taps") or self.tap_widths)
+        return sorted(self.network["distance_taps"] or self.tap_widths)
 
     @property
     def held_out(self) -> frozenset[str]:

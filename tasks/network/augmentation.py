@@ -8,7 +8,6 @@ independent of colour, not to know these colours.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from skimage.color import hed_from_rgb, rgb_from_hed
@@ -35,49 +34,38 @@ _MARKS = (
 _KERNELS = ("nearest-exact", "area", "bilinear", "bicubic")
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """The ranges by which training images are varied; 0 switches a variation off.
-
-    ``stain_scale`` and ``stain_shift`` vary the amount of each dye, by a factor of 1 +- scale and
-    by +- shift in units of absorbance; ``gamma`` and ``zoom`` are logarithms of the largest factor;
-    ``gain`` and ``channel_gain`` multiply all channels, and each, by 1 +- themselves; ``mixing`` is
-    the largest fraction of another channel added to one; ``degraded`` the share of images that are
-    blurred, made noisy, compressed or reduced; ``marked`` the share with drawn refractile marks,
-    which water leaves on a drying smear.
-    """
-
-    stain_scale: float = 0.3
-    stain_shift: float = 0.1
-    gamma: float = 0.35
-    mixing: float = 0.12
-    gain: float = 0.25
-    channel_gain: float = 0.15
-    zoom: float = 0.15
-    degraded: float = 0.3
-    marked: float = 0.3
+# The ranges by which training images are varied.
+STAIN_SCALE, STAIN_SHIFT = 0.3, 0.1  # of each dye: a factor of 1 +- scale; +- shift in absorbance
+GAMMA, ZOOM = 0.35, 0.15  # logarithms of the largest factor
+GAIN, CHANNEL_GAIN = 0.25, 0.15  # of all channels together, and of each: a factor of 1 +- gain
+MIXING = 0.12  # the largest fraction of another channel that is added to one
+DEGRADED = 0.3  # the share of images that are blurred, made noisy, compressed or reduced
+MARKED = 0.3  # the share with refractile marks, which water leaves on a drying smear
+# How cells vary at another laboratory: otherwise as training images do.
+ZOOMED = 0.2  # as `ZOOM`; finders choose a cell's size in the frame
+MOST_CUT = 0.05  # of the side: the widest rim of a cell that is cut off
+MOST_BLURRED = 1.2  # pixels of the network's input, deviation of a Gaussian
+LEAST_BLURRED = 0.3  # less is invisible
+LEAST_RESOLUTION, FULL_RESOLUTION = 0.5, 0.9  # of the side; at the second and above nothing is done
+COMPRESSED = 0.7  # share of slides that are compressed
+LEAST_QUALITY, MOST_QUALITY = 30, 93  # of a JPEG
 
 
-def augment(pixels: Tensor, generator: torch.Generator, how: Augmentation) -> Tensor:
+def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Vary each image (n, 3, side, side) at random: turn, flip, zoom, stain, light, camera, file.
 
     Pixels are in [0, 1]; those given are left as they are. Random numbers come from ``generator``,
     on the processor. The images returned are channels last.
     """
-    made = turned(pixels, generator)
-    if how.zoom:
-        made = zoomed(made, drawn_zoom(len(made), generator, how))
+    count = len(pixels)
+    made = zoomed(turned(pixels, generator), drawn_zoom(count, generator, ZOOM))
     lit = made.amax(dim=1, keepdim=True) > 0
-    if how.marked:
-        made = _marked(made, generator, how.marked)
-    for gains in drawn_light(len(made), generator, how):
+    made = _marked(made, generator)
+    for gains in drawn_light(count, generator):
         made = made * gains
-    if how.stain_scale or how.stain_shift or how.gamma:
-        made = stained(made, *drawn_stain(len(made), generator, how))
-    if how.mixing:
-        made = mixed(made, drawn_camera(len(made), generator, how))
-    if how.degraded:
-        made = _degraded(made.clamp_(0.0, 1.0), generator, how.degraded)
+    made = stained(made, *drawn_stain(count, generator))
+    made = mixed(made, drawn_camera(count, generator))
+    made = _degraded(made.clamp_(0.0, 1.0), generator)
     return made.mul_(lit).clamp_(0.0, 1.0).contiguous(memory_format=torch.channels_last)
 
 
@@ -177,10 +165,10 @@ def marked(pixels: Tensor, marks: Tensor) -> Tensor:
     return pixels.clamp(min=DARKEST).pow(profile.exp())
 
 
-def _marked(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
+def _marked(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Draw one to four marks on a share of images."""
     made = pixels.clone()
-    left = torch.rand(len(pixels), generator=generator) < share
+    left = torch.rand(len(pixels), generator=generator) < MARKED
     for _ in range(4):
         rows = torch.nonzero(left)[:, 0]
         least, most = torch.tensor(_MARKS).unbind()
@@ -190,35 +178,35 @@ def _marked(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
     return made
 
 
-def drawn_zoom(count: int, generator: torch.Generator, how: Augmentation) -> Tensor:
-    """Draw factors (n,) by which images are enlarged."""
-    return _factors(how.zoom, (count,), generator)
+def drawn_zoom(count: int, generator: torch.Generator, largest: float) -> Tensor:
+    """Draw factors (n,), with logarithms within +- ``largest``, by which images are enlarged."""
+    return _factors(largest, (count,), generator)
 
 
-def drawn_light(count: int, generator: torch.Generator, how: Augmentation) -> tuple[Tensor, Tensor]:
+def drawn_light(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw gains for all channels together (n, 1, 1, 1), and for each (n, 3, 1, 1)."""
-    gain = 1.0 + how.gain * _signs((count, 1, 1, 1), generator)
-    return gain, 1.0 + how.channel_gain * _signs((count, 3, 1, 1), generator)
+    gain = 1.0 + GAIN * _signs((count, 1, 1, 1), generator)
+    return gain, 1.0 + CHANNEL_GAIN * _signs((count, 3, 1, 1), generator)
 
 
-def drawn_stain(count: int, generator: torch.Generator, how: Augmentation) -> tuple[Tensor, Tensor]:
+def drawn_stain(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw changes of absorbance, (n, 3, 3) and (n, 3): dyes scaled and shifted, then a power."""
     to_dyes, from_dyes = (torch.tensor(m).float() for m in (hed_from_rgb, rgb_from_hed))
-    scales = 1.0 + how.stain_scale * _signs((count, 1, 3), generator)
-    shifts = how.stain_shift * _signs((count, 3), generator)
-    gamma = _factors(how.gamma, (count, 1), generator)
+    scales = 1.0 + STAIN_SCALE * _signs((count, 1, 3), generator)
+    shifts = STAIN_SHIFT * _signs((count, 3), generator)
+    gamma = _factors(GAMMA, (count, 1), generator)
     return (to_dyes * scales) @ from_dyes * gamma[:, :, None], shifts @ from_dyes * gamma
 
 
-def drawn_camera(count: int, generator: torch.Generator, how: Augmentation) -> Tensor:
+def drawn_camera(count: int, generator: torch.Generator) -> Tensor:
     """Draw matrices (n, 3, 3) by which a camera's filters mix channels."""
-    parts = how.mixing * _signs((count, 3, 3), generator)
+    parts = MIXING * _signs((count, 3, 3), generator)
     return torch.eye(3) + parts * (1.0 - torch.eye(3))
 
 
-def _degraded(pixels: Tensor, generator: torch.Generator, share: float) -> Tensor:
+def _degraded(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, add noise to, compress or resample a share of images, all kinds equally often."""
-    kinds = torch.rand(len(pixels), generator=generator) * 4 / share
+    kinds = torch.rand(len(pixels), generator=generator) * 4 / DEGRADED
     blur, noise, file, coarse = (torch.nonzero(kinds.floor() == kind)[:, 0] for kind in range(4))
     sigmas = 0.3 + 0.9 * torch.rand(len(blur), generator=generator)
     pixels[blur] = blurred(pixels[blur], sigmas)
@@ -258,16 +246,6 @@ def _factors(largest: float, shape: tuple[int, ...], generator: torch.Generator)
     return torch.exp(largest * _signs(shape, generator))
 
 
-# As training images vary, except for their size in the frame, which finders choose.
-VARIED = Augmentation(zoom=0.2)
-MOST_CUT = 0.05  # of the side: the widest rim of a cell that is cut off
-MOST_BLURRED = 1.2  # pixels of the network's input, deviation of a Gaussian
-LEAST_BLURRED = 0.3  # less is invisible
-LEAST_RESOLUTION, FULL_RESOLUTION = 0.5, 0.9  # of the side; at the second and above nothing is done
-COMPRESSED = 0.7  # share of slides that are compressed
-LEAST_QUALITY, MOST_QUALITY = 30, 93  # of a JPEG
-
-
 def as_elsewhere(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Alter the cells (n, 3, side, side) of a slide as another laboratory would photograph them.
 
@@ -281,15 +259,15 @@ def as_elsewhere(pixels: Tensor, generator: torch.Generator) -> Tensor:
     def drawn() -> float:
         return float(torch.rand((), generator=generator))
 
-    made = zoomed(pixels, drawn_zoom(1, generator, VARIED).expand(count))
+    made = zoomed(pixels, drawn_zoom(1, generator, ZOOMED).expand(count))
     inside = (made.amax(dim=1, keepdim=True) > 0).float()
     if width := round(MOST_CUT * drawn() * inside.shape[-1]):
         inside = 1.0 - nn.functional.max_pool2d(1.0 - inside, 2 * width + 1, 1, width)
-    for gains in drawn_light(1, generator, VARIED):
+    for gains in drawn_light(1, generator):
         made = made * gains
-    matrix, shift = drawn_stain(1, generator, VARIED)
+    matrix, shift = drawn_stain(1, generator)
     made = stained(made, matrix.expand(count, 3, 3), shift.expand(count, 3))
-    made = mixed(made, drawn_camera(1, generator, VARIED).expand(count, 3, 3)).clamp(0.0, 1.0)
+    made = mixed(made, drawn_camera(1, generator).expand(count, 3, 3)).clamp(0.0, 1.0)
     if (sigma := MOST_BLURRED * drawn()) > LEAST_BLURRED:
         made = blurred(made, torch.full((count,), sigma))
     resolution = 1.0 - (1.0 - LEAST_RESOLUTION) * drawn()

@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from tasks.network.classifier import Classifier, last_linear
@@ -212,35 +212,34 @@ def _packaged_weights(network: str) -> dict[str, Tensor]:
 
 def _read_weights(path: str) -> dict[str, Tensor]:
     try:
-        if path.endswith(".safetensors"):
-            return dict(load_file(path))
-        loaded: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        loaded: dict[str, Any] = load_state_dict(path, weights_only=True)
     except FileNotFoundError:
         raise NetworkError(f"the weights {path} do not exist") from None
     except Exception as error:
         raise NetworkError(f"the weights {path} cannot be read: {error}") from None
     # A training by distillation stores the network to use as its teacher's backbone.
-    for key in ("state_dict", "model", "teacher"):
-        loaded = loaded.get(key, loaded)
+    loaded = loaded.get("teacher", loaded)
     return {name.removeprefix("module.").removeprefix("backbone."): t for name, t in loaded.items()}
 
 
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Load weights; only the last layer may be missing or of other classes."""
     initial = backbone.state_dict()
-    shapes = {name: each.shape for name, each in weights.items()}
-    unlike = {name for name, each in initial.items() if shapes.get(name) != each.shape}
+    like = {
+        name: weights[name]
+        for name, each in initial.items()
+        if name in weights and weights[name].shape == each.shape
+    }
     head, _ = last_linear(backbone)
-    if wrong := unlike - {f"{head}.weight", f"{head}.bias"}:
-        missing = sum(name not in weights for name in wrong)
+    if wrong := initial.keys() - like.keys() - {f"{head}.weight", f"{head}.bias"}:
         raise NetworkError(
-            f"these weights are of another network: {missing} tensors missing, "
-            f"{len(wrong) - missing} of another shape, e.g. {min(wrong)}"
+            f"these weights are of another network: {len(wrong)} tensors are missing or of another "
+            f"shape, e.g. {min(wrong)}"
         )
-    for name in sorted(initial.keys() - unlike):
-        if not torch.isfinite(weights[name]).all():
+    for name, each in like.items():
+        if not torch.isfinite(each).all():
             raise NetworkError(f"these weights hold a number that is not finite, in {name}")
-    backbone.load_state_dict(initial | {name: weights[name] for name in initial.keys() - unlike})
+    backbone.load_state_dict(initial | like)
 
 
 def _check_side(network: str, backbone: nn.Module, side: int) -> None:

@@ -114,12 +114,8 @@ def pooled(output: Tensor) -> Tensor:
 def computed(outputs: Outputs) -> Computed:
     """Return taps and logits as arrays, in memory and in float32."""
     taps, logits = outputs
-    return {name: as_array(values) for name, values in taps.items()}, as_array(logits)
-
-
-def as_array(values: Tensor) -> Single:
-    """Return a tensor as an array of float32, in memory."""
-    return np.asarray(values.float().cpu().numpy())
+    arrays = {name: values.float().cpu().numpy() for name, values in taps.items()}
+    return arrays, logits.float().cpu().numpy()
 
 
 def with_taps(classifier: Classifier, taps: tuple[str, ...]) -> Classifier:
@@ -135,13 +131,11 @@ def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:
 
 
 def tap_widths(classifier: Classifier) -> dict[str, int]:
-    """Count the features of every tap, in one pass over a black image."""
-    was_training = classifier.training
+    """Count the features of every tap, in one pass over a black image, in evaluation mode."""
     device = classifier.mean.device
     side = classifier.spec.side
     with torch.inference_mode():
         taps, _ = classifier.eval().features(torch.zeros(1, 3, side, side, device=device))
-    classifier.train(was_training)
     for name, values in taps.items():
         if values.ndim != 2:
             raise NetworkError(

@@ -142,7 +142,7 @@ def extract(
 
     def forward() -> None:
         rows, pixels = [row for row, _ in waiting], np.stack([each for _, each in waiting])
-        begun.append((rows, inference.begin(pixels)))
+        begun.append((rows, inference.device.begin(pixels)))
         waiting.clear()
         if len(begun) > 1:
             keep()
@@ -153,13 +153,13 @@ def extract(
         for name, of_tap in values.items():
             taps[name][rows] = of_tap
 
-    for row, loaded in enumerate(load_images(refs, spec.side, inference.threads, reading)):
+    for row, loaded in enumerate(load_images(refs, spec.side, inference.device.threads, reading)):
         images.append(replace(loaded, pixels=None))
         if loaded.pixels is not None:
             waiting.append((row, loaded.pixels))
             if row in looked_at:
                 blurred[row] = blur(loaded.pixels)
-        if len(waiting) == inference.batch:
+        if len(waiting) == inference.device.batch:
             forward()
     if waiting:
         forward()
@@ -191,8 +191,8 @@ def _steady(
     """Mark images (n,) whose diagnosis by logits (n, C) survives blurring."""
     steady = np.full(len(logits), UNKNOWN, np.int8)
     rows = list(blurred)
-    for start in range(0, len(rows), inference.batch):
-        some = rows[start : start + inference.batch]
+    for start in range(0, len(rows), inference.device.batch):
+        some = rows[start : start + inference.device.batch]
         _, again = inference.run(np.stack([blurred[row] for row in some]))
         before = np.sort(logits[some], axis=1)
         same = again.argmax(axis=1) == logits[some].argmax(axis=1)

@@ -30,7 +30,7 @@ class NetworkSpec:
     Distances are measured at ``distance_taps``, or at all taps if none is named; the others serve
     the diagnosis only.
     ``side`` is that of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
-    ``arithmetic`` is that of every pass but those of training; specs that do not say mean float32.
+    ``arithmetic`` is that of every pass but those of training.
     """
 
     network: str
@@ -40,8 +40,8 @@ class NetworkSpec:
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    distance_taps: tuple[str, ...] = ()
-    arithmetic: Arithmetic = "float32"
+    distance_taps: tuple[str, ...]
+    arithmetic: Arithmetic
 
     def as_dict(self) -> dict[str, Any]:
         """Convert to the plain data of a model's card."""

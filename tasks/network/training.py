@@ -4,8 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tasks.network.augmentation import Augmentation, augment
+from tasks.network.augmentation import augment
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.types import (
     Array,
@@ -34,30 +33,15 @@ from tasks.types import (
 class TrainingPlan:
     """The recipe of a training: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0.
 
-    ``label_smoothing`` is the share of a label that is spread over all classes; ``mixup`` the
-    parameter of the beta distribution by which images and labels are mixed (Zhang et al. 2018), or
-    0; ``averaging`` the epochs of the exponential average of weights, or 0.
+    ``averaging`` are the epochs, above 0, of the exponential average of weights.
     """
 
     epochs: int = 8
     batch: int = 128
     peak_rate: float = 1e-3
     weight_decay: float = 0.01
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
     averaging: float = 1.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Convert to plain data, for a model's card."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, kept: Mapping[str, Any]) -> "TrainingPlan":
-        """Read a plan from a card."""
-        plan = {each.name: kept[each.name] for each in fields(cls)}
-        return cls(**plan | {"augmentation": Augmentation(**kept["augmentation"])})
 
 
 @dataclass(frozen=True)
@@ -162,16 +146,13 @@ class _Training:
         )
         self._mixed = self._device.type == "cuda"
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._mixed)
-        self._average: AveragedModel | None = None
-        if lifetime := plan.averaging * steps:
-            self._average = AveragedModel(
-                classifier, multi_avg_fn=_averaging(math.exp(-1.0 / lifetime)), use_buffers=True
-            )
+        decay = math.exp(-1.0 / (plan.averaging * steps))
+        self._average = AveragedModel(classifier, multi_avg_fn=_averaging(decay), use_buffers=True)
 
     @property
     def judged(self) -> Classifier:
-        """Return the classifier to be judged: with averaged weights, if they are averaged."""
-        judged = self._classifier if self._average is None else self._average.module
+        """Return the classifier to be judged: with averaged weights."""
+        judged = self._average.module
         assert isinstance(judged, Classifier)
         return judged
 
@@ -187,14 +168,10 @@ class _Training:
         self._classifier.train()
         total, targets = 0.0, torch.from_numpy(labels)
         weighs = torch.from_numpy(weights).float()
-        classes = len(self._classifier.spec.classes)
         order = train_rows[torch.randperm(len(train_rows), generator=self._generator).numpy()]
         for rows in np.array_split(order, self._steps):
-            varied = augment(to_pixels(pixels[rows]), self._generator, self._plan.augmentation)
-            wanted = targets[rows]
-            if self._plan.mixup:
-                varied, wanted = _mixup(varied, wanted, classes, self._plan.mixup)
-            loss = self._step(varied, wanted, weighs[rows])
+            varied = augment(to_pixels(pixels[rows]), self._generator)
+            loss = self._step(varied, targets[rows], weighs[rows])
             _refuse_diverged("loss", number, loss)
             total += loss * len(rows)
         return total / len(train_rows)
@@ -203,12 +180,7 @@ class _Training:
         """Learn from a weighted batch, unless its loss is not finite; return its mean loss."""
         with torch.autocast(self._device.type, enabled=self._mixed):
             logits = self._classifier(pixels.to(self._device))
-            losses = nn.functional.cross_entropy(
-                logits,
-                targets.to(self._device),
-                label_smoothing=self._plan.label_smoothing,
-                reduction="none",
-            )
+            losses = nn.functional.cross_entropy(logits, targets.to(self._device), reduction="none")
             loss = (losses * weights.to(self._device)).mean()
         if torch.isfinite(loss):
             self._optimizer.zero_grad(set_to_none=True)
@@ -216,8 +188,7 @@ class _Training:
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._schedule.step()
-            if self._average is not None:
-                self._average.update_parameters(self._classifier)
+            self._average.update_parameters(self._classifier)
         return loss.item()
 
     def add(self, epoch: Epoch) -> None:
@@ -230,8 +201,7 @@ class _Training:
         """Copy the state for a later `restore`."""
         optimizer = self._optimizer.state_dict()
         arrays = self.best | _arrays("model", self._classifier.state_dict())
-        if self._average is not None:
-            arrays |= _arrays("average", self._average.state_dict())
+        arrays |= _arrays("average", self._average.state_dict())
         for index, values in optimizer["state"].items():
             arrays |= _arrays(f"optimizer/{index}", values)
         plain = {
@@ -250,8 +220,7 @@ class _Training:
         """Resume from a state of the same training."""
         plain = json.loads(arrays["plain"].tobytes())
         self._classifier.load_state_dict(_tensors_below(arrays, "model"))
-        if self._average is not None:
-            self._average.load_state_dict(_tensors_below(arrays, "average"))
+        self._average.load_state_dict(_tensors_below(arrays, "average"))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _tensors_below(arrays, "optimizer").items():
             index, _, part = name.partition("/")
@@ -276,8 +245,7 @@ def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], Non
 
     def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
         seen = int(steps)
-        rule = get_ema_multi_avg_fn(min(decay, (1 + seen) / (10 + seen)))
-        rule(averaged, current, steps)
+        get_ema_multi_avg_fn(min(decay, (1 + seen) / (10 + seen)))(averaged, current, steps)
 
     return average
 
@@ -289,16 +257,6 @@ def _arrays(prefix: str, values: Mapping[str, Tensor]) -> Arrays:
 def _tensors_below(arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
     """Copy the arrays below a prefix into tensors."""
     return {name: torch.from_numpy(np.array(each)) for name, each in below(prefix, arrays).items()}
-
-
-def _mixup(
-    pixels: Tensor, targets: Tensor, classes: int, concentration: float
-) -> tuple[Tensor, Tensor]:
-    """Mix each image of a batch, and its label, with another by one share; return labels (n, C)."""
-    share = torch.distributions.Beta(concentration, concentration).sample()
-    other = torch.randperm(len(pixels))
-    labels = nn.functional.one_hot(targets, classes).float()
-    return pixels.lerp(pixels[other], share), labels.lerp(labels[other], share)
 
 
 def _refuse_diverged(name: str, epoch: int, loss: float) -> None:

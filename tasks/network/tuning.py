@@ -25,14 +25,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from openvino import Input, Model, Node, Output, opset13
 
 from tasks import bundles
 from tasks.network.cutting import LOGITS, Shift
-from tasks.network.inference import NORM, TAP, Graph, Passes, noise, passes
+from tasks.network.processor import NORM, TAP, Graph, OpenVino, noise, openvino, passes
 from tasks.network.spec import NetworkSpec
 from tasks.types import Arrays, Pixels, Single, below
 
+opset13 = openvino.opset13
 SHARE = 0.5  # of the laboratory's statistics, if there are many cells
 HALF = 20.0  # cells that bring half of this share
 AT_ONCE = 64  # cells that are measured in one pass, so that memory is bounded
@@ -107,8 +107,8 @@ def measuring(
 
 def tune(
     graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
-) -> tuple[Tuning, Passes]:
-    """Tune a network to a laboratory; the passes are those of the tuned network.
+) -> tuple[Tuning, OpenVino]:
+    """Tune a network to a laboratory, and compile it.
 
     Args:
         graph: of the plain network.
@@ -126,8 +126,8 @@ def tune(
         middle = (1 - a) * mean + a * own.mean[norm]
         shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
     tuning = Tuning(scale, shift, a, {})
-    run = passes(spec, _changed(graph.network, spec, tuning))
-    return replace(tuning, expected=run(noise(spec))), run
+    device = OpenVino(passes(spec, _changed(graph.network, spec, tuning)))
+    return replace(tuning, expected=device.passes(noise(spec))), device
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:
@@ -152,7 +152,7 @@ def tuned_cutting(cutting: Shift, spec: NetworkSpec, tuning: Tuning) -> Shift:
     return {tap: shift if tap in exact else left * shift for tap, shift in cutting.items()}
 
 
-def tunable(network: Model, spec: NetworkSpec) -> dict[str, Output]:
+def tunable(network: openvino.Model, spec: NetworkSpec) -> dict[str, openvino.Output]:
     """Find the outputs of the batch-norms on which no distance depends, by name."""
     taps = {f"{TAP}/{tap}" for tap in spec.distance_taps or spec.taps}
     needed = {each.node.friendly_name for each in network.outputs if each.any_name in taps}
@@ -170,7 +170,7 @@ def tunable(network: Model, spec: NetworkSpec) -> dict[str, Output]:
     }
 
 
-def _changed(network: Model, spec: NetworkSpec, tuning: Tuning) -> Model:
+def _changed(network: openvino.Model, spec: NetworkSpec, tuning: Tuning) -> openvino.Model:
     """Copy a network, and scale and shift what its batch-norms give."""
     made = network.clone()
     for norm, output in tunable(made, spec).items():
@@ -180,12 +180,12 @@ def _changed(network: Model, spec: NetworkSpec, tuning: Tuning) -> Model:
     return made
 
 
-def _replace(takers: Iterable[Input], scaled: Node, shift: Node) -> None:
+def _replace(takers: Iterable[openvino.Input], scaled: openvino.Node, shift: openvino.Node) -> None:
     """Replace the value of some inputs by a scaled value, shifted."""
     value = opset13.add(scaled, shift).output(0)
     for taker in takers:
         taker.replace_source_output(value)
 
 
-def _by_channel(values: Single) -> Node:
+def _by_channel(values: Single) -> openvino.Node:
     return opset13.constant(values.astype(np.float32).reshape(1, -1, 1, 1))

@@ -25,6 +25,7 @@ from tasks.network.spec import Computed
 from tasks.reports.image_columns import Provenance
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
 from tests.support.measuring import QUICK, Record
+from tests.support.networks import StandIn
 
 IMAGES = 256 if QUICK else 5000
 TOLERANCE = 1e-3  # of the abnormality, which counts deviations over calibration patients
@@ -49,7 +50,7 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
         return lambda: ({tap: values.numpy() for tap, values in taps.items()}, logits.numpy())
 
     rows = []
-    for each in (network, replace(network, begin=plain)):
+    for each in (network, replace(network, device=StandIn(plain))):
         features = extract(each, image_refs(manifest), tap_widths=card.tap_widths)
         rows.append(
             image_rows(

@@ -36,12 +36,12 @@ def passes(store: Store, model: str) -> float:
     """Run the network on images that are there already; returns images a second."""
     network = load_inference(store, load_card(store, model))
     side = network.spec.side
-    pixels = np.zeros((network.batch, side, side, 3), np.uint8)
+    pixels = np.zeros((network.device.batch, side, side, 3), np.uint8)
     network.run(pixels)
     started = time.perf_counter()
     for _ in range(BATCHES):
         network.run(pixels)
-    return BATCHES * network.batch / (time.perf_counter() - started)
+    return BATCHES * network.device.batch / (time.perf_counter() - started)
 
 
 def of_the_machine(client: Client, settings: Settings) -> float:

@@ -71,10 +71,10 @@ def passing(settings: Settings, pixels: Path) -> float:
     store = Store(settings.store)
     network = load_inference(store, load_card(store, load_detector_card(store).model))
     images = np.load(pixels)[:ALONE]
-    network.run(images[: network.batch])
+    network.run(images[: network.device.batch])
     started = time.perf_counter()
-    for start in range(0, len(images), network.batch):
-        network.run(images[start : start + network.batch])
+    for start in range(0, len(images), network.device.batch):
+        network.run(images[start : start + network.device.batch])
     return len(images) / (time.perf_counter() - started)
 
 

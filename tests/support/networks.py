@@ -1,23 +1,27 @@
 """Untrained networks whose layers all matter, and images for them."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.network.augmentation import Augmentation
 from tasks.network.backbones import DEFAULT_NETWORK, build, network_spec
 from tasks.network.classifier import Classifier
 from tasks.network.conversion import inference
 from tasks.network.inference import Inference
-from tasks.network.spec import Arithmetic, NetworkSpec
+from tasks.network.spec import Arithmetic, Computed, NetworkSpec
+from tasks.types import Pixels
 
-# Light, turns and flips alone.
-MILD = Augmentation(
-    stain_scale=0.0, stain_shift=0.0, gamma=0.0, mixing=0.0,
-    gain=0.1, channel_gain=0.05, zoom=0.0, degraded=0.0, marked=0.0,
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class StandIn:
+    """A `tasks.network.device.Device` that does as a test wants."""
+
+    begin: Callable[[Pixels], Callable[[], Computed]]
+    batch: int = 32
+    threads: int = 2
 
 
 def classifier(network: str, taps: tuple[str, ...] | None = None) -> Classifier:

@@ -29,7 +29,7 @@ from tasks.evaluation.treatments.corruptions import corrupt
 from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.images.listing import class_numbers
-from tasks.network import backbones, conversion, extraction
+from tasks.network import backbones, extraction, gpu
 from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
 from tasks.types import Counts, Mask, Pixels, Single, Texts
@@ -238,7 +238,7 @@ def load_target(
 ) -> attacks.Target:
     """Load a detector with its classifier, tapped at every stage, to be attacked."""
     detector = verified.load_fitted_detector(store, card)
-    classifier = conversion.folded(networks.load_classifier(store, model))
+    classifier = gpu.folded(networks.load_classifier(store, model))
     return attacks.Target(
         with_taps(classifier, backbones.every_stage(classifier.spec)),
         detector,

@@ -38,7 +38,7 @@ def altered_features(job: AlteredJob) -> Features | None:
 
     network = network_of(job.store, job.model)
     refs = [ref for ref, _ in job.images]
-    loading = load_images(refs, network.spec.side, network.threads)
+    loading = load_images(refs, network.spec.side, network.device.threads)
     rows, pixels = [], []
     for row, (loaded, (_, known)) in enumerate(zip(loading, job.images, strict=True)):
         if loaded.pixels is not None and loaded.image_id == known:

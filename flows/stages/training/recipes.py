@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,8 @@ from tasks.network import backbones
 from tasks.network.classifier import Classifier, tap_widths
 from tasks.network.conversion import graph_arrays, inference
 from tasks.network.cutting import MEASURED, cutting_shift
-from tasks.network.inference import Graph, Inference, outputs_of
+from tasks.network.inference import Inference, outputs_of
+from tasks.network.processor import Graph
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
@@ -54,7 +55,7 @@ class TrainingRecipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data for a model's card, which has the network elsewhere."""
-        return self.plan.as_dict() | {
+        return asdict(self.plan) | {
             "images": self.images,
             "limit": self.limit,
             "fractions": self.fractions,
@@ -72,7 +73,7 @@ class TrainingRecipe:
             network=NetworkSpec.from_dict(card.network),
             weights=kept["weights"],
             fractions=tuple(kept["fractions"]),
-            plan=TrainingPlan.from_dict(kept),
+            plan=TrainingPlan(**{each.name: kept[each.name] for each in fields(TrainingPlan)}),
             licence=kept["licence"],
         )
 
@@ -184,8 +185,7 @@ def train_rows(
 
 
 def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> bytes:
-    """Serialise weights, graph, the shift by cutting, what tunes the network to a laboratory and,
-    unless it is float32, the arithmetic.
+    """Serialise weights, graph, arithmetic, the shift by cutting and what tunes the network.
 
     Features, statistics and detectors name the digest of all. ``healthy`` training cells
     (n, side, side, 3) are what a laboratory's cells are compared with.
@@ -196,8 +196,7 @@ def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> b
         norms = measuring(Graph.from_arrays(graph), classifier.spec)(healthy)
         weights |= nested(HEALTHY, norms.to_arrays())
     weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph)
-    arithmetic = classifier.spec.arithmetic
-    return arrays_to_bytes(weights, **{} if arithmetic == "float32" else {"arithmetic": arithmetic})
+    return arrays_to_bytes(weights, arithmetic=classifier.spec.arithmetic)
 
 
 def train_model(

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from flows.fit import FitOutcome
-from flows.jobs import networks
 from flows.jobs.networks import GRAPH, ForeignNetworkError, load_inference, refuse_foreign_network
 from flows.options.flows import Train
 from flows.settings import Settings
@@ -17,10 +16,11 @@ from flows.train import train
 from storage.models.classifiers import load_card
 from storage.records import arrays_from_bytes, arrays_to_bytes
 from storage.store import Store, digest_of
-from tasks.network import conversion
+from tasks.network import inference
 from tasks.network.backbones import build, network_spec
-from tasks.network.classifier import Classifier, tap_widths
-from tasks.network.inference import Inference
+from tasks.network.classifier import tap_widths
+from tasks.network.gpu import PyTorch
+from tasks.network.processor import OpenVino
 from tasks.network.spec import NetworkError
 from tests.support.fitted import copied
 from tests.support.processes import python
@@ -81,7 +81,7 @@ def passed(store: Store) -> tuple[NDArray[np.float32], str]:
     return np.frombuffer(bytes.fromhex(logits), np.float32), threads
 
 
-def test_a_model_runs_without_pytorch_and_one_made_before_it_had_a_graph_as_well(
+def test_a_model_runs_without_pytorch_unless_it_has_no_graph(
     store_with_model: Store,
 ) -> None:
     wanted, threads = passed(store_with_model)
@@ -105,21 +105,14 @@ def test_pytorch_runs_a_model_where_there_is_a_gpu(
     """Without one, its passes are on the processor, which is as far as a test goes."""
     card = load_card(store_with_model, "tiny")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    _, wanted = load_inference(store_with_model, card).run(pixels)
-    made: list[str] = []
-    honest = conversion.inference
-
-    def inference(classifier: Classifier) -> Inference:
-        made.append(classifier.spec.network)
-        return honest(classifier)
-
-    monkeypatch.setattr(networks, "has_gpu", lambda: True)
-    monkeypatch.setattr(conversion, "inference", inference)
+    network = load_inference(store_with_model, card)
+    assert isinstance(network.device, OpenVino)
+    monkeypatch.setattr(inference, "has_gpu", lambda: True)
     load_inference.cache_clear()
-    _, found = load_inference(store_with_model, card).run(pixels)
+    other = load_inference(store_with_model, card)
     load_inference.cache_clear()
-    assert made == [card.network["network"]]
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert isinstance(other.device, PyTorch)
+    np.testing.assert_allclose(other.run(pixels)[1], network.run(pixels)[1], rtol=1e-5, atol=1e-5)
 
 
 NIGHT = """

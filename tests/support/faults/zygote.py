@@ -33,7 +33,6 @@ from flows.segment import segment
 from flows.settings import Settings
 from storage.models.classifiers import find_card
 from storage.store import Store, digest_of
-from tasks.network.inference import Inference
 from tests.support.faults import calls, objects, standins
 from tests.support.faults.examine import examine
 
@@ -176,14 +175,10 @@ def _warm_up() -> None:
 
 def _run_by_pytorch() -> None:
     """Let PyTorch run networks: the threads of OpenVINO would not be there after a fork."""
-    from tasks.network import conversion
+    from tasks.network import gpu
 
     networks.by_openvino = lambda *_: None
-
-    def inference(classifier: Any) -> Inference:
-        return conversion._by_pytorch(classifier, threads=1)
-
-    conversion.inference = inference
+    gpu.by_pytorch = lambda classifier: gpu.PyTorch(classifier, batch=32, threads=1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 import io
 import math
-from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tasks.network import augmentation
 from tasks.network.augmentation import (
-    Augmentation,
     as_elsewhere,
     augment,
     blurred,
@@ -19,11 +18,10 @@ from tasks.network.augmentation import (
     mixed,
     resampled,
     stained,
+    turned,
     zoomed,
 )
 
-NONE = Augmentation(**dict.fromkeys((f.name for f in fields(Augmentation)), 0.0))
-ONE_EACH = [replace(NONE, **{f.name: 0.5}) for f in fields(Augmentation)]
 IDENTITY = torch.eye(3).repeat(4, 1, 1)
 
 
@@ -42,9 +40,12 @@ def cells(count: int, side: int = 16, seed: int = 0) -> torch.Tensor:
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 5))
 def test_black_surroundings_stay_black_and_light_stays_in_range(seed: int, count: int) -> None:
-    how = replace(Augmentation(), zoom=0.0, degraded=1.0)  # zoom alone moves where the cell ends
     images = cells(count, seed=seed % 1000)
-    found = augment(images, generator(seed), how)
+    with pytest.MonkeyPatch.context() as patch:
+        # It alone moves where the cell ends.
+        patch.setattr(augmentation, "zoomed", lambda pixels, _factors: pixels)
+        patch.setattr(augmentation, "DEGRADED", 1.0)
+        found = augment(images, generator(seed))
     assert found.shape == images.shape
     assert 0 <= found.min() <= found.max() <= 1
     for before, after in zip(images, found, strict=True):
@@ -52,18 +53,16 @@ def test_black_surroundings_stay_black_and_light_stays_in_range(seed: int, count
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("how", ONE_EACH)
-def test_each_variation_changes_images_and_is_repeated_by_its_seed(how: Augmentation) -> None:
+def test_variations_are_repeated_by_their_seed() -> None:
     images = cells(16)
-    found = augment(images, generator(3), how)
-    assert not torch.allclose(found, augment(images, generator(3), NONE), atol=1e-3)
-    assert found.equal(augment(images, generator(3), how))
-    assert not found.equal(augment(images, generator(4), how))
+    found = augment(images, generator(3))
+    assert found.equal(augment(images, generator(3)))
+    assert not found.equal(augment(images, generator(4)))
 
 
-def test_nothing_but_turns_and_flips_is_done_without_strengths() -> None:
+def test_turns_and_flips_lose_nothing() -> None:
     images = cells(32)
-    for before, after in zip(images, augment(images, generator(), NONE), strict=True):
+    for before, after in zip(images, turned(images, generator()), strict=True):
         ways = [torch.rot90(i, k, (1, 2)) for i in (before, before.flip(2)) for k in range(4)]
         assert any(way.equal(after) for way in ways)
 
@@ -145,13 +144,13 @@ def test_resampling_keeps_size_and_flat_colour(kernel: str) -> None:
     assert torch.allclose(resampled(flat, 0.45, (kernel, kernel)), flat, atol=1e-5)
 
 
-def test_no_image_takes_anything_of_another() -> None:
+def test_no_image_takes_anything_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "DEGRADED", 1.0)
     images = cells(6)
     alone = torch.zeros_like(images)
     alone[2] = images[2]
-    how = replace(Augmentation(), degraded=1.0)
     assert torch.allclose(
-        augment(images, generator(1), how)[2], augment(alone, generator(1), how)[2], atol=1e-6
+        augment(images, generator(1))[2], augment(alone, generator(1))[2], atol=1e-6
     )
 
 

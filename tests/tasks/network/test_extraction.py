@@ -20,7 +20,7 @@ from tasks.network.extraction import (
 from tasks.network.inference import Inference
 from tasks.network.spec import NetworkSpec
 from tests.support.images import refusal_of, whole_file
-from tests.support.networks import drawn
+from tests.support.networks import StandIn, drawn
 
 WIDTHS = {"layer1": 32, "layer2": 48}
 
@@ -37,7 +37,7 @@ def uris(cells: Path) -> list[str]:
 
 
 def run(network: Inference, uris: list[str], batch: int = 5, threads: int = 2) -> Features:
-    network = replace(network, batch=batch, threads=threads)
+    network = replace(network, device=replace(network.device, batch=batch, threads=threads))
     return extract(network, [whole_file(uri) for uri in uris], tap_widths=WIDTHS)
 
 
@@ -126,7 +126,7 @@ def test_a_wrong_extension_deceives_nobody(tmp_path: Path, uris: list[str]) -> N
 def test_nothing_but_bad_images_is_extracted_without_a_forward_pass(
     network: Inference, bad: str, count: int
 ) -> None:
-    idle = replace(network, begin=lambda _: pytest.fail("forward pass"))
+    idle = replace(network, device=StandIn(lambda _: pytest.fail("forward pass")))
     features = run(idle, [bad] * count, batch=2)
     assert features.taps.keys() == WIDTHS.keys()
     assert all(features.taps[name].shape == (count, width) for name, width in WIDTHS.items())
@@ -138,7 +138,8 @@ def test_passes_are_filled_with_good_images_in_order(
     network: Inference, uris: list[str], bad: str
 ) -> None:
     sizes: list[int] = []
-    counting = replace(network, begin=lambda p: sizes.append(len(p)) or network.begin(p))
+    begin = network.device.begin
+    counting = replace(network, device=StandIn(lambda p: sizes.append(len(p)) or begin(p)))
     run(counting, [bad, *uris[:3], bad, *uris[3:7], bad, *uris[7:11]], batch=4)
     assert sizes == [4, 4, 3]
 

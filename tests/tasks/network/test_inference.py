@@ -11,19 +11,14 @@ import pytest
 import torch
 
 from tasks.network import conversion
-from tasks.network.backbones import DEFAULT_NETWORK, build
+from tasks.network.backbones import DEFAULT_NETWORK
 from tasks.network.classifier import computed, to_pixels
-from tasks.network.conversion import graph_arrays, graph_of, inference
-from tasks.network.inference import (
-    DESCRIPTION,
-    Graph,
-    by_openvino,
-    fastest_arithmetic,
-    has_bfloat16,
-)
-from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkSpec
+from tasks.network.conversion import graph_of, inference
+from tasks.network.inference import choose, fastest_arithmetic, has_bfloat16
+from tasks.network.processor import by_openvino
+from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkError
 from tests.support.needs import needs
-from tests.support.networks import classifier, computing_in, images
+from tests.support.networks import StandIn, classifier, computing_in, images
 
 # One that is fused and squeezed, one with sums, one without pooling before its last layers.
 NETWORKS = [
@@ -80,7 +75,7 @@ def test_threads_of_a_worker_do_not_disturb_each_other(
 ) -> None:
     """As on a scheduler whose workers somebody else has started."""
     if by_pytorch:
-        monkeypatch.setattr(conversion, "_converted", refuse)
+        monkeypatch.setattr(conversion, "graph_of", refuse)
     network = inference(classifier(DEFAULT_NETWORK))
     batches = [np.roll(images(4), shift, axis=0)[: 2 + shift % 3] for shift in range(40)]
     wanted = [network.run(batch) for batch in batches]
@@ -141,7 +136,7 @@ def test_the_same_batch_gives_the_same_bits_again_and_in_another_process(
 def test_a_network_that_openvino_does_not_take_is_run_by_pytorch(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(conversion, "_converted", refuse)
+    monkeypatch.setattr(conversion, "graph_of", refuse)
     made = classifier(DEFAULT_NETWORK)
     _, logits = inference(made).run(images(2))
     assert "OpenVINO does not take efficientnet_lite0: no such operation" in caplog.text
@@ -156,7 +151,7 @@ def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
     right = graph_of(made)
     taps, logits = right.expected
     moved = replace(right, expected=({n: 1.1 * values for n, values in taps.items()}, logits))
-    assert by_openvino(made.spec, lambda: moved, {}) is None
+    assert by_openvino(made.spec, lambda: moved) is None
     assert "OpenVINO computes efficientnet_lite0 otherwise" in caplog.text
     monkeypatch.setattr(conversion, "graph_of", lambda _: moved)
     taps, _ = inference(made).run(images(2))
@@ -165,34 +160,17 @@ def test_a_network_that_openvino_computes_otherwise_is_run_by_pytorch(
     np.testing.assert_allclose(taps["blocks.2"], wanted["blocks.2"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_graph_that_openvino_does_not_read_is_left_to_pytorch(
-    spec: NetworkSpec, caplog: pytest.LogCaptureFixture
+def test_a_gpu_is_preferred_where_a_network_has_weights_for_it(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch.manual_seed(0)
-    arrays = graph_arrays(build(spec).eval())
-    assert by_openvino(spec, lambda: Graph.from_arrays(arrays), {}) is not None
-    arrays[DESCRIPTION] = arrays[DESCRIPTION][:-100]
-    assert by_openvino(spec, lambda: Graph.from_arrays(arrays), {}) is None
-    assert "OpenVINO does not take timm:test_resnet" in caplog.text
-
-
-def test_equal_networks_have_equal_graphs_of_data_alone(spec: NetworkSpec) -> None:
-    torch.manual_seed(0)
-    made = build(spec).eval()
-    first, second = graph_arrays(made), graph_arrays(made)
-    assert first.keys() == second.keys()
-    assert all(np.array_equal(values, second[name]) for name, values in first.items())
-    assert first[DESCRIPTION].tobytes().startswith(b"<?xml")
-
-
-@needs("gpu", torch.cuda.is_available(), "there is none")
-def test_a_gpu_gives_what_the_processor_gives() -> None:
-    made = classifier(DEFAULT_NETWORK)
-    wanted, wanted_logits = inference(made).run(images(64))
-    found, logits = inference(made.cuda()).run(images(64))
-    np.testing.assert_allclose(logits, wanted_logits, rtol=1e-3, atol=1e-4)
-    for name, values in wanted.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5)
+    processor, gpu = StandIn(refuse), StandIn(refuse)
+    for has_gpu, wanted in ((False, processor), (True, gpu)):
+        monkeypatch.setattr("tasks.network.inference.has_gpu", lambda has=has_gpu: has)
+        assert choose(lambda: processor, lambda: gpu) is wanted
+        assert choose(lambda: processor, None) is processor
+        assert choose(lambda: None, lambda: gpu) is choose(None, lambda: gpu) is gpu
+        with pytest.raises(NetworkError, match="OpenVINO does not run this network here"):
+            choose(lambda: None, None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tasks.network.backbones import DEFAULT_NETWORK, build
 from tasks.network.classifier import Classifier, computed, to_pixels
 from tasks.network.conversion import graph_arrays
-from tasks.network.inference import Graph, Inference, by_openvino
+from tasks.network.inference import Inference
+from tasks.network.processor import Graph, by_openvino
 from tasks.network.spec import Computed
 from tasks.network.tuning import (
     HALF,
@@ -65,9 +66,9 @@ def tuned_to(
 
 
 def ready(graph: Graph, network: Classifier) -> Inference:
-    made = by_openvino(network.spec, lambda: graph, {})
-    assert made is not None  # its outputs agree with what is expected
-    return made
+    device = by_openvino(network.spec, lambda: graph)
+    assert device is not None  # its outputs agree with what is expected
+    return Inference(network.spec, device)
 
 
 Change = Callable[[str, Tensor], Tensor]

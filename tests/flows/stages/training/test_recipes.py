@@ -22,6 +22,8 @@ RECIPE = TrainingRecipe(
         side=48,
         mean=(0.5, 0.5, 0.5),
         std=(0.2, 0.2, 0.2),
+        distance_taps=(),
+        arithmetic="float32",
     ),
     weights="scratch",
     fractions=(0.6, 0.2, 0.2),

@@ -1,0 +1,117 @@
+"""Run a network on the processor, by OpenVINO.
+
+OpenVINO keeps maps in the layout of the next convolution, and fuses batch-norms and activations. A
+model keeps its network as OpenVINO's graph, so that a worker need not import PyTorch, which takes
+longer than all else that it does before its first image.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from tasks.network.cutting import LOGITS
+from tasks.network.spec import Arithmetic, Computed, NetworkSpec, agree
+from tasks.types import Arrays, Pixels, below
+
+# Its telemetry would report each import to its makers, and leave a number of this user in the home
+# folder. OpenVINO does without where that is not installed. All import OpenVINO from here.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+import openvino as openvino  # noqa: E402
+
+DESCRIPTION, WEIGHTS, EXPECTED = "description", "weights", "expected"  # the arrays of a graph
+TAP = "tap"  # a graph names its outputs `tap/<tap>` and `LOGITS`
+NORM = "norm"  # and `norm/<batch-norm>` the value that each folded batch-norm gives
+
+# One thread, so that features do not depend on a worker's number of cores; not pinned to a core, or
+# all workers of a machine would be pinned to the same one.
+_ON_PROCESSOR = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
+_HINTS: dict[Arithmetic, str] = {"float32": "f32", "bfloat16": "bf16"}
+# The largest difference of OpenVINO from PyTorch, as a share of the largest value: both round, at
+# other places.
+_TOLERANCES: dict[Arithmetic, float] = {"float32": 1e-3, "bfloat16": 5e-2}
+
+Passes = Callable[[Pixels], Arrays]  # computes the outputs of a graph by name
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def core() -> openvino.Core:
+    """Return the process's entry to OpenVINO."""
+    return openvino.Core()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network for OpenVINO, and what PyTorch computes of `noise`."""
+
+    network: openvino.Model
+    expected: Computed
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Graph":
+        """Read a graph from the arrays of `tasks.network.conversion.graph_arrays`."""
+        description, weights = (arrays[name].tobytes() for name in (DESCRIPTION, WEIGHTS))
+        expected = below(EXPECTED, arrays)
+        network = core().read_model(description, weights)
+        return cls(network, (below(TAP, expected), expected[LOGITS]))
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """A compiled graph on one core of the processor; a `tasks.network.device.Device`."""
+
+    passes: Passes
+    batch: int = 32  # so that data between layers stay in a core's cache
+    threads: int = 2
+
+    def begin(self, pixels: Pixels) -> Callable[[], Computed]:
+        """Compute taps and logits; there is nothing left to wait for."""
+        outputs = self.passes(pixels)
+        computed = below(TAP, outputs), outputs[LOGITS]
+        return lambda: computed
+
+
+def by_openvino(spec: NetworkSpec, read: Callable[[], Graph]) -> OpenVino | None:
+    """Compile a graph for the processor.
+
+    It is None, and the log says so, if OpenVINO does not take the graph here, or computes otherwise
+    than PyTorch did where it was made.
+    """
+    try:
+        graph = read()
+        made = OpenVino(passes(spec, graph.network))
+    except Exception as error:  # any error of the converter and the compiler
+        log.warning("OpenVINO does not take %s: %s", spec.network, error)
+        return None
+    if not agree(made.begin(noise(spec))(), graph.expected, _TOLERANCES[spec.arithmetic]):
+        log.warning("OpenVINO computes %s otherwise than PyTorch", spec.network)
+        return None
+    return made
+
+
+def noise(spec: NetworkSpec) -> Pixels:
+    """Make the images (2, side, side, 3) by which two ways to compute a network are compared."""
+    return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
+
+
+def passes(spec: NetworkSpec, network: openvino.Model) -> Passes:
+    """Compile a graph, and return what computes its outputs by name."""
+    compiled = core().compile_model(
+        network, "CPU", _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[spec.arithmetic]}
+    )
+    of_thread = threading.local()  # a request belongs to one thread at a time
+
+    def run(pixels: Pixels) -> Arrays:
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled.create_infer_request()
+        outputs = of_thread.request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        # Copied, because the next pass writes there.
+        return {output.any_name: np.array(outputs[output]) for output in compiled.outputs}
+
+    return run

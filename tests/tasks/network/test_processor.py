@@ -1,0 +1,40 @@
+"""OpenVINO is imported without its telemetry, and a graph that it does not read is left alone."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.network.backbones import build
+from tasks.network.conversion import graph_arrays
+from tasks.network.processor import DESCRIPTION, Graph, by_openvino
+from tasks.network.spec import NetworkSpec
+from tests.support.processes import python
+
+FOUND = """
+import sys, tasks.network.{module}
+print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry.")))
+"""
+MODULES = ("processor", "tuning", "conversion")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_openvino_is_imported_without_its_telemetry(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert python("-c", FOUND.format(module=module)).stdout == "[]\n"
+    assert not list(tmp_path.iterdir())  # it keeps a number of the user there
+
+
+def test_a_graph_that_openvino_does_not_read_is_left_to_pytorch(
+    spec: NetworkSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    torch.manual_seed(0)
+    arrays = graph_arrays(build(spec).eval())
+    assert by_openvino(spec, lambda: Graph.from_arrays(arrays)) is not None
+    arrays[DESCRIPTION] = arrays[DESCRIPTION][:-100]
+    assert by_openvino(spec, lambda: Graph.from_arrays(arrays)) is None
+    assert "OpenVINO does not take timm:test_resnet" in caplog.text
