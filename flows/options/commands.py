@@ -39,7 +39,9 @@ COMMANDS = {
     "commission": Command(
         flows.Commission, "flows.commission:commission", STORE + CLUSTER, flow=True, workers=True
     ),
-    "retract": Command(flows.Retract, "flows.fit:retract", STORE + DETECTOR + CLUSTER, flow=True),
+    "retract": Command(
+        flows.Retract, "flows.retract:retract", STORE + DETECTOR + CLUSTER, flow=True
+    ),
     "segment": Command(
         flows.Segment, "flows.segment:segment", STORE + CLUSTER, flow=True, workers=True
     ),
@@ -53,9 +55,7 @@ COMMANDS = {
         flows.Evaluate, "flows.evaluate:evaluate", STORE + CLUSTER, flow=True, workers=True
     ),
     "prune": Command(flows.Prune, "flows.prune:prune", STORE, flow=True),
-    "look": Command(
-        tools.Look, "flows.commands.look:look", STORE, flow=True
-    ),
+    "look": Command(tools.Look, "flows.commands.look:look", STORE),
     "status": Command(tools.Status, "flows.commands.status:status", STORE),
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
