@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from flows.monitoring.console import complain
 from flows.options.flows import Options
@@ -17,37 +17,26 @@ from flows.prefect.runs import current_run, in_prefect_run, is_imported, server
 from flows.prefect.states import end_state, error_state
 from flows.settings import Settings
 
-if TYPE_CHECKING:
-    import prefect
-
 Parameters = ParamSpec("Parameters")
-Taken = TypeVar("Taken", bound=Options, contravariant=True)
-Result = TypeVar("Result", covariant=True)
+Taken = TypeVar("Taken", bound=Options)
+Result = TypeVar("Result")
 RunName = str | Callable[[], str]
 
 _ENDS: ContextVar[list[Any]] = ContextVar("ends")
 
 
-class Flow(Protocol[Taken, Result]):
-    """A flow, which `run` runs; ``fn`` is its function."""
-
-    @property
-    def fn(self) -> Callable[[Taken, Settings], Result]:
-        """Return the function, which runs the flow without Prefect."""
-
-
 @dataclass(frozen=True)
-class Local(Generic[Taken, Result]):
-    """A flow in a process that has not imported Prefect."""
+class Flow(Generic[Taken, Result]):
+    """A flow in a process that has not imported Prefect, whose own flows have ``fn``, too."""
 
     fn: Callable[[Taken, Settings], Result]
     flow_run_name: RunName | None
 
-    def of_prefect(self) -> "prefect.Flow[..., Any]":
+    def of_prefect(self) -> Any:
         """Make Prefect's flow of it."""
-        import prefect
+        from prefect import flow
 
-        return prefect.flow(flow_run_name=self.flow_run_name)(self.fn)
+        return flow(flow_run_name=self.flow_run_name)(self.fn)
 
 
 def flow(
@@ -73,8 +62,8 @@ def flow(
             ends.append(outcome)
             return end_state(outcome)
 
-        made = Local(fn, flow_run_name)
-        return made.of_prefect() if is_imported() else made
+        made = Flow(fn, flow_run_name)
+        return cast(Flow[Taken, Result], made.of_prefect()) if is_imported() else made
 
     return decorate
 
@@ -89,7 +78,7 @@ def run(flow: Flow[Taken, Result], options: Taken, settings: Settings) -> Result
     ends: list[Any] = []  # one, once the function has ended
     token = _ENDS.set(ends)
     try:
-        of_prefect: Any = flow.of_prefect() if isinstance(flow, Local) else flow
+        of_prefect: Any = flow.of_prefect() if isinstance(flow, Flow) else flow
         of_prefect(options, settings, return_state=True)
     except Exception as error:
         if not ends:  # the function was never called

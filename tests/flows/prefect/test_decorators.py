@@ -11,7 +11,7 @@ from flows.monitoring.telemetry import observed
 from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.prefect import decorators
-from flows.prefect.decorators import Local, flow, run, task
+from flows.prefect.decorators import Flow, flow, run, task
 from flows.settings import Settings
 from storage.store import StoreError
 
@@ -88,7 +88,7 @@ def test_a_flow_that_another_calls_is_a_function_in_its_run() -> None:
 @pytest.mark.usefixtures("prefect_api")
 def test_a_flow_that_was_imported_before_prefect_is_run_by_it_too() -> None:
     assert isinstance(staged, prefect.Flow)
-    local = Local(staged.fn, "number {options.number}")
+    local = Flow(staged.fn, "number {options.number}")
     assert run(local, SEVEN, Settings()).run == "number 7"
 
 

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from flows.nightly import nightly
 from flows.options.flows import Nightly, Options, Screen
-from flows.prefect.decorators import Local, flow
+from flows.prefect.decorators import Flow, flow
 from flows.prefect.states import RedError, is_lost, told
 from flows.screen import screen
 from flows.settings import Settings
@@ -47,7 +47,7 @@ class Nothing(Options):
 
 def by_prefect(flow: Any, options: Options, settings: Settings) -> Any:
     """Run a flow by Prefect, even one that was imported before it."""
-    made = flow.of_prefect() if isinstance(flow, Local) else flow
+    made = flow.of_prefect() if isinstance(flow, Flow) else flow
     return made(options, settings, return_state=True)
 
 
