@@ -7,21 +7,22 @@
 >>> cells.sort_values("p_value")  # doctest: +SKIP
 
 The jobs of `flows.screen` run here one after another, without Prefect and without workers, so the
-numbers are those of its report. Nothing is written to the store. It needs pandas
+numbers are those of its report. Nothing is written to the store: a single photograph is no batch,
+and later batches must not be compared with it. Data frames need pandas
 (``pip install 'slidewatch[notebook]'``).
 """
 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,44 +30,38 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from flows.cluster.client import in_this_process
-from flows.commands.look import sentence_of
-from flows.monitoring.console import tell
+from flows.jobs.worker import network_of
+from flows.monitoring.console import tell, warn
 from flows.options.flows import Screen
 from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
-from storage.batches.manifests import Batch, load_batch, read_manifest
+from flows.stages.counting.chosen_thresholds import rates_elsewhere, sure_rates
+from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers
 from storage.models.detectors import DetectorCard, detector_names, load_model_of
 from storage.models.laboratories import LaboratoryCard, borrow, detector_at
 from storage.models.shipped import store_or_shipped
+from storage.models.tunings import tuning_at
 from storage.parquet import read_table
 from storage.reports.batch_features import BatchFeatures, read_features
 from storage.reports.tables import FIELDS, IMAGES, PATIENTS, report_path
-from storage.store import Store, refuse_absent
+from storage.store import Store, StoreError, refuse_absent
 from tasks import types
+from tasks.counting.call import needs_text, photograph_text
 from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.manifest import SCHEMA
-from tasks.visualisation.overlay import outline_of
-from tasks.visualisation.page import data_uri
-from tasks.visualisation.pictures import thumbnail
+from tasks.visualisation.page import compile_templates
 from tasks.words import counted
 
-try:
+if TYPE_CHECKING:
     import pandas as pd
-except ImportError as error:
-    raise ImportError("flows.api needs pandas: pip install 'slidewatch[notebook]'") from error
+
+    from flows.frames import Scored
 
 Picture = types.Pixels | Image.Image | str | Path  # pixels, or the address of files
 RESULTS = ("batches", "features", "reports", "segmentations")  # folders of a store
-ROWS = 20  # that a notebook shows, with thumbnails
 FRAME = "width: 100%; aspect-ratio: 5 / 8; border: 0"
-SHOWN = [
-    "slide_id", "diagnosis", "probability_Parasitized", "abnormality", "p_value", "verdict",
-    "review_reason", "failure",
-]  # fmt: skip  # columns; the frame has all
-TABLE = "border-collapse: collapse; font-variant-numeric: tabular-nums"
-CELL = "padding: .2em .6em; text-align: left; border-bottom: 1px solid #8884"
 
 
 class Pictures(dict[str, regions.ImageRef]):
@@ -78,54 +73,52 @@ class Pictures(dict[str, regions.ImageRef]):
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
-class Scored(pd.DataFrame):  # type: ignore[misc]
-    """A table of scored images, shown with thumbnails in notebooks.
+@dataclass(frozen=True)
+class Answered:
+    """The reports on some images, by kind, the places of their cells, and the pictures' order."""
 
-    It has the columns of the report on images, which ``slidewatch schema`` explains, and the
-    ``outline`` (n, 2) of each cell that was cut out: x and y in pixels of its ``source_uri``.
-    A notebook shows the columns `SHOWN`, or those of a selection.
-    """
+    outcome: ScreenOutcome
+    page: str | None
+    reports: Mapping[str, pa.Table]
+    refs: list[regions.ImageRef]
+    pictures: Pictures
+    numbers: Mapping[str, int]
 
-    _metadata: ClassVar[list[str]] = ["pictures"]
+    def cells(self) -> "Scored":
+        """Make a data frame with a row for each cell, in the order of the pictures."""
+        from flows.frames import scored_frame
 
-    @property
-    def _constructor(self) -> type["Scored"]:
-        return Scored
-
-    def _repr_html_(self) -> str:
-        """Show the first rows as HTML, each with its picture."""
-        if "uri" not in self.columns:
-            return str(super()._repr_html_())
-        columns = [name for name in self.columns if name != "uri"]
-        if len(columns) > len(SHOWN):
-            columns = [name for name in SHOWN if name in columns]
-        pictures = getattr(self, "pictures", None) or {}
-        lines = [_line("th", ["", "image", *map(escape, columns)])]
-        for index, row in pd.DataFrame(self.head(ROWS)).iterrows():
-            texts = [escape(_text(name, row[name])) for name in columns]
-            picture = _thumbnail(pictures.get(row["uri"]))
-            lines.append(_line("td", [escape(str(index)), picture, *texts]))
-        more = f"{counted(len(self), 'image')}, {counted(len(self.columns), 'column')}"
-        return f'<table style="{TABLE}">{"".join(lines)}</table>{more}'
-
-    def _display_(self) -> SimpleNamespace:
-        """Show the same in marimo, which otherwise draws its own table of a data frame."""
-        return SimpleNamespace(_mime_=lambda: ("text/html", self._repr_html_()))
+        return scored_frame(self.reports[IMAGES], self.refs, self.pictures, self.numbers)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A photograph as `slidewatch look` shows it; a notebook shows the same page.
-
-    ``patients`` and ``fields`` have the columns of these reports, a row for each.
-    """
+    """A photograph as `slidewatch look` shows it; a notebook shows the same page."""
 
     sentence: str
-    light: str
-    patients: pd.DataFrame = field(repr=False)
-    fields: pd.DataFrame = field(repr=False)
-    cells: Scored = field(repr=False)
+    outcome: ScreenOutcome = field(repr=False)
     page: str = field(repr=False)
+    _answered: Answered = field(repr=False)
+
+    @property
+    def light(self) -> str:
+        """Return the light of the photograph."""
+        return self.outcome.light
+
+    @cached_property
+    def patients(self) -> "pd.DataFrame":
+        """Return the report on patients, a row for each."""
+        return self._answered.reports[PATIENTS].to_pandas()
+
+    @cached_property
+    def fields(self) -> "pd.DataFrame":
+        """Return the report on fields, a row for each."""
+        return self._answered.reports[FIELDS].to_pandas()
+
+    @cached_property
+    def cells(self) -> "Scored":
+        """Return the report on images, a row for each cell."""
+        return self._answered.cells()
 
     def _repr_html_(self) -> str:
         return f'<iframe title="slidewatch" srcdoc="{escape(self.page)}" style="{FRAME}"></iframe>'
@@ -141,18 +134,25 @@ def open_store(address: str | Path | None = None) -> "OpenStore":
     Raises:
         StoreError: there is no store at the address.
     """
+    import_module("torch")  # so that screening restores its number of threads
     if address is None:
-        return OpenStore(store_or_shipped(Settings().store, tell))
+        return store_of(Settings())
     store = Store(str(address))
     refuse_absent(store)
-    return OpenStore(store)
+    return OpenStore(store, Settings())
+
+
+def store_of(settings: Settings) -> "OpenStore":
+    """Open the store of some settings, or if there is none, the detector of the package."""
+    return OpenStore(store_or_shipped(settings.store, tell), settings)
 
 
 @dataclass(frozen=True)
 class OpenStore:
-    """A store with its detectors and features."""
+    """A store with its detectors and features, and the settings that these screen with."""
 
     store: Store
+    settings: Settings
 
     @property
     def detectors(self) -> list[str]:
@@ -187,8 +187,8 @@ class OpenStore:
         Raises:
             StoreError: there is no detector of that name, or it is damaged.
         """
-        card, laboratory_card = detector_at(self.store, name, laboratory)
-        return Detector(self.store, card, laboratory_card)
+        card, laboratory_card = detector_at(self.store, name, laboratory, warn)
+        return Detector(self, card, laboratory_card)
 
 
 class Detector:
@@ -198,15 +198,20 @@ class Detector:
     """
 
     def __init__(
-        self, store: Store, card: DetectorCard, laboratory: LaboratoryCard | None = None
+        self, opened: OpenStore, card: DetectorCard, laboratory: LaboratoryCard | None = None
     ) -> None:
         self.card, self.laboratory = card, laboratory
-        import_module("torch")  # so that screening restores its number of threads
-        self.model: classifiers.ModelCard = load_model_of(store, card)
+        self.model: classifiers.ModelCard = load_model_of(opened.store, card)
         # Screening writes its results to the detector's store, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
         self._store = Store(self._folder.name)
-        borrow(store, self._store, card, laboratory)
+        here = {"store": self._store.url, "metrics": None}
+        self._settings = opened.settings.model_copy(update=here)
+        borrow(opened.store, self._store, card, laboratory)
+
+    def close(self) -> None:
+        """Remove the temporary files, which otherwise go with the object."""
+        self._folder.cleanup()
 
     def __repr__(self) -> str:
         """Name the detector and its laboratory."""
@@ -235,15 +240,23 @@ class Detector:
             ValueError: pixels have another shape or type, or there is no such option.
         """
         given = photo if isinstance(photo, str | Path) else [photo]
-        with self._screened(given, None, None, options) as (outcome, batch, cells):
-            return Seen(
-                sentence_of(self._store, outcome),
-                outcome.light,
-                self._report(batch, PATIENTS).to_pandas(),
-                self._report(batch, FIELDS).to_pandas(),
-                cells,
-                Path(outcome.page).read_text(),
-            )
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(self._get_ready)  # what fails is tried again where it is needed
+            seen = self._screened(given, None, None, options)
+        if seen.page is None:
+            raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
+        sentence = sentence_of(seen.outcome, seen.reports[PATIENTS])
+        return Seen(sentence, seen.outcome, seen.page, seen)
+
+    def _get_ready(self) -> None:
+        """Load the network and error rates, which take a second, during the search for cells."""
+        at, store = self.laboratory, self._store
+        network_of(store, self.model.tuned(tuning_at(store, at.name).tuning if at else None))
+        if at is None:
+            rates_elsewhere(store, self.card)
+        sure_rates(store, self.card)
+        import_module("duckdb")
+        compile_templates()
 
     def score(
         self,
@@ -251,7 +264,7 @@ class Detector:
         slides: Sequence[str | None] | None = None,
         patients: Sequence[str | None] | None = None,
         **options: Any,
-    ) -> Scored:
+    ) -> "Scored":
         """Diagnose and score cells, and those of photographs and slides, each within its slide.
 
         Args:
@@ -272,18 +285,16 @@ class Detector:
             ValueError: pixels have another shape or type, there are not n slides, or there is no
                 such option.
         """
-        with self._screened(images, slides, patients, options) as (_, _, cells):
-            return cells
+        return self._screened(images, slides, patients, options).cells()
 
-    @contextmanager
     def _screened(
         self,
         images: str | Path | Sequence[Picture],
         slides: Sequence[str | None] | None,
         patients: Sequence[str | None] | None,
         options: dict[str, Any],
-    ) -> Iterator[tuple[ScreenOutcome, Batch, Scored]]:
-        """Screen images as `flows.screen` does; its results stay in the store during the block."""
+    ) -> Answered:
+        """Screen images as `flows.screen` does, and read the reports."""
         pictures, sources, root = Pictures(), str(images), None
         numbers: dict[str, int] = {}
         if not isinstance(images, str | Path) or slides is not None or patients is not None:
@@ -297,7 +308,6 @@ class Detector:
             root = [
                 str(each) if isinstance(each, str | Path) else pictures.folder for each in given
             ]
-        settings = Settings(store=self._store.url, metrics=None)
         wanted = Screen(
             images=sources,
             detector=self.name,
@@ -305,33 +315,31 @@ class Detector:
             **options,
         )
         try:
-            with in_this_process(settings):
-                outcome = screen_sources(wanted, settings, root)
+            with in_this_process(self._settings):
+                outcome = screen_sources(wanted, self._settings, root)
             batch = load_batch(self._store, outcome.batch)
-            yield outcome, batch, self._cells(batch, pictures, numbers)
+            reports = {
+                kind: self._report(*report_path(batch.name, batch.batch_date, kind))
+                for kind in (IMAGES, PATIENTS, FIELDS)
+            }
+            refs = regions.image_refs(read_manifest(self._store, batch))
+            page = None if outcome.page_failure else Path(outcome.page).read_bytes().decode()
         finally:
             for folder in RESULTS:
                 self._store.remove(folder)
-
-    def _cells(self, batch: Batch, pictures: Pictures, numbers: dict[str, int]) -> Scored:
-        """Read the report on images, in the order of the pictures, with their places."""
-        rows = self._report(batch, IMAGES)
-        refs = regions.image_refs(read_manifest(self._store, batch))
         pictures.update((ref.uri, ref) for ref in refs)
-        frame = Scored(rows.to_pandas())
-        frame["outline"] = [
-            None if ref.outline is None else outline_of(row, ref.outline.ravel())
-            for ref, row in zip(refs, rows.select(["uri", "x", "y"]).to_pylist(), strict=True)
-        ]
-        order = np.argsort([numbers.get(ref.source, 0) for ref in refs], kind="stable")
-        frame = Scored(frame.take(order).reset_index(drop=True))
-        frame.pictures = pictures
-        return frame
+        return Answered(outcome, page, reports, refs, pictures, numbers)
 
-    def _report(self, batch: Batch, kind: str) -> pa.Table:
+    def _report(self, *path: str) -> pa.Table:
         """Read a report; an empty table if the batch has none of this kind."""
-        path = report_path(batch.name, batch.batch_date, kind)
         return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})
+
+
+def sentence_of(outcome: ScreenOutcome, patients: pa.Table) -> str:
+    """Write in a sentence what a photograph shows, or several, by the report on patients."""
+    if patients.num_rows == 1:
+        return photograph_text(outcome.model_dump(), patients.to_pylist()[0])
+    return needs_text(outcome.patients)
 
 
 def _listed(images: Sequence[Picture], folder: str) -> pa.Table:
@@ -368,28 +376,3 @@ def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) 
     place = SCHEMA.get_field_index(column)
     texts = [None if name is None else str(name) for name in names]
     return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))
-
-
-def _line(tag: str, cells: Sequence[str]) -> str:
-    """Join HTML to the line of a table."""
-    return f"<tr>{''.join(f'<{tag} style={CELL!r}>{cell}</{tag}>' for cell in cells)}</tr>"
-
-
-def _thumbnail(place: regions.ImageRef | None) -> str:
-    """Return a thumbnail as an HTML image; empty if the picture cannot be read."""
-    if place is None:
-        return ""
-    try:
-        source = data_uri(thumbnail(regions.find(place).image()), "webp")
-    except Exception:  # its row says why
-        return ""
-    return f'<img alt="" width="64" src="{source}">'
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, float) and not np.isnan(value):
-        share = name.startswith("probability_") or name.endswith("p_value")
-        if not share:
-            return f"{value:.3g}"
-        return "<0.001" if 0 < value < 5e-4 else f"{value:.3f}"
-    return "" if value is None or pd.isna(value) is True else str(value)

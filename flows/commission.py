@@ -18,6 +18,7 @@ from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
 from flows.outcome import shell_command, table
+from flows.prefect.decorators import flow
 from flows.screen import ScreenOutcome, prepare, screen_sources, tune
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, warn_of_model
@@ -63,7 +64,8 @@ class CommissionOutcome(ScreenOutcome):
         return f"{self.learned.changed}\n{table(rows)}"
 
 
-@telemetry.observed(run_name="commission {batch}")
+@flow(flow_run_name="commission {options.batch}")
+@telemetry.observed()
 def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     """Screen a batch, learn it, screen it again at its laboratory, and say what is still missing.
 

@@ -17,6 +17,7 @@ from flows.jobs.evaluation.images import Run
 from flows.monitoring import telemetry
 from flows.monitoring.console import tell, warn
 from flows.options.flows import Evaluate, Fit, named_set
+from flows.prefect.decorators import flow
 from flows.settings import Settings, UsageError
 from flows.stages.evaluation import SeedResult, evaluate_seed
 from flows.stages.training.recipes import TrainingRecipe
@@ -67,6 +68,7 @@ class EvaluationOutcome(outcome.Outcome):
         )
 
 
+@flow()
 @telemetry.observed()
 def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     """Evaluate a detector; the same command resumes."""
@@ -126,7 +128,7 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
     for contribution in lineage.contributions:
         batch = load_batch(store, contribution.batch, contribution.attempt)
         images = as_given(batch.images)
-        fit(Fit(images=images, batch=batch.name, model=name, limit=batch.limit), alike)
+        fit.fn(Fit(images=images, batch=batch.name, model=name, limit=batch.limit), alike)
     return [made for made in list_detectors(store, warn) if made.model == name][-1]
 
 

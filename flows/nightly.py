@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 from flows.monitoring import telemetry
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import bind, log
-from flows.monitoring.prefect_runs import run_parameters, scheduled_start
 from flows.options.flows import Nightly, OfANight, Screen
+from flows.prefect.decorators import flow
+from flows.prefect.runs import current_run, scheduled_start
 from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
 from flows.stages.sources.inbox import arrivals
@@ -43,12 +44,16 @@ def night_of(moment: datetime, timezone: str) -> date:
 
 def run_name() -> str:
     """Name a run after its night."""
-    given = run_parameters()
-    day = given.get("date") or night_of(scheduled_start(), given["timezone"])
-    return nights.batch_of(given["series"], date.fromisoformat(str(day)))
+    run = current_run()
+    assert run is not None
+    assert run.parameters is not None
+    options = Nightly.model_validate(run.parameters["options"])
+    day = options.date or night_of(scheduled_start(), options.timezone)
+    return nights.batch_of(options.series, day)
 
 
-@telemetry.observed(night=True, run_name=run_name)
+@flow(flow_run_name=run_name)
+@telemetry.observed(night=True)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
     """Screen new images; a second run of a night resumes with the same images.
 

@@ -6,6 +6,7 @@ from datetime import date, datetime, timedelta
 from flows.monitoring import console, telemetry
 from flows.options.flows import Prune
 from flows.outcome import Outcome, table
+from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError, sweep
@@ -73,6 +74,7 @@ class PruneOutcome(Outcome):
         return f"{done} {self.bytes / 2**20:,.1f} MiB\n{table(rows)}{hint}"
 
 
+@flow()
 @telemetry.observed()
 def prune(options: Prune, settings: Settings) -> PruneOutcome:
     """Nothing is removed of a batch that a run works on.

@@ -17,9 +17,10 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.tuning import TuningJob, measure_tuning
 from flows.monitoring import console, telemetry
 from flows.monitoring.logs import log
-from flows.monitoring.prefect_artifacts import announce
 from flows.options.flows import Screen
 from flows.outcome import Outcome, table
+from flows.prefect.artifacts import announce
+from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages import scoring, written_pages
 from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
@@ -142,12 +143,13 @@ class Published(NamedTuple):
     pictures: Mapping[Patient, Sequence[bytes]]
 
 
-@telemetry.observed(night=True, run_name="{batch}")
+@flow(flow_run_name="{options.batch}")
+@telemetry.observed(night=True)
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
     """Screen a batch, and publish its report; the outcome says what failed.
 
     In Prefect the run is Completed, by its light, or Failed if no image could be scored, or as many
-    failed as make the light red (`flows.monitoring.states`).
+    failed as make the light red (`flows.prefect.states`).
     """
     return screen_sources(options, settings)
 

@@ -2,9 +2,11 @@
 
 import time
 
-from flows.monitoring import prefect_runs, telemetry
+from flows.monitoring import telemetry
 from flows.options.flows import Segment
 from flows.outcome import Outcome, shell_command, table
+from flows.prefect.decorators import flow
+from flows.prefect.runs import in_deployment
 from flows.settings import Settings
 from flows.stages.segmentation import cells_of_fields, cut_up
 from storage.batches.segmentations import Cutting, manifest_address, read_segmented
@@ -75,14 +77,15 @@ def _refuse_foreign_code(finder: str) -> None:
     are the worker's own, and none that come along with the parameters.
     """
     allowed = [OUTLINES, *Settings().finders]
-    if prefect_runs.in_deployment() and finder not in allowed:
+    if in_deployment() and finder not in allowed:
         raise FinderError(
             f"the finder {finder} is not among those that deployments may name here "
             f"({', '.join(allowed)}): add it to 'finders' in the settings of this machine's worker"
         )
 
 
-@telemetry.observed(run_name="segment {name}")
+@flow(flow_run_name="segment {options.name}")
+@telemetry.observed()
 def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     """Cut sources up; those that cannot be read have a row in the manifest that says why."""
     _refuse_foreign_code(options.finder)

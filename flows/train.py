@@ -9,6 +9,7 @@ from flows.monitoring import logs, telemetry
 from flows.monitoring.console import tell, warn, working
 from flows.options.flows import Train
 from flows.outcome import Outcome, table
+from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages.training import recipes
 from flows.stages.training.folds import cross_validate, diagnosed, fold_rows, remove_fold_states
@@ -67,6 +68,7 @@ class TrainOutcome(Outcome):
         return f"model {self.model}, trained in {self.seconds:.0f} s\n{table(rows)}"
 
 
+@flow()
 @telemetry.observed()
 def train(options: Train, settings: Settings) -> TrainOutcome:
     """Train a model, or resume after the last complete epoch."""

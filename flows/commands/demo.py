@@ -11,9 +11,10 @@ from PIL import Image
 
 from flows.fit import fit
 from flows.monitoring import console
-from flows.monitoring.prefect_runs import runnable, runs_page
 from flows.options import flows, tools
 from flows.outcome import Outcome, table
+from flows.prefect.decorators import run
+from flows.prefect.runs import runs_page
 from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
@@ -100,13 +101,13 @@ def demo(options: tools.Demo, settings: Settings) -> DemoOutcome:
         first_patient=101,
     )
     _say(f"\n$ slidewatch train --images {root}/smears --epochs 3")
-    _say(runnable(train)(flows.Train(images=str(root / "smears"), epochs=3), settings).text())
+    _say(run(train, flows.Train(images=str(root / "smears"), epochs=3), settings).text())
     for week in ("week-1", "week-2"):
         _say(f"\n$ slidewatch fit --images {root}/smears/{week} --batch {week}")
         smears = str(root / "smears" / week)
-        _say(runnable(fit)(flows.Fit(images=smears, batch=week), settings).text())
+        _say(run(fit, flows.Fit(images=smears, batch=week), settings).text())
     _say(f"\n$ slidewatch screen --images {root}/night --batch night-1")
-    night = runnable(screen)(flows.Screen(images=str(root / "night"), batch="night-1"), settings)
+    night = run(screen, flows.Screen(images=str(root / "night"), batch="night-1"), settings)
     _say(night.text())
     return _look_back(root, planted, started)
 

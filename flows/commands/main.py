@@ -12,9 +12,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -22,9 +21,9 @@ from pydantic_settings import SettingsError
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import ALL, Given, asks_help, in_order, make_app, option_name, read
 from flows.jobs.worker import imported_once, leave_pandas_out
-from flows.monitoring import ending, logs, prefect_runs
-from flows.options import commands, flows
-from flows.outcome import Outcome
+from flows.monitoring import ending, logs
+from flows.options import commands
+from flows.prefect.runs import server
 from flows.settings import Settings, UsageError, leaves, origin, settings_file
 
 MISSPELT = 2
@@ -59,7 +58,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BaseException:  # Ctrl-C, and Prefect's own signal that it was asked to end
         _say_stopped()
         code = STOPPED
-        if arguments is None and not prefect_runs.has_server():  # no server waits for an answer
+        if arguments is None and server() is None:  # no server waits for an answer
             ending.end(code)
     if arguments is None:
         ending.leave(code)
@@ -92,8 +91,11 @@ def _run(name: str, given: Given) -> int:
                 import_for_workers()  # they get ready while the flow is imported
             function = _load(command.function)
         if command.flow:
-            function = prefect_runs.runnable(function)
-        outcome = function(options, settings)
+            from flows.prefect.decorators import run
+
+            outcome = run(function, options, settings)
+        else:
+            outcome = function(options, settings)
     for piece in outcome.pieces(as_json):
         sys.stdout.write(piece)
     sys.stdout.flush()
@@ -102,12 +104,10 @@ def _run(name: str, given: Given) -> int:
     return NEEDS_A_PERSON if outcome.failed else 0
 
 
-def _load(place: str) -> Callable[[flows.Options, Settings], Outcome]:
-    """Import a command's function, and no pandas for it."""
+def _load(place: str) -> Any:
+    """Import a command's function or flow, and no pandas for it."""
     module, _, function = place.partition(":")
-    command: Callable[[flows.Options, Settings], Outcome] = getattr(
-        importlib.import_module(module), function
-    )
+    command = getattr(importlib.import_module(module), function)
     if "pyarrow" in sys.modules:
         leave_pandas_out()
     return command
@@ -138,7 +138,7 @@ def _prepare(command: commands.Command, settings: Settings) -> None:
     if "cluster" in command.settings and settings.cluster == "scheduler" and settings.scheduler:
         # A forgotten file in the working folder may have named it.
         tell(f"workers: those of the Dask scheduler {settings.scheduler}")
-    address = prefect_runs.server() if command.flow else None
+    address = server() if command.flow else None
     if address:
         tell(f"Prefect server: {address}, which records this run")
 

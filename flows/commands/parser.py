@@ -16,11 +16,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flows.options import commands
-from flows.options.flows import POSITIONAL, SPELT
+from flows.options.flows import POSITIONAL, SPELT, UNNAMED
 from flows.outcome import shell_command
 from flows.settings import Settings, UsageError
 
 Given = dict[str, Any]  # given values by name
+KEYWORD, POSITION = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY
+KINDS = {POSITIONAL: POSITION, UNNAMED: inspect.Parameter.POSITIONAL_OR_KEYWORD}
+JSON = FieldInfo(annotation=bool, default=False, description="print the outcome for machines")
 SHOWN = {int: "N", float: "X", date: "YYYY-MM-DD"}
 OWN = Group("options of this command", sort_key=1)
 ALSO_SET = Group("settings, which the environment and slidewatch.toml may have too", sort_key=2)
@@ -53,7 +56,7 @@ def read(app: App, words: list[str]) -> Given:
         called, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except UnknownOptionError as error:
         hint = ""
-        if error.token.keyword is None:  # it stands where a name may
+        if error.token.keyword is None and "Did you mean" not in str(error):  # it may be a name
             command = shell_command(" ".join(app.parse_commands(words)[0]), "--", error.token.value)
             hint = f"; a name that begins with - stands last, after --: {command}"
         raise UsageError(f"{str(error).removesuffix('.')}{hint}") from None
@@ -77,18 +80,13 @@ def asks_help(words: list[str]) -> bool:
 
 
 def in_order(words: list[str]) -> list[str]:
-    """Put flags that stand before the command behind it, and name the images that come first.
+    """Put flags that stand before the command behind it.
 
-    >>> in_order(["--quiet", "status", "--json"]), in_order(["screen", "photos", "--force"])
-    (['status', '--json', '--quiet'], ['screen', '--images', 'photos', '--force'])
+    >>> in_order(["--quiet", "status", "--json"])
+    ['status', '--json', '--quiet']
     """
     start = next((i for i, word in enumerate(words) if not word.startswith("-")), 0)
-    name, *rest = [*words[start:], *words[:start]] or [""]
-    command = commands.COMMANDS.get(name)
-    if command is None or "images" not in command.options.model_fields:
-        return [name, *rest] if name else rest
-    count = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
-    return [name, *(word for each in rest[:count] for word in ("--images", each)), *rest[count:]]
+    return [*words[start:], *words[:start]]
 
 
 def make_app(*, all_options: bool = True) -> App:
@@ -124,24 +122,13 @@ def _function(name: str, all_options: bool) -> Callable[..., None]:
     def called(**_: Any) -> None: ...
 
     command = commands.COMMANDS[name]
-    fields = [(option, field, OWN) for option, field in command.options.model_fields.items()] + [
-        (option, Settings.model_fields[option], MESSAGES if option in commands.TOLD else ALSO_SET)
-        for option in (*command.settings, *commands.TOLD)
+    own = {each: (field, OWN) for each, field in command.options.model_fields.items()}
+    also = {each: (Settings.model_fields[each], ALSO_SET) for each in command.settings}
+    told = {each: (Settings.model_fields[each], MESSAGES) for each in commands.TOLD}
+    parameters = [
+        _parameter(each, *about, show=about[1] is OWN or all_options or each == "store")
+        for each, about in (own | also | told | {"json": (JSON, MESSAGES)}).items()
     ]
-    shown = [group is OWN or all_options or name == "store" for name, _, group in fields]
-    parameters = [_parameter(*each, show=show) for each, show in zip(fields, shown, strict=True)]
-    as_json = Parameter(
-        help="print the outcome for machines", group=MESSAGES, negative=(), show_default=False,
-        show=all_options,
-    )  # fmt: skip
-    parameters.append(
-        inspect.Parameter(
-            "json",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, as_json],
-        )
-    )
     parameters.sort(key=lambda each: (each.kind, each.default is not each.empty))
     vars(called).update({"__signature__": inspect.Signature(parameters), COMMAND: name})
     return called
@@ -150,24 +137,20 @@ def _function(name: str, all_options: bool) -> Callable[..., None]:
 def _parameter(name: str, field: FieldInfo, group: Group, *, show: bool) -> inspect.Parameter:
     """Describe an option or a setting for cyclopts, which gives its words on as they are."""
     hint, kinds = _hint(field.annotation), {field.annotation, *get_args(field.annotation)}
-    is_positional = POSITIONAL in field.metadata
-    default = "" if field.default in (PydanticUndefined, None, False) else field.default
+    kind = next((each for mark, each in KINDS.items() if mark in field.metadata), KEYWORD)
+    shown = "" if field.default in (PydanticUndefined, None, False) else field.default
     about = Parameter(
-        name=() if is_positional else option_name(spelt(field) or name),
+        name=() if kind is POSITION else option_name(spelt(field) or name),
         help=field.description,
         group=group,
         show=show,
         metavar=next((form for kind, form in SHOWN.items() if kind in kinds), name.upper()),
         negative=None if hint is bool and (field.default or group is not OWN) else (),
-        show_default=f"{default}".strip("[]").replace("'", "") or False,
+        show_default=f"{shown}".strip("[]").replace("'", "") or False,
         completer=COMPLETED.get(name),
     )
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.POSITIONAL_ONLY if is_positional else inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if field.is_required() else None,
-        annotation=Annotated[hint | None, about],
-    )
+    default = inspect.Parameter.empty if field.is_required() else None
+    return inspect.Parameter(name, kind, default=default, annotation=Annotated[hint | None, about])
 
 
 def _hint(annotation: Any) -> Any:

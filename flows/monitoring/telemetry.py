@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.jobs.worker import return_freed_memory
-from flows.monitoring import console, events, logs, prefect_runs, prometheus
+from flows.monitoring import console, events, logs, prometheus
 from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -43,12 +43,11 @@ _STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 
 def observed(
-    *, night: bool = False, run_name: str | Callable[[], str] | None = None
+    *, night: bool = False
 ) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
     """Decorate a flow's function, so that it logs as the settings say.
 
-    The flow of a ``night`` has metrics too. ``run_name`` names its runs in Prefect, which otherwise
-    does so itself.
+    The flow of a ``night`` has metrics too.
     """
 
     def decorate(
@@ -76,7 +75,6 @@ def observed(
                     logs.log(level, outcome.text(), outcome=outcome.model_dump(mode="json"))
                     return outcome
 
-        vars(run)[prefect_runs.RUN_NAME] = run_name
         return run
 
     return decorate

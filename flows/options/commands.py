@@ -16,14 +16,18 @@ PARTS = {"review": "have persons read the cells of a batch", "data": "fetch publ
 class Command:
     """A command: its options, the place of its function, and the settings that are options too.
 
-    ``flow`` tells a flow of Prefect, ``workers`` what starts processes on this machine for Dask.
+    ``flow`` marks a flow, which Prefect can run.
     """
 
     options: type[flows.Options]
     function: str
     settings: tuple[str, ...] = ()
     flow: bool = False
-    workers: bool = False
+
+    @property
+    def workers(self) -> bool:
+        """Return whether the command starts processes on this machine for Dask, most times."""
+        return self.flow and "cluster" in self.settings
 
     @property
     def summary(self) -> str:
@@ -31,31 +35,21 @@ class Command:
         return (self.options.__doc__ or "").strip()
 
 
+def _flow(options: type[flows.Options], name: str, settings: tuple[str, ...]) -> Command:
+    return Command(options, f"flows.{name}:{name}", settings, flow=True)
+
+
 COMMANDS = {
-    "train": Command(flows.Train, "flows.train:train", STORE, flow=True),
-    "fit": Command(
-        flows.Fit, "flows.fit:fit", STORE + DETECTOR + CLUSTER, flow=True, workers=True
-    ),
-    "commission": Command(
-        flows.Commission, "flows.commission:commission", STORE + CLUSTER, flow=True, workers=True
-    ),
-    "retract": Command(flows.Retract, "flows.fit:retract", STORE + DETECTOR + CLUSTER, flow=True),
-    "segment": Command(
-        flows.Segment, "flows.segment:segment", STORE + CLUSTER, flow=True, workers=True
-    ),
-    "screen": Command(
-        flows.Screen, "flows.screen:screen", STORE + CLUSTER, flow=True, workers=True
-    ),
-    "nightly": Command(
-        flows.Nightly, "flows.nightly:nightly", STORE + CLUSTER, flow=True, workers=True
-    ),
-    "evaluate": Command(
-        flows.Evaluate, "flows.evaluate:evaluate", STORE + CLUSTER, flow=True, workers=True
-    ),
-    "prune": Command(flows.Prune, "flows.prune:prune", STORE, flow=True),
-    "look": Command(
-        tools.Look, "flows.commands.look:look", STORE, flow=True
-    ),
+    "train": _flow(flows.Train, "train", STORE),
+    "fit": _flow(flows.Fit, "fit", STORE + DETECTOR + CLUSTER),
+    "commission": _flow(flows.Commission, "commission", STORE + CLUSTER),
+    "retract": _flow(flows.Retract, "retract", STORE + DETECTOR + CLUSTER),
+    "segment": _flow(flows.Segment, "segment", STORE + CLUSTER),
+    "screen": _flow(flows.Screen, "screen", STORE + CLUSTER),
+    "nightly": _flow(flows.Nightly, "nightly", STORE + CLUSTER),
+    "evaluate": _flow(flows.Evaluate, "evaluate", STORE + CLUSTER),
+    "prune": _flow(flows.Prune, "prune", STORE),
+    "look": Command(tools.Look, "flows.commands.look:look", STORE),
     "status": Command(tools.Status, "flows.commands.status:status", STORE),
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),

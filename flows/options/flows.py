@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from flows.settings import safe_address
 
 POSITIONAL = "positional"  # marks an option that is given without its name
+UNNAMED = "unnamed"  # marks one that may be given without its name
 SPELT = "spelt "  # marks one that a person writes otherwise than Python could, e.g. "spelt as"
 
 Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
@@ -25,7 +26,7 @@ SAFE = AfterValidator(safe_address)
 SOURCES = "folder, file, glob, archive, manifest; repeat it for several"
 
 # Options that several commands have.
-Images = Annotated[str | list[str], SAFE]  # one source or several
+Images = Annotated[str | list[str], UNNAMED, SAFE]  # one source or several
 BatchName = Annotated[str, Field(description="name of this batch")]
 Model = Annotated[str | None, Field(description="the model; by default the newest")]
 Limit = Annotated[int | None, Field(ge=1, description="use at most N images")]

@@ -10,7 +10,7 @@ from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.images import Run, Shard, load_detector
 from flows.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_measure
 from flows.monitoring.console import tell, warn
-from flows.monitoring.prefect_runs import task
+from flows.prefect.decorators import task
 from tasks.evaluation import compositions, measures, treated
 from tasks.evaluation.metrics import Result, Subject
 

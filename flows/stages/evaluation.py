@@ -12,7 +12,7 @@ from flows.cluster.executor import run_jobs
 from flows.jobs.evaluation.images import Run, Shard, load_detector, read_treated, shards, treat
 from flows.jobs.evaluation.scores import FitJob, ScoreJob, fit_compared, score_shard
 from flows.monitoring.console import warn
-from flows.monitoring.prefect_runs import task
+from flows.prefect.decorators import task
 from flows.stages import compositions
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers, contributions

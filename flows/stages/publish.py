@@ -15,7 +15,8 @@ from flows.jobs.scoring.finish import FinishJob, Grouped, Rules, finish_parts
 from flows.jobs.scoring.plan import pieces_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adaptation_at, load_fitted_detector
-from flows.monitoring import console, prefect_runs
+from flows.monitoring import console
+from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.stages.counting.chosen_thresholds import (
     answers_elsewhere,
@@ -83,7 +84,7 @@ def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
     return summaries(read_batches_before(store, day, limit, on_damage=console.warn))
 
 
-@prefect_runs.task
+@task
 def publish(
     client: Client, screened: Screened, settings: Settings, scored: ScoredParts
 ) -> ledger.Seal:

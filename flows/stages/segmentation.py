@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from flows.cluster.client import Client, open_client
 from flows.cluster.executor import run_jobs
 from flows.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
-from flows.monitoring import console, logs, prefect_runs, telemetry
+from flows.monitoring import console, logs, telemetry
+from flows.prefect.decorators import task
 from flows.settings import Settings
 from storage.batches import segmentations
 from storage.records import now
@@ -193,7 +194,7 @@ def _folder_of(images: str) -> str:
     return str(path) if fs.exists(path) else re.split(r"[*?[]", path)[0].rpartition("/")[0]
 
 
-@prefect_runs.task
+@task
 def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) -> None:
     """Find the fields of view of all sources."""
     if segmentations.count_places(store, frozen.name) is not None:
@@ -238,7 +239,7 @@ def _with_diameters(places: pa.Table) -> pa.Table:
     )
 
 
-@prefect_runs.task
+@task
 def _search(client: Client, store: Store, frozen: segmentations.Segmentation) -> None:
     """Search all fields for the cells or tiles to cut out."""
     done = segmentations.complete_parts(store, frozen.name, "fields")
@@ -252,7 +253,7 @@ def _search(client: Client, store: Store, frozen: segmentations.Segmentation) ->
         pass
 
 
-@prefect_runs.task
+@task
 def _publish(store: Store, frozen: segmentations.Segmentation) -> segmentations.Segmented:
     """Join the parts into the manifest and the table of fields, and seal them."""
     name, count = frozen.name, segmentations.count_places(store, frozen.name) or 0

@@ -18,7 +18,8 @@ from flows.jobs import drawings, verified
 from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.scoring.shown import ShownJob, find_shown
-from flows.monitoring import console, prefect_runs, telemetry
+from flows.monitoring import console, telemetry
+from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.stages import answers, publish
 from storage import leases, parquet
@@ -72,7 +73,7 @@ def get_ready() -> None:
     compile_templates()
 
 
-@prefect_runs.task
+@task
 def write_page(
     client: Client, screened: Screened, settings: Settings, seal: Seal
 ) -> dict[Patient, list[bytes]]:

@@ -97,6 +97,6 @@ def fitted(cells: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     The model has the arithmetic that it has for users of this machine.
     """
     settings = Settings(store=str(tmp_path_factory.mktemp("store")), workers=2)
-    train(Train(images=cells, model="hurried", epochs=1, limit=1000), settings)
-    fit(Fit(images=cells, batch="fitted", limit=1000), settings)
+    train.fn(Train(images=cells, model="hurried", epochs=1, limit=1000), settings)
+    fit.fn(Fit(images=cells, batch="fitted", limit=1000), settings)
     return settings

@@ -138,8 +138,8 @@ def fitted(tmp_path: Path) -> Settings:
     settings = Settings(store=str(tmp_path / "store"), workers=2)
     known = tmp_path / "known"
     thumbnails(known, patients=30, parasitized=0.5, seed=1)
-    train(Train(images=str(known), model="thumbnails", side=SIDE, epochs=2), settings)
-    fit(Fit(images=str(known), batch="fitted"), settings)
+    train.fn(Train(images=str(known), model="thumbnails", side=SIDE, epochs=2), settings)
+    fit.fn(Fit(images=str(known), batch="fitted"), settings)
     return settings
 
 

@@ -45,7 +45,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(night: Path, batch: str, settings: Settings) -> tuple[ScreenOutcome, float]:
     started = time.monotonic()
-    outcome = screen(Screen(images=str(night), batch=batch), settings)
+    outcome = screen.fn(Screen(images=str(night), batch=batch), settings)
     assert outcome.failed
     return outcome, time.monotonic() - started
 

@@ -111,13 +111,13 @@ def test_a_fortnight_tells_its_odd_nights_apart(tmp_path: Path, record: Record) 
             cells = pa.concat_tables([cells, extra.select(cells.schema.names)])
         return manifest(cells, tmp_path / f"night-{night}.parquet")
 
-    print(train(Train(images=first, model="m", epochs=EPOCHS, limit=IMAGES), settings).text())
-    print(fit(Fit(images=first, batch="first", limit=IMAGES), settings).text())
+    print(train.fn(Train(images=first, model="m", epochs=EPOCHS, limit=IMAGES), settings).text())
+    print(fit.fn(Fit(images=first, batch="first", limit=IMAGES), settings).text())
     for night in range(NIGHTS):
         day = FIRST + timedelta(days=night)
-        screen(Screen(images=source(night), batch=f"{day}", date=day), settings)
+        screen.fn(Screen(images=source(night), batch=f"{day}", date=day), settings)
         if night == RERUN:
-            screen(
+            screen.fn(
                 Screen(images=str(tmp_path / f"night-{night}.parquet"), batch=f"{day}", force=True),
                 settings,
             )

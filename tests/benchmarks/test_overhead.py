@@ -174,7 +174,7 @@ def backlog():
     with open_client(settings):
         for batch in batches:
             started = time.monotonic()
-            flows.screen.screen(Screen(images=images, batch=batch), settings)
+            flows.screen.screen.fn(Screen(images=images, batch=batch), settings)
             print("seconds", time.monotonic() - started)
 
 backlog()"""

@@ -46,13 +46,13 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Settings]:
     for seed in SEEDS:
         settings = Settings(store=str(tmp_path_factory.mktemp(f"seed-{seed}")), workers=2)
         cells, other = str(DATA / "cell_images.zip"), str(DATA / "ood.zip")
-        trained = train(
+        trained = train.fn(
             Train(images=cells, model="m", epochs=EPOCHS, seed=seed, limit=IMAGES), settings
         )
         print(f"\nseed {seed}: {trained.text()}")
-        print(fit(Fit(images=cells, batch="cells", limit=IMAGES), settings).text())
-        screen(Screen(images=cells, batch="cells", limit=IMAGES), settings)
-        screen(Screen(images=other, batch="other"), settings)
+        print(fit.fn(Fit(images=cells, batch="cells", limit=IMAGES), settings).text())
+        screen.fn(Screen(images=cells, batch="cells", limit=IMAGES), settings)
+        screen.fn(Screen(images=other, batch="other"), settings)
         made[seed] = settings
     return made
 

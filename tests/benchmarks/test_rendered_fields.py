@@ -65,11 +65,11 @@ def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
 ) -> None:
     folder, known = truth
     images.write_cells(tmp_path, PATIENTS, 40, seed=0)
-    train(Train(images=str(tmp_path), epochs=EPOCHS), settings)
-    fit(Fit(images=str(tmp_path), batch="cells"), settings)
+    train.fn(Train(images=str(tmp_path), epochs=EPOCHS), settings)
+    fit.fn(Fit(images=str(tmp_path), batch="cells"), settings)
     fields = Segment(images=str(folder), name="fields", slide_is="file")
-    made = segment(fields, settings)
-    outcome = screen(Screen(images=made.manifest, batch="fields"), settings)
+    made = segment.fn(fields, settings)
+    outcome = screen.fn(Screen(images=made.manifest, batch="fields"), settings)
     slides = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
     drawn = np.array([known[row["slide_id"]] for row in slides])
     found = np.array([(row["cells"], row["parasitized"]) for row in slides])

@@ -149,7 +149,7 @@ def composed(
 
 def screen(site: Composed, series: str) -> str:
     """Run a night of the inbox by its deployment, as a series of its own; return what it says."""
-    given = ("--param", "inbox=/images/inbox", "--param", f"series={series}")
+    given = ("--param", f'options={{"inbox": "/images/inbox", "series": "{series}"}}')
     return site.inside("prefect", "deployment", "run", NIGHT, *given, "--watch")
 
 

@@ -50,10 +50,10 @@ def test_prefect_understands_the_file_and_every_field_in_it() -> None:
         assert set(deployment) <= set(type(model).model_fields)
 
 
-def test_every_flow_is_deployed_but_those_for_a_person_at_a_terminal() -> None:
+def test_every_flow_is_deployed_but_the_one_for_a_person_at_a_terminal() -> None:
     flows = {deployment["entrypoint"].rsplit(".", 1)[1] for deployment in DEPLOYMENTS}
     ours = {name for name, command in COMMANDS.items() if command.flow}
-    assert flows == ours - {"screen", "look"}
+    assert flows == ours - {"screen"}
 
 
 @by_name
@@ -63,12 +63,15 @@ def test_a_deployment_names_a_flow_and_gives_it_what_it_takes(deployment: dict[s
     parameters = deployment.get("parameters", {})
     assert set(parameters) <= set(schema["properties"])
     validate(parameters, schema, raise_on_error=True, ignore_required=True)
-    for name, value in parameters.items():
-        assert flow.validate_parameters(_required(schema) | {name: value})[name] == value
-
-
-def _required(schema: dict[str, Any]) -> dict[str, str]:
-    return dict.fromkeys(schema.get("required", []), "any")
+    assert parameters["settings"] == {}
+    if options := parameters.get("options"):
+        (needed,) = (
+            dict.fromkeys(each.get("required", []), "any")
+            for each in schema["definitions"].values()
+            if set(options) <= set(each["properties"])
+        )
+        taken = flow.validate_parameters(parameters | {"options": needed | options})["options"]
+        assert taken.model_dump(include=options.keys()) == options
 
 
 @by_name
@@ -85,7 +88,7 @@ def test_a_deployment_is_described_and_runs_one_at_a_time(deployment: dict[str, 
 def test_a_schedule_is_valid_and_in_the_time_zone_of_the_nights(deployment: dict[str, Any]) -> None:
     for schedule in deployment.get("schedules", []):
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
-        assert schedule["timezone"] == deployment["parameters"]["timezone"]
+        assert schedule["timezone"] == deployment["parameters"]["options"]["timezone"]
     assert ("schedules" in deployment) == (deployment["name"] == "nightly-screening")
 
 
@@ -170,7 +173,7 @@ class Site:
         return UUID(found[1])
 
     def given(self, inbox: str) -> list[str]:
-        return ["--param", f"inbox={inbox}", "--param", f"series={inbox}"]
+        return ["--param", f'options={{"inbox": "{inbox}", "series": "{inbox}"}}']
 
     def read(self, run: UUID) -> FlowRun:
         return self.ask(lambda client: client.read_flow_run(run))
@@ -304,7 +307,7 @@ def test_a_night_that_is_killed_is_finished_when_it_runs_again(site: Site) -> No
 @pytest.mark.slow
 def test_a_schedule_starts_a_night(site: Site) -> None:
     site.arrive("scheduled", patient=65)
-    parameters = {"inbox": "scheduled", "series": "scheduled"}
+    parameters = {"options": {"inbox": "scheduled", "series": "scheduled"}}
     schedule = DeploymentScheduleCreate(
         schedule=IntervalSchedule(interval=timedelta(seconds=20)), parameters=parameters
     )
@@ -323,7 +326,7 @@ def test_a_schedule_starts_a_night(site: Site) -> None:
             run
             for run in runs
             if run.auto_scheduled
-            and run.parameters.get("series") == "scheduled"
+            and run.parameters["options"]["series"] == "scheduled"
             and run.state
             and run.state.is_completed()
         ]

@@ -13,12 +13,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from flows.api import Detector, Scored, open_store
-from flows.commands.look import sentence_of
+from flows.api import Detector, open_store, sentence_of
+from flows.frames import Scored
 from flows.options.flows import Screen
 from flows.screen import screen
 from flows.settings import Settings
 from storage.models import shipped
+from storage.parquet import read_table
+from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store, StoreError
 from tests.support.processes import python
 
@@ -43,7 +45,7 @@ def night(images: Path, detector: Detector) -> Scored:
 
 
 def test_the_numbers_are_those_of_the_report(images: Path, ready: Settings, night: Scored) -> None:
-    outcome = screen(
+    outcome = screen.fn(
         Screen(images=str(images / "night"), batch="night", date=date(2026, 3, 1)), ready
     )
     report = pd.read_parquet(outcome.report).drop(columns=OF_A_RUN)
@@ -122,9 +124,10 @@ def test_what_cannot_be_scored_is_said(detector: Detector, tmp_path: Path) -> No
 
 
 def test_a_photograph_is_seen_as_the_command_sees_it(photo: Path, tiny_ready: Settings) -> None:
-    outcome = screen(Screen(images=str(photo)), tiny_ready)
+    outcome = screen.fn(Screen(images=str(photo)), tiny_ready)
     seen = open_store(tiny_ready.store).detector().look(photo)
-    assert seen.sentence == sentence_of(Store(tiny_ready.store), outcome)
+    patients = report_path(outcome.batch, date.today(), PATIENTS)
+    assert seen.sentence == sentence_of(outcome, read_table(Store(tiny_ready.store), *patients))
     assert seen.light == outcome.light
     assert len(seen.patients) == len(seen.fields) == 1
     shown, page = html.unescape(seen._repr_html_()), Path(outcome.page).read_text()

@@ -17,10 +17,11 @@ from flows.commission import learn as learn_batch
 from flows.commissioning.laboratory import LaboratoryError
 from flows.commissioning.report import LaboratoryOutcome
 from flows.evaluate import evaluate
-from flows.fit import fit, retract
+from flows.fit import fit
 from flows.jobs.laboratory_slides import Added
 from flows.options.flows import Commission, Evaluate, Fit, Retract, Screen
 from flows.options.tools import Status, Verify
+from flows.retract import retract
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import compositions as composing_stage
@@ -60,7 +61,7 @@ def learn(settings: Settings, images: str | Path, **given: Any) -> LaboratoryOut
 def at_lab(settings: Settings, images: str | Path, **given: Any) -> ScreenOutcome:
     """Screen a night at the laboratory `lab`."""
     usual: dict[str, Any] = {"images": str(images), "laboratory": "lab", "batch": Path(images).name}
-    return screen(Screen(**usual | given), settings)
+    return screen.fn(Screen(**usual | given), settings)
 
 
 def report_in(settings: Settings, kind: str, batch: str) -> pa.Table:
@@ -77,7 +78,7 @@ def with_slides(nights: Path, tiny_fitted: Settings) -> Settings:
 
     def make(folder: Path) -> None:
         made = copied(settings, folder / "store")
-        fit(Fit(images=str(nights / "fitted"), batch="slides"), made)
+        fit.fn(Fit(images=str(nights / "fitted"), batch="slides"), made)
 
     return settings.model_copy(update={"store": str(kept("with-slides", make) / "store")})
 
@@ -130,7 +131,7 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     assert seal.laboratory == "lab/v0002"
     assert "--laboratory lab" in Path(night.page).read_text()
 
-    left = retract(Retract(laboratory="lab", batch="june"), lab)
+    left = retract.fn(Retract(laboratory="lab", batch="june"), lab)
     assert left.text().startswith("batch june taken out of laboratory lab")
     before, after = (laboratories.load_laboratory_arrays(store, card(store, n)) for n in (1, 3))
     assert before.keys() == after.keys()
@@ -193,7 +194,7 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     assert laboratories.load_laboratory(store, "lab").counting is None
     learn(of_may, healthy, negative="all")
     assert laboratories.load_laboratory(store, "lab").counting == laboratory.counting
-    retract(Retract(laboratory="lab", batch="healthy"), of_may)
+    retract.fn(Retract(laboratory="lab", batch="healthy"), of_may)
     assert laboratories.load_laboratory(store, "lab").counting is None
     assert verify(Verify(), of_may).damaged == []
 
@@ -213,7 +214,7 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
     both = laboratories.load_laboratory(store, "lab").adaptation
     assert both is not None
     assert (both.cells, both.slides) == (144, 4)
-    retract(Retract(laboratory="lab", batch="june"), lab)
+    retract.fn(Retract(laboratory="lab", batch="june"), lab)
     assert laboratories.load_laboratory(store, "lab").adaptation == laboratory.adaptation
 
     def at(version: int, **changed: Any) -> pa.Table:
@@ -269,7 +270,7 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
     screened = at_lab(of_may, nights / "july")
     for name in ("may", "july"):
         shutil.copytree(nights / name, tmp_path / "ward", dirs_exist_ok=True)
-    outcome = evaluate(
+    outcome = evaluate.fn(
         Evaluate(
             images=str(nights / "june"),
             laboratory="lab",
@@ -300,7 +301,7 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
     assert "lab/v0001" in page
     assert "144" in page
     with pytest.raises(StoreError, match="was commissioned with detector"):
-        evaluate(
+        evaluate.fn(
             Evaluate(images=str(nights / "june"), laboratory="lab", detector="tiny-v0001"), of_may
         )
 
@@ -327,10 +328,10 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
     store = Store(of_may.store)
     known = laboratories.load_laboratory(store, "lab")
     with pytest.raises(LaboratoryError, match="the only night of laboratory lab"):
-        retract(Retract(laboratory="lab", batch="may"), of_may)
+        retract.fn(Retract(laboratory="lab", batch="may"), of_may)
     with pytest.raises(LaboratoryError, match="night never is not in lab/v0001; there are: may"):
-        retract(Retract(laboratory="lab", batch="never"), of_may)
-    later = fit(Fit(images=str(nights / "june"), batch="more"), of_may)
+        retract.fn(Retract(laboratory="lab", batch="never"), of_may)
+    later = fit.fn(Fit(images=str(nights / "june"), batch="more"), of_may)
     assert later.detector is not None
     with pytest.raises(StoreError, match="was commissioned with detector"):
         at_lab(of_may, nights / "july", detector=later.detector)
@@ -353,7 +354,7 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     nights: Path, lab: Settings
 ) -> None:
     healthy = str(nights / "healthy")
-    outcome = commission(Commission(images=healthy), lab)
+    outcome = commission.fn(Commission(images=healthy), lab)
     assert outcome.learned.laboratory == "healthy/v0001"
     # Nobody is called by a laboratory without negative slides.
     assert outcome.laboratory is None
@@ -361,9 +362,9 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     assert f"--batch {outcome.batch} --laboratory healthy --negative NAME; there are " in missing
 
     with pytest.raises(LaboratoryError, match="if batch two was made there, say --laboratory"):
-        commission(Commission(images=healthy, batch="two"), lab)
+        commission.fn(Commission(images=healthy, batch="two"), lab)
 
-    outcome = commission(Commission(images=healthy, negative="all"), lab)
+    outcome = commission.fn(Commission(images=healthy, negative="all"), lab)
     assert outcome.laboratory == outcome.learned.laboratory == "healthy/v0002"
     assert "is positive from" in outcome.missing[0]
     assert f"missing          {outcome.missing[0]}" in outcome.text()
@@ -374,8 +375,8 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
     at = {"images": healthy, "laboratory": "healthy", "batch": outcome.batch}
     learn_batch(Commission(**at, negative="none"), lab)
     learn_batch(Commission(**at, negative="all"), lab)
-    assert screen(Screen(**at), lab).laboratory == "healthy/v0002"
-    outcome = commission(Commission(**at), lab)
+    assert screen.fn(Screen(**at), lab).laboratory == "healthy/v0002"
+    outcome = commission.fn(Commission(**at), lab)
     assert outcome.laboratory == outcome.learned.laboratory == "healthy/v0004"
     assert verify(Verify(), lab).damaged == []
 

@@ -44,8 +44,8 @@ def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
         store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=32
     )
     smears = str(root / "smears")
-    train(Train(images=smears, model="m", epochs=2, side=32, arithmetic="float32"), made)
-    fit(Fit(images=smears, batch="smears"), made)
+    train.fn(Train(images=smears, model="m", epochs=2, side=32, arithmetic="float32"), made)
+    fit.fn(Fit(images=smears, batch="smears"), made)
     copies = root / "copies"
     copies.mkdir()
     _copy_one_fitted_image(made, copies)
@@ -73,7 +73,7 @@ def _evaluate(settings: Settings, **changed: object) -> EvaluationOutcome:
         "save_attacks": True,
         "name": "e",
     }
-    outcome: EvaluationOutcome = evaluate(Evaluate(**given | changed), settings)  # type: ignore[arg-type]
+    outcome: EvaluationOutcome = evaluate.fn(Evaluate(**given | changed), settings)  # type: ignore[arg-type]
     return outcome
 
 
@@ -183,7 +183,7 @@ def test_the_score_is_the_one_that_screening_reports(
     settings: Settings, outcome: EvaluationOutcome
 ) -> None:
     smears = str(Path(settings.store).parent / "smears")
-    screen(Screen(images=smears, batch="all", detector="m-v0001"), settings)
+    screen.fn(Screen(images=smears, batch="all", detector="m-v0001"), settings)
     store = Store(settings.store)
     rows = read_table(store, *report_path("all", load_batch(store, "all").batch_date))
     reported = dict(zip(rows["uri"].to_pylist(), rows["abnormality"].to_pylist(), strict=True))
@@ -197,7 +197,7 @@ def test_attacked_images_are_a_batch_like_any_other(
     settings: Settings, outcome: EvaluationOutcome
 ) -> None:
     folder = Path(settings.store) / "evaluations" / "e" / "m-v0001" / "attacked" / "fgsm-0.0314"
-    found = screen(Screen(images=str(folder), batch="attacked", detector="m-v0001"), settings)
+    found = screen.fn(Screen(images=str(folder), batch="attacked", detector="m-v0001"), settings)
     assert found.scored == 6
     store = Store(settings.store)
     rows = read_table(store, *report_path("attacked", load_batch(store, "attacked").batch_date))

@@ -31,9 +31,9 @@ def test_foreign_slides_are_ordinary_and_every_share_of_every_set_is_composed(
         store=str(tmp_path / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=128
     )
     smears = cells("smears", seed=1)
-    train(Train(images=smears, model="m", epochs=1, side=32, arithmetic="float32"), made)
-    fit(Fit(images=smears, batch="smears"), made)
-    outcome = evaluate(
+    train.fn(Train(images=smears, model="m", epochs=1, side=32, arithmetic="float32"), made)
+    fit.fn(Fit(images=smears, batch="smears"), made)
+    outcome = evaluate.fn(
         Evaluate(
             images=smears,
             ood=[f"far/night={tmp_path / 'night'}", f"healthy/ward={cells('ward', 7, patients=3)}"],

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from flows.cluster.trials import ClusterError
-from flows.fit import FitOutcome, fit, retract
+from flows.fit import FitOutcome, fit
 from flows.options.flows import Fit, Retract
+from flows.retract import retract
 from flows.settings import Settings
 from flows.train import TrainOutcome
 from storage.batches.features import read_block
@@ -76,7 +77,7 @@ def test_a_detector_says_who_calibrated_it(fitted: tuple[Settings, FitOutcome]) 
 
 def test_a_batch_merged_twice_counts_once(images: Path, ready: Settings) -> None:
     before = statistics(ready)
-    outcome = fit(Fit(images=str(images / "smears"), batch="first"), ready)
+    outcome = fit.fn(Fit(images=str(images / "smears"), batch="first"), ready)
     assert "counts once" in outcome.changed
     assert outcome.statistics == "v0001"
     assert_close(statistics(ready), before, 0.0)
@@ -87,7 +88,7 @@ def test_statistics_are_the_same_bytes_for_any_number_of_workers(
     images: Path, settings: Settings, fitted: tuple[Settings, FitOutcome], workers: int
 ) -> None:
     alone = settings.model_copy(update={"cluster": "local", "workers": workers})
-    fit(Fit(images=str(images / "smears"), batch="first"), alone)
+    fit.fn(Fit(images=str(images / "smears"), batch="first"), alone)
     folder = "statistics/m/v0001/moments.safetensors"
     theirs = (Path(fitted[0].store) / folder).read_bytes()
     assert (Path(alone.store) / folder).read_bytes() == theirs
@@ -101,9 +102,9 @@ def test_two_batches_fit_as_one_does_and_are_not_read_again(
         to = halves[i % 2] / path.parent.name / path.name
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, to)
-    fit(Fit(images=str(halves[0]), batch="a"), settings)
+    fit.fn(Fit(images=str(halves[0]), batch="a"), settings)
     shutil.rmtree(halves[0])  # an earlier batch's images are never opened again
-    outcome = fit(Fit(images=str(halves[1]), batch="b"), settings)
+    outcome = fit.fn(Fit(images=str(halves[1]), batch="b"), settings)
     assert outcome.statistics == "v0002"
     whole = statistics(fitted[0])
     # Features depend a little on which images share a forward pass, so bytes may differ here;
@@ -120,9 +121,9 @@ def test_two_batches_fit_as_one_does_and_are_not_read_again(
 
 def test_retracting_a_batch_undoes_it(ready: Settings, extra: Path) -> None:
     before = statistics(ready)
-    added = fit(Fit(images=str(extra), batch="second"), ready)
+    added = fit.fn(Fit(images=str(extra), batch="second"), ready)
     assert added.calibrating_groups == load_detector_card(Store(ready.store)).calibrating_groups
-    outcome = retract(Retract(batch="second"), ready)
+    outcome = retract.fn(Retract(batch="second"), ready)
     assert outcome.statistics == "v0003"
     assert outcome.calibrating_groups == (added.calibrating_groups or 0) - 3
     assert_close(statistics(ready), before, 1e-10)
@@ -132,20 +133,20 @@ def test_an_image_that_was_fitted_is_left_out_under_another_name(
     images: Path, ready: Settings, extra: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SourceError, match=r"adds nothing: all of its \d+ images are in the stat"):
-        fit(Fit(images=[str(images / "smears")], batch="again"), ready)
+        fit.fn(Fit(images=[str(images / "smears")], batch="again"), ready)
     first = sum(latest_of(ready).images.values())
-    alone = fit(Fit(images=str(extra), batch="alone"), ready)
+    alone = fit.fn(Fit(images=str(extra), batch="alone"), ready)
     wanted = without_slides(ready)
-    retract(Retract(batch="alone"), ready)
+    retract.fn(Retract(batch="alone"), ready)
     shutil.copytree(images / "smears", tmp_path / "mixed" / "old")
     shutil.copytree(extra, tmp_path / "mixed" / "new")
     shutil.copytree(extra, tmp_path / "mixed" / "copy")
-    mixed = fit(Fit(images=str(tmp_path / "mixed"), batch="mixed"), ready)
+    mixed = fit.fn(Fit(images=str(tmp_path / "mixed"), batch="mixed"), ready)
     assert mixed.images == alone.images
     assert f"{first + 27:,} repeated" in mixed.changed
     assert f"{first + 27:,} of {first + 54:,} images of batch mixed" in capsys.readouterr().err
     assert_close(without_slides(ready), wanted, 1e-10)
-    retract(Retract(batch="mixed"), ready)
+    retract.fn(Retract(batch="mixed"), ready)
     assert sum(latest_of(ready).images.values()) == first
 
 
@@ -170,7 +171,7 @@ def test_retracting_equals_never_having_been_fitted(
     manifest = read_manifest(store, batch).to_pylist()
     fitted_rows = [row for row in manifest if row["patient_id"] not in card.held_out]
     gone = fitted_rows[0][f"{kind}_id"]
-    retract(Retract(**{kind: gone}), ready)
+    retract.fn(Retract(**{kind: gone}), ready)
     block = read_block(store, "m", "first", 0, batch.rows)
     keep = [
         i
@@ -187,7 +188,7 @@ def test_retracting_equals_never_having_been_fitted(
             oracle = (rows - rows.mean(0)).T @ (rows - rows.mean(0))
             assert np.abs(moments.scatter[c] - oracle).max() <= 1e-10 * np.abs(oracle).max()
     with pytest.raises(StoreError, match="is not in statistics"):
-        retract(Retract(**{kind: gone}), ready)
+        retract.fn(Retract(**{kind: gone}), ready)
 
 
 def flip(store: Store, *parts: str, byte: int = -1, bit: int = 6) -> None:
@@ -233,10 +234,10 @@ def test_features_that_are_not_those_of_the_ledger_end_every_change_of_the_stati
     patient = read_manifest(store, load_batch(store, "first"))["patient_id"][0].as_py()
     strict = ready.model_copy(update={"alpha": 0.01})
     for change in (
-        lambda: retract(Retract(batch="first"), ready),
-        lambda: retract(Retract(patient=patient), ready),
-        lambda: fit(Fit(images=str(extra), batch="second"), ready),
-        lambda: fit(Fit(images=str(images / "smears"), batch="first"), strict),
+        lambda: retract.fn(Retract(batch="first"), ready),
+        lambda: retract.fn(Retract(patient=patient), ready),
+        lambda: fit.fn(Fit(images=str(extra), batch="second"), ready),
+        lambda: fit.fn(Fit(images=str(images / "smears"), batch="first"), strict),
     ):
         with pytest.raises(
             (StoreError, ClusterError), match=r"rows \d+ to \d+ .*restore .* from a backup"
@@ -248,7 +249,7 @@ def test_features_that_are_not_those_of_the_ledger_end_every_change_of_the_stati
 
 
 def test_retracting_all_leaves_statistics_but_no_detector(ready: Settings) -> None:
-    outcome = retract(Retract(batch="first"), ready)
+    outcome = retract.fn(Retract(batch="first"), ready)
     assert outcome.failed
     assert outcome.detector is None
     assert "no Parasitized and no Uninfected image" in outcome.warnings[0]
@@ -258,7 +259,7 @@ def test_another_alpha_makes_another_detector_of_the_same_statistics(
     images: Path, ready: Settings
 ) -> None:
     strict = ready.model_copy(update={"alpha": 0.01})
-    outcome = fit(Fit(images=str(images / "smears"), batch="first"), strict)
+    outcome = fit.fn(Fit(images=str(images / "smears"), batch="first"), strict)
     assert outcome.statistics == "v0001"
     assert outcome.detector == "m-v0001-2"
     assert outcome.alpha == 0.01
@@ -268,11 +269,11 @@ def test_a_batch_without_labels_or_with_unknown_ones_is_refused(
     images: Path, ready: Settings, tmp_path: Path
 ) -> None:
     with pytest.raises(SourceError, match="has a label"):
-        fit(Fit(images=str(images / "night"), batch="night"), ready)
+        fit.fn(Fit(images=str(images / "night"), batch="night"), ready)
     path = next((images / "smears" / "Uninfected").glob("*.png"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"no image of .* has a label"):
-        fit(Fit(images=str(tmp_path / "empty"), batch="none"), ready)
+        fit.fn(Fit(images=str(tmp_path / "empty"), batch="none"), ready)
     (tmp_path / "odd.csv").write_text(f"uri,label\n{path},healthy\n")
     with pytest.raises(SourceError, match="healthy"):
-        fit(Fit(images=str(tmp_path / "odd.csv"), batch="odd"), ready)
+        fit.fn(Fit(images=str(tmp_path / "odd.csv"), batch="odd"), ready)

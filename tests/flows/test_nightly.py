@@ -112,7 +112,7 @@ class Ward:
     def run(self, **given: Any) -> ScreenOutcome:
         """Run a night of the inbox."""
         usual: dict[str, Any] = {"inbox": str(self.inbox)}
-        return nightly(Nightly(**usual | given), self.settings)
+        return nightly.fn(Nightly(**usual | given), self.settings)
 
 
 @pytest.fixture
@@ -277,4 +277,4 @@ def test_an_inbox_that_is_gone_freezes_nothing(ward: Ward) -> None:
 @pytest.mark.parametrize("timezone", ["Mars/Olympus", "Europe", "", "../zone"])
 def test_a_time_zone_that_is_none_is_refused(timezone: str) -> None:
     with pytest.raises(ValidationError, match=f"no time zone '{re.escape(timezone)}'"):
-        nightly(Nightly(inbox="inbox", timezone=timezone), Settings())
+        nightly.fn(Nightly(inbox="inbox", timezone=timezone), Settings())

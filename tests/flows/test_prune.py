@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from flows import prune as module
-from flows.fit import FitOutcome, fit, retract
+from flows.fit import FitOutcome, fit
 from flows.options.flows import Fit, Prune, Retract, Screen
 from flows.prune import ClockError, PolicyError, prune
+from flows.retract import retract
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.ledger import list_seals
@@ -33,9 +34,9 @@ def prepared(
     settings = copied(fitted[0], root / "store")
     for name, first, day in (("one", 51, TODAY), ("two", 61, TODAY + timedelta(days=20))):
         write_cells(root / name, 1, 12, seed=first, first=first)
-        screen(Screen(images=str(root / name), batch=name, date=day), settings)
+        screen.fn(Screen(images=str(root / name), batch=name, date=day), settings)
     # Fitted and screened: its features are in the statistics.
-    screen(Screen(images=str(images / "smears"), batch="first"), settings)
+    screen.fn(Screen(images=str(images / "smears"), batch="first"), settings)
     return settings
 
 
@@ -67,12 +68,12 @@ def files(settings: Settings) -> dict[str, bytes]:
 
 def test_a_misspelt_store_is_no_store_with_nothing_to_remove(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no store in"):
-        prune(Prune(apply=True), Settings(store=str(tmp_path / "typo")))
+        prune.fn(Prune(apply=True), Settings(store=str(tmp_path / "typo")))
 
 
 def test_nothing_goes_before_its_time(settings: Settings) -> None:
     before = files(settings)
-    outcome = prune(Prune(features=30, reports=30, apply=True), settings)
+    outcome = prune.fn(Prune(features=30, reports=30, apply=True), settings)
     # Reports go by the day of the batch, which is the first of March.
     assert "features under m" not in outcome.removed
     assert {k for k in files(settings) if k.startswith("features")} == {
@@ -85,13 +86,13 @@ def test_a_clock_far_ahead_of_the_store_removes_nothing_until_its_date_is_confir
 ) -> None:
     on(monkeypatch, date(2040, 1, 1))
     before = files(settings)
-    assert prune(Prune(reports=30), settings).removed  # listing asks nobody
+    assert prune.fn(Prune(reports=30), settings).removed  # listing asks nobody
     with pytest.raises(ClockError, match=r"2040-01-01, and .* confirm its date with --today 2040"):
-        prune(Prune(reports=30, apply=True), settings)
+        prune.fn(Prune(reports=30, apply=True), settings)
     with pytest.raises(ClockError, match=r"--today 2026-01-01: the clock of this machine says 20"):
-        prune(Prune(apply=True, today=date(2026, 1, 1)), settings)
+        prune.fn(Prune(apply=True, today=date(2026, 1, 1)), settings)
     assert files(settings) == before
-    outcome = prune(Prune(apply=True, today=date(2040, 1, 1)), settings)
+    outcome = prune.fn(Prune(apply=True, today=date(2040, 1, 1)), settings)
     assert outcome.removed == {"features under m": ["one", "two"]}
 
 
@@ -110,7 +111,7 @@ def test_a_record_of_the_future_hides_no_wrong_clock(settings: Settings) -> None
 
 def test_it_only_lists_unless_it_is_told_to_remove(settings: Settings, later: None) -> None:
     before = files(settings)
-    outcome = prune(Prune(), settings)
+    outcome = prune.fn(Prune(), settings)
     assert outcome.removed == {"features under m": ["one", "two"]}
     assert outcome.bytes > 0
     assert "--apply" in outcome.text()
@@ -121,29 +122,29 @@ def test_features_go_and_all_that_was_concluded_from_them_stays(
     settings: Settings, prepared: Settings, later: None
 ) -> None:
     before = files(settings)
-    outcome = prune(Prune(apply=True), settings)
+    outcome = prune.fn(Prune(apply=True), settings)
     after = files(settings)
     gone = before.keys() - after.keys()
     assert gone == {k for k in before if k.startswith(("features/m/one.", "features/m/two."))}
     assert all(after[name] == before[name] for name in after)
     assert outcome.bytes == sum(len(before[name]) for name in gone)
     images = Path(prepared.store).parent
-    assert screen(Screen(images=str(images / "one"), batch="one"), settings).repeated
+    assert screen.fn(Screen(images=str(images / "one"), batch="one"), settings).repeated
     # What is in the statistics can still be added to and taken out.
-    fit(Fit(images=str(images / "one"), batch="more"), settings)
-    retract(Retract(batch="first"), settings)
-    assert prune(Prune(apply=True), settings).removed == {"features under m": ["first"]}
+    fit.fn(Fit(images=str(images / "one"), batch="more"), settings)
+    retract.fn(Retract(batch="first"), settings)
+    assert prune.fn(Prune(apply=True), settings).removed == {"features under m": ["first"]}
 
 
 def test_a_batch_whose_features_went_can_be_scored_anew(
     settings: Settings, prepared: Settings, later: None
 ) -> None:
     images = Path(prepared.store).parent
-    first = screen(Screen(images=str(images / "one"), batch="one"), settings)
+    first = screen.fn(Screen(images=str(images / "one"), batch="one"), settings)
     before = files(settings)
-    prune(Prune(apply=True), settings)
+    prune.fn(Prune(apply=True), settings)
     Path(first.report).unlink()
-    again = screen(Screen(images=str(images / "one"), batch="one"), settings)
+    again = screen.fn(Screen(images=str(images / "one"), batch="one"), settings)
     assert not again.repeated
     report = str(Path(first.report).relative_to(settings.store))
     assert files(settings)[report] == before[report]
@@ -157,7 +158,7 @@ def test_reports_go_later_and_the_history_of_nights_stays(
     Store(settings.store).write_bytes(b"fields", *report_path("one", TODAY, FIELDS))
     before = files(settings)
     monkeypatch.setattr(module, "expired_features", lambda *_: [])
-    outcome = prune(Prune(features=30, reports=30, apply=True), settings)
+    outcome = prune.fn(Prune(features=30, reports=30, apply=True), settings)
     assert outcome.removed == {"report and page": ["one"]}
     gone = before.keys() - files(settings).keys()
     assert sorted(gone) == [
@@ -167,7 +168,7 @@ def test_reports_go_later_and_the_history_of_nights_stays(
         "reports/patients/batch_date=2026-03-01/one.parquet",
         "reports/slides/batch_date=2026-03-01/one.parquet",
     ]
-    assert prune(Prune(features=30, reports=30, apply=True), settings).removed == {}
+    assert prune.fn(Prune(features=30, reports=30, apply=True), settings).removed == {}
 
 
 def test_what_a_damaged_record_hides_stays_and_the_rest_goes(
@@ -175,21 +176,21 @@ def test_what_a_damaged_record_hides_stays_and_the_rest_goes(
 ) -> None:
     batch = Path(settings.store) / "batches" / "one" / "batch.json"
     batch.write_text("{")
-    outcome = prune(Prune(apply=True), settings)
+    outcome = prune.fn(Prune(apply=True), settings)
     assert outcome.removed == {"features under m": ["two"]}
     assert outcome.failed
     assert len(outcome.damaged) == 1
     assert str(batch) in outcome.damaged[0]
     lineage = Path(settings.store) / "statistics" / "m" / "v0001" / "lineage.json"
     lineage.write_text("{")
-    outcome = prune(Prune(apply=True), settings)
+    outcome = prune.fn(Prune(apply=True), settings)
     assert outcome.removed == {}
     assert str(lineage) in outcome.damaged[0]
 
 
 def test_reports_do_not_go_before_features(settings: Settings) -> None:
     with pytest.raises(PolicyError, match="no less than --features"):
-        prune(Prune(features=30, reports=7), settings)
+        prune.fn(Prune(features=30, reports=7), settings)
 
 
 def test_a_batch_that_is_not_finished_or_being_worked_on_stays(
@@ -197,9 +198,9 @@ def test_a_batch_that_is_not_finished_or_being_worked_on_stays(
 ) -> None:
     store = Store(settings.store)
     with lease(store, "batches", "one"):
-        outcome = prune(Prune(apply=True), settings)
+        outcome = prune.fn(Prune(apply=True), settings)
     assert (outcome.removed, outcome.busy) == ({"features under m": ["two"]}, ["one"])
     assert "runs work on them" in outcome.text()
     (seal,) = list_seals(store, load_batch(store, "one"))
     store.remove("batches", "one", "sealed", f"{seal.detector}.json")
-    assert prune(Prune(apply=True), settings).removed == {}
+    assert prune.fn(Prune(apply=True), settings).removed == {}

@@ -71,8 +71,8 @@ def test_tissue_is_searched_within_the_memory_that_its_pixels_say(scans: Path) -
 
 @pytest.mark.slow
 def test_a_scanners_slide_is_cut_up_and_screened(scans: Path, tiny_ready: Settings) -> None:
-    whole = segment(Segment(images=str(scans / "svs"), name="whole"), tiny_ready)
-    outcome = screen(Screen(images=whole.manifest, batch="scan"), tiny_ready)
+    whole = segment.fn(Segment(images=str(scans / "svs"), name="whole"), tiny_ready)
+    outcome = screen.fn(Screen(images=whole.manifest, batch="scan"), tiny_ready)
     # At half a micron a pixel most fields of this tissue are out of focus, and counted as such.
     assert whole.fields == {"field": 1, "unfocused": 8}
     assert outcome.scored == whole.images > 900

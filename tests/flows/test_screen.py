@@ -119,7 +119,7 @@ def test_a_resumed_run_does_only_what_is_left_and_ends_in_the_same_bytes(
     with monkeypatch.context() as patched:
         patched.setattr("flows.stages.batch.run_shard", _dies_at_the_third_shard)
         with pytest.raises(ClusterError, match=r"rows 16 to 24.*run the same"):
-            screen(Screen(images=str(images / "night"), batch="night"), ready)
+            screen.fn(Screen(images=str(images / "night"), batch="night"), ready)
     assert not list((Path(ready.store) / "reports").rglob("*.parquet"))
     ledger = Path(ready.store) / "batches" / "night" / "ledger" / "m"
     done = {path.name: path.stat().st_mtime_ns for path in ledger.iterdir()}
@@ -191,7 +191,7 @@ def test_a_folder_that_was_copied_gives_no_certainty(
 ) -> None:
     for copy in range(4):
         shutil.copytree(images / "night", tmp_path / "inbox" / str(copy))
-    outcome = screen(Screen(images=str(tmp_path / "inbox"), batch="night"), ready)
+    outcome = screen.fn(Screen(images=str(tmp_path / "inbox"), batch="night"), ready)
     assert outcome.failed
     copied = [
         row["red_cells"] for row in pq.read_table(reports_of(ready, "night")["slides"]).to_pylist()
@@ -236,7 +236,7 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
     for day in (1, 2, 4):
         # Nights without the file that is cut short.
         sources[day] = str(images / "smears" / ("Uninfected" if day == 4 else "Parasitized"))
-        screen(Screen(images=sources[day], batch=f"night-{day}", date=date(2026, 3, day)), ready)
+        screen.fn(Screen(images=sources[day], batch=f"night-{day}", date=date(2026, 3, day)), ready)
 
     def row(day: int) -> dict[str, object]:
         path = report_path(f"night-{day}", date(2026, 3, day), "batches")
@@ -245,7 +245,7 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
 
     assert [row(day)["nights"] for day in (1, 2, 4)] == [0, 1, 2]
     before = row(2)
-    screen(Screen(images=sources[2], batch="night-2", force=True), ready)
+    screen.fn(Screen(images=sources[2], batch="night-2", force=True), ready)
     assert row(2)["nights"] == 1
     same = before.keys() - {"scored_at"}
     assert {name: row(2)[name] for name in same} == {name: before[name] for name in same}
@@ -264,7 +264,7 @@ def test_photographs_that_were_given_as_cells_are_no_diagnoses_and_the_night_say
     field = Image.fromarray(rendered(0).pixels)
     field.save(inbox / "large.jpg")
     field.resize((900, 640)).save(inbox / "small.jpg")
-    outcome = screen(Screen(images=str(inbox), batch="night", taken_as="cells"), ready)
+    outcome = screen.fn(Screen(images=str(inbox), batch="night", taken_as="cells"), ready)
     assert outcome.failures == {"not_a_cell": 2}
     refused = {
         Path(str(row["uri"])).name: str(row["failure"])
@@ -284,7 +284,7 @@ def test_a_night_without_images_is_red_until_they_have_come(
 ) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
-    empty = screen(Screen(images=str(inbox), batch="night"), ready)
+    empty = screen.fn(Screen(images=str(inbox), batch="night"), ready)
     assert empty.failed
     assert "no images for batch night" in empty.problem
     assert empty.light == "red"
@@ -294,7 +294,7 @@ def test_a_night_without_images_is_red_until_they_have_come(
     assert pq.ParquetFile(paths["batches"]).read()["light"].to_pylist() == ["red"]
     for path in sorted((images / "smears" / "Uninfected").glob("*.png"))[:3]:
         shutil.copy(path, inbox)
-    outcome = screen(Screen(images=str(inbox), batch="night"), ready)
+    outcome = screen.fn(Screen(images=str(inbox), batch="night"), ready)
     assert (outcome.images, outcome.scored) == (3, 3)
     assert pq.read_metadata(paths["images"]).num_rows == 3
 
@@ -308,9 +308,9 @@ def _dies_at_the_third_shard(job: ShardJob) -> ShardResult:
 def test_a_batch_name_belongs_to_its_images_and_its_day(images: Path, ready: Settings) -> None:
     screen_night(images, ready, date=date(2026, 3, 1))
     with pytest.raises(StoreError, match="was started on"):
-        screen(Screen(images=str(images / "smears"), batch="night"), ready)
+        screen.fn(Screen(images=str(images / "smears"), batch="night"), ready)
     with pytest.raises(StoreError, match="belongs to 2026-03-01"):
-        screen(Screen(images=str(images / "night"), batch="night", date=date(2026, 3, 2)), ready)
+        screen.fn(Screen(images=str(images / "night"), batch="night", date=date(2026, 3, 2)), ready)
 
 
 def test_several_sources_are_one_batch_which_resumes_with_the_same(
@@ -323,16 +323,16 @@ def test_several_sources_are_one_batch_which_resumes_with_the_same(
         for number, file in enumerate(sorted((images / "smears").glob("*/*.png"))[:3]):
             shutil.copy(file, folder / f"{patient}thinF_IMG_20260101_000000_cell_{number}.png")
         sources.append(str(folder))
-    once = screen(Screen(images=sources, batch="two"), ready)
+    once = screen.fn(Screen(images=sources, batch="two"), ready)
     assert once.images == 6
     assert load_batch(Store(ready.store), "two").sources == tuple(sources)
-    assert screen(Screen(images=sources, batch="two"), ready).repeated
+    assert screen.fn(Screen(images=sources, batch="two"), ready).repeated
     assert f"--images {sources[0]} --images {sources[1]}" in Path(once.page).read_text()
     with pytest.raises(StoreError, match=f"from {sources[0]}, {sources[1]} "):
-        screen(Screen(images=sources[0], batch="two"), ready)
-    alone = screen(Screen(images=sources[:1], batch="one"), ready)
+        screen.fn(Screen(images=sources[0], batch="two"), ready)
+    alone = screen.fn(Screen(images=sources[:1], batch="one"), ready)
     assert load_batch(Store(ready.store), "one").images == sources[0]
-    assert screen(Screen(images=sources[0], batch="one"), ready).report == alone.report
+    assert screen.fn(Screen(images=sources[0], batch="one"), ready).report == alone.report
 
 
 def test_a_repeated_run_names_the_images_that_came_since(
@@ -354,7 +354,7 @@ def test_a_repeated_run_names_the_images_that_came_since(
 def test_a_manifest_of_ours_is_the_only_source_of_a_batch(images: Path, ready: Settings) -> None:
     review = f"{ready.store}/labels/night/0001.parquet"
     with pytest.raises(StoreError, match="as the only --images"):
-        screen(Screen(images=[review, str(images / "night")], batch="mixed"), ready)
+        screen.fn(Screen(images=[review, str(images / "night")], batch="mixed"), ready)
 
 
 def test_another_detector_scores_the_same_features_again_without_the_images(
@@ -362,11 +362,11 @@ def test_another_detector_scores_the_same_features_again_without_the_images(
 ) -> None:
     night = tmp_path / "night"
     shutil.copytree(images / "night", night)
-    a = screen(Screen(images=str(night), batch="night"), ready)
+    a = screen.fn(Screen(images=str(night), batch="night"), ready)
     strict = ready.model_copy(update={"alpha": 0.01})
-    fit(Fit(images=str(images / "smears"), batch="first"), strict)
+    fit.fn(Fit(images=str(images / "smears"), batch="first"), strict)
     shutil.rmtree(night)
-    b = screen(Screen(images=str(night), batch="night"), ready)
+    b = screen.fn(Screen(images=str(night), batch="night"), ready)
     assert (a.detector, b.detector) == ("m-v0001", "m-v0001-2")
     assert b.report == a.report
     assert b.abnormal <= a.abnormal

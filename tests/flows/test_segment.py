@@ -80,7 +80,7 @@ def fields_of(settings: Settings, name: str) -> list[dict[str, Any]]:
 
 
 def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> None:
-    outcome = segment(Segment(images=str(fields), name="night"), settings)
+    outcome = segment.fn(Segment(images=str(fields), name="night"), settings)
     assert outcome.fields == {"field": 4}
     assert "fields     4\n" in outcome.text()
     table = manifest_of(outcome)
@@ -97,21 +97,21 @@ def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> N
     assert sum(row["cells"] for row in rows.values()) == outcome.images
     assert rows["0.png"]["diameter"] == pytest.approx(130, rel=0.1)
     assert rows["0.png"]["sharpness"] > 0
-    again = segment(Segment(images=str(fields), name="night"), settings)
+    again = segment.fn(Segment(images=str(fields), name="night"), settings)
     assert again.repeated
     assert "nothing to do" in again.text()
 
 
 def test_the_same_sources_make_the_same_manifest(fields: Path, settings: Settings) -> None:
     """And so does one that was cut off, with half of its parts left."""
-    first = segment(Segment(images=str(fields), name="first"), settings)
+    first = segment.fn(Segment(images=str(fields), name="first"), settings)
     store = Store(settings.store)
     shutil.copytree(store.path("segmentations", "first"), store.path("segmentations", "cut"))
     for name in ("manifest.parquet", "fields.parquet", "segmented.json", "places.parquet"):
         Path(store.path("segmentations", "cut", name)).unlink()
     frozen = Path(store.path("segmentations", "cut", "segmentation.json"))
     frozen.write_text(json.dumps(json.loads(frozen.read_text()) | {"name": "cut"}))
-    second = segment(Segment(images=str(fields), name="cut"), settings)
+    second = segment.fn(Segment(images=str(fields), name="cut"), settings)
     assert Path(first.manifest).read_bytes() == Path(second.manifest).read_bytes()
     one, other = (find_segmentation(store, name) for name in ("first", "cut"))
     assert one is not None
@@ -120,13 +120,13 @@ def test_the_same_sources_make_the_same_manifest(fields: Path, settings: Setting
 
 
 def test_other_options_are_another_segmentation(fields: Path, settings: Settings) -> None:
-    segment(Segment(images=str(fields), name="night"), settings)
+    segment.fn(Segment(images=str(fields), name="night"), settings)
     with pytest.raises(StoreError, match=r"started on .* with other options"):
-        segment(Segment(images=str(fields), name="night", into="tiles"), settings)
+        segment.fn(Segment(images=str(fields), name="night", into="tiles"), settings)
     with pytest.raises(StoreError, match="or choose another name"):
-        segment(Segment(images=str(fields / "s1"), name="night"), settings)
+        segment.fn(Segment(images=str(fields / "s1"), name="night"), settings)
     with pytest.raises(StoreError, match="slide is folder"):
-        segment(Segment(images=str(fields), name="night", slide_is="file"), settings)
+        segment.fn(Segment(images=str(fields), name="night", slide_is="file"), settings)
 
 
 def test_what_cannot_be_read_is_a_row_that_says_why(
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_is_a_row_that_says_why(
     (folder / "not.mrxs").write_bytes(good)
     deep = np.full((64, 64), 40_000, np.uint16)
     Image.fromarray(deep).save(folder / "deep.png")
-    outcome = segment(Segment(images=str(folder), name="night"), settings)
+    outcome = segment.fn(Segment(images=str(folder), name="night"), settings)
     assert "the manifest has a row for each" in outcome.problem
     assert outcome.sources == 8
     failed = {
@@ -171,9 +171,9 @@ def test_a_slide_without_magnification_is_refused_unless_it_is_given(
     with tifffile.TiffFile(slide) as file:
         pixels = file.asarray(level=0)[:1024, :1024]
     tifffile.imwrite(folder / "bare.tif", pixels, tile=(256, 256), photometric="rgb")
-    unknown = segment(Segment(images=str(folder), name="night"), settings)
+    unknown = segment.fn(Segment(images=str(folder), name="night"), settings)
     assert "unknown_magnification" in unknown.problem
-    given = segment(Segment(images=str(folder), name="given", microns_per_pixel=0.13), settings)
+    given = segment.fn(Segment(images=str(folder), name="given", microns_per_pixel=0.13), settings)
     assert given.fields
 
 
@@ -183,7 +183,7 @@ def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
     folder = tmp_path / "slides"
     folder.mkdir()
     shutil.copy(slide, folder / "one.tif")
-    outcome = segment(Segment(images=str(folder), name="slide"), settings)
+    outcome = segment.fn(Segment(images=str(folder), name="slide"), settings)
     rows = fields_of(settings, "slide")
     assert len({(row["x"], row["y"]) for row in rows}) == len(rows) == sum(outcome.fields.values())
     table = manifest_of(outcome)
@@ -198,19 +198,19 @@ def test_a_slide_is_searched_field_by_field_and_no_cell_is_found_twice(
 
 
 def test_one_photograph_and_several_folders_are_sources(fields: Path, settings: Settings) -> None:
-    one = segment(Segment(images=str(fields / "s1" / "0.png"), name="one"), settings)
+    one = segment.fn(Segment(images=str(fields / "s1" / "0.png"), name="one"), settings)
     assert (one.sources, one.fields) == (1, {"field": 1})
     folders = [str(fields / "s1"), str(fields / "s2")]
-    both = segment(Segment(images=folders, name="both"), settings)
-    whole = segment(Segment(images=str(fields), name="whole"), settings)
+    both = segment.fn(Segment(images=folders, name="both"), settings)
+    whole = segment.fn(Segment(images=str(fields), name="whole"), settings)
     assert manifest_of(both).equals(manifest_of(whole))  # slides are named below both
-    assert segment(Segment(images=folders, name="both"), settings).repeated
+    assert segment.fn(Segment(images=folders, name="both"), settings).repeated
     with pytest.raises(StoreError, match="was started on"):
-        segment(Segment(images=folders[::-1], name="both"), settings)
+        segment.fn(Segment(images=folders[::-1], name="both"), settings)
 
 
 def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
-    outcome = segment(
+    outcome = segment.fn(
         Segment(images=str(fields / "s1"), name="tiles", into="tiles", tile=256, overlap=56),
         settings,
     )
@@ -231,7 +231,9 @@ def test_the_levels_of_a_dicom_slide_are_one_source(tmp_path: Path, settings: Se
     rows, columns = np.indices((700, 900))
     pixels = np.stack([rows % 256, columns % 256, 120 + 0 * rows], axis=2).astype(np.uint8)
     files = write_dicom_slide(tmp_path / "night", pixels, levels=3)
-    outcome = segment(Segment(images=str(tmp_path / "night"), name="dicom", into="tiles"), settings)
+    outcome = segment.fn(
+        Segment(images=str(tmp_path / "night"), name="dicom", into="tiles"), settings
+    )
     assert outcome.sources == 1
     assert set(manifest_of(outcome)["source_uri"].to_pylist()) == {files[0].as_uri()}
 
@@ -240,11 +242,11 @@ def test_a_finder_of_ones_own(
     fields: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finder = "tests.support.finders:upper_half"
-    own = segment(Segment(images=str(fields), name="own", finder=finder), settings)
-    ours = segment(Segment(images=str(fields), name="ours"), settings)
+    own = segment.fn(Segment(images=str(fields), name="own", finder=finder), settings)
+    ours = segment.fn(Segment(images=str(fields), name="ours"), settings)
     assert 0 < own.images < ours.images
     broken = "tests.support.finders:broken"
-    made = segment(Segment(images=str(fields), name="broken", finder=broken), settings)
+    made = segment.fn(Segment(images=str(fields), name="broken", finder=broken), settings)
     assert "unreadable" in made.problem
     failed = [row for row in fields_of(settings, "broken") if row["failure"]]
     assert len(failed) == 4
@@ -254,8 +256,8 @@ def test_a_finder_of_ones_own(
 def test_a_cell_that_is_found_twice_is_one_image(
     fields: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    once = segment(Segment(images=str(fields), name="once"), settings)
-    found = segment(
+    once = segment.fn(Segment(images=str(fields), name="once"), settings)
+    found = segment.fn(
         Segment(images=str(fields), name="twice", finder="tests.support.finders:twice"), settings
     )
     assert found.images == once.images
@@ -265,14 +267,14 @@ def test_a_cell_that_is_found_twice_is_one_image(
 
 
 def test_regions_are_not_cut_up_again(fields: Path, settings: Settings) -> None:
-    first = segment(Segment(images=str(fields), name="first"), settings)
+    first = segment.fn(Segment(images=str(fields), name="first"), settings)
     with pytest.raises(StoreError, match="lists regions already"):
-        segment(Segment(images=first.manifest, name="second"), settings)
+        segment.fn(Segment(images=first.manifest, name="second"), settings)
 
 
 def test_an_empty_folder_needs_a_person(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "none").mkdir()
-    outcome = segment(Segment(images=str(tmp_path / "none"), name="none"), settings)
+    outcome = segment.fn(Segment(images=str(tmp_path / "none"), name="none"), settings)
     assert outcome.failed
     assert "no photographs or slides" in outcome.problem
 
@@ -282,24 +284,24 @@ def test_names_of_slides_do_not_say_where_a_folder_a_glob_or_a_manifest_lies(
 ) -> None:
     odd = tmp_path / "a::b"
     shutil.copytree(fields / "s1", odd / "s1")
-    made = segment(Segment(images=str(odd), name="odd"), settings)
+    made = segment.fn(Segment(images=str(odd), name="odd"), settings)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1"}
     folder = tmp_path / "night"
     shutil.copytree(fields, folder)
-    made = segment(Segment(images=f"{folder}/*/*.png", name="glob"), settings)
+    made = segment.fn(Segment(images=f"{folder}/*/*.png", name="glob"), settings)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"s1", "s2"}
     sheet = folder / "sources.csv"
     sheet.write_text("uri,source_uri,slide_id\ns1/0.png,,\nsecond,s1/1.png,\ns2/2.png,,007\n")
-    listed = segment(Segment(images=str(sheet), name="listed"), settings)
+    listed = segment.fn(Segment(images=str(sheet), name="listed"), settings)
     assert set(manifest_of(listed)["slide_id"].to_pylist()) == {"s1", "007"}
 
 
 def test_cells_of_fields_are_screened_like_any_others(
     fields: Path, tiny_ready: Settings, tmp_path: Path
 ) -> None:
-    made = segment(Segment(images=str(fields), name="night"), tiny_ready)
+    made = segment.fn(Segment(images=str(fields), name="night"), tiny_ready)
     assert segmentation_of(Store(tiny_ready.store), made.manifest) == "night"
-    outcome = screen(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
+    outcome = screen.fn(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
     assert (outcome.images, outcome.scored) == (made.images, made.images)
     rows = pq.read_table(outcome.report).to_pylist()
     manifest = {row["uri"]: row for row in manifest_of(made).to_pylist()}
@@ -344,9 +346,9 @@ def test_contours_have_the_names_of_their_files_whatever_these_are(
     for name in ("a::b.png", "c#1.png", long):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(fields / "s1" / "0.png", folder / name)
-    made = segment(Segment(images=str(folder), name="named", slide_is="file"), tiny_ready)
+    made = segment.fn(Segment(images=str(folder), name="named", slide_is="file"), tiny_ready)
     assert set(manifest_of(made)["slide_id"].to_pylist()) == {"a::b", "c#1", "ä" * 120}
-    screen(Screen(images=made.manifest, batch="named", date=DAY), tiny_ready)
+    screen.fn(Screen(images=made.manifest, batch="named", date=DAY), tiny_ready)
     assert contours(Contours(batch="named", to=str(tmp_path / "to")), tiny_ready).files == 3
     names = {path.name for path in (tmp_path / "to").iterdir()}
     assert names == {"a::b.png.geojson", "c#1.png.geojson", "ä" * 110 + ".geojson"}
@@ -358,9 +360,9 @@ def test_the_failed_ones_are_in_the_report(
     folder = tmp_path / "some"
     shutil.copytree(fields / "s2", folder)
     (folder / "empty.png").write_bytes(b"")
-    made = segment(Segment(images=str(folder), name="night"), tiny_ready)
+    made = segment.fn(Segment(images=str(folder), name="night"), tiny_ready)
     assert made.failed
-    outcome = screen(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
+    outcome = screen.fn(Screen(images=made.manifest, batch="night", date=DAY), tiny_ready)
     assert outcome.failures == {"empty": 1}
     rows = pq.read_table(outcome.report).to_pylist()
     (row,) = (row for row in rows if row["status"] == "failed")
@@ -372,9 +374,9 @@ def test_a_slide_is_screened_and_shown_from_afar(
     slide: Path, rendered_slide: tuple[Path, RenderedSlide], tiny_ready: Settings
 ) -> None:
     drawn = rendered_slide[1]
-    made = segment(Segment(images=str(slide.parent / "*.tif"), name="slides"), tiny_ready)
+    made = segment.fn(Segment(images=str(slide.parent / "*.tif"), name="slides"), tiny_ready)
     assert made.images == pytest.approx(drawn.cells, rel=0.05)
-    outcome = screen(Screen(images=made.manifest, batch="slides", date=DAY), tiny_ready)
+    outcome = screen.fn(Screen(images=made.manifest, batch="slides", date=DAY), tiny_ready)
     assert outcome.scored == made.images
     (row,) = pq.read_table(outcome.report.replace("/images/", "/slides/")).to_pylist()
     fields = pq.read_table(outcome.report.replace("/images/", "/fields/")).to_pylist()
@@ -393,7 +395,7 @@ def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
 ) -> None:
     settings = Settings(store=str(tmp_path / "store"), workers=2)
     poison = "tests.support.finders:poison"
-    made = segment(Segment(images=str(fields), name="night", finder=poison), settings)
+    made = segment.fn(Segment(images=str(fields), name="night", finder=poison), settings)
     assert "1 killed_worker" in made.problem
     rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
     assert rows["blank.png"]["failure"].startswith("killed_worker: ")
@@ -425,11 +427,11 @@ def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_
 def test_a_night_of_fields(fields: Path, tmp_path: Path, tiny_ready: Settings) -> None:
     inbox = tmp_path / "inbox"
     shutil.copytree(fields / "s1", inbox / "s1")
-    first = nightly(Nightly(inbox=str(inbox), settle=0), tiny_ready)
+    first = nightly.fn(Nightly(inbox=str(inbox), settle=0), tiny_ready)
     assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
     rows = pq.read_table(first.report).to_pylist()
     assert {row["slide_id"] for row in rows} == {"s1"}
-    again = nightly(Nightly(inbox=str(inbox), settle=0), tiny_ready)
+    again = nightly.fn(Nightly(inbox=str(inbox), settle=0), tiny_ready)
     assert again.repeated
 
 
@@ -442,10 +444,12 @@ def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "nightly")
     allowed_by_the_caller = settings.model_copy(update={"finders": [own]})
     with pytest.raises(FinderError, match="'finders' in the settings of this machine's worker"):
-        segment(Segment(images=str(fields), name="own", finder=own), allowed_by_the_caller)
+        segment.fn(Segment(images=str(fields), name="own", finder=own), allowed_by_the_caller)
     monkeypatch.setenv("SLIDEWATCH_FINDERS", f'["{own}"]')
     with pytest.raises(ValueError, match="--overlap"):  # which is looked at next
-        segment(Segment(images=str(fields), name="own", finder=own, tile=16, overlap=16), settings)
+        segment.fn(
+            Segment(images=str(fields), name="own", finder=own, tile=16, overlap=16), settings
+        )
 
 
 def test_whole_red_cells_of_a_healthy_persons_field_are_healthy(
@@ -454,7 +458,7 @@ def test_whole_red_cells_of_a_healthy_persons_field_are_healthy(
     for label in ("Uninfected", "Parasitized"):
         (tmp_path / "labelled" / label).mkdir(parents=True)
         shutil.copy(fields / "s1" / "0.png", tmp_path / "labelled" / label)
-    outcome = segment(Segment(images=str(tmp_path / "labelled"), name="labelled"), settings)
+    outcome = segment.fn(Segment(images=str(tmp_path / "labelled"), name="labelled"), settings)
     rows = manifest_of(outcome).to_pylist()
     assert {row["label"] for row in rows if "Parasitized" in row["uri"]} == {None}
     healthy = {(row["label"], row["touches_border"]) for row in rows if "Uninfected" in row["uri"]}

@@ -38,7 +38,7 @@ def test_a_detector_knows_what_a_smear_can_be(made: Settings) -> None:
     assert floor is not None
     assert min(floor.shift, floor.spread, floor.reach) > 0
     (smears,) = load_batch(Store(made.store), "smears").sources
-    again = fit(Fit(images=smears, batch="smears"), made)
+    again = fit.fn(Fit(images=smears, batch="smears"), made)
     assert again.detector == load_detector_card(Store(made.store)).name == "m-v0001"
 
 
@@ -47,7 +47,7 @@ def test_a_night_wholly_of_noise_is_no_smear_and_red(made: Settings, tmp_path: P
     for number in range(40):
         noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"picture {number}.png")
-    outcome = screen(Screen(images=str(tmp_path), batch="noise"), made)
+    outcome = screen.fn(Screen(images=str(tmp_path), batch="noise"), made)
     assert outcome.light == "red"
     assert any("cannot be a smear of blood" in reason for reason in outcome.reasons)
     assert outcome.patients == {"unreadable": 1}
@@ -71,7 +71,7 @@ def test_ordinary_cells_without_names_stay_ordinary(made: Settings, tmp_path: Pa
     (tmp_path / "night").mkdir()
     for number, path in enumerate(sorted((tmp_path / "named").rglob("*.png"))):
         path.rename(tmp_path / "night" / f"picture {number}.png")
-    screen(Screen(images=str(tmp_path / "night"), batch="ordinary"), made)
+    screen.fn(Screen(images=str(tmp_path / "night"), batch="ordinary"), made)
     found = rows(made, "ordinary")
     assert len(found) == 120
     assert not found[0]["implausible"]

@@ -60,7 +60,7 @@ def test_a_model_knows_how_cutting_a_cell_out_moves_its_features(settings: Setti
 
 def test_training_without_labels_says_what_is_missing(images: Path, settings: Settings) -> None:
     with pytest.raises(SourceError, match="Parasitized and Uninfected"):
-        train(Train(images=str(images / "night"), model="n"), settings)
+        train.fn(Train(images=str(images / "night"), model="n"), settings)
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
     """Epoch 2 of 3 is cut off in its middle; the same command goes on behind epoch 1."""
     options = {"epochs": 3, "side": 32, "limit": 96}
     smears, store = str(images / "smears"), Store(settings.store)
-    train(Train(images=smears, model="undisturbed", **options), settings)
+    train.fn(Train(images=smears, model="undisturbed", **options), settings)
     epochs: list[int] = []
     keep = stages.save_state
 
@@ -81,12 +81,12 @@ def test_a_training_that_was_killed_goes_on_where_it_was(
 
     monkeypatch.setattr(stages, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(Train(images=smears, model="resumed", **options), settings)
+        train.fn(Train(images=smears, model="resumed", **options), settings)
     monkeypatch.setattr(stages, "save_state", keep)
     monkeypatch.setattr(stages, "tell", lambda text: epochs.append(int(text.split()[1])))
     doing: list[str] = []
     monkeypatch.setattr(flow, "working", doing.append)
-    train(Train(images=smears, model="resumed", **options), settings)
+    train.fn(Train(images=smears, model="resumed", **options), settings)
     assert epochs == [2, 3]
     assert doing[-1] == "training the network"
     cards = [load_card(store, name) for name in ("undisturbed", "resumed")]
@@ -118,7 +118,7 @@ def test_a_model_says_from_which_weights_it_began(images: Path, settings: Settin
     )
     begun_from = {"weights": str(file), "licence": "CC0-1.0"}
     small = {"epochs": 1, "side": 32, "limit": 96}
-    train(Train(images=str(images / "smears"), model="n", **begun_from, **small), settings)
+    train.fn(Train(images=str(images / "smears"), model="n", **begun_from, **small), settings)
     training = load_card(store, "n").training
     assert training["licence"] == "CC0-1.0"
     assert training["weights_digest"] == digest_of(file.read_bytes())
@@ -144,10 +144,10 @@ def test_folds_diagnose_every_image_without_its_patient(
 
     monkeypatch.setattr(stages, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(Train(images=smears, model="folded", folds=2, **options), settings)
+        train.fn(Train(images=smears, model="folded", folds=2, **options), settings)
     assert "folded" not in {card.name for card in list_models(store)}
     monkeypatch.setattr(stages, "save_state", lambda *of: (kept.append(of[1][64:]), keep(*of)))
-    outcome = train(Train(images=smears, model="folded", folds=2, **options), settings)
+    outcome = train.fn(Train(images=smears, model="folded", folds=2, **options), settings)
     assert kept == ["-fold-1-of-2"]
     card = load_card(store, "folded")
     assert card.digest == load_card(store, "m").digest  # the model is that of without folds

@@ -56,12 +56,12 @@ def test_a_night_of_blood_is_tuned_to_and_its_distances_are_not(
     made: Settings, night: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger=logs.PROGRAM)
-    screen(Screen(images=str(night), batch="first"), made)
+    screen.fn(Screen(images=str(night), batch="first"), made)
     found = tuned_to(made, "first")
     assert found.tuning is not None
     assert "the network is tuned to batch first: by " in caplog.text
     plain = Fit(images=str(night), batch="plain")
-    fit(plain, made)
+    fit.fn(plain, made)
     assert tuned_to(made, "plain").tuning is None  # as `fit` has made its features
     tuned, without = taps(made, "first", f"m+{found.tuning[:16]}"), taps(made, "plain", "m")
     assert np.array_equal(tuned["blocks.2"], without["blocks.2"])
@@ -75,7 +75,7 @@ def test_rubbish_is_not_tuned_to(made: Settings, tmp_path: Path) -> None:
     for number in range(40):
         noise = rng.integers(0, 256, (64, 64, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"picture {number}.png")
-    screen(Screen(images=str(tmp_path), batch="noise"), made)
+    screen.fn(Screen(images=str(tmp_path), batch="noise"), made)
     found = tuned_to(made, "noise")
     assert found.tuning is None
     assert "no smear of blood" in found.why
@@ -90,10 +90,10 @@ def test_the_same_night_has_the_same_tuning_and_a_resumed_one_keeps_it(
     with monkeypatch.context() as patch:
         patch.setattr(extraction, "prepare_features", killed)
         with pytest.raises(KeyboardInterrupt):
-            screen(Screen(images=str(night), batch="second"), made)
+            screen.fn(Screen(images=str(night), batch="second"), made)
     assert tuned_to(made, "second") == tuned_to(made, "first")
     monkeypatch.setattr("flows.screen.measure_tuning", killed)
-    screen(Screen(images=str(night), batch="second"), made)
+    screen.fn(Screen(images=str(night), batch="second"), made)
     name = f"m+{str(tuned_to(made, 'first').tuning)[:16]}"
     first, second = taps(made, "first", name), taps(made, "second", name)
     assert all(np.array_equal(values, second[tap]) for tap, values in first.items())
@@ -107,7 +107,7 @@ def test_later_nights_of_a_laboratory_have_the_tuning_of_its_first(
     assert known.tuning == tuned_to(made, "commissioned").tuning is not None
     monkeypatch.setattr("flows.screen.measure_tuning", None)
     write_cells(tmp_path, 2, 30, seed=11, first=80, parasitized=0.1)
-    screen(Screen(images=str(tmp_path), batch="later", laboratory="lab"), made)
+    screen.fn(Screen(images=str(tmp_path), batch="later", laboratory="lab"), made)
     assert tuned_to(made, "later") == known
     learn(Commission(images=str(tmp_path), laboratory="lab", batch="later"), made)
     assert tuning_at(Store(made.store), "lab") == known
@@ -117,8 +117,8 @@ def test_a_night_of_few_cells_is_not_tuned_to(made: Settings, tmp_path: Path) ->
     write_cells(tmp_path, 1, tuning.LEAST, seed=13, first=90)
     short = min(tmp_path.rglob("*.png"))
     short.write_bytes(short.read_bytes()[:100])
-    screen(Screen(images=str(tmp_path), batch="short"), made)
+    screen.fn(Screen(images=str(tmp_path), batch="short"), made)
     assert tuned_to(made, "short").why == "29 of its cells can be read, and 30 are needed"
     short.unlink()
-    screen(Screen(images=str(tmp_path), batch="few"), made)
+    screen.fn(Screen(images=str(tmp_path), batch="few"), made)
     assert tuned_to(made, "few").why == "it has 29 whole cells, and 30 are needed"

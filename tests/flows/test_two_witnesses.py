@@ -11,10 +11,11 @@ from scipy.special import logit
 
 from flows.commission import learn
 from flows.commissioning import versions
-from flows.fit import fit, retract
+from flows.fit import fit
 from flows.jobs.fitting.fitted_rows import slides_of_version
 from flows.jobs.verified import load_laboratory_normal
 from flows.options.flows import Commission, Fit, Retract, Screen
+from flows.retract import retract
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.features import read_block
@@ -42,7 +43,7 @@ def made(by_slides: Settings, tmp_path_factory: pytest.TempPathFactory) -> Setti
     """Settings of a store with a detector of two witnesses, and a screened night."""
     folder = tmp_path_factory.mktemp("witnesses")
     settings = copied(by_slides, folder / "store")
-    screen(Screen(images=cells(folder / "night", 3, 30, 5), batch="night"), settings)
+    screen.fn(Screen(images=cells(folder / "night", 3, 30, 5), batch="night"), settings)
     return settings
 
 
@@ -106,18 +107,18 @@ def test_a_fitted_batch_changes_the_diagnosis_and_taking_it_out_changes_it_back(
     store = Store(made.store)
     first = load_detector(store, load_detector_card(store))
     before = rows(made)
-    fit(Fit(images=cells(tmp_path / "more", 3, 60, 9), batch="more"), made)
+    fit.fn(Fit(images=cells(tmp_path / "more", 3, 60, 9), batch="more"), made)
     images = str(Path(made.store).parent / "night")
-    screen(Screen(images=images, batch="after"), made)
+    screen.fn(Screen(images=images, batch="after"), made)
     after = rows(made, "after")
     assert (before["network_probability"] != after["network_probability"]).any()  # calibrated anew
     assert (before["statistics_probability"] != after["statistics_probability"]).any()
-    retract(Retract(batch="more"), made)
+    retract.fn(Retract(batch="more"), made)
     last = load_detector(store, load_detector_card(store))
     assert first.keys() == last.keys()
     for name, values in first.items():
         np.testing.assert_array_equal(values, last[name])
-    screen(Screen(images=images, batch="again"), made)
+    screen.fn(Screen(images=images, batch="again"), made)
     again = rows(made, "again")
     for name in ("probability_Parasitized", "statistics_probability", "p_value"):
         np.testing.assert_array_equal(before[name], again[name])
@@ -160,14 +161,14 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
     other = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
     assert other is not None
     assert other.offset != known.offset
-    retract(Retract(laboratory="lab", batch="june"), lab)
+    retract.fn(Retract(laboratory="lab", batch="june"), lab)
     last = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
     assert last is not None
     for name, values in known.to_arrays().items():
         np.testing.assert_array_equal(last.to_arrays()[name], values)
 
     before = rows(lab)
-    screen(
+    screen.fn(
         Screen(images=str(Path(made.store).parent / "night"), batch="there", laboratory="lab"), lab
     )
     there = rows(lab, "there")

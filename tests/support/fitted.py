@@ -55,7 +55,7 @@ def _train(smears: Path, folder: Path, **network: Any) -> None:
 
     settings = Settings(store=str(folder / "store"))
     usual: dict[str, Any] = {"model": "m", "epochs": 1, "side": 32, "arithmetic": "float32"}
-    outcome = train(Train(images=str(smears), **usual | network), settings)
+    outcome = train.fn(Train(images=str(smears), **usual | network), settings)
     (folder / "outcome.json").write_text(outcome.model_dump_json())
 
 
@@ -74,7 +74,7 @@ def fitted(trained: "tuple[Settings, TrainOutcome]", images: Path) -> "tuple[Set
 
     def make(folder: Path) -> None:
         settings = copied(trained[0], folder / "store")
-        outcome = fit(Fit(images=str(images / "smears"), batch="first"), settings)
+        outcome = fit.fn(Fit(images=str(images / "smears"), batch="first"), settings)
         (folder / "outcome.json").write_text(outcome.model_dump_json())
 
     folder = kept("fitted", make)
@@ -91,7 +91,7 @@ def by_slides(scheduler: str) -> "Settings":
         smears = folder / "smears"
         write_cells(smears, 12, 40, seed=1, parasitized=0.4)
         _train(smears, folder)
-        fit(Fit(images=str(smears), batch="smears"), _on(scheduler, folder, shard_rows=128))
+        fit.fn(Fit(images=str(smears), batch="smears"), _on(scheduler, folder, shard_rows=128))
 
     return _on(scheduler, kept("by-slides", make), shard_rows=128)
 
@@ -112,7 +112,7 @@ def tiny_fitted(scheduler: str, _store_with_model: Store) -> "Settings":
     def make(folder: Path) -> None:
         write_cells(folder / "cells", 10, 8, seed=3)
         shutil.copytree(_store_with_model.root, folder / "store")
-        fit(Fit(images=str(folder / "cells"), batch="first"), _on(scheduler, folder, **options))
+        fit.fn(Fit(images=str(folder / "cells"), batch="first"), _on(scheduler, folder, **options))
 
     return _on(scheduler, kept("tiny-fitted", make), **options)
 

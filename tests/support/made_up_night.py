@@ -43,7 +43,7 @@ def prepare(store: Store, cells: Path) -> Settings:
     """Fit a detector for the model ``tiny`` of a store on rendered cells."""
     write_cells(cells, 30, 30, seed=3)
     settings = Settings(store=store.url, workers=1)
-    fit(Fit(images=str(cells), batch=FITTED), settings)
+    fit.fn(Fit(images=str(cells), batch=FITTED), settings)
     return settings
 
 
@@ -127,7 +127,7 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
         patch.setattr("flows.screen.open_client", opened)
         for module in ("flows.monitoring.telemetry", "flows.stages.sources.sorting"):
             patch.setattr(f"{module}.stage", measured)
-        outcome = screen(Screen(images=str(images), batch=name), settings)
+        outcome = screen.fn(Screen(images=str(images), batch=name), settings)
     coordinator.append(("after", peak()))
     cpu = os.times()
     return {

@@ -56,6 +56,6 @@ def screen_anew(
 
 def screen_night(images: Path, settings: Settings, **options: object) -> ScreenOutcome:
     """Screen a night in which one file is cut short."""
-    outcome = screen(Screen(images=str(images / "night"), batch="night", **options), settings)
+    outcome = screen.fn(Screen(images=str(images / "night"), batch="night", **options), settings)
     assert outcome.failed
     return outcome

@@ -107,7 +107,7 @@ def night(prepared: Settings, tmp_path: Path) -> tuple[Settings, Path]:
 def undisturbed(prepared: Settings, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The report of the night when nothing goes wrong."""
     settings = copied(prepared, tmp_path_factory.mktemp("undisturbed") / "store")
-    outcome = screen(
+    outcome = screen.fn(
         Screen(images=str(Path(prepared.store).parent / "night"), batch="night"), settings
     )
     return comparable(outcome.report)
@@ -119,7 +119,7 @@ def report_in(settings: Settings) -> Path:
 
 
 def failures_of(settings: Settings, images: Path) -> ScreenOutcome:
-    outcome = screen(Screen(images=str(images), batch="night"), settings)
+    outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
     assert outcome.failed
     return outcome
 
@@ -163,7 +163,7 @@ def test_an_image_that_kills_whoever_looks_at_it_again_is_missing_from_the_page(
     (poisonous,) = images.rglob(rows[0]["uri"])
     with poisonous.open("ab") as file:
         file.write(PAGE_POISON)
-    outcome = screen(Screen(images=str(images), batch="night"), settings)
+    outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
     assert outcome.scored == undisturbed.num_rows
     assert outcome.page_failure is None
     page = Path(outcome.page).read_text()
@@ -187,7 +187,7 @@ def screen_with_a_killed_worker(
 ) -> ScreenOutcome:
     """Screen a night of which one worker dies with its shard done, and nobody told."""
     patch.setattr("flows.stages.batch.run_shard", partial(_die_once, run_shard, str(marker)))
-    outcome = screen(Screen(images=str(images), batch="night"), settings)
+    outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
     assert marker.exists()
     return outcome
 
@@ -206,13 +206,13 @@ def test_a_worker_killed_in_any_stage_of_a_fit_changes_nothing(
     settings, images = night
     calm = settings.model_copy(update={"store": str(tmp_path / "calm")})
     shutil.copytree(settings.store, calm.store)
-    fit(Fit(images=str(images), batch="more"), calm)
+    fit.fn(Fit(images=str(images), batch="more"), calm)
     module, name = (
         (batch, "run_shard") if stage == "extract" else (fitted_rows, "group_log_distances")
     )
     marker = tmp_path / "killed"
     monkeypatch.setattr(module, name, partial(_die_once, getattr(module, name), str(marker)))
-    fit(Fit(images=str(images), batch="more"), settings)
+    fit.fn(Fit(images=str(images), batch="more"), settings)
     assert marker.exists()
     assert arrays_in(settings, "v0002") == arrays_in(calm, "v0002")
 
@@ -228,7 +228,7 @@ def _die_once(work: Callable[[Any], Any], marker: str, job: Any) -> Any:
 
 def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
     settings, images = night
-    screen(Screen(images=str(images), batch="before"), settings)
+    screen.fn(Screen(images=str(images), batch="before"), settings)
     listed = sorted(images.rglob("*.png"))
     frozen = settings.model_copy()
     with pytest.MonkeyPatch.context() as patch:
@@ -275,9 +275,9 @@ Store.reveal, Store.reveal_folder = dying(Store.reveal), dying(Store.reveal_fold
 if __name__ == "__main__":
     settings = Settings(store=store, cluster="scheduler", scheduler=scheduler, shard_rows=8)
     if flow == "fit":
-        fit(Fit(images=images, batch=batch), settings)
+        fit.fn(Fit(images=images, batch=batch), settings)
     else:
-        screen(Screen(images=images, batch=batch), settings)
+        screen.fn(Screen(images=images, batch=batch), settings)
 """
 
 
@@ -324,7 +324,7 @@ def test_a_night_in_bfloat16_is_the_same_after_a_worker_or_the_coordinator_was_k
 ) -> None:
     ready = prepared.model_copy(update={"store": str(tmp_path / "ready")})
     store_with_tiny(Path(ready.store), replace(spec, arithmetic="bfloat16"))
-    fit(Fit(images=str(images / "smears"), batch="first"), ready)
+    fit.fn(Fit(images=str(images / "smears"), batch="first"), ready)
     night = Path(prepared.store).parent / "night"
     calm = copied(ready, tmp_path / "calm")
     code, out, err = drive((calm, night), tmp_path)
@@ -333,7 +333,7 @@ def test_a_night_in_bfloat16_is_the_same_after_a_worker_or_the_coordinator_was_k
     for at in (len(writes) // 3, 2 * len(writes) // 3):
         killed = copied(ready, tmp_path / f"killed-at-{at}")
         assert drive((killed, night), tmp_path, point=at)[0] == -signal.SIGKILL
-        outcome = screen(Screen(images=str(night), batch="night"), killed)
+        outcome = screen.fn(Screen(images=str(night), batch="night"), killed)
         assert comparable(outcome.report).equals(expected), writes[at - 1]
         assert features_in(killed) == features_in(calm)
     killed = copied(ready, tmp_path / "killed-worker")
@@ -386,16 +386,16 @@ def test_force_starts_anew_and_the_old_report_stays_until_replaced(
     from flows import screen as module
 
     settings, images = night
-    first = screen(Screen(images=str(images), batch="night"), settings)
+    first = screen.fn(Screen(images=str(images), batch="night"), settings)
     before = Path(first.report).read_bytes()
     gone = sorted(images.rglob("*.png"))[0]
     gone.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(module, "publish", _fails)
         with pytest.raises(OSError, match="disk"):
-            screen(Screen(images=str(images), batch="night", force=True), settings)
+            screen.fn(Screen(images=str(images), batch="night", force=True), settings)
     assert report_in(settings).read_bytes() == before
-    second = screen(
+    second = screen.fn(
         Screen(images=str(images), batch="night"), settings
     )  # goes on with the new attempt
     assert second.images == first.images - 1

@@ -9,7 +9,7 @@ import pytest
 from flows.cluster import kinds
 from flows.commands import main as command_line
 from flows.commands.main import main
-from flows.monitoring import prefect_runs
+from flows.prefect import decorators
 from flows.settings import Settings
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
@@ -23,7 +23,8 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise AssertionError("something was started")
 
     monkeypatch.setattr(command_line, "import_for_workers", lambda: None)
-    monkeypatch.setattr(prefect_runs, "server", lambda: None)  # other tests may have started one
+    for module in (command_line, decorators):  # other tests may have started one
+        monkeypatch.setattr(module, "server", lambda: None)
     monkeypatch.setitem(kinds.KINDS, "local", (start, "starting"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cells").mkdir()

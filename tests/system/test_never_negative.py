@@ -80,7 +80,7 @@ def patients(
 
 def calls(settings: Settings, images: Path, batch: str, **given: str) -> dict[str, str]:
     """Screen a folder of patients; the call of each."""
-    report = screen(Screen(images=str(images), batch=batch, **given), settings).report
+    report = screen.fn(Screen(images=str(images), batch=batch, **given), settings).report
     rows = pq.read_table(report.replace("/images/", "/patients/")).to_pylist()
     undecided = [row for row in rows if row["call"] not in ("positive", "negative")]
     assert all(row["corrected_percent"] is None for row in undecided)
@@ -123,7 +123,7 @@ def test_nobody_infected_is_negative_at_any_size(
     known = Commission(
         images=str(tmp_path / "known"), batch="known", laboratory="lab", negative="all"
     )
-    print(commission(known, settings).missing)
+    print(commission.fn(known, settings).missing)
     photograph(tmp_path / "night" / "healthy", negatives[-1], 1.0, 0.0, twice=False)
     found = calls(settings, tmp_path / "night", "there", laboratory="lab")
     print(found)

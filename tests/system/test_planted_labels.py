@@ -33,7 +33,7 @@ def test_planted_wrong_labels_are_among_the_worst(tmp_path: Path) -> None:
     manifest = tmp_path / "flipped.parquet"
     pq.write_table(listed.set_column(place, "label", pa.array(labels)), manifest)
     settings = Settings(store=str(tmp_path / "store"))
-    train(Train(images=str(manifest), folds=4, epochs=4, side=48, model="m"), settings)
+    train.fn(Train(images=str(manifest), folds=4, epochs=4, side=48, model="m"), settings)
     planted = {uri for uri, own in zip(listed["uri"].to_pylist(), wrong, strict=True) if own}
     out = export(ReviewExport(to=str(tmp_path / "out"), model="m", limit=len(planted)), settings)
     with Path(out.sheet).open(encoding="utf-8-sig", newline="") as sheet:

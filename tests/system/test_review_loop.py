@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from flows.commands.review.queue import ImportOutcome, export, import_answers, report
-from flows.fit import fit, retract
+from flows.fit import fit
 from flows.options.flows import Fit, Retract, Screen
 from flows.options.tools import ReviewExport, ReviewImport, ReviewReport
+from flows.retract import retract
 from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch, read_manifest
@@ -61,7 +62,7 @@ def _screened(
     tiny_fitted: Settings, night: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
     settings = fitted.copied(tiny_fitted, tmp_path_factory.mktemp("screened") / "store")
-    screen(Screen(images=str(night), batch="night", date=DAY), settings)
+    screen.fn(Screen(images=str(night), batch="night", date=DAY), settings)
     return settings
 
 
@@ -99,14 +100,14 @@ def run(command: str, settings: Settings) -> None:
     assert options.pop("--store") == settings.store
     given = {name.removeprefix("--"): value for name, value in options.items()}
     if words[1] == "fit":
-        fit(Fit(**given), settings)
+        fit.fn(Fit(**given), settings)
     else:
-        retract(Retract(**given), settings)
+        retract.fn(Retract(**given), settings)
 
 
 def abnormality(settings: Settings, night: Path) -> dict[str, float]:
     """By file, after screening the night again with the newest detector."""
-    outcome = screen(Screen(images=str(night), batch="night"), settings)
+    outcome = screen.fn(Screen(images=str(night), batch="night"), settings)
     rows = duckdb.sql(f"SELECT uri, abnormality FROM '{outcome.report}'").fetchall()
     return {uri.partition("/night")[2]: value for uri, value in rows}
 
@@ -145,7 +146,7 @@ def test_what_a_person_called_ordinary_is_less_abnormal_after_the_next_fit(
     assert len(stained) == 12
     assert all(after[name] < before[name] for name in stained)
 
-    retract(Retract(batch=added.batch), screened)
+    retract.fn(Retract(batch=added.batch), screened)
     restored = abnormality(screened, night)
     assert restored.keys() == before.keys()
     np.testing.assert_allclose(
@@ -184,7 +185,7 @@ def test_an_image_that_is_gone_or_changed_is_named_and_left_out(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(night / "stained", copy)
-    screen(Screen(images=str(copy), batch="copy"), screened)
+    screen.fn(Screen(images=str(copy), batch="copy"), screened)
     first, second = sorted(copy.iterdir())[:2]
     first.unlink()
     second.write_bytes(b"another image")
@@ -237,7 +238,7 @@ def test_a_cell_of_two_nights_is_a_label_in_one(
     screened: Settings, night: Path, tmp_path: Path
 ) -> None:
     first = review_all(screened, tmp_path / "out")
-    screen(Screen(images=str(night / "stained"), batch="dusk"), screened)
+    screen.fn(Screen(images=str(night / "stained"), batch="dusk"), screened)
     out = export(
         ReviewExport(to=str(tmp_path / "dusk"), batch="dusk", limit=1000, per_slide=1000), screened
     )
@@ -299,7 +300,7 @@ def test_labels_without_a_patient_are_warned_of(screened: Settings, tmp_path: Pa
     smear, rng = draw_patient(5, np.random.default_rng(5)), np.random.default_rng(5)
     for number in range(4):
         Image.fromarray(other_stain(red_cell(smear, rng, None))).save(folder / f"{number}.png")
-    screen(Screen(images=str(folder), batch="anonymous"), screened)
+    screen.fn(Screen(images=str(folder), batch="anonymous"), screened)
     out = export(ReviewExport(to=str(tmp_path / "out"), batch="anonymous"), screened)
     found = import_answers(
         ReviewImport(file=str(fill_in(Path(out.sheet), lambda row: "Uninfected"))), screened

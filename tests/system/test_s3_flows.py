@@ -47,10 +47,10 @@ def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
     settings = Settings(
         store=f"{root}/store", cluster="scheduler", scheduler=scheduler, shard_rows=8
     )
-    fitted = fit(Fit(images=f"{root}/smears", batch="first"), settings)
+    fitted = fit.fn(Fit(images=f"{root}/smears", batch="first"), settings)
     assert fitted.detector is not None
     # The night has one file that is cut short.
-    outcome = screen(Screen(images=f"{root}/night.zip", batch="night"), settings)
+    outcome = screen.fn(Screen(images=f"{root}/night.zip", batch="night"), settings)
     assert outcome.failed
     assert outcome.report.startswith(f"{root}/store/reports/images/batch_date=")
     assert outcome.images == len(night)
@@ -64,7 +64,7 @@ def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
         counts = dict(connection.sql(query).fetchall())
     assert counts == {"scored": len(night) - 1, "failed": 1}
 
-    assert screen(Screen(images=f"{root}/night.zip", batch="night"), settings).repeated
+    assert screen.fn(Screen(images=f"{root}/night.zip", batch="night"), settings).repeated
     assert [row["batch"] for row in status(Status(), settings).batches] == ["first", "night"]
     assert not Store(settings.store).exists("batches", "night", "rows")
 
@@ -73,9 +73,9 @@ def test_a_night_on_s3_ends_in_a_report_with_every_image_once(
     for cell in cells_there[:6]:
         s3.put_file(str(cell), f"{root}/inbox/{cell.name}")
     inbox = f"{root}/inbox"
-    tonight = nightly(Nightly(inbox=inbox, settle=0), settings)
+    tonight = nightly.fn(Nightly(inbox=inbox, settle=0), settings)
     assert (tonight.images, tonight.scored) == (6, 6)
     s3.put_file(str(cells_there[6]), f"{root}/inbox/{cells_there[6].name}")
-    assert nightly(Nightly(inbox=inbox, settle=0), settings).repeated
-    later = nightly(Nightly(inbox=inbox, series="other", settle=0), settings)
+    assert nightly.fn(Nightly(inbox=inbox, settle=0), settings).repeated
+    later = nightly.fn(Nightly(inbox=inbox, series="other", settle=0), settings)
     assert (later.images, later.batch.rpartition("-")[0][:5]) == (7, "other")

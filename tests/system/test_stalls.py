@@ -67,7 +67,7 @@ def test_a_coordinator_that_is_stopped_as_it_publishes_changes_nothing_when_it_g
     store = Store(settings.store)
     time.sleep(4)
     other = str(images / "smears")
-    second = screen(Screen(images=other, batch="night", force=True), settings)
+    second = screen.fn(Screen(images=other, batch="night", force=True), settings)
     before = {path: path.read_bytes() for path in Path(store.root).rglob("*") if path.is_file()}
     first.send_signal(signal.SIGCONT)
     out, err = first.communicate(timeout=60)
@@ -86,4 +86,4 @@ def test_a_coordinator_that_is_stopped_as_it_publishes_changes_nothing_when_it_g
     assert read_table(store, *paths[0]).num_rows == second.images
     for check in batch_checks(store, "night"):
         check.verify()
-    assert screen(Screen(images=other, batch="night"), settings).repeated
+    assert screen.fn(Screen(images=other, batch="night"), settings).repeated

@@ -131,10 +131,10 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     slurm: Slurm, store_with_model: Store, cells: Path, tmp_path: Path
 ) -> None:
     settings = Settings(store=store_with_model.root, workers=1, shard_rows=1)
-    fit(Fit(images=str(cells), batch="fitted"), settings)
+    fit.fn(Fit(images=str(cells), batch="fitted"), settings)
     shutil.copytree(settings.store, tmp_path / "local")
     local = settings.model_copy(update={"store": str(tmp_path / "local")})
-    expected = screen(Screen(images=str(cells), batch="night"), local)
+    expected = screen.fn(Screen(images=str(cells), batch="night"), local)
 
     command = [sys.executable, "-m", "flows.commands.main", "screen", "--images", str(cells)]
     command += ["--batch", "night", "--store", settings.store]

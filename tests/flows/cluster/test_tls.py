@@ -124,10 +124,10 @@ def undisturbed(
     root = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(_store_with_model.root, root / "store")
     settings = Settings(store=str(root / "store"), workers=1, shard_rows=1)
-    fit(Fit(images=str(cells), batch="fitted"), settings)
+    fit.fn(Fit(images=str(cells), batch="fitted"), settings)
     shutil.copytree(root / "store", root / "night")
     night = settings.model_copy(update={"store": str(root / "night")})
-    assert not screen(Screen(images=str(cells), batch="night"), night).failed
+    assert not screen.fn(Screen(images=str(cells), batch="night"), night).failed
     return settings
 
 
@@ -153,7 +153,7 @@ def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    outcome = screen(Screen(images=str(cells), batch="night"), settings)
+    outcome = screen.fn(Screen(images=str(cells), batch="night"), settings)
     killer.join()
     assert 3 <= seen[0] < outcome.images
     with open_client(settings) as client:

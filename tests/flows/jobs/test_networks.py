@@ -53,7 +53,7 @@ def test_what_is_no_network_is_said(network: str, said: str) -> None:
 def test_no_code_is_imported_that_the_settings_do_not_name(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_foreign_network("timm:resnet18")
     with pytest.raises(ForeignNetworkError, match="it names none"):
-        train(Train(images="cells", network=OWN), Settings())
+        train.fn(Train(images="cells", network=OWN), Settings())
     monkeypatch.setenv("SLIDEWATCH_NETWORKS", json.dumps([OWN]))
     refuse_foreign_network(OWN)
 
@@ -128,7 +128,7 @@ def imported():
 if __name__ == "__main__":
     settings = Settings(store=sys.argv[1], workers=1)
     with open_client(settings) as client:
-        outcome = screen(Screen(images=sys.argv[2], batch="night"), settings)
+        outcome = screen.fn(Screen(images=sys.argv[2], batch="night"), settings)
         print(outcome.scored, outcome.page_failure, *client.run(imported).values())
 """
 

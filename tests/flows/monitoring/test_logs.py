@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from flows.jobs.shard import FailedImage, ShardResult
-from flows.monitoring import logs, prefect_runs, telemetry
+from flows.monitoring import logs, telemetry
 from flows.monitoring.console import complain, progress_bar, tell, warn
 from flows.options.flows import Options
 from flows.outcome import Outcome
+from flows.prefect.decorators import flow, run
 from flows.settings import Settings
 from storage.batches.manifests import Shard
 
@@ -169,6 +170,7 @@ def inner(_: Options, settings: Settings) -> Done:
     return Done(number=2)
 
 
+@flow()
 @telemetry.observed()
 def outer(options: Batched, settings: Settings) -> Done:
     with telemetry.stage("work"):
@@ -181,7 +183,7 @@ def outer(options: Batched, settings: Settings) -> Done:
 def test_a_flow_logs_its_stages_and_one_outcome_with_its_run_and_batch(
     prefect_api: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prefect_runs.runnable(outer)(Batched(batch="b"), Settings(store=str(tmp_path), logs="json"))
+    run(outer, Batched(batch="b"), Settings(store=str(tmp_path), logs="json"))
     ours = [line for line in lines_of(capsys) if "batch" in line]
     assert [(line["message"], line.get("stage"), line.get("event")) for line in ours] == [
         ("work: begin", "work", "begin"),

@@ -150,7 +150,7 @@ def night(
         shard_rows=8,
         metrics=str(file),
     )
-    fit(Fit(images=str(cells), batch="first"), settings)
+    fit.fn(Fit(images=str(cells), batch="first"), settings)
     assert not file.exists()  # metrics are of nights
     shutil.copytree(cells, inbox)
     cut = min(inbox.rglob("*.png"))
@@ -167,7 +167,7 @@ def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
         moment = datetime(2026, 3, day, 12, tzinfo=UTC)
         monkeypatch.setattr(nightly_module, "scheduled_start", lambda: moment)
         monkeypatch.setattr(nightly_module, "now", lambda: moment)
-        nightly(Nightly(inbox=str(inbox), settle=0), settings)
+        nightly.fn(Nightly(inbox=str(inbox), settle=0), settings)
 
     before = time.time()
     run_at(1)

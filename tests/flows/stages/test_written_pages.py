@@ -33,7 +33,7 @@ def photos(cells: Path, tmp_path: Path) -> Path:
 
 
 def screened(photos: Path, settings: Settings) -> ScreenOutcome:
-    return screen(Screen(images=str(photos), batch="night", date=DAY), settings)
+    return screen.fn(Screen(images=str(photos), batch="night", date=DAY), settings)
 
 
 def test_a_screened_night_has_a_page_and_the_index_leads_to_it(
@@ -109,7 +109,7 @@ def test_a_page_of_an_older_report_is_replaced(photos: Path, settings: Settings)
     """So it is left by a run that ends between publishing the report and writing the page."""
     first = screened(photos, settings)
     old = Path(first.page).read_bytes()
-    screen(Screen(images=str(photos), batch="night", date=DAY, force=True), settings)
+    screen.fn(Screen(images=str(photos), batch="night", date=DAY, force=True), settings)
     assert Path(first.page).read_bytes() != old
     new = Path(first.page).read_bytes()
     Path(first.page).write_bytes(old)
@@ -146,7 +146,7 @@ def test_images_that_are_gone_have_placeholders(photos: Path, settings: Settings
 def test_a_batch_called_index_keeps_its_page_beside_the_index(
     photos: Path, settings: Settings
 ) -> None:
-    outcome = screen(Screen(images=str(photos), batch="index", date=DAY), settings)
+    outcome = screen.fn(Screen(images=str(photos), batch="index", date=DAY), settings)
     assert Path(outcome.page).name == "index~.html"
     index = Path(Store(settings.store).path(*pages.index_path())).read_text()
     assert 'href="index~.html"' in index

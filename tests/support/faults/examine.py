@@ -6,9 +6,9 @@ from hashlib import sha256
 from typing import Any
 
 from flows.commands.status import verify
-from flows.fit import retract
 from flows.options.flows import Retract, Screen
 from flows.options.tools import Verify
+from flows.retract import retract
 from flows.screen import screen
 from flows.settings import Settings
 from storage.reports.sql import TABLES, answer
@@ -35,9 +35,9 @@ def examine(settings: Settings, night: str, later: str, whole: dict[str, str]) -
     commands: dict[str, Callable[[], Any]] = {
         "verify": lambda: verify(Verify(), settings).damaged,
         "query": lambda: {name: _rows(settings, name) for name in TABLES},
-        "screen again": lambda: _told(screen(Screen(images=night, batch="night"), settings)),
-        "screen": lambda: _told(screen(Screen(images=later, batch="later"), settings)),
-        "retract": lambda: _told(retract(Retract(patient="C120P20"), settings)),
+        "screen again": lambda: _told(screen.fn(Screen(images=night, batch="night"), settings)),
+        "screen": lambda: _told(screen.fn(Screen(images=later, batch="later"), settings)),
+        "retract": lambda: _told(retract.fn(Retract(patient="C120P20"), settings)),
     }
     found, damaged = {}, files_of(settings.store)
     for name, command in commands.items():

@@ -19,7 +19,7 @@ from flows.cluster import client
 from storage import leases, records
 
 NOW = datetime(2026, 3, 1, 6, tzinfo=UTC)
-FLOWS = ("flows.commission", "flows.fit", "flows.screen", "flows.segment")
+FLOWS = ("flows.commission", "flows.fit", "flows.retract", "flows.screen", "flows.segment")
 
 
 class Done:

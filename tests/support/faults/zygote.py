@@ -24,10 +24,11 @@ from PIL import Image
 from flows import prune as pruning
 from flows.commands.review.apply import apply
 from flows.commission import learn
-from flows.fit import fit, retract
+from flows.fit import fit
 from flows.jobs import networks
 from flows.options.flows import Commission, Fit, Prune, Retract, Screen, Segment
 from flows.options.tools import ReviewApply
+from flows.retract import retract
 from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
@@ -40,17 +41,17 @@ from tests.support.faults.examine import examine
 def _prune_later(options: Prune, settings: Settings) -> Any:
     """Prune when everything in the store is 40 days old."""
     pruning.now = lambda: standins.NOW + timedelta(days=40)
-    return pruning.prune(options, settings)
+    return pruning.prune.fn(options, settings)
 
 
 ACTIONS: dict[str, tuple[Any, Any]] = {
     "apply": (apply, ReviewApply),
     "commission": (learn, Commission),
-    "fit": (fit, Fit),
+    "fit": (fit.fn, Fit),
     "prune": (_prune_later, Prune),
-    "retract": (retract, Retract),
-    "screen": (screen, Screen),
-    "segment": (segment, Segment),
+    "retract": (retract.fn, Retract),
+    "screen": (screen.fn, Screen),
+    "segment": (segment.fn, Segment),
 }
 
 

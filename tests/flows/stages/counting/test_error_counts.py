@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 from scipy.special import logit
 
-from flows.fit import FitOutcome, fit, retract
+from flows.fit import FitOutcome, fit
 from flows.jobs.fitting import unseen
 from flows.options.flows import Fit, Retract
+from flows.retract import retract
 from flows.settings import Settings
 from flows.stages.counting import error_counts
 from flows.stages.counting.chosen_thresholds import load_error_rates
@@ -54,7 +55,7 @@ def test_errors_merge_and_are_taken_out_exactly_and_make_a_counting_threshold(
     assert first.counting is None
     assert any("error rates unknown" in warning for warning in first.warnings)
     assert load_error_rates(Store(ready.store), first) is None
-    fit(Fit(images=more(tmp_path / "extra", 5), batch="second"), ready)
+    fit.fn(Fit(images=more(tmp_path / "extra", 5), batch="second"), ready)
     _, both = newest(ready)
     assert len(both.slides) == len(before.slides) + 5
     card = classifiers.load_card(Store(ready.store), "m")
@@ -68,11 +69,11 @@ def test_errors_merge_and_are_taken_out_exactly_and_make_a_counting_threshold(
     assert detector.counting.counting.sensitivity.slides == rates.counting.found.slides
 
     (held_out, *_) = sorted(card.held_out)
-    outcome = retract(Retract(patient=held_out), ready)
+    outcome = retract.fn(Retract(patient=held_out), ready)
     assert f"{CELLS} held-out ones out of the error counts" in outcome.changed
     _, left = newest(ready)
     assert set(both.slides) - set(left.slides) == {json.dumps(["patient", held_out])}
-    retract(Retract(batch="second"), ready)
+    retract.fn(Retract(batch="second"), ready)
     _, left = newest(ready)
     assert set(left.slides) == set(before.slides) - {json.dumps(["patient", held_out])}
 

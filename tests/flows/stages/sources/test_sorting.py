@@ -49,7 +49,7 @@ def rows_of(outcome: ScreenOutcome) -> list[dict[str, object]]:
 def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
     mixed: Path, tiny_ready: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = screen(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    outcome = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
     assert outcome.taken_for == {"fields": 2, "cells": 3}
     told = "2 photographs of fields, 3 pictures of single cells"
     assert f"{mixed}: {told}; cells are cut out" in capsys.readouterr().err
@@ -63,12 +63,12 @@ def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
     assert sources == {"field.png", "larger.png"}
     fields = pq.read_table(outcome.report.replace("/images/", "/fields/")).to_pylist()
     assert sum(row["images"] for row in fields) == len(rows) - 3
-    again = screen(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    again = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
     assert (again.repeated, again.taken_for) == (True, outcome.taken_for)
     manifest = manifest_address(Store(tiny_ready.store), "night")
-    assert screen(Screen(images=manifest, batch="night"), tiny_ready).repeated
+    assert screen.fn(Screen(images=manifest, batch="night"), tiny_ready).repeated
     with pytest.raises(StoreError, match="give the same --images"):
-        screen(Screen(images=str(mixed.parent), batch="night"), tiny_ready)
+        screen.fn(Screen(images=str(mixed.parent), batch="night"), tiny_ready)
     assert str(mixed) in Path(outcome.page).read_text()
 
 
@@ -76,16 +76,16 @@ def test_the_report_is_that_of_the_two_commands(mixed: Path, tiny_ready: Setting
     for cell in mixed.glob("*.png"):
         if cell.stem not in {"field", "larger"}:
             cell.unlink()
-    one = screen(Screen(images=str(mixed), batch="one", date=DAY), tiny_ready)
-    made = segment(Segment(images=str(mixed), name="two"), tiny_ready)
-    two = screen(Screen(images=made.manifest, batch="two", date=DAY), tiny_ready)
+    one = screen.fn(Screen(images=str(mixed), batch="one", date=DAY), tiny_ready)
+    made = segment.fn(Segment(images=str(mixed), name="two"), tiny_ready)
+    two = screen.fn(Screen(images=made.manifest, batch="two", date=DAY), tiny_ready)
     assert rows_of(one) == rows_of(two)
 
 
 def test_a_killed_night_resumes_with_the_same_decision(
     mixed: Path, tiny_ready: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = screen(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    undisturbed = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
     expected = rows_of(undisturbed)
 
     def killed(*_: object, **__: object) -> None:
@@ -95,17 +95,21 @@ def test_a_killed_night_resumes_with_the_same_decision(
         with monkeypatch.context() as patch:
             patch.setattr(cutting, at, killed)
             with pytest.raises(RuntimeError, match="killed"):
-                screen(Screen(images=str(mixed), batch=f"killed{at}", date=DAY), tiny_ready)
+                screen.fn(Screen(images=str(mixed), batch=f"killed{at}", date=DAY), tiny_ready)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_recognised", killed)  # nothing is looked at anew
-            outcome = screen(Screen(images=str(mixed), batch=f"killed{at}", date=DAY), tiny_ready)
+            outcome = screen.fn(
+                Screen(images=str(mixed), batch=f"killed{at}", date=DAY), tiny_ready
+            )
         assert rows_of(outcome) == expected
 
 
 def test_a_person_overrules_what_it_looks_like(mixed: Path, tiny_ready: Settings) -> None:
-    cells = screen(Screen(images=str(mixed), batch="cells", taken_as="cells", date=DAY), tiny_ready)
+    cells = screen.fn(
+        Screen(images=str(mixed), batch="cells", taken_as="cells", date=DAY), tiny_ready
+    )
     assert (cells.taken_for, cells.failures) == ({}, {"not_a_cell": 2})
-    fields = screen(
+    fields = screen.fn(
         Screen(images=str(mixed), batch="fields", taken_as="fields", date=DAY), tiny_ready
     )
     assert fields.taken_for == {"fields": 5}
@@ -115,14 +119,14 @@ def test_a_person_overrules_what_it_looks_like(mixed: Path, tiny_ready: Settings
 def test_another_word_on_a_batch_that_was_begun_is_refused_and_force_begins_anew(
     mixed: Path, tiny_ready: Settings
 ) -> None:
-    first = screen(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    first = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
     for other in ("cells", "fields"):
         with pytest.raises(StoreError, match="taken for what they look like: leave out --as"):
-            screen(Screen(images=str(mixed), batch="night", taken_as=other), tiny_ready)
+            screen.fn(Screen(images=str(mixed), batch="night", taken_as=other), tiny_ready)
     with pytest.raises(StoreError, match="give the same --images"):
-        screen(Screen(images=str(mixed.parent), batch="night"), tiny_ready)
+        screen.fn(Screen(images=str(mixed.parent), batch="night"), tiny_ready)
     (mixed / "larger.png").unlink()
-    anew = screen(Screen(images=str(mixed), batch="night", force=True, date=DAY), tiny_ready)
+    anew = screen.fn(Screen(images=str(mixed), batch="night", force=True, date=DAY), tiny_ready)
     assert (first.taken_for["fields"], anew.taken_for["fields"]) == (2, 1)
     store = Store(tiny_ready.store)
     for key in ("night", "night~2"):
@@ -130,30 +134,30 @@ def test_another_word_on_a_batch_that_was_begun_is_refused_and_force_begins_anew
     for check in all_checks(store):
         check.verify()
     assert manifest_address(store, "night~2").endswith("night~2/manifest.parquet")
-    assert screen(Screen(images=str(mixed), batch="night"), tiny_ready).repeated
+    assert screen.fn(Screen(images=str(mixed), batch="night"), tiny_ready).repeated
 
 
 def test_a_folder_of_cells_is_screened_as_before(cells: Path, tiny_ready: Settings) -> None:
-    outcome = screen(Screen(images=str(cells), batch="cells", limit=4, date=DAY), tiny_ready)
+    outcome = screen.fn(Screen(images=str(cells), batch="cells", limit=4, date=DAY), tiny_ready)
     assert (outcome.images, outcome.taken_for) == (4, {})
     assert find_segmentation(Store(tiny_ready.store), "cells") is None
     assert "taken for" not in outcome.text()
 
 
 def test_an_inbox_is_looked_at_too(mixed: Path, tiny_ready: Settings) -> None:
-    outcome = nightly(Nightly(inbox=str(mixed), settle=0), tiny_ready)
+    outcome = nightly.fn(Nightly(inbox=str(mixed), settle=0), tiny_ready)
     assert outcome.taken_for == {"fields": 2, "cells": 3}
     assert {row["slide_id"] for row in rows_of(outcome)} >= {"field", "larger"}
-    assert nightly(Nightly(inbox=str(mixed), settle=0), tiny_ready).repeated
+    assert nightly.fn(Nightly(inbox=str(mixed), settle=0), tiny_ready).repeated
 
 
 def test_a_manifest_that_lists_cells_is_no_list_of_fields(
     mixed: Path, tiny_ready: Settings
 ) -> None:
-    screen(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
     manifest = manifest_address(Store(tiny_ready.store), "night")
     with pytest.raises(StoreError, match="lists cells, and --as fields says otherwise"):
-        screen(Screen(images=manifest, batch="again", taken_as="fields"), tiny_ready)
+        screen.fn(Screen(images=manifest, batch="again", taken_as="fields"), tiny_ready)
 
 
 def test_slides_in_an_archive_are_refused_before_anything_is_begun(
@@ -163,5 +167,5 @@ def test_slides_in_an_archive_are_refused_before_anything_is_begun(
     with zipfile.ZipFile(archive, "w") as made:
         made.writestr("one.svs", b"a slide")
     with pytest.raises(SourceError, match="unpack it, and give the folder"):
-        screen(Screen(images=str(archive), batch="night"), tiny_ready)
+        screen.fn(Screen(images=str(archive), batch="night"), tiny_ready)
     assert find_batch(Store(tiny_ready.store), "night") is None

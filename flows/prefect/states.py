@@ -57,7 +57,7 @@ def end_state(outcome: Any) -> Any:
     return Completed(name=None if light is Light.GREEN else name, message=message, data=outcome)
 
 
-def error_state(error: Exception) -> Any:
+def error_state(error: BaseException) -> Any:
     """Return the Prefect state of a run that ended in an error of ours; raise others again.
 
     The message says what is wrong; a traceback through our code helps nobody.

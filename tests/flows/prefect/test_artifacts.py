@@ -18,8 +18,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
-from flows.monitoring import prefect_artifacts as artifacts
-from flows.monitoring.prefect_artifacts import (
+from flows.options.flows import Screen
+from flows.prefect import artifacts
+from flows.prefect.artifacts import (
     ABNORMAL,
     CELLS,
     FAILED,
@@ -32,9 +33,8 @@ from flows.monitoring.prefect_artifacts import (
     markdown_text,
     most_abnormal,
 )
-from flows.monitoring.prefect_runs import runnable
-from flows.monitoring.states import by_call, by_name
-from flows.options.flows import Screen
+from flows.prefect.decorators import run
+from flows.prefect.states import by_call, by_name
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.reports import tables as reports
@@ -64,7 +64,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def screen_night(night: Path, settings: Settings, batch: str) -> ScreenOutcome:
-    outcome = runnable(screen)(Screen(images=str(night), batch=batch, date=DAY), settings)
+    outcome = run(screen, Screen(images=str(night), batch=batch, date=DAY), settings)
     assert outcome.failed
     return outcome
 

@@ -18,8 +18,8 @@ from typing import Any, cast
 from uuid import UUID
 
 from flows.monitoring import logs
-from flows.monitoring.prefect_runs import in_prefect_run
-from flows.monitoring.states import by_call, by_name
+from flows.prefect.runs import in_prefect_run
+from flows.prefect.states import by_call, by_name
 from storage.batches import manifests, segmentations
 from storage.batches.ledger import Seal
 from storage.parquet import iterate_rows, read_table

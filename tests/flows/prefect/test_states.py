@@ -3,16 +3,17 @@
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun
 
-from flows.monitoring.prefect_runs import prefect_flow
-from flows.monitoring.states import RedError, is_lost, told
 from flows.nightly import nightly
 from flows.options.flows import Nightly, Options, Screen
+from flows.prefect.decorators import Flow, flow
+from flows.prefect.states import RedError, is_lost, told
 from flows.screen import screen
 from flows.settings import Settings
 from storage.store import StoreError
@@ -44,13 +45,20 @@ class Nothing(Options):
     """Do nothing."""
 
 
-def state_of(outcome: Ended, error: Exception | None = None) -> State:
+def by_prefect(flow: Any, options: Options, settings: Settings) -> Any:
+    """Run a flow by Prefect, even one that was imported before it."""
+    made = flow.of_prefect() if isinstance(flow, Flow) else flow
+    return made(options, settings, return_state=True)
+
+
+def state_of(outcome: Ended, error: Exception | None = None) -> Any:
+    @flow()
     def night(options: Nothing, settings: Settings) -> Ended:
         if error is not None:
             raise error
         return outcome
 
-    return prefect_flow(night, Nothing)(return_state=True)  # type: ignore[call-overload, no-any-return]
+    return by_prefect(night, Nothing(), Settings())
 
 
 @pytest.mark.parametrize(("light", "name"), [("green", "Completed"), ("amber", "Amber")])
@@ -109,9 +117,7 @@ def test_runs_are_named_after_their_night_and_show_how_it_was(
     cells: Path, tiny_fitted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = copied(tiny_fitted, tmp_path / "store")
-    state = prefect_flow(nightly, Nightly)(  # type: ignore[call-overload]
-        inbox=str(cells), series="ward", settle=0, settings=settings, return_state=True
-    )
+    state = by_prefect(nightly, Nightly(inbox=str(cells), series="ward", settle=0), settings)
     run = run_of(str(state.state_details.flow_run_id))
     assert run.name.startswith("ward-20")
     assert run.state_name in {"Completed", "Amber", "Red"}
@@ -119,10 +125,8 @@ def test_runs_are_named_after_their_night_and_show_how_it_was(
 
     empty = tmp_path / "inbox"
     empty.mkdir()
-    assert screen(Screen(images=str(empty), batch="empty"), settings).problem
-    state = prefect_flow(screen, Screen)(  # type: ignore[call-overload]
-        images=str(empty), batch="empty", settings=settings, return_state=True
-    )
+    assert screen.fn(Screen(images=str(empty), batch="empty"), settings).problem
+    state = by_prefect(screen, Screen(images=str(empty), batch="empty"), settings)
     assert (state.type.value, run_of(str(state.state_details.flow_run_id)).name) == (
         "FAILED",
         "empty",

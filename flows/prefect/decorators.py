@@ -1,0 +1,108 @@
+"""Decorate flows and stages: they are Prefect's in its processes, and functions in all others.
+
+A flow is Prefect's own object where Prefect has been imported: by its worker, by ``prefect
+deploy``, or by a command for which a server is configured. Elsewhere nobody would see its records,
+and it is a function, ``fn`` of the flow in both cases.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from flows.monitoring.console import complain
+from flows.options.flows import Options
+from flows.prefect.runs import current_run, in_prefect_run, is_imported, server
+from flows.prefect.states import end_state, error_state
+from flows.settings import Settings
+
+Parameters = ParamSpec("Parameters")
+Taken = TypeVar("Taken", bound=Options)
+Result = TypeVar("Result")
+RunName = str | Callable[[], str]
+
+_ENDS: ContextVar[list[Any]] = ContextVar("ends")
+
+
+@dataclass(frozen=True)
+class Flow(Generic[Taken, Result]):
+    """A flow in a process that has not imported Prefect, whose own flows have ``fn``, too."""
+
+    fn: Callable[[Taken, Settings], Result]
+    flow_run_name: RunName | None
+
+    def of_prefect(self) -> Any:
+        """Make Prefect's flow of it."""
+        from prefect import flow
+
+        return flow(flow_run_name=self.flow_run_name)(self.fn)
+
+
+def flow(
+    *, flow_run_name: RunName | None = None
+) -> Callable[[Callable[[Taken, Settings], Result]], Flow[Taken, Result]]:
+    """Decorate the function of a flow, whose parameters are its options and the settings.
+
+    A run of Prefect ends in the state that `flows.prefect.states` gives its outcome or error.
+    """
+
+    def decorate(function: Callable[[Taken, Settings], Result]) -> Flow[Taken, Result]:
+        @wraps(function)
+        def fn(options: Taken, settings: Settings) -> Any:
+            run = current_run()
+            if run is None or run.flow is None or run.flow.fn is not fn:  # called by another flow
+                return function(options, settings)
+            ends = _ENDS.get([])
+            try:
+                outcome = function(options, settings)
+            except BaseException as error:
+                ends.append(error)
+                return error_state(error)
+            ends.append(outcome)
+            return end_state(outcome)
+
+        made = Flow(fn, flow_run_name)
+        return cast(Flow[Taken, Result], made.of_prefect()) if is_imported() else made
+
+    return decorate
+
+
+def run(flow: Flow[Taken, Result], options: Taken, settings: Settings) -> Result:
+    """Run a flow: by Prefect where a server is configured, else in this process alone.
+
+    The flow's own outcome or error counts, whatever Prefect does after it.
+    """
+    if server() is None:
+        return flow.fn(options, settings)
+    ends: list[Any] = []  # one, once the function has ended
+    token = _ENDS.set(ends)
+    try:
+        of_prefect: Any = flow.of_prefect() if isinstance(flow, Flow) else flow
+        of_prefect(options, settings, return_state=True)
+    except Exception as error:
+        if not ends:  # the function was never called
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        complain(f"Prefect did not record how this run ended: {text}")
+    finally:
+        _ENDS.reset(token)
+    if isinstance(ends[0], BaseException):
+        raise ends[0]
+    outcome: Result = ends[0]
+    return outcome
+
+
+def task(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Decorate the function of a stage, which is a task where Prefect runs the flow."""
+
+    @wraps(function)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        if not in_prefect_run():
+            return function(*args, **kwargs)
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+
+        return task(cache_policy=NO_CACHE)(function)(*args, **kwargs)
+
+    return run

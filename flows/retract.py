@@ -1,0 +1,93 @@
+"""Run the flow `retract`: take images out of the class statistics or of a laboratory, exactly."""
+
+from flows.cluster.client import open_client
+from flows.commissioning import report, versions
+from flows.fit import FitOutcome, fitted_outcome, warned
+from flows.monitoring import console, telemetry
+from flows.options.flows import Retract
+from flows.prefect.decorators import flow
+from flows.settings import Settings
+from flows.stages import class_statistics
+from flows.stages.counting import error_counts
+from storage.models import classifiers, laboratories
+from storage.models.contributions import Rows
+from storage.models.detectors import list_detectors
+from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
+from storage.store import Store, StoreError
+from tasks import words
+from tasks.counting.error_rates import ErrorCounts, retract_errors
+from tasks.detector.moments import ClassStatistics, retract_statistics
+
+
+@flow()
+@telemetry.observed()
+def retract(options: Retract, settings: Settings) -> FitOutcome | report.LaboratoryOutcome:
+    """Take something out, and calibrate without it."""
+    store = Store(settings.store)
+    if options.laboratory is not None and options.batch is not None:
+        laboratories.load_laboratory(store, options.laboratory)  # or no worker is started
+        with open_client(settings) as client:
+            made = versions.retract_night(client, store, options.laboratory, options.batch)
+        changed = f"batch {options.batch} taken out of laboratory {options.laboratory}"
+        return report.laboratory_outcome(store, made, changed)
+    chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
+    given = {kind: name for kind, name in chosen.items() if name is not None}
+    ((kind, name),) = given.items()
+    card = classifiers.find_card(store, options.model, console.warn)
+    with class_statistics.statistics_lease(store, card) as held:
+        store = held.store
+        latest = latest_statistics(store, card.name)
+        if latest is None:
+            raise StoreError(f"model {card.name} has no statistics yet: slidewatch fit makes them")
+        taken, held_out, kept = _found(store, card, latest, kind, name)
+        operation = f"retract {kind} {name}"
+        if not taken and not held_out:
+            fitted = {(d.model, d.statistics_version) for d in list_detectors(store, console.warn)}
+            if latest.operation == operation and (card.name, latest.version) not in fitted:
+                # An earlier run ended between the statistics and their detector.
+                changed = f"{kind} {name} was taken out of the statistics before"
+                with open_client(settings) as client:
+                    to = class_statistics.Fitting(client, settings, store, card)
+                    return warned(fitted_outcome(to, latest, changed))
+            raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
+        images = words.counted(sum(map(len, taken)), "image")
+        changed = f"{kind} {name}: {images} taken out of the statistics"
+        if held_out:
+            changed += f", and {sum(map(len, held_out)):,} held-out ones out of the error counts"
+        with open_client(settings) as client:
+            to = class_statistics.Fitting(client, settings, store, card)
+            class_statistics.refuse_damage(to, latest.contributions)
+            before = class_statistics.as_before(store, card, kept)
+            total, errors = before or _without(to, latest, taken, held_out)
+            held.check()
+            lineage = class_statistics.save_version(to, latest, total, errors, operation, kept)
+            return warned(fitted_outcome(to, lineage, changed))
+
+
+def _without(
+    to: class_statistics.Fitting, latest: Lineage, taken: list[Rows], held_out: list[Rows]
+) -> tuple[ClassStatistics, ErrorCounts]:
+    """Take rows out of a version's statistics and error counts."""
+    total, errors = class_statistics.totals(to, latest)
+    for rows in (*taken, *held_out):
+        errors = retract_errors(errors, error_counts.errors_of_rows(to.store, to.model, rows))
+    if taken:
+        total = retract_statistics(
+            total, class_statistics.statistics_of_rows(to, taken, "take out")
+        )
+    return total, errors
+
+
+def _found(
+    store: Store, card: classifiers.ModelCard, latest: Lineage, kind: str, name: str
+) -> tuple[list[Rows], list[Rows], list[Contribution]]:
+    """Find rows to take out, fitted and held out, and the contributions that remain."""
+    taken: list[Rows] = []
+    held_out: list[Rows] = []
+    kept: list[Contribution] = []
+    for contribution in latest.contributions:
+        parts = class_statistics.take_out(store, card, contribution, kind, name)
+        taken += [parts.fitted] if len(parts.fitted) else []
+        held_out += [parts.held_out] if len(parts.held_out) else []
+        kept += [parts.left] if parts.left else []
+    return taken, held_out, kept
