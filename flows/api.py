@@ -241,8 +241,9 @@ class Detector:
         """
         given = photo if isinstance(photo, str | Path) else [photo]
         with ThreadPoolExecutor(1) as beside:
-            beside.submit(self._get_ready)  # what fails is tried again where it is needed
+            ready = beside.submit(self._get_ready)
             seen = self._screened(given, None, None, options)
+            ready.result()
         if seen.page is None:
             raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
         sentence = sentence_of(seen.outcome, seen.reports[PATIENTS])

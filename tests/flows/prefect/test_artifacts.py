@@ -270,7 +270,7 @@ def test_no_text_breaks_a_table_or_becomes_markup(text: str) -> None:
 def test_the_summary_shows_the_likeliest_parasites_of_patients(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [dict.fromkeys(artifacts.PATIENT_COLUMNS) | each for each in (
+    rows = [dict.fromkeys(artifacts.PATIENT_COLUMNS) | {"parasitized": 0} | each for each in (
         {"patient_id": "P|1", "call": "suspected", "cells_read": 900},
         {"slide_id": "s2", "call": "negative", "cells_read": 5000},
         {"slide_id": "s3", "call": "positive", "cells_read": 40},
