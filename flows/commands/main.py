@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if arguments is None and server() is None:  # no server waits for an answer
             ending.end(code)
     if arguments is None:
+        if name == "query":  # after a LIMIT, threads may still read reports: Python would abort
+            ending.end(code)
         ending.leave(code)
     sys.exit(code)
 

@@ -1,11 +1,16 @@
 """Run the commands `query` and `schema`: ask the reports in SQL, and list their columns."""
 
+import os
+import resource
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from io import StringIO
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
+import psutil
 from pydantic import Field
 from pydantic_core import to_json
 from rich import box
@@ -13,17 +18,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.monitoring.console import warn
+from flows.monitoring import ending
+from flows.monitoring.console import complain, warn
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings
-from storage.reports.confined import SECONDS, confined_answer
-from storage.store import Store
+from storage.reports.sql import answer, column_types, given_up, table_schemas
+from storage.store import Store, refuse_absent
 from tasks.reports.spreadsheet import csv_lines
 
 SHOWN = 200  # rows of a table in a terminal; a table's widths are those of all its rows
 ACROSS = 5  # rows side by side, where there are too many columns for that
 NARROWEST = 8  # characters a column
+# DuckDB neither counts nor interrupts a single call of a function. Beyond its own limits the system
+# refuses memory, and the process ends. Python, Arrow and one value need half as much as DuckDB.
+DATA, STACK = 3 * 2**30, 2**23  # bytes: of all, and of each thread
+GRACE = 1.0  # seconds for DuckDB to notice by itself that the time is over
 
 
 class QueryOutcome(Outcome):
@@ -32,7 +42,7 @@ class QueryOutcome(Outcome):
     store: str
     sql: str
     format: Format
-    seconds: float = SECONDS
+    seconds: float
     damaged: list[str] = Field(default_factory=list)
 
     @property
@@ -51,9 +61,12 @@ class QueryOutcome(Outcome):
     def pieces(self, as_json: bool) -> Iterator[str]:
         """Yield the answer piece by piece."""
         self.damaged.clear()
-        with confined_answer(
-            Store(self.store), self.sql, seconds=self.seconds, on_damage=self._leave_out
-        ) as reader:
+        store = Store(self.store)
+        refuse_absent(store)
+        with (
+            _limited(self.seconds),
+            answer(store, self.sql, seconds=self.seconds, on_damage=self._leave_out) as reader,
+        ):
             names = reader.schema.names
             rows = (row for batch in reader for row in zip(*map(_values, batch), strict=True))
             if as_json:
@@ -62,6 +75,29 @@ class QueryOutcome(Outcome):
                 yield from csv_lines(names, rows)
             else:
                 yield _table(names, rows)
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Hold this process to its memory, and end it if the block takes longer than it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    taken = getattr(psutil.Process().memory_info(), "data", 0)  # Linux alone counts it
+    most = taken + DATA + STACK * (os.cpu_count() or 1)
+    known = [each for each in (soft, hard) if each != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([most, *known]), hard))
+    timer = threading.Timer(seconds + GRACE, _give_up, [seconds])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _give_up(seconds: float) -> NoReturn:
+    complain(f"slidewatch query: {given_up(seconds)}")
+    ending.end(1)
 
 
 class SchemaOutcome(Outcome):
@@ -92,8 +128,6 @@ def query(options: Query, settings: Settings) -> QueryOutcome:
 
 def schema(options: Schema, settings: Settings) -> SchemaOutcome:
     """List columns."""
-    from storage.reports.sql import column_types, table_schemas  # `query` does without DuckDB here
-
     tables = {}
     for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
         if options.table not in (None, name):

@@ -15,20 +15,22 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow.fs import FSSpecHandler, PyFileSystem
+from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
 from storage.models.laboratories import FOLDER as LABORATORIES
 from storage.models.laboratories import LaboratoryCard, list_laboratories
 from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
 from storage.reports import tables
-from storage.reports.confined import MEMORY, SECONDS, SPILL, QueryError
 from storage.reports.evaluations import FOLDER as EVALUATIONS
 from storage.reports.evaluations import RESULTS
 from storage.reports.schemas import evaluations, fields, images, laboratories, patients, slides
 from storage.reports.schemas.batches import batch_schema
 from storage.store import Store, StoreError
 
+SECONDS = 300.0
+# A query may run on the machine of the next night, and must leave memory and disk for it.
+MEMORY, SPILL = "2GiB", "8GiB"
 REPORTS = (tables.IMAGES, tables.FIELDS, tables.SLIDES, tables.PATIENTS, tables.BATCHES)
 DATA_SETS = (*REPORTS, EVALUATIONS)
 TABLES = (*DATA_SETS, LABORATORIES)
@@ -47,6 +49,10 @@ MEANT = {
     "date": "batch_date",
     "reason": "review_reason",
 }
+
+
+class QueryError(Exception):
+    """A query cannot be answered; one line says why."""
 
 
 @contextmanager
@@ -136,7 +142,8 @@ def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
         [store.path(file) for file, _ in reports],
         schema=schema,
         format=checked_format(),
-        filesystem=PyFileSystem(_Pieces(store.fs)),
+        # Arrow's threads may read on when Python ends, and must not need it then.
+        filesystem=LocalFileSystem() if store.is_local else PyFileSystem(_Pieces(store.fs)),
     )
 
 
@@ -232,10 +239,8 @@ def _plain_errors(seconds: float) -> Iterator[None]:
             f"a query can read nothing but the tables {', '.join(TABLES)}: no file, no address"
         ) from None
     except duckdb.InterruptException:
-        raise QueryError(
-            f"the query was given up after {seconds:g} seconds: ask for less, or give --seconds"
-        ) from None
-    except duckdb.OutOfMemoryException:
+        raise QueryError(given_up(seconds)) from None
+    except (duckdb.OutOfMemoryException, MemoryError):
         raise QueryError(
             f"the query needs more than {MEMORY} of memory or {SPILL} of disk: ask for less at once"
         ) from None
@@ -244,6 +249,11 @@ def _plain_errors(seconds: float) -> Iterator[None]:
     # Arrow raises an OSError if it cannot read a stream.
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise QueryError(_in_one_line(error)) from None
+
+
+def given_up(seconds: float) -> str:
+    """Say that a query took too long."""
+    return f"the query was given up after {seconds:g} seconds: ask for less, or give --seconds"
 
 
 def _in_one_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from flows.fit import fit
 from flows.options.flows import Evaluate, Fit, Train
 from flows.settings import Settings
 from flows.train import train
-from storage.reports.confined import confined_answer
+from storage.reports.sql import answer
 from storage.store import Store
 from tasks.evaluation.compositions import OWN_NORMAL, POPULATION, SHARES
 from tasks.evaluation.measures import HOME
@@ -67,5 +67,5 @@ def test_foreign_slides_are_ordinary_and_every_share_of_every_set_is_composed(
     # Healthy cells of another laboratory are no abnormal images of the classic track.
     single = results[results.composition == SINGLE]
     assert not single.set.str.startswith("healthy").any()
-    with confined_answer(Store(made.store), "FROM evaluations SELECT count(*) AS n") as rows:
+    with answer(Store(made.store), "FROM evaluations SELECT count(*) AS n") as rows:
         assert rows.read_all()["n"].to_pylist() == [len(results)]

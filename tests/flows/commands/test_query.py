@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from flows.commands.query import DATA
 from storage.reports.sql import TABLES
 from storage.store import Store
 from tests.support.paths import ROOT
 from tests.support.reports import fill
 
 Run = Callable[..., tuple[int, str, str]]
+# One call of a function, which DuckDB neither interrupts nor counts.
+HUGE = "select length(repeat('x', 1000000000) || repeat('y', 1000000000))"
+LONG = "select length(regexp_replace(repeat('ab', 100000000), 'a', 'c', 'g')) FROM range(1000)"
+LISTED = "select len(range(1000000000))"
 GUIDE = ROOT / "storage" / "README.md"
 
 
@@ -30,6 +36,12 @@ def filled(store: Store) -> Store:
 def query(filled: Store, run: Run) -> Run:
     """Runs a query on a store with reports."""
     return lambda *words: run("query", *words, "--store", filled.url)
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    module = [sys.executable, "-m", "flows.commands.main"]
+    return subprocess.run([*module, *words], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def test_an_answer_is_a_table_to_read(query: Run) -> None:
@@ -103,6 +115,38 @@ def test_wrong_sql_is_one_line(sql: str, query: Run) -> None:
     assert (code, out) == (1, "")
     assert err.startswith("slidewatch query: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "seconds", "says"),
+    [
+        (HUGE, 2, r"given up after 2 seconds|2GiB of memory"),
+        (LONG, 1, r"given up after 1 seconds"),
+        (LISTED, 60, r"2GiB of memory"),
+    ],
+)
+def test_no_statement_passes_the_limits_of_memory_and_time(
+    filled: Store, sql: str, seconds: int, says: str
+) -> None:
+    done = command("query", sql, "--store", filled.url, "--seconds", str(seconds))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert re.search(says, done.stderr)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(f"a statement of 8 GB was ended at {peak / 2**30:.1f} GiB at most")
+    assert peak < DATA + 2**29
+
+
+def test_the_system_s_limit_of_memory_ends_with_the_query(query: Run) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    assert query("SELECT 1 AS one")[0] == 0
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_the_process_leaves_at_once_when_it_has_answered(filled: Store) -> None:
+    """Threads that still read reports after a LIMIT kept one in five from its end."""
+    done = command("query", "SELECT 1 AS n FROM images LIMIT 1", "--json", "--store", filled.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["rows"] == [{"n": 1}]
 
 
 def test_who_reads_only_the_head_of_an_answer_sees_no_error(filled: Store) -> None:

@@ -1,14 +1,14 @@
 """SQL over the reports of a store, on every filesystem."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from storage.reports.confined import QueryError
 from storage.reports.schemas.batches import batch_schema
-from storage.reports.sql import TABLES, answer, column_types
+from storage.reports.sql import TABLES, QueryError, answer, column_types
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 
@@ -83,6 +83,7 @@ def test_an_empty_store_has_empty_tables(store: Store) -> None:
         ("SELECT nothing FROM images", "Binder Error"),
         ("SELECT 1 AS a, 2 AS a", "two columns are called 'a'"),
         ("SELECT uri::INTEGER FROM images", "Conversion Error"),
+        ("SELECT if(range = 90000, error('late'), '') FROM range(100000)", "late"),
         ("SELECT error('line one\nline two')", "line one line two"),
     ],
 )
@@ -115,12 +116,29 @@ def test_a_report_whose_pages_are_damaged_is_named(store: Store) -> None:
     fill(store)
     path = Path(store.path("reports", "images", "batch_date=2026-01-04", "night.parquet"))
     content = bytearray(path.read_bytes())
-    content[content.index(b"2026-01-04/0.png")] ^= 1
+    header, page, *_ = (found.start() for found in re.finditer(b"2026-01-04/0.png", content))
+    assert page - header < 100  # the header states the least value, which nothing reads
+    content[page] ^= 1
     path.write_bytes(content)
     with pytest.raises(
         StoreError, match=r"batch_date=2026-01-04/night.parquet is damaged and cannot be read"
     ):
         ask(store, "SELECT uri FROM images")
+
+
+def test_a_damaged_report_is_raised_or_left_out_and_named(asked: Store) -> None:
+    asked.write_bytes(b"PAR1 not", "reports", "images", "batch_date=2026-01-05", "bad.parquet")
+    with pytest.raises(StoreError, match=r"batch_date=2026-01-05/bad.parquet is damaged"):
+        ask(asked, "FROM images")
+    told: list[str] = []
+    with answer(asked, "FROM images", on_damage=told.append) as reader:
+        assert reader.read_all().num_rows == 6
+    assert ["bad.parquet" in text for text in told] == [True]
+
+
+def test_who_reads_a_part_of_a_long_answer_ends_it(asked: Store) -> None:
+    with answer(asked, "FROM range(100_000_000_000)") as reader:
+        assert next(iter(reader)).num_rows > 0
 
 
 def test_a_query_has_a_limit_of_time_and_of_memory(store: Store) -> None:
