@@ -1,8 +1,8 @@
 """Find files that are old enough to be removed from a store, and remove them.
 
-Models, statistics, detectors, laboratories, manifests, seals, labels, the lists of what nights
-took and each batch's row in ``reports/batches`` are never removed: they are small, and other files
-refer to them. Features take most of a store's space, and can be computed again from the images.
+Only features and reports are: the other files are small, and refer to each other. Features take
+most of a store's space, and can be computed again from the images. Each kind of files says which
+features it needs, and which files go with a report (`storage.kinds`).
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from storage.batches import ledger, manifests
-from storage.models import classifiers, statistics
-from storage.models.laboratories import list_laboratories
+from storage.kinds import kinds
+from storage.models import classifiers
 from storage.records import Tell, read_readable
-from storage.reports import pages, tables
 from storage.store import Store
 
 
@@ -29,27 +28,22 @@ class Removable:
 def expired_features(
     store: Store, before: datetime, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find features that neither statistics nor laboratories need, of batches published before a
-    time.
+    """Find features that no kind of files needs, of batches published before a time.
 
-    Every later fit and retract reads the features in the newest statistics again; a laboratory's
-    next version reads those of its commissioned nights. A batch without a report belongs to an
-    unfinished night. ``only`` names one batch. If a record that decides this is damaged, the
-    features stay; see `read_readable`.
+    A batch without a report belongs to an unfinished night. ``only`` names one batch. If a record
+    that decides this is damaged, the features stay; see `read_readable`.
     """
     models = [card.name for card in classifiers.list_models(store, on_damage)]
 
     def of_model(model: str) -> list[Removable]:
-        latest = statistics.latest_statistics(store, model)
-        fitted = {(c.batch, c.attempt) for c in latest.contributions} if latest else set()
-        fitted |= {(n.batch, n.attempt) for s in list_laboratories(store) for n in s.nights}
+        needed = {batch for kind in kinds() for batch in kind.needed(store, model)}
 
         def of_batch(path: str) -> Removable | None:
             folder, _, name = path.partition("/")
             batch = manifests.load_batch_of_key(store, name.removesuffix(".zarr"))
             seals = [seal for seal in ledger.list_seals(store, batch) if seal.model == model]
             published = bool(seals) and seals[-1].scored_at < before
-            if not published or (batch.name, batch.attempt) in fitted:
+            if not published or (batch.name, batch.attempt) in needed:
                 return None
             return Removable(batch, f"features under {model}", (("features", folder, name),))
 
@@ -74,7 +68,7 @@ def _batch_of(features: str) -> str:
 def expired_reports(
     store: Store, before: date, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find pages, and reports except those on batches, of batches before a date.
+    """Find the reports of batches before a date, and the files that go with them.
 
     See `read_readable` for damaged records.
     """
@@ -86,13 +80,7 @@ def expired_reports(
             return None
         if not ledger.list_seals(store, batch):  # an attempt that will replace the published one
             return None
-        paths = (
-            tables.report_path(name, batch.batch_date, tables.IMAGES),
-            tables.report_path(name, batch.batch_date, tables.FIELDS),
-            tables.report_path(name, batch.batch_date, tables.SLIDES),
-            tables.report_path(name, batch.batch_date, tables.PATIENTS),
-            pages.page_path(name),
-        )
+        paths = [path for kind in kinds() for path in kind.expiring(name, batch.batch_date)]
         there = tuple(path for path in paths if store.exists(*path))
         return Removable(batch, "report and page", there) if there else None
 

@@ -22,9 +22,10 @@ from flows.monitoring import ending
 from flows.monitoring.console import complain, warn
 from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome, shown_width
-from flows.settings import Settings
-from storage.reports.sql import answer, column_types, given_up, table_schemas
-from storage.store import Store, refuse_absent
+from flows.settings import Settings, UsageError
+from storage.kinds import tables
+from storage.reports.sql import answer, column_types, given_up
+from storage.store import Store, refuse_absent, which
 from tasks.reports.spreadsheet import csv_lines
 
 SHOWN = 200  # rows of a table in a terminal; a table's widths are those of all its rows
@@ -128,12 +129,13 @@ def query(options: Query, settings: Settings) -> QueryOutcome:
 
 def schema(options: Schema, settings: Settings) -> SchemaOutcome:
     """List columns."""
-    tables = {}
-    for name, fields in table_schemas(["<class>"], ["<tap>"]).items():
-        if options.table not in (None, name):
-            continue
+    known, shown = tables(), {}
+    if options.table and options.table not in known:
+        raise UsageError(f"no table {options.table!r}; {which(options.table, [*known])}")
+    for name in [options.table] if options.table else known:
+        fields = known[name].schema(["<class>"], ["<tap>"])
         types = column_types(name, fields)
-        tables[name] = [
+        shown[name] = [
             {
                 "column": field.name,
                 "type": types[field.name],
@@ -142,7 +144,7 @@ def schema(options: Schema, settings: Settings) -> SchemaOutcome:
             }
             for field in fields
         ]
-    return SchemaOutcome(tables=tables)
+    return SchemaOutcome(tables=shown)
 
 
 def _values(column: Any) -> list[Any]:

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from flows.options.flows import POSITIONAL, SAFE, SPELT, As, Detector, Laboratory, Microns, Options
 
 Format = Literal["table", "csv"]
-Table = Literal["images", "fields", "slides", "patients", "batches", "laboratories"]
 
 # Options that several commands have.
 Screened = Annotated[str, Field(description="the screened batch")]
@@ -46,14 +45,12 @@ class Verify(Options):
 
 
 class Query(Options):
-    """Ask all batches in SQL: tables images, fields, slides, patients, batches and laboratories."""
+    """Ask all batches in SQL; `slidewatch schema` lists the tables and their columns."""
 
     sql: Annotated[
         str,
         POSITIONAL,
-        Field(
-            description="a query over images, fields, slides, patients, batches and laboratories"
-        ),
+        Field(description="a query over the tables of slidewatch schema"),
     ]
     format: Annotated[
         Format, Field(description="a table to read, or CSV in which no text is a formula")
@@ -67,7 +64,7 @@ class Schema(Options):
     """List the columns of the tables, with their types, units and meanings."""
 
     table: Annotated[
-        Table | None, POSITIONAL, Field(description="only this table; by default all of them")
+        str | None, POSITIONAL, Field(description="only this table; by default all of them")
     ] = None
 
 

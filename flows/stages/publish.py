@@ -26,10 +26,11 @@ from flows.stages.counting.chosen_thresholds import (
     sure_rates,
 )
 from flows.stages.scoring import ScoredParts
+from storage import kinds
 from storage.batches import ledger, manifests, segmentations
 from storage.models import detectors
 from storage.parquet import iterate_verified, read_table
-from storage.reports.publication import SCHEMAS, publication
+from storage.reports.publication import publication
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import (
@@ -122,7 +123,7 @@ def publish(
         )
         tables[BATCHES] = batch_table(night, judged | made_by.to_row(), batch_schema())
         for kind, table in tables.items():
-            reports.add(kind, SCHEMAS[kind](), [table])
+            reports.add(kind, kinds.tables()[kind].schema([], []), [table])
         (row,) = summaries(tables[BATCHES])
         if row["images"] != batch.rows:
             raise RuntimeError(f"{row['images']} rows, but {batch.rows} images")

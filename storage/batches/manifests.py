@@ -164,6 +164,12 @@ def load_batch_of_key(store: Store, key: str) -> Batch:
     return Batch.read(store, "batches", key, "batch.json")
 
 
+def attempts_at(store: Store, name: str) -> list[str]:
+    """List the keys of all attempts at a batch."""
+    keys = store.folders("batches", having="batch.json")
+    return [key for key in keys if key.partition("~")[0] == name]
+
+
 def list_batches(store: Store, on_damage: records.Tell | None = None) -> list[Batch]:
     """List the latest attempt at every batch, oldest first; see `read_readable` for damage."""
     latest: dict[str, Batch] = {}

@@ -90,6 +90,12 @@ def list_nights(store: Store, series: str) -> list[Night]:
     return [Night.read(store, "nights", series, day, NIGHT) for day in days]
 
 
+def verify_nights(store: Store, series: str) -> None:
+    """Raise StoreError if a night of a series, or the list of its images, is damaged."""
+    for night in list_nights(store, series):
+        manifest_address(store, night)
+
+
 def manifest_address(store: Store, night: Night) -> str:
     """Locate the verified list of a night's images, as a source of images.
 

@@ -1,13 +1,14 @@
 """Replace the reports of one attempt by those of another, never mixing the two.
 
-All reports are staged before the first one appears. If the batch has earlier reports, those on
-batches, patients, slides and fields, and the page, are withdrawn: replaced by empty tables and a
-page that says so. Then one rename replaces the report on images, and the others follow. So at every
-moment all rows of a batch that a reader finds come from one attempt by one detector, and a batch
-whose row is withdrawn is not published. The seal, written last, says that the reports are complete.
+All reports are staged before the first one appears. If the batch has earlier reports, all except
+the first that was added, and the page, are withdrawn: replaced by empty tables and a page that says
+so, the last one first. Then one rename replaces the first report, and the others follow in their
+order. So at every moment all rows of a batch that a reader finds come from one attempt by one
+detector, and a batch whose row is withdrawn is not published. The seal, written last, says that the
+reports are complete.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from storage.batches.manifests import Batch
-from storage.parquet import read_footer
-from storage.reports import pages, tables
-from storage.reports.schemas import batches, fields, patients, slides
+from storage.kinds import kinds
+from storage.parquet import checked_schema, read_footer
+from storage.reports import tables
 from storage.store import Store
-
-SCHEMAS: Mapping[str, Callable[[], pa.Schema]] = {
-    tables.FIELDS: fields.field_schema,
-    tables.SLIDES: slides.slide_schema,
-    tables.PATIENTS: patients.patient_schema,
-    tables.BATCHES: batches.batch_schema,
-}
-APPEARING = (tables.IMAGES, tables.FIELDS, tables.SLIDES, tables.PATIENTS, tables.BATCHES)
 
 
 @dataclass
@@ -49,30 +42,29 @@ class Publication:
 
     def appear(self) -> None:
         """Let all reports appear, except those that are there already with equal bytes."""
-        before = {kind: tables.report_digest(self.store, self._path(kind)) for kind in APPEARING}
-        other = [kind for kind in APPEARING if before[kind] not in (None, self.digests.get(kind))]
-        if any(self._rows(kind) for kind in other):
-            self._withdraw([kind for kind in SCHEMAS if before[kind] is not None])
-        for kind in APPEARING:
-            if (
-                kind in self.files
-                and tables.report_digest(self.store, self._path(kind)) != self.digests[kind]
-            ):
-                self.store.reveal(self.files[kind], *self._path(kind))
+        names = [*self.files, *(n for n in self.store.names("reports") if n not in self.files)]
+        there = {n: digest for n in names if (digest := self._digest(n)) is not None}
+        other = [name for name, digest in there.items() if digest != self.digests.get(name)]
+        if any(self._rows(name) for name in other):
+            first = next(iter(self.files))
+            self._withdraw([name for name in there if name != first])
+        for name, stage in self.files.items():
+            if self._digest(name) != self.digests[name]:
+                self.store.reveal(stage, *self._path(name))
 
-    def _withdraw(self, kinds: list[str]) -> None:
-        """Replace reports and the page by empty ones; a full disk must not interrupt this."""
+    def _withdraw(self, names: list[str]) -> None:
+        """Replace reports and pages by empty ones; a full disk must not interrupt this."""
         empty: dict[tuple[str, ...], Path] = {}
-        for kind in reversed(kinds):
-            if self._rows(kind):
-                stage = empty[self._path(kind)] = self._stage()
-                tables.stage_report(
-                    stage, tables.of_attempt(SCHEMAS[kind](), self.batch.attempt), []
-                )
-        page = pages.page_path(self.batch.name)
-        if self.store.exists(*page):
-            empty[page] = self._stage()
-            empty[page].write_bytes(pages.withdrawn_page(self.batch.name))
+        for path in map(self._path, reversed(names)):
+            if read_footer(self.store, *path).num_rows:
+                stage = empty[path] = self._stage()
+                schema = checked_schema(self.store, *path)
+                tables.stage_report(stage, tables.of_attempt(schema, self.batch.attempt), [])
+        for kind in kinds():
+            for path, content in kind.withdrawn(self.batch.name).items():
+                if self.store.exists(*path):
+                    empty[path] = self._stage()
+                    empty[path].write_bytes(content)
         for path, stage in empty.items():
             self.store.reveal(stage, *path)
 
@@ -81,6 +73,9 @@ class Publication:
 
     def _path(self, kind: str) -> tuple[str, ...]:
         return tables.report_path(self.batch.name, self.batch.batch_date, kind)
+
+    def _digest(self, kind: str) -> str | None:
+        return tables.report_digest(self.store, self._path(kind))
 
     def _rows(self, kind: str) -> int:
         count: int = read_footer(self.store, *self._path(kind)).num_rows

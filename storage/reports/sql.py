@@ -1,4 +1,4 @@
-"""Answer SQL over the reports, the results of evaluations, and a table of laboratories.
+"""Answer SQL over the tables of a store: those that kinds of files have (`storage.kinds`).
 
 DuckDB is given Arrow data sets that this module opens through the store's own filesystem, so a
 query runs on any store. DuckDB itself must not open any file: SQL can neither write nor read
@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -17,38 +18,16 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FSSpecHandler, LocalFileSystem, PyFileSystem
 
-from storage.models.laboratories import FOLDER as LABORATORIES
-from storage.models.laboratories import LaboratoryCard, list_laboratories
+from storage import kinds
 from storage.parquet import checked_schema, read_table
 from storage.records import Tell, read_readable
-from storage.reports import tables
-from storage.reports.evaluations import FOLDER as EVALUATIONS
-from storage.reports.evaluations import RESULTS
-from storage.reports.schemas import evaluations, fields, images, laboratories, patients, slides
-from storage.reports.schemas.batches import batch_schema
 from storage.store import Store, StoreError
 
 SECONDS = 300.0
 # A query may run on the machine of the next night, and must leave memory and disk for it.
 MEMORY, SPILL = "2GiB", "8GiB"
-REPORTS = (tables.IMAGES, tables.FIELDS, tables.SLIDES, tables.PATIENTS, tables.BATCHES)
-DATA_SETS = (*REPORTS, EVALUATIONS)
-TABLES = (*DATA_SETS, LABORATORIES)
 READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 BATCH_ROWS = 8192
-# Words that a person may expect as names of columns.
-MEANT = {
-    "parasitaemia": "corrected_percent",
-    "parasitemia": "corrected_percent",
-    "percent": "corrected_percent",
-    "density": "parasites_per_microlitre",
-    "patient": "patient_id",
-    "slide": "slide_id",
-    "probability": "probability_Parasitized",
-    "score": "abnormality",
-    "date": "batch_date",
-    "reason": "review_reason",
-}
 
 
 class QueryError(Exception):
@@ -72,9 +51,9 @@ def answer(
         StoreError: a report is damaged.
     """
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
-        for name in DATA_SETS:
-            database.register(name, _table(store, name, on_damage))
-        database.register(LABORATORIES, _laboratories(store, on_damage))
+        for name, table in kinds.tables().items():
+            rows = table.rows or partial(_rows_of_files, name, table)
+            database.register(name, rows(store, on_damage))
         database.execute("SET temp_directory = $1", [spill])
         database.execute("SET max_temp_directory_size = $1", [SPILL])
         database.execute("SET memory_limit = $1", [MEMORY])
@@ -109,26 +88,13 @@ def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
         return {column: kind for column, kind, *_ in database.sql(f"DESCRIBE {name}").fetchall()}
 
 
-def table_schemas(classes: list[str], taps: list[str]) -> dict[str, pa.Schema]:
-    """Map the tables to their columns, for a model of these classes and taps."""
-    return {
-        tables.IMAGES: images.image_schema(classes, taps),
-        tables.FIELDS: fields.field_schema(),
-        tables.SLIDES: slides.slide_schema(),
-        tables.PATIENTS: patients.patient_schema(),
-        tables.BATCHES: batch_schema(),
-        EVALUATIONS: evaluations.evaluation_schema(),
-        LABORATORIES: laboratories.laboratory_schema(),
-    }
-
-
-def _table(store: Store, name: str, on_damage: Tell | None) -> Any:
-    """Open all readable reports of a kind as one data set, empty if there are none."""
-    files = _files(store, name)
+def _rows_of_files(name: str, table: kinds.Table, store: Store, on_damage: Tell | None) -> Any:
+    """Open all readable files of a table as one data set, empty if there are none."""
+    files = table.files(store) if table.files else []
     reports = read_readable(lambda file: (file, checked_schema(store, file)), files, on_damage)
     # The newest report decides the order of columns; the code adds those of every table.
     schemas = [schema for _, schema in reversed(reports)]
-    known = table_schemas([], [])[name]
+    known = table.schema([], [])
     try:
         schema = pa.unify_schemas([*schemas, known], promote_options="permissive")
     except pa.ArrowException as error:
@@ -151,47 +117,6 @@ def checked_format() -> ds.ParquetFileFormat:
     """Make the format of a data set that compares its files' checksums."""
     options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     return ds.ParquetFileFormat(default_fragment_scan_options=options)
-
-
-def _laboratories(store: Store, on_damage: Tell | None) -> pa.Table:
-    """Make a row for each laboratory, of its newest version."""
-    rows = [
-        card.model_dump(include={"name", "operation", "model", "detector", "slides", "cells"})
-        | {
-            "laboratory": card.label,
-            "nights": len(card.nights),
-            "false_alarms_05": card.false_alarms.get("0.05"),
-            "false_alarms_01": card.false_alarms.get("0.01"),
-            **_false_positives(card),
-            "created_at": card.created_at,
-        }
-        for card in list_laboratories(store, on_damage)
-    ]
-    return pa.Table.from_pylist(rows, laboratories.laboratory_schema())
-
-
-def _false_positives(card: LaboratoryCard) -> dict[str, float]:
-    if card.counting is None:
-        return {}
-    rate = card.counting.counting.false_positives
-    return {
-        "negative_slides": rate.slides,
-        "false_positive_rate": rate.mean,
-        "false_positive_rate_low": rate.low,
-        "false_positive_rate_high": rate.high,
-    }
-
-
-def _files(store: Store, name: str) -> list[str]:
-    if name == EVALUATIONS:
-        files = [f"{name}/{each}/{RESULTS}" for each in store.names(name)]
-        return [file for file in files if store.exists(file)]
-    return [
-        "/".join(("reports", name, folder, file))
-        for folder in store.names("reports", name)
-        for file in store.names("reports", name, folder)
-        if file.endswith(".parquet")
-    ]
 
 
 class _Pieces(FSSpecHandler):  # type: ignore[misc]
@@ -223,8 +148,8 @@ def _naming_damage(store: Store) -> Iterator[None]:
         yield
     except QueryError as error:
         if "reading the stream" in str(error):
-            for name in DATA_SETS:
-                for file in _files(store, name):
+            for table in kinds.tables().values():
+                for file in table.files(store) if table.files else []:
                     read_table(store, file)
         raise
 
@@ -236,7 +161,8 @@ def _plain_errors(seconds: float) -> Iterator[None]:
         yield
     except duckdb.PermissionException:
         raise QueryError(
-            f"a query can read nothing but the tables {', '.join(TABLES)}: no file, no address"
+            f"a query can read nothing but the tables {', '.join(kinds.tables())}: no file, no "
+            "address"
         ) from None
     except duckdb.InterruptException:
         raise QueryError(given_up(seconds)) from None
@@ -263,6 +189,7 @@ def _in_one_line(error: Exception) -> str:
 def _without_column(message: str) -> str:
     """Name the column that is probably meant where a query names one that is not there."""
     meant = re.search(r'column "(\w+)" not found', message)
-    instead = MEANT.get(meant[1].lower()) if meant else None
+    words = {word: name for table in kinds.tables().values() for word, name in table.meant.items()}
+    instead = words.get(meant[1].lower()) if meant else None
     line = _in_one_line(Exception(message))
     return f"there is no column {meant[1]!r}: ask for {instead}" if meant and instead else line

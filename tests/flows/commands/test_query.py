@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands.query import DATA
-from storage.reports.sql import TABLES
+from storage.kinds import tables
 from storage.store import Store
 from tests.support.paths import ROOT
 from tests.support.reports import fill
@@ -192,7 +192,7 @@ def test_every_column_of_every_table_has_a_meaning(run: Run) -> None:
 
 def test_schema_prints_markdown(run: Run) -> None:
     _, out, _ = run("schema")
-    assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == list(TABLES)
+    assert re.findall(r"^### (\w+)$", out, re.MULTILINE) == list(tables())
     assert "| `width` | INTEGER | pixels | width in its file |" in out
     lines = [line for line in out.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}

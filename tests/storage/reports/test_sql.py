@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from storage.kinds import tables
 from storage.reports.schemas.batches import batch_schema
-from storage.reports.sql import TABLES, QueryError, answer, column_types
+from storage.reports.sql import QueryError, answer, column_types
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 
@@ -52,7 +53,7 @@ def test_what_is_asked_of_columns_is_answered_as_of_any_table(asked: Store) -> N
 
 
 def test_an_empty_store_has_empty_tables(store: Store) -> None:
-    for name in TABLES:
+    for name in tables():
         assert ask(store, f"FROM {name}") == []
     assert "light" in column_types("batches", batch_schema())
 

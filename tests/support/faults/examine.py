@@ -11,7 +11,8 @@ from flows.options.tools import Verify
 from flows.retract import retract
 from flows.screen import screen
 from flows.settings import Settings
-from storage.reports.sql import TABLES, answer
+from storage.kinds import tables
+from storage.reports.sql import answer
 from storage.store import Store
 from tests.support.faults.runs import files_of
 
@@ -34,7 +35,7 @@ def examine(settings: Settings, night: str, later: str, whole: dict[str, str]) -
     """
     commands: dict[str, Callable[[], Any]] = {
         "verify": lambda: verify(Verify(), settings).damaged,
-        "query": lambda: {name: _rows(settings, name) for name in TABLES},
+        "query": lambda: {name: _rows(settings, name) for name in tables()},
         "screen again": lambda: _told(screen.fn(Screen(images=night, batch="night"), settings)),
         "screen": lambda: _told(screen.fn(Screen(images=later, batch="later"), settings)),
         "retract": lambda: _told(retract.fn(Retract(patient="C120P20"), settings)),

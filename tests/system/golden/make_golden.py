@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from storage import kinds
 from storage.batches import features, ledger, manifests
 from storage.models.classifiers import ModelCard, save_model
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.models.laboratories import LaboratoryCard, LaboratoryNight, save_laboratory, save_night
 from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.records import arrays_to_bytes
-from storage.reports.publication import SCHEMAS, publication
+from storage.reports.publication import publication
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_path
 from storage.store import Store, digest_of
@@ -142,7 +143,7 @@ def write_reports(store: Store, batch: manifests.Batch) -> None:
     with publication(store, batch) as reports:
         reports.add(IMAGES, images, [table_of(images, values.IMAGES, ROWS)])
         for kind, row in ROW_OF.items():
-            schema = SCHEMAS[kind]()
+            schema = kinds.tables()[kind].schema([], [])
             found = {name: [value] for name, value in row.items()}
             reports.add(kind, schema, [table_of(schema, found, 1)])
         reports.appear()

@@ -1,0 +1,217 @@
+"""List the kinds of files of smears: fields, slides, patients, answers, pages and evaluations.
+
+`storage.kinds.kinds` imports this module by name, if it is there; nothing else does.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+
+import pyarrow as pa
+
+from storage import parquet
+from storage.batches import ledger, manifests, segmentations
+from storage.batches.kinds import kind_of_attempts
+from storage.kinds import Check, Kind, Table, lease_checks, leases_of
+from storage.models import detectors, laboratories, statistics, tunings
+from storage.records import Tell
+from storage.reports import answers, evaluations, pages, tables
+from storage.reports.report_kinds import report_kind
+from storage.reports.schemas import batches, fields, patients, slides
+from storage.reports.schemas import evaluations as measured
+from storage.reports.schemas import laboratories as columns
+from storage.store import Store, StoreError
+
+FIGURES = ("scored", "abnormal", "review", "failures")  # in a seal and in a batch's row
+# Words that a person may expect as names of columns.
+MEANT = {
+    "parasitaemia": "corrected_percent",
+    "parasitemia": "corrected_percent",
+    "percent": "corrected_percent",
+    "density": "parasites_per_microlitre",
+    "patient": "patient_id",
+    "slide": "slide_id",
+}
+
+
+def _figure_checks(store: Store, key: str) -> Iterator[Check]:
+    """List the checks of an attempt's seals against the batch's row."""
+    for file in store.names("batches", key, "sealed"):
+        path = f"batches/{key}/sealed/{file}"
+        yield Check.of(path, _figures, store, key, file.removesuffix(".json"))
+
+
+def _figures(store: Store, key: str, screening: str) -> None:
+    """Compare a seal's figures with those of the row that it seals."""
+    batch = manifests.load_batch_of_key(store, key)
+    seal = ledger.read_seal(store, batch, screening)
+    assert seal is not None
+    path = tables.report_path(batch.name, batch.batch_date, tables.BATCHES)
+    digest = tables.report_digest(store, path)
+    if digest is None and seal.batch_digest:
+        raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
+    if digest is None or digest != seal.batch_digest:
+        return
+    (row,) = parquet.read_table(store, *path).to_pylist(maps_as_pydicts="strict")
+    figures: dict[str, object] = {"images": seal.rows, **seal.model_dump(include=set(FIGURES))}
+    if any(row[name] != figure for name, figure in figures.items()):
+        raise StoreError("its figures are not those of its report: restore it from a backup")
+
+
+def _laboratory_checks(store: Store) -> Iterator[Check]:
+    for name in store.names(laboratories.FOLDER):
+        for number in laboratories.laboratory_versions(store, name):
+            path = f"{laboratories.FOLDER}/{name}/{statistics.version_name(number)}"
+            yield Check.of(path, _laboratory, store, name, number)
+    yield from leases_of(store, laboratories.FOLDER)
+
+
+def _laboratory(store: Store, name: str, version: int) -> None:
+    card = laboratories.load_laboratory_version(store, name, version)
+    laboratories.load_laboratory_arrays(store, card)
+    laboratories.refuse_other_detector(card, detectors.load_detector_card(store, card.detector))
+    if tuning := tunings.tuning_at(store, name).tuning:
+        tunings.load_tuning(store, card.model, tuning)
+    for night in card.nights:
+        laboratories.load_night(store, name, night)
+
+
+def _commissioned(store: Store, model: str) -> Iterable[tuple[str, int]]:
+    """List the nights that the next version of a laboratory reads again."""
+    cards = laboratories.list_laboratories(store)
+    return [(night.batch, night.attempt) for card in cards for night in card.nights]
+
+
+def _laboratory_rows(store: Store, on_damage: Tell | None) -> pa.Table:
+    """Make a row for each laboratory, of its newest version."""
+    rows = [
+        card.model_dump(include={"name", "operation", "model", "detector", "slides", "cells"})
+        | {
+            "laboratory": card.label,
+            "nights": len(card.nights),
+            "false_alarms_05": card.false_alarms.get("0.05"),
+            "false_alarms_01": card.false_alarms.get("0.01"),
+            **_false_positives(card),
+            "created_at": card.created_at,
+        }
+        for card in laboratories.list_laboratories(store, on_damage)
+    ]
+    return pa.Table.from_pylist(rows, columns.laboratory_schema())
+
+
+def _false_positives(card: laboratories.LaboratoryCard) -> dict[str, float]:
+    if card.counting is None:
+        return {}
+    rate = card.counting.counting.false_positives
+    return {
+        "negative_slides": rate.slides,
+        "false_positive_rate": rate.mean,
+        "false_positive_rate_low": rate.low,
+        "false_positive_rate_high": rate.high,
+    }
+
+
+def _segmentation_checks(store: Store) -> Iterator[Check]:
+    for name in store.folders(segmentations.FOLDER, having="segmentation.json"):
+        path = f"{segmentations.FOLDER}/{name}"
+        yield Check.of(path, segmentations.verify_segmentation, store, name)
+    yield from leases_of(store, segmentations.FOLDER)
+
+
+def _evaluation_checks(store: Store) -> Iterator[Check]:
+    for name in store.names(evaluations.FOLDER):
+        for path in evaluations.evaluation_files(store, name):
+            yield Check.of(path, evaluations.verify_evaluation_file, store, path)
+    yield from leases_of(store, evaluations.FOLDER)
+
+
+def _result_files(store: Store) -> list[str]:
+    folder = evaluations.FOLDER
+    files = [f"{folder}/{each}/{evaluations.RESULTS}" for each in store.names(folder)]
+    return [file for file in files if store.exists(file)]
+
+
+def _answer_checks(store: Store, only: str | None = None) -> Iterator[Check]:
+    for key in store.names(answers.FOLDER):
+        if only in (None, key.partition("~")[0]):
+            for file in store.names(answers.FOLDER, key):
+                path = f"{answers.FOLDER}/{key}/{file}"
+                yield Check.of(path, answers.verify_answers, store, key, file)
+
+
+def _label_checks(store: Store, only: str | None = None) -> Iterator[Check]:
+    for batch in store.names(answers.LABELS):
+        for file in store.names(answers.LABELS, batch) if only in (None, batch) else []:
+            if file.endswith(".parquet"):  # the folder also has leases
+                path = f"{answers.LABELS}/{batch}/{file}"
+                yield Check.of(path, answers.verify_labels, store, answers.LABELS, batch, file)
+    if only is None:
+        yield from lease_checks(store, answers.LABELS)
+
+
+def _page_checks(store: Store, only: str | None = None) -> Iterator[Check]:
+    for batch, file in pages.page_names(store).items():
+        if only in (None, batch):
+            yield Check.of(f"reports/{pages.HTML}/{file}", _page, store, batch)
+    if only is None and store.exists(*pages.index_path()):
+        yield Check.of("/".join(pages.index_path()), pages.check_page, store, *pages.index_path())
+
+
+def _page(store: Store, batch: str) -> None:
+    """Compare a page with its digest and with the seals of the reports it shows."""
+    content = pages.check_page(store, *pages.page_path(batch))
+    if content == pages.withdrawn_page(batch):
+        return
+    seals = ledger.seals_of(store, batch)
+    if seals and not any(pages.made_from(seal).encode() in content[: pages.HEAD] for seal in seals):
+        raise StoreError(f"it shows other reports than those that are sealed: {pages.ANEW}")
+
+
+def _withdrawn(batch: str) -> Mapping[tuple[str, ...], bytes]:
+    return {pages.page_path(batch): pages.withdrawn_page(batch)}
+
+
+def _old_page(batch: str, _: date) -> list[tuple[str, ...]]:
+    return [pages.page_path(batch)]
+
+
+KINDS = (
+    report_kind(tables.FIELDS, lambda *_: fields.field_schema(), lambda seal: seal.fields_digest),
+    report_kind(
+        tables.SLIDES,
+        lambda *_: slides.slide_schema(),
+        lambda seal: seal.slides_digest,
+        meant=MEANT,
+    ),
+    report_kind(
+        tables.PATIENTS, lambda *_: patients.patient_schema(), lambda seal: seal.patients_digest
+    ),
+    # A batch's row is never removed: later nights are compared with it.
+    report_kind(
+        tables.BATCHES,
+        lambda *_: batches.batch_schema(),
+        lambda seal: seal.batch_digest,
+        expires=False,
+    ),
+    kind_of_attempts("figures", _figure_checks),
+    Kind(
+        evaluations.FOLDER,
+        checks=_evaluation_checks,
+        table=Table(lambda *_: measured.evaluation_schema(), files=_result_files),
+    ),
+    Kind(
+        laboratories.FOLDER,
+        checks=_laboratory_checks,
+        needed=_commissioned,
+        table=Table(lambda *_: columns.laboratory_schema(), rows=_laboratory_rows),
+    ),
+    Kind(segmentations.FOLDER, checks=_segmentation_checks),
+    Kind(answers.FOLDER, checks=_answer_checks, batch_checks=_answer_checks),
+    Kind(answers.LABELS, checks=_label_checks, batch_checks=_label_checks),
+    Kind(
+        pages.HTML,
+        checks=_page_checks,
+        batch_checks=_page_checks,
+        expiring=_old_page,
+        withdrawn=_withdrawn,
+    ),
+)
