@@ -60,7 +60,7 @@ class Kind:
     expiring: Callable[[str, date], Iterable[tuple[str, ...]]] = lambda *_: ()
     """The files that go when the report of a batch, by name and day, is too old."""
     withdrawn: Callable[[str], Mapping[tuple[str, ...], bytes]] = lambda _: {}
-    """What stands in the place of the files of a batch while its report is being replaced."""
+    """The files that replace those of a batch, by its name, while its reports are replaced."""
     table: Table | None = None
 
 

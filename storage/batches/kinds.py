@@ -68,7 +68,7 @@ def _night_checks(store: Store) -> Iterator[Check]:
 
 
 KINDS = (
-    kind_of_attempts("batches", _attempt_checks),
+    kind_of_attempts("attempts", _attempt_checks),
     Kind(
         "leases on batches",
         checks=lambda store: leases_of(store, "batches"),

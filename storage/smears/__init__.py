@@ -1,1 +1,1 @@
-"""Keep what is known of smears: the wing of the store that may be removed."""
+"""Keep fields, slides, patients and answers: the wing of the store that may be removed."""

@@ -149,6 +149,20 @@ def test_the_process_leaves_at_once_when_it_has_answered(filled: Store) -> None:
     assert json.loads(done.stdout)["rows"] == [{"n": 1}]
 
 
+def test_python_files_in_the_working_folder_are_not_run(filled: Store, tmp_path: Path) -> None:
+    for name in ("duckdb.py", "json.py", "pyarrow.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("slidewatch"), "query", "SELECT 1", "--store", filled.url],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_who_reads_only_the_head_of_an_answer_sees_no_error(filled: Store) -> None:
     command = [sys.executable, "-m", "flows.commands.main", "query", "FROM range(10000000)"]
     script = '"$@" --format csv --store "$0"'
