@@ -27,7 +27,7 @@ from functools import partial
 
 if __name__ == "__main__":
     from flows.commands.main import main
-    from flows.stages import batch
+    from storage import leases
     from storage.store import Store
 
     honest = Store.reveal
@@ -38,7 +38,7 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGSTOP)
 
     Store.reveal = reveal
-    batch.lease = partial(batch.lease, lifetime=4, beat=1)
+    leases.lease = partial(leases.lease, lifetime=4, beat=1)
     main(sys.argv[1:])
 """
 
