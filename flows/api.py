@@ -38,10 +38,14 @@ from flows.settings import Settings
 from flows.stages.counting.chosen_thresholds import rates_elsewhere, sure_rates
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers
-from storage.models.detectors import DetectorCard, detector_names, load_model_of
-from storage.models.laboratories import LaboratoryCard, borrow, detector_at
+from storage.models.detectors import (
+    DetectorCard,
+    borrow,
+    detector_names,
+    load_detector_card,
+    load_model_of,
+)
 from storage.models.shipped import store_or_shipped
-from storage.models.tunings import tuning_at
 from storage.parquet import read_table
 from storage.reports.batch_features import BatchFeatures, read_features
 from storage.reports.tables import FIELDS, IMAGES, PATIENTS, report_path
@@ -177,45 +181,38 @@ class OpenStore:
         """
         return read_features(self.store, batch, model, rows)
 
-    def detector(self, name: str | None = None, laboratory: str | None = None) -> "Detector":
-        """Load a detector.
-
-        Args:
-            name: of the detector; by default that of the laboratory, or the newest.
-            laboratory: a commissioned laboratory, whose slides the images are compared with.
+    def detector(self, name: str | None = None) -> "Detector":
+        """Load a detector, or the newest version of a name; by default the newest fitted one.
 
         Raises:
             StoreError: there is no detector of that name, or it is damaged.
         """
-        card, laboratory_card = detector_at(self.store, name, laboratory, warn)
-        return Detector(self, card, laboratory_card)
+        return Detector(self, load_detector_card(self.store, name, warn))
 
 
 class Detector:
-    """A detector with its model and a laboratory; it screens images in this process.
+    """A detector with its model; it screens images in this process.
 
     The network runs on one core, or on the GPU if there is one.
     """
 
-    def __init__(
-        self, opened: OpenStore, card: DetectorCard, laboratory: LaboratoryCard | None = None
-    ) -> None:
-        self.card, self.laboratory = card, laboratory
+    def __init__(self, opened: OpenStore, card: DetectorCard) -> None:
+        self.card = card
         self.model: classifiers.ModelCard = load_model_of(opened.store, card)
         # Screening writes its results to the detector's store, so a temporary one borrows it.
         self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
         self._store = Store(self._folder.name)
         here = {"store": self._store.url, "metrics": None}
         self._settings = opened.settings.model_copy(update=here)
-        borrow(opened.store, self._store, card, laboratory)
+        borrow(opened.store, self._store, card)
 
     def close(self) -> None:
         """Remove the temporary files, which otherwise go with the object."""
         self._folder.cleanup()
 
     def __repr__(self) -> str:
-        """Name the detector and its laboratory."""
-        return f"Detector({self.name!r}, laboratory={self.laboratory and self.laboratory.label!r})"
+        """Name the detector."""
+        return f"Detector({self.name!r})"
 
     @property
     def name(self) -> str:
@@ -251,9 +248,9 @@ class Detector:
 
     def _get_ready(self) -> None:
         """Load the network and error rates, which take a second, during the search for cells."""
-        at, store = self.laboratory, self._store
-        network_of(store, self.model.tuned(tuning_at(store, at.name).tuning if at else None))
-        if at is None:
+        store, tuning = self._store, self.card.tuning
+        network_of(store, self.model.tuned(tuning.tuning if tuning else None))
+        if not self.card.counts_abnormal:
             rates_elsewhere(store, self.card)
         sure_rates(store, self.card)
         import_module("duckdb")
@@ -309,12 +306,7 @@ class Detector:
             root = [
                 str(each) if isinstance(each, str | Path) else pictures.folder for each in given
             ]
-        wanted = Screen(
-            images=sources,
-            detector=self.name,
-            laboratory=self.laboratory and self.laboratory.name,
-            **options,
-        )
+        wanted = Screen(images=sources, detector=self.name, **options)
         try:
             with in_this_process(self._settings):
                 outcome = screen_sources(wanted, self._settings, root)

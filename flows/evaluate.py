@@ -23,8 +23,14 @@ from flows.stages.evaluation import SeedResult, evaluate_seed
 from flows.stages.training.recipes import TrainingRecipe
 from storage import leases, parquet, records
 from storage.batches.manifests import load_batch
-from storage.models import classifiers, laboratories, statistics
-from storage.models.detectors import DetectorCard, list_detectors, load_model_of
+from storage.models import classifiers, statistics
+from storage.models.detectors import (
+    DetectorCard,
+    list_detectors,
+    load_detector_card,
+    load_model_of,
+)
+from storage.models.learned import images_learned
 from storage.reports.evaluations import RESULTS, Evaluation, start_evaluation
 from storage.reports.schemas.evaluations import evaluation_schema
 from storage.store import Store
@@ -46,7 +52,7 @@ class EvaluationOutcome(outcome.Outcome):
     results: str
     unseen_images: int
     left_out: int
-    laboratory: str | None = None
+    commissioned: str | None = None
     left_out_of_nights: int = 0
     auroc: dict[str, float]
     seconds: float
@@ -58,9 +64,9 @@ class EvaluationOutcome(outcome.Outcome):
             f"evaluation {self.evaluation} of {', '.join(self.detectors)}: "
             f"{self.unseen_images:,} images of unseen patients, {self.seconds:.0f} s"
         )
-        if self.laboratory:
+        if self.commissioned:
             head += (
-                f"\n  slides judged at laboratory {self.laboratory}, too, without "
+                f"\n  slides judged by {self.commissioned}, too, without "
                 f"{self.left_out_of_nights:,} images of its nights"
             )
         return "\n".join(
@@ -76,7 +82,9 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         raise UsageError(f"evaluate needs {', '.join(missing)}: pip install 'slidewatch[evaluate]'")
     store = Store(settings.store)
     started = time.monotonic()
-    first, place = laboratories.detector_at(store, options.detector, options.laboratory, warn)
+    first, place = load_detector_card(store, options.detector, warn), None
+    if first.parent is not None:
+        first, place = load_detector_card(store, first.parent), first
     sets = dict(named_set(given) for given in options.ood)
     if options.name is None or not store.exists("evaluations", options.name, "card.json"):
         refuse_missing([*each_source(options.images), *sets.values()])
@@ -87,19 +95,19 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         detectors=[card.name for card in cards],
         images=as_given(options.images),
         ood=sets,
-        laboratory=place.label if place else None,
+        commissioned=place.name if place else None,
         **options.model_dump(include=ASKED),
     )
     asked = asked.model_copy(update={"name": options.name or _digest_name(asked)})
     with leases.lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
-        known = laboratories.images_of_laboratory(store, place) if place else frozenset()
+        known = images_learned(store, place) if place else frozenset()
         results = []
         models = [load_model_of(store, card) for card in cards]
         with open_client(settings) as client:
             for seed, (card, model) in enumerate(zip(cards, models, strict=True)):
-                at = place if seed == 0 else None  # a laboratory is of one detector
+                at = place if seed == 0 else None  # it has one parent
                 run = Run(store, asked.name, card, model, options.save_attacks, at)
                 results.append(evaluate_seed(client, run, asked, known))
         return _publish(store, asked, cards, results, time.monotonic() - started)
@@ -107,7 +115,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
 
 def _digest_name(wanted: Evaluation) -> str:
     """Name an evaluation by a digest of its options, so that the same command resumes it."""
-    left = {"started_at", "name"} | (set() if wanted.laboratory else {"laboratory"})
+    left = {"started_at", "name"} | (set() if wanted.commissioned else {"commissioned"})
     asked = wanted.model_dump(mode="json", exclude=left)
     digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return f"{wanted.detectors[0]}-{digest[:8]}"
@@ -129,7 +137,8 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
         batch = load_batch(store, contribution.batch, contribution.attempt)
         images = as_given(batch.images)
         fit.fn(Fit(images=images, batch=batch.name, model=name, limit=batch.limit), alike)
-    return [made for made in list_detectors(store, warn) if made.model == name][-1]
+    made = [each for each in list_detectors(store, warn) if each.model == name and not each.parent]
+    return made[-1]
 
 
 def _publish(
@@ -157,7 +166,7 @@ def _publish(
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
         "Left out because the detector was fitted on them": f"{left_out:,}",
-        **_laboratory_facts(evaluation, cards[0], results[0]),
+        **_learned_facts(evaluation, results[0]),
         "Time of the last run": f"{seconds:,.0f} s",
     }
     page = robustness_page(f"Robustness of {cards[0].name}", facts, table)
@@ -169,22 +178,20 @@ def _publish(
         results=store.address(*folder, RESULTS),
         unseen_images=sum(result.unseen for result in results),
         left_out=left_out,
-        laboratory=evaluation.laboratory,
+        commissioned=evaluation.commissioned,
         left_out_of_nights=results[0].left_out_of_nights,
         auroc=_mean_auroc(rows),
         seconds=seconds,
     )
 
 
-def _laboratory_facts(
-    evaluation: Evaluation, detector: DetectorCard, first: SeedResult
-) -> dict[str, str]:
-    """State the laboratory of the evaluation, and the number of images left out because of it."""
-    if evaluation.laboratory is None:
+def _learned_facts(evaluation: Evaluation, first: SeedResult) -> dict[str, str]:
+    """State by whose normal slides are judged too, and how many images it has learned."""
+    if evaluation.commissioned is None:
         return {}
     return {
-        "Laboratory": f"{evaluation.laboratory}, of {detector.name}",
-        "Left out of nights because the laboratory has them": f"{first.left_out_of_nights:,}",
+        "Slides judged by": evaluation.commissioned,
+        "Left out of nights because it has learned them": f"{first.left_out_of_nights:,}",
     }
 
 

@@ -1,6 +1,6 @@
 """Run the flow `nightly`: new images of an inbox -> the night's report.
 
-A night is a date, that of the run's scheduled start in the laboratory's time zone. Its images are
+A night is a date, that of the run's scheduled start in the microscope's time zone. Its images are
 frozen once; from then on it is a batch like any other, which the flow `screen` works on. A second
 run of a night resumes with the same images, or returns the report. Nights that were missed are not
 made up for one by one: the next night takes everything new.
@@ -20,7 +20,8 @@ from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
 from flows.stages.sources.inbox import arrivals
 from storage.batches import nights
-from storage.models import classifiers, laboratories
+from storage.models import classifiers
+from storage.models.detectors import load_detector_card
 from storage.records import now
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
@@ -93,7 +94,7 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
 def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night:
     """Freeze the new images of an inbox as a night's, unless another run has just done so."""
     series, inbox = options.series, options.inbox
-    detector, _ = laboratories.detector_at(store, options.detector, options.laboratory, warn)
+    detector = load_detector_card(store, options.detector, warn)
     card = classifiers.load_card(store, detector.model)
     with nights.series_lease(store, series, on_wait=tell) as held:
         night = nights.find_night(store, series, day)

@@ -1,7 +1,6 @@
-"""Run the flow `retract`: take images out of the class statistics or of a laboratory, exactly."""
+"""Run the flow `retract`: take images out of the class statistics, exactly."""
 
 from flows.cluster.client import open_client
-from flows.commissioning import report, versions
 from flows.fit import FitOutcome, fitted_outcome, warned
 from flows.monitoring import console, telemetry
 from flows.options.flows import Retract
@@ -9,7 +8,7 @@ from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages import class_statistics
 from flows.stages.counting import error_counts
-from storage.models import classifiers, laboratories
+from storage.models import classifiers
 from storage.models.contributions import Rows
 from storage.models.detectors import list_detectors
 from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
@@ -21,15 +20,9 @@ from tasks.detector.moments import ClassStatistics, retract_statistics
 
 @flow()
 @telemetry.observed()
-def retract(options: Retract, settings: Settings) -> FitOutcome | report.LaboratoryOutcome:
+def retract(options: Retract, settings: Settings) -> FitOutcome:
     """Take something out, and calibrate without it."""
     store = Store(settings.store)
-    if options.laboratory is not None and options.batch is not None:
-        laboratories.load_laboratory(store, options.laboratory)  # or no worker is started
-        with open_client(settings) as client:
-            made = versions.retract_night(client, store, options.laboratory, options.batch)
-        changed = f"batch {options.batch} taken out of laboratory {options.laboratory}"
-        return report.laboratory_outcome(store, made, changed)
     chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
     ((kind, name),) = given.items()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,10 +27,9 @@ from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
 from flows.stages.publish import batch_report, counting_at, publish, valid_seal
 from flows.stages.sources.sorting import Taken, Wanted, come_since, counted_sorts, take
 from storage.batches import ledger
-from storage.batches.manifests import Batch
+from storage.batches.manifests import Batch, find_batch, load_batch
 from storage.leases import Lease, LeaseLostError
 from storage.models import detectors, tunings
-from storage.models.laboratories import detector_at, load_laboratory_version
 from storage.reports import pages, tables
 from storage.store import Store, StoreError
 from tasks.reports.called_cells import Patient
@@ -48,7 +47,6 @@ class ScreenOutcome(Outcome):
     page: str
     model: str
     detector: str
-    laboratory: str | None
     taken_for: dict[str, int] = Field(default_factory=dict)
     images: int
     scored: int
@@ -104,12 +102,7 @@ class ScreenOutcome(Outcome):
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
             ("for review", f"{counted(self.review, 'image')}, {slides}"),
             ("light", [self.light, *self.reasons]),
-            (
-                "detector",
-                f"{self.detector}, at laboratory {self.laboratory}"
-                if self.laboratory
-                else self.detector,
-            ),
+            ("detector", self.detector),
             ("report", self.report),
             ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
         ]
@@ -163,19 +156,21 @@ def screen_sources(
         StoreError: there is no detector, or the batch was begun with other images.
         SourceError: the images cannot be listed.
     """
-    started = time.monotonic()
-    store = Store(settings.store)
-    detector, laboratory = detector_at(store, options.detector, options.laboratory, console.warn)
+    with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
+        return screen_held(held, options, settings, root)
+
+
+def screen_held(
+    held: Lease, options: Screen, settings: Settings, root: str | list[str] | None = None
+) -> ScreenOutcome:
+    """Screen sources as a batch under its lease; see `screen_sources`."""
+    started, store = time.monotonic(), held.store
+    detector = _chosen(store, options)
     card = detectors.load_model_of(store, detector)
     warn_of_model(card)
-    if laboratory and laboratory.counting and not laboratory.counts_abnormal:
-        console.warn(
-            f"nobody is called at laboratory {laboratory.name}, which slidewatch 0.7 commissioned: "
-            "its error rates exclude abnormal cells, which are now counted: commission it again"
-        )
-    with lease_batch(store, options.batch, wait=options.wait) as held, ExitStack() as work:
-        taken, batch = prepare(held.store, options, settings, card.classes, work, root)
-        screened = Screened(held.store, batch, card, detector, laboratory=laboratory)
+    with ExitStack() as work:
+        taken, batch = prepare(store, options, settings, card.classes, work, root)
+        screened = Screened(store, batch, card, detector)
         run = _run(held, settings, screened)
         seal = run.seal
         night = _announced(held, batch, run, settings)
@@ -186,7 +181,6 @@ def screen_sources(
         page=store.address(*pages.page_path(batch.name)),
         model=seal.model,
         detector=seal.detector,
-        laboratory=seal.laboratory,
         taken_for=taken.sorts,
         images=seal.rows,
         scored=seal.scored,
@@ -203,6 +197,25 @@ def screen_sources(
         page_failure=run.page_failure,
         come_since=new,
     )
+
+
+def _chosen(store: Store, options: Screen) -> detectors.DetectorCard:
+    """Load the detector that is given; a batch keeps the one that made its report, or began to.
+
+    A name without a version stands for the newest one, unless the batch has an older one.
+    """
+    kept = () if options.force and options.detector else _screened_by(store, options.batch)
+    wanted = options.detector
+    of_batch = (each for each in kept if wanted in (None, each, detectors.name_of(each)))
+    return detectors.load_detector_card(store, next(of_batch, wanted), console.warn)
+
+
+def _screened_by(store: Store, name: str) -> Iterator[str]:
+    """List the detectors that have screened a batch, or begun to, the last attempt's first."""
+    batch = find_batch(store, name)
+    while batch is not None:
+        yield from ledger.screened_by(store, batch, console.warn)
+        batch = load_batch(store, name, batch.attempt - 1) if batch.attempt > 1 else None
 
 
 def prepare(
@@ -284,16 +297,15 @@ def _announced(held: Lease, batch: Batch, run: Published, settings: Settings) ->
     return night
 
 
-def _publish(client: Client, held: Lease, settings: Settings, newest: Screened) -> ledger.Seal:
-    """Extract, score and publish, at the newest version of a laboratory that begins now."""
-    begun = _as_begun(newest)
+def _publish(client: Client, held: Lease, settings: Settings, screened: Screened) -> ledger.Seal:
+    """Extract, score and publish."""
     with telemetry.stage("extract"):
-        scoring.extract(client, begun)
+        scoring.extract(client, screened)
     with telemetry.stage("score"):
-        scored = scoring.score(client, begun)
+        scored = scoring.score(client, screened)
     held.check()
     with telemetry.stage("publish"):
-        return publish(client, begun, settings, scored)
+        return publish(client, screened, settings, scored)
 
 
 def _refuse_other_attempt(held: Lease, batch: Batch) -> None:
@@ -324,33 +336,19 @@ def _refuse_other_figures(store: Store, batch: Batch, seal: ledger.Seal, night: 
         )
 
 
-def _as_begun(newest: Screened) -> Screened:
-    """Return the laboratory at the version with which the screening began, or at the newest."""
-    laboratory = newest.laboratory
-    if laboratory is None:
-        return newest
-    version = ledger.screening_version(newest.store, newest.batch, newest.key, laboratory.version)
-    if version == laboratory.version:
-        return newest
-    return replace(
-        newest, laboratory=load_laboratory_version(newest.store, laboratory.name, version)
-    )
-
-
 def tune(client: Client, of: Screened) -> Screened:
-    """Return a batch with its model as tuned to the laboratory.
+    """Return a batch with its model as tuned to it.
 
-    A batch keeps the tuning with which it was begun, and a known laboratory has one, or none.
-    Otherwise it is measured.
+    A batch keeps the tuning with which it was begun. The detector may have one for all batches, or
+    none; otherwise it is measured.
     """
     store, batch, model = of.store, of.batch, of.model
     if not batch.rows:
         return of
     known = tunings.tuning_of(store, batch, model.name)
     if known is None:
-        if of.laboratory is not None:
-            known = tunings.tuning_at(store, of.laboratory.name)
-        else:
+        known = of.detector.tuning
+        if known is None:
             jobs = [TuningJob(of)]
             (known,) = run_jobs(client, measure_tuning, jobs, title=f"tune to {batch.name}")
         known = tunings.begin_with(store, batch, model.name, known)

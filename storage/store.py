@@ -22,7 +22,7 @@ from storage import disk, objects
 STAGED = ".staged"  # at the root: next to its target a stage would break Polars, which reads all
 FOLDERS = frozenset(
     ("answers", "batches", "detectors", "evaluations", "features", "models", "nights", "reports",
-     "segmentations", "laboratories", "statistics", "trainings", "tunings")
+     "segmentations", "learned", "statistics", "trainings", "tunings")
 )  # fmt: skip
 REQUESTS = 16  # sent to an object store at once
 SHOWN = 10  # names that an error lists

@@ -52,7 +52,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
 
     Raises:
         SourceError: there is no such photograph, or the page may not be written there.
-        StoreError: there is no such detector or laboratory.
+        StoreError: there is no such detector.
     """
     refuse_missing(options.photo)
     page = (
@@ -63,7 +63,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     opened = api.store_of(settings)
     with (
         moving("getting ready"),
-        closing(opened.detector(options.detector, options.laboratory)) as detector,
+        closing(opened.detector(options.detector)) as detector,
     ):
         seen = detector.look(
             options.photo,

@@ -190,6 +190,6 @@ COMPLETED = {
     name: partial(_names, kind)
     for name, kind in {
         "batch": "batches", "detector": "detectors", "model": "models",
-        "laboratory": "laboratories",
+        "laboratory": "learned",
     }.items()
 }  # fmt: skip

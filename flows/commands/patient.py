@@ -69,7 +69,9 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
             # Without the byte order mark Excel takes UTF-8 for something else.
             sheet, encoding = patient_table(row, slides, persons), "utf-8-sig"
         else:
-            sheet, encoding = _page(store, frozen, card, row, slides, persons), "utf-8"
+            cells = _collector(row, slides, detector)
+            sheet = _page(store, frozen, card, cells, row, slides, persons)
+            encoding = "utf-8"
         with written(to) as stage:
             stage.write_text(sheet, encoding=encoding, newline="")
     return PatientOutcome(
@@ -111,16 +113,26 @@ def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
     return matches[0]
 
 
+def _collector(
+    row: dict[str, Any], slides: list[dict[str, Any]], detector: detectors.DetectorCard | None
+) -> CalledCells:
+    """Make the collector of the cells behind the call of a patient."""
+    unreadable = {each["slide_id"] for each in slides if each["call"] == Call.UNREADABLE}
+    return CalledCells(
+        {patient_of(row): row["cells_called"]}, unreadable,
+        counts_abnormal=bool(detector and detector.counts_abnormal), most=CELLS, least=CELLS,
+    )  # fmt: skip
+
+
 def _page(
     store: Store,
     batch: Batch,
     card: classifiers.ModelCard,
+    cells: CalledCells,
     row: dict[str, Any],
     slides: list[dict[str, Any]],
     persons: Confirmation | None,
 ) -> str:
-    unreadable = {each["slide_id"] for each in slides if each["call"] == Call.UNREADABLE}
-    cells = CalledCells({patient_of(row): row["cells_called"]}, unreadable, most=CELLS, least=CELLS)
     for rows in iterate_groups(store, *report_path(batch.name, batch.batch_date)):
         cells.count(rows)
     called = cells.of(patient_of(row))

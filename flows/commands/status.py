@@ -14,7 +14,6 @@ from flows.settings import Settings
 from storage.batches import ledger, manifests
 from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
-from storage.models.laboratories import LaboratoryCard, list_laboratories
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn, newest_batches
@@ -28,27 +27,23 @@ LEARN_IT = "fit again to have it"
 # Column at a terminal by column of the outcome.
 OF_A_DETECTOR = {
     "detector": "detector", "created": "created", "trained on": "trained on",
-    "accuracy": "accuracy", "calibrated by": "calibrated by", "warnings": "warnings",
-}  # fmt: skip
-OF_A_LABORATORY = {
-    "laboratory": "laboratory", "version": "version", "detector": "detector", "nights": "batches",
-    "slides": "slides", "cells": "cells", "warnings": "warnings",
+    "accuracy": "accuracy", "calibrated by": "calibrated by", "learned": "learned",
+    "warnings": "warnings",
 }  # fmt: skip
 OF_A_BATCH = {
     "batch": "batch", "date": "day", "images": "images", "light": "light",
     "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
-    "laboratory": "laboratory",
+    "detector": "detector",
 }  # fmt: skip
 
 
 class StatusOutcome(Outcome):
-    """The models, statistics, detectors, laboratories and batches of a store, oldest first."""
+    """The models, statistics, detectors and batches of a store, oldest first."""
 
     store: str
     models: list[Row]
     statistics: list[Row]
     detectors: list[Row]
-    laboratories: list[Row]
     batches: list[Row]
     damaged: list[str]
 
@@ -63,7 +58,6 @@ class StatusOutcome(Outcome):
         console = Console(file=out, width=shown_width())
         for title, rows in (
             ("detectors", self._detectors()),
-            ("laboratories", [_shown(row, OF_A_LABORATORY) for row in self.laboratories]),
             (
                 "batches",
                 [
@@ -146,10 +140,10 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "limits of a smear": limits_of(card),
                 "witnesses": witnesses_of(card),
                 "warnings": len(card.warnings) or None,
+                **_learned(card),
             }
             for card in list_detectors(store, leave_out, models)
         ],
-        laboratories=[_laboratory_row(card) for card in list_laboratories(store, leave_out)],
         batches=_batch_rows(store, leave_out),
         damaged=damaged,
     )
@@ -177,18 +171,18 @@ def witnesses_of(card: DetectorCard) -> str:
     return "network" if card.witnesses is None else "network, statistics"
 
 
-def _laboratory_row(card: LaboratoryCard) -> Row:
+def _learned(card: DetectorCard) -> Row:
+    """Describe what a detector has learned since its parent was fitted."""
+    learned = card.learned
+    if learned is None:
+        return {"parent": None, "learned": None}
     return {
-        "laboratory": card.name,
-        "version": version_name(card.version),
-        "made by": card.operation,
-        "detector": card.detector,
-        "nights": f"{len(card.nights)}",
-        "slides": f"{card.slides:,}",
-        "cells": f"{card.cells:,}",
-        "called abnormal": card.alarms_text,
+        "parent": card.parent,
+        "made by": learned.operation,
+        "learned": f"{counted(len(learned.nights), 'batch')}, {counted(learned.slides, 'slide')}, "
+        f"{counted(learned.cells, 'cell')}",
+        "called abnormal": learned.alarms_text,
         "negative slides": card.counting and card.counting.counting.false_positives.slides,
-        "warnings": len(card.warnings) or None,
     }
 
 
@@ -217,10 +211,7 @@ def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_ou
         "images": f"{batch.rows:,}",
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
-        "report": f"by {seals[-1].key}" if seals else None,
-        "laboratory": ledger.laboratory_name(seals[-1].laboratory)
-        if seals and seals[-1].laboratory
-        else None,
+        "detector": seals[-1].detector if seals else None,
         "failed": seals[-1].failed if seals else None,
         "abnormal": seals[-1].abnormal if seals else None,
         "light": night["light"] if night and seals else None,

@@ -9,13 +9,13 @@ from flows.cluster.client import Client
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import load_fitted_detector
+from flows.jobs.verified import load_detector
 from flows.monitoring.console import tell
 from storage.batches.manifests import Batch, load_batch
 from storage.leases import Lease, lease
-from storage.models import classifiers, detectors, laboratories
+from storage.models import classifiers, detectors, learned
 from storage.models.tunings import as_begun
-from storage.store import Store, check_name
+from storage.store import Store, StoreError, check_name, which
 from tasks.detector.slides.own_normal import OwnNormal
 
 
@@ -25,15 +25,15 @@ class LaboratoryError(Exception):
 
 @dataclass(frozen=True)
 class Laboratory:
-    """A laboratory under its lease, and the detector of its next version.
+    """A laboratory under its lease, and the fitted detector, the parent of its next one.
 
-    ``known`` is its newest version, if there is one.
+    ``known`` is its newest detector, if there is one.
     """
 
     client: Client
     held: Lease
     name: str
-    known: laboratories.LaboratoryCard | None
+    known: detectors.DetectorCard | None
     detector: detectors.DetectorCard
 
     @property
@@ -56,7 +56,7 @@ class Laboratory:
         model = as_begun(self.store, batch, self.model)
         return Screened(self.store, batch, model, self.detector)
 
-    def batches(self, nights: Iterable[laboratories.LaboratoryNight]) -> list[Batch]:
+    def batches(self, nights: Iterable[detectors.LearnedNight]) -> list[Batch]:
         """Load the batches of nights."""
         return [load_batch(self.store, night.batch, night.attempt) for night in nights]
 
@@ -64,12 +64,39 @@ class Laboratory:
 def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Lease]:
     """Take the lease of a laboratory, after waiting for its present holder."""
     check_name("laboratory", laboratory)
-    return lease(store, laboratories.FOLDER, laboratory, wait=True, on_wait=tell)
+    return lease(store, learned.FOLDER, laboratory, wait=True, on_wait=tell)
+
+
+def find_laboratory(store: Store, name: str) -> detectors.DetectorCard | None:
+    """Load the card of a laboratory's newest detector; None if it was never commissioned.
+
+    Raises:
+        LaboratoryError: the name is that of a fitted detector.
+    """
+    check_name("laboratory", name)
+    known = detectors.find_detector(store, name)
+    if known is not None and (known.parent is None or known.name == name):
+        raise LaboratoryError(
+            f"{known.name} is a detector, and a laboratory of the name {name} would be taken for "
+            "it: choose another --laboratory"
+        )
+    return known
+
+
+def load_laboratory(store: Store, name: str) -> detectors.DetectorCard:
+    """Load the card of a laboratory's newest detector; StoreError lists those that exist."""
+    if known := find_laboratory(store, name):
+        return known
+    have = [detectors.name_of(card.name) for card in learned.newest_learned(store)]
+    raise StoreError(
+        f"no laboratory {name!r} in {store.url}; "
+        + (which(name, have) if have else "make one with: slidewatch commission")
+    )
 
 
 def population(store: Store, detector: detectors.DetectorCard) -> OwnNormal:
     """Load the normal of fitted slides; LaboratoryError if the detector has none."""
-    normals = load_fitted_detector(store, detector).own
+    normals = load_detector(store, detector).own
     if normals is None:
         raise LaboratoryError(
             f"detector {detector.name} does not know how slides differ, so no laboratory can be "

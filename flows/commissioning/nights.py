@@ -11,16 +11,15 @@ from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
 from flows.jobs.known_cells import KnownJob, is_negative, is_parasite, known_errors, labelled_cells
-from flows.jobs.laboratory_slides import Added, SlidesJob, slides_statistics
+from flows.jobs.laboratory_slides import Added, SlidesJob, learned_night, slides_statistics
 from flows.jobs.scoring import plan, scores
-from flows.jobs.scoring.night import learned_night
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from flows.stages.scoring import jobs_of
 from storage.batches.manifests import Batch, read_manifest
-from storage.models import laboratories
-from storage.models.detectors import DetectorCard
+from storage.models import learned
+from storage.models.detectors import DetectorCard, LearnedNight
 from storage.records import arrays_to_bytes, now
 from storage.store import Store
 from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, merge_errors
@@ -39,9 +38,7 @@ LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
 MOST_HEALTHY = 0.05
 
 
-def learn_night(
-    lab: Laboratory, batch: Batch, negative: tuple[str, ...]
-) -> laboratories.LaboratoryNight:
+def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> LearnedNight:
     """Learn a batch with complete features, and keep its contribution to the laboratory.
 
     ``negative`` are its slides and patients known to be negative.
@@ -61,15 +58,14 @@ def learn_night(
             f"batch {batch.name} adds nothing to laboratory {lab.name}: fewer than "
             f"{learning.LEAST_CELLS} of its cells can be judged"
         )
-    return laboratories.LaboratoryNight(
+    return LearnedNight(
         batch=batch.name,
         attempt=batch.attempt,
         manifest_digest=batch.manifest_digest,
         slides=len(statistics.keys),
         cells=int(statistics.n.sum()),
-        digest=laboratories.save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
+        digest=learned.save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
         negative=negative,
-        abnormal_counted=True,
     )
 
 
@@ -148,19 +144,17 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
     Raises:
         LaboratoryError: the batch has no such slide or patient, or labels parasites on one.
     """
-    if laboratories.NONE in given:
+    if learned.NONE in given:
         return ()
     table = read_manifest(store, batch, columns=["slide_id", "patient_id", "label"])
-    there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), laboratories.ALL} - {
-        None
-    }
+    there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), learned.ALL} - {None}
     unknown = [name for name in given if name not in there]
     if unknown:
-        have = sorted(there - {laboratories.ALL})
+        have = sorted(there - {learned.ALL})
         listed = ", ".join([*have[:NAMED], *(["..."] if len(have) > NAMED else [])])
         raise LaboratoryError(
             f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
-            f"negative; there are: {listed or 'none with a name'}, or {laboratories.ALL} of them"
+            f"negative; there are: {listed or 'none with a name'}, or {learned.ALL} of them"
         )
     negative = tuple(sorted(set(given)))
     parasites = is_negative(table, negative) & is_parasite(table)
@@ -183,7 +177,7 @@ def refuse_positive(
     than those of fitted ones; then there is a warning.
     """
     known = load_error_rates(store, detector)
-    if laboratories.ALL not in given or known is None:
+    if learned.ALL not in given or known is None:
         return
     place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
     pairs = list(zip(errors.false[:, place].tolist(), errors.negatives.tolist(), strict=True))
@@ -210,7 +204,7 @@ def refuse_positive(
         )
 
 
-def without_replaced(lab: Laboratory, batch: Batch) -> list[laboratories.LaboratoryNight]:
+def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
     """Return the other nights of a laboratory, without those whose images the batch also has.
 
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
@@ -219,12 +213,12 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[laboratories.Laborat
         LaboratoryError: the batch has some, but not all images of a night.
     """
     store, model = lab.store, lab.model.name
-    images = laboratories.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
+    images = learned.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
     left = []
     for night in lab.known.nights if lab.known else []:
         if night.batch == batch.name:
             continue
-        theirs = laboratories.images_of_night(store, model, night)
+        theirs = learned.images_of_night(store, model, night)
         both = len(images & theirs)
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
             warn(
@@ -235,7 +229,7 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[laboratories.Laborat
             assert lab.known is not None
             raise LaboratoryError(
                 f"{both:,} of {len(images):,} images of batch {batch.name} are in night "
-                f"{night.batch} of {lab.known.label} already, and an image counts once: leave "
+                f"{night.batch} of {lab.known.name} already, and an image counts once: leave "
                 f"them out of the batch, or give it all images of {night.batch}, whose place it "
                 "takes then"
             )

@@ -12,7 +12,7 @@ from flows.monitoring.console import warn
 from flows.outcome import Outcome, table
 from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import list_batches
-from storage.models import classifiers, detectors, laboratories
+from storage.models import classifiers, detectors
 from storage.parquet import write_table
 from storage.store import Store, StoreError
 from tasks import bundles
@@ -27,9 +27,9 @@ from tasks.laboratories.commissioning import (
     counting_figures,
     diagnosis,
     figures_table,
-    laboratory_page,
 )
 from tasks.reports.image_columns import PARASITIZED
+from tasks.visualisation.laboratory_page import laboratory_page
 from tasks.words import counted
 
 SPOILT_SLIDES = 10  # on which some cells are spoilt
@@ -37,7 +37,7 @@ OTHERS = 4  # other batches in the store to try cells of
 OTHER_CELLS = 100  # of each
 
 
-def other_cells(lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight]) -> list[Other]:
+def other_cells(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> list[Other]:
     """Select some cells of the newest other batches that have features under the model."""
     store, learned = lab.store, {night.manifest_digest for night in nights}
     taps = sorted(lab.own.priors)
@@ -59,46 +59,49 @@ def other_cells(lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight])
 
 def write_report(lab: Laboratory, version: Version) -> str:
     """Write a version's report as a page and a table; return whether its diagnosis is accepted."""
-    card, detector = version.card, lab.detector
+    card, parent, learned = version.card, lab.detector, version.card.learned
+    assert learned is not None
+    assert version.detector.reference is not None
     slides = [judged.evidence for judged in version.judged]
     planted = [judged.planted for judged in version.judged]
-    figures = [*version.alarms, *caught(lab.own, version.normal.reference, slides, planted)]
+    figures = [*version.alarms, *caught(lab.own, version.detector.reference, slides, planted)]
     verdict, examined = _diagnosis(version, lab.model)
     figures += examined
-    fitted = load_error_rates(lab.store, detector)
+    fitted = load_error_rates(lab.store, parent)
     figures += counting_figures(version.rates, fitted) if version.rates and fitted else []
     page = laboratory_page(
-        card.label,
+        card.name,
         figures,
         verdict,
         facts={
-            "nights": f"{len(card.nights):,}",
-            "slides": f"{card.slides:,}",
-            "cells": f"{card.cells:,}",
-            "slides left out, one at a time": f"{card.calibrating_slides:,}",
+            "nights": f"{len(learned.nights):,}",
+            "slides": f"{learned.slides:,}",
+            "cells": f"{learned.cells:,}",
+            "slides left out, one at a time": f"{len(version.judged):,}",
             "diagnosis": verdict,
         },
         warnings=card.warnings,
-        limits=_limits(card, detector),
+        limits=_limits(card, parent),
         adaptation=card.adaptation.text if card.adaptation else "",
         made_by={
             "nights": ", ".join(night.batch for night in card.nights),
-            "detector": f"{detector.name}, sha256 {detector.digest}",
+            "detector": f"{card.name}, sha256 {card.digest}",
+            "made from": f"{parent.name}, sha256 {parent.digest}",
             "model": f"{card.model}, sha256 {card.model_digest}",
-            "laboratory": f"{card.label}, sha256 {card.digest}",
             "versions": ", ".join(f"{name} {number}" for name, number in exact(OF_A_PAGE).items()),
         },
     )
-    write_table(lab.store, figures_table(figures, card.label), *card.folder, "report.parquet")
-    lab.store.write_bytes(page.encode(), *card.folder, "report.html")
+    folder = ("detectors", card.name)
+    write_table(lab.store, figures_table(figures, card.name), *folder, "report.parquet")
+    lab.store.write_bytes(page.encode(), *folder, "report.html")
     return verdict
 
 
-def _limits(card: laboratories.LaboratoryCard, detector: detectors.DetectorCard) -> dict[str, str]:
+def _limits(card: detectors.DetectorCard, parent: detectors.DetectorCard) -> dict[str, str]:
     """Describe the limits of detection at the laboratory and elsewhere."""
-    if card.counting is None or detector.counting is None:
+    if card.counting is None or parent.counting is None:
         return {}
-    whose = {OWN: card.counting, POPULATION: detector.counting}
+    whose = {OWN: card.counting, POPULATION: parent.counting}
     limits = {name: each.counting.limit_of_detection for name, each in whose.items()}
     return {name: "none" if x is None else percent_text(100 * x) for name, x in limits.items()}
 
@@ -119,7 +122,7 @@ class LaboratoryOutcome(Outcome):
     """
 
     changed: str
-    laboratory: str
+    detector: str
     nights: int
     slides: int
     cells: int
@@ -142,7 +145,7 @@ class LaboratoryOutcome(Outcome):
             counted(self.cells, "cell"),
         )
         rows: list[tuple[str, object]] = [
-            ("laboratory", self.laboratory),
+            ("detector", self.detector),
             ("learned", ", ".join(learned)),
             ("called abnormal", self.alarms or "unknown"),
         ]
@@ -163,18 +166,19 @@ def false_positives_text(counting: detectors.CountingCard) -> str:
 
 
 def laboratory_outcome(
-    store: Store, card: laboratories.LaboratoryCard, changed: str, diagnosis: str | None = None
+    store: Store, card: detectors.DetectorCard, changed: str, diagnosis: str | None = None
 ) -> LaboratoryOutcome:
     """Make the outcome for a version of a laboratory, with a description of the change."""
-    report = (*card.folder, "report.html")
+    report, learned = ("detectors", card.name, "report.html"), card.learned
+    assert learned is not None
     return LaboratoryOutcome(
         changed=changed,
-        laboratory=card.label,
-        nights=len(card.nights),
-        slides=card.slides,
-        cells=card.cells,
-        false_alarms=card.false_alarms,
-        alarms=card.alarms_text,
+        detector=card.name,
+        nights=len(learned.nights),
+        slides=learned.slides,
+        cells=learned.cells,
+        false_alarms=learned.false_alarms,
+        alarms=learned.alarms_text,
         diagnosis=diagnosis,
         adaptation=card.adaptation and card.adaptation.text,
         false_positives=card.counting and false_positives_text(card.counting),

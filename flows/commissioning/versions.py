@@ -1,29 +1,34 @@
-"""Make and keep versions of a laboratory, and remove a night from one."""
+"""Make the detectors of a laboratory, and keep them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.commissioning.laboratory import (
     Laboratory,
-    LaboratoryError,
-    laboratory_lease,
     slides_in_parts,
 )
 from flows.commissioning.nights import errors_of_night
 from flows.jobs import known_cells, laboratory_slides, verified
 from flows.jobs.scoring.night import SlideRows
-from flows.stages.counting.chosen_thresholds import COUNTING, laboratory_counting
+from flows.monitoring.console import warn
+from flows.stages.counting.chosen_thresholds import (
+    COUNTING,
+    FITTED,
+    errors_of_detector,
+    fitted_rates,
+    laboratory_counting,
+)
+from flows.stages.counting.error_counts import ERRORS
 from storage import leases, records
 from storage.batches import segmentations
 from storage.batches.manifests import Batch
-from storage.models import laboratories
-from storage.models.detectors import load_detector_card
-from storage.store import Store, digest_of
+from storage.models import detectors, tunings
+from storage.store import digest_of
 from tasks.counting import error_rates, interpretation
+from tasks.detector.detector import Detector
 from tasks.detector.slides.cell_score import Taps
 from tasks.laboratories import commissioning, learning
 from tasks.laboratories.adaptation import Fitted, Trial, try_adaptation
@@ -39,9 +44,9 @@ Other = tuple[str, Taps, Index]  # name, features, classes
 class Version:
     """A version to be kept, with the data for its report."""
 
-    card: laboratories.LaboratoryCard
+    card: detectors.DetectorCard
     content: bytes
-    normal: learning.LaboratoryNormal
+    detector: Detector
     judged: list[laboratory_slides.Judged]
     alarms: list[commissioning.Figure]
     rates: interpretation.KnownRates | None
@@ -50,7 +55,7 @@ class Version:
 
 def make_version(
     lab: Laboratory,
-    nights: Sequence[laboratories.LaboratoryNight],
+    nights: Sequence[detectors.LearnedNight],
     operation: str,
     *,
     planted: Sequence[Other] = (),
@@ -69,56 +74,69 @@ def make_version(
 
 def _stated(
     lab: Laboratory,
-    nights: Sequence[laboratories.LaboratoryNight],
+    nights: Sequence[detectors.LearnedNight],
     operation: str,
     judged: list[laboratory_slides.Judged],
 ) -> Version:
-    """State on a version's card what the slides, each judged without itself, say of it."""
-    known, detector = lab.known, lab.detector
+    """State on a version's card what the slides, each judged without itself, say of it.
+
+    A laboratory has the tuning of its first night.
+    """
+    parent = lab.detector
+    (first, *_) = lab.batches(nights[:1])
+    tuning = lab.known.tuning if lab.known else tunings.tuning_of(lab.store, first, lab.model.name)
     evidence = [each.evidence for each in judged]
-    statistics = laboratory_slides.laboratory_statistics(
-        lab.store, lab.name, tuple(nights), detector
+    statistics = laboratory_slides.laboratory_statistics(lab.store, lab.name, tuple(nights), parent)
+    detector = learning.commissioned(
+        verified.load_detector(lab.store, parent), statistics, evidence
     )
-    normal = learning.laboratory_normal(lab.own, statistics, evidence)
-    alarms = commissioning.false_alarms(lab.own, normal.reference, evidence)
+    assert detector.reference is not None
+    alarms = commissioning.false_alarms(lab.own, detector.reference, evidence)
     trial, errors = _adapted(lab, nights)
     if trial and trial.accepted:
-        normal = replace(normal, discriminant=trial.change.discriminant)
+        detector = verified.with_discriminant(detector, trial.change.discriminant)
+    assert detector.own is not None
     rates, counting, unsure = laboratory_counting(
-        lab.store, detector, errors, least_sharpness(lab, nights)
+        lab.store, parent, errors, least_sharpness(lab, nights)
     )
-    counted = nested(COUNTING, rates.to_arrays()) if rates else {}
-    content = records.arrays_to_bytes(normal.to_arrays() | counted)
-    card = laboratories.LaboratoryCard(
-        created_at=records.now(),
-        digest=digest_of(content),
-        name=lab.name,
-        version=known.version + 1 if known else 1,
-        parent=known.version if known else None,
-        operation=operation,
-        detector=detector.name,
-        detector_digest=detector.digest,
-        model=lab.model.name,
-        model_digest=lab.model.digest,
-        statistics_version=detector.statistics_version,
-        nights=list(nights),
-        slides=sum(night.slides for night in nights),
-        cells=sum(night.cells for night in nights),
-        calibrating_slides=len(evidence),
-        false_alarms={f"{a.level:g}": a.found.value for a in alarms if a.name == commissioning.OWN},
-        warnings=[
+    content = records.arrays_to_bytes(
+        detector.to_arrays()
+        | (nested(COUNTING, rates.to_arrays()) if rates else {})
+        | _of_parent(lab)
+    )
+    known_alarms = [each for each in alarms if each.name == commissioning.OWN]
+    card = parent.model_copy(update={
+        "created_at": records.now(),
+        "digest": digest_of(content),
+        "name": detectors.next_version(lab.store, lab.name),
+        "sequence": 1 + max(each.sequence for each in detectors.list_detectors(lab.store, warn)),
+        "parent": parent.name,
+        "learned": detectors.LearnedCard(
+            operation=operation, nights=list(nights),
+            false_alarms={f"{each.level:g}": each.found.value for each in known_alarms},
+        ),
+        "tuning": tuning,
+        "slides": len(detector.own.calibration.slides.scores),
+        "warnings": [
             *commissioning.laboratory_warnings(len(evidence)),
             *commissioning.smear_warnings(lab.own, statistics),
             *unsure,
         ],
-        counting=counting,
-        adaptation=trial and _adaptation_card(trial),
-    )  # fmt: skip
-    return Version(card, content, normal, judged, alarms, rates, trial)
+        "counting": counting,
+        "adaptation": trial and _adaptation_card(trial),
+    })  # fmt: skip
+    return Version(card, content, detector, judged, alarms, rates, trial)
+
+
+def _of_parent(lab: Laboratory) -> records.Arrays:
+    """Name the parent's error counts and rates, which new slides and sure parasites need."""
+    rates = fitted_rates(lab.store, lab.detector)
+    counts = errors_of_detector(lab.store, lab.detector)
+    return nested(ERRORS, counts.to_arrays()) | (nested(FITTED, rates.to_arrays()) if rates else {})
 
 
 def _adapted(
-    lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight]
+    lab: Laboratory, nights: Sequence[detectors.LearnedNight]
 ) -> tuple[Trial | None, error_rates.ErrorCounts]:
     """Try to adapt the diagnosis by labelled cells, and merge the error counts of all nights.
 
@@ -126,7 +144,7 @@ def _adapted(
     """
     errors, labelled = laboratory_slides.laboratory_errors(lab.store, lab.name, nights)
     fitted = None
-    known = verified.load_fitted_detector(lab.store, lab.detector).witnesses
+    known = verified.load_detector(lab.store, lab.detector).witnesses
     if labelled.features and known is not None:
         classes = known_cells.fitted_classes(lab.store, lab.detector, known.positive)
         fitted = Fitted(classes, known.scales)
@@ -140,9 +158,7 @@ def _adapted(
     return trial, errors
 
 
-def least_sharpness(
-    lab: Laboratory, nights: Sequence[laboratories.LaboratoryNight]
-) -> float | None:
+def least_sharpness(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> float | None:
     """Return the lowest mean sharpness of a negative slide; None without photographs of any."""
     known: list[float] = []
     for night, batch in zip(nights, lab.batches(nights), strict=True):
@@ -156,7 +172,7 @@ def least_sharpness(
     return min(known, default=None)
 
 
-def _adaptation_card(trial: Trial) -> laboratories.AdaptationCard:
+def _adaptation_card(trial: Trial) -> detectors.AdaptationCard:
     """Describe an adaptation and its effect on held-back cells."""
     change = trial.change
     measured = {
@@ -167,13 +183,13 @@ def _adaptation_card(trial: Trial) -> laboratories.AdaptationCard:
         "gain_low": trial.gain.low,
         "gain_high": trial.gain.high,
     }
-    same = laboratories.AdaptationCard.model_fields.keys() - measured
-    return laboratories.AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
+    same = detectors.AdaptationCard.model_fields.keys() - measured
+    return detectors.AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
 
 
 def _evidence_jobs(
     lab: Laboratory,
-    nights: Sequence[laboratories.LaboratoryNight],
+    nights: Sequence[detectors.LearnedNight],
     planted: Sequence[Other],
     spoilt_slides: int,
 ) -> list[laboratory_slides.EvidenceJob]:
@@ -202,34 +218,8 @@ def _evidence_jobs(
     return jobs
 
 
-def save_version(held: leases.Lease, version: Version) -> laboratories.LaboratoryCard:
+def save_version(held: leases.Lease, version: Version) -> detectors.DetectorCard:
     """Keep a version, while the run still holds the lease of its laboratory."""
     held.check()
-    laboratories.save_laboratory(held.store, version.card, version.content)
+    detectors.save_detector(held.store, version.card, version.content)
     return version.card
-
-
-def retract_night(
-    client: Client, store: Store, laboratory: str, batch: str
-) -> laboratories.LaboratoryCard:
-    """Remove a night from a laboratory exactly, and calibrate again.
-
-    Raises:
-        StoreError: there is no such laboratory.
-        LaboratoryError: the night is not in it, or is its only one.
-    """
-    with laboratory_lease(store, laboratory) as held:
-        store = held.store
-        known = laboratories.load_laboratory(store, laboratory)
-        left = [night for night in known.nights if night.batch != batch]
-        if len(left) == len(known.nights):
-            have = ", ".join(night.batch for night in known.nights)
-            raise LaboratoryError(f"night {batch} is not in {known.label}; there are: {have}")
-        if not left:
-            raise LaboratoryError(
-                f"{batch} is the only night of laboratory {laboratory}: commission another one "
-                "before it is taken out"
-            )
-        lab = Laboratory(client, held, laboratory, known, load_detector_card(store, known.detector))
-        version = make_version(lab, left, f"retract {batch}")
-        return save_version(held, version)

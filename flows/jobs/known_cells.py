@@ -19,8 +19,8 @@ import pyarrow as pa
 from flows.jobs.fitting import fitted_rows
 from flows.jobs.fitting.unseen import key_of
 from flows.jobs.scoring import feature_rows, scores
-from flows.jobs.verified import load_fitted_detector
-from storage.models import detectors, laboratories
+from flows.jobs.verified import load_detector
+from storage.models import detectors, learned
 from storage.store import Store
 from tasks.counting.error_rates import ErrorCounts, count_errors
 from tasks.detector import probabilities
@@ -36,7 +36,7 @@ COLUMNS = ("image_id", "slide_id", "patient_id", "label", "width", "height")
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> Mask:
     """Mark the rows (n,) of slides or patients that are known to be negative."""
-    if laboratories.ALL in negative:
+    if learned.ALL in negative:
         return np.ones(rows.num_rows, bool)
     pairs = zip(rows["slide_id"].to_pylist(), rows["patient_id"].to_pylist(), strict=True)
     return np.asarray([slide in negative or patient in negative for slide, patient in pairs], bool)
@@ -116,7 +116,7 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
         The network's log-odds (n,), and by tap features (n, d) less their slide's shift; nothing
         where the network alone diagnoses.
     """
-    known = load_fitted_detector(job.screened.store, job.screened.detector).witnesses
+    known = load_detector(job.screened.store, job.screened.detector).witnesses
     if known is None or not len(rows):
         return np.empty(0), {}
     normal = fitted_classes(job.screened.store, job.screened.detector, known.positive).healthy

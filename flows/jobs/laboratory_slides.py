@@ -10,17 +10,18 @@ from PIL import Image
 
 from flows.jobs import verified, worker
 from flows.jobs.scoring.feature_rows import Features
-from flows.jobs.scoring.night import SlideRows
+from flows.jobs.scoring.night import SlideRows, night_rows
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, rows_at
 from storage.models import classifiers
-from storage.models.detectors import DetectorCard
-from storage.models.laboratories import LaboratoryNight, load_night
+from storage.models.detectors import DetectorCard, LearnedNight
+from storage.models.learned import load_night
 from storage.store import Store
 from tasks import bundles
 from tasks.counting.error_rates import ErrorCounts, merge_errors
 from tasks.detector.slides import cell_score, groups, own_normal
-from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
+from tasks.detector.slides.references import Reference
 from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.laboratories import adaptation, learning
@@ -59,6 +60,18 @@ def slides_statistics(job: SlidesJob) -> groups.GroupStatistics:
     return total
 
 
+def learned_night(screened: Screened) -> Reference:
+    """Make one normal, perhaps from few cells, of a night that a person vouches for."""
+    detector = verified.load_detector(screened.store, screened.detector)
+    assert detector.own is not None
+    rows = night_rows(screened.batch)
+    features = Features(screened.store, screened.batch, screened.model)
+    cells = features.take(rows, detector.taps)
+    choices = Choices(least=learning.LEAST_CELLS)
+    normal = slide_normal(detector.own.priors, cells.taps, cells.classes, choices)
+    return Reference(normal, rows[normal.kept], "night")
+
+
 @dataclass(frozen=True)
 class EvidenceJob:
     """Slides of a night of the laboratory ``name``, each to be judged by the laboratory without it.
@@ -69,7 +82,7 @@ class EvidenceJob:
 
     screened: Screened
     name: str
-    nights: tuple[LaboratoryNight, ...]
+    nights: tuple[LearnedNight, ...]
     slides: tuple[SlideRows, ...]
     planted: tuple[tuple[str, cell_score.Taps, Index], ...] = ()
     spoil: bool = False
@@ -90,7 +103,7 @@ class Judged:
 def judge_slides(job: EvidenceJob) -> list[Judged]:
     """Judge slides by their laboratory without them; slides that cannot be judged are left out."""
     worker.settle_worker()
-    detector = verified.load_fitted_detector(job.screened.store, job.screened.detector)
+    detector = verified.load_detector(job.screened.store, job.screened.detector)
     population = _population(job.screened.store, job.screened.detector)
     statistics = laboratory_statistics(
         job.screened.store, job.name, job.nights, job.screened.detector
@@ -138,7 +151,7 @@ class Added(bundles.Bundle):
 
 @lru_cache(maxsize=2)
 def laboratory_statistics(
-    store: Store, laboratory: str, nights: tuple[LaboratoryNight, ...], detector: DetectorCard
+    store: Store, laboratory: str, nights: tuple[LearnedNight, ...], detector: DetectorCard
 ) -> groups.GroupStatistics:
     """Merge the contributions of nights to a laboratory in their order, once per process."""
     parts = [Added.from_arrays(load_night(store, laboratory, night)).statistics for night in nights]
@@ -146,7 +159,7 @@ def laboratory_statistics(
 
 
 def laboratory_errors(
-    store: Store, laboratory: str, nights: Sequence[LaboratoryNight]
+    store: Store, laboratory: str, nights: Sequence[LearnedNight]
 ) -> tuple[ErrorCounts, adaptation.Labelled]:
     """Merge the known errors of a laboratory's nights, and their labelled cells."""
     errors, labelled = NO_ERRORS, NO_LABELS
@@ -157,7 +170,7 @@ def laboratory_errors(
 
 
 def _population(store: Store, detector: DetectorCard) -> own_normal.OwnNormal:
-    normals = verified.load_fitted_detector(store, detector).own
+    normals = verified.load_detector(store, detector).own
     assert normals is not None
     return normals
 

@@ -1,4 +1,4 @@
-"""Tune a model to the laboratory of a batch, before the features of its cells are extracted."""
+"""Tune a model to the cells of a batch, before the features of its cells are extracted."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +106,7 @@ def _pixels(
 
 def _blood(job: TuningJob, network: "Inference", pixels: Pixels, cut: Mask) -> Mask | None:
     """Mark the cells (n,) that look healthy; None if they are no smear, or nobody knows."""
-    own = verified.load_fitted_detector(job.screened.store, job.screened.detector).own
+    own = verified.load_detector(job.screened.store, job.screened.detector).own
     if own is None or own.floor is None:
         return None
     taps, logits = network.compared(pixels, cut)

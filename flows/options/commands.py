@@ -43,6 +43,7 @@ COMMANDS = {
     "train": _flow(flows.Train, "train", STORE),
     "fit": _flow(flows.Fit, "fit", STORE + DETECTOR + CLUSTER),
     "commission": _flow(flows.Commission, "commission", STORE + CLUSTER),
+    "unlearn": _flow(flows.Unlearn, "unlearn", STORE + CLUSTER),
     "retract": _flow(flows.Retract, "retract", STORE + DETECTOR + CLUSTER),
     "segment": _flow(flows.Segment, "segment", STORE + CLUSTER),
     "screen": _flow(flows.Screen, "screen", STORE + CLUSTER),

@@ -46,13 +46,10 @@ Microns = Annotated[
     float | None, Field(gt=0, description="width of a pixel, for slides whose file does not say it")
 ]
 Detector = Annotated[
-    str | None, Field(description="the detector; by default the laboratory's, or the newest")
-]
-Laboratory = Annotated[
     str | None,
     Field(
-        description="the laboratory, as it was commissioned: its slides are expected to be like "
-        "its own"
+        description="the detector, or its name without a version for the newest; by default the "
+        "one of the batch's report, or the newest fitted"
     ),
 ]
 
@@ -144,23 +141,17 @@ class Fit(Options):
 
 
 class Retract(Options):
-    """Take a batch, slide or patient out of the detector, or a batch out of a laboratory."""
+    """Take a batch, slide or patient out of the statistics, and calibrate a new detector."""
 
     batch: Annotated[str | None, Field(description="take out this batch")] = None
     slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None
     patient: Annotated[str | None, Field(description="take out this patient")] = None
     model: Model = None
-    laboratory: Annotated[
-        str | None,
-        Field(description="take the batch out of this laboratory, instead of the detector"),
-    ] = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.batch, self.slide, self.patient).count(None) != 2:
             raise ValueError("say what to take out: one of --batch, --slide and --patient")
-        if self.laboratory is not None and self.batch is None:
-            raise ValueError("--laboratory needs the --batch to take out of it")
         return self
 
 
@@ -196,7 +187,6 @@ class OfANight(Options):
     slide_is: SlideAs = "folder"
     microns_per_pixel: Microns = None
     detector: Detector = None
-    laboratory: Laboratory = None
     wait: Wait = False
 
 
@@ -242,9 +232,16 @@ class Screen(OfABatch):
 class Commission(OfABatch):
     """Learn a laboratory's own normal from a batch, screen it there, and say what is missing."""
 
+    detector: Annotated[
+        str | None,
+        Field(description="the fitted detector; by default the laboratory's, or the newest"),
+    ] = None
     laboratory: Annotated[
         str | None,
-        Field(description="its name, by default that of the images; its batches add up"),
+        Field(
+            description="its name, by default that of the images; its batches add up, and its "
+            "detectors are called <name>-v0001, <name>-v0002 ..."
+        ),
     ] = None
     negative: Annotated[
         str | list[str],
@@ -259,10 +256,17 @@ class Commission(OfABatch):
         """Return the name of the laboratory."""
         return self.laboratory or _name_after(self.images)
 
-    def screening(self, laboratory: str | None) -> Screen:
-        """Return the options that screen the same batch, at a laboratory or at none."""
-        shared = OfABatch.model_fields.keys() - {"laboratory"}
-        return Screen(laboratory=laboratory, **{each: getattr(self, each) for each in shared})
+    def screening(self, detector: str | None) -> Screen:
+        """Return the options that screen the same batch with a detector."""
+        shared = OfABatch.model_fields.keys() - {"detector"}
+        return Screen(detector=detector, **{each: getattr(self, each) for each in shared})
+
+
+class Unlearn(Options):
+    """Take a batch out of a commissioned laboratory, and calibrate it again."""
+
+    batch: Annotated[str, Field(description="take out this batch")]
+    laboratory: Annotated[str, Field(description="the laboratory that has learned it")]
 
 
 class Nightly(OfANight):
@@ -291,12 +295,11 @@ class Evaluate(Options):
         Images,
         Field(description=f"labelled images, of which those of unseen patients count: {SOURCES}"),
     ]
-    detector: Detector = None
-    laboratory: Annotated[
+    detector: Annotated[
         str | None,
         Field(
-            description="a commissioned laboratory, by whose normal slides are judged too; with "
-            "the first seed only, and without the images of its batches"
+            description="the detector, by default the newest fitted; slides are judged by the "
+            "normal of a commissioned one too, with the first seed only, and without its batches"
         ),
     ] = None
     ood: Annotated[

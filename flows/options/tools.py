@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.flows import POSITIONAL, SAFE, SPELT, As, Detector, Laboratory, Microns, Options
+from flows.options.flows import POSITIONAL, SAFE, SPELT, As, Detector, Microns, Options
 
 Format = Literal["table", "csv"]
 
@@ -29,11 +29,10 @@ class Look(Options):
     taken_as: As = None
     microns_per_pixel: Microns = None
     detector: Detector = None
-    laboratory: Laboratory = None
 
 
 class Status(Options):
-    """List the detectors, laboratories and batches of a store."""
+    """List the detectors and batches of a store."""
 
 
 class Verify(Options):

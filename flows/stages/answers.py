@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from flows.monitoring.console import warn
-from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
+from flows.stages.counting.chosen_thresholds import load_error_rates
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.models.laboratories import load_laboratory_of
 from storage.parquet import iterate_rows, read_table
 from storage.reports.answers import Answer, in_order, read_answers
 from storage.reports.tables import PATIENTS, SLIDES, report_path
@@ -87,8 +86,8 @@ def answers_on(
 ) -> dict[Patient, Confirmation]:
     """Return what persons answer on the patients of a batch, where somebody has read a cell.
 
-    The batch was counted by the error rates of the detector, unless a laboratory has its own. A
-    negative call rules out the parasitaemia ``wanted``, in [0, 1].
+    The batch was counted by the error rates of the detector. A negative call rules out the
+    parasitaemia ``wanted``, in [0, 1].
     """
     answers = BatchAnswers(store=store, batch=batch, card=card)
     answers.refresh()
@@ -180,13 +179,7 @@ class Suspects:
     @cached_property
     def _rates(self) -> interpretation.ErrorRates | None:
         """Read the error rates by which the batch was counted."""
-        laboratory = next((row["laboratory"] for row in self.rows), None)
-        if laboratory is not None:
-            known = load_laboratory_rates(
-                self.answers.store, load_laboratory_of(self.answers.store, laboratory)
-            )
-        else:
-            known = load_error_rates(self.answers.store, self.detector) if self.detector else None
+        known = load_error_rates(self.answers.store, self.detector) if self.detector else None
         return None if known is None else known.counting
 
     def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
@@ -197,7 +190,10 @@ class Suspects:
             row["slide_id"] for row in slides.to_pylist() if row["call"] == call.Call.UNREADABLE
         }
         called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
-        cells = CalledCells(called, unreadable, most=MOST_CALLED, least=MOST_READ)
+        counts_abnormal = bool(self.detector and self.detector.counts_abnormal)
+        cells = CalledCells(
+            called, unreadable, counts_abnormal=counts_abnormal, most=MOST_CALLED, least=MOST_READ
+        )
         labels: dict[Patient, bool] = {}
         images = report_path(batch.name, batch.batch_date)
         for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", CHANCE]):

@@ -57,11 +57,11 @@ class SeedResult:
 
 
 def evaluate_seed(
-    client: Client, run: Run, asked: Evaluation, of_laboratory: frozenset[bytes]
+    client: Client, run: Run, asked: Evaluation, learned: frozenset[bytes]
 ) -> SeedResult:
     """Evaluate the detector of one seed: freeze images, extract, fit, score and compare.
 
-    Images with digests in ``of_laboratory`` are left out of composed slides and nights.
+    Images with digests in ``learned`` are left out of composed slides and nights.
     """
     card, model = run.detector, run.model
     freeze_images(run, asked)
@@ -71,7 +71,7 @@ def evaluate_seed(
     clean = {name: _clean(run, name) for name in (FITTED, *sets)}
     extract(client, [shard for each in clean.values() for shard in each], f"{card.name}: features")
     seen = _seen(clean[FITTED], model)
-    choose_images(run, clean, healthy.values(), seen, of_laboratory, asked.attacked)
+    choose_images(run, clean, healthy.values(), seen, learned, asked.attacked)
     wanted = {(name, CLEAN): clean[name] for name in sets}
     wanted |= {(name, CLEAN): _clean(run, name) for name in (SAMPLED, ATTACKED)}
     wanted |= _treated(run, asked.attacks, healthy.values())
@@ -91,7 +91,7 @@ def evaluate_seed(
         ),
         wanted,
         healthy,
-        of_laboratory,
+        learned,
     )
     return SeedResult(
         [
@@ -102,7 +102,7 @@ def evaluate_seed(
         unseen=len(scored[TEST, CLEAN]),
         left_out=before - sum(map(len, scored.values())),
         left_out_of_nights=sum(
-            row.tobytes() in of_laboratory for name in sets for row in scored[name, CLEAN].image_ids
+            row.tobytes() in learned for name in sets for row in scored[name, CLEAN].image_ids
         ),
     )
 
@@ -223,7 +223,7 @@ def choose_images(
     clean: dict[str, list[Shard]],
     healthy: Collection[str],
     seen: set[bytes],
-    of_laboratory: Set[bytes],
+    learned: Set[bytes],
     count: int,
 ) -> None:
     """Write, once, the lists of images to corrupt and of right diagnoses to attack."""
@@ -232,7 +232,7 @@ def choose_images(
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     chosen = {SAMPLED: (TEST, good), ATTACKED: (TEST, right)}
     for images in healthy:
-        chosen[compositions.some_of(images)] = images, _good(clean[images], seen | of_laboratory)[0]
+        chosen[compositions.some_of(images)] = images, _good(clean[images], seen | learned)[0]
     for name, (images, rows) in chosen.items():
         spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
         _write_once(run, name, run.images(images).take(rows[spread]))

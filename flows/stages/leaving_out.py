@@ -167,7 +167,8 @@ def _same(
     made: detectors.DetectorCard, settings: Settings, card: classifiers.ModelCard, lineage: Lineage
 ) -> bool:
     return (
-        made.model_digest == card.digest
+        made.parent is None
+        and made.model_digest == card.digest
         and made.statistics_version == lineage.version
         and made.alpha == settings.alpha
         and made.uncertain_below == settings.uncertain_below

@@ -14,14 +14,13 @@ from flows.jobs.scoring import scores
 from flows.jobs.scoring.finish import FinishJob, Grouped, Rules, finish_parts
 from flows.jobs.scoring.plan import pieces_of
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import adaptation_at, load_fitted_detector
+from flows.jobs.verified import adaptation_of, load_detector
 from flows.monitoring import console
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.stages.counting.chosen_thresholds import (
     answers_elsewhere,
     load_error_rates,
-    load_laboratory_rates,
     measured_on,
     sure_rates,
 )
@@ -99,7 +98,7 @@ def publish(
     rules = Rules(
         settings.field_limits,
         counting_at(screened, settings),
-        load_fitted_detector(store, screened.detector).scales,
+        load_detector(store, screened.detector).scales,
         made_by,
     )
     segmentation = segmentations.segmentation_of(store, batch.images)
@@ -176,28 +175,21 @@ def joined_groups(
 
 
 def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
-    """Return how parasites are counted: at a laboratory with its own error rates, or without any.
+    """Return how parasites are counted: with the error rates of the detector, or without any.
 
-    A detector's error rates are those of the fitted laboratories. The detector that comes with
-    slidewatch knows nobody's slides, so nobody is negative with it.
+    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
     """
-    store, laboratory, detector = screened.store, screened.laboratory, screened.detector
-    if laboratory is None:
-        rates, card = load_error_rates(store, detector), detector.counting
-        own = not detectors.is_shipped(detector)
-    else:
-        rates = load_laboratory_rates(store, laboratory) if laboratory.counts_abnormal else None
-        own, card = True, laboratory.counting
-    wanted = settings.negative_percent / 100
+    store, detector, wanted = screened.store, screened.detector, settings.negative_percent / 100
+    measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
     return calls.Counting(
-        Answers(rates, wanted),
-        partial(answers_elsewhere, store, screened.detector, wanted),
+        Answers(load_error_rates(store, detector), wanted),
+        partial(answers_elsewhere, store, detector, wanted),
         settings.red_cells_per_microlitre,
-        screened.detector.alpha,
-        Answers(sure_rates(store, screened.detector), wanted),
-        measured_on(card) if own else None,
-        adaptation_at(laboratory),
-        calls.UNREADABLE_AT_LABORATORY if laboratory and rates else calls.UNREADABLE,
+        detector.alpha,
+        Answers(sure_rates(store, detector), wanted),
+        measured,
+        adaptation_of(detector),
+        detector.counts_abnormal,
         settings.detectable_percent,
         settings.field_limits.tolerated,
     )
@@ -225,5 +217,4 @@ def _seal(
         review=row["review"],
         failures=row["failures"],
         scored_at=made_by.scored_at,
-        laboratory=made_by.laboratory,
     )

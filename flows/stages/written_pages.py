@@ -24,9 +24,8 @@ from flows.settings import Settings
 from flows.stages import answers, publish
 from storage import leases, parquet
 from storage.batches import manifests, segmentations
-from storage.batches.ledger import Seal, laboratory_name
+from storage.batches.ledger import Seal
 from storage.models import detectors
-from storage.models.laboratories import load_laboratory_of
 from storage.reports.answers import digest_of_answers
 from storage.reports.pages import (
     index_path,
@@ -51,6 +50,7 @@ from tasks.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.visualisation.page import compile_templates
 from tasks.visualisation.patients import Called, cells_each, opened
 from tasks.visualisation.viewer.overlays import ShownField
+from tasks.words import counted
 
 LISTED = 120  # batches on the index; a file of each is read every night
 CELLS_A_JOB = 12
@@ -82,7 +82,7 @@ def write_page(
     Return pictures of the patients' likeliest parasites, WebP files.
     """
     store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
-    fitted = verified.load_fitted_detector(store, detector)
+    fitted = verified.load_detector(store, detector)
     limit = fitted.abnormal_from(detector.alpha)
     highlights = Highlights(card.classes, limit)
     patients, slides = (
@@ -90,7 +90,7 @@ def write_page(
         for kind in (PATIENTS, SLIDES)
     )
     shown = opened(calls.positive_first(patients))
-    cells = _called_cells(shown, slides)
+    cells = _called_cells(shown, slides, detector)
     footer = parquet.read_footer(store, *report_path(batch.name, batch.batch_date))
     wanted = cells.empty()
     sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
@@ -135,7 +135,9 @@ def write_page(
     }
 
 
-def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> CalledCells:
+def _called_cells(
+    patients: Sequence[Mapping[str, Any]], slides: pa.Table, detector: detectors.DetectorCard
+) -> CalledCells:
     """Make the collector of cells behind the calls of the patients that the page opens."""
     unreadable = slides.filter(pc.equal(slides["call"].cast(pa.string()), Call.UNREADABLE.value))
     counts = {patient_of(row): row["cells_called"] for row in patients}
@@ -145,7 +147,9 @@ def _called_cells(patients: Sequence[Mapping[str, Any]], slides: pa.Table) -> Ca
         row["slide_id"] for row in names if row["patient_id"] is None or patient_of(row) in counts
     }
     each = cells_each(len(patients))
-    return CalledCells(counts, lost, most=each, least=each)
+    return CalledCells(
+        counts, lost, counts_abnormal=detector.counts_abnormal, most=each, least=each
+    )
 
 
 def try_page(
@@ -267,20 +271,22 @@ def _slides(report: pa.Table) -> list[drawings.SlidePictureJob]:
 
 def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:
     store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
-    laboratory = load_laboratory_of(store, seal.laboratory) if seal.laboratory else None
-    counting = laboratory.counting if laboratory else detector.counting
-    adaptation = laboratory and laboratory.adaptation
+    learned, adaptation = detector.learned, detector.adaptation
     return {
         "images": named(segmentations.sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
         "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
-        **({"tuning to the laboratory": f"sha256 {card.tuning}"} if card.tuning else {}),
+        **({"tuning": f"sha256 {card.tuning}"} if card.tuning else {}),
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
-        **({"counting": _counting(counting, seal.laboratory)} if counting else {}),
+        **({"counting": _counting(detector.counting)} if detector.counting else {}),
         **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
-        **({"laboratory": seal.laboratory} if seal.laboratory else {}),
+        **(
+            {"learned": f"{counted(len(learned.nights), 'batch')}, from {detector.parent}"}
+            if learned
+            else {}
+        ),
         **({"diagnosis": adaptation.text} if adaptation else {}),
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
@@ -288,22 +294,16 @@ def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:
     }
 
 
-def _counting(card: detectors.CountingCard, laboratory: str | None) -> str:
-    """Describe the counting threshold of a detector or at a laboratory."""
+def _counting(card: detectors.CountingCard) -> str:
+    """Describe the counting threshold of a detector."""
     used = card.counting
     limit = used.limit_of_detection
-    slides = used.false_positives.slides
-    whose = (
-        f"{slides} negative slides of the laboratory"
-        if laboratory
-        else f"{slides} patients or slides"
-    )
     return (
         f"a cell counts from log-odds {used.log_odds:g} on, where parasites are many from "
         f"{card.dense.log_odds:g} on: sensitivity "
         f"{used.sensitivity.mean:.1%}, false positives {used.false_positives.mean:.3%} "
         f"(deviation between patients {used.false_positives.deviation:.3%}), of "
-        f"{whose}; limit of detection of {card.cells:,} "
+        f"{used.false_positives.slides} patients or slides; limit of detection of {card.cells:,} "
         f"cells {'none' if limit is None else f'{limit:.2%}'}"
     )
 
@@ -320,7 +320,6 @@ def _command(settings: Settings, store: Store, batch: manifests.Batch, seal: Sea
     words += ["--store", settings.store]
     words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
     words += ["--detector", seal.detector]
-    words += ["--laboratory", laboratory_name(seal.laboratory)] if seal.laboratory else []
     limit = made.limit if made else batch.limit
     words += ["--limit", str(limit)] if limit else []
     return shlex.join(words)

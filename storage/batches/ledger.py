@@ -4,8 +4,7 @@
 ``scores/<screening>/<rows>.parquet`` and ``shifts/<screening>/<rows>.parquet`` hold the scored rows
 of a part and of its slides until the report is published, and ``scores/<screening>/finished/`` the
 pieces of the report on images, which are joined; ``sealed/<screening>.json`` says that the
-report is published. All are in ``batches/<batch>/``. A screening is named by its detector, and its
-laboratory if it has one (`screening_key`).
+report is published. All are in ``batches/<batch>/``. A screening is named by its detector.
 """
 
 from contextlib import suppress
@@ -63,32 +62,6 @@ class Seal(Record):
     review: int
     failures: dict[str, int]
     scored_at: datetime
-    laboratory: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Return the key of the sealed screening."""
-        return screening_key(self.detector, self.laboratory and laboratory_name(self.laboratory))
-
-
-def laboratory_name(label: str) -> str:
-    """Return the laboratory's name from a version's label.
-
-    >>> laboratory_name("kampala/v0003")
-    'kampala'
-    """
-    return label.partition("/")[0]
-
-
-def screening_key(detector: str, laboratory: str | None) -> str:
-    """Return the key of a screening of a batch by a detector, at a laboratory or at none.
-
-    Neither name can contain a plus sign.
-
-    >>> screening_key("m-v0001", None), screening_key("m-v0001", "kampala")
-    ('m-v0001', 'm-v0001+kampala')
-    """
-    return f"{detector}+{laboratory}" if laboratory else detector
 
 
 def write_shard_record(store: Store, batch: Batch, model: str, record: ShardRecord) -> None:
@@ -164,63 +137,41 @@ def discard_scores(store: Store, batch: Batch, key: str) -> None:
 
 
 class Screening(Record):
-    """The time at which a detector first scored a batch, which resumed runs keep.
-
-    ``laboratory_version`` is its laboratory's version; None without a laboratory.
-    """
+    """The time at which a detector first scored a batch, which resumed runs keep."""
 
     scored_at: datetime
-    laboratory_version: int | None = None
 
 
-def screening_start(store: Store, batch: Batch, key: str) -> datetime:
-    """Return the time at which a screening began to score a batch, set by the first call."""
-    return _screening(store, batch, key, None).scored_at
-
-
-def screening_version(store: Store, batch: Batch, key: str, newest: int) -> int:
-    """Return the version of its laboratory that a screening uses; the first call sets it to the
-    newest.
-
-    A resumed or repeated run therefore uses the version of the first run.
-    """
-    version = _screening(store, batch, key, newest).laboratory_version
-    return newest if version is None else version
-
-
-def _screening(store: Store, batch: Batch, key: str, laboratory_version: int | None) -> Screening:
-    parts = ("batches", batch.key, "screenings", f"{key}.json")
+def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
+    """Return the time at which a detector began to score a batch, set by the first call."""
+    parts = ("batches", batch.key, "screenings", f"{detector}.json")
     if begun := Screening.find(store, *parts):
-        return begun
+        return begun.scored_at
     with suppress(AlreadyExistsError):
-        begun = Screening(scored_at=now(), laboratory_version=laboratory_version)
-        begun.write(store, *parts, once=True)
-    return Screening.read(store, *parts)
+        Screening(scored_at=now()).write(store, *parts, once=True)
+    return Screening.read(store, *parts).scored_at
+
+
+def screened_by(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[str]:
+    """List the detectors that have reported on a batch, then those that began to; last first.
+
+    See `read_readable` for damaged seals.
+    """
+    published = [seal.detector for seal in list_seals(store, batch, on_damage)]
+    names = (file.removesuffix(".json") for file in store.names("batches", batch.key, "screenings"))
+    begun = sorted((screening_start(store, batch, name), name) for name in names)
+    return [*published[::-1], *(name for _, name in begun[::-1])]
 
 
 def write_seal(store: Store, batch: Batch, seal: Seal) -> None:
     """Write the seal that declares a batch's reports published."""
-    seal.write(store, "batches", batch.key, "sealed", f"{seal.key}.json")
+    seal.write(store, "batches", batch.key, "sealed", f"{seal.detector}.json")
 
 
 def read_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     """Read the seal of a screening's reports on a batch; None if they are not published."""
     parts = ("batches", batch.key, "sealed", f"{key}.json")
     return Seal.find(store, *parts)
-
-
-def reopen_older(store: Store, batch: Batch, key: str, newest: int) -> None:
-    """Let a screening that began with an older version of its laboratory begin again.
-
-    Features stay, and so does the report until the next one replaces it.
-    """
-    begun = Screening.find(store, "batches", batch.key, "screenings", f"{key}.json")
-    if begun is None or begun.laboratory_version == newest:
-        return
-    discard_scores(store, batch, key)
-    # The record that says so goes last: a run that dies before is repeated.
-    for folder in ("sealed", "screenings"):
-        store.remove("batches", batch.key, folder, f"{key}.json")
 
 
 class Announced(Record):
@@ -231,7 +182,7 @@ class Announced(Record):
 
 def note_announced(store: Store, batch: Batch, seal: Seal) -> None:
     """Note that a publication was announced."""
-    parts = ("batches", batch.key, "announced", f"{seal.key}.json")
+    parts = ("batches", batch.key, "announced", f"{seal.detector}.json")
     Announced(report_digest=seal.report_digest).write(store, *parts)
 
 
@@ -240,7 +191,7 @@ def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
 
     A run can end between its seal and its announcement; the next run then announces it.
     """
-    parts = ("batches", batch.key, "announced", f"{seal.key}.json")
+    parts = ("batches", batch.key, "announced", f"{seal.detector}.json")
     noted = Announced.find(store, *parts)
     return noted is not None and noted.report_digest == seal.report_digest
 

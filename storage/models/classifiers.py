@@ -45,8 +45,8 @@ class ModelCard(records.Card):
     names the arithmetic, so models that differ in it have other features.
     ``sequence`` counts the models of a store as they are made, because clocks go wrong;
     `REPETITION` sorts before all. ``cross_validation`` is set if the model was trained with folds.
-    ``tuning`` is the digest of the tuning to a laboratory (`storage.models.tunings`) with which a
-    run uses the model; no file has it.
+    ``tuning`` is the digest of the tuning (`storage.models.tunings`) with which a run uses the
+    model; no file has it.
     """
 
     name: str

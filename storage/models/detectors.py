@@ -1,7 +1,8 @@
 """Keep detectors: ``detectors/<detector>/{detector.safetensors, card.json}``, written once.
 
 A detector has what screening needs besides the model: class means and Cholesky factors by tap,
-calibration scores, and the level at which an image is called abnormal.
+calibration scores, and the level at which an image is called abnormal. It was fitted; or it has a
+parent that was, and has learned nights since: these are called ``<name>-v0001`` and so on.
 """
 
 import re
@@ -13,8 +14,12 @@ from pydantic import Field
 from storage import records
 from storage.models import classifiers
 from storage.models.classifiers import ModelCard
-from storage.models.shipped import FOLDER, adopt
+from storage.models.shipped import FOLDER, adopt, copy_described
+from storage.models.statistics import version_name
+from storage.models.tunings import BatchTuning, path_of
 from storage.store import Store, StoreError, check_name, which
+
+VERSION = re.compile(r"(.+)-v(\d{4,})(?:-(\d+))?")  # of a detector's name
 
 
 class TapCard(records.Entry):
@@ -73,7 +78,7 @@ class CountingCard(records.Entry):
 
 
 class FloorCard(records.Entry):
-    """Limits of what can be a smear, from fitted slides altered as laboratories differ.
+    """Limits of what can be a smear, from fitted slides altered as places differ.
 
     ``shift`` is the largest allowed for a group of cells, ``spread`` for the cells of a group among
     each other, ``reach`` for a single cell; ``slides`` counts the altered slides.
@@ -100,13 +105,100 @@ class WitnessCard(records.Entry):
     errors_disagreeing: records.Share | None
 
 
+class AdaptationCard(records.Entry):
+    """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
+
+    They are those of the detector's own discriminant if the ``statistics`` were also adapted.
+
+    ``gain`` is the fall of the log loss on held-back cells. The adaptation is used if ``accepted``:
+    ``gain_low``, the lower end of the gain's 95% interval, is above 0 (``gain``, if the statistics
+    alone were adapted), and would stay so if one more cell of each kind were diagnosed wrongly.
+    Losses and accuracies are means of both kinds on held-back cells, or on whole held-back slides
+    if ``by_slide``.
+    """
+
+    scale: float
+    bias: float
+    statistics: bool = False
+    accepted: bool
+    cells: int
+    slides: int
+    by_slide: bool
+    loss_before: float
+    loss_after: float
+    accuracy_before: records.Share
+    accuracy_after: records.Share
+    gain: float
+    gain_low: float
+    gain_high: float
+
+    @property
+    def text(self) -> str:
+        """Describe the adaptation and its effect to a person."""
+        used = "adapted" if self.accepted else "not adapted"
+        whose = "the class statistics of " * self.statistics
+        held = "slides" if self.by_slide else "cells"
+        return (
+            f"{used} by {whose}{self.cells:,} labelled cells of {self.slides:,} patients or "
+            f"slides: on {held} held back, accuracy {self.accuracy_before:.1%} without and "
+            f"{self.accuracy_after:.1%} with, log loss {self.loss_before:.3f} and "
+            f"{self.loss_after:.3f} (gain {self.gain_low:.3f} to {self.gain_high:.3f})"
+        )
+
+
+class LearnedNight(records.Entry):
+    """A night that a detector has learned: a batch, and the digest of the file that it added.
+
+    ``negative`` names the slides and patients known to be negative, or is "all".
+    """
+
+    batch: str
+    attempt: int
+    manifest_digest: str
+    slides: int
+    cells: int
+    digest: str
+    negative: tuple[str, ...] = ()
+
+
+class LearnedCard(records.Entry):
+    """The nights that a detector has learned since its parent was fitted, and their figures.
+
+    ``operation`` made this version. ``false_alarms`` maps levels to the share of ordinary cells
+    called abnormal, a mean over slides that were each left out; empty if no slide could be left
+    out.
+    """
+
+    operation: str
+    nights: list[LearnedNight]
+    false_alarms: dict[str, records.Share]
+
+    @property
+    def slides(self) -> int:
+        """Count the slides of all nights."""
+        return sum(night.slides for night in self.nights)
+
+    @property
+    def cells(self) -> int:
+        """Count the cells of these slides that were learned."""
+        return sum(night.cells for night in self.nights)
+
+    @property
+    def alarms_text(self) -> str:
+        """Describe to a person how often ordinary cells are called abnormal."""
+        levels = sorted(self.false_alarms, key=float, reverse=True)
+        return ", ".join(f"{self.false_alarms[level]:.3f} at {level}" for level in levels)
+
+
 class DetectorCard(records.Card):
     """The card of a detector: its origin, its level, and what it can do.
 
     ``slides`` counts the slides that calibrate scores by a cell's own slide; None without such
     scores. ``sequence`` counts the detectors of a store as they are made. ``counting`` is None if
     the error rates of a count are not known. Without a ``floor`` any slide passes for a smear;
-    without ``witnesses`` only the network diagnoses.
+    without ``witnesses`` only the network diagnoses. A detector with a ``parent``, the fitted one
+    that it was made from, has ``learned``, and one ``tuning`` for all batches; without a tuning
+    each batch has its own. ``adaptation`` is None without enough labelled cells.
     """
 
     name: str
@@ -126,6 +218,24 @@ class DetectorCard(records.Card):
     counting: CountingCard | None = None
     floor: FloorCard | None = None
     witnesses: WitnessCard | None = None
+    parent: str | None = None
+    learned: LearnedCard | None = None
+    tuning: BatchTuning | None = None
+    adaptation: AdaptationCard | None = None
+
+    @property
+    def counts_abnormal(self) -> bool:
+        """Return whether abnormal cells count, as in the error rates of a learned detector."""
+        return self.learned is not None
+
+    @property
+    def nights(self) -> list[LearnedNight]:
+        """List the nights that it has learned."""
+        return self.learned.nights if self.learned else []
+
+    def night(self, batch: str) -> LearnedNight | None:
+        """Find a batch among these nights, or None."""
+        return next((night for night in self.nights if night.batch == batch), None)
 
 
 def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
@@ -141,6 +251,38 @@ def save_detector(store: Store, card: DetectorCard, content: bytes) -> None:
 def detector_names(store: Store) -> list[str]:
     """List the names of all detectors, including those with a damaged card."""
     return store.folders("detectors", having="card.json")
+
+
+def versions_of(store: Store, name: str) -> list[str]:
+    """List the detectors that are versions of a name, oldest first."""
+    found = ((each, VERSION.fullmatch(each)) for each in detector_names(store))
+    mine = [(int(m[2]), int(m[3] or 1), each) for each, m in found if m and m[1] == name]
+    return [each for _, _, each in sorted(mine)]
+
+
+def name_of(detector: str) -> str:
+    """Return the name of which a detector is a version, or its own.
+
+    >>> name_of("kampala-v0003"), name_of("m-v0001-2"), name_of("golden")
+    ('kampala', 'm', 'golden')
+    """
+    named = VERSION.fullmatch(detector)
+    return named[1] if named else detector
+
+
+def next_version(store: Store, name: str) -> str:
+    """Return the name of the next version of a name."""
+    versions = [VERSION.fullmatch(each) for each in versions_of(store, name)]
+    return f"{name}-{version_name(1 + max((int(m[2]) for m in versions if m), default=0))}"
+
+
+def find_detector(store: Store, name: str) -> DetectorCard | None:
+    """Load the card of a detector, or of the newest version of a name; None if there is none."""
+    check_name("detector", name)
+    if store.exists("detectors", name, "card.json"):
+        return _read(store, name)
+    versions = versions_of(store, name)
+    return _read(store, versions[-1]) if versions else None
 
 
 def list_detectors(
@@ -176,7 +318,7 @@ def _ages(models: Sequence[ModelCard]) -> dict[str, int]:
 def load_detector_card(
     store: Store, name: str | None = None, on_damage: records.Tell | None = None
 ) -> DetectorCard:
-    """Load the card of a detector, by default the newest.
+    """Load the card of a detector or of a name's newest version; by default the newest fitted one.
 
     A store without models and detectors is given those that come with slidewatch. ``on_damage`` is
     called with a message for each damaged older detector or model; without it damage is raised.
@@ -185,10 +327,8 @@ def load_detector_card(
         StoreError: there is no such detector (the message lists the others), or its card, or that
             of a detector that may be newer, is damaged.
     """
-    if name is not None:
-        check_name("detector", name)
-        if store.exists("detectors", name, "card.json"):
-            return _read(store, name)
+    if name is not None and (card := find_detector(store, name)):
+        return card
     have = detector_names(store)
     if not have and name is None:
         adopt(store)
@@ -202,10 +342,12 @@ def load_detector_card(
     models = classifiers.list_models(store, tell)
     cards = list_detectors(store, tell, models)
     readable = {card.name for card in cards}
-    cards = _of_readable_models(store, cards, models)
+    cards = _of_readable_models(store, [each for each in cards if not each.parent], models)
     for lost in have:
         if lost not in readable and (not cards or _may_be_newer(lost, cards[-1], models)):
             _read(store, lost)  # raises its StoreError
+    if not cards:
+        raise StoreError(f"no fitted detector in {store.url}: say --detector {' or '.join(have)}")
     if on_damage:
         for text in damage:
             on_damage(text)
@@ -232,7 +374,7 @@ def _of_readable_models(
 
 def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) -> bool:
     """Return whether a detector with a damaged card may, by its name, be newer than another."""
-    named = re.fullmatch(r"(.+)-v(\d{4,})(-\d+)?", lost)
+    named = VERSION.fullmatch(lost)
     if named is None:
         return True
     model, version = named[1], int(named[2])
@@ -271,3 +413,12 @@ def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
 def load_detector(store: Store, card: DetectorCard) -> records.Arrays:
     """Load the arrays of a detector and verify their digest."""
     return records.load_described(store, card, "detectors", card.name, "detector.safetensors")
+
+
+def borrow(store: Store, into: Store, card: DetectorCard) -> None:
+    """Copy all that screening with a detector needs to another store, unchanged."""
+    copy_described(store, into, "models", load_model_of(store, card).name)
+    copy_described(store, into, "detectors", card.name)
+    if card.tuning and card.tuning.tuning:
+        path = path_of(card.model, card.tuning.tuning)
+        into.write_bytes(store.read_bytes(*path), *path)

@@ -55,6 +55,8 @@ def _detector(store: Store, name: str) -> None:
     card = detectors.load_detector_card(store, name)
     detectors.load_detector(store, card)
     detectors.load_model_of(store, card)
+    if card.tuning and card.tuning.tuning:
+        tunings.load_tuning(store, card.model, card.tuning.tuning)
 
 
 def _tuning_checks(store: Store, key: str) -> Iterator[Check]:

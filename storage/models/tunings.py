@@ -1,9 +1,9 @@
 """Keep tunings: ``tunings/<model>/<digest>.safetensors``, written once.
 
-A tuning (`tasks.network.tuning`) makes a model see another laboratory's cells as the training
-laboratory's. ``batches/<batch>/tunings/<model>.json`` says which one a batch was begun with, or why
-it has none, so that all its features are of one network, whoever resumes it. A laboratory has the
-tuning of its first night, in ``laboratories/<laboratory>/tuning.json``.
+A tuning (`tasks.network.tuning`) makes a model see the cells of another place as those of its
+training. ``batches/<batch>/tunings/<model>.json`` says which one a batch was begun with, or why it
+has none, so that all its features are of one network, whoever resumes it. A detector that has
+learned nights has the tuning of the first, on its card.
 """
 
 from contextlib import suppress
@@ -18,7 +18,7 @@ FOLDER = "tunings"
 
 
 class BatchTuning(records.Record):
-    """The tuning of a batch, by its digest, or None; ``why`` is a sentence for a person."""
+    """The tuning of a batch or detector, by its digest, or None; ``why`` tells a person."""
 
     tuning: str | None
     why: str
@@ -61,29 +61,6 @@ def tuning_of(store: Store, batch: Batch, model: str) -> BatchTuning | None:
     if known is None and ledger.complete_shards(store, batch, model):
         return BatchTuning(tuning=None, why="its features were made without")
     return known
-
-
-def note_laboratory(store: Store, laboratory: str, tuning: BatchTuning) -> None:
-    """Write the tuning of the first night of a laboratory, which has no version yet."""
-    tuning.write(store, *_of_laboratory(laboratory))
-
-
-def tuning_at(store: Store, laboratory: str) -> BatchTuning:
-    """Return the tuning of a laboratory; those of earlier versions of slidewatch have none."""
-    known = BatchTuning.find(store, *_of_laboratory(laboratory))
-    return known or BatchTuning(tuning=None, why="its laboratory was commissioned without")
-
-
-def files_of_laboratory(store: Store, model: str, laboratory: str) -> list[tuple[str, ...]]:
-    """List the files of a laboratory's tuning, relative to the store."""
-    files = [_of_laboratory(laboratory)]
-    if tuning := tuning_at(store, laboratory).tuning:
-        files.append(path_of(model, tuning))
-    return [path for path in files if store.exists(*path)]
-
-
-def _of_laboratory(laboratory: str) -> tuple[str, ...]:
-    return ("laboratories", laboratory, "tuning.json")
 
 
 def as_begun(store: Store, batch: Batch, card: ModelCard) -> ModelCard:

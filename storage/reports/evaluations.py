@@ -20,8 +20,8 @@ class Evaluation(records.Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
-    ``laboratory`` is the version of a laboratory at which the first detector is tried; ``attacked``
-    is the number of images attacked.
+    ``commissioned`` is a detector made from the first one, by whose normal slides are judged too;
+    ``attacked`` is the number of images attacked.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Evaluation(records.Record):
     images: Sources
     limit: int | None
     ood: dict[str, str]
-    laboratory: str | None = None
+    commissioned: str | None = None
     attacks: list[str]
     attacked: int
     save_attacks: bool

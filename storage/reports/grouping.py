@@ -33,7 +33,7 @@ CELLS = """CREATE VIEW cells AS SELECT *,
   is_parasitized OR (is_red AND coalesce(log_odds >= 0, false)) AS looks_parasitized,
   is_diagnosed AND coalesce(abnormality, 0) <= {strangest} AS is_suspectable,
   is_suspectable AND abnormality IS NOT NULL AS may_count,
-  may_count AND (NOT is_abnormal OR laboratory IS NOT NULL) AS is_read,
+  may_count AND (NOT is_abnormal OR {counts_abnormal}) AS is_read,
   coalesce(list_contains(string_split(review_reason, ', '), 'uncertain'), false) AS is_uncertain,
   split_part(failure, ':', 1) AS failure_reason
 FROM read_parquet({images})"""
@@ -145,7 +145,7 @@ class Grouping:
         return self._table(BY_PATIENT, patients.COLUMNS, patients.MORE, **thresholds)
 
     def batch(self, alpha: float, scale: float, bias: float) -> dict[str, Any]:
-        """Count the images of the batch; a laboratory adapts log-odds by ``scale`` and ``bias``."""
+        """Count the images of the batch, with log-odds adapted by ``scale`` and ``bias``."""
         table = self._table(
             OF_BATCH, batches.COLUMNS, batches.MORE, alpha=alpha, scale=scale, bias=bias
         )
@@ -182,8 +182,11 @@ class Grouping:
 
 
 @contextmanager
-def grouping(images: Path, strangest: float) -> Iterator[Grouping]:
-    """Open a report on images, a local file; cells of a higher abnormality never count."""
+def grouping(images: Path, strangest: float, *, counts_abnormal: bool) -> Iterator[Grouping]:
+    """Open a report on images, a local file; cells of a higher abnormality never count.
+
+    Other abnormal ones count where the detector ``counts_abnormal``.
+    """
     import duckdb  # not where nothing is published
 
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
@@ -191,5 +194,6 @@ def grouping(images: Path, strangest: float) -> Iterator[Grouping]:
         database.execute("SET memory_limit = $1", [MEMORY])
         database.execute("SET temp_directory = $1", [spill])
         quoted = str(images).replace("'", "''")
-        database.execute(CELLS.format(images=f"'{quoted}'", strangest=strangest))
+        rules = {"strangest": strangest, "counts_abnormal": str(counts_abnormal)}
+        database.execute(CELLS.format(images=f"'{quoted}'", **rules))
         yield Grouping(database)

@@ -12,13 +12,12 @@ from storage import parquet
 from storage.batches import ledger, manifests, segmentations
 from storage.batches.kinds import kind_of_attempts
 from storage.kinds import Check, Kind, Table, lease_checks, leases_of
-from storage.models import detectors, laboratories, statistics, tunings
-from storage.records import Tell
+from storage.models import detectors, learned
 from storage.reports import answers, evaluations, pages, tables
 from storage.reports.report_kinds import report_kind
 from storage.reports.schemas import batches, fields, patients, slides
 from storage.reports.schemas import evaluations as measured
-from storage.reports.schemas import laboratories as columns
+from storage.reports.schemas.laboratories import LABORATORIES, laboratories, laboratory_schema
 from storage.store import Store, StoreError
 
 FIGURES = ("scored", "abnormal", "review", "failures")  # in a seal and in a batch's row
@@ -57,57 +56,20 @@ def _figures(store: Store, key: str, screening: str) -> None:
         raise StoreError("its figures are not those of its report: restore it from a backup")
 
 
-def _laboratory_checks(store: Store) -> Iterator[Check]:
-    for name in store.names(laboratories.FOLDER):
-        for number in laboratories.laboratory_versions(store, name):
-            path = f"{laboratories.FOLDER}/{name}/{statistics.version_name(number)}"
-            yield Check.of(path, _laboratory, store, name, number)
-    yield from leases_of(store, laboratories.FOLDER)
+def _learned_checks(store: Store) -> Iterator[Check]:
+    """List the checks of what nights have added to detectors with a readable card."""
+    for card in learned.detectors_that_learned(store, on_damage=lambda _: None):
+        name = detectors.name_of(card.name)
+        for night in card.nights:
+            path = f"{learned.FOLDER}/{name}/{night.digest}.safetensors"
+            yield Check.of(path, learned.load_night, store, name, night)
+    yield from leases_of(store, learned.FOLDER)
 
 
-def _laboratory(store: Store, name: str, version: int) -> None:
-    card = laboratories.load_laboratory_version(store, name, version)
-    laboratories.load_laboratory_arrays(store, card)
-    laboratories.refuse_other_detector(card, detectors.load_detector_card(store, card.detector))
-    if tuning := tunings.tuning_at(store, name).tuning:
-        tunings.load_tuning(store, card.model, tuning)
-    for night in card.nights:
-        laboratories.load_night(store, name, night)
-
-
-def _commissioned(store: Store, model: str) -> Iterable[tuple[str, int]]:
-    """List the nights that the next version of a laboratory reads again."""
-    cards = laboratories.list_laboratories(store)
+def _learned(store: Store, model: str) -> Iterable[tuple[str, int]]:
+    """List the nights that the next version of a detector reads again."""
+    cards = learned.newest_learned(store)
     return [(night.batch, night.attempt) for card in cards for night in card.nights]
-
-
-def _laboratory_rows(store: Store, on_damage: Tell | None) -> pa.Table:
-    """Make a row for each laboratory, of its newest version."""
-    rows = [
-        card.model_dump(include={"name", "operation", "model", "detector", "slides", "cells"})
-        | {
-            "laboratory": card.label,
-            "nights": len(card.nights),
-            "false_alarms_05": card.false_alarms.get("0.05"),
-            "false_alarms_01": card.false_alarms.get("0.01"),
-            **_false_positives(card),
-            "created_at": card.created_at,
-        }
-        for card in laboratories.list_laboratories(store, on_damage)
-    ]
-    return pa.Table.from_pylist(rows, columns.laboratory_schema())
-
-
-def _false_positives(card: laboratories.LaboratoryCard) -> dict[str, float]:
-    if card.counting is None:
-        return {}
-    rate = card.counting.counting.false_positives
-    return {
-        "negative_slides": rate.slides,
-        "false_positive_rate": rate.mean,
-        "false_positive_rate_low": rate.low,
-        "false_positive_rate_high": rate.high,
-    }
 
 
 def _segmentation_checks(store: Store) -> Iterator[Check]:
@@ -199,10 +161,10 @@ KINDS = (
         table=Table(lambda *_: measured.evaluation_schema(), files=_result_files),
     ),
     Kind(
-        laboratories.FOLDER,
-        checks=_laboratory_checks,
-        needed=_commissioned,
-        table=Table(lambda *_: columns.laboratory_schema(), rows=_laboratory_rows),
+        LABORATORIES,
+        checks=_learned_checks,
+        needed=_learned,
+        table=Table(lambda *_: laboratory_schema(), rows=laboratories),
     ),
     Kind(segmentations.FOLDER, checks=_segmentation_checks),
     Kind(answers.FOLDER, checks=_answer_checks, batch_checks=_answer_checks),

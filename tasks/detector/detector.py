@@ -10,7 +10,7 @@ from tasks import bundles, types
 from tasks.detector.calibration import Calibration, abnormality, log_distance, p_values, threshold
 from tasks.detector.mahalanobis import TiedGaussian, nearest_class_distance, tied_gaussian
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.slides import own_normal, references
+from tasks.detector.slides import cell_score, own_normal, references
 from tasks.detector.witnesses import Witnesses
 
 
@@ -19,13 +19,21 @@ class Detector(bundles.Bundle):
     """Gaussians by tap, and the calibration of their distances in the order of the taps.
 
     ``own`` scores cells by their own slide; None if too few slides were fitted to know how slides
-    differ. ``witnesses`` diagnose; None if only the network does.
+    differ. ``witnesses`` diagnose; None if only the network does. ``reference`` is for slides of
+    too few cells; None if these are compared with their night or with fitted cells.
     """
 
     gaussians: dict[str, TiedGaussian] = field(metadata={bundles.KEPT_AS: "tap"})
     calibration: Calibration
     own: own_normal.OwnNormal | None = None
     witnesses: Witnesses | None = None
+    reference: cell_score.SlideNormal | None = None
+
+    @property
+    def fallback(self) -> references.Reference:
+        """Make the reference of cells without a nearer one: the detector's own, or fitted cells."""
+        assert self.own is not None
+        return references.fallback_reference(self.own, self.reference)
 
     @property
     def taps(self) -> list[str]:

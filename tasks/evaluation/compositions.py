@@ -179,10 +179,8 @@ def screened(
         The scores, whether the group is shifted, and whether it is implausible as a smear.
     """
     own, reference = normal
-    fitted, night = references.fitted_reference(own), references.alone(None)
-    if reference is not None:
-        fitted = references.Reference(reference, references.NO_ROWS, "laboratory")
-    elif named and groups:
+    fitted, night = references.fallback_reference(own, reference), references.alone(None)
+    if reference is None and named and groups:
         night = _references(own, bundles.join([group.cells for group in groups]), 0, named=False)
     start = 0
     for cells, _ in groups:

@@ -3,14 +3,13 @@
 Every slide is judged by statistics without it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tasks.counting import call
 from tasks.counting.interpretation import KnownRates
 from tasks.detector.calibration import p_values
 from tasks.detector.slides import cell_score, groups, own_normal, smears
@@ -18,7 +17,6 @@ from tasks.evaluation.metrics import Interval, interval, nullable, resampled
 from tasks.laboratories.learning import Distances, SlideEvidence, fused, mixed
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.types import Float, Integers
-from tasks.visualisation.page import render
 
 LEVELS = (0.05, 0.01)
 ENOUGH_SLIDES = 20  # with fewer, the calibration of a laboratory is a guess
@@ -41,7 +39,7 @@ FIGURES = pa.schema(
         ("worst", pa.float64()),
         ("slides", pa.int64()),
         ("cells", pa.int64()),
-        ("laboratory", pa.string()),
+        ("detector", pa.string()),
     ]
 )
 
@@ -62,14 +60,14 @@ class Figure:
     cells: int
 
     def row(self) -> dict[str, Any]:
-        """Make a row of `FIGURES`, without the laboratory."""
+        """Make a row of `FIGURES`, without the detector."""
         row = asdict(self)
         return row | self.found._asdict()
 
 
-def figures_table(figures: Sequence[Figure], laboratory: str) -> pa.Table:
+def figures_table(figures: Sequence[Figure], detector: str) -> pa.Table:
     """Make a table of `FIGURES`."""
-    return nullable([figure.row() | {"laboratory": laboratory} for figure in figures], FIGURES)
+    return nullable([figure.row() | {"detector": detector} for figure in figures], FIGURES)
 
 
 def leave_out_p_values(
@@ -214,7 +212,7 @@ def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics
     return [
         f"{far} of {len(statistics.keys)} slides cannot be a smear of blood by the limits of the "
         "detector. Their cells are ordinary at this laboratory because you commissioned them: see "
-        "what was photographed, and take the night out with slidewatch retract if it is not blood"
+        "what was photographed, and take the night out with slidewatch unlearn if it is not blood"
     ]
 
 
@@ -227,92 +225,3 @@ def laboratory_warnings(slides: int) -> list[str]:
         f"{few} this laboratory: below {ENOUGH_SLIDES} its false-alarm level is a guess, for the "
         "most part that of the fitted slides"
     ]
-
-
-def laboratory_page(
-    laboratory: str,
-    figures: Sequence[Figure],
-    verdict: str,
-    *,
-    facts: Mapping[str, str],
-    warnings: Sequence[str],
-    limits: Mapping[str, str],
-    adaptation: str,
-    made_by: Mapping[str, str],
-) -> str:
-    """Make the report as a self-contained page; ``verdict`` is that on the diagnosis."""
-    return render(
-        "laboratory.html",
-        title=f"Laboratory {laboratory}",
-        facts=facts,
-        warnings=warnings,
-        levels=[f"{level:g}".removeprefix("0") for level in LEVELS],
-        alarms=_by_level(figures, ALARMS),
-        caught=_by_level(figures, CAUGHT),
-        examined=_shares(figures, DIAGNOSIS, percent),
-        counted=_shares(figures, COUNTED, fine_percent),
-        limits=limits,
-        adaptation=adaptation,
-        diagnosis=verdict,
-        accepted=verdict == ACCEPTED,
-        unexamined=verdict == NOT_EXAMINED,
-        least=(f"{LEAST_SENSITIVITY:.0%}", f"{LEAST_SPECIFICITY:.0%}"),
-        made_by=made_by,
-    )
-
-
-def _shares(
-    figures: Sequence[Figure], part: str, written: Callable[[Figure], str]
-) -> list[tuple[str, str, str, str]]:
-    """Make a row for each figure of a part: name, share, cells and slides."""
-    return [
-        (figure.name, written(figure), f"{figure.cells:,}", f"{figure.slides:,}")
-        for figure in figures
-        if figure.part == part
-    ]
-
-
-def _by_level(figures: Sequence[Figure], part: str) -> list[dict[str, Any]]:
-    """Make a row for each name, with a cell for each level."""
-    names = dict.fromkeys(figure.name for figure in figures if figure.part == part)
-    rows = []
-    for name in names:
-        by_level = {f.level: f for f in figures if (f.part, f.name) == (part, name)}
-        first = next(iter(by_level.values()))
-        rows.append(
-            {
-                "name": name,
-                "cells": [percent(by_level[level]) for level in LEVELS],
-                "worst": [_worst(by_level[level].worst) for level in LEVELS],
-                "count": f"{first.cells:,}",
-                "slides": f"{first.slides:,}",
-            }
-        )
-    return rows
-
-
-def percent(figure: Figure) -> str:
-    """Write a share and its interval.
-
-    >>> from tasks.evaluation.metrics import Interval
-    >>> percent(Figure("caught", "debris", .05, Interval(0.98, 0.95, 1.0), None, 3, 60))
-    '98.0% (95.0 to 100.0)'
-    """
-    value, low, high = (100 * number for number in figure.found)
-    text = f"{value:.1f}%"
-    return text if np.isnan(low) else f"{text} ({low:.1f} to {high:.1f})"
-
-
-def fine_percent(figure: Figure) -> str:
-    """Write a share that may be small, and its interval.
-
-    >>> from tasks.evaluation.metrics import Interval
-    >>> fine_percent(Figure("counting", "sensitivity", None, Interval(2e-4, 1e-4, .51), None, 3, 9))
-    '0.02% (0.01 to 51%)'
-    """
-    value, low, high = (100 * number for number in figure.found)
-    return f"{call.percent_text(value)} ({call.range_text(low, high)})"
-
-
-def _worst(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

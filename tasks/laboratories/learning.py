@@ -25,7 +25,6 @@ from tasks.detector.slides.normal import (
     slide_normal,
 )
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.detector.witnesses import Discriminant
 
 CELLS_A_SLIDE = 500  # for calibration, spread evenly over a slide
 # For a reference on a night that a person vouches for; a screened slide needs more, because it may
@@ -78,19 +77,6 @@ class SlideEvidence:
     log_t2: types.Float
     p_population: types.Float
     p_alone: types.Float
-
-
-@dataclass(frozen=True)
-class LaboratoryNormal(bundles.Bundle):
-    """The parameters for scoring at a laboratory: the prior of its slides, and calibrations.
-
-    ``reference`` is for cells of slides with too few cells. ``discriminant`` is the second witness
-    there; None if that is the fitted one.
-    """
-
-    own: OwnNormal
-    reference: SlideNormal
-    discriminant: Discriminant | None = None
 
 
 def kept_statistics(
@@ -237,13 +223,16 @@ def fused(own: OwnNormal, reference: SlideNormal, cells: Distances) -> types.Flo
     return fuse(standardised(own.calibration.cells, values))
 
 
-def laboratory_normal(
-    own: OwnNormal, statistics: GroupStatistics, slides: Sequence[SlideEvidence]
-) -> LaboratoryNormal:
-    """Compute the parameters for scoring a laboratory's cells and slides.
+def commissioned(
+    detector: Detector, statistics: GroupStatistics, slides: Sequence[SlideEvidence]
+) -> Detector:
+    """Make the detector that scores a laboratory's cells and slides by a fitted one.
 
-    Each slide is judged without itself.
+    Its slides have the laboratory's prior, both calibrations have its slides, and cells of slides
+    with too few are compared with its reference. Each slide is judged without itself.
     """
+    own = detector.own
+    assert own is not None
     population, priors = own.calibration, learned_priors(own, statistics)
     reference = laboratory_reference(priors, slides)
     t2 = [fuse(standardised(population.slides, s.log_t2[np.newaxis])) for s in slides]
@@ -252,7 +241,7 @@ def laboratory_normal(
         cells=mixed(population.cells, [fused(own, reference, s.cells) for s in slides]),
         slides=mixed(population.slides, t2),
     )
-    return LaboratoryNormal(OwnNormal(priors, calibration, own.floor), reference)
+    return replace(detector, own=OwnNormal(priors, calibration, own.floor), reference=reference)
 
 
 def laboratory_reference(

@@ -15,7 +15,7 @@ CHANCE = f"probability_{image_columns.PARASITIZED}"
 # Columns to read of image rows, including those that pages and readers need.
 COLUMNS = (
     "image_id", "slide_id", "patient_id", "status", "abnormality", "abnormal", "review_reason",
-    "kind", "repeated", "laboratory",
+    "kind", "repeated",
 )  # fmt: skip
 
 
@@ -30,7 +30,8 @@ class CalledCells:
     These are the red cells with the highest probability of "parasitized", also those that do not
     count: abnormal or cut ones, and cells of ``unreadable`` slides. The counting threshold is on
     log-odds, which rise with the probability, so of the cells that are read the most probable ones
-    are called, as many as the report on patients has counted: ``called`` has them by patient.
+    are called, as many as the report on patients has counted: ``called`` has them by patient. Of
+    abnormal ones that is so where the detector ``counts_abnormal``.
     Memory grows with the number of patients, not of images. At most ``most`` cells are kept of a
     patient, and ``least`` of one with fewer called ones.
     """
@@ -40,10 +41,12 @@ class CalledCells:
         called: Mapping[Patient, int],
         unreadable: Container[str | None],
         *,
+        counts_abnormal: bool,
         most: int,
         least: int = 0,
     ) -> None:
         self._called, self._unreadable = dict(called), unreadable
+        self._counts_abnormal = counts_abnormal
         self._most, self._least = most, least
         self._places = {patient: place for place, patient in enumerate(self._called)}
         self._found: pa.Table | None = None
@@ -58,7 +61,7 @@ class CalledCells:
         places = np.asarray([self._places.get(key, -1) for key in keys], np.int64)[group]
         readable = np.asarray([slide not in self._unreadable for slide, _ in pairs], bool)[group]
         kept = (places >= 0) & image_columns.is_diagnosed(rows)
-        read = kept & readable & image_columns.is_read(rows)
+        read = kept & readable & image_columns.is_read(rows, counts_abnormal=self._counts_abnormal)
         cells = rows.filter(pa.array(kept))
         for name, values in (
             *(("place", places), ("chance", chance)),
@@ -69,7 +72,10 @@ class CalledCells:
 
     def empty(self) -> "CalledCells":
         """Make a collector for the same patients, without any cells."""
-        return CalledCells(self._called, self._unreadable, most=self._most, least=self._least)
+        return CalledCells(
+            self._called, self._unreadable, counts_abnormal=self._counts_abnormal,
+            most=self._most, least=self._least,
+        )  # fmt: skip
 
     def add(self, *others: "CalledCells") -> None:
         """Add the cells of the same patients from other rows."""

@@ -38,8 +38,8 @@ ROWS = 1024  # in memory together, as Python objects
 class Counting:
     """The rules by which cells are counted and slides judged.
 
-    Thresholds and their error rates apply to log-odds before a laboratory adapts them; expected
-    errors use the laboratory's adapted probabilities, if it has any.
+    Thresholds and their error rates apply to log-odds before labelled cells adapt them; expected
+    errors use the adapted probabilities, if there are any.
     """
 
     answers: call.Answers
@@ -54,9 +54,9 @@ class Counting:
     measured: Measured | None = None
     """The slides on which error rates were measured; without them nobody is negative."""
     adaptation: Adaptation | None = None
-    """Of log-odds, by a laboratory."""
-    unreadable: tuple[SlideReason, ...] = UNREADABLE
-    """The reasons that exclude a slide."""
+    """Of log-odds, by a laboratory's labelled cells."""
+    commissioned: bool = False
+    """True if the detector has learned a laboratory; then abnormal cells count."""
     detectable: float = limits.DETECTABLE_PERCENT
     """See `slide_reasons`, as for `tolerated`."""
     tolerated: float = limits.TOLERATED
@@ -92,8 +92,9 @@ class Counting:
     def faults(self, reasons: list[str]) -> tuple[str, ...]:
         """Select the reasons for review that make a slide unreadable."""
         # At a new laboratory a diagnosis is less certain, and its error rates say so.
+        known = self.commissioned and self.answers.rates is not None
         new = SlideReason.SHIFTED in reasons
-        unreadable = UNREADABLE_AT_LABORATORY if new else self.unreadable
+        unreadable = UNREADABLE_AT_LABORATORY if new or known else UNREADABLE
         return tuple(reason for reason in reasons if reason in unreadable)
 
 

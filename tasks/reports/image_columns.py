@@ -16,8 +16,8 @@ from tasks.types import CellKind, Counts, Float, Index, Mask, Status, Verdict
 
 COLOURS = ("red", "green", "blue")
 PARASITIZED = "Parasitized"
-# Abnormality in deviations, above which a cell is stranger than parasites: of those of P. vivax at
-# two laboratories 95% are below 5.5 and 6.6; attacked and drawn cells lie from 6.4 to 13.
+# Abnormality in deviations, above which a cell is stranger than parasites: of those of P. vivax of
+# two places 95% are below 5.5 and 6.6; attacked and drawn cells lie from 6.4 to 13.
 STRANGEST = 6.0
 
 
@@ -37,8 +37,6 @@ class Provenance:
     batch_date: date
     scored_at: datetime
     """The start of scoring, in UTC."""
-    laboratory: str | None = None
-    """The laboratory and its version; None without one."""
     arithmetic: str | None = None
     """In which the network multiplied; only the report on batches has it."""
 
@@ -175,15 +173,14 @@ def may_count(rows: pa.Table) -> Mask:
     return np.asarray(is_diagnosed(rows) & ~strange)
 
 
-def is_read(rows: pa.Table) -> Mask:
+def is_read(rows: pa.Table, *, counts_abnormal: bool) -> Mask:
     """Mark the image rows (n,) whose cells count.
 
-    Abnormal ones count only at a commissioned laboratory, which has measured how many of them are
-    called in healthy blood.
+    Abnormal ones count only where the detector ``counts_abnormal``: it has measured how many of
+    them are called in healthy blood.
     """
     _, abnormal, _ = flags(rows)
-    commissioned = rows["laboratory"].is_valid().to_numpy()
-    return np.asarray(may_count(rows) & (commissioned | ~abnormal))
+    return np.asarray(may_count(rows) & (counts_abnormal | ~abnormal))
 
 
 def is_white_cell(rows: pa.Table) -> Mask:

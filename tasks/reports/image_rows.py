@@ -48,7 +48,7 @@ class Diagnoses:
 
     ``steady`` int8 (n,) is 1 where the diagnosis stays when the image is blurred, 0 where it turns,
     and -1 where nobody looked.
-    ``log_odds`` (n,) are those of "parasitized", by both witnesses and before a laboratory adapts
+    ``log_odds`` (n,) are those of "parasitized", by both witnesses and before labelled cells adapt
     them; None without such a class. ``by_witness`` holds those of each of two witnesses; None if
     there is only one.
     """

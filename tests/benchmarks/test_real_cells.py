@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flows.fit import fit
-from flows.jobs.verified import load_fitted_detector
+from flows.jobs.verified import load_detector
 from flows.options.flows import Fit, Screen, Train
 from flows.screen import screen
 from flows.settings import Settings
@@ -77,7 +77,7 @@ def column(rows: pa.Table, name: str) -> NDArray[np.float64]:
 def population(settings: Settings, rows: pa.Table) -> NDArray[np.float64]:
     """Abnormality by the distance to the population: a set that is a slide is normal to itself."""
     store = Store(settings.store)
-    detector = load_fitted_detector(store, load_detector_card(store))
+    detector = load_detector(store, load_detector_card(store))
     distances = np.stack([column(rows, f"distance_{tap}") for tap in detector.taps], axis=1)
     return abnormality(detector.calibration, log_distance(distances))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flows.jobs.networks import load_classifier
-from flows.jobs.verified import load_fitted_detector
+from flows.jobs.verified import load_detector
 from flows.settings import Settings
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -38,7 +38,7 @@ def test_scores_and_verdicts_are_those_of_the_plain_network(
     store = Store(fitted.store)
     detector_card = load_detector_card(store)
     card = load_card(store, detector_card.model)
-    detector = load_fitted_detector(store, detector_card)
+    detector = load_detector(store, detector_card)
     classifier = load_classifier(store, card)
     classifier.spec = replace(classifier.spec, arithmetic="float32")
     manifest = list_images(cells, limit=IMAGES)

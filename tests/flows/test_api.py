@@ -72,7 +72,7 @@ def test_pixels_are_scored_as_their_files_in_the_order_given(
 def test_notebooks_show_pictures_that_stay_with_their_rows(
     night: Scored, detector: Detector
 ) -> None:
-    assert repr(detector) == f"Detector({detector.name!r}, laboratory=None)"
+    assert repr(detector) == f"Detector({detector.name!r})"
     table = night._repr_html_()
     assert table.count("<img") == 20
     assert f"{len(night)} images" in table

@@ -13,27 +13,28 @@ from scipy.special import logit
 
 from flows.commands.status import status, verify
 from flows.commission import commission
-from flows.commission import learn as learn_batch
 from flows.commissioning.laboratory import LaboratoryError
 from flows.commissioning.report import LaboratoryOutcome
 from flows.evaluate import evaluate
 from flows.fit import fit
 from flows.jobs.laboratory_slides import Added
-from flows.options.flows import Commission, Evaluate, Fit, Retract, Screen
+from flows.options.flows import Commission, Evaluate, Fit, Screen
 from flows.options.tools import Status, Verify
-from flows.retract import retract
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import compositions as composing_stage
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
-from storage.models import detectors, laboratories
+from storage.models import detectors
+from storage.models.learned import load_night
 from storage.records import now
 from storage.retention import expired_features
 from storage.store import Store, StoreError
 from tasks.evaluation.compositions import LABORATORY_NORMAL, OWN_NORMAL, POPULATION
 from tasks.evaluation.measures import HOME
 from tasks.images.listing import SourceError
+from tests.support.commissioned import learn as learn_batch
+from tests.support.commissioned import take_out
 from tests.support.fitted import copied
 from tests.support.images import write_cells
 from tests.support.kept import kept
@@ -59,9 +60,25 @@ def learn(settings: Settings, images: str | Path, **given: Any) -> LaboratoryOut
 
 
 def at_lab(settings: Settings, images: str | Path, **given: Any) -> ScreenOutcome:
-    """Screen a night at the laboratory `lab`."""
-    usual: dict[str, Any] = {"images": str(images), "laboratory": "lab", "batch": Path(images).name}
+    """Screen a night by the newest detector of the laboratory `lab`."""
+    usual: dict[str, Any] = {"images": str(images), "detector": "lab", "batch": Path(images).name}
     return screen.fn(Screen(**usual | given), settings)
+
+
+def newest(store: Store) -> detectors.DetectorCard:
+    """The card of the laboratory's newest detector."""
+    return detectors.load_detector_card(store, "lab")
+
+
+def card(store: Store, version: int) -> detectors.DetectorCard:
+    """The card of one of the laboratory's detectors."""
+    return detectors.load_detector_card(store, f"lab-v{version:04d}")
+
+
+def keep(store: Store, made: detectors.DetectorCard, like: detectors.DetectorCard) -> None:
+    """Keep a detector with the arrays of another."""
+    content = store.read_bytes("detectors", like.name, "detector.safetensors")
+    detectors.save_detector(store, made, content)
 
 
 def report_in(settings: Settings, kind: str, batch: str) -> pa.Table:
@@ -108,41 +125,42 @@ def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
 ) -> None:
     store = Store(lab.store)
     first = learn(lab, nights / "may")
-    assert (first.laboratory, first.nights, first.slides) == ("lab/v0001", 1, 8)
+    assert (first.detector, first.nights, first.slides) == ("lab-v0001", 1, 8)
     assert "guess" in first.warnings[0]
     assert first.diagnosis in {"accepted", "not accepted"}
     assert first.report is not None
     page = Path(first.report).read_text()
-    assert "lab/v0001" in page
+    assert "lab-v0001" in page
     figures = pq.read_table(first.report.replace(".html", ".parquet")).to_pylist()
     assert {row["part"] for row in figures} == {"false alarms", "caught", "diagnosis"}
     again = learn(lab, nights / "may")
     assert "counts once" in again.changed
-    assert again.laboratory == "lab/v0001"
+    assert again.detector == "lab-v0001"
 
     second = learn(lab, nights / "june")
-    assert (second.laboratory, second.nights, second.slides) == ("lab/v0002", 2, 16)
+    assert (second.detector, second.nights, second.slides) == ("lab-v0002", 2, 16)
 
     night = at_lab(lab, nights / "july")
-    assert night.laboratory == "lab/v0002"
+    assert night.detector == "lab-v0002"
     for kind in ("images", "slides", "batches"):
-        assert set(report_in(lab, kind, "july")["laboratory"].to_pylist()) == {"lab/v0002"}
+        assert set(report_in(lab, kind, "july")["detector"].to_pylist()) == {"lab-v0002"}
     (seal,) = list_seals(store, load_batch(store, "july"))
-    assert seal.laboratory == "lab/v0002"
-    assert "--laboratory lab" in Path(night.page).read_text()
+    assert seal.detector == "lab-v0002"
+    assert "--detector lab-v0002" in Path(night.page).read_text()
 
-    left = retract.fn(Retract(laboratory="lab", batch="june"), lab)
+    left = take_out("lab", "june", lab)
     assert left.text().startswith("batch june taken out of laboratory lab")
-    before, after = (laboratories.load_laboratory_arrays(store, card(store, n)) for n in (1, 3))
+    before, after = (detectors.load_detector(store, card(store, n)) for n in (1, 3))
     assert before.keys() == after.keys()
     for name in before:
         assert_allclose(after[name], before[name], rtol=1e-10, atol=1e-10)
     # A repeated night keeps the version that it was screened with.
     repeated = at_lab(lab, nights / "july")
     assert repeated.repeated
-    assert repeated.laboratory == "lab/v0002"
-    (row,) = status(Status(), lab).laboratories
-    assert (row["laboratory"], row["version"], row["nights"]) == ("lab", "v0003", "1")
+    assert repeated.detector == "lab-v0002"
+    row = next(row for row in status(Status(), lab).detectors if row["detector"] == "lab-v0003")
+    assert (row["parent"], row["made by"]) == (card(store, 1).parent, "unlearn june")
+    assert str(row["learned"]).startswith("1 batch, 8 slides, ")
     assert verify(Verify(), lab).damaged == []
     kept = {found.batch.name for found in expired_features(store, now())}
     assert "may" not in kept
@@ -155,22 +173,21 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     for wrong, said in (("all", "labelled Parasitized"), ("nobody", "no slide or patient nobody")):
         with pytest.raises(LaboratoryError, match=said):
             learn(of_may, nights / "june", negative=wrong)
-    assert laboratories.load_laboratory(store, "lab").counting is None
+    assert newest(store).counting is None
     without = at_lab(of_may, nights / "july", batch="before")
     assert set(without.patients) <= {"indeterminate", "suspected"}
 
     outcome = learn(of_may, healthy, negative="all")
-    laboratory = laboratories.load_laboratory(store, "lab")
+    laboratory = newest(store)
     (known,) = (
-        Added.from_arrays(laboratories.load_night(store, "lab", n)).errors
-        for n in laboratory.nights[1:]
+        Added.from_arrays(load_night(store, "lab", n)).errors for n in laboratory.nights[1:]
     )
     assert (len(known.slides), known.positives.sum()) == (2, 0)
     # As many as a night at the laboratory reads.
     at_lab(of_may, healthy, batch="screened")
     read = report_in(of_may, "slides", "screened")["cells_read"].to_pylist()
     assert known.negatives.sum() == sum(read)
-    detector = detectors.load_detector_card(store, laboratory.detector)
+    detector = detectors.load_detector_card(store, laboratory.parent)
     assert laboratory.counting is not None
     assert detector.counting is not None
     used, fitted = laboratory.counting.counting, detector.counting.counting
@@ -186,16 +203,16 @@ def test_negative_slides_give_a_laboratory_error_rates_of_its_own(
     night = at_lab(of_may, nights / "july")
     reasons = report_in(of_may, "patients", "july")["call_reasons"].to_pylist()
     assert "error rates unknown" not in str(reasons)
-    assert "2 negative slides of the laboratory" in Path(night.page).read_text()
+    assert "of 2 patients or slides; limit" in Path(night.page).read_text()
 
     same = learn(of_may, healthy)
     assert "counts once" in same.changed
     learn(of_may, healthy, negative="none")
-    assert laboratories.load_laboratory(store, "lab").counting is None
+    assert newest(store).counting is None
     learn(of_may, healthy, negative="all")
-    assert laboratories.load_laboratory(store, "lab").counting == laboratory.counting
-    retract.fn(Retract(laboratory="lab", batch="healthy"), of_may)
-    assert laboratories.load_laboratory(store, "lab").counting is None
+    assert newest(store).counting == laboratory.counting
+    take_out("lab", "healthy", of_may)
+    assert newest(store).counting is None
     assert verify(Verify(), of_may).damaged == []
 
 
@@ -204,27 +221,25 @@ def test_labelled_cells_adapt_the_diagnosis_of_a_laboratories_nights_and_not_its
 ) -> None:
     store = Store(lab.store)
     outcome = learn(lab, nights / "may")
-    laboratory = laboratories.load_laboratory(store, "lab")
+    laboratory = newest(store)
     assert laboratory.adaptation is not None
     assert (laboratory.adaptation.cells, laboratory.adaptation.slides) == (72, 2)
     assert "adapted by 72 labelled cells" in outcome.text()
     assert outcome.report is not None
     assert "adapted by 72 labelled cells" in Path(outcome.report).read_text()
     learn(lab, nights / "june")
-    both = laboratories.load_laboratory(store, "lab").adaptation
+    both = newest(store).adaptation
     assert both is not None
     assert (both.cells, both.slides) == (144, 4)
-    retract.fn(Retract(laboratory="lab", batch="june"), lab)
-    assert laboratories.load_laboratory(store, "lab").adaptation == laboratory.adaptation
+    take_out("lab", "june", lab)
+    assert newest(store).adaptation == laboratory.adaptation
 
     def at(version: int, **changed: Any) -> pa.Table:
         """Screen July at the laboratory, had its labels told this."""
         assert laboratory.adaptation is not None
         told = laboratory.adaptation.model_copy(update=changed)
-        made = card(store, 1).model_copy(update={"version": version, "adaptation": told})
-        laboratories.save_laboratory(
-            store, made, store.read_bytes(*laboratory.folder, "laboratory.safetensors")
-        )
+        named = {"name": f"lab-v{version:04d}", "adaptation": told}
+        keep(store, card(store, 1).model_copy(update=named), laboratory)
         at_lab(lab, nights / "july", batch=f"july{version}")
         return report_in(lab, "images", f"july{version}").sort_by("uri")
 
@@ -248,17 +263,21 @@ def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(
     nights: Path, of_may: Settings, tmp_path: Path
 ) -> None:
     store = Store(of_may.store)
-    first = laboratories.load_laboratory(store, "lab")
+    first = newest(store)
     for name, size in (("again", 72), ("part", 40)):
         for file in sorted((nights / "may").rglob("*.png"))[:size]:
             (tmp_path / name / file.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(file, tmp_path / name / file.parent.name)
     again = learn(of_may, tmp_path / "again")
-    assert (again.nights, again.slides, again.cells) == (1, first.slides, first.cells)
-    assert [night.batch for night in laboratories.load_laboratory(store, "lab").nights] == ["again"]
+    assert (again.nights, again.slides, again.cells) == (
+        1,
+        first.learned.slides,
+        first.learned.cells,
+    )
+    assert [night.batch for night in newest(store).nights] == ["again"]
     with pytest.raises(LaboratoryError, match="40 of 40 images of batch part are in night again"):
         learn(of_may, tmp_path / "part")
-    assert laboratories.load_laboratory(store, "lab").version == 2
+    assert newest(store).name == "lab-v0002"
 
 
 @pytest.mark.slow
@@ -273,14 +292,14 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
     outcome = evaluate.fn(
         Evaluate(
             images=str(nights / "june"),
-            laboratory="lab",
+            detector="lab",
             ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
             attacks=["fgsm"],
             attacked=2,
         ),
         of_may,
     )
-    assert (outcome.laboratory, outcome.left_out_of_nights) == ("lab/v0001", 2 * 72)
+    assert (outcome.commissioned, outcome.left_out_of_nights) == ("lab-v0001", 2 * 72)
     assert "without 144 images of its nights" in outcome.text()
     assert told == ["healthy/known: no image is left to judge, so nothing is said of its slides"]
     results = pq.read_table(outcome.results).to_pandas()
@@ -289,7 +308,7 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
     ward = alone[alone.set == "healthy/ward"]
     alarms = ward[ward.measure == "false alarms at 0.05, mean of groups"]
     assert set(alarms.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
-    # It is what `screen --laboratory` says of the patients that are not of the laboratory's night.
+    # `screen --detector lab` says the same of the patients that are not of the learned night.
     report = pq.read_table(screened.report).to_pandas()
     called = (report.p_value <= 0.05).groupby(report.patient_id.astype(str)).mean()
     (at_laboratory,) = alarms.value[alarms.detector == LABORATORY_NORMAL]
@@ -298,27 +317,23 @@ def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_n
     mixed = results[(results.composition == "slides of healthy/ward") & (results.share == 0.1)]
     assert set(mixed.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
     page = Path(outcome.report).read_text()
-    assert "lab/v0001" in page
+    assert "lab-v0001" in page
     assert "144" in page
-    with pytest.raises(StoreError, match="was commissioned with detector"):
-        evaluate.fn(
-            Evaluate(images=str(nights / "june"), laboratory="lab", detector="tiny-v0001"), of_may
-        )
-
-
-def card(store: Store, version: int) -> Any:
-    return laboratories.load_laboratory_version(store, "lab", version)
 
 
 def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no detector .moon. in "):
+        at_lab(lab, nights / "july", detector="moon")
     with pytest.raises(StoreError, match=r"no laboratory .moon. in .*slidewatch commission"):
-        at_lab(lab, nights / "july", laboratory="moon")
+        take_out("moon", "may", lab)
     with pytest.raises(StoreError, match="is no laboratory name"):
         learn(lab, nights / "may", laboratory="../lab")
     (tmp_path / "empty").mkdir()
     with pytest.raises((LaboratoryError, SourceError)):
         learn(lab, tmp_path / "empty")
-    assert laboratories.find_laboratory(Store(lab.store), "lab") is None
+    assert detectors.find_detector(Store(lab.store), "lab") is None
+    with pytest.raises(LaboratoryError, match="is a detector, and a laboratory of the name tiny"):
+        learn(lab, nights / "may", laboratory="tiny")
 
 
 @pytest.mark.slow
@@ -326,25 +341,20 @@ def test_a_laboratory_of_another_detector_or_model_is_refused(
     nights: Path, of_may: Settings
 ) -> None:
     store = Store(of_may.store)
-    known = laboratories.load_laboratory(store, "lab")
+    known = newest(store)
     with pytest.raises(LaboratoryError, match="the only night of laboratory lab"):
-        retract.fn(Retract(laboratory="lab", batch="may"), of_may)
-    with pytest.raises(LaboratoryError, match="night never is not in lab/v0001; there are: may"):
-        retract.fn(Retract(laboratory="lab", batch="never"), of_may)
+        take_out("lab", "may", of_may)
+    with pytest.raises(LaboratoryError, match="night never is not in lab-v0001; there are: may"):
+        take_out("lab", "never", of_may)
     later = fit.fn(Fit(images=str(nights / "june"), batch="more"), of_may)
     assert later.detector is not None
-    with pytest.raises(StoreError, match="was commissioned with detector"):
-        at_lab(of_may, nights / "july", detector=later.detector)
-    night = at_lab(of_may, nights / "july")
-    assert night.detector == known.detector
+    with pytest.raises(LaboratoryError, match=f"--detector {known.parent}"):
+        learn(of_may, nights / "july", detector="lab")
     # Commissioned again, earlier nights are learned anew with the newer detector.
     both = learn(of_may, nights / "july", detector=later.detector)
-    assert (both.laboratory, both.nights) == ("lab/v0002", 2)
-    assert laboratories.load_laboratory(store, "lab").detector == later.detector
-    other = known.model_copy(update={"version": 3, "model_digest": "other"})
-    laboratories.save_laboratory(
-        store, other, store.read_bytes(*known.folder, "laboratory.safetensors")
-    )
+    assert (both.detector, both.nights) == ("lab-v0002", 2)
+    assert newest(store).parent == later.detector
+    keep(store, known.model_copy(update={"name": "lab-v0003", "model_digest": "other"}), known)
     with pytest.raises(StoreError, match="choose another --laboratory for another model"):
         learn(of_may, nights / "june")
     assert np.isfinite(list(both.false_alarms.values())).all()
@@ -355,9 +365,10 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
 ) -> None:
     healthy = str(nights / "healthy")
     outcome = commission.fn(Commission(images=healthy), lab)
-    assert outcome.learned.laboratory == "healthy/v0001"
+    assert outcome.learned.detector == "healthy-v0001"
     # Nobody is called by a laboratory without negative slides.
-    assert outcome.laboratory is None
+    parent = detectors.load_detector_card(Store(lab.store)).name
+    assert outcome.detector == parent
     (missing,) = outcome.missing
     assert f"--batch {outcome.batch} --laboratory healthy --negative NAME; there are " in missing
 
@@ -365,37 +376,40 @@ def test_one_command_screens_learns_screens_again_and_says_what_is_missing(
         commission.fn(Commission(images=healthy, batch="two"), lab)
 
     outcome = commission.fn(Commission(images=healthy, negative="all"), lab)
-    assert outcome.laboratory == outcome.learned.laboratory == "healthy/v0002"
+    assert outcome.detector == outcome.learned.detector == "healthy-v0002"
     assert "is positive from" in outcome.missing[0]
     assert f"missing          {outcome.missing[0]}" in outcome.text()
-    assert "healthy/v0002" in Path(outcome.page).read_text()
+    assert "healthy-v0002" in Path(outcome.page).read_text()
     assert not outcome.failed
 
     # Another version replaces the report; one that died between the two is finished.
     at = {"images": healthy, "laboratory": "healthy", "batch": outcome.batch}
     learn_batch(Commission(**at, negative="none"), lab)
     learn_batch(Commission(**at, negative="all"), lab)
-    assert screen.fn(Screen(**at), lab).laboratory == "healthy/v0002"
+    for wanted in (None, "healthy", "healthy-v0002"):  # the batch keeps its own
+        again = screen.fn(Screen(images=healthy, batch=outcome.batch, detector=wanted), lab)
+        assert again.repeated
+        assert again.detector == "healthy-v0002"
     outcome = commission.fn(Commission(**at), lab)
-    assert outcome.laboratory == outcome.learned.laboratory == "healthy/v0004"
+    assert outcome.detector == outcome.learned.detector == "healthy-v0004"
+    # Another detector is used where it is said.
+    again = screen.fn(Screen(images=healthy, batch=outcome.batch, detector=parent), lab)
+    assert again.detector == parent
     assert verify(Verify(), lab).damaged == []
 
 
-@pytest.mark.slow
-def test_error_rates_of_other_cells_call_nobody_until_the_laboratory_is_commissioned_again(
-    nights: Path, of_may: Settings
+def test_a_batch_that_was_begun_resumes_by_the_detector_of_its_beginning(
+    nights: Path, of_may: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(of_may.store)
-    learn(of_may, nights / "healthy", negative="all")
-    known = laboratories.load_laboratory(store, "lab")
-    earlier = [night.model_copy(update={"abnormal_counted": False}) for night in known.nights]
-    laboratories.save_laboratory(
-        store,
-        known.model_copy(update={"version": known.version + 1, "nights": earlier}),
-        store.read_bytes(*known.folder, "laboratory.safetensors"),
-    )
-    at_lab(of_may, nights / "july")
-    reasons = report_in(of_may, "patients", "july")["call_reasons"].to_pylist()
-    assert "error rates unknown" in str(reasons)
-    learn(of_may, nights / "healthy")
-    assert laboratories.load_laboratory(store, "lab").counts_abnormal
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.screen.publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            at_lab(of_may, nights / "july")
+    learn(of_may, nights / "june")
+    assert newest(Store(of_may.store)).name == "lab-v0002"
+    assert at_lab(of_may, nights / "july").detector == "lab-v0001"
+    forced = at_lab(of_may, nights / "july", force=True)
+    assert forced.detector == "lab-v0002"

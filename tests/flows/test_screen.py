@@ -63,7 +63,7 @@ def test_the_report_has_the_columns_it_promises(images: Path, ready: Settings) -
     empty = {name for name, value in row.items() if value is None}
     alone = {"network_probability", "statistics_probability"}  # too few cells are unseen for two
     alone |= {"steady"}  # this network is not sure
-    assert empty <= {"label", "failure", "review_reason", "laboratory", *PIECE, *alone}
+    assert empty <= {"label", "failure", "review_reason", *PIECE, *alone}
 
 
 def test_planted_images_are_more_abnormal_than_cells(images: Path, ready: Settings) -> None:
@@ -364,9 +364,11 @@ def test_another_detector_scores_the_same_features_again_without_the_images(
     shutil.copytree(images / "night", night)
     a = screen.fn(Screen(images=str(night), batch="night"), ready)
     strict = ready.model_copy(update={"alpha": 0.01})
-    fit.fn(Fit(images=str(images / "smears"), batch="first"), strict)
+    later = fit.fn(Fit(images=str(images / "smears"), batch="first"), strict)
     shutil.rmtree(night)
-    b = screen.fn(Screen(images=str(night), batch="night"), ready)
+    again = screen.fn(Screen(images=str(night), batch="night"), ready)
+    assert (again.detector, again.repeated) == ("m-v0001", True)  # a batch keeps its detector
+    b = screen.fn(Screen(images=str(night), batch="night", detector=later.detector), ready)
     assert (a.detector, b.detector) == ("m-v0001", "m-v0001-2")
     assert b.report == a.report
     assert b.abnormal <= a.abnormal

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from flows.commands.status import verify
-from flows.commission import learn
 from flows.fit import fit
 from flows.jobs import tuning
 from flows.monitoring import logs
@@ -19,8 +18,10 @@ from flows.settings import Settings
 from flows.stages import batch as extraction
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch
-from storage.models.tunings import BatchTuning, tuning_at, tuning_of
+from storage.models.detectors import load_detector_card
+from storage.models.tunings import BatchTuning, tuning_of
 from storage.store import Store
+from tests.support.commissioned import learn
 from tests.support.fitted import copied
 from tests.support.images import write_cells
 
@@ -103,14 +104,16 @@ def test_later_nights_of_a_laboratory_have_the_tuning_of_its_first(
     made: Settings, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learn(Commission(images=str(night), laboratory="lab", batch="commissioned"), made)
-    known = tuning_at(Store(made.store), "lab")
+    known = load_detector_card(Store(made.store), "lab").tuning
+    assert known is not None
     assert known.tuning == tuned_to(made, "commissioned").tuning is not None
     monkeypatch.setattr("flows.screen.measure_tuning", None)
     write_cells(tmp_path, 2, 30, seed=11, first=80, parasitized=0.1)
-    screen.fn(Screen(images=str(tmp_path), batch="later", laboratory="lab"), made)
+    screen.fn(Screen(images=str(tmp_path), batch="later", detector="lab"), made)
     assert tuned_to(made, "later") == known
     learn(Commission(images=str(tmp_path), laboratory="lab", batch="later"), made)
-    assert tuning_at(Store(made.store), "lab") == known
+    newest = load_detector_card(Store(made.store), "lab")
+    assert (newest.name, newest.tuning) == ("lab-v0002", known)
 
 
 def test_a_night_of_few_cells_is_not_tuned_to(made: Settings, tmp_path: Path) -> None:

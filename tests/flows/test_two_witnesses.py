@@ -9,11 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from flows.commission import learn
 from flows.commissioning import versions
 from flows.fit import fit
 from flows.jobs.fitting.fitted_rows import slides_of_version
-from flows.jobs.verified import load_laboratory_normal
 from flows.options.flows import Commission, Fit, Retract, Screen
 from flows.retract import retract
 from flows.screen import screen
@@ -22,11 +20,11 @@ from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card
 from storage.models.detectors import load_detector, load_detector_card
-from storage.models.laboratories import load_laboratory
 from storage.reports.sql import answer
 from storage.store import Store
 from tasks.detector import detector, verdict, witnesses
 from tasks.laboratories.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
+from tests.support.commissioned import learn, take_out
 from tests.support.fitted import copied
 from tests.support.images import write_cells
 
@@ -47,9 +45,10 @@ def made(by_slides: Settings, tmp_path_factory: pytest.TempPathFactory) -> Setti
     return settings
 
 
-def of(settings: Settings) -> witnesses.Witnesses:
+def of(settings: Settings, name: str | None = None) -> witnesses.Witnesses:
     store = Store(settings.store)
-    known = detector.Detector.from_arrays(load_detector(store, load_detector_card(store))).witnesses
+    card = load_detector_card(store, name)
+    known = detector.Detector.from_arrays(load_detector(store, card)).witnesses
     assert known is not None
     return known
 
@@ -146,9 +145,8 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
     may = cells(tmp_path / "may", 3, 100, 11)
     outcome = learn(Commission(images=may, laboratory="lab", batch="may"), lab)
     assert "adapted by the class statistics of 120 labelled cells" in outcome.text()
-    first = load_laboratory(store, "lab")
-    known = load_laboratory_normal(store, first).discriminant
-    assert known is not None
+    first = load_detector_card(store, "lab")
+    known = of(lab, "lab").discriminant
     assert first.adaptation is not None
     assert first.adaptation.statistics
     for tap, weights in known.weights.items():
@@ -158,18 +156,15 @@ def test_labelled_cells_of_a_laboratory_are_class_statistics_there(
     learn(
         Commission(images=cells(tmp_path / "june", 3, 200, 12), laboratory="lab", batch="june"), lab
     )
-    other = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
-    assert other is not None
-    assert other.offset != known.offset
-    retract.fn(Retract(laboratory="lab", batch="june"), lab)
-    last = load_laboratory_normal(store, load_laboratory(store, "lab")).discriminant
-    assert last is not None
+    assert of(lab, "lab").discriminant.offset != known.offset
+    take_out("lab", "june", lab)
+    last = of(lab, "lab").discriminant
     for name, values in known.to_arrays().items():
         np.testing.assert_array_equal(last.to_arrays()[name], values)
 
     before = rows(lab)
     screen.fn(
-        Screen(images=str(Path(made.store).parent / "night"), batch="there", laboratory="lab"), lab
+        Screen(images=str(Path(made.store).parent / "night"), batch="there", detector="lab"), lab
     )
     there = rows(lab, "there")
     assert (there["statistics_probability"] != before["statistics_probability"]).any()

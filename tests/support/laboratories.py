@@ -80,11 +80,9 @@ def learned(
 
 def commissioned(
     slides: list[learning.SlideCells], night: learning.NightNormal | None = None
-) -> learning.LaboratoryNormal:
+) -> Detector:
     """Commission the laboratory of these slides."""
-    own = detector().own
-    assert own is not None
-    return learning.laboratory_normal(own, *learned(slides, night))
+    return learning.commissioned(detector(), *learned(slides, night))
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from tests.system.golden import stores
 
 MODEL = "models/golden"
 DETECTOR = "detectors/golden"
-LABORATORY = "laboratories/kampala/v0001"
+COMMISSIONED = "detectors/kampala-v0001"
 RATE = "counting/counting/false_positives"
 
 
@@ -30,9 +30,8 @@ RATE = "counting/counting/false_positives"
         (DETECTOR, f"{RATE}/deviation", math.nan),
         (DETECTOR, "floor/shift", math.inf),
         (DETECTOR, "model_digest", "0"),
-        (LABORATORY, "false_alarms/0.05", 2.0),
-        (LABORATORY, "adaptation/scale", math.nan),
-        (LABORATORY, "detector_digest", "0"),
+        (COMMISSIONED, "learned/false_alarms/0.05", 2.0),
+        (COMMISSIONED, "adaptation/scale", math.nan),
     ],
 )
 def test_verify_names_a_card_of_values_that_cannot_be(

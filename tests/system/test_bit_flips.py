@@ -26,7 +26,7 @@ KINDS = {
     "lineage": r"statistics/tiny/v0001/lineage\.json",
     "detector": r"detectors/.*/detector\.safetensors",
     "detector card": r"detectors/.*/card\.json",
-    "laboratory": r"laboratories/.*",
+    "learned night": r"learned/.*safetensors",
     "fitted batch": r"batches/first/batch\.json",
     "fitted manifest": r"batches/first/manifest\.parquet",
     "fitted ledger": r"batches/first/ledger/.*",

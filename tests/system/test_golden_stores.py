@@ -10,8 +10,7 @@ import pytest
 
 from flows.commands.status import limits_of, witnesses_of
 from flows.jobs.laboratory_slides import Added
-from flows.jobs.verified import load_detector_at
-from flows.stages.counting.chosen_thresholds import load_error_rates, load_laboratory_rates
+from flows.stages.counting.chosen_thresholds import fitted_rates, load_error_rates
 from flows.stages.counting.error_counts import errors_of_version
 from storage import kinds
 from storage.batches import ledger
@@ -23,7 +22,7 @@ from storage.batches.features import (
 )
 from storage.batches.known_features import verified_block
 from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
-from storage.models import classifiers, detectors, laboratories
+from storage.models import classifiers, detectors, learned
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.parquet import read_footer, read_table
 from storage.records import OWN_DIGEST, NewerError, Record
@@ -36,7 +35,6 @@ from tasks.detector.slides import cell_score, own_normal, smears
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import slide_normal
 from tasks.images.manifest import SCHEMA
-from tasks.laboratories.learning import LaboratoryNormal
 from tasks.reports.night.counts import summaries
 from tests.system.golden import make_golden, stores, values
 
@@ -74,8 +72,8 @@ def test_the_batch_opens(golden: Store) -> None:
     uris = [read_manifest(golden, batch, shard)["uri"].to_pylist() for shard in batch.shards()]
     assert uris == [values.URIS[:3], values.URIS[3:]]
     assert set(read_manifest(golden, batch)["patient_id"].to_pylist()) == {"P1"}
-    assert ledger.screening_start(golden, batch, values.KEY) == values.WHEN
-    assert ledger.screening_version(golden, batch, values.KEY, 9) == 1
+    assert ledger.screening_start(golden, batch, values.COMMISSIONED) == values.WHEN
+    assert set(ledger.screened_by(golden, batch)) == {values.COMMISSIONED}
 
 
 def test_the_ledger_opens(golden: Store) -> None:
@@ -216,43 +214,43 @@ def test_error_rates_open(golden: Store) -> None:
     assert rates.dense.log_odds == 1.5
 
 
-def test_a_laboratory_opens_and_scores_as_it_did(golden: Store) -> None:
-    card, laboratory = laboratories.detector_at(golden, None, values.LABORATORY)
-    assert laboratory == laboratories.load_laboratory(golden, values.LABORATORY)
-    assert (laboratory.label, laboratory.detector) == (values.LABEL, card.name)
-    assert (laboratory.slides, laboratory.cells, laboratory.false_alarms) == (
-        2,
-        5,
-        {"0.05": 0.0625},
-    )
-    assert laboratory.counting == values.COUNTING_CARD
-    assert laboratory.adaptation == values.ADAPTATION_CARD
-    arrays = laboratories.load_laboratory_arrays(golden, laboratory)
+def test_a_commissioned_detector_opens_and_scores_as_it_did(golden: Store) -> None:
+    card = detectors.load_detector_card(golden, values.LABORATORY)
+    assert (card.name, card.parent) == (values.COMMISSIONED, "golden")
+    assert card == detectors.load_detector_card(golden, values.COMMISSIONED)
+    assert detectors.load_detector_card(golden).name == "golden"
+    assert card.learned is not None
+    assert (card.learned.slides, card.learned.cells) == (2, 5)
+    assert card.learned.false_alarms == {"0.05": 0.0625}
+    assert (card.counting, card.adaptation) == (values.COUNTING_CARD, values.ADAPTATION_CARD)
+    arrays = detectors.load_detector(golden, card)
     assert_same(arrays, values.AT_LABORATORY)
-    normal = LaboratoryNormal.from_arrays(arrays)
+    detector = Detector.from_arrays(arrays)
+    assert detector.own is not None
+    assert detector.reference is not None
     # By hand: S is I / 4 at layer1 and 1 at layer2.
-    found, p = chances(normal.own, normal.reference)
+    found, p = chances(detector.own, detector.reference)
     np.testing.assert_allclose(found, [1 / 4, 5 / 4, 1 / 4, 13 / 4])
     np.testing.assert_allclose(p, [13 / 16, 10 / 16, 13 / 16, 1 / 4])
     # The mean residual is (1/4, 0) at layer1, and B + W / 4 is I / 2.
-    shift = own_normal.slide_shift(normal.own, TAPS, CLASSES)
+    shift = own_normal.slide_shift(detector.own, TAPS, CLASSES)
     assert shift == own_normal.Shift(4, pytest.approx(np.log(1 / 8)), 1 / 4, True, "layer1")
-    witnesses = load_detector_at(golden, card, laboratory).witnesses
-    assert witnesses is not None
+    assert detector.witnesses is not None
     # By hand: 1 + 2 / 2 - 0.5 is 1.5 at the laboratory.
-    scores = witnesses.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
+    scores = detector.witnesses.discriminant.scores({"layer1": np.asarray([[1.0, 2.0]])})
     assert scores.tolist() == [1.5]
-    rates = load_laboratory_rates(golden, laboratory)
-    assert rates is not None
-    assert rates.counting.log_odds == 2.5
+    for rates in (load_error_rates(golden, card), fitted_rates(golden, card)):
+        assert rates is not None
+        assert rates.counting.log_odds == 2.5
 
 
-def test_the_night_of_a_laboratory_opens(golden: Store) -> None:
-    (night,) = laboratories.load_laboratory(golden, values.LABORATORY).nights
+def test_the_night_that_it_has_learned_opens(golden: Store) -> None:
+    card = detectors.load_detector_card(golden, values.LABORATORY)
+    (night,) = card.nights
     batch = load_batch(golden, night.batch, night.attempt)
     assert night.manifest_digest == batch.manifest_digest
     assert (night.slides, night.cells, night.negative) == (2, 5, ("S1",))
-    arrays = laboratories.load_night(golden, values.LABORATORY, night)
+    arrays = learned.load_night(golden, values.LABORATORY, night)
     assert_same(arrays, values.NIGHT)
     added = Added.from_arrays(arrays)
     assert added.statistics.n.tolist() == [[1, 1], [1, 2]]
@@ -266,14 +264,11 @@ def test_the_night_of_a_laboratory_opens(golden: Store) -> None:
 
 def test_the_reports_and_their_seal_open(golden: Store) -> None:
     batch = load_batch(golden, "night")
-    seal = ledger.read_seal(golden, batch, values.KEY)
+    seal = ledger.read_seal(golden, batch, values.COMMISSIONED)
     assert seal is not None
     assert ledger.list_seals(golden, batch) == [seal]
-    assert (seal.laboratory, seal.key, ledger.is_announced(golden, batch, seal)) == (
-        values.LABEL,
-        values.KEY,
-        True,
-    )
+    assert seal.detector == values.COMMISSIONED
+    assert ledger.is_announced(golden, batch, seal)
     assert (seal.rows, seal.scored, seal.failed) == (5, 4, 1)
     assert (seal.abnormal, seal.review, seal.failures) == (1, 2, {"killed_worker": 1})
     assert seal.diagnoses == {"Parasitized": 0, "Uninfected": 4}
@@ -288,8 +283,8 @@ def test_the_reports_and_their_seal_open(golden: Store) -> None:
         assert tables.report_digest(golden, path) == digest
         assert read_table(golden, *path, columns=list(row)).to_pylist() == [row]
     night = summaries(read_table(golden, *path))[0]
-    assert (night["light"], night["laboratory"], night["slides_shifted"]) == (
-        "amber", values.LABEL, 1,
+    assert (night["light"], night["detector"], night["slides_shifted"]) == (
+        "amber", values.COMMISSIONED, 1,
     )  # fmt: skip
     assert night["tap_scores"] == {"layer1": [1, 3], "layer2": [4, 0]}
 
@@ -314,12 +309,12 @@ WRITTEN: dict[str, type[Record]] = {
     "batches/night/batch.json": Batch,
     "batches/night/ledger/golden/000000.json": ledger.ShardRecord,
     "batches/night/quarantine/golden/000001.json": ledger.Quarantine,
-    f"batches/night/screenings/{values.KEY}.json": ledger.Screening,
-    f"batches/night/sealed/{values.KEY}.json": ledger.Seal,
-    f"batches/night/announced/{values.KEY}.json": ledger.Announced,
+    f"batches/night/screenings/{values.COMMISSIONED}.json": ledger.Screening,
+    f"batches/night/sealed/{values.COMMISSIONED}.json": ledger.Seal,
+    f"batches/night/announced/{values.COMMISSIONED}.json": ledger.Announced,
     "statistics/golden/v0001/lineage.json": Lineage,
     "detectors/golden/card.json": detectors.DetectorCard,
-    "laboratories/kampala/v0001/card.json": laboratories.LaboratoryCard,
+    f"detectors/{values.COMMISSIONED}/card.json": detectors.DetectorCard,
 }
 
 

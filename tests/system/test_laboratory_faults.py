@@ -23,8 +23,9 @@ def test_a_laboratory_is_the_same_wherever_its_run_and_the_recovery_die(
 ) -> None:
     counts, run, rng = Counts(f"{flow}, dying"), getattr(commissioned, flow), random.Random(flow)
     points = commissioned.calm(run).points()
+    calls = commissioned.calm(run).ended.calls
     of_laboratory = [
-        n for n in points if "store/laboratories/" in commissioned.calm(run).ended.calls[n - 1]
+        n for n in points if {"learned", "detectors"} & set(calls[n - 1].split("/")[1:2])
     ]
     assert of_laboratory
     # Extraction and reports die everywhere in `test_crashes`.

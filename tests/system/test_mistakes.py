@@ -49,8 +49,7 @@ def said(capsys: pytest.CaptureFixture[str], *typed: str) -> tuple[object, str]:
         ("fit --images cells", 2, "parameter --batch requires an argument"),
         ("retract", 2, "say what to take out: one of --batch, --slide and --patient"),
         ("retract --batch b", 1, "no model in"),
-        ("retract --slide b --laboratory a", 2, "--laboratory needs the --batch"),
-        ("retract --batch b --laboratory a", 1, "no laboratory 'a' in"),
+        ("unlearn --batch b --laboratory a", 1, "no laboratory 'a' in"),
         ("segment --images none/*/x.png --name s --overlap 256", 2, "--overlap 256 must be less"),
         ("segment --images zip://a::none.zip --name s", 1, "zip://a::none.zip does not exist"),
         ("screen --images= --batch b", 2, "--images: it is empty: is a variable not set?"),
@@ -133,8 +132,7 @@ def test_a_damaged_card_of_an_older_detector_stops_no_screen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = newest(tmp_path)
-    (name,) = store.names("detectors")
-    store.write_bytes(b"{", "detectors", f"{name}-v0000", "card.json")
+    store.write_bytes(b"{", "detectors", "golden-v0000", "card.json")
     for typed in ("screen --images cells --batch b", "nightly --inbox cells"):
         _, err = said(capsys, *typed.split(), "--store", store.url)
         assert "something was started" in err

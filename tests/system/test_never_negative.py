@@ -125,7 +125,7 @@ def test_nobody_infected_is_negative_at_any_size(
     )
     print(commission.fn(known, settings).missing)
     photograph(tmp_path / "night" / "healthy", negatives[-1], 1.0, 0.0, twice=False)
-    found = calls(settings, tmp_path / "night", "there", laboratory="lab")
+    found = calls(settings, tmp_path / "night", "there", detector="lab")
     print(found)
     healthy_call = found.pop("healthy")
     assert healthy_call != "positive"

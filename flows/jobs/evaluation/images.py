@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from flows.jobs import networks, verified, worker
-from storage.models import classifiers, detectors, laboratories
+from storage.models import classifiers, detectors
 from storage.parquet import read_table
 from storage.reports import evaluations
 from storage.store import Store
@@ -39,7 +39,8 @@ from tasks.types import Counts, Mask, Pixels, Single, Texts
 class Run:
     """An evaluation of one detector, with the data that its units of work share.
 
-    ``model`` is the detector's; slides are also judged at ``laboratory``, if there is one.
+    ``model`` is the detector's; slides are also judged by ``commissioned``, if there is one: a
+    detector that it is the parent of.
     """
 
     store: Store
@@ -47,7 +48,7 @@ class Run:
     detector: detectors.DetectorCard
     model: classifiers.ModelCard
     save_attacks: bool = False
-    laboratory: laboratories.LaboratoryCard | None = None
+    commissioned: detectors.DetectorCard | None = None
 
     def images(self, name: str) -> pa.Table:
         """Read the list of a set of images."""
@@ -229,7 +230,7 @@ def read_rows(shards: Sequence[Shard], taps: list[str], wanted: Counts | None = 
 
 def load_detector(run: Run) -> Detector:
     """Load the detector of a run."""
-    return verified.load_fitted_detector(run.store, run.detector)
+    return verified.load_detector(run.store, run.detector)
 
 
 @lru_cache(maxsize=4)
@@ -237,7 +238,7 @@ def load_target(
     store: Store, card: detectors.DetectorCard, model: classifiers.ModelCard
 ) -> attacks.Target:
     """Load a detector with its classifier, tapped at every stage, to be attacked."""
-    detector = verified.load_fitted_detector(store, card)
+    detector = verified.load_detector(store, card)
     classifier = gpu.folded(networks.load_classifier(store, model))
     return attacks.Target(
         with_taps(classifier, backbones.every_stage(classifier.spec)),

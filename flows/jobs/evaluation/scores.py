@@ -136,9 +136,10 @@ def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
     if not groups:
         return []
     laboratory = None
-    if run.laboratory is not None:
-        normal = verified.load_laboratory_normal(run.store, run.laboratory)
-        laboratory = compositions.Normal(normal.own, normal.reference)
+    if run.commissioned is not None:
+        detector = verified.load_detector(run.store, run.commissioned)
+        assert detector.own is not None
+        laboratory = compositions.Normal(detector.own, detector.reference)
     judged = compositions.judge(load_detector(run), groups, named=job.named, laboratory=laboratory)
     results = list(compositions.measure(job.subject, judged))
     if ordinary and not strange:

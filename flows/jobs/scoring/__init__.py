@@ -1,1 +1,1 @@
-"""Score cells against their slide, patient, night or laboratory."""
+"""Score cells against their slide, patient or night, or as their detector expects them."""

@@ -9,12 +9,10 @@ from flows.jobs import verified
 from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch
-from storage.models.laboratories import LaboratoryCard
-from storage.store import Store
 from tasks import bundles
 from tasks.detector.detector import Detector
 from tasks.detector.slides import cell_score, own_normal
-from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
+from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.references import (
     NO_ROWS,
     NONE,
@@ -26,7 +24,6 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.slides.smears import A_NIGHT
 from tasks.detector.witnesses import Discriminant
-from tasks.laboratories.learning import LEAST_CELLS
 from tasks.types import Index, Mask
 
 SHARDS_OF_A_NIGHT = 40  # that say what a night is like
@@ -47,8 +44,8 @@ class NightJob:
     """A batch whose own normals are wanted, for slides and patients with too few cells.
 
     Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
-    group, as expected at the laboratory. A ``discriminant`` is that of the second witness,
-    where it is not the detector's or the laboratory's.
+    group, as the detector expects slides. A ``discriminant`` is that of the second witness, where
+    it is not the detector's.
     """
 
     screened: Screened
@@ -83,9 +80,9 @@ class NightReference:
 
 def describe_night(job: NightJob) -> NightReference:
     """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
-    store, batch, laboratory = job.screened.store, job.screened.batch, job.screened.laboratory
+    store, batch = job.screened.store, job.screened.batch
     features = Features(store, batch, job.screened.model)
-    detector = verified.load_detector_at(store, job.screened.detector, laboratory)
+    detector = verified.load_detector(store, job.screened.detector)
     detector = verified.with_discriminant(detector, job.discriminant)
     normals, rows = detector.own, night_rows(batch)
     assert normals is not None
@@ -97,8 +94,8 @@ def describe_night(job: NightJob) -> NightReference:
         some = bundles.take(cells, unnamed)
         group = references_of(normals, some, "night", A_NIGHT)
         row = shift_row(normals, SlideRows(None, None, 0, 0), some, None, group)
-    if laboratory is not None:
-        group = alone(laboratory_reference(store, laboratory))
+    if detector.reference is not None:
+        group = alone(detector.fallback)
     elif group is None or len(unnamed) < len(rows):
         group = references_of(normals, cells, "night", A_NIGHT, of_few=True)
     return NightReference(compared_with(detector, group, cells), row)
@@ -131,25 +128,6 @@ def night_rows(batch: Batch) -> Index:
     total = sum(shard.stop - shard.start for shard in chosen)
     every = -(-total // len(reference_rows(total))) if total else 1
     return np.concatenate([np.arange(shard.start, shard.stop, every) for shard in chosen])
-
-
-def learned_night(screened: Screened) -> Reference:
-    """Make one normal, perhaps from few cells, of a night that a person vouches for."""
-    detector = verified.load_fitted_detector(screened.store, screened.detector)
-    assert detector.own is not None
-    rows = night_rows(screened.batch)
-    features = Features(screened.store, screened.batch, screened.model)
-    cells = features.take(rows, detector.taps)
-    choices = Choices(least=LEAST_CELLS)
-    normal = slide_normal(detector.own.priors, cells.taps, cells.classes, choices)
-    return Reference(normal, rows[normal.kept], "night")
-
-
-def laboratory_reference(store: Store, laboratory: LaboratoryCard) -> Reference:
-    """Read the reference of a laboratory, for slides and patients with too few cells."""
-    return Reference(
-        verified.load_laboratory_normal(store, laboratory).reference, NO_ROWS, "laboratory"
-    )
 
 
 def shift_row(

@@ -24,7 +24,6 @@ from flows.jobs.scoring.night import (
     NightReference,
     compared_with,
     describe_night,
-    laboratory_reference,
     shift_row,
     taps_of,
 )
@@ -43,7 +42,6 @@ from tasks.detector.slides.references import (
     CellScores,
     Reference,
     alone,
-    fitted_reference,
     most_ordinary,
     references_of,
     score_cells,
@@ -62,9 +60,8 @@ class ScoreJob:
     """A part of a batch to be scored.
 
     ``night`` is the reference for slides and patients with too few cells; None if the batch has
-    none. Slides are expected to be like those of the laboratory. A ``discriminant`` is that of the
-    second witness, where it is not the detector's or the laboratory's. If the part ``is_scored``,
-    its rows are only read.
+    none. A ``discriminant`` is that of the second witness, where it is not the detector's. If the
+    part ``is_scored``, its rows are only read.
     """
 
     screened: Screened
@@ -76,10 +73,9 @@ class ScoreJob:
 
 
 def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
-    """Make the provenance of a batch's rows: model, detector, batch, day, start, and laboratory."""
+    """Make the provenance of a batch's rows: model, detector, batch, day and start."""
     model, detector, batch = screened.model.name, screened.detector.name, screened.batch
-    label = screened.laboratory.label if screened.laboratory else None
-    return Provenance(model, detector, batch.name, batch.batch_date, scored_at, label)
+    return Provenance(model, detector, batch.name, batch.batch_date, scored_at)
 
 
 def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
@@ -126,7 +122,7 @@ def score_part(job: ScoreJob) -> Surveyed:
 
 def _scorer(job: ScoreJob) -> "_Scorer":
     screened = job.screened
-    detector = verified.load_detector_at(screened.store, screened.detector, screened.laboratory)
+    detector = verified.load_detector(screened.store, screened.detector)
     features = Features(screened.store, screened.batch, screened.model)
     return _Scorer(job, verified.with_discriminant(detector, job.discriminant), features)
 
@@ -173,7 +169,7 @@ class _Scorer:
             ImagesRead(image_ids(block), block.size, block.colour, failures),
             Diagnoses(
                 card.classes,
-                verified.adapted_logits(logits, card, self.job.screened.laboratory),
+                verified.adapted_logits(logits, card, detector),
                 card.temperature,
                 block.steady,
                 odds,
@@ -235,9 +231,9 @@ class _Scorer:
         return self.compared[wanted]
 
     def _leaning(self, cells: CellFeatures) -> tuple[Reference, float]:
-        """Find the reference for few cells: the laboratory's, the night's or the fitted one."""
+        """Find the reference for few cells: the detector's own, the night's or the fitted one."""
         known = self._night.known
-        if self.job.screened.laboratory is not None or not known:
+        if self.detector.reference is not None or not known:
             return self._fitted, self._night.leans[0]
         assert self.detector.own is not None
         candidates = [*known, (self._fitted, 0.0)]
@@ -254,10 +250,7 @@ class _Scorer:
     @cached_property
     def _fitted(self) -> Reference:
         """Make the reference of cells without a nearer one, once for the whole job."""
-        assert self.detector.own is not None
-        if self.job.screened.laboratory is not None:
-            return laboratory_reference(self.job.screened.store, self.job.screened.laboratory)
-        return fitted_reference(self.detector.own)
+        return self.detector.fallback
 
     def shifts(self) -> pa.Table:
         """Make a row for each slide: its distance from the fitted slides, and from any smear."""

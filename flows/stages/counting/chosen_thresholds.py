@@ -1,14 +1,12 @@
 """Choose the counting thresholds, write them on a detector's card, and read them back.
 
-A laboratory uses its detector's thresholds, with its own error rates.
+A commissioned detector has the thresholds of its parent, with the error rates of its laboratory.
 """
 
 from functools import lru_cache
 
-from flows.stages.counting.error_counts import ERRORS, errors_of_version
+from flows.stages.counting.error_counts import ERRORS
 from storage.models import classifiers, detectors
-from storage.models.laboratories import LaboratoryCard, load_laboratory_arrays
-from storage.models.statistics import load_statistics
 from storage.store import Store
 from tasks.counting import error_rates
 from tasks.counting.call import Answers
@@ -18,7 +16,8 @@ from tasks.counting.rates import Rate
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import below
 
-COUNTING = "error_rates"  # prefix of the rates' names in a detector's arrays
+# Prefixes of the rates' names in a detector's arrays: its own, and the parent's if it has one.
+COUNTING, FITTED = "error_rates", "fitted_rates"
 
 
 def counting_of(
@@ -89,7 +88,7 @@ def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRate
 
     They are those of the detector, as far apart as laboratories are.
     """
-    known = load_error_rates(store, detector)
+    known = fitted_rates(store, detector)
     if known is None:
         return None
     fitted = errors_of_detector(store, detector)
@@ -105,7 +104,7 @@ def answers_elsewhere(store: Store, detector: detectors.DetectorCard, wanted: fl
 @lru_cache(maxsize=4)
 def sure_rates(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
     """Predict the error rates of sure parasites; None if a detector's are unknown."""
-    if load_error_rates(store, detector) is None:
+    if fitted_rates(store, detector) is None:
         return None
     rates = error_rates.sure_rates(errors_of_detector(store, detector))
     return KnownRates(rates, rates)
@@ -127,26 +126,26 @@ def _few(slides: int) -> str:
 
 
 def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_rates.ErrorCounts:
-    """Read the error counts of a detector's diagnosis.
-
-    Detectors of slidewatch 0.5 whose only witness is the network have those of their statistics.
-    """
-    arrays = below(ERRORS, detectors.load_detector(store, card))
-    if arrays:
-        return error_rates.ErrorCounts.from_arrays(arrays)
-    return errors_of_version(store, load_statistics(store, card.model, card.statistics_version))
-
-
-def load_laboratory_rates(store: Store, laboratory: LaboratoryCard) -> KnownRates | None:
-    """Read the error rates of a laboratory; None if it has no slide known to be negative."""
-    arrays = below(COUNTING, load_laboratory_arrays(store, laboratory))
-    return KnownRates.from_arrays(arrays) if arrays else None
+    """Read the error counts of a fitted detector's diagnosis, or of the parent's."""
+    return error_rates.ErrorCounts.from_arrays(below(ERRORS, detectors.load_detector(store, card)))
 
 
 @lru_cache(maxsize=4)
 def load_error_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | None:
-    """Read the error rates of a detector's thresholds; None if unknown."""
-    arrays = below(COUNTING, detectors.load_detector(store, card))
+    """Read the error rates of a detector's thresholds; None if unknown.
+
+    A commissioned detector knows none without slides known to be negative.
+    """
+    return _rates_below(COUNTING, store, card)
+
+
+def fitted_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | None:
+    """Read the error rates of a fitted detector, or of the parent; None if unknown."""
+    return _rates_below(FITTED if card.parent else COUNTING, store, card)
+
+
+def _rates_below(prefix: str, store: Store, card: detectors.DetectorCard) -> KnownRates | None:
+    arrays = below(prefix, detectors.load_detector(store, card))
     return KnownRates.from_arrays(arrays) if arrays else None
 
 

@@ -68,7 +68,7 @@ def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
         Column(
             "log_odds",
             pa.float64(),
-            "log-odds of Parasitized by both witnesses, before a laboratory adapts them: what "
+            "log-odds of Parasitized by both witnesses, before labelled cells adapt them: what "
             "counting thresholds are compared with",
         ),
         Column(
@@ -134,7 +134,7 @@ def _of_abnormality(taps: Sequence[str]) -> list[Column]:
         Column(
             "review_reason",
             TEXT,
-            "unlike any smear (further from fitted cells than any laboratory's), abnormal (for "
+            "unlike any smear (further from fitted cells than any smear's), abnormal (for "
             "what it is compared with), uncertain, network and statistics disagree (on which class "
             "is more probable), turns when blurred, or "
             "several; or failed",

@@ -94,11 +94,6 @@ REVIEW = Column(
 # Dictionary-encoded text is the only type with which DuckDB, Polars and pyarrow (so pandas) all
 # accept that the column and the folder's name are the same.
 OF_BATCH = [
-    Column(
-        "laboratory",
-        TEXT,
-        "the laboratory and its version with which slides were compared; null: fitted slides",
-    ),
     Column("detector", TEXT, "the detector that scored"),
     Column("batch", TEXT, "the batch"),
     Column("batch_date", TEXT, "the day the batch belongs to", "YYYY-MM-DD"),

@@ -71,8 +71,10 @@ class CellScores:
     part: Index
 
 
-def fitted_reference(normals: OwnNormal) -> Reference:
-    """Make the reference of cells without a nearer one: all fitted cells."""
+def fallback_reference(normals: OwnNormal, own: SlideNormal | None = None) -> Reference:
+    """Make the reference of cells without a nearer one: the detector's own, or all fitted cells."""
+    if own is not None:
+        return Reference(own, NO_ROWS, own.level)
     return Reference(population_normal(normals.priors), NO_ROWS, POPULATION)
 
 

@@ -44,10 +44,10 @@ def batch_judged(
         detector=made_by.detector,
         alpha=counting.alpha,
         strangeness=_strangeness(
-            {**night.row, **counts}, slides, no_smear, patients, made_by.laboratory
+            {**night.row, **counts}, slides, no_smear, patients, counting.commissioned
         ),
     )
-    elsewhere = made_by.laboratory is not None and counting.adaptation is None
+    elsewhere = counting.commissioned and counting.adaptation is None
     return {
         **counts,
         "alpha": counting.alpha,
@@ -73,7 +73,7 @@ def _strangeness(
     slides: pa.Table,
     no_smear: list[bool],
     patients: pa.Table,
-    laboratory: str | None,
+    commissioned: bool,
 ) -> strangeness.Strangeness:
     """Count strange slides, cells and patients; ``row`` has the counts of images and slides."""
     implausible = slides.filter(pa.array(no_smear, pa.bool_()))
@@ -95,7 +95,7 @@ def _strangeness(
         turning=slide_reasons.is_turning(row),
         unreadable=unreadable,
         calls=Counter(patients["call"].to_pylist()),
-        laboratory=laboratory,
+        commissioned=commissioned,
         limits=row["slides_shifted"] is None or slides["implausible"].null_count < len(slides),
     )
 

@@ -37,8 +37,8 @@ class Strangeness:
     ``scored`` cells; ``shifted`` ones are further away than every fitted slide. Of the diagnoses
     ``looked_at`` again, those ``turned`` were others under a blur, too many if ``turning``.
     ``calls`` counts the patients by call, and ``unreadable``, by reason, those whose slides cannot
-    be read because of their images. ``laboratory`` is the laboratory at which the night is judged.
-    Without ``limits`` the detector accepts any slide as a smear.
+    be read because of their images. The detector is ``commissioned`` if it has learned the
+    laboratory. Without ``limits`` it accepts any slide as a smear.
     """
 
     slides: int
@@ -51,7 +51,7 @@ class Strangeness:
     turning: bool
     unreadable: Mapping[str, int]
     calls: Mapping[str, int]
-    laboratory: str | None
+    commissioned: bool
     limits: bool = True
 
     def findings(self) -> list[Finding]:
@@ -76,7 +76,7 @@ class Strangeness:
             new = self.shifted >= NEW_LABORATORY * self.slides
             what = (
                 "a stain or camera that is not this laboratory's"
-                if self.laboratory
+                if self.commissioned
                 else "a laboratory, stain or camera that the detector does not know: nobody there "
                 "is called negative until slidewatch commission, with the same --images and "
                 "--batch, has learned it"

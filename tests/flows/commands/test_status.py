@@ -52,7 +52,7 @@ def test_a_damaged_seal_is_named_and_its_batch_shown_without_a_report(
     monkeypatch.setattr(module, "warn", lambda _: None)
     monkeypatch.setattr(module, "list_models", lambda *_: [])
     found = status(Status(), Settings(store=store.url))
-    assert [row["report"] for row in found.batches] == [None]
+    assert [row["detector"] for row in found.batches] == [None]
     (told,) = found.damaged
     assert seal in told
 
@@ -79,7 +79,9 @@ def test_a_terminal_shows_what_a_newcomer_knows(
     monkeypatch.setattr(module, "list_models", lambda *_: cards)
     found = status(Status(), Settings(store=store.url))
     text = found.text()
-    assert all(word in text for word in ("detectors", "laboratories", "kampala", "batches"))
+    assert all(
+        word in text for word in ("detectors", "kampala-v0001", "1 batch, 2 slides", "batches")
+    )
     assert not any(word in text for word in ("shard", "alpha", "statistics", "unfinished"))
     assert found.detectors[0]["alpha"] is not None  # in --json
     found.batches[0]["complete"] = False

@@ -25,14 +25,16 @@ from storage.batches.segmentations import (
 from storage.leases import lease
 from storage.models.classifiers import save_state
 from storage.parquet import write_table
+from storage.records import arrays_to_bytes
 from storage.reports.answers import SCHEMA as LABELS
 from storage.reports.answers import Answer, KeptSample, Labels, keep_sample, save_labels
 from storage.reports.evaluations import Evaluation, shard_path, start_evaluation, write_arrays
 from storage.reports.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
 from storage.reports.tables import BATCHES, SLIDES, report_path
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, digest_of
 from tasks.images.manifest import SCHEMA as MANIFEST
 from tests.support.batches import manifest
+from tests.system.golden import values
 from tests.system.golden.make_golden import write_store
 from tests.system.golden.values import DAY, WHEN
 
@@ -80,11 +82,12 @@ FILES: dict[str, Turn] = {
     "batches/night/ledger/golden/000000.json": digit_of("digest"),
     "batches/night/ledger/golden/000001.json": digit_of("scored"),
     "batches/night/quarantine/golden/000001.json": lambda content: 0,
-    "batches/night/screenings/golden+kampala.json": lambda content: 0,
-    "batches/night/sealed/golden+kampala.json": digit_of("abnormal"),
-    "batches/night/announced/golden+kampala.json": lambda content: 0,
-    "laboratories/kampala/v0001/card.json": digit_of("statistics_version"),
-    "laboratories/kampala/v0001/laboratory.safetensors": last,
+    "batches/night/screenings/kampala-v0001.json": lambda content: 0,
+    "batches/night/sealed/kampala-v0001.json": digit_of("abnormal"),
+    "batches/night/announced/kampala-v0001.json": lambda content: 0,
+    "detectors/kampala-v0001/card.json": digit_of("statistics_version"),
+    "detectors/kampala-v0001/detector.safetensors": last,
+    f"learned/kampala/{digest_of(arrays_to_bytes(values.NIGHT))}.safetensors": last,
     f"{ZARR}/zarr.json": digit_of("model"),
     **{f"{ZARR}/rows/{name}/c.0.0": last for name in ("logits", "image_id", "size", "colour")},
     **{f"{ZARR}/rows/{name}/c.0": last for name in ("label", "status", "steady")},
@@ -150,7 +153,7 @@ def full(store: Store) -> Store:
     keep_sample(store, "night", KeptSample(image_ids=[64 * "0"], strata=[]))
     said = Answer(reader="Ada", image_id=64 * "0", answer="other", at=WHEN, seconds=1.5)
     said.write(store, "answers", "night", "00000000-0123456789ab.json")
-    seal = ledger.read_seal(store, manifests.load_batch_of_key(store, "night"), "golden+kampala")
+    seal = ledger.read_seal(store, manifests.load_batch_of_key(store, "night"), "kampala-v0001")
     assert seal is not None
     for path, head in ((page_path("night"), made_from(seal)), (index_path(), "")):
         write_page_file(store, f"<html><!-- {head} --><p>{64 * 'x'}</p></html>", *path)
@@ -278,7 +281,7 @@ def test_one_batch_can_be_asked_for_by_name(full: Store) -> None:
 def test_a_seal_that_states_other_figures_than_its_report_is_found(
     full: Store, figure: str
 ) -> None:
-    path = "batches/night/sealed/golden+kampala.json"
+    path = "batches/night/sealed/kampala-v0001.json"
     seal = full.read_json(path)
     other = {"damaged": 7} if figure == "failures" else seal[figure] + 1
     full.write_json(seal | {figure: other}, path)

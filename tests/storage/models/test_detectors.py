@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from storage.models import classifiers, detectors
+from storage.models.tunings import BatchTuning, load_tuning, save_tuning
 from storage.records import arrays_to_bytes
 from storage.store import Store, StoreError
 from tests.support.cards import CONTENT, card
 from tests.support.shipping import ship
+from tests.system.golden import values
+from tests.system.golden.stores import newest
 
 
 def test_a_detector_comes_back_with_its_arrays(store: Store) -> None:
@@ -34,6 +37,37 @@ def test_the_newest_detector_is_the_default_and_names_settle_a_tie(store: Store)
     assert [each.name for each in detectors.list_detectors(store)] == ["z", "c", "a", "b"]
     assert detectors.load_detector_card(store).name == "b"
     assert detectors.load_detector_card(store, "z").name == "z"
+
+
+def test_a_name_without_a_version_is_its_newest_one_and_never_the_default(store: Store) -> None:
+    names = ("fitted", "kampala-v0001", "kampala-v0010", "kampala-v0002", "kampala-2-v0011")
+    for number, name in enumerate(names):
+        parent = "fitted" if number else None
+        made = card(name).model_copy(update={"sequence": number, "parent": parent})
+        detectors.save_detector(store, made, CONTENT)
+    assert detectors.load_detector_card(store, "kampala").name == "kampala-v0010"
+    assert detectors.load_detector_card(store, "kampala-v0002").name == "kampala-v0002"
+    assert detectors.next_version(store, "kampala") == "kampala-v0011"
+    assert detectors.next_version(store, "lima") == "lima-v0001"
+    assert detectors.load_detector_card(store).name == "fitted"
+    store.remove("detectors", "fitted")
+    with pytest.raises(StoreError, match=r"no fitted detector in .*: say --detector kampala"):
+        detectors.load_detector_card(store)
+
+
+def test_all_that_a_detector_needs_is_lent(store: Store, tmp_path: Path) -> None:
+    golden = newest(tmp_path / "golden")
+    made = detectors.load_detector_card(golden, "kampala")
+    tuning = save_tuning(golden, made.model, CONTENT)
+    tuned = {"name": "kampala-v0002", "tuning": BatchTuning(tuning=tuning, why="")}
+    content = golden.read_bytes("detectors", made.name, "detector.safetensors")
+    made = made.model_copy(update=tuned)
+    detectors.save_detector(golden, made, content)
+    detectors.borrow(golden, store, made)
+    assert detectors.load_detector_card(store, "kampala") == made
+    assert detectors.load_detector(store, made).keys() == values.AT_LABORATORY.keys()
+    assert detectors.load_model_of(store, made).name == "golden"
+    assert load_tuning(store, "golden", tuning)
 
 
 def test_an_unknown_detector_is_answered_with_those_that_there_are(store: Store) -> None:

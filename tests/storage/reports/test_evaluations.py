@@ -58,7 +58,7 @@ CHANGES: dict[str, Any] = {
     "images": "others",
     "limit": 100,
     "ood": {"near/white": "elsewhere"},
-    "laboratory": "kampala/v0001",
+    "commissioned": "kampala-v0001",
     "attacks": ["fgsm"],
     "attacked": 501,
     "save_attacks": True,

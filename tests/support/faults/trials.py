@@ -12,7 +12,7 @@ LABORATORY = "there"
 # What no one reads before it has its name, so that dying there leaves nothing to recover from.
 _UNSEEN = ("fsync", "open")
 _DONE_BEFORE = (
-    "is not in statistics", f"is not in {LABORATORY}/",
+    "is not in statistics", f"is not in {LABORATORY}-v",
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ class Bench:
 
     @property
     def withdrawing(self) -> Run:
-        return Run("retract", {"laboratory": LABORATORY, "batch": "more"})
+        return Run("unlearn", {"laboratory": LABORATORY, "batch": "more"})
 
     @property
     def segmenting(self) -> Run:

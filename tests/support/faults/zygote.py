@@ -23,17 +23,18 @@ from PIL import Image
 
 from flows import prune as pruning
 from flows.commands.review.apply import apply
-from flows.commission import learn
 from flows.fit import fit
 from flows.jobs import networks
-from flows.options.flows import Commission, Fit, Prune, Retract, Screen, Segment
+from flows.options.flows import Commission, Fit, Prune, Retract, Screen, Segment, Unlearn
 from flows.options.tools import ReviewApply
 from flows.retract import retract
 from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
+from flows.unlearn import unlearn
 from storage.models.classifiers import find_card
 from storage.store import Store, digest_of
+from tests.support.commissioned import learn
 from tests.support.faults import calls, objects, standins
 from tests.support.faults.examine import examine
 
@@ -52,6 +53,7 @@ ACTIONS: dict[str, tuple[Any, Any]] = {
     "retract": (retract.fn, Retract),
     "screen": (screen.fn, Screen),
     "segment": (segment.fn, Segment),
+    "unlearn": (unlearn.fn, Unlearn),
 }
 
 

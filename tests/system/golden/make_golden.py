@@ -17,9 +17,16 @@ import pyarrow as pa
 from storage import kinds
 from storage.batches import features, ledger, manifests
 from storage.models.classifiers import ModelCard, save_model
-from storage.models.detectors import DetectorCard, TapCard, save_detector
-from storage.models.laboratories import LaboratoryCard, LaboratoryNight, save_laboratory, save_night
+from storage.models.detectors import (
+    DetectorCard,
+    LearnedCard,
+    LearnedNight,
+    TapCard,
+    save_detector,
+)
+from storage.models.learned import save_night
 from storage.models.statistics import Contribution, Lineage, save_statistics
+from storage.models.tunings import BatchTuning
 from storage.records import arrays_to_bytes
 from storage.reports.publication import publication
 from storage.reports.schemas.images import image_schema
@@ -120,21 +127,22 @@ def write_detector(store: Store, model: ModelCard, lineage: Lineage) -> Detector
 
 
 def write_laboratory(store: Store, batch: manifests.Batch, detector: DetectorCard) -> None:
-    """A version of a laboratory with one night."""
-    content, name = arrays_to_bytes(values.AT_LABORATORY), values.LABORATORY
-    night = LaboratoryNight(
+    """A detector that has learned a night of a laboratory."""
+    content = arrays_to_bytes(values.AT_LABORATORY)
+    night = LearnedNight(
         batch="night", attempt=1, manifest_digest=batch.manifest_digest, slides=2, cells=5,
-        digest=save_night(store, name, arrays_to_bytes(values.NIGHT)), negative=("S1",),
+        digest=save_night(store, values.LABORATORY, arrays_to_bytes(values.NIGHT)),
+        negative=("S1",),
     )  # fmt: skip
-    card = LaboratoryCard(
-        created_at=WHEN, digest=digest_of(content), name=name, version=1, parent=None,
-        operation="commission night", detector="golden",
-        detector_digest=detector.digest, model="golden", model_digest=detector.model_digest,
-        statistics_version=1, nights=[night], slides=2, cells=5, calibrating_slides=2,
-        false_alarms={"0.05": 0.0625}, warnings=["it is tiny"], counting=values.COUNTING_CARD,
-        adaptation=values.ADAPTATION_CARD,
-    )  # fmt: skip
-    save_laboratory(store, card, content)
+    learned = LearnedCard(
+        operation="commission night", nights=[night], false_alarms={"0.05": 0.0625}
+    )
+    card = detector.model_copy(update={
+        "digest": digest_of(content), "name": values.COMMISSIONED, "sequence": 2,
+        "parent": detector.name, "learned": learned, "adaptation": values.ADAPTATION_CARD,
+        "tuning": BatchTuning(tuning=None, why="it is tiny"),
+    })  # fmt: skip
+    save_detector(store, card, content)
 
 
 def write_reports(store: Store, batch: manifests.Batch) -> None:
@@ -148,15 +156,15 @@ def write_reports(store: Store, batch: manifests.Batch) -> None:
             reports.add(kind, schema, [table_of(schema, found, 1)])
         reports.appear()
     seal = ledger.Seal(
-        batch="night", detector="golden", model="golden",
+        batch="night", detector=values.COMMISSIONED, model="golden",
         report="/".join(report_path("night", DAY)), report_digest=reports.digests[IMAGES],
         slides_digest=reports.digests[SLIDES], batch_digest=reports.digests[BATCHES],
         patients_digest=reports.digests[PATIENTS],
         rows=ROWS, scored=4, failed=1, diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1,
-        review=2, failures={"killed_worker": 1}, scored_at=WHEN, laboratory=values.LABEL,
+        review=2, failures={"killed_worker": 1}, scored_at=WHEN,
     )  # fmt: skip
-    begun = ledger.Screening(scored_at=WHEN, laboratory_version=1)
-    begun.write(store, "batches", "night", "screenings", f"{seal.key}.json")
+    begun = ledger.Screening(scored_at=WHEN)
+    begun.write(store, "batches", "night", "screenings", f"{seal.detector}.json")
     ledger.write_seal(store, batch, seal)
     ledger.note_announced(store, batch, seal)
 

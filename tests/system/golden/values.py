@@ -7,10 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batches.features import FAILED, SCORED, FeatureBlock
-from storage.models.detectors import CountingCard, FloorCard, RateCard, ThresholdCard, WitnessCard
-from storage.models.laboratories import AdaptationCard
+from storage.models.detectors import (
+    AdaptationCard,
+    CountingCard,
+    FloorCard,
+    RateCard,
+    ThresholdCard,
+    WitnessCard,
+)
 from storage.records import Arrays
-from tasks.types import nested
+from tasks.types import below, nested
 
 WHEN = datetime(2026, 1, 3, 8, tzinfo=UTC)
 DAY = date(2026, 1, 3)
@@ -43,8 +49,7 @@ BLOCK = FeatureBlock(
     colour=good_rows(np.arange(100, 115, dtype=np.float32).reshape(5, 3)),
     steady=np.asarray([1, -1, -1, 0, -1], np.int8),
 )
-LABORATORY, LABEL = "kampala", "kampala/v0001"
-KEY = "golden+kampala"  # of the screening at the laboratory
+LABORATORY, COMMISSIONED = "kampala", "kampala-v0001"
 
 # Class statistics: moments, the same by slide, and the errors of two patients.
 MOMENTS: Arrays = {
@@ -173,6 +178,7 @@ DETECTOR: Arrays = {
     **nested("own", own_normal([0.5, 1.0, 2.0], [1.0, 1.0], 1.0)),
     **FLOOR,
     **RATES,
+    **ERRORS,
     **WITNESSES,
 }
 FALSE = RateCard(mean=0.0, low=0.0, high=0.0, deviation=0.0, slides=6, cells=600)
@@ -209,15 +215,15 @@ REFERENCE: Arrays = {
     "kept": np.zeros(0, bool),
 }
 AT_LABORATORY: Arrays = {
+    **DETECTOR,
     **nested("own", own_normal([1 / 8, 1 / 2, 2.0], [0.5, 1.0], 0.25)),
     **nested("reference", REFERENCE),
     "reference/level": np.frombuffer(b'"laboratory"', np.uint8),
-    **FLOOR,
-    **RATES,
+    **nested("fitted_rates", below("error_rates", RATES)),
     # By hand: f scores f_0 + f_1 / 2 - 0.5.
-    "discriminant/weights/layer1": np.asarray([1.0, 0.5]),
-    "discriminant/offset": np.asarray([-0.5]),
-    "discriminant/healthy": np.asarray([-1.5]),
+    "witnesses/discriminant/weights/layer1": np.asarray([1.0, 0.5]),
+    "witnesses/discriminant/offset": np.asarray([-0.5]),
+    "witnesses/discriminant/healthy": np.asarray([-1.5]),
 }
 NIGHT: Arrays = {
     **nested("statistics", SLIDES),
@@ -239,9 +245,8 @@ ADAPTATION_CARD = AdaptationCard(
 
 # Reports.
 MADE_BY = {
-    "laboratory": LABEL,
     "model": "golden",
-    "detector": "golden",
+    "detector": COMMISSIONED,
     "batch": "night",
     "batch_date": DAY.isoformat(),
     "scored_at": WHEN,
@@ -295,7 +300,6 @@ SLIDE = {
     "verdict": "review",
     "review_reasons": ["shifted", "few cells"],
     **CALLED,
-    "laboratory": LABEL,
     "batch": "night",
     "batch_date": DAY.isoformat(),
 }

@@ -20,7 +20,7 @@ def laboratory():
         )
         for s in slides
     ]  # fmt: skip
-    return own, learning.laboratory_normal(own, statistics, evidence).reference, evidence, things
+    return own, learning.commissioned(detector(), statistics, evidence).reference, evidence, things
 
 
 def test_false_alarms_are_near_the_level_with_the_laboratory_and_everything_without_slides(
@@ -51,11 +51,11 @@ def test_planted_things_are_caught(laboratory) -> None:
 def test_figures_are_a_table_without_nan(laboratory) -> None:
     own, reference, evidence, _ = laboratory
     table = commissioning.figures_table(
-        commissioning.false_alarms(own, reference, evidence[:1]), "lab/v0001"
+        commissioning.false_alarms(own, reference, evidence[:1]), "lab-v0001"
     )
     row = table.to_pylist()[0]
     assert row["low"] is None
-    assert row["laboratory"] == "lab/v0001"
+    assert row["detector"] == "lab-v0001"
     assert commissioning.false_alarms(own, reference, []) == []
 
 

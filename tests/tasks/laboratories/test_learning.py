@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from tasks.detector.calibration import p_values
+from tasks.detector.detector import Detector
 from tasks.detector.slides.cell_score import standardised_distances
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.own_normal import OwnNormal
@@ -32,7 +33,7 @@ def numbered(slides: list[learning.SlideCells]) -> list[learning.SlideCells]:
     return [replace(s, rows=a + s.rows) for a, s in zip(starts.tolist(), slides, strict=False)]
 
 
-def alarms(laboratory: learning.LaboratoryNormal, slides: list[learning.SlideCells]) -> float:
+def alarms(laboratory: Detector, slides: list[learning.SlideCells]) -> float:
     found = [score_slide(laboratory.own, s.taps, s.predicted) for s in slides]
     return float(np.mean([np.mean(f.p_value <= 0.05) for f in found]))
 

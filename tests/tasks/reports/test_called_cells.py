@@ -22,7 +22,6 @@ def rows_of(n: int = N) -> pa.Table:
             "abnormality": np.zeros(n),
             "abnormal": [i % 20 == 3 for i in range(n)],
             "review_reason": pa.nulls(n, pa.string()),
-            "laboratory": pa.nulls(n, pa.string()),
             "kind": ["white" if i % 33 == 5 else "red" for i in range(n)],
             "probability_Parasitized": np.concatenate([chance[:-10], chance[:10]]),
         }
@@ -35,7 +34,7 @@ CALLED = {(None, "p0"): 5, (None, "p1"): 0, ("s7", None): 2}
 @pytest.mark.parametrize("length", [7, 64, N])
 def test_they_are_the_most_probable_and_as_many_of_those_read_as_were_called(length: int) -> None:
     rows = rows_of()
-    found = CalledCells(CALLED, {"s1"}, most=6, least=3)
+    found = CalledCells(CALLED, {"s1"}, counts_abnormal=False, most=6, least=3)
     for start in range(0, N, 2 * length):
         found.count(rows.slice(start, length))
         others = found.empty()
@@ -61,13 +60,21 @@ def test_they_are_the_most_probable_and_as_many_of_those_read_as_were_called(len
     assert found.of((None, "p3")) == []
 
 
+def test_abnormal_cells_are_called_where_the_detector_counts_them() -> None:
+    found = CalledCells({(None, "p1"): 100}, (), counts_abnormal=True, most=100)
+    found.count(rows_of())
+    shown = found.of((None, "p1"))
+    assert any(row["abnormal"] for row in shown)
+    assert all(row["called"] for row in shown)
+
+
 def test_no_more_are_kept_than_wanted() -> None:
-    found = CalledCells({(None, "p0"): 90}, (), most=6)
+    found = CalledCells({(None, "p0"): 90}, (), counts_abnormal=False, most=6)
     found.count(rows_of())
     assert len(found.of((None, "p0"))) == 6
 
 
 def test_rows_without_such_a_class_have_none() -> None:
-    found = CalledCells(CALLED, (), most=6)
+    found = CalledCells(CALLED, (), counts_abnormal=False, most=6)
     found.count(rows_of().drop_columns(["probability_Parasitized"]))
     assert found.of((None, "p0")) == []

@@ -12,9 +12,9 @@ from tasks.counting.call import Answers, call_text
 from tasks.counting.interpretation import ErrorRates, KnownRates
 from tasks.counting.negative import Measured
 from tasks.counting.rates import NODES, Rate
-from tasks.reports.calls import UNREADABLE, UNREADABLE_AT_LABORATORY, Counting
+from tasks.reports.calls import Counting
 from tasks.reports.image_columns import STRANGEST
-from tasks.reports.slide_reasons import SHIFTS, SlideReason
+from tasks.reports.slide_reasons import SHIFTS
 from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, MEASURED, UNCERTAIN, cell
 from tests.support.grouped import Grouped, group
 from tests.support.rates import fixed
@@ -39,11 +39,11 @@ def healthy(log_odds: float = -5.0, **other: Any) -> dict[str, Any]:
 def grouped(
     cells: list[dict[str, Any]],
     rates: KnownRates | None = KNOWN,
-    made_by: Any = MADE_BY,
     wanted: float = 0.01,
-    unreadable: tuple[SlideReason, ...] = UNREADABLE,
     measured: Measured | None = MEASURED,
     fields: list[dict[str, Any]] | None = None,
+    *,
+    commissioned: bool = False,
 ) -> Grouped:
     counting = Counting(
         Answers(rates, wanted),
@@ -52,9 +52,9 @@ def grouped(
         0.05,
         Answers(rates, wanted),
         measured=measured,
-        unreadable=unreadable,
+        commissioned=commissioned,
     )
-    return group(cells, counting=counting, made_by=made_by, fields=fields)
+    return group(cells, counting=counting, made_by=MADE_BY, fields=fields)
 
 
 def tables(
@@ -144,8 +144,8 @@ def test_a_slide_that_has_fields_and_no_cells_is_a_patient_of_its_own_too() -> N
 
 def test_a_laboratory_that_knows_its_error_rates_reads_slides_with_many_uncertain_cells() -> None:
     doubted = [healthy(**UNCERTAIN)] * 60 + [healthy()] * 40
-    for unreadable, call in ((UNREADABLE, "unreadable"), (UNREADABLE_AT_LABORATORY, "negative")):
-        (slide,), (patient,) = tables(doubted, wanted=0.5, unreadable=unreadable)
+    for commissioned, call in ((False, "unreadable"), (True, "negative")):
+        (slide,), (patient,) = tables(doubted, wanted=0.5, commissioned=commissioned)
         assert slide["review_reasons"] == ["many uncertain"]
         assert slide["call"] == patient["call"] == call
 
@@ -221,7 +221,7 @@ def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_laboratory()
     assert batch["expected_accuracy"] == pytest.approx(1 - wrong)
     assert batch["expected_accuracy_low"] < 1 - wrong < batch["expected_accuracy_high"]
     assert batch["expected_doubt"] is None
-    batch = grouped(night, made_by=replace(MADE_BY, laboratory="far/v0001")).batch
+    batch = grouped(night, commissioned=True).batch
     assert batch["expected_doubt"] == "other laboratory"
 
 
@@ -253,8 +253,7 @@ def test_abnormal_cells_count_where_a_laboratory_has_measured_how_many_are_calle
         cells = parasites + [healthy()] * 1000
         (_,), (patient,) = tables(cells)
         assert (patient["call"], patient["cells_called"]) == (elsewhere, 0)
-        commissioned = [each | {"laboratory": "kampala/v0001"} for each in cells]
-        (slide,), (patient,) = tables(commissioned)
+        (slide,), (patient,) = tables(cells, commissioned=True)
         for row in (slide, patient):
             assert (row["call"], row["cells_called"]) == (there, called)
         left = {} if called else {"abnormal": 40}

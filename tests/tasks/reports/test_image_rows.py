@@ -111,7 +111,7 @@ def test_a_failed_row_keeps_its_place_and_knows_nothing_of_the_image() -> None:
     good, failed, _ = table.to_pylist()
     assert {name for name, value in failed.items() if value is not None} == known | set(NAMES)
     alone = {"network_probability", "statistics_probability"}  # of two witnesses
-    unknown = {"label", "acquired_at", "failure", "review_reason", "laboratory", *alone, *PIECE}
+    unknown = {"label", "acquired_at", "failure", "review_reason", *alone, *PIECE}
     unknown |= {"log_odds", "steady"}  # no such class was given, and nobody looked
     assert {name for name, value in good.items() if value is None} == unknown
     assert table["slide_id"].to_pylist() == ["slide 0", "slide 1", "slide 2"]
@@ -131,7 +131,6 @@ def test_the_columns_are_those_of_classes_and_taps_however_many_rows(n: int) -> 
         *("abnormality", "p_value", "population_p_value", "compared_with"),
         *("abnormal", "verdict", "review_reason"),
         *NAMES,
-        "laboratory",
     ]
     assert not n or table.schema == rows([SURE], [0.5]).schema
 

@@ -108,7 +108,7 @@ def test_a_slide_of_failures_knows_no_share_and_is_null_not_nan() -> None:
     assert {"fields", "fields_read", "exclusions", "abnormal_p_value"} < unknown
     assert "abnormality_median" in unknown
     assert {"red", "green", "blue", "shift", "shifted", "smear_shift", "implausible"} < unknown
-    assert {"corrected_percent", "cells_needed", "laboratory"} < unknown
+    assert {"corrected_percent", "cells_needed"} < unknown
     assert not {"cells", "cells_read", "call", "verdict", "review_reasons"} & unknown
 
 

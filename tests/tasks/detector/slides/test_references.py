@@ -9,7 +9,7 @@ from tasks.detector.slides.references import (
     POPULATION,
     CellScores,
     alone,
-    fitted_reference,
+    fallback_reference,
     group_leans,
     most_ordinary,
     references_of,
@@ -35,7 +35,7 @@ def scored(cells: SlideCells, group: Group = A_NIGHT, known: OwnNormal | None = 
     level = "night" if group is A_NIGHT else "slide"
     mine = features(cells)
     references = references_of(known, mine, level, group)
-    return score_cells(known, references, fitted_reference(known), mine)
+    return score_cells(known, references, fallback_reference(known), mine)
 
 
 def abnormal(scores: CellScores) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_few_cells_lean_on_whichever_finds_them_more_ordinary() -> None:
     known = own()
     night = smear(0, ABROAD, n=100)
     references = references_of(known, features(night), "night", A_NIGHT)
-    candidates = [*references.known, fitted_reference(known)]
+    candidates = [*references.known, fallback_reference(known)]
     for shift, level in ((ABROAD, "night"), (0.0, POPULATION)):
         few = smear(5, shift, n=8)
         few = replace(few, rows=few.rows + 1000)
@@ -114,7 +114,7 @@ def test_cells_that_cannot_be_judged_have_no_score() -> None:
 def test_a_group_without_references_is_compared_with_fitted_cells() -> None:
     known, cells = own(), smear(0, n=10)
     mine = features(cells)
-    scores = score_cells(known, alone(None), fitted_reference(known), mine)
+    scores = score_cells(known, alone(None), fallback_reference(known), mine)
     assert set(scores.compared_with) == {POPULATION}
     assert np.isfinite(scores.p_value).all()
 

@@ -1,0 +1,23 @@
+"""Laboratories that are commissioned on real workers, without being screened at."""
+
+from flows import commission
+from flows.cluster.client import open_client
+from flows.commissioning.report import LaboratoryOutcome
+from flows.options.flows import Commission, Unlearn
+from flows.settings import Settings
+from flows.stages.batch import lease_batch
+from flows.unlearn import unlearn
+from storage.store import Store
+
+
+def learn(options: Commission, settings: Settings) -> LaboratoryOutcome:
+    """Let a laboratory learn a night."""
+    store = Store(settings.store)
+    with open_client(settings) as client, lease_batch(store, options.batch, wait=False) as held:
+        outcome, _ = commission.learn(client, held, options, settings)
+    return outcome
+
+
+def take_out(laboratory: str, batch: str, settings: Settings) -> LaboratoryOutcome:
+    """Let a laboratory forget a night."""
+    return unlearn.fn(Unlearn(laboratory=laboratory, batch=batch), settings)
