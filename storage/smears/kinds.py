@@ -6,8 +6,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 
-import pyarrow as pa
-
 from storage import parquet
 from storage.batches import ledger, manifests, segmentations
 from storage.batches.kinds import kind_of_attempts
