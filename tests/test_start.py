@@ -23,7 +23,7 @@ SLOW = NETWORKS | {"scipy", "distributed", "dask", "zarr", "matplotlib", "prefec
 SPARED = {
     "flows.commands.main": SLOW | {"duckdb", "numpy", "pyarrow", "rich"},
     "flows.commands.status": SLOW | {"duckdb"},
-    "flows.commands.query": SLOW | {"duckdb"},  # which runs in a process of its own
+    "flows.commands.query": SLOW - {"pandas"},  # pyarrow's data sets, which DuckDB reads, import it
     # It works without Dask, and a photograph's page has no charts.
     "flows.commands.look": (SLOW - {"scipy", "zarr"})
     | {"duckdb", "scipy.stats", "pyarrow.dataset"},
