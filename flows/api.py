@@ -32,8 +32,8 @@ from PIL import Image
 from flows.cluster.client import in_this_process
 from flows.jobs.worker import network_of
 from flows.monitoring.console import tell, warn
+from flows.night import NightOutcome, screen_sources
 from flows.options.flows import Screen
-from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
 from flows.stages.counting.chosen_thresholds import rates_elsewhere, sure_rates
 from storage.batches.manifests import load_batch, read_manifest
@@ -81,7 +81,7 @@ class Pictures(dict[str, regions.ImageRef]):
 class Answered:
     """The reports on some images, by kind, the places of their cells, and the pictures' order."""
 
-    outcome: ScreenOutcome
+    outcome: NightOutcome
     page: str | None
     reports: Mapping[str, pa.Table]
     refs: list[regions.ImageRef]
@@ -100,7 +100,7 @@ class Seen:
     """A photograph as `slidewatch look` shows it; a notebook shows the same page."""
 
     sentence: str
-    outcome: ScreenOutcome = field(repr=False)
+    outcome: NightOutcome = field(repr=False)
     page: str = field(repr=False)
     _answered: Answered = field(repr=False)
 
@@ -328,7 +328,7 @@ class Detector:
         return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})
 
 
-def sentence_of(outcome: ScreenOutcome, patients: pa.Table) -> str:
+def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:
     """Write in a sentence what a photograph shows, or several, by the report on patients."""
     if patients.num_rows == 1:
         return photograph_text(outcome.model_dump(), patients.to_pylist()[0])

@@ -17,10 +17,11 @@ from flows.commissioning.nights import learn_night, negative_of, without_replace
 from flows.jobs.laboratory_slides import laboratory_errors
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
+from flows.night import NightOutcome, prepare, screen_held
 from flows.options.flows import Commission
 from flows.outcome import shell_command, table
 from flows.prefect.decorators import flow
-from flows.screen import ScreenOutcome, prepare, screen_held, tune
+from flows.screen import tune
 from flows.settings import Settings
 from flows.stages.batch import lease_batch, warn_of_model
 from flows.stages.counting.chosen_thresholds import errors_of_detector, load_error_rates
@@ -39,7 +40,7 @@ from tasks.words import counted
 LISTED = 5  # patients that a message names
 
 
-class CommissionOutcome(ScreenOutcome):
+class CommissionOutcome(NightOutcome):
     """A batch as it is screened now, its laboratory, and what calls there still need."""
 
     learned: report.LaboratoryOutcome
@@ -128,7 +129,8 @@ def learn(
             "another --laboratory for another model"
         )
     with ExitStack() as work:
-        _, frozen = prepare(store, options.screening(None), settings, model.classes, work)
+        _, begun = prepare(store, options.screening(parent.name), settings, work)
+        frozen = begun.batch
     given = [options.negative] if isinstance(options.negative, str) else options.negative
     negative = _negative(store, known, frozen, given)
     if frozen.rows:

@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo
 from flows.monitoring import telemetry
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import bind, log
+from flows.night import NightOutcome, screen_sources
 from flows.options.flows import Nightly, OfANight, Screen
 from flows.prefect.decorators import flow
 from flows.prefect.runs import current_run, scheduled_start
-from flows.screen import ScreenOutcome, screen_sources
 from flows.settings import Settings
 from flows.stages.sources.inbox import arrivals
 from storage.batches import nights
@@ -55,7 +55,7 @@ def run_name() -> str:
 
 @flow(flow_run_name=run_name)
 @telemetry.observed(night=True)
-def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
+def nightly(options: Nightly, settings: Settings) -> NightOutcome:
     """Screen new images; a second run of a night resumes with the same images.
 
     Raises:

@@ -182,6 +182,20 @@ def iterate_groups(
             yield file.read_row_group(number, columns=columns, use_threads=False)
 
 
+def stage_rows(store: Store, stage: Path, rows: range, *path: str) -> None:
+    """Copy consecutive rows of a table to a local file, a row group at a time."""
+    with open_table(store, *path) as file:
+        schema, start = file.schema_arrow, 0
+        with pq.ParquetWriter(stage, schema, compression="NONE", write_statistics=False) as writer:
+            for number in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(number).num_rows
+                first, last = max(start, rows.start), min(stop, rows.stop)
+                if first < last:
+                    group = file.read_row_group(number, use_threads=False)
+                    writer.write_table(group.slice(first - start, last - first))
+                start = stop
+
+
 def iterate_verified(
     store: Store, files: Iterable[tuple[tuple[str, ...], str]]
 ) -> Iterator[pa.Table]:

@@ -32,7 +32,7 @@ SPARED = {
 UNUSED = {"prefect", "pandas", "scipy.stats", "pydicom", "duckdb", "sklearn", "matplotlib"}
 SCREENING = """
 import json, sys
-import flows.screen
+import flows.night
 from flows.cluster.client import open_client
 from flows.jobs.worker import leave_pandas_out
 from flows.settings import Settings

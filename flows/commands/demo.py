@@ -11,11 +11,11 @@ from PIL import Image
 
 from flows.fit import fit
 from flows.monitoring import console
+from flows.night import screen
 from flows.options import flows, tools
 from flows.outcome import Outcome, table
 from flows.prefect.decorators import run
 from flows.prefect.runs import runs_page
-from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
 from tasks.images.access.files import SourceError, read_bytes

@@ -35,8 +35,10 @@ class Command:
         return (self.options.__doc__ or "").strip()
 
 
-def _flow(options: type[flows.Options], name: str, settings: tuple[str, ...]) -> Command:
-    return Command(options, f"flows.{name}:{name}", settings, flow=True)
+def _flow(
+    options: type[flows.Options], module: str, settings: tuple[str, ...], name: str | None = None
+) -> Command:
+    return Command(options, f"flows.{module}:{name or module}", settings, flow=True)
 
 
 COMMANDS = {
@@ -46,7 +48,8 @@ COMMANDS = {
     "unlearn": _flow(flows.Unlearn, "unlearn", STORE + CLUSTER),
     "retract": _flow(flows.Retract, "retract", STORE + DETECTOR + CLUSTER),
     "segment": _flow(flows.Segment, "segment", STORE + CLUSTER),
-    "screen": _flow(flows.Screen, "screen", STORE + CLUSTER),
+    "screen": _flow(flows.Screen, "night", STORE + CLUSTER, "screen"),
+    "call": _flow(flows.Call, "call", STORE + CLUSTER),
     "nightly": _flow(flows.Nightly, "nightly", STORE + CLUSTER),
     "evaluate": _flow(flows.Evaluate, "evaluate", STORE + CLUSTER),
     "prune": _flow(flows.Prune, "prune", STORE),

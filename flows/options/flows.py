@@ -229,6 +229,13 @@ class Screen(OfABatch):
     ] = False
 
 
+class Call(Options):
+    """Judge the slides and patients of a screened batch again, and make its page again."""
+
+    batch: Annotated[str, POSITIONAL, Field(description="name of the screened batch")]
+    wait: Wait = False
+
+
 class Commission(OfABatch):
     """Learn a laboratory's own normal from a batch, screen it there, and say what is missing."""
 

@@ -1,145 +1,90 @@
-"""Publish a batch: join the rows of its parts into reports, and seal them."""
+"""Publish a screened batch: join the rows of its parts into the report on images, and seal it."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import date
-from functools import partial
+from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
-from flows.jobs.scoring import scores
-from flows.jobs.scoring.finish import FinishJob, Grouped, Rules, finish_parts
-from flows.jobs.scoring.plan import pieces_of
+from flows.jobs.scoring.finish import FinishJob, finish_parts
+from flows.jobs.scoring.plan import runs_of
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import adaptation_of, load_detector
 from flows.monitoring import console
 from flows.prefect.decorators import task
-from flows.settings import Settings
-from flows.stages.counting.chosen_thresholds import (
-    answers_elsewhere,
-    load_error_rates,
-    measured_on,
-    sure_rates,
-)
 from flows.stages.scoring import ScoredParts
-from storage import kinds
-from storage.batches import ledger, manifests, segmentations
-from storage.models import detectors
-from storage.parquet import iterate_verified, read_table
+from storage.batches import ledger, manifests
+from storage.parquet import iterate_verified, read_table, write_table
 from storage.reports.publication import publication
-from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
-from storage.reports.tables import (
-    BATCHES,
-    FIELDS,
-    GROUP_ROWS,
-    IMAGES,
-    PATIENTS,
-    SLIDES,
-    read_batches_before,
-    report_digest,
-    report_path,
-)
+from storage.reports.tables import GROUP_ROWS, IMAGES, report_digest, report_path
 from storage.store import Store
-from tasks.counting.call import Answers
-from tasks.reports import calls
-from tasks.reports.image_columns import Provenance, plain, repeated
-from tasks.reports.night.counts import NightCounts, Row, batch_table, joined, summaries
-from tasks.reports.night.judged import batch_judged
-
-IN_ORDER_OF = {SLIDES: ("slide_id",), PATIENTS: ("patient_id", "slide_id")}  # as grouped
-NIGHTS_READ = 60  # earlier batches to read: twice the number compared with, as some are omitted
+from tasks.reports.image_columns import repeated
+from tasks.reports.image_counts import ImageCounts
+from tasks.reports.slide_reasons import SHIFTS
 
 
 def valid_seal(store: Store, batch: manifests.Batch, key: str) -> ledger.Seal | None:
-    """Read the seal of a screening's reports; None if any of the sealed reports is missing."""
+    """Read the seal of a screening's report; None if the report or its table of slides is lost."""
     seal = ledger.read_seal(store, batch, key)
     if seal is None:
         return None
     sealed = {
-        IMAGES: seal.report_digest,
-        SLIDES: seal.slides_digest,
-        PATIENTS: seal.patients_digest,
-        BATCHES: seal.batch_digest,
+        report_path(batch.name, batch.batch_date): seal.report_digest,
+        ledger.slides_path(batch, key): seal.shifts_digest,
     }
-    if seal.fields_digest:
-        sealed[FIELDS] = seal.fields_digest
-    for kind, digest in sealed.items():
-        if report_digest(store, report_path(batch.name, batch.batch_date, kind)) != digest:
-            return None
-    return seal
-
-
-def batch_report(store: Store, batch: manifests.Batch) -> Row:
-    """Read the row of a batch in the history of nights."""
-    (row,) = summaries(read_table(store, *report_path(batch.name, batch.batch_date, BATCHES)))
-    return row
-
-
-def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
-    """Read the rows of the last batches before a day, oldest first."""
-    return summaries(read_batches_before(store, day, limit, on_damage=console.warn))
+    kept = all(report_digest(store, path) == digest for path, digest in sealed.items())
+    return seal if kept else None
 
 
 @task
-def publish(
-    client: Client, screened: Screened, settings: Settings, scored: ScoredParts
-) -> ledger.Seal:
-    """Finish scored parts on workers, join what they made into the reports, and publish these.
+def publish(client: Client, screened: Screened, scored: ScoredParts) -> ledger.Seal:
+    """Finish scored parts on workers, join their rows into the report on images, and seal it.
 
-    A resumed run writes the same bytes, because only earlier nights are compared with.
+    A resumed run writes the same bytes.
     """
-    store, batch = screened.store, screened.batch
-    begun = ledger.screening_start(store, batch, screened.key)
-    made_by = replace(scores.provenance_of(screened, begun), arithmetic=screened.model.arithmetic)
-    rules = Rules(
-        settings.field_limits,
-        counting_at(screened, settings),
-        load_detector(store, screened.detector).scales,
-        made_by,
-    )
-    segmentation = segmentations.segmentation_of(store, batch.images)
-    fields = segmentations.read_fields(store, segmentation) if segmentation else None
-    pieces = pieces_of(scored.parts, fields, GROUP_ROWS)
-    jobs = _finish_jobs(screened, scored, pieces, fields, rules)
-    grouped: list[Grouped] = []
+    store, batch, key = screened.store, screened.batch, screened.key
+    counts = ImageCounts()
 
     def finished() -> Iterator[tuple[tuple[str, ...], str]]:
+        jobs = _finish_jobs(screened, scored)
         for piece in run_jobs(client, finish_parts, jobs, title=f"publish {batch.name}"):
-            grouped.append(piece.grouped)
+            counts.add(piece.counts)
             yield piece.path, piece.digest
 
+    shifts = [
+        read_table(store, *ledger.shifts_path(batch, key, part.rows)) for part in scored.parts
+    ]
+    write_table(
+        store, pa.concat_tables([SHIFTS.empty_table(), *shifts]), *ledger.slides_path(batch, key)
+    )
     schema = image_schema(screened.model.classes, list(screened.detector.taps))
     with publication(store, batch) as reports:
         reports.add(IMAGES, schema, iterate_verified(store, finished()))
-        tables, night = joined_groups(grouped, [numbers for _, numbers in pieces])
-        earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
-        judged = batch_judged(
-            night, tables[SLIDES], tables[PATIENTS], earlier, rules.counting, made_by
-        )
-        tables[BATCHES] = batch_table(night, judged | made_by.to_row(), batch_schema())
-        for kind, table in tables.items():
-            reports.add(kind, kinds.tables()[kind].schema([], []), [table])
-        (row,) = summaries(tables[BATCHES])
-        if row["images"] != batch.rows:
-            raise RuntimeError(f"{row['images']} rows, but {batch.rows} images")
+        if counts.images != batch.rows:
+            raise RuntimeError(f"{counts.images} rows, but {batch.rows} images")
         reports.appear()
-    seal = _seal(screened, made_by, row, reports.digests)
+    seal = ledger.Seal(
+        batch=batch.name,
+        detector=screened.detector.name,
+        model=screened.model.name,
+        report="/".join(report_path(batch.name, batch.batch_date)),
+        report_digest=reports.digests[IMAGES],
+        shifts_digest=store.digest(*ledger.slides_path(batch, key)),
+        rows=batch.rows,
+        scored=counts.scored,
+        failed=counts.images - counts.scored,
+        diagnoses={name: counts.diagnoses[name] for name in screened.model.classes},
+        abnormal=counts.abnormal,
+        review=counts.review,
+        failures=dict(sorted(counts.failures.items())),
+        scored_at=ledger.screening_start(store, batch, key),
+    )
     ledger.write_seal(store, batch, seal)
-    ledger.discard_scores(store, batch, screened.key)
+    ledger.discard_scores(store, batch, key)
     return seal
 
 
-def _finish_jobs(
-    screened: Screened,
-    scored: ScoredParts,
-    pieces: Sequence[tuple[range, pa.Array]],
-    fields: pa.Table | None,
-    rules: Rules,
-) -> Iterator[FinishJob]:
+def _finish_jobs(screened: Screened, scored: ScoredParts) -> Iterator[FinishJob]:
     """Make the jobs that finish pieces of a batch."""
     copies = repeated([scored.heads])
     if copies.any():
@@ -147,74 +92,6 @@ def _finish_jobs(
             f"{copies.sum():,} of {len(copies):,} images are copies of others of the batch: "
             "they count once, and their slides are for review"
         )
-    for numbers, of_piece in pieces:
-        some = tuple(scored.parts[number].rows for number in numbers)
+    for some in runs_of([part.rows for part in scored.parts], GROUP_ROWS):
         rows = slice(some[0].start, some[-1].stop) if some else slice(0)
-        cut = None if fields is None else fields.take(of_piece)
-        yield FinishJob(screened, some, scored.q_values, copies[rows], cut, rules)
-
-
-def joined_groups(
-    grouped: Sequence[Grouped], of_pieces: Sequence[pa.Array]
-) -> tuple[dict[str, pa.Table], NightCounts]:
-    """Join the rows of reports, in their order, and the counts of a night, from all its pieces.
-
-    ``of_pieces`` are the numbers of each piece's fields.
-    """
-    tables = {
-        kind: pa.concat_tables(plain(each.tables[kind]) for each in grouped)
-        for kind in grouped[0].tables
-    }
-    for kind, names in IN_ORDER_OF.items():
-        order = [(name, "ascending") for name in names]
-        tables[kind] = tables[kind].take(pc.sort_indices(tables[kind], order))
-    if FIELDS in tables:
-        order = pc.sort_indices(pa.chunked_array(of_pieces, pa.int64()))
-        tables[FIELDS] = tables[FIELDS].take(order)
-    return tables, joined([each.night for each in grouped])
-
-
-def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
-    """Return how parasites are counted: with the error rates of the detector, or without any.
-
-    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
-    """
-    store, detector, wanted = screened.store, screened.detector, settings.negative_percent / 100
-    measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
-    return calls.Counting(
-        Answers(load_error_rates(store, detector), wanted),
-        partial(answers_elsewhere, store, detector, wanted),
-        settings.red_cells_per_microlitre,
-        detector.alpha,
-        Answers(sure_rates(store, detector), wanted),
-        measured,
-        adaptation_of(detector),
-        detector.counts_abnormal,
-        settings.detectable_percent,
-        settings.field_limits.tolerated,
-    )
-
-
-def _seal(
-    screened: Screened, made_by: Provenance, row: Row, digests: Mapping[str, str]
-) -> ledger.Seal:
-    batch = screened.batch
-    return ledger.Seal(
-        batch=batch.name,
-        detector=made_by.detector,
-        model=screened.model.name,
-        report="/".join(report_path(batch.name, batch.batch_date)),
-        report_digest=digests[IMAGES],
-        slides_digest=digests[SLIDES],
-        batch_digest=digests[BATCHES],
-        fields_digest=digests.get(FIELDS),
-        patients_digest=digests[PATIENTS],
-        rows=batch.rows,
-        scored=row["scored"],
-        failed=row["images"] - row["scored"],
-        diagnoses={name: row["diagnoses"].get(name, 0) for name in screened.model.classes},
-        abnormal=row["abnormal"],
-        review=row["review"],
-        failures=row["failures"],
-        scored_at=made_by.scored_at,
-    )
+        yield FinishJob(screened, some, scored.q_values, copies[rows])

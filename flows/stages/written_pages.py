@@ -21,12 +21,13 @@ from flows.jobs.scoring.shown import ShownJob, find_shown
 from flows.monitoring import console, telemetry
 from flows.prefect.decorators import task
 from flows.settings import Settings
-from flows.stages import answers, publish
+from flows.stages import answers, calling
 from storage import leases, parquet
 from storage.batches import manifests, segmentations
 from storage.batches.ledger import Seal
 from storage.models import detectors
 from storage.reports.answers import digest_of_answers
+from storage.reports.call_seals import CallSeal
 from storage.reports.pages import (
     index_path,
     made_from,
@@ -57,12 +58,12 @@ CELLS_A_JOB = 12
 WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
 
 
-def has_page(store: Store, batch: manifests.Batch, seal: Seal) -> bool:
+def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
     """Return whether a batch has a page of these reports and of all readings, and an index."""
     answered = digest_of_answers(store, batch.key)
     return (
         store.exists(*index_path())
-        and page_is_of(store, batch.name, made_from(seal))
+        and page_is_of(store, batch.name, made_from(called))
         and (answered is None or page_is_of(store, batch.name, answered))
     )
 
@@ -75,7 +76,7 @@ def get_ready() -> None:
 
 @task
 def write_page(
-    client: Client, screened: Screened, settings: Settings, seal: Seal
+    client: Client, screened: Screened, settings: Settings, seal: Seal, called: CallSeal
 ) -> dict[Patient, list[bytes]]:
     """Write the page of a published batch and list it; the same batch makes the same page.
 
@@ -100,15 +101,15 @@ def write_page(
     highlights.add(*(of_group for of_group, _ in found))
     cells.add(*(of_group for _, of_group in found))
     fields = None
-    if seal.fields_digest:
+    if FIELDS in called.digests:
         fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
-    called = {patient: cells.of(patient) for patient in map(patient_of, shown)}
-    drawn = _drawn(client, screened, highlights, called, fields)
+    likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
+    drawn = _drawn(client, screened, highlights, likeliest, fields)
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
     view = BatchView(
-        row=publish.batch_report(store, batch),
-        earlier=publish.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
+        row=calling.batch_report(store, batch),
+        earlier=calling.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
         thumbnails=drawn.thumbnails,
@@ -118,7 +119,7 @@ def write_page(
         threshold=limit,
         made_by=_made_by(screened, seal),
         command=_command(settings, store, batch, seal),
-        made_from=made_from(seal),
+        made_from=made_from(called),
         patients=patients,
         called=drawn.called,
         answered=answered,
@@ -153,7 +154,7 @@ def _called_cells(
 
 
 def try_page(
-    client: Client, screened: Screened, settings: Settings, seal: Seal
+    client: Client, screened: Screened, settings: Settings, seal: Seal, called: CallSeal
 ) -> tuple[str | None, dict[Patient, list[bytes]]]:
     """Make the page, or return why it failed; the published report is valid without it.
 
@@ -164,7 +165,7 @@ def try_page(
     """
     try:
         with telemetry.stage("page"):
-            return None, write_page(client, screened, settings, seal)
+            return None, write_page(client, screened, settings, seal, called)
     except leases.LeaseLostError:
         raise
     except Exception as error:
@@ -179,7 +180,7 @@ def _write_index(store: Store, batch: manifests.Batch) -> None:
     with leases.lease(store, "reports", wait=True, on_wait=console.tell) as held:
         if store.fence:
             store.fence.check()
-        nights = publish.nights_before(store, date.max, LISTED)
+        nights = calling.nights_before(store, date.max, LISTED)
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
         write_page_file(held.store, index_page(nights, pages), *index_path())
 

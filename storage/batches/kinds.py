@@ -48,11 +48,16 @@ def _manifest(store: Store, batch: manifests.Batch) -> None:
 
 
 def _seal(store: Store, batch: manifests.Batch, key: str) -> None:
-    """Compare a seal's figures with its batch."""
+    """Compare a seal's figures with its batch, and its table of slides with its digest."""
     seal = ledger.read_seal(store, batch, key)
     assert seal is not None
     if (seal.batch, seal.rows, seal.scored + seal.failed) != (batch.name, batch.rows, batch.rows):
         raise StoreError("its figures are not those of its batch: restore it from a backup")
+    path = ledger.slides_path(batch, key)
+    if not store.exists(*path) or store.digest(*path) != seal.shifts_digest:
+        raise StoreError(
+            f"the table of slides that it seals is lost: restore {store.address(*path)}"
+        )
 
 
 def _announced(store: Store, batch: manifests.Batch, key: str) -> None:

@@ -40,9 +40,9 @@ class ShardRecord(Record):
 
 
 class Seal(Record):
-    """The record of a batch's published reports: their digests, counts, makers and time.
+    """The record of a batch's published report on images: its digest, counts, makers and time.
 
-    Only batches of a segmentation have a report on fields.
+    ``shifts_digest`` is that of the table of how its slides differ from fitted ones.
     """
 
     batch: str
@@ -50,10 +50,7 @@ class Seal(Record):
     model: str
     report: str
     report_digest: str
-    slides_digest: str
-    patients_digest: str
-    batch_digest: str
-    fields_digest: str | None = None
+    shifts_digest: str
     rows: int
     scored: int
     failed: int
@@ -111,6 +108,11 @@ def scores_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:
 def shifts_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:
     """Return the file with the shifts of a part's slides, which is written last."""
     return ("batches", batch.key, "shifts", key, _named(rows))
+
+
+def slides_path(batch: Batch, key: str) -> tuple[str, ...]:
+    """Return the file with the shifts of all slides, which stays with the published report."""
+    return ("batches", batch.key, "slides", f"{key}.parquet")
 
 
 def piece_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:

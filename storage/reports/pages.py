@@ -6,7 +6,7 @@ recognises a page that was cut short or changed.
 
 import re
 
-from storage.batches.ledger import Seal
+from storage.reports.call_seals import CallSeal
 from storage.store import Store, StoreError, digest_of
 
 HTML = "html"
@@ -56,10 +56,9 @@ def check_page(store: Store, *path: str) -> bytes:
     return content
 
 
-def made_from(seal: Seal) -> str:
+def made_from(called: CallSeal) -> str:
     """Compute the digest that identifies the reports of a batch together."""
-    digests = [seal.report_digest, seal.slides_digest, seal.batch_digest]
-    digests += [*([seal.fields_digest] if seal.fields_digest else []), seal.patients_digest]
+    digests = [called.report_digest, *(each for _, each in sorted(called.digests.items()))]
     return digest_of(" ".join(digests).encode())
 
 

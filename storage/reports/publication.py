@@ -1,11 +1,10 @@
 """Replace the reports of one attempt by those of another, never mixing the two.
 
-All reports are staged before the first one appears. If the batch has earlier reports, all except
-the first that was added, and the page, are withdrawn: replaced by empty tables and a page that says
-so, the last one first. Then one rename replaces the first report, and the others follow in their
-order. So at every moment all rows of a batch that a reader finds come from one attempt by one
-detector, and a batch whose row is withdrawn is not published. The seal, written last, says that the
-reports are complete.
+Reports are staged before the first one appears. Before another report on images appears, all that
+were made from the earlier one, and the page, are withdrawn: replaced by empty tables and a page
+that says so, the last one first. Reports made from it follow in the same way. So at every moment
+all rows of a batch that a reader finds come from one attempt by one detector, and a batch whose row
+is withdrawn is not published. A seal, written last, says that reports are complete.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,11 +23,15 @@ from storage.store import Store
 
 @dataclass
 class Publication:
-    """The staged reports of an attempt at a batch: their files and sha256, by kind."""
+    """The staged reports of an attempt at a batch: their files and sha256, by kind.
+
+    They may be ``made_from`` the report of another kind, which then stays.
+    """
 
     store: Store
     batch: Batch
     stages: ExitStack
+    made_from: str | None = None
     files: dict[str, Path] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
 
@@ -42,12 +45,16 @@ class Publication:
 
     def appear(self) -> None:
         """Let all reports appear, except those that are there already with equal bytes."""
-        names = [*self.files, *(n for n in self.store.names("reports") if n not in self.files)]
+        first = next(iter(self.files))
+        others = set(self.store.names("reports")) - {*self.files, self.made_from}
+        names = [*self.files, *sorted(others)]
         there = {n: digest for n in names if (digest := self._digest(n)) is not None}
-        other = [name for name, digest in there.items() if digest != self.digests.get(name)]
-        if any(self._rows(name) for name in other):
-            first = next(iter(self.files))
-            self._withdraw([name for name in there if name != first])
+        if self.made_from is None:
+            changed = there.pop(first, None) != self.digests[first]
+        else:
+            changed = any(digest != self.digests.get(name) for name, digest in there.items())
+        if changed:
+            self._withdraw(list(there))
         for name, stage in self.files.items():
             if self._digest(name) != self.digests[name]:
                 self.store.reveal(stage, *self._path(name))
@@ -77,13 +84,9 @@ class Publication:
     def _digest(self, kind: str) -> str | None:
         return tables.report_digest(self.store, self._path(kind))
 
-    def _rows(self, kind: str) -> int:
-        count: int = read_footer(self.store, *self._path(kind)).num_rows
-        return count
-
 
 @contextmanager
-def publication(store: Store, batch: Batch) -> Iterator[Publication]:
+def publication(store: Store, batch: Batch, made_from: str | None = None) -> Iterator[Publication]:
     """Stage reports in the block; those that have not appeared at its end are removed."""
     with ExitStack() as stages:
-        yield Publication(store, batch, stages)
+        yield Publication(store, batch, stages, made_from)

@@ -1,13 +1,12 @@
 """Describe the kinds of reports: their checks by seals, their ages, and their tables."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date
 from functools import partial
 
 import pyarrow as pa
 
 from storage import parquet
-from storage.batches.ledger import Seal, seals_of
 from storage.kinds import Check, Kind, Table
 from storage.reports import tables
 from storage.store import Store, StoreError
@@ -16,7 +15,7 @@ from storage.store import Store, StoreError
 def report_kind(
     name: str,
     schema: Callable[[list[str], list[str]], pa.Schema],
-    sealed: Callable[[Seal], str | None],
+    sealed: Callable[[Store, str], Collection[str]],
     *,
     expires: bool = True,
     meant: Mapping[str, str] = {},
@@ -26,7 +25,7 @@ def report_kind(
     Args:
         name: of the folder, and of the table.
         schema: columns for a model of some classes and taps.
-        sealed: the digest that a seal has of the report.
+        sealed: returns the digests that seals have of the reports of a batch.
         expires: whether old ones may be removed.
         meant: columns by other words for them.
     """
@@ -56,13 +55,13 @@ def report_files(store: Store, name: str) -> list[str]:
 
 
 def _verify(
-    store: Store, sealed: Callable[[Seal], str | None], batch: str, path: tuple[str, ...]
+    store: Store, sealed: Callable[[Store, str], Collection[str]], batch: str, path: tuple[str, ...]
 ) -> None:
     """Compare a report with the seals of its batch, or with its checksums if there are no seals.
 
     While a batch is being republished, its reports have no seal.
     """
-    digests = {sealed(seal) for seal in seals_of(store, batch)} - {None}
+    digests = sealed(store, batch)
     day = date.fromisoformat(path[-2].removeprefix("batch_date="))
     if not digests or tables.is_withdrawn(store, batch, day):
         parquet.read_table(store, *path)

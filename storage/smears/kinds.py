@@ -3,22 +3,20 @@
 `storage.kinds.kinds` imports this module by name, if it is there; nothing else does.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 
-from storage import parquet
 from storage.batches import ledger, manifests, segmentations
 from storage.batches.kinds import kind_of_attempts
 from storage.kinds import Check, Kind, Table, lease_checks, leases_of
 from storage.models import detectors, learned
-from storage.reports import answers, evaluations, pages, tables
+from storage.reports import answers, call_seals, evaluations, pages, tables
 from storage.reports.report_kinds import report_kind
 from storage.reports.schemas import batches, fields, patients, slides
 from storage.reports.schemas import evaluations as measured
 from storage.reports.schemas.laboratories import LABORATORIES, laboratories, laboratory_schema
 from storage.store import Store, StoreError
 
-FIGURES = ("scored", "abnormal", "review", "failures")  # in a seal and in a batch's row
 # Words that a person may expect as names of columns.
 MEANT = {
     "parasitaemia": "corrected_percent",
@@ -30,28 +28,34 @@ MEANT = {
 }
 
 
-def _figure_checks(store: Store, key: str) -> Iterator[Check]:
-    """List the checks of an attempt's seals against the batch's row."""
-    for file in store.names("batches", key, "sealed"):
-        path = f"batches/{key}/sealed/{file}"
-        yield Check.of(path, _figures, store, key, file.removesuffix(".json"))
+def _call_checks(store: Store, key: str) -> Iterator[Check]:
+    """List the checks of an attempt's seals of calls."""
+    for screening in call_seals.called(store, key):
+        path = f"batches/{key}/{call_seals.FOLDER}/{screening}.json"
+        yield Check.of(path, _call_seal, store, key, screening)
 
 
-def _figures(store: Store, key: str, screening: str) -> None:
-    """Compare a seal's figures with those of the row that it seals."""
+def _call_seal(store: Store, key: str, screening: str) -> None:
+    """Compare a seal of calls with that of the report on images, and find the batch's row."""
     batch = manifests.load_batch_of_key(store, key)
+    calls = call_seals.read_call_seal(store, batch, screening)
     seal = ledger.read_seal(store, batch, screening)
-    assert seal is not None
+    assert calls is not None
+    if seal is None or calls.report_digest != seal.report_digest:
+        raise StoreError("it is of another report on images: run slidewatch call again")
     path = tables.report_path(batch.name, batch.batch_date, tables.BATCHES)
-    digest = tables.report_digest(store, path)
-    if digest is None and seal.batch_digest:
+    if tables.report_digest(store, path) is None:
         raise StoreError(f"the report that it seals is lost: restore {store.address(*path)}")
-    if digest is None or digest != seal.batch_digest:
-        return
-    (row,) = parquet.read_table(store, *path).to_pylist(maps_as_pydicts="strict")
-    figures: dict[str, object] = {"images": seal.rows, **seal.model_dump(include=set(FIGURES))}
-    if any(row[name] != figure for name, figure in figures.items()):
-        raise StoreError("its figures are not those of its report: restore it from a backup")
+
+
+def _digests(kind: str) -> Callable[[Store, str], set[str]]:
+    """Make the function that returns the digests of the reports of a kind on a batch."""
+
+    def sealed(store: Store, batch: str) -> set[str]:
+        seals = call_seals.call_seals_of(store, batch)
+        return {digest for seal in seals if (digest := seal.digests.get(kind))}
+
+    return sealed
 
 
 def _learned_checks(store: Store) -> Iterator[Check]:
@@ -121,7 +125,7 @@ def _page(store: Store, batch: str) -> None:
     content = pages.check_page(store, *pages.page_path(batch))
     if content == pages.withdrawn_page(batch):
         return
-    seals = ledger.seals_of(store, batch)
+    seals = call_seals.call_seals_of(store, batch)
     if seals and not any(pages.made_from(seal).encode() in content[: pages.HEAD] for seal in seals):
         raise StoreError(f"it shows other reports than those that are sealed: {pages.ANEW}")
 
@@ -135,24 +139,22 @@ def _old_page(batch: str, _: date) -> list[tuple[str, ...]]:
 
 
 KINDS = (
-    report_kind(tables.FIELDS, lambda *_: fields.field_schema(), lambda seal: seal.fields_digest),
+    report_kind(tables.FIELDS, lambda *_: fields.field_schema(), _digests(tables.FIELDS)),
     report_kind(
         tables.SLIDES,
         lambda *_: slides.slide_schema(),
-        lambda seal: seal.slides_digest,
+        _digests(tables.SLIDES),
         meant=MEANT,
     ),
-    report_kind(
-        tables.PATIENTS, lambda *_: patients.patient_schema(), lambda seal: seal.patients_digest
-    ),
+    report_kind(tables.PATIENTS, lambda *_: patients.patient_schema(), _digests(tables.PATIENTS)),
     # A batch's row is never removed: later nights are compared with it.
     report_kind(
         tables.BATCHES,
         lambda *_: batches.batch_schema(),
-        lambda seal: seal.batch_digest,
+        _digests(tables.BATCHES),
         expires=False,
     ),
-    kind_of_attempts("figures", _figure_checks),
+    kind_of_attempts(call_seals.FOLDER, _call_checks),
     Kind(
         evaluations.FOLDER,
         checks=_evaluation_checks,

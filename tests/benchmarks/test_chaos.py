@@ -15,8 +15,8 @@ from distributed import Client
 
 from flows import screen as module
 from flows.cluster.client import open_client
+from flows.night import NightOutcome, screen
 from flows.options.flows import Screen
-from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch
 from storage.parquet import read_table
@@ -43,7 +43,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "all"
 
 
-def run(night: Path, batch: str, settings: Settings) -> tuple[ScreenOutcome, float]:
+def run(night: Path, batch: str, settings: Settings) -> tuple[NightOutcome, float]:
     started = time.monotonic()
     outcome = screen.fn(Screen(images=str(night), batch=batch), settings)
     assert outcome.failed

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flows.fit import fit
+from flows.night import screen
 from flows.options.flows import Fit, Screen, Train
-from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
 from storage.reports.tables import read_batches_before

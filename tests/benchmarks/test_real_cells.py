@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flows.fit import fit
 from flows.jobs.verified import load_detector
+from flows.night import screen
 from flows.options.flows import Fit, Screen, Train
-from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
 from storage.batches.features import read_block

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
+from flows.night import screen
 from flows.options.flows import Fit, Screen, Segment, Train
-from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
 from flows.train import train

@@ -15,8 +15,8 @@ from PIL import Image
 
 from flows.api import Detector, open_store, sentence_of
 from flows.frames import Scored
+from flows.night import screen
 from flows.options.flows import Screen
-from flows.screen import screen
 from flows.settings import Settings
 from storage.models import shipped
 from storage.parquet import read_table

@@ -18,9 +18,9 @@ from flows.commissioning.report import LaboratoryOutcome
 from flows.evaluate import evaluate
 from flows.fit import fit
 from flows.jobs.laboratory_slides import Added
+from flows.night import NightOutcome, screen
 from flows.options.flows import Commission, Evaluate, Fit, Screen
 from flows.options.tools import Status, Verify
-from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import compositions as composing_stage
 from storage.batches.ledger import list_seals
@@ -59,7 +59,7 @@ def learn(settings: Settings, images: str | Path, **given: Any) -> LaboratoryOut
     return learn_batch(Commission(**usual | given), settings)
 
 
-def at_lab(settings: Settings, images: str | Path, **given: Any) -> ScreenOutcome:
+def at_lab(settings: Settings, images: str | Path, **given: Any) -> NightOutcome:
     """Screen a night by the newest detector of the laboratory `lab`."""
     usual: dict[str, Any] = {"images": str(images), "detector": "lab", "batch": Path(images).name}
     return screen.fn(Screen(**usual | given), settings)

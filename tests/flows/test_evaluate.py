@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from flows.evaluate import EvaluationOutcome, evaluate
 from flows.fit import fit
 from flows.jobs.evaluation.images import Run, Shard, load_detector, read_treated
+from flows.night import screen
 from flows.options.flows import Evaluate, Fit, Screen, Train
-from flows.screen import screen
 from flows.settings import Settings
 from flows.train import train
 from storage.batches.features import SCORED, read_block

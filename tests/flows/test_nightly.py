@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from flows import nightly as module
 from flows.monitoring.logs import JsonFormatter
+from flows.night import NightOutcome
 from flows.nightly import MissedNightError, night_of, nightly
 from flows.options.flows import Nightly
-from flows.screen import ScreenOutcome
 from flows.settings import Settings
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
@@ -109,7 +109,7 @@ class Ward:
         self.patch.setattr(module, "scheduled_start", lambda: scheduled)
         self.patch.setattr(module, "now", lambda: moment or scheduled)
 
-    def run(self, **given: Any) -> ScreenOutcome:
+    def run(self, **given: Any) -> NightOutcome:
         """Run a night of the inbox."""
         usual: dict[str, Any] = {"inbox": str(self.inbox)}
         return nightly.fn(Nightly(**usual | given), self.settings)
@@ -124,7 +124,7 @@ def ward(ready: Settings, arriving: Path, tmp_path: Path, monkeypatch: pytest.Mo
     return made
 
 
-def names_of(outcome: ScreenOutcome) -> list[str]:
+def names_of(outcome: NightOutcome) -> list[str]:
     uris = pq.ParquetFile(outcome.report).read()["uri"].to_pylist()
     return sorted(uri.rsplit("/", 1)[1] for uri in uris)
 

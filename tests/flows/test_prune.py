@@ -7,10 +7,10 @@ import pytest
 
 from flows import prune as module
 from flows.fit import FitOutcome, fit
+from flows.night import screen
 from flows.options.flows import Fit, Prune, Retract, Screen
 from flows.prune import ClockError, PolicyError, prune
 from flows.retract import retract
-from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.night import screen
 from flows.options.flows import Screen, Segment
-from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
 from tasks.images.opened_slides import is_slide, open_slide

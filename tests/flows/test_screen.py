@@ -15,8 +15,8 @@ from PIL import Image
 from flows.cluster.trials import ClusterError
 from flows.fit import fit
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
+from flows.night import NightOutcome, screen
 from flows.options.flows import Fit, Screen
-from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
@@ -36,7 +36,7 @@ from tests.support.screening import screen_night
 KINDS = ("images", "slides", "batches")
 
 
-def rows_of(outcome: ScreenOutcome) -> list[dict[str, object]]:
+def rows_of(outcome: NightOutcome) -> list[dict[str, object]]:
     found: list[dict[str, object]] = pq.ParquetFile(outcome.report).read().to_pylist()
     return found
 
@@ -98,10 +98,10 @@ def test_a_night_that_was_sealed_and_not_announced_is_announced_by_the_next_run(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.screen.announce", die)
+    monkeypatch.setattr("flows.call.announce", die)
     with pytest.raises(KeyboardInterrupt):
         screen_night(images, ready)
-    monkeypatch.setattr("flows.screen.announce", lambda _, batch, *__: not told.append(batch.name))
+    monkeypatch.setattr("flows.call.announce", lambda _, batch, *__: not told.append(batch.name))
     assert screen_night(images, ready).repeated
     assert told == ["night"]
     screen_night(images, ready)

@@ -20,10 +20,10 @@ from geojson_pydantic import FeatureCollection
 from PIL import Image
 
 from flows.commands.contours import contours
+from flows.night import screen
 from flows.nightly import nightly
 from flows.options.flows import Nightly, Screen, Segment
 from flows.options.tools import Contours
-from flows.screen import screen
 from flows.segment import FinderError, SegmentOutcome, segment
 from flows.settings import Settings
 from storage.batches.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of

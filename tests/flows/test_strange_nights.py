@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
+from flows.night import screen
 from flows.options.flows import Fit, Screen
-from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card

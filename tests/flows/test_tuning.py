@@ -11,9 +11,9 @@ from flows.commands.status import verify
 from flows.fit import fit
 from flows.jobs import tuning
 from flows.monitoring import logs
+from flows.night import screen
 from flows.options.flows import Commission, Fit, Screen
 from flows.options.tools import Verify
-from flows.screen import screen
 from flows.settings import Settings
 from flows.stages import batch as extraction
 from storage.batches.features import read_block

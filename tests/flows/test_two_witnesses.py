@@ -12,9 +12,9 @@ from scipy.special import logit
 from flows.commissioning import versions
 from flows.fit import fit
 from flows.jobs.fitting.fitted_rows import slides_of_version
+from flows.night import screen
 from flows.options.flows import Commission, Fit, Retract, Screen
 from flows.retract import retract
-from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest

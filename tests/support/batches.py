@@ -34,5 +34,5 @@ def seal(rows: int = 10, failed: int = 1, **options: Any) -> Seal:
     usual: dict[str, Any] = {"batch": "night", "detector": "d", "model": "tiny", "report": "r"}
     usual |= {"diagnoses": {}, "abnormal": 0, "review": 0, "scored_at": WHEN}
     usual |= {"rows": rows, "scored": rows - failed, "failed": failed, "failures": failures}
-    usual |= {f"{kind}_digest": kind for kind in ("report", "slides", "batch", "patients")}
+    usual |= {f"{kind}_digest": kind for kind in ("report", "shifts")}
     return Seal(**usual | options)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.jobs.scoring.finish import Rules, group_rows
+from flows.jobs.grouped_rows import Rules, group_rows
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.fields import MEASURED
 from storage.reports.schemas.images import image_schema

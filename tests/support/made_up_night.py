@@ -23,8 +23,8 @@ from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs import shard
 from flows.monitoring import telemetry
+from flows.night import screen
 from flows.options.flows import Fit, Screen
-from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch
@@ -124,7 +124,8 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
 
     whole = telemetry.stage
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.screen.open_client", opened)
+        for module in ("flows.night", "flows.screen", "flows.call"):
+            patch.setattr(f"{module}.open_client", opened)
         for module in ("flows.monitoring.telemetry", "flows.stages.sources.sorting"):
             patch.setattr(f"{module}.stage", measured)
         outcome = screen.fn(Screen(images=str(images), batch=name), settings)

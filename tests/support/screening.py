@@ -8,8 +8,8 @@ import pyarrow as pa
 from distributed import Client
 
 from flows.jobs.scoring.screened import Screened
+from flows.night import NightOutcome, screen
 from flows.options.flows import Screen
-from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages.publish import publish
 from flows.stages.scoring import extract, score
@@ -49,12 +49,12 @@ def screen_anew(
     batch = freeze(settings, manifest, name)
     of = Screened(store, batch, card, detector)
     extract(client, of)
-    seal = publish(client, of, settings, score(client, of))
+    seal = publish(client, of, score(client, of))
     assert seal.scored == batch.rows
     return tuple(seal.report.split("/"))
 
 
-def screen_night(images: Path, settings: Settings, **options: object) -> ScreenOutcome:
+def screen_night(images: Path, settings: Settings, **options: object) -> NightOutcome:
     """Screen a night in which one file is cut short."""
     outcome = screen.fn(Screen(images=str(images / "night"), batch="night", **options), settings)
     assert outcome.failed

@@ -28,14 +28,15 @@ from threadpoolctl import threadpool_limits
 
 from flows.cluster.executor import run_jobs
 from flows.cluster.here import Here
-from flows.jobs import drawings
+from flows.jobs import drawings, grouped_rows
 from flows.jobs.scoring import finish, scores, shown
 from flows.jobs.scoring.plan import Part, parts_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
 from flows.stages.batch import prepare_features
-from flows.stages.publish import counting_at, publish
+from flows.stages.calling import call_batch, counting_at
+from flows.stages.publish import publish
 from flows.stages.scoring import extract, score
 from flows.stages.written_pages import get_ready, write_page
 from storage.batches import ledger
@@ -55,6 +56,7 @@ _ONE_AT_A_TIME = Lock()  # threads that read at once take turns in Python, and a
 # Where a stage looks up the jobs that are recorded, and then replayed.
 JOBS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("flows.stages.publish.finish_parts", finish.finish_parts),
+    ("flows.stages.calling.group_piece", grouped_rows.group_piece),
     ("flows.stages.written_pages.find_shown", shown.find_shown),
     ("flows.jobs.drawings.draw", drawings.draw),
 )
@@ -76,11 +78,12 @@ def prepare(store: Store, cells: Path, images: int) -> None:
         for name, work in JOBS:
             patch.setattr(name, partial(_record, work, store.root))
         here = cast(Client, Here())
-        seal = publish(here, screened, settings, score(here, screened))
-        write_page(here, screened, settings, seal)
+        seal = publish(here, screened, score(here, screened))
+        write_page(here, screened, settings, seal, call_batch(here, screened, settings, seal))
     # The night is published once more, as if for the first time.
     store.remove("reports")
-    store.remove("batches", batch.key, "sealed")
+    for folder in ("sealed", "called", "slides"):
+        store.remove("batches", batch.key, folder)
     Path(store.root, NIGHT).write_bytes(pickle.dumps((screened, settings, seconds, seal)))
 
 
@@ -150,7 +153,8 @@ def _name_of(work: Callable[[Any], Any], job: Any) -> str:
     if isinstance(job, drawings.ThumbnailJob):
         number = int(Path(job.cells[0][0].uri).stem)
     else:
-        number = job.group if isinstance(job, shown.ShownJob) else job.parts[0].start
+        first = job.rows if isinstance(job, grouped_rows.GroupingJob) else None
+        number = job.group if isinstance(job, shown.ShownJob) else (first or job.parts[0]).start
     return f"{work.__name__}-{number}.pickle"
 
 
@@ -238,8 +242,9 @@ def run(root: str, workers: int) -> None:
 
         staged("extract", extract, client, screened)
         parts = staged("score", score, client, screened)
-        again = staged("publish", publish, client, screened, settings, parts)
-        staged("page", write_page, client, screened, settings, again)
+        again = staged("publish", publish, client, screened, parts)
+        called = staged("call", call_batch, client, screened, settings, again)
+        staged("page", write_page, client, screened, settings, again, called)
         whole = time.perf_counter() - started
     assert again == seal
     jobs = sum(seconds for seconds, _ in recorded(root).values())

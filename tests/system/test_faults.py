@@ -25,8 +25,8 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from flows.cluster.kinds import STARTED
 from flows.fit import FitOutcome, fit
 from flows.jobs.shard import run_shard
+from flows.night import NightOutcome, screen
 from flows.options.flows import Fit, Screen
-from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
@@ -118,7 +118,7 @@ def report_in(settings: Settings) -> Path:
     return report
 
 
-def failures_of(settings: Settings, images: Path) -> ScreenOutcome:
+def failures_of(settings: Settings, images: Path) -> NightOutcome:
     outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
     assert outcome.failed
     return outcome
@@ -184,7 +184,7 @@ def test_a_killed_worker_costs_nothing_but_time(
 
 def screen_with_a_killed_worker(
     images: Path, settings: Settings, marker: Path, patch: pytest.MonkeyPatch
-) -> ScreenOutcome:
+) -> NightOutcome:
     """Screen a night of which one worker dies with its shard done, and nobody told."""
     patch.setattr("flows.stages.batch.run_shard", partial(_die_once, run_shard, str(marker)))
     outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
@@ -253,7 +253,7 @@ DRIVER = """
 import os, signal, sys
 from flows.options.flows import Fit, Screen
 from flows.fit import fit
-from flows.screen import screen
+from flows.night import screen
 from flows.settings import Settings
 from storage.store import Store
 

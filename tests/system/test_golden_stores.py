@@ -27,6 +27,7 @@ from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.parquet import read_footer, read_table
 from storage.records import OWN_DIGEST, NewerError, Record
 from storage.reports import sql, tables
+from storage.reports.call_seals import read_call_seal
 from storage.reports.schemas.images import image_schema
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
@@ -277,10 +278,12 @@ def test_the_reports_and_their_seal_open(golden: Store) -> None:
     assert (seal.report, seal.report_digest) == ("/".join(path), tables.report_digest(golden, path))
     images = read_table(golden, *path, columns=list(values.IMAGES))
     assert images.to_pydict() == values.IMAGES
-    digests = (seal.slides_digest, seal.patients_digest, seal.batch_digest)
-    for (kind, row), digest in zip(make_golden.ROW_OF.items(), digests, strict=True):
+    calls = read_call_seal(golden, batch, seal.detector)
+    assert calls is not None
+    assert calls.report_digest == seal.report_digest
+    for kind, row in make_golden.ROW_OF.items():
         path = tables.report_path("night", values.DAY, kind)
-        assert tables.report_digest(golden, path) == digest
+        assert tables.report_digest(golden, path) == calls.digests[kind]
         assert read_table(golden, *path, columns=list(row)).to_pylist() == [row]
     night = summaries(read_table(golden, *path))[0]
     assert (night["light"], night["detector"], night["slides_shifted"]) == (

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flows.commission import commission
+from flows.night import screen
 from flows.options.flows import Commission, Screen
-from flows.screen import screen
 from flows.settings import Settings
 from tests.support.needs import needs_data
 from tests.support.paths import DATA

@@ -15,10 +15,10 @@ from PIL import Image
 
 from flows.commands.review.queue import ImportOutcome, export, import_answers, report
 from flows.fit import fit
+from flows.night import screen
 from flows.options.flows import Fit, Retract, Screen
 from flows.options.tools import ReviewExport, ReviewImport, ReviewReport
 from flows.retract import retract
-from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.statistics import latest_statistics

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.night import screen
 from flows.options.flows import Screen
-from flows.screen import screen
 from flows.settings import Settings
 from storage.batches.manifests import load_batch
 from storage.parquet import read_footer, read_table

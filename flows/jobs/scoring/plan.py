@@ -143,6 +143,19 @@ def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> Range | Non
     return start, stop, FEW
 
 
+def runs_of(parts: Sequence[range], most: int) -> Iterator[tuple[range, ...]]:
+    """Divide consecutive parts into runs of ``most`` or more rows, fewer in a small night."""
+    wanted = min(most, max((parts[-1].stop if parts else 0) // LEAST_PIECES, LEAST_PIECE))
+    waiting: list[range] = []
+    for part in parts:
+        waiting.append(part)
+        if part.stop - waiting[0].start >= wanted:
+            yield tuple(waiting)
+            waiting = []
+    if waiting or not parts:
+        yield tuple(waiting)
+
+
 def pieces_of(
     parts: Sequence[Part], fields: pa.Table | None, most: int
 ) -> list[tuple[range, pa.Array]]:

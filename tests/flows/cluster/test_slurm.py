@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from flows.fit import fit
+from flows.night import screen
 from flows.options.flows import Fit, Screen
-from flows.screen import screen
 from flows.settings import Settings
 from storage.store import Store
 from tests.support import needs, paths, reports, waiting

@@ -13,7 +13,7 @@ from flows.commands.main import main
 from flows.commands.status import verify
 from flows.options.tools import Verify
 from flows.settings import Settings
-from storage.batches import ledger, manifests, nights
+from storage.batches import manifests, nights
 from storage.batches.segmentations import (
     FIELD_SCHEMA,
     Cutting,
@@ -28,6 +28,7 @@ from storage.parquet import write_table
 from storage.records import arrays_to_bytes
 from storage.reports.answers import SCHEMA as LABELS
 from storage.reports.answers import Answer, KeptSample, Labels, keep_sample, save_labels
+from storage.reports.call_seals import read_call_seal
 from storage.reports.evaluations import Evaluation, shard_path, start_evaluation, write_arrays
 from storage.reports.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
 from storage.reports.tables import BATCHES, SLIDES, report_path
@@ -84,6 +85,8 @@ FILES: dict[str, Turn] = {
     "batches/night/quarantine/golden/000001.json": lambda content: 0,
     "batches/night/screenings/kampala-v0001.json": lambda content: 0,
     "batches/night/sealed/kampala-v0001.json": digit_of("abnormal"),
+    "batches/night/called/kampala-v0001.json": digit_of("report_digest"),
+    "batches/night/slides/kampala-v0001.parquet": middle,
     "batches/night/announced/kampala-v0001.json": lambda content: 0,
     "detectors/kampala-v0001/card.json": digit_of("statistics_version"),
     "detectors/kampala-v0001/detector.safetensors": last,
@@ -153,7 +156,7 @@ def full(store: Store) -> Store:
     keep_sample(store, "night", KeptSample(image_ids=[64 * "0"], strata=[]))
     said = Answer(reader="Ada", image_id=64 * "0", answer="other", at=WHEN, seconds=1.5)
     said.write(store, "answers", "night", "00000000-0123456789ab.json")
-    seal = ledger.read_seal(store, manifests.load_batch_of_key(store, "night"), "kampala-v0001")
+    seal = read_call_seal(store, manifests.load_batch_of_key(store, "night"), "kampala-v0001")
     assert seal is not None
     for path, head in ((page_path("night"), made_from(seal)), (index_path(), "")):
         write_page_file(store, f"<html><!-- {head} --><p>{64 * 'x'}</p></html>", *path)

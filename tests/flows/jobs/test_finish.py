@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.jobs.grouped_rows import Grouped, Rules, group_rows
 from flows.jobs.scoring import plan
-from flows.jobs.scoring.finish import Grouped, Rules, group_rows
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import Part, Span, pieces_of
-from flows.stages.publish import joined_groups
+from flows.stages.calling import joined_groups
 from storage.reports.schemas.fields import MEASURED
 from storage.reports.schemas.shared import schema_of
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES

@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
+from flows.night import NightOutcome, screen
 from flows.options.flows import Screen
 from flows.prefect import artifacts
 from flows.prefect.artifacts import (
@@ -35,7 +36,6 @@ from flows.prefect.artifacts import (
 )
 from flows.prefect.decorators import run
 from flows.prefect.states import by_call, by_name
-from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from storage.reports import tables as reports
 from storage.reports.schemas.images import image_schema
@@ -63,7 +63,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def screen_night(night: Path, settings: Settings, batch: str) -> ScreenOutcome:
+def screen_night(night: Path, settings: Settings, batch: str) -> NightOutcome:
     outcome = run(screen, Screen(images=str(night), batch=batch, date=DAY), settings)
     assert outcome.failed
     return outcome

@@ -21,7 +21,8 @@ from flows.jobs.shard import ShardJob, run_shard
 from flows.options.tools import Status
 from flows.settings import Settings
 from flows.stages import scoring
-from flows.stages.publish import nights_before, publish, valid_seal
+from flows.stages.calling import call_batch, nights_before, valid_call
+from flows.stages.publish import publish, valid_seal
 from storage.batches.ledger import Screening, discard_scores, note_announced
 from storage.batches.manifests import load_batch
 from storage.leases import Lease, LeaseLostError, lease
@@ -39,7 +40,8 @@ from tests.support.shards import SHARD_ROWS, Night, add_detector, freeze_night, 
 DAY = date(2026, 1, 3)
 KINDS = (tables.IMAGES, tables.FIELDS, tables.SLIDES, tables.BATCHES)
 PAGE = pages.page_path("night")
-OWN = {f"batches/night~2/{kind}/d.json" for kind in ("sealed", "announced")}
+OWN = {f"batches/night~2/{kind}/d.json" for kind in ("sealed", "called", "announced")}
+OWN |= {"batches/night~2/slides/d.parquet"}
 
 
 class Elsewhere(Here):
@@ -72,11 +74,13 @@ def publish_attempt(store: Store, attempt: int) -> None:
     batch, detector = load_batch(store, "night", attempt), load_detector_card(store)
     settings, client = Settings(store=store.url), cast(Client, Elsewhere())
     seal = valid_seal(store, batch, "d")
+    of = Screened(store, batch, load_card(store, "tiny"), detector)
     if seal is None:
-        of = Screened(store, batch, load_card(store, "tiny"), detector)
-        seal = publish(client, of, settings, scoring.score(client, of))
+        seal = publish(client, of, scoring.score(client, of))
     discard_scores(store, batch, "d")
     assert valid_seal(store, batch, "d") == seal
+    if valid_call(store, batch, seal) is None:
+        call_batch(client, of, settings, seal)
     store.write_bytes(b"the page of attempt %d" % attempt, *PAGE)
     note_announced(store, batch, seal)
 

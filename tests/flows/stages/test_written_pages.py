@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import screen as screen_module
+from flows import call as call_module
+from flows.night import NightOutcome, screen
 from flows.options.flows import Screen
-from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages import written_pages
 from storage.batches.manifests import load_batch
@@ -32,7 +32,7 @@ def photos(cells: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(cells / "Uninfected", tmp_path / "photos"))
 
 
-def screened(photos: Path, settings: Settings) -> ScreenOutcome:
+def screened(photos: Path, settings: Settings) -> NightOutcome:
     return screen.fn(Screen(images=str(photos), batch="night", date=DAY), settings)
 
 
@@ -72,7 +72,7 @@ def test_a_page_that_could_not_be_written_is_made_by_the_same_command(
     """The report is published by then, stays as it is, and the night is announced all the same."""
     announced: list[str] = []
     monkeypatch.setattr(
-        screen_module, "announce", lambda _, batch, *__: not announced.append(batch.name)
+        call_module, "announce", lambda _, batch, *__: not announced.append(batch.name)
     )
 
     def fails(*_: object) -> str:

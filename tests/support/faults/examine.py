@@ -6,10 +6,10 @@ from hashlib import sha256
 from typing import Any
 
 from flows.commands.status import verify
+from flows.night import screen
 from flows.options.flows import Retract, Screen
 from flows.options.tools import Verify
 from flows.retract import retract
-from flows.screen import screen
 from flows.settings import Settings
 from storage.kinds import tables
 from storage.reports.sql import answer

@@ -19,7 +19,7 @@ from flows.cluster import client
 from storage import leases, records
 
 NOW = datetime(2026, 3, 1, 6, tzinfo=UTC)
-FLOWS = ("flows.commission", "flows.fit", "flows.retract", "flows.screen", "flows.segment")
+FLOWS = ("flows.commission", "flows.fit", "flows.night", "flows.retract", "flows.segment")
 
 
 class Done:
@@ -102,8 +102,10 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     for name in FLOWS:
         importlib.import_module(name)
     replace_everywhere("open_client", client.open_client, open_client)
-    screen: Any = importlib.import_module("flows.screen")
-    screen.announce, screen.progress_artifact = announce, progress
+    call: Any = importlib.import_module("flows.call")
+    call.announce = announce
+    scoring: Any = importlib.import_module("flows.stages.scoring")
+    scoring.progress_artifact = progress
     pages: Any = importlib.import_module("flows.stages.written_pages")
     pages.batch_page, pages._thumbnails = _plain_page, lambda *_: {}
     segmentation: Any = importlib.import_module("flows.stages.segmentation")

@@ -25,10 +25,10 @@ from flows import prune as pruning
 from flows.commands.review.apply import apply
 from flows.fit import fit
 from flows.jobs import networks
+from flows.night import screen
 from flows.options.flows import Commission, Fit, Prune, Retract, Screen, Segment, Unlearn
 from flows.options.tools import ReviewApply
 from flows.retract import retract
-from flows.screen import screen
 from flows.segment import segment
 from flows.settings import Settings
 from flows.unlearn import unlearn

@@ -27,12 +27,15 @@ from storage.models.detectors import (
 from storage.models.learned import save_night
 from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.models.tunings import BatchTuning
+from storage.parquet import write_table
 from storage.records import arrays_to_bytes
+from storage.reports.call_seals import CallSeal, write_call_seal
 from storage.reports.publication import publication
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_path
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
+from tasks.reports.slide_reasons import SHIFTS
 from tests.support.paths import ROOT
 from tests.system.golden import values
 from tests.system.golden.values import BLOCK, CLASSES, DAY, FAILURE, ROWS, SHARD_ROWS, WHEN
@@ -155,17 +158,21 @@ def write_reports(store: Store, batch: manifests.Batch) -> None:
             found = {name: [value] for name, value in row.items()}
             reports.add(kind, schema, [table_of(schema, found, 1)])
         reports.appear()
+    slides = ledger.slides_path(batch, values.COMMISSIONED)
+    write_table(store, SHIFTS.empty_table(), *slides)
     seal = ledger.Seal(
         batch="night", detector=values.COMMISSIONED, model="golden",
         report="/".join(report_path("night", DAY)), report_digest=reports.digests[IMAGES],
-        slides_digest=reports.digests[SLIDES], batch_digest=reports.digests[BATCHES],
-        patients_digest=reports.digests[PATIENTS],
+        shifts_digest=store.digest(*slides),
         rows=ROWS, scored=4, failed=1, diagnoses={"Parasitized": 0, "Uninfected": 4}, abnormal=1,
         review=2, failures={"killed_worker": 1}, scored_at=WHEN,
     )  # fmt: skip
     begun = ledger.Screening(scored_at=WHEN)
     begun.write(store, "batches", "night", "screenings", f"{seal.detector}.json")
     ledger.write_seal(store, batch, seal)
+    digests = {kind: each for kind, each in reports.digests.items() if kind != IMAGES}
+    calls = CallSeal(report_digest=seal.report_digest, digests=digests)
+    write_call_seal(store, batch, seal.detector, calls)
     ledger.note_announced(store, batch, seal)
 
 

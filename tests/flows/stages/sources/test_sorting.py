@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from flows.night import NightOutcome, screen
 from flows.nightly import nightly
 from flows.options.flows import Nightly, Screen, Segment
-from flows.screen import ScreenOutcome, screen
 from flows.segment import segment
 from flows.settings import Settings
 from flows.stages import segmentation as cutting
@@ -39,7 +39,7 @@ def mixed(cells: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def rows_of(outcome: ScreenOutcome) -> list[dict[str, object]]:
+def rows_of(outcome: NightOutcome) -> list[dict[str, object]]:
     """Read a report but for the names of its batch and the hour."""
     report = pq.read_table(outcome.report).drop_columns(["batch", "scored_at"])
     rows: list[dict[str, object]] = report.to_pylist()

@@ -1,0 +1,44 @@
+"""Count the images of a batch, as its seal states them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from tasks.reports.image_columns import flags
+from tasks.types import Verdict
+
+
+@dataclass
+class ImageCounts:
+    """The numbers of images, of scored, abnormal and reviewed ones; by diagnosis, and by failure.
+
+    ``failures`` counts the failed images by reason, which stands before the colon.
+    """
+
+    images: int = 0
+    scored: int = 0
+    abnormal: int = 0
+    review: int = 0
+    diagnoses: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def count(self, rows: pa.Table) -> None:
+        """Count rows of the report on images."""
+        scored, abnormal, _ = flags(rows)
+        verdicts = Counter(rows["verdict"].to_pylist())
+        self.images += rows.num_rows
+        self.scored += int(scored.sum())
+        self.abnormal += int(abnormal.sum())
+        self.review += verdicts[Verdict.REVIEW]
+        self.diagnoses.update(_texts(rows["diagnosis"]))
+        self.failures.update(text.partition(":")[0] for text in _texts(rows["failure"]))
+
+    def add(self, other: "ImageCounts") -> None:
+        """Add the counts of other images."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    return [each for each in column.to_pylist() if each is not None]
