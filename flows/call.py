@@ -30,7 +30,7 @@ from tasks.reports.night.counts import Row
 
 
 class CallOutcome(Outcome):
-    """What a batch means: its patients by call, its light, and its page."""
+    """The patients of a batch by call, its light and its page."""
 
     batch: str
     page: str

@@ -62,7 +62,7 @@ class NightOutcome(ScreenOutcome, CallOutcome):
         return rows
 
     def done(self) -> str:
-        """Say in a line what was done, and which images came since."""
+        """Say in a line whether the batch was screened before, and name images that came since."""
         new = self.come_since
         if not self.repeated or not new:
             return super().done()

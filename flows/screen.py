@@ -68,7 +68,7 @@ class ScreenOutcome(Outcome):
         return ""
 
     def done(self) -> str:
-        """Say in a line what was done, and how fast."""
+        """Say in a line whether the batch was screened now or before, and how fast."""
         if self.repeated:
             return f"batch {self.batch} was published before; nothing to do"
         rate = self.images / self.seconds

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -25,11 +26,11 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.deployments.steps.core import run_step
-from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
 from flows.options.commands import COMMANDS
+from flows.prefect.decorators import Flow
 from tests.support import images, paths, servers
 from tests.support.waiting import until
 
@@ -58,7 +59,9 @@ def test_every_flow_is_deployed_but_the_one_for_a_person_at_a_terminal() -> None
 
 @by_name
 def test_a_deployment_names_a_flow_and_gives_it_what_it_takes(deployment: dict[str, Any]) -> None:
-    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    module, _, name = deployment["entrypoint"].rpartition(".")
+    found = getattr(import_module(module), name)
+    flow = found.of_prefect() if isinstance(found, Flow) else found  # another test was first
     schema = parameter_schema(flow).model_dump_for_openapi()
     parameters = deployment.get("parameters", {})
     assert set(parameters) <= set(schema["properties"])
@@ -72,6 +75,19 @@ def test_a_deployment_names_a_flow_and_gives_it_what_it_takes(deployment: dict[s
         )
         taken = flow.validate_parameters(parameters | {"options": needed | options})["options"]
         assert taken.model_dump(include=options.keys()) == options
+
+
+def test_prefect_finds_the_flows_of_all_deployments() -> None:
+    """A process that has imported Prefect first, as its workers have."""
+    entrypoints = [deployment["entrypoint"] for deployment in DEPLOYMENTS]
+    program = (
+        "import sys\nfrom prefect.flows import load_flow_from_entrypoint as load\n"
+        "for each in sys.argv[1:]: print(load(each, use_placeholder_flow=False).name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *entrypoints], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [each.rsplit(".", 1)[1] for each in entrypoints]
 
 
 @by_name

@@ -235,14 +235,14 @@ def test_reports_that_are_being_replaced_are_not_published(published: Path, tmp_
     store = Store(str(shutil.copytree(published, tmp_path / "store")))
     settings = Settings(store=store.url)
     assert tables.published_batch(store, "night").attempt == 1
-    with stalls.Moments(7, killed).watched(), pytest.raises(KeyboardInterrupt):
+    with stalls.Moments(8, killed).watched(), pytest.raises(KeyboardInterrupt):
         publish_attempt(store, 2)
     assert attempts_seen(store) == {2}
     with pytest.raises(StoreError, match=r"night are being replaced.*screen again"):
         tables.published_batch(store, "night")
     assert list(tables.newest_batches(store, lambda _: True)) == []
     assert nights_before(store, date.max, 9) == []
-    assert [row["report"] for row in status(Status(), settings).batches] == [None]
+    assert [row["light"] for row in status(Status(), settings).batches] == [None]
     for check in batch_checks(store, "night"):
         if check.path.startswith("reports/"):
             check.verify()
