@@ -25,6 +25,7 @@ from storage.models import detectors, tunings
 from storage.reports import pages, tables
 from storage.reports.call_seals import CallSeal
 from storage.store import Store, StoreError
+from tasks.counting.call import by_call
 from tasks.reports.called_cells import Patient
 from tasks.reports.night.counts import Row
 
@@ -103,7 +104,7 @@ class Calling:
         return CallOutcome(
             batch=batch.name,
             page=store.address(*pages.page_path(batch.name)),
-            patients=night["patient_calls"],
+            patients=by_call(night["patient_calls"]),
             slides_for_review=night["slides_for_review"],
             light=night["light"],
             reasons=night["reasons"],

@@ -34,8 +34,9 @@ from storage.models.learned import images_learned
 from storage.reports.evaluations import RESULTS, Evaluation, start_evaluation
 from storage.reports.schemas.evaluations import evaluation_schema
 from storage.store import Store
-from tasks.evaluation import metrics, scored
+from tasks.evaluation import scored
 from tasks.images.listing import as_given, each_source, named, refuse_missing
+from tasks.metrics import metrics
 from tasks.visualisation.robustness_page import robustness_page
 
 # Options that the record of an evaluation has as they are given.

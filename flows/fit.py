@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from flows.cluster.client import open_client
+from flows.extensions import extension
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.monitoring import console, logs, telemetry
 from flows.options.flows import Fit
@@ -21,7 +22,7 @@ from storage.models.detectors import DetectorCard
 from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
 from storage.store import Store
 from tasks import words
-from tasks.counting.error_rates import merge_errors
+from tasks.detector.error_counts import merge_errors
 from tasks.detector.moments import ClassStatistics, merge_statistics, merge_tree
 from tasks.images.access.files import SourceError
 
@@ -88,7 +89,8 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
         part, contribution, failures = _extract_batch(to, frozen)
         with class_statistics.statistics_lease(store, card) as held:
             to = replace(to, store=held.store)
-            class_statistics.refuse_second_review(to.store, card.name, options.batch, frozen.images)
+            if refuse := extension("check of labels"):
+                refuse(to.store, card.name, options.batch, frozen.images)
             latest = latest_statistics(to.store, card.name)
             before, errors = class_statistics.totals(to, latest)
             others = latest.contributions if latest else []

@@ -16,7 +16,9 @@ from flows.cluster.client import Client, open_client
 from flows.cluster.here import Here
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import telemetry
-from flows.options.flows import Screen
+from flows.monitoring.logs import bind
+from flows.nightly import run_name, take_night
+from flows.options.flows import Nightly, Screen
 from flows.outcome import table
 from flows.prefect.decorators import flow
 from flows.screen import Listed, ScreenOutcome, begin, chosen, outcome_of, screen_batch
@@ -86,6 +88,15 @@ def screen(options: Screen, settings: Settings) -> NightOutcome:
     failed as make the light red (`flows.monitoring.states`).
     """
     return screen_sources(options, settings)
+
+
+@flow(flow_run_name=run_name)
+@telemetry.observed(night=True)
+def nightly(options: Nightly, settings: Settings) -> NightOutcome:
+    """Screen the new images of an inbox and call its patients; see `flows.nightly`."""
+    tonight = take_night(options, settings)
+    with bind(batch=tonight.batch):
+        return screen_sources(tonight, settings, root=options.inbox)
 
 
 def screen_sources(

@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo
 from flows.monitoring import telemetry
 from flows.monitoring.console import tell, warn
 from flows.monitoring.logs import bind, log
-from flows.night import NightOutcome, screen_sources
 from flows.options.flows import Nightly, OfANight, Screen
 from flows.prefect.decorators import flow
 from flows.prefect.runs import current_run, scheduled_start
+from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
 from flows.stages.sources.inbox import arrivals
 from storage.batches import nights
@@ -55,8 +55,19 @@ def run_name() -> str:
 
 @flow(flow_run_name=run_name)
 @telemetry.observed(night=True)
-def nightly(options: Nightly, settings: Settings) -> NightOutcome:
+def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
     """Screen new images; a second run of a night resumes with the same images.
+
+    Raises:
+        MissedNightError: the night has never begun, and its time is over.
+    """
+    tonight = take_night(options, settings)
+    with bind(batch=tonight.batch):
+        return screen.fn(tonight, settings)
+
+
+def take_night(options: Nightly, settings: Settings) -> Screen:
+    """Freeze the new images of an inbox as a night, and return the options that screen it.
 
     Raises:
         MissedNightError: the night has never begun, and its time is over.
@@ -81,14 +92,12 @@ def nightly(options: Nightly, settings: Settings) -> NightOutcome:
             f"night {night.batch} took its images from {night.inbox}, not from {options.inbox}: "
             "give that --inbox to resume it, or another --series for another inbox"
         )
-    screened = Screen(
+    return Screen(
         images=nights.manifest_address(store, night),
         batch=night.batch,
         date=day,
         **options.model_dump(include=set(OfANight.model_fields)),
     )
-    with bind(batch=night.batch):
-        return screen_sources(screened, settings, root=options.inbox)
 
 
 def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night:

@@ -14,7 +14,7 @@ from storage.models.detectors import list_detectors
 from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
 from storage.store import Store, StoreError
 from tasks import words
-from tasks.counting.error_rates import ErrorCounts, retract_errors
+from tasks.detector.error_counts import ErrorCounts, retract_errors
 from tasks.detector.moments import ClassStatistics, retract_statistics
 
 

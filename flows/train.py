@@ -17,9 +17,9 @@ from flows.stages.training.labelled_images import CLASSES, load_labelled_images
 from storage.leases import lease
 from storage.models import classifiers
 from storage.store import Store, StoreError
-from tasks.evaluation.cross_validation import metrics_by_stain
-from tasks.evaluation.metrics import POSITIVE
 from tasks.images.listing import as_given, refuse_missing
+from tasks.metrics.cross_validation import metrics_by_stain
+from tasks.metrics.metrics import POSITIVE
 from tasks.network.backbones import build, network_spec
 from tasks.network.classifier import tap_widths
 from tasks.network.inference import fastest_arithmetic, refuse_other_arithmetic

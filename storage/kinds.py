@@ -10,6 +10,7 @@ from datetime import date
 from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -46,6 +47,13 @@ class Table:
     """Its columns by other words that a person may expect as their names."""
 
 
+class Sources(NamedTuple):
+    """The sources of a batch as a person gave them, and the largest number of files."""
+
+    images: str | tuple[str, ...]
+    limit: int | None
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of files. Only its ``name`` is required."""
@@ -62,6 +70,10 @@ class Kind:
     withdrawn: Callable[[str], Mapping[tuple[str, ...], bytes]] = lambda _: {}
     """The files that replace those of a batch, by its name, while its reports are replaced."""
     table: Table | None = None
+    owns: Callable[[Store, str], bool] = lambda *_: False
+    """Whether a source of images is a manifest of this kind, to which reports refer."""
+    sources: Callable[[Store, str], Sources | None] = lambda *_: None
+    """The sources from which the manifest of a batch was made, by the batch's key."""
 
 
 @cache

@@ -9,6 +9,8 @@ DETECTABLE_PERCENT = 0.06
 NEGATIVE_PERCENT = 1.0
 # For a healthy adult; a patient's own count is better, and anaemia makes it much lower.
 RED_CELLS_PER_MICROLITRE = 5e6
+# Any failed file makes the night amber; with a quarter of them it is lost.
+FAILED_RED = 0.25
 
 
 class FieldLimits(BaseModel):

@@ -22,8 +22,8 @@ from storage.models import learned
 from storage.models.detectors import DetectorCard, LearnedNight
 from storage.records import arrays_to_bytes, now
 from storage.store import Store
-from tasks.counting.error_rates import THRESHOLDS, ErrorCounts, merge_errors
 from tasks.counting.interpretation import chance_of_blank
+from tasks.detector.error_counts import THRESHOLDS, ErrorCounts, merge_errors
 from tasks.detector.slides.groups import merge_groups
 from tasks.detector.slides.normal import Choices
 from tasks.detector.witnesses import Discriminant

@@ -27,7 +27,8 @@ from storage.batches import segmentations
 from storage.batches.manifests import Batch
 from storage.models import detectors, tunings
 from storage.store import digest_of
-from tasks.counting import error_rates, interpretation
+from tasks.counting import interpretation
+from tasks.detector import error_counts
 from tasks.detector.detector import Detector
 from tasks.detector.slides.cell_score import Taps
 from tasks.laboratories import commissioning, learning
@@ -137,7 +138,7 @@ def _of_parent(lab: Laboratory) -> records.Arrays:
 
 def _adapted(
     lab: Laboratory, nights: Sequence[detectors.LearnedNight]
-) -> tuple[Trial | None, error_rates.ErrorCounts]:
+) -> tuple[Trial | None, error_counts.ErrorCounts]:
     """Try to adapt the diagnosis by labelled cells, and merge the error counts of all nights.
 
     Nights are counted again where the laboratory gets its own discriminant.
@@ -151,10 +152,10 @@ def _adapted(
     trial = try_adaptation(labelled, fitted)
     discriminant = trial.change.discriminant if trial and trial.accepted else None
     if discriminant is not None:
-        errors = error_rates.ErrorCounts.empty()
+        errors = error_counts.ErrorCounts.empty()
         for night, batch in zip(nights, lab.batches(nights), strict=True):
             again = errors_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
-            errors = error_rates.merge_errors(errors, again)
+            errors = error_counts.merge_errors(errors, again)
     return trial, errors
 
 

@@ -22,8 +22,8 @@ from flows.jobs.scoring import feature_rows, scores
 from flows.jobs.verified import load_detector
 from storage.models import detectors, learned
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts, count_errors
 from tasks.detector import probabilities
+from tasks.detector.error_counts import ErrorCounts, count_errors
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.witnesses import Classes, shifts
 from tasks.laboratories.adaptation import Labelled

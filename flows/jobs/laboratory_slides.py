@@ -18,7 +18,7 @@ from storage.models.detectors import DetectorCard, LearnedNight
 from storage.models.learned import load_night
 from storage.store import Store
 from tasks import bundles
-from tasks.counting.error_rates import ErrorCounts, merge_errors
+from tasks.detector.error_counts import ErrorCounts, merge_errors
 from tasks.detector.slides import cell_score, groups, own_normal
 from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
 from tasks.detector.slides.references import Reference

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 
-from flows.jobs import libraries, single_cells
+from flows.extensions import extension
+from flows.jobs import libraries
 from flows.jobs.worker import network_of, settle_worker
 from storage.batches import ledger, manifests
 from storage.batches.features import (
@@ -77,7 +78,7 @@ class ShardJob:
             _network(self),
             regions.image_refs(manifest),
             tap_widths=self.model.tap_widths,
-            reading=Reading(check=single_cells.refuse_photograph),
+            reading=Reading(check=extension("check of single cells")),
         )
 
     def quarantine(self, rows: list[int]) -> Self:
@@ -209,7 +210,7 @@ def _extract(
         _network(job),
         regions.image_refs(manifest),
         tap_widths=job.model.tap_widths,
-        reading=Reading(dict.fromkeys(killers, killer), known, single_cells.refuse_photograph),
+        reading=Reading(dict.fromkeys(killers, killer), known, extension("check of single cells")),
         looked_at=rows_looked_at(job.shard.start, job.shard.stop, job.batch.rows),
     )
 

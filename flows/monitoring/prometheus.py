@@ -5,7 +5,7 @@ read from the store, so that a run that fails reports them too.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
@@ -27,7 +27,6 @@ from flows.monitoring.console import warn
 from storage.models import classifiers, detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
-from tasks.reports.night.counts import Row
 from tasks.types import Light, Status
 
 WRITE_EVERY = 15.0  # seconds: about as often as Prometheus asks
@@ -107,7 +106,7 @@ class NightMetrics:
             if cards:
                 gauge().set(cards[-1].created_at.timestamp())
 
-    def _show_night(self, night: Row) -> None:
+    def _show_night(self, night: Mapping[str, Any]) -> None:
         self.night_images(Status.SCORED).set(night["scored"])
         self.night_images(Status.FAILED).set(night["images"] - night["scored"])
         # A reason of the night before may not have happened in this one.

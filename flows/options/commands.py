@@ -50,7 +50,7 @@ COMMANDS = {
     "segment": _flow(flows.Segment, "segment", STORE + CLUSTER),
     "screen": _flow(flows.Screen, "night", STORE + CLUSTER, "screen"),
     "call": _flow(flows.Call, "call", STORE + CLUSTER),
-    "nightly": _flow(flows.Nightly, "nightly", STORE + CLUSTER),
+    "nightly": _flow(flows.Nightly, "night", STORE + CLUSTER, "nightly"),
     "evaluate": _flow(flows.Evaluate, "evaluate", STORE + CLUSTER),
     "prune": _flow(flows.Prune, "prune", STORE),
     "look": Command(tools.Look, "flows.commands.look:look", STORE),

@@ -9,17 +9,13 @@ cannot be reached, a warning is logged and the work continues.
 """
 
 import heapq
-import logging
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
-from uuid import UUID
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from flows.monitoring import logs
+from flows.prefect.progress import or_warn
 from flows.prefect.runs import in_prefect_run
-from flows.prefect.states import by_call, by_name
+from flows.prefect.states import by_name
 from storage.batches import manifests, segmentations
 from storage.batches.ledger import Seal
 from storage.parquet import iterate_rows, read_table
@@ -45,8 +41,8 @@ COLUMNS = (
     "verdict",
     "review_reason",
 )
-NIGHT, CELLS, PAGE, PROGRESS = (
-    "slidewatch-night", "slidewatch-most-abnormal", "slidewatch-page", "slidewatch-progress",
+NIGHT, CELLS, PAGE = (
+    "slidewatch-night", "slidewatch-most-abnormal", "slidewatch-page",
 )  # fmt: skip  # keys of the artifacts
 MOST_PATIENTS = 50  # that the summary lists
 MOST_PICTURES = 4  # of a patient
@@ -56,7 +52,6 @@ PATIENT_COLUMNS = (
     "patient_id", "slide_id", "call", "cells_read", "parasitized", "parasites_per_microlitre",
     "parasites_per_microlitre_low", "parasites_per_microlitre_high",
 )  # fmt: skip
-UPDATE_EVERY = 15.0  # seconds: spare the server, however short shards are
 
 
 def markdown_text(value: object) -> str:
@@ -113,7 +108,7 @@ def announce(
         )
     errors: list[Exception] = []
     for what, step in steps.items():
-        with _or_warn(what, errors):
+        with or_warn(what, errors):
             step()
         if any(isinstance(error, TransportError) for error in errors):
             break  # wait for a lost server once, not for each step
@@ -132,46 +127,6 @@ def most_abnormal(store: Store, batch: manifests.Batch) -> list[dict[str, Any]]:
         keyed = [(-row["abnormality"], row["uri"], row) for row in rows]
         best = heapq.nsmallest(MOST_ABNORMAL, [*best, *keyed], key=lambda each: each[:2])
     return [row for _, _, row in best]
-
-
-@contextmanager
-def progress_artifact(batch: str, total: int) -> Iterator["NightProgress"]:
-    """Show a batch's progress in Prefect during the block, and 100% when it ends well."""
-    progress = NightProgress(batch, total)
-    yield progress
-    progress.update(total, last=True)
-
-
-class NightProgress:
-    """The progress of a batch, sent to Prefect at intervals until sending fails."""
-
-    def __init__(self, batch: str, total: int) -> None:
-        self._total, self._told = total, time.monotonic()
-        self._artifact: UUID | None = None
-        if not in_prefect_run():
-            return
-        from prefect.artifacts import create_progress_artifact
-
-        with _or_warn("the progress"):
-            made = create_progress_artifact(
-                0.0, key=PROGRESS, description=f"{batch}: how much of it is done"
-            )
-            # Its type says that a coroutine would get a coroutine.
-            self._artifact = cast(UUID, made)
-
-    def update(self, done: int, *, last: bool = False) -> None:
-        """Send Prefect the number of finished shards, at most every `UPDATE_EVERY` seconds."""
-        if self._artifact is None or not (last or time.monotonic() - self._told > UPDATE_EVERY):
-            return
-        from prefect.artifacts import update_progress_artifact
-
-        artifact, self._artifact = self._artifact, None
-        with _or_warn("the progress"):
-            # A batch without images has no shards, and is done.
-            share = done / self._total if self._total else 1.0
-            update_progress_artifact(artifact, 100.0 * share)
-            self._artifact = artifact
-        self._told = time.monotonic()
 
 
 def _summary(
@@ -234,7 +189,7 @@ def _patients(
             -row["parasitized"],
         ),
     )
-    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(by_call(calls))}**"]
+    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(calls)}**"]
     if shown:
         head = "| patient | call | likeliest parasites | parasites/µL (95%) | red cells |"
         lines += ["", head, "|---|---|---|---|---|"]
@@ -280,19 +235,4 @@ def _emit_all(store: Store, batch: manifests.Batch, seal: Seal, night: Row) -> N
                 "detector": seal.detector,
                 "report": store.address(*seal.report.split("/")),
             },
-        )
-
-
-@contextmanager
-def _or_warn(what: str, errors: list[Exception] | None = None) -> Iterator[None]:
-    """Warn where the block fails, and add its error to a list."""
-    try:
-        yield
-    except Exception as error:  # the batch does not need Prefect
-        if errors is not None:
-            errors.append(error)
-        logs.log(
-            logging.WARNING,
-            f"Prefect did not record {what} ({type(error).__name__}: {error}); the work continues "
-            "without it",
         )

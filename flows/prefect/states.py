@@ -11,9 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from flows.outcome import printable
 from tasks import words
-from tasks.counting.call import Call
 from tasks.images.access.addresses import redact
-from tasks.reports.night.light import FAILED_RED
+from tasks.limits import FAILED_RED
 from tasks.types import Light
 
 OURS = ("flows.", "tasks.", "storage.")  # modules whose errors are one clear sentence
@@ -77,21 +76,12 @@ def is_lost(night: NightOutcome) -> bool:
 def told(night: NightOutcome) -> str:
     """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
-    parts = [f"patients: {by_name(by_call(night.patients))}"] if night.patients else []
+    parts = [f"patients: {by_name(night.patients)}"] if night.patients else []
     parts.append(words.counted(night.images, "image"))
     if failed:
         parts[-1] += f", of which {failed:,} failed ({by_name(night.failures)})"
     reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""
     return printable(redact("; ".join(parts) + reasons))
-
-
-def by_call(patients: Mapping[str, int]) -> dict[str, int]:
-    """Sort the counts of patients, the most urgent call first.
-
-    >>> by_call({"negative": 9, "positive": 2})
-    {'positive': 2, 'negative': 9}
-    """
-    return {call.value: patients[call] for call in Call if call in patients}
 
 
 def by_name(counts: Mapping[str, int]) -> str:

@@ -9,12 +9,19 @@ from typing import Any
 import pyarrow as pa
 
 from flows.monitoring.console import warn
+from flows.outcome import shell_command
 from flows.stages.counting.chosen_thresholds import load_error_rates
-from storage.batches.manifests import Batch
+from storage.batches.manifests import Batch, Sources
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_rows, read_table
-from storage.reports.answers import Answer, in_order, read_answers
+from storage.reports.answers import (
+    Answer,
+    fitted_from,
+    in_order,
+    labelled_batch,
+    read_answers,
+)
 from storage.reports.tables import PATIENTS, SLIDES, report_path
 from storage.store import Store, StoreError
 from tasks.answers import agreement
@@ -220,3 +227,15 @@ def _labelled(rows: pa.Table) -> list[dict[str, Any]]:
         text.filter(text["label"].is_valid()).group_by(names).aggregate([]).to_pylist()
     )
     return labelled
+
+
+def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
+    """Raise StoreError if the statistics contain another import of the same labels."""
+    night = labelled_batch(store, images)
+    for name in fitted_from(store, model, night) if night else []:
+        if name != batch:
+            raise StoreError(
+                f"the labels of batch {night} are in the statistics already, as batch {name}, "
+                "and a cell must count once: take it out with "
+                f"{shell_command('retract', '--batch', name, '--model', model)}, then fit again"
+            )

@@ -14,11 +14,10 @@ from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
 from flows.monitoring import logs, telemetry
 from flows.monitoring.console import tell, warn
 from flows.settings import Settings
-from storage import leases, records
-from storage.batches import ledger, manifests, segmentations
+from storage import kinds, leases, records
+from storage.batches import ledger, manifests
 from storage.batches.features import read_columns
 from storage.models.classifiers import ModelCard
-from storage.reports.answers import labelled_batch
 from storage.store import Store, StoreError, check_name
 from tasks.images import listing, sorted_rows
 from tasks.images.regions import image_refs
@@ -95,8 +94,8 @@ def refuse_other_images(
 
     If cells were cut out of photographs, these are its sources, and so is the manifest of cells.
     """
-    made = segmentations.segmentation_for(store, batch)
-    sources, most = (made.images, made.limit) if made else (batch.images, batch.limit)
+    made = (kind.sources(store, batch.key) for kind in kinds.kinds())
+    sources, most = next(filter(None, made), (batch.images, batch.limit))
     started = (listing.as_given(sources), most), (listing.as_given(batch.images), batch.limit)
     if batch.rows and (listing.as_given(images), limit) not in started:
         raise StoreError(
@@ -109,7 +108,7 @@ def refuse_other_images(
 def refuse_among_others(store: Store, images: str | list[str]) -> None:
     """Raise StoreError if one of several sources is a manifest that reports refer to."""
     for source in images if isinstance(images, list) else []:
-        if segmentations.segmentation_of(store, source) or labelled_batch(store, source):
+        if any(kind.owns(store, source) for kind in kinds.kinds()):
             raise StoreError(
                 f"{source} is a manifest that slidewatch made, and its report names it: give it as "
                 "the only --images of a batch"

@@ -27,6 +27,7 @@ from storage.batches import ledger, manifests, segmentations
 from storage.models import detectors
 from storage.parquet import read_table
 from storage.reports.call_seals import CallSeal, read_call_seal, write_call_seal
+from storage.reports.earlier_batches import read_batches_before
 from storage.reports.publication import publication
 from storage.reports.schemas.batches import batch_schema
 from storage.reports.tables import (
@@ -36,7 +37,6 @@ from storage.reports.tables import (
     IMAGES,
     PATIENTS,
     SLIDES,
-    read_batches_before,
     report_digest,
     report_path,
 )

@@ -10,11 +10,10 @@ from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
-from flows.outcome import shell_command
 from flows.settings import Settings
 from flows.stages.counting.error_counts import ERRORS, errors_of_version
 from storage import leases, records
-from storage.batches.manifests import Batch, Sources, load_batch, read_manifest
+from storage.batches.manifests import Batch, load_batch, read_manifest
 from storage.models.classifiers import ModelCard
 from storage.models.contributions import Rows, contributed, held_out_rows, repeated_rows
 from storage.models.statistics import (
@@ -24,9 +23,8 @@ from storage.models.statistics import (
     load_moments,
     save_statistics,
 )
-from storage.reports.answers import fitted_from, labelled_batch
 from storage.store import Store, StoreError, digest_of
-from tasks.counting.error_rates import ErrorCounts
+from tasks.detector.error_counts import ErrorCounts
 from tasks.detector.moments import ClassStatistics, merge_tree
 from tasks.images.access.files import SourceError
 from tasks.images.listing import named
@@ -208,15 +206,3 @@ def save_version(
     )
     save_statistics(to.store, lineage, content)
     return lineage
-
-
-def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
-    """Raise StoreError if the statistics contain another import of the same labels."""
-    night = labelled_batch(store, images)
-    for name in fitted_from(store, model, night) if night else []:
-        if name != batch:
-            raise StoreError(
-                f"the labels of batch {night} are in the statistics already, as batch {name}, "
-                "and a cell must count once: take it out with "
-                f"{shell_command('retract', '--batch', name, '--model', model)}, then fit again"
-            )

@@ -12,7 +12,7 @@ from flows.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_mea
 from flows.monitoring.console import tell, warn
 from flows.prefect.decorators import task
 from tasks.evaluation import compositions, measures, treated
-from tasks.evaluation.metrics import Result, Subject
+from tasks.metrics.metrics import Result, Subject
 
 Key = tuple[str, treated.Treatment]
 

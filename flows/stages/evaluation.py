@@ -20,7 +20,6 @@ from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.reports.evaluations import Evaluation, images_path
 from tasks.detector import calibration, verdict
-from tasks.evaluation import metrics
 from tasks.evaluation.comparison import compare
 from tasks.evaluation.measures import (
     ATTACKED,
@@ -37,6 +36,7 @@ from tasks.evaluation.treatments.attacks import ATTACKS
 from tasks.evaluation.treatments.corruptions import CORRUPTIONS
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images, named
+from tasks.metrics import metrics
 from tasks.network.split import split_by
 from tasks.types import Counts
 

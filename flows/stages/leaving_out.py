@@ -6,11 +6,12 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 from flows.cluster.executor import run_jobs
+from flows.extensions import extension
 from flows.jobs.fitting import fitted_rows
 from flows.monitoring.console import warn
 from flows.settings import Settings
 from flows.stages import class_statistics, second_witness, smear_limits
-from flows.stages.counting import chosen_thresholds, error_counts
+from flows.stages.counting import error_counts
 from storage.models import classifiers, detectors
 from storage.models.contributions import Rows, contributed, grouped
 from storage.models.statistics import Lineage, load_moments, version_name
@@ -63,8 +64,10 @@ def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detect
         second.witnesses if second else None,
     )
     errors = second.errors if second else error_counts.errors_of_version(store, lineage)
-    rates, counting, unknown = chosen_thresholds.counting_of(card, errors, settings.counting_cells)
-    counted = nested(chosen_thresholds.COUNTING, rates.to_arrays()) if rates else {}
+    choose = extension("counting")
+    counted, counting, unknown = (
+        choose(card, errors, settings.counting_cells) if choose else ({}, None, [])
+    )
     counted |= nested(error_counts.ERRORS, errors.to_arrays())
     content = arrays_to_bytes(detector.to_arrays() | counted)
     warnings = _warnings(by, len(groups), settings.alpha)

@@ -20,7 +20,7 @@ from storage.reports.tables import GROUP_ROWS, IMAGES, report_digest, report_pat
 from storage.store import Store
 from tasks.reports.image_columns import repeated
 from tasks.reports.image_counts import ImageCounts
-from tasks.reports.slide_reasons import SHIFTS
+from tasks.reports.shifts import SHIFTS
 
 
 def valid_seal(store: Store, batch: manifests.Batch, key: str) -> ledger.Seal | None:

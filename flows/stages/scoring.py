@@ -15,8 +15,8 @@ from flows.jobs.scoring.plan import Part, parts_of
 from flows.jobs.scoring.scores import ScoreJob, Surveyed
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
-from flows.prefect.artifacts import progress_artifact
 from flows.prefect.decorators import task
+from flows.prefect.progress import progress_artifact
 from flows.stages.batch import run_shards
 from storage.batches.ledger import complete_scores, screening_start
 from tasks.detector.witnesses import Discriminant

@@ -10,7 +10,7 @@ from flows.stages.class_statistics import Fitting
 from storage.models import classifiers, detectors, statistics
 from storage.models.contributions import contributed, grouped, held_out_rows
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts, count_errors
+from tasks.detector.error_counts import ErrorCounts, count_errors
 from tasks.detector.witnesses import (
     LEAST_CELLS,
     LEAST_OF_A_KIND,

@@ -18,7 +18,6 @@ import pyarrow as pa
 from storage import records
 from storage.batches.manifests import Batch, Shard, load_batch, read_manifest
 from storage.parquet import iterate_groups, read_footer, read_table, stage_parts
-from storage.reports.schemas.batches import batch_schema
 from storage.store import MissingError, Store, StoreError
 
 # Large groups are quick to scan; small ones take little memory while they are written. A Bloom
@@ -103,24 +102,6 @@ def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> s
     # larger, and takes twice the time.
     repeating = [each.name for each in schema if pa.types.is_dictionary(each.type)]
     return stage_parts(stage, schema, groups, bloom_filter_options=bloom, use_dictionary=repeating)
-
-
-def read_batches_before(
-    store: Store, day: date, limit: int, on_damage: records.Tell | None = None
-) -> pa.Table:
-    """Read the rows of the last batches before a day, oldest first.
-
-    See `read_readable` for damaged ones.
-    """
-    paths: list[tuple[str, ...]] = []
-    for folder in reversed(store.names("reports", BATCHES)):
-        if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
-            names = store.names("reports", BATCHES, folder)
-            paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
-    files = ["/".join(path) for path in reversed(paths[:limit])]
-    rows = records.read_readable(lambda file: read_table(store, file), files, on_damage)
-    schema = batch_schema()
-    return pa.concat_tables([schema.empty_table(), *(each.cast(schema) for each in rows)])
 
 
 def newest_batches(

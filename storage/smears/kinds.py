@@ -8,7 +8,7 @@ from datetime import date
 
 from storage.batches import ledger, manifests, segmentations
 from storage.batches.kinds import kind_of_attempts
-from storage.kinds import Check, Kind, Table, lease_checks, leases_of
+from storage.kinds import Check, Kind, Sources, Table, lease_checks, leases_of
 from storage.models import detectors, learned
 from storage.reports import answers, call_seals, evaluations, pages, tables
 from storage.reports.report_kinds import report_kind
@@ -79,6 +79,12 @@ def _segmentation_checks(store: Store) -> Iterator[Check]:
         path = f"{segmentations.FOLDER}/{name}"
         yield Check.of(path, segmentations.verify_segmentation, store, name)
     yield from leases_of(store, segmentations.FOLDER)
+
+
+def _cut_from(store: Store, key: str) -> Sources | None:
+    """Return the photographs and slides that the cells of a batch were cut out of."""
+    made = segmentations.segmentation_for(store, manifests.load_batch_of_key(store, key))
+    return Sources(made.images, made.limit) if made else None
 
 
 def _evaluation_checks(store: Store) -> Iterator[Check]:
@@ -166,9 +172,19 @@ KINDS = (
         needed=_learned,
         table=Table(lambda *_: laboratory_schema(), rows=laboratories),
     ),
-    Kind(segmentations.FOLDER, checks=_segmentation_checks),
+    Kind(
+        segmentations.FOLDER,
+        checks=_segmentation_checks,
+        owns=lambda store, source: segmentations.segmentation_of(store, source) is not None,
+        sources=_cut_from,
+    ),
     Kind(answers.FOLDER, checks=_answer_checks, batch_checks=_answer_checks),
-    Kind(answers.LABELS, checks=_label_checks, batch_checks=_label_checks),
+    Kind(
+        answers.LABELS,
+        checks=_label_checks,
+        batch_checks=_label_checks,
+        owns=lambda store, source: answers.labelled_batch(store, source) is not None,
+    ),
     Kind(
         pages.HTML,
         checks=_page_checks,

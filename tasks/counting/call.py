@@ -261,6 +261,15 @@ def needs_text(calls: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
+def by_call(patients: Mapping[str, int]) -> dict[str, int]:
+    """Sort the counts of patients, the most urgent call first.
+
+    >>> by_call({"negative": 9, "positive": 2})
+    {'positive': 2, 'negative': 9}
+    """
+    return {call.value: patients[call] for call in Call if call in patients}
+
+
 def percent_text(percent: float) -> str:
     """Write a parasitaemia to two digits.
 

@@ -14,8 +14,6 @@ from scipy.special import betaincinv
 from tasks.counting.interpretation import blank_count
 from tasks.counting.rates import NODES
 
-LEAST_CELLS = 30  # of a slide with known cells, whose mean size says how it was photographed
-
 
 @dataclass(frozen=True)
 class Measured:

@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tasks.evaluation import metrics
+from tasks.metrics import metrics
 from tasks.types import Float, Mask, Texts
 
 FOLDS = 5

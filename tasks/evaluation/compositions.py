@@ -19,7 +19,7 @@ from tasks.detector.detector import Detector, score
 from tasks.detector.slides import cell_score, references, smears
 from tasks.detector.slides.normal import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
-from tasks.evaluation.metrics import (
+from tasks.metrics.metrics import (
     Interval,
     Result,
     Subject,

@@ -7,9 +7,10 @@ import numpy as np
 
 from tasks import bundles, types
 from tasks.detector.verdict import VerdictRule
-from tasks.evaluation import comparison, metrics
+from tasks.evaluation import comparison
 from tasks.evaluation.scored import BORDER, OWN, Scored, ScoredImages
 from tasks.evaluation.treated import CLEAN, COMPUTED, FILE, NOISE, Treatment
+from tasks.metrics import metrics
 
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
 HOME = "unseen patients"  # the name of these patients' cells in tables

@@ -17,7 +17,7 @@ import numpy as np
 
 from tasks import bundles, types
 from tasks.detector import probabilities, witnesses
-from tasks.evaluation.metrics import Interval, interval, resampled
+from tasks.metrics.metrics import Interval, interval, resampled
 
 LEAST_CELLS, LEAST_OF_A_KIND = 20, 5  # with fewer, nothing is fitted
 LEAST_SLIDES = 5  # at least, for whole slides to be held back

@@ -13,8 +13,8 @@ import pyarrow as pa
 from tasks.counting.interpretation import KnownRates
 from tasks.detector.calibration import p_values
 from tasks.detector.slides import cell_score, groups, own_normal, smears
-from tasks.evaluation.metrics import Interval, interval, nullable, resampled
 from tasks.laboratories.learning import Distances, SlideEvidence, fused, mixed
+from tasks.metrics.metrics import Interval, interval, nullable, resampled
 from tasks.reports.parasitaemia import wilson_interval
 from tasks.types import Float, Integers
 

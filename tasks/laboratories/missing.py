@@ -7,14 +7,9 @@ import numpy as np
 
 from tasks import bundles
 from tasks.counting.call import LEAST_CELLS, percent_text
-from tasks.counting.error_rates import (
-    LEAST_SLIDES,
-    THRESHOLDS,
-    ErrorCounts,
-    laboratory_rates,
-    merge_errors,
-)
+from tasks.counting.error_rates import laboratory_rates
 from tasks.counting.interpretation import ErrorRates, blank_count, cells_needed
+from tasks.detector.error_counts import LEAST_SLIDES, THRESHOLDS, ErrorCounts, merge_errors
 from tasks.words import counted
 
 TRIED = (3, 10, 30)  # further negative slides

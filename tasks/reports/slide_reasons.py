@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-import pyarrow as pa
-
 from tasks.detector.verdict import parse_reasons
 from tasks.limits import DETECTABLE_PERCENT, TOLERATED
 from tasks.reports import field_limits
@@ -30,22 +28,6 @@ MANY_UNCERTAIN = 0.25
 # Under a blur at most this share of diagnoses turned on any slide of four laboratories, and nearly
 # all of attacked cells. More than chance allows is an attack.
 TURNING, TURNING_P_VALUE = 0.08, 1e-3
-
-# The shift of slides, as scoring writes it: a row for each slide and patient.
-SHIFTS = pa.schema(
-    [
-        ("slide_id", pa.string()),
-        ("patient_id", pa.string()),
-        ("judged_cells", pa.int64()),
-        ("shift", pa.float64()),
-        ("shift_p_value", pa.float64()),
-        ("shifted", pa.bool_()),
-        ("shift_tap", pa.string()),
-        ("smear_shift", pa.float64()),
-        ("smear_spread", pa.float64()),
-        ("implausible", pa.bool_()),
-    ]
-)
 
 
 class SlideReason(StrEnum):

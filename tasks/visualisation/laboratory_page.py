@@ -86,7 +86,7 @@ def _by_level(figures: Sequence[Figure], part: str) -> list[dict[str, Any]]:
 def percent(figure: Figure) -> str:
     """Write a share and its interval.
 
-    >>> from tasks.evaluation.metrics import Interval
+    >>> from tasks.metrics.metrics import Interval
     >>> percent(Figure("caught", "debris", .05, Interval(0.98, 0.95, 1.0), None, 3, 60))
     '98.0% (95.0 to 100.0)'
     """
@@ -98,7 +98,7 @@ def percent(figure: Figure) -> str:
 def fine_percent(figure: Figure) -> str:
     """Write a share that may be small, and its interval.
 
-    >>> from tasks.evaluation.metrics import Interval
+    >>> from tasks.metrics.metrics import Interval
     >>> fine_percent(Figure("counting", "sensitivity", None, Interval(2e-4, 1e-4, .51), None, 3, 9))
     '0.02% (0.01 to 51%)'
     """

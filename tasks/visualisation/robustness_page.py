@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
-from tasks.evaluation import comparison, metrics, scored
+from tasks.evaluation import comparison, scored
 from tasks.evaluation.measures import HOME
+from tasks.metrics import metrics
 from tasks.types import Float
 from tasks.visualisation import charts, page
 

@@ -25,6 +25,7 @@ from storage.store import Store
 from tasks.bundles import take
 from tasks.counting import call, error_rates, interpretation
 from tasks.counting.rates import NODES, slide_rates
+from tasks.detector import error_counts
 from tasks.reports.parasitaemia import wilson_interval
 
 Float = NDArray[np.float64]
@@ -49,7 +50,7 @@ class Patient:
     found: Float | None
 
 
-def compose(counts: error_rates.ErrorCounts, cells_best: int, seed: int) -> Columns:
+def compose(counts: error_counts.ErrorCounts, cells_best: int, seed: int) -> Columns:
     """Compose slides and count parasites on each; one row per slide.
 
     A slide is judged without the error counts of its patient's fold; the counting threshold is
@@ -59,7 +60,7 @@ def compose(counts: error_rates.ErrorCounts, cells_best: int, seed: int) -> Colu
     rows: list[dict[str, Any]] = []
     for fold in folds(counts.positives == 0, rng):
         others = take(counts, np.setdiff1d(np.arange(len(counts.slides)), fold))
-        if not error_rates.are_enough(others):
+        if not error_counts.are_enough(others):
             continue
         rates = error_rates.known_rates(others, cells_best)
         answers = call.Answers(rates, wanted=COUNTED_BY_IT)
@@ -79,12 +80,12 @@ def folds(healthy: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[NDAr
 
 
 def patients(
-    counts: error_rates.ErrorCounts, fold: NDArray[np.intp], rates: interpretation.KnownRates
+    counts: error_counts.ErrorCounts, fold: NDArray[np.intp], rates: interpretation.KnownRates
 ) -> Iterator[Patient]:
     thresholds = (error_rates.DIAGNOSIS, rates.dense.log_odds, rates.counting.log_odds)
     # In ascending order, so that a cell that passes one has passed those before.
     places = [
-        int(np.argmin(np.abs(error_rates.THRESHOLDS - each)))
+        int(np.argmin(np.abs(error_counts.THRESHOLDS - each)))
         for each in np.maximum.accumulate(thresholds)
     ]
     rows = [

@@ -25,7 +25,7 @@ from storage.store import Store
 from tasks.detector.calibration import abnormality, calibrate, log_distance, p_values
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
-from tasks.evaluation.metrics import detection, resampled, share
+from tasks.metrics.metrics import detection, resampled, share
 from tasks.network.training import TrainingPlan
 from tests.support.measuring import QUICK, Record
 from tests.support.needs import needs_data

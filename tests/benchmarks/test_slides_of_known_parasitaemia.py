@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.counting.error_rates import ErrorCounts, count_errors
+from tasks.detector.error_counts import ErrorCounts, count_errors
 from tests.benchmarks.slides_of_known_parasitaemia import (
     OWN,
     SHARES,

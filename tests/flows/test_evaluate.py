@@ -25,10 +25,10 @@ from storage.store import Store, StoreError
 from tasks.detector.detector import score
 from tasks.evaluation.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
 from tasks.evaluation.measures import ATTACKED, TEST
-from tasks.evaluation.metrics import SINGLE
 from tasks.evaluation.scored import BORDER, OWN
 from tasks.evaluation.treated import CLEAN, FILE, Treatment
 from tasks.images.access.files import SourceError
+from tasks.metrics.metrics import SINGLE
 from tests.support.images import write_cells, write_mixed_night
 
 ATTACKS = ["fgsm", "bim"]

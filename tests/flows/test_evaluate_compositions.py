@@ -14,7 +14,7 @@ from storage.reports.sql import answer
 from storage.store import Store
 from tasks.evaluation.compositions import OWN_NORMAL, POPULATION, SHARES
 from tasks.evaluation.measures import HOME
-from tasks.evaluation.metrics import SINGLE
+from tasks.metrics.metrics import SINGLE
 from tests.support.images import write_cells, write_mixed_night
 
 

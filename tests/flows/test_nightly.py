@@ -22,8 +22,8 @@ from pydantic import ValidationError
 
 from flows import nightly as module
 from flows.monitoring.logs import JsonFormatter
-from flows.night import NightOutcome
-from flows.nightly import MissedNightError, night_of, nightly
+from flows.night import NightOutcome, nightly
+from flows.nightly import MissedNightError, night_of
 from flows.options.flows import Nightly
 from flows.settings import Settings
 from storage.batches.nights import find_night, list_nights

@@ -19,8 +19,7 @@ from geojson_pydantic import FeatureCollection
 from PIL import Image
 
 from flows.commands.contours import contours
-from flows.night import screen
-from flows.nightly import nightly
+from flows.night import nightly, screen
 from flows.options.flows import Nightly, Screen, Segment
 from flows.options.tools import Contours
 from flows.segment import FinderError, SegmentOutcome, segment

@@ -22,7 +22,7 @@ from tasks.reports.calls import Counting
 from tasks.reports.image_columns import Provenance, table_of
 from tasks.reports.night.counts import Row, batch_table, summaries
 from tasks.reports.night.judged import batch_judged
-from tasks.reports.slide_reasons import SHIFTS
+from tasks.reports.shifts import SHIFTS
 from tests.support.cell_rows import MADE_BY
 
 COUNTING = Counting(

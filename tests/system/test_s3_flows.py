@@ -12,8 +12,7 @@ from distributed import LocalCluster
 
 from flows.commands.status import status
 from flows.fit import fit
-from flows.night import screen
-from flows.nightly import nightly
+from flows.night import nightly, screen
 from flows.options.flows import Fit, Nightly, Screen
 from flows.options.tools import Status
 from flows.settings import Settings

@@ -17,8 +17,9 @@ from flows.jobs.evaluation.images import (
 from storage.reports.evaluations import fitted_path, read_arrays, write_arrays
 from tasks.detector import mahalanobis
 from tasks.detector.moments import Moments, partial_fit
-from tasks.evaluation import compositions, metrics, scored, treated
+from tasks.evaluation import compositions, scored, treated
 from tasks.evaluation.rivals import SAMPLE, fit_rivals
+from tasks.metrics import metrics
 from tasks.network import classifier, spec
 from tasks.types import below, nested
 

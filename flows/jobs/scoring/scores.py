@@ -47,9 +47,9 @@ from tasks.detector.slides.references import (
     score_cells,
 )
 from tasks.detector.witnesses import Discriminant, LogOdds
-from tasks.reports import slide_reasons
 from tasks.reports.image_columns import PARASITIZED, Provenance, heads_of, numbers_of
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
+from tasks.reports.shifts import SHIFTS
 from tasks.types import Float, Numbers
 
 COMPARED = ["image_id", "p_value"]  # across the batch
@@ -273,4 +273,4 @@ class _Scorer:
             else:
                 group = references_of(normals, cells, "slide", smears.ONE_SLIDE)
             rows.append(shift_row(normals, slide, cells, kept, group))
-        return pa.Table.from_pylist(rows, slide_reasons.SHIFTS)
+        return pa.Table.from_pylist(rows, SHIFTS)

@@ -13,15 +13,16 @@ from tasks.counting.call import Answers
 from tasks.counting.interpretation import ErrorRates, KnownRates, detection_limit
 from tasks.counting.negative import Measured
 from tasks.counting.rates import Rate
+from tasks.detector import error_counts
 from tasks.reports.image_columns import PARASITIZED
-from tasks.types import below
+from tasks.types import Arrays, below, nested
 
 # Prefixes of the rates' names in a detector's arrays: its own, and the parent's if it has one.
 COUNTING, FITTED = "error_rates", "fitted_rates"
 
 
 def counting_of(
-    card: classifiers.ModelCard, counts: error_rates.ErrorCounts | None, cells: int
+    card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
 ) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
     """Choose the thresholds for counting parasites, or warn why this is impossible.
 
@@ -30,9 +31,9 @@ def counting_of(
     """
     if PARASITIZED not in card.classes:
         return None, None, []
-    if counts is None or not error_rates.are_enough(counts):
+    if counts is None or not error_counts.are_enough(counts):
         return None, None, [
-            f"error rates unknown: fewer than {error_rates.LEAST_SLIDES} patients or slides that "
+            f"error rates unknown: fewer than {error_counts.LEAST_SLIDES} patients or slides that "
             "training has not seen have labelled cells of both kinds"
         ]  # fmt: skip
     rates = error_rates.known_rates(counts, cells)
@@ -40,10 +41,18 @@ def counting_of(
     return rates, _card(rates, diagnosis, cells, counts), []
 
 
+def counting_arrays(
+    card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
+) -> tuple[Arrays, detectors.CountingCard | None, list[str]]:
+    """Choose the thresholds as `counting_of` does, with the rates as arrays of a detector."""
+    rates, described, warnings = counting_of(card, counts, cells)
+    return nested(COUNTING, rates.to_arrays()) if rates else {}, described, warnings
+
+
 def laboratory_counting(
     store: Store,
     detector: detectors.DetectorCard,
-    counts: error_rates.ErrorCounts,
+    counts: error_counts.ErrorCounts,
     sharpness: float | None,
 ) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
     """Predict the error rates of a laboratory's slides; warn if this is impossible or uncertain.
@@ -71,7 +80,7 @@ def laboratory_counting(
         counts,
         sharpness,
     )
-    warnings = [] if slides >= error_rates.LEAST_SLIDES else [_few(slides)]
+    warnings = [] if slides >= error_counts.LEAST_SLIDES else [_few(slides)]
     rate, fitted_rate = card.counting.false_positives, known.counting.false
     if rate.low > fitted_rate.high:
         warnings.append(
@@ -92,7 +101,7 @@ def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRate
     if known is None:
         return None
     fitted = errors_of_detector(store, detector)
-    return _rates_at_laboratory(known, fitted, error_rates.ErrorCounts.empty())
+    return _rates_at_laboratory(known, fitted, error_counts.ErrorCounts.empty())
 
 
 @lru_cache(maxsize=4)
@@ -111,7 +120,7 @@ def sure_rates(store: Store, detector: detectors.DetectorCard) -> KnownRates | N
 
 
 def _rates_at_laboratory(
-    known: KnownRates, fitted: error_rates.ErrorCounts, counts: error_rates.ErrorCounts
+    known: KnownRates, fitted: error_counts.ErrorCounts, counts: error_counts.ErrorCounts
 ) -> KnownRates:
     thresholds = (known.counting.log_odds, known.dense.log_odds)
     return KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
@@ -120,14 +129,14 @@ def _rates_at_laboratory(
 def _few(slides: int) -> str:
     known = "one slide is" if slides == 1 else f"{slides} slides are"
     return (
-        f"{known} known to be negative: below {error_rates.LEAST_SLIDES} the false-positive rate "
+        f"{known} known to be negative: below {error_counts.LEAST_SLIDES} the false-positive rate "
         "leans on the fitted laboratories"
     )
 
 
-def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_rates.ErrorCounts:
+def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_counts.ErrorCounts:
     """Read the error counts of a fitted detector's diagnosis, or of the parent's."""
-    return error_rates.ErrorCounts.from_arrays(below(ERRORS, detectors.load_detector(store, card)))
+    return error_counts.ErrorCounts.from_arrays(below(ERRORS, detectors.load_detector(store, card)))
 
 
 @lru_cache(maxsize=4)
@@ -161,7 +170,7 @@ def _card(
     rates: KnownRates,
     diagnosis: ErrorRates,
     cells: int,
-    counts: error_rates.ErrorCounts,
+    counts: error_counts.ErrorCounts,
     sharpness: float | None = None,
 ) -> detectors.CountingCard:
     return detectors.CountingCard(

@@ -14,7 +14,7 @@ from storage.models import contributions
 from storage.models.classifiers import ModelCard
 from storage.models.statistics import Contribution, Lineage, load_moments
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts, count_errors, merge_errors
+from tasks.detector.error_counts import ErrorCounts, count_errors, merge_errors
 from tasks.reports.image_columns import PARASITIZED
 from tasks.types import below
 

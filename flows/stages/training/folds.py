@@ -15,7 +15,7 @@ from storage.store import Store
 from tasks.detector.probabilities import log_odds
 from tasks.detector.slides.groups import GroupKey, group_statistics
 from tasks.detector.witnesses import calibrated, discriminant
-from tasks.evaluation import cross_validation, metrics
+from tasks.metrics import cross_validation, metrics
 from tasks.network import inference, split
 from tasks.types import Float, Index, Mask
 

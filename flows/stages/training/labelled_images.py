@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from flows.jobs.single_cells import refuse_photograph
+from flows.extensions import extension
 from flows.monitoring.console import warn
 from tasks.images import listing, regions
 from tasks.images.access.files import SourceError
@@ -66,7 +66,9 @@ def load_labelled_images(
     good: list[int] = []
     unreadable: dict[str, str] = {}
     refs = regions.image_refs(manifest)
-    loading = load_images(refs, side, torch.get_num_threads(), Reading(check=refuse_photograph))
+    loading = load_images(
+        refs, side, torch.get_num_threads(), Reading(check=extension("check of single cells"))
+    )
     for row, image in enumerate(loading):
         if image.pixels is None or image.image_id is None:
             unreadable[uris[row]] = str(image.failure)

@@ -20,8 +20,8 @@ from storage.models.classifiers import REPETITION, ModelCard, load_state, save_s
 from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import group_weights
-from tasks.evaluation.metrics import POSITIVE, diagnosis_metrics
 from tasks.images.decoding import RESIZE
+from tasks.metrics.metrics import POSITIVE, diagnosis_metrics
 from tasks.network import backbones
 from tasks.network.classifier import Classifier, tap_widths
 from tasks.network.conversion import graph_arrays, inference

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.limits import FAILED_RED
 from tasks.reports import parasitaemia
 from tasks.reports.night import shift
 from tasks.reports.night.counts import BINS, NightCounts, Row, shares
@@ -32,8 +33,6 @@ ABNORMAL_RED = 0.5
 # False-discovery rate over the night; hardly any cell of an ordinary night passes it.
 DISCOVERY_LEVEL = 0.1
 DISCOVERIES_AMBER = 0.005
-# Any failed file makes the night amber; with a quarter of them it is lost.
-FAILED_RED = 0.25
 # Fewer nights have no usable spread; nights before the last thirty are out of date.
 LEAST_NIGHTS = 5
 MOST_NIGHTS = 30

@@ -9,8 +9,9 @@ import pytest
 from flows.commissioning import laboratory, nights
 from flows.jobs.fitting.unseen import key_of
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts, count_errors, known_rates
+from tasks.counting.error_rates import known_rates
 from tasks.counting.interpretation import chance_of_blank
+from tasks.detector.error_counts import ErrorCounts, count_errors
 
 BATCH: Any = SimpleNamespace(name="night")
 DETECTOR: Any = SimpleNamespace(name="d")

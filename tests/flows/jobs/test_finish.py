@@ -21,7 +21,7 @@ from storage.reports.schemas.shared import schema_of
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES
 from tasks.limits import FieldLimits
 from tasks.reports.image_columns import plain, table_of
-from tasks.reports.slide_reasons import SHIFTS
+from tasks.reports.shifts import SHIFTS
 from tests.support import grouped
 from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, PARASITIZED, UNCERTAIN, cell
 

@@ -16,7 +16,7 @@ from flows import nightly as nightly_module
 from flows.fit import fit
 from flows.monitoring import prometheus as module
 from flows.monitoring.prometheus import NightMetrics, series_of, written
-from flows.nightly import nightly
+from flows.night import nightly
 from flows.options.flows import Fit, Nightly
 from flows.settings import Settings
 from storage.models.detectors import list_detectors

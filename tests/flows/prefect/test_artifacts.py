@@ -35,12 +35,13 @@ from flows.prefect.artifacts import (
     most_abnormal,
 )
 from flows.prefect.decorators import run
-from flows.prefect.states import by_call, by_name
+from flows.prefect.states import by_name
 from flows.settings import Settings
 from storage.reports import tables as reports
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import report_path
 from storage.store import Store
+from tasks.counting.call import by_call
 from tasks.types import Light
 from tests.support import batches, fitted, images, nights
 from tests.support.reports import publish_report

@@ -10,8 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 
-from flows.night import screen
-from flows.nightly import nightly
+from flows.night import nightly, screen
 from flows.options.flows import Nightly, Options, Screen
 from flows.prefect.decorators import Flow, flow
 from flows.prefect.states import RedError, is_lost, told

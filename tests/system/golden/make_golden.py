@@ -35,7 +35,7 @@ from storage.reports.schemas.images import image_schema
 from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_path
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
-from tasks.reports.slide_reasons import SHIFTS
+from tasks.reports.shifts import SHIFTS
 from tests.support.paths import ROOT
 from tests.system.golden import values
 from tests.system.golden.values import BLOCK, CLASSES, DAY, FAILURE, ROWS, SHARD_ROWS, WHEN

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tasks.counting import error_rates
 from tasks.counting.interpretation import DENSE, detection_limit, expected_width
+from tasks.detector import error_counts
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -18,7 +19,7 @@ def cells(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray, list[str]]:
     )
 
 
-def same(a: error_rates.ErrorCounts, b: error_rates.ErrorCounts) -> bool:
+def same(a: error_counts.ErrorCounts, b: error_counts.ErrorCounts) -> bool:
     there, here = a.to_arrays(), b.to_arrays()
     return all(np.array_equal(there[name], here[name]) for name in there)
 
@@ -26,11 +27,11 @@ def same(a: error_rates.ErrorCounts, b: error_rates.ErrorCounts) -> bool:
 def test_counts_are_those_of_a_plain_loop() -> None:
     log_odds, truth, slides = cells(1)
     log_odds[3] = np.nan
-    found = error_rates.count_errors(log_odds, truth, slides)
+    found = error_counts.count_errors(log_odds, truth, slides)
     for i, slide in enumerate(found.slides):
         mine = [k for k in range(60) if slides[k] == slide and np.isfinite(log_odds[k])]
         assert found.positives[i] == sum(truth[k] for k in mine)
-        for j, threshold in enumerate(error_rates.THRESHOLDS):
+        for j, threshold in enumerate(error_counts.THRESHOLDS):
             passing = [k for k in mine if log_odds[k] >= threshold]
             assert found.found[i, j] == sum(truth[k] for k in passing)
             assert found.false[i, j] == sum(not truth[k] for k in passing)
@@ -38,26 +39,26 @@ def test_counts_are_those_of_a_plain_loop() -> None:
 
 @given(a=SEEDS, b=SEEDS)
 def test_merging_is_counting_together_and_retracting_takes_it_back(a: int, b: int) -> None:
-    one, other = error_rates.count_errors(*cells(a)), error_rates.count_errors(*cells(b, 30))
+    one, other = error_counts.count_errors(*cells(a)), error_counts.count_errors(*cells(b, 30))
     together = [np.concatenate([x, y]) for x, y in zip(cells(a), cells(b, 30), strict=True)]
-    both = error_rates.merge_errors(one, other)
-    assert same(both, error_rates.count_errors(together[0], together[1], together[2].tolist()))
-    assert same(error_rates.merge_errors(other, one), both)
-    assert same(error_rates.retract_errors(both, other), one)
+    both = error_counts.merge_errors(one, other)
+    assert same(both, error_counts.count_errors(together[0], together[1], together[2].tolist()))
+    assert same(error_counts.merge_errors(other, one), both)
+    assert same(error_counts.retract_errors(both, other), one)
 
 
 def test_what_is_not_there_cannot_be_taken_out() -> None:
-    one = error_rates.count_errors(*cells(1))
+    one = error_counts.count_errors(*cells(1))
     with pytest.raises(ValueError, match="not there"):
-        error_rates.retract_errors(error_rates.ErrorCounts.empty(), one)
+        error_counts.retract_errors(error_counts.ErrorCounts.empty(), one)
     with pytest.raises(ValueError, match="more cells"):
-        error_rates.retract_errors(one, error_rates.merge_errors(one, one))
+        error_counts.retract_errors(one, error_counts.merge_errors(one, one))
 
 
 # --- Thresholds ----------------------------------------------------------------------------------
 
 
-def counts(slides: int = 12, healthy: int = 300, parasites: int = 60) -> error_rates.ErrorCounts:
+def counts(slides: int = 12, healthy: int = 300, parasites: int = 60) -> error_counts.ErrorCounts:
     """Slides whose healthy cells lie at -4 and parasites at 4, two deviations wide each."""
     rng = np.random.default_rng(0)
     log_odds = np.concatenate(
@@ -65,7 +66,7 @@ def counts(slides: int = 12, healthy: int = 300, parasites: int = 60) -> error_r
     )
     parasitized = np.repeat([False, True], [slides * healthy, slides * parasites])
     names = [f"s{i % slides}" for i in range(len(log_odds))]
-    return error_rates.count_errors(log_odds, parasitized, names)
+    return error_counts.count_errors(log_odds, parasitized, names)
 
 
 def test_the_chosen_threshold_has_about_the_least_limit_of_detection() -> None:
@@ -78,7 +79,7 @@ def test_the_chosen_threshold_has_about_the_least_limit_of_detection() -> None:
     assert least is not None
     assert least <= error_rates.NEAR * min(limit for limit in limits if limit is not None) + 1e-9
     assert chosen.log_odds > 0
-    assert chosen.log_odds in error_rates.THRESHOLDS
+    assert chosen.log_odds in error_counts.THRESHOLDS
     assert chosen.found.mean > 0.2  # a threshold that hardly a parasite passes is not chosen
 
 
@@ -94,8 +95,8 @@ def test_many_parasites_are_counted_by_the_threshold_of_the_narrowest_interval()
 
 
 def test_few_slides_are_not_enough() -> None:
-    assert error_rates.are_enough(counts(slides=5))
-    assert not error_rates.are_enough(counts(slides=4))
-    assert not error_rates.are_enough(counts(parasites=0))
+    assert error_counts.are_enough(counts(slides=5))
+    assert not error_counts.are_enough(counts(slides=4))
+    assert not error_counts.are_enough(counts(parasites=0))
     with pytest.raises(ValueError, match="no slide has cells"):
-        error_rates.rates_at(error_rates.ErrorCounts.empty(), 0.0)
+        error_rates.rates_at(error_counts.ErrorCounts.empty(), 0.0)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from tasks.evaluation import metrics
 from tasks.evaluation.comparison import (
     KNOWN_ATTACK,
     UNSEEN_ATTACK,
@@ -20,7 +19,8 @@ from tasks.evaluation.comparison import (
     Side,
     compare,
 )
-from tasks.evaluation.metrics import DETECTION, Subject
+from tasks.metrics import metrics
+from tasks.metrics.metrics import DETECTION, Subject
 
 Array = NDArray[np.floating]
 PATIENTS = np.array([f"C{number}" for number in np.repeat(np.arange(12), 8)])

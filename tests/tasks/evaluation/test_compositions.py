@@ -25,8 +25,8 @@ from tasks.evaluation.compositions import (
     measure,
     screened,
 )
-from tasks.evaluation.metrics import Subject
 from tasks.laboratories import learning
+from tasks.metrics.metrics import Subject
 from tests.support import altered, laboratories
 from tests.support.detectors import fit_detector
 from tests.support.simulated import fitted, slide_of, strangers

@@ -20,9 +20,9 @@ from tasks.evaluation.measures import (
     is_masked,
     measures,
 )
-from tasks.evaluation.metrics import SINGLE, Result
 from tasks.evaluation.scored import BORDER, OWN, Scored, ScoredImages
 from tasks.evaluation.treated import CLEAN, COMPUTED, FILE, NOISE, Norms, Treatment
+from tasks.metrics.metrics import SINGLE, Result
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)
 DEEPFOOL = Treatment("attack", "deepfool", None)

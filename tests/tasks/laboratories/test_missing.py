@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tasks.counting.error_rates import ErrorCounts, count_errors, laboratory_rates, merge_errors
+from tasks.counting.error_rates import laboratory_rates
+from tasks.detector.error_counts import ErrorCounts, count_errors, merge_errors
 from tasks.laboratories.missing import negative_texts, positive_text
 
 THRESHOLD = 3.0

@@ -14,7 +14,7 @@ from tasks.counting.negative import Measured
 from tasks.counting.rates import NODES, Rate
 from tasks.reports.calls import Counting
 from tasks.reports.image_columns import STRANGEST
-from tasks.reports.slide_reasons import SHIFTS
+from tasks.reports.shifts import SHIFTS
 from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, MEASURED, UNCERTAIN, cell
 from tests.support.grouped import Grouped, group
 from tests.support.rates import fixed

@@ -6,7 +6,7 @@ import pytest
 
 from storage.reports.schemas.evaluations import evaluation_schema
 from tasks.evaluation.measures import HOME
-from tasks.evaluation.metrics import SINGLE
+from tasks.metrics.metrics import SINGLE
 from tasks.visualisation.robustness_page import robustness_page
 from tests.support.pages import Page
 

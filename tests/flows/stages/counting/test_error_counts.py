@@ -20,7 +20,7 @@ from storage.batches.features import image_ids, read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers, detectors, statistics
 from storage.store import Store
-from tasks.counting.error_rates import ErrorCounts
+from tasks.detector.error_counts import ErrorCounts
 from tests.support.fitted import CELLS
 from tests.support.images import write_cells
 

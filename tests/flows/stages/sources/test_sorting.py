@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.night import NightOutcome, screen
-from flows.nightly import nightly
+from flows.night import NightOutcome, nightly, screen
 from flows.options.flows import Nightly, Screen, Segment
 from flows.segment import segment
 from flows.settings import Settings

@@ -15,7 +15,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from tasks.evaluation import metrics
+from tasks.metrics import metrics
 
 # Both sides have an image, and small whole scores make ties.
 SIDES = st.integers(2, 25).flatmap(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.evaluation.metrics import SAMPLES_AT_ONCE, detection, interval, resampled
+from tasks.metrics.metrics import SAMPLES_AT_ONCE, detection, interval, resampled
 from tasks.types import Float, Integers, Mask
 
 FALSE_POSITIVE_RATES = (1e-2, 3e-3, 1e-3)

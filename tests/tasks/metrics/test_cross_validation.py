@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from tasks.evaluation.cross_validation import (
+from tasks.metrics.cross_validation import (
     Diagnosed,
     calibration_error,
     measured,

@@ -1,0 +1,29 @@
+"""Find the functions by which the wing extends the core, if it is installed.
+
+The core trains, fits and screens without them: then it chooses no thresholds for counting, and
+refuses no photograph as a single cell.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+WING = "flows.smears"
+# The function of each extension, in a module of the wing.
+PLACES = {
+    "counting": "stages.counting.chosen_thresholds:counting_arrays",
+    "check of single cells": "jobs.single_cells:refuse_photograph",
+    "check of labels": "stages.answers:refuse_second_review",
+}
+
+
+@cache
+def extension(name: str) -> Callable[..., Any] | None:
+    """Load the function of an extension; None without the wing."""
+    if find_spec(WING) is None:
+        return None
+    module, _, function = PLACES[name].partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"{WING}.{module}"), function)
+    return found

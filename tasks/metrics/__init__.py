@@ -1,0 +1,1 @@
+"""Measure how well scores and diagnoses distinguish images."""
