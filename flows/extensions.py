@@ -13,7 +13,7 @@ from typing import Any
 WING = "flows.smears"
 # The function of each extension, in a module of the wing.
 PLACES = {
-    "counting": "stages.counting.chosen_thresholds:counting_arrays",
+    "counting": "stages.chosen_thresholds:counting_arrays",
     "check of single cells": "jobs.single_cells:refuse_photograph",
     "check of labels": "stages.answers:refuse_second_review",
 }

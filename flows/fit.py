@@ -13,9 +13,8 @@ from flows.options.flows import Fit
 from flows.outcome import Outcome, table
 from flows.prefect.decorators import flow
 from flows.settings import Settings
-from flows.stages import class_statistics, leaving_out
+from flows.stages import class_statistics, error_counts, leaving_out
 from flows.stages.batch import lease_batch, run_shards, start_or_resume
-from flows.stages.counting import error_counts
 from storage.batches.manifests import Batch
 from storage.models import classifiers
 from storage.models.detectors import DetectorCard
@@ -69,7 +68,7 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
     """Fit a batch; verdicts on a screened batch count once.
 
     Raises:
-        StoreError: earlier verdicts on the same batch count already (see `flows.commands.review`).
+        StoreError: earlier verdicts on the same batch count already (see `flows.smears`).
     """
     store = Store(settings.store)
     card = classifiers.find_card(store, options.model, console.warn)

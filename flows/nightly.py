@@ -18,7 +18,7 @@ from flows.prefect.decorators import flow
 from flows.prefect.runs import current_run, scheduled_start
 from flows.screen import ScreenOutcome, screen
 from flows.settings import Settings
-from flows.stages.sources.inbox import arrivals
+from flows.stages.inbox import arrivals
 from storage.batches import nights
 from storage.models import classifiers
 from storage.models.detectors import load_detector_card

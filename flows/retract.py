@@ -6,8 +6,7 @@ from flows.monitoring import console, telemetry
 from flows.options.flows import Retract
 from flows.prefect.decorators import flow
 from flows.settings import Settings
-from flows.stages import class_statistics
-from flows.stages.counting import error_counts
+from flows.stages import class_statistics, error_counts
 from storage.models import classifiers
 from storage.models.contributions import Rows
 from storage.models.detectors import list_detectors

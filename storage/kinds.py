@@ -71,7 +71,7 @@ class Kind:
     """The files that replace those of a batch, by its name, while its reports are replaced."""
     table: Table | None = None
     owns: Callable[[Store, str], bool] = lambda *_: False
-    """Whether a source of images is a manifest of this kind, to which reports refer."""
+    """Return whether a source of images is a manifest of this kind, to which reports refer."""
     sources: Callable[[Store, str], Sources | None] = lambda *_: None
     """The sources from which the manifest of a batch was made, by the batch's key."""
 

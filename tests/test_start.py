@@ -25,14 +25,14 @@ SPARED = {
     "flows.commands.status": SLOW | {"duckdb"},
     "flows.commands.query": SLOW - {"pandas"},  # pyarrow's data sets, which DuckDB reads, import it
     # It works without Dask, and a photograph's page has no charts.
-    "flows.commands.look": (SLOW - {"scipy", "zarr"})
+    "flows.smears.commands.look": (SLOW - {"scipy", "zarr"})
     | {"duckdb", "scipy.stats", "pyarrow.dataset"},
 }
 # Modules that neither a command that screens nor its workers import.
 UNUSED = {"prefect", "pandas", "scipy.stats", "pydicom", "duckdb", "sklearn", "matplotlib"}
 SCREENING = """
 import json, sys
-import flows.night
+import flows.smears.night
 from flows.cluster.client import open_client
 from flows.jobs.worker import leave_pandas_out
 from flows.settings import Settings

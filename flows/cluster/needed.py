@@ -15,8 +15,8 @@ NEEDED = (
     "tasks.network.inference",
     "flows.jobs.scoring.scores",
     "flows.jobs.fitting.fitted_rows",
-    "flows.jobs.photographs",
-    "flows.jobs.drawings",
+    "flows.smears.jobs.photographs",
+    "flows.smears.jobs.drawings",
 )
 
 with imported_once():

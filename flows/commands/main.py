@@ -91,7 +91,9 @@ def _run(name: str, given: Given) -> int:
             _prepare(command, settings)
             if command.workers:
                 import_for_workers()  # they get ready while the flow is imported
-            function = _load(command.function)
+            if command.place is None:
+                raise UsageError(f"{name} knows smears, and the folders `smears` are not installed")
+            function = _load(command.place)
         if command.flow:
             from flows.prefect.decorators import run
 

@@ -1,9 +1,11 @@
 """List every command by name: its options, the settings that it uses, and its function."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from flows.options import flows, tools
 
+WING = "flows.smears"
 STORE = ("store",)
 DETECTOR = ("alpha",)
 CLUSTER = ("cluster", "workers", "scheduler")
@@ -16,13 +18,21 @@ PARTS = {"review": "have persons read the cells of a batch", "data": "fetch publ
 class Command:
     """A command: its options, the place of its function, and the settings that are options too.
 
-    ``flow`` marks a flow, which Prefect can run.
+    ``flow`` marks a flow, which Prefect can run; ``core`` is the place of the flow of the core that
+    the command runs without the wing.
     """
 
     options: type[flows.Options]
     function: str
     settings: tuple[str, ...] = ()
     flow: bool = False
+    core: str | None = None
+
+    @property
+    def place(self) -> str | None:
+        """Return the place of its function; None if that is in the wing, which is not installed."""
+        is_here = f"{WING}." not in self.function or find_spec(WING) is not None
+        return self.function if is_here else self.core
 
     @property
     def workers(self) -> bool:
@@ -36,38 +46,41 @@ class Command:
 
 
 def _flow(
-    options: type[flows.Options], module: str, settings: tuple[str, ...], name: str | None = None
+    options: type[flows.Options], module: str, settings: tuple[str, ...], core: str | None = None
 ) -> Command:
-    return Command(options, f"flows.{module}:{name or module}", settings, flow=True)
+    name = core or module.rpartition(".")[2]
+    place = f"flows.{core}:{core}" if core else None
+    return Command(options, f"flows.{module}:{name}", settings, flow=True, core=place)
 
 
+REVIEW = "flows.smears.commands.review"
 COMMANDS = {
     "train": _flow(flows.Train, "train", STORE),
     "fit": _flow(flows.Fit, "fit", STORE + DETECTOR + CLUSTER),
-    "commission": _flow(flows.Commission, "commission", STORE + CLUSTER),
-    "unlearn": _flow(flows.Unlearn, "unlearn", STORE + CLUSTER),
+    "commission": _flow(flows.Commission, "smears.commission", STORE + CLUSTER),
+    "unlearn": _flow(flows.Unlearn, "smears.unlearn", STORE + CLUSTER),
     "retract": _flow(flows.Retract, "retract", STORE + DETECTOR + CLUSTER),
-    "segment": _flow(flows.Segment, "segment", STORE + CLUSTER),
-    "screen": _flow(flows.Screen, "night", STORE + CLUSTER, "screen"),
-    "call": _flow(flows.Call, "call", STORE + CLUSTER),
-    "nightly": _flow(flows.Nightly, "night", STORE + CLUSTER, "nightly"),
-    "evaluate": _flow(flows.Evaluate, "evaluate", STORE + CLUSTER),
+    "segment": _flow(flows.Segment, "smears.segment", STORE + CLUSTER),
+    "screen": _flow(flows.Screen, "smears.night", STORE + CLUSTER, "screen"),
+    "call": _flow(flows.Call, "smears.call", STORE + CLUSTER),
+    "nightly": _flow(flows.Nightly, "smears.night", STORE + CLUSTER, "nightly"),
+    "evaluate": _flow(flows.Evaluate, "smears.evaluate", STORE + CLUSTER),
     "prune": _flow(flows.Prune, "prune", STORE),
-    "look": Command(tools.Look, "flows.commands.look:look", STORE),
+    "look": Command(tools.Look, "flows.smears.commands.look:look", STORE),
     "status": Command(tools.Status, "flows.commands.status:status", STORE),
     "verify": Command(tools.Verify, "flows.commands.status:verify", STORE),
     "query": Command(tools.Query, "flows.commands.query:query", STORE),
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
-    "contours": Command(tools.Contours, "flows.commands.contours:contours", STORE),
-    "patient": Command(tools.PatientSheet, "flows.commands.patient:patient", STORE),
-    "review export": Command(tools.ReviewExport, "flows.commands.review.queue:export", STORE),
-    "review serve": Command(tools.ReviewServe, "flows.commands.review.serve:serve", STORE),
+    "contours": Command(tools.Contours, "flows.smears.commands.contours:contours", STORE),
+    "patient": Command(tools.PatientSheet, "flows.smears.commands.patient:patient", STORE),
+    "review export": Command(tools.ReviewExport, f"{REVIEW}.queue:export", STORE),
+    "review serve": Command(tools.ReviewServe, f"{REVIEW}.serve:serve", STORE),
     "review import": Command(
-        tools.ReviewImport, "flows.commands.review.queue:import_answers", STORE
+        tools.ReviewImport, f"{REVIEW}.queue:import_answers", STORE
     ),
-    "review apply": Command(tools.ReviewApply, "flows.commands.review.apply:apply", STORE),
-    "review report": Command(tools.ReviewReport, "flows.commands.review.queue:report", STORE),
+    "review apply": Command(tools.ReviewApply, f"{REVIEW}.apply:apply", STORE),
+    "review report": Command(tools.ReviewReport, f"{REVIEW}.queue:report", STORE),
     "doctor": Command(tools.Doctor, "flows.commands.doctor:doctor", STORE + CLUSTER),
-    "demo": Command(tools.Demo, "flows.commands.demo:demo", CLUSTER),
+    "demo": Command(tools.Demo, "flows.smears.commands.demo:demo", CLUSTER),
     "data malaria": Command(tools.Malaria, "flows.commands.malaria_data:malaria"),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.fitted_rows import CheckJob, RowsJob, find_damage, rows_statistics
 from flows.monitoring.console import tell, warn
 from flows.settings import Settings
-from flows.stages.counting.error_counts import ERRORS, errors_of_version
+from flows.stages.error_counts import ERRORS, errors_of_version
 from storage import leases, records
 from storage.batches.manifests import Batch, load_batch, read_manifest
 from storage.models.classifiers import ModelCard

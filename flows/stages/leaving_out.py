@@ -10,8 +10,7 @@ from flows.extensions import extension
 from flows.jobs.fitting import fitted_rows
 from flows.monitoring.console import warn
 from flows.settings import Settings
-from flows.stages import class_statistics, second_witness, smear_limits
-from flows.stages.counting import error_counts
+from flows.stages import class_statistics, error_counts, second_witness, smear_limits
 from storage.models import classifiers, detectors
 from storage.models.contributions import Rows, contributed, grouped
 from storage.models.statistics import Lineage, load_moments, version_name

@@ -60,7 +60,7 @@ def read_features(
 ) -> BatchFeatures:
     """Read features of some rows of a batch, and compare them with the ledger.
 
-    See `flows.api.OpenStore.features`.
+    See `flows.smears.api.OpenStore.features`.
     """
     batch = load_batch(store, name)
     if store.exists(*report_path(batch.name, batch.batch_date)):

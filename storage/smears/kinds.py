@@ -6,15 +6,16 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 
-from storage.batches import ledger, manifests, segmentations
+from storage.batches import ledger, manifests
 from storage.batches.kinds import kind_of_attempts
 from storage.kinds import Check, Kind, Sources, Table, lease_checks, leases_of
-from storage.models import detectors, learned
-from storage.reports import answers, call_seals, evaluations, pages, tables
+from storage.models import detectors
+from storage.reports import tables
 from storage.reports.report_kinds import report_kind
-from storage.reports.schemas import batches, fields, patients, slides
-from storage.reports.schemas import evaluations as measured
-from storage.reports.schemas.laboratories import LABORATORIES, laboratories, laboratory_schema
+from storage.smears import answers, call_seals, evaluations, learned, pages, segmentations
+from storage.smears.schemas import batches, fields, patients, slides
+from storage.smears.schemas import evaluations as measured
+from storage.smears.schemas.laboratories import LABORATORIES, laboratories, laboratory_schema
 from storage.store import Store, StoreError
 
 # Words that a person may expect as names of columns.

@@ -30,8 +30,8 @@ class Interval(NamedTuple):
 class Subject(NamedTuple):
     """The images that are measured: their set, and the cells among which they stand.
 
-    ``strength`` is that of `tasks.evaluation.treated.Treatment`; ``share`` is the set's share of
-    the composed cells, None for `SINGLE` cells.
+    ``strength`` is that of an alteration or attack; ``share`` is the set's share of the composed
+    cells, None for `SINGLE` cells.
     """
 
     set: str

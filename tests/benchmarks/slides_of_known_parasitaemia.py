@@ -6,7 +6,7 @@ A slide is composed of one patient's cells that training has not seen. Its numbe
 drawn from its parasitaemia; each is found with the probability that one of that patient's parasites
 passes the threshold, and likewise for other cells. A hundred cells of a patient do not determine
 these probabilities, so each slide draws them from what the patient's cells and those of others
-allow (`tasks.counting.rates.slide_rates`). Cells drawn again and again instead would make one false
+allow (`slide_rates`). Cells drawn again and again instead would make one false
 call among 70 cells a rate of 1.4%, and none a rate of 0: patients would differ more than they do.
 The error rates by which a slide is judged always come from other patients.
 """
@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.stages.counting.chosen_thresholds import errors_of_detector, load_error_rates
+from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
 from storage.models.detectors import load_detector_card
 from storage.store import Store
 from tasks.bundles import take
-from tasks.counting import call, error_rates, interpretation
-from tasks.counting.rates import NODES, slide_rates
 from tasks.detector import error_counts
-from tasks.reports.parasitaemia import wilson_interval
+from tasks.smears.counting import call, error_rates, interpretation
+from tasks.smears.counting.rates import NODES, slide_rates
+from tasks.smears.reports.parasitaemia import wilson_interval
 
 Float = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]

@@ -33,11 +33,11 @@ from skimage.measure import label, regionprops
 from skimage.morphology import binary_opening, disk
 from skimage.segmentation import watershed
 
-from flows.jobs.photographs import SearchJob, search_places
-from storage.batches import segmentations
+from flows.smears.jobs.photographs import SearchJob, search_places
+from storage.smears import segmentations
 from storage.store import Store
 from tasks.images.access.files import stamp
-from tasks.segmentation.finding import Cells, Kind, find_cells, find_roughly
+from tasks.smears.segmentation.finding import Cells, Kind, find_cells, find_roughly
 from tests.benchmarks import laboratories
 from tests.support.boxes import Boxes, overlap
 from tests.support.measuring import QUICK, Record, in_turn

@@ -15,9 +15,9 @@ from distributed import Client
 
 from flows import screen as module
 from flows.cluster.client import open_client
-from flows.night import NightOutcome, screen
 from flows.options.flows import Screen
 from flows.settings import Settings
+from flows.smears.night import NightOutcome, screen
 from storage.batches.manifests import load_batch
 from storage.parquet import read_table
 from storage.reports.tables import report_path

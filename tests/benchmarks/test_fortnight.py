@@ -19,11 +19,11 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flows.fit import fit
-from flows.night import screen
 from flows.options.flows import Fit, Screen, Train
 from flows.settings import Settings
+from flows.smears.night import screen
 from flows.train import train
-from storage.reports.earlier_batches import read_batches_before
+from storage.smears.earlier_batches import read_batches_before
 from storage.store import Store
 from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb

@@ -151,7 +151,7 @@ def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record
            rival=taken["new"], limit=SHARD_LIMIT, bound=1.0)  # fmt: skip
 
 
-IMPORTS = "import flows.night, flows.cluster.kinds"  # the second imports Dask, for workers
+IMPORTS = "import flows.smears.night, flows.cluster.kinds"  # the second imports Dask, for workers
 CLUSTER = f"""
 {IMPORTS}
 from flows.cluster.client import open_client
@@ -174,7 +174,7 @@ def backlog():
     with open_client(settings):
         for batch in batches:
             started = time.monotonic()
-            flows.night.screen.fn(Screen(images=images, batch=batch), settings)
+            flows.smears.night.screen.fn(Screen(images=images, batch=batch), settings)
             print("seconds", time.monotonic() - started)
 
 backlog()"""

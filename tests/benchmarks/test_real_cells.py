@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from flows.fit import fit
 from flows.jobs.verified import load_detector
-from flows.night import screen
 from flows.options.flows import Fit, Screen, Train
 from flows.settings import Settings
+from flows.smears.night import screen
 from flows.train import train
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
-from flows.night import screen
 from flows.options.flows import Fit, Screen, Segment, Train
-from flows.segment import segment
 from flows.settings import Settings
+from flows.smears.night import screen
+from flows.smears.segment import segment
 from flows.train import train
 from tasks.synthetic.rendered_cells import draw_patient
 from tests.support import images, measuring, rendered_fields

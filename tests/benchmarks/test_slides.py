@@ -8,7 +8,7 @@ import pytest
 from openslide import OpenSlide
 
 from tasks.images.opened_slides import open_slide
-from tasks.segmentation.survey import survey
+from tasks.smears.segmentation.survey import survey
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.peak import extra_peak
 from tests.support.rendered_slides import render_slide

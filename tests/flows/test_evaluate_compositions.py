@@ -5,16 +5,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows.evaluate import evaluate
 from flows.fit import fit
 from flows.options.flows import Evaluate, Fit, Train
 from flows.settings import Settings
+from flows.smears.evaluate import evaluate
 from flows.train import train
 from storage.reports.sql import answer
 from storage.store import Store
-from tasks.evaluation.compositions import OWN_NORMAL, POPULATION, SHARES
-from tasks.evaluation.measures import HOME
 from tasks.metrics.metrics import SINGLE
+from tasks.smears.evaluation.compositions import OWN_NORMAL, POPULATION, SHARES
+from tasks.smears.evaluation.measures import HOME
 from tests.support.images import write_cells, write_mixed_night
 
 

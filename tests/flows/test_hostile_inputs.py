@@ -14,13 +14,12 @@ from hypothesis import settings as of_test
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.commands.review.queue import import_answers
 from flows.options.tools import ReviewImport
 from flows.settings import Settings, UsageError, leaves
+from flows.smears.commands.review.queue import import_answers
 from storage.batches.manifests import load_batch, read_manifest
-from storage.reports.answers import Answer, latest_labels
+from storage.smears.answers import Answer, latest_labels
 from storage.store import Store, StoreError
-from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images
 from tasks.images.manifest import SCHEMA
@@ -28,6 +27,7 @@ from tasks.images.regions import image_refs
 from tasks.network.backbones import build
 from tasks.network.extraction import load_image
 from tasks.network.spec import NetworkError, NetworkSpec
+from tasks.smears.answers.sheets import AnswerError
 from tests.support import hostile, photographs, reading
 from tests.support.faults.runs import files_of
 

@@ -22,10 +22,10 @@ from pydantic import ValidationError
 
 from flows import nightly as module
 from flows.monitoring.logs import JsonFormatter
-from flows.night import NightOutcome, nightly
 from flows.nightly import MissedNightError, night_of
 from flows.options.flows import Nightly
 from flows.settings import Settings
+from flows.smears.night import NightOutcome, nightly
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
 from storage.store import Store, StoreError

@@ -7,11 +7,11 @@ import pytest
 
 from flows import prune as module
 from flows.fit import FitOutcome, fit
-from flows.night import screen
 from flows.options.flows import Fit, Prune, Retract, Screen
 from flows.prune import ClockError, PolicyError, prune
 from flows.retract import retract
 from flows.settings import Settings
+from flows.smears.night import screen
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.leases import lease

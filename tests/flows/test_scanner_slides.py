@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.night import screen
 from flows.options.flows import Screen, Segment
-from flows.segment import segment
 from flows.settings import Settings
+from flows.smears.night import screen
+from flows.smears.segment import segment
 from tasks.images.opened_slides import is_slide, open_slide
-from tasks.segmentation.finding import find_cells
-from tasks.segmentation.survey import survey
+from tasks.smears.segmentation.finding import find_cells
+from tasks.smears.segmentation.survey import survey
 from tests.support.needs import needs_data
 from tests.support.paths import DATA
 

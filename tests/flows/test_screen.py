@@ -15,20 +15,20 @@ from PIL import Image
 from flows.cluster.trials import ClusterError
 from flows.fit import fit
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
-from flows.night import NightOutcome, screen
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
+from flows.smears.night import NightOutcome, screen
 from storage.batches.features import SCORED, read_block
 from storage.batches.manifests import load_batch
 from storage.models.classifiers import load_card
 from storage.parquet import read_table
-from storage.reports.schemas.batches import batch_schema
 from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.slides import slide_schema
 from storage.reports.tables import of_attempt, report_path
+from storage.smears.schemas.batches import batch_schema
+from storage.smears.schemas.slides import slide_schema
 from storage.store import Store, StoreError
 from tasks.reports.image_rows import PIECE
-from tasks.reports.night import strangeness
+from tasks.smears.reports.night import strangeness
 from tests.support.fields import rendered
 from tests.support.paths import ROOT
 from tests.support.screening import screen_night
@@ -98,10 +98,12 @@ def test_a_night_that_was_sealed_and_not_announced_is_announced_by_the_next_run(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.call.announce", die)
+    monkeypatch.setattr("flows.smears.call.announce", die)
     with pytest.raises(KeyboardInterrupt):
         screen_night(images, ready)
-    monkeypatch.setattr("flows.call.announce", lambda _, batch, *__: not told.append(batch.name))
+    monkeypatch.setattr(
+        "flows.smears.call.announce", lambda _, batch, *__: not told.append(batch.name)
+    )
     assert screen_night(images, ready).repeated
     assert told == ["night"]
     screen_night(images, ready)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from flows.fit import fit
-from flows.night import screen
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
+from flows.smears.night import screen
 from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
 from storage.reports.sql import answer

@@ -11,10 +11,10 @@ from flows.commands.status import verify
 from flows.fit import fit
 from flows.jobs import tuning
 from flows.monitoring import logs
-from flows.night import screen
 from flows.options.flows import Commission, Fit, Screen
 from flows.options.tools import Verify
 from flows.settings import Settings
+from flows.smears.night import screen
 from flows.stages import batch as extraction
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch

@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from flows.commissioning import versions
 from flows.fit import fit
 from flows.jobs.fitting.fitted_rows import slides_of_version
-from flows.night import screen
 from flows.options.flows import Commission, Fit, Retract, Screen
 from flows.retract import retract
 from flows.settings import Settings
+from flows.smears.commissioning import versions
+from flows.smears.night import screen
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.classifiers import find_card
@@ -23,7 +23,7 @@ from storage.models.detectors import load_detector, load_detector_card
 from storage.reports.sql import answer
 from storage.store import Store
 from tasks.detector import detector, verdict, witnesses
-from tasks.laboratories.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
+from tasks.smears.laboratories.adaptation import Change, Fitted, Labelled, Trial, try_adaptation
 from tests.support.commissioned import learn, take_out
 from tests.support.fitted import copied
 from tests.support.images import write_cells

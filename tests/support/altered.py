@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.slides.smears import Floor, fit_floor, residuals
-from tasks.laboratories.learning import SlideCells
+from tasks.smears.laboratories.learning import SlideCells
 from tests.support.laboratories import WIDTHS, detector, slide
 
 FEATURES = sum(WIDTHS.values())

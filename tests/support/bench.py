@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from httpx import Response
 from starlette.testclient import TestClient
 
-from flows.commands.review.app import Bench
-from flows.commands.review.guards import Guarded
-from flows.commands.review.session import Session
+from flows.smears.commands.review.app import Bench
+from flows.smears.commands.review.guards import Guarded
+from flows.smears.commands.review.session import Session
 
 HOST = "127.0.0.1:8077"
 OWN = {"host": HOST, "origin": f"http://{HOST}"}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.counting.negative import Measured
 from tasks.reports.image_columns import Provenance
+from tasks.smears.counting.negative import Measured
 
 MEASURED = Measured(least_size=80.0, least_sharpness=0.02, mean=0.01, deviation=0.01)
 MADE_BY = Provenance("m", "d", "b", date(2026, 1, 31), datetime(2026, 1, 31, tzinfo=UTC))

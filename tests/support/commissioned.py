@@ -1,12 +1,12 @@
 """Laboratories that are commissioned on real workers, without being screened at."""
 
-from flows import commission
 from flows.cluster.client import open_client
-from flows.commissioning.report import LaboratoryOutcome
 from flows.options.flows import Commission, Unlearn
 from flows.settings import Settings
+from flows.smears import commission
+from flows.smears.commissioning.report import LaboratoryOutcome
+from flows.smears.unlearn import unlearn
 from flows.stages.batch import lease_batch
-from flows.unlearn import unlearn
 from storage.store import Store
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from tasks.segmentation.finding import Cells, find_cells
+from tasks.smears.segmentation.finding import Cells, find_cells
 from tasks.types import Pixels
 
 

@@ -10,19 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from flows.jobs.grouped_rows import Rules, group_rows
-from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.fields import MEASURED
+from flows.smears.jobs.grouped_rows import Rules, group_rows
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.shared import schema_of
 from storage.reports.tables import BATCHES, FIELDS, PATIENTS, SLIDES
-from tasks.counting.call import Answers
+from storage.smears.schemas.batches import batch_schema
+from storage.smears.schemas.fields import MEASURED
 from tasks.limits import FieldLimits
-from tasks.reports.calls import Counting
 from tasks.reports.image_columns import Provenance, table_of
-from tasks.reports.night.counts import Row, batch_table, summaries
-from tasks.reports.night.judged import batch_judged
 from tasks.reports.shifts import SHIFTS
+from tasks.smears.counting.call import Answers
+from tasks.smears.reports.calls import Counting
+from tasks.smears.reports.night.counts import Row, batch_table, summaries
+from tasks.smears.reports.night.judged import batch_judged
 from tests.support.cell_rows import MADE_BY
 
 COUNTING = Counting(

@@ -17,7 +17,7 @@ from tasks.detector.slides.own_normal import (
     slides_spread,
     with_spread,
 )
-from tasks.laboratories import learning
+from tasks.smears.laboratories import learning
 from tests.support.simulated import MEANS, WIDTHS
 
 LABORATORY = {

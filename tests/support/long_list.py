@@ -10,8 +10,8 @@ from datetime import date
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.worker import return_freed_memory
 from flows.settings import Settings
+from flows.smears.stages.sorting import Wanted, take
 from flows.stages.batch import start_or_resume
-from flows.stages.sources.sorting import Wanted, take
 from storage.store import Store
 from tests.support.models import CLASSES
 from tests.support.peak import peak, start_peak

@@ -23,9 +23,9 @@ from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.jobs import shard
 from flows.monitoring import telemetry
-from flows.night import screen
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
+from flows.smears.night import screen
 from storage.batches.features import read_block
 from storage.batches.manifests import load_batch
 from storage.store import Store
@@ -124,9 +124,9 @@ def screened(settings: Settings, images: Path, name: str) -> dict[str, Any]:
 
     whole = telemetry.stage
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("flows.night", "flows.screen", "flows.call"):
+        for module in ("flows.smears.night", "flows.screen", "flows.smears.call"):
             patch.setattr(f"{module}.open_client", opened)
-        for module in ("flows.monitoring.telemetry", "flows.stages.sources.sorting"):
+        for module in ("flows.monitoring.telemetry", "flows.smears.stages.sorting"):
             patch.setattr(f"{module}.stage", measured)
         outcome = screen.fn(Screen(images=str(images), batch=name), settings)
     coordinator.append(("after", peak()))

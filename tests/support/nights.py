@@ -12,19 +12,20 @@ import pyarrow as pa
 from PIL import Image
 
 from storage.reports.tables import PATIENTS, SLIDES
-from tasks.counting.call import Answers
-from tasks.counting.interpretation import KnownRates
-from tasks.reports import called_cells, calls, image_columns
-from tasks.reports.night.counts import Row
+from tasks.reports import image_columns
+from tasks.smears.counting.call import Answers
+from tasks.smears.counting.interpretation import KnownRates
+from tasks.smears.reports import called_cells, calls
+from tasks.smears.reports.night.counts import Row
+from tasks.smears.visualisation.batch_page import BatchView
+from tasks.smears.visualisation.calls import positive_first
+from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
+from tasks.smears.visualisation.overlay import Pen, overlay
+from tasks.smears.visualisation.page import as_webp
+from tasks.smears.visualisation.patients import Called, cells_each, opened
+from tasks.smears.visualisation.viewer.overlays import Contour, FieldPicture, ShownField
+from tasks.smears.visualisation.viewer.overlays import field_picture as plain_picture
 from tasks.types import Light
-from tasks.visualisation.batch_page import BatchView
-from tasks.visualisation.calls import positive_first
-from tasks.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
-from tasks.visualisation.overlay import Pen, overlay
-from tasks.visualisation.page import as_webp
-from tasks.visualisation.patients import Called, cells_each, opened
-from tasks.visualisation.viewer.overlays import Contour, FieldPicture, ShownField
-from tasks.visualisation.viewer.overlays import field_picture as plain_picture
 from tests.support.columns import with_column
 from tests.support.grouped import group
 from tests.support.pages import EVIL

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tasks.counting.interpretation import ErrorRates, KnownRates
-from tasks.counting.rates import NODES, Rate
+from tasks.smears.counting.interpretation import ErrorRates, KnownRates
+from tasks.smears.counting.rates import NODES, Rate
 
 
 def fixed(value: float) -> Rate:

@@ -16,7 +16,7 @@ from PIL import Image
 from tifffile import TiffWriter
 
 from tasks.images.decoding import RESIZE
-from tasks.segmentation.survey import RED_CELL
+from tasks.smears.segmentation.survey import RED_CELL
 from tasks.synthetic.rendered_cells import draw_patient
 from tasks.types import Pixels
 from tests.support.rendered_fields import DrawnCell, render_field

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.reports import tables
-from storage.reports.schemas.batches import batch_schema
-from storage.reports.schemas.fields import field_schema
 from storage.reports.schemas.images import image_schema
-from storage.reports.schemas.patients import patient_schema
-from storage.reports.schemas.slides import slide_schema
+from storage.smears.schemas.batches import batch_schema
+from storage.smears.schemas.fields import field_schema
+from storage.smears.schemas.patients import patient_schema
+from storage.smears.schemas.slides import slide_schema
 from storage.store import Store
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])

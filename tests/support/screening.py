@@ -8,9 +8,9 @@ import pyarrow as pa
 from distributed import Client
 
 from flows.jobs.scoring.screened import Screened
-from flows.night import NightOutcome, screen
 from flows.options.flows import Screen
 from flows.settings import Settings
+from flows.smears.night import NightOutcome, screen
 from flows.stages.publish import publish
 from flows.stages.scoring import extract, score
 from storage.batches.manifests import Batch, BatchPlan, freeze_batch

@@ -28,17 +28,17 @@ from threadpoolctl import threadpool_limits
 
 from flows.cluster.executor import run_jobs
 from flows.cluster.here import Here
-from flows.jobs import drawings, grouped_rows
-from flows.jobs.scoring import finish, scores, shown
+from flows.jobs.scoring import finish, scores
 from flows.jobs.scoring.plan import Part, parts_of
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
+from flows.smears.jobs import drawings, grouped_rows, shown
+from flows.smears.stages.calling import call_batch, counting_at
+from flows.smears.stages.written_pages import get_ready, write_page
 from flows.stages.batch import prepare_features
-from flows.stages.calling import call_batch, counting_at
 from flows.stages.publish import publish
 from flows.stages.scoring import extract, score
-from flows.stages.written_pages import get_ready, write_page
 from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
@@ -56,9 +56,9 @@ _ONE_AT_A_TIME = Lock()  # threads that read at once take turns in Python, and a
 # Where a stage looks up the jobs that are recorded, and then replayed.
 JOBS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("flows.stages.publish.finish_parts", finish.finish_parts),
-    ("flows.stages.calling.group_piece", grouped_rows.group_piece),
-    ("flows.stages.written_pages.find_shown", shown.find_shown),
-    ("flows.jobs.drawings.draw", drawings.draw),
+    ("flows.smears.stages.calling.group_piece", grouped_rows.group_piece),
+    ("flows.smears.stages.written_pages.find_shown", shown.find_shown),
+    ("flows.smears.jobs.drawings.draw", drawings.draw),
 )
 
 
@@ -73,7 +73,7 @@ def prepare(store: Store, cells: Path, images: int) -> None:
     image = Image.open(next(cells.rglob("*.png"))).convert("RGB")
     found = SimpleNamespace(image=lambda: image)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.jobs.drawings.find_unchanged", lambda *_: found)
+        patch.setattr("flows.smears.jobs.drawings.find_unchanged", lambda *_: found)
         patch.setattr("storage.batches.ledger.discard_scores", lambda *_: None)
         for name, work in JOBS:
             patch.setattr(name, partial(_record, work, store.root))

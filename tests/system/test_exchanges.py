@@ -16,15 +16,15 @@ from hypothesis import settings as of_test
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from flows.commands.review.apply import apply
-from flows.commands.review.queue import import_answers
 from flows.commands.status import verify
 from flows.options.tools import ReviewApply, ReviewImport, Verify
 from flows.settings import Settings
-from storage.reports.answers import latest_labels
+from flows.smears.commands.review.apply import apply
+from flows.smears.commands.review.queue import import_answers
+from storage.smears.answers import latest_labels
 from storage.store import Store, StoreError
-from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
+from tasks.smears.answers.sheets import AnswerError
 from tests.support.faults.counts import Counts
 from tests.support.faults.runs import files_of
 from tests.support.photographs import CELLS, screened_photograph
@@ -66,7 +66,7 @@ def exchange(_store_with_model: Store, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(autouse=True)
 def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.commands.review.imports.now", lambda: WHEN)
+    monkeypatch.setattr("flows.smears.commands.review.imports.now", lambda: WHEN)
 
 
 # Histories

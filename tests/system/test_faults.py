@@ -25,9 +25,9 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from flows.cluster.kinds import STARTED
 from flows.fit import FitOutcome, fit
 from flows.jobs.shard import run_shard
-from flows.night import NightOutcome, screen
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
+from flows.smears.night import NightOutcome, screen
 from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
@@ -232,7 +232,7 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
     listed = sorted(images.rglob("*.png"))
     frozen = settings.model_copy()
     with pytest.MonkeyPatch.context() as patch:
-        from flows.stages.sources import sorting as module
+        from flows.smears.stages import sorting as module
 
         honest = module.sorted_images
 
@@ -253,7 +253,7 @@ DRIVER = """
 import os, signal, sys
 from flows.options.flows import Fit, Screen
 from flows.fit import fit
-from flows.night import screen
+from flows.smears.night import screen
 from flows.settings import Settings
 from storage.store import Store
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from flows.commands.status import limits_of, witnesses_of
-from flows.jobs.laboratory_slides import Added
-from flows.stages.counting.chosen_thresholds import fitted_rates, load_error_rates
-from flows.stages.counting.error_counts import errors_of_version
+from flows.smears.jobs.laboratory_slides import Added
+from flows.smears.stages.chosen_thresholds import fitted_rates, load_error_rates
+from flows.stages.error_counts import errors_of_version
 from storage import kinds
 from storage.batches import ledger
 from storage.batches.features import (
@@ -22,13 +22,14 @@ from storage.batches.features import (
 )
 from storage.batches.known_features import verified_block
 from storage.batches.manifests import Batch, load_batch, read_manifest, verify_manifest
-from storage.models import classifiers, detectors, learned
+from storage.models import classifiers, detectors
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.parquet import read_footer, read_table
 from storage.records import OWN_DIGEST, NewerError, Record
 from storage.reports import sql, tables
-from storage.reports.call_seals import read_call_seal
 from storage.reports.schemas.images import image_schema
+from storage.smears import learned
+from storage.smears.call_seals import read_call_seal
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tasks.detector.moments import ClassStatistics
@@ -36,7 +37,7 @@ from tasks.detector.slides import cell_score, own_normal, smears
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import slide_normal
 from tasks.images.manifest import SCHEMA
-from tasks.reports.night.counts import summaries
+from tasks.smears.reports.night.counts import summaries
 from tests.system.golden import make_golden, stores, values
 
 TAPS = {tap: features[:4] for tap, features in values.BLOCK.taps.items()}

@@ -11,7 +11,7 @@ import pytest
 from flows.monitoring.console import complain, tell
 from flows.monitoring.logs import JsonFormatter
 from flows.outcome import printable
-from flows.prefect.artifacts import markdown_text
+from flows.smears.artifacts import markdown_text
 from storage.store import StoreError, check_name
 from tasks.reports.spreadsheet import csv_lines, read_csv
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFilter
 
-from flows.commission import commission
-from flows.night import screen
 from flows.options.flows import Commission, Screen
 from flows.settings import Settings
+from flows.smears.commission import commission
+from flows.smears.night import screen
 from tests.support.needs import needs_data
 from tests.support.paths import DATA
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.commands.review.queue import export
 from flows.options.flows import Train
 from flows.options.tools import ReviewExport
 from flows.settings import Settings
+from flows.smears.commands.review.queue import export
 from flows.train import train
 from tasks.images.listing import list_images
 from tests.support.images import write_cells

@@ -40,6 +40,6 @@ def test_workers_never_talk_to_prefect() -> None:
 @pytest.mark.parametrize("flow", ["screen", "fit"])
 def test_a_coordinator_need_not_wait_for_what_only_workers_run(flow: str) -> None:
     """It imports all that comes back from a worker, too."""
-    program = f"import sys, flows.{flow}, flows.jobs.drawings; print(*sys.modules)"
+    program = f"import sys, flows.{flow}, flows.smears.jobs.drawings; print(*sys.modules)"
     done = python("-c", program)
     assert not {"torch", "timm", "openvino", "sklearn", "prefect"} & set(done.stdout.split())

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.commands.review.queue import ImportOutcome, export, import_answers, report
 from flows.fit import fit
-from flows.night import screen
 from flows.options.flows import Fit, Retract, Screen
 from flows.options.tools import ReviewExport, ReviewImport, ReviewReport
 from flows.retract import retract
 from flows.settings import Settings
+from flows.smears.commands.review.queue import ImportOutcome, export, import_answers, report
+from flows.smears.night import screen
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.statistics import latest_statistics
-from storage.reports.answers import latest_labels
+from storage.smears.answers import latest_labels
 from storage.store import Store, StoreError, digest_of
-from tasks.answers.sheets import AnswerError
 from tasks.images.access.files import SourceError
+from tasks.smears.answers.sheets import AnswerError
 from tasks.synthetic.rendered_cells import draw_patient, other_stain, red_cell
 from tests.support import fitted, images, models
 

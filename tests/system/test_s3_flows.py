@@ -12,10 +12,10 @@ from distributed import LocalCluster
 
 from flows.commands.status import status
 from flows.fit import fit
-from flows.night import nightly, screen
 from flows.options.flows import Fit, Nightly, Screen
 from flows.options.tools import Status
 from flows.settings import Settings
+from flows.smears.night import nightly, screen
 from storage.store import Store
 from tests.support.images import write_mixed_night
 

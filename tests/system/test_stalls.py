@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.night import screen
 from flows.options.flows import Screen
 from flows.settings import Settings
+from flows.smears.night import screen
 from storage.batches.manifests import load_batch
 from storage.parquet import read_footer, read_table
 from storage.reports.tables import ATTEMPT, report_path

@@ -12,8 +12,8 @@ import pytest
 from flows.commands.status import verify
 from flows.options.tools import Verify
 from flows.settings import Settings
-from storage.reports.answers import SCHEMA, Labels, save_labels
 from storage.reports.tables import published_batch, rows_by_shard
+from storage.smears.answers import SCHEMA, Labels, save_labels
 from storage.store import Store
 from tests.support.faults.calls import Fault
 from tests.support.faults.counts import Counts

@@ -15,7 +15,7 @@ COLOURS = ("red", "green", "blue")
 class Column(NamedTuple):
     """A column of a table.
 
-    ``sql`` computes it from a group of rows of `storage.reports.grouping`; a column without it is
+    ``sql`` computes it from a group of rows of `storage.smears.grouping`; a column without it is
     computed in Python from the others.
     """
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from flows.fit import fit
-from flows.night import screen
 from flows.options.flows import Fit, Screen
 from flows.settings import Settings
+from flows.smears.night import screen
 from storage.store import Store
 from tests.support import needs, paths, reports, waiting
 from tests.support.processes import python

@@ -25,10 +25,10 @@ from flows.cluster.trials import ClusterError
 from flows.commands.doctor import doctor
 from flows.fit import fit
 from flows.jobs.shard import run_shard
-from flows.night import screen
 from flows.options.flows import Fit, Screen
 from flows.options.tools import Doctor
 from flows.settings import Settings
+from flows.smears.night import screen
 from storage.store import Store
 from tests.support import certificates, needs, reports, strangers
 from tests.support.operated import Operated, operated

@@ -14,7 +14,17 @@ from flows.commands.status import verify
 from flows.options.tools import Verify
 from flows.settings import Settings
 from storage.batches import manifests, nights
-from storage.batches.segmentations import (
+from storage.leases import lease
+from storage.models.classifiers import save_state
+from storage.parquet import write_table
+from storage.records import arrays_to_bytes
+from storage.reports.tables import BATCHES, SLIDES, report_path
+from storage.smears.answers import SCHEMA as LABELS
+from storage.smears.answers import Answer, KeptSample, Labels, keep_sample, save_labels
+from storage.smears.call_seals import read_call_seal
+from storage.smears.evaluations import Evaluation, shard_path, start_evaluation, write_arrays
+from storage.smears.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
+from storage.smears.segmentations import (
     FIELD_SCHEMA,
     Cutting,
     Segmented,
@@ -22,16 +32,6 @@ from storage.batches.segmentations import (
     publish,
     seal_segmentation,
 )
-from storage.leases import lease
-from storage.models.classifiers import save_state
-from storage.parquet import write_table
-from storage.records import arrays_to_bytes
-from storage.reports.answers import SCHEMA as LABELS
-from storage.reports.answers import Answer, KeptSample, Labels, keep_sample, save_labels
-from storage.reports.call_seals import read_call_seal
-from storage.reports.evaluations import Evaluation, shard_path, start_evaluation, write_arrays
-from storage.reports.pages import index_path, made_from, page_path, withdrawn_page, write_page_file
-from storage.reports.tables import BATCHES, SLIDES, report_path
 from storage.store import Store, StoreError, digest_of
 from tasks.images.manifest import SCHEMA as MANIFEST
 from tests.support.batches import manifest

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from flows.commands.contours import contours
-from flows.commands.look import look
 from flows.commands.malaria_data import malaria
-from flows.commands.patient import patient
-from flows.commands.review.apply import apply
-from flows.commands.review.queue import export
 from flows.commands.written import to_write, written
 from flows.options.tools import Contours, Look, Malaria, PatientSheet, ReviewApply, ReviewExport
 from flows.settings import Settings
+from flows.smears.commands.contours import contours
+from flows.smears.commands.look import look
+from flows.smears.commands.patient import patient
+from flows.smears.commands.review.apply import apply
+from flows.smears.commands.review.queue import export
 from storage.store import Store
 from tasks.images.access.files import SourceError
 from tests.support.forced import published_and_forced

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.jobs.grouped_rows import Grouped, Rules, group_rows
 from flows.jobs.scoring import plan
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import Part, Span, pieces_of
-from flows.stages.calling import joined_groups
-from storage.reports.schemas.fields import MEASURED
+from flows.smears.jobs.grouped_rows import Grouped, Rules, group_rows
+from flows.smears.stages.calling import joined_groups
 from storage.reports.schemas.shared import schema_of
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES
+from storage.smears.schemas.fields import MEASURED
 from tasks.limits import FieldLimits
 from tasks.reports.image_columns import plain, table_of
 from tasks.reports.shifts import SHIFTS

@@ -119,7 +119,7 @@ NIGHT = """
 import sys
 from flows.cluster.client import open_client
 from flows.options.flows import Screen
-from flows.night import screen
+from flows.smears.night import screen
 from flows.settings import Settings
 
 def imported():

@@ -2,8 +2,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from flows.jobs import drawings
 from flows.jobs.quarantine import probe, quarantine
+from flows.smears.jobs import drawings
 
 
 @dataclass(frozen=True)

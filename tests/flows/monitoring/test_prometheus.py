@@ -16,12 +16,12 @@ from flows import nightly as nightly_module
 from flows.fit import fit
 from flows.monitoring import prometheus as module
 from flows.monitoring.prometheus import NightMetrics, series_of, written
-from flows.night import nightly
 from flows.options.flows import Fit, Nightly
 from flows.settings import Settings
+from flows.smears.night import nightly
 from storage.models.detectors import list_detectors
-from storage.reports.schemas.batches import batch_schema
 from storage.reports.tables import BATCHES, report_path
+from storage.smears.schemas.batches import batch_schema
 from storage.store import Store
 from tests.support.reports import publish_report
 from tests.support.waiting import until

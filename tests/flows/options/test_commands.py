@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flows.options.commands import COMMANDS, TOLD
 from flows.options.flows import Attack, Fit
 from flows.settings import Settings
-from tasks.evaluation.treatments.attacks import ATTACKS
+from tasks.smears.evaluation.treatments.attacks import ATTACKS
 from tests.support.paths import ROOT
 from tests.support.processes import python
 

@@ -10,11 +10,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 
-from flows.night import nightly, screen
 from flows.options.flows import Nightly, Options, Screen
 from flows.prefect.decorators import Flow, flow
 from flows.prefect.states import RedError, is_lost, told
 from flows.settings import Settings
+from flows.smears.night import nightly, screen
 from storage.store import StoreError
 from tests.support.fitted import copied
 

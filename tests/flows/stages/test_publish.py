@@ -20,8 +20,8 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, run_shard
 from flows.options.tools import Status
 from flows.settings import Settings
+from flows.smears.stages.calling import call_batch, nights_before, valid_call
 from flows.stages import scoring
-from flows.stages.calling import call_batch, nights_before, valid_call
 from flows.stages.publish import publish, valid_seal
 from storage.batches.ledger import Screening, discard_scores, note_announced
 from storage.batches.manifests import load_batch
@@ -29,8 +29,9 @@ from storage.leases import Lease, LeaseLostError, lease
 from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.parquet import read_footer
-from storage.reports import pages, tables
-from storage.reports.schemas.fields import field_schema
+from storage.reports import tables
+from storage.smears import pages
+from storage.smears.schemas.fields import field_schema
 from storage.store import Store, StoreError
 from storage.verification import batch_checks
 from tasks.images.listing import list_images

@@ -7,7 +7,7 @@ import anndata
 import numpy as np
 import pytest
 
-from flows.api import open_store
+from flows.smears.api import open_store
 from storage.batches.features import FAILED, read_block
 from storage.batches.manifests import read_manifest
 from storage.reports.batch_features import BatchFeatures, read_features

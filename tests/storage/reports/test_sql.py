@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from storage.kinds import tables
-from storage.reports.schemas.batches import batch_schema
 from storage.reports.sql import QueryError, answer, column_types
+from storage.smears.schemas.batches import batch_schema
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 

@@ -13,7 +13,7 @@ import pytest
 from storage.batches.manifests import Batch
 from storage.parquet import iterate_groups, read_table
 from storage.reports import tables
-from storage.reports.schemas import batches, fields, slides
+from storage.smears.schemas import batches, fields, slides
 from storage.store import Store, StoreError, digest_of
 from tests.support.batches import freeze
 from tests.support.reports import SCHEMA, SCHEMAS, publish_report

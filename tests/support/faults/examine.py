@@ -6,11 +6,11 @@ from hashlib import sha256
 from typing import Any
 
 from flows.commands.status import verify
-from flows.night import screen
 from flows.options.flows import Retract, Screen
 from flows.options.tools import Verify
 from flows.retract import retract
 from flows.settings import Settings
+from flows.smears.night import screen
 from storage.kinds import tables
 from storage.reports.sql import answer
 from storage.store import Store

@@ -19,7 +19,13 @@ from flows.cluster import client
 from storage import leases, records
 
 NOW = datetime(2026, 3, 1, 6, tzinfo=UTC)
-FLOWS = ("flows.commission", "flows.fit", "flows.night", "flows.retract", "flows.segment")
+FLOWS = (
+    "flows.smears.commission",
+    "flows.fit",
+    "flows.smears.night",
+    "flows.retract",
+    "flows.smears.segment",
+)
 
 
 class Done:
@@ -102,13 +108,13 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     for name in FLOWS:
         importlib.import_module(name)
     replace_everywhere("open_client", client.open_client, open_client)
-    call: Any = importlib.import_module("flows.call")
+    call: Any = importlib.import_module("flows.smears.call")
     call.announce = announce
     scoring: Any = importlib.import_module("flows.stages.scoring")
     scoring.progress_artifact = progress
-    pages: Any = importlib.import_module("flows.stages.written_pages")
+    pages: Any = importlib.import_module("flows.smears.stages.written_pages")
     pages.batch_page, pages._thumbnails = _plain_page, lambda *_: {}
-    segmentation: Any = importlib.import_module("flows.stages.segmentation")
+    segmentation: Any = importlib.import_module("flows.smears.stages.segmentation")
     segmentation.SOURCES_A_JOB = segmentation.FIELDS_A_JOB = 1
     executor: Any = importlib.import_module("flows.cluster.executor")
     executor.time = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)

@@ -22,16 +22,16 @@ import zarr
 from PIL import Image
 
 from flows import prune as pruning
-from flows.commands.review.apply import apply
 from flows.fit import fit
 from flows.jobs import networks
-from flows.night import screen
 from flows.options.flows import Commission, Fit, Prune, Retract, Screen, Segment, Unlearn
 from flows.options.tools import ReviewApply
 from flows.retract import retract
-from flows.segment import segment
 from flows.settings import Settings
-from flows.unlearn import unlearn
+from flows.smears.commands.review.apply import apply
+from flows.smears.night import screen
+from flows.smears.segment import segment
+from flows.smears.unlearn import unlearn
 from storage.models.classifiers import find_card
 from storage.store import Store, digest_of
 from tests.support.commissioned import learn
@@ -171,7 +171,7 @@ def _note_what_is_kept(notes: int) -> None:
 def _warm_up() -> None:
     """Load what libraries load late, or each run would load it again."""
     Image.init()
-    import_module("tasks.visualisation.charts")
+    import_module("tasks.smears.visualisation.charts")
     fsspec.get_filesystem_class("s3")
     zarr.create_array(zarr.storage.MemoryStore(), shape=(1,), dtype="f4")[:]
 

@@ -24,15 +24,15 @@ from storage.models.detectors import (
     TapCard,
     save_detector,
 )
-from storage.models.learned import save_night
 from storage.models.statistics import Contribution, Lineage, save_statistics
 from storage.models.tunings import BatchTuning
 from storage.parquet import write_table
 from storage.records import arrays_to_bytes
-from storage.reports.call_seals import CallSeal, write_call_seal
 from storage.reports.publication import publication
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import BATCHES, IMAGES, PATIENTS, SLIDES, report_path
+from storage.smears.call_seals import CallSeal, write_call_seal
+from storage.smears.learned import save_night
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
 from tasks.reports.shifts import SHIFTS

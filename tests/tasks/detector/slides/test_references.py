@@ -17,7 +17,7 @@ from tasks.detector.slides.references import (
 )
 from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE, Group
 from tasks.detector.witnesses import Discriminant, Scales, Witnesses
-from tasks.laboratories.learning import SlideCells
+from tasks.smears.laboratories.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, by_tap, own, smear, together
 
 ALPHA = 0.05

@@ -16,7 +16,7 @@ from tasks.detector.slides.smears import (
     residuals,
     smear_of,
 )
-from tasks.laboratories.learning import SlideCells
+from tasks.smears.laboratories.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, floor, own, smear, together
 
 FAR = 2 * AWAY * NOWHERE

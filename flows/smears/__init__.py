@@ -1,0 +1,1 @@
+"""Run the wing, which knows fields, slides, patients and laboratories."""

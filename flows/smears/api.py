@@ -1,0 +1,371 @@
+"""Look at photographs and score images in a notebook or a script, in this process alone.
+
+>>> from flows.smears.api import open_store
+>>> detector = open_store().detector()  # doctest: +SKIP
+>>> detector.look("photo.jpg")  # doctest: +SKIP
+>>> cells = detector.score("photos/")  # doctest: +SKIP
+>>> cells.sort_values("p_value")  # doctest: +SKIP
+
+The jobs of `flows.screen` run here one after another, without Prefect and without workers, so the
+numbers are those of its report. Nothing is written to the store: a single photograph is no batch,
+and later batches must not be compared with it. Data frames need pandas
+(``pip install 'slidewatch[notebook]'``).
+"""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from flows.cluster.client import in_this_process
+from flows.jobs.worker import network_of
+from flows.monitoring.console import tell, warn
+from flows.options.flows import Screen
+from flows.settings import Settings
+from flows.smears.night import NightOutcome, screen_sources
+from flows.smears.stages.chosen_thresholds import rates_elsewhere, sure_rates
+from storage.batches.manifests import load_batch, read_manifest
+from storage.models import classifiers
+from storage.models.detectors import (
+    DetectorCard,
+    borrow,
+    detector_names,
+    load_detector_card,
+    load_model_of,
+)
+from storage.models.shipped import store_or_shipped
+from storage.parquet import read_table
+from storage.reports.batch_features import BatchFeatures, read_features
+from storage.reports.tables import FIELDS, IMAGES, PATIENTS, report_path
+from storage.store import Store, StoreError, refuse_absent
+from tasks import types
+from tasks.images import listing, regions
+from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
+from tasks.images.manifest import SCHEMA
+from tasks.smears.counting.call import needs_text, photograph_text
+from tasks.smears.visualisation.page import compile_templates
+from tasks.words import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flows.smears.frames import Scored
+
+Picture = types.Pixels | Image.Image | str | Path  # pixels, or the address of files
+RESULTS = ("batches", "features", "reports", "segmentations")  # folders of a store
+FRAME = "width: 100%; aspect-ratio: 5 / 8; border: 0"
+
+
+class Pictures(dict[str, regions.ImageRef]):
+    """Maps an address to its image; owns the temporary files of in-memory pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp(prefix="slidewatch-pictures-")
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The reports on some images, by kind, the places of their cells, and the pictures' order."""
+
+    outcome: NightOutcome
+    page: str | None
+    reports: Mapping[str, pa.Table]
+    refs: list[regions.ImageRef]
+    pictures: Pictures
+    numbers: Mapping[str, int]
+
+    def cells(self) -> "Scored":
+        """Make a data frame with a row for each cell, in the order of the pictures."""
+        from flows.smears.frames import scored_frame
+
+        return scored_frame(self.reports[IMAGES], self.refs, self.pictures, self.numbers)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A photograph as `slidewatch look` shows it; a notebook shows the same page."""
+
+    sentence: str
+    outcome: NightOutcome = field(repr=False)
+    page: str = field(repr=False)
+    _answered: Answered = field(repr=False)
+
+    @property
+    def light(self) -> str:
+        """Return the light of the photograph."""
+        return self.outcome.light
+
+    @cached_property
+    def patients(self) -> "pd.DataFrame":
+        """Return the report on patients, a row for each."""
+        return self._answered.reports[PATIENTS].to_pandas()
+
+    @cached_property
+    def fields(self) -> "pd.DataFrame":
+        """Return the report on fields, a row for each."""
+        return self._answered.reports[FIELDS].to_pandas()
+
+    @cached_property
+    def cells(self) -> "Scored":
+        """Return the report on images, a row for each cell."""
+        return self._answered.cells()
+
+    def _repr_html_(self) -> str:
+        return f'<iframe title="slidewatch" srcdoc="{escape(self.page)}" style="{FRAME}"></iframe>'
+
+
+def open_store(address: str | Path | None = None) -> "OpenStore":
+    """Open a store to screen images with its detectors, or to read features.
+
+    Args:
+        address: root of the store: a folder, or ``s3://bucket/store``. By default the store of the
+            settings, or if there is none, the detector that comes with slidewatch.
+
+    Raises:
+        StoreError: there is no store at the address.
+    """
+    import_module("torch")  # so that screening restores its number of threads
+    if address is None:
+        return store_of(Settings())
+    store = Store(str(address))
+    refuse_absent(store)
+    return OpenStore(store, Settings())
+
+
+def store_of(settings: Settings) -> "OpenStore":
+    """Open the store of some settings, or if there is none, the detector of the package."""
+    return OpenStore(store_or_shipped(settings.store, tell), settings)
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """A store with its detectors and features, and the settings that these screen with."""
+
+    store: Store
+    settings: Settings
+
+    @property
+    def detectors(self) -> list[str]:
+        """List the names of the detectors."""
+        return detector_names(self.store)
+
+    def features(
+        self, batch: str, model: str | None = None, rows: slice = slice(None)
+    ) -> BatchFeatures:
+        """Read features of a batch, with the rows of its report on images.
+
+        ``anndata.AnnData(*store.features("night").annotated())`` holds both.
+
+        Args:
+            batch: its name.
+            model: that made the features, if the batch has features of several.
+            rows: consecutive rows, such as ``slice(0, 10_000)``; memory grows with these alone.
+
+        Raises:
+            StoreError: there is no such batch, or its features are incomplete or damaged.
+            ValueError: there are no such rows.
+        """
+        return read_features(self.store, batch, model, rows)
+
+    def detector(self, name: str | None = None) -> "Detector":
+        """Load a detector, or the newest version of a name; by default the newest fitted one.
+
+        Raises:
+            StoreError: there is no detector of that name, or it is damaged.
+        """
+        return Detector(self, load_detector_card(self.store, name, warn))
+
+
+class Detector:
+    """A detector with its model; it screens images in this process.
+
+    The network runs on one core, or on the GPU if there is one.
+    """
+
+    def __init__(self, opened: OpenStore, card: DetectorCard) -> None:
+        self.card = card
+        self.model: classifiers.ModelCard = load_model_of(opened.store, card)
+        # Screening writes its results to the detector's store, so a temporary one borrows it.
+        self._folder = tempfile.TemporaryDirectory(prefix="slidewatch-")
+        self._store = Store(self._folder.name)
+        here = {"store": self._store.url, "metrics": None}
+        self._settings = opened.settings.model_copy(update=here)
+        borrow(opened.store, self._store, card)
+
+    def close(self) -> None:
+        """Remove the temporary files, which otherwise go with the object."""
+        self._folder.cleanup()
+
+    def __repr__(self) -> str:
+        """Name the detector."""
+        return f"Detector({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """Return the detector's name."""
+        return self.card.name
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the classes of the diagnosis."""
+        return list(self.model.classes)
+
+    def look(self, photo: Picture, **options: Any) -> Seen:
+        """Screen one photograph, slide or cell by itself; `Seen` has the answer.
+
+        Args:
+            photo: pixels uint8 (h, w, 3) or (h, w), a Pillow image, or the address of a file.
+            options: of ``slidewatch screen``, such as ``taken_as="fields"``.
+
+        Raises:
+            SourceError: there is no such photograph.
+            StoreError: its page could not be made.
+            ValueError: pixels have another shape or type, or there is no such option.
+        """
+        given = photo if isinstance(photo, str | Path) else [photo]
+        with ThreadPoolExecutor(1) as beside:
+            ready = beside.submit(self._get_ready)
+            seen = self._screened(given, None, None, options)
+            ready.result()
+        if seen.page is None:
+            raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
+        sentence = sentence_of(seen.outcome, seen.reports[PATIENTS])
+        return Seen(sentence, seen.outcome, seen.page, seen)
+
+    def _get_ready(self) -> None:
+        """Load the network and error rates, which take a second, during the search for cells."""
+        store, tuning = self._store, self.card.tuning
+        network_of(store, self.model.tuned(tuning.tuning if tuning else None))
+        if not self.card.counts_abnormal:
+            rates_elsewhere(store, self.card)
+        sure_rates(store, self.card)
+        import_module("duckdb")
+        compile_templates()
+
+    def score(
+        self,
+        images: str | Path | Sequence[Picture],
+        slides: Sequence[str | None] | None = None,
+        patients: Sequence[str | None] | None = None,
+        **options: Any,
+    ) -> "Scored":
+        """Diagnose and score cells, and those of photographs and slides, each within its slide.
+
+        Args:
+            images: a folder, archive, glob or manifest; or n pictures: pixels uint8 (h, w, 3) or
+                (h, w), Pillow images, or addresses.
+            slides: the slide (n,) of each picture; cells of one slide are compared with each
+                other. By default as ``slidewatch screen`` names them.
+            patients: the patient (n,) of each picture.
+            options: of ``slidewatch screen``, such as ``taken_as="cells"`` or ``limit=100``.
+
+        Returns:
+            A row for each cell: ``diagnosis``, ``probability_<class>``, ``abnormality`` and its
+            ``p_value`` given the slide, ``population_p_value``, ``verdict``, ``review_reason``; or
+            the ``failure``. Pictures keep the given order, and cells follow their picture.
+
+        Raises:
+            SourceError: the images cannot be listed, or one is named twice.
+            ValueError: pixels have another shape or type, there are not n slides, or there is no
+                such option.
+        """
+        return self._screened(images, slides, patients, options).cells()
+
+    def _screened(
+        self,
+        images: str | Path | Sequence[Picture],
+        slides: Sequence[str | None] | None,
+        patients: Sequence[str | None] | None,
+        options: dict[str, Any],
+    ) -> Answered:
+        """Screen images as `flows.screen` does, and read the reports."""
+        pictures, sources, root = Pictures(), str(images), None
+        numbers: dict[str, int] = {}
+        if not isinstance(images, str | Path) or slides is not None or patients is not None:
+            given = [images] if isinstance(images, str | Path) else images
+            rows = _listed(given, pictures.folder)
+            for name, values in (("slide_id", slides), ("patient_id", patients)):
+                rows = _named(rows, name, values)
+            numbers = {uri: number for number, uri in enumerate(rows["uri"].to_pylist())}
+            sources = self._store.path("pictures.parquet")
+            pq.write_table(rows, sources)
+            root = [
+                str(each) if isinstance(each, str | Path) else pictures.folder for each in given
+            ]
+        wanted = Screen(images=sources, detector=self.name, **options)
+        try:
+            with in_this_process(self._settings):
+                outcome = screen_sources(wanted, self._settings, root)
+            batch = load_batch(self._store, outcome.batch)
+            reports = {
+                kind: self._report(*report_path(batch.name, batch.batch_date, kind))
+                for kind in (IMAGES, PATIENTS, FIELDS)
+            }
+            refs = regions.image_refs(read_manifest(self._store, batch))
+            page = None if outcome.page_failure else Path(outcome.page).read_bytes().decode()
+        finally:
+            for folder in RESULTS:
+                self._store.remove(folder)
+        pictures.update((ref.uri, ref) for ref in refs)
+        return Answered(outcome, page, reports, refs, pictures, numbers)
+
+    def _report(self, *path: str) -> pa.Table:
+        """Read a report; an empty table if the batch has none of this kind."""
+        return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})
+
+
+def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:
+    """Write in a sentence what a photograph shows, or several, by the report on patients."""
+    if patients.num_rows == 1:
+        return photograph_text(outcome.model_dump(), patients.to_pylist()[0])
+    return needs_text(outcome.patients)
+
+
+def _listed(images: Sequence[Picture], folder: str) -> pa.Table:
+    """List pictures as rows of a manifest; those from memory are saved in a folder."""
+    rows: list[dict[str, Any]] = []
+    for number, image in enumerate(images):
+        if isinstance(image, str | Path):
+            rows += listing.list_images(
+                str(image), extensions=EXTENSIONS | SLIDE_EXTENSIONS
+            ).to_pylist()
+        else:
+            path = f"{folder}/picture {number}.png"
+            _as_image(image, number).save(path)
+            rows.append({"uri": f"file://{path}"})
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _as_image(pixels: types.Pixels | Image.Image, number: int) -> Image.Image:
+    if isinstance(pixels, Image.Image):
+        return pixels.convert("RGB")
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise ValueError(
+            f"picture {number} is {pixels.dtype} {pixels.shape}: give uint8 (h, w, 3), or (h, w)"
+        )
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) -> pa.Table:
+    if names is None:
+        return manifest
+    if len(names) != manifest.num_rows:
+        images, values = counted(manifest.num_rows, "image"), counted(len(names), "value")
+        raise ValueError(f"{images}, but {values} of {column}")
+    place = SCHEMA.get_field_index(column)
+    texts = [None if name is None else str(name) for name in names]
+    return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))

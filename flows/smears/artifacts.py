@@ -1,0 +1,239 @@
+"""Show a batch in Prefect, and emit the events that Prefect's automations can act on.
+
+Artifacts: a summary that begins with the patients, the most abnormal cells, a link to the page
+where one is served, and the progress while it runs. Each has a key of its own, under which
+Prefect keeps a version of every batch. Events: ``slidewatch.batch.failed`` when images failed,
+``slidewatch.batch.abnormal`` when the light is amber or red; their resource is
+``slidewatch.batch.<name>``. None of it is needed, because the batch is in the store: if Prefect
+cannot be reached, a warning is logged and the work continues.
+"""
+
+import heapq
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flows.prefect.progress import or_warn
+from flows.prefect.runs import in_prefect_run
+from flows.prefect.states import by_name
+from storage.batches import manifests
+from storage.batches.ledger import Seal
+from storage.parquet import iterate_rows, read_table
+from storage.reports import tables
+from storage.smears import segmentations
+from storage.smears.pages import page_path
+from storage.store import Store
+from tasks import types, words
+from tasks.images.listing import named
+from tasks.smears.counting.call import Call, density_text
+from tasks.smears.reports.called_cells import Patient, patient_of
+from tasks.smears.reports.night.counts import Row
+from tasks.smears.visualisation.page import data_uri
+
+FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
+MOST_ABNORMAL = 20
+COLUMNS = (
+    "uri",
+    "slide_id",
+    "patient_id",
+    "diagnosis",
+    "abnormality",
+    "p_value",
+    "verdict",
+    "review_reason",
+)
+NIGHT, CELLS, PAGE = (
+    "slidewatch-night", "slidewatch-most-abnormal", "slidewatch-page",
+)  # fmt: skip  # keys of the artifacts
+MOST_PATIENTS = 50  # that the summary lists
+MOST_PICTURES = 4  # of a patient
+# Calls that a person should see, in this order; the others are only counted.
+LISTED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
+PATIENT_COLUMNS = (
+    "patient_id", "slide_id", "call", "cells_read", "parasitized", "parasites_per_microlitre",
+    "parasites_per_microlitre_low", "parasites_per_microlitre_high",
+)  # fmt: skip
+
+
+def markdown_text(value: object) -> str:
+    r"""Escape a value for a Markdown table, so that it cannot break the table or be markup.
+
+    >>> markdown_text("a|b\n<img src=x> [l](javascript:x) _c_")
+    'a\\|b &lt;img src=x&gt; \\[l\\]\\(javascript:x\\) \\_c\\_'
+    """
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", text)
+
+
+def announce(
+    store: Store,
+    batch: manifests.Batch,
+    seal: Seal,
+    night: Row,
+    pictures: Mapping[Patient, Sequence[bytes]],
+    pages_url: str | None = None,
+) -> bool:
+    """Emit the events, and make the artifacts, of a batch that has just been published.
+
+    ``pictures`` are the patients' likeliest parasites, WebP files. A browser finds the store's
+    pages at ``pages_url``. Return whether Prefect accepted everything;
+    False if it does not run the flow.
+    """
+    if not in_prefect_run():
+        return False
+    from httpx import TransportError
+    from prefect.artifacts import (
+        create_link_artifact,
+        create_markdown_artifact,
+        create_table_artifact,
+    )
+
+    page = None if pages_url is None else f"{pages_url.rstrip('/')}/{page_path(batch.name)[-1]}"
+    steps: dict[str, Callable[[], object]] = {
+        "the events": lambda: _emit_all(store, batch, seal, night),
+        "the summary": lambda: create_markdown_artifact(
+            _summary(store, batch, seal, night, pictures, page),
+            key=NIGHT,
+            description=f"{batch.name}: {night['light']}",
+        ),
+        "the most abnormal cells": lambda: create_table_artifact(
+            most_abnormal(store, batch),
+            key=CELLS,
+            description=f"{batch.name}: its {MOST_ABNORMAL} most abnormal cells",
+        ),
+    }
+    if page:
+        steps["the page"] = lambda: create_link_artifact(
+            page, link_text=f"Page of {batch.name}", key=PAGE, description=f"{batch.name}: its page"
+        )
+    errors: list[Exception] = []
+    for what, step in steps.items():
+        with or_warn(what, errors):
+            step()
+        if any(isinstance(error, TransportError) for error in errors):
+            break  # wait for a lost server once, not for each step
+    return not errors
+
+
+def most_abnormal(store: Store, batch: manifests.Batch) -> list[dict[str, Any]]:
+    """Find the most abnormal rows of a report, in the columns `COLUMNS`, without failed images."""
+    best: list[tuple[float, str, dict[str, Any]]] = []
+    for part in iterate_rows(
+        store, *tables.report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
+    ):
+        scored = part.filter(part["abnormality"].is_valid())
+        head = scored.sort_by([("abnormality", "descending"), ("uri", "ascending")])
+        rows = head.slice(0, MOST_ABNORMAL).select(COLUMNS).to_pylist()
+        keyed = [(-row["abnormality"], row["uri"], row) for row in rows]
+        best = heapq.nsmallest(MOST_ABNORMAL, [*best, *keyed], key=lambda each: each[:2])
+    return [row for _, _, row in best]
+
+
+def _summary(
+    store: Store,
+    batch: manifests.Batch,
+    seal: Seal,
+    night: Row,
+    pictures: Mapping[Patient, Sequence[bytes]],
+    page: str | None,
+) -> str:
+    diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
+    failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
+    rows = {
+        "images": f"{seal.rows:,} of {named(segmentations.sources_of(store, batch))}",
+        "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
+        "diagnoses": diagnoses,
+        "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",
+        "for review": f"{words.counted(seal.review, 'image')}, "
+        f"{words.counted(night['slides_for_review'], 'slide')}",
+        "detector": seal.detector,
+        "report": store.address(*seal.report.split("/")),
+        "page": store.address(*page_path(batch.name)),
+    }
+    cells = {name: markdown_text(value) for name, value in rows.items()}
+    if page:
+        cells["page"] = f"<{page}>"
+    return "\n".join(
+        [
+            f"# {markdown_text(batch.name)}: {night['light']}",
+            "",
+            *_patients(store, batch, night, pictures),
+            "",
+            # A long cell of a table is cut off on Prefect's page.
+            *[
+                f"- {markdown_text(reason)}"
+                for reason in night["reasons"] or ("nothing is unusual",)
+            ],
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in cells.items()),
+        ]
+    )
+
+
+def _patients(
+    store: Store, batch: manifests.Batch, night: Row, pictures: Mapping[Patient, Sequence[bytes]]
+) -> list[str]:
+    """Write the calls of the batch, and the patients that a person should see, as Markdown."""
+    calls = night["patient_calls"]
+    if not calls:
+        return ["There are no calls of patients."]
+    path = tables.report_path(batch.name, batch.batch_date, tables.PATIENTS)
+    patients = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
+    shown = sorted(
+        (row for row in patients if row["call"] in LISTED),
+        key=lambda row: (
+            LISTED.index(row["call"]),
+            -(row["parasites_per_microlitre"] or 0.0),
+            -row["parasitized"],
+        ),
+    )
+    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(calls)}**"]
+    if shown:
+        head = "| patient | call | likeliest parasites | parasites/µL (95%) | red cells |"
+        lines += ["", head, "|---|---|---|---|---|"]
+    for row in shown[:MOST_PATIENTS]:
+        who = markdown_text(row["patient_id"] or row["slide_id"] or "no name")
+        cells = pictures.get(patient_of(row), ())[:MOST_PICTURES]
+        drawn = " ".join(f"![cell]({data_uri(cell, 'webp')})" for cell in cells)
+        counts = f"{_density(row)} | {row['cells_read']:,}"
+        lines.append(f"| {who} | {row['call']} | {drawn} | {counts} |")
+    if len(shown) > MOST_PATIENTS:
+        lines.append(f"\nand {len(shown) - MOST_PATIENTS:,} more, on the page")
+    return lines
+
+
+def _density(row: dict[str, Any]) -> str:
+    names = [f"parasites_per_microlitre{bound}" for bound in ("", "_low", "_high")]
+    if any(row[name] is None for name in names):
+        return ""
+    count, low, high = (density_text(row[name]) for name in names)
+    return f"{count} ({low} to {high})"
+
+
+def _emit_all(store: Store, batch: manifests.Batch, seal: Seal, night: Row) -> None:
+    from prefect.events import emit_event
+
+    for name in [FAILED] * (seal.failed > 0) + [ABNORMAL] * (night["light"] != types.Light.GREEN):
+        emit_event(
+            name,
+            resource={
+                "prefect.resource.id": f"slidewatch.batch.{batch.name}",
+                "prefect.resource.name": batch.name,
+                "slidewatch.light": night["light"],
+            },
+            payload={
+                "batch_date": batch.batch_date.isoformat(),
+                "light": night["light"],
+                "reasons": night["reasons"],
+                "images": seal.rows,
+                "failed": seal.failed,
+                "failures": seal.failures,
+                "abnormal": seal.abnormal,
+                "review": seal.review,
+                "detector": seal.detector,
+                "report": store.address(*seal.report.split("/")),
+            },
+        )

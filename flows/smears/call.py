@@ -1,0 +1,186 @@
+"""Run the flow `call`: a report on images -> calls of slides and patients, a light and a page.
+
+It needs no features and may be run again at any time, for example with other settings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flows.cluster.client import Client, open_client
+from flows.jobs.scoring.screened import Screened
+from flows.monitoring import console, telemetry
+from flows.options.flows import Call
+from flows.outcome import Outcome, table
+from flows.prefect.decorators import flow
+from flows.screen import refuse_other_attempt
+from flows.settings import Settings
+from flows.smears.artifacts import announce
+from flows.smears.stages import written_pages
+from flows.smears.stages.calling import batch_report, call_batch, valid_call
+from flows.stages.batch import lease_batch
+from storage.batches import ledger
+from storage.batches.manifests import Batch, load_batch
+from storage.leases import Lease
+from storage.models import detectors, tunings
+from storage.reports import tables
+from storage.smears import pages
+from storage.smears.call_seals import CallSeal
+from storage.store import Store, StoreError
+from tasks.smears.counting.call import by_call
+from tasks.smears.reports.called_cells import Patient
+from tasks.smears.reports.night.counts import Row
+
+
+class CallOutcome(Outcome):
+    """The patients of a batch by call, its light and its page."""
+
+    batch: str
+    page: str
+    patients: dict[str, int]
+    slides_for_review: int
+    light: str
+    reasons: list[str]
+    page_failure: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Return whether something is missing."""
+        return bool(self.problem)
+
+    def rows(self) -> list[tuple[str, object]]:
+        """List the calls, the light and the page, by name."""
+        calls = ", ".join(f"{n:,} {call}" for call, n in self.patients.items())
+        return [
+            ("patients", calls or "none"),
+            ("light", [self.light, *self.reasons]),
+            ("page", f"missing: {self.page_failure}" if self.page_failure else self.page),
+        ]
+
+    @property
+    def problem(self) -> str:
+        """Say that the page is missing; empty otherwise."""
+        return self.page_problem()
+
+    def page_problem(self) -> str:
+        """Say that the page is missing; empty otherwise."""
+        if self.page_failure is None:
+            return ""
+        return (
+            f"the report of batch {self.batch} is published, but its page could not be made "
+            f"({self.page_failure}): run the same command again, and only the page is made"
+        )
+
+    def _text(self) -> str:
+        return f"batch {self.batch} is called\n{table(self.rows())}"
+
+
+@dataclass
+class Calling:
+    """A batch whose report on images is published by ``seal``, under its lease."""
+
+    held: Lease
+    settings: Settings
+    screened: Screened
+    seal: ledger.Seal
+
+    def is_done(self) -> bool:
+        """Return whether its calls are published, and its page is there."""
+        store, batch = self.screened.store, self.screened.batch
+        called = valid_call(store, batch, self.seal)
+        return called is not None and written_pages.has_page(store, batch, called)
+
+    def run(self, *, again: bool = False) -> CallOutcome:
+        """Publish the calls, make and announce the page; only missing ones, or all ``again``."""
+        store, batch = self.screened.store, self.screened.batch
+        page_failure: str | None = None
+        pictures: Mapping[Patient, Sequence[bytes]] = {}
+        if again or not self.is_done():
+            with open_client(self.settings) as client:
+                called = self._called(client, again)
+                if again or not written_pages.has_page(store, batch, called):
+                    page_failure, pictures = written_pages.try_page(
+                        client, self.screened, self.settings, self.seal, called
+                    )
+        night = self._announced(pictures)
+        return CallOutcome(
+            batch=batch.name,
+            page=store.address(*pages.page_path(batch.name)),
+            patients=by_call(night["patient_calls"]),
+            slides_for_review=night["slides_for_review"],
+            light=night["light"],
+            reasons=night["reasons"],
+            page_failure=page_failure,
+        )
+
+    def _called(self, client: Client, again: bool) -> CallSeal:
+        store, batch = self.screened.store, self.screened.batch
+        called = valid_call(store, batch, self.seal)
+        if called is None or again:
+            self.held.check()
+            with telemetry.stage("call"):
+                called = call_batch(client, self.screened, self.settings, self.seal)
+        return called
+
+    def _announced(self, pictures: Mapping[Patient, Sequence[bytes]]) -> Row:
+        """Return the batch's row of the report on batches, which is announced once."""
+        store, batch, seal = self.held.store, self.screened.batch, self.seal
+        refuse_other_attempt(self.held, batch, tables.BATCHES)
+        night = batch_report(store, batch)
+        _refuse_other_figures(store, batch, seal, night)
+        if not ledger.is_announced(store, batch, seal):
+            self.held.check()
+            if announce(store, batch, seal, night, pictures, self.settings.pages_url):
+                ledger.note_announced(store, batch, seal)
+        return night
+
+
+@flow(flow_run_name="call {options.batch}")
+@telemetry.observed()
+def call(options: Call, settings: Settings) -> CallOutcome:
+    """Judge the slides, patients and light of a screened batch again, and make its page again.
+
+    Raises:
+        StoreError: there is no such batch, or its report on images is not published.
+    """
+    store = Store(settings.store)
+    load_batch(store, options.batch)  # or no lease is taken
+    with lease_batch(store, options.batch, wait=options.wait) as held:
+        screened, seal = published(held.store, options.batch)
+        return Calling(held, settings, screened, seal).run(again=True)
+
+
+def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:
+    """Load a batch as it was screened for its published report on images, and the report's seal.
+
+    Raises:
+        StoreError: there is no such report, or none that is sealed.
+    """
+    newest = load_batch(store, name)
+    path = tables.report_path(name, newest.batch_date)
+    digest = tables.report_digest(store, path)
+    if digest is None:
+        raise StoreError(f"batch {name} has no report yet: slidewatch screen makes it")
+    batch = load_batch(store, name, tables.stated_attempt(store, path))
+    seals = ledger.list_seals(store, batch, console.warn)
+    seal = next((each for each in seals if each.report_digest == digest), None)
+    if seal is None:
+        raise StoreError(
+            f"the report of batch {name} is not sealed: run the same slidewatch screen again"
+        )
+    detector = detectors.load_detector_card(store, seal.detector)
+    model = tunings.as_begun(store, batch, detectors.load_model_of(store, detector))
+    return Screened(store, batch, model, detector), seal
+
+
+def _refuse_other_figures(store: Store, batch: Batch, seal: ledger.Seal, night: Row) -> None:
+    """Raise StoreError where a seal or batch states other figures than the report.
+
+    The report has a digest; the records that state its figures again have none of their own.
+    """
+    stated = (seal.rows, seal.scored, seal.abnormal, seal.review, seal.failures)
+    counted = tuple(night[each] for each in ("images", "scored", "abnormal", "review", "failures"))
+    if stated != counted or batch.rows != seal.rows:
+        raise StoreError(
+            f"batch.json or the seal in {store.address('batches', batch.key)} states other figures "
+            "than the report: restore them from a backup, or screen the batch again with --force"
+        )

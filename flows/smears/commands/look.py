@@ -1,0 +1,91 @@
+"""Run the command `look`: screen one photograph by `flows.smears.api`, and open its page."""
+
+import os
+import sys
+import tempfile
+import webbrowser
+from contextlib import closing
+from pathlib import Path
+
+from flows.commands.written import to_write, written
+from flows.monitoring.console import moving
+from flows.options import tools
+from flows.outcome import Outcome
+from flows.settings import Settings
+from flows.smears import api
+from storage.store import Store
+from tasks.images.listing import refuse_missing
+from tasks.images.names import batch_name
+
+
+class LookOutcome(Outcome):
+    """The figures of one photograph, and its page."""
+
+    photo: str
+    sentence: str
+    taken_for: dict[str, int]
+    cells: int
+    diagnoses: dict[str, int]
+    calls: dict[str, int]
+    abnormal: int
+    light: str
+    reasons: list[str]
+    failures: dict[str, int]
+    detector: str
+    page: str
+    opened: bool
+
+    @property
+    def failed(self) -> bool:
+        """Return whether the photograph, or a cell of it, could not be read."""
+        return bool(self.failures)
+
+    def _text(self) -> str:
+        failed = ", ".join(f"{n:,} failed: {why}" for why, n in self.failures.items())
+        light = ": ".join((f"{self.light} light", *self.reasons[:1]))
+        page = f"{self.page}{'' if self.opened else ' (open it in a browser)'}"
+        return "\n".join(filter(None, (self.sentence, failed, light, page)))
+
+
+def look(options: tools.Look, settings: Settings) -> LookOutcome:
+    """Screen a photograph; the store stays as it is.
+
+    Raises:
+        SourceError: there is no such photograph, or the page may not be written there.
+        StoreError: there is no such detector.
+    """
+    refuse_missing(options.photo)
+    page = (
+        to_write(options.to, Store(settings.store), force=options.force)
+        if options.to
+        else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{batch_name(options.photo)}.html"
+    )
+    opened = api.store_of(settings)
+    with (
+        moving("getting ready"),
+        closing(opened.detector(options.detector)) as detector,
+    ):
+        seen = detector.look(
+            options.photo,
+            taken_as=options.taken_as,
+            microns_per_pixel=options.microns_per_pixel,
+        )
+        with written(page) as stage:
+            stage.write_bytes(seen.page.encode())
+    shown = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
+    return LookOutcome(
+        photo=options.photo,
+        sentence=f"{Path(options.photo).name}: {seen.sentence}",
+        cells=seen.outcome.scored,
+        calls=seen.outcome.patients,
+        page=str(page),
+        opened=shown,
+        **seen.outcome.model_dump(include=set(LookOutcome.model_fields) - {"page"}),
+    )
+
+
+def _has_display() -> bool:
+    """Return whether a browser can show a page here, and not in the middle of a terminal."""
+    if sys.platform != "linux":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

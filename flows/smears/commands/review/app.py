@@ -1,0 +1,262 @@
+"""Serve the pages on which a person reads cells; they work without script, by forms."""
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from flows.monitoring.console import warn
+from flows.smears.commands.review.figures import figures, patient_figures
+from flows.smears.commands.review.pages import pictures, viewer
+from flows.smears.commands.review.pages.patient_calls import PatientPages, seconds_of
+from flows.smears.commands.review.session import Session
+from flows.smears.stages.answers import Suspects
+from storage.models.detectors import DetectorCard
+from storage.store import StoreError, check_name
+from tasks.images import decoding
+from tasks.images.access.files import SourceError
+from tasks.images.geometry import TRAINING_DIAMETER
+from tasks.limits import NEGATIVE_PERCENT
+from tasks.smears.answers import agreement, patients, sheets
+from tasks.smears.segmentation.survey import RED_CELL
+from tasks.smears.visualisation.page import environment
+
+ZOOM = 2  # pixels on the screen for one of a cell's image
+DIFFERING_SHOWN = 200
+AHEAD = 60  # cells that a page names as its next
+
+_PAGES = environment(pictures.FILES)
+
+
+class Bench:
+    """The pages of a session. ``blind`` hides diagnosis and scores until the reader has answered.
+
+    ``wanted`` is the parasitaemia, as a fraction; a negative call rules it out.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        detector: DetectorCard | None,
+        *,
+        blind: bool,
+        reader: str | None,
+        wanted: float = NEGATIVE_PERCENT / 100,
+    ) -> None:
+        self._session = session
+        self._blind, self._reader = blind, reader
+        self._pictures = pictures.PicturePages(session)
+        self._viewer = viewer.ViewerPages(session, self._page, _reader, blind=blind)
+        self._patients = PatientPages(
+            session, Suspects(session, detector, wanted), self._page, _reader
+        )
+
+    def app(self) -> Starlette:
+        """Make the application."""
+        return Starlette(
+            routes=[
+                Route("/", self.start, methods=["GET"]),
+                Route("/reader", self.name_reader, methods=["POST"]),
+                *self._pictures.routes(),
+                Route("/report", self.report, methods=["GET"]),
+                Route("/import", self.take, methods=["POST"]),
+                *self._viewer.routes(),
+                *self._patients.routes(),
+                Route("/by/{reader}", self.next_cell, methods=["GET"]),
+                Route("/by/{reader}/undo", self.undo, methods=["POST"]),
+                Route("/by/{reader}/{image_id}", self.cell, methods=["GET"]),
+                Route("/by/{reader}/{image_id}", self.answer, methods=["POST"]),
+            ],
+            exception_handlers={
+                **dict.fromkeys((StoreError, OSError, sheets.AnswerError), self._problem),
+                Exception: self._unexpected,
+            },
+        )
+
+    def _problem(self, request: Request, error: Exception) -> Response:
+        """Show that something could not be done, such as keeping an answer on a full disk."""
+        reason = getattr(error, "strerror", None) or error
+        return self._page(request, "problem.html", status=503, problem=str(reason))
+
+    def _unexpected(self, request: Request, error: Exception) -> Response:
+        """Warn of a fault of ours in one line at the terminal, and show the problem on the page."""
+        warn(f"a page failed, {request.url.path}: {type(error).__name__}: {error}")
+        return self._problem(request, error)
+
+    def start(self, request: Request) -> Response:
+        """Show what there is to read and who has read what, and ask for the reader's name."""
+        return self._start(request)
+
+    def _start(self, request: Request, problem: str | None = None, status: int = 200) -> Response:
+        session, suspects = self._session, self._patients.suspects
+        session.refresh()
+        readers = [
+            (
+                reader,
+                len(session.on_sample(reader)),
+                sum(suspects.next_cell(each, reader) is None for each in suspects.asked),
+            )
+            for reader in session.readers()
+        ]
+        unmarked = sum(not row["flagged"] for row in session.cells.values())
+        return self._page(
+            request, "start.html", status=status, problem=problem, reader=self._reader,
+            cells=len(session.cells), unmarked=unmarked, patients=len(suspects.asked),
+            most=patients.MOST_READ, readers=readers, possible=self._possible,
+        )  # fmt: skip
+
+    async def name_reader(self, request: Request) -> Response:
+        """Send a reader who has entered a name to the cells, or the patients."""
+        form = await _form(request)
+        try:
+            reader = check_name("reader", form.get("reader", "").strip())
+        except StoreError as error:
+            return self._start(request, str(error), 400)
+        what = "/patients" if form.get("what") == "patients" else ""
+        return _to(request, f"/by/{reader}{what}")
+
+    def next_cell(self, request: Request) -> Response:
+        """Show the next cell that the reader has not read, or that all are read."""
+        reader = _reader(request)
+        self._session.refresh()
+        queue = self._session.queue(reader)
+        if not queue:
+            return _to(request, "/report")
+        return _to(request, f"/by/{reader}/{queue[0]}")
+
+    def cell(self, request: Request) -> Response:
+        """Show a cell."""
+        reader, image_id = _reader(request), self._known(request)
+        given = self._session.of_reader(reader)
+        row = self._session.row(image_id)
+        order = self._session.queue(reader)
+        answer, seconds = given.get(image_id), self._session.seconds(reader)
+        shown: dict[str, Any] = {
+            "reader": reader,
+            "image_id": image_id,
+            "possible": self._possible,
+            "answer": answer,
+            "row": row if answer is not None or not self._blind else None,
+            "read": len(self._session.on_sample(reader)),
+            "undoable": bool(given),
+            "cells": len(self._session.cells),
+            "seconds": seconds,
+            "queue": [each for each in order if each not in given and each != image_id][:AHEAD],
+            "neighbours": self._session.neighbours(image_id),
+            "before": self._before(given, image_id),
+            "problem": None,
+            "width": 0,
+            "bar": None,
+            "field": False,
+        }
+        try:
+            ref, width = self._pictures.ref(image_id), self._pictures.width(image_id)
+            bar = None if ref.region is None else round(ZOOM * TRAINING_DIAMETER / RED_CELL * 5)
+            shown |= {"width": ZOOM * width, "bar": bar, "field": ref.region is not None}
+        except (decoding.BadImageError, SourceError, OSError) as error:
+            shown["problem"] = f"the image cannot be read: {error}"
+        return self._page(request, "cell.html", **shown)
+
+    @property
+    def _possible(self) -> list[tuple[str, str]]:
+        """List the answers that a reader can give, each with its key."""
+        return list(zip(sheets.KEYS, self._session.possible, strict=True))
+
+    def _before(self, given: dict[str, str], image_id: str) -> str | None:
+        """Find the cell that was read before this one."""
+        order = list(given)
+        if image_id in given:
+            order = order[: order.index(image_id)]
+        return order[-1] if order else None
+
+    async def answer(self, request: Request) -> Response:
+        """Keep an answer, and show the next cell."""
+        reader, image_id = _reader(request), self._known(request)
+        answer, seconds = self._given(await _form(request))
+        self._session.answer(reader, image_id, answer, seconds)
+        if request.headers.get("accept") == "application/json":
+            return JSONResponse({"contour": self._viewer.contour(reader, image_id)})
+        return _to(request, f"/by/{reader}")
+
+    def _given(self, form: dict[str, str]) -> tuple[str, float]:
+        """Read an answer, and for how many seconds the reader has looked."""
+        answer = form.get("answer", "")
+        if answer not in self._session.possible:
+            raise HTTPException(400, f"{answer!r} is not one of the answers")
+        return answer, seconds_of(form)
+
+    def undo(self, request: Request) -> Response:
+        """Take back the last answer, and show its cell."""
+        reader = _reader(request)
+        image_id = self._session.undo(reader)
+        return _to(request, f"/by/{reader}" + (f"/{image_id}" if image_id else ""))
+
+    def report(self, request: Request) -> Response:
+        """Show how far readers agree, and what an import would change."""
+        self._session.refresh()
+        outcome = self._session.imported(keep=False)
+        return self._page(request, "report.html", **self._read(), changes=outcome, lines=None)
+
+    def take(self, request: Request) -> Response:
+        """Make the answers labels."""
+        self._session.refresh()
+        outcome = self._session.imported(keep=True)
+        lines = None if outcome is None else outcome.text().splitlines()
+        return self._page(request, "report.html", **self._read(), changes=None, lines=lines)
+
+    def _read(self) -> dict[str, Any]:
+        """List the figures, the patients, and the cells on which readers differ."""
+        by_reader = self._session.by_reader()
+        suspects = self._patients.suspects
+        return {
+            "figures": [*figures(self._session), *patient_figures(suspects)],
+            "patients": [
+                patient
+                for each in suspects.asked
+                if (patient := self._patients.described(each, None))["found"].read
+            ],
+            "differing": [
+                (image, {name: given[image] for name, given in by_reader.items() if image in given})
+                for image in agreement.differing(by_reader)[:DIFFERING_SHOWN]
+            ],
+            "all_differing": len(agreement.differing(by_reader)),
+        }
+
+    def _known(self, request: Request) -> str:
+        image_id = str(request.path_params["image_id"])
+        if self._session.row(image_id) is None:
+            raise HTTPException(404, "no such cell")
+        return image_id
+
+    def _page(self, request: Request, name: str, status: int = 200, **values: Any) -> Response:
+        base = request.scope["root_path"]
+        page = _PAGES.get_template(name).render(
+            base=base,
+            batch=self._session.batch.name,
+            blind=self._blind,
+            damaged=len(self._session.damaged),
+            **values,
+        )
+        return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
+
+
+async def _form(request: Request) -> dict[str, str]:
+    try:
+        return dict(parse_qsl((await request.body()).decode()))
+    except ValueError:
+        raise HTTPException(400, "this form is not from these pages") from None
+
+
+def _reader(request: Request) -> str:
+    try:
+        return check_name("reader", request.path_params["reader"])
+    except StoreError as error:
+        raise HTTPException(404, str(error)) from None
+
+
+def _to(request: Request, path: str) -> Response:
+    return RedirectResponse(request.scope["root_path"] + path, 303)

@@ -1,0 +1,132 @@
+"""Measure answers: how many, how fast, how far readers agree, and what the machine missed."""
+
+from itertools import combinations
+
+from pydantic import BaseModel
+
+from flows.smears.commands.review.session import Session
+from flows.smears.stages.answers import Suspects
+from tasks.smears.answers.agreement import Figure, consensus, discordant, kappa, sensitivity
+from tasks.smears.answers.patients import Answer, Confirmation, together
+from tasks.words import counted
+
+
+class ToldFigure(BaseModel):
+    """A figure of the answers, with its 95% interval if it has one, and its number of cells.
+
+    ``unit`` is "patients" if it counts patients.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    cells: int
+    unit: str = "cells"
+
+    @property
+    def text(self) -> str:
+        """Write the figure for a person."""
+        if self.value is None:
+            return "unknown so far"
+        if self.low is None:
+            return f"{self.value:.3g}"
+        count = counted(self.cells, self.unit.removesuffix("s"))
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {count})"
+
+
+class PatientRow(BaseModel):
+    """The answer of persons on a patient, with the machine's call."""
+
+    name: str
+    machine: str
+    persons: Confirmation
+
+    @property
+    def text(self) -> str:
+        """Write the answer for a person."""
+        persons = self.persons
+        sentence = f"machine: {self.machine}; persons: {persons.answer} ({persons.parasites} of "
+        sentence += f"{counted(persons.read, 'cell')})"
+        return sentence + (f", hence {persons.call}, {persons.figure}" if persons.figure else "")
+
+
+def patient_answers(suspects: Suspects) -> list[PatientRow]:
+    """List the patients on whom persons have answered."""
+    pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
+    return [
+        PatientRow(name=each.name, machine=each.call, persons=confirmation)
+        for each, confirmation in pairs
+        if confirmation.read
+    ]
+
+
+def figures(session: Session) -> list[ToldFigure]:
+    """Measure the answers of a session."""
+    by_reader = session.sampled_by_reader()
+    groups = {image: _patient(row) for image, row in session.cells.items()}
+    rows = [
+        ToldFigure(
+            name=f"{reader}: seconds per cell, {len(answers):,} of {len(session.cells):,} read",
+            value=session.seconds(reader),
+            cells=len(answers),
+        )
+        for reader, answers in by_reader.items()
+    ]
+    for one, two in combinations(by_reader, 2):
+        agreed = kappa(by_reader[one], by_reader[two], groups)
+        rows.append(_told(f"{one} and {two}: Cohen's kappa", agreed))
+    truth = consensus(by_reader)
+    classes = {image: each for image, each in truth.items() if each in session.card.classes}
+    diagnosed = {image: str(session.cells[image]["diagnosis"]) for image in session.cells}
+    rows.append(_told("persons and machine: Cohen's kappa", kappa(classes, diagnosed, groups)))
+    missed = sensitivity(
+        truth,
+        diagnosed,
+        {image: bool(row["flagged"]) for image, row in session.cells.items()},
+        session.sample.of,
+        groups,
+        session.card.classes[0],
+    )
+    name = f"share of all {session.card.classes[0]} cells that the machine caught"
+    rows.append(_told(name, missed))
+    differing = len(discordant(by_reader))
+    rows.append(
+        ToldFigure(name="cells on which readers differ", value=float(differing), cells=differing)
+    )
+    return rows
+
+
+def patient_figures(suspects: Suspects) -> list[ToldFigure]:
+    """Measure the machine's calls and persons' confirmations together, and how long they take."""
+    pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
+    answers = {each.name: confirmation.answer for each, confirmation in pairs}
+    asked = [each for each in suspects.asked if answers[each.name] != Answer.OPEN]
+    if not asked:
+        return []
+    rows = [
+        ToldFigure(name=f"patients {answer}", value=float(n), cells=n)
+        for answer in (Answer.CONFIRMED, Answer.REFUSED, Answer.UNSURE)
+        if (n := sum(each == answer for each in answers.values()))
+    ]
+    minutes = sum(map(suspects.seconds, asked)) / 60
+    rows.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))
+    shares = {name: each for name, each in together(suspects.every, answers).items() if each}
+    if not shares:
+        name = "sensitivity and specificity of patients (no cell of this batch has a label)"
+        return [*rows, ToldFigure(name=name, value=None, cells=0)]
+    return rows + [_told(name, each, "patients") for name, each in shares.items()]
+
+
+def _patient(row: dict[str, object]) -> str | None:
+    patient = row["patient_id"]
+    return None if patient is None else str(patient)
+
+
+def _told(name: str, figure: Figure | None, unit: str = "cells") -> ToldFigure:
+    if figure is None:
+        return ToldFigure(name=name, value=None, cells=0)
+    return ToldFigure(
+        name=name, value=figure.value, low=figure.low, high=figure.high, cells=figure.count,
+        unit=unit,
+    )  # fmt: skip

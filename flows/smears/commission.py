@@ -1,0 +1,235 @@
+"""Run the flow `commission`: nights of a laboratory, with labels or none -> its own detector."""
+
+from contextlib import ExitStack
+
+import numpy as np
+
+from flows.cluster.client import Client, open_client
+from flows.jobs.scoring.screened import Screened
+from flows.monitoring import console, telemetry
+from flows.options.flows import Commission
+from flows.outcome import shell_command, table
+from flows.prefect.decorators import flow
+from flows.screen import tune
+from flows.settings import Settings
+from flows.smears.commissioning import report, versions
+from flows.smears.commissioning.laboratory import (
+    Laboratory,
+    LaboratoryError,
+    find_laboratory,
+    laboratory_lease,
+    population,
+)
+from flows.smears.commissioning.nights import learn_night, negative_of, without_replaced
+from flows.smears.jobs.laboratory_slides import laboratory_errors
+from flows.smears.night import NightOutcome, prepare, screen_held
+from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
+from flows.stages.batch import lease_batch, warn_of_model
+from flows.stages.scoring import extract
+from storage.batches.manifests import Batch, load_batch
+from storage.leases import Lease
+from storage.models import detectors
+from storage.parquet import read_table
+from storage.reports.tables import PATIENTS, report_path
+from storage.store import Store, StoreError
+from tasks.images.listing import each_source
+from tasks.smears.counting.call import needs_text
+from tasks.smears.laboratories.missing import negative_texts, positive_text
+from tasks.words import counted
+
+LISTED = 5  # patients that a message names
+
+
+class CommissionOutcome(NightOutcome):
+    """A batch as it is screened now, its laboratory, and what calls there still need."""
+
+    learned: report.LaboratoryOutcome
+    missing: list[str]
+
+    def _text(self) -> str:
+        new = f"{counted(len(self.come_since), 'image')} that came since: choose another --batch"
+        rows: list[tuple[str, object]] = [
+            *self.learned.rows(),
+            ("patients", needs_text(self.patients) or "none"),
+            ("light", [self.light, *self.reasons]),
+            ("page", self.page),
+            *([("not in it", new)] if self.come_since else []),
+            ("missing", self.missing),
+        ]
+        return f"{self.learned.changed}\n{table(rows)}"
+
+
+@flow(flow_run_name="commission {options.batch}")
+@telemetry.observed()
+def commission(options: Commission, settings: Settings) -> CommissionOutcome:
+    """Screen a batch, learn it, screen it again at its laboratory, and say what is still missing.
+
+    Without slides known to be negative a laboratory calls nobody, so then the batch is screened as
+    one of a laboratory that nobody knows.
+
+    Raises:
+        LaboratoryError: see `learn`; or a laboratory has this name, which nobody has given.
+        StoreError: see `learn`.
+    """
+    store, name = Store(settings.store), options.name
+    known, parent = find_laboratory(store, name), parent_of(store, options)
+    if known and options.laboratory is None and known.night(options.batch) is None:
+        raise LaboratoryError(
+            f"there is a laboratory {name} already: if batch {options.batch} was made there, say "
+            f"--laboratory {name}, else another name"
+        )
+    with (
+        open_client(settings) as client,  # the same workers for all that follows
+        lease_batch(store, options.batch, wait=options.wait) as held,
+    ):
+        if known is None:
+            screen_held(held, options.screening(parent.name), settings)
+        learned, card = learn(client, held, options, settings)
+        best = card.name if card.counting else card.parent
+        night = screen_held(held, options.screening(best), settings)
+    missing = _missing(store, options, card, settings.negative_percent / 100)
+    return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
+
+
+def parent_of(store: Store, options: Commission) -> detectors.DetectorCard:
+    """Load the fitted detector that is given, or that of a laboratory, or the newest.
+
+    Raises:
+        LaboratoryError: it knows of no slides, or was commissioned itself.
+    """
+    known = find_laboratory(store, options.name)
+    wanted = options.detector or (known.parent if known else None)
+    parent = detectors.load_detector_card(store, wanted, on_damage=console.warn)
+    if parent.parent is not None:
+        raise LaboratoryError(
+            f"detector {parent.name} was commissioned itself: give the fitted one, --detector "
+            f"{parent.parent}"
+        )
+    population(store, parent)
+    return parent
+
+
+def learn(
+    client: Client, working: Lease, options: Commission, settings: Settings
+) -> tuple[report.LaboratoryOutcome, detectors.DetectorCard]:
+    """Learn a batch under its lease; one that is in the laboratory already counts once.
+
+    Raises:
+        LaboratoryError: the night adds nothing, the detector knows of no slides, or the night has
+            no such negative ones.
+        StoreError: the laboratory was learned with another model.
+    """
+    store, name = working.store, options.name
+    known, parent = find_laboratory(store, name), parent_of(store, options)
+    model = detectors.load_model_of(store, parent)
+    warn_of_model(model)
+    if known is not None and known.model_digest != model.digest:
+        raise StoreError(
+            f"{known.name} was learned with model {known.model}, not with {model.name}: choose "
+            "another --laboratory for another model"
+        )
+    with ExitStack() as work:
+        _, begun = prepare(store, options.screening(parent.name), settings, work)
+        frozen = begun.batch
+    given = [options.negative] if isinstance(options.negative, str) else options.negative
+    negative = _negative(store, known, frozen, given)
+    if frozen.rows:
+        # A new night of a laboratory has its tuning.
+        extract(client, tune(client, Screened(store, frozen, model, known or parent)))
+    with laboratory_lease(Store(settings.store), name) as held:
+        lab = Laboratory(client, held, name, find_laboratory(held.store, name), parent)
+        if lab.known is not None and _has_learned(lab.known, frozen, parent, negative):
+            changed = f"batch {frozen.name} is in laboratory {name} already: it counts once"
+            return report.laboratory_outcome(lab.store, lab.known, changed), lab.known
+        made, diagnosis = _make(lab, frozen, _nights(lab, frozen, negative))
+    changed = f"batch {frozen.name}: learned as a night of laboratory {name}"
+    return report.laboratory_outcome(lab.store, made, changed, diagnosis), made
+
+
+def _missing(
+    store: Store, options: Commission, card: detectors.DetectorCard, wanted: float
+) -> list[str]:
+    """Say which calls are possible at a laboratory, and what others need."""
+    batch = load_batch(store, options.batch)
+    patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
+    rates = load_error_rates(store, card)
+    if rates is None and any(night.negative for night in card.nights):
+        return card.warnings[-1:]
+    if rates is None:
+        names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in patients]
+        listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
+        again = shell_command(
+            *(
+                "commission",
+                *each_source(options.images),
+                "--batch",
+                batch.name,
+                "--laboratory",
+                options.name,
+            ),
+            *("--negative", "NAME"),
+        )
+        return [
+            f"slides that a microscopist found negative, without which nobody is called: {again}; "
+            f"there are {listed}"
+        ]
+    read = [row["cells_read"] for row in patients if row["cells_read"]]
+    possible = positive_text(rates.counting, int(np.median(read)) if read else 0)
+    if card.adaptation and card.adaptation.accepted and card.adaptation.statistics:
+        return [possible]  # the errors of its nights were counted again, and not kept
+    known, _ = laboratory_errors(store, options.name, card.nights)
+    return [
+        possible,
+        *negative_texts(errors_of_detector(store, card), known, rates.counting, wanted),
+    ]
+
+
+def _negative(
+    store: Store, known: detectors.DetectorCard | None, batch: Batch, given: list[str]
+) -> tuple[str, ...]:
+    """Return the given negative slides, or those named when the night was commissioned."""
+    if given:
+        return negative_of(store, batch, given)
+    night = known.night(batch.name) if known else None
+    same = night is not None and night.manifest_digest == batch.manifest_digest
+    return night.negative if night is not None and same else ()
+
+
+def _has_learned(
+    known: detectors.DetectorCard,
+    batch: Batch,
+    parent: detectors.DetectorCard,
+    negative: tuple[str, ...],
+) -> bool:
+    """Return whether a laboratory has learned this batch in the same way with this parent."""
+    night = known.night(batch.name)
+    if night is None or known.parent != parent.name:
+        return False
+    kept = night.attempt, night.manifest_digest, night.negative
+    return kept == (batch.attempt, batch.manifest_digest, negative)
+
+
+def _nights(
+    lab: Laboratory, batch: Batch, negative: tuple[str, ...]
+) -> list[detectors.LearnedNight]:
+    """Learn a batch, and relearn earlier nights of another parent."""
+    nights = without_replaced(lab, batch)
+    if lab.known and lab.known.parent != lab.detector.name:
+        earlier = zip(lab.batches(nights), nights, strict=True)
+        nights = [learn_night(lab, each, night.negative) for each, night in earlier]
+    return [*nights, learn_night(lab, batch, negative)]
+
+
+def _make(
+    lab: Laboratory, batch: Batch, nights: list[detectors.LearnedNight]
+) -> tuple[detectors.DetectorCard, str]:
+    """Make a version and its report, which is there before the version counts."""
+    version = versions.make_version(
+        lab,
+        nights,
+        f"commission {batch.name}",
+        planted=report.other_cells(lab, nights),
+        spoilt_slides=report.SPOILT_SLIDES,
+    )
+    diagnosis = report.write_report(lab, version)
+    return versions.save_version(lab.held, version), diagnosis

@@ -1,0 +1,244 @@
+"""Learn the nights of a laboratory: what each adds, and which of its slides are negative."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from flows.cluster.client import Client
+from flows.cluster.executor import run_jobs
+from flows.jobs.scoring import plan, scores
+from flows.jobs.scoring.screened import Screened
+from flows.monitoring.console import warn
+from flows.smears.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
+from flows.smears.jobs.known_cells import (
+    KnownJob,
+    is_negative,
+    is_parasite,
+    known_errors,
+    labelled_cells,
+)
+from flows.smears.jobs.laboratory_slides import Added, SlidesJob, learned_night, slides_statistics
+from flows.smears.stages.chosen_thresholds import load_error_rates
+from flows.stages.scoring import jobs_of
+from storage.batches.manifests import Batch, read_manifest
+from storage.models.detectors import DetectorCard, LearnedNight
+from storage.records import arrays_to_bytes, now
+from storage.smears import learned
+from storage.store import Store
+from tasks.detector.error_counts import THRESHOLDS, ErrorCounts, merge_errors
+from tasks.detector.slides.groups import merge_groups
+from tasks.detector.slides.normal import Choices
+from tasks.detector.witnesses import Discriminant
+from tasks.reports.image_columns import PARASITIZED
+from tasks.smears.counting.interpretation import chance_of_blank
+from tasks.smears.laboratories import adaptation, learning
+from tasks.types import Mask
+
+NAMED = 5  # slides that an error message names
+LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
+# Of all healthy cells of a night, however wide a detector's error rates are: at each of five
+# laboratories at most 2.1% were called.
+MOST_HEALTHY = 0.05
+
+
+def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> LearnedNight:
+    """Learn a batch with complete features, and keep its contribution to the laboratory.
+
+    ``negative`` are its slides and patients known to be negative.
+
+    Raises:
+        LaboratoryError: the contribution is empty, or slides are not as negative as they are said
+            to be.
+    """
+    screened = lab.screened(batch)
+    added = _slides_of_night(lab, screened)
+    errors = errors_of_night(lab.client, screened, negative)
+    refuse_positive(lab.store, batch, lab.detector, errors, negative)
+    added = replace(added, errors=errors, labelled=_labelled_of_night(lab.client, screened))
+    statistics = added.statistics
+    if not statistics.keys:
+        raise LaboratoryError(
+            f"batch {batch.name} adds nothing to laboratory {lab.name}: fewer than "
+            f"{learning.LEAST_CELLS} of its cells can be judged"
+        )
+    return LearnedNight(
+        batch=batch.name,
+        attempt=batch.attempt,
+        manifest_digest=batch.manifest_digest,
+        slides=len(statistics.keys),
+        cells=int(statistics.n.sum()),
+        digest=learned.save_night(lab.store, lab.name, arrays_to_bytes(added.to_arrays())),
+        negative=negative,
+    )
+
+
+def _slides_of_night(lab: Laboratory, screened: Screened) -> Added:
+    """Compute the statistics of a batch's slides, and the night's reference if some are small."""
+    total, night = learning.merged([], lab.own), None
+    groups = slides_in_parts(screened.store, screened.batch)
+    if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
+        (reference,) = run_jobs(
+            lab.client, learned_night, [screened], title=f"normal of {screened.batch.name}"
+        )
+        night = learning.NightNormal(reference.normal, reference.rows)
+    jobs = [SlidesJob(screened, slides, night) for slides in groups]
+    for part in run_jobs(lab.client, slides_statistics, jobs, title=f"learn {screened.batch.name}"):
+        total = merge_groups(total, part)
+    return Added(total, night)
+
+
+def errors_of_night(
+    client: Client,
+    screened: Screened,
+    negative: tuple[str, ...],
+    discriminant: Discriminant | None = None,
+) -> ErrorCounts:
+    """Count the errors on the cells of a batch whose kind is known, by patient or slide.
+
+    They are those of the detector or, where a ``discriminant`` is given, of it as second witness.
+    """
+    total = ErrorCounts.empty()
+    if PARASITIZED not in screened.model.classes:
+        return total
+    table = read_manifest(
+        screened.store, screened.batch, columns=["slide_id", "patient_id", "label"]
+    )
+    jobs = _known_jobs(
+        client, screened, is_negative(table, negative) | is_parasite(table), discriminant
+    )
+    counting = [KnownJob(job, negative) for job in jobs]
+    for part in run_jobs(client, known_errors, counting, title=f"errors of {screened.batch.name}"):
+        total = merge_errors(total, part)
+    return total
+
+
+def _labelled_of_night(client: Client, screened: Screened) -> adaptation.Labelled:
+    """Read what diagnoses a batch's labelled cells, each image once; none of other classes."""
+    total, seen = adaptation.Labelled.none(), set[str]()
+    if len(screened.model.classes) != 2 or PARASITIZED not in screened.model.classes:
+        return total
+    labels = read_manifest(screened.store, screened.batch, columns=["label"])["label"]
+    jobs = _known_jobs(client, screened, labels.is_valid().to_numpy())
+    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {screened.batch.name}"):
+        new = []
+        for row, image_id in enumerate(part.image_ids):
+            if image_id not in seen:
+                seen.add(image_id)
+                new.append(row)
+        total += part.labelled.take(new)
+    return total
+
+
+def _known_jobs(
+    client: Client,
+    screened: Screened,
+    known: Mask,
+    discriminant: Discriminant | None = None,
+) -> list[scores.ScoreJob]:
+    """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""
+    parts = plan.parts_of(screened)
+    wanted = [part for part in parts if known[part.rows.start : part.rows.stop].any()]
+    return jobs_of(client, screened, parts, wanted, now(), discriminant)
+
+
+def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, ...]:
+    """Check the slides and patients of a batch that are declared negative.
+
+    Raises:
+        LaboratoryError: the batch has no such slide or patient, or labels parasites on one.
+    """
+    if learned.NONE in given:
+        return ()
+    table = read_manifest(store, batch, columns=["slide_id", "patient_id", "label"])
+    there = {*table["slide_id"].to_pylist(), *table["patient_id"].to_pylist(), learned.ALL} - {None}
+    unknown = [name for name in given if name not in there]
+    if unknown:
+        have = sorted(there - {learned.ALL})
+        listed = ", ".join([*have[:NAMED], *(["..."] if len(have) > NAMED else [])])
+        raise LaboratoryError(
+            f"batch {batch.name} has no slide or patient {unknown[0]}, which is said to be "
+            f"negative; there are: {listed or 'none with a name'}, or {learned.ALL} of them"
+        )
+    negative = tuple(sorted(set(given)))
+    parasites = is_negative(table, negative) & is_parasite(table)
+    if parasites.any():
+        slides = table.filter(pa.array(parasites))
+        name = next(slides[c][0] for c in ("slide_id", "patient_id") if slides[c][0].is_valid)
+        raise LaboratoryError(
+            f"{parasites.sum():,} cells of batch {batch.name} are labelled {PARASITIZED} on slides "
+            f"said to be negative, the first of {name}: leave such slides out of --negative"
+        )
+    return negative
+
+
+def refuse_positive(
+    store: Store, batch: Batch, detector: DetectorCard, errors: ErrorCounts, given: Sequence[str]
+) -> None:
+    """Raise LaboratoryError if ``all`` slides are declared negative and some look positive.
+
+    Slides ``given`` one by one are accepted: a laboratory's healthy cells may be counted more often
+    than those of fitted ones; then there is a warning.
+    """
+    known = load_error_rates(store, detector)
+    if learned.ALL not in given or known is None:
+        return
+    place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
+    pairs = list(zip(errors.false[:, place].tolist(), errors.negatives.tolist(), strict=True))
+    slides = sum(cells > 0 for _, cells in pairs)
+    many = sum(called for called, _ in pairs) >= MOST_HEALTHY * max(sum(errors.negatives), 1)
+    strange = [
+        (called / cells, name)
+        for name, (called, cells) in zip(errors.slides, pairs, strict=True)
+        if cells
+        and (
+            chance_of_blank(called, cells, known.counting) < LEAST_CHANCE / slides
+            or (many and called >= MOST_HEALTHY * cells)
+        )
+    ]
+    if strange:
+        worst = sorted(strange, reverse=True)
+        names = ", ".join(f"{json.loads(name)[-1]} {share:.1%}" for share, name in worst[:NAMED])
+        usual = f"{known.counting.false.mean:.2%}"
+        raise LaboratoryError(
+            f"all slides of batch {batch.name} are said to be negative, but {len(strange):,} of "
+            f"{slides:,} patients or slides have more cells that count as parasites than healthy "
+            f"slides have, where {usual} is usual: {names}{', ...' * (len(worst) > NAMED)}. Look "
+            "at them, and name those that are negative: --negative NAME"
+        )
+
+
+def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
+    """Return the other nights of a laboratory, without those whose images the batch also has.
+
+    So a night that is commissioned again under another name, with labels perhaps, replaces itself.
+
+    Raises:
+        LaboratoryError: the batch has some, but not all images of a night.
+    """
+    store, model = lab.store, lab.model.name
+    images = learned.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
+    left = []
+    for night in lab.known.nights if lab.known else []:
+        if night.batch == batch.name:
+            continue
+        theirs = learned.images_of_night(store, model, night)
+        both = len(images & theirs)
+        if night.manifest_digest == batch.manifest_digest or both == len(theirs):
+            warn(
+                f"batch {batch.name} has the images of night {night.batch}, and takes its place in "
+                "the laboratory: an image counts once"
+            )
+        elif both:
+            assert lab.known is not None
+            raise LaboratoryError(
+                f"{both:,} of {len(images):,} images of batch {batch.name} are in night "
+                f"{night.batch} of {lab.known.name} already, and an image counts once: leave "
+                f"them out of the batch, or give it all images of {night.batch}, whose place it "
+                "takes then"
+            )
+        else:
+            left.append(night)
+    return left

@@ -1,0 +1,227 @@
+"""Make the detectors of a laboratory, and keep them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from flows.cluster.executor import run_jobs
+from flows.jobs import verified
+from flows.jobs.scoring.night import SlideRows
+from flows.monitoring.console import warn
+from flows.smears.commissioning.laboratory import (
+    Laboratory,
+    slides_in_parts,
+)
+from flows.smears.commissioning.nights import errors_of_night
+from flows.smears.jobs import known_cells, laboratory_slides
+from flows.smears.stages.chosen_thresholds import (
+    COUNTING,
+    FITTED,
+    errors_of_detector,
+    fitted_rates,
+    laboratory_counting,
+)
+from flows.stages.error_counts import ERRORS
+from storage import leases, records
+from storage.batches.manifests import Batch
+from storage.models import detectors, tunings
+from storage.smears import segmentations
+from storage.store import digest_of
+from tasks.detector import error_counts
+from tasks.detector.detector import Detector
+from tasks.detector.slides.cell_score import Taps
+from tasks.smears.counting import interpretation
+from tasks.smears.laboratories import commissioning, learning
+from tasks.smears.laboratories.adaptation import Fitted, Trial, try_adaptation
+from tasks.types import Index, nested
+
+CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
+SLIDES_A_JOB = 8
+
+Other = tuple[str, Taps, Index]  # name, features, classes
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version to be kept, with the data for its report."""
+
+    card: detectors.DetectorCard
+    content: bytes
+    detector: Detector
+    judged: list[laboratory_slides.Judged]
+    alarms: list[commissioning.Figure]
+    rates: interpretation.KnownRates | None
+    trial: Trial | None
+
+
+def make_version(
+    lab: Laboratory,
+    nights: Sequence[detectors.LearnedNight],
+    operation: str,
+    *,
+    planted: Sequence[Other] = (),
+    spoilt_slides: int = 0,
+) -> Version:
+    """Make the next version of a laboratory; features of its nights are read again.
+
+    Things ``planted`` are tried on its slides, and on ``spoilt_slides`` of them spoilt cells.
+    """
+    jobs = _evidence_jobs(lab, nights, planted, spoilt_slides)
+    parts = run_jobs(
+        lab.client, laboratory_slides.judge_slides, jobs, title=f"laboratory {lab.name}"
+    )
+    return _stated(lab, nights, operation, [each for part in parts for each in part])
+
+
+def _stated(
+    lab: Laboratory,
+    nights: Sequence[detectors.LearnedNight],
+    operation: str,
+    judged: list[laboratory_slides.Judged],
+) -> Version:
+    """State on a version's card what the slides, each judged without itself, say of it.
+
+    A laboratory has the tuning of its first night.
+    """
+    parent = lab.detector
+    (first, *_) = lab.batches(nights[:1])
+    tuning = lab.known.tuning if lab.known else tunings.tuning_of(lab.store, first, lab.model.name)
+    evidence = [each.evidence for each in judged]
+    statistics = laboratory_slides.laboratory_statistics(lab.store, lab.name, tuple(nights), parent)
+    detector = learning.commissioned(
+        verified.load_detector(lab.store, parent), statistics, evidence
+    )
+    assert detector.reference is not None
+    alarms = commissioning.false_alarms(lab.own, detector.reference, evidence)
+    trial, errors = _adapted(lab, nights)
+    if trial and trial.accepted:
+        detector = verified.with_discriminant(detector, trial.change.discriminant)
+    assert detector.own is not None
+    rates, counting, unsure = laboratory_counting(
+        lab.store, parent, errors, least_sharpness(lab, nights)
+    )
+    content = records.arrays_to_bytes(
+        detector.to_arrays()
+        | (nested(COUNTING, rates.to_arrays()) if rates else {})
+        | _of_parent(lab)
+    )
+    known_alarms = [each for each in alarms if each.name == commissioning.OWN]
+    card = parent.model_copy(update={
+        "created_at": records.now(),
+        "digest": digest_of(content),
+        "name": detectors.next_version(lab.store, lab.name),
+        "sequence": 1 + max(each.sequence for each in detectors.list_detectors(lab.store, warn)),
+        "parent": parent.name,
+        "learned": detectors.LearnedCard(
+            operation=operation, nights=list(nights),
+            false_alarms={f"{each.level:g}": each.found.value for each in known_alarms},
+        ),
+        "tuning": tuning,
+        "slides": len(detector.own.calibration.slides.scores),
+        "warnings": [
+            *commissioning.laboratory_warnings(len(evidence)),
+            *commissioning.smear_warnings(lab.own, statistics),
+            *unsure,
+        ],
+        "counting": counting,
+        "adaptation": trial and _adaptation_card(trial),
+    })  # fmt: skip
+    return Version(card, content, detector, judged, alarms, rates, trial)
+
+
+def _of_parent(lab: Laboratory) -> records.Arrays:
+    """Name the parent's error counts and rates, which new slides and sure parasites need."""
+    rates = fitted_rates(lab.store, lab.detector)
+    counts = errors_of_detector(lab.store, lab.detector)
+    return nested(ERRORS, counts.to_arrays()) | (nested(FITTED, rates.to_arrays()) if rates else {})
+
+
+def _adapted(
+    lab: Laboratory, nights: Sequence[detectors.LearnedNight]
+) -> tuple[Trial | None, error_counts.ErrorCounts]:
+    """Try to adapt the diagnosis by labelled cells, and merge the error counts of all nights.
+
+    Nights are counted again where the laboratory gets its own discriminant.
+    """
+    errors, labelled = laboratory_slides.laboratory_errors(lab.store, lab.name, nights)
+    fitted = None
+    known = verified.load_detector(lab.store, lab.detector).witnesses
+    if labelled.features and known is not None:
+        classes = known_cells.fitted_classes(lab.store, lab.detector, known.positive)
+        fitted = Fitted(classes, known.scales)
+    trial = try_adaptation(labelled, fitted)
+    discriminant = trial.change.discriminant if trial and trial.accepted else None
+    if discriminant is not None:
+        errors = error_counts.ErrorCounts.empty()
+        for night, batch in zip(nights, lab.batches(nights), strict=True):
+            again = errors_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
+            errors = error_counts.merge_errors(errors, again)
+    return trial, errors
+
+
+def least_sharpness(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> float | None:
+    """Return the lowest mean sharpness of a negative slide; None without photographs of any."""
+    known: list[float] = []
+    for night, batch in zip(nights, lab.batches(nights), strict=True):
+        cut = segmentations.segmentation_of(lab.store, batch.images)
+        if cut is None:
+            continue
+        fields = segmentations.read_fields(lab.store, cut)
+        fields = fields.filter(pa.array(known_cells.is_negative(fields, night.negative)))
+        by_slide = fields.group_by("slide_id").aggregate([("sharpness", "mean")])
+        known += [each for each in by_slide["sharpness_mean"].to_pylist() if each is not None]
+    return min(known, default=None)
+
+
+def _adaptation_card(trial: Trial) -> detectors.AdaptationCard:
+    """Describe an adaptation and its effect on held-back cells."""
+    change = trial.change
+    measured = {
+        "scale": change.adaptation.scale,
+        "bias": change.adaptation.bias,
+        "statistics": change.discriminant is not None,
+        "gain": trial.gain.value,
+        "gain_low": trial.gain.low,
+        "gain_high": trial.gain.high,
+    }
+    same = detectors.AdaptationCard.model_fields.keys() - measured
+    return detectors.AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
+
+
+def _evidence_jobs(
+    lab: Laboratory,
+    nights: Sequence[detectors.LearnedNight],
+    planted: Sequence[Other],
+    spoilt_slides: int,
+) -> list[laboratory_slides.EvidenceJob]:
+    """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
+    slides = [
+        (batch, slide)
+        for batch in lab.batches(nights)
+        for some in slides_in_parts(lab.store, batch)
+        for slide in some
+    ]
+    most = min(CALIBRATING, len(slides))
+    chosen = [slides[place * len(slides) // most] for place in range(most)]
+    every = max(1, most // spoilt_slides) if spoilt_slides else 0
+    jobs = []
+    for start in range(0, most, SLIDES_A_JOB):
+        # By the batch, and by whether spoilt cells are tried.
+        of_job: dict[tuple[str, bool], list[tuple[Batch, SlideRows]]] = {}
+        for place, (batch, slide) in enumerate(chosen[start : start + SLIDES_A_JOB], start):
+            tried = bool(every) and place % every == 0
+            of_job.setdefault((batch.key, tried), []).append((batch, slide))
+        for (_, tried), pairs in of_job.items():
+            jobs.append(laboratory_slides.EvidenceJob(
+                lab.screened(pairs[0][0]), name=lab.name, nights=tuple(nights),
+                slides=tuple(slide for _, slide in pairs), planted=tuple(planted), spoil=tried,
+            ))  # fmt: skip
+    return jobs
+
+
+def save_version(held: leases.Lease, version: Version) -> detectors.DetectorCard:
+    """Keep a version, while the run still holds the lease of its laboratory."""
+    held.check()
+    detectors.save_detector(held.store, version.card, version.content)
+    return version.card

@@ -1,0 +1,235 @@
+"""Do units of work on a laboratory's slides: learn from them, and judge them without themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.jobs import verified, worker
+from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.night import SlideRows, night_rows
+from flows.jobs.scoring.screened import Screened
+from storage.batches.manifests import Batch, rows_at
+from storage.models import classifiers
+from storage.models.detectors import DetectorCard, LearnedNight
+from storage.smears.learned import load_night
+from storage.store import Store
+from tasks import bundles
+from tasks.detector.error_counts import ErrorCounts, merge_errors
+from tasks.detector.slides import cell_score, groups, own_normal
+from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
+from tasks.detector.slides.references import Reference
+from tasks.images import decoding, regions
+from tasks.images.access.files import SourceError
+from tasks.reports.image_columns import is_white_cell
+from tasks.smears.laboratories import adaptation, learning
+from tasks.types import Counts, Index, Pixels, Single
+
+# A slide's own cells are planted, spoilt so much that nobody would accept them.
+SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
+SPOILT_A_SLIDE = 20  # spoilt cells per slide
+NO_ERRORS, NO_LABELS = ErrorCounts.empty(), adaptation.Labelled.none()
+WHITE = "white cells of the slides, by their nucleus"
+
+
+@dataclass(frozen=True)
+class SlidesJob:
+    """Slides of a batch whose cells are to be learned; ``night`` is the reference of small ones."""
+
+    screened: Screened
+    slides: tuple[SlideRows, ...]
+    night: learning.NightNormal | None
+
+
+def slides_statistics(job: SlidesJob) -> groups.GroupStatistics:
+    """Compute the contribution of slides to their laboratory: statistics of the cells in their
+    references.
+    """
+    worker.settle_worker()
+    population = _population(job.screened.store, job.screened.detector)
+    features = Features(job.screened.store, job.screened.batch, job.screened.model)
+    total = learning.merged([], population)
+    for slide in job.slides:
+        cells, _ = _cells(features, job.screened.batch, slide, sorted(population.priors))
+        total = groups.merge_groups(
+            total, learning.kept_statistics(population, cells, total.classes, job.night)
+        )
+    return total
+
+
+def learned_night(screened: Screened) -> Reference:
+    """Make one normal, perhaps from few cells, of a night that a person vouches for."""
+    detector = verified.load_detector(screened.store, screened.detector)
+    assert detector.own is not None
+    rows = night_rows(screened.batch)
+    features = Features(screened.store, screened.batch, screened.model)
+    cells = features.take(rows, detector.taps)
+    choices = Choices(least=learning.LEAST_CELLS)
+    normal = slide_normal(detector.own.priors, cells.taps, cells.classes, choices)
+    return Reference(normal, rows[normal.kept], "night")
+
+
+@dataclass(frozen=True)
+class EvidenceJob:
+    """Slides of a night of the laboratory ``name``, each to be judged by the laboratory without it.
+
+    ``planted`` are other things by name, taps (m, d) and classes (m,), to judge as if they were
+    cells of the slides; with ``spoil``, so are spoilt copies of the slides' own cells.
+    """
+
+    screened: Screened
+    name: str
+    nights: tuple[LearnedNight, ...]
+    slides: tuple[SlideRows, ...]
+    planted: tuple[tuple[str, cell_score.Taps, Index], ...] = ()
+    spoil: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The evidence on a slide, and on things ``planted`` in it.
+
+    ``confusion`` (C, C) counts its labelled cells by label and diagnosis.
+    """
+
+    evidence: learning.SlideEvidence
+    confusion: Counts
+    planted: dict[str, learning.Distances]
+
+
+def judge_slides(job: EvidenceJob) -> list[Judged]:
+    """Judge slides by their laboratory without them; slides that cannot be judged are left out."""
+    worker.settle_worker()
+    detector = verified.load_detector(job.screened.store, job.screened.detector)
+    population = _population(job.screened.store, job.screened.detector)
+    statistics = laboratory_statistics(
+        job.screened.store, job.name, job.nights, job.screened.detector
+    )
+    night = _night_of(job)
+    features = Features(job.screened.store, job.screened.batch, job.screened.model)
+    judged = []
+    for slide in job.slides:
+        cells, labels = _cells(features, job.screened.batch, slide, sorted(population.priors))
+        evidence = learning.slide_evidence(detector, statistics, cells, night)
+        if evidence is None:
+            continue
+        planted = {name: (taps, classes) for name, taps, classes in job.planted}
+        white = ~cells.ordinary & (cells.predicted >= 0)
+        if white.any():
+            taps = {tap: values[white] for tap, values in cells.taps.items()}
+            planted[WHITE] = taps, cells.predicted[white]
+        if job.spoil:
+            planted |= _spoilt(job, cells)
+        distances = learning.planted_distances(population, statistics, cells, night, planted)
+        judged.append(
+            Judged(evidence, _confusion(job.screened.model, labels, cells.predicted), distances)
+        )
+    return judged
+
+
+def _night_of(job: EvidenceJob) -> learning.NightNormal | None:
+    """Read the reference by which small slides of the batch were learned."""
+    (night,) = (night for night in job.nights if night.batch == job.screened.batch.name)
+    return Added.from_arrays(load_night(job.screened.store, job.name, night)).normal
+
+
+@dataclass(frozen=True)
+class Added(bundles.Bundle):
+    """A night's contribution to its laboratory: statistics of slides, known errors, labelled cells.
+
+    ``normal`` is the reference that small slides used; None if no slide was small.
+    """
+
+    statistics: groups.GroupStatistics
+    normal: learning.NightNormal | None = None
+    errors: ErrorCounts = NO_ERRORS
+    labelled: adaptation.Labelled = NO_LABELS
+
+
+@lru_cache(maxsize=2)
+def laboratory_statistics(
+    store: Store, laboratory: str, nights: tuple[LearnedNight, ...], detector: DetectorCard
+) -> groups.GroupStatistics:
+    """Merge the contributions of nights to a laboratory in their order, once per process."""
+    parts = [Added.from_arrays(load_night(store, laboratory, night)).statistics for night in nights]
+    return learning.merged(parts, _population(store, detector))
+
+
+def laboratory_errors(
+    store: Store, laboratory: str, nights: Sequence[LearnedNight]
+) -> tuple[ErrorCounts, adaptation.Labelled]:
+    """Merge the known errors of a laboratory's nights, and their labelled cells."""
+    errors, labelled = NO_ERRORS, NO_LABELS
+    for night in nights:
+        added = Added.from_arrays(load_night(store, laboratory, night))
+        errors, labelled = merge_errors(errors, added.errors), labelled + added.labelled
+    return errors, labelled
+
+
+def _population(store: Store, detector: DetectorCard) -> own_normal.OwnNormal:
+    normals = verified.load_detector(store, detector).own
+    assert normals is not None
+    return normals
+
+
+def _cells(
+    features: Features, batch: Batch, slide: SlideRows, taps: list[str]
+) -> tuple[learning.SlideCells, NDArray[np.int8]]:
+    """Read the cells of a slide for its reference, and their labels."""
+    rows = slide.start + reference_rows(slide.stop - slide.start)
+    values: dict[str, list[Single]] = {tap: [] for tap in taps}
+    classes, ordinary, labels = [], [], []
+    for held, places in features.holding(rows):
+        for tap in taps:
+            values[tap].append(held.block.taps[tap][places])
+        classes.append(held.classes[places])
+        ordinary.append(~is_white_cell(held.manifest)[places])
+        labels.append(held.block.label[places])
+    cells = learning.SlideCells(
+        groups.GroupKey(batch.key, slide.patient or "", slide.slide or ""),
+        rows,
+        {tap: np.concatenate(parts) for tap, parts in values.items()},
+        np.concatenate(classes),
+        np.concatenate(ordinary),
+    )
+    return cells, np.concatenate(labels)
+
+
+def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted: Index) -> Counts:
+    known = (labels >= 0) & (predicted >= 0)
+    counts = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    np.add.at(counts, (labels[known].astype(np.intp), predicted[known]), 1)
+    return counts
+
+
+def _spoilt(
+    job: EvidenceJob, cells: learning.SlideCells
+) -> dict[str, tuple[cell_score.Taps, Index]]:
+    """Spoil some of a slide's own cells, and run the network on them."""
+    # Only workers run this, and PyTorch takes seconds to import.
+    from tasks.smears.evaluation.treatments.corruptions import corrupt
+
+    judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
+    chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]
+    inference = worker.network_of(job.screened.store, job.screened.model)
+    pixels: dict[str, list[Pixels]] = {name: [] for name in SPOILT}
+    cut: list[bool] = []
+    manifest = rows_at(job.screened.store, job.screened.batch, chosen.tolist())
+    for ref in regions.image_refs(manifest) if len(chosen) else ():
+        try:
+            image = np.asarray(regions.find(ref).image())
+        except (decoding.BadImageError, OSError, SourceError):
+            continue  # moved since it was extracted: the others are enough
+        cut.append(ref.outline is not None)
+        for name, level in SPOILT.items():
+            spoilt = Image.fromarray(corrupt(image, name, level))
+            pixels[name].append(decoding.resize(spoilt, inference.spec.side))
+    features: dict[str, tuple[cell_score.Taps, Index]] = {}
+    for name, some in pixels.items():
+        if some:
+            taps, logits = inference.compared(np.stack(some), np.asarray(cut))
+            features[f"{name} on own cells"] = taps, logits.argmax(axis=1).astype(np.intp)
+    return features

@@ -1,0 +1,222 @@
+"""Turn photographs and slides into images, cells or tiles, as units of work.
+
+First every source is surveyed for its kind and its fields of view. Then every field is searched.
+A source or field that cannot be read becomes a row that says why.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from flows.jobs.worker import settle_finder
+from storage.smears import segmentations
+from storage.store import Store
+from tasks.images import manifest, opened_slides
+from tasks.images.access.files import digest_of_file, read_bytes, stamp
+from tasks.images.decoding import BadImageError, decode_rgb, failure_of, size_of
+from tasks.images.manifest import Region, address_of
+from tasks.smears.segmentation.field_of_view import cells_of_place
+from tasks.smears.segmentation.finders import Finder, load_finder
+from tasks.smears.segmentation.finding import find_roughly
+from tasks.smears.segmentation.places import Row, box_columns, box_of, finite
+from tasks.smears.segmentation.survey import survey
+from tasks.smears.segmentation.tiles import tiles_of_place
+
+TILED_AT = 0.25  # microns per pixel if a slide does not say; tiles do not depend on it
+
+
+@dataclass(frozen=True)
+class SurveyJob:
+    """Sources ``start`` to ``stop`` of a segmentation, whose survey has the given number.
+
+    Cells of every ``measured``-th photograph are measured; none if it is 0.
+    """
+
+    store: Store
+    name: str
+    number: int
+    start: int
+    stop: int
+    cutting: segmentations.Cutting
+    measured: int = 0
+
+    def rows(self) -> int:
+        """Count the sources."""
+        return self.stop - self.start
+
+    def probe(self, row: int) -> None:
+        """Survey one source as in the job, and keep nothing."""
+        at = self.start + row
+        (source,) = segmentations.read_sources(self.store, self.name, at, at + 1).to_pylist()
+        list(_survey_source(source, self.cutting, measure=self.measures(at)))
+
+    def measures(self, source: int) -> bool:
+        """Return whether the cells of a source are measured, if it is a photograph."""
+        return self.measured > 0 and source % self.measured == 0
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Keep sources that kill workers from being read again."""
+        segmentations.write_quarantine(self.store, self.name, "surveys", self.number, rows)
+        return self
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """The n-th part of a segmentation's places."""
+
+    store: Store
+    name: str
+    number: int
+    cutting: segmentations.Cutting
+
+    def rows(self) -> int:
+        """Count the places."""
+        return int(segmentations.read_places(self.store, self.name, self.number).num_rows)
+
+    def probe(self, row: int) -> None:
+        """Search one place as in the job, and keep nothing."""
+        place = segmentations.read_places(self.store, self.name, self.number).to_pylist()[row]
+        _search_place(place, self.cutting, load_finder(self.cutting.finder))
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Keep places that kill workers from being searched again."""
+        segmentations.write_quarantine(self.store, self.name, "fields", self.number, rows)
+        return self
+
+
+def survey_sources(job: SurveyJob) -> int:
+    """Find the fields of view of some sources, write them, and return their number."""
+    settle_finder()
+    sources = segmentations.read_sources(job.store, job.name, job.start, job.stop).to_pylist()
+    killers = segmentations.read_quarantine(job.store, job.name, "surveys", job.number)
+    places = [
+        place
+        for row, source in enumerate(sources)
+        for place in _survey_source(
+            source, job.cutting, measure=job.measures(job.start + row), kills=row in killers
+        )
+    ]
+    segmentations.write_part(
+        job.store,
+        job.name,
+        "surveys",
+        job.number,
+        pa.Table.from_pylist(places, segmentations.PLACE_SCHEMA),
+    )
+    return len(places)
+
+
+def _survey_source(
+    source: Row, cutting: segmentations.Cutting, *, measure: bool, kills: bool = False
+) -> Iterator[Row]:
+    uri = source["source_uri"] or source["uri"]
+    about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
+    about |= {"source_uri": uri, "is_slide": False}
+    if source["failure"] is not None:
+        yield about | {"failure": source["failure"]}
+        return
+    try:
+        if kills:
+            raise BadImageError("killed_worker", "this file alone kills the worker that reads it")
+        about |= {"source_stamp": stamp(uri)}
+        sort = source.get(segmentations.SORT)  # as recognised, or given by a person, before
+        if not (opened_slides.is_slide(uri) if sort is None else sort == "slides"):
+            content = read_bytes(uri)
+            about |= {"source_id": sha256(content).hexdigest()}
+            size = size_of(content)
+            if measure:
+                picture = np.asarray(decode_rgb(content, upright=False))
+                about |= {"diameter": finite(find_roughly(picture).diameter)}
+            yield (about | box_columns((0, 0, *size)) | {"level": 0, "kind": "field"})
+            return
+        about |= {"source_id": digest_of_file(uri).hex()}
+        given = cutting.microns_per_pixel
+        slide = opened_slides.open_slide(uri)
+        if cutting.into == "tiles":
+            given = given or slide.microns_per_pixel or TILED_AT
+        surveyed = survey(slide, given)
+    except Exception as error:  # a source must never stop the others, whatever it raises
+        yield about | {"failure": _reason(error)}
+        return
+    about |= {
+        "is_slide": True,
+        "level": surveyed.level,
+        "microns_per_pixel": surveyed.microns_per_pixel,
+        "diameter": surveyed.diameter,
+    }
+    for place in surveyed.places:
+        box = box_columns((place.x, place.y, place.width, place.height))
+        yield about | box | {"kind": place.kind}
+
+
+def search_places(job: SearchJob) -> int:
+    """Cut up the fields of one part, write the images, and return their number."""
+    settle_finder()
+    finder = load_finder(job.cutting.finder)
+    images: list[Row] = []
+    fields: list[Row] = []
+    killers = segmentations.read_quarantine(job.store, job.name, "fields", job.number)
+    for row, place in enumerate(
+        segmentations.read_places(job.store, job.name, job.number).to_pylist()
+    ):
+        field, cells = _search_place(place, job.cutting, finder, kills=row in killers)
+        fields.append(field)
+        images += cells
+    # The fields last: they say that the part is complete.
+    for kind, rows, schema in (
+        ("cells", images, manifest.SCHEMA),
+        ("fields", fields, segmentations.FIELD_SCHEMA),
+    ):
+        segmentations.write_part(
+            job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema)
+        )
+    return len(images)
+
+
+def _search_place(
+    place: Row,
+    cutting: segmentations.Cutting,
+    finder: Finder,
+    *,
+    kills: bool = False,
+) -> tuple[Row, list[Row]]:
+    """Search a field; return its row of the table of fields and the rows of its images."""
+    field = {name: place.get(name) for name in segmentations.FIELD_SCHEMA.names}
+    if cutting.into == "cells":
+        field |= {"cells": 0, "white_cells": 0, "cells_at_border": 0}
+    if place["failure"] is not None:
+        return field, [_failed(place, place["source_uri"])]
+    try:
+        if kills:
+            raise BadImageError("killed_worker", "this field alone kills the worker that reads it")
+        if cutting.into == "tiles":
+            empty = place["kind"] == "empty"
+            return field, [] if empty else tiles_of_place(place, cutting.tile, cutting.overlap)
+        if place["kind"] != "field":
+            return field, []
+        return cells_of_place(
+            place,
+            field,
+            finder,
+            least_sharpness=cutting.least_sharpness,
+            most_packed=cutting.most_packed,
+        )
+    except Exception as error:  # a field must never stop the others, whatever a finder raises
+        why = {"failure": _reason(error), "kind": None}
+        region = Region(*box_of(place), place["level"])
+        uri = address_of(place["source_uri"], region) if place["is_slide"] else place["source_uri"]
+        return field | why, [_failed(place | why, uri)]
+
+
+def _failed(place: Row, uri: str) -> Row:
+    names = ("slide_id", "patient_id", "acquired_at", "failure")
+    return {name: place[name] for name in names} | {"uri": uri}
+
+
+def _reason(error: Exception) -> str:
+    failure = failure_of(error)
+    return f"{failure.reason}: {failure}"

@@ -1,0 +1,176 @@
+"""Run a night: cut up photographs, screen their cells, and call slides and patients.
+
+This is what `slidewatch screen` does; each step resumes by itself, so a crash between two of them
+loses nothing.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+
+from pydantic import Field
+
+from flows.cluster.client import Client, open_client
+from flows.cluster.here import Here
+from flows.jobs.scoring.screened import Screened
+from flows.monitoring import telemetry
+from flows.monitoring.logs import bind
+from flows.nightly import run_name, take_night
+from flows.options.flows import Nightly, Screen
+from flows.outcome import table
+from flows.prefect.decorators import flow
+from flows.screen import Listed, ScreenOutcome, begin, chosen, outcome_of, screen_batch
+from flows.settings import Settings
+from flows.smears.call import Calling, CallOutcome
+from flows.smears.stages import written_pages
+from flows.smears.stages.calling import counting_at, valid_call
+from flows.smears.stages.sorting import Taken, Wanted, come_since, counted_sorts, take
+from flows.stages.batch import lease_batch
+from flows.stages.publish import valid_seal
+from storage.leases import Lease
+from storage.models.detectors import load_model_of
+from storage.models.tunings import as_begun
+from storage.store import Store
+from tasks.words import counted
+
+NAMED = 3  # files that a message names
+
+
+class NightOutcome(ScreenOutcome, CallOutcome):
+    """The figures and addresses of a screened and called batch."""
+
+    taken_for: dict[str, int] = Field(default_factory=dict)
+    come_since: list[str] = Field(default_factory=list)
+
+    @property
+    def problem(self) -> str:
+        """Say if all images, some images or the page are missing."""
+        return self.images_problem() or self.page_problem()
+
+    def rows(self) -> list[tuple[str, object]]:
+        """List the figures of the images and of the patients, by name."""
+        images, calls = ScreenOutcome.rows(self), CallOutcome.rows(self)
+        slides = counted(self.slides_for_review, "slide")
+        named = dict(images) | dict(calls)
+        named["for review"] = f"{named['for review']}, {slides}"
+        order = [
+            *("images", "failed", "diagnoses", "patients", "abnormal", "for review", "light"),
+            *("detector", "report", "page"),
+        ]
+        rows = [(name, named[name]) for name in order if name in named]
+        if self.taken_for.keys() - {"cells"}:
+            rows.insert(0, ("taken for", counted_sorts(self.taken_for)))
+        return rows
+
+    def done(self) -> str:
+        """Say in a line whether the batch was screened before, and name images that came since."""
+        new = self.come_since
+        if not self.repeated or not new:
+            return super().done()
+        names = [uri.rpartition("/")[2] for uri in new[:NAMED]]
+        named = ", ".join([*names, *["..."] * (len(new) > NAMED)])
+        return (
+            f"batch {self.batch} was published before; {counted(len(new), 'image')} came since "
+            f"({named}): --force screens all images again"
+        )
+
+    def _text(self) -> str:
+        return f"{self.done()}\n{table(self.rows())}"
+
+
+@flow(flow_run_name="{options.batch}")
+@telemetry.observed(night=True)
+def screen(options: Screen, settings: Settings) -> NightOutcome:
+    """Screen a batch and call its patients; the outcome says what failed.
+
+    In Prefect the run is Completed, by its light, or Failed if no image could be scored, or as many
+    failed as make the light red (`flows.monitoring.states`).
+    """
+    return screen_sources(options, settings)
+
+
+@flow(flow_run_name=run_name)
+@telemetry.observed(night=True)
+def nightly(options: Nightly, settings: Settings) -> NightOutcome:
+    """Screen the new images of an inbox and call its patients; see `flows.nightly`."""
+    tonight = take_night(options, settings)
+    with bind(batch=tonight.batch):
+        return screen_sources(tonight, settings, root=options.inbox)
+
+
+def screen_sources(
+    options: Screen, settings: Settings, root: str | list[str] | None = None
+) -> NightOutcome:
+    """Screen sources, whose slides are named below ``root`` where that is given; see `screen`.
+
+    Raises:
+        StoreError: there is no detector, or the batch was begun with other images.
+        SourceError: the images cannot be listed.
+    """
+    with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
+        return screen_held(held, options, settings, root)
+
+
+def screen_held(
+    held: Lease, options: Screen, settings: Settings, root: str | list[str] | None = None
+) -> NightOutcome:
+    """Screen sources as a batch under its lease; see `screen_sources`."""
+    started, store, warming = time.monotonic(), held.store, None
+    with ExitStack() as work:
+        taken, screened = prepare(store, options, settings, work, root)
+        seal = valid_seal(store, screened.batch, screened.key)
+        repeated = seal is not None and valid_call(store, screened.batch, seal) is not None
+        if seal is None or not Calling(held, settings, screened, seal).is_done():
+            client = work.enter_context(open_client(settings))  # the same workers for all steps
+            beside = work.enter_context(ThreadPoolExecutor(1))
+            warming = beside.submit(_warm_up, client, screened, settings)  # while workers extract
+        seal, _ = screen_batch(held, settings, screened)
+        if warming is not None:
+            warming.result()
+        screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
+        called = Calling(held, settings, screened, seal).run()
+    new = list[str]()
+    if repeated:
+        new = come_since(store, screened.batch, _wanted(options, root), screened.model.classes)
+    figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
+    return NightOutcome(
+        **figures.model_dump() | called.model_dump(), taken_for=taken.sorts, come_since=new
+    )
+
+
+def _warm_up(client: Client, screened: Screened, settings: Settings) -> None:
+    """Compute error rates and import what draws pages, half a second that workers do not need."""
+    if not isinstance(client, Here):
+        counting_at(screened, settings)
+        written_pages.get_ready()
+
+
+def prepare(
+    store: Store,
+    options: Screen,
+    settings: Settings,
+    work: ExitStack,
+    root: str | list[str] | None = None,
+) -> tuple[Taken, Screened]:
+    """Recognise the sources, cut up those with many cells, and freeze the batch's images.
+
+    Slides are named below ``root`` where that is given.
+    """
+    detector = chosen(store, options)
+    classes = load_model_of(store, detector).classes
+    wanted = _wanted(options, root)
+    taken = take(store, settings, options.batch, wanted, classes, work, force=options.force)
+    images = Listed(taken.images, taken.limit, taken.listed)
+    return taken, begin(store, options, settings, detector, images)
+
+
+def _wanted(options: Screen, root: str | list[str] | None) -> Wanted:
+    return Wanted(
+        options.images,
+        options.taken_as,
+        options.slide_is,
+        options.microns_per_pixel,
+        options.limit,
+        root,
+    )

@@ -1,0 +1,1 @@
+"""Steps that flows of the wing share."""

@@ -1,0 +1,241 @@
+"""Read the answers of readers on a batch: on its cells, and on the patients to confirm."""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+
+from flows.monitoring.console import warn
+from flows.outcome import shell_command
+from flows.smears.stages.chosen_thresholds import load_error_rates
+from storage.batches.manifests import Batch, Sources
+from storage.models.classifiers import ModelCard
+from storage.models.detectors import DetectorCard
+from storage.parquet import iterate_rows, read_table
+from storage.reports.tables import PATIENTS, SLIDES, report_path
+from storage.smears.answers import (
+    Answer,
+    fitted_from,
+    in_order,
+    labelled_batch,
+    read_answers,
+)
+from storage.store import Store, StoreError
+from tasks.smears.answers import agreement
+from tasks.smears.answers.patients import MOST_READ, Confirmation, Suspect, confirm
+from tasks.smears.counting import call, interpretation
+from tasks.smears.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
+from tasks.smears.visualisation.calls import patient_name, positive_first
+
+ASKED = (call.Call.POSITIVE, call.Call.SUSPECTED, call.Call.INDETERMINATE)
+MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
+
+
+@dataclass(kw_only=True)
+class BatchAnswers:
+    """Every answer that any reader has given on a batch, in order."""
+
+    store: Store
+    batch: Batch
+    card: ModelCard
+    damaged: dict[str, str] = field(default_factory=dict)  # files left out, and why
+    _answers: dict[str, Answer] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def refresh(self) -> None:
+        """Read what others have said since, through other servers too."""
+        with self._lock:
+            known = {*self._answers, *self.damaged}
+            self._answers |= dict(
+                read_answers(self.store, self.batch.key, known, on_damage=self._leave_out)
+            )
+
+    def _leave_out(self, name: str, error: StoreError) -> None:
+        """Leave a damaged answer out and say so once, so that the others can be used."""
+        self.damaged[name] = str(error)
+        warn(f"left out: {error}")
+
+    def of_reader(self, reader: str) -> dict[str, str]:
+        """Return a reader's current answers on any cells of the batch, by digest, the latest last.
+
+        An answer that was taken back does not count.
+        """
+        current: dict[str, str] = {}
+        for each in in_order(self._answers):
+            if each.reader == reader:
+                current.pop(each.image_id, None)
+                if each.answer is not None:
+                    current[each.image_id] = each.answer
+        return current
+
+    def readers(self) -> list[str]:
+        """List the readers who have answered."""
+        return sorted({each.reader for each in self._answers.values()})
+
+    def by_reader(self) -> dict[str, dict[str, str]]:
+        """Return the current answers on any cells, by reader and by digest."""
+        return {reader: self.of_reader(reader) for reader in self.readers()}
+
+    def looked(self, image_ids: Container[str]) -> float:
+        """Sum how long all readers have looked at some cells, in seconds."""
+        return sum(
+            each.seconds
+            for each in self._answers.values()
+            if each.image_id in image_ids and each.answer is not None
+        )
+
+
+def answers_on(
+    store: Store, batch: Batch, card: ModelCard, detector: DetectorCard | None, wanted: float
+) -> dict[Patient, Confirmation]:
+    """Return what persons answer on the patients of a batch, where somebody has read a cell.
+
+    The batch was counted by the error rates of the detector. A negative call rules out the
+    parasitaemia ``wanted``, in [0, 1].
+    """
+    answers = BatchAnswers(store=store, batch=batch, card=card)
+    answers.refresh()
+    return Suspects(answers, detector, wanted).by_patient()
+
+
+@dataclass
+class Suspects:
+    """The patients of a batch and their called cells; without a report on patients there are none.
+
+    ``wanted`` is the parasitaemia, in [0, 1]; a negative call rules it out.
+    """
+
+    answers: BatchAnswers
+    detector: DetectorCard | None
+    wanted: float
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """List the rows of the report on patients, the positive ones first."""
+        batch, store = self.answers.batch, self.answers.store
+        path = report_path(batch.name, batch.batch_date, PATIENTS)
+        if not store.exists(*path):
+            return []
+        rows: list[dict[str, Any]] = positive_first(read_table(store, *path)).to_pylist()
+        return rows
+
+    @cached_property
+    def every(self) -> list[Suspect]:
+        """List all patients in that order; those nobody is asked about have no cells."""
+        if not self.rows:
+            return []
+        cells, labels = self._cells()
+        suspects = []
+        for row in self.rows:
+            read = cells.of(patient_of(row))
+            called = tuple(each["image_id"] for each in read if each["called"])
+            others = tuple(each["image_id"] for each in read if not each["called"])
+            truth = labels.get(patient_of(row))
+            name = patient_name(row)
+            suspects.append(Suspect(name, row["call"], called, others, row["cells_read"], truth))
+        return suspects
+
+    @cached_property
+    def asked(self) -> list[Suspect]:
+        """List the patients that persons are asked about."""
+        return [each for each in self.every if _is_asked(each)]
+
+    def find(self, number: int) -> Suspect | None:
+        """Find a patient by his place among those asked about."""
+        return self.asked[number] if 0 <= number < len(self.asked) else None
+
+    def next_cell(self, suspect: Suspect, reader: str) -> str | None:
+        """Return the first cell of a patient that a reader has not read; None if all are read.
+
+        A parasite among the most probable cells does not end it: the count needs the others too.
+        """
+        answers = self.answers.of_reader(reader)
+        return next((image for image in suspect.order if image not in answers), None)
+
+    def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
+        """Return the answer of a reader, or of the majority of all readers, on a patient."""
+        if reader is not None:
+            return self._confirmed(suspect, self.answers.of_reader(reader))
+        return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
+
+    def confirmations(self) -> list[Confirmation]:
+        """Return the answers of the majority on the patients that persons are asked about."""
+        answers = agreement.consensus(self.answers.by_reader())
+        return [self._confirmed(each, answers) for each in self.asked]
+
+    def by_patient(self) -> dict[Patient, Confirmation]:
+        """Return the answers on the patients of whom somebody has read a cell."""
+        if not self.answers.readers():
+            return {}
+        pairs = zip(self.rows, self.every, strict=True)
+        asked = [patient_of(row) for row, each in pairs if _is_asked(each)]
+        confirmed = zip(asked, self.confirmations(), strict=True)
+        return {patient: confirmation for patient, confirmation in confirmed if confirmation.read}
+
+    def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
+        positive = self.answers.card.classes[0]
+        return confirm(suspect, answers, positive, self._rates, self.wanted)
+
+    def seconds(self, suspect: Suspect) -> float:
+        """Sum how long persons have looked at a patient's cells."""
+        return self.answers.looked(set(suspect.order))
+
+    @cached_property
+    def _rates(self) -> interpretation.ErrorRates | None:
+        """Read the error rates by which the batch was counted."""
+        known = load_error_rates(self.answers.store, self.detector) if self.detector else None
+        return None if known is None else known.counting
+
+    def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
+        """Collect the called cells of the patients that are asked about, and all labels."""
+        store, batch = self.answers.store, self.answers.batch
+        slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
+        unreadable = {
+            row["slide_id"] for row in slides.to_pylist() if row["call"] == call.Call.UNREADABLE
+        }
+        called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
+        counts_abnormal = bool(self.detector and self.detector.counts_abnormal)
+        cells = CalledCells(
+            called, unreadable, counts_abnormal=counts_abnormal, most=MOST_CALLED, least=MOST_READ
+        )
+        labels: dict[Patient, bool] = {}
+        images = report_path(batch.name, batch.batch_date)
+        for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", CHANCE]):
+            cells.count(part)
+            for row in _labelled(part):
+                patient = patient_of(row)
+                labels[patient] = (
+                    labels.get(patient, False) or row["label"] == self.answers.card.classes[0]
+                )
+        return cells, labels
+
+
+def _is_asked(suspect: Suspect) -> bool:
+    return suspect.call in ASKED and bool(suspect.order)
+
+
+def _labelled(rows: pa.Table) -> list[dict[str, Any]]:
+    """List which labels there are of which slide and patient, each once."""
+    names = ["slide_id", "patient_id", "label"]
+    if "label" not in rows.column_names:
+        return []
+    text = pa.table({name: rows[name].cast(pa.string()) for name in names})
+    labelled: list[dict[str, Any]] = (
+        text.filter(text["label"].is_valid()).group_by(names).aggregate([]).to_pylist()
+    )
+    return labelled
+
+
+def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:
+    """Raise StoreError if the statistics contain another import of the same labels."""
+    night = labelled_batch(store, images)
+    for name in fitted_from(store, model, night) if night else []:
+        if name != batch:
+            raise StoreError(
+                f"the labels of batch {night} are in the statistics already, as batch {name}, "
+                "and a cell must count once: take it out with "
+                f"{shell_command('retract', '--batch', name, '--model', model)}, then fit again"
+            )

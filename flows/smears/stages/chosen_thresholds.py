@@ -1,0 +1,197 @@
+"""Choose the counting thresholds, write them on a detector's card, and read them back.
+
+A commissioned detector has the thresholds of its parent, with the error rates of its laboratory.
+"""
+
+from functools import lru_cache
+
+from flows.stages.error_counts import ERRORS
+from storage.models import classifiers, detectors
+from storage.store import Store
+from tasks.detector import error_counts
+from tasks.reports.image_columns import PARASITIZED
+from tasks.smears.counting import error_rates
+from tasks.smears.counting.call import Answers
+from tasks.smears.counting.interpretation import ErrorRates, KnownRates, detection_limit
+from tasks.smears.counting.negative import Measured
+from tasks.smears.counting.rates import Rate
+from tasks.types import Arrays, below, nested
+
+# Prefixes of the rates' names in a detector's arrays: its own, and the parent's if it has one.
+COUNTING, FITTED = "error_rates", "fitted_rates"
+
+
+def counting_of(
+    card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
+) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
+    """Choose the thresholds for counting parasites, or warn why this is impossible.
+
+    ``counts`` are the errors on cells that no diagnosing witness has seen; the thresholds are
+    optimal for slides with that many red ``cells``.
+    """
+    if PARASITIZED not in card.classes:
+        return None, None, []
+    if counts is None or not error_counts.are_enough(counts):
+        return None, None, [
+            f"error rates unknown: fewer than {error_counts.LEAST_SLIDES} patients or slides that "
+            "training has not seen have labelled cells of both kinds"
+        ]  # fmt: skip
+    rates = error_rates.known_rates(counts, cells)
+    diagnosis = error_rates.rates_at(counts, error_rates.DIAGNOSIS)
+    return rates, _card(rates, diagnosis, cells, counts), []
+
+
+def counting_arrays(
+    card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
+) -> tuple[Arrays, detectors.CountingCard | None, list[str]]:
+    """Choose the thresholds as `counting_of` does, with the rates as arrays of a detector."""
+    rates, described, warnings = counting_of(card, counts, cells)
+    return nested(COUNTING, rates.to_arrays()) if rates else {}, described, warnings
+
+
+def laboratory_counting(
+    store: Store,
+    detector: detectors.DetectorCard,
+    counts: error_counts.ErrorCounts,
+    sharpness: float | None,
+) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
+    """Predict the error rates of a laboratory's slides; warn if this is impossible or uncertain.
+
+    ``counts`` are of the laboratory's slides with known cells; without negative ones it has no
+    rates. The error counts of the detector's statistics replace missing ones. ``sharpness`` is the
+    lowest of its negative slides, None if they have no photographs.
+    """
+    slides = int((counts.negatives > 0).sum())
+    if not slides:
+        return None, None, []
+    known = load_error_rates(store, detector)
+    fitted = errors_of_detector(store, detector)
+    if known is None or fitted is None or detector.counting is None:
+        return None, None, [
+            f"the laboratory has {slides} negative slides, but detector {detector.name} knows no "
+            "error rates to begin with: fit labelled images once more, and commission the "
+            "laboratory again"
+        ]  # fmt: skip
+    rates = _rates_at_laboratory(known, fitted, counts)
+    card = _card(
+        rates,
+        error_rates.laboratory_rates(fitted, counts, error_rates.DIAGNOSIS),
+        detector.counting.cells,
+        counts,
+        sharpness,
+    )
+    warnings = [] if slides >= error_counts.LEAST_SLIDES else [_few(slides)]
+    rate, fitted_rate = card.counting.false_positives, known.counting.false
+    if rate.low > fitted_rate.high:
+        warnings.append(
+            f"healthy cells are counted more often than on fitted slides ({rate.mean:.2%}, not "
+            f"{fitted_rate.mean:.2%}): if slides that are said to be negative have parasites, few "
+            "slides of this laboratory will be called positive"
+        )
+    return rates, card, warnings
+
+
+@lru_cache(maxsize=4)
+def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
+    """Predict the error rates of a slide of a laboratory of which nothing is known; None: unknown.
+
+    They are those of the detector, as far apart as laboratories are.
+    """
+    known = fitted_rates(store, detector)
+    if known is None:
+        return None
+    fitted = errors_of_detector(store, detector)
+    return _rates_at_laboratory(known, fitted, error_counts.ErrorCounts.empty())
+
+
+@lru_cache(maxsize=4)
+def answers_elsewhere(store: Store, detector: detectors.DetectorCard, wanted: float) -> Answers:
+    """Interpret counts of such slides, by `rates_elsewhere`."""
+    return Answers(rates_elsewhere(store, detector), wanted)
+
+
+@lru_cache(maxsize=4)
+def sure_rates(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
+    """Predict the error rates of sure parasites; None if a detector's are unknown."""
+    if fitted_rates(store, detector) is None:
+        return None
+    rates = error_rates.sure_rates(errors_of_detector(store, detector))
+    return KnownRates(rates, rates)
+
+
+def _rates_at_laboratory(
+    known: KnownRates, fitted: error_counts.ErrorCounts, counts: error_counts.ErrorCounts
+) -> KnownRates:
+    thresholds = (known.counting.log_odds, known.dense.log_odds)
+    return KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
+
+
+def _few(slides: int) -> str:
+    known = "one slide is" if slides == 1 else f"{slides} slides are"
+    return (
+        f"{known} known to be negative: below {error_counts.LEAST_SLIDES} the false-positive rate "
+        "leans on the fitted laboratories"
+    )
+
+
+def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_counts.ErrorCounts:
+    """Read the error counts of a fitted detector's diagnosis, or of the parent's."""
+    return error_counts.ErrorCounts.from_arrays(below(ERRORS, detectors.load_detector(store, card)))
+
+
+@lru_cache(maxsize=4)
+def load_error_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | None:
+    """Read the error rates of a detector's thresholds; None if unknown.
+
+    A commissioned detector knows none without slides known to be negative.
+    """
+    return _rates_below(COUNTING, store, card)
+
+
+def fitted_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | None:
+    """Read the error rates of a fitted detector, or of the parent; None if unknown."""
+    return _rates_below(FITTED if card.parent else COUNTING, store, card)
+
+
+def _rates_below(prefix: str, store: Store, card: detectors.DetectorCard) -> KnownRates | None:
+    arrays = below(prefix, detectors.load_detector(store, card))
+    return KnownRates.from_arrays(arrays) if arrays else None
+
+
+def measured_on(card: detectors.CountingCard | None) -> Measured | None:
+    """Return what error rates were measured on; None if the sizes of those cells are unknown."""
+    if card is None or card.least_size is None:
+        return None
+    false = card.diagnosis.false_positives
+    return Measured(card.least_size, card.least_sharpness, false.mean, false.deviation)
+
+
+def _card(
+    rates: KnownRates,
+    diagnosis: ErrorRates,
+    cells: int,
+    counts: error_counts.ErrorCounts,
+    sharpness: float | None = None,
+) -> detectors.CountingCard:
+    return detectors.CountingCard(
+        cells=cells,
+        counting=_threshold(rates.counting, cells),
+        dense=_threshold(rates.dense, cells),
+        diagnosis=_threshold(diagnosis, cells),
+        least_size=counts.least_size(),
+        least_sharpness=sharpness,
+    )
+
+
+def _threshold(rates: ErrorRates, cells: int) -> detectors.ThresholdCard:
+    return detectors.ThresholdCard(
+        log_odds=rates.log_odds,
+        limit_of_detection=detection_limit(cells, rates),
+        false_positives=_rate(rates.false),
+        sensitivity=_rate(rates.found),
+    )
+
+
+def _rate(rate: Rate) -> detectors.RateCard:
+    figures = ("mean", "low", "high", "deviation", "slides", "cells")
+    return detectors.RateCard(**{name: getattr(rate, name) for name in figures})

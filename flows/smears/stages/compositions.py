@@ -1,0 +1,115 @@
+"""Compose slides and nights of an evaluation's cells: the full spectrum of what a night may be."""
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.cluster.client import Client
+from flows.cluster.executor import run_jobs
+from flows.monitoring.console import tell, warn
+from flows.prefect.decorators import task
+from flows.smears.jobs.evaluation.images import Run, Shard, load_detector
+from flows.smears.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_measure
+from tasks.metrics.metrics import Result, Subject
+from tasks.smears.evaluation import compositions, measures, treated
+
+Key = tuple[str, treated.Treatment]
+
+HEALTHY = "healthy/"  # prefix of the names of sets whose cells are ordinary for their slides
+COMPOSED_LEVELS = (3.0, 5.0)  # of corruptions
+
+
+def is_healthy(name: str) -> bool:
+    """Return whether a set has healthy cells on slides of another laboratory."""
+    return name.startswith(HEALTHY)
+
+
+def some_of(images: str) -> str:
+    """Return the name of the list of a set's images to corrupt."""
+    return f"{images}--some"
+
+
+@dataclass(frozen=True)
+class CellSets:
+    """The scored sets of a detector, the shards of each, and the lists of healthy cells by name.
+
+    Images with digests in ``left_out`` are not composed.
+    """
+
+    scored: measures.ScoredSets
+    shards: Mapping[Key, list[Shard]]
+    healthy: Mapping[str, str]
+    left_out: Set[bytes]
+
+    def chosen(self, key: Key) -> Chosen | None:
+        """Choose the images of a set that count; None without any."""
+        treatment, scored = key[1], self.scored.scored[key]
+        counts = np.asarray([row.tobytes() not in self.left_out for row in scored.image_ids], bool)
+        if treatment.kind == "attack":
+            fooled = self.scored.counted(treatment, treated.FILE)
+            counts[np.setdiff1d(np.arange(len(counts)), fooled)] = False
+        rows = scored.forms[treated.FILE].rows[counts].tolist() if counts.any() else []
+        return Chosen(tuple(self.shards[key]), tuple(rows)) if rows else None
+
+    def ordinary(self) -> dict[str, Key]:
+        """List the sets of ordinary cells."""
+        return {
+            measures.HOME: (measures.TEST, treated.CLEAN),
+            **{name: (images, treated.CLEAN) for name, images in self.healthy.items()},
+        }
+
+    def strange(self, host: str) -> Iterator[tuple[Subject, Key]]:
+        """Yield what may stand among a host's cells: other sets, and its own cells changed."""
+        for name, key in self.ordinary().items():
+            if name != host:
+                yield Subject(name), key
+        for name, images in self.scored.others.items():
+            yield Subject(name), (images, treated.CLEAN)
+        sample = measures.SAMPLED if host == measures.HOME else some_of(self.healthy[host])
+        for key in self.shards:
+            images, treatment = key
+            corrupted = images == sample and treatment.strength in COMPOSED_LEVELS
+            if treatment.kind == "attack" or (treatment.kind == "corruption" and corrupted):
+                yield Subject(treatment.set, treatment.strength), key
+
+
+@task
+def composed_results(client: Client, run: Run, sets: CellSets) -> list[Result]:
+    """Measure a night's results for slides and nights of every share of strange cells."""
+    if load_detector(run).own is None:
+        tell(f"detector {run.detector.name} has no normal of its slides: none is composed")
+        return []
+    jobs = list(_jobs(sets, run.model.classes[0]))
+    parts = run_jobs(client, compose_and_measure, jobs, title="composed slides and nights")
+    return [result for results in parts for result in results]
+
+
+def _jobs(sets: CellSets, positive: str) -> Iterator[CompositionJob]:
+    """Yield each host's cells alone, and each strange set alone and in every share of a host."""
+    alone = set(map(Subject, sets.ordinary()))  # as hosts, whose share of strange cells is 0
+    for host, key in sets.ordinary().items():
+        ordinary = sets.chosen(key)
+        if ordinary is None:
+            warn(f"{host}: no image is left to judge, so nothing is said of its slides")
+            continue
+        yield from _named_and_not(Subject(host, share=0.0), "", ordinary, None, positive)
+        for subject, strange_key in sets.strange(host):
+            strange = sets.chosen(strange_key)
+            if strange is None:  # not every attack succeeds
+                continue
+            for share in compositions.SHARES:
+                mixture = subject._replace(share=share)
+                if share < 1:
+                    yield from _named_and_not(mixture, f" of {host}", ordinary, strange, positive)
+                elif subject not in alone:
+                    alone.add(subject)
+                    yield from _named_and_not(mixture, "", None, strange, positive)
+
+
+def _named_and_not(
+    subject: Subject, suffix: str, ordinary: Chosen | None, strange: Chosen | None, positive: str
+) -> Iterator[CompositionJob]:
+    for words, named in (("slides", True), ("night", False)):
+        composed = subject._replace(composition=words + suffix)
+        yield CompositionJob(composed, ordinary, strange, named, positive)

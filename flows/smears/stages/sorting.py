@@ -1,0 +1,302 @@
+"""Recognise the kinds of a batch's sources, and cut up photographs and slides."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.cluster.client import open_client
+from flows.cluster.executor import run_jobs
+from flows.monitoring.console import tell, warn
+from flows.monitoring.telemetry import stage
+from flows.settings import Settings
+from flows.smears.jobs.single_cells import CountJob, count_cells
+from flows.smears.stages.segmentation import cells_of_fields, cut_up
+from flows.stages.batch import refuse_among_others, refuse_other_images
+from storage.batches import manifests
+from storage.smears import segmentations
+from storage.smears.answers import labelled_batch
+from storage.store import Store, StoreError
+from tasks.images.access import addresses
+from tasks.images.access.files import SourceError
+from tasks.images.listing import as_given, named, sorted_images
+from tasks.images.sorted_rows import SortedRows
+from tasks.smears.segmentation.sorts import TRIED, File, Sort, glance, glances, settle, to_try
+
+AT_ONCE = 16  # files read simultaneously
+MOST_COMPARED = 100_000  # cells of a batch whose sources are listed again
+WORDS: dict[str, tuple[str, str]] = {
+    "fields": ("photograph of a field", "photographs of fields"),
+    "slides": ("slide", "slides"),
+    "cells": ("picture of a single cell", "pictures of single cells"),
+}
+OVERRULE = "if that is wrong, say --as cells, fields or slides"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A person's options for the sources of a batch.
+
+    Names below ``root``, by default the folder of the images, distinguish slides. ``limit`` is the
+    largest number of files.
+    """
+
+    images: str | list[str]
+    taken_as: segmentations.TakenAs | None = None
+    slide_is: segmentations.SlideIs = "file"
+    microns_per_pixel: float | None = None
+    limit: int | None = None
+    root: str | list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The input of a batch: its sources, or the manifest of cells cut out of them.
+
+    ``listed`` are its images if they were just listed; ``sorts`` counts the sources by kind, and
+    is empty if all are single cells.
+    """
+
+    images: str | list[str]
+    limit: int | None
+    listed: SortedRows | None = None
+    sorts: dict[str, int] = field(default_factory=dict)
+
+
+def take(
+    store: Store,
+    settings: Settings,
+    batch: str,
+    wanted: Wanted,
+    classes: Sequence[str],
+    work: ExitStack,
+    *,
+    force: bool = False,
+) -> Taken:
+    """Recognise the kinds of a batch's sources, and cut out the cells of those with many.
+
+    The decision is kept when the batch begins: a resumed run does not decide again. Workers are
+    started only if needed, and stay until ``work`` ends.
+
+    Raises:
+        StoreError: the batch was begun from other sources, or with another decision.
+        SourceError: the images cannot be listed.
+    """
+    images = as_given(wanted.images)
+    if _is_of_cells(store, images):
+        if wanted.taken_as not in (None, "cells"):
+            raise StoreError(f"{images} lists cells, and --as {wanted.taken_as} says otherwise")
+        return Taken(images, wanted.limit)
+    refuse_among_others(store, images)
+    begun = manifests.find_batch(store, batch)
+    anew = force or begun is None or not begun.rows
+    key = manifests.key_of(batch, (begun.attempt if begun else 0) + anew)
+    if begun and not anew:
+        made = _resumed(store, begun, images, wanted)
+        if made is None:
+            return Taken(images, wanted.limit)
+    else:
+        made = segmentations.find_segmentation(store, key)
+    sources = None
+    if made is None:
+        listed = _list(store, wanted, classes)
+        sorts = _sorts(settings, listed, wanted.taken_as, work)
+        _tell(images, listed.rows, sorts)
+        _refuse_archived(images, listed, sorts)
+        if not any(sorts.values()):
+            return Taken(images, wanted.limit, listed)
+        sources = _cells_last(listed.table(), sorts)
+    if segmentations.read_segmented(store, key) is None:
+        work.enter_context(open_client(settings))
+    cut_up(
+        settings,
+        key,
+        images,
+        cells_of_fields(settings, wanted.microns_per_pixel),
+        root=wanted.root or images,
+        slide_is=wanted.slide_is,
+        limit=wanted.limit,
+        sources=sources,
+        taken_as=wanted.taken_as,
+    )
+    cells = segmentations.manifest_address(store, key)
+    return Taken(cells, None, sorts=segmentations.count_sorts(store, key))
+
+
+def come_since(
+    store: Store, batch: manifests.Batch, wanted: Wanted, classes: Sequence[str]
+) -> list[str]:
+    """Name the sources of a batch that were not there when it began; none of a large one."""
+    images = as_given(wanted.images)
+    made = segmentations.segmentation_for(store, batch)
+    large = batch.rows > MOST_COMPARED
+    if wanted.limit is not None or large or _is_of_cells(store, images):
+        return []
+    if made is None:
+        wanted = replace(wanted, taken_as="cells")
+        known = manifests.read_manifest(store, batch, columns=["uri"])["uri"]
+    else:
+        known = segmentations.read_sources(store, batch.key)["uri"]
+    try:
+        listed = _list(store, wanted, classes).table()["uri"]
+    except SourceError as error:
+        warn(f"whether images came since batch {batch.name} began is not known: {error}")
+        return []
+    now, known = (each.cast(pa.string()) for each in (listed, known))
+    new: list[str] = now.filter(
+        pc.invert(pc.is_in(now, value_set=known.combine_chunks()))
+    ).to_pylist()
+    return new
+
+
+def _is_of_cells(store: Store, images: str | list[str]) -> bool:
+    """Return whether a source is a manifest of cells that slidewatch made."""
+    return isinstance(images, str) and bool(
+        segmentations.segmentation_of(store, images) or labelled_batch(store, images)
+    )
+
+
+def _resumed(
+    store: Store, begun: manifests.Batch, images: str | list[str], wanted: Wanted
+) -> segmentations.Segmentation | None:
+    """Find how a batch that has begun was cut up; None if it was not. StoreError says otherwise."""
+    made = segmentations.segmentation_for(store, begun)
+    if made is not None:
+        refuse_other_images(store, begun, images, wanted.limit)
+    _refuse_otherwise(begun, made.taken_as if made else "cells", wanted.taken_as)
+    return made
+
+
+def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> SortedRows:
+    cells = wanted.taken_as == "cells"
+    return sorted_images(
+        wanted.images,
+        classes=classes,
+        limit=wanted.limit,
+        extensions=addresses.EXTENSIONS
+        if cells
+        else addresses.EXTENSIONS | addresses.SLIDE_EXTENSIONS,
+        trusted=store.holds,
+        on_skip=warn,
+    )
+
+
+def _sorts(
+    settings: Settings, listed: SortedRows, taken_as: segmentations.TakenAs | None, work: ExitStack
+) -> dict[int, Sort | None]:
+    """Return the kinds by row, None for rows that failed; all other rows are single cells.
+
+    A region is one image.
+    """
+    failed: dict[int, Sort | None] = {}
+    start = 0
+    for part in listed.parts(["x", "failure"]):
+        lost = pc.and_(pc.is_null(part["x"]), pc.is_valid(part["failure"]))
+        failed |= dict.fromkeys((start + np.flatnonzero(lost)).tolist())
+        start += part.num_rows
+    if taken_as == "cells":
+        return failed
+    files = partial(_files, listed)
+    if taken_as is not None:
+        return failed | {file.row: _said(taken_as, file.uri) for file in files()}
+    with stage("recognise"):
+        return failed | _recognised(settings, files, work)
+
+
+def _files(listed: SortedRows) -> Iterator[File]:
+    """Go over the rows that are whole files."""
+    start = 0
+    for part in listed.parts(["uri", "source_uri", "size", "x", "failure"]):
+        whole = pc.and_(pc.is_null(part["x"]), pc.is_null(part["failure"]))
+        rows = np.flatnonzero(whole)
+        some = part.take(pa.array(rows))
+        uris = pc.coalesce(some["source_uri"], some["uri"]).to_pylist()
+        yield from map(File, (start + rows).tolist(), uris, some["size"].to_pylist())
+        start += part.num_rows
+
+
+def _said(taken_as: segmentations.TakenAs, uri: str) -> Sort:
+    """Return the kind that a person gave, except for formats that are always slides."""
+    only_slides = addresses.extension_of(uri) in addresses.VENDORS | {addresses.ZARR}
+    return "slides" if taken_as == "fields" and only_slides else taken_as
+
+
+def _recognised(
+    settings: Settings, files: Callable[[], Iterator[File]], work: ExitStack
+) -> dict[int, Sort | None]:
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="recognise") as pool:
+        seen = glances(files, lambda some: pool.map(glance, some))
+    chosen = to_try(files, seen)
+    tried: dict[File, int | None] = {}
+    if chosen:
+        # On workers: a stranger's file may kill the process that decodes it.
+        client = work.enter_context(open_client(settings))
+        pictures = [file.uri for file in chosen]
+        jobs = [CountJob(tuple(pictures[i : i + TRIED])) for i in range(0, len(pictures), TRIED)]
+        counts = run_jobs(client, count_cells, jobs, title="recognise the pictures")
+        tried = dict(zip(chosen, chain.from_iterable(counts), strict=True))
+    return settle(files, seen, tried)
+
+
+def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) -> None:
+    """Report the kinds of the sources, unless all are single cells."""
+    counts = Counter[str](sort for sort in sorts.values() if sort)
+    if not counts:
+        return
+    counts["cells"] += rows - len(sorts)
+    bad = len(sorts) - (counts.total() - counts["cells"])
+    words = counted_sorts(counts) + (f", {bad:,} that cannot be read" if bad else "")
+    tell(f"{named(images)}: {words}; cells are cut out of files with many ({OVERRULE})")
+
+
+def _refuse_archived(
+    images: str | list[str], listed: SortedRows, sorts: Mapping[int, Sort | None]
+) -> None:
+    """Raise SourceError if all sources are slides in archives: none of them could be read."""
+    slides = len(sorts) == listed.rows and set(sorts.values()) == {"slides"}
+    if slides and all(addresses.in_archive(file.uri) for file in _files(listed)):
+        raise SourceError(
+            f"{named(images)}: a slide is read by region, which archives do not allow: unpack it, "
+            "and give the folder"
+        )
+
+
+def counted_sorts(counts: Mapping[str, int]) -> str:
+    """Describe the number of sources of each kind.
+
+    >>> counted_sorts({"cells": 1, "fields": 12})
+    '12 photographs of fields, 1 picture of a single cell'
+    """
+    return ", ".join(
+        f"{counts[sort]:,} {words[counts[sort] != 1]}"
+        for sort, words in WORDS.items()
+        if counts.get(sort)
+    )
+
+
+def _cells_last(listed: pa.Table, sorts: Mapping[int, Sort | None]) -> pa.Table:
+    """Sort files to cut up before single cells; unreadable ones go with the former."""
+    cut = sorted(sorts)
+    cells = np.setdiff1d(np.arange(listed.num_rows), cut)
+    column = [*(sorts[row] for row in cut), *["cells"] * len(cells)]
+    ordered = listed.take(pa.array([*cut, *cells.tolist()], pa.int64()))
+    return ordered.append_column(segmentations.SORT, pa.array(column, pa.string()))
+
+
+def _refuse_otherwise(
+    batch: manifests.Batch, before: segmentations.TakenAs | None, now: segmentations.TakenAs | None
+) -> None:
+    """Raise StoreError if a resumed batch is given other sources."""
+    if now not in (None, before):
+        were = f"as {before}" if before else "for what they look like"
+        raise StoreError(
+            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} with its images "
+            f"taken {were}: leave out --as to resume it, or start it again with --force"
+        )

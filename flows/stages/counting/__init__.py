@@ -1,1 +1,0 @@
-"""Count the errors of a model's cells by slide, and choose the threshold that counts parasites."""

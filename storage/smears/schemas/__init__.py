@@ -1,0 +1,1 @@
+"""Define the columns of the tables of the wing."""

@@ -1,0 +1,45 @@
+"""Define the columns of the report on patients."""
+
+import pyarrow as pa
+
+from storage.reports.schemas.shared import COUNT, MADE_BY, PARASITIZED, TEXT, Column, schema_of
+from storage.smears.schemas.counts import COUNTED, SET_ASIDE, counts
+
+COLUMNS = [
+    Column(
+        "patient_id",
+        TEXT,
+        "the patient; null if a slide without one counts as a patient, or images have neither",
+        sql="patient_id",
+    ),
+    Column(
+        "slide_id",
+        TEXT,
+        "the slide that counts as a patient; null if the patient is named",
+        sql="own_slide",
+    ),
+    Column("slides", COUNT, "slides of the patient", "slides", "count(DISTINCT slide)"),
+    Column(
+        "slides_read",
+        COUNT,
+        "of these, those that can be read: their cells count",
+        "slides",
+        "count(DISTINCT slide) FILTER (is_readable)",
+    ),
+    PARASITIZED,
+    SET_ASIDE,
+    *counts("the patient's readable slides"),
+    *MADE_BY,
+]
+
+MORE = {
+    **COUNTED,
+    "slide_faults": "list_sort(list_distinct(flatten(list(faults))))",
+    "is_new": "bool_or(is_readable AND is_new)",
+    "is_covered": "bool_and(is_covered) FILTER (is_readable)",
+}
+
+
+def patient_schema() -> pa.Schema:
+    """Define the columns of a patient report, with meaning and unit in field metadata."""
+    return schema_of(COLUMNS)

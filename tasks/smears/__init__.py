@@ -1,0 +1,1 @@
+"""Compute what knows fields, slides, patients and laboratories."""

@@ -1,0 +1,227 @@
+"""Measure what can be believed at a laboratory: false alarms, catches and the diagnosis.
+
+Every slide is judged by statistics without it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.detector.calibration import p_values
+from tasks.detector.slides import cell_score, groups, own_normal, smears
+from tasks.metrics.metrics import Interval, interval, nullable, resampled
+from tasks.smears.counting.interpretation import KnownRates
+from tasks.smears.laboratories.learning import Distances, SlideEvidence, fused, mixed
+from tasks.smears.reports.parasitaemia import wilson_interval
+from tasks.types import Float, Integers
+
+LEVELS = (0.05, 0.01)
+ENOUGH_SLIDES = 20  # with fewer, the calibration of a laboratory is a guess
+# The diagnosis is accepted if the lower ends of both intervals reach these.
+LEAST_SENSITIVITY, LEAST_SPECIFICITY = 0.80, 0.95
+ACCEPTED, NOT_ACCEPTED = "accepted", "not accepted"
+NOT_EXAMINED = "not examined at this laboratory"
+ALARMS, CAUGHT, DIAGNOSIS = "false alarms", "caught", "diagnosis"
+COUNTED = "counting"
+OWN, ALONE, POPULATION = "the laboratory", "without the laboratory", "the population"
+
+FIGURES = pa.schema(
+    [
+        ("part", pa.string()),
+        ("name", pa.string()),
+        ("level", pa.float64()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("worst", pa.float64()),
+        ("slides", pa.int64()),
+        ("cells", pa.int64()),
+        ("detector", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A share of cells with its 95% interval, at a level of p-values if it has one.
+
+    ``worst`` is the largest share on a slide.
+    """
+
+    part: str
+    name: str
+    level: float | None
+    found: Interval
+    worst: float | None
+    slides: int
+    cells: int
+
+    def row(self) -> dict[str, Any]:
+        """Make a row of `FIGURES`, without the detector."""
+        row = asdict(self)
+        return row | self.found._asdict()
+
+
+def figures_table(figures: Sequence[Figure], detector: str) -> pa.Table:
+    """Make a table of `FIGURES`."""
+    return nullable([figure.row() | {"detector": detector} for figure in figures], FIGURES)
+
+
+def leave_out_p_values(
+    own: own_normal.OwnNormal,
+    reference: cell_score.SlideNormal,
+    slides: Sequence[SlideEvidence],
+    others: Sequence[Distances | None] | None = None,
+) -> list[Float]:
+    """Compute p-values (n,) for each slide, by a calibration on the other slides.
+
+    ``others`` are the cells to judge for each slide, if any; by default its own.
+    """
+    scores = [fused(own, reference, slide.cells) for slide in slides]
+    judged: Sequence[Distances | None]
+    judged = [slide.cells for slide in slides] if others is None else others
+    return [
+        p_values(
+            mixed(own.calibration.cells, scores[:i] + scores[i + 1 :]),
+            np.empty(0) if cells is None else fused(own, reference, cells),
+        )
+        for i, cells in enumerate(judged)
+    ]
+
+
+def false_alarms(
+    own: own_normal.OwnNormal, reference: cell_score.SlideNormal, slides: Sequence[SlideEvidence]
+) -> list[Figure]:
+    """Measure, in three ways, the share of ordinary cells called abnormal, a mean over slides.
+
+    A cell of an unlabelled night counts as ordinary, so the share is an upper bound.
+    """
+    ways = {
+        OWN: leave_out_p_values(own, reference, slides),
+        ALONE: [slide.p_alone for slide in slides],
+        POPULATION: [slide.p_population for slide in slides],
+    }
+    cells = sum(len(slide.p_alone) for slide in slides)
+    figures = []
+    for name, p in ways.items():
+        for level in LEVELS:
+            shares = np.asarray([np.mean(each <= level) for each in p])
+            if len(shares):
+                worst = float(shares.max())
+                estimate = _mean_over_slides(shares)
+                figures.append(Figure(ALARMS, name, level, estimate, worst, len(slides), cells))
+    return figures
+
+
+def caught(
+    own: own_normal.OwnNormal,
+    reference: cell_score.SlideNormal,
+    slides: Sequence[SlideEvidence],
+    planted: Sequence[Mapping[str, Distances]],
+) -> list[Figure]:
+    """Measure the share of planted things called abnormal, a mean over slides.
+
+    ``planted`` has, for each slide, things that are not ordinary there, by name.
+    """
+    figures = []
+    for name in dict.fromkeys(name for each in planted for name in each):
+        others = [each.get(name) for each in planted]
+        p = [each for each in leave_out_p_values(own, reference, slides, others) if len(each)]
+        for level in LEVELS if p else ():
+            shares = np.asarray([np.mean(each <= level) for each in p])
+            cells = sum(len(each) for each in p)
+            estimate = _mean_over_slides(shares)
+            figures.append(Figure(CAUGHT, name, level, estimate, None, len(p), cells))
+    return figures
+
+
+def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[Figure]]:
+    """Judge whether the diagnosis can be believed: sensitivity and specificity on labelled cells.
+
+    Intervals are the wider of Wilson's for cells and one from resampled slides.
+
+    Args:
+        confusion: (G, C, C) cells of each slide, by label and by diagnosis.
+        positive: the class to detect.
+    """
+    labelled = confusion.sum(axis=2)
+    is_positive = np.arange(confusion.shape[1]) == positive
+    sick, called = labelled[:, positive], confusion[:, positive, positive]
+    well = labelled[:, ~is_positive].sum(axis=1)
+    cleared = confusion[:, ~is_positive][:, :, ~is_positive].sum(axis=(1, 2))
+    figures = [
+        Figure(DIAGNOSIS, name, None, _share(right, of), None, int((of > 0).sum()), int(of.sum()))
+        for name, right, of in (("sensitivity", called, sick), ("specificity", cleared, well))
+        if of.sum()
+    ]
+    if len(figures) < 2:
+        return NOT_EXAMINED, figures
+    reached = zip(figures, (LEAST_SENSITIVITY, LEAST_SPECIFICITY), strict=True)
+    good = all(figure.found.low >= least for figure, least in reached)
+    return ACCEPTED if good else NOT_ACCEPTED, figures
+
+
+def counting_figures(own: KnownRates, fitted: KnownRates) -> list[Figure]:
+    """Compare a laboratory's error rates at the counting threshold with those of fitted
+    laboratories.
+
+    The intervals are of the mean over slides. A rate that the laboratory has no slide for is
+    predicted from fitted laboratories.
+    """
+    figures = []
+    for whose, known in ((OWN, own), (POPULATION, fitted)):
+        rates = known.counting
+        for name, rate in (("false positives", rates.false), ("sensitivity", rates.found)):
+            estimate = Interval(rate.mean, rate.low, rate.high)
+            label = f"{name}, {whose}"
+            figures.append(Figure(COUNTED, label, None, estimate, None, rate.slides, rate.cells))
+    return sorted(figures, key=lambda figure: figure.name.partition(",")[0])
+
+
+def _mean_over_slides(shares: Float) -> Interval:
+    """Average shares (G,), with a bootstrap interval over slides; none for a single slide."""
+    mean = float(shares.mean())
+    if len(shares) < 2:
+        return Interval(mean)
+    return interval(mean, resampled(np.arange(len(shares))) @ shares / len(shares))
+
+
+def _share(right: Integers, cells: Integers) -> Interval:
+    total = int(cells.sum())
+    low, high = (
+        float(bound[0]) for bound in wilson_interval(np.asarray([right.sum()]), np.asarray([total]))
+    )
+    if np.count_nonzero(cells) > 1:
+        times = resampled(np.arange(len(cells)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_slide = interval(0.0, times @ right / (times @ cells))
+        low, high = min(low, by_slide.low), max(high, by_slide.high)
+    return Interval(float(right.sum()) / total, low, high)
+
+
+def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics) -> list[str]:
+    """Warn of commissioned slides that cannot be a smear by the detector's limits."""
+    if own.floor is None or not statistics.keys:
+        return []
+    far = int(smears.implausible_shifts(own.floor, own.priors, statistics).sum())
+    if not far:
+        return []
+    return [
+        f"{far} of {len(statistics.keys)} slides cannot be a smear of blood by the limits of the "
+        "detector. Their cells are ordinary at this laboratory because you commissioned them: see "
+        "what was photographed, and take the night out with slidewatch unlearn if it is not blood"
+    ]
+
+
+def laboratory_warnings(slides: int) -> list[str]:
+    """Warn of a laboratory with too few slides."""
+    if slides >= ENOUGH_SLIDES:
+        return []
+    few = "one slide calibrates" if slides == 1 else f"only {slides} slides calibrate"
+    return [
+        f"{few} this laboratory: below {ENOUGH_SLIDES} its false-alarm level is a guess, for the "
+        "most part that of the fitted slides"
+    ]

@@ -1,0 +1,1 @@
+"""Make the rows of the reports on fields, slides, patients and batches."""

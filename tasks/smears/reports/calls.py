@@ -1,0 +1,213 @@
+"""Make the rows of slides and patients from their counts: corrected counts, limits, the call.
+
+Whole red cells count: those whose log-odds of "parasitized" reach the counting threshold, whose
+error rates are known. White cells and copies of images do not count. Parasites of late stages are
+unlike the other cells of their slide, and so is much that is no parasite. Abnormal cells count at a
+commissioned laboratory, where the error rates say how often they are called in healthy blood.
+Elsewhere they do not count, but where they make more than healthy blood has, the slide or patient
+is suspected.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tasks import limits, types
+from tasks.detector.probabilities import UNCHANGED, Adaptation
+from tasks.reports import image_columns
+from tasks.smears.counting import call, error_rates
+from tasks.smears.counting.negative import Measured
+from tasks.smears.reports.parasitaemia import DensityClass, binomial_p_value, density_class
+from tasks.smears.reports.slide_reasons import SlideReason, slide_reasons
+
+# Counts on such a slide are meaningless. A slide of few cells is readable: the interval shows how
+# little its count says.
+UNREADABLE = (
+    *(SlideReason.IMPLAUSIBLE, SlideReason.TURNING, SlideReason.TOGETHER),
+    *(SlideReason.MANY_FAILED, SlideReason.MANY_UNCERTAIN, SlideReason.SEVERAL_PATIENTS),
+)
+# A commissioned laboratory's own error rates were counted on slides with as many uncertain cells.
+UNREADABLE_AT_LABORATORY = tuple(each for each in UNREADABLE if each != SlideReason.MANY_UNCERTAIN)
+
+ROWS = 1024  # in memory together, as Python objects
+
+
+@dataclass(frozen=True)
+class Counting:
+    """The rules by which cells are counted and slides judged.
+
+    Thresholds and their error rates apply to log-odds before labelled cells adapt them; expected
+    errors use the adapted probabilities, if there are any.
+    """
+
+    answers: call.Answers
+    """Error rates, and what counts mean by them."""
+    elsewhere: Callable[[], call.Answers]
+    """Makes the same for slides further away than any fitted one, which few nights have."""
+    red_cells_per_microlitre: float
+    alpha: float
+    """The detector's level."""
+    sure: call.Answers
+    """The same as answers, for sure parasites alone."""
+    measured: Measured | None = None
+    """The slides on which error rates were measured; without them nobody is negative."""
+    adaptation: Adaptation | None = None
+    """Of log-odds, by a laboratory's labelled cells."""
+    commissioned: bool = False
+    """True if the detector has learned a laboratory; then abnormal cells count."""
+    detectable: float = limits.DETECTABLE_PERCENT
+    """See `slide_reasons`, as for `tolerated`."""
+    tolerated: float = limits.TOLERATED
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Return the least log-odds at which a cell counts, for few and for many parasites.
+
+        Without error rates, both are the diagnosis' threshold.
+        """
+        rates = self.answers.rates
+        if rates is None:
+            return error_rates.DIAGNOSIS, error_rates.DIAGNOSIS
+        return rates.counting.log_odds, rates.dense.log_odds
+
+    @property
+    def named_thresholds(self) -> dict[str, float]:
+        """Name the thresholds, with that of sure parasites, as the grouping takes them."""
+        few, many = self.thresholds
+        rates = self.sure.rates
+        return {"few": few, "many": many, "sure": few if rates is None else rates.counting.log_odds}
+
+    @property
+    def scale_and_bias(self) -> tuple[float, float]:
+        """Return the numbers that adapt log-odds; (1, 0) without an adaptation."""
+        adaptation = self.adaptation or UNCHANGED
+        return adaptation.scale, adaptation.bias
+
+    def covers(self, slide: Mapping[str, Any]) -> bool:
+        """Return whether a slide is as large and sharp as those the rates were measured on."""
+        return self.measured is not None and self.measured.covers(slide)
+
+    def faults(self, reasons: list[str]) -> tuple[str, ...]:
+        """Select the reasons for review that make a slide unreadable."""
+        # At a new laboratory a diagnosis is less certain, and its error rates say so.
+        known = self.commissioned and self.answers.rates is not None
+        new = SlideReason.SHIFTED in reasons
+        unreadable = UNREADABLE_AT_LABORATORY if new or known else UNREADABLE
+        return tuple(reason for reason in reasons if reason in unreadable)
+
+
+def slides_called(
+    counts: pa.Table, counting: Counting, made_by: Mapping[str, Any], schema: pa.Schema
+) -> pa.Table:
+    """Judge and call slides, from rows of their counts; ``made_by`` stands in every row."""
+
+    def called(row: dict[str, Any]) -> dict[str, Any]:
+        row["abnormal_p_value"] = binomial_p_value(row["abnormal"], row["scored"], counting.alpha)
+        reasons = slide_reasons(
+            row, counting.alpha, detectable=counting.detectable, tolerated=counting.tolerated
+        )
+        verdict = types.Verdict.REVIEW if reasons else types.Verdict.ACCEPT
+        judged = {"verdict": verdict, "review_reasons": reasons, **made_by}
+        is_new = SlideReason.SHIFTED in reasons
+        row |= {"is_new": is_new, "is_covered": counting.covers(row)}
+        return row | judged | _called(row, counting, counting.faults(reasons))
+
+    return _each(counts, called, schema)
+
+
+def patients_called(
+    counts: pa.Table, counting: Counting, made_by: Mapping[str, Any], schema: pa.Schema
+) -> pa.Table:
+    """Call patients, from rows of the counts of their readable slides.
+
+    ``slide_faults`` of a row are those of all its slides; ``made_by`` stands in every row.
+    """
+
+    def called(row: dict[str, Any]) -> dict[str, Any]:
+        faults = () if row["slides_read"] else tuple(row["slide_faults"])
+        return {**row, **_called(row, counting, faults), **made_by}
+
+    return _each(counts, called, schema)
+
+
+def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
+    """Make the table of which slides can be read, as the grouping by patient takes it."""
+    reasons = slides["review_reasons"].to_pylist()
+    faults = [counting.faults(each) for each in reasons]
+    return pa.table(
+        {
+            "slide_id": slides["slide_id"].cast(pa.string()),
+            "is_readable": [not each for each in faults],
+            "is_new": [SlideReason.SHIFTED in each for each in reasons],
+            "is_covered": [
+                counting.covers(each)
+                for each in slides.select(["cell_size", "sharpness"]).to_pylist()
+            ],
+            "faults": pa.array(faults, pa.list_(pa.string())),
+        }
+    )
+
+
+def _each(counts: pa.Table, called: Any, schema: pa.Schema) -> pa.Table:
+    """Make rows of a schema from rows of counts, some at a time; missing columns are null."""
+    made = [
+        image_columns.table_of([called(row) for row in batch.to_pylist()], schema)
+        for batch in counts.to_batches(ROWS)
+    ]
+    return pa.concat_tables([schema.empty_table(), *made])
+
+
+def _called(
+    row: Mapping[str, Any], counting: Counting, unreadable: tuple[str, ...]
+) -> dict[str, Any]:
+    """Make the columns of the corrected count, its limits and the call."""
+    counts = row["called_of_few"], row["called_of_many"]
+    answer = counting.answers.of(*counts, row["cells_read"], unreadable)
+    if row["is_new"] and answer.call != call.Call.UNREADABLE:
+        answer = call.of_new(answer, counting.elsewhere().of(*counts, row["cells_read"]))
+    if not unreadable:
+        others = [
+            answers.of(row[name], row[name], row[cells])
+            for name, cells, answers in (
+                ("suspects", "countable", counting.answers),
+                ("all_suspects", "diagnosed", counting.answers),
+                ("sure_suspects", "suspectable", counting.sure),
+            )
+        ]
+        answer = call.with_suspects(answer, *others)
+    answer = call.unless_doubted(
+        *(answer, row["look_parasitized"], row["diagnosed"], counting.measured),
+        is_covered=row["is_covered"],
+    )
+    used = int(answer.by == call.CountedBy.DENSE)
+    answer = call.without_figures(answer)
+    bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
+    cells = counting.red_cells_per_microlitre
+    return {
+        "cells_called": counts[used],
+        "counting_threshold": counting.thresholds[used],
+        **{f"corrected{name or '_percent'}": _scaled(v, 100.0) for name, v in bounds.items()},
+        **{f"parasites_per_microlitre{name}": _scaled(v, cells) for name, v in bounds.items()},
+        "limit_of_blank_percent": _scaled(answer.limit_of_blank, 100.0),
+        "limit_of_detection_percent": _scaled(answer.limit_of_detection, 100.0),
+        "none_above_percent": _scaled(answer.none_above, 100.0),
+        "cells_needed": answer.needed,
+        "density_class": _density(answer),
+        "call": answer.call,
+        "call_reasons": list(answer.reasons),
+    }
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value
+
+
+def _density(answer: call.Answer) -> DensityClass | None:
+    """Classify the density of a positive call; a negative one has none seen, others are None."""
+    if answer.call == call.Call.NEGATIVE:
+        return DensityClass.NONE_SEEN
+    if answer.call != call.Call.POSITIVE or answer.parasitaemia is None:
+        return None
+    return density_class(100 * answer.parasitaemia)

@@ -1,0 +1,258 @@
+"""Judge a batch: a green, amber or red light, with reasons."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.limits import FAILED_RED
+from tasks.smears.reports import parasitaemia
+from tasks.smears.reports.night import shift
+from tasks.smears.reports.night.counts import BINS, NightCounts, Row, shares
+from tasks.smears.reports.night.strangeness import Finding, Strangeness
+from tasks.smears.reports.slide_reasons import ABNORMAL_P_VALUE
+from tasks.types import Array, Counts, Light
+from tasks.words import counted, verb
+
+# A shift of all scores by .4 deviations; a night of five ordinary patients shifts half as far.
+KS_AMBER = 0.15
+# A shift by one deviation; not even a single ordinary patient shifts as far.
+KS_RED = 0.4
+# Six patients that all deviate in one direction; see `clustered_p_value`.
+CLUSTERED_P_VALUE = 0.05
+# Credit scoring, where the index is from, calls this a major shift; here it is half a deviation.
+PSI_AMBER = 0.25
+# With fewer, chance moves the Kolmogorov-Smirnov distance by up to .1 and the PSI by .05.
+LEAST_SCORED = 200
+# Fewer patients cannot agree significantly.
+LEAST_CLUSTERS = 6
+# Three times the promised rate of alarms: single patients reach this, nights do not.
+ABNORMAL_AMBER = 3.0
+# Most of the night would go to a person.
+ABNORMAL_RED = 0.5
+# False-discovery rate over the night; hardly any cell of an ordinary night passes it.
+DISCOVERY_LEVEL = 0.1
+DISCOVERIES_AMBER = 0.005
+# Fewer nights have no usable spread; nights before the last thirty are out of date.
+LEAST_NIGHTS = 5
+MOST_NIGHTS = 30
+# Robust deviations from the median of earlier nights; chance exceeds this once in thousands.
+UNUSUAL = 4.0
+# Differences from earlier nights that never matter, however little those nights vary.
+NEGLIGIBLE = {
+    "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "beyond_population": 0.1
+}  # fmt: skip
+NOT_A_CELL = "not_a_cell"  # the failure of a file that does not show a single cell
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The distance of a night from the calibration and from earlier nights; None: unknown."""
+
+    ks_distance: float | None
+    psi: float | None
+    psi_earlier: float | None
+    nights: int
+    """The number of earlier nights."""
+    light: Light
+    reasons: tuple[str, ...]
+    """The findings that make it amber or red, and those that could not be judged."""
+
+
+def judge(
+    night: NightCounts,
+    earlier: Sequence[Row],
+    *,
+    detector: str,
+    alpha: float,
+    strangeness: Strangeness | None = None,
+) -> Drift:
+    """Compare a night with the calibration and with earlier nights, and give it a light.
+
+    Of earlier nights, oldest first, only those of the same detector count, because scores of
+    another mean something else, and no red ones, so that bad nights do not become the norm.
+    """
+    usual, row = _usual(earlier, detector), night.row
+    if not row["scored"]:
+        reason = "no image could be scored" if row["images"] else "there are no images"
+        findings = [(Light.RED, reason), *_failures(night)]
+        return Drift(None, None, None, len(usual), *_light(findings))
+    ks, ks_p = shift.signed_distance(night.p_values), shift.clustered_p_value(night.clusters)
+    psi = shift.population_stability(_deciles(night.p_values), _deciles(shift.UNIFORM))
+    psi_earlier, psi_taps = _against_earlier(night, usual)
+    findings = [*_abnormal(row, alpha), *_failures(night), *_unlike(shares(row), usual)]
+    if strangeness:
+        findings += strangeness.findings()
+    if copies := row["repeated"]:
+        text = (
+            f"{copies:,} of {counted(row['images'], 'image')} "
+            f"{verb(copies, 'is a copy', 'are copies')} of others and "
+            f"{verb(copies, 'counts', 'count')} once for parasitaemia: leave copies out"
+        )
+        findings.append((Light.AMBER, text))
+    few = row["scored"] < LEAST_SCORED or shift.effective_clusters(night.clusters) < LEAST_CLUSTERS
+    if few:
+        text = (
+            f"{counted(row['scored'], 'scored image')} of {len(night.clusters)} "
+            f"{verb(len(night.clusters), 'patient or slide', 'patients or slides')} "
+            f"{verb(row['scored'], 'shows', 'show')} only great changes from other batches"
+        )
+        findings.append((Light.GREEN, text))
+    if row["scored"] >= LEAST_SCORED:
+        findings += _shifted(ks, not few and ks_p <= CLUSTERED_P_VALUE)
+    if not few:
+        findings += _moved(psi, psi_earlier, psi_taps)
+    return Drift(abs(ks), psi, psi_earlier, len(usual), *_light(findings))
+
+
+def _against_earlier(
+    night: NightCounts, earlier: Sequence[Row]
+) -> tuple[float | None, dict[str, float]]:
+    """Compute the stability of scores, and of distances by tap; None and {} with too few nights."""
+    counts = [np.asarray(each["p_values"], np.int64) for each in earlier]
+    before = sum(counts, np.zeros(BINS, np.int64))
+    if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
+        return None, {}
+    taps = {
+        tap: shift.population_stability(scores, _tap_scores(earlier, tap))
+        for tap, scores in sorted(night.tap_scores.items())
+    }
+    return shift.population_stability(_deciles(night.p_values), _deciles(before)), taps
+
+
+def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
+    """List the findings on the stability of populations."""
+    measured = {
+        "the distribution of abnormality differs from calibration": psi,
+        "the distribution of abnormality differs from earlier batches": psi_earlier,
+    }
+    measured |= {
+        f"the distribution of distances at {tap} differs from earlier batches": v
+        for tap, v in psi_taps.items()
+    }
+    return [
+        (Light.AMBER, f"{what}: stability index {value:.2f} (limit {PSI_AMBER})")
+        for what, value in measured.items()
+        if value is not None and value >= PSI_AMBER
+    ]
+
+
+def _light(findings: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:
+    worst_first = list(Light)[::-1]
+    worst = min((worst_first.index(light) for light, _ in findings), default=-1)
+    texts = tuple(text for light in worst_first for each, text in findings if each == light)
+    return worst_first[worst], texts
+
+
+def _usual(earlier: Sequence[Row], detector: str) -> list[Row]:
+    nights = [
+        each
+        for each in earlier
+        if each["detector"] == detector and each["light"] != Light.RED and each["scored"]
+    ]
+    return nights[-MOST_NIGHTS:]
+
+
+def _tap_scores(earlier: Sequence[Row], tap: str) -> Counts:
+    nights = [each["tap_scores"][tap] for each in earlier]
+    return np.asarray(np.sum(nights, axis=0, dtype=np.int64))
+
+
+def _deciles(values: Array) -> Array:
+    return np.asarray(values.reshape(10, -1).sum(axis=1))
+
+
+def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
+    """Judge the distance of p-values from uniform."""
+    gross = abs(ks) >= KS_RED
+    if not gross and not (patients_agree and abs(ks) >= KS_AMBER):
+        return []
+    # Images that are too ordinary are odd, but no abnormal image was missed.
+    light = Light.RED if gross and ks > 0 else Light.AMBER
+    how = "more" if ks > 0 else "less"
+    return [
+        (
+            light,
+            f"cells as a whole are {how} abnormal than those that calibrated the detector: "
+            f"distance {abs(ks):.2f} (limit {KS_RED if gross else KS_AMBER})",
+        )
+    ]
+
+
+def _abnormal(row: Row, alpha: float) -> list[Finding]:
+    """Judge the share of abnormal images, by p-value and by false-discovery rate."""
+    findings, scored = [], row["scored"]
+    rate = row["abnormal"] / scored
+    surprise = parasitaemia.binomial_p_value(row["abnormal"], scored, alpha)
+    if surprise is not None and surprise <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
+        light = Light.RED if rate >= ABNORMAL_RED else Light.AMBER
+        findings.append(
+            (light, f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}")
+        )
+    if row["discoveries"] >= DISCOVERIES_AMBER * scored and row["discoveries"] > 1:
+        findings.append(
+            (
+                Light.AMBER,
+                f"{row['discoveries'] / scored:.1%} of the scored images are so abnormal that "
+                f"chance explains at most {DISCOVERY_LEVEL:.0%} of them",
+            )
+        )
+    return findings
+
+
+def _failures(night: NightCounts) -> list[Finding]:
+    """Judge the images that failed: a night with any is never green."""
+    images, failures = night.row["images"], night.row["failures"]
+    findings = _not_cells(failures.get(NOT_A_CELL, 0), images)
+    if night.failed:
+        rate = night.failed / images
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(failures.items()))
+        light = Light.RED if rate >= FAILED_RED else Light.AMBER
+        text = f"{night.failed:,} of {counted(images, 'image')} failed ({rate:.1%}): {reasons}"
+        findings.append((light, text))
+    return findings
+
+
+def _not_cells(n: int, images: int) -> list[Finding]:
+    """Describe what to do with n files that are not single cells, however few they are."""
+    if not n:
+        return []
+    what = "is a photograph" if n == 1 else "are photographs"
+    text = (
+        f"{n:,} of {counted(images, 'image')} {what} of many cells, or too large for one "
+        "cell, but taken for a single cell: `slidewatch screen --as fields` cuts out the cells"
+    )
+    return [(Light.AMBER, text)]
+
+
+def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]:
+    """List the shares of images that are unlike those of earlier nights."""
+    words = {
+        "abnormal": "abnormal",
+        "review": "for review",
+        "parasitized": "diagnosed parasitized",
+        "beyond_population": "unlike all known slides",
+    }
+    before = [shares(each) for each in usual]
+    return [
+        finding
+        for name, value in tonight.items()
+        for finding in _unusual(
+            words[name], value, [each[name] for each in before], NEGLIGIBLE[name]
+        )
+    ]
+
+
+def _unusual(what: str, value: float, before: Sequence[float], negligible: float) -> list[Finding]:
+    if len(before) < LEAST_NIGHTS:
+        return []
+    middle = float(np.median(before))
+    spread = 1.4826 * float(np.median(np.abs(np.asarray(before) - middle)))
+    if abs(value - middle) <= max(UNUSUAL * spread, negligible):
+        return []
+    return [
+        (
+            Light.AMBER,
+            f"{what}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier batches",
+        )
+    ]

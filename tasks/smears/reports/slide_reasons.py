@@ -1,0 +1,102 @@
+"""Decide whether a person should look at a slide as a whole, and define the table of shifts."""
+
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from tasks.detector.verdict import parse_reasons
+from tasks.limits import DETECTABLE_PERCENT, TOLERATED
+from tasks.smears.reports import field_limits
+from tasks.smears.reports.parasitaemia import binomial_p_value, cells_needed
+
+# About one slide in a thousand exceeds this if its patient is like the calibration patients: the
+# rate of abnormal cells varies between patients by about the rate itself
+# (tests/benchmarks/README.md).
+ABNORMAL_TOGETHER = 0.25
+# Cells of a slide resemble each other: if five of them count as one independent cell, this is a
+# chance of about one in fifty.
+ABNORMAL_P_VALUE = 1e-6
+# A tenth of the cells missing can move the count of a slide by more than its interval says.
+MANY_FAILED = 0.1
+# With fewer cells, even all abnormal ones could be chance at an alpha of .05. A field of view shows
+# a dozen, so a higher limit would flag every field; the interval shows the uncertainty.
+FEW_CELLS = 5
+# A few in a hundred cells are below the least probability if images are as in training.
+MANY_UNCERTAIN = 0.25
+
+# Under a blur at most this share of diagnoses turned on any slide of four laboratories, and nearly
+# all of attacked cells. More than chance allows is an attack.
+TURNING, TURNING_P_VALUE = 0.08, 1e-3
+
+
+class SlideReason(StrEnum):
+    """A reason to look at a slide as a whole; ``fields ...`` are further reasons."""
+
+    IMPLAUSIBLE = "implausible"  # as a smear of blood
+    TURNING = "diagnoses turn when blurred"
+    SHIFTED = "shifted"  # further away than any fitted slide
+    TOGETHER = "abnormal together"
+    MANY_FAILED = "many failed"
+    FEW_CELLS = "few cells"
+    MANY_UNCERTAIN = "many uncertain"
+    SEVERAL_PATIENTS = "several patients"
+    REPEATED = "repeated images"
+    TOO_FEW = "too few cells for a negative call"
+
+
+# A slide with one of these cannot be a smear of blood as a microscope shows it.
+NO_SMEAR = frozenset({SlideReason.IMPLAUSIBLE, SlideReason.TURNING})
+# Reasons that lie in the images themselves.
+OF_IMAGES = NO_SMEAR | {SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.MANY_UNCERTAIN}
+
+
+def is_turning(row: Mapping[str, Any]) -> bool:
+    """Return whether too many of the diagnoses that were looked at again turn under a blur."""
+    p_value = binomial_p_value(row["turned"], row["looked_at"], TURNING)
+    return p_value is not None and p_value <= TURNING_P_VALUE
+
+
+def slide_reasons(
+    row: Mapping[str, Any],
+    alpha: float,
+    *,
+    detectable: float = DETECTABLE_PERCENT,
+    tolerated: float = TOLERATED,
+) -> list[str]:
+    """List the reasons for a person to look at a slide.
+
+    Args:
+        row: the slide's counts. Its ``abnormal_p_value`` assumes independent cells, but cells of
+            one slide depend on each other, so it is too small: only a strict level together with a
+            gross excess makes a slide ``abnormal together``.
+        alpha: the detector's level.
+        detectable: the parasitaemia in percent that a slide must have enough red cells to show, if
+            it has fields and no parasites; if cells were cut out elsewhere, the number left out is
+            unknown.
+        tolerated: the share of a slide's fields that may be beyond a limit, or have failed; empty
+            and thick fields do not count.
+    """
+    cells, scored, abnormal = row["cells"], row["scored"], row["abnormal"]
+    surprise = row["abnormal_p_value"]
+    few_for_none = not row["parasitized"] and row["red_cells"] < cells_needed(detectable)
+    judged = {
+        SlideReason.IMPLAUSIBLE: row["implausible"],
+        SlideReason.TURNING: is_turning(row),
+        SlideReason.SHIFTED: row["shifted"],
+        SlideReason.TOGETHER: surprise is not None
+        and surprise <= ABNORMAL_P_VALUE
+        and abnormal >= max(ABNORMAL_TOGETHER, alpha) * scored,
+        SlideReason.MANY_FAILED: cells > 0 and cells - scored >= MANY_FAILED * cells,
+        SlideReason.FEW_CELLS: scored < FEW_CELLS,
+        SlideReason.MANY_UNCERTAIN: row["uncertain"]
+        and row["uncertain"] >= MANY_UNCERTAIN * scored,
+        SlideReason.SEVERAL_PATIENTS: row["several_patients"],
+        # The slide has fewer cells than it seems to have.
+        SlideReason.REPEATED: row["repeated"],
+        SlideReason.TOO_FEW: row["fields"] and few_for_none,
+    }
+    reasons: list[str] = [reason for reason, is_so in judged.items() if is_so]
+    fields = Counter(each for text in row["field_reasons"] or () for each in parse_reasons(text))
+    few = tolerated * ((row["fields_read"] or 0) + fields[field_limits.FieldReason.FAILED])
+    return reasons + [f"fields {each}" for each, n in sorted(fields.items()) if n > few]

@@ -1,0 +1,188 @@
+"""Compute the light absorbed by the cells of a photographed field, and find stain.
+
+By the Beer-Lambert law, absorbance measures the stain, independently of lamp, exposure and
+illumination: all thresholds are relative to the field's own background and cells.
+"""
+
+from functools import reduce
+
+import cv2
+import numpy as np
+from skimage.filters import threshold_otsu
+
+from tasks.images.geometry import rescaled
+from tasks.smears.segmentation import contours
+from tasks.types import Float, Mask, Pixels, Single
+
+LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
+HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, mostly noise
+LEVELS = 256  # of an amount, between which a threshold is sought
+FITTED_PIXELS = 4_000  # enough for six coefficients
+FITS = 8  # of the background, each to pixels that the last one called unstained
+POWERS = [0, 1, 0, 2, 1, 0], [0, 0, 1, 0, 1, 2]  # of x and y in its six terms
+# Added to the mean squares of the six terms, so that a single corner does not bend the surface.
+STIFFNESS = (1e-6, 0.002, 0.002, 0.002, 0.002, 0.002)
+RIM_SIDE = 256  # pixels of the picture's longer side in which the rim is sought
+RIM_SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)  # of the light; the surroundings of the disc may glow
+RIM = 0.03  # of a radius, to either side of the rim
+# Mean logarithm of the fall of light over the rim, each at most 1: 119 telephones' pictures have
+# 0.65 and more, 300 photographs of five laboratories without a disc 0.14 at most.
+LEAST_FALL = 0.35
+BAR = 1.3  # diameters: a shorter run may be a black cell
+INK = 16  # levels from black or white
+LEAST_FILLED = 0.6  # of the box around a bar
+MOST_INK = 0.05  # of a field; more is its overexposed background
+LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
+NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
+
+
+def absorbance(field: Pixels, lit: Mask | None = None) -> Single:
+    """Compute the absorbance of each pixel, ``-ln(light / background)``, at least 0; (h, w, 3).
+
+    It is 0 where ``lit`` (h, w), by default all of the field, is not set.
+    """
+    lit = np.ones(field.shape[:2], bool) if lit is None else lit
+    levels = np.asarray(cv2.LUT(field, LOGARITHMS), np.float32)
+    amount = _background(levels, lit)
+    amount -= levels
+    amount[~lit] = 0
+    return np.clip(amount, 0, HIGHEST_ABSORBANCE, out=amount)
+
+
+def over_channels(colour: Single) -> Single:
+    """Combine the absorbance over all channels, (h, w)."""
+    squares = cv2.transform(colour * colour, np.ones((1, 3), np.float32))
+    return np.asarray(np.sqrt(squares, out=squares))
+
+
+def stained(amount: Single) -> Mask:
+    """Mark the stained pixels of absorbance over all channels, (h, w); none of only noise."""
+    if amount.size == 0 or np.ptp(amount) == 0:
+        return np.zeros(amount.shape, bool)
+    noise = _noise(amount)
+    # A few dark nuclei would raise a threshold on plain absorbance above the red cells.
+    spread = np.log1p(amount / np.float32(max(noise, LEAST_CONTRAST)))
+    mask: Mask = spread > _otsu(spread)
+    inside = mask.view(np.uint8)
+    contrast = cv2.mean(amount, inside)[0] - cv2.mean(amount, 1 - inside)[0]
+    if contrast < max(LEAST_CONTRAST, NOISE_MARGIN * noise):
+        return np.zeros(amount.shape, bool)
+    return mask
+
+
+def _background(levels: Single, lit: Mask) -> Single:
+    """Fit the logarithm of the light without cells, smooth over the unstained pixels; (h, w, 3).
+
+    A quadratic surface follows the lamp's fall towards the edges. It starts from the brighter half
+    of Otsu's threshold, then takes in the background of dimmer corners.
+    """
+    height, width = levels.shape[:2]
+    step = max(1, int(np.sqrt(height * width / FITTED_PIXELS)))
+    known = levels[::step, ::step]
+    x, y = (np.vander(np.linspace(-1, 1, n), 3, increasing=True) for n in (width, height))
+    terms = (x[::step, POWERS[0]] * y[::step, np.newaxis, POWERS[1]]).reshape(-1, 6)
+    inside = lit[::step, ::step].ravel()
+    samples = np.hstack([terms, known.reshape(-1, 3)])[inside]
+    brightness = samples[:, 6:].mean(axis=1)
+    unstained = brightness >= threshold_otsu(brightness)
+    for _ in range(FITS):
+        some = np.compress(unstained, samples, axis=0)
+        squares = some[:, :6].T @ some / len(some)
+        weights = np.linalg.solve(squares[:, :6] + np.diag(STIFFNESS), squares[:, 6:])
+        darker = samples[:, :6] @ weights.mean(axis=1) - brightness
+        spread = 1.4826 * contours.median(np.abs(darker[unstained])) + 0.005
+        before, unstained = unstained, np.abs(darker) < 2.5 * spread
+        if not unstained.any() or np.array_equal(unstained, before):
+            break
+    surface = np.zeros((3, 3, 3))
+    surface[POWERS] = weights
+    across = np.einsum("wi,ijc->jwc", x, surface).reshape(3, -1)
+    rows = np.asarray(y.astype(np.float32) @ across.astype(np.float32))
+    return rows.reshape(levels.shape)
+
+
+def rim(field: Pixels) -> Float | None:
+    """Find the outline (n, 2) of the disc that an eyepiece lights; None without one.
+
+    A telephone at an eyepiece sees a bright disc on black, which the picture may cut. Of the convex
+    hulls of pixels above some share of the light, the disc's has the steepest fall of light across
+    it; ordinary photographs have none.
+    """
+    step = max(1, max(field.shape[:2]) // RIM_SIDE)
+    some = field[::step].take(np.arange(0, field.shape[1], step), axis=1)  # twice as fast as slices
+    light = reduce(np.maximum, cv2.split(some))
+    levels = cv2.calcHist([light], [0], None, [256], [0, 256]).cumsum()
+    top = np.searchsorted(levels, 0.95 * light.size)
+    best, steepest = None, LEAST_FALL
+    for share in RIM_SHARES:
+        bright = (light > int(share * top)).view(np.uint8)
+        parts, _ = cv2.findContours(bright, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        if not parts:
+            continue
+        hull = cv2.convexHull(max(parts, key=cv2.contourArea))
+        if cv2.contourArea(hull) == (light.shape[0] - 1) * (light.shape[1] - 1):
+            continue  # it is all of the picture
+        corners = np.asarray(hull[:, 0], np.float64)
+        middle, points = corners.mean(axis=0), contours.resampled(corners)
+        inner, outer = (
+            np.rint(middle + (1 + side * RIM) * (points - middle)).astype(np.intp)
+            for side in (-1, 1)
+        )
+        within = ((outer >= 0) & (outer < light.shape[::-1])).all(axis=1)
+        below, above = (LOGARITHMS[light[y, x]] for x, y in (outer[within].T, inner[within].T))
+        fall = float(np.clip(above - below, -1, 1).sum()) / len(points)
+        if fall > steepest:
+            best, steepest = step * points, fall
+    return best
+
+
+def inside(rim: Float | None, shape: tuple[int, ...], scale: float) -> Mask:
+    """Mark the pixels of a scaled field (h, w) that lie within its `rim`, without its blur."""
+    if rim is None:
+        return np.ones(shape[:2], bool)
+    middle = rim.mean(axis=0)
+    within = rescaled(middle + (1 - RIM) * (rim - middle), scale)
+    mask = np.zeros(shape[:2], np.uint8)
+    cv2.fillConvexPoly(mask, np.rint(within).astype(np.int32), 1)
+    return mask.view(bool)
+
+
+def without_bars(field: Pixels, lit: Mask, diameter: int) -> Mask:
+    """Leave out of ``lit`` (h, w) the scale bars that were drawn into a field, and their text.
+
+    A bar is a black or white rectangle longer than a cell. What is within a cell's diameter of one
+    is left out, too.
+    """
+    seen = lit.copy()
+    run = np.ones((1, round(BAR * diameter)), np.uint8)
+    for low, high in ((0, INK), (255 - INK, 255)):
+        ink = cv2.inRange(field, (low,) * 3, (high,) * 3) & lit.view(np.uint8)
+        if run.size <= np.count_nonzero(ink) < MOST_INK * ink.size:
+            runs = cv2.morphologyEx(ink, cv2.MORPH_OPEN, run)
+            if not runs.any():
+                continue
+            _, _, parts, _ = cv2.connectedComponentsWithStats(runs)
+            for x, y, width, height, area in parts[1:].tolist():
+                if height > 1 and area >= LEAST_FILLED * width * height:
+                    around = [
+                        slice(max(0, at - diameter), at + n + diameter)
+                        for at, n in ((y, height), (x, width))
+                    ]
+                    seen[*around] = False
+    return seen
+
+
+def _otsu(amount: Single) -> float:
+    """Find Otsu's threshold of an amount (h, w) that is not the same everywhere."""
+    low, high = float(amount.min()), float(amount.max())
+    edges = np.linspace(low, high, LEVELS + 1)
+    above = float(np.nextafter(amount.max(), np.float32(np.inf)))  # the last level has its end
+    counts = cv2.calcHist([amount], [0], None, [LEVELS], [low, above]).ravel()
+    return float(threshold_otsu(hist=(counts, (edges[1:] + edges[:-1]) / 2)))
+
+
+def _noise(amount: Single) -> float:
+    """Estimate the standard deviation between pixels by the median over the field."""
+    fine = (amount - cv2.blur(amount, (3, 3), borderType=cv2.BORDER_REFLECT))[::2, ::2]
+    # The mean of nine includes a ninth of the pixel itself.
+    return 1.4826 * contours.median(np.abs(fine).ravel()) / float(np.sqrt(8 / 9))

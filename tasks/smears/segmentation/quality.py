@@ -1,0 +1,121 @@
+"""Measure whether a field of view is fit to be read: its focus, exposure, stain and crowding."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from tasks.images import geometry
+from tasks.smears.segmentation import contours
+from tasks.smears.segmentation.absorbance import rim
+from tasks.smears.segmentation.finding import Cells
+from tasks.types import Pixels
+
+SHADOW, HIGHLIGHT = 2, 253  # of 255; JPEG moves clipped pixels by a level or two
+PACKED_DIAMETER = 12  # pixels of a cell when looking for ground between cells
+SQUARE = 4  # widths of a cell; a clump of cells, or a white cell, does not fill it
+GROUND = 0.25  # largest absorbance of green; the lamp's fall towards the corners is less
+LEAST_GROUND = 0.05  # share of a square; with less, cells overlap
+FOCUS_DIAMETER = 48  # pixels of a cell when comparing edges
+
+
+@dataclass(frozen=True)
+class FieldQuality:
+    """The quality of a field's photograph.
+
+    ``sharpness``: see `sharpness`. ``too_dark`` and ``too_bright``: shares of pixels, 0 to 1, where
+    a channel is clipped. ``brightness``: the mean of all channels, 0 to 1. ``stain``: mean red,
+    green and blue of the pixels of cells, 0 to 255, NaN without cells. ``cells``: their number.
+    ``covered``: the share of the field covered by cells, 0 to 1. ``overlap``: the share of the
+    covered area in more than one cell, 0 to 1, NaN without cells. ``packed``: see `packed`.
+    """
+
+    sharpness: float
+    too_dark: float
+    too_bright: float
+    brightness: float
+    stain: tuple[float, float, float]
+    cells: int
+    covered: float
+    overlap: float
+    packed: float
+
+
+def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) -> FieldQuality:
+    """Measure the quality of a field in which ``found`` are the cells.
+
+    ``focus`` is its sharpness, if already known. Where an eyepiece lights a disc, only its
+    inscribed rectangle counts, except for the stain.
+    """
+    height, width = field.shape[:2]
+    cells = contours.layers([cell.outline for cell in found.cells], (height, width))
+    mask = (cells > 0).view(np.uint8)
+    stain = cv2.mean(field, mask)[:3] if mask.any() else (np.nan,) * 3
+    seen = _window(field)
+    field, mask, cells = np.ascontiguousarray(field[seen]), mask[seen], cells[seen]
+    covered = int(np.count_nonzero(mask))
+    dark, bright = (
+        mask.size - np.count_nonzero(cv2.inRange(field, (low,) * 3, (high,) * 3))
+        for low, high in ((SHADOW + 1, 255), (0, HIGHLIGHT - 1))
+    )
+    return FieldQuality(
+        sharpness=sharpness(field, found.diameter) if focus is None else focus,
+        too_dark=dark / mask.size,
+        too_bright=bright / mask.size,
+        brightness=sum(cv2.mean(field)) / 3 / 255,
+        stain=stain,
+        cells=len(found.cells),
+        covered=covered / mask.size,
+        overlap=np.count_nonzero(cells > 1) / covered if covered else np.nan,
+        packed=packed(field, found.diameter),
+    )
+
+
+def _window(field: Pixels) -> tuple[slice, slice]:
+    """Find the rows and columns of the rectangle in the disc of an eyepiece; all without one."""
+    around = rim(field)
+    if around is None:
+        return slice(None), slice(None)
+    low, high = around.min(axis=0), around.max(axis=0)
+    margin = (1 - np.sqrt(0.5)) / 2 * (high - low)
+    (left, top), (right, bottom) = (ends.astype(int) for ends in (low + margin, high - margin))
+    return slice(top, bottom), slice(left, right)
+
+
+def sharpness(field: Pixels, diameter: float) -> float:
+    """Divide the variance of the Laplacian of brightness by that of brightness; at least 0.
+
+    The field is scaled to cells of `FOCUS_DIAMETER` pixels, so that magnification does not matter,
+    smoothed by a Gaussian of one pixel, because of the camera's noise, and divided by the variance,
+    because of contrast. 0 for a field of one colour; NaN if the diameter of the median cell, in
+    pixels, is unknown.
+    """
+    if not np.isfinite(diameter):
+        return float("nan")
+    small = geometry.scaled(field, FOCUS_DIAMETER / diameter).astype(np.float32)
+    levels = np.asarray(cv2.transform(small, np.ones((1, 3), np.float32)), np.float32)
+    smooth, bend = contours.gaussian(1), contours.gaussian(1, order=2)
+    laplacian = contours.filtered(levels, bend, smooth) + contours.filtered(levels, smooth, bend)
+    contrast = float(levels.var())
+    return float(laplacian.var()) / contrast if contrast else 0.0
+
+
+def packed(field: Pixels, diameter: float) -> float:
+    """Measure the share of a field, 0 to 1, where cells are so thick that hardly any ground shows.
+
+    The field is divided into squares about `SQUARE` cells wide; ground is hardly darker than the
+    brightest part of the field. NaN if the diameter of the median cell, in pixels, is unknown.
+    """
+    if not np.isfinite(diameter):
+        return float("nan")
+    # Eosin and azure both absorb green.
+    green = np.asarray(cv2.extractChannel(field, 1), np.uint8)
+    green = geometry.scaled(green, PACKED_DIAMETER / diameter)
+    ground = green > np.percentile(green, 99) * np.exp(-GROUND)
+    rows, columns = (max(1, round(n / (SQUARE * PACKED_DIAMETER))) for n in ground.shape)
+    squares = [
+        square.mean()
+        for strip in np.array_split(ground, rows)
+        for square in np.array_split(strip, columns, axis=1)
+    ]
+    return float(np.mean(np.array(squares) < LEAST_GROUND))

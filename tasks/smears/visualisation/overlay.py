@@ -1,0 +1,228 @@
+"""Draw pictures of fields of view in which each cell has a contour that shows its diagnosis.
+
+Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; abnormal cells are
+dashed, so that a contour needs no colour to be read.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike
+from PIL import Image, ImageDraw
+
+from tasks.images.geometry import Slide, coarsest, rescaled
+from tasks.reports.image_columns import PARASITIZED
+from tasks.smears.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
+from tasks.types import CellKind, FieldKind, Float, Pixels, Status
+from tasks.words import counted
+
+Colour = tuple[int, int, int]
+Outline = Float  # its points x, y in pixels, (angles, 2)
+
+COLOURS: dict[str, Colour] = {
+    "parasitized": (213, 94, 0),
+    "not parasitized": (0, 114, 178),
+    "white cell": (0, 158, 115),
+    "failed": (90, 90, 90),
+}
+HALO = (255, 255, 255)  # on both sides of a line, so that it is seen on any stain
+THINNEST = 2.0  # pixels of a line
+LINE = 1 / 270  # of the picture's longer side
+SMOOTHING = 3  # times as large as the picture a line is drawn, to be smooth
+DASH = 4.0  # of a line's width, and as long a gap
+
+BLOCK = 2048  # pixels to a side of the blocks in which a slide is read
+LONGEST = 1200  # pixels of a picture's longer side; a screen shows no more
+FIELDS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Pen:
+    """Describe how to draw a contour: its colour's name in `COLOURS`, and whether it is dashed."""
+
+    name: str
+    dashed: bool = False
+
+    @property
+    def colour(self) -> Colour:
+        """Return red, green and blue, 0 to 255."""
+        return COLOURS[self.name]
+
+
+def pen_of(row: Mapping[str, Any]) -> Pen:
+    """Choose the pen of a cell, given its row of the image report."""
+    if row["status"] != Status.SCORED:
+        return Pen("failed")
+    abnormal = bool(row["abnormal"])
+    if row.get("kind") == CellKind.WHITE:
+        return Pen("white cell", abnormal)
+    parasitized = row["diagnosis"] == PARASITIZED
+    return Pen("parasitized" if parasitized else "not parasitized", abnormal)
+
+
+def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
+    """Compute a cell's outline (angles, 2) in pixels of its source at full resolution.
+
+    ``flat`` is x0, y0, x1, y1, ... relative to ``x`` and ``y`` of the row of the image report.
+
+    Raises:
+        ValueError: these are not the coordinates of three points or more.
+    """
+    points = np.asarray(flat, np.float64).reshape(-1)
+    if len(points) < 6 or len(points) % 2 or not np.isfinite(points).all():
+        raise ValueError(
+            f"the outline of {row['uri']} is no list of x and y of three points or more: screen "
+            "its batch again with --force"
+        )
+    corner = np.array([row["x"], row["y"]], np.float64)
+    return np.asarray(points.reshape(-1, 2) + corner)
+
+
+def slide_picture(
+    pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
+) -> Pixels:
+    """Draw a whole slide with a box around each field, RGB uint8, no side above `LONGEST`.
+
+    A box has the colour of a parasitized cell where the field has one, the colour of a failed cell
+    where the field was not read, and is dashed where the field is for review. Empty places have no
+    box. Pixels are of the whole slide, at whatever scale; ``size`` is at full resolution.
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
+    scale = np.array(picture.size) / size
+    drawn = [row for row in fields if row["x"] is not None and row["kind"] != FieldKind.EMPTY]
+    inset = max(THINNEST, LINE * max(picture.size))  # neighbours would hide each other's sides
+    boxes = []
+    for row in drawn:
+        low = np.array([row["x"], row["y"]]) * scale + inset
+        high = np.array([row["x"] + row["width"], row["y"] + row["height"]]) * scale - inset
+        (left, top), (right, bottom) = low - 0.5, np.maximum(low, high) - 0.5
+        boxes.append(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
+    return overlay(np.asarray(picture), boxes, [_pen_of_field(row) for row in drawn])
+
+
+def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
+    """Draw contours over a picture, RGB uint8 (h, w, 3).
+
+    Closed outlines are in pixels of the picture; parts outside are not drawn.
+    """
+    height, width = pixels.shape[:2]
+    size = width * SMOOTHING, height * SMOOTHING
+    line = SMOOTHING * max(THINNEST, LINE * max(height, width))
+    halos = Image.new("L", size)
+    lines = {name: Image.new("L", size) for name in dict.fromkeys(pen.name for pen in pens)}
+    # Abnormal cells are drawn last, because a person looks for them.
+    for outline, pen in sorted(zip(outlines, pens, strict=True), key=lambda pair: pair[1].dashed):
+        points = rescaled(outline, SMOOTHING)
+        # The first stretch of a closed line twice, so that its ends join as the other points do.
+        closed = np.concatenate([points, points[:2]])
+        for stroke in _dashes(points, DASH * line) if pen.dashed else [closed]:
+            path = [(x, y) for x, y in stroke.tolist()]
+            ImageDraw.Draw(halos).line(path, 255, round(2 * line), joint="curve")
+            ImageDraw.Draw(lines[pen.name]).line(path, 255, round(line), joint="curve")
+    picture = Image.fromarray(pixels)
+    picture.paste(HALO, mask=halos.reduce(SMOOTHING).point(lambda level: level * 0.6))
+    for name, mask in lines.items():
+        picture.paste(COLOURS[name], mask=mask.reduce(SMOOTHING))
+    return np.asarray(picture)
+
+
+def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
+    """Choose the rows of the few fields that a page shows.
+
+    Fields with the most parasitized cells come first, then fields with the most abnormal cells,
+    fields for review, and fields with the most cells.
+    """
+    read = [
+        (-row["parasitized"], -row["abnormal"], row["review_reason"] is None, -row["images"], i)
+        for i, row in enumerate(
+            fields.select(
+                ["kind", "cells", "parasitized", "abnormal", "review_reason", "images"]
+            ).to_pylist()
+        )
+        # In tiles the places of cells are unknown.
+        if row["kind"] == FieldKind.FIELD and row["cells"] is not None
+    ]
+    return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
+
+
+def _pen_of_field(row: Mapping[str, Any]) -> Pen:
+    if row["kind"] != FieldKind.FIELD:
+        return Pen("failed")
+    name = "parasitized" if row["parasitized"] else "not parasitized"
+    return Pen(name, row["review_reason"] is not None)
+
+
+def _dashes(points: Outline, length: float) -> list[Outline]:
+    """Divide a closed outline into an even number of dashes and gaps, each about as long."""
+    ring = np.concatenate([points, points[:1]])
+    along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(ring, axis=0), axis=1))])
+    count = max(2, round(along[-1] / (2 * length)))
+    ends = np.linspace(0, along[-1], 2 * count + 1)
+    dashes = []
+    for start, end in zip(ends[:-1:2], ends[1::2], strict=True):
+        at = np.concatenate([[start], along[(along > start) & (along < end)], [end]])
+        dashes.append(np.stack([np.interp(at, along, ring[:, k]) for k in (0, 1)], axis=1))
+    return dashes
+
+
+def from_afar(slide: Slide) -> Pixels:
+    """Read a slide with a longer side of `LONGEST` pixels in blocks, RGB uint8 (h, w, 3)."""
+    shrink = max(1.0, max(slide.width, slide.height) / LONGEST)
+    level = coarsest(slide.downsamples, lambda each: each <= shrink)
+    picture = Image.new("RGB", (ceil(slide.width / shrink), ceil(slide.height / shrink)))
+    # Whole pixels of the picture, so that no seam is seen.
+    step = max(1, int(BLOCK * slide.downsamples[level] / shrink))
+    for y in range(0, picture.height, step):
+        for x in range(0, picture.width, step):
+            box = [round(n * shrink) for n in (x, y, x + step, y + step)]
+            right, bottom = min(box[2], slide.width), min(box[3], slide.height)
+            pixels = slide.read(box[0], box[1], right - box[0], bottom - box[1], level)
+            size = min(step, picture.width - x), min(step, picture.height - y)
+            picture.paste(Image.fromarray(pixels).resize(size, Image.Resampling.BOX), (x, y))
+    return np.asarray(picture)
+
+
+@dataclass(frozen=True)
+class ShownSlide:
+    """A slide on the page, its rows of the field report, and a WebP file, or why there is none."""
+
+    source_uri: str
+    fields: Sequence[Mapping[str, Any]]
+    picture: bytes | str
+
+
+def describe_slide(slide: ShownSlide) -> dict[str, Any]:
+    """Describe a whole slide for the page."""
+    read = [row for row in slide.fields if row["kind"] == FieldKind.FIELD]
+    parasitized = sum(row["parasitized"] > 0 for row in read)
+    reviewed = sum(row["review_reason"] is not None for row in slide.fields)
+    return {
+        "name": file_name(slide.source_uri),
+        "uri": shortened(slide.source_uri, 2 * LONGEST_TEXT),
+        "fields": f"{len(read):,} of {counted(len(slide.fields), 'field')} read",
+        "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
+        "picture": data_uri(slide.picture, "webp") if isinstance(slide.picture, bytes) else None,
+        "missing": slide.picture if isinstance(slide.picture, str) else None,
+    }
+
+
+def counted_fields(slides: pa.Table) -> list[str]:
+    """Count the fields that were read, and the others by reason; empty without fields."""
+    wanted = ["fields", "fields_read", "exclusions"]
+    rows = [row for row in slides.select(wanted).to_pylist() if row["fields"]]
+    left_out = Counter[str]()
+    for row in rows:
+        left_out.update(dict(row["exclusions"]))
+    counts = {
+        FieldKind.FIELD: sum(row["fields_read"] for row in rows),
+        **dict(sorted(left_out.items())),
+    }
+    words: dict[str, str] = {FieldKind.FIELD: "read"}
+    parts = [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
+    return parts if rows else []

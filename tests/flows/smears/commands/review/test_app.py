@@ -1,0 +1,185 @@
+"""The pages of readers, asked as a browser asks, and as somebody else does."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
+
+from flows.smears.commands.review.guards import MOST_BODY, Guarded
+from flows.smears.commands.review.session import Session, open_session
+from storage.store import Store
+from tests.support.bench import HOST, OWN, ask, client_of, send
+from tests.support.pages import EVIL, Page
+from tests.support.reading import night
+
+
+@pytest.fixture
+def session(store_with_model: Store, tmp_path: Path) -> Session:
+    batch = night(store_with_model, tmp_path / "cells", slide=EVIL)
+    made, _ = open_session(store_with_model, batch, limit=100, per_slide=99, unmarked=0.25)
+    return made
+
+
+@pytest.fixture
+def client(session: Session) -> TestClient:
+    return client_of(session)
+
+
+def test_a_whole_session_without_script(client: TestClient, session: Session) -> None:
+    assert send(client, "/reader", {"reader": "Ada"}).headers["location"] == "/secret/by/Ada"
+    for read in range(len(session.cells)):
+        page = ask(client, "/by/Ada")
+        assert f"{read} of 12 read" in page.text
+        image_id = str(page.url).rpartition("/")[2]
+        assert ask(client, f"/picture/{image_id}").headers["content-type"] == "image/png"
+        answer = send(client, f"/by/Ada/{image_id}", {"answer": "Uninfected", "seconds": "1.5"})
+        assert answer.status_code == 303
+    assert str(ask(client, "/by/Ada").url).endswith("/secret/report")
+    assert session.seconds("Ada") == 1.5
+    undone = send(client, "/by/Ada/undo", {})
+    assert undone.headers["location"].endswith(image_id)
+    assert len(session.on_sample("Ada")) == 11
+    assert "adds <b>11</b> answers" in ask(client, "/report").text
+    assert "11 new answers" in send(client, "/import", {}).text
+
+
+def test_diagnosis_and_scores_are_hidden_until_the_answer_is_there(
+    client: TestClient, session: Session
+) -> None:
+    image_id = session.queue("Ada")[0]
+    before = ask(client, f"/by/Ada/{image_id}").text
+    assert "The machine says" not in before
+    assert "p-value" not in before
+    assert "abnormal" not in before
+    send(client, f"/by/Ada/{image_id}", {"answer": "other"})
+    assert "The machine says" in ask(client, f"/by/Ada/{image_id}").text
+    assert "The machine says" not in ask(client, f"/by/Ben/{image_id}").text
+    told = client_of(session, blind=False)
+    assert "The machine says" in ask(told, f"/by/Ben/{image_id}").text
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/wrong/", OWN, 404),
+        ("/", OWN, 404),
+        ("/secretly/", OWN, 404),
+        ("/secret/", {"host": "evil.example:8077"}, 400),
+        ("/secret/files/../app.py", OWN, 404),
+        ("/secret/files/base.html", OWN, 404),
+        ("/secret/picture/nobody", OWN, 404),
+        ("/secret/by/Ada/nobody", OWN, 404),
+        ("/secret/by/.hidden", OWN, 404),
+        pytest.param(f"/secret/by/Ada/patients/{6_000 * '9'}", OWN, 414, id="6,000 digits"),
+        pytest.param(f"/secret/by/Ada/patients/{900 * '9'}", OWN, 404, id="900 digits"),
+    ],
+)
+def test_a_stranger_sees_nothing(
+    client: TestClient, path: str, headers: dict[str, str], status: int
+) -> None:
+    assert client.get(path, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": HOST}, 403),
+        ({"host": HOST, "origin": "null"}, 403),
+        ({"host": HOST, "origin": "https://evil.example"}, 403),
+        ({"host": HOST, "origin": f"https://{HOST}"}, 403),
+        (OWN | {"content-length": "99999"}, 413),
+        (OWN, 400),
+    ],
+    ids=["no origin", "null", "another", "another scheme", "too long", "no answer"],
+)
+def test_forms_of_other_pages_are_refused(
+    client: TestClient, session: Session, headers: dict[str, str], status: int
+) -> None:
+    path = f"/secret/by/Ada/{session.queue('Ada')[0]}"
+    answer = client.post(path, content="answer=dead", headers=headers)
+    assert answer.status_code == status
+    assert session.sampled_by_reader() == {}
+
+
+def test_a_form_that_sends_more_than_it_announces_is_given_up(session: Session) -> None:
+    sent, passed = 0, list[int]()
+
+    async def receive() -> Message:
+        nonlocal sent
+        sent += 1
+        return {"type": "http.request", "body": bytes(4000), "more_body": True}
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "http.request":
+            passed.append(len(message["body"]))
+
+    headers = [(b"origin", f"http://{HOST}".encode()), (b"host", HOST.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/secret/x", "headers": headers}
+    scope["headers"] = [*headers, (b"content-length", b"9"), (b"transfer-encoding", b"chunked")]
+    asyncio.run(Guarded(read, "secret", [HOST], "http")(scope, receive, lambda _: None))  # type: ignore[arg-type]
+    assert sum(passed) <= MOST_BODY
+
+
+def test_a_name_cannot_break_out_of_a_page(client: TestClient, session: Session) -> None:
+    for image_id in session.queue("Ada"):
+        send(client, f"/by/Ada/{image_id}", {"answer": "unsure"})
+        page = Page(ask(client, f"/by/Ada/{image_id}").text)
+        assert [each["src"] for each in page.of("script")] == ["/secret/files/bench.js"]
+    refused = send(client, "/reader", {"reader": EVIL})
+    assert refused.status_code == 400
+    assert not re.search("<script>alert", refused.text)
+
+
+def test_nothing_that_a_page_shows_comes_from_elsewhere(client: TestClient) -> None:
+    page = ask(client, "/by/Ada")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert page.headers["cache-control"] == "no-store"
+    assert page.headers["referrer-policy"] == "same-origin"
+    assert "http" not in re.sub(r"http-equiv", "", page.text)
+
+
+def test_a_cell_whose_file_has_changed_is_told(client: TestClient, session: Session) -> None:
+    image_id = session.queue("Ada")[0]
+    Path(str(session.cells[image_id]["uri"])).write_bytes(b"another")
+    assert "cannot be read: the file was changed" in ask(client, f"/by/Ada/{image_id}").text
+    assert ask(client, f"/picture/{image_id}").status_code == 404
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-nan", "inf", "-1", "x"])
+def test_any_number_of_seconds_is_taken(client: TestClient, session: Session, seconds: str) -> None:
+    image_id = session.queue("Ada")[0]
+    given = {"answer": "unsure", "seconds": seconds}
+    assert send(client, f"/by/Ada/{image_id}", given).status_code == 303
+    assert session.seconds("Ada") in {0.0, 600.0}
+
+
+def test_an_answer_that_cannot_be_kept_is_said_to_the_person(
+    client: TestClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    image_id = session.queue("Ada")[0]
+    monkeypatch.setattr("storage.smears.answers.add_answer", full)
+    answer = send(client, f"/by/Ada/{image_id}", {"answer": "unsure"})
+    assert answer.status_code == 503
+    assert "This was not done" in answer.text
+    assert "Permission denied" in answer.text
+    assert session.sampled_by_reader() == {}
+
+
+def test_a_damaged_answer_is_said_on_every_page(client: TestClient, session: Session) -> None:
+    session.store.write_bytes(b"{", "answers", session.batch.key, "00000000-0123456789ab.json")
+    for path in ("/by/Ada", "/report"):
+        assert "1 answer on this batch cannot be read and is left out" in ask(client, path).text
+    image_id = session.queue("Ada")[0]
+    send(client, f"/by/Ada/{image_id}", {"answer": "unsure"})
+    send(client, f"/by/Ada/{session.queue('Ada')[0]}", {"answer": "Uninfected"})
+    refused = send(client, "/import", {})
+    assert refused.status_code == 503
+    assert "a damaged answer may have changed" in refused.text

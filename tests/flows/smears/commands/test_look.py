@@ -1,0 +1,103 @@
+"""One photograph is screened by itself."""
+
+import os
+import webbrowser
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from flows.options.tools import Look
+from flows.settings import Settings
+from flows.smears.commands import look as module
+from flows.smears.commands.look import look
+from storage.store import Store, StoreError
+from tests.support.processes import python
+from tests.support.shipping import ship
+
+
+def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
+    photo: Path,
+    tiny_ready: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: not opened.append(address))
+    monkeypatch.setattr(module, "_has_display", lambda: True)
+    before = sorted(path.name for path in Path(tiny_ready.store).rglob("*"))
+    page = tmp_path / "seen.html"
+    outcome = look(Look(photo=str(photo), to=str(page)), tiny_ready)
+    assert outcome.taken_for == {"fields": 1}
+    assert outcome.cells == pytest.approx(12, abs=2)
+    assert opened == [page.as_uri()]
+    assert "a-field-seen" in page.read_text()
+    assert sorted(path.name for path in Path(tiny_ready.store).rglob("*")) == before
+    assert "not known" not in capsys.readouterr().err
+
+
+LOOK = """
+import sys
+from flows.commands.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    print(*sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_that_takes_long_is_imported_by_the_time_a_photograph_has_its_page(
+    photo: Path, tiny_ready: Settings, tmp_path: Path
+) -> None:
+    done = python(
+        *("-c", LOOK, "look", str(photo), "--no-browser", "--store", tiny_ready.store),
+        *("--to", str(tmp_path / "page.html")),
+        env=os.environ | {"PREFECT_HOME": str(tmp_path)},
+    )
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert {"openvino", "duckdb"} <= imported  # it did all of its work
+    slow = {"dask", "distributed", "matplotlib", "pandas", "prefect", "scipy.stats", "sklearn"}
+    assert imported & (slow | {"torch", "pyarrow.dataset"}) == set()
+
+
+def test_a_folder_of_two_photographs_is_two_patients_and_a_light_may_have_no_reason(
+    photo: Path, tiny_ready: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(photo.read_bytes())
+    outcome = look(
+        Look(photo=str(folder), to=str(tmp_path / "two.html"), browser=False), tiny_ready
+    )
+    assert outcome.sentence.startswith("two: 2 patients ")
+    plain = outcome.model_copy(update={"light": "green", "reasons": []})
+    assert "\ngreen light\n" in plain.text()
+
+
+def test_a_store_that_cannot_be_read_is_not_taken_for_none(
+    photo: Path, tiny_ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(Store, "names", refuse)
+    with pytest.raises(StoreError, match="cannot be read as a store"):
+        look(Look(photo=str(photo)), tiny_ready)
+
+
+def test_without_a_store_the_detector_of_the_package_looks(
+    photo: Path,
+    tiny_ready: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ship(monkeypatch, tiny_ready.store)
+    absent = tiny_ready.model_copy(update={"store": str(tmp_path / "none")})
+    outcome = look(Look(photo=str(photo), to=str(tmp_path / "page.html")), absent)
+    assert outcome.cells == pytest.approx(12, abs=2)
+    assert "there is no store in" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,56 @@
+"""The sheet of a patient is written from the reports of a night and from what readers have said."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.options.tools import PatientSheet
+from flows.settings import Settings, UsageError
+from flows.smears.commands.patient import patient
+from flows.smears.commands.review.session import open_session
+from flows.smears.stages.answers import Suspects
+from storage.reports.tables import published_batch
+from storage.store import Store, StoreError
+from tasks.reports.spreadsheet import read_csv
+from tests.support.pages import Page
+from tests.support.reading import add_patients, night
+
+
+@pytest.fixture
+def settings(store_with_model: Store, tmp_path: Path) -> Settings:
+    night(store_with_model, tmp_path / "cells", cells=60)
+    add_patients(store_with_model, {"p0": 2, "p1": 4})
+    return Settings(store=store_with_model.url)
+
+
+def test_the_page_shows_the_cells_behind_the_call(settings: Settings, tmp_path: Path) -> None:
+    made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
+    assert (made.call, made.persons) == ("positive", None)
+    page = Page((tmp_path / "p0.html").read_text())
+    assert len(page.of("img")) == 6  # the cells of files, which have no field
+    said = "".join(page.text)
+    assert said.count("not counted") + said.count("unlike its slide") == 4
+
+
+def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path) -> None:
+    store = Store(settings.store)
+    batch = published_batch(store, "night")
+    session, _ = open_session(store, batch, limit=9, per_slide=99, unmarked=0.25)
+    for image in Suspects(session, None, 0.01).asked[0].order:
+        session.answer("Ada", image, "Uninfected", 1.0)
+    made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
+    assert made.persons == "refused"
+    assert "persons: refused" in (tmp_path / "p0.html").read_text()
+
+
+def test_the_table_opens_in_a_spreadsheet(settings: Settings, tmp_path: Path) -> None:
+    patient(PatientSheet(name="p1", batch="night", to=str(tmp_path / "p1.csv")), settings)
+    _, lines = read_csv((tmp_path / "p1.csv").read_bytes())
+    assert next(lines)[1]["cells_called"] == "4"
+
+
+def test_what_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no patient 'nobody'; it has p0, p1"):
+        patient(PatientSheet(name="nobody", batch="night", to=str(tmp_path / "a.html")), settings)
+    with pytest.raises(UsageError, match=r"is no .html or .csv file"):
+        patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "a.pdf")), settings)

@@ -1,0 +1,68 @@
+"""Slides that are said to be negative, and look positive."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.jobs.fitting.unseen import key_of
+from flows.smears.commissioning import laboratory, nights
+from storage.store import Store
+from tasks.detector.error_counts import ErrorCounts, count_errors
+from tasks.smears.counting.error_rates import known_rates
+from tasks.smears.counting.interpretation import chance_of_blank
+
+BATCH: Any = SimpleNamespace(name="night")
+DETECTOR: Any = SimpleNamespace(name="d")
+
+
+def counts(seed: int, shares: list[float], n: int = 400) -> ErrorCounts:
+    """Slides of so many cells, of which a share looks like parasites."""
+    rng = np.random.default_rng(seed)
+    odds, names = [], []
+    for number, share in enumerate(shares):
+        odds.append(np.where(rng.random(n) < share, 8.0, -8.0))
+        names += [key_of(f"P{number}", None, "")] * n
+    return count_errors(np.concatenate(odds), np.zeros(len(names), bool), names)
+
+
+@pytest.fixture(autouse=True)
+def rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rates of fitted slides, of whose healthy cells one in two hundred is counted."""
+    rng = np.random.default_rng(0)
+    parasitized = rng.random(8000) < 0.3
+    odds = np.where(parasitized, 8.0, np.where(rng.random(8000) < 0.005, 8.0, -8.0))
+    fitted = count_errors(odds, parasitized, [f"S{i % 20}" for i in range(8000)])
+    known = known_rates(fitted, 1000)
+    monkeypatch.setattr(nights, "load_error_rates", lambda *_: known)
+    assert chance_of_blank(0, 400, known.counting) == 1.0
+    assert chance_of_blank(3, 400, known.counting) > 0.05
+    assert chance_of_blank(60, 400, known.counting) < 1e-6
+
+
+def test_slides_that_look_positive_are_not_negative_because_all_are_said_to_be(
+    store: Store,
+) -> None:
+    night = counts(1, [0.005] * 13 + [0.1, 0.15, 0.3, 0.2, 0.1, 0.12, 0.2])
+    with pytest.raises(
+        laboratory.LaboratoryError,
+        match=r"7 of 20 patients .* where 0\.\d+% is usual: P15 .*%, P\d+ .*, \.\.\.",
+    ):
+        nights.refuse_positive(store, BATCH, DETECTOR, night, ("all",))
+    nights.refuse_positive(store, BATCH, DETECTOR, night, tuple(f"P{i}" for i in range(20)))
+
+
+def test_a_night_of_called_cells_is_not_healthy_however_wide_the_rates_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nights, "chance_of_blank", lambda *_: 1.0)
+    with pytest.raises(laboratory.LaboratoryError, match=r"P0 .*%"):
+        nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.3] * 8), ("all",))
+    nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.02] * 8), ("all",))
+
+
+def test_healthy_slides_are_believed(store: Store) -> None:
+    for seed in range(20):
+        nights.refuse_positive(store, BATCH, DETECTOR, counts(seed, [0.005] * 20), ("all",))
+    nights.refuse_positive(store, BATCH, DETECTOR, ErrorCounts.empty(), ("all",))

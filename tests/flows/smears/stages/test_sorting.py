@@ -1,0 +1,170 @@
+"""One command for cells, photographs of fields and slides."""
+
+import shutil
+import zipfile
+from datetime import date
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from flows.options.flows import Nightly, Screen, Segment
+from flows.settings import Settings
+from flows.smears.night import NightOutcome, nightly, screen
+from flows.smears.segment import segment
+from flows.smears.stages import segmentation as cutting
+from flows.smears.stages import sorting as module
+from storage.batches.manifests import find_batch
+from storage.smears.segmentations import find_segmentation, manifest_address
+from storage.store import Store, StoreError
+from storage.verification import all_checks
+from tasks.images.access.files import SourceError
+from tests.support.fields import rendered
+
+DAY = date(2026, 3, 1)
+
+
+@pytest.fixture
+def mixed(cells: Path, tmp_path: Path) -> Path:
+    """Two fields, one of a size that a cell may have, and three cells."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, seed, size in (("field", 0, (900, 643)), ("larger", 1, (1120, 800))):
+        drawn = rendered(seed, cells=12, overlapping=0.2).pixels
+        Image.fromarray(drawn).resize(size).save(folder / f"{name}.png")
+    for cell in sorted(cells.glob("*/*.png"))[:3]:
+        shutil.copy(cell, folder)
+    return folder
+
+
+def rows_of(outcome: NightOutcome) -> list[dict[str, object]]:
+    """Read a report but for the names of its batch and the hour."""
+    report = pq.read_table(outcome.report).drop_columns(["batch", "scored_at"])
+    rows: list[dict[str, object]] = report.to_pylist()
+    return rows
+
+
+def test_a_mixture_is_told_and_each_part_is_taken_for_what_it_is(
+    mixed: Path, tiny_ready: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    assert outcome.taken_for == {"fields": 2, "cells": 3}
+    told = "2 photographs of fields, 3 pictures of single cells"
+    assert f"{mixed}: {told}; cells are cut out" in capsys.readouterr().err
+    assert f"taken for   {told}" in outcome.text()
+    rows = rows_of(outcome)
+    whole = [row for row in rows if row["source_uri"] is None]
+    assert sorted(Path(str(row["uri"])).name for row in whole) == sorted(
+        path.name for path in mixed.glob("*.png") if path.stem not in {"field", "larger"}
+    )
+    sources = {Path(str(row["source_uri"])).name for row in rows if row["source_uri"]}
+    assert sources == {"field.png", "larger.png"}
+    fields = pq.read_table(outcome.report.replace("/images/", "/fields/")).to_pylist()
+    assert sum(row["images"] for row in fields) == len(rows) - 3
+    again = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    assert (again.repeated, again.taken_for) == (True, outcome.taken_for)
+    manifest = manifest_address(Store(tiny_ready.store), "night")
+    assert screen.fn(Screen(images=manifest, batch="night"), tiny_ready).repeated
+    with pytest.raises(StoreError, match="give the same --images"):
+        screen.fn(Screen(images=str(mixed.parent), batch="night"), tiny_ready)
+    assert str(mixed) in Path(outcome.page).read_text()
+
+
+def test_the_report_is_that_of_the_two_commands(mixed: Path, tiny_ready: Settings) -> None:
+    for cell in mixed.glob("*.png"):
+        if cell.stem not in {"field", "larger"}:
+            cell.unlink()
+    one = screen.fn(Screen(images=str(mixed), batch="one", date=DAY), tiny_ready)
+    made = segment.fn(Segment(images=str(mixed), name="two"), tiny_ready)
+    two = screen.fn(Screen(images=made.manifest, batch="two", date=DAY), tiny_ready)
+    assert rows_of(one) == rows_of(two)
+
+
+def test_a_killed_night_resumes_with_the_same_decision(
+    mixed: Path, tiny_ready: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    expected = rows_of(undisturbed)
+
+    def killed(*_: object, **__: object) -> None:
+        raise RuntimeError("killed")
+
+    for at in ("_survey", "_search", "_publish"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cutting, at, killed)
+            with pytest.raises(RuntimeError, match="killed"):
+                screen.fn(Screen(images=str(mixed), batch=f"killed{at}", date=DAY), tiny_ready)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_recognised", killed)  # nothing is looked at anew
+            outcome = screen.fn(
+                Screen(images=str(mixed), batch=f"killed{at}", date=DAY), tiny_ready
+            )
+        assert rows_of(outcome) == expected
+
+
+def test_a_person_overrules_what_it_looks_like(mixed: Path, tiny_ready: Settings) -> None:
+    cells = screen.fn(
+        Screen(images=str(mixed), batch="cells", taken_as="cells", date=DAY), tiny_ready
+    )
+    assert (cells.taken_for, cells.failures) == ({}, {"not_a_cell": 2})
+    fields = screen.fn(
+        Screen(images=str(mixed), batch="fields", taken_as="fields", date=DAY), tiny_ready
+    )
+    assert fields.taken_for == {"fields": 5}
+    assert all(row["source_uri"] for row in rows_of(fields))
+
+
+def test_another_word_on_a_batch_that_was_begun_is_refused_and_force_begins_anew(
+    mixed: Path, tiny_ready: Settings
+) -> None:
+    first = screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    for other in ("cells", "fields"):
+        with pytest.raises(StoreError, match="taken for what they look like: leave out --as"):
+            screen.fn(Screen(images=str(mixed), batch="night", taken_as=other), tiny_ready)
+    with pytest.raises(StoreError, match="give the same --images"):
+        screen.fn(Screen(images=str(mixed.parent), batch="night"), tiny_ready)
+    (mixed / "larger.png").unlink()
+    anew = screen.fn(Screen(images=str(mixed), batch="night", force=True, date=DAY), tiny_ready)
+    assert (first.taken_for["fields"], anew.taken_for["fields"]) == (2, 1)
+    store = Store(tiny_ready.store)
+    for key in ("night", "night~2"):
+        assert find_segmentation(store, key) is not None
+    for check in all_checks(store):
+        check.verify()
+    assert manifest_address(store, "night~2").endswith("night~2/manifest.parquet")
+    assert screen.fn(Screen(images=str(mixed), batch="night"), tiny_ready).repeated
+
+
+def test_a_folder_of_cells_is_screened_as_before(cells: Path, tiny_ready: Settings) -> None:
+    outcome = screen.fn(Screen(images=str(cells), batch="cells", limit=4, date=DAY), tiny_ready)
+    assert (outcome.images, outcome.taken_for) == (4, {})
+    assert find_segmentation(Store(tiny_ready.store), "cells") is None
+    assert "taken for" not in outcome.text()
+
+
+def test_an_inbox_is_looked_at_too(mixed: Path, tiny_ready: Settings) -> None:
+    outcome = nightly.fn(Nightly(inbox=str(mixed), settle=0), tiny_ready)
+    assert outcome.taken_for == {"fields": 2, "cells": 3}
+    assert {row["slide_id"] for row in rows_of(outcome)} >= {"field", "larger"}
+    assert nightly.fn(Nightly(inbox=str(mixed), settle=0), tiny_ready).repeated
+
+
+def test_a_manifest_that_lists_cells_is_no_list_of_fields(
+    mixed: Path, tiny_ready: Settings
+) -> None:
+    screen.fn(Screen(images=str(mixed), batch="night", date=DAY), tiny_ready)
+    manifest = manifest_address(Store(tiny_ready.store), "night")
+    with pytest.raises(StoreError, match="lists cells, and --as fields says otherwise"):
+        screen.fn(Screen(images=manifest, batch="again", taken_as="fields"), tiny_ready)
+
+
+def test_slides_in_an_archive_are_refused_before_anything_is_begun(
+    tmp_path: Path, tiny_ready: Settings
+) -> None:
+    archive = tmp_path / "slides.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("one.svs", b"a slide")
+    with pytest.raises(SourceError, match="unpack it, and give the folder"):
+        screen.fn(Screen(images=str(archive), batch="night"), tiny_ready)
+    assert find_batch(Store(tiny_ready.store), "night") is None

@@ -1,0 +1,287 @@
+"""What Prefect is told of a night, read back from its API."""
+
+import json
+import logging
+import re
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import prefect.artifacts
+import prefect.events
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+
+from flows.options.flows import Screen
+from flows.prefect.decorators import run
+from flows.prefect.states import by_name
+from flows.settings import Settings
+from flows.smears import artifacts
+from flows.smears.artifacts import (
+    ABNORMAL,
+    CELLS,
+    FAILED,
+    MOST_ABNORMAL,
+    NIGHT,
+    PAGE,
+    PROGRESS,
+    NightProgress,
+    announce,
+    markdown_text,
+    most_abnormal,
+)
+from flows.smears.night import NightOutcome, screen
+from storage.reports import tables as reports
+from storage.reports.schemas.images import image_schema
+from storage.reports.tables import report_path
+from storage.store import Store
+from tasks.smears.counting.call import by_call
+from tasks.types import Light
+from tests.support import batches, fitted, images, nights
+from tests.support.reports import publish_report
+
+DAY = date(2026, 3, 1)
+HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_fitted: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store of these tests' own, in which they screen batches of their own."""
+    return fitted.copied(tiny_fitted, tmp_path_factory.mktemp("artifacts") / "store", shard_rows=8)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A night in a folder of a hostile name, in which one file is cut short."""
+    folder = tmp_path_factory.mktemp("images") / HOSTILE
+    images.write_mixed_night(folder, 2, 8, 1)
+    return folder
+
+
+def screen_night(night: Path, settings: Settings, batch: str) -> NightOutcome:
+    outcome = run(screen, Screen(images=str(night), batch=batch, date=DAY), settings)
+    assert outcome.failed
+    return outcome
+
+
+def artifacts_of(key: str, batch: str) -> list[Any]:
+    """Read the versions of an artifact that tell of a batch."""
+    with get_client(sync_client=True) as client:
+        wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        found = client.read_artifacts(artifact_filter=wanted)
+    return [each for each in found if each.description.startswith(f"{batch}:")]
+
+
+def events_of(batch: str) -> dict[str, Any]:
+    """Events reach the server in their own time."""
+    wanted = EventFilter(
+        event=EventNameFilter(prefix=["slidewatch."]),
+        resource=EventResourceFilter(id=[f"slidewatch.batch.{batch}"]),
+    )
+    for _ in range(100):
+        with get_client(sync_client=True) as client:
+            found = {event.event: event for event in client.read_events(wanted, limit=50).events}
+        if {FAILED, ABNORMAL} <= found.keys():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"only {sorted(found)} came")
+
+
+def test_prefect_shows_a_night_and_can_act_on_it(
+    prefect_api: str, settings: Settings, night: Path
+) -> None:
+    settings = settings.model_copy(update={"pages_url": "https://lab.example/pages/"})
+    outcome = screen_night(night, settings, "Night_1")
+    (summary,) = artifacts_of(NIGHT, "Night_1")
+    title, _, patients = summary.data.splitlines()[:3]
+    assert title == f"# Night\\_1: {outcome.light}"
+    calls = by_name(by_call(outcome.patients))
+    assert patients == f"**{sum(outcome.patients.values())} patients: {calls}**"
+    assert outcome.light in summary.description
+    assert f"{outcome.images:,} of " in summary.data
+    assert "damaged" in summary.data
+    assert "<b>" not in summary.data
+    rows = [line for line in summary.data.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+
+    (table,) = artifacts_of(CELLS, "Night_1")
+    cells = json.loads(table.data)
+    assert len(cells) == min(MOST_ABNORMAL, outcome.scored)
+    values = [cell["abnormality"] for cell in cells]
+    assert values == sorted(values, reverse=True)
+    assert HOSTILE in cells[0]["uri"]
+
+    (page,) = artifacts_of(PAGE, "Night_1")
+    assert page.data == "[Page of Night_1](https://lab.example/pages/Night_1.html)"
+    (progress,) = artifacts_of(PROGRESS, "Night_1")
+    assert progress.data == 100.0
+
+    events = events_of("Night_1")
+    assert events[FAILED].payload["failed"] == 1
+    assert events[ABNORMAL].payload["light"] == outcome.light
+    assert events[ABNORMAL].resource["slidewatch.light"] == outcome.light
+    assert events[FAILED].payload["report"] == outcome.report
+
+    # What was published before is not announced again.
+    assert screen_night(night, settings, "Night_1").repeated
+    assert len(artifacts_of(NIGHT, "Night_1")) == 1
+
+
+def test_a_night_is_published_although_prefect_cannot_be_told(
+    prefect_api: str,
+    settings: Settings,
+    night: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def down(*_: object, **__: object) -> None:
+        raise ConnectionError("the API is down")
+
+    for name in ("create_markdown_artifact", "create_progress_artifact"):
+        monkeypatch.setattr(prefect.artifacts, name, down)
+    monkeypatch.setattr(prefect.events, "emit_event", down)
+    with caplog.at_level(logging.WARNING, logger="prefect"):
+        outcome = screen_night(night, settings, "night-without-prefect")
+    assert Path(outcome.report).exists()
+    warnings = [
+        record.getMessage() for record in caplog.records if "did not record" in record.getMessage()
+    ]
+    assert len(warnings) == 3
+    assert all("the API is down" in each for each in warnings)
+    # One that fails does not take the others along.
+    assert len(artifacts_of(CELLS, "night-without-prefect")) == 1
+
+
+# --- without a server
+
+
+class Told:
+    """Stands for Prefect and remembers what it was told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[str] = []
+        self.progress: list[float] = []
+        self.broken = False
+        monkeypatch.setattr(artifacts, "in_prefect_run", lambda: True)
+        for what in ("markdown", "table", "link"):
+            name = f"create_{what}_artifact"
+            monkeypatch.setattr(prefect.artifacts, name, lambda *_, **__: None)
+        monkeypatch.setattr(prefect.artifacts, "create_progress_artifact", lambda *_, **__: "id")
+        monkeypatch.setattr(prefect.artifacts, "update_progress_artifact", self._update)
+        monkeypatch.setattr(
+            prefect.events, "emit_event", lambda name, **_: self.events.append(name)
+        )
+
+    def _update(self, _: str, progress: float) -> None:
+        self.progress.append(progress)
+        if self.broken:
+            raise ConnectionError
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    return Told(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("failed", "light", "events"),
+    [
+        (0, "green", []),
+        (1, "green", [FAILED]),
+        (0, "amber", [ABNORMAL]),
+        (0, "red", [ABNORMAL]),
+        (2, "red", [FAILED, ABNORMAL]),
+    ],
+)
+def test_an_event_is_emitted_where_somebody_has_to_act(
+    store: Store, told: Told, failed: int, light: str, events: list[str]
+) -> None:
+    batch = batches.freeze(store, batches.manifest(3), batch_date=DAY)
+    announce(store, batch, batches.seal(3, failed), nights.summary_of(light=Light(light)), {})
+    assert told.events == events
+
+
+def test_progress_is_told_rarely_and_at_the_end(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 4))
+    monkeypatch.setattr(artifacts.time, "monotonic", lambda: float(next(clock)))
+    with artifacts.progress_artifact("night", 100) as progress:
+        for done in range(1, 101):
+            progress.update(done)
+    assert 5 < len(told.progress) < 30
+    assert told.progress == sorted(told.progress)
+    assert told.progress[-1] == 100.0
+
+
+def test_a_night_without_images_is_done_at_once(
+    told: Told, caplog: pytest.LogCaptureFixture
+) -> None:
+    with artifacts.progress_artifact("night", 0):
+        pass
+    assert told.progress == [100.0]
+    assert not caplog.records
+
+
+def test_progress_is_given_up_after_the_first_failure(told: Told) -> None:
+    told.broken = True
+    progress = NightProgress("night", 10)
+    for done in (3, 6, 10):
+        progress.update(done, last=True)
+    assert told.progress == [30.0]
+
+
+def test_the_most_abnormal_cells_are_found_across_row_groups(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "GROUP_ROWS", 7)
+    schema = image_schema([], [])
+    values = [float((n * 37) % 101) for n in range(100)]
+    rows = pa.Table.from_pylist(
+        [
+            {"uri": f"{n}", "abnormality": value, "slide_id": f"s{n % 3}"}
+            for n, value in enumerate(values)
+        ]
+        + [{"uri": "failed"}],
+        schema,
+    )
+    parts = [rows.slice(start, 7) for start in range(0, len(rows), 7)]
+    publish_report(store, report_path("night", DAY), schema, parts)
+    found = [
+        row["abnormality"]
+        for row in most_abnormal(store, batches.freeze(store, batches.manifest(3), batch_date=DAY))
+    ]
+    assert found == sorted(values, reverse=True)[:MOST_ABNORMAL]
+
+
+@given(st.text())
+def test_no_text_breaks_a_table_or_becomes_markup(text: str) -> None:
+    found = markdown_text(text)
+    assert "\n" not in found
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]]", found)
+    assert "<" not in found
+
+
+def test_the_summary_shows_the_likeliest_parasites_of_patients(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [dict.fromkeys(artifacts.PATIENT_COLUMNS) | {"parasitized": 0} | each for each in (
+        {"patient_id": "P|1", "call": "suspected", "cells_read": 900},
+        {"slide_id": "s2", "call": "negative", "cells_read": 5000},
+        {"slide_id": "s3", "call": "positive", "cells_read": 40},
+    )]  # fmt: skip
+    monkeypatch.setattr(artifacts, "read_table", lambda *_, **__: pa.Table.from_pylist(rows))
+    night = nights.summary_of(patient_calls={"suspected": 1, "negative": 1, "positive": 1})
+    pictures = {(None, "P|1"): [b"cell"] * 9, ("s2", None): [b"healthy"]}
+    batch = batches.freeze(store, batches.manifest(3), batch_date=DAY)
+    lines = artifacts._patients(store, batch, night, pictures)
+    third, first = lines[-2:]
+    assert third == "| s3 | positive |  |  | 40 |"
+    cell = "![cell](data:image/webp;base64,Y2VsbA==)"
+    assert first == f"| P\\|1 | suspected | {' '.join([cell] * 4)} |  | 900 |"

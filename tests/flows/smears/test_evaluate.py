@@ -1,0 +1,255 @@
+"""The flow `evaluate` on rendered cells: its tables, what it must never see, and going on."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from flows.fit import fit
+from flows.options.flows import Evaluate, Fit, Screen, Train
+from flows.settings import Settings
+from flows.smears.evaluate import EvaluationOutcome, evaluate
+from flows.smears.jobs.evaluation.images import Run, Shard, load_detector, read_treated
+from flows.smears.night import screen
+from flows.train import train
+from storage.batches.features import SCORED, read_block
+from storage.batches.manifests import load_batch
+from storage.models.classifiers import find_card, load_card
+from storage.models.detectors import load_detector_card, load_model_of
+from storage.parquet import read_table
+from storage.reports.tables import report_path
+from storage.smears.evaluations import read_arrays, shard_path
+from storage.store import Store, StoreError
+from tasks.detector.detector import score
+from tasks.images.access.files import SourceError
+from tasks.metrics.metrics import SINGLE
+from tasks.smears.evaluation.comparison import KNOWN_ATTACK, UNSEEN_ATTACK, VERDICT
+from tasks.smears.evaluation.measures import ATTACKED, TEST
+from tasks.smears.evaluation.scored import BORDER, OWN
+from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
+from tests.support.images import write_cells, write_mixed_night
+
+ATTACKS = ["fgsm", "bim"]
+
+
+@pytest.fixture(scope="module")
+def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store with a model and a detector, on two workers."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_cells(root / "smears", 14, 8, seed=1)
+    write_mixed_night(root / "night", 2, 4, 2, parasitized=0.3)
+    made = Settings(
+        store=str(root / "store"), cluster="scheduler", scheduler=scheduler, shard_rows=32
+    )
+    smears = str(root / "smears")
+    train.fn(Train(images=smears, model="m", epochs=2, side=32, arithmetic="float32"), made)
+    fit.fn(Fit(images=smears, batch="smears"), made)
+    copies = root / "copies"
+    copies.mkdir()
+    _copy_one_fitted_image(made, copies)
+    for image in sorted((root / "night").rglob("*.png"))[:3]:
+        shutil.copy(image, copies)
+    (copies / ".hidden.png").touch()
+    return made
+
+
+def _copy_one_fitted_image(settings: Settings, folder: Path) -> None:
+    card = load_card(Store(settings.store), "m")
+    smears = Path(settings.store).parent / "smears"
+    fitted = sorted(smears.rglob(f"{card.split['train'][0]}*.png"))
+    shutil.copy(fitted[0], folder / "copy.png")
+
+
+def _evaluate(settings: Settings, **changed: object) -> EvaluationOutcome:
+    root = Path(settings.store).parent
+    given: dict[str, object] = {
+        "images": str(root / "smears"),
+        "ood": [f"far/night={root / 'night'}", f"near/copies={root / 'copies'}"],
+        "attacks": ATTACKS,
+        "attacked": 6,
+        "seeds": 1,
+        "save_attacks": True,
+        "name": "e",
+    }
+    outcome: EvaluationOutcome = evaluate.fn(Evaluate(**given | changed), settings)  # type: ignore[arg-type]
+    return outcome
+
+
+SAID: list[str] = []
+
+
+@pytest.fixture(scope="module")
+def outcome(settings: Settings) -> EvaluationOutcome:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.smears.stages.evaluation.warn", SAID.append)
+        return _evaluate(settings, detector="m-v0001")
+
+
+def _image_ids(settings: Settings, name: str, detector: str, images: str) -> set[bytes]:
+    store = Store(settings.store)
+    folder = ("evaluations", name, detector, "shards", images)
+    return {
+        row.tobytes()
+        for treatment in store.names(*folder)
+        for part in store.names(*folder, treatment)
+        for row in read_arrays(store, *folder, treatment, part)["image_id"]
+    }
+
+
+def test_what_a_listing_leaves_out_is_said(outcome: EvaluationOutcome) -> None:
+    assert any("1 hidden image of" in text and "copies" in text for text in SAID)
+
+
+def test_every_detector_is_measured_on_every_set(outcome: EvaluationOutcome) -> None:
+    results = pq.read_table(outcome.results).to_pandas()
+    assert set(results.evaluation) == {"e"}
+    assert set(results.seed) == {0}
+    assert outcome.detectors == ["m-v0001"]
+    single = results[results.composition == SINGLE]
+    compared = single[single.measure == "AUROC"]
+    wanted = {OWN, BORDER, KNOWN_ATTACK, "maximum softmax", "energy", "ODIN",
+              "k nearest neighbours"}  # fmt: skip
+    for name in ("far/night, masked", "near/copies, masked", "attack/bim"):
+        rows = compared[compared.set == name]
+        assert set(rows.detector) - {UNSEEN_ATTACK} == wanted, name
+        assert rows.value.between(0, 1).all()
+    assert set(single[single.detector == VERDICT].measure) >= {"caught", "sent to review"}
+    facts = single[(single.set == "attack/fgsm") & single.detector.isna()]
+    assert {"success rate", "median L2", "median Linf"} <= set(facts.measure)
+
+
+@pytest.mark.slow
+def test_a_model_that_repeats_another_is_not_what_nights_are_screened_with(
+    settings: Settings,
+) -> None:
+    store = Store(settings.store)
+    outcome = _evaluate(settings, detector="m-v0001", name="twice", seeds=2, attacks=["fgsm"])
+    assert outcome.detectors == ["m-v0001", "m-seed-1-v0001"]
+    results = pq.read_table(outcome.results).to_pandas()
+    assert set(results.seed[results.detector == UNSEEN_ATTACK]) == {1}  # FGSM fools that model
+    assert set(results.seed) == {0, 1}
+    are_disjoint(settings, "twice", "m-seed-1-v0001")
+    assert find_card(store, None).name == "m"
+    assert load_detector_card(store).name == "m-v0001"
+
+
+def test_the_report_stands_alone(outcome: EvaluationOutcome) -> None:
+    page = Path(outcome.report).read_text()
+    assert "m-v0001" in page
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def are_disjoint(settings: Settings, name: str, detector: str) -> None:
+    """Assert that what a detector was fitted on is not what it is tried on."""
+    store, model = Store(settings.store), detector.removesuffix("-v0001")
+    fitted = _image_ids(settings, name, detector, "fitted")
+    batch = load_batch(store, "smears")
+    block = read_block(store, model, "smears", 0, batch.rows, taps=False)
+    # Statistics and calibration read the features of the batch, and nothing else.
+    calibrated = {row.tobytes() for row in block.image_id[block.status == SCORED]}
+    assert fitted
+    assert fitted <= calibrated
+    for images in ("test", "sampled", "attacked"):
+        tried = _image_ids(settings, name, detector, images)
+        assert tried
+        assert not tried & fitted
+
+
+def test_what_is_fitted_and_calibrated_on_is_disjoint_from_what_is_tried(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    are_disjoint(settings, "e", "m-v0001")
+    results = pq.read_table(outcome.results).to_pandas()
+    copies = results[results.set.str.startswith("near/copies") & (results.measure == "caught")]
+    assert set(copies.strange) == {3}  # of four, one of which was fitted
+    assert outcome.left_out >= 1
+
+
+def scored(settings: Settings, images: str, treatment: Treatment) -> list[tuple[str, float]]:
+    """The addresses and slidewatch's scores of a set's images under a treatment."""
+    store = Store(settings.store)
+    card = load_detector_card(store, "m-v0001")
+    run = Run(store, "e", card, load_model_of(store, card))
+    found = read_treated(Shard(run, images, treatment, 0, 0, 0))
+    scores = score(load_detector(run), found.forms[FILE].taps).abnormality
+    uris = run.images(images)["uri"].take(found.rows).to_pylist()
+    return list(zip(uris, scores.tolist(), strict=True))
+
+
+def test_the_score_is_the_one_that_screening_reports(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    smears = str(Path(settings.store).parent / "smears")
+    screen.fn(Screen(images=smears, batch="all", detector="m-v0001"), settings)
+    store = Store(settings.store)
+    rows = read_table(store, *report_path("all", load_batch(store, "all").batch_date))
+    reported = dict(zip(rows["uri"].to_pylist(), rows["abnormality"].to_pylist(), strict=True))
+    own = scored(settings, TEST, CLEAN)
+    assert own
+    for uri, abnormality in own:
+        assert abnormality == pytest.approx(reported[uri], abs=1e-4)
+
+
+def test_attacked_images_are_a_batch_like_any_other(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    folder = Path(settings.store) / "evaluations" / "e" / "m-v0001" / "attacked" / "fgsm-0.0314"
+    found = screen.fn(Screen(images=str(folder), batch="attacked", detector="m-v0001"), settings)
+    assert found.scored == 6
+    store = Store(settings.store)
+    rows = read_table(store, *report_path("attacked", load_batch(store, "attacked").batch_date))
+    own = [score for _, score in scored(settings, ATTACKED, Treatment("attack", "fgsm", 8 / 255))]
+    assert sorted(own) == pytest.approx(sorted(rows["abnormality"].to_pylist()), abs=1e-4)
+
+
+def test_an_evaluation_that_was_cut_off_goes_on_and_ends_alike(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    store = Store(settings.store)
+    before = pq.read_table(outcome.results)
+    lost = shard_path("e", "m-v0001", "attacked", "bim-0.0078", 0)
+    kept = shard_path("e", "m-v0001", "attacked", "bim-0.0157", 0)
+    stamp = Path(store.path(*kept)).stat().st_mtime_ns
+    for path in (lost, ("evaluations", "e", "results.parquet")):
+        store.remove(*path)
+    again = _evaluate(settings, detector="m-v0001")
+    assert pq.read_table(again.results).equals(before)
+    assert Path(store.path(*kept)).stat().st_mtime_ns == stamp
+    assert store.exists(*lost)
+
+
+def test_another_question_needs_another_name(
+    settings: Settings, outcome: EvaluationOutcome
+) -> None:
+    with pytest.raises(StoreError, match="other attacked"):
+        _evaluate(settings, detector="m-v0001", attacked=7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"ood": ["nonsense"]}, ValidationError, "GROUP/NAME=URL"),
+        ({"ood": ["far/none=/nowhere/at/all"]}, SourceError, "does not exist"),
+        ({"attacks": ["magic"]}, ValidationError, "Input should be 'fgsm'"),
+        ({"detector": "none"}, StoreError, "there are: .*m-v0001"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_plainly(
+    settings: Settings, changed: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        _evaluate(settings, **({"name": "bad", "seeds": 1} | changed))
+
+
+def test_images_of_seen_patients_alone_are_refused(settings: Settings, tmp_path: Path) -> None:
+    card = load_card(Store(settings.store), "m")
+    smears = Path(settings.store).parent / "smears"
+    for image in smears.rglob(f"{card.split['train'][0]}*.png"):
+        target = tmp_path / image.parent.name
+        target.mkdir(exist_ok=True)
+        shutil.copy(image, target)
+    with pytest.raises(SourceError, match="has not seen"):
+        _evaluate(settings, images=str(tmp_path), name="seen", seeds=1, detector="m-v0001")

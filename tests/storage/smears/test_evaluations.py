@@ -1,0 +1,159 @@
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from storage.smears.evaluations import (
+    Evaluation,
+    attacked_path,
+    fitted_path,
+    images_path,
+    read_arrays,
+    shard_path,
+    start_evaluation,
+    write_arrays,
+)
+from storage.store import Store, StoreError
+from tests.support.models import WHEN
+
+CARD = ("evaluations", "night", "card.json")
+
+
+def evaluation(**changed: Any) -> Evaluation:
+    return Evaluation(
+        **{
+            "name": "night",
+            "started_at": WHEN,
+            "detectors": ["tiny-v0001", "tiny-seed-1-v0001"],
+            "images": "cells",
+            "limit": None,
+            "ood": {"near/white": "zip://wbc::ood.zip"},
+            "attacks": ["fgsm", "pgd"],
+            "attacked": 500,
+            "save_attacks": False,
+            **changed,
+        }
+    )
+
+
+def files(store: Store) -> dict[str, bytes]:
+    return {path: store.fs.cat_file(path) for path in store.fs.find(store.root)}
+
+
+def test_an_evaluation_that_asks_the_same_goes_on_as_it_was_started(store: Store) -> None:
+    assert start_evaluation(store, evaluation()) == evaluation()
+    before = files(store)
+    later = evaluation(started_at=WHEN + timedelta(days=1))
+    for _ in range(2):
+        assert start_evaluation(store, later) == evaluation()  # with the time of the first
+    assert files(store) == before
+    assert len(before) == 1
+    assert Evaluation.read(store, *CARD) == evaluation()
+
+
+CHANGES: dict[str, Any] = {
+    "detectors": ["tiny-v0002"],
+    "images": "others",
+    "limit": 100,
+    "ood": {"near/white": "elsewhere"},
+    "commissioned": "kampala-v0001",
+    "attacks": ["fgsm"],
+    "attacked": 501,
+    "save_attacks": True,
+}
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_another_question_of_the_same_name_is_refused_and_says_what_changed(
+    store: Store, field: str
+) -> None:
+    start_evaluation(store, evaluation())
+    before = files(store)
+    with pytest.raises(StoreError, match=f"night was started with other {field}: give the same"):
+        start_evaluation(store, evaluation(**{field: CHANGES[field]}))
+    assert files(store) == before
+    other = start_evaluation(store, evaluation(name="other", **{field: CHANGES[field]}))
+    assert getattr(other, field) == CHANGES[field]
+
+
+def test_every_question_that_may_change_is_tried() -> None:
+    fixed = {"name", "started_at", "schema_version"}
+    assert CHANGES.keys() == Evaluation.model_fields.keys() - fixed
+
+
+def test_all_that_changed_is_named(store: Store) -> None:
+    start_evaluation(store, evaluation())
+    with pytest.raises(StoreError, match="with other limit, attacked: "):
+        start_evaluation(store, evaluation(limit=3, attacked=4))
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "", "🩸"])
+def test_a_name_that_is_no_folder_is_refused(store: Store, name: str) -> None:
+    with pytest.raises(StoreError, match="is no evaluation name"):
+        start_evaluation(store, evaluation(name=name))
+
+
+def test_a_damaged_card_is_named_and_not_begun_anew(store: Store) -> None:
+    store.write_bytes(b"{", *CARD)
+    with pytest.raises(StoreError, match=r"night/card\.json is not valid JSON"):
+        start_evaluation(store, evaluation())
+    store.write_bytes(b"{}", *CARD)
+    with pytest.raises(StoreError, match=r"night/card\.json is no valid Evaluation: name"):
+        start_evaluation(store, evaluation())
+
+
+ARRAYS = {
+    "rows": np.arange(3),
+    "image_id": np.arange(96, dtype=np.uint8).reshape(3, 32),
+    "file/tap/layer1": np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32),
+    "label": np.array([-1, 0, 1], np.int8),
+    "none": np.empty((0, 5), np.float64),
+}
+SHARD = shard_path("night", "tiny-v0001", "near--white", "fgsm-0.0314", 7)
+
+
+def test_arrays_come_back_as_they_were(store: Store) -> None:
+    write_arrays(store, ARRAYS, *SHARD)
+    back = read_arrays(store, *SHARD)
+    assert back.keys() == ARRAYS.keys()
+    for name, values in ARRAYS.items():
+        assert back[name].dtype == values.dtype
+        assert_array_equal(back[name], values)
+    before = store.read_bytes(*SHARD)
+    write_arrays(store, dict(reversed(ARRAYS.items())), *SHARD)
+    assert store.read_bytes(*SHARD) == before
+
+
+def test_arrays_that_are_lost_or_damaged_are_named(store: Store) -> None:
+    with pytest.raises(StoreError, match=rf"{SHARD[-1]} does not exist"):
+        read_arrays(store, *SHARD)
+    write_arrays(store, ARRAYS, *SHARD)
+    whole = store.read_bytes(*SHARD)
+    for content in (b"", whole[: len(whole) // 2], b"{}" * 100):
+        store.write_bytes(content, *SHARD)
+        with pytest.raises(StoreError, match=SHARD[-1]):
+            read_arrays(store, *SHARD)
+
+
+def test_everything_has_a_path_of_its_own_below_its_evaluation() -> None:
+    paths = {
+        CARD,
+        *(images_path("night", d, s) for d in ("d", "e") for s in ("test", "near--white")),
+        *(
+            shard_path("night", d, s, t, n)
+            for d in ("d", "e")
+            for s in ("test", "attacked")
+            for t in ("clean", "fgsm-0.0314")
+            for n in (0, 1, 12345, 123456)
+        ),
+        *(fitted_path("night", d) for d in ("d", "e")),
+        *(attacked_path("night", d, "pgd", c, "1.png") for d in ("d", "e") for c in ("P", "U")),
+    }
+    assert len(paths) == 1 + 4 + 32 + 2 + 4
+    assert {path[:2] for path in paths} == {("evaluations", "night")}
+    assert attacked_path("night", "d", "pgd", "Parasitized", "1.png")[-2:] == (
+        "Parasitized",
+        "1.png",
+    )

@@ -1,0 +1,101 @@
+"""A person confirms or refuses a patient by a few cells, and the count follows."""
+
+import pytest
+
+from tasks.smears.answers.patients import MOST_READ, Answer, Suspect, confirm, together
+from tests.support.rates import RATES
+
+P, U, UNSURE = "Parasitized", "Uninfected", "unsure"
+
+
+def suspect(called: int, cells: int = 1000, others: int = 0, **more: object) -> Suspect:
+    values = {"name": "p", "call": "positive", "cells": cells} | more
+    ids = tuple(f"c{i:04d}" for i in range(called))
+    return Suspect(called=ids, others=tuple(f"o{i}" for i in range(others)), **values)  # type: ignore[arg-type]
+
+
+def found(patient: Suspect, *answers: str) -> object:
+    said = dict(zip(patient.order, answers, strict=False))
+    return confirm(patient, said, P, RATES.counting, 0.01)
+
+
+def test_at_most_ten_cells_are_read_the_most_probable_first_and_then_some_drawn_blindly() -> None:
+    order = suspect(300).order
+    assert order[:5] == [f"c000{i}" for i in range(5)]
+    assert len(order) == MOST_READ
+    assert max(order[5:]) > "c0050"
+    assert suspect(3, others=9).order == ["c0000", "c0001", "c0002", *(f"o{i}" for i in range(7))]
+
+
+@pytest.mark.parametrize(
+    ("answers", "answer"),
+    [
+        ((), Answer.OPEN),
+        ((U, U), Answer.OPEN),
+        ((U, P), Answer.CONFIRMED),
+        ((U, U, U), Answer.REFUSED),
+        ((U, U, UNSURE), Answer.UNSURE),
+        ((U, UNSURE, P), Answer.CONFIRMED),
+    ],
+)
+def test_one_parasite_confirms_and_none_among_all_refuses(
+    answers: tuple[str, ...], answer: Answer
+) -> None:
+    assert found(suspect(3), *answers).answer == answer  # type: ignore[attr-defined]
+
+
+def test_the_count_is_that_of_the_parasites_that_persons_see() -> None:
+    half = confirm(suspect(8), dict(zip(suspect(8).order, [P, U] * 4, strict=True)), P,
+                   RATES.counting, 0.01)  # fmt: skip
+    # Four of a thousand, of which four in five are found.
+    assert half.parasitaemia == pytest.approx(0.005, rel=0.01)
+    assert half.low is not None
+    assert half.high is not None
+    assert 0.001 < half.low < 0.004 < 0.006 < half.high < 0.02
+    assert half.call == "positive"
+
+
+def test_parasites_that_did_not_count_make_a_suspected_patient_positive() -> None:
+    told = found(suspect(0, others=10, call="suspected"), *[P] * 4, *[U] * 6)
+    assert told.call == "positive"  # type: ignore[attr-defined]
+    assert told.parasitaemia == pytest.approx(0.005, rel=0.01)  # type: ignore[attr-defined]
+
+
+def test_what_nobody_has_read_has_the_share_of_the_blindly_drawn_and_a_wider_interval() -> None:
+    many = suspect(200)
+    all_true = found(many, *[P] * 10)
+    assert 0.2 < all_true.parasitaemia <= 0.25  # type: ignore[attr-defined]
+    drawn_false = found(many, *[P] * 5, *[U] * 5)
+    assert drawn_false.parasitaemia < 0.05  # type: ignore[attr-defined]
+    width = drawn_false.high - drawn_false.low  # type: ignore[attr-defined]
+    read_all = found(suspect(10), *[P] * 10)
+    assert width > read_all.high - read_all.low  # type: ignore[attr-defined]
+
+
+def test_a_refused_patient_is_negative_where_enough_cells_exclude_parasites() -> None:
+    assert found(suspect(4, cells=2000), *[U] * 4).call == "negative"  # type: ignore[attr-defined]
+    assert found(suspect(4, cells=50), *[U] * 4).call == "indeterminate"  # type: ignore[attr-defined]
+
+
+def test_without_error_rates_there_is_an_answer_and_no_figure() -> None:
+    told = confirm(suspect(2), dict.fromkeys(suspect(2).order, P), P, None, 0.01)
+    assert (told.answer, told.call, told.parasitaemia) == (Answer.CONFIRMED, None, None)
+
+
+def test_refusals_raise_the_specificity_of_both_together() -> None:
+    patients = [
+        suspect(3, name="ill", positive=True),
+        suspect(3, name="well", positive=False),
+        suspect(3, name="missed", call="indeterminate", positive=True),
+        suspect(0, name="clear", call="negative", positive=False),
+        suspect(3, name="unknown", positive=None),
+    ]
+    answers = {"well": Answer.REFUSED, "missed": Answer.CONFIRMED, "ill": Answer.OPEN}
+    values = {name: share and share.value for name, share in together(patients, answers).items()}
+    assert values == {
+        "sensitivity of patients, the machine alone": 0.5,
+        "sensitivity of patients, with persons": 1.0,
+        "specificity of patients, the machine alone": 0.5,
+        "specificity of patients, with persons": 1.0,
+    }
+    assert set(together(patients[-1:], {}).values()) == {None}

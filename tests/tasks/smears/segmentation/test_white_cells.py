@@ -1,0 +1,34 @@
+import pytest
+
+from tasks.smears.segmentation.finding import find_cells
+from tests.support.fields import NUCLEUS, disc, field_of, ground
+
+
+def test_a_white_cell_is_one_though_lobed() -> None:
+    field = field_of((80, 80), (320, 90), (90, 230), (330, 240))
+    disc(field, 200, 150, 50, (205, 190, 215))
+    for x, y in ((180, 135), (215, 140), (195, 172)):
+        disc(field, x, y, 18, NUCLEUS)
+    found = find_cells(field)
+    (white,) = (cell for cell in found.cells if cell.kind == "white")
+    assert white.box == pytest.approx((150, 100, 101, 101), abs=8)
+    assert sum(cell.kind == "red" for cell in found.cells) == 4
+
+
+def test_a_dark_red_cell_beside_a_white_one_is_not_its_cytoplasm() -> None:
+    field = field_of((80, 80), (330, 60), (90, 230), (330, 250))
+    disc(field, 200, 150, 46, (205, 190, 215))
+    disc(field, 200, 150, 40, NUCLEUS)
+    disc(field, 273, 150, 30, (175, 117, 132))
+    found = find_cells(field)
+    (white,) = (cell for cell in found.cells if cell.kind == "white")
+    assert white.box == pytest.approx((154, 104, 93, 93), abs=8)
+    assert sum(cell.kind == "red" for cell in found.cells) == 5
+
+
+def test_pale_red_cells_of_another_tint_are_not_white_cells() -> None:
+    field = ground()
+    for x, y in ((80, 80), (320, 90), (90, 230), (330, 240)):
+        disc(field, x, y, 30, (219, 209, 205))
+    disc(field, 200, 150, 30, (200, 217, 216))
+    assert [cell.kind for cell in find_cells(field).cells] == ["red"] * 5
