@@ -14,7 +14,7 @@ from flows.outcome import Outcome, table
 from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages import class_statistics, error_counts, leaving_out
-from flows.stages.batch import lease_batch, run_shards, start_or_resume
+from flows.stages.batch import GivenImages, lease_batch, run_shards, start_or_resume
 from storage.batches.manifests import Batch
 from storage.models import classifiers
 from storage.models.detectors import DetectorCard
@@ -75,7 +75,7 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
     with lease_batch(store, options.batch, wait=options.wait) as held_batch, ExitStack() as work:
         store = held_batch.store
         frozen = start_or_resume(
-            store, settings, options.batch, options.images, card.classes, limit=options.limit
+            store, settings, options.batch, GivenImages(options.images, options.limit), card.classes
         )
         class_statistics.check_labels(store, frozen, card)
         to = class_statistics.Fitting(

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from flows.cluster.client import Client, open_client
 from flows.cluster.executor import run_jobs
@@ -16,7 +16,7 @@ from flows.outcome import Outcome, table
 from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages import scoring
-from flows.stages.batch import lease_batch, start_or_resume, warn_of_model
+from flows.stages.batch import GivenImages, lease_batch, start_or_resume, warn_of_model
 from flows.stages.publish import publish, valid_seal
 from storage.batches import ledger
 from storage.batches.manifests import Batch, find_batch, load_batch
@@ -24,7 +24,6 @@ from storage.leases import Lease, LeaseLostError
 from storage.models import detectors, tunings
 from storage.reports import tables
 from storage.store import Store
-from tasks.images.sorted_rows import SortedRows
 from tasks.words import counted
 
 
@@ -94,15 +93,6 @@ class ScreenOutcome(Outcome):
         return f"{self.done()}\n{table(self.rows())}"
 
 
-@dataclass(frozen=True)
-class Listed:
-    """The images of a batch: as given, or listed by a step before; see `start_or_resume`."""
-
-    images: str | list[str]
-    limit: int | None
-    listed: SortedRows | None = None
-
-
 @flow(flow_run_name="{options.batch}")
 @telemetry.observed(night=True)
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
@@ -114,7 +104,7 @@ def screen(options: Screen, settings: Settings) -> ScreenOutcome:
     """
     started = time.monotonic()
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
-        images, detector = Listed(options.images, options.limit), chosen(held.store, options)
+        images, detector = GivenImages(options.images, options.limit), chosen(held.store, options)
         screened = begin(held.store, options, settings, detector, images)
         seal, repeated = screen_batch(held, settings, screened)
     return outcome_of(screened, seal, repeated, time.monotonic() - started)
@@ -139,7 +129,7 @@ def begin(
     options: Screen,
     settings: Settings,
     detector: detectors.DetectorCard,
-    images: Listed,
+    images: GivenImages,
 ) -> Screened:
     """Freeze the images of a batch, and load the model of the detector that judges them."""
     card = detectors.load_model_of(store, detector)
@@ -149,12 +139,10 @@ def begin(
             store,
             settings,
             options.batch,
-            images.images,
+            images,
             card.classes,
-            limit=images.limit,
             batch_date=options.date,
             force=options.force,
-            listed=images.listed,
         )
     return Screened(store, batch, card, detector)
 

@@ -25,8 +25,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
-from pathlib import Path
 from threading import Event, Lock, Thread
 from uuid import uuid4
 
@@ -34,6 +32,7 @@ import psutil
 from pydantic import AwareDatetime
 
 from storage import fences, records
+from storage.processes import command_of, pid_space, started
 from storage.store import AlreadyExistsError, Store, StoreError
 
 # Seconds until a lease that is not renewed runs out, and between renewals; several may fail.
@@ -334,7 +333,7 @@ def _is_free(record: LeaseRecord, at: datetime) -> bool:
 
 def _is_dead(holder: Holder) -> bool:
     """Return whether the holder has certainly ended; False if this host cannot know."""
-    if (holder.host, holder.processes) != (socket.gethostname(), _processes()):
+    if (holder.host, holder.processes) != (socket.gethostname(), pid_space()):
         return False
     try:
         # Not psutil.pid_exists, which misses other users' processes if /proc hides them.
@@ -346,7 +345,7 @@ def _is_dead(holder: Holder) -> bool:
     try:
         process = psutil.Process(holder.pid)
         # The time of the boot is known only to the second.
-        is_another = abs(_started(process) - holder.process_started) > 2
+        is_another = abs(started(process) - holder.process_started) > 2
         return is_another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
@@ -357,31 +356,12 @@ def _this_process() -> Holder:
     return Holder(
         owner=uuid4().hex,
         host=socket.gethostname(),
-        processes=_processes(),
+        processes=pid_space(),
         pid=process.pid,
-        process_started=_started(process),
+        process_started=started(process),
         user=process.username(),
-        command=_command(sys.argv),
+        command=command_of(sys.argv),
     )
-
-
-def _processes() -> str:
-    """Identify the space in which pids are unique: a boot and, for containers, a pid namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return socket.gethostname()
-
-
-def _started(process: psutil.Process) -> float:
-    """Compute when a process started, in seconds after the boot, whatever the clock was set to."""
-    return process.create_time() - psutil.boot_time()
-
-
-def _command(arguments: list[str]) -> str:
-    """Return the program and its command, without options, which may contain passwords."""
-    return " ".join([Path(arguments[0]).name or "python", *takewhile(str.isalpha, arguments[1:3])])
 
 
 def _who(holder: Holder) -> str:

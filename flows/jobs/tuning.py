@@ -15,8 +15,8 @@ from storage.batches.manifests import rows_at
 from storage.models.classifiers import load_weights
 from storage.models.tunings import BatchTuning, save_tuning
 from storage.records import arrays_to_bytes
-from tasks.detector.slides import smears
-from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides import night_smears
+from tasks.detector.slides.groups import reference_rows
 from tasks.images.regions import ImageRef, image_refs
 from tasks.network.extraction import cut_out_by_us, load_images
 from tasks.network.spec import NetworkSpec
@@ -111,10 +111,12 @@ def _blood(job: TuningJob, network: "Inference", pixels: Pixels, cut: Mask) -> M
         return None
     taps, logits = network.compared(pixels, cut)
     classes = logits.argmax(axis=1)
-    if smears.find_smears(own.priors, own.floor, taps, classes, smears.A_NIGHT).implausible:
+    if night_smears.find_smears(
+        own.priors, own.floor, taps, classes, night_smears.A_NIGHT
+    ).implausible:
         return None
-    cells, known = smears.residuals(own.priors, taps, classes)
-    known[known] = ~smears.beyond_reach(own.floor, cells)
+    cells, known = night_smears.residuals(own.priors, taps, classes)
+    known[known] = ~night_smears.beyond_reach(own.floor, cells)
     if PARASITIZED in network.spec.classes:
         known &= classes != network.spec.classes.index(PARASITIZED)
     return known

@@ -2,13 +2,11 @@
 
 from contextlib import ExitStack
 
-import numpy as np
-
 from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
-from flows.outcome import shell_command, table
+from flows.outcome import table
 from flows.prefect.decorators import flow
 from flows.screen import tune
 from flows.settings import Settings
@@ -20,24 +18,17 @@ from flows.smears.commissioning.laboratory import (
     laboratory_lease,
     population,
 )
+from flows.smears.commissioning.missing import missing_texts
 from flows.smears.commissioning.nights import learn_night, negative_of, without_replaced
-from flows.smears.jobs.laboratory_slides import laboratory_errors
 from flows.smears.night import NightOutcome, prepare, screen_held
-from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
 from flows.stages.batch import lease_batch, warn_of_model
 from flows.stages.scoring import extract
-from storage.batches.manifests import Batch, load_batch
+from storage.batches.manifests import Batch
 from storage.leases import Lease
 from storage.models import detectors
-from storage.parquet import read_table
-from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store, StoreError
-from tasks.images.listing import each_source
 from tasks.smears.counting.call import needs_text
-from tasks.smears.laboratories.missing import negative_texts, positive_text
 from tasks.words import counted
-
-LISTED = 5  # patients that a message names
 
 
 class CommissionOutcome(NightOutcome):
@@ -87,7 +78,7 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
         learned, card = learn(client, held, options, settings)
         best = card.name if card.counting else card.parent
         night = screen_held(held, options.screening(best), settings)
-    missing = _missing(store, options, card, settings.negative_percent / 100)
+    missing = missing_texts(store, options, card, settings.negative_percent / 100)
     return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
 
 
@@ -144,44 +135,6 @@ def learn(
         made, diagnosis = _make(lab, frozen, _nights(lab, frozen, negative))
     changed = f"batch {frozen.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis), made
-
-
-def _missing(
-    store: Store, options: Commission, card: detectors.DetectorCard, wanted: float
-) -> list[str]:
-    """Say which calls are possible at a laboratory, and what others need."""
-    batch = load_batch(store, options.batch)
-    patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
-    rates = load_error_rates(store, card)
-    if rates is None and any(night.negative for night in card.nights):
-        return card.warnings[-1:]
-    if rates is None:
-        names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in patients]
-        listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
-        again = shell_command(
-            *(
-                "commission",
-                *each_source(options.images),
-                "--batch",
-                batch.name,
-                "--laboratory",
-                options.name,
-            ),
-            *("--negative", "NAME"),
-        )
-        return [
-            f"slides that a microscopist found negative, without which nobody is called: {again}; "
-            f"there are {listed}"
-        ]
-    read = [row["cells_read"] for row in patients if row["cells_read"]]
-    possible = positive_text(rates.counting, int(np.median(read)) if read else 0)
-    if card.adaptation and card.adaptation.accepted and card.adaptation.statistics:
-        return [possible]  # the errors of its nights were counted again, and not kept
-    known, _ = laboratory_errors(store, options.name, card.nights)
-    return [
-        possible,
-        *negative_texts(errors_of_detector(store, card), known, rates.counting, wanted),
-    ]
 
 
 def _negative(

@@ -2,15 +2,10 @@
 
 import json
 import time
-from collections import defaultdict
 from hashlib import sha256
 from importlib.util import find_spec
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from flows import outcome, train
+from flows import train
 from flows.cluster.client import open_client
 from flows.fit import fit
 from flows.monitoring import telemetry
@@ -19,9 +14,10 @@ from flows.options.flows import Evaluate, Fit, named_set
 from flows.prefect.decorators import flow
 from flows.settings import Settings, UsageError
 from flows.smears.jobs.evaluation.images import Run
-from flows.smears.stages.evaluation import SeedResult, evaluate_seed
+from flows.smears.stages.evaluation import evaluate_seed
+from flows.smears.stages.evaluation_report import EvaluationOutcome, publish
 from flows.stages.training.recipes import TrainingRecipe
-from storage import leases, parquet, records
+from storage import leases, records
 from storage.batches.manifests import load_batch
 from storage.models import classifiers, statistics
 from storage.models.detectors import (
@@ -30,49 +26,14 @@ from storage.models.detectors import (
     load_detector_card,
     load_model_of,
 )
-from storage.smears.evaluations import RESULTS, Evaluation, start_evaluation
+from storage.smears.evaluations import Evaluation, start_evaluation
 from storage.smears.learned import images_learned
-from storage.smears.schemas.evaluations import evaluation_schema
 from storage.store import Store
-from tasks.images.listing import as_given, each_source, named, refuse_missing
-from tasks.metrics import metrics
-from tasks.smears.evaluation import scored
-from tasks.smears.visualisation.robustness_page import robustness_page
+from tasks.images.listing import as_given, each_source, refuse_missing
 
 # Options that the record of an evaluation has as they are given.
 ASKED = {"limit", "attacks", "attacked", "save_attacks"}
 EXTRA = ("foolbox", "pytorch_ood")  # modules of the extra "evaluate"
-
-
-class EvaluationOutcome(outcome.Outcome):
-    """The figures and addresses of a robustness report."""
-
-    evaluation: str
-    detectors: list[str]
-    report: str
-    results: str
-    unseen_images: int
-    left_out: int
-    commissioned: str | None = None
-    left_out_of_nights: int = 0
-    auroc: dict[str, float]
-    seconds: float
-
-    def _text(self) -> str:
-        width = max((len(name) for name in self.auroc), default=0)
-        lines = [f"  {name:<{width}}  {value:.4f}" for name, value in self.auroc.items()]
-        head = (
-            f"evaluation {self.evaluation} of {', '.join(self.detectors)}: "
-            f"{self.unseen_images:,} images of unseen patients, {self.seconds:.0f} s"
-        )
-        if self.commissioned:
-            head += (
-                f"\n  slides judged by {self.commissioned}, too, without "
-                f"{self.left_out_of_nights:,} images of its nights"
-            )
-        return "\n".join(
-            [head, "  AUROC of slidewatch's score (mean over seeds)", *lines, f"  {self.report}"]
-        )
 
 
 @flow()
@@ -111,7 +72,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
                 at = place if seed == 0 else None  # it has one parent
                 run = Run(store, asked.name, card, model, options.save_attacks, at)
                 results.append(evaluate_seed(client, run, asked, known))
-        return _publish(store, asked, cards, results, time.monotonic() - started)
+        return publish(store, asked, cards, results, time.monotonic() - started)
 
 
 def _digest_name(wanted: Evaluation) -> str:
@@ -140,68 +101,3 @@ def _repeat(settings: Settings, store: Store, first: DetectorCard, seed: int) ->
         fit.fn(Fit(images=images, batch=batch.name, model=name, limit=batch.limit), alike)
     made = [each for each in list_detectors(store, warn) if each.model == name and not each.parent]
     return made[-1]
-
-
-def _publish(
-    store: Store,
-    evaluation: Evaluation,
-    cards: list[DetectorCard],
-    results: list[SeedResult],
-    seconds: float,
-) -> EvaluationOutcome:
-    """Write the table of results, and the page."""
-    folder = ("evaluations", evaluation.name)
-    rows = [
-        {"evaluation": evaluation.name, "seed": seed, **result.row()}
-        for seed, of_seed in enumerate(results)
-        for result in of_seed.results
-    ]
-    table = pa.Table.from_pylist(rows, evaluation_schema())
-    parquet.write_table(store, table, *folder, RESULTS)
-    left_out = sum(result.left_out for result in results)
-    facts = {
-        "Evaluation": evaluation.name,
-        "Detectors": ", ".join(card.name for card in cards),
-        "Images of unseen patients": f"{sum(result.unseen for result in results):,}",
-        "From": named(evaluation.images),
-        "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
-        "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
-        "Left out because the detector was fitted on them": f"{left_out:,}",
-        **_learned_facts(evaluation, results[0]),
-        "Time of the last run": f"{seconds:,.0f} s",
-    }
-    page = robustness_page(f"Robustness of {cards[0].name}", facts, table)
-    store.write_bytes(page.encode(), *folder, "report.html")
-    return EvaluationOutcome(
-        evaluation=evaluation.name,
-        detectors=[card.name for card in cards],
-        report=store.address(*folder, "report.html"),
-        results=store.address(*folder, RESULTS),
-        unseen_images=sum(result.unseen for result in results),
-        left_out=left_out,
-        commissioned=evaluation.commissioned,
-        left_out_of_nights=results[0].left_out_of_nights,
-        auroc=_mean_auroc(rows),
-        seconds=seconds,
-    )
-
-
-def _learned_facts(evaluation: Evaluation, first: SeedResult) -> dict[str, str]:
-    """State by whose normal slides are judged too, and how many images it has learned."""
-    if evaluation.commissioned is None:
-        return {}
-    return {
-        "Slides judged by": evaluation.commissioned,
-        "Left out of nights because it has learned them": f"{first.left_out_of_nights:,}",
-    }
-
-
-def _mean_auroc(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Average the AUROC of slidewatch's score against clean images, by set and strength."""
-    by_set: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        about = row["detector"], row["measure"], row["composition"]
-        if about == (scored.OWN, "AUROC", metrics.SINGLE) and row["value"] is not None:
-            strength = "" if row["strength"] is None else f" {row['strength']:.4f}"
-            by_set[row["set"] + strength].append(row["value"])
-    return {name: float(np.mean(values)) for name, values in by_set.items()}

@@ -20,13 +20,14 @@ from flows.nightly import run_name, take_night
 from flows.options.flows import Nightly, Screen
 from flows.outcome import table
 from flows.prefect.decorators import flow
-from flows.screen import Listed, ScreenOutcome, begin, chosen, outcome_of, screen_batch
+from flows.screen import ScreenOutcome, begin, chosen, outcome_of, screen_batch
 from flows.settings import Settings
 from flows.smears.call import Calling, CallOutcome
 from flows.smears.stages import written_pages
-from flows.smears.stages.calling import counting_at, valid_call
+from flows.smears.stages.calling import valid_call
+from flows.smears.stages.counting import counting_at
 from flows.smears.stages.sorting import Taken, Wanted, come_since, counted_sorts, take
-from flows.stages.batch import lease_batch
+from flows.stages.batch import GivenImages, lease_batch
 from flows.stages.publish import valid_seal
 from storage.leases import Lease
 from storage.models.detectors import load_model_of
@@ -161,7 +162,7 @@ def prepare(
     classes = load_model_of(store, detector).classes
     wanted = _wanted(options, root)
     taken = take(store, settings, options.batch, wanted, classes, work, force=options.force)
-    images = Listed(taken.images, taken.limit, taken.listed)
+    images = GivenImages(taken.images, taken.limit, taken.listed)
     return taken, begin(store, options, settings, detector, images)
 
 

@@ -9,7 +9,7 @@ from flows.prefect.decorators import flow
 from flows.prefect.runs import in_deployment
 from flows.settings import Settings
 from flows.smears.stages.segmentation import cells_of_fields, cut_up
-from storage.smears.segmentations import Cutting, manifest_address, read_segmented
+from storage.smears.segmentations import Cutting, CutUp, manifest_address, read_segmented
 from storage.store import Store
 from tasks.smears.segmentation.finders import OUTLINES
 from tasks.types import FieldKind
@@ -104,11 +104,8 @@ def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     made = cut_up(
         settings,
         options.name,
-        options.images,
-        cutting,
+        CutUp(options.images, cutting, options.slide_is, options.limit),
         root=options.images,
-        slide_is=options.slide_is,
-        limit=options.limit,
         wait=options.wait,
     )
     return SegmentOutcome(

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 
 from flows.cluster.client import Client
@@ -32,29 +32,35 @@ def lease_batch(store: Store, batch: str, *, wait: bool) -> AbstractContextManag
     return leases.lease(store, "batches", batch, wait=wait, on_wait=tell)
 
 
+@dataclass(frozen=True)
+class GivenImages:
+    """The sources of a batch and the largest number of images; ``listed``, if they are already."""
+
+    images: str | list[str]
+    limit: int | None = None
+    listed: sorted_rows.SortedRows | None = None
+
+
 def start_or_resume(
     store: Store,
     settings: Settings,
     name: str,
-    images: str | list[str],
+    given: GivenImages,
     classes: list[str],
     *,
-    limit: int | None,
     batch_date: date | None = None,
     force: bool = False,
-    listed: sorted_rows.SortedRows | None = None,
 ) -> manifests.Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
-    ``listed`` are its images if already listed. ``force`` starts an existing batch again; its old
-    results stay until replaced. A batch without images also starts again, because there may be some
-    by now.
+    ``force`` starts an existing batch again; its old results stay until replaced. A batch without
+    images also starts again, because there may be some by now.
 
     Raises:
         StoreError: a batch of this name was started from other images.
         SourceError: the images cannot be listed.
     """
-    images = listing.as_given(images)
+    images, limit, listed = listing.as_given(given.images), given.limit, given.listed
     refuse_among_others(store, images)
     batch, started_at = manifests.find_batch(store, name), records.now()
     if batch and batch_date not in (None, batch.batch_date):

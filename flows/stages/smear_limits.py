@@ -9,7 +9,7 @@ from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
 from flows.stages import batch, class_statistics
 from storage.batches.manifests import Batch, load_batch_of_key
 from storage.models.contributions import Rows
-from tasks.detector.slides import smears
+from tasks.detector.slides import night_smears
 from tasks.detector.slides.cell_score import Prior
 
 # More slides show more directions than more cells: B has a row for each feature.
@@ -19,7 +19,7 @@ WITHOUT = "any slide passes for a smear of blood, whatever its images are"
 
 def fitted_floor(
     to: class_statistics.Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
-) -> tuple[smears.Floor | None, list[str]]:
+) -> tuple[night_smears.Floor | None, list[str]]:
     """Alter cells of every fitted patient, or slide without one, and measure the results.
 
     ``priors`` are of all fitted slides; ``groups`` are the fitted rows of each patient or slide.
@@ -39,10 +39,10 @@ def fitted_floor(
         owners, run_jobs(to.client, altered_features, jobs, title="alter slides"), strict=True
     ):
         if altered is not None:
-            slides.append(smears.residuals(priors, *altered)[0])
+            slides.append(night_smears.residuals(priors, *altered)[0])
             whose.append(owner)
     try:
-        return smears.fit_floor(slides, whose), []
+        return night_smears.fit_floor(slides, whose), []
     except ValueError as error:
         return None, [f"{WITHOUT}: {error}"]
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -92,17 +93,23 @@ def segmentation_lease(
     return leases.lease(store, FOLDER, _checked(name), wait=wait, on_wait=on_wait)
 
 
+@dataclass(frozen=True)
+class CutUp:
+    """The sources of a segmentation, at most ``limit`` of ``images``, and how to cut them up."""
+
+    images: str | Sequence[str]
+    cutting: Cutting
+    slide_is: SlideIs = "file"
+    limit: int | None = None
+    taken_as: TakenAs | None = None
+
+
 def freeze_segmentation(
     store: Store,
     name: str,
     sources: pa.Table,
-    *,
-    images: str | Sequence[str],
-    limit: int | None,
-    slide_is: SlideIs,
-    cutting: Cutting,
+    wanted: CutUp,
     started_at: datetime,
-    taken_as: TakenAs | None = None,
 ) -> Segmentation:
     """Write a segmentation's sources, as rows of a manifest; they never change.
 
@@ -111,15 +118,15 @@ def freeze_segmentation(
     content = parquet.table_to_bytes(sources)
     made = Segmentation(
         name=_checked(name),
-        images=images if isinstance(images, str) else tuple(images),
-        limit=limit,
-        slide_is=slide_is,
+        images=wanted.images if isinstance(wanted.images, str) else tuple(wanted.images),
+        limit=wanted.limit,
+        slide_is=wanted.slide_is,
         sources=sources.num_rows,
         sources_digest=digest_of(content),
-        cutting=cutting,
+        cutting=wanted.cutting,
         started_at=started_at,
         cells=_sorts(sources)["cells"],
-        taken_as=taken_as,
+        taken_as=wanted.taken_as,
     )
     with records.once(f"segmentation {name} exists already, and its sources are frozen"):
         records.freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)

@@ -68,16 +68,28 @@ class DivergedError(Exception):
     """A loss of the training is not finite."""
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Images to train on.
+
+    ``pixels`` (n, side, side, 3) are in memory or in a file, ``labels`` (n,) classes, ``weights``
+    (n,) those of images in the loss, by default equal. Rows in ``train_rows`` are learned, those in
+    ``validation_rows`` choose the epoch.
+    """
+
+    pixels: Pixels
+    labels: Integers
+    train_rows: Index
+    validation_rows: Index
+    weights: Float | None = None
+
+
 def train(
     classifier: Classifier,
-    pixels: Pixels,
-    labels: Integers,
-    train_rows: Index,
-    validation_rows: Index,
+    data: TrainingData,
     plan: TrainingPlan,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     *,
-    weights: Float | None = None,
     keep: Callable[[int, Arrays], None] = lambda number, state: None,
     start: Mapping[str, Array] | None = None,
 ) -> list[Epoch]:
@@ -89,21 +101,18 @@ def train(
 
     Args:
         classifier: on the device to train on.
-        pixels: (n, side, side, 3), in memory or in a file.
-        labels: (n,) classes.
-        train_rows: rows to learn from.
-        validation_rows: rows for the choice of the epoch.
+        data: the images, and which of them to learn from.
         plan: the recipe of the training.
         on_epoch: called after every epoch.
-        weights: (n,) of images in the loss; by default equal.
         keep: called with each epoch's number and the state after it, which can resume training.
         start: such a state, of the same training.
 
     Raises:
         DivergedError: a loss is not finite.
     """
-    truth = np.asarray(labels, np.int64)
-    weighs = np.ones(len(truth)) if weights is None else weights
+    truth, pixels = np.asarray(data.labels, np.int64), data.pixels
+    train_rows, validation_rows = data.train_rows, data.validation_rows
+    weighs = np.ones(len(truth)) if data.weights is None else data.weights
     training = _Training(classifier, plan, math.ceil(len(train_rows) / plan.batch))
     if start is not None:
         training.restore(start)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from storage import leases
+from storage import leases, processes
 from storage.batches.manifests import list_batches
 from storage.leases import HeldByOtherError, Holder, Lease, LeaseLostError, LeaseRecord, lease
 from storage.models.statistics import list_statistics
@@ -161,7 +161,7 @@ def test_who_finds_it_held_is_told_by_whom_since_when_and_what_to_do(
 def test_a_record_says_which_command_but_none_of_its_options(
     arguments: list[str], command: str
 ) -> None:
-    assert leases._command(arguments) == command
+    assert processes.command_of(arguments) == command
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -419,7 +419,7 @@ def test_a_run_that_is_interrupted_releases(
 
 
 def test_a_pid_that_another_process_has_now_is_a_dead_holder(any_store: Store) -> None:
-    started = leases._started(psutil.Process())
+    started = processes.started(psutil.Process())
     leave(any_store, process_started=started)
     assert is_held(any_store)
     leave(any_store, process_started=started - 100)

@@ -5,8 +5,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from tasks.detector.slides.night_smears import Floor, fit_floor, residuals
 from tasks.detector.slides.own_normal import OwnNormal
-from tasks.detector.slides.smears import Floor, fit_floor, residuals
 from tasks.smears.laboratories.learning import SlideCells
 from tests.support.laboratories import WIDTHS, detector, slide
 

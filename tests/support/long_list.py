@@ -11,7 +11,7 @@ from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.worker import return_freed_memory
 from flows.settings import Settings
 from flows.smears.stages.sorting import Wanted, take
-from flows.stages.batch import start_or_resume
+from flows.stages.batch import GivenImages, start_or_resume
 from storage.store import Store
 from tests.support.models import CLASSES
 from tests.support.peak import peak, start_peak
@@ -24,8 +24,8 @@ if __name__ == "__main__":
     with ExitStack() as stack:
         taken = take(store, settings, "night", Wanted(images), classes, stack)
     batch = start_or_resume(
-        store, settings, "night", images, classes, limit=None,
-        batch_date=date(2026, 1, 3), listed=taken.listed,
+        store, settings, "night", GivenImages(images, listed=taken.listed), classes,
+        batch_date=date(2026, 1, 3),
     )  # fmt: skip
     plan_parts(store, batch, by_slide=True)
     print(peak() - before)

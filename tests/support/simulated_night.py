@@ -34,7 +34,8 @@ from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
 from flows.smears.jobs import drawings, grouped_rows, shown
-from flows.smears.stages.calling import call_batch, counting_at
+from flows.smears.stages.calling import call_batch
+from flows.smears.stages.counting import counting_at
 from flows.smears.stages.written_pages import get_ready, write_page
 from flows.stages.batch import prepare_features
 from flows.stages.publish import publish

@@ -33,7 +33,7 @@ from storage.smears.call_seals import read_call_seal
 from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.slides import cell_score, own_normal, smears
+from tasks.detector.slides import cell_score, night_smears, own_normal
 from tasks.detector.slides.groups import GroupKey
 from tasks.detector.slides.normal import slide_normal
 from tasks.images.manifest import SCHEMA
@@ -188,7 +188,7 @@ def test_limits_of_a_smear_measure_as_they_did(golden: Store) -> None:
     # By hand: the median is (2, 0, 0), B + W / 3 is 10/3 I; around it the cells have squared
     # lengths of 0, 3 and 3, of three features.
     cells = np.asarray([[2.0, 0.0, 0.0], [2.0, np.sqrt(3), 0.0], [2.0, 0.0, -np.sqrt(3)]])
-    found = smears.smear_of(own.floor, cells)
+    found = night_smears.smear_of(own.floor, cells)
     assert found.shift == pytest.approx(4 / (10 / 3) / 3 / 2.0)
     assert found.spread == pytest.approx(1.0 / 1.5)
 

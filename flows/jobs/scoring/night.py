@@ -12,7 +12,8 @@ from storage.batches.manifests import Batch
 from tasks import bundles
 from tasks.detector.detector import Detector
 from tasks.detector.slides import cell_score, own_normal
-from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.groups import reference_rows
+from tasks.detector.slides.night_smears import A_NIGHT
 from tasks.detector.slides.references import (
     NO_ROWS,
     NONE,
@@ -22,7 +23,6 @@ from tasks.detector.slides.references import (
     group_leans,
     references_of,
 )
-from tasks.detector.slides.smears import A_NIGHT
 from tasks.detector.witnesses import Discriminant
 from tasks.types import Index, Mask
 

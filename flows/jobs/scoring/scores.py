@@ -36,8 +36,9 @@ from tasks import bundles
 from tasks.detector import verdict
 from tasks.detector.detector import Detector, score
 from tasks.detector.probabilities import as_logits, log_odds
-from tasks.detector.slides import normal, smears
+from tasks.detector.slides import night_smears
 from tasks.detector.slides.cell_score import CellFeatures
+from tasks.detector.slides.groups import reference_rows
 from tasks.detector.slides.references import (
     CellScores,
     Reference,
@@ -216,13 +217,13 @@ class _Scorer:
             return self._night
         if wanted not in self.compared:
             start, stop, level = wanted
-            rows = start + normal.reference_rows(stop - start)
+            rows = start + reference_rows(stop - start)
             normals = self.detector.own
             assert normals is not None
             cells = self.features.take(rows, taps_of(self.detector))
             references, parent = None, 0.0
             if level != FEW:
-                references = references_of(normals, cells, level, smears.ONE_SLIDE)
+                references = references_of(normals, cells, level, night_smears.ONE_SLIDE)
             # A slide whose cells mostly failed has no normal of its own either.
             if references is None or not references.own:
                 reference, parent = self._leaning(cells)
@@ -262,7 +263,7 @@ class _Scorer:
                     rows.append(self.job.night.unnamed)
                 continue
             assert normals is not None
-            chosen = slide.start + normal.reference_rows(slide.stop - slide.start)
+            chosen = slide.start + reference_rows(slide.stop - slide.start)
             cells = self.features.take(chosen, self.detector.taps)
             wanted = slide.start, slide.stop, "slide"
             compared = self.compared.get(wanted)
@@ -271,6 +272,6 @@ class _Scorer:
             if group is not None and group.own:
                 kept = np.isin(chosen, group.rows) if group.known else None
             else:
-                group = references_of(normals, cells, "slide", smears.ONE_SLIDE)
+                group = references_of(normals, cells, "slide", night_smears.ONE_SLIDE)
             rows.append(shift_row(normals, slide, cells, kept, group))
         return pa.Table.from_pylist(rows, SHIFTS)

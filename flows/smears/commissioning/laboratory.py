@@ -1,9 +1,11 @@
 """Hold a laboratory that is being commissioned, under its lease."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+
+import pyarrow as pa
 
 from flows.cluster.client import Client
 from flows.jobs.scoring.night import SlideRows
@@ -11,11 +13,12 @@ from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_detector
 from flows.monitoring.console import tell
+from flows.smears.jobs.known_cells import is_negative
 from storage.batches.manifests import Batch, load_batch
 from storage.leases import Lease, lease
 from storage.models import classifiers, detectors
 from storage.models.tunings import as_begun
-from storage.smears import learned
+from storage.smears import learned, segmentations
 from storage.store import Store, StoreError, check_name, which
 from tasks.detector.slides.own_normal import OwnNormal
 
@@ -109,3 +112,17 @@ def population(store: Store, detector: detectors.DetectorCard) -> OwnNormal:
 def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
     """List the slides of a batch in parts, each the work of a job."""
     return [part.slides for part in plan_parts(store, batch, by_slide=True)]
+
+
+def least_sharpness(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> float | None:
+    """Return the lowest mean sharpness of a negative slide; None without photographs of any."""
+    known: list[float] = []
+    for night, batch in zip(nights, lab.batches(nights), strict=True):
+        cut = segmentations.segmentation_of(lab.store, batch.images)
+        if cut is None:
+            continue
+        fields = segmentations.read_fields(lab.store, cut)
+        fields = fields.filter(pa.array(is_negative(fields, night.negative)))
+        by_slide = fields.group_by("slide_id").aggregate([("sharpness", "mean")])
+        known += [each for each in by_slide["sharpness_mean"].to_pylist() if each is not None]
+    return min(known, default=None)

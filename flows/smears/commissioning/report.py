@@ -73,22 +73,26 @@ def write_report(lab: Laboratory, version: Version) -> str:
         card.name,
         figures,
         verdict,
-        facts={
-            "nights": f"{len(learned.nights):,}",
-            "slides": f"{learned.slides:,}",
-            "cells": f"{learned.cells:,}",
-            "slides left out, one at a time": f"{len(version.judged):,}",
-            "diagnosis": verdict,
-        },
         warnings=card.warnings,
-        limits=_limits(card, parent),
         adaptation=card.adaptation.text if card.adaptation else "",
-        made_by={
-            "nights": ", ".join(night.batch for night in card.nights),
-            "detector": f"{card.name}, sha256 {card.digest}",
-            "made from": f"{parent.name}, sha256 {parent.digest}",
-            "model": f"{card.model}, sha256 {card.model_digest}",
-            "versions": ", ".join(f"{name} {number}" for name, number in exact(OF_A_PAGE).items()),
+        lists={
+            "facts": {
+                "nights": f"{len(learned.nights):,}",
+                "slides": f"{learned.slides:,}",
+                "cells": f"{learned.cells:,}",
+                "slides left out, one at a time": f"{len(version.judged):,}",
+                "diagnosis": verdict,
+            },
+            "limits": _limits(card, parent),
+            "made_by": {
+                "nights": ", ".join(night.batch for night in card.nights),
+                "detector": f"{card.name}, sha256 {card.digest}",
+                "made from": f"{parent.name}, sha256 {parent.digest}",
+                "model": f"{card.model}, sha256 {card.model_digest}",
+                "versions": ", ".join(
+                    f"{name} {number}" for name, number in exact(OF_A_PAGE).items()
+                ),
+            },
         },
     )
     folder = ("detectors", card.name)

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from flows.cluster.executor import run_jobs
 from flows.jobs import verified
 from flows.jobs.scoring.night import SlideRows
 from flows.monitoring.console import warn
 from flows.smears.commissioning.laboratory import (
     Laboratory,
+    least_sharpness,
     slides_in_parts,
 )
 from flows.smears.commissioning.nights import errors_of_night
@@ -26,7 +25,7 @@ from flows.stages.error_counts import ERRORS
 from storage import leases, records
 from storage.batches.manifests import Batch
 from storage.models import detectors, tunings
-from storage.smears import segmentations
+from storage.models.adaptation import AdaptationCard
 from storage.store import digest_of
 from tasks.detector import error_counts
 from tasks.detector.detector import Detector
@@ -160,21 +159,7 @@ def _adapted(
     return trial, errors
 
 
-def least_sharpness(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> float | None:
-    """Return the lowest mean sharpness of a negative slide; None without photographs of any."""
-    known: list[float] = []
-    for night, batch in zip(nights, lab.batches(nights), strict=True):
-        cut = segmentations.segmentation_of(lab.store, batch.images)
-        if cut is None:
-            continue
-        fields = segmentations.read_fields(lab.store, cut)
-        fields = fields.filter(pa.array(known_cells.is_negative(fields, night.negative)))
-        by_slide = fields.group_by("slide_id").aggregate([("sharpness", "mean")])
-        known += [each for each in by_slide["sharpness_mean"].to_pylist() if each is not None]
-    return min(known, default=None)
-
-
-def _adaptation_card(trial: Trial) -> detectors.AdaptationCard:
+def _adaptation_card(trial: Trial) -> AdaptationCard:
     """Describe an adaptation and its effect on held-back cells."""
     change = trial.change
     measured = {
@@ -185,8 +170,8 @@ def _adaptation_card(trial: Trial) -> detectors.AdaptationCard:
         "gain_low": trial.gain.low,
         "gain_high": trial.gain.high,
     }
-    same = detectors.AdaptationCard.model_fields.keys() - measured
-    return detectors.AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
+    same = AdaptationCard.model_fields.keys() - measured
+    return AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
 
 
 def _evidence_jobs(

@@ -25,7 +25,7 @@ from storage.smears import learned
 from storage.store import Store
 from tasks.detector import probabilities
 from tasks.detector.error_counts import ErrorCounts, count_errors
-from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides.groups import reference_rows
 from tasks.detector.witnesses import Classes, shifts
 from tasks.reports import image_rows
 from tasks.reports.image_columns import PARASITIZED, flags, may_count, numbers_of, repeats

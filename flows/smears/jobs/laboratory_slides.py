@@ -20,7 +20,8 @@ from storage.store import Store
 from tasks import bundles
 from tasks.detector.error_counts import ErrorCounts, merge_errors
 from tasks.detector.slides import cell_score, groups, own_normal
-from tasks.detector.slides.normal import Choices, reference_rows, slide_normal
+from tasks.detector.slides.groups import reference_rows
+from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.detector.slides.references import Reference
 from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import date
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,20 +10,14 @@ from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.plan import pieces_of, plan_parts
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.verified import adaptation_of, load_detector
+from flows.jobs.verified import load_detector
 from flows.monitoring import console
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.jobs.grouped_rows import Grouped, GroupingJob, Rules, group_piece
-from flows.smears.stages.chosen_thresholds import (
-    answers_elsewhere,
-    load_error_rates,
-    measured_on,
-    sure_rates,
-)
+from flows.smears.stages.counting import counting_at
 from storage import kinds
 from storage.batches import ledger, manifests
-from storage.models import detectors
 from storage.parquet import read_table
 from storage.reports.publication import publication
 from storage.reports.tables import (
@@ -43,8 +36,6 @@ from storage.smears.earlier_batches import read_batches_before
 from storage.smears.schemas.batches import batch_schema
 from storage.store import Store
 from tasks.reports.image_columns import Provenance, plain
-from tasks.smears.counting.call import Answers
-from tasks.smears.reports import calls
 from tasks.smears.reports.night.counts import NightCounts, Row, batch_table, joined, summaries
 from tasks.smears.reports.night.judged import batch_judged
 
@@ -137,24 +128,3 @@ def joined_groups(
         order = pc.sort_indices(pa.chunked_array(of_pieces, pa.int64()))
         tables[FIELDS] = tables[FIELDS].take(order)
     return tables, joined([each.night for each in grouped])
-
-
-def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
-    """Return how parasites are counted: with the error rates of the detector, or without any.
-
-    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
-    """
-    store, detector, wanted = screened.store, screened.detector, settings.negative_percent / 100
-    measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
-    return calls.Counting(
-        Answers(load_error_rates(store, detector), wanted),
-        partial(answers_elsewhere, store, detector, wanted),
-        settings.red_cells_per_microlitre,
-        detector.alpha,
-        Answers(sure_rates(store, detector), wanted),
-        measured,
-        adaptation_of(detector),
-        detector.counts_abnormal,
-        settings.detectable_percent,
-        settings.field_limits.tolerated,
-    )

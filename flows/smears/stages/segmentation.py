@@ -3,6 +3,7 @@
 import logging
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import chain
 from pathlib import PurePosixPath
 from posixpath import commonpath
@@ -51,47 +52,41 @@ def cells_of_fields(
 def cut_up(
     settings: Settings,
     name: str,
-    images: str | list[str],
-    cutting: segmentations.Cutting,
+    wanted: segmentations.CutUp,
     *,
     root: str | list[str],
-    slide_is: segmentations.SlideIs,
-    limit: int | None = None,
     wait: bool = False,
     sources: pa.Table | None = None,
-    taken_as: segmentations.TakenAs | None = None,
 ) -> segmentations.Segmented:
     """Segment photographs and slides, or resume where an earlier run stopped.
 
     Names below the folder ``root`` distinguish slides. ``sources`` are the listed images with their
-    kinds (`SORT`), single cells last; by default all are listed, at most ``limit``, and are
-    photographs or slides. ``taken_as`` is the kind that a person gave.
+    kinds (`SORT`), single cells last; by default all are listed, and are photographs or slides.
     """
     store = Store(settings.store)
     with segmentations.segmentation_lease(store, name, wait=wait, on_wait=console.tell) as held:
         store = held.store
-        images, frozen = as_given(images), segmentations.find_segmentation(store, name)
+        images = as_given(wanted.images)
+        wanted = replace(wanted, images=images)
+        frozen = segmentations.find_segmentation(store, name)
         if frozen is None:
-            listed = _listed(store, images, limit) if sources is None else sources
+            listed = _listed(store, images, wanted.limit) if sources is None else sources
             frozen = segmentations.freeze_segmentation(
                 store,
                 name,
-                _with_slides(one_file_a_slide(listed, console.warn), root, slide_is),
-                images=images,
-                limit=limit,
-                slide_is=slide_is,
-                cutting=cutting,
-                started_at=now(),
-                taken_as=taken_as,
+                _with_slides(one_file_a_slide(listed, console.warn), root, wanted.slide_is),
+                wanted,
+                now(),
             )
         else:
-            _refuse_other_options(frozen, (images, limit, slide_is, cutting))
+            _refuse_other_options(frozen, wanted)
         done = segmentations.read_segmented(store, name)
         if done is not None:
             segmentations.discard_parts(
                 store, name
             )  # a run may die right after declaring it complete
             return done
+        cutting = wanted.cutting
         if cutting.into == "cells":
             try_finder(cutting.finder)  # before every worker reports the same error
         with open_client(settings) as client:
@@ -118,8 +113,9 @@ def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Tabl
     return sources
 
 
-def _refuse_other_options(frozen: segmentations.Segmentation, given: tuple[object, ...]) -> None:
+def _refuse_other_options(frozen: segmentations.Segmentation, wanted: segmentations.CutUp) -> None:
     """Raise StoreError where a segmentation was started with other options than are given."""
+    given = (wanted.images, wanted.limit, wanted.slide_is, wanted.cutting)
     if given != (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting):
         raise StoreError(
             f"segmentation {frozen.name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "

@@ -118,13 +118,15 @@ def take(
     cut_up(
         settings,
         key,
-        images,
-        cells_of_fields(settings, wanted.microns_per_pixel),
+        segmentations.CutUp(
+            images,
+            cells_of_fields(settings, wanted.microns_per_pixel),
+            wanted.slide_is,
+            wanted.limit,
+            wanted.taken_as,
+        ),
         root=wanted.root or images,
-        slide_is=wanted.slide_is,
-        limit=wanted.limit,
         sources=sources,
-        taken_as=wanted.taken_as,
     )
     cells = segmentations.manifest_address(store, key)
     return Taken(cells, None, sorts=segmentations.count_sorts(store, key))

@@ -1,11 +1,8 @@
 """Write the page of a batch from its published reports, and the index that lists it."""
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from importlib import import_module
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,20 +12,19 @@ import pyarrow.compute as pc
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs import verified
-from flows.jobs.libraries import OF_A_PAGE, exact
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.prefect.decorators import task
 from flows.settings import Settings
-from flows.smears.jobs import drawings
 from flows.smears.jobs.shown import ShownJob, find_shown
 from flows.smears.stages import answers, calling
+from flows.smears.stages.drawn_pages import draw_page
+from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
 from storage.batches import manifests
 from storage.batches.ledger import Seal
 from storage.models import detectors
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
-from storage.smears import segmentations
 from storage.smears.answers import digest_of_answers
 from storage.smears.call_seals import CallSeal
 from storage.smears.pages import (
@@ -40,24 +36,16 @@ from storage.smears.pages import (
     write_page_file,
 )
 from storage.store import Store
-from tasks.images.listing import each_source, named
-from tasks.images.regions import ImageRef, image_refs
 from tasks.smears.counting.call import Call
-from tasks.smears.reports import field_rows
 from tasks.smears.reports.called_cells import CalledCells, Patient, patient_of
 from tasks.smears.visualisation import calls
 from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
-from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
+from tasks.smears.visualisation.highlights import Highlights
 from tasks.smears.visualisation.index_page import index_page
-from tasks.smears.visualisation.overlay import ShownSlide, fields_to_show
 from tasks.smears.visualisation.page import compile_templates
-from tasks.smears.visualisation.patients import Called, cells_each, opened
-from tasks.smears.visualisation.viewer.overlays import ShownField
-from tasks.words import counted
+from tasks.smears.visualisation.patients import cells_each, opened
 
 LISTED = 120  # batches on the index; a file of each is read every night
-CELLS_A_JOB = 12
-WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
 
 
 def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
@@ -106,7 +94,7 @@ def write_page(
     if FIELDS in called.digests:
         fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
     likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
-    drawn = _drawn(client, screened, highlights, likeliest, fields)
+    drawn = draw_page(client, screened, highlights, likeliest, fields)
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
     view = BatchView(
@@ -119,8 +107,8 @@ def write_page(
         whole_slides=drawn.whole_slides,
         classes=card.classes,
         threshold=limit,
-        made_by=_made_by(screened, seal),
-        command=_command(settings, store, batch, seal),
+        made_by=made_by(screened, seal),
+        command=command(settings, store, batch, seal),
         made_from=made_from(called),
         patients=patients,
         called=drawn.called,
@@ -185,144 +173,3 @@ def _write_index(store: Store, batch: manifests.Batch) -> None:
         nights = calling.nights_before(store, date.max, LISTED)
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
         write_page_file(held.store, index_page(nights, pages), *index_path())
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Hold what workers drew for a page: cells by address, their places, fields and slides."""
-
-    thumbnails: dict[str, bytes | str]
-    called: Called
-    fields: list[ShownField]
-    whole_slides: list[ShownSlide]
-
-
-def _drawn(
-    client: Client,
-    screened: Screened,
-    highlights: Highlights,
-    called: Mapping[Patient, Sequence[Mapping[str, Any]]],
-    fields: pa.Table | None,
-) -> _Drawn:
-    """Draw everything on a page at once; slides come first, because one takes longest.
-
-    ``called`` are the cells behind the calls of patients, rows of the image report.
-    """
-    of_called = list(chain.from_iterable(called.values()))
-    slides = _slides(fields) if fields is not None else []
-    views = _fields(screened, fields) if fields is not None else []
-    places = drawings.places_jobs(screened.store, screened.batch, screened.model, of_called)
-    cells = _cells(screened, highlights, of_called)
-    some = [
-        drawings.ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB]))
-        for i in range(0, len(cells), CELLS_A_JOB)
-    ]
-    jobs = [*slides, *views, *places, *some]
-    drawn = run_jobs(client, drawings.draw, jobs, title=f"page {screened.batch.name}")
-    whole = [ShownSlide(job.source_uri, job.fields, next(drawn)) for job in slides]
-    shown = [ShownField(job.field, next(drawn)) for job in views]
-    pictures = {
-        cell["uri"]: picture
-        for job in places
-        for cell, picture in zip(job.cells, next(drawn), strict=True)
-    }
-    uris = (ref.uri for ref, _ in cells)
-    thumbnails = dict(zip(uris, chain.from_iterable(drawn), strict=True))
-    return _Drawn(thumbnails, Called(called, pictures), shown, whole)
-
-
-def _cells(
-    screened: Screened, highlights: Highlights, called: Sequence[Mapping[str, Any]]
-) -> list[tuple[ImageRef, str]]:
-    """List the cells on all sheets and the called cells, with their digests."""
-    shown: list[Mapping[str, Any]] = []
-    for name in CELLS_SHOWN:
-        shown += highlights.sheet(name).select(["uri", "image_id", ROW]).to_pylist()
-    by_uri = {cell["uri"]: cell for cell in (*shown, *called)}
-    numbers = [cell[ROW] for cell in by_uri.values()]
-    refs = image_refs(manifests.rows_at(screened.store, screened.batch, numbers))
-    return [(ref, by_uri[ref.uri]["image_id"]) for ref in refs]
-
-
-def _fields(screened: Screened, report: pa.Table) -> list[drawings.FieldPictureJob]:
-    """Choose the fields of view for the page, with the cells of each."""
-    store, batch = screened.store, screened.batch
-    fields = fields_to_show(report).to_pylist()
-    cells: list[list[dict[str, Any]]] = [[] for _ in fields]
-    sources = {field["source_uri"] for field in fields}
-    for rows in drawings.rows_of_sources(store, batch, screened.model, sources):
-        for field, of_field in zip(fields, cells, strict=True):
-            of_field += field_rows.cells_of(rows, field)
-    refs = drawings.find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
-    return [
-        drawings.FieldPictureJob(field, tuple(some), {c["uri"]: refs[c["uri"]] for c in some})
-        for field, some in zip(fields, cells, strict=True)
-    ]
-
-
-def _slides(report: pa.Table) -> list[drawings.SlidePictureJob]:
-    """Choose the slides for the page, those with the most parasitized cells first."""
-    # A photograph has no magnification, and is a field itself.
-    of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
-    by_source: dict[str, list[dict[str, Any]]] = {}
-    for row in of_slides.to_pylist():
-        by_source.setdefault(row["source_uri"], []).append(row)
-    parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
-    shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
-    return [drawings.SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
-
-
-def _made_by(screened: Screened, seal: Seal) -> dict[str, str]:
-    store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
-    learned, adaptation = detector.learned, detector.adaptation
-    return {
-        "images": named(segmentations.sources_of(store, batch)),
-        "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
-        "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
-        **({"tuning": f"sha256 {card.tuning}"} if card.tuning else {}),
-        "detector": f"{detector.name}, sha256 {detector.digest}",
-        "calibration": f"{detector.calibrating_images:,} images of "
-        f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
-        **({"counting": _counting(detector.counting)} if detector.counting else {}),
-        **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
-        **(
-            {"learned": f"{counted(len(learned.nights), 'batch')}, from {detector.parent}"}
-            if learned
-            else {}
-        ),
-        **({"diagnosis": adaptation.text} if adaptation else {}),
-        "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
-        "report": f"{seal.report}, sha256 {seal.report_digest}",
-        "versions": ", ".join(f"{name} {number}" for name, number in exact(OF_A_PAGE).items()),
-    }
-
-
-def _counting(card: detectors.CountingCard) -> str:
-    """Describe the counting threshold of a detector."""
-    used = card.counting
-    limit = used.limit_of_detection
-    return (
-        f"a cell counts from log-odds {used.log_odds:g} on, where parasites are many from "
-        f"{card.dense.log_odds:g} on: sensitivity "
-        f"{used.sensitivity.mean:.1%}, false positives {used.false_positives.mean:.3%} "
-        f"(deviation between patients {used.false_positives.deviation:.3%}), of "
-        f"{used.false_positives.slides} patients or slides; limit of detection of {card.cells:,} "
-        f"cells {'none' if limit is None else f'{limit:.2%}'}"
-    )
-
-
-def _command(settings: Settings, store: Store, batch: manifests.Batch, seal: Seal) -> str:
-    words, made = ["slidewatch", "screen"], segmentations.segmentation_for(store, batch)
-    for source in each_source(segmentations.sources_of(store, batch)):
-        words += ["--images", source]
-    if made:
-        words += ["--as", made.taken_as] if made.taken_as else []
-        words += ["--slide-is", made.slide_is] if made.slide_is != "folder" else []
-        scale = made.cutting.microns_per_pixel
-        words += ["--microns-per-pixel", f"{scale:g}"] if scale else []
-    words += ["--store", settings.store]
-    words += ["--batch", batch.name, "--date", batch.batch_date.isoformat()]
-    words += ["--detector", seal.detector]
-    limit = made.limit if made else batch.limit
-    words += ["--limit", str(limit)] if limit else []
-    return shlex.join(words)

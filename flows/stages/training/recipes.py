@@ -30,7 +30,7 @@ from tasks.network.inference import Inference, outputs_of
 from tasks.network.processor import Graph
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
-from tasks.network.training import Epoch, TrainingPlan, fit_temperature, train
+from tasks.network.training import Epoch, TrainingData, TrainingPlan, fit_temperature, train
 from tasks.network.tuning import measuring
 from tasks.types import Counts, Float, Index, Pixels, Single, laboratory_of, nested
 
@@ -166,13 +166,15 @@ def train_rows(
     epochs = recipe.plan.epochs
     history = train(
         classifier.to("cuda" if torch.cuda.is_available() else "cpu"),
-        data.pixels,
-        data.labels,
-        rows["train"],
-        rows["validation"],
+        TrainingData(
+            data.pixels,
+            data.labels,
+            rows["train"],
+            rows["validation"],
+            balanced(data.labels, data.keys, rows["train"]),
+        ),
         recipe.plan,
         on_epoch=lambda epoch: tell(f"{title}epoch {epoch.number} of {epochs}: {epoch}"),
-        weights=balanced(data.labels, data.keys, rows["train"]),
         keep=lambda number, state: save_state(store, training, number, state),
         start=start,
     )

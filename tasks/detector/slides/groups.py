@@ -13,6 +13,8 @@ import numpy as np
 from tasks import bundles
 from tasks.types import Float, Index, Integers, Numbers, laboratory_of
 
+MOST_REFERENCE = 5_000  # cells in a reference, spread evenly over the slide
+
 
 class GroupKey(NamedTuple):
     """The key of a group: the cells of one slide, of one patient, in one batch."""
@@ -260,3 +262,8 @@ def _check_same_shape(a: GroupStatistics, b: GroupStatistics) -> None:
 
 def _shape(statistics: GroupStatistics) -> dict[str, tuple[int, ...]]:
     return {tap: statistics.scatter[tap].shape for tap in statistics.taps}
+
+
+def reference_rows(n: int, most: int = MOST_REFERENCE) -> Index:
+    """Choose the cells of a slide's n for its reference: all, or ``most`` spread evenly."""
+    return np.arange(min(n, most), dtype=np.intp) * n // max(min(n, most), 1)

@@ -23,11 +23,10 @@ from tasks.detector.mahalanobis import LEAST_SHRINKAGE, oas_shrinkage, whitened
 from tasks.detector.slides import cell_score
 from tasks.detector.slides.cell_score import Prior, SlideNormal, TapNormal, Taps
 from tasks.detector.slides.groups import GroupStatistics
-from tasks.types import Float, Index, Integers, Mask, Texts
+from tasks.types import Float, Integers, Mask, Texts
 
 ROUNDS = 5  # of weights and components in `prior_of`; four agree to a percent
 LEAST_BETWEEN = 1e-3  # of W: the value of B if slides seem not to differ at all
-MOST_REFERENCE = 5_000  # cells in a reference, spread evenly over the slide
 NORMAL_MAD = 1.4826  # a normal deviation over its median absolute deviation
 NORMAL_HALF = 0.6745  # half the length of the shortest half of a normal sample, in deviations
 LEAST_SCALE = 1e-6  # of log distances that do not vary
@@ -398,8 +397,3 @@ def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: 
     shift = total / (total + 1 / far) * mean
     k = cells_of_population(within, between)
     return Prior(prior.means + shift, within, between, k, prior.location, prior.scale)
-
-
-def reference_rows(n: int, most: int = MOST_REFERENCE) -> Index:
-    """Choose the cells of a slide's n for its reference: all, or ``most`` spread evenly."""
-    return np.arange(min(n, most), dtype=np.intp) * n // max(min(n, most), 1)

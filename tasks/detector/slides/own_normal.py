@@ -15,7 +15,7 @@ from tasks.detector.calibration import (
     log_distance,
     standardised,
 )
-from tasks.detector.slides import cell_score, smears
+from tasks.detector.slides import cell_score, night_smears
 from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
 from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
 from tasks.types import Arrays, Float, Integers, Mask, below, nested
@@ -47,7 +47,7 @@ class OwnNormal:
 
     priors: dict[str, Prior]
     calibration: OwnCalibration
-    floor: smears.Floor | None = None
+    floor: night_smears.Floor | None = None
 
     def to_arrays(self) -> Arrays:
         """Return named arrays to be stored."""
@@ -68,7 +68,7 @@ class OwnNormal:
         return cls(
             with_spread(priors, calibration.location, calibration.scale),
             calibration,
-            smears.Floor.from_arrays(floor) if floor else None,
+            night_smears.Floor.from_arrays(floor) if floor else None,
         )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks import bundles
 from tasks.detector.slides import cell_score
-from tasks.detector.slides import smears as limits
+from tasks.detector.slides import night_smears as limits
 from tasks.detector.slides.cell_score import CellFeatures, SlideNormal
 from tasks.detector.slides.normal import population_normal
 from tasks.detector.slides.own_normal import OwnNormal

@@ -16,8 +16,8 @@ import numpy as np
 
 from tasks import bundles, types
 from tasks.detector.detector import Detector, score
-from tasks.detector.slides import cell_score, references, smears
-from tasks.detector.slides.normal import reference_rows
+from tasks.detector.slides import cell_score, night_smears, references
+from tasks.detector.slides.groups import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
 from tasks.metrics.metrics import (
     Interval,
@@ -206,7 +206,7 @@ def _references(own: OwnNormal, cells: Cells, start: int, *, named: bool) -> ref
     """Choose the references of a slide, or of a night without names, whose first row is given."""
     rows = reference_rows(len(cells))
     some = bundles.take(cells, rows)
-    kind = ("slide", smears.ONE_SLIDE) if named else ("night", smears.A_NIGHT)
+    kind = ("slide", night_smears.ONE_SLIDE) if named else ("night", night_smears.A_NIGHT)
     features = cell_score.CellFeatures(some.taps, some.predicted, start + rows)
     return references.references_of(own, features, *kind)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.detector.calibration import p_values
-from tasks.detector.slides import cell_score, groups, own_normal, smears
+from tasks.detector.slides import cell_score, groups, night_smears, own_normal
 from tasks.metrics.metrics import Interval, interval, nullable, resampled
 from tasks.smears.counting.interpretation import KnownRates
 from tasks.smears.laboratories.learning import Distances, SlideEvidence, fused, mixed
@@ -206,7 +206,7 @@ def smear_warnings(own: own_normal.OwnNormal, statistics: groups.GroupStatistics
     """Warn of commissioned slides that cannot be a smear by the detector's limits."""
     if own.floor is None or not statistics.keys:
         return []
-    far = int(smears.implausible_shifts(own.floor, own.priors, statistics).sum())
+    far = int(night_smears.implausible_shifts(own.floor, own.priors, statistics).sum())
     if not far:
         return []
     return [

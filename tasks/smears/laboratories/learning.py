@@ -15,13 +15,12 @@ from tasks.detector.calibration import Calibration, fuse, log_distance, standard
 from tasks.detector.detector import Detector, score
 from tasks.detector.slides import cell_score, groups
 from tasks.detector.slides.cell_score import Level, Prior, SlideNormal, Taps
-from tasks.detector.slides.groups import GroupKey, GroupStatistics
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, reference_rows
 from tasks.detector.slides.normal import (
     Choices,
     leaning_spread,
     learned_prior,
     population_normal,
-    reference_rows,
     slide_normal,
 )
 from tasks.detector.slides.own_normal import OwnNormal

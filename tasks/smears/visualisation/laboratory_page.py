@@ -26,30 +26,29 @@ def laboratory_page(
     figures: Sequence[Figure],
     verdict: str,
     *,
-    facts: Mapping[str, str],
     warnings: Sequence[str],
-    limits: Mapping[str, str],
     adaptation: str,
-    made_by: Mapping[str, str],
+    lists: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """Make the report as a self-contained page; ``verdict`` is that on the diagnosis."""
+    """Make the report as a self-contained page; ``verdict`` is that on the diagnosis.
+
+    ``lists`` has the texts by name of ``facts``, ``limits`` and ``made_by``.
+    """
     return render(
         "laboratory.html",
         title=f"Laboratory {name}",
-        facts=facts,
         warnings=warnings,
         levels=[f"{level:g}".removeprefix("0") for level in LEVELS],
         alarms=_by_level(figures, ALARMS),
         caught=_by_level(figures, CAUGHT),
         examined=_shares(figures, DIAGNOSIS, percent),
         counted=_shares(figures, COUNTED, fine_percent),
-        limits=limits,
+        **lists,
         adaptation=adaptation,
         diagnosis=verdict,
         accepted=verdict == ACCEPTED,
         unexamined=verdict == NOT_EXAMINED,
         least=(f"{LEAST_SENSITIVITY:.0%}", f"{LEAST_SPECIFICITY:.0%}"),
-        made_by=made_by,
     )
 
 

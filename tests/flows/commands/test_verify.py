@@ -27,6 +27,7 @@ from storage.smears.pages import index_path, made_from, page_path, withdrawn_pag
 from storage.smears.segmentations import (
     FIELD_SCHEMA,
     Cutting,
+    CutUp,
     Segmented,
     freeze_segmentation,
     publish,
@@ -127,8 +128,8 @@ def full(store: Store) -> Store:
     nights.freeze_night(store, "ward", DAY, manifest(3), inbox="/inbox", frozen_at=WHEN)
     store.remove("nights", "ward", "lease")
     cut = freeze_segmentation(
-        store, "cut", manifest(2), images="photos/", limit=None,
-        cutting=Cutting(into="cells", microns_per_pixel=None), slide_is="file", started_at=WHEN,
+        store, "cut", manifest(2),
+        CutUp("photos/", Cutting(into="cells", microns_per_pixel=None)), WHEN,
     )  # fmt: skip
     seal_segmentation(
         store, "cut",

@@ -18,6 +18,7 @@ from tasks.network.spec import NetworkSpec
 from tasks.network.training import (
     DivergedError,
     Epoch,
+    TrainingData,
     TrainingPlan,
     calibrated_loss,
     fit_temperature,
@@ -58,7 +59,7 @@ def run(
     **plan: Any,
 ) -> list[Epoch]:
     made = TrainingPlan(**({"epochs": 3, "batch": 8, "peak_rate": 3e-3, "averaging": NONE} | plan))  # type: ignore[arg-type]
-    return train(classifier, pixels, LABELS, TRAIN, VALIDATION, made, on_epoch)
+    return train(classifier, TrainingData(pixels, LABELS, TRAIN, VALIDATION), made, on_epoch)
 
 
 def weights(classifier: Classifier) -> dict[str, bytes]:
@@ -209,7 +210,8 @@ def test_training_that_was_cut_off_in_epoch_3_comes_to_the_same_bytes(
         start: dict[str, NDArray[Any]] | None = None,
     ) -> list[Epoch]:
         return train(
-            classifier, pixels, LABELS, TRAIN, VALIDATION, plan, on_epoch, keep=keep, start=start
+            classifier, TrainingData(pixels, LABELS, TRAIN, VALIDATION), plan, on_epoch,
+            keep=keep, start=start,
         )  # fmt: skip
 
     def cut_off(epoch: Epoch) -> None:
@@ -233,7 +235,7 @@ def test_a_finished_training_is_not_repeated(spec: NetworkSpec, pixels: NDArray[
     states: dict[int, dict[str, NDArray[Any]]] = {}
     first, again = make(spec), make(spec)
     plan = TrainingPlan(epochs=2, batch=8)
-    args = (pixels, LABELS, TRAIN, VALIDATION, plan)
+    args = (TrainingData(pixels, LABELS, TRAIN, VALIDATION), plan)
     train(first, *args, keep=lambda number, state: states.update({number: state}))
     train(again, *args, lambda _: pytest.fail("an epoch was trained"), start=states[2])
     assert weights(again) == weights(first)

@@ -4,6 +4,7 @@ import numpy as np
 
 from tasks.detector.probabilities import UNCHANGED
 from tasks.detector.slides.cell_score import CellFeatures
+from tasks.detector.slides.night_smears import A_NIGHT, ONE_SLIDE, Group
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.detector.slides.references import (
     POPULATION,
@@ -15,7 +16,6 @@ from tasks.detector.slides.references import (
     references_of,
     score_cells,
 )
-from tasks.detector.slides.smears import A_NIGHT, ONE_SLIDE, Group
 from tasks.detector.witnesses import Discriminant, Scales, Witnesses
 from tasks.smears.laboratories.learning import SlideCells
 from tests.support.altered import AWAY, ELSEWHERE, NOWHERE, by_tap, own, smear, together

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from tasks.detector.slides.cell_score import SlideNormal
-from tasks.detector.slides.smears import (
+from tasks.detector.slides.night_smears import (
     A_NIGHT,
     ABSURD,
     ONE_SLIDE,

@@ -1,0 +1,110 @@
+"""Let workers draw what a page shows: cells, fields of view and slides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.cluster.client import Client
+from flows.cluster.executor import run_jobs
+from flows.jobs.scoring.screened import Screened
+from flows.smears.jobs import drawings
+from storage.batches import manifests
+from tasks.images.regions import ImageRef, image_refs
+from tasks.smears.reports import field_rows
+from tasks.smears.reports.called_cells import Patient
+from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
+from tasks.smears.visualisation.overlay import ShownSlide, fields_to_show
+from tasks.smears.visualisation.patients import Called
+from tasks.smears.visualisation.viewer.overlays import ShownField
+
+CELLS_A_JOB = 12
+WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Hold what workers drew for a page: cells by address, their places, fields and slides."""
+
+    thumbnails: dict[str, bytes | str]
+    called: Called
+    fields: list[ShownField]
+    whole_slides: list[ShownSlide]
+
+
+def draw_page(
+    client: Client,
+    screened: Screened,
+    highlights: Highlights,
+    called: Mapping[Patient, Sequence[Mapping[str, Any]]],
+    fields: pa.Table | None,
+) -> Drawn:
+    """Draw everything on a page at once; slides come first, because one takes longest.
+
+    ``called`` are the cells behind the calls of patients, rows of the image report.
+    """
+    of_called = list(chain.from_iterable(called.values()))
+    slides = _slides(fields) if fields is not None else []
+    views = _fields(screened, fields) if fields is not None else []
+    places = drawings.places_jobs(screened.store, screened.batch, screened.model, of_called)
+    cells = _cells(screened, highlights, of_called)
+    some = [
+        drawings.ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB]))
+        for i in range(0, len(cells), CELLS_A_JOB)
+    ]
+    jobs = [*slides, *views, *places, *some]
+    drawn = run_jobs(client, drawings.draw, jobs, title=f"page {screened.batch.name}")
+    whole = [ShownSlide(job.source_uri, job.fields, next(drawn)) for job in slides]
+    shown = [ShownField(job.field, next(drawn)) for job in views]
+    pictures = {
+        cell["uri"]: picture
+        for job in places
+        for cell, picture in zip(job.cells, next(drawn), strict=True)
+    }
+    uris = (ref.uri for ref, _ in cells)
+    thumbnails = dict(zip(uris, chain.from_iterable(drawn), strict=True))
+    return Drawn(thumbnails, Called(called, pictures), shown, whole)
+
+
+def _cells(
+    screened: Screened, highlights: Highlights, called: Sequence[Mapping[str, Any]]
+) -> list[tuple[ImageRef, str]]:
+    """List the cells on all sheets and the called cells, with their digests."""
+    shown: list[Mapping[str, Any]] = []
+    for name in CELLS_SHOWN:
+        shown += highlights.sheet(name).select(["uri", "image_id", ROW]).to_pylist()
+    by_uri = {cell["uri"]: cell for cell in (*shown, *called)}
+    numbers = [cell[ROW] for cell in by_uri.values()]
+    refs = image_refs(manifests.rows_at(screened.store, screened.batch, numbers))
+    return [(ref, by_uri[ref.uri]["image_id"]) for ref in refs]
+
+
+def _fields(screened: Screened, report: pa.Table) -> list[drawings.FieldPictureJob]:
+    """Choose the fields of view for the page, with the cells of each."""
+    store, batch = screened.store, screened.batch
+    fields = fields_to_show(report).to_pylist()
+    cells: list[list[dict[str, Any]]] = [[] for _ in fields]
+    sources = {field["source_uri"] for field in fields}
+    for rows in drawings.rows_of_sources(store, batch, screened.model, sources):
+        for field, of_field in zip(fields, cells, strict=True):
+            of_field += field_rows.cells_of(rows, field)
+    refs = drawings.find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
+    return [
+        drawings.FieldPictureJob(field, tuple(some), {c["uri"]: refs[c["uri"]] for c in some})
+        for field, some in zip(fields, cells, strict=True)
+    ]
+
+
+def _slides(report: pa.Table) -> list[drawings.SlidePictureJob]:
+    """Choose the slides for the page, those with the most parasitized cells first."""
+    # A photograph has no magnification, and is a field itself.
+    of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in of_slides.to_pylist():
+        by_source.setdefault(row["source_uri"], []).append(row)
+    parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
+    shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
+    return [drawings.SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
