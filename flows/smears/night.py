@@ -23,7 +23,7 @@ from flows.prefect.decorators import flow
 from flows.screen import ScreenOutcome, begin, chosen, outcome_of, screen_batch
 from flows.settings import Settings
 from flows.smears.call import Calling, CallOutcome
-from flows.smears.stages import written_pages
+from flows.smears.stages import page_index
 from flows.smears.stages.calling import valid_call
 from flows.smears.stages.counting import counting_at
 from flows.smears.stages.sorting import Taken, Wanted, come_since, counted_sorts, take
@@ -144,7 +144,7 @@ def _warm_up(client: Client, screened: Screened, settings: Settings) -> None:
     """Compute error rates and import what draws pages, half a second that workers do not need."""
     if not isinstance(client, Here):
         counting_at(screened, settings)
-        written_pages.get_ready()
+        page_index.get_ready()
 
 
 def prepare(

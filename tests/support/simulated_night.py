@@ -36,7 +36,8 @@ from flows.monitoring import telemetry
 from flows.smears.jobs import drawings, grouped_rows, shown
 from flows.smears.stages.calling import call_batch
 from flows.smears.stages.counting import counting_at
-from flows.smears.stages.written_pages import get_ready, write_page
+from flows.smears.stages.page_index import get_ready
+from flows.smears.stages.written_pages import write_page
 from flows.stages.batch import prepare_features
 from flows.stages.publish import publish
 from flows.stages.scoring import extract, score
@@ -58,7 +59,7 @@ _ONE_AT_A_TIME = Lock()  # threads that read at once take turns in Python, and a
 JOBS: tuple[tuple[str, Callable[[Any], Any]], ...] = (
     ("flows.stages.publish.finish_parts", finish.finish_parts),
     ("flows.smears.stages.calling.group_piece", grouped_rows.group_piece),
-    ("flows.smears.stages.written_pages.find_shown", shown.find_shown),
+    ("flows.smears.stages.drawn_pages.find_shown", shown.find_shown),
     ("flows.smears.jobs.drawings.draw", drawings.draw),
 )
 

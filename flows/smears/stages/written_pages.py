@@ -1,29 +1,18 @@
 """Write the page of a batch from its published reports, and the index that lists it."""
 
-from collections.abc import Mapping, Sequence
-from datetime import date
-from importlib import import_module
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from flows.cluster.client import Client
-from flows.cluster.executor import run_jobs
 from flows.jobs import verified
 from flows.jobs.scoring.screened import Screened
-from flows.monitoring import console, telemetry
+from flows.monitoring import telemetry
 from flows.prefect.decorators import task
 from flows.settings import Settings
-from flows.smears.jobs.shown import ShownJob, find_shown
 from flows.smears.stages import answers, calling
-from flows.smears.stages.drawn_pages import draw_page
+from flows.smears.stages.drawn_pages import called_cells, draw_page, find_cells
+from flows.smears.stages.page_index import write_index
 from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
 from storage.batches import manifests
 from storage.batches.ledger import Seal
-from storage.models import detectors
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.smears.answers import digest_of_answers
 from storage.smears.call_seals import CallSeal
@@ -31,21 +20,15 @@ from storage.smears.pages import (
     index_path,
     made_from,
     page_is_of,
-    page_names,
     page_path,
     write_page_file,
 )
 from storage.store import Store
-from tasks.smears.counting.call import Call
-from tasks.smears.reports.called_cells import CalledCells, Patient, patient_of
+from tasks.smears.reports.called_cells import Patient, patient_of
 from tasks.smears.visualisation import calls
 from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.smears.visualisation.highlights import Highlights
-from tasks.smears.visualisation.index_page import index_page
-from tasks.smears.visualisation.page import compile_templates
-from tasks.smears.visualisation.patients import cells_each, opened
-
-LISTED = 120  # batches on the index; a file of each is read every night
+from tasks.smears.visualisation.patients import opened
 
 
 def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
@@ -56,12 +39,6 @@ def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
         and page_is_of(store, batch.name, made_from(called))
         and (answered is None or page_is_of(store, batch.name, answered))
     )
-
-
-def get_ready() -> None:
-    """Import and compile what draws a page, ahead of the first one."""
-    import_module("tasks.smears.visualisation.charts")
-    compile_templates()
 
 
 @task
@@ -81,15 +58,8 @@ def write_page(
         for kind in (PATIENTS, SLIDES)
     )
     shown = opened(calls.positive_first(patients))
-    cells = _called_cells(shown, slides, detector)
-    footer = parquet.read_footer(store, *report_path(batch.name, batch.batch_date))
-    wanted = cells.empty()
-    sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-    starts = np.cumsum([0, *sizes])[:-1].tolist()
-    jobs = [ShownJob(screened, group, start, limit, wanted) for group, start in enumerate(starts)]
-    found = list(run_jobs(client, find_shown, jobs, title=f"read {batch.name}"))
-    highlights.add(*(of_group for of_group, _ in found))
-    cells.add(*(of_group for _, of_group in found))
+    cells = called_cells(shown, slides, detector)
+    find_cells(client, screened, highlights, cells, limit)
     fields = None
     if FIELDS in called.digests:
         fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
@@ -117,30 +87,13 @@ def write_page(
     )
     page = batch_page(view)
     # Before the page, so that the index lists every existing page, even if the run is killed.
-    _write_index(store, batch)
+    write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
     files = {uri: each for uri, each in drawn.thumbnails.items() if isinstance(each, bytes)}
     return {
         patient: [files[cell["uri"]] for cell in some if cell["uri"] in files]
         for patient, some in drawn.called.cells.items()
     }
-
-
-def _called_cells(
-    patients: Sequence[Mapping[str, Any]], slides: pa.Table, detector: detectors.DetectorCard
-) -> CalledCells:
-    """Make the collector of cells behind the calls of the patients that the page opens."""
-    unreadable = slides.filter(pc.equal(slides["call"].cast(pa.string()), Call.UNREADABLE.value))
-    counts = {patient_of(row): row["cells_called"] for row in patients}
-    names = unreadable.select(["slide_id", "patient_id"]).to_pylist()
-    # A slide of several patients names none.
-    lost: set[str | None] = {
-        row["slide_id"] for row in names if row["patient_id"] is None or patient_of(row) in counts
-    }
-    each = cells_each(len(patients))
-    return CalledCells(
-        counts, lost, counts_abnormal=detector.counts_abnormal, most=each, least=each
-    )
 
 
 def try_page(
@@ -160,16 +113,3 @@ def try_page(
         raise
     except Exception as error:
         return f"{type(error).__name__}: {error}", {}
-
-
-def _write_index(store: Store, batch: manifests.Batch) -> None:
-    """Write the page that lists the batches; link this batch's page, which is written next.
-
-    Only one run at a time writes it, or an older list might replace a newer one.
-    """
-    with leases.lease(store, "reports", wait=True, on_wait=console.tell) as held:
-        if store.fence:
-            store.fence.check()
-        nights = calling.nights_before(store, date.max, LISTED)
-        pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
-        write_page_file(held.store, index_page(nights, pages), *index_path())

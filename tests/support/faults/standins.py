@@ -113,7 +113,7 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     scoring: Any = importlib.import_module("flows.stages.scoring")
     scoring.progress_artifact = progress
     pages: Any = importlib.import_module("flows.smears.stages.written_pages")
-    pages.batch_page, pages._thumbnails = _plain_page, lambda *_: {}
+    pages.batch_page = _plain_page
     segmentation: Any = importlib.import_module("flows.smears.stages.segmentation")
     segmentation.SOURCES_A_JOB = segmentation.FIELDS_A_JOB = 1
     executor: Any = importlib.import_module("flows.cluster.executor")
