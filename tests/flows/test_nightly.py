@@ -25,6 +25,7 @@ from flows.monitoring.logs import JsonFormatter
 from flows.nightly import MissedNightError, night_of
 from flows.options.flows import Nightly
 from flows.settings import Settings
+from flows.smears import night as night_flows
 from flows.smears.night import NightOutcome, nightly
 from storage.batches.nights import find_night, list_nights
 from storage.leases import HeldByOtherError, lease
@@ -173,7 +174,7 @@ def test_a_night_that_was_killed_goes_on_with_the_images_it_had(
 
     first = ward.arrive(4)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "screen_sources", killed)
+        patch.setattr(night_flows, "screen_sources", killed)
         with pytest.raises(RuntimeError, match="killed"):
             ward.run()
     assert [line["batch"] for line in logged] == ["night-2026-03-01"]

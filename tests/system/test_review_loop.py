@@ -21,6 +21,7 @@ from flows.settings import Settings
 from flows.smears.commands.review.queue import ImportOutcome, export, import_answers, report
 from flows.smears.night import screen
 from storage.batches.manifests import load_batch, read_manifest
+from storage.models.detectors import load_detector_card
 from storage.models.statistics import latest_statistics
 from storage.smears.answers import latest_labels
 from storage.store import Store, StoreError, digest_of
@@ -107,7 +108,8 @@ def run(command: str, settings: Settings) -> None:
 
 def abnormality(settings: Settings, night: Path) -> dict[str, float]:
     """By file, after screening the night again with the newest detector."""
-    outcome = screen.fn(Screen(images=str(night), batch="night"), settings)
+    newest = load_detector_card(Store(settings.store)).name
+    outcome = screen.fn(Screen(images=str(night), batch="night", detector=newest), settings)
     rows = duckdb.sql(f"SELECT uri, abnormality FROM '{outcome.report}'").fetchall()
     return {uri.partition("/night")[2]: value for uri, value in rows}
 

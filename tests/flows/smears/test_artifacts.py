@@ -19,7 +19,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
 from flows.options.flows import Screen
+from flows.prefect import progress
 from flows.prefect.decorators import run
+from flows.prefect.progress import PROGRESS, NightProgress, progress_artifact
 from flows.prefect.states import by_name
 from flows.settings import Settings
 from flows.smears import artifacts
@@ -30,8 +32,6 @@ from flows.smears.artifacts import (
     MOST_ABNORMAL,
     NIGHT,
     PAGE,
-    PROGRESS,
-    NightProgress,
     announce,
     markdown_text,
     most_abnormal,
@@ -168,7 +168,8 @@ class Told:
         self.events: list[str] = []
         self.progress: list[float] = []
         self.broken = False
-        monkeypatch.setattr(artifacts, "in_prefect_run", lambda: True)
+        for module in (artifacts, progress):
+            monkeypatch.setattr(module, "in_prefect_run", lambda: True)
         for what in ("markdown", "table", "link"):
             name = f"create_{what}_artifact"
             monkeypatch.setattr(prefect.artifacts, name, lambda *_, **__: None)
@@ -211,10 +212,10 @@ def test_progress_is_told_rarely_and_at_the_end(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(0, 10_000, 4))
-    monkeypatch.setattr(artifacts.time, "monotonic", lambda: float(next(clock)))
-    with artifacts.progress_artifact("night", 100) as progress:
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with progress_artifact("night", 100) as shown:
         for done in range(1, 101):
-            progress.update(done)
+            shown.update(done)
     assert 5 < len(told.progress) < 30
     assert told.progress == sorted(told.progress)
     assert told.progress[-1] == 100.0
@@ -223,7 +224,7 @@ def test_progress_is_told_rarely_and_at_the_end(
 def test_a_night_without_images_is_done_at_once(
     told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with artifacts.progress_artifact("night", 0):
+    with progress_artifact("night", 0):
         pass
     assert told.progress == [100.0]
     assert not caplog.records
@@ -231,9 +232,9 @@ def test_a_night_without_images_is_done_at_once(
 
 def test_progress_is_given_up_after_the_first_failure(told: Told) -> None:
     told.broken = True
-    progress = NightProgress("night", 10)
+    shown = NightProgress("night", 10)
     for done in (3, 6, 10):
-        progress.update(done, last=True)
+        shown.update(done, last=True)
     assert told.progress == [30.0]
 
 

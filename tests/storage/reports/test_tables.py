@@ -13,6 +13,7 @@ import pytest
 from storage.batches.manifests import Batch
 from storage.parquet import iterate_groups, read_table
 from storage.reports import tables
+from storage.smears.earlier_batches import read_batches_before
 from storage.smears.schemas import batches, fields, slides
 from storage.store import Store, StoreError, digest_of
 from tests.support.batches import freeze
@@ -188,14 +189,14 @@ def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
     store: Store,
 ) -> None:
     days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 3), date(2026, 1, 10)]
-    assert tables.read_batches_before(store, days[-1], 9).schema == batches.batch_schema()
-    assert tables.read_batches_before(store, days[-1], 9).num_rows == 0
+    assert read_batches_before(store, days[-1], 9).schema == batches.batch_schema()
+    assert read_batches_before(store, days[-1], 9).num_rows == 0
     for day in days:
         for name in ("a", "b"):
             publish_row(store, f"{name}-{day}", day)
 
     def found(day: date, limit: int = 9) -> list[str]:
-        return [str(b) for b in tables.read_batches_before(store, day, limit)["batch"].to_pylist()]
+        return [str(b) for b in read_batches_before(store, day, limit)["batch"].to_pylist()]
 
     assert found(days[0]) == []
     assert found(days[2]) == ["a-2025-12-31", "b-2025-12-31", "a-2026-01-01", "b-2026-01-01"]
@@ -206,7 +207,7 @@ def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
 def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
     for _ in range(2):
         publish_row(any_store, "night", DAYS[0])
-    assert tables.read_batches_before(any_store, DAYS[1], 9).num_rows == 1
+    assert read_batches_before(any_store, DAYS[1], 9).num_rows == 1
 
 
 def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
@@ -262,9 +263,9 @@ def test_a_report_cut_short_is_named_and_left_out_of_what_a_night_is_compared_wi
     damaged = tables.report_path("night", DAYS[0], tables.BATCHES)
     store.write_bytes(store.read_bytes(*damaged)[:1000], *damaged)
     told: list[str] = []
-    assert tables.read_batches_before(store, date(2026, 3, 1), 9, told.append).num_rows == 1
+    assert read_batches_before(store, date(2026, 3, 1), 9, told.append).num_rows == 1
     assert len(list(tables.newest_batches(store, lambda _: True, told.append))) == 1
     assert len(told) == 2
     assert all("/".join(damaged) in text for text in told)
     with pytest.raises(StoreError, match="is damaged"):
-        tables.read_batches_before(store, date(2026, 3, 1), 9)
+        read_batches_before(store, date(2026, 3, 1), 9)

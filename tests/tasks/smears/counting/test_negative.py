@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from tasks.detector.error_counts import ErrorCounts, count_errors, merge_errors, retract_errors
-from tasks.smears.counting.negative import LEAST_CELLS, Measured
+from tasks.detector.error_counts import (
+    LEAST_CELLS,
+    ErrorCounts,
+    count_errors,
+    merge_errors,
+    retract_errors,
+)
+from tasks.smears.counting.negative import Measured
 
 KNOWN = Measured(least_size=80.0, least_sharpness=0.02, mean=0.01, deviation=0.01)
 
