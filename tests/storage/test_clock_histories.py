@@ -68,7 +68,7 @@ class Machines(RuleBasedStateMachine):
             "_now": lambda: START + timedelta(seconds=self.true + self.wrong[self.here]),
             "_awake": lambda: self.true,
             "_keep_alive": lambda *_: None,  # hearts beat by `renews` alone
-            "_processes": lambda: f"boot {self.here}",
+            "pid_space": lambda: f"boot {self.here}",
             "_this_process": this_process,
         }
         self.patches = [mock.patch.multiple(leases, **fakes), mock.patch("time.sleep", self.passes)]

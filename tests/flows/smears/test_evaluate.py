@@ -83,7 +83,7 @@ SAID: list[str] = []
 @pytest.fixture(scope="module")
 def outcome(settings: Settings) -> EvaluationOutcome:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.smears.stages.evaluation.warn", SAID.append)
+        patch.setattr("flows.smears.stages.evaluated_images.warn", SAID.append)
         return _evaluate(settings, detector="m-v0001")
 
 

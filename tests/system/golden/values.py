@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batches.features import FAILED, SCORED, FeatureBlock
+from storage.models.adaptation import AdaptationCard
 from storage.models.detectors import (
-    AdaptationCard,
     CountingCard,
     FloorCard,
     RateCard,

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import chi2, kstest
 
 from tasks.detector.slides.cell_score import Prior, squared_distances
-from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics
+from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, reference_rows
 from tasks.detector.slides.normal import (
     Choices,
     _posterior,
@@ -16,7 +16,6 @@ from tasks.detector.slides.normal import (
     class_means,
     learned_prior,
     prior_of,
-    reference_rows,
     residual_means,
     shift_distance,
     shortest_half,
