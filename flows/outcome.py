@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
@@ -19,7 +19,7 @@ class Outcome(BaseModel):
     @property
     def failed(self) -> bool:
         """Return whether something needs a person, so that the command's exit code is not 0."""
-        return False
+        return bool(self.problem)
 
     @property
     def problem(self) -> str:
@@ -62,6 +62,11 @@ def printable(text: str, keep: str = "") -> str:
 def shown_width() -> int:
     """Return how many columns standard output shows; `WIDTH` where no terminal says it."""
     return shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
+
+
+def numbered(counts: Mapping[str, int]) -> str:
+    """List numbers and what they count: ``2 damaged, 1 empty``."""
+    return ", ".join(f"{n} {what}" for what, n in counts.items())
 
 
 def table(rows: list[tuple[str, object]]) -> str:

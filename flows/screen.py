@@ -12,7 +12,7 @@ from flows.jobs.tuning import TuningJob, measure_tuning
 from flows.monitoring import console, telemetry
 from flows.monitoring.logs import log
 from flows.options.flows import Screen
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, numbered, table
 from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages import scoring
@@ -21,7 +21,7 @@ from flows.stages.publish import publish, valid_seal
 from storage.batches import ledger
 from storage.batches.manifests import Batch, find_batch, load_batch
 from storage.leases import Lease, LeaseLostError
-from storage.models import detectors, tunings
+from storage.models import classifiers, detectors, tunings
 from storage.reports import tables
 from storage.store import Store
 from tasks.words import counted
@@ -44,11 +44,6 @@ class ScreenOutcome(Outcome):
     repeated: bool
 
     @property
-    def failed(self) -> bool:
-        """Return whether images could not be scored, or there are none."""
-        return bool(self.problem)
-
-    @property
     def problem(self) -> str:
         """Say if all images or some of them are missing; empty otherwise."""
         return self.images_problem()
@@ -58,7 +53,7 @@ class ScreenOutcome(Outcome):
         if not self.images:
             return f"there are no images for batch {self.batch}: run it again once they have come"
         if self.scored < self.images:
-            failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+            failures = numbered(self.failures)
             images = counted(self.images, "image")
             return (
                 f"{self.images - self.scored:,} of {images} of batch {self.batch} failed "
@@ -76,7 +71,7 @@ class ScreenOutcome(Outcome):
     def rows(self) -> list[tuple[str, object]]:
         """List the figures of the images, by name."""
         diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
-        failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+        failures = numbered(self.failures)
         share = 100 * self.abnormal / self.scored if self.scored else 0.0
         images = f"{self.images:,}: {self.scored:,} scored, {self.images - self.scored} failed"
         return [
@@ -105,9 +100,11 @@ def screen(options: Screen, settings: Settings) -> ScreenOutcome:
     started = time.monotonic()
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
         images, detector = GivenImages(options.images, options.limit), chosen(held.store, options)
-        screened = begin(held.store, options, settings, detector, images)
-        seal, repeated = screen_batch(held, settings, screened)
-    return outcome_of(screened, seal, repeated, time.monotonic() - started)
+        card = detectors.load_model_of(held.store, detector)
+        screened = begin(held.store, options, settings, detector, card, images)
+        known = valid_seal(held.store, screened.batch, screened.key)
+        seal = screen_batch(held, settings, screened, known)
+    return outcome_of(screened, seal, known is not None, time.monotonic() - started)
 
 
 def outcome_of(
@@ -129,10 +126,10 @@ def begin(
     options: Screen,
     settings: Settings,
     detector: detectors.DetectorCard,
+    card: classifiers.ModelCard,
     images: GivenImages,
 ) -> Screened:
-    """Freeze the images of a batch, and load the model of the detector that judges them."""
-    card = detectors.load_model_of(store, detector)
+    """Freeze the images of a batch that a detector judges, with the model it was made from."""
     warn_of_model(card)
     with telemetry.stage("freeze"):
         batch = start_or_resume(
@@ -166,20 +163,21 @@ def _screened_by(store: Store, name: str) -> Iterator[str]:
         batch = load_batch(store, name, batch.attempt - 1) if batch.attempt > 1 else None
 
 
-def screen_batch(held: Lease, settings: Settings, screened: Screened) -> tuple[ledger.Seal, bool]:
-    """Publish the report on images of a batch, unless it is there.
+def screen_batch(
+    held: Lease, settings: Settings, screened: Screened, known: ledger.Seal | None
+) -> ledger.Seal:
+    """Publish the report on images of a batch and return its seal, unless a valid one is ``known``.
 
-    Return its seal, and whether it was published before.
+    Whether a seal is valid takes a digest of the whole report, so it is asked once a run.
     """
     store, batch = screened.store, screened.batch
-    seal = valid_seal(store, batch, screened.key)
-    if seal is not None:
+    if known is not None:
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
-        return seal, True
+        return known
     with open_client(settings) as client:
         seal = _publish(client, held, tune(client, screened))
     refuse_other_attempt(held, batch, tables.IMAGES)
-    return seal, False
+    return seal
 
 
 def _publish(client: Client, held: Lease, screened: Screened) -> ledger.Seal:

@@ -2,10 +2,10 @@
 
 import os
 import resource
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from io import StringIO
 from itertools import islice
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from flows.options.tools import Format, Query, Schema
 from flows.outcome import Outcome, shown_width
 from flows.settings import Settings, UsageError
 from storage.kinds import tables
-from storage.reports.sql import answer, column_types, given_up
+from storage.reports.sql import after, answer, column_types, given_up
 from storage.store import Store, refuse_absent, which
 from tasks.reports.spreadsheet import csv_lines
 
@@ -86,13 +86,10 @@ def _limited(seconds: float) -> Iterator[None]:
     most = taken + DATA + STACK * (os.cpu_count() or 1)
     known = [each for each in (soft, hard) if each != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_DATA, (min([most, *known]), hard))
-    timer = threading.Timer(seconds + GRACE, _give_up, [seconds])
-    timer.daemon = True
-    timer.start()
     try:
-        yield
+        with after(seconds + GRACE, partial(_give_up, seconds)):
+            yield
     finally:
-        timer.cancel()
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 

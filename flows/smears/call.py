@@ -16,7 +16,7 @@ from flows.screen import refuse_other_attempt
 from flows.settings import Settings
 from flows.smears.artifacts import announce
 from flows.smears.stages import written_pages
-from flows.smears.stages.calling import batch_report, call_batch, valid_call
+from flows.smears.stages.calling import batch_report, call_batch
 from flows.stages.batch import lease_batch
 from storage.batches import ledger
 from storage.batches.manifests import Batch, load_batch
@@ -41,11 +41,6 @@ class CallOutcome(Outcome):
     light: str
     reasons: list[str]
     page_failure: str | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Return whether something is missing."""
-        return bool(self.problem)
 
     def rows(self) -> list[tuple[str, object]]:
         """List the calls, the light and the page, by name."""
@@ -83,24 +78,21 @@ class Calling:
     screened: Screened
     seal: ledger.Seal
 
-    def is_done(self) -> bool:
-        """Return whether its calls are published, and its page is there."""
-        store, batch = self.screened.store, self.screened.batch
-        called = valid_call(store, batch, self.seal)
-        return called is not None and written_pages.has_page(store, batch, called)
+    def run(self, called: CallSeal | None = None) -> CallOutcome:
+        """Publish the calls, make the page and announce it.
 
-    def run(self, *, again: bool = False) -> CallOutcome:
-        """Publish the calls, make and announce the page; only missing ones, or all ``again``."""
+        ``called`` is the valid seal of calls that are published already: then only a missing page
+        is made.
+        """
         store, batch = self.screened.store, self.screened.batch
         page_failure: str | None = None
         pictures: Mapping[Patient, Sequence[bytes]] = {}
-        if again or not self.is_done():
+        if called is None or not written_pages.has_page(store, batch, called):
             with open_client(self.settings) as client:
-                called = self._called(client, again)
-                if again or not written_pages.has_page(store, batch, called):
-                    page_failure, pictures = written_pages.try_page(
-                        client, self.screened, self.settings, self.seal, called
-                    )
+                called = called or self._called(client)
+                page_failure, pictures = written_pages.try_page(
+                    client, self.screened, self.settings, self.seal, called
+                )
         night = self._announced(pictures)
         return CallOutcome(
             batch=batch.name,
@@ -112,14 +104,10 @@ class Calling:
             page_failure=page_failure,
         )
 
-    def _called(self, client: Client, again: bool) -> CallSeal:
-        store, batch = self.screened.store, self.screened.batch
-        called = valid_call(store, batch, self.seal)
-        if called is None or again:
-            self.held.check()
-            with telemetry.stage("call"):
-                called = call_batch(client, self.screened, self.settings, self.seal)
-        return called
+    def _called(self, client: Client) -> CallSeal:
+        self.held.check()
+        with telemetry.stage("call"):
+            return call_batch(client, self.screened, self.settings, self.seal)
 
     def _announced(self, pictures: Mapping[Patient, Sequence[bytes]]) -> Row:
         """Return the batch's row of the report on batches, which is announced once."""
@@ -146,7 +134,7 @@ def call(options: Call, settings: Settings) -> CallOutcome:
     load_batch(store, options.batch)  # or no lease is taken
     with lease_batch(store, options.batch, wait=options.wait) as held:
         screened, seal = published(held.store, options.batch)
-        return Calling(held, settings, screened, seal).run(again=True)
+        return Calling(held, settings, screened, seal).run()
 
 
 def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:

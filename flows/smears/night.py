@@ -23,7 +23,7 @@ from flows.prefect.decorators import flow
 from flows.screen import ScreenOutcome, begin, chosen, outcome_of, screen_batch
 from flows.settings import Settings
 from flows.smears.call import Calling, CallOutcome
-from flows.smears.stages import page_index
+from flows.smears.stages import page_index, written_pages
 from flows.smears.stages.calling import valid_call
 from flows.smears.stages.counting import counting_at
 from flows.smears.stages.sorting import Taken, Wanted, come_since, counted_sorts, take
@@ -120,23 +120,23 @@ def screen_held(
     started, store, warming = time.monotonic(), held.store, None
     with ExitStack() as work:
         taken, screened = prepare(store, options, settings, work, root)
-        seal = valid_seal(store, screened.batch, screened.key)
-        repeated = seal is not None and valid_call(store, screened.batch, seal) is not None
-        if seal is None or not Calling(held, settings, screened, seal).is_done():
+        known = valid_seal(store, screened.batch, screened.key)
+        called = valid_call(store, screened.batch, known) if known else None
+        if called is None or not written_pages.has_page(store, screened.batch, called):
             client = work.enter_context(open_client(settings))  # the same workers for all steps
             beside = work.enter_context(ThreadPoolExecutor(1))
             warming = beside.submit(_warm_up, client, screened, settings)  # while workers extract
-        seal, _ = screen_batch(held, settings, screened)
+        seal = screen_batch(held, settings, screened, known)
         if warming is not None:
             warming.result()
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
-        called = Calling(held, settings, screened, seal).run()
-    new = list[str]()
+        outcome = Calling(held, settings, screened, seal).run(called)
+    new, repeated = list[str](), called is not None
     if repeated:
         new = come_since(store, screened.batch, _wanted(options, root), screened.model.classes)
     figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
     return NightOutcome(
-        **figures.model_dump() | called.model_dump(), taken_for=taken.sorts, come_since=new
+        **figures.model_dump() | outcome.model_dump(), taken_for=taken.sorts, come_since=new
     )
 
 
@@ -159,11 +159,11 @@ def prepare(
     Slides are named below ``root`` where that is given.
     """
     detector = chosen(store, options)
-    classes = load_model_of(store, detector).classes
+    card = load_model_of(store, detector)
     wanted = _wanted(options, root)
-    taken = take(store, settings, options.batch, wanted, classes, work, force=options.force)
+    taken = take(store, settings, options.batch, wanted, card.classes, work, force=options.force)
     images = GivenImages(taken.images, taken.limit, taken.listed)
-    return taken, begin(store, options, settings, detector, images)
+    return taken, begin(store, options, settings, detector, card, images)
 
 
 def _wanted(options: Screen, root: str | list[str] | None) -> Wanted:

@@ -4,7 +4,7 @@ import time
 
 from flows.monitoring import telemetry
 from flows.options.flows import Segment
-from flows.outcome import Outcome, shell_command, table
+from flows.outcome import Outcome, numbered, shell_command, table
 from flows.prefect.decorators import flow
 from flows.prefect.runs import in_deployment
 from flows.settings import Settings
@@ -28,18 +28,13 @@ class SegmentOutcome(Outcome):
     repeated: bool
 
     @property
-    def failed(self) -> bool:
-        """Return whether a source or a field could not be read, or there are no sources."""
-        return bool(self.problem)
-
-    @property
     def problem(self) -> str:
         """Say what could not be read, or that there are no sources."""
         if not self.sources:
             return f"there is nothing to segment for {self.name}: it has no photographs or slides"
         if not self.failures:
             return ""
-        failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+        failures = numbered(self.failures)
         return (
             f"{sum(self.failures.values()):,} sources or fields of segmentation {self.name} failed "
             f"({failures}); the manifest has a row for each: {self.manifest}"
@@ -56,7 +51,7 @@ class SegmentOutcome(Outcome):
             ("screen it", shell_command("screen", "--images", self.manifest, "--batch", self.name)),
         ]
         if self.failures:
-            failures = ", ".join(f"{n} {reason}" for reason, n in self.failures.items())
+            failures = numbered(self.failures)
             rows.insert(
                 2, ("failed", f"{failures}; the manifest has a row with the reason for each")
             )

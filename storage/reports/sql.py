@@ -8,7 +8,7 @@ anything but these tables.
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -60,7 +60,7 @@ def answer(
         database.execute("SET autoinstall_known_extensions = false")
         database.execute("SET enable_external_access = false")
         database.execute("SET lock_configuration = true")
-        with _stopped_after(database, seconds), _naming_damage(store), _plain_errors(seconds):
+        with after(seconds, database.interrupt), _naming_damage(store), _plain_errors(seconds):
             _refuse_writing(database.extract_statements(sql))
             reader = database.sql(sql).to_arrow_reader(BATCH_ROWS)
             names = reader.schema.names
@@ -70,9 +70,9 @@ def answer(
 
 
 @contextmanager
-def _stopped_after(database: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
-    """Interrupt the database when the time is over."""
-    timer = threading.Timer(seconds, database.interrupt)
+def after(seconds: float, act: Callable[[], object]) -> Iterator[None]:
+    """Call ``act`` in a thread of its own if the block takes longer than this."""
+    timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
     try:

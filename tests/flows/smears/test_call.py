@@ -1,4 +1,4 @@
-"""`call` needs only the report on images, and a night cut off before its calls goes on."""
+"""`call` needs only the report on images, and finishes a night that was cut off before it."""
 
 import shutil
 from dataclasses import dataclass

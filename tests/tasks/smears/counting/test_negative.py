@@ -1,4 +1,4 @@
-"""What a negative call rests on: the slides on which errors were measured."""
+"""A negative call rests on the slides on which errors were measured."""
 
 import numpy as np
 import pytest
