@@ -22,8 +22,9 @@ from flows.fit import fit
 from flows.options.flows import Fit, Train
 from flows.settings import Settings
 from flows.train import train
+from tests.benchmarks.results import table_of
 from tests.support.images import write_cells
-from tests.support.measuring import QUICK, Record, beyond_bound, figure, line, ratio_table
+from tests.support.measuring import QUICK, Record, beyond_bound, figure, line
 from tests.support.paths import DATA
 
 FIGURES: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
@@ -55,11 +56,10 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print all ratios of the session in one table."""
-    table = ratio_table(config.stash.get(FIGURES, []))
-    if table:
+    if rows := config.stash.get(FIGURES, []):
         title = "ratios: above 1 is better than the peer or within the limit"
         terminalreporter.section(f"{title}{'; quick, so without meaning' if QUICK else ''}")
-        terminalreporter.write_line("\n".join(table))
+        terminalreporter.write_line(table_of(rows))
 
 
 @pytest.fixture(scope="session", autouse=True)

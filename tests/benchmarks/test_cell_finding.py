@@ -9,19 +9,16 @@ and looked at, 22 are cells, 11 are none or are cut wrongly, and 7 are doubtful.
 """
 
 import io
-import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
@@ -33,10 +30,6 @@ from skimage.measure import label, regionprops
 from skimage.morphology import binary_opening, disk
 from skimage.segmentation import watershed
 
-from flows.smears.jobs.photographs import SearchJob, search_places
-from storage.smears import segmentations
-from storage.store import Store
-from tasks.images.access.files import stamp
 from tasks.smears.segmentation.finding import Cells, Kind, find_cells, find_roughly
 from tests.benchmarks import laboratories
 from tests.support.boxes import Boxes, overlap
@@ -45,11 +38,8 @@ from tests.support.needs import needs_data
 from tests.support.paths import DATA
 
 LEAST_AREA = 500  # pixels; fewer are no cell
-BORDER = 4  # pixels; a box that comes so close to the border may be cut by it
 NOWHERE = 0.1  # intersection over union with a box, below which a cell lies where no box is
 
-CELLS_A_SECOND = 800  # of a core, on a machine that is not slow: more than it screens
-SEARCHED = 3 if QUICK else 16  # photographs of each laboratory
 FIELDS_LEFT_OUT = 3 if QUICK else 38
 
 pytestmark = [
@@ -151,8 +141,7 @@ LEAST_RIGHT = 0.91  # of what is found where some box is
 @pytest.mark.parametrize("half", ["even", "odd"])
 def test_fields_as_they_are(fields: list[Annotated], half: str, record: Record) -> None:
     kept = [each for each in fields if each.number % 2 == (half == "odd")]
-    found = measure(f"{half} numbers ({'tuned on' if half == 'even' else 'not tuned on'})", kept)
-    hold_floors(found, f"{half} numbers", record)
+    hold_floors(measure(kept), f"{half} numbers", record)
 
 
 def hold_floors(found: "Tally", fields: str, record: Record) -> None:
@@ -162,7 +151,7 @@ def hold_floors(found: "Tally", fields: str, record: Record) -> None:
 
 
 def test_fields_of_known_magnification(fields: list[Annotated], record: Record) -> None:
-    hold_floors(measure("the diameter told", fields, told=95), "the diameter told", record)
+    hold_floors(measure(fields, told=95), "the diameter told", record)
 
 
 @pytest.mark.parametrize(
@@ -201,33 +190,9 @@ def test_laboratories_left_out(laboratory: str, tmp_path: Path, record: Record) 
                higher_is_better=True)  # fmt: skip
 
 
-def test_photographs_of_one_magnification_are_measured_once(
-    fields: list[Annotated], record: Record
-) -> None:
-    """As `segment` does: some photographs are measured, and all are searched by their median."""
-    fields = fields[::CHANGED]
-    images = [np.asarray(field.image) for field in fields]
-    typical = float(np.nanmedian([find_roughly(image).diameter for image in images[::4]]))
-    measure(f"by the others' {typical:.0f} pixels", fields, told=typical)
-    times = in_turn(
-        1 if QUICK else 3,
-        {
-            "others": lambda: [find_cells(image, typical) for image in images],
-            "own": lambda: [find_cells(image) for image in images],
-        },
-    )
-    record(
-        "cells of a photograph, by the diameter of others and by its own",
-        "ms",
-        ours=[1000 * seconds / len(images) for seconds in times["others"]],
-        rival=[1000 * seconds / len(images) for seconds in times["own"]],
-        bound=1.0,
-    )
-
-
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed_fields(fields: list[Annotated], change: str, record: Record) -> None:
-    share = measure(change, fields[::CHANGED], CHANGES[change]).share("red found", "red")
+    share = measure(fields[::CHANGED], CHANGES[change]).share("red found", "red")
     record(f"recall of red cells, {change}", "", ours=[share], limit=LEAST_CHANGED, bound=1.0,
            higher_is_better=True)  # fmt: skip
 
@@ -243,57 +208,6 @@ def watershed_boxes(pixels: NDArray[np.uint8], diameter: float = 90) -> Boxes:
     regions = regionprops(watershed(-distance, markers, mask=mask))
     found = [region.bbox for region in regions if region.area >= LEAST_AREA]
     return np.array(found, np.float64).reshape(-1, 4)[:, [1, 0, 3, 2]]
-
-
-@pytest.mark.parametrize(
-    "laboratory",
-    [
-        "bccd",
-        pytest.param("iml", marks=needs_data("vivax_fields.zip")),
-        pytest.param("bbbc041", marks=needs_data("laboratories.zip")),
-    ],
-)
-def test_cells_a_second(laboratory: str, tmp_path: Path, record: Record) -> None:
-    """Run a job of `segment`, and beside it scikit-image's recipe on the decoded photographs.
-
-    Seconds are those of the processor; what a peer finds counts, whether it is right or not.
-    """
-    files = sorted(laboratories.unpacked(tmp_path, laboratory).iterdir())
-    files = files[:: len(files) // SEARCHED][:SEARCHED]
-    images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
-    typical = float(np.nanmedian([find_roughly(image).diameter for image in images[::2]]))
-    places = [
-        {"slide_id": file.name, "source_uri": str(file), "source_stamp": stamp(str(file)),
-         "source_id": sha256(file.read_bytes()).hexdigest(), "is_slide": False, "kind": "field",
-         "level": 0, "diameter": typical, "x": 0, "y": 0, "width": image.shape[1],
-         "height": image.shape[0]}
-        for file, image in zip(files, images, strict=True)
-    ]  # fmt: skip
-    store = Store(str(tmp_path / "store"))
-    table = pa.Table.from_pylist(places, segmentations.PLACE_SCHEMA)
-    segmentations.write_places(store, laboratory, table, len(places))
-    job = SearchJob(
-        store, laboratory, 0, segmentations.Cutting(into="cells", microns_per_pixel=None)
-    )
-    found = {
-        "ours": lambda: search_places(job),
-        "peer": lambda: sum(len(watershed_boxes(image, typical)) for image in images),
-    }
-    cells = {name: run() for name, run in found.items()}  # also prepares what is kept
-    times = in_turn(
-        1 if QUICK else 3, {name: partial(seconds_of, run) for name, run in found.items()}
-    )
-    ours, peer = ([cells[name] / each for each in times[name]] for name in found)
-    what = f"cells that `segment` finds a second on a core, {laboratory}"
-    record(what, "cells/s", ours=ours, limit=CELLS_A_SECOND, higher_is_better=True)
-    record(f"{what}, beside scikit-image", "cells/s", ours=ours, rival=peer, bound=0.5,
-           higher_is_better=True)  # fmt: skip
-
-
-def seconds_of(run: Callable[[], object]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
 
 
 def contour_boxes(pixels: NDArray[np.uint8]) -> Boxes:
@@ -365,54 +279,31 @@ class Tally(Counter[str]):
 
 
 def measure(
-    name: str,
     fields: list[Annotated],
     change: Callable[[Image.Image], Image.Image] = lambda image: image,
     told: float | None = None,
 ) -> Tally:
-    """Find the cells of the changed fields, and print how many of the boxes they are.
+    """Find the cells of the changed fields, and count them by whether some box matches.
 
     ``told`` is the diameter of a typical cell in pixels, where it need not be measured.
     """
-    total, times = Tally(), []
+    total = Tally()
     for field in fields:
         image = change(field.image)
-        pixels = np.asarray(image)
-        started = time.perf_counter()
-        found = find_cells(pixels, told)
-        times.append(1000 * (time.perf_counter() - started))
+        found = find_cells(np.asarray(image), told)
         total.update(tally(field, found, image.width / field.image.width))
-    print(
-        f"\n{name:<32} red cells: recall {total.share('red found', 'red'):.3f}"
-        f" (uncut {total.share('uncut found', 'uncut'):.3f})"
-        f", precision {total.share('right', 'called'):.3f}"
-        f" (uncut {total.share('right uncut', 'called uncut'):.3f}"
-        f", where boxes are {total.share('right among boxes', 'called among boxes'):.3f})"
-        f"; white cells: recall {total.share('white found', 'white'):.3f}"
-        f", precision {total.share('white found', 'called white'):.3f}"
-        f"; {np.median(times):.0f} ms a field",
-        end="",
-    )
     return total
 
 
 def tally(field: Annotated, found: Cells, scale: float) -> Tally:
     """Count boxes and found cells by whether they match, at an intersection over union of .5."""
     red, white = (boxes_of(found, kind) / scale for kind in ("red", "white"))
-    everything = np.concatenate([field.red, field.white])
     right, true = matches(red, field.red)
-    uncut, uncut_red = is_uncut(field.red, field.image), is_uncut(red, field.image)
-    among = (overlap(red, everything) > NOWHERE).any(axis=1)
+    among = (overlap(red, np.concatenate([field.red, field.white])) > NOWHERE).any(axis=1)
     return Tally(
         {
             "red": len(field.red),
             "red found": len(true),
-            "called": len(red),
-            "right": len(right),
-            "uncut": int(uncut.sum()),
-            "uncut found": int(uncut[true].sum()),
-            "called uncut": int(uncut_red.sum()),
-            "right uncut": int(uncut_red[right].sum()),
             "called among boxes": int(among.sum()),
             "right among boxes": int(among[right].sum()),
             "white": len(field.white),
@@ -434,8 +325,3 @@ def matches(found: Boxes, true: Boxes) -> tuple[NDArray[np.intp], NDArray[np.int
     rows, columns = linear_sum_assignment(close, maximize=True)
     good = close[rows, columns]
     return rows[good], columns[good]
-
-
-def is_uncut(boxes: Boxes, image: Image.Image) -> NDArray[np.bool_]:
-    near = (boxes[:, :2] <= BORDER).any(axis=1)
-    return ~(near | (boxes[:, 2:] >= np.array(image.size) - BORDER).any(axis=1))

@@ -214,14 +214,6 @@ def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Reco
     def beyond(longer: str, shorter: str) -> list[float]:
         return [a - b for a, b in zip(taken[longer], taken[shorter], strict=True)]
 
-    record("imports of slidewatch screen", "s", ours=taken["imports"])
-    record("screen of one image, in all", "s", ours=taken["screen"])
-    record("2 workers: start and end", "s", ours=beyond("cluster", "imports"))
-    record("a worker: imports", "s", ours=beyond("worker", "cluster"))
-    rest = [
-        screen - worker for screen, worker in zip(taken["screen"], taken["worker"], strict=True)
-    ]
-    record("the rest: lease, list, freeze, model, extract, publish", "s", ours=rest)
     record("fixed, beyond the imports", "s", ours=beyond("screen", "imports"), limit=FLOW_LIMIT)
     fixed = [
         a - b for a, b in zip(beyond("screen", "imports"), beyond("worker", "cluster"), strict=True)

@@ -45,6 +45,13 @@ def test_every_benchmark_can_fail(file: Path) -> None:
     assert not idle, f"they only print: {idle}"
 
 
+def test_a_ratio_says_by_how_much_ours_is_better_and_is_taken_round_by_round() -> None:
+    time = figure("time", "s", ours=[1.0, 2.0, 4.0], rival=[2.0, 2.0, 2.0])
+    assert time["ratio"] == {"median": 1.0, "min": 0.5, "max": 2.0}
+    speed = figure("speed", "/s", ours=[6.0], rival=[2.0], higher_is_better=True)
+    assert speed["ratio"]["median"] == 3.0
+
+
 def test_a_ratio_below_its_bound_is_told() -> None:
     slow = figure("time", "s", ours=[4.0], rival=[1.0], bound=0.5)
     assert (beyond_bound(slow) or "").startswith("time: ratio 0.25, at least 0.5 wanted")

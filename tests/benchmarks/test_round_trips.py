@@ -2,11 +2,10 @@
 
 Two cores cannot run eight workers. Here they are threads, and what stands in for reading and for
 the network waits as long as a core computes (500 images a second), and leaves the cores to what is
-measured: everything that a shard does beside. Images are then read by themselves.
+measured: everything that a shard does beside.
 """
 
 import time
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -27,14 +26,12 @@ from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
-from tasks.images.manifest import Region, address_of
-from tasks.images.regions import ImageRef, image_refs
-from tasks.network.extraction import Features, Loaded, load_images
+from tasks.images.regions import ImageRef
+from tasks.network.extraction import Features, Loaded
 from tests.support.far_s3 import far_s3, requests
 from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.models import CLASSES, WHEN
-from tests.support.rendered_slides import render_slide
 from tests.support.shards import Night, add_detector, freeze_night, start
 
 pytestmark = pytest.mark.benchmark
@@ -152,45 +149,3 @@ def test_eight_workers_far_from_their_store(
 def replace_widths(card: Any) -> Any:
     """Give the tiny model taps as wide as those of the default network."""
     return card.model_copy(update={"tap_widths": {"layer1": 112, "layer2": 320}})
-
-
-@pytest.mark.parametrize("kind", ["files", "zip", "slide"])
-def test_images_of_a_shard_far_away(far: str, tmp_path: Path, record: Record, kind: str) -> None:
-    here, root = tmp_path / "night", f"{far}/{next(numbers)}"
-    if kind == "slide":
-        here.mkdir()
-        render_slide(here / "s.tif", width=4096, height=4096, fields=9, thick=0, seed=0, levels=2)
-        boxes = [
-            Region(512 + 70 * (n % 32), 512 + 70 * (n // 32), 64, 64) for n in range(SHARD_ROWS)
-        ]
-        name = "s.tif"
-    else:
-        each = SHARD_ROWS // 8
-        write_cells(here, 8, each, seed=0)
-        name = ""
-    if kind == "zip":
-        with zipfile.ZipFile(here / "night.zip", "w") as archive:
-            for path in sorted(here.rglob("*.png")):
-                archive.write(path, path.relative_to(here).as_posix())
-        name = "night.zip"
-    fsspec.filesystem("s3").put(f"{here}/{name}", f"{root}/{name}", recursive=True)
-
-    def refs(source: str) -> list[ImageRef]:
-        if kind == "slide":
-            return [ImageRef(address_of(source, box), source, box) for box in boxes]
-        return image_refs(list_images(source, classes=CLASSES, limit=SHARD_ROWS))
-
-    def read(images: list[ImageRef]) -> None:
-        loaded = list(load_images(images, 64, 2))
-        assert len(loaded) == SHARD_ROWS
-        assert all(each.failure is None for each in loaded)
-
-    listed = refs(f"{root}/{name}")
-    requests()
-    seconds = in_turn(1, {"far": lambda: read(listed)})["far"]
-    asked = len(requests())
-    local = refs(f"file://{here}/{name}")
-    near = in_turn(1, {"near": lambda: read(local)})["near"]
-    record(f"{SHARD_ROWS} images, {kind} on S3, rival on a disk", "s", ours=seconds, rival=near)
-    record(f"requests for {SHARD_ROWS} images, {kind} on S3", "", ours=[asked])
-    assert asked <= 515  # one for each of 512 images, and what describes their source

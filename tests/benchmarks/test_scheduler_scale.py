@@ -5,12 +5,10 @@ that workers wait for each other more than processes of their own would.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 
-from storage.store import Store
-from tests.support import paths, processes, simulated_night, sleepers
+from tests.support import paths, processes, sleepers
 from tests.support.measuring import QUICK, Record
 
 SIZES = (1_000, 10_000) if QUICK else (1_000, 10_000, 100_000)
@@ -53,30 +51,6 @@ def test_the_share_of_their_time_that_many_workers_compute(record: Record) -> No
         "",
         ours=[jobs * asleep / WORKERS / seconds],
         limit=0.9,
-        bound=0.9,
-        higher_is_better=True,
-    )
-
-
-@pytest.mark.benchmark
-def test_the_share_of_their_time_that_many_workers_work_until_the_page(
-    store_with_model: Store, tmp_path: Path, record: Record
-) -> None:
-    """From the first read to the page: all that the coordinator does is real."""
-    simulated_night.prepare(store_with_model, tmp_path / "cells", CELLS)
-    done = processes.python(
-        "-m", simulated_night.__name__, store_with_model.url, WORKERS, cwd=paths.ROOT
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    night = f"{WORKERS} workers, {CELLS} cells"
-    for stage, seconds in found["seconds"].items():
-        record(f"{night}, {stage}", "s", ours=[seconds])
-    record(f"{night}, peak of the coordinator with its scheduler", "MiB", ours=[found["peak"]])
-    record(
-        f"{night}, share of their time in which they work until the page",
-        "",
-        ours=[found["busy"]],
-        limit=0.85,
         bound=0.9,
         higher_is_better=True,
     )

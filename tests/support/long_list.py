@@ -6,6 +6,7 @@
 import sys
 from contextlib import ExitStack
 from datetime import date
+from pathlib import Path
 
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.worker import return_freed_memory
@@ -15,6 +16,28 @@ from flows.stages.batch import GivenImages, start_or_resume
 from storage.store import Store
 from tests.support.models import CLASSES
 from tests.support.peak import peak, start_peak
+
+LINKS = 50_000  # names of one file; a filesystem allows 65,000
+A_PATIENT, A_SLIDE, A_FIELD = 1_000, 500, 100  # images
+
+
+def folder_of(image: Path, number: int, to: Path) -> Path:
+    """Give an image many names, as the NIH gives them, a thousand to the folder of a patient."""
+    source = image
+    for i in range(number):
+        patient, field = i // A_PATIENT, i // A_FIELD
+        folder = to / f"C{patient}"
+        if i % A_PATIENT == 0:
+            folder.mkdir(parents=True)
+        when = f"2026010{1 + i // A_SLIDE % 2}_{field % 24:02}{field % 60:02}00"
+        name = folder / f"C{patient}P{patient}thinF_IMG_{when}_cell_{i}.png"
+        if i % LINKS == 0:
+            source = name
+            source.write_bytes(image.read_bytes())
+        else:
+            name.hardlink_to(source)
+    return to
+
 
 if __name__ == "__main__":
     url, images = sys.argv[1:]

@@ -1,9 +1,9 @@
-"""Measure for benchmarks: a clock that is fair to all, figures, and one table of their ratios."""
+"""Measure for benchmarks: a clock that is fair to all, and figures with their ratios."""
 
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 QUICK = os.environ.get("SLIDEWATCH_BENCH_QUICK") == "1"
@@ -93,27 +93,6 @@ def line(row: Mapping[str, Any]) -> str:
     if "limit" in row:
         text += f"; limit {row['limit']:g}: {'met' if row['met'] else 'missed'}"
     return text
-
-
-def ratio_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Write a line for each ratio of figures to a peer or a limit; nothing where there is none."""
-    cells: list[tuple[str, ...]] = []
-    for row in rows:
-        name, unit, file = row["name"], row["unit"], row["file"]
-        ours = f"{row['ours']['median']:.4g} {unit}"
-        if "rival" in row:
-            peer = f"peer {row['rival']['median']:.4g} {unit}"
-            cells.append((name, f"{row['ratio']['median']:.2f}", ours, peer, file))
-        if "limit" in row:
-            ratio = "-" if row["limit_ratio"] is None else f"{row['limit_ratio']:.2f}"
-            limit = f"limit {row['limit']:g} {unit}".rstrip()
-            met = "met" if row["met"] else "missed"
-            cells.append((name, ratio, ours, f"{limit}: {met}", file))
-    if not cells:
-        return []
-    cells.insert(0, ("name", "ratio", "ours", "peer or limit", "file"))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(map(str.ljust, each, widths)).rstrip() for each in cells]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
