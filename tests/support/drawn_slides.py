@@ -13,10 +13,10 @@ from storage.store import Store
 from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector
 from tasks.detector.mahalanobis import TiedGaussian
-from tasks.detector.slides import normal, own_normal
-from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, retract_groups
+from tasks.detector.slides.groups import GroupKey
 from tasks.images.manifest import SCHEMA
 from tests.support.shards import Night, freeze_night
+from tests.support.simulated import own_of
 
 WIDTHS = {"layer1": 3, "layer2": 4}
 MEANS = np.array([0.0, 3.0])  # of the classes, in every feature
@@ -36,33 +36,13 @@ def slide_cells(
 
 def fitted_detector(rng: np.random.Generator) -> Detector:
     """A detector fitted on a dozen slides that differ by a deviation of 1."""
-    found = [slide_cells(rng, 80, rng.normal(0, 1)) for _ in range(12)]
-
-    def statistics(number: int) -> GroupStatistics:
-        taps, classes = found[number]
-        return group_statistics(taps, classes, [GroupKey("", f"p{number}", "")] * len(classes), 2)
-
-    each = [statistics(number) for number in range(12)]
-    taps = {tap: np.concatenate([slide[0][tap] for slide in found]) for tap in WIDTHS}
-    classes = np.concatenate([slide[1] for slide in found])
-    keys = [GroupKey("", f"p{number}", "") for number in range(12) for _ in range(80)]
-    total = group_statistics(taps, classes, keys, 2)
-    priors = [normal.priors_of(retract_groups(total, own)) for own in each]
-    spread = own_normal.slides_spread(
-        [own_normal.fitted_slide(p, *s) for p, s in zip(priors, found, strict=True)]
-    )
-    calibrated = own_normal.own_calibration(
-        [
-            own_normal.fitted_slide(own_normal.with_spread(p, *spread), *s)
-            for p, s in zip(priors, found, strict=True)
-        ]
-    )
+    slides = [slide_cells(rng, 80, rng.normal(0, 1)) for _ in range(12)]
+    own = own_of(slides, [GroupKey("", f"p{number}", "") for number in range(12)])
     gaussians = {
         tap: TiedGaussian(np.repeat(MEANS[:, None], d, axis=1), np.eye(d), 0.0)
         for tap, d in WIDTHS.items()
     }
     population = Calibration(np.zeros(2), np.ones(2), np.arange(5.0), np.full(5, 0.2))
-    own = own_normal.OwnNormal(own_normal.with_spread(normal.priors_of(total), *spread), calibrated)
     return Detector(gaussians, population, own)
 
 

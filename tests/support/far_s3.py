@@ -26,6 +26,7 @@ BUCKET = "/far/"
 XML = "application/xml"
 DATE = "Sat, 03 Jan 2026 08:00:00 GMT"
 LATE = 0.05  # seconds
+SAID: dict[str, dict[str, str]] = {}  # what was said of objects that were written, by key
 FAULTS = {
     "busy": "503, and nothing is done",
     "after busy": "503, and it is done a moment later, when the client has asked again",
@@ -110,6 +111,9 @@ def _done(
         ):
             return _error("PreconditionFailed", 412)
         objects[key] = body
+        SAID[key] = {
+            k: v for k, v in request.headers.items() if k.lower().startswith("x-amz-meta-")
+        }
         return web.Response(headers={"ETag": _tag(body)})
     if request.method == "DELETE":
         objects.pop(key, None)
@@ -121,7 +125,7 @@ def _done(
     content = objects.get(key)
     if content is None:
         return _error("NoSuchKey", 404)
-    headers = {"ETag": _tag(content), "Last-Modified": DATE}
+    headers = {"ETag": _tag(content), "Last-Modified": DATE, **SAID.get(key, {})}
     if request.method == "HEAD":
         headers["Content-Length"] = str(len(content))
         return web.Response(headers=headers)

@@ -8,17 +8,11 @@ import numpy as np
 
 from tasks.detector.calibration import calibrate, leave_group_out
 from tasks.detector.detector import Detector, fit_gaussians
-from tasks.detector.moments import ClassStatistics, statistics_of
-from tasks.detector.slides import groups, normal
-from tasks.detector.slides.own_normal import (
-    OwnNormal,
-    fitted_slide,
-    own_calibration,
-    slides_spread,
-    with_spread,
-)
+from tasks.detector.moments import statistics_of
+from tasks.detector.slides import groups
+from tasks.detector.slides.own_normal import OwnNormal
 from tasks.smears.laboratories import learning
-from tests.support.simulated import MEANS, WIDTHS
+from tests.support.simulated import MEANS, WIDTHS, own_of
 
 LABORATORY = {
     tap: np.linspace(4.0, 6.0, d) for tap, d in WIDTHS.items()
@@ -58,15 +52,6 @@ def of_laboratory(
     ]
 
 
-def statistics_at(seed: int, batch: str, slides: int = 12) -> ClassStatistics:
-    """Statistics of simulated slides of the population."""
-    rng = np.random.default_rng(seed)
-    cells = [slide(rng, f"{batch}-{i:02d}", batch=batch) for i in range(slides)]
-    taps = {tap: np.concatenate([s.taps[tap] for s in cells]) for tap in WIDTHS}
-    labels = np.concatenate([s.predicted for s in cells])
-    return statistics_of(taps, labels, 2, [s.key for s in cells for _ in s.rows])
-
-
 def learned(
     slides: list[learning.SlideCells], night: learning.NightNormal | None = None
 ) -> tuple[groups.GroupStatistics, list[learning.SlideEvidence]]:
@@ -90,29 +75,14 @@ def detector() -> Detector:
     """A detector of 30 slides, each left out of its own prior."""
     rng = np.random.default_rng(0)
     slides = [slide(rng, f"{i:02d}", int(rng.integers(40, 120))) for i in range(30)]
-    parts = [groups.group_statistics(s.taps, s.predicted, [s.key] * len(s.rows), 2) for s in slides]
     taps = {tap: np.concatenate([s.taps[tap] for s in slides]) for tap in WIDTHS}
     labels = np.concatenate([s.predicted for s in slides])
-    keys = [s.key for s in slides for _ in s.rows]
-    total = statistics_of(taps, labels, 2, keys)
-    assert total.slides is not None
-    priors = [normal.priors_of(groups.retract_groups(total.slides, part)) for part in parts]
-    pairs = list(zip(priors, slides, strict=True))
-    spread = slides_spread([fitted_slide(p, s.taps, s.predicted) for p, s in pairs])
-    known = [fitted_slide(with_spread(p, *spread), s.taps, s.predicted) for p, s in pairs]
-    own = OwnNormal(with_spread(normal.priors_of(total.slides), *spread), own_calibration(known))
+    total = statistics_of(taps, labels, 2, [s.key for s in slides for _ in s.rows])
+    own = own_of([(s.taps, s.predicted) for s in slides], [s.key for s in slides])
     own = OwnNormal.from_arrays(own.to_arrays())  # as it is where it is used
-    logs = np.concatenate(
-        [
-            np.stack(
-                [
-                    leave_group_out(total.taps[tap], s.taps[tap], s.predicted)
-                    for tap in sorted(WIDTHS)
-                ],
-                axis=1,
-            )
-            for s in slides
-        ]
-    )
+    logs = [
+        np.stack([leave_group_out(total.taps[t], s.taps[t], s.predicted) for t in WIDTHS], axis=1)
+        for s in slides
+    ]
     number = np.repeat(np.arange(len(slides)), [len(s.rows) for s in slides])
-    return Detector(fit_gaussians(total), calibrate(logs, number), own)
+    return Detector(fit_gaussians(total), calibrate(np.concatenate(logs), number), own)

@@ -18,6 +18,7 @@ RECOVERIES = 1  # of all points at which a recovery may die, tried after each po
 TORN = FAILING = 20  # of all calls of a run, tried
 EVERY = 6  # of these points one is tried where no slow test is asked for
 FLOWS = ("screening", "fitting", "retracting", "segmenting")
+OF_LABORATORIES = ("withdrawing", "commissioning")
 
 
 def test_a_screen_that_dies_at_any_change_of_the_store_is_finished_by_the_same_command(
@@ -46,10 +47,11 @@ def test_a_run_that_dies_between_two_results_of_it_is_finished_by_the_same_comma
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("flow", [*FLOWS, *OF_LABORATORIES])
 def test_a_run_that_dies_at_any_call_and_in_its_recovery_leaves_the_same_bytes(
-    bench: Bench, flow: str
+    request: pytest.FixtureRequest, flow: str
 ) -> None:
+    bench = request.getfixturevalue("commissioned" if flow in OF_LABORATORIES else "bench")
     counts, run, rng = Counts(f"{flow}, dying"), getattr(bench, flow), random.Random(flow)
     calls, points = bench.calm(run).ended.calls, bench.calm(run).points()
     opened = [number for number, call in enumerate(calls, 1) if call.startswith("open")]

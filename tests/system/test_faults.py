@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,8 @@ from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
 from tasks.images.sorted_rows import SortedRows
-from tasks.network.inference import has_bfloat16
-from tasks.network.spec import NetworkSpec
 from tests.support.fitted import copied
 from tests.support.images import write_cells
-from tests.support.models import store_with_tiny
-from tests.support.needs import needs
 from tests.support.reports import comparable
 
 POISON = b"this image kills whoever decodes it"
@@ -177,19 +172,13 @@ def test_a_killed_worker_costs_nothing_but_time(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings, images = night
-    outcome = screen_with_a_killed_worker(images, settings, tmp_path / "killed", monkeypatch)
-    assert comparable(outcome.report).equals(undisturbed)
-
-
-def screen_with_a_killed_worker(
-    images: Path, settings: Settings, marker: Path, patch: pytest.MonkeyPatch
-) -> NightOutcome:
-    """Screen a night of which one worker dies with its shard done, and nobody told."""
-    patch.setattr("flows.stages.batch.run_shard", partial(_die_once, run_shard, str(marker)))
+    """It dies with its shard done, and nobody told."""
+    (settings, images), marker = night, tmp_path / "killed"
+    dying = partial(_die_once, run_shard, str(marker))
+    monkeypatch.setattr("flows.stages.batch.run_shard", dying)
     outcome = screen.fn(Screen(images=str(images), batch="night"), settings)
     assert marker.exists()
-    return outcome
+    assert comparable(outcome.report).equals(undisturbed)
 
 
 @pytest.mark.parametrize("stage", [pytest.param("extract", marks=pytest.mark.slow), "calibrate"])
@@ -249,105 +238,12 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
 
 # --- the coordinator
 
-DRIVER = """
-import os, signal, sys
-from flows.options.flows import Fit, Screen
-from flows.fit import fit
-from flows.smears.night import screen
-from flows.settings import Settings
-from storage.store import Store
 
-store, images, scheduler, point, flow, batch = sys.argv[1:7]
-count = 0
-
-def dying(honest):
-    def reveal(self, stage, *parts, **once):
-        global count
-        count += 1
-        print("write", count, "/".join(parts), flush=True)
-        if count == int(point):
-            os.kill(os.getpid(), signal.SIGKILL)
-        honest(self, stage, *parts, **once)
-
-    return reveal
-
-Store.reveal, Store.reveal_folder = dying(Store.reveal), dying(Store.reveal_folder)
-if __name__ == "__main__":
-    settings = Settings(store=store, cluster="scheduler", scheduler=scheduler, shard_rows=8)
-    if flow == "fit":
-        fit.fn(Fit(images=images, batch=batch), settings)
-    else:
-        screen.fn(Screen(images=images, batch=batch), settings)
-"""
-
-
-def driver(
-    night: tuple[Settings, Path],
-    folder: Path,
-    point: int = 0,
-    flow: str = "screen",
-    batch: str = "night",
-) -> subprocess.Popen[str]:
-    """A coordinator in a process of its own, which kills itself before one of its writes."""
-    settings, images = night
-    script = folder / "driver.py"
-    script.write_text(DRIVER)
-    assert settings.scheduler
-    where = [settings.store, images, settings.scheduler]
-    return subprocess.Popen(
-        [sys.executable, script, *where, str(point), flow, batch],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def drive(night: tuple[Settings, Path], folder: Path, **options: Any) -> tuple[int, str, str]:
-    """Run a coordinator to its end: exit code, standard output and error."""
-    process = driver(night, folder, **options)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def writes_of(out: str) -> list[str]:
-    return [line.split(" ", 2)[2] for line in out.splitlines() if line.startswith("write ")]
-
-
-@pytest.mark.slow
-@needs("bfloat16", has_bfloat16(), "it is not here")
-def test_a_night_in_bfloat16_is_the_same_after_a_worker_or_the_coordinator_was_killed(
-    prepared: Settings,
-    spec: NetworkSpec,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ready = prepared.model_copy(update={"store": str(tmp_path / "ready")})
-    store_with_tiny(Path(ready.store), replace(spec, arithmetic="bfloat16"))
-    fit.fn(Fit(images=str(images / "smears"), batch="first"), ready)
-    night = Path(prepared.store).parent / "night"
-    calm = copied(ready, tmp_path / "calm")
-    code, out, err = drive((calm, night), tmp_path)
-    assert code == 0, err
-    expected, writes = comparable(report_in(calm)), writes_of(out)
-    for at in (len(writes) // 3, 2 * len(writes) // 3):
-        killed = copied(ready, tmp_path / f"killed-at-{at}")
-        assert drive((killed, night), tmp_path, point=at)[0] == -signal.SIGKILL
-        outcome = screen.fn(Screen(images=str(night), batch="night"), killed)
-        assert comparable(outcome.report).equals(expected), writes[at - 1]
-        assert features_in(killed) == features_in(calm)
-    killed = copied(ready, tmp_path / "killed-worker")
-    outcome = screen_with_a_killed_worker(night, killed, tmp_path / "killed", monkeypatch)
-    assert comparable(outcome.report).equals(expected)
-    assert features_in(killed) == features_in(calm)
-
-
-def features_in(settings: Settings) -> dict[str, bytes]:
-    """The files with features of the night, by path."""
-    root = Path(settings.store) / "features" / "tiny" / "night.zarr"
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
+def command(*words: object) -> subprocess.Popen[str]:
+    """Start a command as an operator does."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    whole = [sys.executable, "-m", "flows.commands.main", *map(str, words)]
+    return subprocess.Popen(whole, text=True, **pipes)
 
 
 def arrays_in(settings: Settings, *versions: str) -> dict[str, bytes]:
@@ -362,14 +258,15 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     night: tuple[Settings, Path], tmp_path: Path
 ) -> None:
     settings, images = night
+    options = ["--store", settings.store, "--cluster", "scheduler", "--shard-rows", "8"]
+    options += ["--scheduler", str(settings.scheduler)]
     halves = []
     for i, part in enumerate(("one", "two")):
         for path in sorted(images.rglob("*.png"))[i::2]:
             to = tmp_path / part / path.parent.name / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, to)
-        half = (settings, tmp_path / part)
-        halves.append(driver(half, tmp_path, flow="fit", batch=part))
+        halves.append(command("fit", "--images", tmp_path / part, "--batch", part, *options))
     for process in halves:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
@@ -426,15 +323,8 @@ def test_a_stopped_run_ends_soon_and_leaves_nothing_behind(
         to = many / f"{i}-{path.name}"
         to.parent.mkdir(exist_ok=True)
         os.link(path, to)
-    environment = os.environ | {"SLIDEWATCH_WORKERS": "1", "SLIDEWATCH_SHARD_ROWS": "16"}
-    command = [sys.executable, "-m", "flows.commands.main", "screen", "--batch", "many"]
-    process = subprocess.Popen(
-        [*command, "--images", many, "--store", settings.store],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options = ["--store", settings.store, "--workers", "1", "--shard-rows", "16"]
+    process = command("screen", "--images", many, "--batch", "many", *options)
     ledger = Path(settings.store) / "batches" / "many" / "ledger" / "m"
     while not (ledger.exists() and len(list(ledger.iterdir())) >= 3):
         assert process.poll() is None, process.communicate()

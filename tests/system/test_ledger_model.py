@@ -1,25 +1,22 @@
-"""The ledger against a model in memory: whatever is done, killed or spoilt, both say the same."""
+"""The ledger against a model in memory: whatever is done or spoilt, both say the same.
+
+Runs die at every change of a store in `test_crashes`.
+"""
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from itertools import islice
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import zarr
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-import storage.disk
 from storage.batches import known_features, ledger, manifests
 from storage.batches.features import (
     COLUMNS,
@@ -50,25 +47,6 @@ SPOILT = b"nothing that was ever extracted"
 
 Content = dict[str, bytes]  # what a shard has in each array
 Row = tuple[str, str, int]  # a row of a report
-
-
-class KilledError(Exception):
-    """The process ends here."""
-
-
-@contextmanager
-def killed_after(calls: int, owner: object, name: str) -> Iterator[None]:
-    """Let so many calls through; whoever makes the next one dies of it."""
-    real: Callable[..., Any] = getattr(owner, name)
-    left = iter(range(calls))
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if next(left, None) is None:
-            raise KilledError
-        return real(*args, **kwargs)
-
-    with mock.patch.object(owner, name, call), pytest.raises(KilledError):
-        yield
 
 
 def content(block: FeatureBlock) -> Content:
@@ -144,28 +122,19 @@ class Ledger(RuleBasedStateMachine):
         table = pa.Table.from_pylist([{"uri": uri} for uri in uris], SCHEMA)
         freeze(self.store, table, shard_rows=SHARD_ROWS, attempt=attempt)
 
-    @initialize(rows=a_length, killed=st.booleans())
-    def start(self, rows: int, killed: bool) -> None:
-        if killed:
-            self.killed_while_starting(1)
+    @initialize(rows=a_length)
+    def start(self, rows: int) -> None:
         uris = [f"{len(self.attempts)}/{row}.png" for row in range(rows)]
         self.attempts.append(Attempt(uris))
         self.freeze(len(self.attempts), uris)
 
-    def killed_while_starting(self, writes: int) -> None:
-        with killed_after(writes, storage.disk, "appear"):
-            self.freeze(len(self.attempts) + 1, ["never.png"])
-
     @precondition(lambda self: len(self.attempts) < 3)
-    @rule(rows=a_length, killed_after_writes=st.sampled_from([None, 0, 1]))
-    def force(self, rows: int, killed_after_writes: int | None) -> None:
-        """A second start without --force is refused; one with it may be killed."""
+    @rule(rows=a_length)
+    def force(self, rows: int) -> None:
+        """A second start without --force is refused."""
         with pytest.raises(StoreError, match="exists already, and its manifest is frozen"):
             self.freeze(len(self.attempts), ["other.png"])
-        if killed_after_writes is None:
-            self.start(rows, killed=False)
-        else:
-            self.killed_while_starting(killed_after_writes)
+        self.start(rows)
 
     # Extracting
 
@@ -203,17 +172,10 @@ class Ledger(RuleBasedStateMachine):
         )
 
     @no_features
-    @rule(killed_after_arrays=st.none() | st.integers(0, len(ARRAYS)))
-    def make_the_features(self, killed_after_arrays: int | None) -> None:
-        if killed_after_arrays is None:
-            self.create()
-            self.latest.features = {shard.number: blank(shard) for shard in self.shards()}
-        elif killed_after_arrays == len(ARRAYS):
-            with killed_after(0, zarr.Group, "update_attributes"):
-                self.create()
-        else:
-            with killed_after(killed_after_arrays, zarr.Group, "create_array"):
-                self.create()
+    @rule()
+    def make_the_features(self) -> None:
+        self.create()
+        self.latest.features = {shard.number: blank(shard) for shard in self.shards()}
 
     @has_features
     @rule(number=a_shard)
@@ -226,21 +188,11 @@ class Ledger(RuleBasedStateMachine):
         self.latest.records[shard.number] = content(block)
 
     @has_features
-    @rule(number=a_shard, arrays=st.integers(0, len(ARRAYS)), culprits=st.sets(a_row))
-    def killed_before_the_record(self, number: int, arrays: int, culprits: set[int]) -> None:
-        """What was written stays, and rows that are found guilty go into quarantine."""
+    @rule(number=a_shard, culprits=st.sets(a_row))
+    def quarantine_some(self, number: int, culprits: set[int]) -> None:
+        """Rows that are found guilty of a worker's death go into quarantine."""
         shard = self.shard(number)
-        block = self.block_of(shard)
-        if arrays == len(ARRAYS):
-            self.write(shard, block)
-            with killed_after(0, storage.disk, "appear"):
-                self.enter(shard, block)
-        else:
-            with killed_after(arrays, zarr.Array, "__setitem__"):
-                self.write(shard, block)
-        written = {name: content(block)[name] for name in ARRAYS[:arrays]}
-        self.latest.features[shard.number] |= written
-        rows = sorted(row for row in culprits if row < len(block))
+        rows = sorted(row for row in culprits if row < shard.stop - shard.start)
         ledger.write_quarantine(self.store, self.batch, "tiny", shard, rows)
         self.latest.quarantine[shard.number] = rows
 
@@ -316,32 +268,21 @@ class Ledger(RuleBasedStateMachine):
             )
 
     @all_rows_wait
-    @rule(parts=a_shard)
-    def killed_while_publishing(self, parts: int) -> None:
-        def dying() -> Iterator[pa.Table]:
-            yield from islice(self.parts(), parts)
-            raise KilledError
-
-        with pytest.raises(KilledError):
-            publish_report(self.store, REPORT, ROW, dying())
-
-    @all_rows_wait
-    @rule(killed_before=st.sampled_from(["seal", "clean-up", "nothing"]))
-    def publish(self, killed_before: str) -> None:
+    @rule(sealed=st.booleans())
+    def publish(self, sealed: bool) -> None:
         digest = publish_report(self.store, REPORT, ROW, self.parts())
         self.published = [
             row for number in sorted(self.latest.waiting) for row in self.latest.waiting[number]
         ]
-        if killed_before == "seal":
+        if not sealed:
             return
         count = Counter(status for _, status, _ in self.published)
         of = {"report": "/".join(REPORT), "report_digest": digest}
         made = seal(len(self.published), count["failed"], **of)
         ledger.write_seal(self.store, self.batch, made)
         self.latest.sealed = self.published
-        if killed_before == "nothing":
-            ledger.discard_scores(self.store, self.batch, "d")
-            self.latest.waiting = {}
+        ledger.discard_scores(self.store, self.batch, "d")
+        self.latest.waiting = {}
 
     # What is true after every step
 

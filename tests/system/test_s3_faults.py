@@ -6,20 +6,23 @@ fails with one sentence, and the same command then leaves the same bytes.
 
 import os
 import random
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from storage.store import AlreadyExistsError, Store
 from tests.support import far_s3
 from tests.support.faults.calls import NO_FAULT, Fault
 from tests.support.faults.counts import Counts
 from tests.support.faults.runs import Ended, Run, Runs
 from tests.support.faults.trials import Bench, count
 
-FLOWS = ("screening", "fitting")
+FLOWS = ("screening", "fitting", "retracting", "segmenting")
 OF_OBJECTS = ("half", "wrong")  # the client cannot know, and only reads may go wrong so
-PLACES = 12  # of all calls of a run, tried with each kind of fault
+PLACES = 3  # of all calls of a verb, tried with each kind of fault
 STORM = 25  # calls, of which one goes wrong
 TRIES = {"AWS_MAX_ATTEMPTS": "2"}  # of the client, so that it gives up soon
 
@@ -81,13 +84,36 @@ def test_a_run_on_s3_survives_a_fault_at_any_call(
     far: Bench, flow: str, kind: str, times: int
 ) -> None:
     counts, run = Counts(f"{flow} on S3, {times} times {far_s3.FAULTS[kind]}"), getattr(far, flow)
-    calls = far.calm(run).ended.calls
-    points = [
-        number
-        for number, call in enumerate(calls, 1)
-        if kind not in OF_OBJECTS or call.startswith("GET ")
-    ]
-    places = PLACES if times == 1 else 1
-    for at in sorted(random.Random(kind).sample(points, min(places, len(points)))):
-        attempt(far, run, counts, Fault(kind, at, times=times))
+    rng, points = random.Random(kind), defaultdict[str, list[int]](list)
+    for number, call in enumerate(far.calm(run).ended.calls, 1):
+        points[call.partition(" ")[0]].append(number)
+    for verb in ["GET"] if kind in OF_OBJECTS else sorted(points):
+        places = PLACES if times == 1 else 1
+        for at in sorted(rng.sample(points[verb], min(places, len(points[verb])))):
+            attempt(far, run, counts, Fault(kind, at, times=times))
     counts.check()
+
+
+@pytest.mark.slow
+def test_every_write_of_a_night_may_lose_its_answer(far: Bench) -> None:
+    counts, calls = Counts("answers lost to every PUT"), far.calm(far.screening).ended.calls
+    for at in [number for number, call in enumerate(calls, 1) if call.startswith("PUT ")]:
+        attempt(far, far.screening, counts, Fault("lost", at))
+    assert counts.rows["lost"]["went on"] == counts.rows["lost"]["tried"]
+    counts.check()
+
+
+def test_a_create_whose_answer_is_lost_is_ones_own_and_one_that_is_refused_is_not(
+    tmp_path: Path,
+) -> None:
+    """The client tries again by itself, and is told that there is an object: its own."""
+    with far_s3.far_s3(0, tmp_path) as url:
+        store = Store(f"{url}/store")
+        store.write_bytes(b"any", "other", once=True)
+        put = [verb for verb, _ in far_s3.requests()].index("PUT") + 1
+        far_s3.next_fault(["lost"], put)
+        store.write_bytes(b"ours", "record", once=True)
+        assert [verb for verb, _ in far_s3.requests()].count("PUT") == 2
+        with pytest.raises(AlreadyExistsError):
+            store.write_bytes(b"ours", "record", once=True)
+        assert store.read_bytes("record") == b"ours"

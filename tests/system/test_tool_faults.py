@@ -1,4 +1,4 @@
-"""Kills of commands that tidy up or export: `prune --apply`, `review apply`, and `commission`.
+"""Kills of commands that tidy up, learn, import or export.
 
 After each kill nothing that stays is lost and `verify` finds no damage; the same command, run
 again, leaves the same bytes as an undisturbed run.
@@ -19,6 +19,7 @@ from tests.support.faults.calls import Fault
 from tests.support.faults.counts import Counts
 from tests.support.faults.runs import Run, files_of
 from tests.support.faults.trials import Bench, judge
+from tests.support.models import CLASSES
 
 PRUNING = Run("prune", {"features": 30, "reports": 35, "apply": True})
 
@@ -63,6 +64,20 @@ def test_prune_may_be_killed_at_any_change_of_the_store(answered: Bench) -> None
     gone = files_of(answered.template).keys() - calm.files.keys()
     assert {path.split("/")[0] for path in gone} == {"features", "reports"}
     kill(answered, PRUNING, counts, calm.points())
+    counts.check()
+
+
+def test_review_import_may_be_killed_at_any_change_of_the_store(answered: Bench) -> None:
+    sheet, counts = answered.runs.root / "sheet.csv", Counts("review import, dying")
+    store = Store(str(answered.template))
+    _, rows = next(rows_by_shard(store, published_batch(store, "night")))
+    cells = rows["image_id"].to_pylist()[1:3]
+    lines = [f"{cell},night,{word}" for cell, word in zip(cells, CLASSES, strict=True)]
+    sheet.write_text("\n".join(["image_id,batch,answer", *lines]))
+    run = Run("import", {"file": str(sheet)})
+    calm = answered.calm(run)
+    assert "labels/night/0002.parquet" in calm.files
+    kill(answered, run, counts, calm.points())
     counts.check()
 
 

@@ -9,7 +9,7 @@ import fcntl
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,14 @@ class Fault:
 
     ``kind`` is one of: ``die``, before the call; ``tear``, die in the middle of a write; ``fail``,
     an error with the number ``errno`` from it on ``times`` times; ``cut``, the power of the disk
-    that the folder is on; ``stop``, until somebody continues the process. With a ``verb`` it is
-    that of an object store; see `tests.support.faults.objects`.
+    that the folder is on; ``stop``, until somebody continues the process. An S3 server has kinds
+    of its own; see `tests.support.far_s3`.
     """
 
     kind: str = "none"
     at: int = 0
     errno: int = errno.EIO
     times: int = 1
-    verb: str = ""
-
-    def hits(self, count: int) -> bool:
-        """Tell whether it is the turn of the n-th call."""
-        return self.at <= count < self.at + self.times
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 NO_FAULT = Fault()
@@ -84,7 +76,7 @@ class Calls:
             return
         self._count = number = self._count + 1  # files are synced by several threads
         os.write(self._notes, f"call {what} {path[len(self._root) + 1 :]}\n".encode())
-        if not self._fault.verb and self._fault.hits(number):
+        if self._fault.at <= number < self._fault.at + self._fault.times:
             self._go_wrong(what, path)
 
     def _go_wrong(self, what: str, path: str) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Runs:
         settings = {"store": self.store, "shard_rows": 8, "alpha": 0.2} | self.settings
         asked = {
             "action": run.action, "options": run.options, "settings": settings, "cold": cold,
-            "root": str(self.root), "fault": fault.plain(), "lifetime": lifetime,
+            "root": str(self.root), "fault": asdict(fault), "lifetime": lifetime,
             "clock": list(clock), "environment": self.environment, **files,
         }  # fmt: skip
         return Started(self, self._ask({"start": asked})["pid"], files)

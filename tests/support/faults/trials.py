@@ -71,13 +71,6 @@ class Bench:
     def segmenting(self) -> Run:
         return Run("segment", {"images": str(self.folder / "fields"), "name": "fields"})
 
-    def on(self, runs: Runs) -> "Bench":
-        """Return the same bench with its store elsewhere."""
-        made = Bench(runs, self.folder, self.template)
-        made.reset()
-        runs.warm()
-        return made
-
     def reset(self) -> None:
         """Put a copy of the template in the place of the store."""
         self.runs.reset(self.template)
@@ -163,6 +156,6 @@ def count(bench: Bench, run: Run, counts: Counts, kind: str, *faults: Fault) -> 
 
 def _place(calm: Calm, fault: Fault) -> str:
     """Say which call of an undisturbed run a fault is about."""
-    calls = [call for call in calm.ended.calls if call.startswith(fault.verb)]
+    calls = calm.ended.calls
     call = calls[fault.at - 1] if 0 < fault.at <= len(calls) else "none"
     return f"{fault.kind} at {fault.at} ({call})"

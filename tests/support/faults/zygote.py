@@ -25,17 +25,18 @@ from flows import prune as pruning
 from flows.fit import fit
 from flows.jobs import networks
 from flows.options.flows import Commission, Fit, Prune, Retract, Screen, Segment, Unlearn
-from flows.options.tools import ReviewApply
+from flows.options.tools import ReviewApply, ReviewImport
 from flows.retract import retract
 from flows.settings import Settings
 from flows.smears.commands.review.apply import apply
+from flows.smears.commands.review.queue import import_answers
 from flows.smears.night import screen
 from flows.smears.segment import segment
 from flows.smears.unlearn import unlearn
 from storage.models.classifiers import find_card
 from storage.store import Store, digest_of
 from tests.support.commissioned import learn
-from tests.support.faults import calls, objects, standins
+from tests.support.faults import calls, standins
 from tests.support.faults.examine import examine
 
 
@@ -49,6 +50,7 @@ ACTIONS: dict[str, tuple[Any, Any]] = {
     "apply": (apply, ReviewApply),
     "commission": (learn, Commission),
     "fit": (fit.fn, Fit),
+    "import": (import_answers, ReviewImport),
     "prune": (_prune_later, Prune),
     "retract": (retract.fn, Retract),
     "screen": (screen.fn, Screen),
@@ -117,11 +119,7 @@ def _child(run: dict[str, Any]) -> None:
     standins.stand_in(Path(run["told"]), run["lifetime"], run["clock"])
     settings = Settings(**run["settings"])
     _note_what_is_kept(notes)
-    fault = calls.Fault(**run["fault"])
-    if settings.store.startswith(objects.PROTOCOL):
-        objects.FaultyFileSystem.fault, objects.FaultyFileSystem.notes = fault, notes
-    else:
-        calls.Calls(Path(run["root"]), fault, notes)
+    calls.Calls(Path(run["root"]), calls.Fault(**run["fault"]), notes)
     if run["action"] == "examine":
         found = examine(settings, **run["options"])
         os.write(notes, f"end {json.dumps({'outcome': found})}\n".encode())
