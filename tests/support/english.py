@@ -1,15 +1,9 @@
-"""Find phrases that read as if translated, in everything that a person reads.
-
-`python -m tests.support.english` counts and lists them.
-"""
+"""Find phrases that read as if translated, in everything that a person reads."""
 
 import ast
 import re
-import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.support.paths import ROOT
 
@@ -33,9 +27,7 @@ ASKING = ("ask", "asks", "change", "changes", "check", "checks", "decide", "deci
           "record", "records", "said", "say", "says", "see", "sees", "show", "shows",
           "understand")  # fmt: skip
 QUESTION = "".join(rf"(?<!\b{word} )" for word in ASKING)
-PLURALS = "slides|images|cells|patients|batches|fields|laboratories|rows|files|nights"
 ONES = "cell|slide|file|worker|thread|shard|class|tap|patient|batch|field|row|image|line|laboratory"
-MORE = "more|less|fewer|larger|smaller|higher|lower|longer|shorter|better|worse"
 OLD = r"lest|whence|anew(?!:)|therein|thereof|whereof|thereby|nought"
 
 
@@ -79,25 +71,12 @@ RULES = (
         "the noun",
         opening=True,
     ),
-    Rule("to be had", r"\bbe had\b", "is free, is in use, is missing"),
-    Rule("another one", r"\b(?:has|have|had|is|was) another(?: one)?(?=[.,;:)]|$)", "differs"),
-    Rule("asks nobody", r"\basks? (?:nobody|no one)\b", "has no authentication"),
-    Rule("a microlitre", r"\ba (?:micro|milli)lit(?:re|er)\b", "per microlitre"),
     Rule("one a file", rf"\b(?:one|two|three|four|a|each|most) (?!of )\w+ an? (?:{ONES})\b", "per"),
-    Rule("one slides", rf"(?<![\w.,:/-])1 (?:{PLURALS})\b", "1 slide"),
-    Rule(
-        "the more, the better",
-        rf"\b[Tt]he (?:{MORE})\b[^.,]{{1,60}}, the (?:{MORE})\b",
-        "the rule or the number",
-    ),
     Rule("a question", r"(?:What|Whether|How|Which|Why|Who|Where)\b", "a verb", opening=True),
-    Rule("as many of each", r"\bas (?:many|much|few) (?:of each|of one|as others)\b", "evenly"),
     Rule("beside", r"\b[Bb]eside\b", "next to, besides, with"),
     Rule("comma before that", r"[a-z], that (?!is[, ]|of )", "that"),
-    Rule("follows from alone", r"\bfollows? from [^.]{1,40} alone\b", "depends only on"),
     Rule("but for", r"\bbut for\b", "except"),
     Rule("rising order", r"\b(?:rising|falling) order\b", "ascending, descending"),
-    Rule("called so", r"\b(?:called|named) so\b", "the name again"),
     Rule("old words", rf"\b(?:{OLD})\b", "plain ones"),
 )
 
@@ -112,32 +91,16 @@ class Text:
     docstring: bool = False
 
 
-@dataclass(frozen=True)
-class Find:
-    """A phrase that a rule forbids, and its place."""
-
-    path: str
-    line: int
-    rule: Rule
-    around: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: ...{self.around}... ({self.rule.instead})"
-
-
-def finds(texts: Iterator[Text]) -> Iterator[Find]:
-    """Apply every rule to every text."""
-    compiled = [
-        (rule, re.compile(rf"\A(?:{rule.phrase})" if rule.opening else rule.phrase))
-        for rule in RULES
-    ]
+def finds(texts: Iterable[Text]) -> Iterator[tuple[str, str]]:
+    """Apply every rule to every text; yield the rule's name, and place, phrase and remedy."""
     for text in texts:
-        for rule, phrase in compiled:
+        for rule in RULES:
             if rule.opening and not text.docstring:
                 continue
-            for match in phrase.finditer(text.words):
+            phrase = rf"\A(?:{rule.phrase})" if rule.opening else rule.phrase
+            for match in re.finditer(phrase, text.words):
                 around = text.words[max(0, match.start() - 40) : match.end() + 40]
-                yield Find(text.path, text.line, rule, around)
+                yield rule.name, f"{text.path}:{text.line}: ...{around}... ({rule.instead})"
 
 
 def prose(folders: tuple[str, ...] = FOLDERS) -> Iterator[Text]:
@@ -168,18 +131,10 @@ def python(name: str, source: str) -> Iterator[Text]:
 
 
 def comments(name: str, source: str) -> Iterator[Text]:
-    """Yield comments; lines that follow one another are one text."""
-    block: list[str] = []
-    lines = [*source.splitlines(), ""]
-    for number, line in enumerate(lines, 1):
-        own = re.match(r"\s*#:? (.*)", line)
-        if block and not own:
-            yield Text(name, number - len(block), plain(" ".join(block)))
-            block = []
-        if own:
-            block.append(own[1])
-        elif trailing := re.search(r"  # (.*)$", line):
-            yield Text(name, number, plain(trailing[1]))
+    """Yield comments; those of lines that follow one another are one text."""
+    for found in re.finditer(r"(?:^[ ]*#:? .*\n)+|  # .*$", source, re.M):
+        words = re.sub(r"^\s*#:? ", "", found[0], flags=re.M)
+        yield Text(name, source.count("\n", 0, found.start()) + 1, plain(words))
 
 
 def document(name: str, source: str) -> Iterator[Text]:
@@ -201,21 +156,3 @@ def document(name: str, source: str) -> Iterator[Text]:
 def plain(text: str) -> str:
     """Return a text on one line."""
     return " ".join(text.split())
-
-
-def main() -> None:
-    """Print the phrases found, those of the given folders only, and their number by rule."""
-    found = [
-        f for f in finds(prose()) if not sys.argv[1:] or f.path.startswith(tuple(sys.argv[1:]))
-    ]
-    print(*found, sep="\n")
-    for name, count in Counter(find.rule.name for find in found).most_common():
-        print(f"{count:6} {name}")
-    folders = Counter("/".join(Path(find.path).parts[:2]) for find in found)
-    for name, count in folders.most_common():
-        print(f"{count:6} {name}")
-    print(f"{len(found):6} in all")
-
-
-if __name__ == "__main__":
-    main()

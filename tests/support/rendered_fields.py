@@ -46,20 +46,10 @@ def render_field(
     height: int,
     width: int,
 ) -> RenderedField:
-    """Render a field of red cells on a bright ground.
+    """Render a field of red cells, each about 130 pixels wide, on a bright ground.
 
-    Args:
-        patient: stain and camera.
-        rng: of the drawing.
-        cells: their number; centres are within the field, so at most half of a cell is cut off.
-        parasitized: number of cells with a parasite.
-        overlapping: share of cells that touch or overlap an earlier one, by up to a fifth of their
-            diameter.
-        height: in pixels; a cell has a diameter of about 130.
-        width: in pixels.
-
-    Raises:
-        ValueError: the cells do not fit into the field.
+    Centres are within the field, so at most half of a cell is cut off. ``overlapping`` is the share
+    of cells that touch or overlap an earlier one, by up to a fifth of their diameter.
     """
     stages = [draw_stage(rng) if i < parasitized else None for i in range(cells)]
     drawn = [red_cell_dyes(rng, stage) for stage in stages]
@@ -95,10 +85,7 @@ def _draw_places(
                 places.append(place)
                 break
         else:
-            raise ValueError(
-                f"{len(radii)} cells do not fit into {size.real:.0f} x {size.imag:.0f} pixels: "
-                "draw fewer, or a larger field"
-            )
+            raise ValueError(f"{len(radii)} cells do not fit into {size} pixels")
     return places
 
 

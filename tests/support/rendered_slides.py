@@ -79,25 +79,10 @@ def render_slide(
 ) -> RenderedSlide:
     """Write a slide as a pyramid of JPEG tiles in a TIFF that OpenSlide reads too.
 
-    Args:
-        path: of the file.
-        width: in pixels of level 0.
-        height: in pixels of level 0.
-        fields: number of fields of single cells.
-        thick: number of adjacent fields that are too thick to distinguish cells.
-        seed: of the drawing.
-        microns_per_pixel: of level 0, written into the resolution tags.
-        levels: number of resolutions, each a quarter of the last.
-
-    Raises:
-        ValueError: the fields do not fit onto the slide.
+    ``width`` and ``height`` are in pixels of level 0; each further level is a quarter of the last.
+    ``fields`` have single cells; ``thick`` adjacent ones are too thick to distinguish cells.
     """
     columns, rows = width // FIELD, height // FIELD
-    if fields + thick > columns * rows:
-        raise ValueError(
-            f"{fields + thick} fields do not fit onto {width} x {height} pixels, which hold "
-            f"{columns * rows}: draw fewer, or a larger slide"
-        )
     rng = np.random.default_rng(seed)
     pictures, cells = _draw(microns_per_pixel, rng)
     # The picture at each place, by index: glass, fields of cells, thick.

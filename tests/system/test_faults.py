@@ -239,11 +239,12 @@ def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
 # --- the coordinator
 
 
-def command(*words: object) -> subprocess.Popen[str]:
+def command(*words: object, shard_rows: int) -> subprocess.Popen[str]:
     """Start a command as an operator does."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     whole = [sys.executable, "-m", "flows.commands.main", *map(str, words)]
-    return subprocess.Popen(whole, text=True, **pipes)
+    given = os.environ | {"SLIDEWATCH_SHARD_ROWS": str(shard_rows)}
+    return subprocess.Popen(whole, env=given, text=True, **pipes)
 
 
 def arrays_in(settings: Settings, *versions: str) -> dict[str, bytes]:
@@ -258,15 +259,16 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     night: tuple[Settings, Path], tmp_path: Path
 ) -> None:
     settings, images = night
-    options = ["--store", settings.store, "--cluster", "scheduler", "--shard-rows", "8"]
-    options += ["--scheduler", str(settings.scheduler)]
+    options = ["--store", settings.store, "--cluster", "scheduler"]
+    options += ["--scheduler", settings.scheduler]
     halves = []
     for i, part in enumerate(("one", "two")):
         for path in sorted(images.rglob("*.png"))[i::2]:
             to = tmp_path / part / path.parent.name / path.name
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, to)
-        halves.append(command("fit", "--images", tmp_path / part, "--batch", part, *options))
+        given = ("--images", tmp_path / part, "--batch", part, *options)
+        halves.append(command("fit", *given, shard_rows=SHARD))
     for process in halves:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
@@ -323,8 +325,8 @@ def test_a_stopped_run_ends_soon_and_leaves_nothing_behind(
         to = many / f"{i}-{path.name}"
         to.parent.mkdir(exist_ok=True)
         os.link(path, to)
-    options = ["--store", settings.store, "--workers", "1", "--shard-rows", "16"]
-    process = command("screen", "--images", many, "--batch", "many", *options)
+    options = ["--store", settings.store, "--workers", "1"]
+    process = command("screen", "--images", many, "--batch", "many", *options, shard_rows=16)
     ledger = Path(settings.store) / "batches" / "many" / "ledger" / "m"
     while not (ledger.exists() and len(list(ledger.iterdir())) >= 3):
         assert process.poll() is None, process.communicate()

@@ -50,17 +50,6 @@ def test_of_too_many_rings_the_strongest_are_kept_in_their_order() -> None:
     assert np.array_equal(find(edge, most=len(every)), every)
 
 
-def test_many_outlines_are_traced_as_few_are() -> None:
-    edge = edges_of((50, 60, 16, 16), (110, 40, 20, 20))
-    rng = np.random.default_rng(0)
-    around = rng.uniform([20, 20, 12], [140, 100, 20], (contours.AT_ONCE + 3, 3))
-    points, along = contours.trace(edge, around)
-    for one in (0, contours.AT_ONCE - 1, contours.AT_ONCE, len(around) - 1):
-        alone, edge_alone = contours.trace(edge, around[one : one + 1])
-        np.testing.assert_allclose(points[one], alone[0], atol=1e-3)
-        np.testing.assert_allclose(along[one], edge_alone[0], atol=1e-3)
-
-
 def test_a_bright_spot_is_no_ring() -> None:
     assert len(find(-edges_of((80, 60, 16, 16)))) == 0
 

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from tasks.images.decoding import BadImageError
-from tasks.smears.reports.parasitaemia import wilson_interval
 from tasks.smears.segmentation import finding as module
-from tasks.smears.segmentation.contours import Outline
 from tasks.smears.segmentation.finding import Cell, Cells, find_cells, find_roughly
 from tests.support.fields import GROUND, NUCLEUS, RED, Field, disc, field_of, ground, rendered
-from tests.support.rendered_fields import RenderedField
 
 
 def centres(found: Cells) -> NDArray[np.float64]:
@@ -96,16 +92,6 @@ def test_a_scale_bar_and_its_text_are_no_cells(ink: int) -> None:
         assert min(np.hypot(x - a, y - b) for a, b in places) < 5
 
 
-def test_clumps_are_noticed_in_one_photograph() -> None:
-    places = [(x + dx, y) for x in (60, 190, 320) for y in (60, 150, 240) for dx in (0, 36)]
-    field = field_of(*places)
-    assert find_roughly(field).diameter == pytest.approx(60, rel=0.1)
-    (found, typical), (clumps, wide) = (module._settled(field, None, d) for d in (60.0, 100.0))
-    worth = module._explained(field, None, found, typical)
-    assert worth >= module._explained(field, None, clumps, wide)
-    assert worth > 0.6
-
-
 def test_specks_are_no_cells() -> None:
     field = field_of((100, 100), (220, 120), (120, 220))
     for x, y in ((40, 40), (300, 220), (330, 60), (200, 250)):
@@ -113,45 +99,22 @@ def test_specks_are_no_cells() -> None:
     assert len(find_cells(field).cells) == 3
 
 
-def test_a_fainter_cell_is_found_alone_and_not_beneath_a_clear_one() -> None:
-    def ring(x: float, edge: float) -> tuple[NDArray[np.float64], float]:
-        return outlines_at(np.array([[x, 60.0, 24.0]]))[0], edge
+NO_CELLS = {
+    "even": ground(),
+    "black": np.zeros((200, 300, 3), np.uint8),
+    "white": np.full((200, 300, 3), 255, np.uint8),
+    "noise": np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8),
+    "empty": np.random.default_rng(0).normal(220, 4, (200, 300, 3)).astype(np.uint8),
+    "a pixel": np.zeros((1, 1, 3), np.uint8),
+    "six pixels": np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8),
+    "a row": np.random.default_rng(0).integers(0, 256, (1, 500, 3), np.uint8),
+    "a long row": np.random.default_rng(0).integers(0, 256, (1, 5000, 3), np.uint8),
+}
 
-    def kept(x: float, edge: float) -> int:
-        found: list[tuple[Outline, module.Kind]]
-        found = [(ring(60, 1.0), "red"), (ring(x, edge), "red")]
-        return len(module._uncovered(found, np.ones((120, 260), bool), 1))
 
-    assert [kept(200, 0.72), kept(84, 0.72), kept(84, 1.0)] == [2, 1, 2]
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        ground(),
-        np.zeros((200, 300, 3), np.uint8),
-        np.full((200, 300, 3), 255, np.uint8),
-        np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8),
-        np.random.default_rng(0).normal(220, 4, (200, 300, 3)).astype(np.uint8),
-        np.zeros((1, 1, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (1, 500, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (1, 5000, 3), np.uint8),
-    ],
-    ids=[
-        "even",
-        "black",
-        "white",
-        "noise",
-        "empty",
-        "a pixel",
-        "six pixels",
-        "a row",
-        "a long row",
-    ],
-)
-def test_where_there_is_no_cell_none_is_found(field: Field) -> None:
-    found = find_cells(field)
+@pytest.mark.parametrize("name", NO_CELLS)
+def test_where_there_is_no_cell_none_is_found(name: str) -> None:
+    found = find_cells(NO_CELLS[name])
     assert found.cells == ()
     assert np.isnan(found.diameter)
 
@@ -238,31 +201,6 @@ def test_a_rough_search_finds_most_of_the_cells_and_their_diameter() -> None:
     assert [cell.box[1] for cell in rough.cells] == sorted(cell.box[1] for cell in rough.cells)
 
 
-def test_parasitaemia_of_the_found_cells_is_that_of_the_drawn_ones() -> None:
-    """By true labels: only a cell that is lost or found twice can change it."""
-    holds = 0
-    for seed in range(30):
-        field = rendered(seed, cells=25)
-        infected = [bool(stage) for stage in labels(find_cells(field.pixels).cells, field)]
-        low, high = wilson_interval(np.array([sum(infected)]), np.array([len(infected)]))
-        holds += bool(low[0] <= 6 / 25 <= high[0])
-    assert holds >= 27
-
-
-def labels(cells: tuple[Cell, ...], field: RenderedField) -> list[str | None]:
-    """The stage of the drawn cell nearest to each found one; None for a cell that is not there."""
-    found = np.array([cell.box for cell in cells], float).reshape(-1, 4)
-    drawn = np.array([cell.box for cell in field.cells], float)
-    middles = (each[:, :2] + each[:, 2:] / 2 for each in (found, drawn))
-    apart = np.hypot(*(next(middles)[:, None] - next(middles)).transpose(2, 0, 1))
-    rows, columns = linear_sum_assignment(apart)
-    stages: list[str | None] = [None] * len(cells)
-    for row, column in zip(rows, columns, strict=True):
-        if apart[row, column] < drawn[column, 2:].mean() / 2:
-            stages[row] = field.cells[column].stage
-    return stages
-
-
 def test_a_streak_of_stain_is_no_reason_to_fail() -> None:
     field = field_of((150, 120), (260, 150), (80, 200))
     field[40, 20:380] = (60, 20, 140)
@@ -270,54 +208,18 @@ def test_a_streak_of_stain_is_no_reason_to_fail() -> None:
     assert len(find_cells(field).cells) >= 3
 
 
-def outlines_at(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Circles at x, y with a radius (n, 3), as outlines (n, angles, 2)."""
-    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    return np.asarray(places[:, np.newaxis, :2] + places[:, 2, np.newaxis, np.newaxis] * around)
-
-
-def test_of_outlines_that_are_alike_the_clearest_is_kept() -> None:
-    rng = np.random.default_rng(0)
-    places = np.column_stack([rng.uniform(0, 100, (2000, 2)), rng.uniform(20, 28, 2000)])
-    outlines, along = outlines_at(places), np.tile(rng.uniform(0.3, 0.7, (2000, 1)), 24)
-    found = module._distinct(outlines, along, 48)
-    clearness, _ = module._clearness(along)
-    radii = module._widths(outlines) / 2
-    kept: list[int] = []
-    for i in np.argsort(-clearness, kind="stable").tolist():
-        off = np.hypot(*(places[kept, :2] - places[i, :2]).T)
-        alike = (off < 0.12 * 48) & (np.abs(radii[kept] - radii[i]) < 0.06 * 48)
-        if clearness[i] > module.HOPELESS and not alike.any():
-            kept.append(i)
-    assert 100 < len(found) < 1500
-    np.testing.assert_allclose(found, np.column_stack([places[kept, :2], radii[kept]]))
-
-
 def test_candidates_take_memory_by_their_number_and_not_by_its_square() -> None:
-    rng = np.random.default_rng(0)
-    number = 30_000
-    places = np.column_stack([rng.uniform(0, 3000, (number, 2)), rng.uniform(20, 28, number)])
-    outlines, along = outlines_at(places), np.full((number, 24), 0.6)
+    rng, number = np.random.default_rng(0), 30_000
+    turn = np.exp(2j * np.pi * np.arange(24) / 24)
+    around = rng.uniform(20, 28, (number, 1, 1)) * np.stack([turn.real, turn.imag], axis=1)
+    outlines = rng.uniform(0, 3000, (number, 1, 2)) + around
+    along = np.full((number, 24), 0.6)
     tracemalloc.start()
     found = module._distinct(outlines, along, 48)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(found) > 10_000
     assert most < 100e6  # each against each are 14 GB
-
-
-def test_no_more_rings_are_followed_than_cells_fit_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def seeds(*_: object, most: int, **__: object) -> NDArray[np.float64]:
-        asked.append(most)
-        return np.empty((0, 3))
-
-    monkeypatch.setattr(module.contours, "seeds", seeds)
-    assert not find_cells(field_of((100, 100), (200, 200)), 60).cells
-    # The field is searched at 240 x 320 pixels, and cells of 48 cover 1,810.
-    assert asked == [-(-20 * (240 + 48) * (320 + 48) // 1809.557)]
 
 
 def test_the_magnification_of_a_very_large_field_is_that_of_its_middle(
