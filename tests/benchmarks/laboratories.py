@@ -1,10 +1,10 @@
 """Leave one laboratory out at a time, and screen it as a newcomer would.
 
     python -m tests.benchmarks.laboratories --work /tmp/laboratories
-    python -m tests.benchmarks.laboratories --work /tmp/laboratories --only raabin --strange PGD
+    python -m tests.benchmarks.laboratories --work /tmp/laboratories --only raabin
 
 For each laboratory everything is made without it: network, statistics, limits, thresholds. Then its
-photographs, and folders of strange images, are screened by command. Defaults are chosen by the mean
+photographs are screened by command. Defaults are chosen by the mean
 and the worst laboratory of the table, and by nothing else. The first run trains, and takes an hour;
 a later one screens kept features in minutes.
 
@@ -296,22 +296,6 @@ def judge(work: Path, name: str, store: Path) -> Figures:
     return row
 
 
-def strange(store: Path, folder: Path) -> dict[str, Any]:
-    """Screen a folder of strange images as a night: what is flagged, and its light."""
-    batch = f"strange-{folder.name}"
-    reports = screened(store, batch, folder)
-    images, slides = reports["images"], reports["slides"]
-    new = (slides["shifted"].fillna(False) | (slides["verdict"] == "review")).mean()
-    return {
-        "cells abnormal or failed": float(
-            (images["abnormal"] | (images["status"] != "scored")).mean()
-        ),
-        "slides for review": float(new),
-        "light": str(reports["batches"]["light"].iloc[0]),
-        "calls": reports["patients"]["call"].value_counts().to_dict(),
-    }
-
-
 def table(rows: Mapping[str, Figures]) -> str:
     """Write the figures as Markdown, with the mean and the worst laboratory."""
     names = [name for name in vars(Figures()) if name not in (LIGHT, "calls", "files")]
@@ -366,7 +350,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder to keep everything in")
     parser.add_argument("--only", nargs="*", help="laboratories; by default all, and home")
     parser.add_argument("--ship", action="store_true", help="keep the detector in the package")
-    parser.add_argument("--strange", nargs="*", type=Path, default=[], help="folders of images")
     given = parser.parse_args()
     work = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
@@ -377,8 +360,6 @@ def main() -> None:
         rows[name] = judge(work, name, store_without(work, left_out))
         print(table({name: rows[name]}), flush=True)
     print(table(rows))
-    for folder in given.strange:
-        print(folder.name, strange(store_without(work, None), folder.resolve()), flush=True)
     if given.ship:
         ship(work, table(rows))
 

@@ -12,7 +12,7 @@ The error rates by which a slide is judged always come from other patients.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ from tasks.bundles import take
 from tasks.detector import error_counts
 from tasks.smears.counting import call, error_rates, interpretation
 from tasks.smears.counting.rates import NODES, slide_rates
-from tasks.smears.reports.parasitaemia import wilson_interval
 
 Float = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -38,12 +37,11 @@ LEAST_CELLS = 20  # of a kind, for slides of a patient to be composed: fewer giv
 HEALTHY_SLIDES, INFECTED_SLIDES = 12, 2  # per patient, size and parasitaemia
 WITHIN = 0.25  # of the true count, as the WHO asks of microscopists of the first level
 COUNTED_BY_IT = 0.01  # least parasitaemia at which counts are compared in this way
-OWN, TODAY = "slidewatch", "cells over cells"  # the latter with its Wilson interval
 
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's equally probable error rates (3, NODES): at diagnosis, dense and counting."""
+    """A patient's equally probable error rates (2, NODES): at the dense and counting threshold."""
 
     name: str
     false: Float
@@ -82,7 +80,7 @@ def folds(healthy: NDArray[np.bool_], rng: np.random.Generator) -> Iterator[NDAr
 def patients(
     counts: error_counts.ErrorCounts, fold: NDArray[np.intp], rates: interpretation.KnownRates
 ) -> Iterator[Patient]:
-    thresholds = (error_rates.DIAGNOSIS, rates.dense.log_odds, rates.counting.log_odds)
+    thresholds = (rates.dense.log_odds, rates.counting.log_odds)
     # In ascending order, so that a cell that passes one has passed those before.
     places = [
         int(np.argmin(np.abs(error_counts.THRESHOLDS - each)))
@@ -112,14 +110,12 @@ def slides(
         for share in shares:
             for _ in range(each):
                 parasites = int(rng.binomial(cells, share))
-                diagnosed, dense, called = draw(patient, cells - parasites, parasites, rng)
+                dense, called = draw(patient, cells - parasites, parasites, rng)
                 answer = answers.of(called, dense, cells)
                 yield {
                     "patient": patient.name,
                     "cells": cells,
                     "parasitaemia": share,
-                    "called": called,
-                    "diagnosed": diagnosed,
                     "corrected": answer.parasitaemia,
                     "low": answer.low,
                     "high": answer.high,
@@ -142,24 +138,19 @@ def draw(patient: Patient, negatives: int, parasites: int, rng: np.random.Genera
     return [int(n) for n in total]
 
 
-def measured(columns: Columns) -> Iterator[tuple[int, str, float, str, tuple[float, ...]]]:
-    """Yield size, way of counting, parasitaemia, measure and its value with an interval."""
-    truth, diagnosed, cells = columns["parasitaemia"], columns["diagnosed"], columns["cells"]
-    low, high = wilson_interval(diagnosed, cells)
-    ways: Mapping[str, tuple[NDArray[Any], ...]] = {
-        OWN: tuple(columns[name] for name in ("corrected", "low", "high", "positive")),
-        TODAY: (diagnosed / cells, low, high, diagnosed > 0),
-    }
+def measured(columns: Columns) -> Iterator[tuple[int, float, str, tuple[float, ...]]]:
+    """Yield size, parasitaemia, measure and its value with an interval."""
+    truth, cells = columns["parasitaemia"], columns["cells"]
+    inside = (columns["low"] <= truth) & (truth <= columns["high"])
+    measures = {"covered": inside, "positive": columns["positive"]}
+    measures["within 25%"] = np.abs(columns["corrected"] - truth) <= WITHIN * truth
     for size in SIZES:
-        for name, (estimate, low, high, positive) in ways.items():
-            for share in SHARES:
-                measures = {"covered": (low <= truth) & (truth <= high), "positive": positive}
-                if share >= COUNTED_BY_IT:
-                    measures["within 25%"] = np.abs(estimate - truth) <= WITHIN * truth
-                which = (cells == size) & (truth == share)
-                for measure, hits in measures.items():
+        for share in SHARES:
+            which = (cells == size) & (truth == share)
+            for measure, hits in measures.items():
+                if measure != "within 25%" or share >= COUNTED_BY_IT:
                     value = over_patients(hits[which], columns["patient"][which])
-                    yield size, name, share, measure, value
+                    yield size, share, measure, value
 
 
 def over_patients(values: NDArray[Any], names: NDArray[Any]) -> tuple[float, ...]:
@@ -179,24 +170,18 @@ def main(url: str, detector: str | None = None) -> None:
     counts, rates = errors_of_detector(store, card), load_error_rates(store, card)
     if counts is None or rates is None or card.counting is None:
         raise SystemExit(f"detector {card.name} knows no error rates: no slide is composed")
-    for name, each in (
-        (OWN, rates.counting),
-        (TODAY, error_rates.rates_at(counts, error_rates.DIAGNOSIS)),
-    ):
-        for cells in SIZES:
-            blank = interpretation.corrected(
-                interpretation.blank_count(cells, each.false.nodes), cells, each
-            )
-            limit = interpretation.detection_limit(cells, each)
-            detection = "none" if limit is None else f"{limit:.2%}"
-            print(f"{name}, {cells:,} cells: limit of blank {blank:.2%}, of detection {detection}")
-        print(f"{name}: false positives {each.false.mean:.2%}, sensitivity {each.found.mean:.3f}")
-    for size, name, share, measure, (value, low, high) in measured(
-        compose(counts, card.counting.cells, seed=0)
-    ):
+    each = rates.counting
+    for cells in SIZES:
+        blank_count = interpretation.blank_count(cells, each.false.nodes)
+        blank = interpretation.corrected(blank_count, cells, each)
+        limit = interpretation.detection_limit(cells, each)
+        detection = "none" if limit is None else f"{limit:.2%}"
+        print(f"{cells:,} cells: limit of blank {blank:.2%}, of detection {detection}")
+    print(f"false positives {each.false.mean:.2%}, sensitivity {each.found.mean:.3f}")
+    slides = compose(counts, card.counting.cells, seed=0)
+    for size, share, measure, (value, low, high) in measured(slides):
         print(
-            f"{size:>6,} cells  {name:<17}{share:>8.2%}  {measure:<11}"
-            f"{value:>6.3f} ({low:.3f} to {high:.3f})"
+            f"{size:>6,} cells {share:>8.2%}  {measure:<11}{value:>6.3f} ({low:.3f} to {high:.3f})"
         )
 
 

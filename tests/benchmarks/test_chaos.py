@@ -5,6 +5,8 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +76,11 @@ def test_a_night_whose_workers_are_killed(
             os.kill(int(rng.choice(victims)), signal.SIGKILL)
             killed.append(1)
 
-    def open_and_haunt(settings: Settings) -> object:
-        return _Haunted(settings, kill)
+    @contextmanager
+    def open_and_haunt(settings: Settings) -> Iterator[Client]:
+        with open_client(settings) as client:
+            threading.Thread(target=kill, args=(client,), daemon=True).start()
+            yield client
 
     monkeypatch.setattr(module, "open_client", open_and_haunt)
     haunted, seconds = run(night, "haunted", other)
@@ -93,19 +98,3 @@ def test_a_night_whose_workers_are_killed(
 
 def _pid_of_worker() -> dict[str, int]:
     return {"pid": os.getpid()}
-
-
-class _Haunted:
-    """The cluster of `open_client`, with somebody killing its workers."""
-
-    def __init__(self, settings: Settings, kill: object) -> None:
-        self._context = open_client(settings)
-        self._kill = kill
-
-    def __enter__(self) -> Client:
-        client = self._context.__enter__()
-        threading.Thread(target=self._kill, args=(client,), daemon=True).start()  # type: ignore[arg-type]
-        return client
-
-    def __exit__(self, *error: object) -> None:
-        self._context.__exit__(*error)

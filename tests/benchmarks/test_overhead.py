@@ -1,7 +1,6 @@
 """Measure the cost of a shard beside its images, and of a flow beside its shards."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,24 +10,23 @@ from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.jobs.networks import load_inference
 from flows.jobs.scoring.screened import Screened
-from flows.jobs.shard import ShardJob, run_shard
+from flows.jobs.shard import ShardJob
 from flows.jobs.worker import settle_worker
 from flows.settings import Settings
 from flows.stages import scoring
 from flows.stages.batch import run_shards
 from flows.stages.publish import publish
-from storage.batches.features import create_features
-from storage.batches.manifests import Batch, Shard, read_manifest
-from storage.models.classifiers import ModelCard, load_card
+from storage.batches.manifests import Shard, read_manifest
+from storage.models.classifiers import load_card
 from storage.models.detectors import load_detector_card
 from storage.store import Store
-from tasks.images.decoding import DECODING
 from tasks.images.listing import list_images
 from tasks.network.extraction import extract
+from tasks.network.inference import Inference
 from tests.support.images import whole_file, write_cells
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.processes import python
-from tests.support.screening import freeze
+from tests.support.shards import Night, freeze_night
 
 SHARDS, ROUNDS, FLOW_ROUNDS = (50, 2, 1) if QUICK else (200, 3, 3)
 SHARD_LIMIT, FLOW_LIMIT = 10.0, 3.0  # milliseconds, seconds
@@ -38,40 +36,11 @@ def nothing(job: ShardJob) -> Shard:
     return job.shard
 
 
-@dataclass(frozen=True)
-class Tiny:
+def tiny(settings: Settings, cells: str, name: str) -> Night:
     """A batch of shards of one image each."""
-
-    settings: Settings
-    store: Store
-    batch: Batch
-    jobs: list[ShardJob]
-
-
-@pytest.fixture(scope="module")
-def tiny(cells: str, fitted: Settings) -> Tiny:
-    settings = fitted.model_copy(update={"shard_rows": 1})
-    return make_tiny(settings, cells, "tiny")
-
-
-def make_tiny(settings: Settings, cells: str, name: str) -> Tiny:
     store = Store(settings.store)
-    batch = freeze(settings, list_images(cells, limit=SHARDS), name)
     card = load_card(store, load_detector_card(store).model)
-    jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
-    return Tiny(settings, store, batch, jobs)
-
-
-def allot_features(tiny: Tiny, card: ModelCard) -> None:
-    create_features(
-        tiny.store,
-        card.name,
-        tiny.batch,
-        tap_widths=card.tap_widths,
-        classes=card.classes,
-        digest=card.digest,
-        decoding=DECODING,
-    )
+    return freeze_night(store, list_images(cells, limit=SHARDS), name, card, 1)
 
 
 def milliseconds(seconds: list[float]) -> list[float]:
@@ -79,19 +48,18 @@ def milliseconds(seconds: list[float]) -> list[float]:
 
 
 @pytest.mark.benchmark
-def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
-    detector = load_detector_card(tiny.store)
-    card = load_card(tiny.store, detector.model)
-    of = Screened(tiny.store, tiny.batch, card, detector)
+def test_overhead_of_a_shard_on_the_cluster(cells: str, fitted: Settings, record: Record) -> None:
+    night = tiny(fitted, cells, "tiny")
+    store, batch, card, jobs = night.store, night.batch, night.card, night.jobs()
+    of = Screened(store, batch, card, load_detector_card(store))
 
-    with open_client(tiny.settings) as client:
+    with open_client(fitted) as client:
 
         def shards() -> None:
-            done = list(run_shards(client, tiny.store, tiny.batch, card, tiny.jobs, "tiny"))
-            assert len(done) == SHARDS
+            assert len(list(run_shards(client, store, batch, card, jobs, "tiny"))) == SHARDS
 
         def idle() -> None:
-            assert len(list(run_in_order(client, nothing, tiny.jobs, title="nothing"))) == SHARDS
+            assert len(list(run_in_order(client, nothing, jobs, title="nothing"))) == SHARDS
 
         def score() -> scoring.ScoredParts:
             return scoring.score(client, of)
@@ -122,24 +90,17 @@ def test_overhead_of_a_shard_on_the_cluster(tiny: Tiny, record: Record) -> None:
 def test_overhead_of_a_shard_in_one_process(cells: str, fitted: Settings, record: Record) -> None:
     threads = torch.get_num_threads()
     settle_worker()
-    settings, store = fitted.model_copy(update={"shard_rows": 1}), Store(fitted.store)
-    card = load_card(store, load_detector_card(store).model)
-    network = load_inference(store, card)
     taken: dict[str, list[float]] = {"new": [], "kept": [], "image": []}
     for number in range(-1, ROUNDS):
-        new = make_tiny(settings, cells, f"alone{number}")
-        allot_features(new, card)
-        uris = read_manifest(store, new.batch)["uri"].to_pylist()
+        new = tiny(fitted, cells, f"alone{number}")
+        network = load_inference(new.store, new.card)
+        uris = read_manifest(new.store, new.batch)["uri"].to_pylist()
 
-        def shards(tiny: Tiny = new) -> None:
-            for job in tiny.jobs:
-                run_shard(job)
-
-        def images(uris: list[str] = uris) -> None:
+        def images(night: Night = new, uris: list[str] = uris, net: Inference = network) -> None:
             for uri in uris:
-                extract(network, [whole_file(uri)], tap_widths=card.tap_widths)
+                extract(net, [whole_file(uri)], tap_widths=night.card.tap_widths)
 
-        for name, seconds in in_turn(1, {"new": shards, "kept": shards, "image": images}).items():
+        for name, seconds in in_turn(1, {"new": new.run, "kept": new.run, "image": images}).items():
             if number >= 0:  # the first round loads the model and the detector
                 taken[name] += milliseconds(seconds)
     torch.set_num_threads(threads)
@@ -160,24 +121,6 @@ with open_client(Settings(workers=2)) as client:
     pass"""
 # One image is one shard, for one of the workers.
 WORKER = CLUSTER.replace("pass", "client.submit(exec, 'import flows.jobs.shard').result()")
-
-BACKLOG = f"""
-{IMPORTS}
-import sys, time
-from flows.cluster.client import open_client
-from flows.options.flows import Screen
-from flows.settings import Settings
-images, store, *batches = sys.argv[1:]
-
-def backlog():
-    settings = Settings(store=store, workers=2)
-    with open_client(settings):
-        for batch in batches:
-            started = time.monotonic()
-            flows.smears.night.screen.fn(Screen(images=images, batch=batch), settings)
-            print("seconds", time.monotonic() - started)
-
-backlog()"""
 
 
 @pytest.mark.benchmark
@@ -214,14 +157,10 @@ def test_fixed_overhead_of_a_flow(fitted: Settings, tmp_path: Path, record: Reco
     def beyond(longer: str, shorter: str) -> list[float]:
         return [a - b for a, b in zip(taken[longer], taken[shorter], strict=True)]
 
+    record("screen of one image, beside no more than its workers", "s", ours=taken["screen"],
+           rival=taken["worker"], bound=0.2)  # fmt: skip
     record("fixed, beyond the imports", "s", ours=beyond("screen", "imports"), limit=FLOW_LIMIT)
     fixed = [
         a - b for a, b in zip(beyond("screen", "imports"), beyond("worker", "cluster"), strict=True)
     ]
     record("fixed, beyond the worker's imports too", "s", ours=fixed, limit=FLOW_LIMIT)
-
-    batches = [f"of-several-{next(number)}" for _ in range(FLOW_ROUNDS + 1)]
-    said = run("-c", BACKLOG, str(tmp_path / "cells"), fitted.store, *batches)
-    first, *others = [float(s.split()[1]) for s in said.splitlines() if s.startswith("seconds")]
-    record("another batch of one image in the same flow", "s", ours=others, rival=[
-        first] * FLOW_ROUNDS, bound=1.0)  # fmt: skip

@@ -81,14 +81,9 @@ def test_cells_are_counted_and_parasitaemia_is_within_its_interval(
         for end in ("low", "high")
     )
     inside = (low <= share[read]) & (share[read] <= high)
-    off = np.abs(found[:, 0] / drawn[:, 0] - 1)
     counted = found[:, 0].sum() / drawn[:, 0].sum()
     record("cells found of those drawn", "", ours=[counted], limit=0.95, higher_is_better=True)
-    record("fields whose count is within 5%", "", ours=[float((off <= 0.05).mean())])
-    record("fields with a parasitaemia", "", ours=[float(np.mean(read))])
     record("of these within its interval", "", ours=[float(inside.mean())], limit=0.9,
            higher_is_better=True)  # fmt: skip
-    record("parasites called, of those drawn", "", ours=[found[:, 1].sum() / drawn[:, 1].sum()])
-    record("cells called abnormal", "", ours=[outcome.abnormal / outcome.scored])
     assert found[:, 0].sum() == pytest.approx(drawn[:, 0].sum(), rel=0.05)
     assert measuring.QUICK or inside.mean() >= 0.9

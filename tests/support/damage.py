@@ -86,11 +86,3 @@ def outcomes(
             assert taken < most, f"{path} took {taken:.0f} MiB"
             path.unlink()
     return counted
-
-
-def show(counted: Counter[tuple[str, str]]) -> None:
-    """Print a table of how files of each format came out."""
-    columns = sorted({column for _, column in counted})
-    print("\n" + "".join(f"{name:>32}" for name in ("", *columns)))
-    for kind in sorted({kind for kind, _ in counted}):
-        print(f"{kind:>32}" + "".join(f"{counted[kind, column]:>32}" for column in columns))

@@ -4,25 +4,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 QUICK = os.environ.get("SLIDEWATCH_BENCH_QUICK") == "1"
 
 
-class Record(Protocol):
-    """See `record`."""
-
-    def __call__(
-        self,
-        name: str,
-        unit: str,
-        *,
-        ours: Sequence[float],
-        rival: Sequence[float] | None = None,
-        limit: float | None = None,
-        bound: float | None = None,
-        higher_is_better: bool = False,
-    ) -> dict[str, Any]: ...
+Record = Callable[..., dict[str, Any]]  # takes what `figure` takes
 
 
 def in_turn(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:

@@ -15,14 +15,15 @@ from storage.batches.manifests import Batch, read_manifest
 from storage.models.classifiers import ModelCard, load_card
 from storage.models.detectors import DetectorCard, TapCard, save_detector
 from storage.records import arrays_to_bytes
-from storage.store import Store, digest_of
+from storage.store import Store
 from tasks.detector.calibration import Calibration
 from tasks.detector.detector import Detector, fit_gaussians
 from tasks.detector.moments import merge_statistics
 from tasks.images.decoding import DECODING
 from tasks.images.listing import list_images
 from tests.support.batches import freeze
-from tests.support.models import CLASSES, WHEN
+from tests.support.cards import card
+from tests.support.models import CLASSES
 
 SHARD_ROWS = 10
 
@@ -101,14 +102,8 @@ def keep_detector(
 ) -> DetectorCard:
     """Keep a detector under the name ``d``."""
     content = arrays_to_bytes(detector.to_arrays())
-    card = DetectorCard(
-        created_at=WHEN, digest=digest_of(content), name="d", model="tiny", model_digest="m",
-        statistics_version=1, images={}, calibrated_by="patient", calibrating_groups=3,
-        calibrating_images=9, alpha=alpha, uncertain_below=0.75, warnings=[], slides=slides,
-        taps={
-            name: TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0)
-            for name in detector.gaussians
-        }, sequence=0,
-    )  # fmt: skip
-    save_detector(store, card, content)
-    return card
+    tap = TapCard(width=1, shrinkage=0, condition_number=1, dead_units=0)
+    of = {"taps": dict.fromkeys(detector.gaussians, tap), "slides": slides, "alpha": alpha}
+    made = card("d", content=content).model_copy(update=of)
+    save_detector(store, made, content)
+    return made

@@ -134,7 +134,6 @@ def test_every_damaged_image_is_a_picture_or_has_a_reason(
     assert {result for _, result in unhurt} == {damage.PICTURE}
     damaged = list(damage.variants(files, DAMAGE, each))
     counted = damage.outcomes(damaged, tmp_path, outcome)
-    damage.show(counted)
     assert counted.total() == len(damaged) == each * len(DAMAGE) * len(files)
     for kind in FORMATS:
         assert counted[kind, damage.PICTURE] > 0

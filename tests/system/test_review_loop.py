@@ -214,7 +214,9 @@ def test_a_second_import_replaces_the_first_and_a_cell_counts_once(
         lambda row: "other" if row["patient_id"] == STAINED[0] else "",
         "again.csv",
     )
+    told = import_answers(ReviewImport(file=str(changed), dry_run=True), screened)
     second = import_answers(ReviewImport(file=str(changed)), screened)
+    assert (told.new, told.changed, told.labels) == (0, 6, first.labels - 6)
     # Whoever says nothing this time does not take back what was said.
     assert (second.new, second.changed) == (0, 6)
     assert second.labels == first.labels - 6

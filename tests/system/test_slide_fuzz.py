@@ -14,7 +14,7 @@ from tifffile import TiffWriter
 
 from tasks.images.decoding import REASONS, BadImageError
 from tasks.images.opened_slides import is_slide, open_slide
-from tests.support.damage import ANY, PICTURE, Saved, outcomes, show, variants
+from tests.support.damage import ANY, PICTURE, Saved, outcomes, variants
 
 MOST_MEMORY = 400  # MiB
 APERIO = "Aperio Image Library v10.0.51\r\n900x700 [0,0 900x700] (128x128)|AppMag = 40|MPP = 0.25"
@@ -99,6 +99,5 @@ def test_every_damaged_slide_gives_pixels_or_has_a_reason(tmp_path: Path, each: 
     counted = outcomes(files, tmp_path, outcome, ".tif", MOST_MEMORY)
     assert counted == Counter({(kind, PICTURE): 1 for kind, _ in files})
     counted = outcomes(variants(files, DAMAGE, each), tmp_path, outcome, ".tif", MOST_MEMORY)
-    show(counted)
     assert counted.total() == len(files) * len(DAMAGE) * each
     assert {PICTURE, "damaged"} <= {column for _, column in counted}

@@ -191,17 +191,17 @@ def forking(scratch: Path, root: Path, **settings: Any) -> Iterator[Runs]:
         process.stdin.close()  # type: ignore[union-attr]
 
 
-def files_of(store: str | Path, *, leftovers: bool = False) -> Files:
+def files_of(store: str | Path) -> Files:
     """Digest every file of a store that a later run may read.
 
     Left out are leases, which name processes and times, how often a shard was tried, and what died
-    before it had its name: staged files and zarr's, which are what ``leftovers`` asks for.
+    before it had its name: staged files and zarr's.
     """
     found: Files = {}
     for path in sorted(Path(store).rglob("*")):
         name = path.relative_to(store)
         dead = name.parts[0] == ".staged" or path.suffix == ".partial"
-        if path.is_file() and "lease" not in name.parts and (dead == leftovers):
+        if path.is_file() and "lease" not in name.parts and not dead:
             content = path.read_bytes()
             if "ledger" in name.parts:
                 content = re.sub(rb'"tries": \d+', b"", content)

@@ -74,13 +74,3 @@ def test_an_error_is_not_kept_and_concerns_no_other_tile() -> None:
     slide.bad = set()
     assert slide.tiles(1, 0) == [1, 0]
     assert slide.read == [0, 1, 0]
-
-
-def test_a_failure_to_read_is_told_each_time() -> None:
-    def fails(places: Sequence[Place]) -> Iterator[Pixels]:
-        raise OSError("gone")
-
-    kept = KeptTiles(fails)
-    for _ in range(2):
-        with pytest.raises(OSError, match="gone"):
-            list(kept.tiles([(0, 0, 1)]))
