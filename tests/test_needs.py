@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.needs import counted, fail_if_required, reason, required
+from tests.support.needs import fail_if_required, reason, required
 
 
 def skipped(why: str) -> pytest.TestReport:
@@ -25,8 +25,3 @@ def test_only_a_need_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIDEWATCH_REQUIRE", "chromum")
     with pytest.raises(pytest.UsageError, match="chromum: not one of bfloat16, chromium"):
         required()
-
-
-def test_skips_are_counted_by_reason() -> None:
-    reports = [skipped("gpu: none"), skipped("data: none"), skipped("gpu: none")]
-    assert counted(reports) == ["   1  data: none", "   2  gpu: none"]

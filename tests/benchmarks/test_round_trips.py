@@ -1,4 +1,4 @@
-"""A store 30 ms away: requests of a shard and of a slide's job, and what they cost.
+"""Eight workers whose store is 30 ms away.
 
 Two cores cannot run eight workers. Here they are threads, and what stands in for reading and for
 the network waits as long as a core computes (500 images a second), and leaves the cores to what is
@@ -12,34 +12,27 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 
 from flows.jobs import shard as jobs
-from flows.jobs.scoring import plan
-from flows.jobs.scoring.plan import plan_parts
-from flows.jobs.scoring.scores import ScoreJob, score_part
-from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import run_shard
-from storage.batches import ledger
 from storage.models.classifiers import load_card
 from storage.store import Store
 from tasks.images.listing import list_images
 from tasks.images.regions import ImageRef
 from tasks.network.extraction import Features, Loaded
-from tests.support.far_s3 import far_s3, requests
+from tests.support.far_s3 import far_s3
 from tests.support.images import write_cells
 from tests.support.measuring import QUICK, Record, in_turn
-from tests.support.models import CLASSES, WHEN
-from tests.support.shards import Night, add_detector, freeze_night, start
+from tests.support.models import CLASSES
+from tests.support.shards import freeze_night
 
 pytestmark = pytest.mark.benchmark
 
 AWAY = 0.03  # seconds
 SPEED = 500.0  # images a second of a core
 WORKERS, SHARDS_EACH, SHARD_ROWS, ROUNDS = (8, 2, 128, 1) if QUICK else (8, 2, 512, 3)
-READS = {"GET", "HEAD", "LIST"}
 numbers = count()
 
 
@@ -49,61 +42,11 @@ def far() -> Iterator[str]:
         yield root
 
 
-@pytest.fixture
-def night(far: str, store_with_model: Store, cells: Path) -> Night:
-    """A night of three shards on S3, of which the first is extracted."""
-    root = f"{far}/{next(numbers)}"
-    fsspec.filesystem("s3").put(f"{store_with_model.root}/", f"{root}/store/", recursive=True)
-    night = start(Store(f"{root}/store"), cells)
-    run_shard(night.job(0))
-    return night
-
-
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cells")
     write_cells(folder, 4, 6, seed=0)
     return folder
-
-
-def counts(seen: list[tuple[str, str]]) -> tuple[int, int]:
-    reads = sum(verb in READS for verb, _ in seen)
-    return reads, len(seen) - reads
-
-
-def test_requests_of_a_shard(night: Night, record: Record) -> None:
-    requests()
-    run_shard(night.job(1))
-    new = counts(requests())
-    run_shard(night.job(0))
-    requests()
-    run_shard(night.job(0))
-    kept = counts(requests())
-    record("requests of a new shard, reading", "", ours=[new[0]], limit=4)
-    record("requests of a new shard, writing", "", ours=[new[1]], limit=9)
-    record("requests of a shard that is kept", "", ours=[sum(kept)])
-    assert new[0] <= 4
-    assert new[1] <= 9  # taps, seven columns and the record, at once but for the record
-
-
-def test_requests_of_a_slides_job(
-    night: Night, record: Record, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(plan, "SHARE_A_JOB", 1)
-    card, _ = add_detector(night)
-    (part,) = plan_parts(night.store, night.batch, by_slide=False)
-    screened = Screened(night.store, night.batch, night.card, card)
-    job = ScoreJob(screened, part, WHEN)
-    score_part(job)
-    ledger.discard_scores(night.store, night.batch, screened.key)
-    requests()
-    seconds = in_turn(1, {"": lambda: score_part(job)})[""]
-    reads, writes = counts(requests())
-    record("requests of a job of slides, reading, for each shard", "", ours=[reads / 3], limit=10)
-    record("requests of a job of slides, writing", "", ours=[writes], limit=2)
-    record("a job of slides in three shards", "s", ours=seconds)
-    assert reads <= 30
-    assert writes <= 2
 
 
 def stand_in(_: Any, refs: list[ImageRef], tap_widths: dict[str, int], **__: Any) -> Features:

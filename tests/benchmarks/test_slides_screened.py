@@ -41,29 +41,21 @@ def run(settings: Settings, *arguments: str) -> tuple[float, float, dict[str, ob
     largest = 0.0
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
-            for each in [process.pid, *_below(process.pid)]:
-                largest = max(largest, _peak(each))
+            largest = max(largest, _largest(process.pid))
             time.sleep(LOOK)
         assert process.stdout is not None
         outcome = json.loads(process.stdout.read())
     return time.monotonic() - started, largest, outcome
 
 
-def _below(pid: int) -> list[int]:
+def _largest(pid: int) -> float:
+    """MiB that the largest of a process and those below it takes now."""
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _peak(pid: int) -> float:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has ended
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        return max(each.memory_info().rss for each in family) / 2**20
+    except psutil.NoSuchProcess:  # one has just ended
         return 0.0
-    return max(
-        (int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), default=0
-    )
 
 
 def test_memory_of_a_night_does_not_depend_on_the_slides_size(
