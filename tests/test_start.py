@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.processes import python
 
 PROGRAM = """
 import sys, pytest
@@ -54,26 +53,17 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("module", SPARED)
 def test_a_command_imports_only_what_it_needs(module: str) -> None:
     program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
-    assert SPARED[module] & set(json.loads(output(program))) == set()
+    assert SPARED[module] & set(json.loads(python("-c", program, cwd=ROOT).stdout)) == set()
 
 
 def test_a_command_that_screens_and_its_workers_import_only_what_they_need() -> None:
-    command, worker = map(set, json.loads(output(SCREENING)))
+    command, worker = map(set, json.loads(python("-c", SCREENING, cwd=ROOT).stdout))
     assert command & (UNUSED | NETWORKS) == worker & (UNUSED | PYTORCH) == set()
     assert "openvino" in worker
 
 
-def output(program: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-
-
 def test_tests_of_the_detector_import_no_network_flow_cluster_or_server() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    python("-c", PROGRAM, cwd=ROOT)
 
 
 def test_tests_import_from_tests_support_and_not_from_each_other() -> None:

@@ -13,11 +13,7 @@ import pytest
 from flows.commands.status import limits_of, witnesses_of
 from flows.smears.stages.chosen_thresholds import fitted_rates, load_error_rates
 from storage.batches import ledger
-from storage.batches.features import (
-    create_features,
-    read_block,
-    write_block,
-)
+from storage.batches.features import create_features, read_block, write_block
 from storage.batches.known_features import verified_block
 from storage.batches.manifests import Batch, load_batch
 from storage.models import classifiers, detectors

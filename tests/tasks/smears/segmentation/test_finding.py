@@ -192,15 +192,6 @@ def test_cells_are_counted_within_five_percent(overlapping: float) -> None:
     assert counted == pytest.approx(sum(len(field.cells) for field in fields), rel=0.05)
 
 
-@pytest.mark.slow
-def test_a_rough_search_finds_most_of_the_cells_and_their_diameter() -> None:
-    pixels = rendered(3, overlapping=0).pixels
-    rough, fine = find_roughly(pixels), find_cells(pixels)
-    assert len(rough.cells) == pytest.approx(len(fine.cells), rel=0.1)
-    assert rough.diameter == pytest.approx(fine.diameter, rel=0.1)
-    assert [cell.box[1] for cell in rough.cells] == sorted(cell.box[1] for cell in rough.cells)
-
-
 def test_a_streak_of_stain_is_no_reason_to_fail() -> None:
     field = field_of((150, 120), (260, 150), (80, 200))
     field[40, 20:380] = (60, 20, 140)
