@@ -42,7 +42,7 @@ def log_odds(logits: types.Numbers, temperature: float, place: int) -> types.Flo
 
 @dataclass(frozen=True)
 class Adaptation(bundles.Bundle):
-    """An adaptation of a class's log-odds: x becomes ``scale`` x + ``bias``."""
+    """A change of a class's log-odds: x becomes ``scale`` x + ``bias``."""
 
     scale: float = 1.0
     bias: float = 0.0

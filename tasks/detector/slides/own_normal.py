@@ -16,7 +16,7 @@ from tasks.detector.calibration import (
     standardised,
 )
 from tasks.detector.slides import cell_score, night_smears
-from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
+from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps, residuals_of
 from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
 from tasks.types import Arrays, Float, Integers, Mask, below, nested
 
@@ -73,11 +73,10 @@ class OwnNormal:
 
 
 def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -> FittedSlide:
-    """Score a fitted slide.
+    """Score a fitted slide by priors from the statistics without it and its patient.
 
     This is done twice for all slides: first with priors without location and scale, from which
-    `slides_spread` estimates these, then with priors that have them (`with_spread`). The priors are
-    from the statistics without the slide and its patient.
+    `slides_spread` estimates these, then with priors that have them (`with_spread`).
     """
     normal = slide_normal(priors, taps, predicted)
     usable = cell_score.usable_rows(priors, taps, predicted)
@@ -180,13 +179,9 @@ def slide_shift(
     predicted: Integers,
     kept: Mask | None = None,
 ) -> Shift:
-    """Compare a slide with fitted slides.
+    """Compare a slide with fitted slides, by features (n, d) of its cells and their classes (n,).
 
-    Args:
-        normals: the calibration on fitted slides.
-        taps: features (n, d) of its cells.
-        predicted: (n,) classes as diagnosed; cells with a negative one are left out.
-        kept: (n,) the cells in its reference, if it has one; by default all.
+    Only the cells ``kept`` (n,) in its reference count, if there are any.
     """
     judged = cell_score.usable_rows(normals.priors, taps, predicted)
     if kept is not None and kept.any():
@@ -194,13 +189,10 @@ def slide_shift(
     n = int(judged.sum())
     if not n:
         return Shift(0, None, None, None, None)
-    names, classes = sorted(normals.priors), np.asarray(predicted)[judged]
-    t2 = []
-    for tap in names:
-        prior = normals.priors[tap]
-        residuals = np.asarray(taps[tap][judged], np.float64) - prior.means[classes]
-        t2.append(shift_distance(prior, n, residuals.mean(axis=0)))
-    distances = np.asarray(t2)
+    names, residuals = sorted(normals.priors), residuals_of(normals.priors, taps, predicted, judged)
+    distances = np.asarray(
+        [shift_distance(normals.priors[tap], n, residuals[tap].mean(axis=0)) for tap in names]
+    )
     shift, p_value, beyond = cell_score.shift_scores(normals.calibration, distances)
     furthest = standardised(normals.calibration.slides, log_distance(distances)).argmax()
     return Shift(n, shift, p_value, beyond, names[int(furthest)])

@@ -140,11 +140,6 @@ def test_a_tap_that_never_varied_is_silent(value: float) -> None:
     assert_allclose(abnormality(both, shifted), expected, rtol=1e-9)
 
 
-def test_nothing_cannot_calibrate() -> None:
-    with pytest.raises(ValueError, match="no images to calibrate on"):
-        calibrate(np.empty((0, 2)), np.empty(0, int))
-
-
 @pytest.mark.parametrize("patients", [5, 20, 60])
 @pytest.mark.parametrize("likeness", [0.5, 1.0])  # 1: the cells of a patient are all the same
 def test_patients_add_one_in_their_number_to_the_level_at_most(
