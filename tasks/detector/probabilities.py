@@ -19,11 +19,7 @@ BIASES = 1.5  # and of a bias, as between the error rates of laboratories (`coun
 
 
 def probabilities(logits: types.Numbers, temperature: float) -> types.Float:
-    """Compute the softmax (n, C), in float64, of logits (n, C) divided by a temperature.
-
-    >>> probabilities(np.asarray([[0.0, 0.0]]), 1.5)
-    array([[0.5, 0.5]])
-    """
+    """Compute the softmax (n, C), in float64, of logits (n, C) divided by a temperature."""
     return np.asarray(softmax(np.asarray(logits, np.float64) / temperature, axis=1))
 
 

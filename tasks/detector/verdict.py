@@ -94,18 +94,10 @@ class VerdictRule:
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:
-    """Join reasons for a column; None if there are none.
-
-    >>> format_reasons([Reason.ABNORMAL, Reason.UNCERTAIN])
-    'abnormal, uncertain'
-    """
+    """Join reasons for a column; None if there are none."""
     return SEPARATOR.join(reasons) or None
 
 
 def parse_reasons(text: str | None) -> tuple[str, ...]:
-    """Split what `format_reasons` joined.
-
-    >>> parse_reasons("abnormal, uncertain"), parse_reasons(None)
-    (('abnormal', 'uncertain'), ())
-    """
+    """Split what `format_reasons` joined."""
     return tuple(text.split(SEPARATOR)) if text else ()

@@ -77,11 +77,7 @@ def failure_of(error: Exception) -> BadImageError:
 
 
 def not_a_cell(seen: str) -> BadImageError:
-    """Make the error for a file that is no picture of one cell; it names the right command.
-
-    Args:
-        seen: the evidence, with the picture's size.
-    """
+    """Make the error for a file that is no picture of one cell, by the evidence ``seen``."""
     return BadImageError(
         "not_a_cell",
         f"{seen}, and a file is taken as one cell: cut photographs and slides up with "
@@ -107,8 +103,8 @@ class Picture:
 def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
 
-    The aspect ratio is not kept. Pictures larger than `LARGEST_CELL` are refused by their header;
-    ``check`` raises BadImageError if one larger than any training cell shows several cells.
+    Pictures larger than `LARGEST_CELL` are refused by their header; ``check`` raises BadImageError
+    if one larger than any training cell shows several cells.
 
     Raises:
         BadImageError: the image cannot be used; says why.
@@ -131,8 +127,7 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
     """Decode an image in one of `FORMATS` to RGB at its own size, rotated as its camera was held.
 
-    Not so regions of a photograph, which are given in the rows that the camera wrote; their cells
-    have no orientation.
+    Regions of a photograph are given in the rows that the camera wrote, and not ``upright``.
 
     Raises:
         BadImageError: it cannot be decoded; says why.

@@ -40,15 +40,8 @@ SCHEMA = pa.schema(
 )
 LABORATORY = "laboratory"  # a column that a manifest may have: patients are named after it
 TEXT = (
-    LABORATORY,
-    "uri",
-    "label",
-    "slide_id",
-    "patient_id",
-    "source_uri",
-    "source_id",
-    "kind",
-    "failure",
+    *(LABORATORY, "uri", "label", "slide_id", "patient_id"),
+    *("source_uri", "source_id", "kind", "failure"),
 )
 HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
@@ -78,8 +71,7 @@ def address_of(source: str, region: Region) -> str:
 def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:
     """Read a manifest as tables of `SCHEMA`, part by part.
 
-    A row on a filesystem that manifests may not name becomes a failed one, unless the manifest is
-    ``trusted``.
+    Unless it is ``trusted``, a row on a filesystem that it may not name becomes a failed one.
     """
     fs, path = filesystem(source)
     folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
@@ -154,10 +146,7 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
 
 
 def _refuse_long_footer(file: BinaryIO, source: str) -> None:
-    """Raise SourceError if the end of a Parquet file announces a footer of more than `MOST_BYTES`.
-
-    All of it would be read at once.
-    """
+    """Raise SourceError if a Parquet file announces a footer, read at once, of too many bytes."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
     length = int.from_bytes(file.read(8)[:4], "little")
     if length > MOST_BYTES:
@@ -211,7 +200,7 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
     if table["uri"].null_count == 0 and table["x"].null_count == table.num_rows:
         return table
     rows = table.select(["uri", "source_uri", *BOX, "level"]).to_pylist()
-    uris: list[str | None] = []
+    uris = []
     for number, row in enumerate(rows, start + 1):
         box = [row[name] for name in BOX]
         if row["uri"] is None and row["source_uri"] is None:
@@ -223,12 +212,10 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
             )
         if None not in box and row["source_uri"] is None:
             raise SourceError(f"{source}, row {number}: a region needs its source_uri")
-        if row["uri"] is None:
-            whole = None in box
-            region = None if whole else Region._make((*box, row["level"] or 0))
-            uris.append(address_of(row["source_uri"], region) if region else row["source_uri"])
-        else:
-            uris.append(row["uri"])
+        uri = row["source_uri"] if row["uri"] is None else row["uri"]
+        if row["uri"] is None and None not in box:
+            uri = address_of(uri, Region._make((*box, row["level"] or 0)))
+        uris.append(uri)
     return _with(table, "uri", uris)
 
 

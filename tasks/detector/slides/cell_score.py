@@ -6,7 +6,7 @@ scored alike, against fitted slides.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -48,18 +48,13 @@ class Prior(bundles.Bundle):
     within: types.Float
     between: types.Float
     k: float
-    location: float = float("nan")
-    scale: float = float("nan")
+    location: float = field(default=np.nan, metadata={bundles.KEPT_AS: ""})  # in `OwnCalibration`
+    scale: float = field(default=np.nan, metadata={bundles.KEPT_AS: ""})
 
     @cached_property
     def axes(self) -> Axes:
         """Return the axes of W and B."""
         return Axes(self.within, self.between)
-
-    def to_arrays(self) -> types.Arrays:
-        """Return named arrays to be stored; location and scale stand in an `OwnCalibration`."""
-        arrays = super().to_arrays()
-        return {name: arrays[name] for name in ("means", "within", "between", "k")}
 
 
 @dataclass(frozen=True)
