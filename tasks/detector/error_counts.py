@@ -115,5 +115,5 @@ def _combined(a: ErrorCounts, b: ErrorCounts, sign: int) -> ErrorCounts:
 
 def are_enough(counts: ErrorCounts) -> bool:
     """Return whether enough slides have cells of each kind to estimate error rates."""
-    known = ((cells > 0).sum() for cells in (counts.negatives, counts.positives))
-    return bool(min(known) >= LEAST_SLIDES)
+    kinds = (counts.negatives, counts.positives)
+    return all(np.count_nonzero(cells) >= LEAST_SLIDES for cells in kinds)

@@ -104,10 +104,8 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
 
     Pictures larger than `LARGEST_CELL` are refused by their header; ``check`` raises BadImageError
-    if one larger than any training cell shows several cells.
-
-    Raises:
-        BadImageError: the image cannot be used; says why.
+    if one larger than any training cell shows several cells. BadImageError says why a picture
+    cannot be used.
     """
     plain = decode_plain(content, LARGEST_TRAINING_CELL)  # too small to be checked
     if plain is not None:
@@ -128,19 +126,13 @@ def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
     """Decode an image in one of `FORMATS` to RGB at its own size, rotated as its camera was held.
 
     Regions of a photograph are given in the rows that the camera wrote, and not ``upright``.
-
-    Raises:
-        BadImageError: it cannot be decoded; says why.
+    BadImageError says why it cannot be decoded.
     """
     return _decode(content, lambda image: _use(image, lambda colours: colours, upright))
 
 
 def size_of(content: bytes) -> tuple[int, int]:
-    """Read the width and height of an image in one of `FORMATS` from its header.
-
-    Raises:
-        BadImageError: it cannot be decoded; says why. Its pixels may still be damaged.
-    """
+    """Read width and height from the header of an image in one of `FORMATS`, or BadImageError."""
     return _decode(content, lambda image: image.size)
 
 

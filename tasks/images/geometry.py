@@ -37,14 +37,11 @@ class Slide:
     read_box: Callable[[Box, int], Pixels]
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
-        """Read a box at the resolution of a level, RGB.
+        """Read a box at the resolution of a level, RGB; BadImageError says why there are none.
 
         The pixels are (round(height / downsample), round(width / downsample), 3). The box is in
         pixels of level 0, and may begin before 0. Places outside the slide, or never scanned, are
         white.
-
-        Raises:
-            BadImageError: ``damaged`` or ``unreadable``.
         """
         return self.read_box((x, y, width, height), level)
 

@@ -80,10 +80,7 @@ def measured(found: Diagnosed, weights: Float) -> dict[str, Float]:
 
 
 def sensitivities(
-    positive: Mask,
-    scores: Float,
-    weights: Float,
-    rates: Sequence[float] = FALSE_POSITIVE_RATES,
+    positive: Mask, scores: Float, weights: Float, rates: Sequence[float] = FALSE_POSITIVE_RATES
 ) -> Float:
     """Compute the share of positive images (n,) above the least threshold of false-positive rates.
 

@@ -92,18 +92,12 @@ def deal(
 
 
 def folds(
-    keys: Sequence[str],
-    labels: Integers,
-    count: int,
-    *,
-    by: SplitBy,
-    validation: float,
-    seed: int,
+    keys: Sequence[str], labels: Integers, count: int, *, by: SplitBy, validation: float, seed: int
 ) -> list[dict[str, Index]]:
     """Split rows into folds by keys, as `split` does, so that each row is tested once.
 
-    Of a fold's other keys, the share ``validation`` goes to validation. Return the row numbers of
-    each fold's parts: train, validation and test.
+    Of a fold's other keys, the share ``validation`` goes to validation. The result has the row
+    numbers of each fold's `PARTS`.
 
     Raises:
         SplitError: a part of a fold is empty, or one used for learning lacks a class.

@@ -99,9 +99,7 @@ class OwnCalibration(bundles.Bundle):
 
 
 def usable_rows(
-    references: Mapping[str, Prior] | Mapping[str, TapNormal],
-    taps: Taps,
-    predicted: types.Integers,
+    references: Mapping[str, Prior] | Mapping[str, TapNormal], taps: Taps, predicted: types.Integers
 ) -> types.Mask:
     """Mark the cells (n,) that can be scored: finite features and a fitted class."""
     predicted = np.asarray(predicted)

@@ -79,10 +79,7 @@ def empty_groups(tap_widths: Mapping[str, int], classes: int) -> GroupStatistics
 
 
 def group_statistics(
-    taps: Mapping[str, Numbers],
-    labels: Integers,
-    keys: Sequence[GroupKey],
-    classes: int,
+    taps: Mapping[str, Numbers], labels: Integers, keys: Sequence[GroupKey], classes: int
 ) -> GroupStatistics:
     """Compute the statistics of cells in groups, in two passes over float64.
 

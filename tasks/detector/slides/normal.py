@@ -222,10 +222,7 @@ def shift_distance(prior: Prior, n: float, mean: Float) -> float:
 
 
 def slide_normal(
-    priors: Mapping[str, Prior],
-    taps: Taps,
-    predicted: Integers,
-    choices: Choices | None = None,
+    priors: Mapping[str, Prior], taps: Taps, predicted: Integers, choices: Choices | None = None
 ) -> SlideNormal:
     """Fit the reference of a slide's cells, without outliers; of few cells, it is `leaning`.
 
@@ -245,10 +242,7 @@ def slide_normal(
 
 
 def _trimmed(
-    priors: Mapping[str, Prior],
-    features: Mapping[str, Float],
-    classes: Integers,
-    choices: Choices,
+    priors: Mapping[str, Prior], features: Mapping[str, Float], classes: Integers, choices: Choices
 ) -> tuple[dict[str, TapNormal], Mask]:
     """Fit references by tap, and mark the cells (n,) in them."""
     residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}

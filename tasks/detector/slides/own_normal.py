@@ -87,27 +87,20 @@ def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -
         leans, cells, classes, np.zeros(len(classes), bool)
     )
     deviations = np.full_like(population, np.nan)
-    own_level = normal.level == "slide"
-    if own_level:
+    by_tap = [(tap.location, tap.scale, tap.t2) for _, tap in sorted(normal.taps.items())]
+    location, scale, t2 = np.asarray(by_tap).T
+    if normal.level == "slide":
         deviations = cell_score.standardised_distances(normal, cells, classes, kept)
-    tap_normals = [normal.taps[tap] for tap in sorted(normal.taps)]
-    return FittedSlide(
-        deviations,
-        np.asarray([tap.location if own_level else np.nan for tap in tap_normals]),
-        np.asarray([tap.scale if own_level else np.nan for tap in tap_normals]),
-        int(kept.sum()),
-        population,
-        log_distance(np.asarray([tap.t2 for tap in tap_normals])),
-    )
+    else:
+        location, scale = np.full((2, len(by_tap)), np.nan)
+    n, log_t2 = int(kept.sum()), log_distance(t2)
+    return FittedSlide(deviations, location, scale, n, population, log_t2)
 
 
 def slides_spread(
     slides: Sequence[FittedSlide], laboratories: Sequence[str] = ()
 ) -> tuple[Float, Float]:
-    """Estimate the usual location and scale (T,) of log distances.
-
-    Slides of one of the ``laboratories``, if these are known, have equal weights, and so have
-    these.
+    """Estimate the usual location and scale (T,) of log distances, weighted by `group_weights`.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
@@ -125,11 +118,7 @@ def slides_spread(
 def own_calibration(
     slides: Sequence[FittedSlide], laboratories: Sequence[str] = ()
 ) -> OwnCalibration:
-    """Calibrate on fitted slides, weighted as in `slides_spread`.
-
-    Raises:
-        ValueError: no fitted slide has enough cells for a normal of its own.
-    """
+    """Calibrate on fitted slides, weighted as in `slides_spread`, which also refuses small ones."""
     location, scale = slides_spread(slides, laboratories)
     own = [k for k, slide in enumerate(slides) if np.isfinite(slide.location).all()]
     owners = np.asarray(laboratories or [""] * len(slides))
@@ -174,10 +163,7 @@ class Shift:
 
 
 def slide_shift(
-    normals: OwnNormal,
-    taps: Taps,
-    predicted: Integers,
-    kept: Mask | None = None,
+    normals: OwnNormal, taps: Taps, predicted: Integers, kept: Mask | None = None
 ) -> Shift:
     """Compare a slide with fitted slides, by features (n, d) of its cells and their classes (n,).
 

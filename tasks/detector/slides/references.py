@@ -123,10 +123,7 @@ def most_ordinary(normals: OwnNormal, candidates: Sequence[Reference], cells: Ce
 
 
 def score_cells(
-    normals: OwnNormal,
-    references: References,
-    fitted: Reference,
-    cells: CellFeatures,
+    normals: OwnNormal, references: References, fitted: Reference, cells: CellFeatures
 ) -> CellScores:
     """Score cells by the references of their group; ``fitted`` is that of cells without another."""
     n = len(cells)

@@ -138,11 +138,7 @@ def _decode(level: Level, i: int, content: bytes | Exception) -> Array:
 
 
 def open_tiff(fs: Any, path: str) -> geometry.Slide:
-    """Read the directories of a TIFF.
-
-    Raises:
-        BadImageError: it cannot be read as a slide, or its end is missing; says why.
-    """
+    """Read the directories of a TIFF; BadImageError says why it cannot be read as a slide."""
     with _open(fs, path) as file:
         magic = file.read(4)
         if not magic:
