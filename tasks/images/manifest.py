@@ -45,6 +45,7 @@ TEXT = (
 )
 HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
+ADDRESSES = ("uri", "source_uri")
 PART = 2**11  # rows that are checked together
 
 
@@ -107,13 +108,10 @@ def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: 
     made = pa.Table.from_arrays(columns, schema=SCHEMA)
     if LABORATORY in table.column_names:
         made = at_laboratory(made, table[LABORATORY].cast(pa.string()))
-    for name in ("uri", "source_uri"):
+    for name in ADDRESSES:
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
         made = _with(made, name, addresses)
-    made = _refuse_secrets(made)
-    if not trusted:
-        made = _refuse_foreign(made, source)
-    return _with_names_of_regions(made, source, start)
+    return _with_names_of_regions(_refused(made, source, trusted=trusted), source, start)
 
 
 def _read_parts(source: str) -> Iterator[pa.Table]:
@@ -164,29 +162,20 @@ def _refuse_columns(names: list[str], source: str) -> None:
         )
 
 
-def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
-    """Mark rows as failed if their address names a host or filesystem that is not allowed."""
+def _refused(table: pa.Table, source: str, *, trusted: bool) -> pa.Table:
+    """Mark rows as failed whose address holds a password, which is removed, or is not allowed."""
     allowed = SCHEMES | {source.partition("://")[0]} if "://" in source else SCHEMES
-    failures = []
-    rows = zip(*(table[name].to_pylist() for name in ("uri", "source_uri", "failure")), strict=True)
-    for uri, source_uri, failure in rows:
-        foreign = foreign_scheme(source_uri or uri or "", allowed)
-        refused = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
-        failures.append(failure if foreign is None else refused)
-    return _with(table, "failure", failures)
-
-
-def _refuse_secrets(table: pa.Table) -> pa.Table:
-    """Mark rows as failed if their address contains a password, and remove it from the table."""
-    addresses = zip(table["uri"].to_pylist(), table["source_uri"].to_pylist(), strict=True)
-    hold = [any(each and holds_secret(each) for each in pair) for pair in addresses]
-    if not any(hold):
-        return table
-    rows = list(zip(hold, table["failure"].to_pylist(), strict=True))
-    table = _with(table, "failure", [HOLDS_SECRET if bad else failure for bad, failure in rows])
-    for name in ("uri", "source_uri"):
-        values = zip(hold, table[name].to_pylist(), strict=True)
-        table = _with(table, name, [redact(v) if v and bad else v for bad, v in values])
+    names = ["uri", "source_uri", "failure"]
+    rows = table.select(names).to_pylist()
+    for row in rows:
+        if any(row[name] and holds_secret(row[name]) for name in ADDRESSES):
+            row |= {name: row[name] and redact(row[name]) for name in ADDRESSES}
+            row["failure"] = HOLDS_SECRET
+        foreign = foreign_scheme(row["source_uri"] or row["uri"] or "", allowed)
+        if foreign is not None and not trusted:
+            row["failure"] = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
+    for name in names:
+        table = _with(table, name, [row[name] for row in rows])
     return table
 
 

@@ -133,7 +133,7 @@ def repeated(heads: Iterable[NDArray[np.uint64]]) -> Mask:
 
 
 def is_diagnosed(rows: pa.Table) -> Mask:
-    """Mark the image rows (n,) of red cells, or whole files, that have a diagnosis.
+    """Mark the image rows (n,) of diagnosed red cells, or whole files.
 
     A cell counts once, so copies marked in `REPEATED` are left out.
     """

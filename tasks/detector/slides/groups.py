@@ -219,11 +219,6 @@ def by_patient(key: GroupKey) -> GroupKey:
     return GroupKey("", key.patient, "") if key.patient else GroupKey("", "", key.slide)
 
 
-def by_slide(key: GroupKey) -> GroupKey:
-    """Return the group of a slide over all batches."""
-    return GroupKey("", key.patient, key.slide)
-
-
 def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[Index]:
     """Find the places of each part's groups among the keys."""
     number = {key: place for place, key in enumerate(keys)}

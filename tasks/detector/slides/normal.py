@@ -39,26 +39,16 @@ class Choices:
     A smaller ``cut`` or a larger ``v`` catches more if a third of a slide is strange in the same
     way, but calls more cells abnormal on a slide that varies more than fitted ones. ``lean_*`` come
     from empirical Bayes: the sampling variance for one cell over the variance between patients.
-
-    Attributes:
-        v: cells as which the prior counts in a slide's covariance.
-        cut: standardised log distance beyond which a cell is not in the reference.
-        rounds: of trimming, to the core and again by the cut.
-        core: share of the cells that the first rounds keep; later ones keep at least as many.
-        lean_location: cells as which fitted slides count in the location of log distances.
-        lean_scale: the same for their scale, which differs less between slides.
-        slides: as which the population counts in how a laboratory's slides differ.
-        least: cells below which a slide has no normal of its own.
     """
 
-    v: float = 200.0
-    cut: float = 2.5
-    rounds: int = 2
-    core: float = 0.6
-    lean_location: float = 10.0
-    lean_scale: float = 150.0
-    slides: float = 10.0
-    least: int = 30
+    v: float = 200.0  # cells as which the prior counts in a slide's covariance
+    cut: float = 2.5  # standardised log distance beyond which a cell is not in the reference
+    rounds: int = 2  # of trimming, to the core and again by the cut
+    core: float = 0.6  # share of the cells that the first rounds keep, and later ones at least
+    lean_location: float = 10.0  # cells as which fitted slides count in where log distances lie
+    lean_scale: float = 150.0  # the same for their scale, which differs less between slides
+    slides: float = 10.0  # as which the population counts in how a laboratory's slides differ
+    least: int = 30  # cells below which a slide has no normal of its own
 
 
 def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, float]:

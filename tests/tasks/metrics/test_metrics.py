@@ -165,12 +165,3 @@ def test_an_interval_holds_its_value_and_is_wider_where_cells_of_a_patient_agree
     # 15 cells that agree are worth one: the interval is about the square root of 15 wider.
     ratio = (by_patient.high - by_patient.low) / (by_image.high - by_image.low)
     assert ratio == pytest.approx(np.sqrt(15), rel=0.15)
-
-
-def test_resamples_without_a_value_are_left_out_of_an_interval() -> None:
-    positive, scores = PATIENTS == 0, np.arange(300.0)  # many draws of so rare a side have none
-    drawn = metrics.detection(positive, scores, metrics.resampled(PATIENTS))["AUROC"]
-    assert np.isnan(drawn).any()
-    assert metrics.interval(0.0, drawn) == (0.0, 0.0, 0.0)
-    none = metrics.interval(math.nan, np.full(5, math.nan))
-    assert all(math.isnan(bound) for bound in none)
