@@ -20,13 +20,13 @@ class Bundle:
     """A dataclass that a file keeps as named arrays, by the types of its fields.
 
     A mapping or another bundle is a folder of names, a number an array of one, and a text or a
-    tuple is JSON in UTF-8. What is None is left out.
+    tuple is JSON in UTF-8. What is None, or kept as "", is left out.
     """
 
     def to_arrays(self) -> Arrays:
         """Return named arrays to be stored."""
         arrays: Arrays = {}
-        for each in fields(self):
+        for each in filter(_name, fields(self)):
             arrays |= _written(_name(each), getattr(self, each.name))
         return arrays
 
@@ -105,7 +105,8 @@ def _row_by_row(records: Sequence[Any], combine: Callable[[Sequence[Any]], Any])
         return type(first)(combine([np.asarray(each, object) for each in records]).tolist())
     if isinstance(first, Mapping):
         return {key: _row_by_row([record[key] for record in records], combine) for key in first}
-    names = [each.name for each in fields(first)]
-    return type(first)(
-        **{n: _row_by_row([getattr(record, n) for record in records], combine) for n in names}
-    )
+    values = {
+        name: _row_by_row([getattr(record, name) for record in records], combine)
+        for name in (each.name for each in fields(first))
+    }
+    return type(first)(**values)

@@ -34,20 +34,12 @@ def laboratory_of(patient: str) -> str:
 
 
 def nested(name: str, arrays: Mapping[str, Array]) -> Arrays:
-    """Put named arrays under another name, as files into a folder.
-
-    >>> nested("tap", {"mean": np.zeros(1)})
-    {'tap/mean': array([0.])}
-    """
+    """Put named arrays under another name, as files into a folder."""
     return {f"{name}/{key}": values for key, values in arrays.items()}
 
 
 def below(name: str, arrays: Mapping[str, Array]) -> Arrays:
-    """Return the arrays that `nested` has put under a name.
-
-    >>> below("tap", {"tap/mean": np.zeros(1), "taps": np.ones(1)})
-    {'mean': array([0.])}
-    """
+    """Return the arrays that `nested` has put under a name."""
     folder = f"{name}/"
     return {
         key.removeprefix(folder): values for key, values in arrays.items() if key.startswith(folder)

@@ -7,8 +7,7 @@ from storage.models.classifiers import ModelCard, load_weights
 from storage.models.tunings import load_tuning
 from storage.store import Store
 from tasks.network.cutting import Shift
-from tasks.network.device import Device
-from tasks.network.inference import Inference, choose, refuse_other_arithmetic
+from tasks.network.inference import Device, Inference, choose, refuse_other_arithmetic
 from tasks.network.processor import Graph, OpenVino, by_openvino
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights

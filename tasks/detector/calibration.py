@@ -20,10 +20,9 @@ LEAST_DEVIATION = 1e-9
 
 @dataclass(frozen=True)
 class Calibration(bundles.Bundle):
-    """The parameters that turn log distances into scores and p-values.
+    """``mean`` and ``deviation`` (T,) of log distances by tap, and the calibration images' scores.
 
-    ``mean`` and ``deviation`` (T,) are by tap; ``scores`` (n,) are the calibration images' fused
-    scores in ascending order, and ``weights`` (n,) their weights, which sum to 1.
+    The fused ``scores`` (n,) are in ascending order; their ``weights`` (n,) sum to 1.
     """
 
     mean: types.Float
@@ -41,10 +40,7 @@ def log_distance(distances: types.Float) -> types.Float:
 def leave_group_out(total: Moments, features: types.Numbers, labels: types.Integers) -> types.Float:
     """Compute log distances (n,) of a group's images under statistics without that group.
 
-    Args:
-        total: statistics of all groups, including this one.
-        features: (n, d), of the group's images.
-        labels: (n,), their classes.
+    ``total`` includes the group, whose images have features (n, d) and classes (n,).
     """
     others = retract(total, moments(features, labels, total.classes))
     return log_distance(nearest_class_distance(tied_gaussian(others), features))
@@ -53,15 +49,7 @@ def leave_group_out(total: Moments, features: types.Numbers, labels: types.Integ
 def calibrate(
     log_distances: types.Float, groups: types.Integers, laboratories: types.Texts | None = None
 ) -> Calibration:
-    """Calibrate on log distances (n, T) of images that belong to ``groups`` (n,).
-
-    Groups of one of the ``laboratories`` (n,) have equal weights, and so have these.
-
-    Raises:
-        ValueError: there are no images.
-    """
-    if not len(log_distances):
-        raise ValueError("no images to calibrate on")
+    """Calibrate on log distances (n, T) of images, n >= 1, weighted as in `group_weights`."""
     weights = group_weights(groups, laboratories)
     mean = weights @ log_distances
     deviation = np.sqrt(weights @ (log_distances - mean) ** 2)

@@ -19,8 +19,8 @@ class Detector(bundles.Bundle):
     """Gaussians by tap, and the calibration of their distances in the order of the taps.
 
     ``own`` scores cells by their own slide; None if too few slides were fitted to know how slides
-    differ. ``witnesses`` diagnose; None if only the network does. ``reference`` is for slides of
-    too few cells; None if these are compared with their night or with fitted cells.
+    differ. ``witnesses`` diagnose; None if only the network does. Slides of too few cells are
+    compared with ``reference``, or with their night or fitted cells if it is None.
     """
 
     gaussians: dict[str, TiedGaussian] = field(metadata={bundles.KEPT_AS: "tap"})
@@ -47,13 +47,9 @@ class Detector(bundles.Bundle):
         return dict(zip(self.taps, zip(mean, deviation, strict=True), strict=True))
 
     def abnormal_from(self, alpha: float) -> float:
-        """Compute the least abnormality at which a cell of a slide is abnormal at a level.
-
-        It differs for a cell that is compared with all fitted ones.
-        """
-        return threshold(
-            self.calibration if self.own is None else self.own.calibration.cells, alpha
-        )
+        """Compute the least abnormality at which a cell is abnormal among those of its slide."""
+        cells = self.calibration if self.own is None else self.own.calibration.cells
+        return threshold(cells, alpha)
 
 
 @dataclass(frozen=True)
@@ -74,13 +70,8 @@ class Scores:
 
     def compared(self, cells: references.CellScores) -> "Scores":
         """Return the scores relative to the cells' own references."""
-        return replace(
-            self,
-            abnormality=cells.abnormality,
-            p_value=cells.p_value,
-            compared_with=cells.compared_with,
-            unlike=cells.unlike,
-        )
+        names = ("abnormality", "p_value", "compared_with", "unlike")
+        return replace(self, **{name: getattr(cells, name) for name in names})
 
 
 def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
@@ -100,13 +91,8 @@ def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
 
 def score(detector: Detector, taps: Mapping[str, types.Numbers]) -> Scores:
     """Score images by their taps' features, (n, d) each, against the population."""
-    distances = np.stack(
-        [
-            nearest_class_distance(gaussian, taps[name])
-            for name, gaussian in detector.gaussians.items()
-        ],
-        axis=1,
-    )
+    by_tap = [nearest_class_distance(g, taps[name]) for name, g in detector.gaussians.items()]
+    distances = np.stack(by_tap, axis=1)
     fused = abnormality(detector.calibration, log_distance(distances))
     p = p_values(detector.calibration, fused)
     n = len(fused)

@@ -55,13 +55,10 @@ def count_errors(
     slides: Sequence[str],
     sizes: types.Integers | None = None,
 ) -> ErrorCounts:
-    """Count cells of known kind.
+    """Count cells of known kind by their log-odds (n,); cells without finite ones are left out.
 
-    Args:
-        log_odds: (n,) of "parasitized"; cells without finite ones are left out.
-        parasitized: (n,), the labels.
-        slides: (n,), the key of each cell's slide, without line breaks.
-        sizes: (n,), the larger side of each cell in pixels, if known.
+    ``parasitized`` (n,) are the labels, ``slides`` (n,) the keys of the cells' slides, without line
+    breaks, and ``sizes`` (n,) the larger sides of the cells in pixels, if known.
     """
     known = np.isfinite(log_odds)
     names, index = np.unique(np.asarray(slides, object)[known].astype(str), return_inverse=True)
@@ -76,14 +73,8 @@ def count_errors(
     if sizes is not None:
         pixels = np.zeros(len(names), np.int64)
         np.add.at(pixels, index, sizes[known])
-    return ErrorCounts(
-        tuple(names.tolist()),
-        passing[0, :, 0],
-        passing[1, :, 0],
-        passing[0, :, 1:],
-        passing[1, :, 1:],
-        pixels,
-    )
+    (negatives, positives), (false, found) = passing[:, :, 0], passing[:, :, 1:]
+    return ErrorCounts(tuple(names.tolist()), negatives, positives, false, found, pixels)
 
 
 def merge_errors(a: ErrorCounts, b: ErrorCounts) -> ErrorCounts:
@@ -100,8 +91,7 @@ def retract_errors(total: ErrorCounts, part: ErrorCounts) -> ErrorCounts:
     if not set(part.slides) <= set(total.slides):
         raise ValueError("counts of slides that are not there cannot be taken out")
     left = _combined(total, part, -1)
-    arrays = (left.negatives, left.positives, left.false, left.found)
-    if any((array < 0).any() for array in arrays):
+    if any((array < 0).any() for array in (left.negatives, left.positives, left.false, left.found)):
         raise ValueError("more cells of a slide were to be taken out than it has")
     return bundles.take(left, np.flatnonzero(left.negatives + left.positives))
 
@@ -125,5 +115,5 @@ def _combined(a: ErrorCounts, b: ErrorCounts, sign: int) -> ErrorCounts:
 
 def are_enough(counts: ErrorCounts) -> bool:
     """Return whether enough slides have cells of each kind to estimate error rates."""
-    known = ((cells > 0).sum() for cells in (counts.negatives, counts.positives))
-    return bool(min(known) >= LEAST_SLIDES)
+    kinds = (counts.negatives, counts.positives)
+    return all(np.count_nonzero(cells) >= LEAST_SLIDES for cells in kinds)

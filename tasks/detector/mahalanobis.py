@@ -31,18 +31,6 @@ class TiedGaussian(bundles.Bundle):
     shrinkage: float
 
 
-def tied_covariance(moments: Moments) -> types.Float:
-    """Compute the maximum-likelihood covariance around the class means, (d, d).
-
-    Raises:
-        ValueError: there are no images.
-    """
-    total = moments.n.sum()
-    if total == 0:
-        raise ValueError("there are no images to compute a covariance from")
-    return np.asarray(moments.scatter.sum(axis=0) / total)
-
-
 def oas_shrinkage(covariance: types.Float, n: float) -> float:
     """Compute the coefficient a in [0, 1] of Chen et al. (2010), eq. 23, for n images.
 
@@ -62,12 +50,14 @@ def tied_gaussian(moments: Moments) -> TiedGaussian:
     Raises:
         ValueError: there are no images, or every feature is the same in all of them.
     """
-    covariance = tied_covariance(moments)
-    d = len(covariance)
+    n, d = float(moments.n.sum()), moments.width
+    if n == 0:
+        raise ValueError("there are no images to compute a covariance from")
+    covariance = moments.scatter.sum(axis=0) / n
     scale = float(np.trace(covariance)) / d
     if not scale > 0:
         raise ValueError("the features are the same in every fitted image")
-    shrinkage = max(oas_shrinkage(covariance, float(moments.n.sum())), LEAST_SHRINKAGE)
+    shrinkage = max(oas_shrinkage(covariance, n), LEAST_SHRINKAGE)
     shrunk = (1.0 - shrinkage) * covariance
     shrunk[np.diag_indices(d)] += shrinkage * scale
     means = np.where(moments.n[:, None] > 0, moments.mean, np.nan)

@@ -5,7 +5,7 @@ M = sum (f - m)(f - m)^T. Two states merge by the pairwise update of Chan, Golub
 see Schubert & Gertz (2018) for its accuracy. The same algebra backwards retracts a state.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +66,9 @@ class ClassStatistics(bundles.Bundle):
 
 
 def moments(features: types.Numbers, labels: types.Integers, classes: int) -> Moments:
-    """Compute the moments of some images, in two passes over float64.
+    """Compute the moments of images with features (n, d), in two passes over float64.
 
-    Args:
-        features: (n, d), finite.
-        labels: (n,), the class of each row; rows with a negative label are left out.
-        classes: C.
+    ``labels`` (n,) are below the number of ``classes``; rows with a negative one are left out.
 
     Raises:
         ValueError: a feature is not finite, a label is too large, or the lengths differ.
@@ -148,13 +145,9 @@ def statistics_of(
     classes: int,
     keys: Sequence[GroupKey],
 ) -> ClassStatistics:
-    """Compute the statistics of every tap, (n, d) each.
+    """Compute the statistics of cells by their features (n, d) at every tap, and their slides.
 
-    Args:
-        taps: features, finite for labelled cells.
-        labels: (n,), the class of each cell; cells with a negative label are left out.
-        classes: C.
-        keys: the slide of each cell.
+    Cells with a negative label (n,) are left out; the features of others are finite.
     """
     return ClassStatistics(
         {tap: moments(features, labels, classes) for tap, features in taps.items()},
@@ -164,12 +157,14 @@ def statistics_of(
 
 def merge_statistics(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
     """`merge` every tap, and the slides; KeyError if the taps differ."""
-    return _part_by_part(merge, groups.merge_groups, a, b)
+    taps = {tap: merge(a.taps[tap], b.taps[tap]) for tap in {**a.taps, **b.taps}}
+    return ClassStatistics(taps, groups.merge_groups(a.slides, b.slides))
 
 
 def retract_statistics(total: ClassStatistics, part: ClassStatistics) -> ClassStatistics:
     """`retract` every tap, and the slides; KeyError if the taps differ."""
-    return _part_by_part(retract, groups.retract_groups, total, part)
+    taps = {tap: retract(total.taps[tap], part.taps[tap]) for tap in {**total.taps, **part.taps}}
+    return ClassStatistics(taps, groups.retract_groups(total.slides, part.slides))
 
 
 def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:
@@ -195,19 +190,6 @@ def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:
     return total
 
 
-def _part_by_part(
-    combine: Callable[[Moments, Moments], Moments],
-    combine_slides: Callable[[GroupStatistics, GroupStatistics], GroupStatistics],
-    a: ClassStatistics,
-    b: ClassStatistics,
-) -> ClassStatistics:
-    names = [*a.taps, *(tap for tap in b.taps if tap not in a.taps)]
-    return ClassStatistics(
-        {tap: combine(a.taps[tap], b.taps[tap]) for tap in names},
-        combine_slides(a.slides, b.slides),
-    )
-
-
 def _add_outer(matrix: types.Float, vector: types.Float, weight: float) -> None:
     """Add weight times v v^T to a matrix in place, in one pass over it."""
     # BLAS stores by column, and the transpose of the sum is the sum of the transposes.
@@ -216,7 +198,4 @@ def _add_outer(matrix: types.Float, vector: types.Float, weight: float) -> None:
 
 def _check_same_shape(a: Moments, b: Moments) -> None:
     if a.mean.shape != b.mean.shape:
-        raise ValueError(
-            f"moments of {a.classes} classes x {a.width} features cannot be combined with "
-            f"{b.classes} x {b.width}"
-        )
+        raise ValueError(f"moments of {a.mean.shape} cannot be combined with {b.mean.shape}")

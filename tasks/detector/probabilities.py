@@ -19,11 +19,7 @@ BIASES = 1.5  # and of a bias, as between the error rates of laboratories (`coun
 
 
 def probabilities(logits: types.Numbers, temperature: float) -> types.Float:
-    """Compute the softmax (n, C), in float64, of logits (n, C) divided by a temperature.
-
-    >>> probabilities(np.asarray([[0.0, 0.0]]), 1.5)
-    array([[0.5, 0.5]])
-    """
+    """Compute the softmax (n, C), in float64, of logits (n, C) divided by a temperature."""
     return np.asarray(softmax(np.asarray(logits, np.float64) / temperature, axis=1))
 
 
@@ -42,7 +38,7 @@ def log_odds(logits: types.Numbers, temperature: float, place: int) -> types.Flo
 
 @dataclass(frozen=True)
 class Adaptation(bundles.Bundle):
-    """An adaptation of a class's log-odds: x becomes ``scale`` x + ``bias``."""
+    """A change of a class's log-odds: x becomes ``scale`` x + ``bias``."""
 
     scale: float = 1.0
     bias: float = 0.0

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import compress
 
 import numpy as np
 
@@ -24,11 +25,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Marks of n images: failed, abnormal, uncertain and others, (n,) each.
-
-    Some abnormal images are ``unlike`` any smear; on images in ``disagree`` the two witnesses of a
-    diagnosis differ; the diagnosis of images in ``turned`` is another when they are blurred.
-    """
+    """Marks of n images, (n,) each; some abnormal ones are ``unlike`` any smear."""
 
     failed: Mask
     abnormal: Mask
@@ -40,29 +37,22 @@ class Verdicts:
     @property
     def review(self) -> Mask:
         """Mark the images (n,) that a person looks at."""
-        known = self.abnormal | self.uncertain | self.disagree | self.turned
-        return np.asarray(self.failed | known)
+        return np.asarray(np.logical_or.reduce(list(vars(self).values())))
 
     def reasons(self) -> list[str | None]:
         """Join the reasons to look at each of n images, for a column; None without reasons."""
-        flags = {
-            Reason.UNLIKE: self.unlike,
-            Reason.ABNORMAL: self.abnormal & ~self.unlike,
-            Reason.UNCERTAIN: self.uncertain,
-            Reason.DISAGREE: self.disagree,
-            Reason.TURNED: self.turned,
-        }
-        codes = np.zeros(len(self.failed), np.intp)
-        for place, marked in enumerate(flags.values()):
-            codes |= marked.astype(np.intp) << place
-        texts = [
-            format_reasons([reason for place, reason in enumerate(flags) if code >> place & 1])
-            for code in range(1 << len(flags))
-        ]
         # A failed image has no other reason: nothing else is known about it.
-        codes[self.failed] = len(texts)
-        texts.append(format_reasons([Reason.FAILED]))
-        return [texts[code] for code in codes.tolist()]
+        flags = {
+            Reason.UNLIKE: self.unlike & ~self.failed,
+            Reason.ABNORMAL: self.abnormal & ~self.unlike & ~self.failed,
+            Reason.UNCERTAIN: self.uncertain & ~self.failed,
+            Reason.DISAGREE: self.disagree & ~self.failed,
+            Reason.TURNED: self.turned & ~self.failed,
+            Reason.FAILED: self.failed,
+        }
+        marks, row = np.unique(np.stack(list(flags.values())), axis=1, return_inverse=True)
+        texts = [format_reasons(list(compress(flags, mark))) for mark in marks.T.tolist()]
+        return [texts[number] for number in row.ravel().tolist()]
 
 
 @dataclass(frozen=True)
@@ -85,42 +75,29 @@ class VerdictRule:
         disagree: Mask | None = None,
         turned: Mask | None = None,
     ) -> Verdicts:
-        """Decide on n images.
+        """Decide on n images by p-value (n,) and probability of the diagnosis (n,).
 
-        Args:
-            p_value: (n,); an image with NaN is not abnormal.
-            probability: (n,), of the diagnosis; an image with NaN is uncertain, because a diagnosis
-                without a probability must not be accepted.
-            failed: (n,), images that could not be scored; by default none.
-            unlike: (n,), images further away than any smear's cells; by default none.
-            disagree: (n,), images on which two witnesses differ; by default none.
-            turned: (n,), images whose diagnosis a blur turns; by default none.
+        An image whose p-value is NaN is not abnormal; one whose probability is NaN is uncertain,
+        because it must not be accepted. The marks (n,) are by default of none: images that
+        ``failed``, are ``unlike`` any smear's cells, on which two witnesses ``disagree``, or whose
+        diagnosis is ``turned`` by a blur.
         """
         none = np.zeros(len(p_value), bool)
         failed = none if failed is None else failed
-        unlike = none if unlike is None else unlike & ~failed
+        unlike, disagree, turned = (
+            none if marks is None else marks & ~failed for marks in (unlike, disagree, turned)
+        )
         abnormal = ((p_value <= self.alpha) & ~failed) | unlike
         # Not "<", which is false for NaN.
-        uncertain = np.asarray(~(probability >= self.uncertain_below))
-        others = [
-            none if marks is None else np.asarray(marks & ~failed) for marks in (disagree, turned)
-        ]
-        return Verdicts(failed, np.asarray(abnormal), uncertain, unlike, *others)
+        uncertain = ~(probability >= self.uncertain_below)
+        return Verdicts(failed, abnormal, uncertain, unlike, disagree, turned)
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:
-    """Join reasons for a column; None if there are none.
-
-    >>> format_reasons([Reason.ABNORMAL, Reason.UNCERTAIN])
-    'abnormal, uncertain'
-    """
+    """Join reasons for a column; None if there are none."""
     return SEPARATOR.join(reasons) or None
 
 
 def parse_reasons(text: str | None) -> tuple[str, ...]:
-    """Split what `format_reasons` joined.
-
-    >>> parse_reasons("abnormal, uncertain"), parse_reasons(None)
-    (('abnormal', 'uncertain'), ())
-    """
+    """Split what `format_reasons` joined."""
     return tuple(text.split(SEPARATOR)) if text else ()

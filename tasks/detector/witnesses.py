@@ -45,13 +45,8 @@ class Discriminant(bundles.Bundle):
     def lean(self, scores: Float, healthy: Mask, parent: float = 0.0) -> float:
         """Estimate how much higher a slide's healthy cells score than fitted ones.
 
-        It is the difference of the medians, drawn towards ``parent``, which counts as `SHRINKAGE`
-        cells.
-
-        Args:
-            scores: (n,) of the slide's cells.
-            healthy: (n,) whether the network diagnoses no parasite.
-            parent: the expected lean before the slide is seen: the night's, or 0.
+        It is the difference of the medians, drawn towards ``parent``, the night's lean or 0, which
+        counts as `SHRINKAGE` cells. The network finds no parasite in the ``healthy`` cells (n,).
         """
         known = scores[healthy & np.isfinite(scores)]
         if not len(known):
@@ -85,9 +80,7 @@ class Classes:
     def of(cls, statistics: GroupStatistics, positive: int) -> "Classes":
         """Compute class means relative to each slide's own healthy mean, drawn to the common one.
 
-        Args:
-            statistics: by slide or patient, of fitted cells of two classes.
-            positive: the place of the class with parasites.
+        The statistics are by slide or patient, of fitted cells of two classes.
 
         Raises:
             ValueError: a class has no cells.
@@ -151,18 +144,11 @@ def shifts(
     normal: Mapping[str, Float],
     parent: Mapping[str, Float] | None = None,
 ) -> dict[str, Float]:
-    """Estimate by how much a slide's healthy cells differ from fitted ones: `Discriminant.lean`.
+    """Estimate by how much a slide's healthy cells (n,) differ from fitted ones, by tap (d,).
 
-    It is taken feature by feature, for discriminants that are not known yet.
-
-    Args:
-        taps: features (n, d) of some cells of the slide.
-        healthy: (n,) whether the network diagnoses no parasite.
-        normal: (d,) their expected features, by tap.
-        parent: (d,) the shift that is expected before the slide is seen; none by default.
-
-    Returns:
-        The shift (d,) of each tap.
+    It is `Discriminant.lean` of each feature (n, d), for discriminants that are not known yet.
+    ``normal`` (d,) are the expected features, ``parent`` (d,) the shift that is expected before the
+    slide is seen, by default none.
     """
     count, by_tap = int(healthy.sum()), {}
     for tap, expected in normal.items():
@@ -206,11 +192,9 @@ class Scales(bundles.Bundle):
     both: Adaptation
 
     def combine(self, network: Float, scores: Float) -> LogOdds:
-        """Compute all log-odds (n,).
+        """Compute all log-odds (n,) from the network's, and the scores (n,) of the discriminant.
 
-        Args:
-            network: (n,) log-odds of the network.
-            scores: (n,) of the discriminant, minus the `Discriminant.lean` of each cell's slide.
+        The `Discriminant.lean` of each cell's slide has been subtracted from the scores.
         """
         first, second = self.network.of(network), self.statistics.of(scores)
         return LogOdds(first, second, self.both.of(first + second))
@@ -226,12 +210,9 @@ class Witnesses(bundles.Bundle):
 
 
 def calibrated(network: Float, scores: Float, parasitized: Mask) -> Scales | None:
-    """Calibrate two witnesses on cells that neither has seen; None if there are too few.
+    """Calibrate two witnesses on cells (n,) that neither has seen; None if there are too few.
 
-    Args:
-        network: (n,) log-odds of the network.
-        scores: (n,) as in `Scales.combine`, by discriminants without the cells' patients.
-        parasitized: (n,) the labels.
+    Log-odds and scores are as in `Scales.combine`, by discriminants without the cells' patients.
     """
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:

@@ -77,11 +77,7 @@ def failure_of(error: Exception) -> BadImageError:
 
 
 def not_a_cell(seen: str) -> BadImageError:
-    """Make the error for a file that is no picture of one cell; it names the right command.
-
-    Args:
-        seen: the evidence, with the picture's size.
-    """
+    """Make the error for a file that is no picture of one cell, by the evidence ``seen``."""
     return BadImageError(
         "not_a_cell",
         f"{seen}, and a file is taken as one cell: cut photographs and slides up with "
@@ -107,11 +103,9 @@ class Picture:
 def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
 
-    The aspect ratio is not kept. Pictures larger than `LARGEST_CELL` are refused by their header;
-    ``check`` raises BadImageError if one larger than any training cell shows several cells.
-
-    Raises:
-        BadImageError: the image cannot be used; says why.
+    Pictures larger than `LARGEST_CELL` are refused by their header; ``check`` raises BadImageError
+    if one larger than any training cell shows several cells. BadImageError says why a picture
+    cannot be used.
     """
     plain = decode_plain(content, LARGEST_TRAINING_CELL)  # too small to be checked
     if plain is not None:
@@ -131,21 +125,14 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
     """Decode an image in one of `FORMATS` to RGB at its own size, rotated as its camera was held.
 
-    Not so regions of a photograph, which are given in the rows that the camera wrote; their cells
-    have no orientation.
-
-    Raises:
-        BadImageError: it cannot be decoded; says why.
+    Regions of a photograph are given in the rows that the camera wrote, and not ``upright``.
+    BadImageError says why it cannot be decoded.
     """
     return _decode(content, lambda image: _use(image, lambda colours: colours, upright))
 
 
 def size_of(content: bytes) -> tuple[int, int]:
-    """Read the width and height of an image in one of `FORMATS` from its header.
-
-    Raises:
-        BadImageError: it cannot be decoded; says why. Its pixels may still be damaged.
-    """
+    """Read width and height from the header of an image in one of `FORMATS`, or BadImageError."""
     return _decode(content, lambda image: image.size)
 
 

@@ -37,14 +37,11 @@ class Slide:
     read_box: Callable[[Box, int], Pixels]
 
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
-        """Read a box at the resolution of a level, RGB.
+        """Read a box at the resolution of a level, RGB; BadImageError says why there are none.
 
         The pixels are (round(height / downsample), round(width / downsample), 3). The box is in
         pixels of level 0, and may begin before 0. Places outside the slide, or never scanned, are
         white.
-
-        Raises:
-            BadImageError: ``damaged`` or ``unreadable``.
         """
         return self.read_box((x, y, width, height), level)
 
@@ -58,20 +55,13 @@ def coarsest(downsamples: Sequence[float], fits: Callable[[float], bool]) -> int
 def rescaled(points: Numbers, scale: float | Numbers) -> Float:
     """Convert points (n, 2) of a picture to the pixels of one that is ``scale`` times as large.
 
-    >>> rescaled(np.array([[0.0, 1.0]]), 2)
-    array([[0.5, 2.5]])
-
     The scale is a number, or one for x and one for y.
     """
     return np.asarray((points + 0.5) * np.asarray(scale, np.float64) - 0.5)
 
 
 def box_around(points: Numbers, size: tuple[int, int]) -> Box:
-    """Find the box of an outline (n, 2), x and y, within a picture of ``size`` width and height.
-
-    >>> box_around(np.array([[-3.0, 1.2], [4.1, 2.0]]), (10, 10))
-    (0, 1, 6, 2)
-    """
+    """Find the box of an outline (n, 2), x and y, within a picture of ``size`` width and height."""
     right, bottom = size[0] - 1, size[1] - 1
     (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     left, top = min(max(floor(x0), 0), right), min(max(floor(y0), 0), bottom)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import ParamSpec
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +41,6 @@ KINDS_NAMED = 5  # of omitted files
 PART = 2**11  # files
 Sources = str | Sequence[str]  # one source or several
 Image = tuple[str, str, int | None]  # URL, path for its name, and size in bytes
-_P = ParamSpec("_P")
 
 
 def as_given(sources: Sources) -> str | list[str]:
@@ -49,9 +48,6 @@ def as_given(sources: Sources) -> str | list[str]:
 
     Raises:
         SourceError: there are none, or one is empty, which would mean the working folder.
-
-    >>> as_given(["cells"]), as_given(["monday", "tuesday"])
-    ('cells', ['monday', 'tuesday'])
     """
     several = [sources] if isinstance(sources, str) else list(sources)
     if not several:
@@ -92,24 +88,19 @@ def sorted_images(
     trusted: Callable[[str], bool] = lambda source: False,
     on_skip: Callable[[str], None] = lambda message: None,
 ) -> sorted_rows.SortedRows:
-    """List the images of a source, in an order that depends only on their names.
+    """List the images of a source as rows of `SCHEMA`, sorted by patient, slide and URL.
 
-    Few of them are in memory.
+    The order depends only on their names, and few are in memory.
 
     Args:
         source: a folder, one image, a glob, a zip or tar archive, a folder in one
             (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of them. Each
             may be given as LABORATORY=SOURCE.
-        classes: folder names that are labels, in any case; a file directly in such a folder has
-            that label.
+        classes: names, in any case, of folders whose files are labelled.
         limit: number of images to take, spread evenly over the source.
         extensions: of files that are images.
         trusted: whether a manifest is slidewatch's own, so that its rows may name any filesystem.
-        on_skip: called with messages: linked folders, which are not followed, numbers of files
-            that are no images and of hidden images, and labels that differ from a class in case.
-
-    Returns:
-        Rows of `SCHEMA`, sorted by patient, slide and URL.
+        on_skip: called with messages on omitted files, and on labels that differ in case.
 
     Raises:
         SourceError: the source does not exist, is damaged, or names an image twice.
@@ -126,11 +117,9 @@ def sorted_images(
     return images if limit is None else images.spread(limit)
 
 
-def _as_table(listing: Callable[_P, sorted_rows.SortedRows]) -> Callable[_P, pa.Table]:
-    return lambda *source, **options: listing(*source, **options).table()
-
-
-list_images = _as_table(sorted_images)  # all of them in memory
+def list_images(source: Sources, **options: Any) -> pa.Table:
+    """List all images of a source in memory; see `sorted_images`."""
+    return sorted_images(source, **options).table()
 
 
 def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
@@ -297,7 +286,8 @@ def _refuse_repeats(images: sorted_rows.SortedRows, source: str) -> None:
     suspects = {uri for row, uri in enumerate(every) if row in rows}
     counts = Counter(uri for uris in each() for uri in uris if uri in suspects)
     repeated = {uri: times for uri, times in counts.items() if times > 1}
-    for uri, times in islice(repeated.items(), 1):
+    if repeated:
+        uri, times = next(iter(repeated.items()))
         raise SourceError(
             f"{source} names {uri} {times} times "
             f"({counted(len(repeated), 'image')} named more than once): keep one row each"

@@ -40,18 +40,12 @@ SCHEMA = pa.schema(
 )
 LABORATORY = "laboratory"  # a column that a manifest may have: patients are named after it
 TEXT = (
-    LABORATORY,
-    "uri",
-    "label",
-    "slide_id",
-    "patient_id",
-    "source_uri",
-    "source_id",
-    "kind",
-    "failure",
+    *(LABORATORY, "uri", "label", "slide_id", "patient_id"),
+    *("source_uri", "source_id", "kind", "failure"),
 )
 HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
+ADDRESSES = ("uri", "source_uri")
 PART = 2**11  # rows that are checked together
 
 
@@ -78,8 +72,7 @@ def address_of(source: str, region: Region) -> str:
 def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:
     """Read a manifest as tables of `SCHEMA`, part by part.
 
-    A row on a filesystem that manifests may not name becomes a failed one, unless the manifest is
-    ``trusted``.
+    Unless it is ``trusted``, a row on a filesystem that it may not name becomes a failed one.
     """
     fs, path = filesystem(source)
     folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
@@ -115,13 +108,10 @@ def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: 
     made = pa.Table.from_arrays(columns, schema=SCHEMA)
     if LABORATORY in table.column_names:
         made = at_laboratory(made, table[LABORATORY].cast(pa.string()))
-    for name in ("uri", "source_uri"):
+    for name in ADDRESSES:
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
         made = _with(made, name, addresses)
-    made = _refuse_secrets(made)
-    if not trusted:
-        made = _refuse_foreign(made, source)
-    return _with_names_of_regions(made, source, start)
+    return _with_names_of_regions(_refused(made, source, trusted=trusted), source, start)
 
 
 def _read_parts(source: str) -> Iterator[pa.Table]:
@@ -154,10 +144,7 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
 
 
 def _refuse_long_footer(file: BinaryIO, source: str) -> None:
-    """Raise SourceError if the end of a Parquet file announces a footer of more than `MOST_BYTES`.
-
-    All of it would be read at once.
-    """
+    """Raise SourceError if a Parquet file announces a footer, read at once, of too many bytes."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
     length = int.from_bytes(file.read(8)[:4], "little")
     if length > MOST_BYTES:
@@ -175,29 +162,20 @@ def _refuse_columns(names: list[str], source: str) -> None:
         )
 
 
-def _refuse_foreign(table: pa.Table, source: str) -> pa.Table:
-    """Mark rows as failed if their address names a host or filesystem that is not allowed."""
+def _refused(table: pa.Table, source: str, *, trusted: bool) -> pa.Table:
+    """Mark rows as failed whose address holds a password, which is removed, or is not allowed."""
     allowed = SCHEMES | {source.partition("://")[0]} if "://" in source else SCHEMES
-    failures = []
-    rows = zip(*(table[name].to_pylist() for name in ("uri", "source_uri", "failure")), strict=True)
-    for uri, source_uri, failure in rows:
-        foreign = foreign_scheme(source_uri or uri or "", allowed)
-        refused = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
-        failures.append(failure if foreign is None else refused)
-    return _with(table, "failure", failures)
-
-
-def _refuse_secrets(table: pa.Table) -> pa.Table:
-    """Mark rows as failed if their address contains a password, and remove it from the table."""
-    addresses = zip(table["uri"].to_pylist(), table["source_uri"].to_pylist(), strict=True)
-    hold = [any(each and holds_secret(each) for each in pair) for pair in addresses]
-    if not any(hold):
-        return table
-    rows = list(zip(hold, table["failure"].to_pylist(), strict=True))
-    table = _with(table, "failure", [HOLDS_SECRET if bad else failure for bad, failure in rows])
-    for name in ("uri", "source_uri"):
-        values = zip(hold, table[name].to_pylist(), strict=True)
-        table = _with(table, name, [redact(v) if v and bad else v for bad, v in values])
+    names = ["uri", "source_uri", "failure"]
+    rows = table.select(names).to_pylist()
+    for row in rows:
+        if any(row[name] and holds_secret(row[name]) for name in ADDRESSES):
+            row |= {name: row[name] and redact(row[name]) for name in ADDRESSES}
+            row["failure"] = HOLDS_SECRET
+        foreign = foreign_scheme(row["source_uri"] or row["uri"] or "", allowed)
+        if foreign is not None and not trusted:
+            row["failure"] = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
+    for name in names:
+        table = _with(table, name, [row[name] for row in rows])
     return table
 
 
@@ -211,7 +189,7 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
     if table["uri"].null_count == 0 and table["x"].null_count == table.num_rows:
         return table
     rows = table.select(["uri", "source_uri", *BOX, "level"]).to_pylist()
-    uris: list[str | None] = []
+    uris = []
     for number, row in enumerate(rows, start + 1):
         box = [row[name] for name in BOX]
         if row["uri"] is None and row["source_uri"] is None:
@@ -223,12 +201,10 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
             )
         if None not in box and row["source_uri"] is None:
             raise SourceError(f"{source}, row {number}: a region needs its source_uri")
-        if row["uri"] is None:
-            whole = None in box
-            region = None if whole else Region._make((*box, row["level"] or 0))
-            uris.append(address_of(row["source_uri"], region) if region else row["source_uri"])
-        else:
-            uris.append(row["uri"])
+        uri = row["source_uri"] if row["uri"] is None else row["uri"]
+        if row["uri"] is None and None not in box:
+            uri = address_of(uri, Region._make((*box, row["level"] or 0)))
+        uris.append(uri)
     return _with(table, "uri", uris)
 
 

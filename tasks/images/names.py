@@ -37,11 +37,7 @@ class Name:
 
 
 def parse_name(name: str) -> Name:
-    """Parse patient, field of view (the slide id) and time from an NIH file name.
-
-    >>> parse_name("C33P1thinF_IMG_20150619_114756a_cell_179.png").patient_id
-    'C33P1'
-    """
+    """Parse patient, field of view (the slide id) and time from an NIH file name."""
     match = _NIH.match(name)
     if match is None:
         return Name()
@@ -54,11 +50,7 @@ def parse_name(name: str) -> Name:
 
 
 def laboratory_of_source(source: str) -> tuple[str | None, str]:
-    """Split NAME=PATH into a laboratory and the source of its images.
-
-    >>> laboratory_of_source("kampala=/photos"), laboratory_of_source("/photos/date=2026-01-01")
-    (('kampala', '/photos'), (None, '/photos/date=2026-01-01'))
-    """
+    """Split NAME=PATH into a laboratory and the source of its images."""
     match = None if Path(source).exists() else _LABORATORY.match(source)
     return (match["laboratory"], match["source"]) if match else (None, source)
 
@@ -66,21 +58,16 @@ def laboratory_of_source(source: str) -> tuple[str | None, str]:
 def patient_of_laboratory(
     laboratory: str, patient_id: str | None, slide_id: str | None
 ) -> str | None:
-    """Name a patient after a laboratory; a slide that names none counts as one.
-
-    >>> patient_of_laboratory("kampala", "7", "7a"), patient_of_laboratory("lima", None, "3")
-    ('kampala::7', 'lima::3')
-    """
+    """Name a patient after a laboratory; a slide that names none counts as one."""
     who = patient_id or slide_id
     return f"{laboratory}{OF_LABORATORY}{who}" if who else None
 
 
 class FolderLabels:
-    """The classes that folders are named after, and folders with almost the same name.
+    """The classes that folders are named after.
 
     A folder whose name differs from a class only in case has that class: otherwise its images would
-    have no label, and a class could silently be missing. ``renamed`` maps such folders to their
-    classes, for a message.
+    silently have no label. ``renamed`` maps such folders to their classes, for a message.
     """
 
     def __init__(self, classes: Iterable[str]) -> None:
@@ -92,14 +79,7 @@ class FolderLabels:
         self.renamed: dict[str, str] = {}
 
     def of(self, folder: str) -> str | None:
-        """Return the label of images directly in a folder of this name; None without one.
-
-        >>> labels = FolderLabels(["Parasitized", "Uninfected"])
-        >>> labels.of("Uninfected"), labels.of("parasitized"), labels.of("monday")
-        ('Uninfected', 'Parasitized', None)
-        >>> labels.renamed
-        {'parasitized': 'Parasitized'}
-        """
+        """Return the label of images directly in a folder of this name; None without one."""
         if folder in self._classes:
             return folder
         label = self._folded.get(folder.casefold())

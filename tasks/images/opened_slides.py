@@ -30,10 +30,7 @@ def is_slide(uri: str) -> bool:
 def open_slide(uri: str) -> geometry.Slide:
     """Open a slide, or return the one that this process has open if its file is unchanged.
 
-    Several threads may read it at once.
-
-    Raises:
-        BadImageError: says why it cannot be read.
+    Several threads may read it at once. BadImageError says why it cannot be read.
     """
     if addresses.in_archive(uri):
         raise BadImageError(

@@ -21,8 +21,8 @@ HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME"})
 def decode_plain(content: bytes, longest: int) -> Pixels | None:
     """Decode a PNG file of eight bits of red, green and blue to pixels (height, width, 3).
 
-    The result is None if the file is not such a one, has a side of more than ``longest`` pixels, or
-    may be damaged; Pillow then decodes it, or reports the error.
+    It is None if a side has more than ``longest`` pixels, or the file is another or damaged: Pillow
+    then decodes it, or reports the error.
     """
     if not content.startswith(SIGNATURE):
         return None

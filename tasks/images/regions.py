@@ -35,9 +35,8 @@ class ImageRef:
 
     ``uri`` names it; ``source`` is the file, and ``region`` the part of it; None for the whole
     file. ``outline`` (n, 2) is x and y from the region's corner, in pixels of the source, and
-    ``scale`` how much larger the image is than its region. ``source_id`` is the sha256 of the
-    source when it was frozen, ``source_stamp`` its size and time then. ``failure`` says why there
-    is no image. ``size`` is the size of a whole file in bytes when it was listed.
+    ``scale`` how much larger the image is than its region. When it was frozen, the source had the
+    sha256 ``source_id``, the ``source_stamp`` and, if it is a whole file, ``size`` bytes.
     """
 
     uri: str
@@ -98,18 +97,16 @@ def _image_ref(row: dict[str, Any]) -> ImageRef:
         )
     # A single row must never stop its batch, which is frozen.
     except (TypeError, ValueError) as error:
-        failure = decoding.BadImageError(
-            "damaged", f"its row of the manifest cannot be used: {error}"
-        )
+        failure = _damaged(f"its row of the manifest cannot be used: {error}")
         return ImageRef(row["uri"], row["source_uri"] or row["uri"], failure=failure)
 
 
-def known_failure(text: str) -> decoding.BadImageError:
-    """Parse a failure from a reason, a colon and the details; an unknown reason means damage.
+def _damaged(message: str) -> decoding.BadImageError:
+    return decoding.BadImageError("damaged", message)
 
-    >>> known_failure("empty: the file has no bytes").reason
-    'empty'
-    """
+
+def known_failure(text: str) -> decoding.BadImageError:
+    """Parse a failure from a reason, a colon and the details; an unknown reason means damage."""
     word, _, details = text.partition(": ")
     for reason in decoding.REASONS:
         if reason == word:
@@ -160,9 +157,9 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
     assert ref.region is not None
     x, y, width, height, level = ref.region
     if width < 1 or height < 1 or x < 0 or y < 0 or level < 0:
-        raise decoding.BadImageError("damaged", f"{tuple(ref.region)} is no region of an image")
+        raise _damaged(f"{tuple(ref.region)} is no region of an image")
     if not 0 < ref.scale < inf:
-        raise decoding.BadImageError("damaged", f"{ref.scale:g} is no scale of an image")
+        raise _damaged(f"{ref.scale:g} is no scale of an image")
     # A manifest must not decide how much memory is used.
     enlarged = max(1.0, ref.scale)
     if (width * enlarged) * (height * enlarged) > MOST_REGION_PIXELS:
@@ -173,17 +170,13 @@ def cut_from_source(ref: ImageRef) -> Image.Image:
         )
     pixels = read_region(ref.source, ref.region)
     if not pixels.size:
-        raise decoding.BadImageError(
-            "damaged", f"{tuple(ref.region)} is less than a pixel of its level"
-        )
+        raise _damaged(f"{tuple(ref.region)} is less than a pixel of its level")
     # From pixels of the source to pixels of the level that was read.
     share = np.array([pixels.shape[1] / width, pixels.shape[0] / height])
     outline = ref.outline
     if outline is not None:
         if len(outline) < 3 or not np.isfinite(outline).all():
-            raise decoding.BadImageError(
-                "damaged", "its outline has no three points in the manifest"
-            )
+            raise _damaged("its outline has no three points in the manifest")
         outline = np.asarray(geometry.rescaled(outline, share), np.float32)
     scale = ref.scale / float(share[0])
     return geometry.cut_out(pixels, outline, scale)

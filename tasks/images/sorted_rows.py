@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from tasks.types import Counts
 
-MOST = 2**12  # rows that are sorted in memory
-PIECE = 2**13  # rows that are divided together
+MOST = 2**13  # rows that are sorted, or divided, in memory
 SAMPLED = 2**8  # every 256th row decides where the rows are divided
 MOST_BATCHES = 2**7  # into which a piece of the rows is divided
 ROW = "row"
@@ -66,9 +65,7 @@ def _spread(parts: Iterable[pa.Table], rows: int, count: int) -> Iterator[pa.Tab
 class RowSorter:
     """Sort rows that come in parts; among equal ones, those that came first come first.
 
-    Args:
-        schema: of the rows.
-        key: makes a table of the columns to sort by, in ascending order, nulls last.
+    ``key`` makes a table of the columns to sort by, in ascending order, nulls last.
     """
 
     def __init__(self, schema: pa.Schema, key: Callable[[pa.Table], pa.Table]) -> None:
@@ -83,12 +80,15 @@ class RowSorter:
         numbers = pa.array(np.arange(self._rows, self._rows + part.num_rows))
         self._rows += part.num_rows
         self._waiting.append(part.append_column(ROW, numbers))
-        if self._rows > MOST:
-            self._file = self._file or _Rows(self._schema)
-            for each in self._waiting:
-                self._file.write(each)
-                self._sample.append(self._keys(each.take(pa.array(range(0, len(each), SAMPLED)))))
-            self._waiting.clear()
+        if sum(map(len, self._waiting)) > MOST:
+            self._write()
+
+    def _write(self) -> None:
+        self._file = self._file or _Rows(self._schema)
+        piece = pa.concat_tables(self._waiting)
+        self._file.write(piece)
+        self._sample.append(self._keys(piece.take(pa.array(range(0, len(piece), SAMPLED)))))
+        self._waiting.clear()
 
     def sorted(self) -> SortedRows:
         """Sort the rows that were added."""
@@ -96,6 +96,8 @@ class RowSorter:
         if self._file is None:
             whole = self._in_order(self._waiting)
             return SortedRows(self._rows, schema, lambda: iter([whole]))
+        if self._waiting:
+            self._write()
         divided, count = self._divide(self._file)
         self._file = None
         made = _Rows(schema)
@@ -105,11 +107,12 @@ class RowSorter:
 
     def _divide(self, rows: "_Rows") -> "tuple[_Rows, int]":
         """Sort rows by pieces, and divide all pieces at the same rows; return how many batches."""
-        count = -(-self._rows // max(MOST // 2, self._rows // MOST_BATCHES))
-        sample = self._ordered(pa.concat_tables(self._sample))
+        count = -(-self._rows // max(MOST // 4, self._rows // MOST_BATCHES))
+        sample = pa.concat_tables(self._sample)
+        sample = sample.take(pa.array(self._order(sample)))
         ends = sample.take(pa.array(np.arange(1, count) * len(sample) // count))
         made = _Rows(self._schema)
-        for piece in _joined(rows.read(), PIECE):
+        for piece in rows.read():
             order = self._order(pa.concat_tables([self._keys(piece), ends]))
             ordered = piece.take(pa.array(order[order < len(piece)]))
             # An end comes after as many rows as its place, less the ends before it.
@@ -125,24 +128,9 @@ class RowSorter:
     def _keys(self, part: pa.Table) -> pa.Table:
         return self._key(part).append_column(ROW, part[ROW])
 
-    def _ordered(self, keys: pa.Table) -> pa.Table:
-        return keys.take(pa.array(self._order(keys)))
-
     def _order(self, keys: pa.Table) -> Counts:
         by = [(name, "ascending") for name in keys.column_names]
         return np.asarray(pc.sort_indices(keys, by).to_numpy(), np.int64)
-
-
-def _joined(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Join parts until each has at least ``rows`` rows; the last may have fewer."""
-    waiting: list[pa.Table] = []
-    for part in parts:
-        waiting.append(part)
-        if sum(map(len, waiting)) >= rows:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 class _Rows:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.metrics.metrics import SAMPLES_AT_ONCE, detection, interval, resampled
+from tasks.metrics.metrics import counts_below, detection, interval, resampled
 from tasks.types import Float, Integers, Mask
 
 FALSE_POSITIVE_RATES = (1e-2, 3e-3, 1e-3)
@@ -80,47 +80,28 @@ def measured(found: Diagnosed, weights: Float) -> dict[str, Float]:
 
 
 def sensitivities(
-    positive: Mask,
-    scores: Float,
-    weights: Float,
-    rates: Sequence[float] = FALSE_POSITIVE_RATES,
+    positive: Mask, scores: Float, weights: Float, rates: Sequence[float] = FALSE_POSITIVE_RATES
 ) -> Float:
-    """Compute the share of positive images above the least threshold of a false-positive rate.
+    """Compute the share of positive images (n,) above the least threshold of false-positive rates.
 
-    Args:
-        positive: (n,), marks positive images.
-        scores: (n,), higher for images that look positive.
-        weights: (R, n), how often each image counts.
-        rates: the largest share of negative images above the threshold.
-
-    Returns:
-        (R, len(rates)); NaN without positive or without negative images.
+    ``scores`` (n,) are higher for images that look positive; ``weights`` (R, n) say how often each
+    image counts. The result (R, len(rates)) is NaN without positive or without negative images.
     """
-    order = np.argsort(-scores, kind="stable")
-    ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
-    shares = np.empty((len(weights), len(rates)))
-    for start in range(0, len(weights), SAMPLES_AT_ONCE):
-        some = weights[start : start + SAMPLES_AT_ONCE][:, order]
-        above = [np.cumsum(some * side[order], axis=1)[:, ends] for side in (positive, ~positive)]
+    shares = []
+    for counts in counts_below(positive, scores, weights):
         with np.errstate(invalid="ignore", divide="ignore"):
-            true, false = (counts / counts[:, -1:] for counts in above)
-        for column, rate in enumerate(rates):
-            allowed = np.where(false <= rate, true, 0.0).max(axis=1)
-            allowed[np.isnan(true[:, -1]) | np.isnan(false[:, -1])] = np.nan
-            shares[start : start + SAMPLES_AT_ONCE, column] = allowed
-    return shares
+            false, true = ((below[:, -1:] - below) / below[:, -1:] for below in counts)
+        found = np.stack([np.where(false <= rate, true, 0.0).max(axis=1) for rate in rates], axis=1)
+        shares.append(np.where(np.isnan(true[:, :1]) | np.isnan(false[:, :1]), np.nan, found))
+    return np.concatenate(shares)
 
 
 def calibration_error(probability: Float, right: Mask, weights: Float) -> Float:
     """Compute the expected calibration error (R,): |confidence - accuracy|, averaged over bins.
 
     Confidence is the probability of the diagnosis, from 1/2 to 1, in `BINS` bins of equal width
-    over [0, 1] (Guo et al. 2017).
-
-    Args:
-        probability: (n,), of the positive class.
-        right: (n,), whether the diagnosis is right.
-        weights: (R, n), how often each image counts.
+    over [0, 1] (Guo et al. 2017). ``probability`` (n,) is that of the positive class; ``right``
+    (n,) marks right diagnoses, and ``weights`` (R, n) say how often each image counts.
     """
     confidence = np.maximum(probability, 1.0 - probability)
     bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)

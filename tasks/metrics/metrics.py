@@ -4,13 +4,13 @@ Cells of one patient resemble each other, so intervals from resampled cells woul
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from tasks.types import Float, Index, Integers, Mask, Numbers
+from tasks.types import Float, Integers, Mask, Numbers
 
 SINGLE = "single cells"  # each compared with ordinary cells, without regard to its neighbours
 
@@ -30,8 +30,7 @@ class Interval(NamedTuple):
 class Subject(NamedTuple):
     """The images that are measured: their set, and the cells among which they stand.
 
-    ``strength`` is that of an alteration or attack; ``share`` is the set's share of the composed
-    cells, None for `SINGLE` cells.
+    ``strength`` is that of an alteration; ``share`` the set's share of composed cells.
     """
 
     set: str
@@ -84,36 +83,39 @@ def detection(abnormal: Mask, scores: Float, weights: Float | None = None) -> di
 
     They are by name and equal scikit-learn's, even with ties. ``TNR at 95% TPR`` is the share of
     abnormal images refused at the least threshold that accepts at least 95% of the ordinary ones;
-    ``detection accuracy`` is max 1/2 (TPR + TNR); AUPR are average precisions.
+    ``detection accuracy`` is max 1/2 (TPR + TNR); AUPR are average precisions. NaN for samples in
+    which one side is empty.
 
     Args:
         abnormal: (n,), marks abnormal images.
         scores: (n,), higher for images that look more abnormal.
-        weights: (R, n), how often each image counts in each of R samples; by default one sample of
-            all.
-
-    Returns:
-        NaN for samples in which one side is empty.
+        weights: (R, n), how often each image counts in each sample; by default one of all.
     """
     if weights is None:
         weights = np.ones((1, len(scores)))
-    order = np.argsort(scores, kind="stable")
-    ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
-    # A few samples at a time, so that their counts stay in the processor's cache.
-    blocks = [
-        _detection(abnormal[order], weights[start : start + SAMPLES_AT_ONCE][:, order], ends)
-        for start in range(0, len(weights), SAMPLES_AT_ONCE)
-    ]
+    blocks = [_detection(*counts) for counts in counts_below(abnormal, scores, weights)]
     return dict(zip(DETECTION, np.concatenate(blocks, axis=1), strict=True))
 
 
-def _detection(abnormal: Mask, weights: Float, ends: Index) -> Float:
-    """Compute `DETECTION`, (5, R), of images in the order of scores; ``ends`` are ends of ties."""
-    sides = []
-    for side in (~abnormal, abnormal):
-        counts = np.cumsum(weights * side, axis=1)[:, ends]
-        sides.append(np.concatenate([np.zeros((len(weights), 1)), counts], axis=1))
-    ordinary, other = sides  # numbers of each with at most this score
+def counts_below(side: Mask, scores: Float, weights: Float) -> Iterator[tuple[Float, Float]]:
+    """Count images outside and inside a side (n,) with at most each score, from none to all.
+
+    Both are (B, 1 + k) for k distinct scores, of some of the R samples with weights (R, n).
+    """
+    order = np.argsort(scores, kind="stable")
+    ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
+    # A few samples at a time, so that their counts stay in the processor's cache.
+    for start in range(0, len(weights), SAMPLES_AT_ONCE):
+        some = weights[start : start + SAMPLES_AT_ONCE][:, order]
+        outside, inside = (
+            np.pad(np.cumsum(some * mask[order], axis=1)[:, ends], ((0, 0), (1, 0)))
+            for mask in (~side, side)
+        )
+        yield outside, inside
+
+
+def _detection(ordinary: Float, other: Float) -> Float:
+    """Compute `DETECTION`, (5, R), from `counts_below`."""
     n, m = ordinary[:, -1:], other[:, -1:]
     with np.errstate(invalid="ignore", divide="ignore"):
         tpr, fpr = ordinary / n, other / m

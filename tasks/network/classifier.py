@@ -91,10 +91,9 @@ class Classifier(nn.Module):
 def located(output: Tensor, prefix: int) -> Tensor:
     """Arrange a transformer's tokens (B, n, d) as a map (B, 2d, h, w); return others unchanged.
 
-    The first half of the channels is the class token, everywhere, and the second the patch's own:
-    their average over locations is the class token and the mean patch (Oquab et al. 2023). Of the
-    ``prefix`` tokens before the patches', the first is the class token, and registers are dropped;
-    with 0, a map has only the patches' channels.
+    The first half of the channels is the class token, everywhere, and the second the patch's own
+    (Oquab et al. 2023). Of the ``prefix`` tokens before the patches', the first is the class token,
+    and registers are dropped; with 0, a map has only the patches' channels.
     """
     if output.ndim != 3:
         return output

@@ -40,10 +40,7 @@ def inference(classifier: Classifier) -> Inference:
 
 
 def graph_arrays(classifier: Classifier) -> Arrays:
-    """Make the arrays of a classifier's graph that a model's file keeps; none if there is no graph.
-
-    Equal classifiers have equal arrays.
-    """
+    """Make the arrays of a classifier's graph for a model's file; none if there is no graph."""
     try:
         graph = graph_of(classifier)
     except Exception as error:  # any error of the converter

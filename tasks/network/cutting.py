@@ -28,8 +28,8 @@ RIM = 2 / 96  # of the side: removed from the rim, as wide as the ground there
 def cutting_shift(compute: Compute, pixels: Pixels, rows: Index) -> Shift:
     """Measure the mean change (d,) of each tap, and of `LOGITS`, where cells are cut out again.
 
-    ``rows`` of the images (n, side, side, 3) are the training cells that were given as files; a
-    part of them is read. The change is 0 if fewer than `LEAST_MEASURED` have black surroundings.
+    ``rows`` of the images (n, side, side, 3) are the training cells given as files, of which some
+    are read. The change is 0 if fewer than `LEAST_MEASURED` have black surroundings.
     """
     few = rows[np.linspace(0, len(rows) - 1, min(len(rows), MEASURED)).astype(np.intp)]
     on_black = [cell for cell in pixels[few] if not cell.any(axis=2).all()]

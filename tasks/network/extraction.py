@@ -33,11 +33,10 @@ AT_ONCE = 16  # simultaneous requests to a server; each takes tens of millisecon
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded image: its pixels or its failure.
+    """A loaded image: its digest if it could be read, and its pixels or its failure.
 
-    ``image_id`` is the sha256 of its bytes if they could be read; ``size`` its width and height in
-    pixels if it could be decoded, ``colour`` its mean red, green and blue; ``pixels`` uint8 (side,
-    side, 3). An image that was ``known`` by its digest was not decoded.
+    ``size`` is width and height in pixels, ``colour`` the mean red, green and blue; ``pixels`` are
+    uint8 (side, side, 3). An image that was ``known`` by its digest was not decoded.
     """
 
     image_id: bytes | None = None
@@ -50,10 +49,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Reading:
-    """The images that are read, but not decoded.
+    """The options of reading images: rows that have ``failed`` already are skipped.
 
-    Rows in ``failed`` have failed already and are skipped. Images with a digest in ``known`` are
-    read but not decoded. ``check`` raises BadImageError for a file that shows several cells.
+    Images with a digest in ``known`` are read but not decoded. ``check`` raises BadImageError for a
+    file that shows several cells.
     """
 
     failed: Mapping[int, decoding.BadImageError] = field(default_factory=dict)
@@ -171,18 +170,14 @@ def extract(
 
 
 def rows_looked_at(start: int, stop: int, images: int) -> range:
-    """Choose the rows, from ``start`` to ``stop`` of a batch's ``images``, to be looked at again.
-
-    They are counted from ``start``, and the same whatever the shards are.
-    """
+    """Choose the rows of a shard of a batch's ``images`` to be looked at again, whatever it is."""
     every = min(max(images // LEAST_LOOKED_AT, 1), LOOKED_AT)
     return range(-start % every, stop - start, every)
 
 
 def blur(pixels: Pixels) -> Pixels:
     """Blur an image (side, side, 3)."""
-    picture = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR))
-    return np.asarray(picture)
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(BLUR)))
 
 
 def _steady(

@@ -22,7 +22,7 @@ from tasks.types import Pixels
 
 @dataclass(frozen=True)
 class PyTorch:
-    """A classifier, folded, on the device where its weights are; a `tasks.network.device.Device`.
+    """A classifier, folded, on the device where its weights are; an `inference.Device`.
 
     The kernels of a GPU run while the caller reads the next images.
     """
@@ -56,10 +56,9 @@ def by_pytorch(classifier: Classifier) -> PyTorch:
 def folded(classifier: Classifier) -> Classifier:
     """Fold each batch-norm of a copy into the convolution before it; the copy computes the same.
 
-    In evaluation mode a batch-norm is a scale and a shift, and saving its pass over the image saves
-    a sixth of the time. Outputs agree to rounding; a network whose outputs would not, because
-    another module also reads a convolution's output, is copied unchanged. A tapped convolution is
-    not folded. The copy's weights have no gradients.
+    That saves a sixth of the time. Outputs agree to rounding; a network whose outputs would not,
+    because another module also reads a convolution's output, is copied unchanged. A tapped
+    convolution is not folded. The copy's weights have no gradients.
     """
     classifier = classifier.eval()
     made = copy.deepcopy(classifier).requires_grad_(False)

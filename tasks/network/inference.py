@@ -1,8 +1,8 @@
 """Run the forward pass over images: decoded pixels -> taps and logits.
 
 OpenVINO runs the network on a processor (`tasks.network.processor`), and PyTorch on a GPU
-(`tasks.network.gpu`); both do what `tasks.network.device` says, in float32, so a detector that was
-calibrated on one also scores on the other.
+(`tasks.network.gpu`), both in float32, so a detector that was calibrated on one also scores on the
+other.
 
 A network may be computed in bfloat16 where the processor multiplies in it: with AMX it is twice as
 fast, and features move by a tenth of their deviation over cells. So the arithmetic is part of the
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from tasks.network.cutting import LOGITS, Shift, without_shift
-from tasks.network.device import Device
 from tasks.network.processor import core
 from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec
 from tasks.types import Index, Mask, Pixels
@@ -52,16 +52,33 @@ def fastest_arithmetic() -> Arithmetic:
 
 
 def refuse_other_arithmetic(spec: NetworkSpec) -> None:
-    """Raise NetworkError if this machine does not compute in the arithmetic of a network.
-
-    OpenVINO would compute it in float32 and say nothing.
-    """
+    """Raise NetworkError if this machine does not compute in the arithmetic of a network."""
     if spec.arithmetic == "bfloat16" and not has_bfloat16():
         raise NetworkError(
             f"{spec.network} is to be computed in {spec.arithmetic}, and this machine's "
             f"{'GPU' if has_gpu() else 'processor'} does not: run it where the "
             "processor has AVX512-BF16 or AMX, or train a model with --arithmetic float32"
         )
+
+
+class Device(Protocol):
+    """A network that is compiled for a device, ready for many passes by any thread."""
+
+    @property
+    def batch(self) -> int:
+        """Return a good number of images per pass."""
+
+    @property
+    def threads(self) -> int:
+        """Return the number of reading threads that keep the device busy."""
+
+    def begin(self, pixels: Pixels) -> Callable[[], Computed]:
+        """Begin a pass over images (B, side, side, 3); the returned function waits for its outputs.
+
+        The outputs are the taps by name, each float32 (B, d), and the logits, float32 (B, C). They
+        belong to the caller: later passes leave them as they are. An image's outputs do not depend
+        on the other images of its pass beyond rounding.
+        """
 
 
 @dataclass(frozen=True)
@@ -94,10 +111,8 @@ def choose(
 ) -> Device:
     """Choose what runs a network: a GPU if there is one, else the processor.
 
-    Args:
-        processor: compiles the network's graph, if it has one; None if OpenVINO does not take it.
-        gpu: prepares the network by PyTorch, if it has weights. It runs on the processor, too, and
-            does so where OpenVINO does not.
+    ``processor`` compiles the network's graph, if it has one, and returns None if OpenVINO does not
+    take it; ``gpu`` prepares the network by PyTorch, on a GPU or not, if it has weights.
 
     Raises:
         NetworkError: there is no way.

@@ -64,7 +64,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class OpenVino:
-    """A compiled graph on one core of the processor; a `tasks.network.device.Device`."""
+    """A compiled graph on one core of the processor; an `inference.Device`."""
 
     passes: Passes
     batch: int = 32  # so that data between layers stay in a core's cache
@@ -80,8 +80,7 @@ class OpenVino:
 def by_openvino(spec: NetworkSpec, read: Callable[[], Graph]) -> OpenVino | None:
     """Compile a graph for the processor.
 
-    It is None, and the log says so, if OpenVINO does not take the graph here, or computes otherwise
-    than PyTorch did where it was made.
+    It is None, and the log says so, if OpenVINO does not take it or differs from PyTorch.
     """
     try:
         graph = read()

@@ -50,9 +50,7 @@ class NetworkSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
         """Read a spec from `as_dict`."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
-        }
+        fields: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**fields)
 
 
@@ -66,10 +64,7 @@ def is_own(network: str) -> bool:
 
 
 def agree(a: Computed, b: Computed, tolerance: float = 1e-3) -> bool:
-    """Return whether taps and logits agree within a tolerance for rounding.
-
-    It is a share of the largest value of each.
-    """
+    """Return whether taps and logits agree to a share of the largest value of each."""
     (taps_a, logits_a), (taps_b, logits_b) = a, b
     pairs = [(logits_a, logits_b), *((taps_a[name], taps_b[name]) for name in taps_a)]
     return all(

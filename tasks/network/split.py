@@ -1,7 +1,6 @@
 """Split images into parts without splitting a patient, and group patients by stain."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,19 +13,6 @@ SplitBy = Literal["patient", "slide", "image"]
 
 class SplitError(Exception):
     """The images cannot be split as requested."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The keys of each part, and their kind."""
-
-    by: SplitBy
-    keys: dict[str, list[str]]
-
-    def rows(self, part: str, keys: Sequence[str]) -> Index:
-        """Return the row numbers of a part, given the key of each row."""
-        wanted = set(self.keys[part])
-        return np.flatnonzero([key in wanted for key in keys])
 
 
 def split_by(patients: Sequence[str | None], slides: Sequence[str | None]) -> SplitBy:
@@ -43,19 +29,13 @@ def split(
     by: SplitBy,
     fractions: tuple[float, float, float],
     seed: int,
-) -> Split:
-    """Split rows so that all rows with one key are in one part.
+) -> dict[str, list[str]]:
+    """Split rows so that all rows with one key are in one part; return sorted keys by part.
 
     Keys are dealt out by stratum, the set of classes of a key's images, so that each part has every
     class if possible: a key goes to the part that lacks most of its classes, and among equals to
-    the one that is relatively furthest below its share.
-
-    Args:
-        keys: the patient (slide, image) of each row.
-        labels: (n,) classes.
-        by: kind of the keys, for the record.
-        fractions: of the keys for `PARTS`, above 0, relative to their sum.
-        seed: of the shuffling.
+    the one that is relatively furthest below its share. ``fractions`` of the keys are above 0,
+    relative to their sum, in the order of `PARTS`; ``by`` is the kind of the keys.
 
     Raises:
         SplitError: there are too few keys for three parts, a part lacks a class, or a fraction is
@@ -74,7 +54,7 @@ def split(
                 f"{len(part_of)} {by}s are too few, or too alike, for a {part} part with every "
                 f"class: give images of more {by}s, or other fractions"
             )
-    return Split(by, parts)
+    return parts
 
 
 def deal(
@@ -99,8 +79,7 @@ def deal(
 
     def need(part: str, key: str) -> tuple[int, float]:
         lacking = len(classes_of[key] - have[part])
-        # Half a key, as in Webster's apportionment, keeps three parts within one key of their
-        # shares.
+        # Half a key (Webster's apportionment) keeps three parts within one key of their shares.
         return lacking, (target[part] - len(parts[part]) - 0.5) / target[part]
 
     # The richest strata first: a key with every class serves any part.
@@ -113,18 +92,12 @@ def deal(
 
 
 def folds(
-    keys: Sequence[str],
-    labels: Integers,
-    count: int,
-    *,
-    by: SplitBy,
-    validation: float,
-    seed: int,
+    keys: Sequence[str], labels: Integers, count: int, *, by: SplitBy, validation: float, seed: int
 ) -> list[dict[str, Index]]:
     """Split rows into folds by keys, as `split` does, so that each row is tested once.
 
-    Of a fold's other keys, the share ``validation`` goes to validation. Return the row numbers of
-    each fold's parts: train, validation and test.
+    Of a fold's other keys, the share ``validation`` goes to validation. The result has the row
+    numbers of each fold's `PARTS`.
 
     Raises:
         SplitError: a part of a fold is empty, or one used for learning lacks a class.
@@ -137,10 +110,7 @@ def folds(
         rest = np.flatnonzero(~test)
         shares = {"train": 1.0 - validation, "validation": validation}
         dealt = deal(everything[rest].tolist(), labels[rest], shares, seed=seed)
-        parts = {
-            part: rest[np.isin(everything[rest], names_of_part)]
-            for part, names_of_part in dealt.items()
-        }
+        parts = {part: rest[np.isin(everything[rest], some)] for part, some in dealt.items()}
         lacking = [part for part, rows in parts.items() if len(np.unique(labels[rows])) < classes]
         if lacking or not names:
             raise SplitError(

@@ -15,23 +15,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tasks.network.augmentation import augment
 from tasks.network.classifier import Classifier, to_pixels
-from tasks.types import (
-    Array,
-    Arrays,
-    Counts,
-    Float,
-    Index,
-    Integers,
-    Numbers,
-    Pixels,
-    below,
-    nested,
-)
+from tasks.types import Array, Arrays, Float, Index, Integers, Numbers, Pixels, below, nested
+
+PREDICTED = 256  # images in a pass without gradients
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The recipe of a training: one-cycle AdamW; the rate rises to ``peak_rate``, then falls to 0.
+    """The recipe of a training: one-cycle AdamW, whose rate rises to ``peak_rate`` and falls to 0.
 
     ``averaging`` are the epochs, above 0, of the exponential average of weights.
     """
@@ -46,10 +37,7 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The result of an epoch: mean losses in nats, and its duration.
-
-    The validation loss is `calibrated_loss`.
-    """
+    """The result of an epoch: mean losses in nats, that of validation by `calibrated_loss`."""
 
     number: int
     train_loss: float
@@ -95,37 +83,28 @@ def train(
 ) -> list[Epoch]:
     """Train in place; the classifier is left with the weights of its best epoch.
 
-    The best epoch has the least validation loss. A CUDA device uses mixed precision. A training
-    resumed from a state gives the same bytes as an uninterrupted one, on a processor with the same
-    number of threads.
-
-    Args:
-        classifier: on the device to train on.
-        data: the images, and which of them to learn from.
-        plan: the recipe of the training.
-        on_epoch: called after every epoch.
-        keep: called with each epoch's number and the state after it, which can resume training.
-        start: such a state, of the same training.
+    The best epoch has the least validation loss. A CUDA device uses mixed precision. After every
+    epoch ``keep`` is called with its number and a state, from which the same training can
+    ``start``: it gives the same bytes as an uninterrupted one, on a processor with the same number
+    of threads.
 
     Raises:
         DivergedError: a loss is not finite.
     """
-    truth, pixels = np.asarray(data.labels, np.int64), data.pixels
-    train_rows, validation_rows = data.train_rows, data.validation_rows
-    weighs = np.ones(len(truth)) if data.weights is None else data.weights
-    training = _Training(classifier, plan, math.ceil(len(train_rows) / plan.batch))
+    truth = np.asarray(data.labels, np.int64)[data.validation_rows]
+    training = _Training(classifier, plan, math.ceil(len(data.train_rows) / plan.batch))
     if start is not None:
         training.restore(start)
     while len(training.epochs) < plan.epochs:
         began = time.monotonic()
         number = len(training.epochs) + 1
-        train_loss = training.learn(pixels, truth, weighs, train_rows, number)
-        logits = predict(training.judged, pixels, validation_rows)
+        train_loss = training.learn(data, number)
+        logits = predict(training.judged, data.pixels, data.validation_rows)
         epoch = Epoch(
             number=number,
             train_loss=train_loss,
-            validation_loss=calibrated_loss(logits, truth[validation_rows]),
-            validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth[validation_rows])),
+            validation_loss=calibrated_loss(logits, truth),
+            validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth)),
             seconds=time.monotonic() - began,
         )
         _refuse_diverged("validation loss", number, epoch.validation_loss)
@@ -165,25 +144,19 @@ class _Training:
         assert isinstance(judged, Classifier)
         return judged
 
-    def learn(
-        self,
-        pixels: Pixels,
-        labels: Counts,
-        weights: Float,
-        train_rows: Index,
-        number: int,
-    ) -> float:
+    def learn(self, data: TrainingData, number: int) -> float:
         """Learn from every row once, in random order; return the mean loss."""
         self._classifier.train()
-        total, targets = 0.0, torch.from_numpy(labels)
-        weighs = torch.from_numpy(weights).float()
-        order = train_rows[torch.randperm(len(train_rows), generator=self._generator).numpy()]
+        total, targets = 0.0, torch.from_numpy(np.asarray(data.labels, np.int64))
+        weights = np.ones(len(targets)) if data.weights is None else data.weights
+        weighs, count = torch.from_numpy(weights).float(), len(data.train_rows)
+        order = data.train_rows[torch.randperm(count, generator=self._generator).numpy()]
         for rows in np.array_split(order, self._steps):
-            varied = augment(to_pixels(pixels[rows]), self._generator)
+            varied = augment(to_pixels(data.pixels[rows]), self._generator)
             loss = self._step(varied, targets[rows], weighs[rows])
             _refuse_diverged("loss", number, loss)
             total += loss * len(rows)
-        return total / len(train_rows)
+        return total / count
 
     def _step(self, pixels: Tensor, targets: Tensor, weights: Tensor) -> float:
         """Learn from a weighted batch, unless its loss is not finite; return its mean loss."""
@@ -247,10 +220,7 @@ _Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """Average exponentially, at first over a ninth of the past steps.
-
-    A short training would otherwise keep its initial weights.
-    """
+    """Average exponentially, at first over a ninth of the past steps, to forget the start."""
 
     def average(averaged: _Tensors, current: _Tensors, steps: Tensor | int) -> None:
         seen = int(steps)
@@ -274,22 +244,17 @@ def _refuse_diverged(name: str, epoch: int, loss: float) -> None:
         raise DivergedError(f"the {name} of epoch {epoch} is {loss}: lower the rate")
 
 
-def predict(
-    classifier: Classifier,
-    pixels: Pixels,
-    rows: Index | None = None,
-    batch: int = 256,
-) -> Array:
+def predict(classifier: Classifier, pixels: Pixels, rows: Index | None = None) -> Array:
     """Compute logits float32 (n, C) of images (n, side, side, 3), or of some rows of them."""
-    device = classifier.mean.device
     wanted = np.arange(len(pixels)) if rows is None else rows
+    device, parts = classifier.mean.device, range(0, len(wanted), PREDICTED)
     classifier.eval()
     with torch.inference_mode():
         logits = [
-            classifier(to_pixels(pixels[wanted[start : start + batch]]).to(device)).float().cpu()
-            for start in range(0, len(wanted), batch)
+            classifier(to_pixels(pixels[wanted[start : start + PREDICTED]]).to(device)).float()
+            for start in parts
         ]
-    return np.asarray(torch.cat(logits))
+    return np.asarray(torch.cat(logits).cpu())
 
 
 def negative_log_likelihood(logits: Numbers, truth: Integers, temperature: float = 1.0) -> float:
@@ -309,8 +274,5 @@ def fit_temperature(logits: Numbers, truth: Integers) -> float:
 
 
 def calibrated_loss(logits: Numbers, truth: Integers) -> float:
-    """Average the negative log-likelihood in nats, minimised over the temperature.
-
-    A model is used with its temperature, so an epoch that is merely overconfident is not worse.
-    """
+    """Average the negative log-likelihood in nats, minimised over the model's temperature."""
     return negative_log_likelihood(logits, truth, fit_temperature(logits, truth))

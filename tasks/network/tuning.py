@@ -52,8 +52,7 @@ class Norms(bundles.Bundle):
 class Tuning(bundles.Bundle):
     """The change of what each batch-norm gives, by its name: a ``scale`` and a ``shift`` (d,).
 
-    ``share`` is that of the laboratory's statistics; ``expected`` has what the tuned network gives
-    for `tasks.network.inference.noise`, by name.
+    ``share`` is that of the laboratory's statistics; ``expected`` are the tuned outputs of `noise`.
     """
 
     scale: Mapping[str, Single]
@@ -110,13 +109,9 @@ def tune(
 ) -> tuple[Tuning, OpenVino]:
     """Tune a network to a laboratory, and compile it.
 
-    Args:
-        graph: of the plain network.
-        spec: of the network.
-        healthy: its batch-norms on healthy training cells.
-        own: those on cells of the laboratory that look healthy, from `measuring` with ``healthy``.
-        cells: the number of these.
-        share: of the laboratory's statistics, if cells are many.
+    ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those on
+    ``cells`` of the laboratory that look healthy, from `measuring` with ``healthy``. The laboratory
+    has a ``share``, if its cells are many.
     """
     a, scale, shift = share * cells / (cells + HALF), {}, {}
     for norm, mean in healthy.mean.items():

@@ -1,6 +1,6 @@
 """Read columns of image rows as arrays, and make columns of counts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -101,40 +101,15 @@ def rank_within(codes: Counts) -> Counts:
     return ranks
 
 
-def flags(rows: pa.Table) -> tuple[Mask, Mask, Mask]:
-    """Mark the image rows (n,) that are scored, abnormal, and uncertain."""
-    scored, abnormal = _is_value(rows["status"], Status.SCORED), is_true(rows["abnormal"])
-    return scored, abnormal, has_reason(rows, Reason.UNCERTAIN)
+def flags(rows: pa.Table) -> tuple[Mask, Mask]:
+    """Mark the image rows (n,) that are scored, and those that are abnormal."""
+    return _is_value(rows["status"], Status.SCORED), is_true(rows["abnormal"])
 
 
 def has_reason(rows: pa.Table, reason: Reason) -> Mask:
     """Mark the image rows (n,) that are for review for a reason."""
     codes, reasons = coded(rows["review_reason"])
     return np.asarray([reason in parse_reasons(each) for each in reasons], bool)[codes]
-
-
-def is_red_cell(rows: pa.Table) -> Mask:
-    """Mark the image rows (n,) of red cells: kind red, or whole files, which have no kind.
-
-    A cell counts once, so marked copies of an image are left out.
-    """
-    once = ~is_repeated(rows)
-    if "kind" not in rows.column_names:
-        return once
-    is_red = _is_value(rows["kind"], CellKind.RED) | ~is_true(rows["kind"].is_valid())
-    return once & is_red
-
-
-def is_repeated(rows: pa.Table) -> Mask:
-    """Mark the image rows (n,) that are copies of earlier ones; none without `REPEATED`."""
-    if REPEATED not in rows.column_names:
-        return np.zeros(rows.num_rows, bool)
-    return is_true(rows[REPEATED])
-
-
-def repeats(image_ids: Iterable[pa.Array]) -> Mask:
-    """Mark the images (n,) with the digest of an earlier one; images without a digest are not."""
-    return repeated(map(heads_of, image_ids))
 
 
 def heads_of(image_ids: pa.Array) -> NDArray[np.uint64]:
@@ -147,24 +122,25 @@ def heads_of(image_ids: pa.Array) -> NDArray[np.uint64]:
 
 
 def repeated(heads: Iterable[NDArray[np.uint64]]) -> Mask:
-    """Mark the images (n,) whose digest begins as that of an earlier one; see `heads_of`."""
-    known: list[Mask] = [np.zeros(0, bool)]
+    """Mark the images (n,) whose digest begins as that of an earlier one; see `heads_of`.
 
-    def noted() -> Iterator[NDArray[np.uint64]]:
-        for part in heads:
-            known.append(part > 0)
-            yield part
-
-    again = repeated_rows(noted())
-    marked = np.zeros(sum(map(len, known)), bool)
-    marked[again] = True
-    return marked & np.concatenate(known)
+    Images without a digest are not.
+    """
+    every = np.concatenate([np.zeros(0, np.uint64), *heads])
+    marked = np.zeros(len(every), bool)
+    marked[repeated_rows([every])] = True
+    return marked & (every > 0)
 
 
 def is_diagnosed(rows: pa.Table) -> Mask:
-    """Mark the image rows (n,) of red cells that have a diagnosis."""
-    scored, _, _ = flags(rows)
-    return np.asarray(scored & is_red_cell(rows))
+    """Mark the image rows (n,) of diagnosed red cells, or whole files.
+
+    A cell counts once, so copies marked in `REPEATED` are left out.
+    """
+    scored, _ = flags(rows)
+    is_red = _is_value(rows["kind"], CellKind.RED) | ~is_true(rows["kind"].is_valid())
+    once = ~is_true(rows[REPEATED]) if REPEATED in rows.column_names else True
+    return np.asarray(scored & is_red & once)
 
 
 def may_count(rows: pa.Table) -> Mask:
@@ -179,14 +155,11 @@ def is_read(rows: pa.Table, *, counts_abnormal: bool) -> Mask:
     Abnormal ones count only where the detector ``counts_abnormal``: it has measured how many of
     them are called in healthy blood.
     """
-    _, abnormal, _ = flags(rows)
-    return np.asarray(may_count(rows) & (counts_abnormal | ~abnormal))
+    return np.asarray(may_count(rows) & (counts_abnormal | ~is_true(rows["abnormal"])))
 
 
 def is_white_cell(rows: pa.Table) -> Mask:
     """Mark the image rows (n,) of white cells, as judged by their nucleus."""
-    if "kind" not in rows.column_names:
-        return np.zeros(rows.num_rows, bool)
     return _is_value(rows["kind"], CellKind.WHITE)
 
 
@@ -203,11 +176,7 @@ def failed_rows(rows: pa.Table) -> list[tuple[int, str]]:
 
 
 def failure_reason(text: str) -> str:
-    """Return the reason in ``reason: details``.
-
-    >>> failure_reason("damaged: it ends too soon")
-    'damaged'
-    """
+    """Return the reason in ``reason: details``."""
     return text.partition(":")[0]
 
 

@@ -25,7 +25,7 @@ class ImageCounts:
 
     def count(self, rows: pa.Table) -> None:
         """Count rows of the report on images."""
-        scored, abnormal, _ = flags(rows)
+        scored, abnormal = flags(rows)
         verdicts = Counter(rows["verdict"].to_pylist())
         self.images += rows.num_rows
         self.scored += int(scored.sum())

@@ -1,6 +1,6 @@
 """Make the rows of the report on images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,11 +22,11 @@ PIECE = ("source_uri", "x", "y", "level", "kind", "touches_border")
 
 @dataclass(frozen=True)
 class ImagesRead:
-    """Hold the data read from n images.
+    """The data read from n images.
 
     ``image_ids`` are their digests, None if a file could not be read; ``sizes`` (n, 2) width and
-    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown.
-    ``failures`` maps row numbers to reasons; all other rows are scored.
+    height in pixels; ``colours`` (n, 3) mean red, green and blue, NaN where unknown. Rows in
+    ``failures`` have failed for a reason.
     """
 
     image_ids: Sequence[str | None]
@@ -44,13 +44,11 @@ class ImagesRead:
 
 @dataclass(frozen=True)
 class Diagnoses:
-    """Hold the diagnoses of n images: logits (n, C), to be divided by temperature.
+    """The diagnoses of n images: logits (n, C), to be divided by temperature.
 
     ``steady`` int8 (n,) is 1 where the diagnosis stays when the image is blurred, 0 where it turns,
-    and -1 where nobody looked.
-    ``log_odds`` (n,) are those of "parasitized", by both witnesses and before labelled cells adapt
-    them; None without such a class. ``by_witness`` holds those of each of two witnesses; None if
-    there is only one.
+    and -1 where nobody looked. ``log_odds`` (n,) of "parasitized" are by both witnesses, before
+    labelled cells adapt them, and ``by_witness`` by each, if there are two.
     """
 
     classes: Sequence[str]
@@ -67,9 +65,8 @@ class Diagnoses:
 
     def names(self) -> list[str]:
         """Return the most probable class of each of n images."""
-        chances = np.where(np.isnan(self.probabilities), -np.inf, self.probabilities)
-        names: list[str] = np.asarray(self.classes, object)[chances.argmax(axis=1)].tolist()
-        return names
+        chances = np.nan_to_num(self.probabilities, nan=-np.inf)
+        return [self.classes[place] for place in chances.argmax(axis=1).tolist()]
 
 
 def image_rows(
@@ -130,10 +127,8 @@ def _of_network(diagnoses: Diagnoses, failed: Mask) -> dict[str, pa.Array]:
     return {
         "diagnosis": pa.array(diagnoses.names(), pa.string(), mask=failed),
         **{
-            f"probability_{name}": pa.array(
-                diagnoses.probabilities[:, c], pa.float32(), mask=failed
-            )
-            for c, name in enumerate(diagnoses.classes)
+            f"probability_{name}": pa.array(chances, pa.float32(), mask=failed)
+            for name, chances in zip(diagnoses.classes, diagnoses.probabilities.T, strict=True)
         },
         "log_odds": pa.nulls(len(failed), pa.float64())
         if diagnoses.log_odds is None
@@ -186,11 +181,9 @@ class QValues:
     memory grows with their number, not with that of the night's images.
     """
 
-    def __init__(self, p_values: Iterable[Float] = ()) -> None:
+    def __init__(self) -> None:
         self._values: Float = np.zeros(0)
         self._times: Float = np.zeros(0)
-        for part in p_values:
-            self.add(part)
 
     def add(self, p_values: Float) -> None:
         """Add some of the night's p-values; NaN is none."""

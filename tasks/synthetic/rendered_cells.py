@@ -35,11 +35,10 @@ BLOCK = 4  # pixels at the size of the training cells: the NIH cells were cut ou
 
 @dataclass(frozen=True)
 class Patient:
-    """The properties that all crops of one patient share: smear, staining and camera.
+    """The smear, staining and camera of one patient.
 
     ``eosin`` and ``azure`` are the optical densities (red, green, blue) of a unit amount of dye,
-    ``softness`` is the standard deviation of the camera's blur in pixels, ``noise`` that of its
-    noise in grey levels.
+    ``softness`` is the deviation of the blur in pixels, ``noise`` that of noise in grey levels.
     """
 
     id: str
@@ -73,10 +72,7 @@ def draw_patient(number: int, rng: Generator) -> Patient:
 
 
 def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Pixels:
-    """Render a red cell, black outside its outline, with a parasite at ``stage`` or without.
-
-    The shape is ``(height, width, 3)``; sides are about 90 to 190 pixels, 130 as a rule.
-    """
+    """Render a red cell (h, w, 3), black outside its outline, of 90 to 190 pixels a side."""
     dyes = red_cell_dyes(rng, stage)
     return expose(patient, dyes.eosin, dyes.azure, rng) * coarsen(dyes.inside)[..., np.newaxis]
 
@@ -140,11 +136,7 @@ def out_of_focus(image: Pixels) -> Pixels:
 
 
 def other_stain(image: Pixels) -> Pixels:
-    """Turn every hue into its complement, twice as vivid; same shape.
-
-    Giemsa's hues span a third of the colour circle, from violet to orange. The complement of each
-    is outside that span, whereas a turn by a third would turn lilac cells pink.
-    """
+    """Turn every hue into its complement, twice as vivid, which no stain of Giemsa has."""
     levels = image.astype(np.float32)
     grey = (levels.max(axis=2, keepdims=True) + levels.min(axis=2, keepdims=True)) / 2
     return _to_bytes(grey - 2 * (levels - grey))
@@ -159,10 +151,7 @@ def write_collection(
     seed: int,
     first_patient: int = 1,
 ) -> int:
-    """Write labelled crops as ``folder/{Parasitized,Uninfected}/*.png``; return their number.
-
-    The parasitized fraction is the same in every patient.
-    """
+    """Write labelled crops as ``folder/{Parasitized,Uninfected}/*.png``; return their number."""
     rng = np.random.default_rng(seed)
     parasitized = round(parasitized_fraction * cells_per_patient)
     for number in range(first_patient, first_patient + patients):
@@ -185,11 +174,10 @@ def write_night(
     seed: int,
     first_patient: int,
 ) -> dict[str, str]:
-    """Write a night's unlabelled crops as ``folder/*.png``; return planted ones by name: ``{name:
-    kind}``.
+    """Write a night's unlabelled crops as ``folder/*.png``; return the kinds of planted ones.
 
-    ``planted_per_kind`` images of each kind in `ABNORMAL` and one truncated file are mixed with the
-    patients' ordinary cells, all under ordinary names.
+    ``planted_per_kind`` images of each kind in `ABNORMAL` and one truncated file have ordinary
+    names too.
     """
     rng = np.random.default_rng(seed)
     day = FIRST_DAY + timedelta(days=first_patient - 1)

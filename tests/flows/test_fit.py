@@ -21,7 +21,7 @@ from storage.models.detectors import load_detector_card
 from storage.models.statistics import Lineage, latest_statistics, load_moments
 from storage.store import Store, StoreError
 from tasks.detector.moments import ClassStatistics
-from tasks.detector.slides.groups import by_slide, coarser
+from tasks.detector.slides.groups import GroupKey, coarser
 from tasks.images.access.files import SourceError
 from tests.support.fitted import CELLS, copied
 from tests.support.images import write_cells
@@ -114,7 +114,11 @@ def test_two_batches_fit_as_one_does_and_are_not_read_again(
     assert wanted.slides is not None
     # Which batch a slide came in is part of its name; the slides themselves are the same.
     assert {key.slide for key in found.slides.keys} == {key.slide for key in wanted.slides.keys}
-    slides = [coarser(each.slides, by_slide) for each in (found, wanted) if each.slides]
+    slides = [
+        coarser(each.slides, lambda key: GroupKey("", key.patient, key.slide))
+        for each in (found, wanted)
+        if each.slides
+    ]
     pairs = [replace(each, slides=own) for each, own in zip((found, wanted), slides, strict=True)]
     assert_close(pairs[0].to_arrays(), pairs[1].to_arrays(), 1e-5)
 

@@ -17,7 +17,7 @@ from tasks.types import Pixels
 
 @dataclass(frozen=True)
 class StandIn:
-    """A `tasks.network.device.Device` that does as a test wants."""
+    """An `inference.Device` that does as a test wants."""
 
     begin: Callable[[Pixels], Callable[[], Computed]]
     batch: int = 32

@@ -28,7 +28,14 @@ from tasks.detector.error_counts import ErrorCounts, count_errors
 from tasks.detector.slides.groups import reference_rows
 from tasks.detector.witnesses import Classes, shifts
 from tasks.reports import image_rows
-from tasks.reports.image_columns import PARASITIZED, flags, may_count, numbers_of, repeats
+from tasks.reports.image_columns import (
+    PARASITIZED,
+    flags,
+    heads_of,
+    may_count,
+    numbers_of,
+    repeated,
+)
 from tasks.smears.laboratories.adaptation import Labelled
 from tasks.types import Float, Index, Mask, Single
 
@@ -64,7 +71,7 @@ def known_errors(job: KnownJob) -> ErrorCounts:
         slides = slides.append_column("log_odds", pa.array(numbers_of(rows, "log_odds")))
         kept.append(slides.append_column("countable", pa.array(may_count(rows))))
     table = pa.concat_tables(kept)
-    once = ~repeats([table["image_id"].combine_chunks()])
+    once = ~repeated([heads_of(table["image_id"].combine_chunks())])
     negative, parasite = is_negative(table, job.negative), is_parasite(table)
     chosen = table["countable"].to_numpy() & once & (negative | parasite)
     names = zip(table["patient_id"].to_pylist(), table["slide_id"].to_pylist(), strict=True)
@@ -92,7 +99,7 @@ def labelled_cells(job: scores.ScoreJob) -> LabelledPart:
     start = job.part.rows.start
     for rows in scores.scored_rows(job):
         label = rows["label"].to_pylist()
-        scored, _, _ = flags(rows)
+        scored, _ = flags(rows)
         known = np.asarray([each in job.screened.model.classes for each in label], bool)
         chosen = np.flatnonzero(known & scored & ~image_rows.is_cut(rows)).tolist()
         patients, slides = rows["patient_id"].to_pylist(), rows["slide_id"].to_pylist()

@@ -211,7 +211,7 @@ def train_model(
         SplitError: there are too few images for three parts.
     """
     parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
-    rows = {part: parts.rows(part, data.keys) for part in parts.keys}
+    rows = {part: np.flatnonzero(np.isin(data.keys, keys)) for part, keys in parts.items()}
     made = train_rows(store, training, recipe, data, rows)
     given = rows["train"][~data.cut_out[rows["train"]]]
     made.classifier.cutting = cutting_shift(partial(outputs_of, made.network), data.pixels, given)
@@ -230,7 +230,7 @@ def train_model(
         tap_widths=tap_widths(made.classifier),
         temperature=made.temperature,
         split_by=data.by,
-        split=parts.keys,
+        split=parts,
         training=recipe.as_dict()
         | {"weights_digest": recipe.weights_digest}
         | {"history": [asdict(epoch) for epoch in made.history]},

@@ -6,7 +6,7 @@ scored alike, against fitted slides.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -39,27 +39,22 @@ class CellFeatures:
 class Prior(bundles.Bundle):
     """The prior of a slide at one tap: from the population, or from its laboratory.
 
-    ``means`` (C, d) are those of the classes, NaN for a class without cells; ``within`` W and
-    ``between`` B (d, d); the population counts as ``k`` cells in the shift. ``location`` and
-    ``scale`` are those that log distances of a slide's own cells usually have.
+    ``means`` (C, d) are NaN for a class without cells; ``within`` is W and ``between`` B (d, d);
+    the population counts as ``k`` cells in the shift. ``location`` and ``scale`` are those that log
+    distances of a slide's own cells usually have.
     """
 
     means: types.Float
     within: types.Float
     between: types.Float
     k: float
-    location: float = float("nan")
-    scale: float = float("nan")
+    location: float = field(default=np.nan, metadata={bundles.KEPT_AS: ""})  # in `OwnCalibration`
+    scale: float = field(default=np.nan, metadata={bundles.KEPT_AS: ""})
 
     @cached_property
     def axes(self) -> Axes:
         """Return the axes of W and B."""
         return Axes(self.within, self.between)
-
-    def to_arrays(self) -> types.Arrays:
-        """Return named arrays to be stored; location and scale stand in an `OwnCalibration`."""
-        arrays = super().to_arrays()
-        return {name: arrays[name] for name in ("means", "within", "between", "k")}
 
 
 @dataclass(frozen=True)
@@ -82,11 +77,7 @@ class TapNormal(bundles.Bundle):
 
 @dataclass(frozen=True)
 class SlideNormal(bundles.Bundle):
-    """A slide's reference at all taps.
-
-    ``level`` is its kind: the slide's own, its laboratory's, or the population's. ``kept`` (n,)
-    marks the cells in the reference.
-    """
+    """A slide's reference at all taps; ``kept`` (n,) marks the cells in it."""
 
     taps: dict[str, TapNormal]
     level: Level
@@ -108,9 +99,7 @@ class OwnCalibration(bundles.Bundle):
 
 
 def usable_rows(
-    references: Mapping[str, Prior] | Mapping[str, TapNormal],
-    taps: Taps,
-    predicted: types.Integers,
+    references: Mapping[str, Prior] | Mapping[str, TapNormal], taps: Taps, predicted: types.Integers
 ) -> types.Mask:
     """Mark the cells (n,) that can be scored: finite features and a fitted class."""
     predicted = np.asarray(predicted)
@@ -121,19 +110,26 @@ def usable_rows(
     return np.asarray(usable)
 
 
+def residuals_of(
+    priors: Mapping[str, Prior], taps: Taps, predicted: types.Integers, usable: types.Mask
+) -> dict[str, types.Float]:
+    """Subtract from the features of usable cells (n,) the means of their classes, by tap (k, d)."""
+    classes = np.asarray(predicted)[usable]
+    return {
+        tap: np.asarray(taps[tap][usable], np.float64) - prior.means[classes]
+        for tap, prior in sorted(priors.items())
+    }
+
+
 def squared_distances(
     normal: TapNormal, features: types.Numbers, predicted: types.Integers, weighs: types.Mask
 ) -> types.Float:
     """Compute squared distances (n,) to the nearest class, each under a reference without the cell.
 
     Removing a cell is exact: with kappa = n + k and u = (r - d) kappa / (kappa - 1), V_-i = V -
-    (kappa - 1) / kappa u u^T and d_-i = d - u / kappa (Murphy 2007, read backwards).
-
-    Args:
-        normal: the reference.
-        features: (n, d).
-        predicted: (n,) the classes from which the cells' residuals were computed.
-        weighs: (n,) whether each cell is in the reference.
+    (kappa - 1) / kappa u u^T and d_-i = d - u / kappa (Murphy 2007, read backwards). Residuals of
+    features (n, d) are from the ``predicted`` classes (n,); cells that ``weighs`` (n,) are in the
+    reference.
     """
     have = ~np.isnan(normal.means[:, 0])
     centre = normal.means[have].mean(axis=0)
@@ -158,20 +154,14 @@ def standardised_distances(
 ) -> types.Float:
     """Standardise the log distances (n, T) of a slide's cells; NaN if a cell cannot be scored.
 
-    Args:
-        normal: the slide's reference.
-        taps: features (n, d).
-        predicted: (n,) classes as diagnosed.
-        weighs: (n,) whether each cell is in the reference, as in its ``kept``.
+    Arguments are those of `squared_distances`, with features (n, d) by tap.
     """
     usable = usable_rows(normal.taps, taps, predicted)
     standardised = np.full((len(usable), len(normal.taps)), np.nan)
     classes = np.asarray(predicted)[usable]
-    for column, (tap, tap_normal) in enumerate(sorted(normal.taps.items())):
-        distances = squared_distances(tap_normal, taps[tap][usable], classes, weighs[usable])
-        standardised[usable, column] = (
-            log_distance(distances) - tap_normal.location
-        ) / tap_normal.scale
+    for column, (tap, known) in enumerate(sorted(normal.taps.items())):
+        squared = squared_distances(known, taps[tap][usable], classes, weighs[usable])
+        standardised[usable, column] = (log_distance(squared) - known.location) / known.scale
     return standardised
 
 
@@ -190,11 +180,7 @@ def cell_scores(
 def shift_scores(calibration: OwnCalibration, t2: types.Float) -> tuple[float, float, bool]:
     """Score a slide's shift; return score, p-value, and whether it exceeds every fitted slide's.
 
-    With K fitted slides no p-value is below 1 / (K + 1). NaN if a slide has no usable cell.
-
-    Args:
-        calibration: of fitted slides.
-        t2: (T,), the slide's distance at each tap.
+    ``t2`` (T,) is the slide's distance at each tap, NaN without a usable cell, as are the results.
     """
     if np.isnan(t2).any():
         return float("nan"), float("nan"), False

@@ -79,27 +79,13 @@ def empty_groups(tap_widths: Mapping[str, int], classes: int) -> GroupStatistics
 
 
 def group_statistics(
-    taps: Mapping[str, Numbers],
-    labels: Integers,
-    keys: Sequence[GroupKey],
-    classes: int,
+    taps: Mapping[str, Numbers], labels: Integers, keys: Sequence[GroupKey], classes: int
 ) -> GroupStatistics:
-    """Compute the statistics of some cells, in two passes over float64.
+    """Compute the statistics of cells in groups, in two passes over float64.
 
-    Args:
-        taps: features (n, d) of every tap; finite for labelled cells.
-        labels: (n,) classes; cells with a negative label are left out.
-        keys: the group of each cell.
-        classes: C.
-
-    Raises:
-        ValueError: a feature is not finite, a label is too large, or the lengths differ.
+    Cells with a negative label (n,) are left out; of the others the features (n, d) are finite at
+    every tap, and the labels below the number of ``classes``, as `moments` checks.
     """
-    lengths = {len(labels), len(keys), *(len(features) for features in taps.values())}
-    if len(lengths) > 1:
-        raise ValueError(f"features, labels and groups are of {sorted(lengths)} cells")
-    if len(labels) and labels.max() >= classes:
-        raise ValueError(f"label {labels.max()} but only {classes} classes")
     counted = np.flatnonzero(labels >= 0)
     names = sorted({keys[row] for row in counted.tolist()})
     number = {key: place for place, key in enumerate(names)}
@@ -110,16 +96,13 @@ def group_statistics(
     n = np.bincount(cell, minlength=len(names) * classes).astype(np.float64)
     means, scatter = {}, {}
     for tap, features in taps.items():
-        means[tap], scatter[tap] = _moments(
-            np.asarray(features[rows], np.float64), cell, n, classes
-        )
+        sorted_rows = np.asarray(features[rows], np.float64)
+        means[tap], scatter[tap] = _moments(sorted_rows, cell, n, classes)
     return GroupStatistics(tuple(names), n.reshape(-1, classes), means, scatter)
 
 
 def _moments(rows: Float, cell: Index, n: Float, classes: int) -> tuple[Float, Float]:
     """Compute means (G, C, d) and scatter (C, d, d) of rows sorted by group and class."""
-    if not np.isfinite(rows).all():
-        raise ValueError("features of labelled cells must be finite")
     d = rows.shape[1]
     means, scatter = np.zeros((len(n), d)), np.zeros((classes, d, d))
     filled = np.flatnonzero(n)
@@ -168,8 +151,7 @@ def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatis
     """Remove ``part`` from ``total``, into which it was merged.
 
     A group without cells left is removed; groups that are not in ``part`` keep their counts and
-    means to the last bit. ``part`` is computed again from the cells to remove: those of a slide, a
-    patient or a batch (`keys_of`).
+    means to the last bit.
 
     Raises:
         ValueError: a group has fewer cells in ``total`` than in ``part``, or is missing.
@@ -235,11 +217,6 @@ def coarser(statistics: GroupStatistics, key: Callable[[GroupKey], GroupKey]) ->
 def by_patient(key: GroupKey) -> GroupKey:
     """Return the group of a patient over all batches; a slide without a patient is its own."""
     return GroupKey("", key.patient, "") if key.patient else GroupKey("", "", key.slide)
-
-
-def by_slide(key: GroupKey) -> GroupKey:
-    """Return the group of a slide over all batches."""
-    return GroupKey("", key.patient, key.slide)
 
 
 def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[Index]:

@@ -93,20 +93,14 @@ def residuals(
 ) -> tuple[Float, Mask]:
     """Join usable cells' residuals (k, D) from their class means, and mark these cells (n,)."""
     usable = cell_score.usable_rows(priors, taps, predicted)
-    classes = np.asarray(predicted)[usable]
-    parts = [
-        np.asarray(taps[tap][usable], np.float64) - prior.means[classes]
-        for tap, prior in sorted(priors.items())
-    ]
-    return np.concatenate(parts, axis=1), usable
+    by_tap = cell_score.residuals_of(priors, taps, predicted, usable)
+    return np.concatenate(list(by_tap.values()), axis=1), usable
 
 
 def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
-    """Estimate the floor from altered slides.
+    """Estimate the floor from the residuals (n, D) of altered slides; those of few are left out.
 
-    Args:
-        slides: the residuals (n, D) of each slide's cells; slides of too few cells are left out.
-        groups: the owner of each slide; a slide is measured by those of others.
+    A slide is measured by those of other ``groups``, of which there is one for each slide.
 
     Raises:
         ValueError: fewer than two groups have enough cells.
@@ -119,16 +113,14 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
             f"slides, and come from {len(set(names))}"
         )
     middles = np.stack([np.median(cells, axis=0) for cells in slides])
-    shifts, spreads, reaches = [], [], []
+    figures, reaches = [], []
     for name in dict.fromkeys(names):
         members = [place for place, each in enumerate(names) if each == name]
         others = [place for place, each in enumerate(names) if each != name]
         axes = Axes(*_covariances([slides[place] for place in others], middles[others]))
-        for place in members:
-            figures = _figures(axes, slides[place])
-            shifts.append(figures[0])
-            spreads.append(figures[1])
-            reaches.append(axes.squared(slides[place]) / middles.shape[1])
+        figures += [_figures(axes, slides[place]) for place in members]
+        reaches += [axes.squared(slides[place]) / middles.shape[1] for place in members]
+    shifts, spreads = zip(*figures, strict=True)
     return Floor(
         *_covariances(slides, middles),
         shift=SHIFT_MARGIN * float(np.quantile(shifts, OF_SLIDES)),
@@ -149,11 +141,8 @@ def implausible_shifts(
     floor: Floor, priors: Mapping[str, cell_score.Prior], statistics: GroupStatistics
 ) -> Mask:
     """Mark the groups (G,) of some statistics whose mean is further away than any smear's."""
-    middles = []
-    for tap, prior in sorted(priors.items()):
-        count, means = normal.residual_means(statistics, tap, prior.means)
-        middles.append(means)
-    rows = zip(np.concatenate(middles, axis=1), count, strict=True)
+    found = [normal.residual_means(statistics, t, p.means) for t, p in sorted(priors.items())]
+    rows = zip(np.concatenate([means for _, means in found], axis=1), found[0][0], strict=True)
     shifts = [floor.axes.squared(row, n) / len(row) for row, n in rows]
     return np.asarray(shifts) > floor.shift
 
@@ -181,8 +170,8 @@ def _figures(axes: Axes, cells: Float) -> tuple[float, float]:
 class Group:
     """The assumptions about a kind of group.
 
-    A part with less than ``share`` of its cells is not a smear: it may be a rare kind of cell. A
-    part is halved unless at least ``alike`` of its cells are in its reference.
+    A part with less than ``share`` of its cells, perhaps of a rare kind, is not a smear. A part is
+    halved unless at least ``alike`` of its cells are in its reference.
     """
 
     share: float
@@ -238,16 +227,10 @@ def find_smears(
     predicted: Integers,
     group: Group,
 ) -> Smears:
-    """Divide a group of cells into smears.
+    """Divide a group of cells, with features (n, d) by tap, into smears.
 
-    A group of too few cells has no parts. Without a floor any other group is one smear.
-
-    Args:
-        priors: by tap.
-        floor: the limits of a smear.
-        taps: features (n, d) of every tap.
-        predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
-        group: the assumptions about it.
+    A group of too few cells has no parts. Without a floor any other group is one smear. A cell is
+    left out if its ``predicted`` class (n,) is negative.
     """
     choices = normal.Choices()
     cells, usable = residuals(priors, taps, predicted)
@@ -282,10 +265,9 @@ def find_smears(
         parts.append(GroupPart(middle, reference, small, smear, len(part)))
     if floor is None:
         return Smears(whole, tuple(parts), 0.0)
-    of_smears, outside = list[GroupPart](), 0
-    for each, is_smear in zip(parts, _are_smears(floor, parts), strict=True):
-        of_smears.append(each if is_smear else replace(each, reference=None))
-        outside += 0 if is_smear else each.cells
+    known = list(zip(parts, _are_smears(floor, parts), strict=True))
+    outside = sum(part.cells for part, is_smear in known if not is_smear)
+    of_smears = (part if is_smear else replace(part, reference=None) for part, is_smear in known)
     return Smears(whole, tuple(of_smears), outside / len(places))
 
 

@@ -39,26 +39,16 @@ class Choices:
     A smaller ``cut`` or a larger ``v`` catches more if a third of a slide is strange in the same
     way, but calls more cells abnormal on a slide that varies more than fitted ones. ``lean_*`` come
     from empirical Bayes: the sampling variance for one cell over the variance between patients.
-
-    Attributes:
-        v: cells as which the prior counts in a slide's covariance.
-        cut: standardised log distance beyond which a cell is not in the reference.
-        rounds: of trimming, to the core and again by the cut.
-        core: share of the cells that the first rounds keep; later ones keep at least as many.
-        lean_location: cells as which fitted slides count in the location of log distances.
-        lean_scale: the same for their scale, which differs less between slides.
-        slides: as which the population counts in how a laboratory's slides differ.
-        least: cells below which a slide has no normal of its own.
     """
 
-    v: float = 200.0
-    cut: float = 2.5
-    rounds: int = 2
-    core: float = 0.6
-    lean_location: float = 10.0
-    lean_scale: float = 150.0
-    slides: float = 10.0
-    least: int = 30
+    v: float = 200.0  # cells as which the prior counts in a slide's covariance
+    cut: float = 2.5  # standardised log distance beyond which a cell is not in the reference
+    rounds: int = 2  # of trimming, to the core and again by the cut
+    core: float = 0.6  # share of the cells that the first rounds keep, and later ones at least
+    lean_location: float = 10.0  # cells as which fitted slides count in where log distances lie
+    lean_scale: float = 150.0  # the same for their scale, which differs less between slides
+    slides: float = 10.0  # as which the population counts in how a laboratory's slides differ
+    least: int = 30  # cells below which a slide has no normal of its own
 
 
 def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, float]:
@@ -107,12 +97,7 @@ def between_covariance(count: Float, residuals: Float, within: Float, weights: F
 
     With weights w and their sum s, E sum w (r - rbar)(r - rbar)^T is
     B (s - sum w^2 / s) + W sum w (1 - w / s) / n, whatever the weights (DerSimonian & Laird 1986).
-
-    Args:
-        count: (G,) cells of every group.
-        residuals: (G, d), the mean of each.
-        within: W (d, d).
-        weights: (G,), not negative.
+    ``count`` (G,) are the cells of every group, ``residuals`` (G, d) their means; W is (d, d).
     """
     total = weights.sum()
     centred = residuals - weights @ residuals / total
@@ -127,10 +112,8 @@ def between_laboratories(
     """Estimate B (d, d) in two levels, and shrink each: slides of a laboratory, and laboratories.
 
     Slides are compared with their own laboratory, the laboratories' means with each other. A few
-    laboratories show few directions, so their share leans towards a multiple of W.
-
-    The arguments are those of `between_covariance`, and ``owners`` (G,) the laboratories of groups;
-    one laboratory or more has several.
+    laboratories show few directions, so their share leans towards a multiple of W. The arguments
+    are those of `between_covariance`, and the ``owners`` (G,) of groups; one at least has several.
     """
     names, owner = np.unique(owners, return_inverse=True)
     parts = [np.flatnonzero(owner == number) for number in range(len(names))]
@@ -221,30 +204,21 @@ def _whitened(within: Float, matrix: Float) -> Float:
 
 
 def shift_distance(prior: Prior, n: float, mean: Float) -> float:
-    """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with the mean residual rbar (d,).
+    """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with mean residual rbar (d,).
 
-    For a slide of n cells from the population it is chi-squared with d degrees of freedom
-    (Hotelling 1931).
+    Of slides of the population it is chi-squared with d degrees of freedom (Hotelling 1931).
     """
     return float(prior.axes.squared(mean, n))
 
 
 def slide_normal(
-    priors: Mapping[str, Prior],
-    taps: Taps,
-    predicted: Integers,
-    choices: Choices | None = None,
+    priors: Mapping[str, Prior], taps: Taps, predicted: Integers, choices: Choices | None = None
 ) -> SlideNormal:
     """Fit the reference of a slide's cells, without outliers; of few cells, it is `leaning`.
 
     Shift, covariance, distances and kept cells are updated in turn. The first rounds keep the
-    ``core``, later ones every cell within the ``cut``: nearly all cells of a clean slide.
-
-    Args:
-        priors: by tap.
-        taps: features (n, d) of every tap in ``priors``; a cell with one not finite is left out.
-        predicted: (n,) classes as diagnosed; a cell with a negative one is left out.
-        choices: of the trimming.
+    ``core``, later ones every cell within the ``cut``: nearly all cells of a clean slide. A cell is
+    left out if a feature (n, d) is not finite, or its ``predicted`` class (n,) negative.
     """
     choices = choices or Choices()
     usable = cell_score.usable_rows(priors, taps, predicted)
@@ -258,10 +232,7 @@ def slide_normal(
 
 
 def _trimmed(
-    priors: Mapping[str, Prior],
-    features: Mapping[str, Float],
-    classes: Integers,
-    choices: Choices,
+    priors: Mapping[str, Prior], features: Mapping[str, Float], classes: Integers, choices: Choices
 ) -> tuple[dict[str, TapNormal], Mask]:
     """Fit references by tap, and mark the cells (n,) in them."""
     residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
@@ -303,8 +274,7 @@ def _logs(
 def _start(prior: Prior, residuals: Float) -> TapNormal:
     """Make the first reference: the median residual and the population's covariance."""
     means = prior.means + np.median(residuals, axis=0)
-    nan = float("nan")
-    return TapNormal(means, cholesky(prior.within, lower=True), 1.0, np.inf, nan, nan, nan)
+    return TapNormal(means, cholesky(prior.within, lower=True), 1.0, np.inf, *[np.nan] * 3)
 
 
 def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
@@ -321,21 +291,17 @@ def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
     scatter = v * prior.within + centred.T @ centred
     scatter += k * n / (n + k) * np.outer(mean, mean)
     factor = cholesky(scatter, lower=True)
-    nan = float("nan")
-    return TapNormal(prior.means + n / (n + k) * mean, factor, v + n, n + k, nan, nan, t2)
+    return TapNormal(prior.means + n / (n + k) * mean, factor, v + n, n + k, np.nan, np.nan, t2)
 
 
 def leaning(
     priors: Mapping[str, Prior], taps: Taps, predicted: Integers, usable: Mask
 ) -> SlideNormal:
     """Make the reference of a slide of few cells, the prior with W + B."""
-    normals = {}
+    normals, n = {}, float(usable.sum())
+    residuals = cell_score.residuals_of(priors, taps, predicted, usable) if n else {}
     for tap, prior in sorted(priors.items()):
-        t2 = float("nan")
-        if usable.any():
-            rows = np.asarray(taps[tap][usable], np.float64)
-            mean = (rows - prior.means[np.asarray(predicted)[usable]]).mean(axis=0)
-            t2 = shift_distance(prior, float(usable.sum()), mean)
+        t2 = shift_distance(prior, n, residuals[tap].mean(axis=0)) if n else np.nan
         factor = cholesky(prior.within + prior.between, lower=True)
         normals[tap] = TapNormal(prior.means, factor, 1.0, np.inf, 0.0, 1.0, t2)
     return SlideNormal(normals, "population", np.zeros(len(usable), bool))
@@ -373,20 +339,17 @@ def leaning_spread(prior: Prior, values: Float, choices: Choices) -> tuple[float
 
 
 def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
-    """Compute the prior of a laboratory's slides: the posterior one level up, from the laboratory's
-    statistics.
+    """Compute the prior of a laboratory's slides: the posterior one level up.
 
-    The population counts as one more slide in the laboratory's shift, unless the laboratory is
-    further away than slides of the population; it counts as ``v`` cells in W and ``slides`` slides
-    in B. ``statistics`` are those of the cells in the references of the laboratory's slides, by
-    slide.
+    ``statistics`` are by slide, of the cells in the slides' references. The population counts as
+    one more slide in the laboratory's shift, unless the laboratory is further away than slides of
+    the population; it counts as ``v`` cells in W and ``slides`` slides in B.
     """
     count, residuals = residual_means(statistics, tap, prior.means)
     weights = count / (count + prior.k)
     total = float(weights.sum())
     mean = weights @ residuals / total
-    factor = cholesky(prior.between, lower=True)
-    white = whitened(factor, mean)
+    white = whitened(cholesky(prior.between, lower=True), mean)
     far = max(1.0, total / (1 + total) * float(white @ white) / len(mean))
     degrees = float((statistics.n - 1).clip(min=0).sum())
     within = choices.v * prior.within + statistics.scatter[tap].sum(axis=0)

@@ -16,7 +16,7 @@ from tasks.detector.calibration import (
     standardised,
 )
 from tasks.detector.slides import cell_score, night_smears
-from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps
+from tasks.detector.slides.cell_score import OwnCalibration, Prior, Taps, residuals_of
 from tasks.detector.slides.normal import leaning, shift_distance, slide_normal
 from tasks.types import Arrays, Float, Integers, Mask, below, nested
 
@@ -73,11 +73,10 @@ class OwnNormal:
 
 
 def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -> FittedSlide:
-    """Score a fitted slide.
+    """Score a fitted slide by priors from the statistics without it and its patient.
 
     This is done twice for all slides: first with priors without location and scale, from which
-    `slides_spread` estimates these, then with priors that have them (`with_spread`). The priors are
-    from the statistics without the slide and its patient.
+    `slides_spread` estimates these, then with priors that have them (`with_spread`).
     """
     normal = slide_normal(priors, taps, predicted)
     usable = cell_score.usable_rows(priors, taps, predicted)
@@ -88,27 +87,20 @@ def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -
         leans, cells, classes, np.zeros(len(classes), bool)
     )
     deviations = np.full_like(population, np.nan)
-    own_level = normal.level == "slide"
-    if own_level:
+    by_tap = [(tap.location, tap.scale, tap.t2) for _, tap in sorted(normal.taps.items())]
+    location, scale, t2 = np.asarray(by_tap).T
+    if normal.level == "slide":
         deviations = cell_score.standardised_distances(normal, cells, classes, kept)
-    tap_normals = [normal.taps[tap] for tap in sorted(normal.taps)]
-    return FittedSlide(
-        deviations,
-        np.asarray([tap.location if own_level else np.nan for tap in tap_normals]),
-        np.asarray([tap.scale if own_level else np.nan for tap in tap_normals]),
-        int(kept.sum()),
-        population,
-        log_distance(np.asarray([tap.t2 for tap in tap_normals])),
-    )
+    else:
+        location, scale = np.full((2, len(by_tap)), np.nan)
+    n, log_t2 = int(kept.sum()), log_distance(t2)
+    return FittedSlide(deviations, location, scale, n, population, log_t2)
 
 
 def slides_spread(
     slides: Sequence[FittedSlide], laboratories: Sequence[str] = ()
 ) -> tuple[Float, Float]:
-    """Estimate the usual location and scale (T,) of log distances.
-
-    Slides of one of the ``laboratories``, if these are known, have equal weights, and so have
-    these.
+    """Estimate the usual location and scale (T,) of log distances, weighted by `group_weights`.
 
     Raises:
         ValueError: no fitted slide has enough cells for a normal of its own.
@@ -126,11 +118,7 @@ def slides_spread(
 def own_calibration(
     slides: Sequence[FittedSlide], laboratories: Sequence[str] = ()
 ) -> OwnCalibration:
-    """Calibrate on fitted slides, weighted as in `slides_spread`.
-
-    Raises:
-        ValueError: no fitted slide has enough cells for a normal of its own.
-    """
+    """Calibrate on fitted slides, weighted as in `slides_spread`, which also refuses small ones."""
     location, scale = slides_spread(slides, laboratories)
     own = [k for k, slide in enumerate(slides) if np.isfinite(slide.location).all()]
     owners = np.asarray(laboratories or [""] * len(slides))
@@ -175,18 +163,11 @@ class Shift:
 
 
 def slide_shift(
-    normals: OwnNormal,
-    taps: Taps,
-    predicted: Integers,
-    kept: Mask | None = None,
+    normals: OwnNormal, taps: Taps, predicted: Integers, kept: Mask | None = None
 ) -> Shift:
-    """Compare a slide with fitted slides.
+    """Compare a slide with fitted slides, by features (n, d) of its cells and their classes (n,).
 
-    Args:
-        normals: the calibration on fitted slides.
-        taps: features (n, d) of its cells.
-        predicted: (n,) classes as diagnosed; cells with a negative one are left out.
-        kept: (n,) the cells in its reference, if it has one; by default all.
+    Only the cells ``kept`` (n,) in its reference count, if there are any.
     """
     judged = cell_score.usable_rows(normals.priors, taps, predicted)
     if kept is not None and kept.any():
@@ -194,13 +175,10 @@ def slide_shift(
     n = int(judged.sum())
     if not n:
         return Shift(0, None, None, None, None)
-    names, classes = sorted(normals.priors), np.asarray(predicted)[judged]
-    t2 = []
-    for tap in names:
-        prior = normals.priors[tap]
-        residuals = np.asarray(taps[tap][judged], np.float64) - prior.means[classes]
-        t2.append(shift_distance(prior, n, residuals.mean(axis=0)))
-    distances = np.asarray(t2)
+    names, residuals = sorted(normals.priors), residuals_of(normals.priors, taps, predicted, judged)
+    distances = np.asarray(
+        [shift_distance(normals.priors[tap], n, residuals[tap].mean(axis=0)) for tap in names]
+    )
     shift, p_value, beyond = cell_score.shift_scores(normals.calibration, distances)
     furthest = standardised(normals.calibration.slides, log_distance(distances)).argmax()
     return Shift(n, shift, p_value, beyond, names[int(furthest)])

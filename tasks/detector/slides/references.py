@@ -36,10 +36,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class References:
-    """The references of a group's cells.
+    """The references of a group's cells: ``own`` has one for each part of its ``smears``.
 
-    ``parts`` come from `smears`, and ``own`` has one reference for each: None if its cells are
-    compared with fitted ones. Without parts all cells are.
+    It is None if the part's cells are compared with fitted ones. Without parts all cells are.
     """
 
     smears: limits.Smears
@@ -86,18 +85,11 @@ def references_of(
     *,
     of_few: bool = False,
 ) -> References:
-    """Choose the references of a group's cells.
+    """Choose the references of a group's cells, and name them after their ``level``.
 
     A part of a night that is no further away than fitted slides has no reference of its own:
-    fitted cells are a better one than a mixture of its patients. Slides of few cells choose
+    fitted cells are a better one than a mixture of its patients. Slides ``of_few`` cells choose
     themselves (`most_ordinary`), and so have both.
-
-    Args:
-        normals: the calibration on fitted slides.
-        cells: some cells of the group.
-        level: the name of the group's references.
-        group: the assumptions about it.
-        of_few: whether the night's references are for slides of few cells.
     """
     smears = limits.find_smears(normals.priors, normals.floor, cells.taps, cells.classes, group)
     references: list[Reference | None] = []
@@ -131,39 +123,24 @@ def most_ordinary(normals: OwnNormal, candidates: Sequence[Reference], cells: Ce
 
 
 def score_cells(
-    normals: OwnNormal,
-    references: References,
-    fitted: Reference,
-    cells: CellFeatures,
+    normals: OwnNormal, references: References, fitted: Reference, cells: CellFeatures
 ) -> CellScores:
-    """Score cells by their references.
-
-    Args:
-        normals: the calibration on fitted slides.
-        references: of the cells' group.
-        fitted: the reference of cells without another.
-        cells: those to be scored.
-    """
+    """Score cells by the references of their group; ``fitted`` is that of cells without another."""
     n = len(cells)
-    scores = CellScores(
-        np.full(n, np.nan),
-        np.full(n, np.nan),
-        np.full(n, fitted.level, object),
-        np.zeros(n, bool),
-        np.zeros(n, np.intp),
-    )
+    unknown, levels = np.full(n, np.nan), np.full(n, fitted.level, object)
+    unlike, parts = np.zeros(n, bool), np.zeros(n, np.intp)
+    scores = CellScores(unknown, unknown.copy(), levels, unlike, parts)
     residual, usable = limits.residuals(normals.priors, cells.taps, cells.classes)
     places = np.flatnonzero(usable)
     if normals.floor is not None:
         scores.unlike[places] = limits.beyond_reach(normals.floor, residual)
-    beyond = np.flatnonzero(scores.unlike)
     compared = []
     for number, (candidates, nearest) in enumerate(
         _candidates(normals.floor, references, fitted, residual)
     ):
         scores.part[places[nearest]] = number
         compared.append((candidates, places[nearest]))
-    for candidates, here in [*compared, ([fitted], beyond)]:
+    for candidates, here in [*compared, ([fitted], np.flatnonzero(scores.unlike))]:
         some = bundles.take(cells, here)
         for place, candidate in enumerate(candidates if len(here) else ()):
             abnormality, p = _scores(normals, candidate, some)
@@ -211,14 +188,7 @@ def group_leans(
     """Compute the lean of each part of a group, by `Discriminant.lean`; one without parts.
 
     Only cells in the part's reference count, if it has one. A part that is not a smear has the lean
-    of its parent.
-
-    Args:
-        witnesses: of the diagnosis.
-        normals: the calibration on fitted slides.
-        references: of the group.
-        cells: some cells of the group, as the network diagnoses them.
-        parent: the expected lean before the group is seen.
+    of its ``parent``, which is expected before the group is seen.
     """
     scores = witnesses.discriminant.scores(cells.taps)
     healthy = cells.classes == 1 - witnesses.positive

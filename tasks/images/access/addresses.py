@@ -47,11 +47,7 @@ def in_archive(uri: str) -> bool:
 
 
 def split_link(rest: str) -> tuple[str, str]:
-    """Divide ``inside::archive`` into the member and the archive's address.
-
-    >>> split_link("a.png::http://host/b.zip::file:///night.zip")
-    ('a.png::http://host/b.zip', 'file:///night.zip')
-    """
+    """Divide ``inside::archive`` into the member and the archive's address."""
     links = [match.start() for match in _LINK.finditer(rest)]
     at = links[-1] if links else rest.rfind("::")
     return (rest[:at], rest[at + 2 :]) if at >= 0 else ("", rest)
@@ -77,19 +73,12 @@ def parts_of(path: str) -> list[str]:
     """List the folders of a path, and its file.
 
     `pathlib` takes several times as long, and a night may have a million paths.
-
-    >>> parts_of("/night/./s1//cell.png")
-    ['night', 's1', 'cell.png']
     """
     return [part for part in path.split("/") if part and part != "."]
 
 
 def extension(path: str) -> str:
-    """Return the extension of a path's file, in lower case.
-
-    >>> extension("a/cell.PNG"), extension("a.b/.png"), extension("cell.")
-    ('.png', '', '')
-    """
+    """Return the extension of a path's file, in lower case."""
     name = path.rstrip("/").rpartition("/")[2]
     at = name.rfind(".")
     return name[at:].lower() if 0 < at < len(name) - 1 else ""
@@ -122,11 +111,7 @@ def slide_folder(path: str, below: str = "") -> str | None:
 
 
 def redact(text: str) -> str:
-    """Replace the passwords and tokens of URLs in a text by ``***``.
-
-    >>> redact("no answer from https://me:pass@host/cells?id=7&token=abc")
-    'no answer from https://***@host/cells?id=7&token=***'
-    """
+    """Replace the passwords and tokens of URLs in a text by ``***``."""
     return _TOKEN.sub(r"\1***", _USER.sub(_without_user, text))
 
 
@@ -137,20 +122,12 @@ def _without_user(match: re.Match[str]) -> str:
 
 
 def holds_secret(address: str) -> bool:
-    """Return whether an address of any kind contains a password or token.
-
-    >>> holds_secret("s3://me:pass@bucket/cells"), holds_secret("zip://a@b.png::/night.zip")
-    (True, False)
-    """
+    """Return whether an address of any kind contains a password or token."""
     address = file_of(address)
     scheme, separator, _ = address.partition("://")
     return bool(separator) and scheme not in HERE and redact(address) != address
 
 
 def as_text(name: str) -> str:
-    r"""Convert a name of any bytes to text that any file can store.
-
-    >>> as_text("caf\udce9.png")
-    'caf\\udce9.png'
-    """
+    r"""Convert a name of any bytes to text that any file can store."""
     return name.encode("utf-8", "backslashreplace").decode()

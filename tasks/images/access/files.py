@@ -112,7 +112,7 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         TooLargeError: they are more than `MOST_BYTES`, whatever an archive says of them.
     """
-    content = _first_bytes(uri, MOST_BYTES + 1)
+    content = read_head(uri, MOST_BYTES + 1)
     _refuse_large(len(content))
     return content
 
@@ -123,11 +123,6 @@ def _refuse_large(size: int) -> None:
 
 
 def read_head(uri: str, length: int) -> bytes:
-    """Read the first bytes of a file."""
-    return _first_bytes(uri, length)
-
-
-def _first_bytes(uri: str, length: int) -> bytes:
     """Read the first bytes; of more than `MOST_BYTES` none if the file says that it has as many."""
     if in_archive(uri):
         kind, _, rest = uri.partition("://")
@@ -189,7 +184,7 @@ def stamp(uri: str) -> str:
 
 @lru_cache(maxsize=SOURCES)
 def _local_file(uri: str) -> str | None:
-    """Return the path of a file on this machine; None if it is a slide's folder, or elsewhere."""
+    """Return the path of a file on this machine, unless it is a slide's folder."""
     fs, path = filesystem(uri)
     return path if isinstance(fs, LocalFileSystem) and slide_folder(path) != path else None
 
@@ -294,9 +289,10 @@ def _refusal(member: Member) -> str | None:
     if name.startswith("/") or ".." in name.split("/"):
         return f"the name {name!r} leads out of the archive"
     if isinstance(member, zipfile.ZipInfo):
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        return None if kind in {0, stat.S_IFREG} else "it is a link or a device, not a file"
-    return None if member.isreg() else "it is a link or a device, not a file"
+        is_file = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG}
+    else:
+        is_file = member.isreg()
+    return None if is_file else "it is a link or a device, not a file"
 
 
 class _Header(tarfile.TarInfo):

@@ -30,8 +30,8 @@ class File(NamedTuple):
 class Listed:
     """The files of a source, an iterator in no order: there may be a million.
 
-    ``above`` is the path of the requested folder, empty for a pattern. ``linked`` are the folders
-    behind links found so far, which are not listed. ``is_file`` means that the source is one file.
+    ``above`` is the path of the requested folder, empty for a pattern; ``is_file`` says that there
+    is one file. Folders behind links are not listed, but noted in ``linked``.
     """
 
     fs: Any

@@ -24,8 +24,7 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
     """Keep only the file of the largest level of each DICOM slide in a listing.
 
     OpenSlide opens all levels in a folder by any one of them. A file with an unreadable header
-    stays, and fails with a reason when it is opened. ``on_skip`` is called with a message on the
-    number of omitted files.
+    stays, and fails with a reason when it is opened. ``on_skip`` is called with a message.
     """
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     slides: dict[tuple[str, str], list[Rank]] = defaultdict(list)

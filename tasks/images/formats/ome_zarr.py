@@ -48,11 +48,7 @@ def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: geometry.Box, level
 
 
 def open_ome_zarr(fs: Any, path: str) -> geometry.Slide:
-    """Open a folder of OME-Zarr.
-
-    Raises:
-        BadImageError: it cannot be read as a slide; says why.
-    """
+    """Open a folder of OME-Zarr; BadImageError says why it cannot be read as a slide."""
     store: Store
     if isinstance(fs, LocalFileSystem):
         store = LocalStore(path, read_only=True)

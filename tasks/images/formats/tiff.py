@@ -53,10 +53,8 @@ class Level:
     tile_width: int
     tile_height: int
     planes: int
-    channels: int
     offsets: Counts
     sizes: Counts
-    jpeg_tables: bytes | None
     compression: int
     decode: Callable[..., Any]
 
@@ -128,7 +126,7 @@ def _decode(level: Level, i: int, content: bytes | Exception) -> Array:
             # A header may claim far more pixels than the tiles of its level have.
             if width * height > 4 * level.tile_width * level.tile_height:
                 raise ValueError(f"it claims {width} x {height} pixels")
-        tile: Array = level.decode(content, i, jpegtables=level.jpeg_tables)[0][0]
+        tile: Array = level.decode(content, i)[0][0]
     # Decoders raise anything on damaged tiles, and a slide must never stop its batch.
     except Exception as error:
         raise BadImageError(
@@ -140,11 +138,7 @@ def _decode(level: Level, i: int, content: bytes | Exception) -> Array:
 
 
 def open_tiff(fs: Any, path: str) -> geometry.Slide:
-    """Read the directories of a TIFF.
-
-    Raises:
-        BadImageError: it cannot be read as a slide, or its end is missing; says why.
-    """
+    """Read the directories of a TIFF; BadImageError says why it cannot be read as a slide."""
     with _open(fs, path) as file:
         magic = file.read(4)
         if not magic:
@@ -165,10 +159,7 @@ def open_tiff(fs: Any, path: str) -> geometry.Slide:
 
 
 def is_tiled_or_large(fs: Any, path: str) -> bool:
-    """Return whether a TIFF is too large for one picture, or made to be read by region.
-
-    It is False for an unreadable TIFF.
-    """
+    """Return whether a readable TIFF is too large for one picture, or made to be read by region."""
     try:
         with _open(fs, path) as file, TiffFile(file, name=path) as tiff:
             page = tiff.pages.first
@@ -242,19 +233,9 @@ def _level(page: TiffPage, end: int) -> Level:
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     sizes = np.asarray(page.databytecounts, np.int64)
     offsets = np.asarray(page.dataoffsets, np.int64)
-    level = Level(
-        page.imagewidth,
-        page.imagelength,
-        tile_width,
-        tile_height,
-        planes,
-        page.samplesperpixel // planes,
-        offsets,
-        sizes,
-        page.jpegtables,
-        int(page.compression),
-        page.decode,
-    )
+    sides = page.imagewidth, page.imagelength, tile_width, tile_height
+    decode = partial(page.decode, jpegtables=page.jpegtables)
+    level = Level(*sides, planes, offsets, sizes, int(page.compression), decode)
     size = f"the level of {level.width} x {level.height} pixels"
     tiles = level.planes * level.rows * level.columns
     if not len(offsets) == len(sizes) == tiles:
@@ -271,7 +252,7 @@ def _level(page: TiffPage, end: int) -> Level:
             "copy the slide again",
         )
     # Twice its size at 16 bits uncompressed; compression never enlarges much.
-    most = 4 * tile_width * tile_height * level.channels + 2**16
+    most = 4 * tile_width * tile_height * (page.samplesperpixel // planes) + 2**16
     if (sizes > most).any():
         raise BadImageError(
             "damaged", f"{size} has a tile of {sizes.max():,} bytes; copy the slide again"

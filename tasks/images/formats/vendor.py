@@ -40,11 +40,7 @@ def is_of_a_scanner(path: Path) -> bool:
 
 
 def open_vendor(path: Path) -> Slide:
-    """Open a slide of a scanner.
-
-    Raises:
-        BadImageError: it cannot be read; says why.
-    """
+    """Open a slide of a scanner; BadImageError says why it cannot be read."""
     try:
         handle = OpenSlide(path)
         _check_tiles(handle)
@@ -57,13 +53,10 @@ def open_vendor(path: Path) -> Slide:
 def _check_tiles(handle: OpenSlide) -> None:
     """Refuse tiles that are too large: OpenSlide ends the process when it lacks memory for one."""
     for level in range(handle.level_count):
-        sides = [
-            handle.properties.get(f"openslide.level[{level}].tile-{side}")
-            for side in ("width", "height")
-        ]
+        names = [f"openslide.level[{level}].tile-{side}" for side in ("width", "height")]
         # Some formats do not state it, because their tiles have a fixed size.
-        if sides[0] is not None and sides[1] is not None:
-            check_tile(int(sides[0]), int(sides[1]))
+        if all(name in handle.properties for name in names):
+            check_tile(*(int(handle.properties[name]) for name in names))
 
 
 def _microns_per_pixel(handle: OpenSlide) -> float | None:

@@ -60,7 +60,7 @@ class Highlights:
             if len(known) < EXAMPLES:
                 message = rows["failure"][row].as_py().partition(":")[2].strip()
                 known.append((rows["uri"][row].as_py(), message))
-        scored, abnormal, _ = image_columns.flags(rows)
+        scored, abnormal = image_columns.flags(rows)
         score = image_columns.numbers_of(rows, "abnormality")
         judged = scored & ~np.isnan(score)
         for row, which in enumerate((judged & ~abnormal, judged & abnormal)):

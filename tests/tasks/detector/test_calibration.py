@@ -140,33 +140,6 @@ def test_a_tap_that_never_varied_is_silent(value: float) -> None:
     assert_allclose(abnormality(both, shifted), expected, rtol=1e-9)
 
 
-def test_nothing_cannot_calibrate() -> None:
-    with pytest.raises(ValueError, match="no images to calibrate on"):
-        calibrate(np.empty((0, 2)), np.empty(0, int))
-
-
-@pytest.mark.parametrize("patients", [5, 20, 60])
-@pytest.mark.parametrize("likeness", [0.5, 1.0])  # 1: the cells of a patient are all the same
-def test_patients_add_one_in_their_number_to_the_level_at_most(
-    patients: int, likeness: float
-) -> None:
-    """What hierarchical conformal prediction guarantees of weights that leave the new patient out.
-
-    With K patients and the share w of weighted scores that reach a new one, (1 + K w) / (K + 1) is
-    a valid p-value; ours is w or more, and so at most alpha + (1 - alpha) / (K + 1) is realised.
-    """
-    rng, alpha, found = np.random.default_rng(7), 0.05, []
-    for _ in range(2000):
-        sizes = rng.integers(1, 40, patients)
-        groups = np.repeat(np.arange(patients), sizes)
-        effect = np.sqrt(likeness) * rng.normal(size=patients + 1)
-        noise = np.sqrt(1 - likeness) * rng.normal(size=len(groups) + 30)
-        calibration = calibration_of(effect[groups] + noise[:-30], groups)
-        found.append((p_values(calibration, effect[-1] + noise[-30:]) <= alpha).mean())
-    bound = alpha + (1 - alpha) / (patients + 1)
-    assert np.mean(found) <= bound + 3 * np.std(found) / np.sqrt(len(found))
-
-
 def test_patients_left_out_one_by_one_calibrate_the_next_patient() -> None:
     """The whole of it, from features to false alarms, as in a night's screening."""
     rng, alpha, found = np.random.default_rng(8), 0.1, []

@@ -31,10 +31,6 @@ def test_a_person_looks_at_what_failed_is_abnormal_or_uncertain(
     assert found.review.tolist() == [bool(reasons)]
 
 
-def test_without_word_of_failures_none_failed() -> None:
-    assert not RULE.decide(np.array([0.5, 0.01]), np.array([0.9, 0.1])).failed.any()
-
-
 @given(st.lists(st.sampled_from(Reason), unique=True))
 def test_reasons_come_back_from_a_column(reasons: list[Reason]) -> None:
     assert parse_reasons(format_reasons(reasons)) == tuple(reasons)

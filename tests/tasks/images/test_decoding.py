@@ -123,12 +123,6 @@ def test_every_mode_becomes_eight_bits_of_red_green_and_blue(
     assert colour(encode(image, kind, **options)) == wanted
 
 
-def test_a_jpeg_in_printing_colours_is_red_where_it_was_red() -> None:
-    red, green, blue = colour(encode(plain("CMYK", (0, 255, 255, 0)), "JPEG", quality=100))
-    assert red > 240
-    assert max(green, blue) < 15
-
-
 def test_pixels_that_are_not_a_number_are_damage() -> None:
     pixels = np.zeros((7, 9), np.float32)
     pixels[3, 3] = np.nan

@@ -41,15 +41,6 @@ def test_diagnosis_metrics_equal_scikit_learn(sides: tuple[NDArray, NDArray]) ->
     assert {name: each["value"] for name, each in found.items()} == pytest.approx(expected)
 
 
-@given(SIDES)
-def test_auroc_is_the_chance_that_a_positive_scores_higher(sides: tuple[NDArray, NDArray]) -> None:
-    positive, scores = sides
-    ahead = scores[positive][:, None] - scores[~positive]
-    found = only(metrics.detection(positive, scores))["AUROC"]
-    assert found == pytest.approx(((ahead > 0) + (ahead == 0) / 2).mean())
-    assert found == pytest.approx(roc_auc_score(positive, scores))
-
-
 def by_scikit_learn(
     abnormal: NDArray[np.bool_], scores: metrics.Float, weights: metrics.Float | None = None
 ) -> dict[str, float]:
@@ -151,16 +142,6 @@ def test_bootstrap_samples_draw_whole_clusters(clusters: NDArray, seed: int) -> 
     np.testing.assert_array_equal(weights, metrics.resampled(clusters, 30, seed))
 
 
-def test_every_cluster_is_drawn_alike_and_anew_with_another_seed() -> None:
-    clusters = np.repeat(np.arange(8), np.arange(1, 9))
-    weights = metrics.resampled(clusters, 4000)
-    times = weights[:, np.unique(clusters, return_index=True)[1]]
-    # Counts of one of 8 equally likely clusters in 8 draws.
-    np.testing.assert_allclose(times.mean(axis=0), 1, atol=0.06)
-    np.testing.assert_allclose(times.var(axis=0), 7 / 8, atol=0.1)
-    assert (weights[:20] != metrics.resampled(clusters, 20, seed=1)).any()
-
-
 def test_an_interval_holds_the_middle_95_percent_of_its_finite_draws() -> None:
     draws = np.r_[np.nan, np.arange(1001.0), np.inf]
     assert metrics.interval(3, draws) == metrics.Interval(3.0, 25.0, 975.0)
@@ -175,14 +156,6 @@ def test_an_interval_holds_the_middle_95_percent_of_its_finite_draws() -> None:
 PATIENTS = np.repeat(np.arange(20), 15)
 
 
-def test_an_interval_is_that_of_the_percentiles_over_resampled_patients() -> None:
-    found = metrics.share(PATIENTS, metrics.resampled(PATIENTS, 4000))
-    rng = np.random.default_rng(1)
-    means = rng.integers(0, 20, (4000, 20)).mean(axis=1)  # all have the same number of cells
-    assert found.value == 9.5
-    assert found[1:] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.3)
-
-
 def test_an_interval_holds_its_value_and_is_wider_where_cells_of_a_patient_agree() -> None:
     right = np.random.default_rng(0).random(20)[PATIENTS] < 0.6
     by_patient = metrics.share(right, metrics.resampled(PATIENTS))
@@ -192,21 +165,3 @@ def test_an_interval_holds_its_value_and_is_wider_where_cells_of_a_patient_agree
     # 15 cells that agree are worth one: the interval is about the square root of 15 wider.
     ratio = (by_patient.high - by_patient.low) / (by_image.high - by_image.low)
     assert ratio == pytest.approx(np.sqrt(15), rel=0.15)
-
-
-def test_an_interval_depends_on_its_seed_alone() -> None:
-    values = np.random.default_rng(2).normal(size=300)
-    first, again, other = (
-        metrics.share(values, metrics.resampled(PATIENTS, seed=seed)) for seed in (1, 1, 2)
-    )
-    assert first == again
-    assert first[1:] != other[1:]
-
-
-def test_resamples_without_a_value_are_left_out_of_an_interval() -> None:
-    positive, scores = PATIENTS == 0, np.arange(300.0)  # many draws of so rare a side have none
-    drawn = metrics.detection(positive, scores, metrics.resampled(PATIENTS))["AUROC"]
-    assert np.isnan(drawn).any()
-    assert metrics.interval(0.0, drawn) == (0.0, 0.0, 0.0)
-    none = metrics.interval(math.nan, np.full(5, math.nan))
-    assert all(math.isnan(bound) for bound in none)

@@ -9,14 +9,7 @@ from numpy.typing import NDArray
 from tasks.images.listing import list_images
 from tasks.network import extraction
 from tasks.network.conversion import inference
-from tasks.network.extraction import (
-    UNKNOWN,
-    Features,
-    blur,
-    extract,
-    load_image,
-    rows_looked_at,
-)
+from tasks.network.extraction import UNKNOWN, Features, blur, extract, load_image, rows_looked_at
 from tasks.network.inference import Inference
 from tasks.network.spec import NetworkSpec
 from tests.support.images import refusal_of, whole_file

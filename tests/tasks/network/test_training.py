@@ -136,16 +136,6 @@ def test_a_validation_loss_that_is_no_number_is_no_best_epoch(
         run(make(spec), pixels, epochs=2)
 
 
-def test_predictions_do_not_depend_on_the_batch(
-    spec: NetworkSpec, pixels: NDArray[np.uint8]
-) -> None:
-    classifier = make(spec)
-    torch.nn.init.normal_(classifier.backbone.get_submodule("fc").weight)
-    found = predict(classifier, pixels, batch=7)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, predict(classifier, pixels), rtol=1e-4, atol=1e-4)
-
-
 def noisy_logits(scale: float) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Logits that are calibrated at scale 1: labels are drawn from their own softmax."""
     rng = np.random.default_rng(0)
@@ -179,12 +169,6 @@ def test_a_calibrated_loss_does_not_mind_how_sure_logits_are(scale: float) -> No
     assert found < negative_log_likelihood(other, truth) - 0.01
 
 
-def test_the_loss_of_knowing_nothing_is_a_bit() -> None:
-    assert negative_log_likelihood(np.zeros((3, 2)), np.array([0, 1, 1])) == pytest.approx(
-        math.log(2)
-    )
-
-
 RESUMED = TrainingPlan(epochs=4, batch=8, peak_rate=3e-3, averaging=0.5)
 
 
@@ -203,30 +187,19 @@ def test_training_that_was_cut_off_in_epoch_3_comes_to_the_same_bytes(
         torch.manual_seed(1)
         return build(network_spec(network, CLASSES, SIDE, taps=(), frozen=()))
 
-    def fitted(
-        classifier: Classifier,
-        on_epoch: Callable[[Epoch], None] = lambda _: None,
-        keep: Callable[[int, dict[str, NDArray[Any]]], None] = lambda *_: None,
-        start: dict[str, NDArray[Any]] | None = None,
-    ) -> list[Epoch]:
-        return train(
-            classifier, TrainingData(pixels, LABELS, TRAIN, VALIDATION), plan, on_epoch,
-            keep=keep, start=start,
-        )  # fmt: skip
-
     def cut_off(epoch: Epoch) -> None:
         if epoch.number == 3:
             raise CutOffError
 
-    undisturbed, states = made(), {}
-    expected = fitted(undisturbed)
+    args = (TrainingData(pixels, LABELS, TRAIN, VALIDATION), plan)
+    undisturbed, resumed, states = made(), made(), {}
+    expected = train(undisturbed, *args)
     with pytest.raises(CutOffError):
-        fitted(made(), cut_off, lambda number, state: states.update({number: state}))
+        train(made(), *args, cut_off, keep=lambda number, state: states.update({number: state}))
     torch.rand(7)
     # What happened in epoch 3 is lost with the process; the state of epoch 2 is the newest whole.
     kept = arrays_from_bytes(arrays_to_bytes(states[2]))
-    resumed = made()
-    found = fitted(resumed, start=kept)
+    found = train(resumed, *args, start=kept)
     assert weights(resumed) == weights(undisturbed)
     assert [replace(e, seconds=0.0) for e in found] == [replace(e, seconds=0.0) for e in expected]
 

@@ -64,21 +64,6 @@ def test_a_red_cell_is_a_masked_crop_of_the_size_of_real_ones(stage: Stage | Non
     assert all(0.6 < crop.any(axis=2).mean() < 0.95 for crop in crops)
 
 
-def test_a_seed_decides_every_pixel() -> None:
-    assert draw_patient(3) == draw_patient(3)
-    assert draw_patient(3) != draw_patient(4)
-    np.testing.assert_array_equal(draw_cell(3, "ring"), draw_cell(3, "ring"))
-
-
-def test_patients_differ_in_colour_more_than_cells_of_one_patient() -> None:
-    def colours(patients: list[Patient]) -> np.ndarray:
-        cells = [render.red_cell(p, np.random.default_rng(i), None) for i, p in enumerate(patients)]
-        return np.array([np.median(cell[cell.any(axis=2)], axis=0) for cell in cells])
-
-    one, many = [draw_patient(0)] * 20, [draw_patient(seed) for seed in SEEDS]
-    assert colours(many).std(axis=0).min() > 2 * colours(one).std(axis=0).max()
-
-
 @pytest.mark.parametrize("stage", ["ring", "trophozoite"])
 def test_a_parasite_adds_purple_pixels(stage: Stage) -> None:
     def purple(image: Pixels) -> int:
@@ -91,47 +76,6 @@ def test_a_parasite_adds_purple_pixels(stage: Stage) -> None:
     assert np.median(uninfected) == 0
     assert np.median(infected) > 60
     assert np.mean(np.array(infected) > max(uninfected)) > 0.9
-
-
-def test_a_white_cell_fills_an_unmasked_field() -> None:
-    image = render.white_cell(draw_patient(0), np.random.default_rng(0))
-    assert image.dtype == np.uint8
-    assert min(image.shape[:2]) >= 170
-    assert image.any(axis=2).all()
-    assert 0.05 < (image[..., 1] < 90).mean() < 0.5
-
-
-@pytest.mark.parametrize("draw", [render.natural_texture, render.pure_noise])
-def test_foreign_images_are_unmasked_and_follow_the_seed(draw) -> None:  # type: ignore[no-untyped-def]
-    images = [draw(np.random.default_rng(seed)) for seed in SEEDS]
-    assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in images)
-    assert all(image.any(axis=2).mean() > 0.99 for image in images)
-    assert all(image.std() > 5 for image in images)
-    np.testing.assert_array_equal(images[7], draw(np.random.default_rng(7)))
-
-
-def test_out_of_focus_loses_detail_and_keeps_the_surround() -> None:
-    def detail(image: Pixels) -> float:
-        middle = image[40:-40, 40:-40].astype(float)
-        return float(np.abs(np.diff(middle, axis=0)).mean())
-
-    sharp = draw_cell(1, "ring")
-    blurred = render.out_of_focus(sharp)
-    assert blurred.shape == sharp.shape
-    assert detail(blurred) < detail(sharp) / 2
-    assert not blurred[~sharp.any(axis=2)].any()
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_another_stain_is_green_where_giemsa_is_not(seed: int) -> None:
-    cell = draw_cell(seed)
-    inside = cell.any(axis=2)
-    other = render.other_stain(cell)
-    assert not other[~inside].any()
-    red, green, blue = np.median(other[inside], axis=0)
-    assert green > min(red, blue)
-    red, green, blue = np.median(cell[inside], axis=0)
-    assert green < max(red, blue)
 
 
 def test_a_collection_has_the_layout_of_the_real_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from scipy.stats import binomtest
 
 from storage.smears.schemas.slides import slide_schema
-from tasks.reports.image_columns import repeats
+from tasks.reports.image_columns import heads_of, repeated
 from tasks.smears.reports.parasitaemia import binomial_p_value, wilson_interval
 from tests.support.cell_rows import ABNORMAL, FAILED, NAMES, PARASITIZED, UNCERTAIN, cell
 from tests.support.grouped import COUNTING, group
@@ -243,6 +243,6 @@ def test_copies_of_an_image_count_once_and_send_their_slide_to_a_person() -> Non
 def test_the_first_of_equal_digests_is_no_copy_and_nor_are_images_without() -> None:
     digest = "0123456789abcdef" * 4
     parts = [[digest, None, "f" * 64], [], [None, digest, "e" * 64, digest]]
-    found = repeats(pa.array(part, pa.string()) for part in parts)
+    found = repeated(heads_of(pa.array(part, pa.string())) for part in parts)
     assert found.tolist() == [False, False, False, False, True, False, True]
-    assert repeats([]).tolist() == []
+    assert repeated([]).tolist() == []

@@ -60,7 +60,9 @@ def cells(
     p = (1 + np.round(CALIBRATED * norm.sf(score))) / (CALIBRATED + 1)
     bad = rng.random(n) < failed
     p = np.where(bad, np.nan, p)
-    q = QValues([p]).of(p)
+    night = QValues()
+    night.add(p)
+    q = night.of(p)
     abnormal = p <= ALPHA
     names = [f"P{i}" for i in who]
     return pa.table(
