@@ -9,7 +9,7 @@ Arrow's threads are not used: each would keep memory of its own, and all take mo
 import base64
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from io import SEEK_CUR, SEEK_END, SEEK_SET, BytesIO, RawIOBase
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -102,74 +102,6 @@ def read_group(store: Store, number: int, *path: str) -> pa.Table:
         return file.read_row_group(number, use_threads=False)
 
 
-def read_known_group(
-    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None = None
-) -> pa.Table:
-    """Read the n-th row group of a table whose footer is known, by one request.
-
-    Raises:
-        MissingError: there is no such table.
-        StoreError: it is damaged.
-    """
-    with _open_group(store, footer, number, *path, columns=columns) as file:
-        return file.read_row_group(number, columns=columns, use_threads=False)
-
-
-def iterate_known_group(
-    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None = None
-) -> Iterator[pa.Table]:
-    """Yield the rows of a group in parts of `ROWS`; see `read_known_group`."""
-    with _open_group(store, footer, number, *path, columns=columns) as file:
-        for batch in file.iter_batches(ROWS, [number], columns, use_threads=False):
-            yield pa.Table.from_batches([batch])
-
-
-@contextmanager
-def _open_group(
-    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None
-) -> Iterator[pq.ParquetFile]:
-    """Read some columns of a row group by one request, and open the bytes as a table."""
-    group = footer.row_group(number)
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    if columns is not None:
-        chunks = [each for each in chunks if each.path_in_schema.partition(".")[0] in columns]
-    starts = [c.dictionary_page_offset or c.data_page_offset for c in chunks]
-    ends = [s + c.total_compressed_size for s, c in zip(starts, chunks, strict=True)]
-    with naming_damage(store, *path):
-        piece = _Piece(store.read_range(min(starts), max(ends), *path), min(starts))
-        with pq.ParquetFile(piece, metadata=footer, page_checksum_verification=True) as file:
-            yield file
-
-
-class _Piece(RawIOBase):
-    """A file of which only some bytes were read, from ``start`` on."""
-
-    def __init__(self, content: bytes, start: int) -> None:
-        self._content, self._start, self._at = content, start, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        before = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: self._start + len(self._content)}
-        self._at = before[whence] + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        first = self._at - self._start
-        if first < 0:
-            raise OSError(f"bytes from {self._at} on were not read, only from {self._start}")
-        piece = self._content[first : None if size < 0 else first + size]
-        self._at += len(piece)
-        return piece
-
-
 def iterate_groups(
     store: Store,
     *path: str,
@@ -227,11 +159,17 @@ def groups_having(footer: pq.FileMetaData, column: str, values: Collection[str])
     return found
 
 
-def iterate_rows(store: Store, *path: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the rows of a table in parts of `ROWS`, whatever its row groups are."""
-    with open_table(store, *path) as file:
-        for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
-            yield pa.Table.from_batches([batch])
+def iterate_rows(
+    store: Store,
+    *path: str,
+    columns: list[str] | None = None,
+    footer: pq.FileMetaData | None = None,
+) -> Iterator[pa.Table]:
+    """Yield the rows of a table in parts of `ROWS`, reading one row group at a time."""
+    with open_table(store, *path, footer=footer) as file:
+        for number in range(file.num_row_groups):
+            for batch in file.iter_batches(ROWS, [number], columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
 
 
 @contextmanager

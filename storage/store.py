@@ -4,15 +4,15 @@ import errno
 import json
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -27,9 +27,6 @@ FOLDERS = frozenset(
 REQUESTS = 16  # sent to an object store at once
 SHOWN = 10  # names that an error lists
 PIECE = 2**20  # bytes of a file that are in memory at once
-
-P = ParamSpec("P")
-Result = TypeVar("Result")
 
 
 class StoreError(Exception):
@@ -57,21 +54,6 @@ class Fence(Protocol):
 
     def check(self) -> None:
         """Raise a StoreError that names the new holder if this run has lost the right."""
-
-
-class _OneByOne(Executor):
-    """An executor that does each piece of work at once."""
-
-    def submit(
-        self, work: Callable[P, Result], /, *args: P.args, **named: P.kwargs
-    ) -> Future[Result]:
-        """Call a function, and return what it returned or raised."""
-        future: Future[Result] = Future()
-        try:
-            future.set_result(work(*args, **named))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
 
 
 @dataclass(frozen=True)
@@ -165,11 +147,6 @@ class Store:
             raise MissingError(f"{self.address(*parts)} does not exist") from None
         return content
 
-    def read_range(self, start: int, end: int, *parts: str) -> bytes:
-        """Read bytes ``start`` to ``end`` of a file; FileNotFoundError if there is none."""
-        content: bytes = self.fs.cat_file(self.path(*parts), start=start, end=end)
-        return content
-
     def digest(self, *parts: str) -> str:
         """Compute the sha256 of a file, however large; MissingError if there is none."""
         try:
@@ -178,12 +155,12 @@ class Store:
         except FileNotFoundError:
             raise MissingError(f"{self.address(*parts)} does not exist") from None
 
-    def together(self) -> Executor:
+    def together(self) -> ThreadPoolExecutor:
         """Make a pool for calls that wait for the store; a disk gets one call at a time.
 
         An object store answers several requests in the time of one.
         """
-        return ThreadPoolExecutor(REQUESTS) if self.is_far else _OneByOne()
+        return ThreadPoolExecutor(REQUESTS if self.is_far else 1)
 
     def open(self, *parts: str) -> Any:
         """Open a file to read pieces of it; FileNotFoundError if there is none."""

@@ -1,6 +1,6 @@
 """Read networks from the store and verify them, once per process."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from storage.models.classifiers import ModelCard, load_weights
@@ -9,7 +9,7 @@ from storage.store import Store
 from tasks.network.cutting import Shift
 from tasks.network.device import Device
 from tasks.network.inference import Inference, choose, refuse_other_arithmetic
-from tasks.network.processor import Graph, OpenVino, by_openvino
+from tasks.network.processor import Graph, by_openvino
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
 from tasks.types import Arrays, below
@@ -88,15 +88,6 @@ def _has_weights(arrays: Arrays) -> bool:
     return not all(map(_is_beside, arrays))
 
 
-_TUNED: dict[tuple[str, str | None], OpenVino] = {}  # the last network that was tuned here
-
-
-def keep_tuned(card: ModelCard, device: OpenVino) -> None:
-    """Keep a network that was compiled to tune it, so that loading it compiles nothing."""
-    _TUNED.clear()
-    _TUNED[card.digest, card.tuning] = device
-
-
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
     """Prepare the network of a model, with its tuning if it has one, for inference.
@@ -120,9 +111,6 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
         plain = Graph.from_arrays(graph)
         return plain if tuning is None else tuned(plain, spec, tuning)
 
-    def on_processor() -> Device | None:
-        return _TUNED.pop((card.digest, card.tuning), None) or by_openvino(spec, read)
-
     def on_gpu() -> Device:
         refuse_foreign_network(spec.network)
         weights = arrays if tuning is None else tuned_weights(arrays, tuning)
@@ -131,5 +119,8 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
 
         return by_pytorch(classifier)
 
-    ways = on_processor if graph else None, on_gpu if _has_weights(arrays) else None
+    ways = (
+        partial(by_openvino, spec, read) if graph else None,
+        on_gpu if _has_weights(arrays) else None,
+    )
     return Inference(spec, choose(*ways), cutting)

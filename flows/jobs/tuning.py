@@ -55,7 +55,7 @@ class TuningJob(Sparing):
 def measure_tuning(job: TuningJob) -> BatchTuning:
     """Measure a tuning on some cells of a batch, if these are blood, and keep it."""
     # A coordinator, which also imports this module, does without OpenVINO.
-    from flows.jobs.networks import GRAPH, HEALTHY, keep_tuned
+    from flows.jobs.networks import GRAPH, HEALTHY
     from tasks.network import tuning
     from tasks.network.processor import Graph, OpenVino
 
@@ -82,9 +82,8 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
         if blood.sum() < LEAST:
             return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
         own = compiling.result()(pixels[blood])
-    made, device = tuning.tune(graph, spec, known, own, int(blood.sum()))
+    made = tuning.tune(graph, spec, known, own, int(blood.sum()))
     digest = save_tuning(store, model.name, arrays_to_bytes(made.to_arrays()))
-    keep_tuned(model.tuned(digest), device)
     return BatchTuning(tuning=digest, why=f"by {blood.sum():,} of its cells")
 
 

@@ -103,37 +103,3 @@ def imported_once() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def leave_pandas_out() -> None:
-    """Keep pyarrow from importing pandas where it is installed, which takes half a second.
-
-    pyarrow tries to import it once, before it converts the first values from Python. Whoever asks
-    for a data frame still gets one.
-    """
-    import pyarrow as pa
-
-    with without_pandas():
-        pa.array([0])
-
-
-@contextmanager
-def without_pandas() -> Iterator[None]:
-    """Refuse to import pandas in the block, as if it were not installed."""
-    sys.meta_path.insert(0, _NoPandas)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(_NoPandas)
-
-
-class _NoPandas:
-    """A finder of modules that finds no pandas, and leaves all others to the next finder.
-
-    pyarrow, which Cython has compiled, takes a None in `sys.modules` for the module.
-    """
-
-    @staticmethod
-    def find_spec(name: str, *_: object) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)

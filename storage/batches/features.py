@@ -245,16 +245,10 @@ def read_block(
     stop: int,
     *,
     taps: bool = True,
-    remembered: bool = False,
 ) -> FeatureBlock:
-    """Read rows ``start`` to ``stop`` of a batch, with or without their taps.
-
-    ``remembered`` reuses metadata that this process has read before. They may have changed since,
-    so set it only if the block is then compared with a digest.
-    """
+    """Read rows ``start`` to ``stop`` of a batch, with or without their taps."""
     names = (TAPS, *COLUMNS) if taps else COLUMNS
-    arrays = read_columns(store, model, batch, start, stop, names, remembered=remembered)
-    return FeatureBlock.of(arrays)
+    return FeatureBlock.of(read_columns(store, model, batch, start, stop, names))
 
 
 def read_columns(
@@ -264,16 +258,10 @@ def read_columns(
     start: int,
     stop: int,
     names: Sequence[str],
-    *,
-    remembered: bool = False,
 ) -> Arrays:
-    """Read some of `COLUMNS` (n, ...) of rows ``start`` to ``stop``, and `TAPS` as ``tap/<tap>``.
-
-    See `read_block`.
-    """
+    """Read some of `COLUMNS` (n, ...) of rows ``start`` to ``stop``; `TAPS` are ``tap/<tap>``."""
     try:
-        opened = _OPENED.get((store, model, batch)) if remembered else None
-        arrays, attributes = opened or _open(store, model, batch, "r")
+        arrays, attributes = _open(store, model, batch, "r")
         with store.together() as pool:
             values = pool.map(lambda name: arrays[name][start:stop], names)
             found = dict(zip(names, values, strict=True))
@@ -331,20 +319,13 @@ def _open(
             )
         if missing := {"model", "decoding", "shard_rows", TAPS} - attributes.keys():
             raise KeyError(*sorted(missing))
-        opened = _arrays(store, model, batch, mode, metadata), attributes
+        return _arrays(store, model, batch, mode, metadata), attributes
     # Truncated or corrupt JSON, and missing fields and arrays.
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UnreadableError(
             f"the metadata of {address} are damaged ({error}): restore them from a backup, or "
             "extract the batch again"
         ) from None
-    if len(_OPENED) >= GROUPS:
-        _OPENED.clear()
-    _OPENED[store, model, batch] = opened
-    return opened
-
-
-_OPENED: dict[tuple[Store, str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
 
 
 @lru_cache(maxsize=GROUPS)

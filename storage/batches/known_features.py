@@ -123,18 +123,12 @@ def verified_block(
     record = ledger.read_shard_record(store, batch, model, shard)
     if record is None:
         return None
-    # A clean-up or a partial restore may lose or damage features without the ledger, or this
-    # process's cached metadata may be out of date.
-    for remembered in (True, False):
-        try:
-            block = read_block(
-                store, model, batch.key, shard.start, shard.stop, remembered=remembered
-            )
-        except StoreError:
-            continue
-        if block.digest() == record.digest:
-            return block, record
-    return None
+    # A clean-up or a partial restore may lose or damage features without the ledger.
+    try:
+        block = read_block(store, model, batch.key, shard.start, shard.stop)
+    except StoreError:
+        return None
+    return (block, record) if block.digest() == record.digest else None
 
 
 def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> FeatureBlock:

@@ -195,11 +195,11 @@ def read_manifest(
 ) -> pa.Table:
     """Read the manifest's rows: all, or one shard's."""
     with _reading(store, batch) as (path, footer):
-        if shard is None:
-            with parquet.open_table(store, *path, footer=footer) as file:
+        with parquet.open_table(store, *path, footer=footer) as file:
+            if shard is None:
                 return file.read(columns=columns, use_threads=False)
-        size = footer.row_group(0).num_rows
-        group = parquet.read_known_group(store, footer, shard.start // size, *path, columns=columns)
+            size = footer.row_group(0).num_rows
+            group = file.read_row_group(shard.start // size, columns=columns, use_threads=False)
         return group.slice(shard.start % size, shard.stop - shard.start)
 
 
@@ -209,10 +209,9 @@ def iterate_manifest(
     """Yield the manifest's rows in parts, each with the number of its first row."""
     with _reading(store, batch) as (path, footer):
         start = 0
-        for number in range(footer.num_row_groups):
-            for part in parquet.iterate_known_group(store, footer, number, *path, columns=columns):
-                yield start, part
-                start += part.num_rows
+        for part in parquet.iterate_rows(store, *path, columns=columns, footer=footer):
+            yield start, part
+            start += part.num_rows
 
 
 @contextmanager

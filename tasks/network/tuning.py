@@ -107,8 +107,8 @@ def measuring(
 
 def tune(
     graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
-) -> tuple[Tuning, OpenVino]:
-    """Tune a network to a laboratory, and compile it.
+) -> Tuning:
+    """Tune a network to a laboratory.
 
     Args:
         graph: of the plain network.
@@ -127,7 +127,7 @@ def tune(
         shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
     tuning = Tuning(scale, shift, a, {})
     device = OpenVino(passes(spec, _changed(graph.network, spec, tuning)))
-    return replace(tuning, expected=device.passes(noise(spec))), device
+    return replace(tuning, expected=device.passes(noise(spec)))
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:
