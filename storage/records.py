@@ -145,6 +145,19 @@ def read_readable(
     return things
 
 
+@contextmanager
+def naming_a_way_out(option: str) -> Iterator[None]:
+    """Add to a StoreError of the block, about a card that may be the newest, how to do without."""
+    try:
+        yield
+    except NewerError:
+        raise
+    except StoreError as error:
+        raise StoreError(
+            f"{error}; it may be the newest one: or name another by {option}"
+        ) from None
+
+
 def save_described(
     store: Store, content: bytes, card: Card, *folder: str, file: str, card_file: str
 ) -> None:

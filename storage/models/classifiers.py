@@ -9,7 +9,6 @@ by the digest of everything that decides its outcome, so only the same training 
 They are removed once its model is written.
 """
 
-from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -128,34 +127,16 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
 
 def list_models(store: Store, on_damage: records.Tell | None = None) -> list[ModelCard]:
     """List the cards of all models, oldest first; see `read_readable` for damaged ones."""
-    names = model_names(store)
+    names = store.folders("models", having="card.json")
     cards = records.read_readable(lambda name: load_card(store, name), names, on_damage)
     return sorted(cards, key=lambda card: (card.sequence, card.created_at, card.name))
-
-
-def model_names(store: Store) -> list[str]:
-    """List the names of all models, including those with a damaged card."""
-    return store.folders("models", having="card.json")
-
-
-def refuse_newer_damage(store: Store, lost: Collection[str], cards: Sequence[ModelCard]) -> None:
-    """Raise the StoreError of a damaged model that may be newer than all readable ones.
-
-    Models are numbered from 1 as they are made, so a damaged one is older if a number below the
-    highest is missing. ``lost`` are names of models with a damaged card, ``cards`` those of the
-    others.
-    """
-    numbers = {card.sequence for card in cards if card.sequence > 0}
-    if len(lost) > max(numbers, default=0) - len(numbers):
-        for name in sorted(lost):
-            load_card(store, name)
 
 
 def load_card(store: Store, name: str) -> ModelCard:
     """Load the card of one model; StoreError lists the existing ones."""
     check_name("model", name)
     if not store.exists("models", name, "card.json"):
-        have = model_names(store)
+        have = store.folders("models", having="card.json")
         raise StoreError(
             f"no model {name!r} in {store.url}; "
             + (which(name, have) if have else "train one with: slidewatch train")
@@ -163,19 +144,17 @@ def load_card(store: Store, name: str) -> ModelCard:
     return ModelCard.read(store, "models", name, "card.json")
 
 
-def find_card(store: Store, name: str | None, on_damage: records.Tell | None = None) -> ModelCard:
+def find_card(store: Store, name: str | None) -> ModelCard:
     """Load the card of the named model, by default the newest.
 
-    ``on_damage`` is called with a message for each damaged older model; without it damage is
-    raised.
-
     Raises:
-        StoreError: there is no such model, or it, or a model that may be newer, is damaged.
+        StoreError: there is no such model, or it is damaged; without a name, if any model is, which
+            may be the newest.
     """
     if name is not None:
         return load_card(store, name)
-    cards = list_models(store, on_damage)
-    refuse_newer_damage(store, set(model_names(store)) - {card.name for card in cards}, cards)
+    with records.naming_a_way_out("--model"):
+        cards = list_models(store)
     if not cards:
         raise StoreError(f"no model in {store.url} yet; train one with: slidewatch train")
     return cards[-1]

@@ -254,7 +254,8 @@ def list_detectors(
     first, if known; see `read_readable` for ``on_damage``.
     """
     cards = records.read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
-    order = _ages(classifiers.list_models(store, on_damage) if models is None else models)
+    models = classifiers.list_models(store, on_damage) if models is None else models
+    order = {card.name: place for place, card in enumerate(models)}
     return sorted(
         cards,
         key=lambda card: (
@@ -271,21 +272,14 @@ def _read(store: Store, name: str) -> DetectorCard:
     return DetectorCard.read(store, "detectors", name, "card.json")
 
 
-def _ages(models: Sequence[ModelCard]) -> dict[str, int]:
-    return {card.name: place for place, card in enumerate(models)}
-
-
-def load_detector_card(
-    store: Store, name: str | None = None, on_damage: records.Tell | None = None
-) -> DetectorCard:
+def load_detector_card(store: Store, name: str | None = None) -> DetectorCard:
     """Load the card of a detector or of a name's newest version; by default the newest fitted one.
 
-    A store without models and detectors is given those that come with slidewatch. ``on_damage`` is
-    called with a message for each damaged older detector or model; without it damage is raised.
+    A store without models and detectors is given those that come with slidewatch.
 
     Raises:
-        StoreError: there is no such detector (the message lists the others), or its card, or that
-            of a detector that may be newer, is damaged.
+        StoreError: there is no such detector (the message lists the others), or its card is
+            damaged; without a name, the card of any detector or model, which may be the newest.
     """
     if name is not None and (card := find_detector(store, name)):
         return card
@@ -297,51 +291,11 @@ def load_detector_card(
         raise StoreError(f"no detector in {store.url} yet; make one with: slidewatch fit")
     if name is not None:
         raise StoreError(f"no detector {name!r} in {store.url}; {which(name, have)}")
-    damage = list[str]()
-    tell = damage.append if on_damage else None
-    models = classifiers.list_models(store, tell)
-    cards = list_detectors(store, tell, models)
-    readable = {card.name for card in cards}
-    cards = _of_readable_models(store, [each for each in cards if not each.parent], models)
-    for lost in have:
-        if lost not in readable and (not cards or _may_be_newer(lost, cards[-1], models)):
-            _read(store, lost)  # raises its StoreError
-    if not cards:
+    with records.naming_a_way_out("--detector"):
+        fitted = [card for card in list_detectors(store) if not card.parent]
+    if not fitted:
         raise StoreError(f"no fitted detector in {store.url}: say --detector {' or '.join(have)}")
-    if on_damage:
-        for text in damage:
-            on_damage(text)
-    return cards[-1]
-
-
-def _of_readable_models(
-    store: Store, cards: list[DetectorCard], models: Sequence[ModelCard]
-) -> list[DetectorCard]:
-    """Skip detectors whose model has a damaged card, if others are newer.
-
-    Raises:
-        StoreError: a skipped one may be the newest.
-    """
-    lost = set(classifiers.model_names(store)) - {model.name for model in models}
-    kept = [card for card in cards if card.model not in lost]
-    left_out = [card for card in cards if card.model in lost]
-    if left_out and not (kept and kept[-1].sequence > max(each.sequence for each in left_out)):
-        classifiers.load_card(store, left_out[-1].model)  # raises its StoreError
-    if left_out:
-        classifiers.refuse_newer_damage(store, lost, models)
-    return kept
-
-
-def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) -> bool:
-    """Return whether a detector with a damaged card may, by its name, be newer than another."""
-    named = VERSION.fullmatch(lost)
-    if named is None:
-        return True
-    model, version = named[1], int(named[2])
-    if model == card.model:
-        return version >= card.statistics_version
-    order = _ages(models)
-    return order.get(model, -1) > order.get(card.model, -1)
+    return fitted[-1]
 
 
 @cache
