@@ -103,7 +103,7 @@ def take_night(options: Nightly, settings: Settings) -> Screen:
 def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night:
     """Freeze the new images of an inbox as a night's, unless another run has just done so."""
     series, inbox = options.series, options.inbox
-    detector = load_detector_card(store, options.detector)
+    detector = load_detector_card(store, options.detector, warn)
     card = classifiers.load_card(store, detector.model)
     with nights.series_lease(store, series, on_wait=tell) as held:
         night = nights.find_night(store, series, day)

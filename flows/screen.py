@@ -152,7 +152,7 @@ def chosen(store: Store, options: Screen) -> detectors.DetectorCard:
     kept = () if options.force and options.detector else _screened_by(store, options.batch)
     wanted = options.detector
     of_batch = (each for each in kept if wanted in (None, each, detectors.name_of(each)))
-    return detectors.load_detector_card(store, next(of_batch, wanted))
+    return detectors.load_detector_card(store, next(of_batch, wanted), console.warn)
 
 
 def _screened_by(store: Store, name: str) -> Iterator[str]:

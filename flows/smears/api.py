@@ -31,7 +31,7 @@ from PIL import Image
 
 from flows.cluster.client import in_this_process
 from flows.jobs.worker import network_of
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears.night import NightOutcome, screen_sources
@@ -187,7 +187,7 @@ class OpenStore:
         Raises:
             StoreError: there is no detector of that name, or it is damaged.
         """
-        return Detector(self, load_detector_card(self.store, name))
+        return Detector(self, load_detector_card(self.store, name, warn))
 
 
 class Detector:

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
-from flows.monitoring import telemetry
+from flows.monitoring import console, telemetry
 from flows.options.flows import Commission
 from flows.outcome import table
 from flows.prefect.decorators import flow
@@ -90,7 +90,7 @@ def parent_of(store: Store, options: Commission) -> detectors.DetectorCard:
     """
     known = find_laboratory(store, options.name)
     wanted = options.detector or (known.parent if known else None)
-    parent = detectors.load_detector_card(store, wanted)
+    parent = detectors.load_detector_card(store, wanted, on_damage=console.warn)
     if parent.parent is not None:
         raise LaboratoryError(
             f"detector {parent.name} was commissioned itself: give the fitted one, --detector "

@@ -44,7 +44,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         raise UsageError(f"evaluate needs {', '.join(missing)}: pip install 'slidewatch[evaluate]'")
     store = Store(settings.store)
     started = time.monotonic()
-    first, place = load_detector_card(store, options.detector), None
+    first, place = load_detector_card(store, options.detector, warn), None
     if first.parent is not None:
         first, place = load_detector_card(store, first.parent), first
     sets = dict(named_set(given) for given in options.ood)

@@ -272,14 +272,17 @@ def _read(store: Store, name: str) -> DetectorCard:
     return DetectorCard.read(store, "detectors", name, "card.json")
 
 
-def load_detector_card(store: Store, name: str | None = None) -> DetectorCard:
+def load_detector_card(
+    store: Store, name: str | None = None, on_damage: records.Tell | None = None
+) -> DetectorCard:
     """Load the card of a detector or of a name's newest version; by default the newest fitted one.
 
-    A store without models and detectors is given those that come with slidewatch.
+    A store without models and detectors is given those that come with slidewatch. ``on_damage`` is
+    called with a message for each damaged detector that is older; without it damage is raised.
 
     Raises:
-        StoreError: there is no such detector (the message lists the others), or its card is
-            damaged; without a name, the card of any detector or model, which may be the newest.
+        StoreError: there is no such detector (the message lists the others), or its card, or that
+            of a model or of a detector that may be newer, is damaged.
     """
     if name is not None and (card := find_detector(store, name)):
         return card
@@ -291,11 +294,29 @@ def load_detector_card(store: Store, name: str | None = None) -> DetectorCard:
         raise StoreError(f"no detector in {store.url} yet; make one with: slidewatch fit")
     if name is not None:
         raise StoreError(f"no detector {name!r} in {store.url}; {which(name, have)}")
+    damage = list[str]()
     with records.naming_a_way_out("--detector"):
-        fitted = [card for card in list_detectors(store) if not card.parent]
-    if not fitted:
+        models = classifiers.list_models(store)
+        cards = list_detectors(store, damage.append if on_damage else None, models)
+        fitted = [card for card in cards if not card.parent]
+        newest = fitted[-1] if fitted else None
+        for lost in set(have) - {card.name for card in cards}:
+            if newest is None or _may_be_newer(lost, newest, models):
+                _read(store, lost)  # raises its StoreError
+    if newest is None:
         raise StoreError(f"no fitted detector in {store.url}: say --detector {' or '.join(have)}")
-    return fitted[-1]
+    if on_damage:
+        for text in damage:
+            on_damage(text)
+    return newest
+
+
+def _may_be_newer(lost: str, newest: DetectorCard, models: Sequence[ModelCard]) -> bool:
+    """Return whether a damaged detector may, by its name, be a newer fitted one."""
+    named = VERSION.fullmatch(lost)
+    if named is None or named[1] not in {card.name for card in models}:
+        return named is None
+    return named[1] != newest.model or int(named[2]) >= newest.statistics_version
 
 
 @cache

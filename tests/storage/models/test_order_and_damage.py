@@ -111,6 +111,21 @@ def test_a_card_whose_digest_is_removed_is_refused(store_with_model: Store, kind
         read()
 
 
+def test_an_older_detector_that_is_damaged_is_named_and_does_not_stop_the_newest(
+    store_with_model: Store,
+) -> None:
+    old, newest = add_detector(store_with_model, 1), add_detector(store_with_model, 2)
+    learned = add_detector(store_with_model, 1, model="kampala")
+    for name in (old, learned):
+        damage(store_with_model, "detectors", name, "card.json")
+    told: list[str] = []
+    assert load_detector_card(store_with_model, on_damage=told.append).name == newest
+    assert len(told) == 2
+    damage(store_with_model, "detectors", newest, "card.json")
+    with pytest.raises(StoreError, match=r"card\.json is not .* name another by --detector"):
+        load_detector_card(store_with_model, on_damage=told.append)
+
+
 @pytest.mark.parametrize("kind", ["model", "detector"])
 def test_nothing_is_taken_for_the_newest_while_a_card_is_damaged(
     store_with_model: Store, kind: str
@@ -122,7 +137,7 @@ def test_nothing_is_taken_for_the_newest_while_a_card_is_damaged(
         "detector": (("detectors", old), load_detector_card, other),
     }[kind]
     damage(store_with_model, *damaged, "card.json")
-    with pytest.raises(StoreError, match=rf"old/card|{old}/card.* or name another by --{kind}"):
+    with pytest.raises(StoreError, match=rf"{damaged[1]}/card.* or name another by --{kind}"):
         find(store_with_model, None)
     assert find(store_with_model, good).name == good
     with pytest.raises(StoreError, match=r"card\.json is not valid JSON"):
