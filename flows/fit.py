@@ -8,7 +8,7 @@ from dataclasses import replace
 from flows.cluster.client import open_client
 from flows.extensions import extension
 from flows.jobs.shard import ShardJob, ShardResult
-from flows.monitoring import logs, telemetry
+from flows.monitoring import console, logs, telemetry
 from flows.options.flows import Fit
 from flows.outcome import Outcome, table
 from flows.prefect.decorators import flow
@@ -71,7 +71,7 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
         StoreError: earlier verdicts on the same batch count already (see `flows.smears`).
     """
     store = Store(settings.store)
-    card = classifiers.find_card(store, options.model)
+    card = classifiers.find_card(store, options.model, console.warn)
     with lease_batch(store, options.batch, wait=options.wait) as held_batch, ExitStack() as work:
         store = held_batch.store
         frozen = start_or_resume(

@@ -25,7 +25,7 @@ def retract(options: Retract, settings: Settings) -> FitOutcome:
     chosen = {"batch": options.batch, "slide": options.slide, "patient": options.patient}
     given = {kind: name for kind, name in chosen.items() if name is not None}
     ((kind, name),) = given.items()
-    card = classifiers.find_card(store, options.model)
+    card = classifiers.find_card(store, options.model, console.warn)
     with class_statistics.statistics_lease(store, card) as held:
         store = held.store
         latest = latest_statistics(store, card.name)

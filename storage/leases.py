@@ -51,8 +51,8 @@ class LeaseLostError(StoreError):
 class Holder(records.Entry):
     """The process that holds a lease; each request for a lease gets a new ``owner``.
 
-    Pids are reused, so one is unique only within ``processes`` and together with
-    ``process_started`` (seconds after the boot).
+    Pids are reused: one is unique within ``processes``, with ``process_started`` (seconds after
+    boot).
     """
 
     owner: str
@@ -94,11 +94,9 @@ class Lease:
         self._lock = Lock()
 
     def check(self) -> None:
-        """Check that this run still holds the lease.
+        """Raise LeaseLostError if this run no longer holds the lease.
 
-        Raises:
-            LeaseLostError: the lease was released or removed, or another run took it over.
-            StoreError: the record is damaged, so the holder is not known.
+        A damaged record is a StoreError, as the holder is not known.
         """
         with self._lock:
             self._check()
@@ -158,11 +156,10 @@ def lease(
     beat: float = BEAT,
     poll: float = 1.0,
 ) -> Iterator[Lease]:
-    """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block.
+    """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block; not
+    reentrant.
 
-    With ``wait``, poll every ``poll`` seconds until the lease is free, and call ``on_wait`` with a
-    message for each holder. The lease is not reentrant: a thread that takes it twice waits for
-    itself.
+    With ``wait``, poll every ``poll`` seconds, and call ``on_wait`` with a message for each holder.
 
     Raises:
         HeldByOtherError: another run holds the lease, and ``wait`` is False.

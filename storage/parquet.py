@@ -1,9 +1,7 @@
 """Write tables to a store as Parquet files, and read them back.
 
-Every page of a file has a checksum, which is compared when the page is read, so a damaged file
-raises an error instead of returning wrong values.
-
-Arrow's threads are not used: each would keep memory of its own, and all take more time in sum.
+Every page has a checksum, so a damaged file raises an error. Arrow's threads are not used: each
+would keep memory of its own, and all take more time in sum.
 """
 
 import base64
@@ -32,9 +30,8 @@ def table_to_bytes(table: pa.Table, group_rows: int | None = None) -> bytes:
 def write_table(
     store: Store, table: pa.Table, *path: str, group_rows: int | None = None, once: bool = False
 ) -> None:
-    """Write a table, complete or not at all.
-
-    The file has row groups of ``group_rows``; with ``once``, AlreadyExistsError if it is there.
+    """Write a table in row groups of ``group_rows``; with ``once``, AlreadyExistsError if it is
+    there.
     """
     with store.staged(*path, once=once) as stage:
         pq.write_table(table, stage, row_group_size=group_rows, **_WRITE)
@@ -46,18 +43,14 @@ def write_parts(
     parts: Iterable[pa.Table],
     *path: str,
 ) -> str:
-    """Write a table part by part, a row group each, complete or not at all; return its sha256.
-
-    An empty part makes no row group.
-    """
+    """Write a table part by part, a row group for each that is not empty; return its sha256."""
     with store.staged(*path) as stage:
         return stage_parts(stage, schema, parts)
 
 
 def stage_parts(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table], **options: Any) -> str:
-    """Write a table part by part to a file that `Store.stage` gave; see `write_parts`.
-
-    ``options`` are those of Arrow's writer.
+    """Write a table part by part to a file that `Store.stage` gave; ``options`` are Arrow's
+    writer's.
     """
     with pq.ParquetWriter(stage, schema, **_WRITE, **options) as writer:
         for part in parts:
@@ -81,12 +74,7 @@ def groups_of(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a table, or some of its columns.
-
-    Raises:
-        MissingError: the file does not exist.
-        StoreError: the file is damaged.
-    """
+    """Read a table, or some of its columns; MissingError or, if it is damaged, StoreError."""
     with open_table(store, *path) as file:
         return file.read(columns=columns, use_threads=False)
 
@@ -131,12 +119,7 @@ def stage_rows(store: Store, stage: Path, rows: range, *path: str) -> None:
 def iterate_verified(
     store: Store, files: Iterable[tuple[tuple[str, ...], str]]
 ) -> Iterator[pa.Table]:
-    """Yield the row groups of files, each of which is compared with its sha256 first.
-
-    Raises:
-        MissingError: a file does not exist.
-        StoreError: a file differs from its sha256.
-    """
+    """Yield the row groups of files; MissingError or StoreError if one differs from its sha256."""
     for path, digest in files:
         if store.digest(*path) != digest:
             raise StoreError(
@@ -176,13 +159,9 @@ def iterate_rows(
 def open_table(
     store: Store, *path: str, footer: pq.FileMetaData | None = None
 ) -> Iterator[pq.ParquetFile]:
-    """Open a file to read row groups of it.
+    """Open a file to read row groups, with its ``footer`` if that was read already.
 
-    ``footer`` is the result of `read_footer`, if it was read already.
-
-    Raises:
-        MissingError: the file does not exist.
-        StoreError: the file is damaged, which may be noticed late in the block.
+    MissingError, or StoreError for damage, which may be noticed late in the block.
     """
     with (
         naming_damage(store, *path),
@@ -203,8 +182,7 @@ def read_footer(store: Store, *path: str) -> pq.FileMetaData:
 def checked_schema(store: Store, *path: str) -> pa.Schema:
     """Read a file's schema from its footer; StoreError if its two descriptions differ.
 
-    A footer has no checksum, but holds the schema twice: Parquet's and Arrow's. Without this check,
-    a flipped bit in a name would make a new column and leave the right one null.
+    A footer has no checksum: a flipped bit in a name would make a new column and leave one null.
     """
     footer = read_footer(store, *path)
     with naming_damage(store, *path):

@@ -60,9 +60,8 @@ class Fence(Protocol):
 class Store:
     """A store at a root URL: ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
 
-    Paths are given relative to the root, in parts. A write is complete or absent: no reader
-    sees half a file. A store is small and picklable, so workers receive it as it is, without its
-    ``fence``.
+    Paths are given relative to the root, in parts. A write is complete or absent. Workers receive a
+    pickled store without its ``fence``.
     """
 
     url: str
@@ -191,9 +190,8 @@ class Store:
     def fenced(self, fence: Fence) -> "Store":
         """Return the same store for a run that may lose the right to write.
 
-        It writes or removes while it has the right, or not at all: on a local disk everything goes
-        through a folder that the next holder removes; on S3 a PUT is conditional on the object that
-        was there while the right was held.
+        On a local disk everything goes through a folder that the next holder removes; on S3 a PUT
+        is conditional on the object that was there while the right was held.
         """
         store = Store(self.url)
         object.__setattr__(store, "fence", fence)
@@ -201,10 +199,7 @@ class Store:
 
     @contextmanager
     def staged(self, *parts: str, once: bool = False) -> Iterator[Path]:
-        """Yield a local path to write to; its file appears in the store when the block ends well.
-
-        When the block raises, the target is untouched and the stage is gone.
-        """
+        """Yield a local path to write to; its file appears in the store if the block ends well."""
         with self.stage() as stage:
             yield stage
             self.reveal(stage, *parts, once=once)
@@ -213,8 +208,8 @@ class Store:
     def stage(self) -> Iterator[Path]:
         """Yield a local path to write a file to, for `reveal` to move; it is deleted afterwards.
 
-        For a local store it is in the store, to be renamed. For an object store it is in the
-        temporary folder, to be sent by PUT, which is atomic there.
+        It is in a local store, to be renamed; or in the temporary folder, to be sent by one atomic
+        PUT.
         """
         with self._saying_who_took_over(), self.explaining():
             stage = self._stages() / f"staged-{uuid.uuid4().hex}"
@@ -244,10 +239,9 @@ class Store:
             raise AlreadyExistsError(f"{target} is there already") from None
 
     def reveal_folder(self, stage: Path, *parts: str) -> None:
-        """Replace a folder by a synced one that was staged without a fence.
+        """Replace a folder of a local store by one staged without a fence.
 
-        For local stores only. With a fence, code that makes parent folders could recreate the
-        fence's own folder.
+        Code that makes parent folders could recreate the fence's own folder.
         """
         target = Path(self.path(*parts))
         disk.sync_tree(stage)
@@ -314,11 +308,7 @@ class Store:
 
 
 def refuse_absent(store: Store) -> None:
-    """Raise MissingError if there is no store at an address, which may be misspelt.
-
-    Raises:
-        StoreError: the address cannot be read, so nobody knows.
-    """
+    """Raise MissingError if there is no store at an address; StoreError if it cannot be read."""
     try:
         folders = FOLDERS.intersection(store.names())
     except Exception as error:  # whatever a storage client raises

@@ -27,9 +27,9 @@ class ForeignNetworkError(Exception):
 
 
 def refuse_foreign_network(network: str) -> None:
-    """Raise ForeignNetworkError if a network is code that the settings do not name.
+    """Raise ForeignNetworkError if a network is code that this machine's settings do not name.
 
-    A store's card may be a stranger's. The settings are those of the machine that would import it.
+    A store's card may be a stranger's.
     """
     if not is_own(network):
         return
@@ -50,8 +50,7 @@ def load_classifier(store: Store, card: ModelCard) -> "Classifier":
 
     Raises:
         ForeignNetworkError: its code is not allowed here.
-        NetworkError: it is computed in an arithmetic that this machine does not have, or has no
-            weights for PyTorch.
+        NetworkError: this machine lacks its arithmetic, or it has no weights for PyTorch.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
@@ -92,11 +91,8 @@ def _has_weights(arrays: Arrays) -> bool:
 def load_inference(store: Store, card: ModelCard) -> Inference:
     """Prepare the network of a model, with its tuning if it has one, for inference.
 
-    PyTorch is imported for a GPU, and for networks that OpenVINO cannot take, which have no graph.
-
-    Raises:
-        ForeignNetworkError: its code is needed, and not allowed here.
-        NetworkError: it is computed in an arithmetic that this machine does not have.
+    PyTorch is imported for a GPU, and for networks without a graph. Errors are those of
+    `load_classifier`.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_other_arithmetic(spec)

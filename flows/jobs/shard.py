@@ -1,7 +1,6 @@
-"""Run one shard of a batch, the unit of work that a Dask worker takes.
+"""Run one shard of a batch: write whole zarr chunks, then its ledger record.
 
-It writes whole zarr chunks, then its ledger record; each step is idempotent and atomic, so a shard
-may die anywhere and be run again by any worker.
+Each step is idempotent and atomic: a shard may die anywhere and be run again by any worker.
 """
 
 import os
@@ -55,10 +54,7 @@ def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.Mod
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to extract; ``fit`` also computes the statistics of its labelled images.
-
-    ``tries`` counts how often the shard was started, including this time.
-    """
+    """A shard to extract for the n-th time (``tries``), and to ``fit`` by its labelled images."""
 
     store: Store
     batch: manifests.Batch
@@ -102,9 +98,8 @@ class FailedImage:
 class ShardResult:
     """The outcome of a shard, small enough to send to the coordinator.
 
-    ``seconds`` is the time that the worker, a host and process, took for the last of its ``tries``.
-    ``fitted`` and ``held_out`` count the labelled images used for the statistics, and those omitted
-    as the model's validation or test images.
+    ``seconds`` are of the last try. Labelled images were ``fitted``, or ``held_out`` as the model's
+    validation and test images.
     """
 
     shard: manifests.Shard

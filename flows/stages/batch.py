@@ -53,8 +53,8 @@ def start_or_resume(
 ) -> manifests.Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
-    ``force`` starts an existing batch again; its old results stay until replaced. A batch without
-    images also starts again, because there may be some by now.
+    ``force`` starts a batch again; its old results stay until replaced. One without images also
+    does.
 
     Raises:
         StoreError: a batch of this name was started from other images.
@@ -98,7 +98,7 @@ def refuse_other_images(
 ) -> None:
     """Raise StoreError if a batch that has images was started from other sources.
 
-    If cells were cut out of photographs, these are its sources, and so is the manifest of cells.
+    They are the photographs of cells that were cut out, or the manifest of these cells.
     """
     made = (kind.sources(store, batch.key) for kind in kinds.kinds())
     sources, most = next(filter(None, made), (batch.images, batch.limit))

@@ -36,10 +36,7 @@ class FittedWitnesses:
 def fitted_witnesses(
     to: Fitting, lineage: statistics.Lineage, by: SplitBy
 ) -> tuple[FittedWitnesses | None, list[str]]:
-    """Make a witness of the discriminant of a version, or return why it cannot be.
-
-    Patients or slides, whichever ``by`` says, are left out.
-    """
+    """Make a witness of a version's discriminant, leaving groups out, or say why it cannot be."""
     store, card = to.store, to.model
     if len(card.classes) != 2 or PARASITIZED not in card.classes:
         return None, []

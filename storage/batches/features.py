@@ -1,15 +1,12 @@
 """Store a batch's features under a model, in manifest order: ``features/<model>/<batch>.zarr``.
 
-A shard of the batch owns whole chunks, so that two writers never share one. Completeness of a
-shard is recorded in ``storage.batches.ledger``, because zarr does not write a chunk that equals its
-fill value.
+A shard owns whole chunks, so two writers never share one. Its completeness is in
+``storage.batches.ledger``, because zarr does not write a chunk that equals its fill value,
+"pending".
 
 A group has one array ``taps`` float32 (n, D), all taps side by side, and in the group ``rows`` an
-array for each of `COLUMNS`. All have the same chunks, and fill values that mean "pending". The
-group's attributes name each tap with its width, and the classes of the logits. zarr's structured
-types would make one array of the columns, but its format 3 does not specify them yet, and they hold
-no vectors. ``rows`` of a shard are up to seven small objects: an object store answers them in the
-time of one (`Store.together`), and a disk syncs them together (`sync_files`).
+array for each of `COLUMNS`, all with the same chunks. Its attributes name each tap with its width,
+and the classes of the logits.
 """
 
 import json
@@ -46,14 +43,13 @@ class UnreadableError(StoreError):
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """The features of consecutive rows of a batch.
+    """The features of consecutive rows of a batch; rows that failed have NaN.
 
-    ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
-    (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
-    file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
-    red, green and blue of the pixels that are not black; ``steady`` int8 (n,), 1 where the
-    diagnosis stays when the image is blurred, 0 where it turns, -1 if unknown. Rows that failed
-    have NaN features.
+    ``taps`` maps names to float32 (n, d); ``logits`` float32 (n, C); ``label`` int8 (n,), -1
+    unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the file's bytes;
+    ``size`` int32 (n, 2), width and height; ``colour`` float32 (n, 3), mean red, green and blue of
+    pixels that are not black; ``steady`` int8 (n,), 1 if the diagnosis stays when the image is
+    blurred, 0 if not, -1 unknown.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -135,10 +131,9 @@ def create_features(
 ) -> None:
     """Preallocate the group from the manifest's length; only the coordinator calls this.
 
-    A group that exists with the same manifest and model, which ``digest`` names, is left alone. An
-    unfinished group, or one with damaged metadata, is replaced: the ledger's digests then show that
-    its shards are incomplete. So is one of an older version. ``decoding`` is the version of the
-    image decoding.
+    One of the same manifest and model (``digest``) stays. An unfinished, damaged or older one is
+    replaced: the ledger's digests then show that its shards are incomplete. ``decoding`` is the
+    version of the image decoding.
     """
     folder = f"{batch.key}.zarr"
     attributes: dict[str, Any] = {"shard_rows": batch.shard_rows, "model": digest}
@@ -204,11 +199,7 @@ def _make_group(
 
 
 def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> str:
-    """Write the rows of one shard; they must be exactly whole chunks, or ValueError.
-
-    Returns:
-        The digest of these rows when they are read.
-    """
+    """Write the rows of one shard, whole chunks or ValueError; return the digest of these rows."""
     arrays, attributes = _open(store, model, batch, "r+")
     shard_rows, rows = int(attributes["shard_rows"]), arrays[TAPS].shape[0]
     stop = start + len(block)
@@ -284,11 +275,7 @@ def read_columns(
 
 
 def made_by(store: Store, model: str, batch: str) -> tuple[str, int]:
-    """Read which model, by digest, and version of the decoding made a batch's features.
-
-    A model is addressed by name, but another model may have replaced it. StoreError if there are no
-    features.
-    """
+    """Read the model's digest and the version of the decoding that made a batch's features."""
     _, attributes = _open(store, model, batch, "r")
     return attributes["model"], attributes["decoding"]
 
@@ -332,9 +319,8 @@ def _open(
 def _arrays(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"], _metadata: bytes
 ) -> dict[str, Any]:
-    """Open the arrays of a group, once per process for all its shards, as the arrays never change.
-
-    A group that was replaced for another manifest or model has other metadata.
+    """Open the arrays of a group, once per process, unless it was replaced by one of other
+    metadata.
     """
     import zarr
 

@@ -1,14 +1,13 @@
 """Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once.
 
-The first file has the weights and the network as a graph that runs without PyTorch. A model trained
-with folds also has ``out_of_fold.parquet``: the diagnosis of each training image by a network
-trained without its patient.
+The file has the weights and a graph that runs without PyTorch. With folds, ``out_of_fold.parquet``
+has each image's diagnosis by a network trained without its patient.
 
-``trainings/<training>/epoch-NNNN...`` has the states of unfinished trainings. A training is named
-by the digest of everything that decides its outcome, so only the same training resumes from them.
-They are removed once its model is written.
+``trainings/<training>/epoch-NNNN...`` are states of unfinished trainings, named by the digest of
+all that decides their outcome, until the model is written.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,8 +22,8 @@ TRAININGS = "trainings"  # the folder of their states
 class CrossValidation(records.Entry):
     """The metrics of a model's recipe on patients it was not trained on, over all folds.
 
-    ``digest`` is the sha256 of the table of `OUT_OF_FOLD`; ``metrics`` are rows of
-    plain data, with intervals from resampling patients.
+    ``digest`` is that of the table `OUT_OF_FOLD`; ``metrics`` have intervals from resampling
+    patients.
     """
 
     digest: str
@@ -39,13 +38,11 @@ REPETITION = -1
 class ModelCard(records.Card):
     """The card of a model: its network, its training and its metrics.
 
-    ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
-    ``split_by`` says) of each part; ``digest`` the sha256 of the file of weights and graph, which
-    names the arithmetic, so models that differ in it have other features.
-    ``sequence`` counts the models of a store as they are made, because clocks go wrong;
-    `REPETITION` sorts before all. ``cross_validation`` is set if the model was trained with folds.
-    ``tuning`` is the digest of the tuning (`storage.models.tunings`) with which a run uses the
-    model; no file has it.
+    ``network`` has the arguments that rebuild the network; ``split`` the keys of each part
+    (patients, or as ``split_by`` says); ``digest`` the sha256 of weights and graph, and so of the
+    arithmetic. ``sequence`` counts the models of a store, because clocks go wrong; `REPETITION`
+    sorts before all. ``tuning`` is the digest of a run's tuning (`storage.models.tunings`), which
+    no file has.
     """
 
     name: str
@@ -127,16 +124,32 @@ def save_model(store: Store, card: ModelCard, weights: bytes) -> None:
 
 def list_models(store: Store, on_damage: records.Tell | None = None) -> list[ModelCard]:
     """List the cards of all models, oldest first; see `read_readable` for damaged ones."""
-    names = store.folders("models", having="card.json")
+    names = model_names(store)
     cards = records.read_readable(lambda name: load_card(store, name), names, on_damage)
     return sorted(cards, key=lambda card: (card.sequence, card.created_at, card.name))
+
+
+def model_names(store: Store) -> list[str]:
+    """List the names of all models, including those with a damaged card."""
+    return store.folders("models", having="card.json")
+
+
+def refuse_newer_damage(store: Store, lost: Collection[str], cards: Sequence[ModelCard]) -> None:
+    """Raise the StoreError of a damaged model that may be newer than all readable ``cards``.
+
+    Models are numbered from 1, so a ``lost`` one is older if a number below the highest is missing.
+    """
+    numbers = {card.sequence for card in cards if card.sequence > 0}
+    if len(lost) > max(numbers, default=0) - len(numbers):
+        for name in sorted(lost):
+            load_card(store, name)
 
 
 def load_card(store: Store, name: str) -> ModelCard:
     """Load the card of one model; StoreError lists the existing ones."""
     check_name("model", name)
     if not store.exists("models", name, "card.json"):
-        have = store.folders("models", having="card.json")
+        have = model_names(store)
         raise StoreError(
             f"no model {name!r} in {store.url}; "
             + (which(name, have) if have else "train one with: slidewatch train")
@@ -144,17 +157,16 @@ def load_card(store: Store, name: str) -> ModelCard:
     return ModelCard.read(store, "models", name, "card.json")
 
 
-def find_card(store: Store, name: str | None) -> ModelCard:
+def find_card(store: Store, name: str | None, on_damage: records.Tell | None = None) -> ModelCard:
     """Load the card of the named model, by default the newest.
 
-    Raises:
-        StoreError: there is no such model, or it is damaged; without a name, if any model is, which
-            may be the newest.
+    ``on_damage`` is called for each damaged older model; without it damage is raised. StoreError if
+    there is no such model, or it, or one that may be newer, is damaged.
     """
     if name is not None:
         return load_card(store, name)
-    with records.naming_a_way_out("--model"):
-        cards = list_models(store)
+    cards = list_models(store, on_damage)
+    refuse_newer_damage(store, set(model_names(store)) - {card.name for card in cards}, cards)
     if not cards:
         raise StoreError(f"no model in {store.url} yet; train one with: slidewatch train")
     return cards[-1]
@@ -205,11 +217,8 @@ def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
 
 
 def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
-    """Read the table (`OUT_OF_FOLD`) of a model; None if it was trained without folds.
-
-    Raises:
-        MissingError: the file does not exist.
-        StoreError: the file is not the one that the card describes.
+    """Read the table `OUT_OF_FOLD`; None without folds, MissingError or StoreError if it is not the
+    card's.
     """
     if card.cross_validation is None:
         return None
@@ -242,10 +251,7 @@ def save_state(store: Store, training: str, epoch: int, arrays: records.Arrays) 
 
 
 def verify_states(store: Store, training: str) -> None:
-    """Compare each state with its card; StoreError if one is damaged.
-
-    A state without a card was being written when its run ended.
-    """
+    """Compare each state with its card; StoreError if one is damaged."""
     for name in store.names(TRAININGS, training):
         if name.endswith(".json"):
             _read_state(store, training, name)

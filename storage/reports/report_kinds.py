@@ -22,12 +22,8 @@ def report_kind(
 ) -> Kind:
     """Make the kind of the reports in ``reports/<name>``.
 
-    Args:
-        name: of the folder, and of the table.
-        schema: columns for a model of some classes and taps.
-        sealed: returns the digests that seals have of the reports of a batch.
-        expires: whether old ones may be removed.
-        meant: columns by other words for them.
+    ``schema`` has the columns for a model of some classes and taps, ``sealed`` the digests in seals
+    of a batch, ``meant`` columns by other words. Old ones may be removed if it ``expires``.
     """
 
     def checks(store: Store, only: str | None = None) -> Iterator[Check]:
@@ -57,10 +53,7 @@ def report_files(store: Store, name: str) -> list[str]:
 def _verify(
     store: Store, sealed: Callable[[Store, str], Collection[str]], batch: str, path: tuple[str, ...]
 ) -> None:
-    """Compare a report with the seals of its batch, or with its checksums if there are no seals.
-
-    While a batch is being republished, its reports have no seal.
-    """
+    """Compare a report with its batch's seals, or if there are none yet, with its checksums."""
     digests = sealed(store, batch)
     day = date.fromisoformat(path[-2].removeprefix("batch_date="))
     if not digests or tables.is_withdrawn(store, batch, day):

@@ -191,7 +191,7 @@ def home(work: Path, store: Path) -> Path:
     """Write the cells of patients that a model has not seen into folders by label."""
     folder = store.parent / HOME
     if not folder.exists():
-        card = classifiers.find_card(Store(str(store)), None)
+        card = classifiers.find_card(Store(str(store)), None, lambda _: None)
         unseen = {
             key.rpartition("::")[2] for key in (*card.split["validation"], *card.split["test"])
         }

@@ -1,8 +1,6 @@
 """Compute statistics and distances of fitted rows from their features in the store.
 
-Statistics are not kept by patient: a patient usually has fewer cells than there are features, so
-the features in zarr, which calibration has to read anyway, take less room, and statistics are
-computed from them in a moment.
+Statistics by patient would take more room: a patient has fewer cells than there are features.
 """
 
 from collections.abc import Sequence
@@ -50,10 +48,7 @@ def rows_statistics(job: RowsJob) -> ClassStatistics:
 
 
 def group_log_distances(job: GroupJob) -> Float:
-    """Compute log distances (n, T) of a group's images under statistics without that group.
-
-    The taps are in the order of their names.
-    """
+    """Compute log distances (n, T), taps by name, of a group under statistics without it."""
     total = _load_version(job.store, job.model.name, job.version)
     blocks = [read_rows(job.store, job.model, part) for part in job.parts]
     labels = np.concatenate([block.label for block in blocks])
@@ -79,11 +74,7 @@ class SlideJob:
 
 
 def fitted_group(job: SlideJob) -> own_normal.FittedSlide:
-    """Score the cells of a fitted group by their own normal, and the group by all others.
-
-    Raises:
-        ValueError: too few groups remain.
-    """
+    """Score a group's cells by their own normal, and the group by others; ValueError if too few."""
     total = slides_of_version(job.store, job.model.name, job.version)
     blocks = [read_rows(job.store, job.model, part) for part in job.parts]
     names = job.model.distance_taps

@@ -32,9 +32,8 @@ class Unseen(NamedTuple):
 class OutOfFold:
     """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds.
 
-    ``log_odds`` (n,) are from both witnesses, ``network`` from the network alone, and
-    ``statistics`` are scores of the discriminant. ``patients`` (n,) are None for images without
-    one; ``parasitized`` (n,) are labels.
+    ``log_odds`` are from both witnesses, ``network`` from one, ``statistics`` the discriminant's
+    scores.
     """
 
     heads: NDArray[np.bytes_]
@@ -76,10 +75,10 @@ def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
 def unseen(
     store: Store, card: ModelCard, rows: Rows, block: FeatureBlock, scores: Float | None = None
 ) -> Unseen:
-    """Say of each cell (n,) of rows what a network that was not trained on it says.
+    """Look up diagnoses of cells (n,) by the model, or a fold, where it was not trained on them.
 
-    That is the model's own, or that of a fold. With the ``scores`` (n,) of a discriminant of
-    statistics without the cell's patient, the network of a fold counts only with its statistics.
+    With ``scores`` (n,) of a discriminant of statistics without the cell's patient, the network of
+    a fold counts only with its statistics.
     """
     odds = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
     seen, folds = seen_by_training(card, rows, block), out_of_fold(store, card)

@@ -29,9 +29,9 @@ class WitnessJob:
 class Evidence:
     """The scores of two witnesses for cells (n,) that neither has seen.
 
-    ``network`` are log-odds of "parasitized", ``scores`` those of a discriminant without the
-    patient, less the lean of the patient's cells; ``parasitized`` are labels, ``keys`` patients,
-    ``sizes`` the larger sides in pixels.
+    ``network`` are log-odds, ``scores`` a discriminant's without the patient, less the lean of the
+    patient's cells; ``parasitized`` are labels, ``keys`` patients, ``sizes`` larger sides in
+    pixels.
     """
 
     network: types.Float
@@ -52,13 +52,10 @@ class Evidence:
 
 
 def unseen_evidence(job: WitnessJob) -> Evidence:
-    """Compute the evidence of a patient's cells.
+    """Compute the evidence of a patient's cells, by a fold's network if the model was trained on
+    them.
 
-    For a cell in the training set the network of another fold is used, if there is one; otherwise
-    the cell is left out.
-
-    Raises:
-        ValueError: the statistics without the patient have no discriminant.
+    ValueError if the statistics without the patient have no discriminant.
     """
     card, place = job.model, job.model.classes.index(PARASITIZED)
     total = slides_of_version(job.store, card.name, job.version)

@@ -20,9 +20,8 @@ from tasks.types import Mask
 
 @dataclass(frozen=True)
 class FinishJob:
-    """Consecutive scored ``parts`` of a batch, by their rows, to be finished.
-
-    ``repeated`` (n,) marks their copies of images.
+    """Consecutive scored ``parts`` of a batch to be finished; ``repeated`` (n,) marks copies of
+    images.
     """
 
     screened: Screened

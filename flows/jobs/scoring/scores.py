@@ -1,8 +1,6 @@
-"""Units of work of the second stage: score cells against their references.
+"""Score cells against their references, on workers, from features checked against the ledger.
 
-Features are read shard by shard, and checked against the ledger's digests. Memory does not grow
-with the size of a slide: its reference is made of some of its cells, and the rest are read one
-shard at a time.
+A reference is made of some cells of a slide; the rest are read one shard at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,11 +56,10 @@ COMPARED = ["image_id", "p_value"]  # across the batch
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """A part of a batch to be scored.
+    """A part of a batch to be scored, or only read if it ``is_scored``.
 
-    ``night`` is the reference for slides and patients with too few cells; None if the batch has
-    none. A ``discriminant`` is that of the second witness, where it is not the detector's. If the
-    part ``is_scored``, its rows are only read.
+    ``night`` is the reference for slides and patients with too few cells, if there are any. A
+    ``discriminant`` is the second witness's, where it is not the detector's.
     """
 
     screened: Screened
@@ -197,8 +194,7 @@ class _Scorer:
     def _own_scores(self, cells: CellFeatures) -> tuple[CellScores, Float]:
         """Score cells (n,) by their references, and find their leans (n,).
 
-        A lean is the amount by which the discriminant scores the cell's healthy neighbours too
-        high.
+        A lean is how much too high the discriminant scores the cell's healthy neighbours.
         """
         assert self.detector.own is not None
         scores, leans = list[CellScores](), list[Float]()
