@@ -50,17 +50,12 @@ def expired_features(
             for folder in store.names("features")
             if classifiers.model_of(folder) == model
             for name in store.names("features", folder)
-            if only in (None, _batch_of(name))
+            if only in (None, name.removesuffix(".zarr").partition("~")[0])
         ]
         return [removable for removable in read_readable(of_batch, names, on_damage) if removable]
 
     for removables in read_readable(of_model, models, on_damage):
         yield from removables
-
-
-def _batch_of(features: str) -> str:
-    """Return the batch in the name of its features, which also contains its attempt."""
-    return features.removesuffix(".zarr").partition("~")[0]
 
 
 def expired_reports(

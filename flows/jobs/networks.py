@@ -59,7 +59,8 @@ def load_classifier(store: Store, card: ModelCard) -> "Classifier":
 
 
 def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
-    if not _has_weights(arrays):
+    weights = _weights(arrays)
+    if not weights:
         raise NetworkError(
             "the model that comes with slidewatch has no weights for PyTorch, which attacks and "
             "training need: use one that slidewatch train has made"
@@ -71,20 +72,14 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
     classifier = build(spec)
     classifier.cutting = below(CUTTING, arrays)
-    weights = {
-        name: torch.from_numpy(array) for name, array in arrays.items() if not _is_beside(name)
-    }
-    classifier.load_state_dict(weights)
+    classifier.load_state_dict({name: torch.from_numpy(each) for name, each in weights.items()})
     return classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _is_beside(name: str) -> bool:
-    """Return whether an array of a model's file is no weight."""
-    return name.startswith((f"{CUTTING}/", f"{GRAPH}/", f"{HEALTHY}/"))
-
-
-def _has_weights(arrays: Arrays) -> bool:
-    return not all(map(_is_beside, arrays))
+def _weights(arrays: Arrays) -> Arrays:
+    """Return the arrays of a model's file that are weights for PyTorch."""
+    others = tuple(f"{name}/" for name in (CUTTING, GRAPH, HEALTHY))
+    return {name: array for name, array in arrays.items() if not name.startswith(others)}
 
 
 @lru_cache(maxsize=2)
@@ -117,6 +112,6 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
 
     ways = (
         partial(by_openvino, spec, read) if graph else None,
-        on_gpu if _has_weights(arrays) else None,
+        on_gpu if _weights(arrays) else None,
     )
     return Inference(spec, choose(*ways), cutting)

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +34,6 @@ from tasks.detector.slides.groups import slide_keys
 from tasks.images import listing, regions
 from tasks.images.decoding import DECODING, BadImageError
 from tasks.network.extraction import Features, Reading, extract, rows_looked_at
-
-if TYPE_CHECKING:
-    from tasks.network.inference import Inference
 
 
 def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.ModelCard) -> None:
@@ -71,7 +68,7 @@ class ShardJob:
         """Extract one image like those of a shard, without writing anything."""
         manifest = manifests.read_manifest(self.store, self.batch, self.shard).slice(row, 1)
         extract(
-            _network(self),
+            network_of(self.store, self.model),
             regions.image_refs(manifest),
             tap_widths=self.model.tap_widths,
             reading=Reading(check=extension("check of single cells")),
@@ -202,16 +199,12 @@ def _extract(
 ) -> Features:
     killer = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
     return extract(
-        _network(job),
+        network_of(job.store, job.model),
         regions.image_refs(manifest),
         tap_widths=job.model.tap_widths,
         reading=Reading(dict.fromkeys(killers, killer), known, extension("check of single cells")),
         looked_at=rows_looked_at(job.shard.start, job.shard.stop, job.batch.rows),
     )
-
-
-def _network(job: ShardJob) -> "Inference":
-    return network_of(job.store, job.model)
 
 
 def _failed_images(

@@ -8,7 +8,6 @@ from datetime import date
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
-from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
 from flows.monitoring import logs, telemetry
@@ -16,12 +15,9 @@ from flows.monitoring.console import tell, warn
 from flows.settings import Settings
 from storage import kinds, leases, records
 from storage.batches import ledger, manifests
-from storage.batches.features import read_columns
 from storage.models.classifiers import ModelCard
 from storage.store import Store, StoreError, check_name
 from tasks.images import listing, sorted_rows
-from tasks.images.regions import image_refs
-from tasks.types import Index
 
 EARLIER = 8  # batches that are searched for images seen before
 
@@ -161,15 +157,3 @@ def run_shards(
     for result in run_jobs(client, run_shard, jobs, title=title, again=again):
         telemetry.shard_done(result)
         yield result
-
-
-def images_of(store: Store, card: ModelCard, batch: manifests.Batch, rows: Index) -> list[Image]:
-    """Return the addresses and digests of some rows of a batch, in ascending order."""
-    images: list[Image] = []
-    for shard, places in batch.by_shard(rows):
-        ids = read_columns(store, card.name, batch.key, shard.start, shard.stop, ["image_id"])[
-            "image_id"
-        ]
-        refs = image_refs(manifests.read_manifest(store, batch, shard).take(places))
-        images += zip(refs, [ids[place].tobytes() for place in places], strict=True)
-    return images

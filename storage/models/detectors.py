@@ -269,8 +269,8 @@ def load_detector_card(
     called for each damaged older detector or model; without it damage is raised.
 
     Raises:
-        StoreError: there is no such detector (the message lists the others), or its card, or that of a
-            detector that may be newer, is damaged.
+        StoreError: there is no such detector (the message lists the others), or its card, or that
+            of a detector that may be newer, is damaged.
     """
     if name is not None and (card := find_detector(store, name)):
         return card

@@ -70,12 +70,6 @@ class ScoreJob:
     is_scored: bool = False
 
 
-def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
-    """Make the provenance of a batch's rows: model, detector, batch, day and start."""
-    model, detector, batch = screened.model.name, screened.detector.name, screened.batch
-    return Provenance(model, detector, batch.name, batch.batch_date, scored_at)
-
-
 def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
     """Score a part's cells without writing anything."""
     return _scorer(job).rows()
@@ -145,6 +139,7 @@ class _Scorer:
 
     def _image_rows(self, held: Held, first: int, piece: slice) -> pa.Table:
         card, detector = self.job.screened.model, self.job.screened.detector
+        batch = self.job.screened.batch
         block = held.block.take(np.arange(piece.start, piece.stop))
         manifest = held.manifest.slice(piece.start, piece.stop - piece.start)
         failures = {
@@ -176,7 +171,9 @@ class _Scorer:
             scores,
             taps=self.detector.taps,
             rule=verdict.VerdictRule(detector.alpha, detector.uncertain_below),
-            made_by=provenance_of(self.job.screened, self.job.scored_at),
+            made_by=Provenance(
+                card.name, detector.name, batch.name, batch.batch_date, self.job.scored_at
+            ),
         )
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, LogOdds | None]:
