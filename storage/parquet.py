@@ -84,12 +84,6 @@ def table_from_bytes(content: bytes, columns: list[str] | None = None) -> pa.Tab
     return pq.read_table(pa.BufferReader(content), columns=columns, use_threads=False)
 
 
-def read_group(store: Store, number: int, *path: str) -> pa.Table:
-    """Read the n-th row group of a table."""
-    with open_table(store, *path) as file:
-        return file.read_row_group(number, use_threads=False)
-
-
 def iterate_groups(
     store: Store,
     *path: str,

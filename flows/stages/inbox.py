@@ -36,27 +36,18 @@ class Arrivals:
 
 
 def list_inbox(inbox: str) -> dict[str, FileStamp]:
-    """List every file of a folder or pattern by URL; SourceError if there is none, or it is one
-    file.
-    """
+    """List every file of a folder or pattern by URL; SourceError if it is no folder."""
     try:
-        seen = None if in_archive(inbox) else _seen(folders.list_files(inbox))
+        listed = None if in_archive(inbox) else folders.list_files(inbox)
     except FileNotFoundError:
         raise files.SourceError(f"inbox {inbox} does not exist: is the folder mounted?") from None
     except PermissionError:
         raise files.SourceError(f"inbox {inbox} may not be read: permission denied") from None
-    if seen is None:
+    if listed is None or listed.is_file:
         raise files.SourceError(
             f"{inbox} is one file, and no inbox: give the folder where images arrive, or a pattern "
             "such as /inbox/*/*.png"
         )
-    return seen
-
-
-def _seen(listed: folders.Listed) -> dict[str, FileStamp] | None:
-    """Map the URL of each file to its entry; None for a source that is one file."""
-    if listed.is_file:
-        return None
     now = datetime.now(UTC)
     return {
         as_text(str(listed.fs.unstrip_protocol(path))): FileStamp(size, _modified(changed, now))

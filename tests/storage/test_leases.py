@@ -334,13 +334,6 @@ def test_who_waits_gets_it_after_the_release_and_is_told_once(store: Store) -> N
     assert "waiting" in told[0]
 
 
-def test_who_waits_gets_it_after_the_expiry(any_store: Store, clock: Clock) -> None:
-    leave(any_store, host="elsewhere")
-    with lease(any_store, *NIGHT, wait=True, poll=7) as held:
-        assert held.number == 2
-        assert clock().minute == 1
-
-
 # Dead holders
 
 
@@ -393,14 +386,6 @@ def test_a_holder_that_was_killed_on_this_host_is_followed_at_once(
     with lease(store, *NIGHT) as held:
         assert held.number == 2
         assert records(store) == ["000002.json"]
-
-
-def test_a_run_that_is_interrupted_releases(
-    store: Store, other_run: "subprocess.Popen[str]"
-) -> None:
-    other_run.send_signal(signal.SIGINT)
-    other_run.wait(30)
-    assert read(store, 1).released
 
 
 def test_a_pid_that_another_process_has_now_is_a_dead_holder(any_store: Store) -> None:
@@ -553,13 +538,6 @@ def test_a_damaged_record_is_an_error_and_no_invitation(
     for part in ("nobody can tell who", complaint, "lease/000003.json", "remove that file"):
         assert part in str(caught.value)
     assert records(any_store) == ["000003.json"]
-
-
-def test_a_time_without_a_zone_is_damage(any_store: Store) -> None:
-    text = leave(any_store).model_dump_json().replace('Z"', '"')
-    any_store.write_bytes(text.encode(), *NIGHT, "lease", "000001.json")
-    with pytest.raises(StoreError, match="taken_at"), lease(any_store, *NIGHT):
-        pass
 
 
 def test_a_holder_whose_record_was_damaged_may_not_publish(any_store: Store) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.batches.manifests import Batch
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import read_table
 from storage.reports import tables
 from storage.smears.earlier_batches import read_batches_before
 from storage.smears.schemas import batches, fields, slides
@@ -171,13 +171,6 @@ def test_summaries_are_one_table_to_every_reader(store: Store, kind: str, reader
     assert sorted(found) == [day.isoformat() for day in DAYS]
 
 
-def test_what_is_nested_can_be_asked_for(store: Store) -> None:
-    publish_row(store, "night", DAYS[0])
-    files = store.path("reports", tables.BATCHES, "*", "*.parquet")
-    query = f"SELECT failures['damaged'], p_values[3], tap_scores['layer1'] FROM '{files}'"
-    assert duckdb.sql(query).fetchall() == [(1, 2, [1, 2])]
-
-
 def test_the_same_rows_are_the_same_bytes(store: Store, tmp_path: Path) -> None:
     other = Store(str(tmp_path / "other"))
     assert publish(store, DAYS[0]) == publish(other, DAYS[0])
@@ -208,15 +201,6 @@ def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
     for _ in range(2):
         publish_row(any_store, "night", DAYS[0])
     assert read_batches_before(any_store, DAYS[1], 9).num_rows == 1
-
-
-def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
-    path = tables.report_path("night", DAYS[0])
-    large = (rows(DAYS[0], 40_000) for _ in range(4))
-    publish_report(store, path, SCHEMA, large)
-    groups = list(iterate_groups(store, *path, columns=["uri", "diagnosis"]))
-    assert [group.num_rows for group in groups] == [40_000] * 4  # none is held back to be joined
-    assert groups[0].column_names == ["uri", "diagnosis"]
 
 
 def test_a_bloom_filter_finds_the_row_groups_of_an_image(store: Store) -> None:
