@@ -156,10 +156,10 @@ def lease(
     beat: float = BEAT,
     poll: float = 1.0,
 ) -> Iterator[Lease]:
-    """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block; not
-    reentrant.
+    """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block.
 
-    With ``wait``, poll every ``poll`` seconds, and call ``on_wait`` with a message for each holder.
+    It is not reentrant. With ``wait``, poll every ``poll`` seconds, and call ``on_wait`` with a
+    message for each holder.
 
     Raises:
         HeldByOtherError: another run holds the lease, and ``wait`` is False.

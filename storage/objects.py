@@ -10,9 +10,7 @@ ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice this size is
 
 
 def one_request(fs: Any) -> dict[str, Any]:
-    """Return the options for one request per object: s3fs asks for the size first, which takes
-    twice as long.
-    """
+    """Return the options with which s3fs reads an object without asking for its size first."""
     return {"max_concurrency": 1} if is_conditional(fs) else {}
 
 

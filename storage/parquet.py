@@ -30,9 +30,7 @@ def table_to_bytes(table: pa.Table, group_rows: int | None = None) -> bytes:
 def write_table(
     store: Store, table: pa.Table, *path: str, group_rows: int | None = None, once: bool = False
 ) -> None:
-    """Write a table in row groups of ``group_rows``; with ``once``, AlreadyExistsError if it is
-    there.
-    """
+    """Write a table in row groups of ``group_rows``; ``once`` as in `Store.write_bytes`."""
     with store.staged(*path, once=once) as stage:
         pq.write_table(table, stage, row_group_size=group_rows, **_WRITE)
 
@@ -49,9 +47,7 @@ def write_parts(
 
 
 def stage_parts(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table], **options: Any) -> str:
-    """Write a table part by part to a file that `Store.stage` gave; ``options`` are Arrow's
-    writer's.
-    """
+    """Write a table part by part to a file of `Store.stage`; ``options`` are Arrow's writer's."""
     with pq.ParquetWriter(stage, schema, **_WRITE, **options) as writer:
         for part in parts:
             if part.num_rows:

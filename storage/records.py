@@ -81,9 +81,7 @@ class Record(Entry):
 
 
 class Card(Record):
-    """A record that describes a file of arrays next to it by its sha256; it also has its own
-    digest.
-    """
+    """A record that describes a file of arrays next to it by its sha256, and has its own digest."""
 
     created_at: datetime
     digest: str

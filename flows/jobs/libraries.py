@@ -71,8 +71,7 @@ def exact(packages: Iterable[str]) -> dict[str, str]:
 
 
 def comparable(versions: Mapping[str, str | None]) -> dict[str, str]:
-    """Reduce versions to the part that must be equal: Python's major and minor, others without
-    build.
+    """Reduce versions to what must be equal: Python's major and minor, others without build.
 
     >>> comparable({"python": "3.11.2.final.0", "torch": "2.6.0+cpu", "timm": None})
     {'python': '3.11', 'torch': '2.6.0', 'timm': 'none'}

@@ -87,9 +87,7 @@ def return_freed_memory() -> None:
 
 @contextmanager
 def imported_once() -> Iterator[None]:
-    """Disable garbage collection, a fifth of an import's time, then freeze what forked workers
-    share.
-    """
+    """Disable garbage collection, a fifth of an import's time, then freeze the imported objects."""
     gc.disable()
     try:
         yield

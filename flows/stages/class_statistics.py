@@ -111,9 +111,7 @@ def without_repeats(
 
 
 def refuse_damage(to: Fitting, contributions: list[Contribution]) -> None:
-    """Raise StoreError if fitted features do not match the ledger, before the next version is
-    built.
-    """
+    """Raise StoreError if fitted features, on which the next version is built, are damaged."""
     store, card, jobs = to.store, to.model, []
     for contribution in contributions:
         contributed(store, card, contribution)

@@ -90,9 +90,7 @@ def arrivals(
 def without_taken(
     store: Store, nights: Iterable[Night], listed: pa.Table, seen: dict[str, FileStamp]
 ) -> tuple[pa.Table, int]:
-    """Remove images that earlier nights took, one list at a time; count those changed since the
-    last.
-    """
+    """Remove images that earlier nights took; count those changed since the last night."""
     nights = [night for night in nights if night.images]
     last = max((night.frozen_at for night in nights), default=None)
     keys, rewritten = _keys(listed), 0

@@ -133,7 +133,7 @@ def _own_normal(
 
     def fitted(spread: tuple[Float, Float] | None) -> list[own_normal.FittedSlide]:
         jobs = [
-            fitted_rows.SlideJob(to.store, to.model, lineage.version, part, spread)
+            fitted_rows.GroupJob(to.store, to.model, lineage.version, part, spread)
             for part in parts
         ]
         return list(run_jobs(to.client, fitted_rows.fitted_group, jobs, title="calibrate by slide"))

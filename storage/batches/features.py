@@ -319,9 +319,7 @@ def _open(
 def _arrays(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"], _metadata: bytes
 ) -> dict[str, Any]:
-    """Open the arrays of a group, once per process, unless it was replaced by one of other
-    metadata.
-    """
+    """Open the arrays of a group once per process, and again if its metadata have changed."""
     import zarr
 
     # With the format given, zarr requests only that format's file from an object store.

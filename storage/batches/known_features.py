@@ -52,9 +52,7 @@ class ImageIndex:
 def index_images(
     store: Store, model: str, model_digest: str, keys: tuple[str, ...], decoding: int
 ) -> ImageIndex:
-    """Index the images in batches of these keys with features of a model and version of the
-    decoding.
-    """
+    """Index the images of batches that have features of a model and version of the decoding."""
     batches: list[Batch] = []
     image_ids, numbers, rows = [np.empty((0, 32), np.uint8)], [], []
     for key in keys:
@@ -86,8 +84,7 @@ def index_images(
 def copy_features(
     store: Store, model: str, index: ImageIndex, wanted: Mapping[int, bytes], block: FeatureBlock
 ) -> bool:
-    """Fill rows of a block, except labels, from earlier batches; False where they are damaged
-    there.
+    """Fill rows of a block, except labels, from earlier batches; False if they are damaged.
 
     ``wanted`` maps rows of the block to digests of images that are in the index.
     """
@@ -127,9 +124,7 @@ def verified_block(
 
 
 def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> FeatureBlock:
-    """Read a shard's features, which cannot be recomputed here; StoreError unless the ledger has
-    them.
-    """
+    """Read a shard's features, which cannot be recomputed here; StoreError if they are damaged."""
     verified = verified_block(store, model, batch, shard)
     if verified is None:
         features = store.address("features", model, f"{batch.key}.zarr")

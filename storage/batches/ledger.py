@@ -94,9 +94,7 @@ def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
 
 
 def scores_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:
-    """Return the file where scored rows wait; parts may be divided otherwise when a batch is
-    resumed.
-    """
+    """Return the file where scored rows of a part wait, named by the part's rows."""
     return ("batches", batch.key, "scores", key, _named(rows))
 
 

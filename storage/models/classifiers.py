@@ -177,34 +177,30 @@ def load_weights(store: Store, card: ModelCard) -> records.Arrays:
     return records.load_described(store, card, "models", card.name, "model.safetensors")
 
 
-_MEANINGS = {
-    "uri": "address of the image",
-    "image_id": "sha256 of the image's bytes",
-    "patient_id": "patient, or null where the image names none",
-    "slide_id": "slide, or null where the image names none",
-    "label": "class that the image was given",
-    "fold": "number of the fold, from 0, that the image's patient was tested in",
-    "log_odds": "of the first class by the fold's network and statistics, as other folds calibrate",
-    "probability": "of the first class, by the same",
-    "network": "log-odds of the first class by the fold's network, by its temperature",
-    "statistics": "score of the discriminant of the fold's statistics, less the patient's lean",
-    "stain": "number of the cluster, from 0, of the patient's stain; the palest first",
-}
-_TYPES: dict[str, pa.DataType] = {
-    "fold": pa.int16(), "log_odds": pa.float64(), "probability": pa.float64(),
-    "network": pa.float64(), "statistics": pa.float64(), "stain": pa.int16(),
-}  # fmt: skip
-_NULLABLE = {"patient_id", "slide_id", "statistics"}
+_TEXT, _SCORE = pa.string(), pa.float64()
+_COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
+    ("uri", _TEXT, False, "address of the image"),
+    ("image_id", _TEXT, False, "sha256 of the image's bytes"),
+    ("patient_id", _TEXT, True, "patient, or null where the image names none"),
+    ("slide_id", _TEXT, True, "slide, or null where the image names none"),
+    ("label", _TEXT, False, "class that the image was given"),
+    ("fold", pa.int16(), False, 
+     "number of the fold, from 0, that the image's patient was tested in"),
+    ("log_odds", _SCORE, False,
+     "of the first class by the fold's network and statistics, as other folds calibrate"),
+    ("probability", _SCORE, False, "of the first class, by the same"),
+    ("network", _SCORE, False,
+     "log-odds of the first class by the fold's network, by its temperature"),
+    ("statistics", _SCORE, True,
+     "score of the discriminant of the fold's statistics, less the patient's lean"),
+    ("stain", pa.int16(), False,
+     "number of the cluster, from 0, of the patient's stain; the palest first"),
+]  # fmt: skip
 
 OUT_OF_FOLD = pa.schema(
     [
-        pa.field(
-            name,
-            _TYPES.get(name, pa.string()),
-            nullable=name in _NULLABLE,
-            metadata={"description": meaning},
-        )
-        for name, meaning in _MEANINGS.items()
+        pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
+        for name, kind, nullable, meaning in _COLUMNS
     ]
 )
 
@@ -217,8 +213,9 @@ def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
 
 
 def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
-    """Read the table `OUT_OF_FOLD`; None without folds, MissingError or StoreError if it is not the
-    card's.
+    """Read the table `OUT_OF_FOLD` of a model; None if it was trained without folds.
+
+    MissingError if there is no such file, StoreError if it is not the one that the card describes.
     """
     if card.cross_validation is None:
         return None

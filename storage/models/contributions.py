@@ -58,9 +58,7 @@ def contributed(store: Store, card: ModelCard, contribution: statistics.Contribu
 
 
 def held_out_rows(store: Store, card: ModelCard, contribution: statistics.Contribution) -> Rows:
-    """List the labelled rows of a batch in the model's validation and test parts, to count errors
-    on.
-    """
+    """List the labelled rows of a batch in the model's validation and test parts."""
     return _labelled(store, card, contribution, held_out=True)[1]
 
 

@@ -57,9 +57,7 @@ class BatchFeatures:
 def read_features(
     store: Store, name: str, model: str | None = None, rows: slice = slice(None)
 ) -> BatchFeatures:
-    """Read features of some rows, compared with the ledger; see
-    `flows.smears.api.OpenStore.features`.
-    """
+    """Read features of some rows of a batch, by a model or the only one, and verify them."""
     batch = load_batch(store, name)
     if store.exists(*report_path(batch.name, batch.batch_date)):
         batch = published_batch(store, name)

@@ -22,9 +22,7 @@ from storage.store import Store
 
 @dataclass
 class Publication:
-    """The staged reports of an attempt at a batch, by kind; ``made_from`` names a report that
-    stays.
-    """
+    """The staged reports of an attempt, by kind; ``made_from`` names a report that stays."""
 
     store: Store
     batch: Batch

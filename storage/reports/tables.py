@@ -58,9 +58,7 @@ def published_batch(store: Store, name: str) -> Batch:
 
 
 def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
-    """Return whether a batch's row is withdrawn while its reports are replaced; not if it is
-    damaged.
-    """
+    """Return whether a batch's row is withdrawn; a damaged row counts as not withdrawn."""
     path = report_path(batch, batch_date, BATCHES)
     try:
         withdrawn: bool = read_footer(store, *path).num_rows == 0

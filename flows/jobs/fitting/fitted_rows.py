@@ -33,12 +33,16 @@ class RowsJob:
 
 @dataclass(frozen=True)
 class GroupJob:
-    """One group (a patient, a slide) to score by the statistics of all others."""
+    """One group (a patient, a slide) to score by the statistics of all others.
+
+    ``spread`` is the location and scale of fitted slides' log distances, once known.
+    """
 
     store: Store
     model: classifiers.ModelCard
     version: int
     parts: tuple[Rows, ...]
+    spread: tuple[Float, Float] | None = None
 
 
 def rows_statistics(job: RowsJob) -> ClassStatistics:
@@ -59,21 +63,7 @@ def group_log_distances(job: GroupJob) -> Float:
     return np.stack(columns, axis=1)
 
 
-@dataclass(frozen=True)
-class SlideJob:
-    """A fitted group to score as a slide under a prior without it.
-
-    ``spread`` is the location and scale of fitted slides' log distances, once known.
-    """
-
-    store: Store
-    model: classifiers.ModelCard
-    version: int
-    parts: tuple[Rows, ...]
-    spread: tuple[Float, Float] | None = None
-
-
-def fitted_group(job: SlideJob) -> own_normal.FittedSlide:
+def fitted_group(job: GroupJob) -> own_normal.FittedSlide:
     """Score a group's cells by their own normal, and the group by others; ValueError if too few."""
     total = slides_of_version(job.store, job.model.name, job.version)
     blocks = [read_rows(job.store, job.model, part) for part in job.parts]

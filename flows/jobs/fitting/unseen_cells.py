@@ -52,8 +52,7 @@ class Evidence:
 
 
 def unseen_evidence(job: WitnessJob) -> Evidence:
-    """Compute the evidence of a patient's cells, by a fold's network if the model was trained on
-    them.
+    """Compute the evidence of a patient's cells; of trained ones, by another fold's network.
 
     ValueError if the statistics without the patient have no discriminant.
     """

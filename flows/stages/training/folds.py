@@ -75,9 +75,7 @@ def cross_validate(
 
 
 def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, Index]) -> Float:
-    """Score a fold's tested images (n,) by statistics of its training images; NaN if there are
-    none.
-    """
+    """Score a fold's tested images (n,) by statistics of its training images; NaN without any."""
     names = np.asarray(data.keys, object)
     keys = [GroupKey("", key, "") for key in names[rows["train"]].tolist()]
     taps, _ = inference.outputs_of(made.network, data.pixels, rows["train"])
@@ -112,9 +110,7 @@ def remove_fold_states(store: Store, training: str, count: int) -> None:
 
 
 def diagnosed(table: pa.Table, keys: list[str], positive: Mask) -> cross_validation.Diagnosed:
-    """Prepare a table of `OUT_OF_FOLD` for metrics, with patients (n,) and a mask of positives
-    (n,).
-    """
+    """Prepare a table of `OUT_OF_FOLD` for metrics, with patients (n,) and positives (n,)."""
     log_odds, probability, stains = (
         table[name].to_numpy() for name in ("log_odds", "probability", "stain")
     )

@@ -151,10 +151,10 @@ def train_rows(
     rows: Mapping[str, Index],
     title: str = "",
 ) -> Trained:
-    """Train on some rows (train, validation and test), resuming from the states of the
-    ``training``.
+    """Train on some rows and test on others, resuming from the states of the ``training``.
 
-    ``title`` precedes the message on each epoch. DivergedError if a loss is not finite.
+    ``rows`` are those of train, validation and test; ``title`` precedes the message on each epoch.
+    DivergedError if a loss is not finite.
     """
     torch.manual_seed(recipe.plan.seed)
     classifier = backbones.build(recipe.network, recipe.start)
