@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting import unseen
 from flows.jobs.fitting.fitted_rows import slides_of_version
-from flows.jobs.fitting.unseen_cells import Evidence, WitnessJob, unseen_evidence
+from flows.jobs.fitting.unseen import Evidence, WitnessJob, unseen_evidence
 from flows.stages.class_statistics import Fitting
 from storage.models import classifiers, detectors, statistics
 from storage.models.contributions import contributed, grouped, held_out_rows
