@@ -110,7 +110,7 @@ def _scored(screened: Screened, parts: list[Part]) -> float:
     with pytest.MonkeyPatch.context() as patch:
         bank = made_up_night._Bank(store.url)
         patch.setattr("flows.jobs.shard.extract", bank.extract)
-        patch.setattr("flows.jobs.shard._network", lambda _: None)
+        patch.setattr("flows.jobs.shard.network_of", lambda *_: None)
         for shard in batch.shards():
             if shard.start < parts[0].rows.stop:
                 run_shard(ShardJob(store, batch, shard, screened.model))
