@@ -54,10 +54,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_files(files: Iterable[Path]) -> None:
-    """Sync files that other code wrote, and then the folders that name them.
-
-    For a missing file only its folder is synced, so that it stays missing.
-    """
+    """Sync files that other code wrote, if they are there, and then the folders that name them."""
     files = list(files)
     _sync_together(files, {file.parent for file in files})
 
@@ -70,10 +67,7 @@ def sync_tree(root: Path) -> None:
 
 
 def _sync_together(files: Iterable[Path], folders: Iterable[Path]) -> None:
-    """Sync files before folders, because their journal entries already hold most of the names.
-
-    Several at once: a disk's journal takes them in the time of one.
-    """
+    """Sync files at once, then folders: a disk's journal takes several in the time of one."""
     with ThreadPoolExecutor(SYNCS) as pool:
         for paths in (files, folders):
             list(pool.map(_sync, paths))
@@ -91,10 +85,8 @@ def _sync(path: Path) -> None:
 def discard(path: Path, trash: Path) -> None:
     """Remove a file or folder in one step: rename it into a folder, and delete it there.
 
-    Nothing happens if another run has removed it already.
-
-    Raises:
-        FileNotFoundError: the folder ``trash`` is gone.
+    Nothing happens if another run has removed it; FileNotFoundError if the folder ``trash`` is
+    gone.
     """
     gone = trash / f"removed-{uuid4().hex}"
     try:

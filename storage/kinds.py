@@ -1,7 +1,6 @@
 """Name the kinds of files in a store: what verifies them, what they keep, and their tables.
 
-Each room lists its kinds in its module ``kinds``, so that verifying, pruning and asking know none
-of them by name. A room that is not installed has no kinds.
+Each room lists its kinds in its module ``kinds``, if the room is installed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -89,10 +88,7 @@ def tables() -> dict[str, Table]:
 
 
 def lease_checks(store: Store, *what: str) -> Iterator[Check]:
-    """List the checks of a lease's records; a damaged one blocks every run that wants the lease.
-
-    One that is removed meanwhile is not damaged: another run has taken the lease over.
-    """
+    """List the checks of a lease's records; a damaged one blocks every run that wants the lease."""
     for file in store.names(*what, "lease"):
         path = (*what, "lease", file)
         if file.endswith(".json"):

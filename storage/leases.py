@@ -2,19 +2,15 @@
 
 The run that creates the next number holds the lease; a store lets only one run create it. The
 holder renews its record while it works and releases it at the end. Another run may create the next
-number once the highest is released, has run out, or belongs to a process that is certainly dead.
-None of these can be undone, so a former holder never gets the lease back: its `Lease.check` fails.
-A check is not enough: between it and a write the process may stall, and another run take over. So
-the holder writes only through `Lease.store`, which refuses a write that comes too late.
+number once the highest is released, has run out by the time of day, has not changed for a lifetime
+while that run waited, or belongs to a process that is certainly dead. A former holder never gets
+the lease back: its `Lease.check` fails.
 
-A holder measures its own lease by a boot-time clock, which cannot be set and runs during sleep.
-Other runs compare its record with the time of day on their host. A working holder renews
-every `BEAT` and so always has most of `LIFETIME` left: it is taken for dead only if clocks differ
-by more than `LIFETIME` - `BEAT`. A run that waits also takes the lease if its record stays the same
-for a lifetime, because a dead holder's clock may have been ahead. When a holder's own time of day
-is set back, its records continue from the time at which it took the lease, so that they do not seem
-to have run out. None of this decides who may write: a holder that is taken for dead by mistake is
-fenced off like any other.
+A clock that is wrong by more than `LIFETIME` - `BEAT` can end a living holder's lease, but never
+decides who may write. Between a check and a write a process may stall, and another run take over.
+So a holder writes only through `Lease.store`, which refuses a write that comes too late: on a local
+disk it renames or links files out of a folder of its own in `STAGED`. The next holder removes that
+folder before it starts, and nobody creates it again.
 """
 
 import os
@@ -25,19 +21,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Event, Lock, Thread
 from uuid import uuid4
 
 import psutil
 from pydantic import AwareDatetime
 
-from storage import fences, records
+from storage import disk, records
 from storage.processes import command_of, pid_space, started
-from storage.store import AlreadyExistsError, Store, StoreError
+from storage.store import STAGED, AlreadyExistsError, Store, StoreError
 
 # Seconds until a lease that is not renewed runs out, and between renewals; several may fail.
 LIFETIME = 60.0
 BEAT = 10.0
+OLD = 24 * 3600.0  # seconds after which a stage counts as left by a killed run
+RECORD = re.compile(r"([0-9]{6,})\.json")
+STAGE = re.compile(r"(.+)~([0-9]{6,})~[^~]*")  # a holder's folder; no other name has this form
 
 
 class HeldByOtherError(StoreError):
@@ -51,8 +51,8 @@ class LeaseLostError(StoreError):
 class Holder(records.Entry):
     """The process that holds a lease; each request for a lease gets a new ``owner``.
 
-    Pids are reused, so one is unique only within ``processes`` and together with
-    ``process_started`` (seconds after the boot).
+    Pids are reused: one is unique within ``processes``, with ``process_started`` (seconds after
+    boot).
     """
 
     owner: str
@@ -62,6 +62,9 @@ class Holder(records.Entry):
     process_started: float
     user: str
     command: str
+
+    def __str__(self) -> str:
+        return f"{self.user} on {self.host} (process {self.pid}, {self.command})"
 
 
 class LeaseRecord(records.Record):
@@ -74,31 +77,26 @@ class LeaseRecord(records.Record):
 
 
 class Lease:
-    """The right of one run to write, through its ``store``.
+    """The right of one run to write, through its ``store``; ``number`` rises with every holder.
 
-    ``number`` rises with every holder. ``stage`` names the folder without which this run cannot
-    write to a local store. ``since`` is the start of the record's lifetime, by `_awake`.
+    ``stage`` names the folder without which this run cannot write to a local store.
     """
 
     def __init__(
-        self, store: Store, folder: tuple[str, ...], number: int, record: LeaseRecord, since: float
+        self, store: Store, folder: tuple[str, ...], number: int, record: LeaseRecord
     ) -> None:
         self._store = store
         self._folder = folder
         self.number = number
-        self.stage = fences.stage_of(folder[:-1], number, record.holder.owner)
+        self.stage = "~".join((*folder[:-1], f"{number:06d}", record.holder.owner))
         self.store = store.fenced(self)
         self._record = record
-        self._taken = since
-        self._ends = since + (record.expires_at - record.taken_at).total_seconds()
         self._lock = Lock()
 
     def check(self) -> None:
-        """Check that this run still holds the lease.
+        """Raise LeaseLostError if this run no longer holds the lease.
 
-        Raises:
-            LeaseLostError: the lease ran out, was released or removed, or another run took it over.
-            StoreError: the record is damaged, so the holder is not known.
+        A damaged record is a StoreError, as the holder is not known.
         """
         with self._lock:
             self._check()
@@ -107,14 +105,7 @@ class Lease:
         """Renew the lease; LeaseLostError if this run no longer holds it."""
         with self._lock:
             self._check()
-            began = _awake()
-            # Use the later of two clocks, so that setting one back does not end the lease.
-            unset = self._record.taken_at + timedelta(seconds=began - self._taken)
-            renewed = _extended(self._record, max(_now(), unset), lifetime)
-            renewed.write(self._store, *self._folder, _file(self.number))
-            # A renewal that arrived after the old expiry may have crossed with a takeover.
-            if _awake() < self._ends:
-                self._record, self._ends = renewed, began + lifetime
+            self._write(expires_at=_now() + timedelta(seconds=lifetime))
 
     def release(self) -> None:
         """Release the lease; nothing happens if another run holds it by now."""
@@ -122,26 +113,28 @@ class Lease:
             self._record = self._record.model_copy(update={"released": True})
             _, current = _current(self._store, self._folder)
             if current and self._is_mine(current):
-                self._record.write(self._store, *self._folder, _file(self.number))
+                self._write()
 
     def successor(self) -> str | None:
         """Return who took the lease over, and when, as text; None if nobody did."""
         _, current = _current(self._store, self._folder)
         if current is None or self._is_mine(current):
             return None
-        return f"{_who(current.holder)} at {_when(current.taken_at)}"
+        return f"{current.holder} at {_when(current.taken_at)}"
+
+    def _write(self, **changed: object) -> None:
+        record = self._record.model_copy(update=changed)
+        record.write(self._store, *self._folder, _file(self.number))
+        self._record = record
 
     def _check(self) -> None:
         _, current = _current(self._store, self._folder)
-        # The clock is read last, because the store may have been slow to answer.
         if self._record.released:
             why = "was released"
         elif current is None:
             why = "was removed"
         elif not self._is_mine(current):
-            why = f"was taken over by {_who(current.holder)} at {_when(current.taken_at)}"
-        elif _awake() >= self._ends:
-            why = f"could not be renewed and ran out at {_when(self._record.expires_at)}"
+            why = f"was taken over by {current.holder} at {_when(current.taken_at)}"
         else:
             return
         raise LeaseLostError(
@@ -165,9 +158,8 @@ def lease(
 ) -> Iterator[Lease]:
     """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block.
 
-    With ``wait``, poll every ``poll`` seconds until the lease is free, and call ``on_wait`` with a
-    message for each holder. The lease is not reentrant: a thread that takes it twice waits for
-    itself.
+    It is not reentrant. With ``wait``, poll every ``poll`` seconds, and call ``on_wait`` with a
+    message for each holder.
 
     Raises:
         HeldByOtherError: another run holds the lease, and ``wait`` is False.
@@ -180,7 +172,10 @@ def lease(
     heart.start()
     try:
         _fence_off_others(held, store, what)
-        _remove_below(store, folder, held.number)
+        for number in _numbers(store, folder):
+            if number < held.number:
+                with suppress(FileNotFoundError):
+                    store.remove(*folder, _file(number))
         yield held
     except LeaseLostError:
         raise
@@ -192,30 +187,54 @@ def lease(
         heart.join()
         # The lease runs out by itself; an error here must not hide the block's own error.
         with suppress(Exception):
-            fences.close_stage(store, held.stage)
+            if store.is_local:
+                disk.delete(_stage(store, held))
             held.release()
 
 
 def _fence_off_others(held: Lease, store: Store, what: tuple[str, ...]) -> None:
     """Make this holder's folder of stages, and remove those of earlier holders."""
-    fences.open_stage(store, held.stage)
-    # A successor that took over before this folder existed has not removed it.
-    held.check()
-    fences.close_others(store, what, held.number, held.stage)
+    if store.is_local:
+        with store.explaining():
+            disk.make_folder(_stage(store, held))
+        # A successor that took over before this folder existed has not removed it.
+        held.check()
+    for path in _stages(store):
+        named = STAGE.fullmatch(path.name)
+        is_of_this = named and named[1] == "~".join(what) and int(named[2]) <= held.number
+        if is_of_this and path.name != held.stage:
+            disk.discard(path, path.parent)
     sweep(store)
+
+
+def _stage(store: Store, held: Lease) -> Path:
+    return Path(store.path(STAGED, held.stage))
+
+
+def _stages(store: Store) -> list[Path]:
+    folder = Path(store.path(STAGED))
+    return list(folder.iterdir()) if store.is_local and folder.is_dir() else []
 
 
 def sweep(store: Store) -> int:
     """Remove stages that killed runs left a day ago or earlier, and count them."""
+    count = 0
+    for path in _stages(store):
+        # Another run removes it, it belongs to another user, or the holder's record is damaged.
+        with suppress(OSError, StoreError):
+            if time.time() - path.stat().st_mtime >= OLD and not _has_holder(store, path.name):
+                disk.discard(path, path.parent)
+                count += 1
+    return count
 
-    def is_held(what: tuple[str, ...], number: int) -> bool:
-        try:
-            highest, record = _current(store, (*what, "lease"))
-        except StoreError:  # damaged: the holder is unknown
-            return True
-        return record is not None and highest == number and not _is_free(record, _now())
 
-    return fences.sweep(store, is_held)
+def _has_holder(store: Store, stage: str) -> bool:
+    """Return whether a run that may work for longer than `OLD` holds the lease of a stage."""
+    named = STAGE.fullmatch(stage)
+    if named is None:
+        return False
+    number, record = _current(store, (*named[1].split("~"), "lease"))
+    return record is not None and number == int(named[2]) and not _is_free(record)
 
 
 def _take(
@@ -227,36 +246,31 @@ def _take(
     poll: float,
 ) -> Lease:
     holder = _this_process()
-    owner, arrived, came = "", _now(), _awake()
-    watched, since = None, came
+    watched, since, announced = None, time.monotonic(), ""
     while True:
-        # Taken before the record is read, so that a renewal since then is not missed. If the time
-        # of day is set ahead while this run waits, a living holder must not seem dead.
-        looked = _awake()
-        asked_at = min(_now(), arrived + timedelta(seconds=looked - came))
+        looked = time.monotonic()  # before the record is read, so that no renewal is missed
         number, current = _current(store, folder)
         if current != watched:
-            watched, since = current, _awake()
+            watched, since = current, time.monotonic()
+        if current and current.holder.owner == holder.owner:
+            return Lease(store, folder, number, current)
         # By its clock, which may be hours ahead, a dead holder would have its lease for hours.
-        if current is None or _is_free(current, asked_at) or looked - since >= lifetime:
-            began = _awake()
+        if current is None or _is_free(current) or looked - since >= lifetime:
             _try_to_create(store, folder, number + 1, holder, lifetime)
-        elif current.holder.owner == holder.owner:
-            return Lease(store, folder, number, current, began)
-        else:
-            held = (
-                f"{store.address(*folder[:-1])} is being worked on by {_who(current.holder)} "
-                f"since {_when(current.taken_at)}"
+            continue
+        held = (
+            f"{store.address(*folder[:-1])} is being worked on by {current.holder} "
+            f"since {_when(current.taken_at)}"
+        )
+        if not wait:
+            raise HeldByOtherError(
+                f"{held}: wait for it with --wait, or stop that process; if it died, the "
+                f"same command can take over after {_when(current.expires_at)}"
             )
-            if not wait:
-                raise HeldByOtherError(
-                    f"{held}: wait for it with --wait, or stop that process; if it died, the "
-                    f"same command can take over after {_when(current.expires_at)}"
-                )
-            if owner != current.holder.owner:
-                on_wait(f"{held}: waiting for it to end")
-                owner = current.holder.owner
-            time.sleep(poll)
+        if announced != current.holder.owner:
+            on_wait(f"{held}: waiting for it to end")
+            announced = current.holder.owner
+        time.sleep(poll)
 
 
 def _try_to_create(
@@ -268,8 +282,8 @@ def _try_to_create(
     created it. Neither does failure: the store's answer to a first attempt may have been lost.
     """
     began = _now()
-    record = LeaseRecord(holder=holder, taken_at=began, expires_at=began)
-    record = _extended(record, began, lifetime)
+    ends = began + timedelta(seconds=lifetime)
+    record = LeaseRecord(holder=holder, taken_at=began, expires_at=ends)
     try:
         record.write(store, *folder, _file(number), once=True)
     except (AlreadyExistsError, OSError):
@@ -309,26 +323,15 @@ def _highest(store: Store, folder: tuple[str, ...]) -> int:
 
 
 def _numbers(store: Store, folder: tuple[str, ...]) -> list[int]:
-    return [
-        int(name.removesuffix(".json"))
-        for name in store.names(*folder)
-        if re.fullmatch(r"[0-9]{6,}\.json", name)
-    ]
+    return [int(named[1]) for name in store.names(*folder) if (named := RECORD.fullmatch(name))]
 
 
 def _file(number: int) -> str:
     return f"{number:06d}.json"
 
 
-def _remove_below(store: Store, folder: tuple[str, ...], number: int) -> None:
-    for each in _numbers(store, folder):
-        if each < number:
-            with suppress(FileNotFoundError):
-                store.remove(*folder, _file(each))
-
-
-def _is_free(record: LeaseRecord, at: datetime) -> bool:
-    return record.released or record.expires_at <= at or _is_dead(record.holder)
+def _is_free(record: LeaseRecord) -> bool:
+    return record.released or record.expires_at <= _now() or _is_dead(record.holder)
 
 
 def _is_dead(holder: Holder) -> bool:
@@ -364,22 +367,9 @@ def _this_process() -> Holder:
     )
 
 
-def _who(holder: Holder) -> str:
-    return f"{holder.user} on {holder.host} (process {holder.pid}, {holder.command})"
-
-
 def _when(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _extended(record: LeaseRecord, since: datetime, lifetime: float) -> LeaseRecord:
-    return record.model_copy(update={"expires_at": since + timedelta(seconds=lifetime)})
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _awake() -> float:
-    """Read a clock in seconds that nobody sets and that runs while the machine sleeps."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

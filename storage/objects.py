@@ -10,10 +10,7 @@ ONE_PUT = 2 * 1024**3  # bytes of a part: a file of less than twice this size is
 
 
 def one_request(fs: Any) -> dict[str, Any]:
-    """Return the options that make a filesystem read an object by a single request.
-
-    By default s3fs asks for the size first, which takes twice as long for small objects.
-    """
+    """Return the options with which s3fs reads an object without asking for its size first."""
     return {"max_concurrency": 1} if is_conditional(fs) else {}
 
 
@@ -39,11 +36,9 @@ def put(fs: Any, stage: Path, target: str, once: bool) -> None:
 def put_fenced(fs: Any, stage: Path, target: str, once: bool, check: Callable[[], None]) -> None:
     """Put a file unless another run has taken over, even at the last moment.
 
-    First the object's tag is read, then the lease is checked, then the PUT is made conditional on
-    that tag. The lease was still held after the tag was read, so anything a successor has written
-    since has a different tag, and a PUT that arrives too late is refused. Other filesystems have no
-    conditional PUT: there the lease is checked right before the PUT. With ``once``, FileExistsError
-    if the target exists; ``check`` raises if the lease is lost.
+    The object's tag is read, then the lease is checked, then the PUT is made conditional on that
+    tag: whatever a successor has written since has another tag, so a late PUT is refused. Other
+    filesystems have only the check. With ``once``, FileExistsError if the target exists.
     """
     if once or not is_conditional(fs):
         check()

@@ -1,15 +1,13 @@
 """Write tables to a store as Parquet files, and read them back.
 
-Every page of a file has a checksum, which is compared when the page is read, so a damaged file
-raises an error instead of returning wrong values.
-
-Arrow's threads are not used: each would keep memory of its own, and all take more time in sum.
+Every page has a checksum, so a damaged file raises an error. Arrow's threads are not used: each
+would keep memory of its own, and all take more time in sum.
 """
 
 import base64
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from io import SEEK_CUR, SEEK_END, SEEK_SET, BytesIO, RawIOBase
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +30,7 @@ def table_to_bytes(table: pa.Table, group_rows: int | None = None) -> bytes:
 def write_table(
     store: Store, table: pa.Table, *path: str, group_rows: int | None = None, once: bool = False
 ) -> None:
-    """Write a table, complete or not at all.
-
-    The file has row groups of ``group_rows``; with ``once``, AlreadyExistsError if it is there.
-    """
+    """Write a table in row groups of ``group_rows``; ``once`` as in `Store.write_bytes`."""
     with store.staged(*path, once=once) as stage:
         pq.write_table(table, stage, row_group_size=group_rows, **_WRITE)
 
@@ -46,19 +41,13 @@ def write_parts(
     parts: Iterable[pa.Table],
     *path: str,
 ) -> str:
-    """Write a table part by part, a row group each, complete or not at all; return its sha256.
-
-    An empty part makes no row group.
-    """
+    """Write a table part by part, a row group for each that is not empty; return its sha256."""
     with store.staged(*path) as stage:
         return stage_parts(stage, schema, parts)
 
 
 def stage_parts(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table], **options: Any) -> str:
-    """Write a table part by part to a file that `Store.stage` gave; see `write_parts`.
-
-    ``options`` are those of Arrow's writer.
-    """
+    """Write a table part by part to a file of `Store.stage`; ``options`` are Arrow's writer's."""
     with pq.ParquetWriter(stage, schema, **_WRITE, **options) as writer:
         for part in parts:
             if part.num_rows:
@@ -81,12 +70,7 @@ def groups_of(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a table, or some of its columns.
-
-    Raises:
-        MissingError: the file does not exist.
-        StoreError: the file is damaged.
-    """
+    """Read a table, or some of its columns; MissingError or, if it is damaged, StoreError."""
     with open_table(store, *path) as file:
         return file.read(columns=columns, use_threads=False)
 
@@ -94,80 +78,6 @@ def read_table(store: Store, *path: str, columns: list[str] | None = None) -> pa
 def table_from_bytes(content: bytes, columns: list[str] | None = None) -> pa.Table:
     """Read a table whose bytes have been compared with their digest."""
     return pq.read_table(pa.BufferReader(content), columns=columns, use_threads=False)
-
-
-def read_group(store: Store, number: int, *path: str) -> pa.Table:
-    """Read the n-th row group of a table."""
-    with open_table(store, *path) as file:
-        return file.read_row_group(number, use_threads=False)
-
-
-def read_known_group(
-    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None = None
-) -> pa.Table:
-    """Read the n-th row group of a table whose footer is known, by one request.
-
-    Raises:
-        MissingError: there is no such table.
-        StoreError: it is damaged.
-    """
-    with _open_group(store, footer, number, *path, columns=columns) as file:
-        return file.read_row_group(number, columns=columns, use_threads=False)
-
-
-def iterate_known_group(
-    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None = None
-) -> Iterator[pa.Table]:
-    """Yield the rows of a group in parts of `ROWS`; see `read_known_group`."""
-    with _open_group(store, footer, number, *path, columns=columns) as file:
-        for batch in file.iter_batches(ROWS, [number], columns, use_threads=False):
-            yield pa.Table.from_batches([batch])
-
-
-@contextmanager
-def _open_group(
-    store: Store, footer: pq.FileMetaData, number: int, *path: str, columns: list[str] | None
-) -> Iterator[pq.ParquetFile]:
-    """Read some columns of a row group by one request, and open the bytes as a table."""
-    group = footer.row_group(number)
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    if columns is not None:
-        chunks = [each for each in chunks if each.path_in_schema.partition(".")[0] in columns]
-    starts = [c.dictionary_page_offset or c.data_page_offset for c in chunks]
-    ends = [s + c.total_compressed_size for s, c in zip(starts, chunks, strict=True)]
-    with naming_damage(store, *path):
-        piece = _Piece(store.read_range(min(starts), max(ends), *path), min(starts))
-        with pq.ParquetFile(piece, metadata=footer, page_checksum_verification=True) as file:
-            yield file
-
-
-class _Piece(RawIOBase):
-    """A file of which only some bytes were read, from ``start`` on."""
-
-    def __init__(self, content: bytes, start: int) -> None:
-        self._content, self._start, self._at = content, start, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        before = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: self._start + len(self._content)}
-        self._at = before[whence] + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        first = self._at - self._start
-        if first < 0:
-            raise OSError(f"bytes from {self._at} on were not read, only from {self._start}")
-        piece = self._content[first : None if size < 0 else first + size]
-        self._at += len(piece)
-        return piece
 
 
 def iterate_groups(
@@ -199,12 +109,7 @@ def stage_rows(store: Store, stage: Path, rows: range, *path: str) -> None:
 def iterate_verified(
     store: Store, files: Iterable[tuple[tuple[str, ...], str]]
 ) -> Iterator[pa.Table]:
-    """Yield the row groups of files, each of which is compared with its sha256 first.
-
-    Raises:
-        MissingError: a file does not exist.
-        StoreError: a file differs from its sha256.
-    """
+    """Yield the row groups of files; MissingError or StoreError if one differs from its sha256."""
     for path, digest in files:
         if store.digest(*path) != digest:
             raise StoreError(
@@ -227,24 +132,26 @@ def groups_having(footer: pq.FileMetaData, column: str, values: Collection[str])
     return found
 
 
-def iterate_rows(store: Store, *path: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the rows of a table in parts of `ROWS`, whatever its row groups are."""
-    with open_table(store, *path) as file:
-        for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
-            yield pa.Table.from_batches([batch])
+def iterate_rows(
+    store: Store,
+    *path: str,
+    columns: list[str] | None = None,
+    footer: pq.FileMetaData | None = None,
+) -> Iterator[pa.Table]:
+    """Yield the rows of a table in parts of `ROWS`, reading one row group at a time."""
+    with open_table(store, *path, footer=footer) as file:
+        for number in range(file.num_row_groups):
+            for batch in file.iter_batches(ROWS, [number], columns, use_threads=False):
+                yield pa.Table.from_batches([batch])
 
 
 @contextmanager
 def open_table(
     store: Store, *path: str, footer: pq.FileMetaData | None = None
 ) -> Iterator[pq.ParquetFile]:
-    """Open a file to read row groups of it.
+    """Open a file to read row groups, with its ``footer`` if that was read already.
 
-    ``footer`` is the result of `read_footer`, if it was read already.
-
-    Raises:
-        MissingError: the file does not exist.
-        StoreError: the file is damaged, which may be noticed late in the block.
+    MissingError, or StoreError for damage, which may be noticed late in the block.
     """
     with (
         naming_damage(store, *path),
@@ -265,8 +172,7 @@ def read_footer(store: Store, *path: str) -> pq.FileMetaData:
 def checked_schema(store: Store, *path: str) -> pa.Schema:
     """Read a file's schema from its footer; StoreError if its two descriptions differ.
 
-    A footer has no checksum, but holds the schema twice: Parquet's and Arrow's. Without this check,
-    a flipped bit in a name would make a new column and leave the right one null.
+    A footer has no checksum: a flipped bit in a name would make a new column and leave one null.
     """
     footer = read_footer(store, *path)
     with naming_damage(store, *path):

@@ -1,7 +1,4 @@
-"""Keep typed, strict JSON records that a person can read; some describe the arrays next to them.
-
-Named arrays are kept as one safetensors file: no code in data, equal bytes for equal values.
-"""
+"""Keep typed, strict JSON records; some describe arrays next to them, in a safetensors file."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,10 +81,7 @@ class Record(Entry):
 
 
 class Card(Record):
-    """A record that describes a file of arrays next to it by the file's sha256.
-
-    In the store it also has a digest of its own.
-    """
+    """A record that describes a file of arrays next to it by its sha256, and has its own digest."""
 
     created_at: datetime
     digest: str
@@ -125,12 +119,9 @@ def _digest_of_fields(fields: dict[str, Any]) -> str:
 def read_readable(
     read: Callable[[str], Found], names: Iterable[str], on_damage: Tell | None
 ) -> list[Found]:
-    """Read things by their names, and skip damaged ones.
+    """Read things by their names; call ``on_damage`` for each damaged one, or without it raise.
 
-    ``on_damage`` is called with a message for each one skipped; without it damage is raised.
-
-    Raises:
-        NewerError: one was written by a newer slidewatch.
+    A record of a newer slidewatch always raises NewerError.
     """
     things = []
     for name in names:
@@ -168,14 +159,10 @@ def freeze(
     record_file: str,
     replace: bool = False,
 ) -> None:
-    """Write a file and, last, its record, which marks the file as complete.
+    """Write a file (``content``, or its stage) and, last, its record, which marks it as complete.
 
-    Both are written once. Only a caller who knows that nothing builds on them may ``replace`` them.
-    ``content`` may be the file's stage (`Store.stage`).
-
-    Raises:
-        AlreadyExistsError: there is a record already, perhaps written by another run just now; it
-            stays unchanged.
+    Only a caller who knows that nothing builds on them may ``replace`` them. AlreadyExistsError if
+    there is a record, perhaps written by another run just now; it stays unchanged.
     """
     # Checked before anything is written: a frozen file must survive a second start.
     if not replace and store.exists(*folder, record_file):

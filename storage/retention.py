@@ -1,8 +1,7 @@
 """Find files that are old enough to be removed from a store, and remove them.
 
-Only features and reports are: the other files are small, and refer to each other. Features take
-most of a store's space, and can be computed again from the images. Each kind of files says which
-features it needs, and which files go with a report (`storage.kinds`).
+Only features, which can be computed again, and reports are. Each kind of files says which features
+it needs, and which files go with a report (`storage.kinds`).
 """
 
 from collections.abc import Iterator
@@ -30,8 +29,7 @@ def expired_features(
 ) -> Iterator[Removable]:
     """Find features that no kind of files needs, of batches published before a time.
 
-    A batch without a report belongs to an unfinished night. ``only`` names one batch. If a record
-    that decides this is damaged, the features stay; see `read_readable`.
+    ``only`` names one batch. If a record that decides this is damaged, the features stay.
     """
     models = [card.name for card in classifiers.list_models(store, on_damage)]
 
@@ -52,7 +50,7 @@ def expired_features(
             for folder in store.names("features")
             if classifiers.model_of(folder) == model
             for name in store.names("features", folder)
-            if only in (None, _batch_of(name))
+            if only in (None, name.removesuffix(".zarr").partition("~")[0])
         ]
         return [removable for removable in read_readable(of_batch, names, on_damage) if removable]
 
@@ -60,18 +58,10 @@ def expired_features(
         yield from removables
 
 
-def _batch_of(features: str) -> str:
-    """Return the batch in the name of its features, which also contains its attempt."""
-    return features.removesuffix(".zarr").partition("~")[0]
-
-
 def expired_reports(
     store: Store, before: date, only: str | None = None, on_damage: Tell | None = None
 ) -> Iterator[Removable]:
-    """Find the reports of batches before a date, and the files that go with them.
-
-    See `read_readable` for damaged records.
-    """
+    """Find the reports of batches before a date, and the files that go with them."""
     batches = {batch.name: batch for batch in manifests.list_batches(store, on_damage)}
 
     def of_batch(name: str) -> Removable | None:
@@ -88,19 +78,14 @@ def expired_reports(
 
 
 def newest_record(store: Store, until: datetime) -> datetime | None:
-    """Return when the newest batch or seal was written; None if there is none.
+    """Return when the newest readable batch or seal was written; None if there is none.
 
-    Records later than ``until`` were written while a clock was wrong, and are skipped. So are
-    damaged records.
+    Records later than ``until`` were written while a clock was wrong, and are skipped.
     """
-
-    def leave_out(_: str) -> None:
-        pass
-
     moments: list[datetime] = []
-    for batch in manifests.list_batches(store, leave_out):
+    for batch in manifests.list_batches(store, lambda _: None):
         moments.append(batch.started_at)
-        moments += [seal.scored_at for seal in ledger.list_seals(store, batch, leave_out)]
+        moments += [seal.scored_at for seal in ledger.list_seals(store, batch, lambda _: None)]
     return max((moment for moment in moments if moment <= until), default=None)
 
 

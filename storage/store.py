@@ -4,15 +4,15 @@ import errno
 import json
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, ParamSpec, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -27,9 +27,6 @@ FOLDERS = frozenset(
 REQUESTS = 16  # sent to an object store at once
 SHOWN = 10  # names that an error lists
 PIECE = 2**20  # bytes of a file that are in memory at once
-
-P = ParamSpec("P")
-Result = TypeVar("Result")
 
 
 class StoreError(Exception):
@@ -59,28 +56,12 @@ class Fence(Protocol):
         """Raise a StoreError that names the new holder if this run has lost the right."""
 
 
-class _OneByOne(Executor):
-    """An executor that does each piece of work at once."""
-
-    def submit(
-        self, work: Callable[P, Result], /, *args: P.args, **named: P.kwargs
-    ) -> Future[Result]:
-        """Call a function, and return what it returned or raised."""
-        future: Future[Result] = Future()
-        try:
-            future.set_result(work(*args, **named))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
-
-
 @dataclass(frozen=True)
 class Store:
     """A store at a root URL: ``/data/store``, ``file:///data/store`` or ``s3://bucket/store``.
 
-    Paths are given relative to the root, in parts. A write is complete or absent: no reader
-    sees half a file. A store is small and picklable, so workers receive it as it is, without its
-    ``fence``.
+    Paths are given relative to the root, in parts. A write is complete or absent. Workers receive a
+    pickled store without its ``fence``.
     """
 
     url: str
@@ -165,11 +146,6 @@ class Store:
             raise MissingError(f"{self.address(*parts)} does not exist") from None
         return content
 
-    def read_range(self, start: int, end: int, *parts: str) -> bytes:
-        """Read bytes ``start`` to ``end`` of a file; FileNotFoundError if there is none."""
-        content: bytes = self.fs.cat_file(self.path(*parts), start=start, end=end)
-        return content
-
     def digest(self, *parts: str) -> str:
         """Compute the sha256 of a file, however large; MissingError if there is none."""
         try:
@@ -178,12 +154,12 @@ class Store:
         except FileNotFoundError:
             raise MissingError(f"{self.address(*parts)} does not exist") from None
 
-    def together(self) -> Executor:
+    def together(self) -> ThreadPoolExecutor:
         """Make a pool for calls that wait for the store; a disk gets one call at a time.
 
         An object store answers several requests in the time of one.
         """
-        return ThreadPoolExecutor(REQUESTS) if self.is_far else _OneByOne()
+        return ThreadPoolExecutor(REQUESTS if self.is_far else 1)
 
     def open(self, *parts: str) -> Any:
         """Open a file to read pieces of it; FileNotFoundError if there is none."""
@@ -214,9 +190,8 @@ class Store:
     def fenced(self, fence: Fence) -> "Store":
         """Return the same store for a run that may lose the right to write.
 
-        It writes or removes while it has the right, or not at all: on a local disk everything goes
-        through a folder that the next holder removes; on S3 a PUT is conditional on the object that
-        was there while the right was held.
+        On a local disk everything goes through a folder that the next holder removes; on S3 a PUT
+        is conditional on the object that was there while the right was held.
         """
         store = Store(self.url)
         object.__setattr__(store, "fence", fence)
@@ -224,10 +199,7 @@ class Store:
 
     @contextmanager
     def staged(self, *parts: str, once: bool = False) -> Iterator[Path]:
-        """Yield a local path to write to; its file appears in the store when the block ends well.
-
-        When the block raises, the target is untouched and the stage is gone.
-        """
+        """Yield a local path to write to; its file appears in the store if the block ends well."""
         with self.stage() as stage:
             yield stage
             self.reveal(stage, *parts, once=once)
@@ -236,8 +208,8 @@ class Store:
     def stage(self) -> Iterator[Path]:
         """Yield a local path to write a file to, for `reveal` to move; it is deleted afterwards.
 
-        For a local store it is in the store, to be renamed. For an object store it is in the
-        temporary folder, to be sent by PUT, which is atomic there.
+        It is in a local store, to be renamed; or in the temporary folder, to be sent by one atomic
+        PUT.
         """
         with self._saying_who_took_over(), self.explaining():
             stage = self._stages() / f"staged-{uuid.uuid4().hex}"
@@ -267,10 +239,9 @@ class Store:
             raise AlreadyExistsError(f"{target} is there already") from None
 
     def reveal_folder(self, stage: Path, *parts: str) -> None:
-        """Replace a folder by a synced one that was staged without a fence.
+        """Replace a folder of a local store by one staged without a fence.
 
-        For local stores only. With a fence, code that makes parent folders could recreate the
-        fence's own folder.
+        Code that makes parent folders could recreate the fence's own folder.
         """
         target = Path(self.path(*parts))
         disk.sync_tree(stage)
@@ -337,11 +308,7 @@ class Store:
 
 
 def refuse_absent(store: Store) -> None:
-    """Raise MissingError if there is no store at an address, which may be misspelt.
-
-    Raises:
-        StoreError: the address cannot be read, so nobody knows.
-    """
+    """Raise MissingError if there is no store at an address; StoreError if it cannot be read."""
     try:
         folders = FOLDERS.intersection(store.names())
     except Exception as error:  # whatever a storage client raises

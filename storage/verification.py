@@ -14,11 +14,7 @@ def all_checks(store: Store) -> Iterator[Check]:
 
 
 def batch_checks(store: Store, name: str) -> Iterator[Check]:
-    """List the checks of every attempt at a batch, and of its reports.
-
-    Raises:
-        StoreError: there is no such batch.
-    """
+    """List the checks of a batch's attempts and reports; StoreError if there is no such batch."""
     if not attempts_at(store, check_name("batch", name)):
         have = [batch.name for batch in list_batches(store, on_damage=lambda _: None)]
         raise StoreError(f"no batch {name!r} in {store.url}; {which(name, have)}")

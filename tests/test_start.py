@@ -17,27 +17,24 @@ sys.exit(f"imported {sorted(heavy)}" if heavy else failed)
 
 PYTORCH = {"torch", "torchvision", "timm"}
 NETWORKS = PYTORCH | {"openvino", "sklearn"}
-SLOW = NETWORKS | {"scipy", "distributed", "dask", "zarr", "matplotlib", "prefect", "pandas"}
+SLOW = NETWORKS | {"scipy", "distributed", "dask", "zarr", "matplotlib", "prefect"}
 # A command's module, and what it does not import.
 SPARED = {
     "flows.commands.main": SLOW | {"duckdb", "numpy", "pyarrow", "rich"},
     "flows.commands.status": SLOW | {"duckdb"},
-    "flows.commands.query": SLOW - {"pandas"},  # pyarrow's data sets, which DuckDB reads, import it
+    "flows.commands.query": SLOW,
     # It works without Dask, and a photograph's page has no charts.
     "flows.smears.commands.look": (SLOW - {"scipy", "zarr"})
     | {"duckdb", "scipy.stats", "pyarrow.dataset"},
 }
 # Modules that neither a command that screens nor its workers import.
-UNUSED = {"prefect", "pandas", "scipy.stats", "pydicom", "duckdb", "sklearn", "matplotlib"}
+UNUSED = {"prefect", "scipy.stats", "pydicom", "duckdb", "sklearn", "matplotlib"}
 SCREENING = """
 import json, sys
 import flows.smears.night
 from flows.cluster.client import open_client
-from flows.jobs.worker import leave_pandas_out
 from flows.settings import Settings
 import pyarrow as pa
-
-leave_pandas_out()
 
 def modules():
     pa.array([1]).to_pylist()

@@ -27,7 +27,7 @@ from distributed.utils import get_mp_context
 from flows.cluster import preload
 from flows.cluster.tls import CERTIFICATES, security
 from flows.cluster.trials import ClusterError
-from flows.jobs.worker import stay_on, without_pandas
+from flows.jobs.worker import stay_on
 from flows.settings import Settings
 
 REACH = 10  # seconds within which a scheduler must answer
@@ -121,7 +121,7 @@ def _for_us_alone() -> Iterator[dict[str, Any]]:
 def _local(settings: Settings) -> Iterator[Client]:
     preload.import_for_workers()
     preload.wait_for_imports()
-    with dask.config.set(FORKED), without_pandas():
+    with dask.config.set(FORKED):
         get_mp_context()  # imports all that Dask knows, to find out which packages are installed
     workers = workers_of(settings)
     # Today's environment, not that of the start of the workers' parent; and no module is read from

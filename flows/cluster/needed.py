@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from flows.jobs.worker import imported_once, leave_pandas_out
+from flows.jobs.worker import imported_once
 
 NEEDED = (
     # Each worker imports the command's own module, which imports these.
@@ -22,4 +22,3 @@ NEEDED = (
 with imported_once():
     for module in NEEDED:
         import_module(module)
-    leave_pandas_out()

@@ -20,7 +20,7 @@ from pydantic_settings import SettingsError
 
 from flows.cluster.preload import import_for_workers
 from flows.commands.parser import ALL, Given, asks_help, in_order, make_app, option_name, read
-from flows.jobs.worker import imported_once, leave_pandas_out
+from flows.jobs.worker import imported_once
 from flows.monitoring import ending, logs
 from flows.options import commands
 from flows.prefect.runs import server
@@ -109,12 +109,9 @@ def _run(name: str, given: Given) -> int:
 
 
 def _load(place: str) -> Any:
-    """Import a command's function or flow, and no pandas for it."""
+    """Import a command's function or flow."""
     module, _, function = place.partition(":")
-    command = getattr(importlib.import_module(module), function)
-    if "pyarrow" in sys.modules:
-        leave_pandas_out()
-    return command
+    return getattr(importlib.import_module(module), function)
 
 
 def _settings(given: Given) -> Settings:

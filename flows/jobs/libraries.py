@@ -1,6 +1,5 @@
 """Compare the versions that change results: processes with equal ones compute the same.
 
-Decoding, resizing and running the network are part of a model, and so are the libraries for these.
 A job carries the versions of its coordinator, and is refused by a worker with others.
 """
 
@@ -72,8 +71,7 @@ def exact(packages: Iterable[str]) -> dict[str, str]:
 
 
 def comparable(versions: Mapping[str, str | None]) -> dict[str, str]:
-    """Reduce versions to the part that must be equal: Python's major and minor, others without
-    build.
+    """Reduce versions to what must be equal: Python's major and minor, others without build.
 
     >>> comparable({"python": "3.11.2.final.0", "torch": "2.6.0+cpu", "timm": None})
     {'python': '3.11', 'torch': '2.6.0', 'timm': 'none'}
@@ -107,11 +105,7 @@ def _some(who: list[str]) -> str:
 
 
 def run_if_same(expected: Mapping[str, str], work: Callable[[Job], Result], job: Job) -> Result:
-    """Do a job if this process has the versions of the coordinator that sent it.
-
-    Raises:
-        VersionsDifferError: the versions differ.
-    """
+    """Do a job; VersionsDifferError if the coordinator that sent it has other versions."""
     differ = differences(expected, {socket.gethostname(): installed()})
     if differ:
         raise VersionsDifferError("; ".join(differ))

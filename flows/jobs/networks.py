@@ -1,6 +1,6 @@
 """Read networks from the store and verify them, once per process."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from storage.models.classifiers import ModelCard, load_weights
@@ -8,7 +8,7 @@ from storage.models.tunings import load_tuning
 from storage.store import Store
 from tasks.network.cutting import Shift
 from tasks.network.inference import Device, Inference, choose, refuse_other_arithmetic
-from tasks.network.processor import Graph, OpenVino, by_openvino
+from tasks.network.processor import Graph, by_openvino
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
 from tasks.types import Arrays, below
@@ -26,9 +26,9 @@ class ForeignNetworkError(Exception):
 
 
 def refuse_foreign_network(network: str) -> None:
-    """Raise ForeignNetworkError if a network is code that the settings do not name.
+    """Raise ForeignNetworkError if a network is code that this machine's settings do not name.
 
-    A store's card may be a stranger's. The settings are those of the machine that would import it.
+    A store's card may be a stranger's.
     """
     if not is_own(network):
         return
@@ -49,8 +49,7 @@ def load_classifier(store: Store, card: ModelCard) -> "Classifier":
 
     Raises:
         ForeignNetworkError: its code is not allowed here.
-        NetworkError: it is computed in an arithmetic that this machine does not have, or has no
-            weights for PyTorch.
+        NetworkError: this machine lacks its arithmetic, or it has no weights for PyTorch.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
@@ -59,7 +58,8 @@ def load_classifier(store: Store, card: ModelCard) -> "Classifier":
 
 
 def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
-    if not _has_weights(arrays):
+    weights = _weights(arrays)
+    if not weights:
         raise NetworkError(
             "the model that comes with slidewatch has no weights for PyTorch, which attacks and "
             "training need: use one that slidewatch train has made"
@@ -71,40 +71,22 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
     classifier = build(spec)
     classifier.cutting = below(CUTTING, arrays)
-    weights = {
-        name: torch.from_numpy(array) for name, array in arrays.items() if not _is_beside(name)
-    }
-    classifier.load_state_dict(weights)
+    classifier.load_state_dict({name: torch.from_numpy(each) for name, each in weights.items()})
     return classifier.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _is_beside(name: str) -> bool:
-    """Return whether an array of a model's file is no weight."""
-    return name.startswith((f"{CUTTING}/", f"{GRAPH}/", f"{HEALTHY}/"))
-
-
-def _has_weights(arrays: Arrays) -> bool:
-    return not all(map(_is_beside, arrays))
-
-
-_TUNED: dict[tuple[str, str | None], OpenVino] = {}  # the last network that was tuned here
-
-
-def keep_tuned(card: ModelCard, device: OpenVino) -> None:
-    """Keep a network that was compiled to tune it, so that loading it compiles nothing."""
-    _TUNED.clear()
-    _TUNED[card.digest, card.tuning] = device
+def _weights(arrays: Arrays) -> Arrays:
+    """Return the arrays of a model's file that are weights for PyTorch."""
+    others = tuple(f"{name}/" for name in (CUTTING, GRAPH, HEALTHY))
+    return {name: array for name, array in arrays.items() if not name.startswith(others)}
 
 
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
     """Prepare the network of a model, with its tuning if it has one, for inference.
 
-    PyTorch is imported for a GPU, and for networks that OpenVINO cannot take, which have no graph.
-
-    Raises:
-        ForeignNetworkError: its code is needed, and not allowed here.
-        NetworkError: it is computed in an arithmetic that this machine does not have.
+    PyTorch is imported for a GPU, and for networks without a graph. Errors are those of
+    `load_classifier`.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_other_arithmetic(spec)
@@ -119,9 +101,6 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
         plain = Graph.from_arrays(graph)
         return plain if tuning is None else tuned(plain, spec, tuning)
 
-    def on_processor() -> Device | None:
-        return _TUNED.pop((card.digest, card.tuning), None) or by_openvino(spec, read)
-
     def on_gpu() -> Device:
         refuse_foreign_network(spec.network)
         weights = arrays if tuning is None else tuned_weights(arrays, tuning)
@@ -130,5 +109,8 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
 
         return by_pytorch(classifier)
 
-    ways = on_processor if graph else None, on_gpu if _has_weights(arrays) else None
+    ways = (
+        partial(by_openvino, spec, read) if graph else None,
+        on_gpu if _weights(arrays) else None,
+    )
     return Inference(spec, choose(*ways), cutting)

@@ -1,7 +1,6 @@
-"""Run one shard of a batch, the unit of work that a Dask worker takes.
+"""Run one shard of a batch: write whole zarr chunks, then its ledger record.
 
-It writes whole zarr chunks, then its ledger record; each step is idempotent and atomic, so a shard
-may die anywhere and be run again by any worker.
+Each step is idempotent and atomic: a shard may die anywhere and be run again by any worker.
 """
 
 import os
@@ -9,7 +8,7 @@ import socket
 import time
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -36,9 +35,6 @@ from tasks.images import listing, regions
 from tasks.images.decoding import DECODING, BadImageError
 from tasks.network.extraction import Features, Reading, extract, rows_looked_at
 
-if TYPE_CHECKING:
-    from tasks.network.inference import Inference
-
 
 def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.ModelCard) -> None:
     """Preallocate the features of a batch, to be filled by its shards."""
@@ -55,10 +51,7 @@ def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.Mod
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to extract; ``fit`` also computes the statistics of its labelled images.
-
-    ``tries`` counts how often the shard was started, including this time.
-    """
+    """A shard to extract for the n-th time (``tries``), and to ``fit`` by its labelled images."""
 
     store: Store
     batch: manifests.Batch
@@ -75,7 +68,7 @@ class ShardJob:
         """Extract one image like those of a shard, without writing anything."""
         manifest = manifests.read_manifest(self.store, self.batch, self.shard).slice(row, 1)
         extract(
-            _network(self),
+            network_of(self.store, self.model),
             regions.image_refs(manifest),
             tap_widths=self.model.tap_widths,
             reading=Reading(check=extension("check of single cells")),
@@ -102,9 +95,8 @@ class FailedImage:
 class ShardResult:
     """The outcome of a shard, small enough to send to the coordinator.
 
-    ``seconds`` is the time that the worker, a host and process, took for the last of its ``tries``.
-    ``fitted`` and ``held_out`` count the labelled images used for the statistics, and those omitted
-    as the model's validation or test images.
+    ``seconds`` are of the last try. Labelled images were ``fitted``, or ``held_out`` as the model's
+    validation and test images.
     """
 
     shard: manifests.Shard
@@ -207,16 +199,12 @@ def _extract(
 ) -> Features:
     killer = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
     return extract(
-        _network(job),
+        network_of(job.store, job.model),
         regions.image_refs(manifest),
         tap_widths=job.model.tap_widths,
         reading=Reading(dict.fromkeys(killers, killer), known, extension("check of single cells")),
         looked_at=rows_looked_at(job.shard.start, job.shard.stop, job.batch.rows),
     )
-
-
-def _network(job: ShardJob) -> "Inference":
-    return network_of(job.store, job.model)
 
 
 def _failed_images(

@@ -26,8 +26,7 @@ RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 def settle_worker() -> None:
     """Set this process up to read images and run a network on one of them at a time.
 
-    PyTorch uses one thread, so that features do not depend on a worker's number of cores. Most work
-    does without it; whatever imports it settles again.
+    PyTorch, if it is imported, uses one thread, so features do not depend on the number of cores.
     """
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
@@ -65,10 +64,8 @@ def stay_on(core: int) -> None:
 def keep_freed_memory() -> None:
     """Keep the memory that this process frees, because it soon needs as much again.
 
-    A photograph, and the output of every layer that is trained, are megabytes. glibc returns such a
-    block to the kernel and gets it back, zeroed, for the next one, especially as Dask makes its
-    workers return everything: to find the cells of a photograph takes twice as long. With another
-    allocator, nothing happens.
+    glibc returns the megabytes of a photograph or layer to the kernel and gets them back, zeroed,
+    so finding its cells takes twice as long. With another allocator, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -77,10 +74,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Return the memory that this process has freed, because it may not need it again.
-
-    Tables share it with everything else: Arrow's own allocator keeps most of a night's.
-    """
+    """Return the memory that this process has freed; Arrow's allocator keeps most of a night's."""
     import pyarrow as pa
 
     pa.set_memory_pool(pa.system_memory_pool())
@@ -93,47 +87,10 @@ def return_freed_memory() -> None:
 
 @contextmanager
 def imported_once() -> Iterator[None]:
-    """Disable garbage collection, a fifth of an import's time, then freeze the imported objects.
-
-    Forked workers do not scan frozen objects either, so they share their memory.
-    """
+    """Disable garbage collection, a fifth of an import's time, then freeze the imported objects."""
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
         gc.enable()
-
-
-def leave_pandas_out() -> None:
-    """Keep pyarrow from importing pandas where it is installed, which takes half a second.
-
-    pyarrow tries to import it once, before it converts the first values from Python. Whoever asks
-    for a data frame still gets one.
-    """
-    import pyarrow as pa
-
-    with without_pandas():
-        pa.array([0])
-
-
-@contextmanager
-def without_pandas() -> Iterator[None]:
-    """Refuse to import pandas in the block, as if it were not installed."""
-    sys.meta_path.insert(0, _NoPandas)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(_NoPandas)
-
-
-class _NoPandas:
-    """A finder of modules that finds no pandas, and leaves all others to the next finder.
-
-    pyarrow, which Cython has compiled, takes a None in `sys.modules` for the module.
-    """
-
-    @staticmethod
-    def find_spec(name: str, *_: object) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)

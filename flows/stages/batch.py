@@ -8,7 +8,6 @@ from datetime import date
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
-from flows.jobs.fitting.altered import Image
 from flows.jobs.libraries import changed_since
 from flows.jobs.shard import ShardJob, ShardResult, prepare_features, run_shard
 from flows.monitoring import logs, telemetry
@@ -16,12 +15,9 @@ from flows.monitoring.console import tell, warn
 from flows.settings import Settings
 from storage import kinds, leases, records
 from storage.batches import ledger, manifests
-from storage.batches.features import read_columns
 from storage.models.classifiers import ModelCard
 from storage.store import Store, StoreError, check_name
 from tasks.images import listing, sorted_rows
-from tasks.images.regions import image_refs
-from tasks.types import Index
 
 EARLIER = 8  # batches that are searched for images seen before
 
@@ -53,8 +49,8 @@ def start_or_resume(
 ) -> manifests.Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
-    ``force`` starts an existing batch again; its old results stay until replaced. A batch without
-    images also starts again, because there may be some by now.
+    ``force`` starts a batch again; its old results stay until replaced. One without images also
+    does.
 
     Raises:
         StoreError: a batch of this name was started from other images.
@@ -98,7 +94,7 @@ def refuse_other_images(
 ) -> None:
     """Raise StoreError if a batch that has images was started from other sources.
 
-    If cells were cut out of photographs, these are its sources, and so is the manifest of cells.
+    They are the photographs of cells that were cut out, or the manifest of these cells.
     """
     made = (kind.sources(store, batch.key) for kind in kinds.kinds())
     sources, most = next(filter(None, made), (batch.images, batch.limit))
@@ -161,15 +157,3 @@ def run_shards(
     for result in run_jobs(client, run_shard, jobs, title=title, again=again):
         telemetry.shard_done(result)
         yield result
-
-
-def images_of(store: Store, card: ModelCard, batch: manifests.Batch, rows: Index) -> list[Image]:
-    """Return the addresses and digests of some rows of a batch, in ascending order."""
-    images: list[Image] = []
-    for shard, places in batch.by_shard(rows):
-        ids = read_columns(store, card.name, batch.key, shard.start, shard.stop, ["image_id"])[
-            "image_id"
-        ]
-        refs = image_refs(manifests.read_manifest(store, batch, shard).take(places))
-        images += zip(refs, [ids[place].tobytes() for place in places], strict=True)
-    return images

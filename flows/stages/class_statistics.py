@@ -72,7 +72,7 @@ def as_before(
 ) -> tuple[ClassStatistics, ErrorCounts] | None:
     """Load the statistics and error counts of a version with exactly these contributions, if any.
 
-    Removing a merged batch is exact except for rounding; an earlier version is exact.
+    Removing a batch is exact except for rounding; an earlier version is exact.
     """
     for version in reversed(list_statistics(store, card.name, warn)):
         if version.contributions != contributions:
@@ -88,11 +88,7 @@ def as_before(
 def without_repeats(
     to: Fitting, part: ClassStatistics, contribution: Contribution, others: list[Contribution]
 ) -> tuple[ClassStatistics, Contribution]:
-    """Remove images from a batch's statistics that are already in: an image counts once.
-
-    Raises:
-        SourceError: no other image remains.
-    """
+    """Remove images from a batch's statistics that are already in; SourceError if none remains."""
     repeated = repeated_rows(to.store, to.model, contribution, others)
     if not repeated:
         return part, contribution
@@ -115,11 +111,7 @@ def without_repeats(
 
 
 def refuse_damage(to: Fitting, contributions: list[Contribution]) -> None:
-    """Raise StoreError if fitted features do not match the ledger.
-
-    A version is checked before the next one is built on it, because calibration, which reads all
-    fitted features, comes after the next one is written.
-    """
+    """Raise StoreError if fitted features, on which the next version is built, are damaged."""
     store, card, jobs = to.store, to.model, []
     for contribution in contributions:
         contributed(store, card, contribution)
@@ -148,10 +140,7 @@ def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
 
 @dataclass(frozen=True)
 class TakenOut:
-    """The rows to remove from a contribution, and the contribution that remains, if any.
-
-    ``held_out`` are the rows of which only errors were counted.
-    """
+    """The fitted and held-out rows to remove from a contribution, and what remains of it."""
 
     fitted: Rows
     held_out: Rows

@@ -1,8 +1,7 @@
 """Count errors on labelled cells of fitted batches that the training has not seen.
 
-These are the cells of validation and test patients, and of patients who joined after the training.
-For a cross-validated model they are all cells, each diagnosed by the network of the fold that was
-trained without its patient. Only logits are read, shard by shard.
+These are of validation and test patients, of patients who joined later and, for a cross-validated
+model, of all, by the network of their fold. Only logits are read.
 """
 
 import numpy as np
@@ -36,8 +35,8 @@ def errors_of_batch(store: Store, card: ModelCard, contribution: Contribution) -
 def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> ErrorCounts:
     """Count the errors on labelled rows of a batch, by patient, or by slide if none is named.
 
-    Cells that the network was trained on are omitted, unless a fold's network was not; so are all
-    cells if no class is called "Parasitized".
+    Cells that the network was trained on are omitted, unless a fold's was not; so are all cells if
+    no class is called "Parasitized".
     """
     total = ErrorCounts.empty()
     if PARASITIZED not in card.classes:

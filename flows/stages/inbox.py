@@ -27,8 +27,7 @@ class FileStamp(NamedTuple):
 class Arrivals:
     """The images that a night may take from an inbox, as rows of a manifest, and counts of others.
 
-    ``unsettled`` images were still being written. ``rewritten`` ones were changed since the last
-    night but have the same size as when a night took them, so only their time shows it.
+    ``unsettled`` were still being written; ``rewritten`` have the size at which a night took them.
     """
 
     images: pa.Table
@@ -37,29 +36,18 @@ class Arrivals:
 
 
 def list_inbox(inbox: str) -> dict[str, FileStamp]:
-    """List every file below a folder or matching a pattern by URL, with size and time.
-
-    Raises:
-        SourceError: the inbox does not exist, or is one file.
-    """
+    """List every file of a folder or pattern by URL; SourceError if it is no folder."""
     try:
-        seen = None if in_archive(inbox) else _seen(folders.list_files(inbox))
+        listed = None if in_archive(inbox) else folders.list_files(inbox)
     except FileNotFoundError:
         raise files.SourceError(f"inbox {inbox} does not exist: is the folder mounted?") from None
     except PermissionError:
         raise files.SourceError(f"inbox {inbox} may not be read: permission denied") from None
-    if seen is None:
+    if listed is None or listed.is_file:
         raise files.SourceError(
             f"{inbox} is one file, and no inbox: give the folder where images arrive, or a pattern "
             "such as /inbox/*/*.png"
         )
-    return seen
-
-
-def _seen(listed: folders.Listed) -> dict[str, FileStamp] | None:
-    """Map the URL of each file to its entry; None for a source that is one file."""
-    if listed.is_file:
-        return None
     now = datetime.now(UTC)
     return {
         as_text(str(listed.fs.unstrip_protocol(path))): FileStamp(size, _modified(changed, now))
@@ -79,10 +67,9 @@ def arrivals(
 ) -> Arrivals:
     """Find the images of an inbox that no earlier night took and that are completely written.
 
-    An image waits if it was modified in the last ``settle`` seconds, or if its size differs between
-    two listings; without times, these are ``settle`` seconds apart. An image with another size
-    than when it was taken is a new image. ``on_skip`` is called with a message for each skipped
-    folder.
+    An image waits if it was modified in the last ``settle`` seconds, or has another size in a
+    second listing; without times, these are ``settle`` seconds apart. An image of another size than
+    when it was taken is a new image. ``on_skip`` is called for each skipped folder.
     """
     before = datetime.now(UTC) - timedelta(seconds=settle)
     first = list_inbox(inbox)
@@ -103,10 +90,7 @@ def arrivals(
 def without_taken(
     store: Store, nights: Iterable[Night], listed: pa.Table, seen: dict[str, FileStamp]
 ) -> tuple[pa.Table, int]:
-    """Remove images that earlier nights took, and count those changed since the last night.
-
-    Only one night's list is in memory at a time.
-    """
+    """Remove images that earlier nights took; count those changed since the last night."""
     nights = [night for night in nights if night.images]
     last = max((night.frozen_at for night in nights), default=None)
     keys, rewritten = _keys(listed), 0

@@ -37,8 +37,7 @@ class CalibrationError(Exception):
 def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detectors.DetectorCard:
     """Make the detector of a version of the statistics, or find the existing one.
 
-    Raises:
-        CalibrationError: a class is missing, or there are too few images.
+    CalibrationError if a class is missing, or there are too few images.
     """
     settings, store, card = to.settings, to.store, to.model
     others = detectors.list_detectors(store, on_damage=warn)
@@ -123,8 +122,8 @@ def _own_normal(
 ) -> tuple[own_normal.OwnNormal | None, list[str]]:
     """Calibrate scores against a cell's own slide, or say why this is impossible.
 
-    Every fitted patient, or slide if no patient is known, is treated as one slide and compared with
-    all others: first to learn the spread of log distances, then with this spread.
+    Every fitted patient, or slide, is compared as one slide with all others: first to learn the
+    spread of log distances, then with this spread.
     """
     if by == "image":
         return None, [f"{WITHOUT_OWN}: the fitted images name neither patient nor slide"]
@@ -134,7 +133,7 @@ def _own_normal(
 
     def fitted(spread: tuple[Float, Float] | None) -> list[own_normal.FittedSlide]:
         jobs = [
-            fitted_rows.SlideJob(to.store, to.model, lineage.version, part, spread)
+            fitted_rows.GroupJob(to.store, to.model, lineage.version, part, spread)
             for part in parts
         ]
         return list(run_jobs(to.client, fitted_rows.fitted_group, jobs, title="calibrate by slide"))

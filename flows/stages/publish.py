@@ -38,10 +38,7 @@ def valid_seal(store: Store, batch: manifests.Batch, key: str) -> ledger.Seal | 
 
 @task
 def publish(client: Client, screened: Screened, scored: ScoredParts) -> ledger.Seal:
-    """Finish scored parts on workers, join their rows into the report on images, and seal it.
-
-    A resumed run writes the same bytes.
-    """
+    """Finish scored parts on workers, join their rows into the report on images, and seal it."""
     store, batch, key = screened.store, screened.batch, screened.key
     counts = ImageCounts()
 

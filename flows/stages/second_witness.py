@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting import unseen
 from flows.jobs.fitting.fitted_rows import slides_of_version
-from flows.jobs.fitting.unseen_cells import Evidence, WitnessJob, unseen_evidence
+from flows.jobs.fitting.unseen import Evidence, WitnessJob, unseen_evidence
 from flows.stages.class_statistics import Fitting
 from storage.models import classifiers, detectors, statistics
 from storage.models.contributions import contributed, grouped, held_out_rows
@@ -36,10 +36,7 @@ class FittedWitnesses:
 def fitted_witnesses(
     to: Fitting, lineage: statistics.Lineage, by: SplitBy
 ) -> tuple[FittedWitnesses | None, list[str]]:
-    """Make a witness of the discriminant of a version, or return why it cannot be.
-
-    Patients or slides, whichever ``by`` says, are left out.
-    """
+    """Make a witness of a version's discriminant, leaving groups out, or say why it cannot be."""
     store, card = to.store, to.model
     if len(card.classes) != 2 or PARASITIZED not in card.classes:
         return None, []

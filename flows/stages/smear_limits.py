@@ -1,16 +1,19 @@
 """Learn the limits of a smear of blood from fitted slides, altered as laboratories differ."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 
 import numpy as np
 
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting.altered import AlteredJob, Image, altered_features
-from flows.stages import batch, class_statistics
-from storage.batches.manifests import Batch, load_batch_of_key
+from flows.stages import class_statistics
+from storage.batches.features import read_columns
+from storage.batches.manifests import load_batch_of_key, read_manifest
 from storage.models.contributions import Rows
 from tasks.detector.slides import night_smears
 from tasks.detector.slides.cell_score import Prior
+from tasks.images.regions import image_refs
+from tasks.types import Index
 
 # More slides show more directions than more cells: B has a row for each feature.
 SLIDES, CELLS = 192, 16
@@ -20,18 +23,14 @@ WITHOUT = "any slide passes for a smear of blood, whatever its images are"
 def fitted_floor(
     to: class_statistics.Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
 ) -> tuple[night_smears.Floor | None, list[str]]:
-    """Alter cells of every fitted patient, or slide without one, and measure the results.
+    """Alter cells of every fitted patient, or slide without one; return the floor, or why not.
 
     ``priors`` are of all fitted slides; ``groups`` are the fitted rows of each patient or slide.
-    Return the floor, or None and the reason.
     """
     names = list(groups)
-    batches: dict[str, Batch] = {}
     owners = [names[number % len(names)] for number in range(SLIDES)]
     jobs = [
-        AlteredJob(
-            to.store, to.model, _cells(to, groups[owner], number // len(names), batches), number
-        )
+        AlteredJob(to.store, to.model, _cells(to, groups[owner], number // len(names)), number)
         for number, owner in enumerate(owners)
     ]
     slides, whose = [], []
@@ -47,19 +46,24 @@ def fitted_floor(
         return None, [f"{WITHOUT}: {error}"]
 
 
-def _cells(
-    to: class_statistics.Fitting, parts: list[Rows], draw: int, batches: dict[str, Batch]
-) -> tuple[Image, ...]:
+def _cells(to: class_statistics.Fitting, parts: list[Rows], draw: int) -> tuple[Image, ...]:
     """Choose cells of a patient, spread evenly, and different ones for every draw."""
     total = sum(map(len, parts))
     places = np.unique((np.arange(CELLS) * total + draw * total // CELLS) // CELLS % total)
     images: list[Image] = []
     start = 0
     for part in parts:
-        rows = places[(places >= start) & (places < start + len(part))] - start
+        rows = part.rows[places[(places >= start) & (places < start + len(part))] - start]
         start += len(part)
         if len(rows):
-            if part.batch not in batches:
-                batches[part.batch] = load_batch_of_key(to.store, part.batch)
-            images += batch.images_of(to.store, to.model, batches[part.batch], part.rows[rows])
+            images += _images_of(to, part.batch, rows)
     return tuple(images)
+
+
+def _images_of(to: class_statistics.Fitting, key: str, rows: Index) -> Iterator[Image]:
+    """Yield the addresses and digests of some rows of a batch, in ascending order."""
+    batch, names = load_batch_of_key(to.store, key), ["image_id"]
+    for shard, places in batch.by_shard(rows):
+        ids = read_columns(to.store, to.model.name, key, shard.start, shard.stop, names)["image_id"]
+        refs = image_refs(read_manifest(to.store, batch, shard).take(places))
+        yield from zip(refs, [ids[place].tobytes() for place in places], strict=True)

@@ -1,15 +1,12 @@
 """Store a batch's features under a model, in manifest order: ``features/<model>/<batch>.zarr``.
 
-A shard of the batch owns whole chunks, so that two writers never share one. Completeness of a
-shard is recorded in ``storage.batches.ledger``, because zarr does not write a chunk that equals its
-fill value.
+A shard owns whole chunks, so two writers never share one. Its completeness is in
+``storage.batches.ledger``, because zarr does not write a chunk that equals its fill value,
+"pending".
 
 A group has one array ``taps`` float32 (n, D), all taps side by side, and in the group ``rows`` an
-array for each of `COLUMNS`. All have the same chunks, and fill values that mean "pending". The
-group's attributes name each tap with its width, and the classes of the logits. zarr's structured
-types would make one array of the columns, but its format 3 does not specify them yet, and they hold
-no vectors. ``rows`` of a shard are up to seven small objects: an object store answers them in the
-time of one (`Store.together`), and a disk syncs them together (`sync_files`).
+array for each of `COLUMNS`, all with the same chunks. Its attributes name each tap with its width,
+and the classes of the logits.
 """
 
 import json
@@ -46,14 +43,13 @@ class UnreadableError(StoreError):
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """The features of consecutive rows of a batch.
+    """The features of consecutive rows of a batch; rows that failed have NaN.
 
-    ``taps`` maps a tap's name to float32 (n, d); ``logits`` is float32 (n, C); ``label`` int8
-    (n,), -1 where unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the
-    file's bytes; ``size`` int32 (n, 2), width and height in pixels; ``colour`` float32 (n, 3), mean
-    red, green and blue of the pixels that are not black; ``steady`` int8 (n,), 1 where the
-    diagnosis stays when the image is blurred, 0 where it turns, -1 if unknown. Rows that failed
-    have NaN features.
+    ``taps`` maps names to float32 (n, d); ``logits`` float32 (n, C); ``label`` int8 (n,), -1
+    unknown; ``status`` uint8 (n,); ``image_id`` uint8 (n, 32), the sha256 of the file's bytes;
+    ``size`` int32 (n, 2), width and height; ``colour`` float32 (n, 3), mean red, green and blue of
+    pixels that are not black; ``steady`` int8 (n,), 1 if the diagnosis stays when the image is
+    blurred, 0 if not, -1 unknown.
     """
 
     taps: dict[str, NDArray[np.float32]]
@@ -135,10 +131,9 @@ def create_features(
 ) -> None:
     """Preallocate the group from the manifest's length; only the coordinator calls this.
 
-    A group that exists with the same manifest and model, which ``digest`` names, is left alone. An
-    unfinished group, or one with damaged metadata, is replaced: the ledger's digests then show that
-    its shards are incomplete. So is one of an older version. ``decoding`` is the version of the
-    image decoding.
+    One of the same manifest and model (``digest``) stays. An unfinished, damaged or older one is
+    replaced: the ledger's digests then show that its shards are incomplete. ``decoding`` is the
+    version of the image decoding.
     """
     folder = f"{batch.key}.zarr"
     attributes: dict[str, Any] = {"shard_rows": batch.shard_rows, "model": digest}
@@ -204,11 +199,7 @@ def _make_group(
 
 
 def write_block(store: Store, model: str, batch: str, start: int, block: FeatureBlock) -> str:
-    """Write the rows of one shard; they must be exactly whole chunks, or ValueError.
-
-    Returns:
-        The digest of these rows when they are read.
-    """
+    """Write the rows of one shard, whole chunks or ValueError; return the digest of these rows."""
     arrays, attributes = _open(store, model, batch, "r+")
     shard_rows, rows = int(attributes["shard_rows"]), arrays[TAPS].shape[0]
     stop = start + len(block)
@@ -245,16 +236,10 @@ def read_block(
     stop: int,
     *,
     taps: bool = True,
-    remembered: bool = False,
 ) -> FeatureBlock:
-    """Read rows ``start`` to ``stop`` of a batch, with or without their taps.
-
-    ``remembered`` reuses metadata that this process has read before. They may have changed since,
-    so set it only if the block is then compared with a digest.
-    """
+    """Read rows ``start`` to ``stop`` of a batch, with or without their taps."""
     names = (TAPS, *COLUMNS) if taps else COLUMNS
-    arrays = read_columns(store, model, batch, start, stop, names, remembered=remembered)
-    return FeatureBlock.of(arrays)
+    return FeatureBlock.of(read_columns(store, model, batch, start, stop, names))
 
 
 def read_columns(
@@ -264,16 +249,10 @@ def read_columns(
     start: int,
     stop: int,
     names: Sequence[str],
-    *,
-    remembered: bool = False,
 ) -> Arrays:
-    """Read some of `COLUMNS` (n, ...) of rows ``start`` to ``stop``, and `TAPS` as ``tap/<tap>``.
-
-    See `read_block`.
-    """
+    """Read some of `COLUMNS` (n, ...) of rows ``start`` to ``stop``; `TAPS` are ``tap/<tap>``."""
     try:
-        opened = _OPENED.get((store, model, batch)) if remembered else None
-        arrays, attributes = opened or _open(store, model, batch, "r")
+        arrays, attributes = _open(store, model, batch, "r")
         with store.together() as pool:
             values = pool.map(lambda name: arrays[name][start:stop], names)
             found = dict(zip(names, values, strict=True))
@@ -296,11 +275,7 @@ def read_columns(
 
 
 def made_by(store: Store, model: str, batch: str) -> tuple[str, int]:
-    """Read which model, by digest, and version of the decoding made a batch's features.
-
-    A model is addressed by name, but another model may have replaced it. StoreError if there are no
-    features.
-    """
+    """Read the model's digest and the version of the decoding that made a batch's features."""
     _, attributes = _open(store, model, batch, "r")
     return attributes["model"], attributes["decoding"]
 
@@ -331,30 +306,20 @@ def _open(
             )
         if missing := {"model", "decoding", "shard_rows", TAPS} - attributes.keys():
             raise KeyError(*sorted(missing))
-        opened = _arrays(store, model, batch, mode, metadata), attributes
+        return _arrays(store, model, batch, mode, metadata), attributes
     # Truncated or corrupt JSON, and missing fields and arrays.
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise UnreadableError(
             f"the metadata of {address} are damaged ({error}): restore them from a backup, or "
             "extract the batch again"
         ) from None
-    if len(_OPENED) >= GROUPS:
-        _OPENED.clear()
-    _OPENED[store, model, batch] = opened
-    return opened
-
-
-_OPENED: dict[tuple[Store, str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
 
 
 @lru_cache(maxsize=GROUPS)
 def _arrays(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"], _metadata: bytes
 ) -> dict[str, Any]:
-    """Open the arrays of a group, once per process for all its shards, as the arrays never change.
-
-    A group that was replaced for another manifest or model has other metadata.
-    """
+    """Open the arrays of a group once per process, and again if its metadata have changed."""
     import zarr
 
     # With the format given, zarr requests only that format's file from an object store.

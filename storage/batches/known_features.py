@@ -24,8 +24,8 @@ from storage.store import Store, StoreError
 class ImageIndex:
     """The positions of some batches' images: ``heads`` (n,) sorted, and ``image_ids`` (n, 32).
 
-    ``heads`` are the first eight bytes of the digests, as numbers; ``batch`` (n,) indexes
-    ``batches``, and ``row`` (n,) the batch.
+    ``heads`` are the digests' first eight bytes; ``batch`` (n,) indexes ``batches``, ``row`` the
+    batch.
     """
 
     batches: tuple[Batch, ...]
@@ -52,10 +52,7 @@ class ImageIndex:
 def index_images(
     store: Store, model: str, model_digest: str, keys: tuple[str, ...], decoding: int
 ) -> ImageIndex:
-    """Index the images in batches with these keys that have features under a model.
-
-    Batches decoded by another version are skipped: their features differ.
-    """
+    """Index the images of batches that have features of a model and version of the decoding."""
     batches: list[Batch] = []
     image_ids, numbers, rows = [np.empty((0, 32), np.uint8)], [], []
     for key in keys:
@@ -87,14 +84,9 @@ def index_images(
 def copy_features(
     store: Store, model: str, index: ImageIndex, wanted: Mapping[int, bytes], block: FeatureBlock
 ) -> bool:
-    """Fill rows of a block from earlier batches; False where they are damaged there.
+    """Fill rows of a block, except labels, from earlier batches; False if they are damaged.
 
-    Args:
-        store: where the batches are.
-        model: that made the features.
-        index: positions of the images.
-        wanted: digests of images in ``index``, by row of the block.
-        block: to be filled; its labels are left alone.
+    ``wanted`` maps rows of the block to digests of images that are in the index.
     """
     places: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for row, image_id in wanted.items():
@@ -123,26 +115,16 @@ def verified_block(
     record = ledger.read_shard_record(store, batch, model, shard)
     if record is None:
         return None
-    # A clean-up or a partial restore may lose or damage features without the ledger, or this
-    # process's cached metadata may be out of date.
-    for remembered in (True, False):
-        try:
-            block = read_block(
-                store, model, batch.key, shard.start, shard.stop, remembered=remembered
-            )
-        except StoreError:
-            continue
-        if block.digest() == record.digest:
-            return block, record
-    return None
+    # A clean-up or a partial restore may lose or damage features without the ledger.
+    try:
+        block = read_block(store, model, batch.key, shard.start, shard.stop)
+    except StoreError:
+        return None
+    return (block, record) if block.digest() == record.digest else None
 
 
 def fitted_block(store: Store, model: str, batch: Batch, shard: Shard) -> FeatureBlock:
-    """Read a shard's features, which cannot be recomputed here.
-
-    Raises:
-        StoreError: they do not match the ledger.
-    """
+    """Read a shard's features, which cannot be recomputed here; StoreError if they are damaged."""
     verified = verified_block(store, model, batch, shard)
     if verified is None:
         features = store.address("features", model, f"{batch.key}.zarr")

@@ -1,10 +1,9 @@
-"""Store the ledger of a batch: complete shards and published reports.
+"""Store the ledger of a batch, ``batches/<batch>/``: complete shards and published reports.
 
-``ledger/<model>/<shard>.json`` says that a shard's features are complete;
-``scores/<screening>/<rows>.parquet`` and ``shifts/<screening>/<rows>.parquet`` hold the scored rows
-of a part and of its slides until the report is published, and ``scores/<screening>/finished/`` the
-pieces of the report on images, which are joined; ``sealed/<screening>.json`` says that the
-report is published. All are in ``batches/<batch>/``. A screening is named by its detector.
+``ledger/<model>/<shard>.json`` says that a shard's features are complete. ``scores`` and ``shifts``
+of a screening, named by its detector, hold the rows of parts and of their slides, and
+``scores/<screening>/finished/`` pieces of the report, until ``sealed/<screening>.json`` says that
+the report is published.
 """
 
 from contextlib import suppress
@@ -24,10 +23,7 @@ class Failure(Entry):
 
 
 class ShardRecord(Record):
-    """The record of a shard with complete features; ``digest`` is its FeatureBlock's.
-
-    ``versions`` are of Python and the libraries used.
-    """
+    """The record of a shard with complete features, by their digest, and of the libraries used."""
 
     shard: int
     start: int
@@ -98,10 +94,7 @@ def complete_shards(store: Store, batch: Batch, model: str) -> set[int]:
 
 
 def scores_path(batch: Batch, key: str, rows: range) -> tuple[str, ...]:
-    """Return the file, relative to the store, where scored rows wait for publication.
-
-    Parts are named by their rows, so a batch may be divided otherwise when it is resumed.
-    """
+    """Return the file where scored rows of a part wait, named by the part's rows."""
     return ("batches", batch.key, "scores", key, _named(rows))
 
 
@@ -155,10 +148,7 @@ def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
 
 
 def screened_by(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[str]:
-    """List the detectors that have reported on a batch, then those that began to; last first.
-
-    See `read_readable` for damaged seals.
-    """
+    """List the detectors that have reported on a batch, then those that began to; last first."""
     published = [seal.detector for seal in list_seals(store, batch, on_damage)]
     names = (file.removesuffix(".json") for file in store.names("batches", batch.key, "screenings"))
     begun = sorted((screening_start(store, batch, name), name) for name in names)
@@ -189,20 +179,14 @@ def note_announced(store: Store, batch: Batch, seal: Seal) -> None:
 
 
 def is_announced(store: Store, batch: Batch, seal: Seal) -> bool:
-    """Return whether a publication was announced.
-
-    A run can end between its seal and its announcement; the next run then announces it.
-    """
+    """Return whether a publication was announced; a run can end between its seal and that."""
     parts = ("batches", batch.key, "announced", f"{seal.detector}.json")
     noted = Announced.find(store, *parts)
     return noted is not None and noted.report_digest == seal.report_digest
 
 
 def list_seals(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[Seal]:
-    """List the seals of an attempt at a batch, one per screening, oldest first.
-
-    See `read_readable` for damaged ones.
-    """
+    """List the seals of an attempt, oldest first; see `read_readable` for damaged ones."""
     names = store.names("batches", batch.key, "sealed")
     seals = read_readable(
         lambda name: read_seal(store, batch, name.removesuffix(".json")), names, on_damage

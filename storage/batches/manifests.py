@@ -1,7 +1,4 @@
-"""Keep a batch and its frozen manifest: ``batches/<batch>/{batch.json, manifest.parquet}``.
-
-Both are written once, when the batch starts; ``storage.batches.ledger`` records its progress.
-"""
+"""Keep a batch and its frozen manifest: ``batches/<batch>/{batch.json, manifest.parquet}``."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,9 +36,8 @@ def key_of(name: str, attempt: int) -> str:
 class BatchPlan(records.Entry):
     """The plan of a batch; ``images`` says where its manifest comes from.
 
-    A forced batch starts again as its next ``attempt``, and leaves the results of the last one in
-    place. ``earlier`` lists the keys of batches whose features may be reused. ``sequence`` counts
-    the batches of a store as they start, because clocks go wrong.
+    A forced batch starts again as its next ``attempt``. Features of ``earlier`` batches may be
+    reused. ``sequence`` counts the batches of a store as they start, because clocks go wrong.
     """
 
     name: str
@@ -195,11 +191,11 @@ def read_manifest(
 ) -> pa.Table:
     """Read the manifest's rows: all, or one shard's."""
     with _reading(store, batch) as (path, footer):
-        if shard is None:
-            with parquet.open_table(store, *path, footer=footer) as file:
+        with parquet.open_table(store, *path, footer=footer) as file:
+            if shard is None:
                 return file.read(columns=columns, use_threads=False)
-        size = footer.row_group(0).num_rows
-        group = parquet.read_known_group(store, footer, shard.start // size, *path, columns=columns)
+            size = footer.row_group(0).num_rows
+            group = file.read_row_group(shard.start // size, columns=columns, use_threads=False)
         return group.slice(shard.start % size, shard.stop - shard.start)
 
 
@@ -209,10 +205,9 @@ def iterate_manifest(
     """Yield the manifest's rows in parts, each with the number of its first row."""
     with _reading(store, batch) as (path, footer):
         start = 0
-        for number in range(footer.num_row_groups):
-            for part in parquet.iterate_known_group(store, footer, number, *path, columns=columns):
-                yield start, part
-                start += part.num_rows
+        for part in parquet.iterate_rows(store, *path, columns=columns, footer=footer):
+            yield start, part
+            start += part.num_rows
 
 
 @contextmanager
@@ -252,7 +247,6 @@ def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
 def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
     """Read the footer of the manifest with this digest, once a process.
 
-    It describes every row group, so reading it for each shard would take time quadratic in their
-    number.
+    It describes every row group: reading it for each shard would take quadratic time.
     """
     return parquet.read_footer(store, "batches", key, "manifest.parquet")

@@ -1,8 +1,8 @@
 """Store the nights of an inbox: the images that each took, frozen before any computation.
 
-``nights/<series>/<date>/manifest.parquet`` lists the images, and ``night.json``, written last, says
-that the list is complete. All nights of a series are its watermark: an image in one of them is not
-taken again. Only a night that found no images may be frozen again.
+``nights/<series>/<date>/manifest.parquet`` lists the images; ``night.json``, written last,
+completes it. An image of a night is not taken again. Only a night without images may be frozen
+again.
 """
 
 from collections.abc import Callable
@@ -97,11 +97,7 @@ def verify_nights(store: Store, series: str) -> None:
 
 
 def manifest_address(store: Store, night: Night) -> str:
-    """Locate the verified list of a night's images, as a source of images.
-
-    Raises:
-        StoreError: the list is damaged or lost.
-    """
+    """Locate the list of a night's images; StoreError if it is damaged or lost."""
     _read_verified(store, night)
     return store.address(*_folder(night.series, night.day), MANIFEST)
 

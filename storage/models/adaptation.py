@@ -6,13 +6,10 @@ from storage import records
 class AdaptationCard(records.Entry):
     """The adaptation of a diagnosis by labelled cells: ``scale`` and ``bias`` of its log-odds.
 
-    They are those of the detector's own discriminant if the ``statistics`` were also adapted.
-
-    ``gain`` is the fall of the log loss on held-back cells. The adaptation is used if ``accepted``:
-    ``gain_low``, the lower end of the gain's 95% interval, is above 0 (``gain``, if the statistics
-    alone were adapted), and would stay so if one more cell of each kind were diagnosed wrongly.
-    Losses and accuracies are means of both kinds on held-back cells, or on whole held-back slides
-    if ``by_slide``.
+    They are those of the detector's own discriminant if ``statistics`` were adapted, too. ``gain``
+    is the fall of the log loss on held-back cells, or slides if ``by_slide``. It is ``accepted`` if
+    the gain is above 0 (its 95% interval, if not the statistics alone) even with one more error of
+    each kind.
     """
 
     scale: float

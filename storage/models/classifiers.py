@@ -1,12 +1,10 @@
 """Keep trained classifiers: ``models/<model>/{model.safetensors, card.json}``, written once.
 
-The first file has the weights and the network as a graph that runs without PyTorch. A model trained
-with folds also has ``out_of_fold.parquet``: the diagnosis of each training image by a network
-trained without its patient.
+The file has the weights and a graph that runs without PyTorch. With folds, ``out_of_fold.parquet``
+has each image's diagnosis by a network trained without its patient.
 
-``trainings/<training>/epoch-NNNN...`` has the states of unfinished trainings. A training is named
-by the digest of everything that decides its outcome, so only the same training resumes from them.
-They are removed once its model is written.
+``trainings/<training>/epoch-NNNN...`` are states of unfinished trainings, named by the digest of
+all that decides their outcome, until the model is written.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,8 +22,8 @@ TRAININGS = "trainings"  # the folder of their states
 class CrossValidation(records.Entry):
     """The metrics of a model's recipe on patients it was not trained on, over all folds.
 
-    ``digest`` is the sha256 of the table of `OUT_OF_FOLD`; ``metrics`` are rows of
-    plain data, with intervals from resampling patients.
+    ``digest`` is that of the table `OUT_OF_FOLD`; ``metrics`` have intervals from resampling
+    patients.
     """
 
     digest: str
@@ -40,13 +38,11 @@ REPETITION = -1
 class ModelCard(records.Card):
     """The card of a model: its network, its training and its metrics.
 
-    ``network`` has the arguments that rebuild the network; ``split`` the keys (of patients, or as
-    ``split_by`` says) of each part; ``digest`` the sha256 of the file of weights and graph, which
-    names the arithmetic, so models that differ in it have other features.
-    ``sequence`` counts the models of a store as they are made, because clocks go wrong;
-    `REPETITION` sorts before all. ``cross_validation`` is set if the model was trained with folds.
-    ``tuning`` is the digest of the tuning (`storage.models.tunings`) with which a run uses the
-    model; no file has it.
+    ``network`` has the arguments that rebuild the network; ``split`` the keys of each part
+    (patients, or as ``split_by`` says); ``digest`` the sha256 of weights and graph, and so of the
+    arithmetic. ``sequence`` counts the models of a store, because clocks go wrong; `REPETITION`
+    sorts before all. ``tuning`` is the digest of a run's tuning (`storage.models.tunings`), which
+    no file has.
     """
 
     name: str
@@ -139,11 +135,9 @@ def model_names(store: Store) -> list[str]:
 
 
 def refuse_newer_damage(store: Store, lost: Collection[str], cards: Sequence[ModelCard]) -> None:
-    """Raise the StoreError of a damaged model that may be newer than all readable ones.
+    """Raise the StoreError of a damaged model that may be newer than all readable ``cards``.
 
-    Models are numbered from 1 as they are made, so a damaged one is older if a number below the
-    highest is missing. ``lost`` are names of models with a damaged card, ``cards`` those of the
-    others.
+    Models are numbered from 1, so a ``lost`` one is older if a number below the highest is missing.
     """
     numbers = {card.sequence for card in cards if card.sequence > 0}
     if len(lost) > max(numbers, default=0) - len(numbers):
@@ -166,11 +160,8 @@ def load_card(store: Store, name: str) -> ModelCard:
 def find_card(store: Store, name: str | None, on_damage: records.Tell | None = None) -> ModelCard:
     """Load the card of the named model, by default the newest.
 
-    ``on_damage`` is called with a message for each damaged older model; without it damage is
-    raised.
-
-    Raises:
-        StoreError: there is no such model, or it, or a model that may be newer, is damaged.
+    ``on_damage`` is called for each damaged older model; without it damage is raised. StoreError if
+    there is no such model, or it, or one that may be newer, is damaged.
     """
     if name is not None:
         return load_card(store, name)
@@ -186,34 +177,30 @@ def load_weights(store: Store, card: ModelCard) -> records.Arrays:
     return records.load_described(store, card, "models", card.name, "model.safetensors")
 
 
-_MEANINGS = {
-    "uri": "address of the image",
-    "image_id": "sha256 of the image's bytes",
-    "patient_id": "patient, or null where the image names none",
-    "slide_id": "slide, or null where the image names none",
-    "label": "class that the image was given",
-    "fold": "number of the fold, from 0, that the image's patient was tested in",
-    "log_odds": "of the first class by the fold's network and statistics, as other folds calibrate",
-    "probability": "of the first class, by the same",
-    "network": "log-odds of the first class by the fold's network, by its temperature",
-    "statistics": "score of the discriminant of the fold's statistics, less the patient's lean",
-    "stain": "number of the cluster, from 0, of the patient's stain; the palest first",
-}
-_TYPES: dict[str, pa.DataType] = {
-    "fold": pa.int16(), "log_odds": pa.float64(), "probability": pa.float64(),
-    "network": pa.float64(), "statistics": pa.float64(), "stain": pa.int16(),
-}  # fmt: skip
-_NULLABLE = {"patient_id", "slide_id", "statistics"}
+_TEXT, _SCORE = pa.string(), pa.float64()
+_COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
+    ("uri", _TEXT, False, "address of the image"),
+    ("image_id", _TEXT, False, "sha256 of the image's bytes"),
+    ("patient_id", _TEXT, True, "patient, or null where the image names none"),
+    ("slide_id", _TEXT, True, "slide, or null where the image names none"),
+    ("label", _TEXT, False, "class that the image was given"),
+    ("fold", pa.int16(), False, 
+     "number of the fold, from 0, that the image's patient was tested in"),
+    ("log_odds", _SCORE, False,
+     "of the first class by the fold's network and statistics, as other folds calibrate"),
+    ("probability", _SCORE, False, "of the first class, by the same"),
+    ("network", _SCORE, False,
+     "log-odds of the first class by the fold's network, by its temperature"),
+    ("statistics", _SCORE, True,
+     "score of the discriminant of the fold's statistics, less the patient's lean"),
+    ("stain", pa.int16(), False,
+     "number of the cluster, from 0, of the patient's stain; the palest first"),
+]  # fmt: skip
 
 OUT_OF_FOLD = pa.schema(
     [
-        pa.field(
-            name,
-            _TYPES.get(name, pa.string()),
-            nullable=name in _NULLABLE,
-            metadata={"description": meaning},
-        )
-        for name, meaning in _MEANINGS.items()
+        pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
+        for name, kind, nullable, meaning in _COLUMNS
     ]
 )
 
@@ -226,11 +213,9 @@ def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
 
 
 def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
-    """Read the table (`OUT_OF_FOLD`) of a model; None if it was trained without folds.
+    """Read the table `OUT_OF_FOLD` of a model; None if it was trained without folds.
 
-    Raises:
-        MissingError: the file does not exist.
-        StoreError: the file is not the one that the card describes.
+    MissingError if there is no such file, StoreError if it is not the one that the card describes.
     """
     if card.cross_validation is None:
         return None
@@ -263,10 +248,7 @@ def save_state(store: Store, training: str, epoch: int, arrays: records.Arrays) 
 
 
 def verify_states(store: Store, training: str) -> None:
-    """Compare each state with its card; StoreError if one is damaged.
-
-    A state without a card was being written when its run ended.
-    """
+    """Compare each state with its card; StoreError if one is damaged."""
     for name in store.names(TRAININGS, training):
         if name.endswith(".json"):
             _read_state(store, training, name)

@@ -43,8 +43,7 @@ class Rows:
 def contributed(store: Store, card: ModelCard, contribution: statistics.Contribution) -> Rows:
     """List the rows of a batch that are in the statistics now.
 
-    Raises:
-        StoreError: its manifest or features differ from those that were fitted.
+    StoreError if its manifest or features differ from those that were fitted.
     """
     batch, rows = _labelled(store, card, contribution, held_out=False)
     given = (batch.manifest_digest, len(rows))
@@ -59,10 +58,7 @@ def contributed(store: Store, card: ModelCard, contribution: statistics.Contribu
 
 
 def held_out_rows(store: Store, card: ModelCard, contribution: statistics.Contribution) -> Rows:
-    """List the labelled rows of a batch that are held out from the statistics.
-
-    They belong to the model's validation and test parts, on which errors are counted.
-    """
+    """List the labelled rows of a batch in the model's validation and test parts."""
     return _labelled(store, card, contribution, held_out=True)[1]
 
 
@@ -102,9 +98,8 @@ def repeated_rows(
 ) -> list[int]:
     """List the rows of a contribution whose images another one, or an earlier row, already has.
 
-    Only 16 bytes of each digest are held in memory, enough to distinguish a billion images.
-    ``others`` are the contributions before it. With ``held_out``, list rows that are held out
-    instead of rows that are fitted.
+    Only 16 bytes of each digest are compared. ``others`` are the contributions before it. With
+    ``held_out``, the rows are those that are held out.
     """
     rows_of = held_out_rows if held_out else contributed
     known = [_heads(store, card, rows_of(store, card, other)) for other in others]

@@ -1,8 +1,7 @@
 """Keep detectors: ``detectors/<detector>/{detector.safetensors, card.json}``, written once.
 
-A detector has what screening needs besides the model: class means and Cholesky factors by tap,
-calibration scores, and the level at which an image is called abnormal. It was fitted; or it has a
-parent that was, and has learned nights since: these are called ``<name>-v0001`` and so on.
+A detector has class means and Cholesky factors by tap, calibration scores and a level. It was
+fitted, or has a fitted parent and has learned nights since: ``<name>-v0001`` and so on.
 """
 
 import re
@@ -24,10 +23,7 @@ VERSION = re.compile(r"(.+)-v(\d{4,})(?:-(\d+))?")  # of a detector's name
 
 
 class TapCard(records.Entry):
-    """Figures that show how well one tap's covariance is known.
-
-    ``condition_number`` is that of the shrunk covariance; ``dead_units`` never varied.
-    """
+    """Figures that show how well one tap's covariance is known; ``dead_units`` never varied."""
 
     width: int
     shrinkage: float
@@ -36,10 +32,7 @@ class TapCard(records.Entry):
 
 
 class RateCard(records.Entry):
-    """An error rate of cells (a share): its mean, its deviation between slides, its uncertainty.
-
-    ``low`` and ``high`` bound the mean (95%), counted on ``slides`` and ``cells``.
-    """
+    """An error rate of cells: its mean with 95% bounds, and its deviation between slides."""
 
     mean: records.Share
     low: records.Share
@@ -52,8 +45,7 @@ class RateCard(records.Entry):
 class ThresholdCard(records.Entry):
     """Describe a threshold on a cell's log-odds of "parasitized", and its error rates.
 
-    ``limit_of_detection`` is a share, for a slide of `CountingCard.cells` red cells; None if no
-    parasitaemia is certain to be seen.
+    ``limit_of_detection`` is of a slide of `CountingCard.cells` red cells; None if none is certain.
     """
 
     log_odds: float
@@ -65,9 +57,8 @@ class ThresholdCard(records.Entry):
 class CountingCard(records.Entry):
     """The thresholds for counting parasites, chosen for ``cells`` red cells, and the diagnosis'.
 
-    ``counting`` is for few parasites, ``dense`` for many. Of the slides whose cells were counted,
-    ``least_size`` is the smallest mean size of cells in pixels, and ``least_sharpness`` the lowest
-    mean sharpness of photographs; None if unknown.
+    ``counting`` is for few parasites, ``dense`` for many. ``least_size`` (pixels) and
+    ``least_sharpness`` are the lowest means of counted slides; None if unknown.
     """
 
     cells: int
@@ -81,8 +72,7 @@ class CountingCard(records.Entry):
 class FloorCard(records.Entry):
     """Limits of what can be a smear, from fitted slides altered as places differ.
 
-    ``shift`` is the largest allowed for a group of cells, ``spread`` for the cells of a group among
-    each other, ``reach`` for a single cell; ``slides`` counts the altered slides.
+    ``shift`` is of a group of cells, ``spread`` among its cells, ``reach`` of a single cell.
     """
 
     shift: float
@@ -94,9 +84,8 @@ class FloorCard(records.Entry):
 class WitnessCard(records.Entry):
     """The calibration of two witnesses of a diagnosis on cells that neither has seen.
 
-    The discriminant uses ``taps``; ``cells`` and ``slides`` (or patients) count its calibration
-    set. The witnesses disagree on the share ``disagreeing`` of these cells, and on the share
-    ``errors_disagreeing`` of the wrong diagnoses; None if none is wrong.
+    The discriminant uses ``taps``. The witnesses disagree on the share ``disagreeing`` of the
+    cells, and ``errors_disagreeing`` of the wrong diagnoses; None if none is wrong.
     """
 
     taps: list[str]
@@ -124,9 +113,8 @@ class LearnedNight(records.Entry):
 class LearnedCard(records.Entry):
     """The nights that a detector has learned since its parent was fitted, and their figures.
 
-    ``operation`` made this version. ``false_alarms`` maps levels to the share of ordinary cells
-    called abnormal, a mean over slides that were each left out; empty if no slide could be left
-    out.
+    ``false_alarms`` maps levels to the share of ordinary cells called abnormal, a mean over slides
+    that were each left out; empty if none could be.
     """
 
     operation: str
@@ -153,12 +141,10 @@ class LearnedCard(records.Entry):
 class DetectorCard(records.Card):
     """The card of a detector: its origin, its level, and what it can do.
 
-    ``slides`` counts the slides that calibrate scores by a cell's own slide; None without such
-    scores. ``sequence`` counts the detectors of a store as they are made. ``counting`` is None if
-    the error rates of a count are not known. Without a ``floor`` any slide passes for a smear;
-    without ``witnesses`` only the network diagnoses. A detector with a ``parent``, the fitted one
-    that it was made from, has ``learned``, and one ``tuning`` for all batches; without a tuning
-    each batch has its own. ``adaptation`` is None without enough labelled cells.
+    ``slides`` counts those that calibrate scores by a cell's own slide. ``counting`` is None if
+    error rates are not known; without a ``floor`` any slide passes for a smear; without
+    ``witnesses`` only the network diagnoses. A detector with a fitted ``parent`` has ``learned``,
+    and may have one ``tuning`` for all batches, and an ``adaptation``.
     """
 
     name: str
@@ -250,8 +236,7 @@ def list_detectors(
 ) -> list[DetectorCard]:
     """List the cards of all detectors, oldest first: by model, then by statistics version.
 
-    Dates do not count, because a clock may have been ahead once. ``models`` are all models, oldest
-    first, if known; see `read_readable` for ``on_damage``.
+    ``models`` are all models, oldest first, if known; see `read_readable` for ``on_damage``.
     """
     cards = records.read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
     order = _ages(classifiers.list_models(store, on_damage) if models is None else models)
@@ -281,7 +266,7 @@ def load_detector_card(
     """Load the card of a detector or of a name's newest version; by default the newest fitted one.
 
     A store without models and detectors is given those that come with slidewatch. ``on_damage`` is
-    called with a message for each damaged older detector or model; without it damage is raised.
+    called for each damaged older detector or model; without it damage is raised.
 
     Raises:
         StoreError: there is no such detector (the message lists the others), or its card, or that
@@ -356,11 +341,7 @@ def is_shipped(card: DetectorCard) -> bool:
 
 
 def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:
-    """Load the card of the model that a detector was made from.
-
-    Raises:
-        StoreError: the model is missing, or another model has its name by now.
-    """
+    """Load the card of a detector's model; StoreError if it is missing, or another has its name."""
     card = classifiers.load_card(store, detector.model)
     if card.digest != detector.model_digest:
         raise StoreError(

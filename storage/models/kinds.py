@@ -96,14 +96,8 @@ def _features_of(store: Store, batch: manifests.Batch, model: str) -> Iterator[C
             yield Check.of(f"{path} or {record}", _shard, store, batch, model, shard)
         else:
             yield Check.of(record, _not_sealed, store, batch, model)
-        yield Check.of(
-            f"batches/{batch.key}/quarantine/{model}/{shard.number:06d}.json",
-            ledger.read_quarantine,
-            store,
-            batch,
-            model,
-            shard,
-        )
+        record = f"batches/{batch.key}/quarantine/{model}/{shard.number:06d}.json"
+        yield Check.of(record, ledger.read_quarantine, store, batch, model, shard)
 
 
 def _not_fitted(store: Store, batch: manifests.Batch, model: str) -> None:
@@ -117,10 +111,8 @@ def _not_sealed(store: Store, batch: manifests.Batch, model: str) -> None:
 
 
 def _made_by_its_model(store: Store, batch: manifests.Batch, model: str) -> None:
-    if (
-        features.made_by(store, model, batch.key)[0]
-        != classifiers.load_card(store, classifiers.model_of(model)).digest
-    ):
+    card = classifiers.load_card(store, classifiers.model_of(model))
+    if features.made_by(store, model, batch.key)[0] != card.digest:
         raise StoreError(f"its features are not those of model {model} (sha256 differs)")
 
 

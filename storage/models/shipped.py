@@ -1,7 +1,6 @@
-"""Keep the detector that comes with slidewatch: a store in the package, with one model.
+"""Keep the detector that comes with slidewatch: a store in the package, made by `make detector`.
 
-`make detector` makes it. Its model has the network as OpenVINO's graph alone, so that the weights
-are in the package once: whatever needs them for PyTorch needs a model that was trained here.
+Its model has OpenVINO's graph alone; what needs PyTorch's weights needs a model trained here.
 """
 
 from collections.abc import Iterator
@@ -16,11 +15,7 @@ DIGEST = "873a69551f8e5b15b0968efc904719ed56cda1e48f80abf1c9095cf9cf2d4970"
 
 
 def shipped() -> Store:
-    """Return the store in the package.
-
-    Raises:
-        StoreError: it is not the one that this version came with.
-    """
+    """Return the store in the package; StoreError if it is not the one of this version."""
     store = Store(str(FOLDER))
     if digest_of_files(store) != DIGEST:
         raise StoreError(
@@ -49,10 +44,7 @@ def store_or_shipped(address: str, tell: Tell) -> Store:
 
 
 def adopt(store: Store) -> None:
-    """Copy the detector that comes with slidewatch, and its model, to a store without any other.
-
-    A run that died while it copied them left some of them.
-    """
+    """Copy the detector that comes with slidewatch to a store without any other, or some of it."""
     if set(_folders(store)) <= set(_folders(Store(str(FOLDER)))):
         known = shipped()
         for folder in _folders(known):

@@ -1,8 +1,4 @@
-"""Keep class statistics: ``statistics/<model>/<version>/{moments.safetensors, lineage.json}``.
-
-A version is written once and lists its contributions, so that a batch is merged only once and can
-be taken out again.
-"""
+"""Keep class statistics: ``statistics/<model>/<version>/{moments.safetensors, lineage.json}``."""
 
 from storage import records
 from storage.records import Arrays, Card, Entry, Tell
@@ -12,8 +8,7 @@ from storage.store import Store
 class Contribution(Entry):
     """The contribution of one batch to the statistics, and the parts removed since.
 
-    ``repeated`` are rows left out because their images were already in; ``repeated_held_out`` are
-    rows whose errors are not counted for the same reason.
+    ``repeated`` rows had images that were already in; errors of ``repeated_held_out`` do not count.
     """
 
     batch: str

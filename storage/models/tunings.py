@@ -1,9 +1,7 @@
-"""Keep tunings: ``tunings/<model>/<digest>.safetensors``, written once.
+"""Keep tunings (`tasks.network.tuning`): ``tunings/<model>/<digest>.safetensors``, written once.
 
-A tuning (`tasks.network.tuning`) makes a model see the cells of another place as those of its
-training. ``batches/<batch>/tunings/<model>.json`` says which one a batch was begun with, or why it
-has none, so that all its features are of one network, whoever resumes it. A detector that has
-learned nights has the tuning of the first, on its card.
+``batches/<batch>/tunings/<model>.json`` says which one a batch was begun with, or why it has none,
+so that all its features are of one network. A learned detector has one on its card.
 """
 
 from contextlib import suppress
@@ -53,10 +51,7 @@ def begin_with(store: Store, batch: Batch, model: str, tuning: BatchTuning) -> B
 
 
 def tuning_of(store: Store, batch: Batch, model: str) -> BatchTuning | None:
-    """Return the tuning with which a batch was begun; None if it was not begun yet.
-
-    Features made without a tuning stay in use: those of a fitted batch, and of earlier versions.
-    """
+    """Return the tuning of a batch; None if it was not begun yet."""
     known = BatchTuning.find(store, "batches", batch.key, FOLDER, f"{model}.json")
     if known is None and ledger.complete_shards(store, batch, model):
         return BatchTuning(tuning=None, why="its features were made without")

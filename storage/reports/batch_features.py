@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 class BatchFeatures:
     """Features of n consecutive rows of a batch, in the order of its manifest and its report.
 
-    ``values`` float32 (n, D) has the taps side by side, and ``taps`` maps the name of each to its
-    width; rows that failed have NaN. ``rows`` maps the names of columns to arrays (n, ...), as
-    `FeatureBlock` describes them. ``table`` has the same n rows of the report on images, or of the
-    manifest while there is no report.
+    ``values`` float32 (n, D) has the taps side by side, of widths ``taps``; failed rows have NaN.
+    ``rows`` maps columns to arrays (n, ...) (`FeatureBlock`). ``table`` has the rows of the report
+    on images, or of the manifest without a report.
     """
 
     values: NDArray[np.float32] = field(repr=False)
@@ -37,8 +36,8 @@ class BatchFeatures:
     def annotated(self) -> tuple[NDArray[np.float32], "pd.DataFrame", "pd.DataFrame"]:
         """Return X (n, D), obs (n rows) and var (D rows) of an ``anndata.AnnData``.
 
-        ``obs`` is ``table`` by ``uri``, in types that an h5ad file can hold: texts are categories,
-        times are texts, and lists are left out. ``var`` names the ``tap`` of each feature.
+        ``obs`` is ``table`` by ``uri`` in types of h5ad: texts are categories, times texts, lists
+        left out.
         """
         import pandas as pd
 
@@ -58,10 +57,7 @@ class BatchFeatures:
 def read_features(
     store: Store, name: str, model: str | None = None, rows: slice = slice(None)
 ) -> BatchFeatures:
-    """Read features of some rows of a batch, and compare them with the ledger.
-
-    See `flows.smears.api.OpenStore.features`.
-    """
+    """Read features of some rows of a batch, by a model or the only one, and verify them."""
     batch = load_batch(store, name)
     if store.exists(*report_path(batch.name, batch.batch_date)):
         batch = published_batch(store, name)

@@ -1,10 +1,9 @@
 """Replace the reports of one attempt by those of another, never mixing the two.
 
-Reports are staged before the first one appears. Before another report on images appears, all that
-were made from the earlier one, and the page, are withdrawn: replaced by empty tables and a page
-that says so, the last one first. Reports made from it follow in the same way. So at every moment
-all rows of a batch that a reader finds come from one attempt by one detector, and a batch whose row
-is withdrawn is not published. A seal, written last, says that reports are complete.
+Reports are staged first. Before another report on images appears, all made from the earlier one,
+and the page, are withdrawn, the last one first: replaced by empty tables and a page that says so.
+At every moment a reader finds rows of one attempt by one detector; a batch whose row is withdrawn
+is not published. A seal, written last, says that reports are complete.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,10 +22,7 @@ from storage.store import Store
 
 @dataclass
 class Publication:
-    """The staged reports of an attempt at a batch: their files and sha256, by kind.
-
-    They may be ``made_from`` the report of another kind, which then stays.
-    """
+    """The staged reports of an attempt, by kind; ``made_from`` names a report that stays."""
 
     store: Store
     batch: Batch

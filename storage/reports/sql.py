@@ -1,8 +1,7 @@
 """Answer SQL over the tables of a store: those that kinds of files have (`storage.kinds`).
 
-DuckDB is given Arrow data sets that this module opens through the store's own filesystem, so a
-query runs on any store. DuckDB itself must not open any file: SQL can neither write nor read
-anything but these tables.
+DuckDB is given Arrow data sets of the store's filesystem and opens no file itself: SQL can neither
+write nor read anything but these tables.
 """
 
 import re
@@ -40,10 +39,9 @@ def answer(
 ) -> Iterator[pa.RecordBatchReader]:
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
-    Columns that only some reports have (of another model's classes and taps) are null elsewhere.
-    ``batch_date`` is text, as in the reports, so it can be compared with '2026-03-01'. ``seconds``
-    include reading the answer. ``on_damage`` is called with a message for each report left out;
-    without it damage is raised.
+    Columns that only some reports have are null elsewhere. ``batch_date`` is text. ``seconds``
+    include reading the answer. ``on_damage`` is called for each report left out; without it damage
+    is raised.
 
     Raises:
         QueryError: the SQL is wrong, changes something, wants another file, or takes too much. The
@@ -140,10 +138,7 @@ def _refuse_writing(statements: list[Any]) -> None:
 
 @contextmanager
 def _naming_damage(store: Store) -> Iterator[None]:
-    """Raise StoreError for a report whose pages prove damaged while they are read.
-
-    DuckDB names the table, but not the file.
-    """
+    """Raise StoreError for a damaged report, of which DuckDB names the table, but not the file."""
     try:
         yield
     except QueryError as error:

@@ -1,10 +1,6 @@
-"""Keep reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``.
+"""Keep reports: ``reports/<kind>/batch_date=YYYY-MM-DD/<batch>.parquet``, each renamed once.
 
-The kinds are ``images``, ``slides`` and ``patients``, with one row for each of these; ``batches``,
-with one row; and, if cells were cut out here, ``fields``, with one row per field of view.
-``reports/html/<batch>.html`` is a page made from them for people, ``index.html`` one for all
-nights. A report is staged and renamed once, so a reader sees the old one or the new one;
-`storage.reports.publication` replaces all reports of a batch together.
+``reports/html/`` has pages made from them; `storage.reports.publication` replaces all of a batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -47,8 +43,7 @@ def stated_attempt(store: Store, path: tuple[str, ...]) -> int:
 def published_batch(store: Store, name: str) -> Batch:
     """Load the attempt that made a batch's report; a later attempt may be unfinished.
 
-    Raises:
-        StoreError: there is no such batch, it has no report, or its reports are being replaced.
+    StoreError if there is no such batch or report, or its reports are being replaced.
     """
     batch = load_batch(store, name)
     path = report_path(batch.name, batch.batch_date)
@@ -63,10 +58,7 @@ def published_batch(store: Store, name: str) -> Batch:
 
 
 def is_withdrawn(store: Store, batch: str, batch_date: date) -> bool:
-    """Return whether a batch's row is withdrawn while its reports are being replaced.
-
-    A damaged row counts as not withdrawn: whoever reads it reports the damage.
-    """
+    """Return whether a batch's row is withdrawn; a damaged row counts as not withdrawn."""
     path = report_path(batch, batch_date, BATCHES)
     try:
         withdrawn: bool = read_footer(store, *path).num_rows == 0
@@ -107,10 +99,7 @@ def stage_report(stage: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> s
 def newest_batches(
     store: Store, wanted: Callable[[str], bool], on_damage: records.Tell | None = None
 ) -> Iterator[tuple[dict[str, Any], datetime]]:
-    """Yield the row of every wanted batch and when it was published, newest first.
-
-    See `read_readable` for damaged ones. Batches with a withdrawn row are skipped.
-    """
+    """Yield the row of every wanted batch that is not withdrawn, and its time, newest first."""
     for folder in reversed(store.names("reports", BATCHES)):
         for name in reversed(store.names("reports", BATCHES, folder)):
             if wanted(name.removesuffix(".parquet")):
@@ -121,11 +110,7 @@ def newest_batches(
 
 
 def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]]:
-    """Yield the rows of a batch's report on images by shard, in the manifest's order.
-
-    Raises:
-        StoreError: the report does not match the manifest.
-    """
+    """Yield the report on images by shard; StoreError if it does not match the manifest."""
     parts = iterate_groups(store, *report_path(batch.name, batch.batch_date))
     waiting: pa.Table | None = None
     for shard in batch.shards():

@@ -11,7 +11,7 @@ from storage.batches.kinds import kind_of_attempts
 from storage.kinds import Check, Kind, Sources, Table, lease_checks, leases_of
 from storage.models import detectors
 from storage.reports import tables
-from storage.reports.report_kinds import report_kind
+from storage.reports.kinds import report_kind
 from storage.smears import answers, call_seals, evaluations, learned, pages, segmentations
 from storage.smears.schemas import batches, fields, patients, slides
 from storage.smears.schemas import evaluations as measured

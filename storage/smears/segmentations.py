@@ -236,7 +236,7 @@ def count_places(store: Store, name: str) -> int | None:
 
 def read_places(store: Store, name: str, number: int) -> pa.Table:
     """Read the places of the n-th part."""
-    return parquet.read_group(store, number, FOLDER, name, PLACES)
+    return next(parquet.iterate_groups(store, FOLDER, name, PLACES, groups=[number]))
 
 
 def publish(

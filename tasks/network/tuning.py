@@ -106,8 +106,8 @@ def measuring(
 
 def tune(
     graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
-) -> tuple[Tuning, OpenVino]:
-    """Tune a network to a laboratory, and compile it.
+) -> Tuning:
+    """Tune a network to a laboratory.
 
     ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those on
     ``cells`` of the laboratory that look healthy, from `measuring` with ``healthy``. The laboratory
@@ -122,7 +122,7 @@ def tune(
         shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
     tuning = Tuning(scale, shift, a, {})
     device = OpenVino(passes(spec, _changed(graph.network, spec, tuning)))
-    return replace(tuning, expected=device.passes(noise(spec))), device
+    return replace(tuning, expected=device.passes(noise(spec)))
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:

@@ -5,10 +5,12 @@ over, and never who may write; whoever waits for a dead holder gets its lease in
 """
 
 import tempfile
+import time
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import ClassVar
 from unittest import mock
 from uuid import uuid4
@@ -66,21 +68,19 @@ class Machines(RuleBasedStateMachine):
 
         fakes = {
             "_now": lambda: START + timedelta(seconds=self.true + self.wrong[self.here]),
-            "_awake": lambda: self.true,
+            "time": SimpleNamespace(monotonic=lambda: self.true, sleep=self.passes, time=time.time),
             "_keep_alive": lambda *_: None,  # hearts beat by `renews` alone
             "pid_space": lambda: f"boot {self.here}",
             "_this_process": this_process,
         }
-        self.patches = [mock.patch.multiple(leases, **fakes), mock.patch("time.sleep", self.passes)]
-        for patch in self.patches:
-            patch.start()
+        self.patch = mock.patch.multiple(leases, **fakes)
+        self.patch.start()
 
     def teardown(self) -> None:
         for each in (*self.runs, *self.dead):
             if each:
                 each.block.__exit__(None, None, None)
-        for patch in self.patches:
-            patch.stop()
+        self.patch.stop()
         self.folder.cleanup()
 
     @rule(seconds=st.sampled_from([1.0, BEAT, LIFETIME - 1, LIFETIME, HOUR]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from storage import fences, objects
+from storage import disk, objects
 from storage.batches.features import create_features
 from storage.batches.manifests import Batch
 from storage.leases import LeaseLostError, lease, sweep
@@ -113,15 +113,16 @@ def test_a_taker_that_stalls_before_its_stage_is_there_has_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its successor could not remove the folder that it makes so late."""
-    open_stage = fences.open_stage
+    make_folder = disk.make_folder
 
-    def stalls(store: Store, stage: str) -> None:
-        monkeypatch.undo()
-        with taken_over(store, *NIGHT):
-            pass
-        open_stage(store, stage)
+    def stalls(folder: Path) -> None:
+        if "~" in folder.name:
+            monkeypatch.undo()
+            with taken_over(store, *NIGHT):
+                pass
+        make_folder(folder)
 
-    monkeypatch.setattr(fences, "open_stage", stalls)
+    monkeypatch.setattr(disk, "make_folder", stalls)
     with pytest.raises(LeaseLostError, match="taken over"), lease(store, *NIGHT, beat=NEVER):
         pass
     assert list(Path(store.path(".staged")).iterdir()) == []
@@ -233,8 +234,8 @@ def test_what_killed_runs_leave_is_swept_a_day_later(store: Store) -> None:
 
 
 def test_who_takes_over_from_a_killed_run_removes_its_stage(store: Store) -> None:
-    left = leave(store, fences.stage_of(NIGHT, 1, "killed"), 0)
-    other = leave(store, fences.stage_of(("batches", "other"), 1, "killed"), 0)
+    left = leave(store, "batches~night~000001~killed", 0)
+    other = leave(store, "batches~other~000001~killed", 0)
     with lease(store, *NIGHT):
         assert not left.exists()
         assert other.exists()

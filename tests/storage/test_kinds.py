@@ -30,12 +30,6 @@ def test_names_of_kinds_are_unique() -> None:
     assert {"models", "features", tables.IMAGES, tables.PATIENTS} <= set(names)
 
 
-def test_a_table_has_either_files_or_rows() -> None:
-    for name, table in kinds.tables().items():
-        assert (table.files is None) != (table.rows is None), name
-        assert set(table.meant.values()) <= set(table.schema(["Parasitized"], []).names), name
-
-
 @pytest.mark.usefixtures("without_wing")
 def test_a_room_that_is_removed_has_no_kinds_and_the_rest_works(store: Store) -> None:
     fill(store)

@@ -45,7 +45,8 @@ def test_a_table_comes_back(any_store: Store) -> None:
     assert parquet.read_table(any_store, *PATH).equals(TABLE)
     assert parquet.read_table(any_store, *PATH, columns=["size"]).equals(TABLE.select(["size"]))
     assert pa.concat_tables(parquet.iterate_groups(any_store, *PATH)).equals(TABLE)
-    assert parquet.read_group(any_store, 2, *PATH).equals(TABLE.slice(160))
+    (last,) = parquet.iterate_groups(any_store, *PATH, groups=[2])
+    assert last.equals(TABLE.slice(160))
     footer = parquet.read_footer(any_store, *PATH)
     with parquet.open_table(any_store, *PATH, footer=footer) as file:
         assert file.read_row_group(1).equals(TABLE.slice(80, 80))
@@ -62,13 +63,6 @@ def test_groups_that_may_have_a_text_are_found_by_their_statistics(store: Store)
     assert found == {"0": [1], "a": [0, 1], "b": [0, 1], "c": [1, 2], "d": [1, 2], "f": [1]}
     assert parquet.groups_having(footer, "name", "be") == [0, 1, 2]
     assert parquet.groups_having(footer, "name", []) == []
-
-
-def test_parts_are_row_groups_of_one_file(store: Store) -> None:
-    parts = [TABLE.slice(0, 10), TABLE.slice(0, 0), TABLE.slice(10)]
-    parquet.write_parts(store, TABLE.schema, parts, *PATH)
-    assert [part.num_rows for part in parquet.iterate_groups(store, *PATH)] == [10, ROWS - 10]
-    assert parquet.read_table(store, *PATH).equals(TABLE)
 
 
 def test_the_rows_of_files_follow_each_other_if_none_differs_from_its_digest(
@@ -92,14 +86,6 @@ def test_the_rows_of_files_follow_each_other_if_none_differs_from_its_digest(
     any_store.remove(*files[0][0])
     with pytest.raises(MissingError, match=r"0\.parquet does not exist"):
         next(parquet.iterate_verified(any_store, files))
-
-
-def test_equal_tables_have_equal_bytes() -> None:
-    content = parquet.table_to_bytes(TABLE, 80)
-    assert (
-        parquet.table_to_bytes(pa.Table.from_pydict(TABLE.to_pydict(), TABLE.schema), 80) == content
-    )
-    assert parquet.table_from_bytes(content, ["uri", "size"]).equals(TABLE.select(["uri", "size"]))
 
 
 def through_store(store: Store) -> pa.Table:

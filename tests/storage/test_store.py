@@ -5,7 +5,6 @@ import pickle
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
@@ -184,15 +183,6 @@ def test_what_another_process_does_is_seen_at_once(shared_store: Store) -> None:
     assert shared_store.names("folder") == []
 
 
-def test_pieces_of_a_file_are_read(any_store: Store) -> None:
-    any_store.write_bytes(bytes(range(200)), "folder", "file")
-    with any_store.open("folder", "file") as file:
-        file.seek(100)
-        assert file.read(3) == bytes([100, 101, 102])
-    with pytest.raises(FileNotFoundError):
-        any_store.open("folder", "none")
-
-
 def test_no_more_than_a_piece_is_fetched(
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,11 +308,6 @@ NO_NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_plain_name_is_taken_as_it_is(name: str) -> None:
-    assert check_name("batch", name) == name
-
-
 @pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_that_is_no_safe_folder_is_refused(name: str) -> None:
     with pytest.raises(StoreError, match="is no batch name: use"):
@@ -337,11 +322,3 @@ def test_every_name_is_refused_or_stays_one_folder_below(name: str) -> None:
         return
     assert os.path.normpath(f"/root/{name}") == f"/root/{name}"
     assert json.dumps(name) == f'"{name}"'
-
-
-def test_a_file_says_when_it_was_written(any_store: Store) -> None:
-    any_store.write_bytes(b"one", "a", "file")
-    written = any_store.modified("a", "file")
-    assert abs((datetime.now(UTC) - written).total_seconds()) < 60
-    with pytest.raises(FileNotFoundError):
-        any_store.modified("a", "none")

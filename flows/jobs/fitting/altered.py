@@ -28,7 +28,7 @@ class AlteredJob:
 def altered_features(job: AlteredJob) -> Features | None:
     """Compute the taps and the diagnosed classes of altered cells.
 
-    Files that have changed since they were fitted, or are gone, are left out; None if all are.
+    Files that are gone or changed since they were fitted are left out; None if all are.
     """
     # Imported here so that the coordinator does not wait for modules that only workers need.
     import torch

@@ -1,8 +1,6 @@
 """Compute statistics and distances of fitted rows from their features in the store.
 
-Statistics are not kept by patient: a patient usually has fewer cells than there are features, so
-the features in zarr, which calibration has to read anyway, take less room, and statistics are
-computed from them in a moment.
+Statistics by patient would take more room: a patient has fewer cells than there are features.
 """
 
 from collections.abc import Sequence
@@ -35,38 +33,7 @@ class RowsJob:
 
 @dataclass(frozen=True)
 class GroupJob:
-    """One group (a patient, a slide) to score by the statistics of all others."""
-
-    store: Store
-    model: classifiers.ModelCard
-    version: int
-    parts: tuple[Rows, ...]
-
-
-def rows_statistics(job: RowsJob) -> ClassStatistics:
-    """Compute the statistics of some labelled rows of a batch."""
-    block = read_rows(job.store, job.model, job.rows)
-    return statistics_of(block.taps, block.label, len(job.model.classes), keys_of_rows(job.rows))
-
-
-def group_log_distances(job: GroupJob) -> Float:
-    """Compute log distances (n, T) of a group's images under statistics without that group.
-
-    The taps are in the order of their names.
-    """
-    total = _load_version(job.store, job.model.name, job.version)
-    blocks = [read_rows(job.store, job.model, part) for part in job.parts]
-    labels = np.concatenate([block.label for block in blocks])
-    columns = []
-    for tap in job.model.distance_taps:
-        features = np.concatenate([block.taps[tap] for block in blocks])
-        columns.append(calibration.leave_group_out(total.taps[tap], features, labels))
-    return np.stack(columns, axis=1)
-
-
-@dataclass(frozen=True)
-class SlideJob:
-    """A fitted group to score as a slide under a prior without it.
+    """One group (a patient, a slide) to score by the statistics of all others.
 
     ``spread`` is the location and scale of fitted slides' log distances, once known.
     """
@@ -78,12 +45,26 @@ class SlideJob:
     spread: tuple[Float, Float] | None = None
 
 
-def fitted_group(job: SlideJob) -> own_normal.FittedSlide:
-    """Score the cells of a fitted group by their own normal, and the group by all others.
+def rows_statistics(job: RowsJob) -> ClassStatistics:
+    """Compute the statistics of some labelled rows of a batch."""
+    block = read_rows(job.store, job.model, job.rows)
+    return statistics_of(block.taps, block.label, len(job.model.classes), keys_of_rows(job.rows))
 
-    Raises:
-        ValueError: too few groups remain.
-    """
+
+def group_log_distances(job: GroupJob) -> Float:
+    """Compute log distances (n, T), taps by name, of a group under statistics without it."""
+    total = _load_version(job.store, job.model.name, job.version)
+    blocks = [read_rows(job.store, job.model, part) for part in job.parts]
+    labels = np.concatenate([block.label for block in blocks])
+    columns = []
+    for tap in job.model.distance_taps:
+        features = np.concatenate([block.taps[tap] for block in blocks])
+        columns.append(calibration.leave_group_out(total.taps[tap], features, labels))
+    return np.stack(columns, axis=1)
+
+
+def fitted_group(job: GroupJob) -> own_normal.FittedSlide:
+    """Score a group's cells by their own normal, and the group by others; ValueError if too few."""
     total = slides_of_version(job.store, job.model.name, job.version)
     blocks = [read_rows(job.store, job.model, part) for part in job.parts]
     names = job.model.distance_taps

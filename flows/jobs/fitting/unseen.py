@@ -1,21 +1,25 @@
-"""Look up diagnoses by networks and statistics that have not seen a cell."""
+"""Look up and compute diagnoses by networks and statistics that have not seen a cell."""
 
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from flows.jobs.fitting.fitted_rows import read_rows, slides_of_version, without_rows
 from storage.batches.features import FeatureBlock, image_ids
 from storage.models.classifiers import ModelCard, load_out_of_fold
 from storage.models.contributions import Rows
 from storage.store import Store
+from tasks import bundles
 from tasks.detector.probabilities import log_odds
+from tasks.detector.witnesses import discriminant
 from tasks.reports.image_columns import PARASITIZED
-from tasks.types import Float, Mask
+from tasks.types import Float, Integers, Mask
 
 HEAD = 32  # letters of a digest in hexadecimal: half of it, enough for a billion images
 MOST = 40.0  # log-odds for a probability that is rounded to 1
@@ -32,9 +36,8 @@ class Unseen(NamedTuple):
 class OutOfFold:
     """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds.
 
-    ``log_odds`` (n,) are from both witnesses, ``network`` from the network alone, and
-    ``statistics`` are scores of the discriminant. ``patients`` (n,) are None for images without
-    one; ``parasitized`` (n,) are labels.
+    ``log_odds`` are from both witnesses, ``network`` from one, ``statistics`` the discriminant's
+    scores.
     """
 
     heads: NDArray[np.bytes_]
@@ -76,10 +79,10 @@ def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
 def unseen(
     store: Store, card: ModelCard, rows: Rows, block: FeatureBlock, scores: Float | None = None
 ) -> Unseen:
-    """Say of each cell (n,) of rows what a network that was not trained on it says.
+    """Look up diagnoses of cells (n,) by the model, or a fold, where it was not trained on them.
 
-    That is the model's own, or that of a fold. With the ``scores`` (n,) of a discriminant of
-    statistics without the cell's patient, the network of a fold counts only with its statistics.
+    With ``scores`` (n,) of a discriminant of statistics without the cell's patient, the network of
+    a fold counts only with its statistics.
     """
     odds = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
     seen, folds = seen_by_training(card, rows, block), out_of_fold(store, card)
@@ -105,3 +108,72 @@ def key_of(patient: str | None, slide: str | None, batch: str) -> str:
     if patient is not None:
         return json.dumps(["patient", patient])
     return json.dumps(["batch", batch] if slide is None else ["slide", slide])
+
+
+@dataclass(frozen=True)
+class WitnessJob:
+    """A patient with labelled cells; the rows ``fitted`` are in the statistics."""
+
+    store: Store
+    model: ModelCard
+    version: int
+    fitted: tuple[Rows, ...]
+    held_out: tuple[Rows, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The scores of two witnesses for cells (n,) that neither has seen.
+
+    ``network`` are log-odds, ``scores`` a discriminant's without the patient, less the lean of the
+    patient's cells; ``parasitized`` are labels, ``keys`` patients, ``sizes`` larger sides in
+    pixels.
+    """
+
+    network: Float
+    scores: Float
+    parasitized: Mask
+    keys: tuple[str, ...]
+    sizes: Integers
+
+    @classmethod
+    def none(cls) -> "Evidence":
+        """Make empty evidence."""
+        return cls(np.empty(0), np.empty(0), np.empty(0, bool), (), np.empty(0, np.int64))
+
+    @classmethod
+    def joined(cls, parts: list["Evidence"]) -> "Evidence":
+        """Join the evidence of several patients."""
+        return bundles.join([cls.none(), *parts])
+
+
+def unseen_evidence(job: WitnessJob) -> Evidence:
+    """Compute the evidence of a patient's cells; of trained ones, by another fold's network.
+
+    ValueError if the statistics without the patient have no discriminant.
+    """
+    card, place = job.model, job.model.classes.index(PARASITIZED)
+    total = slides_of_version(job.store, card.name, job.version)
+    fitted = [read_rows(job.store, card, part) for part in job.fitted]
+    if fitted:
+        total = without_rows(total, job.fitted, fitted)
+    known = discriminant(total, place)
+    parts = []
+    held_out = (read_rows(job.store, card, part) for part in job.held_out)
+    rows = (*job.fitted, *job.held_out)
+    for part, block in zip(rows, chain(fitted, held_out), strict=True):
+        scores = known.scores(block.taps)
+        scores = scores - known.lean(scores, block.logits.argmax(axis=1) != place)
+        network, scores = unseen(job.store, card, part, block, scores)
+        chosen = np.flatnonzero(np.isfinite(network) & np.isfinite(scores))
+        names = list(zip(part.patients, part.slides, strict=True))
+        parts.append(
+            Evidence(
+                network[chosen],
+                scores[chosen],
+                np.asarray(block.label == place)[chosen],
+                tuple(key_of(*names[row], part.batch) for row in chosen.tolist()),
+                block.size.max(axis=1)[chosen],
+            )
+        )
+    return Evidence.joined(parts)

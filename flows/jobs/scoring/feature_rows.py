@@ -37,10 +37,6 @@ class Features:
         # memory through the next ones, until Python's garbage collector runs.
         self._held: dict[int, Held] = {}
 
-    def shard(self, number: int) -> Held:
-        """Return a shard, read unless it is among the most recent ones."""
-        return next(self.shards([number]))
-
     def shards(self, numbers: Iterable[int]) -> Iterator[Held]:
         """Read shards; several together from a remote store, ahead of their use."""
         left = list(numbers)

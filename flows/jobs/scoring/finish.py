@@ -20,10 +20,7 @@ from tasks.types import Mask
 
 @dataclass(frozen=True)
 class FinishJob:
-    """Consecutive scored ``parts`` of a batch, by their rows, to be finished.
-
-    ``repeated`` (n,) marks their copies of images.
-    """
+    """Consecutive scored ``parts`` of a batch to be finished; ``repeated`` (n,) marks copies."""
 
     screened: Screened
     parts: tuple[range, ...]

@@ -43,9 +43,8 @@ class SlideRows:
 class NightJob:
     """A batch whose own normals are wanted, for slides and patients with too few cells.
 
-    Rows from start to stop in ``unnamed`` name neither slide nor patient; they are described as one
-    group, as the detector expects slides. A ``discriminant`` is that of the second witness, where
-    it is not the detector's.
+    Rows from start to stop in ``unnamed`` name neither; they are described as one group. A
+    ``discriminant`` is the second witness's, where it is not the detector's.
     """
 
     screened: Screened
@@ -71,7 +70,7 @@ class Compared:
 class NightReference:
     """The reference (``compared``) for slides and patients with too few cells.
 
-    ``unnamed`` is the row of `SHIFTS` of the images that name neither; None if there are none.
+    ``unnamed`` is the row of `SHIFTS` of images that name neither, if any.
     """
 
     compared: Compared

@@ -60,12 +60,9 @@ def parts_of(screened: Screened) -> list[Part]:
 
 
 def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
-    """Divide a batch into parts of whole patients, from its manifest.
+    """Divide a batch into parts of whole patients, whose rows are consecutive in its manifest.
 
-    Args:
-        store: where the batch is.
-        batch: with consecutive rows of each patient, and of each slide.
-        by_slide: whether cells are compared with their slide; otherwise with the population.
+    ``by_slide`` says whether cells are compared with their slide, or with the population.
     """
     slides = list(slides_of(store, batch))
     parts: list[Part] = []
@@ -159,11 +156,10 @@ def runs_of(parts: Sequence[range], most: int) -> Iterator[tuple[range, ...]]:
 def pieces_of(
     parts: Sequence[Part], fields: pa.Table | None, most: int
 ) -> list[tuple[range, pa.Array]]:
-    """Divide parts into consecutive pieces of whole slides and patients.
+    """Divide parts into consecutive pieces of whole slides and patients, of ``most`` rows or more.
 
-    A piece has ``most`` or more rows, fewer in a small night. It comes with the numbers of those of
-    its batch's ``fields`` that are of its slides. A slide without cells is in the piece of its
-    patient. Images that name no slide are one slide.
+    A small night's have fewer. Each comes with the numbers of its slides' ``fields``; a slide
+    without cells goes with its patient. Images that name no slide are one slide.
     """
     every = parts[-1].rows.stop if parts else 0
     wanted = min(most, max(every // LEAST_PIECES, LEAST_PIECE))

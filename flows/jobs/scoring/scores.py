@@ -1,8 +1,6 @@
-"""Units of work of the second stage: score cells against their references.
+"""Score cells against their references, on workers, from features checked against the ledger.
 
-Features are read shard by shard, and checked against the ledger's digests. Memory does not grow
-with the size of a slide: its reference is made of some of its cells, and the rest are read one
-shard at a time.
+A reference is made of some cells of a slide; the rest are read one shard at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,11 +56,10 @@ COMPARED = ["image_id", "p_value"]  # across the batch
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """A part of a batch to be scored.
+    """A part of a batch to be scored, or only read if it ``is_scored``.
 
-    ``night`` is the reference for slides and patients with too few cells; None if the batch has
-    none. A ``discriminant`` is that of the second witness, where it is not the detector's. If the
-    part ``is_scored``, its rows are only read.
+    ``night`` is the reference for slides and patients with too few cells, if there are any. A
+    ``discriminant`` is the second witness's, where it is not the detector's.
     """
 
     screened: Screened
@@ -71,12 +68,6 @@ class ScoreJob:
     night: NightReference | None = None
     discriminant: Discriminant | None = None
     is_scored: bool = False
-
-
-def provenance_of(screened: Screened, scored_at: datetime) -> Provenance:
-    """Make the provenance of a batch's rows: model, detector, batch, day and start."""
-    model, detector, batch = screened.model.name, screened.detector.name, screened.batch
-    return Provenance(model, detector, batch.name, batch.batch_date, scored_at)
 
 
 def scored_rows(job: ScoreJob) -> Iterator[pa.Table]:
@@ -148,6 +139,7 @@ class _Scorer:
 
     def _image_rows(self, held: Held, first: int, piece: slice) -> pa.Table:
         card, detector = self.job.screened.model, self.job.screened.detector
+        batch = self.job.screened.batch
         block = held.block.take(np.arange(piece.start, piece.stop))
         manifest = held.manifest.slice(piece.start, piece.stop - piece.start)
         failures = {
@@ -179,7 +171,9 @@ class _Scorer:
             scores,
             taps=self.detector.taps,
             rule=verdict.VerdictRule(detector.alpha, detector.uncertain_below),
-            made_by=provenance_of(self.job.screened, self.job.scored_at),
+            made_by=Provenance(
+                card.name, detector.name, batch.name, batch.batch_date, self.job.scored_at
+            ),
         )
 
     def _diagnosed(self, block: FeatureBlock, lean: Float) -> tuple[Float | None, LogOdds | None]:
@@ -197,8 +191,7 @@ class _Scorer:
     def _own_scores(self, cells: CellFeatures) -> tuple[CellScores, Float]:
         """Score cells (n,) by their references, and find their leans (n,).
 
-        A lean is the amount by which the discriminant scores the cell's healthy neighbours too
-        high.
+        A lean is how much too high the discriminant scores the cell's healthy neighbours.
         """
         assert self.detector.own is not None
         scores, leans = list[CellScores](), list[Float]()

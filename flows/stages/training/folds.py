@@ -42,11 +42,8 @@ def cross_validate(
 ) -> pa.Table:
     """Train once per fold, and diagnose its images; return a table of `OUT_OF_FOLD`.
 
-    States of trainings are kept until `remove_fold_states`, so that a finished fold is not trained
-    again if a later one is interrupted.
-
-    Raises:
-        DivergedError: a loss is not finite.
+    States of finished folds are kept until `remove_fold_states`. DivergedError if a loss is
+    infinite.
     """
     count = len(data.keys)
     fold, network, statistics = np.zeros(count, np.int16), np.zeros(count), np.zeros(count)
@@ -78,10 +75,7 @@ def cross_validate(
 
 
 def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, Index]) -> Float:
-    """Score the tested images (n,) of a fold by the statistics of its training images.
-
-    NaN if these have no discriminant.
-    """
+    """Score a fold's tested images (n,) by statistics of its training images; NaN without any."""
     names = np.asarray(data.keys, object)
     keys = [GroupKey("", key, "") for key in names[rows["train"]].tolist()]
     taps, _ = inference.outputs_of(made.network, data.pixels, rows["train"])
@@ -98,10 +92,7 @@ def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, Index]) -> F
 
 
 def _both(fold: NDArray[np.int16], network: Float, statistics: Float, positive: Mask) -> Float:
-    """Join both witnesses of images (n,), calibrated on the images of other folds.
-
-    If these are too few, or there are no statistics, only the network counts.
-    """
+    """Join both witnesses of images (n,), calibrated on other folds, or take the network's."""
     both = network.copy()
     for number in np.unique(fold).tolist():
         here = fold == number
@@ -119,10 +110,7 @@ def remove_fold_states(store: Store, training: str, count: int) -> None:
 
 
 def diagnosed(table: pa.Table, keys: list[str], positive: Mask) -> cross_validation.Diagnosed:
-    """Prepare a table of `OUT_OF_FOLD` for its metrics.
-
-    ``keys`` (n,) are patients, for resampling; ``positive`` (n,) marks images of the first class.
-    """
+    """Prepare a table of `OUT_OF_FOLD` for metrics, with patients (n,) and positives (n,)."""
     log_odds, probability, stains = (
         table[name].to_numpy() for name in ("log_odds", "probability", "stain")
     )

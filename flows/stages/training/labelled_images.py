@@ -28,8 +28,8 @@ MOST_IN_MEMORY = 2 * 2**30
 class LabelledImages:
     """Decoded images: pixels (n, side, side, 3), labels (n,), and the keys to split by.
 
-    ``rows`` has the columns `KEPT` of the manifest, and ``image_id``; ``unreadable`` maps addresses
-    of skipped images to reasons; ``cut_out`` (n,) marks cells that slidewatch cut out.
+    ``rows`` has the columns `KEPT` and ``image_id``; ``unreadable`` maps addresses to reasons;
+    ``cut_out`` (n,) marks cells that slidewatch cut out.
     """
 
     pixels: Pixels
@@ -44,12 +44,10 @@ class LabelledImages:
 def load_labelled_images(
     images: str | list[str], side: int, *, limit: int | None = None
 ) -> LabelledImages:
-    """Read and decode images with the labels `CLASSES`, resized to squares of ``side`` pixels.
+    """Read images with the labels `CLASSES`, resized to squares of ``side`` pixels.
 
-    Of several laboratories, those with cells of one class only are left out.
-
-    Raises:
-        SourceError: a class has no image, or none can be read.
+    Of several laboratories, those with cells of one class only are left out. SourceError if a class
+    has no image, or none can be read.
     """
     manifest = listing.list_images(images, classes=CLASSES, limit=limit, on_skip=warn)
     labels = set(manifest["label"].drop_null().to_pylist())
@@ -93,10 +91,7 @@ def load_labelled_images(
 
 
 def _of_both_classes(manifest: pa.Table) -> pa.Table:
-    """Leave out laboratories with cells of one class: a network would learn their look for it.
-
-    Trained with healthy cells of three laboratories, it found no parasite at two others.
-    """
+    """Leave out laboratories with cells of one class: a network would learn their look for it."""
     patients = manifest["patient_id"].to_pylist()
     owners = np.asarray([laboratory_of(patient or "") for patient in patients])
     labels = np.asarray(manifest["label"].to_pylist())
@@ -110,10 +105,7 @@ def _of_both_classes(manifest: pa.Table) -> pa.Table:
 
 
 def _room(count: int, side: int) -> Pixels:
-    """Allocate pixels (count, side, side, 3) in memory, or in a private file.
-
-    The file has no name, so it disappears with the process, however that ends.
-    """
+    """Allocate pixels (count, side, side, 3) in memory, or in a file that goes with the process."""
     shape = (count, side, side, 3)
     if np.prod(shape) <= MOST_IN_MEMORY:
         return np.empty(shape, np.uint8)

@@ -41,8 +41,8 @@ FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation an
 class TrainingRecipe:
     """The recipe of a model: the same recipe makes the same model.
 
-    ``weights`` are the initial ones: imagenet, scratch, or a file, whose ``licence`` is on the
-    card; ``fractions`` are shares of patients for training, validation and test.
+    ``weights`` are imagenet, scratch, or a file under a ``licence``; ``fractions`` are shares of
+    patients for training, validation and test.
     """
 
     images: str | list[str]
@@ -120,8 +120,7 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
 def balanced(labels: Counts, keys: Sequence[str], rows: Index) -> Float:
     """Weigh images (n,) so that those at ``rows`` weigh 1 in the mean.
 
-    Of several laboratories each has the same weight in a class, and both classes have the same, so
-    that neither the largest laboratory nor the many without parasites decide.
+    In a class each laboratory has the same weight, and so have both classes.
     """
     weights = np.ones(len(labels))
     owners = np.asarray([laboratory_of(key) for key in keys], object).astype(str)
@@ -152,13 +151,10 @@ def train_rows(
     rows: Mapping[str, Index],
     title: str = "",
 ) -> Trained:
-    """Train on some rows, resuming an interrupted training, and test on others.
+    """Train on some rows and test on others, resuming from the states of the ``training``.
 
-    ``rows`` are those of the parts train, validation and test. The states of the ``training`` are
-    kept under its name; ``title`` precedes the message on each epoch.
-
-    Raises:
-        DivergedError: a loss is not finite.
+    ``rows`` are those of train, validation and test; ``title`` precedes the message on each epoch.
+    DivergedError if a loss is not finite.
     """
     torch.manual_seed(recipe.plan.seed)
     classifier = backbones.build(recipe.network, recipe.start)
@@ -189,8 +185,7 @@ def train_rows(
 def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> bytes:
     """Serialise weights, graph, arithmetic, the shift by cutting and what tunes the network.
 
-    Features, statistics and detectors name the digest of all. ``healthy`` training cells
-    (n, side, side, 3) are what a laboratory's cells are compared with.
+    ``healthy`` training cells (n, side, side, 3) are what a laboratory's cells are compared with.
     """
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
     graph = graph_arrays(classifier)

@@ -13,11 +13,7 @@ COLOURS = ("red", "green", "blue")
 
 
 class Column(NamedTuple):
-    """A column of a table.
-
-    ``sql`` computes it from a group of rows of `storage.smears.grouping`; a column without it is
-    computed in Python from the others.
-    """
+    """A column of a table; ``sql`` computes it from a group of rows, else Python from others."""
 
     name: str
     type: pa.DataType

@@ -60,14 +60,13 @@ def test_no_code_is_imported_that_the_settings_do_not_name(monkeypatch: pytest.M
 
 PASS = """
 import sys
-from types import SimpleNamespace
 import numpy as np
-from flows.jobs.shard import _network
+from flows.jobs.worker import network_of
 from storage.models.classifiers import load_card
 from storage.store import Store
 
 store = Store(sys.argv[1])
-network = _network(SimpleNamespace(store=store, model=load_card(store, "tiny")))
+network = network_of(store, load_card(store, "tiny"))
 pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 torch = sys.modules.get("torch")
 print(network.run(pixels)[1].tobytes().hex(), torch and torch.get_num_threads())

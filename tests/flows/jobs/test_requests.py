@@ -38,21 +38,21 @@ def night(folder: str, store_with_model: Store, cells: Path) -> shards.Night:
 
 
 @pytest.mark.parametrize("number", [1, 2])  # the last one is shorter
-def test_a_shard_reads_four_times_and_writes_nine_times(night: shards.Night, number: int) -> None:
+def test_a_shard_reads_five_times_and_writes_nine_times(night: shards.Night, number: int) -> None:
     run_shard(night.job(number))
     # Taps, six columns and the record; nobody looked again, so `steady` equals its fill value, and
     # zarr removes its chunk.
-    assert servers.REQUESTS.counts() == {"GET": 4, "PUT": 8, "POST": 1}
+    assert servers.REQUESTS.counts() == {"HEAD": 1, "GET": 4, "PUT": 8, "POST": 1}
 
 
-def test_a_shard_that_is_kept_is_read_by_eleven_requests(night: shards.Night) -> None:
+def test_a_shard_that_is_kept_is_read_by_thirteen_requests(night: shards.Night) -> None:
     run_shard(night.job(0))  # opens the arrays to be read
     servers.REQUESTS.seen.clear()
     run_shard(night.job(0))
-    assert servers.REQUESTS.counts() == {"GET": 11}
+    assert servers.REQUESTS.counts() == {"HEAD": 1, "GET": 12}
 
 
-def test_a_job_of_slides_reads_ten_times_a_shard_and_writes_twice(
+def test_a_job_of_slides_reads_twelve_times_a_shard_and_writes_twice(
     night: shards.Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "SHARE_A_JOB", 1)
@@ -64,4 +64,4 @@ def test_a_job_of_slides_reads_ten_times_a_shard_and_writes_twice(
     ledger.discard_scores(night.store, night.batch, screened.key)
     servers.REQUESTS.seen.clear()
     score_part(job)
-    assert servers.REQUESTS.counts() == {"GET": 10 * 3, "PUT": 2}
+    assert servers.REQUESTS.counts() == {"HEAD": 3, "GET": 11 * 3, "PUT": 2}

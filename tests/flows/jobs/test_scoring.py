@@ -87,8 +87,8 @@ def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
 def test_shards_are_read_once_and_are_gone_with_the_job(night: Night) -> None:
     night.run()
     features = Features(night.store, night.batch, night.card)
-    block = weakref.ref(features.shard(1)[0])
-    assert features.shard(1)[0] is block()
+    block = weakref.ref(next(features.shards([1]))[0])
+    assert next(features.shards([1]))[0] is block()
     gc.disable()
     try:
         del features
@@ -103,9 +103,9 @@ def test_so_many_shards_are_held_as_are_allowed(
     night.run()
     monkeypatch.setattr(features_module, "SHARDS_HELD", 2)
     features = Features(night.store, night.batch, night.card)
-    first, second = (weakref.ref(features.shard(number)[0]) for number in (0, 1))
-    features.shard(0)
-    features.shard(2)
+    first, second = (weakref.ref(next(features.shards([number]))[0]) for number in (0, 1))
+    next(features.shards([0]))
+    next(features.shards([2]))
     assert first() is not None
     assert second() is None
 

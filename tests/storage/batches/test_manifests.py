@@ -46,12 +46,6 @@ def test_a_large_night_has_larger_shards(
     assert freeze(store, manifest(rows), shard_rows=8).shard_rows == wanted
 
 
-def test_equal_manifests_have_equal_digests(store: Store) -> None:
-    one, same = (freeze(store, manifest(10), name) for name in ("one", "same"))
-    other = freeze(store, manifest(10, "other"), "other")
-    assert one.manifest_digest == same.manifest_digest != other.manifest_digest
-
-
 @given(rows=st.integers(1, 40), shard_rows=st.integers(1, 45))
 def test_shards_cover_every_row_once_in_whole_chunks_and_read_their_slice_of_the_manifest(
     tmp_path_factory: pytest.TempPathFactory, rows: int, shard_rows: int

@@ -108,11 +108,6 @@ def test_variables_of_python_are_no_tables(store: Store) -> None:
     assert secret.num_rows == 1
 
 
-def test_a_pivot_is_a_query(store: Store) -> None:
-    fill(store)
-    assert len(ask(store, "PIVOT images ON batch_date USING count(*) GROUP BY verdict")) == 3
-
-
 def test_a_report_whose_pages_are_damaged_is_named(store: Store) -> None:
     fill(store)
     path = Path(store.path("reports", "images", "batch_date=2026-01-04", "night.parquet"))
@@ -151,9 +146,3 @@ def test_a_query_has_a_limit_of_time_and_of_memory(store: Store) -> None:
         reader.read_all()
     with pytest.raises(QueryError, match="needs more than 2GiB of memory"):
         ask(store, "SELECT string_agg(repeat('x', 100000)) FROM range(40000)")
-
-
-def test_a_store_may_be_called_anything(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "it's a [store]; %20 ü"))
-    fill(store)
-    assert ask(store, "SELECT count(*) FROM images") == [(6,)]

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.batches.manifests import Batch
-from storage.parquet import iterate_groups, read_table
+from storage.parquet import read_table
 from storage.reports import tables
 from storage.smears.earlier_batches import read_batches_before
-from storage.smears.schemas import batches, fields, slides
+from storage.smears.schemas import batches
 from storage.store import Store, StoreError, digest_of
 from tests.support.batches import freeze
-from tests.support.reports import SCHEMA, SCHEMAS, publish_report
+from tests.support.reports import SCHEMA, publish_report
 
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
@@ -129,60 +129,15 @@ def batch_row(batch: str, day: date) -> pa.Table:
     return pa.Table.from_pylist([values], schema=batches.batch_schema())
 
 
-def slide_row(batch: str, day: date) -> pa.Table:
-    values = {
-        "slide_id": "s",
-        "cells": 3,
-        "failures": [("damaged", 1)],
-        "review_reasons": ["few cells"],
-        "batch": batch,
-        "batch_date": day.isoformat(),
-    }
-    return pa.Table.from_pylist([values], schema=slides.slide_schema())
-
-
-def field_row(batch: str, day: date) -> pa.Table:
-    values = {
-        "source_uri": "/photos/field.jpg",
-        "x": 0,
-        "level": 0,
-        "overlap": 0.1,
-        "verdict": "review",
-        "batch": batch,
-        "batch_date": day.isoformat(),
-    }
-    return pa.Table.from_pylist([values], schema=fields.field_schema())
-
-
-ROWS = {tables.FIELDS: field_row, tables.SLIDES: slide_row, tables.BATCHES: batch_row}
-
-
-def publish_row(store: Store, batch: str, day: date, kind: str = tables.BATCHES) -> str:
-    path = tables.report_path(batch, day, kind)
-    return publish_report(store, path, SCHEMAS[kind], [ROWS[kind](batch, day)])
-
-
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("kind", ROWS)
-def test_summaries_are_one_table_to_every_reader(store: Store, kind: str, reader: str) -> None:
-    for day in DAYS:
-        publish_row(store, "night", day, kind)
-    found = READERS[reader](store.path("reports", kind))
-    assert sorted(found) == [day.isoformat() for day in DAYS]
-
-
-def test_what_is_nested_can_be_asked_for(store: Store) -> None:
-    publish_row(store, "night", DAYS[0])
-    files = store.path("reports", tables.BATCHES, "*", "*.parquet")
-    query = f"SELECT failures['damaged'], p_values[3], tap_scores['layer1'] FROM '{files}'"
-    assert duckdb.sql(query).fetchall() == [(1, 2, [1, 2])]
+def publish_row(store: Store, batch: str, day: date) -> str:
+    path = tables.report_path(batch, day, tables.BATCHES)
+    return publish_report(store, path, batches.batch_schema(), [batch_row(batch, day)])
 
 
 def test_the_same_rows_are_the_same_bytes(store: Store, tmp_path: Path) -> None:
     other = Store(str(tmp_path / "other"))
     assert publish(store, DAYS[0]) == publish(other, DAYS[0])
-    for kind in ROWS:
-        assert publish_row(store, "b", DAYS[0], kind) == publish_row(other, "b", DAYS[0], kind)
+    assert publish_row(store, "b", DAYS[0]) == publish_row(other, "b", DAYS[0])
 
 
 def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
@@ -208,15 +163,6 @@ def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
     for _ in range(2):
         publish_row(any_store, "night", DAYS[0])
     assert read_batches_before(any_store, DAYS[1], 9).num_rows == 1
-
-
-def test_a_report_can_be_read_by_row_groups(store: Store) -> None:
-    path = tables.report_path("night", DAYS[0])
-    large = (rows(DAYS[0], 40_000) for _ in range(4))
-    publish_report(store, path, SCHEMA, large)
-    groups = list(iterate_groups(store, *path, columns=["uri", "diagnosis"]))
-    assert [group.num_rows for group in groups] == [40_000] * 4  # none is held back to be joined
-    assert groups[0].column_names == ["uri", "diagnosis"]
 
 
 def test_a_bloom_filter_finds_the_row_groups_of_an_image(store: Store) -> None:

@@ -45,13 +45,6 @@ def test_a_recipe_comes_back_from_the_card_of_its_model() -> None:
     assert TrainingRecipe.from_card(card(**recipe.as_dict(), history=[])) == recipe
 
 
-def test_a_recipe_with_another_seed_differs_in_nothing_else() -> None:
-    other = RECIPE.with_seed(8)
-    assert other.as_dict() == RECIPE.as_dict() | {"seed": 8}
-    assert other.seed == 8
-    assert RECIPE.with_seed(7) == RECIPE
-
-
 def labelled(pixels: NDArray[np.uint8], labels: list[int]) -> LabelledImages:
     keys = [f"p{i}" for i in range(len(labels))]
     rows = pa.table({"uri": keys})
