@@ -24,6 +24,7 @@ from tasks import limits
 from tasks.images.access.addresses import holds_secret, redact
 
 PREFIX = "SLIDEWATCH_"
+KINDS = ("local", "cuda", "scheduler")  # of clusters, besides classes
 MOST_SETTINGS = 2**20  # bytes of the file
 # Protocols of fsspec that only read, or that stand before the address of another file.
 READ_ONLY = frozenset(
@@ -85,23 +86,16 @@ class Settings(BaseSettings):
     )
 
     store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")
-    cluster: Literal["local", "cuda", "scheduler", "kubernetes", "slurm"] = Field(
+    cluster: str = Field(
         "local",
-        description="where jobs run: local processes, one per local GPU, a running Dask scheduler, "
-        "or workers started for this run on Kubernetes or by SLURM",
+        description="where jobs run: local (processes), cuda (one per local GPU), scheduler (a "
+        "running Dask scheduler), or a class of cluster such as dask_jobqueue.SLURMCluster, which "
+        "Dask's configuration describes",
     )
     scheduler: str | None = Field(
         None, description="address of the running Dask scheduler, tls://host:port"
     )
-    cluster_spec: str | None = Field(
-        None, description="YAML file of the DaskCluster to start on Kubernetes"
-    )
-    tls_ca: str | None = Field(None, description="certificate of the authority that Dask trusts")
-    tls_certificate: str | None = Field(None, description="this machine's certificate for Dask")
-    tls_key: str | None = Field(None, description="the private key of that certificate")
-    unencrypted: bool = Field(
-        False, description="allow a Dask scheduler without TLS beyond this machine"
-    )
+    unencrypted: bool = Field(False, description="allow Dask without TLS beyond this machine")
     workers: int | None = Field(
         None,
         ge=1,
@@ -109,7 +103,7 @@ class Settings(BaseSettings):
         "(cuda: one for each GPU)",
     )
     first_worker: float = Field(
-        600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
+        600, gt=0, description="seconds to wait for a worker of a class of cluster"
     )
     shard_rows: int = Field(
         512, ge=1, le=1_000_000, description="images a shard, twice as many in a large night"
@@ -166,6 +160,16 @@ class Settings(BaseSettings):
     )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
+
+    @field_validator("cluster")
+    @classmethod
+    def _known(cls, cluster: str) -> str:
+        if cluster not in KINDS and "." not in cluster:
+            raise ValueError(
+                f"{cluster!r} is not one of {', '.join(KINDS)}, or a class such as "
+                "dask_jobqueue.SLURMCluster"
+            )
+        return cluster
 
     @field_validator("store")
     @classmethod

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 import torch
+from cryptography import x509
 from distributed.system import MEMORY_LIMIT
 from pydantic import BaseModel
 
 from flows.cluster.client import open_client
-from flows.cluster.kinds import workers_of
-from flows.cluster.tls import expiry, security
+from flows.cluster.kinds import certificates, workers_of
 from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
@@ -227,11 +227,13 @@ def _disk(settings: Settings) -> tuple[bool, str]:
     return free >= LEAST_DISK, f"{free / 1024**3:.0f} GiB free for the store"
 
 
-def _certificates(settings: Settings) -> tuple[bool, str]:
-    if settings.tls_ca is None or settings.tls_certificate is None:
-        return True, "none: the settings name none"
-    security(settings)  # raises an error if a file is wrong
-    ends = min(expiry(Path(path)) for path in (settings.tls_ca, settings.tls_certificate))
+def _certificates(_: Settings) -> tuple[bool, str]:
+    tls = certificates()  # raises an error if a file is wrong
+    if not (tls.tls_ca_file and tls.tls_client_cert):
+        return True, "none: Dask's configuration names none"
+    files = (tls.tls_ca_file, tls.tls_client_cert)
+    read = (x509.load_pem_x509_certificate(Path(file).read_bytes()) for file in files)
+    ends = min(each.not_valid_after_utc for each in read)
     left = (ends - records.now()).days
     return left >= LEAST_DAYS, f"{left} days left, until {ends:%Y-%m-%d}"
 

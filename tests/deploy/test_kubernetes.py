@@ -15,6 +15,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import dask
 import kubernetes_validate
 import pytest
 import yaml
@@ -302,10 +303,11 @@ def test_the_settings_of_all_are_such_that_a_run_finds_its_cluster() -> None:
     assert (settings.cluster, scheduler.scheme) == ("scheduler", "tls")
     service = thing_of("Service", scheduler.hostname)
     assert service["spec"]["ports"][0]["port"] == scheduler.port
-    named = (settings.tls_ca, settings.tls_certificate, settings.tls_key)
-    assert {Path(str(path)).name for path in named} == keys_of("Secret", "dask-client-tls")
-    assert {str(Path(str(path)).parent) for path in named} == {"/etc/slidewatch/tls"}
-    assert {name for name in data if not name.startswith("SLIDEWATCH_")} == {
+    tls = dask.config.collect_env(data)["distributed"]["comm"]["tls"]
+    named = [Path(path) for path in (tls["ca_file"], *tls["client"].values())]
+    assert {path.name for path in named} == keys_of("Secret", "dask-client-tls")
+    assert {str(path.parent) for path in named} == {"/etc/slidewatch/tls"}
+    assert {name for name in data if not name.startswith(("SLIDEWATCH_", "DASK_"))} == {
         "AWS_ENDPOINT_URL",
         "AWS_DEFAULT_REGION",
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import dask
 import psutil
 
 from flows.settings import Settings
@@ -83,30 +84,31 @@ class Operated:
         return str(json.loads(file.read_text())["address"])
 
     def settings(self, store: str, **more: object) -> Settings:
-        """Of a coordinator with a client's certificate."""
-        made = {
-            "store": store,
-            "cluster": "scheduler",
-            "scheduler": self.address,
-            **self.tls("client"),
-        }
+        made = {"store": store, "cluster": "scheduler", "scheduler": self.address}
         return Settings(**(made | more))  # type: ignore[arg-type]
 
-    def tls(self, role: str, folder: str = "certificates") -> dict[str, str]:
-        """The settings of a role's certificate."""
-        at = self.folder / folder / "tls"
-        return {
-            "tls_ca": str(at / "ca.pem"),
-            "tls_certificate": str(at / f"{role}.pem"),
-            "tls_key": str(at / f"{role}-key.pem"),
-        }
+    def tls(self, role: str, pair: str = "certificates", ca: str = "certificates") -> list[str]:
+        """The files of an authority, of a role's certificate and of its key."""
+        at = self.folder / pair / "tls"
+        ca_file = self.folder / ca / "tls" / "ca.pem"
+        return [str(ca_file), str(at / f"{role}.pem"), str(at / f"{role}-key.pem")]
+
+    def client(self, pair: str = "certificates", ca: str = "certificates") -> dask.config.set:
+        """Put a client's certificate into Dask's configuration, for a block or for good."""
+        names = ("ca-file", "client.cert", "client.key")
+        return dask.config.set(
+            {
+                f"distributed.comm.tls.{name}": file
+                for name, file in zip(names, self.tls("client", pair, ca), strict=True)
+            }
+        )
 
     def start(self, role: str, place: Place, *arguments: str, **environment: str) -> int:
         """Start a `dask` command, and return its place among the processes."""
-        tls = self.tls(role)
+        ca, certificate, key = self.tls(role)
         command = [*place.before, sys.executable, "-m", "dask", role, *arguments]
-        command += ["--host", place.address, "--protocol", "tls", "--tls-ca-file", tls["tls_ca"]]
-        command += ["--tls-cert", tls["tls_certificate"], "--tls-key", tls["tls_key"]]
+        command += ["--host", place.address, "--protocol", "tls", "--tls-ca-file", ca]
+        command += ["--tls-cert", certificate, "--tls-key", key]
         paths = [environment.pop("PYTHONPATH", ""), str(ROOT)]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DASK_", "PREFECT_"))}
         with (self.folder / f"{role}.log").open("ab") as log:
@@ -149,7 +151,8 @@ def operated(folder: Path, *, workers: int, **scheduler_environment: str) -> Ite
             found.start("scheduler", places[0], *file, "--no-dashboard", **scheduler_environment)
             for i in range(workers):
                 found.start_worker(places[i + 1], f"worker-{i}")
-            yield found
+            with found.client():
+                yield found
         finally:
             for i, process in enumerate(found.processes):
                 if process.poll() is None:

@@ -56,12 +56,12 @@ def test_scheduler_and_workers_are_in_namespaces_of_their_own(cluster: Operated)
 
 
 def _security(cluster: Operated, ca: str = "certificates", pair: str = "certificates") -> Security:
-    own = cluster.tls("client", pair)
+    authority, certificate, key = cluster.tls("client", pair, ca)
     return Security(
         require_encryption=True,
-        tls_ca_file=cluster.tls("client", ca)["tls_ca"],
-        tls_client_cert=own["tls_certificate"],
-        tls_client_key=own["tls_key"],
+        tls_ca_file=authority,
+        tls_client_cert=certificate,
+        tls_client_key=key,
     )
 
 
@@ -81,7 +81,7 @@ def test_a_plain_client_is_refused(cluster: Operated) -> None:
 def test_a_client_without_a_certificate_is_refused(cluster: Operated) -> None:
     """Dask's client would not even try, so this one is made by hand."""
     where = urlsplit(cluster.address)
-    context = ssl.create_default_context(cafile=cluster.tls("client")["tls_ca"])
+    context = ssl.create_default_context(cafile=cluster.tls("client")[0])
     context.check_hostname = False
     with (
         socket.create_connection((where.hostname, where.port), timeout=10) as plain,
@@ -97,10 +97,10 @@ def test_a_client_without_a_certificate_is_refused(cluster: Operated) -> None:
 def test_certificates_that_are_not_accepted_are_said_so(
     cluster: Operated, ca: str, pair: str
 ) -> None:
-    files = cluster.tls("client", pair) | {"tls_ca": cluster.tls("client", ca)["tls_ca"]}
     with (
+        cluster.client(pair, ca),
         pytest.raises(ClusterError, match=r"do not accept each other .* authority"),
-        open_client(cluster.settings("store", **files)),
+        open_client(cluster.settings("store")),
     ):
         pass
 
