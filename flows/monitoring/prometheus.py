@@ -56,8 +56,6 @@ class NightMetrics:
         self.shard_seconds = self._make(
             Histogram, "shard_seconds", "Time that a worker took for a shard", buckets=SHARD_SECONDS
         )
-        self.in_flight = gauge("jobs_in_flight", "Shards or cells with the workers", "stage")
-        self.waiting = gauge("jobs_waiting", "Shards or cells not given to them yet", "stage")
         # Its state, and its end.
         self.running = gauge("run_in_progress", "1 while a run works")
         self.succeeded = gauge("last_run_success", "1 if the last run ended in a report, else 0")

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.jobs.worker import return_freed_memory
-from flows.monitoring import console, events, logs, prometheus
+from flows.monitoring import console, logs, prometheus
 from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
@@ -39,7 +39,6 @@ TO_PREFECT = 20  # failed images per shard that Prefect keeps a line of; standar
 
 _OBSERVED: ContextVar[bool] = ContextVar("observed", default=False)
 _METRICS: ContextVar[prometheus.NightMetrics | None] = ContextVar("metrics", default=None)
-_STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 
 def observed(
@@ -113,8 +112,7 @@ def stage(name: str) -> Iterator[None]:
     console.working(DOING.get(name, name))
     return_freed_memory()
     try:
-        with _set(_STAGE, name):
-            yield
+        yield
     except BaseException:
         event = "cut off"
         raise
@@ -158,15 +156,6 @@ def shard_done(result: ShardResult) -> None:
         for failure in result.failures:
             metrics.failures(failure.reason).inc()
         metrics.shard_seconds().observe(result.seconds)
-
-
-def measure_queue(event: events.Event) -> None:
-    """Measure how many of the current stage's jobs the workers have, and how many still wait."""
-    ended = event.kind is events.Kind.ENDED
-    waiting = 0 if ended else event.waiting
-    if waiting is not None and (metrics := _METRICS.get()):
-        metrics.in_flight(_STAGE.get()).set(event.in_flight)
-        metrics.waiting(_STAGE.get()).set(waiting)
 
 
 @contextmanager

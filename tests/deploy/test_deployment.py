@@ -296,7 +296,7 @@ def test_a_night_is_screened_by_a_worker_and_shown(site: Site) -> None:
     )
     assert site.read(UUID(run)).name == site.report("good").stem
     assert {artifact.key for artifact in artifacts} == {
-        f"slidewatch-{kind}" for kind in ("night", "most-abnormal", "progress")
+        f"slidewatch-{kind}" for kind in ("night", "most-abnormal")
     }
 
 
