@@ -65,8 +65,12 @@ def shown_width() -> int:
 
 
 def numbered(counts: Mapping[str, int]) -> str:
-    """List numbers and what they count: ``2 damaged, 1 empty``."""
-    return ", ".join(f"{n} {what}" for what, n in counts.items())
+    """List numbers and what they count.
+
+    >>> numbered({"positive": 2, "negative": 1200})
+    '2 positive, 1,200 negative'
+    """
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items())
 
 
 def table(rows: list[tuple[str, object]]) -> str:

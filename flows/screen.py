@@ -70,14 +70,13 @@ class ScreenOutcome(Outcome):
 
     def rows(self) -> list[tuple[str, object]]:
         """List the figures of the images, by name."""
-        diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
         failures = numbered(self.failures)
         share = 100 * self.abnormal / self.scored if self.scored else 0.0
         images = f"{self.images:,}: {self.scored:,} scored, {self.images - self.scored} failed"
         return [
             ("images", images),
             *([("failed", failures)] if failures else []),
-            ("diagnoses", diagnoses or "none"),
+            ("diagnoses", numbered(self.diagnoses) or "none"),
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
             ("for review", counted(self.review, "image")),
             ("detector", self.detector),

@@ -97,12 +97,10 @@ class NightMetrics:
             if night["scored"]:
                 self.last_success().set(published_at.timestamp())
                 break
-        for gauge, cards in (
-            (self.model, classifiers.list_models(store, on_damage=warn)),
-            (self.detector, detectors.list_detectors(store, on_damage=warn)),
-        ):
-            if cards:
-                gauge().set(cards[-1].created_at.timestamp())
+        if models := classifiers.list_models(store, on_damage=warn):
+            self.model().set(models[-1].created_at.timestamp())
+        if made := detectors.list_detectors(store, on_damage=warn):
+            self.detector().set(made[-1].created_at.timestamp())
 
     def _show_night(self, night: Mapping[str, Any]) -> None:
         self.night_images(Status.SCORED).set(night["scored"])

@@ -6,10 +6,9 @@ other end with a green tick. The message begins with the patients. A batch is Fa
 could be scored, or a share of `FAILED_RED` of its images failed.
 """
 
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from flows.outcome import printable
+from flows.outcome import numbered, printable
 from tasks import words
 from tasks.images.access.addresses import redact
 from tasks.limits import FAILED_RED
@@ -76,18 +75,9 @@ def is_lost(night: NightOutcome) -> bool:
 def told(night: NightOutcome) -> str:
     """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
-    parts = [f"patients: {by_name(night.patients)}"] if night.patients else []
+    parts = [f"patients: {numbered(night.patients)}"] if night.patients else []
     parts.append(words.counted(night.images, "image"))
     if failed:
-        parts[-1] += f", of which {failed:,} failed ({by_name(night.failures)})"
+        parts[-1] += f", of which {failed:,} failed ({numbered(night.failures)})"
     reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""
     return printable(redact("; ".join(parts) + reasons))
-
-
-def by_name(counts: Mapping[str, int]) -> str:
-    """Write counts by name.
-
-    >>> by_name({"positive": 2, "negative": 1200})
-    '2 positive, 1,200 negative'
-    """
-    return ", ".join(f"{n:,} {name}" for name, n in counts.items())

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from flows.monitoring.logs import log
+from flows.outcome import numbered
 from flows.prefect.runs import in_prefect_run
-from flows.prefect.states import by_name
 from storage.batches import manifests
 from storage.batches.ledger import Seal
 from storage.parquet import iterate_rows, read_table
@@ -154,7 +154,7 @@ def _summary(
     pictures: Mapping[Patient, Sequence[bytes]],
     page: str | None,
 ) -> str:
-    diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
+    diagnoses = numbered(seal.diagnoses)
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
         "images": f"{seal.rows:,} of {named(segmentations.sources_of(store, batch))}",
@@ -206,7 +206,7 @@ def _patients(
             -row["parasitized"],
         ),
     )
-    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(calls)}**"]
+    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {numbered(calls)}**"]
     if shown:
         head = "| patient | call | likeliest parasites | parasites/µL (95%) | red cells |"
         lines += ["", head, "|---|---|---|---|---|"]
