@@ -151,16 +151,6 @@ def test_dasks_operator_knows_every_field(file: str, thing: Thing) -> None:
     Draft202012Validator(SCHEMAS[thing["kind"]]).validate(thing)
 
 
-def test_a_field_that_is_misspelt_is_found() -> None:
-    thing = read("operator/run.yaml")[0]
-    thing["spec"]["worker"]["spec"]["containers"][0]["imagePolicy"] = "Always"
-    assert not Draft202012Validator(SCHEMAS["DaskCluster"]).is_valid(thing)
-    thing = read("dask-tls.yaml")[1]
-    thing["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = "Always"
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(thing, VERSIONS[-1], strict=True)
-
-
 # --- what is named is there
 
 

@@ -263,20 +263,6 @@ def test_a_job_is_not_done_by_a_worker_with_other_versions(
     assert not list(tmp_path.iterdir())
 
 
-def test_dask_calls_a_job_by_the_work_that_is_done(client: Client, tmp_path: Path) -> None:
-    keys: list[str] = []
-
-    def submit(*arguments: object, key: list[str], pure: bool) -> object:
-        keys.extend(key)
-        return honest(*arguments, key=key, pure=pure)
-
-    honest = client.map
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "map", submit)
-        run(client, tmp_path, {}, jobs=2)
-    assert [key.partition("-")[0] for key in keys] == ["work", "work"]
-
-
 def test_only_what_kills_alone_is_a_killer(client: Client, tmp_path: Path) -> None:
     assert kills_workers(client, work, Job(0, str(tmp_path), poisonous=True))
     assert not kills_workers(client, work, Job(1, str(tmp_path), (KILL,)))

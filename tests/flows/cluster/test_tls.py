@@ -30,7 +30,7 @@ from flows.options.tools import Doctor
 from flows.settings import Settings
 from flows.smears.night import screen
 from storage.store import Store
-from tests.support import certificates, needs, reports, strangers
+from tests.support import certificates, reports, strangers
 from tests.support.operated import Operated, operated
 from tests.support.waiting import until
 
@@ -40,16 +40,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     with operated(tmp_path_factory.mktemp("operated"), workers=2) as cluster:
         certificates.make_certificates(cluster.folder / "other")
         yield cluster
-
-
-def test_scheduler_and_workers_are_in_namespaces_of_their_own(cluster: Operated) -> None:
-    if not cluster.apart:
-        needs.lacking("namespaces", "all are on loopback")
-    addresses = {urlsplit(cluster.address).hostname}
-    with Client(cluster.address, security=_security(cluster), set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=60)
-        addresses |= {urlsplit(worker).hostname for worker in client.nthreads()}
-    assert addresses == {place.address for place in cluster.places[:3]}
 
 
 # --- who is let in

@@ -142,13 +142,6 @@ def test_json_is_written_although_prefect_has_silenced_its_log_since(
     assert [line["message"] for line in lines_of(capsys)] == ["freeze: begin"]
 
 
-def test_nothing_is_imported_for_a_command_that_runs_no_flow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delitem(sys.modules, "prefect")
-    assert logs._logger() is logging.getLogger("slidewatch")
-
-
 # --- a flow
 
 
