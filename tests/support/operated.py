@@ -1,4 +1,4 @@
-"""A Dask scheduler and workers as an operator starts them: commands, machines apart, with TLS."""
+"""A Dask scheduler and workers as an operator starts them: by commands, with TLS."""
 
 import json
 import os
@@ -7,10 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import dask
 import psutil
@@ -20,57 +19,11 @@ from tests.support.certificates import make_certificates
 from tests.support.paths import ROOT
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a process runs: what to put before its command, and its address there."""
-
-    before: tuple[str, ...] = ()
-    address: str = "127.0.0.1"
-
-
-def ip(*arguments: str) -> bool:
-    done = subprocess.run(["ip", *arguments], capture_output=True, check=False)
-    return done.returncode == 0
-
-
-@contextmanager
-def namespaces(count: int) -> Iterator[list[Place] | None]:
-    """Network namespaces on one bridge, or None where this machine does not let us make them."""
-    chance = uuid4()
-    own, network = chance.hex[:6], f"10.{200 + chance.bytes[3] % 50}.{chance.bytes[4]}"
-    bridge, names = f"sw{own}", [f"sw{own}-{i}" for i in range(count)]
-    with ExitStack() as stack:
-        made = os.geteuid() == 0 and ip("link", "add", bridge, "type", "bridge")
-        stack.callback(ip, "link", "del", bridge)
-        made = made and ip("addr", "add", f"{network}.1/24", "dev", bridge)
-        made = made and ip("link", "set", bridge, "up")
-        for i, name in enumerate(names):
-            outer, inner = f"o{own}{i}", f"i{own}{i}"
-            made = made and ip("netns", "add", name)
-            stack.callback(ip, "netns", "del", name)
-            made = made and ip("link", "add", outer, "type", "veth", "peer", inner, "netns", name)
-            made = made and ip("link", "set", outer, "master", bridge, "up")
-            for words in (
-                f"addr add {network}.{i + 2}/24 dev {inner}",
-                f"link set {inner} up",
-                "link set lo up",
-            ):
-                made = made and ip("-n", name, *words.split())
-        before = ("ip", "netns", "exec")
-        yield (
-            [Place((*before, name), f"{network}.{i + 2}") for i, name in enumerate(names)]
-            if made
-            else None
-        )
-
-
 @dataclass
 class Operated:
     """The processes, by role, and how to reach them."""
 
     folder: Path
-    places: list[Place]
-    apart: bool
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -103,11 +56,11 @@ class Operated:
             }
         )
 
-    def start(self, role: str, place: Place, *arguments: str, **environment: str) -> int:
+    def start(self, role: str, *arguments: str, **environment: str) -> int:
         """Start a `dask` command, and return its place among the processes."""
         ca, certificate, key = self.tls(role)
-        command = [*place.before, sys.executable, "-m", "dask", role, *arguments]
-        command += ["--host", place.address, "--protocol", "tls", "--tls-ca-file", ca]
+        command = [sys.executable, "-m", "dask", role, *arguments]
+        command += ["--host", "127.0.0.1", "--protocol", "tls", "--tls-ca-file", ca]
         command += ["--tls-cert", certificate, "--tls-key", key]
         paths = [environment.pop("PYTHONPATH", ""), str(ROOT)]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("DASK_", "PREFECT_"))}
@@ -121,12 +74,10 @@ class Operated:
         self.processes.append(process)
         return len(self.processes) - 1
 
-    def start_worker(self, place: Place, name: str, **environment: str) -> int:
+    def start_worker(self, name: str, **environment: str) -> int:
         """Start a worker of one thread."""
         arguments = ["--nthreads", "1", "--name", name, "--local-directory", str(self.folder)]
-        return self.start(
-            "worker", place, self.address, *arguments, "--no-dashboard", **environment
-        )
+        return self.start("worker", self.address, *arguments, "--no-dashboard", **environment)
 
     def kill(self, which: int) -> None:
         """End a command and all that it has started as a power cut does."""
@@ -140,20 +91,18 @@ class Operated:
 
 @contextmanager
 def operated(folder: Path, *, workers: int, **scheduler_environment: str) -> Iterator[Operated]:
-    """A scheduler with so many workers; the last place is free, for one more."""
+    """A scheduler with some workers."""
     folder.mkdir(parents=True, exist_ok=True)
-    with namespaces(workers + 2) as apart:
-        places = apart or [Place()] * (workers + 2)
-        make_certificates(folder / "certificates")
-        found = Operated(folder, places, apart is not None)
-        try:
-            file = ["--scheduler-file", str(folder / "scheduler.json"), "--port", "0"]
-            found.start("scheduler", places[0], *file, "--no-dashboard", **scheduler_environment)
-            for i in range(workers):
-                found.start_worker(places[i + 1], f"worker-{i}")
-            with found.client():
-                yield found
-        finally:
-            for i, process in enumerate(found.processes):
-                if process.poll() is None:
-                    found.kill(i)
+    make_certificates(folder / "certificates")
+    found = Operated(folder)
+    try:
+        file = ["--scheduler-file", str(folder / "scheduler.json"), "--port", "0"]
+        found.start("scheduler", *file, "--no-dashboard", **scheduler_environment)
+        for i in range(workers):
+            found.start_worker(f"worker-{i}")
+        with found.client():
+            yield found
+    finally:
+        for i, process in enumerate(found.processes):
+            if process.poll() is None:
+                found.kill(i)

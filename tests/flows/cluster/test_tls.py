@@ -1,4 +1,4 @@
-"""A separate scheduler with TLS and two workers, in network namespaces where the machine allows.
+"""A separate scheduler with TLS and two workers.
 
 They are started by Dask's own commands, as an operator would, with Dask's default configuration.
 """
@@ -147,7 +147,7 @@ def test_a_worker_killed_mid_batch_changes_nothing_in_the_report(
     killer.join()
     assert 3 <= seen[0] < outcome.images
     with open_client(settings) as client:
-        assert [urlsplit(w).hostname for w in client.nthreads()] == [cluster.places[1].address]
+        assert len(client.nthreads()) == 1
     local = Path(undisturbed.store).parent / "night"
     (expected,) = (local / "reports" / "images").rglob("*.parquet")
     assert reports.comparable(outcome.report).equals(reports.comparable(expected))
@@ -174,7 +174,7 @@ def test_renewed_certificates_work_beside_old_ones_and_other_versions_do_not(
         odd = tmp_path / "timm-0.0.1.dist-info"
         odd.mkdir()
         (odd / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
-        which = cluster.start_worker(cluster.places[-1], "odd", PYTHONPATH=str(tmp_path))
+        which = cluster.start_worker("odd", PYTHONPATH=str(tmp_path))
         joined = address_of(early, "odd")
         with (
             pytest.raises(ClusterError, match=rf"timm is \S+ here but 0\.0\.1 on {joined}:"),
