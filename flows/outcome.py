@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -73,7 +73,7 @@ def numbered(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {what}" for what, n in counts.items())
 
 
-def table(rows: list[tuple[str, object]]) -> str:
+def table(rows: Sequence[tuple[str, object]]) -> str:
     """Align names and values in two columns; the values of a list are a line each."""
     width = max(len(name) for name, _ in rows)
     lines: list[tuple[str, object]] = []

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 from pydantic_settings import (
@@ -32,6 +32,7 @@ READ_ONLY = frozenset(
      "cached", "blockcache", "filecache", "simplecache")
 )  # fmt: skip
 
+Percent = Annotated[float, Field(gt=0, lt=100)]
 Given = TypeVar("Given", bound=str | list[str] | None)
 
 
@@ -99,8 +100,7 @@ class Settings(BaseSettings):
     workers: int | None = Field(
         None,
         ge=1,
-        description="worker processes to start; by default one for each processor "
-        "(cuda: one for each GPU)",
+        description="worker processes to start, by default one per processor (cuda: per GPU)",
     )
     first_worker: float = Field(
         600, gt=0, description="seconds to wait for a worker of a class of cluster"
@@ -118,10 +118,8 @@ class Settings(BaseSettings):
         limits.FieldLimits(),
         description="what a field of view must keep, or its slide is for review",
     )
-    detectable_percent: float = Field(
+    detectable_percent: Percent = Field(
         limits.DETECTABLE_PERCENT,
-        gt=0,
-        lt=100,
         description="parasitaemia that the cells of a negative slide must be enough to show",
     )
     counting_cells: int = Field(
@@ -129,10 +127,8 @@ class Settings(BaseSettings):
         ge=1,
         description="red cells of a slide for which a new detector's counting threshold is best",
     )
-    negative_percent: float = Field(
+    negative_percent: Percent = Field(
         limits.NEGATIVE_PERCENT,
-        gt=0,
-        lt=100,
         description="parasitaemia above which a negative slide must exclude everything (95%)",
     )
     red_cells_per_microlitre: float = Field(
@@ -142,21 +138,16 @@ class Settings(BaseSettings):
     )
     finders: list[str] = Field([], description="allowed finders of cells, each module:function")
     networks: list[str] = Field(
-        [],
-        description="networks of your own, each module:function, for models: their code is "
-        "imported here",
+        [], description="allowed networks of your own, each module:function, for models"
     )
     logs: Literal["text", "json"] = Field(
         "text", description="log format on standard error: text or JSON lines"
     )
     metrics: str | None = Field(
-        None,
-        description="file for the metrics of nights, /folder/name.prom, which node exporter reads",
+        None, description="file for metrics of nights, /folder/name.prom, for node exporter"
     )
     pages_url: str | None = Field(
-        None,
-        description="where a browser finds the pages, reports/html of the store, if a web server "
-        "serves them: Prefect links them",
+        None, description="where a web server shows reports/html of the store: Prefect links it"
     )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")

@@ -34,15 +34,12 @@ VOLATILE = {"tmpfs", "ramfs"}
 OTHER_STORE = "put the store on ext4, XFS, NFS or an S3 server that knows conditional PUTs"
 
 
-class Check(Outcome):
+class Check(BaseModel):
     """The result of one check."""
 
     name: str
     well: bool
     found: str
-
-    def _text(self) -> str:
-        return f"{'ok  ' if self.well else 'BAD '} {self.found}"
 
 
 class Setting(BaseModel):
@@ -65,9 +62,9 @@ class DoctorOutcome(Outcome):
         return not all(check.well for check in self.checks)
 
     def _text(self) -> str:
+        checks = [(c.name, f"{'ok  ' if c.well else 'BAD '} {c.found}") for c in self.checks]
         settings = [(each.name, f"{each.value}  ({each.origin})") for each in self.settings]
-        checks = table([(check.name, check.text()) for check in self.checks])
-        return f"{checks}\n\nsettings:\n{table(list(settings))}"
+        return f"{table(checks)}\n\nsettings:\n{table(settings)}"
 
 
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
@@ -95,17 +92,15 @@ def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
             well, finding = False, f"{type(error).__name__}: {error}"
         results.append(Check(name=name, well=well, found=finding))
     values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
-    return DoctorOutcome(
-        checks=results,
-        settings=[
-            Setting(
-                name=name,
-                value=value,
-                origin=origin(name) if value == others[name] else "command line",
-            )
-            for name, value in values.items()
-        ],
-    )
+    found = [
+        Setting(
+            name=name,
+            value=value,
+            origin=origin(name) if value == others[name] else "command line",
+        )
+        for name, value in values.items()
+    ]
+    return DoctorOutcome(checks=results, settings=found)
 
 
 def _python(_: Settings) -> tuple[bool, str]:
