@@ -34,7 +34,7 @@ VOLATILE = {"tmpfs", "ramfs"}
 OTHER_STORE = "put the store on ext4, XFS, NFS or an S3 server that knows conditional PUTs"
 
 
-class Check(BaseModel):
+class Finding(BaseModel):
     """The result of one check."""
 
     name: str
@@ -53,7 +53,7 @@ class Setting(BaseModel):
 class DoctorOutcome(Outcome):
     """The results of all checks, and the settings in force."""
 
-    checks: list[Check]
+    checks: list[Finding]
     settings: list[Setting]
 
     @property
@@ -90,7 +90,7 @@ def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
             well, finding = check(settings)
         except Exception as error:  # a check that breaks is a finding, not a crash
             well, finding = False, f"{type(error).__name__}: {error}"
-        results.append(Check(name=name, well=well, found=finding))
+        results.append(Finding(name=name, well=well, found=finding))
     values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
     found = [
         Setting(

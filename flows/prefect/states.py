@@ -26,7 +26,7 @@ class RedError(Exception):
 
 
 @runtime_checkable
-class NightOutcome(Protocol):
+class EndedNight(Protocol):
     """The outcome of a batch, as far as its state shows it."""
 
     light: str
@@ -43,7 +43,7 @@ def end_state(outcome: Any) -> Any:
     """Return the Prefect state of a batch, by its light, or of a problem; else the outcome."""
     from prefect.states import Completed, Failed
 
-    if not isinstance(outcome, NightOutcome) or is_lost(outcome):
+    if not isinstance(outcome, EndedNight) or is_lost(outcome):
         problem = printable(redact(outcome.problem))
         return Failed(message=problem, data=IncompleteError(problem)) if problem else outcome
     lights = list(Light)
@@ -67,12 +67,12 @@ def error_state(error: BaseException) -> Any:
     return Failed(message=printable(redact(str(error))), data=error)
 
 
-def is_lost(night: NightOutcome) -> bool:
+def is_lost(night: EndedNight) -> bool:
     """Return whether a batch is lost because too many of its images failed."""
     return not night.scored or 1 - night.scored / night.images >= FAILED_RED
 
 
-def told(night: NightOutcome) -> str:
+def told(night: EndedNight) -> str:
     """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
     parts = [f"patients: {numbered(night.patients)}"] if night.patients else []

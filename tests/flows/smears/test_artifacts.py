@@ -19,8 +19,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
 from flows.options.flows import Screen
+from flows.outcome import numbered
 from flows.prefect.decorators import run
-from flows.prefect.states import by_name
 from flows.settings import Settings
 from flows.smears import artifacts
 from flows.smears.artifacts import (
@@ -99,7 +99,7 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     (summary,) = artifacts_of(NIGHT, "Night_1")
     title, _, patients = summary.data.splitlines()[:3]
     assert title == f"# Night\\_1: {outcome.light}"
-    calls = by_name(by_call(outcome.patients))
+    calls = numbered(by_call(outcome.patients))
     assert patients == f"**{sum(outcome.patients.values())} patients: {calls}**"
     assert outcome.light in summary.description
     assert f"{outcome.images:,} of " in summary.data
