@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.metrics import MetricWrapperBase
 
 from flows.monitoring.console import warn
+from flows.settings import Settings
 from storage.models import classifiers, detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
@@ -131,6 +132,31 @@ def series_of(batch: str) -> str:
     series, date = batch[:-10].removesuffix("-"), batch[-10:]
     is_date = [len(part) for part in date.split("-") if part.isdecimal()] == [4, 2, 2]
     return series if is_date else ""
+
+
+@contextmanager
+def measured(series: str, settings: Settings) -> Iterator[NightMetrics | None]:
+    """Make and write the metrics of a batch during the block; None if none are wanted."""
+    if settings.metrics is None:
+        yield None
+        return
+    metrics = NightMetrics(series)
+
+    def read() -> None:
+        try:
+            metrics.read(Store(settings.store))
+        except Exception as error:  # the batch does not need its metrics
+            warn(
+                f"metrics of earlier batches cannot be read from {settings.store} "
+                f"({type(error).__name__}: {error}); the work continues without them"
+            )
+
+    read()
+    with written(metrics, settings.metrics):
+        try:
+            yield metrics
+        finally:
+            read()
 
 
 @contextmanager

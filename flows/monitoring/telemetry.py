@@ -6,7 +6,7 @@ Only images that failed are logged.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from typing import TypeVar
@@ -17,7 +17,6 @@ from flows.monitoring import console, logs, prometheus
 from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
-from storage.store import Store
 
 Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result", bound=Outcome)
@@ -61,7 +60,8 @@ def observed(
                 return_freed_memory()
                 logs.use_logs(settings.logs)
                 series = getattr(options, "series", None) or prometheus.series_of(batch or "")
-                with _set(_OBSERVED, True), _metrics(settings, series if night else None) as gauges:
+                measuring = prometheus.measured(series, settings) if night else nullcontext()
+                with _set(_OBSERVED, True), measuring as gauges, _set(_METRICS, gauges):
                     scored = 0
                     try:
                         outcome = function(options, settings)
@@ -77,31 +77,6 @@ def observed(
         return run
 
     return decorate
-
-
-@contextmanager
-def _metrics(settings: Settings, series: str | None) -> Iterator[prometheus.NightMetrics | None]:
-    """Make and write the metrics of a batch during the block; None if none are wanted."""
-    if series is None or settings.metrics is None:
-        yield None
-        return
-    metrics = prometheus.NightMetrics(series)
-    _read(metrics, settings)
-    with _set(_METRICS, metrics), prometheus.written(metrics, settings.metrics):
-        try:
-            yield metrics
-        finally:
-            _read(metrics, settings)
-
-
-def _read(metrics: prometheus.NightMetrics, settings: Settings) -> None:
-    try:
-        metrics.read(Store(settings.store))
-    except Exception as error:  # the batch does not need its metrics
-        console.warn(
-            f"metrics of earlier batches cannot be read from {settings.store} "
-            f"({type(error).__name__}: {error}); the work continues without them"
-        )
 
 
 @contextmanager
