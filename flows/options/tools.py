@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.flows import POSITIONAL, SAFE, SPELT, As, Detector, Microns, Options
+from flows.options.flows import POSITIONAL, SAFE, As, Detector, Microns, Options
 
 Format = Literal["table", "csv"]
 
@@ -167,6 +167,3 @@ class Malaria(Options):
     """Fetch the National Library of Medicine's malaria cell images, or verify them."""
 
     to: str = Field(description="folder to keep the archive in")
-    from_file: Annotated[str | None, f"{SPELT}from"] = Field(
-        None, description="take the archive from this file instead"
-    )

@@ -39,6 +39,8 @@ from tests.support.waiting import until
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operated]:
     with operated(tmp_path_factory.mktemp("operated"), workers=2) as cluster:
         certificates.make_certificates(cluster.folder / "other")
+        with Client(cluster.address, security=_security(cluster), set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
         yield cluster
 
 
