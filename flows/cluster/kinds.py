@@ -26,6 +26,7 @@ from distributed.utils import get_mp_context
 from flows.cluster import preload
 from flows.cluster.trials import ClusterError
 from flows.jobs.worker import without_pandas
+from flows.prefect.runs import in_deployment
 from flows.settings import Settings
 
 REACH = 10  # seconds within which a scheduler must answer
@@ -177,6 +178,9 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
 def _of_class(settings: Settings) -> Iterator[Client]:
     """Start a cluster of the class that the settings name, as Dask's configuration describes it."""
     name, options = settings.cluster, {}
+    if in_deployment() and name != Settings().cluster:
+        # Whoever may start a deployment must not choose what its worker imports.
+        raise ClusterError(f"a deployment may not name {name}: name it in this worker's settings")
     mend = "its settings are those of Dask's configuration; deploy/clusters.md has examples"
     if not settings.unencrypted:
         tls = certificates()

@@ -218,6 +218,18 @@ def test_a_class_that_takes_a_key_and_does_not_use_it_is_refused(
         squares(Settings(cluster=OF_A_CLASS))
 
 
+def test_a_deployment_names_no_class_that_its_worker_does_not_use(
+    double: Callable[..., type[Double]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double("cloud", "Cluster", workers=1)
+    monkeypatch.setattr(kinds, "in_deployment", lambda: True)
+    settings = Settings(cluster=OF_A_CLASS, unencrypted=True)
+    with pytest.raises(ClusterError, match=r"may not name cloud\.Cluster: name it in this worker"):
+        squares(settings)
+    monkeypatch.setenv("SLIDEWATCH_CLUSTER", OF_A_CLASS)
+    assert squares(settings) == [0, 1, 4, 9, 16]
+
+
 def test_what_is_no_cluster_is_not_called() -> None:
     with pytest.raises(ClusterError, match=r"os.system is not the class of a Dask cluster"):
         squares(Settings(cluster="os.system"))
