@@ -1,23 +1,24 @@
 """Run the flow `fit`: labelled batches -> class statistics -> a detector."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 from flows.cluster.client import open_client
 from flows.extensions import extension
 from flows.jobs.shard import ShardJob, ShardResult
 from flows.monitoring import console, logs, telemetry
 from flows.options.flows import Fit
-from flows.outcome import Outcome, table
+from flows.outcome import Outcome, numbered, table
 from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages import class_statistics, error_counts, leaving_out
 from flows.stages.batch import GivenImages, lease_batch, run_shards, start_or_resume
 from storage.batches.manifests import Batch
 from storage.models import classifiers
-from storage.models.detectors import DetectorCard
 from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
 from storage.store import Store
 from tasks import words
@@ -34,10 +35,10 @@ class FitOutcome(Outcome):
     statistics: str
     images: dict[str, int]
     unreadable: int = 0
-    detector: str | None
-    calibrated_by: str | None
-    calibrating_groups: int | None
-    alpha: float | None
+    detector: str | None = None
+    calibrated_by: str | None = None
+    calibrating_groups: int | None = None
+    alpha: float | None = None
     warnings: list[str]
 
     @property
@@ -46,18 +47,12 @@ class FitOutcome(Outcome):
         return self.detector is None
 
     def _text(self) -> str:
-        counts = ", ".join(f"{n:,} {name}" for name, n in self.images.items())
-        rows: list[tuple[str, object]] = [
-            ("statistics", f"{self.statistics} of {self.model}: {counts}")
-        ]
+        fitted = f"{self.statistics} of {self.model}: {numbered(self.images)}"
+        rows: list[tuple[str, object]] = [("statistics", fitted)]
         if self.detector:
-            rows.append(
-                (
-                    "detector",
-                    f"{self.detector}, calibrated by leaving out each of "
-                    f"{self.calibrating_groups} {self.calibrated_by}s; alpha {self.alpha}",
-                )
-            )
+            groups = f"{self.calibrating_groups} {self.calibrated_by}s"
+            how = f"calibrated by leaving out each of {groups}; alpha {self.alpha}"
+            rows.append(("detector", f"{self.detector}, {how}"))
         rows += [("warning", warning) for warning in self.warnings]
         return f"{self.changed}\n{table(rows)}"
 
@@ -84,7 +79,7 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
         known = latest_statistics(store, card.name)
         if known and known.contribution(options.batch):
             changed = f"batch {options.batch} is in the statistics already: it counts once"
-            return warned(fitted_outcome(to, known, changed))
+            return fitted_outcome(to, known, changed)
         part, contribution, failures = _extract_batch(to, frozen)
         with class_statistics.statistics_lease(store, card) as held:
             to = replace(to, store=held.store)
@@ -114,7 +109,7 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
                 f"{contribution.held_out:,} left out (the model's validation and test "
                 f"{card.split_by}s), {failures} unreadable{again}"
             )
-            return warned(fitted_outcome(to, lineage, changed, unreadable=failures))
+            return fitted_outcome(to, lineage, changed, unreadable=failures)
 
 
 def _extract_batch(
@@ -122,7 +117,7 @@ def _extract_batch(
 ) -> tuple[ClassStatistics, Contribution, int]:
     """Extract a batch; return its statistics, its contribution and how many images failed."""
     store, card = to.store, to.model
-    counts = {"fitted": 0, "held_out": 0, "failures": 0}
+    counts = Counter[str]()
 
     def counted(results: Iterator[ShardResult]) -> Iterator[ClassStatistics]:
         for result in results:
@@ -151,32 +146,23 @@ def _extract_batch(
     return part, contribution, counts["failures"]
 
 
-def warned(outcome: FitOutcome) -> FitOutcome:
-    """Warn in the log of the run of what the outcome warns of."""
-    for warning in outcome.warnings:
-        logs.log(logging.WARNING, warning)
-    return outcome
-
-
 def fitted_outcome(
     to: class_statistics.Fitting, lineage: Lineage, changed: str, unreadable: int = 0
 ) -> FitOutcome:
-    """Calibrate a detector on the statistics, or say in the outcome why none is possible."""
-    detector: DetectorCard | None = None
+    """Calibrate a detector on the statistics, or say in outcome and log why none is possible."""
+    made: dict[str, Any] = {
+        "changed": changed,
+        "model": to.model.name,
+        "statistics": version_name(lineage.version),
+        "images": lineage.images,
+        "unreadable": unreadable,
+    }
     try:
         detector = leaving_out.calibrate_detector(to, lineage)
-        warnings = detector.warnings
+        same = {"calibrated_by", "calibrating_groups", "alpha", "warnings"}
+        made |= {"detector": detector.name} | detector.model_dump(include=same)
     except leaving_out.CalibrationError as error:
-        warnings = [f"no detector: {error}"]
-    return FitOutcome(
-        changed=changed,
-        model=to.model.name,
-        statistics=version_name(lineage.version),
-        images=lineage.images,
-        unreadable=unreadable,
-        detector=detector.name if detector else None,
-        calibrated_by=detector.calibrated_by if detector else None,
-        calibrating_groups=detector.calibrating_groups if detector else None,
-        alpha=detector.alpha if detector else None,
-        warnings=warnings,
-    )
+        made["warnings"] = [f"no detector: {error}"]
+    for warning in made["warnings"]:
+        logs.log(logging.WARNING, warning)
+    return FitOutcome(**made)

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -65,11 +65,15 @@ def shown_width() -> int:
 
 
 def numbered(counts: Mapping[str, int]) -> str:
-    """List numbers and what they count: ``2 damaged, 1 empty``."""
-    return ", ".join(f"{n} {what}" for what, n in counts.items())
+    """List numbers and what they count.
+
+    >>> numbered({"positive": 2, "negative": 1200})
+    '2 positive, 1,200 negative'
+    """
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items())
 
 
-def table(rows: list[tuple[str, object]]) -> str:
+def table(rows: Sequence[tuple[str, object]]) -> str:
     """Align names and values in two columns; the values of a list are a line each."""
     width = max(len(name) for name, _ in rows)
     lines: list[tuple[str, object]] = []

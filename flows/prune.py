@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 
+from pydantic import Field
+
 from flows.monitoring import console, telemetry
 from flows.options.flows import Prune
 from flows.outcome import Outcome, table
@@ -45,10 +47,10 @@ class PruneOutcome(Outcome):
     applied: bool
     features: int
     reports: int | None
-    removed: dict[str, list[str]]
-    bytes: int
-    busy: list[str]
-    damaged: list[str]
+    removed: dict[str, list[str]] = Field({})
+    bytes: int = 0
+    busy: list[str] = Field([])
+    damaged: list[str] = Field([])
     swept: int = 0
 
     @property
@@ -94,13 +96,7 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
     if options.apply:
         _refuse_wrong_clock(store, moment, options.today)
     outcome = PruneOutcome(
-        applied=options.apply,
-        features=options.features,
-        reports=options.reports,
-        removed={},
-        bytes=0,
-        busy=[],
-        damaged=[],
+        applied=options.apply, features=options.features, reports=options.reports
     )
 
     def leave(text: str) -> None:

@@ -1,7 +1,7 @@
 """Run the flow `retract`: take images out of the class statistics, exactly."""
 
 from flows.cluster.client import open_client
-from flows.fit import FitOutcome, fitted_outcome, warned
+from flows.fit import FitOutcome, fitted_outcome
 from flows.monitoring import console, telemetry
 from flows.options.flows import Retract
 from flows.prefect.decorators import flow
@@ -40,7 +40,7 @@ def retract(options: Retract, settings: Settings) -> FitOutcome:
                 changed = f"{kind} {name} was taken out of the statistics before"
                 with open_client(settings) as client:
                     to = class_statistics.Fitting(client, settings, store, card)
-                    return warned(fitted_outcome(to, latest, changed))
+                    return fitted_outcome(to, latest, changed)
             raise StoreError(f"{kind} {name} is not in statistics {version_name(latest.version)}")
         images = words.counted(sum(map(len, taken)), "image")
         changed = f"{kind} {name}: {images} taken out of the statistics"
@@ -53,7 +53,7 @@ def retract(options: Retract, settings: Settings) -> FitOutcome:
             total, errors = before or _without(to, latest, taken, held_out)
             held.check()
             lineage = class_statistics.save_version(to, latest, total, errors, operation, kept)
-            return warned(fitted_outcome(to, lineage, changed))
+            return fitted_outcome(to, lineage, changed)
 
 
 def _without(
@@ -74,12 +74,12 @@ def _found(
     store: Store, card: classifiers.ModelCard, latest: Lineage, kind: str, name: str
 ) -> tuple[list[Rows], list[Rows], list[Contribution]]:
     """Find rows to take out, fitted and held out, and the contributions that remain."""
-    taken: list[Rows] = []
-    held_out: list[Rows] = []
-    kept: list[Contribution] = []
-    for contribution in latest.contributions:
-        parts = class_statistics.take_out(store, card, contribution, kind, name)
-        taken += [parts.fitted] if len(parts.fitted) else []
-        held_out += [parts.held_out] if len(parts.held_out) else []
-        kept += [parts.left] if parts.left else []
-    return taken, held_out, kept
+    parts = [
+        class_statistics.take_out(store, card, contribution, kind, name)
+        for contribution in latest.contributions
+    ]
+    return (
+        [each.fitted for each in parts if len(each.fitted)],
+        [each.held_out for each in parts if len(each.held_out)],
+        [each.left for each in parts if each.left],
+    )

@@ -46,18 +46,13 @@ class ScreenOutcome(Outcome):
     @property
     def problem(self) -> str:
         """Say if all images or some of them are missing; empty otherwise."""
-        return self.images_problem()
-
-    def images_problem(self) -> str:
-        """Say if all images or some of them are missing; empty otherwise."""
         if not self.images:
             return f"there are no images for batch {self.batch}: run it again once they have come"
         if self.scored < self.images:
-            failures = numbered(self.failures)
-            images = counted(self.images, "image")
             return (
-                f"{self.images - self.scored:,} of {images} of batch {self.batch} failed "
-                f"({failures}); the report has a row for each: {self.report}"
+                f"{self.images - self.scored:,} of {counted(self.images, 'image')} of batch "
+                f"{self.batch} failed ({numbered(self.failures)}); the report has a row for each: "
+                f"{self.report}"
             )
         return ""
 
@@ -70,14 +65,12 @@ class ScreenOutcome(Outcome):
 
     def rows(self) -> list[tuple[str, object]]:
         """List the figures of the images, by name."""
-        diagnoses = ", ".join(f"{n:,} {name}" for name, n in self.diagnoses.items())
-        failures = numbered(self.failures)
         share = 100 * self.abnormal / self.scored if self.scored else 0.0
         images = f"{self.images:,}: {self.scored:,} scored, {self.images - self.scored} failed"
         return [
             ("images", images),
-            *([("failed", failures)] if failures else []),
-            ("diagnoses", diagnoses or "none"),
+            *([("failed", numbered(self.failures))] if self.failures else []),
+            ("diagnoses", numbered(self.diagnoses) or "none"),
             ("abnormal", f"{self.abnormal:,} ({share:.1f}% of the scored)"),
             ("for review", counted(self.review, "image")),
             ("detector", self.detector),
@@ -131,15 +124,10 @@ def begin(
 ) -> Screened:
     """Freeze the images of a batch that a detector judges, with the model it was made from."""
     warn_of_model(card)
+    day, force = options.date, options.force
     with telemetry.stage("freeze"):
         batch = start_or_resume(
-            store,
-            settings,
-            options.batch,
-            images,
-            card.classes,
-            batch_date=options.date,
-            force=options.force,
+            store, settings, options.batch, images, card.classes, batch_date=day, force=force
         )
     return Screened(store, batch, card, detector)
 
@@ -175,20 +163,16 @@ def screen_batch(
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
         return known
     with open_client(settings) as client:
-        seal = _publish(client, held, tune(client, screened))
+        screened = tune(client, screened)
+        with telemetry.stage("extract"):
+            scoring.extract(client, screened)
+        with telemetry.stage("score"):
+            scored = scoring.score(client, screened)
+        held.check()
+        with telemetry.stage("publish"):
+            seal = publish(client, screened, scored)
     refuse_other_attempt(held, batch, tables.IMAGES)
     return seal
-
-
-def _publish(client: Client, held: Lease, screened: Screened) -> ledger.Seal:
-    """Extract, score and publish."""
-    with telemetry.stage("extract"):
-        scoring.extract(client, screened)
-    with telemetry.stage("score"):
-        scored = scoring.score(client, screened)
-    held.check()
-    with telemetry.stage("publish"):
-        return publish(client, screened, scored)
 
 
 def refuse_other_attempt(held: Lease, batch: Batch, kind: str) -> None:

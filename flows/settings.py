@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 from pydantic_settings import (
@@ -24,6 +24,7 @@ from tasks import limits
 from tasks.images.access.addresses import holds_secret, redact
 
 PREFIX = "SLIDEWATCH_"
+KINDS = ("local", "cuda", "scheduler")  # of clusters, besides classes
 MOST_SETTINGS = 2**20  # bytes of the file
 # Protocols of fsspec that only read, or that stand before the address of another file.
 READ_ONLY = frozenset(
@@ -31,6 +32,7 @@ READ_ONLY = frozenset(
      "cached", "blockcache", "filecache", "simplecache")
 )  # fmt: skip
 
+Percent = Annotated[float, Field(gt=0, lt=100)]
 Given = TypeVar("Given", bound=str | list[str] | None)
 
 
@@ -85,31 +87,23 @@ class Settings(BaseSettings):
     )
 
     store: str = Field("store", description="root URL of the store: a folder, s3://bucket/...")
-    cluster: Literal["local", "cuda", "scheduler", "kubernetes", "slurm"] = Field(
+    cluster: str = Field(
         "local",
-        description="where jobs run: local processes, one per local GPU, a running Dask scheduler, "
-        "or workers started for this run on Kubernetes or by SLURM",
+        description="where jobs run: local (processes), cuda (one per local GPU), scheduler (a "
+        "running Dask scheduler), or a class of cluster such as dask_jobqueue.SLURMCluster, which "
+        "Dask's configuration describes",
     )
     scheduler: str | None = Field(
         None, description="address of the running Dask scheduler, tls://host:port"
     )
-    cluster_spec: str | None = Field(
-        None, description="YAML file of the DaskCluster to start on Kubernetes"
-    )
-    tls_ca: str | None = Field(None, description="certificate of the authority that Dask trusts")
-    tls_certificate: str | None = Field(None, description="this machine's certificate for Dask")
-    tls_key: str | None = Field(None, description="the private key of that certificate")
-    unencrypted: bool = Field(
-        False, description="allow a Dask scheduler without TLS beyond this machine"
-    )
+    unencrypted: bool = Field(False, description="allow Dask without TLS beyond this machine")
     workers: int | None = Field(
         None,
         ge=1,
-        description="worker processes to start; by default one for each processor "
-        "(cuda: one for each GPU)",
+        description="worker processes to start, by default one per processor (cuda: per GPU)",
     )
     first_worker: float = Field(
-        600, gt=0, description="seconds to wait for a worker on Kubernetes or from SLURM"
+        600, gt=0, description="seconds to wait for a worker of a class of cluster"
     )
     shard_rows: int = Field(
         512, ge=1, le=1_000_000, description="images a shard, twice as many in a large night"
@@ -124,10 +118,8 @@ class Settings(BaseSettings):
         limits.FieldLimits(),
         description="what a field of view must keep, or its slide is for review",
     )
-    detectable_percent: float = Field(
+    detectable_percent: Percent = Field(
         limits.DETECTABLE_PERCENT,
-        gt=0,
-        lt=100,
         description="parasitaemia that the cells of a negative slide must be enough to show",
     )
     counting_cells: int = Field(
@@ -135,10 +127,8 @@ class Settings(BaseSettings):
         ge=1,
         description="red cells of a slide for which a new detector's counting threshold is best",
     )
-    negative_percent: float = Field(
+    negative_percent: Percent = Field(
         limits.NEGATIVE_PERCENT,
-        gt=0,
-        lt=100,
         description="parasitaemia above which a negative slide must exclude everything (95%)",
     )
     red_cells_per_microlitre: float = Field(
@@ -148,24 +138,29 @@ class Settings(BaseSettings):
     )
     finders: list[str] = Field([], description="allowed finders of cells, each module:function")
     networks: list[str] = Field(
-        [],
-        description="networks of your own, each module:function, for models: their code is "
-        "imported here",
+        [], description="allowed networks of your own, each module:function, for models"
     )
     logs: Literal["text", "json"] = Field(
         "text", description="log format on standard error: text or JSON lines"
     )
     metrics: str | None = Field(
-        None,
-        description="file for the metrics of nights, /folder/name.prom, which node exporter reads",
+        None, description="file for metrics of nights, /folder/name.prom, for node exporter"
     )
     pages_url: str | None = Field(
-        None,
-        description="where a browser finds the pages, reports/html of the store, if a web server "
-        "serves them: Prefect links them",
+        None, description="where a web server shows reports/html of the store: Prefect links it"
     )
     quiet: bool = Field(False, description="say nothing but the outcome, and errors")
     debug: bool = Field(False, description="show tracebacks and the flows' log")
+
+    @field_validator("cluster")
+    @classmethod
+    def _known(cls, cluster: str) -> str:
+        if cluster not in KINDS and "." not in cluster:
+            raise ValueError(
+                f"{cluster!r} is not one of {', '.join(KINDS)}, or a class such as "
+                "dask_jobqueue.SLURMCluster"
+            )
+        return cluster
 
     @field_validator("store")
     @classmethod

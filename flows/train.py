@@ -40,32 +40,25 @@ class TrainOutcome(Outcome):
     folds: list[dict[str, Any]]
 
     def _text(self) -> str:
-        rows: list[tuple[str, object]] = [
-            (
-                part,
-                f"{counted(self.images[part], 'image')} of "
-                f"{counted(self.groups[part], self.split_by)}",
-            )
-            for part in self.images
+        rows = [
+            (part, f"{counted(count, 'image')} of {counted(self.groups[part], self.split_by)}")
+            for part, count in self.images.items()
         ]
-        rows += [
-            (name, f"{m['value']:.3f}  (95% interval {m['low']:.3f} to {m['high']:.3f})")
-            for name, m in self.metrics.items()
-        ]
+        rows += [(name, _interval(metric)) for name, metric in self.metrics.items()]
         for row in self.folds:
             stain = "" if row["stain"] is None else f", stain {row['stain']}"
-            bounds = [row[bound] for bound in ("value", "low", "high")]
-            texts = ["-" if bound is None else f"{bound:.3f}" for bound in bounds]
-            rows.append(
-                (
-                    f"folds: {row['metric']}{stain}",
-                    f"{texts[0]}  (95% interval {texts[1]} to {texts[2]}; {row['images']:,} images "
-                    f"of {row['patients']} {self.split_by}s)",
-                )
-            )
+            of = f"{row['images']:,} images of {row['patients']} {self.split_by}s"
+            rows.append((f"folds: {row['metric']}{stain}", _interval(row, f"; {of}")))
         if self.unreadable:
             rows.append(("left out", f"{counted(self.unreadable, 'image')} that cannot be read"))
         return f"model {self.model}, trained in {self.seconds:.0f} s\n{table(rows)}"
+
+
+def _interval(metric: dict[str, Any], of: str = "") -> str:
+    """Write a metric with its interval, and what it is of."""
+    known = [metric[bound] for bound in ("value", "low", "high")]
+    value, low, high = ("-" if each is None else f"{each:.3f}" for each in known)
+    return f"{value}  (95% interval {low} to {high}{of})"
 
 
 @flow()
@@ -122,13 +115,11 @@ def train_by(
     tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none
     working("reading the images")
     data = load_labelled_images(recipe.images, recipe.network.side, limit=recipe.limit)
-    for uri, failure in list(data.unreadable.items())[:20]:
-        logs.log(logging.WARNING, f"left out {uri}: {failure}")
+    warnings = [f"left out {uri}: {failure}" for uri, failure in data.unreadable.items()][:20]
     if data.by != "patient":
-        logs.log(
-            logging.WARNING,
-            f"some images have no patient: split by {data.by}, which flatters metrics",
-        )
+        warnings.append(f"some images have no patient: split by {data.by}, which flatters metrics")
+    for warning in warnings:
+        logs.log(logging.WARNING, warning)
     parts = fold_rows(recipe, data, folds) if folds else []
     training = recipes.training_digest(recipe, data)
     working("training the network")

@@ -40,9 +40,9 @@ def open_client(settings: Settings) -> Iterator[Client]:
     if opened and opened[0] == wanted:
         yield opened[1]
         return
-    from flows.cluster.kinds import KINDS, workers_of  # with Dask
+    from flows.cluster.kinds import KINDS, OTHER, workers_of  # with Dask
 
-    opening, doing = KINDS[settings.cluster]
+    opening, doing = KINDS.get(settings.cluster, OTHER)
     console.working(doing.format(workers=counted(workers_of(settings), "worker")), long=True)
     with opening(settings) as client:
         console.working("at work")

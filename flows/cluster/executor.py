@@ -20,7 +20,7 @@ from flows.cluster.here import Here
 from flows.cluster.trials import NO_SCHEDULER, ClusterError, Trials, is_death, lost
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine
-from flows.monitoring import console, events, telemetry
+from flows.monitoring import console
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -51,7 +51,6 @@ def run_in_order(
     *,
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
-    listeners: Sequence[events.Listener] = (),
 ) -> Iterator[Result]:
     """Run jobs on the cluster and yield their results in the jobs' order.
 
@@ -66,22 +65,13 @@ def run_in_order(
         ClusterError: a job has failed for good, or the cluster is lost; the message says what to
             do.
     """
-    waiting, total = iter(jobs), len(jobs) if isinstance(jobs, Sized) else None
-    window, finished = _Window(client), 0
+    waiting, window = iter(jobs), _Window(client)
     in_flight: deque[_Flight[Work]] = deque()
-
-    def tell(kind: events.Kind) -> None:
-        event = events.Event(kind, title, total, in_flight=len(in_flight), finished=finished)
-        for listener in listeners:
-            listener(event)
 
     def start() -> None:
         some = list(islice(waiting, window.room(len(in_flight))))
-        for job, future in zip(some, _submit(client, work, some), strict=True):
-            in_flight.append(_Flight(job, future))
-            tell(events.Kind.STARTED)
+        in_flight.extend(map(_Flight, some, _submit(client, work, some)))
 
-    tell(events.Kind.QUEUED)
     try:
         start()
         while in_flight:
@@ -93,15 +83,11 @@ def run_in_order(
                 shard, name = getattr(flight.job, "shard", None), type(flight.job).__name__
                 what = name if shard is None else f"rows {shard.start} to {shard.stop}"
                 raise ClusterError(f"{title}, {what}: {error}. {GO_ON}") from error
-            finished += 1
-            tell(events.Kind.FINISHED)
             yield result
     finally:
         if in_flight:
             with suppress(*lost()):
                 client.cancel([flight.future for flight in in_flight], force=True)
-        in_flight.clear()
-        tell(events.Kind.ENDED)
 
 
 def run_jobs(
@@ -112,9 +98,10 @@ def run_jobs(
     title: str,
     again: Callable[[Work], Work] = lambda job: job,
 ) -> Iterator[Result]:
-    """Run jobs like `run_in_order`, with a progress bar and metrics of the stage's queue."""
-    listeners = (console.ProgressBar(lines=isinstance(client, Here)), telemetry.measure_queue)
-    return run_in_order(client, work, jobs, title=title, again=again, listeners=listeners)
+    """Run jobs like `run_in_order`, with a progress bar."""
+    total = len(jobs) if isinstance(jobs, Sized) else None
+    results = run_in_order(client, work, jobs, title=title, again=again)
+    return console.counted(results, title, total, lines=isinstance(client, Here))
 
 
 def _settle(

@@ -1,39 +1,41 @@
 """Start or reach each kind of cluster with Dask, whose import takes a second.
 
-Each kind reads the configuration of its own ecosystem; slidewatch adds the number of workers and
-TLS. The work on the client is the same for all of them.
+What the settings do not say comes from Dask's own configuration, certificates too. The work on the
+client is the same for all kinds.
 """
 
 import logging
 import os
-import shutil
-import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, LocalCluster
 from distributed.comm.core import CommClosedError
+from distributed.deploy.cluster import Cluster
 from distributed.security import Security
 from distributed.utils import get_mp_context
 
 from flows.cluster import preload
-from flows.cluster.tls import CERTIFICATES, security
 from flows.cluster.trials import ClusterError
-from flows.jobs.worker import stay_on
+from flows.prefect.runs import in_deployment
 from flows.settings import Settings
 
 REACH = 10  # seconds within which a scheduler must answer
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 ANY_CODE = "whoever reaches or overhears a Dask scheduler can run any code on its workers"
-# For clusters that start here; `deploy/` sets the first and the last for those elsewhere.
+CERTIFICATES = (
+    "name certificates in distributed.comm.tls of Dask's configuration; deploy/certificates.md "
+    "makes some"
+)
+# For clusters that start here; `deploy/` sets the first and the third for those elsewhere.
 STARTED = {
     # A job is handed back when its worker dies, instead of being retried by Dask.
     "distributed.scheduler.allowed-failures": 0,
@@ -42,10 +44,8 @@ STARTED = {
     # Dask would keep the last thousand messages to every worker, with their jobs: 20 KiB of memory
     # for each shard of a night.
     "distributed.admin.low-level-log-length": 0,
-}
-# Dask samples the stack of each worker every 10 ms, wakes its processes every 20 ms, and measures
-# them and the machine often: an idle coordinator and its workers would take a tenth of a core each.
-QUIET = {
+    # Dask samples the stack of each worker every 10 ms, wakes its processes every 20 ms, and
+    # measures them often: an idle coordinator and its workers would take a tenth of a core each.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "5s",
@@ -65,45 +65,40 @@ def workers_of(settings: Settings) -> int:
     return settings.workers or int(CPU_COUNT)  # what a container or batch system leaves us
 
 
-class OwnCore(WorkerPlugin):
-    """A plugin that keeps each worker of this machine on a core of its own.
+def certificates() -> Any:
+    """Read Dask's `Security` from its configuration.
 
-    Its threads would otherwise move from core to core, where the caches hold another worker's
-    data: extraction and scoring take 5% longer.
+    Raises:
+        ClusterError: it names certificates that a client cannot use.
     """
-
-    name = "own-core"
-
-    def __init__(self, cores: Sequence[int]) -> None:
-        self._cores = cores
-
-    def setup(self, worker: Any) -> None:
-        """Bind the worker's process; a worker's name is its number."""
-        with suppress(OSError):  # a container may forbid it, or have lost the core
-            stay_on(self._cores[worker.name])
+    tls: Any = Security()
+    try:
+        tls.get_connection_args("client")
+    except OSError as error:  # of a file, or of TLS itself
+        raise ClusterError(f"TLS cannot be used ({error}): {CERTIFICATES}") from error
+    return tls
 
 
 @contextmanager
-def _client_of(
-    start: Callable[[], Any],
-    failure: str,
-    mend: str,
-    ask: Callable[[Any], None] = lambda cluster: None,
-) -> Iterator[Client]:
-    """Start a cluster, ``ask`` it for workers, and open its client.
+def _client_of(start: Callable[[], Cluster], failure: str, mend: str) -> Iterator[Client]:
+    """Start a cluster, and open its client.
 
     Raises:
         ClusterError: it does not start; the message has the ``failure`` and how to mend it.
     """
-    try:
-        cluster = start()
-    except Exception as error:  # of an HTTP client, a YAML file or NVIDIA's library
-        said = str(error).partition("\n")[0]
-        raise ClusterError(f"{failure} ({type(error).__name__}: {said}): {mend}") from error
-    with cluster:
-        ask(cluster)
-        with Client(cluster, set_as_default=False) as client:
-            yield client
+    with dask.config.set(STARTED):
+        try:
+            with redirect_stdout(sys.stderr):  # where progress belongs
+                cluster = start()
+        except Exception as error:  # of an HTTP client, a YAML file or NVIDIA's library
+            said = str(error).partition("\n")[0]
+            raise ClusterError(f"{failure} ({type(error).__name__}: {said}): {mend}") from error
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                yield client
+        finally:
+            with suppress(AssertionError):  # Dask's own, where a batch system has refused a job
+                cluster.close()
 
 
 @contextmanager
@@ -123,34 +118,28 @@ def _local(settings: Settings) -> Iterator[Client]:
     preload.wait_for_imports()
     with dask.config.set(FORKED):
         get_mp_context()  # imports all that Dask knows, to find out which packages are installed
-    workers = workers_of(settings)
     # Today's environment, not that of the start of the workers' parent; and no module is read from
     # the working folder, which has images.
-    own = {"n_workers": workers, "processes": True, "env": os.environ | {"PYTHONSAFEPATH": "1"}}
+    own = {"n_workers": workers_of(settings), "env": os.environ | {"PYTHONSAFEPATH": "1"}}
     with (
         _for_us_alone() as options,
-        dask.config.set(STARTED | QUIET | FORKED),
+        dask.config.set(FORKED),
         _client_of(
-            partial(LocalCluster, **own, **options),
+            partial(LocalCluster, processes=True, **own, **options),
             "this machine's workers do not start",
             "each needs about 400 MiB of memory and a place among the processes that you may have; "
             "give fewer --workers",
         ) as client,
     ):
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        # A worker that has several cores decodes on one while its network runs on another.
-        if len(cores) == workers:
-            client.register_plugin(OwnCore(cores))
         yield client
 
 
 @contextmanager
 def _cuda(_: Settings) -> Iterator[Client]:
-    start = _imported("dask_cuda", "cuda").LocalCUDACluster
+    start = _class_of("dask_cuda.LocalCUDACluster")
     mend = "see what nvidia-smi says, or use cluster = local"
     with (
         _for_us_alone() as options,
-        dask.config.set(STARTED),
         _client_of(partial(start, **options), "no GPU can be used", mend) as client,
     ):
         yield client
@@ -167,13 +156,9 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
             f"{address} is not encrypted, and {ANY_CODE}: use a tls:// address, or set "
             "unencrypted if that network is yours alone"
         )
-    tls = security(settings) or Security()  # or from Dask's own configuration
-    if encrypted and not tls.get_tls_config_for_role("client")["ca_file"]:
-        raise ClusterError(
-            f"{address} needs certificates: set tls_ca, tls_certificate and tls_key; {CERTIFICATES}"
-        )
-    if tls.require_encryption and not encrypted:
-        raise ClusterError(f"there are certificates, but {address} is not a tls:// address")
+    tls = certificates()
+    if encrypted and not (tls.tls_ca_file and tls.tls_client_cert):
+        raise ClusterError(f"{address} needs certificates: {CERTIFICATES}")
     try:
         client = Client(address, security=tls, set_as_default=False, timeout=REACH)
     except CommClosedError as error:  # with TLS 1.3, one of several errors in the handshake
@@ -182,57 +167,41 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
             f"({error}): both must use TLS, or neither, with certificates of one authority that "
             "have not ended; slidewatch doctor says when they do"
         ) from error
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Dask scheduler at {address}: {error}") from error
     with client:
         yield client
 
 
 @contextmanager
-def _kubernetes(settings: Settings) -> Iterator[Client]:
-    spec = settings.cluster_spec
-    if spec is None or not Path(spec).is_file():
-        raise ClusterError(
-            "cluster = kubernetes needs the YAML file of a DaskCluster: set cluster_spec"
-            + ("" if spec is None else f"; {spec} does not exist")
-        )
+def _of_class(settings: Settings) -> Iterator[Client]:
+    """Start a cluster of the class that the settings name, as Dask's configuration describes it."""
+    name, options = settings.cluster, {}
+    if in_deployment() and name != Settings().cluster:
+        # Whoever may start a deployment must not choose what its worker imports.
+        raise ClusterError(f"a deployment may not name {name}: name it in this worker's settings")
+    mend = "its settings are those of Dask's configuration; deploy/clusters.md has examples"
     if not settings.unencrypted:
-        raise ClusterError(
-            f"Dask's Kubernetes operator has no TLS, and {ANY_CODE}: keep others away from its "
-            "pods by a NetworkPolicy and set unencrypted, or start a scheduler with TLS and use "
-            "cluster = scheduler"
+        tls = certificates()
+        # Without certificates in the configuration, temporary ones that only this run knows.
+        options["security"] = tls if tls.tls_ca_file else Security.temporary()
+        mend += (
+            f". A class that takes no `security` has no TLS, and {ANY_CODE}: keep others away from "
+            "them and set unencrypted"
         )
-    start = _imported("dask_kubernetes.operator", "kubernetes").KubeCluster
-    with _client_of(
-        partial(start, custom_cluster_spec=spec, quiet=True),
-        f"Kubernetes does not start the cluster of {spec}",
-        "see kubectl describe daskcluster, and that Dask's operator is installed",
-        lambda cluster: cluster.scale(workers_of(settings)),
-    ) as client:
-        _wait_for_first(client, settings, "kubectl get pods")
-        yield client
-
-
-@contextmanager
-def _slurm(settings: Settings) -> Iterator[Client]:
-    start = _imported("dask_jobqueue", "slurm").SLURMCluster
-    # Without certificates in the settings, temporary ones that only this run knows.
-    tls = security(settings) or Security.temporary()
-
-    def ask(cluster: Any) -> None:
-        _refuse_invalid(cluster.job_script())
+    start = partial(_class_of(name), **options)
+    with _client_of(start, f"{name} does not start", mend) as client:
+        cluster: Any = client.cluster
+        if not (settings.unencrypted or cluster.scheduler_address.startswith("tls://")):
+            raise ClusterError(f"the scheduler of {name} is not encrypted, and {ANY_CODE}")
         cluster.scale(workers_of(settings))
-
-    with (
-        dask.config.set(STARTED),
-        _client_of(
-            partial(start, security=tls, silence_logs=logging.CRITICAL),
-            "SLURM jobs are not described",
-            "copy deploy/slurm/jobqueue.yaml, and name the copy in DASK_CONFIG",
-            ask,
-        ) as client,
-    ):
-        _wait_for_first(client, settings, "squeue --me")
+        try:
+            client.wait_for_workers(1, timeout=settings.first_worker)
+        except TimeoutError:
+            raise ClusterError(
+                f"no worker of {name} has come in {settings.first_worker:g} seconds: see its queue "
+                "and the workers' logs, or wait longer: set first_worker"
+            ) from None
         yield client
 
 
@@ -241,39 +210,20 @@ KINDS: dict[str, tuple[Callable[[Settings], AbstractContextManager[Client]], str
     "local": (_local, "starting {workers}"),
     "cuda": (_cuda, "starting a worker for each GPU"),
     "scheduler": (_scheduler, "reaching the Dask scheduler"),
-    "kubernetes": (_kubernetes, "waiting for workers on Kubernetes"),
-    "slurm": (_slurm, "waiting for workers from SLURM"),
 }
+OTHER = (_of_class, "waiting for workers")  # a class by its name
 
 
-def _refuse_invalid(script: str) -> None:
-    """Raise ClusterError if SLURM would refuse a job, because Dask does not report that."""
-    if shutil.which("sbatch") is None:
-        raise ClusterError("there is no sbatch here: run slidewatch where SLURM takes jobs")
-    done = subprocess.run(
-        ["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise ClusterError(
-            f"SLURM refuses the workers' job: {' '.join(done.stderr.split())}; its resources are "
-            "in jobqueue.slurm of Dask's configuration"
-        )
-
-
-def _wait_for_first(client: Client, settings: Settings, see: str) -> None:
+def _class_of(name: str) -> Callable[..., Cluster]:
+    """Import the class of a cluster by its module and its name."""
+    module, _, own = name.rpartition(".")
     try:
-        client.wait_for_workers(1, timeout=settings.first_worker)
-    except TimeoutError:
+        found = getattr(import_module(module), own)
+    except (ImportError, AttributeError) as error:
         raise ClusterError(
-            f"no worker has come in {settings.first_worker:g} seconds: see {see} and the workers' "
-            "logs, or wait longer: set first_worker"
-        ) from None
-
-
-def _imported(module: str, extra: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ClusterError(
-            f"cluster = {extra} needs more ({error}): pip install 'slidewatch[{extra}]'"
+            f"there is no {name} ({error}): install its package, such as slidewatch[cuda], "
+            "slidewatch[slurm] or slidewatch[kubernetes]"
         ) from error
+    if not (isinstance(found, type) and issubclass(found, Cluster)):
+        raise ClusterError(f"{name} is not the class of a Dask cluster")
+    return found

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 import torch
+from cryptography import x509
 from distributed.system import MEMORY_LIMIT
 from pydantic import BaseModel
 
 from flows.cluster.client import open_client
-from flows.cluster.kinds import workers_of
-from flows.cluster.tls import expiry, security
+from flows.cluster.kinds import certificates, workers_of
 from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
@@ -34,15 +34,12 @@ VOLATILE = {"tmpfs", "ramfs"}
 OTHER_STORE = "put the store on ext4, XFS, NFS or an S3 server that knows conditional PUTs"
 
 
-class Check(Outcome):
+class Finding(BaseModel):
     """The result of one check."""
 
     name: str
     well: bool
     found: str
-
-    def _text(self) -> str:
-        return f"{'ok  ' if self.well else 'BAD '} {self.found}"
 
 
 class Setting(BaseModel):
@@ -56,7 +53,7 @@ class Setting(BaseModel):
 class DoctorOutcome(Outcome):
     """The results of all checks, and the settings in force."""
 
-    checks: list[Check]
+    checks: list[Finding]
     settings: list[Setting]
 
     @property
@@ -65,9 +62,9 @@ class DoctorOutcome(Outcome):
         return not all(check.well for check in self.checks)
 
     def _text(self) -> str:
+        checks = [(c.name, f"{'ok  ' if c.well else 'BAD '} {c.found}") for c in self.checks]
         settings = [(each.name, f"{each.value}  ({each.origin})") for each in self.settings]
-        checks = table([(check.name, check.text()) for check in self.checks])
-        return f"{checks}\n\nsettings:\n{table(list(settings))}"
+        return f"{table(checks)}\n\nsettings:\n{table(settings)}"
 
 
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
@@ -93,19 +90,17 @@ def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
             well, finding = check(settings)
         except Exception as error:  # a check that breaks is a finding, not a crash
             well, finding = False, f"{type(error).__name__}: {error}"
-        results.append(Check(name=name, well=well, found=finding))
+        results.append(Finding(name=name, well=well, found=finding))
     values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
-    return DoctorOutcome(
-        checks=results,
-        settings=[
-            Setting(
-                name=name,
-                value=value,
-                origin=origin(name) if value == others[name] else "command line",
-            )
-            for name, value in values.items()
-        ],
-    )
+    found = [
+        Setting(
+            name=name,
+            value=value,
+            origin=origin(name) if value == others[name] else "command line",
+        )
+        for name, value in values.items()
+    ]
+    return DoctorOutcome(checks=results, settings=found)
 
 
 def _python(_: Settings) -> tuple[bool, str]:
@@ -227,11 +222,13 @@ def _disk(settings: Settings) -> tuple[bool, str]:
     return free >= LEAST_DISK, f"{free / 1024**3:.0f} GiB free for the store"
 
 
-def _certificates(settings: Settings) -> tuple[bool, str]:
-    if settings.tls_ca is None or settings.tls_certificate is None:
-        return True, "none: the settings name none"
-    security(settings)  # raises an error if a file is wrong
-    ends = min(expiry(Path(path)) for path in (settings.tls_ca, settings.tls_certificate))
+def _certificates(_: Settings) -> tuple[bool, str]:
+    tls = certificates()  # raises an error if a file is wrong
+    if not (tls.tls_ca_file and tls.tls_client_cert):
+        return True, "none: Dask's configuration names none"
+    files = (tls.tls_ca_file, tls.tls_client_cert)
+    read = (x509.load_pem_x509_certificate(Path(file).read_bytes()) for file in files)
+    ends = min(each.not_valid_after_utc for each in read)
     left = (ends - records.now()).days
     return left >= LEAST_DAYS, f"{left} days left, until {ends:%Y-%m-%d}"
 

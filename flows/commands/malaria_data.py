@@ -1,6 +1,5 @@
 """Run the command `data malaria`: fetch the public malaria cell images."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -47,7 +46,7 @@ def malaria(options: Malaria, settings: Settings) -> DataOutcome:
     known = record.read_text().split()[0] if record.exists() else None
     folder.mkdir(parents=True, exist_ok=True)
     if not archive.exists():
-        _fetch(archive, options.from_file)
+        _fetch(archive)
     digest = pooch.file_hash(str(archive), alg="sha256")
     if known not in (None, digest):
         raise SourceError(
@@ -60,24 +59,18 @@ def malaria(options: Malaria, settings: Settings) -> DataOutcome:
     return DataOutcome(archive=str(archive), sha256=digest, images=images)
 
 
-def _fetch(archive: Path, from_file: str | None) -> None:
-    """Fetch the archive from a file or the network, complete or not at all."""
+def _fetch(archive: Path) -> None:
+    """Fetch the archive from the network, complete or not at all."""
     stage = archive.with_name(f".part-{NAME}")
     try:
-        if from_file is not None:
-            shutil.copyfile(from_file, stage)
-        else:
-            watched = sys.stderr.isatty() and not CONSOLE.quiet
-            pooch.retrieve(URL, None, fname=stage.name, path=stage.parent, progressbar=watched)
+        watched = sys.stderr.isatty() and not CONSOLE.quiet
+        pooch.retrieve(URL, None, fname=stage.name, path=stage.parent, progressbar=watched)
         if not list_images(str(stage)).num_rows:
-            raise SourceError(f"{from_file or URL} holds no images")
+            raise SourceError(f"{URL} holds no images")
         stage.replace(archive)
-    except FileNotFoundError:
-        raise SourceError(f"{from_file} does not exist") from None
     except (OSError, ValueError) as error:
         raise SourceError(
-            f"{from_file or URL} cannot be fetched ({error}): fetch it by other means and give "
-            "--from FILE"
+            f"{URL} cannot be fetched ({error}): fetch it by other means, and put it at {archive}"
         ) from None
     finally:
         stage.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flows.monitoring.console import warn
 from flows.options.tools import Status, Verify
-from flows.outcome import Outcome, shown_width
+from flows.outcome import Outcome, numbered, shown_width
 from flows.settings import Settings
 from storage.batches import ledger, manifests
 from storage.models.classifiers import list_models
@@ -24,17 +24,13 @@ from tasks.words import counted
 Row = dict[str, Any]
 NIGHTS = 14  # batches whose light and patients are shown
 LEARN_IT = "fit again to have it"
-# Column at a terminal by column of the outcome.
-OF_A_DETECTOR = {
-    "detector": "detector", "created": "created", "trained on": "trained on",
-    "accuracy": "accuracy", "calibrated by": "calibrated by", "learned": "learned",
-    "warnings": "warnings",
-}  # fmt: skip
-OF_A_BATCH = {
-    "batch": "batch", "date": "day", "images": "images", "light": "light",
-    "positive patients": "positive patients", "abnormal": "abnormal", "failed": "failed",
-    "detector": "detector",
-}  # fmt: skip
+# Columns at a terminal; JSON has more.
+OF_A_DETECTOR = (
+    "detector", "created", "trained on", "accuracy", "calibrated by", "learned", "warnings",
+)  # fmt: skip
+OF_A_BATCH = (
+    "batch", "date", "images", "light", "positive patients", "abnormal", "failed", "detector",
+)  # fmt: skip
 
 
 class StatusOutcome(Outcome):
@@ -54,42 +50,39 @@ class StatusOutcome(Outcome):
 
     def _text(self) -> str:
         """Write the outcome for a person at a terminal; ``--json`` has all the details."""
-        out = StringIO()
-        console = Console(file=out, width=shown_width())
-        for title, rows in (
-            ("detectors", self._detectors()),
-            (
-                "batches",
-                [
-                    _shown(row, OF_A_BATCH) | ({} if row["complete"] else {"light": "unfinished"})
-                    for row in self.batches
-                ],
-            ),
-        ):
-            if not rows:
-                console.print(f"no {title}")
-                continue
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-            for column in rows[0]:
-                table.add_column(column, overflow="fold")
-            for row in rows:
-                table.add_row(*(_text(value) for value in row.values()))
-            console.print(table)
-        lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
-        return "\n".join([f"store {self.store}", *lines])
+        unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
+        batches = [row | more for row, more in zip(self.batches, unfinished, strict=True)]
+        return "\n".join(
+            [
+                f"store {self.store}",
+                *_drawn("detectors", self._detectors(), OF_A_DETECTOR),
+                *_drawn("batches", batches, OF_A_BATCH),
+            ]
+        )
 
     def _detectors(self) -> list[Row]:
         """Describe each detector with its model, and each model that has none yet."""
         models = {row["model"]: row for row in self.models}
-        rows, fitted = [], set()
-        for row in self.detectors:
-            fitted.add(row["model"])
-            rows.append(_shown(models.get(row["model"], {}) | row, OF_A_DETECTOR))
-        for name, row in models.items():
-            if name not in fitted:
-                hint = {"detector": f"none of model {name}: slidewatch fit makes one"}
-                rows.append(_shown(row | hint, OF_A_DETECTOR))
-        return rows
+        fitted = {row["model"] for row in self.detectors}
+        return [models.get(row["model"], {}) | row for row in self.detectors] + [
+            row | {"detector": f"none of model {name}: slidewatch fit makes one"}
+            for name, row in models.items()
+            if name not in fitted
+        ]
+
+
+def _drawn(title: str, rows: list[Row], columns: tuple[str, ...]) -> list[str]:
+    """Draw columns of rows as the lines of a table."""
+    if not rows:
+        return [f"no {title}"]
+    out = StringIO()
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*(_text(row.get(name)) for name in columns))
+    Console(file=out, width=shown_width()).print(table)
+    return [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
 
 
 def status(options: Status, settings: Settings) -> StatusOutcome:
@@ -126,7 +119,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "version": version_name(version.version),
                 "created": f"{version.created_at:%Y-%m-%d %H:%M}",
                 "made by": version.operation,
-                "images": ", ".join(f"{n:,} {name}" for name, n in version.images.items()),
+                "images": numbered(version.images),
             }
             for version in versions
         ],
@@ -153,10 +146,6 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _shown(row: Row, columns: dict[str, str]) -> Row:
-    return {title: row.get(name) for name, title in columns.items()}
 
 
 def limits_of(card: DetectorCard) -> str | None:

@@ -1,14 +1,12 @@
-"""Set up a process, a worker's or a command's: its threads, its core, and its memory."""
+"""Set up a process, a worker's or a command's: its threads and its memory."""
 
 import ctypes
 import gc
-import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,13 +49,6 @@ def settle_finder() -> None:
 
     cv2.setNumThreads(1)
     keep_freed_memory()
-
-
-def stay_on(core: int) -> None:
-    """Keep all threads of this process, and those that they start, on one core; on Linux alone."""
-    for thread in Path("/proc/self/task").iterdir():
-        with suppress(ProcessLookupError):  # it has just ended
-            os.sched_setaffinity(int(thread.name), {core})
 
 
 @cache

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -20,9 +21,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from flows.monitoring import events, logs
+from flows.monitoring import logs
 from flows.outcome import printable
 from tasks.images.access.addresses import redact
+
+Result = TypeVar("Result")
 
 # Everything on standard error except errors; `be_quiet` silences it for this process.
 CONSOLE = Console(stderr=True)
@@ -75,41 +78,36 @@ class _Moving:
     """The line that moves at a terminal while a command is silent: what it does, for how long."""
 
     def __init__(self) -> None:
-        self.begun, self._shown = False, ""
+        self.begun = False
         self._line: Progress | None = None
-
-    def begin(self) -> None:
-        self.begun = True
 
     def show(self, text: str) -> None:
         """Show another text, whose time starts at zero."""
-        if self.begun and text != self._shown:
-            self.pause()
-            self._shown = text
-            self.resume()
+        self.pause()
+        self._line = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=CONSOLE,
+            disable=_shows_nothing(),
+            transient=True,
+        )
+        self._line.add_task(text, total=None)
+        self._line.start()
 
     def pause(self) -> None:
         """Take the line away, because a bar is shown instead."""
         if self._line is not None:
             self._line.stop()
-            self._line = None
 
     def resume(self) -> None:
-        if self.begun and self._line is None:
-            self._line = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                TimeElapsedColumn(),
-                console=CONSOLE,
-                disable=_shows_nothing(),
-                transient=True,
-            )
-            self._line.add_task(self._shown, total=None)
+        """Show the line again."""
+        if self._line is not None:
             self._line.start()
 
     def end(self) -> None:
         self.pause()
-        self.begun, self._shown = False, ""
+        self.begun, self._line = False, None
 
 
 # Only a command has a line that moves: whoever calls its function has a terminal of their own.
@@ -119,7 +117,7 @@ _MOVING = _Moving()
 @contextmanager
 def moving(text: str) -> Iterator[None]:
     """Show at a terminal, during the block, what a command is doing and for how long."""
-    _MOVING.begin()
+    _MOVING.begun = True
     _MOVING.show(text)
     try:
         yield
@@ -132,35 +130,33 @@ def working(text: str, *, long: bool = False) -> None:
 
     If it may take ``long``, a line says so where nothing moves.
     """
-    if long and _MOVING.begun and _shows_nothing():
+    if not _MOVING.begun:
+        return
+    if long and _shows_nothing():
         tell(text)
     _MOVING.show(text)
 
 
-class ProgressBar:
-    """A listener that shows at a terminal how many jobs are finished.
+def counted(
+    results: Iterator[Result], title: str, total: int | None, *, lines: bool = False
+) -> Iterator[Result]:
+    """Yield results, and show at a terminal how many of the ``total`` are there.
 
-    Elsewhere it is silent, or with ``lines`` writes one every `LINE_EVERY` seconds.
+    Elsewhere nothing is shown, or with ``lines`` a line every `LINE_EVERY` seconds.
     """
-
-    def __init__(self, *, lines: bool = False) -> None:
-        self._progress = progress_bar()
-        self._lines, self._told = lines and not sys.stderr.isatty(), time.monotonic()
-
-    def __call__(self, event: events.Event) -> None:
-        """Begin with the first event, advance with each job, and vanish with the last event."""
-        if event.kind is events.Kind.QUEUED:
-            _MOVING.pause()
-            self._progress.add_task(event.title, total=event.total)
-            self._progress.start()
-        elif event.kind is events.Kind.FINISHED:
-            self._progress.advance(self._progress.task_ids[0])
-            if self._lines and event.waiting and time.monotonic() - self._told > LINE_EVERY:
-                tell(f"{event.title}: {event.finished:,} of {event.total:,} jobs done")
-                self._told = time.monotonic()
-        elif event.kind is events.Kind.ENDED:
-            self._progress.stop()
-            _MOVING.resume()
+    lines, told = lines and not sys.stderr.isatty(), time.monotonic()
+    _MOVING.pause()
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task(title, total=total)
+            for done, result in enumerate(results, start=1):
+                bar.advance(task)
+                if lines and total and done < total and time.monotonic() - told > LINE_EVERY:
+                    tell(f"{title}: {done:,} of {total:,} jobs done")
+                    told = time.monotonic()
+                yield result
+    finally:
+        _MOVING.resume()
 
 
 def progress_bar() -> Progress:

@@ -79,9 +79,7 @@ def use_logs(form: LogFormat) -> None:
                 logger.removeHandler(other)
                 logger.propagate = True
     if not is_json():
-        handler = JsonHandler()
-        handler.setFormatter(JsonFormatter())
-        logging.root.addHandler(handler)
+        logging.root.addHandler(JsonHandler())
     logging.captureWarnings(True)
     for name in ("prefect", PROGRAM):
         logging.getLogger(name).setLevel(logging.INFO)
@@ -102,39 +100,31 @@ def is_json() -> bool:
 
 
 class JsonHandler(logging.Handler):
-    """A handler that writes records of runs, and only warnings of libraries, to standard error."""
+    """A handler that writes records of runs, and warnings of libraries, as lines of JSON."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, in one piece, so that no two lines run into each other."""
+        if not record.name.startswith(("prefect.", PROGRAM)) and record.levelno < logging.WARNING:
+            return
         try:
             sys.stderr.write(self.format(record) + "\n")
         except Exception:
             self.handleError(record)  # as every handler of the standard library does
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let records of runs pass, and of libraries, which say much, only warnings and errors."""
-        ours = record.name.startswith(("prefect.", PROGRAM))
-        return (ours or record.levelno >= logging.WARNING) and bool(super().filter(record))
-
-
-class JsonFormatter(logging.Formatter):
-    """A formatter that writes a record as one line of JSON."""
-
     def format(self, record: logging.LogRecord) -> str:
         """Write the line: time, level, logger, message, run and fields, without secrets."""
+        run = getattr(record, "flow_run_id", None)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            "flow_run_id": getattr(record, "flow_run_id", None),
+            **({"flow_run_id": run} if run is not None else {}),
             **_IDS.get(),
             **getattr(record, "fields", {}),
         }
-        if line["flow_run_id"] is None:
-            del line["flow_run_id"]
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = logging.Formatter().formatException(record.exc_info)
         return json.dumps(_redact_all(line), default=str, ensure_ascii=False)
 
 

@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.metrics import MetricWrapperBase
 
 from flows.monitoring.console import warn
+from flows.settings import Settings
 from storage.models import classifiers, detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
@@ -56,8 +57,6 @@ class NightMetrics:
         self.shard_seconds = self._make(
             Histogram, "shard_seconds", "Time that a worker took for a shard", buckets=SHARD_SECONDS
         )
-        self.in_flight = gauge("jobs_in_flight", "Shards or cells with the workers", "stage")
-        self.waiting = gauge("jobs_waiting", "Shards or cells not given to them yet", "stage")
         # Its state, and its end.
         self.running = gauge("run_in_progress", "1 while a run works")
         self.succeeded = gauge("last_run_success", "1 if the last run ended in a report, else 0")
@@ -99,12 +98,10 @@ class NightMetrics:
             if night["scored"]:
                 self.last_success().set(published_at.timestamp())
                 break
-        for gauge, cards in (
-            (self.model, classifiers.list_models(store, on_damage=warn)),
-            (self.detector, detectors.list_detectors(store, on_damage=warn)),
-        ):
-            if cards:
-                gauge().set(cards[-1].created_at.timestamp())
+        if models := classifiers.list_models(store, on_damage=warn):
+            self.model().set(models[-1].created_at.timestamp())
+        if made := detectors.list_detectors(store, on_damage=warn):
+            self.detector().set(made[-1].created_at.timestamp())
 
     def _show_night(self, night: Mapping[str, Any]) -> None:
         self.night_images(Status.SCORED).set(night["scored"])
@@ -135,6 +132,31 @@ def series_of(batch: str) -> str:
     series, date = batch[:-10].removesuffix("-"), batch[-10:]
     is_date = [len(part) for part in date.split("-") if part.isdecimal()] == [4, 2, 2]
     return series if is_date else ""
+
+
+@contextmanager
+def measured(series: str, settings: Settings) -> Iterator[NightMetrics | None]:
+    """Make and write the metrics of a batch during the block; None if none are wanted."""
+    if settings.metrics is None:
+        yield None
+        return
+    metrics = NightMetrics(series)
+
+    def read() -> None:
+        try:
+            metrics.read(Store(settings.store))
+        except Exception as error:  # the batch does not need its metrics
+            warn(
+                f"metrics of earlier batches cannot be read from {settings.store} "
+                f"({type(error).__name__}: {error}); the work continues without them"
+            )
+
+    read()
+    with written(metrics, settings.metrics):
+        try:
+            yield metrics
+        finally:
+            read()
 
 
 @contextmanager

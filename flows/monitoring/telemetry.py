@@ -6,18 +6,17 @@ Only images that failed are logged.
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from typing import TypeVar
 
 from flows.jobs.shard import ShardResult
 from flows.jobs.worker import return_freed_memory
-from flows.monitoring import console, events, logs, prometheus
+from flows.monitoring import console, logs, prometheus
 from flows.options.flows import Options
 from flows.outcome import Outcome
 from flows.settings import Settings
-from storage.store import Store
 
 Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result", bound=Outcome)
@@ -39,7 +38,6 @@ TO_PREFECT = 20  # failed images per shard that Prefect keeps a line of; standar
 
 _OBSERVED: ContextVar[bool] = ContextVar("observed", default=False)
 _METRICS: ContextVar[prometheus.NightMetrics | None] = ContextVar("metrics", default=None)
-_STAGE: ContextVar[str] = ContextVar("stage", default="")
 
 
 def observed(
@@ -62,7 +60,8 @@ def observed(
                 return_freed_memory()
                 logs.use_logs(settings.logs)
                 series = getattr(options, "series", None) or prometheus.series_of(batch or "")
-                with _set(_OBSERVED, True), _metrics(settings, series if night else None) as gauges:
+                measuring = prometheus.measured(series, settings) if night else nullcontext()
+                with _set(_OBSERVED, True), measuring as gauges, _set(_METRICS, gauges):
                     scored = 0
                     try:
                         outcome = function(options, settings)
@@ -81,31 +80,6 @@ def observed(
 
 
 @contextmanager
-def _metrics(settings: Settings, series: str | None) -> Iterator[prometheus.NightMetrics | None]:
-    """Make and write the metrics of a batch during the block; None if none are wanted."""
-    if series is None or settings.metrics is None:
-        yield None
-        return
-    metrics = prometheus.NightMetrics(series)
-    _read(metrics, settings)
-    with _set(_METRICS, metrics), prometheus.written(metrics, settings.metrics):
-        try:
-            yield metrics
-        finally:
-            _read(metrics, settings)
-
-
-def _read(metrics: prometheus.NightMetrics, settings: Settings) -> None:
-    try:
-        metrics.read(Store(settings.store))
-    except Exception as error:  # the batch does not need its metrics
-        console.warn(
-            f"metrics of earlier batches cannot be read from {settings.store} "
-            f"({type(error).__name__}: {error}); the work continues without them"
-        )
-
-
-@contextmanager
 def stage(name: str) -> Iterator[None]:
     """Log when a stage begins and ends, and measure how long it takes."""
     begun, event = time.monotonic(), "end"
@@ -113,8 +87,7 @@ def stage(name: str) -> Iterator[None]:
     console.working(DOING.get(name, name))
     return_freed_memory()
     try:
-        with _set(_STAGE, name):
-            yield
+        yield
     except BaseException:
         event = "cut off"
         raise
@@ -158,15 +131,6 @@ def shard_done(result: ShardResult) -> None:
         for failure in result.failures:
             metrics.failures(failure.reason).inc()
         metrics.shard_seconds().observe(result.seconds)
-
-
-def measure_queue(event: events.Event) -> None:
-    """Measure how many of the current stage's jobs the workers have, and how many still wait."""
-    ended = event.kind is events.Kind.ENDED
-    waiting = 0 if ended else event.waiting
-    if waiting is not None and (metrics := _METRICS.get()):
-        metrics.in_flight(_STAGE.get()).set(event.in_flight)
-        metrics.waiting(_STAGE.get()).set(waiting)
 
 
 @contextmanager

@@ -86,54 +86,46 @@ def named_set(given: str) -> tuple[str, str]:
 class Train(Options):
     """Train a classifier on labelled images, splitting them by patient."""
 
-    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
-    model: Annotated[str | None, Field(description="name of the new model")] = None
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 8
+    images: Images = Field(description=f"labelled images: {SOURCES}")
+    model: str | None = Field(None, description="name of the new model")
+    epochs: int = Field(8, ge=1, description="passes over the training images")
     limit: Limit = None
-    seed: Annotated[int, Field(ge=0, description="of the split and of the training")] = 0
-    network: Annotated[
-        str,
-        Field(
-            description="efficientnet_lite0 (or 1 or 2), timm:<name>, torchvision:<name>, or "
-            "module:function of your own that the setting 'networks' names"
-        ),
-    ] = "efficientnet_lite0"
-    weights: Annotated[
-        str, Field(description="where training starts: imagenet, scratch, or a weights file")
-    ] = "imagenet"
-    licence: Annotated[
-        str | None, Field(description="under which a weights file is used, for the model's card")
-    ] = None
-    side: Annotated[int, Field(ge=16, le=1024, description="input size in pixels")] = 96
-    arithmetic: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        Field(
-            description="how the network multiplies when it screens: in bfloat16 it is twice as "
-            "fast with AMX, and every worker's processor must have it; auto: bfloat16 where this "
-            "one has AMX"
-        ),
-    ] = "auto"
-    taps: Annotated[
-        list[str] | None, Field(description="modules to tap, if not the network's usual ones")
-    ] = None
-    frozen: Annotated[
-        list[str] | None, Field(description="modules to freeze, if not the usual ones")
-    ] = None
-    folds: Annotated[
-        int | None,
-        Field(
-            ge=2,
-            le=20,
-            description="also cross-validate by patient in N folds: figures with intervals, "
-            "and a table of every image's diagnosis without its patient, next to the model",
-        ),
-    ] = None
+    seed: int = Field(0, ge=0, description="of the split and of the training")
+    network: str = Field(
+        "efficientnet_lite0",
+        description="efficientnet_lite0 (or 1 or 2), timm:<name>, torchvision:<name>, or "
+        "module:function of your own that the setting 'networks' names",
+    )
+    weights: str = Field(
+        "imagenet", description="where training starts: imagenet, scratch, or a weights file"
+    )
+    licence: str | None = Field(
+        None, description="under which a weights file is used, for the model's card"
+    )
+    side: int = Field(96, ge=16, le=1024, description="input size in pixels")
+    arithmetic: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="how the network multiplies when it screens: in bfloat16 it is twice as "
+        "fast with AMX, and every worker's processor must have it; auto: bfloat16 where this "
+        "one has AMX",
+    )
+    taps: list[str] | None = Field(
+        None, description="modules to tap, if not the network's usual ones"
+    )
+    frozen: list[str] | None = Field(None, description="modules to freeze, if not the usual ones")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=20,
+        description="also cross-validate by patient in N folds: figures with intervals, "
+        "and a table of every image's diagnosis without its patient, next to the model",
+    )
 
 
 class Fit(Options):
     """Add a labelled batch to a model's class statistics, and calibrate a new detector."""
 
-    images: Annotated[Images, Field(description=f"labelled images: {SOURCES}")]
+    images: Images = Field(description=f"labelled images: {SOURCES}")
     batch: BatchName
     model: Model = None
     limit: Limit = None
@@ -143,9 +135,9 @@ class Fit(Options):
 class Retract(Options):
     """Take a batch, slide or patient out of the statistics, and calibrate a new detector."""
 
-    batch: Annotated[str | None, Field(description="take out this batch")] = None
-    slide: Annotated[str | None, Field(description="take out this slide, in all batches")] = None
-    patient: Annotated[str | None, Field(description="take out this patient")] = None
+    batch: str | None = Field(None, description="take out this batch")
+    slide: str | None = Field(None, description="take out this slide, in all batches")
+    patient: str | None = Field(None, description="take out this patient")
     model: Model = None
 
     @model_validator(mode="after")
@@ -158,20 +150,18 @@ class Retract(Options):
 class Segment(Options):
     """Cut photographs and slides into cells or tiles, and list these in a manifest."""
 
-    images: Annotated[Images, Field(description=f"photographs and slides: {SOURCES}")]
-    name: Annotated[str, Field(description="name of this segmentation")]
-    into: Annotated[Into, Field(description="cells, found in each field; or a grid of tiles")] = (
-        "cells"
-    )
+    images: Images = Field(description=f"photographs and slides: {SOURCES}")
+    name: str = Field(description="name of this segmentation")
+    into: Into = Field("cells", description="cells, found in each field; or a grid of tiles")
     slide_is: SlideAs = "folder"
     microns_per_pixel: Microns = None
-    limit: Annotated[int | None, Field(ge=1, description="use at most N sources")] = None
+    limit: int | None = Field(None, ge=1, description="use at most N sources")
     wait: Wait = False
-    tile: Annotated[int, Field(ge=16, le=8192, description="side of a tile in pixels")] = 256
-    overlap: Annotated[int, Field(ge=0, description="of neighbouring tiles in pixels")] = 0
-    finder: Annotated[
-        str, Field(description="the finder of cells: outlines, or module:function of your own")
-    ] = "outlines"
+    tile: int = Field(256, ge=16, le=8192, description="side of a tile in pixels")
+    overlap: int = Field(0, ge=0, description="of neighbouring tiles in pixels")
+    finder: str = Field(
+        "outlines", description="the finder of cells: outlines, or module:function of your own"
+    )
 
     @model_validator(mode="after")
     def _less(self) -> Self:
@@ -200,15 +190,11 @@ def _name_after(images: str | list[str]) -> str:
 class OfABatch(OfANight):
     """The options that the flows `screen` and `commission` share."""
 
-    images: Annotated[
-        Images, Field(description=f"cells, photographs of fields, and slides: {SOURCES}")
-    ]
-    batch: Annotated[
-        str, Field(description="name of this batch; by default that of the images and the day")
-    ] = ""
-    date: Annotated[
-        datetime.date | None, Field(description="the batch's day; by default today")
-    ] = None
+    images: Images = Field(description=f"cells, photographs of fields, and slides: {SOURCES}")
+    batch: str = Field(
+        "", description="name of this batch; by default that of the images and the day"
+    )
+    date: datetime.date | None = Field(None, description="the batch's day; by default today")
     limit: Limit = None
 
     @model_validator(mode="before")
@@ -224,39 +210,34 @@ class OfABatch(OfANight):
 class Screen(OfABatch):
     """Diagnose and score a batch of cells, photographs or slides, and publish the report."""
 
-    force: Annotated[
-        bool, Field(description="screen the batch again; its report stays until replaced")
-    ] = False
+    force: bool = Field(
+        False, description="screen the batch again; its report stays until replaced"
+    )
 
 
 class Call(Options):
     """Judge the slides and patients of a screened batch again, and make its page again."""
 
-    batch: Annotated[str, POSITIONAL, Field(description="name of the screened batch")]
+    batch: Annotated[str, POSITIONAL] = Field(description="name of the screened batch")
     wait: Wait = False
 
 
 class Commission(OfABatch):
     """Learn a laboratory's own normal from a batch, screen it there, and say what is missing."""
 
-    detector: Annotated[
-        str | None,
-        Field(description="the fitted detector; by default the laboratory's, or the newest"),
-    ] = None
-    laboratory: Annotated[
-        str | None,
-        Field(
-            description="its name, by default that of the images; its batches add up, and its "
-            "detectors are called <name>-v0001, <name>-v0002 ..."
-        ),
-    ] = None
-    negative: Annotated[
-        str | list[str],
-        Field(
-            description="a slide or patient of this batch known to have no parasites; "
-            "repeat it, or say all or none: they show how often cells are wrongly called here"
-        ),
-    ] = NONE
+    detector: str | None = Field(
+        None, description="the fitted detector; by default the laboratory's, or the newest"
+    )
+    laboratory: str | None = Field(
+        None,
+        description="its name, by default that of the images; its batches add up, and its "
+        "detectors are called <name>-v0001, <name>-v0002 ...",
+    )
+    negative: str | list[str] = Field(
+        NONE,
+        description="a slide or patient of this batch known to have no parasites; "
+        "repeat it, or say all or none: they show how often cells are wrongly called here",
+    )
 
     @property
     def name(self) -> str:
@@ -272,78 +253,65 @@ class Commission(OfABatch):
 class Unlearn(Options):
     """Take a batch out of a commissioned laboratory, and calibrate it again."""
 
-    batch: Annotated[str, Field(description="take out this batch")]
-    laboratory: Annotated[str, Field(description="the laboratory that has learned it")]
+    batch: str = Field(description="take out this batch")
+    laboratory: str = Field(description="the laboratory that has learned it")
 
 
 class Nightly(OfANight):
     """Screen the new images of an inbox, and publish the night's report."""
 
-    inbox: Annotated[str, SAFE, Field(description="where images arrive: a folder or a pattern")]
-    series: Annotated[
-        str, Field(description="name of the series; a batch is called <series>-<date>")
-    ] = "night"
-    timezone: Annotated[
-        str, AfterValidator(known_zone), Field(description="time zone of the date of a night")
-    ] = "UTC"
-    date: Annotated[
-        datetime.date | None,
-        Field(description="a night that began before; by default that of the scheduled start"),
-    ] = None
-    settle: Annotated[
-        float, Field(ge=0, description="skip files modified in the last X seconds")
-    ] = 60.0
+    inbox: Annotated[str, SAFE] = Field(description="where images arrive: a folder or a pattern")
+    series: str = Field(
+        "night", description="name of the series; a batch is called <series>-<date>"
+    )
+    timezone: Annotated[str, AfterValidator(known_zone)] = Field(
+        "UTC", description="time zone of the date of a night"
+    )
+    date: datetime.date | None = Field(
+        None, description="a night that began before; by default that of the scheduled start"
+    )
+    settle: float = Field(60.0, ge=0, description="skip files modified in the last X seconds")
 
 
 class Evaluate(Options):
     """Compare a detector with others on other images, corruptions and attacks."""
 
-    images: Annotated[
-        Images,
-        Field(description=f"labelled images, of which those of unseen patients count: {SOURCES}"),
-    ]
-    detector: Annotated[
-        str | None,
-        Field(
-            description="the detector, by default the newest fitted; slides are judged by the "
-            "normal of a commissioned one too, with the first seed only, and without its batches"
-        ),
-    ] = None
+    images: Images = Field(
+        description=f"labelled images, of which those of unseen patients count: {SOURCES}"
+    )
+    detector: str | None = Field(
+        None,
+        description="the detector, by default the newest fitted; slides are judged by the "
+        "normal of a commissioned one too, with the first seed only, and without its batches",
+    )
     ood: Annotated[
         list[str],
         AfterValidator(lambda given: [each for each in given if safe_address(named_set(each)[1])]),
-        Field(
-            description="other images, GROUP/NAME=URL; groups: near, far, and healthy, whose cells "
-            "are ordinary for their slides; repeat it"
-        ),
-    ] = NONE
-    attacks: Annotated[list[Attack], Field(description="attacks, by default all; repeat it")] = (
-        ATTACKS
+    ] = Field(
+        NONE,
+        description="other images, GROUP/NAME=URL; groups: near, far, and healthy, whose cells "
+        "are ordinary for their slides; repeat it",
     )
-    attacked: Annotated[int, Field(ge=1, description="images to attack and to corrupt")] = 500
-    limit: Annotated[int | None, Field(ge=1, description="use at most N of --images")] = None
-    name: Annotated[str | None, Field(description="name of the evaluation")] = None
-    seeds: Annotated[
-        int, Field(ge=1, description="repeat with N models, trained with other seeds")
-    ] = 1
-    save_attacks: Annotated[bool, Field(description="keep every attacked image as a PNG")] = False
+    attacks: list[Attack] = Field(ATTACKS, description="attacks, by default all; repeat it")
+    attacked: int = Field(500, ge=1, description="images to attack and to corrupt")
+    limit: int | None = Field(None, ge=1, description="use at most N of --images")
+    name: str | None = Field(None, description="name of the evaluation")
+    seeds: int = Field(1, ge=1, description="repeat with N models, trained with other seeds")
+    save_attacks: bool = Field(False, description="keep every attacked image as a PNG")
 
 
 class Prune(Options):
     """List features and reports that are old enough to go, and with --apply remove them."""
 
-    features: Annotated[
-        int, Field(ge=1, description="days after its report for which a batch's features are kept")
-    ] = 30
-    reports: Annotated[
-        int | None,
-        Field(ge=1, description="days for which reports and pages are kept; by default for ever"),
-    ] = None
-    apply: Annotated[bool, Field(description="remove it; otherwise it is only listed")] = False
-    today: Annotated[
-        datetime.date | None,
-        Field(
-            description="confirm the date of this machine's clock, where nothing was written to "
-            "the store for long: otherwise nothing is removed then"
-        ),
-    ] = None
+    features: int = Field(
+        30, ge=1, description="days after its report for which a batch's features are kept"
+    )
+    reports: int | None = Field(
+        None, ge=1, description="days for which reports and pages are kept; by default for ever"
+    )
+    apply: bool = Field(False, description="remove it; otherwise it is only listed")
+    today: datetime.date | None = Field(
+        None,
+        description="confirm the date of this machine's clock, where nothing was written to "
+        "the store for long: otherwise nothing is removed then",
+    )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.options.flows import POSITIONAL, SAFE, SPELT, As, Detector, Microns, Options
+from flows.options.flows import POSITIONAL, SAFE, As, Detector, Microns, Options
 
 Format = Literal["table", "csv"]
 
@@ -20,12 +20,12 @@ UNMARKED = 0.25
 class Look(Options):
     """Screen one photograph, slide or cell by itself, and open its page."""
 
-    photo: Annotated[str, POSITIONAL, SAFE, Field(description="photograph, slide or cell")]
-    to: Annotated[
-        str | None, Field(description="file of the page; by default among the temporary files")
-    ] = None
+    photo: Annotated[str, POSITIONAL, SAFE] = Field(description="photograph, slide or cell")
+    to: str | None = Field(
+        None, description="file of the page; by default among the temporary files"
+    )
     force: Force = False
-    browser: Annotated[bool, Field(description="open the page in a browser")] = True
+    browser: bool = Field(True, description="open the page in a browser")
     taken_as: As = None
     microns_per_pixel: Microns = None
     detector: Detector = None
@@ -38,66 +38,61 @@ class Status(Options):
 class Verify(Options):
     """Compare everything in a store with its digests, and name damaged files."""
 
-    batch: Annotated[
-        str | None, Field(description="only this batch and its reports; by default everything")
-    ] = None
+    batch: str | None = Field(
+        None, description="only this batch and its reports; by default everything"
+    )
 
 
 class Query(Options):
     """Ask all batches in SQL; `slidewatch schema` lists the tables and their columns."""
 
-    sql: Annotated[
-        str,
-        POSITIONAL,
-        Field(description="a query over the tables of slidewatch schema"),
-    ]
-    format: Annotated[
-        Format, Field(description="a table to read, or CSV in which no text is a formula")
-    ] = "table"
-    seconds: Annotated[
-        float, Field(gt=0, le=86400, description="give up a query that takes longer")
-    ] = 300.0
+    sql: Annotated[str, POSITIONAL] = Field(
+        description="a query over the tables of slidewatch schema"
+    )
+    format: Format = Field(
+        "table", description="a table to read, or CSV in which no text is a formula"
+    )
+    seconds: float = Field(300.0, gt=0, le=86400, description="give up a query that takes longer")
 
 
 class Schema(Options):
     """List the columns of the tables, with their types, units and meanings."""
 
-    table: Annotated[
-        str | None, POSITIONAL, Field(description="only this table; by default all of them")
-    ] = None
+    table: Annotated[str | None, POSITIONAL] = Field(
+        None, description="only this table; by default all of them"
+    )
 
 
 class Contours(Options):
     """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
 
     batch: Screened
-    to: Annotated[str, Field(description="folder for the files")]
+    to: str = Field(description="folder for the files")
     force: Force = False
 
 
 class PatientSheet(Options):
     """Print the call of one patient; with --to write a page with slides and cells, or a table."""
 
-    name: Annotated[str, POSITIONAL, Field(description="the patient, or the slide of one unnamed")]
-    batch: Annotated[
-        str | None, Field(description="the screened batch; by default the patient's newest")
-    ] = None
-    to: Annotated[str | None, Field(description="a file to write: .html to print, or .csv")] = None
+    name: Annotated[str, POSITIONAL] = Field(description="the patient, or the slide of one unnamed")
+    batch: str | None = Field(
+        None, description="the screened batch; by default the patient's newest"
+    )
+    to: str | None = Field(None, description="a file to write: .html to print, or .csv")
     force: Force = False
 
 
 class ReviewExport(Options):
     """Write cells for review, or labels that may be wrong, as a sheet with pictures."""
 
-    to: Annotated[str, Field(description="folder for the sheet and the images")]
-    batch: Annotated[
-        str | None, Field(description="the screened batch: its slides too, most abnormal first")
-    ] = None
-    model: Annotated[
-        str | None,
-        Field(description="or a model trained with --folds: its labels, the least probable first"),
-    ] = None
-    limit: Annotated[int, Field(ge=1, description="export at most N cells")] = LIMIT
+    to: str = Field(description="folder for the sheet and the images")
+    batch: str | None = Field(
+        None, description="the screened batch: its slides too, most abnormal first"
+    )
+    model: str | None = Field(
+        None, description="or a model trained with --folds: its labels, the least probable first"
+    )
+    limit: int = Field(LIMIT, ge=1, description="export at most N cells")
     per_slide: PerSlide = PER_SLIDE
     force: Force = False
 
@@ -111,44 +106,38 @@ class ReviewExport(Options):
 class ReviewServe(Options):
     """Serve pages on which persons read a batch's cells, until Ctrl-C; every answer is kept."""
 
-    batch: Annotated[str | None, Field(description="the screened batch; by default the newest")] = (
-        None
+    batch: str | None = Field(None, description="the screened batch; by default the newest")
+    port: int = Field(8077, ge=1024, le=65535, description="of 127.0.0.1")
+    reader: str | None = Field(None, description="who reads; by default the page asks for the name")
+    blind: bool = Field(True, description="hide diagnosis and scores until the reader has answered")
+    unmarked: float = Field(
+        UNMARKED,
+        ge=0,
+        le=0.9,
+        description="share of cells that were not flagged, mixed in unmarked",
     )
-    port: Annotated[int, Field(ge=1024, le=65535, description="of 127.0.0.1")] = 8077
-    reader: Annotated[
-        str | None, Field(description="who reads; by default the page asks for the name")
-    ] = None
-    blind: Annotated[
-        bool, Field(description="hide diagnosis and scores until the reader has answered")
-    ] = True
-    unmarked: Annotated[
-        float,
-        Field(ge=0, le=0.9, description="share of cells that were not flagged, mixed in unmarked"),
-    ] = UNMARKED
-    limit: Annotated[int, Field(ge=1, description="flagged cells at most")] = LIMIT
+    limit: int = Field(LIMIT, ge=1, description="flagged cells at most")
     per_slide: PerSlide = PER_SLIDE
 
 
 class ReviewImport(Options):
     """Keep a person's answers in the store, all or none, and list the commands that fit them."""
 
-    file: Annotated[str, POSITIONAL, Field(description="the sheet with its answers")]
-    dry_run: Annotated[bool, Field(description="say what would change, and change nothing")] = False
+    file: Annotated[str, POSITIONAL] = Field(description="the sheet with its answers")
+    dry_run: bool = Field(False, description="say what would change, and change nothing")
 
 
 class ReviewApply(Options):
     """Write images as a manifest with answers as labels, to commission or train."""
 
-    to: Annotated[str, Field(description="the manifest to write, a .parquet file")]
-    sheet: Annotated[
-        str | None, POSITIONAL, Field(description="a sheet of a model's labels, with its answers")
-    ] = None
-    batch: Annotated[
-        str | None, Field(description="or the reviewed batch, whose answers were imported")
-    ] = None
-    dry_run: Annotated[bool, Field(description="say what would be in it, and write nothing")] = (
-        False
+    to: str = Field(description="the manifest to write, a .parquet file")
+    sheet: Annotated[str | None, POSITIONAL] = Field(
+        None, description="a sheet of a model's labels, with its answers"
     )
+    batch: str | None = Field(
+        None, description="or the reviewed batch, whose answers were imported"
+    )
+    dry_run: bool = Field(False, description="say what would be in it, and write nothing")
     force: Force = False
 
     @model_validator(mode="after")
@@ -161,7 +150,7 @@ class ReviewApply(Options):
 class ReviewReport(Options):
     """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
 
-    batch: Annotated[str, Field(description="the reviewed batch")]
+    batch: str = Field(description="the reviewed batch")
 
 
 class Doctor(Options):
@@ -171,13 +160,10 @@ class Doctor(Options):
 class Demo(Options):
     """Render cells, train, fit in two increments, screen a batch with planted images, query."""
 
-    folder: Annotated[str, Field(description="where the demo's images and store go")] = "demo"
+    folder: str = Field("demo", description="where the demo's images and store go")
 
 
 class Malaria(Options):
     """Fetch the National Library of Medicine's malaria cell images, or verify them."""
 
-    to: Annotated[str, Field(description="folder to keep the archive in")]
-    from_file: Annotated[
-        str | None, f"{SPELT}from", Field(description="take the archive from this file instead")
-    ] = None
+    to: str = Field(description="folder to keep the archive in")

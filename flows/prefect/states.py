@@ -6,10 +6,9 @@ other end with a green tick. The message begins with the patients. A batch is Fa
 could be scored, or a share of `FAILED_RED` of its images failed.
 """
 
-from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from flows.outcome import printable
+from flows.outcome import numbered, printable
 from tasks import words
 from tasks.images.access.addresses import redact
 from tasks.limits import FAILED_RED
@@ -27,7 +26,7 @@ class RedError(Exception):
 
 
 @runtime_checkable
-class NightOutcome(Protocol):
+class EndedNight(Protocol):
     """The outcome of a batch, as far as its state shows it."""
 
     light: str
@@ -44,7 +43,7 @@ def end_state(outcome: Any) -> Any:
     """Return the Prefect state of a batch, by its light, or of a problem; else the outcome."""
     from prefect.states import Completed, Failed
 
-    if not isinstance(outcome, NightOutcome) or is_lost(outcome):
+    if not isinstance(outcome, EndedNight) or is_lost(outcome):
         problem = printable(redact(outcome.problem))
         return Failed(message=problem, data=IncompleteError(problem)) if problem else outcome
     lights = list(Light)
@@ -68,26 +67,17 @@ def error_state(error: BaseException) -> Any:
     return Failed(message=printable(redact(str(error))), data=error)
 
 
-def is_lost(night: NightOutcome) -> bool:
+def is_lost(night: EndedNight) -> bool:
     """Return whether a batch is lost because too many of its images failed."""
     return not night.scored or 1 - night.scored / night.images >= FAILED_RED
 
 
-def told(night: NightOutcome) -> str:
+def told(night: EndedNight) -> str:
     """Write what a person asks first about a batch: patients, images and light."""
     failed = night.images - night.scored
-    parts = [f"patients: {by_name(night.patients)}"] if night.patients else []
+    parts = [f"patients: {numbered(night.patients)}"] if night.patients else []
     parts.append(words.counted(night.images, "image"))
     if failed:
-        parts[-1] += f", of which {failed:,} failed ({by_name(night.failures)})"
+        parts[-1] += f", of which {failed:,} failed ({numbered(night.failures)})"
     reasons = f"; {night.light}: {'; '.join(night.reasons)}" if night.reasons else ""
     return printable(redact("; ".join(parts) + reasons))
-
-
-def by_name(counts: Mapping[str, int]) -> str:
-    """Write counts by name.
-
-    >>> by_name({"positive": 2, "negative": 1200})
-    '2 positive, 1,200 negative'
-    """
-    return ", ".join(f"{n:,} {name}" for name, n in counts.items())

@@ -1,7 +1,7 @@
 """Show a batch in Prefect, and emit the events that Prefect's automations can act on.
 
-Artifacts: a summary that begins with the patients, the most abnormal cells, a link to the page
-where one is served, and the progress while it runs. Each has a key of its own, under which
+Artifacts: a summary that begins with the patients, the most abnormal cells, and a link to the page
+where one is served. Each has a key of its own, under which
 Prefect keeps a version of every batch. Events: ``slidewatch.batch.failed`` when images failed,
 ``slidewatch.batch.abnormal`` when the light is amber or red; their resource is
 ``slidewatch.batch.<name>``. None of it is needed, because the batch is in the store: if Prefect
@@ -9,13 +9,15 @@ cannot be reached, a warning is logged and the work continues.
 """
 
 import heapq
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from flows.prefect.progress import or_warn
+from flows.monitoring.logs import log
+from flows.outcome import numbered
 from flows.prefect.runs import in_prefect_run
-from flows.prefect.states import by_name
 from storage.batches import manifests
 from storage.batches.ledger import Seal
 from storage.parquet import iterate_rows, read_table
@@ -109,11 +111,25 @@ def announce(
         )
     errors: list[Exception] = []
     for what, step in steps.items():
-        with or_warn(what, errors):
+        with _or_warn(what, errors):
             step()
         if any(isinstance(error, TransportError) for error in errors):
             break  # wait for a lost server once, not for each step
     return not errors
+
+
+@contextmanager
+def _or_warn(what: str, errors: list[Exception]) -> Iterator[None]:
+    """Warn that Prefect did not record something if the block fails; add the error to a list."""
+    try:
+        yield
+    except Exception as error:  # the batch does not need Prefect
+        errors.append(error)
+        log(
+            logging.WARNING,
+            f"Prefect did not record {what} ({type(error).__name__}: {error}); the work continues "
+            "without it",
+        )
 
 
 def most_abnormal(store: Store, batch: manifests.Batch) -> list[dict[str, Any]]:
@@ -138,7 +154,7 @@ def _summary(
     pictures: Mapping[Patient, Sequence[bytes]],
     page: str | None,
 ) -> str:
-    diagnoses = ", ".join(f"{n:,} {name}" for name, n in seal.diagnoses.items())
+    diagnoses = numbered(seal.diagnoses)
     failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
     rows = {
         "images": f"{seal.rows:,} of {named(segmentations.sources_of(store, batch))}",
@@ -190,7 +206,7 @@ def _patients(
             -row["parasitized"],
         ),
     )
-    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {by_name(calls)}**"]
+    lines = [f"**{words.counted(sum(calls.values()), 'patient')}: {numbered(calls)}**"]
     if shown:
         head = "| patient | call | likeliest parasites | parasites/µL (95%) | red cells |"
         lines += ["", head, "|---|---|---|---|---|"]

@@ -47,7 +47,7 @@ class NightOutcome(ScreenOutcome, CallOutcome):
     @property
     def problem(self) -> str:
         """Say if all images, some images or the page are missing."""
-        return self.images_problem() or self.page_problem()
+        return super().problem or self.page_problem()
 
     def rows(self) -> list[tuple[str, object]]:
         """List the figures of the images and of the patients, by name."""

@@ -16,7 +16,6 @@ from flows.jobs.scoring.scores import ScoreJob, Surveyed
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
 from flows.prefect.decorators import task
-from flows.prefect.progress import progress_artifact
 from flows.stages.batch import run_shards
 from storage.batches.ledger import complete_scores, screening_start
 from tasks.detector.witnesses import Discriminant
@@ -42,13 +41,11 @@ class ScoredParts:
 
 @task
 def extract(client: Client, of: Screened) -> None:
-    """Extract the features of the batch's shards, and show the progress in Prefect."""
+    """Extract the features of the batch's shards."""
     store, batch, card = of.store, of.batch, of.model
     jobs = [ShardJob(store, batch, shard, card) for shard in batch.shards()]
-    with progress_artifact(batch.name, len(jobs)) as progress:
-        results = run_shards(client, store, batch, card, jobs, f"screen {batch.name}")
-        for done, _ in enumerate(results, start=1):
-            progress.update(done)
+    for _ in run_shards(client, store, batch, card, jobs, f"screen {batch.name}"):
+        pass
 
 
 @task

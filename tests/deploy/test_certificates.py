@@ -6,17 +6,16 @@ import stat
 from pathlib import Path
 
 import pytest
+from distributed.security import Security
 
-from flows.cluster.tls import security
-from flows.settings import Settings
 from tests.support.certificates import make_certificates
 
 
 def context(tls: Path, role: str, *, server: bool) -> ssl.SSLContext:
     """The context of a Dask process that has a role's pair."""
-    pair = {"tls_certificate": f"{tls}/{role}.pem", "tls_key": f"{tls}/{role}-key.pem"}
-    made = security(Settings(tls_ca=f"{tls}/ca.pem", **pair))  # type: ignore[arg-type]
-    assert made is not None
+    end = "scheduler" if server else "client"
+    pair = {f"tls_{end}_cert": f"{tls}/{role}.pem", f"tls_{end}_key": f"{tls}/{role}-key.pem"}
+    made = Security(tls_ca_file=f"{tls}/ca.pem", **pair)
     arguments = made.get_listen_args("scheduler") if server else made.get_connection_args("client")
     found: ssl.SSLContext = arguments["ssl_context"]
     found.verify_flags |= ssl.VERIFY_X509_STRICT  # the default since Python 3.13

@@ -7,10 +7,8 @@ run builds them from its cache; ``podman image prune --all`` removes them.
 
 import json
 import os
-import re
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -188,20 +186,3 @@ def test_a_night_whose_worker_is_killed_gives_the_report_of_an_undisturbed_one(
     report = composed.rows("killed")
     assert len(report.splitlines()) == 1 + CELLS
     assert report == composed.rows("undisturbed")
-
-
-def test_a_change_of_source_installs_slidewatch_alone(
-    engine: containers.Podman, tmp_path: Path
-) -> None:
-    build(engine, paths.ROOT)
-    for name in ("deploy", "flows", "tasks", "storage"):
-        shutil.copytree(paths.ROOT / name, tmp_path / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE", ".dockerignore"):
-        shutil.copy(paths.ROOT / name, tmp_path)
-    with (tmp_path / "tasks" / "types.py").open("a") as file:
-        file.write(f"CHANGED = {time.time_ns()}\n")
-    begun = time.monotonic()
-    steps = re.findall(r"STEP \S+: (.+)\n(--> Using cache)?", build(engine, tmp_path))
-    print(f"built with a changed source in {time.monotonic() - begun:.0f} s")
-    (run,) = [step for step, cached in steps if step.startswith("RUN ") and not cached]
-    assert run.endswith("install --no-deps --root /installed .")

@@ -25,7 +25,6 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, FlowRun
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.deployments.steps.core import run_step
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
@@ -106,17 +105,6 @@ def test_a_schedule_is_valid_and_in_the_time_zone_of_the_nights(deployment: dict
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
         assert schedule["timezone"] == deployment["parameters"]["options"]["timezone"]
     assert ("schedules" in deployment) == (deployment["name"] == "nightly-screening")
-
-
-@by_name
-@pytest.mark.usefixtures("prefect_api")  # which Prefect would start for the step alone
-def test_a_run_begins_in_the_home_of_its_worker(
-    deployment: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLIDEWATCH_HOME", str(tmp_path))
-    monkeypatch.chdir(paths.ROOT)
-    (step,) = deployment["pull"]
-    assert asyncio.run(run_step(step))["directory"] == str(tmp_path)
 
 
 # --- the file on a server
@@ -296,7 +284,7 @@ def test_a_night_is_screened_by_a_worker_and_shown(site: Site) -> None:
     )
     assert site.read(UUID(run)).name == site.report("good").stem
     assert {artifact.key for artifact in artifacts} == {
-        f"slidewatch-{kind}" for kind in ("night", "most-abnormal", "progress")
+        f"slidewatch-{kind}" for kind in ("night", "most-abnormal")
     }
 
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from flows.monitoring.console import complain, tell
-from flows.monitoring.logs import JsonFormatter
+from flows.monitoring.logs import JsonHandler
 from flows.outcome import printable
 from flows.smears.artifacts import markdown_text
 from storage.store import StoreError, check_name
@@ -46,7 +46,7 @@ def test_a_hostile_name_is_text_and_nothing_else(
         assert printable(said := capsys.readouterr().err.removesuffix("\n")) == said
     # A line of the log is one object that has it as it is.
     record = logging.LogRecord("slidewatch", logging.INFO, "", 0, "%s", (name,), None)
-    line = JsonFormatter().format(record)
+    line = JsonHandler().format(record)
     assert "\n" not in line
     assert json.loads(line)["message"] == name
     # Prefect's artifacts have no markup of it.

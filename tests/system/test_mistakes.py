@@ -89,7 +89,7 @@ def test_a_mistake_is_said_at_once(
 
 
 @pytest.mark.parametrize(
-    ("cluster", "says"), [("scheduler", "needs an address"), ("kubernetes", "needs the YAML file")]
+    ("cluster", "says"), [("scheduler", "needs an address"), ("no.Such", "there is no no.Such")]
 )
 def test_a_cluster_needs_its_settings(
     cluster: str, says: str, capsys: pytest.CaptureFixture[str]

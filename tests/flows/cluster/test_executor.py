@@ -19,7 +19,6 @@ from flows.cluster import trials
 from flows.cluster.client import open_client
 from flows.cluster.executor import kills_workers, run_in_order
 from flows.cluster.trials import ClusterError
-from flows.monitoring.events import Event, Kind
 from flows.settings import Settings
 
 KILL, FULL, BUSY, WRONG = "kill", "disk full", "storage busy", "wrong"
@@ -206,36 +205,6 @@ def test_a_bounded_number_of_jobs_is_in_flight(client: Client, tmp_path: Path) -
     assert list(results) == [i * i for i in range(1, 60)]
 
 
-def test_listeners_hear_of_every_job_and_of_the_end(client: Client, tmp_path: Path) -> None:
-    heard: list[Event] = []
-    jobs = [Job(i, str(tmp_path), (KILL,) if i == 3 else ()) for i in range(12)]
-    list(run_in_order(client, work, jobs, title="night", listeners=[heard.append]))
-    assert heard[0] == Event(Kind.QUEUED, "night", 12, in_flight=0, finished=0)
-    assert heard[-1] == Event(Kind.ENDED, "night", 12, in_flight=0, finished=12)
-    kinds = [event.kind for event in heard[1:-1]]
-    assert kinds.count(Kind.STARTED) == kinds.count(Kind.FINISHED) == 12
-    assert kinds[0] is Kind.STARTED
-    for event in heard:
-        assert event.waiting == 12 - event.in_flight - event.finished
-        assert 0 <= event.in_flight <= 8
-    assert [e.finished for e in heard if e.kind is Kind.FINISHED] == list(range(1, 13))
-
-
-def test_listeners_hear_of_the_end_of_what_fails_or_is_given_up(
-    client: Client, tmp_path: Path
-) -> None:
-    heard: list[Event] = []
-    jobs = [Job(i, str(tmp_path), (WRONG,) if i == 2 else ()) for i in range(12)]
-    with pytest.raises(ClusterError):
-        list(run_in_order(client, work, jobs, title="night", listeners=[heard.append]))
-    assert heard[-1] == Event(Kind.ENDED, "night", 12, in_flight=0, finished=2)
-    results = run_in_order(client, work, iter(jobs[:2]), title="night", listeners=[heard.append])
-    next(results)
-    results.close()  # type: ignore[attr-defined]
-    assert heard[-1] == Event(Kind.ENDED, "night", None, in_flight=0, finished=1)
-    assert heard[-1].waiting is None
-
-
 class Counted:
     """A job that knows how many of its kind this process has, unpickled ones included."""
 
@@ -292,20 +261,6 @@ def test_a_job_is_not_done_by_a_worker_with_other_versions(
     with pytest.raises(ClusterError, match=r"torch is 0\.1 here but .*the same versions.*kept"):
         run(client, tmp_path, {}, jobs=1)
     assert not list(tmp_path.iterdir())
-
-
-def test_dask_calls_a_job_by_the_work_that_is_done(client: Client, tmp_path: Path) -> None:
-    keys: list[str] = []
-
-    def submit(*arguments: object, key: list[str], pure: bool) -> object:
-        keys.extend(key)
-        return honest(*arguments, key=key, pure=pure)
-
-    honest = client.map
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "map", submit)
-        run(client, tmp_path, {}, jobs=2)
-    assert [key.partition("-")[0] for key in keys] == ["work", "work"]
 
 
 def test_only_what_kills_alone_is_a_killer(client: Client, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from flows.settings import Settings
 from flows.smears.night import screen
 from storage.store import Store
 from tests.support import needs, paths, reports, waiting
-from tests.support.processes import python
 from tests.support.servers import free_port
 
+CLASS = "dask_jobqueue.SLURMCluster"
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = """\
 ClusterName=test
@@ -139,7 +139,7 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     command = [sys.executable, "-m", "flows.commands.main", "screen", "--images", str(cells)]
     command += ["--batch", "night", "--store", settings.store]
     night = subprocess.Popen(
-        [*command, "--cluster", "slurm", "--workers", "2", "--json"],
+        [*command, "--cluster", CLASS, "--workers", "2", "--json"],
         env=slurm.environment | {"SLIDEWATCH_SHARD_ROWS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -159,12 +159,3 @@ def test_a_night_of_slurm_jobs_one_of_which_is_cancelled_ends_in_the_same_report
     assert reports.comparable(outcome["report"]).equals(reports.comparable(expected.report))
     assert reports.summaries_in(settings.store) == reports.summaries_in(local.store)
     waiting.until(lambda: not slurm.say("squeue", "-h"))  # its jobs end with it
-
-
-@pytest.mark.slow
-def test_a_job_that_slurm_refuses_is_said_so_at_once(slurm: Slurm, tmp_path: Path) -> None:
-    environment = slurm.environment | {"DASK_JOBQUEUE__SLURM__QUEUE": "nowhere"}
-    command = ["-m", "flows.commands.main", "doctor", "--cluster", "slurm"]
-    done = python(*command, "--store", str(tmp_path), code=None, env=environment)
-    assert "SLURM refuses the workers' job: " in done.stdout
-    assert "invalid partition" in done.stdout

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import s3fs
 
@@ -104,17 +105,14 @@ def test_a_full_disk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(("days", "well"), [(module.LEAST_DAYS + 1, True), (3, False)])
 def test_certificates_that_end_soon_are_found(tmp_path: Path, days: int, well: bool) -> None:
     tls = make_certificates(tmp_path, days)
-    settings = Settings(
-        store=str(tmp_path / "store"),
-        tls_ca=str(tls / "ca.pem"),
-        tls_certificate=str(tls / "client.pem"),
-        tls_key=str(tls / "client-key.pem"),
-    )
-    is_well, says = found(settings)["certificates"]
-    assert is_well == well
-    assert re.match(rf"({days - 1}|{days}) days left, until 20", says)
-    (tls / "client-key.pem").unlink()
-    assert not found(settings)["certificates"][0]
+    files = {"ca-file": "ca.pem", "client.cert": "client.pem", "client.key": "client-key.pem"}
+    settings = Settings(store=str(tmp_path / "store"))
+    with dask.config.set({f"distributed.comm.tls.{k}": str(tls / v) for k, v in files.items()}):
+        is_well, says = found(settings)["certificates"]
+        assert is_well == well
+        assert re.match(rf"({days - 1}|{days}) days left, until 20", says)
+        (tls / "client-key.pem").unlink()
+        assert not found(settings)["certificates"][0]
 
 
 def test_the_cluster_answers(tmp_path: Path) -> None:
@@ -148,7 +146,6 @@ def test_every_setting_has_a_value_and_an_origin(
     assert found["field_limits.most_dark"] == dark
     assert found["workers"] == (3, "command line")
     assert found["shard_rows"] == (512, "default")
-    assert found["tls_ca"] == (None, "default")
     lines = outcome.text().partition("settings:\n")[2].splitlines()
     assert len(lines) == len(found)
     assert ["alpha", "0.2", "(environment,", "SLIDEWATCH_ALPHA)"] in [x.split() for x in lines]

@@ -97,10 +97,10 @@ def test_a_wrong_option_is_one_line(arguments: list[str], says: str, run: Run) -
 
 
 def test_an_error_is_one_line_and_a_traceback_comes_with_debug(tmp_path: Path, run: Run) -> None:
-    arguments = ["data", "malaria", "--to", str(tmp_path), "--from", str(tmp_path / "none.zip")]
+    arguments = ["status", "--store", str(tmp_path / "none")]
     code, out, err = run(*arguments)
-    assert (code, out) == (1, "")
-    assert err == f"slidewatch data malaria: {tmp_path / 'none.zip'} does not exist\n"
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("slidewatch status: there is no store in ")
     assert "Traceback" in run(*arguments, "--debug")[2]
 
 

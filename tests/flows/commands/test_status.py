@@ -82,6 +82,7 @@ def test_a_terminal_shows_what_a_newcomer_knows(
     assert all(
         word in text for word in ("detectors", "kampala-v0001", "1 batch, 2 slides", "batches")
     )
+    assert found.batches[0]["date"] in text
     assert not any(word in text for word in ("shard", "alpha", "statistics", "unfinished"))
     assert found.detectors[0]["alpha"] is not None  # in --json
     found.batches[0]["complete"] = False

@@ -73,7 +73,7 @@ def test_no_file_is_written_into_the_store(
 
 def test_an_archive_is_not_kept_in_the_store(settings: Settings) -> None:
     with pytest.raises(SourceError, match="is in the store"):
-        malaria(Malaria(to=f"{settings.store}/data", from_file=__file__), settings)
+        malaria(Malaria(to=f"{settings.store}/data"), settings)
     assert not Path(settings.store, "data").exists()
 
 

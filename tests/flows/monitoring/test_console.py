@@ -8,15 +8,14 @@ from rich.console import Console
 from flows.monitoring import console as progress
 from flows.monitoring.console import (
     CONSOLE,
-    ProgressBar,
     be_quiet,
     complain,
+    counted,
     moving,
     progress_bar,
     tell,
     working,
 )
-from flows.monitoring.events import Event, Kind
 
 
 class Terminal(io.StringIO):
@@ -79,13 +78,11 @@ def test_quiet_says_nothing(
     assert bar_on_a_terminal(monkeypatch, 0.0) == ""
 
 
-def test_the_bar_follows_what_it_hears(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_counts_results(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_a_terminal(monkeypatch)
-    bar = ProgressBar()
-    bar(Event(Kind.QUEUED, "screen night", 3, in_flight=0, finished=0))
-    bar(Event(Kind.STARTED, "screen night", 3, in_flight=1, finished=0))
-    bar(Event(Kind.FINISHED, "screen night", 3, in_flight=0, finished=1))
-    bar(Event(Kind.ENDED, "screen night", 3, in_flight=0, finished=1))
+    results = counted(iter("abc"), "screen night", 3)
+    assert next(results) == "a"
+    results.close()  # type: ignore[attr-defined]
     assert "screen night" in screen.getvalue()
     assert "1/3" in screen.getvalue()
 
@@ -95,22 +92,16 @@ def test_where_no_bar_is_seen_lines_say_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY", -1)
     for lines in (False, True):
-        bar = ProgressBar(lines=lines)
-        bar(Event(Kind.QUEUED, "screen night", 3, in_flight=0, finished=0))
-        bar(Event(Kind.FINISHED, "screen night", 3, in_flight=1, finished=1))
-        bar(Event(Kind.FINISHED, "screen night", 3, in_flight=0, finished=3))
-        bar(Event(Kind.ENDED, "screen night", 3, in_flight=0, finished=3))
-    assert capsys.readouterr() == ("", "screen night: 1 of 3 jobs done\n")
+        assert [*counted(iter("ab"), "screen night", 2, lines=lines)] == ["a", "b"]
+    assert capsys.readouterr() == ("", "screen night: 1 of 2 jobs done\n")
 
 
 def test_a_line_moves_while_nothing_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_a_terminal(monkeypatch)
-    bar = ProgressBar()
     with moving("getting ready"):
         working("starting 2 workers", long=True)
         tell("a message")
-        bar(Event(Kind.QUEUED, "screen night", 1, in_flight=0, finished=0))
-        bar(Event(Kind.ENDED, "screen night", 1, in_flight=0, finished=1))
+        assert [*counted(iter("a"), "screen night", 1)] == ["a"]
         assert "a message\n" in screen.getvalue()
         complain("it failed")
         assert screen.getvalue().endswith("it failed\n")

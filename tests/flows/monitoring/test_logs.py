@@ -92,7 +92,7 @@ def test_a_line_says_when_and_in_which_run_and_names_what_is_bound() -> None:
     record.flow_run_id = "run"
     record.fields = {"shard": 3, "uri": "https://u:p@h/", "outcome": {"page": ["s3://k:s@b/x"]}}
     with logs.bind(batch="night-1", series=None), logs.bind(slide="s"):
-        line = logs.JsonFormatter().format(record)
+        line = logs.JsonHandler().format(record)
     assert "\n" not in line
     assert json.loads(line) == {
         "time": "2026-03-02T00:00:00.500+00:00",
@@ -106,7 +106,7 @@ def test_a_line_says_when_and_in_which_run_and_names_what_is_bound() -> None:
         "uri": "https://***@h/",
         "outcome": {"page": ["s3://***@b/x"]},
     }
-    assert "batch" not in json.loads(logs.JsonFormatter().format(record))
+    assert "batch" not in json.loads(logs.JsonHandler().format(record))
 
 
 @pytest.mark.usefixtures("json_logs")
@@ -140,13 +140,6 @@ def test_json_is_written_although_prefect_has_silenced_its_log_since(
     logs.use_logs("json")
     logging.getLogger("prefect.said").info("freeze: begin")
     assert [line["message"] for line in lines_of(capsys)] == ["freeze: begin"]
-
-
-def test_nothing_is_imported_for_a_command_that_runs_no_flow(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delitem(sys.modules, "prefect")
-    assert logs._logger() is logging.getLogger("slidewatch")
 
 
 # --- a flow

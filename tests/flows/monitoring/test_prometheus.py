@@ -178,7 +178,6 @@ def test_a_night_with_a_bad_image_and_one_that_fails_after_it(
     assert found["shard_seconds_count", ()] == 3
     stages = {dict(labels)["stage"] for name, labels in found if name == "stage_seconds_count"}
     assert stages == {"take", "recognise", "freeze", "extract", "score", "publish", "call", "page"}
-    assert found["jobs_in_flight", (("stage", "extract"),)] == 0
     assert found["night_images", (("status", "scored"),)] == 23
     assert found["last_run_success", ()] == 1
     assert found["run_in_progress", ()] == 0

@@ -1,42 +1,12 @@
 """Options are models: what calls a flow is checked by mypy, and what is given by pydantic."""
 
 import importlib
-from pathlib import Path
 from typing import get_args, get_type_hints
 
-import pytest
-from pydantic import ValidationError
-
 from flows.options.commands import COMMANDS, TOLD
-from flows.options.flows import Attack, Fit
+from flows.options.flows import Attack
 from flows.settings import Settings
 from tasks.smears.evaluation.treatments.attacks import ATTACKS
-from tests.support.paths import ROOT
-from tests.support.processes import python
-
-MISSPELT = """
-from flows.options.flows import Screen
-
-Screen(images="cells", batch="b")
-Screen(imagez="cells", bacth="b")
-"""
-
-
-def test_mypy_refuses_an_option_that_there_is_not(tmp_path: Path) -> None:
-    (tmp_path / "misspelt.py").write_text(MISSPELT)
-    done = python("-m", "mypy", tmp_path / "misspelt.py", code=None, cwd=ROOT)
-    errors = [
-        line.partition("error: ")[2] for line in done.stdout.splitlines() if "error: " in line
-    ]
-    assert errors == [
-        'Unexpected keyword argument "imagez" for "Screen"; did you mean "images"?  [call-arg]',
-        'Unexpected keyword argument "bacth" for "Screen"; did you mean "batch"?  [call-arg]',
-    ]
-
-
-def test_pydantic_refuses_it_too() -> None:
-    with pytest.raises(ValidationError, match="size\n  Extra inputs are not permitted"):
-        Fit(images="cells", batch="b", size=3)  # type: ignore[call-arg]
 
 
 def test_a_command_is_a_function_of_its_options_and_settings() -> None:

@@ -19,10 +19,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
 from flows.options.flows import Screen
-from flows.prefect import progress
+from flows.outcome import numbered
 from flows.prefect.decorators import run
-from flows.prefect.progress import PROGRESS, NightProgress, progress_artifact
-from flows.prefect.states import by_name
 from flows.settings import Settings
 from flows.smears import artifacts
 from flows.smears.artifacts import (
@@ -101,7 +99,7 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     (summary,) = artifacts_of(NIGHT, "Night_1")
     title, _, patients = summary.data.splitlines()[:3]
     assert title == f"# Night\\_1: {outcome.light}"
-    calls = by_name(by_call(outcome.patients))
+    calls = numbered(by_call(outcome.patients))
     assert patients == f"**{sum(outcome.patients.values())} patients: {calls}**"
     assert outcome.light in summary.description
     assert f"{outcome.images:,} of " in summary.data
@@ -119,8 +117,6 @@ def test_prefect_shows_a_night_and_can_act_on_it(
 
     (page,) = artifacts_of(PAGE, "Night_1")
     assert page.data == "[Page of Night_1](https://lab.example/pages/Night_1.html)"
-    (progress,) = artifacts_of(PROGRESS, "Night_1")
-    assert progress.data == 100.0
 
     events = events_of("Night_1")
     assert events[FAILED].payload["failed"] == 1
@@ -143,8 +139,7 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
     def down(*_: object, **__: object) -> None:
         raise ConnectionError("the API is down")
 
-    for name in ("create_markdown_artifact", "create_progress_artifact"):
-        monkeypatch.setattr(prefect.artifacts, name, down)
+    monkeypatch.setattr(prefect.artifacts, "create_markdown_artifact", down)
     monkeypatch.setattr(prefect.events, "emit_event", down)
     with caplog.at_level(logging.WARNING, logger="prefect"):
         outcome = screen_night(night, settings, "night-without-prefect")
@@ -152,7 +147,7 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
     warnings = [
         record.getMessage() for record in caplog.records if "did not record" in record.getMessage()
     ]
-    assert len(warnings) == 3
+    assert len(warnings) == 2
     assert all("the API is down" in each for each in warnings)
     # One that fails does not take the others along.
     assert len(artifacts_of(CELLS, "night-without-prefect")) == 1
@@ -166,23 +161,13 @@ class Told:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
-        self.progress: list[float] = []
-        self.broken = False
-        for module in (artifacts, progress):
-            monkeypatch.setattr(module, "in_prefect_run", lambda: True)
+        monkeypatch.setattr(artifacts, "in_prefect_run", lambda: True)
         for what in ("markdown", "table", "link"):
             name = f"create_{what}_artifact"
             monkeypatch.setattr(prefect.artifacts, name, lambda *_, **__: None)
-        monkeypatch.setattr(prefect.artifacts, "create_progress_artifact", lambda *_, **__: "id")
-        monkeypatch.setattr(prefect.artifacts, "update_progress_artifact", self._update)
         monkeypatch.setattr(
             prefect.events, "emit_event", lambda name, **_: self.events.append(name)
         )
-
-    def _update(self, _: str, progress: float) -> None:
-        self.progress.append(progress)
-        if self.broken:
-            raise ConnectionError
 
 
 @pytest.fixture
@@ -206,36 +191,6 @@ def test_an_event_is_emitted_where_somebody_has_to_act(
     batch = batches.freeze(store, batches.manifest(3), batch_date=DAY)
     announce(store, batch, batches.seal(3, failed), nights.summary_of(light=Light(light)), {})
     assert told.events == events
-
-
-def test_progress_is_told_rarely_and_at_the_end(
-    told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 10_000, 4))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
-    with progress_artifact("night", 100) as shown:
-        for done in range(1, 101):
-            shown.update(done)
-    assert 5 < len(told.progress) < 30
-    assert told.progress == sorted(told.progress)
-    assert told.progress[-1] == 100.0
-
-
-def test_a_night_without_images_is_done_at_once(
-    told: Told, caplog: pytest.LogCaptureFixture
-) -> None:
-    with progress_artifact("night", 0):
-        pass
-    assert told.progress == [100.0]
-    assert not caplog.records
-
-
-def test_progress_is_given_up_after_the_first_failure(told: Told) -> None:
-    told.broken = True
-    shown = NightProgress("night", 10)
-    for done in (3, 6, 10):
-        shown.update(done, last=True)
-    assert told.progress == [30.0]
 
 
 def test_the_most_abnormal_cells_are_found_across_row_groups(

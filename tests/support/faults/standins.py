@@ -68,11 +68,6 @@ class Inline:
         """Cancel nothing, for all is done."""
 
 
-class _Silent:
-    def update(self, *_: object, **__: object) -> None:
-        """Tell nobody."""
-
-
 def _plain_page(view: Any) -> str:
     """Write what a page is made from, without its pictures, which take longer than the night."""
     return f"{view.made_from}\n{view.row}\n{view.slides.to_pylist()}\n{view.command}\n"
@@ -94,10 +89,6 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     def open_client(_: object) -> Iterator[Inline]:
         yield Inline()
 
-    @contextmanager
-    def progress(*_: object) -> Iterator[_Silent]:
-        yield _Silent()
-
     def announce(store: object, batch: Any, seal: Any, night: Any, *_: Any) -> None:
         with told.open("a") as file:
             file.write(f"{batch.key} {seal.report_digest} {night['light']}\n")
@@ -110,8 +101,6 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     replace_everywhere("open_client", client.open_client, open_client)
     call: Any = importlib.import_module("flows.smears.call")
     call.announce = announce
-    scoring: Any = importlib.import_module("flows.stages.scoring")
-    scoring.progress_artifact = progress
     pages: Any = importlib.import_module("flows.smears.stages.written_pages")
     pages.batch_page = _plain_page
     segmentation: Any = importlib.import_module("flows.smears.stages.segmentation")
