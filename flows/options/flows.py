@@ -15,7 +15,7 @@ POSITIONAL = "positional"  # marks an option that is given without its name
 UNNAMED = "unnamed"  # marks one that may be given without its name
 SPELT = "spelt "  # marks one that a person writes otherwise than Python could, e.g. "spelt as"
 
-Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
+Attack = Literal["fgsm", "pgd"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NONE: list[str] = []
 Into = Literal["cells", "tiles"]
@@ -306,7 +306,7 @@ class Evaluate(Options):
         str | None,
         Field(
             description="the detector, by default the newest fitted; slides are judged by the "
-            "normal of a commissioned one too, with the first seed only, and without its batches"
+            "normal of a commissioned one too, without its batches"
         ),
     ] = None
     ood: Annotated[
@@ -323,10 +323,6 @@ class Evaluate(Options):
     attacked: Annotated[int, Field(ge=1, description="images to attack and to corrupt")] = 500
     limit: Annotated[int | None, Field(ge=1, description="use at most N of --images")] = None
     name: Annotated[str | None, Field(description="name of the evaluation")] = None
-    seeds: Annotated[
-        int, Field(ge=1, description="repeat with N models, trained with other seeds")
-    ] = 1
-    save_attacks: Annotated[bool, Field(description="keep every attacked image as a PNG")] = False
 
 
 class Prune(Options):

@@ -63,8 +63,7 @@ def write_report(lab: Laboratory, version: Version) -> str:
     assert learned is not None
     assert version.detector.reference is not None
     slides = [judged.evidence for judged in version.judged]
-    planted = [judged.planted for judged in version.judged]
-    figures = [*version.alarms, *caught(lab.own, version.detector.reference, slides, planted)]
+    figures = [*version.alarms, *caught(lab.own, version.detector.reference, slides)]
     verdict, examined = _diagnosis(version, lab.model)
     figures += examined
     fitted = load_error_rates(lab.store, parent)

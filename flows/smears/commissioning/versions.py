@@ -12,7 +12,7 @@ from flows.smears.commissioning.laboratory import (
     least_sharpness,
     slides_in_parts,
 )
-from flows.smears.commissioning.nights import errors_of_night
+from flows.smears.commissioning.nights import known_of_night
 from flows.smears.jobs import known_cells, laboratory_slides
 from flows.smears.stages.chosen_thresholds import (
     COUNTING,
@@ -48,7 +48,7 @@ class Version:
     card: detectors.DetectorCard
     content: bytes
     detector: Detector
-    judged: list[laboratory_slides.Judged]
+    judged: list[laboratory_slides.JudgedSlide]
     alarms: list[commissioning.Figure]
     rates: interpretation.KnownRates | None
     trial: Trial | None
@@ -77,7 +77,7 @@ def _stated(
     lab: Laboratory,
     nights: Sequence[detectors.LearnedNight],
     operation: str,
-    judged: list[laboratory_slides.Judged],
+    judged: list[laboratory_slides.JudgedSlide],
 ) -> Version:
     """State on a version's card what the slides, each judged without itself, say of it.
 
@@ -154,7 +154,7 @@ def _adapted(
     if discriminant is not None:
         errors = error_counts.ErrorCounts.empty()
         for night, batch in zip(nights, lab.batches(nights), strict=True):
-            again = errors_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
+            again, _ = known_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
             errors = error_counts.merge_errors(errors, again)
     return trial, errors
 

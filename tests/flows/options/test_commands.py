@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flows.options.commands import COMMANDS, TOLD
 from flows.options.flows import Attack, Fit
 from flows.settings import Settings
-from tasks.smears.evaluation.treatments.attacks import ATTACKS
+from tasks.smears.evaluation.treatments.attacks import STRENGTHS
 from tests.support.paths import ROOT
 from tests.support.processes import python
 
@@ -58,4 +58,4 @@ def test_settings_that_are_options_have_a_meaning_and_no_second_one() -> None:
 
 
 def test_the_attacks_to_choose_from_are_those_that_there_are() -> None:
-    assert get_args(Attack) == tuple(ATTACKS)
+    assert get_args(Attack) == tuple(STRENGTHS)
