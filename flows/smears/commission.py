@@ -166,8 +166,7 @@ def _make(
     """
     nights = without_replaced(lab, batch)
     if lab.known and lab.known.parent != lab.detector.name:
-        earlier = zip(lab.batches(nights), nights, strict=True)
-        nights = [learn_night(lab, each, night.negative) for each, night in earlier]
+        nights = [learn_night(lab, lab.batch(night), night.negative) for night in nights]
     nights.append(learn_night(lab, batch, negative))
     version = versions.make_version(
         lab,

@@ -130,17 +130,14 @@ def freeze_segmentation(
     Single cells come last and are marked in `SORT`.
     """
     content = parquet.table_to_bytes(sources)
+    images = wanted.images if isinstance(wanted.images, str) else tuple(wanted.images)
     made = Segmentation(
+        **vars(wanted) | {"images": images},
         name=_checked(name),
-        images=wanted.images if isinstance(wanted.images, str) else tuple(wanted.images),
-        limit=wanted.limit,
-        slide_is=wanted.slide_is,
         sources=sources.num_rows,
         sources_digest=digest_of(content),
-        cutting=wanted.cutting,
         started_at=started_at,
         cells=_sorts(sources)["cells"],
-        taken_as=wanted.taken_as,
     )
     with records.once(f"segmentation {name} exists already, and its sources are frozen"):
         records.freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)

@@ -1,6 +1,6 @@
 """Hold a laboratory that is being commissioned, under its lease."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,9 +60,9 @@ class Laboratory:
         model = as_begun(self.store, batch, self.model)
         return Screened(self.store, batch, model, self.detector)
 
-    def batches(self, nights: Iterable[detectors.LearnedNight]) -> list[Batch]:
-        """Load the batches of nights."""
-        return [load_batch(self.store, night.batch, night.attempt) for night in nights]
+    def batch(self, night: detectors.LearnedNight) -> Batch:
+        """Load the batch of a night."""
+        return load_batch(self.store, night.batch, night.attempt)
 
 
 def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Lease]:
@@ -117,8 +117,8 @@ def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
 def least_sharpness(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> float | None:
     """Return the lowest mean sharpness of a negative slide; None without photographs of any."""
     known: list[float] = []
-    for night, batch in zip(nights, lab.batches(nights), strict=True):
-        cut = segmentations.segmentation_of(lab.store, batch.images)
+    for night in nights:
+        cut = segmentations.segmentation_of(lab.store, lab.batch(night).images)
         if cut is None:
             continue
         fields = segmentations.read_fields(lab.store, cut)

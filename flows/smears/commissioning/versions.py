@@ -84,7 +84,7 @@ def _stated(
     A laboratory has the tuning of its first night.
     """
     parent = lab.detector
-    (first, *_) = lab.batches(nights[:1])
+    first = lab.batch(nights[0])
     tuning = lab.known.tuning if lab.known else tunings.tuning_of(lab.store, first, lab.model.name)
     evidence = [each.evidence for each in judged]
     statistics = laboratory_slides.laboratory_statistics(lab.store, lab.name, tuple(nights), parent)
@@ -100,10 +100,13 @@ def _stated(
     rates, counting, unsure = laboratory_counting(
         lab.store, parent, errors, least_sharpness(lab, nights)
     )
+    fitted = fitted_rates(lab.store, parent)
     content = records.arrays_to_bytes(
         detector.to_arrays()
         | (nested(COUNTING, rates.to_arrays()) if rates else {})
-        | _of_parent(lab)
+        # New slides and sure parasites need those of the parent.
+        | nested(ERRORS, errors_of_detector(lab.store, parent).to_arrays())
+        | (nested(FITTED, fitted.to_arrays()) if fitted else {})
     )
     known_alarms = [each for each in alarms if each.name == commissioning.OWN]
     card = parent.model_copy(update={
@@ -129,13 +132,6 @@ def _stated(
     return Version(card, content, detector, judged, alarms, rates, trial)
 
 
-def _of_parent(lab: Laboratory) -> records.Arrays:
-    """Name the parent's error counts and rates, which new slides and sure parasites need."""
-    rates = fitted_rates(lab.store, lab.detector)
-    counts = errors_of_detector(lab.store, lab.detector)
-    return nested(ERRORS, counts.to_arrays()) | (nested(FITTED, rates.to_arrays()) if rates else {})
-
-
 def _adapted(
     lab: Laboratory, nights: Sequence[detectors.LearnedNight]
 ) -> tuple[Trial | None, error_counts.ErrorCounts]:
@@ -153,8 +149,9 @@ def _adapted(
     discriminant = trial.change.discriminant if trial and trial.accepted else None
     if discriminant is not None:
         errors = error_counts.ErrorCounts.empty()
-        for night, batch in zip(nights, lab.batches(nights), strict=True):
-            again, _ = known_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
+        for night in nights:
+            screened = lab.screened(lab.batch(night))
+            again, _ = known_of_night(lab.client, screened, night.negative, discriminant)
             errors = error_counts.merge_errors(errors, again)
     return trial, errors
 
@@ -183,7 +180,7 @@ def _evidence_jobs(
     """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
     slides = [
         (batch, slide)
-        for batch in lab.batches(nights)
+        for batch in map(lab.batch, nights)
         for some in slides_in_parts(lab.store, batch)
         for slide in some
     ]

@@ -4,8 +4,7 @@ Every slide is judged by statistics without it.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -59,15 +58,11 @@ class Figure:
     slides: int
     cells: int
 
-    def row(self) -> dict[str, Any]:
-        """Make a row of `FIGURES`, without the detector."""
-        row = asdict(self)
-        return row | self.found._asdict()
-
 
 def figures_table(figures: Sequence[Figure], detector: str) -> pa.Table:
     """Make a table of `FIGURES`."""
-    return nullable([figure.row() | {"detector": detector} for figure in figures], FIGURES)
+    rows = [vars(each) | each.found._asdict() | {"detector": detector} for each in figures]
+    return nullable(rows, FIGURES)
 
 
 def leave_out_p_values(

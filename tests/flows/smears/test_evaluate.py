@@ -187,16 +187,10 @@ def test_an_evaluation_that_was_cut_off_goes_on_and_ends_alike(
     assert store.exists(*lost)
 
 
-def test_another_question_needs_another_name(
-    settings: Settings, outcome: EvaluationOutcome
-) -> None:
-    with pytest.raises(StoreError, match="other attacked"):
-        _evaluate(settings, detector="m-v0001", attacked=7)
-
-
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
+        ({"name": "e", "attacked": 7}, StoreError, "other attacked"),
         ({"ood": ["nonsense"]}, ValidationError, "GROUP/NAME=URL"),
         ({"ood": ["far/none=/nowhere/at/all"]}, SourceError, "does not exist"),
         ({"attacks": ["magic"]}, ValidationError, "Input should be 'fgsm'"),
@@ -204,7 +198,11 @@ def test_another_question_needs_another_name(
     ],
 )
 def test_what_cannot_be_evaluated_is_said_plainly(
-    settings: Settings, changed: dict[str, object], error: type[Exception], words: str
+    settings: Settings,
+    outcome: EvaluationOutcome,
+    changed: dict[str, object],
+    error: type[Exception],
+    words: str,
 ) -> None:
     with pytest.raises(error, match=words):
         _evaluate(settings, **({"name": "bad"} | changed))

@@ -239,23 +239,20 @@ def knowing() -> Detector:
 
 
 @pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", [*SHARES, 0.0])
 def test_rubbish_is_caught_in_every_composition_and_the_ordinary_keep_their_level(
     knowing: Detector, share: float, named: bool
 ) -> None:
     ordinary = as_cells(altered.smear(0, n=300))
     strange = as_cells(altered.smear(1, FAR, n=300), "x")
-    groups = compose(ordinary if share < 1 else None, strange, share, named=named)
+    groups = compose(
+        ordinary if share < 1 else None, strange if share else None, share, named=named
+    )
     found = values(judge(knowing, groups, named=named))
-    assert found["caught at 0.05"] >= 0.99
     assert found["no smear"] == (share >= 0.5)
+    if share:
+        assert found["caught at 0.05"] >= 0.99
     if share < 1:
-        assert found["AUROC"] >= 0.99
         assert found["false alarms at 0.05"] <= 0.15
-
-
-def test_a_slide_of_ordinary_cells_is_a_smear(knowing: Detector) -> None:
-    groups = compose(as_cells(altered.smear(0, n=60)), None, 0.0, named=True)
-    found = values(judge(knowing, groups, named=True))
-    assert found["no smear"] == 0.0
-    assert found["false alarms at 0.05"] < 0.2
+    if 0 < share < 1:
+        assert found["AUROC"] >= 0.99
