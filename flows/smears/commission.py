@@ -168,12 +168,6 @@ def _make(
     if lab.known and lab.known.parent != lab.detector.name:
         nights = [learn_night(lab, lab.batch(night), night.negative) for night in nights]
     nights.append(learn_night(lab, batch, negative))
-    version = versions.make_version(
-        lab,
-        nights,
-        f"commission {batch.name}",
-        planted=report.other_cells(lab, nights),
-        spoilt_slides=report.SPOILT_SLIDES,
-    )
+    version = versions.make_version(lab, nights, f"commission {batch.name}", reported=True)
     diagnosis = report.write_report(lab, version)
     return versions.save_version(lab.held, version), diagnosis

@@ -139,18 +139,12 @@ def _page(store: Store, batch: str) -> None:
 KINDS = (
     report_kind(tables.FIELDS, lambda *_: fields.field_schema(), _digests(tables.FIELDS)),
     report_kind(
-        tables.SLIDES,
-        lambda *_: slides.slide_schema(),
-        _digests(tables.SLIDES),
-        meant=MEANT,
+        tables.SLIDES, lambda *_: slides.slide_schema(), _digests(tables.SLIDES), meant=MEANT
     ),
     report_kind(tables.PATIENTS, lambda *_: patients.patient_schema(), _digests(tables.PATIENTS)),
     # A batch's row is never removed: later nights are compared with it.
     report_kind(
-        tables.BATCHES,
-        lambda *_: batches.batch_schema(),
-        _digests(tables.BATCHES),
-        expires=False,
+        tables.BATCHES, lambda *_: batches.batch_schema(), _digests(tables.BATCHES), expires=False
     ),
     kind_of_attempts(call_seals.FOLDER, _call_checks),
     Kind(

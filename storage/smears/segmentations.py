@@ -119,11 +119,7 @@ class CutUp:
 
 
 def freeze_segmentation(
-    store: Store,
-    name: str,
-    sources: pa.Table,
-    wanted: CutUp,
-    started_at: datetime,
+    store: Store, name: str, sources: pa.Table, wanted: CutUp, started_at: datetime
 ) -> Segmentation:
     """Write a segmentation's sources, as rows of a manifest; they never change.
 

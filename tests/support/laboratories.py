@@ -68,9 +68,7 @@ def statistics_at(seed: int, batch: str, slides: int = 12) -> ClassStatistics:
 
 
 def learned(
-    slides: list[learning.SlideCells],
-    night: learning.NightNormal | None = None,
-    far: float = 0.0,
+    slides: list[learning.SlideCells], night: learning.NightNormal | None = None, far: float = 0.0
 ) -> tuple[groups.GroupStatistics, list[learning.SlideEvidence]]:
     """Statistics of a laboratory's slides, and the evidence of each that the others allow.
 

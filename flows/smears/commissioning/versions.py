@@ -10,6 +10,7 @@ from flows.monitoring.console import warn
 from flows.smears.commissioning.laboratory import (
     Laboratory,
     least_sharpness,
+    other_cells,
     slides_in_parts,
 )
 from flows.smears.commissioning.nights import known_of_night
@@ -29,16 +30,14 @@ from storage.models.adaptation import AdaptationCard
 from storage.store import digest_of
 from tasks.detector import error_counts
 from tasks.detector.detector import Detector
-from tasks.detector.slides.cell_score import Taps
 from tasks.smears.counting import interpretation
 from tasks.smears.laboratories import commissioning, learning
 from tasks.smears.laboratories.adaptation import Fitted, Trial, try_adaptation
-from tasks.types import Index, nested
+from tasks.types import nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
 SLIDES_A_JOB = 8
-
-Other = tuple[str, Taps, Index]  # name, features, classes
+SPOILT_SLIDES = 10  # on which some cells are spoilt
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,13 @@ def make_version(
     nights: Sequence[detectors.LearnedNight],
     operation: str,
     *,
-    planted: Sequence[Other] = (),
-    spoilt_slides: int = 0,
+    reported: bool = False,
 ) -> Version:
     """Make the next version of a laboratory; features of its nights are read again.
 
-    Things ``planted`` are tried on its slides, and on ``spoilt_slides`` of them spoilt cells.
+    If it is ``reported``, cells of other batches are tried on its slides, and spoilt cells on some.
     """
-    jobs = _evidence_jobs(lab, nights, planted, spoilt_slides)
+    jobs = _evidence_jobs(lab, nights, reported)
     parts = run_jobs(
         lab.client, laboratory_slides.judge_slides, jobs, title=f"laboratory {lab.name}"
     )
@@ -172,10 +170,7 @@ def _adaptation_card(trial: Trial) -> AdaptationCard:
 
 
 def _evidence_jobs(
-    lab: Laboratory,
-    nights: Sequence[detectors.LearnedNight],
-    planted: Sequence[Other],
-    spoilt_slides: int,
+    lab: Laboratory, nights: Sequence[detectors.LearnedNight], reported: bool
 ) -> list[laboratory_slides.EvidenceJob]:
     """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
     slides = [
@@ -186,18 +181,19 @@ def _evidence_jobs(
     ]
     most = min(CALIBRATING, len(slides))
     chosen = [slides[place * len(slides) // most] for place in range(most)]
-    every = max(1, most // spoilt_slides) if spoilt_slides else 0
+    every = max(1, most // SPOILT_SLIDES)
+    planted = other_cells(lab, nights) if reported else {}
     jobs = []
     for start in range(0, most, SLIDES_A_JOB):
         # By the batch, and by whether spoilt cells are tried.
         of_job: dict[tuple[str, bool], list[tuple[Batch, SlideRows]]] = {}
         for place, (batch, slide) in enumerate(chosen[start : start + SLIDES_A_JOB], start):
-            tried = bool(every) and place % every == 0
+            tried = reported and place % every == 0
             of_job.setdefault((batch.key, tried), []).append((batch, slide))
         for (_, tried), pairs in of_job.items():
             jobs.append(laboratory_slides.EvidenceJob(
                 lab.screened(pairs[0][0]), name=lab.name, nights=tuple(nights),
-                slides=tuple(slide for _, slide in pairs), planted=tuple(planted), spoil=tried,
+                slides=tuple(slide for _, slide in pairs), planted=planted, spoil=tried,
             ))  # fmt: skip
     return jobs
 

@@ -19,7 +19,7 @@ from storage.smears.learned import load_night
 from storage.store import Store
 from tasks import bundles
 from tasks.detector.error_counts import ErrorCounts, merge_errors
-from tasks.detector.slides import cell_score, groups, own_normal
+from tasks.detector.slides import groups, own_normal
 from tasks.detector.slides.groups import reference_rows
 from tasks.detector.slides.normal import Choices, slide_normal
 from tasks.images import decoding, regions
@@ -84,8 +84,8 @@ class EvidenceJob:
     name: str
     nights: tuple[LearnedNight, ...]
     slides: tuple[SlideRows, ...]
-    planted: tuple[tuple[str, cell_score.Taps, Index], ...] = ()
-    spoil: bool = False
+    planted: learning.Planted
+    spoil: bool
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
     judged = []
     for slide in job.slides:
         cells, labels = _cells(features, job.screened.batch, slide, sorted(population.priors))
-        planted = {name: (taps, classes) for name, taps, classes in job.planted}
+        planted = dict(job.planted)
         white = ~cells.ordinary & (cells.predicted >= 0)
         if white.any():
             taps = {tap: values[white] for tap, values in cells.taps.items()}
@@ -197,9 +197,7 @@ def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted
     return counts
 
 
-def _spoilt(
-    job: EvidenceJob, cells: learning.SlideCells
-) -> dict[str, tuple[cell_score.Taps, Index]]:
+def _spoilt(job: EvidenceJob, cells: learning.SlideCells) -> learning.Planted:
     """Spoil some of a slide's own cells, and run the network on them."""
     # Only workers run this, and PyTorch takes seconds to import.
     from tasks.smears.evaluation.treatments.corruptions import corrupt
@@ -219,7 +217,7 @@ def _spoilt(
         for name, level in SPOILT.items():
             spoilt = Image.fromarray(corrupt(image, name, level))
             pixels[name].append(decoding.resize(spoilt, inference.spec.side))
-    features: dict[str, tuple[cell_score.Taps, Index]] = {}
+    features: learning.Planted = {}
     for name, some in pixels.items():
         if some:
             taps, logits = inference.compared(np.stack(some), np.asarray(cut))

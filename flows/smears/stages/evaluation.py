@@ -9,12 +9,7 @@ from flows.prefect.decorators import task
 from flows.smears.jobs.evaluation.images import Run, SetShard, load_detector, shards, treat
 from flows.smears.jobs.evaluation.scores import ScoringJob, score_shard
 from flows.smears.stages import compositions
-from flows.smears.stages.evaluated_images import (
-    FITTED,
-    choose_images,
-    freeze_images,
-    list_name,
-)
+from flows.smears.stages.evaluated_images import FITTED, choose_images, freeze_images, list_name
 from storage.smears.evaluations import Evaluation
 from tasks.detector import calibration
 from tasks.metrics import metrics

@@ -20,15 +20,7 @@ from tasks.detector.detector import Detector, score
 from tasks.detector.slides import cell_score, night_smears, references
 from tasks.detector.slides.groups import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
-from tasks.metrics.metrics import (
-    Interval,
-    Result,
-    Subject,
-    detection,
-    interval,
-    resampled,
-    share,
-)
+from tasks.metrics.metrics import Interval, Result, Subject, detection, interval, resampled, share
 
 OWN_NORMAL, LABORATORY_NORMAL, POPULATION = "own normal", "laboratory normal", "population"
 SHARES = (1.0, 0.9, 0.67, 0.5, 0.1)  # of strange cells

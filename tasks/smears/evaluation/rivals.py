@@ -20,11 +20,7 @@ ODIN_TEMPERATURE = 1000.0
 
 
 def fit_rivals(
-    last: str,
-    features: Single,
-    labels: Integers,
-    weight: Tensor,
-    bias: Tensor,
+    last: str, features: Single, labels: Integers, weight: Tensor, bias: Tensor
 ) -> Rivals:
     """Fit rivals to features (n, d) of the tap ``last`` with labels (n,).
 

@@ -29,6 +29,8 @@ CELLS_A_SLIDE = 500  # for calibration, spread evenly over a slide
 # For a reference on a night that a person vouches for; a screened slide needs more, because it may
 # be spoilt. The population still counts as ten times as many in the covariance.
 LEAST_CELLS = 10
+# Other things by name, to judge as if they were cells of a slide: taps (m, d) and classes (m,).
+Planted = dict[str, tuple[Taps, types.Index]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def slide_evidence(
     statistics: GroupStatistics,
     slide: SlideCells,
     night: NightNormal | None,
-    planted: Mapping[str, tuple[Taps, types.Index]],
+    planted: Planted,
 ) -> SlideEvidence | None:
     """Judge a slide in a laboratory's statistics by these statistics without it.
 

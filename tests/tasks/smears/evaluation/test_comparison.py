@@ -102,10 +102,7 @@ def caught(ordinary: Array, abnormal: Array, alarms: int) -> float:
     n, m = len(ordinary), len(abnormal)
     clusters = np.arange(n + m).astype(str)
     verdict = np.arange(n) < alarms
-    sides = (
-        side(ordinary, clusters[:n], verdict=verdict),
-        side(abnormal, clusters[n:]),
-    )
+    sides = (side(ordinary, clusters[:n], verdict=verdict), side(abnormal, clusters[n:]))
     with pytest.MonkeyPatch.context() as patched:
         few = partial(metrics.resampled, repeats=3)  # intervals are not looked at
         patched.setattr(metrics, "resampled", few)

@@ -1,10 +1,6 @@
 import numpy as np
 
-from tasks.smears.evaluation.treated import (
-    CLEAN,
-    TreatedImages,
-    Treatment,
-)
+from tasks.smears.evaluation.treated import CLEAN, TreatedImages, Treatment
 from tasks.smears.evaluation.treatments.attacks import STRENGTHS
 from tasks.smears.evaluation.treatments.corruptions import CORRUPTIONS
 
