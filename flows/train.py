@@ -102,13 +102,10 @@ def train_by(
     model: str | None,
     settings: Settings,
     folds: int | None = None,
-    *,
-    repeats: bool = False,
 ) -> TrainOutcome:
     """Train by a recipe, and keep the model.
 
-    The model exists when its folds do; the same command resumes an interrupted run. A model that
-    ``repeats`` another, with another seed, is not used to screen nights.
+    The model exists when its folds do; the same command resumes an interrupted run.
     """
     store = Store(settings.store)
     worker.keep_freed_memory()
@@ -132,7 +129,7 @@ def train_by(
             digest = classifiers.save_out_of_fold(store, card.name, tested)
             record = classifiers.CrossValidation(digest=digest, folds=len(parts), metrics=metrics)
         others = [other.sequence for other in classifiers.list_models(store, on_damage=warn)]
-        sequence = classifiers.REPETITION if repeats else 1 + max(others, default=0)
+        sequence = 1 + max(others, default=0)
         card = card.model_copy(update={"sequence": sequence, "cross_validation": record})
         classifiers.save_model(store, card, content)
         classifiers.remove_states(held.store, training)

@@ -15,7 +15,7 @@ POSITIONAL = "positional"  # marks an option that is given without its name
 UNNAMED = "unnamed"  # marks one that may be given without its name
 SPELT = "spelt "  # marks one that a person writes otherwise than Python could, e.g. "spelt as"
 
-Attack = Literal["fgsm", "bim", "pgd", "deepfool", "carlini-wagner", "adaptive"]
+Attack = Literal["fgsm", "pgd"]
 ATTACKS: list[Attack] = list(get_args(Attack))
 NONE: list[str] = []
 Into = Literal["cells", "tiles"]
@@ -282,7 +282,7 @@ class Evaluate(Options):
     detector: str | None = Field(
         None,
         description="the detector, by default the newest fitted; slides are judged by the "
-        "normal of a commissioned one too, with the first seed only, and without its batches",
+        "normal of a commissioned one too, without its batches",
     )
     ood: Annotated[
         list[str],
@@ -296,8 +296,6 @@ class Evaluate(Options):
     attacked: int = Field(500, ge=1, description="images to attack and to corrupt")
     limit: int | None = Field(None, ge=1, description="use at most N of --images")
     name: str | None = Field(None, description="name of the evaluation")
-    seeds: int = Field(1, ge=1, description="repeat with N models, trained with other seeds")
-    save_attacks: bool = Field(False, description="keep every attacked image as a PNG")
 
 
 class Prune(Options):

@@ -63,7 +63,7 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
         StoreError: see `learn`.
     """
     store, name = Store(settings.store), options.name
-    known, parent = find_laboratory(store, name), parent_of(store, options)
+    known, parent = _known_and_parent(store, options)
     if known and options.laboratory is None and known.night(options.batch) is None:
         raise LaboratoryError(
             f"there is a laboratory {name} already: if batch {options.batch} was made there, say "
@@ -82,11 +82,13 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
 
 
-def parent_of(store: Store, options: Commission) -> detectors.DetectorCard:
-    """Load the fitted detector that is given, or that of a laboratory, or the newest.
+def _known_and_parent(
+    store: Store, options: Commission
+) -> tuple[detectors.DetectorCard | None, detectors.DetectorCard]:
+    """Load the newest detector of a laboratory, if any, and its parent: given, or its, or newest.
 
     Raises:
-        LaboratoryError: it knows of no slides, or was commissioned itself.
+        LaboratoryError: the parent knows of no slides, or was commissioned itself.
     """
     known = find_laboratory(store, options.name)
     wanted = options.detector or (known.parent if known else None)
@@ -97,7 +99,7 @@ def parent_of(store: Store, options: Commission) -> detectors.DetectorCard:
             f"{parent.parent}"
         )
     population(store, parent)
-    return parent
+    return known, parent
 
 
 def learn(
@@ -111,7 +113,7 @@ def learn(
         StoreError: the laboratory was learned with another model.
     """
     store, name = working.store, options.name
-    known, parent = find_laboratory(store, name), parent_of(store, options)
+    known, parent = _known_and_parent(store, options)
     model = detectors.load_model_of(store, parent)
     warn_of_model(model)
     if known is not None and known.model_digest != model.digest:
@@ -121,68 +123,51 @@ def learn(
         )
     with ExitStack() as work:
         _, begun = prepare(store, options.screening(parent.name), settings, work)
-        frozen = begun.batch
-    given = [options.negative] if isinstance(options.negative, str) else options.negative
-    negative = _negative(store, known, frozen, given)
-    if frozen.rows:
+        batch = begun.batch
+    negative = _negative(store, known, batch, options)
+    if batch.rows:
         # A new night of a laboratory has its tuning.
-        extract(client, tune(client, Screened(store, frozen, model, known or parent)))
+        extract(client, tune(client, Screened(store, batch, model, known or parent)))
     with laboratory_lease(Store(settings.store), name) as held:
         lab = Laboratory(client, held, name, find_laboratory(held.store, name), parent)
-        if lab.known is not None and _has_learned(lab.known, frozen, parent, negative):
-            changed = f"batch {frozen.name} is in laboratory {name} already: it counts once"
+        same = (
+            lab.known.night(batch.name) if lab.known and lab.known.parent == parent.name else None
+        )
+        if lab.known and same and _key(same) == (batch.attempt, batch.manifest_digest, negative):
+            changed = f"batch {batch.name} is in laboratory {name} already: it counts once"
             return report.laboratory_outcome(lab.store, lab.known, changed), lab.known
-        made, diagnosis = _make(lab, frozen, _nights(lab, frozen, negative))
-    changed = f"batch {frozen.name}: learned as a night of laboratory {name}"
+        made, diagnosis = _make(lab, batch, negative)
+    changed = f"batch {batch.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis), made
 
 
+def _key(night: detectors.LearnedNight) -> tuple[int, str, tuple[str, ...]]:
+    """Return what a night was learned from."""
+    return night.attempt, night.manifest_digest, night.negative
+
+
 def _negative(
-    store: Store, known: detectors.DetectorCard | None, batch: Batch, given: list[str]
+    store: Store, known: detectors.DetectorCard | None, batch: Batch, options: Commission
 ) -> tuple[str, ...]:
     """Return the given negative slides, or those named when the night was commissioned."""
-    if given:
-        return negative_of(store, batch, given)
+    if options.negative:
+        given = options.negative
+        return negative_of(store, batch, [given] if isinstance(given, str) else given)
     night = known.night(batch.name) if known else None
-    same = night is not None and night.manifest_digest == batch.manifest_digest
-    return night.negative if night is not None and same else ()
-
-
-def _has_learned(
-    known: detectors.DetectorCard,
-    batch: Batch,
-    parent: detectors.DetectorCard,
-    negative: tuple[str, ...],
-) -> bool:
-    """Return whether a laboratory has learned this batch in the same way with this parent."""
-    night = known.night(batch.name)
-    if night is None or known.parent != parent.name:
-        return False
-    kept = night.attempt, night.manifest_digest, night.negative
-    return kept == (batch.attempt, batch.manifest_digest, negative)
-
-
-def _nights(
-    lab: Laboratory, batch: Batch, negative: tuple[str, ...]
-) -> list[detectors.LearnedNight]:
-    """Learn a batch, and relearn earlier nights of another parent."""
-    nights = without_replaced(lab, batch)
-    if lab.known and lab.known.parent != lab.detector.name:
-        earlier = zip(lab.batches(nights), nights, strict=True)
-        nights = [learn_night(lab, each, night.negative) for each, night in earlier]
-    return [*nights, learn_night(lab, batch, negative)]
+    return night.negative if night and night.manifest_digest == batch.manifest_digest else ()
 
 
 def _make(
-    lab: Laboratory, batch: Batch, nights: list[detectors.LearnedNight]
+    lab: Laboratory, batch: Batch, negative: tuple[str, ...]
 ) -> tuple[detectors.DetectorCard, str]:
-    """Make a version and its report, which is there before the version counts."""
-    version = versions.make_version(
-        lab,
-        nights,
-        f"commission {batch.name}",
-        planted=report.other_cells(lab, nights),
-        spoilt_slides=report.SPOILT_SLIDES,
-    )
+    """Learn a batch, and make a version and its report, which is there before the version counts.
+
+    Earlier nights of another parent are learned again.
+    """
+    nights = without_replaced(lab, batch)
+    if lab.known and lab.known.parent != lab.detector.name:
+        nights = [learn_night(lab, lab.batch(night), night.negative) for night in nights]
+    nights.append(learn_night(lab, batch, negative))
+    version = versions.make_version(lab, nights, f"commission {batch.name}", reported=True)
     diagnosis = report.write_report(lab, version)
     return versions.save_version(lab.held, version), diagnosis

@@ -33,7 +33,7 @@ class Evaluation(records.Record):
     commissioned: str | None = None
     attacks: list[str]
     attacked: int
-    save_attacks: bool
+    save_attacks: bool = False  # 0.14 could keep attacked images
 
 
 def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
@@ -48,7 +48,9 @@ def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
         wanted.write(store, *parts, once=True)
         return wanted
     evaluation = Evaluation.read(store, *parts)
-    asked, before = (e.model_dump(exclude={"started_at"}) for e in (wanted, evaluation))
+    asked, before = (
+        e.model_dump(exclude={"started_at", "save_attacks"}) for e in (wanted, evaluation)
+    )
     if asked != before:
         changed = ", ".join(key for key in asked if asked[key] != before[key])
         raise StoreError(
@@ -100,15 +102,3 @@ def shard_path(
     """Locate the features of a shard of a set under a treatment, relative to the store."""
     folder = (FOLDER, evaluation, detector, "shards", images, treatment)
     return (*folder, f"{number:05d}.safetensors")
-
-
-def fitted_path(evaluation: str, detector: str) -> tuple[str, ...]:
-    """Locate the arrays that the compared detectors are made of, relative to the store."""
-    return (FOLDER, evaluation, detector, "fitted.safetensors")
-
-
-def attacked_path(
-    evaluation: str, detector: str, attack: str, label: str, name: str
-) -> tuple[str, ...]:
-    """Locate an attacked image; as in any source of images, its folder is its label."""
-    return (FOLDER, evaluation, detector, "attacked", attack, label, name)

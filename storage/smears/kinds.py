@@ -3,8 +3,7 @@
 `storage.kinds.kinds` imports this module by name, if it is there; nothing else does.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import date
+from collections.abc import Callable, Iterable, Iterator
 
 from storage.batches import ledger, manifests
 from storage.batches.kinds import kind_of_attempts
@@ -137,29 +136,15 @@ def _page(store: Store, batch: str) -> None:
         raise StoreError(f"it shows other reports than those that are sealed: {pages.ANEW}")
 
 
-def _withdrawn(batch: str) -> Mapping[tuple[str, ...], bytes]:
-    return {pages.page_path(batch): pages.withdrawn_page(batch)}
-
-
-def _old_page(batch: str, _: date) -> list[tuple[str, ...]]:
-    return [pages.page_path(batch)]
-
-
 KINDS = (
     report_kind(tables.FIELDS, lambda *_: fields.field_schema(), _digests(tables.FIELDS)),
     report_kind(
-        tables.SLIDES,
-        lambda *_: slides.slide_schema(),
-        _digests(tables.SLIDES),
-        meant=MEANT,
+        tables.SLIDES, lambda *_: slides.slide_schema(), _digests(tables.SLIDES), meant=MEANT
     ),
     report_kind(tables.PATIENTS, lambda *_: patients.patient_schema(), _digests(tables.PATIENTS)),
     # A batch's row is never removed: later nights are compared with it.
     report_kind(
-        tables.BATCHES,
-        lambda *_: batches.batch_schema(),
-        _digests(tables.BATCHES),
-        expires=False,
+        tables.BATCHES, lambda *_: batches.batch_schema(), _digests(tables.BATCHES), expires=False
     ),
     kind_of_attempts(call_seals.FOLDER, _call_checks),
     Kind(
@@ -190,7 +175,7 @@ KINDS = (
         pages.HTML,
         checks=_page_checks,
         batch_checks=_page_checks,
-        expiring=_old_page,
-        withdrawn=_withdrawn,
+        expiring=lambda batch, _: [pages.page_path(batch)],
+        withdrawn=lambda batch: {pages.page_path(batch): pages.withdrawn_page(batch)},
     ),
 )

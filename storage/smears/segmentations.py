@@ -20,6 +20,8 @@ import pyarrow as pa
 from storage import leases, parquet, records
 from storage.batches import manifests
 from storage.batches.ledger import Quarantine
+from storage.reports.schemas.shared import TEXT
+from storage.smears.schemas.fields import MEASURED
 from storage.store import Store, StoreError, check_name, digest_of
 
 FOLDER = "segmentations"
@@ -31,6 +33,18 @@ Into = Literal["cells", "tiles"]
 SlideIs = Literal["file", "folder"]
 TakenAs = Literal["cells", "fields", "slides"]
 SORT = "sort"  # column of the sources with the kind of each, if known
+FIELD_SCHEMA = pa.schema(
+    [(each.name, pa.string() if each.type == TEXT else each.type) for each in MEASURED]
+)
+PLACE_SCHEMA = pa.schema(
+    [
+        *list(FIELD_SCHEMA)[: FIELD_SCHEMA.get_field_index("sharpness")],
+        ("source_stamp", pa.string()),
+        ("label", pa.string()),
+        ("acquired_at", pa.timestamp("us")),
+        ("is_slide", pa.bool_()),
+    ]
+)
 
 
 class Cutting(records.Entry):
@@ -105,28 +119,21 @@ class CutUp:
 
 
 def freeze_segmentation(
-    store: Store,
-    name: str,
-    sources: pa.Table,
-    wanted: CutUp,
-    started_at: datetime,
+    store: Store, name: str, sources: pa.Table, wanted: CutUp, started_at: datetime
 ) -> Segmentation:
     """Write a segmentation's sources, as rows of a manifest; they never change.
 
     Single cells come last and are marked in `SORT`.
     """
     content = parquet.table_to_bytes(sources)
+    images = wanted.images if isinstance(wanted.images, str) else tuple(wanted.images)
     made = Segmentation(
+        **vars(wanted) | {"images": images},
         name=_checked(name),
-        images=wanted.images if isinstance(wanted.images, str) else tuple(wanted.images),
-        limit=wanted.limit,
-        slide_is=wanted.slide_is,
         sources=sources.num_rows,
         sources_digest=digest_of(content),
-        cutting=wanted.cutting,
         started_at=started_at,
         cells=_sorts(sources)["cells"],
-        taken_as=wanted.taken_as,
     )
     with records.once(f"segmentation {name} exists already, and its sources are frozen"):
         records.freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
@@ -135,8 +142,7 @@ def freeze_segmentation(
 
 def find_segmentation(store: Store, name: str) -> Segmentation | None:
     """Find a segmentation by name; None if it has not started."""
-    parts = (FOLDER, _checked(name), STARTED)
-    return Segmentation.find(store, *parts)
+    return Segmentation.find(store, FOLDER, _checked(name), STARTED)
 
 
 def _checked(name: str) -> str:
@@ -262,8 +268,7 @@ def discard_parts(store: Store, name: str) -> None:
 
 def read_segmented(store: Store, name: str) -> Segmented | None:
     """Read the record of a complete segmentation; None if it is not complete."""
-    parts = (FOLDER, name, DONE)
-    return Segmented.find(store, *parts)
+    return Segmented.find(store, FOLDER, name, DONE)
 
 
 def verify_segmentation(store: Store, name: str) -> None:
@@ -287,48 +292,3 @@ def verify_segmentation(store: Store, name: str) -> None:
 def read_fields(store: Store, name: str) -> pa.Table:
     """Read the fields of a complete segmentation, a table of `FIELD_SCHEMA`."""
     return parquet.read_table(store, FOLDER, name, FIELDS)
-
-
-# The first columns of a row on a source or a field.
-ABOUT = [
-    ("source_uri", pa.string()),
-    ("source_id", pa.string()),
-    ("slide_id", pa.string()),
-    ("patient_id", pa.string()),
-    ("x", pa.int64()),
-    ("y", pa.int64()),
-    ("width", pa.int64()),
-    ("height", pa.int64()),
-    ("level", pa.int8()),
-    ("kind", pa.string()),
-    ("failure", pa.string()),
-    ("microns_per_pixel", pa.float64()),
-    ("diameter", pa.float64()),
-]
-PLACE_SCHEMA = pa.schema(
-    [
-        *ABOUT,
-        ("source_stamp", pa.string()),
-        ("label", pa.string()),
-        ("acquired_at", pa.timestamp("us")),
-        ("is_slide", pa.bool_()),
-    ]
-)
-FIELD_SCHEMA = pa.schema(
-    [
-        *ABOUT,
-        ("sharpness", pa.float64()),
-        ("too_dark", pa.float64()),
-        ("too_bright", pa.float64()),
-        ("brightness", pa.float64()),
-        ("stain_red", pa.float64()),
-        ("stain_green", pa.float64()),
-        ("stain_blue", pa.float64()),
-        ("cells", pa.int64()),
-        ("white_cells", pa.int64()),
-        ("cells_at_border", pa.int64()),
-        ("covered", pa.float64()),
-        ("overlap", pa.float64()),
-        ("packed", pa.float64()),
-    ]
-)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tasks.types import Float, Integers, Mask, Numbers
+from tasks.types import Float, Integers, Mask, Numbers, Texts
 
 SINGLE = "single cells"  # each compared with ordinary cells, without regard to its neighbours
 
@@ -137,7 +137,7 @@ def _detection(ordinary: Float, other: Float) -> Float:
     return values
 
 
-def resampled(clusters: Integers, repeats: int = 1000, seed: int = 0) -> Float:
+def resampled(clusters: Integers | Texts, repeats: int = 1000, seed: int = 0) -> Float:
     """Count each of n rows in bootstrap samples of whole clusters, (repeats, n)."""
     _, index = np.unique(clusters, return_inverse=True)
     count = int(index.max()) + 1

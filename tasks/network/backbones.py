@@ -25,7 +25,6 @@ class _Recipe:
 
     taps: tuple[str, ...]
     frozen: tuple[str, ...]
-    stages: tuple[str, ...]
     distance_taps: tuple[str, ...] = ()
 
 
@@ -37,12 +36,10 @@ _RECIPES = {
         taps=("blocks.2", "blocks.3", "blocks.4"),
         distance_taps=("blocks.2", "blocks.3"),
         frozen=("conv_stem", "bn1", "blocks.0", "blocks.1", "blocks.2"),
-        stages=tuple(f"blocks.{stage}" for stage in range(7)),
     ),
     "resnet": _Recipe(
         taps=("layer1", "layer2", "layer3", "layer4"),
         frozen=("conv1", "bn1", "layer1", "layer2"),
-        stages=("layer1", "layer2", "layer3", "layer4"),
     ),
     # Of twelve blocks. A foundation model's first blocks know more than two classes can teach.
     "vit_": _Recipe(
@@ -51,7 +48,6 @@ _RECIPES = {
             *("patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre"),
             *(f"blocks.{block}" for block in range(9)),
         ),
-        stages=tuple(f"blocks.{block}" for block in range(12)),
     ),
 }
 
@@ -94,15 +90,6 @@ def network_spec(
         distance_taps=distance_taps,
         arithmetic=arithmetic,
     )
-
-
-def every_stage(spec: NetworkSpec) -> tuple[str, ...]:
-    """List all stages of a network, from its input to `PENULTIMATE`, including the tapped ones."""
-    recipe = _recipe(spec.network)
-    stages = recipe.stages if recipe else spec.taps
-    named = dict.fromkeys((*(tap for tap in spec.taps if tap not in stages), *stages))
-    named.pop(PENULTIMATE, None)
-    return (*named, PENULTIMATE)
 
 
 def _recipe(network: str) -> _Recipe | None:

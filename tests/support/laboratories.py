@@ -53,13 +53,19 @@ def of_laboratory(
 
 
 def learned(
-    slides: list[learning.SlideCells], night: learning.NightNormal | None = None
+    slides: list[learning.SlideCells], night: learning.NightNormal | None = None, far: float = 0.0
 ) -> tuple[groups.GroupStatistics, list[learning.SlideEvidence]]:
-    """Statistics of a laboratory's slides, and the evidence of each that the others allow."""
+    """Statistics of a laboratory's slides, and the evidence of each that the others allow.
+
+    Nine cells of each slide are also planted in it, ``far`` away from where they are.
+    """
     own = detector().own
     assert own is not None
     statistics = learning.merged([learning.kept_statistics(own, s, 2, night) for s in slides], own)
-    evidence = [learning.slide_evidence(detector(), statistics, s, night) for s in slides]
+    evidence = []
+    for s in slides:
+        planted = {"far": ({tap: x[:9] + far for tap, x in s.taps.items()}, s.predicted[:9])}
+        evidence.append(learning.slide_evidence(detector(), statistics, s, night, planted))
     return statistics, [each for each in evidence if each is not None]
 
 

@@ -1,26 +1,33 @@
 """Hold a laboratory that is being commissioned, under its lease."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 
 from flows.cluster.client import Client
+from flows.jobs.scoring.feature_rows import Features
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_detector
-from flows.monitoring.console import tell
+from flows.monitoring.console import tell, warn
 from flows.smears.jobs.known_cells import is_negative
-from storage.batches.manifests import Batch, load_batch
+from storage.batches.manifests import Batch, list_batches, load_batch
 from storage.leases import Lease, lease
 from storage.models import classifiers, detectors
 from storage.models.tunings import as_begun
 from storage.smears import learned, segmentations
 from storage.store import Store, StoreError, check_name, which
+from tasks import bundles
 from tasks.detector.slides.own_normal import OwnNormal
+from tasks.smears.laboratories import learning
+
+OTHERS = 4  # other batches in the store to try cells of
+OTHER_CELLS = 100  # of each
 
 
 class LaboratoryError(Exception):
@@ -60,9 +67,9 @@ class Laboratory:
         model = as_begun(self.store, batch, self.model)
         return Screened(self.store, batch, model, self.detector)
 
-    def batches(self, nights: Iterable[detectors.LearnedNight]) -> list[Batch]:
-        """Load the batches of nights."""
-        return [load_batch(self.store, night.batch, night.attempt) for night in nights]
+    def batch(self, night: detectors.LearnedNight) -> Batch:
+        """Load the batch of a night."""
+        return load_batch(self.store, night.batch, night.attempt)
 
 
 def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Lease]:
@@ -117,8 +124,8 @@ def slides_in_parts(store: Store, batch: Batch) -> list[tuple[SlideRows, ...]]:
 def least_sharpness(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> float | None:
     """Return the lowest mean sharpness of a negative slide; None without photographs of any."""
     known: list[float] = []
-    for night, batch in zip(nights, lab.batches(nights), strict=True):
-        cut = segmentations.segmentation_of(lab.store, batch.images)
+    for night in nights:
+        cut = segmentations.segmentation_of(lab.store, lab.batch(night).images)
         if cut is None:
             continue
         fields = segmentations.read_fields(lab.store, cut)
@@ -126,3 +133,23 @@ def least_sharpness(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -
         by_slide = fields.group_by("slide_id").aggregate([("sharpness", "mean")])
         known += [each for each in by_slide["sharpness_mean"].to_pylist() if each is not None]
     return min(known, default=None)
+
+
+def other_cells(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> learning.Planted:
+    """Select some cells of the newest other batches that have features under the model."""
+    store, known = lab.store, {night.manifest_digest for night in nights}
+    taps = sorted(lab.own.priors)
+    others: learning.Planted = {}
+    for batch in reversed(list_batches(store, on_damage=warn)):
+        if batch.manifest_digest in known or not batch.rows or len(others) == OTHERS:
+            continue
+        shard = batch.shard(len(list(batch.shards())) // 2)
+        rows = np.arange(shard.start, shard.stop)
+        rows = rows[:: max(1, len(rows) // OTHER_CELLS)][:OTHER_CELLS]
+        try:
+            cells = Features(store, batch, lab.screened(batch).model).take(rows, taps)
+        except StoreError:  # never extracted under this model, or removed since
+            continue
+        judged = bundles.take(cells, np.flatnonzero(cells.classes >= 0))
+        others[f"cells of batch {batch.name}"] = judged.taps, judged.classes
+    return others

@@ -29,16 +29,9 @@ def missing_texts(
     if rates is None:
         names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in patients]
         listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
+        sources, named = each_source(options.images), ("--laboratory", options.name)
         again = shell_command(
-            *(
-                "commission",
-                *each_source(options.images),
-                "--batch",
-                batch.name,
-                "--laboratory",
-                options.name,
-            ),
-            *("--negative", "NAME"),
+            "commission", *sources, "--batch", batch.name, *named, "--negative", "NAME"
         )
         return [
             f"slides that a microscopist found negative, without which nobody is called: {again}; "

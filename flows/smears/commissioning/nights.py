@@ -9,17 +9,11 @@ import pyarrow as pa
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
-from flows.jobs.scoring import plan, scores
+from flows.jobs.scoring import plan
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring.console import warn
 from flows.smears.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
-from flows.smears.jobs.known_cells import (
-    KnownJob,
-    is_negative,
-    is_parasite,
-    known_errors,
-    labelled_cells,
-)
+from flows.smears.jobs.known_cells import KnownJob, is_negative, is_parasite, known_cells
 from flows.smears.jobs.laboratory_slides import Added, SlidesJob, learned_night, slides_statistics
 from flows.smears.stages.chosen_thresholds import load_error_rates
 from flows.stages.scoring import jobs_of
@@ -28,6 +22,7 @@ from storage.models.detectors import DetectorCard, LearnedNight
 from storage.records import arrays_to_bytes, now
 from storage.smears import learned
 from storage.store import Store
+from tasks import bundles
 from tasks.detector.error_counts import THRESHOLDS, ErrorCounts, merge_errors
 from tasks.detector.slides.groups import merge_groups
 from tasks.detector.slides.normal import Choices
@@ -35,7 +30,6 @@ from tasks.detector.witnesses import Discriminant
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting.interpretation import chance_of_blank
 from tasks.smears.laboratories import adaptation, learning
-from tasks.types import Mask
 
 NAMED = 5  # slides that an error message names
 LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
@@ -55,9 +49,9 @@ def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> Lea
     """
     screened = lab.screened(batch)
     added = _slides_of_night(lab, screened)
-    errors = errors_of_night(lab.client, screened, negative)
+    errors, labelled = known_of_night(lab.client, screened, negative)
     refuse_positive(lab.store, batch, lab.detector, errors, negative)
-    added = replace(added, errors=errors, labelled=_labelled_of_night(lab.client, screened))
+    added = replace(added, errors=errors, labelled=labelled)
     statistics = added.statistics
     if not statistics.keys:
         raise LaboratoryError(
@@ -80,68 +74,44 @@ def _slides_of_night(lab: Laboratory, screened: Screened) -> Added:
     total, night = learning.merged([], lab.own), None
     groups = slides_in_parts(screened.store, screened.batch)
     if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
-        (reference,) = run_jobs(
-            lab.client, learned_night, [screened], title=f"normal of {screened.batch.name}"
-        )
-        night = learning.NightNormal(reference.normal, reference.rows)
+        title = f"normal of {screened.batch.name}"
+        (night,) = run_jobs(lab.client, learned_night, [screened], title=title)
     jobs = [SlidesJob(screened, slides, night) for slides in groups]
     for part in run_jobs(lab.client, slides_statistics, jobs, title=f"learn {screened.batch.name}"):
         total = merge_groups(total, part)
     return Added(total, night)
 
 
-def errors_of_night(
+def known_of_night(
     client: Client,
     screened: Screened,
     negative: tuple[str, ...],
     discriminant: Discriminant | None = None,
-) -> ErrorCounts:
+) -> tuple[ErrorCounts, adaptation.Labelled]:
     """Count the errors on the cells of a batch whose kind is known, by patient or slide.
 
     They are those of the detector or, where a ``discriminant`` is given, of it as second witness.
+    Without one, what diagnoses the batch's labelled cells is read too, each image once.
     """
-    total = ErrorCounts.empty()
+    errors, labelled, seen = ErrorCounts.empty(), list[adaptation.Labelled](), set[str]()
     if PARASITIZED not in screened.model.classes:
-        return total
-    table = read_manifest(
-        screened.store, screened.batch, columns=["slide_id", "patient_id", "label"]
-    )
-    jobs = _known_jobs(
-        client, screened, is_negative(table, negative) | is_parasite(table), discriminant
-    )
-    counting = [KnownJob(job, negative) for job in jobs]
-    for part in run_jobs(client, known_errors, counting, title=f"errors of {screened.batch.name}"):
-        total = merge_errors(total, part)
-    return total
-
-
-def _labelled_of_night(client: Client, screened: Screened) -> adaptation.Labelled:
-    """Read what diagnoses a batch's labelled cells, each image once; none of other classes."""
-    total, seen = adaptation.Labelled.none(), set[str]()
-    if len(screened.model.classes) != 2 or PARASITIZED not in screened.model.classes:
-        return total
-    labels = read_manifest(screened.store, screened.batch, columns=["label"])["label"]
-    jobs = _known_jobs(client, screened, labels.is_valid().to_numpy())
-    for part in run_jobs(client, labelled_cells, jobs, title=f"labels of {screened.batch.name}"):
-        new = []
+        return errors, adaptation.NO_LABELS
+    names = ["slide_id", "patient_id", "label"]
+    table = read_manifest(screened.store, screened.batch, columns=names)
+    known = is_negative(table, negative) | table["label"].is_valid().to_numpy()
+    parts = plan.parts_of(screened)
+    wanted = [part for part in parts if known[part.rows.start : part.rows.stop].any()]
+    scored = jobs_of(client, screened, parts, wanted, now(), discriminant)
+    jobs, title = [KnownJob(job, negative) for job in scored], f"errors of {screened.batch.name}"
+    for part in run_jobs(client, known_cells, jobs, title=title):
+        errors, new = merge_errors(errors, part.errors), []
         for row, image_id in enumerate(part.image_ids):
             if image_id not in seen:
                 seen.add(image_id)
                 new.append(row)
-        total += part.labelled.take(new)
-    return total
-
-
-def _known_jobs(
-    client: Client,
-    screened: Screened,
-    known: Mask,
-    discriminant: Discriminant | None = None,
-) -> list[scores.ScoreJob]:
-    """Make the jobs of the parts of a batch that have some of its marked rows (n,)."""
-    parts = plan.parts_of(screened)
-    wanted = [part for part in parts if known[part.rows.start : part.rows.stop].any()]
-    return jobs_of(client, screened, parts, wanted, now(), discriminant)
+        if new:
+            labelled.append(bundles.take(part.labelled, np.asarray(new)))
+    return errors, adaptation.joined(labelled)
 
 
 def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, ...]:

@@ -1,21 +1,15 @@
 """Report a version of a laboratory: which results can be believed there."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from flows.jobs.libraries import OF_A_PAGE, exact
-from flows.jobs.scoring.feature_rows import Features
-from flows.monitoring.console import warn
 from flows.outcome import Outcome, table
 from flows.smears.commissioning.laboratory import Laboratory
-from flows.smears.commissioning.versions import Other, Version
+from flows.smears.commissioning.versions import Version
 from flows.smears.stages.chosen_thresholds import load_error_rates
-from storage.batches.manifests import list_batches
 from storage.models import classifiers, detectors
 from storage.parquet import write_table
-from storage.store import Store, StoreError
-from tasks import bundles
+from storage.store import Store
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting.call import percent_text
 from tasks.smears.laboratories.adaptation import PARASITES
@@ -32,30 +26,6 @@ from tasks.smears.laboratories.commissioning import (
 from tasks.smears.visualisation.laboratory_page import laboratory_page
 from tasks.words import counted
 
-SPOILT_SLIDES = 10  # on which some cells are spoilt
-OTHERS = 4  # other batches in the store to try cells of
-OTHER_CELLS = 100  # of each
-
-
-def other_cells(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> list[Other]:
-    """Select some cells of the newest other batches that have features under the model."""
-    store, learned = lab.store, {night.manifest_digest for night in nights}
-    taps = sorted(lab.own.priors)
-    others: list[Other] = []
-    for batch in reversed(list_batches(store, on_damage=warn)):
-        if batch.manifest_digest in learned or not batch.rows or len(others) == OTHERS:
-            continue
-        shard = batch.shard(len(list(batch.shards())) // 2)
-        rows = np.arange(shard.start, shard.stop)
-        rows = rows[:: max(1, len(rows) // OTHER_CELLS)][:OTHER_CELLS]
-        try:
-            cells = Features(store, batch, lab.screened(batch).model).take(rows, taps)
-        except StoreError:  # never extracted under this model, or removed since
-            continue
-        judged = bundles.take(cells, np.flatnonzero(cells.classes >= 0))
-        others.append((f"cells of batch {batch.name}", judged.taps, judged.classes))
-    return others
-
 
 def write_report(lab: Laboratory, version: Version) -> str:
     """Write a version's report as a page and a table; return whether its diagnosis is accepted."""
@@ -63,8 +33,7 @@ def write_report(lab: Laboratory, version: Version) -> str:
     assert learned is not None
     assert version.detector.reference is not None
     slides = [judged.evidence for judged in version.judged]
-    planted = [judged.planted for judged in version.judged]
-    figures = [*version.alarms, *caught(lab.own, version.detector.reference, slides, planted)]
+    figures = [*version.alarms, *caught(lab.own, version.detector.reference, slides)]
     verdict, examined = _diagnosis(version, lab.model)
     figures += examined
     fitted = load_error_rates(lab.store, parent)

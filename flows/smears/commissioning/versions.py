@@ -10,9 +10,10 @@ from flows.monitoring.console import warn
 from flows.smears.commissioning.laboratory import (
     Laboratory,
     least_sharpness,
+    other_cells,
     slides_in_parts,
 )
-from flows.smears.commissioning.nights import errors_of_night
+from flows.smears.commissioning.nights import known_of_night
 from flows.smears.jobs import known_cells, laboratory_slides
 from flows.smears.stages.chosen_thresholds import (
     COUNTING,
@@ -29,16 +30,14 @@ from storage.models.adaptation import AdaptationCard
 from storage.store import digest_of
 from tasks.detector import error_counts
 from tasks.detector.detector import Detector
-from tasks.detector.slides.cell_score import Taps
 from tasks.smears.counting import interpretation
 from tasks.smears.laboratories import commissioning, learning
 from tasks.smears.laboratories.adaptation import Fitted, Trial, try_adaptation
-from tasks.types import Index, nested
+from tasks.types import nested
 
 CALIBRATING = 200  # slides at most, spread evenly over commissioned nights; each is scored again
 SLIDES_A_JOB = 8
-
-Other = tuple[str, Taps, Index]  # name, features, classes
+SPOILT_SLIDES = 10  # on which some cells are spoilt
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Version:
     card: detectors.DetectorCard
     content: bytes
     detector: Detector
-    judged: list[laboratory_slides.Judged]
+    judged: list[laboratory_slides.JudgedSlide]
     alarms: list[commissioning.Figure]
     rates: interpretation.KnownRates | None
     trial: Trial | None
@@ -59,14 +58,13 @@ def make_version(
     nights: Sequence[detectors.LearnedNight],
     operation: str,
     *,
-    planted: Sequence[Other] = (),
-    spoilt_slides: int = 0,
+    reported: bool = False,
 ) -> Version:
     """Make the next version of a laboratory; features of its nights are read again.
 
-    Things ``planted`` are tried on its slides, and on ``spoilt_slides`` of them spoilt cells.
+    If it is ``reported``, cells of other batches are tried on its slides, and spoilt cells on some.
     """
-    jobs = _evidence_jobs(lab, nights, planted, spoilt_slides)
+    jobs = _evidence_jobs(lab, nights, reported)
     parts = run_jobs(
         lab.client, laboratory_slides.judge_slides, jobs, title=f"laboratory {lab.name}"
     )
@@ -77,14 +75,14 @@ def _stated(
     lab: Laboratory,
     nights: Sequence[detectors.LearnedNight],
     operation: str,
-    judged: list[laboratory_slides.Judged],
+    judged: list[laboratory_slides.JudgedSlide],
 ) -> Version:
     """State on a version's card what the slides, each judged without itself, say of it.
 
     A laboratory has the tuning of its first night.
     """
     parent = lab.detector
-    (first, *_) = lab.batches(nights[:1])
+    first = lab.batch(nights[0])
     tuning = lab.known.tuning if lab.known else tunings.tuning_of(lab.store, first, lab.model.name)
     evidence = [each.evidence for each in judged]
     statistics = laboratory_slides.laboratory_statistics(lab.store, lab.name, tuple(nights), parent)
@@ -100,10 +98,13 @@ def _stated(
     rates, counting, unsure = laboratory_counting(
         lab.store, parent, errors, least_sharpness(lab, nights)
     )
+    fitted = fitted_rates(lab.store, parent)
     content = records.arrays_to_bytes(
         detector.to_arrays()
         | (nested(COUNTING, rates.to_arrays()) if rates else {})
-        | _of_parent(lab)
+        # New slides and sure parasites need those of the parent.
+        | nested(ERRORS, errors_of_detector(lab.store, parent).to_arrays())
+        | (nested(FITTED, fitted.to_arrays()) if fitted else {})
     )
     known_alarms = [each for each in alarms if each.name == commissioning.OWN]
     card = parent.model_copy(update={
@@ -129,13 +130,6 @@ def _stated(
     return Version(card, content, detector, judged, alarms, rates, trial)
 
 
-def _of_parent(lab: Laboratory) -> records.Arrays:
-    """Name the parent's error counts and rates, which new slides and sure parasites need."""
-    rates = fitted_rates(lab.store, lab.detector)
-    counts = errors_of_detector(lab.store, lab.detector)
-    return nested(ERRORS, counts.to_arrays()) | (nested(FITTED, rates.to_arrays()) if rates else {})
-
-
 def _adapted(
     lab: Laboratory, nights: Sequence[detectors.LearnedNight]
 ) -> tuple[Trial | None, error_counts.ErrorCounts]:
@@ -153,8 +147,9 @@ def _adapted(
     discriminant = trial.change.discriminant if trial and trial.accepted else None
     if discriminant is not None:
         errors = error_counts.ErrorCounts.empty()
-        for night, batch in zip(nights, lab.batches(nights), strict=True):
-            again = errors_of_night(lab.client, lab.screened(batch), night.negative, discriminant)
+        for night in nights:
+            screened = lab.screened(lab.batch(night))
+            again, _ = known_of_night(lab.client, screened, night.negative, discriminant)
             errors = error_counts.merge_errors(errors, again)
     return trial, errors
 
@@ -175,32 +170,30 @@ def _adaptation_card(trial: Trial) -> AdaptationCard:
 
 
 def _evidence_jobs(
-    lab: Laboratory,
-    nights: Sequence[detectors.LearnedNight],
-    planted: Sequence[Other],
-    spoilt_slides: int,
+    lab: Laboratory, nights: Sequence[detectors.LearnedNight], reported: bool
 ) -> list[laboratory_slides.EvidenceJob]:
     """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
     slides = [
         (batch, slide)
-        for batch in lab.batches(nights)
+        for batch in map(lab.batch, nights)
         for some in slides_in_parts(lab.store, batch)
         for slide in some
     ]
     most = min(CALIBRATING, len(slides))
     chosen = [slides[place * len(slides) // most] for place in range(most)]
-    every = max(1, most // spoilt_slides) if spoilt_slides else 0
+    every = max(1, most // SPOILT_SLIDES)
+    planted = other_cells(lab, nights) if reported else {}
     jobs = []
     for start in range(0, most, SLIDES_A_JOB):
         # By the batch, and by whether spoilt cells are tried.
         of_job: dict[tuple[str, bool], list[tuple[Batch, SlideRows]]] = {}
         for place, (batch, slide) in enumerate(chosen[start : start + SLIDES_A_JOB], start):
-            tried = bool(every) and place % every == 0
+            tried = reported and place % every == 0
             of_job.setdefault((batch.key, tried), []).append((batch, slide))
         for (_, tried), pairs in of_job.items():
             jobs.append(laboratory_slides.EvidenceJob(
                 lab.screened(pairs[0][0]), name=lab.name, nights=tuple(nights),
-                slides=tuple(slide for _, slide in pairs), planted=tuple(planted), spoil=tried,
+                slides=tuple(slide for _, slide in pairs), planted=planted, spoil=tried,
             ))  # fmt: skip
     return jobs
 

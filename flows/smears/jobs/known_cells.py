@@ -9,7 +9,7 @@ not count: a person chose them, so they represent no slide.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -36,10 +36,10 @@ from tasks.reports.image_columns import (
     numbers_of,
     repeated,
 )
-from tasks.smears.laboratories.adaptation import Labelled
+from tasks.smears.laboratories.adaptation import NO_LABELS, Labelled
 from tasks.types import Float, Index, Mask, Single
 
-COLUMNS = ("image_id", "slide_id", "patient_id", "label", "width", "height")
+COLUMNS = ("image_id", "slide_id", "patient_id", "label")
 
 
 def is_negative(rows: pa.Table, negative: Collection[str]) -> Mask:
@@ -63,56 +63,59 @@ class KnownJob:
     negative: tuple[str, ...]
 
 
-def known_errors(job: KnownJob) -> ErrorCounts:
-    """Count the errors on the cells of a part whose kind is known."""
-    kept = []
-    for rows in scores.scored_rows(job.scored):
-        slides = pa.table({name: rows[name] for name in COLUMNS})
-        slides = slides.append_column("log_odds", pa.array(numbers_of(rows, "log_odds")))
-        kept.append(slides.append_column("countable", pa.array(may_count(rows))))
-    table = pa.concat_tables(kept)
-    once = ~repeated([heads_of(table["image_id"].combine_chunks())])
-    negative, parasite = is_negative(table, job.negative), is_parasite(table)
-    chosen = table["countable"].to_numpy() & once & (negative | parasite)
+class Known(NamedTuple):
+    """The errors on a part's cells of a known kind, and its labelled cells with their digests."""
+
+    errors: ErrorCounts
+    labelled: Labelled = NO_LABELS
+    image_ids: tuple[str, ...] = ()
+
+
+def known_cells(job: KnownJob) -> Known:
+    """Count the errors on a part's cells of a known kind, and read what diagnoses labelled ones.
+
+    Labels only matter with two classes, and not where errors are counted by another discriminant.
+    """
+    screened = job.scored.screened
+    table = pa.concat_tables([_columns(rows) for rows in scores.scored_rows(job.scored)])
     names = zip(table["patient_id"].to_pylist(), table["slide_id"].to_pylist(), strict=True)
-    keys = [key_of(patient, slide, job.scored.screened.batch.key) for patient, slide in names]
-    return count_errors(
-        table["log_odds"].to_numpy()[chosen],
-        (parasite & ~negative)[chosen],
-        [keys[place] for place in np.flatnonzero(chosen).tolist()],
-        np.maximum(numbers_of(table, "width"), numbers_of(table, "height"))[chosen].astype(
-            np.int64
-        ),
+    keys = [key_of(patient, slide, screened.batch.key) for patient, slide in names]
+    log_odds, size = numbers_of(table, "log_odds"), numbers_of(table, "size")
+    negative, parasite = is_negative(table, job.negative), is_parasite(table)
+    once = ~repeated([heads_of(table["image_id"].combine_chunks())])
+    countable = table["countable"].to_numpy() & once & (negative | parasite)
+    of_cells = [keys[place] for place in np.flatnonzero(countable).tolist()]
+    is_found = (parasite & ~negative)[countable]
+    sizes = size[countable].astype(np.int64)
+    errors = count_errors(log_odds[countable], is_found, of_cells, sizes)
+    if len(screened.model.classes) != 2 or job.scored.discriminant is not None:
+        return Known(errors)
+    known = [label in screened.model.classes for label in table["label"].to_pylist()]
+    chosen = np.flatnonzero(table["judged"].to_numpy() & np.asarray(known, bool))
+    network, features = seen_by_witnesses(job.scored, job.scored.part.rows.start + chosen)
+    labelled = Labelled(
+        log_odds[chosen],
+        parasite[chosen],
+        tuple(keys[row] for row in chosen.tolist()),
+        network if features else log_odds[chosen],
+        features,
     )
+    return Known(errors, labelled, tuple(table["image_id"].take(pa.array(chosen)).to_pylist()))
 
 
-class LabelledPart(NamedTuple):
-    """The labelled cells of a part, and the digests of their images."""
-
-    labelled: Labelled
-    image_ids: list[str]
-
-
-def labelled_cells(job: scores.ScoreJob) -> LabelledPart:
-    """Read what diagnoses the labelled cells of a part that can be judged."""
-    total, ids, places = Labelled.none(), list[str](), list[int]()
-    start = job.part.rows.start
-    for rows in scores.scored_rows(job):
-        label = rows["label"].to_pylist()
-        scored, _ = flags(rows)
-        known = np.asarray([each in job.screened.model.classes for each in label], bool)
-        chosen = np.flatnonzero(known & scored & ~image_rows.is_cut(rows)).tolist()
-        patients, slides = rows["patient_id"].to_pylist(), rows["slide_id"].to_pylist()
-        total += Labelled(
-            numbers_of(rows, "log_odds")[chosen],
-            np.asarray([label[row] == PARASITIZED for row in chosen], bool),
-            tuple(key_of(patients[row], slides[row], job.screened.batch.key) for row in chosen),
-        )
-        ids += rows["image_id"].take(pa.array(chosen, pa.int64())).to_pylist()
-        places += [start + row for row in chosen]
-        start += rows.num_rows
-    network, features = seen_by_witnesses(job, np.asarray(places, np.intp))
-    return LabelledPart(replace(total, network=network, features=features), ids)
+def _columns(rows: pa.Table) -> pa.Table:
+    """Choose what known cells need of scored rows."""
+    scored, _ = flags(rows)
+    size = np.maximum(numbers_of(rows, "width"), numbers_of(rows, "height"))
+    return pa.table(
+        {name: rows[name] for name in COLUMNS}
+        | {
+            "size": pa.array(size),
+            "log_odds": pa.array(numbers_of(rows, "log_odds")),
+            "countable": pa.array(may_count(rows)),
+            "judged": pa.array(scored & ~image_rows.is_cut(rows)),
+        }
+    )
 
 
 def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[str, Single]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,9 @@ from storage.smears.learned import load_night
 from storage.store import Store
 from tasks import bundles
 from tasks.detector.error_counts import ErrorCounts, merge_errors
-from tasks.detector.slides import cell_score, groups, own_normal
+from tasks.detector.slides import groups, own_normal
 from tasks.detector.slides.groups import reference_rows
 from tasks.detector.slides.normal import Choices, slide_normal
-from tasks.detector.slides.references import Reference
 from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.reports.image_columns import is_white_cell
@@ -32,7 +31,7 @@ from tasks.types import Counts, Index, Pixels, Single
 # A slide's own cells are planted, spoilt so much that nobody would accept them.
 SPOILT = {"debris": 4, "noise": 4, "defocus": 5}
 SPOILT_A_SLIDE = 20  # spoilt cells per slide
-NO_ERRORS, NO_LABELS = ErrorCounts.empty(), adaptation.Labelled.none()
+NO_ERRORS = ErrorCounts.empty()
 WHITE = "white cells of the slides, by their nucleus"
 
 
@@ -61,7 +60,7 @@ def slides_statistics(job: SlidesJob) -> groups.GroupStatistics:
     return total
 
 
-def learned_night(screened: Screened) -> Reference:
+def learned_night(screened: Screened) -> learning.NightNormal:
     """Make one normal, perhaps from few cells, of a night that a person vouches for."""
     detector = verified.load_detector(screened.store, screened.detector)
     assert detector.own is not None
@@ -70,7 +69,7 @@ def learned_night(screened: Screened) -> Reference:
     cells = features.take(rows, detector.taps)
     choices = Choices(least=learning.LEAST_CELLS)
     normal = slide_normal(detector.own.priors, cells.taps, cells.classes, choices)
-    return Reference(normal, rows[normal.kept], "night")
+    return learning.NightNormal(normal, rows[normal.kept])
 
 
 @dataclass(frozen=True)
@@ -85,23 +84,19 @@ class EvidenceJob:
     name: str
     nights: tuple[LearnedNight, ...]
     slides: tuple[SlideRows, ...]
-    planted: tuple[tuple[str, cell_score.Taps, Index], ...] = ()
-    spoil: bool = False
+    planted: learning.Planted
+    spoil: bool
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The evidence on a slide, and on things ``planted`` in it.
-
-    ``confusion`` (C, C) counts its labelled cells by label and diagnosis.
-    """
+class JudgedSlide:
+    """The evidence on a slide, and the number (C, C) of labelled cells by label and diagnosis."""
 
     evidence: learning.SlideEvidence
     confusion: Counts
-    planted: dict[str, learning.Distances]
 
 
-def judge_slides(job: EvidenceJob) -> list[Judged]:
+def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
     """Judge slides by their laboratory without them; slides that cannot be judged are left out."""
     worker.settle_worker()
     detector = verified.load_detector(job.screened.store, job.screened.detector)
@@ -114,20 +109,18 @@ def judge_slides(job: EvidenceJob) -> list[Judged]:
     judged = []
     for slide in job.slides:
         cells, labels = _cells(features, job.screened.batch, slide, sorted(population.priors))
-        evidence = learning.slide_evidence(detector, statistics, cells, night)
-        if evidence is None:
-            continue
-        planted = {name: (taps, classes) for name, taps, classes in job.planted}
+        planted = dict(job.planted)
         white = ~cells.ordinary & (cells.predicted >= 0)
         if white.any():
             taps = {tap: values[white] for tap, values in cells.taps.items()}
             planted[WHITE] = taps, cells.predicted[white]
         if job.spoil:
             planted |= _spoilt(job, cells)
-        distances = learning.planted_distances(population, statistics, cells, night, planted)
-        judged.append(
-            Judged(evidence, _confusion(job.screened.model, labels, cells.predicted), distances)
-        )
+        evidence = learning.slide_evidence(detector, statistics, cells, night, planted)
+        if evidence is not None:
+            judged.append(
+                JudgedSlide(evidence, _confusion(job.screened.model, labels, cells.predicted))
+            )
     return judged
 
 
@@ -147,7 +140,7 @@ class Added(bundles.Bundle):
     statistics: groups.GroupStatistics
     normal: learning.NightNormal | None = None
     errors: ErrorCounts = NO_ERRORS
-    labelled: adaptation.Labelled = NO_LABELS
+    labelled: adaptation.Labelled = adaptation.NO_LABELS
 
 
 @lru_cache(maxsize=2)
@@ -163,11 +156,9 @@ def laboratory_errors(
     store: Store, laboratory: str, nights: Sequence[LearnedNight]
 ) -> tuple[ErrorCounts, adaptation.Labelled]:
     """Merge the known errors of a laboratory's nights, and their labelled cells."""
-    errors, labelled = NO_ERRORS, NO_LABELS
-    for night in nights:
-        added = Added.from_arrays(load_night(store, laboratory, night))
-        errors, labelled = merge_errors(errors, added.errors), labelled + added.labelled
-    return errors, labelled
+    added = [Added.from_arrays(load_night(store, laboratory, night)) for night in nights]
+    errors = reduce(merge_errors, (each.errors for each in added), NO_ERRORS)
+    return errors, adaptation.joined(each.labelled for each in added)
 
 
 def _population(store: Store, detector: DetectorCard) -> own_normal.OwnNormal:
@@ -206,9 +197,7 @@ def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted
     return counts
 
 
-def _spoilt(
-    job: EvidenceJob, cells: learning.SlideCells
-) -> dict[str, tuple[cell_score.Taps, Index]]:
+def _spoilt(job: EvidenceJob, cells: learning.SlideCells) -> learning.Planted:
     """Spoil some of a slide's own cells, and run the network on them."""
     # Only workers run this, and PyTorch takes seconds to import.
     from tasks.smears.evaluation.treatments.corruptions import corrupt
@@ -228,7 +217,7 @@ def _spoilt(
         for name, level in SPOILT.items():
             spoilt = Image.fromarray(corrupt(image, name, level))
             pixels[name].append(decoding.resize(spoilt, inference.spec.side))
-    features: dict[str, tuple[cell_score.Taps, Index]] = {}
+    features: learning.Planted = {}
     for name, some in pixels.items():
         if some:
             taps, logits = inference.compared(np.stack(some), np.asarray(cut))

@@ -9,7 +9,7 @@ from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.monitoring.console import tell, warn
 from flows.prefect.decorators import task
-from flows.smears.jobs.evaluation.images import Run, Shard, load_detector
+from flows.smears.jobs.evaluation.images import Run, SetShard, load_detector
 from flows.smears.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_measure
 from tasks.metrics.metrics import Result, Subject
 from tasks.smears.evaluation import compositions, measures, treated
@@ -38,7 +38,7 @@ class CellSets:
     """
 
     scored: measures.ScoredSets
-    shards: Mapping[Key, list[Shard]]
+    shards: Mapping[Key, list[SetShard]]
     healthy: Mapping[str, str]
     left_out: Set[bytes]
 
@@ -47,7 +47,7 @@ class CellSets:
         treatment, scored = key[1], self.scored.scored[key]
         counts = np.asarray([row.tobytes() not in self.left_out for row in scored.image_ids], bool)
         if treatment.kind == "attack":
-            fooled = self.scored.counted(treatment, treated.FILE)
+            fooled = self.scored.counted(treatment)
             counts[np.setdiff1d(np.arange(len(counts)), fooled)] = False
         rows = scored.forms[treated.FILE].rows[counts].tolist() if counts.any() else []
         return Chosen(tuple(self.shards[key]), tuple(rows)) if rows else None
@@ -80,20 +80,28 @@ def composed_results(client: Client, run: Run, sets: CellSets) -> list[Result]:
     if load_detector(run).own is None:
         tell(f"detector {run.detector.name} has no normal of its slides: none is composed")
         return []
-    jobs = list(_jobs(sets, run.model.classes[0]))
+    jobs = list(_jobs(run, sets))
     parts = run_jobs(client, compose_and_measure, jobs, title="composed slides and nights")
     return [result for results in parts for result in results]
 
 
-def _jobs(sets: CellSets, positive: str) -> Iterator[CompositionJob]:
+def _jobs(run: Run, sets: CellSets) -> Iterator[CompositionJob]:
     """Yield each host's cells alone, and each strange set alone and in every share of a host."""
+
+    def named_and_not(
+        subject: Subject, suffix: str, ordinary: Chosen | None, strange: Chosen | None
+    ) -> Iterator[CompositionJob]:
+        for words, named in (("slides", True), ("night", False)):
+            composed = subject._replace(composition=words + suffix)
+            yield CompositionJob(run, composed, ordinary, strange, named)
+
     alone = set(map(Subject, sets.ordinary()))  # as hosts, whose share of strange cells is 0
     for host, key in sets.ordinary().items():
         ordinary = sets.chosen(key)
         if ordinary is None:
             warn(f"{host}: no image is left to judge, so nothing is said of its slides")
             continue
-        yield from _named_and_not(Subject(host, share=0.0), "", ordinary, None, positive)
+        yield from named_and_not(Subject(host, share=0.0), "", ordinary, None)
         for subject, strange_key in sets.strange(host):
             strange = sets.chosen(strange_key)
             if strange is None:  # not every attack succeeds
@@ -101,15 +109,7 @@ def _jobs(sets: CellSets, positive: str) -> Iterator[CompositionJob]:
             for share in compositions.SHARES:
                 mixture = subject._replace(share=share)
                 if share < 1:
-                    yield from _named_and_not(mixture, f" of {host}", ordinary, strange, positive)
+                    yield from named_and_not(mixture, f" of {host}", ordinary, strange)
                 elif subject not in alone:
                     alone.add(subject)
-                    yield from _named_and_not(mixture, "", None, strange, positive)
-
-
-def _named_and_not(
-    subject: Subject, suffix: str, ordinary: Chosen | None, strange: Chosen | None, positive: str
-) -> Iterator[CompositionJob]:
-    for words, named in (("slides", True), ("night", False)):
-        composed = subject._replace(composition=words + suffix)
-        yield CompositionJob(composed, ordinary, strange, named, positive)
+                    yield from named_and_not(mixture, "", None, strange)

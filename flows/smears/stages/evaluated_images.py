@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 
 from flows.monitoring.console import warn
 from flows.prefect.decorators import task
-from flows.smears.jobs.evaluation.images import Run, Shard, read_treated
+from flows.smears.jobs.evaluation.images import Run, SetShard, read_treated
 from flows.smears.stages import compositions
+from storage.batches.features import read_columns
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import contributions
 from storage.models.statistics import load_statistics
@@ -19,6 +20,7 @@ from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images, named
 from tasks.network.split import split_by
 from tasks.smears.evaluation.measures import ATTACKED, SAMPLED, TEST
+from tasks.smears.evaluation.rivals import SAMPLE
 from tasks.smears.evaluation.treated import FILE
 from tasks.types import Counts
 
@@ -26,28 +28,24 @@ FITTED = "fitted"
 
 
 @task
-def freeze_images(run: Run, evaluation: Evaluation) -> None:
-    """Write the lists of fitted images, of images of unseen patients, and of other sets, once."""
+def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
+    """Write the lists of some fitted images, of images of unseen patients, and of other sets, once.
+
+    Returns:
+        The digests of all images that the statistics or the network have seen.
+    """
     model = run.model
-
-    def freeze(name: str, table: pa.Table, by: str = "image") -> None:
-        keys = table["uri" if by == "image" else f"{by}_id"]
-        _write_once(run, name, table.append_column("group", keys))
-
-    lineage = load_statistics(run.store, run.detector.model, run.detector.statistics_version)
-    fitted = []
-    for contribution in lineage.contributions:
-        given = contributions.contributed(run.store, model, contribution)
-        batch = load_batch(run.store, contribution.batch, contribution.attempt)
-        fitted.append(read_manifest(run.store, batch).take(given.rows))
-    table = pa.concat_tables(fitted)
-    freeze(FITTED, table, _by(table))
+    table, digests = _fitted(run)
+    every = -(-table.num_rows // SAMPLE)
+    _freeze(run, FITTED, table.take(np.arange(0, table.num_rows, every)))
     test = list_images(
         evaluation.images, classes=model.classes, limit=evaluation.limit, on_skip=warn
     )
     seen = [*model.split["train"], *model.split["validation"]]
     unseen = pc.is_in(test["label"], pa.array(model.classes))
-    if model.split_by != "image":  # seen images are recognised later, by their digests
+    if model.split_by == "image":
+        digests |= {bytes.fromhex(key) for key in seen}  # recognised when they are read
+    else:
         keys = test[f"{model.split_by}_id"]
         unseen = pc.and_(unseen, pc.invert(pc.is_in(keys, pa.array(seen, pa.string()))))
     test = test.filter(unseen)
@@ -56,25 +54,38 @@ def freeze_images(run: Run, evaluation: Evaluation) -> None:
             f"{named(evaluation.images)} has no labelled image of a {model.split_by} that model "
             f"{model.name} has not seen: give images of others"
         )
-    freeze(TEST, test, _by(test))
+    _freeze(run, TEST, test)
     for name, url in evaluation.ood.items():
         listing = list_images(url, classes=model.classes, on_skip=warn)
         if not listing.num_rows:
             raise SourceError(f"{url} holds no images")
-        freeze(
-            list_name(name),
-            *(_with_slides(name, listing) if compositions.is_healthy(name) else (listing,)),
-        )
+        by = _by(listing) if compositions.is_healthy(name) else "image"
+        if compositions.is_healthy(name) and by == "image":  # a single slide
+            place, by = listing.schema.get_field_index("slide_id"), "slide"
+            one = pa.repeat(pa.scalar(name, listing.schema.field(place).type), listing.num_rows)
+            listing = listing.set_column(place, "slide_id", one)
+        _freeze(run, list_name(name), listing, by)
+    return digests
 
 
-def _with_slides(name: str, table: pa.Table) -> tuple[pa.Table, str]:
-    """Name the slides of healthy cells, a single one if unknown; return the kind of name."""
-    by = _by(table)
-    if by == "image":
-        place = table.schema.get_field_index("slide_id")
-        one = pa.repeat(pa.scalar(name, table.schema.field(place).type), table.num_rows)
-        return table.set_column(place, "slide_id", one), "slide"
-    return table, by
+def _fitted(run: Run) -> tuple[pa.Table, set[bytes]]:
+    """Read the manifest rows of the fitted images, and the digests of these."""
+    store, rows, digests = run.store, [], set[bytes]()
+    lineage = load_statistics(store, run.detector.model, run.detector.statistics_version)
+    for contribution in lineage.contributions:
+        given = contributions.contributed(store, run.model, contribution)
+        batch = load_batch(store, contribution.batch, contribution.attempt)
+        rows.append(read_manifest(store, batch).take(given.rows))
+        columns = read_columns(store, run.model.name, batch.key, 0, batch.rows, ["image_id"])
+        digests |= {row.tobytes() for row in columns["image_id"][given.rows]}
+    return pa.concat_tables(rows), digests
+
+
+def _freeze(run: Run, name: str, table: pa.Table, by: str | None = None) -> None:
+    """Write a list of images, each with its patient, slide or itself as group."""
+    by = by or _by(table)
+    keys = table["uri" if by == "image" else f"{by}_id"]
+    _write_once(run, name, table.append_column("group", keys))
 
 
 def _by(table: pa.Table) -> str:
@@ -83,7 +94,7 @@ def _by(table: pa.Table) -> str:
 
 def choose_images(
     run: Run,
-    clean: dict[str, list[Shard]],
+    clean: dict[str, list[SetShard]],
     healthy: Collection[str],
     seen: set[bytes],
     learned: Set[bytes],
@@ -101,7 +112,7 @@ def choose_images(
         _write_once(run, name, run.images(images).take(rows[spread]))
 
 
-def _good(among: Sequence[Shard], but: Set[bytes]) -> tuple[Counts, Counts]:
+def _good(among: Sequence[SetShard], but: Set[bytes]) -> tuple[Counts, Counts]:
     """Return the rows whose digest is not in ``but``, and the correctly diagnosed ones of these."""
     good: list[int] = []
     right: list[int] = []

@@ -1,16 +1,13 @@
 """Publish an evaluation: the table of its results, and its page."""
 
-from collections import defaultdict
-from typing import Any
+import math
 
-import numpy as np
 import pyarrow as pa
 
 from flows import outcome
-from flows.smears.stages.evaluation import SeedResult
+from flows.smears.stages.evaluation import Evaluated
 from storage import parquet
-from storage.models.detectors import DetectorCard
-from storage.smears.evaluations import RESULTS, Evaluation
+from storage.smears.evaluations import FOLDER, RESULTS, Evaluation
 from storage.smears.schemas.evaluations import evaluation_schema
 from storage.store import Store
 from tasks.images.listing import named
@@ -45,71 +42,51 @@ class EvaluationOutcome(outcome.Outcome):
                 f"\n  slides judged by {self.commissioned}, too, without "
                 f"{self.left_out_of_nights:,} images of its nights"
             )
-        return "\n".join(
-            [head, "  AUROC of slidewatch's score (mean over seeds)", *lines, f"  {self.report}"]
-        )
+        return "\n".join([head, "  AUROC of slidewatch's score", *lines, f"  {self.report}"])
 
 
 def publish(
-    store: Store,
-    evaluation: Evaluation,
-    cards: list[DetectorCard],
-    results: list[SeedResult],
-    seconds: float,
+    store: Store, evaluation: Evaluation, result: Evaluated, seconds: float
 ) -> EvaluationOutcome:
     """Write the table of results, and the page."""
-    folder = ("evaluations", evaluation.name)
-    rows = [
-        {"evaluation": evaluation.name, "seed": seed, **result.row()}
-        for seed, of_seed in enumerate(results)
-        for result in of_seed.results
-    ]
+    folder, detector = (FOLDER, evaluation.name), evaluation.detectors[0]
+    rows = [{"evaluation": evaluation.name, "seed": 0, **each.row()} for each in result.results]
     table = pa.Table.from_pylist(rows, evaluation_schema())
     parquet.write_table(store, table, *folder, RESULTS)
-    left_out = sum(result.left_out for result in results)
     facts = {
         "Evaluation": evaluation.name,
-        "Detectors": ", ".join(card.name for card in cards),
-        "Images of unseen patients": f"{sum(result.unseen for result in results):,}",
+        "Detectors": detector,
+        "Images of unseen patients": f"{result.unseen:,}",
         "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
-        "Attacked and corrupted": f"{evaluation.attacked:,} images per seed",
-        "Left out because the detector was fitted on them": f"{left_out:,}",
-        **_learned_facts(evaluation, results[0]),
-        "Time of the last run": f"{seconds:,.0f} s",
+        "Attacked and corrupted": f"{evaluation.attacked:,} images",
+        "Left out because the detector was fitted on them": f"{result.left_out:,}",
     }
-    page = robustness_page(f"Robustness of {cards[0].name}", facts, table)
+    if evaluation.commissioned is not None:
+        facts["Slides judged by"] = evaluation.commissioned
+        facts["Left out of nights because it has learned them"] = f"{result.left_out_of_nights:,}"
+    facts["Time of the last run"] = f"{seconds:,.0f} s"
+    page = robustness_page(f"Robustness of {detector}", facts, table)
     store.write_bytes(page.encode(), *folder, "report.html")
     return EvaluationOutcome(
         evaluation=evaluation.name,
-        detectors=[card.name for card in cards],
+        detectors=[detector],
         report=store.address(*folder, "report.html"),
         results=store.address(*folder, RESULTS),
-        unseen_images=sum(result.unseen for result in results),
-        left_out=left_out,
+        unseen_images=result.unseen,
+        left_out=result.left_out,
         commissioned=evaluation.commissioned,
-        left_out_of_nights=results[0].left_out_of_nights,
-        auroc=_mean_auroc(rows),
+        left_out_of_nights=result.left_out_of_nights,
+        auroc={
+            each.subject.set + _strength(each.subject): each.found.value
+            for each in result.results
+            if (each.detector, each.measure) == (scored.OWN, "AUROC")
+            and each.subject.composition == metrics.SINGLE
+            and math.isfinite(each.found.value)
+        },
         seconds=seconds,
     )
 
 
-def _learned_facts(evaluation: Evaluation, first: SeedResult) -> dict[str, str]:
-    """State by whose normal slides are judged too, and how many images it has learned."""
-    if evaluation.commissioned is None:
-        return {}
-    return {
-        "Slides judged by": evaluation.commissioned,
-        "Left out of nights because it has learned them": f"{first.left_out_of_nights:,}",
-    }
-
-
-def _mean_auroc(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Average the AUROC of slidewatch's score against clean images, by set and strength."""
-    by_set: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        about = row["detector"], row["measure"], row["composition"]
-        if about == (scored.OWN, "AUROC", metrics.SINGLE) and row["value"] is not None:
-            strength = "" if row["strength"] is None else f" {row['strength']:.4f}"
-            by_set[row["set"] + strength].append(row["value"])
-    return {name: float(np.mean(values)) for name, values in by_set.items()}
+def _strength(subject: metrics.Subject) -> str:
+    return "" if subject.strength is None else f" {subject.strength:.4f}"

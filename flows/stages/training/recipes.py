@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -63,20 +63,6 @@ class TrainingRecipe:
             "licence": self.licence,
         }
 
-    @classmethod
-    def from_card(cls, card: ModelCard) -> "TrainingRecipe":
-        """Read the recipe of a model."""
-        kept = card.training
-        return cls(
-            images=kept["images"],
-            limit=kept["limit"],
-            network=NetworkSpec.from_dict(card.network),
-            weights=kept["weights"],
-            fractions=tuple(kept["fractions"]),
-            plan=TrainingPlan(**{each.name: kept[each.name] for each in fields(TrainingPlan)}),
-            licence=kept["licence"],
-        )
-
     @property
     def start(self) -> str | None:
         """Return published weights or a file to start from; None for fresh weights."""
@@ -93,10 +79,6 @@ class TrainingRecipe:
     def seed(self) -> int:
         """Return the seed of the split and of the training."""
         return self.plan.seed
-
-    def with_seed(self, seed: int) -> "TrainingRecipe":
-        """Copy the recipe with another seed."""
-        return replace(self, plan=replace(self.plan, seed=seed))
 
 
 def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:

@@ -2,7 +2,21 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas import shared
+from storage.reports.schemas.shared import (
+    ABNORMAL,
+    COUNT,
+    COUNTS,
+    FAILURES,
+    MADE_BY,
+    PARASITIZED,
+    REVIEW,
+    UNCERTAIN,
+    Column,
+    histogram,
+    number_of,
+    schema_of,
+)
+from storage.smears.schemas.columns import count, images, number, text
 from storage.smears.schemas.counts import STEADY
 
 EXPECTED = {
@@ -12,106 +26,74 @@ EXPECTED = {
 BOUNDS = {"": "", "_low": "lower bound (95%): ", "_high": "upper bound (95%): "}
 
 COLUMNS = [
-    shared.Column("images", shared.COUNT, "images of the batch", "images", "count(uri)"),
-    shared.Column(
-        "scored", shared.COUNT, "of these, scored", "images", shared.number_of("is_scored")
-    ),
-    shared.FAILURES,
-    shared.Column(
-        "diagnoses",
-        shared.COUNTS,
-        "scored images by diagnosis",
-        "images",
-        shared.histogram("diagnosis"),
-    ),
-    shared.PARASITIZED,
-    shared.Column("alpha", pa.float64(), "the detector's level"),
-    shared.ABNORMAL,
-    shared.Column(
-        "discoveries",
-        shared.COUNT,
-        "scored images whose q_value is at most .1",
-        "images",
-        shared.number_of("q_value <= .1"),
-    ),
-    shared.UNCERTAIN,
-    shared.REVIEW,
-    shared.Column(
+    count("images", "images of the batch", "images", "count(uri)"),
+    images("scored", "of these, scored", "is_scored"),
+    FAILURES,
+    Column("diagnoses", COUNTS, "scored images by diagnosis", "images", histogram("diagnosis")),
+    PARASITIZED,
+    number("alpha", "the detector's level"),
+    ABNORMAL,
+    images("discoveries", "scored images whose q_value is at most .1", "q_value <= .1"),
+    UNCERTAIN,
+    REVIEW,
+    images(
         "beyond_population",
-        shared.COUNT,
         "scored images whose population_p_value is at most alpha",
-        "images",
-        shared.number_of("population_p_value <= $alpha"),
+        "population_p_value <= $alpha",
     ),
-    shared.Column("slides", shared.COUNT, "slides; images that name none count as one", "slides"),
-    shared.Column("slides_for_review", shared.COUNT, "slides for review by a person", "slides"),
-    shared.Column(
-        "slides_shifted",
-        shared.COUNT,
-        "slides further away than any fitted slide; null if not known",
-        "slides",
+    count("slides", "slides; images that name none count as one", "slides"),
+    count("slides_for_review", "slides for review by a person", "slides"),
+    count(
+        "slides_shifted", "slides further away than any fitted slide; null if not known", "slides"
     ),
-    shared.Column(
-        "slides_implausible",
-        shared.COUNT,
-        "slides that cannot be a smear of blood; null if not known",
-        "slides",
+    count(
+        "slides_implausible", "slides that cannot be a smear of blood; null if not known", "slides"
     ),
-    shared.Column(
-        "p_values", pa.list_(shared.COUNT), "p-values in 20 equal bins from 0 to 1", "images"
-    ),
-    shared.Column(
+    Column("p_values", pa.list_(COUNT), "p-values in 20 equal bins from 0 to 1", "images"),
+    Column(
         "tap_scores",
-        pa.map_(pa.string(), pa.list_(shared.COUNT)),
+        pa.map_(pa.string(), pa.list_(COUNT)),
         "by tap, standardised log distances in bins with edges at -2, -1.5, -1, -.5, 0, .5, 1, "
         "1.5, 2, 3 and 5",
         "images",
     ),
-    shared.Column(
-        "ks_distance", pa.float64(), "Kolmogorov-Smirnov distance of p_values from uniform"
-    ),
-    shared.Column("psi", pa.float64(), "population stability index of the score, calibration"),
-    shared.Column("psi_earlier", pa.float64(), "the same against earlier nights; null: too few"),
-    shared.Column("nights", shared.COUNT, "earlier nights that this one was compared with"),
-    shared.Column("light", shared.TEXT, "green, amber or red"),
-    shared.Column(
-        "reasons", pa.list_(pa.string()), "why it is not green; what could not be judged"
-    ),
-    shared.Column(
+    number("ks_distance", "Kolmogorov-Smirnov distance of p_values from uniform"),
+    number("psi", "population stability index of the score, calibration"),
+    number("psi_earlier", "the same against earlier nights; null: too few"),
+    count("nights", "earlier nights that this one was compared with"),
+    text("light", "green, amber or red"),
+    Column("reasons", pa.list_(pa.string()), "why it is not green; what could not be judged"),
+    Column(
         "patient_calls",
-        shared.COUNTS,
+        COUNTS,
         "how many patients are positive, suspected, negative, indeterminate and unreadable",
         "patients",
     ),
-    shared.Column(
+    number(
         "expected_false_calls",
-        pa.float64(),
         "cells read that are expected to be diagnosed as parasitized wrongly: a sum of calibrated "
         "probabilities",
         "cells",
     ),
-    shared.Column(
-        "expected_missed", pa.float64(), "parasitized cells expected to be missed", "cells"
-    ),
+    number("expected_missed", "parasitized cells expected to be missed", "cells"),
     *(
-        shared.Column(f"expected_{name}{bound}", pa.float64(), f"{words}{what}, as expected")
+        number(f"expected_{name}{bound}", f"{words}{what}, as expected")
         for name, what in EXPECTED.items()
         for bound, words in BOUNDS.items()
     ),
-    shared.Column(
+    text(
         "expected_doubt",
-        shared.TEXT,
         "why expected errors cannot be believed: shifted, or other laboratory; null if nothing "
         "speaks against them",
     ),
-    shared.Column("arithmetic", pa.string(), "how the network multiplied"),
-    *shared.MADE_BY,
+    Column("arithmetic", pa.string(), "how the network multiplied"),
+    *MADE_BY,
 ]
 
 _P = "(1 / (1 + exp(-adapted)))"
 MORE = {
     **STEADY,
-    "repeated": shared.number_of("repeated"),
+    "repeated": number_of("repeated"),
     # Sums over the cells read, from which expected errors are computed (`ProbabilitySums`).
     **{
         f"{name}_{which}": f"coalesce(sum({sql}) FILTER (is_read AND adapted {sign} 0), 0)::DOUBLE"
@@ -123,4 +105,4 @@ MORE = {
 
 def batch_schema() -> pa.Schema:
     """Define the columns of a batch's one row, with meaning and unit in field metadata."""
-    return shared.schema_of(COLUMNS)
+    return schema_of(COLUMNS)

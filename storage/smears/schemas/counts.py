@@ -2,7 +2,8 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.shared import COUNT, COUNTS, SHARE, TEXT, Column, histogram, number_of
+from storage.reports.schemas.shared import COUNTS, Column, histogram, number_of
+from storage.smears.schemas.columns import count, number, text
 
 NO_FIGURE = "null if error rates are unknown, or the call is unreadable"
 UNDECIDED = "null unless the call is positive or negative"
@@ -47,13 +48,10 @@ SET_ASIDE = Column(
 )
 
 # Images whose diagnosis was looked at again, and those of them whose diagnosis turned.
-STEADY = {
-    "looked_at": "count(steady)",
-    "turned": number_of("NOT steady"),
-}
+STEADY = {"looked_at": "count(steady)", "turned": number_of("NOT steady")}
 
 OF_RED_CELLS = [
-    Column(f"{name}{bound or of_none}", SHARE, f"{words}{CORRECTED}", unit)
+    number(f"{name}{bound or of_none}", f"{words}{CORRECTED}", unit)
     for name, of_none, unit in (
         ("corrected", "_percent", "%"),
         ("parasites_per_microlitre", "", "per microlitre"),
@@ -65,58 +63,47 @@ OF_RED_CELLS = [
 def counts(whose: str) -> list[Column]:
     """Define the counts of a slide's or a patient's red cells, and their errors."""
     return [
-        Column(
+        count(
             "cells_read",
-            COUNT,
             f"{OF_WHOLE} of {whose} that count: abnormal ones only at a commissioned laboratory",
             "cells",
             number_of("is_read"),
         ),
-        Column("cells_called", COUNT, "of these, those from counting_threshold on", "cells"),
-        Column(
+        count("cells_called", "of these, those from counting_threshold on", "cells"),
+        number(
             "counting_threshold",
-            pa.float64(),
             "log-odds of Parasitized from which a cell counts: higher where parasites are few; 0, "
             "as in the diagnosis, where error rates are unknown",
         ),
         *OF_RED_CELLS,
-        Column(
+        number(
             "limit_of_blank_percent",
-            SHARE,
             "corrected parasitaemia that 95% of slides without parasites stay at or below; more is "
             f"positive; {NO_FIGURE}",
             "%",
         ),
-        Column(
+        number(
             "limit_of_detection_percent",
-            SHARE,
             "least parasitaemia above the limit of blank in 95% of slides with the same number of "
             f"cells; null if there is none; {NO_FIGURE}",
             "%",
         ),
-        Column(
+        number(
             "none_above_percent",
-            SHARE,
             f"parasitaemias above this are excluded with 95% confidence; {NO_BOUND}",
             "%",
         ),
-        Column(
+        count(
             "cells_needed",
-            COUNT,
             "cells at which the limit of detection is the parasitaemia of a negative call "
             "(negative_percent); null if no number of cells is enough, or rates are unknown",
             "cells",
         ),
-        Column(
+        text(
             "density_class",
-            TEXT,
             "class of the corrected parasitaemia of a positive call: below 2%, 2% to 5%, 5% to "
             "10%, or 10% or more; none seen of a negative one",
         ),
-        Column("call", TEXT, "positive, suspected, indeterminate, negative or unreadable"),
-        Column(
-            "call_reasons",
-            pa.list_(pa.string()),
-            CALL_REASONS,
-        ),
+        text("call", "positive, suspected, indeterminate, negative or unreadable"),
+        Column("call_reasons", pa.list_(pa.string()), CALL_REASONS),
     ]

@@ -2,7 +2,8 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.shared import COUNT, SHARE, Column, schema_of
+from storage.reports.schemas.shared import Column, schema_of
+from storage.smears.schemas.columns import count, number
 
 
 def evaluation_schema() -> pa.Schema:
@@ -10,16 +11,15 @@ def evaluation_schema() -> pa.Schema:
     return schema_of(
         [
             Column("evaluation", pa.string(), "its name"),
-            Column("seed", COUNT, "seed of the model's training, from 0"),
+            count("seed", "seed of the model's training, from 0"),
             Column(
                 "set",
                 pa.string(),
                 "the strange or treated images: GROUP/NAME of other images (masked: with borders "
                 "as dark as those of cells), attack/NAME, corruption/NAME, or unseen patients",
             ),
-            Column(
+            number(
                 "strength",
-                pa.float64(),
                 "L-infinity bound of an attack on pixels in [0, 1]; level of a corruption, 1 to 5",
             ),
             Column(
@@ -28,13 +28,13 @@ def evaluation_schema() -> pa.Schema:
                 "single cells, compared with ordinary ones; or slides (named) and nights (whose "
                 "images name no slide) composed of them and of whose ordinary cells",
             ),
-            Column("share", SHARE, "share of the set in a composed slide or night"),
+            number("share", "share of the set in a composed slide or night"),
             Column("detector", pa.string(), "null if the network or the attack itself is measured"),
             Column("measure", pa.string(), "name of the measure"),
-            Column("value", pa.float64(), "null if it cannot be computed"),
-            Column("low", pa.float64(), "lower bound of its 95% interval over patients or slides"),
-            Column("high", pa.float64(), "upper bound"),
-            Column("strange", COUNT, "images of the set that were measured", "images"),
-            Column("ordinary", COUNT, "ordinary images that were measured", "images"),
+            number("value", "null if it cannot be computed"),
+            number("low", "lower bound of its 95% interval over patients or slides"),
+            number("high", "upper bound"),
+            count("strange", "images of the set that were measured", "images"),
+            count("ordinary", "ordinary images that were measured", "images"),
         ]
     )

@@ -2,112 +2,70 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas import shared
+from storage.reports.schemas.shared import ABNORMAL, COLOURS, OF_BATCH, REVIEW, Column, schema_of
+from storage.smears.schemas.columns import count, images, number, text
 
 FULL = "pixels at full resolution"
 BOX = {"x": "left edge", "y": "upper edge", "width": "width", "height": "height"}
 
 # The place and quality of a field, as cutting up its source has measured them.
 MEASURED = [
-    shared.Column("source_uri", shared.TEXT, "the photograph or slide that the field is in"),
-    shared.Column("source_id", shared.TEXT, "sha256 of its bytes; null if unreadable"),
-    shared.Column("slide_id", shared.TEXT, "the slide, if the source names one"),
-    shared.Column("patient_id", shared.TEXT, "the patient"),
+    text("source_uri", "the photograph or slide that the field is in"),
+    text("source_id", "sha256 of its bytes; null if unreadable"),
+    text("slide_id", "the slide, if the source names one"),
+    text("patient_id", "the patient"),
     *(
-        shared.Column(name, pa.int64(), f"{what} of the field; null if unreadable", FULL)
+        Column(name, pa.int64(), f"{what} of the field; null if unreadable", FULL)
         for name, what in BOX.items()
     ),
-    shared.Column("level", pa.int8(), "level of the slide's pyramid that was read; 0 is the full"),
-    shared.Column(
-        "kind",
-        shared.TEXT,
-        "field: its cells were read; empty, thick, unfocused: were not; null: failed",
+    Column("level", pa.int8(), "level of the slide's pyramid that was read; 0 is the full"),
+    text("kind", "field: its cells were read; empty, thick, unfocused: were not; null: failed"),
+    Column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
+    number(
+        "microns_per_pixel", "magnification at full resolution; null for photographs", "micrometres"
     ),
-    shared.Column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
-    shared.Column(
-        "microns_per_pixel",
-        pa.float64(),
-        "magnification at full resolution; null for photographs",
-        "micrometres",
-    ),
-    shared.Column("diameter", pa.float64(), "diameter of the median red cell", FULL),
-    shared.Column(
-        "sharpness",
-        pa.float64(),
-        "variance of the Laplacian over that of brightness; null without cells",
-    ),
-    shared.Column("too_dark", shared.SHARE, "share of pixels where a channel is black", "0 to 1"),
-    shared.Column("too_bright", shared.SHARE, "share of pixels where a channel is white", "0 to 1"),
-    shared.Column("brightness", shared.SHARE, "mean of all channels", "0 to 1"),
+    number("diameter", "diameter of the median red cell", FULL),
+    number("sharpness", "variance of the Laplacian over that of brightness; null without cells"),
+    number("too_dark", "share of pixels where a channel is black", "0 to 1"),
+    number("too_bright", "share of pixels where a channel is white", "0 to 1"),
+    number("brightness", "mean of all channels", "0 to 1"),
     *(
-        shared.Column(
+        number(
             f"stain_{name}",
-            pa.float64(),
             f"{name}, mean over the pixels of cells; null without cells",
             "0 to 255",
         )
-        for name in shared.COLOURS
+        for name in COLOURS
     ),
-    shared.Column("cells", shared.COUNT, "cells that were found", "cells"),
-    shared.Column("white_cells", shared.COUNT, "of these, white cells by their nucleus", "cells"),
-    shared.Column(
-        "cells_at_border", shared.COUNT, "of these, cut by the border or a neighbour", "cells"
-    ),
-    shared.Column("covered", shared.SHARE, "share of the field that cells cover", "0 to 1"),
-    shared.Column(
+    count("cells", "cells that were found", "cells"),
+    count("white_cells", "of these, white cells by their nucleus", "cells"),
+    count("cells_at_border", "of these, cut by the border or a neighbour", "cells"),
+    number("covered", "share of the field that cells cover", "0 to 1"),
+    number(
         "overlap",
-        shared.SHARE,
         "share of the covered area that is in more than one cell; null without cells",
         "0 to 1",
     ),
-    shared.Column(
-        "packed",
-        shared.SHARE,
-        "share of the field where hardly any ground is seen between cells",
-        "0 to 1",
-    ),
+    number("packed", "share of the field where hardly any ground is seen between cells", "0 to 1"),
 ]
 
 COLUMNS = [
     *MEASURED,
-    shared.Column(
-        "images",
-        shared.COUNT,
-        "images cut out of the field: rows of the image report",
-        sql="count(uri)",
+    count("images", "images cut out of the field: rows of the image report", sql="count(uri)"),
+    images("scored", "of these, scored", "is_scored"),
+    images("failed", "of these, failed", "NOT is_scored"),
+    images("red_cells", "scored images of red cells", "is_scored AND is_red"),
+    images("parasitized", "of these, diagnosed as parasitized", "is_parasitized"),
+    ABNORMAL,
+    REVIEW,
+    text("verdict", "accept, or review by a person"),
+    text(
+        "review_reason", "out of focus, dark, overexposed, crowded, few cells, or several; failed"
     ),
-    shared.Column(
-        "scored", shared.COUNT, "of these, scored", "images", shared.number_of("is_scored")
-    ),
-    shared.Column(
-        "failed", shared.COUNT, "of these, failed", "images", shared.number_of("NOT is_scored")
-    ),
-    shared.Column(
-        "red_cells",
-        shared.COUNT,
-        "scored images of red cells",
-        "images",
-        shared.number_of("is_scored AND is_red"),
-    ),
-    shared.Column(
-        "parasitized",
-        shared.COUNT,
-        "of these, diagnosed as parasitized",
-        "images",
-        shared.number_of("is_parasitized"),
-    ),
-    shared.ABNORMAL,
-    shared.REVIEW,
-    shared.Column("verdict", shared.TEXT, "accept, or review by a person"),
-    shared.Column(
-        "review_reason",
-        shared.TEXT,
-        "out of focus, dark, overexposed, crowded, few cells, or several; failed",
-    ),
-    *shared.OF_BATCH,
+    *OF_BATCH,
 ]
 
 
 def field_schema() -> pa.Schema:
     """Define the columns of a report on fields of view, with meaning and unit in field metadata."""
-    return shared.schema_of(COLUMNS)
+    return schema_of(COLUMNS)

@@ -6,8 +6,9 @@ import pyarrow as pa
 
 from storage.models.detectors import DetectorCard, name_of
 from storage.records import Tell
-from storage.reports.schemas.shared import COUNT, Column, schema_of
+from storage.reports.schemas.shared import Column, schema_of
 from storage.smears.learned import newest_learned
+from storage.smears.schemas.columns import count, number
 from storage.store import Store
 
 LABORATORIES = "laboratories"
@@ -22,32 +23,29 @@ def laboratory_schema() -> pa.Schema:
             Column("operation", pa.string(), "how this version came about"),
             Column("model", pa.string(), "the model that diagnoses there"),
             Column("parent", pa.string(), "the fitted detector that it was made from"),
-            Column("nights", COUNT, "nights that it was learned from", "batches"),
-            Column("slides", COUNT, "slides of these nights", "slides"),
-            Column("cells", COUNT, "cells of these slides that were learned", "images"),
+            count("nights", "nights that it was learned from", "batches"),
+            count("slides", "slides of these nights", "slides"),
+            count("cells", "cells of these slides that were learned", "images"),
             *(
-                Column(
+                number(
                     f"false_alarms_{level:02d}",
-                    pa.float64(),
                     f"share of ordinary cells called abnormal at .{level:02d}, a mean over slides, "
                     "each left out; null if not known",
                 )
                 for level in (5, 1)
             ),
-            Column(
+            count(
                 "negative_slides",
-                COUNT,
                 "slides, or patients, known to be negative; null if the error rates of counting "
                 "are not known there",
                 "slides",
             ),
-            Column(
+            number(
                 "false_positive_rate",
-                pa.float64(),
                 "share of healthy cells above the counting threshold there, a mean over slides",
             ),
             *(
-                Column(f"false_positive_rate_{end}", pa.float64(), f"{end} end of its 95% interval")
+                number(f"false_positive_rate_{end}", f"{end} end of its 95% interval")
                 for end in ("low", "high")
             ),
             Column("created_at", pa.timestamp("us", "UTC"), "when this version was made"),

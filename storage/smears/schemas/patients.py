@@ -2,26 +2,24 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas.shared import COUNT, MADE_BY, PARASITIZED, TEXT, Column, schema_of
+from storage.reports.schemas.shared import MADE_BY, PARASITIZED, schema_of
+from storage.smears.schemas.columns import count, text
 from storage.smears.schemas.counts import COUNTED, SET_ASIDE, counts
 
 COLUMNS = [
-    Column(
+    text(
         "patient_id",
-        TEXT,
         "the patient; null if a slide without one counts as a patient, or images have neither",
         sql="patient_id",
     ),
-    Column(
+    text(
         "slide_id",
-        TEXT,
         "the slide that counts as a patient; null if the patient is named",
         sql="own_slide",
     ),
-    Column("slides", COUNT, "slides of the patient", "slides", "count(DISTINCT slide)"),
-    Column(
+    count("slides", "slides of the patient", "slides", "count(DISTINCT slide)"),
+    count(
         "slides_read",
-        COUNT,
         "of these, those that can be read: their cells count",
         "slides",
         "count(DISTINCT slide) FILTER (is_readable)",

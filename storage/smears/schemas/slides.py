@@ -2,7 +2,20 @@
 
 import pyarrow as pa
 
-from storage.reports.schemas import shared
+from storage.reports.schemas.shared import (
+    ABNORMAL,
+    COUNTS,
+    FAILURES,
+    OF_BATCH,
+    PARASITIZED,
+    UNCERTAIN,
+    Column,
+    colour,
+    histogram,
+    number_of,
+    schema_of,
+)
+from storage.smears.schemas.columns import count, images, number, text
 from storage.smears.schemas.counts import COUNTED, SET_ASIDE, STEADY, counts
 
 NO_FIELDS = "null: cells cut out before"
@@ -18,143 +31,112 @@ def _of_shift(name: str) -> str:
 
 
 COLUMNS = [
-    shared.Column(
-        "slide_id",
-        shared.TEXT,
-        "the slide or field of view; null: images that name none",
-        sql="slide_id",
-    ),
-    shared.Column(
+    text("slide_id", "the slide or field of view; null: images that name none", sql="slide_id"),
+    text(
         "patient_id",
-        shared.TEXT,
         "the patient; null if none or several are named",
         sql="CASE WHEN min(patient_id) = max(patient_id) THEN min(patient_id) END",
     ),
-    shared.Column("cells", shared.COUNT, "images of the slide", "images", "count(uri)"),
-    shared.Column(
-        "scored",
-        shared.COUNT,
-        "of these, scored; the others failed",
-        "images",
-        shared.number_of("is_scored"),
-    ),
-    shared.FAILURES,
-    shared.Column(
+    count("cells", "images of the slide", "images", "count(uri)"),
+    images("scored", "of these, scored; the others failed", "is_scored"),
+    FAILURES,
+    count(
         "fields",
-        shared.COUNT,
         f"fields of view of the slide; {NO_FIELDS}",
         "fields",
         _of_fields("count(is_field)"),
     ),
-    shared.Column(
+    count(
         "fields_read",
-        shared.COUNT,
         f"of these, whose cells were read; {NO_FIELDS}",
         "fields",
-        _of_fields(shared.number_of("field_left_out IS NULL AND is_field")),
+        _of_fields(number_of("field_left_out IS NULL AND is_field")),
     ),
-    shared.Column(
+    Column(
         "exclusions",
-        shared.COUNTS,
+        COUNTS,
         f"the others, by kind (empty, thick, unfocused) or reason of failure; {NO_FIELDS}",
         "fields",
-        _of_fields(shared.histogram("field_left_out")),
+        _of_fields(histogram("field_left_out")),
     ),
-    shared.Column(
+    images(
         "red_cells",
-        shared.COUNT,
         "scored images of red cells; whole files count as such, and copies of an image once",
-        "images",
-        shared.number_of("is_scored AND is_red"),
+        "is_scored AND is_red",
     ),
-    shared.Column(
-        "white_cells",
-        shared.COUNT,
-        "images of white cells; no part of parasitaemia",
-        "images",
-        shared.number_of("kind = 'white'"),
-    ),
-    shared.Column(
+    images("white_cells", "images of white cells; no part of parasitaemia", "kind = 'white'"),
+    number(
         "cell_size",
-        pa.float64(),
         "mean of the larger side of diagnosed red cells",
         "pixels",
         "avg(greatest(width, height)) FILTER (is_diagnosed)",
     ),
-    shared.Column(
+    number(
         "sharpness",
-        pa.float64(),
         "variance of the Laplacian over that of brightness, a mean over fields; " + NO_FIELDS,
         sql="avg(sharpness)",
     ),
-    shared.PARASITIZED,
+    PARASITIZED,
     SET_ASIDE,
-    shared.ABNORMAL,
-    shared.UNCERTAIN,
+    ABNORMAL,
+    UNCERTAIN,
     *counts("the slide"),
-    shared.Column(
+    number(
         "abnormal_p_value",
-        pa.float64(),
         "exact binomial p-value of the number of abnormal images at the detector's alpha; too "
         "small, because images of one slide depend on each other",
     ),
-    shared.Column(
+    number(
         "abnormality_median",
-        pa.float64(),
         "median abnormality",
         "deviations of the log distance over calibration patients",
         "median(abnormality)",
     ),
-    shared.Column(
+    number(
         "shift",
-        pa.float64(),
         "how far the slide as a whole is from fitted slides, higher is further; null if the "
         "detector does not know how slides differ",
         "deviations of the log distance over fitted slides",
         "max(shift)",
     ),
-    shared.Column(
-        "shifted", pa.bool_(), "whether no fitted slide is as far", sql=_of_shift("shifted")
-    ),
-    shared.Column(
+    Column("shifted", pa.bool_(), "whether no fitted slide is as far", sql=_of_shift("shifted")),
+    number(
         "smear_shift",
-        pa.float64(),
         "distance of the median cell from fitted cells, where stains, cameras and focus count for "
         "little; above 1 it is not a smear of blood",
         "of the limit on the detector's card",
         _of_shift("smear_shift"),
     ),
-    shared.Column(
+    number(
         "smear_spread",
-        pa.float64(),
         "variation of the cells among each other; above 1 they are not one smear",
         "of the limit on the detector's card",
         _of_shift("smear_spread"),
     ),
-    shared.Column(
+    Column(
         "implausible",
         pa.bool_(),
         "whether more than a quarter of the cells are in no part that can be a smear of blood; "
         "they are compared with the population; null: the detector has no limits",
         sql=_of_shift("implausible"),
     ),
-    *shared.colour("mean over scored images: how the slide is stained and lit", "avg({}::DOUBLE)"),
-    shared.Column("verdict", shared.TEXT, "accept, or review by a person"),
-    shared.Column(
+    *colour("mean over scored images: how the slide is stained and lit", "avg({}::DOUBLE)"),
+    text("verdict", "accept, or review by a person"),
+    Column(
         "review_reasons",
         pa.list_(pa.string()),
         "implausible, diagnoses turn when blurred, shifted, abnormal together, many failed, few "
         "cells, many uncertain, several patients, repeated images, too few cells for a negative "
         "call, and of fields: out of focus, dark, overexposed, crowded, few cells, failed",
     ),
-    *shared.OF_BATCH,
+    *OF_BATCH,
 ]
 
 # Further figures of a slide, from which its reasons for review and its call are computed.
 MORE = {
     **COUNTED,
     **STEADY,
-    "repeated": shared.number_of("repeated"),
+    "repeated": number_of("repeated"),
     "several_patients": "slide_id IS NOT NULL "
     "AND coalesce(min(patient_id) <> max(patient_id), false)",
     "field_reasons": "list(field_reason) FILTER (field_reason IS NOT NULL)",
@@ -163,4 +145,4 @@ MORE = {
 
 def slide_schema() -> pa.Schema:
     """Define the columns of a slide report, with meaning and unit in field metadata."""
-    return shared.schema_of(COLUMNS)
+    return schema_of(COLUMNS)

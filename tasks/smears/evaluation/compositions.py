@@ -13,21 +13,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks import bundles, types
 from tasks.detector.detector import Detector, score
 from tasks.detector.slides import cell_score, night_smears, references
 from tasks.detector.slides.groups import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
-from tasks.metrics.metrics import (
-    Interval,
-    Result,
-    Subject,
-    detection,
-    interval,
-    resampled,
-    share,
-)
+from tasks.metrics.metrics import Interval, Result, Subject, detection, interval, resampled, share
 
 OWN_NORMAL, LABORATORY_NORMAL, POPULATION = "own normal", "laboratory normal", "population"
 SHARES = (1.0, 0.9, 0.67, 0.5, 0.1)  # of strange cells
@@ -39,53 +32,58 @@ REPEATS = 200
 
 
 @dataclass(frozen=True)
-class Cells:
-    """A set of n cells: features (n, d) by tap, classes as diagnosed, slides, digests of files."""
+class CellSet:
+    """A set of n cells: features (n, d) by tap, classes as diagnosed, slides, digests, labels.
+
+    Slides may be patients, and a cell without either is its own; labels are -1 if unknown.
+    """
 
     taps: Mapping[str, types.Single]
     predicted: types.Index
     slides: types.Texts
     image_ids: types.Texts
+    label: NDArray[np.int8]
 
     def __len__(self) -> int:
         return len(self.predicted)
 
 
-class Group(NamedTuple):
+class Mixture(NamedTuple):
     """A composed slide or unnamed night; ``strange`` (n,) marks its strange cells."""
 
-    cells: Cells
+    cells: CellSet
     strange: types.Mask
 
 
-class Normal(NamedTuple):
-    """The normal of slides, and the reference of slides with too few cells, if there is one."""
+class GroupResults(NamedTuple):
+    """The results of one detector for n cells of G groups.
 
-    own: OwnNormal
-    reference: cell_score.SlideNormal | None = None
+    ``p_values`` (n,) are 0 for cells unlike any smear. ``shifted`` (G,) marks groups further away
+    than all fitted slides, or than all slides that calibrated the laboratory, and ``no_smear`` (G,)
+    groups that cannot be one; a detector that does not know slides has neither.
+    """
+
+    scores: types.Float
+    p_values: types.Float
+    shifted: types.Mask | None = None
+    no_smear: types.Mask | None = None
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The results for the n cells of G groups.
+class JudgedGroups:
+    """The results for the n cells of G groups, by detector.
 
-    ``group`` (n,) numbers the groups, ``strange`` (n,) marks strange cells. ``scores`` and
-    ``p_values`` (n,) are by detector, the latter 0 for cells unlike any smear. ``shifted`` (G,) by
-    detector marks groups further away than all fitted slides, or than all slides that calibrated
-    the laboratory, and ``no_smear`` (G,) groups that cannot be one.
+    ``group`` (n,) numbers the groups, ``strange`` (n,) marks strange cells.
     """
 
     group: types.Index
     strange: types.Mask
-    scores: dict[str, types.Float]
-    p_values: dict[str, types.Float]
-    shifted: dict[str, types.Mask]
-    no_smear: dict[str, types.Mask]
+    verdicts: dict[str, GroupResults]
 
 
 def compose(
-    ordinary: Cells | None, strange: Cells | None, share: float, *, named: bool
-) -> list[Group]:
+    ordinary: CellSet | None, strange: CellSet | None, share: float, *, named: bool
+) -> list[Mixture]:
     """Compose groups of which a ``share`` is strange.
 
     Named groups are the slides of the ordinary cells. Strange cells that are ordinary ones, changed
@@ -115,13 +113,13 @@ def compose(
     return [group for group in groups if group is not None]
 
 
-def _of_slide(cells: Cells, name: str) -> Cells:
+def _of_slide(cells: CellSet, name: str) -> CellSet:
     return bundles.take(cells, np.flatnonzero(cells.slides == name))
 
 
 def _group(
-    ordinary: Cells, strange: Cells, share: float, most: int, rng: np.random.Generator
-) -> Group | None:
+    ordinary: CellSet, strange: CellSet, share: float, most: int, rng: np.random.Generator
+) -> Mixture | None:
     """Draw a group of at most ``most`` cells; None if one kind of cells is missing."""
     sizes = [(len(ordinary), 1 - share), (len(strange), share)]
     total = round(min([most, *(n / part for n, part in sizes if part)]))
@@ -132,43 +130,44 @@ def _group(
     if not total or bool(len(chosen)) != (share > 0) or bool(len(beside)) != (share < 1):
         return None
     cells = bundles.join([beside, chosen])
-    return Group(cells, np.arange(len(cells)) >= len(beside))
+    return Mixture(cells, np.arange(len(cells)) >= len(beside))
 
 
 def judge(
-    detector: Detector, groups: Sequence[Group], *, named: bool, laboratory: Normal | None = None
-) -> Judged:
-    """Score groups by their own normal, with and without a laboratory, and by the population."""
-    assert detector.own is not None
-    normals = {OWN_NORMAL: Normal(detector.own)} | (
-        {LABORATORY_NORMAL: laboratory} if laboratory else {}
+    detector: Detector,
+    groups: Sequence[Mixture],
+    *,
+    named: bool,
+    laboratory: Detector | None = None,
+) -> JudgedGroups:
+    """Score groups by their own normal, at a laboratory if one is given, and by the population."""
+    verdicts = {OWN_NORMAL: _by_slides(detector, groups, named)}
+    if laboratory:
+        verdicts[LABORATORY_NORMAL] = _by_slides(laboratory, groups, named)
+    by_all = [score(detector, group.cells.taps) for group in groups]
+    verdicts[POPULATION] = GroupResults(
+        np.concatenate([each.abnormality for each in by_all]),
+        np.concatenate([each.p_value for each in by_all]),
     )
-    scores: dict[str, list[types.Float]] = {name: [] for name in (*normals, POPULATION)}
-    p_values: dict[str, list[types.Float]] = {name: [] for name in scores}
-    shifted: dict[str, list[bool]] = {name: [] for name in normals}
-    no_smear: dict[str, list[bool]] = {name: [] for name in normals}
-    for name, normal in normals.items():
-        for cells, is_shifted, implausible in screened(normal, groups, named=named):
-            scores[name].append(cells.abnormality)
-            p_values[name].append(np.where(cells.unlike, 0.0, cells.p_value))
-            shifted[name].append(is_shifted)
-            no_smear[name].append(implausible)
-    for group in groups:
-        by_all = score(detector, group.cells.taps)
-        scores[POPULATION].append(by_all.abnormality)
-        p_values[POPULATION].append(by_all.p_value)
-    return Judged(
+    return JudgedGroups(
         np.repeat(np.arange(len(groups)), [len(group.cells) for group in groups]),
         np.concatenate([group.strange for group in groups]),
-        {name: np.concatenate(parts) for name, parts in scores.items()},
-        {name: np.concatenate(parts) for name, parts in p_values.items()},
-        {name: np.asarray(each, bool) for name, each in shifted.items()},
-        {name: np.asarray(each, bool) for name, each in no_smear.items()},
+        verdicts,
+    )
+
+
+def _by_slides(detector: Detector, groups: Sequence[Mixture], named: bool) -> GroupResults:
+    cells, shifted, implausible = zip(*screened(detector, groups, named=named), strict=True)
+    return GroupResults(
+        np.concatenate([each.abnormality for each in cells]),
+        np.concatenate([np.where(each.unlike, 0.0, each.p_value) for each in cells]),
+        np.asarray(shifted),
+        np.asarray(implausible),
     )
 
 
 def screened(
-    normal: Normal, groups: Sequence[Group], *, named: bool
+    detector: Detector, groups: Sequence[Mixture], *, named: bool
 ) -> Iterator[tuple[references.CellScores, bool, bool]]:
     """Score the cells of each group as `screen` does.
 
@@ -178,7 +177,8 @@ def screened(
     Yields:
         The scores, whether the group is shifted, and whether it is implausible as a smear.
     """
-    own, reference = normal
+    own, reference = detector.own, detector.reference
+    assert own is not None
     fitted, night = references.fallback_reference(own, reference), references.alone(None)
     if reference is None and named and groups:
         night = _references(own, bundles.join([group.cells for group in groups]), 0, named=False)
@@ -202,7 +202,9 @@ def screened(
         start += len(cells)
 
 
-def _references(own: OwnNormal, cells: Cells, start: int, *, named: bool) -> references.References:
+def _references(
+    own: OwnNormal, cells: CellSet, start: int, *, named: bool
+) -> references.References:
     """Choose the references of a slide, or of a night without names, whose first row is given."""
     rows = reference_rows(len(cells))
     some = bundles.take(cells, rows)
@@ -211,32 +213,30 @@ def _references(own: OwnNormal, cells: Cells, start: int, *, named: bool) -> ref
     return references.references_of(own, features, *kind)
 
 
-def measure(subject: Subject, judged: Judged) -> Iterator[Result]:
+def measure(subject: Subject, judged: JudgedGroups) -> Iterator[Result]:
     """Measure catches and false alarms, with intervals from resampled groups."""
-    n, m = int((~judged.strange).sum()), int(judged.strange.sum())
+    strange = judged.strange
+    n, m = int((~strange).sum()), int(strange.sum())
     weights = resampled(judged.group, REPEATS)
-    for name, scores in judged.scores.items():
-
-        def result(measure: str, estimate: Interval, name: str = name) -> Result:
-            return Result(subject, name, measure, estimate, m, n)
-
+    for name, (scores, p_values, shifted, no_smear) in judged.verdicts.items():
+        measured: dict[str, Interval] = {}
         if n and m:
-            # A cell without a score counts as not found.
             known = np.nan_to_num(scores, nan=-np.inf)
-            whole = detection(judged.strange, known)["AUROC"]
-            draws = detection(judged.strange, known, weights)["AUROC"]
-            yield result("AUROC", interval(float(whole[0]), draws))
+            whole, draws = (detection(strange, known, w)["AUROC"] for w in (None, weights))
+            measured["AUROC"] = interval(float(whole[0]), draws)
         for alpha in ALPHAS:
-            alarm = judged.p_values[name] <= alpha
-            for words, kind in (("caught", judged.strange), ("false alarms", ~judged.strange)):
-                if kind.any():
-                    yield result(f"{words} at {alpha:g}", share(alarm[kind], weights[:, kind]))
+            alarm, alarms = p_values <= alpha, f"false alarms at {alpha:g}"
+            if m:
+                measured[f"caught at {alpha:g}"] = share(alarm[strange], weights[:, strange])
+            if n:
+                measured[alarms] = share(alarm[~strange], weights[:, ~strange])
             if not m:
-                for statistic, figure in _by_group(judged.group, alarm).items():
-                    yield result(f"false alarms at {alpha:g}, {statistic}", figure)
-        for words, marks in (("shifted", judged.shifted), ("no smear", judged.no_smear)):
-            if name in marks:
-                yield result(words, Interval(float(marks[name].mean())))
+                measured |= {f"{alarms}, {k}": v for k, v in _by_group(judged.group, alarm).items()}
+        for words, marks in (("shifted", shifted), ("no smear", no_smear)):
+            if marks is not None:
+                measured[words] = Interval(float(marks.mean()))
+        for words, found in measured.items():
+            yield Result(subject, name, words, found, m, n)
 
 
 def _by_group(group: types.Index, alarm: types.Mask) -> dict[str, Interval]:

@@ -6,170 +6,111 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks import bundles, types
-from tasks.detector.verdict import VerdictRule
 from tasks.metrics import metrics
 from tasks.smears.evaluation import comparison
-from tasks.smears.evaluation.scored import BORDER, OWN, Scored, ScoredImages
-from tasks.smears.evaluation.treated import CLEAN, COMPUTED, FILE, NOISE, Treatment
+from tasks.smears.evaluation.scored import BORDER, OWN, ScoredForm, ScoredImages
+from tasks.smears.evaluation.treated import CLEAN, FILE, NOISE, Treatment
 
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
 HOME = "unseen patients"  # the name of these patients' cells in tables
-UNROUNDED = f"{metrics.SINGLE}, not rounded to 8 bits"
 AND_NOISE = ", and noisy ones"  # are ordinary too
 FEWEST = 2  # successful attacks that a comparison needs
-TEACHER = "fgsm"  # the attack from which the regression for unseen attacks learns
 
 
 @dataclass(frozen=True)
 class ScoredSets:
-    """All scored sets of one detector, and the rule of its verdict.
+    """All scored sets of one detector.
 
-    ``threshold`` is the abnormality from which on an image is abnormal. ``groups`` name, for each
-    image of a set's list, the patient, slide or image that it belongs to. ``others`` maps the names
+    ``threshold`` is the abnormality from which on an image is abnormal. ``others`` maps the names
     of sets of other images, in tables, to the names of their lists.
     """
 
-    rule: VerdictRule
     threshold: float
-    groups: Mapping[str, types.Texts]
     scored: Mapping[tuple[str, Treatment], ScoredImages]
     others: Mapping[str, str]
 
-    def counted(self, treatment: Treatment, form: str) -> types.Index:
+    def clean(self, images: str) -> ScoredForm:
+        """Return the results for a set of images as they are."""
+        return self.scored[images, CLEAN].forms[FILE]
+
+    def counted(self, treatment: Treatment) -> types.Index:
         """Select images that are right, even under noise as large, and wrong when attacked."""
-        clean = self.scored[ATTACKED, CLEAN].forms[FILE]
         forms = self.scored[ATTACKED, treatment].forms
-        return np.flatnonzero(clean.right & forms[NOISE].right & ~forms[form].right)
+        right = self.clean(ATTACKED).right & forms[NOISE].right
+        return np.flatnonzero(right & ~forms[FILE].right)
 
-    def treatments(self, kind: str) -> list[Treatment]:
-        """List the treatments of unseen patients' images of a kind, such as "attack"."""
-        sets = (SAMPLED, ATTACKED)
-        return [each for images, each in self.scored if images in sets and each.kind == kind]
-
-    def clusters(self, images: str, scored: Scored) -> types.Texts:
-        """Name the group (n,) of each scored image of a set."""
-        return self.groups[images][scored.rows]
-
-    def review(self, scored: Scored) -> types.Mask:
-        """Mark the images (n,) that the nightly report would send to a person."""
-        return self.rule.decide(scored.p_value, scored.probability).review
+    def attacks(self) -> list[Treatment]:
+        """List the attacks on unseen patients' images."""
+        return [each for images, each in self.scored if (images, each.kind) == (ATTACKED, "attack")]
 
 
 def measures(sets: ScoredSets) -> Iterator[metrics.Result]:
     """Measure diagnoses of unseen patients' cells, clean, corrupted and attacked."""
-    test = sets.scored[TEST, CLEAN].forms[FILE]
-    clusters = _numbers(sets.clusters(TEST, test))
+    test, home = sets.clean(TEST), metrics.Subject(HOME)
     margin = test.logits[:, 0] - test.logits[:, 1:].max(axis=1)
+    weights = metrics.resampled(test.clusters)
     whole, draws = (
-        metrics.detection(test.label == 0, margin, weights)["AUROC"]
-        for weights in (None, metrics.resampled(clusters))
+        metrics.detection(test.label == 0, margin, each)["AUROC"] for each in (None, weights)
     )
-    area, home = metrics.interval(float(whole[0]), draws), metrics.Subject(HOME)
+    area = metrics.interval(float(whole[0]), draws)
     yield metrics.Result(home, None, "AUROC of the diagnosis", area, ordinary=len(margin))
     yield metrics.Result(home, OWN, "threshold", metrics.Interval(sets.threshold))
-    yield from _diagnosed(sets, home, TEST, test)
-    for treatment in sets.treatments("corruption"):
+    yield from _rates(home, test)
+    for (images, treatment), changed in sets.scored.items():
         subject = metrics.Subject(treatment.set, treatment.strength)
-        changed = sets.scored[SAMPLED, treatment].forms[FILE]
-        yield from _diagnosed(sets, subject, SAMPLED, changed)
-    for treatment in sets.treatments("attack"):
-        for form, composition in ((FILE, metrics.SINGLE), (COMPUTED, UNROUNDED)):
-            subject = metrics.Subject(treatment.set, treatment.strength, composition)
-            yield from _attacked(sets, subject, sets.scored[ATTACKED, treatment], form)
+        if images == SAMPLED and treatment.kind == "corruption":
+            yield from _rates(subject, changed.forms[FILE])
+    for treatment in sets.attacks():
+        subject = metrics.Subject(treatment.set, treatment.strength)
+        attacked = sets.scored[ATTACKED, treatment].forms[FILE]
+        yield from _rates(subject, attacked, is_attack=True)
 
 
-def _diagnosed(
-    sets: ScoredSets, subject: metrics.Subject, images: str, scored: Scored
+def _rates(
+    subject: metrics.Subject, scored: ScoredForm, *, is_attack: bool = False
 ) -> Iterator[metrics.Result]:
-    """Measure the share of right diagnoses, and how often the detector alarms."""
-    clusters = _numbers(sets.clusters(images, scored))
-    abnormal = scored.p_value <= sets.rule.alpha
-    yield _rate(subject, None, "accuracy", scored.right, clusters)
-    yield _rate(subject, OWN, "called abnormal", abnormal, clusters)
-    yield _rate(subject, comparison.VERDICT, "sent to review", sets.review(scored), clusters)
-
-
-def _attacked(
-    sets: ScoredSets, subject: metrics.Subject, images: ScoredImages, form: str
-) -> Iterator[metrics.Result]:
-    """Measure the success and size of an attack."""
-    scored, norms = images.forms[form], images.norms[form]
-    clusters, fooled = _numbers(sets.clusters(ATTACKED, scored)), ~scored.right
-    yield _rate(subject, None, "success rate", fooled, clusters)
-    yield _rate(subject, None, "network fooled", scored.by_network != scored.label, clusters)
-    yield _rate(subject, None, "witnesses disagree", scored.disagree, clusters)
-    for word, sizes in (("L2", norms.l2[fooled]), ("Linf", norms.linf[fooled])):
-        middle = float(np.median(sizes.astype(np.float64))) if len(sizes) else float("nan")
-        yield metrics.Result(subject, None, f"median {word}", metrics.Interval(middle), len(sizes))
-
-
-def _rate(
-    subject: metrics.Subject,
-    detector: str | None,
-    measure: str,
-    hit: types.Mask,
-    clusters: types.Index,
-) -> metrics.Result:
-    counts = (0, len(hit)) if subject.set == HOME else (len(hit), 0)
-    return metrics.Result(
-        subject,
-        detector,
-        measure,
-        metrics.share(hit, metrics.resampled(clusters)),
-        *counts,
-    )
-
-
-def _numbers(keys: types.Texts) -> types.Index:
-    return np.asarray(np.unique(keys, return_inverse=True)[1])
+    """Measure the success of an attack, or right diagnoses and how often the detector alarms."""
+    weights = metrics.resampled(scored.clusters)
+    rates: list[tuple[str | None, str, types.Mask]]
+    if is_attack:
+        rates = [
+            (None, "success rate", ~scored.right),
+            (None, "network fooled", scored.by_network != scored.label),
+            (None, "witnesses disagree", scored.disagree),
+        ]
+    else:
+        rates = [
+            (None, "accuracy", scored.right),
+            (OWN, "called abnormal", scored.abnormal),
+            (comparison.VERDICT, "sent to review", scored.review),
+        ]
+    n = len(scored.rows)
+    counts = (0, n) if subject.set == HOME else (n, 0)
+    for detector, measure, hit in rates:
+        yield metrics.Result(subject, detector, measure, metrics.share(hit, weights), *counts)
 
 
 def comparisons(sets: ScoredSets) -> Iterator[comparison.Comparison]:
     """Pair every set of other images and every attack with ordinary images."""
-    ordinary, teachers = _side(sets, TEST, CLEAN, FILE), _teachers(sets)
     for name, images in sets.others.items():
-        yield comparison.Comparison(
-            metrics.Subject(name), ordinary, _side(sets, images, CLEAN, FILE), teachers
+        subject = metrics.Subject(name)
+        yield comparison.Comparison(subject, sets.clean(TEST), sets.clean(images))
+    for treatment in sets.attacks():
+        counted = sets.counted(treatment)
+        if len(counted) < FEWEST:
+            continue
+        forms = sets.scored[ATTACKED, treatment].forms
+        clean, noisy, attacked = (
+            bundles.take(each, counted)
+            for each in (sets.clean(ATTACKED), forms[NOISE], forms[FILE])
         )
-    for treatment in sets.treatments("attack"):
-        for form, composition in ((FILE, metrics.SINGLE), (COMPUTED, UNROUNDED)):
-            counted = sets.counted(treatment, form)
-            if len(counted) < FEWEST:
-                continue
-            clean = _side(sets, ATTACKED, CLEAN, FILE, counted)
-            noisy = _side(sets, ATTACKED, treatment, NOISE, counted)
-            attacked = _side(sets, ATTACKED, treatment, form, counted)
-            for words, side in (("", clean), (AND_NOISE, bundles.join([clean, noisy]))):
-                subject = metrics.Subject(treatment.set, treatment.strength, composition + words)
-                yield comparison.Comparison(subject, side, attacked, teachers)
+        for words, side in (("", clean), (AND_NOISE, bundles.join([clean, noisy]))):
+            composition = metrics.SINGLE + words
+            subject = metrics.Subject(treatment.set, treatment.strength, composition)
+            yield comparison.Comparison(subject, side, attacked)
 
 
-def _teachers(sets: ScoredSets) -> tuple[comparison.Side, comparison.Side] | None:
-    """Join ordinary and attacked images for the regression for unseen attacks to learn from."""
-    ordinary, attacked = [], []
-    for treatment in sets.treatments("attack"):
-        counted = sets.counted(treatment, FILE)
-        if treatment.name == TEACHER and len(counted):
-            ordinary.append(_side(sets, ATTACKED, CLEAN, FILE, counted))
-            ordinary.append(_side(sets, ATTACKED, treatment, NOISE, counted))
-            attacked.append(_side(sets, ATTACKED, treatment, FILE, counted))
-    return (bundles.join(ordinary), bundles.join(attacked)) if attacked else None
-
-
-def _side(
-    sets: ScoredSets,
-    images: str,
-    treatment: Treatment,
-    form: str,
-    chosen: types.Index | None = None,
-) -> comparison.Side:
-    scored = sets.scored[images, treatment].forms[form]
-    scored = scored if chosen is None else bundles.take(scored, chosen)
-    clusters = sets.clusters(images, scored)
-    return comparison.Side(scored.scores, scored.layers, sets.review(scored), clusters)
-
-
-def is_masked(ordinary: Scored, others: Scored) -> bool:
+def is_masked(ordinary: ScoredForm, others: ScoredForm) -> bool:
     """Return whether images have borders as dark as those of ordinary cells.
 
     A set with brighter borders can be told apart by its corners alone.

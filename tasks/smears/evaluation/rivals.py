@@ -11,22 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.smears.evaluation.treated import Evidence
+from tasks.smears.evaluation.treated import ImageEvidence, Rivals
 from tasks.types import Float, Integers, Single
 
 SAMPLE = 20_000  # fitted images that rivals know, at most
 NEIGHBOURS = 50
 ODIN_TEMPERATURE = 1000.0
 
-Rivals = dict[str, Callable[[Evidence], Float]]
-
 
 def fit_rivals(
-    last: str,
-    features: Single,
-    labels: Integers,
-    weight: Tensor,
-    bias: Tensor,
+    last: str, features: Single, labels: Integers, weight: Tensor, bias: Tensor
 ) -> Rivals:
     """Fit rivals to features (n, d) of the tap ``last`` with labels (n,).
 
@@ -37,14 +31,14 @@ def fit_rivals(
     known = torch.from_numpy(np.asarray(features, np.float64))
     classes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
 
-    def by_logits(detector: Any) -> Callable[[Evidence], Float]:
+    def by_logits(detector: Any) -> Callable[[ImageEvidence], Float]:
         return lambda evidence: _numbers(detector.predict_logits(_wide(evidence.logits)))
 
-    def by_features(detector: Any) -> Callable[[Evidence], Float]:
+    def by_features(detector: Any) -> Callable[[ImageEvidence], Float]:
         detector.fit_features(known, classes)
         return lambda evidence: _numbers(detector.predict_features(_wide(evidence.taps[last])))
 
-    def odin(evidence: Evidence) -> Float:
+    def odin(evidence: ImageEvidence) -> Float:
         assert evidence.odin is not None
         return _numbers(MaxSoftmax.score(_wide(evidence.odin), ODIN_TEMPERATURE))
 

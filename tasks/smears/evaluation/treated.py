@@ -1,16 +1,15 @@
 """Define treated images: their treatment, and the evidence on them that scores need."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
+from numpy import int8
 from numpy.typing import NDArray
 
 from tasks import bundles, types
 
 FILE = "file"  # an image as stored in a lossless file
-COMPUTED = "computed"  # as an attack computed it, not rounded to 8 bits
 NOISE = "noise"  # the clean image with noise as large as the attack's change
 
 
@@ -40,7 +39,7 @@ CLEAN = Treatment()
 
 
 @dataclass(frozen=True)
-class Evidence(bundles.Bundle):
+class ImageEvidence(bundles.Bundle):
     """The evidence on n images.
 
     ``taps`` are pooled features (n, d) of the network's stages, ``logits`` (n, C), ``border`` (n,)
@@ -54,12 +53,8 @@ class Evidence(bundles.Bundle):
     odin: types.Single | None = None
 
 
-@dataclass(frozen=True)
-class Norms(bundles.Bundle):
-    """Norms (n,) of an attack's changes to images with pixels in [0, 1]."""
-
-    l2: types.Single
-    linf: types.Single
+# They score the evidence on n images, (n,): higher is more abnormal.
+Rivals = dict[str, Callable[[ImageEvidence], types.Float]]
 
 
 @dataclass(frozen=True)
@@ -67,12 +62,10 @@ class TreatedImages(bundles.Bundle):
     """Images (n,) of a set under one treatment.
 
     ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
-    ``label`` (n,) their classes, -1 if unknown. ``forms`` and an attack's ``norms`` are by form;
-    without a good image there are none.
+    ``label`` (n,) their classes, -1 if unknown; ``forms`` are empty without a good image.
     """
 
     rows: types.Counts
     image_ids: types.Pixels = field(metadata={bundles.KEPT_AS: "image_id"})
-    label: NDArray[np.int8]
-    forms: Mapping[str, Evidence] = field(default_factory=dict)
-    norms: Mapping[str, Norms] = field(default_factory=dict)
+    label: NDArray[int8]
+    forms: Mapping[str, ImageEvidence] = field(default_factory=dict)

@@ -9,8 +9,8 @@ do not change which cells are abnormal. Refitting the last layer to as many cell
 (`tests/benchmarks/README.md`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,9 +32,9 @@ PARASITES = 1  # their place in a `Trial`'s confusion
 class Labelled(bundles.Bundle):
     """The log-odds (n,) of labelled cells as diagnosed, and their labels.
 
-    ``slides`` (n,) are keys of their patients or slides, without line breaks. Where two witnesses
-    diagnose, ``network`` (n,) are log-odds of the first one, and ``features`` (n, d) by tap, less
-    the shift of each cell's slide, are what the second one sees.
+    ``slides`` (n,) are keys of their patients or slides, without line breaks. ``network`` (n,) are
+    log-odds of the first witness, and ``features`` (n, d) by tap, less the shift of each cell's
+    slide, are what the second one sees; without a second witness there are none.
     """
 
     log_odds: types.Float
@@ -43,34 +43,14 @@ class Labelled(bundles.Bundle):
     network: types.Float = field(default_factory=lambda: np.empty(0))
     features: dict[str, types.Single] = field(default_factory=dict)
 
-    @classmethod
-    def none(cls) -> "Labelled":
-        """Make an empty set of labelled cells."""
-        return cls(np.empty(0), np.empty(0, bool), ())
 
-    def __add__(self, other: "Labelled") -> "Labelled":
-        """Join the cells of two nights; features are left out where one has none."""
-        if not self.slides or not other.slides:
-            return self if self.slides else other
-        both = self.features.keys() & other.features.keys()
-        return Labelled(
-            np.concatenate([self.log_odds, other.log_odds]),
-            np.concatenate([self.parasitized, other.parasitized]),
-            self.slides + other.slides,
-            np.concatenate([self.network, other.network]) if both else np.empty(0),
-            {tap: np.concatenate([self.features[tap], other.features[tap]]) for tap in both},
-        )
+NO_LABELS = Labelled(np.empty(0), np.empty(0, bool), ())
 
-    def take(self, rows: Sequence[int] | types.Index) -> "Labelled":
-        """Return some of the cells."""
-        chosen = np.asarray(rows, np.intp)
-        return Labelled(
-            self.log_odds[chosen],
-            self.parasitized[chosen],
-            tuple(self.slides[row] for row in chosen.tolist()),
-            self.network[chosen] if self.features else self.network,
-            {tap: values[chosen] for tap, values in self.features.items()},
-        )
+
+def joined(parts: Iterable[Labelled]) -> Labelled:
+    """Join labelled cells that were diagnosed by the same witnesses."""
+    some = [part for part in parts if part.slides]
+    return bundles.join(some) if some else NO_LABELS
 
 
 class Fitted(NamedTuple):
@@ -176,6 +156,8 @@ def try_adaptation(labelled: Labelled, fitted: Fitted | None = None) -> Trial | 
     if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:
         return None
     known = fitted if labelled.features else None
+    if known is None:
+        labelled = replace(labelled, network=labelled.log_odds, features={})
     ways = [(False, True), *([(True, False), (True, True)] if known else [])]
     trials = [_tried(labelled, known, statistics=a, scale=b) for a, b in ways]
     return max(trials, key=lambda trial: (trial.accepted, trial.gain.value))
@@ -190,8 +172,8 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
     after = np.empty(len(x))
     for each in range(FOLDS):
         held, rest = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
-        change = Change.by(labelled.take(rest), fitted, statistics=statistics, scale=scale)
-        after[held] = change.of(labelled.take(held), fitted)
+        change = Change.by(bundles.take(labelled, rest), fitted, statistics=statistics, scale=scale)
+        after[held] = change.of(bundles.take(labelled, held), fitted)
     known, cautious = parasitized.astype(np.float64), _cautious(parasitized)
     before_loss, after_loss = (
         probabilities.log_losses(x, known),

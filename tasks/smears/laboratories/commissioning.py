@@ -3,9 +3,8 @@
 Every slide is judged by statistics without it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ from tasks.detector.calibration import p_values
 from tasks.detector.slides import cell_score, groups, night_smears, own_normal
 from tasks.metrics.metrics import Interval, interval, nullable, resampled
 from tasks.smears.counting.interpretation import KnownRates
-from tasks.smears.laboratories.learning import Distances, SlideEvidence, fused, mixed
+from tasks.smears.laboratories.learning import SlideEvidence, fused, mixed
 from tasks.smears.reports.parasitaemia import wilson_interval
 from tasks.types import Float, Integers
 
@@ -59,37 +58,31 @@ class Figure:
     slides: int
     cells: int
 
-    def row(self) -> dict[str, Any]:
-        """Make a row of `FIGURES`, without the detector."""
-        row = asdict(self)
-        return row | self.found._asdict()
-
 
 def figures_table(figures: Sequence[Figure], detector: str) -> pa.Table:
     """Make a table of `FIGURES`."""
-    return nullable([figure.row() | {"detector": detector} for figure in figures], FIGURES)
+    rows = [vars(each) | each.found._asdict() | {"detector": detector} for each in figures]
+    return nullable(rows, FIGURES)
 
 
 def leave_out_p_values(
     own: own_normal.OwnNormal,
     reference: cell_score.SlideNormal,
     slides: Sequence[SlideEvidence],
-    others: Sequence[Distances | None] | None = None,
+    planted: str | None = None,
 ) -> list[Float]:
     """Compute p-values (n,) for each slide, by a calibration on the other slides.
 
-    ``others`` are the cells to judge for each slide, if any; by default its own.
+    They are of the slide's own cells, or of things of a name that are ``planted`` in it.
     """
     scores = [fused(own, reference, slide.cells) for slide in slides]
-    judged: Sequence[Distances | None]
-    judged = [slide.cells for slide in slides] if others is None else others
-    return [
-        p_values(
-            mixed(own.calibration.cells, scores[:i] + scores[i + 1 :]),
-            np.empty(0) if cells is None else fused(own, reference, cells),
-        )
-        for i, cells in enumerate(judged)
-    ]
+    found = []
+    for i, slide in enumerate(slides):
+        cells = slide.cells if planted is None else slide.planted.get(planted)
+        if cells is not None:
+            calibration = mixed(own.calibration.cells, scores[:i] + scores[i + 1 :])
+            found.append(p_values(calibration, fused(own, reference, cells)))
+    return found
 
 
 def false_alarms(
@@ -99,42 +92,34 @@ def false_alarms(
 
     A cell of an unlabelled night counts as ordinary, so the share is an upper bound.
     """
-    ways = {
-        OWN: leave_out_p_values(own, reference, slides),
-        ALONE: [slide.p_alone for slide in slides],
-        POPULATION: [slide.p_population for slide in slides],
-    }
-    cells = sum(len(slide.p_alone) for slide in slides)
-    figures = []
-    for name, p in ways.items():
-        for level in LEVELS:
-            shares = np.asarray([np.mean(each <= level) for each in p])
-            if len(shares):
-                worst = float(shares.max())
-                estimate = _mean_over_slides(shares)
-                figures.append(Figure(ALARMS, name, level, estimate, worst, len(slides), cells))
-    return figures
+    return [
+        *_called(ALARMS, OWN, leave_out_p_values(own, reference, slides)),
+        *_called(ALARMS, ALONE, [slide.p_alone for slide in slides]),
+        *_called(ALARMS, POPULATION, [slide.p_population for slide in slides]),
+    ]
 
 
 def caught(
-    own: own_normal.OwnNormal,
-    reference: cell_score.SlideNormal,
-    slides: Sequence[SlideEvidence],
-    planted: Sequence[Mapping[str, Distances]],
+    own: own_normal.OwnNormal, reference: cell_score.SlideNormal, slides: Sequence[SlideEvidence]
 ) -> list[Figure]:
-    """Measure the share of planted things called abnormal, a mean over slides.
+    """Measure the share of planted things called abnormal, a mean over slides."""
+    return [
+        replace(figure, worst=None)
+        for name in dict.fromkeys(name for slide in slides for name in slide.planted)
+        for figure in _called(CAUGHT, name, leave_out_p_values(own, reference, slides, name))
+    ]
 
-    ``planted`` has, for each slide, things that are not ordinary there, by name.
-    """
-    figures = []
-    for name in dict.fromkeys(name for each in planted for name in each):
-        others = [each.get(name) for each in planted]
-        p = [each for each in leave_out_p_values(own, reference, slides, others) if len(each)]
-        for level in LEVELS if p else ():
-            shares = np.asarray([np.mean(each <= level) for each in p])
-            cells = sum(len(each) for each in p)
-            estimate = _mean_over_slides(shares)
-            figures.append(Figure(CAUGHT, name, level, estimate, None, len(p), cells))
+
+def _called(part: str, name: str, p: list[Float]) -> list[Figure]:
+    """Measure the share of p-values (n,) at each level by slide; nothing without slides."""
+    figures, cells = [], sum(map(len, p))
+    for level in LEVELS if p else ():
+        shares = np.asarray([np.mean(each <= level) for each in p])
+        mean = Interval(float(shares.mean()))
+        if len(shares) > 1:
+            draws = resampled(np.arange(len(shares))) @ shares / len(shares)
+            mean = interval(mean.value, draws)
+        figures.append(Figure(part, name, level, mean, float(shares.max()), len(p), cells))
     return figures
 
 
@@ -179,14 +164,6 @@ def counting_figures(own: KnownRates, fitted: KnownRates) -> list[Figure]:
             label = f"{name}, {whose}"
             figures.append(Figure(COUNTED, label, None, estimate, None, rate.slides, rate.cells))
     return sorted(figures, key=lambda figure: figure.name.partition(",")[0])
-
-
-def _mean_over_slides(shares: Float) -> Interval:
-    """Average shares (G,), with a bootstrap interval over slides; none for a single slide."""
-    mean = float(shares.mean())
-    if len(shares) < 2:
-        return Interval(mean)
-    return interval(mean, resampled(np.arange(len(shares))) @ shares / len(shares))
 
 
 def _share(right: Integers, cells: Integers) -> Interval:

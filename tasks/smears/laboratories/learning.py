@@ -29,6 +29,8 @@ CELLS_A_SLIDE = 500  # for calibration, spread evenly over a slide
 # For a reference on a night that a person vouches for; a screened slide needs more, because it may
 # be spoilt. The population still counts as ten times as many in the covariance.
 LEAST_CELLS = 10
+# Other things by name, to judge as if they were cells of a slide: taps (m, d) and classes (m,).
+Planted = dict[str, tuple[Taps, types.Index]]
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class SlideEvidence:
     ``cells`` are the distances of its ``n`` ordinary cells from the slide or, with too few cells,
     from the laboratory; ``log_t2`` (T,) is the slide's distance. ``p_population`` and ``p_alone``
     (n,) are these cells' p-values without a laboratory, by the population and by their slide.
+    ``planted`` are the distances of other things by name, as if they were cells of the slide.
     """
 
     key: GroupKey
@@ -76,6 +79,7 @@ class SlideEvidence:
     log_t2: types.Float
     p_population: types.Float
     p_alone: types.Float
+    planted: dict[str, Distances]
 
 
 def kept_statistics(
@@ -128,12 +132,17 @@ def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
 
 
 def slide_evidence(
-    detector: Detector, statistics: GroupStatistics, slide: SlideCells, night: NightNormal | None
+    detector: Detector,
+    statistics: GroupStatistics,
+    slide: SlideCells,
+    night: NightNormal | None,
+    planted: Planted,
 ) -> SlideEvidence | None:
     """Judge a slide in a laboratory's statistics by these statistics without it.
 
     None if they are empty without it, or if it has no ordinary cell. The statistics include this
     slide; ``night`` is the reference of its night, with which a slide of few cells was learned.
+    ``planted`` has other things by name: taps (m, d) and classes (m,) as diagnosed.
     """
     population = detector.own
     assert population is not None
@@ -149,37 +158,20 @@ def slide_evidence(
     alone = slide_normal(population.priors, slide.taps, slide.predicted)
     deviations = cell_score.standardised_distances(alone, slide.taps, slide.predicted, alone.kept)
     _, p_alone = cell_score.cell_scores(population.calibration, alone, deviations)
+    distances = {}
+    for name, (taps, classes) in planted.items():
+        usable = np.flatnonzero(cell_score.usable_rows(population.priors, taps, classes))
+        if len(usable):
+            none = np.zeros(len(classes), bool)
+            distances[name] = _distances(priors, normal, taps, classes, none, usable)
     return SlideEvidence(
         slide.key,
         _distances(priors, normal, slide.taps, slide.predicted, normal.kept, rows),
         log_distance(np.asarray([normal.taps[tap].t2 for tap in sorted(normal.taps)])),
         score(detector, {tap: x[rows] for tap, x in slide.taps.items()}).population_p_value,
         p_alone[rows],
+        distances,
     )
-
-
-def planted_distances(
-    own: OwnNormal,
-    statistics: GroupStatistics,
-    slide: SlideCells,
-    night: NightNormal | None,
-    planted: Mapping[str, tuple[Taps, types.Index]],
-) -> dict[str, Distances]:
-    """Judge other things as cells of a slide, by its laboratory's statistics without it.
-
-    ``planted`` has, by name, taps (m, d) and classes (m,) as diagnosed; the other arguments are as
-    in `slide_evidence`.
-    """
-    others = without(own, statistics, slide, night)
-    priors = learned_priors(own, others)
-    normal = slide_normal(priors, slide.taps, slide.predicted)
-    distances = {}
-    for name, (taps, classes) in planted.items():
-        rows = np.flatnonzero(cell_score.usable_rows(own.priors, taps, classes))
-        weighs = np.zeros(len(classes), bool)
-        if len(rows):
-            distances[name] = _distances(priors, normal, taps, classes, weighs, rows)
-    return distances
 
 
 def without(

@@ -149,7 +149,7 @@ def full(store: Store) -> Store:
     save_state(store, "t", 3, {"w": np.zeros(3)})
     asked = Evaluation(
         name="e", started_at=WHEN, detectors=["golden"], images="x", limit=None, ood={}, attacks=[],
-        attacked=1, save_attacks=False,
+        attacked=1,
     )  # fmt: skip
     start_evaluation(store, asked)
     write_arrays(store, {"w": np.zeros(3)}, *shard_path("e", "d", "s", "none", 0))

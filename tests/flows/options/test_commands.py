@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 from flows.options.commands import COMMANDS, TOLD
 from flows.options.flows import Attack
 from flows.settings import Settings
-from tasks.smears.evaluation.treatments.attacks import ATTACKS
+from tasks.smears.evaluation.treatments.attacks import STRENGTHS
 
 
 def test_a_command_is_a_function_of_its_options_and_settings() -> None:
@@ -28,4 +28,4 @@ def test_settings_that_are_options_have_a_meaning_and_no_second_one() -> None:
 
 
 def test_the_attacks_to_choose_from_are_those_that_there_are() -> None:
-    assert get_args(Attack) == tuple(ATTACKS)
+    assert get_args(Attack) == tuple(STRENGTHS)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tasks.network.backbones import DEFAULT_NETWORK, LITES, build, every_stage, network_spec
+from tasks.network.backbones import DEFAULT_NETWORK, LITES, build, network_spec
 from tasks.network.classifier import Classifier, last_layer, tap_widths, to_pixels, with_taps
 from tasks.network.conversion import inference
 from tasks.network.spec import PENULTIMATE, NetworkError, NetworkSpec
@@ -92,29 +92,6 @@ def test_the_penultimate_tap_is_what_the_last_layer_is_given(network: str) -> No
     assert found.std() > 0.1
     assert taps[PENULTIMATE].std(dim=0).max() > 0
     assert tap_widths(classifier) == {PENULTIMATE: weight.shape[1]}
-
-
-BLOCKS = tuple(f"blocks.{number}" for number in range(7))
-LAYERS = tuple(f"layer{number}" for number in range(1, 5))
-
-
-@pytest.mark.parametrize(
-    ("network", "taps", "stages"),
-    [
-        (DEFAULT_NETWORK, None, BLOCKS),
-        (DEFAULT_NETWORK, ("bn1", "blocks.3"), ("bn1", *BLOCKS)),  # "bn1" is no usual stage
-        (DEFAULT_NETWORK, ("blocks.2", PENULTIMATE), BLOCKS),
-        ("torchvision:resnet18", None, LAYERS),
-        ("timm:test_resnet", ("layer1",), ("layer1",)),
-        ("timm:test_resnet", ("layer1", PENULTIMATE), ("layer1",)),
-    ],
-)
-def test_every_stage_can_be_tapped_once_in_the_order_of_the_network(
-    network: str, taps: tuple[str, ...] | None, stages: tuple[str, ...]
-) -> None:
-    spec = network_spec(network, CLASSES, 32, taps=taps)
-    assert every_stage(spec) == (*stages, PENULTIMATE)
-    assert tuple(tap_widths(with_taps(build(spec), every_stage(spec)))) == every_stage(spec)
 
 
 def test_other_taps_share_the_weights(spec: NetworkSpec) -> None:

@@ -3,7 +3,6 @@
 Files are written complete or not at all, so any worker can repeat an interrupted shard.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -20,19 +20,21 @@ from storage.parquet import read_table
 from storage.smears import evaluations
 from storage.store import Store
 from tasks import bundles
-from tasks.detector.calibration import threshold
 from tasks.detector.detector import Detector
 from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.images.listing import class_numbers
-from tasks.network import backbones, extraction, gpu
+from tasks.network import extraction, gpu
 from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
-from tasks.smears.evaluation import treated
-from tasks.smears.evaluation.evidence import gather_evidence, to_images, to_numpy
+from tasks.network.spec import PENULTIMATE
+from tasks.smears.evaluation import compositions, treated
+from tasks.smears.evaluation.evidence import gather_evidence
 from tasks.smears.evaluation.treatments import attacks
 from tasks.smears.evaluation.treatments.corruptions import corrupt
 from tasks.types import Counts, Mask, Pixels, Single, Texts
+
+ROWS, ATTACKED_ROWS = 512, 64  # images per shard
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,6 @@ class Run:
     evaluation: str
     detector: detectors.DetectorCard
     model: classifiers.ModelCard
-    save_attacks: bool = False
     commissioned: detectors.DetectorCard | None = None
 
     def images(self, name: str) -> pa.Table:
@@ -62,7 +63,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Shard:
+class SetShard:
     """Rows ``start`` to ``stop`` of a set of images, under a treatment."""
 
     run: Run
@@ -81,62 +82,45 @@ class Shard:
         )
 
 
-def shards(
-    run: Run, images: str, treatment: treated.Treatment, rows: int, size: int
-) -> list[Shard]:
-    """Split a set of images into shards of ``size`` rows each."""
+def shards(run: Run, images: str, treatment: treated.Treatment) -> list[SetShard]:
+    """Split a set of images into shards."""
+    rows = run.images(images).num_rows
+    size = ATTACKED_ROWS if treatment.kind == "attack" else ROWS
     return [
-        Shard(run, images, treatment, number, start, min(start + size, rows))
+        SetShard(run, images, treatment, number, start, min(start + size, rows))
         for number, start in enumerate(range(0, rows, size))
     ]
 
 
-def treat(shard: Shard) -> None:
+def treat(shard: SetShard) -> None:
     """Write a shard's features, unless they exist."""
     run, treatment = shard.run, shard.treatment
     if run.store.exists(*shard.path):
         return
     worker.settle_worker()
-    target = load_target(run.store, run.detector, run.model)
-    classifier = target.classifier
+    classifier = load_tapped(run.store, run.model)
     table = run.images(shard.images).slice(shard.start, shard.stop - shard.start)
-    rows, image_ids, pixels = _load(table, treatment, classifier, shard.start)
+    rows, image_ids, pixels = _load(table, treatment, classifier.spec.side, shard.start)
     table = table.take(rows - shard.start)
-    images = treated.TreatedImages(rows, image_ids, class_numbers(table, classifier.spec.classes))
+    labels, forms = class_numbers(table, classifier.spec.classes), {}
     if len(rows):
-        start = to_pixels(pixels).to(classifier.mean.device)
+        pictures = {treated.FILE: to_pixels(pixels).to(classifier.mean.device)}
         if treatment.kind == "attack":
-            images = _attack(shard, target, start, images, table)
-        else:
-            evidence = gather_evidence(start, target, odin=treatment.kind == "none")
-            images = replace(images, forms={treated.FILE: evidence})
+            pictures = _attacked(shard, classifier, pictures[treated.FILE], labels)
         cut = extraction.cut_out_by_us(regions.image_refs(table))
-        forms = {form: _shifted(each, classifier, cut) for form, each in images.forms.items()}
-        images = replace(images, forms=forms)
+        odin = treatment.kind != "corruption"
+        for form, each in pictures.items():
+            evidence = gather_evidence(each, classifier, odin=odin)
+            forms[form] = _shifted(evidence, classifier, cut)
+    images = treated.TreatedImages(rows, image_ids, labels, forms)
     evaluations.write_arrays(run.store, images.to_arrays(), *shard.path)
 
 
-def _shifted(evidence: treated.Evidence, classifier: Classifier, cut: Mask) -> treated.Evidence:
-    """Subtract the cutting shift from the outputs for cells that slidewatch cut out (n,)."""
-    taps = without_shift(evidence.taps, classifier.cutting, cut)
-    logits, odin = (
-        None if each is None else without_shift({LOGITS: each}, classifier.cutting, cut)[LOGITS]
-        for each in (evidence.logits, evidence.odin)
-    )
-    assert logits is not None
-    return replace(evidence, taps=taps, logits=logits, odin=odin)
-
-
-def read_treated(shard: Shard) -> treated.TreatedImages:
-    """Read the images that `treat` has written."""
-    return treated.TreatedImages.from_arrays(evaluations.read_arrays(shard.run.store, *shard.path))
-
-
 def _load(
-    table: pa.Table, treatment: treated.Treatment, classifier: Classifier, start: int
+    table: pa.Table, treatment: treated.Treatment, side: int, start: int
 ) -> tuple[Counts, Pixels, Pixels]:
     """Load row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
-    rows, image_ids, pixels, side = [], [], [], classifier.spec.side
+    rows, image_ids, pixels = [], [], []
     for row, ref in enumerate(regions.image_refs(table), start):
         try:
             picture = regions.find(ref)
@@ -156,64 +140,45 @@ def _load(
     )
 
 
-def _attack(
-    shard: Shard,
-    target: attacks.Target,
-    pixels: Tensor,
-    images: treated.TreatedImages,
-    table: pa.Table,
-) -> treated.TreatedImages:
-    """Attack the images of a shard, and keep them as files if requested."""
-    treatment, seed = shard.treatment, shard.number
-    truth = torch.as_tensor(images.label.astype(np.int64), device=pixels.device)
-    computed = attacks.attack(treatment.name, target, pixels, truth, treatment.strength, seed)
-    file = attacks.round_to_8_bits(computed)
-    noise = attacks.round_to_8_bits(
-        attacks.matched_noise(pixels, computed, treatment.strength, seed)
-    )
-    if shard.run.save_attacks:
-        _save_attacked(shard, to_images(file), table)
-    forms = {treated.FILE: file, treated.NOISE: noise, treated.COMPUTED: computed}
+def _attacked(
+    shard: SetShard, classifier: Classifier, pixels: Tensor, labels: NDArray[np.int8]
+) -> dict[str, Tensor]:
+    """Attack the images of a shard, and add noise as large to others; both as files keep them."""
+    name, strength, seed = shard.treatment.name, shard.treatment.strength, shard.number
+    assert strength is not None
+    truth = torch.as_tensor(labels.astype(np.int64), device=pixels.device)
+    forms = {
+        treated.FILE: attacks.attack(name, classifier, pixels, truth, strength, seed),
+        treated.NOISE: attacks.matched_noise(pixels, strength, seed),
+    }
+    return {form: attacks.round_to_8_bits(each) for form, each in forms.items()}
+
+
+def _shifted(
+    evidence: treated.ImageEvidence, classifier: Classifier, cut: Mask
+) -> treated.ImageEvidence:
+    """Subtract the cutting shift from the outputs for cells that slidewatch cut out (n,)."""
+
+    def shifted(outputs: dict[str, Single]) -> dict[str, Single]:
+        return without_shift(outputs, classifier.cutting, cut)
+
+    odin = evidence.odin
     return replace(
-        images,
-        forms={form: gather_evidence(each, target, odin=True) for form, each in forms.items()},
-        norms={form: _norms(forms[form] - pixels) for form in (treated.FILE, treated.COMPUTED)},
+        evidence,
+        taps=shifted(dict(evidence.taps)),
+        logits=shifted({LOGITS: evidence.logits})[LOGITS],
+        odin=None if odin is None else shifted({LOGITS: odin})[LOGITS],
     )
 
 
-def _norms(difference: Tensor) -> treated.Norms:
-    return treated.Norms(
-        to_numpy(attacks.l2_norm(difference)), to_numpy(attacks.linf_norm(difference))
-    )
+def read_treated(shard: SetShard) -> treated.TreatedImages:
+    """Read the images that `treat` has written."""
+    return treated.TreatedImages.from_arrays(evaluations.read_arrays(shard.run.store, *shard.path))
 
 
-def _save_attacked(shard: Shard, images: Pixels, table: pa.Table) -> None:
-    """Write every attacked image (n, S, S, 3) as a PNG, in a folder named after its label."""
-    run = shard.run
-    for number, (image, row) in enumerate(zip(images, table.to_pylist(), strict=True), shard.start):
-        stem = row["uri"].split("::")[0].rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        folder = (run.evaluation, run.detector.name, shard.treatment.key, row["label"])
-        run.store.write_bytes(
-            buffer.getvalue(), *evaluations.attacked_path(*folder, f"{stem}-{number}.png")
-        )
-
-
-@dataclass(frozen=True)
-class ImageRows:
-    """Rows of a set of images as files: taps (n, d), logits (n, C), and their identity.
-
-    ``image_ids`` (n, 32) are digests, ``group`` (n,) patients or slides.
-    """
-
-    taps: dict[str, Single]
-    logits: Single
-    image_ids: Pixels
-    group: Texts
-
-
-def read_rows(shards: Sequence[Shard], taps: list[str], wanted: Counts | None = None) -> ImageRows:
+def read_cells(
+    shards: Sequence[SetShard], taps: list[str], wanted: Counts | None = None
+) -> compositions.CellSet:
     """Read some taps of the shards of one set, for all their rows or the wanted ones."""
     group = shards[0].run.groups(shards[0].images)
     parts = []
@@ -222,9 +187,14 @@ def read_rows(shards: Sequence[Shard], taps: list[str], wanted: Counts | None = 
         chosen = np.flatnonzero(every if wanted is None else np.isin(images.rows, wanted))
         if len(chosen):
             evidence = images.forms[treated.FILE]
-            some = {tap: evidence.taps[tap] for tap in taps}
-            rows = ImageRows(some, evidence.logits, images.image_ids, group[images.rows])
-            parts.append(bundles.take(rows, chosen))
+            cells = compositions.CellSet(
+                {tap: evidence.taps[tap] for tap in taps},
+                evidence.logits.argmax(axis=1),
+                group[images.rows],
+                np.asarray([row.tobytes().hex() for row in images.image_ids]),
+                images.label,
+            )
+            parts.append(bundles.take(cells, chosen))
     return bundles.join(parts)
 
 
@@ -234,15 +204,7 @@ def load_detector(run: Run) -> Detector:
 
 
 @lru_cache(maxsize=4)
-def load_target(
-    store: Store, card: detectors.DetectorCard, model: classifiers.ModelCard
-) -> attacks.Target:
-    """Load a detector with its classifier, tapped at every stage, to be attacked."""
-    detector = verified.load_detector(store, card)
+def load_tapped(store: Store, model: classifiers.ModelCard) -> Classifier:
+    """Load a classifier that rivals can score by, too: with the penultimate tap."""
     classifier = gpu.folded(networks.load_classifier(store, model))
-    return attacks.Target(
-        with_taps(classifier, backbones.every_stage(classifier.spec)),
-        detector,
-        threshold(detector.calibration, card.alpha),
-        model.temperature,
-    )
+    return with_taps(classifier, tuple(dict.fromkeys((*classifier.spec.taps, PENULTIMATE))))

@@ -9,7 +9,6 @@ into a blurred cell; only JPEG works on the finished file and smears the edge.
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,21 +18,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from tasks.types import Pixels
 
-Function = Callable[[Tensor, float, Generator], Tensor]
-
-STRENGTHS = 5
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """One kind of shift: its strengths, their unit, and its function.
-
-    ``function`` takes pixels (3, H, W) in [0, 1], a strength in ``unit`` and a generator.
-    """
-
-    levels: tuple[float, float, float, float, float]
-    unit: str
-    function: Function
+Function = Callable[[Tensor, float, Generator], Tensor]  # of pixels (3, H, W) in [0, 1]
 
 
 def corrupt(image: Pixels, name: str, level: int, seed: int = 0) -> Pixels:
@@ -42,18 +27,11 @@ def corrupt(image: Pixels, name: str, level: int, seed: int = 0) -> Pixels:
     Random choices (grain, direction, place) depend on the seed and the image but not on the level:
     a higher level is more of the same. The image (H, W, 3) has its own size; a level is from 1,
     barely visible, to 5, gross.
-
-    Raises:
-        ValueError: there is no such corruption or level.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"no corruption {name!r}: there are {', '.join(CORRUPTIONS)}")
-    if level not in range(1, STRENGTHS + 1):
-        raise ValueError(f"no level {level} of {name}: levels go from 1 to {STRENGTHS}")
-    corruption = CORRUPTIONS[name]
+    strengths, function = CORRUPTIONS[name]
     rng = np.random.default_rng([seed, zlib.crc32(image.tobytes())])
     pixels = torch.tensor(image).permute(2, 0, 1).float() / 255.0
-    shifted = corruption.function(pixels, corruption.levels[level - 1], rng)
+    shifted = function(pixels, strengths[level - 1], rng)
     levels = (shifted * 255.0).round().clamp(0, 255).to(torch.uint8)
     return np.ascontiguousarray(levels.permute(1, 2, 0).numpy())
 
@@ -151,17 +129,18 @@ def _debris(pixels: Tensor, share: float, rng: Generator) -> Tensor:
     return torch.where(disc & (_inside(pixels) > 0), colour, pixels)
 
 
-CORRUPTIONS: dict[str, Corruption] = {
-    "defocus": Corruption((0.5, 1.0, 1.5, 2.5, 4.0), "pixels, sd of a Gaussian", _defocus),
-    "motion": Corruption((2.0, 4.0, 7.0, 12.0, 20.0), "pixels, length of the line", _motion),
-    "magnification": Corruption((1.25, 1.5, 2.0, 3.0, 5.0), "times fewer pixels", _magnification),
-    "jpeg": Corruption((10.0, 25.0, 50.0, 75.0, 92.0), "100 - JPEG quality", _jpeg),
-    "noise": Corruption((2.0, 4.0, 8.0, 16.0, 32.0), "grey levels, sd", _noise),
-    "dim": Corruption((0.95, 0.85, 0.7, 0.5, 0.3), "gain", _gain),
-    "bright": Corruption((1.05, 1.1, 1.2, 1.4, 1.8), "gain", _gain),
-    "contrast": Corruption((0.9, 0.75, 0.6, 0.4, 0.2), "share that is left", _contrast),
-    "saturation": Corruption((0.85, 0.7, 0.5, 0.25, 0.0), "share that is left", _saturation),
-    "hue": Corruption((4.0, 8.0, 16.0, 40.0, 90.0), "degrees, either way", _hue),
-    "cast": Corruption((0.03, 0.06, 0.12, 0.25, 0.5), "largest change of a gain", _cast),
-    "debris": Corruption((0.03, 0.05, 0.08, 0.14, 0.25), "shorter sides, radius", _debris),
+# Strengths from barely visible to gross, in the unit that is named.
+CORRUPTIONS: dict[str, tuple[tuple[float, float, float, float, float], Function]] = {
+    "defocus": ((0.5, 1.0, 1.5, 2.5, 4.0), _defocus),  # pixels, sd of a Gaussian
+    "motion": ((2.0, 4.0, 7.0, 12.0, 20.0), _motion),  # pixels, length of the line
+    "magnification": ((1.25, 1.5, 2.0, 3.0, 5.0), _magnification),  # times fewer pixels
+    "jpeg": ((10.0, 25.0, 50.0, 75.0, 92.0), _jpeg),  # 100 - JPEG quality
+    "noise": ((2.0, 4.0, 8.0, 16.0, 32.0), _noise),  # grey levels, sd
+    "dim": ((0.95, 0.85, 0.7, 0.5, 0.3), _gain),  # gain
+    "bright": ((1.05, 1.1, 1.2, 1.4, 1.8), _gain),  # gain
+    "contrast": ((0.9, 0.75, 0.6, 0.4, 0.2), _contrast),  # share that is left
+    "saturation": ((0.85, 0.7, 0.5, 0.25, 0.0), _saturation),  # share that is left
+    "hue": ((4.0, 8.0, 16.0, 40.0, 90.0), _hue),  # degrees, either way
+    "cast": ((0.03, 0.06, 0.12, 0.25, 0.5), _cast),  # largest change of a gain
+    "debris": ((0.03, 0.05, 0.08, 0.14, 0.25), _debris),  # shorter sides, radius
 }

@@ -15,9 +15,7 @@ from tasks.detector.moments import moments
 from tasks.network.spec import NetworkSpec
 from tasks.smears.evaluation.evidence import gather_evidence
 from tasks.smears.evaluation.rivals import NEIGHBOURS, fit_rivals
-from tasks.smears.evaluation.treated import Evidence
-from tasks.smears.evaluation.treatments.attacks import Target
-from tests.support.laboratories import detector
+from tasks.smears.evaluation.treated import ImageEvidence
 from tests.support.networks import drawn
 
 LAST = "penultimate"
@@ -37,9 +35,9 @@ NEW = np.concatenate([features(RNG.integers(0, 2, 400)), features(RNG.integers(0
 TRUTH = np.arange(800) >= 400
 
 
-def evidence() -> Evidence:
+def evidence() -> ImageEvidence:
     logits = NEW @ WEIGHT.T + BIAS
-    return Evidence({LAST: NEW}, logits, np.zeros(800, np.float32), odin=logits / 2)
+    return ImageEvidence({LAST: NEW}, logits, np.zeros(800, np.float32), odin=logits / 2)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def test_odin_sees_images_pre_processed_as_pytorch_ood_does(spec: NetworkSpec) -
     classifier = drawn(spec).requires_grad_(False)
     pixels = torch.rand(5, 3, 32, 32)
     known = evidence().taps[LAST], np.zeros(800, np.int8), torch.ones(2, 24), torch.zeros(2)
-    found = gather_evidence(pixels, Target(classifier, detector(), 0.0), odin=True)
+    found = gather_evidence(pixels, classifier, odin=True)
     theirs = ODIN(classifier).predict(pixels)
     assert_allclose(fit_rivals(LAST, *known)["ODIN"](found), theirs, rtol=1e-5)
-    assert gather_evidence(pixels, Target(classifier, detector(), 0.0), odin=False).odin is None
+    assert gather_evidence(pixels, classifier, odin=False).odin is None

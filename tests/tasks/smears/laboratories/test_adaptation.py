@@ -8,10 +8,12 @@ from sklearn.metrics import roc_auc_score
 from tasks.detector.probabilities import PARASITIZED_SHARE, Adaptation, fit_adaptation, weighted
 from tasks.detector.witnesses import Classes, Scales
 from tasks.smears.laboratories.adaptation import (
+    NO_LABELS,
     SHARE,
     Fitted,
     Labelled,
     Trial,
+    joined,
     laboratory_discriminant,
     try_adaptation,
 )
@@ -98,11 +100,16 @@ def test_few_cells_or_cells_of_one_kind_adapt_nothing() -> None:
 
 
 def test_labels_of_nights_add_up_and_are_kept() -> None:
-    both = labelled(20) + labelled(30, seed=1)
+    both = joined([labelled(20), NO_LABELS, labelled(30, seed=1)])
     assert both.parasitized.sum() == 25
     again = Labelled.from_arrays(both.to_arrays())
     assert again.slides == both.slides
     np.testing.assert_array_equal(again.log_odds, both.log_odds)
+    cells = seen(300, lower=-3.0)
+    again = Labelled.from_arrays(joined([cells, seen(10, lower=0.0)]).to_arrays())
+    np.testing.assert_array_equal(again.network[:300], cells.network)
+    np.testing.assert_array_equal(again.features["a"][:300], cells.features["a"])
+    assert joined([]) is NO_LABELS
 
 
 P, U = 0, 1  # places of the classes
@@ -168,16 +175,3 @@ def test_where_parasites_are_as_fitted_what_is_accepted_does_no_harm() -> None:
 def test_twenty_cells_of_other_parasites_are_often_enough() -> None:
     trials = [try_adaptation(seen(20, lower=-3.0, seed=seed), FITTED) for seed in range(10)]
     assert np.mean([trial is not None and trial.accepted for trial in trials]) >= 0.5
-
-
-def test_without_features_of_every_night_the_statistics_stay() -> None:
-    cells, older = seen(300, lower=-3.0), labelled(40)
-    both = cells + older
-    assert both.features == {}
-    trial = tried(both, FITTED)
-    assert trial.change.discriminant is None
-    again = Labelled.from_arrays(cells.to_arrays())
-    assert again.features.keys() == {"a"}
-    np.testing.assert_array_equal(again.network, cells.network)
-    twice = cells + cells.take(range(10))
-    np.testing.assert_array_equal(twice.features["a"][300:], cells.features["a"][:10])

@@ -12,21 +12,14 @@ from tests.support.laboratories import detector, learned, of_laboratory
 @pytest.fixture(scope="module")
 def laboratory():
     own, slides = detector().own, of_laboratory(1, 12)
-    statistics, evidence = learned(slides)
-    things = [
-        learning.planted_distances(
-            own, statistics, s, None,
-            {"far": ({t: x[:9] + 6 for t, x in s.taps.items()}, s.predicted[:9])},
-        )
-        for s in slides
-    ]  # fmt: skip
-    return own, learning.commissioned(detector(), statistics, evidence).reference, evidence, things
+    statistics, evidence = learned(slides, far=6.0)
+    return own, learning.commissioned(detector(), statistics, evidence).reference, evidence
 
 
 def test_false_alarms_are_near_the_level_with_the_laboratory_and_everything_without_slides(
     laboratory,
 ) -> None:
-    own, reference, evidence, _ = laboratory
+    own, reference, evidence = laboratory
     found = {(f.name, f.level): f for f in commissioning.false_alarms(own, reference, evidence)}
     here = found["the laboratory", 0.05]
     assert here.part == commissioning.ALARMS
@@ -49,7 +42,7 @@ def test_planted_things_are_caught(laboratory) -> None:
 
 
 def test_figures_are_a_table_without_nan(laboratory) -> None:
-    own, reference, evidence, _ = laboratory
+    own, reference, evidence = laboratory
     table = commissioning.figures_table(
         commissioning.false_alarms(own, reference, evidence[:1]), "lab-v0001"
     )

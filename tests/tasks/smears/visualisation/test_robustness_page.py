@@ -28,7 +28,7 @@ def table(*rows: dict[str, Any]) -> pa.Table:
 def all_rows(seeds: int) -> Iterator[dict[str, Any]]:
     """Rows of every kind, as an evaluation makes them."""
     sets: list[tuple[str, float | None]] = [("near/white, masked", None), ("attack/fgsm", 2 / 255)]
-    sets += [("attack/fgsm", 0.05), ("attack/deepfool", None)]
+    sets += [("attack/fgsm", 0.05), ("attack/other", None)]
     for seed in range(seeds):
         for name, strength in sets:
             place = {"seed": seed, "set": name, "strength": strength}
@@ -85,7 +85,7 @@ def test_a_page_has_every_part() -> None:
     assert sections == ["summary", "compositions", "limits", "attacks", "covariate"]
     text = " ".join(page.text)
     assert "mean over 3 seeds" in text
-    for label in ("attack/fgsm, 2/255", "attack/fgsm, .050", "attack/deepfool", "nih-1"):
+    for label in ("attack/fgsm, 2/255", "attack/fgsm, .050", "attack/other", "nih-1"):
         assert label in text
     charts = [chart["aria-label"] or "" for chart in page.of("svg")]
     assert len(charts) == 4
@@ -100,7 +100,7 @@ def test_a_table_is_a_pivot_of_the_results_in_their_order() -> None:
     head = "set composition detector 100% 10%"
     night = f"night of {HOME}"
     assert f"{head} near/white, masked {night} own normal .500 .050" in text
-    assert f"attack/deepfool {night} population .500 .050" in text
+    assert f"attack/other {night} population .500 .050" in text
 
 
 def test_the_same_table_gives_the_same_bytes() -> None:
