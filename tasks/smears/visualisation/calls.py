@@ -31,7 +31,6 @@ WORDS = {
     Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",
 }
-PATIENTS_SHOWN = 500
 DOUBTS = {
     "shifted": "Which errors to expect is not known: at least a tenth of the cells are from slides "
     "unlike every known slide, where probabilities are not calibrated.",
@@ -67,25 +66,10 @@ def positive_first(patients: pa.Table) -> pa.Table:
     return patients.take(pc.sort_indices(pa.table(keys), order))
 
 
-def patient_rows(
-    rows: pa.Table,
-    places: Mapping[Patient, str],
-    answers: Mapping[Patient, Confirmation],
-) -> list[dict[str, Any]]:
-    """Describe patients for the page.
-
-    ``rows`` are `positive_first`; ``places`` maps a patient to the element that a click opens.
-    """
-    return [
-        {
-            "name": patient_name(row),
-            "place": places.get(patient_of(row)),
-            "slides": f"{row['slides_read']:,} of {row['slides']:,}",
-            **call_of(row),
-            "persons": answers.get(patient_of(row)),
-        }
-        for row in rows.slice(0, PATIENTS_SHOWN).to_pylist()
-    ]
+def described(row: Mapping[str, Any], answers: Mapping[Patient, Confirmation]) -> dict[str, Any]:
+    """Describe a row of the report on patients for the page, with the persons' answer."""
+    key = patient_of(row)
+    return call_of(row) | {"key": key, "name": patient_name(row), "persons": answers.get(key)}
 
 
 def patient_name(row: Mapping[str, Any]) -> str:
@@ -96,19 +80,17 @@ def patient_name(row: Mapping[str, Any]) -> str:
 
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the call of a slide's or patient's row."""
+    """Add to a slide's or patient's row what a page says of its call."""
     known = row["corrected_percent"] is not None
     kind = row["density_class"]
     return {
-        "call": row["call"],
+        **row,
         "sentence": call_text(row),
         # The meaning of the parasitaemia of a positive one, such as hyperparasitaemia.
         "meaning": class_text(kind) if kind is not None and row["call"] == Call.POSITIVE else None,
         **(_amounts(row) if known else {"corrected": "–", "range": "", "density": "–"}),
         "plot": interval_plot(row) if known else "",
         "suspects": suspects_text(row),
-        "called": row["cells_called"],
-        "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
     }
 

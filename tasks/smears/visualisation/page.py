@@ -12,6 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from tasks.images.access.addresses import path_of
+from tasks.words import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 VIEWER = Path(__file__).parent / "viewer"
@@ -36,30 +37,7 @@ CHART_STYLE = (
 )
 
 
-def environment(folder: Path) -> Environment:
-    """Read templates of a folder, and the viewer's, which escape everything they are given."""
-    return Environment(
-        loader=FileSystemLoader([folder, VIEWER]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-_ENVIRONMENT = environment(TEMPLATES)
-_ENVIRONMENT.globals["chart_style"] = Markup(CHART_STYLE)
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
-    return _ENVIRONMENT.get_template(template).render(**values)
-
-
-def compile_templates() -> None:
-    """Compile all templates ahead of the first page, which otherwise waits a fifth of a second."""
-    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
-        _ENVIRONMENT.get_template(name)
+LONGEST_TEXT = 160  # characters of a name or message; the report has them all
 
 
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -88,9 +66,6 @@ def as_webp(picture: Image.Image, quality: int = 82, most_bytes: int = 400_000) 
 def data_uri(content: bytes, kind: str) -> str:
     """Encode an image file as an address that needs no network; ``kind`` is such as ``png``."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-LONGEST_TEXT = 160  # characters of a name or message; the report has them all
 
 
 def file_name(uri: str) -> str:
@@ -144,3 +119,52 @@ def number_text(value: float | None) -> str:
         return "–"
     # Adding zero turns a rounded -0.0 into 0.0.
     return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def chance_text(chance: float) -> str:
+    """Write a probability in percent, never as certain.
+
+    >>> [chance_text(value) for value in (0.99999, 0.987, 0.5)]
+    ['> 99.9%', '98.7%', '50%']
+    """
+    if chance >= 0.9995:
+        return "> 99.9%"
+    return f"{chance:.1%}" if chance >= 0.9 else f"{chance:.0%}"
+
+
+def environment(folder: Path) -> Environment:
+    """Read templates of a folder, and the viewer's, which escape everything they are given."""
+    made = Environment(
+        loader=FileSystemLoader([folder, VIEWER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "chance": chance_text,
+        "data_uri": data_uri,
+        "file_name": file_name,
+        "number": number_text,
+        "p_value": p_text,
+        "shortened": shortened,
+        "thousands": "{:,}".format,
+    }
+    made.globals |= {"chart_style": Markup(CHART_STYLE), "counted": counted, "percent": percent}
+    # The content of a file, in contrast to the text that says why there is none.
+    made.tests["picture"] = lambda content: isinstance(content, bytes)
+    return made
+
+
+_ENVIRONMENT = environment(TEMPLATES)
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
+    return _ENVIRONMENT.get_template(template).render(**values)
+
+
+def compile_templates() -> None:
+    """Compile all templates ahead of the first page, which otherwise waits a fifth of a second."""
+    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
+        _ENVIRONMENT.get_template(name)

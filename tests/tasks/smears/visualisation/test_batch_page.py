@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tasks.smears.reports.slide_reasons import SlideReason
@@ -276,7 +277,7 @@ def test_hostile_names_of_fields_stay_text() -> None:
 def test_a_slide_that_is_no_smear_is_listed_once() -> None:
     wrong = [SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER]
     far, both = [SlideReason.SHIFTED], [SlideReason.SHIFTED, SlideReason.TOGETHER]
-    found = odd_slides([wrong, far, [], both])
+    found = odd_slides(pa.table({"review_reasons": [wrong, far, [], both]}))
     assert found == {"implausible": [0], "shifted": [1, 3], "together": [3]}
 
 
