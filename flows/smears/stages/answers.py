@@ -27,7 +27,14 @@ from storage.store import Store, StoreError
 from tasks.smears.answers import agreement
 from tasks.smears.answers.patients import MOST_READ, Confirmation, Suspect, confirm
 from tasks.smears.counting import call, interpretation
-from tasks.smears.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
+from tasks.smears.reports.called_cells import (
+    CHANCE,
+    COLUMNS,
+    CalledCells,
+    Patient,
+    cells_behind,
+    patient_of,
+)
 from tasks.smears.visualisation.calls import patient_name, positive_first
 
 ASKED = (call.Call.POSITIVE, call.Call.SUSPECTED, call.Call.INDETERMINATE)
@@ -143,10 +150,6 @@ class Suspects:
         """List the patients that persons are asked about."""
         return [each for each in self.every if _is_asked(each)]
 
-    def find(self, number: int) -> Suspect | None:
-        """Find a patient by his place among those asked about."""
-        return self.asked[number] if 0 <= number < len(self.asked) else None
-
     def next_cell(self, suspect: Suspect, reader: str) -> str | None:
         """Return the first cell of a patient that a reader has not read; None if all are read.
 
@@ -192,14 +195,12 @@ class Suspects:
     def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
         """Collect the called cells of the patients that are asked about, and all labels."""
         store, batch = self.answers.store, self.answers.batch
-        slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
-        unreadable = {
-            row["slide_id"] for row in slides.to_pylist() if row["call"] == call.Call.UNREADABLE
-        }
-        called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
-        counts_abnormal = bool(self.detector and self.detector.counts_abnormal)
-        cells = CalledCells(
-            called, unreadable, counts_abnormal=counts_abnormal, most=MOST_CALLED, least=MOST_READ
+        cells = cells_behind(
+            [row for row in self.rows if row["call"] in ASKED],
+            read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)),
+            counts_abnormal=bool(self.detector and self.detector.counts_abnormal),
+            most=MOST_CALLED,
+            least=MOST_READ,
         )
         labels: dict[Patient, bool] = {}
         images = report_path(batch.name, batch.batch_date)
@@ -220,13 +221,9 @@ def _is_asked(suspect: Suspect) -> bool:
 def _labelled(rows: pa.Table) -> list[dict[str, Any]]:
     """List which labels there are of which slide and patient, each once."""
     names = ["slide_id", "patient_id", "label"]
-    if "label" not in rows.column_names:
-        return []
     text = pa.table({name: rows[name].cast(pa.string()) for name in names})
-    labelled: list[dict[str, Any]] = (
-        text.filter(text["label"].is_valid()).group_by(names).aggregate([]).to_pylist()
-    )
-    return labelled
+    labels = text.filter(text["label"].is_valid()).group_by(names).aggregate([])
+    return list(labels.to_pylist())
 
 
 def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:

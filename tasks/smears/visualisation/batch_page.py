@@ -139,7 +139,6 @@ def batch_page(view: BatchView) -> str:
         places=places,
         opened=[calls.described(each, view.answers) for each in opened(patients)],
         called=view.called,
-        axis=calls.axis(),
         expected=calls.expected_text(row),
         whole_slides=view.whole_slides,
         counted_fields=overlay.counted_fields(view.slides),

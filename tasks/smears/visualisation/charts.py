@@ -135,8 +135,8 @@ def lines(
         )
         axes.grid(visible=True)
         if drawn:
-            place = {"loc": "outside lower left", "ncols": 2, "handlelength": 2.6}
-            figure.legend(axes.get_lines(), list(drawn), **place)
+            marks, names = axes.get_lines(), list(drawn)
+            figure.legend(marks, names, loc="outside lower left", ncols=2, handlelength=2.6)
         sentences = (
             f"{name} {decimals(y[0])} at {x[0]:g} to {decimals(y[-1])} at {x[-1]:g}"
             for name, (x, y) in drawn.items()

@@ -3,6 +3,7 @@
 import base64
 import io
 from datetime import date
+from math import asinh
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from tasks.images.access.addresses import path_of
+from tasks.smears.counting.call import percent_text, range_text
 from tasks.words import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 VIEWER = Path(__file__).parent / "viewer"
+KNEE = 0.05  # percent
 SHRINK = 0.85  # of a picture's sides, until its file is small enough
 
 # (on white paper, on dark paper): hues after Okabe & Ito (2008), which the colour-blind tell apart,
@@ -48,16 +51,10 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def as_webp(picture: Image.Image, quality: int = 82, most_bytes: int = 400_000) -> bytes:
-    """Encode a picture as a WebP file, shrunk until it has at most ``most_bytes``.
-
-    Raises:
-        ValueError: not even a picture of one pixel is so small.
-    """
+    """Encode a picture as a WebP file, shrunk until it has at most ``most_bytes``."""
     shrunk = picture
     # Pillow's method 4 takes two and a half times as long, for files 3 to 8% smaller.
     while len(file := encoded(shrunk, "WEBP", quality=quality, method=2)) > most_bytes:
-        if shrunk.size == (1, 1):
-            raise ValueError(f"no WebP file has {most_bytes} bytes or fewer: allow more")
         size = (max(1, int(shrunk.width * SHRINK)), max(1, int(shrunk.height * SHRINK)))
         shrunk = picture.resize(size, Image.Resampling.LANCZOS)
     return file
@@ -132,6 +129,17 @@ def chance_text(chance: float) -> str:
     return f"{chance:.1%}" if chance >= 0.9 else f"{chance:.0%}"
 
 
+def on_axis(percent: float) -> str:
+    """Compute where a parasitaemia lies on the axis of an interval, in pixels.
+
+    The axis is linear below a tenth of a percent, and logarithmic above.
+
+    >>> on_axis(0.0), on_axis(100.0)
+    ('4.0', '146.0')
+    """
+    return f"{4 + 142 * asinh(percent / KNEE) / asinh(100 / KNEE):.1f}"
+
+
 def environment(folder: Path) -> Environment:
     """Read templates of a folder, and the viewer's, which escape everything they are given."""
     made = Environment(
@@ -146,11 +154,18 @@ def environment(folder: Path) -> Environment:
         "data_uri": data_uri,
         "file_name": file_name,
         "number": number_text,
+        "on_axis": on_axis,
         "p_value": p_text,
+        "percent": percent_text,
         "shortened": shortened,
         "thousands": "{:,}".format,
     }
-    made.globals |= {"chart_style": Markup(CHART_STYLE), "counted": counted, "percent": percent}
+    made.globals |= {
+        "chart_style": Markup(CHART_STYLE),
+        "counted": counted,
+        "percent": percent,
+        "range_text": range_text,
+    }
     # The content of a file, in contrast to the text that says why there is none.
     made.tests["picture"] = lambda content: isinstance(content, bytes)
     return made

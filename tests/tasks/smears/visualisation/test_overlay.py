@@ -109,11 +109,6 @@ def test_a_picture_is_as_large_as_its_bytes_allow(most_bytes: int) -> None:
     assert len(content) > 0.4 * most_bytes or image.size == (400, 300)
 
 
-def test_no_file_is_smaller_than_one_of_a_single_pixel() -> None:
-    with pytest.raises(ValueError, match="no WebP file has 10 bytes"):
-        as_webp(Image.fromarray(ground(8, 8)), most_bytes=10)
-
-
 @pytest.mark.parametrize("name", COLOURS)
 def test_a_picture_of_a_slide_keeps_the_colours_of_its_contours(name: str) -> None:
     picture = overlay(ground(900, 1200), [ring(600, 450, 300)], [Pen(name)])

@@ -42,7 +42,6 @@ class PatientPages:
         session = self._session
         session.refresh()
         unread = self.suspects.next_cell(suspect, reader) is not None
-        more = self.suspects.find(number + 1) is not None
         return self._show(
             request,
             "sheet.html" if unread or "again" in request.query_params else "patient.html",
@@ -52,7 +51,7 @@ class PatientPages:
             answers=session.of_reader(reader),
             positive=session.card.classes[0],
             placed={image for image in suspect.order if (ref := session.ref(image)) and ref.region},
-            following=number + 1 if more else None,
+            following=number + 1 if number + 1 < len(self.suspects.asked) else None,
         )
 
     async def answer(self, request: Request) -> Response:
@@ -72,10 +71,9 @@ class PatientPages:
     def _asked(self, request: Request) -> tuple[str, Suspect, int]:
         """Return the reader and the patient of a request; 404 where there is no such patient."""
         number = int(request.path_params["number"])
-        suspect = self.suspects.find(number)
-        if suspect is None:
+        if number >= len(self.suspects.asked):
             raise HTTPException(404, "no such patient")
-        return reader_of(request), suspect, number
+        return reader_of(request), self.suspects.asked[number], number
 
     def described(self, suspect: Suspect, reader: str | None) -> dict[str, Any]:
         """Describe a patient with the machine's call and the persons' answer."""
