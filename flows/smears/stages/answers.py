@@ -137,10 +137,11 @@ class Suspects:
         cells, labels = self._cells()
         suspects = []
         for row in self.rows:
-            read = cells.of(patient_of(row))
-            called = tuple(each["image_id"] for each in read if each["called"])
-            others = tuple(each["image_id"] for each in read if not each["called"])
-            truth = labels.get(patient_of(row))
+            read, truth = cells.of(patient_of(row)), labels.get(patient_of(row))
+            called, others = (
+                tuple(each["image_id"] for each in read if each["called"] is is_called)
+                for is_called in (True, False)
+            )
             name = patient_name(row)
             suspects.append(Suspect(name, row["call"], called, others, row["cells_read"], truth))
         return suspects
@@ -148,7 +149,12 @@ class Suspects:
     @cached_property
     def asked(self) -> list[Suspect]:
         """List the patients that persons are asked about."""
-        return [each for each in self.every if _is_asked(each)]
+        return [each for each in self.every if each.call in ASKED and each.order]
+
+    def row(self, suspect: Suspect) -> dict[str, Any]:
+        """Return a patient's row of the report."""
+        pairs = zip(self.rows, self.every, strict=True)
+        return next(row for row, each in pairs if each is suspect)
 
     def next_cell(self, suspect: Suspect, reader: str) -> str | None:
         """Return the first cell of a patient that a reader has not read; None if all are read.
@@ -160,23 +166,21 @@ class Suspects:
 
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
-        if reader is not None:
-            return self._confirmed(suspect, self.answers.of_reader(reader))
-        return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
+        if reader is None:
+            return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
+        return self._confirmed(suspect, self.answers.of_reader(reader))
 
-    def confirmations(self) -> list[Confirmation]:
-        """Return the answers of the majority on the patients that persons are asked about."""
+    def confirmations(self) -> list[tuple[Suspect, Confirmation]]:
+        """List the patients that persons are asked about, with the answers of the majority."""
         answers = agreement.consensus(self.answers.by_reader())
-        return [self._confirmed(each, answers) for each in self.asked]
+        return [(each, self._confirmed(each, answers)) for each in self.asked]
 
     def by_patient(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
         if not self.answers.readers():
             return {}
-        pairs = zip(self.rows, self.every, strict=True)
-        asked = [patient_of(row) for row, each in pairs if _is_asked(each)]
-        confirmed = zip(asked, self.confirmations(), strict=True)
-        return {patient: confirmation for patient, confirmation in confirmed if confirmation.read}
+        confirmed = self.confirmations()
+        return {patient_of(self.row(each)): answer for each, answer in confirmed if answer.read}
 
     def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
         positive = self.answers.card.classes[0]
@@ -212,10 +216,6 @@ class Suspects:
                     labels.get(patient, False) or row["label"] == self.answers.card.classes[0]
                 )
         return cells, labels
-
-
-def _is_asked(suspect: Suspect) -> bool:
-    return suspect.call in ASKED and bool(suspect.order)
 
 
 def _labelled(rows: pa.Table) -> list[dict[str, Any]]:

@@ -77,18 +77,13 @@ class PatientPages:
 
     def described(self, suspect: Suspect, reader: str | None) -> dict[str, Any]:
         """Describe a patient with the machine's call and the persons' answer."""
-        row = next(
-            row
-            for row, each in zip(self.suspects.rows, self.suspects.every, strict=True)
-            if each is suspect
-        )
         confirmation = self.suspects.confirmation(suspect, reader)
         return {
             "number": self.suspects.asked.index(suspect),
             "name": suspect.name,
             "cells": len(suspect.order),
             "called": len(suspect.called),
-            "machine": call_of(row),
+            "machine": call_of(self.suspects.row(suspect)),
             "found": confirmation,
             "figure": confirmation.figure or "–",
             "seconds": self.suspects.seconds(suspect),
