@@ -117,17 +117,6 @@ def test_an_axis_of_shares_begins_at_zero_unless_all_are_above_one_half() -> Non
     assert "0" in ticks(np.nan, 0.01)
 
 
-def test_decimals_never_hide_how_far_a_figure_is_from_one() -> None:
-    assert charts.decimals(0.9986) == ".9986"
-    assert charts.decimals(0.9521) == ".952"
-    assert charts.decimals(1.0) == "1"
-    assert charts.decimals(0.0039) == ".0039"
-    assert charts.decimals(-0.25) == "−.250"
-    assert charts.decimals(1.5) == "1.500"
-    assert charts.decimals(1234.56) == "1,234.6"
-    assert charts.decimals(None) == charts.decimals(float("nan")) == "–"
-
-
 @pytest.mark.parametrize("most", [1, 7, 300, 90_000])
 def test_binned_scores_say_how_many_are_abnormal(most: int) -> None:
     edges = np.sinh(np.arcsinh(2.0) + 0.1 * np.arange(-40, 41))

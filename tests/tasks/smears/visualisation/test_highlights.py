@@ -10,7 +10,6 @@ from tasks.smears.visualisation.highlights import (
     PERSON,
     SAMPLE,
     UNCERTAIN,
-    columns,
 )
 from tests.support import nights
 from tests.support.columns import with_column
@@ -125,9 +124,3 @@ def test_what_is_kept_does_not_grow_with_the_images() -> None:
     large = nights.highlights_of(nights.image_rows(20_000), 500)
     for name, table in large._kept.items():
         assert CELLS_SHOWN[name] <= table.num_rows <= 2 * CELLS_SHOWN[name]
-
-
-def test_only_the_named_columns_are_read() -> None:
-    rows = nights.image_rows(100)
-    assert set(columns(nights.CLASSES)) < set(rows.column_names)
-    nights.highlights_of(rows.select(columns(nights.CLASSES)))

@@ -118,17 +118,6 @@ def test_a_picture_of_a_slide_keeps_the_colours_of_its_contours(name: str) -> No
     assert np.linalg.norm(found[line].mean(axis=0) - COLOURS[name]) < 25  # measured: 4 to 20
 
 
-@pytest.mark.parametrize("name", COLOURS)
-def test_the_colours_of_contours_are_told_apart_in_a_file(name: str) -> None:
-    hues = np.random.default_rng(1).integers(0, 256, (120, 160, 3), np.uint8)
-    picture = overlay(hues, [ring(80, 60, 40)], [Pen(name)])
-    line = (picture == COLOURS[name]).all(axis=2)
-    image = Image.open(io.BytesIO(as_webp(Image.fromarray(picture))))
-    found = np.asarray(image.convert("RGB"))[line].mean(axis=0)
-    away = {each: np.linalg.norm(found - colour) for each, colour in COLOURS.items()}
-    assert (image.format, min(away, key=away.__getitem__)) == ("WEBP", name)
-
-
 def test_fields_with_parasites_are_shown_first_then_abnormal_ones() -> None:
     def field(name: str, *counts: int, **other: Any) -> dict[str, Any]:
         values = dict(zip(("parasitized", "abnormal", "images"), counts, strict=True))
