@@ -110,10 +110,8 @@ def batch_page(view: BatchView) -> str:
     odd, rows = odd_slides(slides), [*view.earlier, row][-NIGHTS_SHOWN:]
     return page.render(
         "batch.html",
+        **{name: value for name, value in vars(view).items() if name not in {"slides", "patients"}},
         title=f"{row['batch']}: {row['light']}",
-        row=row,
-        made_from=view.made_from,
-        answered=view.answered,
         confirmed=calls.confirmed_text(view.answers.values()),
         day=page.day_text(row["batch_date"]),
         light=LIGHTS[types.Light(row["light"])],
@@ -123,13 +121,10 @@ def batch_page(view: BatchView) -> str:
             for kind, numbers in odd.items()
         },
         more={kind: len(numbers) - ODD_SHOWN for kind, numbers in odd.items()},
-        classes=view.classes,
         sheets=[
             (name, *texts, view.highlights.sheet(name).to_pylist())
             for name, texts in SHEETS.items()
         ],
-        thumbnails=view.thumbnails,
-        fields=view.fields,
         calls=calls.calls_of(view.patients),
         patients=[
             calls.described(each, view.answers)
@@ -138,13 +133,10 @@ def batch_page(view: BatchView) -> str:
         all_patients=len(patients),
         places=places,
         opened=[calls.described(each, view.answers) for each in opened(patients)],
-        called=view.called,
         expected=calls.expected_text(row),
-        whole_slides=view.whole_slides,
         counted_fields=overlay.counted_fields(view.slides),
         contours=list(CONTOURS),
         viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()) if view.fields else "",
-        threshold=view.threshold,
         slides=[calls.call_of(each) for each in shown],
         shown_fields={
             each.row["slide_id"]: f"field-{n}" for n, each in reversed([*enumerate(view.fields)])
@@ -154,9 +146,6 @@ def batch_page(view: BatchView) -> str:
         # Newest first. None links to its page: which pages there are may change.
         nights=rows[::-1],
         failures=sorted(row["failures"].items(), key=lambda pair: (-pair[1], pair[0])),
-        examples=view.highlights.failures,
-        made_by=view.made_by,
-        command=view.command,
         scripts=[Markup(script) for script in scripts],
         script_hashes=[
             base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts

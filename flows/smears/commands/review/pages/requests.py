@@ -29,7 +29,7 @@ def seconds_of(form: Mapping[str, str]) -> float:
 
 
 def reader_of(request: Request) -> str:
-    """Return the reader in an address; 404 if nobody can be called so."""
+    """Return the reader in an address; 404 for a name that no reader can have."""
     try:
         return check_name("reader", request.path_params["reader"])
     except StoreError as error:
