@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -30,12 +29,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from flows.cluster.client import in_this_process
-from flows.jobs.worker import network_of
 from flows.monitoring.console import tell, warn
 from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears.night import NightOutcome, screen_sources
-from flows.smears.stages.chosen_thresholds import rates_elsewhere, sure_rates
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers
 from storage.models.detectors import (
@@ -55,7 +52,6 @@ from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.manifest import SCHEMA
 from tasks.smears.counting.call import needs_text, photograph_text
-from tasks.smears.visualisation.page import compile_templates
 from tasks.words import counted
 
 if TYPE_CHECKING:
@@ -78,31 +74,19 @@ class Pictures(dict[str, regions.ImageRef]):
 
 
 @dataclass(frozen=True)
-class Answered:
-    """The reports on some images, by kind, the places of their cells, and the pictures' order."""
-
-    outcome: NightOutcome
-    page: str | None
-    reports: Mapping[str, pa.Table]
-    refs: list[regions.ImageRef]
-    pictures: Pictures
-    numbers: Mapping[str, int]
-
-    def cells(self) -> "Scored":
-        """Make a data frame with a row for each cell, in the order of the pictures."""
-        from flows.smears.frames import scored_frame
-
-        return scored_frame(self.reports[IMAGES], self.refs, self.pictures, self.numbers)
-
-
-@dataclass(frozen=True)
 class Seen:
-    """A photograph as `slidewatch look` shows it; a notebook shows the same page."""
+    """A photograph as `slidewatch look` shows it, or several images; a notebook shows the page."""
 
     sentence: str
     outcome: NightOutcome = field(repr=False)
-    page: str = field(repr=False)
-    _answered: Answered = field(repr=False)
+    page: str | None = field(repr=False)
+    reports: Mapping[str, pa.Table] = field(repr=False)
+    """By kind."""
+    refs: list[regions.ImageRef] = field(repr=False)
+    """The places of the cells."""
+    pictures: Pictures = field(repr=False)
+    numbers: Mapping[str, int] = field(repr=False)
+    """The pictures' order, by address."""
 
     @property
     def light(self) -> str:
@@ -112,20 +96,23 @@ class Seen:
     @cached_property
     def patients(self) -> "pd.DataFrame":
         """Return the report on patients, a row for each."""
-        return self._answered.reports[PATIENTS].to_pandas()
+        return self.reports[PATIENTS].to_pandas()
 
     @cached_property
     def fields(self) -> "pd.DataFrame":
         """Return the report on fields, a row for each."""
-        return self._answered.reports[FIELDS].to_pandas()
+        return self.reports[FIELDS].to_pandas()
 
     @cached_property
     def cells(self) -> "Scored":
-        """Return the report on images, a row for each cell."""
-        return self._answered.cells()
+        """Return the report on images, a row for each cell, in the order of the pictures."""
+        from flows.smears.frames import scored_frame
+
+        return scored_frame(self.reports[IMAGES], self.refs, self.pictures, self.numbers)
 
     def _repr_html_(self) -> str:
-        return f'<iframe title="slidewatch" srcdoc="{escape(self.page)}" style="{FRAME}"></iframe>'
+        page = escape(self.page or "")
+        return f'<iframe title="slidewatch" srcdoc="{page}" style="{FRAME}"></iframe>'
 
 
 def open_store(address: str | Path | None = None) -> "OpenStore":
@@ -237,24 +224,10 @@ class Detector:
             ValueError: pixels have another shape or type, or there is no such option.
         """
         given = photo if isinstance(photo, str | Path) else [photo]
-        with ThreadPoolExecutor(1) as beside:
-            ready = beside.submit(self._get_ready)
-            seen = self._screened(given, None, None, options)
-            ready.result()
+        seen = self._screened(given, None, None, options)
         if seen.page is None:
             raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
-        sentence = sentence_of(seen.outcome, seen.reports[PATIENTS])
-        return Seen(sentence, seen.outcome, seen.page, seen)
-
-    def _get_ready(self) -> None:
-        """Load the network and error rates, which take a second, during the search for cells."""
-        store, tuning = self._store, self.card.tuning
-        network_of(store, self.model.tuned(tuning.tuning if tuning else None))
-        if not self.card.counts_abnormal:
-            rates_elsewhere(store, self.card)
-        sure_rates(store, self.card)
-        import_module("duckdb")
-        compile_templates()
+        return seen
 
     def score(
         self,
@@ -283,7 +256,7 @@ class Detector:
             ValueError: pixels have another shape or type, there are not n slides, or there is no
                 such option.
         """
-        return self._screened(images, slides, patients, options).cells()
+        return self._screened(images, slides, patients, options).cells
 
     def _screened(
         self,
@@ -291,7 +264,7 @@ class Detector:
         slides: Sequence[str | None] | None,
         patients: Sequence[str | None] | None,
         options: dict[str, Any],
-    ) -> Answered:
+    ) -> Seen:
         """Screen images as `flows.screen` does, and read the reports."""
         pictures, sources, root = Pictures(), str(images), None
         numbers: dict[str, int] = {}
@@ -321,7 +294,8 @@ class Detector:
             for folder in RESULTS:
                 self._store.remove(folder)
         pictures.update((ref.uri, ref) for ref in refs)
-        return Answered(outcome, page, reports, refs, pictures, numbers)
+        sentence = sentence_of(outcome, reports[PATIENTS])
+        return Seen(sentence, outcome, page, reports, refs, pictures, numbers)
 
     def _report(self, *path: str) -> pa.Table:
         """Read a report; an empty table if the batch has none of this kind."""

@@ -1,14 +1,13 @@
 """Show a batch in Prefect, and emit the events that Prefect's automations can act on.
 
-Artifacts: a summary that begins with the patients, the most abnormal cells, and a link to the page
-where one is served. Each has a key of its own, under which
+Artifacts: a summary that begins with the patients, and a link to the page where one is served.
+Each has a key of its own, under which
 Prefect keeps a version of every batch. Events: ``slidewatch.batch.failed`` when images failed,
 ``slidewatch.batch.abnormal`` when the light is amber or red; their resource is
 ``slidewatch.batch.<name>``. None of it is needed, because the batch is in the store: if Prefect
 cannot be reached, a warning is logged and the work continues.
 """
 
-import heapq
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from flows.outcome import numbered
 from flows.prefect.runs import in_prefect_run
 from storage.batches import manifests
 from storage.batches.ledger import Seal
-from storage.parquet import iterate_rows, read_table
+from storage.parquet import read_table
 from storage.reports import tables
 from storage.smears import segmentations
 from storage.smears.pages import page_path
@@ -33,20 +32,7 @@ from tasks.smears.reports.night.counts import Row
 from tasks.smears.visualisation.page import data_uri
 
 FAILED, ABNORMAL = "slidewatch.batch.failed", "slidewatch.batch.abnormal"
-MOST_ABNORMAL = 20
-COLUMNS = (
-    "uri",
-    "slide_id",
-    "patient_id",
-    "diagnosis",
-    "abnormality",
-    "p_value",
-    "verdict",
-    "review_reason",
-)
-NIGHT, CELLS, PAGE = (
-    "slidewatch-night", "slidewatch-most-abnormal", "slidewatch-page",
-)  # fmt: skip  # keys of the artifacts
+NIGHT, PAGE = "slidewatch-night", "slidewatch-page"  # keys of the artifacts
 MOST_PATIENTS = 50  # that the summary lists
 MOST_PICTURES = 4  # of a patient
 # Calls that a person should see, in this order; the others are only counted.
@@ -85,11 +71,7 @@ def announce(
     if not in_prefect_run():
         return False
     from httpx import TransportError
-    from prefect.artifacts import (
-        create_link_artifact,
-        create_markdown_artifact,
-        create_table_artifact,
-    )
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
     page = None if pages_url is None else f"{pages_url.rstrip('/')}/{page_path(batch.name)[-1]}"
     steps: dict[str, Callable[[], object]] = {
@@ -98,11 +80,6 @@ def announce(
             _summary(store, batch, seal, night, pictures, page),
             key=NIGHT,
             description=f"{batch.name}: {night['light']}",
-        ),
-        "the most abnormal cells": lambda: create_table_artifact(
-            most_abnormal(store, batch),
-            key=CELLS,
-            description=f"{batch.name}: its {MOST_ABNORMAL} most abnormal cells",
         ),
     }
     if page:
@@ -130,20 +107,6 @@ def _or_warn(what: str, errors: list[Exception]) -> Iterator[None]:
             f"Prefect did not record {what} ({type(error).__name__}: {error}); the work continues "
             "without it",
         )
-
-
-def most_abnormal(store: Store, batch: manifests.Batch) -> list[dict[str, Any]]:
-    """Find the most abnormal rows of a report, in the columns `COLUMNS`, without failed images."""
-    best: list[tuple[float, str, dict[str, Any]]] = []
-    for part in iterate_rows(
-        store, *tables.report_path(batch.name, batch.batch_date), columns=list(COLUMNS)
-    ):
-        scored = part.filter(part["abnormality"].is_valid())
-        head = scored.sort_by([("abnormality", "descending"), ("uri", "ascending")])
-        rows = head.slice(0, MOST_ABNORMAL).select(COLUMNS).to_pylist()
-        keyed = [(-row["abnormality"], row["uri"], row) for row in rows]
-        best = heapq.nsmallest(MOST_ABNORMAL, [*best, *keyed], key=lambda each: each[:2])
-    return [row for _, _, row in best]
 
 
 def _summary(

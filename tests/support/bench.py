@@ -6,7 +6,7 @@ from httpx import Response
 from starlette.testclient import TestClient
 
 from flows.smears.commands.review.app import Bench
-from flows.smears.commands.review.guards import Guarded
+from flows.smears.commands.review.guards import guarded
 from flows.smears.commands.review.session import Session
 
 HOST = "127.0.0.1:8077"
@@ -14,7 +14,7 @@ OWN = {"host": HOST, "origin": f"http://{HOST}"}
 
 
 def client_of(session: Session, *, blind: bool = True) -> TestClient:
-    app = Guarded(Bench(session, None, blind=blind, reader=None).app(), "secret", [HOST], "http")
+    app = guarded(Bench(session, None, blind=blind, reader=None).app(), "secret", [HOST])
     return TestClient(app, base_url=f"http://{HOST}")
 
 

@@ -1,13 +1,11 @@
 """Run the command `demo`: train, fit and screen on images that slidewatch renders itself."""
 
-import io
 import shutil
 import time
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-from PIL import Image
 
 from flows.fit import fit
 from flows.monitoring import console
@@ -18,8 +16,7 @@ from flows.prefect.runs import runs_page
 from flows.settings import Settings
 from flows.smears.night import screen
 from flows.train import train
-from tasks.images.access.files import SourceError, read_bytes
-from tasks.smears.visualisation.pictures import contact_sheet
+from tasks.images.access.files import SourceError
 from tasks.synthetic.rendered_cells import write_collection, write_night
 
 MARK = ".slidewatch-demo"
@@ -32,9 +29,6 @@ LIMIT 10"""
 BY_KIND = """SELECT coalesce(planted.kind, '{ordinary}'), count(*),
        count(*) FILTER (abnormal OR status = 'failed')
 FROM '{reports}/*/*.parquet' LEFT JOIN planted ON parse_filename(uri) = name GROUP BY ALL"""
-EXAMPLES = """SELECT uri, diagnosis, abnormality, p_value
-FROM '{reports}/*/*.parquet' LEFT JOIN planted ON parse_filename(uri) = name
-WHERE status = 'scored' AND planted.kind IS NOT DISTINCT FROM ? ORDER BY image_id LIMIT 8"""
 ORDINARY = "ordinary cell"
 
 
@@ -46,7 +40,6 @@ class DemoOutcome(Outcome):
     caught: dict[str, int]
     query: str
     answer: str
-    picture: str
     runs: str | None
 
     @property
@@ -63,7 +56,7 @@ class DemoOutcome(Outcome):
             f"Images in the batch, and those sent to a person:\n{table(rows)}\n\n"
             f"The most abnormal images, by this query of the report:\n\n{self.query}\n\n"
             f"{self.answer}\n"
-            f"A picture of the batch: {self.picture}\n{self._runs()}\n"
+            f"{self._runs()}\n"
             f"The demo took {self.seconds:.0f} s."
         )
 
@@ -126,32 +119,14 @@ def _look_back(root: Path, planted: dict[str, str], started: float) -> DemoOutco
         kinds = database.execute(BY_KIND.format(reports=reports, ordinary=ORDINARY)).fetchall()
         kinds.sort(key=lambda row: (row[0] == ORDINARY, row[0]))
         answer = str(database.sql(query))
-        examples = {
-            kind: database.execute(
-                EXAMPLES.format(reports=reports), [None if kind == ORDINARY else kind]
-            ).fetchall()
-            for kind, _, _ in kinds
-        }
-    picture = root / "night.png"
-    contact_sheet(
-        {kind: [_thumbnail(*row) for row in rows] for kind, rows in examples.items() if rows}
-    ).save(picture)
     return DemoOutcome(
         seconds=time.monotonic() - started,
         planted={kind: number for kind, number, _ in kinds},
         caught={kind: caught for kind, _, caught in kinds},
         query=query,
         answer=answer,
-        picture=str(picture),
         runs=runs_page(),
     )
-
-
-def _thumbnail(
-    uri: str, diagnosis: str, abnormality: float, p_value: float
-) -> tuple[Image.Image, tuple[str, str]]:
-    with Image.open(io.BytesIO(read_bytes(uri))) as image:
-        return image.convert("RGB"), (diagnosis, f"{abnormality:.1f}  p {p_value:.3f}")
 
 
 def _clean(root: Path) -> Path:

@@ -71,7 +71,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
             microns_per_pixel=options.microns_per_pixel,
         )
         with written(page) as stage:
-            stage.write_bytes(seen.page.encode())
+            stage.write_bytes((seen.page or "").encode())
     shown = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
     return LookOutcome(
         photo=options.photo,

@@ -21,8 +21,8 @@ from storage.reports.sql import answer
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
-from tasks.smears.counting.call import Call, call_text
-from tasks.smears.reports.called_cells import CalledCells, patient_of
+from tasks.smears.counting.call import call_text
+from tasks.smears.reports.called_cells import CalledCells, cells_behind, patient_of
 from tasks.smears.visualisation.calls import patient_name
 from tasks.smears.visualisation.patients import CELLS, patient_sheet, patient_table
 
@@ -56,11 +56,8 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         raise UsageError(f"--to: {to} is no .html or .csv file")
     frozen = published_batch(store, options.batch or _newest_batch(store, options.name))
     row = _find(store, frozen, options.name)
-    slides = [
-        each
-        for each in read_table(store, *_report(frozen, SLIDES)).to_pylist()
-        if patient_of(each) == patient_of(row)
-    ]
+    every = read_table(store, *_report(frozen, SLIDES))
+    slides = [each for each in every.to_pylist() if patient_of(each) == patient_of(row)]
     detector = detectors.load_detector_card(store, row["detector"]) if row["detector"] else None
     card, wanted = classifiers.load_card(store, row["model"]), settings.negative_percent / 100
     persons = answers_on(store, frozen, card, detector, wanted).get(patient_of(row))
@@ -69,7 +66,10 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
             # Without the byte order mark Excel takes UTF-8 for something else.
             sheet, encoding = patient_table(row, slides, persons), "utf-8-sig"
         else:
-            cells = _collector(row, slides, detector)
+            counts_abnormal = bool(detector and detector.counts_abnormal)
+            cells = cells_behind(
+                [row], every, counts_abnormal=counts_abnormal, most=CELLS, least=CELLS
+            )
             sheet = _page(store, frozen, card, cells, row, slides, persons)
             encoding = "utf-8"
         with written(to) as stage:
@@ -111,17 +111,6 @@ def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
         some = ", ".join(patient_name(row) for row in rows[:5])
         raise StoreError(f"batch {batch.name} has no patient {name!r}; it has {some}")
     return matches[0]
-
-
-def _collector(
-    row: dict[str, Any], slides: list[dict[str, Any]], detector: detectors.DetectorCard | None
-) -> CalledCells:
-    """Make the collector of the cells behind the call of a patient."""
-    unreadable = {each["slide_id"] for each in slides if each["call"] == Call.UNREADABLE}
-    return CalledCells(
-        {patient_of(row): row["cells_called"]}, unreadable,
-        counts_abnormal=bool(detector and detector.counts_abnormal), most=CELLS, least=CELLS,
-    )  # fmt: skip
 
 
 def _page(

@@ -27,7 +27,14 @@ from storage.store import Store, StoreError
 from tasks.smears.answers import agreement
 from tasks.smears.answers.patients import MOST_READ, Confirmation, Suspect, confirm
 from tasks.smears.counting import call, interpretation
-from tasks.smears.reports.called_cells import CHANCE, COLUMNS, CalledCells, Patient, patient_of
+from tasks.smears.reports.called_cells import (
+    CHANCE,
+    COLUMNS,
+    CalledCells,
+    Patient,
+    cells_behind,
+    patient_of,
+)
 from tasks.smears.visualisation.calls import patient_name, positive_first
 
 ASKED = (call.Call.POSITIVE, call.Call.SUSPECTED, call.Call.INDETERMINATE)
@@ -130,10 +137,11 @@ class Suspects:
         cells, labels = self._cells()
         suspects = []
         for row in self.rows:
-            read = cells.of(patient_of(row))
-            called = tuple(each["image_id"] for each in read if each["called"])
-            others = tuple(each["image_id"] for each in read if not each["called"])
-            truth = labels.get(patient_of(row))
+            read, truth = cells.of(patient_of(row)), labels.get(patient_of(row))
+            called, others = (
+                tuple(each["image_id"] for each in read if each["called"] is is_called)
+                for is_called in (True, False)
+            )
             name = patient_name(row)
             suspects.append(Suspect(name, row["call"], called, others, row["cells_read"], truth))
         return suspects
@@ -141,11 +149,12 @@ class Suspects:
     @cached_property
     def asked(self) -> list[Suspect]:
         """List the patients that persons are asked about."""
-        return [each for each in self.every if _is_asked(each)]
+        return [each for each in self.every if each.call in ASKED and each.order]
 
-    def find(self, number: int) -> Suspect | None:
-        """Find a patient by his place among those asked about."""
-        return self.asked[number] if 0 <= number < len(self.asked) else None
+    def row(self, suspect: Suspect) -> dict[str, Any]:
+        """Return a patient's row of the report."""
+        pairs = zip(self.rows, self.every, strict=True)
+        return next(row for row, each in pairs if each is suspect)
 
     def next_cell(self, suspect: Suspect, reader: str) -> str | None:
         """Return the first cell of a patient that a reader has not read; None if all are read.
@@ -157,23 +166,21 @@ class Suspects:
 
     def confirmation(self, suspect: Suspect, reader: str | None = None) -> Confirmation:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
-        if reader is not None:
-            return self._confirmed(suspect, self.answers.of_reader(reader))
-        return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
+        if reader is None:
+            return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
+        return self._confirmed(suspect, self.answers.of_reader(reader))
 
-    def confirmations(self) -> list[Confirmation]:
-        """Return the answers of the majority on the patients that persons are asked about."""
+    def confirmations(self) -> list[tuple[Suspect, Confirmation]]:
+        """List the patients that persons are asked about, with the answers of the majority."""
         answers = agreement.consensus(self.answers.by_reader())
-        return [self._confirmed(each, answers) for each in self.asked]
+        return [(each, self._confirmed(each, answers)) for each in self.asked]
 
     def by_patient(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
         if not self.answers.readers():
             return {}
-        pairs = zip(self.rows, self.every, strict=True)
-        asked = [patient_of(row) for row, each in pairs if _is_asked(each)]
-        confirmed = zip(asked, self.confirmations(), strict=True)
-        return {patient: confirmation for patient, confirmation in confirmed if confirmation.read}
+        confirmed = self.confirmations()
+        return {patient_of(self.row(each)): answer for each, answer in confirmed if answer.read}
 
     def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
         positive = self.answers.card.classes[0]
@@ -192,14 +199,12 @@ class Suspects:
     def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
         """Collect the called cells of the patients that are asked about, and all labels."""
         store, batch = self.answers.store, self.answers.batch
-        slides = read_table(store, *report_path(batch.name, batch.batch_date, SLIDES))
-        unreadable = {
-            row["slide_id"] for row in slides.to_pylist() if row["call"] == call.Call.UNREADABLE
-        }
-        called = {patient_of(row): row["cells_called"] for row in self.rows if row["call"] in ASKED}
-        counts_abnormal = bool(self.detector and self.detector.counts_abnormal)
-        cells = CalledCells(
-            called, unreadable, counts_abnormal=counts_abnormal, most=MOST_CALLED, least=MOST_READ
+        cells = cells_behind(
+            [row for row in self.rows if row["call"] in ASKED],
+            read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)),
+            counts_abnormal=bool(self.detector and self.detector.counts_abnormal),
+            most=MOST_CALLED,
+            least=MOST_READ,
         )
         labels: dict[Patient, bool] = {}
         images = report_path(batch.name, batch.batch_date)
@@ -213,20 +218,12 @@ class Suspects:
         return cells, labels
 
 
-def _is_asked(suspect: Suspect) -> bool:
-    return suspect.call in ASKED and bool(suspect.order)
-
-
 def _labelled(rows: pa.Table) -> list[dict[str, Any]]:
     """List which labels there are of which slide and patient, each once."""
     names = ["slide_id", "patient_id", "label"]
-    if "label" not in rows.column_names:
-        return []
     text = pa.table({name: rows[name].cast(pa.string()) for name in names})
-    labelled: list[dict[str, Any]] = (
-        text.filter(text["label"].is_valid()).group_by(names).aggregate([]).to_pylist()
-    )
-    return labelled
+    labels = text.filter(text["label"].is_valid()).group_by(names).aggregate([])
+    return list(labels.to_pylist())
 
 
 def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:

@@ -16,15 +16,13 @@ from flows.smears.jobs import drawings
 from flows.smears.jobs.shown import ShownJob, find_shown
 from storage import parquet
 from storage.batches import manifests
-from storage.models.detectors import DetectorCard
 from storage.reports.tables import report_path
 from tasks.images.regions import ImageRef, image_refs
-from tasks.smears.counting.call import Call
 from tasks.smears.reports import field_rows
-from tasks.smears.reports.called_cells import CalledCells, Patient, patient_of
+from tasks.smears.reports.called_cells import CalledCells, Patient
 from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
 from tasks.smears.visualisation.overlay import ShownSlide, fields_to_show
-from tasks.smears.visualisation.patients import Called, cells_each
+from tasks.smears.visualisation.patients import Called
 from tasks.smears.visualisation.viewer.overlays import ShownField
 
 CELLS_A_JOB = 12
@@ -114,23 +112,6 @@ def _slides(report: pa.Table) -> list[drawings.SlidePictureJob]:
     parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
     shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
     return [drawings.SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
-
-
-def called_cells(
-    patients: Sequence[Mapping[str, Any]], slides: pa.Table, detector: DetectorCard
-) -> CalledCells:
-    """Make the collector of cells behind the calls of the patients that the page opens."""
-    unreadable = slides.filter(pc.equal(slides["call"].cast(pa.string()), Call.UNREADABLE.value))
-    counts = {patient_of(row): row["cells_called"] for row in patients}
-    names = unreadable.select(["slide_id", "patient_id"]).to_pylist()
-    # A slide of several patients names none.
-    lost: set[str | None] = {
-        row["slide_id"] for row in names if row["patient_id"] is None or patient_of(row) in counts
-    }
-    each = cells_each(len(patients))
-    return CalledCells(
-        counts, lost, counts_abnormal=detector.counts_abnormal, most=each, least=each
-    )
 
 
 def find_cells(

@@ -7,7 +7,7 @@ from flows.monitoring import telemetry
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.stages import answers, calling
-from flows.smears.stages.drawn_pages import called_cells, draw_page, find_cells
+from flows.smears.stages.drawn_pages import draw_page, find_cells
 from flows.smears.stages.page_index import write_index
 from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
@@ -24,11 +24,11 @@ from storage.smears.pages import (
     write_page_file,
 )
 from storage.store import Store
-from tasks.smears.reports.called_cells import Patient, patient_of
+from tasks.smears.reports.called_cells import Patient, cells_behind, patient_of
 from tasks.smears.visualisation import calls
 from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.smears.visualisation.highlights import Highlights
-from tasks.smears.visualisation.patients import opened
+from tasks.smears.visualisation.patients import cells_each, opened
 
 
 def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
@@ -58,7 +58,10 @@ def write_page(
         for kind in (PATIENTS, SLIDES)
     )
     shown = opened(calls.positive_first(patients))
-    cells = called_cells(shown, slides, detector)
+    each = cells_each(len(shown))
+    cells = cells_behind(
+        shown, slides, counts_abnormal=detector.counts_abnormal, most=each, least=each
+    )
     find_cells(client, screened, highlights, cells, limit)
     fields = None
     if FIELDS in called.digests:

@@ -5,7 +5,8 @@ expect something. So some cells that were not flagged are mixed in. Every reader
 cells, in a different order.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -33,7 +34,7 @@ class Sample:
     """
 
     rows: pa.Table
-    of: dict[tuple[bool, str], int]
+    of: Mapping[tuple[bool, str], int]
 
 
 def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> Sample:
@@ -44,16 +45,14 @@ def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> 
     ``unmarked`` is the share of others among all chosen, in [0, 1).
     """
     keys = zip(scored["flagged"].to_pylist(), scored["diagnosis"].to_pylist(), strict=True)
-    sizes: dict[tuple[bool, str], int] = {}
-    for key in keys:
-        sizes[key] = sizes.get(key, 0) + 1
-    marked = candidates(iter([scored]), done=(), per_slide=per_slide).rows.slice(0, limit)
+    marked, _ = candidates(iter([scored]), done=(), per_slide=per_slide)
+    marked = marked.slice(0, limit)
     others = scored.filter(pc.invert(scored["flagged"]))
     wanted = round(marked.num_rows * unmarked / (1 - unmarked)) if marked.num_rows else limit
     order = ordered(others["image_id"].to_pylist(), "unmarked")
     chosen = [*marked["image_id"].to_pylist(), *order[: min(wanted, limit)]]
     keep = pc.is_in(scored["image_id"].cast(pa.string()), pa.array(chosen, pa.string()))
-    return Sample(scored.filter(keep), sizes)
+    return Sample(scored.filter(keep), Counter(keys))
 
 
 def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,23 +10,15 @@ import pyarrow.compute as pc
 
 from tasks.images.access.addresses import EXTENSIONS, extension_of
 from tasks.reports import image_columns, spreadsheet
-from tasks.smears.answers.agreement import Figure, share
 from tasks.types import Status
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
 WHITE, UNSURE = "white cell", "unsure"  # further answers of a reader
 KEYS = "puwo?"  # of the answers, in the order of `possible_answers`
 FROM_REPORT = (
-    "image_id",
-    "batch",
-    "uri",
-    "slide_id",
-    "patient_id",
-    "diagnosis",
-    "abnormality",
-    "p_value",
+    "image_id", "batch", "uri", "slide_id", "patient_id", "diagnosis", "abnormality", "p_value",
     "review_reason",
-)
+)  # fmt: skip
 FROM_PERSON = ("answer", "note", "reader")
 DOUBTED = (
     "image_id", "uri", "slide_id", "patient_id", "label", "diagnosis", "label_probability",
@@ -43,38 +35,18 @@ def possible_answers(classes: Sequence[str]) -> tuple[str, ...]:
     return (*classes, WHITE, OTHER, UNSURE)
 
 
-@dataclass
-class Candidates:
-    """The cells for review, most abnormal first, and counts of those left out by reason."""
-
-    rows: pa.Table
-    left_out: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Precision:
-    """The number of abnormal images that a person saw, and of those worth the look.
-
-    An image was worth the look if the answer is ``other``, or the diagnosis was wrong.
-    """
-
-    looked_at: int
-    other: int
-    wrong: int
-
-    @property
-    def share(self) -> Figure | None:
-        """Compute the share of images worth the look; None if a person saw none."""
-        return share(self.other + self.wrong, self.looked_at)
-
-
-def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: int) -> Candidates:
+def candidates(
+    parts: Iterator[pa.Table], *, done: Collection[str], per_slide: int
+) -> tuple[pa.Table, Counter[str]]:
     """Choose the cells of a report that a person should look at, the most abnormal first.
 
     An image that is in the batch under two names is one cell. The number of cells per slide is
     limited, because a slide out of focus would otherwise fill the list; images without a slide are
     not limited. The parts are image rows of `FROM_REPORT`, ``verdict`` and ``status``; ``done`` are
     digests of images that have an answer already.
+
+    Returns:
+        Their rows, and counts of the others by the reason why they are left out.
     """
     # A night without images has no parts.
     chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
@@ -99,7 +71,7 @@ def candidates(parts: Iterator[pa.Table], *, done: Collection[str], per_slide: i
             keep.append(row)
             taken.add(image_id)
             slides[slide] += 1
-    return Candidates(rows.take(pa.array(keep, pa.int64())), left_out)
+    return rows.take(pa.array(keep, pa.int64())), left_out
 
 
 def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
@@ -169,26 +141,20 @@ def read_sheet(content: bytes, subject: str = "batch") -> tuple[str, list[Line]]
                 f"it has no column {', '.join(sorted(missing))}; it has: {', '.join(columns)}"
             )
         lines = [
-            Line(
-                number,
-                row["image_id"].lower(),
-                row[subject],
-                row["answer"],
-                row.get("note", ""),
-                row.get("reader", ""),
-            )
+            Line(number, row["image_id"].lower(), row[subject], row["answer"],
+                 row.get("note", ""), row.get("reader", ""))
             for number, row in rows
             if row["answer"]
-        ]
+        ]  # fmt: skip
     except spreadsheet.SpreadsheetError as error:
         raise AnswerError(str(error)) from None
     if not lines:
         raise AnswerError("no row has an answer yet: fill in the column 'answer'")
     batch = lines[0].batch
-    others = [
-        f"line {line.number}: {subject} {line.batch!r}" for line in lines if line.batch != batch
+    named = [
+        f"line {each.number}: {subject} {each.batch!r}" for each in lines if each.batch != batch
     ]
-    refuse(others, f"its first answer is on {subject} {batch!r}, but not all are")
+    refuse(named, f"its first answer is on {subject} {batch!r}, but not all are")
     return batch, lines
 
 
@@ -243,27 +209,25 @@ def corrected(
     return made.add_column(place + 1, "published_label", pa.array(published, pa.string()))
 
 
-def precision(parts: Iterator[pa.Table], answers: Mapping[str, str]) -> Precision:
-    """Measure the precision of a report's abnormal images by a person's answers.
+def precision(parts: Iterator[pa.Table], answers: Mapping[str, str]) -> tuple[int, int, int]:
+    """Count a report's abnormal images that a person saw, the others of these, and the wrong.
 
-    The parts are image rows with ``image_id``, ``diagnosis`` and ``abnormal``; answers are by
-    digest.
+    An image was worth the look if the answer is ``other``, or the diagnosis was wrong. The parts
+    are image rows with ``image_id``, ``diagnosis`` and ``abnormal``; answers are by digest.
     """
     seen: set[str] = set()
     other = wrong = 0
     for part in parts:
         abnormal = part.filter(pc.fill_null(part["abnormal"], False))
-        pairs = zip(
-            abnormal["image_id"].to_pylist(), abnormal["diagnosis"].to_pylist(), strict=True
-        )
-        for image_id, diagnosis in pairs:
+        columns = (abnormal[name].to_pylist() for name in ("image_id", "diagnosis"))
+        for image_id, diagnosis in zip(*columns, strict=True):
             answer = answers.get(image_id)
             if answer is None or image_id in seen:
                 continue
             seen.add(image_id)
             other += answer == OTHER
             wrong += answer not in (OTHER, diagnosis)
-    return Precision(len(seen), other, wrong)
+    return len(seen), other, wrong
 
 
 def refuse(problems: Sequence[str], summary: str) -> None:

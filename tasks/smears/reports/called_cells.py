@@ -1,6 +1,8 @@
 """Find a patient's likeliest parasites, whether they count or not."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.reports import image_columns
+from tasks.smears.counting.call import Call
 
 Patient = tuple[str | None, str | None]  # the slide that stands for a patient, or the patient
 
@@ -24,6 +27,7 @@ def patient_of(row: Mapping[str, Any]) -> Patient:
     return (row["slide_id"], None) if row["patient_id"] is None else (None, row["patient_id"])
 
 
+@dataclass
 class CalledCells:
     """Collect the likeliest parasites of some patients; image rows may come in any parts.
 
@@ -36,20 +40,17 @@ class CalledCells:
     patient, and ``least`` of one with fewer called ones.
     """
 
-    def __init__(
-        self,
-        called: Mapping[Patient, int],
-        unreadable: Container[str | None],
-        *,
-        counts_abnormal: bool,
-        most: int,
-        least: int = 0,
-    ) -> None:
-        self._called, self._unreadable = dict(called), unreadable
-        self._counts_abnormal = counts_abnormal
-        self._most, self._least = most, least
-        self._places = {patient: place for place, patient in enumerate(self._called)}
-        self._found: pa.Table | None = None
+    called: Mapping[Patient, int]
+    unreadable: Container[str | None]
+    _: KW_ONLY
+    counts_abnormal: bool
+    most: int
+    least: int = 0
+    _found: pa.Table | None = None
+
+    @cached_property
+    def _places(self) -> dict[Patient, int]:
+        return {patient: place for place, patient in enumerate(self.called)}
 
     def count(self, rows: pa.Table) -> None:
         """Collect from rows that have `COLUMNS` and a probability of "parasitized"."""
@@ -59,9 +60,9 @@ class CalledCells:
         pairs, group = image_columns.pairs_of(rows)
         keys = [(slide, None) if patient is None else (None, patient) for slide, patient in pairs]
         places = np.asarray([self._places.get(key, -1) for key in keys], np.int64)[group]
-        readable = np.asarray([slide not in self._unreadable for slide, _ in pairs], bool)[group]
+        readable = np.asarray([slide not in self.unreadable for slide, _ in pairs], bool)[group]
         kept = (places >= 0) & image_columns.is_diagnosed(rows)
-        read = kept & readable & image_columns.is_read(rows, counts_abnormal=self._counts_abnormal)
+        read = kept & readable & image_columns.is_read(rows, counts_abnormal=self.counts_abnormal)
         cells = rows.filter(pa.array(kept))
         for name, values in (
             *(("place", places), ("chance", chance)),
@@ -72,10 +73,7 @@ class CalledCells:
 
     def empty(self) -> "CalledCells":
         """Make a collector for the same patients, without any cells."""
-        return CalledCells(
-            self._called, self._unreadable, counts_abnormal=self._counts_abnormal,
-            most=self._most, least=self._least,
-        )  # fmt: skip
+        return replace(self, _found=None)
 
     def add(self, *others: "CalledCells") -> None:
         """Add the cells of the same patients from other rows."""
@@ -95,14 +93,14 @@ class CalledCells:
         if self._found is None or patient not in self._places:
             return []
         cells = self._found.filter(pc.equal(self._found["place"], self._places[patient]))
-        called = self._called[patient]
+        called = self.called[patient]
         rows = cells.to_pylist()
         before = np.cumsum([row["read"] for row in rows])
         marked = [
             row | {"called": row["read"] and number <= called, "aside": _aside(row)}
             for row, number in zip(rows, before.tolist(), strict=True)
         ]
-        return [row for n, row in enumerate(marked) if row["called"] or n < self._least]
+        return [row for n, row in enumerate(marked) if row["called"] or n < self.least]
 
     def _best(self, rows: pa.Table) -> pa.Table:
         """Keep the most probable cells of each patient, each image once."""
@@ -114,9 +112,26 @@ class CalledCells:
         rows = rows.filter(pa.array(~again))
         places, read = (rows[name].to_numpy() for name in ("place", "read"))
         # Suspects that do not count must not crowd out those that do.
-        kept = image_columns.rank_within(places) < self._most
-        kept |= read & (image_columns.rank_within(2 * places + read) < self._most)
+        kept = image_columns.rank_within(places) < self.most
+        kept |= read & (image_columns.rank_within(2 * places + read) < self.most)
         return rows.filter(pa.array(kept)).combine_chunks()
+
+
+def cells_behind(
+    patients: Sequence[Mapping[str, Any]], slides: pa.Table, **options: Any
+) -> CalledCells:
+    """Make the collector of the cells behind the calls of patients, rows of their report.
+
+    ``slides`` is the report on slides; the options are those of `CalledCells`.
+    """
+    counts = {patient_of(row): row["cells_called"] for row in patients}
+    unreadable = slides.filter(pc.equal(slides["call"].cast(pa.string()), Call.UNREADABLE.value))
+    names = unreadable.select(["slide_id", "patient_id"]).to_pylist()
+    # A slide of several patients names none.
+    lost: set[str | None] = {
+        row["slide_id"] for row in names if row["patient_id"] is None or patient_of(row) in counts
+    }
+    return CalledCells(counts, lost, **options)
 
 
 def _aside(row: Mapping[str, Any]) -> str | None:

@@ -2,18 +2,15 @@
 
 import base64
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import sha256
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from markupsafe import Markup
 
 from tasks import types
-from tasks.reports import image_columns
 from tasks.smears.answers.patients import Confirmation
 from tasks.smears.counting.call import needs_text, photograph_text
 from tasks.smears.reports.called_cells import Patient, patient_of
@@ -29,18 +26,10 @@ from tasks.smears.visualisation.highlights import (
     Highlights,
 )
 from tasks.smears.visualisation.overlay import COLOURS as CONTOURS
-from tasks.smears.visualisation.patients import (
-    Called,
-    describe_cell,
-    describe_image,
-    opened,
-    opened_patients,
-    place_of,
-)
-from tasks.smears.visualisation.viewer.overlays import ShownField, describe_field
-from tasks.words import counted, verb
+from tasks.smears.visualisation.patients import Called, opened
+from tasks.smears.visualisation.viewer.overlays import FieldPicture, ShownField
 
-SLIDES_SHOWN = 500
+PATIENTS_SHOWN, SLIDES_SHOWN = 500, 500
 ODD_SHOWN = 20  # slides of each kind to look at as a whole
 # Columns by which slides are sorted.
 DECIDING = ("verdict", "review_reasons", "shift", "abnormal_p_value", "slide_id")
@@ -110,51 +99,53 @@ def batch_page(view: BatchView) -> str:
 
     A batch of one photograph shows the photograph, a sentence, and its likeliest parasites.
     """
-    row, fields = view.row, _fields(view)
     if len(view.fields) == len(view.patients) == 1 and not view.whole_slides:
-        return _photograph_page(view, fields[0])
-    scripts = _scripts(fields)
-    slides = _sorted(view.slides)
-    describe = partial(_slide_rows, {each["slide_key"]: each["id"] for each in fields[::-1]})
-    odd = odd_slides(slides["review_reasons"].to_pylist())
-    patients = calls.positive_first(view.patients)
-    shown = _rows(slides, range(min(SLIDES_SHOWN, slides.num_rows)))
+        return _photograph_page(view)
+    row, slides, patients = view.row, _sorted(view.slides), calls.positive_first(view.patients)
+    has_pictures = any(isinstance(each.picture, FieldPicture) for each in view.fields)
+    scripts = _scripts(viewer=has_pictures)
+    shown = slides.slice(0, SLIDES_SHOWN).to_pylist()
     places = calls.places_of_slides(shown)
-    places |= {patient_of(each): place_of(number) for number, each in enumerate(opened(patients))}
+    places |= {patient_of(each): f"patient-{n}" for n, each in enumerate(opened(patients))}
+    odd, rows = odd_slides(slides), [*view.earlier, row][-NIGHTS_SHOWN:]
     return page.render(
         "batch.html",
+        **{name: value for name, value in vars(view).items() if name not in {"slides", "patients"}},
         title=f"{row['batch']}: {row['light']}",
-        row=row,
-        made_from=view.made_from,
-        answered=view.answered,
         confirmed=calls.confirmed_text(view.answers.values()),
         day=page.day_text(row["batch_date"]),
         light=LIGHTS[types.Light(row["light"])],
         needs=needs_text(Counter(view.patients["call"].to_pylist())),
-        facts=_facts(row),
-        **{kind: describe(_rows(slides, numbers[:ODD_SHOWN])) for kind, numbers in odd.items()},
-        **{f"more_{kind}": max(0, len(numbers) - ODD_SHOWN) for kind, numbers in odd.items()},
-        classes=view.classes,
-        sheets=[(name, *texts, _cells(view, name)) for name, texts in SHEETS.items()],
-        fields=fields,
+        **{
+            kind: slides.take(pa.array(numbers[:ODD_SHOWN], pa.int64())).to_pylist()
+            for kind, numbers in odd.items()
+        },
+        more={kind: len(numbers) - ODD_SHOWN for kind, numbers in odd.items()},
+        sheets=[
+            (name, *texts, view.highlights.sheet(name).to_pylist())
+            for name, texts in SHEETS.items()
+        ],
         calls=calls.calls_of(view.patients),
-        patients=calls.patient_rows(patients, places, view.answers),
+        patients=[
+            calls.described(each, view.answers)
+            for each in patients.slice(0, PATIENTS_SHOWN).to_pylist()
+        ],
         all_patients=len(patients),
-        opened=opened_patients(patients, view.called, view.thumbnails, view.answers),
-        axis=calls.axis(),
+        places=places,
+        opened=[calls.described(each, view.answers) for each in opened(patients)],
         expected=calls.expected_text(row),
-        whole_slides=[overlay.describe_slide(each) for each in view.whole_slides],
         counted_fields=overlay.counted_fields(view.slides),
         contours=list(CONTOURS),
-        viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()) if fields else "",
-        threshold=page.number_text(view.threshold),
-        slides=describe(shown),
+        viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()) if view.fields else "",
+        slides=[calls.call_of(each) for each in shown],
+        shown_fields={
+            each.row["slide_id"]: f"field-{n}" for n, each in reversed([*enumerate(view.fields)])
+        },
         all_slides=slides.num_rows,
-        charts=_charts(view),
-        nights=_nights(view),
-        failures=_failures(view),
-        made_by=view.made_by,
-        command=view.command,
+        charts=_charts(view, rows),
+        # Newest first. None links to its page: which pages there are may change.
+        nights=rows[::-1],
+        failures=sorted(row["failures"].items(), key=lambda pair: (-pair[1], pair[0])),
         scripts=[Markup(script) for script in scripts],
         script_hashes=[
             base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts
@@ -162,76 +153,29 @@ def batch_page(view: BatchView) -> str:
     )
 
 
-def _photograph_page(view: BatchView, field: Mapping[str, Any]) -> str:
+def _photograph_page(view: BatchView) -> str:
     """Make the page of a batch that is one photograph."""
-    (patient,) = view.patients.to_pylist()
-    cells = view.called.cells.get(patient_of(patient), ())
+    (patient,), (field,) = view.patients.to_pylist(), view.fields
     return page.render(
         "photograph.html",
-        title=field["name"],
+        title=page.file_name(field.row["source_uri"]),
         row=view.row,
         made_from=view.made_from,
         sentence=photograph_text(view.row, patient),
         field=field,
-        cells=[describe_cell(each, view.called.places, view.thumbnails) for each in cells],
+        cells=view.called.cells.get(patient_of(patient), ()),
+        thumbnails=view.thumbnails,
+        places=view.called.places,
         viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()),
         made_by=view.made_by,
     )
 
 
-def _scripts(fields: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Read the page's scripts; the viewer's are there where it has a field to show."""
+def _scripts(*, viewer: bool) -> list[str]:
+    """Read the page's scripts."""
     script = (page.TEMPLATES / "batch.js").read_text()
-    if not any(field["picture"] for field in fields):
-        return [script]
-    viewer = (page.VIEWER / name for name in ("openseadragon.min.js", "viewer.js"))
-    return [*(path.read_text() for path in viewer), script]
-
-
-def _facts(row: Row) -> list[tuple[str, str, str]]:
-    """List name, figure and the text under it of each headline fact."""
-    scored = row["scored"]
-    return [
-        ("Images", f"{row['images']:,}", f"{scored:,} scored"),
-        (
-            "Abnormal",
-            page.percent(row["abnormal"], scored),
-            f"{counted(row['abnormal'], 'cell')}; {row['alpha']:.0%} expected",
-        ),
-        ("Uncertain", page.percent(row["uncertain"], scored), counted(row["uncertain"], "cell")),
-        (
-            "Failed",
-            f"{row['images'] - scored:,}",
-            page.percent(row["images"] - scored, row["images"]) + " of the images",
-        ),
-        (
-            "For review",
-            f"{row['review']:,}",
-            f"{verb(row['review'], 'cell', 'cells')}, and {row['slides_for_review']:,} of "
-            f"{counted(row['slides'], 'slide')}",
-        ),
-    ]
-
-
-def _cells(view: BatchView, sheet: str) -> list[dict[str, Any]]:
-    """Describe the cells of a contact sheet for the page."""
-    return [
-        describe_image(row, view.thumbnails.get(row["uri"]))
-        | {
-            "diagnosis": page.shortened(row["diagnosis"]),
-            "probability": f"{row['probability_' + row['diagnosis']]:.0%}",
-            "reason": row["review_reason"],
-        }
-        for row in view.highlights.sheet(sheet).to_pylist()
-    ]
-
-
-def _fields(view: BatchView) -> list[dict[str, Any]]:
-    """Describe the fields for the page, each with a name that slides link to."""
-    return [
-        describe_field(each) | {"id": f"field-{number}", "slide_key": each.row["slide_id"]}
-        for number, each in enumerate(view.fields)
-    ]
+    names = ("openseadragon.min.js", "viewer.js") if viewer else ()
+    return [*((page.VIEWER / name).read_text() for name in names), script]
 
 
 def _sorted(slides: pa.Table) -> pa.Table:
@@ -255,50 +199,12 @@ def _sorted(slides: pa.Table) -> pa.Table:
     return slides.take(pa.array(sorted(range(len(rows)), key=place), pa.int64()))
 
 
-def _rows(slides: pa.Table, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = slides.take(pa.array(numbers, pa.int64())).to_pylist()
-    return rows
-
-
-def _slide_rows(
-    fields: Mapping[str | None, str], rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Describe slides for the page, with the first of the fields that are shown of each."""
-    return [
-        {
-            "field": fields.get(row["slide_id"]),
-            "answer": calls.call_of(row),
-            "name": "no slide named"
-            if row["slide_id"] is None
-            else page.shortened(row["slide_id"]),
-            "patient": page.shortened(row["patient_id"] or "–"),
-            "colour": _colour([row[name] for name in image_columns.COLOURS]),
-            "cells": row["cells"],
-            "scored": row["scored"],
-            "failed": row["cells"] - row["scored"],
-            "fields": f"{row['fields_read']:,} of {counted(row['fields'], 'field')} read"
-            if row["fields"]
-            else None,
-            "abnormal": row["abnormal"],
-            "abnormal_share": page.percent(row["abnormal"], row["scored"]),
-            "uncertain": row["uncertain"],
-            "abnormality": page.number_text(row["abnormality_median"]),
-            "abnormality_value": row["abnormality_median"],
-            "shift": page.number_text(row["shift"]),
-            "shift_value": row["shift"],
-            "smear": [page.number_text(row[name]) for name in ("smear_shift", "smear_spread")],
-            "review": row["verdict"] == types.Verdict.REVIEW,
-            "reasons": row["review_reasons"],
-        }
-        for row in rows
-    ]
-
-
-def odd_slides(reasons: Sequence[Collection[str]]) -> dict[str, list[int]]:
+def odd_slides(slides: pa.Table) -> dict[str, list[int]]:
     """Number the slides that are no smear, shifted, or abnormal together, by their reasons.
 
     A slide that cannot be a smear is not also listed as shifted.
     """
+    reasons = slides["review_reasons"].to_pylist()
     no_smear = [n for n, codes in enumerate(reasons) if SlideReason.IMPLAUSIBLE in codes]
     others = [(n, codes) for n, codes in enumerate(reasons) if SlideReason.IMPLAUSIBLE not in codes]
     return {
@@ -308,44 +214,11 @@ def odd_slides(reasons: Sequence[Collection[str]]) -> dict[str, list[int]]:
     }
 
 
-def _colour(values: Sequence[float | None]) -> str | None:
-    """Format a mean colour as CSS has it, or None where it is not known."""
-    known = [round(value) for value in values if value is not None]
-    return f"rgb({', '.join(map(str, known))})" if len(known) == len(values) else None
-
-
-def _charts(view: BatchView) -> list[tuple[str, Markup]]:
+def _charts(view: BatchView, nights: Sequence[Row]) -> list[tuple[str, Markup]]:
     from tasks.smears.visualisation import (
         charts,  # with Matplotlib, which a photograph's page needs not
     )
 
     title, highlights = "Abnormality of all scored images", view.highlights
     scores = charts.binned(highlights.edges, highlights.scores, view.threshold, title=title)
-    return [(title, scores), *index_page.trends([*view.earlier, view.row][-NIGHTS_SHOWN:])]
-
-
-def _nights(view: BatchView) -> list[dict[str, Any]]:
-    """List the nights up to this one, newest first.
-
-    No row links to its page: which pages there are may change, and the same night must give the
-    same text.
-    """
-    return [
-        index_page.night_row(row, {}, view.row["detector"])
-        for row in [*view.earlier, view.row][-NIGHTS_SHOWN:][::-1]
-    ]
-
-
-def _failures(view: BatchView) -> list[dict[str, Any]]:
-    counts = sorted(view.row["failures"].items(), key=lambda pair: (-pair[1], pair[0]))
-    return [
-        {
-            "reason": reason.replace("_", " "),
-            "count": f"{count:,}",
-            "examples": [
-                (page.file_name(uri), page.shortened(message))
-                for uri, message in view.highlights.failures.get(reason, [])
-            ],
-        }
-        for reason, count in counts
-    ]
+    return [(title, scores), *index_page.trends(nights)]

@@ -2,12 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from math import asinh
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from markupsafe import Markup
 
 from tasks.smears.answers.patients import Answer, Confirmation
 from tasks.smears.counting.call import (
@@ -31,17 +29,12 @@ WORDS = {
     Call.INDETERMINATE: "patients whose cells do not decide",
     Call.UNREADABLE: "patients whose slides cannot be used",
 }
-PATIENTS_SHOWN = 500
 DOUBTS = {
     "shifted": "Which errors to expect is not known: at least a tenth of the cells are from slides "
     "unlike every known slide, where probabilities are not calibrated.",
     "other laboratory": "Which errors to expect is not known: probabilities were calibrated on "
     "cells of other laboratories.",
 }
-
-# An interval is drawn on an axis that is linear below a tenth of a percent, logarithmic above.
-WIDTH, HEIGHT, KNEE = 150, 18, 0.05
-TICKS = (0.0, 0.1, 1.0, 10.0, 100.0)
 
 
 def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
@@ -67,25 +60,10 @@ def positive_first(patients: pa.Table) -> pa.Table:
     return patients.take(pc.sort_indices(pa.table(keys), order))
 
 
-def patient_rows(
-    rows: pa.Table,
-    places: Mapping[Patient, str],
-    answers: Mapping[Patient, Confirmation],
-) -> list[dict[str, Any]]:
-    """Describe patients for the page.
-
-    ``rows`` are `positive_first`; ``places`` maps a patient to the element that a click opens.
-    """
-    return [
-        {
-            "name": patient_name(row),
-            "place": places.get(patient_of(row)),
-            "slides": f"{row['slides_read']:,} of {row['slides']:,}",
-            **call_of(row),
-            "persons": answers.get(patient_of(row)),
-        }
-        for row in rows.slice(0, PATIENTS_SHOWN).to_pylist()
-    ]
+def described(row: Mapping[str, Any], answers: Mapping[Patient, Confirmation]) -> dict[str, Any]:
+    """Describe a row of the report on patients for the page, with the persons' answer."""
+    key = patient_of(row)
+    return call_of(row) | {"key": key, "name": patient_name(row), "persons": answers.get(key)}
 
 
 def patient_name(row: Mapping[str, Any]) -> str:
@@ -96,19 +74,16 @@ def patient_name(row: Mapping[str, Any]) -> str:
 
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the call of a slide's or patient's row."""
+    """Add to a slide's or patient's row what a page says of its call."""
     known = row["corrected_percent"] is not None
     kind = row["density_class"]
     return {
-        "call": row["call"],
+        **row,
         "sentence": call_text(row),
         # The meaning of the parasitaemia of a positive one, such as hyperparasitaemia.
         "meaning": class_text(kind) if kind is not None and row["call"] == Call.POSITIVE else None,
         **(_amounts(row) if known else {"corrected": "–", "range": "", "density": "–"}),
-        "plot": interval_plot(row) if known else "",
         "suspects": suspects_text(row),
-        "called": row["cells_called"],
-        "read": row["cells_read"],
         "order": row["corrected_percent"] if known else -1.0,
     }
 
@@ -131,50 +106,6 @@ def _amounts(row: Mapping[str, Any]) -> dict[str, str]:
         "range": range_text(row["corrected_low"], row["corrected_high"]),
         "density": density_text(row["parasites_per_microlitre"]),
     }
-
-
-def place_of(percent: float) -> float:
-    """Compute where a parasitaemia lies on the axis of an interval, from 0 to 1.
-
-    >>> place_of(0.0), place_of(100.0)
-    (0.0, 1.0)
-    """
-    return asinh(percent / KNEE) / asinh(100 / KNEE)
-
-
-def interval_plot(row: Mapping[str, Any]) -> Markup:
-    """Draw a parasitaemia with its interval, and the limit of blank as a tick, as inline SVG."""
-
-    def x(percent: float) -> str:
-        return f"{4 + (WIDTH - 8) * place_of(percent):.1f}"
-
-    middle, (low, high) = HEIGHT / 2, (row["corrected_low"], row["corrected_high"])
-    blank = row["limit_of_blank_percent"]
-    caption = f"{percent_text(row['corrected_percent'])}, {range_text(low, high)}"
-    caption += f"; limit of blank {percent_text(blank)}"
-    grid = "".join(f"M{x(tick)} 2v{HEIGHT - 4}" for tick in TICKS)
-    return Markup(
-        '<svg class="range" role="img" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
-        'aria-label="{said}"><path class="grid" d="{grid}"/>'
-        '<path class="blank" d="M{blank} 3v{tall}"/>'
-        '<path class="span" d="M{low} {y}H{high}"/><circle cx="{dot}" cy="{y}" r="3.2"/></svg>'
-    ).format(
-        w=WIDTH, h=HEIGHT, said=caption, grid=grid, blank=x(blank), tall=HEIGHT - 6, low=x(low),
-        high=x(high), y=middle, dot=x(row["corrected_percent"]),
-    )  # fmt: skip
-
-
-def axis() -> Markup:
-    """Draw the axis of all intervals, for the head of their column."""
-    texts = "".join(
-        f'<text x="{4 + (WIDTH - 8) * place_of(tick):.1f}" y="11" text-anchor="{anchor}">'
-        f"{tick:g}</text>"
-        for tick, anchor in zip(TICKS, ("start", "middle", "middle", "middle", "end"), strict=True)
-    )
-    return Markup(
-        f'<svg class="range" aria-hidden="true" viewBox="0 0 {WIDTH} 14" width="{WIDTH}" '
-        f'height="14">{texts}</svg>'
-    )
 
 
 def expected_text(night: Row) -> str | None:

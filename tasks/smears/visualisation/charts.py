@@ -4,7 +4,7 @@ Text and axes take the colour of the text around them; a series takes a CSS vari
 style defines twice. Series differ by dash or marker too, so that no chart needs colour to be read.
 The place of a series in its mapping decides how it looks; one without points is only passed over,
 so that a detector can look the same in every chart of a page. The title of a chart is what a screen
-reader calls it; a threshold is None or infinite where there is none.
+reader calls it; a threshold is infinite where there is none.
 """
 
 import io
@@ -17,7 +17,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ from tasks.types import Float
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 MARKERS = "os^DvPX*"
 WIDTH, PLOT_HEIGHT, LEGEND_ROW = 4.6, 2.5, 0.2  # inches; an SVG unit is 1/72 of one
-LONGEST_NAME = 34
 INK = "#010101"  # stands for the colour of the text around the chart
 
 _RC: Any = {
@@ -52,7 +50,7 @@ _RC: Any = {
 
 
 def binned(
-    edges: Float, counts: NDArray[np.integer[Any]], threshold: float | None, *, title: str
+    edges: Float, counts: NDArray[np.integer[Any]], threshold: float, *, title: str
 ) -> Markup:
     """Draw a histogram of scores counted in bins, on an asinh axis; bars grow as square roots.
 
@@ -60,28 +58,33 @@ def binned(
     threshold is among the ``edges`` (B + 1,), and the outermost bins hold scores beyond too.
     ``counts`` (2, B) are of ordinary images and of abnormal ones, which stand above these.
     """
-    threshold = threshold if threshold is not None and np.isfinite(threshold) else None
     both = counts.sum(axis=0)
     total, known = int(both.sum()), np.flatnonzero(both)
     above = int(counts[1].sum())
-    first_above = 0 if threshold is None else int(np.searchsorted(edges, threshold * (1 - 1e-9)))
     with mpl.rc_context():
-        figure = _figure(PLOT_HEIGHT, 0)
+        figure = _figure(0)
         if not total:
             figure.text(0.5, 0.5, "no scores", ha="center")
             return _svg(figure, title, "No scores.")
         axes = figure.add_subplot()
-        low, high = max(known[0] - 2, 0), min(max(known[-1], first_above) + 3, len(both))
+        last = known[-1]
+        if np.isfinite(threshold):
+            last = max(last, int(np.searchsorted(edges, threshold * (1 - 1e-9))))
+        low, high = max(known[0] - 2, 0), min(last + 3, len(both))
         ordinary, stops = counts[0, low:high], edges[low : high + 1]
         axes.stairs(ordinary, stops, fill=True, color=_colour(0))
         axes.stairs(both[low:high], stops, baseline=ordinary, fill=True, color=_colour(1))
         summary = f"{total:,} scores, {above:,} abnormal"
-        if threshold is not None:
+        if np.isfinite(threshold):
             axes.axvline(threshold, color=INK, linewidth=0.9)
             summary += f"; the threshold is {decimals(threshold)}"
             axes.set_title(f"{above:,} abnormal", loc="right", fontsize=10, color=_colour(1))
             axes.set_title(f"{total - above:,} ordinary", loc="left", fontsize=10, color=_colour(0))
-        _scale(axes, stops, 1.0)
+        axes.set_xscale("asinh", linear_width=1.0)
+        axes.set_xlim(stops[0], stops[-1])
+        axes.xaxis.set_major_locator(FixedLocator(_ticks(stops)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
         axes.set_yscale("function", functions=(np.sqrt, np.square))
         axes.set_ylim(0, both.max() * 1.05)
         axes.yaxis.set_major_locator(FixedLocator(_round_counts(int(both.max()))))
@@ -102,11 +105,16 @@ def lines(
     The axis of shares begins at zero, or at one half where everything is above. ``series`` are by
     name: places and shares in ascending order of place, (n,) each.
     """
+    drawn = {name: pair for name, pair in series.items() if len(pair[0])}
     with mpl.rc_context():
-        figure = _figure(PLOT_HEIGHT, len(_drawn(series)))
+        figure = _figure(len(drawn))
         axes = figure.add_subplot()
-        for i, (x, y) in _drawn(series).items():
-            axes.plot(x, y, linewidth=1.5, marker=MARKERS[i % len(MARKERS)], ms=4.5, **_look(i))
+        for i, (name, (x, y)) in enumerate(series.items()):
+            if name in drawn:
+                axes.plot(
+                    x, y, linewidth=1.5, marker=MARKERS[i % len(MARKERS)], ms=4.5,
+                    color=_colour(i), linestyle=DASHES[i % len(DASHES)], zorder=3 - i / 1000,
+                )  # fmt: skip
         places, shares = (
             np.unique(np.concatenate([np.empty(0), *(pair[k] for pair in series.values())]))
             for k in (0, 1)
@@ -118,12 +126,20 @@ def lines(
         axes.set_ylim(bottom, top + 0.02 * (top - bottom))
         if 0 < len(places) <= 6:
             axes.xaxis.set_major_locator(FixedLocator(places.tolist()))
-        _label(axes, x_label, y_label)
-        _legend(figure, series)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        short = FuncFormatter(lambda x, _: f"{x:g}".removeprefix("0") or "0")
+        axes.xaxis.set_major_formatter(short)
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda y, _: f"{y:.3g}".removeprefix("0") or "0")
+        )
+        axes.grid(visible=True)
+        if drawn:
+            marks, names = axes.get_lines(), list(drawn)
+            figure.legend(marks, names, loc="outside lower left", ncols=2, handlelength=2.6)
         sentences = (
             f"{name} {decimals(y[0])} at {x[0]:g} to {decimals(y[-1])} at {x[-1]:g}"
-            for name, (x, y) in series.items()
-            if len(x)
+            for name, (x, y) in drawn.items()
         )
         return _svg(figure, title, f"{y_label} by {x_label}: " + "; ".join(sentences))
 
@@ -147,61 +163,16 @@ def decimals(value: float | None) -> str:
     return ("−" if value < 0 else "") + text
 
 
-def _figure(height: float, named: int) -> Figure:
+def _figure(named: int) -> Figure:
     """Make a figure with room below for a legend of ``named`` entries; set the drawing defaults."""
     mpl.rcdefaults()
     mpl.rcParams.update(_RC)
-    rows = -(-named // 2)
-    return Figure(figsize=(WIDTH, height + rows * LEGEND_ROW), layout="constrained")
+    height = PLOT_HEIGHT + -(-named // 2) * LEGEND_ROW
+    return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def _colour(i: int) -> str:
     return PALETTE[i % len(PALETTE)][0]
-
-
-def _look(i: int) -> Any:
-    """Choose the colour and dash of a series; the first series lies on top."""
-    return {"color": _colour(i), "linestyle": DASHES[i % len(DASHES)], "zorder": 3 - i / 1000}
-
-
-def _short(name: str) -> str:
-    flat = " ".join(name.split())
-    return flat if len(flat) <= LONGEST_NAME else flat[: LONGEST_NAME - 1] + "…"
-
-
-def _label(axes: Axes, x_label: str, y_label: str) -> None:
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".removeprefix("0") or "0"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}".removeprefix("0") or "0"))
-    axes.grid(visible=True)
-
-
-def _scale(axes: Axes, edges: Float, width: float) -> None:
-    """Return an asinh axis, linear within ``width`` of zero, its limits and ticks."""
-    axes.set_xscale("asinh", linear_width=width)
-    axes.set_xlim(edges[0], edges[-1])
-    axes.xaxis.set_major_locator(FixedLocator(_ticks(edges, width)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
-
-
-def _drawn(series: Mapping[str, tuple[Float, Float]]) -> dict[int, tuple[Float, Float]]:
-    """Select the series that have points, by their place."""
-    return {i: pair for i, pair in enumerate(series.values()) if len(pair[0])}
-
-
-def _legend(figure: Figure, series: Mapping[str, tuple[Float, Float]]) -> None:
-    names = [name for name, (x, _) in series.items() if len(x)]
-    if not names:
-        return
-    handles = figure.axes[0].get_lines()[-len(names) :]
-    legend = figure.legend(
-        handles, [" "] * len(handles), loc="outside lower left", ncols=2, handlelength=2.6
-    )
-    # Set afterwards, because a legend drops an entry whose name begins with an underscore.
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(_short(name))
 
 
 def _round_counts(most: int) -> list[float]:
@@ -214,14 +185,13 @@ def _round_counts(most: int) -> list[float]:
     return ticks
 
 
-def _ticks(edges: Float, width: float) -> list[float]:
+def _ticks(edges: Float) -> list[float]:
     """Choose round numbers within the edges that stand apart on the asinh axis, zero outwards."""
-    powers = 10.0 ** np.arange(-4, 9)
-    sizes = np.outer(powers, (1, 2, 5)).ravel()
-    span = np.arcsinh(edges[-1] / width) - np.arcsinh(edges[0] / width)
+    sizes = np.outer(10.0 ** np.arange(-4, 9), (1, 2, 5)).ravel()
+    span = np.arcsinh(edges[-1]) - np.arcsinh(edges[0])
     ticks: list[float] = []
     for tick in (0.0, *sizes[::-1], *-sizes[::-1]):
-        place = np.arcsinh(np.array([tick, *ticks]) / width)
+        place = np.arcsinh([tick, *ticks])
         apart = bool(np.all(np.abs(place[1:] - place[0]) > span / 11))
         if edges[0] <= tick <= edges[-1] and apart:
             ticks.append(float(tick))

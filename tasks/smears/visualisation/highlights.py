@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tasks.detector.verdict import Reason
 from tasks.reports import image_columns
-from tasks.types import Float
+from tasks.types import Float, Mask
 
 PERSON, UNCERTAIN, ABNORMAL, SAMPLE = "person", "uncertain", "abnormal", "sample"
 CELLS_SHOWN = {PERSON: 18, UNCERTAIN: 12, ABNORMAL: 12, SAMPLE: 12}
@@ -24,6 +24,7 @@ ROW = "row"  # the column of an image's place in its batch, from 0
 # threshold, and most scores are within one or two of zero.
 BIN = 0.08
 BINS = 48  # to each side of the threshold; scores beyond count in the outermost
+_ORDER = [("key", "ascending"), ("image_id", "ascending"), ("uri", "ascending")]
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -49,8 +50,7 @@ class Highlights:
         self.edges: Float = np.sinh(middle + BIN * np.arange(-BINS, BINS + 1))
         self.scores = np.zeros((2, 2 * BINS), np.int64)
         self.failures: dict[str, list[tuple[str, str]]] = {}
-        self._within: dict[str, pa.Table] = {}
-        self._beyond: dict[str, pa.Table] = {}
+        self._kept: dict[str, pa.Table] = {}
 
     def count(self, rows: pa.Table) -> None:
         """Count rows that have `columns` and `ROW`."""
@@ -79,13 +79,7 @@ class Highlights:
             SAMPLE: (scored, np.zeros(len(score))),
         }
         for sheet, (shown, key) in sheets.items():
-            keyed = rows.append_column("key", pa.array(key))
-            for kept, a_slide in ((self._beyond, None), (self._within, MOST_OF_A_SLIDE)):
-                if sheet == SAMPLE and a_slide is not None:
-                    continue
-                before = kept.get(sheet)
-                near = keyed.filter(pa.array(shown & (key <= _last(before, sheet))))
-                kept[sheet] = _first(before, near, sheet, a_slide)
+            self._keep(sheet, rows.append_column("key", pa.array(key)).filter(pa.array(shown)))
 
     def add(self, *later: "Highlights") -> None:
         """Add the images and counts of later rows."""
@@ -94,13 +88,23 @@ class Highlights:
             for reason, examples in each.failures.items():
                 known = self.failures.setdefault(reason, [])
                 known += examples[: EXAMPLES - len(known)]
-        for kept, more, a_slide in (
-            (self._beyond, [each._beyond for each in later], None),
-            (self._within, [each._within for each in later], MOST_OF_A_SLIDE),
-        ):
-            for sheet in CELLS_SHOWN:
-                if rows := [of_part[sheet] for of_part in more if sheet in of_part]:
-                    kept[sheet] = _first(kept.get(sheet), pa.concat_tables(rows), sheet, a_slide)
+        for sheet in CELLS_SHOWN:
+            self._keep(sheet, *(each._kept[sheet] for each in later if sheet in each._kept))
+
+    def _keep(self, sheet: str, *more: pa.Table) -> None:
+        """Keep the first rows of a sheet, and the first that are within the limit of their slide.
+
+        A row left out of a part would be left out of the whole too: the rows before it can only be
+        replaced by rows that also come before it.
+        """
+        tables = [*([self._kept[sheet]] if sheet in self._kept else []), *more]
+        if not tables:
+            return
+        rows, most = pa.concat_tables(tables), CELLS_SHOWN[sheet]
+        rows = rows.take(pc.sort_indices(rows, _ORDER))
+        near = _within(rows, sheet)
+        kept = (np.arange(len(near)) < most) | (near & (np.cumsum(near) <= most))
+        self._kept[sheet] = rows.filter(pa.array(kept)).combine_chunks()
 
     def sheet(self, name: str) -> pa.Table:
         """Return the rows to show on a sheet, in order.
@@ -108,48 +112,16 @@ class Highlights:
         At most `MOST_OF_A_SLIDE` are of one slide, unless there are too few others to fill the
         sheet; images that name no slide count as of one. A sample is of all images alike.
         """
-        if name not in self._beyond:
+        if name not in self._kept:
             return pa.table({column: pa.nulls(0) for column in self._columns})
-        beyond, within = self._beyond[name], self._within.get(name)
-        if within is None:
-            return beyond
-        shown = set(_names(within))
-        others = [i for i, each in enumerate(_names(beyond)) if each not in shown]
-        missing = pa.array(others[: CELLS_SHOWN[name] - within.num_rows], pa.int64())
-        filled = pa.concat_tables([within, beyond.take(missing)])
-        return _ordered(filled)
+        rows = self._kept[name]
+        near_first = np.argsort(~_within(rows, name), kind="stable")
+        return rows.take(np.sort(near_first[: CELLS_SHOWN[name]]))
 
 
-def _last(known: pa.Table | None, sheet: str) -> float:
-    """Return the key beyond which no row can come on a sheet; infinite while it has room."""
-    if known is None or known.num_rows < CELLS_SHOWN[sheet]:
-        return float("inf")
-    return float(known["key"][-1].as_py())
-
-
-def _first(known: pa.Table | None, rows: pa.Table, sheet: str, a_slide: int | None) -> pa.Table:
-    """Take the first rows of both, at most `a_slide` of one slide.
-
-    A row left out of a part would be left out of the whole too: the rows before it can only be
-    replaced by rows that also come before it.
-    """
-    if a_slide is None:
-        # Sorting all text of a part to keep a dozen rows would take most of the time.
-        rows = rows.take(pc.select_k_unstable(rows, CELLS_SHOWN[sheet], _ORDER))
-    rows = _ordered(rows if known is None else pa.concat_tables([known, rows]))
-    if a_slide is not None:
-        codes, _ = image_columns.coded(rows["slide_id"])
-        rows = rows.filter(pa.array(image_columns.rank_within(codes) < a_slide))
-    # A slice would keep all rows, and send them to the coordinator.
-    return rows.take(np.arange(min(rows.num_rows, CELLS_SHOWN[sheet])))
-
-
-_ORDER = [("key", "ascending"), ("image_id", "ascending"), ("uri", "ascending")]
-
-
-def _ordered(rows: pa.Table) -> pa.Table:
-    return rows.take(pc.sort_indices(rows, _ORDER))
-
-
-def _names(rows: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(rows["image_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+def _within(rows: pa.Table, sheet: str) -> Mask:
+    """Mark the sorted rows (n,) that are within the limit of their slide."""
+    if sheet == SAMPLE:
+        return np.ones(rows.num_rows, bool)
+    codes, _ = image_columns.coded(rows["slide_id"])
+    return np.asarray(image_columns.rank_within(codes) < MOST_OF_A_SLIDE)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -18,12 +17,12 @@ def index_page(nights: Sequence[Row], pages: Mapping[str, str]) -> str:
 
     Nights are oldest first; ``pages`` are file names of the batches' pages, by batch.
     """
-    detector = nights[-1]["detector"] if nights else ""
     return page.render(
         "index.html",
         title="All batches",
-        nights=[night_row(row, pages, detector) for row in reversed(nights)],
-        detector=detector,
+        nights=nights[::-1],
+        pages=pages,
+        detector=nights[-1]["detector"] if nights else "",
         trends=trends(nights),
     )
 
@@ -77,28 +76,3 @@ def _shifted(row: Row) -> float | None:
     if row["slides_shifted"] is None or not row["slides"]:
         return None
     return float(row["slides_shifted"] / row["slides"])
-
-
-def positives(row: Row) -> int:
-    """Count the positive patients of a night."""
-    return int(row["patient_calls"].get(Call.POSITIVE, 0))
-
-
-def night_row(row: Row, pages: Mapping[str, str], detector: str) -> dict[str, Any]:
-    """Describe a night as a line of a table; ``other`` says that another detector scored it."""
-    scored = row["scored"]
-    return {
-        "date": row["batch_date"],
-        "batch": row["batch"],
-        "page": pages.get(row["batch"]),
-        "light": row["light"],
-        "reasons": row["reasons"],
-        "images": f"{row['images']:,}",
-        "positive": f"{positives(row):,}",
-        "abnormal": page.percent(row["abnormal"], scored),
-        "uncertain": page.percent(row["uncertain"], scored),
-        "failed": page.percent((row["images"] - row["scored"]), row["images"]),
-        "review": f"{row['review']:,}",
-        "slides": f"{row['slides_for_review']:,} of {row['slides']:,}",
-        "other": row["detector"] != detector,
-    }

@@ -1,7 +1,6 @@
 """Draw the page of a commissioned laboratory: what can be believed there."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -38,11 +37,13 @@ def laboratory_page(
         "laboratory.html",
         title=f"Laboratory {name}",
         warnings=warnings,
-        levels=[f"{level:g}".removeprefix("0") for level in LEVELS],
-        alarms=_by_level(figures, ALARMS),
-        caught=_by_level(figures, CAUGHT),
-        examined=_shares(figures, DIAGNOSIS, percent),
-        counted=_shares(figures, COUNTED, fine_percent),
+        levels={level: f"{level:g}".removeprefix("0") for level in LEVELS},
+        alarms=_by_level(_of(ALARMS, figures)),
+        caught=_by_level(_of(CAUGHT, figures)),
+        examined=_of(DIAGNOSIS, figures),
+        in_counts=_of(COUNTED, figures),
+        share=percent,
+        fine_share=fine_percent,
         **lists,
         adaptation=adaptation,
         diagnosis=verdict,
@@ -52,34 +53,16 @@ def laboratory_page(
     )
 
 
-def _shares(
-    figures: Sequence[Figure], part: str, written: Callable[[Figure], str]
-) -> list[tuple[str, str, str, str]]:
-    """Make a row for each figure of a part: name, share, cells and slides."""
-    return [
-        (figure.name, written(figure), f"{figure.cells:,}", f"{figure.slides:,}")
-        for figure in figures
-        if figure.part == part
-    ]
+def _of(part: str, figures: Sequence[Figure]) -> list[Figure]:
+    return [figure for figure in figures if figure.part == part]
 
 
-def _by_level(figures: Sequence[Figure], part: str) -> list[dict[str, Any]]:
-    """Make a row for each name, with a cell for each level."""
-    names = dict.fromkeys(figure.name for figure in figures if figure.part == part)
-    rows = []
-    for name in names:
-        by_level = {f.level: f for f in figures if (f.part, f.name) == (part, name)}
-        first = next(iter(by_level.values()))
-        rows.append(
-            {
-                "name": name,
-                "cells": [percent(by_level[level]) for level in LEVELS],
-                "worst": [_worst(by_level[level].worst) for level in LEVELS],
-                "count": f"{first.cells:,}",
-                "slides": f"{first.slides:,}",
-            }
-        )
-    return rows
+def _by_level(figures: Sequence[Figure]) -> dict[str, dict[float | None, Figure]]:
+    """Arrange figures by name and level."""
+    by_name: dict[str, dict[float | None, Figure]] = {}
+    for figure in figures:
+        by_name.setdefault(figure.name, {})[figure.level] = figure
+    return by_name
 
 
 def percent(figure: Figure) -> str:
@@ -103,7 +86,3 @@ def fine_percent(figure: Figure) -> str:
     """
     value, low, high = (100 * number for number in figure.found)
     return f"{percent_text(value)} ({range_text(low, high)})"
-
-
-def _worst(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

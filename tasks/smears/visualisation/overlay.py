@@ -17,9 +17,7 @@ from PIL import Image, ImageDraw
 
 from tasks.images.geometry import Slide, coarsest, rescaled
 from tasks.reports.image_columns import PARASITIZED
-from tasks.smears.visualisation.page import LONGEST_TEXT, data_uri, file_name, shortened
 from tasks.types import CellKind, FieldKind, Float, Pixels, Status
-from tasks.words import counted
 
 Colour = tuple[int, int, int]
 Outline = Float  # its points x, y in pixels, (angles, 2)
@@ -195,21 +193,6 @@ class ShownSlide:
     source_uri: str
     fields: Sequence[Mapping[str, Any]]
     picture: bytes | str
-
-
-def describe_slide(slide: ShownSlide) -> dict[str, Any]:
-    """Describe a whole slide for the page."""
-    read = [row for row in slide.fields if row["kind"] == FieldKind.FIELD]
-    parasitized = sum(row["parasitized"] > 0 for row in read)
-    reviewed = sum(row["review_reason"] is not None for row in slide.fields)
-    return {
-        "name": file_name(slide.source_uri),
-        "uri": shortened(slide.source_uri, 2 * LONGEST_TEXT),
-        "fields": f"{len(read):,} of {counted(len(slide.fields), 'field')} read",
-        "counts": f"{parasitized:,} with parasitized cells, {reviewed:,} for review",
-        "picture": data_uri(slide.picture, "webp") if isinstance(slide.picture, bytes) else None,
-        "missing": slide.picture if isinstance(slide.picture, str) else None,
-    }
 
 
 def counted_fields(slides: pa.Table) -> list[str]:

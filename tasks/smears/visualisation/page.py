@@ -3,6 +3,7 @@
 import base64
 import io
 from datetime import date
+from math import asinh
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from tasks.images.access.addresses import path_of
+from tasks.smears.counting.call import percent_text, range_text
+from tasks.words import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 VIEWER = Path(__file__).parent / "viewer"
+KNEE = 0.05  # percent
 SHRINK = 0.85  # of a picture's sides, until its file is small enough
 
 # (on white paper, on dark paper): hues after Okabe & Ito (2008), which the colour-blind tell apart,
@@ -36,30 +40,7 @@ CHART_STYLE = (
 )
 
 
-def environment(folder: Path) -> Environment:
-    """Read templates of a folder, and the viewer's, which escape everything they are given."""
-    return Environment(
-        loader=FileSystemLoader([folder, VIEWER]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-_ENVIRONMENT = environment(TEMPLATES)
-_ENVIRONMENT.globals["chart_style"] = Markup(CHART_STYLE)
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
-    return _ENVIRONMENT.get_template(template).render(**values)
-
-
-def compile_templates() -> None:
-    """Compile all templates ahead of the first page, which otherwise waits a fifth of a second."""
-    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
-        _ENVIRONMENT.get_template(name)
+LONGEST_TEXT = 160  # characters of a name or message; the report has them all
 
 
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -70,16 +51,10 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def as_webp(picture: Image.Image, quality: int = 82, most_bytes: int = 400_000) -> bytes:
-    """Encode a picture as a WebP file, shrunk until it has at most ``most_bytes``.
-
-    Raises:
-        ValueError: not even a picture of one pixel is so small.
-    """
+    """Encode a picture as a WebP file, shrunk until it has at most ``most_bytes``."""
     shrunk = picture
     # Pillow's method 4 takes two and a half times as long, for files 3 to 8% smaller.
     while len(file := encoded(shrunk, "WEBP", quality=quality, method=2)) > most_bytes:
-        if shrunk.size == (1, 1):
-            raise ValueError(f"no WebP file has {most_bytes} bytes or fewer: allow more")
         size = (max(1, int(shrunk.width * SHRINK)), max(1, int(shrunk.height * SHRINK)))
         shrunk = picture.resize(size, Image.Resampling.LANCZOS)
     return file
@@ -88,9 +63,6 @@ def as_webp(picture: Image.Image, quality: int = 82, most_bytes: int = 400_000) 
 def data_uri(content: bytes, kind: str) -> str:
     """Encode an image file as an address that needs no network; ``kind`` is such as ``png``."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-LONGEST_TEXT = 160  # characters of a name or message; the report has them all
 
 
 def file_name(uri: str) -> str:
@@ -144,3 +116,70 @@ def number_text(value: float | None) -> str:
         return "–"
     # Adding zero turns a rounded -0.0 into 0.0.
     return f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
+
+
+def chance_text(chance: float) -> str:
+    """Write a probability in percent, never as certain.
+
+    >>> [chance_text(value) for value in (0.99999, 0.987, 0.5)]
+    ['> 99.9%', '98.7%', '50%']
+    """
+    if chance >= 0.9995:
+        return "> 99.9%"
+    return f"{chance:.1%}" if chance >= 0.9 else f"{chance:.0%}"
+
+
+def on_axis(percent: float) -> str:
+    """Compute where a parasitaemia lies on the axis of an interval, in pixels.
+
+    The axis is linear below a tenth of a percent, and logarithmic above.
+
+    >>> on_axis(0.0), on_axis(100.0)
+    ('4.0', '146.0')
+    """
+    return f"{4 + 142 * asinh(percent / KNEE) / asinh(100 / KNEE):.1f}"
+
+
+def environment(folder: Path) -> Environment:
+    """Read templates of a folder, and the viewer's, which escape everything they are given."""
+    made = Environment(
+        loader=FileSystemLoader([folder, VIEWER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "chance": chance_text,
+        "data_uri": data_uri,
+        "file_name": file_name,
+        "number": number_text,
+        "on_axis": on_axis,
+        "p_value": p_text,
+        "percent": percent_text,
+        "shortened": shortened,
+        "thousands": "{:,}".format,
+    }
+    made.globals |= {
+        "chart_style": Markup(CHART_STYLE),
+        "counted": counted,
+        "percent": percent,
+        "range_text": range_text,
+    }
+    # The content of a file, in contrast to the text that says why there is none.
+    made.tests["picture"] = lambda content: isinstance(content, bytes)
+    return made
+
+
+_ENVIRONMENT = environment(TEMPLATES)
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
+    return _ENVIRONMENT.get_template(template).render(**values)
+
+
+def compile_templates() -> None:
+    """Compile all templates ahead of the first page, which otherwise waits a fifth of a second."""
+    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
+        _ENVIRONMENT.get_template(name)

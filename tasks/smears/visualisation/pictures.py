@@ -1,11 +1,11 @@
-"""Draw cells as pages show them: small, at their place in the field, and on a contact sheet."""
+"""Draw cells as pages show them: small, and at their place in the field."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from tasks.images.geometry import Box, rescaled
 from tasks.smears.visualisation.overlay import Colour, outline_of, overlay, pen_of
@@ -13,8 +13,6 @@ from tasks.smears.visualisation.page import as_webp
 from tasks.types import Pixels
 
 THUMBNAIL = 128  # pixels of the longer side at most
-PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
-SQUARE, GAP, LINE = 96, 12, 15  # pixels of a contact sheet
 WIDTHS = 2.0  # widths of the cell shown of its field to each side
 SIDE = 224  # pixels of the longer side of a cell's place
 ARM = 0.2  # of the cell's box: how long the marks at its corners are
@@ -25,30 +23,6 @@ def thumbnail(image: Image.Image) -> bytes:
     small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return as_webp(small, quality=85)
-
-
-def contact_sheet(rows: Mapping[str, Sequence[tuple[Image.Image, Sequence[str]]]]) -> Image.Image:
-    """Draw a row of images for each heading, with lines of text under every one.
-
-    Every image is fitted into a square and keeps its shape.
-    """
-    font = ImageFont.load_default(size=12)
-    lines = max((len(texts) for row in rows.values() for _, texts in row), default=0)
-    pitch, height = SQUARE + GAP, LINE + 6 + SQUARE + lines * LINE + GAP
-    widest = max((len(row) for row in rows.values()), default=0)
-    sheet = Image.new("RGB", (GAP + widest * pitch, GAP + len(rows) * height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for i, (heading, row) in enumerate(rows.items()):
-        top = GAP + i * height
-        draw.text((GAP, top), heading, INK, font)
-        for j, (image, texts) in enumerate(row):
-            left, small = GAP + j * pitch, image.copy()
-            small.thumbnail((SQUARE, SQUARE))
-            sheet.paste(small, (left, top + LINE + 6))
-            for k, text in enumerate(texts):
-                place = (left, top + LINE + 8 + SQUARE + k * LINE)
-                draw.text(place, text, FAINT if k else INK, font)
-    return sheet
 
 
 def lies_near(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
@@ -98,7 +72,7 @@ def _mark(pixels: Pixels, low: ArrayLike, high: ArrayLike) -> None:
         y0, y1 = (int(np.clip(round(v), 0, pixels.shape[0])) for v in down)
         pixels[y0:y1, x0:x1] = colour
 
-    for colour, wide in (((0, 0, 0), 2), (PAPER, 1)):
+    for colour, wide in (((0, 0, 0), 2), ((255, 255, 255), 1)):
         for x, to_x in ((left, 1), (right, -1)):
             for y, to_y in ((top, 1), (bottom, -1)):
                 fill(colour, sorted((x, x + to_x * arm)), (y - wide, y + wide))

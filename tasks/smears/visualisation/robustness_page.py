@@ -1,6 +1,7 @@
 """Make the report of an evaluation, an HTML page, from its table of results by DuckDB's PIVOT."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import duckdb
@@ -16,6 +17,7 @@ from tasks.types import Float
 
 ATTACKS, CORRUPTIONS = "\"set\" LIKE 'attack/%'", "\"set\" LIKE 'corruption/%'"
 CLEAN = f"composition = '{metrics.SINGLE}'"
+HEADINGS = ('"set"', "strength", "composition")
 COMPOSED = ("caught at 0.05", "false alarms at 0.05", "AUROC", "no smear", "shifted")
 # The detectors in charts, in this order.
 CHARTED = (scored.OWN, comparison.VERDICT, "maximum softmax", "energy", "ODIN",
@@ -46,47 +48,42 @@ def robustness_page(title: str, facts: Mapping[str, str], results: pa.Table) -> 
             """
         )
         seeds = len(results["seed"].unique())
+        pivot = partial(_pivot, database)
+        at_home, by_detector = f"\"set\" = '{HOME}' AND {CLEAN}", (*HEADINGS, "detector")
+        single = f"{CLEAN} AND detector IS NOT NULL"
         return page.render(
             "robustness.html",
             title=title,
             facts=facts,
             seeds=seeds,
-            summary=list(_summary(database)),
-            ordinary=_pivot(
-                database, "Ordinary cells alone", "share = 0", "measure", _headings("detector")
-            ),
-            composed=list(_composed(database)),
-            attacks=_pivot(
-                database, "Attacks", f"{ATTACKS} AND detector IS NULL", "measure", _headings()
-            ),
+            # What should be caught, as single cells.
+            summary=[
+                table
+                for measure in ("AUROC", "caught")
+                for table in pivot(measure, f"measure = '{measure}' AND {single}", "detector")
+            ],
+            ordinary=pivot("Ordinary cells alone", "share = 0", "measure", by_detector),
+            # What is caught in slides and nights, by the strange share.
+            composed=[
+                table
+                for measure in COMPOSED
+                for table in pivot(
+                    measure, f"measure = '{measure}' AND share > 0", "share", by_detector
+                )
+            ],
+            attacks=pivot("Attacks", f"{ATTACKS} AND detector IS NULL", "measure"),
             strengths=list(_strengths(database)),
-            diagnosis=_pivot(
-                database, "Clean cells", f"\"set\" = '{HOME}' AND {CLEAN}", "measure", _headings()
-            ),
+            diagnosis=pivot("Clean cells", at_home, "measure"),
             covariates=list(_covariates(database)),
         )
 
 
-def _headings(*more: str) -> tuple[str, ...]:
-    return ('"set"', "strength", "composition", *more)
-
-
-def _summary(database: duckdb.DuckDBPyConnection) -> Iterator[Table]:
-    """Tabulate what should be caught, as single cells, by detector."""
-    for measure in ("AUROC", "caught"):
-        where = f"measure = '{measure}' AND {CLEAN} AND detector IS NOT NULL"
-        yield from _pivot(database, measure, where, "detector", _headings())
-
-
-def _composed(database: duckdb.DuckDBPyConnection) -> Iterator[Table]:
-    """Tabulate the images caught in slides and nights, by the strange share."""
-    for measure in COMPOSED:
-        where = f"measure = '{measure}' AND share > 0"
-        yield from _pivot(database, measure, where, "share", _headings("detector"))
-
-
 def _pivot(
-    database: duckdb.DuckDBPyConnection, caption: str, where: str, on: str, keys: Sequence[str]
+    database: duckdb.DuckDBPyConnection,
+    caption: str,
+    where: str,
+    on: str,
+    keys: Sequence[str] = HEADINGS,
 ) -> list[Table]:
     """Make the table of some means, a column for each value of ``on``; none without any."""
     columns = [

@@ -1,6 +1,5 @@
 """What Prefect is told of a night, read back from its API."""
 
-import json
 import logging
 import re
 import time
@@ -23,26 +22,12 @@ from flows.outcome import numbered
 from flows.prefect.decorators import run
 from flows.settings import Settings
 from flows.smears import artifacts
-from flows.smears.artifacts import (
-    ABNORMAL,
-    CELLS,
-    FAILED,
-    MOST_ABNORMAL,
-    NIGHT,
-    PAGE,
-    announce,
-    markdown_text,
-    most_abnormal,
-)
+from flows.smears.artifacts import ABNORMAL, FAILED, NIGHT, PAGE, announce, markdown_text
 from flows.smears.night import NightOutcome, screen
-from storage.reports import tables as reports
-from storage.reports.schemas.images import image_schema
-from storage.reports.tables import report_path
 from storage.store import Store
 from tasks.smears.counting.call import by_call
 from tasks.types import Light
 from tests.support import batches, fitted, images, nights
-from tests.support.reports import publish_report
 
 DAY = date(2026, 3, 1)
 HOSTILE = "night | <b>`x`</b> [l](j:s) _i_"
@@ -108,13 +93,6 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     rows = [line for line in summary.data.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
 
-    (table,) = artifacts_of(CELLS, "Night_1")
-    cells = json.loads(table.data)
-    assert len(cells) == min(MOST_ABNORMAL, outcome.scored)
-    values = [cell["abnormality"] for cell in cells]
-    assert values == sorted(values, reverse=True)
-    assert HOSTILE in cells[0]["uri"]
-
     (page,) = artifacts_of(PAGE, "Night_1")
     assert page.data == "[Page of Night_1](https://lab.example/pages/Night_1.html)"
 
@@ -141,6 +119,7 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
 
     monkeypatch.setattr(prefect.artifacts, "create_markdown_artifact", down)
     monkeypatch.setattr(prefect.events, "emit_event", down)
+    settings = settings.model_copy(update={"pages_url": "https://lab.example/pages/"})
     with caplog.at_level(logging.WARNING, logger="prefect"):
         outcome = screen_night(night, settings, "night-without-prefect")
     assert Path(outcome.report).exists()
@@ -150,7 +129,7 @@ def test_a_night_is_published_although_prefect_cannot_be_told(
     assert len(warnings) == 2
     assert all("the API is down" in each for each in warnings)
     # One that fails does not take the others along.
-    assert len(artifacts_of(CELLS, "night-without-prefect")) == 1
+    assert len(artifacts_of(PAGE, "night-without-prefect")) == 1
 
 
 # --- without a server
@@ -162,7 +141,7 @@ class Told:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
         monkeypatch.setattr(artifacts, "in_prefect_run", lambda: True)
-        for what in ("markdown", "table", "link"):
+        for what in ("markdown", "link"):
             name = f"create_{what}_artifact"
             monkeypatch.setattr(prefect.artifacts, name, lambda *_, **__: None)
         monkeypatch.setattr(
@@ -193,27 +172,6 @@ def test_an_event_is_emitted_where_somebody_has_to_act(
     assert told.events == events
 
 
-def test_the_most_abnormal_cells_are_found_across_row_groups(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reports, "GROUP_ROWS", 7)
-    schema = image_schema([], [])
-    values = [float((n * 37) % 101) for n in range(100)]
-    rows = pa.Table.from_pylist(
-        [
-            {"uri": f"{n}", "abnormality": value, "slide_id": f"s{n % 3}"}
-            for n, value in enumerate(values)
-        ]
-        + [{"uri": "failed"}],
-        schema,
-    )
-    parts = [rows.slice(start, 7) for start in range(0, len(rows), 7)]
-    publish_report(store, report_path("night", DAY), schema, parts)
-    found = [
-        row["abnormality"]
-        for row in most_abnormal(store, batches.freeze(store, batches.manifest(3), batch_date=DAY))
-    ]
-    assert found == sorted(values, reverse=True)[:MOST_ABNORMAL]
 
 
 @given(st.text())

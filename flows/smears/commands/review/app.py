@@ -1,18 +1,18 @@
 """Serve the pages on which a person reads cells; they work without script, by forms."""
 
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from flows.monitoring.console import warn
 from flows.smears.commands.review.figures import figures, patient_figures
 from flows.smears.commands.review.pages import pictures, viewer
-from flows.smears.commands.review.pages.patient_calls import PatientPages, seconds_of
+from flows.smears.commands.review.pages.patient_calls import PatientPages
+from flows.smears.commands.review.pages.requests import form_of, go_to, reader_of, seconds_of
 from flows.smears.commands.review.session import Session
 from flows.smears.stages.answers import Suspects
 from storage.models.detectors import DetectorCard
@@ -50,10 +50,8 @@ class Bench:
         self._session = session
         self._blind, self._reader = blind, reader
         self._pictures = pictures.PicturePages(session)
-        self._viewer = viewer.ViewerPages(session, self._page, _reader, blind=blind)
-        self._patients = PatientPages(
-            session, Suspects(session, detector, wanted), self._page, _reader
-        )
+        self._viewer = viewer.ViewerPages(session, self._page, blind=blind)
+        self._patients = PatientPages(session, Suspects(session, detector, wanted), self._page)
 
     def app(self) -> Starlette:
         """Make the application."""
@@ -63,7 +61,7 @@ class Bench:
                 Route("/reader", self.name_reader, methods=["POST"]),
                 *self._pictures.routes(),
                 Route("/report", self.report, methods=["GET"]),
-                Route("/import", self.take, methods=["POST"]),
+                Route("/import", self.report, methods=["POST"]),
                 *self._viewer.routes(),
                 *self._patients.routes(),
                 Route("/by/{reader}", self.next_cell, methods=["GET"]),
@@ -87,11 +85,8 @@ class Bench:
         warn(f"a page failed, {request.url.path}: {type(error).__name__}: {error}")
         return self._problem(request, error)
 
-    def start(self, request: Request) -> Response:
+    def start(self, request: Request, problem: str | None = None, status: int = 200) -> Response:
         """Show what there is to read and who has read what, and ask for the reader's name."""
-        return self._start(request)
-
-    def _start(self, request: Request, problem: str | None = None, status: int = 200) -> Response:
         session, suspects = self._session, self._patients.suspects
         session.refresh()
         readers = [
@@ -111,43 +106,39 @@ class Bench:
 
     async def name_reader(self, request: Request) -> Response:
         """Send a reader who has entered a name to the cells, or the patients."""
-        form = await _form(request)
+        form = dict(await form_of(request))
         try:
             reader = check_name("reader", form.get("reader", "").strip())
         except StoreError as error:
-            return self._start(request, str(error), 400)
+            return self.start(request, str(error), 400)
         what = "/patients" if form.get("what") == "patients" else ""
-        return _to(request, f"/by/{reader}{what}")
+        return go_to(request, f"/by/{reader}{what}")
 
     def next_cell(self, request: Request) -> Response:
         """Show the next cell that the reader has not read, or that all are read."""
-        reader = _reader(request)
+        reader = reader_of(request)
         self._session.refresh()
         queue = self._session.queue(reader)
-        if not queue:
-            return _to(request, "/report")
-        return _to(request, f"/by/{reader}/{queue[0]}")
+        return go_to(request, f"/by/{reader}/{queue[0]}" if queue else "/report")
 
     def cell(self, request: Request) -> Response:
         """Show a cell."""
-        reader, image_id = _reader(request), self._known(request)
+        reader, image_id = reader_of(request), self._known(request)
         given = self._session.of_reader(reader)
-        row = self._session.row(image_id)
-        order = self._session.queue(reader)
-        answer, seconds = given.get(image_id), self._session.seconds(reader)
+        answer = given.get(image_id)
         shown: dict[str, Any] = {
             "reader": reader,
             "image_id": image_id,
             "possible": self._possible,
             "answer": answer,
-            "row": row if answer is not None or not self._blind else None,
+            "row": self._session.row(image_id) if answer or not self._blind else None,
             "read": len(self._session.on_sample(reader)),
             "undoable": bool(given),
             "cells": len(self._session.cells),
-            "seconds": seconds,
-            "queue": [each for each in order if each not in given and each != image_id][:AHEAD],
+            "seconds": self._session.seconds(reader),
+            "queue": [each for each in self._session.queue(reader) if each != image_id][:AHEAD],
             "neighbours": self._session.neighbours(image_id),
-            "before": self._before(given, image_id),
+            "before": _before(list(given), image_id),
             "problem": None,
             "width": 0,
             "bar": None,
@@ -166,65 +157,45 @@ class Bench:
         """List the answers that a reader can give, each with its key."""
         return list(zip(sheets.KEYS, self._session.possible, strict=True))
 
-    def _before(self, given: dict[str, str], image_id: str) -> str | None:
-        """Find the cell that was read before this one."""
-        order = list(given)
-        if image_id in given:
-            order = order[: order.index(image_id)]
-        return order[-1] if order else None
-
     async def answer(self, request: Request) -> Response:
         """Keep an answer, and show the next cell."""
-        reader, image_id = _reader(request), self._known(request)
-        answer, seconds = self._given(await _form(request))
-        self._session.answer(reader, image_id, answer, seconds)
-        if request.headers.get("accept") == "application/json":
-            return JSONResponse({"contour": self._viewer.contour(reader, image_id)})
-        return _to(request, f"/by/{reader}")
-
-    def _given(self, form: dict[str, str]) -> tuple[str, float]:
-        """Read an answer, and for how many seconds the reader has looked."""
+        reader, image_id = reader_of(request), self._known(request)
+        form = dict(await form_of(request))
         answer = form.get("answer", "")
         if answer not in self._session.possible:
             raise HTTPException(400, f"{answer!r} is not one of the answers")
-        return answer, seconds_of(form)
+        self._session.answer(reader, image_id, answer, seconds_of(form))
+        if request.headers.get("accept") == "application/json":
+            return JSONResponse({"contour": self._viewer.contour(reader, image_id)})
+        return go_to(request, f"/by/{reader}")
 
     def undo(self, request: Request) -> Response:
         """Take back the last answer, and show its cell."""
-        reader = _reader(request)
+        reader = reader_of(request)
         image_id = self._session.undo(reader)
-        return _to(request, f"/by/{reader}" + (f"/{image_id}" if image_id else ""))
+        return go_to(request, f"/by/{reader}" + (f"/{image_id}" if image_id else ""))
 
     def report(self, request: Request) -> Response:
-        """Show how far readers agree, and what an import would change."""
-        self._session.refresh()
-        outcome = self._session.imported(keep=False)
-        return self._page(request, "report.html", **self._read(), changes=outcome, lines=None)
-
-    def take(self, request: Request) -> Response:
-        """Make the answers labels."""
-        self._session.refresh()
-        outcome = self._session.imported(keep=True)
-        lines = None if outcome is None else outcome.text().splitlines()
-        return self._page(request, "report.html", **self._read(), changes=None, lines=lines)
-
-    def _read(self) -> dict[str, Any]:
-        """List the figures, the patients, and the cells on which readers differ."""
-        by_reader = self._session.by_reader()
-        suspects = self._patients.suspects
-        return {
-            "figures": [*figures(self._session), *patient_figures(suspects)],
-            "patients": [
-                patient
-                for each in suspects.asked
-                if (patient := self._patients.described(each, None))["found"].read
-            ],
-            "differing": [
+        """Show how far readers agree; make the answers labels, or say what that would change."""
+        session, keep = self._session, request.method == "POST"
+        session.refresh()
+        outcome = session.imported(keep=keep)
+        suspects, by_reader = self._patients.suspects, session.by_reader()
+        differing = agreement.differing(by_reader)
+        described = (self._patients.described(each, None) for each in suspects.asked)
+        return self._page(
+            request,
+            "report.html",
+            figures=[*figures(session), *patient_figures(suspects)],
+            patients=[each for each in described if each["found"].read],
+            differing=[
                 (image, {name: given[image] for name, given in by_reader.items() if image in given})
-                for image in agreement.differing(by_reader)[:DIFFERING_SHOWN]
+                for image in differing[:DIFFERING_SHOWN]
             ],
-            "all_differing": len(agreement.differing(by_reader)),
-        }
+            all_differing=len(differing),
+            changes=None if keep else outcome,
+            lines=outcome.text().splitlines() if keep and outcome else None,
+        )
 
     def _known(self, request: Request) -> str:
         image_id = str(request.path_params["image_id"])
@@ -244,19 +215,8 @@ class Bench:
         return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})
 
 
-async def _form(request: Request) -> dict[str, str]:
-    try:
-        return dict(parse_qsl((await request.body()).decode()))
-    except ValueError:
-        raise HTTPException(400, "this form is not from these pages") from None
-
-
-def _reader(request: Request) -> str:
-    try:
-        return check_name("reader", request.path_params["reader"])
-    except StoreError as error:
-        raise HTTPException(404, str(error)) from None
-
-
-def _to(request: Request, path: str) -> Response:
-    return RedirectResponse(request.scope["root_path"] + path, 303)
+def _before(order: list[str], image_id: str) -> str | None:
+    """Find the cell that was read before this one."""
+    if image_id in order:
+        order = order[: order.index(image_id)]
+    return order[-1] if order else None

@@ -53,10 +53,9 @@ class PatientRow(BaseModel):
 
 def patient_answers(suspects: Suspects) -> list[PatientRow]:
     """List the patients on whom persons have answered."""
-    pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
     return [
         PatientRow(name=each.name, machine=each.call, persons=confirmation)
-        for each, confirmation in pairs
+        for each, confirmation in suspects.confirmations()
         if confirmation.read
     ]
 
@@ -64,7 +63,7 @@ def patient_answers(suspects: Suspects) -> list[PatientRow]:
 def figures(session: Session) -> list[ToldFigure]:
     """Measure the answers of a session."""
     by_reader = session.sampled_by_reader()
-    groups = {image: _patient(row) for image, row in session.cells.items()}
+    groups = {image: row["patient_id"] for image, row in session.cells.items()}
     rows = [
         ToldFigure(
             name=f"{reader}: seconds per cell, {len(answers):,} of {len(session.cells):,} read",
@@ -78,12 +77,12 @@ def figures(session: Session) -> list[ToldFigure]:
         rows.append(_told(f"{one} and {two}: Cohen's kappa", agreed))
     truth = consensus(by_reader)
     classes = {image: each for image, each in truth.items() if each in session.card.classes}
-    diagnosed = {image: str(session.cells[image]["diagnosis"]) for image in session.cells}
+    diagnosed = {image: row["diagnosis"] for image, row in session.cells.items()}
     rows.append(_told("persons and machine: Cohen's kappa", kappa(classes, diagnosed, groups)))
     missed = sensitivity(
         truth,
         diagnosed,
-        {image: bool(row["flagged"]) for image, row in session.cells.items()},
+        {image: row["flagged"] for image, row in session.cells.items()},
         session.sample.of,
         groups,
         session.card.classes[0],
@@ -99,8 +98,8 @@ def figures(session: Session) -> list[ToldFigure]:
 
 def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     """Measure the machine's calls and persons' confirmations together, and how long they take."""
-    pairs = zip(suspects.asked, suspects.confirmations(), strict=True)
-    answers = {each.name: confirmation.answer for each, confirmation in pairs}
+    confirmations = suspects.confirmations()
+    answers = {each.name: confirmation.answer for each, confirmation in confirmations}
     asked = [each for each in suspects.asked if answers[each.name] != Answer.OPEN]
     if not asked:
         return []
@@ -118,15 +117,8 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     return rows + [_told(name, each, "patients") for name, each in shares.items()]
 
 
-def _patient(row: dict[str, object]) -> str | None:
-    patient = row["patient_id"]
-    return None if patient is None else str(patient)
-
-
 def _told(name: str, figure: Figure | None, unit: str = "cells") -> ToldFigure:
     if figure is None:
         return ToldFigure(name=name, value=None, cells=0)
-    return ToldFigure(
-        name=name, value=figure.value, low=figure.low, high=figure.high, cells=figure.count,
-        unit=unit,
-    )  # fmt: skip
+    about = {"value": figure.value, "low": figure.low, "high": figure.high}
+    return ToldFigure(name=name, cells=figure.count, unit=unit, **about)

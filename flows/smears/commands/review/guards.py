@@ -6,10 +6,13 @@ rebinding).
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection
 
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -26,92 +29,38 @@ MOST_BODY = 10_000  # bytes of a form
 MOST_PATH = 1_000  # characters of an address; Python reads no number of 5,000 digits
 
 
-class Guarded:
-    """An application whose addresses begin with a token, for requests from its own pages.
+def guarded(app: ASGIApp, token: str, hosts: Collection[str]) -> ASGIApp:
+    """Guard an application: its addresses begin with a token, and forms come from its own pages.
 
-    Args:
-        app: the guarded application; it sees addresses without the token.
-        token: the first part of every address.
-        hosts: names and ports under which the server is reached, such as ``127.0.0.1:8077``.
-        scheme: ``http`` or ``https``.
+    ``hosts`` are the names and ports under which it is reached, such as ``127.0.0.1:8077``.
     """
+    origins = {f"http://{host}" for host in hosts}
 
-    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str], scheme: str) -> None:
-        self._app, self._token = app, token
-        self._origins = {f"{scheme}://{host}".encode() for host in hosts}
-        names = [host.rpartition(":")[0] for host in hosts]
-        self._by_name = TrustedHostMiddleware(self._answer, names, www_redirect=False)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it in one line."""
-        if scope["type"] == "websocket":
-            # None of the pages opens one; closed before it is accepted, it is answered by 403.
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        await self._by_name(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await _refuse(send, *refusal)
-            return
-        prefix = f"/{self._token}"
-        inner = dict(scope)
-        inner["root_path"] = scope.get("root_path", "") + prefix
-        await self._app(inner, _bounded(receive), _with_headers(send))
-
-    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        if scope["type"] != "http":
-            return 400, "this server speaks only HTTP"
-        headers = dict(scope["headers"])
-        first = scope["path"].lstrip("/").partition("/")[0]
-        if not secrets.compare_digest(first.encode(), self._token.encode()):
-            return 404, "not found: use the address that the command has printed"
-        if len(scope["path"]) > MOST_PATH:
-            return 414, "this address is too long"
-        if scope["method"] not in {"GET", "HEAD"}:
-            if headers.get(b"origin") not in self._origins:
-                return 403, "this server accepts forms only from its own pages"
-            if int(headers.get(b"content-length") or MOST_BODY + 1) > MOST_BODY:
-                return 413, "this form is too long"
+    def refusal(request: Request) -> tuple[str, int] | None:
+        path, headers = request.scope["path"], request.headers
+        first = path.lstrip("/").partition("/")[0]
+        if not secrets.compare_digest(first.encode(), token.encode()):
+            return "not found: use the address that the command has printed", 404
+        if len(path) > MOST_PATH:
+            return "this address is too long", 414
+        if request.method in {"GET", "HEAD"}:
+            return None
+        if headers.get("origin") not in origins:
+            return "this server accepts forms only from its own pages", 403
+        # In chunks a form may send more than it announces.
+        announced = int(headers.get("content-length") or MOST_BODY + 1)
+        if announced > MOST_BODY or "transfer-encoding" in headers:
+            return "this form is too long", 413
         return None
 
+    async def answer(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        if (refused := refusal(request)) is not None:
+            return PlainTextResponse(f"{refused[0]}\n", refused[1])
+        request.scope["root_path"] += f"/{token}"
+        response = await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
 
-def _bounded(receive: Receive) -> Receive:
-    """Pass on at most `MOST_BODY` bytes of a form: a request may send more than it announces."""
-    seen = 0
-
-    async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        return {"type": "http.disconnect"} if seen > MOST_BODY else message
-
-    return bounded
-
-
-def _with_headers(send: Send) -> Send:
-    async def wrapped(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            known = {name for name, _ in message["headers"]}
-            message["headers"] = [
-                *message["headers"],
-                *(
-                    (name.lower().encode(), value.encode())
-                    for name, value in HEADERS.items()
-                    if name.lower().encode() not in known
-                ),
-            ]
-        await send(message)
-
-    return wrapped
-
-
-async def _refuse(send: Send, status: int, text: str) -> None:
-    kind = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": kind})
-    await send({"type": "http.response.body", "body": f"{text}\n".encode()})
+    names = [host.rpartition(":")[0] for host in hosts]
+    return TrustedHostMiddleware(BaseHTTPMiddleware(app, answer), names, www_redirect=False)

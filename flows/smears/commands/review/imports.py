@@ -8,7 +8,7 @@ answer in both is a label in the batch that was answered first.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,14 +23,8 @@ from storage.reports.tables import published_batch, report_path
 from storage.smears.answers import Labels, fitted_from, latest_labels, other_labels, save_labels
 from storage.store import Store
 from tasks import types, words
-from tasks.smears.answers.sheets import (
-    OTHER,
-    AnswerError,
-    Line,
-    Precision,
-    check_answers,
-    precision,
-)
+from tasks.smears.answers.agreement import share
+from tasks.smears.answers.sheets import OTHER, AnswerError, Line, check_answers, precision
 
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 
@@ -81,17 +75,12 @@ class ImportOutcome(ReviewOutcome):
     def _text(self) -> str:
         rows = self.rows()
         if self.elsewhere:
-            rows.append(
-                ("left out", f"{self.elsewhere:,} of them: already labels of another batch")
-            )
+            text = f"{self.elsewhere:,} of them: already labels of another batch"
+            rows.append(("left out", text))
         if self.without_patient:
-            rows.append(
-                (
-                    "warning",
-                    f"{words.counted(self.without_patient, 'label')} without a patient: a detector "
-                    "fitted with them is calibrated by slides or images, which is too optimistic",
-                )
-            )
+            text = f"{words.counted(self.without_patient, 'label')} without a patient: a detector "
+            text += "fitted with them is calibrated by slides or images, which is too optimistic"
+            rows.append(("warning", text))
         if self.kept:
             rows.append(("review", self.review))
             rows += [("next", command) for command in self.commands]
@@ -130,7 +119,7 @@ def import_lines(
         except AnswerError as error:
             raise AnswerError(f"{file}: {error}") from None
         before = latest_labels(store, batch)
-        uris = [str(scored[each.image_id]["uri"]) for each in answers]
+        uris = [scored[each.image_id]["uri"] for each in answers]
         places = {row["uri"]: row for row in find_rows(store, frozen, uris).to_pylist()}
         labels, new, changed, elsewhere = _next_labels(store, before, answers, scored, places, card)
         if not (new or changed):
@@ -174,10 +163,10 @@ def report_rows(store: Store, batch: Batch, columns: list[str]) -> Iterator[pa.T
     return iterate_groups(store, *report_path(batch.name, batch.batch_date), columns=columns)
 
 
-def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, object]], ModelCard]:
+def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, Any]], ModelCard]:
     """Read a report's scored images by digest, and the card of the model that diagnosed them."""
     columns = [*FROM_SCORED, "status", "model"]
-    scored: dict[str, dict[str, object]] = {}
+    scored: dict[str, dict[str, Any]] = {}
     model = None
     for part in report_rows(store, batch, columns):
         for row in part.to_pylist():
@@ -193,17 +182,16 @@ def _next_labels(
     store: Store,
     before: Labels,
     answers: Sequence[Line],
-    scored: dict[str, dict[str, object]],
-    places: dict[str, dict[str, object]],
+    scored: dict[str, dict[str, Any]],
+    places: dict[str, dict[str, Any]],
     card: ModelCard,
 ) -> tuple[Labels, int, int, int]:
     """Merge new answers into a batch's; count the new, the changed, and labels elsewhere."""
     # A batch screened again may have lost images, whose answers stay in its history.
-    known: dict[str, dict[str, object]] = {
+    known: dict[str, dict[str, Any]] = {
         row["image_id"]: row for row in before.rows.to_pylist() if row["image_id"] in scored
     }
-    when: datetime = now()
-    new = changed = 0
+    when, new, changed = now(), 0, 0
     for each in answers:
         old = known.get(each.image_id)
         given = {"answer": each.answer, "note": each.note or None, "reader": each.reader or None}
@@ -215,7 +203,7 @@ def _next_labels(
             continue
         row = scored[each.image_id]
         known[each.image_id] = {
-            **places[str(row["uri"])],
+            **places[row["uri"]],
             **{name: row[name] for name in FROM_SCORED},
             **given,
             "answered_at": when,
@@ -238,18 +226,18 @@ def judged(store: Store, batch: Batch, labels: Labels) -> ReviewOutcome:
     """Count answers on a batch, and measure the precision of its abnormal list by them."""
     ids, answers = labels.rows["image_id"].to_pylist(), labels.rows["answer"].to_pylist()
     counts = Counter(answers)
-    result: Precision = precision(
+    looked_at, other, wrong = precision(
         report_rows(store, batch, ["image_id", "diagnosis", "abnormal"]),
         dict(zip(ids, answers, strict=True)),
     )
-    share = result.share
+    worth = share(other + wrong, looked_at)
     return ReviewOutcome(
         batch=batch.name,
         answers={name: counts[name] for name in sorted(counts, key=lambda n: (n == OTHER, n))},
-        abnormal_looked_at=result.looked_at,
-        abnormal_other=result.other,
-        abnormal_wrong=result.wrong,
-        precision=share and share.value,
-        precision_low=share and share.low,
-        precision_high=share and share.high,
+        abnormal_looked_at=looked_at,
+        abnormal_other=other,
+        abnormal_wrong=wrong,
+        precision=worth and worth.value,
+        precision_low=worth and worth.low,
+        precision_high=worth and worth.high,
     )

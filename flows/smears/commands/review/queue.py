@@ -93,15 +93,15 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
         return _export_labels(store, folder, load_card(store, options.model or ""), options.limit)
     frozen = tables.published_batch(store, options.batch)
     reviewed = set(answers.latest_labels(store, frozen.name).rows["image_id"].to_pylist())
-    candidates = sheets.candidates(
+    candidates, left_out = sheets.candidates(
         report_rows(store, frozen, [*sheets.FROM_REPORT, "verdict", "status"]),
         done=reviewed,
         per_slide=options.per_slide,
     )
-    rows = candidates.rows.select(sheets.FROM_REPORT)
+    rows = candidates.select(sheets.FROM_REPORT)
     refs = find_refs(store, frozen, rows["uri"].to_pylist())
     cells, unreadable = _write_cells(store, folder, rows, refs, options.limit)
-    candidates.left_out["beyond the limit"] += rows.num_rows - cells - len(unreadable)
+    left_out["beyond the limit"] += rows.num_rows - cells - len(unreadable)
     slides = _slides_for_review(store, frozen)
     write_sheet(folder / SLIDE_SHEET, OF_SLIDES, slides)
     return ExportOutcome(
@@ -109,7 +109,7 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
         sheet=str(folder / SHEET),
         slides=len(slides),
         cells=cells,
-        left_out={reason: n for reason, n in candidates.left_out.items() if n},
+        left_out={reason: n for reason, n in left_out.items() if n},
         unreadable=unreadable,
         command=shell_command("review import", str(folder / SHEET)),
     )
@@ -171,10 +171,9 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
     rows = read_table(store, *path)
     chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()
     chosen.sort(key=lambda row: (-(row["shift"] or 0.0), row["slide_id"] or ""))
-    reasons = (format_reasons(row["review_reasons"]) for row in chosen)
     return [
-        [*(row[name] for name in OF_SLIDES[:-1]), reason]
-        for row, reason in zip(chosen, reasons, strict=True)
+        [*(row[name] for name in OF_SLIDES[:-1]), format_reasons(row["review_reasons"])]
+        for row in chosen
     ]
 
 

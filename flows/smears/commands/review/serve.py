@@ -12,7 +12,7 @@ from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
 from flows.smears.commands.review.app import Bench
 from flows.smears.commands.review.figures import ToldFigure, figures, patient_figures
-from flows.smears.commands.review.guards import Guarded
+from flows.smears.commands.review.guards import guarded
 from flows.smears.commands.review.session import open_session
 from flows.smears.stages.answers import Suspects
 from storage.reports.tables import newest_batches, published_batch
@@ -54,9 +54,8 @@ def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
     bench = Bench(session, detector, blind=options.blind, reader=options.reader, wanted=wanted)
     token = secrets.token_urlsafe(24)
     hosts = [f"{name}:{options.port}" for name in (HOST, "localhost")]
-    app = Guarded(bench.app(), token, hosts, "http")
     config = uvicorn.Config(
-        app,
+        guarded(bench.app(), token, hosts),
         log_level="critical",  # the page shows what goes wrong
         access_log=False,
         server_header=False,

@@ -36,11 +36,11 @@ class Session(BatchAnswers):
         return possible_answers(self.card.classes)
 
     @cached_property
-    def cells(self) -> dict[str, dict[str, object]]:
+    def cells(self) -> dict[str, dict[str, Any]]:
         """Find the row of the report of each cell, by digest."""
         return {row["image_id"]: row for row in self.sample.rows.to_pylist()}
 
-    def row(self, image_id: str) -> dict[str, object] | None:
+    def row(self, image_id: str) -> dict[str, Any] | None:
         """Find the row of the report of any scored cell of the batch; None of another."""
         if image_id in self.cells:
             return self.cells[image_id]
@@ -58,35 +58,28 @@ class Session(BatchAnswers):
         rows = dict(zip(*(column.to_pylist() for column in some.columns), strict=True))
         rows.pop(image_id, None)
         chosen = ordered(rows, image_id)[:NEIGHBOURS]
-        self._find({each: rows[each] for each in chosen})
-        return chosen
+        return list(self.refs({each: rows[each] for each in chosen}))
 
     def ref(self, image_id: str) -> ImageRef | None:
         """Find the image of a cell of the batch; None of another."""
-        if image_id not in self._refs:
-            row = self.row(image_id)
-            self._find({} if row is None else {image_id: row["row"]})
+        if image_id not in self._refs and (row := self.row(image_id)) is not None:
+            self.refs({image_id: row["row"]})
         return self._refs.get(image_id)
 
     def refs(self, rows: Mapping[str, int]) -> dict[str, ImageRef]:
         """Find the images of cells, all at once, given their rows in the batch."""
-        self._find(rows)
-        return {image_id: self._refs[image_id] for image_id in rows}
-
-    def _find(self, rows: Mapping[str, Any]) -> None:
-        """Look up the images of cells that are not known yet, given their rows in the manifest."""
         missing = {image_id: row for image_id, row in rows.items() if image_id not in self._refs}
         refs = image_refs(rows_at(self.store, self.batch, list(missing.values())))
         self._refs |= dict(zip(missing, refs, strict=True))
+        return {image_id: self._refs[image_id] for image_id in rows}
 
     def on_sample(self, reader: str) -> dict[str, str]:
         """Return a reader's current answers on the random sample that every reader sees.
 
         Cells that were chosen in a picture would bias every figure.
         """
-        return {
-            image: answer for image, answer in self.of_reader(reader).items() if image in self.cells
-        }
+        given = self.of_reader(reader)
+        return {image: answer for image, answer in given.items() if image in self.cells}
 
     def sampled_by_reader(self) -> dict[str, dict[str, str]]:
         """Return the current answers on the sample, by reader and by digest."""

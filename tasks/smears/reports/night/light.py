@@ -123,15 +123,13 @@ def _against_earlier(
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
     """List the findings on the stability of populations."""
     measured = {
-        "the distribution of abnormality differs from calibration": psi,
-        "the distribution of abnormality differs from earlier batches": psi_earlier,
+        "abnormality differs from calibration": psi,
+        "abnormality differs from earlier batches": psi_earlier,
+        **{f"distances at {tap} differs from earlier batches": v for tap, v in psi_taps.items()},
     }
-    measured |= {
-        f"the distribution of distances at {tap} differs from earlier batches": v
-        for tap, v in psi_taps.items()
-    }
+    said = f"(limit {PSI_AMBER})"
     return [
-        (Light.AMBER, f"{what}: stability index {value:.2f} (limit {PSI_AMBER})")
+        (Light.AMBER, f"the distribution of {what}: stability index {value:.2f} {said}")
         for what, value in measured.items()
         if value is not None and value >= PSI_AMBER
     ]
@@ -169,14 +167,11 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
         return []
     # Images that are too ordinary are odd, but no abnormal image was missed.
     light = Light.RED if gross and ks > 0 else Light.AMBER
-    how = "more" if ks > 0 else "less"
-    return [
-        (
-            light,
-            f"cells as a whole are {how} abnormal than those that calibrated the detector: "
-            f"distance {abs(ks):.2f} (limit {KS_RED if gross else KS_AMBER})",
-        )
-    ]
+    text = (
+        f"cells as a whole are {'more' if ks > 0 else 'less'} abnormal than those that calibrated "
+        f"the detector: distance {abs(ks):.2f} (limit {KS_RED if gross else KS_AMBER})"
+    )
+    return [(light, text)]
 
 
 def _abnormal(row: Row, alpha: float) -> list[Finding]:
@@ -186,24 +181,29 @@ def _abnormal(row: Row, alpha: float) -> list[Finding]:
     surprise = parasitaemia.binomial_p_value(row["abnormal"], scored, alpha)
     if surprise is not None and surprise <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
         light = Light.RED if rate >= ABNORMAL_RED else Light.AMBER
-        findings.append(
-            (light, f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}")
-        )
+        text = f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}"
+        findings.append((light, text))
     if row["discoveries"] >= DISCOVERIES_AMBER * scored and row["discoveries"] > 1:
-        findings.append(
-            (
-                Light.AMBER,
-                f"{row['discoveries'] / scored:.1%} of the scored images are so abnormal that "
-                f"chance explains at most {DISCOVERY_LEVEL:.0%} of them",
-            )
+        text = (
+            f"{row['discoveries'] / scored:.1%} of the scored images are so abnormal that "
+            f"chance explains at most {DISCOVERY_LEVEL:.0%} of them"
         )
+        findings.append((Light.AMBER, text))
     return findings
 
 
 def _failures(night: NightCounts) -> list[Finding]:
     """Judge the images that failed: a night with any is never green."""
     images, failures = night.row["images"], night.row["failures"]
-    findings = _not_cells(failures.get(NOT_A_CELL, 0), images)
+    findings: list[Finding] = []
+    if photographs := failures.get(NOT_A_CELL, 0):
+        text = (
+            f"{photographs:,} of {counted(images, 'image')} "
+            f"{verb(photographs, 'is a photograph', 'are photographs')} of many cells, or too "
+            "large for one cell, but taken for a single cell: `slidewatch screen --as fields` cuts "
+            "out the cells"
+        )
+        findings.append((Light.AMBER, text))
     if night.failed:
         rate = night.failed / images
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(failures.items()))
@@ -211,18 +211,6 @@ def _failures(night: NightCounts) -> list[Finding]:
         text = f"{night.failed:,} of {counted(images, 'image')} failed ({rate:.1%}): {reasons}"
         findings.append((light, text))
     return findings
-
-
-def _not_cells(n: int, images: int) -> list[Finding]:
-    """Describe what to do with n files that are not single cells, however few they are."""
-    if not n:
-        return []
-    what = "is a photograph" if n == 1 else "are photographs"
-    text = (
-        f"{n:,} of {counted(images, 'image')} {what} of many cells, or too large for one "
-        "cell, but taken for a single cell: `slidewatch screen --as fields` cuts out the cells"
-    )
-    return [(Light.AMBER, text)]
 
 
 def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]:
@@ -233,26 +221,16 @@ def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]
         "parasitized": "diagnosed parasitized",
         "beyond_population": "unlike all known slides",
     }
-    before = [shares(each) for each in usual]
-    return [
-        finding
-        for name, value in tonight.items()
-        for finding in _unusual(
-            words[name], value, [each[name] for each in before], NEGLIGIBLE[name]
-        )
-    ]
-
-
-def _unusual(what: str, value: float, before: Sequence[float], negligible: float) -> list[Finding]:
-    if len(before) < LEAST_NIGHTS:
+    if len(usual) < LEAST_NIGHTS:
         return []
-    middle = float(np.median(before))
-    spread = 1.4826 * float(np.median(np.abs(np.asarray(before) - middle)))
-    if abs(value - middle) <= max(UNUSUAL * spread, negligible):
-        return []
-    return [
-        (
-            Light.AMBER,
-            f"{what}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier batches",
-        )
-    ]
+    before, findings = [shares(each) for each in usual], list[Finding]()
+    for name, value in tonight.items():
+        known = np.asarray([each[name] for each in before])
+        middle = float(np.median(known))
+        spread = 1.4826 * float(np.median(np.abs(known - middle)))
+        if abs(value - middle) > max(UNUSUAL * spread, NEGLIGIBLE[name]):
+            text = (
+                f"{words[name]}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier"
+            )
+            findings.append((Light.AMBER, f"{text} batches"))
+    return findings

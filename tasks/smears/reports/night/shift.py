@@ -19,27 +19,24 @@ DRAWS = 999
 DRAWS_AT_ONCE = 100
 
 
-def signed_distance(counts: Integers, reference: Float = UNIFORM) -> float:
-    """Compute the signed Kolmogorov-Smirnov distance of binned values (B,) from shares (B,).
+def signed_distance(counts: Integers) -> float:
+    """Compute the signed Kolmogorov-Smirnov distance of binned p-values (BINS,) from uniform.
 
-    Positive if the low bins hold too much; for p-values, if images are too abnormal.
+    Positive if the low bins hold too much, so that images are too abnormal.
     """
-    gaps = np.cumsum(counts / counts.sum() - reference)
+    gaps = np.cumsum(counts / counts.sum() - UNIFORM)
     return float(gaps[np.argmax(np.abs(gaps))])
 
 
-def clustered_p_value(clusters: Integers, reference: Float = UNIFORM) -> float:
+def clustered_p_value(clusters: Integers) -> float:
     """Compute the p-value of a Kolmogorov-Smirnov distance if only clusters vary.
 
     Under the null hypothesis every cluster's deviation may as well point the other way: signs are
     drawn at random for whole clusters (wild bootstrap; Liu 1988, Cameron, Gelbach & Miller 2008),
     999 times with a fixed seed. A single cluster proves nothing: its p-value is 1.
-
-    Args:
-        clusters: (K, B), the number of each cluster's values in each bin.
-        reference: (B,), the shares to compare with.
+    ``clusters`` (K, BINS) are the numbers of each cluster's p-values in each bin.
     """
-    gaps = np.cumsum(clusters, axis=1) - clusters.sum(axis=1, keepdims=True) * np.cumsum(reference)
+    gaps = np.cumsum(clusters, axis=1) - clusters.sum(axis=1, keepdims=True) * np.cumsum(UNIFORM)
     # Rounding must not make the observed statistic exceed a draw of the same signs.
     observed = np.abs(gaps.sum(axis=0)).max() * (1 - 1e-9)
     rng, reached, left = np.random.default_rng(0), 0, DRAWS

@@ -1,6 +1,6 @@
 """Describe the contours of a picture's cells, to be drawn above it as SVG and switched by class."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,24 @@ class FieldPicture:
     size: tuple[int, int]
     contours: tuple[Contour, ...]
 
+    @property
+    def svg(self) -> Markup:
+        """Draw the contours as inline SVG over the picture; abnormal ones last."""
+        paths = Markup("").join(
+            Markup('<path class="{}{}" d="{}" data-id="{}" data-said="{}"/>').format(
+                each.kind.replace(" ", "-"),
+                " abnormal" if each.abnormal else "",
+                f"M{' '.join(map(str, each.points))}z",
+                each.image_id,
+                each.said,
+            )
+            for each in sorted(self.contours, key=lambda each: each.abnormal)
+        )
+        return Markup(
+            '<svg class="contours" viewBox="0 0 {} {}" preserveAspectRatio="none" '
+            'aria-hidden="true"><g>{}</g></svg>'
+        ).format(*self.size, paths)
+
 
 def contour_of(
     row: Mapping[str, Any], flat: ArrayLike | None, corner: tuple[int, int] = (0, 0)
@@ -80,33 +98,6 @@ def field_picture(
     return FieldPicture(page.as_webp(picture), (field["width"], field["height"]), tuple(contours))
 
 
-def contours_svg(size: tuple[int, int], contours: Sequence[Contour]) -> Markup:
-    """Draw contours as inline SVG over a picture of a width and height; abnormal ones last."""
-    paths = Markup("").join(
-        Markup('<path class="{}{}" d="{}" data-id="{}" data-said="{}"/>').format(
-            each.kind.replace(" ", "-"),
-            " abnormal" if each.abnormal else "",
-            path_text(each.points),
-            each.image_id,
-            each.said,
-        )
-        for each in sorted(contours, key=lambda each: each.abnormal)
-    )
-    return Markup(
-        '<svg class="contours" viewBox="0 0 {} {}" preserveAspectRatio="none" '
-        'aria-hidden="true"><g>{}</g></svg>'
-    ).format(*size, paths)
-
-
-def path_text(points: Sequence[int]) -> str:
-    """Write a closed outline as the path of an SVG.
-
-    >>> path_text([0, 1, 5, 2, 3, 4])
-    'M0 1 5 2 3 4z'
-    """
-    return f"M{' '.join(map(str, points))}z"
-
-
 def _said(row: Mapping[str, Any]) -> str:
     """Write the machine's diagnosis of a cell with two or three figures."""
     if row["status"] != Status.SCORED:
@@ -127,35 +118,8 @@ class ShownField:
     row: Mapping[str, Any]
     picture: FieldPicture | str
 
-
-def describe_field(field: ShownField) -> dict[str, Any]:
-    """Describe a field of view for the page."""
-    row, picture = field.row, None if isinstance(field.picture, str) else field.picture
-    cells = row["cells"]
-    counts = (f"{row[name]:,} {name}" for name in ("parasitized", "abnormal", "failed"))
-    width, height = (1, 1) if picture is None else picture.size
-    return {
-        "name": page.file_name(row["source_uri"]),
-        "uri": page.shortened(row["source_uri"], 2 * page.LONGEST_TEXT),
-        "slide": page.shortened(row["slide_id"]) if row["slide_id"] is not None else None,
-        # A photograph is all of its source.
-        "place": f"{row['x']:,}, {row['y']:,}" if row["x"] or row["y"] else None,
-        "cells": f"{cells:,} cell{'s' * (cells != 1)}",
-        "counts": ", ".join(counts),
-        "reason": row["review_reason"],
-        "picture": picture and page.data_uri(picture.picture, "webp"),
-        "contours": picture and contours_svg(picture.size, picture.contours),
-        "width": width,
-        "height": height,
-        "microns": microns_per_pixel(row),
-        "missing": field.picture if isinstance(field.picture, str) else None,
-    }
-
-
-def microns_per_pixel(row: Mapping[str, Any]) -> float | None:
-    """Return the scale of a field: its own, or the one at which its median red cell is ordinary."""
-    known = row.get("microns_per_pixel")
-    diameter = row.get("diameter")
-    if known is None and diameter:
-        return RED_CELL / float(diameter)
-    return known
+    @property
+    def microns(self) -> float | None:
+        """Return microns per pixel: its own, or those at which its median red cell is ordinary."""
+        known, diameter = self.row.get("microns_per_pixel"), self.row.get("diameter")
+        return RED_CELL / float(diameter) if known is None and diameter else known

@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tasks.smears.reports.slide_reasons import SlideReason
@@ -17,7 +18,6 @@ from tasks.smears.visualisation.batch_page import (
 )
 from tasks.smears.visualisation.highlights import CELLS_SHOWN
 from tasks.smears.visualisation.overlay import COLOURS, ShownSlide
-from tasks.smears.visualisation.page import file_name, p_text, shortened
 from tasks.smears.visualisation.viewer.overlays import ShownField
 from tests.support import nights
 from tests.support.columns import with_column
@@ -164,29 +164,6 @@ def test_names_of_any_length_do_not_make_the_page_long() -> None:
     assert len(batch_page(nights.night_of(rows)).encode()) < 10 * MB
 
 
-@pytest.mark.parametrize(
-    ("uri", "name"),
-    [
-        ("/photos/a b.png", "a b.png"),
-        ("s3://bucket/night/c.png", "c.png"),
-        ("zip://cells/d.png::file:///data/night.zip", "d.png"),
-        ("e.png", "e.png"),
-    ],
-)
-def test_an_image_is_called_by_its_file(uri: str, name: str) -> None:
-    assert file_name(uri) == name
-
-
-@pytest.mark.parametrize("value", [0.0, 1e-9, 0.00038, 0.05, 0.5, 1.0])
-def test_p_values_are_never_shown_as_zero(value: float) -> None:
-    assert float(p_text(value).removeprefix("< ")) > 0
-
-
-def test_long_texts_keep_their_ends() -> None:
-    assert shortened("a" * 500 + "end").endswith("end")
-    assert len(shortened("a" * 500)) <= 160
-
-
 def test_numbers_of_a_slide_sort_as_numbers(page: str) -> None:
     cells: list[Any] = re.findall(r'data-value="([^"]*)"', page)
     assert cells
@@ -276,7 +253,7 @@ def test_hostile_names_of_fields_stay_text() -> None:
 def test_a_slide_that_is_no_smear_is_listed_once() -> None:
     wrong = [SlideReason.IMPLAUSIBLE, SlideReason.SHIFTED, SlideReason.TOGETHER]
     far, both = [SlideReason.SHIFTED], [SlideReason.SHIFTED, SlideReason.TOGETHER]
-    found = odd_slides([wrong, far, [], both])
+    found = odd_slides(pa.table({"review_reasons": [wrong, far, [], both]}))
     assert found == {"implausible": [0], "shifted": [1, 3], "together": [3]}
 
 

@@ -11,7 +11,8 @@ from tasks.smears.counting.call import call_text
 from tasks.smears.counting.interpretation import KnownRates
 from tasks.smears.reports.called_cells import patient_of
 from tasks.smears.visualisation.batch_page import batch_page
-from tasks.smears.visualisation.calls import call_of, interval_plot, positive_first
+from tasks.smears.visualisation.calls import call_of, positive_first
+from tasks.smears.visualisation.page import TEMPLATES, environment
 from tests.support.nights import by_patients, image_rows, night_of
 from tests.support.pages import EVIL, Page
 from tests.support.rates import RATES
@@ -62,7 +63,7 @@ def test_a_negative_patient_has_no_parasites_to_read_but_the_most_that_can_be() 
     assert (found["corrected"], found["range"], found["density"]) == ("≤ 0.36%", "", "≤ 18,000")
     # Whoever is undecided has no parasitaemia, least of all one of 0.
     found = call_of(row | {"call": "indeterminate", "corrected_percent": None})
-    assert (found["corrected"], found["plot"], found["density"]) == ("–", "", "–")
+    assert (found["corrected"], found["density"]) == ("–", "–")
 
 
 def test_a_positive_patient_s_parasitaemia_is_said_to_mean_something() -> None:
@@ -81,7 +82,7 @@ def test_an_interval_lies_on_its_axis() -> None:
         "corrected_high": 100.0,
         "limit_of_blank_percent": 0.02,
     }
-    plot = str(interval_plot(row))
+    plot = environment(TEMPLATES).get_template("cells.html").module.interval(row)
     assert 'd="M4.0 9.0H146.0"' in plot
     assert 'aria-label="100%, 0 to 100%; limit of blank 0.02%"' in plot
 

@@ -130,11 +130,6 @@ def test_scores_are_measurements_and_texts_are_metadata() -> None:
     }
 
 
-def test_the_same_cell_is_the_same_object_every_time() -> None:
-    first, second = (cell_feature(cell(diagnosis=name), outline()) for name in ("Parasitized", "x"))
-    assert first["id"] == second["id"]
-
-
 def test_a_tile_without_an_outline_is_its_box() -> None:
     ring = ring_of(cell_feature(cell(kind="tile"), None))
     assert ring.tolist() == [[1000, 500], [1061, 500], [1061, 561], [1000, 561], [1000, 500]]

@@ -103,10 +103,6 @@ def test_a_table_is_a_pivot_of_the_results_in_their_order() -> None:
     assert f"attack/other {night} population .500 .050" in text
 
 
-def test_the_same_table_gives_the_same_bytes() -> None:
-    assert a_page() == a_page()
-
-
 def test_names_from_outside_stay_inert() -> None:
     rows = [row(set=f"attack/{SCRIPT}", strength=s / 255, detector="slidewatch") for s in (2, 4)]
     rows += [row(set=HOME, measure=f"called {SCRIPT}"), row(set=SCRIPT, composition=SCRIPT)]

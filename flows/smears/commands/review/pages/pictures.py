@@ -1,6 +1,5 @@
 """Serve pictures of single cells, and the files that pages need."""
 
-import io
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ class PicturePages:
     def _read_picture(self, image_id: str) -> tuple[bytes, int]:
         """Read the image of a cell as PNG, with its width in pixels."""
         image = shown.find_unchanged(self.ref(image_id), image_id).image()
-        return _png(image), image.width
+        return page.encoded(image, "PNG"), image.width
 
     def _read_field(self, image_id: str) -> bytes:
         ref = self.ref(image_id)
@@ -99,7 +98,7 @@ class PicturePages:
         edge, thick = side // 40, max(2, side // 60)
         bar = (edge, side - edge - thick, edge + scale * BAR / microns, side - edge)
         draw.rectangle(bar, fill="black", outline="white")
-        return _png(image)
+        return page.encoded(image, "PNG")
 
     def ref(self, image_id: str) -> regions.ImageRef:
         """Find where a cell lies; 404 where there is no such."""
@@ -116,9 +115,3 @@ def microns_of(ref: regions.ImageRef) -> float:
     """
     known = sources.open_picture(ref.source).microns_per_pixel
     return known or RED_CELL * ref.scale / TRAINING_DIAMETER
-
-
-def _png(image: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()

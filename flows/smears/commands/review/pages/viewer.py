@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from flows.smears.commands.review.imports import report_rows
 from flows.smears.commands.review.pages.pictures import microns_of
+from flows.smears.commands.review.pages.requests import reader_of
 from flows.smears.commands.review.session import Session
 from tasks.images import decoding, sources
 from tasks.images.access.files import SourceError, lately_stamped
@@ -29,17 +30,13 @@ COLUMNS = (
     "image_id", "uri", "source_uri", *BOX, "kind", "status", "diagnosis", "abnormal", "abnormality",
     "p_value",
 )  # fmt: skip
-Show = Callable[..., Response]
 
 
 class ViewerPages:
     """The pages of pictures. The machine's diagnosis stays hidden as on the cell's own page."""
 
-    def __init__(
-        self, session: Session, show: Show, reader_of: Callable[[Request], str], *, blind: bool
-    ) -> None:
-        self._session, self._show, self._reader_of = session, show, reader_of
-        self._blind = blind
+    def __init__(self, session: Session, show: Callable[..., Response], *, blind: bool) -> None:
+        self._session, self._show, self._blind = session, show, blind
 
     def routes(self) -> list[Route]:
         """List the addresses of these pages."""
@@ -51,7 +48,7 @@ class ViewerPages:
 
     def view(self, request: Request) -> Response:
         """Show the picture that a cell was cut out of, at the cell."""
-        reader, image_id = self._reader_of(request), request.path_params["image_id"]
+        reader, image_id = reader_of(request), request.path_params["image_id"]
         rows = self._placed.filter(pc.equal(self._placed["image_id"], image_id)).to_pylist()
         if not rows:
             raise HTTPException(404, "this cell is a file of its own, without a field")
@@ -97,7 +94,7 @@ class ViewerPages:
             first = [("abnormality", "descending"), ("image_id", "ascending")]
             rows = rows.take(pc.select_k_unstable(rows, MOST_CELLS, first))
         note = f"{MOST_CELLS:,} of {total:,} cells are drawn: zoom in" if total > MOST_CELLS else ""
-        contours = self.contours(self._reader_of(request), rows.to_pylist())
+        contours = self.contours(reader_of(request), rows.to_pylist())
         return JSONResponse({"cells": contours, "said": note})
 
     def contours(self, reader: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -165,7 +165,6 @@ def test_patients_that_agree_are_drift_and_one_alone_is_not() -> None:
     clusters = tally(cells(np.random.default_rng(0), shift=0.5)).clusters
     assert clustered_p_value(clusters) <= 0.005
     assert clustered_p_value(clusters[:1]) == 1
-    assert clustered_p_value(clusters, clusters.sum(axis=0) / clusters.sum()) > 0.05
 
 
 # --- counting

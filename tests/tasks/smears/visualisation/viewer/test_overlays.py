@@ -13,10 +13,10 @@ from tasks.smears.visualisation.overlay import COLOURS, LONGEST
 from tasks.smears.visualisation.page import VIEWER
 from tasks.smears.visualisation.viewer.overlays import (
     CLASSES,
+    FieldPicture,
+    ShownField,
     contour_of,
-    contours_svg,
     field_picture,
-    microns_per_pixel,
 )
 from tests.support.pages import EVIL, Page
 
@@ -47,8 +47,8 @@ def test_what_failed_says_nothing_more() -> None:
 
 
 def test_the_svg_has_each_cell_and_no_name_breaks_out() -> None:
-    cells = [contour_of(cell(diagnosis=EVIL, abnormal=True), None), contour_of(cell(), None)]
-    found = Page(str(contours_svg((640, 480), cells)))
+    cells = contour_of(cell(diagnosis=EVIL, abnormal=True), None), contour_of(cell(), None)
+    found = Page(str(FieldPicture(b"", (640, 480), cells).svg))
     paths = found.of("path")
     assert [path["class"] for path in paths] == ["parasitized", "not-parasitized abnormal"]
     assert not found.of("script")
@@ -86,4 +86,4 @@ def test_the_library_has_its_licence_beside_it_and_closes_no_script() -> None:
 def test_the_scale_of_a_photograph_is_told_by_its_red_cells(
     row: dict[str, Any], microns: float | None
 ) -> None:
-    assert microns_per_pixel(row) == microns
+    assert ShownField(row, "gone").microns == microns
