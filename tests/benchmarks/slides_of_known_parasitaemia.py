@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betainc, expit, logit
 
 from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
 from storage.models.detectors import load_detector_card
@@ -25,7 +26,7 @@ from storage.store import Store
 from tasks.bundles import take
 from tasks.detector import error_counts
 from tasks.smears.counting import call, error_rates, interpretation
-from tasks.smears.counting.rates import NODES, slide_rates
+from tasks.smears.counting.rates import ALPHA, BETA, NODES, RATES, _posterior
 from tasks.smears.reports.parasitaemia import wilson_interval
 
 Float = NDArray[np.float64]
@@ -100,6 +101,18 @@ def patients(
     for number, row in enumerate(rows):
         of = [np.stack([rates[number] for rates in kind]) for kind in (false, found)]
         yield Patient(counts.slides[row], of[0], of[1] if counts.positives[row] else None)
+
+
+def slide_rates(hits: NDArray[Any], cells: NDArray[Any], wanted: list[int]) -> list[Float]:
+    """Find NODES equally probable rates of each wanted slide, by its own cells and the others'."""
+    weights = _posterior(hits[cells > 0], cells[cells > 0], None)
+    middles = (np.arange(NODES) + 0.5) / NODES
+    found = []
+    for s in wanted:
+        below = betainc(ALPHA + hits[s], BETA + cells[s] - hits[s], RATES[:, None, None])
+        shares = np.tensordot(below, weights)
+        found.append(expit(np.interp(middles, shares, logit(RATES))))
+    return found
 
 
 def slides(

@@ -152,8 +152,8 @@ def _scored(screened: Screened, parts: list[Part]) -> float:
 
 def _name_of(work: Callable[[Any], Any], job: Any) -> str:
     """Name what was recorded of a job, by its first part, row group or image."""
-    if isinstance(job, drawings.ThumbnailJob):
-        number = int(Path(job.cells[0][0].uri).stem)
+    if isinstance(job, drawings.DrawingJob):
+        number = int(Path(job.items[0][0].uri).stem)
     else:
         first = job.rows if isinstance(job, grouped_rows.GroupingJob) else None
         number = job.group if isinstance(job, shown.ShownJob) else (first or job.parts[0]).start
