@@ -16,7 +16,6 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -30,12 +29,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from flows.cluster.client import in_this_process
-from flows.jobs.worker import network_of
 from flows.monitoring.console import tell, warn
 from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears.night import NightOutcome, screen_sources
-from flows.smears.stages.chosen_thresholds import rates_elsewhere, sure_rates
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers
 from storage.models.detectors import (
@@ -55,7 +52,6 @@ from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.manifest import SCHEMA
 from tasks.smears.counting.call import needs_text, photograph_text
-from tasks.smears.visualisation.page import compile_templates
 from tasks.words import counted
 
 if TYPE_CHECKING:
@@ -237,24 +233,11 @@ class Detector:
             ValueError: pixels have another shape or type, or there is no such option.
         """
         given = photo if isinstance(photo, str | Path) else [photo]
-        with ThreadPoolExecutor(1) as beside:
-            ready = beside.submit(self._get_ready)
-            seen = self._screened(given, None, None, options)
-            ready.result()
+        seen = self._screened(given, None, None, options)
         if seen.page is None:
             raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
         sentence = sentence_of(seen.outcome, seen.reports[PATIENTS])
         return Seen(sentence, seen.outcome, seen.page, seen)
-
-    def _get_ready(self) -> None:
-        """Load the network and error rates, which take a second, during the search for cells."""
-        store, tuning = self._store, self.card.tuning
-        network_of(store, self.model.tuned(tuning.tuning if tuning else None))
-        if not self.card.counts_abnormal:
-            rates_elsewhere(store, self.card)
-        sure_rates(store, self.card)
-        import_module("duckdb")
-        compile_templates()
 
     def score(
         self,

@@ -11,7 +11,6 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -35,8 +34,6 @@ from flows.jobs.shard import ShardJob, ShardResult, run_shard
 from flows.monitoring import telemetry
 from flows.smears.jobs import drawings, grouped_rows, shown
 from flows.smears.stages.calling import call_batch
-from flows.smears.stages.counting import counting_at
-from flows.smears.stages.page_index import get_ready
 from flows.smears.stages.written_pages import write_page
 from flows.stages.batch import prepare_features
 from flows.stages.publish import publish
@@ -220,19 +217,13 @@ def _simulated(root: str, cell: float) -> Iterator[None]:
 
 def run(root: str, workers: int) -> None:
     screened, settings, cell, seal = pickle.loads(Path(root, NIGHT).read_bytes())
-    with (
-        sleepers.opened(workers, 1) as client,
-        _simulated(root, cell),
-        ThreadPoolExecutor(1) as beside,
-    ):
+    with sleepers.opened(workers, 1) as client, _simulated(root, cell):
         client.run(read_recorded, root)
         naps = sleepers.naps(sleepers.WARM_UP, CELL)
         list(run_jobs(client, sleepers.sleep, naps, title="warm-up"))
         gc.freeze()  # as a command does
         start_peak()
         started, stages = time.perf_counter(), dict[str, float]()
-        beside.submit(counting_at, screened, settings)  # as `screen` does
-        beside.submit(get_ready)
 
         def staged(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
             begun, cpu = time.perf_counter(), time.process_time()

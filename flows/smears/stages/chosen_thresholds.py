@@ -3,8 +3,11 @@
 A commissioned detector has the thresholds of its parent, with the error rates of its laboratory.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.verified import adaptation_of
+from flows.settings import Settings
 from flows.stages.error_counts import ERRORS
 from storage.models import classifiers, detectors
 from storage.store import Store
@@ -15,6 +18,7 @@ from tasks.smears.counting.call import Answers
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates, detection_limit
 from tasks.smears.counting.negative import Measured
 from tasks.smears.counting.rates import Rate
+from tasks.smears.reports import calls
 from tasks.types import Arrays, below, nested
 
 # Prefixes of the rates' names in a detector's arrays: its own, and the parent's if it has one.
@@ -80,7 +84,13 @@ def laboratory_counting(
         counts,
         sharpness,
     )
-    warnings = [] if slides >= error_counts.LEAST_SLIDES else [_few(slides)]
+    warnings = []
+    if slides < error_counts.LEAST_SLIDES:
+        known_slides = "one slide is" if slides == 1 else f"{slides} slides are"
+        warnings.append(
+            f"{known_slides} known to be negative: below {error_counts.LEAST_SLIDES} the "
+            "false-positive rate leans on the fitted laboratories"
+        )
     rate, fitted_rate = card.counting.false_positives, known.counting.false
     if rate.low > fitted_rate.high:
         warnings.append(
@@ -89,6 +99,27 @@ def laboratory_counting(
             "slides of this laboratory will be called positive"
         )
     return rates, card, warnings
+
+
+def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
+    """Return how parasites are counted: with the error rates of the detector, or without any.
+
+    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
+    """
+    store, detector, wanted = screened.store, screened.detector, settings.negative_percent / 100
+    measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
+    return calls.Counting(
+        Answers(load_error_rates(store, detector), wanted),
+        partial(answers_elsewhere, store, detector, wanted),
+        settings.red_cells_per_microlitre,
+        detector.alpha,
+        Answers(sure_rates(store, detector), wanted),
+        measured,
+        adaptation_of(detector),
+        detector.counts_abnormal,
+        settings.detectable_percent,
+        settings.field_limits.tolerated,
+    )
 
 
 @lru_cache(maxsize=4)
@@ -124,14 +155,6 @@ def _rates_at_laboratory(
 ) -> KnownRates:
     thresholds = (known.counting.log_odds, known.dense.log_odds)
     return KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
-
-
-def _few(slides: int) -> str:
-    known = "one slide is" if slides == 1 else f"{slides} slides are"
-    return (
-        f"{known} known to be negative: below {error_counts.LEAST_SLIDES} the false-positive rate "
-        "leans on the fitted laboratories"
-    )
 
 
 def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_counts.ErrorCounts:

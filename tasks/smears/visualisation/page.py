@@ -56,12 +56,6 @@ def render(template: str, **values: Any) -> str:
     return _ENVIRONMENT.get_template(template).render(**values)
 
 
-def compile_templates() -> None:
-    """Compile all templates ahead of the first page, which otherwise waits a fifth of a second."""
-    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
-        _ENVIRONMENT.get_template(name)
-
-
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     """Encode a picture as a file of Pillow's format ``kind``."""
     file = io.BytesIO()
