@@ -74,31 +74,19 @@ class Pictures(dict[str, regions.ImageRef]):
 
 
 @dataclass(frozen=True)
-class Answered:
-    """The reports on some images, by kind, the places of their cells, and the pictures' order."""
-
-    outcome: NightOutcome
-    page: str | None
-    reports: Mapping[str, pa.Table]
-    refs: list[regions.ImageRef]
-    pictures: Pictures
-    numbers: Mapping[str, int]
-
-    def cells(self) -> "Scored":
-        """Make a data frame with a row for each cell, in the order of the pictures."""
-        from flows.smears.frames import scored_frame
-
-        return scored_frame(self.reports[IMAGES], self.refs, self.pictures, self.numbers)
-
-
-@dataclass(frozen=True)
 class Seen:
-    """A photograph as `slidewatch look` shows it; a notebook shows the same page."""
+    """Screened images with their reports, by kind; a notebook shows the page of `slidewatch look`.
+
+    ``refs`` are the places of the cells; ``numbers`` is the order of the pictures.
+    """
 
     sentence: str
     outcome: NightOutcome = field(repr=False)
     page: str = field(repr=False)
-    _answered: Answered = field(repr=False)
+    reports: Mapping[str, pa.Table] = field(repr=False)
+    refs: list[regions.ImageRef] = field(repr=False)
+    pictures: Pictures = field(repr=False)
+    numbers: Mapping[str, int] = field(repr=False)
 
     @property
     def light(self) -> str:
@@ -108,17 +96,19 @@ class Seen:
     @cached_property
     def patients(self) -> "pd.DataFrame":
         """Return the report on patients, a row for each."""
-        return self._answered.reports[PATIENTS].to_pandas()
+        return self.reports[PATIENTS].to_pandas()
 
     @cached_property
     def fields(self) -> "pd.DataFrame":
         """Return the report on fields, a row for each."""
-        return self._answered.reports[FIELDS].to_pandas()
+        return self.reports[FIELDS].to_pandas()
 
     @cached_property
     def cells(self) -> "Scored":
-        """Return the report on images, a row for each cell."""
-        return self._answered.cells()
+        """Return the report on images, a row for each cell, in the order of the pictures."""
+        from flows.smears.frames import scored_frame
+
+        return scored_frame(self.reports[IMAGES], self.refs, self.pictures, self.numbers)
 
     def _repr_html_(self) -> str:
         return f'<iframe title="slidewatch" srcdoc="{escape(self.page)}" style="{FRAME}"></iframe>'
@@ -234,10 +224,9 @@ class Detector:
         """
         given = photo if isinstance(photo, str | Path) else [photo]
         seen = self._screened(given, None, None, options)
-        if seen.page is None:
+        if not seen.page:
             raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
-        sentence = sentence_of(seen.outcome, seen.reports[PATIENTS])
-        return Seen(sentence, seen.outcome, seen.page, seen)
+        return seen
 
     def score(
         self,
@@ -266,7 +255,7 @@ class Detector:
             ValueError: pixels have another shape or type, there are not n slides, or there is no
                 such option.
         """
-        return self._screened(images, slides, patients, options).cells()
+        return self._screened(images, slides, patients, options).cells
 
     def _screened(
         self,
@@ -274,7 +263,7 @@ class Detector:
         slides: Sequence[str | None] | None,
         patients: Sequence[str | None] | None,
         options: dict[str, Any],
-    ) -> Answered:
+    ) -> Seen:
         """Screen images as `flows.screen` does, and read the reports."""
         pictures, sources, root = Pictures(), str(images), None
         numbers: dict[str, int] = {}
@@ -299,12 +288,13 @@ class Detector:
                 for kind in (IMAGES, PATIENTS, FIELDS)
             }
             refs = regions.image_refs(read_manifest(self._store, batch))
-            page = None if outcome.page_failure else Path(outcome.page).read_bytes().decode()
+            page = "" if outcome.page_failure else Path(outcome.page).read_bytes().decode()
         finally:
             for folder in RESULTS:
                 self._store.remove(folder)
         pictures.update((ref.uri, ref) for ref in refs)
-        return Answered(outcome, page, reports, refs, pictures, numbers)
+        sentence = sentence_of(outcome, reports[PATIENTS])
+        return Seen(sentence, outcome, page, reports, refs, pictures, numbers)
 
     def _report(self, *path: str) -> pa.Table:
         """Read a report; an empty table if the batch has none of this kind."""

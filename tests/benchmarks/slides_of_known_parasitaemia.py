@@ -64,7 +64,7 @@ def compose(counts: error_counts.ErrorCounts, cells_best: int, seed: int) -> Col
         if not error_counts.are_enough(others):
             continue
         rates = error_rates.known_rates(others, cells_best)
-        answers = call.Answers(rates, wanted=COUNTED_BY_IT)
+        answers = call.Interpreter(rates, wanted=COUNTED_BY_IT)
         for patient in patients(counts, fold, rates):
             rows += slides(patient, answers, rng)
     return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
@@ -116,7 +116,7 @@ def slide_rates(hits: NDArray[Any], cells: NDArray[Any], wanted: list[int]) -> l
 
 
 def slides(
-    patient: Patient, answers: call.Answers, rng: np.random.Generator
+    patient: Patient, answers: call.Interpreter, rng: np.random.Generator
 ) -> Iterator[dict[str, object]]:
     """Compose slides: without parasites for a healthy patient, with some for others."""
     shares = (0.0,) if patient.found is None else SHARES[1:]

@@ -14,7 +14,7 @@ from storage.store import Store
 from tasks.detector import error_counts
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting import error_rates
-from tasks.smears.counting.call import Answers
+from tasks.smears.counting.call import Interpreter
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates, detection_limit
 from tasks.smears.counting.negative import Measured
 from tasks.smears.counting.rates import Rate
@@ -25,32 +25,24 @@ from tasks.types import Arrays, below, nested
 COUNTING, FITTED = "error_rates", "fitted_rates"
 
 
-def counting_of(
+def counting_arrays(
     card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
-) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
+) -> tuple[Arrays, detectors.CountingCard | None, list[str]]:
     """Choose the thresholds for counting parasites, or warn why this is impossible.
 
     ``counts`` are the errors on cells that no diagnosing witness has seen; the thresholds are
-    optimal for slides with that many red ``cells``.
+    optimal for slides with that many red ``cells``. The rates are arrays of a detector.
     """
     if PARASITIZED not in card.classes:
-        return None, None, []
+        return {}, None, []
     if counts is None or not error_counts.are_enough(counts):
-        return None, None, [
+        return {}, None, [
             f"error rates unknown: fewer than {error_counts.LEAST_SLIDES} patients or slides that "
             "training has not seen have labelled cells of both kinds"
         ]  # fmt: skip
     rates = error_rates.known_rates(counts, cells)
     diagnosis = error_rates.rates_at(counts, error_rates.DIAGNOSIS)
-    return rates, _card(rates, diagnosis, cells, counts), []
-
-
-def counting_arrays(
-    card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
-) -> tuple[Arrays, detectors.CountingCard | None, list[str]]:
-    """Choose the thresholds as `counting_of` does, with the rates as arrays of a detector."""
-    rates, described, warnings = counting_of(card, counts, cells)
-    return nested(COUNTING, rates.to_arrays()) if rates else {}, described, warnings
+    return nested(COUNTING, rates.to_arrays()), _card(rates, diagnosis, cells, counts), []
 
 
 def laboratory_counting(
@@ -109,11 +101,11 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
     store, detector, wanted = screened.store, screened.detector, settings.negative_percent / 100
     measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
     return calls.Counting(
-        Answers(load_error_rates(store, detector), wanted),
-        partial(answers_elsewhere, store, detector, wanted),
+        Interpreter(load_error_rates(store, detector), wanted),
+        partial(interpreter_elsewhere, store, detector, wanted),
         settings.red_cells_per_microlitre,
         detector.alpha,
-        Answers(sure_rates(store, detector), wanted),
+        Interpreter(sure_rates(store, detector), wanted),
         measured,
         adaptation_of(detector),
         detector.counts_abnormal,
@@ -136,9 +128,11 @@ def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRate
 
 
 @lru_cache(maxsize=4)
-def answers_elsewhere(store: Store, detector: detectors.DetectorCard, wanted: float) -> Answers:
+def interpreter_elsewhere(
+    store: Store, detector: detectors.DetectorCard, wanted: float
+) -> Interpreter:
     """Interpret counts of such slides, by `rates_elsewhere`."""
-    return Answers(rates_elsewhere(store, detector), wanted)
+    return Interpreter(rates_elsewhere(store, detector), wanted)
 
 
 @lru_cache(maxsize=4)

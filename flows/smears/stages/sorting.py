@@ -168,10 +168,7 @@ def _is_cut_up(
 
 
 def _list(
-    store: Store,
-    options: Screen,
-    classes: Sequence[str],
-    taken_as: segmentations.TakenAs | None,
+    store: Store, options: Screen, classes: Sequence[str], taken_as: segmentations.TakenAs | None
 ) -> SortedRows:
     slides = frozenset[str]() if taken_as == "cells" else addresses.SLIDE_EXTENSIONS
     return sorted_images(

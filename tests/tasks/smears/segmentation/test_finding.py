@@ -125,31 +125,24 @@ def test_a_fainter_cell_is_found_alone_and_not_beneath_a_clear_one() -> None:
     assert [kept(200, 0.72), kept(84, 0.72), kept(84, 1.0)] == [2, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        ground(),
-        np.zeros((200, 300, 3), np.uint8),
-        np.full((200, 300, 3), 255, np.uint8),
-        np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8),
-        np.random.default_rng(0).normal(220, 4, (200, 300, 3)).astype(np.uint8),
-        np.zeros((1, 1, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (1, 500, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (1, 5000, 3), np.uint8),
-    ],
-    ids=[
-        "even",
-        "black",
-        "white",
-        "noise",
-        "empty",
-        "a pixel",
-        "six pixels",
-        "a row",
-        "a long row",
-    ],
-)
+def noise(*shape: int) -> Field:
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+
+
+NO_CELL = {
+    "even": ground(),
+    "black": np.zeros((200, 300, 3), np.uint8),
+    "white": np.full((200, 300, 3), 255, np.uint8),
+    "noise": noise(200, 300),
+    "empty": np.random.default_rng(0).normal(220, 4, (200, 300, 3)).astype(np.uint8),
+    "a pixel": np.zeros((1, 1, 3), np.uint8),
+    "six pixels": noise(3, 2),
+    "a row": noise(1, 500),
+    "a long row": noise(1, 5000),
+}
+
+
+@pytest.mark.parametrize("field", NO_CELL.values(), ids=NO_CELL.keys())
 def test_where_there_is_no_cell_none_is_found(field: Field) -> None:
     found = find_cells(field)
     assert found.cells == ()
@@ -277,23 +270,6 @@ def outlines_at(places: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(places[:, np.newaxis, :2] + places[:, 2, np.newaxis, np.newaxis] * around)
 
 
-def test_of_outlines_that_are_alike_the_clearest_is_kept() -> None:
-    rng = np.random.default_rng(0)
-    places = np.column_stack([rng.uniform(0, 100, (2000, 2)), rng.uniform(20, 28, 2000)])
-    outlines, along = outlines_at(places), np.tile(rng.uniform(0.3, 0.7, (2000, 1)), 24)
-    found = module._distinct(outlines, along, 48)
-    clearness, _ = module._clearness(along)
-    radii = module._widths(outlines) / 2
-    kept: list[int] = []
-    for i in np.argsort(-clearness, kind="stable").tolist():
-        off = np.hypot(*(places[kept, :2] - places[i, :2]).T)
-        alike = (off < 0.12 * 48) & (np.abs(radii[kept] - radii[i]) < 0.06 * 48)
-        if clearness[i] > module.HOPELESS and not alike.any():
-            kept.append(i)
-    assert 100 < len(found) < 1500
-    np.testing.assert_allclose(found, np.column_stack([places[kept, :2], radii[kept]]))
-
-
 def test_candidates_take_memory_by_their_number_and_not_by_its_square() -> None:
     rng = np.random.default_rng(0)
     number = 30_000
@@ -341,13 +317,12 @@ def test_the_magnification_of_a_very_large_field_is_that_of_its_middle(
         assert np.hypot(*(centres(whole) - (x, y)).T).min() < 3
 
 
-def test_a_photograph_of_too_many_small_cells_is_refused_before_it_is_enlarged() -> None:
-    with pytest.raises(BadImageError, match=r"in 6000 x 6000 pixels, .* cut the photograph") as why:
-        find_cells(np.zeros((1000, 1000, 3), np.uint8), 8)
-    assert why.value.reason == "too_large"
-
-
-def test_a_strip_that_is_longer_than_can_be_searched_is_refused() -> None:
-    with pytest.raises(BadImageError, match=r"cut the photograph") as why:
-        find_cells(np.zeros((40, 6000, 3), np.uint8), 8)
+@pytest.mark.parametrize(
+    ("shape", "says"), [((1000, 1000), "in 6000 x 6000 pixels, .* cut"), ((40, 6000), "cut")]
+)
+def test_a_field_with_too_many_pixels_to_search_is_refused_before_it_is_enlarged(
+    shape: tuple[int, int], says: str
+) -> None:
+    with pytest.raises(BadImageError, match=f"{says} the photograph") as why:
+        find_cells(np.zeros((*shape, 3), np.uint8), 8)
     assert why.value.reason == "too_large"
