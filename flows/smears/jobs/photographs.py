@@ -52,7 +52,7 @@ class CuttingJob:
         return segmentations.read_quarantine(self.store, self.name, self.KIND, self.number)
 
     def quarantine(self, rows: list[int]) -> Self:
-        """Keep those that kill workers from being read again."""
+        """Record the rows that kill workers, so that no run reads them again."""
         segmentations.write_quarantine(self.store, self.name, self.KIND, self.number, rows)
         return self
 
