@@ -225,7 +225,7 @@ class Detector:
         """
         given = photo if isinstance(photo, str | Path) else [photo]
         seen = self._screened(given, None, None, options)
-        if seen.page is None:
+        if not seen.page:
             raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
         return seen
 
@@ -289,7 +289,7 @@ class Detector:
                 for kind in (IMAGES, PATIENTS, FIELDS)
             }
             refs = regions.image_refs(read_manifest(self._store, batch))
-            page = None if outcome.page_failure else Path(outcome.page).read_bytes().decode()
+            page = "" if outcome.page_failure else Path(outcome.page).read_bytes().decode()
         finally:
             for folder in RESULTS:
                 self._store.remove(folder)

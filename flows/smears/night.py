@@ -5,14 +5,12 @@ loses nothing.
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 
 from pydantic import Field
 
-from flows.cluster.client import Client, open_client
-from flows.cluster.here import Here
+from flows.cluster.client import open_client
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import telemetry
 from flows.monitoring.logs import bind
@@ -23,10 +21,9 @@ from flows.prefect.decorators import flow
 from flows.screen import ScreenOutcome, begin, chosen, outcome_of, screen_batch
 from flows.settings import Settings
 from flows.smears.call import Calling, CallOutcome
-from flows.smears.stages import page_index, written_pages
+from flows.smears.stages import written_pages
 from flows.smears.stages.calling import valid_call
-from flows.smears.stages.counting import counting_at
-from flows.smears.stages.sorting import Taken, Wanted, come_since, counted_sorts, take
+from flows.smears.stages.sorting import Taken, come_since, counted_sorts, take
 from flows.stages.batch import GivenImages, lease_batch
 from flows.stages.publish import valid_seal
 from storage.leases import Lease
@@ -117,34 +114,23 @@ def screen_held(
     held: Lease, options: Screen, settings: Settings, root: str | list[str] | None = None
 ) -> NightOutcome:
     """Screen sources as a batch under its lease; see `screen_sources`."""
-    started, store, warming = time.monotonic(), held.store, None
+    started, store = time.monotonic(), held.store
     with ExitStack() as work:
         taken, screened = prepare(store, options, settings, work, root)
         known = valid_seal(store, screened.batch, screened.key)
         called = valid_call(store, screened.batch, known) if known else None
         if called is None or not written_pages.has_page(store, screened.batch, called):
-            client = work.enter_context(open_client(settings))  # the same workers for all steps
-            beside = work.enter_context(ThreadPoolExecutor(1))
-            warming = beside.submit(_warm_up, client, screened, settings)  # while workers extract
+            work.enter_context(open_client(settings))  # the same workers for all steps
         seal = screen_batch(held, settings, screened, known)
-        if warming is not None:
-            warming.result()
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
         outcome = Calling(held, settings, screened, seal).run(called)
     new, repeated = list[str](), called is not None
     if repeated:
-        new = come_since(store, screened.batch, _wanted(options, root), screened.model.classes)
+        new = come_since(store, screened.batch, options, screened.model.classes)
     figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
     return NightOutcome(
         **figures.model_dump() | outcome.model_dump(), taken_for=taken.sorts, come_since=new
     )
-
-
-def _warm_up(client: Client, screened: Screened, settings: Settings) -> None:
-    """Compute error rates and import what draws pages, half a second that workers do not need."""
-    if not isinstance(client, Here):
-        counting_at(screened, settings)
-        page_index.get_ready()
 
 
 def prepare(
@@ -160,18 +146,6 @@ def prepare(
     """
     detector = chosen(store, options)
     card = load_model_of(store, detector)
-    wanted = _wanted(options, root)
-    taken = take(store, settings, options.batch, wanted, card.classes, work, force=options.force)
+    taken = take(store, settings, options, root, card.classes, work)
     images = GivenImages(taken.images, taken.limit, taken.listed)
     return taken, begin(store, options, settings, detector, card, images)
-
-
-def _wanted(options: Screen, root: str | list[str] | None) -> Wanted:
-    return Wanted(
-        options.images,
-        options.taken_as,
-        options.slide_is,
-        options.microns_per_pixel,
-        options.limit,
-        root,
-    )

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betainc, expit, logit
 
 from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
 from storage.models.detectors import load_detector_card
@@ -25,7 +26,7 @@ from storage.store import Store
 from tasks.bundles import take
 from tasks.detector import error_counts
 from tasks.smears.counting import call, error_rates, interpretation
-from tasks.smears.counting.rates import NODES, slide_rates
+from tasks.smears.counting.rates import ALPHA, BETA, NODES, RATES, _posterior
 
 Float = NDArray[np.float64]
 Columns = dict[str, NDArray[Any]]
@@ -61,7 +62,7 @@ def compose(counts: error_counts.ErrorCounts, cells_best: int, seed: int) -> Col
         if not error_counts.are_enough(others):
             continue
         rates = error_rates.known_rates(others, cells_best)
-        answers = call.Answers(rates, wanted=COUNTED_BY_IT)
+        answers = call.Interpreter(rates, wanted=COUNTED_BY_IT)
         for patient in patients(counts, fold, rates):
             rows += slides(patient, answers, rng)
     return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
@@ -100,8 +101,20 @@ def patients(
         yield Patient(counts.slides[row], of[0], of[1] if counts.positives[row] else None)
 
 
+def slide_rates(hits: NDArray[Any], cells: NDArray[Any], wanted: list[int]) -> list[Float]:
+    """Find NODES equally probable rates of each wanted slide, by its own cells and the others'."""
+    weights = _posterior(hits[cells > 0], cells[cells > 0], None)
+    middles = (np.arange(NODES) + 0.5) / NODES
+    found = []
+    for s in wanted:
+        below = betainc(ALPHA + hits[s], BETA + cells[s] - hits[s], RATES[:, None, None])
+        shares = np.tensordot(below, weights)
+        found.append(expit(np.interp(middles, shares, logit(RATES))))
+    return found
+
+
 def slides(
-    patient: Patient, answers: call.Answers, rng: np.random.Generator
+    patient: Patient, answers: call.Interpreter, rng: np.random.Generator
 ) -> Iterator[dict[str, object]]:
     """Compose slides: without parasites for a healthy patient, with some for others."""
     shares = (0.0,) if patient.found is None else SHARES[1:]

@@ -19,14 +19,14 @@ from storage.smears.schemas.fields import MEASURED
 from tasks.limits import FieldLimits
 from tasks.reports.image_columns import Provenance, table_of
 from tasks.reports.shifts import SHIFTS
-from tasks.smears.counting.call import Answers
+from tasks.smears.counting.call import Interpreter
 from tasks.smears.reports.calls import Counting
 from tasks.smears.reports.night.counts import Row, batch_table, summaries
 from tasks.smears.reports.night.judged import batch_judged
 from tests.support.cell_rows import MADE_BY
 
 COUNTING = Counting(
-    Answers(None, 0.01), lambda: Answers(None, 0.01), 5e6, 0.05, Answers(None, 0.01)
+    Interpreter(None, 0.01), lambda: Interpreter(None, 0.01), 5e6, 0.05, Interpreter(None, 0.01)
 )
 MEASURED_SCHEMA = schema_of(MEASURED)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.worker import return_freed_memory
+from flows.options.flows import Screen
 from flows.settings import Settings
-from flows.smears.stages.sorting import Wanted, take
+from flows.smears.stages.sorting import take
 from flows.stages.batch import GivenImages, start_or_resume
 from storage.store import Store
 from tests.support.models import CLASSES
@@ -42,10 +43,11 @@ def folder_of(image: Path, number: int, to: Path) -> Path:
 if __name__ == "__main__":
     url, images = sys.argv[1:]
     store, settings, classes = Store(url), Settings(store=url), list(CLASSES)
+    wanted = Screen(images=images, batch="night")
     return_freed_memory()
     before = start_peak()
     with ExitStack() as stack:
-        taken = take(store, settings, "night", Wanted(images), classes, stack)
+        taken = take(store, settings, wanted, None, classes, stack)
     batch = start_or_resume(
         store, settings, "night", GivenImages(images, listed=taken.listed), classes,
         batch_date=date(2026, 1, 3),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from storage.reports.tables import PATIENTS, SLIDES
 from tasks.reports import image_columns
-from tasks.smears.counting.call import Answers
+from tasks.smears.counting.call import Interpreter
 from tasks.smears.counting.interpretation import KnownRates
 from tasks.smears.reports import called_cells, calls
 from tasks.smears.reports.night.counts import Row
@@ -245,7 +245,11 @@ def night_of(
     scored_at = datetime(2026, 3, 7, 6, tzinfo=UTC)
     made_by = image_columns.Provenance("m", "m-v0001", "night", date(2026, 3, 7), scored_at)
     counting = calls.Counting(
-        Answers(rates, 0.01), lambda: Answers(rates, 0.01), 5e6, ALPHA, Answers(rates, 0.01)
+        Interpreter(rates, 0.01),
+        lambda: Interpreter(rates, 0.01),
+        5e6,
+        ALPHA,
+        Interpreter(rates, 0.01),
     )
     grouped = group(
         rows, fields=list(fields) or None, counting=counting, scales=CALIBRATION, made_by=made_by

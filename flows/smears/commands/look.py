@@ -61,14 +61,9 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         else Path(tempfile.mkdtemp(prefix="slidewatch-")) / f"{batch_name(options.photo)}.html"
     )
     opened = api.store_of(settings)
-    with (
-        moving("getting ready"),
-        closing(opened.detector(options.detector)) as detector,
-    ):
+    with moving("getting ready"), closing(opened.detector(options.detector)) as detector:
         seen = detector.look(
-            options.photo,
-            taken_as=options.taken_as,
-            microns_per_pixel=options.microns_per_pixel,
+            options.photo, taken_as=options.taken_as, microns_per_pixel=options.microns_per_pixel
         )
         with written(page) as stage:
             stage.write_bytes((seen.page or "").encode())

@@ -7,9 +7,9 @@ from flows.options.tools import PatientSheet
 from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
 from flows.smears.jobs.drawings import (
-    ThumbnailJob,
-    draw_places,
-    draw_thumbnails,
+    DrawingJob,
+    draw,
+    draw_thumbnail,
     find_refs,
     places_jobs,
 )
@@ -129,10 +129,11 @@ def _page(
     places = {
         cell["uri"]: picture
         for job in jobs
-        for cell, picture in zip(job.cells, draw_places(job), strict=True)
+        for (cell, *_), picture in zip(job.items, draw(job), strict=True)
     }
     uris = [cell["uri"] for cell in called]
     refs = find_refs(store, batch, uris)
-    drawn = draw_thumbnails(ThumbnailJob(tuple((refs[c["uri"]], c["image_id"]) for c in called)))
+    items = tuple((refs[cell["uri"]], cell["image_id"]) for cell in called)
+    drawn = draw(DrawingJob(items, draw_thumbnail))
     thumbnails = dict(zip(uris, drawn, strict=True))
     return patient_sheet(row, slides, called, places, thumbnails, persons)

@@ -26,87 +26,57 @@ from tasks.smears.visualisation.overlay import from_afar, slide_picture
 from tasks.smears.visualisation.page import as_webp
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
 
-
-@dataclass(frozen=True)
-class ThumbnailJob(Sparing):
-    """Cells to draw small: their places, and their digests when they were screened."""
-
-    cells: tuple[tuple[ImageRef, str], ...]
-
-    def rows(self) -> int:
-        """Count the cells."""
-        return len(self.cells)
-
-    def probe(self, row: int) -> None:
-        """Draw one cell, and keep nothing."""
-        draw_thumbnails(replace(self, cells=self.cells[row : row + 1], killers=frozenset()))
-
-
-@dataclass(frozen=True)
-class SlidePictureJob(Sparing):
-    """A slide to draw at low resolution, with its rows of the report on fields."""
-
-    source_uri: str
-    fields: tuple[Mapping[str, Any], ...]
-
-    def rows(self) -> int:
-        """Count the slide itself."""
-        return 1
-
-    def probe(self, row: int) -> None:
-        """Draw the slide, and keep nothing."""
-        draw_slide(self)
+# By the function that draws it: what cannot be read if that fails, and if it kills workers.
+READ = {
+    "draw_thumbnail": "image",
+    "draw_place": "field",
+    "draw_field": "field",
+    "draw_slide": "slide",
+}
+KILLS = {
+    "draw_thumbnail": "this image alone kills the worker that decodes it",
+    "draw_place": "this cell alone kills the worker that draws it",
+    "draw_field": "this field alone kills the worker that draws it",
+    "draw_slide": "this slide alone kills the worker that draws it",
+}
 
 
 @dataclass(frozen=True)
-class FieldPictureJob(Sparing):
-    """A field to draw: its row of the report on fields, and its cells' rows of that on images.
+class DrawingJob(Sparing):
+    """Things to draw, each the arguments of ``work``: a function of this module in `READ`."""
 
-    ``refs`` are the places of the cells, by address.
-    """
-
-    field: Mapping[str, Any]
-    cells: tuple[Mapping[str, Any], ...]
-    refs: Mapping[str, ImageRef]
+    items: tuple[tuple[Any, ...], ...]
+    work: Callable[..., Any]
 
     def rows(self) -> int:
-        """Count the field itself."""
-        return 1
+        """Count the things to draw."""
+        return len(self.items)
 
     def probe(self, row: int) -> None:
-        """Draw the field, and keep nothing."""
-        draw_field(self)
+        """Draw one of them, and keep nothing."""
+        _draw(replace(self, killers=frozenset()), row)
 
 
-@dataclass(frozen=True)
-class PlacesJob(Sparing):
-    """Cells of one source to draw at their places: rows of the image report.
-
-    ``around`` are the rows of the cells near each. ``refs`` are the places of all cells, by
-    address.
-    """
-
-    cells: tuple[Mapping[str, Any], ...]
-    around: tuple[tuple[Mapping[str, Any], ...], ...]
-    refs: Mapping[str, ImageRef]
-
-    def rows(self) -> int:
-        """Count the cells."""
-        return len(self.cells)
-
-    def probe(self, row: int) -> None:
-        """Draw one cell, and keep nothing."""
-        _draw_place(self, row)
+def draw(job: DrawingJob) -> list[Any]:
+    """Draw each item, or return why it cannot be drawn; never raise."""
+    return [_draw(job, row) for row in range(len(job.items))]
 
 
-def draw(job: Sparing) -> Any:
-    """Draw cells, their places, a field or a slide, by the kind of the job."""
-    return DRAWN_BY[type(job)](job)
+def _draw(job: DrawingJob, row: int) -> Any:
+    if row in job.killers:
+        return KILLS[job.work.__name__]
+    try:
+        return job.work(*job.items[row])
+    except ChangedError:
+        return "the file has changed since it was screened"
+    except Exception as error:  # a page must not depend on what a source raises
+        reason = f": {error.reason}" if isinstance(error, decoding.BadImageError) else ""
+        return f"the {READ[job.work.__name__]} cannot be read any more{reason}"
 
 
 def places_jobs(
     store: Store, batch: Batch, card: ModelCard, cells: Sequence[Mapping[str, Any]]
-) -> list[PlacesJob]:
+) -> list[DrawingJob]:
     """Make jobs that draw cells of a batch at their places, one for each source.
 
     Args:
@@ -133,10 +103,13 @@ def places_jobs(
     refs = find_refs(store, batch, uris)
     jobs = []
     for members in by_source.values():
-        around = tuple(tuple(near[cell["uri"]]) for cell in members)
-        wanted = {each["uri"] for some in around for each in some}
-        jobs.append(PlacesJob(tuple(members), around, {uri: refs[uri] for uri in wanted}))
+        items = [(cell, near[cell["uri"]], _of(near[cell["uri"]], refs)) for cell in members]
+        jobs.append(DrawingJob(tuple(items), draw_place))
     return jobs
+
+
+def _of(cells: Sequence[Mapping[str, Any]], refs: Mapping[str, ImageRef]) -> dict[str, ImageRef]:
+    return {cell["uri"]: refs[cell["uri"]] for cell in cells}
 
 
 def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
@@ -158,91 +131,52 @@ def of_contours(card: ModelCard) -> list[str]:
     return [*COLUMNS, *(f"probability_{name}" for name in card.classes), "abnormality", "p_value"]
 
 
-def draw_thumbnails(job: ThumbnailJob) -> list[bytes | str]:
-    """Draw each cell as a WebP file, or return why it cannot be drawn; never raise."""
-    return [_draw_thumbnail(job, row) for row in range(len(job.cells))]
+def draw_thumbnail(ref: ImageRef, image_id: str) -> bytes:
+    """Draw a cell small, as a WebP file; ``image_id`` is its digest when it was screened."""
+    return pictures.thumbnail(find_unchanged(ref, image_id).image())
 
 
-def _draw_thumbnail(job: ThumbnailJob, row: int) -> bytes | str:
-    if row in job.killers:
-        return "this image alone kills the worker that decodes it"
-    try:
-        return pictures.thumbnail(find_unchanged(*job.cells[row]).image())
-    except Exception as error:  # a page must not depend on what a source raises
-        return _said("image", error)
+def draw_place(
+    cell: Mapping[str, Any], around: Sequence[Mapping[str, Any]], refs: Mapping[str, ImageRef]
+) -> bytes:
+    """Draw a cell in its field, as a WebP file.
+
+    ``cell`` and the cells ``around`` it, itself among them, are rows of the image report; ``refs``
+    are their places, by address.
+    """
+    ref = refs[cell["uri"]]
+    assert ref.region is not None
+    find_unchanged(ref, cell["image_id"])
+    more = round(pictures.WIDTHS * max(ref.region.width, ref.region.height))
+    pixels, wide = read_around(ref.source, ref.region, more)
+    known = [(near, refs[near["uri"]].outline) for near in around]
+    drawn = [(near, outline) for near, outline in known if outline is not None]
+    rows = [near for near, _ in drawn]
+    outlines = [outline.ravel() for _, outline in drawn]
+    return pictures.place_picture(pixels, wide[:4], cell, rows, outlines)
 
 
-def draw_places(job: PlacesJob) -> list[bytes | str]:
-    """Draw each cell in its field as a WebP file, or return why it cannot be drawn; never raise."""
-    return [_draw_place(job, row) for row in range(len(job.cells))]
+def draw_field(
+    field: Mapping[str, Any], cells: Sequence[Mapping[str, Any]], refs: Mapping[str, ImageRef]
+) -> FieldPicture:
+    """Make the picture of a row of the report on fields.
 
-
-def _draw_place(job: PlacesJob, row: int) -> bytes | str:
-    if row in job.killers:
-        return "this cell alone kills the worker that draws it"
-    cell = job.cells[row]
-    try:
-        ref = job.refs[cell["uri"]]
-        assert ref.region is not None
-        find_unchanged(ref, cell["image_id"])
-        more = round(pictures.WIDTHS * max(ref.region.width, ref.region.height))
-        pixels, wide = read_around(ref.source, ref.region, more)
-        known = [(near, job.refs[near["uri"]].outline) for near in job.around[row]]
-        drawn = [(near, outline) for near, outline in known if outline is not None]
-        return pictures.place_picture(
-            pixels,
-            wide[:4],
-            cell,
-            [near for near, _ in drawn],
-            [outline.ravel() for _, outline in drawn],
-        )
-    except Exception as error:  # a page must not depend on what a source raises
-        return _said("field", error)
-
-
-def draw_field(job: FieldPictureJob) -> FieldPicture | str:
-    """Make the picture of a field, or return why it cannot be made; never raise."""
-    if job.killers:
-        return "this field alone kills the worker that draws it"
-    field = job.field
+    ``cells`` are its cells' rows of the report on images, ``refs`` their places, by address.
+    """
     region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
-    known = [(cell, job.refs[cell["uri"]]) for cell in job.cells if cell["image_id"]]
-    try:
-        for cell, ref in known[:1]:
-            find_unchanged(ref, cell["image_id"])
-        contours = [
-            contour_of(cell, ref.outline.ravel(), (region.x, region.y))
-            for cell, ref in known
-            if ref.outline is not None
-        ]
-        return field_picture(read_region(field["source_uri"], region), field, contours)
-    except Exception as error:  # a page must not depend on what a source raises
-        return _said("field", error)
+    known = [(cell, refs[cell["uri"]]) for cell in cells if cell["image_id"]]
+    for cell, ref in known[:1]:
+        find_unchanged(ref, cell["image_id"])
+    contours = [
+        contour_of(cell, ref.outline.ravel(), (region.x, region.y))
+        for cell, ref in known
+        if ref.outline is not None
+    ]
+    return field_picture(read_region(field["source_uri"], region), field, contours)
 
 
-def draw_slide(job: SlidePictureJob) -> bytes | str:
-    """Draw a slide as a WebP file, or return why it cannot be drawn; never raise."""
-    if job.killers:
-        return "this slide alone kills the worker that draws it"
-    try:
-        slide = opened_slides.open_slide(job.source_uri)
-        picture = slide_picture(from_afar(slide), (slide.width, slide.height), job.fields)
-    except Exception as error:  # a page must not depend on what a source raises
-        return _said("slide", error)
+def draw_slide(source_uri: str, fields: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw a slide as a WebP file, with its rows of the report on fields."""
+    slide = opened_slides.open_slide(source_uri)
+    picture = slide_picture(from_afar(slide), (slide.width, slide.height), fields)
     return as_webp(Image.fromarray(picture))
-
-
-DRAWN_BY: Mapping[type[Sparing], Callable[[Any], Any]] = {
-    ThumbnailJob: draw_thumbnails,
-    PlacesJob: draw_places,
-    FieldPictureJob: draw_field,
-    SlidePictureJob: draw_slide,
-}
-
-
-def _said(what: str, error: Exception) -> str:
-    """Return why a cell, a field or a slide cannot be drawn."""
-    if isinstance(error, ChangedError):
-        return "the file has changed since it was screened"
-    reason = f": {error.reason}" if isinstance(error, decoding.BadImageError) else ""
-    return f"the {what} cannot be read any more{reason}"

@@ -7,7 +7,7 @@ A source or field that cannot be read becomes a row that says why.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,97 +22,94 @@ from tasks.images.manifest import Region, address_of
 from tasks.smears.segmentation.field_of_view import cells_of_place
 from tasks.smears.segmentation.finders import Finder, load_finder
 from tasks.smears.segmentation.finding import find_roughly
-from tasks.smears.segmentation.places import Row, box_columns, box_of, finite
+from tasks.smears.segmentation.places import Row, box_columns, box_of, finite, tiles_of_place
 from tasks.smears.segmentation.survey import survey
-from tasks.smears.segmentation.tiles import tiles_of_place
 
 TILED_AT = 0.25  # microns per pixel if a slide does not say; tiles do not depend on it
 
 
 @dataclass(frozen=True)
-class SurveyJob:
-    """Sources ``start`` to ``stop`` of a segmentation, whose survey has the given number.
+class CuttingJob:
+    """The part of a segmentation that has a ``number``; its kind is the folder of its results."""
+
+    KIND: ClassVar[str]
+
+    store: Store
+    name: str
+    number: int
+    cutting: segmentations.Cutting
+
+    def todo(self) -> list[Row]:
+        """Read the sources or places to process."""
+        raise NotImplementedError
+
+    def rows(self) -> int:
+        """Count them."""
+        return len(self.todo())
+
+    def killers(self) -> list[int]:
+        """Read which of them kill workers."""
+        return segmentations.read_quarantine(self.store, self.name, self.KIND, self.number)
+
+    def quarantine(self, rows: list[int]) -> Self:
+        """Record the rows that kill workers, so that no run reads them again."""
+        segmentations.write_quarantine(self.store, self.name, self.KIND, self.number, rows)
+        return self
+
+    def write(self, kind: str, rows: list[Row], schema: pa.Schema) -> None:
+        """Write a part of the results."""
+        part = pa.Table.from_pylist(rows, schema)
+        segmentations.write_part(self.store, self.name, kind, self.number, part)
+
+
+@dataclass(frozen=True)
+class SurveyJob(CuttingJob):
+    """Sources ``start`` to ``stop`` of a segmentation to survey.
 
     Cells of every ``measured``-th photograph are measured; none if it is 0.
     """
 
-    store: Store
-    name: str
-    number: int
+    KIND = "surveys"
+
     start: int
     stop: int
-    cutting: segmentations.Cutting
     measured: int = 0
 
-    def rows(self) -> int:
-        """Count the sources."""
-        return self.stop - self.start
+    def todo(self) -> list[Row]:
+        """Read the sources."""
+        sources = segmentations.read_sources(self.store, self.name, self.start, self.stop)
+        return list(sources.to_pylist())
 
     def probe(self, row: int) -> None:
         """Survey one source as in the job, and keep nothing."""
-        at = self.start + row
-        (source,) = segmentations.read_sources(self.store, self.name, at, at + 1).to_pylist()
-        list(_survey_source(source, self.cutting, measure=self.measures(at)))
-
-    def measures(self, source: int) -> bool:
-        """Return whether the cells of a source are measured, if it is a photograph."""
-        return self.measured > 0 and source % self.measured == 0
-
-    def quarantine(self, rows: list[int]) -> Self:
-        """Keep sources that kill workers from being read again."""
-        segmentations.write_quarantine(self.store, self.name, "surveys", self.number, rows)
-        return self
+        list(_survey_source(self, row, self.todo()[row], kills=False))
 
 
-@dataclass(frozen=True)
-class SearchJob:
-    """The n-th part of a segmentation's places."""
+class SearchJob(CuttingJob):
+    """The n-th part of a segmentation's places, to search."""
 
-    store: Store
-    name: str
-    number: int
-    cutting: segmentations.Cutting
+    KIND = "fields"
 
-    def rows(self) -> int:
-        """Count the places."""
-        return int(segmentations.read_places(self.store, self.name, self.number).num_rows)
+    def todo(self) -> list[Row]:
+        """Read the places."""
+        return list(segmentations.read_places(self.store, self.name, self.number).to_pylist())
 
     def probe(self, row: int) -> None:
         """Search one place as in the job, and keep nothing."""
-        place = segmentations.read_places(self.store, self.name, self.number).to_pylist()[row]
-        _search_place(place, self.cutting, load_finder(self.cutting.finder))
-
-    def quarantine(self, rows: list[int]) -> Self:
-        """Keep places that kill workers from being searched again."""
-        segmentations.write_quarantine(self.store, self.name, "fields", self.number, rows)
-        return self
+        _search_place(self.todo()[row], self.cutting, load_finder(self.cutting.finder))
 
 
 def survey_sources(job: SurveyJob) -> int:
     """Find the fields of view of some sources, write them, and return their number."""
     settle_finder()
-    sources = segmentations.read_sources(job.store, job.name, job.start, job.stop).to_pylist()
-    killers = segmentations.read_quarantine(job.store, job.name, "surveys", job.number)
-    places = [
-        place
-        for row, source in enumerate(sources)
-        for place in _survey_source(
-            source, job.cutting, measure=job.measures(job.start + row), kills=row in killers
-        )
-    ]
-    segmentations.write_part(
-        job.store,
-        job.name,
-        "surveys",
-        job.number,
-        pa.Table.from_pylist(places, segmentations.PLACE_SCHEMA),
-    )
+    killers, places = job.killers(), list[Row]()
+    for row, source in enumerate(job.todo()):
+        places += _survey_source(job, row, source, kills=row in killers)
+    job.write(job.KIND, places, segmentations.PLACE_SCHEMA)
     return len(places)
 
 
-def _survey_source(
-    source: Row, cutting: segmentations.Cutting, *, measure: bool, kills: bool = False
-) -> Iterator[Row]:
+def _survey_source(job: SurveyJob, row: int, source: Row, *, kills: bool) -> Iterator[Row]:
     uri = source["source_uri"] or source["uri"]
     about = {name: source[name] for name in ("slide_id", "patient_id", "label", "acquired_at")}
     about |= {"source_uri": uri, "is_slide": False}
@@ -128,15 +125,15 @@ def _survey_source(
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
             size = size_of(content)
-            if measure:
+            if job.measured and (job.start + row) % job.measured == 0:
                 picture = np.asarray(decode_rgb(content, upright=False))
                 about |= {"diameter": finite(find_roughly(picture).diameter)}
             yield (about | box_columns((0, 0, *size)) | {"level": 0, "kind": "field"})
             return
         about |= {"source_id": digest_of_file(uri).hex()}
-        given = cutting.microns_per_pixel
+        given = job.cutting.microns_per_pixel
         slide = opened_slides.open_slide(uri)
-        if cutting.into == "tiles":
+        if job.cutting.into == "tiles":
             given = given or slide.microns_per_pixel or TILED_AT
         surveyed = survey(slide, given)
     except Exception as error:  # a source must never stop the others, whatever it raises
@@ -157,32 +154,19 @@ def search_places(job: SearchJob) -> int:
     """Cut up the fields of one part, write the images, and return their number."""
     settle_finder()
     finder = load_finder(job.cutting.finder)
-    images: list[Row] = []
-    fields: list[Row] = []
-    killers = segmentations.read_quarantine(job.store, job.name, "fields", job.number)
-    for row, place in enumerate(
-        segmentations.read_places(job.store, job.name, job.number).to_pylist()
-    ):
+    killers, images, fields = job.killers(), list[Row](), list[Row]()
+    for row, place in enumerate(job.todo()):
         field, cells = _search_place(place, job.cutting, finder, kills=row in killers)
         fields.append(field)
         images += cells
+    job.write("cells", images, manifest.SCHEMA)
     # The fields last: they say that the part is complete.
-    for kind, rows, schema in (
-        ("cells", images, manifest.SCHEMA),
-        ("fields", fields, segmentations.FIELD_SCHEMA),
-    ):
-        segmentations.write_part(
-            job.store, job.name, kind, job.number, pa.Table.from_pylist(rows, schema)
-        )
+    job.write(job.KIND, fields, segmentations.FIELD_SCHEMA)
     return len(images)
 
 
 def _search_place(
-    place: Row,
-    cutting: segmentations.Cutting,
-    finder: Finder,
-    *,
-    kills: bool = False,
+    place: Row, cutting: segmentations.Cutting, finder: Finder, *, kills: bool = False
 ) -> tuple[Row, list[Row]]:
     """Search a field; return its row of the table of fields and the rows of its images."""
     field = {name: place.get(name) for name in segmentations.FIELD_SCHEMA.names}
@@ -198,13 +182,8 @@ def _search_place(
             return field, [] if empty else tiles_of_place(place, cutting.tile, cutting.overlap)
         if place["kind"] != "field":
             return field, []
-        return cells_of_place(
-            place,
-            field,
-            finder,
-            least_sharpness=cutting.least_sharpness,
-            most_packed=cutting.most_packed,
-        )
+        limits = cutting.least_sharpness, cutting.most_packed
+        return cells_of_place(place, field, finder, *limits)
     except Exception as error:  # a field must never stop the others, whatever a finder raises
         why = {"failure": _reason(error), "kind": None}
         region = Region(*box_of(place), place["level"])

@@ -15,7 +15,7 @@ from flows.monitoring import console
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.jobs.grouped_rows import Grouped, GroupingJob, Rules, group_piece
-from flows.smears.stages.counting import counting_at
+from flows.smears.stages.chosen_thresholds import counting_at
 from storage import kinds
 from storage.batches import ledger, manifests
 from storage.parquet import read_table

@@ -3,50 +3,46 @@
 A commissioned detector has the thresholds of its parent, with the error rates of its laboratory.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
+from flows.jobs.scoring.screened import Screened
+from flows.jobs.verified import adaptation_of
+from flows.settings import Settings
 from flows.stages.error_counts import ERRORS
 from storage.models import classifiers, detectors
 from storage.store import Store
 from tasks.detector import error_counts
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting import error_rates
-from tasks.smears.counting.call import Answers
+from tasks.smears.counting.call import Interpreter
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates, detection_limit
 from tasks.smears.counting.negative import Measured
 from tasks.smears.counting.rates import Rate
+from tasks.smears.reports import calls
 from tasks.types import Arrays, below, nested
 
 # Prefixes of the rates' names in a detector's arrays: its own, and the parent's if it has one.
 COUNTING, FITTED = "error_rates", "fitted_rates"
 
 
-def counting_of(
+def counting_arrays(
     card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
-) -> tuple[KnownRates | None, detectors.CountingCard | None, list[str]]:
+) -> tuple[Arrays, detectors.CountingCard | None, list[str]]:
     """Choose the thresholds for counting parasites, or warn why this is impossible.
 
     ``counts`` are the errors on cells that no diagnosing witness has seen; the thresholds are
-    optimal for slides with that many red ``cells``.
+    optimal for slides with that many red ``cells``. The rates are arrays of a detector.
     """
     if PARASITIZED not in card.classes:
-        return None, None, []
+        return {}, None, []
     if counts is None or not error_counts.are_enough(counts):
-        return None, None, [
+        return {}, None, [
             f"error rates unknown: fewer than {error_counts.LEAST_SLIDES} patients or slides that "
             "training has not seen have labelled cells of both kinds"
         ]  # fmt: skip
     rates = error_rates.known_rates(counts, cells)
     diagnosis = error_rates.rates_at(counts, error_rates.DIAGNOSIS)
-    return rates, _card(rates, diagnosis, cells, counts), []
-
-
-def counting_arrays(
-    card: classifiers.ModelCard, counts: error_counts.ErrorCounts | None, cells: int
-) -> tuple[Arrays, detectors.CountingCard | None, list[str]]:
-    """Choose the thresholds as `counting_of` does, with the rates as arrays of a detector."""
-    rates, described, warnings = counting_of(card, counts, cells)
-    return nested(COUNTING, rates.to_arrays()) if rates else {}, described, warnings
+    return nested(COUNTING, rates.to_arrays()), _card(rates, diagnosis, cells, counts), []
 
 
 def laboratory_counting(
@@ -80,7 +76,13 @@ def laboratory_counting(
         counts,
         sharpness,
     )
-    warnings = [] if slides >= error_counts.LEAST_SLIDES else [_few(slides)]
+    warnings = []
+    if slides < error_counts.LEAST_SLIDES:
+        known_slides = "one slide is" if slides == 1 else f"{slides} slides are"
+        warnings.append(
+            f"{known_slides} known to be negative: below {error_counts.LEAST_SLIDES} the "
+            "false-positive rate leans on the fitted laboratories"
+        )
     rate, fitted_rate = card.counting.false_positives, known.counting.false
     if rate.low > fitted_rate.high:
         warnings.append(
@@ -89,6 +91,27 @@ def laboratory_counting(
             "slides of this laboratory will be called positive"
         )
     return rates, card, warnings
+
+
+def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
+    """Return how parasites are counted: with the error rates of the detector, or without any.
+
+    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
+    """
+    store, detector, wanted = screened.store, screened.detector, settings.negative_percent / 100
+    measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
+    return calls.Counting(
+        Interpreter(load_error_rates(store, detector), wanted),
+        partial(interpreter_elsewhere, store, detector, wanted),
+        settings.red_cells_per_microlitre,
+        detector.alpha,
+        Interpreter(sure_rates(store, detector), wanted),
+        measured,
+        adaptation_of(detector),
+        detector.counts_abnormal,
+        settings.detectable_percent,
+        settings.field_limits.tolerated,
+    )
 
 
 @lru_cache(maxsize=4)
@@ -105,9 +128,11 @@ def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRate
 
 
 @lru_cache(maxsize=4)
-def answers_elsewhere(store: Store, detector: detectors.DetectorCard, wanted: float) -> Answers:
+def interpreter_elsewhere(
+    store: Store, detector: detectors.DetectorCard, wanted: float
+) -> Interpreter:
     """Interpret counts of such slides, by `rates_elsewhere`."""
-    return Answers(rates_elsewhere(store, detector), wanted)
+    return Interpreter(rates_elsewhere(store, detector), wanted)
 
 
 @lru_cache(maxsize=4)
@@ -124,14 +149,6 @@ def _rates_at_laboratory(
 ) -> KnownRates:
     thresholds = (known.counting.log_odds, known.dense.log_odds)
     return KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
-
-
-def _few(slides: int) -> str:
-    known = "one slide is" if slides == 1 else f"{slides} slides are"
-    return (
-        f"{known} known to be negative: below {error_counts.LEAST_SLIDES} the false-positive rate "
-        "leans on the fitted laboratories"
-    )
 
 
 def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_counts.ErrorCounts:

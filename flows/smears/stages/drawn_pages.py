@@ -56,17 +56,19 @@ def draw_page(
     places = drawings.places_jobs(screened.store, screened.batch, screened.model, of_called)
     cells = _cells(screened, highlights, of_called)
     some = [
-        drawings.ThumbnailJob(tuple(cells[i : i + CELLS_A_JOB]))
+        drawings.DrawingJob(tuple(cells[i : i + CELLS_A_JOB]), drawings.draw_thumbnail)
         for i in range(0, len(cells), CELLS_A_JOB)
     ]
-    jobs = [*slides, *views, *places, *some]
+    whole_slides = [drawings.DrawingJob((each,), drawings.draw_slide) for each in slides]
+    fields_of_view = [drawings.DrawingJob((each,), drawings.draw_field) for each in views]
+    jobs = [*whole_slides, *fields_of_view, *places, *some]
     drawn = run_jobs(client, drawings.draw, jobs, title=f"page {screened.batch.name}")
-    whole = [ShownSlide(job.source_uri, job.fields, next(drawn)) for job in slides]
-    shown = [ShownField(job.field, next(drawn)) for job in views]
+    whole = [ShownSlide(uri, of_slide, *next(drawn)) for uri, of_slide in slides]
+    shown = [ShownField(field, *next(drawn)) for field, *_ in views]
     pictures = {
         cell["uri"]: picture
         for job in places
-        for cell, picture in zip(job.cells, next(drawn), strict=True)
+        for (cell, *_), picture in zip(job.items, next(drawn), strict=True)
     }
     uris = (ref.uri for ref, _ in cells)
     thumbnails = dict(zip(uris, chain.from_iterable(drawn), strict=True))
@@ -86,8 +88,10 @@ def _cells(
     return [(ref, by_uri[ref.uri]["image_id"]) for ref in refs]
 
 
-def _fields(screened: Screened, report: pa.Table) -> list[drawings.FieldPictureJob]:
-    """Choose the fields of view for the page, with the cells of each."""
+def _fields(
+    screened: Screened, report: pa.Table
+) -> list[tuple[dict[str, Any], list[dict[str, Any]], dict[str, ImageRef]]]:
+    """Choose the fields of view for the page, with the cells of each and their places."""
     store, batch = screened.store, screened.batch
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
@@ -97,12 +101,12 @@ def _fields(screened: Screened, report: pa.Table) -> list[drawings.FieldPictureJ
             of_field += field_rows.cells_of(rows, field)
     refs = drawings.find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
     return [
-        drawings.FieldPictureJob(field, tuple(some), {c["uri"]: refs[c["uri"]] for c in some})
+        (field, some, {c["uri"]: refs[c["uri"]] for c in some})
         for field, some in zip(fields, cells, strict=True)
     ]
 
 
-def _slides(report: pa.Table) -> list[drawings.SlidePictureJob]:
+def _slides(report: pa.Table) -> list[tuple[str, tuple[dict[str, Any], ...]]]:
     """Choose the slides for the page, those with the most parasitized cells first."""
     # A photograph has no magnification, and is a field itself.
     of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
@@ -111,7 +115,7 @@ def _slides(report: pa.Table) -> list[drawings.SlidePictureJob]:
         by_source.setdefault(row["source_uri"], []).append(row)
     parasitized = {uri: sum(row["parasitized"] for row in rows) for uri, rows in by_source.items()}
     shown = sorted(by_source, key=lambda uri: (-parasitized[uri], uri))[:WHOLE_SLIDES]
-    return [drawings.SlidePictureJob(uri, tuple(by_source[uri])) for uri in shown]
+    return [(uri, tuple(by_source[uri])) for uri in shown]
 
 
 def find_cells(

@@ -1,7 +1,6 @@
 """Write the index that lists the pages of batches."""
 
 from datetime import date
-from importlib import import_module
 
 from flows.monitoring import console
 from flows.smears.stages import calling
@@ -15,15 +14,8 @@ from storage.smears.pages import (
 )
 from storage.store import Store
 from tasks.smears.visualisation.index_page import index_page
-from tasks.smears.visualisation.page import compile_templates
 
 LISTED = 120  # batches on the index; a file of each is read every night
-
-
-def get_ready() -> None:
-    """Import and compile what draws a page, ahead of the first one."""
-    import_module("tasks.smears.visualisation.charts")
-    compile_templates()
 
 
 def write_index(store: Store, batch: manifests.Batch) -> None:

@@ -18,26 +18,23 @@ def made_by(screened: Screened, seal: Seal) -> dict[str, str]:
     """State from what a report was made: images, model, detector, and versions."""
     store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
     learned, adaptation = detector.learned, detector.adaptation
-    return {
+    said = {
         "images": named(segmentations.sources_of(store, batch)),
         "scored": f"{seal.scored_at:%Y-%m-%d %H:%M} UTC",
         "model": f"{card.name} in {card.arithmetic}, sha256 {card.digest}",
-        **({"tuning": f"sha256 {card.tuning}"} if card.tuning else {}),
+        "tuning": card.tuning and f"sha256 {card.tuning}",
         "detector": f"{detector.name}, sha256 {detector.digest}",
         "calibration": f"{detector.calibrating_images:,} images of "
         f"{detector.calibrating_groups:,} {detector.calibrated_by}s, alpha {detector.alpha}",
-        **({"counting": _counting(detector.counting)} if detector.counting else {}),
-        **({"the detector says": "; ".join(detector.warnings)} if detector.warnings else {}),
-        **(
-            {"learned": f"{counted(len(learned.nights), 'batch')}, from {detector.parent}"}
-            if learned
-            else {}
-        ),
-        **({"diagnosis": adaptation.text} if adaptation else {}),
+        "counting": detector.counting and _counting(detector.counting),
+        "the detector says": "; ".join(detector.warnings),
+        "learned": learned and f"{counted(len(learned.nights), 'batch')}, from {detector.parent}",
+        "diagnosis": adaptation and adaptation.text,
         "manifest": f"{batch.rows:,} images, sha256 {batch.manifest_digest}",
         "report": f"{seal.report}, sha256 {seal.report_digest}",
         "versions": ", ".join(f"{name} {number}" for name, number in exact(OF_A_PAGE).items()),
     }
+    return {name: text for name, text in said.items() if text}
 
 
 def _counting(card: detectors.CountingCard) -> str:

@@ -4,7 +4,7 @@ import logging
 import re
 from collections import Counter
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import PurePosixPath
 from posixpath import commonpath
 
@@ -82,13 +82,10 @@ def cut_up(
             _refuse_other_options(frozen, wanted)
         done = segmentations.read_segmented(store, name)
         if done is not None:
-            segmentations.discard_parts(
-                store, name
-            )  # a run may die right after declaring it complete
+            segmentations.discard_parts(store, name)  # a run may die right after completing it
             return done
-        cutting = wanted.cutting
-        if cutting.into == "cells":
-            try_finder(cutting.finder)  # before every worker reports the same error
+        if wanted.cutting.into == "cells":
+            try_finder(wanted.cutting.finder)  # before every worker reports the same error
         with open_client(settings) as client:
             with telemetry.stage("survey"):
                 _survey(client, store, frozen)
@@ -201,21 +198,11 @@ def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) ->
     outlined = frozen.cutting.into == "cells" and frozen.cutting.finder == OUTLINES
     measured = measured_every(cut) if outlined else 0
     jobs = [
-        SurveyJob(
-            store,
-            frozen.name,
-            number,
-            start,
-            min(start + SOURCES_A_JOB, cut),
-            frozen.cutting,
-            measured,
-        )
-        for number, start in enumerate(starts)
+        SurveyJob(store, frozen.name, number, frozen.cutting, *ends, measured)
+        for number, ends in enumerate(pairwise([*starts, cut]))
         if number not in done
     ]
-    title = f"survey {frozen.name}"
-    for _ in run_jobs(client, survey_sources, jobs, title=title):
-        pass
+    list(run_jobs(client, survey_sources, jobs, title=f"survey {frozen.name}"))
     parts = segmentations.read_parts(store, frozen.name, "surveys", len(starts))
     places = pa.concat_tables([segmentations.PLACE_SCHEMA.empty_table(), *parts])
     segmentations.write_places(store, frozen.name, _with_diameters(places), FIELDS_A_JOB)
@@ -244,9 +231,7 @@ def _search(client: Client, store: Store, frozen: segmentations.Segmentation) ->
         for number in range(segmentations.count_places(store, frozen.name) or 0)
         if number not in done
     ]
-    title = f"segment {frozen.name}"
-    for _ in run_jobs(client, search_places, jobs, title=title):
-        pass
+    list(run_jobs(client, search_places, jobs, title=f"segment {frozen.name}"))
 
 
 @task
@@ -258,24 +243,18 @@ def _publish(store: Store, frozen: segmentations.Segmentation) -> segmentations.
     parts = chain(segmentations.read_parts(store, name, "cells", count), [whole])
     manifest = segmentations.publish(store, name, segmentations.MANIFEST, SCHEMA, parts)
     fields = segmentations.publish(
-        store,
-        name,
-        segmentations.FIELDS,
-        segmentations.FIELD_SCHEMA,
+        store, name, segmentations.FIELDS, segmentations.FIELD_SCHEMA,
         segmentations.read_parts(store, name, "fields", count),
-    )
+    )  # fmt: skip
     table = segmentations.read_fields(store, name)
     kinds = table["kind"].drop_null().value_counts().to_pylist()
+    cells = segmentations.read_parts(store, name, "cells", count)
     done = segmentations.Segmented(
         digest=frozen.digest,
         sources=frozen.sources,
         manifest_digest=manifest,
         fields_digest=fields,
-        images=whole["failure"].null_count
-        + sum(
-            part["failure"].null_count
-            for part in segmentations.read_parts(store, name, "cells", count)
-        ),
+        images=sum(part["failure"].null_count for part in (whole, *cells)),
         fields={each["values"]: each["counts"] for each in kinds},
         failures=dict(Counter(reason for _, reason in failed_rows(table))),
     )

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
@@ -16,6 +16,7 @@ from flows.cluster.client import open_client
 from flows.cluster.executor import run_jobs
 from flows.monitoring.console import tell, warn
 from flows.monitoring.telemetry import stage
+from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears.jobs.single_cells import CountJob, count_cells
 from flows.smears.stages.segmentation import cells_of_fields, cut_up
@@ -41,22 +42,6 @@ OVERRULE = "if that is wrong, say --as cells, fields or slides"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A person's options for the sources of a batch.
-
-    Names below ``root``, by default the folder of the images, distinguish slides. ``limit`` is the
-    largest number of files.
-    """
-
-    images: str | list[str]
-    taken_as: segmentations.TakenAs | None = None
-    slide_is: segmentations.SlideIs = "file"
-    microns_per_pixel: float | None = None
-    limit: int | None = None
-    root: str | list[str] | None = None
-
-
-@dataclass(frozen=True)
 class Taken:
     """The input of a batch: its sources, or the manifest of cells cut out of them.
 
@@ -73,89 +58,89 @@ class Taken:
 def take(
     store: Store,
     settings: Settings,
-    batch: str,
-    wanted: Wanted,
+    options: Screen,
+    root: str | list[str] | None,
     classes: Sequence[str],
     work: ExitStack,
-    *,
-    force: bool = False,
 ) -> Taken:
     """Recognise the kinds of a batch's sources, and cut out the cells of those with many.
 
-    The decision is kept when the batch begins: a resumed run does not decide again. Workers are
-    started only if needed, and stay until ``work`` ends.
+    Slides are named below ``root``, by default the folder of the images. The decision is kept when
+    the batch begins: a resumed run does not decide again. Workers are started only if needed, and
+    stay until ``work`` ends.
 
     Raises:
         StoreError: the batch was begun from other sources, or with another decision.
         SourceError: the images cannot be listed.
     """
-    images = as_given(wanted.images)
+    images = as_given(options.images)
     if _is_of_cells(store, images):
-        if wanted.taken_as not in (None, "cells"):
-            raise StoreError(f"{images} lists cells, and --as {wanted.taken_as} says otherwise")
-        return Taken(images, wanted.limit)
+        if options.taken_as not in (None, "cells"):
+            raise StoreError(f"{images} lists cells, and --as {options.taken_as} says otherwise")
+        return Taken(images, options.limit)
     refuse_among_others(store, images)
-    begun = manifests.find_batch(store, batch)
-    anew = force or begun is None or not begun.rows
-    key = manifests.key_of(batch, (begun.attempt if begun else 0) + anew)
-    if begun and not anew:
-        made = _resumed(store, begun, images, wanted)
-        if made is None:
-            return Taken(images, wanted.limit)
-    else:
-        made = segmentations.find_segmentation(store, key)
-    sources = None
-    if made is None:
-        listed = _list(store, wanted, classes)
-        sorts = _sorts(settings, listed, wanted.taken_as, work)
-        _tell(images, listed.rows, sorts)
-        _refuse_archived(images, listed, sorts)
-        if not any(sorts.values()):
-            return Taken(images, wanted.limit, listed)
-        sources = _cells_last(listed.table(), sorts)
+    begun = manifests.find_batch(store, options.batch)
+    if begun and begun.rows and not options.force:
+        if not _is_cut_up(store, begun, images, options):
+            return Taken(images, options.limit)
+        return _cut(store, settings, options, root, begun.key, None, work)
+    key = manifests.key_of(options.batch, begun.attempt + 1 if begun else 1)
+    if segmentations.find_segmentation(store, key):
+        return _cut(store, settings, options, root, key, None, work)
+    listed = _list(store, options, classes, options.taken_as)
+    sorts = _sorts(settings, listed, options.taken_as, work)
+    _tell(images, listed.rows, sorts)
+    _refuse_archived(images, listed, sorts)
+    if not any(sorts.values()):
+        return Taken(images, options.limit, listed)
+    return _cut(store, settings, options, root, key, _cells_last(listed.table(), sorts), work)
+
+
+def _cut(
+    store: Store,
+    settings: Settings,
+    options: Screen,
+    root: str | list[str] | None,
+    key: str,
+    sources: pa.Table | None,
+    work: ExitStack,
+) -> Taken:
+    """Cut up ``sources`` for the attempt of that key, or resume with those it was begun with."""
+    images = as_given(options.images)
     if segmentations.read_segmented(store, key) is None:
         work.enter_context(open_client(settings))
-    cut_up(
-        settings,
-        key,
-        segmentations.CutUp(
-            images,
-            cells_of_fields(settings, wanted.microns_per_pixel),
-            wanted.slide_is,
-            wanted.limit,
-            wanted.taken_as,
-        ),
-        root=wanted.root or images,
-        sources=sources,
+    wanted = segmentations.CutUp(
+        images,
+        cells_of_fields(settings, options.microns_per_pixel),
+        options.slide_is,
+        options.limit,
+        options.taken_as,
     )
+    cut_up(settings, key, wanted, root=root or images, sources=sources)
     cells = segmentations.manifest_address(store, key)
     return Taken(cells, None, sorts=segmentations.count_sorts(store, key))
 
 
 def come_since(
-    store: Store, batch: manifests.Batch, wanted: Wanted, classes: Sequence[str]
+    store: Store, batch: manifests.Batch, options: Screen, classes: Sequence[str]
 ) -> list[str]:
     """Name the sources of a batch that were not there when it began; none of a large one."""
-    images = as_given(wanted.images)
-    made = segmentations.segmentation_for(store, batch)
+    images, taken_as = as_given(options.images), options.taken_as
     large = batch.rows > MOST_COMPARED
-    if wanted.limit is not None or large or _is_of_cells(store, images):
+    if options.limit is not None or large or _is_of_cells(store, images):
         return []
-    if made is None:
-        wanted = replace(wanted, taken_as="cells")
+    if segmentations.segmentation_for(store, batch) is None:
+        taken_as = "cells"
         known = manifests.read_manifest(store, batch, columns=["uri"])["uri"]
     else:
         known = segmentations.read_sources(store, batch.key)["uri"]
     try:
-        listed = _list(store, wanted, classes).table()["uri"]
+        listed = _list(store, options, classes, taken_as).table()["uri"]
     except SourceError as error:
         warn(f"whether images came since batch {batch.name} began is not known: {error}")
         return []
-    now, known = (each.cast(pa.string()) for each in (listed, known))
-    new: list[str] = now.filter(
-        pc.invert(pc.is_in(now, value_set=known.combine_chunks()))
-    ).to_pylist()
-    return new
+    before = set(known.to_pylist())
+    return [uri for uri in listed.to_pylist() if uri not in before]
 
 
 def _is_of_cells(store: Store, images: str | list[str]) -> bool:
@@ -165,26 +150,32 @@ def _is_of_cells(store: Store, images: str | list[str]) -> bool:
     )
 
 
-def _resumed(
-    store: Store, begun: manifests.Batch, images: str | list[str], wanted: Wanted
-) -> segmentations.Segmentation | None:
-    """Find how a batch that has begun was cut up; None if it was not. StoreError says otherwise."""
+def _is_cut_up(
+    store: Store, begun: manifests.Batch, images: str | list[str], options: Screen
+) -> bool:
+    """Return whether a batch that has begun was cut up; StoreError if it is given otherwise."""
     made = segmentations.segmentation_for(store, begun)
     if made is not None:
-        refuse_other_images(store, begun, images, wanted.limit)
-    _refuse_otherwise(begun, made.taken_as if made else "cells", wanted.taken_as)
-    return made
+        refuse_other_images(store, begun, images, options.limit)
+    before = made.taken_as if made else "cells"
+    if options.taken_as not in (None, before):
+        were = f"as {before}" if before else "for what they look like"
+        raise StoreError(
+            f"batch {begun.name} was started on {begun.started_at:%Y-%m-%d %H:%M} with its images "
+            f"taken {were}: leave out --as to resume it, or start it again with --force"
+        )
+    return made is not None
 
 
-def _list(store: Store, wanted: Wanted, classes: Sequence[str]) -> SortedRows:
-    cells = wanted.taken_as == "cells"
+def _list(
+    store: Store, options: Screen, classes: Sequence[str], taken_as: segmentations.TakenAs | None
+) -> SortedRows:
+    slides = frozenset[str]() if taken_as == "cells" else addresses.SLIDE_EXTENSIONS
     return sorted_images(
-        wanted.images,
+        options.images,
         classes=classes,
-        limit=wanted.limit,
-        extensions=addresses.EXTENSIONS
-        if cells
-        else addresses.EXTENSIONS | addresses.SLIDE_EXTENSIONS,
+        limit=options.limit,
+        extensions=addresses.EXTENSIONS | slides,
         trusted=store.holds,
         on_skip=warn,
     )
@@ -290,15 +281,3 @@ def _cells_last(listed: pa.Table, sorts: Mapping[int, Sort | None]) -> pa.Table:
     column = [*(sorts[row] for row in cut), *["cells"] * len(cells)]
     ordered = listed.take(pa.array([*cut, *cells.tolist()], pa.int64()))
     return ordered.append_column(segmentations.SORT, pa.array(column, pa.string()))
-
-
-def _refuse_otherwise(
-    batch: manifests.Batch, before: segmentations.TakenAs | None, now: segmentations.TakenAs | None
-) -> None:
-    """Raise StoreError if a resumed batch is given other sources."""
-    if now not in (None, before):
-        were = f"as {before}" if before else "for what they look like"
-        raise StoreError(
-            f"batch {batch.name} was started on {batch.started_at:%Y-%m-%d %H:%M} with its images "
-            f"taken {were}: leave out --as to resume it, or start it again with --force"
-        )

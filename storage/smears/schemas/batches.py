@@ -94,7 +94,7 @@ _P = "(1 / (1 + exp(-adapted)))"
 MORE = {
     **STEADY,
     "repeated": number_of("repeated"),
-    # Sums over the cells read, from which expected errors are computed (`ProbabilitySums`).
+    # Sums over the cells read, from which expected errors are computed (`expected_errors`).
     **{
         f"{name}_{which}": f"coalesce(sum({sql}) FILTER (is_read AND adapted {sign} 0), 0)::DOUBLE"
         for name, sql in {"n": "1", "p": _P, "v": f"{_P} * (1 - {_P})"}.items()

@@ -58,7 +58,7 @@ class CallReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Meaning:
     """The meaning of a count: shares in [0, 1], None if the error rates do not apply.
 
     ``by`` names the threshold whose count was corrected; ``limit_of_detection`` is also None if no
@@ -78,7 +78,7 @@ class Answer:
     by: str | None = None
 
 
-class Answers:
+class Interpreter:
     """Interpret counts of parasites; equal counts are computed once.
 
     Args:
@@ -89,9 +89,9 @@ class Answers:
     def __init__(self, rates: KnownRates | None, wanted: float) -> None:
         self.rates, self.wanted = rates, wanted
         self._limits: dict[int, tuple[int, float | None]] = {}
-        self._answers: dict[tuple[int, int, int], Answer] = {}
+        self._answers: dict[tuple[int, int, int], Meaning] = {}
 
-    def of(self, called: int, dense: int, cells: int, unreadable: tuple[str, ...] = ()) -> Answer:
+    def of(self, called: int, dense: int, cells: int, unreadable: tuple[str, ...] = ()) -> Meaning:
         """Interpret a count.
 
         A count above the limit of blank is positive, if enough cells were read. Below it the slide
@@ -105,12 +105,12 @@ class Answers:
             unreadable: faults of the slide as a whole, which make any figure worthless.
         """
         if unreadable or not cells:
-            return Answer(Call.UNREADABLE, unreadable or (CallReason.NO_CELLS,))
+            return Meaning(Call.UNREADABLE, unreadable or (CallReason.NO_CELLS,))
         if self.rates is None:
-            return Answer(Call.INDETERMINATE, (CallReason.RATES_UNKNOWN,))
+            return Meaning(Call.INDETERMINATE, (CallReason.RATES_UNKNOWN,))
         rates = self.rates
         if not rates.counting.tell:
-            return Answer(Call.INDETERMINATE, (CallReason.RATES_TOO_HIGH,))
+            return Meaning(Call.INDETERMINATE, (CallReason.RATES_TOO_HIGH,))
         key = called, dense, cells
         if key not in self._answers:
             self._answers[key] = self._answer(*key, rates)
@@ -125,7 +125,7 @@ class Answers:
             else interpretation.cells_needed(self.wanted, self.rates.counting)
         )
 
-    def _answer(self, called: int, dense: int, cells: int, known: KnownRates) -> Answer:
+    def _answer(self, called: int, dense: int, cells: int, known: KnownRates) -> Meaning:
         rates = known.counting
         if cells not in self._limits:
             limit = interpretation.detection_limit(cells, rates)
@@ -145,7 +145,7 @@ class Answers:
             # With the needed number of cells no count at the limit of blank is in doubt.
             few = self.needed is not None
             reasons = (CallReason.TOO_FEW if few else CallReason.RATES_TOO_HIGH,)
-        return Answer(
+        return Meaning(
             call,
             reasons,
             min(max(corrected(count, cells, basis), low), high),
@@ -159,7 +159,7 @@ class Answers:
         )
 
 
-def of_new(known: Answer, elsewhere: Answer) -> Answer:
+def of_new(known: Meaning, elsewhere: Meaning) -> Meaning:
     """Make the call of a slide or patient of a laboratory that nobody has commissioned.
 
     Laboratories differ more than slides of one. So a count is positive only where it is so by the
@@ -178,7 +178,9 @@ def of_new(known: Answer, elsewhere: Answer) -> Answer:
     return replace(elsewhere, call=call, reasons=(CallReason.NEW,))
 
 
-def with_suspects(answer: Answer, of_suspects: Answer, of_all: Answer, of_sure: Answer) -> Answer:
+def with_suspects(
+    answer: Meaning, of_suspects: Meaning, of_all: Meaning, of_sure: Meaning
+) -> Meaning:
     """Make the call of a slide or patient whose parasites may be among the cells set aside.
 
     A late stage is unlike the other cells of its slide, but a parasite. The error rates were
@@ -201,8 +203,8 @@ def with_suspects(answer: Answer, of_suspects: Answer, of_all: Answer, of_sure: 
 
 
 def unless_doubted(
-    answer: Answer, looks: int, cells: int, measured: Measured | None, *, is_covered: bool
-) -> Answer:
+    answer: Meaning, looks: int, cells: int, measured: Measured | None, *, is_covered: bool
+) -> Meaning:
     """Make a negative call undecided unless its slides were covered by measurements.
 
     Args:
@@ -226,7 +228,7 @@ def unless_doubted(
     return replace(answer, call=Call.INDETERMINATE, reasons=(reason,))
 
 
-def without_figures(answer: Answer) -> Answer:
+def without_figures(answer: Meaning) -> Meaning:
     """Remove the parasitaemia of an undecided answer: nobody knows it, least of all that it is 0.
 
     The upper bound stays only where the count alone did not decide.

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from tasks.types import Float, Index, Mask
-
 Z = float(ndtri(0.975))
 
 
@@ -34,63 +32,34 @@ class ExpectedErrors:
     accuracy_high: float
 
 
-@dataclass(frozen=True)
-class ProbabilitySums:
-    """Additive sums over cells of some groups (G,), from which expected errors are computed.
+def expected_errors(
+    called: float, others: float, hits: float, missed: float, v_hits: float, v_missed: float
+) -> ExpectedErrors:
+    """Estimate the errors of a group of cells.
 
-    ``called`` and ``others`` count cells, ``p_*`` sum their probability of being parasitized,
-    ``v_*`` sum p (1 - p).
+    Args:
+        called: the number of cells called parasitized.
+        others: the number of other cells.
+        hits: the sum of the probabilities p of being parasitized, over the called cells.
+        missed: the same over the other cells.
+        v_hits: the sum of p (1 - p) over the called cells.
+        v_missed: the same over the other cells.
     """
-
-    called: Float
-    others: Float
-    p_called: Float
-    p_others: Float
-    v_called: Float
-    v_others: Float
-
-    @classmethod
-    def of(cls, probability: Float, called: Mask, group: Index, groups: int) -> "ProbabilitySums":
-        """Sum over cells.
-
-        Args:
-            probability: (n,) of being parasitized; cells without a finite one are left out.
-            called: (n,), whether they are called parasitized.
-            group: (n,), of each cell.
-            groups: G.
-        """
-        sums = []
-        known = np.isfinite(probability)
-        for weight in (np.ones(len(probability)), probability, probability * (1 - probability)):
-            for which in (called & known, ~called & known):
-                sums.append(np.bincount(group[which], weight[which], minlength=groups))
-        return cls(*(np.asarray(each, np.float64) for each in sums))
-
-    def __add__(self, other: "ProbabilitySums") -> "ProbabilitySums":
-        return ProbabilitySums(*(a + b for a, b in zip(self._all, other._all, strict=True)))
-
-    @property
-    def _all(self) -> tuple[Float, ...]:
-        return tuple(vars(self).values())
-
-    def expected(self, group: int) -> ExpectedErrors:
-        """Estimate the errors of a group."""
-        called, others, hits, missed, v_hits, v_missed = (float(x[group]) for x in self._all)
-        cells, parasites = called + others, hits + missed
-        sensitivity = hits / parasites if parasites else float("nan")
-        accuracy = (hits + others - missed) / cells if cells else float("nan")
-        # The delta method: of a share of two independent sums, and of a mean.
-        spread = (1 - sensitivity) ** 2 * v_hits + sensitivity**2 * v_missed
-        by_sensitivity = Z * np.sqrt(spread) / parasites if parasites else float("nan")
-        by_accuracy = Z * np.sqrt(v_hits + v_missed) / cells if cells else float("nan")
-        return ExpectedErrors(
-            called - hits,
-            missed,
-            sensitivity,
-            *_within(sensitivity, by_sensitivity),
-            accuracy,
-            *_within(accuracy, by_accuracy),
-        )
+    cells, parasites = called + others, hits + missed
+    sensitivity = hits / parasites if parasites else float("nan")
+    accuracy = (hits + others - missed) / cells if cells else float("nan")
+    # The delta method: of a share of two independent sums, and of a mean.
+    spread = (1 - sensitivity) ** 2 * v_hits + sensitivity**2 * v_missed
+    by_sensitivity = Z * np.sqrt(spread) / parasites if parasites else float("nan")
+    by_accuracy = Z * np.sqrt(v_hits + v_missed) / cells if cells else float("nan")
+    return ExpectedErrors(
+        called - hits,
+        missed,
+        sensitivity,
+        *_within(sensitivity, by_sensitivity),
+        accuracy,
+        *_within(accuracy, by_accuracy),
+    )
 
 
 def _within(value: float, half: float) -> tuple[float, float]:

@@ -12,7 +12,6 @@ without slides with known cells gets that wide prediction; its first slides dete
 mean, and many slides also show how they differ.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -85,24 +84,6 @@ def predict_rate(hits: types.Counts, cells: types.Counts, prior: types.Float | N
     )
 
 
-def slide_rates(hits: types.Counts, cells: types.Counts, wanted: Sequence[int]) -> types.Float:
-    """Find the rates that known slides may have, given their own cells and those of the others.
-
-    One error among 70 cells does not make a slide's rate 1/70: it is drawn towards the other
-    slides', the more the fewer its cells.
-
-    Args:
-        hits: (S,), as in `predict_rate`.
-        cells: (S,), likewise.
-        wanted: the slides, at least one, whose rates are found.
-
-    Returns:
-        (len(wanted), NODES): equally probable rates of each, ascending.
-    """
-    weights = _posterior(hits[cells > 0], cells[cells > 0], None)
-    return np.stack([_quantiles(weights, int(hits[s]), int(cells[s])) for s in wanted])
-
-
 def laboratory_prior(hits: types.Counts, cells: types.Counts) -> types.Float:
     """Compute weights of every mean and precision (M, R) of another laboratory from these slides.
 
@@ -131,17 +112,10 @@ def _posterior(hits: types.Counts, cells: types.Counts, prior: types.Float | Non
     return np.asarray(weights / weights.sum())
 
 
-def _quantiles(weights: types.Float, hits: int = 0, cells: int = 0) -> types.Float:
-    """Find the quantiles of a mixture of betas, at the middles of NODES equal shares.
-
-    They are the rates of a slide with ``hits`` among ``cells`` known ones, by default with none.
-    """
+def _quantiles(weights: types.Float) -> types.Float:
+    """Find the quantiles of a mixture of betas, at the middles of NODES equal shares."""
     kept = weights > weights.max() * LEAST_WEIGHT
-    if cells:
-        shares = betainc(ALPHA[kept] + hits, BETA[kept] + cells - hits, RATES[:, None])
-    else:
-        shares = _shares_below()[:, kept]
-    below = shares @ (weights[kept] / weights[kept].sum())
+    below = _shares_below()[:, kept] @ (weights[kept] / weights[kept].sum())
     middles = (np.arange(NODES) + 0.5) / NODES
     return np.asarray(expit(np.interp(middles, below, logit(RATES))))
 

@@ -42,14 +42,14 @@ class Counting:
     errors use the adapted probabilities, if there are any.
     """
 
-    answers: call.Answers
+    answers: call.Interpreter
     """Error rates, and what counts mean by them."""
-    elsewhere: Callable[[], call.Answers]
+    elsewhere: Callable[[], call.Interpreter]
     """Makes the same for slides further away than any fitted one, which few nights have."""
     red_cells_per_microlitre: float
     alpha: float
     """The detector's level."""
-    sure: call.Answers
+    sure: call.Interpreter
     """The same as answers, for sure parasites alone."""
     measured: Measured | None = None
     """The slides on which error rates were measured; without them nobody is negative."""
@@ -204,7 +204,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else factor * value
 
 
-def _density(answer: call.Answer) -> DensityClass | None:
+def _density(answer: call.Meaning) -> DensityClass | None:
     """Classify the density of a positive call; a negative one has none seen, others are None."""
     if answer.call == call.Call.NEGATIVE:
         return DensityClass.NONE_SEEN

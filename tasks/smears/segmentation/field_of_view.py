@@ -21,7 +21,7 @@ GRAIN = 8  # resolution of an outline, in parts of a pixel; its error is about a
 
 
 def cells_of_place(
-    place: Row, field: Row, finder: Finder, *, least_sharpness: float, most_packed: float
+    place: Row, field: Row, finder: Finder, least_sharpness: float, most_packed: float
 ) -> tuple[Row, list[Row]]:
     """Find the cells whose middle is in a field, and read the pixels they need beyond its border.
 

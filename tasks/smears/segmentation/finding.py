@@ -288,9 +288,7 @@ def _uncovered(
     return chosen
 
 
-def _outermost(
-    chosen: list[tuple[contours.Outline, Kind]],
-) -> list[tuple[contours.Outline, Kind]]:
+def _outermost(chosen: list[tuple[contours.Outline, Kind]]) -> list[tuple[contours.Outline, Kind]]:
     """Leave out outlines within a larger one: a parasite in a pale cell, the overlap of two."""
     outlines = np.array([points for (points, _), _ in chosen]).reshape(-1, contours.ANGLES, 2)
     middles, areas = outlines.mean(axis=1), contours.enclosed_area(outlines)
@@ -378,10 +376,7 @@ def _widths(outlines: Float) -> Float:
 
 
 def _cells(
-    chosen: list[tuple[contours.Outline, Kind]],
-    scale: float,
-    lit: Mask,
-    shape: tuple[int, ...],
+    chosen: list[tuple[contours.Outline, Kind]], scale: float, lit: Mask, shape: tuple[int, ...]
 ) -> list[Cell]:
     """Make cells in pixels of their field from outlines at another scale."""
     width, height = size = (shape[1], shape[0])

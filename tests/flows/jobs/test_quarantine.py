@@ -41,10 +41,13 @@ def test_a_probe_is_the_jobs_own() -> None:
 @pytest.mark.parametrize("kind", ["field", "slide"])
 def test_a_picture_that_kills_workers_is_not_drawn(kind: str) -> None:
     place = {"x": 0, "y": 0, "width": 8, "height": 8, "level": 0}
-    field = drawings.FieldPictureJob(place | {"source_uri": "gone.png"}, (), {})
-    slide = drawings.SlidePictureJob("gone.tif", ())
-    job, draw = (field, drawings.draw_field) if kind == "field" else (slide, drawings.draw_slide)
+    item, work = {
+        "field": ((place | {"source_uri": "gone.png"}, (), {}), drawings.draw_field),
+        "slide": (("gone.tif", ()), drawings.draw_slide),
+    }[kind]
+    job = drawings.DrawingJob((item,), work)
     assert job.rows() == 1
-    assert "kills" not in draw(job)
+    assert "kills" not in drawings.draw(job)[0]
     assert job.quarantine([]) == job
-    assert draw(job.quarantine([0])) == f"this {kind} alone kills the worker that draws it"
+    killed = drawings.draw(job.quarantine([0]))
+    assert killed == [f"this {kind} alone kills the worker that draws it"]

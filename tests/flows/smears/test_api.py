@@ -127,7 +127,9 @@ def test_a_photograph_is_seen_as_the_command_sees_it(photo: Path, tiny_ready: Se
     outcome = screen.fn(Screen(images=str(photo)), tiny_ready)
     seen = open_store(tiny_ready.store).detector().look(photo)
     patients = report_path(outcome.batch, date.today(), PATIENTS)
-    assert seen.sentence == sentence_of(outcome, read_table(Store(tiny_ready.store), *patients))
+    called = read_table(Store(tiny_ready.store), *patients)
+    assert seen.sentence == sentence_of(outcome, called)
+    assert list(seen.patients["call"]) == called["call"].to_pylist()
     assert seen.light == outcome.light
     assert len(seen.patients) == len(seen.fields) == 1
     shown, page = html.unescape(seen._repr_html_()), Path(outcome.page).read_text()

@@ -172,8 +172,6 @@ def test_an_event_is_emitted_where_somebody_has_to_act(
     assert told.events == events
 
 
-
-
 @given(st.text())
 def test_no_text_breaks_a_table_or_becomes_markup(text: str) -> None:
     found = markdown_text(text)

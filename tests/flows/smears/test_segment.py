@@ -1,6 +1,5 @@
 """From photographs and slides to a manifest of cells, and from that to a report."""
 
-import json
 import os
 import shutil
 import signal
@@ -18,13 +17,13 @@ import pytest
 from geojson_pydantic import FeatureCollection
 from PIL import Image
 
-from flows.options.flows import Nightly, Screen, Segment
+from flows.options.flows import Screen, Segment
 from flows.options.tools import Contours
 from flows.settings import Settings
 from flows.smears.commands.contours import contours
-from flows.smears.night import nightly, screen
+from flows.smears.night import screen
 from flows.smears.segment import FinderError, SegmentOutcome, segment
-from storage.smears.segmentations import FIELD_SCHEMA, find_segmentation, segmentation_of
+from storage.smears.segmentations import FIELD_SCHEMA, segmentation_of
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
@@ -98,23 +97,6 @@ def test_each_cell_of_each_field_is_a_row(fields: Path, settings: Settings) -> N
     again = segment.fn(Segment(images=str(fields), name="night"), settings)
     assert again.repeated
     assert "nothing to do" in again.text()
-
-
-def test_the_same_sources_make_the_same_manifest(fields: Path, settings: Settings) -> None:
-    """And so does one that was cut off, with half of its parts left."""
-    first = segment.fn(Segment(images=str(fields), name="first"), settings)
-    store = Store(settings.store)
-    shutil.copytree(store.path("segmentations", "first"), store.path("segmentations", "cut"))
-    for name in ("manifest.parquet", "fields.parquet", "segmented.json", "places.parquet"):
-        Path(store.path("segmentations", "cut", name)).unlink()
-    frozen = Path(store.path("segmentations", "cut", "segmentation.json"))
-    frozen.write_text(json.dumps(json.loads(frozen.read_text()) | {"name": "cut"}))
-    second = segment.fn(Segment(images=str(fields), name="cut"), settings)
-    assert Path(first.manifest).read_bytes() == Path(second.manifest).read_bytes()
-    one, other = (find_segmentation(store, name) for name in ("first", "cut"))
-    assert one is not None
-    assert other is not None
-    assert one.digest == other.digest
 
 
 def test_other_options_are_another_segmentation(fields: Path, settings: Settings) -> None:
@@ -420,17 +402,6 @@ def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_
     subprocess.run(command("whole"), check=True, capture_output=True)
     manifests.append(tmp_path / "store" / "segmentations" / "whole" / "manifest.parquet")
     assert manifests[0].read_bytes() == manifests[1].read_bytes()
-
-
-def test_a_night_of_fields(fields: Path, tmp_path: Path, tiny_ready: Settings) -> None:
-    inbox = tmp_path / "inbox"
-    shutil.copytree(fields / "s1", inbox / "s1")
-    first = nightly.fn(Nightly(inbox=str(inbox), settle=0), tiny_ready)
-    assert first.scored == first.images == pytest.approx(2 * CELLS, abs=2)
-    rows = pq.read_table(first.report).to_pylist()
-    assert {row["slide_id"] for row in rows} == {"s1"}
-    again = nightly.fn(Nightly(inbox=str(inbox), settle=0), tiny_ready)
-    assert again.repeated
 
 
 def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(

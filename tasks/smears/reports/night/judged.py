@@ -4,13 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.reports import image_columns
 from tasks.smears.counting.call import Call
-from tasks.smears.counting.expected import ProbabilitySums
+from tasks.smears.counting.expected import expected_errors
 from tasks.smears.reports import slide_reasons
 from tasks.smears.reports.calls import Counting
 from tasks.smears.reports.night import light, strangeness
@@ -107,8 +106,8 @@ def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:
     Probabilities were calibrated on cells of fitted laboratories, so they are not believed
     ``elsewhere``, at a laboratory that has not adapted them.
     """
-    names = [f"{each}_{which}" for each in "npv" for which in ("called", "others")]
-    errors = ProbabilitySums(*(np.asarray([row[name]]) for name in names)).expected(0)
+    sums = [float(row[f"{each}_{of}"]) for each in "npv" for of in ("called", "others")]
+    errors = expected_errors(*sums)
     cells, shifted = slides["cells_read"].to_pylist(), slides["shifted"].to_pylist()
     far = sum(n for n, is_far in zip(cells, shifted, strict=True) if is_far)
     doubt = SHIFTED if far and far >= SHIFTED_SHARE * sum(cells) else None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.smears.jobs.drawings import ThumbnailJob, draw_thumbnails
+from flows.smears.jobs.drawings import DrawingJob, draw, draw_thumbnail
 from tasks.smears.visualisation.pictures import THUMBNAIL
 from tests.support.images import whole_file
 
@@ -15,7 +15,7 @@ def digest(path: Path) -> str:
 
 
 @pytest.fixture
-def job(cells: Path, tmp_path: Path) -> ThumbnailJob:
+def job(cells: Path, tmp_path: Path) -> DrawingJob:
     """Cells to draw, one of them large, one gone, one changed and one not an image any more."""
     paths = sorted(cells.rglob("*.png"))
     changed, broken = tmp_path / "changed.png", tmp_path / "broken.png"
@@ -31,11 +31,13 @@ def job(cells: Path, tmp_path: Path) -> ThumbnailJob:
         (broken, digest(broken)),
         (paths[3], digest(paths[3])),
     ]
-    return ThumbnailJob(tuple((whole_file(str(path)), image_id) for path, image_id in wanted))
+    return DrawingJob(
+        tuple((whole_file(str(path)), image_id) for path, image_id in wanted), draw_thumbnail
+    )
 
 
-def test_cells_come_back_in_order_and_what_cannot_be_drawn_says_why(job: ThumbnailJob) -> None:
-    drawn = draw_thumbnails(job)
+def test_cells_come_back_in_order_and_what_cannot_be_drawn_says_why(job: DrawingJob) -> None:
+    drawn = draw(job)
     assert (
         [each for each in drawn if isinstance(each, str)]
         == drawn[2:5]
@@ -49,12 +51,12 @@ def test_cells_come_back_in_order_and_what_cannot_be_drawn_says_why(job: Thumbna
         assert isinstance(picture, bytes)
         assert max(Image.open(io.BytesIO(picture)).size) <= THUMBNAIL
         assert len(picture) < 20_000
-    assert draw_thumbnails(job) == drawn
+    assert draw(job) == drawn
 
 
 def test_a_cell_that_kills_workers_is_missing_and_the_others_are_as_they_were(
-    job: ThumbnailJob,
+    job: DrawingJob,
 ) -> None:
-    drawn, rest = draw_thumbnails(job), draw_thumbnails(job.quarantine([1]))
+    drawn, rest = draw(job), draw(job.quarantine([1]))
     assert rest[1] == "this image alone kills the worker that decodes it"
     assert [rest[0], *rest[2:]] == [drawn[0], *drawn[2:]]

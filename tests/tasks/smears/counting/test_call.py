@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.smears.counting.call import Answers, Call, CallReason, CountedBy, of_new
+from tasks.smears.counting.call import Call, CallReason, CountedBy, Interpreter, of_new
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates
 from tasks.smears.counting.rates import NODES, Rate, predict_rate
 from tests.support.rates import fixed
@@ -37,12 +37,12 @@ KNOWN = known(fixed(0.001), fixed(0.8))
 def test_a_count_is_called(
     called: int, cells: int, call: Call, reasons: tuple[CallReason, ...]
 ) -> None:
-    answer = Answers(KNOWN, 0.005).of(called, called, cells)
+    answer = Interpreter(KNOWN, 0.005).of(called, called, cells)
     assert (answer.call, answer.reasons) == (call, reasons)
 
 
 def test_a_negative_call_says_what_it_excludes() -> None:
-    answer = Answers(KNOWN, 0.005).of(3, 9, 5000)
+    answer = Interpreter(KNOWN, 0.005).of(3, 9, 5000)
     assert answer.call == Call.NEGATIVE
     assert answer.none_above is not None
     assert answer.high is not None
@@ -52,7 +52,7 @@ def test_a_negative_call_says_what_it_excludes() -> None:
 
 
 def test_where_slides_differ_too_much_no_number_of_cells_is_negative() -> None:
-    answer = Answers(known(varied(0.0, 0.02), fixed(0.8)), 0.005).of(300, 300, 20_000)
+    answer = Interpreter(known(varied(0.0, 0.02), fixed(0.8)), 0.005).of(300, 300, 20_000)
     assert (answer.call, answer.reasons) == (Call.INDETERMINATE, (CallReason.RATES_TOO_HIGH,))
     assert answer.needed is None
 
@@ -61,13 +61,13 @@ def test_where_slides_differ_too_much_no_number_of_cells_is_negative() -> None:
 def test_where_healthy_cells_are_called_as_often_as_parasites_a_count_says_nothing(
     called: int,
 ) -> None:
-    answer = Answers(known(fixed(0.8), fixed(0.7)), 0.005).of(called, called, 5000)
+    answer = Interpreter(known(fixed(0.8), fixed(0.7)), 0.005).of(called, called, 5000)
     assert (answer.call, answer.reasons) == (Call.INDETERMINATE, (CallReason.RATES_TOO_HIGH,))
     assert answer.parasitaemia is None
 
 
 def test_with_as_many_cells_as_are_needed_no_slide_is_in_doubt() -> None:
-    answers = Answers(KNOWN, 0.002)
+    answers = Interpreter(KNOWN, 0.002)
     assert answers.needed is not None
     calls = [answers.of(called, called, answers.needed).call for called in range(60)]
     assert set(calls) == {Call.NEGATIVE, Call.POSITIVE}
@@ -75,19 +75,19 @@ def test_with_as_many_cells_as_are_needed_no_slide_is_in_doubt() -> None:
 
 
 def test_without_error_rates_no_figure_is_given() -> None:
-    answer = Answers(None, 0.005).of(50, 50, 5000)
+    answer = Interpreter(None, 0.005).of(50, 50, 5000)
     assert (answer.call, answer.reasons) == (Call.INDETERMINATE, (CallReason.RATES_UNKNOWN,))
     assert answer.parasitaemia is answer.low is answer.limit_of_detection is None
 
 
 def test_a_slide_that_is_wrong_as_a_whole_has_no_figure() -> None:
-    answer = Answers(KNOWN, 0.005).of(500, 500, 5000, ("shifted",))
+    answer = Interpreter(KNOWN, 0.005).of(500, 500, 5000, ("shifted",))
     assert (answer.call, answer.reasons) == (Call.UNREADABLE, ("shifted",))
     assert answer.parasitaemia is None
 
 
 def test_the_corrected_share_lies_in_its_interval() -> None:
-    answers = Answers(known(varied(0.0, 0.02), varied(0.5, 0.9)), 0.005)
+    answers = Interpreter(known(varied(0.0, 0.02), varied(0.5, 0.9)), 0.005)
     for called in (0, 3, 30, 300, 3000, 5000):
         answer = answers.of(called, called, 5000)
         assert answer.low is not None
@@ -97,7 +97,7 @@ def test_the_corrected_share_lies_in_its_interval() -> None:
 
 
 def test_few_parasites_are_counted_by_one_threshold_and_many_by_the_other() -> None:
-    answers = Answers(known(fixed(0.001), varied(0.3, 0.7)), 0.005)
+    answers = Interpreter(known(fixed(0.001), varied(0.3, 0.7)), 0.005)
     few, many = answers.of(20, 80, 5000), answers.of(1000, 1900, 5000)
     assert (few.call, few.by) == (Call.POSITIVE, CountedBy.COUNTING)
     assert (many.call, many.by) == (Call.POSITIVE, CountedBy.DENSE)
@@ -119,7 +119,7 @@ def test_the_interval_of_whichever_threshold_counts_covers_the_truth() -> None:
         many_false, many_found, few_false, few_found = (
             predict_rate(rng.binomial(cells, rate), cells) for rate in drawn(rng, 40)
         )
-        answers = Answers(
+        answers = Interpreter(
             KnownRates(
                 ErrorRates(3.0, few_false, few_found), ErrorRates(1.0, many_false, many_found)
             ),
@@ -152,7 +152,9 @@ WIDE = known(varied(0.0, 0.1), varied(0.3, 0.9))
 def test_a_new_laboratory_is_positive_where_nothing_is_in_doubt_and_never_negative(
     called: int, call: Call
 ) -> None:
-    at_home, elsewhere = (Answers(each, 0.005).of(called, called, 5000) for each in (KNOWN, WIDE))
+    at_home, elsewhere = (
+        Interpreter(each, 0.005).of(called, called, 5000) for each in (KNOWN, WIDE)
+    )
     answer = of_new(at_home, elsewhere)
     assert answer.call == call
     assert answer.reasons == (() if call == Call.POSITIVE else (CallReason.NEW,))

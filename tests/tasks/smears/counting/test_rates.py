@@ -38,29 +38,6 @@ def test_no_error_among_few_cells_is_not_a_rate_of_zero() -> None:
     assert rate.nodes[-1] > 1e-3
 
 
-def test_a_known_slide_has_its_own_rate_where_its_cells_show_one_and_the_others_where_not() -> None:
-    rng = np.random.default_rng(2)
-    hits, cells = slides(rng, 60, 0.004, 150.0)
-    hits, cells = np.append(hits, [0, 1, 3000]), np.append(cells, [20, 70, 100_000])
-    found = rates.slide_rates(hits, cells, range(63))
-    assert found.shape == (63, rates.NODES)
-    assert (np.diff(found) >= 0).all()
-    # 20 cells show nothing, one error of 70 little, and 100,000 cells everything.
-    assert found[60].mean() == pytest.approx(rates.predict_rate(hits, cells).mean, rel=0.5)
-    assert found[60].mean() < found[61].mean() < 1 / 70
-    assert found[62].mean() == pytest.approx(0.03, rel=0.05)
-
-
-def test_rates_of_known_slides_cover_the_truth() -> None:
-    rng = np.random.default_rng(5)
-    truth = rng.beta(0.01 * 80, 0.99 * 80, 300)
-    cells = np.full(300, 70)
-    found = rates.slide_rates(rng.binomial(cells, truth), cells, range(300))
-    tails = (rates.NODES - 91) // 2
-    covered = (found[:, tails] <= truth) & (truth <= found[:, -1 - tails])
-    assert covered.mean() == pytest.approx(0.9, abs=0.05)
-
-
 def test_a_rate_needs_a_slide() -> None:
     with pytest.raises(ValueError, match="no slide has cells"):
         rates.predict_rate(np.zeros(2, np.int64), np.zeros(2, np.int64))

@@ -10,7 +10,7 @@ from storage.smears.schemas.patients import patient_schema
 from storage.smears.schemas.slides import slide_schema
 from tasks.reports.image_columns import STRANGEST
 from tasks.reports.shifts import SHIFTS
-from tasks.smears.counting.call import Answers, call_text
+from tasks.smears.counting.call import Interpreter, call_text
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates
 from tasks.smears.counting.negative import Measured
 from tasks.smears.counting.rates import NODES, Rate
@@ -46,11 +46,11 @@ def grouped(
     commissioned: bool = False,
 ) -> Grouped:
     counting = Counting(
-        Answers(rates, wanted),
-        lambda: Answers(rates, wanted),
+        Interpreter(rates, wanted),
+        lambda: Interpreter(rates, wanted),
         4e6,
         0.05,
-        Answers(rates, wanted),
+        Interpreter(rates, wanted),
         measured=measured,
         commissioned=commissioned,
     )
@@ -276,11 +276,11 @@ def called_when(cells: list[dict[str, Any]], *, shifted: bool) -> tuple[list[str
     """The calls of a slide and its patient, if the slide is further away than any fitted one."""
     shift = dict.fromkeys(SHIFTS.names) | {"slide_id": "s", "shift": 1.0, "shifted": shifted}
     counting = Counting(
-        Answers(KNOWN, 0.01),
-        lambda: Answers(WIDE, 0.01),
+        Interpreter(KNOWN, 0.01),
+        lambda: Interpreter(WIDE, 0.01),
         4e6,
         0.05,
-        Answers(KNOWN, 0.01),
+        Interpreter(KNOWN, 0.01),
         measured=MEASURED,
     )
     made = group(cells, counting=counting, made_by=MADE_BY, shifts=[shift])

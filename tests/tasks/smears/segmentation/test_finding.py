@@ -234,13 +234,12 @@ def test_the_magnification_of_a_very_large_field_is_that_of_its_middle(
         assert np.hypot(*(centres(whole) - (x, y)).T).min() < 3
 
 
-def test_a_photograph_of_too_many_small_cells_is_refused_before_it_is_enlarged() -> None:
-    with pytest.raises(BadImageError, match=r"in 6000 x 6000 pixels, .* cut the photograph") as why:
-        find_cells(np.zeros((1000, 1000, 3), np.uint8), 8)
-    assert why.value.reason == "too_large"
-
-
-def test_a_strip_that_is_longer_than_can_be_searched_is_refused() -> None:
-    with pytest.raises(BadImageError, match=r"cut the photograph") as why:
-        find_cells(np.zeros((40, 6000, 3), np.uint8), 8)
+@pytest.mark.parametrize(
+    ("shape", "says"), [((1000, 1000), "in 6000 x 6000 pixels, .* cut"), ((40, 6000), "cut")]
+)
+def test_a_field_with_too_many_pixels_to_search_is_refused_before_it_is_enlarged(
+    shape: tuple[int, int], says: str
+) -> None:
+    with pytest.raises(BadImageError, match=f"{says} the photograph") as why:
+        find_cells(np.zeros((*shape, 3), np.uint8), 8)
     assert why.value.reason == "too_large"
