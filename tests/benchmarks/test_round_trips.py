@@ -63,7 +63,7 @@ def test_eight_workers_far_from_their_store(
     far: str, store_with_model: Store, cells: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "extract", stand_in)
-    monkeypatch.setattr(jobs, "_network", lambda job: None)
+    monkeypatch.setattr(jobs, "network_of", lambda *_: None)
     there = Store(f"{far}/{next(numbers)}")
     rows = WORKERS * SHARDS_EACH * SHARD_ROWS
     some = list_images(str(cells), classes=CLASSES)

@@ -18,7 +18,7 @@ import dask
 from distributed import Client, LocalCluster
 
 from flows.cluster.executor import run_in_order
-from flows.cluster.kinds import QUIET
+from flows.cluster.kinds import STARTED
 from tests.support.paths import ROOT
 from tests.support.peak import resident
 
@@ -52,7 +52,7 @@ def opened(workers: int, threads: int) -> Iterator[Client]:
         spec = json.dumps({str(number): one for number in range(workers)})
         command = ["distributed.cli.dask_spec", cluster.scheduler_address, "--spec", spec]
         # So many workers of one process would spend it on measuring themselves.
-        quiet = dask.config.serialize(QUIET | {"logging.distributed": "error"})
+        quiet = dask.config.serialize(STARTED | {"logging.distributed": "error"})
         environment = os.environ | {"DASK_INTERNAL_INHERIT_CONFIG": quiet}
         crew = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment)
         try:
