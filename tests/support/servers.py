@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import fsspec
 import pytest
 
 
@@ -59,7 +60,9 @@ def s3_at(port: int) -> Iterator[None]:
             patched.setenv(name, value)
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
             patched.delenv(name, raising=False)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # clients keep their server
         yield
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 IDLE_SERVICES = (
@@ -76,7 +79,6 @@ def s3_bucket() -> Iterator[str]:
     processes find it too. moto answers one request at a time: it looks for an object and then
     writes it, which S3 does in one step.
     """
-    import fsspec
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
         MotoRequestHandler,
