@@ -16,7 +16,7 @@ from PIL import Image
 from tasks.images import decoding, geometry
 from tasks.images.access.files import ChangedError, lately_stamped, read_bytes
 from tasks.images.manifest import Region
-from tasks.images.sources import digest_at, read_region
+from tasks.images.opened_slides import digest_at, read_region
 from tasks.types import Single
 
 # These columns of a manifest give the place of an image.

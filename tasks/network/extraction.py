@@ -51,8 +51,7 @@ class Loaded:
 class Reading:
     """The options of reading images: rows that have ``failed`` already are skipped.
 
-    Images with a digest in ``known`` are read but not decoded. ``check`` raises BadImageError for a
-    file that shows several cells.
+    Images with a digest in ``known`` are not decoded; ``check`` refuses files of several cells.
     """
 
     failed: Mapping[int, decoding.BadImageError] = field(default_factory=dict)
@@ -93,11 +92,10 @@ def load_images(
             return Loaded(failure=reading.failed[row])
         return load_image(refs[row], side, reading)
 
-    def load_some(start: int) -> list[Loaded]:
-        return [load(row) for row in range(start, min(start + together, len(refs)))]
-
+    starts = range(0, len(refs), together)
+    rows = (range(len(refs))[start : start + together] for start in starts)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        for some in pool.map(load_some, range(0, len(refs), together)):
+        for some in pool.map(lambda part: list(map(load, part)), rows):
             yield from some
 
 
@@ -183,7 +181,6 @@ def blur(pixels: Pixels) -> Pixels:
 def _steady(
     inference: "Inference", logits: Single, blurred: Mapping[int, Pixels]
 ) -> NDArray[np.int8]:
-    """Mark images (n,) whose diagnosis by logits (n, C) survives blurring."""
     steady = np.full(len(logits), UNKNOWN, np.int8)
     rows = list(blurred)
     for start in range(0, len(rows), inference.device.batch):

@@ -109,13 +109,10 @@ class Inference:
 def choose(
     processor: Callable[[], Device | None] | None, gpu: Callable[[], Device] | None
 ) -> Device:
-    """Choose what runs a network: a GPU if there is one, else the processor.
+    """Choose what runs a network, a GPU if there is one; NetworkError if nothing does.
 
     ``processor`` compiles the network's graph, if it has one, and returns None if OpenVINO does not
     take it; ``gpu`` prepares the network by PyTorch, on a GPU or not, if it has weights.
-
-    Raises:
-        NetworkError: there is no way.
     """
     device = processor() if processor and not (gpu and has_gpu()) else None
     if device is None and gpu:

@@ -35,10 +35,8 @@ class Provenance:
     detector: str
     batch: str
     batch_date: date
-    scored_at: datetime
-    """The start of scoring, in UTC."""
-    arithmetic: str | None = None
-    """In which the network multiplied; only the report on batches has it."""
+    scored_at: datetime  # the start of scoring, in UTC
+    arithmetic: str | None = None  # of the network; only the report on batches has it
 
     def to_row(self) -> dict[str, Any]:
         """Return the values by column."""
@@ -72,20 +70,17 @@ def pairs_of(rows: pa.Table) -> tuple[list[Pair], Index]:
 
 def plain(rows: pa.Table) -> pa.Table:
     """Decode dictionaries, which differ between parts."""
-    columns = {
-        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-        for name, column in zip(rows.column_names, rows.columns, strict=True)
-    }
-    return pa.table(columns)
+    return rows.cast(_without_dictionaries(rows.schema))
+
+
+def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    kinds = (pa.string() if pa.types.is_dictionary(kind) else kind for kind in schema.types)
+    return pa.schema(list(zip(schema.names, kinds, strict=True)))
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Make a table of a schema from rows; their other values are left out, missing ones null."""
-    kinds = [
-        (each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
-        for each in schema
-    ]
-    return pa.Table.from_pylist(list(rows), pa.schema(kinds)).cast(schema)
+    return pa.Table.from_pylist(list(rows), _without_dictionaries(schema)).cast(schema)
 
 
 def rank_within(codes: Counts) -> Counts:
@@ -172,12 +167,7 @@ def failed_rows(rows: pa.Table) -> list[tuple[int, str]]:
     """List the numbers of the image rows that failed, with the reason without details."""
     failed = np.flatnonzero(is_true(rows["failure"].is_valid())).tolist()
     texts = rows["failure"].drop_null().to_pylist()
-    return [(row, failure_reason(text)) for row, text in zip(failed, texts, strict=True)]
-
-
-def failure_reason(text: str) -> str:
-    """Return the reason in ``reason: details``."""
-    return text.partition(":")[0]
+    return [(row, text.partition(":")[0]) for row, text in zip(failed, texts, strict=True)]
 
 
 def numbers_of(rows: pa.Table, column: str) -> Float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from tasks.reports.image_columns import flags
+from tasks.reports.image_columns import failed_rows, flags
 from tasks.types import Verdict
 
 
@@ -31,14 +31,10 @@ class ImageCounts:
         self.scored += int(scored.sum())
         self.abnormal += int(abnormal.sum())
         self.review += verdicts[Verdict.REVIEW]
-        self.diagnoses.update(_texts(rows["diagnosis"]))
-        self.failures.update(text.partition(":")[0] for text in _texts(rows["failure"]))
+        self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
+        self.failures.update(reason for _, reason in failed_rows(rows))
 
     def add(self, other: "ImageCounts") -> None:
         """Add the counts of other images."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
-
-
-def _texts(column: pa.ChunkedArray) -> list[str]:
-    return [each for each in column.to_pylist() if each is not None]

@@ -106,7 +106,7 @@ def references_of(
 
 def alone(reference: Reference | None) -> References:
     """Make the references of cells that share a single one; None: fitted cells."""
-    return References(limits.Smears.unknown(), () if reference is None else (reference,))
+    return References(limits.Smears(), () if reference is None else (reference,))
 
 
 def most_ordinary(normals: OwnNormal, candidates: Sequence[Reference], cells: CellFeatures) -> int:
