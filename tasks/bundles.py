@@ -105,8 +105,5 @@ def _row_by_row(records: Sequence[Any], combine: Callable[[Sequence[Any]], Any])
         return type(first)(combine([np.asarray(each, object) for each in records]).tolist())
     if isinstance(first, Mapping):
         return {key: _row_by_row([record[key] for record in records], combine) for key in first}
-    values = {
-        name: _row_by_row([getattr(record, name) for record in records], combine)
-        for name in (each.name for each in fields(first))
-    }
-    return type(first)(**values)
+    parts = ([getattr(record, each.name) for record in records] for each in fields(first))
+    return type(first)(*(_row_by_row(part, combine) for part in parts))

@@ -38,10 +38,7 @@ def log_distance(distances: types.Float) -> types.Float:
 
 
 def leave_group_out(total: Moments, features: types.Numbers, labels: types.Integers) -> types.Float:
-    """Compute log distances (n,) of a group's images under statistics without that group.
-
-    ``total`` includes the group, whose images have features (n, d) and classes (n,).
-    """
+    """Compute log distances (n,) of a group's images under the ``total`` without this group."""
     others = retract(total, moments(features, labels, total.classes))
     return log_distance(nearest_class_distance(tied_gaussian(others), features))
 
@@ -104,10 +101,7 @@ def p_values(calibration: Calibration, scores: types.Float) -> types.Float:
 
 
 def threshold(calibration: Calibration, alpha: float) -> float:
-    """Compute the least abnormality at which an image is abnormal: its p-value is at most alpha.
-
-    It is just above a calibration score; infinite if no p-value can be that low.
-    """
+    """Compute the least abnormality whose p-value is at most alpha; infinite if there is none."""
     if 1.0 / (len(calibration.scores) + 1.0) > alpha:
         return float("inf")
     ordinary = calibration.scores[p_values(calibration, calibration.scores) > alpha]

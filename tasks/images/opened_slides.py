@@ -75,10 +75,7 @@ def is_slide(uri: str) -> bool:
 
 
 def open_slide(uri: str) -> geometry.Slide:
-    """Open a slide, or return the one that this process has open if its file is unchanged.
-
-    Several threads may read it at once. BadImageError says why it cannot be read.
-    """
+    """Open a slide for all threads, or return the open one; BadImageError says why it fails."""
     if addresses.in_archive(uri):
         raise BadImageError(
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"

@@ -65,10 +65,7 @@ class Found:
         return cut_from_source(self.ref)
 
     def picture(self, side: int, check: decoding.Check | None = None) -> decoding.Picture:
-        """Decode the image as a square of ``side`` pixels; its size is that in its source.
-
-        A region was cut out as one image, and is not checked.
-        """
+        """Decode the image as a square of ``side`` pixels; only a whole file is checked."""
         if self.content is not None:
             return decoding.decode(self.content, side, check)
         assert self.ref.region is not None

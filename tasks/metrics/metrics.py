@@ -40,10 +40,7 @@ class Subject(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A value with its subject, and the numbers of strange and of ordinary images.
-
-    ``detector`` is None if the network or an attack itself is measured.
-    """
+    """A value of a subject, with numbers of images; ``detector`` is None if it is the network's."""
 
     subject: Subject
     detector: str | None
@@ -88,10 +85,7 @@ def detection(abnormal: Mask, scores: Float, weights: Float | None = None) -> di
 
 
 def counts_below(side: Mask, scores: Float, weights: Float) -> Iterator[tuple[Float, Float]]:
-    """Count images outside and inside a side (n,) with at most each score, from none to all.
-
-    Both are (B, 1 + k) for k distinct scores, of some of the R samples with weights (R, n).
-    """
+    """Count images outside and inside a side (n,) up to each of k scores: (B, 1 + k), B of R."""
     order = np.argsort(scores, kind="stable")
     ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
     # A few samples at a time, so that their counts stay in the processor's cache.

@@ -52,10 +52,7 @@ LEAST_QUALITY, MOST_QUALITY = 30, 93  # of a JPEG
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary each image (n, 3, side, side) at random: turn, flip, zoom, stain, light, camera, file.
-
-    Pixels are in [0, 1]; those given are left as they are. The images returned are channels last.
-    """
+    """Vary images (n, 3, side, side) in [0, 1]: turn, flip, zoom, stain, light, camera, file."""
     count = len(pixels)
     made = zoomed(turned(pixels, generator), _factors(ZOOM, (count,), generator))
     lit = made.amax(dim=1, keepdim=True) > 0
@@ -115,10 +112,7 @@ def blurred(pixels: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def compressed(pixels: Tensor, qualities: Tensor) -> Tensor:
-    """Simulate JPEG at qualities (n,) of 1 to 100: round the cosine transform of 8 x 8 blocks.
-
-    All channels are rounded directly, with the luminance table, at a tenth of the cost of a file.
-    """
+    """Simulate JPEG at qualities (n,) of 1 to 100, for a tenth of the cost of a file."""
     side = pixels.shape[-1]
     spare = -side % 8
     wide = nn.functional.pad(pixels, (0, spare, 0, spare), mode="replicate") * 255.0 - 128.0

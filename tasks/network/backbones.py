@@ -61,11 +61,7 @@ def network_spec(
     frozen: tuple[str, ...] | None = None,
     arithmetic: Arithmetic = "float32",
 ) -> NetworkSpec:
-    """Make the spec of a network by name, with its usual taps and frozen stages.
-
-    Raises:
-        NetworkError: the network is unknown, or has no usual taps and none are given.
-    """
+    """Make the spec of a network, by default with its usual taps; NetworkError if it has none."""
     backbone, family = _backbone(network, len(classes), None, side), network.rpartition(":")[2]
     recipe = next((r for name, r in _RECIPES.items() if family.startswith(name)), None)
     distance_taps: tuple[str, ...] = ()

@@ -22,10 +22,7 @@ from tasks.types import Pixels
 
 @dataclass(frozen=True)
 class PyTorch:
-    """A classifier, folded, on the device where its weights are; an `inference.Device`.
-
-    The kernels of a GPU run while the caller reads the next images.
-    """
+    """A folded classifier on its device, an `inference.Device`; a GPU computes meanwhile."""
 
     classifier: Classifier
     batch: int

@@ -60,11 +60,7 @@ def split(
 def deal(
     keys: Sequence[str], labels: Integers, shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[str]]:
-    """Deal keys out to parts by stratum, as `split` does; return sorted keys by part.
-
-    ``shares`` of the keys are above 0, relative to their sum. With few keys, a part may lack a
-    class, or be empty.
-    """
+    """Deal keys out by stratum, as `split` does, to parts that may lack a class."""
     rng = np.random.default_rng(seed)
     classes_of: dict[str, set[int]] = {}
     for key, label in zip(keys, labels.tolist(), strict=True):
@@ -123,10 +119,7 @@ def folds(
 
 
 def mean_absorbance(pixels: Pixels, batch: int = 512) -> Float:
-    """Average -log(pixel / 255) of images (n, side, side, 3) over pixels that are not black.
-
-    The result, (n, 3), is 0 for an image that is all black.
-    """
+    """Average -log(pixel / 255), (n, 3), of images (n, side, side, 3) where they are not black."""
     table = -np.log(np.maximum(np.arange(256), 1) / 255.0)
     absorbance = np.zeros((len(pixels), 3))
     for start in range(0, len(pixels), batch):

@@ -22,10 +22,7 @@ PREDICTED = 256  # images in a pass without gradients
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The recipe of a training: one-cycle AdamW, whose rate rises to ``peak_rate`` and falls to 0.
-
-    ``averaging`` are the epochs, above 0, of the exponential average of weights.
-    """
+    """The recipe of one-cycle AdamW, with weights averaged over ``averaging`` epochs, above 0."""
 
     epochs: int = 8
     batch: int = 128

@@ -108,19 +108,13 @@ def has_reason(rows: pa.Table, reason: Reason) -> Mask:
 
 
 def heads_of(image_ids: pa.Array) -> NDArray[np.uint64]:
-    """Read the first 16 letters of digests (n,) in hexadecimal as numbers; 0 without a digest.
-
-    They distinguish a hundred million images.
-    """
+    """Read the first 16 letters of hexadecimal digests (n,) as numbers; 0 without a digest."""
     letters = pc.utf8_slice_codeunits(pc.fill_null(image_ids, HEAD * "0"), 0, HEAD)
     return np.frombuffer(bytes.fromhex("".join(letters.to_pylist())), ">u8").astype(np.uint64)
 
 
 def repeated(heads: Iterable[NDArray[np.uint64]]) -> Mask:
-    """Mark the images (n,) whose digest begins as that of an earlier one; see `heads_of`.
-
-    Images without a digest are not.
-    """
+    """Mark the images (n,) whose digest begins as that of an earlier one; see `heads_of`."""
     every = np.concatenate([np.zeros(0, np.uint64), *heads])
     marked = np.zeros(len(every), bool)
     marked[repeated_rows([every])] = True
@@ -128,10 +122,7 @@ def repeated(heads: Iterable[NDArray[np.uint64]]) -> Mask:
 
 
 def is_diagnosed(rows: pa.Table) -> Mask:
-    """Mark the image rows (n,) of diagnosed red cells, or whole files.
-
-    A cell counts once, so copies marked in `REPEATED` are left out.
-    """
+    """Mark the image rows (n,) of diagnosed red cells, or whole files, once each (`REPEATED`)."""
     scored, _ = flags(rows)
     is_red = _is_value(rows["kind"], CellKind.RED) | ~is_true(rows["kind"].is_valid())
     once = ~is_true(rows[REPEATED]) if REPEATED in rows.column_names else True

@@ -11,10 +11,7 @@ from tasks.types import Verdict
 
 @dataclass
 class ImageCounts:
-    """The numbers of images, of scored, abnormal and reviewed ones; by diagnosis, and by failure.
-
-    ``failures`` counts the failed images by reason, which stands before the colon.
-    """
+    """The numbers of images, scored, abnormal and reviewed, by diagnosis and failure's reason."""
 
     images: int = 0
     scored: int = 0

@@ -45,11 +45,7 @@ LEAN_SCALE = 150.0  # the same for their scale, which differs less between slide
 
 
 def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, float]:
-    """Estimate W (d, d), unbiased and not shrunk, and its degrees of freedom, cells less means.
-
-    Raises:
-        ValueError: no group has two cells of a class, or every feature is the same in all of them.
-    """
+    """Estimate W (d, d), not shrunk, and its degrees of freedom; ValueError if nothing varies."""
     degrees = float((statistics.n - 1).clip(min=0).sum())
     if degrees == 0:
         raise ValueError("no slide has two cells of a class: variation within slides is unknown")
@@ -196,10 +192,7 @@ def _whitened(within: Float, matrix: Float) -> Float:
 
 
 def shift_distance(prior: Prior, n: float, mean: Float) -> float:
-    """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with mean residual rbar (d,).
-
-    Of slides of the population it is chi-squared with d degrees of freedom (Hotelling 1931).
-    """
+    """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with mean residual rbar (d,)."""
     return float(prior.axes.squared(mean, n))
 
 

@@ -110,11 +110,7 @@ def alone(reference: Reference | None) -> References:
 
 
 def most_ordinary(normals: OwnNormal, candidates: Sequence[Reference], cells: CellFeatures) -> int:
-    """Choose the reference under which a group's median cell is most ordinary, by its place.
-
-    Of equally good ones it is the first. A slide of few cells uses it: a night may have several
-    stains, and some of its slides may resemble fitted ones.
-    """
+    """Choose the place of the first reference whose median cell is most ordinary."""
     medians = []
     for reference in candidates:
         _, p = _scores(normals, reference, cells)

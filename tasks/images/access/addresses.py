@@ -70,10 +70,7 @@ def path_of(uri: str) -> str:
 
 
 def parts_of(path: str) -> list[str]:
-    """List the folders of a path, and its file.
-
-    `pathlib` takes several times as long, and a night may have a million paths.
-    """
+    """List the folders of a path, and its file, several times as fast as `pathlib` does."""
     return [part for part in path.split("/") if part and part != "."]
 
 

@@ -42,12 +42,7 @@ class Listed:
 
 
 def list_files(source: str) -> Listed:
-    """List the files below a folder or matching a pattern, or one file, while they are used.
-
-    Raises:
-        FileNotFoundError: there is nothing of that name.
-        SourceError: part of it cannot be listed.
-    """
+    """List the files of a folder or pattern, or one file; SourceError if some cannot be listed."""
     fs, root = filesystem(source)
     if fs.isfile(root):
         return Listed(fs, "", iter([_file(fs.info(root))]), is_file=True)

@@ -198,10 +198,7 @@ def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
 
 
 def _pyramid(base: TiffPage, pages: list[TiffPage]) -> list[TiffPage]:
-    """Select the largest image and its reduced copies, largest first.
-
-    Labels and photographs of the whole glass have other proportions, or are stored in strips.
-    """
+    """Select the largest image and its reduced copies, of the same proportions, largest first."""
     levels = {base.imagewidth: base}
     for page in pages:
         scale = base.imagewidth / page.imagewidth
