@@ -81,9 +81,7 @@ class Classes:
         """Compute class means relative to each slide's own healthy mean, drawn to the common one.
 
         The statistics are by slide or patient, of fitted cells of two classes.
-
-        Raises:
-            ValueError: a class has no cells.
+        ValueError if a class has no cells.
         """
         n = statistics.n
         if statistics.classes != 2 or not n.sum(axis=0).all():
@@ -110,8 +108,7 @@ class Classes:
     def discriminant(self) -> Discriminant:
         """Compute w = S^-1 (m_P - m_U) at each tap, where S is the scatter with a ridge.
 
-        Raises:
-            ValueError: no cell varies, or the classes have the same mean.
+        ValueError if no cell varies, or the classes have the same mean.
         """
         weights, offset, healthy = {}, 0.0, 0.0
         for tap, means in self.means.items():

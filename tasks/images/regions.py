@@ -118,12 +118,9 @@ def refuse_slide(ref: ImageRef) -> None:
 
 
 def find(ref: ImageRef) -> Found:
-    """Read a file, or check that a region's source is unchanged.
+    """Read a file, or check that a region's source is still the one in the manifest (ChangedError).
 
-    Raises:
-        BadImageError: the manifest says that it is no image.
-        ChangedError: a region's source is no longer the file with the digest in the manifest.
-        Exception: whatever the source's filesystem raises.
+    BadImageError if the manifest says that it is no image, or whatever its filesystem raises.
     """
     if ref.failure is not None:
         raise ref.failure

@@ -94,9 +94,7 @@ def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
 
     ``weights`` are ``None`` for fresh ones; ``imagenet`` for published ones (those of `LITES` come
     in packages, others from their hub, online); or the path of a .safetensors or .pth state dict.
-
-    Raises:
-        NetworkError: the network, a tap, a frozen stage or the weights do not exist.
+    NetworkError if the network, a tap, a frozen stage or the weights do not exist.
     """
     backbone = _backbone(spec.network, len(spec.classes), weights, spec.side)
     classifier = Classifier(spec, backbone)

@@ -36,10 +36,7 @@ def split(
     class if possible: a key goes to the part that lacks most of its classes, and among equals to
     the one that is relatively furthest below its share. ``fractions`` of the keys are above 0,
     relative to their sum, in the order of `PARTS`; ``by`` is the kind of the keys.
-
-    Raises:
-        SplitError: there are too few keys for three parts, a part lacks a class, or a fraction is
-            not above 0.
+    SplitError if a part would lack a class, or a fraction is not above 0.
     """
     if not min(fractions) > 0:
         raise SplitError(f"{', '.join(PARTS)} need fractions above 0, not {fractions}")
@@ -94,9 +91,7 @@ def folds(
 
     Of a fold's other keys, the share ``validation`` goes to validation. The result has the row
     numbers of each fold's `PARTS`.
-
-    Raises:
-        SplitError: a part of a fold is empty, or one used for learning lacks a class.
+    SplitError if a part of a fold is empty, or one used for learning lacks a class.
     """
     tested = deal(keys, labels, dict.fromkeys(map(str, range(count)), 1.0), seed=seed)
     everything, classes = np.asarray(keys), len(np.unique(labels))

@@ -1,7 +1,8 @@
-"""Read columns of image rows as arrays, and make columns of counts."""
+"""Read columns of image rows as arrays, and count the rows."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -19,7 +20,21 @@ PARASITIZED = "Parasitized"
 # Abnormality in deviations, above which a cell is stranger than parasites: of those of P. vivax of
 # two places 95% are below 5.5 and 6.6; attacked and drawn cells lie from 6.4 to 13.
 STRANGEST = 6.0
-
+# The table that scoring writes: a row for each slide and patient.
+SHIFTS = pa.schema(
+    [
+        ("slide_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("judged_cells", pa.int64()),
+        ("shift", pa.float64()),
+        ("shift_p_value", pa.float64()),
+        ("shifted", pa.bool_()),
+        ("shift_tap", pa.string()),
+        ("smear_shift", pa.float64()),
+        ("smear_spread", pa.float64()),
+        ("implausible", pa.bool_()),
+    ]
+)
 
 REPEATED = "repeated"  # a column only for tallies, in no report
 HEAD = 16  # letters of a digest in hexadecimal
@@ -173,3 +188,31 @@ def _is_value(column: pa.ChunkedArray, value: str) -> Mask:
 def is_true(column: pa.ChunkedArray) -> Mask:
     """Mark the rows (n,) whose value is true; null is not."""
     return np.asarray(pc.fill_null(column.cast(pa.bool_()), False).to_numpy(), bool)
+
+
+@dataclass
+class ImageCounts:
+    """The numbers of images, scored, abnormal and reviewed, by diagnosis and failure's reason."""
+
+    images: int = 0
+    scored: int = 0
+    abnormal: int = 0
+    review: int = 0
+    diagnoses: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def count(self, rows: pa.Table) -> None:
+        """Count rows of the report on images."""
+        scored, abnormal = flags(rows)
+        verdicts = Counter(rows["verdict"].to_pylist())
+        self.images += rows.num_rows
+        self.scored += int(scored.sum())
+        self.abnormal += int(abnormal.sum())
+        self.review += verdicts[Verdict.REVIEW]
+        self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
+        self.failures.update(reason for _, reason in failed_rows(rows))
+
+    def add(self, other: "ImageCounts") -> None:
+        """Add the counts of other images."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)

@@ -89,7 +89,7 @@ def image_rows(
     unjudged = failed | is_cut(manifest)
     p_value = np.where(unjudged, np.nan, scores.p_value)
     unlike = scores.unlike & ~unjudged
-    disagree = None if diagnoses.by_witness is None else diagnoses.by_witness.disagree
+    disagree = diagnoses.by_witness is not None and diagnoses.by_witness.disagree
     probability = diagnoses.probabilities.max(axis=1)
     marks = {"disagree": disagree, "turned": diagnoses.steady == 0}
     verdicts = rule.decide(p_value, probability, failed, unlike, **marks)

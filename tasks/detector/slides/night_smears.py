@@ -101,10 +101,7 @@ def residuals(
 def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     """Estimate the floor from the residuals (n, D) of altered slides; those of few are left out.
 
-    A slide is measured by those of other ``groups``, of which there is one for each slide.
-
-    Raises:
-        ValueError: fewer than two groups have enough cells.
+    A slide is measured by those of other ``groups`` (one for each slide); ValueError without two.
     """
     enough = [place for place, cells in enumerate(slides) if len(cells) >= LEAST_CELLS]
     slides, names = [slides[place] for place in enough], [groups[place] for place in enough]
@@ -218,16 +215,14 @@ class Smears:
 def find_smears(
     priors: Mapping[str, cell_score.Prior],
     floor: Floor | None,
-    taps: cell_score.Taps,
-    predicted: Integers,
+    features: cell_score.CellFeatures,
     group: Group,
 ) -> Smears:
-    """Divide a group of cells, with features (n, d) by tap, into smears.
+    """Divide a group of cells into smears; one of too few cells has no parts.
 
-    A group of too few cells has no parts. Without a floor any other group is one smear. A cell is
-    left out if its ``predicted`` class (n,) is negative.
+    Without a floor any other group is one smear. Cells with a negative class are left out.
     """
-    cells, usable = residuals(priors, taps, predicted)
+    cells, usable = residuals(priors, features.taps, features.classes)
     places = np.flatnonzero(usable)
     if len(places) < normal.LEAST:  # too few for a reference: measured only by their shift
         if floor is None or len(cells) < LEAST_PART:
@@ -243,12 +238,10 @@ def find_smears(
         small = len(part) < least and not everything
         reference, alike = None, True
         if smear.plausible and not small:
-            rows = places[part]
-            some = {tap: values[rows] for tap, values in taps.items()}
-            fewer = min(normal.LEAST, len(part))
-            part_normal = normal.slide_normal(priors, some, predicted[rows], fewer)
+            some, fewer = bundles.take(features, places[part]), min(normal.LEAST, len(part))
+            part_normal = normal.slide_normal(priors, some.taps, some.classes, fewer)
             kept = np.zeros(len(usable), bool)
-            kept[rows[part_normal.kept]] = True
+            kept[places[part][part_normal.kept]] = True
             reference = replace(part_normal, kept=kept)
             alike = bool(part_normal.kept.sum() >= group.alike * len(part))
         divisible = floor is not None and not small and len(part) >= 2 * LEAST_PART

@@ -129,9 +129,7 @@ def prior_of(statistics: GroupStatistics, tap: str) -> Prior:
     """Estimate the random-effects model of one tap, the prior of a slide; W and B are shrunk.
 
     A group weighs n / (n + k), which is best for W = k B; k and B are found in turn.
-
-    Raises:
-        ValueError: there are fewer than two groups, or nothing varies within them.
+    ValueError if there are fewer than two groups, or nothing varies within them.
     """
     if len(statistics.keys) < 2:
         raise ValueError("one slide does not show how slides differ")

@@ -91,7 +91,7 @@ def references_of(
     fitted cells are a better one than a mixture of its patients. Slides ``of_few`` cells choose
     themselves (`most_ordinary`), and so have both.
     """
-    smears = limits.find_smears(normals.priors, normals.floor, cells.taps, cells.classes, group)
+    smears = limits.find_smears(normals.priors, normals.floor, cells, group)
     references: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference
