@@ -90,8 +90,7 @@ def p_values(calibration: Calibration, scores: types.Float) -> types.Float:
     """Compute conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1).
 
     With n images of K patients, the level is at most alpha + (1 - alpha) / (K + 1) on average over
-    patients. Counting patients instead of images would make it exact, but no alpha below 1 / (K +
-    1) could be reached.
+    patients. Counting patients would make it exact, but no alpha below 1 / (K + 1) possible.
     """
     n = len(calibration.scores)
     # Summed from the top, so that p is exactly 1 / (n + 1) above every calibration score.

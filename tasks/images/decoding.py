@@ -100,9 +100,8 @@ class Picture:
 def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
 
-    Pictures larger than `LARGEST_CELL` are refused by their header; ``check`` raises BadImageError
-    if one larger than any training cell shows several cells. BadImageError says why a picture
-    cannot be used.
+    Pictures larger than `LARGEST_CELL` are refused by their header, and those larger than any
+    training cell by ``check``; BadImageError says why.
     """
     plain = decode_plain(content, LARGEST_TRAINING_CELL)  # too small to be checked
     if plain is not None:
@@ -122,8 +121,7 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
     """Decode an image in one of `FORMATS` to RGB at its own size, rotated as its camera was held.
 
-    Regions of a photograph are given in the rows that the camera wrote, and not ``upright``.
-    BadImageError says why it cannot be decoded.
+    Regions of a photograph are in its rows, and not ``upright``. BadImageError says why it fails.
     """
     return _decode(content, lambda image: _use(image, lambda colours: colours, upright))
 

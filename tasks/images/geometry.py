@@ -39,9 +39,8 @@ class Slide:
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
         """Read a box at the resolution of a level, RGB; BadImageError says why there are none.
 
-        The pixels are (round(height / downsample), round(width / downsample), 3). The box is in
-        pixels of level 0, and may begin before 0. Places outside the slide, or never scanned, are
-        white.
+        They are (round(height / downsample), round(width / downsample), 3), white outside the slide
+        or where it was never scanned. The box is in pixels of level 0, and may begin before 0.
         """
         return self.read_box((x, y, width, height), level)
 

@@ -105,10 +105,8 @@ def _damaged(message: str) -> decoding.BadImageError:
 def known_failure(text: str) -> decoding.BadImageError:
     """Parse a failure from a reason, a colon and the details; an unknown reason means damage."""
     word, _, details = text.partition(": ")
-    for reason in decoding.REASONS:
-        if reason == word:
-            return decoding.BadImageError(reason, details)
-    return decoding.BadImageError("damaged", text)
+    known = next((reason for reason in decoding.REASONS if reason == word), None)
+    return decoding.BadImageError(known, details) if known else _damaged(text)
 
 
 def refuse_slide(ref: ImageRef) -> None:

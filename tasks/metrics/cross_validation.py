@@ -103,5 +103,4 @@ def calibration_error(probability: Float, right: Mask, weights: Float) -> Float:
     bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
     excess = np.zeros((len(probability), BINS))
     excess[np.arange(len(probability)), bins] = confidence - right
-    error: Float = np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1)
-    return error
+    return np.asarray(np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1))

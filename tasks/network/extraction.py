@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -182,9 +183,8 @@ def _steady(
     inference: "Inference", logits: Single, blurred: Mapping[int, Pixels]
 ) -> NDArray[np.int8]:
     steady = np.full(len(logits), UNKNOWN, np.int8)
-    rows = list(blurred)
-    for start in range(0, len(rows), inference.device.batch):
-        some = rows[start : start + inference.device.batch]
+    left = iter(blurred)
+    while some := list(islice(left, inference.device.batch)):
         _, again = inference.run(np.stack([blurred[row] for row in some]))
         before = np.sort(logits[some], axis=1)
         same = again.argmax(axis=1) == logits[some].argmax(axis=1)

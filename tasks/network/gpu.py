@@ -53,9 +53,8 @@ def by_pytorch(classifier: Classifier) -> PyTorch:
 def folded(classifier: Classifier) -> Classifier:
     """Fold each batch-norm of a copy into the convolution before it; the copy computes the same.
 
-    That saves a sixth of the time. Outputs agree to rounding; a network whose outputs would not,
-    because another module also reads a convolution's output, is copied unchanged. A tapped
-    convolution is not folded. The copy's weights have no gradients.
+    That saves a sixth of the time. A network whose outputs would not agree to rounding, because
+    another module also reads a convolution's output, is copied unchanged.
     """
     classifier = classifier.eval()
     made = copy.deepcopy(classifier).requires_grad_(False)

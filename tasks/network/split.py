@@ -139,5 +139,4 @@ def stain_clusters(absorbance: Float, patients: Sequence[str], count: int = 3) -
     distinct = min(count, len(np.unique(means, axis=0)))
     fitted = KMeans(distinct, n_init=10, random_state=0).fit(means)
     palest_first = np.argsort(np.argsort(fitted.cluster_centers_.sum(axis=1)))
-    numbers: Index = palest_first[fitted.labels_][of_row]
-    return numbers
+    return np.asarray(palest_first[fitted.labels_][of_row])

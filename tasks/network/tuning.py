@@ -102,11 +102,10 @@ def measuring(
 def tune(
     graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
 ) -> Tuning:
-    """Tune a network to a laboratory.
+    """Tune a network to a laboratory, which has a ``share`` if its healthy ``cells`` are many.
 
-    ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those on
-    ``cells`` of the laboratory that look healthy, from `measuring` with ``healthy``. The laboratory
-    has a ``share``, if its cells are many.
+    ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those of
+    the laboratory, from `measuring` with ``healthy``.
     """
     a, scale, shift = share * cells / (cells + HALF), {}, {}
     for norm, mean in healthy.mean.items():

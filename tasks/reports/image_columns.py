@@ -151,11 +151,7 @@ def may_count(rows: pa.Table) -> Mask:
 
 
 def is_read(rows: pa.Table, *, counts_abnormal: bool) -> Mask:
-    """Mark the image rows (n,) whose cells count.
-
-    Abnormal ones count only where the detector ``counts_abnormal``: it has measured how many of
-    them are called in healthy blood.
-    """
+    """Mark the image rows (n,) whose cells count; abnormal ones where ``counts_abnormal``."""
     return np.asarray(may_count(rows) & (counts_abnormal | ~is_true(rows["abnormal"])))
 
 

@@ -62,13 +62,8 @@ def draw_patient(number: int, rng: Generator) -> Patient:
     eosin = PINK_EOSIN + rng.beta(0.5, 0.6) * (LILAC_EOSIN - PINK_EOSIN)
     eosin = eosin * rng.uniform(0.75, 1.15) + rng.normal(0, 0.02, 3)
     azure = AZURE * rng.uniform(0.8, 1.2) * rng.uniform(0.9, 1.1, 3)
-    return Patient(
-        id=f"C{100 + number}P{number}",
-        eosin=tuple(eosin.tolist()),
-        azure=tuple(azure.tolist()),
-        softness=rng.uniform(0.7, 1.3),
-        noise=rng.uniform(0.8, 2.2),
-    )
+    dyes, name = (tuple(eosin.tolist()), tuple(azure.tolist())), f"C{100 + number}P{number}"
+    return Patient(name, *dyes, softness=rng.uniform(0.7, 1.3), noise=rng.uniform(0.8, 2.2))
 
 
 def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Pixels:

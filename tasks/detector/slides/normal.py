@@ -294,11 +294,7 @@ def population_normal(priors: Mapping[str, Prior]) -> SlideNormal:
 
 
 def shortest_half(values: Float) -> tuple[float, float]:
-    """Return location and scale from the shortest interval that contains half the values (n,).
-
-    It stays with the majority while fewer than half of the values are elsewhere (Rousseeuw &
-    Leroy 1988).
-    """
+    """Return location and scale from the shortest half of values (n,) (Rousseeuw & Leroy 1988)."""
     ordered = np.sort(values)
     half = len(ordered) // 2 + 1
     lengths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]

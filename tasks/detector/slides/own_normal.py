@@ -70,10 +70,9 @@ class OwnNormal:
 
 
 def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -> FittedSlide:
-    """Score a fitted slide by priors from the statistics without it and its patient.
+    """Score a fitted slide by priors without its patient, first without location and scale.
 
-    This is done twice for all slides: first with priors without location and scale, from which
-    `slides_spread` estimates these, then with priors that have them (`with_spread`).
+    From these scores `slides_spread` estimates both, for priors `with_spread`.
     """
     normal = slide_normal(priors, taps, predicted)
     usable = cell_score.usable_rows(priors, taps, predicted)
@@ -131,11 +130,8 @@ def own_calibration(
 
 def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> dict[str, Prior]:
     """Add the location and scale (T,) of fitted slides to priors."""
-    spread = zip(location.tolist(), scale.tolist(), strict=True)
-    return {
-        tap: replace(prior, location=place, scale=width)
-        for (tap, prior), (place, width) in zip(sorted(priors.items()), spread, strict=True)
-    }
+    spread = zip(sorted(priors), location.tolist(), scale.tolist(), strict=True)
+    return {tap: replace(priors[tap], location=at, scale=width) for tap, at, width in spread}
 
 
 @dataclass(frozen=True)

@@ -78,12 +78,7 @@ def fallback_reference(normals: OwnNormal, own: SlideNormal | None = None) -> Re
 
 
 def references_of(
-    normals: OwnNormal,
-    cells: CellFeatures,
-    level: str,
-    group: limits.Group,
-    *,
-    of_few: bool = False,
+    normals: OwnNormal, cells: CellFeatures, level: str, group: limits.Group, of_few: bool = False
 ) -> References:
     """Choose the references of a group's cells, and name them after their ``level``.
 
@@ -131,9 +126,8 @@ def score_cells(
     if normals.floor is not None:
         scores.unlike[places] = limits.beyond_reach(normals.floor, residual)
     compared = []
-    for number, (candidates, nearest) in enumerate(
-        _candidates(normals.floor, references, fitted, residual)
-    ):
+    chosen_from = _candidates(normals.floor, references, fitted, residual)
+    for number, (candidates, nearest) in enumerate(chosen_from):
         scores.part[places[nearest]] = number
         compared.append((candidates, places[nearest]))
     for candidates, here in [*compared, ([fitted], np.flatnonzero(scores.unlike))]:

@@ -22,7 +22,6 @@ SLIDE_EXTENSIONS = VENDORS | TIFF | {ZARR}
 # A manifest may name addresses of these schemes, and addresses on its own filesystem. Schemes that
 # can reach any host, or chain others, are left out.
 SCHEMES = frozenset({"file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
-
 # Filesystems of this machine need no password: anything like one is part of a name.
 HERE = frozenset({"file", "local"})
 

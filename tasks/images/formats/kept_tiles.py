@@ -64,7 +64,6 @@ class KeptTiles:
             self._forget()
 
     def _forget(self) -> None:
-        """Drop the least recently used tiles, but none that is being read."""
         for place in list(self._kept):
             if self._size <= MOST_KEPT:
                 return

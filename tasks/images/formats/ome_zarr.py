@@ -23,7 +23,6 @@ COLOURS = (1, 3, 4)
 
 
 def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: geometry.Box, level: int) -> Pixels:
-    """Read a box from levels, the finest first, with these letters of axes, such as tczyx."""
     across, here = axes.index("x"), levels[level]
     downsample = levels[0].shape[across] / here.shape[across]
     left, top, right, bottom = geometry.box_at(box, downsample)
@@ -109,7 +108,6 @@ def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:
 
 
 def _microns_per_pixel(about: Mapping[str, Any]) -> float | None:
-    """Average both directions of the finest level; None if they differ or no unit is given."""
     scales: Sequence[float] = [1.0] * len(about["axes"])
     for each in about["datasets"][0].get("coordinateTransformations", ()):
         scales = each.get("scale", scales)
