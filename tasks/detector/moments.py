@@ -129,11 +129,6 @@ def retract(total: Moments, part: Moments) -> Moments:
     return Moments(n, mean, scatter)
 
 
-def partial_fit(state: Moments, features: types.Numbers, labels: types.Integers) -> Moments:
-    """Add images to a state; see `moments` for the arguments."""
-    return merge(state, moments(features, labels, state.classes))
-
-
 def statistics_of(
     taps: Mapping[str, types.Numbers],
     labels: types.Integers,

@@ -154,8 +154,7 @@ def _refuse_columns(names: list[str], source: str) -> None:
 def _refused(table: pa.Table, source: str, *, trusted: bool) -> pa.Table:
     """Mark rows as failed whose address holds a password, which is removed, or is not allowed."""
     allowed = SCHEMES | {source.partition("://")[0]} if "://" in source else SCHEMES
-    names = ["uri", "source_uri", "failure"]
-    rows = table.select(names).to_pylist()
+    rows = table.select([*ADDRESSES, "failure"]).to_pylist()
     for row in rows:
         if any(row[name] and holds_secret(row[name]) for name in ADDRESSES):
             row |= {name: row[name] and redact(row[name]) for name in ADDRESSES}
@@ -163,7 +162,7 @@ def _refused(table: pa.Table, source: str, *, trusted: bool) -> pa.Table:
         foreign = foreign_scheme(row["source_uri"] or row["uri"] or "", allowed)
         if foreign is not None and not trusted:
             row["failure"] = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
-    for name in names:
+    for name in (*ADDRESSES, "failure"):
         table = _with(table, name, [row[name] for row in rows])
     return table
 
@@ -182,7 +181,7 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
         box = [row[name] for name in BOX]
         if row["uri"] is None and row["source_uri"] is None:
             raise SourceError(f"{source}, row {number}: it has no uri")
-        if any(n is None for n in box) and any(n is not None for n in box):
+        if None in box and any(n is not None for n in box):
             raise SourceError(
                 f"{source}, row {number}: a region needs {', '.join(BOX)}; it has "
                 f"{', '.join(name for name in BOX if row[name] is not None)}"

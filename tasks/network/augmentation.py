@@ -33,7 +33,6 @@ _MARKS = (
 )
 _KERNELS = ("nearest-exact", "area", "bilinear", "bicubic")
 
-
 # The ranges by which training images are varied.
 STAIN_SCALE, STAIN_SHIFT = 0.3, 0.1  # of each dye: a factor of 1 +- scale; +- shift in absorbance
 GAMMA, ZOOM = 0.35, 0.15  # logarithms of the largest factor

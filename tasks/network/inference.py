@@ -106,8 +106,7 @@ def choose(
     take it; ``gpu`` prepares the network by PyTorch, on a GPU or not, if it has weights.
     """
     device = processor() if processor and not (gpu and has_gpu()) else None
-    if device is None and gpu:
-        device = gpu()
+    device = gpu() if device is None and gpu else device
     if device is None:
         raise NetworkError(
             "OpenVINO does not run this network here, and it has no weights for PyTorch: use a "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
-from math import ceil
+from math import ceil, prod
 from typing import Any
 from xml.etree import ElementTree
 
@@ -59,27 +59,22 @@ class Level:
     decode: Callable[..., Any]
 
     @property
-    def columns(self) -> int:
-        """Count the columns of tiles."""
-        return ceil(self.width / self.tile_width)
-
-    @property
-    def rows(self) -> int:
-        """Count the rows of tiles."""
-        return ceil(self.height / self.tile_height)
+    def grid(self) -> tuple[int, int]:
+        """Count the rows and columns of tiles."""
+        return ceil(self.height / self.tile_height), ceil(self.width / self.tile_width)
 
     def tiles(self, row: int, column: int) -> list[int]:
         """List the tiles at a row and column, one for each plane."""
-        first, area = row * self.columns + column, self.rows * self.columns
-        return [first + plane * area for plane in range(self.planes)]
+        rows, columns = self.grid
+        return [(plane * rows + row) * columns + column for plane in range(self.planes)]
 
 
 def _read(kept: KeptTiles, levels: Sequence[Level], box: geometry.Box, level: int) -> Pixels:
     here = levels[level]
     left, top, right, bottom = geometry.box_at(box, levels[0].width / here.width)
     out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
-    rows = _tiles_between(top, bottom, here.tile_height, here.rows)
-    columns = _tiles_between(left, right, here.tile_width, here.columns)
+    rows = _tiles_between(top, bottom, here.tile_height, here.grid[0])
+    columns = _tiles_between(left, right, here.tile_width, here.grid[1])
     # A tile of no bytes was never scanned.
     places = [
         (level, *place) for place in product(rows, columns) if here.sizes[here.tiles(*place)].all()
@@ -185,9 +180,9 @@ def _read_directories(fs: Any, path: str, tiff: TiffFile) -> geometry.Slide:
     base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     levels = [_level(page, tiff.filehandle.size) for page in _pyramid(base, pages)]
     downsamples = tuple(levels[0].width / level.width for level in levels)
+    read = partial(_read, KeptTiles(partial(_read_tiles, fs, path, levels)), levels)
     size, microns = (levels[0].width, levels[0].height), _microns_per_pixel(tiff, base)
-    kept = KeptTiles(partial(_read_tiles, fs, path, levels))
-    return geometry.Slide(*size, downsamples, microns, partial(_read, kept, levels))
+    return geometry.Slide(*size, downsamples, microns, read)
 
 
 def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
@@ -222,7 +217,7 @@ def _level(page: TiffPage, end: int) -> Level:
     decode = partial(page.decode, jpegtables=page.jpegtables)
     level = Level(*sides, planes, offsets, sizes, int(page.compression), decode)
     size = f"the level of {level.width} x {level.height} pixels"
-    tiles = level.planes * level.rows * level.columns
+    tiles = planes * prod(level.grid)
     if not len(offsets) == len(sizes) == tiles:
         raise damaged(
             f"{size} lists {len(offsets)} places and {len(sizes)} sizes of tiles, where "
