@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from types import UnionType
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -85,14 +85,12 @@ def _read(kind: Any, name: str, arrays: Arrays) -> Any:
 
 def take(record: Record, chosen: Index) -> Record:
     """Return some rows of every array in a dataclass, its nested ones and its mappings."""
-    taken: Record = _row_by_row([record], lambda pieces: pieces[0][chosen])
-    return taken
+    return cast(Record, _row_by_row([record], lambda pieces: pieces[0][chosen]))
 
 
 def join(records: Sequence[Record]) -> Record:
     """Join dataclasses with the same arrays by rows."""
-    joined: Record = _row_by_row(records, np.concatenate)
-    return joined
+    return cast(Record, _row_by_row(records, np.concatenate))
 
 
 def _row_by_row(records: Sequence[Any], combine: Callable[[Sequence[Any]], Any]) -> Any:
@@ -105,8 +103,5 @@ def _row_by_row(records: Sequence[Any], combine: Callable[[Sequence[Any]], Any])
         return type(first)(combine([np.asarray(each, object) for each in records]).tolist())
     if isinstance(first, Mapping):
         return {key: _row_by_row([record[key] for record in records], combine) for key in first}
-    values = {
-        name: _row_by_row([getattr(record, name) for record in records], combine)
-        for name in (each.name for each in fields(first))
-    }
-    return type(first)(**values)
+    parts = ([getattr(record, each.name) for record in records] for each in fields(first))
+    return type(first)(*(_row_by_row(part, combine) for part in parts))

@@ -15,6 +15,7 @@ from storage.models.classifiers import load_weights
 from storage.models.tunings import BatchTuning, save_tuning
 from storage.records import arrays_to_bytes
 from tasks.detector.slides import night_smears
+from tasks.detector.slides.cell_score import CellFeatures
 from tasks.detector.slides.groups import reference_rows
 from tasks.images.regions import ImageRef, image_refs
 from tasks.network.extraction import cut_out_by_us, load_images
@@ -104,9 +105,8 @@ def _blood(job: TuningJob, network: "Inference", pixels: Pixels, cut: Mask) -> M
         return None
     taps, logits = network.compared(pixels, cut)
     classes = logits.argmax(axis=1)
-    if night_smears.find_smears(
-        own.priors, own.floor, taps, classes, night_smears.A_NIGHT
-    ).implausible:
+    features = CellFeatures(taps, classes, np.arange(len(classes)))
+    if night_smears.find_smears(own.priors, own.floor, features, night_smears.A_NIGHT).implausible:
         return None
     cells, known = night_smears.residuals(own.priors, taps, classes)
     known[known] = ~night_smears.beyond_reach(own.floor, cells)

@@ -18,9 +18,7 @@ from storage.reports.publication import publication
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import GROUP_ROWS, IMAGES, report_digest, report_path
 from storage.store import Store
-from tasks.reports.image_columns import repeated
-from tasks.reports.image_counts import ImageCounts
-from tasks.reports.shifts import SHIFTS
+from tasks.reports.image_columns import SHIFTS, ImageCounts, repeated
 
 
 def valid_seal(store: Store, batch: manifests.Batch, key: str) -> ledger.Seal | None:

@@ -38,10 +38,7 @@ def log_distance(distances: types.Float) -> types.Float:
 
 
 def leave_group_out(total: Moments, features: types.Numbers, labels: types.Integers) -> types.Float:
-    """Compute log distances (n,) of a group's images under statistics without that group.
-
-    ``total`` includes the group, whose images have features (n, d) and classes (n,).
-    """
+    """Compute log distances (n,) of a group's images under the ``total`` without this group."""
     others = retract(total, moments(features, labels, total.classes))
     return log_distance(nearest_class_distance(tied_gaussian(others), features))
 
@@ -93,8 +90,7 @@ def p_values(calibration: Calibration, scores: types.Float) -> types.Float:
     """Compute conformal p-values (n,): (1 + weighted count of calibration scores >= s) / (n + 1).
 
     With n images of K patients, the level is at most alpha + (1 - alpha) / (K + 1) on average over
-    patients. Counting patients instead of images would make it exact, but no alpha below 1 / (K +
-    1) could be reached.
+    patients. Counting patients would make it exact, but no alpha below 1 / (K + 1) possible.
     """
     n = len(calibration.scores)
     # Summed from the top, so that p is exactly 1 / (n + 1) above every calibration score.
@@ -104,10 +100,7 @@ def p_values(calibration: Calibration, scores: types.Float) -> types.Float:
 
 
 def threshold(calibration: Calibration, alpha: float) -> float:
-    """Compute the least abnormality at which an image is abnormal: its p-value is at most alpha.
-
-    It is just above a calibration score; infinite if no p-value can be that low.
-    """
+    """Compute the least abnormality whose p-value is at most alpha; infinite if there is none."""
     if 1.0 / (len(calibration.scores) + 1.0) > alpha:
         return float("inf")
     ordinary = calibration.scores[p_values(calibration, calibration.scores) > alpha]

@@ -75,11 +75,7 @@ class Scores:
 
 
 def fit_gaussians(statistics: ClassStatistics) -> dict[str, TiedGaussian]:
-    """Fit a Gaussian to every tap of the statistics, in the order of the taps' names.
-
-    Raises:
-        ValueError: a tap has no images or does not vary; the message names it.
-    """
+    """Fit a Gaussian to every tap, ordered by name; ValueError names a tap that does not vary."""
     gaussians = {}
     for tap, moments in sorted(statistics.taps.items()):
         try:

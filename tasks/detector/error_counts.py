@@ -83,11 +83,7 @@ def merge_errors(a: ErrorCounts, b: ErrorCounts) -> ErrorCounts:
 
 
 def retract_errors(total: ErrorCounts, part: ErrorCounts) -> ErrorCounts:
-    """Remove counts from a total; slides without remaining cells disappear.
-
-    Raises:
-        ValueError: the part is not in the total.
-    """
+    """Remove counts, and slides without remaining cells; ValueError if they are not there."""
     if not set(part.slides) <= set(total.slides):
         raise ValueError("counts of slides that are not there cannot be taken out")
     left = _combined(total, part, -1)

@@ -45,11 +45,7 @@ def oas_shrinkage(covariance: types.Float, n: float) -> float:
 
 
 def tied_gaussian(moments: Moments) -> TiedGaussian:
-    """Fit the shared Gaussian to class statistics.
-
-    Raises:
-        ValueError: there are no images, or every feature is the same in all of them.
-    """
+    """Fit the shared Gaussian to class statistics; ValueError if nothing varies."""
     n, d = float(moments.n.sum()), moments.width
     if n == 0:
         raise ValueError("there are no images to compute a covariance from")
@@ -65,11 +61,7 @@ def tied_gaussian(moments: Moments) -> TiedGaussian:
 
 
 def class_distances(gaussian: TiedGaussian, features: types.Numbers) -> types.Float:
-    """Compute squared Mahalanobis distances (n, C) of features (n, d) to every class.
-
-    One triangular solve serves all classes; memory is O(n d). The distance to a class without
-    images is infinite.
-    """
+    """Compute squared distances (n, C) of features (n, d); infinite to a class without images."""
     centre = np.nanmean(gaussian.means, axis=0)
     white = whitened(gaussian.factor, features - centre)
     targets = whitened(gaussian.factor, gaussian.means - centre)
@@ -91,10 +83,7 @@ def condition_number(gaussian: TiedGaussian) -> float:
 
 
 class Axes:
-    """The axes in which two covariances W and B (d, d) are the identity and a diagonal.
-
-    W must be positive definite. Distances under B + W / n for any n then need no factorisation.
-    """
+    """The axes in which W, positive definite, and B (d, d) are the identity and a diagonal."""
 
     def __init__(self, within: types.Float, between: types.Float) -> None:
         self._between, self._vectors = eigh(between, within)

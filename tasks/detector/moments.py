@@ -69,9 +69,7 @@ def moments(features: types.Numbers, labels: types.Integers, classes: int) -> Mo
     """Compute the moments of images with features (n, d), in two passes over float64.
 
     ``labels`` (n,) are below the number of ``classes``; rows with a negative one are left out.
-
-    Raises:
-        ValueError: a feature is not finite, a label is too large, or the lengths differ.
+    ValueError if a feature is not finite, a label is too large, or the lengths differ.
     """
     if len(features) != len(labels):
         raise ValueError(f"{len(features)} rows of features but {len(labels)} labels")
@@ -109,13 +107,10 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def retract(total: Moments, part: Moments) -> Moments:
-    """Remove ``part`` from ``total``, into which it was merged.
+    """Remove ``part`` from ``total``, into which it was merged; ValueError if it cannot be.
 
     The error of the scatter is a few rounding errors of ``total``'s scatter, times
     1 + |mean| / sd: a small remainder of ``total`` is less exact than a large one.
-
-    Raises:
-        ValueError: a class has fewer images in ``total`` than in ``part``.
     """
     _check_same_shape(total, part)
     n = total.n - part.n
@@ -134,21 +129,13 @@ def retract(total: Moments, part: Moments) -> Moments:
     return Moments(n, mean, scatter)
 
 
-def partial_fit(state: Moments, features: types.Numbers, labels: types.Integers) -> Moments:
-    """Add images to a state; see `moments` for the arguments."""
-    return merge(state, moments(features, labels, state.classes))
-
-
 def statistics_of(
     taps: Mapping[str, types.Numbers],
     labels: types.Integers,
     classes: int,
     keys: Sequence[GroupKey],
 ) -> ClassStatistics:
-    """Compute the statistics of cells by their features (n, d) at every tap, and their slides.
-
-    Cells with a negative label (n,) are left out; the features of others are finite.
-    """
+    """Compute statistics of cells by features (n, d) by tap, without labels (n,) below 0."""
     return ClassStatistics(
         {tap: moments(features, labels, classes) for tap, features in taps.items()},
         groups.group_statistics(taps, labels, keys, classes),
@@ -170,10 +157,7 @@ def retract_statistics(total: ClassStatistics, part: ClassStatistics) -> ClassSt
 def merge_tree(parts: Iterable[ClassStatistics]) -> ClassStatistics:
     """Merge statistics pairwise along a binary tree that depends only on their order.
 
-    Rounding grows with the logarithm of their number, and log2 of it are in memory at once.
-
-    Raises:
-        ValueError: there are no parts.
+    Rounding, and the number in memory, grow with the logarithm of their number.
     """
     pending: list[tuple[int, ClassStatistics]] = []  # (height, statistics), highest first
     for part in parts:

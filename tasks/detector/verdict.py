@@ -70,10 +70,10 @@ class VerdictRule:
         self,
         p_value: Float,
         probability: Float,
-        failed: Mask | None = None,
-        unlike: Mask | None = None,
-        disagree: Mask | None = None,
-        turned: Mask | None = None,
+        failed: Mask | bool = False,
+        unlike: Mask | bool = False,
+        disagree: Mask | bool = False,
+        turned: Mask | bool = False,
     ) -> Verdicts:
         """Decide on n images by p-value (n,) and probability of the diagnosis (n,).
 
@@ -82,11 +82,8 @@ class VerdictRule:
         ``failed``, are ``unlike`` any smear's cells, on which two witnesses ``disagree``, or whose
         diagnosis is ``turned`` by a blur.
         """
-        none = np.zeros(len(p_value), bool)
-        failed = none if failed is None else failed
-        unlike, disagree, turned = (
-            none if marks is None else marks & ~failed for marks in (unlike, disagree, turned)
-        )
+        failed = np.zeros(len(p_value), bool) | failed
+        unlike, disagree, turned = (marks & ~failed for marks in (unlike, disagree, turned))
         abnormal = ((p_value <= self.alpha) & ~failed) | unlike
         # Not "<", which is false for NaN.
         uncertain = ~(probability >= self.uncertain_below)

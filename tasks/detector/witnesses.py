@@ -81,9 +81,7 @@ class Classes:
         """Compute class means relative to each slide's own healthy mean, drawn to the common one.
 
         The statistics are by slide or patient, of fitted cells of two classes.
-
-        Raises:
-            ValueError: a class has no cells.
+        ValueError if a class has no cells.
         """
         n = statistics.n
         if statistics.classes != 2 or not n.sum(axis=0).all():
@@ -110,8 +108,7 @@ class Classes:
     def discriminant(self) -> Discriminant:
         """Compute w = S^-1 (m_P - m_U) at each tap, where S is the scatter with a ridge.
 
-        Raises:
-            ValueError: no cell varies, or the classes have the same mean.
+        ValueError if no cell varies, or the classes have the same mean.
         """
         weights, offset, healthy = {}, 0.0, 0.0
         for tap, means in self.means.items():
@@ -192,10 +189,7 @@ class Scales(bundles.Bundle):
     both: Adaptation
 
     def combine(self, network: Float, scores: Float) -> LogOdds:
-        """Compute all log-odds (n,) from the network's, and the scores (n,) of the discriminant.
-
-        The `Discriminant.lean` of each cell's slide has been subtracted from the scores.
-        """
+        """Compute log-odds (n,) from the network's and the discriminant's scores (n,) less lean."""
         first, second = self.network.of(network), self.statistics.of(scores)
         return LogOdds(first, second, self.both.of(first + second))
 
@@ -210,10 +204,7 @@ class Witnesses(bundles.Bundle):
 
 
 def calibrated(network: Float, scores: Float, parasitized: Mask) -> Scales | None:
-    """Calibrate two witnesses on cells (n,) that neither has seen; None if there are too few.
-
-    Log-odds and scores are as in `Scales.combine`, by discriminants without the cells' patients.
-    """
+    """Calibrate two witnesses on cells (n,) of patients that neither has seen; None if too few."""
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     if kinds.sum() < LEAST_CELLS or kinds.min() < LEAST_OF_A_KIND:
         return None

@@ -65,10 +65,7 @@ class BadImageError(Exception):
 
 
 def failure_of(error: Exception) -> BadImageError:
-    """Convert any error of reading an image to the reason why it cannot be scored.
-
-    The traceback is dropped, because its frames would keep the image's pixels in memory.
-    """
+    """Convert any error of reading an image, without its traceback, which would keep the pixels."""
     if isinstance(error, BadImageError):
         return BadImageError(error.reason, str(error))
     if isinstance(error, TooLargeError):
@@ -103,9 +100,8 @@ class Picture:
 def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
     """Decode a picture of one cell, in one of `FORMATS`, to RGB and resize it to a square.
 
-    Pictures larger than `LARGEST_CELL` are refused by their header; ``check`` raises BadImageError
-    if one larger than any training cell shows several cells. BadImageError says why a picture
-    cannot be used.
+    Pictures larger than `LARGEST_CELL` are refused by their header, and those larger than any
+    training cell by ``check``; BadImageError says why.
     """
     plain = decode_plain(content, LARGEST_TRAINING_CELL)  # too small to be checked
     if plain is not None:
@@ -125,8 +121,7 @@ def decode(content: bytes, side: int, check: Check | None = None) -> Picture:
 def decode_rgb(content: bytes, *, upright: bool = True) -> Image.Image:
     """Decode an image in one of `FORMATS` to RGB at its own size, rotated as its camera was held.
 
-    Regions of a photograph are given in the rows that the camera wrote, and not ``upright``.
-    BadImageError says why it cannot be decoded.
+    Regions of a photograph are in its rows, and not ``upright``. BadImageError says why it fails.
     """
     return _decode(content, lambda image: _use(image, lambda colours: colours, upright))
 
@@ -202,13 +197,11 @@ def _has_several(image: Image.Image) -> bool:
 
 
 def _upright(colours: Image.Image, image: Image.Image) -> Image.Image:
-    """Rotate a picture as the camera noted that it was held; Pillow has already rotated TIFF."""
     try:
-        noted = image.getexif().get(ORIENTATION, 1)
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))  # Pillow has already rotated TIFF
     # The note may be damaged while the picture is intact.
     except Exception:
         return colours
-    turn = TURNS.get(noted)
     return colours if turn is None else colours.transpose(turn)
 
 
@@ -218,10 +211,7 @@ def resize(image: Image.Image, side: int) -> Pixels:
 
 
 def mean_colour(pixels: Pixels) -> tuple[float, float, float]:
-    """Average red, green and blue of the pixels (h, w, 3) that are not black; NaN if all are.
-
-    The surroundings of a cut-out cell are black. Every second row and column is enough.
-    """
+    """Average red, green and blue of every second pixel (h, w, 3) that is not black, or NaN."""
     planes = np.ascontiguousarray(pixels[::2, ::2].transpose(2, 0, 1)).reshape(3, -1)
     lit = np.count_nonzero(planes.max(axis=0) > BLACK)
     red, green, blue = planes.sum(axis=1, dtype=np.uint64) / (lit or np.nan)
@@ -245,14 +235,12 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Divide an image into boxes of whole rows and about `STRIP` pixels."""
     rows = max(1, STRIP // image.width)
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(image.height, top + rows)
 
 
 def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Choose the conversion of an image, or a strip of it, to RGB."""
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         top = 65535.0
         if image.mode == "F":

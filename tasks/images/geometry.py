@@ -39,9 +39,8 @@ class Slide:
     def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
         """Read a box at the resolution of a level, RGB; BadImageError says why there are none.
 
-        The pixels are (round(height / downsample), round(width / downsample), 3). The box is in
-        pixels of level 0, and may begin before 0. Places outside the slide, or never scanned, are
-        white.
+        They are (round(height / downsample), round(width / downsample), 3), white outside the slide
+        or where it was never scanned. The box is in pixels of level 0, and may begin before 0.
         """
         return self.read_box((x, y, width, height), level)
 
@@ -53,10 +52,7 @@ def coarsest(downsamples: Sequence[float], fits: Callable[[float], bool]) -> int
 
 
 def rescaled(points: Numbers, scale: float | Numbers) -> Float:
-    """Convert points (n, 2) of a picture to the pixels of one that is ``scale`` times as large.
-
-    The scale is a number, or one for x and one for y.
-    """
+    """Convert points (n, 2) to a picture ``scale`` times as large, or by scales for x and y."""
     return np.asarray((points + 0.5) * np.asarray(scale, np.float64) - 0.5)
 
 
@@ -88,10 +84,7 @@ def size_at(shape: tuple[int, ...], scale: float) -> tuple[int, int]:
 
 
 def scaled(field: Pixels, scale: float) -> Pixels:
-    """Resize a picture (h, w, 3) by a scale: halved as often as it can be, then bilinearly.
-
-    Pillow's filter takes five times as long, and no more cells are found by it.
-    """
+    """Resize a picture (h, w, 3) by halves, then bilinearly: Pillow takes five times as long."""
     size = size_at(field.shape, scale)
     while scale <= 0.5 and min(field.shape[:2]) > 1:
         half = field.shape[1] // 2, field.shape[0] // 2

@@ -44,11 +44,7 @@ Image = tuple[str, str, int | None]  # URL, path for its name, and size in bytes
 
 
 def as_given(sources: Sources) -> str | list[str]:
-    """Return sources in the form that is stored and compared: a str if there is only one.
-
-    Raises:
-        SourceError: there are none, or one is empty, which would mean the working folder.
-    """
+    """Return sources as they are stored, a str if there is one; SourceError if one is empty."""
     several = [sources] if isinstance(sources, str) else list(sources)
     if not several:
         raise SourceError("no images are named: give at least one source")
@@ -88,22 +84,14 @@ def sorted_images(
     trusted: Callable[[str], bool] = lambda source: False,
     on_skip: Callable[[str], None] = lambda message: None,
 ) -> sorted_rows.SortedRows:
-    """List the images of a source as rows of `SCHEMA`, sorted by patient, slide and URL.
+    """List the images of sources as rows of `SCHEMA`, sorted by patient, slide and URL.
 
-    The order depends only on their names, and few are in memory.
-
-    Args:
-        source: a folder, one image, a glob, a zip or tar archive, a folder in one
-            (``zip://folder::archive.zip``), a .parquet or .csv manifest; or several of them. Each
-            may be given as LABORATORY=SOURCE.
-        classes: names, in any case, of folders whose files are labelled.
-        limit: number of images to take, spread evenly over the source.
-        extensions: of files that are images.
-        trusted: whether a manifest is slidewatch's own, so that its rows may name any filesystem.
-        on_skip: called with messages on omitted files, and on labels that differ in case.
-
-    Raises:
-        SourceError: the source does not exist, is damaged, or names an image twice.
+    A source is a folder, one image, a glob, a zip or tar archive, a folder in one
+    (``zip://folder::archive.zip``), or a .parquet or .csv manifest, and may be given as
+    LABORATORY=SOURCE. Folders named after ``classes``, in any case, label their files. The images
+    of a ``limit`` are spread evenly. A manifest that is ``trusted`` may name any filesystem.
+    ``on_skip`` is called with messages on omitted files, and on labels that differ in case.
+    SourceError if a source does not exist, is damaged, or names an image twice.
     """
     sorter = sorted_rows.RowSorter(manifest.SCHEMA, _order)
     listing = _Listing(sorter.add, names.FolderLabels(classes), extensions, on_skip)
@@ -129,23 +117,14 @@ def class_numbers(table: pa.Table, classes: Sequence[str]) -> NDArray[np.int8]:
 
 
 def _order(table: pa.Table) -> pa.Table:
-    """Sort by patient, slide and URL; regions of one source stay in the order of their manifest.
-
-    In it neighbours are consecutive, and are read from the same tiles of a slide.
-    """
-    return pa.table(
-        {
-            "patient": table["patient_id"],
-            "slide": table["slide_id"],
-            "source": pc.coalesce(table["source_uri"], table["uri"]),
-        }
-    )
+    # Regions of one source stay in the order of their manifest, in which neighbours follow each
+    # other, and are read from the same tiles of a slide.
+    source = pc.coalesce(table["source_uri"], table["uri"])
+    return table.select(["patient_id", "slide_id"]).append_column("source", source)
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """Adds the images of sources, part by part; see `sorted_images`."""
-
     add: Callable[[pa.Table], None]
     classes: names.FolderLabels
     extensions: frozenset[str]
@@ -181,7 +160,6 @@ class _Listing:
             self._add(self._images_of(list_files(source), source))
 
     def _images_of(self, listed: Listed, source: str) -> Iterable[Image]:
-        """List an image, or the images of a folder or glob."""
         others: Counter[str] = Counter()
         for path, size, _ in listed.files:
             if listed.is_file and not self._is_image(parts_of(path)[-1]):
@@ -219,7 +197,6 @@ class _Listing:
         self._tell_of_others(source, others)
 
     def _tell_of_others(self, source: str, others: Counter[str]) -> None:
-        """Report the numbers of omitted files of a source, one message per kind."""
         del others[HIDDEN]
         if hidden := others.pop(HIDDEN_IMAGES, 0):
             self.on_skip(
@@ -236,7 +213,6 @@ class _Listing:
             )
 
     def _kind(self, path: str) -> str:
-        """Return the kind of an omitted file: its extension, unless it is hidden."""
         suffix = extension(path)
         if not _is_hidden(path):
             return suffix or "no extension"
@@ -246,7 +222,6 @@ class _Listing:
         return HIDDEN_IMAGES if suffix in self.extensions and not shadow else HIDDEN
 
     def _is_image(self, path: str) -> bool:
-        """Return whether a path below a source is an image that is not hidden."""
         return extension(path) in self.extensions and not _is_hidden(path)
 
     def _add(self, files: Iterable[Image]) -> None:

@@ -39,10 +39,7 @@ SCHEMA = pa.schema(
     ]
 )
 LABORATORY = "laboratory"  # a column that a manifest may have: patients are named after it
-TEXT = (
-    *(LABORATORY, "uri", "label", "slide_id", "patient_id"),
-    *("source_uri", "source_id", "kind", "failure"),
-)
+TEXT = {each.name: each.type for each in SCHEMA if each.type == pa.string()}
 HOLDS_SECRET = "unreadable: refused: no address may hold a password or token"
 BOX = ("x", "y", "width", "height")
 ADDRESSES = ("uri", "source_uri")
@@ -70,10 +67,7 @@ def address_of(source: str, region: Region) -> str:
 
 
 def read_manifest(source: str, *, trusted: bool = False) -> Iterator[pa.Table]:
-    """Read a manifest as tables of `SCHEMA`, part by part.
-
-    Unless it is ``trusted``, a row on a filesystem that it may not name becomes a failed one.
-    """
+    """Read a manifest as tables of `SCHEMA`; unless ``trusted``, other filesystems' rows fail."""
     fs, path = filesystem(source)
     folder = str(fs.unstrip_protocol(path)).rsplit("/", 1)[0]
     start = 0
@@ -94,18 +88,13 @@ def at_laboratory(table: pa.Table, laboratory: str | pa.ChunkedArray) -> pa.Tabl
 
 
 def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: bool) -> pa.Table:
-    """Convert manifest rows, numbered from ``start``, to `SCHEMA`."""
-    columns = []
-    for field in SCHEMA:
+    columns = {field.name: pa.nulls(table.num_rows, field.type) for field in SCHEMA}
+    for name in (each for each in SCHEMA.names if each in table.column_names):
         try:
-            columns.append(
-                table[field.name].combine_chunks().cast(field.type)
-                if field.name in table.column_names
-                else pa.nulls(table.num_rows, field.type)
-            )
+            columns[name] = table[name].combine_chunks().cast(SCHEMA.field(name).type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise SourceError(f"{source}, column {field.name!r}: {error}") from None
-    made = pa.Table.from_arrays(columns, schema=SCHEMA)
+            raise SourceError(f"{source}, column {name!r}: {error}") from None
+    made = pa.table(columns, SCHEMA)
     if LABORATORY in table.column_names:
         made = at_laboratory(made, table[LABORATORY].cast(pa.string()))
     for name in ADDRESSES:
@@ -125,7 +114,7 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
         try:
             if is_csv:
                 # Ids such as 007 are text, not numbers.
-                text = {name: pa.string() for name in TEXT}
+                text = TEXT | {LABORATORY: pa.string()}
                 table = csv.read_csv(
                     file,
                     parse_options=csv.ParseOptions(newlines_in_values=True),
@@ -144,7 +133,7 @@ def _read_parts(source: str) -> Iterator[pa.Table]:
 
 
 def _refuse_long_footer(file: BinaryIO, source: str) -> None:
-    """Raise SourceError if a Parquet file announces a footer, read at once, of too many bytes."""
+    # A footer is read at once.
     file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
     length = int.from_bytes(file.read(8)[:4], "little")
     if length > MOST_BYTES:
@@ -165,8 +154,7 @@ def _refuse_columns(names: list[str], source: str) -> None:
 def _refused(table: pa.Table, source: str, *, trusted: bool) -> pa.Table:
     """Mark rows as failed whose address holds a password, which is removed, or is not allowed."""
     allowed = SCHEMES | {source.partition("://")[0]} if "://" in source else SCHEMES
-    names = ["uri", "source_uri", "failure"]
-    rows = table.select(names).to_pylist()
+    rows = table.select([*ADDRESSES, "failure"]).to_pylist()
     for row in rows:
         if any(row[name] and holds_secret(row[name]) for name in ADDRESSES):
             row |= {name: row[name] and redact(row[name]) for name in ADDRESSES}
@@ -174,7 +162,7 @@ def _refused(table: pa.Table, source: str, *, trusted: bool) -> pa.Table:
         foreign = foreign_scheme(row["source_uri"] or row["uri"] or "", allowed)
         if foreign is not None and not trusted:
             row["failure"] = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
-    for name in names:
+    for name in (*ADDRESSES, "failure"):
         table = _with(table, name, [row[name] for row in rows])
     return table
 
@@ -185,7 +173,6 @@ def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:
 
 
 def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table:
-    """Name each unnamed region by its source and box; refuse incomplete regions."""
     if table["uri"].null_count == 0 and table["x"].null_count == table.num_rows:
         return table
     rows = table.select(["uri", "source_uri", *BOX, "level"]).to_pylist()
@@ -194,7 +181,7 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
         box = [row[name] for name in BOX]
         if row["uri"] is None and row["source_uri"] is None:
             raise SourceError(f"{source}, row {number}: it has no uri")
-        if any(n is None for n in box) and any(n is not None for n in box):
+        if None in box and any(n is not None for n in box):
             raise SourceError(
                 f"{source}, row {number}: a region needs {', '.join(BOX)}; it has "
                 f"{', '.join(name for name in BOX if row[name] is not None)}"
@@ -209,7 +196,6 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
 
 
 def _resolve(uri: str, folder: str) -> str:
-    """Resolve a path that is relative to the folder of its manifest."""
     if "://" in uri:
         return uri
     return f"file://{uri}" if uri.startswith("/") else f"{folder}/{uri}"

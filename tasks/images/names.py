@@ -80,9 +80,7 @@ class FolderLabels:
 
     def of(self, folder: str) -> str | None:
         """Return the label of images directly in a folder of this name; None without one."""
-        if folder in self._classes:
-            return folder
-        label = self._folded.get(folder.casefold())
-        if label is not None:
+        label = folder if folder in self._classes else self._folded.get(folder.casefold())
+        if label and label != folder:
             self.renamed[folder] = label
         return label

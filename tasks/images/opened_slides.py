@@ -1,14 +1,63 @@
-"""Open whole slides in place, to be read by region; a process keeps the last few open."""
+"""Open photographs and slides in place, and read the pixels of their regions."""
 
+import threading
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
-from tasks.images import geometry
+from tasks.images import decoding, geometry
 from tasks.images.access import addresses, files
 from tasks.images.decoding import BadImageError
 from tasks.images.formats import ome_zarr, tiff, vendor
+from tasks.images.manifest import Region
+from tasks.types import Pixels
+
+PHOTOGRAPHS = 2  # kept decoded; cells of one photograph follow each other
+_DECODING = threading.Lock()  # one thread decodes a photograph, and the others wait for it
+
+
+@lru_cache(maxsize=64)
+def digest_at(source: str, _stamp: str) -> bytes:
+    """Compute the sha256 of a file, read once per process and stamp."""
+    return files.digest_of_file(source)
+
+
+def read_region(source: str, region: Region) -> Pixels:
+    """Read the pixels of a region, RGB (h, w, 3); BadImageError says why they cannot be read."""
+    x, y, width, height, level = region
+    picture = open_picture(source)
+    levels = len(picture.downsamples)
+    if level >= levels or x + width > picture.width or y + height > picture.height:
+        size = f"{picture.width} x {picture.height}{f' at {levels} levels' if levels > 1 else ''}"
+        raise BadImageError("damaged", f"{tuple(region)} does not lie in an image of {size}")
+    return picture.read(*region)
+
+
+def open_picture(source: str) -> geometry.Slide:
+    """Open a slide, or a photograph as a slide of one level; BadImageError says why it fails."""
+    current = files.lately_stamped(source)
+    if _is_slide(source, current):
+        return open_slide(source)
+    with _DECODING:
+        pixels = _photograph(source, current)
+
+    def read(box: geometry.Box, level: int) -> Pixels:
+        x, y, width, height = box
+        return pixels[y : y + height, x : x + width]
+
+    return geometry.Slide(pixels.shape[1], pixels.shape[0], (1.0,), None, read)
+
+
+@lru_cache(maxsize=64)
+def _is_slide(source: str, _stamp: str) -> bool:
+    return is_slide(source)
+
+
+@lru_cache(maxsize=PHOTOGRAPHS)
+def _photograph(source: str, _stamp: str) -> Pixels:
+    return np.asarray(decoding.decode_rgb(files.read_bytes(source), upright=False))
 
 
 def is_slide(uri: str) -> bool:
@@ -20,18 +69,13 @@ def is_slide(uri: str) -> bool:
     extension = addresses.extension_of(uri)
     if extension in addresses.VENDORS:
         return True
-    if extension == addresses.ZARR:
-        return not addresses.in_archive(uri)
-    if extension not in addresses.TIFF or addresses.in_archive(uri):
-        return False
+    if addresses.in_archive(uri) or extension not in addresses.TIFF:
+        return extension == addresses.ZARR and not addresses.in_archive(uri)
     return tiff.is_tiled_or_large(*files.filesystem(uri))
 
 
 def open_slide(uri: str) -> geometry.Slide:
-    """Open a slide, or return the one that this process has open if its file is unchanged.
-
-    Several threads may read it at once. BadImageError says why it cannot be read.
-    """
+    """Open a slide for all threads, or return the open one; BadImageError says why it fails."""
     if addresses.in_archive(uri):
         raise BadImageError(
             "unreadable", "a slide is read by region, which archives do not allow: unpack it"
@@ -48,17 +92,16 @@ def open_slide(uri: str) -> geometry.Slide:
 @lru_cache(maxsize=8)
 def _open(uri: str, _stamp: str) -> geometry.Slide:
     fs, path = files.filesystem(uri)
-    if addresses.extension_of(uri) == addresses.ZARR:
+    extension = addresses.extension_of(uri)
+    if extension == addresses.ZARR:
         return ome_zarr.open_ome_zarr(fs, path)
     if isinstance(fs, LocalFileSystem):
         if vendor.is_of_a_scanner(Path(path)):
             return vendor.open_vendor(Path(path))
-        if addresses.extension_of(uri) == addresses.DICOM:
+        if extension == addresses.DICOM:
             raise BadImageError("not_an_image", "no whole slide in DICOM: export the slide again")
-        return tiff.open_tiff(fs, path)
-    if addresses.extension_of(uri) in addresses.LOCAL:
+    elif extension in addresses.LOCAL:
         raise BadImageError(
-            "unreadable",
-            f"{addresses.extension_of(uri)} is read from a local disk only: copy it to one",
+            "unreadable", f"{extension} is read from a local disk only: copy it to one"
         )
     return tiff.open_tiff(fs, path)

@@ -16,7 +16,7 @@ from PIL import Image
 from tasks.images import decoding, geometry
 from tasks.images.access.files import ChangedError, lately_stamped, read_bytes
 from tasks.images.manifest import Region
-from tasks.images.sources import digest_at, read_region
+from tasks.images.opened_slides import digest_at, read_region
 from tasks.types import Single
 
 # These columns of a manifest give the place of an image.
@@ -65,10 +65,7 @@ class Found:
         return cut_from_source(self.ref)
 
     def picture(self, side: int, check: decoding.Check | None = None) -> decoding.Picture:
-        """Decode the image as a square of ``side`` pixels; its size is that in its source.
-
-        A region was cut out as one image, and is not checked.
-        """
+        """Decode the image as a square of ``side`` pixels; only a whole file is checked."""
         if self.content is not None:
             return decoding.decode(self.content, side, check)
         assert self.ref.region is not None
@@ -108,10 +105,8 @@ def _damaged(message: str) -> decoding.BadImageError:
 def known_failure(text: str) -> decoding.BadImageError:
     """Parse a failure from a reason, a colon and the details; an unknown reason means damage."""
     word, _, details = text.partition(": ")
-    for reason in decoding.REASONS:
-        if reason == word:
-            return decoding.BadImageError(reason, details)
-    return decoding.BadImageError("damaged", text)
+    known = next((reason for reason in decoding.REASONS if reason == word), None)
+    return decoding.BadImageError(known, details) if known else _damaged(text)
 
 
 def refuse_slide(ref: ImageRef) -> None:
@@ -121,12 +116,9 @@ def refuse_slide(ref: ImageRef) -> None:
 
 
 def find(ref: ImageRef) -> Found:
-    """Read a file, or check that a region's source is unchanged.
+    """Read a file, or check that a region's source is still the one in the manifest (ChangedError).
 
-    Raises:
-        BadImageError: the manifest says that it is no image.
-        ChangedError: a region's source is no longer the file with the digest in the manifest.
-        Exception: whatever the source's filesystem raises.
+    BadImageError if the manifest says that it is no image, or whatever its filesystem raises.
     """
     if ref.failure is not None:
         raise ref.failure

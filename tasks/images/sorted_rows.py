@@ -63,10 +63,7 @@ def _spread(parts: Iterable[pa.Table], rows: int, count: int) -> Iterator[pa.Tab
 
 
 class RowSorter:
-    """Sort rows that come in parts; among equal ones, those that came first come first.
-
-    ``key`` makes a table of the columns to sort by, in ascending order, nulls last.
-    """
+    """Sort rows that come in parts, stably, by the columns of the table that ``key`` makes."""
 
     def __init__(self, schema: pa.Schema, key: Callable[[pa.Table], pa.Table]) -> None:
         self._schema, self._key = schema.append(pa.field(ROW, pa.int64())), key

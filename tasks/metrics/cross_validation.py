@@ -34,11 +34,10 @@ class Diagnosed:
 
 
 def metrics_by_stain(found: Diagnosed, repeats: int = REPEATS) -> list[dict[str, Any]]:
-    """Measure all images, and those of each stain if there are several.
+    """Make a row for each metric of all images (stain None), and of each stain of several.
 
-    Returns:
-        A row for each metric: ``stain`` (None for all), ``patients``, ``images``, ``metric``,
-        ``value``, ``low`` and ``high``; None if it cannot be computed.
+    It has ``stain``, ``patients``, ``images``, ``metric``, ``value``, ``low`` and ``high``; a value
+    is None if it cannot be computed.
     """
     stains = np.unique(found.stains).tolist()
     rows = _rows(None, found, repeats)
@@ -52,11 +51,8 @@ def _rows(stain: int | None, images: Diagnosed, repeats: int) -> list[dict[str, 
     once = np.ones((1, len(images.positive)))
     values = measured(images, once)
     draws = measured(images, resampled(images.patients, repeats))
-    about = {
-        "stain": stain,
-        "patients": len(np.unique(images.patients)),
-        "images": len(images.positive),
-    }
+    patients = len(np.unique(images.patients))
+    about = {"stain": stain, "patients": patients, "images": len(images.positive)}
     return [
         {**about, "metric": name, **interval(value[0], draws[name]).finite()}
         for name, value in values.items()
@@ -107,5 +103,4 @@ def calibration_error(probability: Float, right: Mask, weights: Float) -> Float:
     bins = np.minimum((confidence * BINS).astype(np.intp), BINS - 1)
     excess = np.zeros((len(probability), BINS))
     excess[np.arange(len(probability)), bins] = confidence - right
-    error: Float = np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1)
-    return error
+    return np.asarray(np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1))

@@ -40,10 +40,7 @@ class Subject(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A value with its subject, and the numbers of strange and of ordinary images.
-
-    ``detector`` is None if the network or an attack itself is measured.
-    """
+    """A value of a subject, with numbers of images; ``detector`` is None if it is the network's."""
 
     subject: Subject
     detector: str | None
@@ -54,23 +51,17 @@ class Result(NamedTuple):
 
     def row(self) -> dict[str, Any]:
         """Make a row of the table of results."""
-        return {
-            **self.subject._asdict(),
-            "detector": self.detector,
-            "measure": self.measure,
-            **self.found.finite(),
-            "strange": self.strange,
-            "ordinary": self.ordinary,
-        }
+        plain = self._asdict()
+        return {**plain.pop("subject")._asdict(), **plain.pop("found").finite(), **plain}
 
 
 def nullable(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Make a table of rows; NaN becomes null, because most readers treat it as a number."""
-    columns = [
-        pa.array([row[field.name] for row in rows], field.type, from_pandas=True)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    columns = {
+        each.name: pa.array([row[each.name] for row in rows], each.type, from_pandas=True)
+        for each in schema
+    }
+    return pa.table(columns, schema)
 
 
 # As in the literature on abnormal images, "positive" is the ordinary image for TPR and AUPR-in.
@@ -84,12 +75,8 @@ def detection(abnormal: Mask, scores: Float, weights: Float | None = None) -> di
     They are by name and equal scikit-learn's, even with ties. ``TNR at 95% TPR`` is the share of
     abnormal images refused at the least threshold that accepts at least 95% of the ordinary ones;
     ``detection accuracy`` is max 1/2 (TPR + TNR); AUPR are average precisions. NaN for samples in
-    which one side is empty.
-
-    Args:
-        abnormal: (n,), marks abnormal images.
-        scores: (n,), higher for images that look more abnormal.
-        weights: (R, n), how often each image counts in each sample; by default one of all.
+    which one side is empty. ``scores`` (n,) are higher for images that look more abnormal;
+    ``weights`` (R, n) say how often each image counts in each sample, by default once.
     """
     if weights is None:
         weights = np.ones((1, len(scores)))
@@ -98,10 +85,7 @@ def detection(abnormal: Mask, scores: Float, weights: Float | None = None) -> di
 
 
 def counts_below(side: Mask, scores: Float, weights: Float) -> Iterator[tuple[Float, Float]]:
-    """Count images outside and inside a side (n,) with at most each score, from none to all.
-
-    Both are (B, 1 + k) for k distinct scores, of some of the R samples with weights (R, n).
-    """
+    """Count images outside and inside a side (n,) up to each of k scores: (B, 1 + k), B of R."""
     order = np.argsort(scores, kind="stable")
     ends = np.flatnonzero(np.append(scores[order][1:] != scores[order][:-1], True))
     # A few samples at a time, so that their counts stay in the processor's cache.
@@ -115,7 +99,6 @@ def counts_below(side: Mask, scores: Float, weights: Float) -> Iterator[tuple[Fl
 
 
 def _detection(ordinary: Float, other: Float) -> Float:
-    """Compute `DETECTION`, (5, R), from `counts_below`."""
     n, m = ordinary[:, -1:], other[:, -1:]
     with np.errstate(invalid="ignore", divide="ignore"):
         tpr, fpr = ordinary / n, other / m

@@ -33,7 +33,6 @@ _MARKS = (
 )
 _KERNELS = ("nearest-exact", "area", "bilinear", "bicubic")
 
-
 # The ranges by which training images are varied.
 STAIN_SCALE, STAIN_SHIFT = 0.3, 0.1  # of each dye: a factor of 1 +- scale; +- shift in absorbance
 GAMMA, ZOOM = 0.35, 0.15  # logarithms of the largest factor
@@ -52,11 +51,7 @@ LEAST_QUALITY, MOST_QUALITY = 30, 93  # of a JPEG
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Vary each image (n, 3, side, side) at random: turn, flip, zoom, stain, light, camera, file.
-
-    Pixels are in [0, 1]; those given are left as they are. Random numbers come from ``generator``,
-    on the processor. The images returned are channels last.
-    """
+    """Vary images (n, 3, side, side) in [0, 1]: turn, flip, zoom, stain, light, camera, file."""
     count = len(pixels)
     made = zoomed(turned(pixels, generator), _factors(ZOOM, (count,), generator))
     lit = made.amax(dim=1, keepdim=True) > 0
@@ -74,12 +69,10 @@ def turned(pixels: Tensor, generator: torch.Generator) -> Tensor:
     count = len(pixels)
     flips = torch.randint(0, 2, (count,), generator=generator)
     quarters = torch.randint(0, 4, (count,), generator=generator)
-    made = torch.empty_like(pixels)
-    for flip in (0, 1):
-        for turns in range(4):
-            rows = torch.nonzero((flips == flip) & (quarters == turns))[:, 0]
-            some = pixels[rows]
-            made[rows] = torch.rot90(some.flip(3) if flip else some, turns, (2, 3))
+    made = torch.where((flips > 0)[:, None, None, None], pixels.flip(3), pixels)
+    for turns in range(1, 4):
+        rows = torch.nonzero(quarters == turns)[:, 0]
+        made[rows] = torch.rot90(made[rows], turns, (2, 3))
     return made
 
 
@@ -118,17 +111,14 @@ def blurred(pixels: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def compressed(pixels: Tensor, qualities: Tensor) -> Tensor:
-    """Simulate JPEG at qualities (n,) of 1 to 100: round the cosine transform of 8 x 8 blocks.
-
-    All channels are rounded directly, with the luminance table, at a tenth of the cost of a file.
-    """
+    """Simulate JPEG at qualities (n,) of 1 to 100, for a tenth of the cost of a file."""
     side = pixels.shape[-1]
     spare = -side % 8
     wide = nn.functional.pad(pixels, (0, spare, 0, spare), mode="replicate") * 255.0 - 128.0
     blocks = wide.unfold(2, 8, 8).unfold(3, 8, 8)
     scale = torch.where(qualities < 50, 5000 / qualities, 200 - 2 * qualities) / 100
     steps = (torch.tensor(_JPEG) * scale[:, None, None]).clamp_(min=1.0)[:, None, None, None]
-    basis = _cosines()
+    basis = _cosines()  # orthonormal, of 8 samples, a row for each frequency (DCT-II)
     rounded = ((basis @ blocks @ basis.T) / steps).round_() * steps
     made = (basis.T @ rounded @ basis).transpose(3, 4).reshape(wide.shape)
     return ((made[:, :, :side, :side] + 128.0) / 255.0).clamp_(0.0, 1.0)
@@ -137,8 +127,7 @@ def compressed(pixels: Tensor, qualities: Tensor) -> Tensor:
 def resampled(pixels: Tensor, factor: float, kernels: tuple[str, str]) -> Tensor:
     """Shrink images by a factor below 1 and enlarge them again, each with one of two kernels."""
     side = pixels.shape[-1]
-    sizes = (max(1, round(factor * side)), side)
-    for size, kernel in zip(sizes, kernels, strict=True):
+    for size, kernel in zip((max(1, round(factor * side)), side), kernels, strict=True):
         corners = False if kernel in ("bilinear", "bicubic") else None
         pixels = nn.functional.interpolate(pixels, size, mode=kernel, align_corners=corners)
     return pixels.clamp(0.0, 1.0)
@@ -165,7 +154,6 @@ def marked(pixels: Tensor, marks: Tensor) -> Tensor:
 
 
 def _marked(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one to four marks on a share of images."""
     made = pixels.clone()
     left = torch.rand(len(pixels), generator=generator) < MARKED
     for _ in range(4):
@@ -223,7 +211,6 @@ def _through(pixels: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
 
 
 def _cosines() -> Tensor:
-    """Make the orthonormal cosine basis (8, 8) of 8 samples, a row for each frequency (DCT-II)."""
     k, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     basis = torch.cos(math.pi * (2 * x + 1) * k / 16) / 2
     basis[0] /= math.sqrt(2.0)
@@ -231,12 +218,10 @@ def _cosines() -> Tensor:
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw uniform numbers in [-1, 1]."""
     return 2 * torch.rand(*shape, generator=generator) - 1
 
 
 def _factors(largest: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw factors with a uniform logarithm within +- ``largest``."""
     return torch.exp(largest * _signs(shape, generator))
 
 

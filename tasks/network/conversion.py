@@ -80,8 +80,6 @@ def graph_of(classifier: Classifier) -> Graph:
 
 
 class _FromPixels(nn.Module):
-    """Wrap a classifier to take decoded pixels and return taps and logits as a flat tuple."""
-
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier

@@ -67,10 +67,7 @@ def cut_again(cell: Pixels) -> Pixels:
 
 
 def without_shift(outputs: Mapping[str, Single], shift: Shift, cut: Mask) -> dict[str, Single]:
-    """Subtract the cutting shift from the outputs for the cells (n,) that slidewatch cut out.
-
-    ``outputs`` are taps (n, d) by name, and `LOGITS` (n, C); those without a shift are unchanged.
-    """
+    """Subtract the shift from taps and `LOGITS` (n, d) of cells (n,) that slidewatch cut out."""
     moved = dict(outputs)
     if cut.any():
         for name in moved.keys() & shift.keys():

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,8 +52,7 @@ class Loaded:
 class Reading:
     """The options of reading images: rows that have ``failed`` already are skipped.
 
-    Images with a digest in ``known`` are read but not decoded. ``check`` raises BadImageError for a
-    file that shows several cells.
+    Images with a digest in ``known`` are not decoded; ``check`` refuses files of several cells.
     """
 
     failed: Mapping[int, decoding.BadImageError] = field(default_factory=dict)
@@ -93,11 +93,10 @@ def load_images(
             return Loaded(failure=reading.failed[row])
         return load_image(refs[row], side, reading)
 
-    def load_some(start: int) -> list[Loaded]:
-        return [load(row) for row in range(start, min(start + together, len(refs)))]
-
+    starts = range(0, len(refs), together)
+    rows = (range(len(refs))[start : start + together] for start in starts)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        for some in pool.map(load_some, range(0, len(refs), together)):
+        for some in pool.map(lambda part: list(map(load, part)), rows):
             yield from some
 
 
@@ -183,11 +182,9 @@ def blur(pixels: Pixels) -> Pixels:
 def _steady(
     inference: "Inference", logits: Single, blurred: Mapping[int, Pixels]
 ) -> NDArray[np.int8]:
-    """Mark images (n,) whose diagnosis by logits (n, C) survives blurring."""
     steady = np.full(len(logits), UNKNOWN, np.int8)
-    rows = list(blurred)
-    for start in range(0, len(rows), inference.device.batch):
-        some = rows[start : start + inference.device.batch]
+    left = iter(blurred)
+    while some := list(islice(left, inference.device.batch)):
         _, again = inference.run(np.stack([blurred[row] for row in some]))
         before = np.sort(logits[some], axis=1)
         same = again.argmax(axis=1) == logits[some].argmax(axis=1)

@@ -22,10 +22,7 @@ from tasks.types import Pixels
 
 @dataclass(frozen=True)
 class PyTorch:
-    """A classifier, folded, on the device where its weights are; an `inference.Device`.
-
-    The kernels of a GPU run while the caller reads the next images.
-    """
+    """A folded classifier on its device, an `inference.Device`; a GPU computes meanwhile."""
 
     classifier: Classifier
     batch: int
@@ -56,9 +53,8 @@ def by_pytorch(classifier: Classifier) -> PyTorch:
 def folded(classifier: Classifier) -> Classifier:
     """Fold each batch-norm of a copy into the convolution before it; the copy computes the same.
 
-    That saves a sixth of the time. Outputs agree to rounding; a network whose outputs would not,
-    because another module also reads a convolution's output, is copied unchanged. A tapped
-    convolution is not folded. The copy's weights have no gradients.
+    That saves a sixth of the time. A network whose outputs would not agree to rounding, because
+    another module also reads a convolution's output, is copied unchanged.
     """
     classifier = classifier.eval()
     made = copy.deepcopy(classifier).requires_grad_(False)

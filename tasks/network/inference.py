@@ -43,10 +43,7 @@ def has_bfloat16() -> bool:
 
 
 def fastest_arithmetic() -> Arithmetic:
-    """Choose bfloat16 where the processor has AMX, else float32.
-
-    With AVX512-BF16 alone a pass in bfloat16 took one and a half times as long as in float32.
-    """
+    """Choose bfloat16 where the processor has AMX, else float32: AVX512-BF16 alone is slower."""
     has_amx = _PROCESSOR.exists() and "amx_bf16" in _PROCESSOR.read_text()
     return "bfloat16" if has_amx and has_bfloat16() else "float32"
 
@@ -83,10 +80,7 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class Inference:
-    """A network on a device, ready for many passes.
-
-    ``cutting`` is taken from the taps of cells that slidewatch cuts out (`tasks.network.cutting`).
-    """
+    """A network on a device; ``cutting`` is taken from the taps of cells cut out by slidewatch."""
 
     spec: NetworkSpec
     device: Device
@@ -97,10 +91,7 @@ class Inference:
         return self.device.begin(pixels)()
 
     def compared(self, pixels: Pixels, cut: Mask) -> Computed:
-        """Compute taps and logits that may be compared with those of fitted cells.
-
-        ``cut`` (B,) marks the pixels that slidewatch has cut out of a photograph.
-        """
+        """Compute taps and logits as of fitted cells; ``cut`` (B,) marks cells cut out here."""
         taps, logits = self.run(pixels)
         outputs = without_shift({**taps, LOGITS: logits}, self.cutting, cut)
         return outputs, outputs.pop(LOGITS)
@@ -109,17 +100,13 @@ class Inference:
 def choose(
     processor: Callable[[], Device | None] | None, gpu: Callable[[], Device] | None
 ) -> Device:
-    """Choose what runs a network: a GPU if there is one, else the processor.
+    """Choose what runs a network, a GPU if there is one; NetworkError if nothing does.
 
     ``processor`` compiles the network's graph, if it has one, and returns None if OpenVINO does not
     take it; ``gpu`` prepares the network by PyTorch, on a GPU or not, if it has weights.
-
-    Raises:
-        NetworkError: there is no way.
     """
     device = processor() if processor and not (gpu and has_gpu()) else None
-    if device is None and gpu:
-        device = gpu()
+    device = gpu() if device is None and gpu else device
     if device is None:
         raise NetworkError(
             "OpenVINO does not run this network here, and it has no weights for PyTorch: use a "

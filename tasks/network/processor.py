@@ -78,10 +78,7 @@ class OpenVino:
 
 
 def by_openvino(spec: NetworkSpec, read: Callable[[], Graph]) -> OpenVino | None:
-    """Compile a graph for the processor.
-
-    It is None, and the log says so, if OpenVINO does not take it or differs from PyTorch.
-    """
+    """Compile a graph; None, and the log says so, if OpenVINO refuses it or computes otherwise."""
     try:
         graph = read()
         made = OpenVino(passes(spec, graph.network))

@@ -27,9 +27,8 @@ class NetworkSpec:
     ``network`` is ``efficientnet_lite0``, ``timm:<name>`` or ``torchvision:<name>``. ``taps`` are
     names of modules whose output maps, or tokens, are averaged over height and width, or
     `PENULTIMATE`; modules in ``frozen``, and those inside them, keep their initial weights.
-    Distances are measured at ``distance_taps``, or at all taps if none is named; the others serve
-    the diagnosis only.
-    ``side`` is that of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
+    Distances are measured at ``distance_taps``, or at all taps if none is named. ``side`` is that
+    of the square input in pixels; ``mean`` and ``std`` normalise pixels in [0, 1].
     ``arithmetic`` is that of every pass but those of training.
     """
 

@@ -36,10 +36,7 @@ def split(
     class if possible: a key goes to the part that lacks most of its classes, and among equals to
     the one that is relatively furthest below its share. ``fractions`` of the keys are above 0,
     relative to their sum, in the order of `PARTS`; ``by`` is the kind of the keys.
-
-    Raises:
-        SplitError: there are too few keys for three parts, a part lacks a class, or a fraction is
-            not above 0.
+    SplitError if a part would lack a class, or a fraction is not above 0.
     """
     if not min(fractions) > 0:
         raise SplitError(f"{', '.join(PARTS)} need fractions above 0, not {fractions}")
@@ -60,11 +57,7 @@ def split(
 def deal(
     keys: Sequence[str], labels: Integers, shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[str]]:
-    """Deal keys out to parts by stratum, as `split` does; return sorted keys by part.
-
-    ``shares`` of the keys are above 0, relative to their sum. With few keys, a part may lack a
-    class, or be empty.
-    """
+    """Deal keys out by stratum, as `split` does, to parts that may lack a class."""
     rng = np.random.default_rng(seed)
     classes_of: dict[str, set[int]] = {}
     for key, label in zip(keys, labels.tolist(), strict=True):
@@ -98,9 +91,7 @@ def folds(
 
     Of a fold's other keys, the share ``validation`` goes to validation. The result has the row
     numbers of each fold's `PARTS`.
-
-    Raises:
-        SplitError: a part of a fold is empty, or one used for learning lacks a class.
+    SplitError if a part of a fold is empty, or one used for learning lacks a class.
     """
     tested = deal(keys, labels, dict.fromkeys(map(str, range(count)), 1.0), seed=seed)
     everything, classes = np.asarray(keys), len(np.unique(labels))
@@ -123,10 +114,7 @@ def folds(
 
 
 def mean_absorbance(pixels: Pixels, batch: int = 512) -> Float:
-    """Average -log(pixel / 255) of images (n, side, side, 3) over pixels that are not black.
-
-    The result, (n, 3), is 0 for an image that is all black.
-    """
+    """Average -log(pixel / 255), (n, 3), of images (n, side, side, 3) where they are not black."""
     table = -np.log(np.maximum(np.arange(256), 1) / 255.0)
     absorbance = np.zeros((len(pixels), 3))
     for start in range(0, len(pixels), batch):
@@ -151,5 +139,4 @@ def stain_clusters(absorbance: Float, patients: Sequence[str], count: int = 3) -
     distinct = min(count, len(np.unique(means, axis=0)))
     fitted = KMeans(distinct, n_init=10, random_state=0).fit(means)
     palest_first = np.argsort(np.argsort(fitted.cluster_centers_.sum(axis=1)))
-    numbers: Index = palest_first[fitted.labels_][of_row]
-    return numbers
+    return np.asarray(palest_first[fitted.labels_][of_row])

@@ -22,10 +22,7 @@ PREDICTED = 256  # images in a pass without gradients
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The recipe of a training: one-cycle AdamW, whose rate rises to ``peak_rate`` and falls to 0.
-
-    ``averaging`` are the epochs, above 0, of the exponential average of weights.
-    """
+    """The recipe of one-cycle AdamW, with weights averaged over ``averaging`` epochs, above 0."""
 
     epochs: int = 8
     batch: int = 128
@@ -81,15 +78,11 @@ def train(
     keep: Callable[[int, Arrays], None] = lambda number, state: None,
     start: Mapping[str, Array] | None = None,
 ) -> list[Epoch]:
-    """Train in place; the classifier is left with the weights of its best epoch.
+    """Train in place to the weights of the epoch with the least validation loss.
 
-    The best epoch has the least validation loss. A CUDA device uses mixed precision. After every
-    epoch ``keep`` is called with its number and a state, from which the same training can
-    ``start``: it gives the same bytes as an uninterrupted one, on a processor with the same number
-    of threads.
-
-    Raises:
-        DivergedError: a loss is not finite.
+    A CUDA device uses mixed precision. After every epoch ``keep`` is called with its number and a
+    state, from which the same training can ``start``: it gives the same bytes as an uninterrupted
+    one, on a processor with the same number of threads. DivergedError if a loss is not finite.
     """
     truth = np.asarray(data.labels, np.int64)[data.validation_rows]
     training = _Training(classifier, plan, math.ceil(len(data.train_rows) / plan.batch))
@@ -100,13 +93,8 @@ def train(
         number = len(training.epochs) + 1
         train_loss = training.learn(data, number)
         logits = predict(training.judged, data.pixels, data.validation_rows)
-        epoch = Epoch(
-            number=number,
-            train_loss=train_loss,
-            validation_loss=calibrated_loss(logits, truth),
-            validation_accuracy=float(np.mean(logits.argmax(axis=1) == truth)),
-            seconds=time.monotonic() - began,
-        )
+        loss, accuracy = calibrated_loss(logits, truth), float(np.mean(logits.argmax(1) == truth))
+        epoch = Epoch(number, train_loss, loss, accuracy, time.monotonic() - began)
         _refuse_diverged("validation loss", number, epoch.validation_loss)
         training.add(epoch)
         keep(number, training.state())
@@ -117,8 +105,6 @@ def train(
 
 
 class _Training:
-    """The state of a training: past epochs, weights, optimiser and random generators."""
-
     def __init__(self, classifier: Classifier, plan: TrainingPlan, steps: int) -> None:
         self._classifier, self._device = classifier, classifier.mean.device
         self._plan, self._steps = plan, steps
@@ -234,12 +220,10 @@ def _arrays(prefix: str, values: Mapping[str, Tensor]) -> Arrays:
 
 
 def _tensors_below(arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
-    """Copy the arrays below a prefix into tensors."""
     return {name: torch.from_numpy(np.array(each)) for name, each in below(prefix, arrays).items()}
 
 
 def _refuse_diverged(name: str, epoch: int, loss: float) -> None:
-    """Raise DivergedError if a loss is not finite."""
     if not math.isfinite(loss):
         raise DivergedError(f"the {name} of epoch {epoch} is {loss}: lower the rate")
 

@@ -89,13 +89,8 @@ def measuring(
     def measure(pixels: Pixels) -> Norms:
         groups = -(-len(pixels) // AT_ONCE)
         parts = [run(pixels[first::groups]) for first in range(groups)]
-        means, variances = (
-            {
-                norm: np.stack([below(name, part)[norm].ravel() for part in parts])
-                for norm in below(name, parts[0])
-            }
-            for name in (MEAN, VARIANCE)
-        )
+        rows = {name: np.stack([part[name].ravel() for part in parts]) for name in parts[0]}
+        means, variances = below(MEAN, rows), below(VARIANCE, rows)
         return Norms(
             {norm: values.mean(axis=0) for norm, values in means.items()},
             {norm: each.mean(axis=0) + means[norm].var(axis=0) for norm, each in variances.items()},
@@ -107,11 +102,10 @@ def measuring(
 def tune(
     graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
 ) -> Tuning:
-    """Tune a network to a laboratory.
+    """Tune a network to a laboratory, which has a ``share`` if its healthy ``cells`` are many.
 
-    ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those on
-    ``cells`` of the laboratory that look healthy, from `measuring` with ``healthy``. The laboratory
-    has a ``share``, if its cells are many.
+    ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those of
+    the laboratory, from `measuring` with ``healthy``.
     """
     a, scale, shift = share * cells / (cells + HALF), {}, {}
     for norm, mean in healthy.mean.items():
@@ -166,7 +160,6 @@ def tunable(network: openvino.Model, spec: NetworkSpec) -> dict[str, openvino.Ou
 
 
 def _changed(network: openvino.Model, spec: NetworkSpec, tuning: Tuning) -> openvino.Model:
-    """Copy a network, and scale and shift what its batch-norms give."""
     made = network.clone()
     for norm, output in tunable(made, spec).items():
         takers = output.get_target_inputs()

@@ -1,7 +1,8 @@
-"""Read columns of image rows as arrays, and make columns of counts."""
+"""Read columns of image rows as arrays, and count the rows."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -19,7 +20,21 @@ PARASITIZED = "Parasitized"
 # Abnormality in deviations, above which a cell is stranger than parasites: of those of P. vivax of
 # two places 95% are below 5.5 and 6.6; attacked and drawn cells lie from 6.4 to 13.
 STRANGEST = 6.0
-
+# The table that scoring writes: a row for each slide and patient.
+SHIFTS = pa.schema(
+    [
+        ("slide_id", pa.string()),
+        ("patient_id", pa.string()),
+        ("judged_cells", pa.int64()),
+        ("shift", pa.float64()),
+        ("shift_p_value", pa.float64()),
+        ("shifted", pa.bool_()),
+        ("shift_tap", pa.string()),
+        ("smear_shift", pa.float64()),
+        ("smear_spread", pa.float64()),
+        ("implausible", pa.bool_()),
+    ]
+)
 
 REPEATED = "repeated"  # a column only for tallies, in no report
 HEAD = 16  # letters of a digest in hexadecimal
@@ -35,10 +50,8 @@ class Provenance:
     detector: str
     batch: str
     batch_date: date
-    scored_at: datetime
-    """The start of scoring, in UTC."""
-    arithmetic: str | None = None
-    """In which the network multiplied; only the report on batches has it."""
+    scored_at: datetime  # the start of scoring, in UTC
+    arithmetic: str | None = None  # of the network; only the report on batches has it
 
     def to_row(self) -> dict[str, Any]:
         """Return the values by column."""
@@ -72,20 +85,17 @@ def pairs_of(rows: pa.Table) -> tuple[list[Pair], Index]:
 
 def plain(rows: pa.Table) -> pa.Table:
     """Decode dictionaries, which differ between parts."""
-    columns = {
-        name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-        for name, column in zip(rows.column_names, rows.columns, strict=True)
-    }
-    return pa.table(columns)
+    return rows.cast(_without_dictionaries(rows.schema))
+
+
+def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    kinds = (pa.string() if pa.types.is_dictionary(kind) else kind for kind in schema.types)
+    return pa.schema(list(zip(schema.names, kinds, strict=True)))
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Make a table of a schema from rows; their other values are left out, missing ones null."""
-    kinds = [
-        (each.name, pa.string() if pa.types.is_dictionary(each.type) else each.type)
-        for each in schema
-    ]
-    return pa.Table.from_pylist(list(rows), pa.schema(kinds)).cast(schema)
+    return pa.Table.from_pylist(list(rows), _without_dictionaries(schema)).cast(schema)
 
 
 def rank_within(codes: Counts) -> Counts:
@@ -113,19 +123,13 @@ def has_reason(rows: pa.Table, reason: Reason) -> Mask:
 
 
 def heads_of(image_ids: pa.Array) -> NDArray[np.uint64]:
-    """Read the first 16 letters of digests (n,) in hexadecimal as numbers; 0 without a digest.
-
-    They distinguish a hundred million images.
-    """
+    """Read the first 16 letters of hexadecimal digests (n,) as numbers; 0 without a digest."""
     letters = pc.utf8_slice_codeunits(pc.fill_null(image_ids, HEAD * "0"), 0, HEAD)
     return np.frombuffer(bytes.fromhex("".join(letters.to_pylist())), ">u8").astype(np.uint64)
 
 
 def repeated(heads: Iterable[NDArray[np.uint64]]) -> Mask:
-    """Mark the images (n,) whose digest begins as that of an earlier one; see `heads_of`.
-
-    Images without a digest are not.
-    """
+    """Mark the images (n,) whose digest begins as that of an earlier one; see `heads_of`."""
     every = np.concatenate([np.zeros(0, np.uint64), *heads])
     marked = np.zeros(len(every), bool)
     marked[repeated_rows([every])] = True
@@ -133,10 +137,7 @@ def repeated(heads: Iterable[NDArray[np.uint64]]) -> Mask:
 
 
 def is_diagnosed(rows: pa.Table) -> Mask:
-    """Mark the image rows (n,) of diagnosed red cells, or whole files.
-
-    A cell counts once, so copies marked in `REPEATED` are left out.
-    """
+    """Mark the image rows (n,) of diagnosed red cells, or whole files, once each (`REPEATED`)."""
     scored, _ = flags(rows)
     is_red = _is_value(rows["kind"], CellKind.RED) | ~is_true(rows["kind"].is_valid())
     once = ~is_true(rows[REPEATED]) if REPEATED in rows.column_names else True
@@ -150,11 +151,7 @@ def may_count(rows: pa.Table) -> Mask:
 
 
 def is_read(rows: pa.Table, *, counts_abnormal: bool) -> Mask:
-    """Mark the image rows (n,) whose cells count.
-
-    Abnormal ones count only where the detector ``counts_abnormal``: it has measured how many of
-    them are called in healthy blood.
-    """
+    """Mark the image rows (n,) whose cells count; abnormal ones where ``counts_abnormal``."""
     return np.asarray(may_count(rows) & (counts_abnormal | ~is_true(rows["abnormal"])))
 
 
@@ -172,12 +169,7 @@ def failed_rows(rows: pa.Table) -> list[tuple[int, str]]:
     """List the numbers of the image rows that failed, with the reason without details."""
     failed = np.flatnonzero(is_true(rows["failure"].is_valid())).tolist()
     texts = rows["failure"].drop_null().to_pylist()
-    return [(row, failure_reason(text)) for row, text in zip(failed, texts, strict=True)]
-
-
-def failure_reason(text: str) -> str:
-    """Return the reason in ``reason: details``."""
-    return text.partition(":")[0]
+    return [(row, text.partition(":")[0]) for row, text in zip(failed, texts, strict=True)]
 
 
 def numbers_of(rows: pa.Table, column: str) -> Float:
@@ -192,3 +184,31 @@ def _is_value(column: pa.ChunkedArray, value: str) -> Mask:
 def is_true(column: pa.ChunkedArray) -> Mask:
     """Mark the rows (n,) whose value is true; null is not."""
     return np.asarray(pc.fill_null(column.cast(pa.bool_()), False).to_numpy(), bool)
+
+
+@dataclass
+class ImageCounts:
+    """The numbers of images, scored, abnormal and reviewed, by diagnosis and failure's reason."""
+
+    images: int = 0
+    scored: int = 0
+    abnormal: int = 0
+    review: int = 0
+    diagnoses: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def count(self, rows: pa.Table) -> None:
+        """Count rows of the report on images."""
+        scored, abnormal = flags(rows)
+        verdicts = Counter(rows["verdict"].to_pylist())
+        self.images += rows.num_rows
+        self.scored += int(scored.sum())
+        self.abnormal += int(abnormal.sum())
+        self.review += verdicts[Verdict.REVIEW]
+        self.diagnoses.update(rows["diagnosis"].drop_null().to_pylist())
+        self.failures.update(reason for _, reason in failed_rows(rows))
+
+    def add(self, other: "ImageCounts") -> None:
+        """Add the counts of other images."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)

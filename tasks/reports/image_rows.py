@@ -89,7 +89,7 @@ def image_rows(
     unjudged = failed | is_cut(manifest)
     p_value = np.where(unjudged, np.nan, scores.p_value)
     unlike = scores.unlike & ~unjudged
-    disagree = None if diagnoses.by_witness is None else diagnoses.by_witness.disagree
+    disagree = diagnoses.by_witness is not None and diagnoses.by_witness.disagree
     probability = diagnoses.probabilities.max(axis=1)
     marks = {"disagree": disagree, "turned": diagnoses.steady == 0}
     verdicts = rule.decide(p_value, probability, failed, unlike, **marks)
@@ -106,24 +106,21 @@ def image_rows(
 
 
 def _of_files(read: ImagesRead, failed: Mask) -> dict[str, pa.Array]:
-    """Make columns on the files, their pixels and their failures."""
     n = len(failed)
     unknown = failed[:, np.newaxis] | np.isnan(read.colours)
-    colours = {
-        name: pa.array(read.colours[:, k], pa.float32(), mask=unknown[:, k])
-        for k, name in enumerate(COLOURS)
-    }
     return {
         "width": pa.array(read.sizes[:, 0], pa.int32(), mask=failed),
         "height": pa.array(read.sizes[:, 1], pa.int32(), mask=failed),
-        **colours,
+        **{
+            name: pa.array(read.colours[:, k], pa.float32(), mask=unknown[:, k])
+            for k, name in enumerate(COLOURS)
+        },
         "status": pa.array(np.where(failed, Status.FAILED, Status.SCORED)),
         "failure": pa.array([read.failures.get(row) for row in range(n)], pa.string()),
     }
 
 
 def _of_network(diagnoses: Diagnoses, failed: Mask) -> dict[str, pa.Array]:
-    """Make columns on the diagnosis."""
     return {
         "diagnosis": pa.array(diagnoses.names(), pa.string(), mask=failed),
         **{
@@ -139,7 +136,6 @@ def _of_network(diagnoses: Diagnoses, failed: Mask) -> dict[str, pa.Array]:
 
 
 def _chance(diagnoses: Diagnoses, witness: str, failed: Mask) -> pa.Array:
-    """Make the column of one witness's probability of "parasitized"."""
     if diagnoses.by_witness is None:
         return pa.nulls(len(failed), pa.float32())
     return pa.array(expit(getattr(diagnoses.by_witness, witness)), pa.float32(), mask=failed)
@@ -148,7 +144,6 @@ def _chance(diagnoses: Diagnoses, witness: str, failed: Mask) -> pa.Array:
 def _of_detector(
     scores: detector.Scores, taps: Sequence[str], verdicts: verdict.Verdicts, unjudged: Mask
 ) -> dict[str, pa.Array]:
-    """Make columns on the abnormality, and the verdict."""
     measured = {
         **{f"distance_{name}": scores.distances[:, t] for t, name in enumerate(taps)},
         "abnormality": scores.abnormality,
@@ -182,8 +177,7 @@ class QValues:
     """
 
     def __init__(self) -> None:
-        self._values: Float = np.zeros(0)
-        self._times: Float = np.zeros(0)
+        self._values, self._times = np.zeros(0), np.zeros(0)
 
     def add(self, p_values: Float) -> None:
         """Add some of the night's p-values; NaN is none."""

@@ -68,11 +68,8 @@ def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str
 
     Changes that spreadsheets make to a file are undone: a byte order mark, UTF-16, semicolons or
     tabs instead of commas, a first line ``sep=;``, blank lines, blanks around a cell, capitals and
-    line ends in the header. So is the apostrophe that `cell` added.
-
-    Raises:
-        SpreadsheetError: the file is not text; or, from the iterator, a row has more cells than the
-            header.
+    line ends in the header. So is the apostrophe that `cell` added. SpreadsheetError if the file is
+    not text; or, from the iterator, if a row has more cells than the header.
     """
     lines = list(io.StringIO(_text(content), newline=""))
     skipped = 0
@@ -88,22 +85,20 @@ def read_csv(content: bytes) -> tuple[list[str], Iterator[tuple[int, Mapping[str
         raise SpreadsheetError(f"line {skipped + 1}: {error}") from None
 
     def rows() -> Iterator[tuple[int, Mapping[str, str]]]:
-        while True:
-            line = skipped + reader.line_num + 1
-            try:
-                cells = [_as_it_was(each.strip()) for each in next(reader)]
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise SpreadsheetError(f"line {line}: {error}") from None
-            if not any(cells):
-                continue
-            if any(cells[len(columns) :]):
-                raise SpreadsheetError(
-                    f"line {line} has more cells than the header: put cells with "
-                    f"{separator!r} in them in quotes"
-                )
-            yield line, dict(zip(columns, cells + [""] * len(columns), strict=False))
+        line = skipped + reader.line_num + 1
+        try:
+            for row in reader:
+                cells = [_as_it_was(each.strip()) for each in row]
+                if any(cells[len(columns) :]):
+                    raise SpreadsheetError(
+                        f"line {line} has more cells than the header: put cells with "
+                        f"{separator!r} in them in quotes"
+                    )
+                if any(cells):
+                    yield line, dict(zip(columns, cells + [""] * len(columns), strict=False))
+                line = skipped + reader.line_num + 1
+        except csv.Error as error:
+            raise SpreadsheetError(f"line {line}: {error}") from None
 
     return columns, rows()
 

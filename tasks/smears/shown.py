@@ -3,8 +3,8 @@
 from tasks.images import geometry
 from tasks.images.access.files import ChangedError
 from tasks.images.manifest import Region
+from tasks.images.opened_slides import open_picture, read_region
 from tasks.images.regions import Found, ImageRef, find
-from tasks.images.sources import open_picture, read_region
 from tasks.types import Pixels
 
 

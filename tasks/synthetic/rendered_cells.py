@@ -62,13 +62,8 @@ def draw_patient(number: int, rng: Generator) -> Patient:
     eosin = PINK_EOSIN + rng.beta(0.5, 0.6) * (LILAC_EOSIN - PINK_EOSIN)
     eosin = eosin * rng.uniform(0.75, 1.15) + rng.normal(0, 0.02, 3)
     azure = AZURE * rng.uniform(0.8, 1.2) * rng.uniform(0.9, 1.1, 3)
-    return Patient(
-        id=f"C{100 + number}P{number}",
-        eosin=tuple(eosin.tolist()),
-        azure=tuple(azure.tolist()),
-        softness=rng.uniform(0.7, 1.3),
-        noise=rng.uniform(0.8, 2.2),
-    )
+    dyes, name = (tuple(eosin.tolist()), tuple(azure.tolist())), f"C{100 + number}P{number}"
+    return Patient(name, *dyes, softness=rng.uniform(0.7, 1.3), noise=rng.uniform(0.8, 2.2))
 
 
 def red_cell(patient: Patient, rng: Generator, stage: Stage | None) -> Pixels:
@@ -220,19 +215,16 @@ def _distance(z: Plane, outline: list[complex]) -> Single:
 
 
 def _draw_outline(unevenness: float, rng: Generator) -> list[complex]:
-    """Draw Fourier coefficients about a unit circle, from the sixth harmonic to the first."""
     sizes = [rng.uniform(0, unevenness) * (2 / k) ** 1.5 for k in range(6, 1, -1)]
     return [*(cmath.rect(size, rng.uniform(-pi, pi)) for size in sizes), 0]
 
 
 def _plane(top: int, bottom: int, left: int, right: int) -> Plane:
-    """Make a grid of pixels as x + iy, ``(bottom - top, right - left)``."""
     x, y = np.arange(left, right), np.arange(top, bottom)
     return (x + 1j * y[:, np.newaxis]).astype(np.complex64)
 
 
 def _plane_around(radius: float, outline: list[complex]) -> Plane:
-    """Make the pixels of an outline's bounding box."""
     direction = np.exp(1j * np.linspace(0, 2 * pi, 96)).astype(np.complex64)
     edge = np.round(direction * radius / _distance(direction, outline))
     top, bottom, left, right = edge.imag.min(), edge.imag.max(), edge.real.min(), edge.real.max()
@@ -240,24 +232,19 @@ def _plane_around(radius: float, outline: list[complex]) -> Plane:
 
 
 def _place(reach: float, rng: Generator) -> complex:
-    """Draw a point uniformly from the disc of radius ``reach``."""
     return cmath.rect(reach * sqrt(rng.random()), rng.uniform(-pi, pi))
 
 
 def _blob(z: Plane, radius: float, outline: list[complex]) -> Single:
     """Draw 1 inside an outline around 0 and 0 outside, with an edge of three pixels."""
-    coverage: Single = np.clip(0.5 + (radius - _distance(z, outline)) / 3, 0, 1)
-    return coverage
+    return np.asarray(np.clip(0.5 + (radius - _distance(z, outline)) / 3, 0, 1))
 
 
 def _dot(z: Plane, radius: float) -> Single:
-    """Draw a round spot around 0: 1 at its middle, less than half at ``radius``."""
-    fall: Single = np.exp(-((np.abs(z) / np.float32(radius)) ** 4))
-    return fall
+    return np.asarray(np.exp(-((np.abs(z) / np.float32(radius)) ** 4)))
 
 
 def _clouds(shape: tuple[int, ...], grain: int, rng: Generator) -> Single:
-    """Draw smooth noise of about unit variance with details of ``grain`` pixels."""
     height, width = shape
     coarse = rng.standard_normal((height // grain + 3, width // grain + 3), dtype=np.float32)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
@@ -290,12 +277,10 @@ def _blur(image: Pixels, sigma: float) -> Pixels:
 
 
 def _to_bytes(levels: Numbers) -> Pixels:
-    clipped: Pixels = np.clip(levels, 0, 255).astype(np.uint8)
-    return clipped
+    return np.asarray(np.clip(levels, 0, 255).astype(np.uint8))
 
 
 def _draw_names(patient: Patient, cells: int, day: date, rng: Generator) -> list[str]:
-    """Draw distinct file names of cells found in a few fields of view on ``day``."""
     first = datetime.combine(day, time(8)) + timedelta(seconds=int(rng.integers(8 * 3600)))
     fields = [f"IMG_{first + i * timedelta(seconds=73):%Y%m%d_%H%M%S}a" for i in range(4)]
     numbers = 1 + rng.permutation(2 * cells)[:cells]

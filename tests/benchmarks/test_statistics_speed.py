@@ -15,7 +15,7 @@ from pytorch_ood.detector import Mahalanobis
 from sklearn.covariance import EmpiricalCovariance
 
 from tasks.detector.mahalanobis import tied_gaussian
-from tasks.detector.moments import Moments, moments, partial_fit
+from tasks.detector.moments import Moments, merge, moments
 from tests.support.measuring import QUICK, Record, in_turn
 from tests.support.peak import extra_peak
 
@@ -47,7 +47,7 @@ def in_chunks(features: Features, labels: Labels) -> Moments:
     state = Moments.empty(CLASSES, features.shape[1])
     for start in range(0, len(features), CHUNK):
         rows = slice(start, start + CHUNK)
-        state = partial_fit(state, features[rows], labels[rows])
+        state = merge(state, moments(features[rows], labels[rows], state.classes))
     return state
 
 

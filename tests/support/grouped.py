@@ -17,8 +17,7 @@ from storage.reports.tables import BATCHES, FIELDS, PATIENTS, SLIDES
 from storage.smears.schemas.batches import batch_schema
 from storage.smears.schemas.fields import MEASURED
 from tasks.limits import FieldLimits
-from tasks.reports.image_columns import Provenance, table_of
-from tasks.reports.shifts import SHIFTS
+from tasks.reports.image_columns import SHIFTS, Provenance, table_of
 from tasks.smears.counting.call import Interpreter
 from tasks.smears.reports.calls import Counting
 from tasks.smears.reports.night.counts import Row, batch_table, summaries

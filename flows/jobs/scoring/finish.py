@@ -13,7 +13,6 @@ from storage.parquet import iterate_groups
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import of_attempt, stage_report
 from tasks.reports import image_columns
-from tasks.reports.image_counts import ImageCounts
 from tasks.reports.image_rows import QValues
 from tasks.types import Mask
 
@@ -33,12 +32,12 @@ class Piece(NamedTuple):
 
     path: tuple[str, ...]
     digest: str
-    counts: ImageCounts
+    counts: image_columns.ImageCounts
 
 
 def finish_parts(job: FinishJob) -> Piece:
     """Write the rows of scored parts as a piece of the report on images, and count them."""
-    screened, batch, counts = job.screened, job.screened.batch, ImageCounts()
+    screened, batch, counts = job.screened, job.screened.batch, image_columns.ImageCounts()
     schema = image_schema(screened.model.classes, list(screened.detector.taps))
     rows = range(job.parts[0].start, job.parts[-1].stop) if job.parts else range(0)
     path = piece_path(batch, screened.key, rows)
@@ -47,7 +46,7 @@ def finish_parts(job: FinishJob) -> Piece:
     return Piece(path, digest, counts)
 
 
-def _rows(job: FinishJob, counts: ImageCounts) -> Iterator[pa.Table]:
+def _rows(job: FinishJob, counts: image_columns.ImageCounts) -> Iterator[pa.Table]:
     """Yield and count the scored rows with their q-values; copies of images are marked."""
     screened, start = job.screened, 0
     paths = [scores_path(screened.batch, screened.key, part) for part in job.parts]

@@ -11,7 +11,7 @@ from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, iterate_manifest
 from storage.store import Store
-from tasks.detector.slides.normal import Choices
+from tasks.detector.slides.normal import LEAST
 from tasks.reports.image_columns import pairs_of
 
 # With fewer shards a job, too many that slides share would be read twice. But a part is at most a
@@ -129,11 +129,10 @@ def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
 
 
 def _reference(slide: SlideRows, of_patient: Sequence[SlideRows]) -> Range | None:
-    least = Choices.least
-    if slide.slide is not None and slide.stop - slide.start >= least:
+    if slide.slide is not None and slide.stop - slide.start >= LEAST:
         return slide.start, slide.stop, "slide"
     start, stop = of_patient[0].start, of_patient[-1].stop
-    if slide.patient is not None and stop - start >= least:
+    if slide.patient is not None and stop - start >= LEAST:
         return start, stop, "patient"
     if slide.slide is None and slide.patient is None:
         return None

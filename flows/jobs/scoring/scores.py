@@ -46,9 +46,8 @@ from tasks.detector.slides.references import (
     score_cells,
 )
 from tasks.detector.witnesses import Discriminant, LogOdds
-from tasks.reports.image_columns import PARASITIZED, Provenance, heads_of, numbers_of
+from tasks.reports.image_columns import PARASITIZED, SHIFTS, Provenance, heads_of, numbers_of
 from tasks.reports.image_rows import Diagnoses, ImagesRead, image_rows
-from tasks.reports.shifts import SHIFTS
 from tasks.types import Float, Numbers
 
 COMPARED = ["image_id", "p_value"]  # across the batch

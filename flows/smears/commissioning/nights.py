@@ -25,7 +25,7 @@ from storage.store import Store
 from tasks import bundles
 from tasks.detector.error_counts import THRESHOLDS, ErrorCounts, merge_errors
 from tasks.detector.slides.groups import merge_groups
-from tasks.detector.slides.normal import Choices
+from tasks.detector.slides.normal import LEAST
 from tasks.detector.witnesses import Discriminant
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting.interpretation import chance_of_blank
@@ -73,7 +73,7 @@ def _slides_of_night(lab: Laboratory, screened: Screened) -> Added:
     """Compute the statistics of a batch's slides, and the night's reference if some are small."""
     total, night = learning.merged([], lab.own), None
     groups = slides_in_parts(screened.store, screened.batch)
-    if any(slide.stop - slide.start < Choices.least for some in groups for slide in some):
+    if any(slide.stop - slide.start < LEAST for some in groups for slide in some):
         title = f"normal of {screened.batch.name}"
         (night,) = run_jobs(lab.client, learned_night, [screened], title=title)
     jobs = [SlidesJob(screened, slides, night) for slides in groups]

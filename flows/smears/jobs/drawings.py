@@ -14,11 +14,11 @@ from storage.models.classifiers import ModelCard
 from storage.parquet import groups_having, iterate_groups, read_footer
 from storage.reports.tables import report_path
 from storage.store import Store
-from tasks.images import decoding, opened_slides
+from tasks.images import decoding
 from tasks.images.access.files import ChangedError
 from tasks.images.manifest import Region
+from tasks.images.opened_slides import open_slide, read_region
 from tasks.images.regions import ImageRef, image_refs
-from tasks.images.sources import read_region
 from tasks.smears.reports.field_rows import COLUMNS
 from tasks.smears.shown import find_unchanged, read_around
 from tasks.smears.visualisation import pictures
@@ -177,6 +177,6 @@ def draw_field(
 
 def draw_slide(source_uri: str, fields: Sequence[Mapping[str, Any]]) -> bytes:
     """Draw a slide as a WebP file, with its rows of the report on fields."""
-    slide = opened_slides.open_slide(source_uri)
+    slide = open_slide(source_uri)
     picture = slide_picture(from_afar(slide), (slide.width, slide.height), fields)
     return as_webp(Image.fromarray(picture))

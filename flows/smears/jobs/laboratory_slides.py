@@ -21,7 +21,7 @@ from tasks import bundles
 from tasks.detector.error_counts import ErrorCounts, merge_errors
 from tasks.detector.slides import groups, own_normal
 from tasks.detector.slides.groups import reference_rows
-from tasks.detector.slides.normal import Choices, slide_normal
+from tasks.detector.slides.normal import slide_normal
 from tasks.images import decoding, regions
 from tasks.images.access.files import SourceError
 from tasks.reports.image_columns import is_white_cell
@@ -67,8 +67,8 @@ def learned_night(screened: Screened) -> learning.NightNormal:
     rows = night_rows(screened.batch)
     features = Features(screened.store, screened.batch, screened.model)
     cells = features.take(rows, detector.taps)
-    choices = Choices(least=learning.LEAST_CELLS)
-    normal = slide_normal(detector.own.priors, cells.taps, cells.classes, choices)
+    least = learning.LEAST_CELLS
+    normal = slide_normal(detector.own.priors, cells.taps, cells.classes, least)
     return learning.NightNormal(normal, rows[normal.kept])
 
 

@@ -22,10 +22,7 @@ Level = Literal["slide", "laboratory", "population"]
 
 @dataclass(frozen=True)
 class CellFeatures:
-    """The features (n, d) of cells by tap, their classes (n,) as diagnosed, and rows (n,).
-
-    A cell with a negative class is not compared. The rows are those of the cells' batch.
-    """
+    """Features (n, d) of cells by tap, diagnosed classes (n,), and rows (n,) of their batch."""
 
     taps: Taps
     classes: types.Index
@@ -152,10 +149,7 @@ def squared_distances(
 def standardised_distances(
     normal: SlideNormal, taps: Taps, predicted: types.Integers, weighs: types.Mask
 ) -> types.Float:
-    """Standardise the log distances (n, T) of a slide's cells; NaN if a cell cannot be scored.
-
-    Arguments are those of `squared_distances`, with features (n, d) by tap.
-    """
+    """Standardise log `squared_distances` (n, T) of a slide's cells; NaN if a cell has no score."""
     usable = usable_rows(normal.taps, taps, predicted)
     standardised = np.full((len(usable), len(normal.taps)), np.nan)
     classes = np.asarray(predicted)[usable]

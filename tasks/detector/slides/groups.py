@@ -54,10 +54,8 @@ class GroupStatistics(bundles.Bundle):
 
     def of_taps(self, taps: Collection[str]) -> "GroupStatistics":
         """Return the statistics of some taps."""
-        means, scatter = (
-            {tap: values[tap] for tap in taps} for values in (self.means, self.scatter)
-        )
-        return GroupStatistics(self.keys, self.n, means, scatter)
+        some = ({tap: values[tap] for tap in taps} for values in (self.means, self.scatter))
+        return GroupStatistics(self.keys, self.n, *some)
 
 
 def slide_keys(
@@ -148,13 +146,10 @@ def merge_groups(a: GroupStatistics, b: GroupStatistics) -> GroupStatistics:
 
 
 def retract_groups(total: GroupStatistics, part: GroupStatistics) -> GroupStatistics:
-    """Remove ``part`` from ``total``, into which it was merged.
+    """Remove ``part``, and groups without cells left, from ``total``, into which it was merged.
 
-    A group without cells left is removed; groups that are not in ``part`` keep their counts and
-    means to the last bit.
-
-    Raises:
-        ValueError: a group has fewer cells in ``total`` than in ``part``, or is missing.
+    Other groups keep counts and means to the last bit. ValueError if a group has fewer cells in
+    ``total`` than in ``part``.
     """
     _check_same_shape(total, part)
     if missing := set(part.keys) - set(total.keys):
@@ -220,7 +215,6 @@ def by_patient(key: GroupKey) -> GroupKey:
 
 
 def _places(keys: tuple[GroupKey, ...], *parts: GroupStatistics) -> Iterator[Index]:
-    """Find the places of each part's groups among the keys."""
     number = {key: place for place, key in enumerate(keys)}
     return (np.asarray([number[key] for key in part.keys], np.intp) for part in parts)
 
@@ -233,12 +227,9 @@ def _outer(delta: Float, weight: Float) -> Float:
 
 
 def _check_same_shape(a: GroupStatistics, b: GroupStatistics) -> None:
-    if _shape(a) != _shape(b):
-        raise ValueError(f"statistics of {_shape(a)} cannot be combined with {_shape(b)}")
-
-
-def _shape(statistics: GroupStatistics) -> dict[str, tuple[int, ...]]:
-    return {tap: statistics.scatter[tap].shape for tap in statistics.taps}
+    one, other = ({tap: each.scatter[tap].shape for tap in each.taps} for each in (a, b))
+    if one != other:
+        raise ValueError(f"statistics of {one} cannot be combined with {other}")
 
 
 def reference_rows(n: int, most: int = MOST_REFERENCE) -> Index:

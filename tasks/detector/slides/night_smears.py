@@ -28,8 +28,9 @@ a smear if it is within the limit of fitted slides, or as near to that new smear
 that are no smear are compared with the population.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -79,8 +80,8 @@ class Floor(bundles.Bundle):
 class Smear:
     """The shift and spread of a group of cells, as shares of the limits; NaN if not measured."""
 
-    shift: float
-    spread: float
+    shift: float = math.nan
+    spread: float = math.nan
 
     @property
     def plausible(self) -> bool:
@@ -100,10 +101,7 @@ def residuals(
 def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
     """Estimate the floor from the residuals (n, D) of altered slides; those of few are left out.
 
-    A slide is measured by those of other ``groups``, of which there is one for each slide.
-
-    Raises:
-        ValueError: fewer than two groups have enough cells.
+    A slide is measured by those of other ``groups`` (one for each slide); ValueError without two.
     """
     enough = [place for place, cells in enumerate(slides) if len(cells) >= LEAST_CELLS]
     slides, names = [slides[place] for place in enough], [groups[place] for place in enough]
@@ -132,7 +130,7 @@ def fit_floor(slides: Sequence[Float], groups: Sequence[object]) -> Floor:
 def smear_of(floor: Floor, cells: Float) -> Smear:
     """Compare the residuals (n, D) of a group's cells with the limits."""
     if not len(cells):
-        return Smear(float("nan"), float("nan"))
+        return Smear()
     shift, spread = _figures(floor.axes, cells)
     return Smear(shift / floor.shift, spread / floor.spread)
 
@@ -153,7 +151,6 @@ def beyond_reach(floor: Floor, cells: Float) -> Mask:
 
 
 def _covariances(slides: Iterable[Float], middles: Float) -> tuple[Float, Float]:
-    """Estimate W and B (D, D), both shrunk, from slides (n, D) and their medians (S, D)."""
     centred = np.concatenate([cells - cells.mean(axis=0) for cells in slides])
     degrees = float(len(centred) - len(middles))
     within = normal.shrunk_within(centred.T @ centred / degrees, degrees)
@@ -199,45 +196,37 @@ class GroupPart:
 
 @dataclass(frozen=True)
 class Smears:
-    """The parts of a group of cells, and its measures as a whole.
+    """The parts of a group of cells, and its measures as a whole; by default, not measured.
 
     ``whole`` measures the group as if it were one smear; ``outside`` is the share of its cells in
     no smear.
     """
 
-    whole: Smear
-    parts: tuple[GroupPart, ...]
-    outside: float
+    whole: Smear = field(default_factory=Smear)
+    parts: tuple[GroupPart, ...] = ()
+    outside: float = 0.0
 
     @property
     def implausible(self) -> bool:
         """Return whether the group is neither a smear of blood nor several."""
         return self.outside > MOST_OUTSIDE
 
-    @classmethod
-    def unknown(cls) -> "Smears":
-        """Make the result for a group that was not measured."""
-        return cls(Smear(float("nan"), float("nan")), (), 0.0)
-
 
 def find_smears(
     priors: Mapping[str, cell_score.Prior],
     floor: Floor | None,
-    taps: cell_score.Taps,
-    predicted: Integers,
+    features: cell_score.CellFeatures,
     group: Group,
 ) -> Smears:
-    """Divide a group of cells, with features (n, d) by tap, into smears.
+    """Divide a group of cells into smears; one of too few cells has no parts.
 
-    A group of too few cells has no parts. Without a floor any other group is one smear. A cell is
-    left out if its ``predicted`` class (n,) is negative.
+    Without a floor any other group is one smear. Cells with a negative class are left out.
     """
-    choices = normal.Choices()
-    cells, usable = residuals(priors, taps, predicted)
+    cells, usable = residuals(priors, features.taps, features.classes)
     places = np.flatnonzero(usable)
-    if len(places) < choices.least:  # too few for a reference: measured only by their shift
+    if len(places) < normal.LEAST:  # too few for a reference: measured only by their shift
         if floor is None or len(cells) < LEAST_PART:
-            return Smears.unknown()
+            return Smears()
         whole = smear_of(floor, cells)
         return Smears(whole, (), float(whole.shift > ABSURD))
     whole = Smear(0.0, 0.0) if floor is None else smear_of(floor, cells)
@@ -249,12 +238,10 @@ def find_smears(
         small = len(part) < least and not everything
         reference, alike = None, True
         if smear.plausible and not small:
-            rows = places[part]
-            some = {tap: values[rows] for tap, values in taps.items()}
-            fewer = replace(choices, least=min(choices.least, len(part)))
-            part_normal = normal.slide_normal(priors, some, predicted[rows], fewer)
+            some, fewer = bundles.take(features, places[part]), min(normal.LEAST, len(part))
+            part_normal = normal.slide_normal(priors, some.taps, some.classes, fewer)
             kept = np.zeros(len(usable), bool)
-            kept[rows[part_normal.kept]] = True
+            kept[places[part][part_normal.kept]] = True
             reference = replace(part_normal, kept=kept)
             alike = bool(part_normal.kept.sum() >= group.alike * len(part))
         divisible = floor is not None and not small and len(part) >= 2 * LEAST_PART
@@ -264,7 +251,7 @@ def find_smears(
         middle = np.median(cells[part], axis=0)
         parts.append(GroupPart(middle, reference, small, smear, len(part)))
     if floor is None:
-        return Smears(whole, tuple(parts), 0.0)
+        return Smears(whole, tuple(parts))
     known = list(zip(parts, _are_smears(floor, parts), strict=True))
     outside = sum(part.cells for part, is_smear in known if not is_smear)
     of_smears = (part if is_smear else replace(part, reference=None) for part, is_smear in known)

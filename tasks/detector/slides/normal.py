@@ -13,7 +13,7 @@ cell is left out of its own reference by the same formulas read backwards
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.linalg import cholesky
@@ -30,33 +30,22 @@ LEAST_BETWEEN = 1e-3  # of W: the value of B if slides seem not to differ at all
 NORMAL_MAD = 1.4826  # a normal deviation over its median absolute deviation
 NORMAL_HALF = 0.6745  # half the length of the shortest half of a normal sample, in deviations
 LEAST_SCALE = 1e-6  # of log distances that do not vary
-
-
-@dataclass(frozen=True)
-class Choices:
-    """Constants chosen on fitted patients and shifted copies of them, never on foreign images.
-
-    A smaller ``cut`` or a larger ``v`` catches more if a third of a slide is strange in the same
-    way, but calls more cells abnormal on a slide that varies more than fitted ones. ``lean_*`` come
-    from empirical Bayes: the sampling variance for one cell over the variance between patients.
-    """
-
-    v: float = 200.0  # cells as which the prior counts in a slide's covariance
-    cut: float = 2.5  # standardised log distance beyond which a cell is not in the reference
-    rounds: int = 2  # of trimming, to the core and again by the cut
-    core: float = 0.6  # share of the cells that the first rounds keep, and later ones at least
-    lean_location: float = 10.0  # cells as which fitted slides count in where log distances lie
-    lean_scale: float = 150.0  # the same for their scale, which differs less between slides
-    slides: float = 10.0  # as which the population counts in how a laboratory's slides differ
-    least: int = 30  # cells below which a slide has no normal of its own
+LEAST = 30  # cells below which a slide has no normal of its own
+# Chosen on fitted patients and shifted copies of them, never on foreign images. A smaller cut, or
+# more cells of the prior, catches more if a third of a slide is strange in the same way, but calls
+# more cells abnormal on a slide that varies more than fitted ones.
+PRIOR_CELLS = 200.0  # cells as which the prior counts in a slide's covariance: v
+PRIOR_SLIDES = 10.0  # slides as which the population counts in how a laboratory's slides differ
+CUT = 2.5  # standardised log distance beyond which a cell is not in the reference
+TRIMS = 2  # rounds of trimming, to the core and again by the cut
+CORE = 0.6  # share of the cells that the first rounds keep, and later ones at least
+# By empirical Bayes: the sampling variance for one cell over the variance between patients.
+LEAN_LOCATION = 10.0  # cells as which fitted slides count in where log distances lie
+LEAN_SCALE = 150.0  # the same for their scale, which differs less between slides
 
 
 def within_covariance(statistics: GroupStatistics, tap: str) -> tuple[Float, float]:
-    """Estimate W (d, d), unbiased and not shrunk, and its degrees of freedom, cells less means.
-
-    Raises:
-        ValueError: no group has two cells of a class, or every feature is the same in all of them.
-    """
+    """Estimate W (d, d), not shrunk, and its degrees of freedom; ValueError if nothing varies."""
     degrees = float((statistics.n - 1).clip(min=0).sum())
     if degrees == 0:
         raise ValueError("no slide has two cells of a class: variation within slides is unknown")
@@ -140,9 +129,7 @@ def prior_of(statistics: GroupStatistics, tap: str) -> Prior:
     """Estimate the random-effects model of one tap, the prior of a slide; W and B are shrunk.
 
     A group weighs n / (n + k), which is best for W = k B; k and B are found in turn.
-
-    Raises:
-        ValueError: there are fewer than two groups, or nothing varies within them.
+    ValueError if there are fewer than two groups, or nothing varies within them.
     """
     if len(statistics.keys) < 2:
         raise ValueError("one slide does not show how slides differ")
@@ -197,67 +184,61 @@ def shrunk_between(raw: Float, within: Float, groups: int) -> Float:
 
 
 def _whitened(within: Float, matrix: Float) -> Float:
-    """Compute L^-1 M L^-T with W = L L^T: a covariance (d, d), whitened by W."""
     factor = cholesky(within, lower=True)
     full = whitened(factor, whitened(factor, matrix).T)
     return np.asarray((full + full.T) / 2)
 
 
 def shift_distance(prior: Prior, n: float, mean: Float) -> float:
-    """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with mean residual rbar (d,).
-
-    Of slides of the population it is chi-squared with d degrees of freedom (Hotelling 1931).
-    """
+    """Compute T^2 = rbar^T (B + W / n)^-1 rbar of n cells with mean residual rbar (d,)."""
     return float(prior.axes.squared(mean, n))
 
 
 def slide_normal(
-    priors: Mapping[str, Prior], taps: Taps, predicted: Integers, choices: Choices | None = None
+    priors: Mapping[str, Prior], taps: Taps, predicted: Integers, least: int = LEAST
 ) -> SlideNormal:
     """Fit the reference of a slide's cells, without outliers; of few cells, it is `leaning`.
 
     Shift, covariance, distances and kept cells are updated in turn. The first rounds keep the
-    ``core``, later ones every cell within the ``cut``: nearly all cells of a clean slide. A cell is
+    `CORE`, later ones every cell within the `CUT`: nearly all cells of a clean slide. A cell is
     left out if a feature (n, d) is not finite, or its ``predicted`` class (n,) negative.
     """
-    choices = choices or Choices()
     usable = cell_score.usable_rows(priors, taps, predicted)
-    if int(usable.sum()) < choices.least:
+    if int(usable.sum()) < least:
         return leaning(priors, taps, predicted, usable)
     features = {tap: np.asarray(taps[tap][usable], np.float64) for tap in sorted(priors)}
-    normals, kept = _trimmed(priors, features, np.asarray(predicted)[usable], choices)
+    normals, kept = _trimmed(priors, features, np.asarray(predicted)[usable])
     everywhere = np.zeros(len(usable), bool)
     everywhere[usable] = kept
     return SlideNormal(normals, "slide", everywhere)
 
 
 def _trimmed(
-    priors: Mapping[str, Prior], features: Mapping[str, Float], classes: Integers, choices: Choices
+    priors: Mapping[str, Prior], features: Mapping[str, Float], classes: Integers
 ) -> tuple[dict[str, TapNormal], Mask]:
-    """Fit references by tap, and mark the cells (n,) in them."""
     residuals = {tap: x - priors[tap].means[classes] for tap, x in features.items()}
     normals = {tap: _start(priors[tap], r) for tap, r in residuals.items()}
     kept = np.zeros(len(classes), bool)
-    for step in range(2 * choices.rounds + 1):
+    for step in range(2 * TRIMS + 1):
         logs, z = _logs(normals, features, classes, kept), []
         for tap, some in logs.items():
-            if step <= choices.rounds:
+            if step <= TRIMS:
                 location, scale = shortest_half(some)
                 scale = priors[tap].scale if np.isfinite(priors[tap].scale) else scale
             else:
-                location, scale = leaning_spread(priors[tap], some[kept], choices)
+                location, scale = leaning_spread(priors[tap], some[kept])
             z.append((some - location) / scale)
         fused = np.max(z, axis=0)
-        core = float(np.quantile(fused, choices.core))
+        core = float(np.quantile(fused, CORE))
         # The core is always kept: fewer cells would not represent the slide.
-        before, kept = kept, fused <= (core if step < choices.rounds else max(core, choices.cut))
-        if step > choices.rounds and np.array_equal(before, kept):
+        before, kept = kept, fused <= (core if step < TRIMS else max(core, CUT))
+        if step > TRIMS and np.array_equal(before, kept):
             break  # further rounds would repeat this one
-        normals = {t: _posterior(priors[t], r[kept], choices.v) for t, r in residuals.items()}
+        normals = {t: _posterior(priors[t], r[kept]) for t, r in residuals.items()}
     else:
         logs = _logs(normals, features, classes, kept)
     for tap, normal in normals.items():
-        location, scale = leaning_spread(priors[tap], logs[tap][kept], choices)
+        location, scale = leaning_spread(priors[tap], logs[tap][kept])
         normals[tap] = replace(normal, location=location, scale=scale)
     return normals, kept
 
@@ -277,7 +258,7 @@ def _start(prior: Prior, residuals: Float) -> TapNormal:
     return TapNormal(means, cholesky(prior.within, lower=True), 1.0, np.inf, *[np.nan] * 3)
 
 
-def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
+def _posterior(prior: Prior, residuals: Float) -> TapNormal:
     """Compute the reference from kept residuals (n, d).
 
     If a slide's T^2 exceeds its expectation, the prior of its shift is weighted down by the same
@@ -288,10 +269,10 @@ def _posterior(prior: Prior, residuals: Float, v: float) -> TapNormal:
     t2 = shift_distance(prior, n, mean)
     k = prior.k / max(1.0, t2 / d)
     centred = residuals - mean
-    scatter = v * prior.within + centred.T @ centred
+    scatter = PRIOR_CELLS * prior.within + centred.T @ centred
     scatter += k * n / (n + k) * np.outer(mean, mean)
-    factor = cholesky(scatter, lower=True)
-    return TapNormal(prior.means + n / (n + k) * mean, factor, v + n, n + k, np.nan, np.nan, t2)
+    means, factor = prior.means + n / (n + k) * mean, cholesky(scatter, lower=True)
+    return TapNormal(means, factor, PRIOR_CELLS + n, n + k, np.nan, np.nan, t2)
 
 
 def leaning(
@@ -313,11 +294,7 @@ def population_normal(priors: Mapping[str, Prior]) -> SlideNormal:
 
 
 def shortest_half(values: Float) -> tuple[float, float]:
-    """Return location and scale from the shortest interval that contains half the values (n,).
-
-    It stays with the majority while fewer than half of the values are elsewhere (Rousseeuw &
-    Leroy 1988).
-    """
+    """Return location and scale from the shortest half of values (n,) (Rousseeuw & Leroy 1988)."""
     ordered = np.sort(values)
     half = len(ordered) // 2 + 1
     lengths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
@@ -326,24 +303,24 @@ def shortest_half(values: Float) -> tuple[float, float]:
     return float(location), max(float(lengths[low]) / (2 * NORMAL_HALF), LEAST_SCALE)
 
 
-def leaning_spread(prior: Prior, values: Float, choices: Choices) -> tuple[float, float]:
+def leaning_spread(prior: Prior, values: Float) -> tuple[float, float]:
     """Estimate location and scale of log distances (n,): median and 1.4826 MAD, with a prior."""
     location = float(np.median(values))
     scale = max(NORMAL_MAD * float(np.median(abs(values - location))), LEAST_SCALE)
     if not np.isfinite(prior.location):
         return location, scale
     n = len(values)
-    by_place, by_width = n / (n + choices.lean_location), n / (n + choices.lean_scale)
+    by_place, by_width = n / (n + LEAN_LOCATION), n / (n + LEAN_SCALE)
     drawn = by_width * np.log(scale) + (1 - by_width) * np.log(prior.scale)
     return by_place * location + (1 - by_place) * prior.location, float(np.exp(drawn))
 
 
-def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: Choices) -> Prior:
+def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str) -> Prior:
     """Compute the prior of a laboratory's slides: the posterior one level up.
 
     ``statistics`` are by slide, of the cells in the slides' references. The population counts as
     one more slide in the laboratory's shift, unless the laboratory is further away than slides of
-    the population; it counts as ``v`` cells in W and ``slides`` slides in B.
+    the population; it counts as `PRIOR_CELLS` in W and `PRIOR_SLIDES` in B.
     """
     count, residuals = residual_means(statistics, tap, prior.means)
     weights = count / (count + prior.k)
@@ -352,11 +329,11 @@ def learned_prior(prior: Prior, statistics: GroupStatistics, tap: str, choices: 
     white = whitened(cholesky(prior.between, lower=True), mean)
     far = max(1.0, total / (1 + total) * float(white @ white) / len(mean))
     degrees = float((statistics.n - 1).clip(min=0).sum())
-    within = choices.v * prior.within + statistics.scatter[tap].sum(axis=0)
-    within /= choices.v + degrees
+    within = PRIOR_CELLS * prior.within + statistics.scatter[tap].sum(axis=0)
+    within /= PRIOR_CELLS + degrees
     centred = residuals - mean
     scatter = (weights[:, None] * centred).T @ centred
-    between = (choices.slides * prior.between + scatter) / (choices.slides + len(count) - 1)
+    between = (PRIOR_SLIDES * prior.between + scatter) / (PRIOR_SLIDES + len(count) - 1)
     shift = total / (total + 1 / far) * mean
     k = cells_of_population(within, between)
     return Prior(prior.means + shift, within, between, k, prior.location, prior.scale)

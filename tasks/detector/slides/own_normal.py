@@ -40,10 +40,7 @@ class FittedSlide:
 
 @dataclass(frozen=True)
 class OwnNormal:
-    """The parameters for scoring cells by their slide: priors by tap, and calibrations.
-
-    ``floor`` limits what can be a smear; without one, any slide is accepted.
-    """
+    """Priors by tap, calibrations, and limits of a smear: without ``floor`` any slide is one."""
 
     priors: dict[str, Prior]
     calibration: OwnCalibration
@@ -73,10 +70,9 @@ class OwnNormal:
 
 
 def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -> FittedSlide:
-    """Score a fitted slide by priors from the statistics without it and its patient.
+    """Score a fitted slide by priors without its patient, first without location and scale.
 
-    This is done twice for all slides: first with priors without location and scale, from which
-    `slides_spread` estimates these, then with priors that have them (`with_spread`).
+    From these scores `slides_spread` estimates both, for priors `with_spread`.
     """
     normal = slide_normal(priors, taps, predicted)
     usable = cell_score.usable_rows(priors, taps, predicted)
@@ -93,18 +89,13 @@ def fitted_slide(priors: Mapping[str, Prior], taps: Taps, predicted: Integers) -
         deviations = cell_score.standardised_distances(normal, cells, classes, kept)
     else:
         location, scale = np.full((2, len(by_tap)), np.nan)
-    n, log_t2 = int(kept.sum()), log_distance(t2)
-    return FittedSlide(deviations, location, scale, n, population, log_t2)
+    return FittedSlide(deviations, location, scale, int(kept.sum()), population, log_distance(t2))
 
 
 def slides_spread(
     slides: Sequence[FittedSlide], laboratories: Sequence[str] = ()
 ) -> tuple[Float, Float]:
-    """Estimate the usual location and scale (T,) of log distances, weighted by `group_weights`.
-
-    Raises:
-        ValueError: no fitted slide has enough cells for a normal of its own.
-    """
+    """Estimate the usual location and scale (T,), by `group_weights`; ValueError without any."""
     with_normal = [k for k, slide in enumerate(slides) if np.isfinite(slide.location).all()]
     if not with_normal:
         raise ValueError("no fitted slide has enough cells for a normal of its own")
@@ -139,11 +130,8 @@ def own_calibration(
 
 def with_spread(priors: Mapping[str, Prior], location: Float, scale: Float) -> dict[str, Prior]:
     """Add the location and scale (T,) of fitted slides to priors."""
-    spread = zip(location.tolist(), scale.tolist(), strict=True)
-    return {
-        tap: replace(prior, location=place, scale=width)
-        for (tap, prior), (place, width) in zip(sorted(priors.items()), spread, strict=True)
-    }
+    spread = zip(sorted(priors), location.tolist(), scale.tolist(), strict=True)
+    return {tap: replace(priors[tap], location=at, scale=width) for tap, at, width in spread}
 
 
 @dataclass(frozen=True)
@@ -165,10 +153,7 @@ class Shift:
 def slide_shift(
     normals: OwnNormal, taps: Taps, predicted: Integers, kept: Mask | None = None
 ) -> Shift:
-    """Compare a slide with fitted slides, by features (n, d) of its cells and their classes (n,).
-
-    Only the cells ``kept`` (n,) in its reference count, if there are any.
-    """
+    """Compare a slide with fitted ones by features (n, d) and classes (n,) of ``kept`` cells."""
     judged = cell_score.usable_rows(normals.priors, taps, predicted)
     if kept is not None and kept.any():
         judged &= kept

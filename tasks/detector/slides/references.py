@@ -78,12 +78,7 @@ def fallback_reference(normals: OwnNormal, own: SlideNormal | None = None) -> Re
 
 
 def references_of(
-    normals: OwnNormal,
-    cells: CellFeatures,
-    level: str,
-    group: limits.Group,
-    *,
-    of_few: bool = False,
+    normals: OwnNormal, cells: CellFeatures, level: str, group: limits.Group, of_few: bool = False
 ) -> References:
     """Choose the references of a group's cells, and name them after their ``level``.
 
@@ -91,7 +86,7 @@ def references_of(
     fitted cells are a better one than a mixture of its patients. Slides ``of_few`` cells choose
     themselves (`most_ordinary`), and so have both.
     """
-    smears = limits.find_smears(normals.priors, normals.floor, cells.taps, cells.classes, group)
+    smears = limits.find_smears(normals.priors, normals.floor, cells, group)
     references: list[Reference | None] = []
     for part in smears.parts:
         normal = part.reference
@@ -106,15 +101,11 @@ def references_of(
 
 def alone(reference: Reference | None) -> References:
     """Make the references of cells that share a single one; None: fitted cells."""
-    return References(limits.Smears.unknown(), () if reference is None else (reference,))
+    return References(limits.Smears(), () if reference is None else (reference,))
 
 
 def most_ordinary(normals: OwnNormal, candidates: Sequence[Reference], cells: CellFeatures) -> int:
-    """Choose the reference under which a group's median cell is most ordinary, by its place.
-
-    Of equally good ones it is the first. A slide of few cells uses it: a night may have several
-    stains, and some of its slides may resemble fitted ones.
-    """
+    """Choose the place of the first reference whose median cell is most ordinary."""
     medians = []
     for reference in candidates:
         _, p = _scores(normals, reference, cells)
@@ -135,9 +126,8 @@ def score_cells(
     if normals.floor is not None:
         scores.unlike[places] = limits.beyond_reach(normals.floor, residual)
     compared = []
-    for number, (candidates, nearest) in enumerate(
-        _candidates(normals.floor, references, fitted, residual)
-    ):
+    chosen_from = _candidates(normals.floor, references, fitted, residual)
+    for number, (candidates, nearest) in enumerate(chosen_from):
         scores.part[places[nearest]] = number
         compared.append((candidates, places[nearest]))
     for candidates, here in [*compared, ([fitted], np.flatnonzero(scores.unlike))]:

@@ -22,7 +22,6 @@ SLIDE_EXTENSIONS = VENDORS | TIFF | {ZARR}
 # A manifest may name addresses of these schemes, and addresses on its own filesystem. Schemes that
 # can reach any host, or chain others, are left out.
 SCHEMES = frozenset({"file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
-
 # Filesystems of this machine need no password: anything like one is part of a name.
 HERE = frozenset({"file", "local"})
 
@@ -70,10 +69,7 @@ def path_of(uri: str) -> str:
 
 
 def parts_of(path: str) -> list[str]:
-    """List the folders of a path, and its file.
-
-    `pathlib` takes several times as long, and a night may have a million paths.
-    """
+    """List the folders of a path, and its file, several times as fast as `pathlib` does."""
     return [part for part in path.split("/") if part and part != "."]
 
 

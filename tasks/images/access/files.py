@@ -84,10 +84,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def _connected(kind: Any, options: dict[str, Any]) -> Any:
-    """Make a filesystem; all threads of a process share a client of a server.
-
-    fsspec would make one for each thread, which takes longer than reading a hundred images.
-    """
+    # fsspec would make one for each thread, which takes longer than reading a hundred images.
     if not kind.async_impl:
         return kind(**options)
     key = (os.getpid(), kind, repr(sorted(options.items())))
@@ -99,19 +96,11 @@ def _connected(kind: Any, options: dict[str, Any]) -> Any:
 
 def is_far(uri: str) -> bool:
     """Return whether a file is behind a server, so that a read mostly waits."""
-    address = file_of(uri)
-    protocol, separator, _ = address.partition("://")
-    if not separator or protocol == "file":
-        return False
-    return bool(filesystem(address)[0].async_impl)
+    return bool(filesystem(file_of(uri))[0].async_impl)
 
 
 def read_bytes(uri: str) -> bytes:
-    """Read the bytes of an image; an archive is opened once per process and read in place.
-
-    Raises:
-        TooLargeError: they are more than `MOST_BYTES`, whatever an archive says of them.
-    """
+    """Read the bytes of an image; TooLargeError if they are more than `MOST_BYTES`."""
     content = read_head(uri, MOST_BYTES + 1)
     _refuse_large(len(content))
     return content
@@ -142,9 +131,8 @@ def read_head(uri: str, length: int) -> bytes:
 
 def list_members(kind: str, address: str) -> Iterator[tuple[str, int]]:
     """List names and sizes in bytes of the files in an archive, in the archive's order."""
-    archive = _archive(kind, address, _stamp_anew(address))
-    for name, member in archive.members.items():
-        yield name, _size(member)
+    members = _archive(kind, address, _stamp_anew(address)).members
+    return ((name, _size(member)) for name, member in members.items())
 
 
 def lately_stamped(uri: str) -> str:
@@ -184,7 +172,6 @@ def stamp(uri: str) -> str:
 
 @lru_cache(maxsize=SOURCES)
 def _local_file(uri: str) -> str | None:
-    """Return the path of a file on this machine, unless it is a slide's folder."""
     fs, path = filesystem(uri)
     return path if isinstance(fs, LocalFileSystem) and slide_folder(path) != path else None
 
@@ -214,7 +201,6 @@ def _digest_of_content(fs: Any, path: str) -> bytes:
 
 
 def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
-    """List the files below a folder by name; FileNotFoundError if there are none."""
     files = sorted(fs.find(folder, detail=True).items())
     if not files:
         raise FileNotFoundError(folder)
@@ -236,11 +222,8 @@ def refuse_larger(uri: str, most: int) -> None:
     """Raise SourceError if a file is none, or has more bytes than are read of it."""
     fs, path = filesystem(uri)
     if isinstance(fs, LocalFileSystem):
-        status = Path(path).stat()
-        _refuse_devices(path, status)
-        size = status.st_size
-    else:
-        size = fs.size(path) or 0
+        _refuse_devices(path, Path(path).stat())
+    size = fs.size(path) or 0
     if size > most:
         raise TooLargeError(f"{uri} has {size:,} bytes, more than the {most:,} that are read")
 
@@ -284,7 +267,6 @@ def _size(member: Member) -> int:
 
 
 def _refusal(member: Member) -> str | None:
-    """Return why a member must not be read, such as a path out of the archive; None if it may."""
     name = _name(member)
     if name.startswith("/") or ".." in name.split("/"):
         return f"the name {name!r} leads out of the archive"
@@ -300,7 +282,6 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Read a header; SourceError if it announces a name that no file has."""
         header = super().frombuf(buf, encoding, errors)
         if header.type in _LONG and header.size > MOST_NAME:
             raise SourceError(f"a name of {header.size:,} bytes")

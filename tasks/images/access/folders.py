@@ -42,12 +42,7 @@ class Listed:
 
 
 def list_files(source: str) -> Listed:
-    """List the files below a folder or matching a pattern, or one file, while they are used.
-
-    Raises:
-        FileNotFoundError: there is nothing of that name.
-        SourceError: part of it cannot be listed.
-    """
+    """List the files of a folder or pattern, or one file; SourceError if some cannot be listed."""
     fs, root = filesystem(source)
     if fs.isfile(root):
         return Listed(fs, "", iter([_file(fs.info(root))]), is_file=True)
@@ -71,7 +66,6 @@ def list_files(source: str) -> Listed:
 def _files_among(
     fs: Any, above: str, entries: Iterable[dict[str, Any]], linked: list[str]
 ) -> Iterator[File]:
-    """Yield files and, last, folders that are slides; note links to folders."""
     slides = Counter[str]()
     for info in entries:
         path = info["name"]
@@ -91,12 +85,10 @@ def _files_among(
 
 
 def _below(fs: Any, root: str) -> Iterator[dict[str, Any]]:
-    """Yield the entry of each file below a folder."""
     if not isinstance(fs, LocalFileSystem):
-        yield from _emptied(fs.find(root, detail=True))
-        return
-    for _, _, files in fs.walk(root, detail=True):  # with one folder in memory at a time
-        yield from files.values()
+        return _emptied(fs.find(root, detail=True))
+    # With one folder in memory at a time.
+    return (info for _, _, files in fs.walk(root, detail=True) for info in files.values())
 
 
 def _emptied(entries: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -111,13 +103,11 @@ def _file(info: Mapping[str, Any]) -> File:
 
 
 def _info(full: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Look up a file, and keep only the used entries."""
     info = full(*args, **kwargs)
     return {name: info[name] for name in KEPT if name in info}
 
 
 def _refuse_unlisted(error: Exception) -> None:
-    """Raise if fsspec would silently skip a folder that it cannot list."""
     if isinstance(error, FileNotFoundError):  # of a folder that was removed meanwhile
         return
     folder = as_text(str(getattr(error, "filename", None) or error))

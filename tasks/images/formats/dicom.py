@@ -23,8 +23,7 @@ Rank = tuple[bool, int, int]
 def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Table:
     """Keep only the file of the largest level of each DICOM slide in a listing.
 
-    OpenSlide opens all levels in a folder by any one of them. A file with an unreadable header
-    stays, and fails with a reason when it is opened. ``on_skip`` is called with a message.
+    OpenSlide opens all levels by it. A file with an unreadable header stays, and fails when opened.
     """
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     slides: dict[tuple[str, str], list[Rank]] = defaultdict(list)
@@ -32,9 +31,7 @@ def one_file_a_slide(sources: pa.Table, on_skip: Callable[[str], None]) -> pa.Ta
         is_file = extension_of(uri) == DICOM and not in_archive(uri)
         if is_file and (header := read_header(row, uri)):
             slides[header[0]].append(header[1])
-    out: set[int] = set()
-    for files in slides.values():
-        out.update(-file[2] for file in files if file != max(files))
+    out = {-file[2] for files in slides.values() for file in files if file != max(files)}
     if not out:
         return sources
     on_skip(

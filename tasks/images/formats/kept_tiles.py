@@ -17,10 +17,7 @@ Missing = dict[Place, Future[Pixels | BadImageError]]
 
 
 class KeptTiles:
-    """The tiles of a slide; one that several threads want is read and decoded once.
-
-    ``read`` reads tiles in order; a tile may be the error that says why there is none.
-    """
+    """The tiles of a slide, as ``read`` reads them; one that several threads want is read once."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -67,7 +64,6 @@ class KeptTiles:
             self._forget()
 
     def _forget(self) -> None:
-        """Drop the least recently used tiles, but none that is being read."""
         for place in list(self._kept):
             if self._size <= MOST_KEPT:
                 return

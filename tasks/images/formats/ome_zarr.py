@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
 from tasks.images import decoding, geometry
-from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile
+from tasks.images.formats.tiff import UNITS, WHITE, as_rgb, check_tile, damaged
 from tasks.types import Pixels
 
 FULL_NAMES = {"nanometer": "nm", "micrometer": "µm", "millimeter": "mm"}
@@ -23,7 +23,6 @@ COLOURS = (1, 3, 4)
 
 
 def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: geometry.Box, level: int) -> Pixels:
-    """Read a box from levels, the finest first, with these letters of axes, such as tczyx."""
     across, here = axes.index("x"), levels[level]
     downsample = levels[0].shape[across] / here.shape[across]
     left, top, right, bottom = geometry.box_at(box, downsample)
@@ -34,9 +33,7 @@ def _read(levels: Sequence[zarr.Array[Any]], axes: str, box: geometry.Box, level
         chosen = here[tuple((within | whole).get(axis, 0) for axis in axes)]
     # Codecs raise anything on damaged chunks, and a slide must never stop its batch.
     except Exception as error:
-        raise decoding.BadImageError(
-            "damaged", f"{type(error).__name__}: {error}; copy the slide again"
-        ) from None
+        raise damaged(f"{type(error).__name__}: {error}") from None
     kept = [axis for axis in axes if axis in "cyx"]
     pixels = np.asarray(chosen)
     if "c" not in kept:
@@ -82,14 +79,12 @@ def _opened(group: zarr.Group) -> geometry.Slide:
 
 
 def _multiscales(group: zarr.Group) -> Mapping[str, Any] | None:
-    """Find the description of the levels, which version 0.5 nests one level deeper."""
     held: Any = group.attrs.asdict()
-    multiscales = held.get("ome", held).get("multiscales")
+    multiscales = held.get("ome", held).get("multiscales")  # of 0.5 or of 0.4
     return multiscales[0] if multiscales else None
 
 
 def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:
-    """Open a level; refuse all but flat colour pictures, and chunks too large to decode."""
     level = group[path]
     if not isinstance(level, zarr.Array):
         raise decoding.BadImageError("not_an_image", f"its level {path} is no array")
@@ -113,7 +108,6 @@ def _level(group: zarr.Group, path: str, axes: str) -> zarr.Array[Any]:
 
 
 def _microns_per_pixel(about: Mapping[str, Any]) -> float | None:
-    """Average both directions of the finest level; None if they differ or no unit is given."""
     scales: Sequence[float] = [1.0] * len(about["axes"])
     for each in about["datasets"][0].get("coordinateTransformations", ()):
         scales = each.get("scale", scales)

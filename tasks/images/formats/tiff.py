@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
-from math import ceil
+from math import ceil, prod
 from typing import Any
 from xml.etree import ElementTree
 
@@ -59,27 +59,22 @@ class Level:
     decode: Callable[..., Any]
 
     @property
-    def columns(self) -> int:
-        """Count the columns of tiles."""
-        return ceil(self.width / self.tile_width)
-
-    @property
-    def rows(self) -> int:
-        """Count the rows of tiles."""
-        return ceil(self.height / self.tile_height)
+    def grid(self) -> tuple[int, int]:
+        """Count the rows and columns of tiles."""
+        return ceil(self.height / self.tile_height), ceil(self.width / self.tile_width)
 
     def tiles(self, row: int, column: int) -> list[int]:
         """List the tiles at a row and column, one for each plane."""
-        first, area = row * self.columns + column, self.rows * self.columns
-        return [first + plane * area for plane in range(self.planes)]
+        rows, columns = self.grid
+        return [(plane * rows + row) * columns + column for plane in range(self.planes)]
 
 
 def _read(kept: KeptTiles, levels: Sequence[Level], box: geometry.Box, level: int) -> Pixels:
     here = levels[level]
     left, top, right, bottom = geometry.box_at(box, levels[0].width / here.width)
     out = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
-    rows = _tiles_between(top, bottom, here.tile_height, here.rows)
-    columns = _tiles_between(left, right, here.tile_width, here.columns)
+    rows = _tiles_between(top, bottom, here.tile_height, here.grid[0])
+    columns = _tiles_between(left, right, here.tile_width, here.grid[1])
     # A tile of no bytes was never scanned.
     places = [
         (level, *place) for place in product(rows, columns) if here.sizes[here.tiles(*place)].all()
@@ -98,7 +93,6 @@ def _read(kept: KeptTiles, levels: Sequence[Level], box: geometry.Box, level: in
 def _read_tiles(
     fs: Any, path: str, levels: Sequence[Level], places: Sequence[Place]
 ) -> Iterator[Pixels | BadImageError]:
-    """Read tiles of one level as RGB, in order."""
     level = levels[places[0][0]] if places else levels[0]
     for group in _groups(level, ((row, column) for _, row, column in places)):
         wanted = [i for place in group for i in level.tiles(*place)]
@@ -116,7 +110,6 @@ def _read_tiles(
 
 
 def _decode(level: Level, i: int, content: bytes | Exception) -> Array:
-    """Decode a tile to (height, width, channels)."""
     if isinstance(content, Exception):
         raise BadImageError("unreadable", f"{type(content).__name__}: {content}")
     try:
@@ -129,11 +122,8 @@ def _decode(level: Level, i: int, content: bytes | Exception) -> Array:
         tile: Array = level.decode(content, i)[0][0]
     # Decoders raise anything on damaged tiles, and a slide must never stop its batch.
     except Exception as error:
-        raise BadImageError(
-            "damaged",
-            f"tile {i} of the level of {level.width} x {level.height} pixels: "
-            f"{type(error).__name__}: {error}; copy the slide again",
-        ) from None
+        where = f"tile {i} of the level of {level.width} x {level.height} pixels"
+        raise damaged(f"{where}: {type(error).__name__}: {error}") from None
     return tile
 
 
@@ -153,9 +143,7 @@ def open_tiff(fs: Any, path: str) -> geometry.Slide:
             raise
         # Directories can be damaged in as many ways as tiles.
         except Exception as error:
-            raise BadImageError(
-                "damaged", f"{type(error).__name__}: {error}; copy the slide again"
-            ) from None
+            raise damaged(f"{type(error).__name__}: {error}") from None
 
 
 def is_tiled_or_large(fs: Any, path: str) -> bool:
@@ -181,38 +169,31 @@ def check_tile(width: int, height: int) -> None:
 
 
 def _open(fs: Any, path: str) -> Any:
-    """Open the file; read it in blocks if it is remote."""
-    if isinstance(fs, LocalFileSystem):
-        return fs.open(path, "rb")
-    return fs.open(path, "rb", block_size=2**20, cache_type="blockcache")
+    blocks = {"block_size": 2**20, "cache_type": "blockcache"}
+    return fs.open(path, "rb", **({} if isinstance(fs, LocalFileSystem) else blocks))
 
 
 def _read_directories(fs: Any, path: str, tiff: TiffFile) -> geometry.Slide:
     pages = list(islice(_pages(tiff), MOST_DIRECTORIES))
     if not pages:
-        raise BadImageError("damaged", "it holds no image; copy the slide again")
+        raise damaged("it holds no image")
     base = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     levels = [_level(page, tiff.filehandle.size) for page in _pyramid(base, pages)]
     downsamples = tuple(levels[0].width / level.width for level in levels)
+    read = partial(_read, KeptTiles(partial(_read_tiles, fs, path, levels)), levels)
     size, microns = (levels[0].width, levels[0].height), _microns_per_pixel(tiff, base)
-    kept = KeptTiles(partial(_read_tiles, fs, path, levels))
-    return geometry.Slide(*size, downsamples, microns, partial(_read, kept, levels))
+    return geometry.Slide(*size, downsamples, microns, read)
 
 
 def _pages(tiff: TiffFile) -> Iterator[TiffPage]:
-    """Yield all directories and their subdirectories."""
     top: Iterable[Any] = tiff.pages
     for page in top:
         yield page
-        within: Iterable[Any] = page.pages or ()
-        yield from within
+        yield from page.pages or ()
 
 
 def _pyramid(base: TiffPage, pages: list[TiffPage]) -> list[TiffPage]:
-    """Select the largest image and its reduced copies, largest first.
-
-    Labels and photographs of the whole glass have other proportions, or are stored in strips.
-    """
+    """Select the largest image and its reduced copies, of the same proportions, largest first."""
     levels = {base.imagewidth: base}
     for page in pages:
         scale = base.imagewidth / page.imagewidth
@@ -223,7 +204,6 @@ def _pyramid(base: TiffPage, pages: list[TiffPage]) -> list[TiffPage]:
 
 
 def _level(page: TiffPage, end: int) -> Level:
-    """Describe the tiles of a directory, in a file of ``end`` bytes."""
     _check_kind(page)
     if page.is_tiled:
         tile_width, tile_height = page.tilewidth, page.tilelength
@@ -237,31 +217,30 @@ def _level(page: TiffPage, end: int) -> Level:
     decode = partial(page.decode, jpegtables=page.jpegtables)
     level = Level(*sides, planes, offsets, sizes, int(page.compression), decode)
     size = f"the level of {level.width} x {level.height} pixels"
-    tiles = level.planes * level.rows * level.columns
+    tiles = planes * prod(level.grid)
     if not len(offsets) == len(sizes) == tiles:
-        raise BadImageError(
-            "damaged",
+        raise damaged(
             f"{size} lists {len(offsets)} places and {len(sizes)} sizes of tiles, where "
-            f"{tiles} are needed; copy the slide again",
+            f"{tiles} are needed"
         )
     cut = int(((offsets < 0) | (sizes < 0) | (offsets + sizes > end)).sum())
     if cut:
-        raise BadImageError(
-            "damaged",
-            f"the file is cut short: of {size}, {cut} of {tiles} tiles lie beyond its end; "
-            "copy the slide again",
+        raise damaged(
+            f"the file is cut short: of {size}, {cut} of {tiles} tiles lie beyond its end"
         )
     # Twice its size at 16 bits uncompressed; compression never enlarges much.
     most = 4 * tile_width * tile_height * (page.samplesperpixel // planes) + 2**16
     if (sizes > most).any():
-        raise BadImageError(
-            "damaged", f"{size} has a tile of {sizes.max():,} bytes; copy the slide again"
-        )
+        raise damaged(f"{size} has a tile of {sizes.max():,} bytes")
     return level
 
 
+def damaged(what: object) -> BadImageError:
+    """Make the error for a slide that is damaged in some way."""
+    return BadImageError("damaged", f"{what}; copy the slide again")
+
+
 def _check_kind(page: TiffPage) -> None:
-    """Refuse a picture that is not 8- or 16-bit, grey or colour."""
     kind = f"{page.bitspersample}-bit samples, {page.samplesperpixel} a pixel"
     right = page.dtype in DEPTHS and page.bitspersample in (8, 16)
     if not right or page.samplesperpixel > 4 or page.imagedepth != 1:
@@ -276,7 +255,6 @@ def _name(value: Any) -> str:
 
 
 def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Group tiles to be fetched together, within the memory limit."""
     group: list[tuple[int, int]] = []
     size = 0
     for place in places:
@@ -291,7 +269,6 @@ def _groups(level: Level, places: Iterable[tuple[int, int]]) -> Iterator[list[tu
 
 
 def _tiles_between(start: int, stop: int, side: int, number: int) -> range:
-    """List which of a number of tiles are between two pixels."""
     return range(max(0, start // side), max(0, min(number, ceil(stop / side))))
 
 
@@ -306,7 +283,6 @@ def as_rgb(tile: Array) -> Pixels:
 
 
 def _microns_per_pixel(tiff: TiffFile, page: TiffPage) -> float | None:
-    """Read microns per pixel from OME's or Aperio's description, or else the resolution tags."""
     aperio = svs_description_metadata(page.description).get("MPP") if page.is_svs else None
     for say in (_from_ome(tiff.ome_metadata), _number(aperio), _from_resolution(page)):
         if geometry.credible(say) is not None:
@@ -318,10 +294,9 @@ def _from_ome(description: str | None) -> float | None:
     if not description:
         return None
     try:
-        tree = ElementTree.fromstring(description)
+        pixels = ElementTree.fromstring(description).find(".//{*}Pixels")
     except ElementTree.ParseError:
         return None
-    pixels = tree.find(".//{*}Pixels")
     if pixels is None:
         return None
     unit = UNITS.get(pixels.get("PhysicalSizeXUnit", "µm"), np.nan)
@@ -329,7 +304,6 @@ def _from_ome(description: str | None) -> float | None:
 
 
 def _from_resolution(page: TiffPage) -> float | None:
-    """Average both directions; None if they differ, or no unit is given."""
     if page.resolutionunit not in (RESUNIT.INCH, RESUNIT.CENTIMETER) or 282 not in page.tags:
         return None
     both = page.get_resolution(RESUNIT.MICROMETER)

@@ -8,8 +8,7 @@ import numpy as np
 from openslide import PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y, OpenSlide, OpenSlideError
 from PIL import Image
 
-from tasks.images import decoding
-from tasks.images.formats.tiff import check_tile
+from tasks.images.formats.tiff import check_tile, damaged
 from tasks.images.geometry import Box, Slide, credible
 from tasks.types import Pixels
 
@@ -29,7 +28,7 @@ def _read(
             with OpenSlide(path) as another:
                 region = another.read_region((x, y), level, size)
     except OpenSlideError as error:
-        raise decoding.BadImageError("damaged", f"{error}; copy the slide again") from None
+        raise damaged(error) from None
     white = Image.new("RGBA", region.size, WHITE)
     return np.asarray(Image.alpha_composite(white, region).convert("RGB"))
 
@@ -47,11 +46,11 @@ def open_vendor(path: Path) -> Slide:
         levels, microns = handle.level_downsamples, _microns_per_pixel(handle)
         return Slide(*handle.dimensions, levels, microns, partial(_read, path, handle, levels))
     except OpenSlideError as error:
-        raise decoding.BadImageError("damaged", f"{error}; copy the slide again") from None
+        raise damaged(error) from None
 
 
 def _check_tiles(handle: OpenSlide) -> None:
-    """Refuse tiles that are too large: OpenSlide ends the process when it lacks memory for one."""
+    # OpenSlide ends the process when it lacks memory for a tile.
     for level in range(handle.level_count):
         names = [f"openslide.level[{level}].tile-{side}" for side in ("width", "height")]
         # Some formats do not state it, because their tiles have a fixed size.
@@ -60,11 +59,8 @@ def _check_tiles(handle: OpenSlide) -> None:
 
 
 def _microns_per_pixel(handle: OpenSlide) -> float | None:
-    """Average both directions, if both are known."""
+    known = handle.properties
     try:
-        both = [
-            float(handle.properties[name]) for name in (PROPERTY_NAME_MPP_X, PROPERTY_NAME_MPP_Y)
-        ]
+        return credible((float(known[PROPERTY_NAME_MPP_X]) + float(known[PROPERTY_NAME_MPP_Y])) / 2)
     except (KeyError, ValueError):
         return None
-    return credible(sum(both) / 2)

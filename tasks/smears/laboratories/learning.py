@@ -17,7 +17,8 @@ from tasks.detector.slides import cell_score, groups
 from tasks.detector.slides.cell_score import Level, Prior, SlideNormal, Taps
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, reference_rows
 from tasks.detector.slides.normal import (
-    Choices,
+    CUT,
+    PRIOR_SLIDES,
     leaning_spread,
     learned_prior,
     population_normal,
@@ -94,7 +95,7 @@ def kept_statistics(
     if normal.level != "slide" and night is not None and night.normal.level != "population":
         weighs = np.isin(slide.rows, night.rows)
         z = cell_score.standardised_distances(night.normal, slide.taps, slide.predicted, weighs)
-        kept = np.nan_to_num(fuse(z), nan=np.inf) <= Choices.cut
+        kept = np.nan_to_num(fuse(z), nan=np.inf) <= CUT
     labels = np.where(kept, slide.predicted, -1)
     taps = {tap: slide.taps[tap] for tap in sorted(own.priors)}
     return groups.group_statistics(taps, labels, [slide.key] * len(labels), classes)
@@ -113,9 +114,7 @@ def learned_priors(own: OwnNormal, statistics: GroupStatistics) -> dict[str, Pri
     """Compute the prior of a laboratory's slides at every tap; without slides, the population's."""
     if not statistics.keys:
         return own.priors
-    return {
-        tap: learned_prior(prior, statistics, tap, Choices()) for tap, prior in own.priors.items()
-    }
+    return {tap: learned_prior(prior, statistics, tap) for tap, prior in own.priors.items()}
 
 
 def expected_normal(priors: Mapping[str, Prior]) -> SlideNormal:
@@ -246,14 +245,14 @@ def laboratory_reference(
     values = np.concatenate(logs)
     taps = {}
     for column, tap in enumerate(sorted(priors)):
-        location, scale = leaning_spread(priors[tap], values[:, column], Choices())
+        location, scale = leaning_spread(priors[tap], values[:, column])
         taps[tap] = replace(expected.taps[tap], location=location, scale=scale)
     return replace(expected, taps=taps)
 
 
 def mixed(population: Calibration, slides: Sequence[types.Float]) -> Calibration:
     """Add a laboratory's slides to a calibration in which the population counts as
-    `Choices.slides`.
+    `PRIOR_SLIDES`.
 
     So the population mostly calibrates a laboratory of few slides, and a laboratory of many
     calibrates itself.
@@ -262,11 +261,11 @@ def mixed(population: Calibration, slides: Sequence[types.Float]) -> Calibration
         population: the calibration that standardised the scores.
         slides: fused scores (n,) of each slide, n not 0; slides have equal weights.
     """
-    total = Choices.slides + len(slides)
+    total = PRIOR_SLIDES + len(slides)
     scores = np.concatenate([population.scores, *slides])
     weights = np.concatenate(
         [
-            population.weights * (Choices.slides / total),
+            population.weights * (PRIOR_SLIDES / total),
             *(np.full(len(s), 1 / (len(s) * total)) for s in slides),
         ]
     )

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from tasks.images import decoding, geometry, opened_slides, sources
+from tasks.images import decoding, geometry, opened_slides
 from tasks.images.access.files import stamp
 from tasks.images.manifest import Region
 from tasks.smears.segmentation.drawing import apart, are_bitten, with_rims
@@ -34,7 +34,7 @@ def cells_of_place(
     if place["is_slide"]:
         around = geometry.grown(around, int(np.ceil(place["diameter"])), whole)
     _refuse_changed(place["source_uri"], place)
-    pixels = sources.read_region(place["source_uri"], Region(*around, place["level"]))
+    pixels = opened_slides.read_region(place["source_uri"], Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
     seen = None
     if expected is None:
@@ -104,7 +104,7 @@ def _image_rows(
 def _refuse_changed(source: str, place: Row) -> None:
     current = stamp(source)
     changed = current != place["source_stamp"]
-    if changed and sources.digest_at(source, current).hex() != place["source_id"]:
+    if changed and opened_slides.digest_at(source, current).hex() != place["source_id"]:
         raise decoding.BadImageError("unreadable", "the file was changed while it was cut up")
 
 

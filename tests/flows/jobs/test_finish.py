@@ -20,8 +20,7 @@ from storage.reports.schemas.shared import schema_of
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES
 from storage.smears.schemas.fields import MEASURED
 from tasks.limits import FieldLimits
-from tasks.reports.image_columns import plain, table_of
-from tasks.reports.shifts import SHIFTS
+from tasks.reports.image_columns import SHIFTS, plain, table_of
 from tests.support import grouped
 from tests.support.cell_rows import ABNORMAL, FAILED, MADE_BY, PARASITIZED, UNCERTAIN, cell
 

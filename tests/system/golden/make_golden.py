@@ -35,7 +35,7 @@ from storage.smears.call_seals import CallSeal, write_call_seal
 from storage.smears.learned import save_night
 from storage.store import Store, digest_of
 from tasks.images.manifest import SCHEMA
-from tasks.reports.shifts import SHIFTS
+from tasks.reports.image_columns import SHIFTS
 from tests.support.paths import ROOT
 from tests.system.golden import values
 from tests.system.golden.values import BLOCK, CLASSES, DAY, FAILURE, ROWS, SHARD_ROWS, WHEN

@@ -18,7 +18,6 @@ from tasks.detector.moments import (
     merge_statistics,
     merge_tree,
     moments,
-    partial_fit,
     retract,
     retract_statistics,
     statistics_of,
@@ -75,7 +74,7 @@ def test_streamed_covariance_equals_scikit_learn_on_class_centred_features(
     features = features.astype(dtype)
     state = Moments.empty(CLASSES, 8)
     for rows in np.array_split(np.arange(500), 13):
-        state = partial_fit(state, features[rows], labels[rows])
+        state = merge(state, moments(features[rows], labels[rows], state.classes))
     centred = centred_by_class(features, labels)
     oracle = EmpiricalCovariance(assume_centered=True).fit(centred).covariance_
     covariance = state.scatter.sum(axis=0) / 500
@@ -89,7 +88,7 @@ def test_any_split_into_batches_agrees(
     features, labels = draw(seed, 60, *offset)
     state = Moments.empty(CLASSES, WIDTH)
     for f, c in zip(np.split(features, sorted(cuts)), np.split(labels, sorted(cuts)), strict=True):
-        state = partial_fit(state, f, c)
+        state = merge(state, moments(f, c, state.classes))
     assert_same(state, state_of((features, labels)), 1e-12)
 
 

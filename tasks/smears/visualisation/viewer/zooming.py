@@ -9,7 +9,7 @@ from math import ceil, log2
 
 from PIL import Image
 
-from tasks.images import geometry, sources
+from tasks.images import geometry, opened_slides
 from tasks.images.manifest import Region
 from tasks.smears.visualisation.page import encoded
 
@@ -77,8 +77,8 @@ def read_tile(source: str, stamp: str, level: int, column: int, row: int) -> byt
         NoTileError: there is none.
         BadImageError: the file cannot be read.
     """
-    region, size = Pyramid(sources.open_picture(source)).region(level, column, row)
-    picture = Image.fromarray(sources.read_region(source, region))
+    region, size = Pyramid(opened_slides.open_picture(source)).region(level, column, row)
+    picture = Image.fromarray(opened_slides.read_region(source, region))
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BOX)
     return encoded(picture, "JPEG", quality=85)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.detector.slides.cell_score import SlideNormal
+from tasks.detector.slides.cell_score import CellFeatures, SlideNormal
 from tasks.detector.slides.night_smears import (
     A_NIGHT,
     ABSURD,
@@ -96,7 +96,8 @@ def test_the_slides_of_one_patient_alone_make_no_floor() -> None:
 
 
 def found(cells: SlideCells, group: Group = A_NIGHT, known: Floor | None = None) -> Smears:
-    return find_smears(own().priors, known or floor(), cells.taps, cells.predicted, group)
+    features = CellFeatures(cells.taps, cells.predicted, cells.rows)
+    return find_smears(own().priors, known or floor(), features, group)
 
 
 def test_the_cells_of_one_slide_are_one_smear() -> None:

@@ -10,7 +10,6 @@ from scipy.stats import kstest
 from tasks.detector.slides.cell_score import Prior, squared_distances
 from tasks.detector.slides.groups import GroupKey, GroupStatistics, group_statistics, reference_rows
 from tasks.detector.slides.normal import (
-    Choices,
     _posterior,
     between_covariance,
     learned_prior,
@@ -107,8 +106,8 @@ def test_what_cannot_be_estimated_is_said() -> None:
 
 def test_a_shift_that_was_foreseen_is_drawn_back_and_a_larger_one_is_not() -> None:
     prior = Prior(np.zeros((1, 3)), np.eye(3), np.eye(3), 1.0)
-    near = _posterior(prior, np.ones((4, 3)), 200.0)
-    far = _posterior(prior, np.full((4, 3), 100.0), 200.0)
+    near = _posterior(prior, np.ones((4, 3)))
+    far = _posterior(prior, np.full((4, 3), 100.0))
     assert_allclose(near.means[0], 4 / 5)
     assert_allclose(far.means[0], 100.0, rtol=1e-3)
     assert np.trace(far.factor @ far.factor.T) / far.nu < 3.5
@@ -123,10 +122,10 @@ def test_leaving_a_cell_out_is_what_refitting_without_it_gives(seed: int, n: int
     # A shift that the prior foresees, so that its strength is the same with and without a cell.
     prior = Prior(MEANS["late"], np.eye(d), 1e3 * np.eye(d), 0.7)
     residuals = taps["late"] - MEANS["late"][classes]
-    normal = _posterior(prior, residuals, 50.0)
+    normal = _posterior(prior, residuals)
     found = squared_distances(normal, taps["late"], classes, np.ones(n, bool))
     for i in range(n):
-        rest = _posterior(prior, np.delete(residuals, i, axis=0), 50.0)
+        rest = _posterior(prior, np.delete(residuals, i, axis=0))
         one = squared_distances(rest, taps["late"][[i]], classes[[i]], np.zeros(1, bool))
         assert_allclose(found[i], one[0], rtol=1e-8)
 
@@ -235,7 +234,7 @@ def test_reference_rows_are_spread_and_few() -> None:
 # --- Laboratories --------------------------------------------------------------------------------
 
 
-def test_a_laboratories_prior_is_where_its_slides_are() -> None:
+def test_a_laboratories_prior_is_where_its_slides_are(monkeypatch: pytest.MonkeyPatch) -> None:
     priors = fitted().priors
     rng = np.random.default_rng(11)
     taps, labels, keys = [], [], []
@@ -247,11 +246,12 @@ def test_a_laboratories_prior_is_where_its_slides_are() -> None:
     statistics = group_statistics(
         {t: np.concatenate([x[t] for x in taps]) for t in WIDTHS}, np.concatenate(labels), keys, 2
     )
-    laboratory = learned_prior(priors["late"], statistics, "late", Choices())
+    laboratory = learned_prior(priors["late"], statistics, "late")
     assert_allclose(laboratory.means, MEANS["late"] + 10.0, atol=0.3)
     assert np.trace(laboratory.within) / WIDTHS["late"] == pytest.approx(1.96, rel=0.1)
     assert np.trace(laboratory.between) < 0.5 * np.trace(priors["late"].between)
-    one = learned_prior(priors["late"], statistics, "late", replace(Choices(), v=1e12, slides=1e12))
+    monkeypatch.setattr("tasks.detector.slides.normal.PRIOR_CELLS", 1e12)
+    one = learned_prior(priors["late"], statistics, "late")
     assert_allclose(one.within, priors["late"].within, rtol=1e-3, atol=1e-3)
 
 

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from tasks.detector.calibration import p_values
 from tasks.detector.detector import Detector
 from tasks.detector.slides.cell_score import standardised_distances
-from tasks.detector.slides.normal import Choices, slide_normal
+from tasks.detector.slides.normal import slide_normal
 from tasks.detector.slides.own_normal import OwnNormal
 from tasks.smears.laboratories import learning
 from tests.support.laboratories import commissioned, detector, learned, of_laboratory
@@ -24,7 +24,7 @@ def night_of(slides: list[learning.SlideCells]) -> learning.NightNormal:
     """The reference of a commissioned night's cells; the rows of its slides follow each other."""
     taps = {tap: np.concatenate([s.taps[tap] for s in slides]) for tap in slides[0].taps}
     predicted = np.concatenate([s.predicted for s in slides])
-    normal = slide_normal(own().priors, taps, predicted, Choices(least=learning.LEAST_CELLS))
+    normal = slide_normal(own().priors, taps, predicted, learning.LEAST_CELLS)
     return learning.NightNormal(normal, np.flatnonzero(normal.kept))
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from storage.smears.schemas.patients import patient_schema
 from storage.smears.schemas.slides import slide_schema
-from tasks.reports.image_columns import STRANGEST
-from tasks.reports.shifts import SHIFTS
+from tasks.reports.image_columns import SHIFTS, STRANGEST
 from tasks.smears.counting.call import Interpreter, call_text
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates
 from tasks.smears.counting.negative import Measured

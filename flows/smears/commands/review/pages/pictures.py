@@ -11,7 +11,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from flows.smears.commands.review.session import Session
-from tasks.images import regions, sources
+from tasks.images import opened_slides, regions
 from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
 from tasks.images.geometry import TRAINING_DIAMETER
@@ -113,5 +113,5 @@ def microns_of(ref: regions.ImageRef) -> float:
 
     A photograph does not say it: it follows from the usual size of a red cell.
     """
-    known = sources.open_picture(ref.source).microns_per_pixel
+    known = opened_slides.open_picture(ref.source).microns_per_pixel
     return known or RED_CELL * ref.scale / TRAINING_DIAMETER

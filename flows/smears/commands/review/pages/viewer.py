@@ -17,7 +17,7 @@ from flows.smears.commands.review.imports import report_rows
 from flows.smears.commands.review.pages.pictures import microns_of
 from flows.smears.commands.review.pages.requests import reader_of
 from flows.smears.commands.review.session import Session
-from tasks.images import decoding, sources
+from tasks.images import decoding, opened_slides
 from tasks.images.access.files import SourceError, lately_stamped
 from tasks.smears.answers.sheets import KEYS
 from tasks.smears.visualisation.viewer import zooming
@@ -54,7 +54,7 @@ class ViewerPages:
             raise HTTPException(404, "this cell is a file of its own, without a field")
         cell, ref = rows[0], self._session.ref(image_id)
         try:
-            source = sources.open_picture(cell["source_uri"])
+            source = opened_slides.open_picture(cell["source_uri"])
         except (decoding.BadImageError, SourceError, OSError) as error:
             return self._show(request, "problem.html", status=404, problem=str(error))
         pyramid = zooming.Pyramid(source)

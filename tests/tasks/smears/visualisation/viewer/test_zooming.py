@@ -9,7 +9,7 @@ from PIL import Image
 
 from tasks.images.access.files import lately_stamped
 from tasks.images.geometry import Slide
-from tasks.images.sources import open_picture
+from tasks.images.opened_slides import open_picture
 from tasks.smears.visualisation.viewer.zooming import (
     MOST_READ,
     TILE,
