@@ -60,11 +60,7 @@ class FitOutcome(Outcome):
 @flow(flow_run_name="fit {options.batch}")
 @telemetry.observed()
 def fit(options: Fit, settings: Settings) -> FitOutcome:
-    """Fit a batch; verdicts on a screened batch count once.
-
-    Raises:
-        StoreError: earlier verdicts on the same batch count already (see `flows.smears`).
-    """
+    """Fit a batch; StoreError if earlier verdicts on a screened batch count already."""
     store = Store(settings.store)
     card = classifiers.find_card(store, options.model, console.warn)
     with lease_batch(store, options.batch, wait=options.wait) as held_batch, ExitStack() as work:

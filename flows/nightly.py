@@ -56,11 +56,7 @@ def run_name() -> str:
 @flow(flow_run_name=run_name)
 @telemetry.observed(night=True)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
-    """Screen new images; a second run of a night resumes with the same images.
-
-    Raises:
-        MissedNightError: the night has never begun, and its time is over.
-    """
+    """Screen new images; a second run of a night resumes with the same images."""
     tonight = take_night(options, settings)
     with bind(batch=tonight.batch):
         return screen.fn(tonight, settings)
@@ -69,8 +65,7 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
 def take_night(options: Nightly, settings: Settings) -> Screen:
     """Freeze the new images of an inbox as a night, and return the options that screen it.
 
-    Raises:
-        MissedNightError: the night has never begun, and its time is over.
+    MissedNightError if the night has never begun, and its time is over.
     """
     store = Store(settings.store)
     scheduled, moment = scheduled_start(), now()

@@ -81,9 +81,8 @@ class PruneOutcome(Outcome):
 def prune(options: Prune, settings: Settings) -> PruneOutcome:
     """Nothing is removed of a batch that a run works on.
 
-    Raises:
-        PolicyError: reports are to go before features.
-        ClockError: the clock is far ahead of the newest record, and nobody has confirmed it.
+    PolicyError if reports are to go before features; ClockError if the clock is far ahead of the
+    newest record, and nobody has confirmed it.
     """
     if options.reports is not None and options.reports < options.features:
         raise PolicyError(
@@ -125,7 +124,6 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
 
 
 def _refuse_wrong_clock(store: Store, moment: datetime, today: date | None) -> None:
-    """Raise ClockError where a clock is far ahead of the store, unless its date is confirmed."""
     newest = newest_record(store, moment)
     if newest is None or moment - newest <= LONGEST_PAUSE or today == moment.date():
         return

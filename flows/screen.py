@@ -84,12 +84,7 @@ class ScreenOutcome(Outcome):
 @flow(flow_run_name="{options.batch}")
 @telemetry.observed(night=True)
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
-    """Screen a batch, and publish its report on images; the outcome says what failed.
-
-    Raises:
-        StoreError: there is no detector, or the batch was begun with other images.
-        SourceError: the images cannot be listed.
-    """
+    """Screen a batch, and publish its report on images; the outcome says what failed."""
     started = time.monotonic()
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
         images, detector = GivenImages(options.images, options.limit), chosen(held.store, options)

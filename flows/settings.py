@@ -58,12 +58,7 @@ def safe_address(given: Given) -> Given:
 
 
 def settings_file() -> Path | None:
-    """Find the TOML file of settings that is read here, or None if there is none.
-
-    Raises:
-        UsageError: ``SLIDEWATCH_CONFIG`` names a file that does not exist, or the file is no
-            file of settings by its size.
-    """
+    """Find the TOML file of settings; UsageError if a named one is missing, or it is too big."""
     named = os.environ.get("SLIDEWATCH_CONFIG")
     file = Path(named or "slidewatch.toml")
     if file.is_file():

@@ -55,7 +55,6 @@ class TrainOutcome(Outcome):
 
 
 def _interval(metric: dict[str, Any], of: str = "") -> str:
-    """Write a metric with its interval, and what it is of."""
     known = [metric[bound] for bound in ("value", "low", "high")]
     value, low, high = ("-" if each is None else f"{each:.3f}" for each in known)
     return f"{value}  (95% interval {low} to {high}{of})"

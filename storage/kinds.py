@@ -87,6 +87,12 @@ def tables() -> dict[str, Table]:
     return {kind.name: kind.table for kind in kinds() if kind.table}
 
 
+def all_checks(store: Store) -> Iterator[Check]:
+    """List the checks of everything in a store."""
+    for kind in kinds():
+        yield from kind.checks(store)
+
+
 def lease_checks(store: Store, *what: str) -> Iterator[Check]:
     """List the checks of a lease's records; a damaged one blocks every run that wants the lease."""
     for file in store.names(*what, "lease"):

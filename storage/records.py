@@ -139,12 +139,7 @@ def read_readable(
 def save_described(
     store: Store, content: bytes, card: Card, *folder: str, file: str, card_file: str
 ) -> None:
-    """Write a file and, last, its card; a file without a card does not count.
-
-    Raises:
-        AlreadyExistsError: there is a card already; it and its file stay unchanged.
-        ValueError: the card describes other content.
-    """
+    """Write a file and, last, its card, without which it does not count; see `freeze`."""
     if digest_of(content) != card.digest:
         raise ValueError(f"the card {card_file} does not describe this {file}")
     freeze(store, content, card, *folder, file=file, record_file=card_file)

@@ -30,11 +30,8 @@ else:
 def open_client(settings: Settings) -> Iterator[Client]:
     """Open a client of the cluster in the settings; a cluster started for it ends with the block.
 
-    Within the block, flows with the same settings but any store use the same cluster.
-
-    Raises:
-        ClusterError: the cluster cannot be started or reached, or has other versions of packages
-            that change results.
+    Within the block, flows with the same settings but any store use the same cluster. ClusterError
+    if it cannot be started or reached, or has other versions of packages that change results.
     """
     wanted, opened = settings.model_copy(update={"store": ""}), _OPENED.get()
     if opened and opened[0] == wanted:
@@ -48,11 +45,8 @@ def open_client(settings: Settings) -> Iterator[Client]:
         console.working("at work")
         check_versions(client)
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
-        before = _OPENED.set((wanted, client))
-        try:
+        with logs.setting(_OPENED, (wanted, client)):
             yield client
-        finally:
-            _OPENED.reset(before)
 
 
 _OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", default=None)
@@ -68,22 +62,17 @@ def in_this_process(settings: Settings) -> Iterator[None]:
     import_module("scipy.linalg")  # its threads are limited once they are there
     torch = sys.modules.get("torch")  # to import it takes seconds, and not every job needs it
     threads = torch and torch.get_num_threads()
-    before = _OPENED.set((settings.model_copy(update={"store": ""}), cast(Client, Here())))
+    here = settings.model_copy(update={"store": ""}), cast(Client, Here())
     try:
-        with threadpool_limits(1):
+        with logs.setting(_OPENED, here), threadpool_limits(1):
             yield
     finally:
-        _OPENED.reset(before)
         if torch:
             torch.set_num_threads(threads)
 
 
 def check_versions(client: Client) -> None:
-    """Compare versions that change results with the workers', and Dask's with the scheduler's.
-
-    Raises:
-        ClusterError: something differs; the message lists who has which version.
-    """
+    """Raise ClusterError if workers have other versions that change results, or Dask differs."""
     try:
         versions = cast(dict[str, Any], client.get_versions(packages=list(PACKAGES)))
     except OSError as error:

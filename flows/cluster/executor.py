@@ -36,8 +36,6 @@ COUNTED_EVERY = 5.0  # seconds between counts of the workers
 
 @dataclass
 class _Flight(Generic[Work]):
-    """A job that was given to the workers."""
-
     job: Work
     future: "Future[Any]"
     trials: Trials = field(default_factory=Trials)
@@ -60,10 +58,7 @@ def run_in_order(
     no other job, so that it neither kills others nor is blamed for them. If it dies alone, the rows
     of a `Job` are probed, and a last run quarantines those that kill. Passing storage errors are
     retried, by the job that ``again`` makes. A worker with other versions than here does no job.
-
-    Raises:
-        ClusterError: a job has failed for good, or the cluster is lost; the message says what to
-            do.
+    ClusterError if a job has failed for good, or the cluster is lost.
     """
     waiting, window = iter(jobs), _Window(client)
     in_flight: deque[_Flight[Work]] = deque()
@@ -134,7 +129,6 @@ def _settle(
 
 
 def _take_finished(client: Client, flights: Iterable[_Flight[Work]]) -> None:
-    """Take the results that are there together."""
     there = [each for each in flights if not each.taken and each.future.status == "finished"]
     if len(there) > 1:
         # A result may be lost with its worker; it is waited for when its turn comes.

@@ -32,12 +32,10 @@ class _Later:
     status = "pending"  # until its result is asked for
 
     def result(self, timeout: float) -> Any:
-        """Run the job, however long it takes, and return its result."""
         return self._run()
 
     def done(self) -> bool:
-        """Return True, because an error is always the job's own."""
-        return True
+        return True  # an error is always the job's own
 
     def release(self) -> None:
         """Do nothing: whoever has taken the result keeps it."""

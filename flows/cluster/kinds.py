@@ -66,11 +66,7 @@ def workers_of(settings: Settings) -> int:
 
 
 def certificates() -> Any:
-    """Read Dask's `Security` from its configuration.
-
-    Raises:
-        ClusterError: it names certificates that a client cannot use.
-    """
+    """Read Dask's `Security`; ClusterError if it names certificates that a client cannot use."""
     tls: Any = Security()
     try:
         tls.get_connection_args("client")
@@ -81,11 +77,7 @@ def certificates() -> Any:
 
 @contextmanager
 def _client_of(start: Callable[[], Cluster], failure: str, mend: str) -> Iterator[Client]:
-    """Start a cluster, and open its client.
-
-    Raises:
-        ClusterError: it does not start; the message has the ``failure`` and how to mend it.
-    """
+    """Start a cluster, and open its client; ClusterError has the ``failure`` and how to mend it."""
     with dask.config.set(STARTED):
         try:
             with redirect_stdout(sys.stderr):  # where progress belongs
@@ -215,7 +207,6 @@ OTHER = (_of_class, "waiting for workers")  # a class by its name
 
 
 def _class_of(name: str) -> Callable[..., Cluster]:
-    """Import the class of a cluster by its module and its name."""
     module, _, own = name.rpartition(".")
     try:
         found = getattr(import_module(module), own)

@@ -46,11 +46,9 @@ OVERVIEW = "\n\n".join(
 
 
 def read(app: App, words: list[str]) -> Given:
-    """Read the values given to a command; print help or the version, if that is asked.
+    """Read the values given to a command; UsageError if something is unknown, missing or empty.
 
-    Raises:
-        UsageError: something is unknown, missing or empty.
-        SystemExit: help, the version or a script for a shell was all that was asked.
+    SystemExit if help, the version or a script for a shell was all that was asked.
     """
     try:
         called, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
@@ -176,7 +174,6 @@ def option_name(name: str) -> str:
 
 
 def _names(kind: str, _: Any) -> Iterable[str]:
-    """List the names in the store that settings name, for a shell that completes them."""
     from storage.batches.manifests import list_batches
     from storage.store import Store
 

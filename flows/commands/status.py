@@ -12,13 +12,14 @@ from flows.options.tools import Status, Verify
 from flows.outcome import Outcome, numbered, shown_width
 from flows.settings import Settings
 from storage.batches import ledger, manifests
+from storage.batches.kinds import batch_checks
+from storage.kinds import all_checks
 from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn, newest_batches
 from storage.store import Store, refuse_absent
-from storage.verification import all_checks, batch_checks
 from tasks.words import counted
 
 Row = dict[str, Any]
@@ -49,7 +50,6 @@ class StatusOutcome(Outcome):
         return bool(self.damaged)
 
     def _text(self) -> str:
-        """Write the outcome for a person at a terminal; ``--json`` has all the details."""
         unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
         batches = [row | more for row, more in zip(self.batches, unfinished, strict=True)]
         return "\n".join(
@@ -72,7 +72,6 @@ class StatusOutcome(Outcome):
 
 
 def _drawn(title: str, rows: list[Row], columns: tuple[str, ...]) -> list[str]:
-    """Draw columns of rows as the lines of a table."""
     if not rows:
         return [f"no {title}"]
     out = StringIO()
@@ -161,7 +160,6 @@ def witnesses_of(card: DetectorCard) -> str:
 
 
 def _learned(card: DetectorCard) -> Row:
-    """Describe what a detector has learned since its parent was fitted."""
     learned = card.learned
     if learned is None:
         return {"parent": None, "learned": None}
@@ -209,7 +207,6 @@ def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_ou
 
 
 def _positive(night: Row) -> str | None:
-    """Count the positive patients of a batch; None if no calls were made."""
     if night["patient_calls"] is None:
         return None
     calls = dict(night["patient_calls"])

@@ -14,9 +14,8 @@ from tasks.images.access.files import SourceError
 def to_write(to: str, store: Store, *, force: bool) -> Path:
     """Return the path of a file that a command may write.
 
-    Raises:
-        SourceError: it is not on this machine, or it is in the store, wherever its path seems to
-            lead, or it exists, and ``force`` does not ask to replace it.
+    SourceError if it is not on this machine, or is in the store, wherever its path seems to lead,
+    or exists without ``force``.
     """
     if "://" in to:
         raise SourceError(f"--to: {to} is not on this machine: give a path")
@@ -37,11 +36,7 @@ def to_write(to: str, store: Store, *, force: bool) -> Path:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Yield a file to write, which takes the path when it is complete.
-
-    Raises:
-        SourceError: it cannot be written; nothing is left of it.
-    """
+    """Yield a file to write, which takes the path when it is complete; else nothing is left."""
     stage = path.with_name(f".part-{uuid4().hex}")
     with _naming(path):
         try:

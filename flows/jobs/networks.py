@@ -47,9 +47,8 @@ def refuse_foreign_network(network: str) -> None:
 def load_classifier(store: Store, card: ModelCard) -> "Classifier":
     """Read and verify the classifier of a model, and move it to the GPU if there is one.
 
-    Raises:
-        ForeignNetworkError: its code is not allowed here.
-        NetworkError: this machine lacks its arithmetic, or it has no weights for PyTorch.
+    ForeignNetworkError if its code is not allowed here; NetworkError if this machine lacks its
+    arithmetic, or it has no weights for PyTorch.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
@@ -76,7 +75,6 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
 
 def _weights(arrays: Arrays) -> Arrays:
-    """Return the arrays of a model's file that are weights for PyTorch."""
     others = tuple(f"{name}/" for name in (CUTTING, GRAPH, HEALTHY))
     return {name: array for name, array in arrays.items() if not name.startswith(others)}
 

@@ -161,7 +161,7 @@ def _extract_shard(
         failures=failures,
         tries=job.tries,
         digest=digest,
-        versions=libraries.made_with(),
+        versions={name: libraries.installed()[name] for name in libraries.OF_FEATURES},
     )
     ledger.write_shard_record(job.store, job.batch, card.features, record)
     return block, record
@@ -170,7 +170,6 @@ def _extract_shard(
 def _fill(
     block: FeatureBlock, features: Features, known: Mapping[int, bytes]
 ) -> list[ledger.Failure]:
-    """Fill the rows of a block that are not known, and list those of them that failed."""
     failures = []
     for row, image in enumerate(features.images):
         if row in known:

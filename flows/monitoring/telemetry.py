@@ -20,7 +20,6 @@ from flows.settings import Settings
 
 Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result", bound=Outcome)
-Value = TypeVar("Value")
 
 # Words for a stage at a terminal.
 DOING = {
@@ -61,7 +60,11 @@ def observed(
                 logs.use_logs(settings.logs)
                 series = getattr(options, "series", None) or prometheus.series_of(batch or "")
                 measuring = prometheus.measured(series, settings) if night else nullcontext()
-                with _set(_OBSERVED, True), measuring as gauges, _set(_METRICS, gauges):
+                with (
+                    logs.setting(_OBSERVED, True),
+                    measuring as gauges,
+                    logs.setting(_METRICS, gauges),
+                ):
                     scored = 0
                     try:
                         outcome = function(options, settings)
@@ -131,12 +134,3 @@ def shard_done(result: ShardResult) -> None:
         for failure in result.failures:
             metrics.failures(failure.reason).inc()
         metrics.shard_seconds().observe(result.seconds)
-
-
-@contextmanager
-def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)

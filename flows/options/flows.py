@@ -181,7 +181,6 @@ class OfANight(Options):
 
 
 def _name_after(images: str | list[str]) -> str:
-    """Make a name of the first source."""
     from tasks.images.names import batch_name  # not for a help text
 
     return batch_name(images if isinstance(images, str) else images[0])
@@ -200,7 +199,6 @@ class OfABatch(OfANight):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
-        """Name a batch that has no name after its first source and its day."""
         if not isinstance(given, dict) or given.get("batch") or not given.get("images"):
             return given
         day = given.get("date") or datetime.date.today()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
+from flows.monitoring import logs
 from flows.monitoring.console import complain
 from flows.options.flows import Options
 from flows.prefect.runs import current_run, in_prefect_run, is_imported, server
@@ -76,17 +77,15 @@ def run(flow: Flow[Taken, Result], options: Taken, settings: Settings) -> Result
     if server() is None:
         return flow.fn(options, settings)
     ends: list[Any] = []  # one, once the function has ended
-    token = _ENDS.set(ends)
+    of_prefect: Any = flow.of_prefect() if isinstance(flow, Flow) else flow
     try:
-        of_prefect: Any = flow.of_prefect() if isinstance(flow, Flow) else flow
-        of_prefect(options, settings, return_state=True)
+        with logs.setting(_ENDS, ends):
+            of_prefect(options, settings, return_state=True)
     except Exception as error:
         if not ends:  # the function was never called
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())
         complain(f"Prefect did not record how this run ended: {text}")
-    finally:
-        _ENDS.reset(token)
     if isinstance(ends[0], BaseException):
         raise ends[0]
     outcome: Result = ends[0]

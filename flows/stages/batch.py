@@ -49,12 +49,8 @@ def start_or_resume(
 ) -> manifests.Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
-    ``force`` starts a batch again; its old results stay until replaced. One without images also
-    does.
-
-    Raises:
-        StoreError: a batch of this name was started from other images.
-        SourceError: the images cannot be listed.
+    A batch with ``force``, or without images, starts again; old results stay until replaced.
+    StoreError if it was started from other images; SourceError if the images cannot be listed.
     """
     images, limit, listed = listing.as_given(given.images), given.limit, given.listed
     refuse_among_others(store, images)
@@ -127,7 +123,6 @@ def warn_of_model(card: ModelCard) -> None:
 
 
 def _warn_of_versions(store: Store, batch: manifests.Batch, model: str) -> None:
-    """Warn if a batch resumes with other versions of libraries."""
     done = ledger.complete_shards(store, batch, model)
     first = next((shard for shard in batch.shards() if shard.number in done), None)
     record = ledger.read_shard_record(store, batch, model, first) if first else None

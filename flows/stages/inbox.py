@@ -104,7 +104,6 @@ def without_taken(
 
 
 def _keys(images: pa.Table) -> pa.Array:
-    """Join each image's URL and size to one text."""
     text = pa.large_string()  # all URLs of a night may exceed 2 GB
     sizes = pc.fill_null(images["size"].cast(text), pa.scalar("unknown", text))
     keys = pc.binary_join_element_wise(images["uri"].cast(text), sizes, pa.scalar("\n", text))

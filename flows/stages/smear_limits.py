@@ -61,7 +61,6 @@ def _cells(to: class_statistics.Fitting, parts: list[Rows], draw: int) -> tuple[
 
 
 def _images_of(to: class_statistics.Fitting, key: str, rows: Index) -> Iterator[Image]:
-    """Yield the addresses and digests of some rows of a batch, in ascending order."""
     batch, names = load_batch_of_key(to.store, key), ["image_id"]
     for shard, places in batch.by_shard(rows):
         ids = read_columns(to.store, to.model.name, key, shard.start, shard.stop, names)["image_id"]

@@ -212,7 +212,6 @@ def iterate_manifest(
 
 @contextmanager
 def _reading(store: Store, batch: Batch) -> Iterator[tuple[tuple[str, str, str], pq.FileMetaData]]:
-    """Yield the path and the footer of a manifest; StoreError if it is lost."""
     path = ("batches", batch.key, "manifest.parquet")
     try:
         yield path, _manifest_footer(store, batch.key, batch.manifest_digest)

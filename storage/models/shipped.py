@@ -52,7 +52,6 @@ def adopt(store: Store) -> None:
 
 
 def _folders(store: Store) -> Iterator[tuple[str, str]]:
-    """Yield the folders of the models in a store, then those of the detectors made of them."""
     for kind in ("models", "detectors"):
         for name in store.folders(kind, having="card.json"):
             yield kind, name

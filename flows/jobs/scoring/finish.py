@@ -48,7 +48,6 @@ def finish_parts(job: FinishJob) -> Piece:
 
 
 def _rows(job: FinishJob, counts: ImageCounts) -> Iterator[pa.Table]:
-    """Yield and count the scored rows with their q-values; copies of images are marked."""
     screened, start = job.screened, 0
     paths = [scores_path(screened.batch, screened.key, part) for part in job.parts]
     for rows in (rows for path in paths for rows in iterate_groups(screened.store, *path)):

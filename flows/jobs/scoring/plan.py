@@ -114,7 +114,6 @@ def _pieces(
 
 
 def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
-    """Choose the reference of each slide: itself, or its patient, or else the night."""
     spans: list[Span] = []
     for patient, group in groupby(slides, key=lambda slide: slide.patient):
         of_patient = list(group)

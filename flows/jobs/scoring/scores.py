@@ -121,8 +121,6 @@ def _scorer(job: ScoreJob) -> "_Scorer":
 
 @dataclass
 class _Scorer:
-    """Makes the rows of a part, and then those of its slides."""
-
     job: ScoreJob
     detector: Detector
     features: Features
@@ -243,7 +241,6 @@ class _Scorer:
 
     @cached_property
     def _fitted(self) -> Reference:
-        """Make the reference of cells without a nearer one, once for the whole job."""
         return self.detector.fallback
 
     def shifts(self) -> pa.Table:

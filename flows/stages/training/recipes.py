@@ -183,9 +183,7 @@ def train_model(
 ) -> tuple[ModelCard, bytes]:
     """Train a classifier; return its card, by default named after its digest, and its weights.
 
-    Raises:
-        DivergedError: a loss is not finite.
-        SplitError: there are too few images for three parts.
+    DivergedError if a loss is not finite; SplitError if there are too few images for three parts.
     """
     parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
     rows = {part: np.flatnonzero(np.isin(data.keys, keys)) for part, keys in parts.items()}

@@ -18,7 +18,6 @@ def columns_of(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
 
 
 def _of_source() -> list[Column]:
-    """Define the image's origin and appearance."""
     return [
         Column(
             "image_id",
@@ -52,7 +51,6 @@ def _of_source() -> list[Column]:
 
 
 def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
-    """Define the diagnosis by both witnesses, and by each of them."""
     return [
         Column("status", TEXT, "scored or failed"),
         Column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
@@ -93,7 +91,6 @@ def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
 
 
 def _of_abnormality(taps: Sequence[str]) -> list[Column]:
-    """Define the distances, the abnormality and the verdict."""
     return [
         *(
             Column(
