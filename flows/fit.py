@@ -19,6 +19,7 @@ from flows.stages import class_statistics, error_counts, leaving_out
 from flows.stages.batch import GivenImages, lease_batch, run_shards, start_or_resume
 from storage.batches.manifests import Batch
 from storage.models import classifiers
+from storage.models.contributions import repeated_rows
 from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
 from storage.store import Store
 from tasks import words
@@ -86,9 +87,8 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
             others = latest.contributions if latest else []
             class_statistics.refuse_damage(to, others)
             part, contribution = class_statistics.without_repeats(to, part, contribution, others)
-            contribution = error_counts.without_repeated_errors(
-                to.store, card, contribution, others
-            )
+            repeated = repeated_rows(to.store, card, contribution, others, held_out=True)
+            contribution = contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
             held.check()
             lineage = class_statistics.save_version(
                 to,

@@ -13,14 +13,7 @@ from flows.settings import Settings
 from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError, sweep
 from storage.records import now
-from storage.retention import (
-    Removable,
-    expired_features,
-    expired_reports,
-    newest_record,
-    remove,
-    size_of,
-)
+from storage.retention import Removable, expired_features, expired_reports, newest_record
 from storage.store import Store, refuse_absent
 from tasks.words import counted
 
@@ -105,7 +98,7 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
 
     def take(find: Find) -> None:
         for removable in list(find(None)):
-            size = size_of(store, removable)
+            size = sum(int(store.fs.du(store.path(*path))) for path in removable.paths)
             if options.apply and not _remove(store, removable, find):
                 outcome.busy.append(removable.batch.name)
                 continue
@@ -143,7 +136,8 @@ def _remove(store: Store, removable: Removable, find: Find) -> bool:
             if removable not in find(removable.batch.name):
                 return False
             held.check()
-            remove(held.store, removable)
+            for path in removable.paths:
+                held.store.remove(*path)
     except HeldByOtherError:
         return False
     return True

@@ -5,15 +5,16 @@ Dask is imported only for a cluster, and not for work in this process.
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from threadpoolctl import threadpool_limits
 
-from flows.cluster.here import Here
 from flows.cluster.trials import SAME_VERSIONS, ClusterError
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.monitoring import console, logs
@@ -24,6 +25,43 @@ if TYPE_CHECKING:
     from distributed import Client as Client
 else:
     Client = Any
+
+_OPENED: ContextVar["tuple[Settings, Client] | None"] = ContextVar("opened", default=None)
+
+
+class Here:
+    """Stand in for a Dask client in `flows.cluster.executor`.
+
+    A job runs when its result is asked for, so that an interrupt ends it at once.
+    """
+
+    def map(self, work: Callable[[Any], Any], jobs: Iterable[Any], **_: Any) -> "list[_Later]":
+        """Keep jobs."""
+        return [_Later(partial(work, job)) for job in jobs]
+
+    def nthreads(self) -> dict[str, int]:
+        """Count this process as one worker."""
+        return {"here": 1}
+
+    def cancel(self, jobs: Iterable["_Later"], *, force: bool) -> None:
+        """Do nothing, because a job whose result nobody asks for never runs."""
+
+
+@dataclass(frozen=True)
+class _Later:
+    """Stand in for a Dask future."""
+
+    _run: Callable[[], Any]
+    status = "pending"  # until its result is asked for
+
+    def result(self, timeout: float) -> Any:
+        return self._run()
+
+    def done(self) -> bool:
+        return True  # an error is always the job's own
+
+    def release(self) -> None:
+        """Do nothing: whoever has taken the result keeps it."""
 
 
 @contextmanager
@@ -47,9 +85,6 @@ def open_client(settings: Settings) -> Iterator[Client]:
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
         with logs.setting(_OPENED, (wanted, client)):
             yield client
-
-
-_OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", default=None)
 
 
 @contextmanager

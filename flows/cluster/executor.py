@@ -15,8 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
-from flows.cluster.client import Client
-from flows.cluster.here import Here
+from flows.cluster.client import Client, Here
 from flows.cluster.trials import NO_SCHEDULER, ClusterError, Trials, is_death, lost
 from flows.jobs.libraries import installed, run_if_same
 from flows.jobs.quarantine import Job, probe, quarantine

@@ -22,7 +22,9 @@ def to_write(to: str, store: Store, *, force: bool) -> Path:
     path = Path(to)
     with _naming(path):
         real = Path(os.path.realpath(path))  # `resolve` fails where links go in circles
-        if store.is_local and any(_are_one(each, Path(store.root)) for each in real.parents):
+        above = [each for each in real.parents if each.exists()]
+        root = Path(store.root)  # which may be mounted twice
+        if store.is_local and root.exists() and any(map(root.samefile, above)):
             raise SourceError(
                 f"--to: {to} is in the store {store.url}, which only slidewatch fills: give a path "
                 "outside of it"
@@ -54,8 +56,3 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         why = os.strerror(error.errno or errno.EIO)
         raise SourceError(f"{path} cannot be written: {why}") from error
-
-
-def _are_one(path: Path, other: Path) -> bool:
-    """Return whether two paths are one folder, also where it is mounted twice."""
-    return path.exists() and other.exists() and path.samefile(other)

@@ -78,7 +78,7 @@ def start_or_resume(
             listed = listing.sorted_images(
                 images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
             )
-        return manifests.freeze_batch(store, plan, listed)
+        return manifests.freeze_batch(store, plan, listed.rows, listed.parts())
     refuse_other_images(store, batch, images, limit)
     manifests.verify_manifest(store, batch)
     logs.log(logging.INFO, f"batch {name} resumes with its {batch.rows:,} frozen images")

@@ -56,11 +56,3 @@ def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> E
         )
         total = merge_errors(total, part)
     return total
-
-
-def without_repeated_errors(
-    store: Store, card: ModelCard, contribution: Contribution, others: list[Contribution]
-) -> Contribution:
-    """Record the held-out rows of a batch whose images are already counted elsewhere."""
-    repeated = contributions.repeated_rows(store, card, contribution, others, held_out=True)
-    return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})

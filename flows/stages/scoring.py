@@ -12,7 +12,7 @@ from flows.cluster.executor import run_jobs
 from flows.jobs.scoring import scores
 from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import Part, parts_of
-from flows.jobs.scoring.scores import ScoreJob, Surveyed
+from flows.jobs.scoring.scores import ScoreJob
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
 from flows.prefect.decorators import task
@@ -33,11 +33,6 @@ class ScoredParts:
     heads: NDArray[np.uint64]
     q_values: QValues = field(default_factory=QValues)
 
-    def add(self, part: Surveyed) -> None:
-        """Add the values of a part."""
-        self.q_values.add(part.p_values)
-        self.heads[part.rows.start : part.rows.stop] = part.heads
-
 
 @task
 def extract(client: Client, of: Screened) -> None:
@@ -57,7 +52,8 @@ def score(client: Client, of: Screened) -> ScoredParts:
     jobs = [ScoreJob(of, part, begun, is_scored=True) for part in parts if part.rows in done]
     jobs += jobs_of(client, of, parts, [part for part in parts if part.rows not in done], begun)
     for part in run_jobs(client, scores.score_part, jobs, title=f"score {of.batch.name}"):
-        scored.add(part)
+        scored.q_values.add(part.p_values)
+        scored.heads[part.rows.start : part.rows.stop] = part.heads
     return scored
 
 

@@ -9,12 +9,7 @@ from storage.reports.schemas.shared import COUNT, MADE_BY, TEXT, Column, colour,
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
     """Define the columns of an image report, with meaning and unit in field metadata."""
-    return schema_of(columns_of(classes, taps))
-
-
-def columns_of(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
-    """List the columns for a model of these classes and taps."""
-    return [*_of_source(), *_of_diagnosis(classes), *_of_abnormality(taps)]
+    return schema_of([*_of_source(), *_of_diagnosis(classes), *_of_abnormality(taps)])
 
 
 def _of_source() -> list[Column]:

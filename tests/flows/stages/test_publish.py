@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from distributed import Client
 
-from flows.cluster.here import Here
+from flows.cluster.client import Here
 from flows.commands.status import status
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
