@@ -1,7 +1,4 @@
-"""Name the kinds of files in a store: what verifies them, what they keep, and their tables.
-
-Each room lists its kinds in its module ``kinds``, if the room is installed.
-"""
+"""Name the kinds of files, which each installed room lists in its module ``kinds``."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

@@ -119,10 +119,7 @@ def _digest_of_fields(fields: dict[str, Any]) -> str:
 def read_readable(
     read: Callable[[str], Found], names: Iterable[str], on_damage: Tell | None
 ) -> list[Found]:
-    """Read things by their names; call ``on_damage`` for each damaged one, or without it raise.
-
-    A record of a newer slidewatch always raises NewerError.
-    """
+    """Read things by name; ``on_damage`` hears of damaged ones, but NewerError is always raised."""
     things = []
     for name in names:
         try:

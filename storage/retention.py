@@ -78,10 +78,7 @@ def expired_reports(
 
 
 def newest_record(store: Store, until: datetime) -> datetime | None:
-    """Return when the newest readable batch or seal was written; None if there is none.
-
-    Records later than ``until`` were written while a clock was wrong, and are skipped.
-    """
+    """Return when the newest readable record was written; those after ``until`` are wrong."""
     moments: list[datetime] = []
     for batch in manifests.list_batches(store, lambda _: None):
         moments.append(batch.started_at)

@@ -1,7 +1,4 @@
-"""Open the compute cluster behind one small interface: a Dask client, for any kind of workers.
-
-Dask is imported only for a cluster, and not for work in this process.
-"""
+"""Open the compute cluster as a Dask client; without a cluster, Dask is not imported."""
 
 import logging
 import sys
@@ -30,10 +27,7 @@ _OPENED: ContextVar["tuple[Settings, Client] | None"] = ContextVar("opened", def
 
 
 class Here:
-    """Stand in for a Dask client in `flows.cluster.executor`.
-
-    A job runs when its result is asked for, so that an interrupt ends it at once.
-    """
+    """Stand in for a Dask client: a job runs when its result is asked for."""
 
     def map(self, work: Callable[[Any], Any], jobs: Iterable[Any], **_: Any) -> "list[_Later]":
         """Keep jobs."""
@@ -89,11 +83,7 @@ def open_client(settings: Settings) -> Iterator[Client]:
 
 @contextmanager
 def in_this_process(settings: Settings) -> Iterator[None]:
-    """Let flows with these settings run their jobs in this process during the block.
-
-    Jobs compute on one thread, like workers: the threads of matrices as small as theirs wait for
-    each other for most of their time.
-    """
+    """Let flows with these settings run their jobs here, on one thread, during the block."""
     import_module("scipy.linalg")  # its threads are limited once they are there
     torch = sys.modules.get("torch")  # to import it takes seconds, and not every job needs it
     threads = torch and torch.get_num_threads()

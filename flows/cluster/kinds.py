@@ -1,8 +1,4 @@
-"""Start or reach each kind of cluster with Dask, whose import takes a second.
-
-What the settings do not say comes from Dask's own configuration, certificates too. The work on the
-client is the same for all kinds.
-"""
+"""Start or reach each kind of cluster with Dask, as its own configuration says."""
 
 import logging
 import os
@@ -95,11 +91,7 @@ def _client_of(start: Callable[[], Cluster], failure: str, mend: str) -> Iterato
 
 @contextmanager
 def _for_us_alone() -> Iterator[dict[str, Any]]:
-    """Make a key for this run and a private folder, to keep out this machine's other users.
-
-    Every account can connect to loopback, and whoever connects to a scheduler can run code on its
-    workers.
-    """
+    """Make a key for this run and a private folder: any account could run code by loopback."""
     with tempfile.TemporaryDirectory(prefix="slidewatch-", ignore_cleanup_errors=True) as folder:
         yield HERE | {"security": Security.temporary(), "local_directory": folder}
 

@@ -31,10 +31,7 @@ def import_for_workers() -> None:
 
 
 def wait_for_imports() -> None:
-    """Wait until a process with the modules that workers need can be forked.
-
-    Dask would wait too, but in a thread that Ctrl-C does not reach.
-    """
+    """Wait for these imports; Ctrl-C does not reach the thread in which Dask would wait."""
     first = multiprocessing.get_context("forkserver").Process(target=len, args=((),))
     first.start()
     first.join()

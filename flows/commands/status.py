@@ -52,13 +52,9 @@ class StatusOutcome(Outcome):
     def _text(self) -> str:
         unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
         batches = [row | more for row, more in zip(self.batches, unfinished, strict=True)]
-        return "\n".join(
-            [
-                f"store {self.store}",
-                *_drawn("detectors", self._detectors(), OF_A_DETECTOR),
-                *_drawn("batches", batches, OF_A_BATCH),
-            ]
-        )
+        detectors = _drawn("detectors", self._detectors(), OF_A_DETECTOR)
+        tables = [*detectors, *_drawn("batches", batches, OF_A_BATCH)]
+        return "\n".join([f"store {self.store}", *tables])
 
     def _detectors(self) -> list[Row]:
         """Describe each detector with its model, and each model that has none yet."""
@@ -185,22 +181,16 @@ def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_ou
     is_published = not is_withdrawn(store, batch.name, batch.batch_date)
     seals = ledger.list_seals(store, batch, leave_out) if is_published else []
     shards = len(list(batch.shards()))
-    extracted = max(
-        (
-            len(ledger.complete_shards(store, batch, model))
-            for model in store.names("batches", batch.key, "ledger")
-        ),
-        default=0,
-    )
+    models = store.names("batches", batch.key, "ledger")
+    done = [len(ledger.complete_shards(store, batch, model)) for model in models]
+    extracted, seal = max(done, default=0), seals[-1] if seals else None
     return {
         "batch": batch.name,
         "date": batch.batch_date.isoformat(),
         "images": f"{batch.rows:,}",
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
-        "detector": seals[-1].detector if seals else None,
-        "failed": seals[-1].failed if seals else None,
-        "abnormal": seals[-1].abnormal if seals else None,
+        **{name: seal and getattr(seal, name) for name in ("detector", "failed", "abnormal")},
         "light": night["light"] if night and seals else None,
         "positive patients": _positive(night) if night and seals else None,
     }
@@ -231,12 +221,8 @@ class VerifyOutcome(Outcome):
 
     def _text(self) -> str:
         damage = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"
-        return "\n".join(
-            [
-                f"store {self.store}: {counted(self.compared, 'thing')} compared, {damage}",
-                *self.damaged,
-            ]
-        )
+        done = f"store {self.store}: {counted(self.compared, 'thing')} compared, {damage}"
+        return "\n".join([done, *self.damaged])
 
 
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:

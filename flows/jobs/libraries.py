@@ -1,7 +1,4 @@
-"""Compare the versions that change results: processes with equal ones compute the same.
-
-A job carries the versions of its coordinator, and is refused by a worker with others.
-"""
+"""Compare the versions that change results; a worker with others does no job."""
 
 import socket
 import sys
@@ -51,11 +48,7 @@ def changed_since(before: Mapping[str, str], names: Iterable[str]) -> list[str]:
 
 
 def exact(packages: Iterable[str]) -> dict[str, str]:
-    """Look up the version of each package here, including the build; `MISSING` if there is none.
-
-    >>> exact(["no-such-package"])
-    {'no-such-package': 'none'}
-    """
+    """Look up the version of each package here, including the build; `MISSING` if there is none."""
     versions = {}
     for name in packages:
         try:

@@ -26,10 +26,7 @@ class ForeignNetworkError(Exception):
 
 
 def refuse_foreign_network(network: str) -> None:
-    """Raise ForeignNetworkError if a network is code that this machine's settings do not name.
-
-    A store's card may be a stranger's.
-    """
+    """Raise ForeignNetworkError if a network, perhaps a stranger's, is code not allowed here."""
     if not is_own(network):
         return
     from flows.settings import Settings  # workers read settings only for such networks
@@ -81,11 +78,7 @@ def _weights(arrays: Arrays) -> Arrays:
 
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
-    """Prepare the network of a model, with its tuning if it has one, for inference.
-
-    PyTorch is imported for a GPU, and for networks without a graph. Errors are those of
-    `load_classifier`.
-    """
+    """Prepare the network of a model with its tuning, if any; errors as of `load_classifier`."""
     spec = NetworkSpec.from_dict(card.network)
     refuse_other_arithmetic(spec)
     arrays = load_weights(store, card)

@@ -102,10 +102,7 @@ def _stop() -> None:
 
 
 def working(text: str, *, long: bool = False) -> None:
-    """Change what `moving` shows; do nothing outside of it.
-
-    If it may take ``long``, a line says so where nothing moves.
-    """
+    """Change what `moving` shows; what may take ``long`` is a line where nothing moves."""
     if _MOVING:
         if long and _shows_nothing():
             tell(text)
@@ -115,10 +112,7 @@ def working(text: str, *, long: bool = False) -> None:
 def counted(
     results: Iterator[Result], title: str, total: int | None, *, lines: bool = False
 ) -> Iterator[Result]:
-    """Yield results, and show at a terminal how many of the ``total`` are there.
-
-    Elsewhere nothing is shown, or with ``lines`` a line every `LINE_EVERY` seconds.
-    """
+    """Yield results, and show how many are there: a bar at a terminal, elsewhere ``lines``."""
     lines, told = lines and not sys.stderr.isatty(), time.monotonic()
     for line in _MOVING:
         line.stop()

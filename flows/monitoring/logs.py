@@ -46,11 +46,7 @@ def bind(**ids: object) -> AbstractContextManager[None]:
 
 
 def log(level: int, text: str, *, prefect: bool = True, **fields: object) -> None:
-    """Log a message to the run's logger, or outside of a run to the program's.
-
-    ``fields`` are the same for machines, as keys of the JSON object. ``prefect`` says whether
-    Prefect keeps the message too.
-    """
+    """Log a message, with ``fields`` for machines; ``prefect``: Prefect keeps it, too."""
     extra = {"fields": fields, "send_to_api": prefect}
     _logger().log(level, "%s", text, extra=extra)
 

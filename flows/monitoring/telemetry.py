@@ -1,7 +1,4 @@
-"""Log a run's stages and shards as they end, and keep its metrics.
-
-Only images that failed are logged.
-"""
+"""Log a run's stages, shards and failed images, and keep its metrics."""
 
 import logging
 import time
@@ -42,10 +39,7 @@ _METRICS: ContextVar[prometheus.NightMetrics | None] = ContextVar("metrics", def
 def observed(
     *, night: bool = False
 ) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
-    """Decorate a flow's function, so that it logs as the settings say.
-
-    The flow of a ``night`` has metrics too.
-    """
+    """Decorate a flow's function to log as the settings say; a ``night`` has metrics, too."""
 
     def decorate(
         function: Callable[[Taken, Settings], Result],

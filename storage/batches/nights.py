@@ -34,11 +34,7 @@ class Night(records.Record):
 
 
 def batch_of(series: str, day: date) -> str:
-    """Name the batch of a night.
-
-    >>> batch_of("night", date(2026, 3, 1))
-    'night-2026-03-01'
-    """
+    """Name the batch of a night: its series and its day."""
     return f"{check_name('series', series)}-{day.isoformat()}"
 
 

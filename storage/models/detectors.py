@@ -71,10 +71,7 @@ class CountingCard(records.Entry):
 
 
 class FloorCard(records.Entry):
-    """Limits of what can be a smear, from fitted slides altered as places differ.
-
-    ``shift`` is of a group of cells, ``spread`` among its cells, ``reach`` of a single cell.
-    """
+    """Limits of a smear: ``shift`` and ``spread`` of a group of cells, and ``reach`` of one."""
 
     shift: float
     spread: float
@@ -97,10 +94,7 @@ class WitnessCard(records.Entry):
 
 
 class LearnedNight(records.Entry):
-    """A night that a detector has learned: a batch, and the digest of the file that it added.
-
-    ``negative`` names the slides and patients known to be negative, or is "all".
-    """
+    """A night that a detector has learned, its file's digest, and ``negative`` names, or "all"."""
 
     batch: str
     attempt: int

@@ -1,7 +1,4 @@
-"""Keep the detector that comes with slidewatch: a store in the package, made by `make detector`.
-
-Its model has OpenVINO's graph alone; what needs PyTorch's weights needs a model trained here.
-"""
+"""Keep the detector of slidewatch, made by `make detector`, without weights for PyTorch."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -34,11 +34,7 @@ class Unseen(NamedTuple):
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds.
-
-    ``log_odds`` are from both witnesses, ``network`` from one, ``statistics`` the discriminant's
-    scores.
-    """
+    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds by both and each."""
 
     heads: NDArray[np.bytes_]
     log_odds: Float
