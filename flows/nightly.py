@@ -1,9 +1,7 @@
 """Run the flow `nightly`: new images of an inbox -> the night's report.
 
-A night is a date, that of the run's scheduled start in the microscope's time zone. Its images are
-frozen once; from then on it is a batch like any other, which the flow `screen` works on. A second
-run of a night resumes with the same images, or returns the report. Nights that were missed are not
-made up for one by one: the next night takes everything new.
+A night is the date of the run's scheduled start in the microscope's time zone. Its images are
+frozen once, and then it is a batch for the flow `screen`. The next night takes what one missed.
 """
 
 import logging

@@ -31,11 +31,7 @@ class ClockError(Exception):
 
 
 class PruneOutcome(Outcome):
-    """The batches whose features or reports were removed, or would be, and their bytes.
-
-    ``features`` and ``reports`` are days for which they are kept. ``swept`` counts the half-written
-    files that killed runs had left.
-    """
+    """What was removed, or would be; ``features`` and ``reports`` are days for which they stay."""
 
     applied: bool
     features: int

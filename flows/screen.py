@@ -149,10 +149,7 @@ def _screened_by(store: Store, name: str) -> Iterator[str]:
 def screen_batch(
     held: Lease, settings: Settings, screened: Screened, known: ledger.Seal | None
 ) -> ledger.Seal:
-    """Publish the report on images of a batch and return its seal, unless a valid one is ``known``.
-
-    Whether a seal is valid takes a digest of the whole report, so it is asked once a run.
-    """
+    """Publish the report on images and return its seal, unless a valid one is ``known``."""
     store, batch = screened.store, screened.batch
     if known is not None:
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
@@ -186,11 +183,7 @@ def refuse_other_attempt(held: Lease, batch: Batch, kind: str) -> None:
 
 
 def tune(client: Client, of: Screened) -> Screened:
-    """Return a batch with its model as tuned to it.
-
-    A batch keeps the tuning with which it was begun. The detector may have one for all batches, or
-    none; otherwise it is measured.
-    """
+    """Return a batch with its tuned model: as it was begun, by its detector, or measured."""
     store, batch, model = of.store, of.batch, of.model
     if not batch.rows:
         return of

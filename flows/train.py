@@ -102,10 +102,7 @@ def train_by(
     settings: Settings,
     folds: int | None = None,
 ) -> TrainOutcome:
-    """Train by a recipe, and keep the model.
-
-    The model exists when its folds do; the same command resumes an interrupted run.
-    """
+    """Train by a recipe, and keep the model once its folds are there; a second run resumes."""
     store = Store(settings.store)
     worker.keep_freed_memory()
     tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none

@@ -1,7 +1,4 @@
-"""Define the options of the flows, which are the parameters of Prefect deployments too.
-
-The command line reads the definitions without importing a flow, which takes seconds.
-"""
+"""Define the options of flows and deployments, apart from the flows, whose import takes seconds."""
 
 import datetime
 from typing import Annotated, Any, Literal, Self, get_args

@@ -1,8 +1,6 @@
-"""Decorate flows and stages: they are Prefect's in its processes, and functions in all others.
+"""Decorate flows and stages, which are Prefect's where it was imported, and functions elsewhere.
 
-A flow is Prefect's own object where Prefect has been imported: by its worker, by ``prefect
-deploy``, or by a command for which a server is configured. Elsewhere nobody would see its records,
-and it is a function, ``fn`` of the flow in both cases.
+Without a worker, a deployment or a server, nobody would see Prefect's records.
 """
 
 from collections.abc import Callable
@@ -43,10 +41,7 @@ class Flow(Generic[Taken, Result]):
 def flow(
     *, flow_run_name: RunName | None = None
 ) -> Callable[[Callable[[Taken, Settings], Result]], Flow[Taken, Result]]:
-    """Decorate the function of a flow, whose parameters are its options and the settings.
-
-    A run of Prefect ends in the state that `flows.prefect.states` gives its outcome or error.
-    """
+    """Decorate a flow's function; in Prefect it ends in the state of `flows.prefect.states`."""
 
     def decorate(function: Callable[[Taken, Settings], Result]) -> Flow[Taken, Result]:
         @wraps(function)
@@ -70,10 +65,7 @@ def flow(
 
 
 def run(flow: Flow[Taken, Result], options: Taken, settings: Settings) -> Result:
-    """Run a flow: by Prefect where a server is configured, else in this process alone.
-
-    The flow's own outcome or error counts, whatever Prefect does after it.
-    """
+    """Run a flow, by Prefect where a server is configured; its own outcome or error counts."""
     if server() is None:
         return flow.fn(options, settings)
     ends: list[Any] = []  # one, once the function has ended

@@ -88,10 +88,7 @@ def start_or_resume(
 def refuse_other_images(
     store: Store, batch: manifests.Batch, images: str | list[str], limit: int | None
 ) -> None:
-    """Raise StoreError if a batch that has images was started from other sources.
-
-    They are the photographs of cells that were cut out, or the manifest of these cells.
-    """
+    """Raise StoreError if a batch with images was started from other sources."""
     made = (kind.sources(store, batch.key) for kind in kinds.kinds())
     sources, most = next(filter(None, made), (batch.images, batch.limit))
     started = (listing.as_given(sources), most), (listing.as_given(batch.images), batch.limit)

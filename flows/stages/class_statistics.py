@@ -70,10 +70,7 @@ def totals(to: Fitting, lineage: Lineage | None) -> tuple[ClassStatistics, Error
 def as_before(
     store: Store, card: ModelCard, contributions: list[Contribution]
 ) -> tuple[ClassStatistics, ErrorCounts] | None:
-    """Load the statistics and error counts of a version with exactly these contributions, if any.
-
-    Removing a batch is exact except for rounding; an earlier version is exact.
-    """
+    """Load a version with exactly these contributions, if any: removing a batch rounds."""
     for version in reversed(list_statistics(store, card.name, warn)):
         if version.contributions != contributions:
             continue

@@ -1,8 +1,4 @@
-"""Count errors on labelled cells of fitted batches that the training has not seen.
-
-These are of validation and test patients, of patients who joined later and, for a cross-validated
-model, of all, by the network of their fold. Only logits are read.
-"""
+"""Count errors on labelled cells of fitted batches that the training, or a fold's, has not seen."""
 
 import numpy as np
 

@@ -25,10 +25,7 @@ class FileStamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The images that a night may take from an inbox, as rows of a manifest, and counts of others.
-
-    ``unsettled`` were still being written; ``rewritten`` have the size at which a night took them.
-    """
+    """New images as rows of a manifest; counts of images still written, and changed since."""
 
     images: pa.Table
     unsettled: int

@@ -35,10 +35,7 @@ class CalibrationError(Exception):
 
 
 def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detectors.DetectorCard:
-    """Make the detector of a version of the statistics, or find the existing one.
-
-    CalibrationError if a class is missing, or there are too few images.
-    """
+    """Make or find the detector of a version; CalibrationError if a class has no images."""
     settings, store, card = to.settings, to.store, to.model
     others = detectors.list_detectors(store, on_damage=warn)
     made = [d for d in others if _same(d, settings, card, lineage)]

@@ -24,10 +24,7 @@ from tasks.reports.image_rows import QValues
 
 @dataclass
 class ScoredParts:
-    """The scored ``parts`` of a batch, and the values compared across it.
-
-    ``heads`` (n,) are the heads of the images' digests, 0 where an image has none or is not scored.
-    """
+    """The scored ``parts`` of a batch, and ``heads`` (n,) of digests; 0: none, or not scored."""
 
     parts: list[Part]
     heads: NDArray[np.uint64]

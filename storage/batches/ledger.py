@@ -36,10 +36,7 @@ class ShardRecord(Record):
 
 
 class Seal(Record):
-    """The record of a batch's published report on images: its digest, counts, makers and time.
-
-    ``shifts_digest`` is that of the table of how its slides differ from fitted ones.
-    """
+    """The record of a published report on images, and the digest of the table of its slides."""
 
     batch: str
     detector: str

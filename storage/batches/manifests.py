@@ -231,8 +231,5 @@ def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
 
 @lru_cache(maxsize=4)
 def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
-    """Read the footer of the manifest with this digest, once a process.
-
-    It describes every row group: reading it for each shard would take quadratic time.
-    """
+    """Read a manifest's footer once a process; once a shard would take quadratic time."""
     return parquet.read_footer(store, "batches", key, "manifest.parquet")
