@@ -31,7 +31,7 @@ class ClockError(Exception):
 
 
 class PruneOutcome(Outcome):
-    """What was removed, or would be; ``features`` and ``reports`` are days for which they stay."""
+    """The removed files, or those to remove; ``features`` and ``reports`` are the days they stay."""
 
     applied: bool
     features: int

@@ -39,7 +39,7 @@ class UsageError(Exception):
 
 
 def safe_address(given: Given) -> Given:
-    """Return addresses; ValueError where one is empty, or has a password for reports to show."""
+    """Return addresses; ValueError where one is empty, or holds a password."""
     addresses: list[str | None] = [*given] if isinstance(given, list) else [given]
     for each in addresses:
         if each is not None and not each.strip():
