@@ -31,7 +31,7 @@ class ClockError(Exception):
 
 
 class PruneOutcome(Outcome):
-    """The removed files, or those to remove; ``features`` and ``reports`` are the days they stay."""
+    """The files that went, or would; ``features`` and ``reports`` are the days they stay."""
 
     applied: bool
     features: int
