@@ -1,8 +1,4 @@
-"""Find the functions by which the wing extends the core, if it is installed.
-
-The core trains, fits and screens without them: then it chooses no thresholds for counting, and
-refuses no photograph as a single cell.
-"""
+"""Find the functions by which the wing, if it is installed, extends training and screening."""
 
 from collections.abc import Callable
 from functools import cache

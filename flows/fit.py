@@ -19,6 +19,7 @@ from flows.stages import class_statistics, error_counts, leaving_out
 from flows.stages.batch import GivenImages, lease_batch, run_shards, start_or_resume
 from storage.batches.manifests import Batch
 from storage.models import classifiers
+from storage.models.contributions import repeated_rows
 from storage.models.statistics import Contribution, Lineage, latest_statistics, version_name
 from storage.store import Store
 from tasks import words
@@ -60,11 +61,7 @@ class FitOutcome(Outcome):
 @flow(flow_run_name="fit {options.batch}")
 @telemetry.observed()
 def fit(options: Fit, settings: Settings) -> FitOutcome:
-    """Fit a batch; verdicts on a screened batch count once.
-
-    Raises:
-        StoreError: earlier verdicts on the same batch count already (see `flows.smears`).
-    """
+    """Fit a batch; StoreError if earlier verdicts on a screened batch count already."""
     store = Store(settings.store)
     card = classifiers.find_card(store, options.model, console.warn)
     with lease_batch(store, options.batch, wait=options.wait) as held_batch, ExitStack() as work:
@@ -90,9 +87,8 @@ def fit(options: Fit, settings: Settings) -> FitOutcome:
             others = latest.contributions if latest else []
             class_statistics.refuse_damage(to, others)
             part, contribution = class_statistics.without_repeats(to, part, contribution, others)
-            contribution = error_counts.without_repeated_errors(
-                to.store, card, contribution, others
-            )
+            repeated = repeated_rows(to.store, card, contribution, others, held_out=True)
+            contribution = contribution.model_copy(update={"repeated_held_out": tuple(repeated)})
             held.check()
             lineage = class_statistics.save_version(
                 to,

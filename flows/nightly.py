@@ -1,9 +1,7 @@
 """Run the flow `nightly`: new images of an inbox -> the night's report.
 
-A night is a date, that of the run's scheduled start in the microscope's time zone. Its images are
-frozen once; from then on it is a batch like any other, which the flow `screen` works on. A second
-run of a night resumes with the same images, or returns the report. Nights that were missed are not
-made up for one by one: the next night takes everything new.
+A night is the date of the run's scheduled start in the microscope's time zone. Its images are
+frozen once, and then it is a batch for the flow `screen`. The next night takes what one missed.
 """
 
 import logging
@@ -56,11 +54,7 @@ def run_name() -> str:
 @flow(flow_run_name=run_name)
 @telemetry.observed(night=True)
 def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
-    """Screen new images; a second run of a night resumes with the same images.
-
-    Raises:
-        MissedNightError: the night has never begun, and its time is over.
-    """
+    """Screen new images; a second run of a night resumes with the same images."""
     tonight = take_night(options, settings)
     with bind(batch=tonight.batch):
         return screen.fn(tonight, settings)
@@ -69,8 +63,7 @@ def nightly(options: Nightly, settings: Settings) -> ScreenOutcome:
 def take_night(options: Nightly, settings: Settings) -> Screen:
     """Freeze the new images of an inbox as a night, and return the options that screen it.
 
-    Raises:
-        MissedNightError: the night has never begun, and its time is over.
+    MissedNightError if the night has never begun, and its time is over.
     """
     store = Store(settings.store)
     scheduled, moment = scheduled_start(), now()

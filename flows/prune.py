@@ -13,14 +13,7 @@ from flows.settings import Settings
 from flows.stages.batch import lease_batch
 from storage.leases import HeldByOtherError, sweep
 from storage.records import now
-from storage.retention import (
-    Removable,
-    expired_features,
-    expired_reports,
-    newest_record,
-    remove,
-    size_of,
-)
+from storage.retention import Removable, expired_features, expired_reports, newest_record
 from storage.store import Store, refuse_absent
 from tasks.words import counted
 
@@ -38,11 +31,7 @@ class ClockError(Exception):
 
 
 class PruneOutcome(Outcome):
-    """The batches whose features or reports were removed, or would be, and their bytes.
-
-    ``features`` and ``reports`` are days for which they are kept. ``swept`` counts the half-written
-    files that killed runs had left.
-    """
+    """The files that went, or would; ``features`` and ``reports`` are the days they stay."""
 
     applied: bool
     features: int
@@ -81,9 +70,8 @@ class PruneOutcome(Outcome):
 def prune(options: Prune, settings: Settings) -> PruneOutcome:
     """Nothing is removed of a batch that a run works on.
 
-    Raises:
-        PolicyError: reports are to go before features.
-        ClockError: the clock is far ahead of the newest record, and nobody has confirmed it.
+    PolicyError if reports are to go before features; ClockError if the clock is far ahead of the
+    newest record, and nobody has confirmed it.
     """
     if options.reports is not None and options.reports < options.features:
         raise PolicyError(
@@ -106,7 +94,7 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
 
     def take(find: Find) -> None:
         for removable in list(find(None)):
-            size = size_of(store, removable)
+            size = sum(int(store.fs.du(store.path(*path))) for path in removable.paths)
             if options.apply and not _remove(store, removable, find):
                 outcome.busy.append(removable.batch.name)
                 continue
@@ -125,7 +113,6 @@ def prune(options: Prune, settings: Settings) -> PruneOutcome:
 
 
 def _refuse_wrong_clock(store: Store, moment: datetime, today: date | None) -> None:
-    """Raise ClockError where a clock is far ahead of the store, unless its date is confirmed."""
     newest = newest_record(store, moment)
     if newest is None or moment - newest <= LONGEST_PAUSE or today == moment.date():
         return
@@ -145,7 +132,8 @@ def _remove(store: Store, removable: Removable, find: Find) -> bool:
             if removable not in find(removable.batch.name):
                 return False
             held.check()
-            remove(held.store, removable)
+            for path in removable.paths:
+                held.store.remove(*path)
     except HeldByOtherError:
         return False
     return True

@@ -59,7 +59,6 @@ def retract(options: Retract, settings: Settings) -> FitOutcome:
 def _without(
     to: class_statistics.Fitting, latest: Lineage, taken: list[Rows], held_out: list[Rows]
 ) -> tuple[ClassStatistics, ErrorCounts]:
-    """Take rows out of a version's statistics and error counts."""
     total, errors = class_statistics.totals(to, latest)
     for rows in (*taken, *held_out):
         errors = retract_errors(errors, error_counts.errors_of_rows(to.store, to.model, rows))
@@ -79,7 +78,7 @@ def _found(
         for contribution in latest.contributions
     ]
     return (
-        [each.fitted for each in parts if len(each.fitted)],
-        [each.held_out for each in parts if len(each.held_out)],
-        [each.left for each in parts if each.left],
+        [fitted for fitted, _, _ in parts if len(fitted)],
+        [held_out for _, held_out, _ in parts if len(held_out)],
+        [left for _, _, left in parts if left],
     )

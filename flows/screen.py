@@ -84,12 +84,7 @@ class ScreenOutcome(Outcome):
 @flow(flow_run_name="{options.batch}")
 @telemetry.observed(night=True)
 def screen(options: Screen, settings: Settings) -> ScreenOutcome:
-    """Screen a batch, and publish its report on images; the outcome says what failed.
-
-    Raises:
-        StoreError: there is no detector, or the batch was begun with other images.
-        SourceError: the images cannot be listed.
-    """
+    """Screen a batch, and publish its report on images; the outcome says what failed."""
     started = time.monotonic()
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
         images, detector = GivenImages(options.images, options.limit), chosen(held.store, options)
@@ -154,10 +149,7 @@ def _screened_by(store: Store, name: str) -> Iterator[str]:
 def screen_batch(
     held: Lease, settings: Settings, screened: Screened, known: ledger.Seal | None
 ) -> ledger.Seal:
-    """Publish the report on images of a batch and return its seal, unless a valid one is ``known``.
-
-    Whether a seal is valid takes a digest of the whole report, so it is asked once a run.
-    """
+    """Publish the report on images and return its seal, unless a valid one is ``known``."""
     store, batch = screened.store, screened.batch
     if known is not None:
         ledger.discard_scores(store, batch, screened.key)  # a run may die right after its seal
@@ -191,11 +183,7 @@ def refuse_other_attempt(held: Lease, batch: Batch, kind: str) -> None:
 
 
 def tune(client: Client, of: Screened) -> Screened:
-    """Return a batch with its model as tuned to it.
-
-    A batch keeps the tuning with which it was begun. The detector may have one for all batches, or
-    none; otherwise it is measured.
-    """
+    """Return a batch with its tuned model: as it was begun, by its detector, or measured."""
     store, batch, model = of.store, of.batch, of.model
     if not batch.rows:
         return of

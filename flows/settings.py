@@ -1,8 +1,6 @@
 """Read the settings of slidewatch, one object for flows, deployments and the command line.
 
-A value comes from the command line, else from the environment (``SLIDEWATCH_STORE``), else from a
-TOML file (``slidewatch.toml`` here, or the file that ``SLIDEWATCH_CONFIG`` names), else from the
-defaults below.
+A value comes from there, the environment, a TOML file, or the defaults below, in this order.
 """
 
 import os
@@ -41,10 +39,7 @@ class UsageError(Exception):
 
 
 def safe_address(given: Given) -> Given:
-    """Return addresses; ValueError where one is empty, or holds a password.
-
-    An empty one would be the working folder, and passwords would stand in reports.
-    """
+    """Return addresses; ValueError where one is empty, or holds a password."""
     addresses: list[str | None] = [*given] if isinstance(given, list) else [given]
     for each in addresses:
         if each is not None and not each.strip():
@@ -58,12 +53,7 @@ def safe_address(given: Given) -> Given:
 
 
 def settings_file() -> Path | None:
-    """Find the TOML file of settings that is read here, or None if there is none.
-
-    Raises:
-        UsageError: ``SLIDEWATCH_CONFIG`` names a file that does not exist, or the file is no
-            file of settings by its size.
-    """
+    """Find the TOML file of settings; UsageError if a named one is missing, or it is too big."""
     named = os.environ.get("SLIDEWATCH_CONFIG")
     file = Path(named or "slidewatch.toml")
     if file.is_file():

@@ -55,7 +55,6 @@ class TrainOutcome(Outcome):
 
 
 def _interval(metric: dict[str, Any], of: str = "") -> str:
-    """Write a metric with its interval, and what it is of."""
     known = [metric[bound] for bound in ("value", "low", "high")]
     value, low, high = ("-" if each is None else f"{each:.3f}" for each in known)
     return f"{value}  (95% interval {low} to {high}{of})"
@@ -103,10 +102,7 @@ def train_by(
     settings: Settings,
     folds: int | None = None,
 ) -> TrainOutcome:
-    """Train by a recipe, and keep the model.
-
-    The model exists when its folds do; the same command resumes an interrupted run.
-    """
+    """Train by a recipe, and keep the model once its folds are there; a second run resumes."""
     store = Store(settings.store)
     worker.keep_freed_memory()
     tap_widths(build(recipe.network, recipe.start))  # told before images are read, if there is none

@@ -25,7 +25,7 @@ def appear(stage: Path, target: Path, once: bool) -> None:
     else:
         stage.replace(target)
     # A folder holds the names, and has to be synced by itself.
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def appear_folder(stage: Path, behind: Path, target: Path) -> None:
@@ -33,7 +33,7 @@ def appear_folder(stage: Path, behind: Path, target: Path) -> None:
     stage.rename(behind)
     make_folder(target.parent)
     behind.rename(target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -41,12 +41,12 @@ def make_folder(folder: Path) -> None:
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in new:
-        sync_folder(each.parent)
+        sync(each.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the names in a folder."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Sync the content of a file, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
@@ -75,11 +75,7 @@ def _sync_together(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 def _sync(path: Path) -> None:
     with suppress(FileNotFoundError):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        sync(path)
 
 
 def discard(path: Path, trash: Path) -> None:
@@ -95,7 +91,7 @@ def discard(path: Path, trash: Path) -> None:
         if trash.is_dir():
             return
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
     delete(gone)
 
 

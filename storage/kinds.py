@@ -1,7 +1,4 @@
-"""Name the kinds of files in a store: what verifies them, what they keep, and their tables.
-
-Each room lists its kinds in its module ``kinds``, if the room is installed.
-"""
+"""Name the kinds of files, which each installed room lists in its module ``kinds``."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +82,12 @@ def kinds() -> tuple[Kind, ...]:
 def tables() -> dict[str, Table]:
     """Map the names of tables to the tables of all kinds."""
     return {kind.name: kind.table for kind in kinds() if kind.table}
+
+
+def all_checks(store: Store) -> Iterator[Check]:
+    """List the checks of everything in a store."""
+    for kind in kinds():
+        yield from kind.checks(store)
 
 
 def lease_checks(store: Store, *what: str) -> Iterator[Check]:

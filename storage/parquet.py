@@ -149,10 +149,7 @@ def iterate_rows(
 def open_table(
     store: Store, *path: str, footer: pq.FileMetaData | None = None
 ) -> Iterator[pq.ParquetFile]:
-    """Open a file to read row groups, with its ``footer`` if that was read already.
-
-    MissingError, or StoreError for damage, which may be noticed late in the block.
-    """
+    """Open a file to read row groups; MissingError, or StoreError for damage, perhaps later."""
     with (
         naming_damage(store, *path),
         store.open(*path) as opened,

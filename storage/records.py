@@ -119,10 +119,7 @@ def _digest_of_fields(fields: dict[str, Any]) -> str:
 def read_readable(
     read: Callable[[str], Found], names: Iterable[str], on_damage: Tell | None
 ) -> list[Found]:
-    """Read things by their names; call ``on_damage`` for each damaged one, or without it raise.
-
-    A record of a newer slidewatch always raises NewerError.
-    """
+    """Read things by name; ``on_damage`` hears of damaged ones, but NewerError is always raised."""
     things = []
     for name in names:
         try:
@@ -139,12 +136,7 @@ def read_readable(
 def save_described(
     store: Store, content: bytes, card: Card, *folder: str, file: str, card_file: str
 ) -> None:
-    """Write a file and, last, its card; a file without a card does not count.
-
-    Raises:
-        AlreadyExistsError: there is a card already; it and its file stay unchanged.
-        ValueError: the card describes other content.
-    """
+    """Write a file and, last, its card, without which it does not count; see `freeze`."""
     if digest_of(content) != card.digest:
         raise ValueError(f"the card {card_file} does not describe this {file}")
     freeze(store, content, card, *folder, file=file, record_file=card_file)

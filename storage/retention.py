@@ -78,23 +78,9 @@ def expired_reports(
 
 
 def newest_record(store: Store, until: datetime) -> datetime | None:
-    """Return when the newest readable batch or seal was written; None if there is none.
-
-    Records later than ``until`` were written while a clock was wrong, and are skipped.
-    """
+    """Return when the newest readable record was written; those after ``until`` are wrong."""
     moments: list[datetime] = []
     for batch in manifests.list_batches(store, lambda _: None):
         moments.append(batch.started_at)
         moments += [seal.scored_at for seal in ledger.list_seals(store, batch, lambda _: None)]
     return max((moment for moment in moments if moment <= until), default=None)
-
-
-def size_of(store: Store, removable: Removable) -> int:
-    """Measure the size of the files in bytes."""
-    return sum(int(store.fs.du(store.path(*path))) for path in removable.paths)
-
-
-def remove(store: Store, removable: Removable) -> None:
-    """Remove the files; the caller holds the lease of their batch."""
-    for path in removable.paths:
-        store.remove(*path)

@@ -50,7 +50,7 @@ class Fence(Protocol):
 
     @property
     def stage(self) -> str:
-        """Return the folder in `STAGED` whose removal takes the right away."""
+        """Yield a local path for `reveal` to move or send; it is deleted afterwards."""
 
     def check(self) -> None:
         """Raise a StoreError that names the new holder if this run has lost the right."""
@@ -155,10 +155,7 @@ class Store:
             raise MissingError(f"{self.address(*parts)} does not exist") from None
 
     def together(self) -> ThreadPoolExecutor:
-        """Make a pool for calls that wait for the store; a disk gets one call at a time.
-
-        An object store answers several requests in the time of one.
-        """
+        """Make a pool for calls that wait for an object store; a disk gets one call at a time."""
         return ThreadPoolExecutor(REQUESTS if self.is_far else 1)
 
     def open(self, *parts: str) -> Any:

@@ -1,19 +1,17 @@
-"""Open the compute cluster behind one small interface: a Dask client, for any kind of workers.
-
-Dask is imported only for a cluster, and not for work in this process.
-"""
+"""Open the compute cluster as a Dask client; without a cluster, Dask is not imported."""
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from threadpoolctl import threadpool_limits
 
-from flows.cluster.here import Here
 from flows.cluster.trials import SAME_VERSIONS, ClusterError
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.monitoring import console, logs
@@ -25,16 +23,47 @@ if TYPE_CHECKING:
 else:
     Client = Any
 
+_OPENED: ContextVar["tuple[Settings, Client] | None"] = ContextVar("opened", default=None)
+
+
+class Here:
+    """Stand in for a Dask client: a job runs when its result is asked for."""
+
+    def map(self, work: Callable[[Any], Any], jobs: Iterable[Any], **_: Any) -> "list[_Later]":
+        """Keep jobs."""
+        return [_Later(partial(work, job)) for job in jobs]
+
+    def nthreads(self) -> dict[str, int]:
+        """Count this process as one worker."""
+        return {"here": 1}
+
+    def cancel(self, jobs: Iterable["_Later"], *, force: bool) -> None:
+        """Do nothing, because a job whose result nobody asks for never runs."""
+
+
+@dataclass(frozen=True)
+class _Later:
+    """Stand in for a Dask future."""
+
+    _run: Callable[[], Any]
+    status = "pending"  # until its result is asked for
+
+    def result(self, timeout: float) -> Any:
+        return self._run()
+
+    def done(self) -> bool:
+        return True  # an error is always the job's own
+
+    def release(self) -> None:
+        """Do nothing: whoever has taken the result keeps it."""
+
 
 @contextmanager
 def open_client(settings: Settings) -> Iterator[Client]:
     """Open a client of the cluster in the settings; a cluster started for it ends with the block.
 
-    Within the block, flows with the same settings but any store use the same cluster.
-
-    Raises:
-        ClusterError: the cluster cannot be started or reached, or has other versions of packages
-            that change results.
+    Within the block, flows with the same settings but any store use the same cluster. ClusterError
+    if it cannot be started or reached, or has other versions of packages that change results.
     """
     wanted, opened = settings.model_copy(update={"store": ""}), _OPENED.get()
     if opened and opened[0] == wanted:
@@ -48,42 +77,27 @@ def open_client(settings: Settings) -> Iterator[Client]:
         console.working("at work")
         check_versions(client)
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")
-        before = _OPENED.set((wanted, client))
-        try:
+        with logs.setting(_OPENED, (wanted, client)):
             yield client
-        finally:
-            _OPENED.reset(before)
-
-
-_OPENED: ContextVar[tuple[Settings, Client] | None] = ContextVar("opened", default=None)
 
 
 @contextmanager
 def in_this_process(settings: Settings) -> Iterator[None]:
-    """Let flows with these settings run their jobs in this process during the block.
-
-    Jobs compute on one thread, like workers: the threads of matrices as small as theirs wait for
-    each other for most of their time.
-    """
+    """Let flows with these settings run their jobs here, on one thread, during the block."""
     import_module("scipy.linalg")  # its threads are limited once they are there
     torch = sys.modules.get("torch")  # to import it takes seconds, and not every job needs it
     threads = torch and torch.get_num_threads()
-    before = _OPENED.set((settings.model_copy(update={"store": ""}), cast(Client, Here())))
+    here = settings.model_copy(update={"store": ""}), cast(Client, Here())
     try:
-        with threadpool_limits(1):
+        with logs.setting(_OPENED, here), threadpool_limits(1):
             yield
     finally:
-        _OPENED.reset(before)
         if torch:
             torch.set_num_threads(threads)
 
 
 def check_versions(client: Client) -> None:
-    """Compare versions that change results with the workers', and Dask's with the scheduler's.
-
-    Raises:
-        ClusterError: something differs; the message lists who has which version.
-    """
+    """Raise ClusterError if workers have other versions that change results, or Dask differs."""
     try:
         versions = cast(dict[str, Any], client.get_versions(packages=list(PACKAGES)))
     except OSError as error:

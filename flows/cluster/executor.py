@@ -15,11 +15,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
-from flows.cluster.client import Client
-from flows.cluster.here import Here
+from flows.cluster.client import Client, Here
 from flows.cluster.trials import NO_SCHEDULER, ClusterError, Trials, is_death, lost
 from flows.jobs.libraries import installed, run_if_same
-from flows.jobs.quarantine import Job, probe, quarantine
+from flows.jobs.quarantine import Job, probe
 from flows.monitoring import console
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ COUNTED_EVERY = 5.0  # seconds between counts of the workers
 
 @dataclass
 class _Flight(Generic[Work]):
-    """A job that was given to the workers."""
-
     job: Work
     future: "Future[Any]"
     trials: Trials = field(default_factory=Trials)
@@ -60,10 +57,7 @@ def run_in_order(
     no other job, so that it neither kills others nor is blamed for them. If it dies alone, the rows
     of a `Job` are probed, and a last run quarantines those that kill. Passing storage errors are
     retried, by the job that ``again`` makes. A worker with other versions than here does no job.
-
-    Raises:
-        ClusterError: a job has failed for good, or the cluster is lost; the message says what to
-            do.
+    ClusterError if a job has failed for good, or the cluster is lost.
     """
     waiting, window = iter(jobs), _Window(client)
     in_flight: deque[_Flight[Work]] = deque()
@@ -134,7 +128,6 @@ def _settle(
 
 
 def _take_finished(client: Client, flights: Iterable[_Flight[Work]]) -> None:
-    """Take the results that are there together."""
     there = [each for each in flights if not each.taken and each.future.status == "finished"]
     if len(there) > 1:
         # A result may be lost with its worker; it is waited for when its turn comes.
@@ -151,7 +144,8 @@ def _take_finished(client: Client, flights: Iterable[_Flight[Work]]) -> None:
 def _without_killers(client: Client, job: Work) -> Work:
     if not isinstance(job, Job):
         raise ClusterError("it kills every worker that takes it")
-    return quarantine(job, lambda job, row: kills_workers(client, probe, job, row))
+    killers = [row for row in range(job.rows()) if kills_workers(client, probe, job, row)]
+    return job.quarantine(killers)
 
 
 def kills_workers(client: Client, work: Callable[..., None], *arguments: object) -> bool:

@@ -1,8 +1,4 @@
-"""Start or reach each kind of cluster with Dask, whose import takes a second.
-
-What the settings do not say comes from Dask's own configuration, certificates too. The work on the
-client is the same for all kinds.
-"""
+"""Start or reach each kind of cluster with Dask, as its own configuration says."""
 
 import logging
 import os
@@ -66,11 +62,7 @@ def workers_of(settings: Settings) -> int:
 
 
 def certificates() -> Any:
-    """Read Dask's `Security` from its configuration.
-
-    Raises:
-        ClusterError: it names certificates that a client cannot use.
-    """
+    """Read Dask's `Security`; ClusterError if it names certificates that a client cannot use."""
     tls: Any = Security()
     try:
         tls.get_connection_args("client")
@@ -81,11 +73,7 @@ def certificates() -> Any:
 
 @contextmanager
 def _client_of(start: Callable[[], Cluster], failure: str, mend: str) -> Iterator[Client]:
-    """Start a cluster, and open its client.
-
-    Raises:
-        ClusterError: it does not start; the message has the ``failure`` and how to mend it.
-    """
+    """Start a cluster, and open its client; ClusterError has the ``failure`` and how to mend it."""
     with dask.config.set(STARTED):
         try:
             with redirect_stdout(sys.stderr):  # where progress belongs
@@ -103,11 +91,7 @@ def _client_of(start: Callable[[], Cluster], failure: str, mend: str) -> Iterato
 
 @contextmanager
 def _for_us_alone() -> Iterator[dict[str, Any]]:
-    """Make a key for this run and a private folder, to keep out this machine's other users.
-
-    Every account can connect to loopback, and whoever connects to a scheduler can run code on its
-    workers.
-    """
+    """Make a key for this run and a private folder: any account could run code by loopback."""
     with tempfile.TemporaryDirectory(prefix="slidewatch-", ignore_cleanup_errors=True) as folder:
         yield HERE | {"security": Security.temporary(), "local_directory": folder}
 
@@ -215,7 +199,6 @@ OTHER = (_of_class, "waiting for workers")  # a class by its name
 
 
 def _class_of(name: str) -> Callable[..., Cluster]:
-    """Import the class of a cluster by its module and its name."""
     module, _, own = name.rpartition(".")
     try:
         found = getattr(import_module(module), own)

@@ -45,11 +45,7 @@ class Trials:
         return self.deaths == SUSPECTED
 
     def pause_after(self, error: Exception) -> float:
-        """Count an error, and return the seconds to wait before the job is run again.
-
-        Raises:
-            ClusterError: another run would not help.
-        """
+        """Count an error; return seconds to wait, or raise ClusterError if a retry is in vain."""
         if is_death(error) and self.deaths < SUSPECTED:
             self.deaths += 1
             return 0.0

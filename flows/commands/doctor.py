@@ -69,37 +69,22 @@ class DoctorOutcome(Outcome):
 
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     """Check the machine and print the settings, with secrets removed."""
-    checks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
-        "python": _python,
-        "packages": _packages,
-        "processors": _processors,
-        "cuda": _cuda,
-        "store": _store,
-        "synced": _synced,
-        "created once": _created_once,
-        "replaced": _replaced,
-        "clock": _clock,
-        "model": _model,
-        "disk": _disk,
-        "certificates": _certificates,
-        "cluster": _cluster,
-    }
+    checks: tuple[Callable[[Settings], tuple[bool, str]], ...] = (
+        _python, _packages, _processors, _cuda, _store, _synced, _created_once, _replaced, _clock,
+        _model, _disk, _certificates, _cluster,
+    )  # fmt: skip
     results = []
-    for name, check in checks.items():
+    for check in checks:
         try:
             well, finding = check(settings)
         except Exception as error:  # a check that breaks is a finding, not a crash
             well, finding = False, f"{type(error).__name__}: {error}"
+        name = check.__name__.strip("_").replace("_", " ")
         results.append(Finding(name=name, well=well, found=finding))
-    values, others = leaves(settings.model_dump()), leaves(Settings().model_dump())
-    found = [
-        Setting(
-            name=name,
-            value=value,
-            origin=origin(name) if value == others[name] else "command line",
-        )
-        for name, value in values.items()
-    ]
+    others, found = leaves(Settings().model_dump()), []
+    for name, value in leaves(settings.model_dump()).items():
+        where = origin(name) if value == others[name] else "command line"
+        found.append(Setting(name=name, value=value, origin=where))
     return DoctorOutcome(checks=results, settings=found)
 
 

@@ -78,7 +78,6 @@ def _complain(text: str) -> None:
 
 
 def _run(name: str, given: Given) -> int:
-    """Run a command with the values given to it and to settings."""
     command, as_json = commands.COMMANDS[name], given.pop("json", False)
     values = {key: given.pop(key) for key in command.options.model_fields if key in given}
     options = command.options.model_validate(values)
@@ -109,7 +108,6 @@ def _run(name: str, given: Given) -> int:
 
 
 def _load(place: str) -> Any:
-    """Import a command's function or flow."""
     module, _, function = place.partition(":")
     return getattr(importlib.import_module(module), function)
 

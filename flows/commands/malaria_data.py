@@ -35,10 +35,6 @@ class DataOutcome(Outcome):
 def malaria(options: Malaria, settings: Settings) -> DataOutcome:
     """The archive is not unpacked: slidewatch reads it as it is. Its checksum is recorded next to
     it when it is first fetched, and verified from then on.
-
-    Raises:
-        SourceError: the archive cannot be fetched, is not the one that was fetched before, or would
-            be in the store.
     """
     folder = Path(options.to).absolute()
     archive, record = folder / NAME, folder / f"{NAME}.sha256"
@@ -60,7 +56,6 @@ def malaria(options: Malaria, settings: Settings) -> DataOutcome:
 
 
 def _fetch(archive: Path) -> None:
-    """Fetch the archive from the network, complete or not at all."""
     stage = archive.with_name(f".part-{NAME}")
     try:
         watched = sys.stderr.isatty() and not CONSOLE.quiet

@@ -1,8 +1,4 @@
-"""Read the words behind ``slidewatch`` by the definitions in `flows.options`.
-
-cyclopts splits the words, and pydantic checks the values, as it does for the environment, for
-slidewatch.toml and for Prefect.
-"""
+"""Read words by the definitions in `flows.options`: cyclopts splits, and pydantic checks them."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -46,12 +42,7 @@ OVERVIEW = "\n\n".join(
 
 
 def read(app: App, words: list[str]) -> Given:
-    """Read the values given to a command; print help or the version, if that is asked.
-
-    Raises:
-        UsageError: something is unknown, missing or empty.
-        SystemExit: help, the version or a script for a shell was all that was asked.
-    """
+    """Read the values given to a command, or SystemExit after help; UsageError if one is wrong."""
     try:
         called, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except UnknownOptionError as error:
@@ -90,10 +81,7 @@ def in_order(words: list[str]) -> list[str]:
 
 
 def make_app(*, all_options: bool = True) -> App:
-    """Make the command line of all commands.
-
-    Without ``all_options``, help has a command's own options alone, and where the store is.
-    """
+    """Make the command line of all commands; without ``all_options`` help has the commands' own."""
     app = App(
         name="slidewatch",
         help=OVERVIEW,
@@ -176,7 +164,6 @@ def option_name(name: str) -> str:
 
 
 def _names(kind: str, _: Any) -> Iterable[str]:
-    """List the names in the store that settings name, for a shell that completes them."""
     from storage.batches.manifests import list_batches
     from storage.store import Store
 

@@ -56,7 +56,6 @@ class QueryOutcome(Outcome):
         warn(text)
 
     def _text(self) -> str:
-        """Write the answer as a table, or as CSV."""
         return "".join(self.pieces(as_json=False))
 
     def pieces(self, as_json: bool) -> Iterator[str]:
@@ -104,7 +103,6 @@ class SchemaOutcome(Outcome):
     tables: dict[str, list[dict[str, str | None]]]
 
     def _text(self) -> str:
-        """Write the columns as Markdown tables."""
         blocks = []
         for name, columns in self.tables.items():
             lines = [f"### {name}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
@@ -153,7 +151,6 @@ def _values(column: Any) -> list[Any]:
 
 
 def _json(names: list[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
-    """Yield a JSON object with the columns' names and the rows as objects, one a line."""
     yield f'{{"columns": {_json_text(names)}, "rows": ['
     mark = "\n"
     for row in rows:

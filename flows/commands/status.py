@@ -12,13 +12,14 @@ from flows.options.tools import Status, Verify
 from flows.outcome import Outcome, numbered, shown_width
 from flows.settings import Settings
 from storage.batches import ledger, manifests
+from storage.batches.kinds import batch_checks
+from storage.kinds import all_checks
 from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
 from storage.reports.tables import is_withdrawn, newest_batches
 from storage.store import Store, refuse_absent
-from storage.verification import all_checks, batch_checks
 from tasks.words import counted
 
 Row = dict[str, Any]
@@ -49,16 +50,11 @@ class StatusOutcome(Outcome):
         return bool(self.damaged)
 
     def _text(self) -> str:
-        """Write the outcome for a person at a terminal; ``--json`` has all the details."""
         unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
         batches = [row | more for row, more in zip(self.batches, unfinished, strict=True)]
-        return "\n".join(
-            [
-                f"store {self.store}",
-                *_drawn("detectors", self._detectors(), OF_A_DETECTOR),
-                *_drawn("batches", batches, OF_A_BATCH),
-            ]
-        )
+        detectors = _drawn("detectors", self._detectors(), OF_A_DETECTOR)
+        tables = [*detectors, *_drawn("batches", batches, OF_A_BATCH)]
+        return "\n".join([f"store {self.store}", *tables])
 
     def _detectors(self) -> list[Row]:
         """Describe each detector with its model, and each model that has none yet."""
@@ -72,7 +68,6 @@ class StatusOutcome(Outcome):
 
 
 def _drawn(title: str, rows: list[Row], columns: tuple[str, ...]) -> list[str]:
-    """Draw columns of rows as the lines of a table."""
     if not rows:
         return [f"no {title}"]
     out = StringIO()
@@ -161,7 +156,6 @@ def witnesses_of(card: DetectorCard) -> str:
 
 
 def _learned(card: DetectorCard) -> Row:
-    """Describe what a detector has learned since its parent was fitted."""
     learned = card.learned
     if learned is None:
         return {"parent": None, "learned": None}
@@ -187,29 +181,22 @@ def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_ou
     is_published = not is_withdrawn(store, batch.name, batch.batch_date)
     seals = ledger.list_seals(store, batch, leave_out) if is_published else []
     shards = len(list(batch.shards()))
-    extracted = max(
-        (
-            len(ledger.complete_shards(store, batch, model))
-            for model in store.names("batches", batch.key, "ledger")
-        ),
-        default=0,
-    )
+    models = store.names("batches", batch.key, "ledger")
+    done = [len(ledger.complete_shards(store, batch, model)) for model in models]
+    extracted, seal = max(done, default=0), seals[-1] if seals else None
     return {
         "batch": batch.name,
         "date": batch.batch_date.isoformat(),
         "images": f"{batch.rows:,}",
         "extracted": f"{extracted} of {counted(shards, 'shard')}",
         "complete": extracted == shards,
-        "detector": seals[-1].detector if seals else None,
-        "failed": seals[-1].failed if seals else None,
-        "abnormal": seals[-1].abnormal if seals else None,
+        **{name: seal and getattr(seal, name) for name in ("detector", "failed", "abnormal")},
         "light": night["light"] if night and seals else None,
         "positive patients": _positive(night) if night and seals else None,
     }
 
 
 def _positive(night: Row) -> str | None:
-    """Count the positive patients of a batch; None if no calls were made."""
     if night["patient_calls"] is None:
         return None
     calls = dict(night["patient_calls"])
@@ -234,12 +221,8 @@ class VerifyOutcome(Outcome):
 
     def _text(self) -> str:
         damage = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"
-        return "\n".join(
-            [
-                f"store {self.store}: {counted(self.compared, 'thing')} compared, {damage}",
-                *self.damaged,
-            ]
-        )
+        done = f"store {self.store}: {counted(self.compared, 'thing')} compared, {damage}"
+        return "\n".join([done, *self.damaged])
 
 
 def verify(options: Verify, settings: Settings) -> VerifyOutcome:

@@ -14,16 +14,17 @@ from tasks.images.access.files import SourceError
 def to_write(to: str, store: Store, *, force: bool) -> Path:
     """Return the path of a file that a command may write.
 
-    Raises:
-        SourceError: it is not on this machine, or it is in the store, wherever its path seems to
-            lead, or it exists, and ``force`` does not ask to replace it.
+    SourceError if it is not on this machine, or is in the store, wherever its path seems to lead,
+    or exists without ``force``.
     """
     if "://" in to:
         raise SourceError(f"--to: {to} is not on this machine: give a path")
     path = Path(to)
     with _naming(path):
         real = Path(os.path.realpath(path))  # `resolve` fails where links go in circles
-        if store.is_local and any(_are_one(each, Path(store.root)) for each in real.parents):
+        above = [each for each in real.parents if each.exists()]
+        root = Path(store.root)  # which may be mounted twice
+        if store.is_local and root.exists() and any(map(root.samefile, above)):
             raise SourceError(
                 f"--to: {to} is in the store {store.url}, which only slidewatch fills: give a path "
                 "outside of it"
@@ -37,11 +38,7 @@ def to_write(to: str, store: Store, *, force: bool) -> Path:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Yield a file to write, which takes the path when it is complete.
-
-    Raises:
-        SourceError: it cannot be written; nothing is left of it.
-    """
+    """Yield a file to write, which takes the path when it is complete; else nothing is left."""
     stage = path.with_name(f".part-{uuid4().hex}")
     with _naming(path):
         try:
@@ -59,8 +56,3 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         why = os.strerror(error.errno or errno.EIO)
         raise SourceError(f"{path} cannot be written: {why}") from error
-
-
-def _are_one(path: Path, other: Path) -> bool:
-    """Return whether two paths are one folder, also where it is mounted twice."""
-    return path.exists() and other.exists() and path.samefile(other)

@@ -1,7 +1,4 @@
-"""Compare the versions that change results: processes with equal ones compute the same.
-
-A job carries the versions of its coordinator, and is refused by a worker with others.
-"""
+"""Compare the versions that change results; a worker with others does no job."""
 
 import socket
 import sys
@@ -36,11 +33,6 @@ def installed() -> dict[str, str]:
     return comparable({"python": ".".join(map(str, sys.version_info))} | exact(PACKAGES))
 
 
-def made_with() -> dict[str, str]:
-    """Look up the versions that an image's features depend on, for the ledger."""
-    return {name: installed()[name] for name in OF_FEATURES}
-
-
 def changed_since(before: Mapping[str, str], names: Iterable[str]) -> list[str]:
     """Describe each version that has changed, ignoring builds and unknown ones.
 
@@ -56,11 +48,7 @@ def changed_since(before: Mapping[str, str], names: Iterable[str]) -> list[str]:
 
 
 def exact(packages: Iterable[str]) -> dict[str, str]:
-    """Look up the version of each package here, including the build; `MISSING` if there is none.
-
-    >>> exact(["no-such-package"])
-    {'no-such-package': 'none'}
-    """
+    """Look up the version of each package here, including the build; `MISSING` if there is none."""
     versions = {}
     for name in packages:
         try:
@@ -93,15 +81,11 @@ def differences(here: Mapping[str, str], elsewhere: Mapping[str, Mapping[str, st
             if name in theirs and theirs[name] != expected:
                 others.setdefault(theirs[name], []).append(who)
         texts += [
-            f"{name} is {expected} here but {text} on {_some(who)}"
+            f"{name} is {expected} here but {text} on {', '.join(who[:SHOWN])}"
+            + f" and {len(who) - SHOWN} more" * (len(who) > SHOWN)
             for text, who in sorted(others.items())
         ]
     return texts
-
-
-def _some(who: list[str]) -> str:
-    more = len(who) - SHOWN
-    return ", ".join(who[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def run_if_same(expected: Mapping[str, str], work: Callable[[Job], Result], job: Job) -> Result:

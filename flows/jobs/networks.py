@@ -26,10 +26,7 @@ class ForeignNetworkError(Exception):
 
 
 def refuse_foreign_network(network: str) -> None:
-    """Raise ForeignNetworkError if a network is code that this machine's settings do not name.
-
-    A store's card may be a stranger's.
-    """
+    """Raise ForeignNetworkError if a network, perhaps a stranger's, is code not allowed here."""
     if not is_own(network):
         return
     from flows.settings import Settings  # workers read settings only for such networks
@@ -47,9 +44,8 @@ def refuse_foreign_network(network: str) -> None:
 def load_classifier(store: Store, card: ModelCard) -> "Classifier":
     """Read and verify the classifier of a model, and move it to the GPU if there is one.
 
-    Raises:
-        ForeignNetworkError: its code is not allowed here.
-        NetworkError: this machine lacks its arithmetic, or it has no weights for PyTorch.
+    ForeignNetworkError if its code is not allowed here; NetworkError if this machine lacks its
+    arithmetic, or it has no weights for PyTorch.
     """
     spec = NetworkSpec.from_dict(card.network)
     refuse_foreign_network(spec.network)
@@ -76,18 +72,13 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
 
 def _weights(arrays: Arrays) -> Arrays:
-    """Return the arrays of a model's file that are weights for PyTorch."""
     others = tuple(f"{name}/" for name in (CUTTING, GRAPH, HEALTHY))
     return {name: array for name, array in arrays.items() if not name.startswith(others)}
 
 
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
-    """Prepare the network of a model, with its tuning if it has one, for inference.
-
-    PyTorch is imported for a GPU, and for networks without a graph. Errors are those of
-    `load_classifier`.
-    """
+    """Prepare the network of a model with its tuning, if any; errors as of `load_classifier`."""
     spec = NetworkSpec.from_dict(card.network)
     refuse_other_arithmetic(spec)
     arrays = load_weights(store, card)

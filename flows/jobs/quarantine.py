@@ -1,8 +1,7 @@
 """Find the rows of a job that kill its worker, and continue without them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, TypeVar, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 
 @runtime_checkable
@@ -28,14 +27,6 @@ class Sparing:
     def quarantine(self, rows: list[int]) -> Self:
         """Return the job without these rows."""
         return replace(self, killers=frozenset(rows))
-
-
-AnyJob = TypeVar("AnyJob", bound=Job)
-
-
-def quarantine(job: AnyJob, kills: Callable[[AnyJob, int], bool]) -> AnyJob:
-    """Probe the rows of a job one by one, and quarantine those that kill workers."""
-    return job.quarantine([row for row in range(job.rows()) if kills(job, row)])
 
 
 def probe(job: Job, row: int) -> None:

@@ -1,7 +1,4 @@
-"""Run one shard of a batch: write whole zarr chunks, then its ledger record.
-
-Each step is idempotent and atomic: a shard may die anywhere and be run again by any worker.
-"""
+"""Run one shard of a batch; any worker can repeat it, as each step is idempotent and atomic."""
 
 import os
 import socket
@@ -93,11 +90,7 @@ class FailedImage:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """The outcome of a shard, small enough to send to the coordinator.
-
-    ``seconds`` are of the last try. Labelled images were ``fitted``, or ``held_out`` as the model's
-    validation and test images.
-    """
+    """The outcome of a shard: ``seconds`` of the last try, and counts of labelled images."""
 
     shard: manifests.Shard
     failures: tuple[FailedImage, ...]
@@ -161,7 +154,7 @@ def _extract_shard(
         failures=failures,
         tries=job.tries,
         digest=digest,
-        versions=libraries.made_with(),
+        versions={name: libraries.installed()[name] for name in libraries.OF_FEATURES},
     )
     ledger.write_shard_record(job.store, job.batch, card.features, record)
     return block, record
@@ -170,7 +163,6 @@ def _extract_shard(
 def _fill(
     block: FeatureBlock, features: Features, known: Mapping[int, bytes]
 ) -> list[ledger.Failure]:
-    """Fill the rows of a block that are not known, and list those of them that failed."""
     failures = []
     for row, image in enumerate(features.images):
         if row in known:

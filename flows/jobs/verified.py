@@ -27,12 +27,8 @@ def with_discriminant(detector: Detector, discriminant: witnesses.Discriminant |
 
 def adaptation_of(card: detectors.DetectorCard) -> Adaptation | None:
     """Return a detector's adaptation of the diagnosis; None without one."""
-    adaptation = card.adaptation
-    return (
-        Adaptation(adaptation.scale, adaptation.bias)
-        if adaptation and adaptation.accepted
-        else None
-    )
+    known = card.adaptation
+    return Adaptation(known.scale, known.bias) if known and known.accepted else None
 
 
 def adapted_logits(

@@ -22,10 +22,7 @@ RETURNED = 2**17  # bytes of a block that goes back as soon as it is freed
 
 
 def settle_worker() -> None:
-    """Set this process up to read images and run a network on one of them at a time.
-
-    PyTorch, if it is imported, uses one thread, so features do not depend on the number of cores.
-    """
+    """Set this process up for one image at a time, on one thread, so that features do not vary."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     keep_freed_memory()

@@ -32,6 +32,9 @@ CONSOLE = Console(stderr=True)
 # A job can take longer than the half minute over which rich measures a rate.
 RATE_OVER = 600.0
 LINE_EVERY = 10.0  # seconds
+# The line that moves at a terminal while a command is silent. Only a command has one: whoever calls
+# its function has a terminal of their own.
+_MOVING: list[Progress] = []
 
 
 class RateColumn(ProgressColumn):
@@ -62,90 +65,57 @@ def warn(text: str) -> None:
     """Log a warning for the run, and write it to standard error."""
     logs.log(logging.WARNING, text)
     if not logs.is_json():
-        CONSOLE.out(printable(redact(text)), highlight=False)
+        tell(text)
 
 
 def complain(text: str) -> None:
     """Write to standard error why a command failed, even where all else is silenced."""
-    _MOVING.end()
+    _stop()
     if logs.is_json():
         logs.log(logging.ERROR, text)
     else:
         sys.stderr.write(f"{printable(redact(text))}\n")
 
 
-class _Moving:
-    """The line that moves at a terminal while a command is silent: what it does, for how long."""
-
-    def __init__(self) -> None:
-        self.begun = False
-        self._line: Progress | None = None
-
-    def show(self, text: str) -> None:
-        """Show another text, whose time starts at zero."""
-        self.pause()
-        self._line = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=CONSOLE,
-            disable=_shows_nothing(),
-            transient=True,
-        )
-        self._line.add_task(text, total=None)
-        self._line.start()
-
-    def pause(self) -> None:
-        """Take the line away, because a bar is shown instead."""
-        if self._line is not None:
-            self._line.stop()
-
-    def resume(self) -> None:
-        """Show the line again."""
-        if self._line is not None:
-            self._line.start()
-
-    def end(self) -> None:
-        self.pause()
-        self.begun, self._line = False, None
-
-
-# Only a command has a line that moves: whoever calls its function has a terminal of their own.
-_MOVING = _Moving()
-
-
 @contextmanager
 def moving(text: str) -> Iterator[None]:
     """Show at a terminal, during the block, what a command is doing and for how long."""
-    _MOVING.begun = True
-    _MOVING.show(text)
+    _show(text)
     try:
         yield
     finally:
-        _MOVING.end()
+        _stop()
+
+
+def _show(text: str) -> None:
+    _stop()
+    line = _progress(TimeElapsedColumn())
+    line.add_task(text, total=None)
+    line.start()
+    _MOVING[:] = [line]
+
+
+def _stop() -> None:
+    for line in _MOVING:
+        line.stop()
+    _MOVING.clear()
 
 
 def working(text: str, *, long: bool = False) -> None:
-    """Change what `moving` shows; do nothing outside of it.
-
-    If it may take ``long``, a line says so where nothing moves.
-    """
-    if not _MOVING.begun:
-        return
-    if long and _shows_nothing():
-        tell(text)
-    _MOVING.show(text)
+    """Change what `moving` shows; what may take ``long`` is a line where nothing moves."""
+    if _MOVING:
+        if long and _shows_nothing():
+            tell(text)
+        _show(text)
 
 
 def counted(
     results: Iterator[Result], title: str, total: int | None, *, lines: bool = False
 ) -> Iterator[Result]:
-    """Yield results, and show at a terminal how many of the ``total`` are there.
-
-    Elsewhere nothing is shown, or with ``lines`` a line every `LINE_EVERY` seconds.
-    """
+    """Yield results, and show how many are there: a bar at a terminal, elsewhere ``lines``."""
     lines, told = lines and not sys.stderr.isatty(), time.monotonic()
-    _MOVING.pause()
+    for line in _MOVING:
+        line.stop()
     try:
         with progress_bar() as bar:
             task = bar.add_task(title, total=total)
@@ -156,18 +126,20 @@ def counted(
                     told = time.monotonic()
                 yield result
     finally:
-        _MOVING.resume()
+        for line in _MOVING:
+            line.start()
 
 
 def progress_bar() -> Progress:
     """Make a progress bar on standard error that shows only at a terminal."""
+    return _progress(BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn(),
-        TimeRemainingColumn(),
+        *columns,
         console=CONSOLE,
         disable=_shows_nothing(),
         speed_estimate_period=RATE_OVER,

@@ -1,8 +1,4 @@
-"""End a command in bounded time, even while Prefect waits.
-
-The work does not need Prefect. Its client retries for minutes to reach a server that is
-gone, and at exit it waits forever until all its events are sent.
-"""
+"""End a command in bounded time, even while Prefect retries, or sends its events forever."""
 
 import os
 import signal
@@ -18,10 +14,7 @@ LEAVE_WITHIN = 20.0  # seconds after the outcome, in which Prefect can send its 
 
 
 def end_after_signals(code: int, say: Callable[[], None]) -> None:
-    """End this process some time after SIGTERM or SIGINT, if it has not ended by itself.
-
-    Prefect replaces handlers while a flow runs, so signals are seen where Python writes them.
-    """
+    """End this process some time after a signal, which is seen without Prefect's handlers."""
     receiver, tell = socket.socketpair()
     tell.setblocking(False)
     signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)

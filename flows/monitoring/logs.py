@@ -9,17 +9,18 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from io import StringIO
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from flows.outcome import printable
 from tasks.images.access.addresses import redact
 
 LogFormat = Literal["text", "json"]
+Value = TypeVar("Value")
 
 # Loggers whose records are cleaned before any handler sees them.
 PROGRAM = "slidewatch"
@@ -29,22 +30,23 @@ _IDS: ContextVar[Mapping[str, object]] = ContextVar("ids", default=MappingProxyT
 
 
 @contextmanager
-def bind(**ids: object) -> Iterator[None]:
-    """Add fields such as ``batch`` to everything logged in the block, without those of None."""
-    named = {name: value for name, value in ids.items() if value is not None}
-    token = _IDS.set({**_IDS.get(), **named})
+def setting(variable: ContextVar[Value], value: Value) -> Iterator[None]:
+    """Set a variable of the context in the block."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _IDS.reset(token)
+        variable.reset(token)
+
+
+def bind(**ids: object) -> AbstractContextManager[None]:
+    """Add fields such as ``batch`` to everything logged in the block, without those of None."""
+    named = {name: value for name, value in ids.items() if value is not None}
+    return setting(_IDS, {**_IDS.get(), **named})
 
 
 def log(level: int, text: str, *, prefect: bool = True, **fields: object) -> None:
-    """Log a message to the run's logger, or outside of a run to the program's.
-
-    ``fields`` are the same for machines, as keys of the JSON object. ``prefect`` says whether
-    Prefect keeps the message too.
-    """
+    """Log a message, with ``fields`` for machines; ``prefect``: Prefect keeps it, too."""
     extra = {"fields": fields, "send_to_api": prefect}
     _logger().log(level, "%s", text, extra=extra)
 
@@ -139,8 +141,6 @@ def _redact_all(value: Any) -> Any:
 
 
 class _Redact(logging.Filter):
-    """A filter that removes secrets from a record before any handler sees it."""
-
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = printable(redact(record.getMessage()), keep="\n"), ()
         if record.exc_info:

@@ -1,8 +1,4 @@
-"""Measure the batches of a series for Prometheus, and write the metrics for node exporter.
-
-A run reports its progress. The figures of the last batch, and the time of the last good one, are
-read from the store, so that a run that fails reports them too.
-"""
+"""Measure a run, and the store's last batches of its series, for Prometheus by node exporter."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -40,10 +36,7 @@ disable_created_metrics()
 
 
 class NightMetrics:
-    """The metrics of a run, each labelled with the run's series of nights.
-
-    No label is ever an image, a batch or a run, so their number does not grow with the nights.
-    """
+    """The metrics of a run by its series; labels are few, as none is an image, a batch or a run."""
 
     def __init__(self, series: str) -> None:
         self.series = series
@@ -161,10 +154,7 @@ def measured(series: str, settings: Settings) -> Iterator[NightMetrics | None]:
 
 @contextmanager
 def written(metrics: NightMetrics, file: str) -> Iterator[None]:
-    """Write metrics to a ``.prom`` file when the block begins, now and then, and when it ends.
-
-    If they cannot be written, the work continues with one warning.
-    """
+    """Write metrics to a ``.prom`` file during the block; without it the work continues."""
     warned = False
 
     def write() -> None:

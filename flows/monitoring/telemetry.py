@@ -1,7 +1,4 @@
-"""Log a run's stages and shards as they end, and keep its metrics.
-
-Only images that failed are logged.
-"""
+"""Log a run's stages, shards and failed images, and keep its metrics."""
 
 import logging
 import time
@@ -20,7 +17,6 @@ from flows.settings import Settings
 
 Taken = TypeVar("Taken", bound=Options)
 Result = TypeVar("Result", bound=Outcome)
-Value = TypeVar("Value")
 
 # Words for a stage at a terminal.
 DOING = {
@@ -43,10 +39,7 @@ _METRICS: ContextVar[prometheus.NightMetrics | None] = ContextVar("metrics", def
 def observed(
     *, night: bool = False
 ) -> Callable[[Callable[[Taken, Settings], Result]], Callable[[Taken, Settings], Result]]:
-    """Decorate a flow's function, so that it logs as the settings say.
-
-    The flow of a ``night`` has metrics too.
-    """
+    """Decorate a flow's function to log as the settings say; a ``night`` has metrics, too."""
 
     def decorate(
         function: Callable[[Taken, Settings], Result],
@@ -61,7 +54,11 @@ def observed(
                 logs.use_logs(settings.logs)
                 series = getattr(options, "series", None) or prometheus.series_of(batch or "")
                 measuring = prometheus.measured(series, settings) if night else nullcontext()
-                with _set(_OBSERVED, True), measuring as gauges, _set(_METRICS, gauges):
+                with (
+                    logs.setting(_OBSERVED, True),
+                    measuring as gauges,
+                    logs.setting(_METRICS, gauges),
+                ):
                     scored = 0
                     try:
                         outcome = function(options, settings)
@@ -131,12 +128,3 @@ def shard_done(result: ShardResult) -> None:
         for failure in result.failures:
             metrics.failures(failure.reason).inc()
         metrics.shard_seconds().observe(result.seconds)
-
-
-@contextmanager
-def _set(variable: ContextVar[Value], value: Value) -> Iterator[None]:
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)

@@ -16,11 +16,7 @@ PARTS = {"review": "have persons read the cells of a batch", "data": "fetch publ
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its options, the place of its function, and the settings that are options too.
-
-    ``flow`` marks a flow, which Prefect can run; ``core`` is the place of the flow of the core that
-    the command runs without the wing.
-    """
+    """A command: options, place and settings; ``core`` is its place without the wing."""
 
     options: type[flows.Options]
     function: str

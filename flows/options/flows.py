@@ -1,7 +1,4 @@
-"""Define the options of the flows, which are the parameters of Prefect deployments too.
-
-The command line reads the definitions without importing a flow, which takes seconds.
-"""
+"""Define the options of flows and deployments, apart from the flows, whose import takes seconds."""
 
 import datetime
 from typing import Annotated, Any, Literal, Self, get_args
@@ -181,7 +178,6 @@ class OfANight(Options):
 
 
 def _name_after(images: str | list[str]) -> str:
-    """Make a name of the first source."""
     from tasks.images.names import batch_name  # not for a help text
 
     return batch_name(images if isinstance(images, str) else images[0])
@@ -200,7 +196,6 @@ class OfABatch(OfANight):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
-        """Name a batch that has no name after its first source and its day."""
         if not isinstance(given, dict) or given.get("batch") or not given.get("images"):
             return given
         day = given.get("date") or datetime.date.today()

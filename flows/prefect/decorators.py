@@ -1,8 +1,6 @@
-"""Decorate flows and stages: they are Prefect's in its processes, and functions in all others.
+"""Decorate flows and stages, which are Prefect's where it was imported, and functions elsewhere.
 
-A flow is Prefect's own object where Prefect has been imported: by its worker, by ``prefect
-deploy``, or by a command for which a server is configured. Elsewhere nobody would see its records,
-and it is a function, ``fn`` of the flow in both cases.
+Without a worker, a deployment or a server, nobody would see Prefect's records.
 """
 
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
+from flows.monitoring import logs
 from flows.monitoring.console import complain
 from flows.options.flows import Options
 from flows.prefect.runs import current_run, in_prefect_run, is_imported, server
@@ -42,10 +41,7 @@ class Flow(Generic[Taken, Result]):
 def flow(
     *, flow_run_name: RunName | None = None
 ) -> Callable[[Callable[[Taken, Settings], Result]], Flow[Taken, Result]]:
-    """Decorate the function of a flow, whose parameters are its options and the settings.
-
-    A run of Prefect ends in the state that `flows.prefect.states` gives its outcome or error.
-    """
+    """Decorate a flow's function; in Prefect it ends in the state of `flows.prefect.states`."""
 
     def decorate(function: Callable[[Taken, Settings], Result]) -> Flow[Taken, Result]:
         @wraps(function)
@@ -69,24 +65,19 @@ def flow(
 
 
 def run(flow: Flow[Taken, Result], options: Taken, settings: Settings) -> Result:
-    """Run a flow: by Prefect where a server is configured, else in this process alone.
-
-    The flow's own outcome or error counts, whatever Prefect does after it.
-    """
+    """Run a flow, by Prefect where a server is configured; its own outcome or error counts."""
     if server() is None:
         return flow.fn(options, settings)
     ends: list[Any] = []  # one, once the function has ended
-    token = _ENDS.set(ends)
+    of_prefect: Any = flow.of_prefect() if isinstance(flow, Flow) else flow
     try:
-        of_prefect: Any = flow.of_prefect() if isinstance(flow, Flow) else flow
-        of_prefect(options, settings, return_state=True)
+        with logs.setting(_ENDS, ends):
+            of_prefect(options, settings, return_state=True)
     except Exception as error:
         if not ends:  # the function was never called
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())
         complain(f"Prefect did not record how this run ended: {text}")
-    finally:
-        _ENDS.reset(token)
     if isinstance(ends[0], BaseException):
         raise ends[0]
     outcome: Result = ends[0]

@@ -56,10 +56,7 @@ def end_state(outcome: Any) -> Any:
 
 
 def error_state(error: BaseException) -> Any:
-    """Return the Prefect state of a run that ended in an error of ours; raise others again.
-
-    The message says what is wrong; a traceback through our code helps nobody.
-    """
+    """Return the Prefect state, without a traceback, of an error of ours; raise others again."""
     if not type(error).__module__.startswith(OURS):
         raise error
     from prefect.states import Failed

@@ -49,12 +49,8 @@ def start_or_resume(
 ) -> manifests.Batch:
     """Freeze the manifest of a new batch, or resume a frozen batch.
 
-    ``force`` starts a batch again; its old results stay until replaced. One without images also
-    does.
-
-    Raises:
-        StoreError: a batch of this name was started from other images.
-        SourceError: the images cannot be listed.
+    A batch with ``force``, or without images, starts again; old results stay until replaced.
+    StoreError if it was started from other images; SourceError if the images cannot be listed.
     """
     images, limit, listed = listing.as_given(given.images), given.limit, given.listed
     refuse_among_others(store, images)
@@ -82,7 +78,7 @@ def start_or_resume(
             listed = listing.sorted_images(
                 images, classes=classes, limit=limit, trusted=store.holds, on_skip=warn
             )
-        return manifests.freeze_batch(store, plan, listed)
+        return manifests.freeze_batch(store, plan, listed.rows, listed.parts())
     refuse_other_images(store, batch, images, limit)
     manifests.verify_manifest(store, batch)
     logs.log(logging.INFO, f"batch {name} resumes with its {batch.rows:,} frozen images")
@@ -92,10 +88,7 @@ def start_or_resume(
 def refuse_other_images(
     store: Store, batch: manifests.Batch, images: str | list[str], limit: int | None
 ) -> None:
-    """Raise StoreError if a batch that has images was started from other sources.
-
-    They are the photographs of cells that were cut out, or the manifest of these cells.
-    """
+    """Raise StoreError if a batch with images was started from other sources."""
     made = (kind.sources(store, batch.key) for kind in kinds.kinds())
     sources, most = next(filter(None, made), (batch.images, batch.limit))
     started = (listing.as_given(sources), most), (listing.as_given(batch.images), batch.limit)
@@ -127,7 +120,6 @@ def warn_of_model(card: ModelCard) -> None:
 
 
 def _warn_of_versions(store: Store, batch: manifests.Batch, model: str) -> None:
-    """Warn if a batch resumes with other versions of libraries."""
     done = ledger.complete_shards(store, batch, model)
     first = next((shard for shard in batch.shards() if shard.number in done), None)
     record = ledger.read_shard_record(store, batch, model, first) if first else None

@@ -70,10 +70,7 @@ def totals(to: Fitting, lineage: Lineage | None) -> tuple[ClassStatistics, Error
 def as_before(
     store: Store, card: ModelCard, contributions: list[Contribution]
 ) -> tuple[ClassStatistics, ErrorCounts] | None:
-    """Load the statistics and error counts of a version with exactly these contributions, if any.
-
-    Removing a batch is exact except for rounding; an earlier version is exact.
-    """
+    """Load a version with exactly these contributions, if any: removing a batch rounds."""
     for version in reversed(list_statistics(store, card.name, warn)):
         if version.contributions != contributions:
             continue
@@ -138,33 +135,24 @@ def check_labels(store: Store, batch: Batch, card: ModelCard) -> None:
         )
 
 
-@dataclass(frozen=True)
-class TakenOut:
-    """The fitted and held-out rows to remove from a contribution, and what remains of it."""
-
-    fitted: Rows
-    held_out: Rows
-    left: Contribution | None
-
-
 def take_out(
     store: Store, card: ModelCard, contribution: Contribution, kind: str, name: str
-) -> TakenOut:
-    """Find the rows of a batch, a slide or a patient in a contribution."""
+) -> tuple[Rows, Rows, Contribution | None]:
+    """Find fitted and held-out rows to remove from a contribution, and what remains of it."""
     given = contributed(store, card, contribution)
     held_out = held_out_rows(store, card, contribution)
     goes, errors = (_are_of(rows, contribution, kind, name) for rows in (given, held_out))
     if goes.all():
-        return TakenOut(given, held_out, None)
+        return given, held_out, None
     rows, counted = given.take(np.flatnonzero(goes)), held_out.take(np.flatnonzero(errors))
     if not goes.any() and not errors.any():
-        return TakenOut(rows, counted, contribution)
+        return rows, counted, contribution
     without = f"without_{kind}s"
     update = {
         without: (*getattr(contribution, without), name),
         "images": contribution.images - len(rows),
     }
-    return TakenOut(rows, counted, contribution.model_copy(update=update))
+    return rows, counted, contribution.model_copy(update=update)
 
 
 def _are_of(rows: Rows, contribution: Contribution, kind: str, name: str) -> Mask:

@@ -1,8 +1,4 @@
-"""Count errors on labelled cells of fitted batches that the training has not seen.
-
-These are of validation and test patients, of patients who joined later and, for a cross-validated
-model, of all, by the network of their fold. Only logits are read.
-"""
+"""Count errors on labelled cells of fitted batches that the training, or a fold's, has not seen."""
 
 import numpy as np
 
@@ -56,11 +52,3 @@ def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> E
         )
         total = merge_errors(total, part)
     return total
-
-
-def without_repeated_errors(
-    store: Store, card: ModelCard, contribution: Contribution, others: list[Contribution]
-) -> Contribution:
-    """Record the held-out rows of a batch whose images are already counted elsewhere."""
-    repeated = contributions.repeated_rows(store, card, contribution, others, held_out=True)
-    return contribution.model_copy(update={"repeated_held_out": tuple(repeated)})

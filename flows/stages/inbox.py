@@ -25,10 +25,7 @@ class FileStamp(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The images that a night may take from an inbox, as rows of a manifest, and counts of others.
-
-    ``unsettled`` were still being written; ``rewritten`` have the size at which a night took them.
-    """
+    """New images as rows of a manifest; counts of images still written, and changed since."""
 
     images: pa.Table
     unsettled: int
@@ -104,7 +101,6 @@ def without_taken(
 
 
 def _keys(images: pa.Table) -> pa.Array:
-    """Join each image's URL and size to one text."""
     text = pa.large_string()  # all URLs of a night may exceed 2 GB
     sizes = pc.fill_null(images["size"].cast(text), pa.scalar("unknown", text))
     keys = pc.binary_join_element_wise(images["uri"].cast(text), sizes, pa.scalar("\n", text))

@@ -35,10 +35,7 @@ class CalibrationError(Exception):
 
 
 def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detectors.DetectorCard:
-    """Make the detector of a version of the statistics, or find the existing one.
-
-    CalibrationError if a class is missing, or there are too few images.
-    """
+    """Make or find the detector of a version; CalibrationError if a class has no images."""
     settings, store, card = to.settings, to.store, to.model
     others = detectors.list_detectors(store, on_damage=warn)
     made = [d for d in others if _same(d, settings, card, lineage)]
@@ -54,21 +51,20 @@ def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detect
     number = np.repeat(np.arange(len(distances)), [len(part) for part in distances])
     owners = [_laboratory(parts) for parts in groups.values()]
     normals, without = _own_normal(to, lineage, statistics, by, groups, owners)
-    second, alone = second_witness.fitted_witnesses(to, lineage, by)
+    (witnesses, errors, witness_card), alone = second_witness.fitted_witnesses(to, lineage, by)
     detector = Detector(
         gaussians,
         calibrate(np.concatenate(distances), number, np.asarray(owners)[number]),
         normals,
-        second.witnesses if second else None,
+        witnesses,
     )
-    errors = second.errors if second else error_counts.errors_of_version(store, lineage)
+    errors = errors or error_counts.errors_of_version(store, lineage)
     choose = extension("counting")
     counted, counting, unknown = (
         choose(card, errors, settings.counting_cells) if choose else ({}, None, [])
     )
     counted |= nested(error_counts.ERRORS, errors.to_arrays())
     content = arrays_to_bytes(detector.to_arrays() | counted)
-    warnings = _warnings(by, len(groups), settings.alpha)
     detector_card = detectors.DetectorCard(
         name=_free_name(store, f"{card.name}-{version_name(lineage.version)}"),
         created_at=now(),
@@ -85,8 +81,8 @@ def calibrate_detector(to: class_statistics.Fitting, lineage: Lineage) -> detect
         uncertain_below=settings.uncertain_below,
         slides=len(normals.calibration.slides.scores) if normals else None,
         floor=_floor_card(normals),
-        witnesses=second.card if second else None,
-        warnings=[*warnings, *without, *alone, *unknown],
+        witnesses=witness_card,
+        warnings=[*_warnings(by, len(groups), settings.alpha), *without, *alone, *unknown],
         sequence=1 + max((made.sequence for made in others), default=0),
         counting=counting,
     )
@@ -151,30 +147,23 @@ def _own_normal(
 
 
 def _laboratory(parts: list[Rows]) -> str:
-    """Return the laboratory of the rows of a patient or slide; empty if none is known."""
     return laboratory_of(next((name for part in parts for name in part.patients if name), ""))
 
 
 def _floor_card(normals: own_normal.OwnNormal | None) -> detectors.FloorCard | None:
     if normals is None or normals.floor is None:
         return None
-    floor = normals.floor
-    return detectors.FloorCard(
-        shift=floor.shift, spread=floor.spread, reach=floor.reach, slides=smear_limits.SLIDES
-    )
+    figures = {name: getattr(normals.floor, name) for name in ("shift", "spread", "reach")}
+    return detectors.FloorCard(**figures, slides=smear_limits.SLIDES)
 
 
 def _same(
     made: detectors.DetectorCard, settings: Settings, card: classifiers.ModelCard, lineage: Lineage
 ) -> bool:
-    return (
-        made.parent is None
-        and made.model_digest == card.digest
-        and made.statistics_version == lineage.version
-        and made.alpha == settings.alpha
-        and made.uncertain_below == settings.uncertain_below
-        and (made.counting is None or made.counting.cells == settings.counting_cells)
-    )
+    wanted = (None, card.digest, lineage.version, settings.alpha, settings.uncertain_below)
+    names = ("parent", "model_digest", "statistics_version", "alpha", "uncertain_below")
+    same = tuple(getattr(made, name) for name in names) == wanted
+    return same and (made.counting is None or made.counting.cells == settings.counting_cells)
 
 
 def _groups(
@@ -191,9 +180,8 @@ def _groups(
         groups.update(grouped(parts, by))
     else:
         for part in parts:
-            for fold, rows in enumerate(
-                np.array_split(np.arange(len(part)), fitted_rows.IMAGE_FOLDS)
-            ):
+            folds = np.array_split(np.arange(len(part)), fitted_rows.IMAGE_FOLDS)
+            for fold, rows in enumerate(folds):
                 if len(rows):
                     groups[part.batch, fold] = [part.take(rows)]
     if len(groups) < 2:
@@ -232,7 +220,6 @@ def _warnings(by: SplitBy, groups: int, alpha: float) -> list[str]:
 
 
 def _free_name(store: Store, wanted: str) -> str:
-    """Choose the wanted name, or the first of ``wanted-2``, ``wanted-3`` ... that is free."""
     taken = set(detectors.detector_names(store))
     names = (wanted if i == 1 else f"{wanted}-{i}" for i in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

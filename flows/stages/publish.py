@@ -80,7 +80,6 @@ def publish(client: Client, screened: Screened, scored: ScoredParts) -> ledger.S
 
 
 def _finish_jobs(screened: Screened, scored: ScoredParts) -> Iterator[FinishJob]:
-    """Make the jobs that finish pieces of a batch."""
     copies = repeated([scored.heads])
     if copies.any():
         console.warn(

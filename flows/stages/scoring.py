@@ -12,7 +12,7 @@ from flows.cluster.executor import run_jobs
 from flows.jobs.scoring import scores
 from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import Part, parts_of
-from flows.jobs.scoring.scores import ScoreJob, Surveyed
+from flows.jobs.scoring.scores import ScoreJob
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.shard import ShardJob
 from flows.prefect.decorators import task
@@ -24,19 +24,11 @@ from tasks.reports.image_rows import QValues
 
 @dataclass
 class ScoredParts:
-    """The scored ``parts`` of a batch, and the values compared across it.
-
-    ``heads`` (n,) are the heads of the images' digests, 0 where an image has none or is not scored.
-    """
+    """The scored ``parts`` of a batch, and ``heads`` (n,) of digests; 0: none, or not scored."""
 
     parts: list[Part]
     heads: NDArray[np.uint64]
     q_values: QValues = field(default_factory=QValues)
-
-    def add(self, part: Surveyed) -> None:
-        """Add the values of a part."""
-        self.q_values.add(part.p_values)
-        self.heads[part.rows.start : part.rows.stop] = part.heads
 
 
 @task
@@ -57,7 +49,8 @@ def score(client: Client, of: Screened) -> ScoredParts:
     jobs = [ScoreJob(of, part, begun, is_scored=True) for part in parts if part.rows in done]
     jobs += jobs_of(client, of, parts, [part for part in parts if part.rows not in done], begun)
     for part in run_jobs(client, scores.score_part, jobs, title=f"score {of.batch.name}"):
-        scored.add(part)
+        scored.q_values.add(part.p_values)
+        scored.heads[part.rows.start : part.rows.stop] = part.heads
     return scored
 
 

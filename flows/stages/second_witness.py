@@ -1,7 +1,5 @@
 """Fit the second witness of the diagnosis, and calibrate both on cells that neither has seen."""
 
-from dataclasses import dataclass
-
 from flows.cluster.executor import run_jobs
 from flows.jobs.fitting import unseen
 from flows.jobs.fitting.fitted_rows import slides_of_version
@@ -22,26 +20,22 @@ from tasks.network.split import SplitBy
 from tasks.reports.image_columns import PARASITIZED
 
 ALONE = "the network alone diagnoses"
+NOBODY = None, None, None
 
 
-@dataclass(frozen=True)
-class FittedWitnesses:
-    """Two witnesses, the errors of their diagnosis on unseen cells, and their card."""
-
-    witnesses: Witnesses
-    errors: ErrorCounts
-    card: detectors.WitnessCard
+# Two witnesses, the errors of their diagnosis on unseen cells, and their card.
+FittedWitnesses = tuple[Witnesses, ErrorCounts, detectors.WitnessCard]
 
 
 def fitted_witnesses(
     to: Fitting, lineage: statistics.Lineage, by: SplitBy
-) -> tuple[FittedWitnesses | None, list[str]]:
+) -> tuple[FittedWitnesses | tuple[None, None, None], list[str]]:
     """Make a witness of a version's discriminant, leaving groups out, or say why it cannot be."""
     store, card = to.store, to.model
     if len(card.classes) != 2 or PARASITIZED not in card.classes:
-        return None, []
+        return NOBODY, []
     if by == "image":
-        return None, [f"{ALONE}: the fitted images name neither patient nor slide"]
+        return NOBODY, [f"{ALONE}: the fitted images name neither patient nor slide"]
     place = card.classes.index(PARASITIZED)
     try:
         known = discriminant(slides_of_version(store, card.name, lineage.version), place)
@@ -50,10 +44,10 @@ def fitted_witnesses(
             list(run_jobs(to.client, unseen_evidence, jobs, title="score unseen cells"))
         )
     except ValueError as error:
-        return None, [f"{ALONE}: {error}"]
+        return NOBODY, [f"{ALONE}: {error}"]
     scales = calibrated(evidence.network, evidence.scores, evidence.parasitized)
     if scales is None:
-        return None, [
+        return NOBODY, [
             f"{ALONE}: of {LEAST_CELLS} labelled cells that training has not seen, "
             f"{LEAST_OF_A_KIND} of each kind, only {len(evidence.keys)} are there"
         ]
@@ -68,7 +62,7 @@ def fitted_witnesses(
         errors_disagreeing=float(disagree[wrong].mean()) if wrong.any() else None,
     )
     errors = count_errors(both, evidence.parasitized, evidence.keys, evidence.sizes)
-    return FittedWitnesses(Witnesses(place, known, scales), errors, described), []
+    return (Witnesses(place, known, scales), errors, described), []
 
 
 def _jobs(

@@ -23,10 +23,7 @@ WITHOUT = "any slide passes for a smear of blood, whatever its images are"
 def fitted_floor(
     to: class_statistics.Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
 ) -> tuple[night_smears.Floor | None, list[str]]:
-    """Alter cells of every fitted patient, or slide without one; return the floor, or why not.
-
-    ``priors`` are of all fitted slides; ``groups`` are the fitted rows of each patient or slide.
-    """
+    """Alter cells of every fitted group; return the floor relative to ``priors``, or why not."""
     names = list(groups)
     owners = [names[number % len(names)] for number in range(SLIDES)]
     jobs = [
@@ -61,7 +58,6 @@ def _cells(to: class_statistics.Fitting, parts: list[Rows], draw: int) -> tuple[
 
 
 def _images_of(to: class_statistics.Fitting, key: str, rows: Index) -> Iterator[Image]:
-    """Yield the addresses and digests of some rows of a batch, in ascending order."""
     batch, names = load_batch_of_key(to.store, key), ["image_id"]
     for shard, places in batch.by_shard(rows):
         ids = read_columns(to.store, to.model.name, key, shard.start, shard.stop, names)["image_id"]

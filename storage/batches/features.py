@@ -177,7 +177,6 @@ def _make_group(
     rows: int,
     attributes: dict[str, Any],
 ) -> None:
-    """Make a group and its arrays of `rows` rows, each like the single row of a pending block."""
     import zarr
 
     group = zarr.create_group(there, zarr_format=3, overwrite=True)
@@ -283,7 +282,6 @@ def made_by(store: Store, model: str, batch: str) -> tuple[str, int]:
 def _open(
     store: Store, model: str, batch: str, mode: Literal["r", "r+"]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Open the arrays of a group, by path, and read its attributes."""
     address = store.address("features", model, f"{batch}.zarr")
     try:
         metadata = store.read_bytes("features", model, f"{batch}.zarr", "zarr.json")

@@ -4,8 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 
 from storage import parquet
 from storage.batches import ledger, manifests, nights
-from storage.kinds import Check, Kind, lease_checks, leases_of
-from storage.store import Store, StoreError
+from storage.kinds import Check, Kind, kinds, lease_checks, leases_of
+from storage.store import Store, StoreError, check_name, which
+
+
+def batch_checks(store: Store, name: str) -> Iterator[Check]:
+    """List the checks of a batch's attempts and reports; StoreError if there is no such batch."""
+    if not manifests.attempts_at(store, check_name("batch", name)):
+        have = [batch.name for batch in manifests.list_batches(store, on_damage=lambda _: None)]
+        raise StoreError(f"no batch {name!r} in {store.url}; {which(name, have)}")
+    for kind in kinds():
+        yield from kind.batch_checks(store, name)
 
 
 def kind_of_attempts(name: str, checks: Callable[[Store, str], Iterable[Check]]) -> Kind:
@@ -68,8 +77,13 @@ def _announced(store: Store, batch: manifests.Batch, key: str) -> None:
 
 def _night_checks(store: Store) -> Iterator[Check]:
     for series in store.names("nights"):
-        yield Check.of(f"nights/{series}", nights.verify_nights, store, series)
+        yield Check.of(f"nights/{series}", _nights, store, series)
     yield from leases_of(store, "nights")
+
+
+def _nights(store: Store, series: str) -> None:
+    for night in nights.list_nights(store, series):
+        nights.read_taken(store, night)
 
 
 KINDS = (

@@ -22,27 +22,17 @@ from storage.store import Store, StoreError
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The positions of some batches' images: ``heads`` (n,) sorted, and ``image_ids`` (n, 32).
-
-    ``heads`` are the digests' first eight bytes; ``batch`` (n,) indexes ``batches``, ``row`` the
-    batch.
-    """
+    """The positions (n,) in ``batches`` and their rows of images with sorted ``image_ids`` (n,)."""
 
     batches: tuple[Batch, ...]
-    heads: NDArray[np.uint64]
-    image_ids: NDArray[np.uint8]
+    image_ids: NDArray[np.bytes_]
     batch: NDArray[np.int32]
     row: NDArray[np.int64]
 
     def find(self, image_id: bytes) -> int | None:
         """Find the position of an image, or None."""
-        head = np.frombuffer(image_id[:8], np.uint64)[0]
-        at = int(np.searchsorted(self.heads, head))
-        while at < len(self.heads) and self.heads[at] == head:
-            if self.image_ids[at].tobytes() == image_id:
-                return at
-            at += 1
-        return None
+        at = int(np.searchsorted(self.image_ids, np.frombuffer(image_id, "S32")[0]))
+        return at if self.image_ids[at : at + 1].tobytes() == image_id else None
 
     def __contains__(self, image_id: object) -> bool:
         return isinstance(image_id, bytes) and self.find(image_id) is not None
@@ -69,12 +59,10 @@ def index_images(
         numbers.append(np.full(len(good), len(batches), np.int32))
         rows.append(good)
         batches.append(batch)
-    ids = np.concatenate(image_ids)
-    heads = np.ascontiguousarray(ids[:, :8]).view(np.uint64)[:, 0]
-    order = np.argsort(heads, kind="stable")
+    ids = np.concatenate(image_ids).view("S32")[:, 0]
+    order = np.argsort(ids, kind="stable")
     return ImageIndex(
         tuple(batches),
-        heads[order],
         ids[order],
         np.concatenate([*numbers, np.empty(0, np.int32)])[order],
         np.concatenate([*rows, np.empty(0, np.int64)])[order],

@@ -36,10 +36,7 @@ class ShardRecord(Record):
 
 
 class Seal(Record):
-    """The record of a batch's published report on images: its digest, counts, makers and time.
-
-    ``shifts_digest`` is that of the table of how its slides differ from fitted ones.
-    """
+    """The record of a published report on images, and the digest of the table of its slides."""
 
     batch: str
     detector: str
@@ -64,8 +61,8 @@ def write_shard_record(store: Store, batch: Batch, model: str, record: ShardReco
 
 def read_shard_record(store: Store, batch: Batch, model: str, shard: Shard) -> ShardRecord | None:
     """Read the ledger's record of a shard; None if its features are not complete."""
-    parts = ("batches", batch.key, "ledger", model, f"{shard.number:06d}.json")
-    return ShardRecord.find(store, *parts)
+    name = f"{shard.number:06d}.json"
+    return ShardRecord.find(store, "batches", batch.key, "ledger", model, name)
 
 
 class Quarantine(Record):
@@ -162,8 +159,7 @@ def write_seal(store: Store, batch: Batch, seal: Seal) -> None:
 
 def read_seal(store: Store, batch: Batch, key: str) -> Seal | None:
     """Read the seal of a screening's reports on a batch; None if they are not published."""
-    parts = ("batches", batch.key, "sealed", f"{key}.json")
-    return Seal.find(store, *parts)
+    return Seal.find(store, "batches", batch.key, "sealed", f"{key}.json")
 
 
 class Announced(Record):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
 from itertools import chain
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -93,24 +92,12 @@ class Shard:
     stop: int
 
 
-class Listed(Protocol):
-    """A table that may be longer than memory, such as `tasks.images.sorted_rows.SortedRows`."""
+def freeze_batch(store: Store, plan: BatchPlan, rows: int, parts: Iterator[pa.Table]) -> Batch:
+    """Write a batch's manifest (`tasks.images.manifest.SCHEMA`), which never changes.
 
-    @property
-    def rows(self) -> int:
-        """Return the number of rows."""
-
-    def parts(self) -> Iterator[pa.Table]:
-        """Yield the rows part by part; at least one part."""
-
-
-def freeze_batch(store: Store, plan: BatchPlan, manifest: pa.Table | Listed) -> Batch:
-    """Write a batch's manifest (a table of `tasks.images.manifest.SCHEMA`), which never changes."""
+    Its ``rows`` come in one or more ``parts``, because they may be more than memory holds.
+    """
     check_name("batch", plan.name)
-    if isinstance(manifest, pa.Table):
-        rows, parts = manifest.num_rows, iter([manifest])
-    else:
-        rows, parts = manifest.rows, manifest.parts()
     shard_rows = plan.shard_rows * (2 if rows > SHARDS * plan.shard_rows else 1)
     plan = plan.model_copy(update={"shard_rows": shard_rows})
     first = next(parts)
@@ -212,7 +199,6 @@ def iterate_manifest(
 
 @contextmanager
 def _reading(store: Store, batch: Batch) -> Iterator[tuple[tuple[str, str, str], pq.FileMetaData]]:
-    """Yield the path and the footer of a manifest; StoreError if it is lost."""
     path = ("batches", batch.key, "manifest.parquet")
     try:
         yield path, _manifest_footer(store, batch.key, batch.manifest_digest)
@@ -245,8 +231,5 @@ def rows_at(store: Store, batch: Batch, numbers: Sequence[int]) -> pa.Table:
 
 @lru_cache(maxsize=4)
 def _manifest_footer(store: Store, key: str, digest: str) -> pq.FileMetaData:
-    """Read the footer of the manifest with this digest, once a process.
-
-    It describes every row group: reading it for each shard would take quadratic time.
-    """
+    """Read a manifest's footer once a process; once a shard would take quadratic time."""
     return parquet.read_footer(store, "batches", key, "manifest.parquet")

@@ -34,11 +34,7 @@ class Night(records.Record):
 
 
 def batch_of(series: str, day: date) -> str:
-    """Name the batch of a night.
-
-    >>> batch_of("night", date(2026, 3, 1))
-    'night-2026-03-01'
-    """
+    """Name the batch of a night: its series and its day."""
     return f"{check_name('series', series)}-{day.isoformat()}"
 
 
@@ -66,34 +62,22 @@ def freeze_night(
         digest=digest_of(content),
     )
     # An empty night is replaced: images may have arrived since.
+    names = {"file": MANIFEST, "record_file": NIGHT}
     records.freeze(
-        store,
-        content,
-        night,
-        *_folder(series, day),
-        file=MANIFEST,
-        record_file=NIGHT,
-        replace=record is not None,
+        store, content, night, *_folder(series, day), **names, replace=record is not None
     )
     return night
 
 
 def find_night(store: Store, series: str, day: date) -> Night | None:
     """Find the night of a series on a day; None if it is not frozen."""
-    parts = (*_folder(series, day), NIGHT)
-    return Night.find(store, *parts)
+    return Night.find(store, *_folder(series, day), NIGHT)
 
 
 def list_nights(store: Store, series: str) -> list[Night]:
     """List all nights of a series, oldest first."""
     days = store.folders("nights", check_name("series", series), having=NIGHT)
     return [Night.read(store, "nights", series, day, NIGHT) for day in days]
-
-
-def verify_nights(store: Store, series: str) -> None:
-    """Raise StoreError if a night of a series, or the list of its images, is damaged."""
-    for night in list_nights(store, series):
-        manifest_address(store, night)
 
 
 def manifest_address(store: Store, night: Night) -> str:

@@ -20,11 +20,7 @@ TRAININGS = "trainings"  # the folder of their states
 
 
 class CrossValidation(records.Entry):
-    """The metrics of a model's recipe on patients it was not trained on, over all folds.
-
-    ``digest`` is that of the table `OUT_OF_FOLD`; ``metrics`` have intervals from resampling
-    patients.
-    """
+    """The metrics of a recipe over all folds, with intervals by patient, and the table's digest."""
 
     digest: str
     folds: int
@@ -213,10 +209,7 @@ def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:
 
 
 def load_out_of_fold(store: Store, card: ModelCard) -> pa.Table | None:
-    """Read the table `OUT_OF_FOLD` of a model; None if it was trained without folds.
-
-    MissingError if there is no such file, StoreError if it is not the one that the card describes.
-    """
+    """Read the verified table `OUT_OF_FOLD` of a model; None if it was trained without folds."""
     if card.cross_validation is None:
         return None
     path, digest = ("models", card.name, "out_of_fold.parquet"), card.cross_validation.digest

@@ -16,10 +16,7 @@ from storage.store import Store, StoreError
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows (n,) of one batch, in ascending order, with their patients and slides, if known.
-
-    ``batch`` is its key.
-    """
+    """Rows (n,) of a batch by its key, in ascending order, with patients and slides, if known."""
 
     batch: str
     rows: NDArray[np.intp]
@@ -41,10 +38,7 @@ class Rows:
 
 
 def contributed(store: Store, card: ModelCard, contribution: statistics.Contribution) -> Rows:
-    """List the rows of a batch that are in the statistics now.
-
-    StoreError if its manifest or features differ from those that were fitted.
-    """
+    """List the fitted rows of a batch; StoreError if its manifest or features differ by now."""
     batch, rows = _labelled(store, card, contribution, held_out=False)
     given = (batch.manifest_digest, len(rows))
     if given != (contribution.manifest_digest, contribution.images):

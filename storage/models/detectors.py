@@ -7,6 +7,7 @@ fitted, or has a fitted parent and has learned nights since: ``<name>-v0001`` an
 import re
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from pydantic import Field
 
@@ -70,10 +71,7 @@ class CountingCard(records.Entry):
 
 
 class FloorCard(records.Entry):
-    """Limits of what can be a smear, from fitted slides altered as places differ.
-
-    ``shift`` is of a group of cells, ``spread`` among its cells, ``reach`` of a single cell.
-    """
+    """Limits of a smear: ``shift`` and ``spread`` of a group of cells, and ``reach`` of one."""
 
     shift: float
     spread: float
@@ -96,10 +94,7 @@ class WitnessCard(records.Entry):
 
 
 class LearnedNight(records.Entry):
-    """A night that a detector has learned: a batch, and the digest of the file that it added.
-
-    ``negative`` names the slides and patients known to be negative, or is "all".
-    """
+    """A night that a detector has learned, its file's digest, and ``negative`` names, or "all"."""
 
     batch: str
     attempt: int
@@ -240,16 +235,12 @@ def list_detectors(
     """
     cards = records.read_readable(lambda name: _read(store, name), detector_names(store), on_damage)
     order = _ages(classifiers.list_models(store, on_damage) if models is None else models)
-    return sorted(
-        cards,
-        key=lambda card: (
-            order.get(card.model, -1),
-            card.statistics_version,
-            card.sequence,
-            card.created_at,
-            card.name,
-        ),
-    )
+
+    def age(card: DetectorCard) -> tuple[Any, ...]:
+        place = order.get(card.model, -1)
+        return place, card.statistics_version, card.sequence, card.created_at, card.name
+
+    return sorted(cards, key=age)
 
 
 def _read(store: Store, name: str) -> DetectorCard:
@@ -266,11 +257,8 @@ def load_detector_card(
     """Load the card of a detector or of a name's newest version; by default the newest fitted one.
 
     A store without models and detectors is given those that come with slidewatch. ``on_damage`` is
-    called for each damaged older detector or model; without it damage is raised.
-
-    Raises:
-        StoreError: there is no such detector (the message lists the others), or its card, or that
-            of a detector that may be newer, is damaged.
+    called for each damaged older detector or model; without it damage is raised. StoreError if
+    there is no such detector, or its card, or that of one that may be newer, is damaged.
     """
     if name is not None and (card := find_detector(store, name)):
         return card
@@ -302,11 +290,7 @@ def load_detector_card(
 def _of_readable_models(
     store: Store, cards: list[DetectorCard], models: Sequence[ModelCard]
 ) -> list[DetectorCard]:
-    """Skip detectors whose model has a damaged card, if others are newer.
-
-    Raises:
-        StoreError: a skipped one may be the newest.
-    """
+    """Skip detectors whose model has a damaged card; StoreError if one may be the newest."""
     lost = set(classifiers.model_names(store)) - {model.name for model in models}
     kept = [card for card in cards if card.model not in lost]
     left_out = [card for card in cards if card.model in lost]
@@ -330,14 +314,10 @@ def _may_be_newer(lost: str, card: DetectorCard, models: Sequence[ModelCard]) ->
 
 
 @cache
-def _shipped_digests() -> frozenset[str]:
-    package = Store(str(FOLDER))
-    return frozenset(_read(package, name).digest for name in detector_names(package))
-
-
 def is_shipped(card: DetectorCard) -> bool:
     """Return whether a detector is the one that comes with slidewatch, which nobody fitted here."""
-    return card.digest in _shipped_digests()
+    package = Store(str(FOLDER))
+    return card.digest in {_read(package, name).digest for name in detector_names(package)}
 
 
 def load_model_of(store: Store, detector: DetectorCard) -> ModelCard:

@@ -60,7 +60,6 @@ def _detector(store: Store, name: str) -> None:
 
 
 def _tuning_checks(store: Store, key: str) -> Iterator[Check]:
-    """List the checks of the tunings with which an attempt at a batch was begun."""
     for file in store.names("batches", key, tunings.FOLDER):
         path = f"batches/{key}/{tunings.FOLDER}/{file}"
         yield Check.of(path, _tuning, store, key, file.removesuffix(".json"))
@@ -73,7 +72,6 @@ def _tuning(store: Store, key: str, model: str) -> None:
 
 
 def _feature_checks(store: Store, key: str) -> Iterator[Check]:
-    """List the checks of the features of an attempt at a batch, and of their ledger."""
     try:
         batch = manifests.load_batch_of_key(store, key)
     except StoreError:  # reported by the check of the batch

@@ -1,7 +1,4 @@
-"""Keep the detector that comes with slidewatch: a store in the package, made by `make detector`.
-
-Its model has OpenVINO's graph alone; what needs PyTorch's weights needs a model trained here.
-"""
+"""Keep the detector of slidewatch, made by `make detector`, without weights for PyTorch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +49,6 @@ def adopt(store: Store) -> None:
 
 
 def _folders(store: Store) -> Iterator[tuple[str, str]]:
-    """Yield the folders of the models in a store, then those of the detectors made of them."""
     for kind in ("models", "detectors"):
         for name in store.folders(kind, having="card.json"):
             yield kind, name

@@ -75,7 +75,6 @@ def _verify(
 
 
 def _figure_checks(store: Store, key: str) -> Iterator[Check]:
-    """List the checks of an attempt's seals against the reports that they seal."""
     for file in store.names("batches", key, "sealed"):
         path = f"batches/{key}/sealed/{file}"
         yield Check.of(path, _figures, store, key, file.removesuffix(".json"))
@@ -92,7 +91,6 @@ def _figures(store: Store, key: str, screening: str) -> None:
 
 
 def _counted(store: Store, path: tuple[str, ...]) -> dict[str, object]:
-    """Count the images of a report as its seal states them."""
     figures, failures = dict.fromkeys(FIGURES[:-1], 0), Counter[str]()
     columns = ["status", "abnormal", "verdict", "failure"]
     for rows in iterate_rows(store, *path, columns=columns):

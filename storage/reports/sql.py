@@ -39,14 +39,9 @@ def answer(
 ) -> Iterator[pa.RecordBatchReader]:
     """Answer one SQL query over the tables of a store, as a stream of record batches.
 
-    Columns that only some reports have are null elsewhere. ``batch_date`` is text. ``seconds``
-    include reading the answer. ``on_damage`` is called for each report left out; without it damage
-    is raised.
-
-    Raises:
-        QueryError: the SQL is wrong, changes something, wants another file, or takes too much. The
-            stream may raise it too, at a row that cannot be computed.
-        StoreError: a report is damaged.
+    Columns that only some reports have are null elsewhere. ``seconds`` include reading the answer.
+    ``on_damage`` is called for each report left out; without it StoreError is raised. QueryError,
+    which the stream may raise too, if the SQL is wrong, reads more than tables, or takes too much.
     """
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
         for name, table in kinds.tables().items():
@@ -87,7 +82,6 @@ def column_types(name: str, schema: pa.Schema) -> dict[str, str]:
 
 
 def _rows_of_files(name: str, table: kinds.Table, store: Store, on_damage: Tell | None) -> Any:
-    """Open all readable files of a table as one data set, empty if there are none."""
     files = table.files(store) if table.files else []
     reports = read_readable(lambda file: (file, checked_schema(store, file)), files, on_damage)
     # The newest report decides the order of columns; the code adds those of every table.
@@ -151,7 +145,6 @@ def _naming_damage(store: Store) -> Iterator[None]:
 
 @contextmanager
 def _plain_errors(seconds: float) -> Iterator[None]:
-    """Turn errors of DuckDB and its data sets into a QueryError of one line."""
     try:
         yield
     except duckdb.PermissionException:

@@ -41,10 +41,7 @@ def stated_attempt(store: Store, path: tuple[str, ...]) -> int:
 
 
 def published_batch(store: Store, name: str) -> Batch:
-    """Load the attempt that made a batch's report; a later attempt may be unfinished.
-
-    StoreError if there is no such batch or report, or its reports are being replaced.
-    """
+    """Load the attempt that made a batch's report; StoreError without one that is published."""
     batch = load_batch(store, name)
     path = report_path(batch.name, batch.batch_date)
     if not store.exists(*path):

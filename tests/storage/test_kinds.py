@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 
 from storage import kinds, retention
+from storage.kinds import all_checks
 from storage.records import now
 from storage.reports import tables
 from storage.reports.sql import QueryError, answer
 from storage.store import Store
-from storage.verification import all_checks
 from tests.support.reports import fill
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import pyarrow as pa
 
 from storage.batches.ledger import Seal
-from storage.batches.manifests import Batch, BatchPlan, Listed, freeze_batch
+from storage.batches.manifests import Batch, BatchPlan, freeze_batch
 from storage.store import Store
 from tasks.images.manifest import SCHEMA
+from tasks.images.sorted_rows import SortedRows
 from tests.support.models import WHEN
 
 
@@ -17,7 +18,9 @@ def manifest(rows: int, folder: str = "night") -> pa.Table:
     return pa.Table.from_pylist([{"uri": name} for name in names], SCHEMA)
 
 
-def freeze(store: Store, table: pa.Table | Listed, name: str = "night", **options: Any) -> Batch:
+def freeze(
+    store: Store, table: pa.Table | SortedRows, name: str = "night", **options: Any
+) -> Batch:
     usual = {
         "images": "night/",
         "limit": None,
@@ -25,7 +28,9 @@ def freeze(store: Store, table: pa.Table | Listed, name: str = "night", **option
         "batch_date": date(2026, 1, 3),
         "started_at": WHEN,
     }
-    return freeze_batch(store, BatchPlan(name=name, **(usual | options)), table)
+    whole = isinstance(table, pa.Table)
+    rows, parts = (len(table), iter([table])) if whole else (table.rows, table.parts())
+    return freeze_batch(store, BatchPlan(name=name, **(usual | options)), rows, parts)
 
 
 def seal(rows: int = 10, failed: int = 1, **options: Any) -> Seal:

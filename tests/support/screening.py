@@ -36,7 +36,7 @@ def freeze(settings: Settings, manifest: pa.Table, name: str) -> Batch:
         batch_date=DAY,
         started_at=now(),
     )
-    return freeze_batch(Store(settings.store), plan, manifest)
+    return freeze_batch(Store(settings.store), plan, len(manifest), iter([manifest]))
 
 
 def screen_anew(

@@ -26,10 +26,7 @@ class AlteredJob:
 
 
 def altered_features(job: AlteredJob) -> Features | None:
-    """Compute the taps and the diagnosed classes of altered cells.
-
-    Files that are gone or changed since they were fitted are left out; None if all are.
-    """
+    """Compute taps and diagnosed classes of altered cells; None if all files have changed."""
     # Imported here so that the coordinator does not wait for modules that only workers need.
     import torch
 

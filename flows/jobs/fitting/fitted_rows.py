@@ -1,7 +1,4 @@
-"""Compute statistics and distances of fitted rows from their features in the store.
-
-Statistics by patient would take more room: a patient has fewer cells than there are features.
-"""
+"""Compute statistics and distances of fitted rows from their features in the store."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +30,7 @@ class RowsJob:
 
 @dataclass(frozen=True)
 class GroupJob:
-    """One group (a patient, a slide) to score by the statistics of all others.
-
-    ``spread`` is the location and scale of fitted slides' log distances, once known.
-    """
+    """A group to score by the others' statistics, with the ``spread`` of these, if known."""
 
     store: Store
     model: classifiers.ModelCard

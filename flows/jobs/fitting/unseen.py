@@ -34,11 +34,7 @@ class Unseen(NamedTuple):
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds.
-
-    ``log_odds`` are from both witnesses, ``network`` from one, ``statistics`` the discriminant's
-    scores.
-    """
+    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds by both and each."""
 
     heads: NDArray[np.bytes_]
     log_odds: Float
@@ -85,7 +81,9 @@ def unseen(
     a fold counts only with its statistics.
     """
     odds = log_odds(block.logits, card.temperature, card.classes.index(PARASITIZED))
-    seen, folds = seen_by_training(card, rows, block), out_of_fold(store, card)
+    keys = image_ids(block) if card.split_by == "image" else getattr(rows, f"{card.split_by}s")
+    trained_on, folds = frozenset(card.split["train"]), out_of_fold(store, card)
+    seen = np.asarray([key in trained_on for key in keys], bool)
     by_model = Unseen(
         *(np.where(seen, np.nan, each) for each in (odds, odds if scores is None else scores))
     )
@@ -94,13 +92,6 @@ def unseen(
     by_fold = folds.find(image_ids(block))
     there = np.isfinite(by_fold.network if scores is None else by_fold.statistics)
     return Unseen(*(np.where(there, *pair) for pair in zip(by_fold, by_model, strict=True)))
-
-
-def seen_by_training(card: ModelCard, rows: Rows, block: FeatureBlock) -> Mask:
-    """Mark the cells (n,) of rows that the model was trained on."""
-    keys = image_ids(block) if card.split_by == "image" else getattr(rows, f"{card.split_by}s")
-    trained_on = frozenset(card.split["train"])
-    return np.asarray([key in trained_on for key in keys], bool)
 
 
 def key_of(patient: str | None, slide: str | None, batch: str) -> str:

@@ -68,10 +68,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class NightReference:
-    """The reference (``compared``) for slides and patients with too few cells.
-
-    ``unnamed`` is the row of `SHIFTS` of images that name neither, if any.
-    """
+    """The reference of slides with too few cells, and the row of `SHIFTS` of unnamed images."""
 
     compared: Compared
     unnamed: dict[str, Any] | None = None

@@ -26,10 +26,7 @@ Range = tuple[int, int, str]  # first row, end, and kind: a slide, a patient, or
 
 @dataclass(frozen=True)
 class Span:
-    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's.
-
-    Slides and patients with too few cells (`FEW`) are compared with the night or with fitted cells.
-    """
+    """Rows ``start`` to ``stop`` that are compared with the same cells; None: with the night's."""
 
     start: int
     stop: int
@@ -60,10 +57,7 @@ def parts_of(screened: Screened) -> list[Part]:
 
 
 def plan_parts(store: Store, batch: Batch, *, by_slide: bool) -> list[Part]:
-    """Divide a batch into parts of whole patients, whose rows are consecutive in its manifest.
-
-    ``by_slide`` says whether cells are compared with their slide, or with the population.
-    """
+    """Divide a batch into parts of whole patients; ``by_slide``: cells are compared with slides."""
     slides = list(slides_of(store, batch))
     parts: list[Part] = []
     waiting: list[SlideRows] = []
@@ -114,7 +108,6 @@ def _pieces(
 
 
 def _part(slides: Sequence[SlideRows], by_slide: bool) -> Part:
-    """Choose the reference of each slide: itself, or its patient, or else the night."""
     spans: list[Span] = []
     for patient, group in groupby(slides, key=lambda slide: slide.patient):
         of_patient = list(group)

@@ -1,7 +1,4 @@
-"""Score cells against their references, on workers, from features checked against the ledger.
-
-A reference is made of some cells of a slide; the rest are read one shard at a time.
-"""
+"""Score cells against their references, on workers, from features checked against the ledger."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -120,8 +117,6 @@ def _scorer(job: ScoreJob) -> "_Scorer":
 
 @dataclass
 class _Scorer:
-    """Makes the rows of a part, and then those of its slides."""
-
     job: ScoreJob
     detector: Detector
     features: Features
@@ -188,10 +183,7 @@ class _Scorer:
         return by_witness.both, by_witness
 
     def _own_scores(self, cells: CellFeatures) -> tuple[CellScores, Float]:
-        """Score cells (n,) by their references, and find their leans (n,).
-
-        A lean is how much too high the discriminant scores the cell's healthy neighbours.
-        """
+        """Score cells (n,) by their references; a lean (n,) is the excess of healthy neighbours."""
         assert self.detector.own is not None
         scores, leans = list[CellScores](), list[Float]()
         for span in self.job.part.spans:
@@ -242,7 +234,6 @@ class _Scorer:
 
     @cached_property
     def _fitted(self) -> Reference:
-        """Make the reference of cells without a nearer one, once for the whole job."""
         return self.detector.fallback
 
     def shifts(self) -> pa.Table:

@@ -40,11 +40,7 @@ def cross_validate(
     data: LabelledImages,
     parts: list[dict[str, Index]],
 ) -> pa.Table:
-    """Train once per fold, and diagnose its images; return a table of `OUT_OF_FOLD`.
-
-    States of finished folds are kept until `remove_fold_states`. DivergedError if a loss is
-    infinite.
-    """
+    """Train once per fold, and diagnose its images: a table of `OUT_OF_FOLD`; states are kept."""
     count = len(data.keys)
     fold, network, statistics = np.zeros(count, np.int16), np.zeros(count), np.zeros(count)
     for number, rows in enumerate(parts):

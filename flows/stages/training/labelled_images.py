@@ -105,7 +105,6 @@ def _of_both_classes(manifest: pa.Table) -> pa.Table:
 
 
 def _room(count: int, side: int) -> Pixels:
-    """Allocate pixels (count, side, side, 3) in memory, or in a file that goes with the process."""
     shape = (count, side, side, 3)
     if np.prod(shape) <= MOST_IN_MEMORY:
         return np.empty(shape, np.uint8)

@@ -39,11 +39,7 @@ FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation an
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """The recipe of a model: the same recipe makes the same model.
-
-    ``weights`` are imagenet, scratch, or a file under a ``licence``; ``fractions`` are shares of
-    patients for training, validation and test.
-    """
+    """The recipe that makes a model; ``weights`` are imagenet, scratch, or a file."""
 
     images: str | list[str]
     limit: int | None
@@ -100,10 +96,7 @@ def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
 
 
 def balanced(labels: Counts, keys: Sequence[str], rows: Index) -> Float:
-    """Weigh images (n,) so that those at ``rows`` weigh 1 in the mean.
-
-    In a class each laboratory has the same weight, and so have both classes.
-    """
+    """Weigh images (n,): classes, and laboratories of one, equally; the mean at ``rows`` is 1."""
     weights = np.ones(len(labels))
     owners = np.asarray([laboratory_of(key) for key in keys], object).astype(str)
     if len(set(owners)) == 1:
@@ -183,9 +176,7 @@ def train_model(
 ) -> tuple[ModelCard, bytes]:
     """Train a classifier; return its card, by default named after its digest, and its weights.
 
-    Raises:
-        DivergedError: a loss is not finite.
-        SplitError: there are too few images for three parts.
+    DivergedError if a loss is not finite; SplitError if there are too few images for three parts.
     """
     parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
     rows = {part: np.flatnonzero(np.isin(data.keys, keys)) for part, keys in parts.items()}

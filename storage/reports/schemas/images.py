@@ -9,16 +9,10 @@ from storage.reports.schemas.shared import COUNT, MADE_BY, TEXT, Column, colour,
 
 def image_schema(classes: Sequence[str], taps: Sequence[str]) -> pa.Schema:
     """Define the columns of an image report, with meaning and unit in field metadata."""
-    return schema_of(columns_of(classes, taps))
-
-
-def columns_of(classes: Sequence[str], taps: Sequence[str]) -> list[Column]:
-    """List the columns for a model of these classes and taps."""
-    return [*_of_source(), *_of_diagnosis(classes), *_of_abnormality(taps)]
+    return schema_of([*_of_source(), *_of_diagnosis(classes), *_of_abnormality(taps)])
 
 
 def _of_source() -> list[Column]:
-    """Define the image's origin and appearance."""
     return [
         Column(
             "image_id",
@@ -52,7 +46,6 @@ def _of_source() -> list[Column]:
 
 
 def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
-    """Define the diagnosis by both witnesses, and by each of them."""
     return [
         Column("status", TEXT, "scored or failed"),
         Column("failure", pa.string(), "why it failed: a reason, a colon and the details"),
@@ -93,7 +86,6 @@ def _of_diagnosis(classes: Sequence[str]) -> list[Column]:
 
 
 def _of_abnormality(taps: Sequence[str]) -> list[Column]:
-    """Define the distances, the abnormality and the verdict."""
     return [
         *(
             Column(

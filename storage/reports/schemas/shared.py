@@ -62,30 +62,18 @@ def colour(meaning: str, sql: str | None = None) -> list[Column]:
     ]
 
 
+def _images(name: str, meaning: str, condition: str) -> Column:
+    return Column(name, COUNT, meaning, "images", number_of(condition))
+
+
 # Counts of images in several reports.
 FAILURES = Column(
     "failures", COUNTS, "how many failed, by reason", "images", histogram("failure_reason")
 )
-PARASITIZED = Column(
-    "parasitized",
-    COUNT,
-    "red cells diagnosed as parasitized",
-    "images",
-    number_of("is_parasitized"),
-)
-ABNORMAL = Column(
-    "abnormal", COUNT, "scored images that are abnormal", "images", number_of("is_abnormal")
-)
-UNCERTAIN = Column(
-    "uncertain",
-    COUNT,
-    "scored images whose diagnosis is uncertain",
-    "images",
-    number_of("is_uncertain"),
-)
-REVIEW = Column(
-    "review", COUNT, "images for review by a person", "images", number_of("verdict = 'review'")
-)
+PARASITIZED = _images("parasitized", "red cells diagnosed as parasitized", "is_parasitized")
+ABNORMAL = _images("abnormal", "scored images that are abnormal", "is_abnormal")
+UNCERTAIN = _images("uncertain", "scored images whose diagnosis is uncertain", "is_uncertain")
+REVIEW = _images("review", "images for review by a person", "verdict = 'review'")
 
 # Dictionary-encoded text is the only type with which DuckDB, Polars and pyarrow (so pandas) all
 # accept that the column and the folder's name are the same.

@@ -71,8 +71,8 @@ def test_features_of_another_arithmetic_are_neither_used_again_nor_written_to(
     fine.run()
     assert made_by(fine.store, "tiny", "night")[0] != coarse.card.digest
     keys = ("night",)
-    assert len(index_images(fine.store, "tiny", fine.card.digest, keys, DECODING).heads)
-    assert not len(index_images(fine.store, "tiny", coarse.card.digest, keys, DECODING).heads)
+    assert len(index_images(fine.store, "tiny", fine.card.digest, keys, DECODING).image_ids)
+    assert not len(index_images(fine.store, "tiny", coarse.card.digest, keys, DECODING).image_ids)
     detector, _ = add_detector(fine)
     detector = detector.model_copy(update={"model_digest": fine.card.digest})
     assert load_model_of(fine.store, detector) == fine.card

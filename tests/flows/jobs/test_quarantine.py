@@ -1,36 +1,17 @@
-from dataclasses import dataclass, replace
-
 import pytest
 
-from flows.jobs.quarantine import probe, quarantine
+from flows.jobs.quarantine import Sparing, probe
 from flows.smears.jobs import drawings
 
 
-@dataclass(frozen=True)
-class Ten:
+class Ten(Sparing):
     """A job of ten rows."""
-
-    without: tuple[int, ...] = ()
 
     def rows(self) -> int:
         return 10
 
     def probe(self, row: int) -> None:
         raise ValueError(f"row {row} is probed")
-
-    def quarantine(self, rows: list[int]) -> "Ten":
-        return replace(self, without=tuple(rows))
-
-
-def test_each_row_is_tried_and_the_guilty_ones_are_left_out() -> None:
-    asked: list[int] = []
-
-    def kills(job: Ten, row: int) -> bool:
-        asked.append(row)
-        return row in (2, 7)
-
-    assert quarantine(Ten(), kills) == Ten(without=(2, 7))
-    assert asked == list(range(10))
 
 
 def test_a_probe_is_the_jobs_own() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from distributed import Client
 
-from flows.cluster.here import Here
+from flows.cluster.client import Here
 from flows.commands.status import status
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
@@ -23,6 +23,7 @@ from flows.settings import Settings
 from flows.smears.stages.calling import call_batch, nights_before, valid_call
 from flows.stages import scoring
 from flows.stages.publish import publish, valid_seal
+from storage.batches.kinds import batch_checks
 from storage.batches.ledger import Screening, discard_scores, note_announced
 from storage.batches.manifests import load_batch
 from storage.leases import Lease, LeaseLostError, lease
@@ -33,7 +34,6 @@ from storage.reports import tables
 from storage.smears import pages
 from storage.smears.schemas.fields import field_schema
 from storage.store import Store, StoreError
-from storage.verification import batch_checks
 from tasks.images.listing import list_images
 from tests.support import models, reports, stalls
 from tests.support.shards import SHARD_ROWS, Night, add_detector, freeze_night, start

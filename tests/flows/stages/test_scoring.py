@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from distributed import Client
 
-from flows.cluster.here import Here
+from flows.cluster.client import Here
 from flows.jobs.scoring import scores
 from flows.jobs.scoring.screened import Screened
 from flows.stages import scoring

@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from storage.kinds import all_checks
 from storage.models.classifiers import (
     OUT_OF_FOLD,
     CrossValidation,
@@ -22,7 +23,6 @@ from storage.models.classifiers import (
     save_state,
 )
 from storage.store import MissingError, Store, StoreError
-from storage.verification import all_checks
 
 TABLE = pa.table(
     {

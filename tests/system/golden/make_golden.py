@@ -75,7 +75,7 @@ def write_batch(store: Store, model: ModelCard) -> manifests.Batch:
         name="night", images="night/", limit=None, shard_rows=SHARD_ROWS, batch_date=DAY,
         started_at=WHEN, sequence=1,
     )  # fmt: skip
-    batch = manifests.freeze_batch(store, plan, table_of(SCHEMA, there, ROWS))
+    batch = manifests.freeze_batch(store, plan, ROWS, iter([table_of(SCHEMA, there, ROWS)]))
     features.create_features(
         store, "golden", batch, tap_widths=model.tap_widths, classes=CLASSES,
         digest=model.digest, decoding=1,

@@ -16,9 +16,9 @@ from flows.smears.segment import segment
 from flows.smears.stages import segmentation as cutting
 from flows.smears.stages import sorting as module
 from storage.batches.manifests import find_batch
+from storage.kinds import all_checks
 from storage.smears.segmentations import find_segmentation, manifest_address
 from storage.store import Store, StoreError
-from storage.verification import all_checks
 from tasks.images.access.files import SourceError
 from tests.support.fields import rendered
 
