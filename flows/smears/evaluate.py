@@ -17,8 +17,7 @@ from flows.smears.stages.evaluation_report import EvaluationOutcome, publish
 from storage import leases, records
 from storage.models.detectors import load_detector_card, load_model_of
 from storage.smears.evaluations import Evaluation, start_evaluation
-from storage.smears.learned import images_learned
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks.images.listing import as_given, each_source, refuse_missing
 
 # Options that the record of an evaluation has as they are given.
@@ -34,9 +33,12 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         raise UsageError(f"evaluate needs {', '.join(missing)}: pip install 'slidewatch[evaluate]'")
     store = Store(settings.store)
     started = time.monotonic()
-    first, place = load_detector_card(store, options.detector, warn), None
+    first = load_detector_card(store, options.detector, warn)
     if first.parent is not None:
-        first, place = load_detector_card(store, first.parent), first
+        raise StoreError(
+            f"detector {first.name} was commissioned, and only fitted ones are evaluated: give "
+            f"--detector {first.parent}"
+        )
     sets = dict(named_set(given) for given in options.ood)
     if options.name is None or not store.exists("evaluations", options.name, "card.json"):
         refuse_missing([*each_source(options.images), *sets.values()])
@@ -46,23 +48,20 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         detectors=[first.name],
         images=as_given(options.images),
         ood=sets,
-        commissioned=place.name if place else None,
         **options.model_dump(include=ASKED),
     )
     asked = asked.model_copy(update={"name": options.name or _digest_name(asked)})
     with leases.lease(store, "evaluations", asked.name) as held:
         store = held.store
         asked = start_evaluation(store, asked)
-        known = images_learned(store, place) if place else frozenset()
-        run = Run(store, asked.name, first, load_model_of(store, first), place)
+        run = Run(store, asked.name, first, load_model_of(store, first))
         with open_client(settings) as client:
-            result = evaluate_detector(client, run, asked, known)
+            result = evaluate_detector(client, run, asked)
         return publish(store, asked, result, time.monotonic() - started)
 
 
 def _digest_name(wanted: Evaluation) -> str:
     """Name an evaluation by a digest of its options, so that the same command resumes it."""
-    left = {"started_at", "name"} | (set() if wanted.commissioned else {"commissioned"})
-    asked = wanted.model_dump(mode="json", exclude=left)
+    asked = wanted.model_dump(mode="json", exclude={"started_at", "name", "commissioned"})
     digest = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
     return f"{wanted.detectors[0]}-{digest[:8]}"

@@ -14,7 +14,7 @@ from storage.reports.kinds import report_kind
 from storage.smears import answers, call_seals, evaluations, learned, pages, segmentations
 from storage.smears.schemas import batches, fields, patients, slides
 from storage.smears.schemas import evaluations as measured
-from storage.smears.schemas.laboratories import LABORATORIES, laboratories, laboratory_schema
+from storage.smears.schemas.laboratories import LABORATORIES, LABORATORY_SCHEMA, laboratories
 from storage.store import Store, StoreError
 
 # Words that a person may expect as names of columns.
@@ -137,26 +137,26 @@ def _page(store: Store, batch: str) -> None:
 
 
 KINDS = (
-    report_kind(tables.FIELDS, lambda *_: fields.field_schema(), _digests(tables.FIELDS)),
+    report_kind(tables.FIELDS, lambda *_: fields.FIELD_REPORT_SCHEMA, _digests(tables.FIELDS)),
     report_kind(
-        tables.SLIDES, lambda *_: slides.slide_schema(), _digests(tables.SLIDES), meant=MEANT
+        tables.SLIDES, lambda *_: slides.SLIDE_SCHEMA, _digests(tables.SLIDES), meant=MEANT
     ),
-    report_kind(tables.PATIENTS, lambda *_: patients.patient_schema(), _digests(tables.PATIENTS)),
+    report_kind(tables.PATIENTS, lambda *_: patients.PATIENT_SCHEMA, _digests(tables.PATIENTS)),
     # A batch's row is never removed: later nights are compared with it.
     report_kind(
-        tables.BATCHES, lambda *_: batches.batch_schema(), _digests(tables.BATCHES), expires=False
+        tables.BATCHES, lambda *_: batches.BATCH_SCHEMA, _digests(tables.BATCHES), expires=False
     ),
     kind_of_attempts(call_seals.FOLDER, _call_checks),
     Kind(
         evaluations.FOLDER,
         checks=_evaluation_checks,
-        table=Table(lambda *_: measured.evaluation_schema(), files=_result_files),
+        table=Table(lambda *_: measured.EVALUATION_SCHEMA, files=_result_files),
     ),
     Kind(
         LABORATORIES,
         checks=_learned_checks,
         needed=_learned,
-        table=Table(lambda *_: laboratory_schema(), rows=laboratories),
+        table=Table(lambda *_: LABORATORY_SCHEMA, rows=laboratories),
     ),
     Kind(
         segmentations.FOLDER,

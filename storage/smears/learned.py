@@ -64,8 +64,3 @@ def images_of_batch(store: Store, model: str, batch: manifests.Batch) -> frozens
     under = tunings.features_of(store, batch, model)
     block = features.read_block(store, under, batch.key, 0, batch.rows, taps=False)
     return frozenset(row.tobytes() for row in block.image_id[block.status == features.SCORED])
-
-
-def images_learned(store: Store, card: DetectorCard) -> frozenset[bytes]:
-    """Collect the sha256 digests of the images that a detector has learned, from their features."""
-    return frozenset[bytes]().union(*(images_of_night(store, card.model, n) for n in card.nights))

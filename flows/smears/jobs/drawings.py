@@ -1,14 +1,16 @@
-"""Draw cells, alone and at their places, and fields and slides, as units of work."""
+"""Find what a page shows and draw it: cells, alone and at their places, fields and slides."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
 from flows.jobs.quarantine import Sparing
+from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import ModelCard
 from storage.parquet import groups_having, iterate_groups, read_footer
@@ -19,9 +21,11 @@ from tasks.images.access.files import ChangedError
 from tasks.images.manifest import Region
 from tasks.images.regions import ImageRef, image_refs
 from tasks.images.sources import read_region
+from tasks.smears.reports import called_cells
 from tasks.smears.reports.field_rows import COLUMNS
 from tasks.smears.shown import find_unchanged, read_around
 from tasks.smears.visualisation import pictures
+from tasks.smears.visualisation.highlights import ROW, Highlights, columns
 from tasks.smears.visualisation.overlay import from_afar, slide_picture
 from tasks.smears.visualisation.page import as_webp
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
@@ -180,3 +184,32 @@ def draw_slide(source_uri: str, fields: Sequence[Mapping[str, Any]]) -> bytes:
     slide = opened_slides.open_slide(source_uri)
     picture = slide_picture(from_afar(slide), (slide.width, slide.height), fields)
     return as_webp(Image.fromarray(picture))
+
+
+@dataclass(frozen=True)
+class ShownJob:
+    """A row ``group`` of a batch's report on images, which begins at a row of the batch.
+
+    From the abnormality ``limit`` on, an image is abnormal; ``cells`` collects those of patients.
+    """
+
+    screened: Screened
+    group: int
+    start: int
+    limit: float
+    cells: called_cells.CalledCells
+
+
+def find_shown(job: ShownJob) -> tuple[Highlights, called_cells.CalledCells]:
+    """Collect the rows to show."""
+    screened, batch = job.screened, job.screened.batch
+    highlights = Highlights(screened.model.classes, job.limit)
+    cells = job.cells.empty()
+    wanted = list(dict.fromkeys([*columns(screened.model.classes), *called_cells.COLUMNS]))
+    images, start = report_path(batch.name, batch.batch_date), job.start
+    for rows in iterate_groups(screened.store, *images, columns=wanted, groups=[job.group]):
+        rows = rows.append_column(ROW, pa.array(np.arange(start, start + rows.num_rows)))
+        start += rows.num_rows
+        highlights.count(rows)
+        cells.count(rows)
+    return highlights, cells

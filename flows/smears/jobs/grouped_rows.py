@@ -11,8 +11,8 @@ from storage.batches.manifests import Batch
 from storage.parquet import stage_rows
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.smears.grouping import grouping
-from storage.smears.schemas.patients import patient_schema
-from storage.smears.schemas.slides import slide_schema
+from storage.smears.schemas.patients import PATIENT_SCHEMA
+from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store
 from tasks.limits import FieldLimits
 from tasks.reports import image_columns
@@ -86,9 +86,9 @@ def group_rows(images: Path, shifts: pa.Table, fields: pa.Table | None, rules: R
             counts = groups.fields(fields)
             tables[FIELDS] = fields_judged(fields, counts, rules.limits, stated)
         counts = groups.slides(tables.get(FIELDS), shifts, **counting.named_thresholds)
-        slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, slide_schema())
+        slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, SLIDE_SCHEMA)
         counts = groups.patients(calls.judged_slides(slides, counting), **counting.named_thresholds)
-        tables[PATIENTS] = calls.patients_called(counts, counting, stated, patient_schema())
+        tables[PATIENTS] = calls.patients_called(counts, counting, stated, PATIENT_SCHEMA)
         night = NightCounts(
             groups.batch(counting.alpha, *counting.scale_and_bias),
             groups.p_values(BINS),

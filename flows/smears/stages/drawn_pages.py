@@ -13,7 +13,6 @@ from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.screened import Screened
 from flows.smears.jobs import drawings
-from flows.smears.jobs.shown import ShownJob, find_shown
 from storage import parquet
 from storage.batches import manifests
 from storage.reports.tables import report_path
@@ -127,7 +126,10 @@ def find_cells(
     wanted = cells.empty()
     sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     starts = np.cumsum([0, *sizes])[:-1].tolist()
-    jobs = [ShownJob(screened, group, start, limit, wanted) for group, start in enumerate(starts)]
-    found = list(run_jobs(client, find_shown, jobs, title=f"read {batch.name}"))
+    jobs = [
+        drawings.ShownJob(screened, group, start, limit, wanted)
+        for group, start in enumerate(starts)
+    ]
+    found = list(run_jobs(client, drawings.find_shown, jobs, title=f"read {batch.name}"))
     highlights.add(*(of_group for of_group, _ in found))
     cells.add(*(of_group for _, of_group in found))

@@ -97,7 +97,6 @@ def choose_images(
     clean: dict[str, list[SetShard]],
     healthy: Collection[str],
     seen: set[bytes],
-    learned: Set[bytes],
     count: int,
 ) -> None:
     """Write, once, the lists of images to corrupt and of right diagnoses to attack."""
@@ -106,7 +105,7 @@ def choose_images(
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     chosen = {SAMPLED: (TEST, good), ATTACKED: (TEST, right)}
     for images in healthy:
-        chosen[compositions.some_of(images)] = images, _good(clean[images], seen | learned)[0]
+        chosen[compositions.some_of(images)] = images, _good(clean[images], seen)[0]
     for name, (images, rows) in chosen.items():
         spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
         _write_once(run, name, run.images(images).take(rows[spread]))

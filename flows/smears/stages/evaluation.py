@@ -38,16 +38,10 @@ class Evaluated:
     results: list[metrics.Result]
     unseen: int
     left_out: int
-    left_out_of_nights: int
 
 
-def evaluate_detector(
-    client: Client, run: Run, asked: Evaluation, learned: frozenset[bytes]
-) -> Evaluated:
-    """Evaluate a detector: freeze images, extract, score and compare.
-
-    Images with digests in ``learned`` are left out of composed slides and nights.
-    """
+def evaluate_detector(client: Client, run: Run, asked: Evaluation) -> Evaluated:
+    """Evaluate a detector: freeze images, extract, score and compare."""
     card = run.detector
     seen = freeze_images(run, asked)
     others = {name: list_name(name) for name in asked.ood}
@@ -55,7 +49,7 @@ def evaluate_detector(
     sets = (TEST, *others.values())
     clean = {name: shards(run, name, CLEAN) for name in (FITTED, *sets)}
     extract(client, [shard for each in clean.values() for shard in each], f"{card.name}: features")
-    choose_images(run, clean, healthy.values(), seen, learned, asked.attacked)
+    choose_images(run, clean, healthy.values(), seen, asked.attacked)
     wanted = {(name, CLEAN): clean[name] for name in sets}
     wanted |= {(name, CLEAN): shards(run, name, CLEAN) for name in (SAMPLED, ATTACKED)}
     wanted |= _treated(run, asked.attacks, healthy.values())
@@ -72,7 +66,6 @@ def evaluate_detector(
         ),
         wanted,
         healthy,
-        learned,
     )
     return Evaluated(
         [
@@ -82,9 +75,6 @@ def evaluate_detector(
         ],
         unseen=len(scored[TEST, CLEAN]),
         left_out=before - sum(map(len, scored.values())),
-        left_out_of_nights=sum(
-            row.tobytes() in learned for name in sets for row in scored[name, CLEAN].image_ids
-        ),
     )
 
 

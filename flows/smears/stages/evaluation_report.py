@@ -8,7 +8,7 @@ from flows import outcome
 from flows.smears.stages.evaluation import Evaluated
 from storage import parquet
 from storage.smears.evaluations import FOLDER, RESULTS, Evaluation
-from storage.smears.schemas.evaluations import evaluation_schema
+from storage.smears.schemas.evaluations import EVALUATION_SCHEMA
 from storage.store import Store
 from tasks.images.listing import named
 from tasks.metrics import metrics
@@ -25,8 +25,6 @@ class EvaluationOutcome(outcome.Outcome):
     results: str
     unseen_images: int
     left_out: int
-    commissioned: str | None = None
-    left_out_of_nights: int = 0
     auroc: dict[str, float]
     seconds: float
 
@@ -37,11 +35,6 @@ class EvaluationOutcome(outcome.Outcome):
             f"evaluation {self.evaluation} of {', '.join(self.detectors)}: "
             f"{self.unseen_images:,} images of unseen patients, {self.seconds:.0f} s"
         )
-        if self.commissioned:
-            head += (
-                f"\n  slides judged by {self.commissioned}, too, without "
-                f"{self.left_out_of_nights:,} images of its nights"
-            )
         return "\n".join([head, "  AUROC of slidewatch's score", *lines, f"  {self.report}"])
 
 
@@ -51,7 +44,7 @@ def publish(
     """Write the table of results, and the page."""
     folder, detector = (FOLDER, evaluation.name), evaluation.detectors[0]
     rows = [{"evaluation": evaluation.name, "seed": 0, **each.row()} for each in result.results]
-    table = pa.Table.from_pylist(rows, evaluation_schema())
+    table = pa.Table.from_pylist(rows, EVALUATION_SCHEMA)
     parquet.write_table(store, table, *folder, RESULTS)
     facts = {
         "Evaluation": evaluation.name,
@@ -61,11 +54,8 @@ def publish(
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images",
         "Left out because the detector was fitted on them": f"{result.left_out:,}",
+        "Time of the last run": f"{seconds:,.0f} s",
     }
-    if evaluation.commissioned is not None:
-        facts["Slides judged by"] = evaluation.commissioned
-        facts["Left out of nights because it has learned them"] = f"{result.left_out_of_nights:,}"
-    facts["Time of the last run"] = f"{seconds:,.0f} s"
     page = robustness_page(f"Robustness of {detector}", facts, table)
     store.write_bytes(page.encode(), *folder, "report.html")
     return EvaluationOutcome(
@@ -75,8 +65,6 @@ def publish(
         results=store.address(*folder, RESULTS),
         unseen_images=result.unseen,
         left_out=result.left_out,
-        commissioned=evaluation.commissioned,
-        left_out_of_nights=result.left_out_of_nights,
         auroc={
             each.subject.set + _strength(each.subject): each.found.value
             for each in result.results

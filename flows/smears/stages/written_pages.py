@@ -1,14 +1,15 @@
 """Write the page of a batch from its published reports, and the index that lists it."""
 
+from datetime import date
+
 from flows.cluster.client import Client
 from flows.jobs import verified
 from flows.jobs.scoring.screened import Screened
-from flows.monitoring import telemetry
+from flows.monitoring import console, telemetry
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.stages import answers, calling
 from flows.smears.stages.drawn_pages import draw_page, find_cells
-from flows.smears.stages.page_index import write_index
 from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
 from storage.batches import manifests
@@ -20,6 +21,7 @@ from storage.smears.pages import (
     index_path,
     made_from,
     page_is_of,
+    page_names,
     page_path,
     write_page_file,
 )
@@ -28,7 +30,10 @@ from tasks.smears.reports.called_cells import Patient, cells_behind, patient_of
 from tasks.smears.visualisation import calls
 from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.smears.visualisation.highlights import Highlights
+from tasks.smears.visualisation.index_page import index_page
 from tasks.smears.visualisation.patients import cells_each, opened
+
+LISTED = 120  # batches on the index; a file of each is read every night
 
 
 def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
@@ -97,6 +102,19 @@ def write_page(
         patient: [files[cell["uri"]] for cell in some if cell["uri"] in files]
         for patient, some in drawn.called.cells.items()
     }
+
+
+def write_index(store: Store, batch: manifests.Batch) -> None:
+    """Write the page that lists the batches; link this batch's page, which is written next.
+
+    Only one run at a time writes it, or an older list might replace a newer one.
+    """
+    with leases.lease(store, "reports", wait=True, on_wait=console.tell) as held:
+        if store.fence:
+            store.fence.check()
+        nights = calling.nights_before(store, date.max, LISTED)
+        pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
+        write_page_file(held.store, index_page(nights, pages), *index_path())
 
 
 def try_page(

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from flows.jobs import verified, worker
+from flows.jobs import worker
 from flows.smears.jobs.evaluation.images import (
     Run,
     SetShard,
@@ -94,10 +94,7 @@ def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
     groups = compositions.compose(ordinary, strange, job.subject.share or 0.0, named=job.named)
     if not groups:
         return []
-    laboratory = None
-    if run.commissioned is not None:
-        laboratory = verified.load_detector(run.store, run.commissioned)
-    judged = compositions.judge(load_detector(run), groups, named=job.named, laboratory=laboratory)
+    judged = compositions.judge(load_detector(run), groups, named=job.named)
     results = list(compositions.measure(job.subject, judged))
     if ordinary and not strange:
         called = metrics.Interval(float(np.mean(ordinary.predicted == 0)))

@@ -4,7 +4,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage.smears.schemas.evaluations import evaluation_schema
+from storage.smears.schemas.evaluations import EVALUATION_SCHEMA
 from tasks.metrics.metrics import SINGLE
 from tasks.smears.evaluation.measures import HOME
 from tasks.smears.visualisation.robustness_page import robustness_page
@@ -13,7 +13,7 @@ from tests.support.pages import Page
 SCRIPT = "<script>alert('1')</script>"
 DETECTORS = ("slidewatch", "energy", "maximum softmax")
 FACTS = {"Detector": "nih-1", "Seeds": "3"}
-SCHEMA = evaluation_schema()
+SCHEMA = EVALUATION_SCHEMA
 
 
 def row(**fields: Any) -> dict[str, Any]:
