@@ -116,11 +116,9 @@ class Seen:
 
 
 def open_store(address: str | Path | None = None) -> "OpenStore":
-    """Open a store to screen images with its detectors, or to read features.
+    """Open a store, a folder or ``s3://bucket/store``, to screen with its detectors.
 
-    Args:
-        address: root of the store: a folder, or ``s3://bucket/store``. By default the store of the
-            settings, or if there is none, the detector that comes with slidewatch.
+    By default it is that of the settings, or if there is none, the detector of the package.
 
     Raises:
         StoreError: there is no store at the address.
@@ -155,12 +153,9 @@ class OpenStore:
     ) -> BatchFeatures:
         """Read features of a batch, with the rows of its report on images.
 
-        ``anndata.AnnData(*store.features("night").annotated())`` holds both.
-
-        Args:
-            batch: its name.
-            model: that made the features, if the batch has features of several.
-            rows: consecutive rows, such as ``slice(0, 10_000)``; memory grows with these alone.
+        ``anndata.AnnData(*store.features("night").annotated())`` holds both. ``model`` made the
+        features, if the batch has some of several. Memory grows with ``rows`` alone, which are
+        consecutive, such as ``slice(0, 10_000)``.
 
         Raises:
             StoreError: there is no such batch, or its features are incomplete or damaged.
@@ -214,9 +209,8 @@ class Detector:
     def look(self, photo: Picture, **options: Any) -> Seen:
         """Screen one photograph, slide or cell by itself; `Seen` has the answer.
 
-        Args:
-            photo: pixels uint8 (h, w, 3) or (h, w), a Pillow image, or the address of a file.
-            options: of ``slidewatch screen``, such as ``taken_as="fields"``.
+        It is pixels uint8 (h, w, 3) or (h, w), a Pillow image, or the address of a file; options
+        are those of ``slidewatch screen``, such as ``taken_as="fields"``.
 
         Raises:
             SourceError: there is no such photograph.
@@ -265,7 +259,6 @@ class Detector:
         patients: Sequence[str | None] | None,
         options: dict[str, Any],
     ) -> Seen:
-        """Screen images as `flows.screen` does, and read the reports."""
         pictures, sources, root = Pictures(), str(images), None
         numbers: dict[str, int] = {}
         if not isinstance(images, str | Path) or slides is not None or patients is not None:
@@ -298,7 +291,6 @@ class Detector:
         return Seen(sentence, outcome, page, reports, refs, pictures, numbers)
 
     def _report(self, *path: str) -> pa.Table:
-        """Read a report; an empty table if the batch has none of this kind."""
         return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})
 
 

@@ -208,11 +208,7 @@ def _emit_all(store: Store, batch: manifests.Batch, seal: Seal, night: Row) -> N
                 "light": night["light"],
                 "reasons": night["reasons"],
                 "images": seal.rows,
-                "failed": seal.failed,
-                "failures": seal.failures,
-                "abnormal": seal.abnormal,
-                "review": seal.review,
-                "detector": seal.detector,
+                **seal.model_dump(include={"failed", "failures", "abnormal", "review", "detector"}),
                 "report": store.address(*seal.report.split("/")),
             },
         )

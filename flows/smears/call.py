@@ -4,9 +4,8 @@ It needs no features and may be run again at any time, for example with other se
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from flows.cluster.client import Client, open_client
+from flows.cluster.client import open_client
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Call
@@ -69,57 +68,46 @@ class CallOutcome(Outcome):
         return f"batch {self.batch} is called\n{table(self.rows())}"
 
 
-@dataclass
-class Calling:
-    """A batch whose report on images is published by ``seal``, under its lease."""
+def call_screened(
+    held: Lease,
+    settings: Settings,
+    screened: Screened,
+    seal: ledger.Seal,
+    called: CallSeal | None = None,
+) -> CallOutcome:
+    """Publish the calls of a batch under its lease, make its page and announce it.
 
-    held: Lease
-    settings: Settings
-    screened: Screened
-    seal: ledger.Seal
-
-    def run(self, called: CallSeal | None = None) -> CallOutcome:
-        """Publish the calls, make the page and announce it.
-
-        ``called`` is the valid seal of calls that are published already: then only a missing page
-        is made.
-        """
-        store, batch = self.screened.store, self.screened.batch
-        page_failure: str | None = None
-        pictures: Mapping[Patient, Sequence[bytes]] = {}
-        if called is None or not written_pages.has_page(store, batch, called):
-            with open_client(self.settings) as client:
-                called = called or self._called(client)
-                page_failure, pictures = written_pages.try_page(
-                    client, self.screened, self.settings, self.seal, called
-                )
-        night = self._announced(pictures)
-        return CallOutcome(
-            batch=batch.name,
-            page=store.address(*pages.page_path(batch.name)),
-            patients=by_call(night["patient_calls"]),
-            slides_for_review=night["slides_for_review"],
-            light=night["light"],
-            reasons=night["reasons"],
-            page_failure=page_failure,
-        )
-
-    def _called(self, client: Client) -> CallSeal:
-        self.held.check()
-        with telemetry.stage("call"):
-            return call_batch(client, self.screened, self.settings, self.seal)
-
-    def _announced(self, pictures: Mapping[Patient, Sequence[bytes]]) -> Row:
-        """Return the batch's row of the report on batches, which is announced once."""
-        store, batch, seal = self.held.store, self.screened.batch, self.seal
-        refuse_other_attempt(self.held, batch, tables.BATCHES)
-        night = batch_report(store, batch)
-        _refuse_other_figures(store, batch, seal, night)
-        if not ledger.is_announced(store, batch, seal):
-            self.held.check()
-            if announce(store, batch, seal, night, pictures, self.settings.pages_url):
-                ledger.note_announced(store, batch, seal)
-        return night
+    ``seal`` is that of its report on images. ``called`` is the valid seal of calls that are
+    published already: then only a missing page is made.
+    """
+    store, batch = screened.store, screened.batch
+    page_failure: str | None = None
+    pictures: Mapping[Patient, Sequence[bytes]] = {}
+    if called is None or not written_pages.has_page(store, batch, called):
+        with open_client(settings) as client:
+            if called is None:
+                held.check()
+                with telemetry.stage("call"):
+                    called = call_batch(client, screened, settings, seal)
+            page_failure, pictures = written_pages.try_page(
+                client, screened, settings, seal, called
+            )
+    refuse_other_attempt(held, batch, tables.BATCHES)
+    night = batch_report(store, batch)
+    _refuse_other_figures(store, batch, seal, night)
+    if not ledger.is_announced(store, batch, seal):
+        held.check()
+        if announce(store, batch, seal, night, pictures, settings.pages_url):
+            ledger.note_announced(store, batch, seal)
+    return CallOutcome(
+        batch=batch.name,
+        page=store.address(*pages.page_path(batch.name)),
+        patients=by_call(night["patient_calls"]),
+        slides_for_review=night["slides_for_review"],
+        light=night["light"],
+        reasons=night["reasons"],
+        page_failure=page_failure,
+    )
 
 
 @flow(flow_run_name="call {options.batch}")
@@ -134,7 +122,7 @@ def call(options: Call, settings: Settings) -> CallOutcome:
     load_batch(store, options.batch)  # or no lease is taken
     with lease_batch(store, options.batch, wait=options.wait) as held:
         screened, seal = published(held.store, options.batch)
-        return Calling(held, settings, screened, seal).run()
+        return call_screened(held, settings, screened, seal)
 
 
 def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:

@@ -18,7 +18,6 @@ from flows.smears.commissioning.laboratory import (
     laboratory_lease,
     population,
 )
-from flows.smears.commissioning.missing import missing_texts
 from flows.smears.commissioning.nights import learn_night, negative_of, without_replaced
 from flows.smears.night import NightOutcome, prepare, screen_held
 from flows.stages.batch import lease_batch, warn_of_model
@@ -78,7 +77,7 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
         learned, card = learn(client, held, options, settings)
         best = card.name if card.counting else card.parent
         night = screen_held(held, options.screening(best), settings)
-    missing = missing_texts(store, options, card, settings.negative_percent / 100)
+    missing = report.missing_texts(store, options, card, settings.negative_percent / 100)
     return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
 
 

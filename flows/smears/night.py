@@ -20,7 +20,7 @@ from flows.outcome import table
 from flows.prefect.decorators import flow
 from flows.screen import ScreenOutcome, begin, chosen, outcome_of, screen_batch
 from flows.settings import Settings
-from flows.smears.call import Calling, CallOutcome
+from flows.smears.call import CallOutcome, call_screened
 from flows.smears.stages import written_pages
 from flows.smears.stages.calling import valid_call
 from flows.smears.stages.sorting import Taken, come_since, counted_sorts, take
@@ -123,7 +123,7 @@ def screen_held(
             work.enter_context(open_client(settings))  # the same workers for all steps
         seal = screen_batch(held, settings, screened, known)
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
-        outcome = Calling(held, settings, screened, seal).run(called)
+        outcome = call_screened(held, settings, screened, seal, called)
     new, repeated = list[str](), called is not None
     if repeated:
         new = come_since(store, screened.batch, options, screened.model.classes)

@@ -29,7 +29,6 @@ MEANT = {
 
 
 def _call_checks(store: Store, key: str) -> Iterator[Check]:
-    """List the checks of an attempt's seals of calls."""
     for screening in call_seals.called(store, key):
         path = f"batches/{key}/{call_seals.FOLDER}/{screening}.json"
         yield Check.of(path, _call_seal, store, key, screening)
@@ -49,8 +48,6 @@ def _call_seal(store: Store, key: str, screening: str) -> None:
 
 
 def _digests(kind: str) -> Callable[[Store, str], set[str]]:
-    """Make the function that returns the digests of the reports of a kind on a batch."""
-
     def sealed(store: Store, batch: str) -> set[str]:
         seals = call_seals.call_seals_of(store, batch)
         return {digest for seal in seals if (digest := seal.digests.get(kind))}
@@ -59,7 +56,6 @@ def _digests(kind: str) -> Callable[[Store, str], set[str]]:
 
 
 def _learned_checks(store: Store) -> Iterator[Check]:
-    """List the checks of what nights have added to detectors with a readable card."""
     for card in learned.detectors_that_learned(store, on_damage=lambda _: None):
         name = detectors.name_of(card.name)
         for night in card.nights:

@@ -80,7 +80,6 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
 
 
 def _has_display() -> bool:
-    """Return whether a browser can show a page here, and not in the middle of a terminal."""
     if sys.platform != "linux":
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -81,13 +81,9 @@ def _draw(job: DrawingJob, row: int) -> Any:
 def places_jobs(
     store: Store, batch: Batch, card: ModelCard, cells: Sequence[Mapping[str, Any]]
 ) -> list[DrawingJob]:
-    """Make jobs that draw cells of a batch at their places, one for each source.
+    """Make jobs that draw cells of a published batch at their places, one for each source.
 
-    Args:
-        store: where the batch is.
-        batch: a published one.
-        card: of the model that diagnosed it.
-        cells: rows of its report on images; cells that are whole files have no place.
+    ``cells`` are rows of its report on images; those that are whole files have no place.
     """
     by_source: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
@@ -107,13 +103,12 @@ def places_jobs(
     refs = find_refs(store, batch, uris)
     jobs = []
     for members in by_source.values():
-        items = [(cell, near[cell["uri"]], _of(near[cell["uri"]], refs)) for cell in members]
+        items = []
+        for cell in members:
+            around = near[cell["uri"]]
+            items.append((cell, around, {each["uri"]: refs[each["uri"]] for each in around}))
         jobs.append(DrawingJob(tuple(items), draw_place))
     return jobs
-
-
-def _of(cells: Sequence[Mapping[str, Any]], refs: Mapping[str, ImageRef]) -> dict[str, ImageRef]:
-    return {cell["uri"]: refs[cell["uri"]] for cell in cells}
 
 
 def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:

@@ -67,13 +67,9 @@ def group_piece(job: GroupingJob) -> Grouped:
 
 
 def group_rows(images: Path, shifts: pa.Table, fields: pa.Table | None, rules: Rules) -> Grouped:
-    """Group rows of a report on images into those of the reports on fields, slides and patients.
+    """Group rows of a report on ``images``, a local file, into those of the other reports.
 
-    Args:
-        images: the report, a local file.
-        shifts: rows of `SHIFTS`.
-        fields: the fields that cells were cut out of, if any.
-        rules: how rows are judged.
+    ``shifts`` are rows of `SHIFTS`, ``fields`` those that cells were cut out of, if any.
 
     Raises:
         ValueError: a cell is in no field of its source.

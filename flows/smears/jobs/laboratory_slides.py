@@ -170,7 +170,6 @@ def _population(store: Store, detector: DetectorCard) -> own_normal.OwnNormal:
 def _cells(
     features: Features, batch: Batch, slide: SlideRows, taps: list[str]
 ) -> tuple[learning.SlideCells, NDArray[np.int8]]:
-    """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
     values: dict[str, list[Single]] = {tap: [] for tap in taps}
     classes, ordinary, labels = [], [], []

@@ -69,7 +69,6 @@ def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
 
 
 def _fitted(run: Run) -> tuple[pa.Table, set[bytes]]:
-    """Read the manifest rows of the fitted images, and the digests of these."""
     store, rows, digests = run.store, [], set[bytes]()
     lineage = load_statistics(store, run.detector.model, run.detector.statistics_version)
     for contribution in lineage.contributions:
@@ -82,7 +81,6 @@ def _fitted(run: Run) -> tuple[pa.Table, set[bytes]]:
 
 
 def _freeze(run: Run, name: str, table: pa.Table, by: str | None = None) -> None:
-    """Write a list of images, each with its patient, slide or itself as group."""
     by = by or _by(table)
     keys = table["uri" if by == "image" else f"{by}_id"]
     _write_once(run, name, table.append_column("group", keys))
@@ -126,7 +124,6 @@ def _good(among: Sequence[SetShard], but: Set[bytes]) -> tuple[Counts, Counts]:
 
 
 def _write_once(run: Run, name: str, table: pa.Table) -> None:
-    """Write a list of images, unless it exists."""
     path = images_path(run.evaluation, run.detector.name, name)
     if not run.store.exists(*path):
         write_table(run.store, table, *path)

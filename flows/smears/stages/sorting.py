@@ -144,7 +144,6 @@ def come_since(
 
 
 def _is_of_cells(store: Store, images: str | list[str]) -> bool:
-    """Return whether a source is a manifest of cells that slidewatch made."""
     return isinstance(images, str) and bool(
         segmentations.segmentation_of(store, images) or labelled_batch(store, images)
     )
@@ -204,7 +203,6 @@ def _sorts(
 
 
 def _files(listed: SortedRows) -> Iterator[File]:
-    """Go over the rows that are whole files."""
     start = 0
     for part in listed.parts(["uri", "source_uri", "size", "x", "failure"]):
         whole = pc.and_(pc.is_null(part["x"]), pc.is_null(part["failure"]))
@@ -239,7 +237,6 @@ def _recognised(
 
 
 def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) -> None:
-    """Report the kinds of the sources, unless all are single cells."""
     counts = Counter[str](sort for sort in sorts.values() if sort)
     if not counts:
         return
@@ -252,7 +249,6 @@ def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) 
 def _refuse_archived(
     images: str | list[str], listed: SortedRows, sorts: Mapping[int, Sort | None]
 ) -> None:
-    """Raise SourceError if all sources are slides in archives: none of them could be read."""
     slides = len(sorts) == listed.rows and set(sorts.values()) == {"slides"}
     if slides and all(addresses.in_archive(file.uri) for file in _files(listed)):
         raise SourceError(

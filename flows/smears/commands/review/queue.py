@@ -116,7 +116,6 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
 
 
 def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> ExportOutcome:
-    """Write the labels that a model was trained on, the least probable by its folds first."""
     ranked = sheets.ranked_labels(labels_of_folds(store, card), card.classes)
     rows = ranked.add_column(1, "model", pa.array([card.name] * ranked.num_rows))
     refs = {ref.uri: ref for ref in regions.image_refs(trained_images(card))}
@@ -166,7 +165,6 @@ def _write_cells(
 
 
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
-    """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
     path = tables.report_path(batch.name, batch.batch_date, tables.SLIDES)
     rows = read_table(store, *path)
     chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()

@@ -61,7 +61,6 @@ def _leans(slides: tuple[SetShard, ...]) -> dict[str, float]:
 
 @lru_cache(maxsize=2)
 def _rivals(run: Run, fitted: tuple[SetShard, ...]) -> Rivals:
-    """Fit the rivals, once per process."""
     cells = read_cells(fitted, [PENULTIMATE])
     last = classifier.last_layer(load_tapped(run.store, run.model))
     return fit_rivals(PENULTIMATE, cells.taps[PENULTIMATE], cells.label, *last)
@@ -105,6 +104,5 @@ def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
 
 @lru_cache(maxsize=2)
 def _cells(chosen: Chosen) -> compositions.CellSet:
-    """Read cells with their slides."""
     taps = load_detector(chosen.shards[0].run).taps
     return read_cells(chosen.shards, taps, np.asarray(chosen.rows, np.int64))
