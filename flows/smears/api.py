@@ -116,12 +116,9 @@ class Seen:
 
 
 def open_store(address: str | Path | None = None) -> "OpenStore":
-    """Open a store, a folder or ``s3://bucket/store``, to screen with its detectors.
+    """Open a store, a folder or ``s3://bucket/store``; StoreError if there is none.
 
     By default it is that of the settings, or if there is none, the detector of the package.
-
-    Raises:
-        StoreError: there is no store at the address.
     """
     import_module("torch")  # so that screening restores its number of threads
     if address is None:
@@ -166,8 +163,7 @@ class OpenStore:
     def detector(self, name: str | None = None) -> "Detector":
         """Load a detector, or the newest version of a name; by default the newest fitted one.
 
-        Raises:
-            StoreError: there is no detector of that name, or it is damaged.
+        StoreError if there is none of that name, or it is damaged.
         """
         return Detector(self, load_detector_card(self.store, name, warn))
 

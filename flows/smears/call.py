@@ -5,7 +5,7 @@ It needs no features and may be run again at any time, for example with other se
 
 from collections.abc import Mapping, Sequence
 
-from flows.cluster.client import open_client
+from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import Call
@@ -19,7 +19,7 @@ from flows.smears.stages.calling import batch_report, call_batch
 from flows.stages.batch import lease_batch
 from storage.batches import ledger
 from storage.batches.manifests import Batch, load_batch
-from storage.leases import Lease
+from storage.leases import Lease, LeaseLostError
 from storage.models import detectors, tunings
 from storage.reports import tables
 from storage.smears import pages
@@ -89,9 +89,7 @@ def call_screened(
                 held.check()
                 with telemetry.stage("call"):
                     called = call_batch(client, screened, settings, seal)
-            page_failure, pictures = written_pages.try_page(
-                client, screened, settings, seal, called
-            )
+            page_failure, pictures = _try_page(client, screened, settings, seal, called)
     refuse_other_attempt(held, batch, tables.BATCHES)
     night = batch_report(store, batch)
     _refuse_other_figures(store, batch, seal, night)
@@ -110,14 +108,26 @@ def call_screened(
     )
 
 
+def _try_page(
+    client: Client, screened: Screened, settings: Settings, seal: ledger.Seal, called: CallSeal
+) -> tuple[str | None, dict[Patient, list[bytes]]]:
+    """Make the page, or return why it failed, and its pictures; the report is valid without it.
+
+    LeaseLostError if another run has taken over and may have replaced the report.
+    """
+    try:
+        with telemetry.stage("page"):
+            return None, written_pages.write_page(client, screened, settings, seal, called)
+    except LeaseLostError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", {}
+
+
 @flow(flow_run_name="call {options.batch}")
 @telemetry.observed()
 def call(options: Call, settings: Settings) -> CallOutcome:
-    """Judge the slides, patients and light of a screened batch again, and make its page again.
-
-    Raises:
-        StoreError: there is no such batch, or its report on images is not published.
-    """
+    """Judge the slides, patients and light of a screened batch again, and make its page again."""
     store = Store(settings.store)
     load_batch(store, options.batch)  # or no lease is taken
     with lease_batch(store, options.batch, wait=options.wait) as held:
@@ -126,10 +136,9 @@ def call(options: Call, settings: Settings) -> CallOutcome:
 
 
 def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:
-    """Load a batch as it was screened for its published report on images, and the report's seal.
+    """Load a batch as it was screened for its report on images, and the report's seal.
 
-    Raises:
-        StoreError: there is no such report, or none that is sealed.
+    StoreError if there is no such report, or none that is sealed.
     """
     newest = load_batch(store, name)
     path = tables.report_path(name, newest.batch_date)

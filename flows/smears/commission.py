@@ -55,11 +55,8 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     """Screen a batch, learn it, screen it again at its laboratory, and say what is still missing.
 
     Without slides known to be negative a laboratory calls nobody, so then the batch is screened as
-    one of a laboratory that nobody knows.
-
-    Raises:
-        LaboratoryError: see `learn`; or a laboratory has this name, which nobody has given.
-        StoreError: see `learn`.
+    one of a laboratory that nobody knows. Errors are those of `learn`, and LaboratoryError if a
+    laboratory has this name, which nobody has given.
     """
     store, name = Store(settings.store), options.name
     known, parent = _known_and_parent(store, options)
@@ -84,11 +81,7 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
 def _known_and_parent(
     store: Store, options: Commission
 ) -> tuple[detectors.DetectorCard | None, detectors.DetectorCard]:
-    """Load the newest detector of a laboratory, if any, and its parent: given, or its, or newest.
-
-    Raises:
-        LaboratoryError: the parent knows of no slides, or was commissioned itself.
-    """
+    """Load the newest detector of a laboratory, if any, and its parent, by default the newest."""
     known = find_laboratory(store, options.name)
     wanted = options.detector or (known.parent if known else None)
     parent = detectors.load_detector_card(store, wanted, on_damage=console.warn)

@@ -102,9 +102,8 @@ def screen_sources(
 ) -> NightOutcome:
     """Screen sources, whose slides are named below ``root`` where that is given; see `screen`.
 
-    Raises:
-        StoreError: there is no detector, or the batch was begun with other images.
-        SourceError: the images cannot be listed.
+    StoreError if there is no detector, or the batch was begun with other images; SourceError if
+    the images cannot be listed.
     """
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
         return screen_held(held, options, settings, root)

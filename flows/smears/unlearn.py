@@ -21,9 +21,7 @@ from storage.store import Store
 def unlearn(options: Unlearn, settings: Settings) -> report.LaboratoryOutcome:
     """Take a night out of a laboratory exactly, and calibrate without it.
 
-    Raises:
-        StoreError: there is no such laboratory.
-        LaboratoryError: the night is not in it, or is its only one.
+    LaboratoryError if the night is not in it, or is its only one.
     """
     store, name, batch = Store(settings.store), options.laboratory, options.batch
     load_laboratory(store, name)  # or no worker is started

@@ -264,11 +264,7 @@ def read_segmented(store: Store, name: str) -> Segmented | None:
 
 
 def verify_segmentation(store: Store, name: str) -> None:
-    """Compare a segmentation's files with their digests, if it has them.
-
-    Raises:
-        StoreError: a file is damaged.
-    """
+    """Compare a segmentation's files with their digests, if it has them; StoreError on damage."""
     made, done = find_segmentation(store, name), read_segmented(store, name)
     kept = {SOURCES: made.sources_digest} if made else {}
     if done:

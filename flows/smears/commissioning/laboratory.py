@@ -81,8 +81,7 @@ def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Le
 def find_laboratory(store: Store, name: str) -> detectors.DetectorCard | None:
     """Load the card of a laboratory's newest detector; None if it was never commissioned.
 
-    Raises:
-        LaboratoryError: the name is that of a fitted detector.
+    LaboratoryError if the name is that of a fitted detector.
     """
     check_name("laboratory", name)
     known = detectors.find_detector(store, name)

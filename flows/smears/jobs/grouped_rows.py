@@ -69,10 +69,8 @@ def group_piece(job: GroupingJob) -> Grouped:
 def group_rows(images: Path, shifts: pa.Table, fields: pa.Table | None, rules: Rules) -> Grouped:
     """Group rows of a report on ``images``, a local file, into those of the other reports.
 
-    ``shifts`` are rows of `SHIFTS`, ``fields`` those that cells were cut out of, if any.
-
-    Raises:
-        ValueError: a cell is in no field of its source.
+    ``shifts`` are rows of `SHIFTS`, ``fields`` those that cells were cut out of, if any. ValueError
+    if a cell is in no field of its source.
     """
     stated, counting, tables = rules.made_by.to_row(), rules.counting, dict[str, pa.Table]()
     strangest, counts_abnormal = image_columns.STRANGEST, counting.commissioned

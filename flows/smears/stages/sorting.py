@@ -66,12 +66,8 @@ def take(
     """Recognise the kinds of a batch's sources, and cut out the cells of those with many.
 
     Slides are named below ``root``, by default the folder of the images. The decision is kept when
-    the batch begins: a resumed run does not decide again. Workers are started only if needed, and
-    stay until ``work`` ends.
-
-    Raises:
-        StoreError: the batch was begun from other sources, or with another decision.
-        SourceError: the images cannot be listed.
+    the batch begins: a resumed run does not decide again, and StoreError says so if it is given
+    another one. Workers are started only if needed, and stay until ``work`` ends.
     """
     images = as_given(options.images)
     if _is_of_cells(store, images):

@@ -5,7 +5,7 @@ from datetime import date
 from flows.cluster.client import Client
 from flows.jobs import verified
 from flows.jobs.scoring.screened import Screened
-from flows.monitoring import console, telemetry
+from flows.monitoring import console
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.stages import answers, calling
@@ -115,22 +115,3 @@ def write_index(store: Store, batch: manifests.Batch) -> None:
         nights = calling.nights_before(store, date.max, LISTED)
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
         write_page_file(held.store, index_page(nights, pages), *index_path())
-
-
-def try_page(
-    client: Client, screened: Screened, settings: Settings, seal: Seal, called: CallSeal
-) -> tuple[str | None, dict[Patient, list[bytes]]]:
-    """Make the page, or return why it failed; the published report is valid without it.
-
-    The second value is that of `write_page`.
-
-    Raises:
-        LeaseLostError: another run has taken over and may have replaced the report.
-    """
-    try:
-        with telemetry.stage("page"):
-            return None, write_page(client, screened, settings, seal, called)
-    except leases.LeaseLostError:
-        raise
-    except Exception as error:
-        return f"{type(error).__name__}: {error}", {}

@@ -101,10 +101,7 @@ def import_lines(
     """Keep answers on a batch, all or none, and list the commands that fit them.
 
     Messages name ``file``, where the answers come from. Without ``keep`` only what would change is
-    said.
-
-    Raises:
-        AnswerError: an answer or an image is unknown, or an image is judged twice.
+    said. AnswerError if an answer or an image is unknown, or an image is judged twice.
     """
     # One import at a time, because each checks that a cell is no label of another batch.
     with leases.lease(store, "labels", wait=True, on_wait=tell) as held:

@@ -153,10 +153,7 @@ def open_session(
     """Load the cells of a published batch that were chosen for reading, and the answers on them.
 
     If none were, choose at most ``limit`` flagged ones, ``per_slide`` of a slide, and a share
-    ``unmarked`` of others.
-
-    Raises:
-        StoreError: the batch has no scored cell.
+    ``unmarked`` of others. StoreError if the batch has no scored cell.
     """
     kept = answers.find_sample(store, batch.key)
     scored = scored_cells(report_rows(store, batch, list(COLUMNS)))
