@@ -37,10 +37,6 @@ MOST_PATIENTS = 50  # that the summary lists
 MOST_PICTURES = 4  # of a patient
 # Calls that a person should see, in this order; the others are only counted.
 LISTED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
-PATIENT_COLUMNS = (
-    "patient_id", "slide_id", "call", "cells_read", "parasitized", "parasites_per_microlitre",
-    "parasites_per_microlitre_low", "parasites_per_microlitre_high",
-)  # fmt: skip
 
 
 def markdown_text(value: object) -> str:
@@ -160,7 +156,7 @@ def _patients(
     if not calls:
         return ["There are no calls of patients."]
     path = tables.report_path(batch.name, batch.batch_date, tables.PATIENTS)
-    patients = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
+    patients = read_table(store, *path).to_pylist()
     shown = sorted(
         (row for row in patients if row["call"] in LISTED),
         key=lambda row: (

@@ -125,17 +125,21 @@ def learn(
         same = (
             lab.known.night(batch.name) if lab.known and lab.known.parent == parent.name else None
         )
-        if lab.known and same and _key(same) == (batch.attempt, batch.manifest_digest, negative):
+        if (
+            lab.known
+            and same
+            and (same.attempt, same.manifest_digest, same.negative)
+            == (
+                batch.attempt,
+                batch.manifest_digest,
+                negative,
+            )
+        ):
             changed = f"batch {batch.name} is in laboratory {name} already: it counts once"
             return report.laboratory_outcome(lab.store, lab.known, changed), lab.known
         made, diagnosis = _make(lab, batch, negative)
     changed = f"batch {batch.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis), made
-
-
-def _key(night: detectors.LearnedNight) -> tuple[int, str, tuple[str, ...]]:
-    """Return what a night was learned from."""
-    return night.attempt, night.manifest_digest, night.negative
 
 
 def _negative(

@@ -16,7 +16,7 @@ from flows.outcome import Outcome
 from flows.prefect.decorators import flow
 from flows.settings import Settings, UsageError
 from flows.smears.jobs.evaluation.images import Run
-from flows.smears.stages.evaluation import Evaluated, evaluate_detector
+from flows.smears.stages.evaluation import evaluate_detector
 from storage import leases, parquet, records
 from storage.models.detectors import load_detector_card, load_model_of
 from storage.smears.evaluations import FOLDER, RESULTS, Evaluation, start_evaluation
@@ -86,7 +86,7 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         run = Run(store, asked.name, first, load_model_of(store, first))
         with open_client(settings) as client:
             result = evaluate_detector(client, run, asked)
-        return _publish(store, asked, result, time.monotonic() - started)
+        return _publish(store, asked, *result, time.monotonic() - started)
 
 
 def _digest_name(wanted: Evaluation) -> str:
@@ -97,20 +97,25 @@ def _digest_name(wanted: Evaluation) -> str:
 
 
 def _publish(
-    store: Store, evaluation: Evaluation, result: Evaluated, seconds: float
+    store: Store,
+    evaluation: Evaluation,
+    results: list[metrics.Result],
+    unseen: int,
+    left_out: int,
+    seconds: float,
 ) -> EvaluationOutcome:
     folder, detector = (FOLDER, evaluation.name), evaluation.detectors[0]
-    rows = [{"evaluation": evaluation.name, "seed": 0, **each.row()} for each in result.results]
+    rows = [{"evaluation": evaluation.name, "seed": 0, **each.row()} for each in results]
     table = pa.Table.from_pylist(rows, EVALUATION_SCHEMA)
     parquet.write_table(store, table, *folder, RESULTS)
     facts = {
         "Evaluation": evaluation.name,
         "Detectors": detector,
-        "Images of unseen patients": f"{result.unseen:,}",
+        "Images of unseen patients": f"{unseen:,}",
         "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
         "Attacked and corrupted": f"{evaluation.attacked:,} images",
-        "Left out because the detector was fitted on them": f"{result.left_out:,}",
+        "Left out because the detector was fitted on them": f"{left_out:,}",
         "Time of the last run": f"{seconds:,.0f} s",
     }
     page = robustness_page(f"Robustness of {detector}", facts, table)
@@ -120,11 +125,11 @@ def _publish(
         detectors=[detector],
         report=store.address(*folder, "report.html"),
         results=store.address(*folder, RESULTS),
-        unseen_images=result.unseen,
-        left_out=result.left_out,
+        unseen_images=unseen,
+        left_out=left_out,
         auroc={
             each.subject.set + _strength(each.subject): each.found.value
-            for each in result.results
+            for each in results
             if (each.detector, each.measure) == (scored.OWN, "AUROC")
             and each.subject.composition == metrics.SINGLE
             and math.isfinite(each.found.value)

@@ -54,11 +54,6 @@ def load_night(store: Store, name: str, night: LearnedNight) -> records.Arrays:
     return records.arrays_from_bytes(content)
 
 
-def images_of_night(store: Store, model: str, night: LearnedNight) -> frozenset[bytes]:
-    """Collect the sha256 digests of the images of a night, from its features."""
-    return images_of_batch(store, model, manifests.load_batch(store, night.batch, night.attempt))
-
-
 def images_of_batch(store: Store, model: str, batch: manifests.Batch) -> frozenset[bytes]:
     """Collect the sha256 digests of the images of a batch that have features."""
     under = tunings.features_of(store, batch, model)

@@ -188,7 +188,7 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
     for night in lab.known.nights if lab.known else []:
         if night.batch == batch.name:
             continue
-        theirs = learned.images_of_night(store, model, night)
+        theirs = learned.images_of_batch(store, model, lab.batch(night))
         both = len(images & theirs)
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
             warn(

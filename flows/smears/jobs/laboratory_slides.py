@@ -104,7 +104,8 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
     statistics = laboratory_statistics(
         job.screened.store, job.name, job.nights, job.screened.detector
     )
-    night = _night_of(job)
+    (learned,) = (each for each in job.nights if each.batch == job.screened.batch.name)
+    night = Added.from_arrays(load_night(job.screened.store, job.name, learned)).normal
     features = Features(job.screened.store, job.screened.batch, job.screened.model)
     judged = []
     for slide in job.slides:
@@ -122,12 +123,6 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
                 JudgedSlide(evidence, _confusion(job.screened.model, labels, cells.predicted))
             )
     return judged
-
-
-def _night_of(job: EvidenceJob) -> learning.NightNormal | None:
-    """Read the reference by which small slides of the batch were learned."""
-    (night,) = (night for night in job.nights if night.batch == job.screened.batch.name)
-    return Added.from_arrays(load_night(job.screened.store, job.name, night)).normal
 
 
 @dataclass(frozen=True)

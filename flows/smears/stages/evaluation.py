@@ -1,7 +1,6 @@
 """Evaluate a detector in steps: freeze and choose images, extract, score, compare."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
@@ -20,28 +19,23 @@ from tasks.smears.evaluation.measures import (
     TEST,
     ScoredSets,
     comparisons,
-    is_masked,
     measures,
 )
 from tasks.smears.evaluation.scored import ScoredImages, join_scored
-from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
+from tasks.smears.evaluation.treated import CLEAN, Treatment
 from tasks.smears.evaluation.treatments.attacks import STRENGTHS
 from tasks.smears.evaluation.treatments.corruptions import CORRUPTIONS
 
 Key = compositions.Key
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The results of an evaluation, and how many images were left out."""
+def evaluate_detector(
+    client: Client, run: Run, asked: Evaluation
+) -> tuple[list[metrics.Result], int, int]:
+    """Evaluate a detector: freeze images, extract, score and compare.
 
-    results: list[metrics.Result]
-    unseen: int
-    left_out: int
-
-
-def evaluate_detector(client: Client, run: Run, asked: Evaluation) -> Evaluated:
-    """Evaluate a detector: freeze images, extract, score and compare."""
+    Return the results, and the number of images of unseen patients, and of those left out.
+    """
     card = run.detector
     seen = freeze_images(run, asked)
     others = {name: list_name(name) for name in asked.ood}
@@ -62,31 +56,17 @@ def evaluate_detector(client: Client, run: Run, asked: Evaluation) -> Evaluated:
         ScoredSets(
             calibration.threshold(load_detector(run).calibration, card.alpha),
             scored,
-            _labelled(scored, {k: v for k, v in others.items() if k not in healthy}),
+            {name: images for name, images in others.items() if name not in healthy},
         ),
         wanted,
         healthy,
     )
-    return Evaluated(
-        [
-            *compositions.composed_results(client, run, cells),
-            *measures(cells.scored),
-            *compare_all(client, cells.scored),
-        ],
-        unseen=len(scored[TEST, CLEAN]),
-        left_out=before - sum(map(len, scored.values())),
-    )
-
-
-def _labelled(scored: dict[Key, ScoredImages], others: dict[str, str]) -> dict[str, str]:
-    """Mark the names of sets whose borders are as dark as those of ordinary cells."""
-    ordinary = scored[TEST, CLEAN].forms[FILE]
-    masked = {
-        name
-        for name, images in others.items()
-        if is_masked(ordinary, scored[images, CLEAN].forms[FILE])
-    }
-    return {f"{name}, masked" if name in masked else name: others[name] for name in others}
+    results = [
+        *compositions.composed_results(client, run, cells),
+        *measures(cells.scored),
+        *compare_all(client, cells.scored),
+    ]
+    return results, len(scored[TEST, CLEAN]), before - sum(map(len, scored.values()))
 
 
 def _treated(run: Run, attacks: list[str], healthy: Collection[str]) -> dict[Key, list[SetShard]]:

@@ -12,8 +12,8 @@ EVALUATION_SCHEMA = schema_of(
         Column(
             "set",
             pa.string(),
-            "the strange or treated images: GROUP/NAME of other images (masked: with borders "
-            "as dark as those of cells), attack/NAME, corruption/NAME, or unseen patients",
+            "the strange or treated images: GROUP/NAME of other images, attack/NAME, "
+            "corruption/NAME, or unseen patients",
         ),
         number(
             "strength",
