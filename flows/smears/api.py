@@ -80,13 +80,10 @@ class Seen:
     sentence: str
     outcome: NightOutcome = field(repr=False)
     page: str | None = field(repr=False)
-    reports: Mapping[str, pa.Table] = field(repr=False)
-    """By kind."""
-    refs: list[regions.ImageRef] = field(repr=False)
-    """The places of the cells."""
+    reports: Mapping[str, pa.Table] = field(repr=False)  # by kind
+    refs: list[regions.ImageRef] = field(repr=False)  # places of the cells
     pictures: Pictures = field(repr=False)
-    numbers: Mapping[str, int] = field(repr=False)
-    """The pictures' order, by address."""
+    numbers: Mapping[str, int] = field(repr=False)  # the pictures' order, by address
 
     @property
     def light(self) -> str:

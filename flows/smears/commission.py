@@ -99,10 +99,8 @@ def learn(
 ) -> tuple[report.LaboratoryOutcome, detectors.DetectorCard]:
     """Learn a batch under its lease; one that is in the laboratory already counts once.
 
-    Raises:
-        LaboratoryError: the night adds nothing, the detector knows of no slides, or the night has
-            no such negative ones.
-        StoreError: the laboratory was learned with another model.
+    LaboratoryError if the night adds nothing, the detector knows of no slides, or the night has no
+    such negative ones; StoreError if the laboratory was learned with another model.
     """
     store, name = working.store, options.name
     known, parent = _known_and_parent(store, options)
@@ -122,21 +120,12 @@ def learn(
         extract(client, tune(client, Screened(store, batch, model, known or parent)))
     with laboratory_lease(Store(settings.store), name) as held:
         lab = Laboratory(client, held, name, find_laboratory(held.store, name), parent)
-        same = (
-            lab.known.night(batch.name) if lab.known and lab.known.parent == parent.name else None
-        )
-        if (
-            lab.known
-            and same
-            and (same.attempt, same.manifest_digest, same.negative)
-            == (
-                batch.attempt,
-                batch.manifest_digest,
-                negative,
-            )
-        ):
+        known = lab.known
+        same = known.night(batch.name) if known and known.parent == parent.name else None
+        asked = (batch.attempt, batch.manifest_digest, negative)
+        if known and same and (same.attempt, same.manifest_digest, same.negative) == asked:
             changed = f"batch {batch.name} is in laboratory {name} already: it counts once"
-            return report.laboratory_outcome(lab.store, lab.known, changed), lab.known
+            return report.laboratory_outcome(lab.store, known, changed), known
         made, diagnosis = _make(lab, batch, negative)
     changed = f"batch {batch.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis), made
@@ -156,14 +145,11 @@ def _negative(
 def _make(
     lab: Laboratory, batch: Batch, negative: tuple[str, ...]
 ) -> tuple[detectors.DetectorCard, str]:
-    """Learn a batch, and make a version and its report, which is there before the version counts.
-
-    Earlier nights of another parent are learned again.
-    """
     nights = without_replaced(lab, batch)
     if lab.known and lab.known.parent != lab.detector.name:
         nights = [learn_night(lab, lab.batch(night), night.negative) for night in nights]
     nights.append(learn_night(lab, batch, negative))
+    # The report is there before the version counts.
     version = versions.make_version(lab, nights, f"commission {batch.name}", reported=True)
     diagnosis = report.write_report(lab, version)
     return versions.save_version(lab.held, version), diagnosis

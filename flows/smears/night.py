@@ -24,7 +24,7 @@ from flows.smears.call import CallOutcome, call_screened
 from flows.smears.stages import written_pages
 from flows.smears.stages.calling import valid_call
 from flows.smears.stages.sorting import Taken, come_since, counted_sorts, take
-from flows.stages.batch import GivenImages, lease_batch
+from flows.stages.batch import lease_batch
 from flows.stages.publish import valid_seal
 from storage.leases import Lease
 from storage.models.detectors import load_model_of
@@ -146,5 +146,4 @@ def prepare(
     detector = chosen(store, options)
     card = load_model_of(store, detector)
     taken = take(store, settings, options, root, card.classes, work)
-    images = GivenImages(taken.images, taken.limit, taken.listed)
-    return taken, begin(store, options, settings, detector, card, images)
+    return taken, begin(store, options, settings, detector, card, taken)

@@ -118,10 +118,7 @@ def make_version(
 def _adapted(
     lab: Laboratory, nights: Sequence[detectors.LearnedNight]
 ) -> tuple[Trial | None, error_counts.ErrorCounts]:
-    """Try to adapt the diagnosis by labelled cells, and merge the error counts of all nights.
-
-    Nights are counted again where the laboratory gets its own discriminant.
-    """
+    """Try to adapt the diagnosis by labelled cells, and merge or renew all nights' error counts."""
     errors, labelled = laboratory_slides.laboratory_errors(lab.store, lab.name, nights)
     fitted = None
     known = verified.load_detector(lab.store, lab.detector).witnesses

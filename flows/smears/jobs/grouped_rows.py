@@ -25,14 +25,11 @@ from tasks.smears.reports.night.counts import BINS, TAP_EDGES, NightCounts
 class Rules:
     """The limits and rules by which all rows of a batch are grouped and judged."""
 
-    limits: FieldLimits
-    """Of a field's quality."""
-    counting: calls.Counting
-    """By which cells are counted and slides judged."""
+    limits: FieldLimits  # of a field's quality
+    counting: calls.Counting  # by which cells are counted and slides judged
+    # By tap, mean and deviation of the log distance over calibration images.
     scales: Mapping[str, tuple[float, float]]
-    """By tap, mean and deviation of the log distance over calibration images."""
-    made_by: image_columns.Provenance
-    """The values that all rows share."""
+    made_by: image_columns.Provenance  # the values that all rows share
 
 
 @dataclass(frozen=True)

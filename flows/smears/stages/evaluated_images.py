@@ -31,8 +31,7 @@ FITTED = "fitted"
 def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
     """Write the lists of some fitted images, of images of unseen patients, and of other sets, once.
 
-    Returns:
-        The digests of all images that the statistics or the network have seen.
+    Return the digests of all images that the statistics or the network have seen.
     """
     model = run.model
     table, digests = _fitted(run)

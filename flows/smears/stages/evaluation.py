@@ -70,11 +70,7 @@ def evaluate_detector(
 
 
 def _treated(run: Run, attacks: list[str], healthy: Collection[str]) -> dict[Key, list[SetShard]]:
-    """List the shards of sampled images under every corruption, and of attacked ones by attack.
-
-    Healthy cells of foreign slides are corrupted for compositions. A set that has no image left is
-    not listed.
-    """
+    """List the shards of images to corrupt, healthy ones for compositions, and of attacked ones."""
     corruptions = [
         Treatment("corruption", name, float(level))
         for name, (levels, _) in CORRUPTIONS.items()

@@ -20,7 +20,7 @@ from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears.jobs.single_cells import CountJob, count_cells
 from flows.smears.stages.segmentation import cells_of_fields, cut_up
-from flows.stages.batch import refuse_among_others, refuse_other_images
+from flows.stages.batch import GivenImages, refuse_among_others, refuse_other_images
 from storage.batches import manifests
 from storage.smears import segmentations
 from storage.smears.answers import labelled_batch
@@ -42,16 +42,12 @@ OVERRULE = "if that is wrong, say --as cells, fields or slides"
 
 
 @dataclass(frozen=True)
-class Taken:
+class Taken(GivenImages):
     """The input of a batch: its sources, or the manifest of cells cut out of them.
 
-    ``listed`` are its images if they were just listed; ``sorts`` counts the sources by kind, and
-    is empty if all are single cells.
+    ``sorts`` counts the sources by kind, and is empty if all are single cells.
     """
 
-    images: str | list[str]
-    limit: int | None
-    listed: SortedRows | None = None
     sorts: dict[str, int] = field(default_factory=dict)
 
 
@@ -179,10 +175,7 @@ def _list(
 def _sorts(
     settings: Settings, listed: SortedRows, taken_as: segmentations.TakenAs | None, work: ExitStack
 ) -> dict[int, Sort | None]:
-    """Return the kinds by row, None for rows that failed; all other rows are single cells.
-
-    A region is one image.
-    """
+    """Return the kinds by row, None for rows that failed; all others, and regions, are cells."""
     failed: dict[int, Sort | None] = {}
     start = 0
     for part in listed.parts(["x", "failure"]):

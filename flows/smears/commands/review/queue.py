@@ -139,11 +139,7 @@ def _write_cells(
     refs: Mapping[str, regions.ImageRef],
     limit: int,
 ) -> tuple[int, list[str]]:
-    """Write a sheet of at most ``limit`` cells, and their pictures.
-
-    Returns:
-        The number of cells on the sheet, and those whose image could not be read.
-    """
+    """Write a sheet and pictures; return its number of cells, and those that cannot be read."""
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     sheet: list[list[object]] = []
     unreadable: list[str] = []

@@ -39,10 +39,7 @@ ROWS, ATTACKED_ROWS = 512, 64  # images per shard
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation of one detector, with the data that its units of work share.
-
-    ``model`` is the detector's.
-    """
+    """An evaluation of one detector and its model, which units of work share."""
 
     store: Store
     evaluation: str
