@@ -158,10 +158,7 @@ class OpenStore:
         return read_features(self.store, batch, model, rows)
 
     def detector(self, name: str | None = None) -> "Detector":
-        """Load a detector, or the newest version of a name; by default the newest fitted one.
-
-        StoreError if there is none of that name, or it is damaged.
-        """
+        """Load a detector, or the newest version of a name; by default the newest fitted one."""
         return Detector(self, load_detector_card(self.store, name, warn))
 
 

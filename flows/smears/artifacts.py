@@ -151,7 +151,6 @@ def _summary(
 def _patients(
     store: Store, batch: manifests.Batch, night: Row, pictures: Mapping[Patient, Sequence[bytes]]
 ) -> list[str]:
-    """Write the calls of the batch, and the patients that a person should see, as Markdown."""
     calls = night["patient_calls"]
     if not calls:
         return ["There are no calls of patients."]

@@ -136,10 +136,7 @@ def call(options: Call, settings: Settings) -> CallOutcome:
 
 
 def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:
-    """Load a batch as it was screened for its report on images, and the report's seal.
-
-    StoreError if there is no such report, or none that is sealed.
-    """
+    """Load a batch as it was screened for its sealed report, and the seal; StoreError without."""
     newest = load_batch(store, name)
     path = tables.report_path(name, newest.batch_date)
     digest = tables.report_digest(store, path)
@@ -158,10 +155,7 @@ def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:
 
 
 def _refuse_other_figures(store: Store, batch: Batch, seal: ledger.Seal, night: Row) -> None:
-    """Raise StoreError where a seal or batch states other figures than the report.
-
-    The report has a digest; the records that state its figures again have none of their own.
-    """
+    # The report has a digest; the records that state its figures again have none of their own.
     stated = (seal.rows, seal.scored, seal.abnormal, seal.review, seal.failures)
     counted = tuple(night[each] for each in ("images", "scored", "abnormal", "review", "failures"))
     if stated != counted or batch.rows != seal.rows:

@@ -81,7 +81,6 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
 def _known_and_parent(
     store: Store, options: Commission
 ) -> tuple[detectors.DetectorCard | None, detectors.DetectorCard]:
-    """Load the newest detector of a laboratory, if any, and its parent, by default the newest."""
     known = find_laboratory(store, options.name)
     wanted = options.detector or (known.parent if known else None)
     parent = detectors.load_detector_card(store, wanted, on_damage=console.warn)

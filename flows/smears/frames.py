@@ -88,7 +88,6 @@ def _line(tag: str, cells: Sequence[str]) -> str:
 
 
 def _thumbnail(place: regions.ImageRef | None) -> str:
-    """Return a thumbnail as an HTML image; empty if the picture cannot be read."""
     if place is None:
         return ""
     try:

@@ -100,11 +100,7 @@ def nightly(options: Nightly, settings: Settings) -> NightOutcome:
 def screen_sources(
     options: Screen, settings: Settings, root: str | list[str] | None = None
 ) -> NightOutcome:
-    """Screen sources, whose slides are named below ``root`` where that is given; see `screen`.
-
-    StoreError if there is no detector, or the batch was begun with other images; SourceError if
-    the images cannot be listed.
-    """
+    """Screen sources, whose slides are named below ``root`` where that is given; see `screen`."""
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
         return screen_held(held, options, settings, root)
 
@@ -139,10 +135,7 @@ def prepare(
     work: ExitStack,
     root: str | list[str] | None = None,
 ) -> tuple[Taken, Screened]:
-    """Recognise the sources, cut up those with many cells, and freeze the batch's images.
-
-    Slides are named below ``root`` where that is given.
-    """
+    """Recognise the sources, cut up those with many cells, and freeze the batch's images."""
     detector = chosen(store, options)
     card = load_model_of(store, detector)
     taken = take(store, settings, options, root, card.classes, work)

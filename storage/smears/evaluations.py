@@ -36,10 +36,7 @@ class Evaluation(records.Record):
 
 
 def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
-    """Write the card of a new evaluation, or load the one that asks the same.
-
-    StoreError if an evaluation of that name asks something else.
-    """
+    """Write the card of a new evaluation, or load it; StoreError if it asks something else."""
     check_name("evaluation", wanted.name)
     parts = (FOLDER, wanted.name, "card.json")
     if not store.exists(*parts):

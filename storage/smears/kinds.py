@@ -35,7 +35,6 @@ def _call_checks(store: Store, key: str) -> Iterator[Check]:
 
 
 def _call_seal(store: Store, key: str, screening: str) -> None:
-    """Compare a seal of calls with that of the report on images, and find the batch's row."""
     batch = manifests.load_batch_of_key(store, key)
     calls = call_seals.read_call_seal(store, batch, screening)
     seal = ledger.read_seal(store, batch, screening)
@@ -65,7 +64,6 @@ def _learned_checks(store: Store) -> Iterator[Check]:
 
 
 def _learned(store: Store, model: str) -> Iterable[tuple[str, int]]:
-    """List the nights that the next version of a detector reads again."""
     cards = learned.newest_learned(store)
     return [(night.batch, night.attempt) for card in cards for night in card.nights]
 
@@ -123,7 +121,6 @@ def _page_checks(store: Store, only: str | None = None) -> Iterator[Check]:
 
 
 def _page(store: Store, batch: str) -> None:
-    """Compare a page with its digest and with the seals of the reports it shows."""
     content = pages.check_page(store, *pages.page_path(batch))
     if content == pages.withdrawn_page(batch):
         return

@@ -29,10 +29,7 @@ def detectors_that_learned(
 
 
 def newest_learned(store: Store, on_damage: records.Tell | None = None) -> list[DetectorCard]:
-    """List the newest version of each detector that has learned, by name.
-
-    See `read_readable` for damaged ones.
-    """
+    """List the newest version of each detector that has learned, as `detectors_that_learned`."""
     newest = {name_of(card.name): card for card in detectors_that_learned(store, on_damage)}
     return [newest[name] for name in sorted(newest)]
 

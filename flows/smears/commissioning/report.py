@@ -97,9 +97,7 @@ def _diagnosis(version: Version, model: classifiers.ModelCard) -> tuple[str, lis
 
 
 class LaboratoryOutcome(Outcome):
-    """The outcome for a version of a laboratory; ``report`` and ``diagnosis`` are None without
-    commissioning.
-    """
+    """A version of a laboratory; ``report`` and ``diagnosis`` are None without commissioning."""
 
     changed: str
     detector: str

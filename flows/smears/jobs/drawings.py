@@ -30,24 +30,18 @@ from tasks.smears.visualisation.overlay import from_afar, slide_picture
 from tasks.smears.visualisation.page import as_webp
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
 
-# By the function that draws it: what cannot be read if that fails, and if it kills workers.
-READ = {
-    "draw_thumbnail": "image",
-    "draw_place": "field",
-    "draw_field": "field",
-    "draw_slide": "slide",
-}
-KILLS = {
-    "draw_thumbnail": "this image alone kills the worker that decodes it",
-    "draw_place": "this cell alone kills the worker that draws it",
-    "draw_field": "this field alone kills the worker that draws it",
-    "draw_slide": "this slide alone kills the worker that draws it",
+# By the function that draws: what cannot be read if that fails, and the text if it kills workers.
+DRAWN = {
+    "draw_thumbnail": ("image", "this image alone kills the worker that decodes it"),
+    "draw_place": ("field", "this cell alone kills the worker that draws it"),
+    "draw_field": ("field", "this field alone kills the worker that draws it"),
+    "draw_slide": ("slide", "this slide alone kills the worker that draws it"),
 }
 
 
 @dataclass(frozen=True)
 class DrawingJob(Sparing):
-    """Things to draw, each the arguments of ``work``: a function of this module in `READ`."""
+    """Things to draw, each the arguments of ``work``: a function of this module in `DRAWN`."""
 
     items: tuple[tuple[Any, ...], ...]
     work: Callable[..., Any]
@@ -67,15 +61,16 @@ def draw(job: DrawingJob) -> list[Any]:
 
 
 def _draw(job: DrawingJob, row: int) -> Any:
+    what, kills = DRAWN[job.work.__name__]
     if row in job.killers:
-        return KILLS[job.work.__name__]
+        return kills
     try:
         return job.work(*job.items[row])
     except ChangedError:
         return "the file has changed since it was screened"
     except Exception as error:  # a page must not depend on what a source raises
         reason = f": {error.reason}" if isinstance(error, decoding.BadImageError) else ""
-        return f"the {READ[job.work.__name__]} cannot be read any more{reason}"
+        return f"the {what} cannot be read any more{reason}"
 
 
 def places_jobs(

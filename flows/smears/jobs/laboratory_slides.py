@@ -45,9 +45,7 @@ class SlidesJob:
 
 
 def slides_statistics(job: SlidesJob) -> groups.GroupStatistics:
-    """Compute the contribution of slides to their laboratory: statistics of the cells in their
-    references.
-    """
+    """Compute what slides add to their laboratory: statistics of the cells in their references."""
     worker.settle_worker()
     population = _population(job.screened.store, job.screened.detector)
     features = Features(job.screened.store, job.screened.batch, job.screened.model)

@@ -155,10 +155,7 @@ def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_coun
 def load_error_rates(
     store: Store, card: detectors.DetectorCard, prefix: str = COUNTING
 ) -> KnownRates | None:
-    """Read the error rates of a detector's thresholds; None if unknown.
-
-    A commissioned detector knows none without slides known to be negative.
-    """
+    """Read the error rates of a detector; None if unknown, as without slides known as negative."""
     arrays = below(prefix, detectors.load_detector(store, card))
     return KnownRates.from_arrays(arrays) if arrays else None
 

@@ -114,10 +114,7 @@ BATCH_SCHEMA = schema_of(COLUMNS)
 def read_batches_before(
     store: Store, day: date, limit: int, on_damage: records.Tell | None = None
 ) -> pa.Table:
-    """Read the rows of the last batches before a day, oldest first.
-
-    See `read_readable` for damaged ones.
-    """
+    """Read the rows of the last batches before a day, oldest first, as `read_readable` does."""
     paths: list[tuple[str, ...]] = []
     for folder in reversed(store.names("reports", BATCHES)):
         if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:

@@ -50,7 +50,6 @@ def score_shard(job: ScoringJob) -> scored.ScoredImages:
 
 @lru_cache(maxsize=8)
 def _leans(slides: tuple[SetShard, ...]) -> dict[str, float]:
-    """Compute the leans of slides or patients from their clean cells."""
     witnesses = load_detector(slides[0].run).witnesses
     if witnesses is None:
         return {}
