@@ -274,11 +274,7 @@ class Evaluate(Options):
     images: Images = Field(
         description=f"labelled images, of which those of unseen patients count: {SOURCES}"
     )
-    detector: str | None = Field(
-        None,
-        description="the detector, by default the newest fitted; slides are judged by the "
-        "normal of a commissioned one too, without its batches",
-    )
+    detector: str | None = Field(None, description="the detector, by default the newest fitted")
     ood: Annotated[
         list[str],
         AfterValidator(lambda given: [each for each in given if safe_address(named_set(each)[1])]),

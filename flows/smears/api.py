@@ -80,13 +80,10 @@ class Seen:
     sentence: str
     outcome: NightOutcome = field(repr=False)
     page: str | None = field(repr=False)
-    reports: Mapping[str, pa.Table] = field(repr=False)
-    """By kind."""
-    refs: list[regions.ImageRef] = field(repr=False)
-    """The places of the cells."""
+    reports: Mapping[str, pa.Table] = field(repr=False)  # by kind
+    refs: list[regions.ImageRef] = field(repr=False)  # places of the cells
     pictures: Pictures = field(repr=False)
-    numbers: Mapping[str, int] = field(repr=False)
-    """The pictures' order, by address."""
+    numbers: Mapping[str, int] = field(repr=False)  # the pictures' order, by address
 
     @property
     def light(self) -> str:
@@ -116,14 +113,9 @@ class Seen:
 
 
 def open_store(address: str | Path | None = None) -> "OpenStore":
-    """Open a store to screen images with its detectors, or to read features.
+    """Open a store, a folder or ``s3://bucket/store``; StoreError if there is none.
 
-    Args:
-        address: root of the store: a folder, or ``s3://bucket/store``. By default the store of the
-            settings, or if there is none, the detector that comes with slidewatch.
-
-    Raises:
-        StoreError: there is no store at the address.
+    By default it is that of the settings, or if there is none, the detector of the package.
     """
     import_module("torch")  # so that screening restores its number of threads
     if address is None:
@@ -155,12 +147,9 @@ class OpenStore:
     ) -> BatchFeatures:
         """Read features of a batch, with the rows of its report on images.
 
-        ``anndata.AnnData(*store.features("night").annotated())`` holds both.
-
-        Args:
-            batch: its name.
-            model: that made the features, if the batch has features of several.
-            rows: consecutive rows, such as ``slice(0, 10_000)``; memory grows with these alone.
+        ``anndata.AnnData(*store.features("night").annotated())`` holds both. ``model`` made the
+        features, if the batch has some of several. Memory grows with ``rows`` alone, which are
+        consecutive, such as ``slice(0, 10_000)``.
 
         Raises:
             StoreError: there is no such batch, or its features are incomplete or damaged.
@@ -169,11 +158,7 @@ class OpenStore:
         return read_features(self.store, batch, model, rows)
 
     def detector(self, name: str | None = None) -> "Detector":
-        """Load a detector, or the newest version of a name; by default the newest fitted one.
-
-        Raises:
-            StoreError: there is no detector of that name, or it is damaged.
-        """
+        """Load a detector, or the newest version of a name; by default the newest fitted one."""
         return Detector(self, load_detector_card(self.store, name, warn))
 
 
@@ -214,9 +199,8 @@ class Detector:
     def look(self, photo: Picture, **options: Any) -> Seen:
         """Screen one photograph, slide or cell by itself; `Seen` has the answer.
 
-        Args:
-            photo: pixels uint8 (h, w, 3) or (h, w), a Pillow image, or the address of a file.
-            options: of ``slidewatch screen``, such as ``taken_as="fields"``.
+        It is pixels uint8 (h, w, 3) or (h, w), a Pillow image, or the address of a file; options
+        are those of ``slidewatch screen``, such as ``taken_as="fields"``.
 
         Raises:
             SourceError: there is no such photograph.
@@ -265,7 +249,6 @@ class Detector:
         patients: Sequence[str | None] | None,
         options: dict[str, Any],
     ) -> Seen:
-        """Screen images as `flows.screen` does, and read the reports."""
         pictures, sources, root = Pictures(), str(images), None
         numbers: dict[str, int] = {}
         if not isinstance(images, str | Path) or slides is not None or patients is not None:
@@ -298,7 +281,6 @@ class Detector:
         return Seen(sentence, outcome, page, reports, refs, pictures, numbers)
 
     def _report(self, *path: str) -> pa.Table:
-        """Read a report; an empty table if the batch has none of this kind."""
         return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})
 
 

@@ -37,10 +37,6 @@ MOST_PATIENTS = 50  # that the summary lists
 MOST_PICTURES = 4  # of a patient
 # Calls that a person should see, in this order; the others are only counted.
 LISTED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE)
-PATIENT_COLUMNS = (
-    "patient_id", "slide_id", "call", "cells_read", "parasitized", "parasites_per_microlitre",
-    "parasites_per_microlitre_low", "parasites_per_microlitre_high",
-)  # fmt: skip
 
 
 def markdown_text(value: object) -> str:
@@ -155,12 +151,11 @@ def _summary(
 def _patients(
     store: Store, batch: manifests.Batch, night: Row, pictures: Mapping[Patient, Sequence[bytes]]
 ) -> list[str]:
-    """Write the calls of the batch, and the patients that a person should see, as Markdown."""
     calls = night["patient_calls"]
     if not calls:
         return ["There are no calls of patients."]
     path = tables.report_path(batch.name, batch.batch_date, tables.PATIENTS)
-    patients = read_table(store, *path, columns=list(PATIENT_COLUMNS)).to_pylist()
+    patients = read_table(store, *path).to_pylist()
     shown = sorted(
         (row for row in patients if row["call"] in LISTED),
         key=lambda row: (
@@ -208,11 +203,7 @@ def _emit_all(store: Store, batch: manifests.Batch, seal: Seal, night: Row) -> N
                 "light": night["light"],
                 "reasons": night["reasons"],
                 "images": seal.rows,
-                "failed": seal.failed,
-                "failures": seal.failures,
-                "abnormal": seal.abnormal,
-                "review": seal.review,
-                "detector": seal.detector,
+                **seal.model_dump(include={"failed", "failures", "abnormal", "review", "detector"}),
                 "report": store.address(*seal.report.split("/")),
             },
         )

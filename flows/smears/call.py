@@ -4,7 +4,6 @@ It needs no features and may be run again at any time, for example with other se
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
@@ -20,7 +19,7 @@ from flows.smears.stages.calling import batch_report, call_batch
 from flows.stages.batch import lease_batch
 from storage.batches import ledger
 from storage.batches.manifests import Batch, load_batch
-from storage.leases import Lease
+from storage.leases import Lease, LeaseLostError
 from storage.models import detectors, tunings
 from storage.reports import tables
 from storage.smears import pages
@@ -69,80 +68,75 @@ class CallOutcome(Outcome):
         return f"batch {self.batch} is called\n{table(self.rows())}"
 
 
-@dataclass
-class Calling:
-    """A batch whose report on images is published by ``seal``, under its lease."""
+def call_screened(
+    held: Lease,
+    settings: Settings,
+    screened: Screened,
+    seal: ledger.Seal,
+    called: CallSeal | None = None,
+) -> CallOutcome:
+    """Publish the calls of a batch under its lease, make its page and announce it.
 
-    held: Lease
-    settings: Settings
-    screened: Screened
-    seal: ledger.Seal
+    ``seal`` is that of its report on images. ``called`` is the valid seal of calls that are
+    published already: then only a missing page is made.
+    """
+    store, batch = screened.store, screened.batch
+    page_failure: str | None = None
+    pictures: Mapping[Patient, Sequence[bytes]] = {}
+    if called is None or not written_pages.has_page(store, batch, called):
+        with open_client(settings) as client:
+            if called is None:
+                held.check()
+                with telemetry.stage("call"):
+                    called = call_batch(client, screened, settings, seal)
+            page_failure, pictures = _try_page(client, screened, settings, seal, called)
+    refuse_other_attempt(held, batch, tables.BATCHES)
+    night = batch_report(store, batch)
+    _refuse_other_figures(store, batch, seal, night)
+    if not ledger.is_announced(store, batch, seal):
+        held.check()
+        if announce(store, batch, seal, night, pictures, settings.pages_url):
+            ledger.note_announced(store, batch, seal)
+    return CallOutcome(
+        batch=batch.name,
+        page=store.address(*pages.page_path(batch.name)),
+        patients=by_call(night["patient_calls"]),
+        slides_for_review=night["slides_for_review"],
+        light=night["light"],
+        reasons=night["reasons"],
+        page_failure=page_failure,
+    )
 
-    def run(self, called: CallSeal | None = None) -> CallOutcome:
-        """Publish the calls, make the page and announce it.
 
-        ``called`` is the valid seal of calls that are published already: then only a missing page
-        is made.
-        """
-        store, batch = self.screened.store, self.screened.batch
-        page_failure: str | None = None
-        pictures: Mapping[Patient, Sequence[bytes]] = {}
-        if called is None or not written_pages.has_page(store, batch, called):
-            with open_client(self.settings) as client:
-                called = called or self._called(client)
-                page_failure, pictures = written_pages.try_page(
-                    client, self.screened, self.settings, self.seal, called
-                )
-        night = self._announced(pictures)
-        return CallOutcome(
-            batch=batch.name,
-            page=store.address(*pages.page_path(batch.name)),
-            patients=by_call(night["patient_calls"]),
-            slides_for_review=night["slides_for_review"],
-            light=night["light"],
-            reasons=night["reasons"],
-            page_failure=page_failure,
-        )
+def _try_page(
+    client: Client, screened: Screened, settings: Settings, seal: ledger.Seal, called: CallSeal
+) -> tuple[str | None, dict[Patient, list[bytes]]]:
+    """Make the page, or return why it failed, and its pictures; the report is valid without it.
 
-    def _called(self, client: Client) -> CallSeal:
-        self.held.check()
-        with telemetry.stage("call"):
-            return call_batch(client, self.screened, self.settings, self.seal)
-
-    def _announced(self, pictures: Mapping[Patient, Sequence[bytes]]) -> Row:
-        """Return the batch's row of the report on batches, which is announced once."""
-        store, batch, seal = self.held.store, self.screened.batch, self.seal
-        refuse_other_attempt(self.held, batch, tables.BATCHES)
-        night = batch_report(store, batch)
-        _refuse_other_figures(store, batch, seal, night)
-        if not ledger.is_announced(store, batch, seal):
-            self.held.check()
-            if announce(store, batch, seal, night, pictures, self.settings.pages_url):
-                ledger.note_announced(store, batch, seal)
-        return night
+    LeaseLostError if another run has taken over and may have replaced the report.
+    """
+    try:
+        with telemetry.stage("page"):
+            return None, written_pages.write_page(client, screened, settings, seal, called)
+    except LeaseLostError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {error}", {}
 
 
 @flow(flow_run_name="call {options.batch}")
 @telemetry.observed()
 def call(options: Call, settings: Settings) -> CallOutcome:
-    """Judge the slides, patients and light of a screened batch again, and make its page again.
-
-    Raises:
-        StoreError: there is no such batch, or its report on images is not published.
-    """
+    """Judge the slides, patients and light of a screened batch again, and make its page again."""
     store = Store(settings.store)
     load_batch(store, options.batch)  # or no lease is taken
     with lease_batch(store, options.batch, wait=options.wait) as held:
         screened, seal = published(held.store, options.batch)
-        return Calling(held, settings, screened, seal).run()
+        return call_screened(held, settings, screened, seal)
 
 
 def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:
-    """Load a batch as it was screened for its published report on images, and the report's seal.
-
-    Raises:
-        StoreError: there is no such report, or none that is sealed.
-    """
+    """Load a batch as it was screened for its sealed report, and the seal; StoreError without."""
     newest = load_batch(store, name)
     path = tables.report_path(name, newest.batch_date)
     digest = tables.report_digest(store, path)
@@ -161,10 +155,7 @@ def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:
 
 
 def _refuse_other_figures(store: Store, batch: Batch, seal: ledger.Seal, night: Row) -> None:
-    """Raise StoreError where a seal or batch states other figures than the report.
-
-    The report has a digest; the records that state its figures again have none of their own.
-    """
+    # The report has a digest; the records that state its figures again have none of their own.
     stated = (seal.rows, seal.scored, seal.abnormal, seal.review, seal.failures)
     counted = tuple(night[each] for each in ("images", "scored", "abnormal", "review", "failures"))
     if stated != counted or batch.rows != seal.rows:

@@ -18,7 +18,6 @@ from flows.smears.commissioning.laboratory import (
     laboratory_lease,
     population,
 )
-from flows.smears.commissioning.missing import missing_texts
 from flows.smears.commissioning.nights import learn_night, negative_of, without_replaced
 from flows.smears.night import NightOutcome, prepare, screen_held
 from flows.stages.batch import lease_batch, warn_of_model
@@ -56,11 +55,8 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     """Screen a batch, learn it, screen it again at its laboratory, and say what is still missing.
 
     Without slides known to be negative a laboratory calls nobody, so then the batch is screened as
-    one of a laboratory that nobody knows.
-
-    Raises:
-        LaboratoryError: see `learn`; or a laboratory has this name, which nobody has given.
-        StoreError: see `learn`.
+    one of a laboratory that nobody knows. Errors are those of `learn`, and LaboratoryError if a
+    laboratory has this name, which nobody has given.
     """
     store, name = Store(settings.store), options.name
     known, parent = _known_and_parent(store, options)
@@ -78,18 +74,13 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
         learned, card = learn(client, held, options, settings)
         best = card.name if card.counting else card.parent
         night = screen_held(held, options.screening(best), settings)
-    missing = missing_texts(store, options, card, settings.negative_percent / 100)
+    missing = report.missing_texts(store, options, card, settings.negative_percent / 100)
     return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
 
 
 def _known_and_parent(
     store: Store, options: Commission
 ) -> tuple[detectors.DetectorCard | None, detectors.DetectorCard]:
-    """Load the newest detector of a laboratory, if any, and its parent: given, or its, or newest.
-
-    Raises:
-        LaboratoryError: the parent knows of no slides, or was commissioned itself.
-    """
     known = find_laboratory(store, options.name)
     wanted = options.detector or (known.parent if known else None)
     parent = detectors.load_detector_card(store, wanted, on_damage=console.warn)
@@ -107,10 +98,8 @@ def learn(
 ) -> tuple[report.LaboratoryOutcome, detectors.DetectorCard]:
     """Learn a batch under its lease; one that is in the laboratory already counts once.
 
-    Raises:
-        LaboratoryError: the night adds nothing, the detector knows of no slides, or the night has
-            no such negative ones.
-        StoreError: the laboratory was learned with another model.
+    LaboratoryError if the night adds nothing, the detector knows of no slides, or the night has no
+    such negative ones; StoreError if the laboratory was learned with another model.
     """
     store, name = working.store, options.name
     known, parent = _known_and_parent(store, options)
@@ -130,20 +119,15 @@ def learn(
         extract(client, tune(client, Screened(store, batch, model, known or parent)))
     with laboratory_lease(Store(settings.store), name) as held:
         lab = Laboratory(client, held, name, find_laboratory(held.store, name), parent)
-        same = (
-            lab.known.night(batch.name) if lab.known and lab.known.parent == parent.name else None
-        )
-        if lab.known and same and _key(same) == (batch.attempt, batch.manifest_digest, negative):
+        known = lab.known
+        same = known.night(batch.name) if known and known.parent == parent.name else None
+        asked = (batch.attempt, batch.manifest_digest, negative)
+        if known and same and (same.attempt, same.manifest_digest, same.negative) == asked:
             changed = f"batch {batch.name} is in laboratory {name} already: it counts once"
-            return report.laboratory_outcome(lab.store, lab.known, changed), lab.known
+            return report.laboratory_outcome(lab.store, known, changed), known
         made, diagnosis = _make(lab, batch, negative)
     changed = f"batch {batch.name}: learned as a night of laboratory {name}"
     return report.laboratory_outcome(lab.store, made, changed, diagnosis), made
-
-
-def _key(night: detectors.LearnedNight) -> tuple[int, str, tuple[str, ...]]:
-    """Return what a night was learned from."""
-    return night.attempt, night.manifest_digest, night.negative
 
 
 def _negative(
@@ -160,14 +144,11 @@ def _negative(
 def _make(
     lab: Laboratory, batch: Batch, negative: tuple[str, ...]
 ) -> tuple[detectors.DetectorCard, str]:
-    """Learn a batch, and make a version and its report, which is there before the version counts.
-
-    Earlier nights of another parent are learned again.
-    """
     nights = without_replaced(lab, batch)
     if lab.known and lab.known.parent != lab.detector.name:
         nights = [learn_night(lab, lab.batch(night), night.negative) for night in nights]
     nights.append(learn_night(lab, batch, negative))
+    # The report is there before the version counts.
     version = versions.make_version(lab, nights, f"commission {batch.name}", reported=True)
     diagnosis = report.write_report(lab, version)
     return versions.save_version(lab.held, version), diagnosis

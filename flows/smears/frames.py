@@ -43,7 +43,6 @@ class Scored(pd.DataFrame):  # type: ignore[misc]
         return Scored
 
     def _repr_html_(self) -> str:
-        """Show the first rows as HTML, each with its picture."""
         if "uri" not in self.columns:
             return str(super()._repr_html_())
         columns = [name for name in self.columns if name != "uri"]
@@ -85,12 +84,10 @@ def scored_frame(
 
 
 def _line(tag: str, cells: Sequence[str]) -> str:
-    """Join HTML to the line of a table."""
     return f"<tr>{''.join(f'<{tag} style={CELL!r}>{cell}</{tag}>' for cell in cells)}</tr>"
 
 
 def _thumbnail(place: regions.ImageRef | None) -> str:
-    """Return a thumbnail as an HTML image; empty if the picture cannot be read."""
     if place is None:
         return ""
     try:

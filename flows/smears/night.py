@@ -20,11 +20,11 @@ from flows.outcome import table
 from flows.prefect.decorators import flow
 from flows.screen import ScreenOutcome, begin, chosen, outcome_of, screen_batch
 from flows.settings import Settings
-from flows.smears.call import Calling, CallOutcome
+from flows.smears.call import CallOutcome, call_screened
 from flows.smears.stages import written_pages
 from flows.smears.stages.calling import valid_call
 from flows.smears.stages.sorting import Taken, come_since, counted_sorts, take
-from flows.stages.batch import GivenImages, lease_batch
+from flows.stages.batch import lease_batch
 from flows.stages.publish import valid_seal
 from storage.leases import Lease
 from storage.models.detectors import load_model_of
@@ -100,12 +100,7 @@ def nightly(options: Nightly, settings: Settings) -> NightOutcome:
 def screen_sources(
     options: Screen, settings: Settings, root: str | list[str] | None = None
 ) -> NightOutcome:
-    """Screen sources, whose slides are named below ``root`` where that is given; see `screen`.
-
-    Raises:
-        StoreError: there is no detector, or the batch was begun with other images.
-        SourceError: the images cannot be listed.
-    """
+    """Screen sources, whose slides are named below ``root`` where that is given; see `screen`."""
     with lease_batch(Store(settings.store), options.batch, wait=options.wait) as held:
         return screen_held(held, options, settings, root)
 
@@ -123,7 +118,7 @@ def screen_held(
             work.enter_context(open_client(settings))  # the same workers for all steps
         seal = screen_batch(held, settings, screened, known)
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
-        outcome = Calling(held, settings, screened, seal).run(called)
+        outcome = call_screened(held, settings, screened, seal, called)
     new, repeated = list[str](), called is not None
     if repeated:
         new = come_since(store, screened.batch, options, screened.model.classes)
@@ -140,12 +135,8 @@ def prepare(
     work: ExitStack,
     root: str | list[str] | None = None,
 ) -> tuple[Taken, Screened]:
-    """Recognise the sources, cut up those with many cells, and freeze the batch's images.
-
-    Slides are named below ``root`` where that is given.
-    """
+    """Recognise the sources, cut up those with many cells, and freeze the batch's images."""
     detector = chosen(store, options)
     card = load_model_of(store, detector)
     taken = take(store, settings, options, root, card.classes, work)
-    images = GivenImages(taken.images, taken.limit, taken.listed)
-    return taken, begin(store, options, settings, detector, card, images)
+    return taken, begin(store, options, settings, detector, card, taken)

@@ -106,10 +106,7 @@ def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     return SegmentOutcome(
         name=options.name,
         manifest=manifest_address(store, options.name),
-        sources=made.sources,
-        fields=made.fields,
-        images=made.images,
-        failures=made.failures,
+        **made.model_dump(include={"sources", "fields", "images", "failures"}),
         seconds=time.monotonic() - started,
         repeated=repeated,
     )

@@ -19,12 +19,7 @@ from storage.store import Store
 @flow()
 @telemetry.observed()
 def unlearn(options: Unlearn, settings: Settings) -> report.LaboratoryOutcome:
-    """Take a night out of a laboratory exactly, and calibrate without it.
-
-    Raises:
-        StoreError: there is no such laboratory.
-        LaboratoryError: the night is not in it, or is its only one.
-    """
+    """Take a night, but not the only one, out of a laboratory exactly, and calibrate without it."""
     store, name, batch = Store(settings.store), options.laboratory, options.batch
     load_laboratory(store, name)  # or no worker is started
     with open_client(settings) as client, laboratory_lease(store, name) as held:

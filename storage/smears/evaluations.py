@@ -20,7 +20,6 @@ class Evaluation(records.Record):
     """The questions that an evaluation answers.
 
     ``detectors`` has one for each seed; ``ood`` maps "group/name" to the images' address;
-    ``commissioned`` is a detector made from the first one, by whose normal slides are judged too;
     ``attacked`` is the number of images attacked.
     """
 
@@ -30,18 +29,14 @@ class Evaluation(records.Record):
     images: Sources
     limit: int | None
     ood: dict[str, str]
-    commissioned: str | None = None
+    commissioned: str | None = None  # 0.14 could judge slides at a laboratory, too
     attacks: list[str]
     attacked: int
     save_attacks: bool = False  # 0.14 could keep attacked images
 
 
 def start_evaluation(store: Store, wanted: Evaluation) -> Evaluation:
-    """Write the card of a new evaluation, or load the one that asks the same.
-
-    Raises:
-        StoreError: an evaluation of that name asks something else.
-    """
+    """Write the card of a new evaluation, or load it; StoreError if it asks something else."""
     check_name("evaluation", wanted.name)
     parts = (FOLDER, wanted.name, "card.json")
     if not store.exists(*parts):

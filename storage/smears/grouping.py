@@ -105,10 +105,8 @@ class Grouping:
     def fields(self, rows: pa.Table) -> pa.Table:
         """Count images by field, in the order of the fields' ``rows``.
 
-        A cell belongs to the field of its source whose box contains the middle of its own box.
-
-        Raises:
-            ValueError: a cell is in none of the fields of its source.
+        A cell belongs to the field of its source whose box contains the middle of its own box;
+        ValueError if there is none.
         """
         numbered = rows.append_column("number", pa.array(np.arange(len(rows))))
         self._database.register("fields", numbered)

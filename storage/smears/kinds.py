@@ -14,7 +14,7 @@ from storage.reports.kinds import report_kind
 from storage.smears import answers, call_seals, evaluations, learned, pages, segmentations
 from storage.smears.schemas import batches, fields, patients, slides
 from storage.smears.schemas import evaluations as measured
-from storage.smears.schemas.laboratories import LABORATORIES, laboratories, laboratory_schema
+from storage.smears.schemas.laboratories import LABORATORIES, LABORATORY_SCHEMA, laboratories
 from storage.store import Store, StoreError
 
 # Words that a person may expect as names of columns.
@@ -29,14 +29,12 @@ MEANT = {
 
 
 def _call_checks(store: Store, key: str) -> Iterator[Check]:
-    """List the checks of an attempt's seals of calls."""
     for screening in call_seals.called(store, key):
         path = f"batches/{key}/{call_seals.FOLDER}/{screening}.json"
         yield Check.of(path, _call_seal, store, key, screening)
 
 
 def _call_seal(store: Store, key: str, screening: str) -> None:
-    """Compare a seal of calls with that of the report on images, and find the batch's row."""
     batch = manifests.load_batch_of_key(store, key)
     calls = call_seals.read_call_seal(store, batch, screening)
     seal = ledger.read_seal(store, batch, screening)
@@ -49,8 +47,6 @@ def _call_seal(store: Store, key: str, screening: str) -> None:
 
 
 def _digests(kind: str) -> Callable[[Store, str], set[str]]:
-    """Make the function that returns the digests of the reports of a kind on a batch."""
-
     def sealed(store: Store, batch: str) -> set[str]:
         seals = call_seals.call_seals_of(store, batch)
         return {digest for seal in seals if (digest := seal.digests.get(kind))}
@@ -59,7 +55,6 @@ def _digests(kind: str) -> Callable[[Store, str], set[str]]:
 
 
 def _learned_checks(store: Store) -> Iterator[Check]:
-    """List the checks of what nights have added to detectors with a readable card."""
     for card in learned.detectors_that_learned(store, on_damage=lambda _: None):
         name = detectors.name_of(card.name)
         for night in card.nights:
@@ -69,7 +64,6 @@ def _learned_checks(store: Store) -> Iterator[Check]:
 
 
 def _learned(store: Store, model: str) -> Iterable[tuple[str, int]]:
-    """List the nights that the next version of a detector reads again."""
     cards = learned.newest_learned(store)
     return [(night.batch, night.attempt) for card in cards for night in card.nights]
 
@@ -127,7 +121,6 @@ def _page_checks(store: Store, only: str | None = None) -> Iterator[Check]:
 
 
 def _page(store: Store, batch: str) -> None:
-    """Compare a page with its digest and with the seals of the reports it shows."""
     content = pages.check_page(store, *pages.page_path(batch))
     if content == pages.withdrawn_page(batch):
         return
@@ -137,26 +130,26 @@ def _page(store: Store, batch: str) -> None:
 
 
 KINDS = (
-    report_kind(tables.FIELDS, lambda *_: fields.field_schema(), _digests(tables.FIELDS)),
+    report_kind(tables.FIELDS, lambda *_: fields.FIELD_REPORT_SCHEMA, _digests(tables.FIELDS)),
     report_kind(
-        tables.SLIDES, lambda *_: slides.slide_schema(), _digests(tables.SLIDES), meant=MEANT
+        tables.SLIDES, lambda *_: slides.SLIDE_SCHEMA, _digests(tables.SLIDES), meant=MEANT
     ),
-    report_kind(tables.PATIENTS, lambda *_: patients.patient_schema(), _digests(tables.PATIENTS)),
+    report_kind(tables.PATIENTS, lambda *_: patients.PATIENT_SCHEMA, _digests(tables.PATIENTS)),
     # A batch's row is never removed: later nights are compared with it.
     report_kind(
-        tables.BATCHES, lambda *_: batches.batch_schema(), _digests(tables.BATCHES), expires=False
+        tables.BATCHES, lambda *_: batches.BATCH_SCHEMA, _digests(tables.BATCHES), expires=False
     ),
     kind_of_attempts(call_seals.FOLDER, _call_checks),
     Kind(
         evaluations.FOLDER,
         checks=_evaluation_checks,
-        table=Table(lambda *_: measured.evaluation_schema(), files=_result_files),
+        table=Table(lambda *_: measured.EVALUATION_SCHEMA, files=_result_files),
     ),
     Kind(
         LABORATORIES,
         checks=_learned_checks,
         needed=_learned,
-        table=Table(lambda *_: laboratory_schema(), rows=laboratories),
+        table=Table(lambda *_: LABORATORY_SCHEMA, rows=laboratories),
     ),
     Kind(
         segmentations.FOLDER,

@@ -29,10 +29,7 @@ def detectors_that_learned(
 
 
 def newest_learned(store: Store, on_damage: records.Tell | None = None) -> list[DetectorCard]:
-    """List the newest version of each detector that has learned, by name.
-
-    See `read_readable` for damaged ones.
-    """
+    """List the newest version of each detector that has learned, as `detectors_that_learned`."""
     newest = {name_of(card.name): card for card in detectors_that_learned(store, on_damage)}
     return [newest[name] for name in sorted(newest)]
 
@@ -54,18 +51,8 @@ def load_night(store: Store, name: str, night: LearnedNight) -> records.Arrays:
     return records.arrays_from_bytes(content)
 
 
-def images_of_night(store: Store, model: str, night: LearnedNight) -> frozenset[bytes]:
-    """Collect the sha256 digests of the images of a night, from its features."""
-    return images_of_batch(store, model, manifests.load_batch(store, night.batch, night.attempt))
-
-
 def images_of_batch(store: Store, model: str, batch: manifests.Batch) -> frozenset[bytes]:
     """Collect the sha256 digests of the images of a batch that have features."""
     under = tunings.features_of(store, batch, model)
     block = features.read_block(store, under, batch.key, 0, batch.rows, taps=False)
     return frozenset(row.tobytes() for row in block.image_id[block.status == features.SCORED])
-
-
-def images_learned(store: Store, card: DetectorCard) -> frozenset[bytes]:
-    """Collect the sha256 digests of the images that a detector has learned, from their features."""
-    return frozenset[bytes]().union(*(images_of_night(store, card.model, n) for n in card.nights))

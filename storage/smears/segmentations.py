@@ -9,15 +9,14 @@ that they are complete.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 import pyarrow as pa
 
-from storage import leases, parquet, records
+from storage import parquet, records
 from storage.batches import manifests
 from storage.batches.ledger import Quarantine
 from storage.reports.schemas.shared import TEXT
@@ -100,13 +99,6 @@ class Segmented(records.Record):
     failures: dict[str, int]
 
 
-def segmentation_lease(
-    store: Store, name: str, *, wait: bool, on_wait: Callable[[str], None]
-) -> AbstractContextManager[leases.Lease]:
-    """Take the lease of a segmentation, or wait for it; HeldByOtherError names its holder."""
-    return leases.lease(store, FOLDER, _checked(name), wait=wait, on_wait=on_wait)
-
-
 @dataclass(frozen=True)
 class CutUp:
     """The sources of a segmentation, at most ``limit`` of ``images``, and how to cut them up."""
@@ -129,7 +121,7 @@ def freeze_segmentation(
     images = wanted.images if isinstance(wanted.images, str) else tuple(wanted.images)
     made = Segmentation(
         **vars(wanted) | {"images": images},
-        name=_checked(name),
+        name=checked_name(name),
         sources=sources.num_rows,
         sources_digest=digest_of(content),
         started_at=started_at,
@@ -142,11 +134,11 @@ def freeze_segmentation(
 
 def find_segmentation(store: Store, name: str) -> Segmentation | None:
     """Find a segmentation by name; None if it has not started."""
-    return Segmentation.find(store, FOLDER, _checked(name), STARTED)
+    return Segmentation.find(store, FOLDER, checked_name(name), STARTED)
 
 
-def _checked(name: str) -> str:
-    """Return the valid name of a segmentation, or the key of a later attempt at its batch."""
+def checked_name(name: str) -> str:
+    """Check and return the name of a segmentation, or the key of a later attempt at its batch."""
     check_name("segmentation", re.sub(r"~\d+$", "", name))
     return name
 
@@ -272,11 +264,7 @@ def read_segmented(store: Store, name: str) -> Segmented | None:
 
 
 def verify_segmentation(store: Store, name: str) -> None:
-    """Compare a segmentation's files with their digests, if it has them.
-
-    Raises:
-        StoreError: a file is damaged.
-    """
+    """Compare a segmentation's files with their digests, if it has them; StoreError on damage."""
     made, done = find_segmentation(store, name), read_segmented(store, name)
     kept = {SOURCES: made.sources_digest} if made else {}
     if done:

@@ -23,7 +23,7 @@ from flows.options.flows import Fit, Screen, Train
 from flows.settings import Settings
 from flows.smears.night import screen
 from flows.train import train
-from storage.smears.earlier_batches import read_batches_before
+from storage.smears.schemas.batches import read_batches_before
 from storage.store import Store
 from tasks.images.access.files import read_bytes
 from tasks.images.decoding import decode_rgb

@@ -24,8 +24,8 @@ from storage.models.classifiers import load_card
 from storage.parquet import read_table
 from storage.reports.schemas.images import image_schema
 from storage.reports.tables import of_attempt, report_path
-from storage.smears.schemas.batches import batch_schema
-from storage.smears.schemas.slides import slide_schema
+from storage.smears.schemas.batches import BATCH_SCHEMA
+from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store, StoreError
 from tasks.reports.image_rows import PIECE
 from tasks.smears.reports.night import strangeness
@@ -163,7 +163,7 @@ def test_a_night_has_a_summary_by_slide_and_a_light(images: Path, ready: Setting
         f"(probability_Parasitized > 0.5) FROM '{outcome.report}' GROUP BY 1 ORDER BY 1"
     ).fetchall()
     paths = reports_of(ready, "night")
-    schemas = {"slides": slide_schema(), "batches": batch_schema()}
+    schemas = {"slides": SLIDE_SCHEMA, "batches": BATCH_SCHEMA}
     for kind, schema in schemas.items():
         # Parquet has names of its own for what is in a list, so types are not compared.
         assert [(field.name, field.metadata) for field in pq.read_schema(paths[kind])] == [

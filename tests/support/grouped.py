@@ -14,7 +14,7 @@ from flows.smears.jobs.grouped_rows import Rules, group_rows
 from storage.reports.schemas.images import image_schema
 from storage.reports.schemas.shared import schema_of
 from storage.reports.tables import BATCHES, FIELDS, PATIENTS, SLIDES
-from storage.smears.schemas.batches import batch_schema
+from storage.smears.schemas.batches import BATCH_SCHEMA
 from storage.smears.schemas.fields import MEASURED
 from tasks.limits import FieldLimits
 from tasks.reports.image_columns import SHIFTS, Provenance, table_of
@@ -98,5 +98,5 @@ def group(
         rules = Rules(limits or FieldLimits(), counting, scales or {}, made_by)
         tables, night = group_rows(images, table_of(shifts, SHIFTS), given, rules)
     judged = batch_judged(night, tables[SLIDES], tables[PATIENTS], earlier, counting, made_by)
-    tables[BATCHES] = batch_table(night, judged | made_by.to_row(), batch_schema())
+    tables[BATCHES] = batch_table(night, judged | made_by.to_row(), BATCH_SCHEMA)
     return Grouped(tables)

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 
 from storage.reports import tables
 from storage.reports.schemas.images import image_schema
-from storage.smears.schemas.batches import batch_schema
-from storage.smears.schemas.fields import field_schema
-from storage.smears.schemas.patients import patient_schema
-from storage.smears.schemas.slides import slide_schema
+from storage.smears.schemas.batches import BATCH_SCHEMA
+from storage.smears.schemas.fields import FIELD_REPORT_SCHEMA
+from storage.smears.schemas.patients import PATIENT_SCHEMA
+from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store
 
 SCHEMA = image_schema(["Parasitized", "Uninfected"], ["layer1"])
-SCHEMAS = {tables.IMAGES: SCHEMA, tables.FIELDS: field_schema(), tables.SLIDES: slide_schema()}
-SCHEMAS |= {tables.PATIENTS: patient_schema(), tables.BATCHES: batch_schema()}
+SCHEMAS = {tables.IMAGES: SCHEMA, tables.FIELDS: FIELD_REPORT_SCHEMA, tables.SLIDES: SLIDE_SCHEMA}
+SCHEMAS |= {tables.PATIENTS: PATIENT_SCHEMA, tables.BATCHES: BATCH_SCHEMA}
 DAYS = (date(2026, 1, 3), date(2026, 1, 4))
 
 

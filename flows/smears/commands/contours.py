@@ -67,7 +67,6 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
 
 
 def _parts(store: Store, batch: Batch) -> Iterator[SourceCells]:
-    """Yield the rows of a batch's report by source, in order, with their outlines."""
     for shard, rows in rows_by_shard(store, batch):
         columns = read_manifest(store, batch, shard, ["source_uri", "outline"])
         sources = columns["source_uri"].to_pylist()

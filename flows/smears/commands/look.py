@@ -48,12 +48,7 @@ class LookOutcome(Outcome):
 
 
 def look(options: tools.Look, settings: Settings) -> LookOutcome:
-    """Screen a photograph; the store stays as it is.
-
-    Raises:
-        SourceError: there is no such photograph, or the page may not be written there.
-        StoreError: there is no such detector.
-    """
+    """Screen a photograph; the store stays as it is."""
     refuse_missing(options.photo)
     page = (
         to_write(options.to, Store(settings.store), force=options.force)
@@ -80,7 +75,6 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
 
 
 def _has_display() -> bool:
-    """Return whether a browser can show a page here, and not in the middle of a terminal."""
     if sys.platform != "linux":
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -85,7 +85,6 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
 
 
 def _newest_batch(store: Store, name: str) -> str:
-    """Name the batch that was scored last of those that have a patient; StoreError without one."""
     quoted = f"'{name.removeprefix('slide ').replace(chr(39), 2 * chr(39))}'"
     sql = f"FROM patients WHERE coalesce(patient_id, slide_id) = {quoted} ORDER BY scored_at DESC"
     with answer(store, f"SELECT batch {sql} LIMIT 1") as rows:
@@ -100,7 +99,6 @@ def _report(batch: Batch, kind: str) -> tuple[str, ...]:
 
 
 def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
-    """Find a patient's row, by the name of the patient or of the slide that stands for one."""
     if not store.exists(*_report(batch, PATIENTS)):
         raise StoreError(f"batch {batch.name} has no report on patients: screen it again")
     rows = read_table(store, *_report(batch, PATIENTS)).to_pylist()

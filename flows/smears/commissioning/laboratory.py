@@ -79,11 +79,7 @@ def laboratory_lease(store: Store, laboratory: str) -> AbstractContextManager[Le
 
 
 def find_laboratory(store: Store, name: str) -> detectors.DetectorCard | None:
-    """Load the card of a laboratory's newest detector; None if it was never commissioned.
-
-    Raises:
-        LaboratoryError: the name is that of a fitted detector.
-    """
+    """Load the newest detector of a laboratory, if any; LaboratoryError if it was fitted."""
     check_name("laboratory", name)
     known = detectors.find_detector(store, name)
     if known is not None and (known.parent is None or known.name == name):

@@ -41,11 +41,8 @@ MOST_HEALTHY = 0.05
 def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> LearnedNight:
     """Learn a batch with complete features, and keep its contribution to the laboratory.
 
-    ``negative`` are its slides and patients known to be negative.
-
-    Raises:
-        LaboratoryError: the contribution is empty, or slides are not as negative as they are said
-            to be.
+    ``negative`` are its slides and patients known to be negative. LaboratoryError if they do not
+    look negative, or the contribution is empty.
     """
     screened = lab.screened(batch)
     added = _slides_of_night(lab, screened)
@@ -117,8 +114,7 @@ def known_of_night(
 def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, ...]:
     """Check the slides and patients of a batch that are declared negative.
 
-    Raises:
-        LaboratoryError: the batch has no such slide or patient, or labels parasites on one.
+    LaboratoryError if the batch has no such slide or patient, or labels parasites on one.
     """
     if learned.NONE in given:
         return ()
@@ -184,9 +180,7 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
     """Return the other nights of a laboratory, without those whose images the batch also has.
 
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
-
-    Raises:
-        LaboratoryError: the batch has some, but not all images of a night.
+    LaboratoryError if the batch has some, but not all images of a night.
     """
     store, model = lab.store, lab.model.name
     images = learned.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
@@ -194,7 +188,7 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
     for night in lab.known.nights if lab.known else []:
         if night.batch == batch.name:
             continue
-        theirs = learned.images_of_night(store, model, night)
+        theirs = learned.images_of_batch(store, model, lab.batch(night))
         both = len(images & theirs)
         if night.manifest_digest == batch.manifest_digest or both == len(theirs):
             warn(

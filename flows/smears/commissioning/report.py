@@ -1,15 +1,20 @@
-"""Report a version of a laboratory: which results can be believed there."""
+"""Report a version of a laboratory: its figures, and which calls are possible there."""
 
 import numpy as np
 
 from flows.jobs.libraries import OF_A_PAGE, exact
-from flows.outcome import Outcome, table
+from flows.options.flows import Commission
+from flows.outcome import Outcome, shell_command, table
 from flows.smears.commissioning.laboratory import Laboratory
 from flows.smears.commissioning.versions import Version
-from flows.smears.stages.chosen_thresholds import load_error_rates
+from flows.smears.jobs.laboratory_slides import laboratory_errors
+from flows.smears.stages.chosen_thresholds import errors_of_detector, load_error_rates
+from storage.batches.manifests import load_batch
 from storage.models import classifiers, detectors
-from storage.parquet import write_table
+from storage.parquet import read_table, write_table
+from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
+from tasks.images.listing import each_source
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting.call import percent_text
 from tasks.smears.laboratories.adaptation import PARASITES
@@ -23,8 +28,11 @@ from tasks.smears.laboratories.commissioning import (
     diagnosis,
     figures_table,
 )
+from tasks.smears.laboratories.missing import negative_texts, positive_text
 from tasks.smears.visualisation.laboratory_page import laboratory_page
 from tasks.words import counted
+
+LISTED = 5  # patients that a message names
 
 
 def write_report(lab: Laboratory, version: Version) -> str:
@@ -71,7 +79,6 @@ def write_report(lab: Laboratory, version: Version) -> str:
 
 
 def _limits(card: detectors.DetectorCard, parent: detectors.DetectorCard) -> dict[str, str]:
-    """Describe the limits of detection at the laboratory and elsewhere."""
     if card.counting is None or parent.counting is None:
         return {}
     whose = {OWN: card.counting, POPULATION: parent.counting}
@@ -90,9 +97,7 @@ def _diagnosis(version: Version, model: classifiers.ModelCard) -> tuple[str, lis
 
 
 class LaboratoryOutcome(Outcome):
-    """The outcome for a version of a laboratory; ``report`` and ``diagnosis`` are None without
-    commissioning.
-    """
+    """A version of a laboratory; ``report`` and ``diagnosis`` are None without commissioning."""
 
     changed: str
     detector: str
@@ -158,3 +163,34 @@ def laboratory_outcome(
         report=store.address(*report) if store.exists(*report) else None,
         warnings=card.warnings,
     )
+
+
+def missing_texts(
+    store: Store, options: Commission, card: detectors.DetectorCard, wanted: float
+) -> list[str]:
+    """Say which calls are possible at a laboratory, and what others need."""
+    batch = load_batch(store, options.batch)
+    patients = read_table(store, *report_path(batch.name, batch.batch_date, PATIENTS)).to_pylist()
+    rates = load_error_rates(store, card)
+    if rates is None and any(night.negative for night in card.nights):
+        return card.warnings[-1:]
+    if rates is None:
+        names = [str(row["patient_id"] or row["slide_id"] or "no name") for row in patients]
+        listed = ", ".join([*names[:LISTED], *["..."] * (len(names) > LISTED)])
+        sources, named = each_source(options.images), ("--laboratory", options.name)
+        again = shell_command(
+            "commission", *sources, "--batch", batch.name, *named, "--negative", "NAME"
+        )
+        return [
+            f"slides that a microscopist found negative, without which nobody is called: {again}; "
+            f"there are {listed}"
+        ]
+    read = [row["cells_read"] for row in patients if row["cells_read"]]
+    possible = positive_text(rates.counting, int(np.median(read)) if read else 0)
+    if card.adaptation and card.adaptation.accepted and card.adaptation.statistics:
+        return [possible]  # the errors of its nights were counted again, and not kept
+    known, _ = laboratory_errors(store, options.name, card.nights)
+    return [
+        possible,
+        *negative_texts(errors_of_detector(store, card), known, rates.counting, wanted),
+    ]

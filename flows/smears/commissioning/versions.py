@@ -62,27 +62,11 @@ def make_version(
 ) -> Version:
     """Make the next version of a laboratory; features of its nights are read again.
 
-    If it is ``reported``, cells of other batches are tried on its slides, and spoilt cells on some.
+    Its card states what its slides, each judged without itself, say of it. If it is ``reported``,
+    cells of other batches are tried on its slides, and spoilt cells on some.
     """
-    jobs = _evidence_jobs(lab, nights, reported)
-    parts = run_jobs(
-        lab.client, laboratory_slides.judge_slides, jobs, title=f"laboratory {lab.name}"
-    )
-    return _stated(lab, nights, operation, [each for part in parts for each in part])
-
-
-def _stated(
-    lab: Laboratory,
-    nights: Sequence[detectors.LearnedNight],
-    operation: str,
-    judged: list[laboratory_slides.JudgedSlide],
-) -> Version:
-    """State on a version's card what the slides, each judged without itself, say of it.
-
-    A laboratory has the tuning of its first night.
-    """
-    parent = lab.detector
-    first = lab.batch(nights[0])
+    judged, parent = _judged(lab, nights, reported), lab.detector
+    first = lab.batch(nights[0])  # whose tuning the laboratory has
     tuning = lab.known.tuning if lab.known else tunings.tuning_of(lab.store, first, lab.model.name)
     evidence = [each.evidence for each in judged]
     statistics = laboratory_slides.laboratory_statistics(lab.store, lab.name, tuple(nights), parent)
@@ -95,9 +79,8 @@ def _stated(
     if trial and trial.accepted:
         detector = verified.with_discriminant(detector, trial.change.discriminant)
     assert detector.own is not None
-    rates, counting, unsure = laboratory_counting(
-        lab.store, parent, errors, least_sharpness(lab, nights)
-    )
+    sharpness = least_sharpness(lab, nights)
+    rates, counting, unsure = laboratory_counting(lab.store, parent, errors, sharpness)
     fitted = fitted_rates(lab.store, parent)
     content = records.arrays_to_bytes(
         detector.to_arrays()
@@ -106,7 +89,6 @@ def _stated(
         | nested(ERRORS, errors_of_detector(lab.store, parent).to_arrays())
         | (nested(FITTED, fitted.to_arrays()) if fitted else {})
     )
-    known_alarms = [each for each in alarms if each.name == commissioning.OWN]
     card = parent.model_copy(update={
         "created_at": records.now(),
         "digest": digest_of(content),
@@ -115,7 +97,10 @@ def _stated(
         "parent": parent.name,
         "learned": detectors.LearnedCard(
             operation=operation, nights=list(nights),
-            false_alarms={f"{each.level:g}": each.found.value for each in known_alarms},
+            false_alarms={
+                f"{alarm.level:g}": alarm.found.value
+                for alarm in alarms if alarm.name == commissioning.OWN
+            },
         ),
         "tuning": tuning,
         "slides": len(detector.own.calibration.slides.scores),
@@ -133,10 +118,7 @@ def _stated(
 def _adapted(
     lab: Laboratory, nights: Sequence[detectors.LearnedNight]
 ) -> tuple[Trial | None, error_counts.ErrorCounts]:
-    """Try to adapt the diagnosis by labelled cells, and merge the error counts of all nights.
-
-    Nights are counted again where the laboratory gets its own discriminant.
-    """
+    """Try to adapt the diagnosis by labelled cells, and merge or renew all nights' error counts."""
     errors, labelled = laboratory_slides.laboratory_errors(lab.store, lab.name, nights)
     fitted = None
     known = verified.load_detector(lab.store, lab.detector).witnesses
@@ -155,7 +137,6 @@ def _adapted(
 
 
 def _adaptation_card(trial: Trial) -> AdaptationCard:
-    """Describe an adaptation and its effect on held-back cells."""
     change = trial.change
     measured = {
         "scale": change.adaptation.scale,
@@ -169,10 +150,10 @@ def _adaptation_card(trial: Trial) -> AdaptationCard:
     return AdaptationCard(**measured, **{name: getattr(trial, name) for name in same})
 
 
-def _evidence_jobs(
+def _judged(
     lab: Laboratory, nights: Sequence[detectors.LearnedNight], reported: bool
-) -> list[laboratory_slides.EvidenceJob]:
-    """Choose the slides that calibrate, spread evenly over the nights, and make jobs of them."""
+) -> list[laboratory_slides.JudgedSlide]:
+    """Choose the slides that calibrate, spread evenly over the nights, and judge them."""
     slides = [
         (batch, slide)
         for batch in map(lab.batch, nights)
@@ -195,7 +176,9 @@ def _evidence_jobs(
                 lab.screened(pairs[0][0]), name=lab.name, nights=tuple(nights),
                 slides=tuple(slide for _, slide in pairs), planted=planted, spoil=tried,
             ))  # fmt: skip
-    return jobs
+    title = f"laboratory {lab.name}"
+    parts = run_jobs(lab.client, laboratory_slides.judge_slides, jobs, title=title)
+    return [each for part in parts for each in part]
 
 
 def save_version(held: leases.Lease, version: Version) -> detectors.DetectorCard:

@@ -1,14 +1,16 @@
-"""Draw cells, alone and at their places, and fields and slides, as units of work."""
+"""Find what a page shows and draw it: cells, alone and at their places, fields and slides."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
 from flows.jobs.quarantine import Sparing
+from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import ModelCard
 from storage.parquet import groups_having, iterate_groups, read_footer
@@ -19,31 +21,27 @@ from tasks.images.access.files import ChangedError
 from tasks.images.manifest import Region
 from tasks.images.opened_slides import open_slide, read_region
 from tasks.images.regions import ImageRef, image_refs
+from tasks.smears.reports import called_cells
 from tasks.smears.reports.field_rows import COLUMNS
 from tasks.smears.shown import find_unchanged, read_around
 from tasks.smears.visualisation import pictures
+from tasks.smears.visualisation.highlights import ROW, Highlights, columns
 from tasks.smears.visualisation.overlay import from_afar, slide_picture
 from tasks.smears.visualisation.page import as_webp
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
 
-# By the function that draws it: what cannot be read if that fails, and if it kills workers.
-READ = {
-    "draw_thumbnail": "image",
-    "draw_place": "field",
-    "draw_field": "field",
-    "draw_slide": "slide",
-}
-KILLS = {
-    "draw_thumbnail": "this image alone kills the worker that decodes it",
-    "draw_place": "this cell alone kills the worker that draws it",
-    "draw_field": "this field alone kills the worker that draws it",
-    "draw_slide": "this slide alone kills the worker that draws it",
+# By the function that draws: what cannot be read if that fails, and the text if it kills workers.
+DRAWN = {
+    "draw_thumbnail": ("image", "this image alone kills the worker that decodes it"),
+    "draw_place": ("field", "this cell alone kills the worker that draws it"),
+    "draw_field": ("field", "this field alone kills the worker that draws it"),
+    "draw_slide": ("slide", "this slide alone kills the worker that draws it"),
 }
 
 
 @dataclass(frozen=True)
 class DrawingJob(Sparing):
-    """Things to draw, each the arguments of ``work``: a function of this module in `READ`."""
+    """Things to draw, each the arguments of ``work``: a function of this module in `DRAWN`."""
 
     items: tuple[tuple[Any, ...], ...]
     work: Callable[..., Any]
@@ -63,27 +61,24 @@ def draw(job: DrawingJob) -> list[Any]:
 
 
 def _draw(job: DrawingJob, row: int) -> Any:
+    what, kills = DRAWN[job.work.__name__]
     if row in job.killers:
-        return KILLS[job.work.__name__]
+        return kills
     try:
         return job.work(*job.items[row])
     except ChangedError:
         return "the file has changed since it was screened"
     except Exception as error:  # a page must not depend on what a source raises
         reason = f": {error.reason}" if isinstance(error, decoding.BadImageError) else ""
-        return f"the {READ[job.work.__name__]} cannot be read any more{reason}"
+        return f"the {what} cannot be read any more{reason}"
 
 
 def places_jobs(
     store: Store, batch: Batch, card: ModelCard, cells: Sequence[Mapping[str, Any]]
 ) -> list[DrawingJob]:
-    """Make jobs that draw cells of a batch at their places, one for each source.
+    """Make jobs that draw cells of a published batch at their places, one for each source.
 
-    Args:
-        store: where the batch is.
-        batch: a published one.
-        card: of the model that diagnosed it.
-        cells: rows of its report on images; cells that are whole files have no place.
+    ``cells`` are rows of its report on images; those that are whole files have no place.
     """
     by_source: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
@@ -103,13 +98,12 @@ def places_jobs(
     refs = find_refs(store, batch, uris)
     jobs = []
     for members in by_source.values():
-        items = [(cell, near[cell["uri"]], _of(near[cell["uri"]], refs)) for cell in members]
+        items = []
+        for cell in members:
+            around = near[cell["uri"]]
+            items.append((cell, around, {each["uri"]: refs[each["uri"]] for each in around}))
         jobs.append(DrawingJob(tuple(items), draw_place))
     return jobs
-
-
-def _of(cells: Sequence[Mapping[str, Any]], refs: Mapping[str, ImageRef]) -> dict[str, ImageRef]:
-    return {cell["uri"]: refs[cell["uri"]] for cell in cells}
 
 
 def find_refs(store: Store, batch: Batch, uris: Sequence[str]) -> dict[str, ImageRef]:
@@ -180,3 +174,32 @@ def draw_slide(source_uri: str, fields: Sequence[Mapping[str, Any]]) -> bytes:
     slide = open_slide(source_uri)
     picture = slide_picture(from_afar(slide), (slide.width, slide.height), fields)
     return as_webp(Image.fromarray(picture))
+
+
+@dataclass(frozen=True)
+class ShownJob:
+    """A row ``group`` of a batch's report on images, which begins at a row of the batch.
+
+    From the abnormality ``limit`` on, an image is abnormal; ``cells`` collects those of patients.
+    """
+
+    screened: Screened
+    group: int
+    start: int
+    limit: float
+    cells: called_cells.CalledCells
+
+
+def find_shown(job: ShownJob) -> tuple[Highlights, called_cells.CalledCells]:
+    """Collect the rows to show."""
+    screened, batch = job.screened, job.screened.batch
+    highlights = Highlights(screened.model.classes, job.limit)
+    cells = job.cells.empty()
+    wanted = list(dict.fromkeys([*columns(screened.model.classes), *called_cells.COLUMNS]))
+    images, start = report_path(batch.name, batch.batch_date), job.start
+    for rows in iterate_groups(screened.store, *images, columns=wanted, groups=[job.group]):
+        rows = rows.append_column(ROW, pa.array(np.arange(start, start + rows.num_rows)))
+        start += rows.num_rows
+        highlights.count(rows)
+        cells.count(rows)
+    return highlights, cells

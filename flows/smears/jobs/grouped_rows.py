@@ -11,8 +11,8 @@ from storage.batches.manifests import Batch
 from storage.parquet import stage_rows
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
 from storage.smears.grouping import grouping
-from storage.smears.schemas.patients import patient_schema
-from storage.smears.schemas.slides import slide_schema
+from storage.smears.schemas.patients import PATIENT_SCHEMA
+from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store
 from tasks.limits import FieldLimits
 from tasks.reports import image_columns
@@ -25,14 +25,11 @@ from tasks.smears.reports.night.counts import BINS, TAP_EDGES, NightCounts
 class Rules:
     """The limits and rules by which all rows of a batch are grouped and judged."""
 
-    limits: FieldLimits
-    """Of a field's quality."""
-    counting: calls.Counting
-    """By which cells are counted and slides judged."""
+    limits: FieldLimits  # of a field's quality
+    counting: calls.Counting  # by which cells are counted and slides judged
+    # By tap, mean and deviation of the log distance over calibration images.
     scales: Mapping[str, tuple[float, float]]
-    """By tap, mean and deviation of the log distance over calibration images."""
-    made_by: image_columns.Provenance
-    """The values that all rows share."""
+    made_by: image_columns.Provenance  # the values that all rows share
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,10 @@ def group_piece(job: GroupingJob) -> Grouped:
 
 
 def group_rows(images: Path, shifts: pa.Table, fields: pa.Table | None, rules: Rules) -> Grouped:
-    """Group rows of a report on images into those of the reports on fields, slides and patients.
+    """Group rows of a report on ``images``, a local file, into those of the other reports.
 
-    Args:
-        images: the report, a local file.
-        shifts: rows of `SHIFTS`.
-        fields: the fields that cells were cut out of, if any.
-        rules: how rows are judged.
-
-    Raises:
-        ValueError: a cell is in no field of its source.
+    ``shifts`` are rows of `SHIFTS`, ``fields`` those that cells were cut out of, if any. ValueError
+    if a cell is in no field of its source.
     """
     stated, counting, tables = rules.made_by.to_row(), rules.counting, dict[str, pa.Table]()
     strangest, counts_abnormal = image_columns.STRANGEST, counting.commissioned
@@ -86,9 +77,9 @@ def group_rows(images: Path, shifts: pa.Table, fields: pa.Table | None, rules: R
             counts = groups.fields(fields)
             tables[FIELDS] = fields_judged(fields, counts, rules.limits, stated)
         counts = groups.slides(tables.get(FIELDS), shifts, **counting.named_thresholds)
-        slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, slide_schema())
+        slides = tables[SLIDES] = calls.slides_called(counts, counting, stated, SLIDE_SCHEMA)
         counts = groups.patients(calls.judged_slides(slides, counting), **counting.named_thresholds)
-        tables[PATIENTS] = calls.patients_called(counts, counting, stated, patient_schema())
+        tables[PATIENTS] = calls.patients_called(counts, counting, stated, PATIENT_SCHEMA)
         night = NightCounts(
             groups.batch(counting.alpha, *counting.scale_and_bias),
             groups.p_values(BINS),

@@ -104,7 +104,6 @@ def known_cells(job: KnownJob) -> Known:
 
 
 def _columns(rows: pa.Table) -> pa.Table:
-    """Choose what known cells need of scored rows."""
     scored, _ = flags(rows)
     size = np.maximum(numbers_of(rows, "width"), numbers_of(rows, "height"))
     return pa.table(

@@ -45,9 +45,7 @@ class SlidesJob:
 
 
 def slides_statistics(job: SlidesJob) -> groups.GroupStatistics:
-    """Compute the contribution of slides to their laboratory: statistics of the cells in their
-    references.
-    """
+    """Compute what slides add to their laboratory: statistics of the cells in their references."""
     worker.settle_worker()
     population = _population(job.screened.store, job.screened.detector)
     features = Features(job.screened.store, job.screened.batch, job.screened.model)
@@ -104,7 +102,8 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
     statistics = laboratory_statistics(
         job.screened.store, job.name, job.nights, job.screened.detector
     )
-    night = _night_of(job)
+    (learned,) = (each for each in job.nights if each.batch == job.screened.batch.name)
+    night = Added.from_arrays(load_night(job.screened.store, job.name, learned)).normal
     features = Features(job.screened.store, job.screened.batch, job.screened.model)
     judged = []
     for slide in job.slides:
@@ -122,12 +121,6 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
                 JudgedSlide(evidence, _confusion(job.screened.model, labels, cells.predicted))
             )
     return judged
-
-
-def _night_of(job: EvidenceJob) -> learning.NightNormal | None:
-    """Read the reference by which small slides of the batch were learned."""
-    (night,) = (night for night in job.nights if night.batch == job.screened.batch.name)
-    return Added.from_arrays(load_night(job.screened.store, job.name, night)).normal
 
 
 @dataclass(frozen=True)
@@ -170,7 +163,6 @@ def _population(store: Store, detector: DetectorCard) -> own_normal.OwnNormal:
 def _cells(
     features: Features, batch: Batch, slide: SlideRows, taps: list[str]
 ) -> tuple[learning.SlideCells, NDArray[np.int8]]:
-    """Read the cells of a slide for its reference, and their labels."""
     rows = slide.start + reference_rows(slide.stop - slide.start)
     values: dict[str, list[Single]] = {tap: [] for tap in taps}
     classes, ordinary, labels = [], [], []

@@ -61,7 +61,6 @@ class BatchAnswers:
             )
 
     def _leave_out(self, name: str, error: StoreError) -> None:
-        """Leave a damaged answer out and say so once, so that the others can be used."""
         self.damaged[name] = str(error)
         warn(f"left out: {error}")
 
@@ -192,7 +191,6 @@ class Suspects:
 
     @cached_property
     def _rates(self) -> interpretation.ErrorRates | None:
-        """Read the error rates by which the batch was counted."""
         known = load_error_rates(self.answers.store, self.detector) if self.detector else None
         return None if known is None else known.counting
 

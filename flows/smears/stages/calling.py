@@ -32,8 +32,7 @@ from storage.reports.tables import (
 )
 from storage.smears import segmentations
 from storage.smears.call_seals import CallSeal, read_call_seal, write_call_seal
-from storage.smears.earlier_batches import read_batches_before
-from storage.smears.schemas.batches import batch_schema
+from storage.smears.schemas.batches import BATCH_SCHEMA, read_batches_before
 from storage.store import Store
 from tasks.reports.image_columns import Provenance, plain
 from tasks.smears.reports.night.counts import NightCounts, Row, batch_table, joined, summaries
@@ -100,7 +99,7 @@ def call_batch(
     tables, night = joined_groups(grouped, [numbers for _, numbers in pieces])
     earlier = nights_before(store, batch.batch_date, NIGHTS_READ)
     judged = batch_judged(night, tables[SLIDES], tables[PATIENTS], earlier, rules.counting, made_by)
-    tables[BATCHES] = batch_table(night, judged | made_by.to_row(), batch_schema())
+    tables[BATCHES] = batch_table(night, judged | made_by.to_row(), BATCH_SCHEMA)
     with publication(store, batch, made_from=IMAGES) as reports:
         for kind, table in tables.items():
             reports.add(kind, kinds.tables()[kind].schema([], []), [table])

@@ -115,24 +115,19 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
 
 
 @lru_cache(maxsize=4)
-def rates_elsewhere(store: Store, detector: detectors.DetectorCard) -> KnownRates | None:
-    """Predict the error rates of a slide of a laboratory of which nothing is known; None: unknown.
-
-    They are those of the detector, as far apart as laboratories are.
-    """
-    known = fitted_rates(store, detector)
-    if known is None:
-        return None
-    fitted = errors_of_detector(store, detector)
-    return _rates_at_laboratory(known, fitted, error_counts.ErrorCounts.empty())
-
-
-@lru_cache(maxsize=4)
 def interpreter_elsewhere(
     store: Store, detector: detectors.DetectorCard, wanted: float
 ) -> Interpreter:
-    """Interpret counts of such slides, by `rates_elsewhere`."""
-    return Interpreter(rates_elsewhere(store, detector), wanted)
+    """Interpret counts of a slide of a laboratory of which nothing is known.
+
+    Its error rates are those of the detector, as far apart as laboratories are.
+    """
+    known = fitted_rates(store, detector)
+    if known is None:
+        return Interpreter(None, wanted)
+    fitted = errors_of_detector(store, detector)
+    nothing = error_counts.ErrorCounts.empty()
+    return Interpreter(_rates_at_laboratory(known, fitted, nothing), wanted)
 
 
 @lru_cache(maxsize=4)
@@ -157,22 +152,17 @@ def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_coun
 
 
 @lru_cache(maxsize=4)
-def load_error_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | None:
-    """Read the error rates of a detector's thresholds; None if unknown.
-
-    A commissioned detector knows none without slides known to be negative.
-    """
-    return _rates_below(COUNTING, store, card)
+def load_error_rates(
+    store: Store, card: detectors.DetectorCard, prefix: str = COUNTING
+) -> KnownRates | None:
+    """Read the error rates of a detector; None if unknown, as without slides known as negative."""
+    arrays = below(prefix, detectors.load_detector(store, card))
+    return KnownRates.from_arrays(arrays) if arrays else None
 
 
 def fitted_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | None:
     """Read the error rates of a fitted detector, or of the parent; None if unknown."""
-    return _rates_below(FITTED if card.parent else COUNTING, store, card)
-
-
-def _rates_below(prefix: str, store: Store, card: detectors.DetectorCard) -> KnownRates | None:
-    arrays = below(prefix, detectors.load_detector(store, card))
-    return KnownRates.from_arrays(arrays) if arrays else None
+    return load_error_rates(store, card, FITTED if card.parent else COUNTING)
 
 
 def measured_on(card: detectors.CountingCard | None) -> Measured | None:

@@ -1,6 +1,6 @@
 """Compose slides and nights of an evaluation's cells: the full spectrum of what a night may be."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,24 +32,19 @@ def some_of(images: str) -> str:
 
 @dataclass(frozen=True)
 class CellSets:
-    """The scored sets of a detector, the shards of each, and the lists of healthy cells by name.
-
-    Images with digests in ``left_out`` are not composed.
-    """
+    """The scored sets of a detector, the shards of each, and the lists of healthy cells by name."""
 
     scored: measures.ScoredSets
     shards: Mapping[Key, list[SetShard]]
     healthy: Mapping[str, str]
-    left_out: Set[bytes]
 
     def chosen(self, key: Key) -> Chosen | None:
         """Choose the images of a set that count; None without any."""
         treatment, scored = key[1], self.scored.scored[key]
-        counts = np.asarray([row.tobytes() not in self.left_out for row in scored.image_ids], bool)
+        counts = np.arange(len(scored))
         if treatment.kind == "attack":
-            fooled = self.scored.counted(treatment)
-            counts[np.setdiff1d(np.arange(len(counts)), fooled)] = False
-        rows = scored.forms[treated.FILE].rows[counts].tolist() if counts.any() else []
+            counts = self.scored.counted(treatment)
+        rows = scored.forms[treated.FILE].rows[counts].tolist() if len(counts) else []
         return Chosen(tuple(self.shards[key]), tuple(rows)) if rows else None
 
     def ordinary(self) -> dict[str, Key]:

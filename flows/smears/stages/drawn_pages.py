@@ -13,7 +13,6 @@ from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
 from flows.jobs.scoring.screened import Screened
 from flows.smears.jobs import drawings
-from flows.smears.jobs.shown import ShownJob, find_shown
 from storage import parquet
 from storage.batches import manifests
 from storage.reports.tables import report_path
@@ -78,7 +77,6 @@ def draw_page(
 def _cells(
     screened: Screened, highlights: Highlights, called: Sequence[Mapping[str, Any]]
 ) -> list[tuple[ImageRef, str]]:
-    """List the cells on all sheets and the called cells, with their digests."""
     shown: list[Mapping[str, Any]] = []
     for name in CELLS_SHOWN:
         shown += highlights.sheet(name).select(["uri", "image_id", ROW]).to_pylist()
@@ -91,7 +89,6 @@ def _cells(
 def _fields(
     screened: Screened, report: pa.Table
 ) -> list[tuple[dict[str, Any], list[dict[str, Any]], dict[str, ImageRef]]]:
-    """Choose the fields of view for the page, with the cells of each and their places."""
     store, batch = screened.store, screened.batch
     fields = fields_to_show(report).to_pylist()
     cells: list[list[dict[str, Any]]] = [[] for _ in fields]
@@ -107,7 +104,6 @@ def _fields(
 
 
 def _slides(report: pa.Table) -> list[tuple[str, tuple[dict[str, Any], ...]]]:
-    """Choose the slides for the page, those with the most parasitized cells first."""
     # A photograph has no magnification, and is a field itself.
     of_slides = report.filter(pc.is_valid(report["microns_per_pixel"]))
     by_source: dict[str, list[dict[str, Any]]] = {}
@@ -127,7 +123,10 @@ def find_cells(
     wanted = cells.empty()
     sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
     starts = np.cumsum([0, *sizes])[:-1].tolist()
-    jobs = [ShownJob(screened, group, start, limit, wanted) for group, start in enumerate(starts)]
-    found = list(run_jobs(client, find_shown, jobs, title=f"read {batch.name}"))
+    jobs = [
+        drawings.ShownJob(screened, group, start, limit, wanted)
+        for group, start in enumerate(starts)
+    ]
+    found = list(run_jobs(client, drawings.find_shown, jobs, title=f"read {batch.name}"))
     highlights.add(*(of_group for of_group, _ in found))
     cells.add(*(of_group for _, of_group in found))

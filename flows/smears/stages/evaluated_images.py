@@ -31,8 +31,7 @@ FITTED = "fitted"
 def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
     """Write the lists of some fitted images, of images of unseen patients, and of other sets, once.
 
-    Returns:
-        The digests of all images that the statistics or the network have seen.
+    Return the digests of all images that the statistics or the network have seen.
     """
     model = run.model
     table, digests = _fitted(run)
@@ -69,7 +68,6 @@ def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
 
 
 def _fitted(run: Run) -> tuple[pa.Table, set[bytes]]:
-    """Read the manifest rows of the fitted images, and the digests of these."""
     store, rows, digests = run.store, [], set[bytes]()
     lineage = load_statistics(store, run.detector.model, run.detector.statistics_version)
     for contribution in lineage.contributions:
@@ -82,7 +80,6 @@ def _fitted(run: Run) -> tuple[pa.Table, set[bytes]]:
 
 
 def _freeze(run: Run, name: str, table: pa.Table, by: str | None = None) -> None:
-    """Write a list of images, each with its patient, slide or itself as group."""
     by = by or _by(table)
     keys = table["uri" if by == "image" else f"{by}_id"]
     _write_once(run, name, table.append_column("group", keys))
@@ -97,7 +94,6 @@ def choose_images(
     clean: dict[str, list[SetShard]],
     healthy: Collection[str],
     seen: set[bytes],
-    learned: Set[bytes],
     count: int,
 ) -> None:
     """Write, once, the lists of images to corrupt and of right diagnoses to attack."""
@@ -106,7 +102,7 @@ def choose_images(
         raise SourceError("not one image of an unseen patient is diagnosed rightly")
     chosen = {SAMPLED: (TEST, good), ATTACKED: (TEST, right)}
     for images in healthy:
-        chosen[compositions.some_of(images)] = images, _good(clean[images], seen | learned)[0]
+        chosen[compositions.some_of(images)] = images, _good(clean[images], seen)[0]
     for name, (images, rows) in chosen.items():
         spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
         _write_once(run, name, run.images(images).take(rows[spread]))
@@ -127,7 +123,6 @@ def _good(among: Sequence[SetShard], but: Set[bytes]) -> tuple[Counts, Counts]:
 
 
 def _write_once(run: Run, name: str, table: pa.Table) -> None:
-    """Write a list of images, unless it exists."""
     path = images_path(run.evaluation, run.detector.name, name)
     if not run.store.exists(*path):
         write_table(run.store, table, *path)

@@ -1,7 +1,6 @@
 """Evaluate a detector in steps: freeze and choose images, extract, score, compare."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
@@ -20,33 +19,22 @@ from tasks.smears.evaluation.measures import (
     TEST,
     ScoredSets,
     comparisons,
-    is_masked,
     measures,
 )
 from tasks.smears.evaluation.scored import ScoredImages, join_scored
-from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
+from tasks.smears.evaluation.treated import CLEAN, Treatment
 from tasks.smears.evaluation.treatments.attacks import STRENGTHS
 from tasks.smears.evaluation.treatments.corruptions import CORRUPTIONS
 
 Key = compositions.Key
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The results of an evaluation, and how many images were left out."""
-
-    results: list[metrics.Result]
-    unseen: int
-    left_out: int
-    left_out_of_nights: int
-
-
 def evaluate_detector(
-    client: Client, run: Run, asked: Evaluation, learned: frozenset[bytes]
-) -> Evaluated:
+    client: Client, run: Run, asked: Evaluation
+) -> tuple[list[metrics.Result], int, int]:
     """Evaluate a detector: freeze images, extract, score and compare.
 
-    Images with digests in ``learned`` are left out of composed slides and nights.
+    Return the results, and the number of images of unseen patients, and of those left out.
     """
     card = run.detector
     seen = freeze_images(run, asked)
@@ -55,7 +43,7 @@ def evaluate_detector(
     sets = (TEST, *others.values())
     clean = {name: shards(run, name, CLEAN) for name in (FITTED, *sets)}
     extract(client, [shard for each in clean.values() for shard in each], f"{card.name}: features")
-    choose_images(run, clean, healthy.values(), seen, learned, asked.attacked)
+    choose_images(run, clean, healthy.values(), seen, asked.attacked)
     wanted = {(name, CLEAN): clean[name] for name in sets}
     wanted |= {(name, CLEAN): shards(run, name, CLEAN) for name in (SAMPLED, ATTACKED)}
     wanted |= _treated(run, asked.attacks, healthy.values())
@@ -68,43 +56,21 @@ def evaluate_detector(
         ScoredSets(
             calibration.threshold(load_detector(run).calibration, card.alpha),
             scored,
-            _labelled(scored, {k: v for k, v in others.items() if k not in healthy}),
+            {name: images for name, images in others.items() if name not in healthy},
         ),
         wanted,
         healthy,
-        learned,
     )
-    return Evaluated(
-        [
-            *compositions.composed_results(client, run, cells),
-            *measures(cells.scored),
-            *compare_all(client, cells.scored),
-        ],
-        unseen=len(scored[TEST, CLEAN]),
-        left_out=before - sum(map(len, scored.values())),
-        left_out_of_nights=sum(
-            row.tobytes() in learned for name in sets for row in scored[name, CLEAN].image_ids
-        ),
-    )
-
-
-def _labelled(scored: dict[Key, ScoredImages], others: dict[str, str]) -> dict[str, str]:
-    """Mark the names of sets whose borders are as dark as those of ordinary cells."""
-    ordinary = scored[TEST, CLEAN].forms[FILE]
-    masked = {
-        name
-        for name, images in others.items()
-        if is_masked(ordinary, scored[images, CLEAN].forms[FILE])
-    }
-    return {f"{name}, masked" if name in masked else name: others[name] for name in others}
+    results = [
+        *compositions.composed_results(client, run, cells),
+        *measures(cells.scored),
+        *compare_all(client, cells.scored),
+    ]
+    return results, len(scored[TEST, CLEAN]), before - sum(map(len, scored.values()))
 
 
 def _treated(run: Run, attacks: list[str], healthy: Collection[str]) -> dict[Key, list[SetShard]]:
-    """List the shards of sampled images under every corruption, and of attacked ones by attack.
-
-    Healthy cells of foreign slides are corrupted for compositions. A set that has no image left is
-    not listed.
-    """
+    """List the shards of images to corrupt, healthy ones for compositions, and of attacked ones."""
     corruptions = [
         Treatment("corruption", name, float(level))
         for name, (levels, _) in CORRUPTIONS.items()

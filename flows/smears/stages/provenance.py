@@ -38,7 +38,6 @@ def made_by(screened: Screened, seal: Seal) -> dict[str, str]:
 
 
 def _counting(card: detectors.CountingCard) -> str:
-    """Describe the counting threshold of a detector."""
     used = card.counting
     limit = used.limit_of_detection
     return (

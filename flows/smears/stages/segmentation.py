@@ -17,6 +17,7 @@ from flows.monitoring import console, logs, telemetry
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.jobs.photographs import SearchJob, SurveyJob, search_places, survey_sources
+from storage.leases import lease
 from storage.records import now
 from storage.smears import segmentations
 from storage.store import Store, StoreError
@@ -64,7 +65,8 @@ def cut_up(
     kinds (`SORT`), single cells last; by default all are listed, and are photographs or slides.
     """
     store = Store(settings.store)
-    with segmentations.segmentation_lease(store, name, wait=wait, on_wait=console.tell) as held:
+    checked = segmentations.checked_name(name)
+    with lease(store, segmentations.FOLDER, checked, wait=wait, on_wait=console.tell) as held:
         store = held.store
         images = as_given(wanted.images)
         wanted = replace(wanted, images=images)
@@ -96,7 +98,6 @@ def cut_up(
 
 
 def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Table:
-    """List photographs and slides; StoreError where a manifest lists regions of them already."""
     sources = list_images(
         images,
         classes=(UNINFECTED,),
@@ -111,7 +112,6 @@ def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Tabl
 
 
 def _refuse_other_options(frozen: segmentations.Segmentation, wanted: segmentations.CutUp) -> None:
-    """Raise StoreError where a segmentation was started with other options than are given."""
     given = (wanted.images, wanted.limit, wanted.slide_is, wanted.cutting)
     if given != (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting):
         raise StoreError(
@@ -160,7 +160,6 @@ def _with_slides(
 
 
 def _folder_of_all(images: str | list[str]) -> str:
-    """Find the common folder of the files of all sources; empty if there is none."""
     folders = [_folder_of(source) for source in each_source(images)]
     # An archive counts as a folder, which names its members.
     plain = [folder for folder in folders if "://" not in folder]
@@ -178,7 +177,6 @@ def _of_archive(uri: str) -> str:
 
 
 def _folder_of(images: str) -> str:
-    """Find the folder of the files of a folder, glob or manifest."""
     if addresses.in_archive(images):
         return images
     fs, path = files.filesystem(images)
@@ -189,7 +187,6 @@ def _folder_of(images: str) -> str:
 
 @task
 def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) -> None:
-    """Find the fields of view of all sources."""
     if segmentations.count_places(store, frozen.name) is not None:
         return
     done = segmentations.complete_parts(store, frozen.name, "surveys")
@@ -224,7 +221,6 @@ def _with_diameters(places: pa.Table) -> pa.Table:
 
 @task
 def _search(client: Client, store: Store, frozen: segmentations.Segmentation) -> None:
-    """Search all fields for the cells or tiles to cut out."""
     done = segmentations.complete_parts(store, frozen.name, "fields")
     jobs = [
         SearchJob(store, frozen.name, number, frozen.cutting)
@@ -236,7 +232,6 @@ def _search(client: Client, store: Store, frozen: segmentations.Segmentation) ->
 
 @task
 def _publish(store: Store, frozen: segmentations.Segmentation) -> segmentations.Segmented:
-    """Join the parts into the manifest and the table of fields, and seal them."""
     name, count = frozen.name, segmentations.count_places(store, frozen.name) or 0
     whole = segmentations.read_sources(store, name, frozen.sources - frozen.cells, frozen.sources)
     whole = whole.select(SCHEMA.names)

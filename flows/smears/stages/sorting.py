@@ -20,7 +20,7 @@ from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears.jobs.single_cells import CountJob, count_cells
 from flows.smears.stages.segmentation import cells_of_fields, cut_up
-from flows.stages.batch import refuse_among_others, refuse_other_images
+from flows.stages.batch import GivenImages, refuse_among_others, refuse_other_images
 from storage.batches import manifests
 from storage.smears import segmentations
 from storage.smears.answers import labelled_batch
@@ -42,16 +42,12 @@ OVERRULE = "if that is wrong, say --as cells, fields or slides"
 
 
 @dataclass(frozen=True)
-class Taken:
+class Taken(GivenImages):
     """The input of a batch: its sources, or the manifest of cells cut out of them.
 
-    ``listed`` are its images if they were just listed; ``sorts`` counts the sources by kind, and
-    is empty if all are single cells.
+    ``sorts`` counts the sources by kind, and is empty if all are single cells.
     """
 
-    images: str | list[str]
-    limit: int | None
-    listed: SortedRows | None = None
     sorts: dict[str, int] = field(default_factory=dict)
 
 
@@ -66,12 +62,8 @@ def take(
     """Recognise the kinds of a batch's sources, and cut out the cells of those with many.
 
     Slides are named below ``root``, by default the folder of the images. The decision is kept when
-    the batch begins: a resumed run does not decide again. Workers are started only if needed, and
-    stay until ``work`` ends.
-
-    Raises:
-        StoreError: the batch was begun from other sources, or with another decision.
-        SourceError: the images cannot be listed.
+    the batch begins: a resumed run does not decide again, and StoreError says so if it is given
+    another one. Workers are started only if needed, and stay until ``work`` ends.
     """
     images = as_given(options.images)
     if _is_of_cells(store, images):
@@ -144,7 +136,6 @@ def come_since(
 
 
 def _is_of_cells(store: Store, images: str | list[str]) -> bool:
-    """Return whether a source is a manifest of cells that slidewatch made."""
     return isinstance(images, str) and bool(
         segmentations.segmentation_of(store, images) or labelled_batch(store, images)
     )
@@ -184,10 +175,7 @@ def _list(
 def _sorts(
     settings: Settings, listed: SortedRows, taken_as: segmentations.TakenAs | None, work: ExitStack
 ) -> dict[int, Sort | None]:
-    """Return the kinds by row, None for rows that failed; all other rows are single cells.
-
-    A region is one image.
-    """
+    """Return the kinds by row, None for rows that failed; all others, and regions, are cells."""
     failed: dict[int, Sort | None] = {}
     start = 0
     for part in listed.parts(["x", "failure"]):
@@ -204,7 +192,6 @@ def _sorts(
 
 
 def _files(listed: SortedRows) -> Iterator[File]:
-    """Go over the rows that are whole files."""
     start = 0
     for part in listed.parts(["uri", "source_uri", "size", "x", "failure"]):
         whole = pc.and_(pc.is_null(part["x"]), pc.is_null(part["failure"]))
@@ -239,7 +226,6 @@ def _recognised(
 
 
 def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) -> None:
-    """Report the kinds of the sources, unless all are single cells."""
     counts = Counter[str](sort for sort in sorts.values() if sort)
     if not counts:
         return
@@ -252,7 +238,6 @@ def _tell(images: str | list[str], rows: int, sorts: Mapping[int, Sort | None]) 
 def _refuse_archived(
     images: str | list[str], listed: SortedRows, sorts: Mapping[int, Sort | None]
 ) -> None:
-    """Raise SourceError if all sources are slides in archives: none of them could be read."""
     slides = len(sorts) == listed.rows and set(sorts.values()) == {"slides"}
     if slides and all(addresses.in_archive(file.uri) for file in _files(listed)):
         raise SourceError(

@@ -1,14 +1,15 @@
 """Write the page of a batch from its published reports, and the index that lists it."""
 
+from datetime import date
+
 from flows.cluster.client import Client
 from flows.jobs import verified
 from flows.jobs.scoring.screened import Screened
-from flows.monitoring import telemetry
+from flows.monitoring import console
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.stages import answers, calling
 from flows.smears.stages.drawn_pages import draw_page, find_cells
-from flows.smears.stages.page_index import write_index
 from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
 from storage.batches import manifests
@@ -20,6 +21,7 @@ from storage.smears.pages import (
     index_path,
     made_from,
     page_is_of,
+    page_names,
     page_path,
     write_page_file,
 )
@@ -28,7 +30,10 @@ from tasks.smears.reports.called_cells import Patient, cells_behind, patient_of
 from tasks.smears.visualisation import calls
 from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
 from tasks.smears.visualisation.highlights import Highlights
+from tasks.smears.visualisation.index_page import index_page
 from tasks.smears.visualisation.patients import cells_each, opened
+
+LISTED = 120  # batches on the index; a file of each is read every night
 
 
 def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:
@@ -75,16 +80,13 @@ def write_page(
         earlier=calling.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        thumbnails=drawn.thumbnails,
-        fields=drawn.fields,
-        whole_slides=drawn.whole_slides,
+        **vars(drawn),
         classes=card.classes,
         threshold=limit,
         made_by=made_by(screened, seal),
         command=command(settings, store, batch, seal),
         made_from=made_from(called),
         patients=patients,
-        called=drawn.called,
         answered=answered,
         answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
     )
@@ -99,20 +101,14 @@ def write_page(
     }
 
 
-def try_page(
-    client: Client, screened: Screened, settings: Settings, seal: Seal, called: CallSeal
-) -> tuple[str | None, dict[Patient, list[bytes]]]:
-    """Make the page, or return why it failed; the published report is valid without it.
+def write_index(store: Store, batch: manifests.Batch) -> None:
+    """Write the page that lists the batches; link this batch's page, which is written next.
 
-    The second value is that of `write_page`.
-
-    Raises:
-        LeaseLostError: another run has taken over and may have replaced the report.
+    Only one run at a time writes it, or an older list might replace a newer one.
     """
-    try:
-        with telemetry.stage("page"):
-            return None, write_page(client, screened, settings, seal, called)
-    except leases.LeaseLostError:
-        raise
-    except Exception as error:
-        return f"{type(error).__name__}: {error}", {}
+    with leases.lease(store, "reports", wait=True, on_wait=console.tell) as held:
+        if store.fence:
+            store.fence.check()
+        nights = calling.nights_before(store, date.max, LISTED)
+        pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
+        write_page_file(held.store, index_page(nights, pages), *index_path())

@@ -1,7 +1,11 @@
-"""Define the columns of the report on batches."""
+"""Define the columns of the report on batches, and read earlier rows of it."""
+
+from datetime import date
 
 import pyarrow as pa
 
+from storage import records
+from storage.parquet import read_table
 from storage.reports.schemas.shared import (
     ABNORMAL,
     COUNT,
@@ -16,8 +20,10 @@ from storage.reports.schemas.shared import (
     number_of,
     schema_of,
 )
+from storage.reports.tables import BATCHES
 from storage.smears.schemas.columns import count, images, number, text
 from storage.smears.schemas.counts import STEADY
+from storage.store import Store
 
 EXPECTED = {
     "sensitivity": "share of parasitized cells that are diagnosed as such",
@@ -102,7 +108,18 @@ MORE = {
     },
 }
 
+BATCH_SCHEMA = schema_of(COLUMNS)
 
-def batch_schema() -> pa.Schema:
-    """Define the columns of a batch's one row, with meaning and unit in field metadata."""
-    return schema_of(COLUMNS)
+
+def read_batches_before(
+    store: Store, day: date, limit: int, on_damage: records.Tell | None = None
+) -> pa.Table:
+    """Read the rows of the last batches before a day, oldest first, as `read_readable` does."""
+    paths: list[tuple[str, ...]] = []
+    for folder in reversed(store.names("reports", BATCHES)):
+        if folder.removeprefix("batch_date=") < day.isoformat() and len(paths) < limit:
+            names = store.names("reports", BATCHES, folder)
+            paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
+    files = ["/".join(path) for path in reversed(paths[:limit])]
+    rows = records.read_readable(lambda file: read_table(store, file), files, on_damage)
+    return pa.concat_tables([BATCH_SCHEMA.empty_table(), *(row.cast(BATCH_SCHEMA) for row in rows)])

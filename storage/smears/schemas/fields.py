@@ -65,7 +65,4 @@ COLUMNS = [
     *OF_BATCH,
 ]
 
-
-def field_schema() -> pa.Schema:
-    """Define the columns of a report on fields of view, with meaning and unit in field metadata."""
-    return schema_of(COLUMNS)
+FIELD_REPORT_SCHEMA = schema_of(COLUMNS)

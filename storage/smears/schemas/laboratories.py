@@ -13,50 +13,47 @@ from storage.store import Store
 
 LABORATORIES = "laboratories"
 
-
-def laboratory_schema() -> pa.Schema:
-    """Define the columns of a laboratory's one row, with meaning and unit in field metadata."""
-    return schema_of(
-        [
-            Column("name", pa.string(), "the laboratory"),
-            Column("detector", pa.string(), "its newest detector, as reports name it"),
-            Column("operation", pa.string(), "how this version came about"),
-            Column("model", pa.string(), "the model that diagnoses there"),
-            Column("parent", pa.string(), "the fitted detector that it was made from"),
-            count("nights", "nights that it was learned from", "batches"),
-            count("slides", "slides of these nights", "slides"),
-            count("cells", "cells of these slides that were learned", "images"),
-            *(
-                number(
-                    f"false_alarms_{level:02d}",
-                    f"share of ordinary cells called abnormal at .{level:02d}, a mean over slides, "
-                    "each left out; null if not known",
-                )
-                for level in (5, 1)
-            ),
-            count(
-                "negative_slides",
-                "slides, or patients, known to be negative; null if the error rates of counting "
-                "are not known there",
-                "slides",
-            ),
+LABORATORY_SCHEMA = schema_of(
+    [
+        Column("name", pa.string(), "the laboratory"),
+        Column("detector", pa.string(), "its newest detector, as reports name it"),
+        Column("operation", pa.string(), "how this version came about"),
+        Column("model", pa.string(), "the model that diagnoses there"),
+        Column("parent", pa.string(), "the fitted detector that it was made from"),
+        count("nights", "nights that it was learned from", "batches"),
+        count("slides", "slides of these nights", "slides"),
+        count("cells", "cells of these slides that were learned", "images"),
+        *(
             number(
-                "false_positive_rate",
-                "share of healthy cells above the counting threshold there, a mean over slides",
-            ),
-            *(
-                number(f"false_positive_rate_{end}", f"{end} end of its 95% interval")
-                for end in ("low", "high")
-            ),
-            Column("created_at", pa.timestamp("us", "UTC"), "when this version was made"),
-        ]
-    )
+                f"false_alarms_{level:02d}",
+                f"share of ordinary cells called abnormal at .{level:02d}, a mean over slides, "
+                "each left out; null if not known",
+            )
+            for level in (5, 1)
+        ),
+        count(
+            "negative_slides",
+            "slides, or patients, known to be negative; null if the error rates of counting "
+            "are not known there",
+            "slides",
+        ),
+        number(
+            "false_positive_rate",
+            "share of healthy cells above the counting threshold there, a mean over slides",
+        ),
+        *(
+            number(f"false_positive_rate_{end}", f"{end} end of its 95% interval")
+            for end in ("low", "high")
+        ),
+        Column("created_at", pa.timestamp("us", "UTC"), "when this version was made"),
+    ]
+)
 
 
 def laboratories(store: Store, on_damage: Tell | None) -> pa.Table:
     """Make a row for each laboratory, of its newest detector."""
     rows = [_row(card) for card in newest_learned(store, on_damage)]
-    return pa.Table.from_pylist(rows, laboratory_schema())
+    return pa.Table.from_pylist(rows, LABORATORY_SCHEMA)
 
 
 def _row(card: DetectorCard) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Define the columns of the report on patients."""
 
-import pyarrow as pa
-
 from storage.reports.schemas.shared import MADE_BY, PARASITIZED, schema_of
 from storage.smears.schemas.columns import count, text
 from storage.smears.schemas.counts import COUNTED, SET_ASIDE, counts
@@ -37,7 +35,4 @@ MORE = {
     "is_covered": "bool_and(is_covered) FILTER (is_readable)",
 }
 
-
-def patient_schema() -> pa.Schema:
-    """Define the columns of a patient report, with meaning and unit in field metadata."""
-    return schema_of(COLUMNS)
+PATIENT_SCHEMA = schema_of(COLUMNS)

@@ -142,7 +142,4 @@ MORE = {
     "field_reasons": "list(field_reason) FILTER (field_reason IS NOT NULL)",
 }
 
-
-def slide_schema() -> pa.Schema:
-    """Define the columns of a slide report, with meaning and unit in field metadata."""
-    return schema_of(COLUMNS)
+SLIDE_SCHEMA = schema_of(COLUMNS)

@@ -4,8 +4,7 @@ This is the full spectrum (OpenOOD 1.5, Zhang et al. 2023, arXiv 2306.09301): he
 another laboratory are ordinary, and only the strange ones are abnormal. A composition has a share
 of strange cells, from none to all, and is named (a night of slides, or of patients as slides)
 or unnamed (each group is a night whose images name no slide). It is scored as `screen` scores it:
-by the normal of its own slides, at a laboratory if one is given, and by the distance to the
-population.
+by the normal of its own slides, and by the distance to the population.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from tasks.detector.slides.groups import reference_rows
 from tasks.detector.slides.own_normal import OwnNormal, slide_shift
 from tasks.metrics.metrics import Interval, Result, Subject, detection, interval, resampled, share
 
-OWN_NORMAL, LABORATORY_NORMAL, POPULATION = "own normal", "laboratory normal", "population"
+OWN_NORMAL, POPULATION = "own normal", "population"
 SHARES = (1.0, 0.9, 0.67, 0.5, 0.1)  # of strange cells
 ALPHAS = (0.05, 0.01)
 MOST = 500  # cells of a composed slide or night
@@ -59,8 +58,8 @@ class GroupResults(NamedTuple):
     """The results of one detector for n cells of G groups.
 
     ``p_values`` (n,) are 0 for cells unlike any smear. ``shifted`` (G,) marks groups further away
-    than all fitted slides, or than all slides that calibrated the laboratory, and ``no_smear`` (G,)
-    groups that cannot be one; a detector that does not know slides has neither.
+    than all fitted slides, and ``no_smear`` (G,) groups that cannot be one; a detector that does
+    not know slides has neither.
     """
 
     scores: types.Float
@@ -133,17 +132,9 @@ def _group(
     return Mixture(cells, np.arange(len(cells)) >= len(beside))
 
 
-def judge(
-    detector: Detector,
-    groups: Sequence[Mixture],
-    *,
-    named: bool,
-    laboratory: Detector | None = None,
-) -> JudgedGroups:
-    """Score groups by their own normal, at a laboratory if one is given, and by the population."""
+def judge(detector: Detector, groups: Sequence[Mixture], *, named: bool) -> JudgedGroups:
+    """Score groups by their own normal, and by the population."""
     verdicts = {OWN_NORMAL: _by_slides(detector, groups, named)}
-    if laboratory:
-        verdicts[LABORATORY_NORMAL] = _by_slides(laboratory, groups, named)
     by_all = [score(detector, group.cells.taps) for group in groups]
     verdicts[POPULATION] = GroupResults(
         np.concatenate([each.abnormality for each in by_all]),
@@ -171,16 +162,15 @@ def screened(
 ) -> Iterator[tuple[references.CellScores, bool, bool]]:
     """Score the cells of each group as `screen` does.
 
-    A slide of too few cells is compared with the night or with fitted slides, whichever are nearer;
-    at a laboratory it is compared with the laboratory, and so are images that name no slide.
+    A slide of too few cells is compared with the night or with fitted slides, whichever are nearer.
 
     Yields:
         The scores, whether the group is shifted, and whether it is implausible as a smear.
     """
-    own, reference = detector.own, detector.reference
+    own = detector.own
     assert own is not None
-    fitted, night = references.fallback_reference(own, reference), references.alone(None)
-    if reference is None and named and groups:
+    fitted, night = references.fallback_reference(own, None), references.alone(None)
+    if named and groups:
         night = _references(own, bundles.join([group.cells for group in groups]), 0, named=False)
     start = 0
     for cells, _ in groups:
@@ -190,9 +180,7 @@ def screened(
         implausible, kept = group.smears.implausible, None
         if named and group.known:
             kept = np.isin(rows, group.rows)
-        if not named and reference is not None:
-            group = references.alone(fitted)
-        elif named and not group.own:
+        if named and not group.own:
             candidates = [*night.known, fitted]
             nearest = references.most_ordinary(own, candidates, features)
             group = references.alone(candidates[nearest])

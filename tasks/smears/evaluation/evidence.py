@@ -27,12 +27,9 @@ def _of_batch(pixels: Tensor, classifier: Classifier, odin: bool) -> ImageEviden
             moved = odin_preprocessing(classifier, pixels)
             with torch.inference_mode():
                 after = _to_numpy(classifier(moved))
-    border = torch.ones(pixels.shape[2:], dtype=torch.bool)
-    border[2:-2, 2:-2] = False
     return ImageEvidence(
         taps={name: _to_numpy(values) for name, values in taps.items()},
         logits=_to_numpy(logits),
-        border=_to_numpy(pixels[:, :, border].mean(dim=(1, 2))),
         odin=after,
     )
 

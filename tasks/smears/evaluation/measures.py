@@ -8,7 +8,7 @@ import numpy as np
 from tasks import bundles, types
 from tasks.metrics import metrics
 from tasks.smears.evaluation import comparison
-from tasks.smears.evaluation.scored import BORDER, OWN, ScoredForm, ScoredImages
+from tasks.smears.evaluation.scored import OWN, ScoredForm, ScoredImages
 from tasks.smears.evaluation.treated import CLEAN, FILE, NOISE, Treatment
 
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
@@ -108,12 +108,3 @@ def comparisons(sets: ScoredSets) -> Iterator[comparison.Comparison]:
             composition = metrics.SINGLE + words
             subject = metrics.Subject(treatment.set, treatment.strength, composition)
             yield comparison.Comparison(subject, side, attacked)
-
-
-def is_masked(ordinary: ScoredForm, others: ScoredForm) -> bool:
-    """Return whether images have borders as dark as those of ordinary cells.
-
-    A set with brighter borders can be told apart by its corners alone.
-    """
-    dark = np.quantile(ordinary.scores[BORDER], 0.95)
-    return bool(np.median(others.scores[BORDER]) <= dark)

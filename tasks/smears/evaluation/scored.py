@@ -13,7 +13,6 @@ from tasks.smears.evaluation.treated import ImageEvidence, Rivals, TreatedImages
 from tasks.types import Counts, Float, Mask, Pixels, Texts
 
 OWN = "slidewatch"
-BORDER = "black border"  # the brightness of the border, which is black around a masked cell
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,6 @@ def score(
         scores = {OWN: abnormality}
         if evidence.odin is not None:
             scores |= {name: rival(evidence) for name, rival in rivals.items()}
-        scores[BORDER] = np.asarray(evidence.border, np.float64)
         logits, disagree = _diagnosis_of(evidence, own.witnesses, temperature, leans)
         chances = probabilities.probabilities(logits, temperature)
         p_value = calibration.p_values(own.calibration, abnormality)

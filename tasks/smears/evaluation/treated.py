@@ -42,14 +42,12 @@ CLEAN = Treatment()
 class ImageEvidence(bundles.Bundle):
     """The evidence on n images.
 
-    ``taps`` are pooled features (n, d) of the network's stages, ``logits`` (n, C), ``border`` (n,)
-    the mean brightness in [0, 1] of the outermost pixels, ``odin`` the logits after ODIN's input
-    pre-processing, None where no rival is compared.
+    ``taps`` are pooled features (n, d) of the network's stages, ``logits`` (n, C), ``odin`` the
+    logits after ODIN's input pre-processing, None where no rival is compared.
     """
 
     taps: Mapping[str, types.Single] = field(metadata={bundles.KEPT_AS: "tap"})
     logits: types.Single
-    border: types.Single
     odin: types.Single | None = None
 
 

@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
 
 def robustness_page(title: str, facts: Mapping[str, str], results: pa.Table) -> str:
-    """Make a page that needs no other file from a table of `evaluation_schema`."""
+    """Make a page that needs no other file from a table of `EVALUATION_SCHEMA`."""
     place = pa.array(range(results.num_rows))
     with duckdb.connect() as database:
         database.register("results", results.append_column("place", place))

@@ -21,7 +21,7 @@ from flows.settings import Settings
 from flows.smears.night import nightly
 from storage.models.detectors import list_detectors
 from storage.reports.tables import BATCHES, report_path
-from storage.smears.schemas.batches import batch_schema
+from storage.smears.schemas.batches import BATCH_SCHEMA
 from storage.store import Store
 from tests.support.reports import publish_report
 from tests.support.waiting import until
@@ -48,8 +48,8 @@ def samples_of(metrics: NightMetrics) -> Samples:
 def publish_night(store: Store, batch: str, day: date, **values: Any) -> None:
     """Publish a row in the history of nights."""
     row = {"images": 0, "scored": 0, "failures": [], "abnormal": 0, "review": 0, "light": "red"}
-    rows = pa.Table.from_pylist([row | values], batch_schema())
-    publish_report(store, report_path(batch, day, BATCHES), batch_schema(), [rows])
+    rows = pa.Table.from_pylist([row | values], BATCH_SCHEMA)
+    publish_report(store, report_path(batch, day, BATCHES), BATCH_SCHEMA, [rows])
 
 
 # --- what the store knows

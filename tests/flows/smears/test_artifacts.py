@@ -24,6 +24,7 @@ from flows.settings import Settings
 from flows.smears import artifacts
 from flows.smears.artifacts import ABNORMAL, FAILED, NIGHT, PAGE, announce, markdown_text
 from flows.smears.night import NightOutcome, screen
+from storage.smears.schemas.patients import PATIENT_SCHEMA
 from storage.store import Store
 from tasks.smears.counting.call import by_call
 from tasks.types import Light
@@ -183,7 +184,7 @@ def test_no_text_breaks_a_table_or_becomes_markup(text: str) -> None:
 def test_the_summary_shows_the_likeliest_parasites_of_patients(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [dict.fromkeys(artifacts.PATIENT_COLUMNS) | {"parasitized": 0} | each for each in (
+    rows = [dict.fromkeys(PATIENT_SCHEMA.names) | {"parasitized": 0} | each for each in (
         {"patient_id": "P|1", "call": "suspected", "cells_read": 900},
         {"slide_id": "s2", "call": "negative", "cells_read": 5000},
         {"slide_id": "s3", "call": "positive", "cells_read": 40},

@@ -22,7 +22,6 @@ from flows.smears.commissioning.report import LaboratoryOutcome
 from flows.smears.evaluate import evaluate
 from flows.smears.jobs.laboratory_slides import Added
 from flows.smears.night import NightOutcome, screen
-from flows.smears.stages import compositions as composing_stage
 from storage.batches.ledger import list_seals
 from storage.batches.manifests import load_batch
 from storage.models import detectors
@@ -31,8 +30,6 @@ from storage.retention import expired_features
 from storage.smears.learned import load_night
 from storage.store import Store, StoreError
 from tasks.images.listing import SourceError
-from tasks.smears.evaluation.compositions import LABORATORY_NORMAL, OWN_NORMAL, POPULATION
-from tasks.smears.evaluation.measures import HOME
 from tests.support.commissioned import learn as learn_batch
 from tests.support.commissioned import take_out
 from tests.support.fitted import copied
@@ -277,48 +274,9 @@ def test_an_image_counts_once_at_a_laboratory_whatever_its_batch(
     assert [night.batch for night in newest(store).nights] == ["again"]
     with pytest.raises(LaboratoryError, match="40 of 40 images of batch part are in night again"):
         learn(of_may, tmp_path / "part")
+    with pytest.raises(StoreError, match="lab-v0002 was commissioned, and only fitted ones are"):
+        evaluate.fn(Evaluate(images=str(nights / "june"), detector="lab"), of_may)
     assert newest(store).name == "lab-v0002"
-
-
-@pytest.mark.slow
-def test_an_evaluation_judges_slides_at_a_laboratory_without_the_images_of_its_nights(
-    nights: Path, of_may: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(composing_stage, "warn", told.append)
-    screened = at_lab(of_may, nights / "july")
-    for name in ("may", "july"):
-        shutil.copytree(nights / name, tmp_path / "ward", dirs_exist_ok=True)
-    outcome = evaluate.fn(
-        Evaluate(
-            images=str(nights / "june"),
-            detector="lab",
-            ood=[f"healthy/ward={tmp_path / 'ward'}", f"healthy/known={nights / 'may'}"],
-            attacks=["fgsm"],
-            attacked=2,
-        ),
-        of_may,
-    )
-    assert (outcome.commissioned, outcome.left_out_of_nights) == ("lab-v0001", 2 * 72)
-    assert "without 144 images of its nights" in outcome.text()
-    assert told == ["healthy/known: no image is left to judge, so nothing is said of its slides"]
-    results = pq.read_table(outcome.results).to_pandas()
-    alone = results[(results.share == 0) & (results.composition == "slides")]
-    assert set(alone.set) == {HOME, "healthy/ward"}
-    ward = alone[alone.set == "healthy/ward"]
-    alarms = ward[ward.measure == "false alarms at 0.05, mean of groups"]
-    assert set(alarms.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
-    # `screen --detector lab` says the same of the patients that are not of the learned night.
-    report = pq.read_table(screened.report).to_pandas()
-    called = (report.p_value <= 0.05).groupby(report.patient_id.astype(str)).mean()
-    (at_laboratory,) = alarms.value[alarms.detector == LABORATORY_NORMAL]
-    assert at_laboratory == pytest.approx(called.mean())
-    assert set(ward.detector[ward.measure == "shifted"]) == {OWN_NORMAL, LABORATORY_NORMAL}
-    mixed = results[(results.composition == "slides of healthy/ward") & (results.share == 0.1)]
-    assert set(mixed.detector) == {OWN_NORMAL, LABORATORY_NORMAL, POPULATION}
-    page = Path(outcome.report).read_text()
-    assert "lab-v0001" in page
-    assert "144" in page
 
 
 def test_what_cannot_be_is_refused_in_a_line(nights: Path, lab: Settings, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from storage.models.detectors import load_detector_card
 from storage.parquet import read_footer
 from storage.reports import tables
 from storage.smears import pages
-from storage.smears.schemas.fields import field_schema
+from storage.smears.schemas.fields import FIELD_REPORT_SCHEMA
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tests.support import models, reports, stalls
@@ -97,11 +97,11 @@ def published(
     add_detector(Night(store, start(store, cells).batch, load_card(store, "tiny")))
     score(store, 1)
     publish_attempt(store, 1)
-    fields = pa.Table.from_pylist([{"batch": "night"}], schema=field_schema())
+    fields = pa.Table.from_pylist([{"batch": "night"}], schema=FIELD_REPORT_SCHEMA)
     reports.publish_report(
         store,
         tables.report_path("night", DAY, tables.FIELDS),
-        tables.of_attempt(field_schema(), 1),
+        tables.of_attempt(FIELD_REPORT_SCHEMA, 1),
         [fields],
     )
     for attempt in (2, 3):

@@ -9,7 +9,7 @@ import pytest
 
 from storage.kinds import tables
 from storage.reports.sql import QueryError, answer, column_types
-from storage.smears.schemas.batches import batch_schema
+from storage.smears.schemas.batches import BATCH_SCHEMA
 from storage.store import Store, StoreError
 from tests.support.reports import fill
 
@@ -55,7 +55,7 @@ def test_what_is_asked_of_columns_is_answered_as_of_any_table(asked: Store) -> N
 def test_an_empty_store_has_empty_tables(store: Store) -> None:
     for name in tables():
         assert ask(store, f"FROM {name}") == []
-    assert "light" in column_types("batches", batch_schema())
+    assert "light" in column_types("batches", BATCH_SCHEMA)
 
 
 @pytest.mark.parametrize(

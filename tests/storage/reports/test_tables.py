@@ -13,8 +13,8 @@ import pytest
 from storage.batches.manifests import Batch
 from storage.parquet import read_table
 from storage.reports import tables
-from storage.smears.earlier_batches import read_batches_before
 from storage.smears.schemas import batches
+from storage.smears.schemas.batches import read_batches_before
 from storage.store import Store, StoreError, digest_of
 from tests.support.batches import freeze
 from tests.support.reports import SCHEMA, publish_report
@@ -126,12 +126,12 @@ def batch_row(batch: str, day: date) -> pa.Table:
         "batch": batch,
         "batch_date": day.isoformat(),
     }
-    return pa.Table.from_pylist([values], schema=batches.batch_schema())
+    return pa.Table.from_pylist([values], schema=batches.BATCH_SCHEMA)
 
 
 def publish_row(store: Store, batch: str, day: date) -> str:
     path = tables.report_path(batch, day, tables.BATCHES)
-    return publish_report(store, path, batches.batch_schema(), [batch_row(batch, day)])
+    return publish_report(store, path, batches.BATCH_SCHEMA, [batch_row(batch, day)])
 
 
 def test_the_same_rows_are_the_same_bytes(store: Store, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_earlier_batches_are_those_of_days_before_the_last_ones_first_left_out(
     store: Store,
 ) -> None:
     days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 3), date(2026, 1, 10)]
-    assert read_batches_before(store, days[-1], 9).schema == batches.batch_schema()
+    assert read_batches_before(store, days[-1], 9).schema == batches.BATCH_SCHEMA
     assert read_batches_before(store, days[-1], 9).num_rows == 0
     for day in days:
         for name in ("a", "b"):

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 from storage.batches.features import SCORED
+from storage.batches.manifests import load_batch
 from storage.models.detectors import load_detector_card
-from storage.smears.learned import images_learned, newest_learned
+from storage.smears.learned import images_of_batch, newest_learned
 from tests.system.golden import values
 from tests.system.golden.stores import newest
 
@@ -13,8 +14,8 @@ def test_the_images_that_a_detector_has_learned_are_those_of_its_nights_that_wer
     store = newest(tmp_path)
     card = load_detector_card(store, values.LABORATORY)
     scored = values.BLOCK.image_id[values.BLOCK.status == SCORED]
-    found = images_learned(store, card)
+    (night,) = card.nights
+    found = images_of_batch(store, card.model, load_batch(store, night.batch, night.attempt))
     assert found == {row.tobytes() for row in scored}
     assert len(found) == len(scored) > 0
     assert newest_learned(store) == [card]
-    assert images_learned(store, load_detector_card(store)) == frozenset()

@@ -76,12 +76,10 @@ class Bench:
         )
 
     def _problem(self, request: Request, error: Exception) -> Response:
-        """Show that something could not be done, such as keeping an answer on a full disk."""
         reason = getattr(error, "strerror", None) or error
         return self._page(request, "problem.html", status=503, problem=str(reason))
 
     def _unexpected(self, request: Request, error: Exception) -> Response:
-        """Warn of a fault of ours in one line at the terminal, and show the problem on the page."""
         warn(f"a page failed, {request.url.path}: {type(error).__name__}: {error}")
         return self._problem(request, error)
 
@@ -154,7 +152,6 @@ class Bench:
 
     @property
     def _possible(self) -> list[tuple[str, str]]:
-        """List the answers that a reader can give, each with its key."""
         return list(zip(sheets.KEYS, self._session.possible, strict=True))
 
     async def answer(self, request: Request) -> Response:

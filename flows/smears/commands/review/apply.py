@@ -94,7 +94,6 @@ def apply(options: ReviewApply, settings: Settings) -> AppliedOutcome:
 
 
 def _of_batch(store: Store, name: str) -> pa.Table:
-    """Read the manifest of a batch with its imported answers."""
     frozen = published_batch(store, name)
     review = latest_labels(store, frozen.name).rows
     if not review.num_rows:
@@ -113,7 +112,6 @@ def _of_batch(store: Store, name: str) -> pa.Table:
 
 
 def _of_sheet(store: Store, file: str) -> tuple[str, pa.Table]:
-    """Read the images that a model was trained on, with the answers of a sheet of its labels."""
     try:
         model, lines = read_sheet(read_sheet_file(file), "model")
         card = load_card(store, model)

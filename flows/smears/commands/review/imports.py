@@ -98,17 +98,10 @@ class ImportOutcome(ReviewOutcome):
 def import_lines(
     store: Store, batch: str, lines: Sequence[Line], file: str, *, keep: bool = True
 ) -> ImportOutcome:
-    """Keep answers on a batch in the store, all or none, and list the commands that fit them.
+    """Keep answers on a batch, all or none, and list the commands that fit them.
 
-    Args:
-        store: where the batch is.
-        batch: its name.
-        lines: the answers, each on another image.
-        file: where they come from, for messages.
-        keep: whether they are kept; otherwise only what would change is said.
-
-    Raises:
-        AnswerError: an answer or an image is unknown, or an image is judged twice.
+    Messages name ``file``, where the answers come from. Without ``keep`` only what would change is
+    said. AnswerError if an answer or an image is unknown, or an image is judged twice.
     """
     # One import at a time, because each checks that a cell is no label of another batch.
     with leases.lease(store, "labels", wait=True, on_wait=tell) as held:

@@ -116,7 +116,6 @@ def export(options: ReviewExport, settings: Settings) -> ExportOutcome:
 
 
 def _export_labels(store: Store, folder: Path, card: ModelCard, limit: int) -> ExportOutcome:
-    """Write the labels that a model was trained on, the least probable by its folds first."""
     ranked = sheets.ranked_labels(labels_of_folds(store, card), card.classes)
     rows = ranked.add_column(1, "model", pa.array([card.name] * ranked.num_rows))
     refs = {ref.uri: ref for ref in regions.image_refs(trained_images(card))}
@@ -140,11 +139,7 @@ def _write_cells(
     refs: Mapping[str, regions.ImageRef],
     limit: int,
 ) -> tuple[int, list[str]]:
-    """Write a sheet of at most ``limit`` cells, and their pictures.
-
-    Returns:
-        The number of cells on the sheet, and those whose image could not be read.
-    """
+    """Write a sheet and pictures; return its number of cells, and those that cannot be read."""
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     sheet: list[list[object]] = []
     unreadable: list[str] = []
@@ -166,7 +161,6 @@ def _write_cells(
 
 
 def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
-    """List the slides that a person looks at as a whole, the furthest from fitted ones first."""
     path = tables.report_path(batch.name, batch.batch_date, tables.SLIDES)
     rows = read_table(store, *path)
     chosen = rows.filter(pa.array(is_for_review(rows))).to_pylist()

@@ -76,7 +76,6 @@ def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
 
 
 def _listening(port: int) -> socket.socket:
-    """Listen on a port of this machine alone; UsageError if it is in use."""
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
@@ -84,7 +83,6 @@ def _listening(port: int) -> socket.socket:
 
 
 def _newest(store: Store) -> str:
-    """Name the newest published batch; StoreError where there is none."""
     row, _ = next(newest_batches(store, lambda name: True, warn), (None, None))
     if row is None:
         raise StoreError("no batch has a report yet: run slidewatch screen first")

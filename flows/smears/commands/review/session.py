@@ -150,17 +150,10 @@ class Session(BatchAnswers):
 def open_session(
     store: Store, batch: Batch, *, limit: int, per_slide: int, unmarked: float
 ) -> tuple[Session, detectors.DetectorCard | None]:
-    """Load the cells chosen for reading, or choose them now, and read the answers on them.
+    """Load the cells of a published batch that were chosen for reading, and the answers on them.
 
-    Args:
-        store: where the batch is.
-        batch: which; it is published.
-        limit: of flagged cells, where none were chosen yet; the same of the next two.
-        per_slide: limit of them that a slide may send.
-        unmarked: share of cells that were not flagged.
-
-    Raises:
-        StoreError: the batch has no scored cell.
+    If none were, choose at most ``limit`` flagged ones, ``per_slide`` of a slide, and a share
+    ``unmarked`` of others. StoreError if the batch has no scored cell.
     """
     kept = answers.find_sample(store, batch.key)
     scored = scored_cells(report_rows(store, batch, list(COLUMNS)))

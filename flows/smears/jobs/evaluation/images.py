@@ -39,17 +39,12 @@ ROWS, ATTACKED_ROWS = 512, 64  # images per shard
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation of one detector, with the data that its units of work share.
-
-    ``model`` is the detector's; slides are also judged by ``commissioned``, if there is one: a
-    detector that it is the parent of.
-    """
+    """An evaluation of one detector and its model, which units of work share."""
 
     store: Store
     evaluation: str
     detector: detectors.DetectorCard
     model: classifiers.ModelCard
-    commissioned: detectors.DetectorCard | None = None
 
     def images(self, name: str) -> pa.Table:
         """Read the list of a set of images."""

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from flows.jobs import verified, worker
+from flows.jobs import worker
 from flows.smears.jobs.evaluation.images import (
     Run,
     SetShard,
@@ -50,7 +50,6 @@ def score_shard(job: ScoringJob) -> scored.ScoredImages:
 
 @lru_cache(maxsize=8)
 def _leans(slides: tuple[SetShard, ...]) -> dict[str, float]:
-    """Compute the leans of slides or patients from their clean cells."""
     witnesses = load_detector(slides[0].run).witnesses
     if witnesses is None:
         return {}
@@ -61,7 +60,6 @@ def _leans(slides: tuple[SetShard, ...]) -> dict[str, float]:
 
 @lru_cache(maxsize=2)
 def _rivals(run: Run, fitted: tuple[SetShard, ...]) -> Rivals:
-    """Fit the rivals, once per process."""
     cells = read_cells(fitted, [PENULTIMATE])
     last = classifier.last_layer(load_tapped(run.store, run.model))
     return fit_rivals(PENULTIMATE, cells.taps[PENULTIMATE], cells.label, *last)
@@ -94,10 +92,7 @@ def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
     groups = compositions.compose(ordinary, strange, job.subject.share or 0.0, named=job.named)
     if not groups:
         return []
-    laboratory = None
-    if run.commissioned is not None:
-        laboratory = verified.load_detector(run.store, run.commissioned)
-    judged = compositions.judge(load_detector(run), groups, named=job.named, laboratory=laboratory)
+    judged = compositions.judge(load_detector(run), groups, named=job.named)
     results = list(compositions.measure(job.subject, judged))
     if ordinary and not strange:
         called = metrics.Interval(float(np.mean(ordinary.predicted == 0)))
@@ -108,6 +103,5 @@ def compose_and_measure(job: CompositionJob) -> list[metrics.Result]:
 
 @lru_cache(maxsize=2)
 def _cells(chosen: Chosen) -> compositions.CellSet:
-    """Read cells with their slides."""
     taps = load_detector(chosen.shards[0].run).taps
     return read_cells(chosen.shards, taps, np.asarray(chosen.rows, np.int64))

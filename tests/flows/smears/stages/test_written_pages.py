@@ -10,7 +10,7 @@ from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears import call as call_module
 from flows.smears.night import NightOutcome, screen
-from flows.smears.stages import page_index
+from flows.smears.stages import written_pages
 from storage.batches.manifests import load_batch
 from storage.parquet import read_table
 from storage.records import now
@@ -80,7 +80,7 @@ def test_a_page_that_could_not_be_written_is_made_by_the_same_command(
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(page_index, "index_page", fails)
+        patch.setattr(written_pages, "index_page", fails)
         kept = screened(photos, settings)
     assert announced == ["night"]
     assert (kept.failed, kept.scored, kept.page_failure) == (

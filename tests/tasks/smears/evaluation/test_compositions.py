@@ -10,7 +10,6 @@ from tasks.detector.slides.normal import slide_normal
 from tasks.metrics.metrics import Subject
 from tasks.smears.evaluation.compositions import (
     CELLS,
-    LABORATORY_NORMAL,
     MOST,
     NIGHTS,
     OWN_NORMAL,
@@ -23,7 +22,6 @@ from tasks.smears.evaluation.compositions import (
     compose,
     judge,
     measure,
-    screened,
 )
 from tasks.smears.laboratories import learning
 from tests.support import altered, laboratories
@@ -174,36 +172,6 @@ def test_slides_of_few_cells_of_another_stain_than_their_nights_lean_on_fitted_o
         score_slide(detector.own, s.taps, s.predicted, laboratory=night).p_value for s in slides[1:]
     ]
     assert np.mean(np.concatenate(leaning) <= 0.05) > 0.3
-
-
-def test_groups_are_judged_at_a_laboratory_beside() -> None:
-    detector = laboratories.detector()
-    made = laboratories.commissioned(laboratories.of_laboratory(1, 20))
-    hosts = [*laboratories.of_laboratory(2, 12), *laboratories.of_laboratory(3, 12, n=12)]
-    slides = [as_cells(s, f"{i:02d}") for i, s in enumerate(hosts)]
-    groups = ordinary_groups(slides)
-    judged = judge(detector, groups, named=True, laboratory=made)
-    for host, slide in enumerate(slides):
-        alone = score_slide(made.own, slide.taps, slide.predicted, laboratory=made.reference)
-        assert alone.level == ("slide" if len(slide) > 12 else "laboratory")
-        np.testing.assert_array_equal(
-            judged.verdicts[LABORATORY_NORMAL].p_values[judged.group == host], alone.p_value
-        )
-    without = judge(detector, groups, named=True)
-    np.testing.assert_array_equal(
-        judged.verdicts[OWN_NORMAL].p_values, without.verdicts[OWN_NORMAL].p_values
-    )
-    assert LABORATORY_NORMAL not in without.verdicts
-    here, away = values(judged, LABORATORY_NORMAL), values(judged)
-    assert 0.02 < here["false alarms at 0.05, mean of groups"] < 0.1
-    assert here["shifted"] < 0.2
-    assert away["shifted"] == 1.0
-    mixed = compose(join(slides), rubbish(np.random.default_rng(8), 50), 0.1, named=True)
-    found = judge(detector, mixed, named=True, laboratory=made)
-    assert values(found, LABORATORY_NORMAL)["caught at 0.05"] > 0.95
-    # Images that name no slide are compared with the laboratory.
-    (night, *_) = screened(made, compose(join(slides), None, 0.0, named=False), named=False)
-    assert set(night[0].compared_with) == {"laboratory"}
 
 
 def test_false_alarms_are_measured_by_group(detector: Detector) -> None:

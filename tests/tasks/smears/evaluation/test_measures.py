@@ -1,5 +1,4 @@
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from tasks.smears.evaluation.measures import (
     TEST,
     ScoredSets,
     comparisons,
-    is_masked,
     measures,
 )
-from tasks.smears.evaluation.scored import BORDER, OWN, ScoredForm, ScoredImages
+from tasks.smears.evaluation.scored import OWN, ScoredForm, ScoredImages
 from tasks.smears.evaluation.treated import CLEAN, FILE, NOISE, Treatment
 from tests.support.evaluated import scored
 
@@ -27,9 +25,7 @@ FGSM = Treatment("attack", "fgsm", 8 / 255)
 BLUR = Treatment("corruption", "defocus", 3.0)
 
 
-def images(
-    right: list[int], *, start: float = 0.0, border: float = 0.0, **fields: Any
-) -> ScoredForm:
+def images(right: list[int], *, start: float = 0.0, **fields: Any) -> ScoredForm:
     """Images that are diagnosed rightly or not; their scores are ``start`` and up from there."""
     n = len(right)
     truth = np.arange(n, dtype=np.int8) % 2
@@ -43,7 +39,7 @@ def images(
         "logits": logits,
     }
     own = start + np.arange(n, dtype=np.float64)
-    return scored({OWN: own, "energy": -own, BORDER: np.full(n, border)}, **usual | fields)
+    return scored({OWN: own, "energy": -own}, **usual | fields)
 
 
 def digests(n: int, first: int = 0) -> NDArray[np.uint8]:
@@ -126,20 +122,6 @@ def test_success_is_the_share_of_attacked_images_that_fool() -> None:
 
 
 # Other images
-
-
-@pytest.mark.parametrize(
-    ("ordinary", "other", "masked"), [(0.0, 0.0, True), (0.0, 0.4, False), (0.3, 0.2, True)]
-)
-def test_a_set_is_masked_where_its_borders_are_as_dark_as_cells_have(
-    ordinary: float, other: float, masked: bool
-) -> None:
-    clean = images([1] * 8, border=ordinary)
-    others = images([1] * 9, border=other)
-    assert is_masked(clean, others) == masked
-    # One bright border does not decide.
-    odd = replace(others, scores=others.scores | {BORDER: np.r_[np.full(8, other), 1.0]})
-    assert is_masked(clean, odd) == masked
 
 
 def test_other_images_are_compared_with_ordinary_ones_of_the_test() -> None:

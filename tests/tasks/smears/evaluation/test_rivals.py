@@ -37,7 +37,7 @@ TRUTH = np.arange(800) >= 400
 
 def evidence() -> ImageEvidence:
     logits = NEW @ WEIGHT.T + BIAS
-    return ImageEvidence({LAST: NEW}, logits, np.zeros(800, np.float32), odin=logits / 2)
+    return ImageEvidence({LAST: NEW}, logits, odin=logits / 2)
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_what_a_night_would_send_to_a_person_is_abnormal_or_uncertain() -> None:
     }
     margin = np.where(np.arange(40) % 2, 0.1, 9.0)
     logits = np.stack([margin, -margin], axis=1).astype(np.float32)
-    evidence = ImageEvidence(taps, logits, np.zeros(40, np.float32))
+    evidence = ImageEvidence(taps, logits)
     images = TreatedImages(
         np.arange(40), np.zeros((40, 32), np.uint8), np.zeros(40, np.int8), {FILE: evidence}
     )

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.smears.schemas.patients import patient_schema
-from storage.smears.schemas.slides import slide_schema
+from storage.smears.schemas.patients import PATIENT_SCHEMA
+from storage.smears.schemas.slides import SLIDE_SCHEMA
 from tasks.reports.image_columns import SHIFTS, STRANGEST
 from tasks.smears.counting.call import Interpreter, call_text
 from tasks.smears.counting.interpretation import ErrorRates, KnownRates
@@ -261,8 +261,8 @@ def test_abnormal_cells_count_where_a_laboratory_has_measured_how_many_are_calle
 
 def test_columns_are_those_of_the_schemas() -> None:
     slides, patients = tables([parasite(), healthy()])
-    assert list(slides[0]) == slide_schema().names
-    assert list(patients[0]) == patient_schema().names
+    assert list(slides[0]) == SLIDE_SCHEMA.names
+    assert list(patients[0]) == PATIENT_SCHEMA.names
     assert len(slides[0]) <= 48
 
 

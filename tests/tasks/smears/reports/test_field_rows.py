@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.reports.tables import FIELDS as REPORT
-from storage.smears.schemas.fields import field_schema
+from storage.smears.schemas.fields import FIELD_REPORT_SCHEMA
 from tests.support.cell_rows import ABNORMAL, FAILED, NAMES, PARASITIZED, cell
 from tests.support.grouped import group
 
@@ -122,4 +122,4 @@ def test_every_cell_is_counted_once(places: list[tuple[int, int]]) -> None:
 @pytest.mark.parametrize("fields", [[], FIELDS])
 def test_the_table_has_the_columns_of_the_report(fields: list[dict[str, Any]]) -> None:
     table = group([], fields=fields).tables[REPORT]
-    assert table.select(field_schema().names).cast(field_schema()).num_rows == len(fields)
+    assert table.select(FIELD_REPORT_SCHEMA.names).cast(FIELD_REPORT_SCHEMA).num_rows == len(fields)

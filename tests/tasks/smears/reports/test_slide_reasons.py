@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.stats import binomtest
 
-from storage.smears.schemas.slides import slide_schema
+from storage.smears.schemas.slides import SLIDE_SCHEMA
 from tasks.reports.image_columns import heads_of, repeated
 from tasks.smears.reports.parasitaemia import binomial_p_value, wilson_interval
 from tests.support.cell_rows import ABNORMAL, FAILED, NAMES, PARASITIZED, UNCERTAIN, cell
@@ -136,7 +136,7 @@ def test_the_median_is_that_of_the_cells(scores: list[float]) -> None:
 @pytest.mark.parametrize("cells", [[], [cell()], [cell(**FAILED)]])
 def test_the_table_has_the_columns_of_the_report(cells: list[dict[str, Any]]) -> None:
     table = group(cells, fields=[] if cells else None).tables["slides"]
-    assert table.schema.equals(slide_schema(), check_metadata=False)
+    assert table.schema.equals(SLIDE_SCHEMA, check_metadata=False)
     assert table.num_rows == len(cells)
 
 

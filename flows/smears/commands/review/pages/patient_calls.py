@@ -69,7 +69,6 @@ class PatientPages:
         return go_to(request, f"/by/{reader}/patients/{number}")
 
     def _asked(self, request: Request) -> tuple[str, Suspect, int]:
-        """Return the reader and the patient of a request; 404 where there is no such patient."""
         number = int(request.path_params["number"])
         if number >= len(self.suspects.asked):
             raise HTTPException(404, "no such patient")

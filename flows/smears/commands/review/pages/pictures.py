@@ -72,7 +72,6 @@ class PicturePages:
         return Response(content, media_type="image/png", headers={"Cache-Control": "private"})
 
     def _read_picture(self, image_id: str) -> tuple[bytes, int]:
-        """Read the image of a cell as PNG, with its width in pixels."""
         image = shown.find_unchanged(self.ref(image_id), image_id).image()
         return page.encoded(image, "PNG"), image.width
 

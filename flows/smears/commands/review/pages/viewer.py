@@ -139,7 +139,6 @@ class ViewerPages:
 
     @cached_property
     def _placed(self) -> pa.Table:
-        """Read the scored cells that were cut out of a picture, with their row in the batch."""
         session = self._session
         chances = [f"probability_{name}" for name in session.card.classes]
         parts = []

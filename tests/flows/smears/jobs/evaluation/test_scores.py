@@ -12,7 +12,7 @@ from flows.smears.jobs.evaluation.scores import ScoringJob, score_shard
 from storage.batches.manifests import read_manifest
 from storage.parquet import write_table
 from storage.smears.evaluations import images_path
-from tasks.smears.evaluation.scored import BORDER, OWN
+from tasks.smears.evaluation.scored import OWN
 from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
 from tests.support.shards import add_detector, start
 
@@ -56,9 +56,9 @@ def test_clean_images_are_scored_by_all_and_corrupted_ones_by_slidewatch_alone(r
     fitted, clean = made(run, "fitted"), made(run, "test")
     (blurred, _) = made(run, "test", Treatment("corruption", "defocus", 5.0))
     scored = score_shard(ScoringJob(clean[0], clean, fitted)).forms[FILE]
-    assert len(scored.scores) == 2 + 4
+    assert len(scored.scores) == 1 + 4
     assert all(np.isfinite(values).all() for values in scored.scores.values())
     rough = score_shard(ScoringJob(blurred, clean, fitted)).forms[FILE]
-    assert set(rough.scores) == {OWN, BORDER}
+    assert set(rough.scores) == {OWN}
     assert not np.array_equal(rough.scores[OWN], scored.scores[OWN])
     assert read_treated(blurred).forms[FILE].odin is None
