@@ -1,6 +1,6 @@
 """Measure whether a field of view is fit to be read: its focus, exposure, stain and crowding."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,32 +19,13 @@ LEAST_GROUND = 0.05  # share of a square; with less, cells overlap
 FOCUS_DIAMETER = 48  # pixels of a cell when comparing edges
 
 
-@dataclass(frozen=True)
-class FieldQuality:
-    """The quality of a field's photograph.
+def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) -> dict[str, Any]:
+    """Measure the quality of a field in which ``found`` are the cells, by column of its row.
 
-    ``sharpness``: see `sharpness`. ``too_dark`` and ``too_bright``: shares of pixels, 0 to 1, where
-    a channel is clipped. ``brightness``: the mean of all channels, 0 to 1. ``stain``: mean red,
-    green and blue of the pixels of cells, 0 to 255, NaN without cells. ``cells``: their number.
-    ``covered``: the share of the field covered by cells, 0 to 1. ``overlap``: the share of the
-    covered area in more than one cell, 0 to 1, NaN without cells. ``packed``: see `packed`.
-    """
-
-    sharpness: float
-    too_dark: float
-    too_bright: float
-    brightness: float
-    stain: tuple[float, float, float]
-    cells: int
-    covered: float
-    overlap: float
-    packed: float
-
-
-def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) -> FieldQuality:
-    """Measure the quality of a field in which ``found`` are the cells.
-
-    ``focus`` is its sharpness, if already known. Where an eyepiece lights a disc, only its
+    Shares and brightness are 0 to 1: ``too_dark`` and ``too_bright`` are of pixels where a channel
+    is clipped, ``covered`` of the field, ``overlap`` of the covered area in more than one cell. The
+    stain is the mean colour of the cells' pixels, 0 to 255. Without cells it is NaN, as overlap is.
+    ``focus`` is the sharpness, if already known. Where an eyepiece lights a disc, only its
     inscribed rectangle counts, except for the stain.
     """
     height, width = field.shape[:2]
@@ -58,17 +39,17 @@ def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) ->
         mask.size - np.count_nonzero(cv2.inRange(field, (low,) * 3, (high,) * 3))
         for low, high in ((SHADOW + 1, 255), (0, HIGHLIGHT - 1))
     )
-    return FieldQuality(
-        sharpness=sharpness(field, found.diameter) if focus is None else focus,
-        too_dark=dark / mask.size,
-        too_bright=bright / mask.size,
-        brightness=sum(cv2.mean(field)) / 3 / 255,
-        stain=stain,
-        cells=len(found.cells),
-        covered=covered / mask.size,
-        overlap=np.count_nonzero(cells > 1) / covered if covered else np.nan,
-        packed=packed(field, found.diameter),
-    )
+    return {
+        "sharpness": sharpness(field, found.diameter) if focus is None else focus,
+        "too_dark": dark / mask.size,
+        "too_bright": bright / mask.size,
+        "brightness": sum(cv2.mean(field)) / 3 / 255,
+        **dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True)),
+        "cells": len(found.cells),
+        "covered": covered / mask.size,
+        "overlap": np.count_nonzero(cells > 1) / covered if covered else np.nan,
+        "packed": packed(field, found.diameter),
+    }
 
 
 def _window(field: Pixels) -> tuple[slice, slice]:
