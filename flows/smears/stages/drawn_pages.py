@@ -18,10 +18,9 @@ from storage import parquet
 from storage.batches import manifests
 from storage.reports.tables import report_path
 from tasks.images.regions import ImageRef, image_refs
-from tasks.smears.reports import field_rows
 from tasks.smears.reports.called_cells import CalledCells, Patient
 from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
-from tasks.smears.visualisation.overlay import ShownSlide, fields_to_show
+from tasks.smears.visualisation.overlay import ShownSlide, cells_of, fields_to_show
 from tasks.smears.visualisation.patients import Called
 from tasks.smears.visualisation.viewer.overlays import ShownField
 
@@ -98,7 +97,7 @@ def _fields(
     sources = {field["source_uri"] for field in fields}
     for rows in drawings.rows_of_sources(store, batch, screened.model, sources):
         for field, of_field in zip(fields, cells, strict=True):
-            of_field += field_rows.cells_of(rows, field)
+            of_field += cells_of(rows, field)
     refs = drawings.find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
     return [
         (field, some, {c["uri"]: refs[c["uri"]] for c in some})

@@ -13,7 +13,7 @@ from storage.smears.pages import (
     write_page_file,
 )
 from storage.store import Store
-from tasks.smears.visualisation.index_page import index_page
+from tasks.smears.visualisation.batch_page import index_page
 
 LISTED = 120  # batches on the index; a file of each is read every night
 

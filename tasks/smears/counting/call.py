@@ -305,14 +305,10 @@ def density_text(parasites: float) -> str:
 def suspects_text(row: Mapping[str, Any]) -> str:
     """Write how many cells of a slide or patient look parasitized, and what became of them.
 
-    It is empty for reports of slidewatch 0.6, which do not say it.
-
     >>> row = {"parasitized": 43, "set_aside": {"abnormal": 33, "cut": 5}, "cells_called": 5}
     >>> suspects_text(row)
     '43 look parasitized: 5 counted, 33 unlike their slide, 5 cut off or covered'
     """
-    if row.get("set_aside") is None:
-        return ""
     aside, looks = dict(row["set_aside"]), row["parasitized"]
     abnormal, cut = aside.get("abnormal", 0), aside.get("cut", 0)
     called = min(row["cells_called"], looks)
@@ -333,11 +329,10 @@ def suspects_text(row: Mapping[str, Any]) -> str:
 
 def photograph_text(night: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
     """Write in a sentence what one photograph shows, from its rows of batch and patient."""
-    looks = suspects_text(patient) or f"{counted(patient['cells_called'], 'cell')} called"
     call = f"{patient['call'].capitalize()}"
     if patient["call"] == Call.POSITIVE:
         call += f", about {percent_text(patient['corrected_percent'])}"
-    return f"{call}: of {counted(night['scored'], 'cell')} {looks}"
+    return f"{call}: of {counted(night['scored'], 'cell')} {suspects_text(patient)}"
 
 
 def call_text(row: Mapping[str, Any]) -> str:
@@ -361,9 +356,9 @@ def call_text(row: Mapping[str, Any]) -> str:
     if row["call"] == Call.UNREADABLE:
         return f"no answer: {', '.join(reasons)}"
     if row["call"] == Call.SUSPECTED:
-        return f"a person must decide: {suspects_text(row) or cells}"
+        return f"a person must decide: {suspects_text(row)}"
     if CallReason.SET_ASIDE in reasons:
-        return f"no answer: {suspects_text(row) or cells}"
+        return f"no answer: {suspects_text(row)}"
     if CallReason.NEW in reasons:
         return f"no answer at a laboratory that is not known: {cells}"
     if CallReason.NOT_MEASURED in reasons:

@@ -1,4 +1,4 @@
-"""Score images by rival detectors of abnormal images: higher is more abnormal.
+"""Gather the evidence on images, and score it by rival detectors: higher is more abnormal.
 
 The rivals are those of pytorch-ood (Kirchheim et al. 2022), with the settings of their authors.
 Rivals that need a covariance are left out unless fitted images outnumber features.
@@ -11,12 +11,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks import bundles
+from tasks.network.classifier import Classifier
 from tasks.smears.evaluation.treated import ImageEvidence, Rivals
 from tasks.types import Float, Integers, Single
 
+BATCH = 32
 SAMPLE = 20_000  # fitted images that rivals know, at most
 NEIGHBOURS = 50
 ODIN_TEMPERATURE = 1000.0
+
+
+def gather_evidence(pixels: Tensor, classifier: Classifier, *, odin: bool) -> ImageEvidence:
+    """Gather the evidence on images (n, 3, S, S) in [0, 1]; n is at least 1."""
+    return bundles.join([_of_batch(batch, classifier, odin) for batch in pixels.split(BATCH)])
+
+
+def _of_batch(pixels: Tensor, classifier: Classifier, odin: bool) -> ImageEvidence:
+    after = None
+    with classifier.computing():
+        with torch.inference_mode():
+            taps, logits = classifier.features(pixels)
+        if odin:
+            from pytorch_ood.detector import odin_preprocessing
+
+            moved = odin_preprocessing(classifier, pixels)
+            with torch.inference_mode():
+                after = _to_numpy(classifier(moved))
+    border = torch.ones(pixels.shape[2:], dtype=torch.bool)
+    border[2:-2, 2:-2] = False
+    return ImageEvidence(
+        taps={name: _to_numpy(values) for name, values in taps.items()},
+        logits=_to_numpy(logits),
+        border=_to_numpy(pixels[:, :, border].mean(dim=(1, 2))),
+        odin=after,
+    )
+
+
+def _to_numpy(values: Tensor) -> Single:
+    return np.asarray(values.detach().float().cpu().numpy(), np.float32)
 
 
 def fit_rivals(

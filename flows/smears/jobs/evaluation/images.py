@@ -28,10 +28,8 @@ from tasks.network import extraction, gpu
 from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
 from tasks.network.spec import PENULTIMATE
-from tasks.smears.evaluation import compositions, treated
-from tasks.smears.evaluation.evidence import gather_evidence
-from tasks.smears.evaluation.treatments import attacks
-from tasks.smears.evaluation.treatments.corruptions import corrupt
+from tasks.smears.evaluation import compositions, treated, treatments
+from tasks.smears.evaluation.rivals import gather_evidence
 from tasks.types import Counts, Mask, Pixels, Single, Texts
 
 ROWS, ATTACKED_ROWS = 512, 64  # images per shard
@@ -129,7 +127,9 @@ def _load(
             continue  # a set's size and the rows of its shards show how many are missing
         if treatment.kind == "corruption":
             level = int(treatment.strength or 0)
-            image = Image.fromarray(corrupt(np.asarray(image), treatment.name, level, seed=row))
+            image = Image.fromarray(
+                treatments.corrupt(np.asarray(image), treatment.name, level, seed=row)
+            )
         rows.append(row)
         image_ids.append(np.frombuffer(picture.image_id, np.uint8))
         pixels.append(decoding.resize(image, side))
@@ -148,10 +148,10 @@ def _attacked(
     assert strength is not None
     truth = torch.as_tensor(labels.astype(np.int64), device=pixels.device)
     forms = {
-        treated.FILE: attacks.attack(name, classifier, pixels, truth, strength, seed),
-        treated.NOISE: attacks.matched_noise(pixels, strength, seed),
+        treated.FILE: treatments.attack(name, classifier, pixels, truth, strength, seed),
+        treated.NOISE: treatments.matched_noise(pixels, strength, seed),
     }
-    return {form: attacks.round_to_8_bits(each) for form, each in forms.items()}
+    return {form: treatments.round_to_8_bits(each) for form, each in forms.items()}
 
 
 def _shifted(

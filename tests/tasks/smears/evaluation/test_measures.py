@@ -7,13 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.metrics.metrics import SINGLE, Result
-from tasks.smears.evaluation.comparison import VERDICT
 from tasks.smears.evaluation.measures import (
     AND_NOISE,
     ATTACKED,
     HOME,
     SAMPLED,
     TEST,
+    VERDICT,
     ScoredSets,
     comparisons,
     is_masked,

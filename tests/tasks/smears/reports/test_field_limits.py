@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
 from tasks.limits import FieldLimits
-from tasks.smears.reports.field_limits import field_reason
+from tasks.smears.reports.slide_reasons import field_reason
 from tasks.smears.segmentation.finding import find_cells
 from tasks.smears.segmentation.quality import field_quality
 from tests.support.needs import needs_data
