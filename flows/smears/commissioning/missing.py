@@ -12,7 +12,7 @@ from storage.parquet import read_table
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store
 from tasks.images.listing import each_source
-from tasks.smears.laboratories.missing import negative_texts, positive_text
+from tasks.smears.laboratories.commissioning import negative_texts, positive_text
 
 LISTED = 5  # patients that a message names
 

@@ -19,7 +19,6 @@ from tasks.images.access.files import ChangedError
 from tasks.images.manifest import Region
 from tasks.images.regions import ImageRef, image_refs
 from tasks.images.sources import read_region
-from tasks.smears.shown import find_unchanged, read_around
 from tasks.smears.visualisation import overlay
 from tasks.smears.visualisation.page import as_webp
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
@@ -136,7 +135,7 @@ def of_contours(card: ModelCard) -> list[str]:
 
 def draw_thumbnail(ref: ImageRef, image_id: str) -> bytes:
     """Draw a cell small, as a WebP file; ``image_id`` is its digest when it was screened."""
-    return overlay.thumbnail(find_unchanged(ref, image_id).image())
+    return overlay.thumbnail(overlay.find_unchanged(ref, image_id).image())
 
 
 def draw_place(
@@ -149,9 +148,9 @@ def draw_place(
     """
     ref = refs[cell["uri"]]
     assert ref.region is not None
-    find_unchanged(ref, cell["image_id"])
+    overlay.find_unchanged(ref, cell["image_id"])
     more = round(overlay.WIDTHS * max(ref.region.width, ref.region.height))
-    pixels, wide = read_around(ref.source, ref.region, more)
+    pixels, wide = overlay.read_around(ref.source, ref.region, more)
     known = [(near, refs[near["uri"]].outline) for near in around]
     drawn = [(near, outline) for near, outline in known if outline is not None]
     rows = [near for near, _ in drawn]
@@ -169,7 +168,7 @@ def draw_field(
     region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
     known = [(cell, refs[cell["uri"]]) for cell in cells if cell["image_id"]]
     for cell, ref in known[:1]:
-        find_unchanged(ref, cell["image_id"])
+        overlay.find_unchanged(ref, cell["image_id"])
     contours = [
         contour_of(cell, ref.outline.ravel(), (region.x, region.y))
         for cell, ref in known

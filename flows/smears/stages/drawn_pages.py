@@ -19,9 +19,9 @@ from storage.batches import manifests
 from storage.reports.tables import report_path
 from tasks.images.regions import ImageRef, image_refs
 from tasks.smears.reports.called_cells import CalledCells, Patient
+from tasks.smears.visualisation.calls import Called
 from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
 from tasks.smears.visualisation.overlay import ShownSlide, cells_of, fields_to_show
-from tasks.smears.visualisation.patients import Called
 from tasks.smears.visualisation.viewer.overlays import ShownField
 
 CELLS_A_JOB = 12

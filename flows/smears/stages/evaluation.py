@@ -23,8 +23,7 @@ from tasks.smears.evaluation.measures import (
     is_masked,
     measures,
 )
-from tasks.smears.evaluation.scored import ScoredImages, join_scored
-from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
+from tasks.smears.evaluation.scored import CLEAN, FILE, ScoredImages, Treatment, join_scored
 from tasks.smears.evaluation.treatments import CORRUPTIONS, STRENGTHS
 
 Key = compositions.Key

@@ -32,7 +32,7 @@ from tasks.smears.segmentation.field_of_view import (
     typical_diameters,
 )
 from tasks.smears.segmentation.finders import OUTLINES, try_finder
-from tasks.smears.slide_names import names_of_slides
+from tasks.smears.segmentation.sorts import names_of_slides
 from tasks.words import counted
 
 SOURCES_A_JOB = 16

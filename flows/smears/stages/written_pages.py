@@ -27,8 +27,8 @@ from storage.store import Store
 from tasks.smears.reports.called_cells import Patient, cells_behind, patient_of
 from tasks.smears.visualisation import calls
 from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
+from tasks.smears.visualisation.calls import cells_each, opened
 from tasks.smears.visualisation.highlights import Highlights
-from tasks.smears.visualisation.patients import cells_each, opened
 
 
 def has_page(store: Store, batch: manifests.Batch, called: CallSeal) -> bool:

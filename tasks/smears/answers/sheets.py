@@ -54,10 +54,8 @@ def candidates(
     An image that is in the batch under two names is one cell. The number of cells per slide is
     limited, because a slide out of focus would otherwise fill the list; images without a slide are
     not limited. The parts are image rows of `FROM_REPORT`, ``verdict`` and ``status``; ``done`` are
-    digests of images that have an answer already.
-
-    Returns:
-        Their rows, and counts of the others by the reason why they are left out.
+    digests of images that have an answer already. Return their rows, and counts of the others by
+    the reason why they are left out.
     """
     # A night without images has no parts.
     chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
@@ -86,19 +84,12 @@ def candidates(
 
 
 def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
-    """Rank all labels, the least probable first; equal images count once.
+    """Rank all labels in a table of `DOUBTED`, the least probable first; equal images count once.
 
     A network that has not seen a patient diagnoses that patient's cells; a label that it finds
     improbable is probably wrong. This is the ranking by self-confidence of Northcutt, Jiang &
-    Chuang (2021, arXiv 1911.00068).
-
-    Args:
-        out_of_fold: ``probability`` is that of the first class by a network that has not seen the
-            image's patient; also ``label``, ``log_odds`` and the other columns of `DOUBTED`.
-        classes: the two, in the order of logits.
-
-    Returns:
-        A table of `DOUBTED`: ``label_probability`` is that of the label.
+    Chuang (2021, arXiv 1911.00068). Such a network's ``probability`` and ``log_odds`` in
+    ``out_of_fold`` are those of the first of two ``classes``, in the order of logits.
     """
     first = np.asarray(pc.equal(out_of_fold["label"], classes[0]))
     probability = out_of_fold["probability"].to_numpy()
@@ -288,10 +279,8 @@ def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:
 def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
     """Collect the scored cells of a report, each once, and mark those for review as ``flagged``.
 
-    The parts are image rows of `COLUMNS`, all rows of a batch in order.
-
-    Returns:
-        Their rows, with ``flagged``, and ``row``: the number in the batch.
+    The parts are image rows of `COLUMNS`, all rows of a batch in order; ``row`` is added, the
+    number in the batch.
     """
     # A night without images has no parts.
     none = pa.table({name: pa.nulls(0, pa.string()) for name in COLUMNS})
@@ -300,11 +289,7 @@ def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
         "flagged", pa.array(np.asarray(image_columns.is_for_review(rows), bool))
     )
     rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
-    return _once(rows.filter(pc.equal(rows["status"].cast(pa.string()), Status.SCORED)))
-
-
-def _once(rows: pa.Table) -> pa.Table:
-    """Keep the first row of each image."""
+    rows = rows.filter(pc.equal(rows["status"].cast(pa.string()), Status.SCORED))
     _, first = np.unique(np.asarray(rows["image_id"].to_pylist(), object), return_index=True)
     return rows.take(pa.array(np.sort(first), pa.int64()))
 

@@ -173,9 +173,7 @@ def screened(
 
     A slide of too few cells is compared with the night or with fitted slides, whichever are nearer;
     at a laboratory it is compared with the laboratory, and so are images that name no slide.
-
-    Yields:
-        The scores, whether the group is shifted, and whether it is implausible as a smear.
+    Yield the scores, whether the group is shifted, and whether it is implausible as a smear.
     """
     own, reference = detector.own, detector.reference
     assert own is not None

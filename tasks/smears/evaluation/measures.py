@@ -11,8 +11,16 @@ import numpy as np
 
 from tasks import bundles, types
 from tasks.metrics import metrics
-from tasks.smears.evaluation.scored import BORDER, OWN, ScoredForm, ScoredImages
-from tasks.smears.evaluation.treated import CLEAN, FILE, NOISE, Treatment
+from tasks.smears.evaluation.scored import (
+    BORDER,
+    CLEAN,
+    FILE,
+    NOISE,
+    OWN,
+    ScoredForm,
+    ScoredImages,
+    Treatment,
+)
 
 VERDICT = "slidewatch verdict"
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
@@ -155,15 +163,12 @@ def compare(comparison: Comparison) -> list[metrics.Result]:
             result(name, kind, metrics.interval(float(value[0]), draws[kind]))
             for kind, value in whole.items()
         ]
-        caught = others > _limit(values[~truth], alarms)
+        # The score that as many ordinary images exceed as the verdict alarms of.
+        limit = np.append(np.sort(values[~truth])[::-1], -np.inf)[round(alarms * n)]
+        caught = others > limit
         results.append(result(name, "caught", metrics.share(caught, weights[:, truth])))
     return [
         *results,
         result(VERDICT, "caught", metrics.share(abnormal.review, weights[:, truth])),
         result(VERDICT, "false alarms", metrics.share(ordinary.review, weights[:, ~truth])),
     ]
-
-
-def _limit(ordinary: types.Float, alarms: float) -> float:
-    """Compute the score that a given share of ordinary images exceeds."""
-    return float(np.append(np.sort(ordinary)[::-1], -np.inf)[round(alarms * len(ordinary))])

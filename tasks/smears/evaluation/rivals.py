@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks import bundles
 from tasks.network.classifier import Classifier
-from tasks.smears.evaluation.treated import ImageEvidence, Rivals
+from tasks.smears.evaluation.scored import ImageEvidence, Rivals
 from tasks.types import Float, Integers, Single
 
 BATCH = 32
@@ -87,18 +87,16 @@ def fit_rivals(
             "k nearest neighbours": by_features(neighbours),
         }
         if len(known) > known.shape[1]:
-            vim = ViM(None, _principal(known.shape[1]), weight.cpu(), bias.cpu())
+            width = known.shape[1]
+            # Principal directions as Wang et al. (2022) choose their number.
+            principal = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+            vim = ViM(None, principal, weight.cpu(), bias.cpu())
             rivals["mahalanobis, last layer"] = by_features(Mahalanobis(None))
             rivals["relative mahalanobis"] = by_features(RMD(None))
             rivals["ViM"] = by_features(vim)
         return rivals
     finally:
         torch.set_default_dtype(wide)
-
-
-def _principal(width: int) -> int:
-    """Return the number of principal directions for ViM, as Wang et al. (2022) choose it."""
-    return 1000 if width >= 2048 else 512 if width >= 768 else width // 2
 
 
 def _wide(values: Single) -> Tensor:

@@ -167,7 +167,10 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
     x, parasitized = labelled.log_odds, labelled.parasitized
     names, slide = np.unique(np.asarray(labelled.slides, object).astype(str), return_inverse=True)
     fold = slide % FOLDS
-    by_slide = len(names) >= LEAST_SLIDES and _has_both_kinds(fold, parasitized)
+    # Cells of both kinds must remain, whichever fold is held back.
+    by_slide = len(names) >= LEAST_SLIDES and all(
+        len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS)
+    )
     fold = fold if by_slide else _dealt(parasitized)
     after = np.empty(len(x))
     for each in range(FOLDS):
@@ -210,11 +213,6 @@ def _cautious(parasitized: types.Mask) -> types.Float:
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     right = (kinds + 1) / (kinds + 2)
     return np.asarray(np.where(parasitized, right[1], 1 - right[0]), np.float64)
-
-
-def _has_both_kinds(fold: types.Index, parasitized: types.Mask) -> bool:
-    """Return whether cells of both kinds remain, whichever fold is held back."""
-    return all(len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS))
 
 
 def _gain(gained: types.Float, parasitized: types.Mask, group: types.Index) -> Interval:

@@ -70,18 +70,14 @@ def slide_reasons(
     detectable: float = DETECTABLE_PERCENT,
     tolerated: float = TOLERATED,
 ) -> list[str]:
-    """List the reasons for a person to look at a slide.
+    """List the reasons for a person to look at a slide, from its counts.
 
-    Args:
-        row: the slide's counts. Its ``abnormal_p_value`` assumes independent cells, but cells of
-            one slide depend on each other, so it is too small: only a strict level together with a
-            gross excess makes a slide ``abnormal together``.
-        alpha: the detector's level.
-        detectable: the parasitaemia in percent that a slide must have enough red cells to show, if
-            it has fields and no parasites; if cells were cut out elsewhere, the number left out is
-            unknown.
-        tolerated: the share of a slide's fields that may be beyond a limit, or have failed; empty
-            and thick fields do not count.
+    Its ``abnormal_p_value`` assumes independent cells, but cells of one slide depend on each other,
+    so it is too small: only a strict level together with a gross excess makes a slide ``abnormal
+    together``. A slide with fields and no parasites must have enough red cells to show the
+    ``detectable`` parasitaemia, in percent; if cells were cut out elsewhere, the number left out is
+    unknown. ``tolerated`` is the share of its fields that may be beyond a limit, or have failed;
+    empty and thick fields do not count.
     """
     cells, scored, abnormal = row["cells"], row["scored"], row["abnormal"]
     surprise = row["abnormal_p_value"]

@@ -23,9 +23,9 @@ from tasks.smears.segmentation.absorbance import (
     over_channels,
     rim,
     stained,
+    white_outlines,
     without_bars,
 )
-from tasks.smears.segmentation.white_cells import white_outlines
 from tasks.types import Float, Index, Mask, Pixels, Single
 
 Kind = Literal["red", "white"]

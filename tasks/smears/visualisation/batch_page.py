@@ -21,6 +21,7 @@ from tasks.smears.reports.called_cells import Patient, patient_of
 from tasks.smears.reports.night.counts import Row
 from tasks.smears.reports.slide_reasons import SlideReason
 from tasks.smears.visualisation import calls, overlay, page
+from tasks.smears.visualisation.calls import Called, opened
 from tasks.smears.visualisation.highlights import (
     ABNORMAL,
     MOST_OF_A_SLIDE,
@@ -30,7 +31,6 @@ from tasks.smears.visualisation.highlights import (
     Highlights,
 )
 from tasks.smears.visualisation.overlay import COLOURS as CONTOURS
-from tasks.smears.visualisation.patients import Called, opened
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, ShownField
 
 PATIENTS_SHOWN, SLIDES_SHOWN = 500, 500
@@ -107,7 +107,9 @@ def batch_page(view: BatchView) -> str:
         return _photograph_page(view)
     row, slides, patients = view.row, _sorted(view.slides), calls.positive_first(view.patients)
     has_pictures = any(isinstance(each.picture, FieldPicture) for each in view.fields)
-    scripts = _scripts(viewer=has_pictures)
+    viewer = ("openseadragon.min.js", "viewer.js") if has_pictures else ()
+    scripts = [(page.VIEWER / name).read_text() for name in viewer]
+    scripts.append((page.TEMPLATES / "batch.js").read_text())
     shown = slides.slice(0, SLIDES_SHOWN).to_pylist()
     places = calls.places_of_slides(shown)
     places |= {patient_of(each): f"patient-{n}" for n, each in enumerate(opened(patients))}
@@ -173,13 +175,6 @@ def _photograph_page(view: BatchView) -> str:
         viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()),
         made_by=view.made_by,
     )
-
-
-def _scripts(*, viewer: bool) -> list[str]:
-    """Read the page's scripts."""
-    script = (page.TEMPLATES / "batch.js").read_text()
-    names = ("openseadragon.min.js", "viewer.js") if viewer else ()
-    return [*((page.VIEWER / name).read_text() for name in names), script]
 
 
 def _sorted(slides: pa.Table) -> pa.Table:

@@ -47,10 +47,9 @@ def feature_collection(
 ) -> Iterator[bytes]:
     """Write cells and fields of one source as GeoJSON, in parts: a slide's may not fit in memory.
 
-    Args:
-        parts: rows of the image report, all of one source, and the outline of each: x0, y0, x1, y1,
-            ... relative to its ``x`` and ``y``; None for a tile, which has none.
-        fields: rows of the report on fields of that source.
+    ``parts`` are rows of the image report, all of one source, and the outline of each: x0, y0, x1,
+    y1, ... relative to its ``x`` and ``y``; None for a tile, which has none. ``fields`` are rows of
+    the report on fields of that source.
 
     Raises:
         ValueError: an outline is no list of x and y of three points or more.
@@ -69,12 +68,7 @@ def feature_collection(
 
 
 def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str, Any]:
-    """Describe a cell as a detection: its class by diagnosis and abnormality, its scores measured.
-
-    Args:
-        row: of the image report.
-        outline: x0, y0, x1, y1, ... relative to the row's ``x`` and ``y``, or None.
-    """
+    """Describe a cell as a detection: its class by diagnosis and abnormality, and its scores."""
     name, colour = CLASSES[pen_of(row)]
     measured = [column for column in row if column.startswith(MEASURED)]
     return _feature(

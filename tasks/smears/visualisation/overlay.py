@@ -18,7 +18,11 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
-from tasks.images.geometry import Box, Slide, coarsest, rescaled
+from tasks.images.access.files import ChangedError
+from tasks.images.geometry import Box, Slide, coarsest, grown, rescaled
+from tasks.images.manifest import Region
+from tasks.images.regions import Found, ImageRef, find
+from tasks.images.sources import open_picture, read_region
 from tasks.reports.image_columns import PARASITIZED, numbers_of
 from tasks.smears.visualisation.page import as_webp
 from tasks.types import CellKind, FieldKind, Float, Pixels, Status
@@ -296,3 +300,21 @@ def _mark(pixels: Pixels, low: ArrayLike, high: ArrayLike) -> None:
             for y, to_y in ((top, 1), (bottom, -1)):
                 fill(colour, sorted((x, x + to_x * arm)), (y - wide, y + wide))
                 fill(colour, (x - wide, x + wide), sorted((y, y + to_y * arm)))
+
+
+def find_unchanged(ref: ImageRef, image_id: str) -> Found:
+    """Find an image of a known digest; ChangedError if it is another image by now."""
+    image = find(ref)
+    if image.image_id.hex() != image_id:
+        raise ChangedError("the file was changed since it was screened")
+    return image
+
+
+def read_around(source: str, region: Region, more: int) -> tuple[Pixels, Region]:
+    """Read a region with ``more`` pixels to each side, within its source, RGB (h, w, 3).
+
+    Return the region that was read, too; ``more`` is in pixels of the source's full size.
+    """
+    picture = open_picture(source)
+    wide = Region(*grown(region[:4], more, (picture.width, picture.height)), region.level)
+    return read_region(source, wide), wide

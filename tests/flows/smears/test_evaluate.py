@@ -26,8 +26,7 @@ from tasks.detector.detector import score
 from tasks.images.access.files import SourceError
 from tasks.metrics.metrics import SINGLE
 from tasks.smears.evaluation.measures import TEST, VERDICT
-from tasks.smears.evaluation.scored import BORDER, OWN
-from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
+from tasks.smears.evaluation.scored import BORDER, CLEAN, FILE, OWN, Treatment
 from tests.support.images import write_cells, write_mixed_night
 
 ATTACKS = ["fgsm", "pgd"]

@@ -18,7 +18,7 @@ from tasks.limits import FAILED_RED
 from tasks.smears.reports import parasitaemia
 from tasks.smears.reports.night.counts import BINS, NightCounts, Row, shares
 from tasks.smears.reports.slide_reasons import ABNORMAL_P_VALUE
-from tasks.types import Array, Counts, Float, Integers, Light
+from tasks.types import Array, Float, Integers, Light
 from tasks.words import counted, verb
 
 # A shift of all scores by .4 deviations; a night of five ordinary patients shifts half as far.
@@ -125,7 +125,9 @@ def _against_earlier(
     if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
         return None, {}
     taps = {
-        tap: population_stability(scores, _tap_scores(earlier, tap))
+        tap: population_stability(
+            scores, np.sum([each["tap_scores"][tap] for each in earlier], axis=0)
+        )
         for tap, scores in sorted(night.tap_scores.items())
     }
     return population_stability(_deciles(night.p_values), _deciles(before)), taps
@@ -160,11 +162,6 @@ def _usual(earlier: Sequence[Row], detector: str) -> list[Row]:
         if each["detector"] == detector and each["light"] != Light.RED and each["scored"]
     ]
     return nights[-MOST_NIGHTS:]
-
-
-def _tap_scores(earlier: Sequence[Row], tap: str) -> Counts:
-    nights = [each["tap_scores"][tap] for each in earlier]
-    return np.asarray(np.sum(nights, axis=0, dtype=np.int64))
 
 
 def _deciles(values: Array) -> Array:

@@ -19,8 +19,16 @@ from tasks.smears.evaluation.measures import (
     is_masked,
     measures,
 )
-from tasks.smears.evaluation.scored import BORDER, OWN, ScoredForm, ScoredImages
-from tasks.smears.evaluation.treated import CLEAN, FILE, NOISE, Treatment
+from tasks.smears.evaluation.scored import (
+    BORDER,
+    CLEAN,
+    FILE,
+    NOISE,
+    OWN,
+    ScoredForm,
+    ScoredImages,
+    Treatment,
+)
 from tests.support.evaluated import scored
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)

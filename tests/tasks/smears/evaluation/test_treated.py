@@ -1,6 +1,6 @@
 import numpy as np
 
-from tasks.smears.evaluation.treated import CLEAN, TreatedImages, Treatment
+from tasks.smears.evaluation.scored import CLEAN, TreatedImages, Treatment
 from tasks.smears.evaluation.treatments import CORRUPTIONS, STRENGTHS
 
 

@@ -10,7 +10,7 @@ import pytest
 from tasks.reports.spreadsheet import read_csv
 from tasks.smears.answers.patients import Answer, Confirmation
 from tasks.smears.visualisation.batch_page import batch_page
-from tasks.smears.visualisation.patients import (
+from tasks.smears.visualisation.calls import (
     CELLS,
     PATIENTS_OPENED,
     SLIDES,
