@@ -1,7 +1,6 @@
 """Let workers draw what a page shows: cells, fields of view and slides."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -28,24 +27,14 @@ CELLS_A_JOB = 12
 WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Hold what workers drew for a page: cells by address, their places, fields and slides."""
-
-    thumbnails: dict[str, bytes | str]
-    called: Called
-    fields: list[ShownField]
-    whole_slides: list[ShownSlide]
-
-
 def draw_page(
     client: Client,
     screened: Screened,
     highlights: Highlights,
     called: Mapping[Patient, Sequence[Mapping[str, Any]]],
     fields: pa.Table | None,
-) -> Drawn:
-    """Draw everything on a page at once; slides come first, because one takes longest.
+) -> dict[str, Any]:
+    """Draw everything on a page at once, by field of `BatchView`; one slide takes longest.
 
     ``called`` are the cells behind the calls of patients, rows of the image report.
     """
@@ -71,7 +60,12 @@ def draw_page(
     }
     uris = (ref.uri for ref, _ in cells)
     thumbnails = dict(zip(uris, chain.from_iterable(drawn), strict=True))
-    return Drawn(thumbnails, Called(called, pictures), shown, whole)
+    return {
+        "thumbnails": thumbnails,
+        "called": Called(called, pictures),
+        "fields": shown,
+        "whole_slides": whole,
+    }
 
 
 def _cells(

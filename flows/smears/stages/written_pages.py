@@ -67,7 +67,6 @@ def write_page(
     if FIELDS in called.digests:
         fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
     likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
-    drawn = draw_page(client, screened, highlights, likeliest, fields)
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
     view = BatchView(
@@ -75,27 +74,24 @@ def write_page(
         earlier=calling.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        thumbnails=drawn.thumbnails,
-        fields=drawn.fields,
-        whole_slides=drawn.whole_slides,
         classes=card.classes,
         threshold=limit,
         made_by=made_by(screened, seal),
         command=command(settings, store, batch, seal),
         made_from=made_from(called),
         patients=patients,
-        called=drawn.called,
         answered=answered,
         answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
+        **draw_page(client, screened, highlights, likeliest, fields),
     )
     page = batch_page(view)
     # Before the page, so that the index lists every existing page, even if the run is killed.
     write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
-    files = {uri: each for uri, each in drawn.thumbnails.items() if isinstance(each, bytes)}
+    files = {uri: each for uri, each in view.thumbnails.items() if isinstance(each, bytes)}
     return {
         patient: [files[cell["uri"]] for cell in some if cell["uri"] in files]
-        for patient, some in drawn.called.cells.items()
+        for patient, some in view.called.cells.items()
     }
 
 

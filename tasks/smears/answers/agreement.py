@@ -63,7 +63,6 @@ def consensus(by_reader: Mapping[str, Answers]) -> dict[str, str]:
 
 
 def _by_image(by_reader: Mapping[str, Answers]) -> dict[str, list[str]]:
-    """List all answers on each image, by digest."""
     images = sorted({image for answers in by_reader.values() for image in answers})
     return {
         image: [answers[image] for answers in by_reader.values() if image in answers]

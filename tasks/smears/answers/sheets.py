@@ -30,11 +30,7 @@ DOUBTED = (
     "image_id", "uri", "slide_id", "patient_id", "label", "diagnosis", "label_probability",
 )  # fmt: skip
 PROBLEMS_SHOWN = 5
-# The columns of a report that a sample of cells needs.
-COLUMNS = (
-    "image_id", "batch", "uri", "slide_id", "patient_id", "diagnosis", "abnormality", "p_value",
-    "review_reason", "verdict", "status", "abnormal",
-)  # fmt: skip
+COLUMNS = (*FROM_REPORT, "verdict", "status", "abnormal")  # that a sample of cells needs
 
 
 class AnswerError(Exception):

@@ -116,11 +116,8 @@ class Interpreter:
     @cached_property
     def needed(self) -> int | None:
         """Compute the number of cells for the wanted limit of detection; None if there is none."""
-        return (
-            None
-            if self.rates is None
-            else interpretation.cells_needed(self.wanted, self.rates.counting)
-        )
+        known = self.rates
+        return None if known is None else interpretation.cells_needed(self.wanted, known.counting)
 
     def _answer(self, called: int, dense: int, cells: int, known: KnownRates) -> Meaning:
         rates = known.counting
@@ -346,14 +343,16 @@ def call_text(row: Mapping[str, Any]) -> str:
         return f"a person must decide: {suspects_text(row)}"
     if CallReason.SET_ASIDE in reasons:
         return f"no answer: {suspects_text(row)}"
-    if CallReason.NEW in reasons:
-        return f"no answer at a laboratory that is not known: {cells}"
-    if CallReason.NOT_MEASURED in reasons:
-        return (
-            f"no answer: cells are smaller or less sharp than where errors were measured; {cells}"
-        )
-    if CallReason.RATES_UNKNOWN in reasons:
-        return f"no answer: error rates unknown here; {cells}"
+    for reason, why in (
+        (CallReason.NEW, " at a laboratory that is not known:"),
+        (
+            CallReason.NOT_MEASURED,
+            ": cells are smaller or less sharp than where errors were measured;",
+        ),
+        (CallReason.RATES_UNKNOWN, ": error rates unknown here;"),
+    ):
+        if reason in reasons:
+            return f"no answer{why} {cells}"
     if row["none_above_percent"] is None:
         return f"no answer: healthy cells are called as often as parasites here; {cells}"
     bound = percent_text(row["none_above_percent"])

@@ -43,15 +43,9 @@ MOST_CELLS = 20_000  # that anybody photographs of a patient
 
 FIGURES = pa.schema(
     [
-        ("part", pa.string()),
-        ("name", pa.string()),
-        ("level", pa.float64()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("worst", pa.float64()),
-        ("slides", pa.int64()),
-        ("cells", pa.int64()),
+        *((name, pa.string()) for name in ("part", "name")),
+        *((name, pa.float64()) for name in ("level", "value", "low", "high", "worst")),
+        *((name, pa.int64()) for name in ("slides", "cells")),
         ("detector", pa.string()),
     ]
 )

@@ -52,8 +52,11 @@ def cells_of_place(
     around, whole = box_of(place), size_of(place)
     if place["is_slide"]:
         around = geometry.grown(around, int(np.ceil(place["diameter"])), whole)
-    _refuse_changed(place["source_uri"], place)
-    pixels = sources.read_region(place["source_uri"], Region(*around, place["level"]))
+    uri, current = place["source_uri"], stamp(place["source_uri"])
+    changed = current != place["source_stamp"]
+    if changed and sources.digest_at(uri, current).hex() != place["source_id"]:
+        raise decoding.BadImageError("unreadable", "the file was changed while it was cut up")
+    pixels = sources.read_region(uri, Region(*around, place["level"]))
     step = around[2] / pixels.shape[1]  # pixels of the source per pixel read
     seen = None
     if expected is None:
@@ -61,9 +64,10 @@ def cells_of_place(
     else:
         seen = sharpness(pixels, expected / step)
         # The survey judged the place as a whole, which may be half empty.
-        unread = _unread(pixels, expected / step, seen, least_sharpness, most_packed)
-        if unread is not None:
-            return field | unread | {"sharpness": seen}, []
+        if seen < least_sharpness:
+            return field | {"kind": "unfocused", "sharpness": seen}, []
+        if (thick := packed(pixels, expected / step)) > most_packed:
+            return field | {"kind": "thick", "packed": thick, "sharpness": seen}, []
         cells = finder(pixels, expected / step)
     diameter = cells.diameter * step
     if expected is not None and not len(cells.cells) >= ENOUGH_CELLS:
@@ -101,7 +105,9 @@ def _image_rows(
     for cell, rim, contour, cut in zip(cells.cells, rims, drawn, bitten, strict=True):
         box = geometry.box_around(rim, whole)
         points = np.round((contour - box[:2]) * GRAIN) / GRAIN
-        if _is_inside(box, place) and box not in rows:
+        x, y = box[0] + box[2] / 2 - place["x"], box[1] + box[3] / 2 - place["y"]
+        is_inside = 0 <= x < place["width"] and 0 <= y < place["height"]
+        if is_inside and box not in rows:
             kept.append(cell := replace(cell, touches_border=cell.touches_border or cut))
             rows[box] = image_row(
                 place,
@@ -116,23 +122,6 @@ def _image_rows(
             if place["label"] == UNINFECTED and cell.kind == "red" and not cell.touches_border:
                 rows[box]["label"] = UNINFECTED
     return kept, list(rows.values())
-
-
-def _refuse_changed(source: str, place: Row) -> None:
-    current = stamp(source)
-    changed = current != place["source_stamp"]
-    if changed and sources.digest_at(source, current).hex() != place["source_id"]:
-        raise decoding.BadImageError("unreadable", "the file was changed while it was cut up")
-
-
-def _unread(
-    pixels: Pixels, diameter: float, seen: float, least_sharpness: float, most_packed: float
-) -> Row | None:
-    """Return why a field of a slide is not searched; None if it is."""
-    if seen < least_sharpness:
-        return {"kind": "unfocused"}
-    thick = packed(pixels, diameter)
-    return {"kind": "thick", "packed": thick} if thick > most_packed else None
 
 
 def _found_like_others(finder: Finder, pixels: Pixels, diameter: float | None) -> Cells:
@@ -153,13 +142,6 @@ def _level_of_cells(place: Row, diameter: float) -> int:
         return 0
     levels = opened_slides.open_slide(place["source_uri"]).downsamples
     return geometry.coarsest(levels, lambda each: diameter / each >= geometry.TRAINING_DIAMETER)
-
-
-def _is_inside(box: geometry.Box, place: Row) -> bool:
-    """Return whether the middle of a box is in a place."""
-    x, y, width, height = box_of(place)
-    middle = box[0] + box[2] / 2, box[1] + box[3] / 2
-    return bool(x <= middle[0] < x + width and y <= middle[1] < y + height)
 
 
 def image_row(

@@ -32,8 +32,13 @@ def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) ->
     cells = contours.layers([cell.outline for cell in found.cells], (height, width))
     mask = (cells > 0).view(np.uint8)
     stain = cv2.mean(field, mask)[:3] if mask.any() else (np.nan,) * 3
-    seen = _window(field)
-    field, mask, cells = np.ascontiguousarray(field[seen]), mask[seen], cells[seen]
+    around = rim(field)
+    if around is not None:
+        low, high = around.min(axis=0), around.max(axis=0)
+        margin = (1 - np.sqrt(0.5)) / 2 * (high - low)
+        (left, top), (right, bottom) = (ends.astype(int) for ends in (low + margin, high - margin))
+        seen = slice(top, bottom), slice(left, right)
+        field, mask, cells = np.ascontiguousarray(field[seen]), mask[seen], cells[seen]
     covered = int(np.count_nonzero(mask))
     dark, bright = (
         mask.size - np.count_nonzero(cv2.inRange(field, (low,) * 3, (high,) * 3))
@@ -50,17 +55,6 @@ def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) ->
         "overlap": np.count_nonzero(cells > 1) / covered if covered else np.nan,
         "packed": packed(field, found.diameter),
     }
-
-
-def _window(field: Pixels) -> tuple[slice, slice]:
-    """Find the rows and columns of the rectangle in the disc of an eyepiece; all without one."""
-    around = rim(field)
-    if around is None:
-        return slice(None), slice(None)
-    low, high = around.min(axis=0), around.max(axis=0)
-    margin = (1 - np.sqrt(0.5)) / 2 * (high - low)
-    (left, top), (right, bottom) = (ends.astype(int) for ends in (low + margin, high - margin))
-    return slice(top, bottom), slice(left, right)
 
 
 def sharpness(field: Pixels, diameter: float) -> float:

@@ -134,9 +134,7 @@ def to_try(files: Callable[[], Iterable[File]], seen: Mapping[int, Glance]) -> l
     ``seen`` has the glances by row, without those at small files.
     """
     sizes = Counter(group for file in files() if (group := _group(file, seen)) is not None)
-    chosen: dict[Group, list[File]] = {}
-    for group, _ in sizes.most_common(MOST_TRIED // TRIED):
-        chosen[group] = []
+    chosen = {group: list[File]() for group, _ in sizes.most_common(MOST_TRIED // TRIED)}
     passed = Counter[Group]()
     for file in files():
         group = _group(file, seen)

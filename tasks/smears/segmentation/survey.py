@@ -130,7 +130,6 @@ def _runs(edges: list[int], most: float) -> Iterator[range]:
 
 
 def _rescaled(edges: list[int], length: int) -> list[int]:
-    """Scale edges to a picture of ``length`` pixels."""
     whole = edges[-1] - edges[0]
     return [round((edge - edges[0]) * length / whole) for edge in edges]
 
@@ -146,15 +145,13 @@ def _shrunk(levels: Pixels, factor: int) -> Pixels:
 
 
 def _judge(histograms: NDArray[np.int32], areas: Numbers) -> list[list[str]]:
-    """Judge each place by its histogram of brightness and its area in square microns."""
     limit = _glass(histograms) * np.exp(-STAIN)
     pixels = histograms.sum(axis=2)
     stained = histograms[..., : ceil(limit)].sum(axis=2) / np.maximum(pixels, 1)
     cell = pi / 4 * RED_CELL**2
     empty = stained * areas < LEAST_STAIN * cell
     kinds = np.where(empty, "empty", np.where(1 - stained < LEAST_GLASS, "thick", "field"))
-    judged: list[list[str]] = kinds.tolist()
-    return judged
+    return list(kinds.tolist())
 
 
 def _glass(histograms: NDArray[np.int32]) -> float:

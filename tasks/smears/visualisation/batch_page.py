@@ -111,7 +111,8 @@ def batch_page(view: BatchView) -> str:
     scripts = [(page.VIEWER / name).read_text() for name in viewer]
     scripts.append((page.TEMPLATES / "batch.js").read_text())
     shown = slides.slice(0, SLIDES_SHOWN).to_pylist()
-    places = calls.places_of_slides(shown)
+    # The first row of each patient's slides, and of each slide without one.
+    places = {patient_of(each): f"slide-{n}" for n, each in reversed([*enumerate(shown)])}
     places |= {patient_of(each): f"patient-{n}" for n, each in enumerate(opened(patients))}
     odd, rows = odd_slides(slides), [*view.earlier, row][-NIGHTS_SHOWN:]
     return page.render(
@@ -160,7 +161,6 @@ def batch_page(view: BatchView) -> str:
 
 
 def _photograph_page(view: BatchView) -> str:
-    """Make the page of a batch that is one photograph."""
     (patient,), (field,) = view.patients.to_pylist(), view.fields
     return page.render(
         "photograph.html",
@@ -214,9 +214,8 @@ def odd_slides(slides: pa.Table) -> dict[str, list[int]]:
 
 
 def _charts(view: BatchView, nights: Sequence[Row]) -> list[tuple[str, Markup]]:
-    from tasks.smears.visualisation import (
-        charts,  # with Matplotlib, which a photograph's page needs not
-    )
+    # With Matplotlib, which a photograph's page does not need.
+    from tasks.smears.visualisation import charts
 
     title, highlights = "Abnormality of all scored images", view.highlights
     scores = charts.binned(highlights.edges, highlights.scores, view.threshold, title=title)

@@ -48,8 +48,9 @@ CELLS_SHOWN = 96  # of all patients: with them a page stays below 5 MB
 LEAST, MOST = 6, 10  # cells of a patient
 CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
 FIGURES = (
-    "call", "call_reasons", "cells_read", "cells_called", "corrected_percent", "corrected_low",
-    "corrected_high", "parasites_per_microlitre", "none_above_percent",
+    "batch", "batch_date", "call", "call_reasons", "cells_read", "cells_called",
+    "corrected_percent", "corrected_low", "corrected_high", "parasites_per_microlitre",
+    "none_above_percent",
 )  # fmt: skip
 
 
@@ -150,14 +151,6 @@ def _share(night: Row, name: str) -> str:
     return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f}%)"
 
 
-def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Patient, str]:
-    """Name the first row on the page of each patient's slides, and of each slide without one."""
-    places: dict[Patient, str] = {}
-    for number, slide in enumerate(slides):
-        places.setdefault(patient_of(slide), f"slide-{number}")
-    return places
-
-
 def confirmed_text(answers: Iterable[Confirmation]) -> str | None:
     """Count patients by what persons answer on them; None where nobody has answered.
 
@@ -185,10 +178,8 @@ def opened(rows: pa.Table) -> list[dict[str, Any]]:
     if len(rows) > 1:
         called = rows["call"].cast(pa.string())
         rows = rows.filter(pc.is_in(called, value_set=pa.array(OPENED, pa.string())))
-    shown: list[dict[str, Any]] = (
-        rows.filter(pc.greater(rows["parasitized"], 0)).slice(0, PATIENTS_OPENED).to_pylist()
-    )
-    return shown
+    looks = rows.filter(pc.greater(rows["parasitized"], 0))
+    return list(looks.slice(0, PATIENTS_OPENED).to_pylist())
 
 
 def cells_each(patients: int) -> int:
@@ -233,12 +224,11 @@ def patient_table(
     persons: Confirmation | None,
 ) -> str:
     """Make the same figures as CSV: a line for the patient, and one for each slide."""
-    columns = ("of", "name", "batch", "batch_date", *FIGURES, "persons", "persons_call")
+    columns = ("of", "name", *FIGURES, "persons", "persons_call")
     rows = [
         [
             kind,
             name,
-            *(row[column] for column in ("batch", "batch_date")),
             *(row.get(column) for column in FIGURES),
             *([persons.answer, persons.call] if persons and kind == "patient" else [None, None]),
         ]

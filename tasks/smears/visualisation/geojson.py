@@ -17,7 +17,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from tasks.smears.visualisation.overlay import Colour, Outline, Pen, outline_of, pen_of
+from tasks.smears.visualisation.overlay import (
+    Colour,
+    Outline,
+    Pen,
+    corners_of,
+    outline_of,
+    pen_of,
+)
 from tasks.types import FieldKind
 
 # By pen. QuPath draws no dashes, so abnormal cells have a lighter colour (Okabe & Ito 2008).
@@ -74,7 +81,7 @@ def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str,
     return _feature(
         row["uri"],
         # The middle of the first pixel is at 0 in outlines, and at a half in QuPath.
-        _box(row) if outline is None else outline_of(row, outline) + 0.5,
+        corners_of(row) if outline is None else outline_of(row, outline) + 0.5,
         objectType="detection",
         classification={"name": name, "color": colour},
         measurements=_numbers(row, measured),
@@ -90,7 +97,7 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
     name = "Field" if kind is None else f"Field: {kind}"
     return _feature(
         f"{row['source_uri']}#{row['x']},{row['y']}",
-        _box(row),
+        corners_of(row),
         objectType="annotation",
         name=f"{row['kind']} at {row['x']}, {row['y']}",
         classification={"name": name, "color": FIELD_COLOUR},
@@ -110,13 +117,6 @@ def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": properties,
     }
-
-
-def _box(row: Mapping[str, Any]) -> Outline:
-    """Compute the corners of a row's box, (4, 2); a failed row has no size and is one pixel."""
-    x, y = row["x"], row["y"]
-    right, bottom = x + (row["width"] or 1), y + (row["height"] or 1)
-    return np.array([[x, y], [right, y], [right, bottom], [x, bottom]], np.float64)
 
 
 def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:

@@ -65,11 +65,6 @@ class Pen:
     name: str
     dashed: bool = False
 
-    @property
-    def colour(self) -> Colour:
-        """Return red, green and blue, 0 to 255."""
-        return COLOURS[self.name]
-
 
 def pen_of(row: Mapping[str, Any]) -> Pen:
     """Choose the pen of a cell, given its row of the image report."""
@@ -100,6 +95,13 @@ def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
     return np.asarray(points.reshape(-1, 2) + corner)
 
 
+def corners_of(row: Mapping[str, Any]) -> Outline:
+    """Compute the corners of a row's box, (4, 2); a failed row has no size and is one pixel."""
+    x, y = row["x"], row["y"]
+    right, bottom = x + (row["width"] or 1), y + (row["height"] or 1)
+    return np.array([[x, y], [right, y], [right, bottom], [x, bottom]], np.float64)
+
+
 def slide_picture(
     pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
 ) -> Pixels:
@@ -114,13 +116,16 @@ def slide_picture(
     scale = np.array(picture.size) / size
     drawn = [row for row in fields if row["x"] is not None and row["kind"] != FieldKind.EMPTY]
     inset = max(THINNEST, LINE * max(picture.size))  # neighbours would hide each other's sides
-    boxes = []
+    boxes, pens = [], []
     for row in drawn:
+        name = "parasitized" if row["parasitized"] else "not parasitized"
+        read = row["kind"] == FieldKind.FIELD
+        pens.append(Pen(name, row["review_reason"] is not None) if read else Pen("failed"))
         low = np.array([row["x"], row["y"]]) * scale + inset
         high = np.array([row["x"] + row["width"], row["y"] + row["height"]]) * scale - inset
         (left, top), (right, bottom) = low - 0.5, np.maximum(low, high) - 0.5
         boxes.append(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
-    return overlay(np.asarray(picture), boxes, [_pen_of_field(row) for row in drawn])
+    return overlay(np.asarray(picture), boxes, pens)
 
 
 def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
@@ -166,13 +171,6 @@ def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
         if row["kind"] == FieldKind.FIELD and row["cells"] is not None
     ]
     return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
-
-
-def _pen_of_field(row: Mapping[str, Any]) -> Pen:
-    if row["kind"] != FieldKind.FIELD:
-        return Pen("failed")
-    name = "parasitized" if row["parasitized"] else "not parasitized"
-    return Pen(name, row["review_reason"] is not None)
 
 
 def _dashes(points: Outline, length: float) -> list[Outline]:
@@ -222,12 +220,10 @@ def counted_fields(slides: pa.Table) -> list[str]:
     for row in rows:
         left_out.update(dict(row["exclusions"]))
     counts = {
-        FieldKind.FIELD: sum(row["fields_read"] for row in rows),
+        "read": sum(row["fields_read"] for row in rows),
         **dict(sorted(left_out.items())),
     }
-    words: dict[str, str] = {FieldKind.FIELD: "read"}
-    parts = [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
-    return parts if rows else []
+    return [f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()] if rows else []
 
 
 def cells_of(rows: pa.Table, field: Mapping[str, Any]) -> list[dict[str, Any]]:

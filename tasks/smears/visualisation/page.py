@@ -38,8 +38,6 @@ CHART_STYLE = (
     ".chart{width:100%;height:auto}"
     f"@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
 )
-
-
 LONGEST_TEXT = 160  # characters of a name or message; the report has them all
 
 

@@ -47,8 +47,11 @@ MOST_NIGHTS = 30
 UNUSUAL = 4.0
 # Differences from earlier nights that never matter, however little those nights vary.
 NEGLIGIBLE = {
-    "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "beyond_population": 0.1
-}  # fmt: skip
+    "abnormal": ("abnormal", 0.03),
+    "review": ("for review", 0.1),
+    "parasitized": ("diagnosed parasitized", 0.2),
+    "beyond_population": ("unlike all known slides", 0.1),
+}
 NOT_A_CELL = "not_a_cell"  # the failure of a file that does not show a single cell
 UNIFORM = np.full(BINS, 1.0 / BINS)
 DRAWS = 999
@@ -59,16 +62,17 @@ Finding = tuple[Light, str]
 
 @dataclass(frozen=True)
 class Drift:
-    """The distance of a night from the calibration and from earlier nights; None: unknown."""
+    """The distance of a night from the calibration and from earlier ``nights``; None: unknown.
+
+    ``reasons`` are the findings that make it amber or red, and those that could not be judged.
+    """
 
     ks_distance: float | None
     psi: float | None
     psi_earlier: float | None
     nights: int
-    """The number of earlier nights."""
     light: Light
     reasons: tuple[str, ...]
-    """The findings that make it amber or red, and those that could not be judged."""
 
 
 def judge(
@@ -85,7 +89,8 @@ def judge(
     another mean something else, and no red ones, so that bad nights do not become the norm.
     ``further`` findings do not depend on earlier nights.
     """
-    usual, row = _usual(earlier, detector), night.row
+    known = [each for each in earlier if each["detector"] == detector and each["scored"]]
+    usual, row = [each for each in known if each["light"] != Light.RED][-MOST_NIGHTS:], night.row
     if not row["scored"]:
         reason = "no image could be scored" if row["images"] else "there are no images"
         findings = [(Light.RED, reason), *_failures(night)]
@@ -134,7 +139,6 @@ def _against_earlier(
 
 
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
-    """List the findings on the stability of populations."""
     measured = {
         "abnormality differs from calibration": psi,
         "abnormality differs from earlier batches": psi_earlier,
@@ -155,21 +159,11 @@ def _light(findings: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:
     return worst_first[worst], texts
 
 
-def _usual(earlier: Sequence[Row], detector: str) -> list[Row]:
-    nights = [
-        each
-        for each in earlier
-        if each["detector"] == detector and each["light"] != Light.RED and each["scored"]
-    ]
-    return nights[-MOST_NIGHTS:]
-
-
 def _deciles(values: Array) -> Array:
     return np.asarray(values.reshape(10, -1).sum(axis=1))
 
 
 def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
-    """Judge the distance of p-values from uniform."""
     gross = abs(ks) >= KS_RED
     if not gross and not (patients_agree and abs(ks) >= KS_AMBER):
         return []
@@ -183,7 +177,6 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
 
 
 def _abnormal(row: Row, alpha: float) -> list[Finding]:
-    """Judge the share of abnormal images, by p-value and by false-discovery rate."""
     findings, scored = [], row["scored"]
     rate = row["abnormal"] / scored
     surprise = parasitaemia.binomial_p_value(row["abnormal"], scored, alpha)
@@ -223,12 +216,6 @@ def _failures(night: NightCounts) -> list[Finding]:
 
 def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]:
     """List the shares of images that are unlike those of earlier nights."""
-    words = {
-        "abnormal": "abnormal",
-        "review": "for review",
-        "parasitized": "diagnosed parasitized",
-        "beyond_population": "unlike all known slides",
-    }
     if len(usual) < LEAST_NIGHTS:
         return []
     before, findings = [shares(each) for each in usual], list[Finding]()
@@ -236,10 +223,9 @@ def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]
         known = np.asarray([each[name] for each in before])
         middle = float(np.median(known))
         spread = 1.4826 * float(np.median(np.abs(known - middle)))
-        if abs(value - middle) > max(UNUSUAL * spread, NEGLIGIBLE[name]):
-            text = (
-                f"{words[name]}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier"
-            )
+        words, negligible = NEGLIGIBLE[name]
+        if abs(value - middle) > max(UNUSUAL * spread, negligible):
+            text = f"{words}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier"
             findings.append((Light.AMBER, f"{text} batches"))
     return findings
 

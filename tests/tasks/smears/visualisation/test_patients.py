@@ -85,7 +85,7 @@ def row(**other: Any) -> dict[str, Any]:
         "corrected_percent": 0.42, "corrected_low": 0.2, "corrected_high": 0.8,
         "parasites_per_microlitre": 21_000.0, "parasites_per_microlitre_high": 40_000.0,
         "none_above_percent": 0.8, "limit_of_blank_percent": 0.1, "density_class": "below 2%",
-        "model": "m", "detector": "d",
+        "model": "m", "detector": "d", "parasitized": 9, "set_aside": {},
     }  # fmt: skip
     return told | other
 
