@@ -34,9 +34,10 @@ def draw_page(
     called: Mapping[Patient, Sequence[Mapping[str, Any]]],
     fields: pa.Table | None,
 ) -> dict[str, Any]:
-    """Draw everything on a page at once, by field of `BatchView`; one slide takes longest.
+    """Draw everything on a page at once, by field of `BatchView`.
 
-    ``called`` are the cells behind the calls of patients, rows of the image report.
+    Slides come first, because one takes longest. ``called`` are the cells behind the calls of
+    patients, rows of the image report.
     """
     of_called = list(chain.from_iterable(called.values()))
     slides = _slides(fields) if fields is not None else []

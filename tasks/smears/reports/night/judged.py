@@ -200,8 +200,8 @@ def expected_errors(
     A diagnosis of probability p is right with probability p, so sums over cells estimate the result
     of a comparison with the truth (confidence-based performance estimation, CBPE, as in NannyML).
     This holds as long as the calibration does; a shift of features away from those of the
-    calibration also shifts the estimates. The 95% intervals are from chance alone, and what has no
-    cells is left out.
+    calibration also shifts the estimates. The 95% intervals are from chance alone, and figures
+    without cells are left out.
 
     ``called`` and ``others`` count the cells that are called parasitized and all others; ``hits``
     and ``missed`` are the sums of p, of being parasitized, over each, and ``v_hits`` and
