@@ -9,9 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.images import regions
-from tasks.smears.visualisation.overlay import outline_of
+from tasks.smears.visualisation.overlay import outline_of, thumbnail
 from tasks.smears.visualisation.page import data_uri
-from tasks.smears.visualisation.pictures import thumbnail
 from tasks.words import counted
 
 try:

@@ -28,7 +28,7 @@ from storage.smears.schemas.batches import BATCH_SCHEMA
 from storage.smears.schemas.slides import SLIDE_SCHEMA
 from storage.store import Store, StoreError
 from tasks.reports.image_rows import PIECE
-from tasks.smears.reports.night import strangeness
+from tasks.smears.reports.night import judged
 from tests.support.fields import rendered
 from tests.support.paths import ROOT
 from tests.support.screening import screen_night
@@ -232,7 +232,7 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
     """Neither with itself nor with later nights."""
     # A network of one epoch is certain of nobody's cells, and red nights are not compared with.
     for name in ("UNREADABLE_RED", "NOBODY"):
-        monkeypatch.setattr(strangeness, name, 2.0)
+        monkeypatch.setattr(judged, name, 2.0)
     store = Store(ready.store)
     sources = {}
     for day in (1, 2, 4):
@@ -258,7 +258,7 @@ def test_a_night_is_compared_with_earlier_nights_and_a_rerun_replaces_its_row(
 def test_photographs_that_were_given_as_cells_are_no_diagnoses_and_the_night_says_so(
     images: Path, ready: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(strangeness, "UNREADABLE_RED", 2.0)
+    monkeypatch.setattr(judged, "UNREADABLE_RED", 2.0)
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     for path in sorted((images / "smears").glob("*/*.png"))[::6]:

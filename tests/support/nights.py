@@ -18,11 +18,10 @@ from tasks.smears.counting.interpretation import KnownRates
 from tasks.smears.reports import called_cells, calls
 from tasks.smears.reports.night.counts import Row
 from tasks.smears.visualisation.batch_page import BatchView
-from tasks.smears.visualisation.calls import positive_first
+from tasks.smears.visualisation.calls import Called, cells_each, opened, positive_first
 from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
 from tasks.smears.visualisation.overlay import Pen, overlay
 from tasks.smears.visualisation.page import as_webp
-from tasks.smears.visualisation.patients import Called, cells_each, opened
 from tasks.smears.visualisation.viewer.overlays import Contour, FieldPicture, ShownField
 from tasks.smears.visualisation.viewer.overlays import field_picture as plain_picture
 from tasks.types import Light

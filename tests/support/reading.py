@@ -82,6 +82,7 @@ def add_patients(store: Store, called: dict[str, int]) -> None:
             "slides_read": 1, "corrected_percent": 2.0, "corrected_low": 1.0, "corrected_high": 3.0,
             "parasites_per_microlitre": 1e5, "limit_of_blank_percent": 0.5,
             "none_above_percent": 3.0, "parasites_per_microlitre_high": 1.5e5,
+            "parasitized": 9, "set_aside": [],
         }
         for name, n in called.items()
     ]  # fmt: skip

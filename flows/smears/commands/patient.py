@@ -23,8 +23,7 @@ from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
 from tasks.smears.counting.call import call_text
 from tasks.smears.reports.called_cells import CalledCells, cells_behind, patient_of
-from tasks.smears.visualisation.calls import patient_name
-from tasks.smears.visualisation.patients import CELLS, patient_sheet, patient_table
+from tasks.smears.visualisation.calls import CELLS, patient_name, patient_sheet, patient_table
 
 ENDINGS = (".html", ".csv")
 

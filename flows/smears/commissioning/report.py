@@ -27,8 +27,9 @@ from tasks.smears.laboratories.commissioning import (
     counting_figures,
     diagnosis,
     figures_table,
+    negative_texts,
+    positive_text,
 )
-from tasks.smears.laboratories.missing import negative_texts, positive_text
 from tasks.smears.visualisation.laboratory_page import laboratory_page
 from tasks.words import counted
 

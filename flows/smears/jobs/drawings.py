@@ -22,11 +22,8 @@ from tasks.images.manifest import Region
 from tasks.images.opened_slides import open_slide, read_region
 from tasks.images.regions import ImageRef, image_refs
 from tasks.smears.reports import called_cells
-from tasks.smears.reports.field_rows import COLUMNS
-from tasks.smears.shown import find_unchanged, read_around
-from tasks.smears.visualisation import pictures
+from tasks.smears.visualisation import overlay
 from tasks.smears.visualisation.highlights import ROW, Highlights, columns
-from tasks.smears.visualisation.overlay import from_afar, slide_picture
 from tasks.smears.visualisation.page import as_webp
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, contour_of, field_picture
 
@@ -92,7 +89,7 @@ def places_jobs(
         there = rows.filter(pc.is_in(rows["source_uri"].cast(pa.string()), sources))
         for row in there.to_pylist():
             for cell in by_source[row["source_uri"]]:
-                if pictures.lies_near(row, cell):
+                if overlay.lies_near(row, cell):
                     near[cell["uri"]].append(row)
     uris = [each["uri"] for some in near.values() for each in some]
     refs = find_refs(store, batch, uris)
@@ -122,12 +119,17 @@ def rows_of_sources(
 
 def of_contours(card: ModelCard) -> list[str]:
     """List the columns of the image report that contours show."""
-    return [*COLUMNS, *(f"probability_{name}" for name in card.classes), "abnormality", "p_value"]
+    return [
+        *overlay.CELL_COLUMNS,
+        *(f"probability_{name}" for name in card.classes),
+        "abnormality",
+        "p_value",
+    ]
 
 
 def draw_thumbnail(ref: ImageRef, image_id: str) -> bytes:
     """Draw a cell small, as a WebP file; ``image_id`` is its digest when it was screened."""
-    return pictures.thumbnail(find_unchanged(ref, image_id).image())
+    return overlay.thumbnail(overlay.find_unchanged(ref, image_id).image())
 
 
 def draw_place(
@@ -140,14 +142,14 @@ def draw_place(
     """
     ref = refs[cell["uri"]]
     assert ref.region is not None
-    find_unchanged(ref, cell["image_id"])
-    more = round(pictures.WIDTHS * max(ref.region.width, ref.region.height))
-    pixels, wide = read_around(ref.source, ref.region, more)
+    overlay.find_unchanged(ref, cell["image_id"])
+    more = round(overlay.WIDTHS * max(ref.region.width, ref.region.height))
+    pixels, wide = overlay.read_around(ref.source, ref.region, more)
     known = [(near, refs[near["uri"]].outline) for near in around]
     drawn = [(near, outline) for near, outline in known if outline is not None]
     rows = [near for near, _ in drawn]
     outlines = [outline.ravel() for _, outline in drawn]
-    return pictures.place_picture(pixels, wide[:4], cell, rows, outlines)
+    return overlay.place_picture(pixels, wide[:4], cell, rows, outlines)
 
 
 def draw_field(
@@ -160,7 +162,7 @@ def draw_field(
     region = Region(*(field[name] for name in ("x", "y", "width", "height", "level")))
     known = [(cell, refs[cell["uri"]]) for cell in cells if cell["image_id"]]
     for cell, ref in known[:1]:
-        find_unchanged(ref, cell["image_id"])
+        overlay.find_unchanged(ref, cell["image_id"])
     contours = [
         contour_of(cell, ref.outline.ravel(), (region.x, region.y))
         for cell, ref in known
@@ -172,7 +174,7 @@ def draw_field(
 def draw_slide(source_uri: str, fields: Sequence[Mapping[str, Any]]) -> bytes:
     """Draw a slide as a WebP file, with its rows of the report on fields."""
     slide = open_slide(source_uri)
-    picture = slide_picture(from_afar(slide), (slide.width, slide.height), fields)
+    picture = overlay.slide_picture(overlay.from_afar(slide), (slide.width, slide.height), fields)
     return as_webp(Image.fromarray(picture))
 
 

@@ -17,8 +17,8 @@ from storage.store import Store
 from tasks.limits import FieldLimits
 from tasks.reports import image_columns
 from tasks.smears.reports import calls
-from tasks.smears.reports.field_limits import fields_judged
 from tasks.smears.reports.night.counts import BINS, TAP_EDGES, NightCounts
+from tasks.smears.reports.slide_reasons import fields_judged
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def _confusion(model: classifiers.ModelCard, labels: NDArray[np.int8], predicted
 def _spoilt(job: EvidenceJob, cells: learning.SlideCells) -> learning.Planted:
     """Spoil some of a slide's own cells, and run the network on them."""
     # Only workers run this, and PyTorch takes seconds to import.
-    from tasks.smears.evaluation.treatments.corruptions import corrupt
+    from tasks.smears.evaluation.treatments import corrupt
 
     judged = np.flatnonzero(cells.ordinary & (cells.predicted >= 0))
     chosen = cells.rows[judged[reference_rows(len(judged), SPOILT_A_SLIDE)]]

@@ -19,10 +19,16 @@ from tasks.images import manifest, opened_slides
 from tasks.images.access.files import digest_of_file, read_bytes, stamp
 from tasks.images.decoding import BadImageError, decode_rgb, failure_of, size_of
 from tasks.images.manifest import Region, address_of
-from tasks.smears.segmentation.field_of_view import cells_of_place
+from tasks.smears.segmentation.field_of_view import (
+    Row,
+    box_columns,
+    box_of,
+    cells_of_place,
+    finite,
+    tiles_of_place,
+)
 from tasks.smears.segmentation.finders import Finder, load_finder
 from tasks.smears.segmentation.finding import find_roughly
-from tasks.smears.segmentation.places import Row, box_columns, box_of, finite, tiles_of_place
 from tasks.smears.segmentation.survey import survey
 
 TILED_AT = 0.25  # microns per pixel if a slide does not say; tiles do not depend on it
@@ -139,15 +145,8 @@ def _survey_source(job: SurveyJob, row: int, source: Row, *, kills: bool) -> Ite
     except Exception as error:  # a source must never stop the others, whatever it raises
         yield about | {"failure": _reason(error)}
         return
-    about |= {
-        "is_slide": True,
-        "level": surveyed.level,
-        "microns_per_pixel": surveyed.microns_per_pixel,
-        "diameter": surveyed.diameter,
-    }
-    for place in surveyed.places:
-        box = box_columns((place.x, place.y, place.width, place.height))
-        yield about | box | {"kind": place.kind}
+    for place in surveyed:
+        yield about | place | {"is_slide": True}
 
 
 def search_places(job: SearchJob) -> int:

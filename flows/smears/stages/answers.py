@@ -6,8 +6,6 @@ from functools import cached_property
 from threading import Lock
 from typing import Any
 
-import pyarrow as pa
-
 from flows.monitoring.console import warn
 from flows.outcome import shell_command
 from flows.smears.stages.chosen_thresholds import load_error_rates
@@ -133,16 +131,15 @@ class Suspects:
         """List all patients in that order; those nobody is asked about have no cells."""
         if not self.rows:
             return []
-        cells, labels = self._cells()
-        suspects = []
+        cells, suspects = self._cells(), []
         for row in self.rows:
-            read, truth = cells.of(patient_of(row)), labels.get(patient_of(row))
+            read = cells.of(patient_of(row))
             called, others = (
                 tuple(each["image_id"] for each in read if each["called"] is is_called)
                 for is_called in (True, False)
             )
             name = patient_name(row)
-            suspects.append(Suspect(name, row["call"], called, others, row["cells_read"], truth))
+            suspects.append(Suspect(name, row["call"], called, others, row["cells_read"]))
         return suspects
 
     @cached_property
@@ -194,8 +191,8 @@ class Suspects:
         known = load_error_rates(self.answers.store, self.detector) if self.detector else None
         return None if known is None else known.counting
 
-    def _cells(self) -> tuple[CalledCells, Mapping[Patient, bool]]:
-        """Collect the called cells of the patients that are asked about, and all labels."""
+    def _cells(self) -> CalledCells:
+        """Collect the called cells of the patients that are asked about."""
         store, batch = self.answers.store, self.answers.batch
         cells = cells_behind(
             [row for row in self.rows if row["call"] in ASKED],
@@ -204,24 +201,10 @@ class Suspects:
             most=MOST_CALLED,
             least=MOST_READ,
         )
-        labels: dict[Patient, bool] = {}
         images = report_path(batch.name, batch.batch_date)
-        for part in iterate_rows(store, *images, columns=[*COLUMNS, "label", CHANCE]):
+        for part in iterate_rows(store, *images, columns=[*COLUMNS, CHANCE]):
             cells.count(part)
-            for row in _labelled(part):
-                patient = patient_of(row)
-                labels[patient] = (
-                    labels.get(patient, False) or row["label"] == self.answers.card.classes[0]
-                )
-        return cells, labels
-
-
-def _labelled(rows: pa.Table) -> list[dict[str, Any]]:
-    """List which labels there are of which slide and patient, each once."""
-    names = ["slide_id", "patient_id", "label"]
-    text = pa.table({name: rows[name].cast(pa.string()) for name in names})
-    labels = text.filter(text["label"].is_valid()).group_by(names).aggregate([])
-    return list(labels.to_pylist())
+        return cells
 
 
 def refuse_second_review(store: Store, model: str, batch: str, images: Sources) -> None:

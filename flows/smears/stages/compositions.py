@@ -12,9 +12,9 @@ from flows.prefect.decorators import task
 from flows.smears.jobs.evaluation.images import Run, SetShard, load_detector
 from flows.smears.jobs.evaluation.scores import Chosen, CompositionJob, compose_and_measure
 from tasks.metrics.metrics import Result, Subject
-from tasks.smears.evaluation import compositions, measures, treated
+from tasks.smears.evaluation import compositions, measures, scored
 
-Key = tuple[str, treated.Treatment]
+Key = tuple[str, scored.Treatment]
 
 HEALTHY = "healthy/"  # prefix of the names of sets whose cells are ordinary for their slides
 COMPOSED_LEVELS = (3.0, 5.0)  # of corruptions
@@ -40,18 +40,18 @@ class CellSets:
 
     def chosen(self, key: Key) -> Chosen | None:
         """Choose the images of a set that count; None without any."""
-        treatment, scored = key[1], self.scored.scored[key]
-        counts = np.arange(len(scored))
+        treatment, known = key[1], self.scored.scored[key]
+        counts = np.arange(len(known))
         if treatment.kind == "attack":
             counts = self.scored.counted(treatment)
-        rows = scored.forms[treated.FILE].rows[counts].tolist() if len(counts) else []
+        rows = known.forms[scored.FILE].rows[counts].tolist() if len(counts) else []
         return Chosen(tuple(self.shards[key]), tuple(rows)) if rows else None
 
     def ordinary(self) -> dict[str, Key]:
         """List the sets of ordinary cells."""
         return {
-            measures.HOME: (measures.TEST, treated.CLEAN),
-            **{name: (images, treated.CLEAN) for name, images in self.healthy.items()},
+            measures.HOME: (measures.TEST, scored.CLEAN),
+            **{name: (images, scored.CLEAN) for name, images in self.healthy.items()},
         }
 
     def strange(self, host: str) -> Iterator[tuple[Subject, Key]]:
@@ -60,7 +60,7 @@ class CellSets:
             if name != host:
                 yield Subject(name), key
         for name, images in self.scored.others.items():
-            yield Subject(name), (images, treated.CLEAN)
+            yield Subject(name), (images, scored.CLEAN)
         sample = measures.SAMPLED if host == measures.HOME else some_of(self.healthy[host])
         for key in self.shards:
             images, treatment = key

@@ -1,7 +1,6 @@
 """Let workers draw what a page shows: cells, fields of view and slides."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -17,25 +16,14 @@ from storage import parquet
 from storage.batches import manifests
 from storage.reports.tables import report_path
 from tasks.images.regions import ImageRef, image_refs
-from tasks.smears.reports import field_rows
 from tasks.smears.reports.called_cells import CalledCells, Patient
+from tasks.smears.visualisation.calls import Called
 from tasks.smears.visualisation.highlights import CELLS_SHOWN, ROW, Highlights
-from tasks.smears.visualisation.overlay import ShownSlide, fields_to_show
-from tasks.smears.visualisation.patients import Called
+from tasks.smears.visualisation.overlay import ShownSlide, cells_of, fields_to_show
 from tasks.smears.visualisation.viewer.overlays import ShownField
 
 CELLS_A_JOB = 12
 WHOLE_SLIDES = 4  # overviews on a page: with the fields it stays below 10 MB
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Hold what workers drew for a page: cells by address, their places, fields and slides."""
-
-    thumbnails: dict[str, bytes | str]
-    called: Called
-    fields: list[ShownField]
-    whole_slides: list[ShownSlide]
 
 
 def draw_page(
@@ -44,10 +32,11 @@ def draw_page(
     highlights: Highlights,
     called: Mapping[Patient, Sequence[Mapping[str, Any]]],
     fields: pa.Table | None,
-) -> Drawn:
-    """Draw everything on a page at once; slides come first, because one takes longest.
+) -> dict[str, Any]:
+    """Draw everything on a page at once, by field of `BatchView`.
 
-    ``called`` are the cells behind the calls of patients, rows of the image report.
+    Slides come first, because one takes longest. ``called`` are the cells behind the calls of
+    patients, rows of the image report.
     """
     of_called = list(chain.from_iterable(called.values()))
     slides = _slides(fields) if fields is not None else []
@@ -71,7 +60,12 @@ def draw_page(
     }
     uris = (ref.uri for ref, _ in cells)
     thumbnails = dict(zip(uris, chain.from_iterable(drawn), strict=True))
-    return Drawn(thumbnails, Called(called, pictures), shown, whole)
+    return {
+        "thumbnails": thumbnails,
+        "called": Called(called, pictures),
+        "fields": shown,
+        "whole_slides": whole,
+    }
 
 
 def _cells(
@@ -95,7 +89,7 @@ def _fields(
     sources = {field["source_uri"] for field in fields}
     for rows in drawings.rows_of_sources(store, batch, screened.model, sources):
         for field, of_field in zip(fields, cells, strict=True):
-            of_field += field_rows.cells_of(rows, field)
+            of_field += cells_of(rows, field)
     refs = drawings.find_refs(store, batch, [cell["uri"] for some in cells for cell in some])
     return [
         (field, some, {c["uri"]: refs[c["uri"]] for c in some})

@@ -21,7 +21,7 @@ from tasks.images.listing import list_images, named
 from tasks.network.split import split_by
 from tasks.smears.evaluation.measures import ATTACKED, SAMPLED, TEST
 from tasks.smears.evaluation.rivals import SAMPLE
-from tasks.smears.evaluation.treated import FILE
+from tasks.smears.evaluation.scored import FILE
 from tasks.types import Counts
 
 FITTED = "fitted"

@@ -12,19 +12,17 @@ from flows.smears.stages.evaluated_images import FITTED, choose_images, freeze_i
 from storage.smears.evaluations import Evaluation
 from tasks.detector import calibration
 from tasks.metrics import metrics
-from tasks.smears.evaluation.comparison import compare
 from tasks.smears.evaluation.measures import (
     ATTACKED,
     SAMPLED,
     TEST,
     ScoredSets,
+    compare,
     comparisons,
     measures,
 )
-from tasks.smears.evaluation.scored import ScoredImages, join_scored
-from tasks.smears.evaluation.treated import CLEAN, Treatment
-from tasks.smears.evaluation.treatments.attacks import STRENGTHS
-from tasks.smears.evaluation.treatments.corruptions import CORRUPTIONS
+from tasks.smears.evaluation.scored import CLEAN, ScoredImages, Treatment, join_scored
+from tasks.smears.evaluation.treatments import CORRUPTIONS, STRENGTHS
 
 Key = compositions.Key
 

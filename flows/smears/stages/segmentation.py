@@ -27,10 +27,13 @@ from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.reports.image_columns import failed_rows
-from tasks.smears.segmentation.field_of_view import UNINFECTED
+from tasks.smears.segmentation.field_of_view import (
+    UNINFECTED,
+    measured_every,
+    typical_diameters,
+)
 from tasks.smears.segmentation.finders import OUTLINES, try_finder
-from tasks.smears.segmentation.magnification import measured_every, typical_diameters
-from tasks.smears.slide_names import names_of_slides
+from tasks.smears.segmentation.sorts import names_of_slides
 from tasks.words import counted
 
 SOURCES_A_JOB = 16

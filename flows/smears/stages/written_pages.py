@@ -28,10 +28,9 @@ from storage.smears.pages import (
 from storage.store import Store
 from tasks.smears.reports.called_cells import Patient, cells_behind, patient_of
 from tasks.smears.visualisation import calls
-from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page
+from tasks.smears.visualisation.batch_page import NIGHTS_SHOWN, BatchView, batch_page, index_page
+from tasks.smears.visualisation.calls import cells_each, opened
 from tasks.smears.visualisation.highlights import Highlights
-from tasks.smears.visualisation.index_page import index_page
-from tasks.smears.visualisation.patients import cells_each, opened
 
 LISTED = 120  # batches on the index; a file of each is read every night
 
@@ -72,7 +71,6 @@ def write_page(
     if FIELDS in called.digests:
         fields = parquet.read_table(store, *report_path(batch.name, batch.batch_date, FIELDS))
     likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
-    drawn = draw_page(client, screened, highlights, likeliest, fields)
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
     view = BatchView(
@@ -80,7 +78,6 @@ def write_page(
         earlier=calling.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
         slides=slides,
         highlights=highlights,
-        **vars(drawn),
         classes=card.classes,
         threshold=limit,
         made_by=made_by(screened, seal),
@@ -89,15 +86,16 @@ def write_page(
         patients=patients,
         answered=answered,
         answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
+        **draw_page(client, screened, highlights, likeliest, fields),
     )
     page = batch_page(view)
     # Before the page, so that the index lists every existing page, even if the run is killed.
     write_index(store, batch)
     write_page_file(store, page, *page_path(batch.name))
-    files = {uri: each for uri, each in drawn.thumbnails.items() if isinstance(each, bytes)}
+    files = {uri: each for uri, each in view.thumbnails.items() if isinstance(each, bytes)}
     return {
         patient: [files[cell["uri"]] for cell in some if cell["uri"] in files]
-        for patient, some in drawn.called.cells.items()
+        for patient, some in view.called.cells.items()
     }
 
 

@@ -63,7 +63,6 @@ def consensus(by_reader: Mapping[str, Answers]) -> dict[str, str]:
 
 
 def _by_image(by_reader: Mapping[str, Answers]) -> dict[str, list[str]]:
-    """List all answers on each image, by digest."""
     images = sorted({image for answers in by_reader.values() for image in answers})
     return {
         image: [answers[image] for answers in by_reader.values() if image in answers]
@@ -74,10 +73,8 @@ def _by_image(by_reader: Mapping[str, Answers]) -> dict[str, list[str]]:
 def kappa(first: Answers, second: Answers, groups: Groups) -> Figure | None:
     """Measure Cohen's kappa of two readers on the images that both have read (Cohen 1960).
 
-    "Unsure" counts as an answer of its own.
-
-    Returns:
-        The figure; None if they share fewer than two images, or give all the same answer.
+    "Unsure" counts as an answer of its own. None if they share fewer than two images, or give all
+    the same answer.
     """
     shared = sorted(set(first) & set(second))
     one, two = ([answers[image] for image in shared] for answers in (first, second))
@@ -102,18 +99,9 @@ def sensitivity(
     """Estimate the share of a batch's parasitized cells that the machine called or flagged.
 
     Cells that were read represent their stratum (flagged or not, by diagnosis): each has the
-    weight of the stratum's cells per cell read (Horvitz & Thompson 1952).
-
-    Args:
-        truth: persons' answers, by digest.
-        diagnosed: the machine's class, by digest.
-        flagged: whether it went to a person, by digest.
-        of: the number of the batch's cells in each stratum.
-        groups: patients, by digest.
-        positive: the class to detect.
-
-    Returns:
-        The figure, on the cells that persons call positive; None if there are none.
+    weight of the stratum's cells per cell read (Horvitz & Thompson 1952). ``truth`` has persons'
+    answers, ``flagged`` says whether a cell went to a person, and ``of`` counts the batch's cells
+    in each stratum. None if persons call no cell positive.
     """
     images = sorted(truth)
     strata = [(flagged[image], diagnosed[image]) for image in images]

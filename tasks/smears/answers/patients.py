@@ -5,16 +5,14 @@ because one certain parasite confirms a patient, and then randomly drawn ones, w
 parasites is the estimate for those that nobody has read.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from scipy.special import betaincinv
 
-from tasks.smears.answers import sample
-from tasks.smears.answers.agreement import Answers, Figure, share
-from tasks.smears.answers.sheets import UNSURE
+from tasks.smears.answers.agreement import Answers
+from tasks.smears.answers.sheets import UNSURE, ordered
 from tasks.smears.counting.call import Call, percent_text, range_text
 from tasks.smears.counting.interpretation import LEVEL, ErrorRates, corrected, interval, upper_bound
 from tasks.smears.counting.rates import NODES, Rate
@@ -38,8 +36,7 @@ class Suspect:
     """A patient whose call a person has to confirm.
 
     ``called`` are the called cells by digest, most probable first; ``others`` are the next most
-    probable, which are read if few were called. ``cells`` counts the red cells read. ``positive``
-    is the patient's label; None without one.
+    probable, which are read if few were called. ``cells`` counts the red cells read.
     """
 
     name: str
@@ -47,12 +44,11 @@ class Suspect:
     called: tuple[str, ...]
     others: tuple[str, ...]
     cells: int
-    positive: bool | None = None
 
     @property
     def order(self) -> list[str]:
         """List the cells that a person reads, by digest, in the order of display."""
-        drawn = sample.ordered(self.called[FIRST:], self.name)
+        drawn = ordered(self.called[FIRST:], self.name)
         return [*self.called[:FIRST], *drawn, *self.others][:MOST_READ]
 
 
@@ -137,27 +133,3 @@ def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> tuple[int,
         known + int(unread * float(low)),
         known + int(np.ceil(unread * float(high))),
     )
-
-
-def together(
-    suspects: Sequence[Suspect], answers: Mapping[str, Answer]
-) -> dict[str, Figure | None]:
-    """Measure the machine alone, and with persons who refuse some of its positive patients.
-
-    Only labelled patients count. Without a refusal the machine's call stays. ``answers`` has
-    the persons' answers by the patient's name.
-    """
-    known = [each for each in suspects if each.positive is not None]
-    machine = {each.name: each.call == Call.POSITIVE for each in known}
-    both = {
-        each.name: answers.get(each.name) == Answer.CONFIRMED
-        or (machine[each.name] and answers.get(each.name) != Answer.REFUSED)
-        for each in known
-    }
-    figures = {}
-    for measure, truth in (("sensitivity", True), ("specificity", False)):
-        names = [each.name for each in known if each.positive is truth]
-        for who, called in (("the machine alone", machine), ("with persons", both)):
-            right = sum(called[name] is truth for name in names)
-            figures[f"{measure} of patients, {who}"] = share(right, len(names))
-    return figures

@@ -1,8 +1,14 @@
-"""Choose cells and labels for a person to see, read sheets of answers, and measure precision."""
+"""Choose cells and labels for a person to see, read sheets of answers, and measure precision.
+
+A reader who sees only cells that the machine flagged cannot find the ones it missed, and learns to
+expect something. So some cells that were not flagged are mixed in. Every reader gets the same
+cells, in a different order.
+"""
 
 from collections import Counter
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +30,7 @@ DOUBTED = (
     "image_id", "uri", "slide_id", "patient_id", "label", "diagnosis", "label_probability",
 )  # fmt: skip
 PROBLEMS_SHOWN = 5
+COLUMNS = (*FROM_REPORT, "verdict", "status", "abnormal")  # that a sample of cells needs
 
 
 class AnswerError(Exception):
@@ -43,10 +50,8 @@ def candidates(
     An image that is in the batch under two names is one cell. The number of cells per slide is
     limited, because a slide out of focus would otherwise fill the list; images without a slide are
     not limited. The parts are image rows of `FROM_REPORT`, ``verdict`` and ``status``; ``done`` are
-    digests of images that have an answer already.
-
-    Returns:
-        Their rows, and counts of the others by the reason why they are left out.
+    digests of images that have an answer already. Return their rows, and counts of the others by
+    the reason why they are left out.
     """
     # A night without images has no parts.
     chosen = [pa.table({name: pa.nulls(0, pa.string()) for name in (*FROM_REPORT, "status")})]
@@ -75,19 +80,12 @@ def candidates(
 
 
 def ranked_labels(out_of_fold: pa.Table, classes: Sequence[str]) -> pa.Table:
-    """Rank all labels, the least probable first; equal images count once.
+    """Rank all labels in a table of `DOUBTED`, the least probable first; equal images count once.
 
     A network that has not seen a patient diagnoses that patient's cells; a label that it finds
     improbable is probably wrong. This is the ranking by self-confidence of Northcutt, Jiang &
-    Chuang (2021, arXiv 1911.00068).
-
-    Args:
-        out_of_fold: ``probability`` is that of the first class by a network that has not seen the
-            image's patient; also ``label``, ``log_odds`` and the other columns of `DOUBTED`.
-        classes: the two, in the order of logits.
-
-    Returns:
-        A table of `DOUBTED`: ``label_probability`` is that of the label.
+    Chuang (2021, arXiv 1911.00068). Such a network's ``probability`` and ``log_odds`` in
+    ``out_of_fold`` are those of the first of two ``classes``, in the order of logits.
     """
     first = np.asarray(pc.equal(out_of_fold["label"], classes[0]))
     probability = out_of_fold["probability"].to_numpy()
@@ -236,3 +234,62 @@ def refuse(problems: Sequence[str], summary: str) -> None:
         shown = "; ".join(problems[:PROBLEMS_SHOWN])
         more = len(problems) - PROBLEMS_SHOWN
         raise AnswerError(f"{summary}: {shown}" + (f"; and {more} more" if more > 0 else ""))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The cells that readers see, a table of `COLUMNS` and ``flagged``, and counts of the batch.
+
+    ``of`` counts the batch's scored cells, which the chosen ones represent, by whether they are
+    flagged and by diagnosis.
+    """
+
+    rows: pa.Table
+    of: Mapping[tuple[bool, str], int]
+
+
+def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> Sample:
+    """Choose cells for review, the most abnormal first, and a random share of others.
+
+    The choice depends only on the batch, so all readers get the same cells at any time. ``scored``
+    is from `scored_cells`. At most ``limit`` cells are for review, ``per_slide`` of a slide;
+    ``unmarked`` is the share of others among all chosen, in [0, 1).
+    """
+    keys = zip(scored["flagged"].to_pylist(), scored["diagnosis"].to_pylist(), strict=True)
+    marked, _ = candidates(iter([scored]), done=(), per_slide=per_slide)
+    marked = marked.slice(0, limit)
+    others = scored.filter(pc.invert(scored["flagged"]))
+    wanted = round(marked.num_rows * unmarked / (1 - unmarked)) if marked.num_rows else limit
+    order = ordered(others["image_id"].to_pylist(), "unmarked")
+    chosen = [*marked["image_id"].to_pylist(), *order[: min(wanted, limit)]]
+    keep = pc.is_in(scored["image_id"].cast(pa.string()), pa.array(chosen, pa.string()))
+    return Sample(scored.filter(keep), Counter(keys))
+
+
+def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:
+    """Find the rows of cells that were chosen before among those of `scored_cells`."""
+    wanted = pa.array(list(image_ids), pa.string())
+    return scored.filter(pc.is_in(scored["image_id"].cast(pa.string()), wanted))
+
+
+def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
+    """Collect the scored cells of a report, each once, and mark those for review as ``flagged``.
+
+    The parts are image rows of `COLUMNS`, all rows of a batch in order; ``row`` is added, the
+    number in the batch.
+    """
+    # A night without images has no parts.
+    none = pa.table({name: pa.nulls(0, pa.string()) for name in COLUMNS})
+    rows = pa.concat_tables(list(parts) or [none]).unify_dictionaries()
+    rows = rows.append_column(
+        "flagged", pa.array(np.asarray(image_columns.is_for_review(rows), bool))
+    )
+    rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
+    rows = rows.filter(pc.equal(rows["status"].cast(pa.string()), Status.SCORED))
+    _, first = np.unique(np.asarray(rows["image_id"].to_pylist(), object), return_index=True)
+    return rows.take(pa.array(np.sort(first), pa.int64()))
+
+
+def ordered(image_ids: Iterable[str], reader: str) -> list[str]:
+    """Shuffle digests of images in an order that is always the same for one reader."""
+    return sorted(image_ids, key=lambda each: sha256(f"{reader}\0{each}".encode()).digest())

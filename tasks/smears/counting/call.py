@@ -81,9 +81,8 @@ class Meaning:
 class Interpreter:
     """Interpret counts of parasites; equal counts are computed once.
 
-    Args:
-        rates: error rates of both thresholds; None if unknown.
-        wanted: the parasitaemia (a share) above which a negative call excludes everything.
+    Error rates are None if unknown; a negative call excludes a parasitaemia (a share) above
+    ``wanted``.
     """
 
     def __init__(self, rates: KnownRates | None, wanted: float) -> None:
@@ -98,11 +97,9 @@ class Interpreter:
         is negative if its upper bound is at most the wanted one, otherwise indeterminate. From
         `DENSE` on, a positive slide's parasitaemia comes from the threshold for many parasites.
 
-        Args:
-            called: red cells above the counting threshold.
-            dense: red cells above the threshold for many parasites.
-            cells: red cells that were read.
-            unreadable: faults of the slide as a whole, which make any figure worthless.
+        Of the red ``cells`` that were read, some are ``called`` at the counting threshold, and
+        ``dense`` at that for many parasites. ``unreadable`` are faults of the slide as a whole,
+        which make any figure worthless.
         """
         if unreadable or not cells:
             return Meaning(Call.UNREADABLE, unreadable or (CallReason.NO_CELLS,))
@@ -119,11 +116,8 @@ class Interpreter:
     @cached_property
     def needed(self) -> int | None:
         """Compute the number of cells for the wanted limit of detection; None if there is none."""
-        return (
-            None
-            if self.rates is None
-            else interpretation.cells_needed(self.wanted, self.rates.counting)
-        )
+        known = self.rates
+        return None if known is None else interpretation.cells_needed(self.wanted, known.counting)
 
     def _answer(self, called: int, dense: int, cells: int, known: KnownRates) -> Meaning:
         rates = known.counting
@@ -165,11 +159,8 @@ def of_new(known: Meaning, elsewhere: Meaning) -> Meaning:
     Laboratories differ more than slides of one. So a count is positive only where it is so by the
     wide error rates of a laboratory of which nothing is known, and is what a patient survives; and
     it is never negative. Healthy cells may be called more often there, or parasites less often,
-    than anybody has seen.
-
-    Args:
-        known: the meaning of the count at fitted laboratories.
-        elsewhere: its meaning by the wide rates.
+    than anybody has seen. ``known`` is the meaning of the count at fitted laboratories,
+    ``elsewhere`` that by the wide rates.
     """
     if elsewhere.call == Call.POSITIVE and (elsewhere.parasitaemia or 0.0) <= MOST_SURVIVED:
         return elsewhere
@@ -186,12 +177,9 @@ def with_suspects(
     A late stage is unlike the other cells of its slide, but a parasite. The error rates were
     counted on whole cells, abnormal or not. Cut and covered cells are called more often than that,
     so of them only sure parasites make a suspicion, but a negative call must hold for all.
-
-    Args:
-        answer: the meaning of the cells that count.
-        of_suspects: the meaning of the same count with abnormal cells.
-        of_all: that of the count of all red cells, cut, covered and very strange ones too.
-        of_sure: that of the sure ones among all but the very strange.
+    ``answer`` is the meaning of the cells that count, ``of_suspects`` that with abnormal cells,
+    ``of_all`` that of all red cells, cut, covered and very strange ones too, and ``of_sure`` that
+    of the sure ones among all but the very strange.
     """
     if answer.call in (Call.POSITIVE, Call.SUSPECTED):
         return answer
@@ -207,13 +195,9 @@ def unless_doubted(
 ) -> Meaning:
     """Make a negative call undecided unless its slides were covered by measurements.
 
-    Args:
-        answer: the meaning of the count.
-        looks: red cells that look parasitized, whether they count or not.
-        cells: red cells that were diagnosed.
-        measured: what the detector's error rates were measured on; None if its user neither
-            commissioned a laboratory nor fitted the detector.
-        is_covered: whether these slides are as large and sharp as the measured ones.
+    Of the red ``cells`` that were diagnosed, ``looks`` look parasitized, whether they count or not.
+    ``measured`` is None if the user neither commissioned a laboratory nor fitted the detector;
+    slides as large and sharp as the measured ones are covered.
     """
     if answer.call != Call.NEGATIVE:
         return answer
@@ -305,14 +289,10 @@ def density_text(parasites: float) -> str:
 def suspects_text(row: Mapping[str, Any]) -> str:
     """Write how many cells of a slide or patient look parasitized, and what became of them.
 
-    It is empty for reports of slidewatch 0.6, which do not say it.
-
     >>> row = {"parasitized": 43, "set_aside": {"abnormal": 33, "cut": 5}, "cells_called": 5}
     >>> suspects_text(row)
     '43 look parasitized: 5 counted, 33 unlike their slide, 5 cut off or covered'
     """
-    if row.get("set_aside") is None:
-        return ""
     aside, looks = dict(row["set_aside"]), row["parasitized"]
     abnormal, cut = aside.get("abnormal", 0), aside.get("cut", 0)
     called = min(row["cells_called"], looks)
@@ -333,11 +313,10 @@ def suspects_text(row: Mapping[str, Any]) -> str:
 
 def photograph_text(night: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
     """Write in a sentence what one photograph shows, from its rows of batch and patient."""
-    looks = suspects_text(patient) or f"{counted(patient['cells_called'], 'cell')} called"
     call = f"{patient['call'].capitalize()}"
     if patient["call"] == Call.POSITIVE:
         call += f", about {percent_text(patient['corrected_percent'])}"
-    return f"{call}: of {counted(night['scored'], 'cell')} {looks}"
+    return f"{call}: of {counted(night['scored'], 'cell')} {suspects_text(patient)}"
 
 
 def call_text(row: Mapping[str, Any]) -> str:
@@ -361,17 +340,19 @@ def call_text(row: Mapping[str, Any]) -> str:
     if row["call"] == Call.UNREADABLE:
         return f"no answer: {', '.join(reasons)}"
     if row["call"] == Call.SUSPECTED:
-        return f"a person must decide: {suspects_text(row) or cells}"
+        return f"a person must decide: {suspects_text(row)}"
     if CallReason.SET_ASIDE in reasons:
-        return f"no answer: {suspects_text(row) or cells}"
-    if CallReason.NEW in reasons:
-        return f"no answer at a laboratory that is not known: {cells}"
-    if CallReason.NOT_MEASURED in reasons:
-        return (
-            f"no answer: cells are smaller or less sharp than where errors were measured; {cells}"
-        )
-    if CallReason.RATES_UNKNOWN in reasons:
-        return f"no answer: error rates unknown here; {cells}"
+        return f"no answer: {suspects_text(row)}"
+    for reason, why in (
+        (CallReason.NEW, " at a laboratory that is not known:"),
+        (
+            CallReason.NOT_MEASURED,
+            ": cells are smaller or less sharp than where errors were measured;",
+        ),
+        (CallReason.RATES_UNKNOWN, ": error rates unknown here;"),
+    ):
+        if reason in reasons:
+            return f"no answer{why} {cells}"
     if row["none_above_percent"] is None:
         return f"no answer: healthy cells are called as often as parasites here; {cells}"
     bound = percent_text(row["none_above_percent"])

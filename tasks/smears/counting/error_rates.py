@@ -35,10 +35,8 @@ def rates_at(counts: ErrorCounts, log_odds: float) -> ErrorRates:
 def laboratory_rates(fitted: ErrorCounts, laboratory: ErrorCounts, log_odds: float) -> ErrorRates:
     """Predict the error rates of a slide of one laboratory at one of `THRESHOLDS`.
 
-    Args:
-        fitted: counts of slides of fitted laboratories, which supply the prior.
-        laboratory: counts of its slides; it may have known cells of only one kind, or of none.
-        log_odds: the threshold.
+    Slides of ``fitted`` laboratories supply the prior; the laboratory's own may have known cells of
+    only one kind, or of none.
     """
     place = int(np.argmin(np.abs(THRESHOLDS - log_odds)))
     false = laboratory_prior(fitted.false[:, place], fitted.negatives)
@@ -55,13 +53,9 @@ def known_rates(counts: ErrorCounts, cells: int) -> KnownRates:
 
     The one for few parasites has the least limit of detection; if no parasitaemia is certain to be
     seen at any, it has the fewest false positives. The one for many has the narrowest interval at a
-    parasitaemia of `interpretation.DENSE`. Every fourth threshold is tried, then the neighbours of
-    the best one. Of nearly equal ones the highest is chosen, because chance favours one just above
-    the false positives of the known slides.
-
-    Args:
-        counts: of slides with known cells.
-        cells: number of red cells for which to optimise the thresholds.
+    parasitaemia of `interpretation.DENSE`; both are for a number of red ``cells``. Every fourth
+    threshold is tried, then the neighbours of the best one. Of nearly equal ones the highest is
+    chosen, because chance favours one just above the false positives of the known slides.
 
     Raises:
         ValueError: no slide has cells of a kind.

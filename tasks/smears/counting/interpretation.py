@@ -106,7 +106,6 @@ def upper_bound(called: int, cells: int, rates: ErrorRates) -> float:
 
 
 def _lower_tail(called: int, cells: int, rates: ErrorRates) -> Callable[[float], float]:
-    """Make the function from a parasitaemia to `_at_most`."""
     return cache(lambda x: _at_most(called, cells, rates.called(x)))
 
 

@@ -57,10 +57,8 @@ class Rate(bundles.Bundle):
 def predict_rate(hits: types.Counts, cells: types.Counts, prior: types.Float | None = None) -> Rate:
     """Predict the rate of an unseen slide from slides with known cells.
 
-    Args:
-        hits: (S,), the number of cells of each slide that pass the threshold.
-        cells: (S,), the number of its cells; slides without cells are left out.
-        prior: (M, R), the weights of `laboratory_prior`, by default the weak prior.
+    ``hits`` (S,) of the ``cells`` (S,) of each slide pass the threshold; slides without cells are
+    left out. The ``prior`` (M, R) is a `laboratory_prior`, by default the weak one.
 
     Raises:
         ValueError: there is no slide with cells, and no prior.
@@ -87,9 +85,7 @@ def predict_rate(hits: types.Counts, cells: types.Counts, prior: types.Float | N
 def laboratory_prior(hits: types.Counts, cells: types.Counts) -> types.Float:
     """Compute weights of every mean and precision (M, R) of another laboratory from these slides.
 
-    Args:
-        hits: (S,), as in `predict_rate`, of slides of fitted laboratories.
-        cells: (S,), likewise.
+    ``hits`` and ``cells`` (S,) are of slides of fitted laboratories, as in `predict_rate`.
     """
     weights = _posterior(hits[cells > 0], cells[cells > 0], None)
     apart = np.subtract.outer(logit(MEANS), logit(MEANS)) / LABORATORIES

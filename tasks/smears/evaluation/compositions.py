@@ -163,9 +163,7 @@ def screened(
     """Score the cells of each group as `screen` does.
 
     A slide of too few cells is compared with the night or with fitted slides, whichever are nearer.
-
-    Yields:
-        The scores, whether the group is shifted, and whether it is implausible as a smear.
+    Yield the scores, whether the group is shifted, and whether it is implausible as a smear.
     """
     own = detector.own
     assert own is not None

@@ -1,4 +1,8 @@
-"""Measure the scored sets of an evaluation: diagnoses, corruptions, attacks, and pairs of sets."""
+"""Measure the scored sets of an evaluation: diagnoses, corruptions, attacks, and pairs of sets.
+
+Abnormal images are separated from ordinary ones of unseen patients. An attack counts if the clean
+image and the image with matched noise are diagnosed correctly, and the attacked image is not.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,10 +11,17 @@ import numpy as np
 
 from tasks import bundles, types
 from tasks.metrics import metrics
-from tasks.smears.evaluation import comparison
-from tasks.smears.evaluation.scored import OWN, ScoredForm, ScoredImages
-from tasks.smears.evaluation.treated import CLEAN, FILE, NOISE, Treatment
+from tasks.smears.evaluation.scored import (
+    CLEAN,
+    FILE,
+    NOISE,
+    OWN,
+    ScoredForm,
+    ScoredImages,
+    Treatment,
+)
 
+VERDICT = "slidewatch verdict"
 TEST, SAMPLED, ATTACKED = "test", "sampled", "attacked"  # sets of unseen patients' images
 HOME = "unseen patients"  # the name of these patients' cells in tables
 AND_NOISE = ", and noisy ones"  # are ordinary too
@@ -82,7 +93,7 @@ def _rates(
         rates = [
             (None, "accuracy", scored.right),
             (OWN, "called abnormal", scored.abnormal),
-            (comparison.VERDICT, "sent to review", scored.review),
+            (VERDICT, "sent to review", scored.review),
         ]
     n = len(scored.rows)
     counts = (0, n) if subject.set == HOME else (n, 0)
@@ -90,11 +101,20 @@ def _rates(
         yield metrics.Result(subject, detector, measure, metrics.share(hit, weights), *counts)
 
 
-def comparisons(sets: ScoredSets) -> Iterator[comparison.Comparison]:
+@dataclass(frozen=True)
+class Comparison:
+    """A pair of sides: abnormal images, which are the subject, and ordinary ones."""
+
+    subject: metrics.Subject
+    ordinary: ScoredForm
+    abnormal: ScoredForm
+
+
+def comparisons(sets: ScoredSets) -> Iterator[Comparison]:
     """Pair every set of other images and every attack with ordinary images."""
     for name, images in sets.others.items():
         subject = metrics.Subject(name)
-        yield comparison.Comparison(subject, sets.clean(TEST), sets.clean(images))
+        yield Comparison(subject, sets.clean(TEST), sets.clean(images))
     for treatment in sets.attacks():
         counted = sets.counted(treatment)
         if len(counted) < FEWEST:
@@ -107,4 +127,38 @@ def comparisons(sets: ScoredSets) -> Iterator[comparison.Comparison]:
         for words, side in (("", clean), (AND_NOISE, bundles.join([clean, noisy]))):
             composition = metrics.SINGLE + words
             subject = metrics.Subject(treatment.set, treatment.strength, composition)
-            yield comparison.Comparison(subject, side, attacked)
+            yield Comparison(subject, side, attacked)
+
+
+def compare(comparison: Comparison) -> list[metrics.Result]:
+    """Compute every metric of every detector, with bootstrap intervals over patients.
+
+    ``caught`` is the share of abnormal images found at the false-alarm rate of the verdict
+    (abnormal or uncertain).
+    """
+    ordinary, abnormal = comparison.ordinary, comparison.abnormal
+    n, m = len(ordinary.rows), len(abnormal.rows)
+    truth = np.r_[np.zeros(n, bool), np.ones(m, bool)]
+    weights = metrics.resampled(np.r_[ordinary.clusters, abnormal.clusters])
+    alarms = float(ordinary.review.mean())
+
+    def result(detector: str, measure: str, estimate: metrics.Interval) -> metrics.Result:
+        return metrics.Result(comparison.subject, detector, measure, estimate, m, n)
+
+    results = []
+    for name, others in abnormal.scores.items():
+        values = np.r_[ordinary.scores[name], others]
+        whole, draws = metrics.detection(truth, values), metrics.detection(truth, values, weights)
+        results += [
+            result(name, kind, metrics.interval(float(value[0]), draws[kind]))
+            for kind, value in whole.items()
+        ]
+        # The score that as many ordinary images exceed as the verdict alarms of.
+        limit = np.append(np.sort(values[~truth])[::-1], -np.inf)[round(alarms * n)]
+        caught = others > limit
+        results.append(result(name, "caught", metrics.share(caught, weights[:, truth])))
+    return [
+        *results,
+        result(VERDICT, "caught", metrics.share(abnormal.review, weights[:, truth])),
+        result(VERDICT, "false alarms", metrics.share(ordinary.review, weights[:, ~truth])),
+    ]

@@ -1,4 +1,4 @@
-"""Score images by rival detectors of abnormal images: higher is more abnormal.
+"""Gather the evidence on images, and score it by rival detectors: higher is more abnormal.
 
 The rivals are those of pytorch-ood (Kirchheim et al. 2022), with the settings of their authors.
 Rivals that need a covariance are left out unless fitted images outnumber features.
@@ -11,12 +11,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.smears.evaluation.treated import ImageEvidence, Rivals
+from tasks import bundles
+from tasks.network.classifier import Classifier
+from tasks.smears.evaluation.scored import ImageEvidence, Rivals
 from tasks.types import Float, Integers, Single
 
+BATCH = 32
 SAMPLE = 20_000  # fitted images that rivals know, at most
 NEIGHBOURS = 50
 ODIN_TEMPERATURE = 1000.0
+
+
+def gather_evidence(pixels: Tensor, classifier: Classifier, *, odin: bool) -> ImageEvidence:
+    """Gather the evidence on images (n, 3, S, S) in [0, 1]; n is at least 1."""
+    return bundles.join([_of_batch(batch, classifier, odin) for batch in pixels.split(BATCH)])
+
+
+def _of_batch(pixels: Tensor, classifier: Classifier, odin: bool) -> ImageEvidence:
+    after = None
+    with classifier.computing():
+        with torch.inference_mode():
+            taps, logits = classifier.features(pixels)
+        if odin:
+            from pytorch_ood.detector import odin_preprocessing
+
+            moved = odin_preprocessing(classifier, pixels)
+            with torch.inference_mode():
+                after = _to_numpy(classifier(moved))
+    return ImageEvidence(
+        taps={name: _to_numpy(values) for name, values in taps.items()},
+        logits=_to_numpy(logits),
+        odin=after,
+    )
+
+
+def _to_numpy(values: Tensor) -> Single:
+    return np.asarray(values.detach().float().cpu().numpy(), np.float32)
 
 
 def fit_rivals(
@@ -54,18 +84,16 @@ def fit_rivals(
             "k nearest neighbours": by_features(neighbours),
         }
         if len(known) > known.shape[1]:
-            vim = ViM(None, _principal(known.shape[1]), weight.cpu(), bias.cpu())
+            width = known.shape[1]
+            # Principal directions as Wang et al. (2022) choose their number.
+            principal = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+            vim = ViM(None, principal, weight.cpu(), bias.cpu())
             rivals["mahalanobis, last layer"] = by_features(Mahalanobis(None))
             rivals["relative mahalanobis"] = by_features(RMD(None))
             rivals["ViM"] = by_features(vim)
         return rivals
     finally:
         torch.set_default_dtype(wide)
-
-
-def _principal(width: int) -> int:
-    """Return the number of principal directions for ViM, as Wang et al. (2022) choose it."""
-    return 1000 if width >= 2048 else 512 if width >= 768 else width // 2
 
 
 def _wide(values: Single) -> Tensor:

@@ -1,7 +1,8 @@
-"""Score the images of an evaluation by the compared detectors and the classifier."""
+"""Score treated images of an evaluation by the compared detectors and the classifier."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +10,67 @@ from numpy.typing import NDArray
 from tasks import bundles
 from tasks.detector import calibration, detector, probabilities, witnesses
 from tasks.detector.verdict import VerdictRule
-from tasks.smears.evaluation.treated import ImageEvidence, Rivals, TreatedImages
-from tasks.types import Counts, Float, Mask, Pixels, Texts
+from tasks.types import Counts, Float, Mask, Pixels, Single, Texts
 
+FILE = "file"  # an image as stored in a lossless file
+NOISE = "noise"  # the clean image with noise as large as the attack's change
 OWN = "slidewatch"
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """A treatment of images before they are scored.
+
+    ``strength`` is an attack's L-infinity bound, or a corruption's level from 1 to 5.
+    """
+
+    kind: Literal["none", "corruption", "attack"] = "none"
+    name: str = "clean"
+    strength: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Return a name for a folder."""
+        return self.name if self.strength is None else f"{self.name}-{self.strength:.4f}"
+
+    @property
+    def set(self) -> str:
+        """Return the name of the treated images in tables."""
+        return f"{self.kind}/{self.name}"
+
+
+CLEAN = Treatment()
+
+
+@dataclass(frozen=True)
+class ImageEvidence(bundles.Bundle):
+    """The evidence on n images.
+
+    ``taps`` are pooled features (n, d) of the network's stages, ``logits`` (n, C), ``odin`` the
+    logits after ODIN's input pre-processing, None where no rival is compared.
+    """
+
+    taps: Mapping[str, Single] = field(metadata={bundles.KEPT_AS: "tap"})
+    logits: Single
+    odin: Single | None = None
+
+
+# They score the evidence on n images, (n,): higher is more abnormal.
+Rivals = dict[str, Callable[[ImageEvidence], Float]]
+
+
+@dataclass(frozen=True)
+class TreatedImages(bundles.Bundle):
+    """Images (n,) of a set under one treatment.
+
+    ``rows`` (n,) are their rows in the set, ``image_ids`` (n, 32) digests of their files,
+    ``label`` (n,) their classes, -1 if unknown; ``forms`` are empty without a good image.
+    """
+
+    rows: Counts
+    image_ids: Pixels = field(metadata={bundles.KEPT_AS: "image_id"})
+    label: NDArray[np.int8]
+    forms: Mapping[str, ImageEvidence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

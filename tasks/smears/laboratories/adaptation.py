@@ -167,21 +167,19 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
     x, parasitized = labelled.log_odds, labelled.parasitized
     names, slide = np.unique(np.asarray(labelled.slides, object).astype(str), return_inverse=True)
     fold = slide % FOLDS
-    by_slide = len(names) >= LEAST_SLIDES and _has_both_kinds(fold, parasitized)
+    # Cells of both kinds must remain, whichever fold is held back.
+    by_slide = len(names) >= LEAST_SLIDES and all(
+        len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS)
+    )
     fold = fold if by_slide else _dealt(parasitized)
-    after = np.empty(len(x))
+    after, known = np.empty(len(x)), parasitized.astype(np.float64)
     for each in range(FOLDS):
         held, rest = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
         change = Change.by(bundles.take(labelled, rest), fitted, statistics=statistics, scale=scale)
         after[held] = change.of(bundles.take(labelled, held), fitted)
-    known, cautious = parasitized.astype(np.float64), _cautious(parasitized)
-    before_loss, after_loss = (
-        probabilities.log_losses(x, known),
-        probabilities.log_losses(after, known),
-    )
-    gained, surely = (
-        before_loss - after_loss,
-        probabilities.log_losses(x, cautious) - probabilities.log_losses(after, cautious),
+    (before_loss, before_cautious), (after_loss, after_cautious) = (
+        [probabilities.log_losses(odds, wanted) for wanted in (known, _cautious(parasitized))]
+        for odds in (x, after)
     )
     weights = probabilities.weighted(parasitized)
     confusion = np.zeros((len(names), 2, 2), np.int64)
@@ -196,8 +194,8 @@ def _tried(labelled: Labelled, fitted: Fitted | None, *, statistics: bool, scale
         loss_after=float(weights @ after_loss),
         accuracy_before=float(weights @ ((x >= 0) == parasitized)),
         accuracy_after=float(weights @ ((after >= 0) == parasitized)),
-        gain=_gain(gained, parasitized, group),
-        cautious_gain=_gain(surely, parasitized, group),
+        gain=_gain(before_loss - after_loss, parasitized, group),
+        cautious_gain=_gain(before_cautious - after_cautious, parasitized, group),
         confusion=confusion,
     )
 
@@ -210,11 +208,6 @@ def _cautious(parasitized: types.Mask) -> types.Float:
     kinds = np.bincount(parasitized.astype(np.intp), minlength=2)
     right = (kinds + 1) / (kinds + 2)
     return np.asarray(np.where(parasitized, right[1], 1 - right[0]), np.float64)
-
-
-def _has_both_kinds(fold: types.Index, parasitized: types.Mask) -> bool:
-    """Return whether cells of both kinds remain, whichever fold is held back."""
-    return all(len(np.unique(parasitized[fold != each])) == 2 for each in range(FOLDS))
 
 
 def _gain(gained: types.Float, parasitized: types.Mask, group: types.Index) -> Interval:

@@ -1,21 +1,32 @@
 """Measure what can be believed at a laboratory: false alarms, catches and the diagnosis.
 
-Every slide is judged by statistics without it.
+Every slide is judged by statistics without it. Texts say what a laboratory still needs before its
+patients can be called.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
+from tasks import bundles
 from tasks.detector.calibration import p_values
+from tasks.detector.error_counts import LEAST_SLIDES, THRESHOLDS, ErrorCounts, merge_errors
 from tasks.detector.slides import cell_score, groups, night_smears, own_normal
 from tasks.metrics.metrics import Interval, interval, nullable, resampled
-from tasks.smears.counting.interpretation import KnownRates
+from tasks.smears.counting.call import LEAST_CELLS, percent_text
+from tasks.smears.counting.error_rates import laboratory_rates
+from tasks.smears.counting.interpretation import (
+    ErrorRates,
+    KnownRates,
+    blank_count,
+    cells_needed,
+)
 from tasks.smears.laboratories.learning import SlideEvidence, fused, mixed
 from tasks.smears.reports.parasitaemia import wilson_interval
 from tasks.types import Float, Integers
+from tasks.words import counted
 
 LEVELS = (0.05, 0.01)
 ENOUGH_SLIDES = 20  # with fewer, the calibration of a laboratory is a guess
@@ -26,18 +37,15 @@ NOT_EXAMINED = "not examined at this laboratory"
 ALARMS, CAUGHT, DIAGNOSIS = "false alarms", "caught", "diagnosis"
 COUNTED = "counting"
 OWN, ALONE, POPULATION = "the laboratory", "without the laboratory", "the population"
+TRIED = (3, 10, 30)  # further negative slides
+MARKED = 20  # parasites of a patient, if a person has marked them
+MOST_CELLS = 20_000  # that anybody photographs of a patient
 
 FIGURES = pa.schema(
     [
-        ("part", pa.string()),
-        ("name", pa.string()),
-        ("level", pa.float64()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("worst", pa.float64()),
-        ("slides", pa.int64()),
-        ("cells", pa.int64()),
+        *((name, pa.string()) for name in ("part", "name")),
+        *((name, pa.float64()) for name in ("level", "value", "low", "high", "worst")),
+        *((name, pa.int64()) for name in ("slides", "cells")),
         ("detector", pa.string()),
     ]
 )
@@ -126,11 +134,8 @@ def _called(part: str, name: str, p: list[Float]) -> list[Figure]:
 def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[Figure]]:
     """Judge whether the diagnosis can be believed: sensitivity and specificity on labelled cells.
 
-    Intervals are the wider of Wilson's for cells and one from resampled slides.
-
-    Args:
-        confusion: (G, C, C) cells of each slide, by label and by diagnosis.
-        positive: the class to detect.
+    ``confusion`` (G, C, C) counts the cells of each slide by label and by diagnosis. Intervals are
+    the wider of Wilson's for cells and one from resampled slides.
     """
     labelled = confusion.sum(axis=2)
     is_positive = np.arange(confusion.shape[1]) == positive
@@ -202,3 +207,61 @@ def laboratory_warnings(slides: int) -> list[str]:
         f"{few} this laboratory: below {ENOUGH_SLIDES} its false-alarm level is a guess, for the "
         "most part that of the fitted slides"
     ]
+
+
+def positive_text(rates: ErrorRates, cells: int) -> str:
+    """Say from how many called cells on a patient of some red ``cells`` is positive."""
+    if not rates.tell:
+        return "nobody can be called: healthy cells are called as often as parasites"
+    if cells < LEAST_CELLS:
+        return f"patients of fewer than {LEAST_CELLS} red cells that count are never positive"
+    least = blank_count(cells, rates.false.nodes) + 1
+    return f"a patient of {counted(cells, 'red cell')} is positive from {least:,} called ones on"
+
+
+def negative_texts(
+    fitted: ErrorCounts, known: ErrorCounts, rates: ErrorRates, wanted: float
+) -> list[str]:
+    """Say what a negative call needs at a laboratory, in at most one sentence.
+
+    More slides are expected to be like the ``known`` ones of the laboratory, at least one of which
+    is negative, and parasites as sure as ``fitted`` ones. The ``rates`` are the laboratory's, at
+    the counting threshold; a negative call rules out the parasitaemia ``wanted``, a share.
+    """
+    if not rates.tell:
+        return []
+    share = percent_text(100 * wanted)
+    needed = cells_needed(wanted, rates)
+    if needed is not None and needed <= MOST_CELLS:
+        return [f"to be negative (at most {share}) a patient needs {needed:,} red cells"]
+    for what, more in _further(fitted, known):
+        needed = cells_needed(wanted, laboratory_rates(fitted, more, rates.log_odds))
+        if needed is not None and needed <= MOST_CELLS:
+            return [f"{what}, and patients of {needed:,} red cells can be negative"]
+    rate = f"{rates.false.mean:.2%} of healthy cells are called, which differs between slides"
+    return [f"nobody can be called negative (at most {share}): {rate}"]
+
+
+def _further(fitted: ErrorCounts, known: ErrorCounts) -> Iterator[tuple[str, ErrorCounts]]:
+    """Add more and more slides like the known ones, and say what was added."""
+    negative = np.flatnonzero(known.negatives > 0)
+    none = np.zeros((LEAST_SLIDES, len(THRESHOLDS)), np.int64)
+    found = np.rint(MARKED * fitted.found.sum(axis=0) / max(fitted.positives.sum(), 1))
+    marked = ErrorCounts(
+        tuple(f"marked {n}" for n in range(LEAST_SLIDES)),
+        none[:, 0],
+        none[:, 0] + MARKED,
+        none,
+        none + found.astype(np.int64),
+    )
+    by_person = f"marked parasites of {LEAST_SLIDES} patients (review serve, apply)"
+    for words, start in (([], known), ([by_person], merge_errors(known, marked))):
+        if words:
+            yield by_person, start
+        for slides in TRIED:
+            again = bundles.take(known, np.resize(negative, slides))
+            again = replace(again, slides=tuple(f"further {n}" for n in range(slides)))
+            yield (
+                " and ".join([f"{slides} more negative slides", *words]),
+                merge_errors(start, again),
+            )

@@ -255,11 +255,8 @@ def mixed(population: Calibration, slides: Sequence[types.Float]) -> Calibration
     `PRIOR_SLIDES`.
 
     So the population mostly calibrates a laboratory of few slides, and a laboratory of many
-    calibrates itself.
-
-    Args:
-        population: the calibration that standardised the scores.
-        slides: fused scores (n,) of each slide, n not 0; slides have equal weights.
+    calibrates itself. ``slides`` are fused scores (n,) of each, n not 0, with equal weights; the
+    population's calibration has standardised them.
     """
     total = PRIOR_SLIDES + len(slides)
     scores = np.concatenate([population.scores, *slides])

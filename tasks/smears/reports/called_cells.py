@@ -80,9 +80,22 @@ class CalledCells:
         self._keep(*(other._found for other in others if other._found is not None))
 
     def _keep(self, *cells: pa.Table) -> None:
+        """Keep the most probable cells of each patient, each image once."""
         known = [] if self._found is None else [self._found]
-        if every := [*known, *cells]:
-            self._found = self._best(pa.concat_tables(every))
+        if not known and not cells:
+            return
+        order = [("place", "ascending"), ("chance", "descending"), ("image_id", "ascending")]
+        rows = pa.concat_tables([*known, *cells])
+        rows = rows.take(pc.sort_indices(rows, order))
+        ids = np.asarray(rows["image_id"].to_pylist(), object)
+        again = np.zeros(len(ids), bool)
+        again[1:] = ids[1:] == ids[:-1]
+        rows = rows.filter(pa.array(~again))
+        places, read = (rows[name].to_numpy() for name in ("place", "read"))
+        # Suspects that do not count must not crowd out those that do.
+        kept = image_columns.rank_within(places) < self.most
+        kept |= read & (image_columns.rank_within(2 * places + read) < self.most)
+        self._found = rows.filter(pa.array(kept)).combine_chunks()
 
     def of(self, patient: Patient) -> list[dict[str, Any]]:
         """List a patient's cells, the most probable first.
@@ -101,20 +114,6 @@ class CalledCells:
             for row, number in zip(rows, before.tolist(), strict=True)
         ]
         return [row for n, row in enumerate(marked) if row["called"] or n < self.least]
-
-    def _best(self, rows: pa.Table) -> pa.Table:
-        """Keep the most probable cells of each patient, each image once."""
-        order = [("place", "ascending"), ("chance", "descending"), ("image_id", "ascending")]
-        rows = rows.take(pc.sort_indices(rows, order))
-        ids = np.asarray(rows["image_id"].to_pylist(), object)
-        again = np.zeros(len(ids), bool)
-        again[1:] = ids[1:] == ids[:-1]
-        rows = rows.filter(pa.array(~again))
-        places, read = (rows[name].to_numpy() for name in ("place", "read"))
-        # Suspects that do not count must not crowd out those that do.
-        kept = image_columns.rank_within(places) < self.most
-        kept |= read & (image_columns.rank_within(2 * places + read) < self.most)
-        return rows.filter(pa.array(kept)).combine_chunks()
 
 
 def cells_behind(

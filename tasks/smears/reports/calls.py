@@ -38,27 +38,23 @@ ROWS = 1024  # in memory together, as Python objects
 class Counting:
     """The rules by which cells are counted and slides judged.
 
-    Thresholds and their error rates apply to log-odds before labelled cells adapt them; expected
-    errors use the adapted probabilities, if there are any.
+    ``answers`` have the error rates and what counts mean by them; ``elsewhere`` makes the same for
+    slides further away than any fitted one, which few nights have, and ``sure`` is for sure
+    parasites alone. ``alpha`` is the detector's level. Without ``measured`` slides nobody is
+    negative. The ``adaptation`` of log-odds is by a laboratory's labelled cells: expected errors
+    use the adapted probabilities, thresholds and their error rates the others. A ``commissioned``
+    detector has learned a laboratory, and abnormal cells count. For the rest see `slide_reasons`.
     """
 
     answers: call.Interpreter
-    """Error rates, and what counts mean by them."""
     elsewhere: Callable[[], call.Interpreter]
-    """Makes the same for slides further away than any fitted one, which few nights have."""
     red_cells_per_microlitre: float
     alpha: float
-    """The detector's level."""
     sure: call.Interpreter
-    """The same as answers, for sure parasites alone."""
     measured: Measured | None = None
-    """The slides on which error rates were measured; without them nobody is negative."""
     adaptation: Adaptation | None = None
-    """Of log-odds, by a laboratory's labelled cells."""
     commissioned: bool = False
-    """True if the detector has learned a laboratory; then abnormal cells count."""
     detectable: float = limits.DETECTABLE_PERCENT
-    """See `slide_reasons`, as for `tolerated`."""
     tolerated: float = limits.TOLERATED
 
     @property

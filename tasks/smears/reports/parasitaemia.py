@@ -1,6 +1,7 @@
 """Compute intervals of counts, classes of parasitaemia, and the cells that show a parasitaemia."""
 
 import math
+from bisect import bisect_right
 from enum import StrEnum
 
 import numpy as np
@@ -21,12 +22,7 @@ class DensityClass(StrEnum):
     FROM_10 = "10% or more"
 
 
-BOUNDS = (
-    (2.0, DensityClass.BELOW_2),
-    (5.0, DensityClass.FROM_2),
-    (10.0, DensityClass.FROM_5),
-    (math.inf, DensityClass.FROM_10),
-)  # upper ones, in percent
+UPPER = (2.0, 5.0, 10.0)  # bounds of the classes from `DensityClass.BELOW_2` on, in percent
 MEANINGS: dict[str, str] = {
     DensityClass.FROM_2: "high for a patient who is not immune",
     DensityClass.FROM_5: "hyperparasitaemia where transmission is low",
@@ -45,7 +41,7 @@ def density_class(percent: float) -> DensityClass:
     >>> str(density_class(0.4)), str(density_class(2.0))
     ('below 2%', '2% to 5%')
     """
-    return next(density for bound, density in BOUNDS if percent < bound)
+    return list(DensityClass)[1 + bisect_right(UPPER, percent)]
 
 
 def density_text(density: str) -> str:

@@ -1,14 +1,20 @@
-"""Decide whether a person should look at a slide as a whole, and define the table of shifts."""
+"""Decide whether a person should look at a field, or at a slide as a whole.
+
+Cells of a field beyond a limit are read all the same, but its slide goes to a person with the
+reason. A few of a slide's hundreds of fields may be beyond a limit.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from tasks.detector.verdict import parse_reasons
-from tasks.limits import DETECTABLE_PERCENT, TOLERATED
-from tasks.smears.reports import field_limits
+import pyarrow as pa
+
+from tasks.detector.verdict import format_reasons, parse_reasons
+from tasks.limits import DETECTABLE_PERCENT, TOLERATED, FieldLimits
 from tasks.smears.reports.parasitaemia import binomial_p_value, cells_needed
+from tasks.types import FieldKind, Verdict
 
 # About one slide in a thousand exceeds this if its patient is like the calibration patients: the
 # rate of abnormal cells varies between patients by about the rate itself
@@ -64,18 +70,14 @@ def slide_reasons(
     detectable: float = DETECTABLE_PERCENT,
     tolerated: float = TOLERATED,
 ) -> list[str]:
-    """List the reasons for a person to look at a slide.
+    """List the reasons for a person to look at a slide, from its counts.
 
-    Args:
-        row: the slide's counts. Its ``abnormal_p_value`` assumes independent cells, but cells of
-            one slide depend on each other, so it is too small: only a strict level together with a
-            gross excess makes a slide ``abnormal together``.
-        alpha: the detector's level.
-        detectable: the parasitaemia in percent that a slide must have enough red cells to show, if
-            it has fields and no parasites; if cells were cut out elsewhere, the number left out is
-            unknown.
-        tolerated: the share of a slide's fields that may be beyond a limit, or have failed; empty
-            and thick fields do not count.
+    Its ``abnormal_p_value`` assumes independent cells, but cells of one slide depend on each other,
+    so it is too small: only a strict level together with a gross excess makes a slide ``abnormal
+    together``. A slide with fields and no parasites must have enough red cells to show the
+    ``detectable`` parasitaemia, in percent; if cells were cut out elsewhere, the number left out is
+    unknown. ``tolerated`` is the share of its fields that may be beyond a limit, or have failed;
+    empty and thick fields do not count.
     """
     cells, scored, abnormal = row["cells"], row["scored"], row["abnormal"]
     surprise = row["abnormal_p_value"]
@@ -98,5 +100,58 @@ def slide_reasons(
     }
     reasons: list[str] = [reason for reason, is_so in judged.items() if is_so]
     fields = Counter(each for text in row["field_reasons"] or () for each in parse_reasons(text))
-    few = tolerated * ((row["fields_read"] or 0) + fields[field_limits.FieldReason.FAILED])
+    few = tolerated * ((row["fields_read"] or 0) + fields[FieldReason.FAILED])
     return reasons + [f"fields {each}" for each, n in sorted(fields.items()) if n > few]
+
+
+class FieldReason(StrEnum):
+    """Name why a person looks at a field of view."""
+
+    OUT_OF_FOCUS = "out of focus"
+    DARK = "dark"
+    OVEREXPOSED = "overexposed"
+    CROWDED = "crowded"
+    FEW_CELLS = "few cells"
+    FAILED = "failed"
+
+
+def field_reason(row: Mapping[str, Any], limits: FieldLimits) -> str | None:
+    """Return the reason to look at a field, such as ``out of focus, dark``; None without one.
+
+    Places of a slide that are empty or too thick need no person. A measure that is missing (focus
+    and overlap, without cells) is not beyond a limit.
+    """
+    if row["failure"] is not None:
+        return FieldReason.FAILED
+    if row["kind"] != FieldKind.FIELD:
+        return None
+    beyond = {
+        FieldReason.OUT_OF_FOCUS: _below(row["sharpness"], limits.least_sharpness),
+        FieldReason.DARK: _below(row["brightness"], limits.least_brightness)
+        or _below(limits.most_dark, row["too_dark"]),
+        FieldReason.OVEREXPOSED: _below(limits.most_bright, row["too_bright"]),
+        FieldReason.CROWDED: _below(limits.most_overlap, row["overlap"])
+        or _below(limits.most_packed, row["packed"]),
+        FieldReason.FEW_CELLS: _below(row["cells"], limits.least_cells),
+    }
+    return format_reasons([reason for reason, is_so in beyond.items() if is_so])
+
+
+def fields_judged(
+    fields: pa.Table, counts: pa.Table, limits: FieldLimits, made_by: Mapping[str, Any]
+) -> pa.Table:
+    """Join fields with the counts of their images, and judge them; ``made_by`` is in every row."""
+    reasons = [field_reason(row, limits) for row in fields.to_pylist()]
+    verdicts = [Verdict.REVIEW if reason else Verdict.ACCEPT for reason in reasons]
+    columns = {name: table[name] for table in (fields, counts) for name in table.column_names}
+    judged = {
+        "verdict": pa.array(verdicts, pa.string()),
+        "review_reason": pa.array(reasons, pa.string()),
+    }
+    stated = {name: pa.repeat(pa.scalar(each), len(reasons)) for name, each in made_by.items()}
+    return pa.table(columns | judged | stated)
+
+
+def _below(value: float | None, limit: float | None) -> bool:
+    # Null and NaN are below nothing.
+    return value is not None and limit is not None and value < limit

@@ -23,9 +23,9 @@ from tasks.smears.segmentation.absorbance import (
     over_channels,
     rim,
     stained,
+    white_outlines,
     without_bars,
 )
-from tasks.smears.segmentation.white_cells import white_outlines
 from tasks.types import Float, Index, Mask, Pixels, Single
 
 Kind = Literal["red", "white"]
@@ -378,7 +378,6 @@ def _widths(outlines: Float) -> Float:
 def _cells(
     chosen: list[tuple[contours.Outline, Kind]], scale: float, lit: Mask, shape: tuple[int, ...]
 ) -> list[Cell]:
-    """Make cells in pixels of their field from outlines at another scale."""
     width, height = size = (shape[1], shape[0])
     points = np.array([points for (points, _), _ in chosen]).reshape(-1, contours.ANGLES, 2)
     outlines = rescaled(points, 1 / scale)

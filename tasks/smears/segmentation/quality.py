@@ -1,6 +1,6 @@
 """Measure whether a field of view is fit to be read: its focus, exposure, stain and crowding."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,67 +19,42 @@ LEAST_GROUND = 0.05  # share of a square; with less, cells overlap
 FOCUS_DIAMETER = 48  # pixels of a cell when comparing edges
 
 
-@dataclass(frozen=True)
-class FieldQuality:
-    """The quality of a field's photograph.
+def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) -> dict[str, Any]:
+    """Measure the quality of a field in which ``found`` are the cells, by column of its row.
 
-    ``sharpness``: see `sharpness`. ``too_dark`` and ``too_bright``: shares of pixels, 0 to 1, where
-    a channel is clipped. ``brightness``: the mean of all channels, 0 to 1. ``stain``: mean red,
-    green and blue of the pixels of cells, 0 to 255, NaN without cells. ``cells``: their number.
-    ``covered``: the share of the field covered by cells, 0 to 1. ``overlap``: the share of the
-    covered area in more than one cell, 0 to 1, NaN without cells. ``packed``: see `packed`.
-    """
-
-    sharpness: float
-    too_dark: float
-    too_bright: float
-    brightness: float
-    stain: tuple[float, float, float]
-    cells: int
-    covered: float
-    overlap: float
-    packed: float
-
-
-def field_quality(field: Pixels, found: Cells, *, focus: float | None = None) -> FieldQuality:
-    """Measure the quality of a field in which ``found`` are the cells.
-
-    ``focus`` is its sharpness, if already known. Where an eyepiece lights a disc, only its
+    Shares and brightness are 0 to 1: ``too_dark`` and ``too_bright`` are of pixels where a channel
+    is clipped, ``covered`` of the field, ``overlap`` of the covered area in more than one cell. The
+    stain is the mean colour of the cells' pixels, 0 to 255. Without cells it is NaN, as overlap is.
+    ``focus`` is the sharpness, if already known. Where an eyepiece lights a disc, only its
     inscribed rectangle counts, except for the stain.
     """
     height, width = field.shape[:2]
     cells = contours.layers([cell.outline for cell in found.cells], (height, width))
     mask = (cells > 0).view(np.uint8)
     stain = cv2.mean(field, mask)[:3] if mask.any() else (np.nan,) * 3
-    seen = _window(field)
-    field, mask, cells = np.ascontiguousarray(field[seen]), mask[seen], cells[seen]
+    around = rim(field)
+    if around is not None:
+        low, high = around.min(axis=0), around.max(axis=0)
+        margin = (1 - np.sqrt(0.5)) / 2 * (high - low)
+        (left, top), (right, bottom) = (ends.astype(int) for ends in (low + margin, high - margin))
+        seen = slice(top, bottom), slice(left, right)
+        field, mask, cells = np.ascontiguousarray(field[seen]), mask[seen], cells[seen]
     covered = int(np.count_nonzero(mask))
     dark, bright = (
         mask.size - np.count_nonzero(cv2.inRange(field, (low,) * 3, (high,) * 3))
         for low, high in ((SHADOW + 1, 255), (0, HIGHLIGHT - 1))
     )
-    return FieldQuality(
-        sharpness=sharpness(field, found.diameter) if focus is None else focus,
-        too_dark=dark / mask.size,
-        too_bright=bright / mask.size,
-        brightness=sum(cv2.mean(field)) / 3 / 255,
-        stain=stain,
-        cells=len(found.cells),
-        covered=covered / mask.size,
-        overlap=np.count_nonzero(cells > 1) / covered if covered else np.nan,
-        packed=packed(field, found.diameter),
-    )
-
-
-def _window(field: Pixels) -> tuple[slice, slice]:
-    """Find the rows and columns of the rectangle in the disc of an eyepiece; all without one."""
-    around = rim(field)
-    if around is None:
-        return slice(None), slice(None)
-    low, high = around.min(axis=0), around.max(axis=0)
-    margin = (1 - np.sqrt(0.5)) / 2 * (high - low)
-    (left, top), (right, bottom) = (ends.astype(int) for ends in (low + margin, high - margin))
-    return slice(top, bottom), slice(left, right)
+    return {
+        "sharpness": sharpness(field, found.diameter) if focus is None else focus,
+        "too_dark": dark / mask.size,
+        "too_bright": bright / mask.size,
+        "brightness": sum(cv2.mean(field)) / 3 / 255,
+        **dict(zip(("stain_red", "stain_green", "stain_blue"), stain, strict=True)),
+        "cells": len(found.cells),
+        "covered": covered / mask.size,
+        "overlap": np.count_nonzero(cells > 1) / covered if covered else np.nan,
+        "packed": packed(field, found.diameter),
+    }
 
 
 def sharpness(field: Pixels, diameter: float) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
 from itertools import chain, islice
 from math import inf, log2
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 from PIL import Image
@@ -22,6 +23,7 @@ from tasks.images.access.addresses import (
     TIFF,
     extension_of,
     in_archive,
+    path_of,
     split_link,
 )
 from tasks.images.access.files import read_head
@@ -132,9 +134,7 @@ def to_try(files: Callable[[], Iterable[File]], seen: Mapping[int, Glance]) -> l
     ``seen`` has the glances by row, without those at small files.
     """
     sizes = Counter(group for file in files() if (group := _group(file, seen)) is not None)
-    chosen: dict[Group, list[File]] = {}
-    for group, _ in sizes.most_common(MOST_TRIED // TRIED):
-        chosen[group] = []
+    chosen = {group: list[File]() for group, _ in sizes.most_common(MOST_TRIED // TRIED)}
     passed = Counter[Group]()
     for file in files():
         group = _group(file, seen)
@@ -171,3 +171,35 @@ def settle(
             if group is not None and votes[group if group in votes else group[1]] > 0:
                 sorts[file.row] = "fields"
     return sorts
+
+
+def names_of_slides(uris: Sequence[str], root: str, by: str, alone: Sequence[bool]) -> list[str]:
+    """Name the slide of each of several files.
+
+    ``root`` is the path of the folder of all of them, without protocol. By ``folder``, photographs
+    in a folder below it are fields of one slide, named after the folder; those that lie in no such
+    folder, and by ``file`` all, are each a slide. A file that is ``alone``, as a scanner's is,
+    always is. Names that differ only in their extension keep it.
+
+    >>> names_of_slides(["/night/s1/3.jpg", "/night/s1/4.jpg"], "/night", "folder", [False, False])
+    ['s1', 's1']
+    >>> names_of_slides(["/night/1.jpg", "/night/1.svs"], "/night", "file", [False, True])
+    ['1.jpg', '1.svs']
+    """
+    within = [
+        path_of(uri) if in_archive(uri) else path_of(uri).removeprefix(root.rstrip("/"))
+        for uri in uris
+    ]
+    paths = [PurePosixPath(path.lstrip("/")) for path in within]
+    files = [str(path.with_suffix("")) for path in paths]
+    shared = [
+        by == "folder" and not one and bool(path.parent.name)
+        for path, one in zip(paths, alone, strict=True)
+    ]
+    times = Counter(
+        name for name, with_others in zip(files, shared, strict=True) if not with_others
+    )
+    return [
+        str(path.parent) if with_others else str(path) if times[name] > 1 else name
+        for path, name, with_others in zip(paths, files, shared, strict=True)
+    ]

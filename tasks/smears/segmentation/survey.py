@@ -6,18 +6,15 @@ is never in memory.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, pi
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.images import decoding, geometry
 from tasks.types import Numbers, Pixels
-
-Kind = Literal["field", "empty", "thick"]
 
 RED_CELL = 7.5  # microns across
 LEAST_DIAMETER = 8  # pixels; a smaller cell cannot be diagnosed
@@ -36,36 +33,12 @@ LEAST_STAIN = 0.5  # stained area, in red cells, of a place with cells
 LEAST_GLASS = 0.05  # share of a place; with less, cells overlap
 
 
-@dataclass(frozen=True)
-class Place:
-    """A box of a slide in pixels of level 0, and its kind.
-
-    ``empty`` shows no stain, ``thick`` hardly any glass between the cells.
-    """
-
-    x: int
-    y: int
-    width: int
-    height: int
-    kind: Kind
-
-
-@dataclass(frozen=True)
-class Survey:
-    """The places of a slide, and how to read them.
-
-    ``level`` is the level for the search, ``diameter`` a red cell's in pixels of level 0;
-    ``microns_per_pixel`` are of level 0. ``places`` cover the slide in reading order.
-    """
-
-    microns_per_pixel: float
-    level: int
-    diameter: float
-    places: tuple[Place, ...]
-
-
-def survey(slide: geometry.Slide, microns_per_pixel: float | None = None) -> Survey:
+def survey(slide: geometry.Slide, microns_per_pixel: float | None = None) -> list[dict[str, Any]]:
     """Lay a grid over a slide and judge each place; ``microns_per_pixel`` if the slide has none.
+
+    Return a row for each place, in reading order: its box in pixels of level 0; its kind, where
+    ``empty`` shows no stain, and ``thick`` hardly any glass between the cells; the level for the
+    search, and a red cell's diameter in pixels of level 0.
 
     Memory does not depend on the slide's size, except for some bytes per place.
 
@@ -93,12 +66,12 @@ def survey(slide: geometry.Slide, microns_per_pixel: float | None = None) -> Sur
     across, down = (_edges(length, side) for length in (slide.width, slide.height))
     histograms = _histograms(slide, scale, across, down)
     kinds = _judge(histograms, np.outer(np.diff(down), np.diff(across)) * scale**2)
-    places = tuple(
-        Place(x, y, right - x, bottom - y, kinds[row][column])
-        for row, (y, bottom) in enumerate(pairwise(down))
-        for column, (x, right) in enumerate(pairwise(across))
-    )
-    return Survey(scale, level, diameter, places)
+    about = {"level": level, "microns_per_pixel": scale, "diameter": diameter}
+    return [
+        {**about, "x": x, "y": y, "width": right - x, "height": bottom - y, "kind": kind}
+        for of_row, (y, bottom) in zip(kinds, pairwise(down), strict=True)
+        for kind, (x, right) in zip(of_row, pairwise(across), strict=True)
+    ]
 
 
 def _refuse_larger_than_glass(slide: geometry.Slide, microns_per_pixel: float) -> None:
@@ -157,7 +130,6 @@ def _runs(edges: list[int], most: float) -> Iterator[range]:
 
 
 def _rescaled(edges: list[int], length: int) -> list[int]:
-    """Scale edges to a picture of ``length`` pixels."""
     whole = edges[-1] - edges[0]
     return [round((edge - edges[0]) * length / whole) for edge in edges]
 
@@ -172,16 +144,14 @@ def _shrunk(levels: Pixels, factor: int) -> Pixels:
     return np.asarray(means, np.uint8)
 
 
-def _judge(histograms: NDArray[np.int32], areas: Numbers) -> list[list[Kind]]:
-    """Judge each place by its histogram of brightness and its area in square microns."""
+def _judge(histograms: NDArray[np.int32], areas: Numbers) -> list[list[str]]:
     limit = _glass(histograms) * np.exp(-STAIN)
     pixels = histograms.sum(axis=2)
     stained = histograms[..., : ceil(limit)].sum(axis=2) / np.maximum(pixels, 1)
     cell = pi / 4 * RED_CELL**2
     empty = stained * areas < LEAST_STAIN * cell
     kinds = np.where(empty, "empty", np.where(1 - stained < LEAST_GLASS, "thick", "field"))
-    judged: list[list[Kind]] = kinds.tolist()
-    return judged
+    return list(kinds.tolist())
 
 
 def _glass(histograms: NDArray[np.int32]) -> float:

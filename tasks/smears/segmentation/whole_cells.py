@@ -53,7 +53,6 @@ def whole_cells(field: Pixels) -> int:
 
 
 def _is_filled(field: Pixels) -> bool:
-    """Return whether a clear outline of a red cell fills the middle of a picture."""
     side = min(field.shape[:2])
     height, width = field.shape[:2]
 

@@ -1,9 +1,13 @@
-"""Make the page of a batch, which a person reads in the morning: one file that needs no other."""
+"""Make the page of a batch, which a person reads in the morning: one file that needs no other.
+
+Another page lists the screened batches and links to the page of each.
+"""
 
 import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -12,11 +16,12 @@ from markupsafe import Markup
 
 from tasks import types
 from tasks.smears.answers.patients import Confirmation
-from tasks.smears.counting.call import needs_text, photograph_text
+from tasks.smears.counting.call import Call, needs_text, photograph_text
 from tasks.smears.reports.called_cells import Patient, patient_of
 from tasks.smears.reports.night.counts import Row
 from tasks.smears.reports.slide_reasons import SlideReason
-from tasks.smears.visualisation import calls, index_page, overlay, page
+from tasks.smears.visualisation import calls, overlay, page
+from tasks.smears.visualisation.calls import Called, opened
 from tasks.smears.visualisation.highlights import (
     ABNORMAL,
     MOST_OF_A_SLIDE,
@@ -26,7 +31,6 @@ from tasks.smears.visualisation.highlights import (
     Highlights,
 )
 from tasks.smears.visualisation.overlay import COLOURS as CONTOURS
-from tasks.smears.visualisation.patients import Called, opened
 from tasks.smears.visualisation.viewer.overlays import FieldPicture, ShownField
 
 PATIENTS_SHOWN, SLIDES_SHOWN = 500, 500
@@ -103,9 +107,12 @@ def batch_page(view: BatchView) -> str:
         return _photograph_page(view)
     row, slides, patients = view.row, _sorted(view.slides), calls.positive_first(view.patients)
     has_pictures = any(isinstance(each.picture, FieldPicture) for each in view.fields)
-    scripts = _scripts(viewer=has_pictures)
+    viewer = ("openseadragon.min.js", "viewer.js") if has_pictures else ()
+    scripts = [(page.VIEWER / name).read_text() for name in viewer]
+    scripts.append((page.TEMPLATES / "batch.js").read_text())
     shown = slides.slice(0, SLIDES_SHOWN).to_pylist()
-    places = calls.places_of_slides(shown)
+    # The first row of each patient's slides, and of each slide without one.
+    places = {patient_of(each): f"slide-{n}" for n, each in reversed([*enumerate(shown)])}
     places |= {patient_of(each): f"patient-{n}" for n, each in enumerate(opened(patients))}
     odd, rows = odd_slides(slides), [*view.earlier, row][-NIGHTS_SHOWN:]
     return page.render(
@@ -154,7 +161,6 @@ def batch_page(view: BatchView) -> str:
 
 
 def _photograph_page(view: BatchView) -> str:
-    """Make the page of a batch that is one photograph."""
     (patient,), (field,) = view.patients.to_pylist(), view.fields
     return page.render(
         "photograph.html",
@@ -169,13 +175,6 @@ def _photograph_page(view: BatchView) -> str:
         viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()),
         made_by=view.made_by,
     )
-
-
-def _scripts(*, viewer: bool) -> list[str]:
-    """Read the page's scripts."""
-    script = (page.TEMPLATES / "batch.js").read_text()
-    names = ("openseadragon.min.js", "viewer.js") if viewer else ()
-    return [*((page.VIEWER / name).read_text() for name in names), script]
 
 
 def _sorted(slides: pa.Table) -> pa.Table:
@@ -215,10 +214,77 @@ def odd_slides(slides: pa.Table) -> dict[str, list[int]]:
 
 
 def _charts(view: BatchView, nights: Sequence[Row]) -> list[tuple[str, Markup]]:
-    from tasks.smears.visualisation import (
-        charts,  # with Matplotlib, which a photograph's page needs not
-    )
+    # With Matplotlib, which a photograph's page does not need.
+    from tasks.smears.visualisation import charts
 
     title, highlights = "Abnormality of all scored images", view.highlights
     scores = charts.binned(highlights.edges, highlights.scores, view.threshold, title=title)
-    return [(title, scores), *index_page.trends(nights)]
+    return [(title, scores), *trends(nights)]
+
+
+def index_page(nights: Sequence[Row], pages: Mapping[str, str]) -> str:
+    """Make the page, HTML.
+
+    Nights are oldest first; ``pages`` are file names of the batches' pages, by batch.
+    """
+    return page.render(
+        "index.html",
+        title="All batches",
+        nights=nights[::-1],
+        pages=pages,
+        detector=nights[-1]["detector"] if nights else "",
+        trends=trends(nights),
+    )
+
+
+def trends(nights: Sequence[Row]) -> list[tuple[str, Markup]]:
+    """Draw what changes from batch to batch, as captions and charts; none for fewer than two.
+
+    Nights are oldest first; those without images are skipped.
+    """
+    shown = [row for row in nights if row["images"]]
+    if len(shown) < 2:
+        return []
+    from tasks.smears.visualisation import charts  # with Matplotlib, which takes a while
+
+    of_patients = {
+        str(call): _shares(shown, partial(_called, call=call))
+        for call in (Call.POSITIVE, Call.SUSPECTED, Call.UNREADABLE)
+    }
+    of_work = {
+        "images for review": _shares(shown, lambda row: row["review"] / row["images"]),
+        "slides shifted": _shares(shown, _shifted),
+        "images failed": _shares(
+            shown, lambda row: (row["images"] - row["scored"]) / row["images"]
+        ),
+    }
+    groups = (("Patients by batch", of_patients), ("Review, shift and failures by batch", of_work))
+    return [
+        (
+            title,
+            charts.lines(series, x_label="batches before the last", y_label="share", title=title),
+        )
+        for title, series in groups
+        if any(len(x) for x, _ in series.values())
+    ]
+
+
+def _shares(
+    nights: Sequence[Row], share: Callable[[Row], float | None]
+) -> tuple[types.Float, types.Float]:
+    """Compute a share of each night that has one, and how many nights before the last that was."""
+    shares = [(1 - len(nights) + i, share(row)) for i, row in enumerate(nights)]
+    known = [(place, value) for place, value in shares if value is not None]
+    x, y = np.asarray(known, np.float64).reshape(-1, 2).T
+    return x, y
+
+
+def _called(row: Row, call: Call) -> float | None:
+    calls = row["patient_calls"]
+    return float(calls.get(call, 0) / sum(calls.values())) if any(calls.values()) else None
+
+
+def _shifted(row: Row) -> float | None:
+    if row["slides_shifted"] is None or not row["slides"]:
+        return None
+    return float(row["slides_shifted"] / row["slides"])

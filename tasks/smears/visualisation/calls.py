@@ -1,12 +1,18 @@
-"""Describe for the page which patients have parasites, and how many."""
+"""Describe for pages which patients have parasites, how many, and the likeliest ones.
+
+The page of a batch shows them, and so does the sheet of one patient: a page to print, and the same
+figures for a spreadsheet.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.reports import spreadsheet
 from tasks.smears.answers.patients import Answer, Confirmation
 from tasks.smears.counting.call import (
     Call,
@@ -19,7 +25,7 @@ from tasks.smears.counting.call import (
 from tasks.smears.reports.called_cells import Patient, patient_of
 from tasks.smears.reports.night.counts import Row
 from tasks.smears.reports.parasitaemia import density_text as class_text
-from tasks.smears.visualisation.page import shortened
+from tasks.smears.visualisation import page
 from tasks.words import counted
 
 WORDS = {
@@ -35,6 +41,17 @@ DOUBTS = {
     "other laboratory": "Which errors to expect is not known: probabilities were calibrated on "
     "cells of other laboratories.",
 }
+# Patients of these calls have their cells shown, if any look parasitized.
+OPENED = (Call.POSITIVE, Call.SUSPECTED, Call.INDETERMINATE, Call.UNREADABLE)
+PATIENTS_OPENED = 16
+CELLS_SHOWN = 96  # of all patients: with them a page stays below 5 MB
+LEAST, MOST = 6, 10  # cells of a patient
+CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
+FIGURES = (
+    "batch", "batch_date", "call", "call_reasons", "cells_read", "cells_called",
+    "corrected_percent", "corrected_low", "corrected_high", "parasites_per_microlitre",
+    "none_above_percent",
+)  # fmt: skip
 
 
 def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
@@ -69,8 +86,12 @@ def described(row: Mapping[str, Any], answers: Mapping[Patient, Confirmation]) -
 def patient_name(row: Mapping[str, Any]) -> str:
     """Name the patient of a row of the report on patients."""
     if row["patient_id"] is not None:
-        return shortened(row["patient_id"])
-    return "no patient named" if row["slide_id"] is None else f"slide {shortened(row['slide_id'])}"
+        return page.shortened(row["patient_id"])
+    return (
+        "no patient named"
+        if row["slide_id"] is None
+        else f"slide {page.shortened(row['slide_id'])}"
+    )
 
 
 def call_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,14 +151,6 @@ def _share(night: Row, name: str) -> str:
     return f"{value:.1%} ({100 * low:.1f} to {100 * high:.1f}%)"
 
 
-def places_of_slides(slides: Sequence[Mapping[str, Any]]) -> dict[Patient, str]:
-    """Name the first row on the page of each patient's slides, and of each slide without one."""
-    places: dict[Patient, str] = {}
-    for number, slide in enumerate(slides):
-        places.setdefault(patient_of(slide), f"slide-{number}")
-    return places
-
-
 def confirmed_text(answers: Iterable[Confirmation]) -> str | None:
     """Count patients by what persons answer on them; None where nobody has answered.
 
@@ -146,3 +159,82 @@ def confirmed_text(answers: Iterable[Confirmation]) -> str | None:
     """
     counts = Counter(each.answer for each in answers)
     return ", ".join(f"{counts[each]:,} {each}" for each in Answer if counts[each]) or None
+
+
+@dataclass(frozen=True)
+class Called:
+    """Hold the cells behind the calls of some patients, rows of the image report by patient.
+
+    ``places`` are pictures of cells in their fields by address, WebP files, or why there is none;
+    a cell that is a file of its own has none.
+    """
+
+    cells: Mapping[Patient, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    places: Mapping[str, bytes | str] = field(default_factory=dict)
+
+
+def opened(rows: pa.Table) -> list[dict[str, Any]]:
+    """Choose the patients whose cells are shown, given their report in order."""
+    if len(rows) > 1:
+        called = rows["call"].cast(pa.string())
+        rows = rows.filter(pc.is_in(called, value_set=pa.array(OPENED, pa.string())))
+    looks = rows.filter(pc.greater(rows["parasitized"], 0))
+    return list(looks.slice(0, PATIENTS_OPENED).to_pylist())
+
+
+def cells_each(patients: int) -> int:
+    """Compute how many cells are shown of each of some patients.
+
+    >>> [cells_each(patients) for patients in (1, 12, 16)]
+    [10, 8, 6]
+    """
+    return min(MOST, max(LEAST, CELLS_SHOWN // max(1, patients)))
+
+
+def patient_sheet(
+    patient: Mapping[str, Any],
+    slides: Sequence[Mapping[str, Any]],
+    cells: Sequence[Mapping[str, Any]],
+    places: Mapping[str, bytes | str],
+    thumbnails: Mapping[str, bytes | str],
+    persons: Confirmation | None,
+) -> str:
+    """Make the sheet, HTML, which prints on one page.
+
+    ``cells`` are rows of the image report with ``chance`` and ``called``, the most probable first.
+    Pictures in fields and thumbnails are by address, with the reason where one is missing.
+    """
+    return page.render(
+        "patient.html",
+        title=patient_name(patient),
+        day=page.day_text(patient["batch_date"]),
+        answer=call_of(patient),
+        persons=persons,
+        cells=cells[:CELLS],
+        thumbnails=thumbnails,
+        places=places,
+        slides=[call_of(row) for row in slides],
+        most=SLIDES,
+    )
+
+
+def patient_table(
+    patient: Mapping[str, Any],
+    slides: Sequence[Mapping[str, Any]],
+    persons: Confirmation | None,
+) -> str:
+    """Make the same figures as CSV: a line for the patient, and one for each slide."""
+    columns = ("of", "name", *FIGURES, "persons", "persons_call")
+    rows = [
+        [
+            kind,
+            name,
+            *(row.get(column) for column in FIGURES),
+            *([persons.answer, persons.call] if persons and kind == "patient" else [None, None]),
+        ]
+        for kind, name, row in [
+            ("patient", patient_name(patient), patient),
+            *(("slide", row["slide_id"], row) for row in slides),
+        ]
+    ]
+    return "".join(spreadsheet.csv_lines(columns, rows))

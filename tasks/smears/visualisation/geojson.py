@@ -17,7 +17,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from tasks.smears.visualisation.overlay import Colour, Outline, Pen, outline_of, pen_of
+from tasks.smears.visualisation.overlay import (
+    Colour,
+    Outline,
+    Pen,
+    corners_of,
+    outline_of,
+    pen_of,
+)
 from tasks.types import FieldKind
 
 # By pen. QuPath draws no dashes, so abnormal cells have a lighter colour (Okabe & Ito 2008).
@@ -47,10 +54,9 @@ def feature_collection(
 ) -> Iterator[bytes]:
     """Write cells and fields of one source as GeoJSON, in parts: a slide's may not fit in memory.
 
-    Args:
-        parts: rows of the image report, all of one source, and the outline of each: x0, y0, x1, y1,
-            ... relative to its ``x`` and ``y``; None for a tile, which has none.
-        fields: rows of the report on fields of that source.
+    ``parts`` are rows of the image report, all of one source, and the outline of each: x0, y0, x1,
+    y1, ... relative to its ``x`` and ``y``; None for a tile, which has none. ``fields`` are rows of
+    the report on fields of that source.
 
     Raises:
         ValueError: an outline is no list of x and y of three points or more.
@@ -69,18 +75,13 @@ def feature_collection(
 
 
 def cell_feature(row: Mapping[str, Any], outline: ArrayLike | None) -> dict[str, Any]:
-    """Describe a cell as a detection: its class by diagnosis and abnormality, its scores measured.
-
-    Args:
-        row: of the image report.
-        outline: x0, y0, x1, y1, ... relative to the row's ``x`` and ``y``, or None.
-    """
+    """Describe a cell as a detection: its class by diagnosis and abnormality, and its scores."""
     name, colour = CLASSES[pen_of(row)]
     measured = [column for column in row if column.startswith(MEASURED)]
     return _feature(
         row["uri"],
         # The middle of the first pixel is at 0 in outlines, and at a half in QuPath.
-        _box(row) if outline is None else outline_of(row, outline) + 0.5,
+        corners_of(row) if outline is None else outline_of(row, outline) + 0.5,
         objectType="detection",
         classification={"name": name, "color": colour},
         measurements=_numbers(row, measured),
@@ -96,7 +97,7 @@ def field_feature(row: Mapping[str, Any]) -> dict[str, Any] | None:
     name = "Field" if kind is None else f"Field: {kind}"
     return _feature(
         f"{row['source_uri']}#{row['x']},{row['y']}",
-        _box(row),
+        corners_of(row),
         objectType="annotation",
         name=f"{row['kind']} at {row['x']}, {row['y']}",
         classification={"name": name, "color": FIELD_COLOUR},
@@ -116,13 +117,6 @@ def _feature(identity: str, points: Outline, **properties: Any) -> dict[str, Any
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": properties,
     }
-
-
-def _box(row: Mapping[str, Any]) -> Outline:
-    """Compute the corners of a row's box, (4, 2); a failed row has no size and is one pixel."""
-    x, y = row["x"], row["y"]
-    right, bottom = x + (row["width"] or 1), y + (row["height"] or 1)
-    return np.array([[x, y], [right, y], [right, bottom], [x, bottom]], np.float64)
 
 
 def _numbers(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, float]:

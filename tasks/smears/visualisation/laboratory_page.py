@@ -58,7 +58,6 @@ def _of(part: str, figures: Sequence[Figure]) -> list[Figure]:
 
 
 def _by_level(figures: Sequence[Figure]) -> dict[str, dict[float | None, Figure]]:
-    """Arrange figures by name and level."""
     by_name: dict[str, dict[float | None, Figure]] = {}
     for figure in figures:
         by_name.setdefault(figure.name, {})[figure.level] = figure

@@ -1,5 +1,7 @@
 """Draw pictures of fields of view in which each cell has a contour that shows its diagnosis.
 
+Pages also show cells by themselves, and at their place in the field.
+
 Colours are those of Okabe & Ito (2008), which the colour-blind tell apart; abnormal cells are
 dashed, so that a contour needs no colour to be read.
 """
@@ -12,11 +14,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
-from tasks.images.geometry import Slide, coarsest, rescaled
-from tasks.reports.image_columns import PARASITIZED
+from tasks.images.access.files import ChangedError
+from tasks.images.geometry import Box, Slide, coarsest, grown, rescaled
+from tasks.images.manifest import Region
+from tasks.images.opened_slides import open_picture, read_region
+from tasks.images.regions import Found, ImageRef, find
+from tasks.reports.image_columns import PARASITIZED, numbers_of
+from tasks.smears.visualisation.page import as_webp
 from tasks.types import CellKind, FieldKind, Float, Pixels, Status
 
 Colour = tuple[int, int, int]
@@ -38,6 +46,17 @@ BLOCK = 2048  # pixels to a side of the blocks in which a slide is read
 LONGEST = 1200  # pixels of a picture's longer side; a screen shows no more
 FIELDS_SHOWN = 8
 
+THUMBNAIL = 128  # pixels of the longer side at most
+WIDTHS = 2.0  # widths of the cell shown of its field to each side
+SIDE = 224  # pixels of the longer side of a cell's place
+ARM = 0.2  # of the cell's box: how long the marks at its corners are
+
+# Columns of the image report that are needed for each cell.
+CELL_COLUMNS = [
+    *("image_id", "uri", "source_uri", "x", "y", "width", "height"),
+    *("kind", "status", "diagnosis", "abnormal"),
+]
+
 
 @dataclass(frozen=True)
 class Pen:
@@ -45,11 +64,6 @@ class Pen:
 
     name: str
     dashed: bool = False
-
-    @property
-    def colour(self) -> Colour:
-        """Return red, green and blue, 0 to 255."""
-        return COLOURS[self.name]
 
 
 def pen_of(row: Mapping[str, Any]) -> Pen:
@@ -81,6 +95,13 @@ def outline_of(row: Mapping[str, Any], flat: ArrayLike) -> Outline:
     return np.asarray(points.reshape(-1, 2) + corner)
 
 
+def corners_of(row: Mapping[str, Any]) -> Outline:
+    """Compute the corners of a row's box, (4, 2); a failed row has no size and is one pixel."""
+    x, y = row["x"], row["y"]
+    right, bottom = x + (row["width"] or 1), y + (row["height"] or 1)
+    return np.array([[x, y], [right, y], [right, bottom], [x, bottom]], np.float64)
+
+
 def slide_picture(
     pixels: Pixels, size: tuple[int, int], fields: Sequence[Mapping[str, Any]]
 ) -> Pixels:
@@ -95,13 +116,16 @@ def slide_picture(
     scale = np.array(picture.size) / size
     drawn = [row for row in fields if row["x"] is not None and row["kind"] != FieldKind.EMPTY]
     inset = max(THINNEST, LINE * max(picture.size))  # neighbours would hide each other's sides
-    boxes = []
+    boxes, pens = [], []
     for row in drawn:
+        name = "parasitized" if row["parasitized"] else "not parasitized"
+        read = row["kind"] == FieldKind.FIELD
+        pens.append(Pen(name, row["review_reason"] is not None) if read else Pen("failed"))
         low = np.array([row["x"], row["y"]]) * scale + inset
         high = np.array([row["x"] + row["width"], row["y"] + row["height"]]) * scale - inset
         (left, top), (right, bottom) = low - 0.5, np.maximum(low, high) - 0.5
         boxes.append(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]))
-    return overlay(np.asarray(picture), boxes, [_pen_of_field(row) for row in drawn])
+    return overlay(np.asarray(picture), boxes, pens)
 
 
 def overlay(pixels: Pixels, outlines: Sequence[Outline], pens: Sequence[Pen]) -> Pixels:
@@ -147,13 +171,6 @@ def fields_to_show(fields: pa.Table, most: int = FIELDS_SHOWN) -> pa.Table:
         if row["kind"] == FieldKind.FIELD and row["cells"] is not None
     ]
     return fields.take(pa.array([key[-1] for key in sorted(read)[:most]], pa.int64()))
-
-
-def _pen_of_field(row: Mapping[str, Any]) -> Pen:
-    if row["kind"] != FieldKind.FIELD:
-        return Pen("failed")
-    name = "parasitized" if row["parasitized"] else "not parasitized"
-    return Pen(name, row["review_reason"] is not None)
 
 
 def _dashes(points: Outline, length: float) -> list[Outline]:
@@ -203,9 +220,97 @@ def counted_fields(slides: pa.Table) -> list[str]:
     for row in rows:
         left_out.update(dict(row["exclusions"]))
     counts = {
-        FieldKind.FIELD: sum(row["fields_read"] for row in rows),
+        "read": sum(row["fields_read"] for row in rows),
         **dict(sorted(left_out.items())),
     }
-    words: dict[str, str] = {FieldKind.FIELD: "read"}
-    parts = [f"{n:,} {words.get(name, name.replace('_', ' '))}" for name, n in counts.items()]
-    return parts if rows else []
+    return [f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items()] if rows else []
+
+
+def cells_of(rows: pa.Table, field: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Select the cells of a field among image rows: the middle of their box lies in the field's."""
+    rows = rows.filter(pc.equal(rows["source_uri"].cast(pa.string()), field["source_uri"]))
+    inside = np.ones(len(rows), bool)
+    for start, size in (("x", "width"), ("y", "height")):
+        # Failed cells have no size; a corner of their box is in the field too.
+        middle = numbers_of(rows, start) + np.nan_to_num(numbers_of(rows, size)) / 2
+        inside &= (middle >= field[start]) & (middle < field[start] + field[size])
+    return list(rows.filter(pa.array(inside)).to_pylist())
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """Encode an image as a WebP file, reduced if it is larger than `THUMBNAIL`."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return as_webp(small, quality=85)
+
+
+def lies_near(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
+    """Return whether a cell's box overlaps the window of the field around another cell."""
+    more = round(WIDTHS * max(cell["width"], cell["height"]))
+    return all(
+        row[at] < cell[at] + cell[side] + more and row[at] + row[side] > cell[at] - more
+        for at, side in (("x", "width"), ("y", "height"))
+    )
+
+
+def place_picture(
+    pixels: Pixels,
+    window: Box,
+    cell: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    outlines: Sequence[ArrayLike],
+) -> bytes:
+    """Draw a window of a field with contours, and marks at the corners of one cell; a WebP file.
+
+    ``pixels`` are of the window, RGB uint8 (h, w, 3), at whatever scale; the window is in pixels of
+    the source. ``cell`` is marked; the cells ``rows`` have contours, `outline_of` their outlines.
+    """
+    picture = Image.fromarray(pixels)
+    shrink = SIDE / max(picture.size)
+    size = tuple(max(1, round(side * shrink)) for side in picture.size)
+    picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+    x, y, width, height = window
+    scale = np.array(picture.size) / [width, height]
+    placed = [
+        rescaled(outline_of(row, flat) - [x, y], scale)
+        for row, flat in zip(rows, outlines, strict=True)
+    ]
+    drawn = np.array(overlay(np.asarray(picture), placed, [pen_of(row) for row in rows]))
+    corner = np.array([cell["x"] - x, cell["y"] - y])
+    _mark(drawn, corner * scale, (corner + np.array([cell["width"], cell["height"]])) * scale)
+    return as_webp(Image.fromarray(drawn))
+
+
+def _mark(pixels: Pixels, low: ArrayLike, high: ArrayLike) -> None:
+    """Draw the corners of a box over a picture, white on black to be visible on any ground."""
+    (left, top), (right, bottom) = np.asarray(low) - 3, np.asarray(high) + 3
+    arm = max(4.0, ARM * float(right - left))
+
+    def fill(colour: Colour, across: Sequence[float], down: Sequence[float]) -> None:
+        x0, x1 = (int(np.clip(round(v), 0, pixels.shape[1])) for v in across)
+        y0, y1 = (int(np.clip(round(v), 0, pixels.shape[0])) for v in down)
+        pixels[y0:y1, x0:x1] = colour
+
+    for colour, wide in (((0, 0, 0), 2), ((255, 255, 255), 1)):
+        for x, to_x in ((left, 1), (right, -1)):
+            for y, to_y in ((top, 1), (bottom, -1)):
+                fill(colour, sorted((x, x + to_x * arm)), (y - wide, y + wide))
+                fill(colour, (x - wide, x + wide), sorted((y, y + to_y * arm)))
+
+
+def find_unchanged(ref: ImageRef, image_id: str) -> Found:
+    """Find an image of a known digest; ChangedError if it is another image by now."""
+    image = find(ref)
+    if image.image_id.hex() != image_id:
+        raise ChangedError("the file was changed since it was screened")
+    return image
+
+
+def read_around(source: str, region: Region, more: int) -> tuple[Pixels, Region]:
+    """Read a region with ``more`` pixels to each side, within its source, RGB (h, w, 3).
+
+    Return the region that was read, too; ``more`` is in pixels of the source's full size.
+    """
+    picture = open_picture(source)
+    wide = Region(*grown(region[:4], more, (picture.width, picture.height)), region.level)
+    return read_region(source, wide), wide

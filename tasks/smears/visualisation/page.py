@@ -38,8 +38,6 @@ CHART_STYLE = (
     ".chart{width:100%;height:auto}"
     f"@media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}}"
 )
-
-
 LONGEST_TEXT = 160  # characters of a name or message; the report has them all
 
 
@@ -177,9 +175,3 @@ _ENVIRONMENT = environment(TEMPLATES)
 def render(template: str, **values: Any) -> str:
     """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
     return _ENVIRONMENT.get_template(template).render(**values)
-
-
-def compile_templates() -> None:
-    """Compile all templates ahead of the first page, which otherwise waits a fifth of a second."""
-    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
-        _ENVIRONMENT.get_template(name)

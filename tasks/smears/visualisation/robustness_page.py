@@ -10,8 +10,8 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from tasks.metrics import metrics
-from tasks.smears.evaluation import comparison, scored
-from tasks.smears.evaluation.measures import HOME
+from tasks.smears.evaluation import scored
+from tasks.smears.evaluation.measures import HOME, VERDICT
 from tasks.smears.visualisation import charts, page
 from tasks.types import Float
 
@@ -20,7 +20,7 @@ CLEAN = f"composition = '{metrics.SINGLE}'"
 HEADINGS = ('"set"', "strength", "composition")
 COMPOSED = ("caught at 0.05", "false alarms at 0.05", "AUROC", "no smear", "shifted")
 # The detectors in charts, in this order.
-CHARTED = (scored.OWN, comparison.VERDICT, "maximum softmax", "energy", "ODIN",
+CHARTED = (scored.OWN, VERDICT, "maximum softmax", "energy", "ODIN",
            "k nearest neighbours", "mahalanobis, last layer", "ViM")  # fmt: skip
 
 

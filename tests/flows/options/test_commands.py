@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 from flows.options.commands import COMMANDS, TOLD
 from flows.options.flows import Attack
 from flows.settings import Settings
-from tasks.smears.evaluation.treatments.attacks import STRENGTHS
+from tasks.smears.evaluation.treatments import STRENGTHS
 
 
 def test_a_command_is_a_function_of_its_options_and_settings() -> None:

@@ -25,10 +25,8 @@ from storage.store import Store, StoreError
 from tasks.detector.detector import score
 from tasks.images.access.files import SourceError
 from tasks.metrics.metrics import SINGLE
-from tasks.smears.evaluation.comparison import VERDICT
-from tasks.smears.evaluation.measures import TEST
-from tasks.smears.evaluation.scored import OWN
-from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
+from tasks.smears.evaluation.measures import TEST, VERDICT
+from tasks.smears.evaluation.scored import CLEAN, FILE, OWN, Treatment
 from tests.support.images import write_cells, write_mixed_night
 
 ATTACKS = ["fgsm", "pgd"]

@@ -7,7 +7,7 @@ from PIL import Image
 from tasks.images.access.files import ChangedError
 from tasks.images.manifest import Region
 from tasks.images.regions import find
-from tasks.smears.shown import find_unchanged, read_around
+from tasks.smears.visualisation.overlay import find_unchanged, read_around
 from tests.support.images import whole_file
 
 

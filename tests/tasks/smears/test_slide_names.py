@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.smears.slide_names import names_of_slides
+from tasks.smears.segmentation.sorts import names_of_slides
 
 
 @pytest.mark.parametrize(

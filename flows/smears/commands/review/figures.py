@@ -7,22 +7,18 @@ from pydantic import BaseModel
 from flows.smears.commands.review.session import Session
 from flows.smears.stages.answers import Suspects
 from tasks.smears.answers.agreement import Figure, consensus, discordant, kappa, sensitivity
-from tasks.smears.answers.patients import Answer, Confirmation, together
+from tasks.smears.answers.patients import Answer, Confirmation
 from tasks.words import counted
 
 
 class ToldFigure(BaseModel):
-    """A figure of the answers, with its 95% interval if it has one, and its number of cells.
-
-    ``unit`` is "patients" if it counts patients.
-    """
+    """A figure of the answers, with its 95% interval if it has one, and its number of cells."""
 
     name: str
     value: float | None
     low: float | None = None
     high: float | None = None
     cells: int
-    unit: str = "cells"
 
     @property
     def text(self) -> str:
@@ -31,8 +27,9 @@ class ToldFigure(BaseModel):
             return "unknown so far"
         if self.low is None:
             return f"{self.value:.3g}"
-        count = counted(self.cells, self.unit.removesuffix("s"))
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {count})"
+        return (
+            f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f}; {counted(self.cells, 'cell')})"
+        )
 
 
 class PatientRow(BaseModel):
@@ -110,15 +107,11 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     ]
     minutes = sum(map(suspects.seconds, asked)) / 60
     rows.append(ToldFigure(name="minutes spent on these patients", value=minutes, cells=len(asked)))
-    shares = {name: each for name, each in together(suspects.every, answers).items() if each}
-    if not shares:
-        name = "sensitivity and specificity of patients (no cell of this batch has a label)"
-        return [*rows, ToldFigure(name=name, value=None, cells=0)]
-    return rows + [_told(name, each, "patients") for name, each in shares.items()]
+    return rows
 
 
-def _told(name: str, figure: Figure | None, unit: str = "cells") -> ToldFigure:
+def _told(name: str, figure: Figure | None) -> ToldFigure:
     if figure is None:
         return ToldFigure(name=name, value=None, cells=0)
     about = {"value": figure.value, "low": figure.low, "high": figure.high}
-    return ToldFigure(name=name, cells=figure.count, unit=unit, **about)
+    return ToldFigure(name=name, cells=figure.count, **about)

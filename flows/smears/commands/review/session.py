@@ -16,8 +16,19 @@ from storage.smears import answers
 from storage.store import Store, StoreError
 from tasks.images.regions import ImageRef, image_refs
 from tasks.smears.answers import agreement
-from tasks.smears.answers.sample import COLUMNS, Sample, choose, ordered, recalled, scored_cells
-from tasks.smears.answers.sheets import OTHER, UNSURE, WHITE, Line, possible_answers
+from tasks.smears.answers.sheets import (
+    COLUMNS,
+    OTHER,
+    UNSURE,
+    WHITE,
+    Line,
+    Sample,
+    choose,
+    ordered,
+    possible_answers,
+    recalled,
+    scored_cells,
+)
 
 NEIGHBOURS = 8  # other cells of the slide
 

@@ -8,7 +8,7 @@ from tasks.images.access.files import SourceError, TooLargeError, read_bytes
 from tasks.images.regions import ImageRef
 from tasks.reports.spreadsheet import csv_lines
 from tasks.smears.answers.sheets import image_name
-from tasks.smears.shown import find_unchanged
+from tasks.smears.visualisation.overlay import find_unchanged
 from tasks.smears.visualisation.page import encoded
 
 SHEET, PICTURES = "review.csv", "images"

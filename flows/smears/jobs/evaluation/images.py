@@ -28,10 +28,8 @@ from tasks.network import extraction, gpu
 from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
 from tasks.network.spec import PENULTIMATE
-from tasks.smears.evaluation import compositions, treated
-from tasks.smears.evaluation.evidence import gather_evidence
-from tasks.smears.evaluation.treatments import attacks
-from tasks.smears.evaluation.treatments.corruptions import corrupt
+from tasks.smears.evaluation import compositions, scored, treatments
+from tasks.smears.evaluation.rivals import gather_evidence
 from tasks.types import Counts, Mask, Pixels, Single, Texts
 
 ROWS, ATTACKED_ROWS = 512, 64  # images per shard
@@ -63,7 +61,7 @@ class SetShard:
 
     run: Run
     images: str
-    treatment: treated.Treatment
+    treatment: scored.Treatment
     number: int
     start: int
     stop: int
@@ -77,7 +75,7 @@ class SetShard:
         )
 
 
-def shards(run: Run, images: str, treatment: treated.Treatment) -> list[SetShard]:
+def shards(run: Run, images: str, treatment: scored.Treatment) -> list[SetShard]:
     """Split a set of images into shards."""
     rows = run.images(images).num_rows
     size = ATTACKED_ROWS if treatment.kind == "attack" else ROWS
@@ -99,20 +97,20 @@ def treat(shard: SetShard) -> None:
     table = table.take(rows - shard.start)
     labels, forms = class_numbers(table, classifier.spec.classes), {}
     if len(rows):
-        pictures = {treated.FILE: to_pixels(pixels).to(classifier.mean.device)}
+        pictures = {scored.FILE: to_pixels(pixels).to(classifier.mean.device)}
         if treatment.kind == "attack":
-            pictures = _attacked(shard, classifier, pictures[treated.FILE], labels)
+            pictures = _attacked(shard, classifier, pictures[scored.FILE], labels)
         cut = extraction.cut_out_by_us(regions.image_refs(table))
         odin = treatment.kind != "corruption"
         for form, each in pictures.items():
             evidence = gather_evidence(each, classifier, odin=odin)
             forms[form] = _shifted(evidence, classifier, cut)
-    images = treated.TreatedImages(rows, image_ids, labels, forms)
+    images = scored.TreatedImages(rows, image_ids, labels, forms)
     evaluations.write_arrays(run.store, images.to_arrays(), *shard.path)
 
 
 def _load(
-    table: pa.Table, treatment: treated.Treatment, side: int, start: int
+    table: pa.Table, treatment: scored.Treatment, side: int, start: int
 ) -> tuple[Counts, Pixels, Pixels]:
     """Load row numbers, digests and pixels (n, side, side, 3) of the images that can be read."""
     rows, image_ids, pixels = [], [], []
@@ -124,7 +122,9 @@ def _load(
             continue  # a set's size and the rows of its shards show how many are missing
         if treatment.kind == "corruption":
             level = int(treatment.strength or 0)
-            image = Image.fromarray(corrupt(np.asarray(image), treatment.name, level, seed=row))
+            image = Image.fromarray(
+                treatments.corrupt(np.asarray(image), treatment.name, level, seed=row)
+            )
         rows.append(row)
         image_ids.append(np.frombuffer(picture.image_id, np.uint8))
         pixels.append(decoding.resize(image, side))
@@ -143,15 +143,15 @@ def _attacked(
     assert strength is not None
     truth = torch.as_tensor(labels.astype(np.int64), device=pixels.device)
     forms = {
-        treated.FILE: attacks.attack(name, classifier, pixels, truth, strength, seed),
-        treated.NOISE: attacks.matched_noise(pixels, strength, seed),
+        scored.FILE: treatments.attack(name, classifier, pixels, truth, strength, seed),
+        scored.NOISE: treatments.matched_noise(pixels, strength, seed),
     }
-    return {form: attacks.round_to_8_bits(each) for form, each in forms.items()}
+    return {form: treatments.round_to_8_bits(each) for form, each in forms.items()}
 
 
 def _shifted(
-    evidence: treated.ImageEvidence, classifier: Classifier, cut: Mask
-) -> treated.ImageEvidence:
+    evidence: scored.ImageEvidence, classifier: Classifier, cut: Mask
+) -> scored.ImageEvidence:
     """Subtract the cutting shift from the outputs for cells that slidewatch cut out (n,)."""
 
     def shifted(outputs: dict[str, Single]) -> dict[str, Single]:
@@ -166,9 +166,9 @@ def _shifted(
     )
 
 
-def read_treated(shard: SetShard) -> treated.TreatedImages:
+def read_treated(shard: SetShard) -> scored.TreatedImages:
     """Read the images that `treat` has written."""
-    return treated.TreatedImages.from_arrays(evaluations.read_arrays(shard.run.store, *shard.path))
+    return scored.TreatedImages.from_arrays(evaluations.read_arrays(shard.run.store, *shard.path))
 
 
 def read_cells(
@@ -181,7 +181,7 @@ def read_cells(
         every = np.ones(len(images.rows), bool)
         chosen = np.flatnonzero(every if wanted is None else np.isin(images.rows, wanted))
         if len(chosen):
-            evidence = images.forms[treated.FILE]
+            evidence = images.forms[scored.FILE]
             cells = compositions.CellSet(
                 {tap: evidence.taps[tap] for tap in taps},
                 evidence.logits.argmax(axis=1),

@@ -20,7 +20,7 @@ from tasks.network import classifier
 from tasks.network.spec import PENULTIMATE
 from tasks.smears.evaluation import compositions, scored
 from tasks.smears.evaluation.rivals import fit_rivals
-from tasks.smears.evaluation.treated import Rivals
+from tasks.smears.evaluation.scored import Rivals
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,41 @@
 """Judge a batch by its slides, its patients and earlier batches."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.special import ndtri
 
 from tasks.reports import image_columns
 from tasks.smears.counting.call import Call
-from tasks.smears.counting.expected import expected_errors
 from tasks.smears.reports import slide_reasons
 from tasks.smears.reports.calls import Counting
-from tasks.smears.reports.night import light, strangeness
+from tasks.smears.reports.night import light
 from tasks.smears.reports.night.counts import NightCounts, Row
-from tasks.types import Verdict
+from tasks.types import Light, Verdict
+from tasks.words import counted, verb
 
 SHIFTED = "shifted"  # the reason not to believe expected errors
 OTHER_LABORATORY = "other laboratory"
 SHIFTED_SHARE = 0.1  # of a night's cells
+Z = float(ndtri(0.975))
+# One ordinary slide in forty may be called implausible; more indicates a fault.
+IMPLAUSIBLE_RED = 0.05
+# By chance, one ordinary slide in N is further away than all N fitted slides.
+SHIFTED_AMBER = 0.1
+NEW_LABORATORY = 0.5  # share of shifted slides that no known laboratory has
+# Share of unreadable patients that makes a night red, and the least number of patients for it: with
+# fewer, a few may be unreadable by chance.
+UNREADABLE_RED, LEAST_PATIENTS = 0.5, 6
+NOBODY = 1.0  # the same for however few patients
+
+WITHOUT_LIMITS = (
+    "the detector has no limits of what a smear of blood can be, so a night wholly of rubbish "
+    "would look ordinary: run slidewatch fit again on the same batch"
+)
 
 
 def batch_judged(
@@ -43,8 +60,8 @@ def batch_judged(
         earlier,
         detector=made_by.detector,
         alpha=counting.alpha,
-        strangeness=_strangeness(
-            {**night.row, **counts}, slides, no_smear, patients, counting.commissioned
+        further=_strangeness(
+            {**night.row, **counts}, slides, no_smear, patients, commissioned=counting.commissioned
         ),
     )
     elsewhere = counting.commissioned and counting.adaptation is None
@@ -69,35 +86,94 @@ def _of_slides(slides: pa.Table, no_smear: list[bool]) -> dict[str, Any]:
 
 
 def _strangeness(
-    row: Row,
-    slides: pa.Table,
-    no_smear: list[bool],
-    patients: pa.Table,
-    commissioned: bool,
-) -> strangeness.Strangeness:
-    """Count strange slides, cells and patients; ``row`` has the counts of images and slides."""
+    row: Row, slides: pa.Table, no_smear: list[bool], patients: pa.Table, *, commissioned: bool
+) -> list[light.Finding]:
+    """List the findings on a night as a whole; ``row`` has the counts of images and slides.
+
+    A cell is abnormal compared with its neighbours. A night can be strange without abnormal cells:
+    if all of it comes from another laboratory, or is not blood.
+    """
     implausible = slides.filter(pa.array(no_smear, pa.bool_()))
+    shifted = (row["slides_shifted"] or 0) - sum(filter(None, implausible["shifted"].to_pylist()))
     is_unreadable = pc.equal(patients["call"].cast(pa.string()), Call.UNREADABLE.value)
     unreadable = Counter(
         ", ".join(reasons)
         for reasons in patients["call_reasons"].filter(is_unreadable).to_pylist()
         if not slide_reasons.OF_IMAGES.isdisjoint(reasons)
     )
-    return strangeness.Strangeness(
-        slides=row["slides"],
-        shifted=(row["slides_shifted"] or 0)
-        - sum(filter(None, implausible["shifted"].to_pylist())),
-        implausible=row["slides_implausible"],
-        implausible_cells=sum(implausible["scored"].to_pylist()),
-        scored=row["scored"],
-        looked_at=row["looked_at"],
-        turned=row["turned"],
-        turning=slide_reasons.is_turning(row),
-        unreadable=unreadable,
-        calls=Counter(patients["call"].to_pylist()),
-        commissioned=commissioned,
-        limits=row["slides_shifted"] is None or slides["implausible"].null_count < len(slides),
-    )
+    limits = row["slides_shifted"] is None or slides["implausible"].null_count < len(slides)
+    return [
+        *strange_slides(
+            row, sum(implausible["scored"].to_pylist()), shifted, commissioned=commissioned
+        ),
+        *([] if limits else [(Light.AMBER, WITHOUT_LIMITS)]),
+        *strange_patients(Counter(patients["call"].to_pylist()), unreadable),
+    ]
+
+
+def strange_slides(
+    row: Row, implausible_cells: int, shifted: int, *, commissioned: bool
+) -> list[light.Finding]:
+    """List the findings on slides that cannot be a smear, turn, or are unlike known ones.
+
+    ``row`` has the night's counts; ``shifted`` counts the slides that may be a smear and are
+    further away than every fitted slide. The detector is ``commissioned`` if it has learned the
+    laboratory.
+    """
+    findings: list[light.Finding] = []
+    slides = counted(row["slides"], "slide")
+    if row["slides_implausible"]:
+        share = implausible_cells / row["scored"] if row["scored"] else 0.0
+        text = (
+            f"{row['slides_implausible']:,} of {slides} cannot be a smear "
+            f"of blood ({share:.0%} of the scored images): check what was photographed. Their "
+            "cells are compared with the cells of known slides"
+        )
+        findings.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, text))
+    if slide_reasons.is_turning(row):
+        text = (
+            f"{row['turned']:,} of {counted(row['looked_at'], 'diagnosis')} "
+            "that were looked at again turn when the image is blurred, as under an attack: do "
+            "not believe this batch"
+        )
+        findings.append((Light.RED, text))
+    if shifted and shifted >= SHIFTED_AMBER * row["slides"]:
+        what = (
+            "a stain or camera that is not this laboratory's"
+            if commissioned
+            else "a laboratory, stain or camera that the detector does not know: nobody there "
+            "is called negative until slidewatch commission, with the same --images and "
+            "--batch, has learned it"
+        )
+        new = shifted >= NEW_LABORATORY * row["slides"]
+        text = f"{shifted:,} of {slides} {verb(shifted, 'is', 'are')} of {what}"
+        findings.append((Light.RED if new else Light.AMBER, text))
+    return findings
+
+
+def strange_patients(
+    calls: Mapping[str, int], unreadable: Mapping[str, int]
+) -> list[light.Finding]:
+    """List the findings on patients, by call, and by the reason why their images are unreadable."""
+    findings: list[light.Finding] = []
+    if suspected := calls.get(Call.SUSPECTED, 0):
+        text = (
+            f"{counted(suspected, 'patient')} {verb(suspected, 'is', 'are')} "
+            "suspected: the machine cannot call them, so a person must look at their likeliest "
+            "parasites"
+        )
+        findings.append((Light.AMBER, text))
+    if lost := sum(unreadable.values()):
+        patients = sum(calls.values())
+        why = "; ".join(f"{n:,} {reasons}" for reasons, n in sorted(unreadable.items()))
+        text = (
+            f"{lost:,} of {counted(patients, 'patient')} {verb(lost, 'is', 'are')} "
+            f"unreadable: {why}"
+        )
+        most = lost >= UNREADABLE_RED * max(patients, LEAST_PATIENTS)
+        nobody = lost >= NOBODY * patients
+        findings.append((Light.RED if most or nobody else Light.AMBER, text))
+    return findings
 
 
 def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:
@@ -107,11 +183,49 @@ def _expected(row: Row, slides: pa.Table, *, elsewhere: bool) -> dict[str, Any]:
     ``elsewhere``, at a laboratory that has not adapted them.
     """
     sums = [float(row[f"{each}_{of}"]) for each in "npv" for of in ("called", "others")]
-    errors = expected_errors(*sums)
     cells, shifted = slides["cells_read"].to_pylist(), slides["shifted"].to_pylist()
     far = sum(n for n, is_far in zip(cells, shifted, strict=True) if is_far)
     doubt = SHIFTED if far and far >= SHIFTED_SHARE * sum(cells) else None
     return {
-        **{f"expected_{name}": each for name, each in vars(errors).items() if each == each},
+        **expected_errors(*sums),
         "expected_doubt": OTHER_LABORATORY if elsewhere else doubt,
+    }
+
+
+def expected_errors(
+    called: float, others: float, hits: float, missed: float, v_hits: float, v_missed: float
+) -> dict[str, float]:
+    """Estimate the errors of unlabelled diagnoses from their calibrated probabilities, by column.
+
+    A diagnosis of probability p is right with probability p, so sums over cells estimate the result
+    of a comparison with the truth (confidence-based performance estimation, CBPE, as in NannyML).
+    This holds as long as the calibration does; a shift of features away from those of the
+    calibration also shifts the estimates. The 95% intervals are from chance alone, and figures
+    without cells are left out.
+
+    ``called`` and ``others`` count the cells that are called parasitized and all others; ``hits``
+    and ``missed`` are the sums of p, of being parasitized, over each, and ``v_hits`` and
+    ``v_missed`` those of p (1 - p).
+    """
+    cells, parasites = called + others, hits + missed
+    shares = {}
+    # The delta method: of a share of two independent sums, and of a mean.
+    if parasites:
+        share = hits / parasites
+        spread = (1 - share) ** 2 * v_hits + share**2 * v_missed
+        shares["sensitivity"] = share, Z * np.sqrt(spread) / parasites
+    if cells:
+        shares["accuracy"] = (
+            (hits + others - missed) / cells,
+            Z * np.sqrt(v_hits + v_missed) / cells,
+        )
+    return {
+        "expected_false_calls": called - hits,
+        "expected_missed": missed,
+        **{f"expected_{name}": share for name, (share, _) in shares.items()},
+        **{
+            f"expected_{name}_{end}": float(np.clip(share + sign * half, 0, 1))
+            for name, (share, half) in shares.items()
+            for end, sign in (("low", -1), ("high", 1))
+        },
     }

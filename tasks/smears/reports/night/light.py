@@ -1,4 +1,13 @@
-"""Judge a batch: a green, amber or red light, with reasons."""
+"""Judge a batch: a green, amber or red light, with reasons.
+
+With 200,000 cells every deviation is significant, and cells of one patient depend on each other. So
+a deviation counts only if it is large (an effect size above a limit) and if the patients agree (a
+test with patients, or slides without one, as clusters).
+
+A p-value is the share of calibration images that are at least as abnormal, so bins of p-values are
+bins of the score with equal shares of the calibration set: the population stability index of
+p-values against uniform is the index of the score against the calibration.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +16,9 @@ import numpy as np
 
 from tasks.limits import FAILED_RED
 from tasks.smears.reports import parasitaemia
-from tasks.smears.reports.night import shift
 from tasks.smears.reports.night.counts import BINS, NightCounts, Row, shares
-from tasks.smears.reports.night.strangeness import Finding, Strangeness
 from tasks.smears.reports.slide_reasons import ABNORMAL_P_VALUE
-from tasks.types import Array, Counts, Light
+from tasks.types import Array, Float, Integers, Light
 from tasks.words import counted, verb
 
 # A shift of all scores by .4 deviations; a night of five ordinary patients shifts half as far.
@@ -40,23 +47,32 @@ MOST_NIGHTS = 30
 UNUSUAL = 4.0
 # Differences from earlier nights that never matter, however little those nights vary.
 NEGLIGIBLE = {
-    "abnormal": 0.03, "review": 0.1, "parasitized": 0.2, "beyond_population": 0.1
-}  # fmt: skip
+    "abnormal": ("abnormal", 0.03),
+    "review": ("for review", 0.1),
+    "parasitized": ("diagnosed parasitized", 0.2),
+    "beyond_population": ("unlike all known slides", 0.1),
+}
 NOT_A_CELL = "not_a_cell"  # the failure of a file that does not show a single cell
+UNIFORM = np.full(BINS, 1.0 / BINS)
+DRAWS = 999
+DRAWS_AT_ONCE = 100
+
+Finding = tuple[Light, str]
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The distance of a night from the calibration and from earlier nights; None: unknown."""
+    """The distance of a night from the calibration and from earlier ``nights``; None: unknown.
+
+    ``reasons`` are the findings that make it amber or red, and those that could not be judged.
+    """
 
     ks_distance: float | None
     psi: float | None
     psi_earlier: float | None
     nights: int
-    """The number of earlier nights."""
     light: Light
     reasons: tuple[str, ...]
-    """The findings that make it amber or red, and those that could not be judged."""
 
 
 def judge(
@@ -65,24 +81,24 @@ def judge(
     *,
     detector: str,
     alpha: float,
-    strangeness: Strangeness | None = None,
+    further: Sequence[Finding] = (),
 ) -> Drift:
     """Compare a night with the calibration and with earlier nights, and give it a light.
 
     Of earlier nights, oldest first, only those of the same detector count, because scores of
     another mean something else, and no red ones, so that bad nights do not become the norm.
+    ``further`` findings do not depend on earlier nights.
     """
-    usual, row = _usual(earlier, detector), night.row
+    known = [each for each in earlier if each["detector"] == detector and each["scored"]]
+    usual, row = [each for each in known if each["light"] != Light.RED][-MOST_NIGHTS:], night.row
     if not row["scored"]:
         reason = "no image could be scored" if row["images"] else "there are no images"
         findings = [(Light.RED, reason), *_failures(night)]
         return Drift(None, None, None, len(usual), *_light(findings))
-    ks, ks_p = shift.signed_distance(night.p_values), shift.clustered_p_value(night.clusters)
-    psi = shift.population_stability(_deciles(night.p_values), _deciles(shift.UNIFORM))
+    ks, ks_p = signed_distance(night.p_values), clustered_p_value(night.clusters)
+    psi = population_stability(_deciles(night.p_values), _deciles(UNIFORM))
     psi_earlier, psi_taps = _against_earlier(night, usual)
-    findings = [*_abnormal(row, alpha), *_failures(night), *_unlike(shares(row), usual)]
-    if strangeness:
-        findings += strangeness.findings()
+    findings = [*_abnormal(row, alpha), *_failures(night), *_unlike(shares(row), usual), *further]
     if copies := row["repeated"]:
         text = (
             f"{copies:,} of {counted(row['images'], 'image')} "
@@ -90,7 +106,7 @@ def judge(
             f"{verb(copies, 'counts', 'count')} once for parasitaemia: leave copies out"
         )
         findings.append((Light.AMBER, text))
-    few = row["scored"] < LEAST_SCORED or shift.effective_clusters(night.clusters) < LEAST_CLUSTERS
+    few = row["scored"] < LEAST_SCORED or effective_clusters(night.clusters) < LEAST_CLUSTERS
     if few:
         text = (
             f"{counted(row['scored'], 'scored image')} of {len(night.clusters)} "
@@ -114,14 +130,15 @@ def _against_earlier(
     if len(earlier) < LEAST_NIGHTS or before.sum() < LEAST_SCORED:
         return None, {}
     taps = {
-        tap: shift.population_stability(scores, _tap_scores(earlier, tap))
+        tap: population_stability(
+            scores, np.sum([each["tap_scores"][tap] for each in earlier], axis=0)
+        )
         for tap, scores in sorted(night.tap_scores.items())
     }
-    return shift.population_stability(_deciles(night.p_values), _deciles(before)), taps
+    return population_stability(_deciles(night.p_values), _deciles(before)), taps
 
 
 def _moved(psi: float, psi_earlier: float | None, psi_taps: Mapping[str, float]) -> list[Finding]:
-    """List the findings on the stability of populations."""
     measured = {
         "abnormality differs from calibration": psi,
         "abnormality differs from earlier batches": psi_earlier,
@@ -142,26 +159,11 @@ def _light(findings: Sequence[Finding]) -> tuple[Light, tuple[str, ...]]:
     return worst_first[worst], texts
 
 
-def _usual(earlier: Sequence[Row], detector: str) -> list[Row]:
-    nights = [
-        each
-        for each in earlier
-        if each["detector"] == detector and each["light"] != Light.RED and each["scored"]
-    ]
-    return nights[-MOST_NIGHTS:]
-
-
-def _tap_scores(earlier: Sequence[Row], tap: str) -> Counts:
-    nights = [each["tap_scores"][tap] for each in earlier]
-    return np.asarray(np.sum(nights, axis=0, dtype=np.int64))
-
-
 def _deciles(values: Array) -> Array:
     return np.asarray(values.reshape(10, -1).sum(axis=1))
 
 
 def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
-    """Judge the distance of p-values from uniform."""
     gross = abs(ks) >= KS_RED
     if not gross and not (patients_agree and abs(ks) >= KS_AMBER):
         return []
@@ -175,7 +177,6 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
 
 
 def _abnormal(row: Row, alpha: float) -> list[Finding]:
-    """Judge the share of abnormal images, by p-value and by false-discovery rate."""
     findings, scored = [], row["scored"]
     rate = row["abnormal"] / scored
     surprise = parasitaemia.binomial_p_value(row["abnormal"], scored, alpha)
@@ -215,12 +216,6 @@ def _failures(night: NightCounts) -> list[Finding]:
 
 def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]:
     """List the shares of images that are unlike those of earlier nights."""
-    words = {
-        "abnormal": "abnormal",
-        "review": "for review",
-        "parasitized": "diagnosed parasitized",
-        "beyond_population": "unlike all known slides",
-    }
     if len(usual) < LEAST_NIGHTS:
         return []
     before, findings = [shares(each) for each in usual], list[Finding]()
@@ -228,9 +223,58 @@ def _unlike(tonight: Mapping[str, float], usual: Sequence[Row]) -> list[Finding]
         known = np.asarray([each[name] for each in before])
         middle = float(np.median(known))
         spread = 1.4826 * float(np.median(np.abs(known - middle)))
-        if abs(value - middle) > max(UNUSUAL * spread, NEGLIGIBLE[name]):
-            text = (
-                f"{words[name]}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier"
-            )
+        words, negligible = NEGLIGIBLE[name]
+        if abs(value - middle) > max(UNUSUAL * spread, negligible):
+            text = f"{words}: {value:.1%} of the images, {middle:.1%} in {len(before)} earlier"
             findings.append((Light.AMBER, f"{text} batches"))
     return findings
+
+
+def signed_distance(counts: Integers) -> float:
+    """Compute the signed Kolmogorov-Smirnov distance of binned p-values (BINS,) from uniform.
+
+    Positive if the low bins hold too much, so that images are too abnormal.
+    """
+    gaps = np.cumsum(counts / counts.sum() - UNIFORM)
+    return float(gaps[np.argmax(np.abs(gaps))])
+
+
+def clustered_p_value(clusters: Integers) -> float:
+    """Compute the p-value of a Kolmogorov-Smirnov distance if only clusters vary.
+
+    Under the null hypothesis every cluster's deviation may as well point the other way: signs are
+    drawn at random for whole clusters (wild bootstrap; Liu 1988, Cameron, Gelbach & Miller 2008),
+    999 times with a fixed seed. A single cluster proves nothing: its p-value is 1.
+    ``clusters`` (K, BINS) are the numbers of each cluster's p-values in each bin.
+    """
+    gaps = np.cumsum(clusters, axis=1) - clusters.sum(axis=1, keepdims=True) * np.cumsum(UNIFORM)
+    # Rounding must not make the observed statistic exceed a draw of the same signs.
+    observed = np.abs(gaps.sum(axis=0)).max() * (1 - 1e-9)
+    rng, reached, left = np.random.default_rng(0), 0, DRAWS
+    while left:
+        draws = min(left, DRAWS_AT_ONCE)
+        signs = 2.0 * rng.integers(0, 2, (draws, len(clusters))) - 1.0
+        reached += int((np.abs(signs @ gaps).max(axis=1) >= observed).sum())
+        left -= draws
+    return (1 + reached) / (1 + DRAWS)
+
+
+def effective_clusters(clusters: Integers) -> float:
+    """Compute the effective number of clusters, as if of equal size (Kish 1965)."""
+    sizes = clusters.sum(axis=1).astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if sizes.any() else 0.0
+
+
+def population_stability(counts: Integers, reference: Array) -> float:
+    """Compute the population stability index of binned values (B,) against counts or shares (B,).
+
+    It is sum (a - b) ln(a / b), Jeffreys' divergence. Half an image is added to every bin of
+    counts, so that an empty bin does not make the index infinite.
+    """
+
+    def shares(values: Array) -> Float:
+        added = 0.5 if np.issubdtype(values.dtype, np.integer) else 0.0
+        return np.asarray((values + added) / (values + added).sum())
+
+    a, b = shares(counts), shares(reference)
+    return float(((a - b) * np.log(a / b)).sum())

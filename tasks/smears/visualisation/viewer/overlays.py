@@ -1,7 +1,13 @@
-"""Describe the contours of a picture's cells, to be drawn above it as SVG and switched by class."""
+"""Make what the viewer of a picture draws: contours of its cells, and tiles to zoom in.
+
+Contours are drawn above the picture as SVG and switched by class. Tiles are cut from the photograph
+or slide itself: level n has a longer side of at most 2^n pixels; its tiles have `TILE` to a side.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
@@ -9,6 +15,8 @@ from markupsafe import Markup
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from tasks.images import geometry, opened_slides
+from tasks.images.manifest import Region
 from tasks.smears.segmentation.survey import RED_CELL
 from tasks.smears.visualisation import overlay, page
 from tasks.types import CellKind, Pixels, Status
@@ -16,6 +24,8 @@ from tasks.types import CellKind, Pixels, Status
 POINTS = 24  # of an outline: a finer one looks the same
 UNREAD = "not read"  # the class of a cell that a person has yet to read blind
 CLASSES = ("parasitized", "not parasitized", "white cell", "failed", UNREAD)
+TILE = 512
+MOST_READ = 8 * TILE  # pixels to a side that are read for a tile
 
 
 @dataclass(frozen=True)
@@ -30,10 +40,6 @@ class Contour:
     abnormal: bool
     points: tuple[int, ...]
     said: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name its values as the viewer takes them."""
-        return {**vars(self), "points": list(self.points)}
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,8 @@ def contour_of(
     ``flat`` is its outline, as `outline_of` takes it; ``corner`` is that of the picture in its
     source, in pixels.
     """
-    if flat is None:
-        box = [(0, 0), (1, 0), (1, 1), (0, 1)]
-        corners = np.array(box, np.float64) * [row["width"], row["height"]]
-        points = corners + np.array([row["x"], row["y"]])
-    else:
-        points = overlay.outline_of(row, flat)
-        points = points[:: max(1, len(points) // POINTS)]
+    points = overlay.corners_of(row) if flat is None else overlay.outline_of(row, flat)
+    points = points[:: max(1, len(points) // POINTS)]
     placed = np.round(points - np.asarray(corner)).astype(int)
     pen = overlay.pen_of(row)
     return Contour(
@@ -99,7 +100,6 @@ def field_picture(
 
 
 def _said(row: Mapping[str, Any]) -> str:
-    """Write the machine's diagnosis of a cell with two or three figures."""
     if row["status"] != Status.SCORED:
         return "not read"
     words = "white cell" if row.get("kind") == CellKind.WHITE else page.shortened(row["diagnosis"])
@@ -123,3 +123,70 @@ class ShownField:
         """Return microns per pixel: its own, or those at which its median red cell is ordinary."""
         known, diameter = self.row.get("microns_per_pixel"), self.row.get("diameter")
         return RED_CELL / float(diameter) if known is None and diameter else known
+
+
+class NoTileError(Exception):
+    """A picture has no such tile, which the message names."""
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Describe the levels of a picture. Below ``least`` a tile would need too much of the file."""
+
+    picture: geometry.Slide
+
+    @property
+    def most(self) -> int:
+        """Return the level that has the picture's own pixels."""
+        return ceil(log2(max(self.picture.width, self.picture.height, 2)))
+
+    @property
+    def least(self) -> int:
+        """Return the coarsest level of which a tile can be read at once."""
+        return next(n for n in range(self.most + 1) if self._reads(n) <= MOST_READ)
+
+    def _reads(self, level: int) -> float:
+        """Compute how many pixels to a side are read for a tile of a level, at most."""
+        scale = self.scale(level)
+        wanted = min(TILE * scale, max(self.picture.width, self.picture.height))
+        return wanted / self.picture.downsamples[self.source_level(scale)]
+
+    def scale(self, level: int) -> int:
+        """Return how many pixels of the file are one of a level, along a side."""
+        return int(2 ** (self.most - level))
+
+    def source_level(self, scale: float) -> int:
+        """Choose the coarsest level of the file that is as fine as a scale."""
+        return geometry.coarsest(self.picture.downsamples, lambda each: each <= scale * 1.01)
+
+    def region(self, level: int, column: int, row: int) -> tuple[Region, tuple[int, int]]:
+        """Find the part of the file that a tile shows, and the tile's width and height in pixels.
+
+        Raises:
+            NoTileError: there is none.
+        """
+        if not self.least <= level <= self.most:
+            raise NoTileError(f"no level {level}: there are {self.least} to {self.most}")
+        scale = self.scale(level)
+        x, y = column * TILE * scale, row * TILE * scale
+        if not (0 <= x < self.picture.width and 0 <= y < self.picture.height):
+            raise NoTileError(f"no tile {column}, {row} on level {level}")
+        width = min(TILE * scale, self.picture.width - x)
+        height = min(TILE * scale, self.picture.height - y)
+        region = Region(x, y, width, height, self.source_level(scale))
+        return region, (max(1, ceil(width / scale)), max(1, ceil(height / scale)))
+
+
+@lru_cache(maxsize=256)
+def read_tile(source: str, stamp: str, level: int, column: int, row: int) -> bytes:
+    """Read a tile as a JPEG file; ``stamp`` is the file's, so that a changed file is read again.
+
+    Raises:
+        NoTileError: there is none.
+        BadImageError: the file cannot be read.
+    """
+    region, size = Pyramid(opened_slides.open_picture(source)).region(level, column, row)
+    picture = Image.fromarray(opened_slides.read_region(source, region))
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BOX)
+    return page.encoded(picture, "JPEG", quality=85)

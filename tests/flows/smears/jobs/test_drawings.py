@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from flows.smears.jobs.drawings import DrawingJob, draw, draw_thumbnail
-from tasks.smears.visualisation.pictures import THUMBNAIL
+from tasks.smears.visualisation.overlay import THUMBNAIL
 from tests.support.images import whole_file
 
 

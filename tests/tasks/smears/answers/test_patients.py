@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.smears.answers.patients import MOST_READ, Answer, Suspect, confirm, together
+from tasks.smears.answers.patients import MOST_READ, Answer, Suspect, confirm
 from tests.support.rates import RATES
 
 P, U, UNSURE = "Parasitized", "Uninfected", "unsure"
@@ -80,22 +80,3 @@ def test_a_refused_patient_is_negative_where_enough_cells_exclude_parasites() ->
 def test_without_error_rates_there_is_an_answer_and_no_figure() -> None:
     told = confirm(suspect(2), dict.fromkeys(suspect(2).order, P), P, None, 0.01)
     assert (told.answer, told.call, told.parasitaemia) == (Answer.CONFIRMED, None, None)
-
-
-def test_refusals_raise_the_specificity_of_both_together() -> None:
-    patients = [
-        suspect(3, name="ill", positive=True),
-        suspect(3, name="well", positive=False),
-        suspect(3, name="missed", call="indeterminate", positive=True),
-        suspect(0, name="clear", call="negative", positive=False),
-        suspect(3, name="unknown", positive=None),
-    ]
-    answers = {"well": Answer.REFUSED, "missed": Answer.CONFIRMED, "ill": Answer.OPEN}
-    values = {name: share and share.value for name, share in together(patients, answers).items()}
-    assert values == {
-        "sensitivity of patients, the machine alone": 0.5,
-        "sensitivity of patients, with persons": 1.0,
-        "specificity of patients, the machine alone": 0.5,
-        "specificity of patients, with persons": 1.0,
-    }
-    assert set(together(patients[-1:], {}).values()) == {None}

@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 
-from tasks.smears.answers.sample import COLUMNS, Sample, choose, ordered, scored_cells
+from tasks.smears.answers.sheets import COLUMNS, Sample, choose, ordered, scored_cells
 
 
 def report(cells: int, flagged: int) -> pa.Table:

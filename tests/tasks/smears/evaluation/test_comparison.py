@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from tasks.metrics import metrics
 from tasks.metrics.metrics import DETECTION, Subject
-from tasks.smears.evaluation.comparison import VERDICT, Comparison, compare
+from tasks.smears.evaluation.measures import VERDICT, Comparison, compare
 from tasks.smears.evaluation.scored import ScoredForm
 from tests.support.evaluated import scored
 

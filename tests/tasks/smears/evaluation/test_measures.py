@@ -6,19 +6,26 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.metrics.metrics import SINGLE, Result
-from tasks.smears.evaluation.comparison import VERDICT
 from tasks.smears.evaluation.measures import (
     AND_NOISE,
     ATTACKED,
     HOME,
     SAMPLED,
     TEST,
+    VERDICT,
     ScoredSets,
     comparisons,
     measures,
 )
-from tasks.smears.evaluation.scored import OWN, ScoredForm, ScoredImages
-from tasks.smears.evaluation.treated import CLEAN, FILE, NOISE, Treatment
+from tasks.smears.evaluation.scored import (
+    CLEAN,
+    FILE,
+    NOISE,
+    OWN,
+    ScoredForm,
+    ScoredImages,
+    Treatment,
+)
 from tests.support.evaluated import scored
 
 FGSM = Treatment("attack", "fgsm", 8 / 255)

@@ -13,9 +13,8 @@ from sklearn.metrics import roc_auc_score
 from tasks.detector.mahalanobis import nearest_class_distance, tied_gaussian
 from tasks.detector.moments import moments
 from tasks.network.spec import NetworkSpec
-from tasks.smears.evaluation.evidence import gather_evidence
-from tasks.smears.evaluation.rivals import NEIGHBOURS, fit_rivals
-from tasks.smears.evaluation.treated import ImageEvidence
+from tasks.smears.evaluation.rivals import NEIGHBOURS, fit_rivals, gather_evidence
+from tasks.smears.evaluation.scored import ImageEvidence
 from tests.support.networks import drawn
 
 LAST = "penultimate"

@@ -4,8 +4,16 @@ from numpy.testing import assert_array_equal
 from numpy.typing import NDArray
 
 from tasks.detector.verdict import VerdictRule
-from tasks.smears.evaluation.scored import OWN, ScoredImages, join_scored, score
-from tasks.smears.evaluation.treated import FILE, NOISE, ImageEvidence, TreatedImages
+from tasks.smears.evaluation.scored import (
+    FILE,
+    NOISE,
+    OWN,
+    ImageEvidence,
+    ScoredImages,
+    TreatedImages,
+    join_scored,
+    score,
+)
 from tests.support.evaluated import scored
 from tests.support.laboratories import WIDTHS, detector
 

@@ -1,8 +1,7 @@
 import numpy as np
 
-from tasks.smears.evaluation.treated import CLEAN, TreatedImages, Treatment
-from tasks.smears.evaluation.treatments.attacks import STRENGTHS
-from tasks.smears.evaluation.treatments.corruptions import CORRUPTIONS
+from tasks.smears.evaluation.scored import CLEAN, TreatedImages, Treatment
+from tasks.smears.evaluation.treatments import CORRUPTIONS, STRENGTHS
 
 
 def test_a_shard_without_one_good_image_has_no_forms() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from tasks.detector.error_counts import ErrorCounts, count_errors, merge_errors
 from tasks.smears.counting.error_rates import laboratory_rates
-from tasks.smears.laboratories.missing import negative_texts, positive_text
+from tasks.smears.laboratories.commissioning import negative_texts, positive_text
 
 THRESHOLD = 3.0
 

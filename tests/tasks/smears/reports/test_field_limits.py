@@ -1,7 +1,6 @@
 import io
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image, ImageFilter
 from pydantic import ValidationError
 
 from tasks.limits import FieldLimits
-from tasks.smears.reports.field_limits import field_reason
+from tasks.smears.reports.slide_reasons import field_reason
 from tasks.smears.segmentation.finding import find_cells
 from tasks.smears.segmentation.quality import field_quality
 from tests.support.needs import needs_data
@@ -93,7 +92,7 @@ def test_real_fields_pass_and_spoilt_ones_do_not(change: str) -> None:
     reasons = []
     for image in images:
         pixels = np.asarray(CHANGES[change](image))
-        row = {"failure": None, "kind": "field"} | asdict(field_quality(pixels, find_cells(pixels)))
+        row = {"failure": None, "kind": "field"} | field_quality(pixels, find_cells(pixels))
         reasons.append(field_reason(row, FieldLimits()) or "")
     flagged = sum(change in reason for reason in reasons)
     if change == "as it is":

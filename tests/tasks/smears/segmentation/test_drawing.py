@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from tasks.images.geometry import TRAINING_DIAMETER, cut_out
-from tasks.smears.segmentation.drawing import apart, are_bitten, with_rims
+from tasks.smears.segmentation.field_of_view import apart, are_bitten, with_rims
 from tasks.smears.segmentation.finding import Cell, find_cells
 from tasks.types import Pixels
 from tests.support.fields import field_of

@@ -1,4 +1,4 @@
-from tasks.smears.segmentation.magnification import MEASURED, measured_every, typical_diameters
+from tasks.smears.segmentation.field_of_view import MEASURED, measured_every, typical_diameters
 
 
 def test_each_photograph_has_the_median_of_its_size() -> None:

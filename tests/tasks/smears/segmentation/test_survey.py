@@ -13,7 +13,7 @@ from tifffile import imwrite
 from tasks.images.decoding import BadImageError
 from tasks.images.opened_slides import open_slide
 from tasks.smears.segmentation.finding import MOST_SEARCHED, WORKING_DIAMETER
-from tasks.smears.segmentation.survey import Place, survey
+from tasks.smears.segmentation.survey import survey
 from tests.support.rendered_slides import RenderedSlide
 
 
@@ -36,7 +36,7 @@ class Blank:
 
 
 def kinds(path: Path, **given: Any) -> Counter[str]:
-    return Counter(place.kind for place in survey(open_slide(path.as_uri()), **given).places)
+    return Counter(place["kind"] for place in survey(open_slide(path.as_uri()), **given))
 
 
 def test_fields_are_told_from_glass_and_from_what_is_too_thick(
@@ -44,12 +44,12 @@ def test_fields_are_told_from_glass_and_from_what_is_too_thick(
 ) -> None:
     path, drawn = rendered_slide
     found = survey(open_slide(path.as_uri()))
-    assert found.microns_per_pixel == pytest.approx(0.125)
-    assert found.level == 0
-    assert found.diameter == pytest.approx(60)
+    assert found[0]["microns_per_pixel"] == pytest.approx(0.125)
+    assert found[0]["level"] == 0
+    assert found[0]["diameter"] == pytest.approx(60)
     expected = {(field.x, field.y): "thick" if field.thick else "field" for field in drawn.fields}
-    assert {(p.x, p.y): p.kind for p in found.places if p.kind != "empty"} == expected
-    assert len(found.places) == 12
+    assert {(p["x"], p["y"]): p["kind"] for p in found if p["kind"] != "empty"} == expected
+    assert len(found) == 12
 
 
 def test_every_level_but_the_first_may_be_missing(
@@ -59,7 +59,7 @@ def test_every_level_but_the_first_may_be_missing(
     whole = open_slide(rendered_slide[0].as_uri()).read(0, 0, 4096, 3072)
     imwrite(path, whole, tile=(512, 512), photometric="rgb")
     expected = survey(open_slide(rendered_slide[0].as_uri()))
-    assert survey(open_slide(path.as_uri()), 0.125).places == expected.places
+    assert survey(open_slide(path.as_uri()), 0.125) == expected
 
 
 @given(
@@ -73,21 +73,22 @@ def test_places_cover_each_pixel_once(
 ) -> None:
     slide = Blank(width, height, (1, step, step**2), microns_per_pixel)
     found = survey(slide)
-    downsample = slide.downsamples[found.level]
+    downsample = slide.downsamples[found[0]["level"]]
     assert downsample == 1 or downsample * microns_per_pixel <= 0.15
     area = 0
-    for before, place in zip((None, *found.places), found.places, strict=False):
-        assert 0 < place.width <= 1024 * downsample + 1
-        assert 0 < place.height <= 1024 * downsample + 1
-        area += place.width * place.height
-        if before is not None and place.y == before.y:
-            assert place.x == before.x + before.width
+    for before, place in zip((None, *found), found, strict=False):
+        assert 0 < place["width"] <= 1024 * downsample + 1
+        assert 0 < place["height"] <= 1024 * downsample + 1
+        area += place["width"] * place["height"]
+        if before is not None and place["y"] == before["y"]:
+            assert place["x"] == before["x"] + before["width"]
         else:
-            assert place.x == 0
+            assert place["x"] == 0
             assert before is None or (
-                before.x + before.width == width and place.y == before.y + before.height
+                before["x"] + before["width"] == width
+                and place["y"] == before["y"] + before["height"]
             )
-    assert place.y + place.height == height
+    assert place["y"] + place["height"] == height
     assert area == width * height
 
 
@@ -101,8 +102,9 @@ def test_what_is_read_at_once_is_bounded(downsamples: tuple[float, ...]) -> None
 @pytest.mark.parametrize("brightness", [255, 240, 128])
 def test_a_blank_slide_is_empty(brightness: int) -> None:
     found = survey(Blank(2100, 1000, brightness=brightness))
-    assert {place.kind for place in found.places} == {"empty"}
-    assert found.places[1] == Place(700, 0, 700, 1000, "empty")
+    assert {place["kind"] for place in found} == {"empty"}
+    box = {name: found[1][name] for name in ("x", "y", "width", "height")}
+    assert box == {"x": 700, "y": 0, "width": 700, "height": 1000}
 
 
 def test_a_slide_without_glass_is_thick(tmp_path: Path) -> None:
@@ -126,13 +128,13 @@ def test_glass_need_not_be_white(tmp_path: Path, slide: Path) -> None:
 
 
 def test_the_working_level_is_the_coarsest_that_is_fine_enough() -> None:
-    assert survey(Blank(9000, 9000, (1, 2, 4), 0.07)).level == 1
-    assert survey(Blank(9000, 9000, (1, 2, 4), 0.25)).level == 0
+    assert survey(Blank(9000, 9000, (1, 2, 4), 0.07))[0]["level"] == 1
+    assert survey(Blank(9000, 9000, (1, 2, 4), 0.25))[0]["level"] == 0
 
 
 def test_the_file_knows_its_magnification_best() -> None:
-    assert survey(Blank(900, 900), 0.3).microns_per_pixel == 0.1
-    assert survey(Blank(900, 900, microns_per_pixel=None), 0.3).microns_per_pixel == 0.3
+    assert survey(Blank(900, 900), 0.3)[0]["microns_per_pixel"] == 0.1
+    assert survey(Blank(900, 900, microns_per_pixel=None), 0.3)[0]["microns_per_pixel"] == 0.3
 
 
 @pytest.mark.parametrize("given", [None, 0.0, -1.0, float("nan"), float("inf")])
@@ -172,13 +174,14 @@ def test_a_slide_that_claims_more_than_any_glass_has_is_refused_unread(
 @pytest.mark.parametrize("sides", [(76, 26), (52, 76)])
 def test_a_slide_as_large_as_its_glass_is_surveyed(sides: tuple[int, int]) -> None:
     width, height = (round(side * 1000 / 0.8) for side in sides)
-    assert survey(Blank(width, height, microns_per_pixel=0.8)).places
+    assert survey(Blank(width, height, microns_per_pixel=0.8))
 
 
 def test_a_field_of_small_cells_is_no_larger_than_can_be_searched() -> None:
     slide = Blank(5000, 5000, microns_per_pixel=0.9)
     found = survey(slide)
-    side = max(max(place.width, place.height) for place in found.places)
-    searched = (side + 2 * found.diameter) * WORKING_DIAMETER / found.diameter
+    side = max(max(place["width"], place["height"]) for place in found)
+    diameter = found[0]["diameter"]
+    searched = (side + 2 * diameter) * WORKING_DIAMETER / diameter
     assert side < 1024
     assert searched**2 < MOST_SEARCHED

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.smears.answers.sheets import read_sheet
-from tasks.smears.visualisation.batch_page import batch_page
-from tasks.smears.visualisation.index_page import index_page
+from tasks.smears.visualisation.batch_page import batch_page, index_page
 from tasks.smears.visualisation.overlay import ShownSlide
 from tasks.smears.visualisation.viewer.overlays import ShownField
 from tasks.types import Light

@@ -58,6 +58,7 @@ def test_a_negative_patient_has_no_parasites_to_read_but_the_most_that_can_be() 
         "corrected_high": 0.4, "parasites_per_microlitre": 14_000.0, "none_above_percent": 0.36,
         "parasites_per_microlitre_high": 20_000.0, "limit_of_blank_percent": 1.7,
         "cells_called": 58, "cells_read": 19_082, "density_class": "none seen",
+        "parasitized": 58, "set_aside": {},
     }  # fmt: skip
     found = call_of(row)
     assert (found["corrected"], found["range"], found["density"]) == ("≤ 0.36%", "", "≤ 18,000")

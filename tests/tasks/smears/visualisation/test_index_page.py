@@ -1,4 +1,4 @@
-from tasks.smears.visualisation.index_page import index_page
+from tasks.smears.visualisation.batch_page import index_page
 from tests.support.nights import image_rows, night_of
 from tests.support.pages import Page
 

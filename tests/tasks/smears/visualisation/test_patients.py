@@ -10,7 +10,7 @@ import pytest
 from tasks.reports.spreadsheet import read_csv
 from tasks.smears.answers.patients import Answer, Confirmation
 from tasks.smears.visualisation.batch_page import batch_page
-from tasks.smears.visualisation.patients import (
+from tasks.smears.visualisation.calls import (
     CELLS,
     PATIENTS_OPENED,
     SLIDES,
@@ -85,7 +85,7 @@ def row(**other: Any) -> dict[str, Any]:
         "corrected_percent": 0.42, "corrected_low": 0.2, "corrected_high": 0.8,
         "parasites_per_microlitre": 21_000.0, "parasites_per_microlitre_high": 40_000.0,
         "none_above_percent": 0.8, "limit_of_blank_percent": 0.1, "density_class": "below 2%",
-        "model": "m", "detector": "d",
+        "model": "m", "detector": "d", "parasitized": 9, "set_aside": {},
     }  # fmt: skip
     return told | other
 

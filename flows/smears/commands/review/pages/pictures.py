@@ -16,7 +16,6 @@ from tasks.images.access.files import SourceError
 from tasks.images.decoding import BadImageError
 from tasks.images.geometry import TRAINING_DIAMETER
 from tasks.images.manifest import Region
-from tasks.smears import shown
 from tasks.smears.segmentation.survey import RED_CELL
 from tasks.smears.visualisation import overlay, page
 
@@ -72,7 +71,7 @@ class PicturePages:
         return Response(content, media_type="image/png", headers={"Cache-Control": "private"})
 
     def _read_picture(self, image_id: str) -> tuple[bytes, int]:
-        image = shown.find_unchanged(self.ref(image_id), image_id).image()
+        image = overlay.find_unchanged(self.ref(image_id), image_id).image()
         return page.encoded(image, "PNG"), image.width
 
     def _read_field(self, image_id: str) -> bytes:
@@ -84,7 +83,7 @@ class PicturePages:
         half = max(round(SEEN / microns), width, height) // 2
         left, top = x + width // 2 - half, y + height // 2 - half
         middle = Region(left + half, top + half, 1, 1, level)
-        pixels, wide = shown.read_around(ref.source, middle, half)
+        pixels, wide = overlay.read_around(ref.source, middle, half)
         scale = pixels.shape[1] / wide.width
         side = round(scale * (2 * half + 1))
         image = Image.new("RGB", (side, side), BEYOND)

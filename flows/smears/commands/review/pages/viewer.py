@@ -20,7 +20,7 @@ from flows.smears.commands.review.session import Session
 from tasks.images import decoding, opened_slides
 from tasks.images.access.files import SourceError, lately_stamped
 from tasks.smears.answers.sheets import KEYS
-from tasks.smears.visualisation.viewer import zooming
+from tasks.smears.visualisation.viewer import overlays
 from tasks.smears.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
 from tasks.types import Float, Status
 
@@ -57,7 +57,7 @@ class ViewerPages:
             source = opened_slides.open_picture(cell["source_uri"])
         except (decoding.BadImageError, SourceError, OSError) as error:
             return self._show(request, "problem.html", status=404, problem=str(error))
-        pyramid = zooming.Pyramid(source)
+        pyramid = overlays.Pyramid(source)
         return self._show(
             request,
             "view.html",
@@ -70,7 +70,7 @@ class ViewerPages:
                     "source": self._sources.index(cell["source_uri"]),
                     "width": source.width,
                     "height": source.height,
-                    "tile": zooming.TILE,
+                    "tile": overlays.TILE,
                     "least": pyramid.least,
                     "most": pyramid.most,
                     "microns": microns_of(ref) if ref is not None else None,
@@ -104,7 +104,7 @@ class ViewerPages:
         contours = []
         for row in rows:
             outline = refs[row["image_id"]].outline
-            contour = contour_of(row, None if outline is None else outline.ravel()).to_dict()
+            contour = vars(contour_of(row, None if outline is None else outline.ravel())).copy()
             answer = answers.get(row["image_id"])
             if answer is None and self._blind:
                 contour |= {"kind": UNREAD, "abnormal": False, "said": ""}
@@ -121,8 +121,8 @@ class ViewerPages:
         source = self._source(request)
         place = (request.path_params[name] for name in ("level", "column", "row"))
         try:
-            content = zooming.read_tile(source, lately_stamped(source), *place)
-        except (zooming.NoTileError, decoding.BadImageError, SourceError, OSError) as error:
+            content = overlays.read_tile(source, lately_stamped(source), *place)
+        except (overlays.NoTileError, decoding.BadImageError, SourceError, OSError) as error:
             return Response(f"{error}\n", 404, media_type="text/plain")
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(content, media_type="image/jpeg", headers=headers)

@@ -12,8 +12,7 @@ from flows.smears.jobs.evaluation.scores import ScoringJob, score_shard
 from storage.batches.manifests import read_manifest
 from storage.parquet import write_table
 from storage.smears.evaluations import images_path
-from tasks.smears.evaluation.scored import OWN
-from tasks.smears.evaluation.treated import CLEAN, FILE, Treatment
+from tasks.smears.evaluation.scored import CLEAN, FILE, OWN, Treatment
 from tests.support.shards import add_detector, start
 
 

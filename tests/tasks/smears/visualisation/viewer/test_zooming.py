@@ -10,7 +10,7 @@ from PIL import Image
 from tasks.images.access.files import lately_stamped
 from tasks.images.geometry import Slide
 from tasks.images.opened_slides import open_picture
-from tasks.smears.visualisation.viewer.zooming import (
+from tasks.smears.visualisation.viewer.overlays import (
     MOST_READ,
     TILE,
     NoTileError,

@@ -1,5 +1,10 @@
-"""Make covariate shifts: the same cell with a worse microscope, another stain or camera.
+"""Change images as attackers, cameras and files do.
 
+Attacks make adversarial images, which a detector of abnormal images has to find. They are those of
+foolbox (Rauber et al. 2020). Pixels are in [0, 1], and strengths are L-infinity bounds in these
+units.
+
+Corruptions are covariate shifts: the same cell with a worse microscope, another stain or camera.
 Each kind has five strengths, from barely visible to gross, as in Hendrycks & Dietterich (2019,
 arXiv 1903.12261), applied at the image's own size, where optics and cameras act. Segmentation comes
 after the camera and paints everything outside a cell black, so black stays black and does not bleed
@@ -9,6 +14,7 @@ into a blurred cell; only JPEG works on the finished file and smears the edge.
 import math
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +22,46 @@ from numpy.random import Generator
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from tasks.network.classifier import Classifier
 from tasks.types import Pixels
 
 Function = Callable[[Tensor, float, Generator], Tensor]  # of pixels (3, H, W) in [0, 1]
+
+EPSILONS = (2 / 255, 4 / 255, 8 / 255)
+# Goodfellow, Shlens & Szegedy 2015; Madry et al. 2018, from a random start.
+STRENGTHS = {"fgsm": (*EPSILONS, 0.05), "pgd": EPSILONS}
+PGD_STEPS = 10
+
+
+def attack(
+    name: str, classifier: Classifier, pixels: Tensor, labels: Tensor, strength: float, seed: int
+) -> Tensor:
+    """Make adversarial versions (B, 3, S, S) of images with labels (B,), not rounded to 8 bits.
+
+    An image that does not fool the classifier is returned as far as the attack got.
+    """
+    import foolbox  # few installations have it
+
+    library: Any = foolbox  # without types
+    if name == "fgsm":
+        made = library.attacks.LinfFastGradientAttack()
+    else:
+        made = library.attacks.LinfPGD(rel_stepsize=2.5 / PGD_STEPS, steps=PGD_STEPS)
+    torch.manual_seed(seed)  # foolbox draws random starts from the global generator
+    model = library.PyTorchModel(classifier, bounds=(0, 1), device=pixels.device)
+    _, attacked, _ = made(model, pixels, labels, epsilons=strength)
+    return torch.as_tensor(attacked).detach()
+
+
+def matched_noise(pixels: Tensor, strength: float, seed: int) -> Tensor:
+    """Add random signs times the strength of an attack to pixels (B, 3, S, S)."""
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+    return (pixels + strength * noise.to(pixels.device).sign()).clamp(0, 1)
+
+
+def round_to_8_bits(pixels: Tensor) -> Tensor:
+    """Round pixels in [0, 1] to the values that a lossless image file stores."""
+    return (pixels * 255).round() / 255
 
 
 def corrupt(image: Pixels, name: str, level: int, seed: int = 0) -> Pixels:

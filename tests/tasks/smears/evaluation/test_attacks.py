@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tasks.images.decoding import decode_rgb
 from tasks.network.classifier import Classifier, to_pixels
 from tasks.network.spec import NetworkSpec
-from tasks.smears.evaluation.treatments.attacks import (
+from tasks.smears.evaluation.treatments import (
     EPSILONS,
     STRENGTHS,
     attack,

@@ -17,15 +17,17 @@ from storage.smears.grouping import grouping
 from tasks.reports.image_columns import STRANGEST
 from tasks.reports.image_rows import QValues
 from tasks.smears.reports.night.counts import BINS, TAP_EDGES, NightCounts, Row
-from tasks.smears.reports.night.light import Drift, judge
-from tasks.smears.reports.night.shift import (
+from tasks.smears.reports.night.judged import strange_patients, strange_slides
+from tasks.smears.reports.night.light import (
     UNIFORM,
+    Drift,
+    Finding,
     clustered_p_value,
     effective_clusters,
+    judge,
     population_stability,
     signed_distance,
 )
-from tasks.smears.reports.night.strangeness import Strangeness
 from tests.support.cell_rows import MADE_BY
 from tests.support.columns import with_column
 from tests.support.grouped import as_published, group
@@ -327,22 +329,19 @@ def test_white_cells_are_not_counted_as_parasites() -> None:
     assert tally(rows.append_column("kind", kinds)).row["parasitized"] == parasitized
 
 
-def strange(**counts: Any) -> Strangeness:
+def strange(**counts: Any) -> list[Finding]:
     """A night of twenty slides and 1,000 cells, in which nothing is strange but what is given."""
-    nothing = dict.fromkeys(("shifted", "implausible", "implausible_cells", "turned"), 0)
-    whole = {
-        "unreadable": {},
-        "slides": 20,
-        "scored": 1000,
-        "calls": {"negative": 20},
-        "commissioned": False,
-    }
-    whole |= {"looked_at": 50, "turning": False}
-    return Strangeness(**(nothing | whole | counts))
+    row = {"slides": 20, "scored": 1000, "looked_at": 50, "turned": 0, "slides_implausible": 0}
+    row |= {name: counts[name] for name in row if name in counts}
+    cells, shifted = (counts.get(name, 0) for name in ("implausible_cells", "shifted"))
+    return [
+        *strange_slides(row, cells, shifted, commissioned=counts.get("commissioned", False)),
+        *strange_patients({"negative": 20}, counts.get("unreadable", {})),
+    ]
 
 
 def drift(**counts: Any) -> Drift:
-    return light_of(cells(np.random.default_rng(0)), strangeness=strange(**counts))
+    return light_of(cells(np.random.default_rng(0)), further=strange(**counts))
 
 
 def test_a_night_of_shifted_slides_is_red_and_one_among_many_is_no_news() -> None:
@@ -361,15 +360,15 @@ def test_a_first_night_of_an_unknown_laboratory_says_to_commission_it() -> None:
 
 def test_a_night_whose_diagnoses_turn_under_a_blur_is_red() -> None:
     assert drift(turned=3).light == "green"
-    found = drift(turned=48, turning=True)
+    found = drift(turned=48)
     assert found.light == "red"
     assert found.reasons[0].startswith("48 of 50 diagnoses that were looked at again turn")
 
 
 def test_cells_that_are_no_smear_make_a_night_red_where_they_are_more_than_a_few() -> None:
-    lights = [drift(implausible=1, implausible_cells=n).light for n in (0, 40, 50, 1000)]
+    lights = [drift(slides_implausible=1, implausible_cells=n).light for n in (0, 40, 50, 1000)]
     assert lights == ["amber", "amber", "red", "red"]
-    found = drift(implausible=1, implausible_cells=500)
+    found = drift(slides_implausible=1, implausible_cells=500)
     assert found.reasons[0].startswith("1 of 20 slides cannot be a smear of blood (50% of")
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.smears.evaluation.treatments.corruptions import CORRUPTIONS, corrupt
+from tasks.smears.evaluation.treatments import CORRUPTIONS, corrupt
 from tasks.synthetic.rendered_cells import draw_patient, red_cell
 
 LEVELS = range(1, 6)

@@ -1,1 +1,0 @@
-"""Change images as attackers, cameras and files do."""
