@@ -46,7 +46,7 @@ def below(name: str, arrays: Mapping[str, Array]) -> Arrays:
     }
 
 
-class Status(StrEnum):
+class ImageStatus(StrEnum):
     """The status of an image: scored or failed."""
 
     SCORED = "scored"

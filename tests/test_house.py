@@ -1,6 +1,7 @@
 """The rules of the house: rooms and functions that a person can overlook, and no circles."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -38,6 +39,37 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
+
+
+def late_constants(path: Path) -> Iterator[str]:
+    """Yield the constants that begin after the second definition, and name none of the module's."""
+    body, seen, named = ast.parse(path.read_text()).body, 0, set[str]()
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            seen += 1
+            named.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            used = {each.id for each in ast.walk(node.value) if isinstance(each, ast.Name)}
+            if isinstance(target, ast.Name) and target.id.isupper():
+                if used & named:
+                    named.add(target.id)  # a table of what the module defines
+                elif seen > 1:
+                    yield target.id
+
+
+def test_constants_stand_before_the_second_definition() -> None:
+    assert not {name: late for name, path in MODULES.items() if (late := [*late_constants(path)])}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    names = Counter(
+        node.name
+        for path in MODULES.values()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 def test_nothing_outside_smears_imports_smears() -> None:

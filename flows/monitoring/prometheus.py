@@ -24,7 +24,7 @@ from flows.settings import Settings
 from storage.models import classifiers, detectors
 from storage.reports.tables import newest_batches
 from storage.store import Store
-from tasks.types import Light, Status
+from tasks.types import ImageStatus, Light
 
 WRITE_EVERY = 15.0  # seconds: about as often as Prometheus asks
 LOOK_BACK = 400  # nights among which the last good one is looked for
@@ -97,8 +97,8 @@ class NightMetrics:
             self.detector().set(made[-1].created_at.timestamp())
 
     def _show_night(self, night: Mapping[str, Any]) -> None:
-        self.night_images(Status.SCORED).set(night["scored"])
-        self.night_images(Status.FAILED).set(night["images"] - night["scored"])
+        self.night_images(ImageStatus.SCORED).set(night["scored"])
+        self.night_images(ImageStatus.FAILED).set(night["images"] - night["scored"])
         # A reason of the night before may not have happened in this one.
         failures = dict.fromkeys(self._reasons, 0) | night["failures"]
         self._reasons |= failures.keys()

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from flows.options import flows, tools
 
 WING = "flows.smears"
+REVIEW = "flows.smears.commands.review"
 STORE = ("store",)
 DETECTOR = ("alpha",)
 CLUSTER = ("cluster", "workers", "scheduler")
@@ -49,7 +50,6 @@ def _flow(
     return Command(options, f"flows.{module}:{name}", settings, flow=True, core=place)
 
 
-REVIEW = "flows.smears.commands.review"
 COMMANDS = {
     "train": _flow(flows.Train, "train", STORE),
     "fit": _flow(flows.Fit, "fit", STORE + DETECTOR + CLUSTER),
@@ -58,7 +58,7 @@ COMMANDS = {
     "retract": _flow(flows.Retract, "retract", STORE + DETECTOR + CLUSTER),
     "segment": _flow(flows.Segment, "smears.segment", STORE + CLUSTER),
     "screen": _flow(flows.Screen, "smears.night", STORE + CLUSTER, "screen"),
-    "call": _flow(flows.Call, "smears.call", STORE + CLUSTER),
+    "call": _flow(flows.CallAgain, "smears.call", STORE + CLUSTER),
     "nightly": _flow(flows.Nightly, "smears.night", STORE + CLUSTER, "nightly"),
     "evaluate": _flow(flows.Evaluate, "smears.evaluate", STORE + CLUSTER),
     "prune": _flow(flows.Prune, "prune", STORE),

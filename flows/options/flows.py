@@ -210,7 +210,7 @@ class Screen(OfABatch):
     )
 
 
-class Call(Options):
+class CallAgain(Options):
     """Judge the slides and patients of a screened batch again, and make its page again."""
 
     batch: Annotated[str, POSITIONAL] = Field(description="name of the screened batch")

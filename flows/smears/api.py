@@ -157,12 +157,12 @@ class OpenStore:
         """
         return read_features(self.store, batch, model, rows)
 
-    def detector(self, name: str | None = None) -> "Detector":
+    def detector(self, name: str | None = None) -> "OpenDetector":
         """Load a detector, or the newest version of a name; by default the newest fitted one."""
-        return Detector(self, load_detector_card(self.store, name, warn))
+        return OpenDetector(self, load_detector_card(self.store, name, warn))
 
 
-class Detector:
+class OpenDetector:
     """A detector with its model; it screens images in this process.
 
     The network runs on one core, or on the GPU if there is one.
@@ -184,7 +184,7 @@ class Detector:
 
     def __repr__(self) -> str:
         """Name the detector."""
-        return f"Detector({self.name!r})"
+        return f"OpenDetector({self.name!r})"
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
-from flows.options.flows import Call
+from flows.options.flows import CallAgain
 from flows.outcome import Outcome, table
 from flows.prefect.decorators import flow
 from flows.screen import refuse_other_attempt
@@ -126,7 +126,7 @@ def _try_page(
 
 @flow(flow_run_name="call {options.batch}")
 @telemetry.observed()
-def call(options: Call, settings: Settings) -> CallOutcome:
+def call(options: CallAgain, settings: Settings) -> CallOutcome:
     """Judge the slides, patients and light of a screened batch again, and make its page again."""
     store = Store(settings.store)
     load_batch(store, options.batch)  # or no lease is taken

@@ -17,6 +17,32 @@ from storage import parquet, records
 from storage.store import Store, StoreError, check_name, digest_of, which
 
 TRAININGS = "trainings"  # the folder of their states
+_TEXT, _SCORE = pa.string(), pa.float64()
+_COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
+    ("uri", _TEXT, False, "address of the image"),
+    ("image_id", _TEXT, False, "sha256 of the image's bytes"),
+    ("patient_id", _TEXT, True, "patient, or null where the image names none"),
+    ("slide_id", _TEXT, True, "slide, or null where the image names none"),
+    ("label", _TEXT, False, "class that the image was given"),
+    ("fold", pa.int16(), False, 
+     "number of the fold, from 0, that the image's patient was tested in"),
+    ("log_odds", _SCORE, False,
+     "of the first class by the fold's network and statistics, as other folds calibrate"),
+    ("probability", _SCORE, False, "of the first class, by the same"),
+    ("network", _SCORE, False,
+     "log-odds of the first class by the fold's network, by its temperature"),
+    ("statistics", _SCORE, True,
+     "score of the discriminant of the fold's statistics, less the patient's lean"),
+    ("stain", pa.int16(), False,
+     "number of the cluster, from 0, of the patient's stain; the palest first"),
+]  # fmt: skip
+
+OUT_OF_FOLD = pa.schema(
+    [
+        pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
+        for name, kind, nullable, meaning in _COLUMNS
+    ]
+)
 
 
 class CrossValidation(records.Entry):
@@ -171,34 +197,6 @@ def find_card(store: Store, name: str | None, on_damage: records.Tell | None = N
 def load_weights(store: Store, card: ModelCard) -> records.Arrays:
     """Load the weights of a model and verify their digest."""
     return records.load_described(store, card, "models", card.name, "model.safetensors")
-
-
-_TEXT, _SCORE = pa.string(), pa.float64()
-_COLUMNS: list[tuple[str, pa.DataType, bool, str]] = [
-    ("uri", _TEXT, False, "address of the image"),
-    ("image_id", _TEXT, False, "sha256 of the image's bytes"),
-    ("patient_id", _TEXT, True, "patient, or null where the image names none"),
-    ("slide_id", _TEXT, True, "slide, or null where the image names none"),
-    ("label", _TEXT, False, "class that the image was given"),
-    ("fold", pa.int16(), False, 
-     "number of the fold, from 0, that the image's patient was tested in"),
-    ("log_odds", _SCORE, False,
-     "of the first class by the fold's network and statistics, as other folds calibrate"),
-    ("probability", _SCORE, False, "of the first class, by the same"),
-    ("network", _SCORE, False,
-     "log-odds of the first class by the fold's network, by its temperature"),
-    ("statistics", _SCORE, True,
-     "score of the discriminant of the fold's statistics, less the patient's lean"),
-    ("stain", pa.int16(), False,
-     "number of the cluster, from 0, of the patient's stain; the palest first"),
-]  # fmt: skip
-
-OUT_OF_FOLD = pa.schema(
-    [
-        pa.field(name, kind, nullable=nullable, metadata={"description": meaning})
-        for name, kind, nullable, meaning in _COLUMNS
-    ]
-)
 
 
 def save_out_of_fold(store: Store, model: str, table: pa.Table) -> str:

@@ -12,6 +12,10 @@ import pyarrow as pa
 
 from tasks.types import Float, Integers, Mask, Numbers, Texts
 
+# As in the literature on abnormal images, "positive" is the ordinary image for TPR and AUPR-in.
+DETECTION = ("AUROC", "TNR at 95% TPR", "detection accuracy", "AUPR in", "AUPR out")
+SAMPLES_AT_ONCE = 25
+POSITIVE = 0  # place of the class that is diagnosed
 SINGLE = "single cells"  # each compared with ordinary cells, without regard to its neighbours
 
 
@@ -62,11 +66,6 @@ def nullable(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         for each in schema
     }
     return pa.table(columns, schema)
-
-
-# As in the literature on abnormal images, "positive" is the ordinary image for TPR and AUPR-in.
-DETECTION = ("AUROC", "TNR at 95% TPR", "detection accuracy", "AUPR in", "AUPR out")
-SAMPLES_AT_ONCE = 25
 
 
 def detection(abnormal: Mask, scores: Float, weights: Float | None = None) -> dict[str, Float]:
@@ -141,9 +140,6 @@ def share(hit: Mask, weights: Float) -> Interval:
     value = hit.mean() if len(hit) else np.nan
     with np.errstate(invalid="ignore"):
         return interval(float(value), (weights @ hit) / weights.sum(axis=1))
-
-
-POSITIVE = 0
 
 
 def diagnosis_metrics(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.detector.verdict import Reason, parse_reasons
 from tasks.images.sorted_rows import repeated_rows
-from tasks.types import CellKind, Counts, Float, Index, Mask, Status, Verdict
+from tasks.types import CellKind, Counts, Float, ImageStatus, Index, Mask, Verdict
 
 COLOURS = ("red", "green", "blue")
 PARASITIZED = "Parasitized"
@@ -113,7 +113,7 @@ def rank_within(codes: Counts) -> Counts:
 
 def flags(rows: pa.Table) -> tuple[Mask, Mask]:
     """Mark the image rows (n,) that are scored, and those that are abnormal."""
-    return _is_value(rows["status"], Status.SCORED), is_true(rows["abnormal"])
+    return _is_value(rows["status"], ImageStatus.SCORED), is_true(rows["abnormal"])
 
 
 def has_reason(rows: pa.Table, reason: Reason) -> Mask:

@@ -13,7 +13,7 @@ from scipy.special import expit
 from tasks.detector import detector, verdict, witnesses
 from tasks.detector.probabilities import probabilities
 from tasks.reports.image_columns import COLOURS, Provenance
-from tasks.types import CellKind, Float, Mask, Numbers, Single, Status, Verdict
+from tasks.types import CellKind, Float, ImageStatus, Mask, Numbers, Single, Verdict
 
 SAID = ("uri", "label", "slide_id", "patient_id", "acquired_at")  # by the source of images
 WITNESSES = ("network", "statistics")
@@ -115,7 +115,7 @@ def _of_files(read: ImagesRead, failed: Mask) -> dict[str, pa.Array]:
             name: pa.array(read.colours[:, k], pa.float32(), mask=unknown[:, k])
             for k, name in enumerate(COLOURS)
         },
-        "status": pa.array(np.where(failed, Status.FAILED, Status.SCORED)),
+        "status": pa.array(np.where(failed, ImageStatus.FAILED, ImageStatus.SCORED)),
         "failure": pa.array([read.failures.get(row) for row in range(n)], pa.string()),
     }
 

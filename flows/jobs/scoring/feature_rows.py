@@ -28,7 +28,7 @@ class Held(NamedTuple):
     classes: Index
 
 
-class Features:
+class HeldFeatures:
     """Features of a batch by row, read and verified shard by shard."""
 
     def __init__(self, store: Store, batch: manifests.Batch, model: ModelCard) -> None:

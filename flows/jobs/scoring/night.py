@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from flows.jobs import verified
-from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.feature_rows import HeldFeatures
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch
 from tasks import bundles
@@ -77,7 +77,7 @@ class NightReference:
 def describe_night(job: NightJob) -> NightReference:
     """Find the smears of a whole night in some of its cells, and describe the unnamed images."""
     store, batch = job.screened.store, job.screened.batch
-    features = Features(store, batch, job.screened.model)
+    features = HeldFeatures(store, batch, job.screened.model)
     detector = verified.load_detector(store, job.screened.detector)
     detector = verified.with_discriminant(detector, job.discriminant)
     normals, rows = detector.own, night_rows(batch)

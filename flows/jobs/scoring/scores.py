@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.jobs import verified
-from flows.jobs.scoring.feature_rows import Features, Held
+from flows.jobs.scoring.feature_rows import Held, HeldFeatures
 from flows.jobs.scoring.night import (
     Compared,
     NightJob,
@@ -111,7 +111,7 @@ def score_part(job: ScoreJob) -> Surveyed:
 def _scorer(job: ScoreJob) -> "_Scorer":
     screened = job.screened
     detector = verified.load_detector(screened.store, screened.detector)
-    features = Features(screened.store, screened.batch, screened.model)
+    features = HeldFeatures(screened.store, screened.batch, screened.model)
     return _Scorer(job, verified.with_discriminant(detector, job.discriminant), features)
 
 
@@ -119,7 +119,7 @@ def _scorer(job: ScoreJob) -> "_Scorer":
 class _Scorer:
     job: ScoreJob
     detector: Detector
-    features: Features
+    features: HeldFeatures
     compared: dict[Range, Compared] = field(default_factory=dict)
 
     def rows(self) -> Iterator[pa.Table]:

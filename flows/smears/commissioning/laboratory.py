@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from flows.cluster.client import Client
-from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.feature_rows import HeldFeatures
 from flows.jobs.scoring.night import SlideRows
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened
@@ -143,7 +143,7 @@ def other_cells(lab: Laboratory, nights: Sequence[detectors.LearnedNight]) -> le
         rows = np.arange(shard.start, shard.stop)
         rows = rows[:: max(1, len(rows) // OTHER_CELLS)][:OTHER_CELLS]
         try:
-            cells = Features(store, batch, lab.screened(batch).model).take(rows, taps)
+            cells = HeldFeatures(store, batch, lab.screened(batch).model).take(rows, taps)
         except StoreError:  # never extracted under this model, or removed since
             continue
         judged = bundles.take(cells, np.flatnonzero(cells.classes >= 0))

@@ -22,7 +22,7 @@ from tasks.smears.laboratories.commissioning import (
     NOT_EXAMINED,
     OWN,
     POPULATION,
-    Figure,
+    LaboratoryFigure,
     caught,
     counting_figures,
     diagnosis,
@@ -87,7 +87,9 @@ def _limits(card: detectors.DetectorCard, parent: detectors.DetectorCard) -> dic
     return {name: "none" if x is None else percent_text(100 * x) for name, x in limits.items()}
 
 
-def _diagnosis(version: Version, model: classifiers.ModelCard) -> tuple[str, list[Figure]]:
+def _diagnosis(
+    version: Version, model: classifiers.ModelCard
+) -> tuple[str, list[LaboratoryFigure]]:
     classes = model.classes
     if version.trial and version.trial.accepted:
         return diagnosis(version.trial.confusion, PARASITES)

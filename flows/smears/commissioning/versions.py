@@ -48,7 +48,7 @@ class Version:
     content: bytes
     detector: Detector
     judged: list[laboratory_slides.JudgedSlide]
-    alarms: list[commissioning.Figure]
+    alarms: list[commissioning.LaboratoryFigure]
     rates: interpretation.KnownRates | None
     trial: Trial | None
 

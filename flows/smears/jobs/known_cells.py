@@ -130,7 +130,7 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
     if known is None or not len(rows):
         return np.empty(0), {}
     normal = fitted_classes(job.screened.store, job.screened.detector, known.positive).healthy
-    features = feature_rows.Features(job.screened.store, job.screened.batch, job.screened.model)
+    features = feature_rows.HeldFeatures(job.screened.store, job.screened.batch, job.screened.model)
 
     def shifted(start: int, stop: int, parent: dict[str, Float] | None = None) -> dict[str, Float]:
         cells = features.take(start + reference_rows(stop - start), sorted(normal))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.jobs import verified, worker
-from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.feature_rows import HeldFeatures
 from flows.jobs.scoring.night import SlideRows, night_rows
 from flows.jobs.scoring.screened import Screened
 from storage.batches.manifests import Batch, rows_at
@@ -48,7 +48,7 @@ def slides_statistics(job: SlidesJob) -> groups.GroupStatistics:
     """Compute what slides add to their laboratory: statistics of the cells in their references."""
     worker.settle_worker()
     population = _population(job.screened.store, job.screened.detector)
-    features = Features(job.screened.store, job.screened.batch, job.screened.model)
+    features = HeldFeatures(job.screened.store, job.screened.batch, job.screened.model)
     total = learning.merged([], population)
     for slide in job.slides:
         cells, _ = _cells(features, job.screened.batch, slide, sorted(population.priors))
@@ -63,7 +63,7 @@ def learned_night(screened: Screened) -> learning.NightNormal:
     detector = verified.load_detector(screened.store, screened.detector)
     assert detector.own is not None
     rows = night_rows(screened.batch)
-    features = Features(screened.store, screened.batch, screened.model)
+    features = HeldFeatures(screened.store, screened.batch, screened.model)
     cells = features.take(rows, detector.taps)
     least = learning.LEAST_CELLS
     normal = slide_normal(detector.own.priors, cells.taps, cells.classes, least)
@@ -104,7 +104,7 @@ def judge_slides(job: EvidenceJob) -> list[JudgedSlide]:
     )
     (learned,) = (each for each in job.nights if each.batch == job.screened.batch.name)
     night = Added.from_arrays(load_night(job.screened.store, job.name, learned)).normal
-    features = Features(job.screened.store, job.screened.batch, job.screened.model)
+    features = HeldFeatures(job.screened.store, job.screened.batch, job.screened.model)
     judged = []
     for slide in job.slides:
         cells, labels = _cells(features, job.screened.batch, slide, sorted(population.priors))
@@ -161,7 +161,7 @@ def _population(store: Store, detector: DetectorCard) -> own_normal.OwnNormal:
 
 
 def _cells(
-    features: Features, batch: Batch, slide: SlideRows, taps: list[str]
+    features: HeldFeatures, batch: Batch, slide: SlideRows, taps: list[str]
 ) -> tuple[learning.SlideCells, NDArray[np.int8]]:
     rows = slide.start + reference_rows(slide.stop - slide.start)
     values: dict[str, list[Single]] = {tap: [] for tap in taps}

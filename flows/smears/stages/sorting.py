@@ -29,7 +29,7 @@ from tasks.images.access import addresses
 from tasks.images.access.files import SourceError
 from tasks.images.listing import as_given, named, sorted_images
 from tasks.images.sorted_rows import SortedRows
-from tasks.smears.segmentation.sorts import TRIED, File, Sort, glance, glances, settle, to_try
+from tasks.smears.segmentation.sorts import TRIED, Sort, SortedFile, glance, glances, settle, to_try
 
 AT_ONCE = 16  # files read simultaneously
 MOST_COMPARED = 100_000  # cells of a batch whose sources are listed again
@@ -191,14 +191,14 @@ def _sorts(
         return failed | _recognised(settings, files, work)
 
 
-def _files(listed: SortedRows) -> Iterator[File]:
+def _files(listed: SortedRows) -> Iterator[SortedFile]:
     start = 0
     for part in listed.parts(["uri", "source_uri", "size", "x", "failure"]):
         whole = pc.and_(pc.is_null(part["x"]), pc.is_null(part["failure"]))
         rows = np.flatnonzero(whole)
         some = part.take(pa.array(rows))
         uris = pc.coalesce(some["source_uri"], some["uri"]).to_pylist()
-        yield from map(File, (start + rows).tolist(), uris, some["size"].to_pylist())
+        yield from map(SortedFile, (start + rows).tolist(), uris, some["size"].to_pylist())
         start += part.num_rows
 
 
@@ -209,12 +209,12 @@ def _said(taken_as: segmentations.TakenAs, uri: str) -> Sort:
 
 
 def _recognised(
-    settings: Settings, files: Callable[[], Iterator[File]], work: ExitStack
+    settings: Settings, files: Callable[[], Iterator[SortedFile]], work: ExitStack
 ) -> dict[int, Sort | None]:
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="recognise") as pool:
         seen = glances(files, lambda some: pool.map(glance, some))
     chosen = to_try(files, seen)
-    tried: dict[File, int | None] = {}
+    tried: dict[SortedFile, int | None] = {}
     if chosen:
         # On workers: a stranger's file may kill the process that decodes it.
         client = work.enter_context(open_client(settings))

@@ -19,6 +19,15 @@ from storage.smears.schemas.columns import count, images, number, text
 from storage.smears.schemas.counts import COUNTED, SET_ASIDE, STEADY, counts
 
 NO_FIELDS = "null: cells cut out before"
+# Further figures of a slide, from which its reasons for review and its call are computed.
+MORE = {
+    **COUNTED,
+    **STEADY,
+    "repeated": number_of("repeated"),
+    "several_patients": "slide_id IS NOT NULL "
+    "AND coalesce(min(patient_id) <> max(patient_id), false)",
+    "field_reasons": "list(field_reason) FILTER (field_reason IS NOT NULL)",
+}
 
 
 def _of_fields(sql: str) -> str:
@@ -131,15 +140,5 @@ COLUMNS = [
     ),
     *OF_BATCH,
 ]
-
-# Further figures of a slide, from which its reasons for review and its call are computed.
-MORE = {
-    **COUNTED,
-    **STEADY,
-    "repeated": number_of("repeated"),
-    "several_patients": "slide_id IS NOT NULL "
-    "AND coalesce(min(patient_id) <> max(patient_id), false)",
-    "field_reasons": "list(field_reason) FILTER (field_reason IS NOT NULL)",
-}
 
 SLIDE_SCHEMA = schema_of(COLUMNS)

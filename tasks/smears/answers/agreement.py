@@ -17,7 +17,7 @@ Groups = Mapping[str, str | None]  # the patient of an image, by its digest
 
 
 @dataclass(frozen=True)
-class Figure:
+class Agreement:
     """A figure, its 95% interval, and the number of cells or patients that it is of."""
 
     value: float
@@ -26,12 +26,12 @@ class Figure:
     count: int
 
 
-def share(hits: int, count: int) -> Figure | None:
+def share(hits: int, count: int) -> Agreement | None:
     """Compute a share and its 95% interval (Wilson), which assumes independence; None of none."""
     if not count:
         return None
     low, high = wilson_interval(np.asarray([hits]), np.asarray([count]))
-    return Figure(hits / count, float(low[0]), float(high[0]), count)
+    return Agreement(hits / count, float(low[0]), float(high[0]), count)
 
 
 def discordant(by_reader: Mapping[str, Answers]) -> list[str]:
@@ -70,7 +70,7 @@ def _by_image(by_reader: Mapping[str, Answers]) -> dict[str, list[str]]:
     }
 
 
-def kappa(first: Answers, second: Answers, groups: Groups) -> Figure | None:
+def kappa(first: Answers, second: Answers, groups: Groups) -> Agreement | None:
     """Measure Cohen's kappa of two readers on the images that both have read (Cohen 1960).
 
     "Unsure" counts as an answer of its own. None if they share fewer than two images, or give all
@@ -95,7 +95,7 @@ def sensitivity(
     of: Mapping[tuple[bool, str], int],
     groups: Groups,
     positive: str,
-) -> Figure | None:
+) -> Agreement | None:
     """Estimate the share of a batch's parasitized cells that the machine called or flagged.
 
     Cells that were read represent their stratum (flagged or not, by diagnosis): each has the
@@ -129,9 +129,9 @@ def _resampled(groups: Sequence[str]) -> list[Float]:
     return [each[codes].astype(np.float64) for each in drawn]
 
 
-def _figure(value: float, draws: Sequence[float], count: int) -> Figure:
+def _figure(value: float, draws: Sequence[float], count: int) -> Agreement:
     low, high = np.percentile(draws, LEVELS) if draws else (np.nan, np.nan)
-    return Figure(value, float(low), float(high), count)
+    return Agreement(value, float(low), float(high), count)
 
 
 def _kappa(one: Sequence[str], two: Sequence[str], weights: Float | None = None) -> float:

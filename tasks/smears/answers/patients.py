@@ -22,7 +22,7 @@ FIRST = 5  # of these, the most probable parasites
 NEVER = Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))  # of an error that does not happen
 
 
-class Answer(StrEnum):
+class PatientAnswer(StrEnum):
     """The persons' answer on a patient."""
 
     CONFIRMED = "confirmed"
@@ -59,7 +59,7 @@ class Confirmation:
     Shares are in [0, 1]; they are None with too few answers, or if error rates are unknown.
     """
 
-    answer: Answer
+    answer: PatientAnswer
     read: int
     parasites: int
     call: str | None = None
@@ -92,21 +92,25 @@ def confirm(
     order = suspect.order
     read = [image for image in order if image in answers]
     parasites = sum(answers[image] == positive for image in read)
-    answer = Answer.OPEN
+    answer = PatientAnswer.OPEN
     if parasites:
-        answer = Answer.CONFIRMED
+        answer = PatientAnswer.CONFIRMED
     elif len(read) == len(order) and order:
         unsure = any(answers[image] == UNSURE for image in read)
-        answer = Answer.UNSURE if unsure else Answer.REFUSED
+        answer = PatientAnswer.UNSURE if unsure else PatientAnswer.REFUSED
     confirmation = Confirmation(answer, len(read), parasites)
-    if answer not in (Answer.CONFIRMED, Answer.REFUSED) or rates is None or not suspect.cells:
+    if (
+        answer not in (PatientAnswer.CONFIRMED, PatientAnswer.REFUSED)
+        or rates is None
+        or not suspect.cells
+    ):
         return confirmation
     count, low, high = _true_calls(suspect, answers, positive)
     sure = replace(rates, false=NEVER)
     middle = corrected(count, suspect.cells, sure)
     bounds = interval(low, suspect.cells, sure)[0], interval(high, suspect.cells, sure)[1]
     call = Call.POSITIVE
-    if answer == Answer.REFUSED:
+    if answer == PatientAnswer.REFUSED:
         excluded = upper_bound(high, suspect.cells, sure) <= wanted
         call = Call.NEGATIVE if excluded else Call.INDETERMINATE
     middle = min(max(middle, bounds[0]), bounds[1])

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tasks.images.access.addresses import EXTENSIONS, extension_of
 from tasks.reports import image_columns, spreadsheet
-from tasks.types import Status
+from tasks.types import ImageStatus
 
 OTHER = "other"  # a white cell, an artefact, no cell at all
 WHITE, UNSURE = "white cell", "unsure"  # further answers of a reader
@@ -64,7 +64,7 @@ def candidates(
     slides: Counter[str | None] = Counter()
     columns = (rows[name].to_pylist() for name in ("image_id", "slide_id", "status"))
     for row, (image_id, slide, status) in enumerate(zip(*columns, strict=True)):
-        if status != Status.SCORED:
+        if status != ImageStatus.SCORED:
             left_out["failed"] += 1
         elif image_id in taken:
             left_out["the same image again"] += 1
@@ -285,7 +285,7 @@ def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
         "flagged", pa.array(np.asarray(image_columns.is_for_review(rows), bool))
     )
     rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
-    rows = rows.filter(pc.equal(rows["status"].cast(pa.string()), Status.SCORED))
+    rows = rows.filter(pc.equal(rows["status"].cast(pa.string()), ImageStatus.SCORED))
     _, first = np.unique(np.asarray(rows["image_id"].to_pylist(), object), return_index=True)
     return rows.take(pa.array(np.sort(first), pa.int64()))
 

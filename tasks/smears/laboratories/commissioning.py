@@ -52,7 +52,7 @@ FIGURES = pa.schema(
 
 
 @dataclass(frozen=True)
-class Figure:
+class LaboratoryFigure:
     """A share of cells with its 95% interval, at a level of p-values if it has one.
 
     ``worst`` is the largest share on a slide.
@@ -67,7 +67,7 @@ class Figure:
     cells: int
 
 
-def figures_table(figures: Sequence[Figure], detector: str) -> pa.Table:
+def figures_table(figures: Sequence[LaboratoryFigure], detector: str) -> pa.Table:
     """Make a table of `FIGURES`."""
     rows = [vars(each) | each.found._asdict() | {"detector": detector} for each in figures]
     return nullable(rows, FIGURES)
@@ -95,7 +95,7 @@ def leave_out_p_values(
 
 def false_alarms(
     own: own_normal.OwnNormal, reference: cell_score.SlideNormal, slides: Sequence[SlideEvidence]
-) -> list[Figure]:
+) -> list[LaboratoryFigure]:
     """Measure, in three ways, the share of ordinary cells called abnormal, a mean over slides.
 
     A cell of an unlabelled night counts as ordinary, so the share is an upper bound.
@@ -109,7 +109,7 @@ def false_alarms(
 
 def caught(
     own: own_normal.OwnNormal, reference: cell_score.SlideNormal, slides: Sequence[SlideEvidence]
-) -> list[Figure]:
+) -> list[LaboratoryFigure]:
     """Measure the share of planted things called abnormal, a mean over slides."""
     return [
         replace(figure, worst=None)
@@ -118,7 +118,7 @@ def caught(
     ]
 
 
-def _called(part: str, name: str, p: list[Float]) -> list[Figure]:
+def _called(part: str, name: str, p: list[Float]) -> list[LaboratoryFigure]:
     """Measure the share of p-values (n,) at each level by slide; nothing without slides."""
     figures, cells = [], sum(map(len, p))
     for level in LEVELS if p else ():
@@ -127,11 +127,13 @@ def _called(part: str, name: str, p: list[Float]) -> list[Figure]:
         if len(shares) > 1:
             draws = resampled(np.arange(len(shares))) @ shares / len(shares)
             mean = interval(mean.value, draws)
-        figures.append(Figure(part, name, level, mean, float(shares.max()), len(p), cells))
+        figures.append(
+            LaboratoryFigure(part, name, level, mean, float(shares.max()), len(p), cells)
+        )
     return figures
 
 
-def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[Figure]]:
+def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[LaboratoryFigure]]:
     """Judge whether the diagnosis can be believed: sensitivity and specificity on labelled cells.
 
     ``confusion`` (G, C, C) counts the cells of each slide by label and by diagnosis. Intervals are
@@ -143,7 +145,9 @@ def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[Figure]]:
     well = labelled[:, ~is_positive].sum(axis=1)
     cleared = confusion[:, ~is_positive][:, :, ~is_positive].sum(axis=(1, 2))
     figures = [
-        Figure(DIAGNOSIS, name, None, _share(right, of), None, int((of > 0).sum()), int(of.sum()))
+        LaboratoryFigure(
+            DIAGNOSIS, name, None, _share(right, of), None, int((of > 0).sum()), int(of.sum())
+        )
         for name, right, of in (("sensitivity", called, sick), ("specificity", cleared, well))
         if of.sum()
     ]
@@ -154,7 +158,7 @@ def diagnosis(confusion: Integers, positive: int) -> tuple[str, list[Figure]]:
     return ACCEPTED if good else NOT_ACCEPTED, figures
 
 
-def counting_figures(own: KnownRates, fitted: KnownRates) -> list[Figure]:
+def counting_figures(own: KnownRates, fitted: KnownRates) -> list[LaboratoryFigure]:
     """Compare a laboratory's error rates at the counting threshold with those of fitted
     laboratories.
 
@@ -167,7 +171,9 @@ def counting_figures(own: KnownRates, fitted: KnownRates) -> list[Figure]:
         for name, rate in (("false positives", rates.false), ("sensitivity", rates.found)):
             estimate = Interval(rate.mean, rate.low, rate.high)
             label = f"{name}, {whose}"
-            figures.append(Figure(COUNTED, label, None, estimate, None, rate.slides, rate.cells))
+            figures.append(
+                LaboratoryFigure(COUNTED, label, None, estimate, None, rate.slides, rate.cells)
+            )
     return sorted(figures, key=lambda figure: figure.name.partition(",")[0])
 
 

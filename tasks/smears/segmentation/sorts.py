@@ -73,7 +73,7 @@ def _size(content: bytes) -> Size | None:
         return None
 
 
-class File(NamedTuple):
+class SortedFile(NamedTuple):
     """A file of a batch: its row, its URL, and its size in bytes, None if unknown."""
 
     row: int
@@ -82,7 +82,8 @@ class File(NamedTuple):
 
 
 def glances(
-    files: Callable[[], Iterable[File]], glance_at: Callable[[Sequence[str]], Iterable[Glance]]
+    files: Callable[[], Iterable[SortedFile]],
+    glance_at: Callable[[Sequence[str]], Iterable[Glance]],
 ) -> dict[int, Glance]:
     """Glance at files, the largest first, until `IN_A_ROW` of a format are cells.
 
@@ -101,7 +102,7 @@ def glances(
     return by_row
 
 
-def _largest_first(files: Callable[[], Iterable[File]], kind: str) -> Iterator[File]:
+def _largest_first(files: Callable[[], Iterable[SortedFile]], kind: str) -> Iterator[SortedFile]:
     """Yield the files of a format; those of unknown size first, and equal ones from everywhere."""
     done: tuple[float, ...] = ()
     while True:
@@ -116,7 +117,7 @@ def _largest_first(files: Callable[[], Iterable[File]], kind: str) -> Iterator[F
         done = some[-1][:3]
 
 
-def _group(file: File, seen: Mapping[int, Glance]) -> Group | None:
+def _group(file: SortedFile, seen: Mapping[int, Glance]) -> Group | None:
     """Find the group of similar files to which one belongs; None if its header decides."""
     size = seen.get(file.row, "cells")
     inside, archive = file.uri, ""
@@ -128,13 +129,15 @@ def _group(file: File, seen: Mapping[int, Glance]) -> Group | None:
     return (folder, None) if size == "cells" else None
 
 
-def to_try(files: Callable[[], Iterable[File]], seen: Mapping[int, Glance]) -> list[File]:
+def to_try(
+    files: Callable[[], Iterable[SortedFile]], seen: Mapping[int, Glance]
+) -> list[SortedFile]:
     """Choose files in which to count cells: some of each folder and similar size, by frequency.
 
     ``seen`` has the glances by row, without those at small files.
     """
     sizes = Counter(group for file in files() if (group := _group(file, seen)) is not None)
-    chosen = {group: list[File]() for group, _ in sizes.most_common(MOST_TRIED // TRIED)}
+    chosen = {group: list[SortedFile]() for group, _ in sizes.most_common(MOST_TRIED // TRIED)}
     passed = Counter[Group]()
     for file in files():
         group = _group(file, seen)
@@ -146,9 +149,9 @@ def to_try(files: Callable[[], Iterable[File]], seen: Mapping[int, Glance]) -> l
 
 
 def settle(
-    files: Callable[[], Iterable[File]],
+    files: Callable[[], Iterable[SortedFile]],
     seen: Mapping[int, Glance],
-    tried: Mapping[File, int | None],
+    tried: Mapping[SortedFile, int | None],
 ) -> dict[int, Sort | None]:
     """Decide the kind of every file that its header left open.
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.reports import spreadsheet
-from tasks.smears.answers.patients import Answer, Confirmation
+from tasks.smears.answers.patients import Confirmation, PatientAnswer
 from tasks.smears.counting.call import (
     Call,
     call_text,
@@ -154,11 +154,12 @@ def _share(night: Row, name: str) -> str:
 def confirmed_text(answers: Iterable[Confirmation]) -> str | None:
     """Count patients by what persons answer on them; None where nobody has answered.
 
-    >>> confirmed_text([Confirmation(Answer.CONFIRMED, 5, 2), Confirmation(Answer.OPEN, 3, 0)])
+    >>> is_open = Confirmation(PatientAnswer.OPEN, 3, 0)
+    >>> confirmed_text([Confirmation(PatientAnswer.CONFIRMED, 5, 2), is_open])
     '1 confirmed, 1 open'
     """
     counts = Counter(each.answer for each in answers)
-    return ", ".join(f"{counts[each]:,} {each}" for each in Answer if counts[each]) or None
+    return ", ".join(f"{counts[each]:,} {each}" for each in PatientAnswer if counts[each]) or None
 
 
 @dataclass(frozen=True)

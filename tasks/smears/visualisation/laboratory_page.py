@@ -15,14 +15,14 @@ from tasks.smears.laboratories.commissioning import (
     LEAST_SPECIFICITY,
     LEVELS,
     NOT_EXAMINED,
-    Figure,
+    LaboratoryFigure,
 )
 from tasks.smears.visualisation.page import render
 
 
 def laboratory_page(
     name: str,
-    figures: Sequence[Figure],
+    figures: Sequence[LaboratoryFigure],
     verdict: str,
     *,
     warnings: Sequence[str],
@@ -53,22 +53,24 @@ def laboratory_page(
     )
 
 
-def _of(part: str, figures: Sequence[Figure]) -> list[Figure]:
+def _of(part: str, figures: Sequence[LaboratoryFigure]) -> list[LaboratoryFigure]:
     return [figure for figure in figures if figure.part == part]
 
 
-def _by_level(figures: Sequence[Figure]) -> dict[str, dict[float | None, Figure]]:
-    by_name: dict[str, dict[float | None, Figure]] = {}
+def _by_level(
+    figures: Sequence[LaboratoryFigure],
+) -> dict[str, dict[float | None, LaboratoryFigure]]:
+    by_name: dict[str, dict[float | None, LaboratoryFigure]] = {}
     for figure in figures:
         by_name.setdefault(figure.name, {})[figure.level] = figure
     return by_name
 
 
-def percent(figure: Figure) -> str:
+def percent(figure: LaboratoryFigure) -> str:
     """Write a share and its interval.
 
     >>> from tasks.metrics.metrics import Interval
-    >>> percent(Figure("caught", "debris", .05, Interval(0.98, 0.95, 1.0), None, 3, 60))
+    >>> percent(LaboratoryFigure("caught", "debris", .05, Interval(0.98, 0.95, 1.0), None, 3, 60))
     '98.0% (95.0 to 100.0)'
     """
     value, low, high = (100 * number for number in figure.found)
@@ -76,11 +78,12 @@ def percent(figure: Figure) -> str:
     return text if np.isnan(low) else f"{text} ({low:.1f} to {high:.1f})"
 
 
-def fine_percent(figure: Figure) -> str:
+def fine_percent(figure: LaboratoryFigure) -> str:
     """Write a share that may be small, and its interval.
 
     >>> from tasks.metrics.metrics import Interval
-    >>> fine_percent(Figure("counting", "sensitivity", None, Interval(2e-4, 1e-4, .51), None, 3, 9))
+    >>> wide = Interval(2e-4, 1e-4, 0.51)
+    >>> fine_percent(LaboratoryFigure("counting", "sensitivity", None, wide, None, 3, 9))
     '0.02% (0.01 to 51%)'
     """
     value, low, high = (100 * number for number in figure.found)

@@ -25,7 +25,7 @@ from tasks.images.opened_slides import open_picture, read_region
 from tasks.images.regions import Found, ImageRef, find
 from tasks.reports.image_columns import PARASITIZED, numbers_of
 from tasks.smears.visualisation.page import as_webp
-from tasks.types import CellKind, FieldKind, Float, Pixels, Status
+from tasks.types import CellKind, FieldKind, Float, ImageStatus, Pixels
 
 Colour = tuple[int, int, int]
 Outline = Float  # its points x, y in pixels, (angles, 2)
@@ -68,7 +68,7 @@ class Pen:
 
 def pen_of(row: Mapping[str, Any]) -> Pen:
     """Choose the pen of a cell, given its row of the image report."""
-    if row["status"] != Status.SCORED:
+    if row["status"] != ImageStatus.SCORED:
         return Pen("failed")
     abnormal = bool(row["abnormal"])
     if row.get("kind") == CellKind.WHITE:

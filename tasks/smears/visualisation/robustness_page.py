@@ -24,7 +24,7 @@ CHARTED = (scored.OWN, VERDICT, "maximum softmax", "energy", "ODIN",
            "k nearest neighbours", "mahalanobis, last layer", "ViM")  # fmt: skip
 
 
-class Table(NamedTuple):
+class PageTable(NamedTuple):
     """A table whose rows begin with their headings; a cell is a value with its bounds, or None."""
 
     caption: str
@@ -84,7 +84,7 @@ def _pivot(
     where: str,
     on: str,
     keys: Sequence[str] = HEADINGS,
-) -> list[Table]:
+) -> list[PageTable]:
     """Make the table of some means, a column for each value of ``on``; none without any."""
     columns = [
         value
@@ -115,7 +115,7 @@ def _pivot(
     ]
     shown = [f"{each:.0%}" if isinstance(each, float) else each for each in columns]
     head = ["set", *keys[2:], *shown]
-    return [Table(caption, head, rows)]
+    return [PageTable(caption, head, rows)]
 
 
 def _literal(value: str | float) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from flows.jobs.scoring import feature_rows as features_module
-from flows.jobs.scoring.feature_rows import Features
+from flows.jobs.scoring.feature_rows import HeldFeatures
 from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
@@ -86,7 +86,7 @@ def test_scored_rows_say_what_the_detector_says(night: Night) -> None:
 
 def test_shards_are_read_once_and_are_gone_with_the_job(night: Night) -> None:
     night.run()
-    features = Features(night.store, night.batch, night.card)
+    features = HeldFeatures(night.store, night.batch, night.card)
     block = weakref.ref(next(features.shards([1]))[0])
     assert next(features.shards([1]))[0] is block()
     gc.disable()
@@ -102,7 +102,7 @@ def test_so_many_shards_are_held_as_are_allowed(
 ) -> None:
     night.run()
     monkeypatch.setattr(features_module, "SHARDS_HELD", 2)
-    features = Features(night.store, night.batch, night.card)
+    features = HeldFeatures(night.store, night.batch, night.card)
     first, second = (weakref.ref(next(features.shards([number]))[0]) for number in (0, 1))
     next(features.shards([0]))
     next(features.shards([2]))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flows.options.flows import Screen
 from flows.settings import Settings
-from flows.smears.api import Detector, open_store, sentence_of
+from flows.smears.api import OpenDetector, open_store, sentence_of
 from flows.smears.frames import Scored
 from flows.smears.night import screen
 from storage.models import shipped
@@ -35,12 +35,12 @@ print("prefect" in sys.modules, psutil.Process().children())
 
 
 @pytest.fixture(scope="module")
-def detector(fitted: tuple[Settings, object]) -> Detector:
+def detector(fitted: tuple[Settings, object]) -> OpenDetector:
     return open_store(fitted[0].store).detector()
 
 
 @pytest.fixture(scope="module")
-def night(images: Path, detector: Detector) -> Scored:
+def night(images: Path, detector: OpenDetector) -> Scored:
     return detector.score(images / "night")
 
 
@@ -55,7 +55,7 @@ def test_the_numbers_are_those_of_the_report(images: Path, ready: Settings, nigh
 
 
 def test_pixels_are_scored_as_their_files_in_the_order_given(
-    images: Path, detector: Detector, night: Scored
+    images: Path, detector: OpenDetector, night: Scored
 ) -> None:
     scored = pd.DataFrame(night[night["status"] == "scored"])
     chosen = scored.sample(frac=1.0, random_state=0)
@@ -70,9 +70,9 @@ def test_pixels_are_scored_as_their_files_in_the_order_given(
 
 
 def test_notebooks_show_pictures_that_stay_with_their_rows(
-    night: Scored, detector: Detector
+    night: Scored, detector: OpenDetector
 ) -> None:
-    assert repr(detector) == f"Detector({detector.name!r})"
+    assert repr(detector) == f"OpenDetector({detector.name!r})"
     table = night._repr_html_()
     assert table.count("<img") == 20
     assert f"{len(night)} images" in table
@@ -101,7 +101,7 @@ def test_neither_prefect_nor_another_process_is_needed(
 
 
 def test_a_store_keeps_nothing_of_it(
-    fitted: tuple[Settings, object], images: Path, detector: Detector
+    fitted: tuple[Settings, object], images: Path, detector: OpenDetector
 ) -> None:
     def files() -> list[str]:
         return sorted(str(path) for path in Path(fitted[0].store).rglob("*"))
@@ -113,7 +113,7 @@ def test_a_store_keeps_nothing_of_it(
     assert kept <= {".staged", "detectors", "models", "statistics", "tunings"}
 
 
-def test_what_cannot_be_scored_is_said(detector: Detector, tmp_path: Path) -> None:
+def test_what_cannot_be_scored_is_said(detector: OpenDetector, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"picture 1 is float64 \(4, 4, 3\): give uint8"):
         detector.score([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="1 image, but 2 values of slide_id"):

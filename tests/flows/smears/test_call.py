@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from flows import screen as images_alone
-from flows.options.flows import Call, Screen
+from flows.options.flows import CallAgain, Screen
 from flows.settings import Settings
 from flows.smears import night
 from flows.smears.call import call
@@ -54,7 +54,7 @@ def test_a_batch_is_called_again_without_features(ward: Ward) -> None:
     before = ward.patients()
     shutil.rmtree(Path(ward.settings.store) / "features")
     Path(outcome.page).unlink()
-    again = call.fn(Call(batch="night"), ward.settings)
+    again = call.fn(CallAgain(batch="night"), ward.settings)
     assert ward.patients() == before
     assert sum(again.patients.values()) == 3
     assert Path(again.page).exists()
@@ -62,4 +62,4 @@ def test_a_batch_is_called_again_without_features(ward: Ward) -> None:
 
 def test_a_batch_without_a_report_is_not_called(ward: Ward) -> None:
     with pytest.raises(StoreError, match="nowhere"):
-        call.fn(Call(batch="nowhere"), ward.settings)
+        call.fn(CallAgain(batch="nowhere"), ward.settings)

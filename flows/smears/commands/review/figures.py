@@ -6,8 +6,8 @@ from pydantic import BaseModel
 
 from flows.smears.commands.review.session import Session
 from flows.smears.stages.answers import Suspects
-from tasks.smears.answers.agreement import Figure, consensus, discordant, kappa, sensitivity
-from tasks.smears.answers.patients import Answer, Confirmation
+from tasks.smears.answers.agreement import Agreement, consensus, discordant, kappa, sensitivity
+from tasks.smears.answers.patients import Confirmation, PatientAnswer
 from tasks.words import counted
 
 
@@ -97,12 +97,12 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     """Measure the machine's calls and persons' confirmations together, and how long they take."""
     confirmations = suspects.confirmations()
     answers = {each.name: confirmation.answer for each, confirmation in confirmations}
-    asked = [each for each in suspects.asked if answers[each.name] != Answer.OPEN]
+    asked = [each for each in suspects.asked if answers[each.name] != PatientAnswer.OPEN]
     if not asked:
         return []
     rows = [
         ToldFigure(name=f"patients {answer}", value=float(n), cells=n)
-        for answer in (Answer.CONFIRMED, Answer.REFUSED, Answer.UNSURE)
+        for answer in (PatientAnswer.CONFIRMED, PatientAnswer.REFUSED, PatientAnswer.UNSURE)
         if (n := sum(each == answer for each in answers.values()))
     ]
     minutes = sum(map(suspects.seconds, asked)) / 60
@@ -110,7 +110,7 @@ def patient_figures(suspects: Suspects) -> list[ToldFigure]:
     return rows
 
 
-def _told(name: str, figure: Figure | None) -> ToldFigure:
+def _told(name: str, figure: Agreement | None) -> ToldFigure:
     if figure is None:
         return ToldFigure(name=name, value=None, cells=0)
     about = {"value": figure.value, "low": figure.low, "high": figure.high}

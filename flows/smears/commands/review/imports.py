@@ -164,7 +164,7 @@ def _scored(store: Store, batch: Batch) -> tuple[dict[str, dict[str, Any]], Mode
     for part in report_rows(store, batch, columns):
         for row in part.to_pylist():
             model = row["model"]
-            if row["status"] == types.Status.SCORED:
+            if row["status"] == types.ImageStatus.SCORED:
                 scored.setdefault(row["image_id"], row)
     if model is None:
         raise AnswerError(f"batch {batch.name} has no images to answer on")

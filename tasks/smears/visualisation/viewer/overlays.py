@@ -19,7 +19,7 @@ from tasks.images import geometry, opened_slides
 from tasks.images.manifest import Region
 from tasks.smears.segmentation.survey import RED_CELL
 from tasks.smears.visualisation import overlay, page
-from tasks.types import CellKind, Pixels, Status
+from tasks.types import CellKind, ImageStatus, Pixels
 
 POINTS = 24  # of an outline: a finer one looks the same
 UNREAD = "not read"  # the class of a cell that a person has yet to read blind
@@ -100,7 +100,7 @@ def field_picture(
 
 
 def _said(row: Mapping[str, Any]) -> str:
-    if row["status"] != Status.SCORED:
+    if row["status"] != ImageStatus.SCORED:
         return "not read"
     words = "white cell" if row.get("kind") == CellKind.WHITE else page.shortened(row["diagnosis"])
     chance = row.get(f"probability_{row['diagnosis']}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.smears.answers.patients import MOST_READ, Answer, Suspect, confirm
+from tasks.smears.answers.patients import MOST_READ, PatientAnswer, Suspect, confirm
 from tests.support.rates import RATES
 
 P, U, UNSURE = "Parasitized", "Uninfected", "unsure"
@@ -30,16 +30,16 @@ def test_at_most_ten_cells_are_read_the_most_probable_first_and_then_some_drawn_
 @pytest.mark.parametrize(
     ("answers", "answer"),
     [
-        ((), Answer.OPEN),
-        ((U, U), Answer.OPEN),
-        ((U, P), Answer.CONFIRMED),
-        ((U, U, U), Answer.REFUSED),
-        ((U, U, UNSURE), Answer.UNSURE),
-        ((U, UNSURE, P), Answer.CONFIRMED),
+        ((), PatientAnswer.OPEN),
+        ((U, U), PatientAnswer.OPEN),
+        ((U, P), PatientAnswer.CONFIRMED),
+        ((U, U, U), PatientAnswer.REFUSED),
+        ((U, U, UNSURE), PatientAnswer.UNSURE),
+        ((U, UNSURE, P), PatientAnswer.CONFIRMED),
     ],
 )
 def test_one_parasite_confirms_and_none_among_all_refuses(
-    answers: tuple[str, ...], answer: Answer
+    answers: tuple[str, ...], answer: PatientAnswer
 ) -> None:
     assert found(suspect(3), *answers).answer == answer  # type: ignore[attr-defined]
 
@@ -79,4 +79,4 @@ def test_a_refused_patient_is_negative_where_enough_cells_exclude_parasites() ->
 
 def test_without_error_rates_there_is_an_answer_and_no_figure() -> None:
     told = confirm(suspect(2), dict.fromkeys(suspect(2).order, P), P, None, 0.01)
-    assert (told.answer, told.call, told.parasitaemia) == (Answer.CONFIRMED, None, None)
+    assert (told.answer, told.call, told.parasitaemia) == (PatientAnswer.CONFIRMED, None, None)

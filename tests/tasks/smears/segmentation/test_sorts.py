@@ -13,8 +13,8 @@ from tasks.smears.segmentation.sorts import (
     IN_A_ROW,
     MOST_TRIED,
     TRIED,
-    File,
     Glance,
+    SortedFile,
     glance,
     glances,
     settle,
@@ -83,7 +83,7 @@ def looked(seen: dict[str, Glance], sizes: dict[str, int | None]) -> tuple[list[
         asked.extend(uris)
         return [seen[uri] for uri in uris]
 
-    files = [File(row, uri, sizes[uri]) for row, uri in enumerate(seen)]
+    files = [SortedFile(row, uri, sizes[uri]) for row, uri in enumerate(seen)]
     found = glances(lambda: files, look)  # type: ignore[arg-type]
     return [found.get(row, "cells") for row in range(len(files))], asked
 
@@ -126,10 +126,10 @@ def test_more_files_than_are_kept_are_looked_at_once_each(monkeypatch: pytest.Mo
     assert sorted(asked) == sorted(seen)
 
 
-def files_of(*folders: tuple[str, int]) -> list[File]:
+def files_of(*folders: tuple[str, int]) -> list[SortedFile]:
     """List some files of each folder."""
     names = [f"{folder}/{n}.png" for folder, count in folders for n in range(count)]
-    return [File(row, name, None) for row, name in enumerate(names)]
+    return [SortedFile(row, name, None) for row, name in enumerate(names)]
 
 
 def test_some_of_each_folder_and_similar_size_are_tried_the_commonest_first() -> None:
@@ -148,7 +148,7 @@ def test_some_of_each_folder_and_similar_size_are_tried_the_commonest_first() ->
 
 def test_the_files_of_a_folder_in_an_archive_are_one_group() -> None:
     names = [f"{folder}/{n}.png" for folder in "ab" for n in range(20)]
-    files = [File(n, f"zip://{name}::s3://lab/night.zip", 9) for n, name in enumerate(names)]
+    files = [SortedFile(n, f"zip://{name}::s3://lab/night.zip", 9) for n, name in enumerate(names)]
     chosen = to_try(lambda: files, {})
     assert [file.row // 20 for file in chosen] == [0] * TRIED + [1] * TRIED
 

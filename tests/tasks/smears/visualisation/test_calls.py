@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.smears.answers.patients import Answer, Confirmation
+from tasks.smears.answers.patients import Confirmation, PatientAnswer
 from tasks.smears.counting.call import call_text
 from tasks.smears.counting.interpretation import KnownRates
 from tasks.smears.reports.called_cells import patient_of
@@ -122,8 +122,8 @@ def test_a_call_is_one_sentence(told: dict[str, object], sentence: str) -> None:
     assert call_text({"cells_called": 9, "cells_read": 4000} | told) == sentence
 
 
-REFUSED = Confirmation(Answer.REFUSED, 10, 0, "negative", 0.0, 0.0, 0.004)
-CONFIRMED = Confirmation(Answer.CONFIRMED, 10, 1)
+REFUSED = Confirmation(PatientAnswer.REFUSED, 10, 0, "negative", 0.0, 0.0, 0.004)
+CONFIRMED = Confirmation(PatientAnswer.CONFIRMED, 10, 1)
 
 
 def test_an_answer_stands_beside_the_call_with_what_follows_from_it() -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.reports.spreadsheet import read_csv
-from tasks.smears.answers.patients import Answer, Confirmation
+from tasks.smears.answers.patients import Confirmation, PatientAnswer
 from tasks.smears.visualisation.batch_page import batch_page
 from tasks.smears.visualisation.calls import (
     CELLS,
@@ -74,7 +74,7 @@ def test_a_page_of_100_000_cells_with_all_it_can_show_stays_below_5_megabytes(
     assert len(page.encode()) < 5 * MB
 
 
-PERSONS = Confirmation(Answer.CONFIRMED, 10, 4, "positive", 0.01, 0.005, 0.02)
+PERSONS = Confirmation(PatientAnswer.CONFIRMED, 10, 4, "positive", 0.01, 0.005, 0.02)
 
 
 def row(**other: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tasks.images.access.files import SourceError, lately_stamped
 from tasks.smears.answers.sheets import KEYS
 from tasks.smears.visualisation.viewer import overlays
 from tasks.smears.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
-from tasks.types import Float, Status
+from tasks.types import Float, ImageStatus
 
 MOST_CELLS = 1200  # with contours at once: a screen has no room for more
 BOX = ("x", "y", "width", "height")
@@ -146,7 +146,7 @@ class ViewerPages:
         for part in report_rows(session.store, session.batch, [*COLUMNS, *chances]):
             part = part.append_column("row", pa.array(np.arange(start, start + part.num_rows)))
             start += part.num_rows
-            scored = pc.equal(part["status"].cast(pa.string()), Status.SCORED)
+            scored = pc.equal(part["status"].cast(pa.string()), ImageStatus.SCORED)
             parts.append(part.filter(pc.and_(scored, part["source_uri"].is_valid())))
         none = pa.table({name: pa.nulls(0, pa.string()) for name in ("image_id", "source_uri")})
         rows = pa.concat_tables(parts).unify_dictionaries() if parts else none
