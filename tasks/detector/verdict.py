@@ -6,10 +6,14 @@ from enum import StrEnum
 from itertools import compress
 
 import numpy as np
+from scipy.special import betainc
 
 from tasks.types import Float, Mask
 
 SEPARATOR = ", "  # between several reasons in a column
+# Under a blur at most this share of diagnoses turned on any slide of four laboratories, and nearly
+# all of attacked cells. More than chance allows is an attack.
+TURNING, TURNING_P_VALUE = 0.08, 1e-3
 
 
 class Reason(StrEnum):
@@ -21,6 +25,7 @@ class Reason(StrEnum):
     DISAGREE = "network and statistics disagree"
     TURNED = "turns when blurred"  # as the diagnosis of an attacked image does
     FAILED = "failed"
+    NO_SMEAR = "its slide is no smear"  # or diagnoses of it turn under a blur, as attacked ones do
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,17 @@ class VerdictRule:
         # Not "<", which is false for NaN.
         uncertain = ~(probability >= self.uncertain_below)
         return Verdicts(failed, abnormal, uncertain, unlike, disagree, turned)
+
+
+def binomial_p_value(count: int, total: int, level: float) -> float | None:
+    """Compute the exact one-sided binomial p-value of a count at a level; None for total 0."""
+    return float(betainc(count, total - count + 1, level)) if total else None
+
+
+def is_turning(turned: int, looked_at: int) -> bool:
+    """Return whether too many of a slide's diagnoses that were looked at again turn in a blur."""
+    p_value = binomial_p_value(turned, looked_at, TURNING)
+    return p_value is not None and p_value <= TURNING_P_VALUE
 
 
 def format_reasons(reasons: Collection[str]) -> str | None:

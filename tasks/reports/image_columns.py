@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.detector.verdict import Reason, parse_reasons
+from tasks.detector.verdict import SEPARATOR, Reason, is_turning, parse_reasons
 from tasks.images.sorted_rows import repeated_rows
 from tasks.types import CellKind, Counts, Float, ImageStatus, Index, Mask, Verdict
 
@@ -114,6 +114,36 @@ def rank_within(codes: Counts) -> Counts:
 def flags(rows: pa.Table) -> tuple[Mask, Mask]:
     """Mark the image rows (n,) that are scored, and those that are abnormal."""
     return _is_value(rows["status"], ImageStatus.SCORED), is_true(rows["abnormal"])
+
+
+def no_smears(shifts: pa.Table, rows: pa.Table) -> list[str | None]:
+    """List the slides that are no smear of blood, or whose diagnoses turn under a blur.
+
+    ``shifts`` are rows of `SHIFTS`, and ``rows`` image rows of whole slides.
+    """
+    counts = rows.group_by("slide_id").aggregate([("steady", "count"), ("steady", "sum")])
+    implausible: list[str | None] = shifts.filter(shifts["implausible"])["slide_id"].to_pylist()
+    return implausible + [
+        row["slide_id"]
+        for row in counts.to_pylist()
+        if is_turning(row["steady_count"] - (row["steady_sum"] or 0), row["steady_count"])
+    ]
+
+
+def of_no_smears(rows: pa.Table, slides: Sequence[str | None]) -> pa.Table:
+    """Send the scored image rows of some slides to a person, with the reason `Reason.NO_SMEAR`."""
+    theirs = pc.is_in(rows["slide_id"], pa.array(slides, pa.string()))
+    marked = pc.and_(theirs, pc.equal(rows["status"], ImageStatus.SCORED))
+    reason = pc.binary_join_element_wise(
+        rows["review_reason"], Reason.NO_SMEAR.value, SEPARATOR, null_handling="skip"
+    )
+    columns = {
+        "verdict": pc.if_else(marked, Verdict.REVIEW.value, rows["verdict"]),
+        "review_reason": pc.if_else(marked, reason, rows["review_reason"]),
+    }
+    for name, values in columns.items():
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    return rows
 
 
 def has_reason(rows: pa.Table, reason: Reason) -> Mask:

@@ -17,8 +17,8 @@ from storage.store import Store
 from tests.support.fitted import copied
 from tests.support.images import write_cells
 
-ROWS = """select i.compared_with, i.abnormal, i.review_reason, s.implausible, s.smear_shift,
-s.smear_spread, s.review_reasons from images i join slides s on i.batch = s.batch
+ROWS = """select i.compared_with, i.abnormal, i.verdict, i.review_reason, s.implausible,
+s.smear_shift, s.smear_spread, s.review_reasons from images i join slides s on i.batch = s.batch
 and i.slide_id is not distinct from s.slide_id where i.batch = '{}'"""
 
 
@@ -59,7 +59,9 @@ def test_a_night_wholly_of_noise_is_no_smear_and_red(made: Settings, tmp_path: P
         assert "implausible" in row["review_reasons"]  # type: ignore[operator]
         assert row["compared_with"] == "population"
         assert row["abnormal"]
+        assert row["verdict"] == "review"
         assert row["review_reason"].startswith(("unlike any smear", "abnormal"))  # type: ignore[attr-defined]
+        assert row["review_reason"].endswith("its slide is no smear")  # type: ignore[attr-defined]
     assert (
         "Slides that cannot be a smear of blood"
         in Path(outcome.page.removeprefix("file://")).read_text()
@@ -76,3 +78,4 @@ def test_ordinary_cells_without_names_stay_ordinary(made: Settings, tmp_path: Pa
     assert len(found) == 120
     assert not found[0]["implausible"]
     assert np.mean([bool(row["abnormal"]) for row in found]) < 0.25
+    assert not any("no smear" in str(row["review_reason"]) for row in found)

@@ -128,8 +128,8 @@ def _of_abnormality(taps: Sequence[str]) -> list[Column]:
             TEXT,
             "unlike any smear (further from fitted cells than any smear's), abnormal (for "
             "what it is compared with), uncertain, network and statistics disagree (on which class "
-            "is more probable), turns when blurred, or "
-            "several; or failed",
+            "is more probable), turns when blurred, its slide is no smear (or its diagnoses turn "
+            "when blurred), or several; or failed",
         ),
         *MADE_BY,
     ]

@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from tasks import limits, types
 from tasks.detector.probabilities import UNCHANGED, Adaptation
+from tasks.detector.verdict import binomial_p_value
 from tasks.reports import image_columns
 from tasks.smears.counting import call, error_rates
 from tasks.smears.counting.negative import Measured
-from tasks.smears.reports.parasitaemia import DensityClass, binomial_p_value, density_class
+from tasks.smears.reports.parasitaemia import DensityClass, density_class
 from tasks.smears.reports.slide_reasons import SlideReason, slide_reasons
 
 # Counts on such a slide are meaningless. A slide of few cells is readable: the interval shows how

@@ -5,7 +5,7 @@ from bisect import bisect_right
 from enum import StrEnum
 
 import numpy as np
-from scipy.special import betainc, ndtri
+from scipy.special import ndtri
 
 from tasks.types import Counts, Float
 
@@ -77,8 +77,3 @@ def wilson_interval(count: Counts, total: Counts) -> tuple[Float, Float]:
         np.where(count == total, 1.0, middle + half),
     )
     return np.where(total > 0, low, np.nan), np.where(total > 0, high, np.nan)
-
-
-def binomial_p_value(count: int, total: int, level: float) -> float | None:
-    """Compute the exact one-sided binomial p-value of a count at a level; None for total 0."""
-    return float(betainc(count, total - count + 1, level)) if total else None

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from tasks.detector.verdict import format_reasons, parse_reasons
+from tasks.detector.verdict import format_reasons, is_turning, parse_reasons
 from tasks.limits import DETECTABLE_PERCENT, TOLERATED, FieldLimits
-from tasks.smears.reports.parasitaemia import binomial_p_value, cells_needed
+from tasks.smears.reports.parasitaemia import cells_needed
 from tasks.types import FieldKind, Verdict
 
 # About one slide in a thousand exceeds this if its patient is like the calibration patients: the
@@ -30,10 +30,6 @@ MANY_FAILED = 0.1
 FEW_CELLS = 5
 # A few in a hundred cells are below the least probability if images are as in training.
 MANY_UNCERTAIN = 0.25
-
-# Under a blur at most this share of diagnoses turned on any slide of four laboratories, and nearly
-# all of attacked cells. More than chance allows is an attack.
-TURNING, TURNING_P_VALUE = 0.08, 1e-3
 
 
 class SlideReason(StrEnum):
@@ -57,12 +53,6 @@ NO_SMEAR = frozenset({SlideReason.IMPLAUSIBLE, SlideReason.TURNING})
 OF_IMAGES = NO_SMEAR | {SlideReason.SHIFTED, SlideReason.TOGETHER, SlideReason.MANY_UNCERTAIN}
 
 
-def is_turning(row: Mapping[str, Any]) -> bool:
-    """Return whether too many of the diagnoses that were looked at again turn under a blur."""
-    p_value = binomial_p_value(row["turned"], row["looked_at"], TURNING)
-    return p_value is not None and p_value <= TURNING_P_VALUE
-
-
 def slide_reasons(
     row: Mapping[str, Any],
     alpha: float,
@@ -84,7 +74,7 @@ def slide_reasons(
     few_for_none = not row["parasitized"] and row["red_cells"] < cells_needed(detectable)
     judged = {
         SlideReason.IMPLAUSIBLE: row["implausible"],
-        SlideReason.TURNING: is_turning(row),
+        SlideReason.TURNING: is_turning(row["turned"], row["looked_at"]),
         SlideReason.SHIFTED: row["shifted"],
         SlideReason.TOGETHER: surprise is not None
         and surprise <= ABNORMAL_P_VALUE

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import ndtri
 
+from tasks.detector.verdict import is_turning
 from tasks.reports import image_columns
 from tasks.smears.counting.call import Call
 from tasks.smears.reports import slide_reasons
@@ -130,7 +131,7 @@ def strange_slides(
             "cells are compared with the cells of known slides"
         )
         findings.append((Light.RED if share >= IMPLAUSIBLE_RED else Light.AMBER, text))
-    if slide_reasons.is_turning(row):
+    if is_turning(row["turned"], row["looked_at"]):
         text = (
             f"{row['turned']:,} of {counted(row['looked_at'], 'diagnosis')} "
             "that were looked at again turn when the image is blurred, as under an attack: do "

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.detector import verdict
 from tasks.limits import FAILED_RED
-from tasks.smears.reports import parasitaemia
 from tasks.smears.reports.night.counts import BINS, NightCounts, Row, shares
 from tasks.smears.reports.slide_reasons import ABNORMAL_P_VALUE
 from tasks.types import Array, Float, Integers, Light
@@ -179,7 +179,7 @@ def _shifted(ks: float, patients_agree: bool) -> list[Finding]:
 def _abnormal(row: Row, alpha: float) -> list[Finding]:
     findings, scored = [], row["scored"]
     rate = row["abnormal"] / scored
-    surprise = parasitaemia.binomial_p_value(row["abnormal"], scored, alpha)
+    surprise = verdict.binomial_p_value(row["abnormal"], scored, alpha)
     if surprise is not None and surprise <= ABNORMAL_P_VALUE and rate >= ABNORMAL_AMBER * alpha:
         light = Light.RED if rate >= ABNORMAL_RED else Light.AMBER
         text = f"{rate:.1%} of the scored images are abnormal, expected {alpha:.1%}"

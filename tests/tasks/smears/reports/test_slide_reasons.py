@@ -12,8 +12,9 @@ from numpy.testing import assert_allclose
 from scipy.stats import binomtest
 
 from storage.smears.schemas.slides import SLIDE_SCHEMA
+from tasks.detector.verdict import binomial_p_value
 from tasks.reports.image_columns import heads_of, repeated
-from tasks.smears.reports.parasitaemia import binomial_p_value, wilson_interval
+from tasks.smears.reports.parasitaemia import wilson_interval
 from tests.support.cell_rows import ABNORMAL, FAILED, NAMES, PARASITIZED, UNCERTAIN, cell
 from tests.support.grouped import COUNTING, group
 
