@@ -89,7 +89,8 @@ def measuring(
     def measure(pixels: Pixels) -> Norms:
         groups = -(-len(pixels) // AT_ONCE)
         parts = [run(pixels[first::groups]) for first in range(groups)]
-        rows = {name: np.stack([part[name].ravel() for part in parts]) for name in parts[0]}
+        wanted = [name for name in parts[0] if name.startswith((f"{MEAN}/", f"{VARIANCE}/"))]
+        rows = {name: np.stack([part[name].ravel() for part in parts]) for name in wanted}
         means, variances = below(MEAN, rows), below(VARIANCE, rows)
         return Norms(
             {norm: values.mean(axis=0) for norm, values in means.items()},

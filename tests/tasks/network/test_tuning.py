@@ -44,7 +44,7 @@ def graph(network: Classifier) -> Graph:
 
 @pytest.fixture(scope="module")
 def healthy(graph: Graph, network: Classifier) -> Norms:
-    return measuring(graph, network.spec)(images(70))
+    return measuring(graph, network.spec)(images(71))
 
 
 @pytest.fixture(scope="module")
