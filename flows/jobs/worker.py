@@ -83,12 +83,12 @@ def imported_once() -> Iterator[None]:
     finds none. Whoever asks for a data frame still gets one.
     """
     gc.disable()
-    sys.meta_path.insert(0, _NoPandas)
     try:
-        yield
+        sys.meta_path.insert(0, _NoPandas)
         importlib.import_module("pyarrow").array([0])
-    finally:
         sys.meta_path.remove(_NoPandas)
+        yield
+    finally:
         gc.freeze()
         gc.enable()
 
