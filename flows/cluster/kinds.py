@@ -4,16 +4,17 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.comm.core import CommClosedError
 from distributed.deploy.cluster import Cluster
 from distributed.security import Security
@@ -115,7 +116,36 @@ def _local(settings: Settings) -> Iterator[Client]:
             "give fewer --workers",
         ) as client,
     ):
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        # A worker that has several cores decodes on one while its network runs on another.
+        if len(cores) == workers_of(settings):
+            client.register_plugin(OwnCore(cores))
         yield client
+
+
+def stay_on(core: int) -> None:
+    """Keep all threads of this process, and those that they start, on one core; on Linux alone."""
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread.name), {core})
+
+
+class OwnCore(WorkerPlugin):
+    """Keep each worker of this machine, whose name is its number, on a core of its own.
+
+    Its threads would otherwise move from core to core, where the caches hold another worker's data:
+    extraction and scoring take 5% longer.
+    """
+
+    name = "own-core"
+
+    def __init__(self, cores: Sequence[int]) -> None:
+        self._cores = cores
+
+    def setup(self, worker: Any) -> None:
+        """Bind the worker's process."""
+        with suppress(OSError):  # a container may forbid it, or have lost the core
+            stay_on(self._cores[worker.name])
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Read networks from the store and verify them, once per process."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from storage.models.classifiers import ModelCard, load_weights
@@ -8,7 +8,7 @@ from storage.models.tunings import load_tuning
 from storage.store import Store
 from tasks.network.cutting import Shift
 from tasks.network.inference import Device, Inference, choose, refuse_other_arithmetic
-from tasks.network.processor import Graph, by_openvino
+from tasks.network.processor import Graph, OpenVino, by_openvino
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
 from tasks.types import Arrays, below
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # In a model's file, the names of `cutting_shift`, of `graph_arrays`, and of the batch-norms on
 # healthy training cells are below these.
 CUTTING, GRAPH, HEALTHY = "cutting", "graph", "healthy"
+_TUNED: dict[tuple[str, str | None], OpenVino] = {}  # the last network that was tuned here
 
 
 class ForeignNetworkError(Exception):
@@ -76,6 +77,12 @@ def _weights(arrays: Arrays) -> Arrays:
     return {name: array for name, array in arrays.items() if not name.startswith(others)}
 
 
+def keep_tuned(card: ModelCard, device: OpenVino) -> None:
+    """Keep a network that was compiled to tune it, so that loading it compiles nothing."""
+    _TUNED.clear()
+    _TUNED[card.digest, card.tuning] = device
+
+
 @lru_cache(maxsize=2)
 def load_inference(store: Store, card: ModelCard) -> Inference:
     """Prepare the network of a model with its tuning, if any; errors as of `load_classifier`."""
@@ -92,6 +99,9 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
         plain = Graph.from_arrays(graph)
         return plain if tuning is None else tuned(plain, spec, tuning)
 
+    def on_processor() -> Device | None:
+        return _TUNED.pop((card.digest, card.tuning), None) or by_openvino(spec, read)
+
     def on_gpu() -> Device:
         refuse_foreign_network(spec.network)
         weights = arrays if tuning is None else tuned_weights(arrays, tuning)
@@ -100,8 +110,5 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
 
         return by_pytorch(classifier)
 
-    ways = (
-        partial(by_openvino, spec, read) if graph else None,
-        on_gpu if _weights(arrays) else None,
-    )
+    ways = on_processor if graph else None, on_gpu if _weights(arrays) else None
     return Inference(spec, choose(*ways), cutting)

@@ -1,6 +1,7 @@
 """Tune a model to the cells of a batch, before the features of its cells are extracted."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class TuningJob(Sparing):
 def measure_tuning(job: TuningJob) -> BatchTuning:
     """Measure a tuning on some cells of a batch, if these are blood, and keep it."""
     # A coordinator, which also imports this module, does without OpenVINO.
-    from flows.jobs.networks import GRAPH, HEALTHY
+    from flows.jobs.networks import GRAPH, HEALTHY, keep_tuned
     from tasks.network import tuning
     from tasks.network.processor import Graph, OpenVino
 
@@ -68,17 +69,23 @@ def measure_tuning(job: TuningJob) -> BatchTuning:
     if len(refs) < LEAST:  # another worker may extract them
         return _none(f"it has {len(refs)} whole cells, and {LEAST} are needed")
     known, graph = tuning.Norms.from_arrays(healthy), Graph.from_arrays(below(GRAPH, arrays))
-    pixels, cut = _pixels(job, refs, spec.side, OpenVino.threads)
-    if len(pixels) < LEAST:
-        return _none(f"{len(pixels)} of its cells can be read, and {LEAST} are needed")
-    blood = _blood(job, worker.network_of(store, model), pixels, cut)
-    if blood is None:
-        return _none("its cells are no smear of blood, or its detector has no limits of one")
-    if blood.sum() < LEAST:
-        return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
-    own = tuning.measuring(graph, spec, known)(pixels[blood])
-    made = tuning.tune(graph, spec, known, own, int(blood.sum()))
+    # The other workers wait for this job, so it may use their cores.
+    with ThreadPoolExecutor(2) as beside:
+        reading = beside.submit(_pixels, job, refs, spec.side, OpenVino.threads)
+        compiling = beside.submit(tuning.measuring, graph, spec, known)
+        network = worker.network_of(store, model)
+        pixels, cut = reading.result()
+        if len(pixels) < LEAST:
+            return _none(f"{len(pixels)} of its cells can be read, and {LEAST} are needed")
+        blood = _blood(job, network, pixels, cut)
+        if blood is None:
+            return _none("its cells are no smear of blood, or its detector has no limits of one")
+        if blood.sum() < LEAST:
+            return _none(f"{blood.sum()} of its cells look healthy, and {LEAST} are needed")
+        own = compiling.result()(pixels[blood])
+    made, device = tuning.tune(graph, spec, known, own, int(blood.sum()))
     digest = save_tuning(store, model.name, arrays_to_bytes(made.to_arrays()))
+    keep_tuned(model.tuned(digest), device)
     return BatchTuning(tuning=digest, why=f"by {blood.sum():,} of its cells")
 
 

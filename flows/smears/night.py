@@ -5,12 +5,14 @@ loses nothing.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 
 from pydantic import Field
 
-from flows.cluster.client import open_client
+from flows.cluster.client import Here, open_client
 from flows.jobs.scoring.screened import Screened
 from flows.monitoring import telemetry
 from flows.monitoring.logs import bind
@@ -23,6 +25,7 @@ from flows.settings import Settings
 from flows.smears.call import CallOutcome, call_screened
 from flows.smears.stages import written_pages
 from flows.smears.stages.calling import valid_call
+from flows.smears.stages.chosen_thresholds import counting_at
 from flows.smears.stages.sorting import Taken, come_since, counted_sorts, take
 from flows.stages.batch import lease_batch
 from flows.stages.publish import valid_seal
@@ -109,14 +112,20 @@ def screen_held(
     held: Lease, options: Screen, settings: Settings, root: str | list[str] | None = None
 ) -> NightOutcome:
     """Screen sources as a batch under its lease; see `screen_sources`."""
-    started, store = time.monotonic(), held.store
+    started, store, ready = time.monotonic(), held.store, None
     with ExitStack() as work:
         taken, screened = prepare(store, options, settings, work, root)
         known = valid_seal(store, screened.batch, screened.key)
         called = valid_call(store, screened.batch, known) if known else None
         if called is None or not written_pages.has_page(store, screened.batch, called):
-            work.enter_context(open_client(settings))  # the same workers for all steps
+            client = work.enter_context(open_client(settings))  # the same workers for all steps
+            beside = work.enter_context(ThreadPoolExecutor(1))  # while the network runs
+            ready = beside.submit(
+                _get_ready, screened, settings, charts=not isinstance(client, Here)
+            )
         seal = screen_batch(held, settings, screened, known)
+        if ready:
+            ready.result()
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
         outcome = call_screened(held, settings, screened, seal, called)
     new, repeated = list[str](), called is not None
@@ -126,6 +135,14 @@ def screen_held(
     return NightOutcome(
         **figures.model_dump() | outcome.model_dump(), taken_for=taken.sorts, come_since=new
     )
+
+
+def _get_ready(screened: Screened, settings: Settings, *, charts: bool) -> None:
+    """Compute error rates, and import and compile what draws pages: half a second."""
+    counting_at(screened, settings).elsewhere()
+    if charts:  # with Matplotlib, which a page of one photograph does without
+        import_module("tasks.smears.visualisation.charts")
+    import_module("tasks.smears.visualisation.page").compile_templates()
 
 
 def prepare(

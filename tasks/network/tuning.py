@@ -102,7 +102,7 @@ def measuring(
 
 def tune(
     graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
-) -> Tuning:
+) -> tuple[Tuning, OpenVino]:
     """Tune a network to a laboratory, which has a ``share`` if its healthy ``cells`` are many.
 
     ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those of
@@ -117,7 +117,7 @@ def tune(
         shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
     tuning = Tuning(scale, shift, a, {})
     device = OpenVino(passes(spec, _changed(graph.network, spec, tuning)))
-    return replace(tuning, expected=device.passes(noise(spec)))
+    return replace(tuning, expected=device.passes(noise(spec))), device
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:

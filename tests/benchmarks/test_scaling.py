@@ -7,13 +7,13 @@ machine share memory and often more, so the limit is what they bring the network
 
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from distributed import Client
 
 from flows.cluster.client import open_client
+from flows.cluster.kinds import stay_on
 from flows.jobs.networks import load_inference
 from flows.settings import Settings
 from storage.models.classifiers import load_card
@@ -25,12 +25,6 @@ from tests.support.screening import screen_anew
 
 IMAGES, WARM_UP, ROUNDS = (512, 512, 2) if QUICK else (8192, 1024, 3)
 BATCHES = 8 if QUICK else 40
-
-
-def stay_on(core: int) -> None:
-    """Keep all threads of this process, and those that they start, on one core."""
-    for thread in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {core})
 
 
 def bind_workers(client: Client) -> None:

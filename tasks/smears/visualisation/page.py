@@ -172,6 +172,12 @@ def environment(folder: Path) -> Environment:
 _ENVIRONMENT = environment(TEMPLATES)
 
 
+def compile_templates() -> None:
+    """Compile all templates ahead of the first page, which otherwise waits a fifth of a second."""
+    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
+        _ENVIRONMENT.get_template(name)
+
+
 def render(template: str, **values: Any) -> str:
     """Render a page from its template; text in ``values`` is escaped, `Markup` is not."""
     return _ENVIRONMENT.get_template(template).render(**values)

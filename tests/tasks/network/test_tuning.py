@@ -62,7 +62,7 @@ def tuned_to(
     graph: Graph, network: Classifier, healthy: Norms, pixels: Pixels, share: float = SHARE
 ) -> Tuning:
     own = measuring(graph, network.spec, healthy)(pixels)
-    return tune(graph, network.spec, healthy, own, len(pixels), share)
+    return tune(graph, network.spec, healthy, own, len(pixels), share)[0]
 
 
 def ready(graph: Graph, network: Classifier) -> Inference:
