@@ -15,7 +15,7 @@ from flows.monitoring.console import warn
 from flows.smears.commissioning.laboratory import Laboratory, LaboratoryError, slides_in_parts
 from flows.smears.jobs.known_cells import KnownJob, is_negative, is_parasite, known_cells
 from flows.smears.jobs.laboratory_slides import Added, SlidesJob, learned_night, slides_statistics
-from flows.smears.stages.chosen_thresholds import load_error_rates
+from flows.smears.stages.chosen_thresholds import interpreter_elsewhere, load_error_rates
 from flows.stages.scoring import jobs_of
 from storage.batches.manifests import Batch, read_manifest
 from storage.models.detectors import DetectorCard, LearnedNight
@@ -33,6 +33,7 @@ from tasks.smears.laboratories import adaptation, learning
 
 NAMED = 5  # slides that an error message names
 LEAST_CHANCE = 0.001  # of as many called cells on some healthy slide of a night
+RARE = 0.05  # chance of a laboratory that calls as many of its healthy cells
 # Of all healthy cells of a night, however wide a detector's error rates are: at each of five
 # laboratories at most 2.1% were called.
 MOST_HEALTHY = 0.05
@@ -143,36 +144,43 @@ def negative_of(store: Store, batch: Batch, given: Sequence[str]) -> tuple[str, 
 def refuse_positive(
     store: Store, batch: Batch, detector: DetectorCard, errors: ErrorCounts, given: Sequence[str]
 ) -> None:
-    """Raise LaboratoryError if ``all`` slides are declared negative and some look positive.
+    """Raise LaboratoryError if some slides that are declared negative look positive.
 
-    Slides ``given`` one by one are accepted: a laboratory's healthy cells may be counted more often
-    than those of fitted ones; then there is a warning.
+    A laboratory's healthy cells may be counted more often than those of fitted ones. So slides
+    ``given`` one by one are refused only where healthy slides of hardly any laboratory have so many
+    cells that count; if ``all`` are given, nobody has looked at each.
     """
-    known = load_error_rates(store, detector)
-    if learned.ALL not in given or known is None:
+    is_all = learned.ALL in given
+    wide = interpreter_elsewhere(store, detector, 0.0).rates
+    known = load_error_rates(store, detector) if is_all else wide
+    if known is None:
         return
     place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
     pairs = list(zip(errors.false[:, place].tolist(), errors.negatives.tolist(), strict=True))
     slides = sum(cells > 0 for _, cells in pairs)
     many = sum(called for called, _ in pairs) >= MOST_HEALTHY * max(sum(errors.negatives), 1)
+    least = LEAST_CHANCE / max(slides, 1) if is_all else RARE
     strange = [
         (called / cells, name)
         for name, (called, cells) in zip(errors.slides, pairs, strict=True)
         if cells
         and (
-            chance_of_blank(called, cells, known.counting) < LEAST_CHANCE / slides
-            or (many and called >= MOST_HEALTHY * cells)
+            chance_of_blank(called, cells, known.counting) < least
+            or (is_all and many and called >= MOST_HEALTHY * cells)
         )
     ]
     if strange:
         worst = sorted(strange, reverse=True)
         names = ", ".join(f"{json.loads(name)[-1]} {share:.1%}" for share, name in worst[:NAMED])
-        usual = f"{known.counting.false.mean:.2%}"
+        usual = f"{known.counting.false.median:.2%}"
+        which, advice = "slides", "leave those with parasites out of --negative"
+        if is_all:
+            which, advice = "all slides", "name those that are negative: --negative NAME"
         raise LaboratoryError(
-            f"all slides of batch {batch.name} are said to be negative, but {len(strange):,} of "
+            f"{which} of batch {batch.name} are said to be negative, but {len(strange):,} of "
             f"{slides:,} patients or slides have more cells that count as parasites than healthy "
             f"slides have, where {usual} is usual: {names}{', ...' * (len(worst) > NAMED)}. Look "
-            "at them, and name those that are negative: --negative NAME"
+            f"at them, and {advice}"
         )
 
 

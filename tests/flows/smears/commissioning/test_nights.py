@@ -10,8 +10,9 @@ from flows.jobs.fitting.unseen import key_of
 from flows.smears.commissioning import laboratory, nights
 from storage.store import Store
 from tasks.detector.error_counts import ErrorCounts, count_errors
-from tasks.smears.counting.error_rates import known_rates
-from tasks.smears.counting.interpretation import chance_of_blank
+from tasks.smears.counting.call import Interpreter
+from tasks.smears.counting.error_rates import known_rates, laboratory_rates
+from tasks.smears.counting.interpretation import KnownRates, chance_of_blank
 
 BATCH: Any = SimpleNamespace(name="night")
 DETECTOR: Any = SimpleNamespace(name="d")
@@ -36,6 +37,9 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = count_errors(odds, parasitized, [f"S{i % 20}" for i in range(8000)])
     known = known_rates(fitted, 1000)
     monkeypatch.setattr(nights, "load_error_rates", lambda *_: known)
+    wide = laboratory_rates(fitted, ErrorCounts.empty(), known.counting.log_odds)
+    elsewhere = Interpreter(KnownRates(wide, wide), 0.0)
+    monkeypatch.setattr(nights, "interpreter_elsewhere", lambda *_: elsewhere)
     assert chance_of_blank(0, 400, known.counting) == 1.0
     assert chance_of_blank(3, 400, known.counting) > 0.05
     assert chance_of_blank(60, 400, known.counting) < 1e-6
@@ -50,7 +54,18 @@ def test_slides_that_look_positive_are_not_negative_because_all_are_said_to_be(
         match=r"7 of 20 patients .* where 0\.\d+% is usual: P15 .*%, P\d+ .*, \.\.\.",
     ):
         nights.refuse_positive(store, BATCH, DETECTOR, night, ("all",))
-    nights.refuse_positive(store, BATCH, DETECTOR, night, tuple(f"P{i}" for i in range(20)))
+
+
+def test_a_patient_said_to_be_negative_by_name_may_look_worse_but_not_infected(
+    store: Store,
+) -> None:
+    """Laboratories differ: 2 in 100 healthy cells are counted at some, 15 hardly anywhere."""
+    names = ("P0", "P1", "P2")
+    nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.005, 0.02, 0.02]), names)
+    with pytest.raises(
+        laboratory.LaboratoryError, match=r"1 of 3 .*: P1 1\d.\d%. Look .* out of --neg"
+    ):
+        nights.refuse_positive(store, BATCH, DETECTOR, counts(1, [0.005, 0.15, 0.02]), names)
 
 
 def test_a_night_of_called_cells_is_not_healthy_however_wide_the_rates_are(
