@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from storage.smears.schemas.patients import PATIENT_SCHEMA
 from storage.smears.schemas.slides import SLIDE_SCHEMA
@@ -312,3 +314,41 @@ def test_a_slide_whose_diagnoses_turn_when_blurred_is_unreadable(turned: int, ca
     (slide,), (patient,) = tables([*looked, *[healthy()] * 2000])
     assert slide["call"] == patient["call"] == call
     assert ("diagnoses turn when blurred" in slide["review_reasons"]) is (call == "unreadable")
+
+
+URGENCY = ("negative", "indeterminate", "suspected", "positive")
+FORMS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "abnormal": ABNORMAL,
+    "very strange": ABNORMAL | {"abnormality": STRANGEST + 1},
+    "cut": {"abnormal": None, "p_value": None, "abnormality": None},
+}
+ODD_CELLS = st.lists(st.tuples(st.floats(-6, 8), st.sampled_from(sorted(FORMS))), max_size=12)
+
+
+@settings(max_examples=60)
+@given(st.integers(10, 1500), ODD_CELLS, st.data(), st.booleans(), st.booleans())
+def test_no_call_is_less_urgent_because_a_cell_is_likelier_or_there_is_one_more(
+    ordinary: int,
+    odd: list[tuple[float, str]],
+    data: st.DataObject,
+    commissioned: bool,
+    is_measured: bool,
+) -> None:
+    def call(some: list[tuple[float, str]]) -> str:
+        cells = [parasite(x, **FORMS[f]) if x > 0 else healthy(x, **FORMS[f]) for x, f in some]
+        measured = MEASURED if is_measured else None
+        night = [*[healthy()] * ordinary, *cells]
+        _, (patient,) = tables(night, commissioned=commissioned, measured=measured)
+        return str(patient["call"])
+
+    likelier = list(odd)
+    more = data.draw(st.floats(THRESHOLD, 8)), data.draw(st.sampled_from(sorted(FORMS)))
+    if odd and data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(odd) - 1))
+        likelier[place] = max(odd[place][0], more[0]), odd[place][1]
+    else:
+        likelier.append(more)
+    before, after = call(odd), call(likelier)
+    assume("unreadable" not in (before, after))
+    assert URGENCY.index(after) >= URGENCY.index(before)
