@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -29,6 +30,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from flows.cluster.client import in_this_process
+from flows.jobs.worker import network_of
 from flows.monitoring.console import tell, warn
 from flows.options.flows import Screen
 from flows.settings import Settings
@@ -208,7 +210,10 @@ class OpenDetector:
             ValueError: pixels have another shape or type, or there is no such option.
         """
         given = photo if isinstance(photo, str | Path) else [photo]
-        seen = self._screened(given, None, None, options)
+        with ThreadPoolExecutor(1) as beside:  # while the cells are found
+            loading = beside.submit(network_of, self._store, self.model)
+            seen = self._screened(given, None, None, options)
+            loading.result()
         if not seen.page:
             raise StoreError(f"the page could not be made ({seen.outcome.page_failure})")
         return seen
