@@ -121,13 +121,11 @@ def no_smears(shifts: pa.Table, rows: pa.Table) -> list[str | None]:
 
     ``shifts`` are rows of `SHIFTS`, and ``rows`` image rows of whole slides.
     """
-    counts = rows.group_by("slide_id").aggregate([("steady", "count"), ("steady", "sum")])
+    again = rows.filter(rows["steady"].is_valid())
+    turned = Counter(again.filter(pc.invert(again["steady"]))["slide_id"].to_pylist())
+    looked_at = Counter(again["slide_id"].to_pylist())
     implausible: list[str | None] = shifts.filter(shifts["implausible"])["slide_id"].to_pylist()
-    return implausible + [
-        row["slide_id"]
-        for row in counts.to_pylist()
-        if is_turning(row["steady_count"] - (row["steady_sum"] or 0), row["steady_count"])
-    ]
+    return implausible + [slide for slide, n in turned.items() if is_turning(n, looked_at[slide])]
 
 
 def of_no_smears(rows: pa.Table, slides: Sequence[str | None]) -> pa.Table:
