@@ -147,8 +147,8 @@ def refuse_positive(
     """Raise LaboratoryError if some slides that are declared negative look positive.
 
     A laboratory's healthy cells may be counted more often than those of fitted ones. So slides
-    ``given`` one by one are refused only where healthy slides of hardly any laboratory have so many
-    cells that count; if ``all`` are given, nobody has looked at each.
+    ``given`` one by one are refused only where as many count on healthy slides of hardly any
+    laboratory. Nobody has looked at each slide if ``all`` are given.
     """
     is_all = learned.ALL in given
     wide = interpreter_elsewhere(store, detector, 0.0).rates
