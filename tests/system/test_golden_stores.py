@@ -59,7 +59,7 @@ def contents(store: Store) -> dict[str, Any]:
 
 
 def test_the_golden_store_is_what_is_written_today(golden: Store, tmp_path: Path) -> None:
-    """Where it is not, give what differs a higher schema version, and make the store again."""
+    """If it is not, give what differs a higher schema version, and make the store again."""
     today = Store(str(tmp_path / "today"))
     make_golden.write_store(today)
     before, now = contents(golden), contents(today)

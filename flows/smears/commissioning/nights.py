@@ -151,8 +151,10 @@ def refuse_positive(
     laboratory. Nobody has looked at each slide if ``all`` are given.
     """
     is_all = learned.ALL in given
-    wide = interpreter_elsewhere(store, detector, 0.0).rates
-    known = load_error_rates(store, detector) if is_all else wide
+    if is_all:
+        known = load_error_rates(store, detector)
+    else:
+        known = interpreter_elsewhere(store, detector, 0.0).rates if given else None
     if known is None:
         return
     place = int(np.argmin(np.abs(THRESHOLDS - known.counting.log_odds)))
@@ -164,6 +166,7 @@ def refuse_positive(
         (called / cells, name)
         for name, (called, cells) in zip(errors.slides, pairs, strict=True)
         if cells
+        and (is_all or json.loads(name)[-1] in given)  # others have cells that are labelled healthy
         and (
             chance_of_blank(called, cells, known.counting) < least
             or (is_all and many and called >= MOST_HEALTHY * cells)

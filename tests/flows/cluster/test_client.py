@@ -275,7 +275,7 @@ def test_jobs_of_slurm_have_tls_and_keys_that_are_private_and_go_with_the_run(
 def test_workers_that_do_not_come_are_not_waited_for_for_ever(
     double: Callable[..., type[Double]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a batch system has refused them, Dask asserts in vain that they have started."""
+    """Dask asserts that they have started, though a batch system has refused them."""
     cluster = double("cloud", "Cluster")
     close = cluster.close
 

@@ -56,5 +56,5 @@ def test_what_is_no_archive_of_images_is_refused(
 
 
 def copy_of(file: Path) -> Callable[..., None]:
-    """What fetches a file of this machine in place of one of the network."""
+    """A fetcher of a file of this machine in place of one of the network."""
     return lambda *_, fname, path, **__: shutil.copyfile(file, Path(path) / fname)

@@ -53,7 +53,7 @@ def images(classifier: Classifier) -> tuple[Tensor, Tensor]:
 
 
 def margin(classifier: Classifier, pixels: Tensor, labels: Tensor) -> Tensor:
-    """How far the label is ahead of the other class, below 0 where it fools."""
+    """The lead of the label over the other class, below 0 if the attack fools the network."""
     logits = classifier(pixels)
     rows = torch.arange(len(labels))
     return logits[rows, labels] - logits[rows, 1 - labels]
