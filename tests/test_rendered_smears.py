@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.images.opened_slides import open_slide
-from tasks.synthetic.rendered_cells import draw_patient
+from tasks.smears.synthetic.rendered_cells import draw_patient
 from tests.support.rendered_fields import render_field
 from tests.support.rendered_slides import RenderedSlide
 

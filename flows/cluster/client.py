@@ -16,7 +16,6 @@ from flows.cluster.trials import SAME_VERSIONS, ClusterError
 from flows.jobs.libraries import PACKAGES, PROTOCOL, comparable, differences, installed
 from flows.monitoring import console, logs
 from flows.settings import Settings
-from tasks.words import counted
 
 if TYPE_CHECKING:
     from distributed import Client as Client
@@ -69,11 +68,9 @@ def open_client(settings: Settings) -> Iterator[Client]:
     if opened and opened[0] == wanted:
         yield opened[1]
         return
-    from flows.cluster.kinds import KINDS, OTHER, workers_of  # with Dask
+    from flows.cluster.kinds import opener  # with Dask
 
-    opening, doing = KINDS.get(settings.cluster, OTHER)
-    console.working(doing.format(workers=counted(workers_of(settings), "worker")), long=True)
-    with opening(settings) as client:
+    with opener(settings.cluster)(settings) as client:
         console.working("at work")
         check_versions(client)
         logs.log(logging.INFO, f"Dask shows the work at {client.dashboard_link}")

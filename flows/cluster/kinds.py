@@ -22,8 +22,10 @@ from distributed.utils import get_mp_context
 
 from flows.cluster import preload
 from flows.cluster.trials import ClusterError
+from flows.monitoring.console import working
 from flows.prefect.runs import in_deployment
 from flows.settings import Settings
+from tasks.words import counted
 
 REACH = 10  # seconds within which a scheduler must answer
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -99,6 +101,7 @@ def _for_us_alone() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _local(settings: Settings) -> Iterator[Client]:
+    working(f"starting {counted(workers_of(settings), 'worker')}", long=True)
     preload.import_for_workers()
     preload.wait_for_imports()
     with dask.config.set(FORKED):
@@ -150,6 +153,7 @@ class OwnCore(WorkerPlugin):
 
 @contextmanager
 def _cuda(_: Settings) -> Iterator[Client]:
+    working("starting a worker for each GPU", long=True)
     start = _class_of("dask_cuda.LocalCUDACluster")
     mend = "see what nvidia-smi says, or use cluster = local"
     with (
@@ -161,6 +165,7 @@ def _cuda(_: Settings) -> Iterator[Client]:
 
 @contextmanager
 def _scheduler(settings: Settings) -> Iterator[Client]:
+    working("reaching the Dask scheduler", long=True)
     address = settings.scheduler
     if address is None:
         raise ClusterError("cluster = scheduler needs an address: give --scheduler tls://...")
@@ -190,6 +195,7 @@ def _scheduler(settings: Settings) -> Iterator[Client]:
 @contextmanager
 def _of_class(settings: Settings) -> Iterator[Client]:
     """Start a cluster of the class that the settings name, as Dask's configuration describes it."""
+    working("waiting for workers", long=True)
     name, options = settings.cluster, {}
     if in_deployment() and name != Settings().cluster:
         # Whoever may start a deployment must not choose what its worker imports.
@@ -219,13 +225,16 @@ def _of_class(settings: Settings) -> Iterator[Client]:
         yield client
 
 
-# The function that opens each kind, and the words for it.
-KINDS: dict[str, tuple[Callable[[Settings], AbstractContextManager[Client]], str]] = {
-    "local": (_local, "starting {workers}"),
-    "cuda": (_cuda, "starting a worker for each GPU"),
-    "scheduler": (_scheduler, "reaching the Dask scheduler"),
+OPENERS: dict[str, Callable[[Settings], AbstractContextManager[Client]]] = {
+    "local": _local,
+    "cuda": _cuda,
+    "scheduler": _scheduler,
 }
-OTHER = (_of_class, "waiting for workers")  # a class by its name
+
+
+def opener(cluster: str) -> Callable[[Settings], AbstractContextManager[Client]]:
+    """Return what opens a kind of cluster, or a class by its name."""
+    return OPENERS.get(cluster, _of_class)
 
 
 def _class_of(name: str) -> Callable[..., Cluster]:

@@ -4,8 +4,9 @@ import os
 import socket
 import time
 from collections.abc import Container, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,9 @@ from tasks.detector.slides.groups import slide_keys
 from tasks.images import listing, regions
 from tasks.images.decoding import DECODING, BadImageError
 from tasks.network.extraction import Features, Reading, extract, rows_looked_at
+
+if TYPE_CHECKING:
+    from tasks.network.inference import Inference
 
 
 def prepare_features(store: Store, batch: manifests.Batch, card: classifiers.ModelCard) -> None:
@@ -132,8 +136,11 @@ def _extract_shard(
     job: ShardJob, manifest: pa.Table, killers: list[int]
 ) -> tuple[FeatureBlock, ledger.ShardRecord]:
     card = job.model
-    index = index_images(job.store, card.features, card.digest, job.batch.earlier, DECODING)
-    features = _extract(job, manifest, killers, index)
+    with ThreadPoolExecutor(1) as beside:  # while earlier batches are read
+        loading = beside.submit(network_of, job.store, card)
+        index = index_images(job.store, card.features, card.digest, job.batch.earlier, DECODING)
+    network = loading.result()
+    features = _extract(network, job, manifest, killers, index)
     block = empty_block(manifest.num_rows, card.tap_widths, len(card.classes))
     known = {
         row: image.image_id
@@ -141,7 +148,7 @@ def _extract_shard(
         if image.known and image.image_id is not None
     }
     if not copy_features(job.store, card.features, index, known, block):
-        features = _extract(job, manifest, killers, ())
+        features = _extract(network, job, manifest, killers, ())
         known = {}
     failures = _fill(block, features, known)
     block.label[:] = listing.class_numbers(manifest, card.classes)
@@ -187,11 +194,15 @@ def _fill(
 
 
 def _extract(
-    job: ShardJob, manifest: pa.Table, killers: list[int], known: Container[bytes]
+    network: "Inference",
+    job: ShardJob,
+    manifest: pa.Table,
+    killers: list[int],
+    known: Container[bytes],
 ) -> Features:
     killer = BadImageError("killed_worker", "this image alone kills the worker that decodes it")
     return extract(
-        network_of(job.store, job.model),
+        network,
         regions.image_refs(manifest),
         tap_widths=job.model.tap_widths,
         reading=Reading(dict.fromkeys(killers, killer), known, extension("check of single cells")),

@@ -1,6 +1,7 @@
 """Run the flow `commission`: nights of a laboratory, with labels or none -> its own detector."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 from flows.cluster.client import Client, open_client
 from flows.jobs.scoring.screened import Screened
@@ -20,10 +21,9 @@ from flows.smears.commissioning.laboratory import (
 )
 from flows.smears.commissioning.nights import learn_night, negative_of, without_replaced
 from flows.smears.night import NightOutcome, prepare, screen_held
-from flows.stages.batch import lease_batch, warn_of_model
+from flows.stages.batch import lease_batch
 from flows.stages.scoring import extract
 from storage.batches.manifests import Batch
-from storage.leases import Lease
 from storage.models import detectors
 from storage.store import Store, StoreError
 from tasks.smears.counting.call import needs_text
@@ -59,7 +59,7 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     laboratory has this name, which nobody has given.
     """
     store, name = Store(settings.store), options.name
-    known, parent = _known_and_parent(store, options)
+    known, parent = known_and_parent(store, options)
     if known and options.laboratory is None and known.night(options.batch) is None:
         raise LaboratoryError(
             f"there is a laboratory {name} already: if batch {options.batch} was made there, say "
@@ -71,16 +71,19 @@ def commission(options: Commission, settings: Settings) -> CommissionOutcome:
     ):
         if known is None:
             screen_held(held, options.screening(parent.name), settings)
-        learned, card = learn(client, held, options, settings)
+        with ExitStack() as work:
+            _, begun = prepare(held.store, options.screening(parent.name), settings, work)
+        learned, card = learn(client, begun, known, options)
         best = card.name if card.counting else card.parent
         night = screen_held(held, options.screening(best), settings)
     missing = report.missing_texts(store, options, card, settings.negative_percent / 100)
     return CommissionOutcome(**night.model_dump(), learned=learned, missing=missing)
 
 
-def _known_and_parent(
+def known_and_parent(
     store: Store, options: Commission
 ) -> tuple[detectors.DetectorCard | None, detectors.DetectorCard]:
+    """Load the newest detector of a laboratory, if any, and the fitted one that is its parent."""
     known = find_laboratory(store, options.name)
     wanted = options.detector or (known.parent if known else None)
     parent = detectors.load_detector_card(store, wanted, on_damage=console.warn)
@@ -94,30 +97,25 @@ def _known_and_parent(
 
 
 def learn(
-    client: Client, working: Lease, options: Commission, settings: Settings
+    client: Client, begun: Screened, known: detectors.DetectorCard | None, options: Commission
 ) -> tuple[report.LaboratoryOutcome, detectors.DetectorCard]:
     """Learn a batch under its lease; one that is in the laboratory already counts once.
 
+    ``begun`` is the batch with the fitted detector, ``known`` the newest of its laboratory.
     LaboratoryError if the night adds nothing, the detector knows of no slides, or the night has no
     such negative ones; StoreError if the laboratory was learned with another model.
     """
-    store, name = working.store, options.name
-    known, parent = _known_and_parent(store, options)
-    model = detectors.load_model_of(store, parent)
-    warn_of_model(model)
-    if known is not None and known.model_digest != model.digest:
+    store, batch, parent, name = begun.store, begun.batch, begun.detector, options.name
+    if known is not None and known.model_digest != begun.model.digest:
         raise StoreError(
-            f"{known.name} was learned with model {known.model}, not with {model.name}: choose "
-            "another --laboratory for another model"
+            f"{known.name} was learned with model {known.model}, not with {begun.model.name}: "
+            "choose another --laboratory for another model"
         )
-    with ExitStack() as work:
-        _, begun = prepare(store, options.screening(parent.name), settings, work)
-        batch = begun.batch
     negative = _negative(store, known, batch, options)
     if batch.rows:
         # A new night of a laboratory has its tuning.
-        extract(client, tune(client, Screened(store, batch, model, known or parent)))
-    with laboratory_lease(Store(settings.store), name) as held:
+        extract(client, tune(client, replace(begun, detector=known or parent)))
+    with laboratory_lease(Store(store.url), name) as held:
         lab = Laboratory(client, held, name, find_laboratory(held.store, name), parent)
         known = lab.known
         same = known.night(batch.name) if known and known.parent == parent.name else None

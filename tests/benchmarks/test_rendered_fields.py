@@ -17,7 +17,7 @@ from flows.settings import Settings
 from flows.smears.night import screen
 from flows.smears.segment import segment
 from flows.train import train
-from tasks.synthetic.rendered_cells import draw_patient
+from tasks.smears.synthetic.rendered_cells import draw_patient
 from tests.support import images, measuring, rendered_fields
 
 FIELDS = 10 if measuring.QUICK else 100

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.synthetic.rendered_cells import draw_patient
+from tasks.smears.synthetic.rendered_cells import draw_patient
 from tests.support.rendered_fields import RenderedField, render_field
 
 GROUND, RED, NUCLEUS = (225, 228, 220), (205, 150, 155), (90, 60, 150)

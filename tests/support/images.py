@@ -62,7 +62,7 @@ def write_cells(
     folder: Path, patients: int, cells: int, *, seed: int, first: int = 1, parasitized: float = 0.5
 ) -> Path:
     """Render labelled cells, as many of each patient; return the folder."""
-    from tasks.synthetic.rendered_cells import write_collection
+    from tasks.smears.synthetic.rendered_cells import write_collection
 
     given = {"patients": patients, "cells_per_patient": cells, "seed": seed, "first_patient": first}
     write_collection(folder, parasitized_fraction=parasitized, **given)
@@ -73,7 +73,7 @@ def write_mixed_night(
     folder: Path, patients: int, cells: int, planted: int, parasitized: float = 0.5
 ) -> Path:
     """Render unlabelled cells with abnormal images and a file cut short; return the folder."""
-    from tasks.synthetic.rendered_cells import write_night
+    from tasks.smears.synthetic.rendered_cells import write_night
 
     given = {"patients": patients, "cells_per_patient": cells, "planted_per_kind": planted}
     write_night(folder, parasitized_fraction=parasitized, seed=2, first_patient=101, **given)

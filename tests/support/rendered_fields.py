@@ -8,7 +8,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tasks.synthetic.rendered_cells import Dyes, Patient, Stage, draw_stage, expose, red_cell_dyes
+from tasks.smears.synthetic.rendered_cells import (
+    Dyes,
+    Patient,
+    Stage,
+    draw_stage,
+    expose,
+    red_cell_dyes,
+)
 from tasks.types import Pixels, Single
 
 TRIES = 2000  # to place a cell before giving up

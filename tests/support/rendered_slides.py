@@ -17,7 +17,7 @@ from tifffile import TiffWriter
 
 from tasks.images.decoding import RESIZE
 from tasks.smears.segmentation.survey import RED_CELL
-from tasks.synthetic.rendered_cells import draw_patient
+from tasks.smears.synthetic.rendered_cells import draw_patient
 from tasks.types import Pixels
 from tests.support.rendered_fields import DrawnCell, render_field
 

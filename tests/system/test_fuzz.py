@@ -17,7 +17,7 @@ from tasks.images.access.files import read_bytes
 from tasks.images.decoding import FORMATS, REASONS
 from tasks.images.listing import list_images
 from tasks.network.extraction import load_image
-from tasks.synthetic import rendered_cells as render
+from tasks.smears.synthetic import rendered_cells as render
 from tests.support import damage, images, needs, paths
 
 SIDE = 32

@@ -25,7 +25,7 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command_line, "import_for_workers", lambda: None)
     for module in (command_line, decorators):  # other tests may have started one
         monkeypatch.setattr(module, "server", lambda: None)
-    monkeypatch.setitem(kinds.KINDS, "local", (start, "starting"))
+    monkeypatch.setitem(kinds.OPENERS, "local", start)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cells").mkdir()
 

@@ -27,7 +27,7 @@ from storage.smears.answers import latest_labels
 from storage.store import Store, StoreError, digest_of
 from tasks.images.access.files import SourceError
 from tasks.smears.answers.sheets import AnswerError
-from tasks.synthetic.rendered_cells import draw_patient, other_stain, red_cell
+from tasks.smears.synthetic.rendered_cells import draw_patient, other_stain, red_cell
 from tests.support import fitted, images, models
 
 DAY = date(2026, 3, 1)

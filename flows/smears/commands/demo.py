@@ -17,7 +17,7 @@ from flows.settings import Settings
 from flows.smears.night import screen
 from flows.train import train
 from tasks.images.access.files import SourceError
-from tasks.synthetic.rendered_cells import write_collection, write_night
+from tasks.smears.synthetic.rendered_cells import write_collection, write_night
 
 MARK = ".slidewatch-demo"
 LOCAL_SERVER = "http://127.0.0.1:4200/api"  # where `prefect server start` listens

@@ -98,7 +98,8 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
 
     The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
     """
-    store, detector, wanted = screened.store, screened.detector, settings.negative_percent / 100
+    store, detector = screened.store, screened.detector
+    wanted = settings.negative_percent / 100
     measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
     return calls.Counting(
         Interpreter(load_error_rates(store, detector), wanted),

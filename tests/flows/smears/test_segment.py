@@ -27,7 +27,7 @@ from storage.smears.segmentations import FIELD_SCHEMA, segmentation_of
 from storage.store import Store, StoreError
 from tasks.images.listing import list_images
 from tasks.images.regions import find, image_refs
-from tasks.synthetic.rendered_cells import draw_patient
+from tasks.smears.synthetic.rendered_cells import draw_patient
 from tests.support.dicom import write_dicom_slide
 from tests.support.rendered_fields import RenderedField, render_field
 from tests.support.rendered_slides import RenderedSlide

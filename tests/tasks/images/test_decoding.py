@@ -22,7 +22,7 @@ from tasks.images.decoding import (
     decode_rgb,
     mean_colour,
 )
-from tasks.synthetic import rendered_cells as render
+from tasks.smears.synthetic import rendered_cells as render
 from tests.support.images import encode
 
 SIDE = 16

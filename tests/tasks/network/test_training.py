@@ -26,7 +26,7 @@ from tasks.network.training import (
     predict,
     train,
 )
-from tasks.synthetic import rendered_cells as render
+from tasks.smears.synthetic import rendered_cells as render
 from tests.support.models import CLASSES
 
 SIDE, COUNT = 32, 48

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tasks.smears.evaluation.treatments import CORRUPTIONS, corrupt
-from tasks.synthetic.rendered_cells import draw_patient, red_cell
+from tasks.smears.synthetic.rendered_cells import draw_patient, red_cell
 
 LEVELS = range(1, 6)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.synthetic import rendered_cells as render
-from tasks.synthetic.rendered_cells import Patient, Stage
+from tasks.smears.synthetic import rendered_cells as render
+from tasks.smears.synthetic.rendered_cells import Patient, Stage
 from tasks.types import Pixels
 
 NAME = re.compile(
