@@ -1,14 +1,17 @@
 """Read the answers of readers on a batch: on its cells, and on the patients to confirm."""
 
+from collections import defaultdict
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
 from typing import Any
 
+import pyarrow as pa
+
 from flows.monitoring.console import warn
 from flows.outcome import shell_command
-from flows.smears.stages.chosen_thresholds import load_error_rates
+from flows.smears.stages.chosen_thresholds import load_error_rates, measured_on
 from storage.batches.manifests import Batch, Sources
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -36,6 +39,7 @@ from tasks.smears.reports.called_cells import (
 from tasks.smears.visualisation.calls import patient_name, positive_first
 
 ASKED = (call.Call.POSITIVE, call.Call.SUSPECTED, call.Call.INDETERMINATE)
+OF_SLIDES = ["slide_id", "patient_id", "red_cells", "cell_size", "sharpness"]
 MOST_CALLED = 5000  # of a patient: those beyond are the least probable of very many
 
 
@@ -132,14 +136,29 @@ class Suspects:
         if not self.rows:
             return []
         cells, suspects = self._cells(), []
+        measured = measured_on(self.detector) if self.detector else None
+        slides = defaultdict(list)
+        for slide in self._slides.select(OF_SLIDES).to_pylist():
+            slides[patient_of(slide)].append(slide)
         for row in self.rows:
-            read = cells.of(patient_of(row))
+            read, theirs = cells.of(patient_of(row)), slides[patient_of(row)]
             called, others = (
                 tuple(each["image_id"] for each in read if each["called"] is is_called)
                 for is_called in (True, False)
             )
             name = patient_name(row)
-            suspects.append(Suspect(name, row["call"], called, others, row["cells_read"]))
+            suspects.append(
+                Suspect(
+                    name,
+                    row["call"],
+                    called,
+                    others,
+                    cells=row["cells_read"],
+                    looking=row["parasitized"],
+                    red_cells=sum(slide["red_cells"] for slide in theirs),
+                    is_covered=measured is not None and all(map(measured.covers, theirs)),
+                )
+            )
         return suspects
 
     @cached_property
@@ -191,12 +210,17 @@ class Suspects:
         known = load_error_rates(self.answers.store, self.detector) if self.detector else None
         return None if known is None else known.counting
 
+    @cached_property
+    def _slides(self) -> pa.Table:
+        batch = self.answers.batch
+        return read_table(self.answers.store, *report_path(batch.name, batch.batch_date, SLIDES))
+
     def _cells(self) -> CalledCells:
         """Collect the called cells of the patients that are asked about."""
         store, batch = self.answers.store, self.answers.batch
         cells = cells_behind(
             [row for row in self.rows if row["call"] in ASKED],
-            read_table(store, *report_path(batch.name, batch.batch_date, SLIDES)),
+            self._slides,
             counts_abnormal=bool(self.detector and self.detector.counts_abnormal),
             most=MOST_CALLED,
             least=MOST_READ,

@@ -94,20 +94,16 @@ def laboratory_counting(
 
 
 def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
-    """Return how parasites are counted: with the error rates of the detector, or without any.
-
-    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
-    """
+    """Return how parasites are counted: with the error rates of the detector, or without any."""
     store, detector = screened.store, screened.detector
     wanted = settings.negative_percent / 100
-    measured = None if detectors.is_shipped(detector) else measured_on(detector.counting)
     return calls.Counting(
         Interpreter(load_error_rates(store, detector), wanted),
         partial(interpreter_elsewhere, store, detector, wanted),
         settings.red_cells_per_microlitre,
         detector.alpha,
         Interpreter(sure_rates(store, detector), wanted),
-        measured,
+        measured_on(detector),
         adaptation_of(detector),
         detector.counts_abnormal,
         settings.detectable_percent,
@@ -166,9 +162,13 @@ def fitted_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | Non
     return load_error_rates(store, card, FITTED if card.parent else COUNTING)
 
 
-def measured_on(card: detectors.CountingCard | None) -> Measured | None:
-    """Return what error rates were measured on; None if the sizes of those cells are unknown."""
-    if card is None or card.least_size is None:
+def measured_on(detector: detectors.DetectorCard) -> Measured | None:
+    """Return what error rates were measured on; None if the sizes of those cells are unknown.
+
+    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
+    """
+    card = detector.counting
+    if card is None or card.least_size is None or detectors.is_shipped(detector):
         return None
     false = card.diagnosis.false_positives
     return Measured(card.least_size, card.least_sharpness, false.mean, false.deviation)

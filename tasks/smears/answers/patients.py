@@ -5,8 +5,10 @@ because one certain parasite confirms a patient, and then randomly drawn ones, w
 parasites is the estimate for those that nobody has read.
 """
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv
@@ -18,6 +20,7 @@ from tasks.smears.counting.interpretation import LEVEL, ErrorRates, corrected, i
 from tasks.smears.counting.rates import NODES, Rate
 
 MOST_READ = 10  # cells of a patient: one key press each
+TAIL = (1 - LEVEL) / 2
 FIRST = 5  # of these, the most probable parasites
 NEVER = Rate(0.0, 0.0, 0.0, 0.0, 0, 0, np.zeros(NODES))  # of an error that does not happen
 
@@ -36,7 +39,9 @@ class Suspect:
     """A patient whose call a person has to confirm.
 
     ``called`` are the called cells by digest, most probable first; ``others`` are the next most
-    probable, which are read if few were called. ``cells`` counts the red cells read.
+    probable, which are read if few were called. ``cells`` counts the red cells read. Of all
+    ``red_cells``, whole or not, ``looking`` look parasitized, whether they count or not.
+    ``is_covered``: error rates were measured on slides like the patient's.
     """
 
     name: str
@@ -44,6 +49,9 @@ class Suspect:
     called: tuple[str, ...]
     others: tuple[str, ...]
     cells: int
+    looking: int
+    red_cells: int
+    is_covered: bool
 
     @property
     def order(self) -> list[str]:
@@ -85,6 +93,11 @@ def confirm(
     positives remain. Misses stay the same, because nobody has read the cells that were not called.
     Among called cells that nobody has read, the share of parasites is assumed to be that of the
     randomly drawn ones; the bounds combine those of that share (95%, Jeffreys) and of the count.
+
+    Cells that look parasitized but were not called may be many more: abnormal, cut or less sure
+    ones. With the share of the confirmed ones among them, they give a second estimate over all red
+    cells, and the higher one is told. A refused patient is negative only where slides like these
+    were measured, and even if all unread ones of that share are parasites.
     ``answers`` are the majority's, by the cell's digest, and ``positive`` is that of a parasite.
     ``rates`` are of the counting threshold; ``wanted`` is the parasitaemia (a share) that a
     negative call excludes.
@@ -105,35 +118,68 @@ def confirm(
         or not suspect.cells
     ):
         return confirmation
-    count, low, high = _true_calls(suspect, answers, positive)
-    sure = replace(rates, false=NEVER)
-    middle = corrected(count, suspect.cells, sure)
-    bounds = interval(low, suspect.cells, sure)[0], interval(high, suspect.cells, sure)[1]
+    called = _true_calls(suspect, answers, positive)
+    seen = _true_looking(suspect, answers, positive, called)
+    sure, cells = replace(rates, false=NEVER), suspect.cells
+    everything = max(suspect.red_cells, cells)
+    low, high = interval(called.low, cells, sure)[0], interval(called.high, cells, sure)[1]
+    middle = min(max(corrected(called.middle, cells, sure), low), high)
+    low = max(low, _share(seen.low, everything, TAIL))
+    middle = max(middle, seen.middle / everything)
+    high = max(high, _share(seen.high, everything, 1 - TAIL))
     call = Call.POSITIVE
     if answer == PatientAnswer.REFUSED:
-        excluded = upper_bound(high, suspect.cells, sure) <= wanted
+        bound = max(upper_bound(called.high, cells, sure), high)
+        excluded = suspect.is_covered and bound <= wanted
         call = Call.NEGATIVE if excluded else Call.INDETERMINATE
-    middle = min(max(middle, bounds[0]), bounds[1])
-    return replace(confirmation, call=call, parasitaemia=middle, low=bounds[0], high=bounds[1])
+    return replace(confirmation, call=call, parasitaemia=middle, low=low, high=high)
 
 
-def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> tuple[int, int, int]:
+class Counted(NamedTuple):
+    """A number of parasites, with its bounds (95%)."""
+
+    low: int
+    middle: int
+    high: int
+
+
+def _true_calls(suspect: Suspect, answers: Answers, positive: str) -> Counted:
     """Count the cells that are parasites, with the bounds of that count.
 
     Other cells that a person calls parasites count too: some were set aside.
     """
     read = [image for image in suspect.called if image in answers]
     known = sum(answers.get(image) == positive for image in (*suspect.called, *suspect.others))
-    unread = len(suspect.called) - len(read)
-    if not unread:
-        return known, known, known
     drawn = [image for image in suspect.called[FIRST:] if image in answers]
     hits = sum(answers[image] == positive for image in drawn)
-    tail = (1 - LEVEL) / 2
-    a, b = hits + 0.5, len(drawn) - hits + 0.5
-    low, middle, high = betaincinv(a, b, [tail, 0.5, 1 - tail])
-    return (
-        known + round(unread * float(middle)),
-        known + int(unread * float(low)),
-        known + int(np.ceil(unread * float(high))),
+    return _with_unread(known, len(suspect.called) - len(read), hits, len(drawn))
+
+
+def _true_looking(suspect: Suspect, answers: Answers, positive: str, called: Counted) -> Counted:
+    """Count parasites among all cells that look parasitized, with those called.
+
+    The read ones are the most probable, so their share is a high estimate of the others', and the
+    lower bound has none of these.
+    """
+    read = [image for image in suspect.others if image in answers]
+    hits = sum(answers[image] == positive for image in read)
+    unread = max(0, suspect.looking - len(suspect.called) - len(read))
+    _, middle, high = _with_unread(0, unread, hits, len(read))
+    return Counted(called.low, called.middle + middle, called.high + high)
+
+
+def _with_unread(known: int, unread: int, hits: int, drawn: int) -> Counted:
+    """Add ``unread`` cells to ``known`` parasites, by the share of ``hits`` among ``drawn``."""
+    if not unread:
+        return Counted(known, known, known)
+    low, middle, high = (_share(hits, drawn, level) for level in (TAIL, 0.5, 1 - TAIL))
+    return Counted(
+        known + int(unread * low),
+        known + round(unread * middle),
+        known + math.ceil(unread * high),
     )
+
+
+def _share(hits: int, drawn: int, level: float) -> float:
+    """Compute a bound of the share that some hits among drawn ones show (Jeffreys' interval)."""
+    return float(betaincinv(hits + 0.5, drawn - hits + 0.5, level))

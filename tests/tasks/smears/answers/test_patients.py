@@ -1,6 +1,10 @@
 """A person confirms or refuses a patient by a few cells, and the count follows."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.smears.answers.patients import MOST_READ, PatientAnswer, Suspect, confirm
 from tests.support.rates import RATES
@@ -9,7 +13,8 @@ P, U, UNSURE = "Parasitized", "Uninfected", "unsure"
 
 
 def suspect(called: int, cells: int = 1000, others: int = 0, **more: object) -> Suspect:
-    values = {"name": "p", "call": "positive", "cells": cells} | more
+    seen = {"looking": called + others, "red_cells": cells, "is_covered": True}
+    values = {"name": "p", "call": "positive", "cells": cells} | seen | more
     ids = tuple(f"c{i:04d}" for i in range(called))
     return Suspect(called=ids, others=tuple(f"o{i}" for i in range(others)), **values)  # type: ignore[arg-type]
 
@@ -75,6 +80,43 @@ def test_what_nobody_has_read_has_the_share_of_the_blindly_drawn_and_a_wider_int
 def test_a_refused_patient_is_negative_where_enough_cells_exclude_parasites() -> None:
     assert found(suspect(4, cells=2000), *[U] * 4).call == "negative"  # type: ignore[attr-defined]
     assert found(suspect(4, cells=50), *[U] * 4).call == "indeterminate"  # type: ignore[attr-defined]
+
+
+def test_a_refused_patient_is_not_negative_where_nobody_measured_or_many_were_not_read() -> None:
+    assert found(suspect(4, cells=2000, is_covered=False), *[U] * 4).call == "indeterminate"  # type: ignore[attr-defined]
+    assert found(suspect(4, cells=2000, looking=300), *[U] * 4).call == "indeterminate"  # type: ignore[attr-defined]
+
+
+def test_parasites_that_did_not_count_are_estimated_over_all_red_cells() -> None:
+    """Eight of ten shown cells are parasites, and 253 of 2,900 red cells look parasitized."""
+    many = suspect(5, cells=1400, others=240, looking=253, red_cells=2900)
+    told = found(many, *[P] * 5, *[P, P, P, U, U])
+    assert told.low < 0.01 < 0.04 < told.parasitaemia < 0.07 < told.high  # type: ignore[attr-defined]
+    none = found(replace(many, looking=5), *[P] * 5, *[P, P, P, U, U])
+    assert none.parasitaemia < told.parasitaemia  # type: ignore[attr-defined]
+
+
+@given(
+    called=st.integers(0, 40),
+    others=st.integers(0, 20),
+    extra=st.integers(0, 500),
+    said=st.lists(st.sampled_from([P, U]), min_size=10, max_size=10),
+    at=st.integers(0, 9),
+)
+def test_one_more_parasite_never_lowers_the_estimate_nor_leaves_the_interval(
+    called: int, others: int, extra: int, said: list[str], at: int
+) -> None:
+    patient = suspect(called, 1000, others, looking=called + others + extra, red_cells=1500)
+    order = patient.order
+    first = found(patient, *said)
+    seen = said[: len(order)].count(P)
+    if first.call is None:  # type: ignore[attr-defined]
+        return
+    assert first.low <= first.parasitaemia <= first.high  # type: ignore[attr-defined]
+    assert seen / 1500 <= first.high  # type: ignore[attr-defined]
+    more = [P if n == at else each for n, each in enumerate(said)]
+    again = found(patient, *more)
+    assert again.parasitaemia >= first.parasitaemia - 1e-12  # type: ignore[attr-defined]
 
 
 def test_without_error_rates_there_is_an_answer_and_no_figure() -> None:
