@@ -2,15 +2,16 @@
 
 The run that creates the next number holds the lease; a store lets only one run create it. The
 holder renews its record while it works and releases it at the end. Another run may create the next
-number once the highest is released, has run out by the time of day, has not changed for a lifetime
-while that run waited, or belongs to a process that is certainly dead. A former holder never gets
-the lease back: its `Lease.check` fails.
+number once the highest is released, has not changed for a lifetime by that run's own clock, or
+belongs to a process that is certainly dead. A former holder never gets the lease back: its
+`Lease.check` fails.
 
-A clock that is wrong by more than `LIFETIME` - `BEAT` can end a living holder's lease, but never
-decides who may write. Between a check and a write a process may stall, and another run take over.
-So a holder writes only through `Lease.store`, which refuses a write that comes too late: on a local
-disk it renames or links files out of a folder of its own in `STAGED`. The next holder removes that
-folder before it starts, and nobody creates it again.
+Clocks of different machines are never compared to take a lease: the time at which a record runs out
+only tells a run that does not wait whether the holder is worth watching. Between a check and a
+write a process may stall, and another run take over. So a holder writes only through `Lease.store`,
+which refuses a write that comes too late: on a local disk it renames or links files out of a folder
+of its own in `STAGED`. The next holder removes that folder before it starts, and nobody creates it
+again.
 """
 
 import os
@@ -159,7 +160,7 @@ def lease(
     """Hold the lease of ``what``, such as ``"batches", "night-1"``, during the block.
 
     It is not reentrant. With ``wait``, poll every ``poll`` seconds, and call ``on_wait`` with a
-    message for each holder.
+    message for each holder. A lease that seems to have run out is watched for a ``lifetime``.
 
     Raises:
         HeldByOtherError: another run holds the lease, and ``wait`` is False.
@@ -234,7 +235,7 @@ def _has_holder(store: Store, stage: str) -> bool:
     if named is None:
         return False
     number, record = _current(store, (*named[1].split("~"), "lease"))
-    return record is not None and number == int(named[2]) and not _is_free(record)
+    return record is not None and number == int(named[2]) and not _has_ended(record)
 
 
 def _take(
@@ -250,25 +251,26 @@ def _take(
     while True:
         looked = time.monotonic()  # before the record is read, so that no renewal is missed
         number, current = _current(store, folder)
+        is_renewed = bool(watched and current and current != watched)
         if current != watched:
             watched, since = current, time.monotonic()
         if current and current.holder.owner == holder.owner:
             return Lease(store, folder, number, current)
-        # By its clock, which may be hours ahead, a dead holder would have its lease for hours.
-        if current is None or _is_free(current) or looked - since >= lifetime:
+        if current is None or _has_ended(current) or looked - since >= lifetime:
             _try_to_create(store, folder, number + 1, holder, lifetime)
             continue
         held = (
             f"{store.address(*folder[:-1])} is being worked on by {current.holder} "
             f"since {_when(current.taken_at)}"
         )
-        if not wait:
+        if not wait and (is_renewed or current.expires_at > _now()):
             raise HeldByOtherError(
                 f"{held}: wait for it with --wait, or stop that process; if it died, the "
                 f"same command can take over after {_when(current.expires_at)}"
             )
         if announced != current.holder.owner:
-            on_wait(f"{held}: waiting for it to end")
+            doing = "to end" if wait else f"to renew its lease, for {lifetime:.0f} seconds at most"
+            on_wait(f"{held}: waiting for it {doing}")
             announced = current.holder.owner
         time.sleep(poll)
 
@@ -330,8 +332,8 @@ def _file(number: int) -> str:
     return f"{number:06d}.json"
 
 
-def _is_free(record: LeaseRecord) -> bool:
-    return record.released or record.expires_at <= _now() or _is_dead(record.holder)
+def _has_ended(record: LeaseRecord) -> bool:
+    return record.released or _is_dead(record.holder)
 
 
 def _is_dead(holder: Holder) -> bool:

@@ -183,7 +183,7 @@ def _clock(settings: Settings) -> tuple[bool, str]:
         store.write_bytes(CONTENT, name)
         apart = (store.modified(name) - datetime.now(UTC)).total_seconds()
     well = abs(apart) < leases.LIFETIME - leases.BEAT
-    mend = "" if well else ": set both clocks by NTP, or a live run may be taken for dead"
+    mend = "" if well else ": set both clocks by NTP, or records bear wrong times"
     return well, f"the store's is {abs(apart):.0f} s {'ahead' if apart > 0 else 'behind'}{mend}"
 
 

@@ -409,6 +409,34 @@ def test_a_holder_elsewhere_is_followed_when_its_lease_has_run_out_and_not_befor
     assert not is_held(any_store)
 
 
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("hours", [-5, 0, 5])
+def test_a_living_holder_keeps_its_lease_whatever_the_clocks_say(
+    any_store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch, wait: bool, hours: int
+) -> None:
+    """Its record is of another clock, and is renewed while somebody watches it."""
+    theirs = {"host": "elsewhere", "process_started": 1.0}
+    leave(any_store, seconds=3600 * hours, **theirs)
+    until_ended = iter(range(12))
+
+    def renew(seconds: float) -> None:
+        clock.forward(10 * seconds)  # fewer looks than a second apart
+        number = next(until_ended, None)
+        left = leave(any_store, seconds=3600 * hours + (number or 0), **theirs)
+        if number is None:  # it releases the lease after two minutes
+            left.model_copy(update={"released": True}).write(
+                any_store, *NIGHT, "lease", "000001.json"
+            )
+
+    monkeypatch.setattr(leases.time, "sleep", renew)
+    if not wait:
+        assert is_held(any_store)
+        return
+    with lease(any_store, *NIGHT, wait=True) as held:
+        assert next(until_ended, None) is None
+        held.check()
+
+
 def test_a_holder_whose_process_is_hidden_from_us_is_not_taken_for_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,7 +504,7 @@ def test_a_holder_that_slept_too_long_learns_who_is_the_writer_now(
         clock.forward(61)
         with lease(any_store, *NIGHT, beat=NEVER) as other:
             for _ in range(2):
-                with pytest.raises(LeaseLostError, match=r"taken over by .* at 2026-01-03 22:01"):
+                with pytest.raises(LeaseLostError, match=r"taken over by .* at 2026-01-03 22:02"):
                     sleeper.check()
                 with pytest.raises(LeaseLostError, match="taken over"):
                     sleeper.renew()
