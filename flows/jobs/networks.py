@@ -9,6 +9,7 @@ from storage.store import Store
 from tasks.network.cutting import Shift
 from tasks.network.inference import Device, Inference, choose, refuse_other_arithmetic
 from tasks.network.processor import Graph, OpenVino, by_openvino
+from tasks.network.ruler import Ruler
 from tasks.network.spec import NetworkError, NetworkSpec, is_own
 from tasks.network.tuning import Tuning, tuned, tuned_cutting, tuned_weights
 from tasks.types import Arrays, below
@@ -16,9 +17,9 @@ from tasks.types import Arrays, below
 if TYPE_CHECKING:
     from tasks.network.classifier import Classifier
 
-# In a model's file, the names of `cutting_shift`, of `graph_arrays`, and of the batch-norms on
-# healthy training cells are below these.
-CUTTING, GRAPH, HEALTHY = "cutting", "graph", "healthy"
+# In a model's file, the names of `cutting_shift`, of `graph_arrays`, and of `tuning.Home` are below
+# these.
+CUTTING, GRAPH, HOME = "cutting", "graph", "home"
 _TUNED: dict[tuple[str, str | None], OpenVino] = {}  # the last network that was tuned here
 
 
@@ -73,7 +74,7 @@ def _classifier(spec: NetworkSpec, arrays: Arrays) -> "Classifier":
 
 
 def _weights(arrays: Arrays) -> Arrays:
-    others = tuple(f"{name}/" for name in (CUTTING, GRAPH, HEALTHY))
+    others = tuple(f"{name}/" for name in (CUTTING, GRAPH, HOME))
     return {name: array for name, array in arrays.items() if not name.startswith(others)}
 
 
@@ -91,9 +92,10 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
     arrays = load_weights(store, card)
     graph, tuning = below(GRAPH, arrays), None
     cutting: Shift = below(CUTTING, arrays)
+    ruler = Ruler()
     if card.tuning is not None:
         tuning = Tuning.from_arrays(load_tuning(store, card.name, card.tuning))
-        cutting = tuned_cutting(cutting, spec, tuning)
+        cutting, ruler = tuned_cutting(cutting, spec, tuning), tuning.ruler
 
     def read() -> Graph:
         plain = Graph.from_arrays(graph)
@@ -111,4 +113,4 @@ def load_inference(store: Store, card: ModelCard) -> Inference:
         return by_pytorch(classifier)
 
     ways = on_processor if graph else None, on_gpu if _weights(arrays) else None
-    return Inference(spec, choose(*ways), cutting)
+    return Inference(spec, choose(*ways), cutting, ruler)

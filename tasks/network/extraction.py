@@ -13,7 +13,6 @@ from PIL import Image, ImageFilter
 
 from tasks.images import decoding, regions
 from tasks.images.access import addresses, files
-from tasks.network.cutting import LOGITS, without_shift
 from tasks.types import Mask, Pixels, Single
 
 if TYPE_CHECKING:
@@ -164,8 +163,8 @@ def extract(
     while begun:
         keep()
     steady = _steady(inference, logits, blurred)
-    outputs = without_shift({**taps, LOGITS: logits}, inference.cutting, cut_out_by_us(refs))
-    return Features({tap: outputs[tap] for tap in taps}, outputs[LOGITS], images, steady)
+    outputs, logits = inference.as_fitted((taps, logits), cut_out_by_us(refs))
+    return Features({tap: outputs[tap] for tap in taps}, logits, images, steady)
 
 
 def rows_looked_at(start: int, stop: int, images: int) -> range:

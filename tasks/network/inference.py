@@ -19,6 +19,7 @@ import numpy as np
 
 from tasks.network.cutting import LOGITS, Shift, without_shift
 from tasks.network.processor import core
+from tasks.network.ruler import Ruler
 from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec
 from tasks.types import Index, Mask, Pixels
 
@@ -80,11 +81,15 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class Inference:
-    """A network on a device; ``cutting`` is taken from the taps of cells cut out by slidewatch."""
+    """A network on a device; ``cutting`` is taken from the taps of cells cut out by slidewatch.
+
+    The ``ruler`` of a laboratory changes the logits.
+    """
 
     spec: NetworkSpec
     device: Device
     cutting: Shift = field(default_factory=dict)
+    ruler: Ruler = field(default_factory=Ruler)
 
     def run(self, pixels: Pixels) -> Computed:
         """Compute taps, each (B, d), and logits (B, C) of pixels (B, side, side, 3)."""
@@ -92,9 +97,13 @@ class Inference:
 
     def compared(self, pixels: Pixels, cut: Mask) -> Computed:
         """Compute taps and logits as of fitted cells; ``cut`` (B,) marks cells cut out here."""
-        taps, logits = self.run(pixels)
+        return self.as_fitted(self.run(pixels), cut)
+
+    def as_fitted(self, computed: Computed, cut: Mask) -> Computed:
+        """Make taps (n, d) and logits (n, C) comparable with those of fitted cells."""
+        taps, logits = computed
         outputs = without_shift({**taps, LOGITS: logits}, self.cutting, cut)
-        return outputs, outputs.pop(LOGITS)
+        return outputs, self.ruler.of(outputs.pop(LOGITS))
 
 
 def choose(

@@ -6,15 +6,16 @@ laboratory as a diagnosis. Batch-norms that use the laboratory's own statistics 
 (AdaBN: Li et al. 2016, arXiv 1603.04779), and so does a share of them (Schneider et al. 2020, arXiv
 2006.16971).
 
-Half of the training cells have parasites, and hardly any of a laboratory's; its statistics in place
-of those would make every healthy cell look infected. So like is compared with like: cells that the
-network calls healthy, there and among the training cells.
+Half of the training cells have parasites, and they are augmented: their channels vary more than
+those of a laboratory's cells, most of which are healthy. So a tuned network is more sensitive, and
+its log-odds spread; a ruler reads them by the laboratory's own healthy cells (`ruler`). At home all
+this gains nothing, and is not done: the share grows with the laboratory's distance.
 
 Only layers behind the taps for distances are tuned. So abnormality is the same before and after,
 and rubbish, however often it is seen, cannot become familiar.
 
-Let the output of a batch-norm have mean m and variance v over healthy training cells, and m' and v'
-over the laboratory's. With weight a on the latter, a value z becomes
+Let the output of a batch-norm have mean m and variance v in training, and m' and v' at the
+laboratory. With weight a on the latter, a value z becomes
 
     m + s (z - (1-a) m - a m'),  where s^2 = v / ((1-a) v + a v'):
 
@@ -22,19 +23,23 @@ a scale and a shift. A compiler folds them into the weights, so that a pass cost
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tasks import bundles
 from tasks.network.cutting import LOGITS, Shift
 from tasks.network.processor import NORM, TAP, Graph, OpenVino, noise, openvino, passes
+from tasks.network.ruler import Bulk, Ruler, ruler_between
 from tasks.network.spec import NetworkSpec
-from tasks.types import Arrays, Pixels, Single, below
+from tasks.types import Arrays, Numbers, Pixels, Single, below
 
 opset13 = openvino.opset13
-SHARE = 0.5  # of the laboratory's statistics, if there are many cells
-HALF = 20.0  # cells that bring half of this share
+SHARE = 0.5  # of a distant laboratory's statistics, if there are many cells
+HALF = 5.0  # cells that bring half of this share
+# Where the share is half: of training patients the furthest is at .14, and seven laboratories are
+# at .15 to .28. The power makes the share small at home.
+DISTANT, STEEP = 0.11, 4
 AT_ONCE = 64  # cells that are measured in one pass, so that memory is bounded
 SMALL = 1e-6  # added to variances, because a channel may be dead
 MEAN, VARIANCE = "mean", "variance"
@@ -49,16 +54,60 @@ class Norms(bundles.Bundle):
 
 
 @dataclass(frozen=True)
+class Home(bundles.Bundle):
+    """The look of the training laboratory to a network.
+
+    ``trained`` are the batch-norms that can be tuned, as training left them; ``healthy`` is the
+    first of them on healthy training cells; ``bulk`` are the log-odds of healthy cells of patients
+    on which the network was not trained.
+    """
+
+    trained: Norms
+    healthy: Norms
+    bulk: Bulk
+
+    def distance(self, own: Norms) -> float:
+        """Compute how far a laboratory is away: the mean square of (m' - m) / deviation.
+
+        It is that of the channels of the first batch-norm, on cells that look healthy.
+        """
+        ((name, mean),) = self.healthy.mean.items()
+        variance = self.healthy.variance[name]
+        floor = 1e-3 * variance.mean() + SMALL  # a channel may be dead
+        return float(np.mean((own.mean[name] - mean) ** 2 / (variance + floor)))
+
+
+@dataclass(frozen=True)
 class Tuning(bundles.Bundle):
     """The change of what each batch-norm gives, by its name: a ``scale`` and a ``shift`` (d,).
 
-    ``share`` is that of the laboratory's statistics; ``expected`` are the tuned outputs of `noise`.
+    ``share`` is that of the laboratory's statistics; ``expected`` are the tuned outputs of `noise`;
+    the ``ruler`` changes logits.
     """
 
     scale: Mapping[str, Single]
     shift: Mapping[str, Single]
     share: float
     expected: Mapping[str, Single]
+    ruler: Ruler = field(default_factory=Ruler)
+
+
+def home_of(
+    graph: Graph, spec: NetworkSpec, weights: Arrays, healthy: Pixels, log_odds: Numbers
+) -> Home | None:
+    """Describe the training laboratory by a network's ``weights``, named as PyTorch does.
+
+    ``healthy`` are training cells (n, side, side, 3), n >= 1, and ``log_odds`` (k,) those of unseen
+    patients' healthy cells, k >= 2. None if there is no batch-norm that can be tuned.
+    """
+    names = list(tunable(graph.network, spec))
+    if not names:
+        return None
+    mean = {norm: weights[f"backbone.{norm}.bias"] for norm in names}
+    variance = {norm: weights[f"backbone.{norm}.weight"] ** 2 for norm in names}
+    measured, first = measuring(graph, spec)(healthy), names[0]
+    nearest = Norms({first: measured.mean[first]}, {first: measured.variance[first]})
+    return Home(Norms(mean, variance), nearest, Bulk.of(log_odds))
 
 
 def measuring(
@@ -66,8 +115,8 @@ def measuring(
 ) -> Callable[[Pixels], Norms]:
     """Compile what measures the batch-norms that can be tuned on cells (n, side, side, 3), n >= 1.
 
-    With those ``known`` of healthy training cells, each is measured behind others that are wholly
-    tuned: otherwise a change of the first layers would be made once more by each later one.
+    With those ``known`` of training, each is measured behind others that are wholly tuned:
+    otherwise a change of the first layers would be made once more by each later one.
     """
     network, results = graph.network.clone(), []
     axes = np.asarray([0, 2, 3])
@@ -100,24 +149,43 @@ def measuring(
     return measure
 
 
-def tune(
-    graph: Graph, spec: NetworkSpec, healthy: Norms, own: Norms, cells: int, share: float = SHARE
-) -> tuple[Tuning, OpenVino]:
-    """Tune a network to a laboratory, which has a ``share`` if its healthy ``cells`` are many.
+def remoteness(distance: float) -> float:
+    """Compute the part of a tuning that a laboratory gets, in [0, 1), from its `Home.distance`."""
+    return distance**STEEP / (distance**STEEP + DISTANT**STEEP)
 
-    ``healthy`` are the plain network's batch-norms on healthy training cells, and ``own`` those of
-    the laboratory, from `measuring` with ``healthy``.
+
+def share_of(distance: float, cells: int) -> float:
+    """Compute the share of a laboratory's statistics by its distance and its healthy cells."""
+    return SHARE * remoteness(distance) * cells / (cells + HALF)
+
+
+def tune(
+    graph: Graph, spec: NetworkSpec, trained: Norms, own: Norms, share: float
+) -> tuple[Tuning, OpenVino]:
+    """Tune a network to a laboratory, whose statistics get a ``share``.
+
+    ``trained`` are the batch-norms as training left them, and ``own`` those of the laboratory, from
+    `measuring` with ``trained``.
     """
-    a, scale, shift = share * cells / (cells + HALF), {}, {}
-    for norm, mean in healthy.mean.items():
-        variance = healthy.variance[norm] + SMALL
-        mixed = (1 - a) * variance + a * (own.variance[norm] + SMALL)
+    scale, shift = {}, {}
+    for norm, mean in trained.mean.items():
+        variance = trained.variance[norm] + SMALL
+        mixed = (1 - share) * variance + share * (own.variance[norm] + SMALL)
         scale[norm] = np.sqrt(variance / mixed).astype(np.float32)
-        middle = (1 - a) * mean + a * own.mean[norm]
+        middle = (1 - share) * mean + share * own.mean[norm]
         shift[norm] = (mean - scale[norm] * middle).astype(np.float32)
-    tuning = Tuning(scale, shift, a, {})
+    tuning = Tuning(scale, shift, share, {})
     device = OpenVino(passes(spec, _changed(graph.network, spec, tuning)))
     return replace(tuning, expected=device.passes(noise(spec))), device
+
+
+def ruled(tuning: Tuning, home: Home, own: Norms, log_odds: Numbers, place: int) -> Tuning:
+    """Add the ruler to a tuning, by the tuned log-odds (n,) of the class at ``place``.
+
+    They are those of the laboratory's cells that look healthy, n >= 2, like ``own``.
+    """
+    share = remoteness(home.distance(own))
+    return replace(tuning, ruler=ruler_between(home.bulk, Bulk.of(log_odds), share, place))
 
 
 def tuned(graph: Graph, spec: NetworkSpec, tuning: Tuning) -> Graph:

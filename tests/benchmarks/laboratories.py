@@ -34,7 +34,7 @@ import duckdb
 import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from flows.jobs.networks import CUTTING, GRAPH, HEALTHY
+from flows.jobs import networks
 from storage.models import classifiers, detectors, shipped
 from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
@@ -45,7 +45,9 @@ from tests.support.paths import DATA
 WITHOUT, PARASITES = {"red blood cell", "red cell", "healthy", "RBC"}, {
     *("infected", "ring", "trophozoite", "schizont", "gametocyte")
 }  # fmt: skip
-BESIDE_WEIGHTS = (f"{CUTTING}/", f"{GRAPH}/", f"{HEALTHY}/")  # of a model's file
+BESIDE_WEIGHTS = tuple(
+    f"{each}/" for each in (networks.CUTTING, networks.GRAPH, networks.HOME)
+)  # of a model's file
 ABOUT = """# The detector that comes with slidewatch
 
 Made by `make detector`. The network learned from cells of NIH, of its training patients alone;
@@ -103,6 +105,8 @@ class Figures:
     abnormal: float | None = None
     auroc: float | None = None
     found_at_1: float | None = None
+    found_at_03: float | None = None
+    found_at_01: float | None = None
     found: float | None = None
     called: float | None = None
     likeliest: float | None = None
@@ -254,7 +258,9 @@ def figures(reports: Mapping[str, Any], labels: np.ndarray, files: int) -> Figur
     if truth.any() and not truth.all():
         row.auroc = float(roc_auc_score(truth, odds))
         false, found, _ = roc_curve(truth, odds)
-        row.found_at_1 = float(found[false <= 0.01].max())
+        row.found_at_1, row.found_at_03, row.found_at_01 = (
+            float(found[false <= share].max()) for share in (0.01, 0.003, 0.001)
+        )
         row.found = float((odds[truth == 1] > 0).mean())
         row.likeliest = _likeliest(sources.to_numpy()[judged], odds, truth)
     row.light = str(night[LIGHT])

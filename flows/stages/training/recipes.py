@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from flows.jobs import libraries
-from flows.jobs.networks import CUTTING, GRAPH, HEALTHY
+from flows.jobs.networks import CUTTING, GRAPH, HOME
 from flows.monitoring.console import tell, warn
 from flows.stages.training.labelled_images import LabelledImages
 from storage.models.classifiers import REPETITION, ModelCard, load_state, save_state
 from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import group_weights
+from tasks.detector.probabilities import log_odds
 from tasks.images.decoding import RESIZE
 from tasks.metrics.metrics import POSITIVE, diagnosis_metrics
 from tasks.network import backbones
@@ -31,10 +32,11 @@ from tasks.network.processor import Graph
 from tasks.network.spec import NetworkSpec
 from tasks.network.split import split
 from tasks.network.training import Epoch, TrainingData, TrainingPlan, fit_temperature, train
-from tasks.network.tuning import measuring
-from tasks.types import Counts, Float, Index, Pixels, Single, laboratory_of, nested
+from tasks.network.tuning import home_of
+from tasks.types import Counts, Float, Index, Numbers, Pixels, Single, laboratory_of, nested
 
 FRACTIONS = (0.75, 0.10, 0.15)  # shares of patients for training, validation and test
+LEAST_HEALTHY = 10  # unseen cells by which a laboratory's log-odds are read
 
 
 @dataclass(frozen=True)
@@ -157,18 +159,37 @@ def train_rows(
     return Trained(classifier, network, history, temperature, test)
 
 
-def weights_to_bytes(classifier: Classifier, healthy: Pixels | None = None) -> bytes:
+def weights_to_bytes(
+    classifier: Classifier, healthy: Pixels | None = None, log_odds: Numbers | None = None
+) -> bytes:
     """Serialise weights, graph, arithmetic, the shift by cutting and what tunes the network.
 
-    ``healthy`` training cells (n, side, side, 3) are what a laboratory's cells are compared with.
+    That is by ``healthy`` training cells (n, side, side, 3), n >= 1, and by the ``log_odds`` (k,)
+    of unseen patients' healthy cells, k >= 2.
     """
     weights = {name: value.cpu().numpy() for name, value in classifier.state_dict().items()}
     graph = graph_arrays(classifier)
-    if graph and healthy is not None and len(healthy):
-        norms = measuring(Graph.from_arrays(graph), classifier.spec)(healthy)
-        weights |= nested(HEALTHY, norms.to_arrays())
+    if graph and healthy is not None and log_odds is not None:
+        known = Graph.from_arrays(graph)
+        if home := home_of(known, classifier.spec, weights, healthy, log_odds):
+            weights |= nested(HOME, home.to_arrays())
     weights |= nested(CUTTING, classifier.cutting) | nested(GRAPH, graph)
     return arrays_to_bytes(weights, arithmetic=classifier.spec.arithmetic)
+
+
+def of_home(
+    made: Trained, data: LabelledImages, rows: Mapping[str, Index]
+) -> tuple[Pixels | None, Numbers | None]:
+    """Choose healthy training cells, and compute the log-odds of those of unseen patients."""
+    healthy = {part: each[data.labels[each] != POSITIVE] for part, each in rows.items()}
+    training = healthy["train"]
+    spread = np.linspace(0, len(training) - 1, min(len(training), MEASURED)).astype(np.intp)
+    _, logits = outputs_of(made.network, data.pixels, healthy["validation"])
+    odds = log_odds(logits, 1.0, POSITIVE)
+    looking = odds[odds < 0]
+    if len(looking) < LEAST_HEALTHY or not len(training):
+        return None, None
+    return data.pixels[training[spread]], looking
 
 
 def train_model(
@@ -183,9 +204,7 @@ def train_model(
     made = train_rows(store, training, recipe, data, rows)
     given = rows["train"][~data.cut_out[rows["train"]]]
     made.classifier.cutting = cutting_shift(partial(outputs_of, made.network), data.pixels, given)
-    healthy = rows["train"][data.labels[rows["train"]] != POSITIVE]
-    spread = np.linspace(0, len(healthy) - 1, min(len(healthy), MEASURED)).astype(np.intp)
-    content = weights_to_bytes(made.classifier, data.pixels[healthy[spread]])
+    content = weights_to_bytes(made.classifier, *of_home(made, data, rows))
     digest, spec = digest_of(content), recipe.network
     card = ModelCard(
         name=name or f"{spec.network.replace(':', '-')}-{digest[:8]}",

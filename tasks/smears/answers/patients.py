@@ -96,7 +96,7 @@ def confirm(
 
     Cells that look parasitized but were not called may be many more: abnormal, cut or less sure
     ones. With the share of the confirmed ones among them, they give a second estimate over all red
-    cells, and the higher one is told. A refused patient is negative only where slides like these
+    cells, and the higher one counts. A refused patient is negative only where slides like these
     were measured, and even if all unread ones of that share are parasites.
     ``answers`` are the majority's, by the cell's digest, and ``positive`` is that of a parasite.
     ``rates`` are of the counting threshold; ``wanted`` is the parasitaemia (a share) that a

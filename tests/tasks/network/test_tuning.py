@@ -13,19 +13,26 @@ from tasks.network.classifier import Classifier, computed, to_pixels
 from tasks.network.conversion import graph_arrays
 from tasks.network.inference import Inference
 from tasks.network.processor import Graph, by_openvino
+from tasks.network.ruler import LOWER, Bulk, ruler_between
 from tasks.network.spec import Computed
 from tasks.network.tuning import (
+    DISTANT,
     HALF,
     SMALL,
     Norms,
     Tuning,
+    home_of,
     measuring,
+    share_of,
     tunable,
     tune,
     tuned,
     tuned_cutting,
     tuned_weights,
 )  # fmt: skip
+from tasks.network.tuning import (
+    SHARE as MOST_SHARE,
+)
 from tasks.types import Pixels
 from tests.support.networks import classifier, images
 
@@ -62,7 +69,7 @@ def tuned_to(
     graph: Graph, network: Classifier, healthy: Norms, pixels: Pixels, share: float = SHARE
 ) -> Tuning:
     own = measuring(graph, network.spec, healthy)(pixels)
-    return tune(graph, network.spec, healthy, own, len(pixels), share)[0]
+    return tune(graph, network.spec, healthy, own, share)[0]
 
 
 def ready(graph: Graph, network: Classifier) -> Inference:
@@ -110,8 +117,7 @@ def test_it_computes_what_pytorch_does_with_mixed_statistics(
         scale = ((channels(healthy.variance[name]) + SMALL) / (variance + SMALL)).sqrt()
         return scale * (values - mean) + channels(healthy.mean[name])
 
-    a = SHARE * 40 / (40 + HALF)
-    assert tuning.share == pytest.approx(a)
+    a = SHARE
 
     def partly(name: str, values: Tensor) -> Tensor:
         (mean, variance), known = own[name], channels(healthy.mean[name])
@@ -185,3 +191,43 @@ def test_only_what_no_distance_depends_on_can_be_tuned(network: Classifier, grap
     assert (names[0], names[-1]) == ("blocks.4.0.bn1", "bn2")
     later = replace(network.spec, distance_taps=("blocks.4",))
     assert next(iter(tunable(graph.network, later))) == "blocks.5.0.bn1"
+
+
+def test_the_share_grows_from_none_at_home_with_distance_and_cells(
+    network: Classifier, graph: Graph, elsewhere: Pixels
+) -> None:
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    odds = np.linspace(-5, -1, 9)
+    home = home_of(graph, network.spec, weights, images(71), odds)
+    assert home is not None
+    norm = network.backbone.get_submodule("blocks.4.0.bn1")
+    assert np.array_equal(home.trained.mean["blocks.4.0.bn1"], norm.bias.detach())
+    assert np.array_equal(home.trained.variance["blocks.4.0.bn1"], norm.weight.detach() ** 2)
+    near, far = (
+        home.distance(measuring(graph, network.spec, home.trained)(pixels))
+        for pixels in (images(71), elsewhere)
+    )
+    assert far > 2 * near
+    assert share_of(near, 10**6) < share_of(far, 10**6) < share_of(DISTANT, 10**6)
+    assert share_of(10 * DISTANT, 10**6) == pytest.approx(MOST_SHARE, rel=0.001)
+    assert share_of(DISTANT, int(HALF)) == pytest.approx(MOST_SHARE / 4)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_bulk_of_a_distant_laboratory_is_as_deep_as_at_home_and_lower(place: int) -> None:
+    rng = np.random.default_rng(0)
+    home, own = Bulk.of(rng.normal(-4, 1, 999)), rng.normal(-2, 2.5, 999)
+    logits = np.stack([own, 0 * own] if place == 0 else [0 * own, own], axis=1).astype(np.float32)
+    for share, median, depth in ((0.0, -2, 2), (1.0, -4 - LOWER, 0.8)):
+        read = ruler_between(home, Bulk.of(own), share, place).of(logits)
+        odds = read[:, place] - read[:, 1 - place]
+        assert np.median(odds) == pytest.approx(median, abs=0.15)
+        lower = odds[odds < np.median(odds)]
+        assert np.median(odds) - lower.mean() == pytest.approx(depth, rel=0.1)
+        assert np.array_equal(np.argsort(odds), np.argsort(logits[:, place] - logits[:, 1 - place]))
+
+
+def test_a_laboratory_whose_log_odds_do_not_vary_keeps_them() -> None:
+    one = ruler_between(Bulk(-4.0, 1.0), Bulk.of(np.full(40, -2.0)), 1.0, 0)
+    logits = np.asarray([[3, 1]], np.float32)
+    assert np.array_equal(one.of(logits), logits)
