@@ -117,6 +117,31 @@ def of_may(after_may: Settings, tmp_path: Path) -> Settings:
     return copied(after_may, tmp_path / "store")
 
 
+def test_at_a_commissioned_laboratory_the_company_of_others_changes_no_row_of_a_patient(
+    nights: Path, of_may: Settings, tmp_path: Path
+) -> None:
+    def rows(batch: str, kind: str) -> list[dict[str, Any]]:
+        table = report_in(of_may, kind, batch)
+        left_out = {"batch", "scored_at", "detector"}
+        return [
+            {name: value for name, value in row.items() if name not in left_out}
+            for row in table.to_pylist()
+        ]
+
+    together = tmp_path / "together"
+    for night in ("june", "healthy"):
+        shutil.copytree(nights / night, together / night)
+    at_lab(of_may, nights / "june")
+    at_lab(of_may, together)
+    for kind in ("slides", "patients"):
+        alone = rows("june", kind)
+        theirs = [row for row in rows("together", kind) if row["patient_id"] in {
+            each["patient_id"] for each in alone
+        }]  # fmt: skip
+        assert len(alone) > 1
+        assert alone == theirs
+
+
 def test_a_laboratory_is_commissioned_screened_at_and_loses_a_night(
     nights: Path, lab: Settings
 ) -> None:
