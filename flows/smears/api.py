@@ -53,7 +53,7 @@ from tasks import types
 from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.manifest import SCHEMA
-from tasks.smears.counting.call import needs_text, photograph_text
+from tasks.smears.counting.call import NO_CELLS, needs_text, photograph_text
 from tasks.words import counted
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:
     """Write in a sentence what a photograph shows, or several, by the report on patients."""
     if patients.num_rows == 1:
         return photograph_text(outcome.model_dump(), patients.to_pylist()[0])
-    return needs_text(outcome.patients)
+    return needs_text(outcome.patients) or NO_CELLS
 
 
 def _listed(images: Sequence[Picture], folder: str) -> pa.Table:

@@ -37,8 +37,8 @@ class LookOutcome(Outcome):
 
     @property
     def failed(self) -> bool:
-        """Return whether the photograph, or a cell of it, could not be read."""
-        return bool(self.failures)
+        """Return whether the photograph, or a cell of it, could not be read, or it has no cells."""
+        return bool(self.failures) or not self.cells
 
     def _text(self) -> str:
         failed = ", ".join(f"{n:,} failed: {why}" for why, n in self.failures.items())

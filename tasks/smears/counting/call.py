@@ -20,6 +20,11 @@ LEAST_CELLS = 30
 MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is no blood
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
 
+NO_CELLS = (
+    "No red cells found: slidewatch reads photographs of thin blood smears, taken through a 100x "
+    "lens, and cells that were cut out of them"
+)
+
 
 class Call(StrEnum):
     """The call of a slide or a patient, the most urgent first.

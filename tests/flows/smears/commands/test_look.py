@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from PIL import Image, ImageDraw
 
 from flows.options.tools import Look
 from flows.settings import Settings
@@ -75,6 +76,25 @@ def test_a_folder_of_two_photographs_is_two_patients_and_a_light_may_have_no_rea
     assert outcome.sentence.startswith("two: 2 patients ")
     plain = outcome.model_copy(update={"light": "green", "reasons": []})
     assert "\ngreen light\n" in plain.text()
+
+
+@pytest.mark.parametrize("what", ["a letter", "an empty folder"])
+def test_what_has_no_red_cells_is_said_to_have_none_and_has_failed(
+    tiny_ready: Settings, tmp_path: Path, what: str
+) -> None:
+    given = tmp_path / "given"
+    if what == "a letter":
+        page = Image.new("RGB", (1300, 1100), "white")
+        for line in range(20):
+            ImageDraw.Draw(page).text((50, 50 * line), "Dear Madam, " * 12, fill="black")
+        page.save(given.with_suffix(".png"))
+        given = given.with_suffix(".png")
+    else:
+        given.mkdir()
+    seen = look(Look(photo=str(given), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
+    assert ": No red cells found: " in seen.sentence
+    assert seen.failed
+    assert seen.cells == 0
 
 
 def test_a_store_that_cannot_be_read_is_not_taken_for_none(
