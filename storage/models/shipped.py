@@ -8,7 +8,7 @@ from storage.store import MissingError, Store, StoreError, digest_of, refuse_abs
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 # A digest of all its files, because a card says only that its own file fits it.
-DIGEST = "873a69551f8e5b15b0968efc904719ed56cda1e48f80abf1c9095cf9cf2d4970"
+DIGEST = "fc43ac5e24bfa2621d5eaa882082d57e3d6e90c17a994529a847e8976a2e7301"
 
 
 def shipped() -> Store:

@@ -580,14 +580,14 @@ def test_what_lies_below_the_highest_number_or_is_no_record_does_not_matter(
 ) -> None:
     any_store.write_bytes(b"damaged", *NIGHT, "lease", "000001.json")
     any_store.write_bytes(b"a note", *NIGHT, "lease", "readme.txt")
-    leave(any_store, 2, seconds=0)
+    leave(any_store, 2, pid=dead_pid())
     with lease(any_store, *NIGHT) as held:
         assert held.number == 3
         assert records(any_store) == ["000003.json", "readme.txt"]
 
 
 def test_numbers_are_compared_as_numbers(any_store: Store) -> None:
-    leave(any_store, 999_999, seconds=0)
+    leave(any_store, 999_999, pid=dead_pid())
     for number in (1_000_000, 1_000_001):
         with lease(any_store, *NIGHT) as held:
             assert held.number == number
@@ -596,7 +596,7 @@ def test_numbers_are_compared_as_numbers(any_store: Store) -> None:
 def test_a_record_that_vanishes_while_it_is_looked_at_is_no_damage(
     any_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave(any_store, 1, seconds=0)
+    leave(any_store, 1, pid=dead_pid())
     read_record = LeaseRecord.read
 
     def read_late(*where: str) -> LeaseRecord:

@@ -33,8 +33,8 @@ def stopped(
 ) -> str:
     """Stop a night before a call, let another run go on, and let the first one come back.
 
-    The other one waits until the lease has run out, or takes it over by a clock that is ahead.
-    Returned is what the first one says at its end.
+    The other one waits for a renewal in vain, perhaps with a clock that is ahead. Returned is what
+    the first one says at its end.
     """
     run, call = bench.screening, bench.calm(bench.screening).ended.calls[point - 1]
     bench.reset()
@@ -44,9 +44,8 @@ def stopped(
     if state != "stopped":
         counts.add(kind, f"at {point} ({call}): it {state} instead of stopping", "hung")
         return ""
-    if lifetime:
-        time.sleep(lifetime)
-    took_over = bench.runs.run(second, clock=[ahead])
+    time.sleep(LIFETIME)
+    took_over = bench.runs.run(second, lifetime=LIFETIME, clock=[ahead])
     before = files_of(bench.runs.store)
     os.kill(first.pid, signal.SIGCONT)
     came_back = first.wait()
