@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
@@ -22,7 +21,7 @@ from flows.jobs.libraries import OF_A_MACHINE, changed_since, exact
 from flows.options.tools import Doctor
 from flows.outcome import Outcome, table
 from flows.settings import Settings, leaves, origin
-from storage import leases, objects, records
+from storage import objects, records
 from storage.models.classifiers import list_models
 from storage.store import AlreadyExistsError, Store
 from tasks.words import counted, verb
@@ -70,8 +69,8 @@ class DoctorOutcome(Outcome):
 def doctor(options: Doctor, settings: Settings) -> DoctorOutcome:
     """Check the machine and print the settings, with secrets removed."""
     checks: tuple[Callable[[Settings], tuple[bool, str]], ...] = (
-        _python, _packages, _processors, _cuda, _store, _synced, _created_once, _replaced, _clock,
-        _model, _disk, _certificates, _cluster,
+        _python, _packages, _processors, _cuda, _store, _synced, _created_once, _replaced, _model,
+        _disk, _certificates, _cluster,
     )  # fmt: skip
     results = []
     for check in checks:
@@ -176,15 +175,6 @@ def _replaced(settings: Settings) -> tuple[bool, str]:
             except OSError:
                 return True, "by PUT with If-Match: a late write is refused"
         return True, f"warning: PUT with If-Match is not honoured: {late}: {OTHER_STORE}"
-
-
-def _clock(settings: Settings) -> tuple[bool, str]:
-    with _file(settings) as (store, name):
-        store.write_bytes(CONTENT, name)
-        apart = (store.modified(name) - datetime.now(UTC)).total_seconds()
-    well = abs(apart) < leases.LIFETIME - leases.BEAT
-    mend = "" if well else ": set both clocks by NTP, or records bear wrong times"
-    return well, f"the store's is {abs(apart):.0f} s {'ahead' if apart > 0 else 'behind'}{mend}"
 
 
 def _model(settings: Settings) -> tuple[bool, str]:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from flows.cluster.client import Client
 from flows.cluster.executor import run_jobs
-from flows.jobs.scoring.plan import pieces_of, plan_parts
+from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import load_detector
 from flows.monitoring import console
@@ -16,6 +16,7 @@ from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.jobs.grouped_rows import Grouped, GroupingJob, Rules, group_piece
 from flows.smears.stages.chosen_thresholds import counting_at
+from flows.smears.stages.pieces import pieces_of
 from storage import kinds
 from storage.batches import ledger, manifests
 from storage.parquet import read_table

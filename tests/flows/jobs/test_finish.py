@@ -13,9 +13,10 @@ import pytest
 
 from flows.jobs.scoring import plan
 from flows.jobs.scoring.night import SlideRows
-from flows.jobs.scoring.plan import Part, Span, pieces_of
+from flows.jobs.scoring.plan import Part, Span
 from flows.smears.jobs.grouped_rows import Grouped, Rules, group_rows
 from flows.smears.stages.calling import joined_groups
+from flows.smears.stages.pieces import pieces_of
 from storage.reports.schemas.shared import schema_of
 from storage.reports.tables import FIELDS, PATIENTS, SLIDES
 from storage.smears.schemas.fields import MEASURED
