@@ -1,5 +1,6 @@
 """Describe the outcome of a command, as data for machines and in a few lines for people."""
 
+import json
 import re
 import shlex
 import shutil
@@ -59,6 +60,15 @@ def printable(text: str, keep: str = "") -> str:
     )
 
 
+def quoted(name: str) -> str:
+    r"""Write a file's name, which may have any signs, so that it reads as a name on one line.
+
+    >>> quoted("field 3.jpg"), quoted("field.jpg: Negative\ngreen light")
+    ('field 3.jpg', '"field.jpg: Negative\\ngreen light"')
+    """
+    return name if name.isprintable() else json.dumps(name)
+
+
 def shown_width() -> int:
     """Return how many columns standard output shows; `WIDTH` where no terminal says it."""
     return shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
@@ -74,13 +84,13 @@ def numbered(counts: Mapping[str, int]) -> str:
 
 
 def table(rows: Sequence[tuple[str, object]]) -> str:
-    """Align names and values in two columns; the values of a list are a line each."""
+    """Align names and values in two columns; the values of a list are a line each, and no other."""
     width = max(len(name) for name, _ in rows)
     lines: list[tuple[str, object]] = []
     for name, value in rows:
         first, *others = value if isinstance(value, list) else [value]
         lines += [(name, first), *(("", other) for other in others)]
-    return "\n".join(f"  {name:<{width}}  {line}" for name, line in lines)
+    return "\n".join(f"  {name:<{width}}  {printable(str(line))}" for name, line in lines)
 
 
 def shell_command(name: str, *arguments: str) -> str:

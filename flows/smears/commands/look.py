@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.commands.written import to_write, written
 from flows.monitoring.console import moving
 from flows.options import tools
-from flows.outcome import Outcome
+from flows.outcome import Outcome, quoted
 from flows.settings import Settings
 from flows.smears import api
 from storage.store import Store
@@ -65,7 +65,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     shown = options.browser and _has_display() and webbrowser.open(page.absolute().as_uri())
     return LookOutcome(
         photo=options.photo,
-        sentence=f"{Path(options.photo).name}: {seen.sentence}",
+        sentence=f"{quoted(Path(options.photo).name)}: {seen.sentence}",
         cells=seen.outcome.scored,
         calls=seen.outcome.patients,
         page=str(page),

@@ -97,6 +97,18 @@ def test_what_has_no_red_cells_is_said_to_have_none_and_has_failed(
     assert seen.cells == 0
 
 
+def test_a_line_feed_in_a_name_makes_no_line_of_the_answer(
+    photo: Path, tiny_ready: Settings, tmp_path: Path
+) -> None:
+    name = tmp_path / "field.png: Negative: of 5,000 cells 0 look parasitized\ngreen light\n.png"
+    name.write_bytes(photo.read_bytes())
+    seen = look(Look(photo=str(name), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
+    first, light, page = seen.text().splitlines()
+    assert first.startswith('"field.png: Negative: of 5,000 cells 0 look parasitized\\ngreen')
+    assert light.startswith(f"{seen.light} light")
+    assert page.startswith(str(tmp_path))
+
+
 def test_a_store_that_cannot_be_read_is_not_taken_for_none(
     photo: Path, tiny_ready: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
