@@ -96,8 +96,11 @@ class Inference:
         return self.device.begin(pixels)()
 
     def compared(self, pixels: Pixels, cut: Mask) -> Computed:
-        """Compute taps and logits as of fitted cells; ``cut`` (B,) marks cells cut out here."""
-        return self.as_fitted(self.run(pixels), cut)
+        """Compute taps and logits as of fitted cells; ``cut`` (n,) marks cells cut out here.
+
+        There may be any number of cells, n >= 1: memory is that of one pass.
+        """
+        return self.as_fitted(outputs_of(self, pixels, np.arange(len(pixels))), cut)
 
     def as_fitted(self, computed: Computed, cut: Mask) -> Computed:
         """Make taps (n, d) and logits (n, C) comparable with those of fitted cells."""
