@@ -230,12 +230,17 @@ def sweep(store: Store) -> int:
 
 
 def _has_holder(store: Store, stage: str) -> bool:
-    """Return whether a run that may work for longer than `OLD` holds the lease of a stage."""
+    """Return whether a run that may work for longer than `OLD` holds the lease of a stage.
+
+    A holder renews its record, so one that ran out a day ago has ended, however wrong its clock is.
+    """
     named = STAGE.fullmatch(stage)
     if named is None:
         return False
     number, record = _current(store, (*named[1].split("~"), "lease"))
-    return record is not None and number == int(named[2]) and not _has_ended(record)
+    if record is None or number != int(named[2]) or _has_ended(record):
+        return False
+    return record.expires_at + timedelta(seconds=OLD) > _now()
 
 
 def _take(

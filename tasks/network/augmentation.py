@@ -40,7 +40,7 @@ GAIN, CHANNEL_GAIN = 0.25, 0.15  # of all channels together, and of each: a fact
 MIXING = 0.12  # the largest fraction of another channel that is added to one
 DEGRADED = 0.3  # the share of images that are blurred, made noisy, compressed or reduced
 MARKED = 0.3  # the share with refractile marks, which water leaves on a drying smear
-# How cells vary at another laboratory: otherwise as training images do.
+# Cells vary like this at another laboratory, otherwise as training images do.
 ZOOMED = 0.2  # as `ZOOM`; finders choose a cell's size in the frame
 MOST_CUT = 0.05  # of the side: the widest rim of a cell that is cut off
 MOST_BLURRED = 1.2  # pixels of the network's input, deviation of a Gaussian

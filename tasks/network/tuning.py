@@ -37,8 +37,8 @@ from tasks.types import Arrays, Numbers, Pixels, Single, below
 opset13 = openvino.opset13
 SHARE = 0.5  # of a distant laboratory's statistics, if there are many cells
 HALF = 5.0  # cells that bring half of this share
-# Where the share is half: of training patients the furthest is at .14, and seven laboratories are
-# at .15 to .28. The power makes the share small at home.
+# The distance that brings half of a tuning: of training patients the furthest is at .14, and seven
+# laboratories are at .15 to .28. The power makes the share small at home.
 DISTANT, STEEP = 0.11, 4
 AT_ONCE = 64  # cells that are measured in one pass, so that memory is bounded
 SMALL = 1e-6  # added to variances, because a channel may be dead

@@ -4,12 +4,13 @@ import os
 import pickle
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from storage import disk, objects
+from storage import disk, leases, objects
 from storage.batches.features import create_features
 from storage.batches.manifests import Batch
 from storage.leases import LeaseLostError, lease, sweep
@@ -231,6 +232,19 @@ def test_what_killed_runs_leave_is_swept_a_day_later(store: Store) -> None:
     assert sorted(path.name for path in Path(store.path(".staged")).iterdir()) == sorted(
         path.name for path in new
     )
+
+
+@pytest.mark.parametrize(("ago", "swept"), [(DAY + 60, 1), (3600.0, 0)])
+def test_a_stage_of_another_boot_is_swept_when_its_lease_ran_out_a_day_ago(
+    store: Store, ago: float, swept: int
+) -> None:
+    """Nobody can ask that process, and an hour may be the error of its clock."""
+    leave(store, "batches~x~000001~a", DAY + 60)
+    holder = leases._this_process().model_copy(update={"processes": "another boot"})
+    ended = leases._now() - timedelta(seconds=ago)
+    record = leases.LeaseRecord(holder=holder, taken_at=ended, expires_at=ended)
+    record.write(store, "batches", "x", "lease", "000001.json")
+    assert sweep(store) == swept
 
 
 def test_who_takes_over_from_a_killed_run_removes_its_stage(store: Store) -> None:

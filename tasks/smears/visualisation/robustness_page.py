@@ -56,14 +56,14 @@ def robustness_page(title: str, facts: Mapping[str, str], results: pa.Table) -> 
             title=title,
             facts=facts,
             seeds=seeds,
-            # What should be caught, as single cells.
+            # Single cells that should be caught.
             summary=[
                 table
                 for measure in ("AUROC", "caught")
                 for table in pivot(measure, f"measure = '{measure}' AND {single}", "detector")
             ],
             ordinary=pivot("Ordinary cells alone", "share = 0", "measure", by_detector),
-            # What is caught in slides and nights, by the strange share.
+            # The share caught in slides and nights, by the strange share.
             composed=[
                 table
                 for measure in COMPOSED
