@@ -72,14 +72,14 @@ class CuttingJob:
 class SurveyJob(CuttingJob):
     """Sources ``start`` to ``stop`` of a segmentation to survey.
 
-    Cells of every ``measured``-th photograph are measured; none if it is 0.
+    Cells of the ``measured`` photographs, by their number, are measured.
     """
 
     KIND = "surveys"
 
     start: int
     stop: int
-    measured: int = 0
+    measured: tuple[int, ...] = ()
 
     def todo(self) -> list[Row]:
         """Read the sources."""
@@ -131,7 +131,7 @@ def _survey_source(job: SurveyJob, row: int, source: Row, *, kills: bool) -> Ite
             content = read_bytes(uri)
             about |= {"source_id": sha256(content).hexdigest()}
             size = size_of(content)
-            if job.measured and (job.start + row) % job.measured == 0:
+            if job.start + row in job.measured:
                 picture = np.asarray(decode_rgb(content, upright=False))
                 about |= {"diameter": finite(find_roughly(picture).diameter)}
             yield (about | box_columns((0, 0, *size)) | {"level": 0, "kind": "field"})

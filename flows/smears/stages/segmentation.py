@@ -2,6 +2,7 @@
 
 import logging
 import re
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -29,7 +30,7 @@ from tasks.images.manifest import SCHEMA
 from tasks.reports.image_columns import failed_rows
 from tasks.smears.segmentation.field_of_view import (
     UNINFECTED,
-    measured_every,
+    to_measure,
     typical_diameters,
 )
 from tasks.smears.segmentation.finders import OUTLINES, try_finder
@@ -196,9 +197,10 @@ def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) ->
     cut = frozen.sources - frozen.cells
     starts = range(0, cut, SOURCES_A_JOB)
     outlined = frozen.cutting.into == "cells" and frozen.cutting.finder == OUTLINES
-    measured = measured_every(cut) if outlined else 0
+    slides = segmentations.read_sources(store, frozen.name, 0, cut)["slide_id"].to_pylist()
+    measured = to_measure(slides) if outlined else []
     jobs = [
-        SurveyJob(store, frozen.name, number, frozen.cutting, *ends, measured)
+        SurveyJob(store, frozen.name, number, frozen.cutting, *ends, _within(measured, *ends))
         for number, ends in enumerate(pairwise([*starts, cut]))
         if number not in done
     ]
@@ -208,14 +210,20 @@ def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) ->
     segmentations.write_places(store, frozen.name, _with_diameters(places), FIELDS_A_JOB)
 
 
+def _within(numbers: list[int], start: int, stop: int) -> tuple[int, ...]:
+    return tuple(numbers[bisect_left(numbers, start) : bisect_left(numbers, stop)])
+
+
 def _with_diameters(places: pa.Table) -> pa.Table:
-    """Use the diameter measured on some photographs of a size for all of them."""
+    """Use the diameter measured on some photographs of a slide for all of its size."""
     about = places.select(["width", "height", "is_slide"]).to_pylist()
     sizes = [
         None if row["is_slide"] or row["width"] is None else (row["width"], row["height"])
         for row in about
     ]
-    diameters = typical_diameters(sizes, places["diameter"].to_pylist())
+    diameters = typical_diameters(
+        places["slide_id"].to_pylist(), sizes, places["diameter"].to_pylist()
+    )
     column = segmentations.PLACE_SCHEMA.get_field_index("diameter")
     return places.set_column(
         column, segmentations.PLACE_SCHEMA.field(column), pa.array(diameters, pa.float64())

@@ -6,7 +6,7 @@ A cell is drawn with the rim around training cells, apart from its neighbours.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from math import ceil, log2
+from math import log2
 from statistics import median
 from typing import Any
 
@@ -35,7 +35,7 @@ LEAST_REACH = 0.3  # of a ray of an outline; a smaller reach means another cell
 LARGEST_BITE = 0.1
 SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
 AT_ONCE = 64  # cells that are drawn together; a pair of cells takes 40 kB
-MEASURED = 32  # photographs; their median has an error of some percent of a diameter
+MEASURED = 5  # photographs of a slide; their median has an error of some percent of a diameter
 SIZES_ALIKE = 0.25  # octaves of the longer side of photographs at one magnification
 
 
@@ -306,27 +306,42 @@ def _entry(rays: Numbers, outlines: Numbers) -> Float:
     return reach
 
 
-def measured_every(photographs: int) -> int:
-    """Return k: every k-th of ``photographs`` is measured."""
-    return max(1, ceil(photographs / MEASURED))
+def to_measure(slides: Sequence[str]) -> list[int]:
+    """Choose which of n photographs are measured, from the slide of each: some of each slide.
+
+    Other slides have no say, so that no slide's cells depend on its company. A photograph alone on
+    its slide is measured when it is searched.
+    """
+    by_slide = defaultdict[str, list[int]](list)
+    for number, slide in enumerate(slides):
+        by_slide[slide].append(number)
+    several = [numbers for numbers in by_slide.values() if len(numbers) > 1]
+    spread = [np.linspace(0, len(each) - 1, min(len(each), MEASURED)) for each in several]
+    chosen = zip(several, spread, strict=True)
+    return sorted(each[int(place)] for each, places in chosen for place in places)
 
 
 def typical_diameters(
-    sizes: Sequence[tuple[int, int] | None], measured: Sequence[float | None]
+    slides: Sequence[str],
+    sizes: Sequence[tuple[int, int] | None],
+    measured: Sequence[float | None],
 ) -> list[float | None]:
-    """Return the median diameter of a red cell in photographs of similar size, for each of n.
+    """Return a red cell's median diameter in photographs of a slide and a size, for each of n.
 
     ``sizes`` are width and height, None of anything but a photograph, which keeps its own diameter.
-    A diameter is None if it was not measured, or nothing of this size was.
+    A diameter is None if it was not measured, or nothing alike was.
     """
     # Every picture of a telephone at an eyepiece is cut to another size.
-    alike = [None if size is None else round(log2(max(size)) / SIZES_ALIKE) for size in sizes]
-    known = defaultdict[int, list[float]](list)
-    for size, diameter in zip(alike, measured, strict=True):
-        if size is not None and diameter is not None:
-            known[size].append(diameter)
-    medians = {size: median(diameters) for size, diameters in known.items()}
+    alike = [
+        None if size is None else (slide, round(log2(max(size)) / SIZES_ALIKE))
+        for slide, size in zip(slides, sizes, strict=True)
+    ]
+    known = defaultdict[tuple[str, int], list[float]](list)
+    for kind, diameter in zip(alike, measured, strict=True):
+        if kind is not None and diameter is not None:
+            known[kind].append(diameter)
+    medians = {kind: median(diameters) for kind, diameters in known.items()}
     return [
-        diameter if size is None else medians.get(size)
-        for size, diameter in zip(alike, measured, strict=True)
+        diameter if kind is None else medians.get(kind)
+        for kind, diameter in zip(alike, measured, strict=True)
     ]

@@ -1,17 +1,23 @@
-from tasks.smears.segmentation.field_of_view import MEASURED, measured_every, typical_diameters
+from tasks.smears.segmentation.field_of_view import MEASURED, to_measure, typical_diameters
 
 
-def test_each_photograph_has_the_median_of_its_size() -> None:
+def test_each_photograph_has_the_median_of_its_slide_and_size() -> None:
     small, large = (640, 480), (1280, 960)
-    sizes = [small, small, large, small, large, (9, 9)]
-    measured = [90.0, 100.0, 200.0, None, None, None]
-    assert typical_diameters(sizes, measured) == [95.0, 95.0, 200.0, 95.0, 200.0, None]
+    slides = [*"aaaaaa", "b", "b"]
+    sizes = [small, small, large, small, large, (9, 9), small, small]
+    measured = [90.0, 100.0, 200.0, None, None, None, 40.0, None]
+    expected = [95.0, 95.0, 200.0, 95.0, 200.0, None, 40.0, 40.0]
+    assert typical_diameters(slides, sizes, measured) == expected
 
 
 def test_a_field_of_a_slide_keeps_what_its_slide_says() -> None:
-    assert typical_diameters([None, (640, 480), None], [31.0, 90.0, None]) == [31.0, 90.0, None]
+    sizes, measured = [None, (640, 480), None], [31.0, 90.0, None]
+    assert typical_diameters("aaa", sizes, measured) == measured
 
 
-def test_few_photographs_are_all_measured_and_of_many_about_as_many() -> None:
-    assert [measured_every(n) for n in (0, 1, MEASURED, MEASURED + 1)] == [1, 1, 1, 2]
-    assert MEASURED / 2 < 1_000_000 // measured_every(1_000_000) <= MEASURED
+def test_of_each_slide_some_photographs_are_measured_whatever_else_is_there() -> None:
+    many = ["many"] * 400
+    alone = to_measure(many)
+    assert len(alone) == MEASURED
+    assert alone[::4] == [0, 399]
+    assert to_measure(["one", *many, "two", "two"]) == [*(1 + each for each in alone), 401, 402]
