@@ -30,6 +30,7 @@ from tasks.images.manifest import SCHEMA
 from tasks.reports.image_columns import failed_rows
 from tasks.smears.segmentation.field_of_view import (
     UNINFECTED,
+    measured_together,
     to_measure,
     typical_diameters,
 )
@@ -198,7 +199,7 @@ def _survey(client: Client, store: Store, frozen: segmentations.Segmentation) ->
     starts = range(0, cut, SOURCES_A_JOB)
     outlined = frozen.cutting.into == "cells" and frozen.cutting.finder == OUTLINES
     slides = segmentations.read_sources(store, frozen.name, 0, cut)["slide_id"].to_pylist()
-    measured = to_measure(slides) if outlined else []
+    measured = to_measure(measured_together(slides)) if outlined else []
     jobs = [
         SurveyJob(store, frozen.name, number, frozen.cutting, *ends, _within(measured, *ends))
         for number, ends in enumerate(pairwise([*starts, cut]))
@@ -222,7 +223,7 @@ def _with_diameters(places: pa.Table) -> pa.Table:
         for row in about
     ]
     diameters = typical_diameters(
-        places["slide_id"].to_pylist(), sizes, places["diameter"].to_pylist()
+        measured_together(places["slide_id"].to_pylist()), sizes, places["diameter"].to_pylist()
     )
     column = segmentations.PLACE_SCHEMA.get_field_index("diameter")
     return places.set_column(

@@ -11,7 +11,9 @@ ARCHIVES = {".zip": "zip"} | dict.fromkeys(
     (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar"
 )
 GLOB = "*?["  # characters of a pattern
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif"}
+)
 # Scanner formats that are recognised by their extension.
 DICOM = ".dcm"  # each level of a slide is a separate file
 LOCAL = frozenset({".czi", DICOM, ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # no plain TIFF

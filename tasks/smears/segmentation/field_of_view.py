@@ -3,7 +3,7 @@
 A cell is drawn with the rim around training cells, apart from its neighbours.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log2
@@ -36,6 +36,8 @@ LARGEST_BITE = 0.1
 SHARES = np.linspace(LEAST_REACH, 1, 64)  # of a ray that are tried
 AT_ONCE = 64  # cells that are drawn together; a pair of cells takes 40 kB
 MEASURED = 5  # photographs of a slide; their median has an error of some percent of a diameter
+MEASURED_ALONE = 32  # of those that are each a slide: one in six errs by more, with few cells
+ALONE = ""  # the group of photographs that are each a slide
 SIZES_ALIKE = 0.25  # octaves of the longer side of photographs at one magnification
 
 
@@ -306,35 +308,43 @@ def _entry(rays: Numbers, outlines: Numbers) -> Float:
     return reach
 
 
-def to_measure(slides: Sequence[str]) -> list[int]:
-    """Choose which of n photographs are measured, from the slide of each: some of each slide.
+def measured_together(slides: Sequence[str]) -> list[str]:
+    """Name the group with which each of n photographs is measured, from the slide of each.
 
-    Other slides have no say, so that no slide's cells depend on its company. A photograph alone on
-    its slide is measured when it is searched.
+    It is the slide, so that no slide's cells depend on its company. Photographs that are each a
+    slide are measured together.
     """
-    by_slide = defaultdict[str, list[int]](list)
-    for number, slide in enumerate(slides):
-        by_slide[slide].append(number)
-    several = [numbers for numbers in by_slide.values() if len(numbers) > 1]
-    spread = [np.linspace(0, len(each) - 1, min(len(each), MEASURED)) for each in several]
-    chosen = zip(several, spread, strict=True)
-    return sorted(each[int(place)] for each, places in chosen for place in places)
+    times = Counter(slides)
+    return [slide if times[slide] > 1 else ALONE for slide in slides]
+
+
+def to_measure(groups: Sequence[str]) -> list[int]:
+    """Choose which of n photographs are measured, from the group of each: some of each group."""
+    members = defaultdict[str, list[int]](list)
+    for number, group in enumerate(groups):
+        members[group].append(number)
+    chosen = list[int]()
+    for group, each in members.items():
+        most = MEASURED if group else MEASURED_ALONE
+        spread = np.linspace(0, len(each) - 1, min(len(each), most))
+        chosen += [each[int(place)] for place in spread]
+    return sorted(chosen)
 
 
 def typical_diameters(
-    slides: Sequence[str],
+    groups: Sequence[str],
     sizes: Sequence[tuple[int, int] | None],
     measured: Sequence[float | None],
 ) -> list[float | None]:
-    """Return a red cell's median diameter in photographs of a slide and a size, for each of n.
+    """Return a red cell's median diameter in photographs of a group and a size, for each of n.
 
     ``sizes`` are width and height, None of anything but a photograph, which keeps its own diameter.
     A diameter is None if it was not measured, or nothing alike was.
     """
     # Every picture of a telephone at an eyepiece is cut to another size.
     alike = [
-        None if size is None else (slide, round(log2(max(size)) / SIZES_ALIKE))
-        for slide, size in zip(slides, sizes, strict=True)
+        None if size is None else (group, round(log2(max(size)) / SIZES_ALIKE))
+        for group, size in zip(groups, sizes, strict=True)
     ]
     known = defaultdict[tuple[str, int], list[float]](list)
     for kind, diameter in zip(alike, measured, strict=True):

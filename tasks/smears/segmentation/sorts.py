@@ -6,7 +6,6 @@ many times the bytes of a cell. For sizes that both kinds may have, the finder c
 some pictures of each folder.
 """
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
@@ -27,7 +26,7 @@ from tasks.images.access.addresses import (
     split_link,
 )
 from tasks.images.access.files import read_head
-from tasks.images.decoding import FORMATS, LARGEST_CELL, LARGEST_TRAINING_CELL
+from tasks.images.decoding import LARGEST_CELL, LARGEST_TRAINING_CELL, opened
 from tasks.images.regions import MOST_CELL_BYTES
 from tasks.smears.segmentation.whole_cells import SEVERAL
 
@@ -65,7 +64,7 @@ def glance(uri: str) -> Glance:
 
 def _size(content: bytes) -> Size | None:
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with opened(content) as image:
             return image.size
     except Image.DecompressionBombError:
         return LARGEST_CELL + 1, LARGEST_CELL + 1  # too large for a photograph as well

@@ -1,4 +1,11 @@
-from tasks.smears.segmentation.field_of_view import MEASURED, to_measure, typical_diameters
+from tasks.smears.segmentation.field_of_view import (
+    ALONE,
+    MEASURED,
+    MEASURED_ALONE,
+    measured_together,
+    to_measure,
+    typical_diameters,
+)
 
 
 def test_each_photograph_has_the_median_of_its_slide_and_size() -> None:
@@ -17,7 +24,14 @@ def test_a_field_of_a_slide_keeps_what_its_slide_says() -> None:
 
 def test_of_each_slide_some_photographs_are_measured_whatever_else_is_there() -> None:
     many = ["many"] * 400
-    alone = to_measure(many)
+    alone = to_measure(measured_together(many))
     assert len(alone) == MEASURED
     assert alone[::4] == [0, 399]
-    assert to_measure(["one", *many, "two", "two"]) == [*(1 + each for each in alone), 401, 402]
+    together = to_measure(measured_together(["one", *many, "two", "two", "three"]))
+    assert together == [0, *(1 + each for each in alone), 401, 402, 403]
+
+
+def test_photographs_that_are_each_a_slide_are_measured_together() -> None:
+    slides = [str(number) for number in range(100)]
+    assert set(measured_together(slides)) == {ALONE}
+    assert len(to_measure(measured_together(slides))) == MEASURED_ALONE
