@@ -81,7 +81,12 @@ def cut_up(
             frozen = segmentations.freeze_segmentation(
                 store,
                 name,
-                _with_slides(one_file_a_slide(listed, console.warn), root, wanted.slide_is),
+                _with_slides(
+                    one_file_a_slide(listed, console.warn),
+                    root,
+                    wanted.slide_is,
+                    _name_of(images) if root == images else None,
+                ),
                 wanted,
                 now(),
             )
@@ -129,9 +134,13 @@ def _refuse_other_options(frozen: segmentations.Segmentation, wanted: segmentati
 
 
 def _with_slides(
-    sources: pa.Table, root: str | list[str], slide_is: segmentations.SlideIs
+    sources: pa.Table, root: str | list[str], slide_is: segmentations.SlideIs, whole: str | None
 ) -> pa.Table:
-    """Name the slide of each source to cut up, unless the manifest does."""
+    """Name the slide of each source to cut up, unless the manifest does.
+
+    Photographs that lie in the given folder itself, without folders beside them, are of the patient
+    ``whole``; None if no folder was given, or one in which the photographs of all patients arrive.
+    """
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
     kinds = (
         sources[segmentations.SORT].to_pylist()
@@ -149,12 +158,25 @@ def _with_slides(
         names_of_slides(uris[:cut], _folder_of_all(root), by, alone) for by in (slide_is, "file")
     )
     folders = {name for name, of_file in zip(names, of_files, strict=True) if name != of_file}
+    loose = [
+        place
+        for place, one in enumerate(alone)
+        if slide_is == "folder" and not one and names[place] == of_files[place]
+    ]
     if len(each_source(root)) > 1:
         names = [_of_archive(uri) + name for uri, name in zip(uris, names, strict=False)]
     if folders:
+        beside = f" and {counted(len(loose), 'photograph')} beside them" if loose else ""
         console.tell(
-            f"{counted(len(folders), 'folder')} of photographs: taken for "
-            f"{counted(len(folders), 'patient')} (--slide-is file if each photograph is one)"
+            f"{counted(len(folders), 'folder')} of photographs{beside}: taken for "
+            f"{counted(len(folders) + len(loose), 'patient')} (--slide-is file if each photograph "
+            "is one)"
+        )
+    elif whole is not None and len(loose) > 1:
+        names = [whole if place in set(loose) else name for place, name in enumerate(names)]
+        console.tell(
+            f"{counted(len(loose), 'photograph')} in one folder: taken for one patient, {whole} "
+            "(--slide-is file if each photograph is one)"
         )
     slides = [
         slide or name
@@ -162,6 +184,16 @@ def _with_slides(
     ]
     place = SCHEMA.get_field_index("slide_id")
     return sources.set_column(place, SCHEMA.field(place), pa.array(slides, pa.string()))
+
+
+def _name_of(images: str | list[str]) -> str | None:
+    """Name the folder or archive that was given; None if it is neither."""
+    if not isinstance(images, str) or addresses.in_archive(images):
+        return None
+    fs, path = files.filesystem(images)
+    name = PurePosixPath(str(path).rstrip("/")).name
+    ending = next((end for end in addresses.ARCHIVES if name.lower().endswith(end)), "")
+    return name[: -len(ending)] if ending else name if fs.isdir(path) else None
 
 
 def _folder_of_all(images: str | list[str]) -> str:

@@ -207,6 +207,22 @@ def test_tiles_cover_a_photograph(fields: Path, settings: Settings) -> None:
     assert set(table["kind"].to_pylist()) == {"tile"}
 
 
+def test_a_folder_of_photographs_is_one_patient_and_loose_ones_are_counted_aloud(
+    fields: Path, tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slides(name: str) -> set[str]:
+        found = segment.fn(Segment(images=str(tmp_path / "ann"), name=name), settings)
+        return set(manifest_of(found)["slide_id"].to_pylist())
+
+    shutil.copytree(fields / "s1", tmp_path / "ann")
+    assert slides("one") == {"ann"}
+    assert "2 photographs in one folder: taken for one patient, ann" in capsys.readouterr().err
+    shutil.copytree(fields / "s1", tmp_path / "ann" / "bob")
+    assert slides("three") == {"0", "1", "bob"}
+    told = "1 folder of photographs and 2 photographs beside them: taken for 3 patients"
+    assert told in capsys.readouterr().err
+
+
 def test_the_levels_of_a_dicom_slide_are_one_source(tmp_path: Path, settings: Settings) -> None:
     rows, columns = np.indices((700, 900))
     pixels = np.stack([rows % 256, columns % 256, 120 + 0 * rows], axis=2).astype(np.uint8)
