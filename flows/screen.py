@@ -50,11 +50,14 @@ class ScreenOutcome(Outcome):
             return f"there are no images for batch {self.batch}: run it again once they have come"
         if self.scored < self.images:
             return (
-                f"{self.images - self.scored:,} of {counted(self.images, 'image')} of batch "
-                f"{self.batch} failed ({numbered(self.failures)}); the report has a row for each: "
-                f"{self.report}"
+                f"{self.lost()} of batch {self.batch} failed ({numbered(self.failures)}); the "
+                f"report has a row for each: {self.report}"
             )
         return ""
+
+    def lost(self) -> str:
+        """Say how many images failed, and of how many."""
+        return f"{self.images - self.scored:,} of {counted(self.images, 'image')}"
 
     def done(self) -> str:
         """Say in a line whether the batch was screened now or before, and how fast."""

@@ -59,6 +59,9 @@ class NightMetrics:
             "last_success_timestamp_seconds", "When the last night with scored images was published"
         )
         self.night_images = gauge("night_images", "Images of the last night", "status")
+        self.night_files = gauge(
+            "night_files", "Files of it; failed: without scored image", "status"
+        )
         self.night_failures = gauge("night_failures", "Images of it that failed", "reason")
         self.night_abnormal = gauge("night_abnormal_images", "Images of it that are abnormal")
         self.night_review = gauge("night_review_images", "Images of it for review by a person")
@@ -99,6 +102,9 @@ class NightMetrics:
     def _show_night(self, night: Mapping[str, Any]) -> None:
         self.night_images(ImageStatus.SCORED).set(night["scored"])
         self.night_images(ImageStatus.FAILED).set(night["images"] - night["scored"])
+        lost = night.get("files_failed", 0)  # a report of 0.14 does not say
+        self.night_files(ImageStatus.SCORED).set(night.get("files", 0) - lost)
+        self.night_files(ImageStatus.FAILED).set(lost)
         # A reason of the night before may not have happened in this one.
         failures = dict.fromkeys(self._reasons, 0) | night["failures"]
         self._reasons |= failures.keys()

@@ -35,6 +35,8 @@ class CallOutcome(Outcome):
 
     batch: str
     page: str
+    files: int
+    files_failed: int
     patients: dict[str, int]
     slides_for_review: int
     light: str
@@ -100,6 +102,8 @@ def call_screened(
     return CallOutcome(
         batch=batch.name,
         page=store.address(*pages.page_path(batch.name)),
+        files=night.get("files", 0),  # a report of 0.14 does not say
+        files_failed=night.get("files_failed", 0),
         patients=by_call(night["patient_calls"]),
         slides_for_review=night["slides_for_review"],
         light=night["light"],

@@ -49,6 +49,12 @@ class NightOutcome(ScreenOutcome, CallOutcome):
         """Say if all images, some images or the page are missing."""
         return super().problem or self.page_problem()
 
+    def lost(self) -> str:
+        """Say how many files failed as a whole, or else how many images, and of how many."""
+        if not self.files_failed or self.files == self.images:
+            return super().lost()
+        return f"{self.files_failed:,} of {counted(self.files, 'file')}"
+
     def rows(self) -> list[tuple[str, object]]:
         """List the figures of the images and of the patients, by name."""
         images, calls = ScreenOutcome.rows(self), CallOutcome.rows(self)

@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 Check = Callable[[Image.Image], None]
 Reason = Literal[
     "unreadable", "empty", "not_an_image", "too_large", "damaged", "killed_worker",
-    "unknown_magnification", "too_coarse", "several_pictures", "not_a_cell",
+    "unknown_magnification", "too_coarse", "several_pictures", "not_a_cell", "left_out",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

@@ -20,6 +20,8 @@ from tasks.images.access.addresses import (
     ARCHIVES,
     EXTENSIONS,
     GLOB,
+    PARTIAL,
+    UNREAD,
     archive_kind,
     as_text,
     extension,
@@ -36,11 +38,12 @@ from tasks.words import counted
 NOT_UTF_8 = "unreadable: the name of the file is not UTF-8: rename it"
 LISTED = ("uri", "failure", "size", "label", "slide_id", "patient_id", "acquired_at")
 MACOSX = "__MACOSX"  # a folder of an archive
-HIDDEN, HIDDEN_IMAGES = "hidden", "hidden images"
+HIDDEN, OTHER = "hidden", "no picture"
 KINDS_NAMED = 5  # of omitted files
 PART = 2**11  # files
 Sources = str | Sequence[str]  # one source or several
-Image = tuple[str, str, int | None]  # URL, path for its name, and size in bytes
+# URL, path for its name, size in bytes, and why it is not read.
+Image = tuple[str, str, int | None, str | None]
 
 
 def as_given(sources: Sources) -> str | list[str]:
@@ -162,7 +165,7 @@ class _Listing:
     def _images_of(self, listed: Listed, source: str) -> Iterable[Image]:
         others: Counter[str] = Counter()
         for path, size, _ in listed.files:
-            if listed.is_file and not self._is_image(parts_of(path)[-1]):
+            if listed.is_file and self._why_not(parts_of(path)[-1]) is not None:
                 raise SourceError(
                     f"{source} is no image (a name that ends in "
                     f"{', '.join(sorted(self.extensions))}), no archive ({', '.join(ARCHIVES)}) "
@@ -170,8 +173,8 @@ class _Listing:
                 )
             # A hidden file that a pattern names is wanted, and so is a source in a hidden folder.
             below = path.removeprefix(listed.above) if listed.above else parts_of(path)[-1]
-            if self._is_image(below):
-                yield str(listed.fs.unstrip_protocol(path)), path, size
+            if (why := self._why_not(below)) is not OTHER:
+                yield str(listed.fs.unstrip_protocol(path)), path, size, why
             else:
                 others[self._kind(below)] += 1
         for linked in sorted(listed.linked):
@@ -190,19 +193,14 @@ class _Listing:
         for name, size in list_members(kind, address):
             if parts_of(name)[: len(inside)] != inside:
                 continue
-            if self._is_image(name):
-                yield f"{kind}://{name}::{address}", name, size
+            if (why := self._why_not(name)) is not OTHER:
+                yield f"{kind}://{name}::{address}", name, size, why
             else:
                 others[self._kind(name)] += 1
         self._tell_of_others(source, others)
 
     def _tell_of_others(self, source: str, others: Counter[str]) -> None:
         del others[HIDDEN]
-        if hidden := others.pop(HIDDEN_IMAGES, 0):
-            self.on_skip(
-                f"{counted(hidden, 'hidden image')} of {source} left out, because "
-                "a name or a folder begins with a dot: rename it to have it read"
-            )
         if others:
             often = sorted(others.items(), key=lambda kind: (-kind[1], kind[0]))[:KINDS_NAMED]
             kinds = ", ".join(f"{n:,} {extension}" for extension, n in often)
@@ -213,16 +211,23 @@ class _Listing:
             )
 
     def _kind(self, path: str) -> str:
-        suffix = extension(path)
-        if not _is_hidden(path):
-            return suffix or "no extension"
-        # For each file macOS adds a ._name to an archive, which is no image despite its name.
-        parts = parts_of(path)
-        shadow = MACOSX in parts or parts[-1].startswith("._")
-        return HIDDEN_IMAGES if suffix in self.extensions and not shadow else HIDDEN
+        return HIDDEN if _is_hidden(path) else extension(path) or "no extension"
 
-    def _is_image(self, path: str) -> bool:
-        return extension(path) in self.extensions and not _is_hidden(path)
+    def _why_not(self, path: str) -> str | None:
+        """Say why a picture is not read, so that it fails aloud; None if it is; or `OTHER`."""
+        suffix, parts = extension(path), parts_of(path)
+        if suffix in self.extensions and not _is_hidden(path):
+            return None
+        # For each file macOS adds a ._name to an archive, which is no image despite its name.
+        if MACOSX in parts or parts[-1].startswith("._"):
+            return OTHER
+        if suffix in PARTIAL and extension(path.removesuffix(suffix)) in {"", *self.extensions}:
+            return f"left_out: a name that ends in {suffix} says that it is not completely copied"
+        if suffix in UNREAD:
+            return f"left_out: {suffix} is not read: save it as JPEG, PNG, TIFF or HEIC"
+        if suffix in self.extensions:
+            return "left_out: a name or a folder begins with a dot: rename it to have it read"
+        return OTHER
 
     def _add(self, files: Iterable[Image]) -> None:
         left = iter(files)
@@ -237,10 +242,13 @@ class _Listing:
             self.add(pa.Table.from_pydict(nothing | arrays, schema=manifest.SCHEMA))
 
     def _row(self, image: Image) -> tuple[object, ...]:
-        uri, path, size = image
+        uri, path, size, left_out = image
         *_, folder, file = ["", *parts_of(path)]
         name, readable = names.parse_name(as_text(file)), as_text(uri)
-        failure, label = None if readable == uri else NOT_UTF_8, self.classes.of(as_text(folder))
+        failure, label = (
+            left_out if readable == uri else NOT_UTF_8,
+            self.classes.of(as_text(folder)),
+        )
         return readable, failure, size, label, name.slide_id, name.patient_id, name.acquired_at
 
 

@@ -24,10 +24,10 @@ from storage.smears import segmentations
 from storage.store import Store, StoreError
 from tasks.images import opened_slides
 from tasks.images.access import addresses, files
-from tasks.images.formats.dicom import one_file_a_slide
 from tasks.images.listing import as_given, each_source, list_images, named
 from tasks.images.manifest import SCHEMA
 from tasks.reports.image_columns import failed_rows
+from tasks.smears.segmentation.dicom import one_file_a_slide
 from tasks.smears.segmentation.field_of_view import (
     UNINFECTED,
     measured_together,

@@ -31,10 +31,14 @@ EXPECTED = {
 }
 BOUNDS = {"": "", "_low": "lower bound (95%): ", "_high": "upper bound (95%): "}
 
+_FILES = "count(DISTINCT coalesce(source_uri, uri))"
+_FILES_FAILED = f"{_FILES} - {_FILES} FILTER (is_scored)"
 COLUMNS = [
     count("images", "images of the batch", "images", "count(uri)"),
     images("scored", "of these, scored", "is_scored"),
     FAILURES,
+    count("files", "photographs, slides and pictures of single cells", "files", _FILES),
+    count("files_failed", "those without a scored image", "files", _FILES_FAILED),
     Column("diagnoses", COUNTS, "scored images by diagnosis", "images", histogram("diagnosis")),
     PARASITIZED,
     number("alpha", "the detector's level"),
@@ -122,4 +126,7 @@ def read_batches_before(
             paths += [("reports", BATCHES, folder, name) for name in reversed(names)]
     files = ["/".join(path) for path in reversed(paths[:limit])]
     rows = records.read_readable(lambda file: read_table(store, file), files, on_damage)
-    return pa.concat_tables([BATCH_SCHEMA.empty_table(), *(row.cast(BATCH_SCHEMA) for row in rows)])
+    known = (row.cast(pa.schema(map(BATCH_SCHEMA.field, row.column_names))) for row in rows)
+    # Rows of earlier versions lack columns.
+    tables = [BATCH_SCHEMA.empty_table(), *known]
+    return pa.concat_tables(tables, promote_options="default")

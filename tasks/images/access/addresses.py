@@ -14,6 +14,24 @@ GLOB = "*?["  # characters of a pattern
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif"}
 )
+# Pictures that are not read: of other formats, and those that are not completely copied.
+UNREAD = frozenset(
+    {
+        ".arw",
+        ".avif",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".gif",
+        ".jp2",
+        ".jxl",
+        ".nef",
+        ".orf",
+        ".raf",
+        ".rw2",
+    }
+)
+PARTIAL = frozenset({".crdownload", ".download", ".part", ".partial"})
 # Scanner formats that are recognised by their extension.
 DICOM = ".dcm"  # each level of a slide is a separate file
 LOCAL = frozenset({".czi", DICOM, ".mrxs", ".ndpi", ".svslide", ".vms", ".vmu"})  # no plain TIFF

@@ -48,6 +48,7 @@ def samples_of(metrics: NightMetrics) -> Samples:
 def publish_night(store: Store, batch: str, day: date, **values: Any) -> None:
     """Publish a row in the history of nights."""
     row = {"images": 0, "scored": 0, "failures": [], "abnormal": 0, "review": 0, "light": "red"}
+    row |= {"files": 0, "files_failed": 0}
     rows = pa.Table.from_pylist([row | values], BATCH_SCHEMA)
     publish_report(store, report_path(batch, day, BATCHES), BATCH_SCHEMA, [rows])
 
@@ -58,6 +59,7 @@ def publish_night(store: Store, batch: str, day: date, **values: Any) -> None:
 def test_the_last_good_night_is_told_by_the_store_after_nights_that_were_not(store: Store) -> None:
     failures = [("damaged", 1)]
     good = {"images": 10, "scored": 9, "failures": failures, "abnormal": 3, "review": 4}
+    good |= {"files": 3, "files_failed": 1}
     publish_night(store, "night-2026-03-01", date(2026, 3, 1), **good, light="amber")
     before = time.time()
     metrics = NightMetrics("night")
@@ -68,6 +70,7 @@ def test_the_last_good_night_is_told_by_the_store_after_nights_that_were_not(sto
     assert found["night_images", (("status", "scored"),)] == 9
     assert found["night_images", (("status", "failed"),)] == 1
     assert found["night_failures", (("reason", "damaged"),)] == 1
+    assert found["night_files", (("status", "failed"),)] == 1
     assert found["night_abnormal_images", ()] == 3
     assert found["night_review_images", ()] == 4
     assert found["night_light", ()] == 1

@@ -49,7 +49,7 @@ def settings(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Settin
     _copy_one_fitted_image(made, copies)
     for image in sorted((root / "night").rglob("*.png"))[:3]:
         shutil.copy(image, copies)
-    (copies / ".hidden.png").touch()
+    (copies / "notes.txt").touch()
     return made
 
 
@@ -96,7 +96,7 @@ def _image_ids(settings: Settings, images: str) -> set[bytes]:
 
 
 def test_what_a_listing_leaves_out_is_said(outcome: EvaluationOutcome) -> None:
-    assert any("1 hidden image of" in text and "copies" in text for text in SAID)
+    assert any("1 file of" in text and "copies" in text for text in SAID)
 
 
 def test_every_detector_is_measured_on_every_set(outcome: EvaluationOutcome) -> None:

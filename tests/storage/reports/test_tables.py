@@ -165,6 +165,13 @@ def test_a_batch_that_is_published_again_has_one_row(any_store: Store) -> None:
     assert read_batches_before(any_store, DAYS[1], 9).num_rows == 1
 
 
+def test_a_row_of_an_earlier_version_has_null_for_what_it_does_not_say(store: Store) -> None:
+    row = batch_row("night", DAYS[0]).drop_columns(["files", "files_failed"])
+    publish_report(store, tables.report_path("night", DAYS[0], tables.BATCHES), row.schema, [row])
+    (read,) = read_batches_before(store, DAYS[1], 9).to_pylist()
+    assert (read["batch"], read["files"]) == ("night", None)
+
+
 def test_a_bloom_filter_finds_the_row_groups_of_an_image(store: Store) -> None:
     digests = [f"{number:064x}" for number in range(2 * tables.GROUP_ROWS)]
     parts = [

@@ -116,19 +116,30 @@ def test_a_source_is_found_whatever_folder_it_lies_in(
     assert contents(list_images(put_anywhere({"1.png": b"one"}, folder))) == {b"one"}
 
 
-def test_what_is_no_image_is_left_out_and_hidden_images_are_counted(
+def test_what_is_no_picture_is_left_out_and_a_picture_that_is_not_read_fails_aloud(
     put_anywhere: Callable[..., str],
 ) -> None:
+    pictures = {
+        **dict.fromkeys([".hidden.png", ".cache/1.png", "sub/.thumbs/1.png"], "begins with a dot"),
+        **dict.fromkeys(["a.jpg.part", "IMG_1.part"], "not completely copied"),
+        "scan.gif": ".gif is not read: save it as JPEG",
+    }
     others = [
-        "notes.txt", "scan.gif", "png", ".hidden.png", "._1.png", ".cache/1.png",
-        "sub/.thumbs/1.png", "__MACOSX/1.png", "__MACOSX/sub/._1.png", ".DS_Store",
+        "notes.txt", "notes.pdf.part", "png", "._1.png", "__MACOSX/1.png", "__MACOSX/sub/._1.png",
+        ".DS_Store",
     ]  # fmt: skip
-    members = {"1.png": b"one"} | dict.fromkeys(others, b"other")
+    members = {"1.png": b"one"} | dict.fromkeys([*pictures, *others], b"other")
     told: list[str] = []
-    assert contents(list_images(put_anywhere(members), on_skip=told.append)) == {b"one"}
-    (said,) = (each for each in told if "hidden images" in each)
-    assert said.startswith("3 hidden images of ")
-    assert "left out, because a name or a folder begins with a dot" in said
+    listed = list_images(put_anywhere(members), on_skip=told.append)
+    failed = {row["uri"]: row["failure"] for row in listed.to_pylist() if row["failure"]}
+    assert contents(listed.filter(listed["failure"].is_null())) == {b"one"}
+    assert len(failed) == len(pictures)
+    for name, why in pictures.items():
+        (said,) = (text for uri, text in failed.items() if f"/{name}" in uri)
+        assert said.startswith("left_out: ")
+        assert why in said
+    (said,) = told
+    assert "1 .part, 1 .txt, 1 no extension" in said
 
 
 def test_labels_are_the_folder_directly_above(put_anywhere: Callable[..., str]) -> None:

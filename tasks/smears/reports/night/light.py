@@ -194,7 +194,7 @@ def _abnormal(row: Row, alpha: float) -> list[Finding]:
 
 
 def _failures(night: NightCounts) -> list[Finding]:
-    """Judge the images that failed: a night with any is never green."""
+    """Judge what failed, by file where whole files did: a night with any failure is never green."""
     images, failures = night.row["images"], night.row["failures"]
     findings: list[Finding] = []
     if photographs := failures.get(NOT_A_CELL, 0):
@@ -206,10 +206,13 @@ def _failures(night: NightCounts) -> list[Finding]:
         )
         findings.append((Light.AMBER, text))
     if night.failed:
-        rate = night.failed / images
+        # A photograph that fails is one image, and one that does not is all its cells.
+        n, of, what = night.row["files_failed"], night.row["files"], "file"
+        if not n or of == images:
+            n, of, what = night.failed, images, "image"
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(failures.items()))
-        light = Light.RED if rate >= FAILED_RED else Light.AMBER
-        text = f"{night.failed:,} of {counted(images, 'image')} failed ({rate:.1%}): {reasons}"
+        light = Light.RED if n / of >= FAILED_RED else Light.AMBER
+        text = f"{n:,} of {counted(of, what)} failed ({n / of:.1%}): {reasons}"
         findings.append((light, text))
     return findings
 

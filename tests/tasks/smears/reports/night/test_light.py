@@ -211,6 +211,17 @@ def test_two_hundred_thousand_cells_are_judged_by_the_size_of_a_deviation() -> N
     assert found.light == "green"
 
 
+def test_a_photograph_that_failed_counts_as_much_as_one_with_all_its_cells() -> None:
+    rng = np.random.default_rng(0)
+    read, failed = cells(rng, patients=1, each=81), cells(rng, patients=1, each=5, failed=1.0)
+    uris = [pa.array([f"{name} {i}" for i in range(n)]) for name, n in (("cell", 81), ("file", 5))]
+    read = read.append_column("uri", uris[0]).append_column("source_uri", pa.array(["good"] * 81))
+    rows = pa.concat_tables([read, failed.append_column("uri", uris[1])], promote_options="default")
+    drift = light_of(rows)
+    assert drift.light == "red"
+    assert "5 of 6 files failed (83.3%): 5 damaged" in drift.reasons
+
+
 @pytest.mark.parametrize(
     ("options", "light", "reason"),
     [

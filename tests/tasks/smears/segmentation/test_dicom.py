@@ -11,9 +11,9 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from tasks.images.access.addresses import DICOM
-from tasks.images.formats.dicom import one_file_a_slide, read_header
 from tasks.images.listing import list_images
 from tasks.images.opened_slides import is_slide, open_slide
+from tasks.smears.segmentation.dicom import one_file_a_slide, read_header
 from tests.support.dicom import write_dicom_slide
 from tests.support.smooth_slides import SMOOTH, reason
 
