@@ -165,11 +165,6 @@ class DetectorCard(records.Card):
     adaptation: AdaptationCard | None = None
 
     @property
-    def counts_abnormal(self) -> bool:
-        """Return whether abnormal cells count, as in the error rates of a learned detector."""
-        return self.learned is not None
-
-    @property
     def nights(self) -> list[LearnedNight]:
         """List the nights that it has learned."""
         return self.learned.nights if self.learned else []

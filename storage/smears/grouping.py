@@ -33,8 +33,7 @@ CELLS = """CREATE VIEW cells AS SELECT *,
   is_scored AND is_red AND coalesce(isfinite(log_odds), false) AS is_diagnosed,
   is_parasitized OR (is_red AND coalesce(log_odds >= 0, false)) AS looks_parasitized,
   is_diagnosed AND coalesce(abnormality, 0) <= {strangest} AS is_suspectable,
-  is_suspectable AND abnormality IS NOT NULL AS may_count,
-  may_count AND (NOT is_abnormal OR {counts_abnormal}) AS is_read,
+  is_suspectable AND abnormality IS NOT NULL AS is_read,
   coalesce(list_contains(string_split(review_reason, ', '), 'uncertain'), false) AS is_uncertain,
   split_part(failure, ':', 1) AS failure_reason
 FROM read_parquet({images})"""
@@ -69,9 +68,8 @@ BY_SLIDE = "SELECT {columns} FROM together GROUP BY slide_id ORDER BY slide_id N
 
 # A slide without a patient counts as one; images with neither are one more.
 BY_PATIENT = """SELECT {columns} FROM (
-  SELECT together.* EXCLUDE (slide_id, is_read, may_count, is_suspectable, is_diagnosed),
+  SELECT together.* EXCLUDE (slide_id, is_read, is_suspectable, is_diagnosed),
     together.is_read AND judged.is_readable AS is_read,
-    together.may_count AND judged.is_readable AS may_count,
     together.is_suspectable AND judged.is_readable AS is_suspectable,
     together.is_diagnosed AND judged.is_readable AS is_diagnosed,
     coalesce(together.slide_id, '') AS slide, judged.is_readable, judged.is_new, judged.is_covered,
@@ -181,11 +179,8 @@ class Grouping:
 
 
 @contextmanager
-def grouping(images: Path, strangest: float, *, counts_abnormal: bool) -> Iterator[Grouping]:
-    """Open a report on images, a local file; cells of a higher abnormality never count.
-
-    Other abnormal ones count where the detector ``counts_abnormal``.
-    """
+def grouping(images: Path, strangest: float) -> Iterator[Grouping]:
+    """Open a report on images, a local file; cells of a higher abnormality never count."""
     import duckdb  # not where nothing is published
 
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
@@ -193,6 +188,5 @@ def grouping(images: Path, strangest: float, *, counts_abnormal: bool) -> Iterat
         database.execute("SET memory_limit = $1", [MEMORY])
         database.execute("SET temp_directory = $1", [spill])
         quoted = str(images).replace("'", "''")
-        rules = {"strangest": strangest, "counts_abnormal": str(counts_abnormal)}
-        database.execute(CELLS.format(images=f"'{quoted}'", **rules))
+        database.execute(CELLS.format(images=f"'{quoted}'", strangest=strangest))
         yield Grouping(database)

@@ -172,15 +172,10 @@ def is_diagnosed(rows: pa.Table) -> Mask:
     return np.asarray(scored & is_red & once)
 
 
-def may_count(rows: pa.Table) -> Mask:
-    """Mark the image rows (n,) of red cells that are whole, and no stranger than parasites are."""
+def is_read(rows: pa.Table) -> Mask:
+    """Mark the image rows (n,) of whole red cells no stranger than parasites are: they count."""
     strange = np.nan_to_num(numbers_of(rows, "abnormality"), nan=np.inf) > STRANGEST
     return np.asarray(is_diagnosed(rows) & ~strange)
-
-
-def is_read(rows: pa.Table, *, counts_abnormal: bool) -> Mask:
-    """Mark the image rows (n,) whose cells count; abnormal ones where ``counts_abnormal``."""
-    return np.asarray(may_count(rows) & (counts_abnormal | ~is_true(rows["abnormal"])))
 
 
 def is_white_cell(rows: pa.Table) -> Mask:

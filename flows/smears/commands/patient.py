@@ -65,10 +65,7 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
             # Without the byte order mark Excel takes UTF-8 for something else.
             sheet, encoding = patient_table(row, slides, persons), "utf-8-sig"
         else:
-            counts_abnormal = bool(detector and detector.counts_abnormal)
-            cells = cells_behind(
-                [row], every, counts_abnormal=counts_abnormal, most=CELLS, least=CELLS
-            )
+            cells = cells_behind([row], every, most=CELLS, least=CELLS)
             sheet = _page(store, frozen, card, cells, row, slides, persons)
             encoding = "utf-8"
         with written(to) as stage:

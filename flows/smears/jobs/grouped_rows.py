@@ -70,8 +70,7 @@ def group_rows(images: Path, shifts: pa.Table, fields: pa.Table | None, rules: R
     if a cell is in no field of its source.
     """
     stated, counting, tables = rules.made_by.to_row(), rules.counting, dict[str, pa.Table]()
-    strangest, counts_abnormal = image_columns.STRANGEST, counting.commissioned
-    with grouping(images, strangest, counts_abnormal=counts_abnormal) as groups:
+    with grouping(images, image_columns.STRANGEST) as groups:
         # Fields contribute to their slide, and slides to their patients and their night.
         if fields is not None:
             counts = groups.fields(fields)

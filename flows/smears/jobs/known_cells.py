@@ -32,7 +32,7 @@ from tasks.reports.image_columns import (
     PARASITIZED,
     flags,
     heads_of,
-    may_count,
+    is_read,
     numbers_of,
     repeated,
 )
@@ -111,7 +111,7 @@ def _columns(rows: pa.Table) -> pa.Table:
         | {
             "size": pa.array(size),
             "log_odds": pa.array(numbers_of(rows, "log_odds")),
-            "countable": pa.array(may_count(rows)),
+            "countable": pa.array(is_read(rows)),
             "judged": pa.array(scored & ~image_rows.is_cut(rows)),
         }
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from flows.monitoring.console import warn
 from flows.outcome import shell_command
-from flows.smears.stages.chosen_thresholds import load_error_rates, measured_on
+from flows.smears.stages.chosen_thresholds import load_error_rates, measured_on, sure_rates
 from storage.batches.manifests import Batch, Sources
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -198,17 +198,22 @@ class Suspects:
         return {patient_of(self.row(each)): answer for each, answer in confirmed if answer.read}
 
     def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
-        positive = self.answers.card.classes[0]
-        return confirm(suspect, answers, positive, self._rates, self.wanted)
+        positive, threshold = self.answers.card.classes[0], self.row(suspect)["counting_threshold"]
+        # By the rates of the threshold at which this patient's cells were called.
+        rates = next((each for each in self._rates if each.log_odds == threshold), None)
+        return confirm(suspect, answers, positive, rates, self.wanted)
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""
         return self.answers.looked(set(suspect.order))
 
     @cached_property
-    def _rates(self) -> interpretation.ErrorRates | None:
-        known = load_error_rates(self.answers.store, self.detector) if self.detector else None
-        return None if known is None else known.counting
+    def _rates(self) -> list[interpretation.ErrorRates]:
+        if self.detector is None:
+            return []
+        store = self.answers.store
+        known = load_error_rates(store, self.detector), sure_rates(store, self.detector)
+        return [rates for each in known if each for rates in (each.counting, each.dense)]
 
     @cached_property
     def _slides(self) -> pa.Table:
@@ -221,7 +226,6 @@ class Suspects:
         cells = cells_behind(
             [row for row in self.rows if row["call"] in ASKED],
             self._slides,
-            counts_abnormal=bool(self.detector and self.detector.counts_abnormal),
             most=MOST_CALLED,
             least=MOST_READ,
         )

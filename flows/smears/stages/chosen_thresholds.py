@@ -105,7 +105,7 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
         Interpreter(sure_rates(store, detector), wanted),
         measured_on(detector),
         adaptation_of(detector),
-        detector.counts_abnormal,
+        detector.learned is not None,
         settings.detectable_percent,
         settings.field_limits.tolerated,
     )
@@ -115,16 +115,16 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
 def interpreter_elsewhere(
     store: Store, detector: detectors.DetectorCard, wanted: float
 ) -> Interpreter:
-    """Interpret counts of a slide of a laboratory of which nothing is known.
+    """Interpret counts of sure parasites of a laboratory of which nothing is known.
 
     Its error rates are those of the detector, as far apart as laboratories are.
     """
-    known = fitted_rates(store, detector)
-    if known is None:
+    sure = sure_rates(store, detector)
+    if sure is None:
         return Interpreter(None, wanted)
-    fitted = errors_of_detector(store, detector)
-    nothing = error_counts.ErrorCounts.empty()
-    return Interpreter(_rates_at_laboratory(known, fitted, nothing), wanted)
+    fitted, nothing = errors_of_detector(store, detector), error_counts.ErrorCounts.empty()
+    rates = error_rates.laboratory_rates(fitted, nothing, sure.counting.log_odds)
+    return Interpreter(KnownRates(rates, rates), wanted)
 
 
 @lru_cache(maxsize=4)

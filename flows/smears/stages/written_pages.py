@@ -63,9 +63,7 @@ def write_page(
     )
     shown = opened(calls.positive_first(patients))
     each = cells_each(len(shown))
-    cells = cells_behind(
-        shown, slides, counts_abnormal=detector.counts_abnormal, most=each, least=each
-    )
+    cells = cells_behind(shown, slides, most=each, least=each)
     find_cells(client, screened, highlights, cells, limit)
     fields = None
     if FIELDS in called.digests:

@@ -22,13 +22,12 @@ CORRECTED = (
 OF_WHOLE = "whole red cells, scored, each image once and none stranger than parasites are,"
 
 # $few and $many are the log-odds from which a cell counts where parasites are few or many, and
-# $sure those of sure parasites. Suspects may be abnormal, sure ones cut or covered too, and of
-# `all_suspects` nothing is left out. Cells look parasitized on unreadable slides, too.
+# $sure those of sure parasites. Sure suspects may be cut or covered, and of `all_suspects` nothing
+# is left out. Cells look parasitized on unreadable slides, too.
 COUNTED = {
     "called_of_few": number_of("is_read AND log_odds >= $few"),
     "called_of_many": number_of("is_read AND log_odds >= $many"),
-    "countable": number_of("may_count"),
-    "suspects": number_of("may_count AND log_odds >= $few"),
+    "called_of_sure": number_of("is_read AND log_odds >= $sure"),
     "suspectable": number_of("is_suspectable"),
     "sure_suspects": number_of("is_suspectable AND log_odds >= $sure"),
     "diagnosed": number_of("is_diagnosed"),
@@ -38,8 +37,8 @@ COUNTED = {
 SET_ASIDE = Column(
     "set_aside",
     COUNTS,
-    "of these, those that do not count: abnormal ones, and those that the border cuts or another "
-    "cell covers",
+    "of these, those that do not count: ones stranger than parasites are, and those that the "
+    "border cuts or another cell covers",
     "images",
     histogram(
         "CASE WHEN is_parasitized AND is_diagnosed AND abnormality IS NULL THEN 'cut' "
@@ -65,15 +64,15 @@ def counts(whose: str) -> list[Column]:
     return [
         count(
             "cells_read",
-            f"{OF_WHOLE} of {whose} that count: abnormal ones only at a commissioned laboratory",
+            f"{OF_WHOLE} of {whose}: they count",
             "cells",
             number_of("is_read"),
         ),
         count("cells_called", "of these, those from counting_threshold on", "cells"),
         number(
             "counting_threshold",
-            "log-odds of Parasitized from which a cell counts: higher where parasites are few; 0, "
-            "as in the diagnosis, where error rates are unknown",
+            "log-odds of Parasitized from which a cell counts: higher where parasites are few, and "
+            "highest at a new laboratory; 0, as in the diagnosis, where error rates are unknown",
         ),
         *OF_RED_CELLS,
         number(

@@ -161,11 +161,12 @@ class Interpreter:
 def of_new(known: Meaning, elsewhere: Meaning) -> Meaning:
     """Make the call of a slide or patient of a laboratory that nobody has commissioned.
 
-    Laboratories differ more than slides of one. So a count is positive only where it is so by the
-    wide error rates of a laboratory of which nothing is known, and is what a patient survives; and
-    it is never negative. Healthy cells may be called more often there, or parasites less often,
-    than anybody has seen. ``known`` is the meaning of the count at fitted laboratories,
-    ``elsewhere`` that by the wide rates.
+    Laboratories differ more than slides of one, and most in cells that are not quite sure: so sure
+    parasites alone count. They are positive only where they are so by the wide error rates of a
+    laboratory of which nothing is known, and are what a patient survives; and they are never
+    negative. Healthy cells may be called more often there, or parasites less often, than anybody
+    has seen. ``known`` is the meaning of the count at fitted laboratories, ``elsewhere`` that by
+    the wide rates.
     """
     if elsewhere.call == Call.POSITIVE and (elsewhere.parasitaemia or 0.0) <= MOST_SURVIVED:
         return elsewhere
@@ -174,23 +175,20 @@ def of_new(known: Meaning, elsewhere: Meaning) -> Meaning:
     return replace(elsewhere, call=call, reasons=(CallReason.NEW,))
 
 
-def with_suspects(
-    answer: Meaning, of_suspects: Meaning, of_all: Meaning, of_sure: Meaning
-) -> Meaning:
+def with_suspects(answer: Meaning, of_all: Meaning, of_sure: Meaning) -> Meaning:
     """Make the call of a slide or patient whose parasites may be among the cells set aside.
 
-    A late stage is unlike the other cells of its slide, but a parasite. The error rates were
-    counted on whole cells, abnormal or not. Cut and covered cells are called more often than that,
-    so of them only sure parasites make a suspicion, but a negative call must hold for all.
-    ``answer`` is the meaning of the cells that count, ``of_suspects`` that with abnormal cells,
-    ``of_all`` that of all red cells, cut, covered and very strange ones too, and ``of_sure`` that
-    of the sure ones among all but the very strange.
+    Cut and covered cells are called more often than the whole ones, on which error rates were
+    counted. So of them only sure parasites make a suspicion, but a negative call must hold for all.
+    ``answer`` is the meaning of the cells that count, ``of_all`` that of all red cells, cut,
+    covered and very strange ones too, and ``of_sure`` that of the sure ones among all but the very
+    strange.
     """
     if answer.call in (Call.POSITIVE, Call.SUSPECTED):
         return answer
-    if Call.POSITIVE in (of_suspects.call, of_sure.call):
+    if of_sure.call == Call.POSITIVE:
         return replace(answer, call=Call.SUSPECTED, reasons=(CallReason.SET_ASIDE,))
-    if answer.call == Call.NEGATIVE and {of_suspects.call, of_all.call} != {Call.NEGATIVE}:
+    if answer.call == Call.NEGATIVE and of_all.call != Call.NEGATIVE:
         return replace(answer, call=Call.INDETERMINATE, reasons=(CallReason.SET_ASIDE,))
     return answer
 

@@ -32,10 +32,9 @@ class CalledCells:
     """Collect the likeliest parasites of some patients; image rows may come in any parts.
 
     These are the red cells with the highest probability of "parasitized", also those that do not
-    count: abnormal or cut ones, and cells of ``unreadable`` slides. The counting threshold is on
-    log-odds, which rise with the probability, so of the cells that are read the most probable ones
-    are called, as many as the report on patients has counted: ``called`` has them by patient. Of
-    abnormal ones that is so where the detector ``counts_abnormal``.
+    count: cut or very strange ones, and cells of ``unreadable`` slides. The counting threshold is
+    on log-odds, which rise with the probability, so of the cells that are read the most probable
+    ones are called, as many as the report on patients has counted: ``called`` has them by patient.
     Memory grows with the number of patients, not of images. At most ``most`` cells are kept of a
     patient, and ``least`` of one with fewer called ones.
     """
@@ -43,7 +42,6 @@ class CalledCells:
     called: Mapping[Patient, int]
     unreadable: Container[str | None]
     _: KW_ONLY
-    counts_abnormal: bool
     most: int
     least: int = 0
     _found: pa.Table | None = None
@@ -62,7 +60,7 @@ class CalledCells:
         places = np.asarray([self._places.get(key, -1) for key in keys], np.int64)[group]
         readable = np.asarray([slide not in self.unreadable for slide, _ in pairs], bool)[group]
         kept = (places >= 0) & image_columns.is_diagnosed(rows)
-        read = kept & readable & image_columns.is_read(rows, counts_abnormal=self.counts_abnormal)
+        read = kept & readable & image_columns.is_read(rows)
         cells = rows.filter(pa.array(kept))
         for name, values in (
             *(("place", places), ("chance", chance)),
@@ -139,4 +137,4 @@ def _aside(row: Mapping[str, Any]) -> str | None:
         return None
     if row["abnormality"] is None:
         return "cut off or covered"
-    return "unlike its slide" if row["abnormal"] or row["readable"] else "slide is unreadable"
+    return "unlike its slide" if row["readable"] else "slide is unreadable"

@@ -1,11 +1,9 @@
 """Make the rows of slides and patients from their counts: corrected counts, limits, the call.
 
 Whole red cells count: those whose log-odds of "parasitized" reach the counting threshold, whose
-error rates are known. White cells and copies of images do not count. Parasites of late stages are
-unlike the other cells of their slide, and so is much that is no parasite. Abnormal cells count at a
-commissioned laboratory, where the error rates say how often they are called in healthy blood.
-Elsewhere they do not count, but where they make more than healthy blood has, the slide or patient
-is suspected.
+error rates are known. White cells and copies of images do not count. Most parasites are unlike the
+other cells of their slide, so abnormal cells count as others do: the error rates were counted with
+them. At a laboratory that nobody knows sure parasites alone count.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,12 +37,12 @@ ROWS = 1024  # in memory together, as Python objects
 class Counting:
     """The rules by which cells are counted and slides judged.
 
-    ``answers`` have the error rates and what counts mean by them; ``elsewhere`` makes the same for
-    slides further away than any fitted one, which few nights have, and ``sure`` is for sure
-    parasites alone. ``alpha`` is the detector's level. Without ``measured`` slides nobody is
+    ``answers`` have the error rates and what counts mean by them; ``sure`` is for sure parasites
+    alone, and ``elsewhere`` makes the same for a laboratory of which nothing is known. ``alpha`` is
+    the detector's level. Without ``measured`` slides every laboratory is new, and nobody is
     negative. The ``adaptation`` of log-odds is by a laboratory's labelled cells: expected errors
     use the adapted probabilities, thresholds and their error rates the others. A ``commissioned``
-    detector has learned a laboratory, and abnormal cells count. For the rest see `slide_reasons`.
+    detector has learned a laboratory. For the rest see `slide_reasons`.
     """
 
     answers: call.Interpreter
@@ -82,6 +80,10 @@ class Counting:
         adaptation = self.adaptation or UNCHANGED
         return adaptation.scale, adaptation.bias
 
+    def is_new(self, reasons: list[str]) -> bool:
+        """Return whether a slide with these reasons for review is of a laboratory nobody knows."""
+        return self.measured is None or SlideReason.SHIFTED in reasons
+
     def covers(self, slide: Mapping[str, Any]) -> bool:
         """Return whether a slide is as large and sharp as those the rates were measured on."""
         return self.measured is not None and self.measured.covers(slide)
@@ -90,8 +92,7 @@ class Counting:
         """Select the reasons for review that make a slide unreadable."""
         # At a new laboratory a diagnosis is less certain, and its error rates say so.
         known = self.commissioned and self.answers.rates is not None
-        new = SlideReason.SHIFTED in reasons
-        unreadable = UNREADABLE_AT_LABORATORY if new or known else UNREADABLE
+        unreadable = UNREADABLE_AT_LABORATORY if known or self.is_new(reasons) else UNREADABLE
         return tuple(reason for reason in reasons if reason in unreadable)
 
 
@@ -107,8 +108,7 @@ def slides_called(
         )
         verdict = types.Verdict.REVIEW if reasons else types.Verdict.ACCEPT
         judged = {"verdict": verdict, "review_reasons": reasons, **made_by}
-        is_new = SlideReason.SHIFTED in reasons
-        row |= {"is_new": is_new, "is_covered": counting.covers(row)}
+        row |= {"is_new": counting.is_new(reasons), "is_covered": counting.covers(row)}
         return row | judged | _called(row, counting, counting.faults(reasons))
 
     return _each(counts, called, schema)
@@ -137,7 +137,7 @@ def judged_slides(slides: pa.Table, counting: Counting) -> pa.Table:
         {
             "slide_id": slides["slide_id"].cast(pa.string()),
             "is_readable": [not each for each in faults],
-            "is_new": [SlideReason.SHIFTED in each for each in reasons],
+            "is_new": [counting.is_new(each) for each in reasons],
             "is_covered": [
                 counting.covers(each)
                 for each in slides.select(["cell_size", "sharpness"]).to_pylist()
@@ -160,20 +160,25 @@ def _called(
     row: Mapping[str, Any], counting: Counting, unreadable: tuple[str, ...]
 ) -> dict[str, Any]:
     """Make the columns of the corrected count, its limits and the call."""
-    counts = row["called_of_few"], row["called_of_many"]
-    answer = counting.answers.of(*counts, row["cells_read"], unreadable)
-    if row["is_new"] and answer.call != call.Call.UNREADABLE:
-        answer = call.of_new(answer, counting.elsewhere().of(*counts, row["cells_read"]))
-    if not unreadable:
-        others = [
-            answers.of(row[name], row[name], row[cells])
-            for name, cells, answers in (
-                ("suspects", "countable", counting.answers),
-                ("all_suspects", "diagnosed", counting.answers),
-                ("sure_suspects", "suspectable", counting.sure),
-            )
-        ]
-        answer = call.with_suspects(answer, *others)
+    counts, cells = (row["called_of_few"], row["called_of_many"]), row["cells_read"]
+    thresholds = counting.thresholds
+    if row["is_new"] and counting.sure.rates is not None:
+        counts = row["called_of_sure"], row["called_of_sure"]
+        thresholds = (counting.named_thresholds["sure"],) * 2
+        answer = counting.sure.of(*counts, cells, unreadable)
+        if answer.call != call.Call.UNREADABLE:
+            answer = call.of_new(answer, counting.elsewhere().of(*counts, cells))
+    else:
+        answer = counting.answers.of(*counts, cells, unreadable)
+        if not unreadable:
+            others = [
+                answers.of(row[name], row[name], row[cells])
+                for name, cells, answers in (
+                    ("all_suspects", "diagnosed", counting.answers),
+                    ("sure_suspects", "suspectable", counting.sure),
+                )
+            ]
+            answer = call.with_suspects(answer, *others)
     answer = call.unless_doubted(
         *(answer, row["look_parasitized"], row["diagnosed"], counting.measured),
         is_covered=row["is_covered"],
@@ -181,12 +186,15 @@ def _called(
     used = int(answer.by == call.CountedBy.DENSE)
     answer = call.without_figures(answer)
     bounds = {"": answer.parasitaemia, "_low": answer.low, "_high": answer.high}
-    cells = counting.red_cells_per_microlitre
+    per_microlitre = counting.red_cells_per_microlitre
     return {
         "cells_called": counts[used],
-        "counting_threshold": counting.thresholds[used],
+        "counting_threshold": thresholds[used],
         **{f"corrected{name or '_percent'}": _scaled(v, 100.0) for name, v in bounds.items()},
-        **{f"parasites_per_microlitre{name}": _scaled(v, cells) for name, v in bounds.items()},
+        **{
+            f"parasites_per_microlitre{name}": _scaled(v, per_microlitre)
+            for name, v in bounds.items()
+        },
         "limit_of_blank_percent": _scaled(answer.limit_of_blank, 100.0),
         "limit_of_detection_percent": _scaled(answer.limit_of_detection, 100.0),
         "none_above_percent": _scaled(answer.none_above, 100.0),

@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 
 from tasks.images.geometry import rescaled
 from tasks.smears.segmentation import contours
-from tasks.types import Float, Mask, Pixels, Single
+from tasks.types import Float, Index, Mask, Pixels, Single
 
 LOGARITHMS = np.log(np.maximum(np.arange(256), 1)).astype(np.float32)  # of all levels
 HIGHEST_ABSORBANCE = 2.0  # less than a seventh of the light is left, mostly noise
@@ -38,11 +38,13 @@ LEAST_FILLED = 0.6  # of the box around a bar
 MOST_INK = 0.05  # of a field; more is its overexposed background
 LEAST_CONTRAST = 0.03  # of the light; a paler cell is lost in errors of a lens and of JPEG
 NOISE_MARGIN = 3.0  # twice the threshold that Otsu's method finds in white noise
-NUCLEUS = 0.7  # absorbance away from the red cells' colour, in absorbances of a red cell
+# Two kinds of nuclei: least absorbance away from the red cells' colour, and least absorbance, both
+# in a red cell's, and least area, in a red cell's. Where red cells are purple themselves, a nucleus
+# is dark. Of the parasites of P. vivax, only ripe schizonts are as large.
+NUCLEI = ((0.7, 0.0, 0.5), (0.5, 1.5, 0.9))
 CYTOPLASM = 0.05  # the same for a white cell's cytoplasm
 COLOURED = 0.25  # the same as a share of its own absorbance, which is higher in a dark red cell
 PALEST = 0.2  # absorbance of a red cell; with a paler one, errors of colour look like a nucleus
-LEAST_NUCLEUS = 0.25  # area; the parasites of a red cell are smaller, except a ripe schizont
 LOBES_APART = 0.16  # to each side, within one nucleus
 CYTOPLASM_DEPTH = 0.4  # from the nucleus to the edge of its cell at most
 BRIDGE = 0.2  # across; a narrower one joins two white cells
@@ -216,18 +218,19 @@ def white_outlines(
     smooth = contours.gaussian(contours.SMOOTHING * working)
     azure = contours.filtered(azure, smooth, smooth)
     unit = max(typical, PALEST)
-    nuclei = azure > NUCLEUS * unit
-    depth, least = CYTOPLASM_DEPTH * working, LEAST_NUCLEUS * np.pi / 4 * working**2
-    if np.count_nonzero(nuclei) < least:
+    nuclei, depth = np.zeros(mask.shape, bool), CYTOPLASM_DEPTH * working
+    for away, dark, area in NUCLEI:
+        bodies, least = azure > away * unit, area * np.pi / 4 * working**2
+        if dark:
+            bodies &= amount > dark * typical
+        if np.count_nonzero(bodies) >= least:
+            groups = _lobes_together(bodies, working)
+            is_large = np.bincount(groups[bodies]) >= least
+            nuclei |= bodies & is_large[groups]
+    if not nuclei.any():
         return []
-    together = cv2.dilate(
-        nuclei.view(np.uint8), contours.CROSS, iterations=round(LOBES_APART * working)
-    )
-    groups, _ = ndimage.label(together)
-    outlines = []
+    groups, outlines = _lobes_together(nuclei, working), []
     for i, place in enumerate(ndimage.find_objects(groups), start=1):
-        if np.count_nonzero(nuclei[place] & (groups[place] == i)) < least:
-            continue
         window = tuple(
             slice(max(part.start - ceil(depth), 0), part.stop + ceil(depth)) for part in place
         )
@@ -254,3 +257,12 @@ def white_outlines(
         outline = hull.points[hull.vertices] + [window[1].start, window[0].start]
         outlines.append((contours.resampled(outline), 1.0))
     return outlines
+
+
+def _lobes_together(nuclei: Mask, working: int) -> Index:
+    """Number the nuclei of which pixels (h, w) are parts, from 1; lobes of one lie near."""
+    near = cv2.dilate(
+        nuclei.view(np.uint8), contours.CROSS, iterations=round(LOBES_APART * working)
+    )
+    groups, _ = ndimage.label(near)
+    return np.asarray(groups)

@@ -63,13 +63,14 @@ def test_nothing_that_takes_long_is_imported_by_the_time_a_photograph_has_its_pa
     assert imported & (slow | {"torch", "pyarrow.dataset"}) == set()
 
 
-def test_a_folder_of_two_photographs_is_two_patients_and_a_light_may_have_no_reason(
+def test_two_folders_of_photographs_are_two_patients_and_a_light_may_have_no_reason(
     photo: Path, tiny_ready: Settings, tmp_path: Path
 ) -> None:
     folder = tmp_path / "two"
-    folder.mkdir()
-    for name in ("a.png", "b.png"):
-        (folder / name).write_bytes(photo.read_bytes())
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        turned = Image.open(photo).rotate(180 if name == "b" else 0)
+        turned.save(folder / name / "1.png")
     outcome = look(
         Look(photo=str(folder), to=str(tmp_path / "two.html"), browser=False), tiny_ready
     )

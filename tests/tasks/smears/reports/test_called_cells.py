@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.reports.image_columns import STRANGEST
 from tasks.smears.reports.called_cells import CalledCells, patient_of
 
 N = 400
@@ -19,7 +20,7 @@ def rows_of(n: int = N) -> pa.Table:
             "slide_id": [f"s{i % 8}" for i in range(n)],
             "patient_id": [None if i % 8 == 7 else f"p{i % 8 // 2}" for i in range(n)],
             "status": ["failed" if i % 50 == 49 else "scored" for i in range(n)],
-            "abnormality": np.zeros(n),
+            "abnormality": np.where(np.arange(n) % 20 == 3, 2 * STRANGEST, 0),
             "abnormal": [i % 20 == 3 for i in range(n)],
             "review_reason": pa.nulls(n, pa.string()),
             "kind": ["white" if i % 33 == 5 else "red" for i in range(n)],
@@ -34,7 +35,7 @@ CALLED = {(None, "p0"): 5, (None, "p1"): 0, ("s7", None): 2}
 @pytest.mark.parametrize("length", [7, 64, N])
 def test_they_are_the_most_probable_and_as_many_of_those_read_as_were_called(length: int) -> None:
     rows = rows_of()
-    found = CalledCells(CALLED, {"s1"}, counts_abnormal=False, most=6, least=3)
+    found = CalledCells(CALLED, {"s1"}, most=6, least=3)
     for start in range(0, N, 2 * length):
         found.count(rows.slice(start, length))
         others = found.empty()
@@ -47,34 +48,25 @@ def test_they_are_the_most_probable_and_as_many_of_those_read_as_were_called(len
             if patient_of(row) == patient and (row["status"], row["kind"]) == ("scored", "red")
         ]
         expected.sort(key=lambda row: -row["probability_Parasitized"])
-        read = [row for row in expected if row["slide_id"] != "s1" and not row["abnormal"]]
+        read = [row for row in expected if row["slide_id"] != "s1" and row["abnormality"] == 0]
         shown = found.of(patient)
         assert [row["image_id"] for row in shown[:3]] == [row["image_id"] for row in expected[:3]]
         assert [row["image_id"] for row in shown if row["called"]] == [
             row["image_id"] for row in read[:called]
         ]
         for row in shown:
-            aside = "unlike its slide" if row["abnormal"] else None
-            aside = aside or ("slide is unreadable" if row["slide_id"] == "s1" else None)
-            assert row["aside"] == aside
+            strange = "unlike its slide" if row["abnormality"] else None
+            assert row["aside"] == ("slide is unreadable" if row["slide_id"] == "s1" else strange)
     assert found.of((None, "p3")) == []
 
 
-def test_abnormal_cells_are_called_where_the_detector_counts_them() -> None:
-    found = CalledCells({(None, "p1"): 100}, (), counts_abnormal=True, most=100)
-    found.count(rows_of())
-    shown = found.of((None, "p1"))
-    assert any(row["abnormal"] for row in shown)
-    assert all(row["called"] for row in shown)
-
-
 def test_no_more_are_kept_than_wanted() -> None:
-    found = CalledCells({(None, "p0"): 90}, (), counts_abnormal=False, most=6)
+    found = CalledCells({(None, "p0"): 90}, (), most=6)
     found.count(rows_of())
     assert len(found.of((None, "p0"))) == 6
 
 
 def test_rows_without_such_a_class_have_none() -> None:
-    found = CalledCells(CALLED, (), counts_abnormal=False, most=6)
+    found = CalledCells(CALLED, (), most=6)
     found.count(rows_of().drop_columns(["probability_Parasitized"]))
     assert found.of((None, "p0")) == []

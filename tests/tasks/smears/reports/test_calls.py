@@ -66,7 +66,7 @@ def tables(
     return made.slides, made.patients
 
 
-def test_cells_count_that_are_red_whole_and_ordinary() -> None:
+def test_cells_count_that_are_red_and_whole() -> None:
     night = [
         parasite(),
         parasite(2.0),  # diagnosed, but below the counting threshold
@@ -80,8 +80,8 @@ def test_cells_count_that_are_red_whole_and_ordinary() -> None:
         *[healthy()] * 10,
     ]
     (slide,), (patient,) = tables(night)
-    assert (slide["cells_read"], slide["cells_called"]) == (13, 1)
-    assert (patient["cells_read"], patient["cells_called"]) == (13, 1)
+    assert (slide["cells_read"], slide["cells_called"]) == (14, 2)
+    assert (patient["cells_read"], patient["cells_called"]) == (14, 2)
     assert slide["counting_threshold"] == patient["counting_threshold"] == THRESHOLD
 
 
@@ -228,35 +228,30 @@ def test_expected_errors_are_sums_of_probabilities_and_doubted_at_a_laboratory()
 
 def test_cells_that_do_not_count_make_a_patient_suspected_and_are_said() -> None:
     ordinary = [healthy()] * 1000
-    for aside, why in (({"abnormal": True}, "abnormal"), ({"abnormality": None}, "cut")):
-        parasites = [parasite(**aside)] * 40
-        (slide,), (patient,) = tables(ordinary + parasites)
-        for row in (slide, patient):
-            assert (row["call"], row["call_reasons"]) == (
-                "suspected",
-                ["suspects that do not count"],
-            )
-            assert (row["parasitized"], dict(row["set_aside"])) == (40, {why: 40})
-            assert row["cells_called"] == 0
-        assert "40 look parasitized: 40 " in call_text(patient)
-        few = tables(ordinary + parasites[:1])[1][0]
-        assert few["call"] == "negative"
+    parasites = [parasite(abnormality=None)] * 40
+    (slide,), (patient,) = tables(ordinary + parasites)
+    for row in (slide, patient):
+        assert (row["call"], row["call_reasons"]) == ("suspected", ["suspects that do not count"])
+        assert (row["parasitized"], dict(row["set_aside"])) == (40, {"cut": 40})
+        assert row["cells_called"] == 0
+    assert "40 look parasitized: 40 " in call_text(patient)
+    few = tables(ordinary + parasites[:1])[1][0]
+    assert few["call"] == "negative"
     (slide,), _ = tables([parasite(abnormality=None)] * 40)
     assert slide["call"] == "suspected"  # though no cell is left to count
 
 
-def test_abnormal_cells_count_where_a_laboratory_has_measured_how_many_are_called() -> None:
-    for abnormality, elsewhere, there, called in (
-        (STRANGEST, "suspected", "positive", 40),
-        (STRANGEST + 0.1, "indeterminate", "indeterminate", 0),  # no parasite, nor a healthy cell
+@pytest.mark.parametrize("commissioned", [False, True])
+def test_abnormal_cells_count_unless_they_are_stranger_than_parasites(commissioned: bool) -> None:
+    for abnormality, call, called in (
+        (STRANGEST, "positive", 40),
+        (STRANGEST + 0.1, "indeterminate", 0),  # no parasite, nor a healthy cell
     ):
         parasites = [parasite(abnormal=True, abnormality=abnormality)] * 40
         cells = parasites + [healthy()] * 1000
-        (_,), (patient,) = tables(cells)
-        assert (patient["call"], patient["cells_called"]) == (elsewhere, 0)
-        (slide,), (patient,) = tables(cells, commissioned=True)
+        (slide,), (patient,) = tables(cells, commissioned=commissioned)
         for row in (slide, patient):
-            assert (row["call"], row["cells_called"]) == (there, called)
+            assert (row["call"], row["cells_called"]) == (call, called)
         left = {} if called else {"abnormal": 40}
         assert (patient["cells_read"], dict(patient["set_aside"])) == (1000 + called, left)
 
@@ -314,6 +309,24 @@ def test_a_slide_whose_diagnoses_turn_when_blurred_is_unreadable(turned: int, ca
     (slide,), (patient,) = tables([*looked, *[healthy()] * 2000])
     assert slide["call"] == patient["call"] == call
     assert ("diagnoses turn when blurred" in slide["review_reasons"]) is (call == "unreadable")
+
+
+SURE = KnownRates(*[ErrorRates(6.0, fixed(0.0001), fixed(0.4))] * 2)
+
+
+def test_at_a_laboratory_that_nobody_knows_sure_parasites_alone_count() -> None:
+    counting = Counting(
+        Interpreter(KNOWN, 0.01),
+        lambda: Interpreter(WIDE, 0.01),
+        4e6,
+        0.05,
+        Interpreter(SURE, 0.01),
+    )
+    likely, sure = [parasite()] * 40, [parasite(7.0)] * 40
+    for parasites, call, called in ((likely, "indeterminate", 0), (sure, "suspected", 40)):
+        (patient,) = group([*parasites, *HEALTHY], counting=counting, made_by=MADE_BY).patients
+        assert (patient["call"], patient["cells_called"]) == (call, called)
+        assert (patient["call_reasons"], patient["counting_threshold"]) == (["new laboratory"], 6.0)
 
 
 URGENCY = ("negative", "indeterminate", "suspected", "positive")

@@ -92,7 +92,7 @@ def tally(rows: pa.Table) -> NightCounts:
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images.parquet"
         pq.write_table(as_published(rows, ["tap"]), images)
-        with grouping(images, STRANGEST, counts_abnormal=False) as groups:
+        with grouping(images, STRANGEST) as groups:
             scores = groups.tap_scores("tap", 0.0, 1.0, TAP_EDGES)
             return NightCounts(
                 groups.batch(ALPHA, 1.0, 0.0), groups.p_values(BINS), {"tap": scores}

@@ -67,9 +67,9 @@ def test_the_order_is_the_called_cells_then_the_next_most_probable(session: Sess
     suspects = Suspects(session, None, 0.01)
     first = suspects.asked[0]
     rows = {row["image_id"]: row for row in session.scored.to_pylist()}
-    # Cells 0 to 8 are abnormal, and do not count; p0 has every fourth.
+    # Cells 0 to 8 are abnormal, and count as others do; p0 has every fourth.
     assert [rows[image]["uri"].rpartition("/")[2] for image in first.order[:3]] == [
-        "12.png", "16.png", "0.png",
+        "0.png", "4.png", "8.png",
     ]  # fmt: skip
     assert (len(first.called), len(first.order)) == (2, 10)
 
