@@ -18,12 +18,11 @@ from typing import Protocol
 import numpy as np
 
 from tasks.network.cutting import LOGITS, Shift, without_shift
-from tasks.network.processor import core
+from tasks.network.processor import core, seconds_of
 from tasks.network.ruler import Ruler
 from tasks.network.spec import Arithmetic, Computed, NetworkError, NetworkSpec
 from tasks.types import Index, Mask, Pixels
 
-_PROCESSOR = Path("/proc/cpuinfo")  # where Linux lists its abilities
 # Linux shows the GPUs that PyTorch can use here: NVIDIA's, those of Windows below it, and AMD's.
 _GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
@@ -44,9 +43,9 @@ def has_bfloat16() -> bool:
 
 
 def fastest_arithmetic() -> Arithmetic:
-    """Choose bfloat16 where the processor has AMX, else float32: AVX512-BF16 alone is slower."""
-    has_amx = _PROCESSOR.exists() and "amx_bf16" in _PROCESSOR.read_text()
-    return "bfloat16" if has_amx and has_bfloat16() else "float32"
+    """Choose bfloat16 where it is faster: with AVX512-BF16 alone that depends on the processor."""
+    able: tuple[Arithmetic, ...] = ("float32", "bfloat16") if has_bfloat16() else ("float32",)
+    return min(able, key=seconds_of)
 
 
 def refuse_other_arithmetic(spec: NetworkSpec) -> None:

@@ -8,6 +8,7 @@ longer than all else that it does before its first image.
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -94,6 +95,27 @@ def by_openvino(spec: NetworkSpec, read: Callable[[], Graph]) -> OpenVino | None
 def noise(spec: NetworkSpec) -> Pixels:
     """Make the images (2, side, side, 3) by which two ways to compute a network are compared."""
     return np.random.default_rng(0).integers(0, 256, (2, spec.side, spec.side, 3), np.uint8)
+
+
+@cache
+def seconds_of(arithmetic: Arithmetic) -> float:
+    """Time convolutions like those of a network, the fastest of several passes; .2 s in all."""
+    from openvino import opset13 as ops
+
+    shape, channels = (32, 112, 12, 12), 112
+    given = made = ops.parameter(list(shape), np.float32)
+    for width in (672, 112, 672, 112):
+        weights = np.full((width, channels, 1, 1), 0.01, np.float32)
+        made = ops.relu(ops.convolution(made, weights, [1, 1], [0, 0], [0, 0], [1, 1]))
+        channels = width
+    options = _ON_PROCESSOR | {"INFERENCE_PRECISION_HINT": _HINTS[arithmetic]}
+    compiled = core().compile_model(openvino.Model([made], [given]), "CPU", options)
+    request, pixels, taken = compiled.create_infer_request(), np.ones(shape, np.float32), []
+    for _ in range(9):
+        began = time.perf_counter()
+        request.infer([pixels])
+        taken.append(time.perf_counter() - began)
+    return min(taken)
 
 
 def passes(spec: NetworkSpec, network: openvino.Model) -> Passes:

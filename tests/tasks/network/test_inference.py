@@ -4,7 +4,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from tasks.network.backbones import DEFAULT_NETWORK
 from tasks.network.classifier import computed, to_pixels
 from tasks.network.conversion import graph_of, inference
 from tasks.network.inference import choose, fastest_arithmetic, has_bfloat16
-from tasks.network.processor import by_openvino
+from tasks.network.processor import by_openvino, seconds_of
 from tasks.network.spec import PENULTIMATE, Arithmetic, NetworkError
 from tests.support.needs import needs
 from tests.support.networks import StandIn, classifier, computing_in, images
@@ -174,19 +173,17 @@ def test_a_gpu_is_preferred_where_a_network_has_weights_for_it(
 
 
 @pytest.mark.parametrize(
-    ("flags", "able", "arithmetic"),
-    [
-        ("avx512_bf16 amx_bf16 amx_tile", True, "bfloat16"),
-        ("avx512_bf16", True, "float32"),
-        ("amx_bf16", False, "float32"),
-        (None, True, "float32"),
-    ],
+    ("seconds", "able", "arithmetic"),
+    [(0.01, True, "bfloat16"), (0.03, True, "float32"), (0.01, False, "float32")],
 )
-def test_bfloat16_is_chosen_where_the_processor_has_units_for_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, able: bool, arithmetic: str
+def test_bfloat16_is_chosen_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, able: bool, arithmetic: str
 ) -> None:
-    if flags:
-        (tmp_path / "cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
-    monkeypatch.setattr("tasks.network.inference._PROCESSOR", tmp_path / "cpuinfo")
+    taken = {"float32": 0.02, "bfloat16": seconds}
+    monkeypatch.setattr("tasks.network.inference.seconds_of", taken.__getitem__)
     monkeypatch.setattr("tasks.network.inference.has_bfloat16", lambda: able)
     assert fastest_arithmetic() == arithmetic
+
+
+def test_an_arithmetic_is_timed() -> None:
+    assert 0 < seconds_of("float32") < 10

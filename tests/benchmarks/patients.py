@@ -1,0 +1,105 @@
+"""Compose patients of photographs of laboratories left out, and call them as a newcomer's are.
+
+    python -m tests.benchmarks.patients --work /tmp/laboratories --size 0.5 --blur 1.2
+
+The folder is that of `tests.benchmarks.laboratories`, which made a detector without each
+laboratory. It stands for the one that comes along: nobody has fitted or commissioned anything.
+Boxes give the true parasitaemia, and judge alone. A patient without boxes of parasites may have
+some that nobody marked: IML's photographs are all of infected blood.
+"""
+
+import argparse
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from PIL import Image, ImageFilter
+
+from flows.options.flows import Screen
+from flows.settings import Settings
+from flows.smears.night import screen
+from storage.models import detectors
+from tests.benchmarks.laboratories import LABORATORIES, PARASITES, boxes_of, store_without, unpacked
+
+# Photographs of a patient: some 600 to 2,000 cells.
+OF_A_PATIENT = {
+    "bccd": 40, "raabin": 50, "barcelona": 66, "iml": 10, "bbbc041": 6, "uganda": 8,
+    "uganda_sickle": 8,
+}  # fmt: skip
+FEW = 0.01  # of the red cells: of patients with fewer parasites nothing is asked
+Truth = dict[str, float]  # by patient, the share of its cells that are parasitized
+
+
+def compose(work: Path, into: Path, name: str, size: float, blur: float) -> Truth:
+    """Write the photographs of a laboratory's patients, those with parasites by their number."""
+    known = {} if name.startswith("uganda") else boxes_of(name)
+    files, each = sorted(unpacked(work, name).iterdir()), OF_A_PATIENT[name]
+    parasites = {
+        path: sum(kind in PARASITES for kind, *_ in known.get(path.name, [])) for path in files
+    }
+    truth: Truth = {}
+    for kind in ("healthy", "infected"):
+        some = [path for path in files if bool(parasites[path]) is (kind == "infected")]
+        random.Random(5).shuffle(some)
+        some.sort(key=parasites.__getitem__)
+        for number in range(len(some) // each):
+            own = some[number * each : (number + 1) * each]
+            folder = into / f"{kind} {number}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in own:
+                picture = Image.open(path).convert("RGB")
+                smaller = picture.resize(
+                    (round(size * picture.width), round(size * picture.height))
+                )
+                blurred = smaller.filter(ImageFilter.GaussianBlur(blur)) if blur else smaller
+                blurred.save(folder / path.name, quality=95)
+            cells = sum(len(known.get(path.name, [])) for path in own)
+            truth[folder.name] = sum(map(parasites.__getitem__, own)) / max(cells, 1)
+    return truth
+
+
+def called(work: Path, name: str, size: float, blur: float) -> tuple[Truth, list[dict[str, Any]]]:
+    """Screen a laboratory's patients by the detector made without it; rows of their report."""
+    store = store_without(work, name if LABORATORIES[name].trains else None)
+    batch = f"patients-{name}-{size:g}-{blur:g}"
+    truth = compose(work, work / batch, name, size, blur)
+    options = Screen(images=str(work / batch), batch=batch, force=True)
+    screen.fn(options, Settings(store=str(store), workers=2))
+    found = duckdb.sql(f"FROM read_parquet('{store}/reports/patients/*/{batch}.parquet')")
+    return truth, found.df().to_dict("records")
+
+
+def main() -> None:
+    """Print how the patients of each laboratory are called."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the laboratories")
+    parser.add_argument("--only", nargs="*", default=list(OF_A_PATIENT))
+    parser.add_argument("--size", type=float, default=1.0, help="of the photographs")
+    parser.add_argument("--blur", type=float, default=0.0, help="deviation in pixels")
+    given = parser.parse_args()
+    detectors.is_shipped = lambda card: True  # a detector that nobody has fitted here
+    print("| | patients | calls | 95% interval holds |\n|---|---|---|---|")
+    for name in given.only:
+        truth, rows = called(given.work.resolve(), name, given.size, given.blur)
+        for what in ("healthy", f"infected, {FEW:.0%} and more", "infected, less"):
+            some = [
+                row
+                for row in rows
+                if row["slide_id"].startswith(what.partition(",")[0])
+                and (what == "healthy" or (truth[row["slide_id"]] >= FEW) is ("more" in what))
+            ]
+            positive = [row for row in some if row["call"] == "positive"]
+            held = sum(
+                row["corrected_low"] <= 100 * truth[row["slide_id"]] <= row["corrected_high"]
+                for row in positive
+            )
+            calls = Counter(str(row["call"]) for row in some)
+            texts = ", ".join(f"{n} {call}" for call, n in sorted(calls.items()))
+            if some:
+                print(f"| {name}, {what} | {len(some)} | {texts} | {held} of {len(positive)} |")
+
+
+if __name__ == "__main__":
+    main()
