@@ -56,7 +56,7 @@ class ScreenOutcome(Outcome):
         return ""
 
     def lost(self) -> str:
-        """Say how many images failed, and of how many."""
+        """Write the number of failed images, and of all."""
         return f"{self.images - self.scored:,} of {counted(self.images, 'image')}"
 
     def done(self) -> str:

@@ -50,7 +50,7 @@ class NightOutcome(ScreenOutcome, CallOutcome):
         return super().problem or self.page_problem()
 
     def lost(self) -> str:
-        """Say how many files failed as a whole, or else how many images, and of how many."""
+        """Write the number of files that failed as a whole, or else of images, and of all."""
         if not self.files_failed or self.files == self.images:
             return super().lost()
         return f"{self.files_failed:,} of {counted(self.files, 'file')}"

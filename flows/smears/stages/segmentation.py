@@ -138,7 +138,7 @@ def _with_slides(
 ) -> pa.Table:
     """Name the slide of each source to cut up, unless the manifest does.
 
-    Photographs that lie in the given folder itself, without folders beside them, are of the patient
+    Photographs that lie in the given folder itself, without further folders, are of the patient
     ``whole``; None if no folder was given, or one in which the photographs of all patients arrive.
     """
     uris = pc.coalesce(sources["source_uri"], sources["uri"]).to_pylist()
@@ -166,9 +166,9 @@ def _with_slides(
     if len(each_source(root)) > 1:
         names = [_of_archive(uri) + name for uri, name in zip(uris, names, strict=False)]
     if folders:
-        beside = f" and {counted(len(loose), 'photograph')} beside them" if loose else ""
+        outside = f" and {counted(len(loose), 'photograph')} outside them" if loose else ""
         console.tell(
-            f"{counted(len(folders), 'folder')} of photographs{beside}: taken for "
+            f"{counted(len(folders), 'folder')} of photographs{outside}: taken for "
             f"{counted(len(folders) + len(loose), 'patient')} (--slide-is file if each photograph "
             "is one)"
         )

@@ -219,7 +219,7 @@ def test_a_folder_of_photographs_is_one_patient_and_loose_ones_are_counted_aloud
     assert "2 photographs in one folder: taken for one patient, ann" in capsys.readouterr().err
     shutil.copytree(fields / "s1", tmp_path / "ann" / "bob")
     assert slides("three") == {"0", "1", "bob"}
-    told = "1 folder of photographs and 2 photographs beside them: taken for 3 patients"
+    told = "1 folder of photographs and 2 photographs outside them: taken for 3 patients"
     assert told in capsys.readouterr().err
 
 
