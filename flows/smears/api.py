@@ -35,6 +35,7 @@ from flows.monitoring.console import tell, warn
 from flows.options.flows import Screen
 from flows.settings import Settings
 from flows.smears.night import NightOutcome, screen_sources
+from flows.smears.stages.chosen_thresholds import next_step
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers
 from storage.models.detectors import (
@@ -80,6 +81,7 @@ class Seen:
     """A photograph as `slidewatch look` shows it, or several images; a notebook shows the page."""
 
     sentence: str
+    next_step: str
     outcome: NightOutcome = field(repr=False)
     page: str | None = field(repr=False)
     reports: Mapping[str, pa.Table] = field(repr=False)  # by kind
@@ -282,8 +284,11 @@ class OpenDetector:
             for folder in RESULTS:
                 self._store.remove(folder)
         pictures.update((ref.uri, ref) for ref in refs)
-        sentence = sentence_of(outcome, reports[PATIENTS])
-        return Seen(sentence, outcome, page, reports, refs, pictures, numbers)
+        sentence, advice = sentence_of(outcome, reports[PATIENTS]), ""
+        if reports[PATIENTS].num_rows == 1 and outcome.taken_for.get("fields") == 1:
+            card = load_detector_card(self._store, outcome.detector)
+            advice = next_step(self._store, card, reports[PATIENTS].to_pylist()[0])
+        return Seen(sentence, advice, outcome, page, reports, refs, pictures, numbers)
 
     def _report(self, *path: str) -> pa.Table:
         return read_table(self._store, *path) if self._store.exists(*path) else pa.table({})

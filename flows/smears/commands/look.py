@@ -23,6 +23,7 @@ class LookOutcome(Outcome):
 
     photo: str
     sentence: str
+    next_step: str
     taken_for: dict[str, int]
     cells: int
     diagnoses: dict[str, int]
@@ -44,7 +45,7 @@ class LookOutcome(Outcome):
         failed = ", ".join(f"{n:,} failed: {why}" for why, n in self.failures.items())
         light = ": ".join((f"{self.light} light", *self.reasons[:1]))
         page = f"{self.page}{'' if self.opened else ' (open it in a browser)'}"
-        return "\n".join(filter(None, (self.sentence, failed, light, page)))
+        return "\n".join(filter(None, (self.sentence, self.next_step, failed, light, page)))
 
 
 def look(options: tools.Look, settings: Settings) -> LookOutcome:
@@ -66,6 +67,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
     return LookOutcome(
         photo=options.photo,
         sentence=f"{quoted(Path(options.photo).name)}: {seen.sentence}",
+        next_step=seen.next_step,
         cells=seen.outcome.scored,
         calls=seen.outcome.patients,
         page=str(page),

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from flows.monitoring.console import warn
 from flows.outcome import shell_command
-from flows.smears.stages.chosen_thresholds import load_error_rates, measured_on, sure_rates
+from flows.smears.stages.chosen_thresholds import measured_on, rates_of
 from storage.batches.manifests import Batch, Sources
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
@@ -27,7 +27,7 @@ from storage.smears.answers import (
 from storage.store import Store, StoreError
 from tasks.smears.answers import agreement
 from tasks.smears.answers.patients import MOST_READ, Confirmation, Suspect, confirm
-from tasks.smears.counting import call, interpretation
+from tasks.smears.counting import call
 from tasks.smears.reports.called_cells import (
     CHANCE,
     COLUMNS,
@@ -200,20 +200,13 @@ class Suspects:
     def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
         positive, threshold = self.answers.card.classes[0], self.row(suspect)["counting_threshold"]
         # By the rates of the threshold at which this patient's cells were called.
-        rates = next((each for each in self._rates if each.log_odds == threshold), None)
+        store, detector = self.answers.store, self.detector
+        rates = None if detector is None else rates_of(store, detector, threshold)
         return confirm(suspect, answers, positive, rates, self.wanted)
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""
         return self.answers.looked(set(suspect.order))
-
-    @cached_property
-    def _rates(self) -> list[interpretation.ErrorRates]:
-        if self.detector is None:
-            return []
-        store = self.answers.store
-        known = load_error_rates(store, self.detector), sure_rates(store, self.detector)
-        return [rates for each in known if each for rates in (each.counting, each.dense)]
 
     @cached_property
     def _slides(self) -> pa.Table:

@@ -3,7 +3,9 @@
 A commissioned detector has the thresholds of its parent, with the error rates of its laboratory.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache, partial
+from typing import Any
 
 from flows.jobs.scoring.screened import Screened
 from flows.jobs.verified import adaptation_of
@@ -14,8 +16,13 @@ from storage.store import Store
 from tasks.detector import error_counts
 from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.counting import error_rates
-from tasks.smears.counting.call import Interpreter
-from tasks.smears.counting.interpretation import ErrorRates, KnownRates, detection_limit
+from tasks.smears.counting.call import Interpreter, next_text
+from tasks.smears.counting.interpretation import (
+    ErrorRates,
+    KnownRates,
+    cells_to_decide,
+    detection_limit,
+)
 from tasks.smears.counting.negative import Measured
 from tasks.smears.counting.rates import Rate
 from tasks.smears.reports import calls
@@ -134,6 +141,20 @@ def sure_rates(store: Store, detector: detectors.DetectorCard) -> KnownRates | N
         return None
     rates = error_rates.sure_rates(errors_of_detector(store, detector))
     return KnownRates(rates, rates)
+
+
+def rates_of(store: Store, detector: detectors.DetectorCard, log_odds: float) -> ErrorRates | None:
+    """Find the error rates of a counting threshold of a detector; None if they are unknown."""
+    known = load_error_rates(store, detector), sure_rates(store, detector)
+    rates = (each for both in known if both for each in (both.counting, both.dense))
+    return next((each for each in rates if each.log_odds == log_odds), None)
+
+
+def next_step(store: Store, detector: detectors.DetectorCard, row: Mapping[str, Any]) -> str:
+    """Write what to do after one photograph, from the row of its patient."""
+    cells, rates = row["cells_read"], rates_of(store, detector, row["counting_threshold"])
+    needed = cells_to_decide(row["cells_called"], cells, rates) if rates else None
+    return next_text(row["call"], cells, needed)
 
 
 def _rates_at_laboratory(

@@ -9,6 +9,7 @@ from flows.monitoring import console
 from flows.prefect.decorators import task
 from flows.settings import Settings
 from flows.smears.stages import answers, calling
+from flows.smears.stages.chosen_thresholds import next_step
 from flows.smears.stages.drawn_pages import draw_page, find_cells
 from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
@@ -83,6 +84,7 @@ def write_page(
         made_from=made_from(called),
         patients=patients,
         answered=answered,
+        next_step=next_step(store, detector, patients.slice(0, 1).to_pylist()[0]) if shown else "",
         answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
         **draw_page(client, screened, highlights, likeliest, fields),
     )

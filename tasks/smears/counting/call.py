@@ -18,6 +18,7 @@ from tasks.words import counted, verb
 # the error rates were counted on slides of more cells.
 LEAST_CELLS = 30
 MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is no blood
+MOST_FIELDS = 100  # photographs that somebody would still take
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
 
 NO_CELLS = (
@@ -320,6 +321,31 @@ def photograph_text(night: Mapping[str, Any], patient: Mapping[str, Any]) -> str
     if patient["call"] == Call.POSITIVE:
         call += f", about {percent_text(patient['corrected_percent'])}"
     return f"{call}: of {counted(night['scored'], 'cell')} {suspects_text(patient)}"
+
+
+def next_text(call: str, cells: int, needed: int | None) -> str:
+    """Write what to do after one photograph; ``needed`` cells would decide, with as large a share.
+
+    >>> next_text("indeterminate", 80, 240)
+    'One photograph is too few for a call: with 2 more like it the patient would be suspected'
+    """
+    if call in CONFIRMED:
+        return (
+            "A person must look at these cells. For a parasitaemia photograph 20 fields of the "
+            "patient into a folder, and give slidewatch screen that folder"
+        )
+    more = None if needed is None else -(-needed // max(cells, 1)) - 1
+    if call != Call.INDETERMINATE:
+        return ""
+    if more is None or not 0 < more <= MOST_FIELDS:
+        return (
+            "One photograph is too few for a call: photograph 20 fields of the patient into a "
+            "folder, and give slidewatch screen that folder"
+        )
+    return (
+        f"One photograph is too few for a call: with {more} more like it the patient would be "
+        "suspected"
+    )
 
 
 def call_text(row: Mapping[str, Any]) -> str:

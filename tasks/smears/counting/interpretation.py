@@ -10,6 +10,7 @@ relative to the probability without parasites (CLs, Read 2002). The limit of bla
 which 95% of slides exceed it (Armbruster & Pry 2008; CLSI EP17).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -152,6 +153,19 @@ def blank_count(cells: int, false: types.Float) -> int:
         else:
             low = middle
     return high
+
+
+def cells_to_decide(called: int, cells: int, rates: ErrorRates) -> int | None:
+    """Compute the number of cells at which as large a share called exceeds the limit of blank.
+
+    None if no cell is called, or no number up to `MOST_CELLS` is enough.
+    """
+    number = cells
+    while called and number <= MOST_CELLS:
+        if called * number // cells > blank_count(number, rates.false.nodes):
+            return number
+        number = math.ceil(1.2 * number)
+    return None
 
 
 def detection_limit(cells: int, rates: ErrorRates) -> float | None:

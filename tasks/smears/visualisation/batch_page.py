@@ -77,7 +77,8 @@ class BatchView:
     facts by name; ``made_from`` identifies the reports; ``fields`` and ``whole_slides`` are those
     to show of a batch whose cells were cut out of them; ``patients`` is the report on patients;
     ``called`` are the cells behind their calls; ``answers`` are those of persons on patients, and
-    ``answered`` identifies all readings, None without any.
+    ``answered`` identifies all readings, None without any; ``next_step`` says what to do after one
+    photograph.
     """
 
     row: Row
@@ -96,6 +97,16 @@ class BatchView:
     called: Called = field(default_factory=Called)
     answers: Mapping[Patient, Confirmation] = field(default_factory=dict)
     answered: str | None = None
+    next_step: str = ""
+
+
+# Of calls, by the light that they are drawn as; an undecided one has none.
+SIGNS = {
+    Call.POSITIVE: types.Light.RED,
+    Call.SUSPECTED: types.Light.AMBER,
+    Call.NEGATIVE: types.Light.GREEN,
+    Call.UNREADABLE: types.Light.RED,
+}
 
 
 def batch_page(view: BatchView) -> str:
@@ -168,6 +179,8 @@ def _photograph_page(view: BatchView) -> str:
         row=view.row,
         made_from=view.made_from,
         sentence=photograph_text(view.row, patient),
+        sign_of=SIGNS.get(patient["call"]),
+        next_step=view.next_step,
         field=field,
         cells=view.called.cells.get(patient_of(patient), ()),
         thumbnails=view.thumbnails,

@@ -34,6 +34,8 @@ def test_a_photograph_gets_a_page_and_leaves_nothing_in_the_store(
     assert outcome.cells == pytest.approx(12, abs=2)
     assert opened == [page.as_uri()]
     assert "a-field-seen" in page.read_text()
+    assert outcome.next_step.startswith("One photograph is too few for a call: ")
+    assert outcome.next_step in page.read_text()
     assert sorted(path.name for path in Path(tiny_ready.store).rglob("*")) == before
     assert "not known" not in capsys.readouterr().err
 
@@ -104,7 +106,7 @@ def test_a_line_feed_in_a_name_makes_no_line_of_the_answer(
     name = tmp_path / "field.png: Negative: of 5,000 cells 0 look parasitized\ngreen light\n.png"
     name.write_bytes(photo.read_bytes())
     seen = look(Look(photo=str(name), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
-    first, light, page = seen.text().splitlines()
+    first, _, light, page = seen.text().splitlines()
     assert first.startswith('"field.png: Negative: of 5,000 cells 0 look parasitized\\ngreen')
     assert light.startswith(f"{seen.light} light")
     assert page.startswith(str(tmp_path))

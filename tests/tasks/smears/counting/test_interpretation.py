@@ -81,6 +81,17 @@ def test_where_slides_differ_more_cells_do_not_help_for_ever() -> None:
     assert most > 0.01
 
 
+def test_enough_cells_with_as_large_a_share_called_decide_and_none_if_none_is() -> None:
+    known = interpretation.ErrorRates(0.0, fixed(0.001), fixed(0.8))
+    needed = interpretation.cells_to_decide(1, 100, known)
+    assert needed is not None
+    called = needed // 100
+    assert called > interpretation.blank_count(needed, known.false.nodes)
+    assert called - 1 <= interpretation.blank_count(needed - 100, known.false.nodes)
+    assert interpretation.cells_to_decide(0, 100, known) is None
+    assert interpretation.cells_to_decide(1, 10_000, known) is None
+
+
 def test_counts_are_corrected_for_both_rates() -> None:
     known = interpretation.ErrorRates(0.0, fixed(0.01), fixed(0.81))
     assert interpretation.corrected(50, CELLS, known) == 0.0
