@@ -51,7 +51,10 @@ class StatusOutcome(Outcome):
 
     def _text(self) -> str:
         unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
-        batches = [row | more for row, more in zip(self.batches, unfinished, strict=True)]
+        batches = [
+            row | more | {"positive patients": _positive(row["patients"])}
+            for row, more in zip(self.batches, unfinished, strict=True)
+        ]
         detectors = _drawn("detectors", self._detectors(), OF_A_DETECTOR)
         tables = [*detectors, *_drawn("batches", batches, OF_A_BATCH)]
         return "\n".join([f"store {self.store}", *tables])
@@ -102,8 +105,7 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
                 "created": f"{card.created_at:%Y-%m-%d %H:%M}",
                 "network": card.network["network"],
                 "arithmetic": card.arithmetic,
-                "accuracy": _figure(card.metrics.get("accuracy")),
-                "AUROC": _figure(card.metrics.get("AUROC")),
+                **{name: card.metrics.get(name, {}).get("value") for name in ("accuracy", "AUROC")},
                 "trained on": f"{len(card.split['train'])} {card.split_by}s",
             }
             for card in models
@@ -140,6 +142,8 @@ def status(options: Status, settings: Settings) -> StatusOutcome:
 def _text(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, float):
+        return f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -187,24 +191,18 @@ def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_ou
     return {
         "batch": batch.name,
         "date": batch.batch_date.isoformat(),
-        "images": f"{batch.rows:,}",
-        "extracted": f"{extracted} of {counted(shards, 'shard')}",
+        "images": batch.rows,
+        "shards": shards,
+        "extracted": extracted,
         "complete": extracted == shards,
         **{name: seal and getattr(seal, name) for name in ("detector", "failed", "abnormal")},
         "light": night["light"] if night and seals else None,
-        "positive patients": _positive(night) if night and seals else None,
+        "patients": dict(night["patient_calls"] or ()) if night and seals else None,
     }
 
 
-def _positive(night: Row) -> str | None:
-    if night["patient_calls"] is None:
-        return None
-    calls = dict(night["patient_calls"])
-    return f"{calls.get('positive', 0):,} of {sum(calls.values()):,}"
-
-
-def _figure(metric: dict[str, float | None] | None) -> str | None:
-    return f"{metric['value']:.3f}" if metric and metric["value"] is not None else None
+def _positive(calls: dict[str, int] | None) -> str | None:
+    return f"{calls.get('positive', 0):,} of {sum(calls.values()):,}" if calls else None
 
 
 class VerifyOutcome(Outcome):
