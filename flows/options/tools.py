@@ -9,7 +9,7 @@ from flows.options.flows import POSITIONAL, SAFE, As, Detector, Microns, Options
 Format = Literal["table", "csv"]
 
 # Options that several commands have.
-Screened = Annotated[str, Field(description="the screened batch")]
+Screened = Annotated[str | None, Field(description="the screened batch; by default the newest")]
 PerSlide = Annotated[int, Field(ge=1, description="and at most N of one slide")]
 Force = Annotated[bool, Field(description="replace files that are there already")]
 
@@ -66,7 +66,7 @@ class Schema(Options):
 class Contours(Options):
     """Write the contours of a batch's cells as GeoJSON, a file for each photograph or slide."""
 
-    batch: Screened
+    batch: Screened = None
     to: str = Field(description="folder for the files")
     force: Force = False
 
@@ -106,7 +106,7 @@ class ReviewExport(Options):
 class ReviewServe(Options):
     """Serve pages on which persons read a batch's cells, until Ctrl-C; every answer is kept."""
 
-    batch: str | None = Field(None, description="the screened batch; by default the newest")
+    batch: Screened = None
     port: int = Field(8077, ge=1024, le=65535, description="of 127.0.0.1")
     reader: str | None = Field(None, description="who reads; by default the page asks for the name")
     blind: bool = Field(True, description="hide diagnosis and scores until the reader has answered")
@@ -150,7 +150,7 @@ class ReviewApply(Options):
 class ReviewReport(Options):
     """Report how many abnormal cells of a batch were worth a look, and how far readers agree."""
 
-    batch: str = Field(description="the reviewed batch")
+    batch: Screened = None
 
 
 class Doctor(Options):

@@ -12,9 +12,10 @@ from flows.commands.written import to_write, written
 from flows.options.tools import Contours
 from flows.outcome import Outcome, table
 from flows.settings import Settings
+from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch, read_manifest
 from storage.parquet import read_table
-from storage.reports.tables import FIELDS, published_batch, report_path, rows_by_shard
+from storage.reports.tables import FIELDS, report_path, rows_by_shard
 from storage.store import Store, StoreError
 from tasks.images.access.addresses import path_of
 from tasks.smears.visualisation.geojson import feature_collection
@@ -43,7 +44,7 @@ class ContoursOutcome(Outcome):
 def contours(options: Contours, settings: Settings) -> ContoursOutcome:
     """Write contours."""
     store = Store(settings.store)
-    frozen = published_batch(store, options.batch)
+    frozen = screened_batch(store, options.batch)
     path = report_path(frozen.name, frozen.batch_date, FIELDS)
     if not store.exists(*path):
         raise StoreError(
@@ -63,7 +64,7 @@ def contours(options: Contours, settings: Settings) -> ContoursOutcome:
         with written(file) as stage, stage.open("wb") as content:
             content.writelines(feature_collection(_counting(parts, counted), of_source))
         cells += sum(counted)
-    return ContoursOutcome(batch=options.batch, folder=options.to, files=len(names), cells=cells)
+    return ContoursOutcome(batch=frozen.name, folder=options.to, files=len(names), cells=cells)
 
 
 def _parts(store: Store, batch: Batch) -> Iterator[SourceCells]:

@@ -28,13 +28,15 @@ from storage.reports.tables import (
     IMAGES,
     PATIENTS,
     SLIDES,
+    newest_batches,
+    published_batch,
     report_digest,
     report_path,
 )
 from storage.smears import segmentations
 from storage.smears.call_seals import CallSeal, read_call_seal, write_call_seal
 from storage.smears.schemas.batches import BATCH_SCHEMA, read_batches_before
-from storage.store import Store
+from storage.store import Store, StoreError
 from tasks.reports.image_columns import Provenance, plain
 from tasks.smears.reports.night.counts import NightCounts, Row, batch_table, joined, summaries
 from tasks.smears.reports.night.judged import batch_judged
@@ -63,6 +65,16 @@ def batch_report(store: Store, batch: manifests.Batch) -> Row:
 def nights_before(store: Store, day: date, limit: int) -> Sequence[Row]:
     """Read the rows of the last batches before a day, oldest first."""
     return summaries(read_batches_before(store, day, limit, on_damage=console.warn))
+
+
+def screened_batch(store: Store, name: str | None) -> manifests.Batch:
+    """Load the batch of a published report, by default the newest; StoreError without."""
+    if name is None:
+        row, _ = next(newest_batches(store, lambda name: True, console.warn), (None, None))
+        if row is None:
+            raise StoreError("no batch has a report yet: run slidewatch screen first")
+        name = str(row["batch"])
+    return published_batch(store, name)
 
 
 @task

@@ -34,6 +34,7 @@ from flows.smears.commands.review.sheets import (
 )
 from flows.smears.jobs.drawings import find_refs
 from flows.smears.stages.answers import Suspects
+from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch
 from storage.models.classifiers import ModelCard, load_card
 from storage.parquet import read_table
@@ -207,7 +208,7 @@ class ReportOutcome(ReviewOutcome):
 def report(options: ReviewReport, settings: Settings) -> ReportOutcome:
     """Compare the answers with the report, and with each other."""
     store, wanted = Store(settings.store), settings.negative_percent / 100
-    frozen = tables.published_batch(store, options.batch)
+    frozen = screened_batch(store, options.batch)
     rows: list[ToldFigure] = []
     patients: list[PatientRow] = []
     damaged: list[str] = []

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from flows.monitoring.console import tell, warn
+from flows.monitoring.console import tell
 from flows.options.tools import ReviewServe
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
@@ -15,8 +15,8 @@ from flows.smears.commands.review.figures import ToldFigure, figures, patient_fi
 from flows.smears.commands.review.guards import guarded
 from flows.smears.commands.review.session import open_session
 from flows.smears.stages.answers import Suspects
-from storage.reports.tables import newest_batches, published_batch
-from storage.store import Store, StoreError, check_name
+from flows.smears.stages.calling import screened_batch
+from storage.store import Store, check_name
 from tasks.words import counted
 
 HOST = "127.0.0.1"
@@ -47,7 +47,7 @@ def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
     store, wanted = Store(settings.store), settings.negative_percent / 100
     if options.reader is not None:
         check_name("reader", options.reader)
-    frozen = published_batch(store, options.batch or _newest(store))
+    frozen = screened_batch(store, options.batch)
     session, detector = open_session(
         store, frozen, limit=options.limit, per_slide=options.per_slide, unmarked=options.unmarked
     )
@@ -80,10 +80,3 @@ def _listening(port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError as error:
         raise UsageError(f"--port: {HOST}:{port} is already in use ({error.strerror})") from None
-
-
-def _newest(store: Store) -> str:
-    row, _ = next(newest_batches(store, lambda name: True, warn), (None, None))
-    if row is None:
-        raise StoreError("no batch has a report yet: run slidewatch screen first")
-    return str(row["batch"])
