@@ -8,7 +8,7 @@ from storage.store import MissingError, Store, StoreError, digest_of, refuse_abs
 
 FOLDER = Path(__file__).parents[1] / "shipped"
 # A digest of all its files, because a card says only that its own file fits it.
-DIGEST = "905767635ed01ff9024d555e505c6ac9c8581098f5bdbb622838e58781be6d5f"
+DIGEST = "e0b14feb9c3aca9e72a253f53c809cbab21102615721ec1ee869c8f7950e431a"
 
 
 def shipped() -> Store:

@@ -63,7 +63,7 @@ class Discriminant(bundles.Bundle):
 
 
 @dataclass(frozen=True)
-class Classes:
+class Classes(bundles.Bundle):
     """The class means and scatter of a discriminant, by tap.
 
     ``means`` (2, d) of the classes are relative to each slide's healthy cells, the class at place

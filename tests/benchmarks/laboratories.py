@@ -35,10 +35,13 @@ import numpy as np
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from flows.jobs import networks
+from flows.smears.jobs.known_cells import CLASSES, fitted_classes
 from storage.models import classifiers, detectors, shipped
 from storage.records import arrays_to_bytes
 from storage.store import Store, digest_of
 from tasks.images.names import parse_name
+from tasks.reports.image_columns import PARASITIZED
+from tasks.types import nested
 from tests.support.boxes import overlap
 from tests.support.paths import DATA
 
@@ -341,10 +344,13 @@ def ship(work: Path, figures_table: str) -> None:
     made_by = {"versions": model.versions | {"slidewatch": project["version"]}}
     known = made_by | {"name": name, "digest": digest_of(content), "sequence": 1}
     classifiers.save_model(into, model.model_copy(update=known), content)
+    arrays = detectors.load_detector(store, card)
+    positive = model.classes.index(PARASITIZED)
+    arrays |= nested(CLASSES, fitted_classes(store, card, positive).to_arrays())
+    content = arrays_to_bytes(arrays)
     known = {"name": name, "model": name, "model_digest": known["digest"], "sequence": 1}
-    detectors.save_detector(
-        into, card.model_copy(update=known), arrays_to_bytes(detectors.load_detector(store, card))
-    )
+    known["digest"] = digest_of(content)
+    detectors.save_detector(into, card.model_copy(update=known), content)
     into.write_bytes(f"{ABOUT}\n{figures_table}\n".encode(), "README.md")
     code = Path(shipped.__file__)
     code.write_text(code.read_text().replace(shipped.DIGEST, shipped.digest_of_files(into)))

@@ -10,7 +10,7 @@ some that nobody marked: IML's photographs are all of infected blood.
 
 import argparse
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -75,30 +75,25 @@ def main() -> None:
     """Print how the patients of each laboratory are called."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of the laboratories")
-    parser.add_argument("--only", nargs="*", default=list(OF_A_PATIENT))
     parser.add_argument("--size", type=float, default=1.0, help="of the photographs")
     parser.add_argument("--blur", type=float, default=0.0, help="deviation in pixels")
     given = parser.parse_args()
     detectors.is_shipped = lambda card: True  # a detector that nobody has fitted here
     print("| | patients | calls | 95% interval holds |\n|---|---|---|---|")
-    for name in given.only:
+    for name in OF_A_PATIENT:
         truth, rows = called(given.work.resolve(), name, given.size, given.blur)
-        for what in ("healthy", f"infected, {FEW:.0%} and more", "infected, less"):
-            some = [
-                row
-                for row in rows
-                if row["slide_id"].startswith(what.partition(",")[0])
-                and (what == "healthy" or (truth[row["slide_id"]] >= FEW) is ("more" in what))
+        kinds = defaultdict[str, list[dict[str, Any]]](list)
+        for row in rows:
+            share = truth[row["slide_id"]]
+            kinds["healthy" if not share else "infected" if share >= FEW else "few parasites"] += [
+                row | {"held": (row["corrected_low"], 100 * share, row["corrected_high"])}
             ]
-            positive = [row for row in some if row["call"] == "positive"]
-            held = sum(
-                row["corrected_low"] <= 100 * truth[row["slide_id"]] <= row["corrected_high"]
-                for row in positive
-            )
+        for kind, some in kinds.items():
+            held = [row["held"] for row in some if row["call"] == "positive"]
             calls = Counter(str(row["call"]) for row in some)
             texts = ", ".join(f"{n} {call}" for call, n in sorted(calls.items()))
-            if some:
-                print(f"| {name}, {what} | {len(some)} | {texts} | {held} of {len(positive)} |")
+            right = sum(low <= known <= high for low, known, high in held)
+            print(f"| {name}, {kind} | {len(some)} | {texts} | {right} of {len(held)} |")
 
 
 if __name__ == "__main__":

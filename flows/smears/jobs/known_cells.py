@@ -37,8 +37,9 @@ from tasks.reports.image_columns import (
     repeated,
 )
 from tasks.smears.laboratories.adaptation import NO_LABELS, Labelled
-from tasks.types import Float, Index, Mask, Single
+from tasks.types import Float, Index, Mask, Single, below
 
+CLASSES = "classes"  # arrays of a detector without statistics
 COLUMNS = ("image_id", "slide_id", "patient_id", "label")
 
 
@@ -155,6 +156,11 @@ def seen_by_witnesses(job: scores.ScoreJob, rows: Index) -> tuple[Float, dict[st
 
 @lru_cache(maxsize=2)
 def fitted_classes(store: Store, detector: detectors.DetectorCard, positive: int) -> Classes:
-    """Compute the class means that a detector's discriminant was made of, once a process."""
+    """Compute the class means that a detector's discriminant was made of, once a process.
+
+    The detector that comes along has them with it, without its statistics.
+    """
+    if known := below(CLASSES, detectors.load_detector(store, detector)):
+        return Classes.from_arrays(known)
     slides = fitted_rows.slides_of_version(store, detector.model, detector.statistics_version)
     return Classes.of(slides, positive)

@@ -3,11 +3,15 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flows.settings import Settings
+from flows.smears.jobs.known_cells import fitted_classes
 from storage.models import detectors, shipped
 from storage.store import Store, StoreError
+from tasks.detector.witnesses import Witnesses
+from tasks.types import below
 from tests.support.fitted import copied
 from tests.support.shipping import ship
 from tests.support.stalls import Moments
@@ -74,6 +78,10 @@ def test_what_is_in_the_package_is_small_and_undamaged() -> None:
     assert sum(path.stat().st_size for path in files) <= SIZE
     store = shipped.shipped()
     card = detectors.load_detector_card(store)
-    detectors.load_detector(store, card)
+    arrays = detectors.load_detector(store, card)
+    # A laboratory is learned by the classes that the discriminant was made of.
+    made = fitted_classes(store, card, 0).discriminant().weights
+    kept = Witnesses.from_arrays(below("witnesses", arrays)).discriminant.weights
+    assert all(np.allclose(made[tap], kept[tap]) for tap in kept)
     sources = detectors.load_model_of(store, card).training["images"]
     assert not [source for source in sources if "=/" in source]  # no folder of a machine
