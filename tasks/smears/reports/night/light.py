@@ -111,7 +111,8 @@ def judge(
         text = (
             f"{counted(row['scored'], 'scored image')} of {len(night.clusters)} "
             f"{verb(len(night.clusters), 'patient or slide', 'patients or slides')} "
-            f"{verb(row['scored'], 'shows', 'show')} only great changes from other batches"
+            f"{verb(row['scored'], 'is', 'are')} too few to compare with other batches: only a "
+            "great change would show"
         )
         findings.append((Light.GREEN, text))
     if row["scored"] >= LEAST_SCORED:
@@ -186,8 +187,8 @@ def _abnormal(row: Row, alpha: float) -> list[Finding]:
         findings.append((light, text))
     if row["discoveries"] >= DISCOVERIES_AMBER * scored and row["discoveries"] > 1:
         text = (
-            f"{row['discoveries'] / scored:.1%} of the scored images are so abnormal that "
-            f"chance explains at most {DISCOVERY_LEVEL:.0%} of them"
+            f"{row['discoveries'] / scored:.1%} of the scored images are abnormal beyond chance, "
+            f"which explains at most {DISCOVERY_LEVEL:.0%} of these"
         )
         findings.append((Light.AMBER, text))
     return findings
