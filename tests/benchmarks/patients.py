@@ -14,8 +14,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import duckdb
 from PIL import Image, ImageFilter
+from pyarrow.parquet import read_table
 
 from flows.options.flows import Screen
 from flows.settings import Settings
@@ -28,12 +28,12 @@ OF_A_PATIENT = {
     "bccd": 40, "raabin": 50, "barcelona": 66, "iml": 10, "bbbc041": 6, "uganda": 8,
     "uganda_sickle": 8,
 }  # fmt: skip
+Truth, Row = dict[str, float], dict[str, Any]
 FEW = 0.01  # of the red cells: of patients with fewer parasites nothing is asked
-Truth = dict[str, float]  # by patient, the share of its cells that are parasitized
 
 
 def compose(work: Path, into: Path, name: str, size: float, blur: float) -> Truth:
-    """Write the photographs of a laboratory's patients, those with parasites by their number."""
+    """Write the photographs of a laboratory's patients, with the share of parasites of each."""
     known = {} if name.startswith("uganda") else boxes_of(name)
     files, each = sorted(unpacked(work, name).iterdir()), OF_A_PATIENT[name]
     parasites = {
@@ -50,9 +50,7 @@ def compose(work: Path, into: Path, name: str, size: float, blur: float) -> Trut
             folder.mkdir(parents=True, exist_ok=True)
             for path in own:
                 picture = Image.open(path).convert("RGB")
-                smaller = picture.resize(
-                    (round(size * picture.width), round(size * picture.height))
-                )
+                smaller = picture.resize([round(size * side) for side in picture.size])
                 blurred = smaller.filter(ImageFilter.GaussianBlur(blur)) if blur else smaller
                 blurred.save(folder / path.name, quality=95)
             cells = sum(len(known.get(path.name, [])) for path in own)
@@ -60,15 +58,15 @@ def compose(work: Path, into: Path, name: str, size: float, blur: float) -> Trut
     return truth
 
 
-def called(work: Path, name: str, size: float, blur: float) -> tuple[Truth, list[dict[str, Any]]]:
+def called(work: Path, name: str, size: float, blur: float) -> tuple[Truth, list[Row]]:
     """Screen a laboratory's patients by the detector made without it; rows of their report."""
     store = store_without(work, name if LABORATORIES[name].trains else None)
     batch = f"patients-{name}-{size:g}-{blur:g}"
     truth = compose(work, work / batch, name, size, blur)
     options = Screen(images=str(work / batch), batch=batch, force=True)
     screen.fn(options, Settings(store=str(store), workers=2))
-    found = duckdb.sql(f"FROM read_parquet('{store}/reports/patients/*/{batch}.parquet')")
-    return truth, found.df().to_dict("records")
+    found = read_table(next((store / "reports" / "patients").glob(f"*/{batch}.parquet")))
+    return truth, found.to_pylist()
 
 
 def main() -> None:
@@ -82,18 +80,18 @@ def main() -> None:
     print("| | patients | calls | 95% interval holds |\n|---|---|---|---|")
     for name in OF_A_PATIENT:
         truth, rows = called(given.work.resolve(), name, given.size, given.blur)
-        kinds = defaultdict[str, list[dict[str, Any]]](list)
+        kinds = defaultdict[str, list[Row]](list)
         for row in rows:
             share = truth[row["slide_id"]]
             kinds["healthy" if not share else "infected" if share >= FEW else "few parasites"] += [
                 row | {"held": (row["corrected_low"], 100 * share, row["corrected_high"])}
             ]
         for kind, some in kinds.items():
-            held = [row["held"] for row in some if row["call"] == "positive"]
-            calls = Counter(str(row["call"]) for row in some)
-            texts = ", ".join(f"{n} {call}" for call, n in sorted(calls.items()))
-            right = sum(low <= known <= high for low, known, high in held)
-            print(f"| {name}, {kind} | {len(some)} | {texts} | {right} of {len(held)} |")
+            bounds = [row["held"] for row in some if row["call"] == "positive"]
+            held = [low <= known <= high for low, known, high in bounds]
+            calls = sorted(Counter(str(row["call"]) for row in some).items())
+            texts = ", ".join(f"{n} {call}" for call, n in calls)
+            print(f"| {name}, {kind} | {len(some)} | {texts} | {sum(held)} of {len(held)} |")
 
 
 if __name__ == "__main__":
