@@ -173,7 +173,8 @@ def _with_slides(
             "is one)"
         )
     elif whole is not None and len(loose) > 1:
-        names = [whole if place in set(loose) else name for place, name in enumerate(names)]
+        for place in loose:
+            names[place] = whole
         console.tell(
             f"{counted(len(loose), 'photograph')} in one folder: taken for one patient, {whole} "
             "(--slide-is file if each photograph is one)"

@@ -72,6 +72,7 @@ def write_page(
     likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
+    one = patients.to_pylist() if len(patients) == 1 else ()  # perhaps of a single photograph
     view = BatchView(
         row=calling.batch_report(store, batch),
         earlier=calling.nights_before(store, batch.batch_date, NIGHTS_SHOWN - 1),
@@ -84,7 +85,7 @@ def write_page(
         made_from=made_from(called),
         patients=patients,
         answered=answered,
-        next_step=next_step(store, detector, patients.slice(0, 1).to_pylist()[0]) if shown else "",
+        next_step="".join(next_step(store, detector, row) for row in one),
         answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
         **draw_page(client, screened, highlights, likeliest, fields),
     )

@@ -92,7 +92,7 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     assert "damaged" in summary.data
     assert "<b>" not in summary.data
     rows = [line for line in summary.data.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} <= {3, 6}
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3, 6}
 
     (page,) = artifacts_of(PAGE, "Night_1")
     assert page.data == "[Page of Night_1](https://lab.example/pages/Night_1.html)"

@@ -397,7 +397,7 @@ def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
     rows = {Path(row["source_uri"]).name: row for row in fields_of(settings, "night")}
     assert rows["blank.png"]["failure"].startswith("killed_worker: ")
     found = sum(row["cells"] for row in rows.values())
-    assert found == pytest.approx(3 * CELLS, abs=3)
+    assert found == pytest.approx(3 * CELLS, abs=2)
 
 
 @pytest.mark.slow
