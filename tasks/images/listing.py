@@ -245,10 +245,8 @@ class _Listing:
         uri, path, size, left_out = image
         *_, folder, file = ["", *parts_of(path)]
         name, readable = names.parse_name(as_text(file)), as_text(uri)
-        failure, label = (
-            left_out if readable == uri else NOT_UTF_8,
-            self.classes.of(as_text(folder)),
-        )
+        failure = left_out if readable == uri else NOT_UTF_8
+        label = self.classes.of(as_text(folder))
         return readable, failure, size, label, name.slide_id, name.patient_id, name.acquired_at
 
 

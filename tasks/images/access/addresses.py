@@ -15,22 +15,9 @@ EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif"}
 )
 # Pictures that are not read: of other formats, and those that are not completely copied.
-UNREAD = frozenset(
-    {
-        ".arw",
-        ".avif",
-        ".cr2",
-        ".cr3",
-        ".dng",
-        ".gif",
-        ".jp2",
-        ".jxl",
-        ".nef",
-        ".orf",
-        ".raf",
-        ".rw2",
-    }
-)
+UNREAD = frozenset({
+    ".arw", ".avif", ".cr2", ".cr3", ".dng", ".gif", ".jp2", ".jxl", ".nef", ".orf", ".raf", ".rw2",
+})  # fmt: skip
 PARTIAL = frozenset({".crdownload", ".download", ".part", ".partial"})
 # Scanner formats that are recognised by their extension.
 DICOM = ".dcm"  # each level of a slide is a separate file

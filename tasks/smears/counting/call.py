@@ -334,10 +334,10 @@ def next_text(call: str, cells: int, needed: int | None) -> str:
             "A person must look at these cells. For a parasitaemia photograph 20 fields of the "
             "patient into a folder, and give slidewatch screen that folder"
         )
-    more = None if needed is None else -(-needed // max(cells, 1)) - 1
     if call != Call.INDETERMINATE:
         return ""
-    if more is None or not 0 < more <= MOST_FIELDS:
+    more = 0 if needed is None else -(-needed // max(cells, 1)) - 1
+    if not 0 < more <= MOST_FIELDS:
         return (
             "One photograph is too few for a call: photograph 20 fields of the patient into a "
             "folder, and give slidewatch screen that folder"
