@@ -229,18 +229,3 @@ def test_features_that_a_newer_slidewatch_wrote_are_refused(
     store.write_json(data, path)
     with pytest.raises(StoreError, match=r"night\.zarr was written by a newer slidewatch"):
         use(store)
-
-
-def test_a_model_card_without_digest_or_sequence_is_refused(tmp_path: Path) -> None:
-    store = stores.newest(tmp_path)
-    path = "models/golden/card.json"
-    data = store.read_json(path)
-    card = classifiers.ModelCard.read(store, path)
-    without = {name: value for name, value in data.items() if name != OWN_DIGEST}
-    store.write_json(without, path)
-    with pytest.raises(StoreError, match=f"{re.escape(path)} has no {OWN_DIGEST}"):
-        classifiers.ModelCard.read(store, path)
-    unnumbered = {name: value for name, value in card.model_dump().items() if name != "sequence"}
-    classifiers.ModelCard.model_construct(**unnumbered).write(store, path)
-    with pytest.raises(StoreError, match="is no valid ModelCard: sequence"):
-        classifiers.ModelCard.read(store, path)

@@ -1,7 +1,6 @@
 """How nights end in Prefect."""
 
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,8 +16,6 @@ from flows.settings import Settings
 from flows.smears.night import nightly, screen
 from storage.store import StoreError
 from tests.support.fitted import copied
-
-DAY = date(2026, 3, 1)
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

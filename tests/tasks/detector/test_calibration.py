@@ -140,28 +140,6 @@ def test_a_tap_that_never_varied_is_silent(value: float) -> None:
     assert_allclose(abnormality(both, shifted), expected, rtol=1e-9)
 
 
-def test_patients_left_out_one_by_one_calibrate_the_next_patient() -> None:
-    """The whole of it, from features to false alarms, as in a night's screening."""
-    rng, alpha, found = np.random.default_rng(8), 0.1, []
-    groups = np.repeat(np.arange(40), 15)
-    for _ in range(40):
-        labels = rng.integers(0, 2, 50 * 15)
-        effects = np.repeat(rng.normal(size=(50, 4)), 15, axis=0)
-        features = 5 * labels[:, None] + effects + rng.normal(size=(50 * 15, 4))
-        total = moments(features[:600], labels[:600], 2)
-        left_out = [
-            leave_group_out(total, features[:600][groups == g], labels[:600][groups == g])
-            for g in range(40)
-        ]
-        calibration = calibrate(np.concatenate(left_out)[:, None], groups)
-        new = log_distance(nearest_class_distance(tied_gaussian(total), features[600:]))
-        found.append(
-            (p_values(calibration, abnormality(calibration, new[:, None])) <= alpha).mean()
-        )
-    error = np.std(found) / np.sqrt(len(found))
-    assert alpha - 4 * error - 0.02 <= np.mean(found) <= alpha + (1 - alpha) / 41 + 4 * error
-
-
 def test_laboratories_weigh_the_same_and_so_do_the_patients_of_each() -> None:
     patients = np.repeat([0, 1, 2, 3], [10, 20, 5, 5])
     laboratories = np.asarray(["a", "a", "a", "b"])[patients]

@@ -81,17 +81,6 @@ def test_streamed_covariance_equals_scikit_learn_on_class_centred_features(
     assert_allclose(covariance, oracle, rtol=0, atol=1e-12 * np.abs(oracle).max())
 
 
-@given(SEEDS, OFFSETS, st.lists(st.integers(0, 60), max_size=8))
-def test_any_split_into_batches_agrees(
-    seed: int, offset: tuple[float, float], cuts: list[int]
-) -> None:
-    features, labels = draw(seed, 60, *offset)
-    state = Moments.empty(CLASSES, WIDTH)
-    for f, c in zip(np.split(features, sorted(cuts)), np.split(labels, sorted(cuts)), strict=True):
-        state = merge(state, moments(f, c, state.classes))
-    assert_same(state, state_of((features, labels)), 1e-12)
-
-
 @pytest.mark.parametrize(("offset", "deviation"), [(0, 1), (100, 0.1), (1e8, 1e-3)])
 def test_moments_err_no_more_than_exact_sums_do(offset: float, deviation: float) -> None:
     features, _ = draw(1, 400, offset, deviation)

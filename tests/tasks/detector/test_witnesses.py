@@ -81,19 +81,6 @@ def test_a_slide_that_is_mostly_parasites_keeps_its_reference() -> None:
     assert abs(found.lean(scores, labels == U)) < 0.3
 
 
-def test_a_patient_who_is_taken_out_leaves_what_would_be_without_him() -> None:
-    everything, fewer = statistics(12), statistics(11)
-    taps, labels = cells(11, shift=0.5 * np.random.default_rng(0).normal(size=(12, D))[11])
-    mine = groups.group_statistics(taps, labels, [groups.GroupKey("", "P11", "")] * len(labels), 2)
-    left, never = (
-        witnesses.discriminant(groups.retract_groups(everything, mine), P),
-        witnesses.discriminant(fewer, P),
-    )
-    for tap in ("a", "b"):
-        assert left.weights[tap] == pytest.approx(never.weights[tap], rel=1e-8)
-    assert left.offset == pytest.approx(never.offset, rel=1e-8)
-
-
 def test_two_witnesses_see_more_than_either() -> None:
     rng = np.random.default_rng(3)
     truth = rng.random(4000) < 0.5

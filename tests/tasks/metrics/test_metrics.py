@@ -59,13 +59,6 @@ def only(found: dict[str, metrics.Float]) -> dict[str, float]:
     return {metric: value for metric, (value,) in found.items()}
 
 
-@given(SIDES)
-def test_detection_equals_scikit_learn(sides: tuple[NDArray, NDArray]) -> None:
-    found = metrics.detection(*sides)
-    assert tuple(found) == metrics.DETECTION
-    assert only(found) == pytest.approx(by_scikit_learn(*sides))
-
-
 @st.composite
 def weighted_sides(draw: Callable) -> tuple[NDArray, NDArray, NDArray]:
     abnormal, scores = draw(SIDES)

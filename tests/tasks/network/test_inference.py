@@ -60,14 +60,6 @@ def test_it_gives_what_the_classifier_gives(network: str, caplog: pytest.LogCapt
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_results_do_not_change_when_the_next_pass_is_run() -> None:
-    network = inference(classifier(DEFAULT_NETWORK))
-    _, first = network.run(images(3))
-    before = first.copy()
-    network.run(255 - images(3))
-    assert np.array_equal(first, before)
-
-
 @pytest.mark.parametrize("by_pytorch", [False, True])
 def test_threads_of_a_worker_do_not_disturb_each_other(
     by_pytorch: bool, monkeypatch: pytest.MonkeyPatch
