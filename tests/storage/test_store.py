@@ -304,6 +304,7 @@ def test_writers_leave_no_file_that_others_may_not_read(store: Store) -> None:
 NO_NAMES = [
     "", ".", "..", ".a", "_a", "a/b", "../a", "/a", "a\\b", "a b", "a\n", "\na", "a\0",
     "🩸", "é", "a*", "a:b", "~", "%41", "x" * 121,
+    "<b>", "'", "=1", "a|b", "a;b", "{}", "[l]", "\x1b[31m", "\u202e",
 ]  # fmt: skip
 
 

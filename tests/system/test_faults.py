@@ -31,7 +31,6 @@ from storage.batches.ledger import read_shard_record
 from storage.batches.manifests import load_batch
 from storage.models.statistics import latest_statistics
 from storage.store import Store
-from tasks.images.sorted_rows import SortedRows
 from tests.support.fitted import copied
 from tests.support.images import write_cells
 from tests.support.reports import comparable
@@ -106,11 +105,6 @@ def undisturbed(prepared: Settings, tmp_path_factory: pytest.TempPathFactory) ->
         Screen(images=str(Path(prepared.store).parent / "night"), batch="night"), settings
     )
     return comparable(outcome.report)
-
-
-def report_in(settings: Settings) -> Path:
-    (report,) = (Path(settings.store) / "reports" / "images").rglob("*.parquet")
-    return report
 
 
 def failures_of(settings: Settings, images: Path) -> NightOutcome:
@@ -215,27 +209,6 @@ def _die_once(work: Callable[[Any], Any], marker: str, job: Any) -> Any:
     return done
 
 
-def test_a_file_that_vanishes_is_a_row(night: tuple[Settings, Path]) -> None:
-    settings, images = night
-    screen.fn(Screen(images=str(images), batch="before"), settings)
-    listed = sorted(images.rglob("*.png"))
-    frozen = settings.model_copy()
-    with pytest.MonkeyPatch.context() as patch:
-        from flows.smears.stages import sorting as module
-
-        honest = module.sorted_images
-
-        def list_then_lose(*arguments: object, **options: object) -> SortedRows:
-            rows = honest(*arguments, **options)  # type: ignore[arg-type]
-            listed[3].unlink()
-            return rows
-
-        patch.setattr(module, "sorted_images", list_then_lose)
-        outcome = failures_of(frozen, images)
-    assert outcome.failures == {"unreadable": 1}
-    assert outcome.images == len(listed)
-
-
 # --- the coordinator
 
 
@@ -275,34 +248,6 @@ def test_two_fits_at_once_take_their_turn_and_neither_is_lost(
     assert latest.version == 3
     assert sorted(c.batch for c in latest.contributions) == ["first", "one", "two"]
     assert sum(latest.images.values()) == sum(c.images for c in latest.contributions)
-
-
-def test_force_starts_anew_and_the_old_report_stays_until_replaced(
-    night: tuple[Settings, Path], undisturbed: pa.Table, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from flows import screen as module
-
-    settings, images = night
-    first = screen.fn(Screen(images=str(images), batch="night"), settings)
-    before = Path(first.report).read_bytes()
-    gone = sorted(images.rglob("*.png"))[0]
-    gone.unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "publish", _fails)
-        with pytest.raises(OSError, match="disk"):
-            screen.fn(Screen(images=str(images), batch="night", force=True), settings)
-    assert report_in(settings).read_bytes() == before
-    second = screen.fn(
-        Screen(images=str(images), batch="night"), settings
-    )  # goes on with the new attempt
-    assert second.images == first.images - 1
-    assert report_in(settings) == Path(second.report)
-    names = comparable(second.report)["uri"].to_pylist()
-    assert names == [n for n in undisturbed["uri"].to_pylist() if n != gone.name]
-
-
-def _fails(*_: object) -> None:
-    raise OSError("the disk is full")
 
 
 @pytest.mark.parametrize(

@@ -117,12 +117,12 @@ def outcome(path: str) -> str:
 needs_real_cells = needs.needs_data("cell_images.zip")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("whole", "each"),
     [
-        pytest.param(rendered, 20, id="rendered"),
-        pytest.param(real, 10, id="real", marks=needs_real_cells),
+        (rendered, 2),
+        pytest.param(rendered, 20, marks=pytest.mark.slow),
+        pytest.param(real, 10, marks=[pytest.mark.slow, needs_real_cells]),
     ],
 )
 def test_every_damaged_image_is_a_picture_or_has_a_reason(

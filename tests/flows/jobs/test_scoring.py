@@ -15,7 +15,7 @@ from flows.jobs.scoring.night import NightJob, describe_night
 from flows.jobs.scoring.plan import plan_parts
 from flows.jobs.scoring.scores import ScoreJob, score_part
 from flows.jobs.scoring.screened import Screened
-from storage.batches import ledger, manifests
+from storage.batches import manifests
 from storage.batches.features import read_block
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_groups, read_table
@@ -23,14 +23,7 @@ from storage.store import Store, StoreError
 from tasks.detector.detector import Detector, score
 from tests.support.drawn_slides import fitted_detector, made_up
 from tests.support.models import CLASSES, WHEN
-from tests.support.shards import Night, add_detector, keep_detector, start_spoilt
-
-
-@pytest.fixture
-def spoilt(store_with_model: Store, cells: Path, tmp_path: Path) -> Night:
-    night = start_spoilt(store_with_model, cells, tmp_path)
-    night.run()
-    return night
+from tests.support.shards import Night, add_detector, keep_detector
 
 
 def unnamed(parts: Any) -> tuple[tuple[int, int], ...]:
@@ -108,32 +101,6 @@ def test_so_many_shards_are_held_as_are_allowed(
     next(features.shards([2]))
     assert first() is not None
     assert second() is None
-
-
-def test_rows_of_a_shard_without_one_good_image_are_all_failed_for_review(spoilt: Night) -> None:
-    card, _ = add_detector(spoilt)
-    score_night(spoilt, card)
-    rows = scored_rows(spoilt).to_pylist()[10:20]
-    for row in rows:
-        assert (row["status"], row["verdict"], row["review_reason"]) == (
-            "failed",
-            "review",
-            "failed",
-        )
-        assert row["failure"].startswith("damaged: ")
-        assert row["image_id"]
-        assert row["diagnosis"] is row["abnormality"] is row["p_value"] is None
-
-
-def test_scoring_twice_writes_the_same_bytes(night: Night) -> None:
-    card, _ = add_detector(night)
-    written = []
-    for _ in range(2):
-        score_night(night, card)
-        paths = files_of(night, "scores") + files_of(night, "shifts")
-        written.append([night.store.read_bytes(*path) for path in paths])
-        ledger.discard_scores(night.store, night.batch, "d")
-    assert written[0] == written[1]
 
 
 # By their own slide

@@ -20,7 +20,7 @@ from tasks.detector.calibration import leave_group_out
 from tasks.detector.moments import merge_statistics, statistics_of
 from tasks.images.listing import class_numbers
 from tests.support.models import CLASSES, HELD_OUT, WHEN
-from tests.support.shards import Night, start, start_spoilt
+from tests.support.shards import Night, start_spoilt
 
 
 @pytest.fixture
@@ -177,47 +177,6 @@ def test_a_model_that_was_tampered_with_scores_nothing(night: Night) -> None:
     with pytest.raises(StoreError, match=r"model\.safetensors is not the file"):
         run_shard(night.job(0))
     assert complete_shards(night.store, night.batch, "tiny") == set()
-
-
-# What a shard asks the store: on S3 each question costs as much as an image
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every question to a store, in order; zarr asks for chunks by itself."""
-    questions: list[str] = []
-
-    def watch(name: str) -> None:
-        honest = getattr(Store, name)
-
-        def ask(store: Store, *parts: str) -> object:
-            questions.append(f"{name} {'/'.join(part for part in parts if isinstance(part, str))}")
-            return honest(store, *parts)
-
-        monkeypatch.setattr(Store, name, ask)
-
-    for name in ("exists", "modified", "names", "read_bytes", "open"):
-        watch(name)
-    return questions
-
-
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_shard_reads_what_is_its_own_and_the_cards_came_with_it(
-    store_with_model: Store, cells: Path, asked: list[str], kept: bool
-) -> None:
-    night = start(store_with_model, cells)
-    night.run()
-    if not kept:
-        night.store.remove("batches", "night", "ledger")
-    run_shard(night.job(0))
-    asked.clear()
-    run_shard(night.job(1))
-    assert sorted(asked) == [
-        "open batches/night/manifest.parquet",
-        "read_bytes batches/night/ledger/tiny/000001.json",
-        "read_bytes batches/night/quarantine/tiny/000001.json",
-        "read_bytes features/tiny/night.zarr/zarr.json",
-    ]
 
 
 # What batches have contributed

@@ -1,11 +1,6 @@
 """From photographs and slides to a manifest of cells, and from that to a report."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -398,27 +393,6 @@ def test_a_field_that_kills_workers_is_a_row_and_the_others_are_cut_up(
     assert rows["blank.png"]["failure"].startswith("killed_worker: ")
     found = sum(row["cells"] for row in rows.values())
     assert found == pytest.approx(3 * CELLS, abs=2)
-
-
-@pytest.mark.slow
-def test_a_segmentation_that_was_killed_goes_on_and_ends_alike(slide: Path, tmp_path: Path) -> None:
-    def command(name: str) -> list[str]:
-        words = [sys.executable, "-m", "flows.commands.main", "segment", "--name", name]
-        return [*words, "--images", str(slide.parent / "*.tif"), "--store", str(tmp_path / "store")]
-
-    parts = tmp_path / "store" / "segmentations" / "killed" / "fields"
-    killed = subprocess.Popen(command("killed"), start_new_session=True)
-    while not (parts.exists() and any(parts.iterdir())):
-        assert killed.poll() is None
-        time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    manifests = [parts.parent / "manifest.parquet"]
-    assert not manifests[0].exists()
-    subprocess.run(command("killed"), check=True, capture_output=True)
-    subprocess.run(command("whole"), check=True, capture_output=True)
-    manifests.append(tmp_path / "store" / "segmentations" / "whole" / "manifest.parquet")
-    assert manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 def test_a_deployment_names_no_code_that_its_worker_has_not_allowed(
