@@ -17,12 +17,10 @@ from sklearn.covariance import EmpiricalCovariance
 from tasks.detector.mahalanobis import tied_gaussian
 from tasks.detector.moments import Moments, merge, moments
 from tests.support.measuring import QUICK, Record, in_turn
-from tests.support.peak import extra_peak
 
 CLASSES, CHUNK = 2, 512
 ROUNDS = 3 if QUICK else 5
 SIZES = [(2_000, 128)] if QUICK else [(10_000, 512), (5_000, 2048)]
-GROWTH = [(1_000, 128), (4_000, 128)] if QUICK else [(10_000, 512), (40_000, 512)]
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -106,17 +104,3 @@ def test_time_of_statistics(n: int, d: int, record: Record) -> None:
     taken = in_turn(ROUNDS, runs)
     for mine, other in COMPARED:
         record(f"{n} x {d}, {mine} / {other}", "s", ours=taken[mine], rival=taken[other])
-
-
-def prepared(n: int, d: int) -> Callable[[], object]:
-    torch.set_num_threads(1)
-    in_chunks(*features_of(200, 16))  # what libraries allocate once
-    features, labels = features_of(n, d)
-    return lambda: in_chunks(features, labels)
-
-
-@pytest.mark.benchmark
-def test_memory_of_statistics() -> None:
-    small, large = (extra_peak(prepared, n, d) for n, d in GROWTH)
-    # What is merged and a chunk: nothing that grows with n.
-    assert large < 1.2 * small + 4

@@ -1,6 +1,5 @@
 """Work on a cluster whose workers die, as scripted, in the manner of cubed's executor tests."""
 
-import errno
 import gc
 import os
 import signal
@@ -21,7 +20,7 @@ from flows.cluster.executor import kills_workers, run_in_order
 from flows.cluster.trials import ClusterError
 from flows.settings import Settings
 
-KILL, FULL, BUSY, WRONG = "kill", "disk full", "storage busy", "wrong"
+KILL, BUSY, WRONG = "kill", "storage busy", "wrong"
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,6 @@ def work(job: Job) -> int:
     fate = KILL if job.poisonous else job.script[run] if run < len(job.script) else ""
     if fate == KILL:
         os.kill(os.getpid(), signal.SIGKILL)
-    if fate == FULL:
-        raise OSError(errno.ENOSPC, "No space left on device")
     if fate == BUSY:
         raise ConnectionResetError("storage hung up")
     if fate == WRONG:
@@ -142,16 +139,6 @@ def test_passing_storage_errors_are_tried_again(
     assert runs_of(tmp_path, 2) == 4
     with pytest.raises(ClusterError, match="ConnectionResetError"):
         run(client, tmp_path, {3: (BUSY,) * 9})
-
-
-@pytest.mark.parametrize(("fate", "says"), [(FULL, "No space left"), (WRONG, "mistake of ours")])
-def test_lasting_errors_end_the_run_and_say_how_to_go_on(
-    client: Client, tmp_path: Path, fate: str, says: str
-) -> None:
-    with pytest.raises(ClusterError, match=says) as error:
-        run(client, tmp_path, {2: (fate,) * 9})
-    assert "run the same command again" in str(error.value)
-    assert runs_of(tmp_path, 2) == 1
 
 
 def test_jobs_and_results_travel_many_at_once(client: Client, tmp_path: Path) -> None:

@@ -22,11 +22,9 @@ from distributed.security import Security
 from flows.cluster.client import open_client
 from flows.cluster.executor import run_in_order
 from flows.cluster.trials import ClusterError
-from flows.commands.doctor import doctor
 from flows.fit import fit
 from flows.jobs.shard import run_shard
 from flows.options.flows import Fit, Screen
-from flows.options.tools import Doctor
 from flows.settings import Settings
 from flows.smears.night import screen
 from storage.store import Store
@@ -95,14 +93,6 @@ def test_certificates_that_are_not_accepted_are_said_so(
         open_client(cluster.settings("store")),
     ):
         pass
-
-
-def test_doctor_says_how_long_certificates_hold(cluster: Operated, tmp_path: Path) -> None:
-    settings = cluster.settings(str(tmp_path))
-    found = {check.name: check for check in doctor(Doctor(), settings).checks}
-    assert found["cluster"].found == "scheduler: 2 workers answer"
-    assert found["certificates"].well
-    assert found["certificates"].found[:12] in {"89 days left", "90 days left"}
 
 
 # --- what they do

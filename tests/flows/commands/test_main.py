@@ -80,22 +80,6 @@ def test_a_misspelt_command_names_the_right_ones(run: Run) -> None:
     assert "Available commands: train, fit, " in err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["screen", "--batch", "b"], "parameter --images requires an argument"),
-        (["fit", "--images", "i", "--batch", "b", "--alpha", "7"], "--alpha: input should be less"),
-        (["doctor", "--alpha", "7"], "slidewatch doctor: Unknown option: --alpha"),
-        (["doctor", "--workers", "none"], "--workers: input should be a valid integer"),
-    ],
-)
-def test_a_wrong_option_is_one_line(arguments: list[str], says: str, run: Run) -> None:
-    code, _, err = run(*arguments)
-    assert code == 2
-    assert says in err
-    assert err.count("\n") == 1
-
-
 def test_an_error_is_one_line_and_a_traceback_comes_with_debug(tmp_path: Path, run: Run) -> None:
     arguments = ["status", "--store", str(tmp_path / "none")]
     code, out, err = run(*arguments)

@@ -26,7 +26,7 @@ from tests.support.archives import KINDS, write_folder, write_zip
 CLASSES = ("Parasitized", "Uninfected")
 NIH = "C33P1thinF_IMG_20150619_114756a_cell_179.png"
 AWKWARD = [
-    "a b.png", " lead.png", "🩸.png", "é.png", "=1+1.png", "no#.png",
+    "a b.png", " lead.png", "🩸.png", "é.png", "=1+1.png", "no#.png", "a::http:b.png",
     "what?.png", "100%20.png", "a::b.png", "a::file:b.png", "*.png", "[1].png", "~.png",
     "back\\slash.png", "quote'\".png", "file:.png", "-.png", "UPPER.PNG", "two.dots.jpeg",
 ]  # fmt: skip
@@ -126,7 +126,7 @@ def test_what_is_no_picture_is_left_out_and_a_picture_that_is_not_read_fails_alo
     }
     others = [
         "notes.txt", "notes.pdf.part", "png", "._1.png", "__MACOSX/1.png", "__MACOSX/sub/._1.png",
-        ".DS_Store",
+        ".DS_Store", "2.VSI", "a/3.vsi",
     ]  # fmt: skip
     members = {"1.png": b"one"} | dict.fromkeys([*pictures, *others], b"other")
     told: list[str] = []
@@ -139,7 +139,8 @@ def test_what_is_no_picture_is_left_out_and_a_picture_that_is_not_read_fails_alo
         assert said.startswith("left_out: ")
         assert why in said
     (said,) = told
-    assert "1 .part, 1 .txt, 1 no extension" in said
+    assert said.startswith("5 files of ")
+    assert said.endswith("no image's: 2 .vsi, 1 .part, 1 .txt, 1 no extension")
 
 
 def test_labels_are_the_folder_directly_above(put_anywhere: Callable[..., str]) -> None:

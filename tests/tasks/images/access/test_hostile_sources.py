@@ -72,16 +72,6 @@ def test_a_member_whose_name_holds_an_address_is_read_by_its_name(
     assert not no_network
 
 
-@pytest.mark.parametrize("name", ["x.png::http:/host/y.png", "a::file:b.png"])
-def test_a_file_whose_name_holds_an_address_is_read_by_its_name(
-    tmp_path: Path, no_network: list[object], name: str
-) -> None:
-    archives.write_folder(tmp_path / "night", {name: b"open"})
-    (uri,) = list_images(str(tmp_path / "night"))["uri"].to_pylist()
-    assert read_bytes(uri) == b"open"
-    assert not no_network
-
-
 def test_an_object_whose_key_holds_an_address_is_read_by_its_key(s3_bucket: str) -> None:
     import fsspec
 
@@ -196,20 +186,6 @@ def test_a_linked_folder_is_said_to_be_left_out(tmp_path: Path) -> None:
     assert list_images(str(tmp_path / "night"), on_skip=said.append).num_rows == 1
     assert len(said) == 1
     assert f"{tmp_path}/night/ward is a link to a folder" in said[0]
-
-
-@pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_files_that_are_no_images_are_counted_in_one_line(tmp_path: Path, kind: str) -> None:
-    names = ["1.png", "2.VSI", "a/3.vsi", "notes.txt", ".hidden", "README", *"bcdef"]
-    name, write = archives.KINDS[kind]
-    source = tmp_path / name
-    write(source, dict.fromkeys(names, b"x"))
-    said: list[str] = []
-    assert list_images(str(source), on_skip=said.append).num_rows == 1
-    assert said == [
-        f"9 files of {source} left out, because the extension is no image's: "
-        "6 no extension, 2 .vsi, 1 .txt"
-    ]
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
