@@ -12,7 +12,6 @@ from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 from uuid import UUID
 
 import psutil
@@ -241,7 +240,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(home, environment["PREFECT_API_URL"], environment)
     try:
         site.start("prefect", "server", "start", "--port", str(port), "--no-ui")
-        until(lambda: answers(site.api), SLOW, told=site.log)
+        until(lambda: servers.answers(site.api), SLOW, told=site.log)
         site.run("prefect", "work-pool", "create", "slidewatch", "--type", "process")
         site.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(FILE))
         smears = home / "smears"
@@ -255,12 +254,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for process in processes_with(f"PREFECT_HOME={home / 'prefect'}"):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-def answers(api: str) -> bool:
-    with suppress(OSError), urlopen(f"{api}/health", timeout=5):
-        return True
-    return False
 
 
 def rows_of(report: Path) -> list[dict[str, Any]]:

@@ -12,9 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import urlopen
 from uuid import UUID
 
 import pytest
@@ -25,7 +24,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.states import Pending, Running
 
 from tests.support.paths import ROOT
-from tests.support.servers import free_port
+from tests.support.servers import answers, free_port
 from tests.support.waiting import until
 
 LEASE = 30  # seconds, the shortest that Prefect knows; it is 300 where nobody says otherwise
@@ -62,12 +61,6 @@ def server(home: Path, port: int) -> Iterator[str]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def answers(api: str) -> bool:
-    with suppress(OSError), urlopen(f"{api}/health", timeout=5):
-        return True
-    return False
 
 
 async def deploy(client: PrefectClient, strategy: ConcurrencyLimitStrategy) -> UUID:

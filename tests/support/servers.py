@@ -6,9 +6,10 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.request import urlopen
 
 import fsspec
 import pytest
@@ -33,6 +34,13 @@ class Requests:
 
 
 REQUESTS = Requests()
+
+
+def answers(api: str) -> bool:
+    """Tell whether a Prefect server is there and well."""
+    with suppress(OSError), urlopen(f"{api}/health", timeout=5):
+        return True
+    return False
 
 
 def free_port() -> int:

@@ -178,20 +178,6 @@ def test_a_result_that_is_lost_with_others_is_waited_for(
     assert {runs_of(tmp_path, i) for i in range(8)} == {1}
 
 
-def test_a_bounded_number_of_jobs_is_in_flight(client: Client, tmp_path: Path) -> None:
-    taken: list[int] = []
-
-    def jobs() -> Iterator[Job]:
-        for i in range(60):
-            taken.append(i)
-            yield Job(i, str(tmp_path))
-
-    results = run_in_order(client, work, jobs(), title="test")
-    assert next(results) == 0
-    assert len(taken) <= 4 * 2 + 2
-    assert list(results) == [i * i for i in range(1, 60)]
-
-
 class Counted:
     """A job that knows how many of its kind this process has, unpickled ones included."""
 

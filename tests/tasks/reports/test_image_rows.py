@@ -86,11 +86,8 @@ SURE, UNSURE, UNKNOWN = [-3.0, 3.0], [0.4, 0.0], [np.nan, np.nan]
     [
         (SURE, 0.5, False, "accept", None),
         (SURE, ALPHA, False, "review", "abnormal"),
-        (UNSURE, 0.5, False, "review", "uncertain"),
         (UNSURE, 0.01, False, "review", "abnormal, uncertain"),
-        (UNKNOWN, 0.5, False, "review", "uncertain"),
         (SURE, 0.5, True, "review", "failed"),
-        (UNSURE, 0.01, True, "review", "failed"),
         (UNKNOWN, np.nan, True, "review", "failed"),
     ],
 )
