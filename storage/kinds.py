@@ -39,6 +39,8 @@ class Table:
     files: Callable[[Store], list[str]] | None = None
     rows: Callable[[Store, Tell | None], pa.Table] | None = None
     """May leave out damaged records; see `storage.records.read_readable`."""
+    joined: str | None = None
+    """SQL that makes the table of its rows, which are called <name>_read, and of other tables."""
     meant: Mapping[str, str] = field(default_factory=dict)
     """Its columns by other words that a person may expect as their names."""
 

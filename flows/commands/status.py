@@ -18,7 +18,7 @@ from storage.models.classifiers import list_models
 from storage.models.detectors import DetectorCard, list_detectors
 from storage.models.statistics import list_statistics, version_name
 from storage.records import Tell
-from storage.reports.tables import is_withdrawn, newest_batches
+from storage.reports.tables import calls_by_persons, is_withdrawn, newest_batches
 from storage.store import Store, refuse_absent
 from tasks.words import counted
 
@@ -52,7 +52,7 @@ class StatusOutcome(Outcome):
     def _text(self) -> str:
         unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
         batches = [
-            row | more | {"positive patients": _positive(row["patients"])}
+            row | more | {"positive patients": _positive(row["patients"], row["persons"])}
             for row, more in zip(self.batches, unfinished, strict=True)
         ]
         detectors = _drawn("detectors", self._detectors(), OF_A_DETECTOR)
@@ -198,11 +198,15 @@ def _batch_row(store: Store, batch: manifests.Batch, night: Row | None, leave_ou
         **{name: seal and getattr(seal, name) for name in ("detector", "failed", "abnormal")},
         "light": night["light"] if night and seals else None,
         "patients": dict(night["patient_calls"] or ()) if night and seals else None,
+        "persons": calls_by_persons(store, batch.name, batch.batch_date) if seals else None,
     }
 
 
-def _positive(calls: dict[str, int] | None) -> str | None:
-    return f"{calls.get('positive', 0):,} of {sum(calls.values()):,}" if calls else None
+def _positive(calls: dict[str, int] | None, persons: dict[str, int] | None) -> str | None:
+    if not calls:
+        return None
+    by_persons = f" ({persons.get('positive', 0):,} by persons)" if persons else ""
+    return f"{calls.get('positive', 0):,} of {sum(calls.values()):,}{by_persons}"
 
 
 class VerifyOutcome(Outcome):

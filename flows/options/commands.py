@@ -72,7 +72,7 @@ COMMANDS = {
     "review export": Command(tools.ReviewExport, f"{REVIEW}.queue:export", STORE),
     "review serve": Command(tools.ReviewServe, f"{REVIEW}.serve:serve", STORE),
     "review import": Command(
-        tools.ReviewImport, f"{REVIEW}.queue:import_answers", STORE
+        tools.ReviewImport, f"{REVIEW}.imports:import_answers", STORE
     ),
     "review apply": Command(tools.ReviewApply, f"{REVIEW}.apply:apply", STORE),
     "review report": Command(tools.ReviewReport, f"{REVIEW}.queue:report", STORE),

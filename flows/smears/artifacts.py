@@ -57,9 +57,12 @@ def announce(
     night: Row,
     pictures: Mapping[Patient, Sequence[bytes]],
     pages_url: str | None = None,
+    *,
+    events: bool = True,
 ) -> bool:
     """Emit the events, and make the artifacts, of a batch that has just been published.
 
+    Without ``events`` they were emitted before, and persons have answered since.
     ``pictures`` are the patients' likeliest parasites, WebP files. A browser finds the store's
     pages at ``pages_url``. Return whether Prefect accepted everything;
     False if it does not run the flow.
@@ -71,13 +74,14 @@ def announce(
 
     page = None if pages_url is None else f"{pages_url.rstrip('/')}/{page_path(batch.name)[-1]}"
     steps: dict[str, Callable[[], object]] = {
-        "the events": lambda: _emit_all(store, batch, seal, night),
         "the summary": lambda: create_markdown_artifact(
             _summary(store, batch, seal, night, pictures, page),
             key=NIGHT,
             description=f"{batch.name}: {night['light']}",
         ),
     }
+    if events:
+        steps = {"the events": lambda: _emit_all(store, batch, seal, night), **steps}
     if page:
         steps["the page"] = lambda: create_link_artifact(
             page, link_text=f"Page of {batch.name}", key=PAGE, description=f"{batch.name}: its page"
@@ -156,6 +160,9 @@ def _patients(
         return ["There are no calls of patients."]
     path = tables.report_path(batch.name, batch.batch_date, tables.PATIENTS)
     patients = read_table(store, *path).to_pylist()
+    path = tables.report_path(batch.name, batch.batch_date, tables.PERSONS)
+    answers = read_table(store, *path).to_pylist() if store.exists(*path) else []
+    persons = {patient_of(each): each for each in answers}
     shown = sorted(
         (row for row in patients if row["call"] in LISTED),
         key=lambda row: (
@@ -173,7 +180,10 @@ def _patients(
         cells = pictures.get(patient_of(row), ())[:MOST_PICTURES]
         drawn = " ".join(f"![cell]({data_uri(cell, 'webp')})" for cell in cells)
         counts = f"{_density(row)} | {row['cells_read']:,}"
-        lines.append(f"| {who} | {row['call']} | {drawn} | {counts} |")
+        call, by = row["call"], persons.get(patient_of(row))
+        if by:
+            call += markdown_text(f"; {by['person_answer']} by {' and '.join(by['readers'])}")
+        lines.append(f"| {who} | {call} | {drawn} | {counts} |")
     if len(shown) > MOST_PATIENTS:
         lines.append(f"\nand {len(shown) - MOST_PATIENTS:,} more, on the page")
     return lines

@@ -10,12 +10,12 @@ from flows.jobs.scoring.screened import Screened
 from flows.monitoring import console, telemetry
 from flows.options.flows import CallAgain
 from flows.outcome import Outcome, table
-from flows.prefect.decorators import flow
+from flows.prefect.decorators import flow, run
 from flows.screen import refuse_other_attempt
 from flows.settings import Settings
 from flows.smears.artifacts import announce
 from flows.smears.stages import written_pages
-from flows.smears.stages.calling import batch_report, call_batch
+from flows.smears.stages.calling import batch_report, call_batch, valid_call
 from flows.stages.batch import lease_batch
 from storage.batches import ledger
 from storage.batches.manifests import Batch, load_batch
@@ -80,12 +80,13 @@ def call_screened(
     """Publish the calls of a batch under its lease, make its page and announce it.
 
     ``seal`` is that of its report on images. ``called`` is the valid seal of calls that are
-    published already: then only a missing page is made.
+    published already: then only a page that is missing, or older than persons' answers, is made.
     """
     store, batch = screened.store, screened.batch
     page_failure: str | None = None
     pictures: Mapping[Patient, Sequence[bytes]] = {}
-    if called is None or not written_pages.has_page(store, batch, called):
+    is_drawn = called is None or not written_pages.has_page(store, batch, called)
+    if is_drawn:
         with open_client(settings) as client:
             if called is None:
                 held.check()
@@ -95,9 +96,11 @@ def call_screened(
     refuse_other_attempt(held, batch, tables.BATCHES)
     night = batch_report(store, batch)
     _refuse_other_figures(store, batch, seal, night)
-    if not ledger.is_announced(store, batch, seal):
+    is_announced = ledger.is_announced(store, batch, seal)
+    if is_drawn or not is_announced:
         held.check()
-        if announce(store, batch, seal, night, pictures, settings.pages_url):
+        anew = not is_announced
+        if announce(store, batch, seal, night, pictures, settings.pages_url, events=anew):
             ledger.note_announced(store, batch, seal)
     return CallOutcome(
         batch=batch.name,
@@ -131,12 +134,30 @@ def _try_page(
 @flow(flow_run_name="call {options.batch}")
 @telemetry.observed()
 def call(options: CallAgain, settings: Settings) -> CallOutcome:
-    """Judge the slides, patients and light of a screened batch again, and make its page again."""
+    """Judge the slides, patients and light of a screened batch again, and make its page again.
+
+    With ``page_only`` published calls stay.
+    """
     store = Store(settings.store)
     load_batch(store, options.batch)  # or no lease is taken
     with lease_batch(store, options.batch, wait=options.wait) as held:
         screened, seal = published(held.store, options.batch)
-        return call_screened(held, settings, screened, seal)
+        known = valid_call(held.store, screened.batch, seal) if options.page_only else None
+        return call_screened(held, settings, screened, seal, known)
+
+
+def show_answers(batch: str, settings: Settings) -> None:
+    """Make the page of a batch again with persons' answers, which are kept already.
+
+    A failure is a warning.
+    """
+    console.tell(f"the page of batch {batch} is made again, with the answers")
+    try:
+        problem = run(call, CallAgain(batch=batch, page_only=True, wait=True), settings).problem
+    except StoreError as error:
+        problem = str(error)
+    if problem:
+        console.warn(f"the answers are kept, but the page does not show them: {problem}")
 
 
 def published(store: Store, name: str) -> tuple[Screened, ledger.Seal]:

@@ -44,9 +44,13 @@ def answer(
     which the stream may raise too, if the SQL is wrong, reads more than tables, or takes too much.
     """
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as database:
-        for name, table in kinds.tables().items():
+        tables = kinds.tables()
+        for name, table in tables.items():
             rows = table.rows or partial(_rows_of_files, name, table)
-            database.register(name, rows(store, on_damage))
+            database.register(f"{name}_read" if table.joined else name, rows(store, on_damage))
+        for name, table in tables.items():
+            if table.joined:
+                database.execute(f"CREATE VIEW {name} AS {table.joined}")
         database.execute("SET temp_directory = $1", [spill])
         database.execute("SET max_temp_directory_size = $1", [SPILL])
         database.execute("SET memory_limit = $1", [MEMORY])

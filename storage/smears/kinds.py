@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from storage.batches import ledger, manifests
 from storage.batches.kinds import kind_of_attempts
@@ -12,7 +13,7 @@ from storage.models import detectors
 from storage.reports import tables
 from storage.reports.kinds import report_kind
 from storage.smears import answers, call_seals, evaluations, learned, pages, segmentations
-from storage.smears.schemas import batches, fields, patients, slides
+from storage.smears.schemas import batches, fields, patients, persons, slides
 from storage.smears.schemas import evaluations as measured
 from storage.smears.schemas.laboratories import LABORATORIES, LABORATORY_SCHEMA, laboratories
 from storage.store import Store, StoreError
@@ -129,12 +130,22 @@ def _page(store: Store, batch: str) -> None:
         raise StoreError(f"it shows other reports than those that are sealed: {pages.ANEW}")
 
 
+def _patient_kind() -> Kind:
+    """Make the kind of reports on patients, which queries see with persons' answers."""
+    name = tables.PATIENTS
+    kind = report_kind(name, lambda *_: patients.PATIENT_SCHEMA, _digests(name))
+    assert kind.table
+    return replace(kind, table=replace(kind.table, joined=persons.WITH_PERSONS))
+
+
 KINDS = (
     report_kind(tables.FIELDS, lambda *_: fields.FIELD_REPORT_SCHEMA, _digests(tables.FIELDS)),
     report_kind(
         tables.SLIDES, lambda *_: slides.SLIDE_SCHEMA, _digests(tables.SLIDES), meant=MEANT
     ),
-    report_kind(tables.PATIENTS, lambda *_: patients.PATIENT_SCHEMA, _digests(tables.PATIENTS)),
+    _patient_kind(),
+    # It is written again with every answer, so no seal has its digest.
+    report_kind(tables.PERSONS, lambda *_: persons.PERSON_SCHEMA, lambda *_: set()),
     # A batch's row is never removed: later nights are compared with it.
     report_kind(
         tables.BATCHES, lambda *_: batches.BATCH_SCHEMA, _digests(tables.BATCHES), expires=False

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from flows.options.tools import ReviewImport
 from flows.settings import Settings, UsageError, leaves
-from flows.smears.commands.review.queue import import_answers
+from flows.smears.commands.review.imports import import_answers
 from storage.batches.manifests import load_batch, read_manifest
 from storage.smears.answers import Answer, latest_labels
 from storage.store import Store, StoreError

@@ -18,7 +18,8 @@ from flows.options.flows import Fit, Retract, Screen
 from flows.options.tools import ReviewExport, ReviewImport, ReviewReport
 from flows.retract import retract
 from flows.settings import Settings
-from flows.smears.commands.review.queue import ImportOutcome, export, import_answers, report
+from flows.smears.commands.review.imports import ImportOutcome, import_answers
+from flows.smears.commands.review.queue import export, report
 from flows.smears.night import screen
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models.detectors import load_detector_card

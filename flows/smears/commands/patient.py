@@ -75,7 +75,7 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         patient=options.name,
         call=row["call"],
         sentence=call_text(row),
-        persons=persons and str(persons.answer),
+        persons=persons and f"{persons.answer} by {persons.by}",
         file=options.to,
     )
 

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -15,16 +16,21 @@ from flows.smears.stages.chosen_thresholds import measured_on, rates_of
 from storage.batches.manifests import Batch, Sources
 from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
-from storage.parquet import iterate_rows, read_table
-from storage.reports.tables import PATIENTS, SLIDES, report_path
+from storage.parquet import iterate_rows, read_table, write_table
+from storage.records import now
+from storage.reports.tables import PATIENTS, PERSONS, SLIDES, report_path
 from storage.smears.answers import (
     Answer,
+    add_answer,
     fitted_from,
     in_order,
     labelled_batch,
+    next_number,
     read_answers,
 )
+from storage.smears.schemas.persons import PERSON_SCHEMA
 from storage.store import Store, StoreError
+from tasks.reports.image_columns import table_of
 from tasks.smears.answers import agreement
 from tasks.smears.answers.patients import MOST_READ, Confirmation, Suspect, confirm
 from tasks.smears.counting import call
@@ -62,6 +68,20 @@ class BatchAnswers:
                 read_answers(self.store, self.batch.key, known, on_damage=self._leave_out)
             )
 
+    def keep(self, reader: str, given: Mapping[str, str | None], seconds: float = 0.0) -> None:
+        """Keep a reader's answers by digest, each looked at for some seconds; None takes one back.
+
+        They count as later than all that others have written.
+        """
+        with self._lock:
+            number = next_number(self.store, self.batch.key)
+            for place, (image_id, answer) in enumerate(given.items()):
+                kept = Answer(
+                    reader=reader, image_id=image_id, answer=answer, at=now(), seconds=seconds
+                )
+                file = add_answer(self.store, self.batch.key, kept, number + place)
+                self._answers[file] = kept
+
     def _leave_out(self, name: str, error: StoreError) -> None:
         self.damaged[name] = str(error)
         warn(f"left out: {error}")
@@ -87,6 +107,18 @@ class BatchAnswers:
         """Return the current answers on any cells, by reader and by digest."""
         return {reader: self.of_reader(reader) for reader in self.readers()}
 
+    def read_by(
+        self, image_ids: Container[str], reader: str | None = None
+    ) -> tuple[tuple[str, ...], datetime | None]:
+        """Return who has read some cells, and when the last one was read; ``reader``: by that one.
+
+        An answer that was taken back does not count as read.
+        """
+        readers = [reader] if reader else self.readers()
+        read = {each: {i for i in self.of_reader(each) if i in image_ids} for each in readers}
+        times = [a.at for a in self._answers.values() if a.image_id in read.get(a.reader, ())]
+        return tuple(each for each, cells in read.items() if cells), max(times, default=None)
+
     def looked(self, image_ids: Container[str]) -> float:
         """Sum how long all readers have looked at some cells, in seconds."""
         return sum(
@@ -107,6 +139,32 @@ def answers_on(
     answers = BatchAnswers(store=store, batch=batch, card=card)
     answers.refresh()
     return Suspects(answers, detector, wanted).by_patient()
+
+
+def write_answers(store: Store, batch: Batch, found: Mapping[Patient, Confirmation]) -> None:
+    """Write the table of what persons answer on the patients of a batch, if there is any answer."""
+    path = report_path(batch.name, batch.batch_date, PERSONS)
+    if not found and not store.exists(*path):
+        return
+    rows = [
+        {
+            "slide_id": slide,
+            "patient_id": patient,
+            "person_answer": each.answer,
+            "person_call": each.call,
+            "person_percent": each.parasitaemia and 100 * each.parasitaemia,
+            "person_low": each.low and 100 * each.low,
+            "person_high": each.high and 100 * each.high,
+            "person_cells": each.read,
+            "person_parasites": each.parasites,
+            "readers": each.readers,
+            "read_at": each.read_at,
+            "batch": batch.name,
+            "batch_date": batch.batch_date.isoformat(),
+        }
+        for (slide, patient), each in found.items()
+    ]
+    write_table(store, table_of(rows, PERSON_SCHEMA), *path)
 
 
 @dataclass
@@ -183,7 +241,7 @@ class Suspects:
         """Return the answer of a reader, or of the majority of all readers, on a patient."""
         if reader is None:
             return self._confirmed(suspect, agreement.consensus(self.answers.by_reader()))
-        return self._confirmed(suspect, self.answers.of_reader(reader))
+        return self._confirmed(suspect, self.answers.of_reader(reader), reader)
 
     def confirmations(self) -> list[tuple[Suspect, Confirmation]]:
         """List the patients that persons are asked about, with the answers of the majority."""
@@ -197,12 +255,16 @@ class Suspects:
         confirmed = self.confirmations()
         return {patient_of(self.row(each)): answer for each, answer in confirmed if answer.read}
 
-    def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
+    def _confirmed(
+        self, suspect: Suspect, answers: Mapping[str, str], reader: str | None = None
+    ) -> Confirmation:
         positive, threshold = self.answers.card.classes[0], self.row(suspect)["counting_threshold"]
         # By the rates of the threshold at which this patient's cells were called.
         store, detector = self.answers.store, self.detector
         rates = None if detector is None else rates_of(store, detector, threshold)
-        return confirm(suspect, answers, positive, rates, self.wanted)
+        readers, read_at = self.answers.read_by(set(suspect.order), reader)
+        confirmation = confirm(suspect, answers, positive, rates, self.wanted)
+        return replace(confirmation, readers=readers, read_at=read_at)
 
     def seconds(self, suspect: Suspect) -> float:
         """Sum how long persons have looked at a patient's cells."""

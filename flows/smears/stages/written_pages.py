@@ -15,7 +15,7 @@ from flows.smears.stages.provenance import command, made_by
 from storage import leases, parquet
 from storage.batches import manifests
 from storage.batches.ledger import Seal
-from storage.reports.tables import FIELDS, PATIENTS, SLIDES, report_path
+from storage.reports.tables import FIELDS, PATIENTS, SLIDES, calls_by_persons, report_path
 from storage.smears.answers import digest_of_answers
 from storage.smears.call_seals import CallSeal
 from storage.smears.pages import (
@@ -52,6 +52,8 @@ def write_page(
 ) -> dict[Patient, list[bytes]]:
     """Write the page of a published batch and list it; the same batch makes the same page.
 
+    Persons' answers are on it, and are written as a table of their own.
+
     Return pictures of the patients' likeliest parasites, WebP files.
     """
     store, batch, card, detector = screened.store, screened.batch, screened.model, screened.detector
@@ -72,6 +74,8 @@ def write_page(
     likeliest = {patient: cells.of(patient) for patient in map(patient_of, shown)}
     answered = digest_of_answers(store, batch.key)
     wanted_share = settings.negative_percent / 100
+    by_persons = answers.answers_on(store, batch, card, detector, wanted_share) if answered else {}
+    answers.write_answers(store, batch, by_persons)
     one = patients.to_pylist() if len(patients) == 1 else ()  # perhaps of a single photograph
     view = BatchView(
         row=calling.batch_report(store, batch),
@@ -86,7 +90,7 @@ def write_page(
         patients=patients,
         answered=answered,
         next_step="".join(next_step(store, detector, row) for row in one),
-        answers=answers.answers_on(store, batch, card, detector, wanted_share) if answered else {},
+        answers=by_persons,
         **draw_page(client, screened, highlights, likeliest, fields),
     )
     page = batch_page(view)
@@ -109,5 +113,11 @@ def write_index(store: Store, batch: manifests.Batch) -> None:
         if store.fence:
             store.fence.check()
         nights = calling.nights_before(store, date.max, LISTED)
+        persons = {
+            night["batch"]: calls_by_persons(
+                store, night["batch"], date.fromisoformat(night["batch_date"])
+            )
+            for night in nights
+        }
         pages = page_names(store) | {batch.name: page_path(batch.name)[-1]}
-        write_page_file(held.store, index_page(nights, pages), *index_path())
+        write_page_file(held.store, index_page(nights, pages, persons), *index_path())

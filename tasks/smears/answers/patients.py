@@ -7,6 +7,7 @@ parasites is the estimate for those that nobody has read.
 
 import math
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -65,6 +66,7 @@ class Confirmation:
     """The persons' answer on a patient: of ``read`` cells, ``parasites`` are parasites.
 
     Shares are in [0, 1]; they are None with too few answers, or if error rates are unknown.
+    ``readers`` have read cells of the patient, the last one at ``read_at``.
     """
 
     answer: PatientAnswer
@@ -74,6 +76,13 @@ class Confirmation:
     parasitaemia: float | None = None
     low: float | None = None
     high: float | None = None
+    readers: tuple[str, ...] = ()
+    read_at: datetime | None = None
+
+    @property
+    def by(self) -> str:
+        """Write who has read, and on which day; empty where nobody has."""
+        return f"{' and '.join(self.readers)}, {self.read_at:%Y-%m-%d}" if self.read_at else ""
 
     @property
     def figure(self) -> str | None:

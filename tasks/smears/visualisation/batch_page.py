@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -235,16 +236,22 @@ def _charts(view: BatchView, nights: Sequence[Row]) -> list[tuple[str, Markup]]:
     return [(title, scores), *trends(nights)]
 
 
-def index_page(nights: Sequence[Row], pages: Mapping[str, str]) -> str:
+def index_page(
+    nights: Sequence[Row],
+    pages: Mapping[str, str],
+    persons: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+) -> str:
     """Make the page, HTML.
 
-    Nights are oldest first; ``pages`` are file names of the batches' pages, by batch.
+    Nights are oldest first; ``pages`` are file names of the batches' pages, by batch, and
+    ``persons`` the numbers of patients by persons' call.
     """
     return page.render(
         "index.html",
         title="All batches",
         nights=nights[::-1],
         pages=pages,
+        persons=persons,
         detector=nights[-1]["detector"] if nights else "",
         trends=trends(nights),
     )

@@ -225,13 +225,17 @@ def patient_table(
     persons: Confirmation | None,
 ) -> str:
     """Make the same figures as CSV: a line for the patient, and one for each slide."""
-    columns = ("of", "name", *FIGURES, "persons", "persons_call")
+    columns = ("of", "name", *FIGURES, "persons", "persons_call", "readers", "read_at")
     rows = [
         [
             kind,
             name,
             *(row.get(column) for column in FIGURES),
-            *([persons.answer, persons.call] if persons and kind == "patient" else [None, None]),
+            *(
+                [persons.answer, persons.call, " and ".join(persons.readers), persons.read_at]
+                if persons and kind == "patient"
+                else [None] * 4
+            ),
         ]
         for kind, name, row in [
             ("patient", patient_name(patient), patient),

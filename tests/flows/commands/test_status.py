@@ -66,8 +66,10 @@ def test_a_night_shows_its_light_and_its_positive_patients(
     assert row["light"] in {"green", "amber", "red"}
     numbers = [row[name] for name in ("images", "shards", "extracted")]
     assert all(type(each) is int for each in numbers)
-    assert module._positive({"positive": 2, "negative": 1200}) == "2 of 1,202"
-    assert module._positive(None) is None
+    calls = {"positive": 2, "negative": 1200}
+    assert module._positive(calls, {}) == "2 of 1,202"
+    assert module._positive(calls, {"positive": 1}) == "2 of 1,202 (1 by persons)"
+    assert module._positive(None, {}) is None
 
 
 def test_a_terminal_shows_what_a_newcomer_knows(

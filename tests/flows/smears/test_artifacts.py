@@ -23,7 +23,13 @@ from flows.prefect.decorators import run
 from flows.settings import Settings
 from flows.smears import artifacts
 from flows.smears.artifacts import ABNORMAL, FAILED, NIGHT, PAGE, announce, markdown_text
+from flows.smears.call import show_answers
 from flows.smears.night import NightOutcome, screen
+from flows.smears.stages.answers import BatchAnswers
+from storage.batches.manifests import load_batch
+from storage.models.classifiers import list_models
+from storage.parquet import read_table
+from storage.reports.tables import report_path
 from storage.smears.schemas.patients import PATIENT_SCHEMA
 from storage.store import Store
 from tasks.smears.counting.call import by_call
@@ -103,9 +109,18 @@ def test_prefect_shows_a_night_and_can_act_on_it(
     assert events[ABNORMAL].resource["slidewatch.light"] == outcome.light
     assert events[FAILED].payload["report"] == outcome.report
 
-    # What was published before is not announced again.
+    # What was published before is not announced again, unless a person has answered.
     assert screen_night(night, settings, "Night_1").repeated
     assert len(artifacts_of(NIGHT, "Night_1")) == 1
+    store = Store(settings.store)
+    images_read = read_table(store, *report_path("Night_1", DAY))["image_id"].drop_null()
+    answers = BatchAnswers(
+        store=store, batch=load_batch(store, "Night_1"), card=list_models(store)[-1]
+    )
+    answers.keep("Ada", dict.fromkeys(images_read.to_pylist(), "Uninfected"))
+    show_answers("Night_1", settings)
+    assert "; refused by Ada |" in artifacts_of(NIGHT, "Night_1")[-1].data
+    assert len(artifacts_of(NIGHT, "Night_1")) == 2
 
 
 def test_a_night_is_published_although_prefect_cannot_be_told(

@@ -2,18 +2,23 @@
 
 import shutil
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from flows import screen as images_alone
+from flows.commands.status import status
 from flows.options.flows import CallAgain, Screen
+from flows.options.tools import PatientSheet, ReviewImport, Status
 from flows.settings import Settings
 from flows.smears import night
 from flows.smears.call import call
-from storage.store import StoreError
+from flows.smears.commands.patient import patient
+from flows.smears.commands.review.imports import import_answers
+from storage.reports import sql
+from storage.store import Store, StoreError
 from tests.support import fitted, images
 
 DAY = date(2026, 3, 1)
@@ -58,6 +63,33 @@ def test_a_batch_is_called_again_without_features(ward: Ward) -> None:
     assert ward.patients() == before
     assert sum(again.patients.values()) == 3
     assert Path(again.page).exists()
+
+
+def test_what_a_sheet_says_of_a_patient_is_said_everywhere(ward: Ward, tmp_path: Path) -> None:
+    outcome = night.screen.fn(ward.wanted, ward.settings)
+    before, store = ward.patients(), Store(ward.settings.store)
+    cells = duckdb.sql(f"SELECT image_id, patient_id FROM '{outcome.report}'").fetchall()
+    theirs = [image for image, patient in cells if patient == cells[0][1]]
+    lines = [f"{image},night,Parasitized,,Ada" for image in theirs]
+    sheet = tmp_path / "sheet.csv"
+    sheet.write_text("\n".join(["image_id,batch,answer,note,reader", *lines]))
+    for _ in range(2):  # the second import changes nothing
+        import_answers(ReviewImport(file=str(sheet)), ward.settings)
+    assert ward.patients() == before  # the machine's calls
+    asked = "SELECT patient_id, person_answer, person_cells, readers, read_at FROM patients"
+    with sql.answer(store, f"{asked} WHERE readers IS NOT NULL") as rows:
+        (row,) = rows.read_all().to_pylist()
+    assert row.pop("read_at") > datetime(2026, 1, 1, tzinfo=UTC)
+    named = {"patient_id": cells[0][1], "person_answer": "confirmed"}
+    assert row == named | {"person_cells": len(theirs), "readers": ["Ada"]}
+    assert status(Status(), ward.settings).batches[-1]["persons"] == {"positive": 1}
+    assert "by Ada" in patient(PatientSheet(name=cells[0][1]), ward.settings).text()
+    page = Path(outcome.page)
+    assert f"{len(theirs)} of {len(theirs)} cells are parasites" in page.read_text()
+    assert "1 by persons" in (page.parent / "index.html").read_text()
+    night.screen.fn(ward.wanted.model_copy(update={"force": True}), ward.settings)
+    with sql.answer(store, "SELECT count(readers) AS n FROM patients") as rows:
+        assert rows.read_all()["n"].to_pylist() == [0]  # nobody has read the new attempt
 
 
 def test_a_batch_without_a_report_is_not_called(ward: Ward) -> None:

@@ -29,7 +29,7 @@ from flows.options.tools import ReviewApply, ReviewImport
 from flows.retract import retract
 from flows.settings import Settings
 from flows.smears.commands.review.apply import apply
-from flows.smears.commands.review.queue import import_answers
+from flows.smears.commands.review.imports import import_answers
 from flows.smears.night import screen
 from flows.smears.segment import segment
 from flows.smears.unlearn import unlearn

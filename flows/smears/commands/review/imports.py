@@ -6,14 +6,19 @@ and `slidewatch fit` refuses to hold two imports of one batch. A cell of two bat
 answer in both is a label in the batch that was answered first.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from flows.monitoring.console import tell
+from flows.options.tools import ReviewImport
 from flows.outcome import Outcome, shell_command, table
+from flows.settings import Settings
+from flows.smears.call import show_answers
+from flows.smears.commands.review.sheets import read_sheet_file
+from flows.smears.stages.answers import BatchAnswers
 from storage import leases
 from storage.batches.manifests import Batch, find_rows
 from storage.models.classifiers import ModelCard, load_card
@@ -24,8 +29,17 @@ from storage.smears.answers import Labels, fitted_from, latest_labels, other_lab
 from storage.store import Store
 from tasks import types, words
 from tasks.smears.answers.agreement import share
-from tasks.smears.answers.sheets import OTHER, AnswerError, Line, check_answers, precision
+from tasks.smears.answers.sheets import (
+    OTHER,
+    WHITE,
+    AnswerError,
+    Line,
+    check_answers,
+    precision,
+    read_sheet,
+)
 
+UNNAMED = "unnamed"  # a reader of whom a sheet says nothing
 FROM_SCORED = ("image_id", "uri", "slide_id", "patient_id", "acquired_at")
 
 
@@ -95,12 +109,35 @@ class ImportOutcome(ReviewOutcome):
         return f"batch {self.batch}: {changes}\n{table(rows)}"
 
 
+def import_answers(options: ReviewImport, settings: Settings) -> ImportOutcome:
+    """An answer is a class of the model, ``other`` if the image shows no such cell, or empty if
+    nobody looked at it. A later answer on a cell replaces the earlier one.
+    """
+    store = Store(settings.store)
+    try:
+        named, lines = read_sheet(read_sheet_file(options.file))
+    except AnswerError as error:
+        raise AnswerError(f"{options.file}: {error}") from None
+    keep = not options.dry_run
+    imported = import_lines(store, named, lines, options.file, keep=keep, from_sheet=True)
+    if keep:
+        show_answers(named, settings)
+    return imported
+
+
 def import_lines(
-    store: Store, batch: str, lines: Sequence[Line], file: str, *, keep: bool = True
+    store: Store,
+    batch: str,
+    lines: Sequence[Line],
+    file: str,
+    *,
+    keep: bool = True,
+    from_sheet: bool = False,
 ) -> ImportOutcome:
     """Keep answers on a batch, all or none, and list the commands that fit them.
 
-    Messages name ``file``, where the answers come from. Without ``keep`` only what would change is
+    Messages name ``file``, where the answers come from. Those ``from_sheet`` are kept as their
+    readers' answers, too. Without ``keep`` only what would change is
     said. AnswerError if an answer or an image is unknown, or an image is judged twice.
     """
     # One import at a time, because each checks that a cell is no label of another batch.
@@ -123,6 +160,8 @@ def import_lines(
         figures = judged(store, frozen, labels).model_dump()
         if keep and (new or changed):
             save_labels(held.store, labels)
+        if keep and from_sheet:
+            _keep_answers(BatchAnswers(store=held.store, batch=frozen, card=card), answers)
     return ImportOutcome(
         **figures,
         file=file,
@@ -135,6 +174,18 @@ def import_lines(
         review=store.address(*labels.path),
         commands=commands,
     )
+
+
+def _keep_answers(answers: BatchAnswers, lines: Sequence[Line]) -> None:
+    """Keep the lines of a sheet as answers of their readers, where they answered otherwise."""
+    given = defaultdict[str, dict[str, str | None]](dict)
+    for each in lines:
+        answer = WHITE if each.note == WHITE else each.answer
+        given[each.reader or UNNAMED][each.image_id] = answer
+    answers.refresh()
+    for reader, theirs in given.items():
+        known = answers.of_reader(reader)
+        answers.keep(reader, {i: each for i, each in theirs.items() if known.get(i) != each})
 
 
 def _commands(store: Store, card: ModelCard, labels: Labels) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from flows.commands.written import to_write, written
-from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewImport, ReviewReport
+from flows.options.tools import LIMIT, PER_SLIDE, UNMARKED, ReviewExport, ReviewReport
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings
 from flows.smears.commands.review.apply import labels_of_folds, trained_images
@@ -18,9 +18,7 @@ from flows.smears.commands.review.figures import (
     patient_figures,
 )
 from flows.smears.commands.review.imports import (
-    ImportOutcome,
     ReviewOutcome,
-    import_lines,
     judged,
     report_rows,
 )
@@ -29,7 +27,6 @@ from flows.smears.commands.review.sheets import (
     PICTURES,
     SHEET,
     read_picture,
-    read_sheet_file,
     write_sheet,
 )
 from flows.smears.jobs.drawings import find_refs
@@ -170,18 +167,6 @@ def _slides_for_review(store: Store, batch: Batch) -> list[list[object]]:
         [*(row[name] for name in OF_SLIDES[:-1]), format_reasons(row["review_reasons"])]
         for row in chosen
     ]
-
-
-def import_answers(options: ReviewImport, settings: Settings) -> ImportOutcome:
-    """An answer is a class of the model, ``other`` if the image shows no such cell, or empty if
-    nobody looked at it. A later answer on a cell replaces the earlier one.
-    """
-    store = Store(settings.store)
-    try:
-        named, lines = sheets.read_sheet(read_sheet_file(options.file))
-    except sheets.AnswerError as error:
-        raise sheets.AnswerError(f"{options.file}: {error}") from None
-    return import_lines(store, named, lines, options.file, keep=not options.dry_run)
 
 
 class ReportOutcome(ReviewOutcome):

@@ -10,6 +10,7 @@ from flows.monitoring.console import tell
 from flows.options.tools import ReviewServe
 from flows.outcome import Outcome, shell_command, table
 from flows.settings import Settings, UsageError
+from flows.smears.call import show_answers
 from flows.smears.commands.review.app import Bench
 from flows.smears.commands.review.figures import ToldFigure, figures, patient_figures
 from flows.smears.commands.review.guards import guarded
@@ -67,6 +68,8 @@ def serve(options: ReviewServe, settings: Settings) -> ReadOutcome:
         tell(f"http://{HOST}:{options.port}/{token}/")
         with suppress(KeyboardInterrupt):  # raised once the server has shut down
             uvicorn.Server(config).run(sockets=[listening])
+    if session.readers():
+        show_answers(frozen.name, settings)
     return ReadOutcome(
         batch=session.batch.name,
         cells=len(session.cells),

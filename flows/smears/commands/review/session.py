@@ -11,7 +11,6 @@ from flows.smears.commands.review.imports import ImportOutcome, import_lines, re
 from flows.smears.stages.answers import BatchAnswers
 from storage.batches.manifests import Batch, rows_at
 from storage.models import classifiers, detectors
-from storage.records import now
 from storage.smears import answers
 from storage.store import Store, StoreError
 from tasks.images.regions import ImageRef, image_refs
@@ -114,13 +113,7 @@ class Session(BatchAnswers):
 
     def answer(self, reader: str, image_id: str, answer: str | None, seconds: float) -> None:
         """Keep a reader's answer on a cell; None takes the last one back."""
-        with self._lock:
-            # Others may have written since: this answer must count as later than theirs.
-            number = answers.next_number(self.store, self.batch.key)
-            kept = answers.Answer(
-                reader=reader, image_id=image_id, answer=answer, at=now(), seconds=seconds
-            )
-            self._answers[answers.add_answer(self.store, self.batch.key, kept, number)] = kept
+        self.keep(reader, {image_id: answer}, seconds)
 
     def undo(self, reader: str) -> str | None:
         """Take back a reader's last answer, and return the digest of its image."""

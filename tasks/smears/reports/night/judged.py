@@ -142,9 +142,9 @@ def strange_slides(
         what = (
             "a stain or camera that is not this laboratory's"
             if commissioned
-            else "a laboratory, stain or camera that the detector does not know: nobody there "
-            "is called negative until slidewatch commission, with the same --images and "
-            "--batch, has learned it"
+            else "a laboratory, stain or camera that the detector does not know: nobody on such a "
+            "slide is called negative until slidewatch commission has learned slides from there "
+            "that a microscopist found negative (--negative NAME)"
         )
         new = shifted >= NEW_LABORATORY * row["slides"]
         text = f"{shifted:,} of {slides} {verb(shifted, 'is', 'are')} of {what}"

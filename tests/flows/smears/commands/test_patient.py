@@ -39,7 +39,8 @@ def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path)
     for image in Suspects(session, None, 0.01).asked[0].order:
         session.answer("Ada", image, "Uninfected", 1.0)
     made = patient(PatientSheet(name="p0", batch="night", to=str(tmp_path / "p0.html")), settings)
-    assert made.persons == "refused"
+    assert made.persons
+    assert made.persons.startswith("refused by Ada, 20")
     assert "persons: refused" in (tmp_path / "p0.html").read_text()
 
 

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from flows.smears.commands.review.pages.requests import form_of, go_to, reader_of, seconds_of
 from flows.smears.commands.review.session import Session
-from flows.smears.stages.answers import Suspects
+from flows.smears.stages.answers import Suspects, write_answers
 from tasks.smears.answers.patients import Suspect
 from tasks.smears.visualisation.calls import call_of
 
@@ -61,11 +61,12 @@ class PatientPages:
         marked = {value for name, value in pairs if name == "parasite"}
         seconds = seconds_of(dict(pairs)) / len(suspect.order)
         positive, negative = self._session.card.classes[:2]
-        given = self._session.of_reader(reader)
-        for image in suspect.order:
-            answer = positive if image in marked else negative
-            if given.get(image) != answer:
-                self._session.answer(reader, image, answer, seconds)
+        session = self._session
+        given = session.of_reader(reader)
+        answers = {image: positive if image in marked else negative for image in suspect.order}
+        new = {image: each for image, each in answers.items() if given.get(image) != each}
+        session.keep(reader, new, seconds)
+        write_answers(session.store, session.batch, self.suspects.by_patient())
         return go_to(request, f"/by/{reader}/patients/{number}")
 
     def _asked(self, request: Request) -> tuple[str, Suspect, int]:

@@ -144,7 +144,7 @@ def test_an_answer_that_cannot_be_kept_is_said_to_the_person(
         raise PermissionError(13, "Permission denied")
 
     image_id = session.queue("Ada")[0]
-    monkeypatch.setattr("storage.smears.answers.add_answer", full)
+    monkeypatch.setattr("flows.smears.stages.answers.add_answer", full)
     answer = send(client, f"/by/Ada/{image_id}", {"answer": "unsure"})
     assert answer.status_code == 503
     assert "This was not done" in answer.text

@@ -8,7 +8,8 @@ import pytest
 from flows.options.tools import Contours, ReviewExport, ReviewImport, ReviewReport
 from flows.settings import Settings
 from flows.smears.commands.contours import contours
-from flows.smears.commands.review.queue import export, import_answers, report
+from flows.smears.commands.review.imports import import_answers
+from flows.smears.commands.review.queue import export, report
 from storage.reports.tables import SLIDES
 from storage.store import Store
 from tasks.smears.answers.sheets import AnswerError
