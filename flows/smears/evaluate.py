@@ -122,12 +122,8 @@ def _publish(
         "Images of unseen patients": f"{unseen:,}",
         "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
-        "Attacked and corrupted"
-        if evaluation.attacks
-        else "Corrupted": f"{evaluation.attacked:,} images",
-        "Left out because the detector was fitted on them": "unknown"
-        if left_out is None
-        else f"{left_out:,}",
+        "Attacked or corrupted": f"{evaluation.attacked:,} images",
+        "Left out, as fitted on": "unknown" if left_out is None else f"{left_out:,}",
         "Time of the last run": f"{seconds:,.0f} s",
     }
     page = robustness_page(f"Robustness of {detector}", facts, table)

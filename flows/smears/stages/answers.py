@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -192,10 +192,15 @@ class Suspects:
 
     def by_patient(self) -> dict[Patient, Confirmation]:
         """Return the answers on the patients of whom somebody has read a cell."""
-        if not self.answers.readers():
+        if not (given := self.answers.by_reader()):
             return {}
-        confirmed = self.confirmations()
-        return {patient_of(self.row(each)): answer for each, answer in confirmed if answer.read}
+        return {
+            patient_of(self.row(each)): replace(
+                answer, readers=tuple(name for name in given if given[name].keys() & each.order)
+            )
+            for each, answer in self.confirmations()
+            if answer.read
+        }
 
     def _confirmed(self, suspect: Suspect, answers: Mapping[str, str]) -> Confirmation:
         positive, threshold = self.answers.card.classes[0], self.row(suspect)["counting_threshold"]

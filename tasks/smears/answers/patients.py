@@ -65,6 +65,7 @@ class Confirmation:
     """The persons' answer on a patient: of ``read`` cells, ``parasites`` are parasites.
 
     Shares are in [0, 1]; they are None with too few answers, or if error rates are unknown.
+    ``readers`` are the persons.
     """
 
     answer: PatientAnswer
@@ -74,6 +75,7 @@ class Confirmation:
     parasitaemia: float | None = None
     low: float | None = None
     high: float | None = None
+    readers: tuple[str, ...] = ()
 
     @property
     def figure(self) -> str | None:

@@ -21,6 +21,7 @@ CLEAN = f"composition = '{metrics.SINGLE}'"
 OF_DETECTOR = "(detector IS NOT NULL)"
 SET = ('"set"', "strength")
 HEADINGS = (*SET, "composition")
+BY_DETECTOR = (*HEADINGS, "detector")
 CAUGHT = "caught at 0.05"
 COMPOSED = (CAUGHT, "false alarms at 0.05", "AUROC", "no smear", "shifted")
 # The detectors in charts, in this order.
@@ -76,10 +77,7 @@ def robustness_page(title: str, facts: Mapping[str, str], results: pa.Table) -> 
                 table
                 for measure in COMPOSED
                 for table in pivot(
-                    measure,
-                    f"measure = '{measure}' AND share > 0",
-                    "share",
-                    (*HEADINGS, "detector"),
+                    measure, f"measure = '{measure}' AND share > 0", "share", BY_DETECTOR
                 )
             ],
             attacks=pivot("Attacks", f"{ATTACKS} AND NOT {OF_DETECTOR}", "measure", SET),
@@ -178,9 +176,7 @@ def _strengths(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Marku
             series = _series(database, where, "detector", "strength * 255")
             shown = {each: series[each] for each in CHARTED if each in series}
             if shown:
-                yield _chart(
-                    shown, "largest change of a pixel, in 255ths", measure, f"{name}: {measure}"
-                )
+                yield _chart(shown, "change of a pixel, 255ths", measure, f"{name}: {measure}")
 
 
 def _covariates(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Markup]]:
