@@ -30,7 +30,7 @@ def test_the_page_shows_the_cells_behind_the_call(settings: Settings, tmp_path: 
     page = Page((tmp_path / "p0.html").read_text())
     assert len(page.of("img")) == 6  # the cells of files, which have no field
     said = "".join(page.text)
-    assert said.count("not counted") + said.count("unlike its slide") == 4
+    assert said.count("not sure enough") + said.count("unlike its slide") == 4
 
 
 def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path) -> None:
