@@ -23,6 +23,7 @@ from flows.outcome import Outcome, table
 from flows.settings import Settings, leaves, origin
 from storage import objects, records
 from storage.models.classifiers import list_models
+from storage.models.shipped import shipped
 from storage.store import AlreadyExistsError, Store
 from tasks.words import counted, verb
 
@@ -180,7 +181,10 @@ def _replaced(settings: Settings) -> tuple[bool, str]:
 def _model(settings: Settings) -> tuple[bool, str]:
     cards = list_models(Store(settings.store))
     if not cards:
-        return True, "none yet: slidewatch train makes one"
+        return (
+            True,
+            f"{list_models(shipped())[-1].name} comes along; slidewatch train adds one",
+        )
     changes = changed_since(cards[-1].versions, ["torch"])
     made = "; ".join(f"warning: {change} since it was trained" for change in changes)
     return True, f"{cards[-1].name} {made}".strip()

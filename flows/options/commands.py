@@ -69,6 +69,7 @@ COMMANDS = {
     "schema": Command(tools.Schema, "flows.commands.query:schema"),
     "contours": Command(tools.Contours, "flows.smears.commands.contours:contours", STORE),
     "patient": Command(tools.PatientSheet, "flows.smears.commands.patient:patient", STORE),
+    "export": Command(tools.Export, "flows.smears.commands.patient:export", STORE),
     "review export": Command(tools.ReviewExport, f"{REVIEW}.queue:export", STORE),
     "review serve": Command(tools.ReviewServe, f"{REVIEW}.serve:serve", STORE),
     "review import": Command(

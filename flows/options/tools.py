@@ -13,17 +13,14 @@ Screened = Annotated[str | None, Field(description="the screened batch; by defau
 PerSlide = Annotated[int, Field(ge=1, description="and at most N of one slide")]
 Force = Annotated[bool, Field(description="replace files that are there already")]
 
-LIMIT, PER_SLIDE = 100, 10
-UNMARKED = 0.25
+LIMIT, PER_SLIDE, UNMARKED = 100, 10, 0.25
 
 
 class Look(Options):
     """Screen one photograph, slide or cell by itself, and open its page."""
 
     photo: Annotated[str, POSITIONAL, SAFE] = Field(description="photograph, slide or cell")
-    to: str | None = Field(
-        None, description="file of the page; by default among the temporary files"
-    )
+    to: str | None = Field(None, description="file of the page; by default a temporary one")
     force: Force = False
     browser: bool = Field(True, description="open the page in a browser")
     taken_as: As = None
@@ -38,9 +35,7 @@ class Status(Options):
 class Verify(Options):
     """Compare everything in a store with its digests, and name damaged files."""
 
-    batch: str | None = Field(
-        None, description="only this batch and its reports; by default everything"
-    )
+    batch: str | None = Field(None, description="only this batch and its reports")
 
 
 class Query(Options):
@@ -58,9 +53,7 @@ class Query(Options):
 class Schema(Options):
     """List the columns of the tables, with their types, units and meanings."""
 
-    table: Annotated[str | None, POSITIONAL] = Field(
-        None, description="only this table; by default all of them"
-    )
+    table: Annotated[str | None, POSITIONAL] = Field(None, description="only this table")
 
 
 class Contours(Options):
@@ -79,6 +72,14 @@ class PatientSheet(Options):
         None, description="the screened batch; by default the patient's newest"
     )
     to: str | None = Field(None, description="a file to write: .html to print, or .csv")
+    force: Force = False
+
+
+class Export(Options):
+    """Write the answers on a batch's patients for surveillance, as CSV or as FHIR R5."""
+
+    batch: Screened = None
+    to: str = Field(description="a file to write: .csv, or .json for FHIR")
     force: Force = False
 
 
@@ -111,10 +112,7 @@ class ReviewServe(Options):
     reader: str | None = Field(None, description="who reads; by default the page asks for the name")
     blind: bool = Field(True, description="hide diagnosis and scores until the reader has answered")
     unmarked: float = Field(
-        UNMARKED,
-        ge=0,
-        le=0.9,
-        description="share of cells that were not flagged, mixed in unmarked",
+        UNMARKED, ge=0, le=0.9, description="share of cells that were not flagged, mixed in"
     )
     limit: int = Field(LIMIT, ge=1, description="flagged cells at most")
     per_slide: PerSlide = PER_SLIDE

@@ -18,7 +18,7 @@ from flows.settings import Settings, UsageError
 from flows.smears.jobs.evaluation.images import Run
 from flows.smears.stages.evaluation import evaluate_detector
 from storage import leases, parquet, records
-from storage.models.detectors import load_detector_card, load_model_of
+from storage.models.detectors import is_shipped, load_detector_card, load_model_of
 from storage.smears.evaluations import FOLDER, RESULTS, Evaluation, start_evaluation
 from storage.smears.schemas.evaluations import EVALUATION_SCHEMA
 from storage.store import Store, StoreError
@@ -40,7 +40,7 @@ class EvaluationOutcome(Outcome):
     report: str
     results: str
     unseen_images: int
-    left_out: int
+    left_out: int | None
     auroc: dict[str, float]
     seconds: float
 
@@ -71,6 +71,13 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
     sets = dict(named_set(given) for given in options.ood)
     if options.name is None or not store.exists(FOLDER, options.name, "card.json"):
         refuse_missing([*each_source(options.images), *sets.values()])
+    if is_shipped(first) and options.attacks:
+        warn(
+            f"detector {first.name} comes with slidewatch, without weights for PyTorch and without "
+            "its fitted images: nothing is attacked, two rivals are compared, and images that it "
+            "was fitted on count too. Train and fit a detector to measure the rest"
+        )
+        options = options.model_copy(update={"attacks": []})
     asked = Evaluation(
         name=options.name or "-",
         started_at=records.now(),
@@ -85,8 +92,9 @@ def evaluate(options: Evaluate, settings: Settings) -> EvaluationOutcome:
         asked = start_evaluation(store, asked)
         run = Run(store, asked.name, first, load_model_of(store, first))
         with open_client(settings) as client:
-            result = evaluate_detector(client, run, asked)
-        return _publish(store, asked, *result, time.monotonic() - started)
+            results, unseen, left_out = evaluate_detector(client, run, asked)
+        known = None if is_shipped(first) else left_out
+        return _publish(store, asked, results, unseen, known, time.monotonic() - started)
 
 
 def _digest_name(wanted: Evaluation) -> str:
@@ -101,7 +109,7 @@ def _publish(
     evaluation: Evaluation,
     results: list[metrics.Result],
     unseen: int,
-    left_out: int,
+    left_out: int | None,
     seconds: float,
 ) -> EvaluationOutcome:
     folder, detector = (FOLDER, evaluation.name), evaluation.detectors[0]
@@ -114,8 +122,8 @@ def _publish(
         "Images of unseen patients": f"{unseen:,}",
         "From": named(evaluation.images),
         "Other images": ", ".join(f"{name} ({url})" for name, url in evaluation.ood.items()),
-        "Attacked and corrupted": f"{evaluation.attacked:,} images",
-        "Left out because the detector was fitted on them": f"{left_out:,}",
+        "Attacked or corrupted": f"{evaluation.attacked:,} images",
+        "Left out, as fitted on": "unknown" if left_out is None else f"{left_out:,}",
         "Time of the last run": f"{seconds:,.0f} s",
     }
     page = robustness_page(f"Robustness of {detector}", facts, table)

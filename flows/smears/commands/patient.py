@@ -1,9 +1,11 @@
-"""Run the command `patient`: print the call of one patient, or write it as a sheet."""
+"""Run the commands `patient` and `export`: the call of one patient, or of all of a batch."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from flows.commands.written import to_write, written
-from flows.options.tools import PatientSheet
+from flows.options.tools import Export, PatientSheet
 from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
 from flows.smears.jobs.drawings import (
@@ -14,6 +16,7 @@ from flows.smears.jobs.drawings import (
     places_jobs,
 )
 from flows.smears.stages.answers import answers_on
+from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch
 from storage.models import classifiers, detectors
 from storage.parquet import iterate_groups, read_table
@@ -21,9 +24,10 @@ from storage.reports.sql import answer
 from storage.reports.tables import PATIENTS, SLIDES, published_batch, report_path
 from storage.store import Store, StoreError, refuse_absent
 from tasks.smears.answers.patients import Confirmation
+from tasks.smears.answers.surveillance import as_csv, as_fhir, result_of
 from tasks.smears.counting.call import call_text
-from tasks.smears.reports.called_cells import CalledCells, cells_behind, patient_of
-from tasks.smears.visualisation.calls import CELLS, patient_name, patient_sheet, patient_table
+from tasks.smears.reports.called_cells import CalledCells, Patient, cells_behind, patient_of
+from tasks.smears.visualisation.calls import CELLS, patient_name, patient_sheet, positive_first
 
 ENDINGS = (".html", ".csv")
 
@@ -57,19 +61,16 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
     row = _find(store, frozen, options.name)
     every = read_table(store, *_report(frozen, SLIDES))
     slides = [each for each in every.to_pylist() if patient_of(each) == patient_of(row)]
-    detector = detectors.load_detector_card(store, row["detector"]) if row["detector"] else None
-    card, wanted = classifiers.load_card(store, row["model"]), settings.negative_percent / 100
-    persons = answers_on(store, frozen, card, detector, wanted).get(patient_of(row))
-    if to:
-        if to.suffix == ".csv":
-            # Without the byte order mark Excel takes UTF-8 for something else.
-            sheet, encoding = patient_table(row, slides, persons), "utf-8-sig"
-        else:
-            cells = cells_behind([row], every, most=CELLS, least=CELLS)
-            sheet = _page(store, frozen, card, cells, row, slides, persons)
-            encoding = "utf-8"
-        with written(to) as stage:
-            stage.write_text(sheet, encoding=encoding, newline="")
+    persons = _persons(store, frozen, row, settings).get(patient_of(row))
+    if to and to.suffix == ".csv":
+        density = settings.red_cells_per_microlitre
+        own = result_of(row, persons, density)
+        slides = slides if row["slide_id"] is None else []  # or the slide is the patient
+        _write(to, as_csv([own, *(result_of(each, None, density) for each in slides)]))
+    elif to:
+        card = classifiers.load_card(store, row["model"])
+        cells = cells_behind([row], every, most=CELLS, least=CELLS)
+        _write(to, _page(store, frozen, card, cells, row, slides, persons))
     return PatientOutcome(
         batch=frozen.name,
         patient=options.name,
@@ -78,6 +79,47 @@ def patient(options: PatientSheet, settings: Settings) -> PatientOutcome:
         persons=persons and f"{persons.answer} by {persons.by}",
         file=options.to,
     )
+
+
+class AnswersOutcome(Outcome):
+    """The file with the answers on a batch's patients, and their number by result and status."""
+
+    batch: str
+    file: str
+    patients: dict[str, int]
+
+    def _text(self) -> str:
+        return f"batch {self.batch}: {self.file}\n{table([*self.patients.items()])}"
+
+
+def export(options: Export, settings: Settings) -> AnswersOutcome:
+    """Write the answers on all patients of a batch, those with most parasites first."""
+    store = Store(settings.store)
+    refuse_absent(store)
+    to = to_write(options.to, store, force=options.force)
+    if to.suffix not in (".csv", ".json"):
+        raise UsageError(f"--to: {to} is no .csv or .json file")
+    frozen = screened_batch(store, options.batch)
+    rows = _rows(store, frozen)
+    persons, density = _persons(store, frozen, rows[0], settings), settings.red_cells_per_microlitre
+    results = [result_of(row, persons.get(patient_of(row)), density) for row in rows]
+    _write(to, as_csv(results) if to.suffix == ".csv" else as_fhir(results))
+    counts = Counter(f"{each['result']}, {each['status']}" for each in results)
+    return AnswersOutcome(batch=frozen.name, file=options.to, patients=counts)
+
+
+def _persons(
+    store: Store, batch: Batch, row: dict[str, Any], settings: Settings
+) -> dict[Patient, Confirmation]:
+    detector = detectors.load_detector_card(store, row["detector"]) if row["detector"] else None
+    card, wanted = classifiers.load_card(store, row["model"]), settings.negative_percent / 100
+    return answers_on(store, batch, card, detector, wanted)
+
+
+def _write(to: Path, text: str) -> None:
+    # Without the byte order mark Excel takes UTF-8 for something else.
+    with written(to) as stage:
+        stage.write_text(text, encoding="utf-8-sig" if to.suffix == ".csv" else "utf-8", newline="")
 
 
 def _newest_batch(store: Store, name: str) -> str:
@@ -94,11 +136,18 @@ def _report(batch: Batch, kind: str) -> tuple[str, ...]:
     return report_path(batch.name, batch.batch_date, kind)
 
 
-def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
-    if not store.exists(*_report(batch, PATIENTS)):
+def _rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
+    """Read the report on patients; StoreError without a patient."""
+    path = _report(batch, PATIENTS)
+    rows = positive_first(read_table(store, *path)).to_pylist() if store.exists(*path) else []
+    if not rows:
         raise StoreError(f"batch {batch.name} has no report on patients: screen it again")
-    rows = read_table(store, *_report(batch, PATIENTS)).to_pylist()
-    matches: list[dict[str, Any]] = [
+    return list(rows)
+
+
+def _find(store: Store, batch: Batch, name: str) -> dict[str, Any]:
+    rows = _rows(store, batch)
+    matches = [
         row for row in rows if name in (row["patient_id"] or row["slide_id"], patient_name(row))
     ]
     if not matches:

@@ -13,11 +13,13 @@ from flows.smears.stages import compositions
 from storage.batches.features import read_columns
 from storage.batches.manifests import load_batch, read_manifest
 from storage.models import contributions
+from storage.models.detectors import is_shipped
 from storage.models.statistics import load_statistics
 from storage.parquet import write_table
 from storage.smears.evaluations import Evaluation, images_path
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images, named
+from tasks.images.manifest import SCHEMA
 from tasks.network.split import split_by
 from tasks.smears.evaluation.measures import ATTACKED, SAMPLED, TEST
 from tasks.smears.evaluation.rivals import SAMPLE
@@ -35,12 +37,14 @@ def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
     """
     model = run.model
     table, digests = _fitted(run)
-    every = -(-table.num_rows // SAMPLE)
+    every = max(1, -(-table.num_rows // SAMPLE))
     _freeze(run, FITTED, table.take(np.arange(0, table.num_rows, every)))
     test = list_images(
         evaluation.images, classes=model.classes, limit=evaluation.limit, on_skip=warn
     )
     seen = [*model.split["train"], *model.split["validation"]]
+    if is_shipped(run.detector):  # whose patients are named set::patient
+        seen = [each.rpartition("::")[2] for each in seen]
     unseen = pc.is_in(test["label"], pa.array(model.classes))
     if model.split_by == "image":
         digests |= {bytes.fromhex(key) for key in seen}  # recognised when they are read
@@ -68,7 +72,9 @@ def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
 
 
 def _fitted(run: Run) -> tuple[pa.Table, set[bytes]]:
-    store, rows, digests = run.store, [], set[bytes]()
+    store, rows, digests = run.store, list[pa.Table](), set[bytes]()
+    if is_shipped(run.detector):  # whose fitted images are not in the store
+        return SCHEMA.empty_table(), digests
     lineage = load_statistics(store, run.detector.model, run.detector.statistics_version)
     for contribution in lineage.contributions:
         given = contributions.contributed(store, run.model, contribution)

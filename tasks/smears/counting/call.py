@@ -295,7 +295,7 @@ def suspects_text(row: Mapping[str, Any]) -> str:
 
     >>> row = {"parasitized": 43, "set_aside": {"abnormal": 33, "cut": 5}, "cells_called": 5}
     >>> suspects_text(row)
-    '43 look parasitized: 5 counted, 33 unlike their slide, 5 cut off or covered'
+    '43 look parasitized: 5 counted, 33 unlike their slide, 5 cut off or touching others'
     """
     aside, looks = dict(row["set_aside"]), row["parasitized"]
     abnormal, cut = aside.get("abnormal", 0), aside.get("cut", 0)
@@ -305,8 +305,8 @@ def suspects_text(row: Mapping[str, Any]) -> str:
         for n, what in (
             (called, "counted"),
             (abnormal, "unlike their slide"),
-            (cut, "cut off or covered"),
-            (looks - called - abnormal - cut, "not sure enough to count"),
+            (cut, "cut off or touching others"),
+            (looks - called - abnormal - cut, "not sure enough"),
         )
         if n > 0
     ]

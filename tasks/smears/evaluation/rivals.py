@@ -49,6 +49,19 @@ def _to_numpy(values: Tensor) -> Single:
     return np.asarray(values.detach().float().cpu().numpy(), np.float32)
 
 
+def logit_rivals() -> Rivals:
+    """Make the rivals that need only logits, and so neither fitted images nor gradients."""
+    from pytorch_ood.detector import EnergyBased, MaxSoftmax
+
+    def by_logits(detector: Any) -> Callable[[ImageEvidence], Float]:
+        return lambda evidence: _numbers(detector.predict_logits(_wide(evidence.logits)))
+
+    return {
+        "maximum softmax": by_logits(MaxSoftmax(None)),
+        "energy": by_logits(EnergyBased(None)),
+    }
+
+
 def fit_rivals(
     last: str, features: Single, labels: Integers, weight: Tensor, bias: Tensor
 ) -> Rivals:
@@ -56,13 +69,10 @@ def fit_rivals(
 
     ``weight`` (C, d) and ``bias`` (C,) are of the layer of the logits.
     """
-    from pytorch_ood.detector import KNN, RMD, EnergyBased, Mahalanobis, MaxSoftmax, ViM
+    from pytorch_ood.detector import KNN, RMD, Mahalanobis, MaxSoftmax, ViM
 
     known = torch.from_numpy(np.asarray(features, np.float64))
     classes = torch.from_numpy(np.unique(labels, return_inverse=True)[1])
-
-    def by_logits(detector: Any) -> Callable[[ImageEvidence], Float]:
-        return lambda evidence: _numbers(detector.predict_logits(_wide(evidence.logits)))
 
     def by_features(detector: Any) -> Callable[[ImageEvidence], Float]:
         detector.fit_features(known, classes)
@@ -78,8 +88,7 @@ def fit_rivals(
     torch.set_default_dtype(torch.float64)  # covariances are allocated in it
     try:
         rivals: Rivals = {
-            "maximum softmax": by_logits(MaxSoftmax(None)),
-            "energy": by_logits(EnergyBased(None)),
+            **logit_rivals(),
             "ODIN": odin,
             "k nearest neighbours": by_features(neighbours),
         }

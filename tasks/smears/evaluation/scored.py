@@ -137,9 +137,7 @@ def score(
     forms = {}
     for form, evidence in images.forms.items():
         abnormality = detector.score(own, evidence.taps).abnormality
-        scores = {OWN: abnormality}
-        if evidence.odin is not None:
-            scores |= {name: rival(evidence) for name, rival in rivals.items()}
+        scores = {OWN: abnormality, **{name: rival(evidence) for name, rival in rivals.items()}}
         logits, disagree = _diagnosis_of(evidence, own.witnesses, temperature, leans)
         chances = probabilities.probabilities(logits, temperature)
         p_value = calibration.p_values(own.calibration, abnormality)

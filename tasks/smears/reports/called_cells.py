@@ -136,5 +136,5 @@ def _aside(row: Mapping[str, Any]) -> str | None:
     if row["read"]:
         return None
     if row["abnormality"] is None:
-        return "cut off or covered"
+        return "cut off or touching another"
     return "unlike its slide" if row["readable"] else "slide is unreadable"

@@ -1,7 +1,6 @@
 """Describe for pages which patients have parasites, how many, and the likeliest ones.
 
-The page of a batch shows them, and so does the sheet of one patient: a page to print, and the same
-figures for a spreadsheet.
+The page of a batch shows them, and so does the sheet of one patient, a page to print.
 """
 
 from collections import Counter
@@ -12,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.reports import spreadsheet
 from tasks.smears.answers.patients import Confirmation, PatientAnswer
 from tasks.smears.counting.call import (
     Call,
@@ -47,11 +45,6 @@ PATIENTS_OPENED = 16
 CELLS_SHOWN = 96  # of all patients: with them a page stays below 5 MB
 LEAST, MOST = 6, 10  # cells of a patient
 CELLS, SLIDES = 6, 8  # on a sheet, which is one page of paper
-FIGURES = (
-    "batch", "batch_date", "call", "call_reasons", "cells_read", "cells_called",
-    "corrected_percent", "corrected_low", "corrected_high", "parasites_per_microlitre",
-    "none_above_percent",
-)  # fmt: skip
 
 
 def calls_of(patients: pa.Table) -> list[tuple[str, str, str]]:
@@ -217,29 +210,3 @@ def patient_sheet(
         slides=[call_of(row) for row in slides],
         most=SLIDES,
     )
-
-
-def patient_table(
-    patient: Mapping[str, Any],
-    slides: Sequence[Mapping[str, Any]],
-    persons: Confirmation | None,
-) -> str:
-    """Make the same figures as CSV: a line for the patient, and one for each slide."""
-    columns = ("of", "name", *FIGURES, "persons", "persons_call", "readers", "read_at")
-    rows = [
-        [
-            kind,
-            name,
-            *(row.get(column) for column in FIGURES),
-            *(
-                [persons.answer, persons.call, " and ".join(persons.readers), persons.read_at]
-                if persons and kind == "patient"
-                else [None] * 4
-            ),
-        ]
-        for kind, name, row in [
-            ("patient", patient_name(patient), patient),
-            *(("slide", row["slide_id"], row) for row in slides),
-        ]
-    ]
-    return "".join(spreadsheet.csv_lines(columns, rows))

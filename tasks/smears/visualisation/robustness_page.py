@@ -11,14 +11,19 @@ from markupsafe import Markup
 
 from tasks.metrics import metrics
 from tasks.smears.evaluation import scored
+from tasks.smears.evaluation.compositions import OWN_NORMAL
 from tasks.smears.evaluation.measures import HOME, VERDICT
 from tasks.smears.visualisation import charts, page
 from tasks.types import Float
 
 ATTACKS, CORRUPTIONS = "\"set\" LIKE 'attack/%'", "\"set\" LIKE 'corruption/%'"
 CLEAN = f"composition = '{metrics.SINGLE}'"
-HEADINGS = ('"set"', "strength", "composition")
-COMPOSED = ("caught at 0.05", "false alarms at 0.05", "AUROC", "no smear", "shifted")
+OF_DETECTOR = "(detector IS NOT NULL)"
+SET = ('"set"', "strength")
+HEADINGS = (*SET, "composition")
+BY_DETECTOR = (*HEADINGS, "detector")
+CAUGHT = "caught at 0.05"
+COMPOSED = (CAUGHT, "false alarms at 0.05", "AUROC", "no smear", "shifted")
 # The detectors in charts, in this order.
 CHARTED = (scored.OWN, VERDICT, "maximum softmax", "energy", "ODIN",
            "k nearest neighbours", "mahalanobis, last layer", "ViM")  # fmt: skip
@@ -49,31 +54,34 @@ def robustness_page(title: str, facts: Mapping[str, str], results: pa.Table) -> 
         )
         seeds = len(results["seed"].unique())
         pivot = partial(_pivot, database)
-        at_home, by_detector = f"\"set\" = '{HOME}' AND {CLEAN}", (*HEADINGS, "detector")
-        single = f"{CLEAN} AND detector IS NOT NULL"
+        at_home, alone = f"\"set\" = '{HOME}' AND {CLEAN}", "Ordinary cells alone"
+        single = f"{CLEAN} AND {OF_DETECTOR}"
         return page.render(
             "robustness.html",
             title=title,
             facts=facts,
             seeds=seeds,
+            shown=[*_shares(database), *_strengths(database)],
             # Single cells that should be caught.
             summary=[
                 table
                 for measure in ("AUROC", "caught")
-                for table in pivot(measure, f"measure = '{measure}' AND {single}", "detector")
+                for table in pivot(measure, f"measure = '{measure}' AND {single}", "detector", SET)
             ],
-            ordinary=pivot("Ordinary cells alone", "share = 0", "measure", by_detector),
+            ordinary=[
+                *pivot(alone, f"share = 0 AND {OF_DETECTOR}", "detector", (*HEADINGS, "measure")),
+                *pivot(f"{alone}: diagnosis", f"share = 0 AND NOT {OF_DETECTOR}", "measure"),
+            ],
             # The share caught in slides and nights, by the strange share.
             composed=[
                 table
                 for measure in COMPOSED
                 for table in pivot(
-                    measure, f"measure = '{measure}' AND share > 0", "share", by_detector
+                    measure, f"measure = '{measure}' AND share > 0", "share", BY_DETECTOR
                 )
             ],
-            attacks=pivot("Attacks", f"{ATTACKS} AND detector IS NULL", "measure"),
-            strengths=list(_strengths(database)),
-            diagnosis=pivot("Clean cells", at_home, "measure"),
+            attacks=pivot("Attacks", f"{ATTACKS} AND NOT {OF_DETECTOR}", "measure", SET),
+            diagnosis=pivot("Clean cells", at_home, "measure", SET),
             covariates=list(_covariates(database)),
         )
 
@@ -144,6 +152,18 @@ def _set_label(name: str, strength: float | None) -> str:
     return f"{name}, {round(parts)}/255" if close else f"{name}, {charts.decimals(strength)}"
 
 
+def _shares(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Markup]]:
+    """Draw the share caught of strange images in slides and nights, by their share there."""
+    for kind, many in (("slides", "slides"), ("night", "nights")):
+        where = (
+            f"measure = '{CAUGHT}' AND detector = '{OWN_NORMAL}' AND strength IS NULL "
+            f"AND share > 0 AND composition IN ('{kind}', '{kind} of {HOME}')"
+        )
+        if series := _series(database, where, '"set"', "share"):
+            title = f"Strange images caught in {many}, by their share there"
+            yield _chart(series, "share of strange images", CAUGHT, title)
+
+
 def _strengths(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Markup]]:
     """Draw the AUROC of each attack and the share caught, by strength and detector."""
     sets = database.sql(
@@ -153,17 +173,17 @@ def _strengths(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Marku
     for (name,) in sets:
         for measure in ("caught", "AUROC"):
             where = f"measure = '{measure}' AND {CLEAN} AND \"set\" = {_literal(name)}"
-            series = _series(database, where, "detector", 255)
+            series = _series(database, where, "detector", "strength * 255")
             shown = {each: series[each] for each in CHARTED if each in series}
             if shown:
-                yield _chart(shown, "Linf, 255ths", measure, f"{name}: {measure}")
+                yield _chart(shown, "change of a pixel, 255ths", measure, f"{name}: {measure}")
 
 
 def _covariates(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Markup]]:
     """Draw slidewatch's false alarms, and the accuracy, by level of each corruption."""
     for measure in ("called abnormal", "accuracy"):
         where = f"measure = '{measure}' AND {CLEAN} AND {CORRUPTIONS}"
-        series = list(_series(database, where, '"set"', 1).items())
+        series = list(_series(database, where, '"set"', "strength").items())
         half = -(-len(series) // 2)
         for some in (series[:half], series[half:]):
             if some:
@@ -173,10 +193,10 @@ def _covariates(database: duckdb.DuckDBPyConnection) -> Iterator[tuple[str, Mark
 Series = dict[str, tuple[Float, Float]]
 
 
-def _series(database: duckdb.DuckDBPyConnection, where: str, by: str, unit: float) -> Series:
-    """Select strengths, times ``unit``, and means, (n,) each, for each value of a column."""
+def _series(database: duckdb.DuckDBPyConnection, where: str, by: str, x: str) -> Series:
+    """Select places, an expression ``x``, and means, (n,) each, for each value of a column."""
     rows = database.sql(
-        f"SELECT {by}, list(strength * {unit} ORDER BY strength), list(value ORDER BY strength) "
+        f"SELECT {by}, list({x} ORDER BY {x}), list(value ORDER BY {x}) "
         f"FROM means WHERE {where} AND value IS NOT NULL GROUP BY {by} ORDER BY min(place)"
     ).fetchall()
     return {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, x, y in rows}

@@ -30,7 +30,9 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_cluster")
 def test_a_healthy_machine_is_well_and_its_store_is_left_as_it_was(tmp_path: Path) -> None:
     settings = Settings(store=str(tmp_path / "store"))
-    assert not doctor(Doctor(), settings).failed
+    found = doctor(Doctor(), settings)
+    assert not found.failed
+    assert "slidewatch-" in next(each.found for each in found.checks if each.name == "model")
     assert not list((tmp_path / "store").glob("[!.]*"))
 
 

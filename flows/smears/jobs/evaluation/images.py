@@ -27,7 +27,7 @@ from tasks.images.listing import class_numbers
 from tasks.network import extraction, gpu
 from tasks.network.classifier import Classifier, to_pixels, with_taps
 from tasks.network.cutting import LOGITS, without_shift
-from tasks.network.spec import PENULTIMATE
+from tasks.network.spec import PENULTIMATE, NetworkSpec
 from tasks.smears.evaluation import compositions, scored, treatments
 from tasks.smears.evaluation.rivals import gather_evidence
 from tasks.types import Counts, Mask, Pixels, Single, Texts
@@ -87,26 +87,39 @@ def shards(run: Run, images: str, treatment: scored.Treatment) -> list[SetShard]
 
 def treat(shard: SetShard) -> None:
     """Write a shard's features, unless they exist."""
-    run, treatment = shard.run, shard.treatment
+    run = shard.run
     if run.store.exists(*shard.path):
         return
     worker.settle_worker()
-    classifier = load_tapped(run.store, run.model)
+    spec = NetworkSpec.from_dict(run.model.network)
     table = run.images(shard.images).slice(shard.start, shard.stop - shard.start)
-    rows, image_ids, pixels = _load(table, treatment, classifier.spec.side, shard.start)
+    rows, image_ids, pixels = _load(table, shard.treatment, spec.side, shard.start)
     table = table.take(rows - shard.start)
-    labels, forms = class_numbers(table, classifier.spec.classes), {}
+    labels, forms = class_numbers(table, spec.classes), {}
     if len(rows):
-        pictures = {scored.FILE: to_pixels(pixels).to(classifier.mean.device)}
-        if treatment.kind == "attack":
-            pictures = _attacked(shard, classifier, pictures[scored.FILE], labels)
         cut = extraction.cut_out_by_us(regions.image_refs(table))
-        odin = treatment.kind != "corruption"
-        for form, each in pictures.items():
-            evidence = gather_evidence(each, classifier, odin=odin)
-            forms[form] = _shifted(evidence, classifier, cut)
+        forms = _evidence(shard, pixels, labels, cut)
     images = scored.TreatedImages(rows, image_ids, labels, forms)
     evaluations.write_arrays(run.store, images.to_arrays(), *shard.path)
+
+
+def _evidence(
+    shard: SetShard, pixels: Pixels, labels: NDArray[np.int8], cut: Mask
+) -> dict[str, scored.ImageEvidence]:
+    """Gather the evidence on images (n, side, side, 3) in each form; ``cut`` (n,) as `_shifted`."""
+    run, treatment = shard.run, shard.treatment
+    if detectors.is_shipped(run.detector):  # it has no weights for PyTorch, so no gradients
+        inference = networks.load_inference(run.store, run.model)
+        return {scored.FILE: scored.ImageEvidence(*inference.compared(pixels, cut))}
+    classifier = load_tapped(run.store, run.model)
+    pictures = {scored.FILE: to_pixels(pixels).to(classifier.mean.device)}
+    if treatment.kind == "attack":
+        pictures = _attacked(shard, classifier, pictures[scored.FILE], labels)
+    odin = treatment.kind != "corruption"
+    return {
+        form: _shifted(gather_evidence(each, classifier, odin=odin), classifier, cut)
+        for form, each in pictures.items()
+    }
 
 
 def _load(

@@ -14,12 +14,13 @@ from flows.smears.jobs.evaluation.images import (
     read_cells,
     read_treated,
 )
+from storage.models.detectors import is_shipped
 from tasks.detector.verdict import VerdictRule
 from tasks.metrics import metrics
 from tasks.network import classifier
 from tasks.network.spec import PENULTIMATE
 from tasks.smears.evaluation import compositions, scored
-from tasks.smears.evaluation.rivals import fit_rivals
+from tasks.smears.evaluation.rivals import fit_rivals, logit_rivals
 from tasks.smears.evaluation.scored import Rivals
 
 
@@ -42,7 +43,7 @@ def score_shard(job: ScoringJob) -> scored.ScoredImages:
     images = read_treated(job.shard)
     known, groups = _leans(job.slides), run.groups(job.shard.images)[images.rows]
     leans = np.asarray([known.get(group, 0.0) for group in groups.tolist()], np.float64)
-    rivals = _rivals(run, job.fitted)
+    rivals = {} if job.shard.treatment.kind == "corruption" else _rivals(run, job.fitted)
     rule = VerdictRule(run.detector.alpha, run.detector.uncertain_below)
     temperature = run.model.temperature
     return scored.score(images, groups, load_detector(run), rivals, rule, temperature, leans)
@@ -60,6 +61,8 @@ def _leans(slides: tuple[SetShard, ...]) -> dict[str, float]:
 
 @lru_cache(maxsize=2)
 def _rivals(run: Run, fitted: tuple[SetShard, ...]) -> Rivals:
+    if is_shipped(run.detector):
+        return logit_rivals()
     cells = read_cells(fitted, [PENULTIMATE])
     last = classifier.last_layer(load_tapped(run.store, run.model))
     return fit_rivals(PENULTIMATE, cells.taps[PENULTIMATE], cells.label, *last)

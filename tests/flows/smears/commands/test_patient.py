@@ -1,12 +1,13 @@
 """The sheet of a patient is written from the reports of a night and from what readers have said."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from flows.options.tools import PatientSheet
+from flows.options.tools import Export, PatientSheet
 from flows.settings import Settings, UsageError
-from flows.smears.commands.patient import patient
+from flows.smears.commands.patient import export, patient
 from flows.smears.commands.review.session import open_session
 from flows.smears.stages.answers import Suspects
 from storage.reports.tables import published_batch
@@ -29,7 +30,7 @@ def test_the_page_shows_the_cells_behind_the_call(settings: Settings, tmp_path: 
     page = Page((tmp_path / "p0.html").read_text())
     assert len(page.of("img")) == 6  # the cells of files, which have no field
     said = "".join(page.text)
-    assert said.count("not counted") + said.count("unlike its slide") == 4
+    assert said.count("not sure enough") + said.count("unlike its slide") == 4
 
 
 def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path) -> None:
@@ -47,7 +48,37 @@ def test_what_readers_have_said_stands_on_it(settings: Settings, tmp_path: Path)
 def test_the_table_opens_in_a_spreadsheet(settings: Settings, tmp_path: Path) -> None:
     patient(PatientSheet(name="p1", batch="night", to=str(tmp_path / "p1.csv")), settings)
     _, lines = read_csv((tmp_path / "p1.csv").read_bytes())
-    assert next(lines)[1]["cells_called"] == "4"
+    own = next(lines)[1]
+    assert (own["patient_id"], own["result"], own["value"]) == ("p1", "positive", "100000")
+    assert "4 of 500 cells called parasitized" in own["text"]
+
+
+def test_a_batch_is_exported_for_surveillance(settings: Settings, tmp_path: Path) -> None:
+    store = Store(settings.store)
+    add_patients(store, {"p0": 2, "p1": 4, "p2": 0})
+    session, _ = open_session(
+        store, published_batch(store, "night"), limit=9, per_slide=99, unmarked=0.25
+    )
+    for image in Suspects(session, None, 0.01).asked[0].order:
+        session.answer("Ada", image, "Parasitized", 1.0)
+    made = export(Export(to=str(tmp_path / "all.csv")), settings)
+    preliminary = {"positive, preliminary": 1, "negative, preliminary": 1}
+    assert made.patients == {"positive, final": 1} | preliminary
+    _, lines = read_csv((tmp_path / "all.csv").read_bytes())
+    rows = {row["patient_id"]: row for _, row in lines}
+    assert (rows["p0"]["status"], rows["p0"]["reader"]) == ("final", "Ada")
+    machine = {"species": "not specified", "value": "100000", "unit": "parasites/µL"}
+    assert rows["p1"].items() >= (machine | {"date": "2026-03-01", "reader": ""}).items()
+    assert (rows["p2"]["result"], rows["p2"]["value"]) == ("negative", "")
+    export(Export(to=str(tmp_path / "all.json")), settings)
+    bundle = json.loads((tmp_path / "all.json").read_text())
+    assert (bundle["resourceType"], bundle["type"], len(bundle["entry"])) == (
+        "Bundle",
+        "collection",
+        3,
+    )
+    with pytest.raises(UsageError, match=r"is no .csv or .json file"):
+        export(Export(to=str(tmp_path / "all.xml")), settings)
 
 
 def test_what_cannot_be_written_is_said(settings: Settings, tmp_path: Path) -> None:

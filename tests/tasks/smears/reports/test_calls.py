@@ -165,7 +165,7 @@ FIELD = {"source_uri": "f", "slide_id": "s", "patient_id": "p", "kind": "field"}
         ([healthy(width=None)] * 2000, MEASURED, None, None),
         (HEALTHY, MEASURED, 0.01, COARSER),
         (HEALTHY, replace(MEASURED, least_sharpness=None), 0.03, COARSER),
-        # 3% look parasitized, but are not sure enough to count: one in a hundred would be usual.
+        # 3% look parasitized, but are not sure enough: one in a hundred would be usual.
         ([parasite(0.5)] * 90 + HEALTHY[:1910], MEASURED, None, "suspects that do not count"),
         ([parasite(0.5, kind="white")] * 90 + HEALTHY, MEASURED, None, None),
     ],

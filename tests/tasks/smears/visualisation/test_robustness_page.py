@@ -82,21 +82,22 @@ def test_a_page_can_be_read_without_eyes_or_mouse() -> None:
 def test_a_page_has_every_part() -> None:
     page = Page(a_page())
     sections = [section["id"] for section in page.of("section")]
-    assert sections == ["summary", "compositions", "limits", "attacks", "covariate"]
+    assert sections == ["summary", "attacks", "covariate", "compositions", "limits"]
     text = " ".join(page.text)
     assert "mean over 3 seeds" in text
     for label in ("attack/fgsm, 2/255", "attack/fgsm, .050", "attack/other", "nih-1"):
         assert label in text
     charts = [chart["aria-label"] or "" for chart in page.of("svg")]
-    assert len(charts) == 4
+    assert len(charts) == 5
+    assert [tag for tag, _ in page.elements if tag in ("svg", "table")][:3] == ["svg"] * 3
     assert any("maximum softmax .921 at 2 to .921 at 12.75" in label for label in charts)
     assert any("corruption/blur .100 at 1 to .500 at 5" in label for label in charts)
 
 
 def test_a_table_is_a_pivot_of_the_results_in_their_order() -> None:
     text = " ".join(" ".join(Page(a_page(2)).text).split())
-    head = "set composition slidewatch energy maximum softmax"
-    assert f"AUROC {head} near/white single cells .901 .900 to .901 .911" in text
+    head = "set slidewatch energy maximum softmax"
+    assert f"AUROC {head} near/white .901 .900 to .901 .911" in text
     head = "set composition detector 100% 10%"
     night = f"night of {HOME}"
     assert f"{head} near/white {night} own normal .500 .050" in text
