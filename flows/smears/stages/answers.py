@@ -194,7 +194,7 @@ class Suspects:
         if not self.rows:
             return []
         cells, suspects = self._cells(), []
-        measured = measured_on(self.detector) if self.detector else None
+        measured = measured_on(self.answers.store, self.detector) if self.detector else None
         slides = defaultdict(list)
         for slide in self._slides.select(OF_SLIDES).to_pylist():
             slides[patient_of(slide)].append(slide)

@@ -3,6 +3,7 @@
 A commissioned detector has the thresholds of its parent, with the error rates of its laboratory.
 """
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
@@ -26,7 +27,7 @@ from tasks.smears.counting.interpretation import (
 from tasks.smears.counting.negative import Measured
 from tasks.smears.counting.rates import Rate
 from tasks.smears.reports import calls
-from tasks.types import Arrays, below, nested
+from tasks.types import Arrays, below, laboratory_of, nested
 
 # Prefixes of the rates' names in a detector's arrays: its own, and the parent's if it has one.
 COUNTING, FITTED = "error_rates", "fitted_rates"
@@ -110,7 +111,7 @@ def counting_at(screened: Screened, settings: Settings) -> calls.Counting:
         settings.red_cells_per_microlitre,
         detector.alpha,
         Interpreter(sure_rates(store, detector), wanted),
-        measured_on(detector),
+        measured_on(store, detector),
         adaptation_of(detector),
         detector.learned is not None,
         settings.detectable_percent,
@@ -183,13 +184,17 @@ def fitted_rates(store: Store, card: detectors.DetectorCard) -> KnownRates | Non
     return load_error_rates(store, card, FITTED if card.parent else COUNTING)
 
 
-def measured_on(detector: detectors.DetectorCard) -> Measured | None:
+def measured_on(store: Store, detector: detectors.DetectorCard) -> Measured | None:
     """Return what error rates were measured on; None if the sizes of those cells are unknown.
 
-    The detector that comes with slidewatch knows nobody's slides, so nobody is negative with it.
+    None, too, for a detector that was fitted with several laboratories, as the one that comes along
+    was: a slide of any other laboratory may be like theirs, so each is new until commissioned.
     """
     card = detector.counting
-    if card is None or card.least_size is None or detectors.is_shipped(detector):
+    if card is None or card.least_size is None:
+        return None
+    slides = () if detector.parent else errors_of_detector(store, detector).slides
+    if len({laboratory_of(json.loads(slide)[-1]) for slide in slides}) > 1:
         return None
     false = card.diagnosis.false_positives
     return Measured(card.least_size, card.least_sharpness, false.mean, false.deviation)

@@ -13,7 +13,7 @@ from flows.jobs.fitting import unseen
 from flows.options.flows import Fit, Retract
 from flows.retract import retract
 from flows.settings import Settings
-from flows.smears.stages.chosen_thresholds import load_error_rates
+from flows.smears.stages.chosen_thresholds import load_error_rates, measured_on
 from flows.stages import error_counts
 from flows.stages.error_counts import errors_of_version
 from storage.batches.features import image_ids, read_block
@@ -21,6 +21,7 @@ from storage.batches.manifests import load_batch, read_manifest
 from storage.models import classifiers, detectors, statistics
 from storage.store import Store
 from tasks.detector.error_counts import ErrorCounts
+from tasks.smears.counting.negative import Measured
 from tests.support.fitted import CELLS
 from tests.support.images import write_cells
 
@@ -76,6 +77,21 @@ def test_errors_merge_and_are_taken_out_exactly_and_make_a_counting_threshold(
     retract.fn(Retract(batch="second"), ready)
     _, left = newest(ready)
     assert set(left.slides) == set(before.slides) - {json.dumps(["patient", held_out])}
+
+
+def test_a_detector_of_several_laboratories_was_measured_at_none(
+    ready: Settings, tmp_path: Path
+) -> None:
+    def measured() -> Measured | None:
+        card = detectors.load_detector_card(Store(ready.store))
+        assert card.counting
+        counting = card.counting.model_copy(update={"least_size": 40.0})
+        return measured_on(Store(ready.store), card.model_copy(update={"counting": counting}))
+
+    fit.fn(Fit(images=more(tmp_path / "extra", 5), batch="second"), ready)
+    assert measured() is not None
+    fit.fn(Fit(images=f"other={more(tmp_path / 'other', 5)}", batch="third"), ready)
+    assert measured() is None
 
 
 def test_where_a_model_was_cross_validated_all_patients_are_counted_by_their_folds(
