@@ -15,7 +15,7 @@ import pytest
 from storage.smears.answers import read_answers
 from storage.store import Store
 from tests.support.browser import LEAST_CONTRAST, chromium
-from tests.support.reading import night, pyramid, slide_night
+from tests.support.reading import add_patients, night, pyramid, slide_night
 from tests.support.servers import free_port
 
 
@@ -123,6 +123,20 @@ def test_an_answer_that_the_server_does_not_take_is_told_and_sent_again(
         page.get_by_text("1 answer is not saved yet").wait_for(state="detached")
     said = [reading.answer for _, reading in read_answers(store_with_model, batch.key)]
     assert said == ["Parasitized"]
+
+
+def test_a_telephone_shows_two_cells_in_a_row(store_with_model: Store, tmp_path: Path) -> None:
+    night(store_with_model, tmp_path / "cells", cells=60)
+    add_patients(store_with_model, {"p0": 2, "p1": 4})
+    with chromium() as browser, served(store_with_model, free_port()) as (address, _):
+        page = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True)
+        page.goto(f"{address}by/Ada_Lovelace_of_London/patients/0")
+        tops = page.locator(".sheet label").evaluate_all("all => all.map(each => each.offsetTop)")
+        assert tops[0] == tops[1] < tops[2]
+        page.locator("#answer").click()
+        for place in ("", "by/Ada/patients", "by/Ada/patients/0", "by/Ada", "report"):
+            page.goto(address + place)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
 
 
 @pytest.mark.slow
