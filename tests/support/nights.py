@@ -64,6 +64,7 @@ def image_rows(
             name: known(rng.normal(mean, 3, n), pa.float32())
             for name, mean in {"red": 200, "green": 150, "blue": 160}.items()
         },
+        "kind": ["red"] * n,
         "status": np.where(failed, "failed", "scored"),
         "failure": pa.array(np.where(failed, "damaged: cut short", None), pa.string()),
         "diagnosis": known(np.where(rng.random(n) < 0.2, *classes)),

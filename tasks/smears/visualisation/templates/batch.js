@@ -95,7 +95,7 @@
 // A field opens with pan and zoom; without script its contours lie over it.
 (() => {
   const dialog = document.getElementById("viewer");
-  if (!dialog) return;
+  if (!dialog || !window.makeViewer) return; // no field could be read
   const viewer = makeViewer(dialog);
   const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });
 
