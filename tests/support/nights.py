@@ -64,6 +64,7 @@ def image_rows(
             name: known(rng.normal(mean, 3, n), pa.float32())
             for name, mean in {"red": 200, "green": 150, "blue": 160}.items()
         },
+        "kind": ["red"] * n,
         "status": np.where(failed, "failed", "scored"),
         "failure": pa.array(np.where(failed, "damaged: cut short", None), pa.string()),
         "diagnosis": known(np.where(rng.random(n) < 0.2, *classes)),
@@ -171,11 +172,11 @@ def shown_field(number: int, slide: str | None = None, **other: Any) -> ShownFie
 
 @cache
 def plain_field(width: int, height: int) -> FieldPicture:
-    """A field of noise with a cell of each look."""
+    """A field of noise with a cell of each look, the first cut off by the border."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     looks = [("parasitized", False), ("not parasitized", True), ("white cell", False)]
     contours = [
-        Contour(f"{i:064x}", kind, abnormal, _ring(100 + 150 * i, 100), f"cell {i}")
+        Contour(f"{i:064x}", kind, abnormal, _ring(20 + 150 * i, 100), f"cell {i}", i % 2)
         for i, (kind, abnormal) in enumerate(looks)
     ]
     return plain_picture(noise, {"width": width, "height": height}, contours)

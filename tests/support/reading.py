@@ -110,8 +110,8 @@ def pyramid(path: Path, side: int) -> None:
             )  # fmt: skip
 
 
-def slide_night(store: Store, path: Path, cells: list[tuple[int, int]]) -> Batch:
-    """Publish a night of cells, 60 pixels across, at places in a photograph or slide."""
+def slide_night(store: Store, path: Path, cells: list[tuple[int, int]], *chances: float) -> Batch:
+    """Publish a night of cells, 60 pixels across, at places in a picture; at x = 0 it cuts them."""
     digest = digest_of_file(path.as_uri())
     regions = [Region(x, y, 60, 60) for x, y in cells]
     manifest = [
@@ -131,6 +131,8 @@ def slide_night(store: Store, path: Path, cells: list[tuple[int, int]]) -> Batch
             **{"image_id": find(ref).image_id.hex(), "batch": "night", "model": "tiny"},
             **{"status": "scored", "diagnosis": "Parasitized", "abnormal": True, "p_value": 0.01},
             **{"verdict": "review", "review_reason": "abnormal", "abnormality": float(i)},
+            **{"probability_Parasitized": chances[i] if chances else None},
+            **{"touches_border": row["x"] == 0},
         }
         for i, (row, ref) in enumerate(zip(manifest, refs, strict=True))
     ]

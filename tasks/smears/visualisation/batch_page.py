@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,7 @@ from tasks.smears.visualisation.viewer.overlays import FieldPicture, ShownField
 
 PATIENTS_SHOWN, SLIDES_SHOWN = 500, 500
 ODD_SHOWN = 20  # slides of each kind to look at as a whole
+ABNORMAL_SHOWN = 6  # cells of a photograph in which none looks parasitized
 # Columns by which slides are sorted.
 DECIDING = ("verdict", "review_reasons", "shift", "abnormal_p_value", "slide_id")
 NIGHTS_SHOWN = 14
@@ -113,15 +115,12 @@ SIGNS = {
 def batch_page(view: BatchView) -> str:
     """Make the page, HTML; the same night gives the same text.
 
-    A batch of one photograph shows the photograph, a sentence, and its likeliest parasites.
+    A batch of one photograph shows the photograph, a sentence, and its likeliest parasites; if no
+    cell looks parasitized, its most abnormal cells.
     """
     if len(view.fields) == len(view.patients) == 1 and not view.whole_slides:
         return _photograph_page(view)
     row, slides, patients = view.row, _sorted(view.slides), calls.positive_first(view.patients)
-    has_pictures = any(isinstance(each.picture, FieldPicture) for each in view.fields)
-    viewer = ("openseadragon.min.js", "viewer.js") if has_pictures else ()
-    scripts = [(page.VIEWER / name).read_text() for name in viewer]
-    scripts.append((page.TEMPLATES / "batch.js").read_text())
     shown = slides.slice(0, SLIDES_SHOWN).to_pylist()
     # The first row of each patient's slides, and of each slide without one.
     places = {patient_of(each): f"slide-{n}" for n, each in reversed([*enumerate(shown)])}
@@ -154,8 +153,6 @@ def batch_page(view: BatchView) -> str:
         opened=[calls.described(each, view.answers) for each in opened(patients)],
         expected=calls.expected_text(row),
         counted_fields=overlay.counted_fields(view.slides),
-        contours=list(CONTOURS),
-        viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()) if view.fields else "",
         slides=[calls.call_of(each) for each in shown],
         shown_fields={
             each.row["slide_id"]: f"field-{n}" for n, each in reversed([*enumerate(view.fields)])
@@ -165,11 +162,24 @@ def batch_page(view: BatchView) -> str:
         # Newest first. None links to its page: which pages there are may change.
         nights=rows[::-1],
         failures=sorted(row["failures"].items(), key=lambda pair: (-pair[1], pair[0])),
-        scripts=[Markup(script) for script in scripts],
-        script_hashes=[
+        **_scripted(view.fields),
+    )
+
+
+def _scripted(fields: Sequence[ShownField]) -> dict[str, Any]:
+    """Return the scripts of a page with their digests, and the viewer's style if it is needed."""
+    has_pictures = any(isinstance(each.picture, FieldPicture) for each in fields)
+    viewer = ("openseadragon.min.js", "viewer.js") if has_pictures else ()
+    scripts = [(page.VIEWER / name).read_text() for name in viewer]
+    scripts.append((page.TEMPLATES / "batch.js").read_text())
+    return {
+        "viewer_style": Markup(page.VIEWER.joinpath("viewer.css").read_text()) if fields else "",
+        "contours": list(CONTOURS),
+        "scripts": [Markup(script) for script in scripts],
+        "script_hashes": [
             base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts
         ],
-    )
+    }
 
 
 def _photograph_page(view: BatchView) -> str:
@@ -186,8 +196,10 @@ def _photograph_page(view: BatchView) -> str:
         cells=view.called.cells.get(patient_of(patient), ()),
         thumbnails=view.thumbnails,
         places=view.called.places,
-        viewer_style=Markup(page.VIEWER.joinpath("viewer.css").read_text()),
+        abnormal=view.highlights.sheet(ABNORMAL).to_pylist()[:ABNORMAL_SHOWN],
+        threshold=view.threshold,
         made_by=view.made_by,
+        **_scripted(view.fields),
     )
 
 

@@ -30,7 +30,7 @@ _ORDER = [("key", "ascending"), ("image_id", "ascending"), ("uri", "ascending")]
 def columns(classes: Sequence[str]) -> list[str]:
     """List the columns of an image report that `Highlights` reads."""
     return [
-        *("image_id", "uri", "slide_id", "patient_id", "status", "failure", "diagnosis"),
+        *("image_id", "uri", "slide_id", "patient_id", "kind", "status", "failure", "diagnosis"),
         *(f"probability_{name}" for name in classes),
         *("abnormality", "p_value", "abnormal", "review_reason"),
     ]

@@ -54,7 +54,7 @@ ARM = 0.2  # of the cell's box: how long the marks at its corners are
 # Columns of the image report that are needed for each cell.
 CELL_COLUMNS = [
     *("image_id", "uri", "source_uri", "x", "y", "width", "height"),
-    *("kind", "status", "diagnosis", "abnormal"),
+    *("kind", "status", "diagnosis", "abnormal", "touches_border"),
 ]
 
 

@@ -95,7 +95,7 @@
 // A field opens with pan and zoom; without script its contours lie over it.
 (() => {
   const dialog = document.getElementById("viewer");
-  if (!dialog) return;
+  if (!dialog || !window.makeViewer) return; // no field could be read
   const viewer = makeViewer(dialog);
   const element = (name, text) => Object.assign(document.createElement(name), { textContent: text });
 
@@ -107,27 +107,40 @@
     panel.replaceChildren(canvas, element("p", cell.said));
   }
 
+  // The mark of a cell among the likeliest parasites, which the page saves.
+  const keeper = (id) => document.querySelector(`#called .cell[data-id="${CSS.escape(id)}"] input[type=checkbox]`);
+
+  function mark(cell, key) {
+    const kept = keeper(cell.image_id);
+    if (!kept) return "Not marked: this page takes answers only on its likeliest parasites. slidewatch review serve takes them on every cell of a batch.";
+    kept.checked = key === "p";
+    cell.answer = kept.checked ? "Parasitized" : "Uninfected";
+    return `Marked as ${kept.checked ? "a parasite" : "uninfected"}. To keep it, save the answers below the patient's cells.`;
+  }
+
   for (const field of document.querySelectorAll(".field[data-width]")) {
     const button = field.querySelector(".enlarge"), image = field.querySelector("img");
     if (!button) continue;
     button.hidden = false;
     button.addEventListener("click", () => {
-      const { width, height, microns } = field.dataset;
+      const { width, height, microns, redCell } = field.dataset;
       const cells = [...field.querySelectorAll(".contours path")].map((path) => {
         const points = path.getAttribute("d").match(/-?\d+/g).map(Number);
         const [xs, ys] = [points.filter((_, i) => i % 2 === 0), points.filter((_, i) => i % 2)];
-        const [x, y] = [Math.min(...xs), Math.min(...ys)];
+        const [x, y] = [Math.min(...xs), Math.min(...ys)], kept = keeper(path.dataset.id);
         return {
+          priority: Number(path.dataset.priority), answer: kept && kept.checked ? "Parasitized" : null,
           image_id: path.dataset.id, kind: path.classList[0].replaceAll("-", " "), points,
           abnormal: path.classList.contains("abnormal"), said: path.dataset.said, full: Number(width),
           box: { x, y, width: Math.max(...xs) - x, height: Math.max(...ys) - y },
         };
       });
+      const walk = cells.slice().sort((a, b) => b.priority - a.priority).map(({ image_id, box }) => ({ image_id, ...box }));
       dialog.showModal();
       viewer.open({
         source: { type: "image", url: image.src }, width: Number(width), height: Number(height),
-        microns: Number(microns) || null, load: async () => ({ cells }),
-        choose: (cell, panel) => choose(cell, panel, image),
+        microns: Number(microns) || null, red_cell: Number(redCell) || null, walk, mark,
+        load: async () => ({ cells }), choose: (cell, panel) => choose(cell, panel, image),
       });
     });
   }

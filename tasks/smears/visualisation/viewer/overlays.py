@@ -17,6 +17,7 @@ from PIL import Image
 
 from tasks.images import geometry, opened_slides
 from tasks.images.manifest import Region
+from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.segmentation.survey import RED_CELL
 from tasks.smears.visualisation import overlay, page
 from tasks.types import CellKind, ImageStatus, Pixels
@@ -32,7 +33,8 @@ MOST_READ = 8 * TILE  # pixels to a side that are read for a tile
 class Contour:
     """Hold a cell's outline, its class among `CLASSES`, and its diagnosis in words.
 
-    ``points`` are x0, y0, x1, y1, ... in pixels of the picture at full resolution.
+    ``points`` are x0, y0, x1, y1, ... in pixels of the picture at full resolution; ``priority`` is
+    that of `priority_of`.
     """
 
     image_id: str
@@ -40,6 +42,7 @@ class Contour:
     abnormal: bool
     points: tuple[int, ...]
     said: str
+    priority: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,15 @@ class FieldPicture:
     def svg(self) -> Markup:
         """Draw the contours as inline SVG over the picture; abnormal ones last."""
         paths = Markup("").join(
-            Markup('<path class="{}{}" d="{}" data-id="{}" data-said="{}"/>').format(
+            Markup(
+                '<path class="{}{}" d="{}" data-id="{}" data-said="{}" data-priority="{:.4f}"/>'
+            ).format(
                 each.kind.replace(" ", "-"),
                 " abnormal" if each.abnormal else "",
                 f"M{' '.join(map(str, each.points))}z",
                 each.image_id,
                 each.said,
+                each.priority,
             )
             for each in sorted(self.contours, key=lambda each: each.abnormal)
         )
@@ -82,8 +88,26 @@ def contour_of(
     placed = np.round(points - np.asarray(corner)).astype(int)
     pen = overlay.pen_of(row)
     return Contour(
-        row["image_id"], pen.name, pen.dashed, tuple(placed.ravel().tolist()), _said(row)
+        row["image_id"],
+        pen.name,
+        pen.dashed,
+        tuple(placed.ravel().tolist()),
+        _said(row),
+        priority_of(
+            row.get(f"probability_{PARASITIZED}") or 0.0,
+            bool(row.get("touches_border")),
+            pen.name in {"white cell", "failed"},
+        ),
     )
+
+
+def priority_of(chance: Any, cut: Any, other: Any) -> Any:
+    """Compute how early the viewer's keys come to a cell, larger first; or of arrays of cells.
+
+    Red cells are ordered by the probability ``chance`` of "Parasitized". After them come cells that
+    the border ``cut`` off, and after these ``other`` things, such as white cells.
+    """
+    return chance - 1.0 * cut - 2.0 * other
 
 
 def field_picture(
@@ -121,8 +145,13 @@ class ShownField:
     @property
     def microns(self) -> float | None:
         """Return microns per pixel: its own, or those at which its median red cell is ordinary."""
+        return RED_CELL / self.red_cell if self.red_cell else self.row.get("microns_per_pixel")
+
+    @property
+    def red_cell(self) -> float | None:
+        """Return the median red cell's diameter in pixels; None if the size of a pixel is known."""
         known, diameter = self.row.get("microns_per_pixel"), self.row.get("diameter")
-        return RED_CELL / float(diameter) if known is None and diameter else known
+        return float(diameter) if known is None and diameter else None
 
 
 class NoTileError(Exception):

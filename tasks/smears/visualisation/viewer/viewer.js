@@ -6,32 +6,49 @@ function makeViewer(root) {
   const chosen = find(".chosen"), scale = find(".scale"), loading = find(".loading");
   const svg = svgOf("svg"), layer = svgOf("g");
   svg.setAttribute("class", "contours");
-  svg.append(layer);
+  const hint = [...chosen.children];
+  const clip = svgOf("clipPath"), edge = svgOf("rect"), ruler = svgOf("line"), label = svgOf("text");
+  clip.id = "picture-edge";
+  clip.append(edge);
+  layer.setAttribute("clip-path", "url(#picture-edge)");
+  ruler.setAttribute("class", "ruler");
+  svg.append(clip, layer, ruler, label);
   // OpenSeadragon adds a style of its own, which no page here allows, unless it finds one by name.
   if (!document.querySelector("style[data-openseadragon-mobile-css]")) {
     const none = document.createElementNS("urn:none", "style");
     none.setAttribute("data-openseadragon-mobile-css", "true");
     document.head.append(none);
   }
-  let seadragon = null, picture = null, cells = [], wanted = 0, timer = 0;
+  let seadragon = null, picture = null, cells = [], wanted = 0, timer = 0, typical = 0;
+  let reached = null;  // how far the keys have come in the order of cells
+  let awaited = null;  // the cell to choose as soon as its contour is there
+  let measuring = false, ends = [];  // two places, in pixels of the picture
 
-  // picture: {source, width, height, microns, load(box) -> Promise of cells, choose(cell, panel)}
+  // picture: {source, width, height, microns, red_cell, load(box) -> Promise of cells,
+  // choose(cell, panel), mark(cell, key) -> words on it, walk, at}: the places of cells in the order
+  // of the keys, and of the first to show, {image_id, x, y, width, height}
   function open(given) {
     close();
     picture = given;
     cells = [];
+    root.dataset.chosen = "";
+    reached = null;
+    chosen.replaceChildren(...hint);
+    for (const side of ["width", "height"]) edge.setAttribute(side, given[side]);
+    typical = given.walk.map((each) => each.width).sort((a, b) => a - b)[given.walk.length >> 1];
     seadragon = OpenSeadragon({
       element: find(".picture"), tileSources: given.source, drawer: "canvas",
-      showNavigationControl: false, animationTime: 0.4, maxZoomPixelRatio: 8, visibilityRatio: 0.3,
+      showNavigationControl: false, animationTime: 0.4, maxZoomPixelRatio: 8,
+      visibilityRatio: 1, constrainDuringPan: true, minZoomImageRatio: 1,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
       gestureSettingsTouch: { clickToZoom: false },
     });
     seadragon.canvas.append(svg);
-    seadragon.addHandler("open", () => { if (given.at) look(given.at); refresh(); });
+    seadragon.addHandler("open", () => { if (given.at) go(given.at); else refresh(); });
     seadragon.addHandler("update-viewport", place);
     seadragon.addHandler("animation-finish", refresh);
-    seadragon.addHandler("resize", refresh);
-    seadragon.addHandler("canvas-click", (event) => { if (event.quick) pick(event.position); });
+    seadragon.addHandler("resize", () => { seadragon.viewport.applyConstraints(true); refresh(); });
+    seadragon.addHandler("canvas-click", (event) => { if (event.quick) (measuring ? measure : pick)(event.position); });
     seadragon.addHandler("open-failed", () => { loading.textContent = "this picture could not be loaded"; });
     seadragon.addHandler("tile-load-failed", () => { loading.textContent = "a part of this picture could not be loaded"; });
     // Letters are the page's own keys here, and none turns a smear over.
@@ -45,6 +62,7 @@ function makeViewer(root) {
     if (seadragon) seadragon.destroy();
     seadragon = picture = null;
     layer.replaceChildren();
+    setMeasuring(false);
   }
 
   const item = () => seadragon && seadragon.world.getItemAt(0);
@@ -60,6 +78,30 @@ function makeViewer(root) {
     if (!now) return;
     layer.setAttribute("transform", `translate(${now.x} ${now.y}) scale(${now.by})`);
     bar(now.by);
+    const [a, b] = ends.map((end) => ({ x: now.x + end.x * now.by, y: now.y + end.y * now.by }));
+    for (const [name, value] of Object.entries(a ? { x1: a.x, y1: a.y, x2: (b || a).x, y2: (b || a).y } : {})) ruler.setAttribute(name, value);
+    if (b) { label.setAttribute("x", (a.x + b.x) / 2); label.setAttribute("y", Math.max(20, Math.min(a.y, b.y) - 10)); }
+  }
+
+  // Two clicks measure a distance; the next begins another.
+  function measure(position) {
+    const now = placed();
+    ends = [...(ends.length < 2 ? ends : []), { x: (position.x - now.x) / now.by, y: (position.y - now.y) / now.by }];
+    const pixels = ends.length < 2 ? 0 : Math.hypot(ends[0].x - ends[1].x, ends[0].y - ends[1].y);
+    const { microns, red_cell } = picture;
+    const size = red_cell ? `, ${(pixels / red_cell).toFixed(1)} red cells wide` : microns ? `, ${(pixels * microns).toFixed(1)} µm` : "";
+    label.textContent = pixels ? `${Math.round(pixels)} pixels${size}` : "";
+    ruler.style.display = "inline";
+    place();
+  }
+
+  function setMeasuring(on) {
+    measuring = on;
+    ends = [];
+    label.textContent = "";
+    ruler.style.display = "none";
+    root.classList.toggle("measuring", on);
+    find("[data-do=measure]").setAttribute("aria-pressed", on);
   }
 
   function bar(by) {
@@ -90,6 +132,8 @@ function makeViewer(root) {
       draw(found.cells);
       loading.textContent = found.said || "";
       place();
+      const there = cells.find((each) => each.image_id === awaited);
+      if (there) choose(there);
     }, 60);
   }
 
@@ -111,6 +155,7 @@ function makeViewer(root) {
   function dress(cell) {
     cell.path.setAttribute("class", cell.kind.replaceAll(" ", "-") + (cell.abnormal ? " abnormal" : ""));
     cell.path.dataset.id = cell.image_id;
+    if (cell.answer) cell.path.dataset.answer = cell.answer; else delete cell.path.dataset.answer;
   }
 
   // Even and odd crossings of a line to the right; the smallest cell wins.
@@ -140,24 +185,42 @@ function makeViewer(root) {
   function choose(cell) {
     for (const each of cells) each.path.classList.toggle("picked", each === cell);
     root.dataset.chosen = cell.image_id;
+    awaited = null;
     picture.choose(cell, chosen);
   }
 
-  // Move to a box of the picture, with its surroundings.
+  // Show about six cells across around a box; nothing beyond the picture.
   function look(box) {
-    const around = 6 * Math.max(box.width, box.height);
-    const by = item().source.width / picture.width;
+    const aspect = seadragon.viewport.getAspectRatio(), by = item().source.width / picture.width;
+    const width = Math.min(6 * Math.max(typical, box.width / 3), picture.width, picture.height * aspect), height = width / aspect;
+    const from = (start, side, seen, all) => by * Math.max(0, Math.min(start + side / 2 - seen / 2, all - seen));
     seadragon.viewport.fitBounds(item().imageToViewportRectangle(
-      (box.x - around) * by, (box.y - around) * by, (box.width + 2 * around) * by, (box.height + 2 * around) * by), true);
+      from(box.x, box.width, width, picture.width), from(box.y, box.height, height, picture.height), width * by, height * by), true);
   }
 
-  function next() {
-    const parasites = cells.filter((each) => each.kind === "parasitized" || each.kind === "not read");
-    if (!parasites.length) return;
-    const at = parasites.findIndex((each) => each.image_id === root.dataset.chosen);
-    const cell = parasites[(at + 1) % parasites.length];
-    look(extent(cell));
-    choose(cell);
+  // Until its contour is there no cell is chosen, so that no key is taken for another cell.
+  function go(place) {
+    root.dataset.chosen = awaited = place.image_id;
+    chosen.replaceChildren();
+    look(place);
+    refresh();
+  }
+
+  function walk(step) {
+    const { walk: all } = picture;
+    reached = reached === null ? 0 : (reached + step + all.length) % all.length;
+    if (all.length) go(all[reached]);
+  }
+
+  // Mark the chosen cell by the page's own means, and say so below it.
+  function mark(key) {
+    const cell = cells.find((each) => each.path.classList.contains("picked"));
+    if (!cell || awaited || !picture.mark) return;
+    const said = picture.mark(cell, key);
+    dress(cell);
+    cell.path.classList.add("picked");
+    const line = chosen.querySelector(".marked") || chosen.appendChild(document.createElement("p"));
+    Object.assign(line, { className: "marked", textContent: said });
   }
 
   function filter() {
@@ -168,7 +231,8 @@ function makeViewer(root) {
 
   const actions = {
     in: () => seadragon.viewport.zoomBy(1.5), out: () => seadragon.viewport.zoomBy(1 / 1.5),
-    home: () => seadragon.viewport.goHome(), next, close: () => root.close(),
+    home: () => seadragon.viewport.goHome(), close: () => root.close(),
+    next: () => walk(1), back: () => walk(-1), measure: () => setMeasuring(!measuring),
     reset: () => { for (const each of root.querySelectorAll("[data-filter]")) each.value = 100; filter(); },
   };
   root.addEventListener("click", (event) => {
@@ -183,8 +247,11 @@ function makeViewer(root) {
     else filter();
   });
   root.addEventListener("close", close);
-  root.addEventListener("keydown", (event) => {
-    if (event.key === "n" && !event.ctrlKey && !event.metaKey) next();
+  const keys = { n: "next", b: "back", m: "measure" };
+  document.addEventListener("keydown", (event) => {
+    if (!seadragon || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (keys[event.key] && item()) actions[keys[event.key]]();
+    if (event.key === "p" || event.key === "u") mark(event.key);
   });
-  return { open, refresh, choose, dress, get cells() { return cells; }, get seadragon() { return seadragon; }, seen };
+  return { open, refresh, go, choose, dress, get cells() { return cells; }, get seadragon() { return seadragon; }, seen };
 }

@@ -231,10 +231,20 @@ def test_a_field_can_be_panned_zoomed_switched_and_clicked(visit: Visit) -> None
         return str(layer.get_attribute("transform"))
 
     before = placed()
+    box = visit.page.locator("#viewer .stage").bounding_box()
+    edge = box["x"] + (box["width"] - box["height"] * 720 / 540) / 2  # of the picture
+    beside = {"x": edge - 20, "y": box["y"], "width": 19, "height": 300}
+    seen = visit.page.screenshot(clip=beside)
+    cell = visit.page.locator("#viewer .picture path.parasitized").first
+    switch = visit.page.locator("#viewer label.switch").filter(has_text="parasitized").first
+    assert cell.is_visible()
+    switch.click()
+    assert not cell.is_visible()
+    assert visit.page.screenshot(clip=beside) == seen  # the cell's contour ends with the picture
+    switch.click()
     visit.page.get_by_role("button", name="zoom in").click()
     zoomed = placed()
     assert zoomed != before
-    box = visit.page.locator("#viewer .stage").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     visit.page.mouse.move(x, y)
     visit.page.mouse.down()
@@ -242,12 +252,6 @@ def test_a_field_can_be_panned_zoomed_switched_and_clicked(visit: Visit) -> None
     visit.page.mouse.up()
     panned = placed()
     assert panned != zoomed
-    cell = visit.page.locator("#viewer .picture path.parasitized").first
-    switch = visit.page.locator("#viewer label.switch").filter(has_text="parasitized").first
-    assert cell.is_visible()
-    switch.click()
-    assert not cell.is_visible()
-    switch.click()
     visit.page.get_by_label("brightness").fill("150")
     canvas = visit.page.locator("#viewer .picture canvas").first
     assert "brightness(1.5)" in canvas.evaluate("each => getComputedStyle(each).filter")
@@ -257,6 +261,13 @@ def test_a_field_can_be_panned_zoomed_switched_and_clicked(visit: Visit) -> None
     spot = cell.bounding_box()
     visit.page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
     visit.page.get_by_text("cell 0").wait_for()
+    for key, number in zip("nnnb", (1, 0, 2, 0), strict=True):  # cell 1 has the highest priority
+        visit.page.keyboard.press(key)
+        visit.page.locator(f"#viewer .picked[data-id='{number:064x}']").wait_for()
+    kept = visit.page.locator(f"#called .cell[data-id='{0:064x}'] input")
+    visit.page.keyboard.press("p")
+    visit.page.get_by_text("Marked as a parasite").wait_for()
+    assert kept.is_checked()
     visit.page.get_by_role("button", name="Close").click()
     assert not visit.page.locator("#viewer").is_visible()
     assert visit.complaints == []

@@ -25,7 +25,8 @@ MB = 1_000_000
 
 def page_of(rows: int = 2000, patients: int = 5, **options: Any) -> str:
     table = nights.by_patients(rows, patients)
-    return batch_page(nights.night_of(table, rates=rates.RATES, called=nights.called_of, **options))
+    options = {"rates": rates.RATES, "called": nights.called_of} | options
+    return batch_page(nights.night_of(table, **options))
 
 
 def test_a_click_on_a_positive_patient_leads_to_his_cells_most_probable_first() -> None:
@@ -127,3 +128,6 @@ def test_a_batch_of_one_photograph_shows_it_with_a_sentence_and_its_likeliest_pa
     assert page.index('class="photo"') < page.index("Likeliest parasites")
     assert page.count('<figure class="cell"') == cells_each(1)
     assert "<table" not in page
+    none = page_of(60, 1, fields=[shown.row], shown=[shown], called=lambda _: Called())
+    assert none.count('<figure class="cell"', none.index("Most abnormal cells")) == 6
+    assert "makeViewer" in none  # pan and zoom

@@ -19,16 +19,18 @@ from flows.smears.commands.review.pages.requests import reader_of
 from flows.smears.commands.review.session import Session
 from tasks.images import decoding, opened_slides
 from tasks.images.access.files import SourceError, lately_stamped
+from tasks.reports.image_columns import PARASITIZED
 from tasks.smears.answers.sheets import KEYS
+from tasks.smears.segmentation.survey import RED_CELL
 from tasks.smears.visualisation.viewer import overlays
-from tasks.smears.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of
-from tasks.types import Float, ImageStatus
+from tasks.smears.visualisation.viewer.overlays import CLASSES, UNREAD, contour_of, priority_of
+from tasks.types import CellKind, Float, ImageStatus
 
 MOST_CELLS = 1200  # with contours at once: a screen has no room for more
 BOX = ("x", "y", "width", "height")
 COLUMNS = (
-    "image_id", "uri", "source_uri", *BOX, "kind", "status", "diagnosis", "abnormal", "abnormality",
-    "p_value",
+    "image_id", "uri", "source_uri", *BOX, "kind", "touches_border", "status", "diagnosis",
+    "abnormal", "abnormality", "p_value",
 )  # fmt: skip
 
 
@@ -58,6 +60,8 @@ class ViewerPages:
         except (decoding.BadImageError, SourceError, OSError) as error:
             return self._show(request, "problem.html", status=404, problem=str(error))
         pyramid = overlays.Pyramid(source)
+        microns = microns_of(ref) if ref is not None else None
+        stated = source.microns_per_pixel is not None
         return self._show(
             request,
             "view.html",
@@ -73,8 +77,10 @@ class ViewerPages:
                     "tile": overlays.TILE,
                     "least": pyramid.least,
                     "most": pyramid.most,
-                    "microns": microns_of(ref) if ref is not None else None,
-                    "at": {name: cell[name] for name in BOX},
+                    "microns": microns,
+                    "red_cell": RED_CELL / microns if microns and not stated else None,
+                    "walk": self._walk(cell["source_uri"]),
+                    "at": {name: cell[name] for name in ("image_id", *BOX)},
                 }
             ),
         )
@@ -105,6 +111,7 @@ class ViewerPages:
         for row in rows:
             outline = refs[row["image_id"]].outline
             contour = vars(contour_of(row, None if outline is None else outline.ravel())).copy()
+            contour.pop("priority")  # it would name the diagnosis
             answer = answers.get(row["image_id"])
             if answer is None and self._blind:
                 contour |= {"kind": UNREAD, "abnormal": False, "said": ""}
@@ -126,6 +133,20 @@ class ViewerPages:
             return Response(f"{error}\n", 404, media_type="text/plain")
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(content, media_type="image/jpeg", headers=headers)
+
+    def _walk(self, source: str) -> list[dict[str, Any]]:
+        """List the places of a picture's cells in the order of `priority_of`, `MOST_CELLS` at most.
+
+        Readers see the order alone, and not the probabilities.
+        """
+        cells = self._placed.filter(pc.equal(self._placed["source_uri"], source))
+        name = f"probability_{PARASITIZED}"
+        chance = _numbers(cells, name) if name in cells.column_names else np.zeros(len(cells))
+        white = pc.equal(cells["kind"].cast(pa.string()), CellKind.WHITE.value)
+        cut, other = (each.fill_null(False).to_numpy() for each in (cells["touches_border"], white))
+        priority = priority_of(np.nan_to_num(chance), cut, other)
+        first = np.argsort(-priority, kind="stable")[:MOST_CELLS]
+        return list(cells.select(["image_id", *BOX]).take(pa.array(first)).to_pylist())
 
     def _source(self, request: Request) -> str:
         number = int(request.path_params["source"])

@@ -28,27 +28,32 @@
       const button = event.target.closest("button");
       if (button) say(button.value, panel);
     });
-    panel.replaceChildren(element("img", { src: `${base}/picture/${cell.image_id}`, alt: "the cell" }), element("p", { textContent: words(cell), className: "told" }), form);
+    panel.replaceChildren(element("img", { src: `${base}/picture/${cell.image_id}`, alt: "the cell" }), element("p", { textContent: words(cell) }), form);
   }
 
   async function say(answer, panel) {
     const cell = chosen, seconds = ((performance.now() - shown) / 1000).toFixed(1);
-    const told = panel.querySelector(".told");
+    const told = document.getElementById("told");
     const reply = await fetch(`${base}/by/${reader}/${cell.image_id}`, {
       method: "POST", headers: { Accept: "application/json" }, body: new URLSearchParams({ answer, seconds }),
     }).catch(() => null);
     if (!reply || !reply.ok) {
+      const place = picture.walk.find((each) => each.image_id === cell.image_id);
+      if (place && root.dataset.chosen !== cell.image_id) viewer.go(place);
       told.textContent = `${answer} was not saved: answer again`;
       return;
     }
+    told.textContent = "";
     Object.assign(cell, (await reply.json()).contour);
     viewer.dress(cell);
+    if (root.dataset.chosen !== cell.image_id) return; // another cell is chosen by now
     cell.path.classList.add("picked");
-    if (cell === chosen) choose(cell, panel);
+    choose(cell, panel);
   }
 
   viewer.open({
-    width: picture.width, height: picture.height, microns: picture.microns, at: picture.at, load, choose,
+    width: picture.width, height: picture.height, microns: picture.microns, red_cell: picture.red_cell,
+    walk: picture.walk, at: picture.at, load, choose,
     source: {
       width: picture.width, height: picture.height, tileSize: picture.tile, minLevel: picture.least, maxLevel: picture.most,
       getTileUrl: (level, x, y) => `${base}/tile/${picture.source}/${level}/${x}_${y}`,

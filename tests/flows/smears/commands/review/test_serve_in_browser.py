@@ -15,15 +15,14 @@ import pytest
 from storage.smears.answers import read_answers
 from storage.store import Store
 from tests.support.browser import LEAST_CONTRAST, chromium
-from tests.support.reading import night, pyramid, slide_night
+from tests.support.reading import add_patients, night, pyramid, slide_night
 from tests.support.servers import free_port
 
 
 @contextmanager
 def served(store: Store, port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     words = ["review", "serve", "--batch", "night", "--per-slide", "99", "--port"]
-    command = [sys.executable, "-m", "flows.commands.main", *words, str(port)]
-    command += ["--store", store.url]
+    command = [sys.executable, "-m", "flows.commands.main", *words, str(port), "--store", store.url]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -125,6 +124,50 @@ def test_an_answer_that_the_server_does_not_take_is_told_and_sent_again(
     assert said == ["Parasitized"]
 
 
+def test_a_telephone_shows_two_cells_in_a_row(store_with_model: Store, tmp_path: Path) -> None:
+    night(store_with_model, tmp_path / "cells", cells=60)
+    add_patients(store_with_model, {"p0": 2, "p1": 4})
+    with chromium() as browser, served(store_with_model, free_port()) as (address, _):
+        page = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True)
+        page.goto(f"{address}by/Ada_Lovelace_of_London/patients/0")
+        tops = page.locator(".sheet label").evaluate_all("all => all.map(each => each.offsetTop)")
+        assert tops[0] == tops[1] < tops[2]
+        page.locator("#answer").click()
+        for place in ("", "by/Ada/patients", "by/Ada/patients/0", "by/Ada", "report"):
+            page.goto(address + place)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
+
+
+def test_keys_walk_mark_and_measure_cells(store_with_model: Store, tmp_path: Path) -> None:
+    """A user saw `n` go to a cell at the border, most of the view black, and no key that marks."""
+    pyramid(tmp_path / "photo.tif", 1024)
+    places = [(0, 400), (700, 500), (300, 964), (600, 300)]
+    batch = slide_night(store_with_model, tmp_path / "photo.tif", places, 0.99, 0.2, 0.9, 0.1)
+    with chromium() as browser, served(store_with_model, free_port()) as (address, _):
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(f"{address}by/Ada")
+        press(page, "v", "next cell")
+        page.locator("path.picked").wait_for()  # the cell that was opened
+        for key, (x, y) in zip("nnnnb", [places[i] for i in (2, 1, 3, 0, 3)], strict=True):
+            page.keyboard.press(key)
+            page.locator(f"path.picked[d^='M {x} {y} ']").wait_for()
+            moved = page.locator("#viewer .contours g").get_attribute("transform")
+            left, top, by = map(float, re.findall(r"-?[\d.]+", moved))
+            box = page.locator("#viewer .stage").bounding_box()
+            assert box["width"] / by == pytest.approx(6 * 60)  # six cells, and only the photograph
+            assert box["width"] - 1024 * by - 1 < left < 1
+            assert box["height"] - 1024 * by - 1 < top < 1
+        page.keyboard.press("p")
+        marked = page.locator("path.picked[data-answer=Parasitized]").get_attribute("data-id")
+        page.keyboard.press("m")
+        for across in (100, 100 + 90 * by):
+            page.mouse.click(box["x"] + across, box["y"] + 100)
+            page.wait_for_timeout(600)  # two quick clicks would zoom
+        assert page.locator("#viewer text").text_content() == "90 pixels, 0.7 red cells wide"
+    said = [(each.image_id, each.answer) for _, each in read_answers(store_with_model, batch.key)]
+    assert said == [(marked, "Parasitized")]
+
+
 @pytest.mark.slow
 def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
     store_with_model: Store, tmp_path: Path
@@ -139,7 +182,7 @@ def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
         page.on("console", lambda message: complaints.append(message.text))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"{address}by/Ada")
-        press(page, "v", "Click on a cell")
+        press(page, "v", "next cell")
         path = page.locator("path.not-read")
         path.first.wait_for()
         layer = page.locator("#viewer .contours g")
@@ -174,8 +217,7 @@ def test_a_slide_of_40_000_pixels_is_panned_zoomed_and_read(
         page.keyboard.press("o")
         page.get_by_text("You said other. The machine says: Parasitized").wait_for()
         assert page.locator("path.parasitized.abnormal").count() == 1
-        canvas = page.locator("#viewer canvas").first.evaluate("each => each.width > 0")
-        assert canvas
+        assert page.locator("#viewer canvas").first.evaluate("each => each.width > 0")
         assert complaints == []
     levels = {re.findall(r"/tile/0/(\d+)/", url)[0] for url in asked if "/tile/" in url}
     assert len(levels) > 2
