@@ -17,13 +17,7 @@ from storage.models.classifiers import ModelCard
 from storage.models.detectors import DetectorCard
 from storage.parquet import iterate_rows, read_table
 from storage.reports.tables import PATIENTS, SLIDES, report_path
-from storage.smears.answers import (
-    Answer,
-    fitted_from,
-    in_order,
-    labelled_batch,
-    read_answers,
-)
+from storage.smears.answers import Answer, fitted_from, in_order, labelled_batch, read_answers
 from storage.store import Store, StoreError
 from tasks.smears.answers import agreement
 from tasks.smears.answers.patients import MOST_READ, Confirmation, Suspect, confirm
