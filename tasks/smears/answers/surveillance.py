@@ -18,8 +18,8 @@ Result = dict[str, Any]  # of a patient, or of the slide that stands for one; No
 UNDECIDED, UNIT = "undecided", "parasites/µL"
 # Of a result: its words, and its code among HL7's interpretations.
 MEANINGS = {
-    Call.POSITIVE: ("Malaria parasites seen", "POS"),
-    Call.NEGATIVE: ("No malaria parasites seen", "NEG"),
+    Call.POSITIVE: ("Malaria parasites detected", "POS"),
+    Call.NEGATIVE: ("Malaria parasites not detected", "NEG"),
     UNDECIDED: (None, "IND"),
 }
 HL7 = "http://terminology.hl7.org/CodeSystem"

@@ -20,7 +20,7 @@ READERS = ("Ada", "Ben")
 CONFIRMED = Confirmation(PatientAnswer.CONFIRMED, 10, 7, "positive", 0.01, 0.005, 0.02, READERS)
 REFUSED = Confirmation(PatientAnswer.REFUSED, 10, 0, "negative", 0.0, 0.0, 0.001, READERS)
 OPEN = Confirmation(PatientAnswer.OPEN, 3, 0, readers=READERS)
-SEEN, NOT_SEEN = "Malaria parasites seen", "No malaria parasites seen"
+SEEN, NOT_SEEN = "Malaria parasites detected", "Malaria parasites not detected"
 
 
 @pytest.mark.parametrize(
