@@ -181,10 +181,8 @@ def _replaced(settings: Settings) -> tuple[bool, str]:
 def _model(settings: Settings) -> tuple[bool, str]:
     cards = list_models(Store(settings.store))
     if not cards:
-        return (
-            True,
-            f"{list_models(shipped())[-1].name} comes along; slidewatch train adds one",
-        )
+        own = list_models(shipped())[-1].name
+        return True, f"{own} comes along; slidewatch train adds one"
     changes = changed_since(cards[-1].versions, ["torch"])
     made = "; ".join(f"warning: {change} since it was trained" for change in changes)
     return True, f"{cards[-1].name} {made}".strip()

@@ -68,9 +68,7 @@ class PatientSheet(Options):
     """Print the call of one patient; with --to write a page with slides and cells, or a table."""
 
     name: Annotated[str, POSITIONAL] = Field(description="the patient, or the slide of one unnamed")
-    batch: str | None = Field(
-        None, description="the screened batch; by default the patient's newest"
-    )
+    batch: str | None = Field(None, description="the batch; by default the patient's newest")
     to: str | None = Field(None, description="a file to write: .html to print, or .csv")
     force: Force = False
 

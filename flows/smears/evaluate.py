@@ -136,15 +136,11 @@ def _publish(
         unseen_images=unseen,
         left_out=left_out,
         auroc={
-            each.subject.set + _strength(each.subject): each.found.value
-            for each in results
+            f"{of.set} {of.strength:.4f}" if of.strength else of.set: each.found.value
+            for each, of in ((each, each.subject) for each in results)
             if (each.detector, each.measure) == (scored.OWN, "AUROC")
-            and each.subject.composition == metrics.SINGLE
+            and of.composition == metrics.SINGLE
             and math.isfinite(each.found.value)
         },
         seconds=seconds,
     )
-
-
-def _strength(subject: metrics.Subject) -> str:
-    return "" if subject.strength is None else f" {subject.strength:.4f}"

@@ -8,13 +8,7 @@ from flows.commands.written import to_write, written
 from flows.options.tools import Export, PatientSheet
 from flows.outcome import Outcome, table
 from flows.settings import Settings, UsageError
-from flows.smears.jobs.drawings import (
-    DrawingJob,
-    draw,
-    draw_thumbnail,
-    find_refs,
-    places_jobs,
-)
+from flows.smears.jobs.drawings import DrawingJob, draw, draw_thumbnail, find_refs, places_jobs
 from flows.smears.stages.answers import answers_on
 from flows.smears.stages.calling import screened_batch
 from storage.batches.manifests import Batch

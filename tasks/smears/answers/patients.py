@@ -183,9 +183,7 @@ def _with_unread(known: int, unread: int, hits: int, drawn: int) -> Counted:
         return Counted(known, known, known)
     low, middle, high = (_share(hits, drawn, level) for level in (TAIL, 0.5, 1 - TAIL))
     return Counted(
-        known + int(unread * low),
-        known + round(unread * middle),
-        known + math.ceil(unread * high),
+        known + int(unread * low), known + round(unread * middle), known + math.ceil(unread * high)
     )
 
 

@@ -56,10 +56,7 @@ def logit_rivals() -> Rivals:
     def by_logits(detector: Any) -> Callable[[ImageEvidence], Float]:
         return lambda evidence: _numbers(detector.predict_logits(_wide(evidence.logits)))
 
-    return {
-        "maximum softmax": by_logits(MaxSoftmax(None)),
-        "energy": by_logits(EnergyBased(None)),
-    }
+    return {"maximum softmax": by_logits(MaxSoftmax(None)), "energy": by_logits(EnergyBased(None))}
 
 
 def fit_rivals(

@@ -9,20 +9,12 @@ import pytest
 
 from flows.commands.malaria_data import malaria
 from flows.commands.written import to_write, written
-from flows.options.tools import (
-    Contours,
-    Export,
-    Look,
-    Malaria,
-    PatientSheet,
-    ReviewApply,
-    ReviewExport,
-)
+from flows.options import tools
+from flows.options.tools import Contours, Look, Malaria, PatientSheet, ReviewApply, ReviewExport
 from flows.settings import Settings
+from flows.smears.commands import patient
 from flows.smears.commands.contours import contours
 from flows.smears.commands.look import look
-from flows.smears.commands.patient import export as export_answers
-from flows.smears.commands.patient import patient
 from flows.smears.commands.review.apply import apply
 from flows.smears.commands.review.queue import export
 from storage.store import Store
@@ -33,8 +25,8 @@ from tests.support.forced import published_and_forced
 COMMANDS: dict[str, tuple[Callable[..., Any], Callable[..., Any], str]] = {
     "look": (look, lambda **to: Look(photo=__file__, **to), "page.html"),
     "contours": (contours, lambda **to: Contours(batch="night", **to), "to/a.tiff.geojson"),
-    "patient": (patient, lambda **to: PatientSheet(name="p", **to), "page.csv"),
-    "export": (export_answers, lambda **to: Export(batch="night", **to), "all.json"),
+    "patient": (patient.patient, lambda **to: PatientSheet(name="p", **to), "page.csv"),
+    "export": (patient.export, lambda **to: tools.Export(**to), "all.json"),
     "review export": (export, lambda **to: ReviewExport(batch="night", **to), "to/slides.csv"),
     "review apply": (apply, lambda **to: ReviewApply(batch="night", **to), "labels.parquet"),
 }

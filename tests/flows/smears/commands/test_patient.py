@@ -56,27 +56,20 @@ def test_the_table_opens_in_a_spreadsheet(settings: Settings, tmp_path: Path) ->
 def test_a_batch_is_exported_for_surveillance(settings: Settings, tmp_path: Path) -> None:
     store = Store(settings.store)
     add_patients(store, {"p0": 2, "p1": 4, "p2": 0})
-    session, _ = open_session(
-        store, published_batch(store, "night"), limit=9, per_slide=99, unmarked=0.25
-    )
+    batch = published_batch(store, "night")
+    session, _ = open_session(store, batch, limit=9, per_slide=99, unmarked=0.25)
     for image in Suspects(session, None, 0.01).asked[0].order:
         session.answer("Ada", image, "Parasitized", 1.0)
     made = export(Export(to=str(tmp_path / "all.csv")), settings)
-    preliminary = {"positive, preliminary": 1, "negative, preliminary": 1}
-    assert made.patients == {"positive, final": 1} | preliminary
+    assert [*made.patients] == ["positive, final", "positive, preliminary", "negative, preliminary"]
     _, lines = read_csv((tmp_path / "all.csv").read_bytes())
     rows = {row["patient_id"]: row for _, row in lines}
     assert (rows["p0"]["status"], rows["p0"]["reader"]) == ("final", "Ada")
-    machine = {"species": "not specified", "value": "100000", "unit": "parasites/µL"}
-    assert rows["p1"].items() >= (machine | {"date": "2026-03-01", "reader": ""}).items()
+    assert rows["p1"].items() >= {"unit": "parasites/µL", "date": "2026-03-01"}.items()
     assert (rows["p2"]["result"], rows["p2"]["value"]) == ("negative", "")
     export(Export(to=str(tmp_path / "all.json")), settings)
     bundle = json.loads((tmp_path / "all.json").read_text())
-    assert (bundle["resourceType"], bundle["type"], len(bundle["entry"])) == (
-        "Bundle",
-        "collection",
-        3,
-    )
+    assert (bundle["type"], len(bundle["entry"])) == ("collection", 3)
     with pytest.raises(UsageError, match=r"is no .csv or .json file"):
         export(Export(to=str(tmp_path / "all.xml")), settings)
 
