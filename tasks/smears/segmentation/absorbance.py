@@ -203,9 +203,11 @@ def _noise(amount: Single) -> float:
 
 
 def white_outlines(
-    colour: Single, amount: Single, mask: Mask, typical: float, working: int
+    colour: Single, amount: Single, mask: Mask, typical: float, working: int, *, dark: bool
 ) -> list[contours.Outline]:
     """Find white cells: large nuclei of another colour than red cells, with their cytoplasm.
+
+    ``dark`` ones, of nearly the red cells' colour, are white cells only if that is asked for.
 
     Cytoplasm has some of the nucleus' colour and is near it. The cell is the convex hull of both.
     ``typical`` is the median amount of stained pixels.
@@ -219,10 +221,10 @@ def white_outlines(
     azure = contours.filtered(azure, smooth, smooth)
     unit = max(typical, PALEST)
     nuclei, depth = np.zeros(mask.shape, bool), CYTOPLASM_DEPTH * working
-    for away, dark, area in NUCLEI:
+    for away, darkness, area in NUCLEI if dark else NUCLEI[:1]:
         bodies, least = azure > away * unit, area * np.pi / 4 * working**2
-        if dark:
-            bodies &= amount > dark * typical
+        if darkness:
+            bodies &= amount > darkness * typical
         if np.count_nonzero(bodies) >= least:
             groups = _lobes_together(bodies, working)
             is_large = np.bincount(groups[bodies]) >= least

@@ -17,7 +17,7 @@ from tasks.images import decoding, geometry, opened_slides
 from tasks.images.access.files import stamp
 from tasks.images.manifest import Region, address_of
 from tasks.smears.segmentation.contours import joined
-from tasks.smears.segmentation.finders import Finder
+from tasks.smears.segmentation.finders import Finder, for_learning
 from tasks.smears.segmentation.finding import Cell, Cells
 from tasks.smears.segmentation.quality import field_quality, packed, sharpness
 from tasks.types import Float, Mask, Numbers, Pixels, Single
@@ -49,6 +49,8 @@ def cells_of_place(
     Measurements are added to those of the field. A slide's field below ``least_sharpness``
     is out of focus, and one above ``most_packed`` is too thick: neither is searched.
     """
+    if place["label"] == UNINFECTED:
+        finder = for_learning(finder)
     # The magnification of a slide is known; that of photographs was measured on some of them.
     expected = place["diameter"] if place["is_slide"] else None
     around, whole = box_of(place), size_of(place)

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -35,6 +36,15 @@ def load_finder(name: str) -> Finder:
             "module:function of your own"
         ) from None
     return finder
+
+
+def for_learning(finder: Finder) -> Finder:
+    """Let our finder take dark nuclei for red cells, in a healthy person's field to learn from.
+
+    Pieces of white cells are found as red cells at some laboratories. A detector that knew none
+    would call them parasites, and take the white cells of a night for a smear of their own.
+    """
+    return partial(find_cells, dark=False) if finder is find_cells else finder
 
 
 def try_finder(name: str) -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from tasks.smears.segmentation.finders import for_learning
 from tasks.smears.segmentation.finding import find_cells
 from tests.support.fields import NUCLEUS, disc, field_of, ground
 
@@ -49,3 +50,5 @@ def test_among_purple_red_cells_a_dark_body_is_a_nucleus_only_if_it_is_large(
     kinds = [cell.kind for cell in find_cells(field).cells]
     assert kinds.count("white") == is_white
     assert len(kinds) == 7
+    learned = for_learning(find_cells)(field, None)
+    assert {cell.kind for cell in learned.cells} == {"red"}
