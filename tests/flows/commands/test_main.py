@@ -190,8 +190,9 @@ def test_a_file_of_settings_that_is_read_is_named(
         (tmp_path / name / "models").mkdir(parents=True)
     assert run("status")[2] == ""
     (tmp_path / "slidewatch.toml").write_text('store = "elsewhere"\n')
-    assert run("status")[2] == f"settings: {tmp_path / 'slidewatch.toml'}\n"
-    assert run("--quiet", "status")[2] == ""
+    assert run("status")[2] == ""  # it names its store
+    assert f"settings: {tmp_path / 'slidewatch.toml'}\n" in run("retract", "--batch", "b")[2]
+    assert "settings: " not in run("--quiet", "retract", "--batch", "b")[2]
 
 
 def test_an_unreachable_scheduler_is_said_so(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
