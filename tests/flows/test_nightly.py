@@ -131,12 +131,10 @@ def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(
     ward.run()
     more = ward.arrive(2)
     ward.at(NOON + timedelta(hours=6))
-    assert "left for the night" not in capsys.readouterr().err
     again = ward.run()
     assert again.repeated
     assert names_of(again) == first
-    assert "2 new images of " in (said := capsys.readouterr().err)
-    assert "left for the night after 2026-03-01" in said
+    assert re.search("2 new images of .* left for the night after", capsys.readouterr().err)
     ward.at(NOON + DAY)
     assert names_of(ward.run()) == more
     ward.at(NOON + 30 * DAY)

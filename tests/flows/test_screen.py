@@ -350,9 +350,8 @@ def test_a_repeated_run_names_the_images_that_came_since(
     assert (again.repeated, again.come_since) == (True, [late.as_uri()])
     assert "was published before; 1 image came since (late.png): --force" in again.text()
     file.write_bytes(file.read_bytes() + b"another")  # photograph, under the same name
-    changed = screen_night(folder, ready)
-    assert changed.changed_since == [file.as_uri()]
-    assert f"came since (late.png), 1 image changed since ({file.name}): --f" in changed.text()
+    changed = f"came since (late.png), 1 image changed since ({file.name}): --f"
+    assert changed in screen_night(folder, ready).text()
     shutil.rmtree(folder)
     assert screen_night(folder, ready).come_since == []
 

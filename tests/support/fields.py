@@ -49,10 +49,9 @@ def rendered(seed: int, *, cells: int = 40, overlapping: float = 0.3) -> Rendere
 def thick_film() -> Field:
     """Nuclei of white cells on the clear ground that lysed red cells leave, and parasites."""
     rng, field = np.random.default_rng(1), ground(1000, 1400)
-    for x, y in rng.uniform(40, 960, (25, 2)):
-        disc(field, 1.4 * x, y, 24, (92, 54, 132))
-    for x, y in rng.uniform(0, 1000, (80, 2)):
-        disc(field, 1.4 * x, y, 4, (120, 60, 130))
+    for radius, number in ((24, 25), (4, 80)):
+        for x, y in rng.uniform(40, 960, (number, 2)):
+            disc(field, 1.4 * x, y, radius, (92, 54, 132))
     return (field + rng.normal(0, 1.5, field.shape)).clip(0, 255).astype(np.uint8)
 
 

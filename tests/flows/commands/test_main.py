@@ -86,6 +86,7 @@ def test_a_misspelt_command_names_the_right_ones(run: Run) -> None:
         (["screen", "--batch", "b"], "parameter --images requires an argument"),
         (["fit", "--images", "i", "--batch", "b", "--alpha", "7"], "--alpha: input should be less"),
         (["doctor", "--alpha", "7"], "slidewatch doctor: Unknown option: --alpha"),
+        (["nightly", "--inbox", "i", "--date", "yesterday"], "--date: give a date as YYYY-MM-DD"),
         (["doctor", "--workers", "none"], "--workers: input should be a valid integer"),
     ],
 )

@@ -57,7 +57,6 @@ def test_a_word_that_begins_with_a_dash_stands_behind_two() -> None:
         ("patient -x", "a name that begins with - stands last, after --: slidewatch patient -- -x"),
         ("patient -- -rf --batch B", "what follows -- is a name: give options before it"),
         ("look caf\udce9.png", "--photo: it is not UTF-8: rename it, or set PYTHONUTF8=1"),
-        ("train --images a --images \udcc3", "--images: it is not UTF-8"),
         ("look --x.png --quiet", "after --: slidewatch look -- --x.png"),
     ],
 )

@@ -126,8 +126,8 @@ def test_what_cannot_be_scored_is_said(
     with pytest.raises(StoreError, match="no store in"):
         open_store(tmp_path / "none")
     assert len(detector.score([])) == 0
-    empty, one_row = np.zeros((0, 5, 3), np.uint8), np.zeros(5, np.uint8)
-    for wrong in (None, 7, b"bytes", [[1, 2]], empty, one_row, Image.new("RGB", (0, 5))):
+    empty, row = np.zeros((0, 5, 3), np.uint8), np.zeros(5, np.uint8)
+    for wrong in (None, 7, b"bytes", [[1, 2]], empty, row, Image.new("RGB", (0, 5))):
         with pytest.raises(ValueError, match=r"^picture 0 is .*: give uint8 .* the address of a f"):
             detector.look(wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="images are given as NoneType: give a list"):

@@ -96,8 +96,7 @@ def test_what_has_no_red_cells_is_said_to_have_none_and_has_failed(
     else:
         given.mkdir()
     seen = look(Look(photo=str(given), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
-    what_for = "No pictures" if given.is_dir() else "No red cells"
-    assert f": {what_for} found: " in seen.sentence
+    assert f": No {'pictures' if given.is_dir() else 'red cells'} found: " in seen.sentence
     assert seen.failed
     assert seen.cells == 0
 
@@ -106,7 +105,6 @@ def test_the_answer_says_why_a_photograph_failed(tiny_ready: Settings, tmp_path:
     Image.fromarray(thick_film()).save(file := tmp_path / "field.png")
     seen = look(Look(photo=str(file), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
     assert seen.sentence.startswith("field.png: No red cells found: ")
-    assert seen.failed
     assert "\n1 failed: no_thin_smear: this looks like a thick film" in seen.text()
 
 

@@ -95,14 +95,10 @@ def test_packed_is_where_no_ground_is_seen() -> None:
     ],
 )
 def test_what_is_no_thin_smear_is_refused(field: Field, why: str) -> None:
-    found = find_cells(field)
-    assert len(found.cells) > 10
-    with pytest.raises(BadImageError, match=why) as refused:
-        refuse_other(field, found, field_quality(field, found))
-    assert refused.value.reason == "no_thin_smear"
+    with pytest.raises(BadImageError, match=why):
+        refuse_other(field, find_cells(field), quality(field))
 
 
-@pytest.mark.parametrize("field", [rendered(3).pixels, field_of((100, 100)), ground()])
-def test_a_thin_smear_is_read_however_empty(field: Field) -> None:
-    found = find_cells(field)
-    refuse_other(field, found, field_quality(field, found))
+def test_a_thin_smear_is_read_however_empty() -> None:
+    for field in (rendered(3).pixels, field_of((100, 100)), ground()):
+        refuse_other(field, find_cells(field), quality(field))
