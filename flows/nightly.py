@@ -77,7 +77,7 @@ def take_night(options: Nightly, settings: Settings) -> Screen:
             f"{moment:%Y-%m-%d %H:%M} UTC, is not its time: a night that was missed has no "
             "report, the next takes its images"
         )
-    if night is None or not (night.images or over):
+    if night is None or not over:
         with telemetry.stage("take"):
             night = _take_what_is_new(store, options, day)
     if night.inbox != options.inbox:
@@ -100,8 +100,6 @@ def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night
     card = classifiers.load_card(store, detector.model)
     with nights.series_lease(store, series, on_wait=tell) as held:
         night = nights.find_night(store, series, day)
-        if night and night.images:
-            return night
         frozen_at = now()
         earlier = nights.list_nights(store, series)
         files = arrivals(
@@ -114,6 +112,10 @@ def _take_what_is_new(store: Store, options: Nightly, day: date) -> nights.Night
             on_skip=warn,
         )
         held.check()
+        if night and night.images:
+            if night.inbox == inbox and (new := files.images.num_rows):
+                tell(f"{counted(new, 'new image')} of {inbox} left for the night after {day}")
+            return night
         night = nights.freeze_night(
             held.store, series, day, files.images, inbox=inbox, frozen_at=frozen_at
         )

@@ -268,7 +268,9 @@ def _take(
             f"{store.address(*folder[:-1])} is being worked on by {current.holder} "
             f"since {_when(current.taken_at)}"
         )
-        if not wait and (is_renewed or current.expires_at > _now()):
+        # A longer life than any lease has is that of a clock that is ahead: see if it is renewed.
+        is_left = timedelta(0) < current.expires_at - _now() <= timedelta(seconds=lifetime)
+        if not wait and (is_renewed or is_left):
             raise HeldByOtherError(
                 f"{held}: wait for it with --wait, or stop that process; if it died, the "
                 f"same command can take over after {_when(current.expires_at)}"

@@ -311,7 +311,7 @@ def refuse_absent(store: Store) -> None:
     except Exception as error:  # whatever a storage client raises
         raise StoreError(
             f"{store.url} cannot be read as a store ({type(error).__name__}: {error}): check the "
-            "address"
+            "address and the login"
         ) from None
     if not folders:
         raise MissingError(

@@ -115,8 +115,8 @@ def _local(settings: Settings) -> Iterator[Client]:
         _client_of(
             partial(LocalCluster, processes=True, **own, **options),
             "this machine's workers do not start",
-            "each needs about 400 MiB of memory and a place among the processes that you may have; "
-            "give fewer --workers",
+            "each needs about 400 MiB of memory, 20 open files (ulimit -n) and a place among your "
+            "processes (ulimit -u); raise these, or give fewer --workers",
         ) as client,
     ):
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
 from flows.jobs.libraries import VersionsDifferError
+from storage.store import StoreError
 
 ALONE, SUSPECTED = 2, 3  # numbers of killed workers
 BACKOFF = (1.0, 4.0, 16.0)  # seconds before a storage error is tried again
@@ -85,6 +86,6 @@ def _why_in_vain(error: Exception) -> str:
         return NO_SCHEDULER
     if isinstance(error, VersionsDifferError):
         return f"{error}: {SAME_VERSIONS}"
-    if isinstance(error, ClusterError):
+    if isinstance(error, ClusterError | StoreError):
         return str(error)
     return f"{type(error).__name__}: {error}"

@@ -132,7 +132,7 @@ def _prepare(command: commands.Command, settings: Settings) -> None:
 
     use_logs(settings.logs)
     file = settings_file()
-    if file:
+    if file and command.flow:
         tell(f"settings: {file}")
     if "cluster" in command.settings and settings.cluster == "scheduler" and settings.scheduler:
         # A forgotten file in the working folder may have named it.
@@ -171,6 +171,8 @@ def _one_line(error: BaseException) -> str:
 def _message(text: str) -> str:
     """Turn pydantic's message on a value into the rest of a sentence."""
     text = text.removeprefix("Value error, ")
+    if text.startswith("Input should be a valid date"):
+        return "give a date as YYYY-MM-DD"
     return f"{text[:1].lower()}{text[1:]}"
 
 

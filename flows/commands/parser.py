@@ -47,6 +47,8 @@ def read(app: App, words: list[str]) -> Given:
         called, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     except UnknownOptionError as error:
         hint = ""
+        if "--" in words:
+            raise UsageError("what follows -- is a name: give options before it") from None
         if error.token.keyword is None and "Did you mean" not in str(error):  # it may be a name
             command = shell_command(" ".join(app.parse_commands(words)[0]), "--", error.token.value)
             hint = f"; a name that begins with - stands last, after --: {command}"
@@ -60,8 +62,11 @@ def read(app: App, words: list[str]) -> Given:
         )
         raise SystemExit(0 if asked else 2)
     for key, value in bound.arguments.items():
-        if value == "" or (isinstance(value, list) and "" in value):
+        texts = value if isinstance(value, list) else [value]
+        if "" in texts:
             raise UsageError(f"{option_name(key)}: it is empty: is a variable not set?")
+        if any("\ud800" <= sign <= "\udfff" for text in texts for sign in str(text)):
+            raise UsageError(f"{option_name(key)}: it is not UTF-8: rename it, or set PYTHONUTF8=1")
     return bound.arguments
 
 

@@ -53,8 +53,9 @@ from storage.store import Store, StoreError, refuse_absent
 from tasks import types
 from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
+from tasks.images.access.files import SourceError
 from tasks.images.manifest import SCHEMA
-from tasks.smears.counting.call import NO_CELLS, needs_text, photograph_text
+from tasks.smears.counting.call import NO_CELLS, NO_PICTURES, needs_text, photograph_text
 from tasks.words import counted
 
 if TYPE_CHECKING:
@@ -110,6 +111,12 @@ class Seen:
         from flows.smears.frames import scored_frame
 
         return scored_frame(self.reports[IMAGES], self.refs, self.pictures, self.numbers)
+
+    @property
+    def failures(self) -> list[str]:
+        """List why images failed: a reason, a colon and the details, for each."""
+        images = self.reports[IMAGES]
+        return images["failure"].drop_null().to_pylist() if images.num_columns else []
 
     def _repr_html_(self) -> str:
         page = escape(self.page or "")
@@ -280,6 +287,10 @@ class OpenDetector:
             }
             refs = regions.image_refs(read_manifest(self._store, batch))
             page = "" if outcome.page_failure else Path(outcome.page).read_bytes().decode()
+        except Exception as error:
+            if type(error).__module__.startswith("botocore"):  # no credentials, no server
+                raise SourceError(f"{images}: {error}: check the address and the login") from error
+            raise
         finally:
             for folder in RESULTS:
                 self._store.remove(folder)
@@ -296,6 +307,8 @@ class OpenDetector:
 
 def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:
     """Write in a sentence what a photograph shows, or several, by the report on patients."""
+    if not outcome.images and not outcome.taken_for:
+        return NO_PICTURES
     if patients.num_rows == 1:
         return photograph_text(outcome.model_dump(), patients.to_pylist()[0])
     return needs_text(outcome.patients) or NO_CELLS
@@ -303,6 +316,8 @@ def sentence_of(outcome: NightOutcome, patients: pa.Table) -> str:
 
 def _listed(images: Sequence[Picture], folder: str) -> pa.Table:
     """List pictures as rows of a manifest; those from memory are saved in a folder."""
+    if not hasattr(images, "__len__"):
+        raise ValueError(f"images are given as {type(images).__name__}: give a list of pictures")
     rows: list[dict[str, Any]] = []
     for number, image in enumerate(images):
         if isinstance(image, str | Path):
@@ -317,13 +332,18 @@ def _listed(images: Sequence[Picture], folder: str) -> pa.Table:
 
 
 def _as_image(pixels: types.Pixels | Image.Image, number: int) -> Image.Image:
-    if isinstance(pixels, Image.Image):
+    if isinstance(pixels, Image.Image) and all(pixels.size):
         return pixels.convert("RGB")
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
-        raise ValueError(
-            f"picture {number} is {pixels.dtype} {pixels.shape}: give uint8 (h, w, 3), or (h, w)"
-        )
-    return Image.fromarray(pixels).convert("RGB")
+    seen = type(pixels).__name__
+    if isinstance(pixels, np.ndarray):
+        is_whole = pixels.size and pixels.ndim > 1 and pixels.shape[2:] in ((), (3,))
+        if is_whole and pixels.dtype == np.uint8:
+            return Image.fromarray(pixels).convert("RGB")
+        seen = f"{pixels.dtype} {pixels.shape}"
+    raise ValueError(
+        f"picture {number} is {seen}: give uint8 (h, w, 3) or (h, w), a Pillow image, or the "
+        "address of a file"
+    )
 
 
 def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) -> pa.Table:

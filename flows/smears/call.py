@@ -128,7 +128,8 @@ def _try_page(
     except LeaseLostError:
         raise
     except Exception as error:
-        return f"{type(error).__name__}: {error}", {}
+        kind = "" if isinstance(error, StoreError) else f"{type(error).__name__}: "
+        return f"{kind}{error}", {}
 
 
 @flow(flow_run_name="call {options.batch}")

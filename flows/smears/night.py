@@ -43,6 +43,7 @@ class NightOutcome(ScreenOutcome, CallOutcome):
 
     taken_for: dict[str, int] = Field(default_factory=dict)
     come_since: list[str] = Field(default_factory=list)
+    changed_since: list[str] = Field(default_factory=list)
 
     @property
     def problem(self) -> str:
@@ -71,19 +72,24 @@ class NightOutcome(ScreenOutcome, CallOutcome):
         return rows
 
     def done(self) -> str:
-        """Say in a line whether the batch was screened before, and name images that came since."""
-        new = self.come_since
-        if not self.repeated or not new:
+        """Say whether the batch was screened before, and name images that are new or changed."""
+        new, changed = self.come_since, self.changed_since
+        if not self.repeated or not new + changed:
             return super().done()
-        names = [uri.rpartition("/")[2] for uri in new[:NAMED]]
-        named = ", ".join([*names, *["..."] * (len(new) > NAMED)])
-        return (
-            f"batch {self.batch} was published before; {counted(len(new), 'image')} came since "
-            f"({named}): --force screens all images again"
+        since = ", ".join(
+            f"{counted(len(uris), 'image')} {what} since ({_named(uris)})"
+            for uris, what in ((new, "came"), (changed, "changed"))
+            if uris
         )
+        return f"batch {self.batch} was published before; {since}: --force screens all images again"
 
     def _text(self) -> str:
         return f"{self.done()}\n{table(self.rows())}"
+
+
+def _named(uris: list[str]) -> str:
+    names = [uri.rpartition("/")[2] for uri in uris[:NAMED]]
+    return ", ".join([*names, *["..."] * (len(uris) > NAMED)])
 
 
 @flow(flow_run_name="{options.batch}")
@@ -134,12 +140,15 @@ def screen_held(
             ready.result()
         screened = replace(screened, model=as_begun(store, screened.batch, screened.model))
         outcome = call_screened(held, settings, screened, seal, called)
-    new, repeated = list[str](), called is not None
+    new, changed, repeated = list[str](), list[str](), called is not None
     if repeated:
-        new = come_since(store, screened.batch, options, screened.model.classes)
+        new, changed = come_since(store, screened.batch, options, screened.model.classes)
     figures = outcome_of(screened, seal, repeated, time.monotonic() - started)
     return NightOutcome(
-        **figures.model_dump() | outcome.model_dump(), taken_for=taken.sorts, come_since=new
+        **figures.model_dump() | outcome.model_dump(),
+        taken_for=taken.sorts,
+        come_since=new,
+        changed_since=changed,
     )
 
 

@@ -49,6 +49,7 @@ Check = Callable[[Image.Image], None]
 Reason = Literal[
     "unreadable", "empty", "not_an_image", "too_large", "damaged", "killed_worker",
     "unknown_magnification", "too_coarse", "several_pictures", "not_a_cell", "left_out",
+    "no_thin_smear",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

@@ -124,7 +124,9 @@ def test_each_night_takes_what_came_since_the_last(
     assert names_of(outcome) == sorted(late + second)
 
 
-def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(ward: Ward) -> None:
+def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(
+    ward: Ward, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = ward.arrive(4)
     ward.run()
     more = ward.arrive(2)
@@ -132,6 +134,7 @@ def test_a_night_that_runs_again_returns_its_report_and_takes_nothing_more(ward:
     again = ward.run()
     assert again.repeated
     assert names_of(again) == first
+    assert re.search("2 new images of .* left for the night after", capsys.readouterr().err)
     ward.at(NOON + DAY)
     assert names_of(ward.run()) == more
     ward.at(NOON + 30 * DAY)

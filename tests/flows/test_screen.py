@@ -322,6 +322,9 @@ def test_a_repeated_run_names_the_images_that_came_since(
     again = screen_night(folder, ready)
     assert (again.repeated, again.come_since) == (True, [late.as_uri()])
     assert "was published before; 1 image came since (late.png): --force" in again.text()
+    file.write_bytes(file.read_bytes() + b"another")  # photograph, under the same name
+    changed = f"came since (late.png), 1 image changed since ({file.name}): --f"
+    assert changed in screen_night(folder, ready).text()
     shutil.rmtree(folder)
     assert screen_night(folder, ready).come_since == []
 

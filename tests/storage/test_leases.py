@@ -409,6 +409,14 @@ def test_a_holder_elsewhere_is_followed_when_its_lease_has_run_out_and_not_befor
     assert not is_held(any_store)
 
 
+def test_a_dead_holder_whose_clock_is_ahead_is_followed_after_a_lifetime(
+    any_store: Store, clock: Clock
+) -> None:
+    leave(any_store, seconds=3600, host="elsewhere", process_started=1.0)
+    assert not is_held(any_store)
+    assert clock.awake() < 65
+
+
 @pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("hours", [-5, 0, 5])
 def test_a_living_holder_keeps_its_lease_whatever_the_clocks_say(
@@ -512,6 +520,13 @@ def test_a_holder_that_slept_too_long_learns_who_is_the_writer_now(
             other.check()
             assert records(any_store) == ["000002.json"]
             assert is_held(any_store)
+
+
+def test_a_holder_that_slept_alone_goes_on(any_store: Store, clock: Clock) -> None:
+    with lease(any_store, *NIGHT, beat=NEVER) as sleeper:
+        clock.forward(600)
+        sleeper.renew()
+        sleeper.store.write_bytes(b"late", "file")
 
 
 def test_a_holder_that_misses_what_its_successor_removed_is_told_of_the_successor(

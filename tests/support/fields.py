@@ -1,5 +1,6 @@
 """Fields of view that are drawn: discs for cells, and rendered smears."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,3 +44,20 @@ def rendered(seed: int, *, cells: int = 40, overlapping: float = 0.3) -> Rendere
         height=1000,
         width=1400,
     )
+
+
+def thick_film() -> Field:
+    """Nuclei of white cells on the clear ground that lysed red cells leave, and parasites."""
+    rng, field = np.random.default_rng(1), ground(1000, 1400)
+    for radius, number in ((24, 25), (4, 80)):
+        for x, y in rng.uniform(40, 960, (number, 2)):
+            disc(field, 1.4 * x, y, radius, (92, 54, 132))
+    return (field + rng.normal(0, 1.5, field.shape)).clip(0, 255).astype(np.uint8)
+
+
+def clouds(sigma: float, *, of_one_colour: bool = True) -> Field:
+    """Smooth random colours, of which dark places look like cells."""
+    noise = np.random.default_rng(25).standard_normal((900, 1200, 3))
+    noise = cv2.GaussianBlur(noise, (0, 0), sigma)
+    noise = 0.8 * noise[..., :1] + 0.2 * noise if of_one_colour else noise
+    return (noise / noise.std() * 20 + 150).clip(0, 255).astype(np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.commands.written import to_write, written
 from flows.monitoring.console import moving
 from flows.options import tools
-from flows.outcome import Outcome, quoted
+from flows.outcome import Outcome, printable, quoted
 from flows.settings import Settings
 from flows.smears import api
 from storage.store import Store
@@ -32,6 +32,7 @@ class LookOutcome(Outcome):
     light: str
     reasons: list[str]
     failures: dict[str, int]
+    why: dict[str, str]
     detector: str
     page: str
     opened: bool
@@ -42,10 +43,10 @@ class LookOutcome(Outcome):
         return bool(self.failures) or not self.cells
 
     def _text(self) -> str:
-        failed = ", ".join(f"{n:,} failed: {why}" for why, n in self.failures.items())
+        failed = [f"{n:,} failed: {printable(self.why[each])}" for each, n in self.failures.items()]
         light = ": ".join((f"{self.light} light", *self.reasons[:1]))
         page = f"{self.page}{'' if self.opened else ' (open it in a browser)'}"
-        return "\n".join(filter(None, (self.sentence, self.next_step, failed, light, page)))
+        return "\n".join(filter(None, (self.sentence, self.next_step, *failed, light, page)))
 
 
 def look(options: tools.Look, settings: Settings) -> LookOutcome:
@@ -68,6 +69,7 @@ def look(options: tools.Look, settings: Settings) -> LookOutcome:
         photo=options.photo,
         sentence=f"{quoted(Path(options.photo).name)}: {seen.sentence}",
         next_step=seen.next_step,
+        why={each.partition(":")[0]: each for each in reversed(seen.failures)},
         cells=seen.outcome.scored,
         calls=seen.outcome.patients,
         page=str(page),

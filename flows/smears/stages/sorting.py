@@ -115,24 +115,28 @@ def _cut(
 
 def come_since(
     store: Store, batch: manifests.Batch, options: Screen, classes: Sequence[str]
-) -> list[str]:
-    """Name the sources of a batch that were not there when it began; none of a large one."""
+) -> tuple[list[str], list[str]]:
+    """Name a batch's sources that came since it began, and those of another size; not of many."""
     images, taken_as = as_given(options.images), options.taken_as
     large = batch.rows > MOST_COMPARED
     if options.limit is not None or large or _is_of_cells(store, images):
-        return []
+        return [], []
     if segmentations.segmentation_for(store, batch) is None:
         taken_as = "cells"
-        known = manifests.read_manifest(store, batch, columns=["uri"])["uri"]
+        known = manifests.read_manifest(store, batch, columns=["uri", "size"])
     else:
-        known = segmentations.read_sources(store, batch.key)["uri"]
+        known = segmentations.read_sources(store, batch.key)
     try:
-        listed = _list(store, options, classes, taken_as).table()["uri"]
+        listed = _list(store, options, classes, taken_as).table()
     except SourceError as error:
         warn(f"whether images came since batch {batch.name} began is not known: {error}")
-        return []
-    before = set(known.to_pylist())
-    return [uri for uri in listed.to_pylist() if uri not in before]
+        return [], []
+    before, now = (
+        dict(zip(files["uri"].to_pylist(), files["size"].to_pylist(), strict=True))
+        for files in (known, listed)
+    )
+    changed = [uri for uri, size in now.items() if before.get(uri) not in (None, size)]
+    return [uri for uri in now if uri not in before], changed
 
 
 def _is_of_cells(store: Store, images: str | list[str]) -> bool:

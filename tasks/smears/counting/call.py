@@ -21,6 +21,7 @@ MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is n
 MOST_FIELDS = 100  # photographs that somebody would still take
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
 
+NO_PICTURES = "No pictures found: slidewatch reads PNG, JPEG, TIFF, BMP, WebP and HEIC"
 NO_CELLS = (
     "No red cells found: slidewatch reads photographs of thin blood smears, taken through a 100x "
     "lens, and cells that were cut out of them"
@@ -317,6 +318,8 @@ def suspects_text(row: Mapping[str, Any]) -> str:
 
 def photograph_text(night: Mapping[str, Any], patient: Mapping[str, Any]) -> str:
     """Write in a sentence what one photograph shows, from its rows of batch and patient."""
+    if not night["scored"]:
+        return NO_CELLS
     call = f"{patient['call'].capitalize()}"
     if patient["call"] == Call.POSITIVE:
         call += f", about {percent_text(patient['corrected_percent'])}"

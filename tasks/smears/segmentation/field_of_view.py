@@ -19,7 +19,7 @@ from tasks.images.manifest import Region, address_of
 from tasks.smears.segmentation.contours import joined
 from tasks.smears.segmentation.finders import Finder, for_learning
 from tasks.smears.segmentation.finding import Cell, Cells
-from tasks.smears.segmentation.quality import field_quality, packed, sharpness
+from tasks.smears.segmentation.quality import field_quality, packed, refuse_other, sharpness
 from tasks.types import Float, Mask, Numbers, Pixels, Single
 
 Row = dict[str, Any]
@@ -77,7 +77,10 @@ def cells_of_place(
     if expected is not None and not len(cells.cells) >= ENOUGH_CELLS:
         diameter = expected
     kept, rows = _image_rows(place, whole, cells, diameter, step, around)
-    quality = field_quality(pixels, Cells(tuple(kept), cells.diameter), focus=seen)
+    cells = Cells(tuple(kept), cells.diameter)
+    quality = field_quality(pixels, cells, focus=seen)
+    if not place["is_slide"]:
+        refuse_other(pixels, cells, quality)
     known = {name: finite(value) for name, value in quality.items()}
     known |= {
         "diameter": finite(diameter),

@@ -7,6 +7,7 @@ from distributed.comm.core import CommClosedError
 
 from flows.cluster.trials import ClusterError, Trials
 from flows.jobs.libraries import VersionsDifferError
+from storage.store import StoreError
 
 DEATH = KilledWorker("job", None, 0)
 
@@ -35,6 +36,7 @@ def test_errors_and_deaths_are_counted_apart() -> None:
         (CommClosedError("in <TCP>"), "scheduler is lost"),
         (VersionsDifferError("torch is 2 here"), "torch is 2 here: install the same versions"),
         (ClusterError("the cluster has no workers left"), "^the cluster has no workers left$"),
+        (StoreError("card.json does not exist"), "^card.json does not exist$"),
         (ValueError("a mistake of ours"), "ValueError: a mistake of ours"),
     ],
 )

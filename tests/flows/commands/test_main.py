@@ -80,6 +80,13 @@ def test_a_misspelt_command_names_the_right_ones(run: Run) -> None:
     assert "Available commands: train, fit, " in err
 
 
+def test_a_wrong_date_is_said_in_one_line(run: Run) -> None:
+    code, _, err = run("nightly", "--inbox", "i", "--date", "yesterday")
+    assert code == 2
+    assert "--date: give a date as YYYY-MM-DD" in err
+    assert err.count("\n") == 1
+
+
 def test_an_error_is_one_line_and_a_traceback_comes_with_debug(tmp_path: Path, run: Run) -> None:
     arguments = ["status", "--store", str(tmp_path / "none")]
     code, out, err = run(*arguments)
@@ -174,8 +181,9 @@ def test_a_file_of_settings_that_is_read_is_named(
         (tmp_path / name / "models").mkdir(parents=True)
     assert run("status")[2] == ""
     (tmp_path / "slidewatch.toml").write_text('store = "elsewhere"\n')
-    assert run("status")[2] == f"settings: {tmp_path / 'slidewatch.toml'}\n"
-    assert run("--quiet", "status")[2] == ""
+    assert run("status")[2] == ""  # it names its store
+    assert f"settings: {tmp_path / 'slidewatch.toml'}\n" in run("retract", "--batch", "b")[2]
+    assert "settings: " not in run("--quiet", "retract", "--batch", "b")[2]
 
 
 def test_an_unreachable_scheduler_is_said_so(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

@@ -55,6 +55,8 @@ def test_a_word_that_begins_with_a_dash_stands_behind_two() -> None:
         ("fit --images", "parameter --images requires an argument"),
         ("query a --seconds 3 --seconds 4", "--seconds specified multiple times"),
         ("patient -x", "a name that begins with - stands last, after --: slidewatch patient -- -x"),
+        ("patient -- -rf --batch B", "what follows -- is a name: give options before it"),
+        ("look caf\udce9.png", "--photo: it is not UTF-8: rename it, or set PYTHONUTF8=1"),
         ("look --x.png --quiet", "after --: slidewatch look -- --x.png"),
     ],
 )

@@ -6,11 +6,13 @@ import pickle
 import re
 from datetime import date
 from pathlib import Path
+from typing import NoReturn
 
 import marimo
 import numpy as np
 import pandas as pd
 import pytest
+from botocore.exceptions import NoCredentialsError
 from PIL import Image
 
 from flows.options.flows import Screen
@@ -22,6 +24,7 @@ from storage.models import shipped
 from storage.parquet import read_table
 from storage.reports.tables import PATIENTS, report_path
 from storage.store import Store, StoreError
+from tasks.images.access.files import SourceError
 from tests.support.processes import python
 
 OF_A_RUN = ["batch", "batch_date", "scored_at"]
@@ -113,7 +116,9 @@ def test_a_store_keeps_nothing_of_it(
     assert kept <= {".staged", "detectors", "models", "statistics", "tunings"}
 
 
-def test_what_cannot_be_scored_is_said(detector: OpenDetector, tmp_path: Path) -> None:
+def test_what_cannot_be_scored_is_said(
+    detector: OpenDetector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ValueError, match=r"picture 1 is float64 \(4, 4, 3\): give uint8"):
         detector.score([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3))])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="1 image, but 2 values of slide_id"):
@@ -121,6 +126,19 @@ def test_what_cannot_be_scored_is_said(detector: OpenDetector, tmp_path: Path) -
     with pytest.raises(StoreError, match="no store in"):
         open_store(tmp_path / "none")
     assert len(detector.score([])) == 0
+    empty, row = np.zeros((0, 5, 3), np.uint8), np.zeros(5, np.uint8)
+    for wrong in (None, 7, b"bytes", [[1, 2]], empty, row, Image.new("RGB", (0, 5))):
+        with pytest.raises(ValueError, match=r"^picture 0 is .*: give uint8 .* the address of a f"):
+            detector.look(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="images are given as NoneType: give a list"):
+        detector.score(None)  # type: ignore[arg-type]
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise NoCredentialsError
+
+    monkeypatch.setattr("flows.smears.api.screen_sources", refuse)
+    with pytest.raises(SourceError, match=r"^s3://b/x.jpg: Unable to .*: check the address and"):
+        detector.look("s3://b/x.jpg")
 
 
 def test_a_photograph_is_seen_as_the_command_sees_it(photo: Path, tiny_ready: Settings) -> None:

@@ -1,5 +1,6 @@
 """Run the command `review serve`: pages on which a person reads cells, on this machine alone."""
 
+import errno
 import secrets
 import socket
 from contextlib import suppress
@@ -82,4 +83,6 @@ def _listening(port: int) -> socket.socket:
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
-        raise UsageError(f"--port: {HOST}:{port} is already in use ({error.strerror})") from None
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"--port: {HOST}:{port} is already in use: give another") from None
+        raise UsageError(f"--port: {HOST}:{port} cannot be served: {error.strerror}") from None

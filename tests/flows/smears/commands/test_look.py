@@ -13,6 +13,7 @@ from flows.settings import Settings
 from flows.smears.commands import look as module
 from flows.smears.commands.look import look
 from storage.store import Store, StoreError
+from tests.support.fields import thick_film
 from tests.support.processes import python
 from tests.support.shipping import ship
 
@@ -95,9 +96,16 @@ def test_what_has_no_red_cells_is_said_to_have_none_and_has_failed(
     else:
         given.mkdir()
     seen = look(Look(photo=str(given), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
-    assert ": No red cells found: " in seen.sentence
+    assert f": No {'pictures' if given.is_dir() else 'red cells'} found: " in seen.sentence
     assert seen.failed
     assert seen.cells == 0
+
+
+def test_the_answer_says_why_a_photograph_failed(tiny_ready: Settings, tmp_path: Path) -> None:
+    Image.fromarray(thick_film()).save(file := tmp_path / "field.png")
+    seen = look(Look(photo=str(file), to=str(tmp_path / "o.html"), browser=False), tiny_ready)
+    assert seen.sentence.startswith("field.png: No red cells found: ")
+    assert "\n1 failed: no_thin_smear: this looks like a thick film" in seen.text()
 
 
 def test_a_line_feed_in_a_name_makes_no_line_of_the_answer(

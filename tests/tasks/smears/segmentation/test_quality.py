@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from tasks.images.decoding import BadImageError
 from tasks.smears.segmentation.finding import Cells, find_cells
-from tasks.smears.segmentation.quality import field_quality, packed, sharpness
-from tests.support.fields import RED, Field, field_of, ground, rendered
+from tasks.smears.segmentation.quality import field_quality, packed, refuse_other, sharpness
+from tests.support.fields import RED, Field, clouds, field_of, ground, rendered, thick_film
 
 NONE = Cells((), float("nan"))
 
@@ -83,3 +84,21 @@ def test_packed_is_where_no_ground_is_seen() -> None:
     field[:150] = field[:150] // 3  # half of it is thick
     assert packed(field, 40) == pytest.approx(0.5, abs=0.2)
     assert np.isnan(packed(field, float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("field", "why"),
+    [
+        (thick_film(), "a thick film, dark nuclei without red cells"),
+        (clouds(14), "nothing in it has the edge of a cell"),
+        (clouds(25, of_one_colour=False), "white cells alone would be"),
+    ],
+)
+def test_what_is_no_thin_smear_is_refused(field: Field, why: str) -> None:
+    with pytest.raises(BadImageError, match=why):
+        refuse_other(field, find_cells(field), quality(field))
+
+
+def test_a_thin_smear_is_read_however_empty() -> None:
+    for field in (rendered(3).pixels, field_of((100, 100)), ground()):
+        refuse_other(field, find_cells(field), quality(field))

@@ -9,6 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from flows.settings import UsageError
+from flows.smears.commands.review.serve import _listening
 from storage.store import Store
 from tests.support.paths import ROOT
 from tests.support.reading import night
@@ -57,3 +61,9 @@ def test_ctrl_c_ends_it_while_a_form_is_half_sent_and_strangers_leave_no_trace(
     assert process.returncode == 0, err
     assert "cells to read" in out
     assert err == ""
+
+
+def test_a_port_in_use_is_said_so() -> None:
+    in_use = pytest.raises(UsageError, match=r"is already in use: give another$")
+    with socket.create_server(("127.0.0.1", 0)) as taken, in_use:
+        _listening(taken.getsockname()[1])
