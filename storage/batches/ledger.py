@@ -9,7 +9,7 @@ the report is published.
 from contextlib import suppress
 from datetime import datetime
 
-from storage.batches.manifests import Batch, Shard, attempts_at, load_batch_of_key
+from storage.batches.manifests import Batch, Shard
 from storage.records import Entry, Record, Tell, now, read_readable
 from storage.store import AlreadyExistsError, Store
 
@@ -188,9 +188,3 @@ def list_seals(store: Store, batch: Batch, on_damage: Tell | None = None) -> lis
         lambda name: read_seal(store, batch, name.removesuffix(".json")), names, on_damage
     )
     return sorted((seal for seal in seals if seal), key=lambda seal: seal.scored_at)
-
-
-def seals_of(store: Store, name: str) -> list[Seal]:
-    """List the seals of all attempts at a batch."""
-    batches = [load_batch_of_key(store, key) for key in attempts_at(store, name)]
-    return [seal for batch in batches for seal in list_seals(store, batch)]

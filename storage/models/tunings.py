@@ -9,7 +9,7 @@ from contextlib import suppress
 from storage import records
 from storage.batches import ledger
 from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard, features_name
+from storage.models.classifiers import ModelCard
 from storage.store import AlreadyExistsError, Store, digest_of
 
 FOLDER = "tunings"
@@ -62,9 +62,3 @@ def as_begun(store: Store, batch: Batch, card: ModelCard) -> ModelCard:
     """Return a model's card with the tuning of a batch."""
     known = tuning_of(store, batch, card.name)
     return card.tuned(known.tuning if known else None)
-
-
-def features_of(store: Store, batch: Batch, model: str) -> str:
-    """Return the name under which the features of a batch are kept."""
-    known = tuning_of(store, batch, model)
-    return features_name(model, known.tuning if known else None)

@@ -8,8 +8,8 @@ from functools import partial
 import pyarrow as pa
 
 from storage.batches.kinds import kind_of_attempts
-from storage.batches.ledger import read_seal, seals_of
-from storage.batches.manifests import load_batch_of_key
+from storage.batches.ledger import list_seals, read_seal
+from storage.batches.manifests import attempts_at, load_batch_of_key
 from storage.kinds import Check, Kind, Table, lease_checks
 from storage.parquet import iterate_rows, read_table
 from storage.reports.schemas.images import image_schema
@@ -103,7 +103,8 @@ def _counted(store: Store, path: tuple[str, ...]) -> dict[str, object]:
 
 
 def _sealed(store: Store, batch: str) -> set[str]:
-    return {seal.report_digest for seal in seals_of(store, batch)}
+    attempts = [load_batch_of_key(store, key) for key in attempts_at(store, batch)]
+    return {seal.report_digest for attempt in attempts for seal in list_seals(store, attempt)}
 
 
 KINDS = (

@@ -128,14 +128,10 @@ class Evidence:
     sizes: Integers
 
     @classmethod
-    def none(cls) -> "Evidence":
-        """Make empty evidence."""
-        return cls(np.empty(0), np.empty(0), np.empty(0, bool), (), np.empty(0, np.int64))
-
-    @classmethod
     def joined(cls, parts: list["Evidence"]) -> "Evidence":
-        """Join the evidence of several patients."""
-        return bundles.join([cls.none(), *parts])
+        """Join the evidence of several patients, or of none."""
+        none = cls(np.empty(0), np.empty(0), np.empty(0, bool), (), np.empty(0, np.int64))
+        return bundles.join([none, *parts])
 
 
 def unseen_evidence(job: WitnessJob) -> Evidence:

@@ -193,7 +193,7 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
     LaboratoryError if the batch has some, but not all images of a night.
     """
-    store, model = lab.store, lab.model.name
+    store, model = lab.store, lab.model
     images = learned.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
     left = []
     for night in lab.known.nights if lab.known else []:

@@ -73,11 +73,6 @@ class TrainingRecipe:
             return None
         return digest_of(Path(self.weights).read_bytes())
 
-    @property
-    def seed(self) -> int:
-        """Return the seed of the split and of the training."""
-        return self.plan.seed
-
 
 def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
     """Compute the digest of everything that decides the result of a training, including images."""
@@ -199,7 +194,8 @@ def train_model(
 
     DivergedError if a loss is not finite; SplitError if there are too few images for three parts.
     """
-    parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
+    seed = recipe.plan.seed
+    parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=seed)
     rows = {part: np.flatnonzero(np.isin(data.keys, keys)) for part, keys in parts.items()}
     made = train_rows(store, training, recipe, data, rows)
     given = rows["train"][~data.cut_out[rows["train"]]]
