@@ -6,12 +6,11 @@ of a screening, named by its detector, hold the rows of parts and of their slide
 the report is published.
 """
 
-from contextlib import suppress
 from datetime import datetime
 
 from storage.batches.manifests import Batch, Shard
 from storage.records import Entry, Record, Tell, now, read_readable
-from storage.store import AlreadyExistsError, Store
+from storage.store import Store
 
 
 class Failure(Entry):
@@ -137,11 +136,8 @@ class Screening(Record):
 def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
     """Return the time at which a detector began to score a batch, set by the first call."""
     parts = ("batches", batch.key, "screenings", f"{detector}.json")
-    if begun := Screening.find(store, *parts):
-        return begun.scored_at
-    with suppress(AlreadyExistsError):
-        Screening(scored_at=now()).write(store, *parts, once=True)
-    return Screening.read(store, *parts).scored_at
+    begun = Screening.find(store, *parts) or Screening(scored_at=now()).kept(store, *parts)
+    return begun.scored_at
 
 
 def screened_by(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from storage.batches.kinds import kind_of_attempts
+from storage.batches.kinds import kind_of_files
 from storage.batches.ledger import list_seals, read_seal
 from storage.batches.manifests import attempts_at, load_batch_of_key
 from storage.kinds import Check, Kind, Table, lease_checks
@@ -27,12 +27,13 @@ def report_kind(
     sealed: Callable[[Store, str], Collection[str]],
     *,
     expires: bool = True,
+    joined: str | None = None,
     meant: Mapping[str, str] = {},
 ) -> Kind:
     """Make the kind of the reports in ``reports/<name>``.
 
     ``schema`` has the columns for a model of some classes and taps, ``sealed`` the digests in seals
-    of a batch, ``meant`` columns by other words. Old ones may be removed if it ``expires``.
+    of a batch. Old ones may be removed if it ``expires``; ``joined`` and ``meant`` are of `Table`.
     """
 
     def checks(store: Store, only: str | None = None) -> Iterator[Check]:
@@ -45,7 +46,7 @@ def report_kind(
     def expiring(batch: str, day: date) -> list[tuple[str, ...]]:
         return [report_path(batch, day, name)] if expires else []
 
-    table = Table(schema, files=partial(report_files, name=name), meant=meant)
+    table = Table(schema, files=partial(report_files, name=name), joined=joined, meant=meant)
     return Kind(name, checks=checks, batch_checks=checks, expiring=expiring, table=table)
 
 
@@ -72,12 +73,6 @@ def _verify(
             "it is not the report that was sealed (sha256 differs): restore it from a backup, or "
             f"screen batch {batch} again with the same command, if no run is publishing it now"
         )
-
-
-def _figure_checks(store: Store, key: str) -> Iterator[Check]:
-    for file in store.names("batches", key, "sealed"):
-        path = f"batches/{key}/sealed/{file}"
-        yield Check.of(path, _figures, store, key, file.removesuffix(".json"))
 
 
 def _figures(store: Store, key: str, screening: str) -> None:
@@ -109,6 +104,6 @@ def _sealed(store: Store, batch: str) -> set[str]:
 
 KINDS = (
     report_kind(IMAGES, image_schema, _sealed, meant=MEANT),
-    kind_of_attempts("figures", _figure_checks),
+    kind_of_files("figures", "sealed", _figures),
     Kind("leases on reports", checks=lambda store: lease_checks(store, "reports")),
 )

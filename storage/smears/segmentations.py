@@ -125,7 +125,7 @@ def freeze_segmentation(
         sources=sources.num_rows,
         sources_digest=digest_of(content),
         started_at=started_at,
-        cells=_sorts(sources)["cells"],
+        cells=count_sorts(sources)["cells"],
     )
     with records.once(f"segmentation {name} exists already, and its sources are frozen"):
         records.freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
@@ -143,12 +143,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def count_sorts(store: Store, name: str) -> dict[str, int]:
+def count_sorts(sources: pa.Table) -> Counter[str]:
     """Count the sources by kind, without those of unknown kind."""
-    return dict(_sorts(parquet.read_table(store, FOLDER, name, SOURCES)))
-
-
-def _sorts(sources: pa.Table) -> Counter[str]:
     if SORT not in sources.column_names:
         return Counter()
     return Counter(sort for sort in sources[SORT].to_pylist() if sort)

@@ -110,7 +110,8 @@ def _cut(
     )
     cut_up(settings, key, wanted, root=root or images, sources=sources)
     cells = segmentations.manifest_address(store, key)
-    return Taken(cells, None, sorts=segmentations.count_sorts(store, key))
+    counts = segmentations.count_sorts(segmentations.read_sources(store, key))
+    return Taken(cells, None, sorts=dict(counts))
 
 
 def come_since(
