@@ -139,7 +139,6 @@ def _synced(settings: Settings) -> tuple[bool, str]:
 
 
 def _filesystem(path: Path) -> str:
-    """Name the kind of filesystem that a path lies on."""
     kinds = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
     mount = next((each for each in (path, *path.resolve().parents) if each in kinds), None)
     return kinds[mount] if mount else "an unknown filesystem"
@@ -181,10 +180,7 @@ def _replaced(settings: Settings) -> tuple[bool, str]:
 def _model(settings: Settings) -> tuple[bool, str]:
     cards = list_models(Store(settings.store))
     if not cards:
-        return (
-            True,
-            f"{list_models(shipped())[-1].name} comes along; slidewatch train adds one",
-        )
+        return True, f"{list_models(shipped())[-1].name} comes along; slidewatch train adds one"
     changes = changed_since(cards[-1].versions, ["torch"])
     made = "; ".join(f"warning: {change} since it was trained" for change in changes)
     return True, f"{cards[-1].name} {made}".strip()
