@@ -98,10 +98,7 @@ def describe_night(job: NightJob) -> NightReference:
 
 
 def compared_with(
-    detector: Detector,
-    references: References,
-    cells: cell_score.CellFeatures,
-    parent: float = 0.0,
+    detector: Detector, references: References, cells: cell_score.CellFeatures, parent: float = 0.0
 ) -> Compared:
     """Find the leans of the parts of a group of cells; see `group_leans`."""
     if detector.witnesses is None or detector.own is None:

@@ -17,12 +17,7 @@ from tasks.detector.slides import cell_score, groups, night_smears, own_normal
 from tasks.metrics.metrics import Interval, interval, resampled
 from tasks.smears.counting.call import LEAST_CELLS, percent_text
 from tasks.smears.counting.error_rates import laboratory_rates
-from tasks.smears.counting.interpretation import (
-    ErrorRates,
-    KnownRates,
-    blank_count,
-    cells_needed,
-)
+from tasks.smears.counting.interpretation import ErrorRates, KnownRates, blank_count, cells_needed
 from tasks.smears.laboratories.learning import SlideEvidence, fused, mixed
 from tasks.smears.reports.parasitaemia import wilson_interval
 from tasks.types import Float, Integers
