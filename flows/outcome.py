@@ -7,6 +7,7 @@ import shutil
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -38,6 +39,18 @@ class Outcome(BaseModel):
         """Yield the outcome's text in pieces, so that a long answer is never held whole."""
         text = self.model_dump_json(indent=2) if as_json else printable(self.text(), keep="\n")
         yield text + "\n"
+
+
+class DamageOutcome(Outcome):
+    """An outcome whose ``damaged`` files or records need a person."""
+
+    if TYPE_CHECKING:  # each of these outcomes has the field in its own place
+        damaged: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Return whether anything is damaged."""
+        return bool(self.damaged)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from flows.monitoring import console, telemetry
 from flows.options.flows import Prune
-from flows.outcome import Outcome, table
+from flows.outcome import DamageOutcome, table
 from flows.prefect.decorators import flow
 from flows.settings import Settings
 from flows.stages.batch import lease_batch
@@ -30,7 +30,7 @@ class ClockError(Exception):
     """The clock of this machine may be wrong, and everything would seem old by it."""
 
 
-class PruneOutcome(Outcome):
+class PruneOutcome(DamageOutcome):
     """The files that went, or would; ``features`` and ``reports`` are the days they stay."""
 
     applied: bool
@@ -39,13 +39,8 @@ class PruneOutcome(Outcome):
     removed: dict[str, list[str]] = Field({})
     bytes: int = 0
     busy: list[str] = Field([])
-    damaged: list[str] = Field([])
+    damaged: list[str] = Field([])  # records, each of which hides if something may go
     swept: int = 0
-
-    @property
-    def failed(self) -> bool:
-        """Return whether a damaged record hides if something may go."""
-        return bool(self.damaged)
 
     def _text(self) -> str:
         done = "removed" if self.applied else "would remove"

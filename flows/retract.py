@@ -49,7 +49,7 @@ def retract(options: Retract, settings: Settings) -> FitOutcome:
         with open_client(settings) as client:
             to = class_statistics.Fitting(client, settings, store, card)
             class_statistics.refuse_damage(to, latest.contributions)
-            before = class_statistics.as_before(store, card, kept)
+            before = class_statistics.as_before(to, kept)
             total, errors = before or _without(to, latest, taken, held_out)
             held.check()
             lineage = class_statistics.save_version(to, latest, total, errors, operation, kept)

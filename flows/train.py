@@ -97,10 +97,7 @@ def train(options: Train, settings: Settings) -> TrainOutcome:
 
 
 def train_by(
-    recipe: recipes.TrainingRecipe,
-    model: str | None,
-    settings: Settings,
-    folds: int | None = None,
+    recipe: recipes.TrainingRecipe, model: str | None, settings: Settings, folds: int | None = None
 ) -> TrainOutcome:
     """Train by a recipe, and keep the model once its folds are there; a second run resumes."""
     store = Store(settings.store)

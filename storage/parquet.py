@@ -35,12 +35,7 @@ def write_table(
         pq.write_table(table, stage, row_group_size=group_rows, **_WRITE)
 
 
-def write_parts(
-    store: Store,
-    schema: pa.Schema,
-    parts: Iterable[pa.Table],
-    *path: str,
-) -> str:
+def write_parts(store: Store, schema: pa.Schema, parts: Iterable[pa.Table], *path: str) -> str:
     """Write a table part by part, a row group for each that is not empty; return its sha256."""
     with store.staged(*path) as stage:
         return stage_parts(stage, schema, parts)
@@ -81,10 +76,7 @@ def table_from_bytes(content: bytes, columns: list[str] | None = None) -> pa.Tab
 
 
 def iterate_groups(
-    store: Store,
-    *path: str,
-    columns: list[str] | None = None,
-    groups: Iterable[int] | None = None,
+    store: Store, *path: str, columns: list[str] | None = None, groups: Iterable[int] | None = None
 ) -> Iterator[pa.Table]:
     """Yield row groups of a table, which may be larger than memory; all without ``groups``."""
     with open_table(store, *path) as file:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -41,6 +41,12 @@ class Record(Entry):
     def write(self, store: Store, *parts: str, once: bool = False) -> None:
         """Write the record; the same record always has the same bytes."""
         store.write_json(self._document(), *parts, once=once)
+
+    def kept(self, store: Store, *parts: str) -> Self:
+        """Write the record unless one is there; return the one that is there now."""
+        with suppress(AlreadyExistsError):
+            self.write(store, *parts, once=True)
+        return self.read(store, *parts)
 
     def _document(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

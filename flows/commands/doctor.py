@@ -139,7 +139,6 @@ def _synced(settings: Settings) -> tuple[bool, str]:
 
 
 def _filesystem(path: Path) -> str:
-    """Name the kind of filesystem that a path lies on."""
     kinds = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
     mount = next((each for each in (path, *path.resolve().parents) if each in kinds), None)
     return kinds[mount] if mount else "an unknown filesystem"

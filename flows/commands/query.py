@@ -21,7 +21,7 @@ from rich.text import Text
 from flows.monitoring import ending
 from flows.monitoring.console import complain, warn
 from flows.options.tools import Format, Query, Schema
-from flows.outcome import Outcome, shown_width
+from flows.outcome import DamageOutcome, Outcome, shown_width
 from flows.settings import Settings, UsageError
 from storage.kinds import tables
 from storage.reports.sql import after, answer, column_types, given_up
@@ -37,19 +37,14 @@ DATA, STACK = 3 * 2**30, 2**23  # bytes: of all, and of each thread
 GRACE = 1.0  # seconds for DuckDB to notice by itself that the time is over
 
 
-class QueryOutcome(Outcome):
+class QueryOutcome(DamageOutcome):
     """The answer to a query, which is computed while it is written and never held whole."""
 
     store: str
     sql: str
     format: Format
     seconds: float
-    damaged: list[str] = Field(default_factory=list)
-
-    @property
-    def failed(self) -> bool:
-        """Return whether reports were left out of the answer, once it is written."""
-        return bool(self.damaged)
+    damaged: list[str] = Field(default_factory=list)  # reports left out of the answer
 
     def _leave_out(self, text: str) -> None:
         self.damaged.append(text)

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from flows.monitoring.console import warn
 from flows.options.tools import Status, Verify
-from flows.outcome import Outcome, numbered, shown_width
+from flows.outcome import DamageOutcome, numbered, shown_width
 from flows.settings import Settings
 from storage.batches import ledger, manifests
 from storage.batches.kinds import batch_checks
@@ -34,7 +34,7 @@ OF_A_BATCH = (
 )  # fmt: skip
 
 
-class StatusOutcome(Outcome):
+class StatusOutcome(DamageOutcome):
     """The models, statistics, detectors and batches of a store, oldest first."""
 
     store: str
@@ -43,11 +43,6 @@ class StatusOutcome(Outcome):
     detectors: list[Row]
     batches: list[Row]
     damaged: list[str]
-
-    @property
-    def failed(self) -> bool:
-        """Return whether something damaged is left out."""
-        return bool(self.damaged)
 
     def _text(self) -> str:
         unfinished = [{} if row["complete"] else {"light": "unfinished"} for row in self.batches]
@@ -209,17 +204,12 @@ def _positive(calls: dict[str, int] | None, persons: dict[str, int] | None) -> s
     return f"{calls.get('positive', 0):,} of {sum(calls.values()):,}{by_persons}"
 
 
-class VerifyOutcome(Outcome):
+class VerifyOutcome(DamageOutcome):
     """The number of things compared, and a line for each that is damaged."""
 
     store: str
     compared: int
     damaged: list[str]
-
-    @property
-    def failed(self) -> bool:
-        """Return whether anything is damaged."""
-        return bool(self.damaged)
 
     def _text(self) -> str:
         damage = f"{len(self.damaged):,} damaged" if self.damaged else "nothing is damaged"

@@ -54,7 +54,7 @@ from tasks import types
 from tasks.images import listing, regions
 from tasks.images.access.addresses import EXTENSIONS, SLIDE_EXTENSIONS
 from tasks.images.access.files import SourceError
-from tasks.images.manifest import SCHEMA
+from tasks.images.manifest import SCHEMA, with_column
 from tasks.smears.counting.call import NO_CELLS, NO_PICTURES, needs_text, photograph_text
 from tasks.words import counted
 
@@ -352,6 +352,4 @@ def _named(manifest: pa.Table, column: str, names: Sequence[str | None] | None) 
     if len(names) != manifest.num_rows:
         images, values = counted(manifest.num_rows, "image"), counted(len(names), "value")
         raise ValueError(f"{images}, but {values} of {column}")
-    place = SCHEMA.get_field_index(column)
-    texts = [None if name is None else str(name) for name in names]
-    return manifest.set_column(place, SCHEMA.field(column), pa.array(texts, pa.string()))
+    return with_column(manifest, column, [None if name is None else str(name) for name in names])

@@ -117,12 +117,11 @@ def _summary(
     pictures: Mapping[Patient, Sequence[bytes]],
     page: str | None,
 ) -> str:
-    diagnoses = numbered(seal.diagnoses)
-    failures = ", ".join(f"{n:,} {reason}" for reason, n in seal.failures.items())
+    failures = numbered(seal.failures)
     rows = {
         "images": f"{seal.rows:,} of {named(segmentations.sources_of(store, batch))}",
         "failed": f"{seal.failed:,}" + (f": {failures}" if failures else ""),
-        "diagnoses": diagnoses,
+        "diagnoses": numbered(seal.diagnoses),
         "abnormal": f"{seal.abnormal:,} of {seal.scored:,} scored",
         "for review": f"{words.counted(seal.review, 'image')}, "
         f"{words.counted(night['slides_for_review'], 'slide')}",

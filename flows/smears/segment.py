@@ -11,6 +11,7 @@ from flows.settings import Settings
 from flows.smears.stages.segmentation import cells_of_fields, cut_up
 from storage.smears.segmentations import Cutting, CutUp, manifest_address, read_segmented
 from storage.store import Store
+from tasks.images.listing import as_given
 from tasks.smears.segmentation.finders import OUTLINES
 from tasks.types import FieldKind
 
@@ -99,7 +100,12 @@ def segment(options: Segment, settings: Settings) -> SegmentOutcome:
     made = cut_up(
         settings,
         options.name,
-        CutUp(options.images, cutting, options.slide_is, options.limit),
+        CutUp(
+            images=as_given(options.images),
+            limit=options.limit,
+            slide_is=options.slide_is,
+            cutting=cutting,
+        ),
         root=options.images,
         wait=options.wait,
     )

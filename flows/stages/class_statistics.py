@@ -68,15 +68,14 @@ def totals(to: Fitting, lineage: Lineage | None) -> tuple[ClassStatistics, Error
 
 
 def as_before(
-    store: Store, card: ModelCard, contributions: list[Contribution]
+    to: Fitting, contributions: list[Contribution]
 ) -> tuple[ClassStatistics, ErrorCounts] | None:
     """Load a version with exactly these contributions, if any: removing a batch rounds."""
-    for version in reversed(list_statistics(store, card.name, warn)):
+    for version in reversed(list_statistics(to.store, to.model.name, warn)):
         if version.contributions != contributions:
             continue
         try:
-            statistics = ClassStatistics.from_arrays(load_moments(store, version))
-            return statistics, errors_of_version(store, version)
+            return totals(to, version)
         except StoreError as error:
             warn(str(error))
     return None

@@ -38,12 +38,10 @@ def errors_of_rows(store: Store, card: ModelCard, rows: contributions.Rows) -> E
     if PARASITIZED not in card.classes:
         return total
     batch = manifests.load_batch_of_key(store, rows.batch)
-    for shard in batch.shards():
-        places = np.flatnonzero((rows.rows >= shard.start) & (rows.rows < shard.stop))
-        if not len(places):
-            continue
+    for shard, within in batch.by_shard(rows.rows):
         block = read_block(store, card.name, batch.key, shard.start, shard.stop, taps=False)
-        block, cells = block.take(rows.rows[places] - shard.start), rows.take(places)
+        block = block.take(within)
+        cells = rows.take(np.flatnonzero(rows.rows // batch.shard_rows == shard.number))
         part = count_errors(
             unseen(store, card, cells, block).network,
             block.label == card.classes.index(PARASITIZED),

@@ -172,10 +172,7 @@ def create_features(
 
 
 def _make_group(
-    there: "LocalStore | FsspecStore",
-    pending: FeatureBlock,
-    rows: int,
-    attributes: dict[str, Any],
+    there: "LocalStore | FsspecStore", pending: FeatureBlock, rows: int, attributes: dict[str, Any]
 ) -> None:
     import zarr
 
@@ -228,13 +225,7 @@ def _sync_chunks(store: Store, model: str, batch: str, arrays: dict[str, Any], n
 
 
 def read_block(
-    store: Store,
-    model: str,
-    batch: str,
-    start: int,
-    stop: int,
-    *,
-    taps: bool = True,
+    store: Store, model: str, batch: str, start: int, stop: int, *, taps: bool = True
 ) -> FeatureBlock:
     """Read rows ``start`` to ``stop`` of a batch, with or without their taps."""
     names = (TAPS, *COLUMNS) if taps else COLUMNS
@@ -242,12 +233,7 @@ def read_block(
 
 
 def read_columns(
-    store: Store,
-    model: str,
-    batch: str,
-    start: int,
-    stop: int,
-    names: Sequence[str],
+    store: Store, model: str, batch: str, start: int, stop: int, names: Sequence[str]
 ) -> Arrays:
     """Read some of `COLUMNS` (n, ...) of rows ``start`` to ``stop``; `TAPS` are ``tap/<tap>``."""
     try:

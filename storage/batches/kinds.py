@@ -31,6 +31,17 @@ def kind_of_attempts(name: str, checks: Callable[[Store, str], Iterable[Check]])
     return Kind(name, checks=of_all, batch_checks=of_batch)
 
 
+def kind_of_files(name: str, folder: str, verify: Callable[[Store, str, str], object]) -> Kind:
+    """Make a kind of JSON files in a ``folder`` of each attempt, verified by its key and a name."""
+
+    def checks(store: Store, key: str) -> Iterator[Check]:
+        for file in store.names("batches", key, folder):
+            path = f"batches/{key}/{folder}/{file}"
+            yield Check.of(path, verify, store, key, file.removesuffix(".json"))
+
+    return kind_of_attempts(name, checks)
+
+
 def _attempt_checks(store: Store, key: str) -> Iterator[Check]:
     folder = f"batches/{key}"
     yield Check.of(f"{folder}/batch.json", manifests.load_batch_of_key, store, key)

@@ -9,13 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batches import ledger
-from storage.batches.features import (
-    SCORED,
-    FeatureBlock,
-    made_by,
-    read_block,
-    read_columns,
-)
+from storage.batches.features import SCORED, FeatureBlock, made_by, read_block, read_columns
 from storage.batches.manifests import Batch, Shard, load_batch_of_key
 from storage.store import Store, StoreError
 

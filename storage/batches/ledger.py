@@ -6,12 +6,11 @@ of a screening, named by its detector, hold the rows of parts and of their slide
 the report is published.
 """
 
-from contextlib import suppress
 from datetime import datetime
 
-from storage.batches.manifests import Batch, Shard, attempts_at, load_batch_of_key
+from storage.batches.manifests import Batch, Shard
 from storage.records import Entry, Record, Tell, now, read_readable
-from storage.store import AlreadyExistsError, Store
+from storage.store import Store
 
 
 class Failure(Entry):
@@ -137,11 +136,8 @@ class Screening(Record):
 def screening_start(store: Store, batch: Batch, detector: str) -> datetime:
     """Return the time at which a detector began to score a batch, set by the first call."""
     parts = ("batches", batch.key, "screenings", f"{detector}.json")
-    if begun := Screening.find(store, *parts):
-        return begun.scored_at
-    with suppress(AlreadyExistsError):
-        Screening(scored_at=now()).write(store, *parts, once=True)
-    return Screening.read(store, *parts).scored_at
+    begun = Screening.find(store, *parts) or Screening(scored_at=now()).kept(store, *parts)
+    return begun.scored_at
 
 
 def screened_by(store: Store, batch: Batch, on_damage: Tell | None = None) -> list[str]:
@@ -188,9 +184,3 @@ def list_seals(store: Store, batch: Batch, on_damage: Tell | None = None) -> lis
         lambda name: read_seal(store, batch, name.removesuffix(".json")), names, on_damage
     )
     return sorted((seal for seal in seals if seal), key=lambda seal: seal.scored_at)
-
-
-def seals_of(store: Store, name: str) -> list[Seal]:
-    """List the seals of all attempts at a batch."""
-    batches = [load_batch_of_key(store, key) for key in attempts_at(store, name)]
-    return [seal for batch in batches for seal in list_seals(store, batch)]

@@ -50,11 +50,6 @@ class BatchPlan(records.Entry):
     sequence: int = 0
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """List the manifest's sources, even if there is only one."""
-        return (self.images,) if isinstance(self.images, str) else self.images
-
-    @property
     def key(self) -> str:
         """Return this attempt's folder name; see `key_of`."""
         return key_of(self.name, self.attempt)

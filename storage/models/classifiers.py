@@ -53,18 +53,13 @@ class CrossValidation(records.Entry):
     metrics: list[dict[str, Any]]
 
 
-# The sequence of a model that an evaluation trained to repeat another; never the default.
-REPETITION = -1
-
-
 class ModelCard(records.Card):
     """The card of a model: its network, its training and its metrics.
 
     ``network`` has the arguments that rebuild the network; ``split`` the keys of each part
     (patients, or as ``split_by`` says); ``digest`` the sha256 of weights and graph, and so of the
-    arithmetic. ``sequence`` counts the models of a store, because clocks go wrong; `REPETITION`
-    sorts before all. ``tuning`` is the digest of a run's tuning (`storage.models.tunings`), which
-    no file has.
+    arithmetic. ``sequence`` counts the models of a store from 1, because clocks go wrong.
+    ``tuning`` is the digest of a run's tuning (`storage.models.tunings`), which no file has.
     """
 
     name: str

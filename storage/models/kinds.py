@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from storage.batches import features, known_features, ledger, manifests
-from storage.batches.kinds import kind_of_attempts
+from storage.batches.kinds import kind_of_attempts, kind_of_files
 from storage.kinds import Check, Kind, leases_of
 from storage.models import classifiers, detectors, statistics, tunings
 from storage.store import Store, StoreError
@@ -57,12 +57,6 @@ def _detector(store: Store, name: str) -> None:
     detectors.load_model_of(store, card)
     if card.tuning and card.tuning.tuning:
         tunings.load_tuning(store, card.model, card.tuning.tuning)
-
-
-def _tuning_checks(store: Store, key: str) -> Iterator[Check]:
-    for file in store.names("batches", key, tunings.FOLDER):
-        path = f"batches/{key}/{tunings.FOLDER}/{file}"
-        yield Check.of(path, _tuning, store, key, file.removesuffix(".json"))
 
 
 def _tuning(store: Store, key: str, model: str) -> None:
@@ -128,6 +122,6 @@ KINDS = (
     Kind(classifiers.TRAININGS, checks=_training_checks),
     Kind("statistics", checks=_statistics_checks, needed=_fitted),
     Kind("detectors", checks=_detector_checks),
-    kind_of_attempts(tunings.FOLDER, _tuning_checks),
+    kind_of_files(tunings.FOLDER, tunings.FOLDER, _tuning),
     kind_of_attempts("features", _feature_checks),
 )

@@ -4,13 +4,11 @@
 so that all its features are of one network. A learned detector has one on its card.
 """
 
-from contextlib import suppress
-
 from storage import records
 from storage.batches import ledger
 from storage.batches.manifests import Batch
-from storage.models.classifiers import ModelCard, features_name
-from storage.store import AlreadyExistsError, Store, digest_of
+from storage.models.classifiers import ModelCard
+from storage.store import Store, digest_of
 
 FOLDER = "tunings"
 
@@ -45,9 +43,7 @@ def load_tuning(store: Store, model: str, digest: str) -> records.Arrays:
 
 def begin_with(store: Store, batch: Batch, model: str, tuning: BatchTuning) -> BatchTuning:
     """Return the tuning with which a batch was begun, set by the first call."""
-    with suppress(AlreadyExistsError):
-        tuning.write(store, "batches", batch.key, FOLDER, f"{model}.json", once=True)
-    return BatchTuning.read(store, "batches", batch.key, FOLDER, f"{model}.json")
+    return tuning.kept(store, "batches", batch.key, FOLDER, f"{model}.json")
 
 
 def tuning_of(store: Store, batch: Batch, model: str) -> BatchTuning | None:
@@ -62,9 +58,3 @@ def as_begun(store: Store, batch: Batch, card: ModelCard) -> ModelCard:
     """Return a model's card with the tuning of a batch."""
     known = tuning_of(store, batch, card.name)
     return card.tuned(known.tuning if known else None)
-
-
-def features_of(store: Store, batch: Batch, model: str) -> str:
-    """Return the name under which the features of a batch are kept."""
-    known = tuning_of(store, batch, model)
-    return features_name(model, known.tuning if known else None)

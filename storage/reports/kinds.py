@@ -7,9 +7,9 @@ from functools import partial
 
 import pyarrow as pa
 
-from storage.batches.kinds import kind_of_attempts
-from storage.batches.ledger import read_seal, seals_of
-from storage.batches.manifests import load_batch_of_key
+from storage.batches.kinds import kind_of_files
+from storage.batches.ledger import list_seals, read_seal
+from storage.batches.manifests import attempts_at, load_batch_of_key
 from storage.kinds import Check, Kind, Table, lease_checks
 from storage.parquet import iterate_rows, read_table
 from storage.reports.schemas.images import image_schema
@@ -27,12 +27,13 @@ def report_kind(
     sealed: Callable[[Store, str], Collection[str]],
     *,
     expires: bool = True,
+    joined: str | None = None,
     meant: Mapping[str, str] = {},
 ) -> Kind:
     """Make the kind of the reports in ``reports/<name>``.
 
     ``schema`` has the columns for a model of some classes and taps, ``sealed`` the digests in seals
-    of a batch, ``meant`` columns by other words. Old ones may be removed if it ``expires``.
+    of a batch. Old ones may be removed if it ``expires``; ``joined`` and ``meant`` are of `Table`.
     """
 
     def checks(store: Store, only: str | None = None) -> Iterator[Check]:
@@ -45,7 +46,7 @@ def report_kind(
     def expiring(batch: str, day: date) -> list[tuple[str, ...]]:
         return [report_path(batch, day, name)] if expires else []
 
-    table = Table(schema, files=partial(report_files, name=name), meant=meant)
+    table = Table(schema, files=partial(report_files, name=name), joined=joined, meant=meant)
     return Kind(name, checks=checks, batch_checks=checks, expiring=expiring, table=table)
 
 
@@ -74,12 +75,6 @@ def _verify(
         )
 
 
-def _figure_checks(store: Store, key: str) -> Iterator[Check]:
-    for file in store.names("batches", key, "sealed"):
-        path = f"batches/{key}/sealed/{file}"
-        yield Check.of(path, _figures, store, key, file.removesuffix(".json"))
-
-
 def _figures(store: Store, key: str, screening: str) -> None:
     """Compare a seal's figures with those of its report, unless that is another one by now."""
     batch = load_batch_of_key(store, key)
@@ -103,11 +98,12 @@ def _counted(store: Store, path: tuple[str, ...]) -> dict[str, object]:
 
 
 def _sealed(store: Store, batch: str) -> set[str]:
-    return {seal.report_digest for seal in seals_of(store, batch)}
+    attempts = [load_batch_of_key(store, key) for key in attempts_at(store, batch)]
+    return {seal.report_digest for attempt in attempts for seal in list_seals(store, attempt)}
 
 
 KINDS = (
     report_kind(IMAGES, image_schema, _sealed, meant=MEANT),
-    kind_of_attempts("figures", _figure_checks),
+    kind_of_files("figures", "sealed", _figures),
     Kind("leases on reports", checks=lambda store: lease_checks(store, "reports")),
 )

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from storage import records
 from storage.batches.manifests import Batch, Shard, load_batch, read_manifest
-from storage.parquet import iterate_groups, read_footer, read_table, stage_parts
+from storage.parquet import groups_of, iterate_groups, read_footer, read_table, stage_parts
 from storage.store import MissingError, Store, StoreError
 
 # Large groups are quick to scan; small ones take little memory while they are written. A Bloom
@@ -117,20 +117,15 @@ def calls_by_persons(store: Store, batch: str, batch_date: date) -> dict[str, in
 def rows_by_shard(store: Store, batch: Batch) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield the report on images by shard; StoreError if it does not match the manifest."""
     parts = iterate_groups(store, *report_path(batch.name, batch.batch_date))
-    waiting: pa.Table | None = None
+    of_shards = groups_of(parts, batch.shard_rows)
     for shard in batch.shards():
         uris = read_manifest(store, batch, shard, ["uri"])["uri"].to_pylist()
-        while waiting is None or waiting.num_rows < len(uris):
-            more = next(parts, None)
-            if more is None:
-                break
-            waiting = more if waiting is None else pa.concat_tables([waiting, more])
-        if waiting is None or waiting["uri"].slice(0, len(uris)).to_pylist() != uris:
+        rows = next(of_shards, None)
+        if rows is None or rows["uri"].to_pylist() != uris:
             raise StoreError(
                 f"the report of batch {batch.name} does not match its manifest: screen it again"
             )
-        yield shard, waiting.slice(0, len(uris))
-        waiting = waiting.slice(len(uris))
+        yield shard, rows
 
 
 def report_digest(store: Store, path: tuple[str, ...]) -> str | None:

@@ -24,7 +24,7 @@ from pydantic import Field
 from storage import parquet, records
 from storage.batches.manifests import Sources, load_batch
 from storage.models.statistics import latest_statistics
-from storage.store import AlreadyExistsError, Store, StoreError, digest_of
+from storage.store import Store, StoreError, digest_of
 
 FOLDER, SAMPLE, LABELS = "answers", "sample.json", "labels"
 SCHEMA = pa.schema(
@@ -80,18 +80,12 @@ class Answer(records.Record):
 
 def find_sample(store: Store, batch: str) -> KeptSample | None:
     """Load the sample of a batch and attempt; None if nobody has read it yet."""
-    if not store.exists(FOLDER, batch, SAMPLE):
-        return None
-    return KeptSample.read(store, FOLDER, batch, SAMPLE)
+    return KeptSample.find(store, FOLDER, batch, SAMPLE)
 
 
 def keep_sample(store: Store, batch: str, sample: KeptSample) -> KeptSample:
     """Keep a sample and return it, or return the one that another server kept meanwhile."""
-    try:
-        sample.write(store, FOLDER, batch, SAMPLE, once=True)
-    except AlreadyExistsError:
-        return KeptSample.read(store, FOLDER, batch, SAMPLE)
-    return sample
+    return sample.kept(store, FOLDER, batch, SAMPLE)
 
 
 def add_answer(store: Store, batch: str, answer: Answer, number: int) -> str:

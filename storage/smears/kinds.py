@@ -4,10 +4,9 @@
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 from storage.batches import ledger, manifests
-from storage.batches.kinds import kind_of_attempts
+from storage.batches.kinds import kind_of_files
 from storage.kinds import Check, Kind, Sources, Table, lease_checks, leases_of
 from storage.models import detectors
 from storage.reports import tables
@@ -27,12 +26,6 @@ MEANT = {
     "patient": "patient_id",
     "slide": "slide_id",
 }
-
-
-def _call_checks(store: Store, key: str) -> Iterator[Check]:
-    for screening in call_seals.called(store, key):
-        path = f"batches/{key}/{call_seals.FOLDER}/{screening}.json"
-        yield Check.of(path, _call_seal, store, key, screening)
 
 
 def _call_seal(store: Store, key: str, screening: str) -> None:
@@ -130,27 +123,24 @@ def _page(store: Store, batch: str) -> None:
         raise StoreError(f"it shows other reports than those that are sealed: {pages.ANEW}")
 
 
-def _patient_kind() -> Kind:
-    """Make the kind of reports on patients, which queries see with persons' answers."""
-    name = tables.PATIENTS
-    kind = report_kind(name, lambda *_: patients.PATIENT_SCHEMA, _digests(name))
-    assert kind.table
-    return replace(kind, table=replace(kind.table, joined=persons.WITH_PERSONS))
-
-
 KINDS = (
     report_kind(tables.FIELDS, lambda *_: fields.FIELD_REPORT_SCHEMA, _digests(tables.FIELDS)),
     report_kind(
         tables.SLIDES, lambda *_: slides.SLIDE_SCHEMA, _digests(tables.SLIDES), meant=MEANT
     ),
-    _patient_kind(),
+    report_kind(
+        tables.PATIENTS,
+        lambda *_: patients.PATIENT_SCHEMA,
+        _digests(tables.PATIENTS),
+        joined=persons.WITH_PERSONS,
+    ),
     # It is written again with every answer, so no seal has its digest.
     report_kind(tables.PERSONS, lambda *_: persons.PERSON_SCHEMA, lambda *_: set()),
     # A batch's row is never removed: later nights are compared with it.
     report_kind(
         tables.BATCHES, lambda *_: batches.BATCH_SCHEMA, _digests(tables.BATCHES), expires=False
     ),
-    kind_of_attempts(call_seals.FOLDER, _call_checks),
+    kind_of_files(call_seals.FOLDER, call_seals.FOLDER, _call_seal),
     Kind(
         evaluations.FOLDER,
         checks=_evaluation_checks,

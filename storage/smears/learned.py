@@ -6,6 +6,7 @@ The versions of a detector share these files, and a night can be taken out again
 from storage import records
 from storage.batches import features, manifests
 from storage.models import tunings
+from storage.models.classifiers import ModelCard
 from storage.models.detectors import (
     DetectorCard,
     LearnedNight,
@@ -51,8 +52,8 @@ def load_night(store: Store, name: str, night: LearnedNight) -> records.Arrays:
     return records.arrays_from_bytes(content)
 
 
-def images_of_batch(store: Store, model: str, batch: manifests.Batch) -> frozenset[bytes]:
+def images_of_batch(store: Store, model: ModelCard, batch: manifests.Batch) -> frozenset[bytes]:
     """Collect the sha256 digests of the images of a batch that have features."""
-    under = tunings.features_of(store, batch, model)
+    under = tunings.as_begun(store, batch, model).features
     block = features.read_block(store, under, batch.key, 0, batch.rows, taps=False)
     return frozenset(row.tobytes() for row in block.image_id[block.status == features.SCORED])

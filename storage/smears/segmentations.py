@@ -9,8 +9,7 @@ that they are complete.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal
 
@@ -63,23 +62,30 @@ class Cutting(records.Entry):
     most_packed: float = 1.0
 
 
-class Segmentation(records.Record):
-    """A segmentation, frozen when it started; ``images`` are the sources that a person named.
+class CutUp(records.Entry):
+    """The ``images`` that a person named, at most ``limit`` of them, and how to cut them up.
 
-    The last ``cells`` of its sources are pictures of single cells, and are not cut up. ``taken_as``
-    is the kind that a person stated for all sources.
+    ``taken_as`` is the kind that the person stated for all of them.
     """
 
-    name: str
     images: manifests.Sources
     limit: int | None
     slide_is: SlideIs = "file"
+    cutting: Cutting
+    taken_as: TakenAs | None = None
+
+
+class Segmentation(CutUp, records.Record):
+    """A segmentation, frozen when it started.
+
+    The last ``cells`` of its sources are pictures of single cells, and are not cut up.
+    """
+
+    name: str
     sources: int
     sources_digest: str
-    cutting: Cutting
     started_at: datetime
     cells: int = 0
-    taken_as: TakenAs | None = None
 
     @property
     def digest(self) -> str:
@@ -99,17 +105,6 @@ class Segmented(records.Record):
     failures: dict[str, int]
 
 
-@dataclass(frozen=True)
-class CutUp:
-    """The sources of a segmentation, at most ``limit`` of ``images``, and how to cut them up."""
-
-    images: str | Sequence[str]
-    cutting: Cutting
-    slide_is: SlideIs = "file"
-    limit: int | None = None
-    taken_as: TakenAs | None = None
-
-
 def freeze_segmentation(
     store: Store, name: str, sources: pa.Table, wanted: CutUp, started_at: datetime
 ) -> Segmentation:
@@ -118,14 +113,13 @@ def freeze_segmentation(
     Single cells come last and are marked in `SORT`.
     """
     content = parquet.table_to_bytes(sources)
-    images = wanted.images if isinstance(wanted.images, str) else tuple(wanted.images)
     made = Segmentation(
-        **vars(wanted) | {"images": images},
+        **dict(wanted),
         name=checked_name(name),
         sources=sources.num_rows,
         sources_digest=digest_of(content),
         started_at=started_at,
-        cells=_sorts(sources)["cells"],
+        cells=count_sorts(sources)["cells"],
     )
     with records.once(f"segmentation {name} exists already, and its sources are frozen"):
         records.freeze(store, content, made, FOLDER, name, file=SOURCES, record_file=STARTED)
@@ -143,12 +137,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def count_sorts(store: Store, name: str) -> dict[str, int]:
+def count_sorts(sources: pa.Table) -> Counter[str]:
     """Count the sources by kind, without those of unknown kind."""
-    return dict(_sorts(parquet.read_table(store, FOLDER, name, SOURCES)))
-
-
-def _sorts(sources: pa.Table) -> Counter[str]:
     if SORT not in sources.column_names:
         return Counter()
     return Counter(sort for sort in sources[SORT].to_pylist() if sort)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -84,7 +84,7 @@ def at_laboratory(table: pa.Table, laboratory: str | pa.ChunkedArray) -> pa.Tabl
         patient_of_laboratory(lab, **each) if lab else each["patient_id"]
         for lab, each in zip(whose, known, strict=True)
     ]
-    return _with(table, "patient_id", patients)
+    return with_column(table, "patient_id", patients)
 
 
 def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: bool) -> pa.Table:
@@ -99,7 +99,7 @@ def _checked(table: pa.Table, source: str, folder: str, start: int, *, trusted: 
         made = at_laboratory(made, table[LABORATORY].cast(pa.string()))
     for name in ADDRESSES:
         addresses = [uri and _resolve(uri, folder) for uri in made[name].to_pylist()]
-        made = _with(made, name, addresses)
+        made = with_column(made, name, addresses)
     return _with_names_of_regions(_refused(made, source, trusted=trusted), source, start)
 
 
@@ -163,13 +163,15 @@ def _refused(table: pa.Table, source: str, *, trusted: bool) -> pa.Table:
         if foreign is not None and not trusted:
             row["failure"] = f"unreadable: refused: a manifest may not name {foreign}:// addresses"
     for name in (*ADDRESSES, "failure"):
-        table = _with(table, name, [row[name] for row in rows])
+        table = with_column(table, name, [row[name] for row in rows])
     return table
 
 
-def _with(table: pa.Table, name: str, values: list[str | None]) -> pa.Table:
-    place = SCHEMA.get_field_index(name)
-    return table.set_column(place, SCHEMA.field(name), pa.array(values, pa.string()))
+def with_column(table: pa.Table, name: str, values: Sequence[object]) -> pa.Table:
+    """Replace the values of a column; its type stays."""
+    place = table.schema.get_field_index(name)
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.array(values, field.type))
 
 
 def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table:
@@ -192,7 +194,7 @@ def _with_names_of_regions(table: pa.Table, source: str, start: int) -> pa.Table
         if row["uri"] is None and None not in box:
             uri = address_of(uri, Region._make((*box, row["level"] or 0)))
         uris.append(uri)
-    return _with(table, "uri", uris)
+    return with_column(table, "uri", uris)
 
 
 def _resolve(uri: str, folder: str) -> str:

@@ -82,11 +82,9 @@ def open_slide(uri: str) -> geometry.Slide:
         )
     try:
         return _open(uri, files.known_stamp(uri))
-    except BadImageError:
-        raise
     # A slide must never stop its batch, whatever its filesystem raises.
     except Exception as error:
-        raise BadImageError("unreadable", f"{type(error).__name__}: {error}") from None
+        raise decoding.failure_of(error) from None
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks import bundles
 from tasks.metrics.metrics import counts_below, detection, interval, resampled
 from tasks.types import Float, Integers, Mask
 
@@ -28,10 +29,6 @@ class Diagnosed:
     patients: Integers
     stains: Integers
 
-    def take(self, rows: Mask) -> "Diagnosed":
-        """Return some of the images."""
-        return Diagnosed(*(values[rows] for values in vars(self).values()))
-
 
 def metrics_by_stain(found: Diagnosed, repeats: int = REPEATS) -> list[dict[str, Any]]:
     """Make a row for each metric of all images (stain None), and of each stain of several.
@@ -43,7 +40,8 @@ def metrics_by_stain(found: Diagnosed, repeats: int = REPEATS) -> list[dict[str,
     rows = _rows(None, found, repeats)
     if len(stains) > 1:
         for stain in stains:
-            rows += _rows(stain, found.take(found.stains == stain), repeats)
+            images = bundles.take(found, np.flatnonzero(found.stains == stain))
+            rows += _rows(stain, images, repeats)
     return rows
 
 

@@ -4,11 +4,10 @@ Cells of one patient resemble each other, so intervals from resampled cells woul
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from tasks.types import Float, Integers, Mask, Numbers, Texts
 
@@ -57,15 +56,6 @@ class Result(NamedTuple):
         """Make a row of the table of results."""
         plain = self._asdict()
         return {**plain.pop("subject")._asdict(), **plain.pop("found").finite(), **plain}
-
-
-def nullable(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Make a table of rows; NaN becomes null, because most readers treat it as a number."""
-    columns = {
-        each.name: pa.array([row[each.name] for row in rows], each.type, from_pandas=True)
-        for each in schema
-    }
-    return pa.table(columns, schema)
 
 
 def detection(abnormal: Mask, scores: Float, weights: Float | None = None) -> dict[str, Float]:

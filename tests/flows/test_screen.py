@@ -300,7 +300,7 @@ def test_several_sources_are_one_batch_which_resumes_with_the_same(
         sources.append(str(folder))
     once = screen.fn(Screen(images=sources, batch="two"), ready)
     assert once.images == 6
-    assert load_batch(Store(ready.store), "two").sources == tuple(sources)
+    assert load_batch(Store(ready.store), "two").images == tuple(sources)
     assert screen.fn(Screen(images=sources, batch="two"), ready).repeated
     assert f"--images {sources[0]} --images {sources[1]}" in Path(once.page).read_text()
     with pytest.raises(StoreError, match=f"from {sources[0]}, {sources[1]} "):

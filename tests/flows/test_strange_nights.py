@@ -37,7 +37,7 @@ def test_a_detector_knows_what_a_smear_can_be(made: Settings) -> None:
     floor = load_detector_card(Store(made.store)).floor
     assert floor is not None
     assert min(floor.shift, floor.spread, floor.reach) > 0
-    (smears,) = load_batch(Store(made.store), "smears").sources
+    smears = load_batch(Store(made.store), "smears").images
     again = fit.fn(Fit(images=smears, batch="smears"), made)
     assert again.detector == load_detector_card(Store(made.store)).name == "m-v0001"
 

@@ -108,12 +108,10 @@ def keys_of_rows(part: Rows) -> list[groups.GroupKey]:
 def read_rows(store: Store, model: classifiers.ModelCard, part: Rows) -> FeatureBlock:
     """Read rows from whole shards, and compare the shards with the ledger."""
     batch = manifests.load_batch_of_key(store, part.batch)
-    blocks = []
-    for shard in batch.shards():
-        rows = part.rows[(part.rows >= shard.start) & (part.rows < shard.stop)]
-        if len(rows):
-            block = known_features.fitted_block(store, model.name, batch, shard)
-            blocks.append(block.take(rows - shard.start))
+    blocks = [
+        known_features.fitted_block(store, model.name, batch, shard).take(rows)
+        for shard, rows in batch.by_shard(part.rows)
+    ]
     return FeatureBlock.joined(blocks)
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from flows.jobs.fitting.fitted_rows import read_rows, slides_of_version, without_rows
 from storage.batches.features import FeatureBlock, image_ids
@@ -22,7 +21,6 @@ from tasks.reports.image_columns import PARASITIZED
 from tasks.types import Float, Integers, Mask
 
 HEAD = 32  # letters of a digest in hexadecimal: half of it, enough for a billion images
-MOST = 40.0  # log-odds for a probability that is rounded to 1
 
 
 class Unseen(NamedTuple):
@@ -34,14 +32,11 @@ class Unseen(NamedTuple):
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds by both and each."""
+    """Diagnoses of images (n,) by folds: sorted heads of digests, and log-odds by each witness."""
 
     heads: NDArray[np.bytes_]
-    log_odds: Float
     network: Float
     statistics: Float
-    parasitized: Mask
-    patients: NDArray[np.object_]
 
     def find(self, image_ids: list[str | None]) -> Unseen:
         """Look up images (m,) by their digests; NaN for missing ones."""
@@ -64,12 +59,8 @@ def out_of_fold(store: Store, card: ModelCard) -> OutOfFold | None:
     order = np.argsort(heads, kind="stable")
     # The log-odds are of the first class, which may be the other one.
     sign = 1.0 if card.classes[0] == PARASITIZED else -1.0
-    both = sign * np.clip(logit(table["probability"].to_numpy()), -MOST, MOST)
     network, statistics = (sign * table[name].to_numpy() for name in ("network", "statistics"))
-    labels = np.asarray([each == PARASITIZED for each in table["label"].to_pylist()], bool)
-    patients = np.asarray(table["patient_id"].to_pylist(), object)
-    columns = (heads, both, network, statistics, labels, patients)
-    return OutOfFold(*(column[order] for column in columns))
+    return OutOfFold(*(column[order] for column in (heads, network, statistics)))
 
 
 def unseen(
@@ -128,14 +119,10 @@ class Evidence:
     sizes: Integers
 
     @classmethod
-    def none(cls) -> "Evidence":
-        """Make empty evidence."""
-        return cls(np.empty(0), np.empty(0), np.empty(0, bool), (), np.empty(0, np.int64))
-
-    @classmethod
     def joined(cls, parts: list["Evidence"]) -> "Evidence":
-        """Join the evidence of several patients."""
-        return bundles.join([cls.none(), *parts])
+        """Join the evidence of several patients, or of none."""
+        none = cls(np.empty(0), np.empty(0), np.empty(0, bool), (), np.empty(0, np.int64))
+        return bundles.join([none, *parts])
 
 
 def unseen_evidence(job: WitnessJob) -> Evidence:

@@ -98,10 +98,7 @@ def describe_night(job: NightJob) -> NightReference:
 
 
 def compared_with(
-    detector: Detector,
-    references: References,
-    cells: cell_score.CellFeatures,
-    parent: float = 0.0,
+    detector: Detector, references: References, cells: cell_score.CellFeatures, parent: float = 0.0
 ) -> Compared:
     """Find the leans of the parts of a group of cells; see `group_leans`."""
     if detector.witnesses is None or detector.own is None:
@@ -119,8 +116,7 @@ def taps_of(detector: Detector) -> list[str]:
 def night_rows(batch: Batch) -> Index:
     """Choose the rows that describe a night, spread evenly over its shards."""
     shards = list(batch.shards())
-    chosen = [shards[n * len(shards) // SHARDS_OF_A_NIGHT] for n in range(SHARDS_OF_A_NIGHT)]
-    chosen = sorted(set(chosen), key=lambda shard: shard.number)
+    chosen = [shards[number] for number in reference_rows(len(shards), SHARDS_OF_A_NIGHT)]
     total = sum(shard.stop - shard.start for shard in chosen)
     every = -(-total // len(reference_rows(total))) if total else 1
     return np.concatenate([np.arange(shard.start, shard.stop, every) for shard in chosen])

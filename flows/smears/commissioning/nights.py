@@ -24,7 +24,6 @@ from storage.smears import learned
 from storage.store import Store
 from tasks import bundles
 from tasks.detector.error_counts import THRESHOLDS, ErrorCounts, merge_errors
-from tasks.detector.slides.groups import merge_groups
 from tasks.detector.slides.normal import LEAST
 from tasks.detector.witnesses import Discriminant
 from tasks.reports.image_columns import PARASITIZED
@@ -69,15 +68,13 @@ def learn_night(lab: Laboratory, batch: Batch, negative: tuple[str, ...]) -> Lea
 
 def _slides_of_night(lab: Laboratory, screened: Screened) -> Added:
     """Compute the statistics of a batch's slides, and the night's reference if some are small."""
-    total, night = learning.merged([], lab.own), None
-    groups = slides_in_parts(screened.store, screened.batch)
+    night, groups = None, slides_in_parts(screened.store, screened.batch)
     if any(slide.stop - slide.start < LEAST for some in groups for slide in some):
         title = f"normal of {screened.batch.name}"
         (night,) = run_jobs(lab.client, learned_night, [screened], title=title)
     jobs = [SlidesJob(screened, slides, night) for slides in groups]
-    for part in run_jobs(lab.client, slides_statistics, jobs, title=f"learn {screened.batch.name}"):
-        total = merge_groups(total, part)
-    return Added(total, night)
+    parts = run_jobs(lab.client, slides_statistics, jobs, title=f"learn {screened.batch.name}")
+    return Added(learning.merged(parts, lab.own), night)
 
 
 def known_of_night(
@@ -193,7 +190,7 @@ def without_replaced(lab: Laboratory, batch: Batch) -> list[LearnedNight]:
     So a night that is commissioned again under another name, with labels perhaps, replaces itself.
     LaboratoryError if the batch has some, but not all images of a night.
     """
-    store, model = lab.store, lab.model.name
+    store, model = lab.store, lab.model
     images = learned.images_of_batch(store, model, batch) if batch.rows else frozenset[bytes]()
     left = []
     for night in lab.known.nights if lab.known else []:

@@ -114,17 +114,9 @@ def rows_of_sources(
     """Yield a batch's image rows, with the columns of contours, of some sources and few others."""
     images = report_path(batch.name, batch.batch_date)
     groups = groups_having(read_footer(store, *images), "source_uri", sources)
-    yield from iterate_groups(store, *images, columns=of_contours(card), groups=groups)
-
-
-def of_contours(card: ModelCard) -> list[str]:
-    """List the columns of the image report that contours show."""
-    return [
-        *overlay.CELL_COLUMNS,
-        *(f"probability_{name}" for name in card.classes),
-        "abnormality",
-        "p_value",
-    ]
+    probabilities = [f"probability_{name}" for name in card.classes]
+    wanted = [*overlay.CELL_COLUMNS, *probabilities, "abnormality", "p_value"]
+    yield from iterate_groups(store, *images, columns=wanted, groups=groups)
 
 
 def draw_thumbnail(ref: ImageRef, image_id: str) -> bytes:

@@ -28,14 +28,7 @@ from tasks.detector.error_counts import ErrorCounts, count_errors
 from tasks.detector.slides.groups import reference_rows
 from tasks.detector.witnesses import Classes, shifts
 from tasks.reports import image_rows
-from tasks.reports.image_columns import (
-    PARASITIZED,
-    flags,
-    heads_of,
-    is_read,
-    numbers_of,
-    repeated,
-)
+from tasks.reports.image_columns import PARASITIZED, flags, heads_of, is_read, numbers_of, repeated
 from tasks.smears.laboratories.adaptation import NO_LABELS, Labelled
 from tasks.types import Float, Index, Mask, Single, below
 

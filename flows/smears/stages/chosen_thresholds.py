@@ -76,7 +76,8 @@ def laboratory_counting(
             "error rates to begin with: fit labelled images once more, and commission the "
             "laboratory again"
         ]  # fmt: skip
-    rates = _rates_at_laboratory(known, fitted, counts)
+    thresholds = (known.counting.log_odds, known.dense.log_odds)
+    rates = KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
     card = _card(
         rates,
         error_rates.laboratory_rates(fitted, counts, error_rates.DIAGNOSIS),
@@ -156,13 +157,6 @@ def next_step(store: Store, detector: detectors.DetectorCard, row: Mapping[str, 
     cells, rates = row["cells_read"], rates_of(store, detector, row["counting_threshold"])
     needed = cells_to_decide(row["cells_called"], cells, rates) if rates else None
     return next_text(row["call"], cells, needed)
-
-
-def _rates_at_laboratory(
-    known: KnownRates, fitted: error_counts.ErrorCounts, counts: error_counts.ErrorCounts
-) -> KnownRates:
-    thresholds = (known.counting.log_odds, known.dense.log_odds)
-    return KnownRates(*(error_rates.laboratory_rates(fitted, counts, each) for each in thresholds))
 
 
 def errors_of_detector(store: Store, card: detectors.DetectorCard) -> error_counts.ErrorCounts:

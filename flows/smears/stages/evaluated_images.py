@@ -19,7 +19,7 @@ from storage.parquet import write_table
 from storage.smears.evaluations import Evaluation, images_path
 from tasks.images.access.files import SourceError
 from tasks.images.listing import list_images, named
-from tasks.images.manifest import SCHEMA
+from tasks.images.manifest import SCHEMA, with_column
 from tasks.network.split import split_by
 from tasks.smears.evaluation.measures import ATTACKED, SAMPLED, TEST
 from tasks.smears.evaluation.rivals import SAMPLE
@@ -64,9 +64,7 @@ def freeze_images(run: Run, evaluation: Evaluation) -> set[bytes]:
             raise SourceError(f"{url} holds no images")
         by = _by(listing) if compositions.is_healthy(name) else "image"
         if compositions.is_healthy(name) and by == "image":  # a single slide
-            place, by = listing.schema.get_field_index("slide_id"), "slide"
-            one = pa.repeat(pa.scalar(name, listing.schema.field(place).type), listing.num_rows)
-            listing = listing.set_column(place, "slide_id", one)
+            by, listing = "slide", with_column(listing, "slide_id", [name] * listing.num_rows)
         _freeze(run, list_name(name), listing, by)
     return digests
 

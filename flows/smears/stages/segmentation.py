@@ -4,7 +4,6 @@ import logging
 import re
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import PurePosixPath
 from posixpath import commonpath
@@ -25,7 +24,7 @@ from storage.store import Store, StoreError
 from tasks.images import opened_slides
 from tasks.images.access import addresses, files
 from tasks.images.listing import as_given, each_source, list_images, named
-from tasks.images.manifest import SCHEMA
+from tasks.images.manifest import SCHEMA, with_column
 from tasks.reports.image_columns import failed_rows
 from tasks.smears.segmentation.dicom import one_file_a_slide
 from tasks.smears.segmentation.field_of_view import (
@@ -74,7 +73,6 @@ def cut_up(
     with lease(store, segmentations.FOLDER, checked, wait=wait, on_wait=console.tell) as held:
         store = held.store
         images = as_given(wanted.images)
-        wanted = replace(wanted, images=images)
         frozen = segmentations.find_segmentation(store, name)
         if frozen is None:
             listed = _listed(store, images, wanted.limit) if sources is None else sources
@@ -122,7 +120,7 @@ def _listed(store: Store, images: str | list[str], limit: int | None) -> pa.Tabl
 
 
 def _refuse_other_options(frozen: segmentations.Segmentation, wanted: segmentations.CutUp) -> None:
-    given = (wanted.images, wanted.limit, wanted.slide_is, wanted.cutting)
+    given = (as_given(wanted.images), wanted.limit, wanted.slide_is, wanted.cutting)
     if given != (as_given(frozen.images), frozen.limit, frozen.slide_is, frozen.cutting):
         raise StoreError(
             f"segmentation {frozen.name} was started on {frozen.started_at:%Y-%m-%d %H:%M} from "
@@ -183,8 +181,7 @@ def _with_slides(
         slide or name
         for slide, name in zip(given, [*names, *[None] * (len(uris) - cut)], strict=True)
     ]
-    place = SCHEMA.get_field_index("slide_id")
-    return sources.set_column(place, SCHEMA.field(place), pa.array(slides, pa.string()))
+    return with_column(sources, "slide_id", slides)
 
 
 def _name_of(images: str | list[str]) -> str | None:
@@ -258,10 +255,7 @@ def _with_diameters(places: pa.Table) -> pa.Table:
     diameters = typical_diameters(
         measured_together(places["slide_id"].to_pylist()), sizes, places["diameter"].to_pylist()
     )
-    column = segmentations.PLACE_SCHEMA.get_field_index("diameter")
-    return places.set_column(
-        column, segmentations.PLACE_SCHEMA.field(column), pa.array(diameters, pa.float64())
-    )
+    return with_column(places, "diameter", diameters)
 
 
 @task

@@ -102,15 +102,16 @@ def _cut(
     if segmentations.read_segmented(store, key) is None:
         work.enter_context(open_client(settings))
     wanted = segmentations.CutUp(
-        images,
-        cells_of_fields(settings, options.microns_per_pixel),
-        options.slide_is,
-        options.limit,
-        options.taken_as,
+        images=images,
+        limit=options.limit,
+        slide_is=options.slide_is,
+        cutting=cells_of_fields(settings, options.microns_per_pixel),
+        taken_as=options.taken_as,
     )
     cut_up(settings, key, wanted, root=root or images, sources=sources)
     cells = segmentations.manifest_address(store, key)
-    return Taken(cells, None, sorts=segmentations.count_sorts(store, key))
+    counts = segmentations.count_sorts(segmentations.read_sources(store, key))
+    return Taken(cells, None, sorts=dict(counts))
 
 
 def come_since(

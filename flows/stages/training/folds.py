@@ -29,7 +29,7 @@ def fold_rows(recipe: TrainingRecipe, data: LabelledImages, count: int) -> list[
         count,
         by=data.by,
         validation=judged / (learned + judged),
-        seed=recipe.seed,
+        seed=recipe.plan.seed,
     )
 
 
@@ -63,11 +63,8 @@ def cross_validate(
         "statistics": pa.array(statistics),
         "stain": pa.array(stains.astype(np.int16)),
     }
-    columns = [
-        made_columns[name] if name in made_columns else data.rows[name]
-        for name in OUT_OF_FOLD.names
-    ]
-    return pa.table(columns, schema=OUT_OF_FOLD)
+    given = dict(zip(data.rows.column_names, data.rows.columns, strict=True))
+    return pa.table(given | made_columns, schema=OUT_OF_FOLD)
 
 
 def _scores(made: Trained, data: LabelledImages, rows: Mapping[str, Index]) -> Float:

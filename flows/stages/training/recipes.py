@@ -16,7 +16,7 @@ from flows.jobs import libraries
 from flows.jobs.networks import CUTTING, GRAPH, HOME
 from flows.monitoring.console import tell, warn
 from flows.stages.training.labelled_images import LabelledImages
-from storage.models.classifiers import REPETITION, ModelCard, load_state, save_state
+from storage.models.classifiers import ModelCard, load_state, save_state
 from storage.records import arrays_to_bytes, now
 from storage.store import Store, digest_of
 from tasks.detector.calibration import group_weights
@@ -53,13 +53,8 @@ class TrainingRecipe:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data for a model's card, which has the network elsewhere."""
-        return asdict(self.plan) | {
-            "images": self.images,
-            "limit": self.limit,
-            "fractions": self.fractions,
-            "weights": self.weights,
-            "licence": self.licence,
-        }
+        others = ("images", "limit", "fractions", "weights", "licence")
+        return asdict(self.plan) | {name: getattr(self, name) for name in others}
 
     @property
     def start(self) -> str | None:
@@ -72,11 +67,6 @@ class TrainingRecipe:
         if self.weights in ("imagenet", "scratch"):
             return None
         return digest_of(Path(self.weights).read_bytes())
-
-    @property
-    def seed(self) -> int:
-        """Return the seed of the split and of the training."""
-        return self.plan.seed
 
 
 def training_digest(recipe: TrainingRecipe, data: LabelledImages) -> str:
@@ -199,7 +189,8 @@ def train_model(
 
     DivergedError if a loss is not finite; SplitError if there are too few images for three parts.
     """
-    parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=recipe.seed)
+    seed = recipe.plan.seed
+    parts = split(data.keys, data.labels, by=data.by, fractions=recipe.fractions, seed=seed)
     rows = {part: np.flatnonzero(np.isin(data.keys, keys)) for part, keys in parts.items()}
     made = train_rows(store, training, recipe, data, rows)
     given = rows["train"][~data.cut_out[rows["train"]]]
@@ -225,6 +216,6 @@ def train_model(
             made.test_logits, data.labels[rows["test"]], [data.keys[row] for row in rows["test"]]
         ),
         versions=libraries.exact(libraries.OF_A_MODEL) | {"python": platform.python_version()},
-        sequence=REPETITION,  # until the model is kept
+        sequence=0,  # until the model is kept
     )
     return card, content

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from math import inf
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +26,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from tasks.images.access.addresses import as_text, file_of, in_archive, slide_folder, split_link
 
-BLOCK = 2**22  # bytes in memory at once
 MOST_NAME = 2**20  # bytes of the name of a member, with all else that a tar archive says of it
 MOST_BYTES = 2**28  # of a file in memory: more than any photograph of as many pixels as are decoded
 # A request that an object store does not answer is repeated, and then given up.
@@ -193,11 +192,8 @@ def digest_of_file(uri: str) -> bytes:
 def _digest_of_content(fs: Any, path: str) -> bytes:
     if isinstance(fs, LocalFileSystem):
         _refuse_devices(path, Path(path).stat())
-    digest = sha256()
     with fs.open(path, "rb") as file:
-        while piece := file.read(BLOCK):
-            digest.update(piece)
-    return digest.digest()
+        return file_digest(file, sha256).digest()
 
 
 def _files_of(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:

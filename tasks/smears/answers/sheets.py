@@ -262,8 +262,7 @@ def choose(scored: pa.Table, *, limit: int, per_slide: int, unmarked: float) -> 
     wanted = round(marked.num_rows * unmarked / (1 - unmarked)) if marked.num_rows else limit
     order = ordered(others["image_id"].to_pylist(), "unmarked")
     chosen = [*marked["image_id"].to_pylist(), *order[: min(wanted, limit)]]
-    keep = pc.is_in(scored["image_id"].cast(pa.string()), pa.array(chosen, pa.string()))
-    return Sample(scored.filter(keep), Counter(keys))
+    return Sample(recalled(scored, chosen), Counter(keys))
 
 
 def recalled(scored: pa.Table, image_ids: Iterable[str]) -> pa.Table:
@@ -281,9 +280,7 @@ def scored_cells(parts: Iterable[pa.Table]) -> pa.Table:
     # A night without images has no parts.
     none = pa.table({name: pa.nulls(0, pa.string()) for name in COLUMNS})
     rows = pa.concat_tables(list(parts) or [none]).unify_dictionaries()
-    rows = rows.append_column(
-        "flagged", pa.array(np.asarray(image_columns.is_for_review(rows), bool))
-    )
+    rows = rows.append_column("flagged", pa.array(image_columns.is_for_review(rows)))
     rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
     rows = rows.filter(pc.equal(rows["status"].cast(pa.string()), ImageStatus.SCORED))
     _, first = np.unique(np.asarray(rows["image_id"].to_pylist(), object), return_index=True)

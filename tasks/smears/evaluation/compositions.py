@@ -134,26 +134,24 @@ def _group(
 
 def judge(detector: Detector, groups: Sequence[Mixture], *, named: bool) -> JudgedGroups:
     """Score groups by their own normal, and by the population."""
-    verdicts = {OWN_NORMAL: _by_slides(detector, groups, named)}
+    cells, shifted, implausible = zip(*screened(detector, groups, named=named), strict=True)
     by_all = [score(detector, group.cells.taps) for group in groups]
-    verdicts[POPULATION] = GroupResults(
-        np.concatenate([each.abnormality for each in by_all]),
-        np.concatenate([each.p_value for each in by_all]),
-    )
+    verdicts = {
+        OWN_NORMAL: GroupResults(
+            np.concatenate([each.abnormality for each in cells]),
+            np.concatenate([np.where(each.unlike, 0.0, each.p_value) for each in cells]),
+            np.asarray(shifted),
+            np.asarray(implausible),
+        ),
+        POPULATION: GroupResults(
+            np.concatenate([each.abnormality for each in by_all]),
+            np.concatenate([each.p_value for each in by_all]),
+        ),
+    }
     return JudgedGroups(
         np.repeat(np.arange(len(groups)), [len(group.cells) for group in groups]),
         np.concatenate([group.strange for group in groups]),
         verdicts,
-    )
-
-
-def _by_slides(detector: Detector, groups: Sequence[Mixture], named: bool) -> GroupResults:
-    cells, shifted, implausible = zip(*screened(detector, groups, named=named), strict=True)
-    return GroupResults(
-        np.concatenate([each.abnormality for each in cells]),
-        np.concatenate([np.where(each.unlike, 0.0, each.p_value) for each in cells]),
-        np.asarray(shifted),
-        np.asarray(implausible),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tasks import bundles
-from tasks.network.classifier import Classifier
+from tasks.network.classifier import Classifier, computed
 from tasks.smears.evaluation.scored import ImageEvidence, Rivals
 from tasks.types import Float, Integers, Single
 
@@ -31,22 +31,14 @@ def _of_batch(pixels: Tensor, classifier: Classifier, odin: bool) -> ImageEviden
     after = None
     with classifier.computing():
         with torch.inference_mode():
-            taps, logits = classifier.features(pixels)
+            taps, logits = computed(classifier.features(pixels))
         if odin:
             from pytorch_ood.detector import odin_preprocessing
 
             moved = odin_preprocessing(classifier, pixels)
             with torch.inference_mode():
-                after = _to_numpy(classifier(moved))
-    return ImageEvidence(
-        taps={name: _to_numpy(values) for name, values in taps.items()},
-        logits=_to_numpy(logits),
-        odin=after,
-    )
-
-
-def _to_numpy(values: Tensor) -> Single:
-    return np.asarray(values.detach().float().cpu().numpy(), np.float32)
+                _, after = computed(({}, classifier(moved)))
+    return ImageEvidence(taps, logits, after)
 
 
 def logit_rivals() -> Rivals:

@@ -14,15 +14,10 @@ from tasks import bundles
 from tasks.detector.calibration import p_values
 from tasks.detector.error_counts import LEAST_SLIDES, THRESHOLDS, ErrorCounts, merge_errors
 from tasks.detector.slides import cell_score, groups, night_smears, own_normal
-from tasks.metrics.metrics import Interval, interval, nullable, resampled
+from tasks.metrics.metrics import Interval, interval, resampled
 from tasks.smears.counting.call import LEAST_CELLS, percent_text
 from tasks.smears.counting.error_rates import laboratory_rates
-from tasks.smears.counting.interpretation import (
-    ErrorRates,
-    KnownRates,
-    blank_count,
-    cells_needed,
-)
+from tasks.smears.counting.interpretation import ErrorRates, KnownRates, blank_count, cells_needed
 from tasks.smears.laboratories.learning import SlideEvidence, fused, mixed
 from tasks.smears.reports.parasitaemia import wilson_interval
 from tasks.types import Float, Integers
@@ -69,8 +64,8 @@ class LaboratoryFigure:
 
 def figures_table(figures: Sequence[LaboratoryFigure], detector: str) -> pa.Table:
     """Make a table of `FIGURES`."""
-    rows = [vars(each) | each.found._asdict() | {"detector": detector} for each in figures]
-    return nullable(rows, FIGURES)
+    rows = [vars(each) | each.found.finite() | {"detector": detector} for each in figures]
+    return pa.Table.from_pylist(rows, FIGURES)
 
 
 def leave_out_p_values(

@@ -5,8 +5,9 @@ of few cells has no reference: of its cells, those count that resemble the other
 choice depends only on the night and the population, so nights merge and retract exactly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -101,13 +102,11 @@ def kept_statistics(
     return groups.group_statistics(taps, labels, [slide.key] * len(labels), classes)
 
 
-def merged(parts: Sequence[GroupStatistics], like: OwnNormal) -> GroupStatistics:
+def merged(parts: Iterable[GroupStatistics], like: OwnNormal) -> GroupStatistics:
     """Merge the statistics of nights in their order; empty statistics without nights."""
     widths = {tap: prior.means.shape[1] for tap, prior in sorted(like.priors.items())}
-    total = groups.empty_groups(widths, len(next(iter(like.priors.values())).means))
-    for part in parts:
-        total = groups.merge_groups(total, part)
-    return total
+    nothing = groups.empty_groups(widths, len(next(iter(like.priors.values())).means))
+    return reduce(groups.merge_groups, parts, nothing)
 
 
 def learned_priors(own: OwnNormal, statistics: GroupStatistics) -> dict[str, Prior]:

@@ -337,9 +337,7 @@ def to_measure(groups: Sequence[str]) -> list[int]:
 
 
 def typical_diameters(
-    groups: Sequence[str],
-    sizes: Sequence[tuple[int, int] | None],
-    measured: Sequence[float | None],
+    groups: Sequence[str], sizes: Sequence[tuple[int, int] | None], measured: Sequence[float | None]
 ) -> list[float | None]:
     """Return a red cell's median diameter in photographs of a group and a size, for each of n.
 

@@ -129,7 +129,8 @@ def full(store: Store) -> Store:
     store.remove("nights", "ward", "lease")
     cut = freeze_segmentation(
         store, "cut", manifest(2),
-        CutUp("photos/", Cutting(into="cells", microns_per_pixel=None)), WHEN,
+        CutUp(images="photos/", limit=None, cutting=Cutting(into="cells", microns_per_pixel=None)),
+        WHEN,
     )  # fmt: skip
     seal_segmentation(
         store, "cut",

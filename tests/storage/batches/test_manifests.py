@@ -24,8 +24,8 @@ def test_a_batch_of_several_sources_comes_back_and_one_is_kept_as_before(store: 
     for name, images in (("one", "cells"), ("two", ["cells", "more"])):
         freeze(store, manifest(3), name, images=images)
         assert store.read_json("batches", name, "batch.json")["images"] == images
-    assert manifests.load_batch(store, "one").sources == ("cells",)
-    assert manifests.load_batch(store, "two").sources == ("cells", "more")
+    assert manifests.load_batch(store, "one").images == "cells"
+    assert manifests.load_batch(store, "two").images == ("cells", "more")
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "", "night\n", "🩸"])
