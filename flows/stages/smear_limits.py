@@ -1,6 +1,8 @@
 """Learn the limits of a smear of blood from fitted slides, altered as laboratories differ."""
 
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping
+from itertools import cycle
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from storage.models.contributions import Rows
 from tasks.detector.slides import night_smears
 from tasks.detector.slides.cell_score import Prior
 from tasks.images.regions import image_refs
-from tasks.types import Index
+from tasks.types import Index, laboratory_of
 
 # More slides show more directions than more cells: B has a row for each feature.
 SLIDES, CELLS = 192, 16
@@ -24,12 +26,11 @@ def fitted_floor(
     to: class_statistics.Fitting, priors: Mapping[str, Prior], groups: Mapping[Hashable, list[Rows]]
 ) -> tuple[night_smears.Floor | None, list[str]]:
     """Alter cells of every fitted group; return the floor relative to ``priors``, or why not."""
-    names = list(groups)
-    owners = [names[number % len(names)] for number in range(SLIDES)]
-    jobs = [
-        AlteredJob(to.store, to.model, _cells(to, groups[owner], number // len(names)), number)
-        for number, owner in enumerate(owners)
-    ]
+    owners, drawn, jobs = _owners(groups), Counter[Hashable](), []
+    for number, owner in enumerate(owners):
+        cells = _cells(to, groups[owner], drawn[owner])
+        jobs.append(AlteredJob(to.store, to.model, cells, number))
+        drawn[owner] += 1
     slides, whose = [], []
     for owner, altered in zip(
         owners, run_jobs(to.client, altered_features, jobs, title="alter slides"), strict=True
@@ -41,6 +42,19 @@ def fitted_floor(
         return night_smears.fit_floor(slides, whose), []
     except ValueError as error:
         return None, [f"{WITHOUT}: {error}"]
+
+
+def _owners(groups: Mapping[Hashable, list[Rows]]) -> list[Hashable]:
+    """Choose whose cells make each slide: laboratories in turn, and groups of each in turn.
+
+    Groups of few cells are left out: photographs that are a patient each, most of all.
+    """
+    of_laboratories = defaultdict[str, list[Hashable]](list)
+    for name, parts in groups.items():
+        if sum(map(len, parts)) >= night_smears.LEAST_CELLS:
+            of_laboratories[laboratory_of(str(name))].append(name)
+    turns = [cycle(names) for names in of_laboratories.values()]
+    return [next(turns[number % len(turns)]) for number in range(SLIDES if turns else 0)]
 
 
 def _cells(to: class_statistics.Fitting, parts: list[Rows], draw: int) -> tuple[Image, ...]:

@@ -94,14 +94,14 @@ def test_a_night_that_was_sealed_and_not_announced_is_announced_by_the_next_run(
     """A run that dies between its seal and its announcement must not cost a red night its alarm."""
     told: list[str] = []
 
-    def die(*_: object) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("flows.smears.call.announce", die)
     with pytest.raises(KeyboardInterrupt):
         screen_night(images, ready)
     monkeypatch.setattr(
-        "flows.smears.call.announce", lambda _, batch, *__: not told.append(batch.name)
+        "flows.smears.call.announce", lambda _, batch, *__, **___: not told.append(batch.name)
     )
     assert screen_night(images, ready).repeated
     assert told == ["night"]

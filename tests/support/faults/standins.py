@@ -89,7 +89,7 @@ def stand_in(told: Path, lifetime: float | None, clock: Sequence[float]) -> None
     def open_client(_: object) -> Iterator[Inline]:
         yield Inline()
 
-    def announce(store: object, batch: Any, seal: Any, night: Any, *_: Any) -> None:
+    def announce(store: object, batch: Any, seal: Any, night: Any, *_: Any, **__: Any) -> None:
         with told.open("a") as file:
             file.write(f"{batch.key} {seal.report_digest} {night['light']}\n")
 

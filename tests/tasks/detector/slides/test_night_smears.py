@@ -127,7 +127,9 @@ def test_a_third_of_a_named_slide_may_be_debris_and_it_is_one_smear_without_it()
 
 def test_a_rare_kind_of_cell_is_no_smear_of_its_own() -> None:
     night = together(
-        smear(0, n=300), smear(1, AWAY * ELSEWHERE[0], n=300), smear(2, AWAY * ELSEWHERE[1], n=12)
+        smear(0, n=300),
+        smear(1, 1.5 * AWAY * ELSEWHERE[0], n=300),
+        smear(2, 1.5 * AWAY * ELSEWHERE[1], n=12),
     )
     smears = found(night)
     assert len(references(smears)) == 2
@@ -153,7 +155,7 @@ def test_the_cells_of_a_laboratory_that_nobody_has_seen_are_one_smear() -> None:
 
 
 def test_what_is_far_away_is_no_smear_beside_as_many_ordinary_cells() -> None:
-    smears = found(together(smear(0, n=100), smear(1, NEW, n=100)))
+    smears = found(together(smear(0, n=100), smear(1, 1.5 * NEW, n=100)))
     assert smears.outside == 0.5
     (reference,) = references(smears)
     assert not reference.kept[100:].any()
