@@ -9,6 +9,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from tasks.smears.counting import interpretation
 from tasks.smears.counting.interpretation import DENSE, KnownRates, corrected
 from tasks.smears.counting.negative import Measured
@@ -17,6 +19,9 @@ from tasks.words import counted, verb
 # Red cells that a positive call needs: two called cells of seven are not a parasitaemia of 28%, and
 # the error rates were counted on slides of more cells.
 LEAST_CELLS = 30
+# The share of red cells that look like sure parasites in sick people's blood without any: Howell-
+# Jolly bodies, stippling, platelets on cells. At the worst laboratory left out it is .6%.
+INCLUSIONS = np.full(1, 0.01)
 MOST_SURVIVED = 0.5  # parasitaemia, a share: more is rather something that is no blood
 MOST_FIELDS = 100  # photographs that somebody would still take
 LEAST_SHOWN = 5e-5  # percent: less is written as 0
@@ -160,17 +165,18 @@ class Interpreter:
         )
 
 
-def of_new(known: Meaning, elsewhere: Meaning) -> Meaning:
+def of_new(known: Meaning, elsewhere: Meaning, sure: int, cells: int) -> Meaning:
     """Make the call of a slide or patient of a laboratory that nobody has commissioned.
 
     Laboratories differ more than slides of one, and most in cells that are not quite sure: so sure
     parasites alone count. They are positive only where they are so by the wide error rates of a
-    laboratory of which nothing is known, and are what a patient survives; and they are never
-    negative. Healthy cells may be called more often there, or parasites less often, than anybody
-    has seen. ``known`` is the meaning of the count at fitted laboratories, ``elsewhere`` that by
-    the wide rates.
+    laboratory of which nothing is known, are more than `INCLUSIONS`, and are what a patient
+    survives; and they are never negative. Healthy cells may be called more often there, or
+    parasites less often, than anybody has seen. ``known`` is the meaning of the count at fitted
+    laboratories, ``elsewhere`` that by the wide rates; of the red ``cells``, some are ``sure``.
     """
-    if elsewhere.call == Call.POSITIVE and (elsewhere.parasitaemia or 0.0) <= MOST_SURVIVED:
+    is_far = sure > interpretation.blank_count(cells, INCLUSIONS)
+    if elsewhere.call == Call.POSITIVE and is_far and (elsewhere.parasitaemia or 0) < MOST_SURVIVED:
         return elsewhere
     suspected = Call.POSITIVE in (known.call, elsewhere.call)
     call = Call.SUSPECTED if suspected else Call.INDETERMINATE

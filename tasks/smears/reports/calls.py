@@ -167,7 +167,7 @@ def _called(
         thresholds = (counting.named_thresholds["sure"],) * 2
         answer = counting.sure.of(*counts, cells, unreadable)
         if answer.call != call.Call.UNREADABLE:
-            answer = call.of_new(answer, counting.elsewhere().of(*counts, cells))
+            answer = call.of_new(answer, counting.elsewhere().of(*counts, cells), counts[0], cells)
     else:
         answer = counting.answers.of(*counts, cells, unreadable)
         if not unreadable:

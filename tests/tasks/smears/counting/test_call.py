@@ -155,7 +155,13 @@ def test_a_new_laboratory_is_positive_where_nothing_is_in_doubt_and_never_negati
     at_home, elsewhere = (
         Interpreter(each, 0.005).of(called, called, 5000) for each in (KNOWN, WIDE)
     )
-    answer = of_new(at_home, elsewhere)
+    answer = of_new(at_home, elsewhere, called, 5000)
     assert answer.call == call
     assert answer.reasons == (() if call == Call.POSITIVE else (CallReason.NEW,))
     assert answer.high == elsewhere.high
+
+
+def test_a_few_inclusions_make_nobody_positive_where_no_false_one_was_ever_counted() -> None:
+    never = Interpreter(known(varied(0.0, 0.0), varied(0.3, 0.9)), 0.005)
+    few, many = (of_new(*[never.of(n, n, 400)] * 2, n, 400).call for n in (3, 12))
+    assert (few, many) == (Call.SUSPECTED, Call.POSITIVE)
