@@ -88,9 +88,15 @@ def keep_sample(store: Store, batch: str, sample: KeptSample) -> KeptSample:
     return sample.kept(store, FOLDER, batch, SAMPLE)
 
 
-def add_answer(store: Store, batch: str, answer: Answer, number: int) -> str:
-    """Write an answer under a number from `next_number`, and return its file name."""
-    name = f"{number:08d}-{uuid4().hex[:12]}.json"
+def add_answer(
+    store: Store, batch: str, answer: Answer, number: int, *, named: bool = False
+) -> str:
+    """Write an answer under a number from `next_number`, and return its file name.
+
+    The name is random, or ``named`` after the answer, as when a sheet is imported again.
+    """
+    words = f"{answer.reader}\n{answer.image_id}\n{answer.answer}"
+    name = f"{number:08d}-{(digest_of(words.encode()) if named else uuid4().hex)[:12]}.json"
     answer.write(store, FOLDER, batch, name, once=True)
     return name
 

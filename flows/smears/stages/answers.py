@@ -68,10 +68,17 @@ class BatchAnswers:
                 read_answers(self.store, self.batch.key, known, on_damage=self._leave_out)
             )
 
-    def keep(self, reader: str, given: Mapping[str, str | None], seconds: float = 0.0) -> None:
+    def keep(
+        self,
+        reader: str,
+        given: Mapping[str, str | None],
+        seconds: float = 0.0,
+        *,
+        named: bool = False,
+    ) -> None:
         """Keep a reader's answers by digest, each looked at for some seconds; None takes one back.
 
-        They count as later than all that others have written.
+        They count as later than all that others have written. For ``named`` see `add_answer`.
         """
         with self._lock:
             number = next_number(self.store, self.batch.key)
@@ -79,7 +86,8 @@ class BatchAnswers:
                 kept = Answer(
                     reader=reader, image_id=image_id, answer=answer, at=now(), seconds=seconds
                 )
-                file = add_answer(self.store, self.batch.key, kept, number + place)
+                key = self.batch.key
+                file = add_answer(self.store, key, kept, number + place, named=named)
                 self._answers[file] = kept
 
     def _leave_out(self, name: str, error: StoreError) -> None:

@@ -18,9 +18,10 @@ _DONE_BEFORE = (
 
 @dataclass(frozen=True)
 class Calm:
-    """The calls of an undisturbed run, the files that it leaves, and its end."""
+    """The calls of an undisturbed run, the files before it and that it leaves, and its end."""
 
     ended: Ended
+    before: Files
     files: Files
 
     def points(self) -> list[int]:
@@ -82,9 +83,10 @@ class Bench:
         """Run on a copy of the template with no fault, once for all trials."""
         if (key := repr(run)) not in self._calm:
             self.reset()
+            before = files_of(self.runs.store)
             ended = self.runs.run(run)
             assert ended.code == 0, (ended.error, ended.text)
-            self._calm[key] = Calm(ended, files_of(self.runs.store))
+            self._calm[key] = Calm(ended, before, files_of(self.runs.store))
         return self._calm[key]
 
 
@@ -98,12 +100,12 @@ def lost(store: str | Path, kept: Files) -> list[str]:
 
 
 def torn(store: str, calm: Calm) -> list[str]:
-    """List the reports that can be seen and are not those of an undisturbed run."""
+    """List the reports that are neither those before the run nor those of an undisturbed one."""
     return [
         name
         for name, digest in files_of(store).items()
         if name.startswith("reports/") and not name.endswith("index.html")
-        if calm.files.get(name) != digest
+        if digest not in (calm.before.get(name), calm.files.get(name))
     ]
 
 

@@ -185,7 +185,8 @@ def _keep_answers(answers: BatchAnswers, lines: Sequence[Line]) -> None:
     answers.refresh()
     for reader, theirs in given.items():
         known = answers.of_reader(reader)
-        answers.keep(reader, {i: each for i, each in theirs.items() if known.get(i) != each})
+        new = {image: each for image, each in theirs.items() if known.get(image) != each}
+        answers.keep(reader, new, named=True)
 
 
 def _commands(store: Store, card: ModelCard, labels: Labels) -> list[str]:
